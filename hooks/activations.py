@@ -1,0 +1,205 @@
+"""Activations in memory: hook name → `[row, width]`, a row table, and where they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from graticule.hooks.points import PointError, full_name, layer_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Activations(Mapping[str, Tensor]):
+    """A mapping from hook name to a `[row, width]` tensor, with the row table beside it.
+
+    Widths may differ between points; heads are flattened. `acts["blocks.7.hook_resid_post"]` and
+    `acts["resid_post", 7]` are the same tensor. `rows` has one line a row: `source` (which input text),
+    `position`, `token` where they are known, and the caller's own columns.
+    """
+
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        rows: pd.DataFrame,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> None:
+        """**Raises** `ValueError` if there is no point, a tensor is not `[row, width]`, or row counts differ."""
+        if not tensors:
+            raise ValueError("no points: give at least one {hook name: [row, width] tensor}")
+        for name, tensor in tensors.items():
+            if tensor.ndim != 2:
+                raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected [row, width]")
+            if len(tensor) != len(rows):
+                raise ValueError(f"{name} has {len(tensor)} rows, the row table {len(rows)}; they must agree")
+        self._tensors = dict(tensors)
+        self.rows = rows.reset_index(drop=True)
+        self.provenance: dict[str, Any] = dict(provenance or {})
+
+    # Mapping -----------------------------------------------------------------------------------------
+    def __getitem__(self, key: str | tuple[str, int]) -> Float[Tensor, "row width"]:
+        """The `[row, width]` tensor of a point. **Raises** `PointError` if it was not captured."""
+        name = key if isinstance(key, str) else full_name(*key)
+        if name not in self._tensors:
+            raise PointError(f"{name} is not among the captured points: {', '.join(self._tensors)}")
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def __contains__(self, key: object) -> bool:
+        return (full_name(*key) if isinstance(key, tuple) else key) in self._tensors
+
+    # Shape -------------------------------------------------------------------------------------------
+    @property
+    def points(self) -> tuple[str, ...]:
+        """Hook names, in model order."""
+        return tuple(self._tensors)
+
+    @property
+    def layers(self) -> tuple[int | None, ...]:
+        """The block of every point, None outside the blocks."""
+        return tuple(layer_of(p) for p in self._tensors)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """Point → width."""
+        return {name: int(t.shape[1]) for name, t in self._tensors.items()}
+
+    @property
+    def n_rows(self) -> int:
+        """How many rows every point has."""
+        return len(self.rows)
+
+    @property
+    def data(self) -> Float[Tensor, "point row d_model"]:
+        """All points as one `[point, row, d_model]` tensor.
+
+        **Raises** `ValueError` where widths differ.
+        """
+        if len(set(self.widths.values())) != 1:
+            raise ValueError(f"widths differ between points ({self.widths}); take them one by one")
+        return torch.stack(list(self._tensors.values()))
+
+    def select(
+        self, rows: Sequence[int] | np.ndarray | slice | None = None, points: Sequence[str] | str | None = None
+    ) -> Self:
+        """The activations of some rows (indices, a boolean mask, or a slice) and points."""
+        names = [points] if isinstance(points, str) else list(points or self._tensors)
+        chosen = {name: self[name] for name in names}
+        table = self.rows
+        if rows is not None:
+            index = np.arange(self.n_rows)[rows if isinstance(rows, slice) else np.asarray(rows)]
+            chosen = {name: t[torch.from_numpy(index)] for name, t in chosen.items()}
+            table = table.iloc[index]
+        return type(self)(chosen, table, self.provenance)
+
+    def __repr__(self) -> str:
+        kinds = sorted({str(t.dtype).removeprefix("torch.") for t in self._tensors.values()})
+        widths = sorted(set(self.widths.values()))
+        first, last = self.points[0], self.points[-1]
+        span = first if first == last else f"{first} … {last}"
+        return (
+            f"Activations({self.n_rows} rows × {len(self)} points, "
+            f"width {'/'.join(map(str, widths))}, {'/'.join(kinds)}: {span})"
+        )
+
+    # Making ------------------------------------------------------------------------------------------
+    @classmethod
+    def from_tensors(
+        cls,
+        tensors: Mapping[str, Tensor | np.ndarray],
+        rows: pd.DataFrame | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Activations captured elsewhere: `{hook name: [row, width]}`, and a table of their rows.
+
+        Without a `source` column, row i is taken to come from text i.
+        """
+        made = {str(k): torch.as_tensor(v).detach() for k, v in tensors.items()}
+        if not made:
+            raise ValueError("no points: give at least one {hook name: [row, width] tensor}")
+        table = pd.DataFrame(index=range(len(next(iter(made.values()))))) if rows is None else rows.copy()
+        if "source" not in table:
+            table.insert(0, "source", np.arange(len(table)))
+        return cls(made, table, provenance or {"captured_by": "from_tensors"})
+
+    @classmethod
+    def from_cache(cls, cache: Any, pos: int | slice = -1, points: Sequence[str] | None = None) -> Self:
+        """Rows of a TransformerLens `ActivationCache`: one a text for an index, several for a slice.
+
+        Points of another shape than `[batch, pos, …]` (attention patterns) are left out, unless they are
+        asked for by name.
+
+        **Raises** `ValueError` for a point asked for that has no `[batch, pos, …]` shape.
+        """
+        tensors: dict[str, Tensor] = {}
+        names = list(points) if points is not None else list(cache.keys())
+        batch, length = _cache_shape(cache)
+        kept = np.arange(length)[pos] if isinstance(pos, slice) else np.array([pos % length])
+        for name in names:
+            value: Tensor = cache[name]
+            if value.ndim < 3 or value.shape[:2] != (batch, length) or name.endswith(("pattern", "scores")):
+                if points is not None:
+                    raise ValueError(f"{name} has shape {tuple(value.shape)}; expected [batch, pos, width]")
+                continue
+            rows = value[:, torch.from_numpy(kept)].detach()
+            tensors[name] = rows.reshape(batch * len(kept), -1)
+        table = pd.DataFrame(
+            {"source": np.repeat(np.arange(batch), len(kept)), "position": np.tile(kept, batch)}
+        )
+        return cls(tensors, table, {"captured_by": "ActivationCache"})
+
+    # Disk --------------------------------------------------------------------------------------------
+    def save(self, path: Path | str, overwrite: bool = False) -> None:
+        """Write a store (schema 1) that `Store` and `load` read.
+
+        **Raises** `FileExistsError` if `path` exists, unless `overwrite`.
+        """
+        from graticule.hooks.store import save_activations
+
+        save_activations(self, path, overwrite)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Activations:
+        """Read a whole store into memory.
+
+        **Raises** `ArtifactError` if it is incomplete, damaged, or of another schema.
+        """
+        from graticule.hooks.store import Store
+
+        return Store(path).load()
+
+    def to_saelens(self, path: Path | str, point: str | None = None, context_size: int | None = None) -> None:
+        """Export one point as the cached-activation dataset that SAELens's `ActivationsStore` reads."""
+        from graticule.hooks.saelens import write_saelens
+
+        write_saelens(self, path, point, context_size)
+
+    @classmethod
+    def from_saelens(cls, path: Path | str) -> Activations:
+        """Read a SAELens cached-activation dataset."""
+        from graticule.hooks.saelens import read_saelens
+
+        return read_saelens(path)
+
+
+def _cache_shape(cache: Any) -> tuple[int, int]:
+    """Batch and position counts of a cache, from any residual or embedding entry."""
+    for name in cache.keys():  # noqa: SIM118  (an ActivationCache iterates over values)
+        if "resid" in name or name.endswith(("hook_embed", "hook_out", "_out")):
+            value: Tensor = cache[name]
+            if value.ndim == 3:
+                return int(value.shape[0]), int(value.shape[1])
+    raise ValueError("this cache holds no [batch, pos, d_model] activation with a batch dimension")

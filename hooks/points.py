@@ -1,0 +1,177 @@
+"""Hook-point names: full names, `("resid_post", 3)`, `"resid_post"` with layers, patterns with `*`.
+
+Nothing here runs a model. On a `TransformerBridge` a TransformerLens name is an alias of the bridge's own
+(`blocks.1.hook_resid_post` of `blocks.1.hook_out`): names are resolved against `hook_dict`, which holds
+both, and everything downstream is keyed by the name that was asked for, never by `hook.name`.
+"""
+
+import difflib
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+from graticule.hooks.protocols import HookedModel
+
+PointSpec = str | tuple[str, int] | Sequence[str | tuple[str, int]]
+"""One or several points, as `points=` takes them."""
+
+LayerSpec = int | float | slice | Sequence[int | float] | Literal["all"]
+"""Layers: an index (negative from the end), a list, a slice, `"all"`, or a depth fraction in [0, 1]."""
+
+_BLOCK = re.compile(r"^blocks\.(\d+)\.")
+_SHORT = {
+    "resid_pre": "hook_resid_pre",
+    "resid_mid": "hook_resid_mid",
+    "resid_post": "hook_resid_post",
+    "attn_out": "hook_attn_out",
+    "mlp_out": "hook_mlp_out",
+    "mlp_in": "hook_mlp_in",
+    "q": "attn.hook_q",
+    "k": "attn.hook_k",
+    "v": "attn.hook_v",
+    "z": "attn.hook_z",
+    "attn_result": "attn.hook_result",
+    "result": "attn.hook_result",
+    "mlp_pre": "mlp.hook_pre",
+    "pre": "mlp.hook_pre",
+    "mlp_post": "mlp.hook_post",
+    "post": "mlp.hook_post",
+    "pattern": "attn.hook_pattern",
+    "attn_scores": "attn.hook_attn_scores",
+}
+_GLOBAL = {"embed": "hook_embed", "pos_embed": "hook_pos_embed", "final": "ln_final.hook_normalized"}
+_SQUARE = ("hook_pattern", "hook_attn_scores")
+
+
+class PointError(KeyError):
+    """A hook point or layer that the model does not have; the message names the nearest real ones."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def layer_of(point: str) -> int | None:
+    """The block that a hook name belongs to, or None outside the blocks."""
+    match = _BLOCK.match(point)
+    return int(match.group(1)) if match else None
+
+
+def full_name(name: str, layer: int | None = None) -> str:
+    """The full hook name of a short one: `("resid_post", 3)` is `blocks.3.hook_resid_post`.
+
+    A name that is no short name comes back as it is.
+    """
+    if layer is None:
+        return _GLOBAL.get(name, name)
+    if name in _SHORT:
+        return f"blocks.{layer}.{_SHORT[name]}"
+    return f"blocks.{layer}.{name}" if "hook" in name else f"blocks.{layer}.hook_{name}"
+
+
+def resolve_layers(n_layers: int, layers: LayerSpec = "all") -> list[int]:
+    """Layer indices in `0 … n_layers-1`, in the order asked for, without repeats.
+
+    A float is a fraction of the depth: `0.5` of 18 layers is layer 9, `1.0` the last.
+
+    **Raises** `PointError` for a layer the model does not have or a fraction outside [0, 1].
+    """
+    if isinstance(layers, str):
+        if layers != "all":
+            raise PointError(f"layers={layers!r}: expected 'all', an index, a list, a slice or a fraction")
+        return list(range(n_layers))
+    if isinstance(layers, slice):
+        chosen = list(range(n_layers))[layers]
+        if not chosen:
+            raise PointError(f"layers={layers} selects none of {n_layers} layers")
+        return chosen
+    if isinstance(layers, int | float):
+        return [_one_layer(n_layers, layers)]
+    chosen = list(dict.fromkeys(_one_layer(n_layers, layer) for layer in layers))
+    if not chosen:
+        raise PointError("layers=[] selects nothing; give at least one layer")
+    return chosen
+
+
+def _one_layer(n_layers: int, layer: int | float) -> int:
+    if isinstance(layer, float):
+        if not 0.0 <= layer <= 1.0:
+            raise PointError(f"layer {layer}: a depth fraction lies in [0, 1]")
+        return min(int(layer * n_layers), n_layers - 1)
+    if not -n_layers <= layer < n_layers:
+        raise PointError(f"layer {layer}: this model has layers 0 to {n_layers - 1}")
+    return layer % n_layers
+
+
+def resolve(model: HookedModel, points: PointSpec = "resid_post", layers: LayerSpec = "all") -> tuple[str, ...]:
+    """Full hook names for `points`, in model order, each one a hook point of `model`.
+
+    `layers` applies to short names without a layer and to patterns that name blocks by `*`.
+
+    **Raises** `PointError` for an unknown point (naming the nearest), `ValueError` for attention patterns,
+    whose `[head, query, key]` entries are no `[row, width]` activation.
+    """
+    if isinstance(points, str):
+        specs: list[Any] = [points]
+    elif isinstance(points, tuple) and len(points) == 2 and isinstance(points[1], int):
+        specs = [points]
+    else:
+        specs = list(points)
+    if not specs:
+        raise PointError("points=[] selects nothing; 'resid_post' is the usual choice")
+    known: list[str] = list(model.hook_dict)
+    allowed = resolve_layers(int(model.cfg.n_layers), layers)
+    names: dict[str, None] = {}
+    for spec in specs:
+        for name in _expand(spec, known, allowed, int(model.cfg.n_layers)):
+            names[name] = None
+    for name in names:
+        if name.endswith(_SQUARE):
+            raise ValueError(
+                f"{name} is an attention pattern [batch, head, query, key], not a [row, width] activation; "
+                "capture 'z' or 'attn_out' instead, or use run_with_cache for patterns"
+            )
+    order = {name: i for i, name in enumerate(known)}
+    return tuple(sorted(names, key=lambda n: (_place(n), order[n])))
+
+
+def _place(name: str) -> float:
+    layer = layer_of(name)
+    if layer is not None:
+        return float(layer)
+    return -1.0 if "embed" in name and "unembed" not in name else float("inf")
+
+
+def _expand(spec: Any, known: list[str], allowed: list[int], n_layers: int) -> list[str]:
+    if not isinstance(spec, str):
+        if not (isinstance(spec, tuple) and len(spec) == 2):
+            raise PointError(f"point {spec!r}: expected a name or a (name, layer) pair")
+        return [_known(full_name(spec[0], _one_layer(n_layers, spec[1])), known)]
+    if "*" in spec:
+        found = [n for n in known if fnmatchcase(n, spec)]
+        found = [n for n in found if layer_of(n) is None or layer_of(n) in allowed]
+        if not found:
+            raise PointError(f"pattern {spec!r} matches no hook point{_nearest(spec, known)}")
+        return found
+    if spec in known:
+        return [spec]
+    if spec in _GLOBAL:
+        return [_known(full_name(spec), known)]
+    if "." in spec or spec.startswith("hook_"):
+        return [_known(spec, known)]
+    if spec not in _SHORT and full_name(spec, allowed[0]) not in known:
+        shorts = [*_SHORT, *_GLOBAL]
+        close = difflib.get_close_matches(spec, shorts, n=3, cutoff=0.4)
+        raise PointError(f"no hook point {spec!r}; did you mean {' or '.join(map(repr, close or shorts[:3]))}?")
+    return [_known(full_name(spec, layer), known) for layer in allowed]
+
+
+def _known(name: str, known: list[str]) -> str:
+    if name not in known:
+        raise PointError(f"this model has no hook point {name!r}{_nearest(name, known)}")
+    return name
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"; the nearest are {', '.join(close)}" if close else ""

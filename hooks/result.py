@@ -1,0 +1,86 @@
+"""The one shape of a result: what a terminal, a page and a Hub card need of it, whatever was measured."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+    from typing_extensions import Self
+
+Part = tuple[Literal["figure", "table"], str]
+"""A part of a page: a figure or a table, by its caption."""
+
+PAGE_RENDERER = "graticule.report.page:write_page"
+"""Where pages are laid out. A string, resolved on use: the arrows of the house point down, and the page is up."""
+
+
+def _renderer() -> Callable[..., Path]:
+    module, name = PAGE_RENDERER.split(":")
+    return getattr(import_module(module), name)
+
+
+class Result(ABC):
+    """A finding that can be said in a few lines, drawn, tabulated, written to JSON, saved and loaded.
+
+    A new analysis is a new subclass; nothing that prints, draws or publishes results changes for it.
+    """
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """What was measured, as a page's heading."""
+
+    @abstractmethod
+    def summary(self) -> str:
+        """A few lines for a terminal; the first is the verdict."""
+
+    @abstractmethod
+    def figures(self) -> dict[str, Figure]:
+        """Caption → plotly figure, in page order."""
+
+    @abstractmethod
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Caption → table, in page order."""
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """The whole result in JSON's own types; tables by row are left to Parquet."""
+
+    @abstractmethod
+    def save(self, path: Path | str) -> None:
+        """Write the result as a folder.
+
+        **Raises** `FileExistsError` if `path` holds something else.
+        """
+
+    @classmethod
+    @abstractmethod
+    def load(cls, path: Path | str) -> Self:
+        """Read a result that `save` wrote.
+
+        **Raises** `ArtifactError` if the folder is missing, incomplete, damaged or of another schema.
+        """
+
+    def layout(self) -> list[Part]:
+        """The order of parts on a page: figures, then tables, unless a subclass knows better."""
+        return [("figure", c) for c in self.figures()] + [("table", c) for c in self.tables()]
+
+    def report(self, path: Path | str) -> Path:
+        """Write one self-contained HTML page with this result on it; returns where it is."""
+        return _renderer()(self, Path(path))
+
+    def _repr_html_(self) -> str:
+        """For a notebook: the summary, then the tables that fit on a screen."""
+        from html import escape
+
+        parts = [f"<h4>{escape(self.title)}</h4><pre>{escape(self.summary())}</pre>"]
+        for caption, table in self.tables().items():
+            parts.append(f"<p>{escape(caption)}</p>{table.head(20).to_html(index=False, float_format='%.3f')}")
+        return "".join(parts)

@@ -1,0 +1,166 @@
+"""Texts and prompts to token rows: explicit BOS, entity spans, a shared prefix, length buckets.
+
+Rows are padded on the right and masked by their length, never by token id: BOS, EOS and PAD share an id
+in some models.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from graticule.hooks.protocols import HookedModel
+
+Inputs = Sequence[str] | Sequence[Sequence[int]] | Tensor
+"""Texts, ready token rows (ragged lists of ids, special tokens included), or a `[text, pos]` tensor."""
+
+
+@dataclass(frozen=True)
+class TokenRows:
+    """Tokenised texts."""
+
+    ids: list[np.ndarray]
+    """Token ids of every text, BOS included."""
+    spans: list[tuple[int, int]]
+    """Where the entity lies in every row, as a half-open token range."""
+    n_special: int
+    """Leading special tokens of every row: 1 with BOS, else 0."""
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens in every row."""
+        return [len(row) for row in self.ids]
+
+    def shared_prefix(self) -> int:
+        """Length of the longest token prefix that all rows share, short of the shortest row's last token."""
+        first = self.ids[0]
+        limit = min(self.lengths) - 1
+        for row in self.ids[1:]:
+            same = first[:limit] == row[:limit]
+            limit = limit if same.all() else int(np.argmin(same))
+            if limit == 0:
+                break
+        return limit
+
+
+def tokenize(model: HookedModel, inputs: Inputs, prompt: str = "", prepend_bos: bool | None = None) -> TokenRows:
+    """Token rows of `inputs`, each text set into `prompt`.
+
+    `prompt` holds one slot `{}` for the text, or is put before it as it stands (a trailing space counts).
+    `prepend_bos=None` follows `model.cfg.default_prepend_bos`.
+
+    **Raises** `ValueError` for no inputs, an empty text, a prompt without or with several slots, a text
+    longer than the model's context, or a model without a tokenizer; `TypeError` for mixed inputs.
+    """
+    if len(inputs) == 0:
+        raise ValueError("no inputs: give at least one text")
+    if isinstance(inputs, Tensor) or not isinstance(inputs[0], str):
+        if prompt:
+            raise ValueError("prompt= needs texts; token rows are used as they are")
+        rows = _ready_rows(inputs)
+    else:
+        rows = _text_rows(model, cast("Sequence[str]", inputs), prompt, prepend_bos)
+    n_ctx = int(getattr(model.cfg, "n_ctx", 0) or 0)
+    for i, row in enumerate(rows.ids):
+        if n_ctx and len(row) > n_ctx:
+            raise ValueError(f"text {i} has {len(row)} tokens, the model's context is {n_ctx}; shorten it")
+    return rows
+
+
+def _ready_rows(inputs: Inputs) -> TokenRows:
+    rows = [np.asarray(row, dtype=np.int64) for row in inputs]
+    for i, row in enumerate(rows):
+        if row.ndim != 1 or len(row) == 0:
+            raise ValueError(f"token row {i} has shape {row.shape}; expected a non-empty list of token ids")
+    return TokenRows(rows, [(0, len(row)) for row in rows], 0)
+
+
+def _template(prompt: str) -> tuple[str, str]:
+    if "{" not in prompt and "}" not in prompt:
+        return prompt, ""
+    if prompt.count("{}") != 1 or prompt.count("{") != 1 or prompt.count("}") != 1:
+        raise ValueError(f"prompt {prompt!r}: expected exactly one slot {{}} for the text, and no other braces")
+    before, after = prompt.split("{}")
+    return before, after
+
+
+def _text_rows(model: HookedModel, texts: Sequence[str], prompt: str, prepend_bos: bool | None) -> TokenRows:
+    tokenizer: Any = getattr(model, "tokenizer", None)
+    if tokenizer is None:
+        raise ValueError("this model has no tokenizer; pass token rows, or set model.tokenizer")
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"input {i} is {type(text).__name__} where the first is str: give texts or token rows")
+        if not text.strip():
+            raise ValueError(f"text {i} is empty ({text!r}); drop it or fill it in")
+    before, after = _template(prompt)
+    full = [before + text + after for text in texts]
+    spans_needed = bool(before or after)
+    if spans_needed and not getattr(tokenizer, "is_fast", False):
+        raise ValueError("a prompt needs a fast tokenizer (character offsets); this model has a slow one")
+    encoded = tokenizer(full, add_special_tokens=False, return_offsets_mapping=spans_needed)
+    bos = prepend_bos if prepend_bos is not None else bool(getattr(model.cfg, "default_prepend_bos", True))
+    head = [int(tokenizer.bos_token_id)] if bos and tokenizer.bos_token_id is not None else []
+    ids = [np.array(head + list(row), dtype=np.int64) for row in encoded["input_ids"]]
+    if spans_needed:
+        starts = len(before)
+        spans = [
+            _span(offsets, starts, starts + len(text), len(head))
+            for offsets, text in zip(encoded["offset_mapping"], texts, strict=True)
+        ]
+    else:
+        spans = [(len(head), len(row)) for row in ids]
+    for i, (row, span) in enumerate(zip(ids, spans, strict=True)):
+        if len(row) == len(head) or span[0] >= span[1]:
+            raise ValueError(f"text {i} ({texts[i]!r}) has no tokens of its own")
+    return TokenRows(ids, spans, len(head))
+
+
+def _span(offsets: Sequence[tuple[int, int]], start: int, end: int, shift: int) -> tuple[int, int]:
+    """The half-open range of tokens that overlap characters `start … end`."""
+    inside = [i for i, (a, b) in enumerate(offsets) if b > start and a < end and b > a]
+    return (inside[0] + shift, inside[-1] + 1 + shift) if inside else (0, 0)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of nearly one length, ready to run."""
+
+    tokens: Tensor
+    """`[row, pos]` ids without the shared prefix, padded on the right."""
+    members: np.ndarray
+    """Which of the given rows these are."""
+    lengths: np.ndarray
+    """Tokens of every row, without the prefix; what lies beyond is padding."""
+
+
+def batches(
+    rows: Sequence[np.ndarray], skip: int, token_budget: int, pad: bool = True, device: Any = "cpu"
+) -> Iterator[Batch]:
+    """Length buckets of `rows` without their first `skip` tokens, at most `token_budget` tokens each.
+
+    Sorted by length; a batch takes rows of several lengths only while it is short of half its budget, so
+    that little is padded. `pad=False` keeps to one length a batch (models that look both ways).
+    """
+    lengths = np.array([len(row) - skip for row in rows])
+    order = np.argsort(lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        end = start + 1
+        shortest = lengths[order[start]]
+        while end < len(order):
+            longest = lengths[order[end]]
+            size = (end - start + 1) * longest
+            mixed = longest != lengths[order[end - 1]] and (not pad or (end - start) * shortest > token_budget // 2)
+            if size > token_budget or mixed:
+                break
+            end += 1
+        members = order[start:end]
+        tokens = np.zeros((len(members), int(lengths[members].max())), dtype=np.int64)
+        for r, member in enumerate(members):
+            tokens[r, : lengths[member]] = rows[member][skip:]
+        yield Batch(torch.from_numpy(tokens).to(device), members, lengths[members])
+        start = end

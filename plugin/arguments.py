@@ -1,0 +1,185 @@
+"""From the words of a command line to the arguments of a call; wrong words name their option."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from graticule.probes.tables import Table
+
+Number = int | float
+Layers = str | int | float | slice | list[Number]
+
+
+def number(text: str, option: str) -> Number:
+    """`text` as an int, or as a float.
+
+    **Raises** `ValueError` naming the option.
+    """
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    raise ValueError(f"{option} {text!r}: expected a number")
+
+
+def read_slice(text: str, option: str) -> slice:
+    """`start:stop[:step]`, each part optional.
+
+    **Raises** `ValueError` naming the option.
+    """
+    parts = text.split(":")
+    try:
+        if len(parts) > 3:
+            raise ValueError
+        return slice(*(int(part) if part.strip() else None for part in parts))
+    except ValueError:
+        raise ValueError(f"{option} {text!r}: expected a slice of whole numbers, start:stop[:step]") from None
+
+
+def read_layers(text: str) -> Layers:
+    """`all`, an index, a depth fraction, a slice, or several numbers between commas.
+
+    **Raises** `ValueError` if `text` is none of these.
+    """
+    text = text.strip()
+    if text == "all":
+        return text
+    if ":" in text:
+        return read_slice(text, "--layers")
+    if "," in text:
+        return [number(part.strip(), "--layers") for part in text.split(",") if part.strip()]
+    return number(text, "--layers (all, 7, 3,7,11, 0:18:2 or 0.5)")
+
+
+def read_pos(text: str) -> str | int | slice:
+    """A position's name, an index, or a slice; names are checked where they are used."""
+    text = text.strip()
+    if ":" in text:
+        return read_slice(text, "--pos")
+    return int(text) if text.lstrip("-").isdigit() else text
+
+
+def read_points(text: str) -> str | list[str]:
+    """One hook point or pattern, or several between commas."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    return names[0] if len(names) == 1 else names
+
+
+def read_targets(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """`NAME[:UNIT]`, repeated, as the columns and the units of those that have one."""
+    names: list[str] = []
+    units: dict[str, str] = {}
+    for word in words:
+        name, _, unit = word.rpartition(":") if ":" in word else (word, "", "")
+        if not name:
+            raise ValueError(f"--target {word!r}: expected NAME or NAME:UNIT, e.g. latitude:lat")
+        names.append(name)
+        if unit:
+            units[name] = unit
+    return names, units
+
+
+def read_table(
+    table: str,
+    text: str | None = None,
+    targets: Sequence[str] = (),
+    *,
+    split: str | None = None,
+    cluster: str | None = None,
+    blocks: Sequence[str] = (),
+    on_bad: str = "raise",
+    seed: int = 0,
+) -> "Table":
+    """The packaged table of that name, or the table that the options describe.
+
+    **Raises** `ValueError` if a file comes without columns, or a packaged table with them.
+    """
+    from graticule.probes.reading import packaged_tables
+    from graticule.probes.tables import Table
+
+    if table in packaged_tables() and not Path(table).exists():
+        given = [*targets, *blocks, *(column for column in (text, split, cluster) if column)]
+        if given:
+            raise ValueError(
+                f"--table {table} is packaged, its columns are settled (given: {', '.join(given)}); "
+                f"'graticule tables {table} --out FILE.csv' writes it as a file to describe anew"
+            )
+        return Table.packaged(table)
+    if not Path(table).exists():
+        names = ", ".join(packaged_tables())
+        raise FileNotFoundError(f"--table {table}: no such file or folder, and no packaged table ({names})")
+    if text is None or not targets:
+        raise ValueError(f"--table {table} needs --text-column and at least one --target")
+    if on_bad not in ("raise", "drop"):
+        raise ValueError(f"--on-bad {on_bad!r}: expected 'raise' or 'drop'")
+    names, units = read_targets(targets)
+    return Table(
+        table,
+        text=text,
+        target=names,
+        units=units or None,
+        split=split,
+        cluster=cluster,
+        blocks=list(blocks),
+        on_bad="drop" if on_bad == "drop" else "raise",
+        seed=seed,
+    )
+
+
+def need_folder(out: Path) -> None:
+    """**Raises** `FileExistsError` if `out` is a file: before the long work, not after it."""
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"--out {out} is a file; name a folder")
+
+
+def read_texts(
+    table: str | None, texts: Path | None, column: str | None
+) -> "tuple[list[str], pd.DataFrame | None]":
+    """What a capture reads: the lines of a file, or a column of a table, whose other columns go along.
+
+    **Raises** `ValueError` unless exactly one source is given, or if it is empty.
+    """
+    if (table is None) == (texts is None):
+        raise ValueError("give either --table (with --text-column) or --texts")
+    if texts is not None:
+        lines = texts.read_text(encoding="utf-8").splitlines()
+        if not lines:
+            raise ValueError(f"--texts {texts} is empty")
+        return lines, None
+    from graticule.probes.reading import packaged_settings, packaged_tables, read_frame
+
+    name = str(table)
+    if name in packaged_tables() and not Path(name).exists():
+        frame, settings = packaged_settings(name)
+        column = column or str(settings["text"])
+    elif column is None:
+        raise ValueError(f"--table {name} needs --text-column")
+    else:
+        frame, _, _ = read_frame(name, column, [])
+    if column not in frame.columns:
+        raise KeyError(f"--text-column {column!r}: {name} has {', '.join(map(str, frame.columns))}")
+    missing = frame[column].isna()
+    if bool(missing.any()):
+        raise ValueError(
+            f"--text-column {column!r} is empty in row {int(missing.to_numpy().argmax())} of {name}"
+        )
+    return frame[column].astype(str).tolist(), frame
+
+
+def write_frame(frame: "pd.DataFrame", out: Path) -> None:
+    """Write a table as .csv or .parquet, atomically.
+
+    **Raises** `ValueError` for another suffix.
+    """
+    from graticule.hooks.artifact import replacing, write_table
+
+    if out.suffix == ".parquet":
+        write_table(out, frame)
+    elif out.suffix == ".csv":
+        with replacing(out) as temporary:
+            frame.to_csv(temporary, index=False)
+    else:
+        raise ValueError(f"--out {out}: expected a name that ends in .csv or .parquet")

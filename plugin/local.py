@@ -1,0 +1,172 @@
+"""A local Hugging Face folder read for TransformerLens: its model, its tokenizer, its TransformerLens config.
+
+TransformerLens takes a path that contains "llama" or "gemma" for a model's name, and knows Gemma by
+official name alone; both are settled here, without naming any model class of TransformerLens.
+"""
+
+import json
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+    "spiece.model",
+)
+_TAKEN_FOR_NAMES = ("llama", "gemma", "wav2vec2", "santacoder")
+_SHAPES = {
+    "d_model": "hidden_size",
+    "n_layers": "num_hidden_layers",
+    "n_heads": "num_attention_heads",
+    "n_key_value_heads": "num_key_value_heads",
+    "d_head": "head_dim",
+    "d_mlp": "intermediate_size",
+}
+
+
+class NotConvertibleError(ValueError):
+    """TransformerLens has no HookedTransformer config for this model."""
+
+
+def read_model(folder: Path, dtype: torch.dtype) -> Any:
+    """The Hugging Face model in `folder`, in `dtype`, on the CPU, in eval mode.
+
+    **Raises** `ValueError` if the folder holds no causal language model that transformers can read.
+    """
+    from transformers import AutoModelForCausalLM
+
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"{folder} has no config.json; expected a Hugging Face folder as save_pretrained() writes it"
+        )
+    try:
+        hf: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ValueError(
+            f"transformers cannot read a causal language model from {folder}: {error}"
+        ) from error
+    return hf.eval()
+
+
+def read_tokenizer(folder: Path) -> Any:
+    """The tokenizer in `folder`, or None (and a logged note) if it has none."""
+    from transformers import AutoTokenizer
+
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        logger.info("%s has no tokenizer: the model takes token ids, not text", folder)
+        return None
+    try:
+        try:
+            # as TransformerLens wants it, which would otherwise load it a second time
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, add_bos_token=True)
+        except ValueError:  # there is no BOS token
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # transformers raises whatever the missing piece happens to raise
+        logger.warning(
+            "the tokenizer in %s cannot be read (%s): the model takes token ids, not text", folder, error
+        )
+        return None
+
+
+def stand_in_tokenizer() -> Any:
+    """A tokenizer of one word, for TransformerBridge, which looks for one wherever none is given."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(WordLevel({"<unk>": 0}, unk_token="<unk>"))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=words, unk_token="<unk>", bos_token="<unk>", eos_token="<unk>", pad_token="<unk>"
+    )
+
+
+def lens_config(hf: Any, dtype: torch.dtype) -> tuple[Any, str]:
+    """TransformerLens's config for the Hugging Face model `hf`, and the name it was found under.
+
+    **Raises** `NotConvertibleError` with the reason if TransformerLens has none.
+    """
+    from transformer_lens import loading_from_pretrained as loading
+
+    options: dict[str, Any] = {"hf_cfg": hf.config.to_dict(), "device": "cpu", "dtype": dtype}
+    if "Gemma" in type(hf).__name__:
+        name = _official_gemma(hf)
+        return loading.get_pretrained_model_config(name, **options), name
+    with _neutral_folder(hf) as folder:
+        try:
+            return loading.get_pretrained_model_config(str(folder), **options), "local"
+        except Exception as error:  # an unknown architecture surfaces as any of half a dozen types
+            raise NotConvertibleError(
+                f"TransformerLens has no config for {type(hf).__name__}: {type(error).__name__}: {error}"
+            ) from error
+
+
+def lens_weights(hf: Any, config: Any, name: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """The weights of `hf` under TransformerLens's names.
+
+    **Raises** `NotConvertibleError` with the reason if TransformerLens cannot convert them.
+    """
+    from transformer_lens import loading_from_pretrained as loading
+
+    try:
+        if name != "local":
+            return loading.get_pretrained_state_dict(name, config, hf_model=hf, dtype=dtype)
+        with _neutral_folder(hf) as folder:
+            return loading.get_pretrained_state_dict(str(folder), config, hf_model=hf, dtype=dtype)
+    except Exception as error:  # converters fail on attributes, shapes and assertions alike
+        raise NotConvertibleError(
+            f"TransformerLens cannot convert the weights of {type(hf).__name__}: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _official_gemma(hf: Any) -> str:
+    """The official name of the Gemma whose shapes `hf` has; fine-tunes and own checkpoints keep the shapes."""
+    from transformer_lens import loading_from_pretrained as loading
+
+    wanted = {ours: getattr(hf.config, theirs, None) for ours, theirs in _SHAPES.items()}
+    for name in loading.OFFICIAL_MODEL_NAMES:
+        if not name.startswith(("google/gemma", "google/medgemma")):
+            continue
+        found = loading.convert_hf_model_config(name)  # from a table in TransformerLens: nothing is fetched
+        if found["original_architecture"] != type(hf).__name__:
+            continue
+        found = {"n_key_value_heads": found["n_heads"], **{k: v for k, v in found.items() if v is not None}}
+        if all(found.get(key) == value for key, value in wanted.items()):
+            return name
+    shapes = ", ".join(f"{key}={value}" for key, value in wanted.items())
+    raise NotConvertibleError(f"no official {type(hf).__name__} has these shapes: {shapes}")
+
+
+@contextmanager
+def _neutral_folder(hf: Any) -> Iterator[Path]:
+    """A temporary folder with the config of `hf` alone, whose path names no family of models."""
+    for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp", str(Path.cwd())):
+        folder = Path(tempfile.mkdtemp(prefix="lens-", dir=parent)) if Path(parent).is_dir() else None
+        if folder is None:
+            continue
+        try:
+            if any(name in str(folder.resolve()).lower() for name in _TAKEN_FOR_NAMES):
+                continue
+            config = json.loads(hf.config.to_json_string(use_diff=False))
+            config["architectures"] = [type(hf).__name__]
+            config.setdefault("n_ctx", config.get("n_positions"))  # GPT-2 configs of transformers 5 lack it
+            (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+            yield folder
+            return
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    raise NotConvertibleError(
+        "every folder for temporary files has a model family's name in its path, which TransformerLens takes "
+        "for a model's name; set TMPDIR to another place"
+    )

@@ -1,0 +1,286 @@
+"""`load_model`: a TransformerLens name, a local folder, a `.gguf` file or the packaged Gemma as a hooked model.
+
+Weights are never folded, centred or otherwise processed: activations are those of the original model.
+"""
+
+import contextlib
+import difflib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+import torch
+from graticule import gguf
+from graticule.agreement import DisagreementError, check_agreement, logits_of, probe_tokens
+from graticule.cache import note, was_noted
+from graticule.hooks.artifact import library_versions
+from graticule.local import (
+    NotConvertibleError,
+    lens_config,
+    lens_weights,
+    read_model,
+    read_tokenizer,
+    stand_in_tokenizer,
+)
+from torch import nn
+
+if TYPE_CHECKING:
+    from transformer_lens import HookedTransformer
+    from transformer_lens.model_bridge import TransformerBridge
+
+    HookedModel: TypeAlias = HookedTransformer | TransformerBridge
+else:
+    HookedModel = nn.Module  # what both are, without the seconds that importing TransformerLens takes
+
+logger = logging.getLogger(__name__)
+
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_NOT_TRANSFORMERS = ("NeelNanda/", "ArthurConmy/", "Baidicoot/")  # own weight files, no Hugging Face model
+
+
+class ModelUnavailableError(ValueError):
+    """A model is not on this machine and cannot be fetched."""
+
+
+def load_model(
+    name_or_path: str | os.PathLike[str],
+    *,
+    dtype: str | torch.dtype = "float32",
+    device: str | torch.device | None = None,
+    verify: bool = True,
+    revision: str | None = None,
+) -> HookedModel:
+    """Load a language model with hooks, in eval mode, its weights unprocessed.
+
+    A folder is loaded as a `HookedTransformer` where TransformerLens can convert it (Gemma: where the shapes
+    are an official size's), else as a `TransformerBridge`; the log says which, and why.
+
+    Arguments:
+        name_or_path: one of
+            `"gemma-3-270m"`, the packaged model (the `demo` extra; dequantised once into the user cache);
+            a local Hugging Face folder; a local `.gguf` file;
+            an official TransformerLens name (`"gpt2"`), or any other `owner/name` of the Hub.
+            A folder of that name in the working directory comes before a name.
+        dtype: `"float32"`, `"bfloat16"` or `"float16"`, for weights and computation alike.
+        device: where the model goes; by default CUDA where there is one, else the CPU.
+        verify: compare the logits of a short sequence with those of the Hugging Face model.
+        revision: branch, tag or commit on the Hub.
+
+    **Raises** `ModelUnavailableError` if the model is not here and cannot be fetched, `ValueError` if it cannot
+    be read, or if its logits are not those of the Hugging Face model.
+    """
+    kind = _dtype(dtype)
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    with _quiet_lens():
+        model = _load(name_or_path, kind, verify, revision)
+        model.eval()
+        if target.type != "cpu":
+            cast("Any", model).to(str(target))
+    return model
+
+
+def _load(
+    name_or_path: str | os.PathLike[str], dtype: torch.dtype, verify: bool, revision: str | None
+) -> HookedModel:
+    path = Path(name_or_path).expanduser()
+    name = str(name_or_path)
+    local = path.is_file() or (path / "config.json").is_file()
+    if revision is not None and (local or name == gguf.PACKAGED):
+        raise ValueError(f"{name} is local and has no revisions; leave out revision={revision!r}")
+    if path.is_file():
+        if path.suffix.lower() != ".gguf":
+            raise ValueError(f"{path} is a file; expected a .gguf file or a Hugging Face folder")
+        return _from_folder(gguf.folder_of_gguf(path), path.stem, dtype, verify, kept=True)
+    if local:
+        return _from_folder(path.resolve(), path.resolve().name, dtype, verify)
+    if name == gguf.PACKAGED:
+        return _from_folder(gguf.folder_of_packaged(), name, dtype, verify, kept=True)
+    if (
+        path.is_dir()
+        or isinstance(name_or_path, os.PathLike)
+        or name.startswith((".", "/", "~"))
+        or "\\" in name
+    ):
+        state = "has no config.json" if path.is_dir() else "does not exist"
+        raise ModelUnavailableError(f"{path} {state}; expected a Hugging Face folder or a .gguf file")
+    return _from_name(name, dtype, verify, revision)
+
+
+def _from_folder(
+    folder: Path, name: str, dtype: torch.dtype, verify: bool, kept: bool = False
+) -> HookedModel:
+    """The model in a Hugging Face folder as HookedTransformer if it can be one, else as TransformerBridge.
+
+    With `kept` the folder lies in the cache, where it cannot change: it is verified once for these libraries.
+    """
+    record = f"{folder.name} {dtype} {library_versions()}"
+    check = verify and not (kept and was_noted(record))
+    hf = read_model(folder, dtype)
+    tokenizer = gguf.tokenizer_of(folder) if kept else read_tokenizer(folder)
+    tokens = probe_tokens(hf.config.get_text_config().vocab_size)
+    expected = logits_of(hf, tokens) if check else None
+    model, share = _hooked_or_bridge(hf, tokenizer, folder, name, dtype, tokens, expected)
+    if share is not None:
+        logger.info(
+            "%s: logits as in the Hugging Face model (largest difference %.1e of the largest)", name, share
+        )
+        if kept:
+            note(record, {"difference": share})
+    return model
+
+
+def _hooked_or_bridge(
+    hf: Any, tokenizer: Any, folder: Path, name: str, dtype: torch.dtype, tokens: Any, expected: Any
+) -> tuple[HookedModel, float | None]:
+    """The hooked model and, where `expected` logits are given, its largest relative difference from them."""
+    share = None
+    try:
+        model = _hooked(hf, tokenizer, name, dtype)
+        if expected is not None:
+            share = check_agreement(logits_of(model, tokens), expected, dtype, f"{name} as HookedTransformer")
+        logger.info("%s: loaded as HookedTransformer", name)
+        return model, share
+    except NotConvertibleError as error:
+        logger.info("%s: loaded as TransformerBridge, since %s", name, error)
+    except DisagreementError as error:
+        logger.warning("%s: loaded as TransformerBridge, since TransformerLens misreads it: %s", name, error)
+    model = _bridge(folder, tokenizer, name, dtype)
+    if expected is not None:
+        share = check_agreement(logits_of(model, tokens), expected, dtype, f"{name} as TransformerBridge")
+    return model, share
+
+
+def _hooked(hf: Any, tokenizer: Any, name: str, dtype: torch.dtype) -> "HookedModel":
+    """`hf` as a HookedTransformer on the CPU, without any processing of its weights.
+
+    **Raises** `NotConvertibleError` if TransformerLens cannot convert it.
+    """
+    from transformer_lens import HookedTransformer
+
+    config, found_as = lens_config(hf, dtype)
+    weights = lens_weights(hf, config, found_as, dtype)
+    config.model_name = name
+    config.tokenizer_name = None  # the folder's own tokenizer is given, or there is none
+    model = HookedTransformer(config, tokenizer, move_to_device=False)
+    try:
+        _fill(model, weights, hf)
+    except (RuntimeError, ValueError) as error:
+        raise NotConvertibleError(f"its weights do not fit TransformerLens's config: {error}") from error
+    return model
+
+
+def _fill(model: Any, weights: dict[str, torch.Tensor], hf: Any) -> None:
+    """Put converted weights into an empty HookedTransformer, each in its own contiguous memory.
+
+    TransformerLens's own loading walks all modules once for each weight, and copies those that the conversion
+    has just made anew: three times as long.
+    """
+    original = {p.untyped_storage().data_ptr() for p in hf.parameters()}
+    empty = model.state_dict()
+    owned: dict[str, torch.Tensor] = {}
+    for key, weight in model.fill_missing_keys(weights).items():
+        ready = weight.detach().to(empty[key].dtype if key in empty else weight.dtype).contiguous()
+        shared = ready.untyped_storage().data_ptr() in original
+        owned[key] = ready.clone() if shared else ready
+        original.add(owned[key].untyped_storage().data_ptr())  # no two weights of ours share memory either
+    model.load_state_dict(owned, strict=False, assign=True)
+
+
+def _bridge(folder: Path, tokenizer: Any, name: str, dtype: torch.dtype) -> "HookedModel":
+    """The model in `folder` as a TransformerBridge on the CPU.
+
+    **Raises** `ValueError` if TransformerLens has no adapter for its architecture.
+    """
+    from transformer_lens.model_bridge import TransformerBridge
+
+    try:
+        model = TransformerBridge.boot_transformers(
+            str(folder), device="cpu", dtype=dtype, tokenizer=tokenizer or stand_in_tokenizer()
+        )
+    except Exception as error:  # adapters fail on attributes, shapes and assertions alike
+        raise ValueError(
+            f"{name} can be loaded neither as HookedTransformer nor as TransformerBridge: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if tokenizer is None:
+        cast("Any", model).tokenizer = None
+    cast("Any", model.cfg).model_name = name
+    return model
+
+
+def _from_name(name: str, dtype: torch.dtype, verify: bool, revision: str | None) -> HookedModel:
+    """An official TransformerLens name, or another model of the Hub."""
+    from transformer_lens import loading_from_pretrained as loading
+
+    try:
+        official = loading.get_official_model_name(name)
+    except ValueError:
+        official = None
+    if official is None and name.count("/") != 1:
+        near = difflib.get_close_matches(name, [*loading.DEFAULT_MODEL_ALIASES, gguf.PACKAGED], n=3)
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+        raise ModelUnavailableError(
+            f"{name!r} is no folder or .gguf file here, no TransformerLens name and not the packaged "
+            f"{gguf.PACKAGED!r}{hint}"
+        )
+    try:
+        if official is None:
+            return _from_folder(_download(name, revision), name, dtype, verify)
+        return _official(name, official, dtype, verify, revision)
+    except OSError as error:  # transformers, huggingface_hub and sockets all raise kinds of it
+        raise ModelUnavailableError(
+            f"{name!r} is not on this machine and the Hugging Face Hub did not give it "
+            f"({str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}). Load it once "
+            "where the Hub can be reached (with HF_HUB_OFFLINE unset, and after `hf auth login` if it is gated), "
+            f"give a local folder, or use the packaged {gguf.PACKAGED!r}"
+        ) from error
+
+
+def _official(
+    name: str, official: str, dtype: torch.dtype, verify: bool, revision: str | None
+) -> HookedModel:
+    """A model by its TransformerLens name, compared with the Hugging Face model where there is one."""
+    from transformer_lens import HookedTransformer
+    from transformers import AutoModelForCausalLM
+
+    options: dict[str, Any] = {} if revision is None else {"revision": revision}
+    hf: Any = None
+    if not official.startswith(_NOT_TRANSFORMERS):
+        hf = AutoModelForCausalLM.from_pretrained(official, dtype=dtype, **options).eval()
+    tokens = probe_tokens(hf.config.get_text_config().vocab_size) if hf is not None and verify else None
+    expected = logits_of(hf, tokens) if tokens is not None else None
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints that it has loaded
+        model = HookedTransformer.from_pretrained_no_processing(
+            name, dtype=dtype, device="cpu", hf_model=hf, **options
+        )
+    if tokens is not None and expected is not None:
+        check_agreement(logits_of(model, tokens), expected, dtype, name)
+    return model
+
+
+def _download(name: str, revision: str | None) -> Path:
+    """The folder of a Hub model that is no TransformerLens name: config, tokenizer and safetensors alone."""
+    from huggingface_hub import snapshot_download
+
+    wanted = ["*.json", "*.safetensors", "*.model", "*.txt"]
+    return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
+
+
+def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+    found = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if found not in _DTYPES.values():
+        raise ValueError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
+    return cast("torch.dtype", found)
+
+
+@contextlib.contextmanager
+def _quiet_lens() -> Iterator[None]:
+    """TransformerLens 3.9 announces its removals on import and on use; they are ours to heed, not the user's."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The 'utils' module has been deprecated", DeprecationWarning)
+        warnings.filterwarnings("ignore", "HookedTransformer", DeprecationWarning)
+        yield

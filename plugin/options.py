@@ -1,0 +1,96 @@
+"""What the commands share: options, logs, and errors on one line."""
+
+import errno
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+class _Handler(logging.Handler):
+    """Log lines that do not tear progress bars apart."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        from tqdm.auto import tqdm
+
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def show_logs(verbose: bool) -> bool:
+    """Send the package's log to stderr: warnings, and with `verbose` what it is doing."""
+    log = logging.getLogger("graticule")
+    if not any(isinstance(handler, _Handler) for handler in log.handlers):
+        handler = _Handler()
+        handler.setFormatter(logging.Formatter("%(levelname)s %(message)s"))
+        log.addHandler(handler)
+    if verbose or log.level == logging.NOTSET:
+        log.setLevel(logging.INFO if verbose else logging.WARNING)
+    return verbose
+
+
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", callback=show_logs, help="Say what is being done, on stderr.")
+]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
+ModelName = Annotated[
+    str,
+    typer.Option(
+        "--model", help="gemma-3-270m (packaged), a local Hugging Face folder, a .gguf file, or a name."
+    ),
+]
+Prompt = Annotated[
+    str, typer.Option(help="Text before every row, or a template with one slot {}; a trailing space counts.")
+]
+Points = Annotated[
+    str, typer.Option(help="Hook points, comma-separated: resid_post, mlp_out, blocks.*.hook_…")
+]
+LayersWords = Annotated[
+    str, typer.Option("--layers", help="all, 7, 3,7,11, a slice 0:18:2, or a depth fraction 0.5.")
+]
+PosWords = Annotated[
+    str, typer.Option("--pos", help="last, all, entity, entity_last, entity_mean, an index, or a slice 1:.")
+]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda …; by default CUDA where there is one.")]
+TableName = Annotated[
+    str, typer.Option("--table", help="CSV, Parquet, a datasets folder, or a packaged name.")
+]
+Out = Annotated[Path, typer.Option("--out", help="The folder to write.")]
+TextColumn = Annotated[str | None, typer.Option(help="Column that the model reads.")]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option(help="Column to read out, NAME[:lat|lon|year|UNIT]; may be repeated.", show_default=False),
+]
+Blocks = Annotated[
+    list[str] | None,
+    typer.Option(help="Column of groups for maps and errors; may be repeated.", show_default=False),
+]
+
+
+def debugging(arguments: Sequence[str]) -> bool:
+    """Whether errors are to be shown whole: asked for anywhere on the line, or by GRATICULE_DEBUG."""
+    return "--debug" in arguments or os.environ.get("GRATICULE_DEBUG", "") not in ("", "0")
+
+
+def one_line(error: BaseException) -> str:
+    """An error's own words on one line; kinds that nobody foresaw are named."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        words = f"no space left on the disk{f' for {error.filename}' if error.filename else ''}"
+    elif isinstance(error, OSError) and error.strerror and error.filename:
+        words = f"{error.strerror}: {error.filename}"
+    elif hasattr(error, "format_message"):  # what the command-line parser raises
+        context: Any = getattr(error, "ctx", None)
+        words = str(getattr(error, "format_message")())  # noqa: B009
+        words += f" See '{context.command_path} --help'." if context else ""
+    elif isinstance(error, KeyError) and type(error).__str__ is KeyError.__str__:
+        words = str(error.args[0]) if error.args else "KeyError"
+    else:
+        words = str(error)
+        foreseen = isinstance(error, ValueError | LookupError | OSError | ImportError | TypeError)
+        if not foreseen or not words.strip():
+            words = f"{type(error).__name__}: {words or 'no message'} (--debug shows where)"
+    return " ".join(words.split())

@@ -1,0 +1,144 @@
+"""One self-contained page for any results: verdicts first, then figures, tables and provenance.
+
+The page knows nothing of what was measured beyond the `Result` surface. It holds its own script and style,
+forbids itself every network request (a content security policy of `default-src 'none'`), and escapes all
+text that came with the data.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any, cast
+
+from graticule.hooks.artifact import replacing
+from graticule.hooks.result import Result
+from graticule.report.cells import TableView, table_view
+
+
+@dataclass(frozen=True)
+class FigureView:
+    """A figure as the template needs it."""
+
+    id: str
+    """Element id, unique on the page."""
+    caption: str
+    """The sentence under the figure."""
+    note: str
+    """What the figure itself adds to its caption: rows drawn, points beyond the axes."""
+    height: int
+    """Pixels before the script has laid the figure out."""
+    spec: str
+    """The figure as JSON, safe inside a script element."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One result on the page."""
+
+    id: str
+    """Anchor, unique on the page."""
+    title: str
+    """The result's heading."""
+    verdict: str
+    """First line of the summary."""
+    details: str
+    """The rest of the summary."""
+    parts: list[tuple[str, FigureView | TableView]]
+    """Figures and tables in the result's own order."""
+    provenance: list[tuple[str, str]]
+    """Dotted key → value."""
+
+
+def write_page(results: Result | Sequence[Result], path: Path | str, title: str | None = None) -> Path:
+    """Lay one or several results out on one HTML page that needs no network; returns where it is.
+
+    Args:
+        results: the results, in page order.
+        path: the file to write, atomically; its folder is made.
+        title: the page's heading; a single result's own title by default.
+
+    The same results give the same bytes. **Raises** `ValueError` if there is no result, or if a result's
+    `layout` names a part that it does not have.
+    """
+    listed = [results] if isinstance(results, Result) else list(results)
+    if not listed:
+        raise ValueError("write_page was given no result: give it at least one")
+    path = Path(path)
+    text = _render(listed, title)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.chmod(0o644)  # a page is for showing: the temporary file is the owner's alone
+    return path
+
+
+def _render(results: list[Result], title: str | None) -> str:
+    from jinja2 import Environment, StrictUndefined
+    from plotly.offline import get_plotlyjs
+
+    folder = resources.files("graticule.report")
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string((folder / "page.html").read_text(encoding="utf-8"))
+    sections = [_section(result, k) for k, result in enumerate(results)]
+    drawn = any(isinstance(view, FigureView) for section in sections for _, view in section.parts)
+    return template.render(
+        title=title or (sections[0].title if len(sections) == 1 else "graticule report"),
+        sections=sections,
+        style=(folder / "style.css").read_text(encoding="utf-8"),
+        script=(folder / "page.js").read_text(encoding="utf-8") if drawn else "",
+        plotly=get_plotlyjs() if drawn else "",
+        version=metadata.version("graticule"),
+    )
+
+
+def _section(result: Result, number: int) -> Section:
+    summary = result.summary().strip().split("\n", 1)
+    figures, tables = result.figures(), result.tables()
+    parts: list[tuple[str, FigureView | TableView]] = []
+    for k, (kind, caption) in enumerate(result.layout()):
+        home: Mapping[str, Any] = figures if kind == "figure" else tables
+        if kind not in ("figure", "table") or caption not in home:
+            raise ValueError(
+                f"{type(result).__name__}.layout() names the {kind} {caption!r}, which it does not have; "
+                f"it has the figures {list(figures)} and the tables {list(tables)}"
+            )
+        name = f"part-{number}-{k}"
+        view = (
+            _figure_view(figures[caption], caption, name)
+            if kind == "figure"
+            else table_view(tables[caption], caption)
+        )
+        parts.append((kind, view))
+    provenance = result.to_json().get("provenance") or {}
+    return Section(
+        id=f"result-{number}",
+        title=result.title,
+        verdict=summary[0],
+        details=summary[1].strip("\n") if len(summary) > 1 else "",
+        parts=parts,
+        provenance=list(flattened(provenance)),
+    )
+
+
+def _figure_view(figure: Any, caption: str, name: str) -> FigureView:
+    meta: Any = figure.layout.meta
+    note = str(cast("Mapping[str, Any]", meta).get("note") or "") if isinstance(meta, Mapping) else ""
+    spec = cast("str", figure.to_json())
+    # inside a script element only "<" can end it; the escape is the same string to a JSON parser
+    return FigureView(name, caption, note, int(figure.layout.height or 420), spec.replace("<", "\\u003c"))
+
+
+def flattened(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Nested mappings as dotted key and value, in order; lists of plain values on one line."""
+    if isinstance(value, Mapping):
+        for name, inner in cast("Mapping[Any, Any]", value).items():
+            yield from flattened(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        items = cast("Sequence[Any]", value)
+        plain = all(item is None or isinstance(item, str | int | float | bool) for item in items)
+        yield key, ", ".join(map(str, items)) if plain else json.dumps(items, default=str)
+    elif value is not None:
+        yield key, str(value)

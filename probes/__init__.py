@@ -1,0 +1,1 @@
+"""Findings from activations: tables, ridge probes, baselines, sweeps and verdicts."""

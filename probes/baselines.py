@@ -1,0 +1,175 @@
+"""What could be read without the model's knowledge: the string, the input embeddings, an untrained twin.
+
+Here their *features* are captured, once for a table; `sweep` fits them to whatever target it is given and
+stacks them into one surface predictor.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from graticule.hooks.activations import Activations
+from graticule.hooks.artifact import SCHEMA, ArtifactError, check_schema, library_versions, read_json, write_json
+from graticule.hooks.capture import capture
+from graticule.hooks.identity import model_identity
+from graticule.hooks.points import LayerSpec, PointError, PointSpec, full_name
+from graticule.hooks.positions import Pos
+from graticule.hooks.protocols import HookedModel
+from graticule.hooks.store import Store
+from graticule.probes.tables import Table
+from graticule.probes.twin import make_twin
+
+_log = logging.getLogger(__name__)
+
+KIND = "baselines"
+
+
+@dataclass(frozen=True)
+class Baselines:
+    """Features of the baselines, row-aligned with a table."""
+
+    table_digest: str
+    """Digest of the table that they were captured for."""
+    features: Mapping[str, Activations | Store]
+    """Baseline → its activations: one point for an embedding or block 0, all layers for a twin."""
+    strings: bool = True
+    """Whether TF-IDF of the table's texts is one of them; it is fitted with the target, out of fold."""
+    provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Model, prompt, positions and versions."""
+
+    @property
+    def twins(self) -> tuple[str, ...]:
+        """Names of the untrained twins."""
+        return tuple(name for name in self.features if name.startswith("twin_"))
+
+    def check(self, table: Table) -> None:
+        """**Raises** `ValueError` unless these were captured for `table`'s very rows, or for its texts."""
+        if self.table_digest != text_digest(table):
+            raise ValueError(
+                f"these baselines were captured for other texts than those of {table.name!r}; "
+                "capture them again with baselines(model, table)"
+            )
+
+    def save(self, path: Path | str) -> None:
+        """Write every feature as a store in `path`."""
+        path = Path(path)
+        for name, feature in self.features.items():
+            if isinstance(feature, Activations):
+                feature.save(path / name, overwrite=True)
+        _write_manifest(path, self)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Baselines:
+        """Read what `save` or `baselines(…, store=path)` wrote.
+
+        **Raises** `ArtifactError` if the folder is missing, incomplete, damaged, or of another schema.
+        """
+        path = Path(path)
+        manifest = read_json(path / "manifest.json")
+        check_schema(manifest, KIND, path)
+        features = {name: Store(path / name) for name in manifest["features"]}
+        return cls(manifest["table"], features, manifest["strings"], read_json(path / "provenance.json"))
+
+
+def text_digest(table: Table) -> str:
+    """A digest of what the model reads: the table's texts, or its number of rows where it has none."""
+    import hashlib
+
+    texts = table.texts or [str(len(table))]
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.encode() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _write_manifest(path: Path, made: Baselines) -> None:
+    manifest = {
+        "kind": KIND,
+        "schema": SCHEMA,
+        "table": made.table_digest,
+        "features": list(made.features),
+        "strings": made.strings,
+    }
+    write_json(path / "provenance.json", made.provenance)
+    write_json(path / "manifest.json", manifest)
+
+
+def baselines(
+    model: HookedModel | None,
+    table: Table,
+    twins: int = 1,
+    *,
+    points: PointSpec = "resid_post",
+    layers: LayerSpec = "all",
+    pos: Pos = "last",
+    prompt: str = "",
+    dtype: torch.dtype | str | None = None,
+    twin: Literal["permuted", "fresh"] = "permuted",
+    seed: int = 0,
+    store: Path | str | None = None,
+    progress: bool | None = None,
+) -> Baselines:
+    """Capture what a probe must beat, for the texts of `table`.
+
+    - `mean_embedding`, `last_embedding`: the input embeddings of the text's own tokens, their mean and the
+      last one.
+    - `block_0`: the residual stream after the first block, at the probe's position.
+    - `twin_0`, …: the probe's own points in untrained twins (`graticule.probes.twin`), seeds `seed`, ….
+    - TF-IDF of the strings needs no model and no capture; `baselines(None, table)` is TF-IDF alone.
+
+    `points`, `layers`, `pos`, `prompt` and `dtype` are those of the probe's own `capture`. With `store`, the
+    features are written to a folder, each resumed after a kill as `capture` is.
+
+    **Raises** `ValueError` if the table has no texts, `PointError` for unknown points.
+    """
+    if table.texts is None:
+        raise ValueError(f"table {table.name!r} has no texts; give text= when making it")
+    if twins < 0:
+        raise ValueError(f"twins={twins}: 0 or more")
+    provenance: dict[str, Any] = {"versions": library_versions()}
+    if model is None:
+        return _finish(store, Baselines(text_digest(table), {}, True, provenance))
+    folder = None if store is None else Path(store)
+    texts = table.texts
+    shared: dict[str, Any] = {"prompt": prompt, "dtype": dtype, "progress": progress}
+
+    def run(name: str, network: HookedModel, **settings: Any) -> Activations | Store:
+        target = {} if folder is None else {"store": folder / name}
+        return capture(network, texts, **{**shared, **settings, **target})
+
+    features: dict[str, Activations | Store] = {}
+    embed = full_name("embed")
+    try:
+        features["mean_embedding"] = run("mean_embedding", model, points=embed, pos="entity_mean")
+        features["last_embedding"] = run("last_embedding", model, points=embed, pos="entity_last")
+    except PointError as error:
+        _log.warning("no embedding baselines: %s", error)
+    features["block_0"] = run("block_0", model, points=("resid_post", 0), pos=pos)
+    for i in range(twins):
+        copy = make_twin(model, seed + i, twin)
+        features[f"twin_{i}"] = run(f"twin_{i}", copy, points=points, layers=layers, pos=pos)
+        del copy
+    provenance |= {
+        "model": model_identity(model),
+        "prompt": prompt,
+        "pos": repr(pos),
+        "twin": twin,
+        "seed": seed,
+    }
+    return _finish(folder, Baselines(text_digest(table), features, True, provenance))
+
+
+def _finish(store: Path | str | None, made: Baselines) -> Baselines:
+    if store is not None:
+        path = Path(store)
+        if path.exists() and not path.is_dir():
+            raise ArtifactError(f"{path} is a file; give a folder")
+        path.mkdir(parents=True, exist_ok=True)
+        _write_manifest(path, made)
+    return made

@@ -1,0 +1,135 @@
+"""Checks that a table can be used as asked, with errors that say what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from graticule.probes.rows import TableError
+
+_LIMITS = {"lat": 90.0, "lon": 360.0}
+
+
+class ColumnError(KeyError):
+    """A column that the table does not have."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def need_column(frame: pd.DataFrame, column: str, role: str) -> None:
+    """**Raises** ColumnError that names the nearest columns if there is no such column."""
+    names = [str(c) for c in frame.columns]
+    if column in frame.columns:
+        if names.count(column) > 1:
+            raise TableError(
+                f"the table has {names.count(column)} columns named {column!r}: rename all but one"
+            )
+        return
+    lower = {name.lower(): name for name in names}
+    near = [lower[m] for m in get_close_matches(str(column).lower(), list(lower), n=3, cutoff=0.5)]
+    hint = (
+        f"nearest: {', '.join(map(repr, near))}" if near else f"columns: {', '.join(map(repr, names[:20]))}"
+    )
+    raise ColumnError(f"no column {column!r} for {role}; {hint}")
+
+
+def read_texts(values: pd.Series, column: str, bad: dict[int, str]) -> list[str]:
+    """Texts as given; missing and empty ones are noted in ``bad``. **Raises** TableError for other types."""
+    out: list[str] = []
+    for row, value in enumerate(values):
+        missing = not isinstance(value, str) and pd.api.types.is_scalar(value) and bool(pd.isna(value))
+        if not missing and not isinstance(value, str | int | np.integer):
+            raise TableError(f"text {column!r} holds {type(value).__name__} at row {row}: convert it to text")
+        text = "" if missing else str(value)
+        if not text.strip():
+            bad.setdefault(row, f"text {column!r} is missing or empty")
+        out.append(text)
+    return out
+
+
+def read_units(
+    units: str | Sequence[str | None] | Mapping[str, str] | None,
+    targets: Sequence[str],
+    names: Sequence[str],
+    kind: str,
+) -> tuple[str | None, ...]:
+    """A unit for each column of y. **Raises** TableError where they do not fit the targets."""
+    if kind != "numeric" or units is None:
+        return (None,) * len(names)
+    if isinstance(units, Mapping):
+        unknown = [key for key in units if key not in targets]
+        if unknown:
+            raise TableError(f"units for {unknown}, which are no targets; targets: {list(targets)}")
+        return tuple(units.get(target) for target in targets)
+    given = (units,) if isinstance(units, str) else tuple(units)
+    if len(given) != len(targets):
+        raise TableError(
+            f"{len(given)} units {given} for {len(targets)} targets {list(targets)}: one for each"
+        )
+    return given
+
+
+def check_limits(
+    y: np.ndarray, units: Sequence[str | None], names: Sequence[str], bad: dict[int, str]
+) -> None:
+    """Note in ``bad`` the latitudes and longitudes that cannot be (swapped columns, say)."""
+    for column, unit in enumerate(units):
+        limit = _LIMITS.get(unit or "", np.inf)
+        for row in np.flatnonzero(np.abs(y[:, column]) > limit):
+            value = y[row, column]
+            bad.setdefault(int(row), f"{names[column]!r} is {value:g}, outside ±{limit:g} degrees ({unit})")
+
+
+def refuse(bad: Mapping[int, str], n_rows: int) -> None:
+    """**Raises** TableError that lists the first bad rows, if there are any."""
+    if bad:
+        rows = sorted(bad)
+        first = "; ".join(f"row {row}: {bad[row]}" for row in rows[:5])
+        raise TableError(
+            f"{len(bad)} of {n_rows} rows cannot be used: {first}{' …' if len(rows) > 5 else ''}. "
+            "Mend them, or pass on_bad='drop' to leave them out"
+        )
+
+
+def need_variation(y: np.ndarray, names: Sequence[str], kind: str, where: str) -> None:
+    """**Raises** TableError if there are no rows or a target is constant over them."""
+    if len(y) == 0:
+        raise TableError(f"no usable rows{where}")
+    for name, column in zip(names, y.T, strict=True):
+        if np.ptp(column) == 0:
+            what = f"{name!r} is constant{where} (always {column[0]:g})"
+            if kind == "categorical":
+                what = f"no row is of class {name!r}{where}" if column[0] == 0 else f"all are {name!r}{where}"
+            raise TableError(f"{what}: nothing to learn; choose another target, split or rows")
+
+
+def duplicates(texts: Sequence[str] | None, y: np.ndarray) -> tuple[int, int]:
+    """How many texts several rows share, and how many of these differ in the target."""
+    if texts is None:
+        return 0, 0
+    groups = pd.DataFrame(y).groupby(pd.factorize(pd.Series([t.strip() for t in texts], dtype=object))[0])
+    several = groups.size() > 1
+    differ = (groups.max() != groups.min()).any(axis=1)
+    return int(several.sum()), int((several & differ).sum())
+
+
+def columns_of(y: Any, target_names: Sequence[str] | None) -> dict[str, Any]:
+    """Target columns of an array [row] or [row, target]. **Raises** TableError for another shape."""
+    try:
+        values = np.asarray(y)
+    except ValueError as error:
+        raise TableError("y is ragged: give every row the same number of targets") from error
+    if values.ndim not in (1, 2):
+        raise TableError(f"y has shape {values.shape}: pass [row] or [row, target]")
+    n_targets = 1 if values.ndim == 1 else values.shape[1]
+    default = ["target"] if n_targets == 1 else [f"target_{i}" for i in range(n_targets)]
+    names = list(target_names or default)
+    if len(names) != n_targets or len(set(names)) != len(names):
+        raise TableError(f"{n_targets} targets need as many different names, got {names}")
+    columns = values.reshape(len(values), n_targets).T
+    return {name: column for name, column in zip(names, columns, strict=True)}

@@ -1,0 +1,1 @@
+"""Packaged tables and map lines; README.md beside this file gives sources and licences."""

@@ -1,0 +1,252 @@
+"""What a sweep found: scores by layer, the chosen layer, directions, baselines and the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from graticule.hooks.artifact import (
+    SCHEMA,
+    ArtifactError,
+    check_schema,
+    json_ready,
+    read_json,
+    read_table,
+    sha256,
+    write_json,
+    write_table,
+)
+from graticule.hooks.points import layer_of
+from graticule.hooks.result import Part, Result
+from graticule.probes.ridge import RidgeProbe
+from graticule.probes.verdict import Verdict
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+KIND = "findings"
+_CAPTION_LAYERS = "Every layer; test scores of layers that were not chosen are exploratory"
+_CAPTION_BASELINES = "The baselines, each with its layer and strength chosen on training rows"
+_CAPTION_WORST = "Test rows that the probe gets most wrong"
+
+
+@dataclass(frozen=True)
+class Findings(Result):
+    """The result of `graticule.sweep`."""
+
+    model: str
+    """The model's name."""
+    table: str
+    """The table's name."""
+    kind: str
+    """`numeric`, `binary` or `categorical`."""
+    target_names: tuple[str, ...]
+    """A name a target; the classes for categories."""
+    units: tuple[str | None, ...]
+    """A unit a target."""
+    classes: tuple[str, ...]
+    """Class names; empty for numbers."""
+    block_names: tuple[str, ...]
+    """Columns of `predictions` that hold levels of the target."""
+    split_note: str
+    """Where the split comes from, and its sizes."""
+    layer_scores: tuple[Mapping[str, Any], ...]
+    """A layer each, as in `findings.json`; `layers` is the same as a DataFrame."""
+    chosen_point: str
+    """The hook point with the best out-of-fold score on training rows."""
+    baselines: Mapping[str, Mapping[str, Any]]
+    """Baseline → `validation`, `alpha`, `point`, `test`."""
+    verdict: Verdict
+    """At the chosen layer, on test rows."""
+    checks: Mapping[str, Verdict]
+    """The same judgement with something in the probe's place that knows nothing: it must find nothing."""
+    probes: Mapping[str, RidgeProbe]
+    """Hook name → the probe fitted there."""
+    predictions: pd.DataFrame
+    """A line a row: `source`, `text`, `split`, blocks, and `true_`, `pred_`, `surface_` for every target."""
+    provenance: Mapping[str, Any]
+    """Model, table, settings and versions."""
+
+    # Looking -----------------------------------------------------------------------------------------
+    @property
+    def chosen_layer(self) -> int | None:
+        """The block of the chosen point; None outside the blocks."""
+        return layer_of(self.chosen_point)
+
+    @property
+    def probe(self) -> RidgeProbe:
+        """The probe at the chosen point."""
+        return self.probes[self.chosen_point]
+
+    @property
+    def layers(self) -> pd.DataFrame:
+        """A line a layer: `layer`, `point`, `depth`, `alpha`, `validation`, and its test scores."""
+        lines: list[dict[str, Any]] = []
+        count = max((s["layer"] or 0 for s in self.layer_scores), default=0) + 1
+        for scores in self.layer_scores:
+            line = {k: v for k, v in scores.items() if k != "test"}
+            line["depth"] = None if scores["layer"] is None else (scores["layer"] + 1) / count
+            for name, value in scores["test"].items():
+                key = "test_r2" if name == "r2" else name
+                if isinstance(value, Mapping):
+                    prefix = "test_r2" if name == "r2_by_target" else name
+                    line |= {f"{prefix}_{target}": v for target, v in value.items()}
+                else:
+                    line[key] = value
+            lines.append(line)
+        return pd.DataFrame(lines)
+
+    @property
+    def title(self) -> str:
+        """Model, table and target."""
+        names = self.target_names if len(self.target_names) <= 3 else (*self.target_names[:2], "…")
+        return f"{self.model} on {self.table}: {', '.join(names)}"
+
+    def summary(self) -> str:
+        """The verdict, where it was found, what it stands against, and the checks."""
+        where = self.chosen_point if self.chosen_layer is None else f"layer {self.chosen_layer}"
+        lines = [
+            self.verdict.summary(),
+            f"at {where} ({self.chosen_point}), chosen on training rows; {self.split_note}",
+        ]
+        for name, check in self.checks.items():
+            lines.append(
+                f"check, {name}: {check.words} (gain {check.gain:+.3f} "
+                f"[{check.ci95[0]:+.3f}, {check.ci95[1]:+.3f}])"
+            )
+        if "shuffled" in self.baselines:
+            lines.append(f"check, shuffled targets: test R² {self.baselines['shuffled']['test']['r2']:+.3f}")
+        return "\n".join(lines)
+
+    def plot(self) -> Figure:
+        """Score against depth, with the baselines."""
+        from graticule.probes.plots import depth_figure
+
+        lines = {k: float(v["test"]["r2"]) for k, v in self.baselines.items() if k != "shuffled"}
+        return depth_figure(self.layers, lines, self.chosen_point, self.verdict.surface)
+
+    def figures(self) -> dict[str, Figure]:
+        """Score against depth; the map, time scatter or classes; the error by block."""
+        from graticule.probes.findings_figures import target_figures
+
+        depth = "Score against depth: chosen on training rows, scored once on test rows"
+        return {depth: self.plot(), **target_figures(self)}
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Baselines, layers, and the rows that are most wrong."""
+        rows = [
+            {
+                "baseline": name,
+                "layer": layer_of(line["point"]) if line["point"] else None,
+                "alpha": line["alpha"],
+                "validation R²": line["validation"],
+                "test R²": line["test"]["r2"],
+            }
+            for name, line in self.baselines.items()
+        ]
+        from graticule.probes.findings_figures import worst_rows
+
+        return {
+            _CAPTION_BASELINES: pd.DataFrame(rows),
+            _CAPTION_WORST: worst_rows(self),
+            _CAPTION_LAYERS: self.layers.drop(columns=["point", "exploratory", "depth"]),
+        }
+
+    def layout(self) -> list[Part]:
+        """Depth, the baselines behind it, the target's own figures, then the tables."""
+        figures: list[Part] = [("figure", c) for c in self.figures()]
+        tables: list[Part] = [("table", c) for c in self.tables()]
+        return [figures[0], tables[0], *figures[1:], *tables[1:]]
+
+    # Writing -----------------------------------------------------------------------------------------
+    def to_json(self) -> dict[str, Any]:
+        """`findings.json`."""
+        return json_ready(
+            {
+                "model": self.model,
+                "table": self.table,
+                "kind_of_target": self.kind,
+                "target_names": self.target_names,
+                "units": self.units,
+                "classes": self.classes,
+                "block_names": self.block_names,
+                "split": self.split_note,
+                "layers": [dict(s) for s in self.layer_scores],
+                "chosen_layer": self.chosen_layer,
+                "chosen_point": self.chosen_point,
+                "baselines": self.baselines,
+                "verdict": self.verdict,
+                "checks": self.checks,
+                "provenance": self.provenance,
+            }
+        )
+
+    def save(self, path: Path | str) -> None:
+        """Write `findings.json`, `predictions.parquet` and `probes/` into `path`.
+
+        The folder may hold other things (a run's activations, its page). `findings.json`, which names the
+        other files with their checksums, is written last: without it there are no findings.
+        """
+        path = Path(path)
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "findings.json").unlink(missing_ok=True)
+        write_table(path / "predictions.parquet", self.predictions)
+        files = {"predictions.parquet": sha256(path / "predictions.parquet")}
+        for point, probe in self.probes.items():
+            probe.save(path / "probes" / point, overwrite=True)
+        write_json(
+            path / "findings.json",
+            {"kind": KIND, "schema": SCHEMA, "files": files, "points": list(self.probes), **self.to_json()},
+        )
+
+    @classmethod
+    def load(cls, path: Path | str) -> Findings:
+        """Read what `save` wrote.
+
+        **Raises** `ArtifactError` if there are no whole findings in `path`.
+        """
+        path = Path(path)
+        found = read_json(path / "findings.json")
+        check_schema(found, KIND, path)
+        for name, digest in found["files"].items():
+            if not (path / name).exists() or sha256(path / name) != digest:
+                raise ArtifactError(f"{path / name} is missing or damaged; run the sweep again")
+        probes = {point: RidgeProbe.load(path / "probes" / point) for point in found["points"]}
+        return cls(
+            model=found["model"],
+            table=found["table"],
+            kind=found["kind_of_target"],
+            target_names=tuple(found["target_names"]),
+            units=tuple(found["units"]),
+            classes=tuple(found["classes"]),
+            block_names=tuple(found["block_names"]),
+            split_note=found["split"],
+            layer_scores=tuple(found["layers"]),
+            chosen_point=found["chosen_point"],
+            baselines=found["baselines"],
+            verdict=_verdict(found["verdict"]),
+            checks={name: _verdict(v) for name, v in found["checks"].items()},
+            probes=probes,
+            predictions=read_table(path / "predictions.parquet"),
+            provenance=found["provenance"],
+        )
+
+
+def _verdict(found: Mapping[str, Any]) -> Verdict:
+    """A verdict out of JSON, where tuples are lists and undefined numbers null."""
+
+    def number(value: Any) -> float:
+        return float("nan") if value is None else float(value)
+
+    read: dict[str, Any] = {f.name: found[f.name] for f in fields(Verdict)}
+    for key in ("ci95", "margin_ci95"):
+        read[key] = tuple(number(v) for v in read[key])
+    for key in ("score", "surface", "gain", "margin", "effective_clusters"):
+        read[key] = number(read[key])
+    read["gain_by_target"] = {k: number(v) for k, v in read["gain_by_target"].items()}
+    read["warnings"] = tuple(read["warnings"])
+    return Verdict(**read)

@@ -1,0 +1,88 @@
+"""Rows that belong together: clusters, folds and splits that never take one apart."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+
+from graticule.probes.rows import Kind
+
+
+def link_clusters(
+    column: pd.Series | None, texts: Sequence[str] | None, n_rows: int
+) -> Int[np.ndarray, " row"]:
+    """Union-find of rows that share a cluster value or a stripped text, as dense codes in row order.
+
+    A missing cluster value links its row to no other.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    rows, hubs, size = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], n_rows
+    for values in (column, None if texts is None else pd.Series([t.strip() for t in texts], dtype=object)):
+        if values is None:
+            continue
+        codes = pd.factorize(values)[0]
+        linked = np.flatnonzero(codes >= 0)
+        rows.append(linked)
+        hubs.append(codes[linked] + size)
+        size += int(codes.max(initial=-1)) + 1
+    ends = (np.concatenate(rows), np.concatenate(hubs))
+    graph = coo_array((np.ones(len(ends[0]), np.int8), ends), shape=(size, size))
+    labels = connected_components(graph, directed=False)[1][:n_rows]
+    return dense_codes(labels)
+
+
+def dense_codes(labels: Int[np.ndarray, " row"]) -> Int[np.ndarray, " row"]:
+    """The same partition as 0, 1, 2, … in the order of first appearance."""
+    return pd.factorize(labels)[0].astype(np.int64)
+
+
+def group_folds(clusters: Int[np.ndarray, " row"], folds: int, seed: int) -> Int[np.ndarray, " row"]:
+    """A fold 0 … folds − 1 for each row: whole clusters, seeded, of sizes as equal as clusters allow.
+
+    With fewer clusters than folds there is a fold for each cluster.
+
+    **Raises** ValueError for fewer than two folds.
+    """
+    if folds < 2:
+        raise ValueError(f"cross-validation needs at least 2 folds, got {folds}")
+    codes = dense_codes(clusters)
+    sizes = np.bincount(codes)
+    shuffled = np.random.default_rng(seed).permutation(len(sizes))
+    order = shuffled[np.argsort(-sizes[shuffled], kind="stable")]
+    heap = [(0, k) for k in range(min(folds, len(sizes)))]
+    fold_of = np.zeros(len(sizes), np.int64)
+    for cluster in order:  # the largest first, each to the fold that is smallest so far
+        held, fold = heapq.heappop(heap)
+        fold_of[cluster] = fold
+        heapq.heappush(heap, (held + int(sizes[cluster]), fold))
+    return fold_of[codes]
+
+
+def draw_split(
+    clusters: Int[np.ndarray, " row"], y: Float[np.ndarray, "row target"], kind: Kind, size: float, seed: int
+) -> Bool[np.ndarray, " row"]:
+    """A test part of about ``size`` of the rows in whole clusters, seeded.
+
+    A class that would have no training row gives its clusters back to the training part.
+    """
+    sizes = np.bincount(clusters)
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    goal = size * len(clusters)
+    chosen, held = np.zeros(len(sizes), bool), 0
+    for cluster in order:
+        grown = held + int(sizes[cluster])
+        if abs(grown - goal) < abs(held - goal):  # a cluster that overshoots further than it helps stays out
+            chosen[cluster], held = True, grown
+    is_test = chosen[clusters]
+    if kind != "numeric":
+        indicators = np.concatenate([y, 1 - y], axis=1) if kind == "binary" else y
+        for column in indicators.T > 0.5:
+            if not (column & ~is_test).any():
+                is_test[np.isin(clusters, clusters[column])] = False
+    return is_test

@@ -1,0 +1,129 @@
+"""Ridge at every point of a set of activations, and the point chosen on training rows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from tqdm.auto import tqdm
+
+from graticule.hooks.activations import Activations
+from graticule.hooks.points import layer_of
+from graticule.hooks.store import Store
+from graticule.probes.ridge_rows import as_rows
+from graticule.probes.solvers import RidgeFit, ridge_cv, ridge_cv_stream
+from graticule.probes.verdict import Predictions
+
+_log = logging.getLogger(__name__)
+
+_STREAM_BYTES = 4 * 2**30
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What every predictor is fitted to: rows of activations, their targets, split and clusters."""
+
+    source: Int[np.ndarray, " row"]
+    """The table row of every activation row."""
+    y: Float[np.ndarray, "row target"]
+    """Targets, in target units."""
+    is_test: Bool[np.ndarray, " row"]
+    """The frozen split."""
+    clusters: Int[np.ndarray, " row"]
+    """Rows of one cluster are held out, and resampled, together."""
+    names: tuple[str, ...]
+    """Target names, for messages."""
+
+    @property
+    def train(self) -> Int[np.ndarray, " train"]:
+        """Indices of the training rows."""
+        return np.flatnonzero(~self.is_test)
+
+    @property
+    def test(self) -> Int[np.ndarray, " test"]:
+        """Indices of the test rows."""
+        return np.flatnonzero(self.is_test)
+
+
+@dataclass(frozen=True)
+class PointFit:
+    """A ridge at one hook point: fitted on training rows, applied to test rows."""
+
+    point: str
+    """Hook name."""
+    fit: RidgeFit
+    """Weights, strengths and out-of-fold predictions."""
+    test: Float[np.ndarray, "test target"]
+    """Predictions of the test rows, in target units."""
+
+    @property
+    def layer(self) -> int | None:
+        """The block of the point."""
+        return layer_of(self.point)
+
+    @property
+    def validation(self) -> float:
+        """Out-of-fold R² on training rows: what the layer is chosen by."""
+        return self.fit.score
+
+    @property
+    def predictions(self) -> Predictions:
+        """Out-of-fold on training rows, plain on test rows."""
+        return Predictions(self.fit.out_of_fold, self.test)
+
+
+class _Rows:
+    """Some rows of one point of a store, fetched when asked for."""
+
+    def __init__(self, store: Store, point: str, index: np.ndarray) -> None:
+        self._store, self._point, self._index = store, point, index
+        self.shape = (len(index), store.widths[point])
+
+    def gather(self, index: np.ndarray) -> np.ndarray:
+        return self._store.gather(self._point, self._index[index]).float().numpy()
+
+
+def fit_points(
+    activations: Activations | Store,
+    problem: Problem,
+    rows: Int[np.ndarray, " row"] | None = None,
+    *,
+    alphas: Sequence[float] | None = None,
+    desc: str = "ridge",
+    progress: bool | None = None,
+) -> list[PointFit]:
+    """Ridge at every point; `rows` says which activation row serves each row of the problem (default: its own).
+
+    Points of a store that would not fit in 4 GiB are streamed.
+
+    **Raises** `ValueError` as `ridge_cv` does.
+    """
+    index = np.arange(len(problem.y)) if rows is None else rows
+    train, test = index[problem.train], index[problem.test]
+    y, clusters = problem.y[problem.train], problem.clusters[problem.train]
+    done: list[PointFit] = []
+    quiet = not (progress if progress is not None else len(activations) * len(train) > 50_000)
+    for point in tqdm(activations.points, desc=desc, unit="layer", disable=quiet, leave=False):
+        size = activations.n_rows * activations.widths[point] * 8
+        if isinstance(activations, Store) and size > _STREAM_BYTES:
+            held = _Rows(activations, point, train)
+            fit = ridge_cv_stream(held, y, alphas=alphas, clusters=clusters, names=problem.names)
+            predicted = fit.predict(activations.gather(point, test))
+        else:
+            values = as_rows(activations[point])
+            fit = ridge_cv(
+                values.gather(train), y, alphas=alphas, clusters=clusters, names=problem.names
+            )
+            predicted = fit.predict(values.gather(test))
+        if fit.alpha_at_edge:
+            _log.info("%s: the chosen strength %.3g lies at the edge of the grid", point, fit.alpha)
+        done.append(PointFit(point, fit, predicted))
+    return done
+
+
+def chosen(fits: Sequence[PointFit]) -> PointFit:
+    """The point with the best out-of-fold score on training rows; the earlier one of equals."""
+    return max(fits, key=lambda f: f.validation)

@@ -1,0 +1,187 @@
+"""Score against depth, with the baselines as labelled lines."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from graticule.probes.plots.style import (
+    ACCENT,
+    BLOCKS,
+    FAINT,
+    INK,
+    MUTED,
+    SURFACE,
+    need_columns,
+    short,
+    spread,
+    style,
+)
+from plotly.graph_objects import Figure, Scatter
+
+_PLOT_PIXELS = 330
+"""Height of the depth figure's plotting area: labels are moved apart in pixels."""
+
+
+def depth_figure(
+    layers: pd.DataFrame,
+    baselines: Mapping[str, float],
+    chosen_point: str,
+    surface: float | None = None,
+    score: str = "R²",
+) -> Figure:
+    """Score against depth: validation as the solid line, the chosen layer's test score as the marked point.
+
+    Other layers' test scores are faint: they are exploratory and feed no verdict.
+
+    Args:
+        layers: a row a hook point, with `layer` (None for points that have none), `point`, `validation`
+            (out-of-fold on training rows) and `test_r2`.
+        baselines: name → test score, drawn as labelled horizontal lines.
+        chosen_point: the `point` chosen inside the training rows.
+        surface: test score of the stacked baselines, emphasised.
+        score: the metric's name, for the axis.
+
+    **Raises** `KeyError` if a column or the chosen point is missing.
+    """
+    need_columns(layers, "layer", "point", "validation", "test_r2")
+    if chosen_point not in set(layers["point"]):
+        raise KeyError(f"chosen point {chosen_point!r} is not among the points {list(layers['point'])}")
+    numbered = bool(layers["layer"].notna().all())
+    x = layers["layer"].astype(float) if numbered else layers["point"].astype(str)
+    fig = Figure()
+    kinds = layers["point"].astype(str).map(_kind) if numbered else pd.Series("", index=layers.index)
+    for k, (kind, rows) in enumerate(layers.groupby(kinds, sort=False)):
+        colour = INK if k == 0 else BLOCKS[k % len(BLOCKS)]
+        _validation_line(fig, rows, x[rows.index], str(kind) if kinds.nunique() > 1 else "", colour)
+        others = rows[rows["point"] != chosen_point]
+        _exploratory(fig, others, x[others.index], FAINT if k == 0 else colour, legend=k == 0)
+    chosen = layers[layers["point"] == chosen_point].iloc[0]
+    fig.add_trace(
+        Scatter(
+            x=[x[chosen.name]],
+            y=[chosen["test_r2"]],
+            mode="markers",
+            marker={"symbol": "diamond", "size": 12, "color": ACCENT, "line": {"color": "white", "width": 1}},
+            name=f"test at the chosen layer: {_score(chosen['test_r2'])}",
+            hovertemplate=f"{chosen_point}<br>test {score} %{{y:.3f}}<extra>chosen on training rows</extra>",
+        )
+    )
+    style(fig, height=_PLOT_PIXELS + 120)
+    lines = {**({"surface stack": surface} if surface is not None else {}), **baselines}
+    drawn = pd.concat([layers["validation"], layers["test_r2"]]).astype(float)
+    low, high = _score_range(drawn, list(lines.values()))
+    _baseline_lines(fig, lines, low, high, emphasised="surface stack" if surface is not None else None)
+    fig.update_yaxes(range=[low, high], title_text=score, tickformat=".1f")
+    fig.update_xaxes(title_text="layer (block index)" if numbered else None, showgrid=False, tickangle=0 if numbered else None)
+    if numbered:
+        fig.update_xaxes(
+            range=[float(x.min()) - 0.4, float(x.max()) + 0.4], dtick=max(1, round(len(set(x)) / 9))
+        )
+    _room_for_labels(fig)
+    return fig
+
+
+def _room_for_labels(fig: Figure) -> None:
+    """A right margin as wide as the labels, and smaller labels on a phone."""
+    letters = max((len(re.sub("<.*?>", "", a.text)) for a in fig.layout.annotations), default=0)
+    smaller = {f"annotations[{k}].font.size": 9.5 for k in range(len(fig.layout.annotations))}
+    phone = {
+        "margin.r": 16 + round(5.3 * letters),
+        "margin.l": 44,
+        "xaxis.nticks": 6,
+        "xaxis.dtick": None,
+        **smaller,
+    }
+    fig.update_layout(margin={"r": 18 + round(6.0 * letters)}, meta={**fig.layout.meta, "phone": phone})
+
+
+def _kind(point: str) -> str:
+    """What the points of one line share: `resid_post` for `blocks.7.hook_resid_post`."""
+    return re.sub(r"^blocks\.\d+\.(hook_)?", "", re.sub(r"\.hook_", ".", point).replace("hook_", ""))
+
+
+def _validation_line(fig: Figure, rows: pd.DataFrame, x: "pd.Series[Any]", kind: str, colour: str) -> None:
+    fig.add_trace(
+        Scatter(
+            x=x,
+            y=rows["validation"],
+            mode="lines+markers",
+            line={"color": colour, "width": 2.5},
+            marker={"size": 5},
+            name=f"validation, {kind}" if kind else "validation (train, out of fold)",
+            customdata=rows["point"].astype(str),
+            hovertemplate="%{customdata}<br>validation %{y:.3f}<extra></extra>",
+        )
+    )
+
+
+def _exploratory(fig: Figure, rows: pd.DataFrame, x: "pd.Series[Any]", colour: str, legend: bool) -> None:
+    """Test scores that feed no verdict, faint."""
+    fig.add_trace(
+        Scatter(
+            x=x,
+            y=rows["test_r2"],
+            mode="markers",
+            marker={"size": 7, "color": "white", "line": {"color": colour, "width": 1.5}},
+            name="test, other layers (exploratory)",
+            legendgroup="exploratory",
+            showlegend=legend,
+            customdata=rows["point"].astype(str),
+            hovertemplate="%{customdata}<br>test %{y:.3f}<extra>exploratory</extra>",
+        )
+    )
+
+
+def _score(value: float) -> str:
+    """A score as papers print it: .642, −.031."""
+    return f"{value:.3f}".replace("0.", ".", 1).replace("-", "−")
+
+
+def _score_range(drawn: "pd.Series[Any]", lines: Sequence[float]) -> tuple[float, float]:
+    """An axis range that holds the scores; a hopeless baseline far below 0 does not flatten the rest."""
+    values = np.asarray([*drawn.dropna(), *[v for v in lines if np.isfinite(v)]], dtype=np.float64)
+    values = values[np.isfinite(values)]
+    if values.size == 0:
+        return 0.0, 1.0
+    low, high = max(float(values.min()), -0.25), max(float(values.max()), 0.05)
+    pad = 0.06 * (high - low) + 0.01
+    return min(low, 0.0) - pad, high + pad
+
+
+def _baseline_lines(
+    fig: Figure, lines: Mapping[str, float], low: float, high: float, emphasised: str | None
+) -> None:
+    """Horizontal lines with their names and values right of the plot, moved apart where they would touch."""
+    finite = {name: float(v) for name, v in lines.items() if np.isfinite(v)}
+    if not finite:
+        return
+    scale = _PLOT_PIXELS / (high - low)
+    wanted = [(max(v, low) - low) * scale for v in finite.values()]
+    placed = spread(wanted, 15.0, 4.0, _PLOT_PIXELS - 4.0)
+    for (name, value), at, moved in zip(finite.items(), wanted, placed, strict=True):
+        strong = name == emphasised
+        colour = SURFACE if strong else MUTED
+        if value >= low:
+            fig.add_hline(
+                y=value,
+                line={"color": colour, "width": 2 if strong else 1, "dash": "dash" if strong else "dot"},
+            )
+        words = f"{_score(value)} {short(name, 20)}{'' if value >= low else ' ↓'}"
+        fig.add_annotation(
+            x=1,
+            xref="paper",
+            y=max(value, low),
+            text=f"<b>{words}</b>" if strong else words,
+            hovertext=f"{name}: test score {value:.3f}",
+            font={"size": 11, "color": colour},
+            showarrow=True,
+            arrowhead=0,
+            arrowwidth=0.75,
+            arrowcolor=colour,
+            ax=12,
+            ay=at - moved,
+            xanchor="left",
+            borderpad=1,
+        )

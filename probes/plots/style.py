@@ -1,0 +1,160 @@
+"""What every figure shares: fonts, margins, colours that colour-blind readers can tell apart, page hints."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from plotly.graph_objects import Figure
+
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+INK = "#1c2733"
+"""Text and the main line."""
+MUTED = "#5c6b7a"
+"""Secondary text: baselines, notes."""
+FAINT = "#b4bec8"
+"""Marks that must not compete: blocks beyond the palette, exploratory scores."""
+GRID = "#e8ecf0"
+ACCENT = "#b3003c"
+"""The one mark a figure is about."""
+SURFACE = "#00639c"
+"""The surface stack."""
+
+# Paul Tol's "muted" scheme (SRON/EPS/TN/09-002), re-ordered so that the first few are farthest apart
+BLOCKS = ("#332288", "#cc6677", "#117733", "#88ccee", "#ddaa33", "#882255", "#44aa99", "#999933", "#aa4499")
+
+OTHER = "other"
+"""The legend's name for blocks beyond the palette."""
+
+
+def style(
+    fig: Figure,
+    height: int = 400,
+    aspect: float | None = None,
+    extra: int = 0,
+    note: str | None = None,
+    phone: Mapping[str, Any] | None = None,
+) -> Figure:
+    """Give `fig` the common look, in place, and return it.
+
+    Args:
+        fig: any figure of cartesian axes.
+        height: pixels, where nobody lays the figure out (a notebook).
+        aspect: height over width wanted on a page, so that a map keeps its shape on a phone.
+        extra: pixels of height on top of `aspect`, for legends and axis titles.
+        phone: layout changes in relayout's dotted keys, and a different `extra`, where the page is narrow.
+        note: a sentence for the caption, e.g. how many rows are drawn; read it with `note_of`.
+    """
+    fig.update_layout(
+        template="none",
+        font={"family": FONT, "size": 13, "color": INK},
+        paper_bgcolor="white",
+        plot_bgcolor="white",
+        height=height,
+        margin={"l": 56, "r": 16, "t": 16, "b": 48},
+        dragmode=False,  # on a phone, a finger on a figure scrolls the page
+        hoverlabel={"bgcolor": "white", "bordercolor": FAINT, "font": {"family": FONT, "size": 12}},
+        legend={
+            "orientation": "h",
+            "x": 0,
+            "xanchor": "left",
+            "y": 1.02,
+            "yanchor": "bottom",
+            "itemsizing": "constant",
+            "font": {"size": 12},
+        },
+        meta={"aspect": aspect, "extra": extra, "note": note or "", "phone": dict(phone or {})},
+    )
+    axis: dict[str, Any] = {
+        "showline": True,
+        "linecolor": FAINT,
+        "gridcolor": GRID,
+        "zeroline": False,
+        "ticks": "outside",
+        "ticklen": 4,
+        "tickcolor": FAINT,
+        "automargin": True,
+        "title": {"standoff": 8, "font": {"size": 13}},
+    }
+    fig.update_xaxes(**axis)
+    fig.update_yaxes(**axis)
+    return fig
+
+
+def note_of(fig: Figure) -> str:
+    """What the caption under `fig` must add, such as how many rows were drawn; empty if nothing."""
+    meta: Any = fig.layout.meta
+    return str(meta.get("note", "")) if isinstance(meta, Mapping) else ""
+
+
+def scored_rows(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The test rows, if `predictions` has a `split` column; else all rows."""
+    if "split" not in predictions.columns:
+        return predictions
+    rows = predictions[predictions["split"] == "test"]
+    if rows.empty:
+        found = sorted(map(str, predictions["split"].unique()))
+        raise ValueError(f"no row has split 'test': the column holds {found}; give test rows to draw")
+    return rows
+
+
+def need_columns(table: pd.DataFrame, *names: str) -> None:
+    """**Raises** `KeyError` naming the columns of `names` that `table` lacks, and those it has."""
+    missing = [name for name in names if name not in table.columns]
+    if missing:
+        raise KeyError(f"no column {', '.join(missing)}; the table has {', '.join(map(str, table.columns))}")
+
+
+def sampled(table: pd.DataFrame, limit: int, seed: int) -> tuple[pd.DataFrame, str]:
+    """At most `limit` rows, drawn with `seed` and kept in order, and a sentence for the caption."""
+    if len(table) <= limit:
+        return table, f"All {len(table):,} test rows are drawn."
+    keep = np.sort(np.random.default_rng(seed).permutation(len(table))[:limit])
+    return table.iloc[keep], f"{limit:,} of {len(table):,} test rows are drawn, sampled with seed {seed}."
+
+
+def block_colours(blocks: "pd.Series[Any]") -> tuple[dict[str, str], "pd.Series[Any]"]:
+    """The largest blocks with a colour each, and the row-aligned legend group, `OTHER` beyond the palette."""
+    names = label_series(blocks)
+    top = [str(b) for b in names.value_counts(sort=True).index if b][: len(BLOCKS)]
+    groups = names.where(names.isin(top), OTHER)
+    colours = dict(zip(top, BLOCKS, strict=False))
+    if (groups == OTHER).any():
+        colours = {OTHER: FAINT, **colours}  # drawn first, so the named blocks lie on top
+    return colours, groups
+
+
+def label_series(values: "pd.Series[Any]") -> "pd.Series[Any]":
+    """`values` as words: whole numbers without a decimal point, underscores as spaces, missing as nothing."""
+    if pd.api.types.is_float_dtype(values) and bool((values.dropna() % 1 == 0).all()):
+        values = values.astype("Int64")
+    return values.astype("string").fillna("").str.replace("_", " ").astype(object)
+
+
+def short(text: str, width: int = 22) -> str:
+    """`text` cut to `width` characters with an ellipsis."""
+    return text if len(text) <= width else text[: width - 1].rstrip() + "…"
+
+
+def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Label positions in input order, moved apart to at least `gap` and kept in `low..high` where they fit.
+
+    Least total movement: runs of labels that would touch are set around the mean of where they wanted to be.
+    """
+    order = np.argsort(np.asarray(positions, dtype=np.float64), kind="stable")
+    runs: list[tuple[float, int]] = []  # (sum of wanted starts, labels); a run's members are `gap` apart
+    for k in order:
+        total, count = float(positions[k]), 1
+        while runs and runs[-1][0] / runs[-1][1] + gap * runs[-1][1] > total / count:
+            before, n = runs.pop()
+            total, count = before + total - gap * n * count, count + n
+        runs.append((total, count))
+    placed = np.concatenate(
+        [total / count + gap * np.arange(count) for total, count in runs] or [np.zeros(0)]
+    )
+    steps = gap * np.arange(len(placed))
+    placed = np.minimum(placed, high - steps[::-1])
+    placed = np.maximum(placed, low + steps)
+    result = np.empty(len(placed))
+    result[order] = placed
+    return result.tolist()

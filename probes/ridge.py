@@ -1,0 +1,215 @@
+"""`RidgeProbe`: a linear probe as an object that predicts, gives its two directions, and is saved.
+
+The solvers are in `graticule.probes.solvers`. A probe has two directions and no single one:
+
+- `read_direction`, the ridge weights: how to read the concept out of an activation;
+- `write_direction`, the regression of the activations on the target: how the model writes the concept.
+
+They differ wherever the activations' other causes are correlated with the concept's (Haufe et al. 2014);
+on language models their cosine is often near .1. Steer with the second, read with the first.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from graticule.hooks.artifact import (
+    SCHEMA,
+    ArtifactError,
+    check_schema,
+    library_versions,
+    read_json,
+    read_tensors,
+    write_folder,
+    write_json,
+    write_tensors,
+)
+from graticule.probes.ridge_rows import as_targets
+from graticule.probes.solvers import RidgeFit, RidgeWeights, ridge_cv
+
+_KIND = "ridge_probe"
+_ARRAYS = ("alpha_by_target", "coef", "intercept", "write", "x_mean", "y_mean", "y_scale")
+
+
+def cosines(
+    a: Float[np.ndarray, "width target"], b: Float[np.ndarray, "width target"]
+) -> Float[np.ndarray, " target"]:
+    """Cosine of each column of `a` with the same column of `b`; NaN where one of them is zero."""
+    norms = np.linalg.norm(a, axis=0) * np.linalg.norm(b, axis=0)
+    return np.divide((a * b).sum(axis=0), norms, out=np.full(norms.shape, np.nan), where=norms > 0)
+
+
+class RidgeProbe:
+    """A ridge probe at one hook point (Gurnee & Tegmark 2023, section 3).
+
+    **Arguments:** `hook_name` where the activations come from; `target_names` and `units`, one for each
+    column of `y`; `alphas` the grid of strengths (default: `default_alphas`, relative to the data's scale).
+    """
+
+    def __init__(
+        self,
+        hook_name: str | None = None,
+        target_names: Sequence[str] = (),
+        units: Sequence[str | None] = (),
+        alphas: Shaped[np.ndarray, "..."] | Sequence[float] | None = None,
+    ) -> None:
+        self.hook_name = hook_name
+        self.target_names = tuple(target_names)
+        self.units = tuple(units)
+        self.alphas = alphas
+        self._weights: RidgeWeights | None = None
+        self._selection: dict[str, Any] = {}
+        if self.units and len(self.units) != len(self.target_names):
+            raise ValueError(
+                f"units {self.units} for target_names {self.target_names}: give one each, or none"
+            )
+
+    def fit(
+        self,
+        X: Shaped[np.ndarray, "..."] | Shaped[Tensor, "..."],
+        y: Shaped[np.ndarray, "..."] | Shaped[Tensor, "..."],
+        clusters: Shaped[np.ndarray, "..."] | None = None,
+    ) -> "RidgeProbe":
+        """Fit on training rows `X` `[row, width]`, `y` `[row]` or `[row, target]`; see `ridge_cv`."""
+        return self._take(ridge_cv(X, y, alphas=self.alphas, clusters=clusters, names=self.target_names))
+
+    @classmethod
+    def from_fit(
+        cls,
+        fit: RidgeWeights,
+        hook_name: str | None = None,
+        target_names: Sequence[str] = (),
+        units: Sequence[str | None] = (),
+    ) -> "RidgeProbe":
+        """A probe from what `ridge_cv`, `ridge_cv_stream` or `ridge_fit` returned."""
+        return cls(hook_name, target_names, units)._take(fit)
+
+    def _take(self, fit: RidgeWeights) -> "RidgeProbe":
+        n_targets = fit.coef.shape[1]
+        if self.target_names and len(self.target_names) != n_targets:
+            raise ValueError(f"target_names {self.target_names} for {n_targets} targets: give one each")
+        self.target_names = self.target_names or tuple(f"target {i}" for i in range(n_targets))
+        self.units = self.units or (None,) * n_targets
+        # The out-of-fold predictions stay with the fit: a probe is as large as its directions, not its rows.
+        self._weights = RidgeWeights(**{name: getattr(fit, name) for name in (*_ARRAYS, "n_rows")})
+        self._selection = {}
+        if isinstance(fit, RidgeFit):
+            self.alphas = fit.alphas
+            self._selection = {
+                "alphas": fit.alphas.tolist(),
+                "validation": fit.validation.tolist(),
+                "score": fit.score,
+                "alpha_at_edge": fit.alpha_at_edge,
+                "scheme": fit.scheme,
+            }
+        return self
+
+    @property
+    def weights(self) -> RidgeWeights:
+        """The fitted ridge. **Raises** `ValueError` before `fit`."""
+        if self._weights is None:
+            raise ValueError(
+                f"this probe ({self.hook_name or 'no hook name'}) is not fitted: call fit(X, y) first"
+            )
+        return self._weights
+
+    @property
+    def alpha(self) -> float:
+        """Chosen strength, on sklearn's scale."""
+        return self.weights.alpha
+
+    @property
+    def coef(self) -> Float[np.ndarray, "width target"]:
+        """Ridge weights, target units per activation unit."""
+        return self.weights.coef
+
+    @property
+    def intercept(self) -> Float[np.ndarray, " target"]:
+        """Intercept, target units."""
+        return self.weights.intercept
+
+    @property
+    def read_direction(self) -> Float[np.ndarray, "width target"]:
+        """Ridge weights in activation units: how to *read* the concept. Not the way the model writes it."""
+        return self.weights.coef
+
+    @property
+    def write_direction(self) -> Float[np.ndarray, "width target"]:
+        """How the model *writes* the concept: activation units per target unit, the other targets held fixed.
+
+        Least squares of the activations on all targets jointly; with one target Cov(x, y) / Var(y), the
+        pattern of Haufe et al. (2014).
+        """
+        return self.weights.write
+
+    @property
+    def read_write_cosine(self) -> Float[np.ndarray, " target"]:
+        """Cosine between the two directions of each target."""
+        return cosines(self.read_direction, self.write_direction)
+
+    @property
+    def selection(self) -> dict[str, Any]:
+        """How the strength was chosen (`alphas`, `validation`, `score`, `alpha_at_edge`, `scheme`)."""
+        return dict(self._selection)
+
+    def predict(
+        self, X: Shaped[np.ndarray, "..."] | Shaped[Tensor, "..."]
+    ) -> Float[np.ndarray, "row target"]:
+        """Predictions in target units. **Raises** `ValueError` if not fitted or of another width."""
+        return self.weights.predict(X)
+
+    def score(
+        self,
+        X: Shaped[np.ndarray, "..."] | Shaped[Tensor, "..."],
+        y: Shaped[np.ndarray, "..."] | Shaped[Tensor, "..."],
+    ) -> float:
+        """R² on these rows, mean over targets. **Raises** `ValueError` as `ridge_cv` does for its `y`."""
+        predicted = self.predict(X)
+        truth = as_targets(y, len(predicted), self.target_names)
+        errors = truth.standard - (predicted - truth.mean) / truth.scale
+        return float(1.0 - (errors**2).mean())
+
+    def save(self, path: Path | str, overwrite: bool = False) -> None:
+        """Write the probe as a folder: `manifest.json` and `probe.safetensors` (float64)."""
+        weights = self.weights
+        with write_folder(path, overwrite) as folder:
+            arrays = {
+                name: torch.from_numpy(np.ascontiguousarray(getattr(weights, name))) for name in _ARRAYS
+            }
+            write_tensors(folder / "probe.safetensors", arrays)
+            manifest = {
+                "schema": SCHEMA,
+                "kind": _KIND,
+                "hook_name": self.hook_name,
+                "target_names": self.target_names,
+                "units": self.units,
+                "n_rows": weights.n_rows,
+                "selection": self._selection,
+                "versions": library_versions(),
+            }
+            write_json(folder / "manifest.json", manifest)
+
+    @classmethod
+    def load(cls, path: Path | str) -> "RidgeProbe":
+        """Read a probe that `save` wrote. **Raises** `ArtifactError` if missing or damaged or no probe."""
+        folder = Path(path)
+        manifest = read_json(folder / "manifest.json")
+        check_schema(manifest, _KIND, folder)
+        tensors = read_tensors(folder / "probe.safetensors")
+        if missing := [name for name in _ARRAYS if name not in tensors]:
+            raise ArtifactError(
+                f"{folder / 'probe.safetensors'} lacks {', '.join(missing)}; write the probe again"
+            )
+        arrays = {name: tensors[name].numpy() for name in _ARRAYS}
+        selection: dict[str, Any] = manifest["selection"]
+        probe = cls(
+            manifest["hook_name"], manifest["target_names"], manifest["units"], selection.get("alphas")
+        )
+        probe._take(RidgeWeights(**arrays, n_rows=manifest["n_rows"]))
+        probe._selection = selection
+        return probe

@@ -1,0 +1,164 @@
+"""Columns of a table read as numbers, with a reason for every row that cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+
+Kind = Literal["numeric", "binary", "categorical"]
+TRAIN_WORDS, TEST_WORDS = ("train", "training", "false", "0"), ("test", "testing", "true", "1")
+
+
+class TableError(ValueError):
+    """A table that cannot be used as asked; the message names rows, columns and the way out."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """Target columns as numbers, one row a row of the table."""
+
+    y: Float[np.ndarray, "row target"]
+    """Values, or indicators of classes; NaN in bad rows."""
+    names: tuple[str, ...]
+    """A name for each column of ``y``; ``column=class`` for the classes of a category."""
+    kind: Kind
+    """Numbers, two classes (one column: class 1), or several (a column each)."""
+    classes: tuple[str, ...]
+    """Classes in the order of the columns (binary: class 0, class 1); empty for numbers."""
+
+
+def read_targets(
+    frame: pd.DataFrame, columns: Sequence[str], kind: Kind | None, bad: dict[int, str]
+) -> Targets:
+    """Numbers or indicator columns of the target; missing and non-finite values are noted in ``bad``.
+
+    **Raises** TableError for text that holds numbers, dates, nested values, one class, too many for
+    ``binary``, or several columns that are not all numbers.
+    """
+    if not columns:
+        raise TableError("no target: name one column or several, e.g. target='death_year'")
+    parts = [_numbers(frame[column]) for column in columns]
+    if len(columns) > 1 or kind == "numeric":
+        for column, values in zip(columns, parts, strict=True):
+            if values is None:
+                raise TableError(_not_numbers(frame[column], column))
+    first = parts[0]
+    if kind is None:
+        kind = "numeric" if len(columns) > 1 else _infer(frame[columns[0]], first, columns[0])
+    if kind != "numeric":
+        if len(columns) > 1:
+            raise TableError(f"kind={kind!r} takes one target column, not {len(columns)}: {list(columns)}")
+        return _indicators(frame[columns[0]], columns[0], kind, bad)
+    y = np.stack([p for p in parts if p is not None], axis=1)
+    for row, column in np.argwhere(~np.isfinite(y)):
+        value = y[row, column]
+        reason = "is missing" if np.isnan(value) else f"is {value}"
+        bad.setdefault(int(row), f"target {columns[column]!r} {reason}")
+    return Targets(y, tuple(columns), "numeric", ())
+
+
+def _numbers(values: pd.Series) -> np.ndarray | None:
+    if pd.api.types.is_bool_dtype(values.dtype) or pd.api.types.is_numeric_dtype(values.dtype):
+        if pd.api.types.is_complex_dtype(values.dtype):
+            return None
+        return values.to_numpy(dtype=np.float64, na_value=np.nan)
+    if values.dtype != object:
+        return None
+    known = values[~_missing(values)]
+    if len(known) and all(isinstance(v, int | float | np.number | np.bool_) for v in known):
+        return values.where(~_missing(values), np.nan).astype(np.float64).to_numpy()
+    return None
+
+
+def _missing(values: pd.Series) -> pd.Series:
+    # pd.isna of a nested value is an array, so ask each one whether it is a scalar first
+    if values.dtype == object:
+        return values.map(lambda v: bool(pd.api.types.is_scalar(v) and pd.isna(v))).astype(bool)
+    return values.isna()
+
+
+def _not_numbers(values: pd.Series, column: str) -> str:
+    example = next(iter(values[~_missing(values)]), None)
+    if _is_numeric_text(values):
+        return (
+            f"target {column!r} holds numbers as text (e.g. {example!r}): convert it with "
+            f"pandas.to_numeric(df[{column!r}]), or pass kind='categorical' if these are labels"
+        )
+    if pd.api.types.is_datetime64_any_dtype(values.dtype):
+        return f"target {column!r} holds dates (e.g. {example}): convert them to numbers, e.g. years with fractions"
+    if example is not None and not pd.api.types.is_scalar(example):
+        return (
+            f"target {column!r} holds {type(example).__name__} values: give one number a row in each column"
+        )
+    return f"target {column!r} is not numeric (e.g. {example!r}): several targets must all be numbers"
+
+
+def _is_numeric_text(values: pd.Series) -> bool:
+    known = values[~_missing(values)]
+    if not len(known) or not all(isinstance(v, str) for v in known):
+        return False
+    return bool(pd.to_numeric(known.str.strip(), errors="coerce").notna().all())
+
+
+def _infer(values: pd.Series, numbers: np.ndarray | None, column: str) -> Kind:
+    if numbers is not None:
+        distinct = np.unique(numbers[np.isfinite(numbers)])
+        return "binary" if len(distinct) == 2 and set(distinct) == {0.0, 1.0} else "numeric"
+    known = values[~_missing(values)]
+    nested = len(known) > 0 and not all(pd.api.types.is_scalar(v) for v in known)
+    is_date = pd.api.types.is_datetime64_any_dtype(values.dtype)
+    is_category = isinstance(values.dtype, pd.CategoricalDtype)
+    if nested or is_date or (_is_numeric_text(values) and not is_category):
+        raise TableError(_not_numbers(values, column))
+    return "binary" if known.nunique() == 2 else "categorical"
+
+
+def _indicators(values: pd.Series, column: str, kind: Kind, bad: dict[int, str]) -> Targets:
+    missing = _missing(values).to_numpy()
+    for row in np.flatnonzero(missing):
+        bad.setdefault(int(row), f"target {column!r} is missing")
+    known = values[~missing]
+    if any(not pd.api.types.is_scalar(v) for v in known):
+        raise TableError(_not_numbers(values, column))
+    # sorted as values, not as text, so that 2 stands before 10
+    labels = sorted(set(known.tolist()), key=lambda v: (isinstance(v, str), v))
+    if len(labels) < 2:
+        raise TableError(f"target {column!r} is constant: the only value is {labels[0]!r}" if labels else
+                         f"target {column!r} has no value in any row")  # fmt: skip
+    if kind == "binary" and len(labels) != 2:
+        raise TableError(f"kind='binary' needs two classes; {column!r} has {len(labels)}: {labels[:5]}")
+    positions = {label: i for i, label in enumerate(labels)}
+    codes = np.array([-1 if gone else positions[v] for v, gone in zip(values, missing, strict=True)])
+    classes = tuple(_class_name(label) for label in labels)
+    wanted = [1] if kind == "binary" else list(range(len(labels)))
+    y = np.stack([(codes == i).astype(np.float64) for i in wanted], axis=1)
+    y[missing] = np.nan
+    names = (column,) if kind == "binary" else tuple(f"{column}={c}" for c in classes)
+    return Targets(y, names, kind, classes)
+
+
+def _class_name(label: Any) -> str:
+    return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)
+
+
+def read_split(values: pd.Series, column: str, bad: dict[int, str]) -> Bool[np.ndarray, " row"]:
+    """A shipped split as it is: booleans, 0 and 1, or ``train`` and ``test``; True means test.
+
+    Other values (``validation``) and missing ones are noted in ``bad``.
+    """
+    missing = _missing(values).to_numpy()
+    is_test = np.zeros(len(values), bool)
+    for row, value in enumerate(values):
+        word = _class_name(value).strip().lower()
+        if missing[row]:
+            bad.setdefault(row, f"split {column!r} is missing")
+        elif word in TEST_WORDS:
+            is_test[row] = True
+        elif word not in TRAIN_WORDS:
+            bad.setdefault(row, f"split {column!r} is {value!r}, neither train nor test")
+    return is_test

@@ -1,0 +1,283 @@
+"""All layers against one target and its baselines: scores, the chosen layer, directions, the verdict."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Shaped
+
+from graticule.hooks.activations import Activations
+from graticule.hooks.artifact import library_versions
+from graticule.hooks.store import Store
+from graticule.probes.baselines import Baselines, text_digest
+from graticule.probes.findings import Findings
+from graticule.probes.geo import haversine_km
+from graticule.probes.layers import PointFit, Problem, chosen, fit_points
+from graticule.probes.metrics import score
+from graticule.probes.ridge import RidgeProbe
+from graticule.probes.tables import Table
+from graticule.probes.tfidf import tfidf_predictions
+from graticule.probes.verdict import Predictions, Verdict, verdict
+
+_log = logging.getLogger(__name__)
+
+Target = Table | str | Shaped[np.ndarray, "..."] | Sequence[float]
+"""A table, a column of `activations.rows`, or one value (or row of values) an activation row."""
+
+
+def sweep(
+    activations: Activations | Store,
+    target: Target,
+    baselines: Baselines | None = None,
+    *,
+    split: str | Shaped[np.ndarray, " row"] | None = None,
+    cluster: str | Shaped[np.ndarray, " row"] | None = None,
+    alphas: Sequence[float] | None = None,
+    min_gain: float = 0.01,
+    draws: int = 2000,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> Findings:
+    """Probe every point of `activations` for `target`, and say whether it knows more than the baselines.
+
+    Layer and strength are chosen by exact out-of-fold error on training rows; the verdict scores the test
+    rows once, at the chosen layer (Gurnee & Tegmark section 3, with the selection their code left to the
+    test rows moved into the training rows). Other layers' test scores are stored as exploratory.
+
+    **Arguments:**
+
+    - `target`: a `Table` whose row i is input text i; or a column of `activations.rows`, or an array with an
+      entry an activation row, with `split` (column or booleans, True for test) and `cluster` beside it.
+    - `baselines`: from `graticule.baselines(model, table)`. Without them only TF-IDF of the texts (where
+      there are texts) stands against the probe, and the verdict is left open.
+    - `alphas`: ridge strengths; by default a wide grid relative to the activations' scale.
+    - `min_gain`: the smallest gain called structure. `draws`, `seed`: of the bootstrap.
+
+    **Raises** `ValueError` where rows and target do not fit together, for baselines of another table, and for
+    NaN, infinite or constant targets.
+    """
+    table, source = _table_of(activations, target, split, cluster)
+    if baselines is None:
+        baselines = Baselines(text_digest(table), {}, table.texts is not None)
+    else:
+        baselines.check(table)
+    problem = Problem(source, table.y[source], table.is_test[source], table.clusters[source], table.target_names)
+    if len(problem.train) < 3 or len(problem.test) < 2:
+        raise ValueError(
+            f"{len(problem.train)} training and {len(problem.test)} test rows among the activations; "
+            "at least 3 and 2 are needed"
+        )
+    fits = fit_points(activations, problem, alphas=alphas, progress=progress)
+    best = chosen(fits)
+    rivals, rows = _baselines(baselines, activations, table, problem, alphas, progress)
+    settings: dict[str, Any] = {
+        "test_clusters": problem.clusters[problem.test],
+        "target_names": table.target_names,
+        "model_baselines": tuple(baselines.features),
+        "min_gain": min_gain,
+        "draws": draws,
+        "seed": seed,
+    }
+    y_train, y_test = problem.y[problem.train], problem.y[problem.test]
+    result, surface = verdict(y_train, y_test, best.predictions, rivals, **settings)
+    checks: dict[str, Verdict] = {}
+    for twin in baselines.twins:
+        others = {name: p for name, p in rivals.items() if name != twin}
+        checks[f"{twin} in the probe's place"] = verdict(y_train, y_test, rivals[twin], others, **settings)[0]
+    rows["shuffled"] = _shuffled(activations, best, problem, table, alphas, seed)
+    return Findings(
+        model=_model_name(activations),
+        table=table.name,
+        kind=table.kind,
+        target_names=table.target_names,
+        units=table.units,
+        classes=table.classes,
+        block_names=tuple(table.blocks),
+        split_note=table.split_note,
+        layer_scores=tuple(_layer_score(f, problem, table, f is best) for f in fits),
+        chosen_point=best.point,
+        baselines=rows,
+        verdict=result,
+        checks=checks,
+        probes={
+            f.point: RidgeProbe.from_fit(f.fit, f.point, table.target_names, table.units) for f in fits
+        },
+        predictions=_predictions(table, problem, best, surface),
+        provenance=_provenance(activations, table, baselines, seed),
+    )
+
+
+# Rows ------------------------------------------------------------------------------------------------
+def _table_of(
+    activations: Activations | Store,
+    target: Target,
+    split: str | np.ndarray | None,
+    cluster: str | np.ndarray | None,
+) -> tuple[Table, np.ndarray]:
+    """The table, and the table row of every activation row."""
+    rows = activations.rows
+    if isinstance(target, Table):
+        if split is not None or cluster is not None:
+            raise ValueError("a Table brings its own split and clusters; set them there")
+        source = rows["source"].to_numpy(np.int64)
+        if source.min(initial=0) < 0 or source.max(initial=-1) >= len(target):
+            raise ValueError(
+                f"the activations come from {source.max(initial=-1) + 1} texts, table {target.name!r} has "
+                f"{len(target)} rows; capture table.texts (rows dropped by the table shift the others)"
+            )
+        return target, source
+    frame = rows.copy()
+    text = "text" if "text" in frame else None
+    if not isinstance(target, str):
+        values = np.asarray(target)
+        if len(values) != len(frame):
+            raise ValueError(f"the target has {len(values)} entries for {len(frame)} activation rows")
+        names = ["target"] if values.ndim == 1 else [f"target {i}" for i in range(values.shape[1])]
+        for name, column in zip(names, values.reshape(len(values), -1).T, strict=True):
+            frame[name] = column
+    else:
+        names = [target]
+    columns: dict[str, str | None] = {}
+    for role, given in (("split", split), ("cluster", cluster)):
+        if given is not None and not isinstance(given, str):
+            frame[f"{role} "] = np.asarray(given)
+            given = f"{role} "
+        columns[role] = given
+    if columns["cluster"] is None:
+        columns["cluster"] = "source"  # rows of one text are not independent
+    table = Table(frame, text=text, target=names, name="activation rows", **columns)
+    return table, np.arange(len(frame))
+
+
+def _served_by(feature: Activations | Store, activations: Activations | Store, source: np.ndarray) -> np.ndarray:
+    """Which row of `feature` serves each activation row: the same position, or the text's only row."""
+    rows, ours = feature.rows, activations.rows
+    if rows["source"].is_unique:
+        place = pd.Series(np.arange(len(rows)), index=rows["source"])
+        return place.loc[source].to_numpy(np.int64)
+    keys = ["source", "position"]
+    place = rows[keys].assign(place=np.arange(len(rows)))
+    merged = ours[keys].merge(place, on=keys, how="left")["place"]
+    if merged.isna().any():
+        raise ValueError("a baseline was captured at other positions than the activations; give both one pos=")
+    return merged.to_numpy(np.int64)
+
+
+# Baselines -------------------------------------------------------------------------------------------
+def _baselines(
+    baselines: Baselines,
+    activations: Activations | Store,
+    table: Table,
+    problem: Problem,
+    alphas: Sequence[float] | None,
+    progress: bool | None,
+) -> tuple[dict[str, Predictions], dict[str, dict[str, Any]]]:
+    """Predictions of every baseline, and its line in the findings."""
+    found: dict[str, Predictions] = {}
+    lines: dict[str, dict[str, Any]] = {}
+    y_test = problem.y[problem.test]
+    if baselines.strings and table.texts is not None:
+        texts = [table.texts[i] for i in problem.source]
+        quiet = None if progress is None else not progress
+        found["tfidf"], info = tfidf_predictions(
+            [texts[i] for i in problem.train],
+            problem.y[problem.train],
+            problem.clusters[problem.train],
+            [texts[i] for i in problem.test],
+            seed=0,
+            disable=quiet,
+        )
+        lines["tfidf"] = {"validation": info["validation"], "alpha": info["alpha"], "point": None}
+    for name, feature in baselines.features.items():
+        rows = _served_by(feature, activations, problem.source)
+        best = chosen(fit_points(feature, problem, rows, alphas=alphas, desc=name, progress=progress))
+        found[name] = best.predictions
+        lines[name] = {"validation": best.validation, "alpha": best.fit.alpha, "point": best.point}
+    for name, line in lines.items():
+        line["test"] = score(y_test, found[name].test, table)
+    return found, lines
+
+
+def _shuffled(
+    activations: Activations | Store,
+    best: PointFit,
+    problem: Problem,
+    table: Table,
+    alphas: Sequence[float] | None,
+    seed: int,
+) -> dict[str, Any]:
+    """The chosen layer against targets dealt anew within each part of the split: must score about 0."""
+    rng = np.random.default_rng(seed)
+    y = problem.y.copy()
+    for part in (problem.train, problem.test):
+        y[part] = y[rng.permutation(part)]
+    dealt = Problem(problem.source, y, problem.is_test, problem.clusters, problem.names)
+    point = activations.select(points=best.point)
+    fit = fit_points(point, dealt, alphas=alphas, progress=False)[0]
+    return {
+        "validation": fit.validation,
+        "alpha": fit.fit.alpha,
+        "point": best.point,
+        "test": score(y[problem.test], fit.test, table),
+    }
+
+
+# Assembly --------------------------------------------------------------------------------------------
+def _layer_score(fit: PointFit, problem: Problem, table: Table, is_chosen: bool) -> dict[str, Any]:
+    return {
+        "layer": fit.layer,
+        "point": fit.point,
+        "alpha": fit.fit.alpha,
+        "alpha_at_edge": fit.fit.alpha_at_edge,
+        "validation": fit.validation,
+        "exploratory": not is_chosen,
+        "test": score(problem.y[problem.test], fit.test, table),
+    }
+
+
+def _predictions(table: Table, problem: Problem, best: PointFit, surface: np.ndarray) -> pd.DataFrame:
+    """One line a row: out-of-fold predictions on training rows, plain ones on test rows."""
+    predicted = np.empty_like(problem.y)
+    predicted[problem.train], predicted[problem.test] = best.fit.out_of_fold, best.test
+    stacked = np.full_like(problem.y, np.nan)
+    stacked[problem.test] = surface
+    out = pd.DataFrame({"source": table.source_rows[problem.source]})
+    if table.texts is not None:
+        out["text"] = [table.texts[i] for i in problem.source]
+    out["split"] = np.where(problem.is_test, "test", "train")
+    out["cluster"] = problem.clusters
+    for name, values in table.blocks.items():
+        out[name] = values.to_numpy()[problem.source]
+    for t, name in enumerate(table.target_names):
+        out[f"true_{name}"] = problem.y[:, t]
+        out[f"pred_{name}"] = predicted[:, t]
+        out[f"surface_{name}"] = stacked[:, t]
+    if table.has_coordinates:
+        lat, lon = table.coordinates()
+        out["error_km"] = haversine_km(
+            problem.y[:, lat], problem.y[:, lon], predicted[:, lat], predicted[:, lon]
+        )
+    return out
+
+
+def _model_name(activations: Activations | Store) -> str:
+    made: Mapping[str, Any] = activations.provenance
+    return str(made.get("model", {}).get("name", made.get("captured_by", "activations")))
+
+
+def _provenance(
+    activations: Activations | Store, table: Table, baselines: Baselines, seed: int
+) -> dict[str, Any]:
+    return {
+        "activations": activations.provenance,
+        "baselines": dict(baselines.provenance),
+        "table": {"name": table.name, "digest": table.digest, "rows": len(table), "split": table.split_note},
+        "seed": seed,
+        "versions": library_versions(),
+        "made_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }

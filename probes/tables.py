@@ -1,0 +1,343 @@
+"""Entity tables: texts, targets, clusters of dependent rows, and the one split that everything keeps to."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float, Int
+
+from graticule.probes.checks import (
+    check_limits,
+    columns_of,
+    duplicates,
+    need_column,
+    need_variation,
+    read_texts,
+    read_units,
+    refuse,
+)
+from graticule.probes.groups import dense_codes, draw_split, link_clusters
+from graticule.probes.metrics import coordinate_columns
+from graticule.probes.reading import packaged_settings, read_frame
+from graticule.probes.rows import Kind, TableError, read_split, read_targets
+
+logger = logging.getLogger(__name__)
+
+MIN_TRAIN, MIN_TEST = 3, 2
+
+
+class Table:
+    """Rows to probe: what the model reads, what is to be read out of it, and which rows belong together.
+
+    **clusters** are sets of rows that are not independent: rows that share a value of the cluster column or
+    the same text (white space at the ends aside), linked transitively. They are the unit of resampling, of
+    folds, and of a split made here; a split that comes with the table is used as it is. A table never
+    changes after construction.
+    """
+
+    name: str
+    """For titles and provenance."""
+    frame: pd.DataFrame
+    """The rows kept, all columns, index 0 … n − 1."""
+    source_rows: Int[np.ndarray, " row"]
+    """Where each row stood in the data given."""
+    texts: list[str] | None
+    """What the model reads, as given; None for a table of targets alone."""
+    target_names: tuple[str, ...]
+    """A name for each column of ``y``."""
+    units: tuple[str | None, ...]
+    """A unit for each column of ``y``: ``lat``, ``lon``, ``year``, anything."""
+    kind: Kind
+    """``numeric``, ``binary`` or ``categorical``."""
+    classes: tuple[str, ...]
+    """Names of the classes; empty for numbers."""
+    y: Float[np.ndarray, "row target"]
+    """Values; for ``binary`` one column that is 1 in class 1, for ``categorical`` one indicator a class."""
+    is_test: Bool[np.ndarray, " row"]
+    """The split."""
+    clusters: Int[np.ndarray, " row"]
+    """Cluster of each row: 0, 1, 2, … in order of appearance."""
+    blocks: dict[str, pd.Series]
+    """Levels of the target (country, century): for maps, scores within blocks and hold-outs."""
+    dropped: pd.DataFrame
+    """Rows left out: ``row`` (where it stood in the data), ``reason``."""
+    split_note: str
+    """Where the split comes from, its sizes, and how many clusters straddle it."""
+    duplicate_texts: int
+    """Texts that several rows share."""
+    conflicting_texts: int
+    """Those of them whose rows differ in the target."""
+
+    def __init__(
+        self,
+        data: pd.DataFrame | str | Path,
+        text: str | None = None,
+        target: str | Sequence[str] = (),
+        units: str | Sequence[str | None] | Mapping[str, str] | None = None,
+        split: str | None = None,
+        cluster: str | None = None,
+        blocks: str | Sequence[str] = (),
+        name: str | None = None,
+        on_bad: Literal["raise", "drop"] = "raise",
+        test_size: float = 0.2,
+        seed: int = 0,
+        kind: Kind | None = None,
+    ) -> None:
+        """Read and check a table.
+
+        ``data`` is a DataFrame, a CSV or Parquet file, or a folder saved by ``datasets``. ``kind`` is told
+        from the target (text and booleans are classes, 0 and 1 are binary) unless given. Without ``split``,
+        ``test_size`` of the rows become test rows, in whole clusters.
+
+        **Raises** ColumnError (a KeyError) for a column that is not there; TableError (a ValueError) for
+        rows that cannot be used, listing the first (``on_bad="drop"`` leaves them out and records them in
+        ``dropped``), a constant target, too few rows, an empty part of the split; FileNotFoundError.
+        """
+        targets = [target] if isinstance(target, str) else list(target)
+        levels = [blocks] if isinstance(blocks, str) else list(blocks)
+        if on_bad not in ("raise", "drop"):
+            raise TableError(f"on_bad is {on_bad!r}: pass 'raise' or 'drop'")
+        if kind not in (None, "numeric", "binary", "categorical"):
+            raise TableError(f"kind is {kind!r}: pass 'numeric', 'binary', 'categorical' or None")
+        literal = [c for c in (text, cluster, split, *levels) if c is not None]
+        frame, default_name, shipped = read_frame(data, text=text, literal=literal)
+        split = split or shipped
+        roles = [(c, "target") for c in targets] + [(c, "blocks") for c in levels]
+        roles += [
+            (c, r) for c, r in ((text, "text"), (split, "split"), (cluster, "cluster")) if c is not None
+        ]
+        for column, role in roles:
+            need_column(frame, column, role)
+
+        bad: dict[int, str] = {}
+        texts = None if text is None else read_texts(frame[text], text, bad)
+        read = read_targets(frame, targets, kind, bad)
+        unit_of = read_units(units, targets, read.names, read.kind)
+        check_limits(read.y, unit_of, read.names, bad)
+        is_test = None if split is None else read_split(frame[split], split, bad)
+        if on_bad == "raise":
+            refuse(bad, len(frame))
+        kept = np.array([row for row in range(len(frame)) if row not in bad], dtype=np.int64)
+        if read.kind != "numeric" and bad:  # a class may have lost all its rows
+            read = read_targets(frame.iloc[kept], targets, read.kind, {})
+            y, unit_of = read.y, (None,) * len(read.names)
+        else:
+            y = read.y[kept]
+        need_variation(y, read.names, read.kind, "")
+        part = frame.iloc[kept].reset_index(drop=True)
+        texts = None if texts is None else [texts[row] for row in kept]
+        clusters = link_clusters(None if cluster is None else part[cluster], texts, len(part))
+        if is_test is None:
+            if not 0 < test_size < 1:
+                raise TableError(f"test_size is {test_size}: it is the share of test rows, between 0 and 1")
+            is_test, origin = draw_split(clusters, y, read.kind, test_size, seed), f"drawn here (seed {seed})"
+        else:
+            is_test, origin = is_test[kept], f"shipped, column {split!r}"
+        self._fill(
+            name=name or default_name,
+            frame=part,
+            source_rows=kept,
+            texts=texts,
+            target_names=read.names,
+            units=unit_of,
+            kind=read.kind,
+            classes=read.classes,
+            y=y,
+            is_test=is_test,
+            clusters=clusters,
+            blocks={c: part[c] for c in levels},
+            dropped=pd.DataFrame({"row": sorted(bad), "reason": [bad[r] for r in sorted(bad)]}),
+            origin=origin,
+        )
+        need_variation(self.y[~self.is_test], self.target_names, self.kind, " in the training rows")
+        if len(self.dropped):
+            logger.warning(
+                "%s: %d rows dropped; first: %s", self.name, len(self.dropped), self.dropped.reason[0]
+            )
+
+    @classmethod
+    def packaged(cls, name: str) -> Self:
+        """A table that comes with graticule: ``world_cities`` or ``historical_figures``.
+
+        **Raises** TableError for another name.
+        """
+        path, settings = packaged_settings(name)
+        return cls(path, name=name, **settings)
+
+    @classmethod
+    def from_arrays(
+        cls,
+        y: Any,
+        texts: Sequence[str] | None = None,
+        is_test: Any = None,
+        clusters: Any = None,
+        *,
+        target_names: Sequence[str] | None = None,
+        blocks: Mapping[str, Sequence[Any]] | None = None,
+        name: str = "arrays",
+        **settings: Any,
+    ) -> Self:
+        """A table of arrays with one entry a row; ``y`` is [row] or [row, target].
+
+        ``settings`` are ``units``, ``on_bad``, ``test_size``, ``seed`` and ``kind`` of the constructor.
+
+        **Raises** TableError where lengths differ, besides what the constructor raises.
+        """
+        columns = columns_of(y, target_names)
+        names = list(columns)
+        roles: dict[str, str | None] = {"text": None, "split": None, "cluster": None}
+        given = {"text": texts, "split": is_test, "cluster": clusters}
+        for role, values in given.items():
+            if values is not None:
+                roles[role] = role if role not in names else f"{role}_"
+                columns[str(roles[role])] = list(values)
+        for key, values in (blocks or {}).items():
+            columns[key] = list(values)
+        lengths = {key: len(values) for key, values in columns.items()}
+        if len(set(lengths.values())) > 1:
+            raise TableError(f"all arrays need one entry a row, but their lengths are {lengths}")
+        frame = pd.DataFrame({key: pd.Series(values) for key, values in columns.items()})
+        return cls(frame, target=names, blocks=list(blocks or {}), name=name, **roles, **settings)
+
+    # --- derived tables
+
+    def take(self, rows: Int[np.ndarray, " some"] | Bool[np.ndarray, " row"] | Sequence[int]) -> Self:
+        """The rows at these positions (or where True), with their split, clusters and columns of ``y`` kept.
+
+        **Raises** TableError if a part of the split is left with too few rows.
+        """
+        index = np.asarray(rows)
+        index = np.flatnonzero(index) if index.dtype == bool else index.astype(np.int64)
+        return self._derive(
+            frame=self.frame.iloc[index].reset_index(drop=True),
+            source_rows=self.source_rows[index],
+            texts=None if self.texts is None else [self.texts[i] for i in index],
+            y=self.y[index],
+            is_test=self.is_test[index],
+            clusters=dense_codes(self.clusters[index]),
+            blocks={c: s.iloc[index].reset_index(drop=True) for c, s in self.blocks.items()},
+        )
+
+    def head(self, n: int, seed: int = 0) -> Self:
+        """At most ``n`` rows: random whole clusters that fit, in row order, each row in its part of the split."""
+        if n >= len(self):
+            return self
+        sizes = np.bincount(self.clusters)
+        chosen, held = np.zeros(len(sizes), bool), 0
+        for cluster in np.random.default_rng(seed).permutation(len(sizes)):
+            if held + int(sizes[cluster]) <= n:
+                chosen[cluster], held = True, held + int(sizes[cluster])
+            if held == n:
+                break
+        return self.take(chosen[self.clusters])
+
+    def with_target(
+        self,
+        y: Float[np.ndarray, "row target"] | Float[np.ndarray, " row"],
+        target_names: Sequence[str] | None = None,
+        units: Sequence[str | None] | None = None,
+    ) -> Self:
+        """The same rows and split with other targets.
+
+        Of the same shape and without names they keep names, units and kind (shuffled targets, say);
+        otherwise they are numbers.
+
+        **Raises** TableError for another number of rows, names that do not fit, or values not finite.
+        """
+        values = np.asarray(y, np.float64).reshape(len(y), -1)
+        if len(values) != len(self) or not np.isfinite(values).all():
+            raise TableError(f"the new target needs {len(self)} finite rows; it has shape {np.shape(y)}")
+        if target_names is None and values.shape == self.y.shape:
+            return self._derive(y=values)
+        names = tuple(target_names or (f"target_{i}" for i in range(values.shape[1])))
+        unit_of = tuple(units or (None,) * len(names))
+        if not len(names) == len(unit_of) == values.shape[1]:
+            raise TableError(f"{values.shape[1]} targets, but {len(names)} names and {len(unit_of)} units")
+        return self._derive(y=values, target_names=names, units=unit_of, kind="numeric", classes=())
+
+    # --- what it is
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __repr__(self) -> str:
+        return f"Table({self.name!r}, {len(self)} rows, {self.kind} {', '.join(self.target_names[:4])})"
+
+    def __setattr__(self, key: str, value: object) -> None:
+        raise AttributeError(f"a Table does not change; make another with take, head or with_target ({key})")
+
+    @property
+    def has_coordinates(self) -> bool:
+        """Whether one target is a latitude and one a longitude."""
+        return self.kind == "numeric" and coordinate_columns(self.units) is not None
+
+    def coordinates(self) -> tuple[int, int]:
+        """Columns of ``y`` that hold latitude and longitude, in this order.
+
+        **Raises** TableError if there are none.
+        """
+        columns = coordinate_columns(self.units) if self.kind == "numeric" else None
+        if columns is None:
+            raise TableError(
+                f"{self.name} has no coordinates: units are {self.units}, not one lat and one lon"
+            )
+        return columns
+
+    @property
+    def digest(self) -> str:
+        """sha256 over texts, targets, split and clusters."""
+        digest = hashlib.sha256()
+        for text in self.texts or ():
+            digest.update(str(len(text)).encode() + b":" + text.encode("utf-8", "surrogatepass"))
+        for array in (self.y, self.is_test, self.clusters):
+            digest.update(f"{array.dtype.str}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    def describe(self) -> pd.DataFrame:
+        """What is in the table, one property a line."""
+        lines = {
+            "table": self.name,
+            "rows": len(self),
+            "target": ", ".join(self.target_names[:8]) + (" …" if len(self.target_names) > 8 else ""),
+            "kind": self.kind,
+            "split": self.split_note,
+            "clusters": int(self.clusters.max()) + 1,
+            "texts shared by several rows": self.duplicate_texts,
+            "… with different targets": self.conflicting_texts,
+            "blocks": ", ".join(f"{c} ({s.nunique()})" for c, s in self.blocks.items()),
+            "rows dropped": len(self.dropped),
+            "digest": self.digest[:12],
+        }
+        return pd.DataFrame({"property": list(lines), "value": [str(v) for v in lines.values()]})
+
+    def _derive(self, **changes: Any) -> Self:
+        fields = ("name", "frame", "source_rows", "texts", "target_names", "units", "kind", "classes", "y",
+                  "is_test", "clusters", "blocks", "dropped")  # fmt: skip
+        kept = {field: getattr(self, field) for field in fields}
+        out = object.__new__(type(self))
+        out._fill(**{**kept, "origin": self.split_note.split(":")[0], **changes})
+        return out
+
+    def _fill(self, *, origin: str, **values: Any) -> None:
+        y, is_test, clusters = values["y"], values["is_test"], values["clusters"]
+        n_train, n_test = int((~is_test).sum()), int(is_test.sum())
+        if n_train < MIN_TRAIN or n_test < MIN_TEST:
+            raise TableError(
+                f"{values['name']}: {n_train} training and {n_test} test rows (split {origin}); at least "
+                f"{MIN_TRAIN} and {MIN_TEST} are needed. Give more rows or another split"
+            )
+        straddling = len(np.intersect1d(clusters[is_test], clusters[~is_test]))
+        values["split_note"] = (
+            f"{origin}: {n_train} training and {n_test} test rows; {straddling} clusters straddle it"
+        )
+        values["duplicate_texts"], values["conflicting_texts"] = duplicates(values["texts"], y)
+        for key, value in values.items():
+            if isinstance(value, np.ndarray):
+                value.flags.writeable = False
+            object.__setattr__(self, key, value)

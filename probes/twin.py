@@ -1,0 +1,59 @@
+"""An untrained twin: the model's own architecture and weight statistics, with what it learned destroyed."""
+
+import copy
+import zlib
+from typing import Any, Literal, TypeVar
+
+import numpy as np
+import torch
+
+from graticule.hooks.protocols import HookedModel
+
+M = TypeVar("M", bound=HookedModel)
+
+
+def make_twin(model: M, seed: int = 0, how: Literal["permuted", "fresh"] = "permuted") -> M:
+    """A copy of `model` that knows nothing, in eval mode and on the same device.
+
+    - `"permuted"`: the entries of every parameter in a random order, so that each keeps its mean, variance
+      and outliers; works for any module. Tied parameters stay tied.
+    - `"fresh"`: `init_weights()` of a TransformerLens model, else `reset_parameters()` of every module that
+      has it.
+
+    The same seed gives the same twin, whatever the number of threads.
+
+    **Raises** `ValueError` for another `how`, or where `"fresh"` finds nothing to initialise.
+    """
+    if how not in ("permuted", "fresh"):
+        raise ValueError(f"how={how!r}: expected 'permuted' or 'fresh'")
+    twin: Any = copy.deepcopy(model)
+    if how == "permuted":
+        _permute(twin, seed)
+    else:
+        _initialise(twin, seed)
+    twin.eval()
+    return twin
+
+
+def _permute(module: torch.nn.Module, seed: int) -> None:
+    """Shuffle every parameter in place; `parameters` lists tied ones once."""
+    for name, parameter in module.named_parameters():
+        rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+        flat = parameter.data.detach().to("cpu", copy=True).contiguous().reshape(-1)
+        # shuffled as bits, so that every dtype goes the same way
+        bits = flat.view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()])
+        rng.shuffle(bits.numpy())
+        parameter.data.copy_(flat.view(parameter.shape))
+
+
+def _initialise(module: Any, seed: int) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if callable(getattr(module, "init_weights", None)):
+            module.init_weights()
+            return
+        found = [m for m in module.modules() if callable(getattr(m, "reset_parameters", None))]
+        if not found:
+            raise ValueError(f"{type(module).__name__} has nothing that initialises itself; use how='permuted'")
+        for child in found:
+            child.reset_parameters()

@@ -1,0 +1,265 @@
+"""What the probe adds to everything that could be read off the string: the verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from graticule.probes.bootstrap import cluster_sums, effective_clusters, interval, resampled_r2
+from graticule.probes.metrics import mean, mean_r2, r2
+
+STRUCTURE = "structure beyond the baselines"
+NO_BETTER = "no better than the baselines"
+NOT_DECIDED = "not decided"
+MISSING = "not decided: model baselines missing"
+MIN_EFFECTIVE_CLUSTERS = 30
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What one predictor says about every row without having seen it."""
+
+    out_of_fold: Float[np.ndarray, "train target"]
+    """Training rows, each predicted by a fit without its fold (or its cluster), in the target's units."""
+    test: Float[np.ndarray, "test target"]
+    """Test rows, predicted by the fit on all training rows."""
+
+
+@dataclass(frozen=True)
+class StackFit:
+    """Least squares of each target on the predictors' own-target columns, with an intercept."""
+
+    names: tuple[str, ...]
+    """Predictors, in the order of ``coef``."""
+    coef: Float[np.ndarray, "predictor target"]
+    """Weight of every predictor, for each target."""
+    intercept: Float[np.ndarray, " target"]
+    """The training mean of each target if there are no predictors."""
+
+    def predict(
+        self, predictions: Mapping[str, Float[np.ndarray, "row target"]], n_rows: int | None = None
+    ) -> Float[np.ndarray, "row target"]:
+        """Stacked predictions; ``n_rows`` is needed only where the stack holds no predictor.
+
+        **Raises** KeyError if a predictor of the fit is missing.
+        """
+        missing = [name for name in self.names if name not in predictions]
+        if missing:
+            raise KeyError(f"the stack was fitted with {missing} too; predictions hold {list(predictions)}")
+        if not self.names:
+            return np.tile(self.intercept, (n_rows or 0, 1))
+        return sum(
+            (predictions[name] * self.coef[i] for i, name in enumerate(self.names)), start=self.intercept
+        )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the probe holds structure that the baselines do not, in numbers and in words."""
+
+    metric: str
+    """``r2``: mean over the targets; on indicator columns of categories it is the Brier skill."""
+    score: float
+    """The probe alone on test rows."""
+    surface: float
+    """The stack of all baselines on test rows."""
+    gain: float
+    """Test score of the stack with the probe added, minus ``surface``."""
+    ci95: tuple[float, float]
+    """Of the gain: paired bootstrap over clusters of test rows with the fits fixed."""
+    gain_by_target: dict[str, float]
+    """The gain of each target; NaN where it is constant over the test rows."""
+    margin: float
+    """The probe's score minus that of the best single baseline."""
+    margin_ci95: tuple[float, float]
+    """Of the margin, from the same resamples."""
+    strongest_baseline: str | None
+    """Picked by its out-of-fold score on training rows; None without baselines (then the training mean)."""
+    min_gain: float
+    """The smallest gain called structure."""
+    clusters: int
+    """Clusters of dependent rows among the test rows."""
+    effective_clusters: float
+    """(Σn)²/Σn² of their sizes."""
+    words: str
+    """The verdict."""
+    model_baselines: bool
+    """Whether a baseline that reads the model (embedding, block 0, twin) was among them."""
+    warnings: tuple[str, ...] = ()
+    """What to keep in mind."""
+
+    def summary(self) -> str:
+        """A few lines for a terminal."""
+        low, high = self.ci95
+        against = self.strongest_baseline or "the training mean"
+        lines = [
+            self.words,
+            f"gain {self.gain:+.3f} [{low:+.3f}, {high:+.3f}] R² over the stacked baselines "
+            f"({self.surface:.3f}); structure needs {self.min_gain:g} and an interval above 0",
+            f"probe alone {self.score:.3f}, {self.margin:+.3f} [{self.margin_ci95[0]:+.3f}, "
+            f"{self.margin_ci95[1]:+.3f}] against {against}",
+            f"{self.clusters} clusters of test rows (effective {self.effective_clusters:.0f})",
+            *(f"warning: {warning}" for warning in self.warnings),
+        ]
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, keys as in ``findings.json``; tuples become lists and undefined numbers None."""
+        return {key: _plain(value) for key, value in asdict(self).items()}
+
+
+def stack(
+    out_of_fold: Mapping[str, Float[np.ndarray, "train target"]], y: Float[np.ndarray, "train target"]
+) -> StackFit:
+    """Fit the stack on out-of-fold predictions of training rows, each target by its own columns.
+
+    Copies of one predictor, constant ones or none at all are allowed: the solution of least norm (in units
+    of each predictor's standard deviation) is taken.
+    """
+    names = tuple(out_of_fold)
+    target_mean = y.mean(axis=0)
+    coef, intercept = np.zeros((len(names), y.shape[1])), target_mean.copy()
+    for target in range(y.shape[1] if names else 0):
+        columns = np.stack([out_of_fold[name][:, target] for name in names], axis=1)
+        centre = columns.mean(axis=0)
+        varied = np.ptp(columns, axis=0) > 0
+        scale = np.where(varied, columns.std(axis=0), 1.0)
+        design = np.where(varied, (columns - centre) / scale, 0.0)
+        weights = np.linalg.lstsq(design, y[:, target] - target_mean[target], rcond=1e-9)[0]
+        coef[:, target] = weights / scale
+        intercept[target] -= centre @ coef[:, target]
+    return StackFit(names, coef, intercept)
+
+
+def verdict(
+    y_train: Float[np.ndarray, "train target"],
+    y_test: Float[np.ndarray, "test target"],
+    probe: Predictions,
+    baselines: Mapping[str, Predictions],
+    *,
+    test_clusters: Int[np.ndarray, " test"],
+    target_names: Sequence[str],
+    model_baselines: Collection[str],
+    min_gain: float = 0.01,
+    draws: int = 2000,
+    seed: int = 0,
+) -> tuple[Verdict, Float[np.ndarray, "test target"]]:
+    """The verdict, and the surface predictor's values on the test rows (for a table of predictions).
+
+    **gain** is R²(stack of baselines and probe) − R²(stack of baselines) on test rows, both stacks fitted on
+    out-of-fold training predictions. **margin** is R²(probe) − R²(strongest baseline). R² is the metric for
+    every kind of target, the mean over the columns of ``y``; for categories these are indicators, and R² is
+    the Brier skill. ``model_baselines`` names the baselines that read the model; if none of ``baselines`` is
+    among them nothing is decided.
+
+    **Raises** ValueError where shapes do not fit or a value is not finite.
+    """
+    everything = {**baselines, "probe": probe}
+    if "probe" in baselines:
+        raise ValueError("'probe' names the probe itself: call that baseline something else")
+    _check(y_train, y_test, everything, test_clusters, target_names)
+    tests = {name: p.test for name, p in everything.items()}
+    folds = {name: p.out_of_fold for name, p in everything.items()}
+    base_fit = stack({name: folds[name] for name in baselines}, y_train)
+    surface = base_fit.predict(tests, len(y_test))
+    full = stack(folds, y_train).predict(tests)
+    strongest = max(baselines, key=lambda name: _rank(mean_r2(y_train, folds[name])), default=None)
+    rival = surface if strongest is None else tests[strongest]
+
+    compared = {"surface": surface, "full": full, "probe": probe.test, "rival": rival}
+    sums = cluster_sums(y_test, compared, test_clusters)
+    samples = resampled_r2(sums, draws, seed)
+    point = {name: r2(y_test, pred) for name, pred in compared.items()}
+    by_target = point["full"] - point["surface"]
+    gain, ci95 = mean(by_target), interval(samples[:, 1] - samples[:, 0])
+    known = any(name in model_baselines for name in baselines)
+    effective = effective_clusters(sums.n)
+    result = Verdict(
+        metric="r2",
+        score=mean(point["probe"]),
+        surface=mean(point["surface"]),
+        gain=gain,
+        ci95=ci95,
+        gain_by_target={name: float(g) for name, g in zip(target_names, by_target, strict=True)},
+        margin=mean(point["probe"] - point["rival"]),
+        margin_ci95=interval(samples[:, 2] - samples[:, 3]),
+        strongest_baseline=strongest,
+        min_gain=min_gain,
+        clusters=len(sums.n),
+        effective_clusters=effective,
+        words=words(gain, ci95, min_gain, known),
+        model_baselines=known,
+        warnings=_warnings(effective, by_target, samples, target_names),
+    )
+    return result, surface
+
+
+def words(gain: float, ci95: tuple[float, float], min_gain: float, model_baselines: bool) -> str:
+    """The verdict in words, by the gain and its interval; an undefined interval decides nothing."""
+    if not model_baselines:
+        return MISSING
+    if ci95[0] > 0 and gain >= min_gain:
+        return STRUCTURE
+    return NO_BETTER if ci95[1] < min_gain else NOT_DECIDED
+
+
+def _warnings(
+    effective: float, by_target: np.ndarray, samples: np.ndarray, target_names: Sequence[str]
+) -> tuple[str, ...]:
+    found: list[str] = []
+    if effective < MIN_EFFECTIVE_CLUSTERS:
+        found.append(
+            f"only {effective:.1f} effective clusters of test rows (fewer than {MIN_EFFECTIVE_CLUSTERS}): "
+            "the interval is too narrow to lean on"
+        )
+    constant = [name for name, g in zip(target_names, by_target, strict=True) if np.isnan(g)]
+    if constant:
+        found.append(f"constant over the test rows, so left out of the mean: {', '.join(constant[:5])}")
+    undefined = int(np.isnan(samples).any(axis=1).sum())
+    if undefined:
+        found.append(f"{undefined} of {len(samples)} resamples held one target value only and were left out")
+    return tuple(found)
+
+
+def _check(
+    y_train: np.ndarray,
+    y_test: np.ndarray,
+    predictions: Mapping[str, Predictions],
+    test_clusters: np.ndarray,
+    target_names: Sequence[str],
+) -> None:
+    if not len(y_test) == len(test_clusters):
+        raise ValueError(f"{len(y_test)} test rows but {len(test_clusters)} cluster labels")
+    if not y_train.shape[1] == y_test.shape[1] == len(target_names):
+        raise ValueError(
+            f"y has {y_train.shape[1]} (train) and {y_test.shape[1]} (test) columns for "
+            f"{len(target_names)} target names"
+        )
+    for name, pred in predictions.items():
+        for part, y, values in (
+            ("out-of-fold", y_train, pred.out_of_fold),
+            ("test", y_test, pred.test),
+        ):
+            if values.shape != y.shape:
+                raise ValueError(f"{part} predictions of {name!r} have shape {values.shape}, y has {y.shape}")
+            if not np.isfinite(values).all():
+                row = int(np.argwhere(~np.isfinite(values))[0][0])
+                raise ValueError(f"{part} predictions of {name!r} are not finite at row {row}")
+
+
+def _rank(score: float) -> float:
+    return -np.inf if np.isnan(score) else score
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if np.isfinite(value) else None
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]  # pyright: ignore[reportUnknownVariableType]
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items()}  # pyright: ignore[reportUnknownVariableType]
+    return value

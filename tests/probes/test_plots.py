@@ -1,0 +1,209 @@
+"""Figures say what their tables say: checked against NumPy, pandas and scikit-learn."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from graticule.probes import plots
+from graticule.probes.plots.maps import coastline
+from graticule.probes.plots.style import BLOCKS, OTHER, block_colours, sampled, short, spread
+from sklearn.isotonic import IsotonicRegression
+
+
+def layers(n: int = 5) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "layer": range(n),
+            "point": [f"blocks.{k}.hook_resid_post" for k in range(n)],
+            "validation": np.linspace(0.1, 0.5, n),
+            "test_r2": np.linspace(0.12, 0.48, n),
+        }
+    )
+
+
+def places(n: int = 200, spread_deg: float = 60.0) -> pd.DataFrame:
+    rng = np.random.default_rng(1)
+    lat, lon = rng.uniform(-1, 1, n) * spread_deg * 0.8, rng.uniform(-2, 2, n) * spread_deg
+    return pd.DataFrame(
+        {
+            "text": [f"place {k}" for k in range(n)],
+            "country": rng.choice([f"land_{k}" for k in range(14)], n),
+            "true_lat": lat,
+            "true_lon": lon,
+            "pred_lat": lat + rng.normal(0, 1, n),
+            "pred_lon": lon + rng.normal(0, 1, n),
+        }
+    )
+
+
+def named(figure, name: str):
+    found = [trace for trace in figure.data if trace.name == name]
+    assert found, f"no trace {name!r} among {[t.name for t in figure.data]}"
+    return found
+
+
+def test_depth_marks_the_chosen_layer_once() -> None:
+    figure = plots.depth_figure(layers(), {"TF-IDF": 0.4, "twin 0": -9.0}, "blocks.3.hook_resid_post", 0.45)
+    (marked,) = [t for t in figure.data if t.marker.symbol == "diamond"]
+    assert (list(marked.x), list(marked.y)) == ([3.0], [pytest.approx(0.39)])
+    (line,) = named(figure, "validation (train, out of fold)")
+    assert np.allclose(line.y, np.linspace(0.1, 0.5, 5))
+    (others,) = named(figure, "test, other layers (exploratory)")
+    assert list(others.x) == [0, 1, 2, 4]
+    # a hopeless twin has a label but does not flatten the axis
+    assert sorted(shape.y0 for shape in figure.layout.shapes) == [0.4, 0.45]
+    assert figure.layout.yaxis.range[0] > -0.5
+    labels = [a.text for a in figure.layout.annotations]
+    assert any("−9.000 twin 0 ↓" in text for text in labels)
+    assert "<b>.450 surface stack</b>" in labels
+
+
+def test_depth_labels_keep_apart() -> None:
+    close = {f"baseline {k}": 0.4 + 0.001 * k for k in range(6)}
+    figure = plots.depth_figure(layers(), close, "blocks.3.hook_resid_post", None)
+    low, high = figure.layout.yaxis.range
+    at = sorted((a.y - low) / (high - low) * 330 - a.ay for a in figure.layout.annotations)
+    assert np.diff(at).min() > 14.9
+
+
+def test_depth_of_several_kinds_and_of_nameless_points() -> None:
+    more = layers().assign(point=[f"blocks.{k}.hook_mlp_out" for k in range(5)])
+    both = pd.concat([layers(), more], ignore_index=True)
+    figure = plots.depth_figure(both, {}, "blocks.3.hook_mlp_out")
+    assert len(named(figure, "validation, resid_post")) == len(named(figure, "validation, mlp_out")) == 1
+    assert sum(bool(t.showlegend) for t in figure.data if t.legendgroup == "exploratory") == 1
+    own = layers(2).assign(layer=None, point=["mine", "yours"])
+    assert list(plots.depth_figure(own, {}, "mine").data[0].x) == ["mine", "yours"]
+    with pytest.raises(KeyError, match="nowhere"):
+        plots.depth_figure(layers(), {}, "nowhere")
+
+
+def test_spread_is_the_least_movement() -> None:
+    """Positions less k gaps, in order, are an isotonic regression of the wanted ones."""
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 7, 20):
+        wanted = rng.uniform(0, 100, n)
+        placed = np.asarray(spread(wanted.tolist(), 10.0, -1e6, 1e6))
+        order = np.argsort(wanted)
+        steps = 10.0 * np.arange(n)
+        best = IsotonicRegression().fit_transform(np.arange(n), wanted[order] - steps) + steps
+        assert np.allclose(placed[order], best)
+    kept = spread([99.0, 99.0, 99.0], 10.0, 0.0, 100.0)
+    assert sorted(kept) == [80.0, 90.0, 100.0]
+    assert spread([], 10.0, 0.0, 1.0) == []
+
+
+def test_map_draws_every_test_row_on_the_world() -> None:
+    rows = places().assign(split=np.where(np.arange(200) < 120, "test", "train"))
+    rows.loc[0, "pred_lon"] = 300.0
+    figure = plots.map_figure(rows, "lat", "lon", "country")
+    for panel in ("y", "y2"):
+        drawn = [t for t in figure.data if t.mode == "markers" and (t.yaxis or "y") == panel]
+        assert sum(len(t.x) for t in drawn) == 120
+        assert max(float(np.max(t.x)) for t in drawn) <= 180.0
+    assert tuple(figure.layout.xaxis.range) == (-180.0, 180.0)
+    assert "All 120 test rows" in plots.note_of(figure)
+    assert "1 predicted and 0 true places" in plots.note_of(figure)
+    assert len({t.marker.color for t in figure.data if t.mode == "markers"}) == len(BLOCKS) + 1
+
+
+def test_map_zooms_and_samples() -> None:
+    near = places(500, spread_deg=8.0)
+    figure = plots.map_figure(near, "lat", "lon", limit=100, seed=3)
+    low, high = figure.layout.xaxis.range
+    assert -30 < low < -16 < 16 < high < 30
+    assert "100 of 500 test rows are drawn, sampled with seed 3." in plots.note_of(figure)
+    again = plots.map_figure(near, "lat", "lon", limit=100, seed=3)
+    assert figure.to_json() == again.to_json()
+    with pytest.raises(KeyError, match="pred_nowhere"):
+        plots.map_figure(near, "nowhere", "lon")
+
+
+def test_coastline_is_a_world() -> None:
+    lon, lat = coastline()
+    assert len(lon) == len(lat) > 1000
+    assert np.nanmin(lon) < -170 < 170 < np.nanmax(lon)
+    assert np.nanmax(lat) > 80
+    assert np.nanmax(np.abs(np.diff(lon))) <= 180  # no line across the map
+
+
+def test_scatter_shows_identity_medians_and_what_lies_beyond() -> None:
+    rng = np.random.default_rng(0)
+    true = rng.uniform(0, 100, 400)
+    rows = pd.DataFrame({"t": true, "p": 0.5 * true + 25, "b": rng.choice(["x", "y"], 400)})
+    rows.loc[0, "p"] = 1e6
+    figure = plots.scatter_figure(rows, "t", "p", "b", unit="m")
+    (line,) = named(figure, "predicted = true")
+    assert list(line.x) == list(line.y)
+    (median,) = named(figure, "median prediction")
+    assert np.allclose(median.y, 0.5 * np.asarray(median.x) + 25, atol=0.5)
+    assert "1 predictions lie beyond" in plots.note_of(figure)
+    assert figure.layout.xaxis.title.text == "true value (m)"
+    assert len(named(figure, "x")[0].x) + len(named(figure, "y")[0].x) == 400
+    years = plots.time_figure(rows, "t", "p")
+    assert years.layout.xaxis.tickformat == "d"
+    assert years.layout.yaxis.title.text == "predicted year"
+
+
+def test_block_errors_match_pandas() -> None:
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame(
+        {
+            "block": rng.choice([f"b{k:02d}" for k in range(30)], 2000, p=np.arange(1, 31) / 465),
+            "true": rng.normal(size=2000),
+            "pred": rng.normal(size=2000),
+        }
+    )
+    figure = plots.block_error_figure(rows, "block", true="true", pred="pred", unit="units", top=10)
+    error = (rows["pred"] - rows["true"]).abs()
+    top = rows["block"].value_counts().index[:10]
+    want = error.groupby(rows["block"]).quantile([0.25, 0.5, 0.75]).unstack().loc[top]
+    want = want.sort_values(0.5, ascending=False)
+    (trace,) = figure.data
+    assert [row[0] for row in trace.customdata] == list(want.index)
+    assert np.allclose(trace.x, want[0.5])
+    assert np.allclose(trace.x - trace.error_x.arrayminus, want[0.25])
+    assert np.allclose(trace.x + trace.error_x.array, want[0.75])
+    assert "20 smaller blocks" in plots.note_of(figure)
+    centuries = rows.assign(block=rng.integers(-5, 5, 2000))
+    ordered = plots.block_error_figure(centuries, "block", true="true", pred="pred")
+    assert [int(row[0]) for row in ordered.data[0].customdata] == list(range(4, -6, -1))
+    with pytest.raises(ValueError, match="error=, or both"):
+        plots.block_error_figure(rows, "block", true="true")
+
+
+def test_confusion_shares() -> None:
+    true = np.array(["a", "a", "a", "b", "b", "c"])
+    pred = np.array(["a", "a", "b", "b", "b", "a"])
+    figure = plots.confusion_figure(true, pred, ["a", "b", "c"])
+    (trace,) = figure.data
+    assert list(trace.x) == list(trace.y) == ["a", "b", "c"]
+    assert np.allclose(trace.z, [[2 / 3, 1 / 3, 0], [0, 1, 0], [1, 0, 0]])
+    two = plots.confusion_figure(true, pred, ["a", "b", "c"], top=2)
+    assert np.allclose(two.data[0].z, [[2 / 3, 1 / 3], [0, 1]])
+    assert "1 smaller classes" in plots.note_of(two)
+
+
+def test_class_scores_hold_all_rows() -> None:
+    score, positive = np.linspace(-1, 1, 50), np.arange(50) % 3 == 0
+    figure = plots.class_score_figure(score, positive, ("no", "yes"))
+    assert [len(t.x) for t in figure.data] == [33, 17]
+    assert [t.name for t in figure.data] == ["no (33 rows)", "yes (17 rows)"]
+
+
+def test_blocks_beyond_the_palette_are_grey() -> None:
+    values = pd.Series([f"b_{k}" for k in range(12) for _ in range(20 - k)])
+    colours, groups = block_colours(values)
+    assert list(colours) == [OTHER, *[f"b {k}" for k in range(9)]]
+    assert (groups == OTHER).sum() == 11 + 10 + 9
+    few, _ = block_colours(pd.Series([1900.0, 1900.0, 1800.0]))
+    assert list(few) == ["1900", "1800"]
+
+
+def test_rows_to_score_and_small_helpers() -> None:
+    rows = places(10).assign(split="train")
+    with pytest.raises(ValueError, match=r"no row has split 'test'.*train"):
+        plots.map_figure(rows, "lat", "lon")
+    some, _ = sampled(rows, 4, 0)
+    assert list(some.index) == sorted(some.index)
+    assert len(some) == 4
+    assert short("a" * 30, 10) == "a" * 9 + "…"
