@@ -100,7 +100,7 @@ class Activations(Mapping[str, Tensor]):
         chosen = {name: self[name] for name in names}
         table = self.rows
         if rows is not None:
-            index = np.arange(self.n_rows)[rows if isinstance(rows, slice) else np.asarray(rows)]
+            index = np.arange(self.n_rows)[rows if isinstance(rows, slice) else np.asarray(rows)].copy()
             chosen = {name: t[torch.from_numpy(index)] for name, t in chosen.items()}
             table = table.iloc[index]
         return type(self)(chosen, table, self.provenance)

@@ -60,6 +60,13 @@ def _sync(path: Path) -> None:
         os.close(fd)
 
 
+def _umask() -> int:
+    """The process's file mode mask; it can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary file name beside `path`; on a clean exit it is synced and renamed onto `path`."""
@@ -69,6 +76,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
+        temporary.chmod(0o666 & ~_umask())  # mkstemp's files are their owner's alone
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
@@ -91,7 +99,7 @@ def write_folder(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
     try:
         yield temporary
-        temporary.chmod(0o755)
+        temporary.chmod(0o777 & ~_umask())
         for file in sorted(temporary.rglob("*")):
             _sync(file)
         _sync(temporary)

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from graticule.hooks.activations import Activations
 from graticule.hooks.artifact import library_versions, read_json
-from graticule.hooks.forward import NO_PREFIX, Forward, Prefix, compiled_blocks
+from graticule.hooks.forward import NO_PREFIX, Forward, Prefix, check_compilable, compiled_blocks
 from graticule.hooks.identity import model_identity
 from graticule.hooks.packing import packed
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
@@ -142,6 +142,8 @@ def capture(
     """
     check_pos(pos)
     names = resolve(model, points, layers)
+    if compile:
+        check_compilable(names)
     token_rows = tokenize(model, inputs, prompt, prepend_bos)
     if rows is not None and len(rows) != len(token_rows.ids):
         raise ValueError(f"rows= has {len(rows)} lines for {len(token_rows.ids)} inputs; they must agree")
@@ -262,8 +264,11 @@ class _Runner:
         target = torch.from_numpy(place)
 
         def read(point: str, value: Tensor) -> None:
-            if value.ndim < 3 or value.shape[1] != tokens.shape[1]:
-                raise ValueError(f"{point} has shape {tuple(value.shape)}; expected [batch, pos, …]")
+            if value.ndim < 3 or value.shape[:2] != tokens.shape:
+                raise ValueError(
+                    f"{point} has shape {tuple(value.shape)}; expected [batch, pos, …] with "
+                    f"{tuple(tokens.shape)} of them: it does not belong to single tokens"
+                )
             picked = value[at].flatten(1)
             if len(shared) or job.mean:
                 picked = self._with_prefix(point, picked, fresh, shared, position)

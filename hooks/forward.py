@@ -65,8 +65,6 @@ class Forward:
         # logits are computed only where they were asked for
         self._return_type = "logits" if any("unembed" in p for p in points) else None
         self._compiled = compiled
-        if compiled:
-            _check_compilable(points)
 
     # Running -----------------------------------------------------------------------------------------
     def __call__(self, tokens: Tensor, read: Reader, prefix: Prefix = NO_PREFIX) -> None:
@@ -189,7 +187,8 @@ class Forward:
 
 
 # Compilation -------------------------------------------------------------------------------------------
-def _check_compilable(points: Sequence[str]) -> None:
+def check_compilable(points: Sequence[str]) -> None:
+    """**Raises** `ValueError` unless every point lies at the border of a block."""
     for point in points:
         if not point.endswith(("hook_resid_pre", "hook_resid_post")):
             raise ValueError(

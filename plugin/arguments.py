@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import pandas as pd
-    from graticule.probes.tables import Table
+    import pandas
+
+    import graticule.probes.tables
 
 Number = int | float
 Layers = str | int | float | slice | list[Number]
@@ -92,7 +93,7 @@ def read_table(
     blocks: Sequence[str] = (),
     on_bad: str = "raise",
     seed: int = 0,
-) -> "Table":
+) -> "graticule.probes.tables.Table":
     """The packaged table of that name, or the table that the options describe.
 
     **Raises** `ValueError` if a file comes without columns, or a packaged table with them.
@@ -137,7 +138,7 @@ def need_folder(out: Path) -> None:
 
 def read_texts(
     table: str | None, texts: Path | None, column: str | None
-) -> "tuple[list[str], pd.DataFrame | None]":
+) -> "tuple[list[str], pandas.DataFrame | None]":
     """What a capture reads: the lines of a file, or a column of a table, whose other columns go along.
 
     **Raises** `ValueError` unless exactly one source is given, or if it is empty.
@@ -169,7 +170,7 @@ def read_texts(
     return frame[column].astype(str).tolist(), frame
 
 
-def write_frame(frame: "pd.DataFrame", out: Path) -> None:
+def write_frame(frame: "pandas.DataFrame", out: Path) -> None:
     """Write a table as .csv or .parquet, atomically.
 
     **Raises** `ValueError` for another suffix.

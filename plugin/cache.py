@@ -30,7 +30,7 @@ _KIND = "cache"
 
 
 def cache_folder() -> Path:
-    """The folder for cached files: `$GRATICULE_CACHE`, else `$XDG_CACHE_HOME/graticule`, else `~/.cache/graticule`."""
+    """`$GRATICULE_CACHE`, else `$XDG_CACHE_HOME/graticule`, else `~/.cache/graticule`."""
     if own := os.environ.get("GRATICULE_CACHE"):
         return Path(own).expanduser()
     if xdg := os.environ.get("XDG_CACHE_HOME"):
@@ -39,7 +39,7 @@ def cache_folder() -> Path:
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    """SHA-256 of every file in `folder` except its manifest, by relative name; files are read side by side."""
+    """SHA-256 of every file in `folder` except its manifest, by relative name; read side by side."""
     files = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != _MANIFEST)
     with ThreadPoolExecutor(max_workers=4) as pool:  # hashing releases the interpreter lock
         digests = list(pool.map(sha256, files))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
 from graticule import arguments as a
 from graticule import options as o
 
@@ -24,17 +25,17 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         from importlib.metadata import version
 
         typer.echo(f"graticule {version('graticule')}")
         raise typer.Exit
+    return wanted
 
 
-@app.callback(invoke_without_command=True)
+@app.callback()
 def graticule(
-    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -46,8 +47,6 @@ def graticule(
     \b
     Example:  graticule demo
     """
-    if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
 
 
 @app.command()
@@ -78,7 +77,7 @@ def demo(
     found: list[Any] = []
     for table in tables:
         typer.echo(f"probing {table.name}: {len(table):,} rows", err=True)
-        found.append(graticule.probe(loaded, table, twins=1, seed=seed, out=out / table.name))
+        found.append(graticule.probe(loaded, table, twins=1, seed=seed, out=out / table.name, progress=True))
     page = write_page(found, out / "report.html", title=f"graticule demo: {model}")
     for findings in found:
         typer.echo(f"{findings.title}\n{findings.summary()}\n")
@@ -143,7 +142,7 @@ def probe(
     loaded = graticule.load_model(model, dtype=dtype, device=device)
     settings: dict[str, Any] = {"prompt": prompt, "points": which, "layers": where, "pos": tokens}
     findings = graticule.probe(
-        loaded, entities, **settings, twins=twins, seed=seed, min_gain=min_gain, out=out
+        loaded, entities, **settings, twins=twins, seed=seed, min_gain=min_gain, out=out, progress=True
     )
     page = findings.report(out / "report.html")
     typer.echo(f"{findings.summary()}\nThe page: {page}")
@@ -251,12 +250,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command: 0; 2 after an error, told in one line; 130 after Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = app(args=given, prog_name="graticule", standalone_mode=False)
+        code = app(args=given or ["--help"], prog_name="graticule", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo(
-            "graticule: interrupted; the same command run again goes on from what is finished", err=True
-        )
-        return 130
+        code = 130
     except BrokenPipeError:  # the reader of a pipe has left
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -265,4 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         typer.echo(f"graticule: {o.one_line(error)}", err=True)
         return 2
+    if code == 130:  # the parser turns Ctrl-C into this code
+        words = "interrupted; the same command run again goes on from what is finished"
+        typer.echo(f"graticule: {words}", err=True)
     return code if isinstance(code, int) else 0

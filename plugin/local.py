@@ -8,7 +8,7 @@ import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -87,9 +87,10 @@ def stand_in_tokenizer() -> Any:
     from transformers import PreTrainedTokenizerFast
 
     words = Tokenizer(WordLevel({"<unk>": 0}, unk_token="<unk>"))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=words, unk_token="<unk>", bos_token="<unk>", eos_token="<unk>", pad_token="<unk>"
-    )
+    special = dict.fromkeys(("unk_token", "bos_token", "eos_token", "pad_token"), "<unk>")
+    tokenizer: Any = PreTrainedTokenizerFast(tokenizer_object=words, add_bos_token=True, **special)
+    tokenizer.init_kwargs["name_or_path"] = ""  # TransformerLens looks for it there
+    return tokenizer
 
 
 def lens_config(hf: Any, dtype: torch.dtype) -> tuple[Any, str]:
@@ -126,16 +127,17 @@ def lens_weights(hf: Any, config: Any, name: str, dtype: torch.dtype) -> dict[st
             return loading.get_pretrained_state_dict(str(folder), config, hf_model=hf, dtype=dtype)
     except Exception as error:  # converters fail on attributes, shapes and assertions alike
         raise NotConvertibleError(
-            f"TransformerLens cannot convert the weights of {type(hf).__name__}: {type(error).__name__}: {error}"
+            f"TransformerLens cannot convert the weights of {type(hf).__name__}: "
+            f"{type(error).__name__}: {error}"
         ) from error
 
 
 def _official_gemma(hf: Any) -> str:
-    """The official name of the Gemma whose shapes `hf` has; fine-tunes and own checkpoints keep the shapes."""
+    """The official name of the Gemma whose shapes `hf` has: fine-tunes and own checkpoints keep them."""
     from transformer_lens import loading_from_pretrained as loading
 
     wanted = {ours: getattr(hf.config, theirs, None) for ours, theirs in _SHAPES.items()}
-    for name in loading.OFFICIAL_MODEL_NAMES:
+    for name in sorted(set(loading.make_model_alias_map().values())):
         if not name.startswith(("google/gemma", "google/medgemma")):
             continue
         found = loading.convert_hf_model_config(name)  # from a table in TransformerLens: nothing is fetched
@@ -149,7 +151,7 @@ def _official_gemma(hf: Any) -> str:
 
 
 @contextmanager
-def _neutral_folder(hf: Any) -> Iterator[Path]:
+def _neutral_folder(hf: Any) -> Generator[Path]:
     """A temporary folder with the config of `hf` alone, whose path names no family of models."""
     for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp", str(Path.cwd())):
         folder = Path(tempfile.mkdtemp(prefix="lens-", dir=parent)) if Path(parent).is_dir() else None

@@ -1,4 +1,4 @@
-"""`load_model`: a TransformerLens name, a local folder, a `.gguf` file or the packaged Gemma as a hooked model.
+"""`load_model`: a TransformerLens name, a local folder, a `.gguf` file or the packaged Gemma, with hooks.
 
 Weights are never folded, centred or otherwise processed: activations are those of the original model.
 """
@@ -9,11 +9,13 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
+from torch import nn
+
 from graticule import gguf
 from graticule.agreement import DisagreementError, check_agreement, logits_of, probe_tokens
 from graticule.cache import note, was_noted
@@ -26,7 +28,6 @@ from graticule.local import (
     read_tokenizer,
     stand_in_tokenizer,
 )
-from torch import nn
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -70,8 +71,8 @@ def load_model(
         verify: compare the logits of a short sequence with those of the Hugging Face model.
         revision: branch, tag or commit on the Hub.
 
-    **Raises** `ModelUnavailableError` if the model is not here and cannot be fetched, `ValueError` if it cannot
-    be read, or if its logits are not those of the Hugging Face model.
+    **Raises** `ModelUnavailableError` (a `ValueError`) if the model is not here and cannot be fetched, and
+    `ValueError` if it cannot be read, or if its logits are not those of the Hugging Face model.
     """
     kind = _dtype(dtype)
     target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -79,7 +80,8 @@ def load_model(
         model = _load(name_or_path, kind, verify, revision)
         model.eval()
         if target.type != "cpu":
-            cast("Any", model).to(str(target))
+            with contextlib.redirect_stdout(io.StringIO()):  # it prints that it moves
+                cast("Any", model).to(str(target))
     return model
 
 
@@ -128,7 +130,7 @@ def _from_folder(
         logger.info(
             "%s: logits as in the Hugging Face model (largest difference %.1e of the largest)", name, share
         )
-        if kept:
+        if kept and not _is_bridge(model):  # a bridge may stand for a HookedTransformer that failed the check
             note(record, {"difference": share})
     return model
 
@@ -171,6 +173,12 @@ def _hooked(hf: Any, tokenizer: Any, name: str, dtype: torch.dtype) -> "HookedMo
     except (RuntimeError, ValueError) as error:
         raise NotConvertibleError(f"its weights do not fit TransformerLens's config: {error}") from error
     return model
+
+
+def _is_bridge(model: Any) -> bool:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    return isinstance(model, TransformerBridge)
 
 
 def _fill(model: Any, weights: dict[str, torch.Tensor], hf: Any) -> None:
@@ -221,7 +229,7 @@ def _from_name(name: str, dtype: torch.dtype, verify: bool, revision: str | None
     except ValueError:
         official = None
     if official is None and name.count("/") != 1:
-        near = difflib.get_close_matches(name, [*loading.DEFAULT_MODEL_ALIASES, gguf.PACKAGED], n=3)
+        near = difflib.get_close_matches(name, [*loading.make_model_alias_map(), gguf.PACKAGED], n=3)
         hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise ModelUnavailableError(
             f"{name!r} is no folder or .gguf file here, no TransformerLens name and not the packaged "
@@ -232,11 +240,11 @@ def _from_name(name: str, dtype: torch.dtype, verify: bool, revision: str | None
             return _from_folder(_download(name, revision), name, dtype, verify)
         return _official(name, official, dtype, verify, revision)
     except OSError as error:  # transformers, huggingface_hub and sockets all raise kinds of it
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelUnavailableError(
-            f"{name!r} is not on this machine and the Hugging Face Hub did not give it "
-            f"({str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__}). Load it once "
-            "where the Hub can be reached (with HF_HUB_OFFLINE unset, and after `hf auth login` if it is gated), "
-            f"give a local folder, or use the packaged {gguf.PACKAGED!r}"
+            f"{name!r} is not on this machine and the Hugging Face Hub did not give it ({reason}). "
+            "Load it once where the Hub can be reached (HF_HUB_OFFLINE unset; after `hf auth login` if it is "
+            f"gated), give a local folder, or use the packaged {gguf.PACKAGED!r}"
         ) from error
 
 
@@ -278,8 +286,8 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype:
 
 
 @contextlib.contextmanager
-def _quiet_lens() -> Iterator[None]:
-    """TransformerLens 3.9 announces its removals on import and on use; they are ours to heed, not the user's."""
+def _quiet_lens() -> Generator[None]:
+    """TransformerLens 3.9 announces its removals on import and on use: ours to heed, not the user's."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The 'utils' module has been deprecated", DeprecationWarning)
         warnings.filterwarnings("ignore", "HookedTransformer", DeprecationWarning)

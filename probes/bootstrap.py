@@ -80,9 +80,10 @@ def resampled_r2(sums: ClusterSums, draws: int = 2000, seed: int = 0) -> Float[n
     out = np.empty((draws, len(sums.names)))
     for start in range(0, draws, step):
         count = min(step, draws - start)
-        picks = rng.integers(0, size, size=(count, size)) + size * np.arange(count)[:, None]
-        weights = np.bincount(picks.ravel(), minlength=count * size).reshape(count, size)
-        values = weighted_r2(sums, weights.astype(np.float64))
+        # drawn one by one, so that the draws do not depend on how many are held at once
+        picks = (np.bincount(rng.integers(0, size, size), minlength=size) for _ in range(count))
+        weights = np.stack(list(picks)).astype(np.float64)
+        values = weighted_r2(sums, weights)
         defined = ~np.isnan(values)
         number = defined.sum(axis=2)
         total = np.where(defined, values, 0.0).sum(axis=2)

@@ -132,4 +132,4 @@ def columns_of(y: Any, target_names: Sequence[str] | None) -> dict[str, Any]:
     if len(names) != n_targets or len(set(names)) != len(names):
         raise TableError(f"{n_targets} targets need as many different names, got {names}")
     columns = values.reshape(len(values), n_targets).T
-    return {name: column for name, column in zip(names, columns, strict=True)}
+    return dict(zip(names, columns, strict=True))

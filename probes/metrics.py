@@ -13,7 +13,7 @@ from graticule.probes.geo import haversine_km, proximity_error, proximity_error_
 
 @runtime_checkable
 class Described(Protocol):
-    """What :func:`score` needs to know about the targets; a :class:`~graticule.probes.tables.Table` is one."""
+    """What :func:`score` needs to know about the targets; a ``Table`` is one."""
 
     @property
     def kind(self) -> str:

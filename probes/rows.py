@@ -90,7 +90,7 @@ def _not_numbers(values: pd.Series, column: str) -> str:
             f"pandas.to_numeric(df[{column!r}]), or pass kind='categorical' if these are labels"
         )
     if pd.api.types.is_datetime64_any_dtype(values.dtype):
-        return f"target {column!r} holds dates (e.g. {example}): convert them to numbers, e.g. years with fractions"
+        return f"target {column!r} holds dates (e.g. {example}): convert them to numbers, e.g. years"
     if example is not None and not pd.api.types.is_scalar(example):
         return (
             f"target {column!r} holds {type(example).__name__} values: give one number a row in each column"

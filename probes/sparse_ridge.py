@@ -59,7 +59,7 @@ def dual_ridge(
         raise ValueError(f"X has {X.shape[0]} rows and y has {len(y)}: both need the same rows, at least one")
     X = X.astype(np.float64).tocsr()
     centred = (y - y.mean(axis=0)).astype(np.float64)
-    if len(y) <= _DENSE_ROWS and y.shape[1] >= _DENSE_TARGETS:
+    if is_small(*y.shape):
         return _dense_dual(X, centred, strengths)
     out = np.empty((len(strengths), *y.shape))
     step = max(1, _CHUNK_CELLS // (len(strengths) * len(y)))
@@ -68,6 +68,11 @@ def dual_ridge(
         part = slice(start, start + step)
         out[:, :, part] = _shifted_cg(X, transposed, centred[:, part], strengths, tol, max_iter)
     return out
+
+
+def is_small(n_rows: int, n_targets: int) -> bool:
+    """Whether :func:`dual_ridge` takes the eigendecomposition: many targets on few rows."""
+    return n_rows <= _DENSE_ROWS and n_targets >= _DENSE_TARGETS
 
 
 def _dense_dual(X: Any, y: np.ndarray, alphas: np.ndarray) -> np.ndarray:

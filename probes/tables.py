@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -162,7 +162,7 @@ class Table:
             )
 
     @classmethod
-    def packaged(cls, name: str) -> Self:
+    def packaged(cls, name: str) -> Table:
         """A table that comes with graticule: ``world_cities`` or ``historical_figures``.
 
         **Raises** TableError for another name.
@@ -182,7 +182,7 @@ class Table:
         blocks: Mapping[str, Sequence[Any]] | None = None,
         name: str = "arrays",
         **settings: Any,
-    ) -> Self:
+    ) -> Table:
         """A table of arrays with one entry a row; ``y`` is [row] or [row, target].
 
         ``settings`` are ``units``, ``on_bad``, ``test_size``, ``seed`` and ``kind`` of the constructor.
@@ -207,7 +207,7 @@ class Table:
 
     # --- derived tables
 
-    def take(self, rows: Int[np.ndarray, " some"] | Bool[np.ndarray, " row"] | Sequence[int]) -> Self:
+    def take(self, rows: Int[np.ndarray, " some"] | Bool[np.ndarray, " row"] | Sequence[int]) -> Table:
         """The rows at these positions (or where True), with their split, clusters and columns of ``y`` kept.
 
         **Raises** TableError if a part of the split is left with too few rows.
@@ -224,8 +224,8 @@ class Table:
             blocks={c: s.iloc[index].reset_index(drop=True) for c, s in self.blocks.items()},
         )
 
-    def head(self, n: int, seed: int = 0) -> Self:
-        """At most ``n`` rows: random whole clusters that fit, in row order, each row in its part of the split."""
+    def head(self, n: int, seed: int = 0) -> Table:
+        """At most ``n`` rows: random whole clusters that fit, in row order; the split is kept."""
         if n >= len(self):
             return self
         sizes = np.bincount(self.clusters)
@@ -242,7 +242,7 @@ class Table:
         y: Float[np.ndarray, "row target"] | Float[np.ndarray, " row"],
         target_names: Sequence[str] | None = None,
         units: Sequence[str | None] | None = None,
-    ) -> Self:
+    ) -> Table:
         """The same rows and split with other targets.
 
         Of the same shape and without names they keep names, units and kind (shuffled targets, say);
@@ -316,7 +316,7 @@ class Table:
         }
         return pd.DataFrame({"property": list(lines), "value": [str(v) for v in lines.values()]})
 
-    def _derive(self, **changes: Any) -> Self:
+    def _derive(self, **changes: Any) -> Table:
         fields = ("name", "frame", "source_rows", "texts", "target_names", "units", "kind", "classes", "y",
                   "is_test", "clusters", "blocks", "dropped")  # fmt: skip
         kept = {field: getattr(self, field) for field in fields}

@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
-from graticule.probes.metrics import mean_r2
 from graticule.probes.groups import group_folds
-from graticule.probes.sparse_ridge import dual_ridge
+from graticule.probes.metrics import mean_r2
+from graticule.probes.sparse_ridge import dual_ridge, is_small
 from graticule.probes.verdict import Predictions
 
 logger = logging.getLogger(__name__)
@@ -46,9 +46,11 @@ class _Counts:
         for counts in self.blocks:
             frequency = np.bincount(counts[fit_rows].indices, minlength=counts.shape[1])
             kept = np.flatnonzero(frequency >= min_df)
+            if len(kept) == 0:
+                continue
             inverse = np.log((1 + len(fit_rows)) / (1 + frequency[kept])) + 1
             parts.append(normalize(counts[:, kept] @ sp.diags_array(inverse), norm="l2"))
-        return sp.csr_matrix(sp.hstack(parts))
+        return sp.csr_matrix(sp.hstack(parts) if parts else (self.blocks[0].shape[0], 0))
 
 
 def tfidf_predictions(
@@ -73,7 +75,8 @@ def tfidf_predictions(
     cluster, the prediction is the training mean (a warning is logged).
 
     The second value holds ``alpha``, ``alpha_at_edge``, ``validation`` (that R²), ``alphas``,
-    ``validation_by_alpha`` (NaN where not tried), ``n_terms``, ``min_df`` and ``folds``. ``disable`` is tqdm's.
+    ``validation_by_alpha`` (NaN where not tried), ``n_terms``, ``min_df`` and ``folds``.
+    ``disable`` goes to tqdm.
 
     **Raises** ValueError where the numbers of rows differ, for an empty train or test part, or values that
     are not finite.
@@ -151,6 +154,11 @@ def _fit_predict(
         return np.broadcast_to(offset, (len(alphas), len(wanted), z.shape[1])).copy()
     means = np.asarray(inside.mean(axis=0)).ravel()
     out = np.empty((len(alphas), len(wanted), z.shape[1]))
+    if is_small(len(fit), z.shape[1]):  # then products between rows are fewer than coefficients
+        between = (outside @ inside.T).toarray() - inside @ means
+        for i, dual in enumerate(dual_ridge(inside, z[fit], alphas)):
+            out[i] = between @ dual + offset
+        return out
     step = max(1, (1 << 24) // (len(alphas) * len(fit)))
     for start in range(0, z.shape[1], step):
         part = slice(start, start + step)

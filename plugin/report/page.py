@@ -69,7 +69,6 @@ def write_page(results: Result | Sequence[Result], path: Path | str, title: str 
     text = _render(listed, title)
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-        temporary.chmod(0o644)  # a page is for showing: the temporary file is the owner's alone
     return path
 
 

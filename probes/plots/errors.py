@@ -4,6 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool, Float, Shaped
+from plotly.graph_objects import Figure, Heatmap, Histogram, Scatter
+
 from graticule.probes.plots.style import (
     BLOCKS,
     FAINT,
@@ -15,8 +18,6 @@ from graticule.probes.plots.style import (
     short,
     style,
 )
-from jaxtyping import Bool, Float, Shaped
-from plotly.graph_objects import Figure, Heatmap, Histogram, Scatter
 
 
 def block_error_figure(
@@ -150,7 +151,7 @@ def confusion_figure(
     note = "Each line sums to the true class." + (
         f" {beyond:,} smaller classes are not drawn." if beyond else ""
     )
-    style(fig, height=480, aspect=0.8, extra=80, note=note)
+    style(fig, height=480, aspect=0.6, extra=80, note=note, phone={"extra": 150})
     fig.update_xaxes(title_text="predicted class", tickangle=-40, showgrid=False)
     fig.update_yaxes(title_text="true class", autorange="reversed", showgrid=False)
     return fig

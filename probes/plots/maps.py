@@ -6,6 +6,10 @@ from importlib import resources
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
+from plotly.graph_objects import Figure, Scatter
+from plotly.subplots import make_subplots
+
 from graticule.probes.plots.style import (
     BLOCKS,
     FAINT,
@@ -17,9 +21,6 @@ from graticule.probes.plots.style import (
     short,
     style,
 )
-from jaxtyping import Float
-from plotly.graph_objects import Figure, Scatter
-from plotly.subplots import make_subplots
 
 Line = Float[np.ndarray, " point"]
 

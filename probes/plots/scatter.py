@@ -2,6 +2,9 @@
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
+from plotly.graph_objects import Figure, Scatter
+
 from graticule.probes.plots.style import (
     ACCENT,
     BLOCKS,
@@ -13,8 +16,6 @@ from graticule.probes.plots.style import (
     short,
     style,
 )
-from jaxtyping import Float
-from plotly.graph_objects import Figure, Scatter
 
 
 def scatter_figure(
@@ -81,7 +82,7 @@ def scatter_figure(
     outside = int(((rows[pred] < span[0]) | (rows[pred] > span[1])).sum())
     if outside:
         note += f" {outside:,} predictions lie beyond the axis."
-    style(fig, height=480, aspect=0.85, extra=60, note=note)
+    style(fig, height=480, aspect=0.62, extra=60, note=note, phone={"extra": 150})
     suffix = f" ({unit})" if unit and unit != "year" else ""
     what = "year" if unit == "year" else "value"
     fig.update_xaxes(

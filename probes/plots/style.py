@@ -131,6 +131,11 @@ def label_series(values: "pd.Series[Any]") -> "pd.Series[Any]":
     return values.astype("string").fillna("").str.replace("_", " ").astype(object)
 
 
+def label(name: str) -> str:
+    """A baseline's name for people."""
+    return name.replace("_", " ").replace("tfidf", "TF-IDF")
+
+
 def short(text: str, width: int = 22) -> str:
     """`text` cut to `width` characters with an ellipsis."""
     return text if len(text) <= width else text[: width - 1].rstrip() + "…"

@@ -7,6 +7,7 @@ from typing import Any, Self
 import numpy as np
 import pandas as pd
 import pytest
+
 from graticule.hooks.artifact import read_json, read_table, write_folder, write_json, write_table
 from graticule.hooks.result import Result
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from graticule.hooks.result import Result
 from graticule.report.page import write_page
 

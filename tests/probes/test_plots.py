@@ -3,10 +3,11 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.isotonic import IsotonicRegression
+
 from graticule.probes import plots
 from graticule.probes.plots.maps import coastline
 from graticule.probes.plots.style import BLOCKS, OTHER, block_colours, sampled, short, spread
-from sklearn.isotonic import IsotonicRegression
 
 
 def layers(n: int = 5) -> pd.DataFrame:

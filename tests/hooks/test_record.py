@@ -1,0 +1,63 @@
+"""Recording the user's own passes, against `run_with_cache` and a capture of the generated tokens."""
+
+import numpy as np
+import pytest
+import torch
+from graticule import capture, record
+from helpers import cached, relative
+
+
+@pytest.mark.parametrize("kind", ["hooked", "bridge"])
+def test_several_passes_in_a_row(load_tiny, kind):
+    model = load_tiny("llama", kind)
+    first, second = torch.tensor([[0, 5, 6], [0, 7, 8]]), torch.tensor([[0, 9, 10, 11]])
+    with record(model, points="resid_post") as recording:
+        model(first)
+        model(second)
+    acts = recording.activations
+    assert acts.n_rows == 10
+    assert acts.rows["call"].to_list() == [0] * 6 + [1] * 4
+    assert acts.rows["position"].to_list() == [0, 1, 2, 0, 1, 2, 0, 1, 2, 3]
+    for point in acts:
+        expected = torch.cat([cached(model, t)[point].flatten(0, 1) for t in (first, second)])
+        assert relative(acts[point], expected) <= 1e-6
+
+
+def test_generate_with_a_cache_sees_every_token_once(tiny):
+    prompt = tiny.to_tokens("where is the city of")
+    with record(tiny, pos=-1, layers=[0, 2]) as recording:
+        out = tiny.generate(prompt, max_new_tokens=4, do_sample=False, verbose=False, stop_at_eos=False)
+    acts = recording.activations
+    assert acts.n_rows == 4  # the last token generated is never read
+    reference = capture(tiny, out[:, :-1], pos="all", layers=[0, 2]).select(rows=slice(prompt.shape[1] - 1, None))
+    for point in acts:
+        assert relative(acts[point], reference[point]) <= 1e-4
+
+
+def test_gradients_still_flow_and_no_hook_is_left(tiny):
+    before = {n: len(h.fwd_hooks) for n, h in tiny.hook_dict.items()}
+    with record(tiny, points="z", layers=1, pos=-1) as recording:
+        loss = tiny(torch.tensor([[0, 5, 6, 7]]), return_type="loss")
+    loss.backward()
+    assert tiny.embed.W_E.grad is not None
+    tiny.zero_grad()
+    assert recording.activations["z", 1].shape == (1, tiny.cfg.n_heads * tiny.cfg.d_head)
+    with pytest.raises(RuntimeError, match="mine"), record(tiny):
+        raise RuntimeError("mine")
+    assert {n: len(h.fwd_hooks) for n, h in tiny.hook_dict.items()} == before
+
+
+def test_nothing_recorded_is_said(tiny):
+    with record(tiny) as recording:
+        pass
+    with pytest.raises(ValueError, match="nothing was recorded"):
+        _ = recording.activations
+
+
+def test_what_is_kept_is_a_copy(tiny):
+    tokens = torch.tensor([[0, 5, 6]])
+    with record(tiny, points="resid_pre", layers=0) as recording:
+        tiny.run_with_hooks(tokens, fwd_hooks=[("blocks.0.hook_resid_post", lambda t, hook: t.zero_())])
+        clean = cached(tiny, tokens)["resid_pre", 0]
+    kept = recording.activations["resid_pre", 0]
+    assert np.allclose(kept[:3].numpy(), clean[0].numpy())

@@ -1,0 +1,380 @@
+"""`load_model` against Hugging Face: tiny models of many families, a GGUF file, the packaged Gemma."""
+
+import json
+import logging
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import transformers as hf
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformer_lens import HookedTransformer
+from transformer_lens.model_bridge import TransformerBridge
+
+from graticule import load_model
+from graticule.agreement import DisagreementError, check_agreement, logits_of
+from graticule.cache import cache_folder, check, checksums
+from graticule.hooks.artifact import ArtifactError
+from graticule.models import ModelUnavailableError
+
+TOKENS = torch.tensor([[1, 40, 17, 63, 5, 22, 90, 2], [7, 7, 8, 50, 33, 12, 0, 61]])
+WORDS = {"vocab_size": 100, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+SIZES = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    **WORDS,
+}
+CONVERTED = {
+    "gpt2": lambda: hf.GPT2Config(n_embd=32, n_layer=2, n_head=4, n_positions=64, **WORDS),
+    "llama": lambda: hf.LlamaConfig(**SIZES),
+    "mistral": lambda: hf.MistralConfig(sliding_window=None, **SIZES),
+    "neox": lambda: hf.GPTNeoXConfig(**{k: v for k, v in SIZES.items() if k != "num_key_value_heads"}),
+    "neo": lambda: hf.GPTNeoConfig(
+        hidden_size=32,
+        num_layers=2,
+        num_heads=4,
+        attention_types=[[["global", "local"], 1]],
+        window_size=4,
+        max_position_embeddings=64,
+        **WORDS,
+    ),
+    "qwen2": lambda: hf.Qwen2Config(**SIZES),
+    "qwen3": lambda: hf.Qwen3Config(head_dim=16, **SIZES),
+    "opt": lambda: hf.OPTConfig(
+        hidden_size=32,
+        ffn_dim=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=64,
+        word_embed_proj_dim=32,
+        **WORDS,
+    ),
+    "phi3": lambda: hf.Phi3Config(**{**SIZES, "num_key_value_heads": 4}),
+    "bloom": lambda: hf.BloomConfig(hidden_size=32, n_layer=2, n_head=4, **WORDS),
+}
+BRIDGED = {
+    "gemma3 of no official size": lambda: hf.Gemma3TextConfig(head_dim=16, sliding_window=16, **SIZES),
+    "llama with wide heads": lambda: hf.LlamaConfig(head_dim=16, **SIZES),
+}
+
+
+def make(config, folder: Path, seed: int = 0):
+    """A model with random weights large enough that a misplaced one shows, saved to `folder`."""
+    torch.manual_seed(seed)
+    model = hf.AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    return model
+
+
+def words(folder: Path) -> None:
+    vocabulary = {w: i for i, w in enumerate(["<pad>", "<s>", "</s>", "<unk>", "the", "city", "of"])}
+    inner = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    inner.pre_tokenizer = Whitespace()
+    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    hf.PreTrainedTokenizerFast(tokenizer_object=inner, **special).save_pretrained(folder)
+
+
+def difference(model, original) -> float:
+    with torch.no_grad():
+        return float((model(TOKENS) - original(TOKENS).logits).abs().max())
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants as constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GRATICULE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("family", CONVERTED)
+def test_a_folder_becomes_a_hooked_transformer(family: str, tmp_path: Path) -> None:
+    original = make(CONVERTED[family](), tmp_path)
+    model = load_model(tmp_path, device="cpu")
+    assert isinstance(model, HookedTransformer)
+    assert difference(model, original) <= 1e-4
+    assert not model.training
+    assert model.tokenizer is None
+    assert model.cfg.model_name == tmp_path.name
+
+
+@pytest.mark.parametrize("family", BRIDGED)
+def test_a_folder_becomes_a_bridge_and_says_why(family: str, tmp_path: Path, caplog) -> None:
+    original = make(BRIDGED[family](), tmp_path)
+    with caplog.at_level(logging.INFO, logger="graticule"):
+        model = load_model(tmp_path, device="cpu")
+    assert isinstance(model, TransformerBridge)
+    assert difference(model, original) <= 1e-4
+    assert model.tokenizer is None
+    assert "TransformerBridge, since" in caplog.text
+
+
+@pytest.mark.parametrize("place", ["my-llama-run/gemma", "gemma-3-270m", "Llama-2-7b/step1"])
+@pytest.mark.parametrize("family", ["gpt2", "mistral"])
+def test_a_path_with_a_familys_name_is_a_path(family: str, place: str, tmp_path: Path) -> None:
+    folder = tmp_path / place
+    original = make(CONVERTED[family](), folder)
+    model = load_model(folder, device="cpu")
+    assert isinstance(model, HookedTransformer)
+    assert difference(model, original) <= 1e-4
+
+
+def test_weights_are_neither_processed_nor_shared(tmp_path: Path) -> None:
+    original = make(CONVERTED["gpt2"](), tmp_path)  # its input and output embeddings are tied
+    model = load_model(str(tmp_path), device="cpu", verify=False)
+    assert torch.equal(model.W_E, original.transformer.wte.weight)
+    assert torch.equal(model.W_U, original.transformer.wte.weight.T)
+    assert torch.equal(model.blocks[0].ln1.w, original.transformer.h[0].ln_1.weight)
+    storages = [p.untyped_storage().data_ptr() for p in model.parameters() if p.numel()]
+    assert len(set(storages)) == len(storages)
+    assert all(p.is_contiguous() and p.requires_grad for p in model.parameters())
+
+
+def test_a_tokenizer_in_the_folder_is_used(tmp_path: Path) -> None:
+    for family, kind in (("llama", HookedTransformer), ("gemma3 of no official size", TransformerBridge)):
+        folder = tmp_path / kind.__name__
+        make({**CONVERTED, **BRIDGED}[family](), folder)
+        words(folder)
+        model = load_model(folder, device="cpu")
+        assert isinstance(model, kind)
+        assert model.to_tokens("the city of").tolist() == [[1, 4, 5, 6]]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", torch.bfloat16, "float16"])
+def test_reduced_precision_throughout(dtype, tmp_path: Path) -> None:
+    make(CONVERTED["llama"](), tmp_path)
+    model = load_model(tmp_path, dtype=dtype, device="cpu")
+    wanted = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    assert {p.dtype for p in model.parameters()} == {wanted} and model.cfg.dtype == wanted
+    _, cache = model.run_with_cache(TOKENS)
+    assert cache["resid_post", 1].dtype == wanted
+
+
+def test_what_transformer_lens_misreads_becomes_a_bridge(tmp_path: Path, caplog) -> None:
+    # TransformerLens reads no linear scaling of rotary embeddings, and says nothing
+    config = hf.LlamaConfig(
+        rope_parameters={"rope_type": "linear", "factor": 8.0, "rope_theta": 1e4}, **SIZES
+    )
+    original = make(config, tmp_path)
+    with caplog.at_level(logging.WARNING, logger="graticule"):
+        model = load_model(tmp_path, device="cpu")
+    assert isinstance(model, TransformerBridge)
+    assert difference(model, original) <= 1e-4
+    assert "largest difference" in caplog.text
+    assert difference(load_model(tmp_path, device="cpu", verify=False), original) > 1e-2
+
+
+def test_disagreement_names_the_largest_difference(tmp_path: Path) -> None:
+    right = make(CONVERTED["llama"](), tmp_path / "a", seed=0)
+    wrong = make(CONVERTED["llama"](), tmp_path / "b", seed=1)
+    want, got = (logits_of(m, TOKENS[:1]) for m in (right, wrong))
+    largest = f"{float((want - got).abs().max()):.3g}"
+    with pytest.raises(DisagreementError, match=f"largest difference between logits {largest}"):
+        check_agreement(got, want, torch.float32, "b")
+    assert check_agreement(want, want, torch.float32, "a") == 0
+    with pytest.raises(DisagreementError):
+        check_agreement(want * float("nan"), want, torch.float32, "nan")
+    with pytest.raises(ValueError, match="not finite"):
+        check_agreement(want, want * float("inf"), torch.float32, "inf")
+
+
+def test_random_state_is_left_alone(tmp_path: Path) -> None:
+    make(CONVERTED["mistral"](), tmp_path)
+    before = torch.get_rng_state()
+    load_model(tmp_path, device="cpu")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_default_dtype() == torch.float32 and torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize(("name", "family"), [("gpt2", "gpt2"), ("somebody/tiny", "llama")])
+def test_a_name_that_the_hub_cache_holds(name: str, family: str, tmp_path: Path, monkeypatch) -> None:
+    import huggingface_hub.constants as constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    repository = tmp_path / f"models--{name.replace('/', '--')}"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    original = make(CONVERTED[family](), snapshot)
+    words(snapshot)
+    config = json.loads((snapshot / "config.json").read_text())
+    (snapshot / "config.json").write_text(json.dumps({**config, "n_ctx": 64}))
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    model = load_model(name, device="cpu")
+    assert isinstance(model, HookedTransformer)
+    assert difference(model, original) <= 1e-4
+    assert model.to_tokens("the city of").tolist() == [[1, 4, 5, 6]]
+
+
+@pytest.mark.parametrize(
+    ("name", "words_"),
+    [
+        ("gpt2", "Load it once where the Hub can be reached.*local folder.*gemma-3-270m"),
+        ("somebody/no-such-model", "Load it once"),
+        ("gpt-2-smal", "did you mean"),
+        ("gemma-3-270", "gemma-3-270m"),
+        ("./not-here", "does not exist"),
+    ],
+)
+def test_what_is_not_here_says_what_to_do(name: str, words_: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ModelUnavailableError, match=words_):
+        load_model(name)
+
+
+def test_bad_arguments(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="'int8' is not one of float32"):
+        load_model(tmp_path, dtype="int8")
+    with pytest.raises(ModelUnavailableError, match=r"no config\.json"):
+        load_model(tmp_path)
+    (tmp_path / "weights.bin").write_bytes(b"x")
+    with pytest.raises(ValueError, match=r"expected a \.gguf file"):
+        load_model(tmp_path / "weights.bin")
+    (tmp_path / "weights.gguf").write_bytes(b"not one")
+    with pytest.raises(ValueError, match="does not begin as a GGUF file"):
+        load_model(tmp_path / "weights.gguf")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "no such thing"}))
+    with pytest.raises(ValueError, match="cannot read a causal language model"):
+        load_model(tmp_path)
+    with pytest.raises(ValueError, match="has no revisions"):
+        load_model(tmp_path, revision="main")
+
+
+def write_gguf(path: Path, original) -> None:
+    """A tiny Llama as GGUF: llama.cpp stores queries and keys with their rotary halves interleaved."""
+    import gguf
+
+    config = original.config
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name("tiny")
+    writer.add_block_count(config.num_hidden_layers)
+    writer.add_context_length(config.max_position_embeddings)
+    writer.add_embedding_length(config.hidden_size)
+    writer.add_feed_forward_length(config.intermediate_size)
+    writer.add_head_count(config.num_attention_heads)
+    writer.add_head_count_kv(config.num_key_value_heads)
+    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_vocab_size(config.vocab_size)
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    for name, weight in original.state_dict().items():
+        for kind, n in heads.items():
+            if kind in name:
+                weight = weight.reshape(n, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
+        writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), weight.contiguous().numpy())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_misread_model_stays_a_bridge_when_it_comes_from_the_cache(tmp_path: Path, own_cache: Path) -> None:
+    original = make(CONVERTED["llama"](), tmp_path / "hf")
+    write_gguf(tmp_path / "tiny.gguf", original)
+    load_model(tmp_path / "tiny.gguf", device="cpu", verify=False)
+    (folder,) = own_cache.glob("gguf-*")
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_parameters"] = {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e4}
+    (folder / "config.json").write_text(json.dumps(config))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "checksums": checksums(folder)}))
+    for _ in range(2):
+        assert isinstance(load_model(tmp_path / "tiny.gguf", device="cpu"), TransformerBridge)
+
+
+def test_a_gguf_file_is_dequantised_once(tmp_path: Path, own_cache: Path, caplog) -> None:
+    original = make(CONVERTED["llama"](), tmp_path / "hf")
+    write_gguf(tmp_path / "tiny.gguf", original)
+    with caplog.at_level(logging.WARNING, logger="graticule"):
+        model = load_model(tmp_path / "tiny.gguf", device="cpu")
+    assert isinstance(model, HookedTransformer)
+    assert difference(model, original) <= 1e-4
+    assert "happens once" in caplog.text
+    (folder,) = own_cache.glob("gguf-*")
+    stamps = {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
+    caplog.clear()
+    assert difference(load_model(tmp_path / "tiny.gguf", device="cpu"), original) <= 1e-4
+    assert stamps == {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}
+    assert "happens once" not in caplog.text
+    assert not list(own_cache.glob(".gguf*"))  # no temporary name left
+
+    weights = folder / "model.safetensors"
+    damaged = bytearray(weights.read_bytes())
+    damaged[-3] ^= 1
+    weights.write_bytes(damaged)
+    with caplog.at_level(logging.WARNING, logger="graticule"):
+        model = load_model(tmp_path / "tiny.gguf", device="cpu")
+    assert "is damaged and is made again" in caplog.text
+    assert difference(model, original) <= 1e-4
+
+
+def test_two_processes_may_make_the_same_folder(own_cache: Path) -> None:
+    code = (
+        "import sys, time; from graticule.cache import cached\n"
+        "def make(folder):\n"
+        "    (folder / 'a').write_text('whole'); time.sleep(0.5)\n"
+        "print(cached('x', make, {}).name)"
+    )
+    jobs = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) for _ in range(2)]
+    assert [job.communicate()[0].strip() for job in jobs] == [b"x"] * 2
+    assert [job.returncode for job in jobs] == [0] * 2
+    assert sorted(p.name for p in own_cache.iterdir()) == ["x"]
+    check(own_cache / "x")
+    (own_cache / "x" / "b").write_text("of nobody")
+    with pytest.raises(ArtifactError, match="unexpected"):
+        check(own_cache / "x")
+    (own_cache / "x" / "b").unlink()
+    (own_cache / "x" / "a").unlink()
+    with pytest.raises(ArtifactError, match="missing"):
+        check(own_cache / "x")
+
+
+def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("GRATICULE_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert cache_folder() == Path.home() / ".cache" / "graticule"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "graticule"
+    monkeypatch.setenv("GRATICULE_CACHE", str(tmp_path / "own"))
+    assert cache_folder() == tmp_path / "own"
+
+
+@pytest.mark.gemma
+def test_the_packaged_gemma(caplog) -> None:
+    from graticule.gguf import folder_of_packaged, tokenizer_of
+
+    with caplog.at_level(logging.INFO, logger="graticule"):
+        model = load_model("gemma-3-270m", device="cpu")
+    assert isinstance(model, HookedTransformer)
+    assert (model.cfg.n_layers, model.cfg.d_model, model.cfg.model_name) == (18, 640, "gemma-3-270m")
+    assert not model.training
+    folder = folder_of_packaged()
+    original = hf.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokens = model.to_tokens("The Danube flows through Vienna and Budapest.")
+    assert tokens[0, 0] == model.tokenizer.bos_token_id == 2
+    with torch.no_grad():
+        want = original(tokens).logits
+        assert float((model(tokens) - want).abs().max()) <= 1e-3 * float(want.abs().max())
+    # the fast way of reading the tokenizer gives what transformers' own way gives
+    slow, fast = hf.AutoTokenizer.from_pretrained(folder), tokenizer_of(folder)
+    for text in ("Paris, France", "  Łódź\n\n2nd  row", "東京 🗼", "<bos>a<eos>", ""):
+        assert slow(text)["input_ids"] == fast(text)["input_ids"]
+        assert slow.decode(slow(text)["input_ids"]) == fast.decode(fast(text)["input_ids"])
+    assert slow.padding_side == fast.padding_side

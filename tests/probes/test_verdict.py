@@ -1,0 +1,242 @@
+"""The verdict on planted worlds, and its bootstrap against brute force."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import r2_score
+
+from graticule.probes.bootstrap import cluster_sums, effective_clusters, interval, resampled_r2, weighted_r2
+from graticule.probes.verdict import (
+    MISSING,
+    NO_BETTER,
+    NOT_DECIDED,
+    STRUCTURE,
+    Predictions,
+    Verdict,
+    stack,
+    verdict,
+    words,
+)
+
+
+def split(values: np.ndarray, n_train: int) -> Predictions:
+    return Predictions(values[:n_train], values[n_train:])
+
+
+def judge(
+    y: np.ndarray,
+    probe: np.ndarray,
+    baselines: dict[str, np.ndarray],
+    n_train: int,
+    clusters: np.ndarray | None = None,
+    **settings: object,
+) -> Verdict:
+    n_test = len(y) - n_train
+    return verdict(
+        y[:n_train],
+        y[n_train:],
+        split(probe, n_train),
+        {name: split(values, n_train) for name, values in baselines.items()},
+        test_clusters=np.arange(n_test) if clusters is None else clusters,
+        target_names=[f"t{i}" for i in range(y.shape[1])],
+        **{"model_baselines": {"embedding"}, "draws": 400, **settings},  # type: ignore[arg-type]
+    )[0]
+
+
+def test_surface_signal_alone_is_not_structure() -> None:
+    """The probe only repeats, with its own noise, what the baselines already say."""
+    rng = np.random.default_rng(0)
+    called = []
+    for seed in range(200):
+        signal = rng.normal(size=(400, 1))
+        y = signal + rng.normal(size=signal.shape)
+        noisy = [0.5 * signal + 0.1 * rng.normal(size=signal.shape) for _ in range(3)]
+        result = judge(
+            y, noisy[0] + 0 * signal, {"tfidf": signal * 0.5, "embedding": noisy[2]}, 200, seed=seed
+        )
+        called.append(result.words)
+    assert called.count(STRUCTURE) <= 10
+    assert called.count(NO_BETTER) > called.count(STRUCTURE)
+
+
+def test_planted_extra_signal_is_structure() -> None:
+    rng = np.random.default_rng(1)
+    called = []
+    for _ in range(20):
+        surface, extra = rng.normal(size=(2, 1200, 2))
+        y = surface + extra + rng.normal(size=surface.shape)
+        probe = 0.7 * surface + 0.7 * extra
+        result = judge(y, probe, {"tfidf": 0.9 * surface, "embedding": 0.5 * surface}, 600)
+        assert result.gain == pytest.approx(1 / 3, abs=0.1)
+        called.append(result.words)
+    assert called.count(STRUCTURE) >= 19
+
+
+def test_a_probe_weaker_than_the_string_can_still_add_to_it() -> None:
+    """The shape of US places: .43 against .54, and a gain all the same."""
+    rng = np.random.default_rng(2)
+    string, other = rng.normal(size=(2, 6000, 2))
+    y = 0.74 * string + 0.3 * other + 0.6 * rng.normal(size=string.shape)
+    probe = 0.5 * string + 0.25 * other + 0.2 * rng.normal(size=string.shape)
+    result = judge(y, probe, {"tfidf": 0.74 * string, "embedding": 0.3 * string}, 3000)
+    assert result.margin_ci95[1] < 0 < result.ci95[0]
+    assert result.strongest_baseline == "tfidf"
+    assert result.words == STRUCTURE
+
+
+def test_repeated_rows_widen_the_interval() -> None:
+    """Eight copies of a row are one observation: as clusters they bring no certainty."""
+    rng = np.random.default_rng(3)
+    base, extra = rng.normal(size=(2, 250, 1))
+    y = base + 0.4 * extra + rng.normal(size=base.shape)
+    once = np.arange(250)
+    rows = np.concatenate([once, np.repeat(np.arange(150, 250), 7)])  # test rows eight times
+    clusters = rows[150:]
+    args = (y[rows], base[rows] + 0.3 * extra[rows], {"embedding": base[rows]}, 150)
+    apart, together = judge(*args), judge(*args, clusters=clusters)
+    single = judge(y, base + 0.3 * extra, {"embedding": base}, 150)
+    width = [v.ci95[1] - v.ci95[0] for v in (apart, together, single)]
+    assert width[1] > 2 * width[0]
+    assert width[1] == pytest.approx(width[2], rel=1e-9)
+    assert (together.clusters, together.effective_clusters) == (100, pytest.approx(100))
+    assert apart.gain == pytest.approx(together.gain)
+
+
+def test_gain_and_margin_are_differences_of_r2() -> None:
+    rng = np.random.default_rng(4)
+    y = rng.normal(1900, 30, (300, 2))
+    a, b, probe = (y + rng.normal(0, s, y.shape) for s in (40, 30, 20))
+    result = judge(y, probe, {"a": a, "embedding": b}, 200)
+    design = [np.column_stack([np.ones(300), a[:, t], b[:, t], probe[:, t]]) for t in range(2)]
+
+    def stacked(columns: list[int]) -> float:
+        pred = [
+            d[:, columns] @ np.linalg.lstsq(d[:200][:, columns], y[:200, t])[0] for t, d in enumerate(design)
+        ]
+        return float(r2_score(y[200:], np.stack(pred, axis=1)[200:]))
+
+    assert result.surface == pytest.approx(stacked([0, 1, 2]), abs=1e-9)
+    assert result.gain == pytest.approx(stacked([0, 1, 2, 3]) - stacked([0, 1, 2]), abs=1e-9)
+    assert result.strongest_baseline == "embedding"
+    assert result.margin == pytest.approx(r2_score(y[200:], probe[200:]) - r2_score(y[200:], b[200:]))
+    assert np.mean(list(result.gain_by_target.values())) == pytest.approx(result.gain)
+
+
+def test_missing_model_baselines_no_baselines_and_few_clusters() -> None:
+    rng = np.random.default_rng(5)
+    y = rng.normal(size=(120, 1))
+    result = judge(y, y + 0.1, {"tfidf": rng.normal(size=y.shape)}, 60)
+    assert (result.words, result.model_baselines) == (MISSING, False)
+    alone = judge(y, y + 0.1, {}, 60)
+    assert (alone.words, alone.strongest_baseline) == (MISSING, None)
+    assert alone.surface == pytest.approx(r2_score(y[60:], np.full((60, 1), y[:60].mean())))
+    assert alone.gain == pytest.approx(1 - alone.surface)
+    few = judge(y, y + 0.1, {"embedding": y * 0.5}, 60, clusters=np.arange(60) % 6)
+    assert few.effective_clusters == pytest.approx(6)
+    assert any("effective clusters" in w for w in few.warnings) and "warning" in few.summary()
+    assert not result.warnings
+
+
+def test_a_target_constant_over_the_test_rows_is_left_out_and_said() -> None:
+    rng = np.random.default_rng(6)
+    y = rng.normal(size=(200, 2))
+    y[100:, 1] = 0
+    result = judge(y, y + rng.normal(size=y.shape), {"embedding": rng.normal(size=y.shape)}, 100)
+    assert np.isfinite([result.gain, *result.ci95]).all()
+    assert result.to_json()["gain_by_target"]["t1"] is None
+    assert any("t1" in w for w in result.warnings)
+
+
+def test_words() -> None:
+    assert words(0.02, (0.001, 0.04), 0.01, True) == STRUCTURE
+    assert words(0.005, (0.001, 0.009), 0.01, True) == NO_BETTER
+    assert words(0.005, (0.001, 0.02), 0.01, True) == NOT_DECIDED
+    assert words(0.02, (-0.01, 0.04), 0.01, True) == NOT_DECIDED
+    assert words(float("nan"), (float("nan"),) * 2, 0.01, True) == NOT_DECIDED
+    assert words(0.9, (0.8, 1.0), 0.01, False) == MISSING
+
+
+def test_wrong_shapes_and_values_are_named() -> None:
+    y = np.random.default_rng(7).normal(size=(40, 1))
+    with pytest.raises(ValueError, match=r"'embedding'.*not finite at row 3"):
+        bad = y.copy()
+        bad[3] = np.inf
+        judge(y, y, {"embedding": bad}, 20)
+    with pytest.raises(ValueError, match="'probe' names the probe"):
+        judge(y, y, {"probe": y}, 20)
+    with pytest.raises(ValueError, match="for 2 target names"):
+        verdict(
+            y,
+            y,
+            Predictions(y, y),
+            {},
+            test_clusters=np.arange(40),
+            target_names=["a", "b"],
+            model_baselines=(),
+        )
+
+
+def test_stack_with_copies_and_constants_predicts_as_without() -> None:
+    rng = np.random.default_rng(8)
+    y = rng.normal(1950, 20, (100, 1))
+    a, b = y + rng.normal(0, 10, y.shape), y + rng.normal(0, 30, y.shape)
+    plain = stack({"a": a, "b": b}, y).predict({"a": a, "b": b})
+    more = {"a": a, "again": a * 3 + 5, "flat": np.full_like(a, 7), "b": b}
+    assert np.allclose(stack(more, y).predict(more), plain, atol=1e-6)
+    with pytest.raises(KeyError, match="again"):
+        stack(more, y).predict({"a": a, "b": b, "flat": a})
+
+
+def test_bootstrap_is_the_brute_force_resampling() -> None:
+    rng = np.random.default_rng(9)
+    clusters = rng.integers(0, 25, 120)
+    y = rng.normal(1900, 10, (120, 3))
+    preds = {"a": y + rng.normal(0, 8, y.shape), "b": y + rng.normal(0, 12, y.shape)}
+    sums = cluster_sums(y, preds, clusters)
+    labels = np.unique(clusters)
+    weights = rng.multinomial(len(labels), np.full(len(labels), 1 / len(labels)), size=40)
+    found = weighted_r2(sums, weights.astype(float))
+    for draw, weight in enumerate(weights):
+        rows = np.concatenate([np.flatnonzero(clusters == c) for c in np.repeat(labels, weight)])
+        for i, pred in enumerate(preds.values()):
+            expected = r2_score(y[rows], pred[rows], multioutput="raw_values")
+            assert np.allclose(found[draw, i], expected, atol=1e-10)
+
+
+def test_bootstrap_is_seeded_and_does_not_depend_on_its_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(10)
+    y = rng.normal(size=(50, 1))
+    sums = cluster_sums(y, {"a": y * 0.5}, np.arange(50))
+    whole = resampled_r2(sums, 64, seed=3)
+    monkeypatch.setattr("graticule.probes.bootstrap._CHUNK_CELLS", 333)
+    assert np.allclose(resampled_r2(sums, 64, seed=3), whole, rtol=1e-12)
+    assert not np.array_equal(resampled_r2(sums, 64, seed=4), whole)
+
+
+def test_interval_covers_the_true_difference() -> None:
+    """Errors shared within clusters: resampling clusters covers, resampling rows does not."""
+    rng = np.random.default_rng(11)
+
+    def draw(n_clusters: int) -> tuple[np.ndarray, dict[str, np.ndarray], np.ndarray]:
+        clusters = np.repeat(np.arange(n_clusters), 5)
+        y, e, f = (rng.normal(size=(n_clusters, 1))[clusters] for _ in range(3))
+        own = rng.normal(size=(2, len(clusters), 1)) * 0.2
+        return y, {"a": y + 0.6 * e + own[0], "b": y + 0.8 * f + own[1]}, clusters
+
+    y, preds, _ = draw(200_000)
+    truth = r2_score(y, preds["a"]) - r2_score(y, preds["b"])
+    inside = {"clusters": 0, "rows": 0}
+    for seed in range(120):
+        y, preds, clusters = draw(80)
+        for unit, labels in (("clusters", clusters), ("rows", np.arange(len(y)))):
+            samples = resampled_r2(cluster_sums(y, preds, labels), 250, seed)
+            low, high = interval(samples[:, 0] - samples[:, 1])
+            inside[unit] += low <= truth <= high
+    assert 0.88 <= inside["clusters"] / 120 <= 0.99
+    assert inside["rows"] / 120 < 0.8
+
+
+def test_effective_clusters() -> None:
+    assert effective_clusters(np.array([5, 5, 5, 5])) == pytest.approx(4)
+    assert effective_clusters(np.array([1000, 1, 1])) == pytest.approx(1, abs=0.01)
