@@ -15,7 +15,7 @@ from torch import Tensor
 from graticule.hooks.points import PointError, full_name, layer_of
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing import Self
 
 
 class Activations(Mapping[str, Tensor]):
@@ -32,7 +32,7 @@ class Activations(Mapping[str, Tensor]):
         rows: pd.DataFrame,
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
-        """**Raises** `ValueError` if there is no point, a tensor is not `[row, width]`, or row counts differ."""
+        """**Raises** `ValueError` if a tensor is not `[row, width]`, row counts differ, or there is none."""
         if not tensors:
             raise ValueError("no points: give at least one {hook name: [row, width] tensor}")
         for name, tensor in tensors.items():
@@ -93,7 +93,9 @@ class Activations(Mapping[str, Tensor]):
         return torch.stack(list(self._tensors.values()))
 
     def select(
-        self, rows: Sequence[int] | np.ndarray | slice | None = None, points: Sequence[str] | str | None = None
+        self,
+        rows: Sequence[int] | np.ndarray | slice | None = None,
+        points: Sequence[str] | str | None = None,
     ) -> Self:
         """The activations of some rows (indices, a boolean mask, or a slice) and points."""
         names = [points] if isinstance(points, str) else list(points or self._tensors)

@@ -32,7 +32,7 @@ class ArtifactError(ValueError):
 
 
 def json_ready(value: Any) -> Any:
-    """`value` in JSON's own types: NumPy scalars and arrays as numbers and lists, NaN and infinity as None."""
+    """`value` in JSON's own types: arrays as lists, NaN and infinity as None."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {f.name: json_ready(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, Mapping):
@@ -116,9 +116,9 @@ def write_folder(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
 
 
 def write_json(path: Path | str, value: Any) -> None:
-    """Write `value` as JSON with sorted keys, atomically; NaN becomes null."""
+    """Write `value` as JSON, keys in their own order, atomically; NaN becomes null."""
     with replacing(Path(path)) as temporary:
-        text = json.dumps(json_ready(value), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(json_ready(value), indent=1, ensure_ascii=False, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
@@ -145,7 +145,7 @@ def check_schema(manifest: Mapping[str, Any], kind: str, path: Path | str) -> No
         raise ArtifactError(f"{path} holds a {manifest.get('kind')!r} folder, expected {kind!r}")
     if manifest.get("schema") != SCHEMA:
         raise ArtifactError(
-            f"{path} is of schema {manifest.get('schema')!r}, this version of graticule reads schema {SCHEMA}; "
+            f"{path} is of schema {manifest.get('schema')!r}, this graticule reads schema {SCHEMA}; "
             "write it again, or read it with the version that wrote it (provenance.json names it)"
         )
 

@@ -166,7 +166,9 @@ def capture(
     if rows is not None:
         request["row_columns"] = list(map(str, rows.columns))
     if store is not None and _is_complete(store):
-        StoreWriter(store, request, _widths_of(store, names), str(kept).removeprefix("torch."))  # same request?
+        StoreWriter(
+            store, request, _widths_of(store, names), str(kept).removeprefix("torch.")
+        )  # same request?
         return Store(store)
     started = time.time()
     bar = tqdm(
@@ -219,7 +221,7 @@ class _Runner:
         def read(point: str, value: Tensor) -> None:
             if value.ndim < 3 or value.shape[1] != len(row):
                 raise ValueError(
-                    f"{point} has shape {tuple(value.shape)}; expected [batch, pos, …] with {len(row)} positions"
+                    f"{point} has shape {tuple(value.shape)}; expected [batch, pos, …], {len(row)} long"
                 )
             found[point] = int(np.prod(value.shape[2:]))
 
@@ -250,10 +252,8 @@ class _Runner:
         sizes = np.array([len(w) for w in wanted])
         position = np.concatenate(wanted)
         row = np.repeat(np.arange(len(texts)), sizes)
-        if job.mean:
-            place = slots
-        else:
-            place = np.repeat(slots, sizes) + np.concatenate([np.arange(n) for n in sizes])
+        within = np.concatenate([np.arange(n) for n in sizes])
+        place = slots if job.mean else np.repeat(slots, sizes) + within
         fresh = torch.from_numpy(np.flatnonzero(position >= skip))
         shared = torch.from_numpy(np.flatnonzero(position < skip))
         device = tokens.device
@@ -296,8 +296,8 @@ class _Runner:
         bad = int((~torch.isfinite(rows)).any(1).nonzero()[0])
         text = int(texts[bad])
         hint = (
-            f"; the model ran in {ran_in}, rows are kept in {self.job.dtype}: float16 overflows beyond 65,504, "
-            "try bfloat16 or float32"
+            f"; the model ran in {ran_in}, rows are kept in {self.job.dtype}: "
+            "float16 overflows beyond 65,504, try bfloat16 or float32"
             if torch.float16 in (ran_in, self.job.dtype)
             else ""
         )

@@ -94,7 +94,9 @@ class Forward:
         except _Done:
             return
         if left:
-            raise RuntimeError(f"the forward pass never reached {', '.join(sorted(left))}; nothing was captured")
+            raise RuntimeError(
+                f"the forward pass never reached {', '.join(sorted(left))}; nothing was captured"
+            )
 
     @contextmanager
     def _hooked(self, read: Reader) -> Iterator[None]:
@@ -124,7 +126,14 @@ class Forward:
         try:
             prefix = self._run_prefix(ids)
             agrees = self._cached_route_agrees(ids, prefix)
-        except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError, IndexError) as error:
+        except (
+            TypeError,
+            ValueError,
+            AttributeError,
+            NotImplementedError,
+            RuntimeError,
+            IndexError,
+        ) as error:
             _log.info("no shared prefix: this model's cached route fails (%s)", error)
             return NO_PREFIX
         if not agrees:
@@ -224,9 +233,7 @@ def _block_hooks(model: HookedModel, points: Sequence[str], read: Reader) -> Ite
         for point in points:
             block = blocks[layer_of(point)]
             if point.endswith("hook_resid_pre"):
-                handles.append(
-                    block.register_forward_pre_hook(lambda _m, args, p=point: read(p, args[0]))
-                )
+                handles.append(block.register_forward_pre_hook(lambda _m, args, p=point: read(p, args[0])))
             else:
                 handles.append(
                     block.register_forward_hook(

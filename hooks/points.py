@@ -103,7 +103,9 @@ def _one_layer(n_layers: int, layer: int | float) -> int:
     return layer % n_layers
 
 
-def resolve(model: HookedModel, points: PointSpec = "resid_post", layers: LayerSpec = "all") -> tuple[str, ...]:
+def resolve(
+    model: HookedModel, points: PointSpec = "resid_post", layers: LayerSpec = "all"
+) -> tuple[str, ...]:
     """Full hook names for `points`, in model order, each one a hook point of `model`.
 
     `layers` applies to short names without a layer and to patterns that name blocks by `*`.
@@ -162,7 +164,9 @@ def _expand(spec: Any, known: list[str], allowed: list[int], n_layers: int) -> l
     if spec not in _SHORT and full_name(spec, allowed[0]) not in known:
         shorts = [*_SHORT, *_GLOBAL]
         close = difflib.get_close_matches(spec, shorts, n=3, cutoff=0.4)
-        raise PointError(f"no hook point {spec!r}; did you mean {' or '.join(map(repr, close or shorts[:3]))}?")
+        raise PointError(
+            f"no hook point {spec!r}; did you mean {' or '.join(map(repr, close or shorts[:3]))}?"
+        )
     return [_known(full_name(spec, layer), known) for layer in allowed]
 
 

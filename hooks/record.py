@@ -30,7 +30,9 @@ class Recording:
         if value.ndim < 3:
             raise ValueError(f"{point} has shape {tuple(value.shape)}; expected [batch, pos, …]")
         batch, length = value.shape[:2]
-        kept = np.arange(length)[self._pos] if isinstance(self._pos, slice) else np.array([self._pos % length])
+        kept = (
+            np.arange(length)[self._pos] if isinstance(self._pos, slice) else np.array([self._pos % length])
+        )
         part = value[:, torch.from_numpy(kept).to(value.device)].detach()
         self._parts[point].append(part.reshape(batch * len(kept), -1).to("cpu", copy=True))
         if point == self._points[0]:

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import pandas as pd
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from plotly.graph_objects import Figure
-    from typing_extensions import Self
 
 Part = tuple[Literal["figure", "table"], str]
 """A part of a page: a figure or a table, by its caption."""
 
 PAGE_RENDERER = "graticule.report.page:write_page"
-"""Where pages are laid out. A string, resolved on use: the arrows of the house point down, and the page is up."""
+"""Where pages are laid out: a string, resolved on use, because imports point down and the page is up."""
 
 
 def _renderer() -> Callable[..., Path]:
@@ -82,5 +83,7 @@ class Result(ABC):
 
         parts = [f"<h4>{escape(self.title)}</h4><pre>{escape(self.summary())}</pre>"]
         for caption, table in self.tables().items():
-            parts.append(f"<p>{escape(caption)}</p>{table.head(20).to_html(index=False, float_format='%.3f')}")
+            parts.append(
+                f"<p>{escape(caption)}</p>{table.head(20).to_html(index=False, float_format='%.3f')}"
+            )
         return "".join(parts)

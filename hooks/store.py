@@ -59,7 +59,9 @@ class StoreWriter:
     them with checksums, replaced. So the manifest never names a file that is not whole.
     """
 
-    def __init__(self, path: Path | str, request: Mapping[str, Any], widths: Mapping[str, int], dtype: str) -> None:
+    def __init__(
+        self, path: Path | str, request: Mapping[str, Any], widths: Mapping[str, int], dtype: str
+    ) -> None:
         """Start a store, or take up an incomplete one of the same request where it stopped.
 
         **Raises** `ArtifactError` if `path` holds something else, or a store of another request (naming what
@@ -135,7 +137,9 @@ def _check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> N
     check_schema(old, KIND, path)
     for key in ("points", "dtype"):
         if old[key] != new[key]:
-            raise ArtifactError(f"{path} holds {key} {old[key]}, this capture has {new[key]}; choose another place")
+            raise ArtifactError(
+                f"{path} holds {key} {old[key]}, this capture has {new[key]}; choose another place"
+            )
     theirs, ours = old["request"], new["request"]
     differing = [k for k in sorted({*theirs, *ours}) if theirs.get(k) != ours.get(k)]
     if differing:

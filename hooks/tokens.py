@@ -46,7 +46,9 @@ class TokenRows:
         return limit
 
 
-def tokenize(model: HookedModel, inputs: Inputs, prompt: str = "", prepend_bos: bool | None = None) -> TokenRows:
+def tokenize(
+    model: HookedModel, inputs: Inputs, prompt: str = "", prepend_bos: bool | None = None
+) -> TokenRows:
     """Token rows of `inputs`, each text set into `prompt`.
 
     `prompt` holds one slot `{}` for the text, or is put before it as it stands (a trailing space counts).
@@ -82,7 +84,9 @@ def _template(prompt: str) -> tuple[str, str]:
     if "{" not in prompt and "}" not in prompt:
         return prompt, ""
     if prompt.count("{}") != 1 or prompt.count("{") != 1 or prompt.count("}") != 1:
-        raise ValueError(f"prompt {prompt!r}: expected exactly one slot {{}} for the text, and no other braces")
+        raise ValueError(
+            f"prompt {prompt!r}: expected exactly one slot {{}} for the text, and no other braces"
+        )
     before, after = prompt.split("{}")
     return before, after
 
@@ -93,7 +97,9 @@ def _text_rows(model: HookedModel, texts: Sequence[str], prompt: str, prepend_bo
         raise ValueError("this model has no tokenizer; pass token rows, or set model.tokenizer")
     for i, text in enumerate(texts):
         if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"input {i} is {type(text).__name__} where the first is str: give texts or token rows")
+            raise TypeError(
+                f"input {i} is {type(text).__name__} where the first is str: give texts or token rows"
+            )
         if not text.strip():
             raise ValueError(f"text {i} is empty ({text!r}); drop it or fill it in")
     before, after = _template(prompt)
@@ -154,7 +160,9 @@ def batches(
         while end < len(order):
             longest = lengths[order[end]]
             size = (end - start + 1) * longest
-            mixed = longest != lengths[order[end - 1]] and (not pad or (end - start) * shortest > token_budget // 2)
+            mixed = longest != lengths[order[end - 1]] and (
+                not pad or (end - start) * shortest > token_budget // 2
+            )
             if size > token_budget or mixed:
                 break
             end += 1

@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from graticule.hooks.record import record as record
     from graticule.hooks.store import Store as Store
     from graticule.models import load_model as load_model
-    from graticule.probes.baselines import baselines as baselines
+    from graticule.probes.estimators.ridge import RidgeProbe as RidgeProbe
     from graticule.probes.findings import Findings as Findings
     from graticule.probes.probe import probe as probe
-    from graticule.probes.ridge import RidgeProbe as RidgeProbe
+    from graticule.probes.surface.baselines import baselines as baselines
     from graticule.probes.sweep import sweep as sweep
-    from graticule.probes.tables import Table as Table
+    from graticule.probes.tables.table import Table as Table
 
 __all__ = [
     "Activations",
@@ -37,10 +37,10 @@ __all__ = [
 _HOMES = {
     "Activations": "graticule.hooks.activations",
     "Findings": "graticule.probes.findings",
-    "RidgeProbe": "graticule.probes.ridge",
+    "RidgeProbe": "graticule.probes.estimators.ridge",
     "Store": "graticule.hooks.store",
-    "Table": "graticule.probes.tables",
-    "baselines": "graticule.probes.baselines",
+    "Table": "graticule.probes.tables.table",
+    "baselines": "graticule.probes.surface.baselines",
     "capture": "graticule.hooks.capture",
     "load_model": "graticule.models",
     "probe": "graticule.probes.probe",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import pandas
 
-    import graticule.probes.tables
+    import graticule.probes.tables.table
 
 Number = int | float
 Layers = str | int | float | slice | list[Number]
@@ -93,13 +93,13 @@ def read_table(
     blocks: Sequence[str] = (),
     on_bad: str = "raise",
     seed: int = 0,
-) -> "graticule.probes.tables.Table":
+) -> "graticule.probes.tables.table.Table":
     """The packaged table of that name, or the table that the options describe.
 
     **Raises** `ValueError` if a file comes without columns, or a packaged table with them.
     """
-    from graticule.probes.reading import packaged_tables
-    from graticule.probes.tables import Table
+    from graticule.probes.tables.reading import packaged_tables
+    from graticule.probes.tables.table import Table
 
     if table in packaged_tables() and not Path(table).exists():
         given = [*targets, *blocks, *(column for column in (text, split, cluster) if column)]
@@ -150,7 +150,7 @@ def read_texts(
         if not lines:
             raise ValueError(f"--texts {texts} is empty")
         return lines, None
-    from graticule.probes.reading import packaged_settings, packaged_tables, read_frame
+    from graticule.probes.tables.reading import packaged_settings, packaged_tables, read_frame
 
     name = str(table)
     if name in packaged_tables() and not Path(name).exists():

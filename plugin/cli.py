@@ -202,8 +202,8 @@ def tables(
     \b
     Example:  graticule tables world_cities --out cities.csv
     """
-    from graticule.probes.reading import packaged_tables
-    from graticule.probes.tables import Table
+    from graticule.probes.tables.reading import packaged_tables
+    from graticule.probes.tables.table import Table
 
     if name is None:
         if out is not None:

@@ -22,8 +22,8 @@ from graticule.hooks.artifact import (
 )
 from graticule.hooks.points import layer_of
 from graticule.hooks.result import Part, Result
-from graticule.probes.ridge import RidgeProbe
-from graticule.probes.verdict import Verdict
+from graticule.probes.estimators.ridge import RidgeProbe
+from graticule.probes.scores.verdict import Verdict
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -138,9 +138,12 @@ class Findings(Result):
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Baselines, layers, and the rows that are most wrong."""
+        from graticule.probes.findings_figures import worst_rows
+        from graticule.probes.plots.style import label
+
         rows = [
             {
-                "baseline": name,
+                "baseline": label(name),
                 "layer": layer_of(line["point"]) if line["point"] else None,
                 "alpha": line["alpha"],
                 "validation R²": line["validation"],
@@ -148,8 +151,6 @@ class Findings(Result):
             }
             for name, line in self.baselines.items()
         ]
-        from graticule.probes.findings_figures import worst_rows
-
         return {
             _CAPTION_BASELINES: pd.DataFrame(rows),
             _CAPTION_WORST: worst_rows(self),

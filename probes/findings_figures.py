@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from graticule.probes.metrics import coordinate_columns
+from graticule.probes.scores.metrics import coordinate_columns
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -47,7 +47,9 @@ def _place_figures(findings: Findings, places: tuple[int, int], block: str | Non
         )
     }
     if block is not None:
-        out[f"Error by {block}, test rows"] = block_error_figure(findings.predictions, block, error="error_km")
+        out[f"Error by {block}, test rows"] = block_error_figure(
+            findings.predictions, block, error="error_km"
+        )
     return out
 
 

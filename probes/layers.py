@@ -13,9 +13,9 @@ from tqdm.auto import tqdm
 from graticule.hooks.activations import Activations
 from graticule.hooks.points import layer_of
 from graticule.hooks.store import Store
-from graticule.probes.ridge_rows import as_rows
-from graticule.probes.solvers import RidgeFit, ridge_cv, ridge_cv_stream
-from graticule.probes.verdict import Predictions
+from graticule.probes.estimators.ridge_rows import as_rows
+from graticule.probes.estimators.solvers import RidgeFit, ridge_cv, ridge_cv_stream
+from graticule.probes.scores.verdict import Predictions
 
 _log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ def fit_points(
     desc: str = "ridge",
     progress: bool | None = None,
 ) -> list[PointFit]:
-    """Ridge at every point; `rows` says which activation row serves each row of the problem (default: its own).
+    """Ridge at every point; `rows` says which activation row serves each row of the problem.
 
     Points of a store that would not fit in 4 GiB are streamed.
 
@@ -114,9 +114,7 @@ def fit_points(
             predicted = fit.predict(activations.gather(point, test))
         else:
             values = as_rows(activations[point])
-            fit = ridge_cv(
-                values.gather(train), y, alphas=alphas, clusters=clusters, names=problem.names
-            )
+            fit = ridge_cv(values.gather(train), y, alphas=alphas, clusters=clusters, names=problem.names)
             predicted = fit.predict(values.gather(test))
         if fit.alpha_at_edge:
             _log.info("%s: the chosen strength %.3g lies at the edge of the grid", point, fit.alpha)

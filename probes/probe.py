@@ -16,10 +16,10 @@ from graticule.hooks.identity import model_identity
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.positions import Pos
 from graticule.hooks.protocols import HookedModel
-from graticule.probes.baselines import baselines
 from graticule.probes.findings import Findings
+from graticule.probes.surface.baselines import baselines
 from graticule.probes.sweep import sweep
-from graticule.probes.tables import Table
+from graticule.probes.tables.table import Table
 
 _log = logging.getLogger(__name__)
 
@@ -52,7 +52,9 @@ def probe(
     **Raises** `ValueError` if the table has no texts, and whatever the three steps raise.
     """
     if table.texts is None:
-        raise ValueError(f"table {table.name!r} has no texts; give text= when making it, or sweep activations")
+        raise ValueError(
+            f"table {table.name!r} has no texts; give text= when making it, or sweep activations"
+        )
     settings: dict[str, Any] = {
         "points": points,
         "layers": layers,
@@ -68,7 +70,10 @@ def probe(
         "table": table.digest,
         "points": names,
         **{k: repr(v) for k, v in (("pos", pos), ("prompt", prompt), ("dtype", dtype), ("twin", twin))},
-        **{"twins": twins, "min_gain": min_gain, "draws": draws, "seed": seed},
+        "twins": twins,
+        "min_gain": min_gain,
+        "draws": draws,
+        "seed": seed,
     }
     fingerprint = hashlib.sha256(json.dumps(json_ready(made_from), sort_keys=True).encode()).hexdigest()[:16]
     if folder is not None:

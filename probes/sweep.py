@@ -14,15 +14,15 @@ from jaxtyping import Shaped
 from graticule.hooks.activations import Activations
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.store import Store
-from graticule.probes.baselines import Baselines, text_digest
+from graticule.probes.estimators.ridge import RidgeProbe
 from graticule.probes.findings import Findings
-from graticule.probes.geo import haversine_km
 from graticule.probes.layers import PointFit, Problem, chosen, fit_points
-from graticule.probes.metrics import score
-from graticule.probes.ridge import RidgeProbe
-from graticule.probes.tables import Table
-from graticule.probes.tfidf import tfidf_predictions
-from graticule.probes.verdict import Predictions, Verdict, verdict
+from graticule.probes.scores.geo import haversine_km
+from graticule.probes.scores.metrics import score
+from graticule.probes.scores.verdict import Predictions, Verdict, verdict
+from graticule.probes.surface.baselines import Baselines, text_digest
+from graticule.probes.surface.tfidf import tfidf_predictions
+from graticule.probes.tables.table import Table
 
 _log = logging.getLogger(__name__)
 
@@ -66,7 +66,9 @@ def sweep(
         baselines = Baselines(text_digest(table), {}, table.texts is not None)
     else:
         baselines.check(table)
-    problem = Problem(source, table.y[source], table.is_test[source], table.clusters[source], table.target_names)
+    problem = Problem(
+        source, table.y[source], table.is_test[source], table.clusters[source], table.target_names
+    )
     if len(problem.train) < 3 or len(problem.test) < 2:
         raise ValueError(
             f"{len(problem.train)} training and {len(problem.test)} test rows among the activations; "
@@ -104,9 +106,7 @@ def sweep(
         baselines=rows,
         verdict=result,
         checks=checks,
-        probes={
-            f.point: RidgeProbe.from_fit(f.fit, f.point, table.target_names, table.units) for f in fits
-        },
+        probes={f.point: RidgeProbe.from_fit(f.fit, f.point, table.target_names, table.units) for f in fits},
         predictions=_predictions(table, problem, best, surface),
         provenance=_provenance(activations, table, baselines, seed),
     )
@@ -154,7 +154,9 @@ def _table_of(
     return table, np.arange(len(frame))
 
 
-def _served_by(feature: Activations | Store, activations: Activations | Store, source: np.ndarray) -> np.ndarray:
+def _served_by(
+    feature: Activations | Store, activations: Activations | Store, source: np.ndarray
+) -> np.ndarray:
     """Which row of `feature` serves each activation row: the same position, or the text's only row."""
     rows, ours = feature.rows, activations.rows
     if rows["source"].is_unique:
@@ -164,7 +166,9 @@ def _served_by(feature: Activations | Store, activations: Activations | Store, s
     place = rows[keys].assign(place=np.arange(len(rows)))
     merged = ours[keys].merge(place, on=keys, how="left")["place"]
     if merged.isna().any():
-        raise ValueError("a baseline was captured at other positions than the activations; give both one pos=")
+        raise ValueError(
+            "a baseline was captured at other positions than the activations; give both one pos="
+        )
     return merged.to_numpy(np.int64)
 
 

@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float
 
 from graticule.hooks.activations import Activations
-from graticule.probes.baselines import Baselines, text_digest
-from graticule.probes.tables import Table
+from graticule.probes.surface.baselines import Baselines, text_digest
+from graticule.probes.tables.table import Table
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,9 @@ def planted(
     if min(surface, hidden) < 0 or surface + hidden > 1:
         raise ValueError(f"surface={surface} and hidden={hidden}: shares of the variance, together at most 1")
     rng = np.random.default_rng(seed)
-    words = np.array([f"{a}{b}" for a in ("ba", "ke", "mi", "lo", "du", "ra") for b in "bcdfghjklm"])[:n_words]
+    words = np.array([f"{a}{b}" for a in ("ba", "ke", "mi", "lo", "du", "ra") for b in "bcdfghjklm"])[
+        :n_words
+    ]
     picked = rng.integers(0, n_words, (n_rows, 2))
     texts = [f"{words[a]} {words[b]} {i}" for i, (a, b) in enumerate(picked)]
     value = rng.normal(size=(n_words, n_targets))

@@ -12,10 +12,45 @@ from typing import Any
 import pytest
 import torch
 
-WORDS = (
-    "the city of is in a river king new old san saint north south east west lake mount port ville burg "
-    "where are lat lon coordinates what paris rome oslo lima cairo delhi tokyo berlin madrid vienna"
-).split()
+WORDS = [
+    "the",
+    "city",
+    "of",
+    "is",
+    "in",
+    "a",
+    "river",
+    "king",
+    "new",
+    "old",
+    "san",
+    "saint",
+    "north",
+    "south",
+    "east",
+    "west",
+    "lake",
+    "mount",
+    "port",
+    "ville",
+    "burg",
+    "where",
+    "are",
+    "lat",
+    "lon",
+    "coordinates",
+    "what",
+    "paris",
+    "rome",
+    "oslo",
+    "lima",
+    "cairo",
+    "delhi",
+    "tokyo",
+    "berlin",
+    "madrid",
+    "vienna",
+]
 
 
 def make_tokenizer() -> Any:
@@ -52,7 +87,6 @@ def _config(family: str, vocabulary: int) -> Any:
     if family == "qwen3":
         return hf.Qwen3Config(head_dim=16, **sizes)
     return hf.LlamaConfig(**sizes)
-
 
 
 @pytest.fixture(scope="session")

@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import cached, relative
+
 from graticule import Activations, capture
 from graticule.hooks.points import PointError
-from helpers import cached, relative
 
 
 @pytest.fixture

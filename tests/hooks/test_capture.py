@@ -5,11 +5,12 @@ import functools
 import numpy as np
 import pytest
 import torch
+from helpers import FAMILIES, as_installed, cached, relative
+from transformer_lens import HookedTransformer
+
 from graticule import Activations, capture
 from graticule.hooks.capture import NonFiniteError
 from graticule.hooks.positions import Sample
-from helpers import FAMILIES, as_installed, cached, relative
-from transformer_lens import HookedTransformer
 
 TOLERANCE = 1e-5
 
@@ -18,7 +19,9 @@ def vector_points(model, tokens):
     """Every point that holds `[batch, pos, …]`."""
     cache = cached(model, tokens)
     names = [n for n in model.hook_dict if n in cache and not n.endswith(("pattern", "scores"))]
-    names = [n for n in names if not n.endswith(("hook_cos", "hook_sin"))]  # of positions alone, one for all rows
+    names = [
+        n for n in names if not n.endswith(("hook_cos", "hook_sin"))
+    ]  # of positions alone, one for all rows
     return [n for n in names if cache[n].ndim >= 3 and cache[n].shape[:2] == tokens.shape]
 
 
@@ -68,7 +71,9 @@ def test_positions_and_prompts(load_tiny, names, kind, pos):
             assert len(places) == len(set(places)) == 2
             assert min(places) >= 1  # never BOS
         else:
-            places = list(np.arange(length)[pos : pos + 1 or None] if isinstance(pos, int) else range(length)[pos])
+            places = list(
+                np.arange(length)[pos : pos + 1 or None] if isinstance(pos, int) else range(length)[pos]
+            )
         for point in acts.points:
             expected = cache[point][0, places]
             if pos == "entity_mean":
@@ -124,7 +129,9 @@ def test_no_block_beyond_the_last_wanted_one_and_no_logits(load_tiny, names, mon
         model = load_tiny("llama", kind)
         reached = []
         late = {n: h for n, h in model.hook_dict.items() if n.startswith(("blocks.2", "ln_final", "unembed"))}
-        handles = [h.register_forward_hook(lambda *_, n=n: reached.append(n)) for n, h in late.items()]
+        handles = [
+            h.register_forward_hook(lambda *_, n=n, seen=reached: seen.append(n)) for n, h in late.items()
+        ]
         try:
             capture(model, names[:5], layers=1)
         finally:
@@ -149,10 +156,15 @@ def test_token_rows_and_tensors(tiny):
     ragged = [[0, 5, 6], [0, 7], [0, 8, 9, 10, 11]]
     acts = capture(tiny, ragged)
     for i, row in enumerate(ragged):
-        assert relative(acts["resid_post", 1][i], cached(tiny, torch.tensor([row]))["resid_post", 1][0, -1]) < 1e-5
+        assert (
+            relative(acts["resid_post", 1][i], cached(tiny, torch.tensor([row]))["resid_post", 1][0, -1])
+            < 1e-5
+        )
     block = torch.tensor([[0, 5, 6], [0, 9, 0]])  # a real token that shares the padding's id
     acts = capture(tiny, block, pos="all")
-    assert relative(acts["resid_post", 2].reshape(2, 3, -1), cached(tiny, block)["resid_post", 2]) <= TOLERANCE
+    assert (
+        relative(acts["resid_post", 2].reshape(2, 3, -1), cached(tiny, block)["resid_post", 2]) <= TOLERANCE
+    )
 
 
 def test_dtype_and_rows(tiny, names):
@@ -245,7 +257,9 @@ def test_the_session_is_left_as_found(load_tiny, names, kind, fails, tmp_path):
         assert torch.equal(torch.get_rng_state(), state)
         assert torch.get_default_dtype() == torch.float32
         assert torch.is_grad_enabled()
-        assert all(dict(model.named_parameters())[n] is p and p.data_ptr() == d for n, (p, d) in weights.items())
+        assert all(
+            dict(model.named_parameters())[n] is p and p.data_ptr() == d for n, (p, d) in weights.items()
+        )
     finally:
         model.reset_hooks(including_permanent=True)
         model.tokenizer.padding_side = "right"

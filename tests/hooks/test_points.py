@@ -1,8 +1,9 @@
 """Names of hook points: every way of asking, and what a wrong name is answered."""
 
 import pytest
-from graticule.hooks.points import PointError, layer_of, resolve, resolve_layers
 from helpers import as_installed
+
+from graticule.hooks.points import PointError, layer_of, resolve, resolve_layers
 
 
 def test_every_way_of_asking(tiny):

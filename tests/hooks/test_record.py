@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from graticule import capture, record
 from helpers import cached, relative
+
+from graticule import capture, record
 
 
 @pytest.mark.parametrize("kind", ["hooked", "bridge"])
@@ -29,7 +30,9 @@ def test_generate_with_a_cache_sees_every_token_once(tiny):
         out = tiny.generate(prompt, max_new_tokens=4, do_sample=False, verbose=False, stop_at_eos=False)
     acts = recording.activations
     assert acts.n_rows == 4  # the last token generated is never read
-    reference = capture(tiny, out[:, :-1], pos="all", layers=[0, 2]).select(rows=slice(prompt.shape[1] - 1, None))
+    reference = capture(tiny, out[:, :-1], pos="all", layers=[0, 2]).select(
+        rows=slice(prompt.shape[1] - 1, None)
+    )
     for point in acts:
         assert relative(acts[point], reference[point]) <= 1e-4
 

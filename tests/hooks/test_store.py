@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from graticule import Activations, Store, capture
 from graticule.hooks import capture as capture_module
 from graticule.hooks.artifact import ArtifactError

@@ -13,7 +13,7 @@ import pytest
 from graticule import arguments, options
 from graticule.cli import main
 from graticule.hooks.store import Store
-from graticule.probes.tables import Table
+from graticule.probes.tables.table import Table
 
 COMMANDS = ("demo", "probe", "capture", "tables", "report")
 

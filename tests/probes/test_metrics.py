@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from graticule.probes import metrics
-from graticule.probes.geo import haversine_km, proximity_error, proximity_error_1d, unit_sphere
+from graticule.probes.scores import metrics
+from graticule.probes.scores.geo import haversine_km, proximity_error, proximity_error_1d, unit_sphere
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from graticule.probes.checks import ColumnError
-from graticule.probes.groups import group_folds, link_clusters
-from graticule.probes.reading import packaged_tables
-from graticule.probes.rows import TableError
-from graticule.probes.tables import Table
+from graticule.probes.tables.checks import ColumnError
+from graticule.probes.tables.groups import group_folds, link_clusters
+from graticule.probes.tables.reading import packaged_tables
+from graticule.probes.tables.rows import TableError
+from graticule.probes.tables.table import Table
 
 
 def frame(n: int = 40, seed: int = 0) -> pd.DataFrame:

@@ -6,8 +6,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import r2_score
 
-from graticule.probes.bootstrap import cluster_sums, effective_clusters, interval, resampled_r2, weighted_r2
-from graticule.probes.verdict import (
+from graticule.probes.scores.bootstrap import (
+    cluster_sums,
+    effective_clusters,
+    interval,
+    resampled_r2,
+    weighted_r2,
+)
+from graticule.probes.scores.verdict import (
     MISSING,
     NO_BETTER,
     NOT_DECIDED,
@@ -209,7 +215,7 @@ def test_bootstrap_is_seeded_and_does_not_depend_on_its_chunks(monkeypatch: pyte
     y = rng.normal(size=(50, 1))
     sums = cluster_sums(y, {"a": y * 0.5}, np.arange(50))
     whole = resampled_r2(sums, 64, seed=3)
-    monkeypatch.setattr("graticule.probes.bootstrap._CHUNK_CELLS", 333)
+    monkeypatch.setattr("graticule.probes.scores.bootstrap._CHUNK_CELLS", 333)
     assert np.allclose(resampled_r2(sums, 64, seed=3), whole, rtol=1e-12)
     assert not np.array_equal(resampled_r2(sums, 64, seed=4), whole)
 

@@ -7,9 +7,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 import torch
 
-from graticule.hooks.protocols import HookedModel
-
-M = TypeVar("M", bound=HookedModel)
+M = TypeVar("M")
 
 
 def make_twin(model: M, seed: int = 0, how: Literal["permuted", "fresh"] = "permuted") -> M:
@@ -41,7 +39,9 @@ def _permute(module: torch.nn.Module, seed: int) -> None:
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
         flat = parameter.data.detach().to("cpu", copy=True).contiguous().reshape(-1)
         # shuffled as bits, so that every dtype goes the same way
-        bits = flat.view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()])
+        bits = flat.view(
+            {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()]
+        )
         rng.shuffle(bits.numpy())
         parameter.data.copy_(flat.view(parameter.shape))
 
@@ -54,6 +54,8 @@ def _initialise(module: Any, seed: int) -> None:
             return
         found = [m for m in module.modules() if callable(getattr(m, "reset_parameters", None))]
         if not found:
-            raise ValueError(f"{type(module).__name__} has nothing that initialises itself; use how='permuted'")
+            raise ValueError(
+                f"{type(module).__name__} has nothing that initialises itself; use how='permuted'"
+            )
         for child in found:
             child.reset_parameters()

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from graticule.probes.bootstrap import cluster_sums, effective_clusters, interval, resampled_r2
-from graticule.probes.metrics import mean, mean_r2, r2
+from graticule.probes.scores.bootstrap import cluster_sums, effective_clusters, interval, resampled_r2
+from graticule.probes.scores.metrics import mean, mean_r2, r2
 
 STRUCTURE = "structure beyond the baselines"
 NO_BETTER = "no better than the baselines"
@@ -97,9 +97,9 @@ class Verdict:
         low, high = self.ci95
         against = self.strongest_baseline or "the training mean"
         lines = [
-            self.words,
-            f"gain {self.gain:+.3f} [{low:+.3f}, {high:+.3f}] R² over the stacked baselines "
-            f"({self.surface:.3f}); structure needs {self.min_gain:g} and an interval above 0",
+            f"{self.words}: gain {self.gain:+.3f} R², 95% interval {low:+.3f} to {high:+.3f}",
+            f"over the stacked baselines' {self.surface:.3f}; structure needs a gain of {self.min_gain:g} "
+            "and an interval above 0",
             f"probe alone {self.score:.3f}, {self.margin:+.3f} [{self.margin_ci95[0]:+.3f}, "
             f"{self.margin_ci95[1]:+.3f}] against {against}",
             f"{self.clusters} clusters of test rows (effective {self.effective_clusters:.0f})",

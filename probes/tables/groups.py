@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from graticule.probes.rows import Kind
+from graticule.probes.tables.rows import Kind
 
 
 def link_clusters(

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from graticule.probes.ridge_rows import RowSource, check_finite_rows, chunks, gather_float64
+from graticule.probes.estimators.ridge_rows import RowSource, check_finite_rows, chunks, gather_float64
 
 _SAMPLE_FOR_SHIFT = 512
 _ONE_THREAD_UP_TO = 1024

@@ -15,15 +15,22 @@ from typing import Any, Literal
 import torch
 
 from graticule.hooks.activations import Activations
-from graticule.hooks.artifact import SCHEMA, ArtifactError, check_schema, library_versions, read_json, write_json
+from graticule.hooks.artifact import (
+    SCHEMA,
+    ArtifactError,
+    check_schema,
+    library_versions,
+    read_json,
+    write_json,
+)
 from graticule.hooks.capture import capture
 from graticule.hooks.identity import model_identity
 from graticule.hooks.points import LayerSpec, PointError, PointSpec, full_name
 from graticule.hooks.positions import Pos
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.store import Store
-from graticule.probes.tables import Table
-from graticule.probes.twin import make_twin
+from graticule.probes.surface.twin import make_twin
+from graticule.probes.tables.table import Table
 
 _log = logging.getLogger(__name__)
 
@@ -120,7 +127,7 @@ def baselines(
     - `mean_embedding`, `last_embedding`: the input embeddings of the text's own tokens, their mean and the
       last one.
     - `block_0`: the residual stream after the first block, at the probe's position.
-    - `twin_0`, …: the probe's own points in untrained twins (`graticule.probes.twin`), seeds `seed`, ….
+    - `twin_0`, …: the probe's own points in untrained twins (`twin.make_twin`), seeds `seed`, ….
     - TF-IDF of the strings needs no model and no capture; `baselines(None, table)` is TF-IDF alone.
 
     `points`, `layers`, `pos`, `prompt` and `dtype` are those of the probe's own `capture`. With `store`, the

@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
-from graticule.probes.groups import group_folds
-from graticule.probes.metrics import mean_r2
-from graticule.probes.sparse_ridge import dual_ridge, is_small
-from graticule.probes.verdict import Predictions
+from graticule.probes.estimators.sparse_ridge import dual_ridge, is_small
+from graticule.probes.scores.metrics import mean_r2
+from graticule.probes.scores.verdict import Predictions
+from graticule.probes.tables.groups import group_folds
 
 logger = logging.getLogger(__name__)
 

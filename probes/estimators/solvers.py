@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from graticule.probes.ridge_alphas import at_edge, check_alphas, default_alphas
-from graticule.probes.ridge_holdout import HoldoutPlan, out_of_fold, plan_holdout
-from graticule.probes.ridge_rows import (
+from graticule.probes.estimators.ridge_alphas import at_edge, check_alphas, default_alphas
+from graticule.probes.estimators.ridge_holdout import HoldoutPlan, out_of_fold, plan_holdout
+from graticule.probes.estimators.ridge_rows import (
     ArrayRows,
     RowSource,
     Targets,
@@ -23,7 +23,7 @@ from graticule.probes.ridge_rows import (
     chunk_rows_for,
     chunks,
 )
-from graticule.probes.ridge_spectrum import GramSpectrum, KernelSpectrum, Spectrum
+from graticule.probes.estimators.ridge_spectrum import GramSpectrum, KernelSpectrum, Spectrum
 
 _KEPT_ERRORS = 1 << 25
 

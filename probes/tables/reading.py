@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from graticule.probes.rows import TableError
+from graticule.probes.tables.rows import TableError
 
 _MISSING = ["", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "<NA>", "-nan", "#N/A"]
 

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
-from graticule.probes.checks import (
+from graticule.probes.scores.metrics import coordinate_columns
+from graticule.probes.tables.checks import (
     check_limits,
     columns_of,
     duplicates,
@@ -22,10 +23,9 @@ from graticule.probes.checks import (
     read_units,
     refuse,
 )
-from graticule.probes.groups import dense_codes, draw_split, link_clusters
-from graticule.probes.metrics import coordinate_columns
-from graticule.probes.reading import packaged_settings, read_frame
-from graticule.probes.rows import Kind, TableError, read_split, read_targets
+from graticule.probes.tables.groups import dense_codes, draw_split, link_clusters
+from graticule.probes.tables.reading import packaged_settings, read_frame
+from graticule.probes.tables.rows import Kind, TableError, read_split, read_targets
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from graticule.probes.rows import TableError
+from graticule.probes.tables.rows import TableError
 
 _LIMITS = {"lat": 90.0, "lon": 360.0}
 

@@ -1,0 +1,1 @@
+"""Ridge probes: pure solvers, and the estimator that carries two directions."""

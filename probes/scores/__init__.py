@@ -1,0 +1,1 @@
+"""Scores, distances on the globe, the bootstrap, and the verdict."""

@@ -1,0 +1,1 @@
+"""What could be read without the model's knowledge: strings, embeddings, untrained twins."""

@@ -1,0 +1,1 @@
+"""Entity tables: rows, targets, the frozen split, clusters and blocks."""

@@ -1,0 +1,174 @@
+"""The shape of the package: its arrows, its face, what importing costs, what a wheel holds."""
+
+import ast
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import graticule
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = {
+    "plugin": "graticule",
+    "hooks": "graticule.hooks",
+    "probes": "graticule.probes",
+    "sims": "graticule.sims",
+}
+ALLOWED = {
+    "hooks": {"hooks"},
+    "probes": {"hooks", "probes"},
+    "sims": {"hooks", "probes", "sims"},
+    "plugin": {"hooks", "probes", "sims", "plugin"},
+}
+
+
+def sources(room: str) -> list[Path]:
+    return [f for f in sorted((ROOT / room).rglob("*.py")) if "__pycache__" not in f.parts]
+
+
+def imported(file: Path) -> set[str]:
+    """Every module that a file imports, at its top or inside functions, absolute."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def room_of(module: str) -> str | None:
+    if not (module + ".").startswith("graticule."):
+        return None
+    part = module.split(".")[1] if "." in module else ""
+    return part if part in ("hooks", "probes", "sims") else "plugin"
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_arrows_point_down(room):
+    assert sources(room)
+    for file in sources(room):
+        for module in imported(file):
+            target = room_of(module)
+            assert target is None or target in ALLOWED[room], f"{file.relative_to(ROOT)} imports {module}"
+
+
+def test_hooked_transformer_is_named_in_two_places_only():
+    """TransformerLens 4 removed it: only the model loader and the worlds may build one."""
+    for room in ROOMS:
+        for file in sources(room):
+            names = {m.rpartition(".")[2] for m in imported(file) if m.startswith("transformer_lens")}
+            if names & {"HookedTransformer", "HookedTransformerConfig"}:
+                assert room == "sims" or file == ROOT / "plugin" / "models.py", file
+
+
+def test_the_face():
+    assert set(graticule.__all__) == {
+        *("load_model", "capture", "record", "Activations", "Store", "Table"),
+        *("baselines", "sweep", "probe", "Findings", "RidgeProbe"),
+    }
+    assert dir(graticule) == sorted(graticule.__all__)
+    for name in graticule.__all__:
+        assert getattr(graticule, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'captures'"):
+        _ = graticule.captures
+
+
+def loaded_after(code: str) -> set[str]:
+    out = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys; print(' '.join(sys.modules))"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "COVERAGE_PROCESS_START": ""},
+    )
+    return {name.split(".")[0] for name in out.stdout.split()}
+
+
+def test_importing_loads_neither_library():
+    heavy = {"transformer_lens", "sae_lens", "transformers", "datasets", "sklearn", "plotly"}
+    assert not loaded_after("import graticule") & (heavy | {"torch", "pandas"})
+    everyday = (
+        "from graticule import capture, record, Activations, Store, Table, sweep, probe, RidgeProbe, Findings"
+    )
+    assert not loaded_after(everyday) & {"transformer_lens", "sae_lens"}
+    assert not loaded_after("from graticule import load_model") & {"transformer_lens", "sae_lens"}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(ROOT)]
+    built = subprocess.run(command, capture_output=True, text=True)
+    assert built.returncode == 0, built.stderr
+    return next(folder.glob("*.whl"))
+
+
+def test_a_wheel_holds_every_module_and_the_packaged_tables(wheel):
+    inside = set(zipfile.ZipFile(wheel).namelist())
+    for room, package in ROOMS.items():
+        for file in sources(room):
+            name = f"{package.replace('.', '/')}/{file.relative_to(ROOT / room)}"
+            assert name in inside, f"{name} is missing from the wheel"
+    data = {"world_cities.parquet", "historical_figures.parquet", "coastline.json", "README.md"}
+    assert {f"graticule/probes/data/{name}" for name in data} <= inside
+    assert "graticule/py.typed" in inside
+    assert {f"graticule/report/{f.name}" for f in (ROOT / "plugin" / "report").glob("*.[hcj]*s*")} <= inside
+    stray = {n for n in inside if not n.startswith(("graticule/", "graticule-"))}
+    assert not stray
+
+
+def test_a_wheel_in_an_environment_of_its_own_imports_and_runs(wheel, tmp_path):
+    """Installed without the source tree; third parties come from the environment that runs this."""
+    env = tmp_path / "env"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(env)], check=True)
+    here = subprocess.run(
+        [sys.executable, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
+    python = env / "bin" / "python"
+    site = Path(
+        subprocess.run(
+            [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--quiet",
+        "--target",
+        str(site),
+        str(wheel),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    (site / "third_parties.pth").write_text(
+        here + "\n"
+    )  # a .pth inside it is not followed: no editable finder
+    code = (
+        "import graticule, sys; from graticule import Table, capture, sweep; "
+        "print(graticule.__file__, len(Table.packaged('world_cities')))"
+    )
+    out = subprocess.run(
+        [python, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    ).stdout
+    assert out.split()[0].startswith(str(site))
+    assert int(out.split()[1]) > 7000
+    script = "import sys; from graticule.cli import main; sys.exit(main(['--help']))"
+    help_text = subprocess.run(
+        [python, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert "demo" in help_text.stdout
+    entry = (next(site.glob("graticule-*.dist-info")) / "entry_points.txt").read_text()
+    assert "graticule = graticule.cli:main" in entry
