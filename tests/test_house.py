@@ -7,8 +7,9 @@ import sys
 import zipfile
 from pathlib import Path
 
-import graticule
 import pytest
+
+import graticule
 
 ROOT = Path(__file__).parents[1]
 ROOMS = {

@@ -1,5 +1,6 @@
 """The command line: help that costs nothing, errors on one line, and commands on a real, tiny model."""
 
+import json
 import os
 import signal
 import subprocess
@@ -296,3 +297,20 @@ def test_probe_then_report(tiny_model: Path, csv: Path, tmp_path: Path) -> None:
     page.unlink()
     assert main(["report", str(tmp_path)]) == 0  # a folder of findings, as the demo leaves
     assert (tmp_path / "report.html").is_file()
+
+
+@pytest.mark.gemma
+def test_demo(tmp_path: Path) -> None:
+    """Both packaged tables, the packaged model, one page; the same command again runs nothing."""
+    out = tmp_path / "demo"
+    done = run("demo", "--rows", "120", "--out", str(out), HF_HUB_OFFLINE="1", timeout=500)
+    assert done.returncode == 0, done.stderr
+    last = done.stdout.strip().splitlines()[-1]
+    assert "world_cities: " in last
+    assert "historical_figures: " in last
+    assert str(out / "report.html") in last
+    assert (out / "report.html").stat().st_size > 1_000_000
+    found = json.loads((out / "world_cities" / "findings.json").read_text())
+    assert len(found["layers"]) == 18
+    assert {"proximity_error", "haversine_km"} <= set(found["layers"][0]["test"])
+    assert run("demo", "--rows", "120", "--out", str(out), HF_HUB_OFFLINE="1").stdout == done.stdout

@@ -6,6 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from sklearn.linear_model import Ridge, RidgeCV
+from sklearn.metrics import r2_score
+
 from graticule import Activations, Findings, RidgeProbe, Store, Table, baselines, capture, probe, sweep
 from graticule.hooks.artifact import ArtifactError
 from graticule.probes.estimators.ridge import cosines
@@ -13,8 +16,6 @@ from graticule.probes.layers import Problem, chosen, fit_points
 from graticule.probes.scores.verdict import MISSING, NO_BETTER, STRUCTURE
 from graticule.probes.surface.baselines import Baselines
 from graticule.sims.planted import planted
-from sklearn.linear_model import Ridge, RidgeCV
-from sklearn.metrics import r2_score
 
 
 @pytest.fixture(scope="module")

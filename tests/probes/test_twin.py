@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from graticule.probes.surface.twin import make_twin
 
 
