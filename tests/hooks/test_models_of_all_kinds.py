@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 from helpers import cached, relative
-from transformer_lens.HookedRootModule import HookedRootModule
 from transformer_lens.hook_points import HookPoint
+from transformer_lens.HookedRootModule import HookedRootModule
 
 from graticule import capture
 from graticule.hooks.points import PointError

@@ -13,15 +13,14 @@ import pytest
 import torch
 
 from graticule import Activations, Store, capture
-from graticule.hooks import capture as capture_module
 from graticule.hooks.artifact import ArtifactError
 
 SCRIPT = """
 import sys, torch, numpy as np
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from graticule import capture
-from graticule.hooks import capture as module
-sys.modules["graticule.hooks.capture"]._SHARD_BYTES = {shard_bytes}
+from graticule.hooks.running import runner
+runner._SHARD_BYTES = {shard_bytes}
 torch.manual_seed(0)
 torch.set_num_threads(1)
 model = HookedTransformer(HookedTransformerConfig(
@@ -75,7 +74,7 @@ def test_killed_three_times_and_resumed_it_is_the_same_byte_for_byte(tmp_path):
 
 @pytest.fixture
 def small_shards(monkeypatch):
-    monkeypatch.setattr(sys.modules["graticule.hooks.capture"], "_SHARD_BYTES", 4096)
+    monkeypatch.setattr("graticule.hooks.running.runner._SHARD_BYTES", 4096)
 
 
 def test_a_store_is_what_capture_gives_in_memory(tiny, names, tmp_path, small_shards):
@@ -202,4 +201,3 @@ def test_memory_stays_bounded_while_streaming(tiny, tmp_path, small_shards, monk
     capture(tiny, rows, store=tmp_path / "store")
     assert max(sizes) <= 4096
     assert sum(sizes) == 200 * 3 * 32 * 4
-    assert capture_module is not None

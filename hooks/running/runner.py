@@ -1,0 +1,198 @@
+"""Shards of texts through the model: length buckets, identical rows once, every row to its place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from graticule.hooks.protocols import HookedModel, device_of
+from graticule.hooks.running.forward import NO_PREFIX, Forward, Prefix
+from graticule.hooks.tokens import TokenRows, batches
+
+_SHARD_BYTES = 2**28
+
+
+class NonFiniteError(ValueError):
+    """An activation is NaN or infinite; the message names its text and point."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is read from which token rows."""
+
+    rows: TokenRows
+    positions: list[np.ndarray]
+    """Token positions of every text."""
+    mean: bool
+    """Whether the positions of a text are averaged into one row."""
+    points: tuple[str, ...]
+    dtype: torch.dtype
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Rows every text gives."""
+        return np.array([1 if self.mean else len(p) for p in self.positions])
+
+
+class Runner:
+    """Runs shards of texts through the model; a shard's activations depend on its texts alone."""
+
+    def __init__(
+        self, model: HookedModel, job: Job, budget: int, share_prefix: bool, compiled: bool, bar: Any
+    ) -> None:
+        self.model, self.job, self.budget, self.bar = model, job, budget, bar
+        self.forward = Forward(model, job.points, compiled)
+        self.pad = getattr(model.cfg, "attention_dir", "causal") != "bidirectional"
+        length = job.rows.shared_prefix() if share_prefix and self.pad and len(job.rows.ids) > 1 else 0
+        self.prefix: Prefix = self.forward.prefix(job.rows.ids[0][:length]) if length else NO_PREFIX
+        self.widths = self._widths()
+
+    def _widths(self) -> dict[str, int]:
+        """Widths of the points, from one short row; refuses points that are not `[batch, pos, …]`."""
+        if self.prefix.length:
+            return {p: int(a.shape[-1]) for p, a in self.prefix.activations.items()}
+        found: dict[str, int] = {}
+        row = self.job.rows.ids[0]
+
+        def read(point: str, value: Tensor) -> None:
+            if value.ndim < 3 or value.shape[1] != len(row):
+                raise ValueError(
+                    f"{point} has shape {tuple(value.shape)}; expected [batch, pos, …], {len(row)} long"
+                )
+            found[point] = int(np.prod(value.shape[2:]))
+
+        self.forward(torch.from_numpy(row)[None].to(device_of(self.model)), read)
+        return {p: found[p] for p in self.job.points}
+
+    def shard(self, texts: np.ndarray) -> dict[str, Tensor]:
+        """Point → `[row, width]` for some texts, in their order."""
+        job = self.job
+        unique, inverse = _unique(job, texts)
+        counts = job.counts[unique]
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        out = {p: torch.empty(int(starts[-1]), w, dtype=job.dtype) for p, w in self.widths.items()}
+        ids = [job.rows.ids[i] for i in unique]
+        repeats = np.bincount(inverse, minlength=len(unique))
+        for batch in batches(ids, self.prefix.length, self.budget, self.pad, device_of(self.model)):
+            self._run(batch.tokens, unique[batch.members], starts[batch.members], out)
+            self.bar.update(int(repeats[batch.members].sum()))
+        if len(unique) == len(texts) and (inverse == np.arange(len(texts))).all():
+            return out
+        index = np.concatenate([np.arange(starts[u], starts[u + 1]) for u in inverse])
+        return {p: t[torch.from_numpy(index)] for p, t in out.items()}
+
+    def _run(self, tokens: Tensor, texts: np.ndarray, slots: np.ndarray, out: dict[str, Tensor]) -> None:
+        """Run one batch and write every point's rows to their places in `out`."""
+        job, skip = self.job, self.prefix.length
+        wanted = [job.positions[t] for t in texts]
+        sizes = np.array([len(w) for w in wanted])
+        position = np.concatenate(wanted)
+        row = np.repeat(np.arange(len(texts)), sizes)
+        within = np.concatenate([np.arange(n) for n in sizes])
+        place = slots if job.mean else np.repeat(slots, sizes) + within
+        fresh = torch.from_numpy(np.flatnonzero(position >= skip))
+        shared = torch.from_numpy(np.flatnonzero(position < skip))
+        device = tokens.device
+        at = (
+            torch.from_numpy(row).to(device)[fresh.to(device)],
+            torch.from_numpy(position - skip).to(device)[fresh.to(device)],
+        )
+        target = torch.from_numpy(place)
+
+        def read(point: str, value: Tensor) -> None:
+            if value.ndim < 3 or value.shape[:2] != tokens.shape:
+                raise ValueError(
+                    f"{point} has shape {tuple(value.shape)}; expected [batch, pos, …] with "
+                    f"{tuple(tokens.shape)} of them: it does not belong to single tokens"
+                )
+            picked = value[at].flatten(1)
+            if len(shared) or job.mean:
+                picked = self._with_prefix(point, picked, fresh, shared, position)
+            if job.mean:
+                picked = _means(picked.float(), row, sizes)
+            picked = picked.to("cpu", job.dtype)
+            if not bool(torch.isfinite(picked).all()):
+                self._report(point, picked, texts if job.mean else texts[row], value.dtype)
+            out[point][target] = picked
+
+        self.forward(tokens, read, self.prefix)
+
+    def _with_prefix(
+        self, point: str, picked: Tensor, fresh: Tensor, shared: Tensor, position: np.ndarray
+    ) -> Tensor:
+        """Rows in order, those at the prefix's positions from the prefix's own run."""
+        rows = picked.new_empty(len(position), picked.shape[1])
+        rows[fresh.to(rows.device)] = picked
+        if len(shared):
+            known = self.prefix.activations[point]
+            rows[shared.to(rows.device)] = known[torch.from_numpy(position)[shared].to(known.device)]
+        return rows
+
+    def _report(self, point: str, rows: Tensor, texts: np.ndarray, ran_in: torch.dtype) -> None:
+        bad = int((~torch.isfinite(rows)).any(1).nonzero()[0])
+        text = int(texts[bad])
+        hint = (
+            f"; the model ran in {ran_in}, rows are kept in {self.job.dtype}: "
+            "float16 overflows beyond 65,504, try bfloat16 or float32"
+            if torch.float16 in (ran_in, self.job.dtype)
+            else ""
+        )
+        count = int((~torch.isfinite(rows)).sum())
+        raise NonFiniteError(f"{point}: {count} non-finite entries, the first for text {text}{hint}")
+
+
+def _means(values: Tensor, row: np.ndarray, sizes: np.ndarray) -> Tensor:
+    """Mean of `values` `[token, width]` over the tokens of each text."""
+    total = values.new_zeros(len(sizes), values.shape[1])
+    total.index_add_(0, torch.from_numpy(row).to(values.device), values)
+    return total / torch.from_numpy(sizes).to(values.device)[:, None]
+
+
+def _unique(job: Job, texts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Texts whose token rows and positions differ, and for every text which of them it is."""
+    seen: dict[bytes, int] = {}
+    unique: list[int] = []
+    inverse = np.empty(len(texts), dtype=np.int64)
+    for i, text in enumerate(texts):
+        key = job.rows.ids[text].tobytes() + b"|" + job.positions[text].tobytes()
+        if key not in seen:
+            seen[key] = len(unique)
+            unique.append(int(text))
+        inverse[i] = seen[key]
+    return np.array(unique), inverse
+
+
+def shards(counts: np.ndarray, bytes_a_row: int) -> list[np.ndarray]:
+    """Runs of texts whose rows fill at most 256 MiB (one text at least)."""
+    limit = max(1, _SHARD_BYTES // bytes_a_row)
+    shards: list[np.ndarray] = []
+    start, held = 0, 0
+    for i, count in enumerate(counts):
+        if held and held + count > limit:
+            shards.append(np.arange(start, i))
+            start, held = i, 0
+        held += int(count)
+    shards.append(np.arange(start, len(counts)))
+    return shards
+
+
+def row_table(job: Job, texts: np.ndarray, rows: pd.DataFrame | None) -> pd.DataFrame:
+    """`source`, `position`, `token` and the caller's columns, one line a row."""
+    chosen = [job.positions[t][-1:] if job.mean else job.positions[t] for t in texts]
+    source = np.repeat(texts, [len(c) for c in chosen])
+    table = pd.DataFrame(
+        {
+            "source": source.astype(np.int64),
+            "position": np.concatenate(chosen).astype(np.int32),
+            "token": np.concatenate([job.rows.ids[t][c] for t, c in zip(texts, chosen, strict=True)]),
+        }
+    )
+    if rows is None:
+        return table
+    extra = rows.reset_index(drop=True).iloc[source].reset_index(drop=True)
+    return pd.concat([table, extra.drop(columns=table.columns, errors="ignore")], axis=1)
