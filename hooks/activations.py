@@ -95,11 +95,13 @@ class Activations(Mapping[str, Tensor]):
     def select(
         self,
         rows: Sequence[int] | np.ndarray | slice | None = None,
-        points: Sequence[str] | str | None = None,
+        points: str | tuple[str, int] | Sequence[str | tuple[str, int]] | None = None,
     ) -> Self:
-        """The activations of some rows (indices, a boolean mask, or a slice) and points."""
-        names = [points] if isinstance(points, str) else list(points or self._tensors)
-        chosen = {name: self[name] for name in names}
+        """The activations of some rows (indices, a boolean mask, or a slice) and points.
+
+        **Raises** `PointError` for a point that was not captured, `IndexError` for a row that is not there.
+        """
+        chosen = {name: self[name] for name in wanted_names(points, self.points)}
         table = self.rows
         if rows is not None:
             index = np.arange(self.n_rows)[rows if isinstance(rows, slice) else np.asarray(rows)].copy()
@@ -195,6 +197,15 @@ class Activations(Mapping[str, Tensor]):
         from graticule.hooks.saelens import read_saelens
 
         return read_saelens(path)
+
+
+def wanted_names(points: Any, all_points: Sequence[str]) -> list[str]:
+    """Full names of one or several points, given as names or (short name, layer) pairs; None is all of them."""
+    if points is None:
+        return list(all_points)
+    if isinstance(points, str) or (isinstance(points, tuple) and isinstance(points[-1], int)):
+        points = [points]
+    return [p if isinstance(p, str) else full_name(*p) for p in points]
 
 
 def _cache_shape(cache: Any) -> tuple[int, int]:

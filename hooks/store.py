@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from graticule.hooks.activations import Activations
+from graticule.hooks.activations import Activations, wanted_names
 from graticule.hooks.artifact import (
     SCHEMA,
     ArtifactError,
@@ -287,8 +287,7 @@ class Store(Mapping[str, Tensor]):
 
     def select(self, rows: Any = None, points: Any = None) -> Activations:
         """Some rows and points, in memory."""
-        names = [points] if isinstance(points, str) else list(points or self.points)
-        chosen = {self._name(n): self[n] for n in names}
+        chosen = {n: self[n] for n in wanted_names(points, self.points)}
         return Activations(chosen, self.rows, self.provenance).select(rows=rows)
 
     def to_saelens(self, path: Path | str, point: str | None = None, context_size: int | None = None) -> None:

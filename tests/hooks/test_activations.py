@@ -45,6 +45,17 @@ def test_select(acts, rows):
     assert some.points == ("blocks.1.hook_resid_post",)
 
 
+def test_select_points_as_in_a_cache(acts):
+    post = acts["resid_post", 1]
+    assert torch.equal(acts.select(points=("resid_post", 1))["resid_post", 1], post)
+    assert acts.select(points=[("resid_post", 1), "blocks.0.mlp.hook_post"]).points == (
+        "blocks.1.hook_resid_post",
+        "blocks.0.mlp.hook_post",
+    )
+    with pytest.raises(PointError, match="not among the captured"):
+        acts.select(points=("resid_mid", 1))
+
+
 def test_select_by_mask(acts):
     mask = (acts.rows["position"] == 1).to_numpy()
     assert acts.select(rows=mask).n_rows == mask.sum() == 9
