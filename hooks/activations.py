@@ -200,7 +200,7 @@ class Activations(Mapping[str, Tensor]):
 
 
 def wanted_names(points: Any, all_points: Sequence[str]) -> list[str]:
-    """Full names of one or several points, given as names or (short name, layer) pairs; None is all of them."""
+    """Full names of one or several points, each a name or a (short name, layer) pair; None is all of them."""
     if points is None:
         return list(all_points)
     if isinstance(points, str) or (isinstance(points, tuple) and isinstance(points[-1], int)):

@@ -6,6 +6,7 @@ in some models.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -33,6 +34,12 @@ class TokenRows:
     def lengths(self) -> list[int]:
         """Tokens in every row."""
         return [len(row) for row in self.ids]
+
+    @cached_property
+    def first_alike(self) -> np.ndarray:
+        """For every row, the first row with the very same tokens: often itself."""
+        first: dict[bytes, int] = {}
+        return np.array([first.setdefault(row.tobytes(), i) for i, row in enumerate(self.ids)])
 
     def shared_prefix(self) -> int:
         """Length of the longest token prefix that all rows share, short of the shortest row's last token."""

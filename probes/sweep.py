@@ -22,6 +22,7 @@ from graticule.probes.scores.metrics import score
 from graticule.probes.scores.verdict import Predictions, Verdict, verdict
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.surface.tfidf import tfidf_predictions
+from graticule.probes.tables.groups import link_clusters
 from graticule.probes.tables.table import Table
 
 _log = logging.getLogger(__name__)
@@ -66,9 +67,8 @@ def sweep(
         baselines = Baselines(text_digest(table), {}, table.texts is not None)
     else:
         baselines.check(table)
-    problem = Problem(
-        source, table.y[source], table.is_test[source], table.clusters[source], table.target_names
-    )
+    clusters = _clusters(activations, table, source)
+    problem = Problem(source, table.y[source], table.is_test[source], clusters, table.target_names)
     if len(problem.train) < 3 or len(problem.test) < 2:
         raise ValueError(
             f"{len(problem.train)} training and {len(problem.test)} test rows among the activations; "
@@ -152,6 +152,15 @@ def _table_of(
         columns["cluster"] = "source"  # rows of one text are not independent
     table = Table(frame, text=text, target=names, name="activation rows", **columns)
     return table, np.arange(len(frame))
+
+
+def _clusters(activations: Activations | Store, table: Table, source: np.ndarray) -> np.ndarray:
+    """The table's clusters, linked where different texts are the same tokens to the model."""
+    clusters = table.clusters[source]
+    if "same_tokens_as" not in activations.rows:
+        return clusters
+    alike = activations.rows["same_tokens_as"].reset_index(drop=True)
+    return link_clusters([pd.Series(clusters), alike], len(source))
 
 
 def _served_by(

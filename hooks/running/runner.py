@@ -182,7 +182,8 @@ def shards(counts: np.ndarray, bytes_a_row: int) -> list[np.ndarray]:
 
 
 def row_table(job: Job, texts: np.ndarray, rows: pd.DataFrame | None) -> pd.DataFrame:
-    """`source`, `position`, `token` and the caller's columns, one line a row."""
+    """`source`, `position`, `token`, `same_tokens_as` (the first text with this text's very tokens) and the
+    caller's columns, one line a row."""
     chosen = [job.positions[t][-1:] if job.mean else job.positions[t] for t in texts]
     source = np.repeat(texts, [len(c) for c in chosen])
     table = pd.DataFrame(
@@ -190,6 +191,7 @@ def row_table(job: Job, texts: np.ndarray, rows: pd.DataFrame | None) -> pd.Data
             "source": source.astype(np.int64),
             "position": np.concatenate(chosen).astype(np.int32),
             "token": np.concatenate([job.rows.ids[t][c] for t, c in zip(texts, chosen, strict=True)]),
+            "same_tokens_as": job.rows.first_alike[source],
         }
     )
     if rows is None:

@@ -12,18 +12,16 @@ from jaxtyping import Bool, Float, Int
 from graticule.probes.tables.rows import Kind
 
 
-def link_clusters(
-    column: pd.Series | None, texts: Sequence[str] | None, n_rows: int
-) -> Int[np.ndarray, " row"]:
-    """Union-find of rows that share a cluster value or a stripped text, as dense codes in row order.
+def link_clusters(labels: Sequence[pd.Series | None], n_rows: int) -> Int[np.ndarray, " row"]:
+    """Union-find of rows that share a value in any of `labels`, as dense codes in row order.
 
-    A missing cluster value links its row to no other.
+    A missing value links its row to no other.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
     rows, hubs, size = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)], n_rows
-    for values in (column, None if texts is None else pd.Series([t.strip() for t in texts], dtype=object)):
+    for values in labels:
         if values is None:
             continue
         codes = pd.factorize(values)[0]

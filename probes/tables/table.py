@@ -132,7 +132,8 @@ class Table:
         need_variation(y, read.names, read.kind, "")
         part = frame.iloc[kept].reset_index(drop=True)
         texts = None if texts is None else [texts[row] for row in kept]
-        clusters = link_clusters(None if cluster is None else part[cluster], texts, len(part))
+        stripped = None if texts is None else pd.Series([t.strip() for t in texts], dtype=object)
+        clusters = link_clusters([None if cluster is None else part[cluster], stripped], len(part))
         if is_test is None:
             if not 0 < test_size < 1:
                 raise TableError(f"test_size is {test_size}: it is the share of test rows, between 0 and 1")

@@ -161,6 +161,18 @@ def test_several_rows_a_text_share_its_cluster_and_its_baselines(tiny, names):
         assert part["split"].nunique() == 1, cluster
 
 
+def test_texts_that_are_the_same_tokens_share_a_cluster(tiny):
+    """Letters that the tokenizer does not know all become one token: to the model these are one text."""
+    unknown = [f"{a}{b}" for a in "ÄÖÜßéèñ" for b in "ÄÖÜßéèñ"]
+    frame = pd.DataFrame({"name": ["rome", "oslo", "lima", *unknown], "y": np.arange(52.0)})
+    table = Table(frame, text="name", target="y")
+    assert len(np.unique(table.clusters)) == 52
+    acts = capture(tiny, table.texts)
+    assert acts.rows["same_tokens_as"].nunique() == 4
+    found = sweep(acts, table, progress=False)
+    assert found.predictions["cluster"].nunique() == 4
+
+
 @pytest.mark.parametrize("kind", ["binary", "categorical"])
 def test_classes(world, kind):
     y = world.table.y[:, 0]

@@ -150,7 +150,7 @@ def test_clusters_are_the_union_of_column_and_texts() -> None:
     rng = np.random.default_rng(0)
     column = pd.Series(rng.integers(0, 60, 120)).astype(object).where(rng.random(120) > 0.3, None)
     texts = [f"t{i}" + " " * int(i % 2) for i in rng.integers(0, 90, 120)]
-    found = link_clusters(column, texts, 120)
+    found = link_clusters([column, pd.Series([t.strip() for t in texts])], 120)
     labels = np.arange(120)  # brute force: spread the smallest label until nothing changes
     same = np.array([[t.strip() == u.strip() for u in texts] for t in texts])
     same |= np.array([[a is not None and a == b for b in column] for a in column])
