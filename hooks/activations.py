@@ -171,7 +171,7 @@ class Activations(Mapping[str, Tensor]):
 
         **Raises** `FileExistsError` if `path` exists, unless `overwrite`.
         """
-        from graticule.hooks.store import save_activations
+        from graticule.hooks.store_writer import save_activations
 
         save_activations(self, path, overwrite)
 

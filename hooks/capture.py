@@ -25,7 +25,8 @@ from graticule.hooks.running.forward import check_compilable, compiled_blocks
 from graticule.hooks.running.packing import packed
 from graticule.hooks.running.runner import Job, NonFiniteError, Runner, row_table, shards
 from graticule.hooks.running.session import undisturbed
-from graticule.hooks.store import Store, StoreWriter
+from graticule.hooks.store import Store
+from graticule.hooks.store_writer import StoreWriter
 from graticule.hooks.tokens import Inputs, TokenRows, tokenize
 
 __all__ = ["NonFiniteError", "capture"]

@@ -24,17 +24,11 @@ from torch import Tensor
 
 from graticule.hooks.activations import Activations, wanted_names
 from graticule.hooks.artifact import (
-    SCHEMA,
     ArtifactError,
     check_schema,
-    library_versions,
     read_json,
     read_table,
     sha256,
-    write_folder,
-    write_json,
-    write_table,
-    write_tensors,
 )
 from graticule.hooks.identity import model_identity
 from graticule.hooks.points import PointError, full_name
@@ -44,107 +38,14 @@ KIND = "activations"
 _NUMPY = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F64": np.float64}
 
 
-def _file(point: str, shard: int) -> str:
+def tensor_file(point: str, shard: int) -> str:
+    """Where a shard of a point lies in its store."""
     return f"{point}/{shard:05d}.safetensors"
 
 
-def _rows_file(shard: int) -> str:
+def rows_file(shard: int) -> str:
+    """Where the rows of a shard lie in their store."""
     return f"rows/{shard:05d}.parquet"
-
-
-class StoreWriter:
-    """Appends shards to a store; what is written stays whole whenever the process ends.
-
-    A shard's files are written under temporary names and renamed; only then is the manifest, which lists
-    them with checksums, replaced. So the manifest never names a file that is not whole.
-    """
-
-    def __init__(
-        self, path: Path | str, request: Mapping[str, Any], widths: Mapping[str, int], dtype: str
-    ) -> None:
-        """Start a store, or take up an incomplete one of the same request where it stopped.
-
-        **Raises** `ArtifactError` if `path` holds something else, or a store of another request (naming what
-        differs).
-        """
-        self.path = Path(path)
-        fresh: dict[str, Any] = {
-            "kind": KIND,
-            "schema": SCHEMA,
-            "complete": False,
-            "points": [{"name": n, "width": w} for n, w in widths.items()],
-            "dtype": dtype,
-            "n_rows": 0,
-            "request": json.loads(json.dumps(dict(request), sort_keys=True)),
-            "shards": [],
-        }
-        manifest = self.path / "manifest.json"
-        if manifest.exists():
-            self.manifest = read_json(manifest)
-            _check_same(self.manifest, fresh, self.path)
-            self._drop_damaged_tail()
-        elif self.path.exists() and any(self.path.iterdir()):
-            raise ArtifactError(f"{self.path} exists and is no activation store; choose another place")
-        else:
-            self.path.mkdir(parents=True, exist_ok=True)
-            self.manifest = fresh
-            write_json(manifest, fresh)
-
-    @property
-    def n_shards(self) -> int:
-        """Whole shards so far."""
-        return len(self.manifest["shards"])
-
-    def _drop_damaged_tail(self) -> None:
-        """Forget the shards from the first whose files do not match their checksums."""
-        for i, shard in enumerate(self.manifest["shards"]):
-            for name, digest in shard["files"].items():
-                file = self.path / name
-                if not file.exists() or sha256(file) != digest:
-                    self.manifest["shards"] = self.manifest["shards"][:i]
-                    self.manifest["complete"] = False
-                    self._count()
-                    return
-
-    def _count(self) -> None:
-        self.manifest["n_rows"] = self.manifest["shards"][-1]["rows"][1] if self.manifest["shards"] else 0
-
-    def append(self, tensors: Mapping[str, Tensor], rows: pd.DataFrame) -> None:
-        """Write one shard: `{point: [row, width]}` and its rows."""
-        index = self.n_shards
-        files: dict[str, str] = {}
-        for point in (p["name"] for p in self.manifest["points"]):
-            write_tensors(self.path / _file(point, index), {"data": tensors[point]})
-            files[_file(point, index)] = sha256(self.path / _file(point, index))
-        write_table(self.path / _rows_file(index), rows)
-        files[_rows_file(index)] = sha256(self.path / _rows_file(index))
-        start = int(self.manifest["n_rows"])
-        self.manifest["shards"].append({"rows": [start, start + len(rows)], "files": files})
-        self._count()
-        write_json(self.path / "manifest.json", self.manifest)
-
-    def finish(self, provenance: Mapping[str, Any]) -> Store:
-        """Mark the store complete and open it."""
-        for stray in self.path.rglob("*.tmp"):
-            stray.unlink()  # left by a killed run
-        write_json(self.path / "provenance.json", dict(provenance))
-        self.manifest["complete"] = True
-        write_json(self.path / "manifest.json", self.manifest)
-        return Store(self.path)
-
-
-def _check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:
-    check_schema(old, KIND, path)
-    for key in ("points", "dtype"):
-        if old[key] != new[key]:
-            raise ArtifactError(
-                f"{path} holds {key} {old[key]}, this capture has {new[key]}; choose another place"
-            )
-    theirs, ours = old["request"], new["request"]
-    differing = [k for k in sorted({*theirs, *ours}) if theirs.get(k) != ours.get(k)]
-    if differing:
-        detail = "; ".join(f"{k}: {theirs.get(k)!r} there, {ours.get(k)!r} here" for k in differing)
-        raise ArtifactError(f"{path} holds another capture ({detail}); choose another place or remove it")
 
 
 class Store(Mapping[str, Tensor]):
@@ -184,7 +85,7 @@ class Store(Mapping[str, Tensor]):
     def __getitem__(self, key: str | tuple[str, int]) -> Float[Tensor, "row width"]:
         """The whole `[row, width]` tensor of a point, in memory (mapped where it is one shard)."""
         name = self._name(key)
-        parts = [self._map(_file(name, i)) for i in range(len(self._manifest["shards"]))]
+        parts = [self._map(tensor_file(name, i)) for i in range(len(self._manifest["shards"]))]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def __iter__(self) -> Iterator[str]:
@@ -232,7 +133,7 @@ class Store(Mapping[str, Tensor]):
     def rows(self) -> pd.DataFrame:
         """The row table."""
         if self._rows is None:
-            names = [_rows_file(i) for i in range(len(self._manifest["shards"]))]
+            names = [rows_file(i) for i in range(len(self._manifest["shards"]))]
             for name in names:
                 self._verify(name)
             self._rows = pd.concat([read_table(self.path / n) for n in names], ignore_index=True)
@@ -273,11 +174,11 @@ class Store(Mapping[str, Tensor]):
         ends = np.array([s["rows"][1] for s in self._manifest["shards"]])
         starts = np.array([s["rows"][0] for s in self._manifest["shards"]])
         shard_of = np.searchsorted(ends, index, side="right")
-        first = self._map(_file(name, 0))
+        first = self._map(tensor_file(name, 0))
         out = torch.empty(len(index), self.widths[name], dtype=first.dtype)
         for shard in np.unique(shard_of):
             here = np.flatnonzero(shard_of == shard)
-            source = self._map(_file(name, int(shard)))
+            source = self._map(tensor_file(name, int(shard)))
             out[torch.from_numpy(here)] = source[torch.from_numpy(index[here] - starts[shard])]
         return out
 
@@ -296,13 +197,3 @@ class Store(Mapping[str, Tensor]):
 
     def __repr__(self) -> str:
         return f"Store({self.path}: {self.n_rows} rows × {len(self)} points, {self._manifest['dtype']})"
-
-
-def save_activations(acts: Activations, path: Path | str, overwrite: bool) -> None:
-    """Write `acts` as a complete store of one shard."""
-    kinds = {str(t.dtype).removeprefix("torch.") for t in acts.values()}
-    with write_folder(path, overwrite) as folder:
-        request = {k: v for k, v in acts.provenance.items() if k in ("model", "inputs", "prompt", "pos")}
-        writer = StoreWriter(folder, request, acts.widths, "/".join(sorted(kinds)))
-        writer.append(dict(acts), acts.rows)
-        writer.finish({**acts.provenance, "saved_with": library_versions()})

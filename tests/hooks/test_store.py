@@ -164,7 +164,7 @@ def test_a_manifest_that_is_gone_or_no_json(tiny, names, tmp_path):
 
 def test_a_full_disk_loses_no_whole_shard(tiny, names, tmp_path, small_shards, monkeypatch):
     """The third shard meets ENOSPC; the two before stay, and the same call goes on from there."""
-    from graticule.hooks import store as store_module
+    from graticule.hooks import store_writer as store_module
 
     original, calls = store_module.write_table, []
 
@@ -187,7 +187,7 @@ def test_a_full_disk_loses_no_whole_shard(tiny, names, tmp_path, small_shards, m
 
 def test_memory_stays_bounded_while_streaming(tiny, tmp_path, small_shards, monkeypatch):
     """No shard in memory is larger than its bound (but for one text's own rows)."""
-    from graticule.hooks.store import StoreWriter
+    from graticule.hooks.store_writer import StoreWriter
 
     sizes = []
     original = StoreWriter.append
