@@ -25,7 +25,7 @@ from graticule.hooks.artifact import (
 )
 from graticule.hooks.capture import capture
 from graticule.hooks.identity import model_identity
-from graticule.hooks.points import LayerSpec, PointError, PointSpec, full_name
+from graticule.hooks.points import LayerSpec, PointError, PointSpec, full_name, resolve
 from graticule.hooks.positions import Pos
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.store import Store
@@ -158,8 +158,9 @@ def baselines(
     except PointError as error:
         _log.warning("no embedding baselines: %s", error)
     features["block_0"] = run("block_0", model, points=("resid_post", 0), pos=pos)
+    reads_logits = any("unembed" in point for point in resolve(model, points, layers))
     for i in range(twins):
-        copy = make_twin(model, seed + i, twin)
+        copy = make_twin(model, seed + i, twin, keep=() if reads_logits else ("unembed.",))
         features[f"twin_{i}"] = run(f"twin_{i}", copy, points=points, layers=layers, pos=pos)
         del copy
     provenance |= {

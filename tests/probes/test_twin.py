@@ -39,6 +39,14 @@ def test_tied_parameters_stay_tied():
     assert twin.a.weight is twin.b.weight
 
 
+def test_what_nothing_reads_may_be_kept(tiny):
+    twin = make_twin(tiny, 0, keep=("unembed.",))
+    whole = make_twin(tiny, 0)
+    assert torch.equal(twin.unembed.W_U, tiny.unembed.W_U)
+    assert not torch.equal(whole.unembed.W_U, tiny.unembed.W_U)
+    assert torch.equal(twin.embed.W_E, whole.embed.W_E)
+
+
 def test_fresh(tiny):
     twin = make_twin(tiny, seed=1, how="fresh")
     assert not torch.equal(twin.blocks[0].mlp.W_in, tiny.blocks[0].mlp.W_in)
