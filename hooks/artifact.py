@@ -11,7 +11,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -68,7 +68,7 @@ def _umask() -> int:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Generator[Path]:
     """Yield a temporary file name beside `path`; on a clean exit it is synced and renamed onto `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
@@ -85,7 +85,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def write_folder(path: Path | str, overwrite: bool = False) -> Iterator[Path]:
+def write_folder(path: Path | str, overwrite: bool = False) -> Generator[Path]:
     """Yield an empty folder to fill; on a clean exit it is synced and renamed to `path`.
 
     On an exception nothing is left behind and an existing `path` is untouched.

@@ -131,7 +131,7 @@ def capture(
     job = Job(token_rows, positions, pos == "entity_mean", names, kept)
     if job.counts.sum() == 0:
         raise ValueError(f"pos={pos!r} selects no token of any text")
-    request = {
+    request: dict[str, Any] = {
         "model": model_identity(model),
         "inputs": _digest(token_rows),
         "n_inputs": len(token_rows.ids),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -63,7 +63,7 @@ def record(
     points: PointSpec = "resid_post",
     pos: int | slice = slice(None),
     layers: LayerSpec = "all",
-) -> Iterator[Recording]:
+) -> Generator[Recording]:
     """Record `points` during every forward pass of `model` inside the block, `generate` included.
 
     ```python

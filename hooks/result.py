@@ -71,7 +71,9 @@ class Result(ABC):
 
     def layout(self) -> list[Part]:
         """The order of parts on a page: figures, then tables, unless a subclass knows better."""
-        return [("figure", c) for c in self.figures()] + [("table", c) for c in self.tables()]
+        figures: list[Part] = [("figure", caption) for caption in self.figures()]
+        tables: list[Part] = [("table", caption) for caption in self.tables()]
+        return figures + tables
 
     def report(self, path: Path | str) -> Path:
         """Write one self-contained HTML page with this result on it; returns where it is."""
@@ -83,7 +85,6 @@ class Result(ABC):
 
         parts = [f"<h4>{escape(self.title)}</h4><pre>{escape(self.summary())}</pre>"]
         for caption, table in self.tables().items():
-            parts.append(
-                f"<p>{escape(caption)}</p>{table.head(20).to_html(index=False, float_format='%.3f')}"
-            )
+            shown = table.head(20).to_html(index=False, float_format="{:.3f}".format)
+            parts.append(f"<p>{escape(caption)}</p>{shown}")
         return "".join(parts)

@@ -142,7 +142,7 @@ def _table_of(
             frame[name] = column
     else:
         names = [target]
-    columns: dict[str, str | None] = {}
+    columns: dict[str, Any] = {}
     for role, given in (("split", split), ("cluster", cluster)):
         if given is not None and not isinstance(given, str):
             frame[f"{role} "] = np.asarray(given)

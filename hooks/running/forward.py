@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -99,7 +99,7 @@ class Forward:
             )
 
     @contextmanager
-    def _hooked(self, read: Reader) -> Iterator[None]:
+    def _hooked(self, read: Reader) -> Generator[None]:
         if self._compiled:
             with _block_hooks(self.model, self.points, read):
                 yield
@@ -207,7 +207,7 @@ def check_compilable(points: Sequence[str]) -> None:
 
 
 @contextmanager
-def compiled_blocks(model: HookedModel) -> Iterator[None]:
+def compiled_blocks(model: HookedModel) -> Generator[None]:
     """Run every block through `torch.compile` (dynamic shapes) while inside; leave no trace after."""
     blocks: Any = list(getattr(model, "blocks", []))
     if not blocks:
@@ -225,7 +225,7 @@ def compiled_blocks(model: HookedModel) -> Iterator[None]:
 
 
 @contextmanager
-def _block_hooks(model: HookedModel, points: Sequence[str], read: Reader) -> Iterator[None]:
+def _block_hooks(model: HookedModel, points: Sequence[str], read: Reader) -> Generator[None]:
     """Read block borders from outside the compiled blocks."""
     blocks: Any = model.blocks  # pyright: ignore[reportAttributeAccessIssue]
     handles: list[Any] = []

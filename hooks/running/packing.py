@@ -6,7 +6,7 @@ with permuted strides make that rearrangement a view. Shapes and values do not c
 own storage is put back afterwards.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import torch
@@ -33,7 +33,7 @@ def _laid_out(name: str, weight: Tensor, gated: set[str]) -> Tensor | None:
 
 
 @contextmanager
-def packed(model: HookedModel) -> Iterator[None]:
+def packed(model: HookedModel) -> Generator[None]:
     """Lay the weights of a TransformerLens model on the CPU out for its forward pass, then put them back.
 
     Does nothing on other devices (copies are cheap there), where block weights exceed 8 GiB (both layouts are

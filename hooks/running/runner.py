@@ -83,7 +83,7 @@ class Runner:
             self.bar.update(int(repeats[batch.members].sum()))
         if len(unique) == len(texts) and (inverse == np.arange(len(texts))).all():
             return out
-        index = np.concatenate([np.arange(starts[u], starts[u + 1]) for u in inverse])
+        index = np.concatenate([np.arange(int(starts[u]), int(starts[u + 1])) for u in inverse])
         return {p: t[torch.from_numpy(index)] for p, t in out.items()}
 
     def _run(self, tokens: Tensor, texts: np.ndarray, slots: np.ndarray, out: dict[str, Tensor]) -> None:

@@ -1,6 +1,6 @@
 """Leave the user's session as found: training flag, grad mode, padding side, RNG state, default dtype."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,7 +10,7 @@ from graticule.hooks.protocols import HookedModel
 
 
 @contextmanager
-def undisturbed(model: HookedModel) -> Iterator[None]:
+def undisturbed(model: HookedModel) -> Generator[None]:
     """Run the model in eval mode without gradients, then put everything back, also after an exception."""
     modules: list[Any] = list(model.modules()) if isinstance(model, torch.nn.Module) else []
     training = [m.training for m in modules]

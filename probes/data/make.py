@@ -70,12 +70,12 @@ def world_cities() -> pd.DataFrame:
     cities = pd.DataFrame(source.get_cities().values())
     countries, continents = source.get_countries(), source.get_continents()
     clear = without_ambiguous_names(cities[cities["population"] > 0]).head(CITIES)
-    country = clear["countrycode"].map(lambda code: countries[code])
+    country = [countries[code] for code in clear["countrycode"]]
     return pd.DataFrame(
         {
             "name": clear["name"],
-            "country": country.map(lambda c: c["name"]),
-            "continent": country.map(lambda c: continents[c["continentcode"]]["name"]),
+            "country": [c["name"] for c in country],
+            "continent": [continents[c["continentcode"]]["name"] for c in country],
             "latitude": clear["latitude"].astype(float),
             "longitude": clear["longitude"].astype(float),
             "population": clear["population"].astype("int64"),

@@ -61,7 +61,7 @@ def as_rows(X: Shaped[np.ndarray, "..."] | Shaped[Tensor, "..."]) -> ArrayRows:
             f"X has shape {tuple(X.shape)}, expected [row, width]; reshape a single row or column first"
         )
     if isinstance(X, Tensor) and X.device.type == "cpu" and X.dtype != torch.bfloat16:
-        X = X.detach().numpy()
+        return ArrayRows(X.detach().numpy())
     return ArrayRows(X)
 
 

@@ -29,7 +29,7 @@ _ONE_THREAD_UP_TO = 1024
 class Errors(NamedTuple):
     """Out-of-fold errors y − ŷ of some rows, for the standardised targets."""
 
-    index: Int[np.ndarray, " chunk"]
+    rows: Int[np.ndarray, " chunk"]
     """The rows."""
     errors: Float[np.ndarray, "chunk alpha target"]
     """The errors at each strength."""

@@ -7,6 +7,7 @@ eigendecomposition for a whole grid of strengths and any number of targets.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -217,9 +218,7 @@ def _choose(
     )
 
 
-def _weights(
-    spectrum: Spectrum, targets: Targets, alphas: Float[np.ndarray, " target"]
-) -> dict[str, Float[np.ndarray, "..."] | int]:
+def _weights(spectrum: Spectrum, targets: Targets, alphas: Float[np.ndarray, " target"]) -> dict[str, Any]:
     """The fields of `RidgeWeights`, in the targets' units."""
     coef = spectrum.coef(alphas) * targets.scale
     covariance = targets.standard.T @ targets.standard

@@ -57,16 +57,16 @@ def dual_ridge(
         raise ValueError(f"alphas must be positive numbers, at least one; got {alphas!r}")
     if X.shape[0] != len(y) or len(y) == 0:
         raise ValueError(f"X has {X.shape[0]} rows and y has {len(y)}: both need the same rows, at least one")
-    X = X.astype(np.float64).tocsr()
+    matrix = X.astype(np.float64).tocsr()
     centred = (y - y.mean(axis=0)).astype(np.float64)
     if is_small(*y.shape):
-        return _dense_dual(X, centred, strengths)
+        return _dense_dual(matrix, centred, strengths)
     out = np.empty((len(strengths), *y.shape))
     step = max(1, _CHUNK_CELLS // (len(strengths) * len(y)))
-    transposed = X.T.tocsr()
+    transposed = matrix.T.tocsr()
     for start in range(0, y.shape[1], step):
         part = slice(start, start + step)
-        out[:, :, part] = _shifted_cg(X, transposed, centred[:, part], strengths, tol, max_iter)
+        out[:, :, part] = _shifted_cg(matrix, transposed, centred[:, part], strengths, tol, max_iter)
     return out
 
 

@@ -59,10 +59,11 @@ def depth_figure(
         _validation_line(fig, rows, x[rows.index], str(kind) if kinds.nunique() > 1 else "", colour)
         others = rows[rows["point"] != chosen_point]
         _exploratory(fig, others, x[others.index], FAINT if k == 0 else colour, legend=k == 0)
-    chosen = layers[layers["point"] == chosen_point].iloc[0]
+    at = int(np.flatnonzero((layers["point"] == chosen_point).to_numpy())[0])
+    chosen = layers.iloc[at]
     fig.add_trace(
         Scatter(
-            x=[x[chosen.name]],
+            x=[x.iloc[at]],
             y=[chosen["test_r2"]],
             mode="markers",
             marker={"symbol": "diamond", "size": 12, "color": ACCENT, "line": {"color": "white", "width": 1}},
@@ -94,8 +95,9 @@ def depth_figure(
 
 def _room_for_labels(fig: Figure) -> None:
     """A right margin as wide as the labels, and smaller labels on a phone."""
-    letters = max((len(re.sub("<.*?>", "", a.text)) for a in fig.layout.annotations), default=0)
-    smaller = {f"annotations[{k}].font.size": 9.5 for k in range(len(fig.layout.annotations))}
+    layout: Any = fig.layout
+    letters = max((len(re.sub("<.*?>", "", a.text)) for a in layout.annotations), default=0)
+    smaller = {f"annotations[{k}].font.size": 9.5 for k in range(len(layout.annotations))}
     phone = {
         "margin.r": 24 + round(5.6 * letters),
         "margin.l": 44,
@@ -103,7 +105,7 @@ def _room_for_labels(fig: Figure) -> None:
         "xaxis.dtick": None,
         **smaller,
     }
-    fig.update_layout(margin={"r": 20 + round(6.4 * letters)}, meta={**fig.layout.meta, "phone": phone})
+    fig.update_layout(margin={"r": 20 + round(6.4 * letters)}, meta={**layout.meta, "phone": phone})
 
 
 def _kind(point: str) -> str:

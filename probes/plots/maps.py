@@ -68,7 +68,8 @@ def map_figure(
     names = {f"{kind}_{axis}": f"{kind}_{axis}" for kind in ("true", "pred") for axis in (lat, lon)}
     need_columns(predictions, *names, *([block] if block else []))
     rows = scored_rows(predictions)
-    rows = rows[np.isfinite(rows[list(names)].to_numpy(np.float64)).all(axis=1)]
+    finite = np.isfinite(rows[list(names)].to_numpy(np.float64)).all(axis=1)
+    rows = rows.iloc[np.flatnonzero(finite)]
     x_range, y_range = _window(
         rows[f"true_{lon}"].to_numpy(np.float64), rows[f"true_{lat}"].to_numpy(np.float64)
     )
@@ -164,8 +165,8 @@ def _draw_places(
     y = rows[columns[1]].to_numpy(np.float64)
     fig.add_trace(
         Scatter(
-            x=np.clip(x, *window[0]).astype(np.float32),
-            y=np.clip(y, *window[1]).astype(np.float32),
+            x=np.clip(x, window[0][0], window[0][1]).astype(np.float32),
+            y=np.clip(y, window[1][0], window[1][1]).astype(np.float32),
             mode="markers",
             marker={"size": 4, "color": colour, "opacity": 0.5 if colour == FAINT else 0.75},
             name=name,

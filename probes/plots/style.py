@@ -83,7 +83,8 @@ def style(
 
 def note_of(fig: Figure) -> str:
     """What the caption under `fig` must add, such as how many rows were drawn; empty if nothing."""
-    meta: Any = fig.layout.meta
+    layout: Any = fig.layout
+    meta: Any = layout.meta
     return str(meta.get("note", "")) if isinstance(meta, Mapping) else ""
 
 
@@ -118,7 +119,7 @@ def block_colours(blocks: "pd.Series[Any]") -> tuple[dict[str, str], "pd.Series[
     names = label_series(blocks)
     top = [str(b) for b in names.value_counts(sort=True).index if b][: len(BLOCKS)]
     groups = names.where(names.isin(top), OTHER)
-    colours = dict(zip(top, BLOCKS, strict=False))
+    colours: dict[str, str] = dict(zip(top, BLOCKS, strict=False))
     if (groups == OTHER).any():
         colours = {OTHER: FAINT, **colours}  # drawn first, so the named blocks lie on top
     return colours, groups

@@ -147,7 +147,7 @@ def baselines(
     shared: dict[str, Any] = {"prompt": prompt, "dtype": dtype, "progress": progress}
 
     def run(name: str, network: HookedModel, **settings: Any) -> Activations | Store:
-        target = {} if folder is None else {"store": folder / name}
+        target: dict[str, Any] = {} if folder is None else {"store": folder / name}
         return capture(network, texts, **{**shared, **settings, **target})
 
     features: dict[str, Activations | Store] = {}

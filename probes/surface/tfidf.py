@@ -173,12 +173,14 @@ def _count(texts: Sequence[str], n_train: int) -> _Counts:
     from sklearn.feature_extraction.text import CountVectorizer
 
     blocks: list[Any] = []
-    for settings in (
+    kinds: list[dict[str, Any]] = [
         {"analyzer": "word", "ngram_range": (1, 2)},
         {"analyzer": "char_wb", "ngram_range": (2, 5)},
-    ):
+    ]
+    for kind in kinds:
+        settings: dict[str, Any] = {"lowercase": True, "dtype": np.float64, **kind}
         try:
-            blocks.append(CountVectorizer(lowercase=True, dtype=np.float64, **settings).fit_transform(texts))
+            blocks.append(CountVectorizer(**settings).fit_transform(texts))
         except ValueError as error:  # no text holds a term of this kind
             if "empty vocabulary" not in str(error):
                 raise

@@ -31,8 +31,8 @@ def link_clusters(labels: Sequence[pd.Series | None], n_rows: int) -> Int[np.nda
         size += int(codes.max(initial=-1)) + 1
     ends = (np.concatenate(rows), np.concatenate(hubs))
     graph = coo_array((np.ones(len(ends[0]), np.int8), ends), shape=(size, size))
-    labels = connected_components(graph, directed=False)[1][:n_rows]
-    return dense_codes(labels)
+    components = connected_components(graph, directed=False)[1][:n_rows]
+    return dense_codes(components)
 
 
 def dense_codes(labels: Int[np.ndarray, " row"]) -> Int[np.ndarray, " row"]:
