@@ -184,7 +184,13 @@ def test_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
         "o",
     ]
     command = [sys.executable, "-c", "import sys; from graticule.cli import main; sys.exit(main())", *words]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        # a suite started in the background hands down that interrupts are ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     try:
         writer = None
         for _ in range(600):  # a pipe opens for writing once the command reads it
@@ -199,6 +205,7 @@ def test_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
         os.close(writer)
     finally:
         process.kill()
+        process.wait()
     assert process.returncode == 130
     assert "Traceback" not in told
     assert (

@@ -175,7 +175,7 @@ def test_large_clusters_are_held_out_by_folds(monkeypatch):
 
 @pytest.mark.parametrize("width", [12, 200])
 def test_more_large_clusters_than_folds(monkeypatch, width):
-    monkeypatch.setattr("graticule.probes.ridge_holdout.LARGEST_CLUSTER", 4)
+    monkeypatch.setattr("graticule.probes.estimators.ridge_holdout.LARGEST_CLUSTER", 4)
     X, y = data(150, width)
     clusters = np.random.default_rng(2).permutation(
         np.r_[np.repeat(np.arange(14), 10), [20, 20, 21, 21, *range(30, 36)]]
