@@ -48,6 +48,7 @@ format: $(VENV)/.dev  ## Format and mend what can be mended
 types: $(VENV)/.dev  ## Check types
 	rm -rf build
 	$(PIP) install -q --no-deps --config-settings editable_mode=strict -e .
+	mkdir -p build/types && cp -rL build/__editable__*/graticule build/types/graticule
 	$(BIN)/basedpyright; status=$$?; \
 	$(PIP) install -q --no-deps -e . && rm -rf build && exit $$status
 
