@@ -6,6 +6,7 @@ stacks them into one surface predictor.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -86,8 +87,6 @@ class Baselines:
 
 def text_digest(table: Table) -> str:
     """A digest of what the model reads: the table's texts, or its number of rows where it has none."""
-    import hashlib
-
     texts = table.texts or [str(len(table))]
     digest = hashlib.sha256()
     for text in texts:
