@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import torch
 
+from graticule.hooks.activations import Activations
 from graticule.hooks.artifact import (
     SCHEMA,
     ArtifactError,
@@ -16,19 +18,27 @@ from graticule.hooks.artifact import (
     json_ready,
     read_json,
     read_table,
+    read_tensors,
     sha256,
     write_json,
     write_table,
+    write_tensors,
 )
 from graticule.hooks.points import layer_of
 from graticule.hooks.result import Part, Result
+from graticule.hooks.store import Store
 from graticule.probes.estimators.ridge import RidgeProbe
-from graticule.probes.scores.verdict import Verdict
+from graticule.probes.material import Material, Predicted
+from graticule.probes.scores.verdict import Predictions, Verdict
+from graticule.probes.surface.baselines import Baselines
+from graticule.probes.tables.table import Table
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 KIND = "findings"
+_RIVALS = "rivals.safetensors"
+_PARTS = ("out_of_fold", "test")
 _CAPTION_LAYERS = "Every layer; test scores of layers that were not chosen are exploratory"
 _CAPTION_BASELINES = "The baselines, each with its layer and strength chosen on training rows"
 _CAPTION_WORST = "Test rows that the probe gets most wrong"
@@ -70,6 +80,50 @@ class Findings(Result):
     """A line a row: `source`, `text`, `split`, blocks, and `true_`, `pred_`, `surface_` for every target."""
     provenance: Mapping[str, Any]
     """Model, table, settings and versions."""
+    rivals: Mapping[str, Predictions] = field(default_factory=dict[str, Predictions], repr=False)
+    """Baseline → its predictions, out of fold on training rows and plain on test rows."""
+    limit_of_detection: float | None = None
+    """The gain that would have been found 80% of the time, once `calibrate` has measured it."""
+    made_of: Material | None = field(default=None, repr=False, compare=False)
+    """The activations, table and baselines; not saved, see `with_material`."""
+
+    @property
+    def material(self) -> Material:
+        """What these findings were made from.
+
+        **Raises** `ValueError` if they were read from disk and not given it since.
+        """
+        if self.made_of is None:
+            raise ValueError(
+                "these findings were loaded without their activations: use findings.with_material("
+                "activations, table, baselines), or call probe(model, table, out=folder) again"
+            )
+        return self.made_of
+
+    def with_material(self, activations: Activations | Store, table: Table, baselines: Baselines) -> Findings:
+        """The same findings with what they were made from, to go on with after `load`.
+
+        **Raises** `ValueError` if the table or the points are others.
+        """
+        from graticule.probes.sweep import problem_of
+
+        known = self.provenance.get("table", {}).get("digest")
+        if known is not None and known != table.digest:
+            raise ValueError(f"these findings are of another table than {table.name!r}: the digests differ")
+        if lacking := [point for point in self.probes if point not in activations]:
+            raise ValueError(f"the activations lack {', '.join(lacking[:3])}, which these findings are of")
+        baselines.check(table)
+        problem = problem_of(activations, table)
+        made_of = Material(
+            activations, table, baselines, problem, self.rivals, min_gain=self.verdict.min_gain
+        )
+        return replace(self, made_of=made_of)
+
+    def at(self, point: str | None = None) -> Predicted:
+        """The probe of a point (by default the chosen one) on the test rows, for `compare`."""
+        material, point = self.material, point or self.chosen_point
+        test = self.probes[point].predict(material.rows(point, material.problem.test))
+        return material.predicted(f"ridge at {point}", test)
 
     # Looking -----------------------------------------------------------------------------------------
     @property
@@ -111,6 +165,7 @@ class Findings(Result):
         where = self.chosen_point if self.chosen_layer is None else f"layer {self.chosen_layer}"
         lines = [
             self.verdict.summary(),
+            *self._detection(),
             f"at {where} ({self.chosen_point}), chosen on training rows; {self.split_note}",
         ]
         for name, check in self.checks.items():
@@ -121,6 +176,14 @@ class Findings(Result):
         if "shuffled" in self.baselines:
             lines.append(f"check, shuffled targets: test R² {self.baselines['shuffled']['test']['r2']:+.3f}")
         return "\n".join(lines)
+
+    def _detection(self) -> list[str]:
+        if self.limit_of_detection is None:
+            return []
+        if self.limit_of_detection != self.limit_of_detection:
+            return ["no gain up to the largest tried would have been seen 80% of the time with these rows"]
+        seen = f"{self.limit_of_detection:.3f} would have been seen 80% of the time"
+        return [f"gain {self.verdict.gain:+.3f}; with these rows, at this layer, {seen}"]
 
     def plot(self) -> Figure:
         """Score against depth, with the baselines."""
@@ -182,6 +245,7 @@ class Findings(Result):
                 "baselines": self.baselines,
                 "verdict": self.verdict,
                 "checks": self.checks,
+                "limit_of_detection": self.limit_of_detection,
                 "provenance": self.provenance,
             }
         )
@@ -196,7 +260,9 @@ class Findings(Result):
         path.mkdir(parents=True, exist_ok=True)
         (path / "findings.json").unlink(missing_ok=True)
         write_table(path / "predictions.parquet", self.predictions)
-        files = {"predictions.parquet": sha256(path / "predictions.parquet")}
+        rivals = {f"{n}/{part}": getattr(p, part) for n, p in self.rivals.items() for part in _PARTS}
+        write_tensors(path / _RIVALS, {k: torch.from_numpy(v.copy()) for k, v in rivals.items()})
+        files = {name: sha256(path / name) for name in ("predictions.parquet", _RIVALS)}
         for point, probe in self.probes.items():
             probe.save(path / "probes" / point, overwrite=True)
         write_json(
@@ -234,7 +300,15 @@ class Findings(Result):
             probes=probes,
             predictions=read_table(path / "predictions.parquet"),
             provenance=found["provenance"],
+            rivals=_read_rivals(path / _RIVALS) if _RIVALS in found["files"] else {},
+            limit_of_detection=found.get("limit_of_detection"),
         )
+
+
+def _read_rivals(path: Path) -> dict[str, Predictions]:
+    held = {name: tensor.numpy() for name, tensor in read_tensors(path).items()}
+    names = dict.fromkeys(key.rsplit("/", 1)[0] for key in held)
+    return {name: Predictions(*(held[f"{name}/{part}"] for part in _PARTS)) for name in names}
 
 
 def _verdict(found: Mapping[str, Any]) -> Verdict:

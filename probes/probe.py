@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,8 +17,9 @@ from graticule.hooks.identity import model_identity
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.positions import Pos
 from graticule.hooks.protocols import HookedModel
+from graticule.hooks.store import Store
 from graticule.probes.findings import Findings
-from graticule.probes.surface.baselines import baselines
+from graticule.probes.surface.baselines import Baselines, baselines
 from graticule.probes.sweep import sweep
 from graticule.probes.tables.table import Table
 
@@ -76,10 +78,10 @@ def probe(
         "seed": seed,
     }
     fingerprint = hashlib.sha256(json.dumps(json_ready(made_from), sort_keys=True).encode()).hexdigest()[:16]
-    if folder is not None:
-        found = _already(folder, fingerprint)
-        if found is not None:
-            return found
+    found = None if folder is None else _already(folder, fingerprint)
+    if folder is not None and found is not None:
+        kept = Store(folder / "activations"), table, Baselines.load(folder / "baselines")
+        return found.with_material(*kept)
     _log.info("capturing %d texts at %d points", len(table), len(names))
     acts = capture(model, table.texts, store=folder / "activations", **settings) if folder else None
     acts = acts if acts is not None else capture(model, table.texts, **settings)
@@ -115,6 +117,4 @@ def _already(folder: Path, fingerprint: str) -> Findings | None:
 
 
 def _with_fingerprint(findings: Findings, fingerprint: str) -> Findings:
-    from dataclasses import replace
-
     return replace(findings, provenance={**findings.provenance, "fingerprint": fingerprint})

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 
 from graticule.hooks.activations import Activations
 from graticule.hooks.artifact import library_versions
@@ -17,6 +17,7 @@ from graticule.hooks.store import Store
 from graticule.probes.estimators.ridge import RidgeProbe
 from graticule.probes.findings import Findings
 from graticule.probes.layers import PointFit, Problem, chosen, fit_points
+from graticule.probes.material import Material
 from graticule.probes.scores.geo import haversine_km
 from graticule.probes.scores.metrics import score
 from graticule.probes.scores.verdict import Verdict, verdict
@@ -67,8 +68,7 @@ def sweep(
         baselines = Baselines(text_digest(table), {}, table.texts is not None)
     else:
         baselines.check(table)
-    clusters = _clusters(activations, table, source)
-    problem = Problem(source, table.y[source], table.is_test[source], clusters, table.target_names)
+    problem = problem_of(activations, table, source)
     if len(problem.train) < 3 or len(problem.test) < 2:
         raise ValueError(
             f"{len(problem.train)} training and {len(problem.test)} test rows among the activations; "
@@ -109,7 +109,28 @@ def sweep(
         probes={f.point: RidgeProbe.from_fit(f.fit, f.point, table.target_names, table.units) for f in fits},
         predictions=_predictions(table, problem, best, surface),
         provenance=_provenance(activations, table, baselines, seed),
+        rivals=rivals,
+        made_of=Material(
+            activations,
+            table,
+            baselines,
+            problem,
+            rivals,
+            alphas=None if alphas is None else tuple(alphas),
+            min_gain=min_gain,
+            draws=draws,
+            seed=seed,
+        ),
     )
+
+
+def problem_of(
+    activations: Activations | Store, table: Table, source: Int[np.ndarray, " row"] | None = None
+) -> Problem:
+    """Targets, split and clusters of every activation row; `source` is the table row of each."""
+    rows = activations.rows["source"].to_numpy(np.int64) if source is None else source
+    clusters = _clusters(activations, table, rows)
+    return Problem(rows, table.y[rows], table.is_test[rows], clusters, table.target_names)
 
 
 # Rows ------------------------------------------------------------------------------------------------

@@ -1,0 +1,145 @@
+"""Results that save themselves: a frozen dataclass of words, numbers, arrays and tables, by its fields."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Union, cast, get_args, get_origin, get_type_hints
+
+import numpy as np
+import pandas as pd
+import torch
+
+from graticule.hooks.artifact import (
+    SCHEMA,
+    ArtifactError,
+    check_schema,
+    json_ready,
+    library_versions,
+    read_json,
+    read_table,
+    read_tensors,
+    sha256,
+    write_folder,
+    write_json,
+    write_table,
+    write_tensors,
+)
+from graticule.hooks.result import Result
+
+if TYPE_CHECKING:
+    from typing import Self
+
+_ARRAYS = "arrays.safetensors"
+_RECORDS = 200  # lines of a table that go into JSON too
+
+
+class SavedResult(Result):
+    """A `Result` whose fields say how it is kept: tables as Parquet, arrays as safetensors, the rest as JSON.
+
+    Subclasses are frozen dataclasses with a `KIND`; types of fields must be importable at run time. NaN is
+    null in JSON and NaN again where the field is a `float`; tuples and nested dataclasses come back as such.
+    """
+
+    KIND: ClassVar[str]
+    """What kind of folder this is: `calibration`, say."""
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields but arrays, in JSON's own types; of tables those of up to 200 lines."""
+        out: dict[str, Any] = {}
+        for name, value in _fields(self).items():
+            if isinstance(value, pd.DataFrame):
+                if len(value) <= _RECORDS:
+                    out[name] = json_ready(value.to_dict("records"))
+            elif not isinstance(value, np.ndarray):
+                out[name] = json_ready(value)
+        return out
+
+    def save(self, path: Path | str) -> None:
+        """Write the result as a folder, in place of an earlier result of the same kind.
+
+        **Raises** `FileExistsError` if `path` holds something else.
+        """
+        path = Path(path)
+        if path.exists() and not _is_kind(path, self.KIND):
+            raise FileExistsError(f"{path} holds something other than a {self.KIND}; choose another place")
+        with write_folder(path, overwrite=True) as folder:
+            values = _fields(self)
+            arrays = {k: torch.from_numpy(_plain_array(v)) for k, v in values.items() if _is_array(v)}
+            if arrays:
+                write_tensors(folder / _ARRAYS, arrays)
+            tables = [k for k, v in values.items() if isinstance(v, pd.DataFrame)]
+            for name in tables:
+                write_table(folder / f"{name}.parquet", values[name])
+            rest = {k: v for k, v in values.items() if k not in arrays and k not in tables}
+            files = {f.name: sha256(f) for f in sorted(folder.iterdir())}
+            manifest = {"kind": self.KIND, "schema": SCHEMA, "files": files, "tables": tables}
+            write_json(folder / "manifest.json", {**manifest, "fields": rest, "versions": library_versions()})
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Read what `save` wrote.
+
+        **Raises** `ArtifactError` if the folder is missing, incomplete, damaged or of another kind or schema.
+        """
+        path = Path(path)
+        manifest = read_json(path / "manifest.json")
+        check_schema(manifest, cls.KIND, path)
+        for name, digest in manifest["files"].items():
+            if not (path / name).exists() or sha256(path / name) != digest:
+                raise ArtifactError(f"{path / name} is missing or damaged; make the {cls.KIND} again")
+        values: dict[str, Any] = {name: read_table(path / f"{name}.parquet") for name in manifest["tables"]}
+        if _ARRAYS in manifest["files"]:
+            values |= {name: tensor.numpy() for name, tensor in read_tensors(path / _ARRAYS).items()}
+        hints = get_type_hints(cls)
+        try:
+            values |= {name: decode(value, hints[name]) for name, value in manifest["fields"].items()}
+            return cls(**values)
+        except (KeyError, TypeError) as error:
+            raise ArtifactError(f"{path} was written by another version of graticule: {error}") from error
+
+
+def decode(value: Any, hint: Any) -> Any:
+    """A value out of JSON as its annotation has it: tuples, NaN and dataclasses as they were."""
+    kind, inner = get_origin(hint), get_args(hint)
+    if kind in (Union, types.UnionType):
+        if value is None and type(None) in inner:
+            return None
+        return decode(value, next(h for h in inner if h is not type(None)))
+    if hint is float:
+        return float("nan") if value is None else float(value)
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        hints = get_type_hints(hint)
+        held = cast("Mapping[str, Any]", value)
+        return cast("Any", hint)(**{k: decode(v, hints[k]) for k, v in held.items()})
+    if kind is tuple:
+        many = len(inner) == 2 and inner[1] is Ellipsis
+        return tuple(decode(v, inner[0] if many else inner[i]) for i, v in enumerate(value))
+    if kind is list:
+        return [decode(v, inner[0]) for v in value]
+    if isinstance(kind, type) and issubclass(kind, Mapping) and inner:
+        key: Any = inner[0] if inner[0] in (int, float) else str
+        return {key(k): decode(v, inner[1]) for k, v in value.items()}
+    return value
+
+
+def _fields(result: Any) -> dict[str, Any]:
+    return {
+        f.name: getattr(result, f.name) for f in dataclasses.fields(result) if f.metadata.get("saved", True)
+    }
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray)
+
+
+def _plain_array(value: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(value).copy()
+
+
+def _is_kind(path: Path, kind: str) -> bool:
+    if not (path / "manifest.json").is_file():
+        return path.is_dir() and not any(path.iterdir())
+    return read_json(path / "manifest.json").get("kind") == kind
