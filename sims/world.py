@@ -1,0 +1,203 @@
+"""Worlds of discrete concepts: a directed graph, a conditional table a concept, and all that follows exactly.
+
+Jiang et al., *On the Origins of Linear Representations in Large Language Models* (2403.03867), section 2 and
+appendix: concepts C = (C_1 … C_m) with a joint distribution that is Markov to a graph; their simulations draw
+random directed acyclic graphs with conditional tables uniform on [.3, .7].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import networkx as nx
+import numpy as np
+from jaxtyping import Float, Int
+
+EXACT_UP_TO = 1 << 16
+"""Concept vectors that are enumerated at most: sixteen binary concepts."""
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """A Bayesian network over concepts 0 … m − 1, each with a few values."""
+
+    graph: nx.DiGraph
+    """Parents point at children; the nodes are 0 … m − 1."""
+    tables: tuple[Float[np.ndarray, "*_value"], ...]
+    """Concept → P(value | parents): one axis a parent, in ascending order, then the concept's own values."""
+
+    def __post_init__(self) -> None:
+        """**Raises** `ValueError` for a cycle, other nodes, or tables that are no distributions."""
+        m = len(self.tables)
+        if set(self.graph) != set(range(m)):
+            raise ValueError(f"nodes are {sorted(self.graph)}, expected 0 … {m - 1}, a table each")
+        if not nx.is_directed_acyclic_graph(self.graph):
+            raise ValueError(f"the graph has a cycle: {nx.find_cycle(self.graph)}")
+        for i, table in enumerate(self.tables):
+            wanted = tuple(self.tables[p].shape[-1] for p in self.parents(i))
+            if table.shape[:-1] != wanted:
+                raise ValueError(f"the table of concept {i} is {table.shape}, expected {(*wanted, 'values')}")
+            if (table < 0).any() or not np.allclose(table.sum(axis=-1), 1):
+                raise ValueError(f"the table of concept {i} is no distribution over its values")
+
+    # Making ------------------------------------------------------------------------------------------
+    @classmethod
+    def on(
+        cls,
+        graph: nx.DiGraph,
+        values: int | Sequence[int] = 2,
+        low: float = 0.3,
+        high: float = 0.7,
+        seed: int | np.random.Generator = 0,
+    ) -> World:
+        """Conditional tables drawn on a graph.
+
+        Of a binary concept P(1 | parents) is uniform on [low, high], independently for every setting of the
+        parents; of a concept with more values the weights are, and are then normalised.
+
+        **Raises** `ValueError` for bounds outside [0, 1] or fewer than two values.
+        """
+        if not 0 <= low <= high <= 1:
+            raise ValueError(f"low={low}, high={high}: probabilities, low at most high")
+        rng = np.random.default_rng(seed)
+        sizes = [values] * len(graph) if isinstance(values, int) else list(values)
+        if len(sizes) != len(graph) or min(sizes, default=2) < 2:
+            raise ValueError(f"values={values} for {len(graph)} concepts: two or more for each")
+        tables: list[np.ndarray] = []
+        for i in range(len(graph)):
+            shape = tuple(sizes[p] for p in sorted(graph.predecessors(i)))
+            if sizes[i] == 2:
+                one = rng.uniform(low, high, shape)
+                tables.append(np.stack([1 - one, one], axis=-1))
+            else:
+                weight = rng.uniform(low, high, (*shape, sizes[i]))
+                tables.append(weight / weight.sum(axis=-1, keepdims=True))
+        return cls(graph, tuple(tables))
+
+    @classmethod
+    def random(
+        cls,
+        m: int,
+        edge_probability: float = 0.5,
+        max_parents: int | None = None,
+        seed: int = 0,
+        **tables: float | int | Sequence[int],
+    ) -> World:
+        """A random directed acyclic graph: every pair, in a random order, is joined with `edge_probability`.
+
+        `max_parents` bounds the in-degree, the parents kept being drawn evenly. `tables` go to `on`.
+
+        **Raises** `ValueError` for no concept or a probability outside [0, 1].
+        """
+        if m < 1 or not 0 <= edge_probability <= 1:
+            raise ValueError(f"m={m}, edge_probability={edge_probability}: one concept or more, in [0, 1]")
+        rng = np.random.default_rng(seed)
+        order = rng.permutation(m)
+        graph = nx.DiGraph()
+        graph.add_nodes_from(range(m))
+        for place, child in enumerate(order):
+            parents = order[:place][rng.random(place) < edge_probability]
+            if max_parents is not None and len(parents) > max_parents:
+                parents = rng.choice(parents, max_parents, replace=False)
+            graph.add_edges_from((int(p), int(child)) for p in parents)
+        return cls.on(graph, seed=rng, **tables)  # pyright: ignore[reportArgumentType]
+
+    @classmethod
+    def independent(cls, m: int, seed: int = 0) -> World:
+        """Concepts that have nothing to do with each other."""
+        return cls.random(m, 0.0, seed=seed)
+
+    @classmethod
+    def dense(cls, m: int, seed: int = 0) -> World:
+        """Every pair of concepts is joined."""
+        return cls.random(m, 1.0, seed=seed)
+
+    @classmethod
+    def chain(cls, m: int, seed: int = 0) -> World:
+        """C_0 → C_1 → … → C_{m−1}."""
+        return cls.on(nx.path_graph(m, create_using=nx.DiGraph), seed=seed)
+
+    @classmethod
+    def forest(cls, m: int, trees: int = 2, seed: int = 0) -> World:
+        """Random trees: every concept but the `trees` roots has one parent, drawn among earlier ones.
+
+        **Raises** `ValueError` unless 1 ≤ trees ≤ m.
+        """
+        if not 1 <= trees <= m:
+            raise ValueError(f"trees={trees} among {m} concepts")
+        rng = np.random.default_rng(seed)
+        graph = nx.DiGraph()
+        graph.add_nodes_from(range(m))
+        graph.add_edges_from((int(rng.integers(0, i)), i) for i in range(trees, m))
+        return cls.on(graph, seed=rng)
+
+    # What it is --------------------------------------------------------------------------------------
+    @property
+    def m(self) -> int:
+        """How many concepts."""
+        return len(self.tables)
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """How many values each concept has."""
+        return tuple(table.shape[-1] for table in self.tables)
+
+    def parents(self, concept: int) -> list[int]:
+        """Parents in ascending order: the axes of the concept's table."""
+        return sorted(self.graph.predecessors(concept))
+
+    @property
+    def moral_graph(self) -> nx.Graph:
+        """The undirected graph G_C to which the joint is Markov: parents married, arrows off."""
+        return nx.moral_graph(self.graph)
+
+    def neighbours(self, concept: int) -> list[int]:
+        """ne(i) in the moral graph."""
+        return sorted(self.moral_graph.neighbors(concept))
+
+    def separated(self, i: int, j: int, given: Iterable[int] = ()) -> bool:
+        """Whether C_i and C_j are d-separated given others."""
+        return bool(nx.is_d_separator(self.graph, {i}, {j}, set(given)))
+
+    # Probabilities -----------------------------------------------------------------------------------
+    @cached_property
+    def joint(self) -> Float[np.ndarray, "*_value"]:
+        """P(C = c), an axis a concept.
+
+        **Raises** `ValueError` for more than 2¹⁶ concept vectors; `sample` works for any number.
+        """
+        if int(np.prod([float(v) for v in self.values])) > EXACT_UP_TO:
+            raise ValueError(f"{self.values} makes more than {EXACT_UP_TO} concept vectors; use sample()")
+        out = np.ones(self.values)
+        for i, table in enumerate(self.tables):
+            axes = [*self.parents(i), i]
+            order = np.argsort(axes)  # the table's axes in the joint's order
+            shape = [self.values[k] if k in axes else 1 for k in range(self.m)]
+            out = out * table.transpose(order).reshape(shape)
+        return out
+
+    @cached_property
+    def vectors(self) -> Int[np.ndarray, "vector m"]:
+        """Every concept vector, the last concept changing fastest: row v is token v."""
+        return np.stack(np.unravel_index(np.arange(int(np.prod(self.values))), self.values), axis=1).astype(
+            np.int64
+        )
+
+    def token(self, vectors: Int[np.ndarray, "*row m"]) -> Int[np.ndarray, "*row"]:
+        """The token of concept vectors: their place in `vectors`."""
+        return np.ravel_multi_index(tuple(np.moveaxis(vectors, -1, 0)), self.values).astype(np.int64)
+
+    def marginal(self, concepts: Sequence[int]) -> Float[np.ndarray, "*_value"]:
+        """P of some concepts, an axis each in ascending order."""
+        return np.asarray(self.joint.sum(axis=tuple(i for i in range(self.m) if i not in set(concepts))))
+
+    def sample(self, n: int, rng: np.random.Generator) -> Int[np.ndarray, "n m"]:
+        """Concept vectors drawn concept by concept, parents first; for any number of concepts."""
+        out = np.zeros((n, self.m), np.int64)
+        for i in nx.lexicographical_topological_sort(self.graph):
+            chances = self.tables[i][tuple(out[:, p] for p in self.parents(i))]
+            chances = np.broadcast_to(chances, (n, chances.shape[-1]))
+            out[:, i] = (rng.random((n, 1)) > np.cumsum(chances, axis=-1)[:, :-1]).sum(axis=1)
+        return out
