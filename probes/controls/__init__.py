@@ -1,0 +1,1 @@
+"""Controls: what a probe's score is worth, measured with things that hold part of its recipe fixed."""
