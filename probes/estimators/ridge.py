@@ -29,6 +29,8 @@ from graticule.hooks.artifact import (
     write_json,
     write_tensors,
 )
+from graticule.probes.estimators.edits import AffineEdit, EditPos, HookFn
+from graticule.probes.estimators.ridge_edits import EditOp, Erases, ridge_edit
 from graticule.probes.estimators.ridge_rows import as_targets
 from graticule.probes.estimators.solvers import RidgeFit, RidgeWeights, ridge_cv
 
@@ -173,6 +175,51 @@ class RidgeProbe:
         truth = as_targets(y, len(predicted), self.target_names)
         errors = truth.standard - (predicted - truth.mean) / truth.scale
         return float(1.0 - (errors**2).mean())
+
+    def edit(
+        self,
+        op: EditOp,
+        scale: float = 1.0,
+        *,
+        target: int | str | None = None,
+        sd: Shaped[np.ndarray, "..."] | Sequence[float] | None = None,
+        eraser: Erases | None = None,
+    ) -> AffineEdit:
+        """The edit behind `fwd_hooks`, as a function of arrays (`edit.apply(X)`)."""
+        return ridge_edit(self.weights, self.target_names, op, scale, target=target, sd=sd, eraser=eraser)
+
+    def fwd_hooks(
+        self,
+        op: EditOp,
+        scale: float = 1.0,
+        pos: EditPos = None,
+        *,
+        target: int | str | None = None,
+        sd: Shaped[np.ndarray, "..."] | Sequence[float] | None = None,
+        eraser: Erases | None = None,
+    ) -> list[tuple[str, HookFn]]:
+        """TransformerLens `(hook_name, fn)` pairs, for `run_with_hooks(…, fwd_hooks=…)` and `model.hooks`.
+
+        All but "ablate" move activations within the span of the **write** directions, by as much as the
+        **read** directions say: with D = write·(readᵀ write)⁻¹, a displacement D·r changes the readings
+        (`predict`) by exactly r target units, and the readings of targets that are not named by nothing. Its
+        norm is |D·r|, in activation units (`edit("add", scale).shift` is the vector itself).
+
+        **Arguments:**
+
+        - `op`: "add" or "steer" moves the reading by `scale` standard deviations; "clamp" sets it to `scale`
+          target units; "erase" sets it to the training mean (or applies `eraser`, a LEACE `Eraser`); "ablate"
+          sets the component along the unit write direction to its training mean, whatever is read.
+        - `pos`: None for all tokens, an index, a slice, one position a row, several a row, or a boolean mask.
+        - `target`: a name or column; None is all targets at once.
+        - `sd`: of every target's reading; by default the target's own over the training rows.
+
+        **Raises** `ValueError` for an unknown op, a probe without hook name or not fitted; `KeyError` for an
+        unknown target.
+        """
+        if self.hook_name is None:
+            raise ValueError("this probe has no hook_name: set probe.hook_name to where its rows come from")
+        return [(self.hook_name, self.edit(op, scale, target=target, sd=sd, eraser=eraser).hook(pos))]
 
     def save(self, path: Path | str, overwrite: bool = False) -> None:
         """Write the probe as a folder: `manifest.json` and `probe.safetensors` (float64)."""

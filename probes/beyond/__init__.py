@@ -1,0 +1,1 @@
+"""Probes beyond ridge: MLP, principal components, few coordinates, logistic, the unit sphere."""

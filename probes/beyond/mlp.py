@@ -1,0 +1,258 @@
+"""What a small network reads that a line does not: MLP probes at every layer, beside the ridge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+
+from graticule.hooks.points import layer_of
+from graticule.hooks.saved import SavedResult
+from graticule.probes.beyond.given import Difference, made_of, point_of
+from graticule.probes.compare import compare
+from graticule.probes.estimators.mlp import DECAYS, Job, MLPFit, MLPSettings, fit_mlps
+from graticule.probes.findings import Findings
+from graticule.probes.material import Material
+from graticule.probes.scores.metrics import mean_r2
+from graticule.probes.scores.verdict import Predictions, Verdict
+from graticule.probes.tables.groups import group_folds
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+_CAPTION = "MLP and ridge against depth; test scores of layers that were not chosen are exploratory"
+_CAPTION_LOSS = "Validation loss of the chosen layer's MLPs while they train"
+_CAPTION_TABLE = "MLP and ridge at every layer (test scores exploratory but for each one's chosen layer)"
+_CAPTION_SEEDS = "Other seeds of initial weights and row order"
+
+
+@dataclass(frozen=True)
+class MLPFindings(SavedResult):
+    """MLP probes at every point, the nonlinearity gain, and the MLP's own verdict."""
+
+    KIND: ClassVar[str] = "mlp"
+
+    model: str
+    """The model's name."""
+    table: str
+    """The table's name."""
+    target_names: tuple[str, ...]
+    """A name a target."""
+    settings: MLPSettings
+    """How they were trained."""
+    layers: pd.DataFrame
+    """A line a point and seed: `point`, `layer`, `seed`, `decay`, `epoch`, `validation` and `test_r2` (mean
+    R² over targets), `exploratory`, and `ridge_validation`, `ridge_test_r2`."""
+    chosen_point: str
+    """The point whose MLP has the best validation score (first seed)."""
+    ridge_point: str
+    """The ridge's chosen point, where the nonlinearity gain is taken."""
+    nonlinearity: Difference
+    """R² of the MLP minus that of the ridge on test rows at `ridge_point`."""
+    verdict: Verdict
+    """The MLP at its chosen point in the probe's place: its gain over the same surface."""
+    losses: Float[np.ndarray, "decay epoch"]
+    """Validation loss at the chosen point after each epoch; NaN once a member has stopped."""
+    test: Float[np.ndarray, "test target"]
+    """Predictions of the test rows at `chosen_point`, in target units."""
+    ridge_point_test: Float[np.ndarray, "test target"]
+    """Predictions of the test rows at `ridge_point`."""
+    provenance: Mapping[str, Any]
+    """Model, table, settings and versions."""
+
+    @property
+    def title(self) -> str:
+        """Model and table."""
+        return f"MLP probes: {self.model} on {self.table}"
+
+    @property
+    def decay(self) -> float:
+        """The weight decay chosen at the chosen point."""
+        return float(self._line(self.chosen_point)["decay"])
+
+    def _line(self, point: str) -> Any:
+        first = self.layers[self.layers["point"] == point]
+        return first.iloc[0]
+
+    def summary(self) -> str:
+        """The nonlinearity gain, then the MLP's verdict."""
+        low, high = self.nonlinearity.ci95
+        what = "reads more than" if low > 0 else "reads less than" if high < 0 else "is no different from"
+        at = self._line(self.chosen_point)
+        lines = [
+            f"the MLP {what} the ridge at {self.ridge_point}: R² {self.nonlinearity.first:.3f} against "
+            f"{self.nonlinearity.second:.3f}, difference {self.nonlinearity.text}",
+            f"MLP at {self.chosen_point} (chosen on validation rows, decay {at['decay']:g}, best epoch "
+            f"{at['epoch']}): test R² {at['test_r2']:.3f}",
+            f"in the probe's place: {self.verdict.summary().splitlines()[0]}",
+        ]
+        seeds = self.layers[self.layers["point"] == self.chosen_point]["test_r2"]
+        if len(seeds) > 1:
+            lines.append(f"over {len(seeds)} seeds there: test R² {seeds.min():.3f} to {seeds.max():.3f}")
+        return "\n".join(lines)
+
+    def figures(self) -> dict[str, Figure]:
+        """Scores against depth, and the validation losses of the chosen layer."""
+        from graticule.probes.plots.beyond import loss_figure, mlp_depth_figure
+
+        first = self.layers[self.layers["seed"] == self.layers["seed"].iloc[0]]
+        return {
+            _CAPTION: mlp_depth_figure(first, self.chosen_point, self.ridge_point),
+            _CAPTION_LOSS: loss_figure(self.losses, self.settings.decays),
+        }
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Every layer, and every seed where there are several."""
+        names = {
+            "layer": "layer",
+            "decay": "decay",
+            "epoch": "best epoch",
+            "validation": "MLP validation R²",
+            "ridge_validation": "ridge validation R²",
+            "test_r2": "MLP test R²",
+            "ridge_test_r2": "ridge test R²",
+        }
+        first = self.layers["seed"] == self.layers["seed"].iloc[0]
+        shown = self.layers[first][list(names)].rename(columns=names).reset_index(drop=True)
+        shown["MLP − ridge"] = shown["MLP test R²"] - shown["ridge test R²"]
+        if first.all():
+            return {_CAPTION_TABLE: shown}
+        others = self.layers[["layer", "seed", "validation", "test_r2"]]
+        return {_CAPTION_TABLE: shown, _CAPTION_SEEDS: others.reset_index(drop=True)}
+
+
+def mlp(
+    findings: Findings,
+    *,
+    points: Sequence[str] | None = None,
+    hidden: int = 256,
+    decays: Sequence[float] = DECAYS,
+    seeds: int = 1,
+    epochs: int = 20,
+    patience: int = 3,
+    batch: int = 512,
+    learning_rate: float = 1e-3,
+    scale: Literal["point", "none"] = "point",
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    folds: int = 5,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    at_once: int | None = None,
+    progress: bool | None = None,
+) -> MLPFindings:
+    """MLP probes (Gurnee & Tegmark table 2) at every point of `findings`, or at `points`.
+
+    A tenth of the training rows (whole clusters) stops the training and chooses decay and point; test rows
+    are scored once. The **nonlinearity gain** is the MLP's test R² minus the ridge's at the *ridge's* chosen
+    point, with a paired cluster interval. For the MLP's **verdict** it is cross-fitted in `folds` of whole
+    clusters at its chosen point and decay, and stands in the probe's place against the same surface.
+
+    `seeds` fits everything again with other initial weights and row order (`seed`, `seed` + 1, …); the first
+    seed chooses. `dtype="bfloat16"` does the products in bfloat16, faster where the processor has it.
+    The other options are those of `MLPSettings` and `fit_mlps`.
+
+    **Raises** `ValueError` without material, or as `fit_mlps` does; `KeyError` for a point not swept.
+    """
+    material = findings.material
+    if seeds < 1 or folds < 2:
+        raise ValueError(f"seeds={seeds} and folds={folds}: at least 1 and 2")
+    settings = MLPSettings(
+        hidden=hidden,
+        decays=tuple(decays),
+        learning_rate=learning_rate,
+        batch=batch,
+        epochs=epochs,
+        patience=patience,
+        scale=scale,
+        dtype=dtype,
+    )
+    wanted = [point_of(findings, p) for p in (points if points is not None else findings.probes)]
+    if findings.chosen_point not in wanted:
+        wanted.append(findings.chosen_point)
+    problem = material.problem
+    jobs = [Job(p, problem.train, seed + s) for p in wanted for s in range(seeds)]
+    given: dict[str, Any] = {
+        "names": problem.names,
+        "device": device,
+        "at_once": at_once,
+        "progress": progress,
+    }
+    activations = material.activations
+    fits = fit_mlps(activations.__getitem__, problem.y, problem.clusters, jobs, settings, **given)
+    tests = {(f.point, f.seed): f.predict(material.rows(f.point, problem.test)) for f in fits}
+    firsts = [f for f in fits if f.seed == seed]
+    best = max(firsts, key=lambda f: f.score)
+    oof = _out_of_fold(material, best, settings, folds, seed, given)
+    ridge_point = findings.chosen_point
+    test, at_ridge = tests[best.point, seed], tests[ridge_point, seed]
+    return MLPFindings(
+        model=findings.model,
+        table=findings.table,
+        target_names=findings.target_names,
+        settings=settings,
+        layers=_layers(findings, fits, tests, best.point, seed),
+        chosen_point=best.point,
+        ridge_point=ridge_point,
+        nonlinearity=_against_ridge(findings, at_ridge),
+        verdict=material.judge(Predictions(oof, test)),
+        losses=best.losses,
+        test=test,
+        ridge_point_test=at_ridge,
+        provenance=made_of(findings, **asdict(settings), seeds=seeds, seed=seed, folds=folds),
+    )
+
+
+def _out_of_fold(
+    material: Material, best: MLPFit, settings: MLPSettings, folds: int, seed: int, given: dict[str, Any]
+) -> np.ndarray:
+    """Predictions of every training row by a fit of the chosen decay without that row's fold."""
+    problem = material.problem
+    fold = group_folds(problem.clusters[problem.train], folds, seed)
+    jobs = [Job(best.point, problem.train[fold != k], seed) for k in range(int(fold.max()) + 1)]
+    one = replace(settings, decays=(best.decay,))
+    fits = fit_mlps(material.activations.__getitem__, problem.y, problem.clusters, jobs, one, **given)
+    out = np.empty((len(problem.train), problem.y.shape[1]))
+    for k, fit in enumerate(fits):
+        out[fold == k] = fit.predict(material.rows(best.point, problem.train[fold == k]))
+    return out
+
+
+def _against_ridge(findings: Findings, test: np.ndarray) -> Difference:
+    material = findings.material
+    both = material.predicted(f"MLP at {findings.chosen_point}", test), findings.at()
+    made = compare(*both, draws=material.draws, seed=material.seed)
+    return Difference("R²", made.score_a, made.score_b, made.difference, made.ci95)
+
+
+def _layers(
+    findings: Findings,
+    fits: Sequence[MLPFit],
+    tests: Mapping[tuple[str, int], np.ndarray],
+    chosen: str,
+    first: int,
+) -> pd.DataFrame:
+    problem = findings.material.problem
+    ridge = findings.layers.set_index("point")
+    y = problem.y[problem.test]
+    return pd.DataFrame(
+        [
+            {
+                "point": f.point,
+                "layer": layer_of(f.point),
+                "seed": f.seed,
+                "decay": f.decay,
+                "epoch": f.epoch,
+                "validation": f.score,
+                "test_r2": mean_r2(y, tests[f.point, f.seed]),
+                "exploratory": not (f.point == chosen and f.seed == first),
+                "ridge_validation": ridge.loc[f.point, "validation"],
+                "ridge_test_r2": ridge.loc[f.point, "test_r2"],
+            }
+            for f in fits
+        ]
+    )

@@ -1,0 +1,182 @@
+"""How many principal components a probe needs: score against k."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from graticule.hooks.saved import SavedResult
+from graticule.probes.beyond.given import made_of, point_of
+from graticule.probes.estimators.pca import KS, Components, PCAFit, components, pca_ridges
+from graticule.probes.findings import Findings
+from graticule.probes.scores.bootstrap import cluster_sums, interval, resampled_r2
+from graticule.probes.scores.metrics import mean, mean_r2, r2, spearman
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+_CAPTION = "R² of the ridge on the first k principal components (fitted on training rows)"
+_CAPTION_RHO = "Spearman correlation on the first k principal components"
+_CAPTION_TABLE = "Score against the number of principal components"
+
+
+@dataclass(frozen=True)
+class PCACurve(SavedResult):
+    """Scores of ridges on the first k principal components of one point's activations."""
+
+    KIND: ClassVar[str] = "pca"
+
+    model: str
+    """The model's name."""
+    table: str
+    """The table's name."""
+    target_names: tuple[str, ...]
+    """A name a target."""
+    point: str
+    """Where the activations come from."""
+    curve: pd.DataFrame
+    """A line a k: `k`, `explained` (share of the training rows' variance), `alpha`, `validation` (out-of-fold
+    R² on training rows), `test_r2` with `low` and `high` (95%, clusters), `spearman`, and `r2_TARGET`,
+    `spearman_TARGET` where there are several."""
+    share: float
+    """The share of the full score that is asked for."""
+    needed: int | None
+    """The smallest k that has `share` of the full width's out-of-fold score; None if that is not above 0."""
+    provenance: Mapping[str, Any]
+    """Model, table, settings and versions."""
+
+    @property
+    def title(self) -> str:
+        """Model and table."""
+        return f"Principal components: {self.model} on {self.table}"
+
+    @property
+    def full(self) -> Any:
+        """The last line of the curve: all components."""
+        return self.curve.iloc[-1]
+
+    def at(self, k: int) -> Any:
+        """The line of one k. **Raises** `KeyError` if it was not tried."""
+        lines = self.curve[self.curve["k"] == k]
+        if lines.empty:
+            raise KeyError(f"k={k} was not tried; the curve holds {list(self.curve['k'])}")
+        return lines.iloc[0]
+
+    def summary(self) -> str:
+        """The k needed, its test score, and what it leaves out."""
+        full = self.full
+        if self.needed is None:
+            return f"no number of components predicts anything: full validation R² {full['validation']:.3f}"
+        line = self.at(self.needed)
+        return "\n".join(
+            (
+                f"{self.needed} of {int(full['k'])} principal components give {self.share:.0%} of the full "
+                "score (chosen out of fold on training rows)",
+                f"their test R² {line['test_r2']:.3f} [{line['low']:.3f}, {line['high']:.3f}] against "
+                f"{full['test_r2']:.3f} of all; they hold {line['explained']:.1%} of the variance",
+                f"at {self.point}",
+            )
+        )
+
+    def figures(self) -> dict[str, Figure]:
+        """R² and Spearman against k, log axis, the full width dashed."""
+        from graticule.probes.plots.beyond import pca_figure
+
+        names = self.target_names if len(self.target_names) in (2, 3) else ()
+        return {
+            _CAPTION: pca_figure(self.curve, "r2", names, self.needed),
+            _CAPTION_RHO: pca_figure(self.curve, "spearman", names, self.needed),
+        }
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """The curve."""
+        names = {
+            "k": "components",
+            "explained": "variance held",
+            "alpha": "alpha",
+            "validation": "validation R²",
+            "test_r2": "test R²",
+            "low": "from",
+            "high": "to",
+            "spearman": "test Spearman",
+        }
+        return {_CAPTION_TABLE: self.curve[list(names)].rename(columns=names)}
+
+
+def pca(
+    findings: Findings,
+    *,
+    point: str | None = None,
+    ks: Sequence[int] = KS,
+    share: float = 0.9,
+) -> PCACurve:
+    """Ridges on the first k principal components at the chosen point, or at `point`.
+
+    Gurnee & Tegmark figures 4 and 13, with components fitted on training rows only and a strength for every
+    k chosen out of fold. `share` of the full out-of-fold score decides how many components are needed, so
+    that test rows choose nothing.
+
+    **Raises** `ValueError` without material, for a share outside (0, 1], or for a k below 1.
+    """
+    material = findings.material
+    if not 0 < share <= 1:
+        raise ValueError(f"share={share}: above 0, at most 1")
+    if min(ks, default=0) < 1:
+        raise ValueError(f"ks={tuple(ks)}: numbers of components, at least 1")
+    where = point_of(findings, point)
+    problem = material.problem
+    X = material.rows(where, problem.train)
+    made = components(X)
+    most = made.vectors.shape[1]
+    tried = sorted({k for k in ks if k < most} | {most})
+    fits = pca_ridges(
+        made.scores(X),
+        problem.y[problem.train],
+        made.scores(material.rows(where, problem.test)),
+        tried,
+        alphas=material.alphas,
+        clusters=problem.clusters[problem.train],
+        names=problem.names,
+    )
+    full = fits[-1].fit.score
+    enough = [f.k for f in fits if f.fit.score >= share * full]
+    return PCACurve(
+        model=findings.model,
+        table=findings.table,
+        target_names=findings.target_names,
+        point=where,
+        curve=_curve(findings, fits, made),
+        share=share,
+        needed=enough[0] if full > 0 else None,
+        provenance=made_of(findings, point=where, ks=tuple(tried), share=share),
+    )
+
+
+def _curve(findings: Findings, fits: Sequence[PCAFit], made: Components) -> pd.DataFrame:
+    material = findings.material
+    problem = material.problem
+    y = problem.y[problem.test]
+    sums = cluster_sums(y, {str(f.k): f.test for f in fits}, problem.clusters[problem.test])
+    drawn = resampled_r2(sums, material.draws, material.seed)
+    lines: list[dict[str, Any]] = []
+    for fit, draws in zip(fits, drawn.T, strict=True):
+        by_target, rho = r2(y, fit.test), spearman(y, fit.test)
+        low, high = interval(np.ascontiguousarray(draws))
+        line: dict[str, Any] = {
+            "k": fit.k,
+            "explained": float(made.explained[fit.k - 1]),
+            "alpha": fit.fit.alpha,
+            "validation": fit.fit.score,
+            "test_r2": mean_r2(y, fit.test),
+            "low": low,
+            "high": high,
+            "spearman": mean(rho),
+        }
+        for name, one, other in zip(findings.target_names, by_target, rho, strict=True):
+            line |= {f"r2_{name}": float(one), f"spearman_{name}": float(other)}
+        lines.append(line)
+    return pd.DataFrame(lines)

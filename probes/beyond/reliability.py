@@ -1,0 +1,118 @@
+"""Scores of class probabilities, with cluster-bootstrap intervals: AUROC, accuracy, log-loss, calibration.
+
+The **expected calibration error** (ECE, Naeini et al. 2015; Guo et al. 2017) is Σ over equal bins of
+(rows in bin / rows) · |mean confidence − observed frequency|. With two classes the confidence is P(class 1)
+and the frequency that of class 1; with several it is the largest probability and how often it is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from graticule.probes.beyond.given import Interval, cluster_weights
+from graticule.probes.estimators.logistic import row_losses
+from graticule.probes.scores.bootstrap import interval
+
+BINS = 15
+SCORES = ("auroc", "accuracy", "ece", "log_loss")
+_CHUNK = 1 << 22
+
+
+def confidence(
+    y: Float[np.ndarray, "row column"], p: Float[np.ndarray, "row column"]
+) -> tuple[Float[np.ndarray, " row"], Float[np.ndarray, " row"]]:
+    """How sure each row's prediction is, and whether it came true (1 or 0)."""
+    if y.shape[1] == 1:
+        return p[:, 0].copy(), (y[:, 0] > 0.5).astype(np.float64)
+    return p.max(axis=1), (p.argmax(axis=1) == y.argmax(axis=1)).astype(np.float64)
+
+
+def reliability(
+    y: Float[np.ndarray, "row column"], p: Float[np.ndarray, "row column"], bins: int = BINS
+) -> pd.DataFrame:
+    """A line a bin that holds rows: `low`, `high`, `rows`, `confidence` and `frequency` (means)."""
+    sure, true = confidence(y, p)
+    which = _bins(sure, bins)
+    rows = np.bincount(which, minlength=bins)
+    held = np.flatnonzero(rows)
+    return pd.DataFrame(
+        {
+            "low": held / bins,
+            "high": (held + 1) / bins,
+            "rows": rows[held],
+            "confidence": np.bincount(which, weights=sure, minlength=bins)[held] / rows[held],
+            "frequency": np.bincount(which, weights=true, minlength=bins)[held] / rows[held],
+        }
+    )
+
+
+def class_scores(
+    y: Float[np.ndarray, "row column"],
+    p: Float[np.ndarray, "row column"],
+    clusters: Int[np.ndarray, " row"],
+    draws: int = 500,
+    seed: int = 0,
+    bins: int = BINS,
+) -> dict[str, tuple[float, Interval]]:
+    """`auroc` (mean over the columns that hold both classes), `accuracy`, `ece`, `log_loss` (nats): value and
+    95% interval over resamples of whole clusters, fits fixed.
+
+    A resample's ECE is too large by the noise that resampling adds to every bin, so its interval is the
+    reflected one (2 · value − quantiles), not below 0."""
+    weights, codes = cluster_weights(clusters, draws, seed)
+    weights = np.concatenate([np.ones((1, weights.shape[1])), weights])
+    step = max(1, _CHUNK // len(y))
+    parts = [_weighted(y, p, weights[i : i + step][:, codes], bins) for i in range(0, len(weights), step)]
+    drawn = {name: np.concatenate([part[name] for part in parts]) for name in SCORES}
+    out = {name: (float(values[0]), interval(values[1:])) for name, values in drawn.items()}
+    value, (low, high) = out["ece"]
+    out["ece"] = (value, (max(0.0, 2 * value - high), max(0.0, 2 * value - low)))
+    return out
+
+
+def _weighted(
+    y: np.ndarray, p: np.ndarray, weights: Float[np.ndarray, "draw row"], bins: int
+) -> Mapping[str, Float[np.ndarray, " draw"]]:
+    sure, true = confidence(y, p)
+    total = weights.sum(axis=1)
+    right = true if y.shape[1] > 1 else ((p[:, 0] > 0.5) == (y[:, 0] > 0.5)).astype(np.float64)
+    which = _bins(sure, bins)
+    gaps = np.zeros((len(y), bins))
+    gaps[np.arange(len(y)), which] = sure - true
+    return {
+        "auroc": weighted_auroc(y, p, weights),
+        "accuracy": weights @ right / total,
+        "ece": np.abs(weights @ gaps).sum(axis=1) / total,
+        "log_loss": weights @ row_losses(y, p) / total,
+    }
+
+
+def weighted_auroc(
+    y: Float[np.ndarray, "row column"],
+    p: Float[np.ndarray, "row column"],
+    weights: Float[np.ndarray, "draw row"],
+) -> Float[np.ndarray, " draw"]:
+    """AUROC of every column against the rest, rows counted by their weights, ties half; mean over the columns
+    that hold both classes in that draw, NaN if none does."""
+    values = np.full((len(weights), y.shape[1]), np.nan)
+    for c in range(y.shape[1]):
+        order = np.argsort(p[:, c], kind="stable")
+        starts = np.flatnonzero(np.r_[True, np.diff(p[order, c]) > 0])
+        sorted_weights = weights[:, order]
+        positive = np.add.reduceat(sorted_weights * (y[order, c] > 0.5), starts, axis=1)
+        negative = np.add.reduceat(sorted_weights, starts, axis=1) - positive
+        below = np.cumsum(negative, axis=1) - 0.5 * negative
+        pairs = positive.sum(axis=1) * negative.sum(axis=1)
+        wins = (positive * below).sum(axis=1)
+        values[:, c] = np.where(pairs > 0, wins / np.where(pairs > 0, pairs, 1.0), np.nan)
+    defined = ~np.isnan(values)
+    count = defined.sum(axis=1)
+    return np.where(count > 0, np.where(defined, values, 0.0).sum(axis=1) / np.maximum(count, 1), np.nan)
+
+
+def _bins(sure: np.ndarray, bins: int) -> Int[np.ndarray, " row"]:
+    return np.clip((sure * bins).astype(np.int64), 0, bins - 1)

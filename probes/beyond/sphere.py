@@ -1,0 +1,241 @@
+"""Places as points on the unit sphere: a linear probe of x, y and z, to which the date line is no edge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float
+
+from graticule.hooks.saved import SavedResult
+from graticule.probes.beyond.given import Difference, made_of, mean_difference, point_of
+from graticule.probes.estimators.solvers import ridge_cv
+from graticule.probes.findings import Findings
+from graticule.probes.scores.geo import haversine_km, unit_sphere
+from graticule.probes.scores.metrics import coordinate_columns, r2
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+AXES = ("x", "y", "z")
+_BANDS = 12
+_CAPTION = "Mean error by true longitude: a probe of latitude and longitude, and one of the unit sphere"
+_CAPTION_MAP = "True places above, places predicted through the unit sphere below, test rows"
+_CAPTION_TABLE = "Error on the globe, test rows"
+_CAPTION_BANDS = "Mean error by true longitude"
+
+
+@dataclass(frozen=True)
+class Sphere(SavedResult):
+    """Kilometres of a unit-sphere probe beside those of the latitude and longitude probe."""
+
+    KIND: ClassVar[str] = "sphere"
+
+    model: str
+    """The model's name."""
+    table: str
+    """The table's name."""
+    point: str
+    """Where both probes read."""
+    r2: Mapping[str, float]
+    """Test R² of `x` (towards 0°N 0°E), `y` (0°N 90°E) and `z` (the north pole)."""
+    validation: float
+    """Out-of-fold R² on training rows, mean over the axes."""
+    alpha: float
+    """The chosen ridge strength."""
+    length: float
+    """Mean length of the predicted vectors: 1 where the probe is sure, near 0 where it says the mean."""
+    scores: pd.DataFrame
+    """A line a predictor: `predictor`, `mean_km`, `median_km`, `edge_mean_km`, `edge_median_km`."""
+    bands: pd.DataFrame
+    """A line a band of true longitude: `low`, `high` (degrees), `rows`, `sphere_km`, `degrees_km` (means)."""
+    edge: float
+    """Degrees from the date line within which a row counts as near it."""
+    edge_rows: int
+    """Test rows near the date line."""
+    difference: Difference
+    """Mean km of the sphere probe minus that of the latitude and longitude probe, all test rows."""
+    edge_difference: Difference | None
+    """The same near the date line; None without rows there."""
+    predictions: pd.DataFrame
+    """A line a test row: `source`, `true_lat`, `true_lon`, `pred_lat`, `pred_lon`, `km`, `degrees_km`,
+    `length`, and the first block of the table."""
+    block: str | None
+    """The column of `predictions` that colours the map."""
+    provenance: Mapping[str, Any]
+    """Model, table, settings and versions."""
+
+    @property
+    def title(self) -> str:
+        """Model and table."""
+        return f"On the unit sphere: {self.model} on {self.table}"
+
+    def summary(self) -> str:
+        """Both probes' kilometres, everywhere and near the date line."""
+        low, high = self.difference.ci95
+        than = "nearer than" if high < 0 else "farther off than" if low > 0 else "no nearer than"
+        lines = [
+            f"the unit-sphere probe is {than} the latitude and longitude probe: mean error "
+            f"{self.difference.first:,.0f} km against {self.difference.second:,.0f} km, "
+            f"difference {self.difference.text} km",
+            f"test R² x {self.r2['x']:.3f}, y {self.r2['y']:.3f}, z {self.r2['z']:.3f} at {self.point}",
+        ]
+        if self.edge_difference is not None:
+            lines.append(
+                f"{self.edge_rows} test rows within {self.edge:g}° of the date line: "
+                f"{self.edge_difference.first:,.0f} km against {self.edge_difference.second:,.0f} km, "
+                f"difference {self.edge_difference.text} km"
+            )
+        return "\n".join(lines)
+
+    def figures(self) -> dict[str, Figure]:
+        """Error by longitude, and the map."""
+        from graticule.probes.plots import map_figure
+        from graticule.probes.plots.beyond import longitude_figure
+
+        rows = self.predictions.rename(columns={"true_lat": "true_latitude", "true_lon": "true_longitude"})
+        rows = rows.rename(columns={"pred_lat": "pred_latitude", "pred_lon": "pred_longitude"})
+        return {
+            _CAPTION: longitude_figure(self.bands, self.edge),
+            _CAPTION_MAP: map_figure(rows, "latitude", "longitude", self.block),
+        }
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Every predictor, and the bands of longitude."""
+        near = f"within {self.edge:g}° of the date line"
+        names = {
+            "predictor": "predictor",
+            "mean_km": "mean km",
+            "median_km": "median km",
+            "edge_mean_km": f"mean km {near}",
+            "edge_median_km": f"median km {near}",
+        }
+        bands = self.bands.rename(
+            columns={"low": "from °E", "high": "to °E", "sphere_km": "sphere km", "degrees_km": "lat/lon km"}
+        )
+        return {_CAPTION_TABLE: self.scores.rename(columns=names), _CAPTION_BANDS: bands}
+
+
+def sphere(findings: Findings, *, point: str | None = None, edge: float = 30.0) -> Sphere:
+    """A ridge to unit vectors at the chosen point (or `point`), beside the probe of latitude and longitude.
+
+    The three targets are `scores.geo.unit_sphere`; a prediction is the place its vector points to, whatever
+    its length. Both probes see the same rows and choose their strengths out of fold; the difference of their
+    mean great-circle errors has a paired cluster interval. The surface stack and the best constant place
+    stand beside them.
+
+    **Raises** `ValueError` without material or unless the targets are one latitude and one longitude.
+    """
+    material = findings.material
+    columns = coordinate_columns(findings.units)
+    if findings.kind != "numeric" or columns is None:
+        raise ValueError(f"{findings.table} has units {findings.units}: a sphere needs one lat and one lon")
+    if not 0 < edge < 180:
+        raise ValueError(f"edge={edge}: degrees from the date line, between 0 and 180")
+    lat, lon = columns
+    problem, where = material.problem, point_of(findings, point)
+    train, test = problem.train, problem.test
+    vectors = unit_sphere(problem.y[:, lat], problem.y[:, lon])
+    fit = ridge_cv(
+        material.rows(where, train),
+        vectors[train],
+        alphas=material.alphas,
+        clusters=problem.clusters[train],
+        names=AXES,
+    )
+    guess = fit.predict(material.rows(where, test))
+    truth = problem.y[test][:, [lat, lon]]
+    plain = findings.at(where).predictions
+    mean = vectors[train].mean(axis=0)
+    km = {
+        "unit-sphere probe": _km(truth, to_degrees(guess)),
+        "latitude and longitude probe": _km(truth, plain[:, [lat, lon]]),
+        "surface stack": _km(truth, material.surface().test[:, [lat, lon]]),
+        "middle of the training places": _km(truth, to_degrees(np.tile(mean, (len(test), 1)))),
+    }
+    near = np.abs(np.abs(truth[:, 1]) - 180) <= edge
+    sphere_km, degrees_km = km["unit-sphere probe"], km["latitude and longitude probe"]
+    clusters, draws, seed = problem.clusters[test], material.draws, material.seed
+    near_by: Difference | None = None
+    if near.any():
+        near_by = mean_difference("mean km", sphere_km[near], degrees_km[near], clusters[near], draws, seed)
+    return Sphere(
+        model=findings.model,
+        table=findings.table,
+        point=where,
+        r2={axis: float(v) for axis, v in zip(AXES, r2(vectors[test], guess), strict=True)},
+        validation=fit.score,
+        alpha=fit.alpha,
+        length=float(np.linalg.norm(guess, axis=1).mean()),
+        scores=pd.DataFrame([_score(name, values, near) for name, values in km.items()]),
+        bands=_bands(truth[:, 1], sphere_km, degrees_km),
+        edge=edge,
+        edge_rows=int(near.sum()),
+        difference=mean_difference("mean km", sphere_km, degrees_km, clusters, draws, seed),
+        edge_difference=near_by,
+        predictions=_predictions(findings, truth, guess, sphere_km, degrees_km),
+        block=next(iter(findings.block_names), None),
+        provenance=made_of(findings, point=where, edge=edge),
+    )
+
+
+def to_degrees(vectors: Float[np.ndarray, "row 3"]) -> Float[np.ndarray, "row 2"]:
+    """Latitude and longitude that vectors of any length point to; the zero vector points to 0°N 0°E."""
+    x, y, z = vectors.T
+    return np.degrees(np.stack([np.arctan2(z, np.hypot(x, y)), np.arctan2(y, x)], axis=1))
+
+
+def _predictions(
+    findings: Findings, truth: np.ndarray, guess: np.ndarray, sphere_km: np.ndarray, degrees_km: np.ndarray
+) -> pd.DataFrame:
+    material = findings.material
+    source, places = material.problem.source[material.problem.test], to_degrees(guess)
+    out = pd.DataFrame(
+        {
+            "source": material.table.source_rows[source],
+            "true_lat": truth[:, 0],
+            "true_lon": truth[:, 1],
+            "pred_lat": places[:, 0],
+            "pred_lon": places[:, 1],
+            "km": sphere_km,
+            "degrees_km": degrees_km,
+            "length": np.linalg.norm(guess, axis=1),
+        }
+    )
+    for name in findings.block_names[:1]:
+        out[name] = material.table.blocks[name].to_numpy()[source]
+    return out
+
+
+def _km(truth: Float[np.ndarray, "row 2"], places: Float[np.ndarray, "row 2"]) -> Float[np.ndarray, " row"]:
+    return haversine_km(truth[:, 0], truth[:, 1], places[:, 0], places[:, 1])
+
+
+def _score(name: str, km: Float[np.ndarray, " row"], near: Bool[np.ndarray, " row"]) -> dict[str, Any]:
+    there = km[near] if near.any() else np.array([np.nan])
+    return {
+        "predictor": name,
+        "mean_km": float(km.mean()),
+        "median_km": float(np.median(km)),
+        "edge_mean_km": float(there.mean()),
+        "edge_median_km": float(np.median(there)),
+    }
+
+
+def _bands(longitude: np.ndarray, sphere_km: np.ndarray, degrees_km: np.ndarray) -> pd.DataFrame:
+    ends = np.linspace(-180, 180, _BANDS + 1)
+    which = np.clip(np.digitize(longitude, ends) - 1, 0, _BANDS - 1)
+    lines = [
+        {
+            "low": ends[b],
+            "high": ends[b + 1],
+            "rows": int((which == b).sum()),
+            "sphere_km": float(sphere_km[which == b].mean()),
+            "degrees_km": float(degrees_km[which == b].mean()),
+        }
+        for b in np.unique(which)
+    ]
+    return pd.DataFrame(lines)

@@ -1,0 +1,144 @@
+"""Affine edits of low rank: every way of moving activations along a probe's directions is one of these."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+EditPos = int | slice | Sequence[int] | Sequence[Sequence[int]] | Tensor | None
+"""Which tokens are edited: all (None), an index, a slice, one position a row, several a row (ragged), or a
+boolean `[batch, pos]` mask."""
+
+HookFn = Callable[..., Tensor]
+"""A TransformerLens hook function: `fn(value, hook=…)`."""
+
+
+@dataclass(frozen=True)
+class AffineEdit:
+    """x ↦ x + shift + (offset − x·right)·left, in float64: rank `right.shape[1]` plus a translation."""
+
+    shift: Float[np.ndarray, " width"]
+    """Added to every row, in activation units."""
+    right: Float[np.ndarray, "width rank"]
+    """What is read of a row."""
+    offset: Float[np.ndarray, " rank"]
+    """What those readings are set to, where `left` undoes `right`."""
+    left: Float[np.ndarray, "rank width"]
+    """How a missing unit of each reading is written."""
+
+    @classmethod
+    def translation(cls, shift: Float[np.ndarray, " width"]) -> AffineEdit:
+        """Add the same vector to every row."""
+        return cls(shift, np.zeros((len(shift), 0)), np.zeros(0), np.zeros((0, len(shift))))
+
+    @classmethod
+    def setting(
+        cls,
+        right: Float[np.ndarray, "width rank"],
+        offset: Float[np.ndarray, " rank"],
+        left: Float[np.ndarray, "rank width"],
+    ) -> AffineEdit:
+        """Set the readings x·right to `offset`, writing the difference along `left`."""
+        return cls(np.zeros(len(right)), right, offset, left)
+
+    @property
+    def width(self) -> int:
+        """Width of the activations."""
+        return len(self.shift)
+
+    def apply(self, X: Float[np.ndarray, "row width"]) -> Float[np.ndarray, "row width"]:
+        """The edited rows."""
+        return X + self.shift + (self.offset - X @ self.right) @ self.left
+
+    def on(self, value: Tensor, mask: Bool[Tensor, "batch pos"]) -> Tensor:
+        """A copy of `value` `[batch, pos, …]` with the tokens of `mask` edited.
+
+        Sums are in float64 (float32 on devices without it) and rounded to `value`'s dtype once.
+
+        **Raises** `ValueError` if the width differs.
+        """
+        if int(np.prod(value.shape[2:])) != self.width:
+            raise ValueError(
+                f"the hook's activation has shape {tuple(value.shape)}, this edit is for "
+                f"[batch, pos, …] with {self.width} numbers a token; hook the point of the probe"
+            )
+        work = torch.float32 if value.device.type == "mps" else torch.float64
+        shift, right, offset, left = (
+            torch.from_numpy(np.ascontiguousarray(a)).to(value.device, work)
+            for a in (self.shift, self.right, self.offset, self.left)
+        )
+        mask = mask.to(value.device)
+        rows = value[mask]
+        x = rows.reshape(len(rows), -1).to(work)
+        edited = value.clone()
+        edited[mask] = (x + shift + (offset - x @ right) @ left).to(value.dtype).reshape(rows.shape)
+        return edited
+
+    def hook(self, pos: EditPos = None) -> HookFn:
+        """A TransformerLens hook function that edits the tokens of `pos`."""
+
+        def fn(value: Tensor, hook: Any = None) -> Tensor:  # noqa: ARG001
+            return self.on(value, mask_of(pos, value.shape[0], value.shape[1]))
+
+        return fn
+
+
+def mask_of(pos: EditPos, batch: int, length: int) -> Bool[Tensor, "batch pos"]:
+    """Which tokens of a `[batch, pos]` input `pos` means.
+
+    **Raises** `ValueError` for as many entries as there are no rows, `IndexError` for a position outside.
+    """
+    mask = torch.zeros(batch, length, dtype=torch.bool)
+    if pos is None:
+        return ~mask
+    if isinstance(pos, Tensor) and pos.dtype == torch.bool:
+        if tuple(pos.shape) != (batch, length):
+            raise ValueError(f"pos is a mask of shape {tuple(pos.shape)}, the input is {(batch, length)}")
+        return pos.to("cpu")
+    if isinstance(pos, slice):
+        mask[:, pos] = True
+        return mask
+    if isinstance(pos, int):
+        pos = [pos] * batch
+    rows = cast("Sequence[Any]", pos.tolist() if isinstance(pos, Tensor) else pos)
+    if len(rows) != batch:
+        raise ValueError(
+            f"pos holds positions of {len(rows)} rows, the batch has {batch}; give an entry a row, an index, "
+            "a slice, or None for all tokens"
+        )
+    for row, entry in enumerate(rows):
+        for position in [entry] if isinstance(entry, int) else cast("Sequence[int]", entry):
+            if not -length <= position < length:
+                raise IndexError(f"pos={position} for row {row}: the input has {length} tokens")
+            mask[row, position] = True
+    return mask
+
+
+def unit_moves(
+    read: Float[np.ndarray, "width target"], write: Float[np.ndarray, "width target"]
+) -> Float[np.ndarray, "width target"]:
+    """For every target the displacement, in the span of the write directions, that moves its reading by one
+    target unit and leaves the other readings where they are: write·(readᵀ write)⁻¹.
+
+    Where readings depend on each other (indicator columns of classes add up to one) none can move alone:
+    then each column is its own write direction, scaled to move its own reading by one.
+
+    **Raises** `ValueError` where a write direction does not move its reading.
+    """
+    gains = read.T @ write
+    norms = np.linalg.norm(read, axis=0)[:, None] * np.linalg.norm(write, axis=0)[None]
+    cosine = gains / np.where(norms > 0, norms, 1.0)
+    if float(np.linalg.cond(cosine)) < 1e8:
+        return write @ np.linalg.inv(gains)
+    for i in np.flatnonzero(np.abs(np.diag(cosine)) < 1e-8):
+        raise ValueError(
+            f"moving along the write direction of target {i} does not move its reading (cosine "
+            f"{cosine[i, i]:.1e}): this probe reads nothing that the target is written in"
+        )
+    return write / np.diag(gains)

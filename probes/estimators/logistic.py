@@ -1,0 +1,252 @@
+"""Logistic regression with an L2 penalty, all strengths at once; two classes or several.
+
+The loss is Σ −log p(class) + ½ α |W|², intercepts unpenalised (scikit-learn's, with α = 1/C). In the
+eigenbasis of X'X its curvature is bounded by a diagonal (Böhning & Lindsay 1988: X'X/4 for two classes, X'X/2
+for several), so gradient steps in that metric need no line search, and every strength takes them together;
+they are accelerated, and start afresh where the momentum points uphill (O'Donoghue & Candès 2015).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from tqdm.auto import tqdm
+
+from graticule.probes.estimators.ridge_alphas import check_alphas
+from graticule.probes.tables.groups import group_folds
+
+_log = logging.getLogger(__name__)
+
+_PRESENT = 1e-12
+_STRENGTHS = 8
+
+
+@dataclass(frozen=True)
+class LogisticWeights:
+    """Fits of one set of rows, one a strength."""
+
+    alphas: Float[np.ndarray, " alpha"]
+    """Strengths, ascending."""
+    coef: Float[np.ndarray, "alpha width column"]
+    """Log odds (two classes, one column) or class scores (several) per activation unit."""
+    intercept: Float[np.ndarray, "alpha column"]
+    """At activation 0."""
+    converged: bool
+    """Whether every strength did."""
+
+    def probabilities(
+        self, X: Float[np.ndarray, "row width"], at: int = 0
+    ) -> Float[np.ndarray, "row column"]:
+        """Of class 1 (one column), or of every class."""
+        return _probabilities(X @ self.coef[at] + self.intercept[at])
+
+
+@dataclass(frozen=True)
+class LogisticFit(LogisticWeights):
+    """A fit whose strength was chosen by its log-loss out of fold on training rows."""
+
+    validation: Float[np.ndarray, " alpha"]
+    """Mean out-of-fold log-loss (nats) of every strength of `alphas`."""
+    chosen: int
+    """The strength with the lowest."""
+    out_of_fold: Float[np.ndarray, "row column"]
+    """Probabilities of training rows from fits without their fold, at the chosen strength."""
+
+    @property
+    def alpha(self) -> float:
+        """The chosen strength."""
+        return float(self.alphas[self.chosen])
+
+    def predict(self, X: Float[np.ndarray, "row width"]) -> Float[np.ndarray, "row column"]:
+        """Probabilities at the chosen strength."""
+        return self.probabilities(X, self.chosen)
+
+
+def logistic(
+    X: Float[np.ndarray, "row width"],
+    y: Float[np.ndarray, "row column"],
+    alphas: Sequence[float] | Float[np.ndarray, " alpha"] | None = None,
+    *,
+    tolerance: float = 1e-10,
+    iterations: int = 3000,
+) -> LogisticWeights:
+    """Fit every strength. `y` is 1 in class 1 (one column), or one indicator a class.
+
+    `tolerance` bounds the last step's squared length in the metric of the curvature bound, a row.
+
+    **Raises** `ValueError` for shapes that disagree, a class without a row, or strengths not above 0.
+    """
+    if X.ndim != 2 or len(X) != len(y):
+        raise ValueError(f"X has shape {X.shape} and y {y.shape}; give a row of y for each row of X")
+    present = np.concatenate([y, 1 - y], axis=1) if y.shape[1] == 1 else y
+    if lacking := np.flatnonzero(present.sum(axis=0) == 0).tolist():
+        raise ValueError(f"no training row is of class {lacking}: drop the class, or give it rows")
+    basis = _Basis.of(X)
+    grid = check_alphas(alphas)
+    grid = default_strengths(basis.values) if grid is None else grid
+    theta, converged = _solve(basis, y, grid, tolerance * len(X), iterations)
+    if not converged:
+        _log.warning("logistic regression stopped after %d steps before it settled; raise alphas", iterations)
+    coef = np.einsum("wr,arc->awc", basis.vectors, theta[:, 1:])
+    return LogisticWeights(grid, coef, theta[:, 0] - basis.mean @ coef, converged)
+
+
+def logistic_cv(
+    X: Float[np.ndarray, "row width"],
+    y: Float[np.ndarray, "row column"],
+    clusters: Int[np.ndarray, " row"],
+    alphas: Sequence[float] | Float[np.ndarray, " alpha"] | None = None,
+    *,
+    folds: int = 5,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> LogisticFit:
+    """Choose the strength by the log-loss of `folds` of whole clusters, then fit all rows.
+
+    **Raises** `ValueError` as `logistic` does.
+    """
+    whole = logistic(X, y, alphas)
+    fold = group_folds(clusters, folds, seed)
+    held = np.zeros((len(whole.alphas), *y.shape))
+    count = int(fold.max()) + 1
+    quiet = not (progress if progress is not None else X.size * y.shape[1] > 5_000_000)
+    for k in tqdm(range(count), desc="logistic folds", unit="fold", disable=quiet, leave=False):
+        out = fold == k
+        held[:, out] = held_out(X[~out], y[~out], X[out], whole.alphas)
+    losses = np.array([log_loss(y, held[a]) for a in range(len(held))])
+    chosen = int(losses.argmin())
+    return LogisticFit(
+        alphas=whole.alphas,
+        coef=whole.coef,
+        intercept=whole.intercept,
+        converged=whole.converged,
+        validation=losses,
+        chosen=chosen,
+        out_of_fold=held[chosen],
+    )
+
+
+def held_out(
+    X: Float[np.ndarray, "train width"],
+    y: Float[np.ndarray, "train column"],
+    other: Float[np.ndarray, "held width"],
+    alphas: Sequence[float] | Float[np.ndarray, " alpha"],
+) -> Float[np.ndarray, "alpha held column"]:
+    """Probabilities of other rows from fits to these, which may lack a class: its probability is then 0."""
+    out = np.zeros((len(alphas), len(other), y.shape[1]))
+    if y.shape[1] == 1 and len(np.unique(y)) < 2:
+        return out + y.mean()
+    there = np.arange(1) if y.shape[1] == 1 else np.flatnonzero(y.sum(axis=0) > 0)
+    part = logistic(X, y[:, there], alphas)
+    for a in range(len(alphas)):
+        out[a][:, there] = part.probabilities(other, a)
+    return out
+
+
+def log_loss(y: Float[np.ndarray, "row column"], p: Float[np.ndarray, "row column"]) -> float:
+    """Mean −log probability (nats) of the true class."""
+    return float(row_losses(y, p).mean())
+
+
+def row_losses(
+    y: Float[np.ndarray, "row column"], p: Float[np.ndarray, "row column"]
+) -> Float[np.ndarray, " row"]:
+    """−log probability of each row's class, probabilities kept above 1e-15."""
+    two = y.shape[1] == 1
+    true = np.where(y[:, 0] > 0.5, p[:, 0], 1 - p[:, 0]) if two else (y * p).sum(axis=1)
+    return -np.log(np.clip(true, 1e-15, 1.0))
+
+
+def default_strengths(values: Float[np.ndarray, " rank"]) -> Float[np.ndarray, " alpha"]:
+    """Eight strengths, from shrinking next to nothing to shrinking nearly everything, on the data's scale."""
+    low = max(0.01 * float(np.quantile(values, 0.25)), 1e-7 * float(values[0]))
+    return np.geomspace(low, max(float(values[0]), 1e3 * low), _STRENGTHS)
+
+
+@dataclass(frozen=True)
+class _Basis:
+    """X, centred, in the eigenbasis of X'X."""
+
+    rows: Float[np.ndarray, "row rank"]
+    vectors: Float[np.ndarray, "width rank"]
+    values: Float[np.ndarray, " rank"]
+    mean: Float[np.ndarray, " width"]
+
+    @classmethod
+    def of(cls, X: np.ndarray) -> _Basis:
+        mean = X.mean(axis=0)
+        centred = X - mean
+        few = len(X) < X.shape[1]
+        gram = centred @ centred.T if few else centred.T @ centred
+        values, vectors = (part.numpy()[..., ::-1] for part in torch.linalg.eigh(torch.from_numpy(gram)))
+        if values[0] <= 0:
+            raise ValueError("X is the same in every row: there is nothing to tell classes by")
+        kept = values > _PRESENT * values[0]
+        values, vectors = values[kept].copy(), vectors[:, kept]
+        if few:
+            vectors = (centred.T @ vectors) / np.sqrt(values)
+        return cls(centred @ vectors, np.ascontiguousarray(vectors), values, mean)
+
+
+def _probabilities(scores: np.ndarray) -> np.ndarray:
+    if scores.shape[-1] == 1:
+        return 0.5 * (1 + np.tanh(0.5 * scores))
+    shifted = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def _solve(
+    basis: _Basis, y: np.ndarray, grid: np.ndarray, tolerance: float, iterations: int
+) -> tuple[Float[np.ndarray, "alpha rank1 column"], bool]:
+    """Intercept and weights in the eigenbasis, every strength; and whether all settled."""
+    n, columns = y.shape
+    bound = 0.25 if columns == 1 else 0.5
+    metric = np.empty((len(grid), len(basis.values) + 1, 1))
+    metric[:, 0, 0] = bound * n
+    metric[:, 1:, 0] = bound * basis.values + grid[:, None]
+    out = np.zeros((len(grid), len(basis.values) + 1, columns))
+    out[:, 0] = _log_odds(y)
+    running = np.arange(len(grid))
+    theta, before = out.copy(), out.copy()
+    speed = np.ones(len(grid))
+    for _ in range(iterations):
+        faster = 0.5 * (1 + np.sqrt(1 + 4 * speed**2))
+        ahead = theta + ((speed - 1) / faster)[:, None, None] * (theta - before)
+        m = metric[running]
+        step = _gradient(basis, y, ahead, grid[running]) / m
+        before, theta, speed = theta, ahead - step, faster
+        uphill = ((ahead - theta) * m * (theta - before)).sum(axis=(1, 2)) > 0
+        speed[uphill] = 1.0
+        done = (step * step * m).sum(axis=(1, 2)) < tolerance
+        if done.any():
+            out[running[done]] = theta[done]
+            keep = ~done
+            running, theta, before, speed = running[keep], theta[keep], before[keep], speed[keep]
+            if not len(running):
+                return out, True
+    out[running] = theta
+    return out, False
+
+
+def _gradient(basis: _Basis, y: np.ndarray, theta: np.ndarray, alphas: np.ndarray) -> np.ndarray:
+    """Of the penalised loss, all strengths; the products of all strengths are one matrix product."""
+    n, columns = y.shape
+    flat = theta[:, 1:].transpose(1, 0, 2).reshape(len(basis.values), -1)
+    scores = (basis.rows @ flat).reshape(n, len(theta), columns) + theta[:, 0]
+    error = _probabilities(scores) - y[:, None]
+    out = np.empty_like(theta)
+    out[:, 0] = error.sum(axis=0)
+    back = (basis.rows.T @ error.reshape(n, -1)).reshape(len(basis.values), len(theta), columns)
+    out[:, 1:] = back.transpose(1, 0, 2) + alphas[:, None, None] * theta[:, 1:]
+    return out
+
+
+def _log_odds(y: np.ndarray) -> np.ndarray:
+    """Intercepts of the fit without features."""
+    share = y.mean(axis=0)
+    return np.log(share / (1 - share)) if y.shape[1] == 1 else np.log(share)

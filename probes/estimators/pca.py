@@ -1,0 +1,99 @@
+"""PCA probes: a ridge on the first k principal components, for many k.
+
+Components are fitted on training rows only (the space-and-time paper's code fits them on test rows too).
+Rotated into components, the ridge on the first k of them is a ridge on the first k columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from graticule.probes.estimators.solvers import RidgeFit, ridge_cv
+
+KS = (2, 4, 6, 8, 10, 15, 20, 30, 40, 50, 75, 100)
+"""Numbers of components of Gurnee & Tegmark's figure 4; the full width is added."""
+
+_PRESENT = 1e-12
+
+
+@dataclass(frozen=True)
+class Components:
+    """Principal components of training rows, by falling variance."""
+
+    mean: Float[np.ndarray, " width"]
+    """Mean training row."""
+    vectors: Float[np.ndarray, "width component"]
+    """Unit vectors in columns; the largest entry of each is positive."""
+    variance: Float[np.ndarray, " component"]
+    """Variance along each, ddof 0."""
+
+    def scores(self, X: Float[np.ndarray, "row width"]) -> Float[np.ndarray, "row component"]:
+        """Rows in these coordinates."""
+        return (X - self.mean) @ self.vectors
+
+    @property
+    def explained(self) -> Float[np.ndarray, " component"]:
+        """Share of the training rows' variance in the first 1, 2, 3, … components."""
+        return np.cumsum(self.variance) / self.variance.sum()
+
+
+@dataclass(frozen=True)
+class PCAFit:
+    """A ridge on the first `k` components."""
+
+    k: int
+    """How many."""
+    fit: RidgeFit
+    """In component coordinates, its strength chosen out of fold."""
+    test: Float[np.ndarray, "test target"]
+    """Predictions of the test rows, in target units."""
+
+
+def components(X: Float[np.ndarray, "row width"]) -> Components:
+    """Components of `X` with variance in them: at most the smaller of rows − 1 and width.
+
+    **Raises** `ValueError` if no coordinate varies.
+    """
+    mean = X.mean(axis=0)
+    centred = X - mean
+    few = len(X) < X.shape[1]
+    gram = centred @ centred.T if few else centred.T @ centred
+    values, vectors = (part.numpy()[..., ::-1] for part in torch.linalg.eigh(torch.from_numpy(gram)))
+    kept = values > _PRESENT * values[0]
+    if values[0] <= 0:
+        raise ValueError("the activations are the same in every training row: there are no components")
+    values, vectors = values[kept], vectors[:, kept]
+    if few:
+        vectors = (centred.T @ vectors) / np.sqrt(values)
+    largest = vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])]
+    return Components(mean, np.ascontiguousarray(vectors * np.sign(largest)), values / len(X))
+
+
+def pca_ridges(
+    scores: Float[np.ndarray, "train component"],
+    y: Float[np.ndarray, "train target"],
+    test: Float[np.ndarray, "test component"],
+    ks: Sequence[int],
+    *,
+    alphas: Sequence[float] | None = None,
+    clusters: Int[np.ndarray, " train"] | None = None,
+    names: Sequence[str] = (),
+) -> list[PCAFit]:
+    """A ridge on the first k columns of `scores` for every k, each with its own strength.
+
+    The components have seen the rows that the out-of-fold error holds out, though not their targets.
+
+    **Raises** `ValueError` for a k below 1 or beyond the components, or as `ridge_cv` does.
+    """
+    done: list[PCAFit] = []
+    for k in ks:
+        if not 1 <= k <= scores.shape[1]:
+            raise ValueError(f"k={k}: there are {scores.shape[1]} components")
+        fit = ridge_cv(scores[:, :k], y, alphas=alphas, clusters=clusters, names=names)
+        done.append(PCAFit(k, fit, fit.predict(test[:, :k])))
+    return done
