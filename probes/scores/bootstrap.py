@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,21 +74,40 @@ def resampled_r2(sums: ClusterSums, draws: int = 2000, seed: int = 0) -> Float[n
     The same resamples serve all predictors, so differences of columns are paired. A target that is
     constant in a resample is left out of that resample's mean, for all predictors alike.
     """
-    rng = np.random.default_rng(seed)
-    size = len(sums.n)
-    step = max(1, _CHUNK_CELLS // size)
     out = np.empty((draws, len(sums.names)))
-    for start in range(0, draws, step):
-        count = min(step, draws - start)
-        # drawn one by one, so that the draws do not depend on how many are held at once
-        picks = (np.bincount(rng.integers(0, size, size), minlength=size) for _ in range(count))
-        weights = np.stack(list(picks)).astype(np.float64)
-        values = weighted_r2(sums, weights)
+    start = 0
+    for weights in resamples(len(sums.n), draws, seed):
+        values, count = weighted_r2(sums, weights), len(weights)
         defined = ~np.isnan(values)
         number = defined.sum(axis=2)
         total = np.where(defined, values, 0.0).sum(axis=2)
         out[start : start + count] = np.where(number > 0, total / np.maximum(number, 1), np.nan)
+        start += count
     return out
+
+
+def resamples(
+    size: int, draws: int = 2000, seed: int = 0, picked: Int[np.ndarray, " sample"] | None = None
+) -> Iterator[Float[np.ndarray, "draw cluster"]]:
+    """How often each of ``size`` clusters is taken in each of ``draws`` resamples, some draws at a time.
+
+    With ``picked``, labels of clusters (with repeats), the resamples are of that sample and not of all.
+    """
+    rng = np.random.default_rng(seed)
+    step = max(1, _CHUNK_CELLS // size)
+    of = size if picked is None else len(picked)
+    for start in range(0, draws, step):
+        # drawn one by one, so that the draws do not depend on how many are held at once
+        drawn = (rng.integers(0, of, of) for _ in range(min(step, draws - start)))
+        counts = (np.bincount(d if picked is None else picked[d], minlength=size) for d in drawn)
+        yield np.stack(list(counts)).astype(np.float64)
+
+
+def resampled_by_target(
+    sums: ClusterSums, draws: int = 2000, seed: int = 0, picked: Int[np.ndarray, " sample"] | None = None
+) -> Float[np.ndarray, "draw predictor target"]:
+    """:func:`resampled_r2` for every target by itself, in the same resamples (of :func:`resamples`)."""
+    return np.concatenate([weighted_r2(sums, w) for w in resamples(len(sums.n), draws, seed, picked)])
 
 
 def interval(samples: Float[np.ndarray, " draw"], level: float = 0.95) -> tuple[float, float]:

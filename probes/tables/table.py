@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from graticule.probes.scores.metrics import coordinate_columns
 from graticule.probes.tables.checks import (
@@ -261,6 +261,16 @@ class Table:
         if not len(names) == len(unit_of) == values.shape[1]:
             raise TableError(f"{values.shape[1]} targets, but {len(names)} names and {len(unit_of)} units")
         return self._derive(y=values, target_names=names, units=unit_of, kind="numeric", classes=())
+
+    def with_clusters(self, labels: Sequence[Any] | Shaped[np.ndarray, " row"]) -> Table:
+        """The same rows, with those that share a label linked on top of the clusters there are.
+
+        **Raises** TableError where the number of labels is not that of rows.
+        """
+        if len(labels) != len(self):
+            raise TableError(f"{len(labels)} labels for {len(self)} rows: one label a row")
+        given = pd.Series(list(labels), dtype=object)
+        return self._derive(clusters=link_clusters([pd.Series(self.clusters), given], len(self)))
 
     # --- what it is
 

@@ -1,0 +1,1 @@
+"""What a probe says outside the rows, blocks and prompts that it was fitted on."""

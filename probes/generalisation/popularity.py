@@ -1,0 +1,275 @@
+"""What the model knows: the probe's error against how well known a row is, page views or any other column."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from graticule.hooks.artifact import json_ready, library_versions
+from graticule.hooks.points import layer_of
+from graticule.hooks.saved import SavedResult
+from graticule.probes.findings import Findings
+from graticule.probes.material import Material
+from graticule.probes.scores.bootstrap import interval
+from graticule.probes.scores.geo import haversine_km
+from graticule.probes.tables.checks import need_column
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+_CHUNK = 1 << 22  # cells of resampling weights held at once
+
+
+@dataclass(frozen=True)
+class Popularity(SavedResult):
+    """The result of `popularity`."""
+
+    KIND: ClassVar[str] = "popularity"
+
+    model: str
+    """The model's name."""
+    table: str
+    """The table's name."""
+    column: str
+    """The column of popularity."""
+    point: str
+    """Where the probe reads."""
+    unit: str
+    """Of the errors: `km`, the target's own unit, `sd` of the training targets, or `share wrong`."""
+    rows: int
+    """Test rows with a popularity."""
+    missing: int
+    """Test rows without one, left out."""
+    strata: pd.DataFrame
+    """A line a stratum, least known first: `stratum`, `low_value`, `high_value` and `median_value` of the
+    column, `rows`, mean error of the `probe` and of the `surface` and `saved` (surface − probe), each with
+    its 95% interval in `…_low`, `…_high`."""
+    spearman: pd.DataFrame
+    """`error` (`probe`, `surface`, `saved`), its rank correlation `rho` with the column, `low`, `high`."""
+    provenance: Mapping[str, Any]
+    """Model, table, settings and versions."""
+
+    @property
+    def title(self) -> str:
+        """Model, table and column."""
+        return f"{self.model} on {self.table}: error against {self.column}"
+
+    def summary(self) -> str:
+        """Error at both ends, and the correlations."""
+        first, last = self.strata.iloc[0], self.strata.iloc[-1]
+        layer = layer_of(self.point)
+        lines = [
+            f"mean error {first['probe']:.4g} {self.unit} in the least known fifth, "
+            f"{last['probe']:.4g} in the best known"
+            if len(self.strata) == 5
+            else f"mean error {first['probe']:.4g} {self.unit} in the least known of {len(self.strata)} "
+            f"strata, {last['probe']:.4g} in the best known",
+            f"the surface: {first['surface']:.4g} and {last['surface']:.4g}; what the probe saves on it: "
+            f"{_ci(first, 'saved')} and {_ci(last, 'saved')} {self.unit}",
+        ]
+        for _, row in self.spearman.iterrows():
+            lines.append(
+                f"Spearman of {self.column} with {_WORDS[row['error']]}: {row['rho']:+.3f} "
+                f"[{row['low']:+.3f}, {row['high']:+.3f}]"
+            )
+        place = self.point if layer is None else f"layer {layer}"
+        lines.append(f"at {place}; {self.rows} test rows, {self.missing} without {self.column} left out")
+        return "\n".join(lines)
+
+    @property
+    def _caption(self) -> str:
+        return f"Mean error by {self.column}, test rows in {len(self.strata)} strata of equal size"
+
+    def figures(self) -> dict[str, Figure]:
+        """Error of probe and surface by stratum."""
+        from graticule.probes.plots.prompts import popularity_figure
+
+        return {self._caption: popularity_figure(self.strata, self.column, self.unit)}
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """The strata."""
+        shown = pd.DataFrame(
+            {
+                self.column: [
+                    f"{_said(low)} to {_said(high)}"
+                    for low, high in zip(self.strata["low_value"], self.strata["high_value"], strict=True)
+                ],
+                "rows": self.strata["rows"],
+                **{
+                    f"{_WORDS[name]} ({self.unit})": [_ci(line, name) for _, line in self.strata.iterrows()]
+                    for name in _WORDS
+                },
+            }
+        )
+        return {self._caption: shown}
+
+
+_WORDS = {"probe": "the probe's error", "surface": "the surface's error", "saved": "error saved by the probe"}
+
+
+def popularity(
+    findings: Findings,
+    column: str,
+    *,
+    strata: int = 5,
+    point: str | None = None,
+    draws: int = 2000,
+    seed: int = 0,
+) -> Popularity:
+    """Error of the probe and of the surface on test rows, by how well known the row is.
+
+    Godey et al. (arXiv 2402.19406) and the criticisms of Gurnee & Tegmark: a model may place what it has
+    read about and guess the rest from the string. Strata are quantiles of `column` over the test rows, equal
+    values in one stratum. Errors are km for coordinates, |y − ŷ| for a number, wrong classes for
+    categories; several numbers of different units are averaged in standard deviations of training rows.
+    Intervals resample clusters; those of the correlations keep the ranks of the whole.
+
+    **Arguments:** `column` of the table's frame (`page_views`, `population`), `strata` at most, `point` the
+    chosen one by default.
+
+    **Raises** `ColumnError` if there is no such column; `ValueError` if it holds no numbers, too few
+    test rows or one value only, for `strata` below 2, or findings without their material; `KeyError` for a
+    point without a probe.
+    """
+    if strata < 2:
+        raise ValueError(f"strata={strata}: 2 or more")
+    material, point = findings.material, point or findings.chosen_point
+    if point not in findings.probes:
+        raise KeyError(f"no probe at {point!r}: {', '.join(findings.probes)}")
+    problem = material.problem
+    values = _values(material, column)
+    known = np.isfinite(values)
+    if known.sum() < 2 * strata:
+        raise ValueError(f"{int(known.sum())} test rows have {column!r}; {strata} strata need {2 * strata}")
+    probe, unit = _errors(material, findings.probes[point].predict(material.rows(point, problem.test)))
+    surface, _ = _errors(material, material.surface().test)
+    errors = np.stack([probe, surface, surface - probe], axis=1)[known]
+    values, clusters = values[known], problem.clusters[problem.test][known]
+    place = _strata(values, strata, column)
+    return Popularity(
+        model=findings.model,
+        table=findings.table,
+        column=column,
+        point=point,
+        unit=unit,
+        rows=len(values),
+        missing=int((~known).sum()),
+        strata=_by_stratum(values, errors, place, clusters, draws, seed),
+        spearman=_correlations(values, errors, clusters, draws, seed),
+        provenance=json_ready(
+            {
+                "model": material.activations.provenance.get("model", {}),
+                "table": findings.provenance.get("table", {}),
+                "point": point,
+                "strata": strata,
+                "draws": draws,
+                "seed": seed,
+                "versions": library_versions(),
+            }
+        ),
+    )
+
+
+# Parts -----------------------------------------------------------------------------------------------
+def _values(material: Material, column: str) -> np.ndarray:
+    """The column at every test row, NaN where missing."""
+    frame, problem = material.table.frame, material.problem
+    need_column(frame, column, "popularity")
+    series = pd.to_numeric(frame[column], errors="coerce")
+    if series.isna().all():
+        raise ValueError(f"column {column!r} holds no numbers (e.g. {frame[column].iloc[0]!r})")
+    return series.to_numpy(np.float64, na_value=np.nan)[problem.source[problem.test]]
+
+
+def _errors(material: Material, predicted: np.ndarray) -> tuple[np.ndarray, str]:
+    """The error of every test row, and its unit."""
+    table, problem = material.table, material.problem
+    y = problem.y[problem.test]
+    if table.kind == "binary":
+        return ((predicted[:, 0] > 0.5) != (y[:, 0] > 0.5)).astype(np.float64), "share wrong"
+    if table.kind == "categorical":
+        return (predicted.argmax(axis=1) != y.argmax(axis=1)).astype(np.float64), "share wrong"
+    if table.has_coordinates:
+        lat, lon = table.coordinates()
+        return haversine_km(y[:, lat], y[:, lon], predicted[:, lat], predicted[:, lon]), "km"
+    away = np.abs(y - predicted)
+    if y.shape[1] == 1 or (len(set(table.units)) == 1 and table.units[0] is not None):
+        unit = table.units[0] or table.target_names[0]
+        return away.mean(axis=1), {"year": "years"}.get(unit, unit)
+    return (away / problem.y[problem.train].std(axis=0)).mean(axis=1), "sd"
+
+
+def _strata(values: np.ndarray, strata: int, column: str) -> np.ndarray:
+    """Stratum of every row, 0 the least known; equal values share one."""
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, strata + 1)[1:-1]))
+    place = pd.factorize(np.searchsorted(edges, values, side="left"), sort=True)[0]
+    if place.max() == 0:
+        raise ValueError(f"column {column!r} is {values[0]:g} in nearly every test row: no strata to compare")
+    return place
+
+
+def _by_stratum(
+    values: np.ndarray, errors: np.ndarray, place: np.ndarray, clusters: np.ndarray, draws: int, seed: int
+) -> pd.DataFrame:
+    lines: list[dict[str, Any]] = []
+    for stratum in range(int(place.max()) + 1):
+        inside = place == stratum
+        sums = np.column_stack([errors[inside], np.ones(int(inside.sum()))])
+        drawn = _resampled(sums, clusters[inside], draws, seed + stratum)
+        line: dict[str, Any] = {
+            "stratum": stratum + 1,
+            "low_value": values[inside].min(),
+            "high_value": values[inside].max(),
+            "median_value": float(np.median(values[inside])),
+            "rows": int(inside.sum()),
+        }
+        for i, name in enumerate(_WORDS):
+            low, high = interval(drawn[:, i] / drawn[:, -1])
+            line |= {name: errors[inside, i].mean(), f"{name}_low": low, f"{name}_high": high}
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def _correlations(
+    values: np.ndarray, errors: np.ndarray, clusters: np.ndarray, draws: int, seed: int
+) -> pd.DataFrame:
+    from scipy.stats import rankdata
+
+    def centred(column: np.ndarray) -> np.ndarray:
+        ranks = np.asarray(rankdata(column), np.float64)
+        return (ranks - ranks.mean()) / max(float(ranks.std()), 1e-12)
+
+    x, lines = centred(values), []
+    for i, name in enumerate(_WORDS):
+        e = centred(errors[:, i])
+        sums = np.column_stack([np.ones(len(x)), x, e, x * x, e * e, x * e])
+        n, sx, se, sxx, see, sxe = _resampled(sums, clusters, draws, seed).T
+        spread = np.sqrt(np.maximum((sxx - sx**2 / n) * (see - se**2 / n), 1e-300))
+        low, high = interval((sxe - sx * se / n) / spread)
+        lines.append({"error": name, "rho": float((x * e).mean()), "low": low, "high": high})
+    return pd.DataFrame(lines)
+
+
+def _resampled(columns: np.ndarray, clusters: np.ndarray, draws: int, seed: int) -> np.ndarray:
+    """Sums of `columns` `[row, column]` over resamples of whole clusters: `[draw, column]`."""
+    _, codes = np.unique(clusters, return_inverse=True)
+    sums = np.stack([np.bincount(codes, weights=c) for c in columns.T], axis=1)
+    rng, size = np.random.default_rng(seed), len(sums)
+    out, step = np.empty((draws, sums.shape[1])), max(1, _CHUNK // size)
+    for start in range(0, draws, step):
+        count = min(step, draws - start)
+        picks = [np.bincount(rng.integers(0, size, size), minlength=size) for _ in range(count)]
+        out[start : start + count] = np.stack(picks).astype(np.float64) @ sums
+    return out
+
+
+def _ci(line: pd.Series, name: str) -> str:
+    return f"{line[name]:.4g} [{line[f'{name}_low']:.4g}, {line[f'{name}_high']:.4g}]"
+
+
+def _said(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 or float(value).is_integer() else f"{value:.4g}"

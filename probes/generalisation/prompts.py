@@ -1,0 +1,232 @@
+"""All prompts of a table in one run: how much of what a model knows depends on how it is asked."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from graticule.hooks.activations import Activations
+from graticule.hooks.artifact import ArtifactError, json_ready, library_versions
+from graticule.hooks.capture import capture
+from graticule.hooks.identity import model_identity
+from graticule.hooks.points import LayerSpec, PointSpec, resolve
+from graticule.hooks.protocols import HookedModel
+from graticule.hooks.store import Store
+from graticule.probes.compare import compare
+from graticule.probes.findings import Findings
+from graticule.probes.generalisation.prompts_result import Prompts
+from graticule.probes.scores.multiplicity import holm
+from graticule.probes.surface.baselines import baselines
+from graticule.probes.sweep import problem_of, sweep
+from graticule.probes.tables.prompts import Prompt, read_prompts
+from graticule.probes.tables.table import Table
+
+_log = logging.getLogger(__name__)
+
+
+def prompts(
+    model: HookedModel,
+    table: Table,
+    prompts: Mapping[str, str | Prompt] | Sequence[str | Prompt] | None = None,
+    *,
+    points: PointSpec = "resid_post",
+    layers: LayerSpec = "all",
+    dtype: torch.dtype | str | None = None,
+    reference: str | None = None,
+    twins: int = 1,
+    alphas: Sequence[float] | None = None,
+    min_gain: float = 0.01,
+    draws: int = 2000,
+    seed: int = 0,
+    out: Path | str | None = None,
+    progress: bool | None = None,
+) -> Prompts:
+    """Probe a table under several prompts, against one surface, and compare them pair by pair.
+
+    Gurnee & Tegmark, section 3.3. Each prompt's shared tokens are computed once, the activation is that of
+    the entity's last token. What is not the prompt's is done once: the baselines (strings, embeddings,
+    block 0 and the untrained twins) are captured from the bare names and fitted once, so that every prompt
+    stands against the very same surface. A twin of its own for every prompt is `graticule.probe(prompt=…)`.
+
+    **Arguments:**
+
+    - `prompts`: names of the table's own prompts (`prompts_of`), templates with one slot `{}` or prefixes,
+      `Prompt`s, or a mapping of names to these; by default all of the table's own.
+    - `reference`: the prompt to compare with; by default `empty`, or else the first.
+    - `twins`: untrained twins of the bare names, 0 to leave them out.
+    - `out`: a folder that keeps activations and findings of every prompt in `out/PROMPT`, the baselines in
+      `out/baselines`, and goes on after a kill. Without it all prompts' activations are in memory.
+    - the rest: as for `graticule.probe`.
+
+    **Raises** `ValueError` if the table has no texts, for a template without or with several slots, names
+    that repeat, prompts that do not suit the entities, or an unknown reference; and what `capture`,
+    `baselines` and `sweep` raise.
+    """
+    if table.texts is None:
+        raise ValueError(f"table {table.name!r} has no texts; give text= when making it")
+    asked = read_prompts(prompts, table.name)
+    reference = reference or ("empty" if "empty" in asked else next(iter(asked)))
+    if reference not in asked:
+        raise ValueError(f"reference {reference!r} is none of the prompts: {', '.join(asked)}")
+    folder = None if out is None else Path(out)
+    settings: dict[str, Any] = {"points": points, "layers": layers, "dtype": dtype, "progress": progress}
+    held: dict[str, Activations | Store] = {}
+    for prompt in asked.values():  # cheap mistakes first: every prompt's texts before any long work
+        prompt.texts(table.texts)
+    for name, prompt in asked.items():
+        inputs, template, pos = prompt.inputs(model, table.texts)
+        place: dict[str, Any] = {} if folder is None else {"store": folder / name / "activations"}
+        _log.info("capturing %d texts under prompt %r", len(table), name)
+        held[name] = capture(model, inputs, prompt=template, pos=pos, **settings, **place)
+    linked = _linked(table, held)
+    beside = baselines(
+        model,
+        table,
+        twins,
+        pos="entity_last",
+        seed=seed,
+        store=None if folder is None else folder / "baselines",
+        **settings,
+    )
+    made_from = {
+        "model": model_identity(model),
+        "table": linked.digest,
+        "points": resolve(model, points, layers),
+        "dtype": repr(dtype),
+        "alphas": repr(alphas),
+        "twins": twins,
+        "min_gain": min_gain,
+        "draws": draws,
+        "seed": seed,
+    }
+    found: dict[str, Findings] = {}
+    for name, prompt in asked.items():
+        mark = _fingerprint({**made_from, "prompt": asdict(prompt)})
+        kept = None if folder is None else _already(folder / name, mark)
+        if kept is not None:
+            found[name] = kept.with_material(held[name], linked, beside)
+            continue
+        one = sweep(
+            held[name],
+            linked,
+            beside,
+            alphas=alphas,
+            min_gain=min_gain,
+            draws=draws,
+            seed=seed,
+            surface_of=next(iter(found.values()), None),
+            progress=progress,
+        )
+        found[name] = replace(one, provenance={**one.provenance, "fingerprint": mark, "prompt": name})
+        if folder is not None:
+            found[name].save(folder / name)
+    return gather(found, asked, reference, draws=draws, seed=seed)
+
+
+def gather(
+    findings: Mapping[str, Findings],
+    asked: Mapping[str, Prompt],
+    reference: str,
+    *,
+    draws: int = 2000,
+    seed: int = 0,
+) -> Prompts:
+    """The result, from findings of the same rows under several prompts."""
+    chosen = [_line(name, f) for name, f in findings.items()]
+    first = findings[reference]
+    frame = pd.DataFrame(chosen)
+    differences = _against(findings, reference, draws, seed)
+    made: dict[str, Any] = {k: v for k, v in first.provenance.items() if k not in ("activations", "made_at")}
+    return Prompts(
+        model=first.model,
+        table=first.table,
+        target_names=first.target_names,
+        reference=reference,
+        surface=tuple(sorted(first.rivals)),
+        words={name: prompt.words for name, prompt in asked.items()},
+        verdicts={name: f.verdict for name, f in findings.items()},
+        chosen=frame.merge(differences, on="prompt", how="left"),
+        layers=pd.concat([_depth(name, f) for name, f in findings.items()], ignore_index=True),
+        provenance=json_ready(
+            {
+                **made,
+                "prompts": {name: asdict(prompt) for name, prompt in asked.items()},
+                "draws": draws,
+                "versions": library_versions(),
+            }
+        ),
+        findings=dict(findings),
+    )
+
+
+# Parts -----------------------------------------------------------------------------------------------
+def _linked(table: Table, held: Mapping[str, Activations | Store]) -> Table:
+    """The table, with rows linked that any prompt makes the same tokens: all prompts share one problem."""
+    each = [problem_of(a, table).clusters for a in held.values()]
+    if all(np.array_equal(each[0], other) for other in each[1:]):
+        return table
+    for clusters in each:
+        table = table.with_clusters(clusters)
+    return table
+
+
+def _line(name: str, findings: Findings) -> dict[str, Any]:
+    verdict = findings.verdict
+    scores = next(s for s in findings.layer_scores if s["point"] == findings.chosen_point)
+    lengths = findings.material.activations.rows["position"] + 1
+    return {
+        "prompt": name,
+        "tokens": float(lengths.median()),
+        "layer": findings.chosen_layer,
+        "point": findings.chosen_point,
+        "validation": float(scores["validation"]),
+        "test_r2": float(verdict.score),
+        "surface": float(verdict.surface),
+        "gain": float(verdict.gain),
+        "low": float(verdict.ci95[0]),
+        "high": float(verdict.ci95[1]),
+        "verdict": verdict.words,
+    }
+
+
+def _depth(name: str, findings: Findings) -> pd.DataFrame:
+    lines = findings.layers[["layer", "point", "depth", "validation", "test_r2"]]
+    return lines.assign(prompt=name, chosen=lines["point"] == findings.chosen_point)
+
+
+def _against(findings: Mapping[str, Findings], reference: str, draws: int, seed: int) -> pd.DataFrame:
+    """Every prompt's test score minus the reference's, paired by clusters, with Holm over the prompts."""
+    others = [name for name in findings if name != reference]
+    columns = ["prompt", "difference", "diff_low", "diff_high", "p"]
+    lines = []
+    for name in others:
+        found = compare(findings[name], findings[reference], draws=draws, seed=seed)
+        lines.append([name, found.difference, *found.ci95, found.p])
+    frame = pd.DataFrame(lines, columns=columns)
+    adjusted = holm(frame["p"].to_numpy(np.float64)) if lines else np.zeros(0)
+    return frame.assign(p_holm=adjusted).astype(dict.fromkeys((*columns[1:], "p_holm"), float))
+
+
+def _fingerprint(made_from: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(json_ready(made_from), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _already(folder: Path, fingerprint: str) -> Findings | None:
+    """Whole findings of the very same run, if there are any."""
+    if not (folder / "findings.json").exists():
+        return None
+    try:
+        found = Findings.load(folder)
+    except (ArtifactError, KeyError) as error:
+        _log.info("findings in %s are made again: %s", folder, error)
+        return None
+    return found if found.provenance.get("fingerprint") == fingerprint else None

@@ -1,0 +1,212 @@
+"""Prompt transfer: the probe of one prompt on the activations of another, as they are and mean-shifted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from graticule.hooks.artifact import json_ready, library_versions
+from graticule.hooks.points import layer_of
+from graticule.hooks.saved import SavedResult
+from graticule.probes.findings import Findings
+from graticule.probes.scores.bootstrap import cluster_sums, interval, resampled_r2
+from graticule.probes.scores.metrics import mean, mean_r2, spearman
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+_CAPTION_RAW = "Test R² of each prompt's probe on each prompt's activations, as they are"
+_CAPTION_SHIFTED = "The same after a shift of the mean"
+_CAPTION_CELLS = "Every probe on every prompt's activations, test rows"
+
+
+@dataclass(frozen=True)
+class Transfer(SavedResult):
+    """The result of `transfer`."""
+
+    KIND: ClassVar[str] = "transfer"
+
+    model: str
+    """The model's name."""
+    table: str
+    """The table's name."""
+    target_names: tuple[str, ...]
+    """A name a target."""
+    point: str
+    """The hook point, one for all prompts."""
+    prompts: tuple[str, ...]
+    """In the order of rows and columns."""
+    cells: pd.DataFrame
+    """A line a pair: `probe` and `activations` (prompt names), `r2`, `low`, `high`, `spearman` with the
+    activations as they are; `shifted_r2`, `shifted_low`, `shifted_high`, `shifted_spearman` after the shift.
+    Test rows, means over targets; 95% intervals from one bootstrap over clusters."""
+    provenance: Mapping[str, Any]
+    """Model, table, point, settings and versions."""
+
+    @property
+    def title(self) -> str:
+        """Model, table and point."""
+        return f"{self.model} on {self.table}: probes across {len(self.prompts)} prompts"
+
+    def matrix(self, score: str = "r2") -> pd.DataFrame:
+        """A column of `cells` as probe × activations."""
+        square = self.cells.pivot_table(index="probe", columns="activations", values=score, sort=False)
+        return square.loc[list(self.prompts), list(self.prompts)]
+
+    def average(self, score: str = "r2") -> tuple[float, float]:
+        """Mean of `score` over probes on their own prompt and over those on others."""
+        own = self.cells["probe"] == self.cells["activations"]
+        return float(self.cells.loc[own, score].mean()), float(self.cells.loc[~own, score].mean())
+
+    def summary(self) -> str:
+        """Own prompt against others, raw, shifted, and as the paper averages them."""
+        own, raw = self.average("r2")
+        _, shifted = self.average("shifted_r2")
+        rho, rho_raw = self.average("spearman")
+        _, rho_shifted = self.average("shifted_spearman")
+        worst = self.cells.iloc[int(self.cells["r2"].to_numpy().argmin())]
+        layer = layer_of(self.point)
+        return "\n".join(
+            [
+                f"probes keep R² {raw:.3f} of {own:.3f} under other prompts, {shifted:.3f} with the mean "
+                "shifted",
+                f"at {self.point if layer is None else f'layer {layer}'}, {len(self.prompts)} prompts, test "
+                "rows; means over probes",
+                f"raw and shifted averaged, as the paper has it: R² {own:.3f} → {(raw + shifted) / 2:.3f}, "
+                f"Spearman {rho:.3f} → {(rho_raw + rho_shifted) / 2:.3f}",
+                f"worst: the probe of {worst['probe']} on {worst['activations']}, R² {worst['r2']:.3f}, "
+                f"shifted {worst['shifted_r2']:.3f}",
+            ]
+        )
+
+    def figures(self) -> dict[str, Figure]:
+        """Heat-maps, raw and shifted."""
+        from graticule.probes.plots.prompts import transfer_figure
+
+        return {
+            _CAPTION_RAW: transfer_figure(self.matrix("r2")),
+            _CAPTION_SHIFTED: transfer_figure(self.matrix("shifted_r2")),
+        }
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Every pair."""
+        names = {"r2": "R²", "shifted_r2": "R², shifted", "shifted_low": "shifted, low"}
+        names |= {"shifted_high": "shifted, high", "shifted_spearman": "spearman, shifted"}
+        return {_CAPTION_CELLS: self.cells.rename(columns=names)}
+
+
+def transfer(
+    findings_by_prompt: Mapping[str, Findings], *, point: str | None = None, draws: int = 2000, seed: int = 0
+) -> Transfer:
+    """Apply the probe of every prompt to the activations of every prompt.
+
+    Gurnee & Tegmark, section 3.3 and appendix: raw, and on `a − (ā − b̄)`, activations of prompt a moved by
+    the difference of the two prompts' means over *training* rows, for the probe of prompt b. What the raw
+    scores lose and the shifted ones keep is an offset of the prompt, not another direction.
+
+    **Arguments:**
+
+    - `findings_by_prompt`: findings of the same rows (`prompts(…).findings`), with their material.
+    - `point`: one hook point for all; by default the one with the best mean validation score over the
+      prompts, which training rows alone decide.
+
+    **Raises** `ValueError` for fewer than two prompts, findings of other rows or targets, or loaded without
+    activations; `KeyError` for a point that a prompt was not probed at.
+    """
+    if len(findings_by_prompt) < 2:
+        raise ValueError(f"transfer needs findings of two prompts or more, got {len(findings_by_prompt)}")
+    names = tuple(findings_by_prompt)
+    first = findings_by_prompt[names[0]]
+    _check_alike(findings_by_prompt)
+    point = point or _best_point(findings_by_prompt)
+    for name, findings in findings_by_prompt.items():
+        if point not in findings.probes:
+            raise KeyError(f"{point!r} was not probed under prompt {name!r}: {', '.join(findings.probes)}")
+    problem = first.material.problem
+    means: dict[str, np.ndarray] = {}
+    predictions: dict[str, np.ndarray] = {}
+    for name, findings in findings_by_prompt.items():
+        means[name] = findings.material.rows(point, problem.train).mean(axis=0)
+    for a, findings in findings_by_prompt.items():
+        rows = findings.material.rows(point, problem.test)
+        for b in names:
+            probe = findings_by_prompt[b].probes[point]
+            predictions[f"raw {b}\0{a}"] = raw = probe.predict(rows)
+            predictions[f"shifted {b}\0{a}"] = raw - (means[a] - means[b]) @ probe.coef
+    cells = _cells(names, predictions, problem.y[problem.test], problem.clusters[problem.test], draws, seed)
+    return Transfer(
+        model=first.model,
+        table=first.table,
+        target_names=first.target_names,
+        point=point,
+        prompts=names,
+        cells=cells,
+        provenance=json_ready(
+            {
+                "model": first.material.activations.provenance.get("model", {}),
+                "table": first.provenance.get("table", {}),
+                "point": point,
+                "draws": draws,
+                "seed": seed,
+                "versions": library_versions(),
+            }
+        ),
+    )
+
+
+def _cells(
+    names: tuple[str, ...],
+    predictions: Mapping[str, np.ndarray],
+    y: np.ndarray,
+    clusters: np.ndarray,
+    draws: int,
+    seed: int,
+) -> pd.DataFrame:
+    sums = cluster_sums(y, predictions, clusters)
+    samples = dict(zip(sums.names, resampled_r2(sums, draws, seed).T, strict=True))
+    lines: list[dict[str, Any]] = []
+    for b in names:
+        for a in names:
+            line: dict[str, Any] = {"probe": b, "activations": a}
+            for how, prefix in (("raw", ""), ("shifted", "shifted_")):
+                key = f"{how} {b}\0{a}"
+                low, high = interval(samples[key])
+                line |= {
+                    f"{prefix}r2": mean_r2(y, predictions[key]),
+                    f"{prefix}low": low,
+                    f"{prefix}high": high,
+                    f"{prefix}spearman": mean(spearman(y, predictions[key])),
+                }
+            lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def _best_point(findings_by_prompt: Mapping[str, Findings]) -> str:
+    scores = pd.DataFrame(
+        {
+            name: {s["point"]: s["validation"] for s in findings.layer_scores}
+            for name, findings in findings_by_prompt.items()
+        }
+    ).dropna()
+    if scores.empty:
+        raise ValueError("the prompts have no hook point in common: probe them at the same points")
+    return str(scores.mean(axis=1).idxmax())
+
+
+def _check_alike(findings_by_prompt: Mapping[str, Findings]) -> None:
+    """**Raises** `ValueError` unless all findings are of the same rows, split and targets."""
+    held = {name: findings.material.problem for name, findings in findings_by_prompt.items()}
+    first_name, first = next(iter(held.items()))
+    for name, problem in held.items():
+        if problem.names != first.names:
+            raise ValueError(f"prompt {name!r} has targets {problem.names}, {first_name!r} {first.names}")
+        for part in ("source", "is_test", "y"):
+            if not np.array_equal(getattr(problem, part), getattr(first, part)):
+                raise ValueError(
+                    f"prompts {first_name!r} and {name!r} were probed on other rows ({part} differs): "
+                    "make them with one call of prompts(model, table)"
+                )

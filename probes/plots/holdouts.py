@@ -1,0 +1,299 @@
+"""Hold-outs: nominal against held out by block, where unseen blocks were put, and hold-outs by layer."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from plotly.graph_objects import Figure, Scatter
+from plotly.subplots import make_subplots
+
+from graticule.probes.plots.maps import coastline
+from graticule.probes.plots.style import (
+    ACCENT,
+    FAINT,
+    INK,
+    MUTED,
+    SURFACE,
+    need_columns,
+    sampled,
+    short,
+    style,
+)
+
+_LEVELS = {
+    "proximity error": ("proximity error (share of predictions that lie closer; lower is better)", 0.5),
+    "accuracy": ("accuracy (share of rows right; higher is better)", None),
+    "absolute error": ("mean absolute error (standard deviations of the training targets)", None),
+}
+
+
+def dumbbell_figure(blocks: pd.DataFrame, measure: str, by: str, top: int = 30) -> Figure:
+    """Each block's score with its rows in training and held out, and what the training mean would score.
+
+    Args:
+        blocks: a line a block, as `Holdouts.blocks`: `block`, `rows`, `nominal`, `held_out`,
+            `held_out_low`, `held_out_high`, `mean_level`.
+        measure: what they are scored by.
+        by: what the blocks are, for the axis.
+        top: how many are drawn, those with most rows, in the table's order.
+
+    **Raises** `KeyError` if a column is missing.
+    """
+    need_columns(
+        blocks, "block", "rows", "nominal", "held_out", "held_out_low", "held_out_high", "mean_level"
+    )
+    keep = np.sort(blocks["rows"].to_numpy().argsort(kind="stable")[::-1][:top])
+    shown = blocks.iloc[keep[::-1]]
+    names = [f"{short(str(b))}  {n:,}" for b, n in zip(shown["block"], shown["rows"], strict=True)]
+    title, chance = _LEVELS.get(measure, (measure, None))
+    place = np.arange(len(shown), dtype=np.float64)  # names may be numbers, which an axis would take as such
+    fig = Figure()
+    for at, a, b in zip(place, shown["nominal"], shown["held_out"], strict=True):
+        fig.add_trace(
+            Scatter(
+                x=[a, b], y=[at, at], mode="lines", line={"color": FAINT, "width": 3},
+                showlegend=False, hoverinfo="skip",
+            )
+        )  # fmt: skip
+    bars: dict[str, Any] = {
+        "type": "data",
+        "symmetric": False,
+        "array": shown["held_out_high"] - shown["held_out"],
+        "arrayminus": shown["held_out"] - shown["held_out_low"],
+        "color": ACCENT,
+        "thickness": 1.2,
+        "width": 0,
+    }
+    cross: dict[str, Any] = {"symbol": "x-thin", "size": 8, "line": {"width": 2, "color": MUTED}}
+    for column, what, mark in (
+        ("mean_level", "training mean predicted", cross),
+        ("nominal", "block in training (test rows)", {"size": 9, "color": SURFACE}),
+        ("held_out", "block held out (95% interval)", {"size": 9, "color": ACCENT}),
+    ):  # fmt: skip
+        fig.add_trace(
+            Scatter(
+                x=shown[column], y=place, mode="markers", marker=mark, name=what, text=names,
+                error_x=bars if column == "held_out" else None,
+                hovertemplate="%{text}<br>" + what + " %{x:.3f}<extra></extra>",
+            )
+        )  # fmt: skip
+    if chance is not None:
+        fig.add_vline(x=chance, line={"color": MUTED, "width": 1, "dash": "dot"})
+        fig.add_annotation(
+            x=chance, y=1, yref="paper", yanchor="top", xanchor="left", showarrow=False, xshift=3,
+            font={"size": 11, "color": MUTED}, text="shuffled", textangle=90,
+        )  # fmt: skip
+    beyond = len(blocks) - len(shown)
+    note = "Numbers beside names are rows." + (f" {beyond:,} smaller blocks are not drawn." if beyond else "")
+    style(fig, height=130 + 20 * len(shown), note=note, phone={"extra": 40})
+    fig.update_xaxes(title_text=title, rangemode="tozero")
+    fig.update_yaxes(
+        tickvals=place, ticktext=names, ticks="", tickfont={"size": 11}, range=[-0.7, len(shown) - 0.3],
+        title_text=by.replace("_", " "),
+    )  # fmt: skip
+    return fig
+
+
+def held_out_maps_figure(
+    predictions: pd.DataFrame,
+    blocks: pd.DataFrame,
+    lat: str,
+    lon: str,
+    top: int = 12,
+    limit: int = 400,
+    seed: int = 0,
+) -> Figure:
+    """Small maps of the largest blocks: true places, those predicted without the block, training mean ×.
+
+    As Figures 11 and 12 of the paper. All panels share the window that holds the true places of all blocks;
+    predictions beyond it are drawn on its edge.
+
+    Args:
+        predictions: a line a held-out row: `block`, `true_<lat>`, `pred_<lat>`, and so for `lon`.
+        blocks: a line a block: `block`, `rows`, `angle`, `mean_<lat>`, `mean_<lon>`.
+        lat, lon: names of the two targets.
+        top: panels; limit: rows drawn in each, sampled with `seed`.
+
+    **Raises** `KeyError` if a column is missing.
+    """
+    need_columns(predictions, "block", *(f"{k}_{axis}" for k in ("true", "pred") for axis in (lat, lon)))
+    shown = blocks.sort_values("rows", ascending=False, kind="stable").head(top)
+    across = 3
+    down = -(-len(shown) // across)
+    titles = [
+        f"<b>{short(str(b), 18)}</b> {n:,} rows, {a:.0f}°"
+        for b, n, a in zip(shown["block"], shown["rows"], shown["angle"], strict=True)
+    ]
+    fig = make_subplots(
+        rows=down, cols=across, shared_xaxes=True, shared_yaxes=True, subplot_titles=titles,
+        horizontal_spacing=0.015, vertical_spacing=0.2 / max(down, 2),
+    )  # fmt: skip
+    inside = predictions[predictions["block"].isin(shown["block"])]
+    x_range, y_range = (_window(inside[f"true_{axis}"].to_numpy(np.float64)) for axis in (lon, lat))
+    coast_x, coast_y = coastline()
+    near = (
+        (coast_x > x_range[0] - 15)
+        & (coast_x < x_range[1] + 15)
+        & (coast_y > y_range[0] - 15)
+        & (coast_y < y_range[1] + 15)
+    )
+    coast = _thin(np.where(near, coast_x, np.nan), np.where(near, coast_y, np.nan))
+    for i, (_, line) in enumerate(shown.iterrows()):
+        row, col = i // across + 1, i % across + 1
+        part, _ = sampled(predictions[predictions["block"] == line["block"]], limit, seed)
+        fig.add_trace(
+            Scatter(
+                x=coast[0], y=coast[1], mode="lines", line={"color": "#a9b4bf", "width": 0.7},
+                hoverinfo="skip", showlegend=False,
+            ),
+            row=row, col=col,
+        )  # fmt: skip
+        for kind, what, colour in (("pred", "predicted, never seen", ACCENT), ("true", "true", SURFACE)):
+            fig.add_trace(
+                Scatter(
+                    x=_inside(part[f"{kind}_{lon}"], x_range), y=_inside(part[f"{kind}_{lat}"], y_range),
+                    mode="markers", marker={"size": 3, "color": colour, "opacity": 0.6}, name=what,
+                    legendgroup=kind, showlegend=i == 0,
+                    text=part["text"].astype(str) if "text" in part else None,
+                    hovertemplate="%{text}<br>%{y:.1f}°, %{x:.1f}°<extra>" + what + "</extra>",
+                ),
+                row=row, col=col,
+            )  # fmt: skip
+        fig.add_trace(
+            Scatter(
+                x=[line[f"mean_{lon}"]], y=[line[f"mean_{lat}"]], mode="markers", name="training mean",
+                marker={"symbol": "x", "size": 8, "color": INK}, legendgroup="mean", showlegend=i == 0,
+                hovertemplate="training mean %{y:.1f}°, %{x:.1f}°<extra></extra>",
+            ),
+            row=row, col=col,
+        )  # fmt: skip
+    shape = (y_range[1] - y_range[0]) / (x_range[1] - x_range[0])
+    note = (
+        f"The {len(shown)} largest of {len(blocks)} blocks; at most {limit} rows of each are drawn. Degrees "
+        "are the angle between where the block lies and where it was put, seen from the training mean "
+        "(chance 90°)."
+    )
+    style(
+        fig,
+        height=140 + 190 * down,
+        aspect=min(1.8, down * max(shape, 0.45) / across * 1.35 + 0.1),
+        extra=110,
+        note=note,
+    )
+    fig.update_layout(legend={"y": 1.06 if down > 2 else 1.12})
+    fig.update_xaxes(range=x_range, ticksuffix="°", nticks=4)
+    fig.update_yaxes(range=y_range, ticksuffix="°", nticks=5)
+    fig.update_annotations(font={"size": 12})
+    fig.update_xaxes(title_text="longitude", row=down)
+    fig.update_yaxes(title_text="latitude", col=1)
+    return fig
+
+
+def held_out_spans_figure(
+    predictions: pd.DataFrame, blocks: pd.DataFrame, name: str, unit: str | None, top: int = 30
+) -> Figure:
+    """One number: median and middle half of each block, true and predicted without it, and training mean ×.
+
+    Args:
+        predictions: a line a held-out row: `block`, `true_<name>`, `pred_<name>`.
+        blocks: a line a block: `block`, `rows`, `mean_<name>`.
+        name, unit: of the target.
+        top: how many blocks are drawn, those with most rows, in the table's order.
+
+    **Raises** `KeyError` if a column is missing.
+    """
+    need_columns(predictions, "block", f"true_{name}", f"pred_{name}")
+    keep = np.sort(blocks["rows"].to_numpy().argsort(kind="stable")[::-1][:top])
+    shown = blocks.iloc[keep[::-1]]
+    groups = predictions.groupby("block", sort=False)
+    fig = Figure()
+    names = [f"{short(str(b))}  {n:,}" for b, n in zip(shown["block"], shown["rows"], strict=True)]
+    place = np.arange(len(shown), dtype=np.float64)
+    for kind, what, colour, shift in (
+        ("true", "true", SURFACE, 0.16),
+        ("pred", "predicted, never seen", ACCENT, -0.16),
+    ):
+        values = [groups.get_group(b)[f"{kind}_{name}"].to_numpy(np.float64) for b in shown["block"]]
+        spans = np.array([np.quantile(v, [0.25, 0.5, 0.75]) for v in values])
+        fig.add_trace(
+            Scatter(
+                x=spans[:, 1], y=place + shift, mode="markers", name=what, text=names,
+                marker={"size": 8, "color": colour},
+                error_x={
+                    "type": "data", "symmetric": False, "array": spans[:, 2] - spans[:, 1],
+                    "arrayminus": spans[:, 1] - spans[:, 0], "color": colour, "thickness": 2, "width": 0,
+                },
+                hovertemplate="%{text}<br>" + what + ": median %{x:.5~g}<extra></extra>",
+            )
+        )  # fmt: skip
+    fig.add_trace(
+        Scatter(
+            x=shown[f"mean_{name}"], y=place, mode="markers", name="training mean", text=names,
+            marker={"symbol": "x", "size": 7, "color": INK},
+            hovertemplate="%{text}<br>training mean %{x:.5~g}<extra></extra>",
+        )
+    )  # fmt: skip
+    beyond = len(blocks) - len(shown)
+    note = "Dots are medians, bars the middle half of the rows." + (
+        f" {beyond:,} smaller blocks are not drawn." if beyond else ""
+    )
+    style(fig, height=130 + 26 * len(shown), note=note, phone={"extra": 40})
+    suffix = f" ({unit})" if unit and unit != name and unit not in name else ""
+    fig.update_xaxes(title_text=name.replace("_", " ") + suffix, tickformat="d" if unit == "year" else None)
+    fig.update_yaxes(
+        tickvals=place, ticktext=names, ticks="", tickfont={"size": 11}, range=[-0.7, len(shown) - 0.3]
+    )
+    return fig
+
+
+def held_out_layers_figure(layers: pd.DataFrame, chosen: str) -> Figure:
+    """R² with blocks in training and held out, layer by layer.
+
+    Args:
+        layers: a line a layer: `layer`, `point`, `nominal_r2`, `held_out_r2`.
+        chosen: the point of the hold-out; it is marked.
+    """
+    need_columns(layers, "layer", "point", "nominal_r2", "held_out_r2")
+    fig = Figure()
+    for column, what, colour in (
+        ("nominal_r2", "blocks in training", SURFACE),
+        ("held_out_r2", "blocks held out", ACCENT),
+    ):
+        fig.add_trace(
+            Scatter(
+                x=layers["layer"], y=layers[column], mode="lines+markers", name=what,
+                line={"color": colour, "width": 2}, marker={"size": 6},
+                hovertemplate="layer %{x}<br>" + what + " %{y:.3f}<extra></extra>",
+            )
+        )  # fmt: skip
+    fig.add_hline(y=0, line={"color": MUTED, "width": 1, "dash": "dot"})
+    at = layers[layers["point"] == chosen]
+    if len(at):
+        fig.add_vline(x=float(at["layer"].iloc[0]), line={"color": FAINT, "width": 6}, layer="below")
+    style(
+        fig, height=340, note="The dotted line predicts the training mean; the grey one is the chosen layer."
+    )
+    fig.update_xaxes(title_text="layer")
+    fig.update_yaxes(title_text="R² against the training mean")
+    return fig
+
+
+def _window(values: np.ndarray) -> list[float]:
+    """The middle 99% with room around."""
+    low, high = np.quantile(values, [0.005, 0.995])
+    room = 0.08 * (high - low) + 0.02
+    return [float(low - room), float(high + room)]
+
+
+def _inside(values: "pd.Series[Any]", span: list[float]) -> np.ndarray:
+    return values.to_numpy(np.float64).clip(span[0], span[1]).astype(np.float32)
+
+
+def _thin(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A coastline for a small panel: runs of gaps become one, and every other point goes."""
+    gap = np.isnan(x)
+    keep = ~(gap & np.concatenate([[False], gap[:-1]]))
+    x, y = x[keep], y[keep]
+    ends = np.isnan(x) | np.isnan(np.roll(x, 1)) | np.isnan(np.roll(x, -1))
+    keep = ends | (np.arange(len(x)) % 3 == 0)
+    return x[keep].astype(np.float32), y[keep].astype(np.float32)
