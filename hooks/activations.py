@@ -17,6 +17,8 @@ from graticule.hooks.points import PointError, full_name, layer_of
 if TYPE_CHECKING:
     from typing import Self
 
+    from graticule.hooks.latents import Latents, SparseCoder
+
 
 class Activations(Mapping[str, Tensor]):
     """A mapping from hook name to a `[row, width]` tensor, with the row table beside it.
@@ -108,6 +110,12 @@ class Activations(Mapping[str, Tensor]):
             chosen = {name: t[torch.from_numpy(index)] for name, t in chosen.items()}
             table = table.iloc[index]
         return type(self)(chosen, table, self.provenance)
+
+    def encode(self, sae: SparseCoder, point: str | None = None, *, batch: int = 4096) -> Latents:
+        """The latents of a SAELens SAE on the rows of its own hook point, sparse: see `latents.encode`."""
+        from graticule.hooks.latents import encode
+
+        return encode(self, sae, point, batch=batch)
 
     def __repr__(self) -> str:
         kinds = sorted({str(t.dtype).removeprefix("torch.") for t in self._tensors.values()})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -69,11 +69,12 @@ class Result(ABC):
         **Raises** `ArtifactError` if the folder is missing, incomplete, damaged or of another schema.
         """
 
-    def layout(self) -> list[Part]:
-        """The order of parts on a page: figures, then tables, unless a subclass knows better."""
-        figures: list[Part] = [("figure", caption) for caption in self.figures()]
-        tables: list[Part] = [("table", caption) for caption in self.tables()]
-        return figures + tables
+    def layout(self, figures: Sequence[str], tables: Sequence[str]) -> list[Part]:
+        """The order of parts on a page, by their captions: figures, then tables, unless a subclass knows
+        better."""
+        drawn: list[Part] = [("figure", caption) for caption in figures]
+        told: list[Part] = [("table", caption) for caption in tables]
+        return drawn + told
 
     def report(self, path: Path | str) -> Path:
         """Write one self-contained HTML page with this result on it; returns where it is."""

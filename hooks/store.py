@@ -14,7 +14,7 @@ import json
 import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -33,6 +33,9 @@ from graticule.hooks.artifact import (
 from graticule.hooks.identity import model_identity
 from graticule.hooks.points import PointError, full_name
 from graticule.hooks.protocols import HookedModel
+
+if TYPE_CHECKING:
+    from graticule.hooks.latents import Latents, SparseCoder
 
 KIND = "activations"
 _NUMPY = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F64": np.float64}
@@ -190,6 +193,12 @@ class Store(Mapping[str, Tensor]):
         """Some rows and points, in memory."""
         chosen = {n: self[n] for n in wanted_names(points, self.points)}
         return Activations(chosen, self.rows, self.provenance).select(rows=rows)
+
+    def encode(self, sae: SparseCoder, point: str | None = None, *, batch: int = 4096) -> Latents:
+        """The latents of a SAELens SAE on the rows of its own hook point, sparse: see `latents.encode`."""
+        from graticule.hooks.latents import encode
+
+        return encode(self, sae, point, batch=batch)
 
     def to_saelens(self, path: Path | str, point: str | None = None, context_size: int | None = None) -> None:
         """Export one point as the cached-activation dataset that SAELens's `ActivationsStore` reads."""

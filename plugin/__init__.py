@@ -13,12 +13,33 @@ if TYPE_CHECKING:
     from graticule.hooks.record import record as record
     from graticule.hooks.store import Store as Store
     from graticule.models import load_model as load_model
+    from graticule.probes.attribution.attribute import attribute as attribute
+    from graticule.probes.attribution.trace import trace as trace
+    from graticule.probes.beyond.classes import classes as classes
+    from graticule.probes.beyond.mlp import mlp as mlp
+    from graticule.probes.beyond.pca import pca as pca
+    from graticule.probes.beyond.sphere import sphere as sphere
+    from graticule.probes.calibration.calibrate import calibrate as calibrate
+    from graticule.probes.causes.ablate import ablate as ablate
+    from graticule.probes.causes.causes import causes as causes
+    from graticule.probes.causes.erase import erase as erase
+    from graticule.probes.causes.steer import steer as steer
+    from graticule.probes.compare import compare as compare
+    from graticule.probes.controls.run import controls as controls
+    from graticule.probes.directions.sweep import directions as directions
     from graticule.probes.estimators.ridge import RidgeProbe as RidgeProbe
     from graticule.probes.findings import Findings as Findings
+    from graticule.probes.generalisation.holdouts import holdouts as holdouts
+    from graticule.probes.generalisation.popularity import popularity as popularity
+    from graticule.probes.generalisation.prompts import prompts as prompts
+    from graticule.probes.generalisation.transfer import transfer as transfer
+    from graticule.probes.latents.sweep import latents as latents
+    from graticule.probes.neurons.neurons import neurons as neurons
     from graticule.probes.probe import probe as probe
     from graticule.probes.surface.baselines import baselines as baselines
     from graticule.probes.sweep import sweep as sweep
     from graticule.probes.tables.table import Table as Table
+    from graticule.studies.running import study as study
 
 __all__ = [
     "Activations",
@@ -26,12 +47,33 @@ __all__ = [
     "RidgeProbe",
     "Store",
     "Table",
+    "ablate",
+    "attribute",
     "baselines",
+    "calibrate",
     "capture",
+    "causes",
+    "classes",
+    "compare",
+    "controls",
+    "directions",
+    "erase",
+    "holdouts",
+    "latents",
     "load_model",
+    "mlp",
+    "neurons",
+    "pca",
+    "popularity",
     "probe",
+    "prompts",
     "record",
+    "sphere",
+    "steer",
+    "study",
     "sweep",
+    "trace",
+    "transfer",
 ]
 
 _HOMES = {
@@ -40,12 +82,33 @@ _HOMES = {
     "RidgeProbe": "graticule.probes.estimators.ridge",
     "Store": "graticule.hooks.store",
     "Table": "graticule.probes.tables.table",
+    "ablate": "graticule.probes.causes.ablate",
+    "attribute": "graticule.probes.attribution.attribute",
     "baselines": "graticule.probes.surface.baselines",
+    "calibrate": "graticule.probes.calibration.calibrate",
     "capture": "graticule.hooks.capture",
+    "causes": "graticule.probes.causes.causes",
+    "classes": "graticule.probes.beyond.classes",
+    "compare": "graticule.probes.compare",
+    "controls": "graticule.probes.controls.run",
+    "directions": "graticule.probes.directions.sweep",
+    "erase": "graticule.probes.causes.erase",
+    "holdouts": "graticule.probes.generalisation.holdouts",
+    "latents": "graticule.probes.latents.sweep",
     "load_model": "graticule.models",
+    "mlp": "graticule.probes.beyond.mlp",
+    "neurons": "graticule.probes.neurons.neurons",
+    "pca": "graticule.probes.beyond.pca",
+    "popularity": "graticule.probes.generalisation.popularity",
     "probe": "graticule.probes.probe",
+    "prompts": "graticule.probes.generalisation.prompts",
     "record": "graticule.hooks.record",
+    "sphere": "graticule.probes.beyond.sphere",
+    "steer": "graticule.probes.causes.steer",
+    "study": "graticule.studies.running",
     "sweep": "graticule.probes.sweep",
+    "trace": "graticule.probes.attribution.trace",
+    "transfer": "graticule.probes.generalisation.transfer",
 }
 
 

@@ -83,6 +83,40 @@ def read_targets(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     return names, units
 
 
+def read_names(text: str) -> list[str]:
+    """Names between commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def read_pairs(words: Sequence[str], option: str) -> dict[str, str]:
+    """`NAME=VALUE`, repeated.
+
+    **Raises** `ValueError` naming the option for a word without a name, or a name given twice.
+    """
+    out: dict[str, str] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name and equals):
+            raise ValueError(f"{option} {word!r}: expected NAME=VALUE")
+        if name in out:
+            raise ValueError(f"{option} {name!r} is given twice")
+        out[name] = value
+    return out
+
+
+def read_saes(words: Sequence[str]) -> dict[str, str]:
+    """SAELens folders, `NAME=FOLDER` or a folder whose name is taken.
+
+    **Raises** `FileNotFoundError` if a folder is no SAELens folder.
+    """
+    named = [word if "=" in word else f"{Path(word).name}={word}" for word in words]
+    out = read_pairs(named, "--sae")
+    for folder in out.values():
+        if not (Path(folder) / "cfg.json").is_file():
+            raise FileNotFoundError(f"--sae {folder}: no SAELens folder (it has no cfg.json)")
+    return out
+
+
 def read_table(
     table: str,
     text: str | None = None,
@@ -99,6 +133,7 @@ def read_table(
     **Raises** `ValueError` if a file comes without columns, or a packaged table with them.
     """
     from graticule.probes.tables.reading import packaged_tables
+    from graticule.probes.tables.spacetime import read_space_time
     from graticule.probes.tables.table import Table
 
     if table in packaged_tables() and not Path(table).exists():
@@ -109,6 +144,9 @@ def read_table(
                 f"'graticule tables {table} --out FILE.csv' writes it as a file to describe anew"
             )
         return Table.packaged(table)
+    known = read_space_time(table, on_bad="drop" if on_bad == "drop" else "raise")
+    if known is not None:
+        return known
     if not Path(table).exists():
         names = ", ".join(packaged_tables())
         raise FileNotFoundError(f"--table {table}: no such file or folder, and no packaged table ({names})")

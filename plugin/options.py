@@ -57,7 +57,12 @@ PosWords = Annotated[
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda …; by default CUDA where there is one.")]
 TableName = Annotated[
-    str, typer.Option("--table", help="CSV, Parquet, a datasets folder, or a packaged name.")
+    str,
+    typer.Option(
+        "--table",
+        help="CSV, Parquet, a datasets folder, a packaged name, or a table of the space-and-time paper, "
+        "world_place=FILE.",
+    ),
 ]
 Out = Annotated[Path, typer.Option("--out", help="The folder to write.")]
 TextColumn = Annotated[str | None, typer.Option(help="Column that the model reads.")]
@@ -65,6 +70,10 @@ Targets = Annotated[
     list[str] | None,
     typer.Option(help="Column to read out, NAME[:lat|lon|year|UNIT]; may be repeated.", show_default=False),
 ]
+SplitColumn = Annotated[str | None, typer.Option(help="Column with the split, used as it is.")]
+ClusterColumn = Annotated[str | None, typer.Option(help="Column of rows that belong together.")]
+Rows = Annotated[int | None, typer.Option(help="Only this many rows, drawn by whole clusters.")]
+OnBad = Annotated[str, typer.Option(help="Rows with a missing target: 'raise' or 'drop'.")]
 Blocks = Annotated[
     list[str] | None,
     typer.Option(help="Column of groups for maps and errors; may be repeated.", show_default=False),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -220,11 +220,11 @@ class Findings(Result):
             _CAPTION_LAYERS: self.layers.drop(columns=["point", "exploratory", "depth"]),
         }
 
-    def layout(self) -> list[Part]:
+    def layout(self, figures: Sequence[str], tables: Sequence[str]) -> list[Part]:
         """Depth, the baselines behind it, the target's own figures, then the tables."""
-        figures: list[Part] = [("figure", c) for c in self.figures()]
-        tables: list[Part] = [("table", c) for c in self.tables()]
-        return [figures[0], tables[0], *figures[1:], *tables[1:]]
+        drawn: list[Part] = [("figure", c) for c in figures]
+        told: list[Part] = [("table", c) for c in tables]
+        return [drawn[0], told[0], *drawn[1:], *told[1:]]
 
     # Writing -----------------------------------------------------------------------------------------
     def to_json(self) -> dict[str, Any]:
@@ -245,6 +245,7 @@ class Findings(Result):
                 "baselines": self.baselines,
                 "verdict": self.verdict,
                 "checks": self.checks,
+                "calibrated": self.limit_of_detection is not None,
                 "limit_of_detection": self.limit_of_detection,
                 "provenance": self.provenance,
             }
@@ -301,8 +302,16 @@ class Findings(Result):
             predictions=read_table(path / "predictions.parquet"),
             provenance=found["provenance"],
             rivals=_read_rivals(path / _RIVALS) if _RIVALS in found["files"] else {},
-            limit_of_detection=found.get("limit_of_detection"),
+            limit_of_detection=_limit(found),
         )
+
+
+def _limit(found: Mapping[str, Any]) -> float | None:
+    """None before calibration; NaN, which JSON has as null, where no gain tried was found often enough."""
+    if not found.get("calibrated", False):
+        return None
+    limit = found["limit_of_detection"]
+    return float("nan") if limit is None else float(limit)
 
 
 def _read_rivals(path: Path) -> dict[str, Predictions]:

@@ -20,7 +20,7 @@ from graticule.probes.layers import PointFit, Problem, chosen, fit_points
 from graticule.probes.material import Material
 from graticule.probes.scores.geo import haversine_km
 from graticule.probes.scores.metrics import score
-from graticule.probes.scores.verdict import Verdict, verdict
+from graticule.probes.scores.verdict import Predictions, Verdict, verdict
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.surface.fitted import fit_baselines, fit_shuffled
 from graticule.probes.tables.groups import link_clusters
@@ -43,6 +43,7 @@ def sweep(
     min_gain: float = 0.01,
     draws: int = 2000,
     seed: int = 0,
+    surface_of: Findings | None = None,
     progress: bool | None = None,
 ) -> Findings:
     """Probe every point of `activations` for `target`, and say whether it knows more than the baselines.
@@ -59,6 +60,8 @@ def sweep(
       there are texts) stands against the probe, and the verdict is left open.
     - `alphas`: ridge strengths; by default a wide grid relative to the activations' scale.
     - `min_gain`: the smallest gain called structure. `draws`, `seed`: of the bootstrap.
+    - `surface_of`: findings of the same table and baselines (of another prompt, say), whose fitted baselines
+      are taken over where rows and clusters are the same, instead of fitting them once more.
 
     **Raises** `ValueError` where rows and target do not fit together, for baselines of another table, and for
     NaN, infinite or constant targets.
@@ -76,7 +79,8 @@ def sweep(
         )
     fits = fit_points(activations, problem, alphas=alphas, progress=progress)
     best = chosen(fits)
-    rivals, rows = fit_baselines(baselines, activations, table, problem, alphas, progress)
+    known = None if surface_of is None else _fitted_before(surface_of, baselines, problem, alphas)
+    rivals, rows = known or fit_baselines(baselines, activations, table, problem, alphas, progress)
     settings: dict[str, Any] = {
         "test_clusters": problem.clusters[problem.test],
         "target_names": table.target_names,
@@ -131,6 +135,25 @@ def problem_of(
     rows = activations.rows["source"].to_numpy(np.int64) if source is None else source
     clusters = _clusters(activations, table, rows)
     return Problem(rows, table.y[rows], table.is_test[rows], clusters, table.target_names)
+
+
+def _fitted_before(
+    findings: Findings, baselines: Baselines, problem: Problem, alphas: Sequence[float] | None
+) -> tuple[dict[str, Predictions], dict[str, dict[str, Any]]] | None:
+    """The fitted baselines of other findings, if rows, clusters and strengths are the same."""
+    made_of = findings.made_of
+    if made_of is None or made_of.baselines is not baselines:
+        return None
+    if made_of.alphas != (None if alphas is None else tuple(alphas)):
+        return None
+    before = made_of.problem
+    same = all(
+        np.array_equal(getattr(before, part), getattr(problem, part))
+        for part in ("source", "y", "is_test", "clusters")
+    )
+    if not same or not set(findings.rivals) <= set(findings.baselines):
+        return None
+    return dict(findings.rivals), {name: dict(findings.baselines[name]) for name in findings.rivals}
 
 
 # Rows ------------------------------------------------------------------------------------------------

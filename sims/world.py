@@ -10,10 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import networkx as nx
 import numpy as np
 from jaxtyping import Float, Int
+
+if TYPE_CHECKING:  # networkx is generic to type checkers only
+    Directed: TypeAlias = nx.DiGraph[Any]
+    Undirected: TypeAlias = nx.Graph[Any]
+else:
+    Directed, Undirected = nx.DiGraph, nx.Graph
 
 EXACT_UP_TO = 1 << 16
 """Concept vectors that are enumerated at most: sixteen binary concepts."""
@@ -23,7 +30,7 @@ EXACT_UP_TO = 1 << 16
 class World:
     """A Bayesian network over concepts 0 … m − 1, each with a few values."""
 
-    graph: nx.DiGraph
+    graph: Directed
     """Parents point at children; the nodes are 0 … m − 1."""
     tables: tuple[Float[np.ndarray, "*_value"], ...]
     """Concept → P(value | parents): one axis a parent, in ascending order, then the concept's own values."""
@@ -46,7 +53,7 @@ class World:
     @classmethod
     def on(
         cls,
-        graph: nx.DiGraph,
+        graph: Directed,
         values: int | Sequence[int] = 2,
         low: float = 0.3,
         high: float = 0.7,
@@ -149,7 +156,7 @@ class World:
         return sorted(self.graph.predecessors(concept))
 
     @property
-    def moral_graph(self) -> nx.Graph:
+    def moral_graph(self) -> Undirected:
         """The undirected graph G_C to which the joint is Markov: parents married, arrows off."""
         return nx.moral_graph(self.graph)
 
@@ -187,7 +194,7 @@ class World:
 
     def token(self, vectors: Int[np.ndarray, "*row m"]) -> Int[np.ndarray, "*row"]:
         """The token of concept vectors: their place in `vectors`."""
-        return np.ravel_multi_index(tuple(np.moveaxis(vectors, -1, 0)), self.values).astype(np.int64)
+        return np.asarray(np.ravel_multi_index(tuple(np.moveaxis(vectors, -1, 0)), self.values), np.int64)
 
     def marginal(self, concepts: Sequence[int]) -> Float[np.ndarray, "*_value"]:
         """P of some concepts, an axis each in ascending order."""

@@ -71,7 +71,10 @@ def test_hooked_transformer_is_named_in_two_places_only():
 def test_the_face():
     assert set(graticule.__all__) == {
         *("load_model", "capture", "record", "Activations", "Store", "Table"),
-        *("baselines", "sweep", "probe", "Findings", "RidgeProbe"),
+        *("baselines", "sweep", "probe", "Findings", "RidgeProbe", "study"),
+        *("calibrate", "compare", "controls", "holdouts", "prompts", "transfer", "popularity"),
+        *("mlp", "pca", "classes", "sphere", "latents", "directions"),
+        *("neurons", "attribute", "trace", "erase", "steer", "ablate", "causes"),
     }
     assert dir(graticule) == sorted(graticule.__all__)
     for name in graticule.__all__:

@@ -51,13 +51,19 @@ class Section:
     """Dotted key → value."""
 
 
-def write_page(results: Result | Sequence[Result], path: Path | str, title: str | None = None) -> Path:
+def write_page(
+    results: Result | Sequence[Result],
+    path: Path | str,
+    title: str | None = None,
+    links: Mapping[str, str] | None = None,
+) -> Path:
     """Lay one or several results out on one HTML page that needs no network; returns where it is.
 
     Args:
         results: the results, in page order.
         path: the file to write, atomically; its folder is made.
         title: the page's heading; a single result's own title by default.
+        links: text → address of pages beside this one, relative to it.
 
     The same results give the same bytes. **Raises** `ValueError` if there is no result, or if a result's
     `layout` names a part that it does not have.
@@ -66,13 +72,13 @@ def write_page(results: Result | Sequence[Result], path: Path | str, title: str 
     if not listed:
         raise ValueError("write_page was given no result: give it at least one")
     path = Path(path)
-    text = _render(listed, title)
+    text = _render(listed, title, links or {})
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return path
 
 
-def _render(results: list[Result], title: str | None) -> str:
+def _render(results: list[Result], title: str | None, links: Mapping[str, str]) -> str:
     from jinja2 import Environment, StrictUndefined
     from plotly.offline import get_plotlyjs
 
@@ -86,6 +92,7 @@ def _render(results: list[Result], title: str | None) -> str:
     return template.render(
         title=title or (sections[0].title if len(sections) == 1 else "graticule report"),
         sections=sections,
+        links=links,
         style=(folder / "style.css").read_text(encoding="utf-8"),
         script=(folder / "page.js").read_text(encoding="utf-8") if drawn else "",
         plotly=get_plotlyjs() if drawn else "",
@@ -97,7 +104,7 @@ def _section(result: Result, number: int) -> Section:
     summary = result.summary().strip().split("\n", 1)
     figures, tables = result.figures(), result.tables()
     parts: list[tuple[str, FigureView | TableView]] = []
-    for k, (kind, caption) in enumerate(result.layout()):
+    for k, (kind, caption) in enumerate(result.layout(list(figures), list(tables))):
         home: Mapping[str, Any] = figures if kind == "figure" else tables
         if kind not in ("figure", "table") or caption not in home:
             raise ValueError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -156,11 +156,11 @@ class Controls(SavedResult):
         }
         return {caption: frame for caption, frame in parts.items() if len(frame)}
 
-    def layout(self) -> list[Part]:
+    def layout(self, figures: Sequence[str], tables: Sequence[str]) -> list[Part]:
         """The dots, the table behind them, then the rest."""
-        figures: list[Part] = [("figure", c) for c in self.figures()]
-        tables: list[Part] = [("table", c) for c in self.tables()]
-        return [figures[0], tables[0], *figures[1:], *tables[1:]]
+        drawn: list[Part] = [("figure", c) for c in figures]
+        told: list[Part] = [("table", c) for c in tables]
+        return [drawn[0], told[0], *drawn[1:], *told[1:]]
 
 
 def people(lines: pd.DataFrame, score: str, probe: str) -> pd.DataFrame:

@@ -117,8 +117,10 @@ def stack(
 ) -> StackFit:
     """Fit the stack on out-of-fold predictions of training rows, each target by its own columns.
 
-    Copies of one predictor, constant ones or none at all are allowed: the solution of least norm (in units
-    of each predictor's standard deviation) is taken.
+    A predictor that goes against the target out of fold is left out of that target's stack: at a strong
+    penalty the prediction of a left-out row is nearly minus its own value over n, and least squares would
+    turn such noise round with a huge weight. Copies of one predictor, constant ones or none at all are
+    allowed: the solution of least norm (in units of each predictor's standard deviation) is taken.
     """
     names = tuple(out_of_fold)
     target_mean = y.mean(axis=0)
@@ -126,7 +128,8 @@ def stack(
     for target in range(y.shape[1] if names else 0):
         columns = np.stack([out_of_fold[name][:, target] for name in names], axis=1)
         centre = columns.mean(axis=0)
-        varied = np.ptp(columns, axis=0) > 0
+        helps = (columns - centre).T @ (y[:, target] - target_mean[target]) > 0
+        varied = helps & (np.ptp(columns, axis=0) > 0)
         scale = np.where(varied, columns.std(axis=0), 1.0)
         design = np.where(varied, (columns - centre) / scale, 0.0)
         weights = np.linalg.lstsq(design, y[:, target] - target_mean[target], rcond=1e-9)[0]

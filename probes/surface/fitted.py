@@ -43,7 +43,7 @@ def fit_baselines(
         )
         lines["tfidf"] = {"validation": info["validation"], "alpha": info["alpha"], "point": None}
     for name, feature in baselines.features.items():
-        rows = _served_by(feature, activations, problem.source)
+        rows = served_by(feature, activations, problem.source)
         best = chosen(fit_points(feature, problem, rows, alphas=alphas, desc=name, progress=progress))
         found[name] = best.predictions
         lines[name] = {"validation": best.validation, "alpha": best.fit.alpha, "point": best.point}
@@ -76,10 +76,13 @@ def fit_shuffled(
     }
 
 
-def _served_by(
+def served_by(
     feature: Activations | Store, activations: Activations | Store, source: np.ndarray
 ) -> np.ndarray:
-    """Which row of `feature` serves each activation row: the same position, or the text's only row."""
+    """Which row of `feature` serves each activation row: the same position, or the text's only row.
+
+    **Raises** `ValueError` if some activation row's position was not captured for the feature.
+    """
     rows, ours = feature.rows, activations.rows
     if rows["source"].is_unique:
         place = pd.Series(np.arange(len(rows)), index=rows["source"])

@@ -125,7 +125,7 @@ def test_page_without_figures_carries_no_plotly(places: Result, tmp_path: Path) 
 
 def test_errors_leave_the_old_page(places: Result, tmp_path: Path) -> None:
     class Mislaid(type(places)):  # type: ignore[misc]
-        def layout(self) -> list[tuple[str, str]]:
+        def layout(self, figures, tables) -> list[tuple[str, str]]:
             return [("table", "No such table.")]
 
     path = tmp_path / "report.html"

@@ -194,6 +194,16 @@ def test_stack_with_copies_and_constants_predicts_as_without() -> None:
         stack(more, y).predict({"a": a, "b": b, "flat": a})
 
 
+def test_a_predictor_that_goes_against_the_target_out_of_fold_is_left_out() -> None:
+    """What leave-one-out gives at an endless penalty, the mean of the others, tells nothing of test rows."""
+    rng = np.random.default_rng(9)
+    y = rng.normal(1950, 20, (100, 1))
+    a, left_out = y + rng.normal(0, 10, y.shape), (y.sum() - y) / 99
+    fitted = stack({"a": a, "noise": left_out}, y)
+    assert fitted.coef[1] == 0
+    assert np.allclose(fitted.coef[0], stack({"a": a}, y).coef[0])
+
+
 def test_bootstrap_is_the_brute_force_resampling() -> None:
     rng = np.random.default_rng(9)
     clusters = rng.integers(0, 25, 120)

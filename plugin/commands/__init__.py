@@ -1,0 +1,1 @@
+"""The commands of `graticule …`: each reads words, makes one call that a notebook could make, and prints."""

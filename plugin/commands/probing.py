@@ -1,0 +1,103 @@
+"""`graticule demo` and `graticule probe`: verdicts and a page."""
+
+# ruff: noqa: ARG001 (--debug and --verbose act in `graticule.cli.main` and in their callbacks)
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from graticule import arguments as a
+from graticule import options as o
+
+
+def demo(
+    rows: Annotated[int, typer.Option(help="Rows of each table.")] = 3000,
+    full: Annotated[bool, typer.Option("--full", help="All rows.")] = False,
+    out: o.Out = Path("graticule-demo"),
+    model: o.ModelName = "gemma-3-270m",
+    seed: Annotated[int, typer.Option(help="Seed of the rows drawn and of the twin.")] = 0,
+    verbose: o.Verbose = False,
+    debug: o.Debug = False,
+) -> None:
+    """Space and time in a small language model, on one page.
+
+    Both packaged tables, baselines with one untrained twin, and a verdict on each.
+
+    \b
+    Example:  graticule demo --rows 1000 --out my-demo
+    """
+    import graticule
+    from graticule.report.page import write_page
+
+    a.need_folder(out)
+    tables = [graticule.Table.packaged(name) for name in ("world_cities", "historical_figures")]
+    tables = tables if full else [table.head(rows, seed) if rows < len(table) else table for table in tables]
+    typer.echo(f"loading {model}", err=True)
+    loaded = graticule.load_model(model)
+    found: list[Any] = []
+    for table in tables:
+        typer.echo(f"probing {table.name}: {len(table):,} rows", err=True)
+        found.append(graticule.probe(loaded, table, twins=1, seed=seed, out=out / table.name, progress=True))
+    page = write_page(found, out / "report.html", title=f"graticule demo: {model}")
+    for findings in found:
+        typer.echo(f"{findings.title}\n{findings.summary()}\n")
+    words = "; ".join(f"{table.name}: {f.verdict.words}" for table, f in zip(tables, found, strict=True))
+    typer.echo(f"{words}. The page: {page}")
+
+
+def probe(
+    model: o.ModelName,
+    table: o.TableName,
+    out: o.Out,
+    text_column: o.TextColumn = None,
+    target: o.Targets = None,
+    split_column: o.SplitColumn = None,
+    cluster_column: o.ClusterColumn = None,
+    block_column: o.Blocks = None,
+    prompt: o.Prompt = "",
+    points: o.Points = "resid_post",
+    layers: o.LayersWords = "all",
+    pos: o.PosWords = "last",
+    dtype: o.Dtype = "float32",
+    device: o.Device = None,
+    rows: o.Rows = None,
+    twins: Annotated[int, typer.Option(help="Untrained twins among the baselines.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed of splits, draws and twins.")] = 0,
+    on_bad: o.OnBad = "raise",
+    min_gain: Annotated[float, typer.Option(help="Smallest gain that is called structure.")] = 0.01,
+    verbose: o.Verbose = False,
+    debug: o.Debug = False,
+) -> None:
+    """Probe every layer for your targets: a verdict and a page.
+
+    Activations, baselines and probes are left in the folder; the same command run again resumes.
+
+    \b
+    Example:  graticule probe --model gemma-3-270m --table places.csv --text-column name
+                --target latitude:lat --target longitude:lon --split-column is_test
+                --block-column country --out places
+    """
+    where, which, tokens = a.read_layers(layers), a.read_points(points), a.read_pos(pos)
+    a.need_folder(out)
+    import graticule
+
+    entities = a.read_table(
+        table,
+        text_column,
+        target or (),
+        split=split_column,
+        cluster=cluster_column,
+        blocks=block_column or (),
+        on_bad=on_bad,
+        seed=seed,
+    )
+    if rows is not None and rows < len(entities):
+        entities = entities.head(rows, seed)
+    loaded = graticule.load_model(model, dtype=dtype, device=device)
+    settings: dict[str, Any] = {"prompt": prompt, "points": which, "layers": where, "pos": tokens}
+    findings = graticule.probe(
+        loaded, entities, **settings, twins=twins, seed=seed, min_gain=min_gain, out=out, progress=True
+    )
+    page = findings.report(out / "report.html")
+    typer.echo(f"{findings.summary()}\nThe page: {page}")

@@ -1,0 +1,48 @@
+"""Which class reads which folder: every kind of saved result, by the name in its manifest."""
+
+from importlib import import_module
+from pathlib import Path
+
+from graticule.hooks.artifact import ArtifactError, read_json
+from graticule.hooks.result import Result
+
+RESULTS: dict[str, str] = {
+    "ablation": "graticule.probes.causes.ablate:Ablation",
+    "attribution": "graticule.probes.attribution.result:Attribution",
+    "calibration": "graticule.probes.calibration.result:Calibration",
+    "causes": "graticule.probes.causes.causes:Causes",
+    "classes": "graticule.probes.beyond.classes:ClassProbes",
+    "comparison": "graticule.probes.compare:Comparison",
+    "controls": "graticule.probes.controls.result:Controls",
+    "directions": "graticule.probes.directions.findings:Directions",
+    "erasure": "graticule.probes.causes.erase:Erasure",
+    "findings": "graticule.probes.findings:Findings",
+    "holdouts": "graticule.probes.generalisation.holdouts:Holdouts",
+    "latents": "graticule.probes.latents.findings:LatentFindings",
+    "layer_band": "graticule.probes.layer_band:LayerBand",
+    "mlp": "graticule.probes.beyond.mlp:MLPFindings",
+    "neurons": "graticule.probes.neurons.result:Neurons",
+    "paper_compat": "graticule.probes.scores.compat:PaperCompat",
+    "pca": "graticule.probes.beyond.pca:PCACurve",
+    "popularity": "graticule.probes.generalisation.popularity:Popularity",
+    "prompts": "graticule.probes.generalisation.prompts_result:Prompts",
+    "sphere": "graticule.probes.beyond.sphere:Sphere",
+    "steering": "graticule.probes.causes.steer:Steering",
+    "trace": "graticule.probes.attribution.trace:Trace",
+    "transfer": "graticule.probes.generalisation.transfer:Transfer",
+}
+"""Kind → `module:Class`."""
+
+
+def load_result(path: Path | str) -> Result:
+    """The result in a folder, whatever it is.
+
+    **Raises** `ArtifactError` if there is none, or if this graticule knows no such kind.
+    """
+    path = Path(path)
+    manifest = path / ("findings.json" if (path / "findings.json").is_file() else "manifest.json")
+    kind = read_json(manifest).get("kind")
+    if kind not in RESULTS:
+        raise ArtifactError(f"{path} holds {kind!r}; this graticule reads {', '.join(sorted(RESULTS))}")
+    module, name = RESULTS[kind].split(":")
+    return getattr(import_module(module), name).load(path)

@@ -1,0 +1,1 @@
+"""The whole battery on one table: steps that write artefacts, and a page a part."""

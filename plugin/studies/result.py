@@ -1,0 +1,148 @@
+"""What a study found: the two verdicts, how small a gain would have been seen, and a page a part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from graticule.hooks.artifact import SCHEMA, ArtifactError, check_schema, json_ready, read_json, write_json
+from graticule.hooks.result import Part, Result
+from graticule.hooks.saved import SavedResult
+from graticule.probes.findings import Findings
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+KIND = "study"
+_VERDICTS = "The two verdicts: what the activations hold, and what the model does with it"
+_PARTS = "The parts of the study, a page each"
+
+
+@dataclass(frozen=True)
+class Study(Result):
+    """The result of `graticule.studies.running.study`."""
+
+    findings: Findings
+    """Of the first step."""
+    results: Mapping[str, Mapping[str, SavedResult]]
+    """Step → its results by name, in the order they were made."""
+    failures: Mapping[str, str]
+    """Step → why it has no results: not applicable, or its error."""
+
+    @property
+    def title(self) -> str:
+        """Model, table and target."""
+        return f"Study: {self.findings.title}"
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """The steps that ended in an error, apart from those that did not apply."""
+        return {step: why for step, why in self.failures.items() if why.startswith("failed")}
+
+    def summary(self) -> str:
+        """Both verdicts, the limit of detection, then a line a part."""
+        lines = [self.findings.summary().splitlines()[0]]
+        used = self._first("causes")
+        lines.append(used.summary().splitlines()[0] if used else "used by the model: not asked")
+        lines += self.findings.summary().splitlines()[1:]
+        for step, found in self.results.items():
+            lines += [f"{step}, {name}: {each.summary().splitlines()[0]}" for name, each in found.items()]
+        lines += [f"{step}: {why}" for step, why in self.failures.items()]
+        return "\n".join(lines)
+
+    def figures(self) -> dict[str, Figure]:
+        """Score against depth, the controls, and the map or scatter of the target."""
+        controls = self._first("controls")
+        mine = self.findings.figures()
+        first = next(iter(mine))
+        return {first: mine.pop(first), **(controls.figures() if controls else {}), **mine}
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """The two verdicts, the controls beside the probe, and the parts with their first lines."""
+        controls = self._first("controls")
+        return {
+            _VERDICTS: self._verdicts(),
+            **(controls.tables() if controls else {}),
+            _PARTS: self._parts(),
+        }
+
+    def layout(self, figures: Sequence[str], tables: Sequence[str]) -> list[Part]:
+        """The verdicts, the controls, then the figures."""
+        told: list[Part] = [("table", caption) for caption in tables]
+        drawn: list[Part] = [("figure", caption) for caption in figures]
+        return [told[0], drawn[0], *told[1:-1], *drawn[1:], told[-1]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Findings and every part."""
+        parts = {s: {n: r.to_json() for n, r in found.items()} for s, found in self.results.items()}
+        found = self.findings.to_json()
+        return json_ready({"findings": found, "parts": parts, "failures": self.failures,
+                           "provenance": found["provenance"]})  # fmt: skip
+
+    def report(self, path: Path | str) -> Path:
+        """The first page at `path`, and beside it a page a part; returns where the first is."""
+        from graticule.report.page import write_page
+
+        path = Path(path)
+        pages = {"The probe in full": "probe.html"}
+        write_page(
+            self.findings, path.parent / "pages" / "probe.html", links={"The study": "../" + path.name}
+        )
+        for step, found in self.results.items():
+            title = next(iter(found.values())).title if len(found) == 1 else f"{step}: {self.findings.title}"
+            pages[title] = f"{step}.html"
+            back = {"The study": "../" + path.name}
+            write_page(list(found.values()), path.parent / "pages" / f"{step}.html", title, links=back)
+        return write_page(self, path, self.title, links={k: f"pages/{v}" for k, v in pages.items()})
+
+    def save(self, path: Path | str) -> None:
+        """Write `study.json`; the findings and every part are saved by their steps, beside it."""
+        held = {"kind": KIND, "schema": SCHEMA, "steps": list(self.results), **self.to_json()}
+        write_json(Path(path) / "study.json", held)
+
+    @classmethod
+    def load(cls, path: Path | str) -> Study:
+        """Read a study's folder.
+
+        **Raises** `ArtifactError` if it is no whole study.
+        """
+        from graticule.studies.running import read_step
+
+        path = Path(path)
+        index = read_json(path / "study.json")
+        check_schema(index, KIND, path)
+        for step in index["steps"]:
+            if not (path / step / "step.json").is_file():
+                raise ArtifactError(f"{path} lacks the results of the step {step!r}; run the study again")
+        results = {step: read_step(path / step) for step in index["steps"]}
+        return cls(Findings.load(path / "probe"), results, index["failures"])
+
+    def _first(self, step: str) -> SavedResult | None:
+        return next(iter(self.results.get(step, {}).values()), None)
+
+    def _verdicts(self) -> pd.DataFrame:
+        verdict, used = self.findings.verdict, self._first("causes")
+        limit = self.findings.limit_of_detection
+        lines = [
+            ("Held beyond the baselines?", verdict.words),
+            (
+                "Gain over the surface",
+                f"{verdict.gain:+.4f} [{verdict.ci95[0]:+.4f}, {verdict.ci95[1]:+.4f}]",
+            ),
+            ("Gain that would have been seen", "not measured" if limit is None else f"{limit:.4f}"),
+            ("Used by the model?", "not asked" if used is None else used.summary().splitlines()[0]),
+        ]
+        return pd.DataFrame(lines, columns=["question", "answer"])
+
+    def _parts(self) -> pd.DataFrame:
+        lines = [
+            {"part": f"{step}: {name}", "answer": result.summary().splitlines()[0]}
+            for step, found in self.results.items()
+            for name, result in found.items()
+        ]
+        lines += [{"part": step, "answer": why} for step, why in self.failures.items()]
+        return pd.DataFrame(lines, columns=["part", "answer"])

@@ -1,0 +1,215 @@
+"""One predictor's answers to many targets at every strength, from which mixtures of them are answered too.
+
+Ridge at a fixed strength is linear in its target, out of fold as well: what it says of a mixture of targets
+is the mixture of what it says of each. So a synthetic target that is part noise, part string and part
+activation costs no fit of its own, and still chooses its own strength.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from graticule.probes.estimators.ridge_alphas import default_alphas
+from graticule.probes.estimators.ridge_holdout import HoldoutPlan, out_of_fold
+from graticule.probes.estimators.ridge_rows import ArrayRows, chunk_rows_for, chunks
+from graticule.probes.estimators.ridge_spectrum import GramSpectrum, KernelSpectrum, Spectrum
+from graticule.probes.surface.string_ridge import Smoother, StringRidge
+
+_FEW_ROWS = 5000
+_TOLERANCE = 1e-4  # of a standard deviation, see `dual_ridge`
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What one predictor says of every component at every strength."""
+
+    alphas: Float[np.ndarray, " alpha"]
+    """Strengths, ascending."""
+    train: Float[np.ndarray, "alpha component train"]
+    """Out of fold."""
+    test: Float[np.ndarray, "alpha component test"]
+    """From the fit on all training rows."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Targets as weighted sums of components."""
+
+    columns: Int[np.ndarray, "target part"]
+    """The components of each target."""
+    weights: Float[np.ndarray, "target part"]
+    """Their weights; 0 where a part is absent."""
+
+    def of(self, components: Float[np.ndarray, "component row"]) -> Float[np.ndarray, "target row"]:
+        """The targets, or anything else that is linear in them."""
+        return np.einsum("tp,tpn->tn", self.weights, components[self.columns])
+
+    def __len__(self) -> int:
+        return len(self.columns)
+
+    def __getitem__(self, part: slice) -> Mixture:
+        return Mixture(self.columns[part], self.weights[part])
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A predictor's answer to each target, at the strength that the target chose on its training rows."""
+
+    alphas: Float[np.ndarray, " target"]
+    """Chosen strengths."""
+    train: Float[np.ndarray, "target train"]
+    """Out of fold."""
+    test: Float[np.ndarray, "target test"]
+    """From the fit on all training rows."""
+
+
+def choose(
+    answers: Answers,
+    components: Float[np.ndarray, "component train"],
+    mixture: Mixture,
+    *,
+    strongest_of_equals: bool = False,
+) -> Chosen:
+    """Each target's strength by its own out-of-fold error, and the predictions there.
+
+    The error of a mixture is the mixture of errors, so sums of its squares at every strength follow from the
+    inner products of a target's parts.
+    """
+    squares = _squares(answers.train, components, mixture)
+    best = squares.argmin(axis=0)
+    if strongest_of_equals:
+        best = len(squares) - 1 - squares[::-1].argmin(axis=0)
+    train, test = (np.empty((len(mixture), part.shape[2])) for part in (answers.train, answers.test))
+    for t, (a, columns, weights) in enumerate(zip(best, mixture.columns, mixture.weights, strict=True)):
+        train[t], test[t] = weights @ answers.train[a, columns], weights @ answers.test[a, columns]
+    return Chosen(answers.alphas[best], train, test)
+
+
+def _squares(
+    predicted: np.ndarray, components: np.ndarray, mixture: Mixture
+) -> Float[np.ndarray, "alpha target"]:
+    """Out-of-fold squared error of every target at every strength."""
+    parts = mixture.columns.shape[1]
+    triples, of = np.unique(mixture.columns, axis=0, return_inverse=True)
+    of = of.reshape(-1)
+    out = np.zeros((len(predicted), len(mixture)))
+    for a, at in enumerate(predicted):
+        error = components - at
+        products = {
+            (p, q): np.einsum("un,un->u", error[triples[:, p]], error[triples[:, q]])
+            for p in range(parts)
+            for q in range(p, parts)
+        }
+        for (p, q), product in products.items():
+            weight = mixture.weights[:, p] * mixture.weights[:, q] * (1 if p == q else 2)
+            out[a] += weight * product[of]
+    return out
+
+
+@dataclass(frozen=True)
+class RidgeAnswerer:
+    """Ridge on one set of activations, eigendecomposed once."""
+
+    spectrum: Spectrum
+    """Of the training rows; its targets are exchanged."""
+    test: Float[np.ndarray, "test rank"]
+    """Test rows in the basis that `spectrum.scores` belong to."""
+    plan: HoldoutPlan
+    """Which training rows are held out together."""
+    alphas: Float[np.ndarray, " alpha"]
+    """Strengths to choose from."""
+
+    @classmethod
+    def of(
+        cls,
+        train: Float[np.ndarray, "train width"],
+        test: Float[np.ndarray, "test width"],
+        plan: HoldoutPlan,
+        alphas: Sequence[float] | Float[np.ndarray, " alpha"] | None = None,
+        strengths: int = 24,
+    ) -> RidgeAnswerer:
+        """`alphas` as in `ridge_cv`; without them the default grid with `strengths` of them."""
+        nothing = np.zeros((len(train), 1))
+        if len(train) < train.shape[1]:
+            kernel = KernelSpectrum.of(train.astype(np.float64), nothing)
+            spectrum: Spectrum = kernel
+            rotated = (test - kernel.x_mean) @ kernel.x.T @ kernel.vectors
+        else:
+            gram = GramSpectrum.of(ArrayRows(train), nothing, chunk_rows_for(train.shape[1]))
+            spectrum, rotated = gram, (test - gram.x_mean) @ gram.vectors
+        grid = default_alphas(spectrum.eigenvalues, strengths) if alphas is None else np.unique(alphas)
+        return cls(spectrum, rotated, plan, grid.astype(np.float64))
+
+    @property
+    def n_train(self) -> int:
+        """Training rows."""
+        return len(self.spectrum.y)
+
+    def axes(self) -> tuple[Float[np.ndarray, "train rank"], Float[np.ndarray, "test rank"]]:
+        """All rows along the principal axes of the training rows."""
+        rows = np.arange(self.n_train)
+        if isinstance(self.spectrum, GramSpectrum):
+            return self.spectrum.basis(rows), self.test
+        spread = np.sqrt(self.spectrum.eigenvalues)
+        safe = np.where(spread > 1e-7 * spread.max(), spread, np.inf)
+        return self.spectrum.vectors * spread, self.test / safe
+
+    def answers(self, components: Float[np.ndarray, "component train"]) -> Answers:
+        """For components that are centred on the training rows."""
+        y = np.ascontiguousarray(components.T)
+        spectrum, step = self._with_targets(y), self._step()
+        train = np.empty((len(self.alphas), *components.shape))
+        for index, errors in out_of_fold(spectrum, y, self.alphas, self.plan, step):
+            train[:, :, index] = (y[index][:, None, :] - errors).transpose(1, 2, 0)
+        weights = 1.0 / (spectrum.eigenvalues + self.alphas[:, None])
+        test = np.stack([(self.test @ (w[:, None] * spectrum.scores)).T for w in weights])
+        return Answers(self.alphas, train, test)
+
+    def _step(self) -> int:
+        return chunk_rows_for(self.test.shape[1])
+
+    def _with_targets(self, y: np.ndarray) -> Spectrum:
+        spectrum = self.spectrum
+        if isinstance(spectrum, KernelSpectrum):
+            return replace(spectrum, y=y, scores=spectrum.vectors.T @ y, x_dot_y=spectrum.x.T @ y)
+        x_dot_y = np.zeros((len(spectrum.x_mean), y.shape[1]))
+        for index in chunks(np.arange(len(y)), self._step()):
+            x_dot_y += (spectrum.source.gather(index) - spectrum.x_mean).T @ y[index]
+        return replace(spectrum, y=y, scores=spectrum.vectors.T @ x_dot_y, x_dot_y=x_dot_y)
+
+
+@dataclass(frozen=True)
+class StringAnswerer:
+    """TF-IDF for any target: by matrices made once where rows are few, else by conjugate gradients."""
+
+    ridge: StringRidge
+    """Texts, folds and terms."""
+    alphas: Float[np.ndarray, " alpha"]
+    """Strengths to choose from."""
+    smoothers: tuple[Smoother, ...]
+    """The folds' and the test rows'; none where there are many rows."""
+
+    @classmethod
+    def of(cls, ridge: StringRidge, alphas: Float[np.ndarray, " alpha"]) -> StringAnswerer:
+        """Up to 5,000 training rows through matrices, in single precision from 2,000 on."""
+        n = len(ridge.fold)
+        if n > _FEW_ROWS:
+            return cls(ridge, alphas, ())
+        return cls(ridge, alphas, tuple(ridge.smoothers(alphas, np.float32 if n > 2000 else np.float64)))
+
+    def answers(self, components: Float[np.ndarray, "component train"]) -> Answers:
+        """For components that are centred on the training rows; in single precision with many rows."""
+        if not self.smoothers:
+            z = np.ascontiguousarray(components.T)
+            train = self.ridge.out_of_fold(z, self.alphas, tol=_TOLERANCE).transpose(0, 2, 1)
+            test = self.ridge.test(z, self.alphas, _TOLERANCE).transpose(0, 2, 1)
+            return Answers(self.alphas, np.ascontiguousarray(train), np.ascontiguousarray(test))
+        *folds, last = self.smoothers
+        train = np.empty((len(self.alphas), *components.shape), last.weights.dtype)
+        for fold in folds:
+            train[:, :, fold.wanted] = fold.predict(components)
+        return Answers(self.alphas, train, last.predict(components).astype(last.weights.dtype))

@@ -1,0 +1,184 @@
+"""Erase a concept at every layer and probe again: what linear trace is left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from graticule.hooks.artifact import library_versions
+from graticule.hooks.points import layer_of
+from graticule.hooks.protocols import HookedModel
+from graticule.hooks.saved import SavedResult
+from graticule.probes.causes.halves import Halves
+from graticule.probes.findings import Findings
+from graticule.probes.scores.metrics import r2
+from graticule.probes.scores.verdict import STRUCTURE
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+_LAYERS = "Re-probing after erasure, layer by layer"
+_LATER = "Erased at one layer, probed again at the later ones"
+
+
+@dataclass(frozen=True)
+class Erasure(SavedResult):
+    """The result of `graticule.erase`."""
+
+    KIND: ClassVar[str] = "erasure"
+
+    model: str
+    """The model's name."""
+    table: str
+    """The table's name."""
+    target_names: tuple[str, ...]
+    """All targets."""
+    erased: tuple[str, ...]
+    """Those that were erased."""
+    surface: Mapping[str, float]
+    """Target → test R² of the stacked baselines."""
+    layers: pd.DataFrame
+    """A line a point: `layer`, `point`, `rank`, `removed` (share of the activations' variance), and test R²
+    of ridge probes by target: `before_` (fitted on half of the training rows), `after_` (eraser from one
+    half, probe from the other: fresh rows), `same_` (eraser and probe from all training rows), `control_`
+    (fresh rows, an eraser of a random linear feature of equal rank and removed variance); and the gain over
+    the surface, mean of the erased targets, `gain_before`, `gain_after`, each with `_low`, `_high` and
+    `words`."""
+    later: pd.DataFrame
+    """A line a later point of a run with the eraser in the model: `layer`, `point`, `before_`, `after_` by
+    target (test R²); empty where no model was given."""
+    point: str | None
+    """Where the eraser was put into the model."""
+    min_gain: float
+    """The smallest gain called structure."""
+    provenance: Mapping[str, Any]
+    """Model, table, seeds and versions."""
+
+    @property
+    def title(self) -> str:
+        """Model, table and what was erased."""
+        return f"Erasing {' and '.join(self.erased)}: {self.model} on {self.table}"
+
+    @property
+    def at_surface(self) -> int:
+        """At how many points the re-probed activations hold no structure beyond the baselines."""
+        return int((self.layers["words_after"] != STRUCTURE).sum())
+
+    def summary(self) -> str:
+        """How many layers fall to the surface level, what is left, and what was removed for it."""
+        rows, names = self.layers, self.erased
+        worst = rows.iloc[int(rows["gain_after"].to_numpy().argmax())]
+        same = max(float(rows[f"same_{n}"].max()) for n in names)
+        lines = [
+            f"{' and '.join(names)} erased by LEACE: re-probing falls to the surface level at "
+            f"{self.at_surface} of {len(rows)} points",
+            f"largest gain left on fresh rows {worst['gain_after']:+.3f} [{worst['gain_after_low']:+.3f}, "
+            f"{worst['gain_after_high']:+.3f}] at {worst['point']} (before "
+            f"{rows['gain_before'].max():+.3f} at best)",
+            f"probed on the eraser's own rows, test R² is at most {same:+.4f}; removed variance "
+            f"{rows['removed'].min():.2%} to {rows['removed'].max():.2%}",
+        ]
+        if len(self.later):
+            best = self.later.iloc[-1]
+            told = ", ".join(f"{n} {best[f'after_{n}']:.3f} (of {best[f'before_{n}']:.3f})" for n in names)
+            lines.append(f"erased inside the model at {self.point}: at {best['point']} a probe reads {told}")
+        return "\n".join(lines)
+
+    def figures(self) -> dict[str, Figure]:
+        """Re-probing by layer, one figure a target; re-probing of later layers."""
+        from graticule.probes.plots.causes import erasure_figure, later_figure
+
+        out: dict[str, Figure] = {}
+        left_in = [n for n in self.target_names if n not in self.erased]
+        for name in (*self.erased, *left_in):
+            kind = "left in" if name in left_in else "erased"
+            caption = f"{_LAYERS}: {name} ({kind}), test R²"
+            out[caption] = erasure_figure(self.layers, name, self.surface[name])
+        if len(self.later) and self.point is not None:
+            for name in self.target_names:
+                out[f"{_LATER}: {name}, test R²"] = later_figure(
+                    self.later, name, layer_of(self.point), self.surface[name]
+                )
+        return out
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Layers; later layers."""
+        shown = self.layers.drop(columns=["point", "words_before", "words_after"])
+        out = {_LAYERS: _readable(shown)}
+        if len(self.later):
+            out[_LATER] = _readable(self.later.drop(columns=["point"]))
+        return out
+
+
+def erase(
+    findings: Findings,
+    model: HookedModel | None = None,
+    *,
+    targets: Sequence[str] | None = None,
+    points: Sequence[str] | None = None,
+    point: str | None = None,
+    rows: int = 1500,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> Erasure:
+    """Erase the concept of `findings` with LEACE at every point, and probe again.
+
+    Erasers and probes are fitted on training rows alone, and scored on test rows. On the very rows an eraser
+    was fitted on no linear probe is better than a constant, by theorem; what counts is a probe on *fresh*
+    rows, so training clusters are halved: eraser from one half, probe from the other. Its gain is judged
+    against the sweep's own surface. With a `model`, the eraser of `point` (by default the chosen one) is put
+    into the model at the captured positions, and later layers are probed on at most `rows` training and a
+    third as many test rows: does the concept come back from other tokens or by way of the blocks?
+
+    **Arguments:** `targets` to erase, by default all (`["longitude"]` leaves latitude in); `points` to look
+    at, by default all.
+
+    **Raises** `KeyError` for an unknown target or point, `ValueError` where the findings have no material.
+    """
+    material, names = findings.material, findings.target_names
+    erased = [_column(names, t) for t in (names if targets is None else targets)]
+    chosen = list(findings.probes) if points is None else list(points)
+    if unknown := [p for p in chosen if p not in findings.probes]:
+        raise KeyError(f"no probe at {unknown[0]!r}; these findings have {', '.join(findings.probes)}")
+    setup = Halves(findings, erased, seed)
+    quiet = not (progress if progress is not None else len(chosen) * len(setup.train) > 20_000)
+    lines = [setup.line(p) for p in tqdm(chosen, desc="erase", unit="layer", disable=quiet, leave=False)]
+    later = pd.DataFrame()
+    where = None
+    if model is not None:
+        from graticule.probes.causes.reprobe import reprobe_later
+
+        where = point or findings.chosen_point
+        later = reprobe_later(model, findings, where, erased, rows=rows, seed=seed)
+    surface = r2(material.problem.y[material.problem.test], material.surface().test)
+    return Erasure(
+        model=findings.model,
+        table=findings.table,
+        target_names=names,
+        erased=tuple(names[i] for i in erased),
+        surface={n: float(v) for n, v in zip(names, surface, strict=True)},
+        layers=pd.DataFrame(lines),
+        later=later,
+        point=where,
+        min_gain=material.min_gain,
+        provenance={
+            "findings": dict(findings.provenance.get("table", {})),
+            "rows": rows,
+            "seed": seed,
+            "versions": library_versions(),
+        },
+    )
+
+
+def _column(names: Sequence[str], target: str) -> int:
+    if target not in names:
+        raise KeyError(f"no target {target!r}; these findings have {', '.join(names)}")
+    return list(names).index(target)
+
+
+def _readable(table: pd.DataFrame) -> pd.DataFrame:
+    return table.round(4).rename(columns=lambda c: str(c).replace("_", " "))

@@ -1,0 +1,137 @@
+"""What an intervention may change, stated beforehand: answers to a prompt, next tokens, later readings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from graticule.hooks.protocols import HookedModel
+from graticule.probes.tables.table import Table
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A prompt about an entity and two sets of answers: the log-odds between them is what is measured."""
+
+    name: str
+    """For tables: `north or south`."""
+    prompt: str
+    """With one slot `{}` for the entity; the answer is the next token."""
+    answers: Mapping[str, tuple[str, ...]]
+    """Two sets by name, the one that a **high** target speaks for first; spaces count: `" north"`."""
+    target: str
+    """The target that the answer is about."""
+
+    def __post_init__(self) -> None:
+        if len(self.answers) != 2 or not all(self.answers.values()):
+            raise ValueError(
+                f"outcome {self.name!r} has answers {dict(self.answers)}: give two sets of tokens, high first"
+            )
+        if self.prompt.count("{}") != 1:
+            raise ValueError(f"outcome {self.name!r}: prompt {self.prompt!r} needs one slot {{}}")
+
+    def tokens(self, model: HookedModel) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """First token of every answer, set by set.
+
+        **Raises** `ValueError` where both sets begin with the same token, or an answer with an unknown one.
+        """
+        tokenizer: Any = getattr(model, "tokenizer", None)
+        if tokenizer is None:
+            raise ValueError("answers need the model's tokenizer; this model has none")
+        sets: list[tuple[int, ...]] = []
+        for words in self.answers.values():
+            rows = [tokenizer(word, add_special_tokens=False)["input_ids"] for word in words]
+            unknown = getattr(tokenizer, "unk_token_id", None)
+            if bad := [w for w, r in zip(words, rows, strict=True) if not r or r[0] == unknown]:
+                raise ValueError(f"outcome {self.name!r}: the tokenizer does not know {bad[0]!r}")
+            sets.append(tuple(dict.fromkeys(int(row[0]) for row in rows)))
+        if shared := set(sets[0]) & set(sets[1]):
+            words = [tokenizer.decode([t]) for t in sorted(shared)]
+            raise ValueError(
+                f"outcome {self.name!r}: both sets of answers begin with {words[0]!r}; choose words whose "
+                "first tokens differ"
+            )
+        return sets[0], sets[1]
+
+
+_COUNTRY = "{} is in the country of"
+# Countries, not "north" and "south": on 120 training rows of world_cities the packaged model's log-odds follow
+# latitude and longitude with a Spearman correlation of .72 and .76, those of the words with -.03 and .12.
+_DEFAULTS: dict[str, tuple[str, str, dict[str, tuple[str, ...]]]] = {
+    "lat": (
+        "a northern or a southern country",
+        _COUNTRY,
+        {"northern": (" Germany", " Russia", " Sweden", " Finland", " Poland", " Ukraine", " Norway", " Canada"),
+         "southern": (" Brazil", " Argentina", " Australia", " Indonesia", " Nigeria", " Kenya", " Peru",
+                      " Tanzania")},
+    ),
+    "lon": (
+        "an eastern or a western country",
+        _COUNTRY,
+        {"eastern": (" China", " India", " Japan", " Indonesia", " Thailand", " Vietnam", " Pakistan",
+                     " Australia"),
+         "western": (" Mexico", " Brazil", " Argentina", " Canada", " Colombia", " Peru", " Chile",
+                     " Venezuela")},
+    ),
+    "year": (
+        "late or early in the millennium",
+        "{} died in the year 1",
+        {"late": ("7", "8", "9"), "early": ("0", "1", "2", "3", "4", "5", "6")},
+    ),
+}  # fmt: skip
+
+
+def default_outcomes(table: Table) -> tuple[Outcome, ...]:
+    """The packaged outcomes of targets in `lat`, `lon` and `year`; none for other units."""
+    made: list[Outcome] = []
+    for name, unit in zip(table.target_names, table.units, strict=True):
+        if unit in _DEFAULTS:
+            label, prompt, answers = _DEFAULTS[unit]
+            made.append(Outcome(label, prompt, answers, name))
+    return tuple(made)
+
+
+def check_outcomes(outcomes: Sequence[Outcome], names: Sequence[str]) -> None:
+    """**Raises** `ValueError` for an outcome about a target that there is not, or two of one name."""
+    for outcome in outcomes:
+        if outcome.target not in names:
+            raise ValueError(
+                f"outcome {outcome.name!r} is about {outcome.target!r}; targets: {', '.join(names)}"
+            )
+    if len({o.name for o in outcomes}) < len(outcomes):
+        raise ValueError(f"outcomes share a name: {', '.join(o.name for o in outcomes)}")
+
+
+def log_odds(logits: Tensor, n_high: int) -> Tensor:
+    """log(Σ p of the first `n_high` tokens / Σ p of the rest), a number a row of `logits` `[row, token]`."""
+    return torch.logsumexp(logits[:, :n_high], 1) - torch.logsumexp(logits[:, n_high:], 1)
+
+
+@dataclass(frozen=True)
+class NextToken:
+    """The next-token distribution of the model as it is, to compare others with."""
+
+    log_p: Tensor
+    """`[row, token]`."""
+    p: Tensor
+    """`[row, token]`."""
+
+    @classmethod
+    def of(cls, logits: Tensor) -> NextToken:
+        """From logits `[row, token]`."""
+        log_p = torch.log_softmax(logits, 1)
+        return cls(log_p, log_p.exp())
+
+    def kl(self, logits: Tensor) -> Tensor:
+        """KL(this ‖ other) in nats, row by row, of the distribution with these logits."""
+        gap = torch.sub(self.log_p, logits)
+        return torch.logsumexp(logits, 1) + torch.linalg.vecdot(self.p, gap)
+
+    def loss_change(self, logits: Tensor, token: Tensor) -> Tensor:
+        """How much less likely (nats) these logits make the tokens `[row]`."""
+        at = token[:, None]
+        return self.log_p.gather(1, at)[:, 0] - logits.gather(1, at)[:, 0] + torch.logsumexp(logits, 1)

@@ -1,0 +1,247 @@
+"""Prompts run once up to an edited point, then again and again from there with edited activations."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from graticule.hooks.points import layer_of
+from graticule.hooks.protocols import HookedModel, device_of, dtype_of
+from graticule.hooks.tokens import TokenRows, batches
+from graticule.probes.estimators.edits import AffineEdit, HookFn
+
+_log = logging.getLogger(__name__)
+
+_BORDERS = ("hook_resid_pre", "hook_resid_post")
+_TOLERANCE = 1e-3
+
+Span = Literal["entity_last", "entity", "from_entity", "all"]
+"""Which tokens of a prompt are edited: the entity's last one, all of its tokens, its last one and everything
+after it, or all tokens but BOS."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What came out of one run, a line a prompt."""
+
+    final: Tensor
+    """At the last token, in float32: the unembedding's input `[row, d_model]`, or logits `[row, d_vocab]`."""
+    later: dict[str, Tensor]
+    """Later point → activations `[row, width]` at the position read, on the CPU."""
+
+
+@dataclass(frozen=True)
+class _Batch:
+    tokens: Tensor
+    members: np.ndarray
+    last: Tensor
+    read: Tensor
+    mask: Bool[Tensor, "row pos"]
+    residual: Tensor | None = None
+
+
+_Stacked = tuple[Sequence[Tensor], dict[str, tuple[Tensor, ...]]]
+"""What a forward pass of several edits ends with, edit by edit, and what was read at the later points."""
+
+
+def edited_tokens(rows: TokenRows, span: Span) -> list[np.ndarray]:
+    """Positions of every row that `span` means.
+
+    **Raises** `ValueError` for an unknown span.
+    """
+    ends = [end for _, end in rows.spans]
+    if span == "entity_last":
+        return [np.array([end - 1]) for end in ends]
+    if span == "entity":
+        return [np.arange(*s) for s in rows.spans]
+    if span == "from_entity":
+        return [np.arange(end - 1, n) for end, n in zip(ends, rows.lengths, strict=True)]
+    if span == "all":
+        return [np.arange(rows.n_special, n) for n in rows.lengths]
+    raise ValueError(f"pos={span!r}: expected 'entity_last', 'entity', 'from_entity' or 'all'")
+
+
+class Rig:
+    """Token rows in batches, with the residual stream that enters the edited block kept for every one.
+
+    A `HookedTransformer` is restarted from there (`start_at_layer`) and its logits are taken at the last
+    token alone; any other model, or one whose restart does not reproduce its own pass, is run whole every
+    time.
+    """
+
+    def __init__(
+        self,
+        model: HookedModel,
+        rows: TokenRows,
+        point: str,
+        edited: Sequence[np.ndarray],
+        read: Int[np.ndarray, " row"],
+        later: Sequence[str] = (),
+        *,
+        logits: bool = True,
+        token_budget: int = 2048,
+    ) -> None:
+        """**Arguments:** `point` is edited at the positions `edited` of every row; the points of `later` are
+        read at the position `read`; `logits=False` leaves the end of the model out."""
+        self.model, self.point, self.later, self.logits = model, point, tuple(later), logits
+        self.token_budget = token_budget
+        layer = layer_of(point)
+        if layer is None:
+            raise ValueError(f"{point} lies outside the blocks; causes are looked for at points inside them")
+        self.border = point.endswith(_BORDERS)
+        self.start = layer + int(point.endswith("hook_resid_post"))
+        self.stop = int(model.cfg.n_layers)
+        if not logits:
+            self.stop = 1 + max((layer_of(p) or 0 for p in later), default=self.start)
+        # small buckets pad little; edits fill the budget
+        held = batches(rows.ids, 0, token_budget // 8, device=device_of(model))
+        self.batches = [self._batch(b.tokens, b.members, b.lengths, edited, read) for b in held]
+        self.restarts = self._can_restart()
+
+    def _batch(
+        self, tokens: Tensor, members: np.ndarray, lengths: np.ndarray, edited: Sequence[np.ndarray],
+        read: np.ndarray,
+    ) -> _Batch:  # fmt: skip
+        mask = torch.zeros(tokens.shape, dtype=torch.bool)
+        for row, member in enumerate(members):
+            mask[row, torch.from_numpy(edited[member])] = True
+        return _Batch(tokens, members, torch.from_numpy(lengths - 1), torch.from_numpy(read[members]), mask)
+
+    # Running -----------------------------------------------------------------------------------------
+    def run(self, edit: AffineEdit | None = None) -> Ran:
+        """Run all rows with the point edited, or as they are."""
+        return self.runs([edit])[0]
+
+    def runs(self, edits: Sequence[AffineEdit | None]) -> list[Ran]:
+        """A run an edit; as many edits as the token budget holds share a forward pass."""
+        final: list[list[Tensor]] = [[] for _ in edits]
+        later: list[dict[str, list[Tensor]]] = [{p: [] for p in self.later} for _ in edits]
+        for batch in self.batches:
+            step = max(1, self.token_budget // batch.tokens.numel())
+            for start in range(0, len(edits), step):
+                some = edits[start : start + step]
+                ends, read = (self._from_block if self.restarts else self._whole)(batch, some)
+                for k in range(len(some)):
+                    final[start + k].append(ends[k])
+                    for point in self.later:
+                        later[start + k][point].append(read[point][k])
+        order = torch.from_numpy(np.argsort(np.concatenate([b.members for b in self.batches])))
+        return [
+            Ran(torch.cat(ends)[order.to(ends[0].device)], {p: torch.cat(v)[order] for p, v in read.items()})
+            for ends, read in zip(final, later, strict=True)
+        ]
+
+    def _from_block(self, batch: _Batch, edits: Sequence[AffineEdit | None]) -> _Stacked:
+        residual = batch.residual
+        assert residual is not None
+        if self.border:
+            stacked = torch.cat([residual if e is None else e.on(residual, batch.mask) for e in edits])
+        else:
+            stacked = residual.repeat(len(edits), 1, 1)
+        read: dict[str, tuple[Tensor, ...]] = {}
+        with self.model.hooks(fwd_hooks=self._hooks(batch, edits, read, inside=not self.border)):
+            out: Tensor = self.model(stacked, start_at_layer=self.start, stop_at_layer=self.stop)
+            if not self.logits:
+                return out.new_zeros(len(out), 0).chunk(len(edits)), read
+            model: Any = self.model
+            picked = _at(out, batch.last, len(edits))[:, None]
+            normed: Tensor = model.ln_final(picked) if model.cfg.normalization_type is not None else picked
+        return normed[:, 0].detach().chunk(len(edits)), read
+
+    def _whole(self, batch: _Batch, edits: Sequence[AffineEdit | None]) -> _Stacked:
+        read: dict[str, tuple[Tensor, ...]] = {}
+        with self.model.hooks(fwd_hooks=self._hooks(batch, edits, read, inside=True)):
+            out: Tensor = self.model(batch.tokens.repeat(len(edits), 1), return_type="logits")
+        return _at(out, batch.last, len(edits)).float().detach().chunk(len(edits)), read
+
+    def _hooks(
+        self,
+        batch: _Batch,
+        edits: Sequence[AffineEdit | None],
+        read: dict[str, tuple[Tensor, ...]],
+        inside: bool,
+    ) -> list[tuple[str, HookFn]]:
+        """The edits, where they are made by a hook, and readers of the later points."""
+
+        def edit(value: Tensor, hook: Any = None) -> Tensor:  # noqa: ARG001
+            parts = value.chunk(len(edits))
+            return torch.cat(
+                [v if e is None else e.on(v, batch.mask) for e, v in zip(edits, parts, strict=True)]
+            )
+
+        def reader(point: str) -> tuple[str, Any]:
+            def fn(value: Tensor, hook: Any = None) -> None:  # noqa: ARG001
+                rows = _at(value, batch.read, len(edits)).flatten(1).detach().cpu().float()
+                read[point] = rows.chunk(len(edits))
+
+            return point, fn
+
+        pairs: list[tuple[str, HookFn]] = [(self.point, edit)] if inside else []
+        return pairs + [reader(p) for p in self.later]
+
+    # Restarting --------------------------------------------------------------------------------------
+    def _can_restart(self) -> bool:
+        names = set(inspect.signature(getattr(self.model, "forward", self.model)).parameters)
+        if not {"start_at_layer", "stop_at_layer"} <= names:
+            return False
+        plain = self.batches
+        self.restarts = True  # `scores` must take what the trial ends with for what it is
+        try:
+            self.batches = [self._kept(batch) for batch in plain]
+            if self._agrees():
+                return True
+            _log.info("a restart from block %d differs from the whole pass; runs are whole", self.start)
+        except (AttributeError, NotImplementedError, TypeError, AssertionError, RuntimeError) as error:
+            _log.info("no restart from block %d (%s); runs are whole", self.start, error)
+        self.batches = plain
+        return False
+
+    def _kept(self, batch: _Batch) -> _Batch:
+        residual = self.model(batch.tokens, stop_at_layer=self.start).detach()
+        return _Batch(batch.tokens, batch.members, batch.last, batch.read, batch.mask, residual)
+
+    def _agrees(self) -> bool:
+        """Compare a restart with the whole pass on two rows, logits or later points."""
+        b = self.batches[0]
+        assert b.residual is not None
+        small = _Batch(b.tokens[:2], b.members[:2], b.last[:2], b.read[:2], b.mask[:2], b.residual[:2])
+        (started,), read = self._from_block(small, [None])
+        (whole,), expected = self._whole(small, [None])
+        if self.logits:
+            found = [self.scores(started), whole]
+        else:
+            found = [torch.cat([held[p][0] for p in self.later]) for held in (read, expected)]
+        half = dtype_of(self.model) in (torch.bfloat16, torch.float16)
+        tolerance = 5e-2 if half else _TOLERANCE
+        return bool((found[0] - found[1]).norm() <= tolerance * found[1].norm().clamp_min(1e-12))
+
+    # Logits ------------------------------------------------------------------------------------------
+    def scores(self, final: Tensor, tokens: Sequence[int] | None = None) -> Tensor:
+        """Logits `[row, token]` in float32 of what a run ended with: of some tokens, or of all.
+
+        Only the columns asked for are multiplied: the unembedding is most of a small model.
+        """
+        index = None if tokens is None else torch.tensor(list(tokens), device=final.device)
+        if not self.restarts:
+            return final if index is None else final[:, index]
+        unembed: Any = self.model.unembed  # pyright: ignore[reportAttributeAccessIssue]
+        weight, bias = unembed.W_U.detach(), unembed.b_U.detach()
+        if index is not None:
+            weight, bias = weight[:, index], bias[index]
+        logits = (final.to(weight.dtype) @ weight + bias).float()
+        cap = float(getattr(self.model.cfg, "output_logits_soft_cap", 0.0) or 0.0)
+        return cap * torch.tanh(logits / cap) if cap > 0 else logits
+
+
+def _at(value: Tensor, position: Tensor, copies: int) -> Tensor:
+    """`value` `[copy · row, pos, …]` at one position a row."""
+    rows = torch.arange(len(value), device=value.device)
+    return value[rows, position.to(value.device).repeat(copies)]

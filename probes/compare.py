@@ -1,0 +1,187 @@
+"""Two predictors of the same test rows: does one know more, by paired resamples of their clusters?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from graticule.hooks.artifact import library_versions
+from graticule.hooks.saved import SavedResult
+from graticule.probes.findings import Findings
+from graticule.probes.material import Predicted
+from graticule.probes.scores.bootstrap import cluster_sums, interval, resampled_by_target
+from graticule.probes.scores.metrics import mean, r2
+from graticule.probes.scores.multiplicity import bootstrap_p, holm
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+FIRST, SECOND, NEITHER = "the first is better", "the second is better", "no difference seen"
+
+
+@dataclass(frozen=True)
+class Comparison(SavedResult):
+    """The result of `graticule.compare`."""
+
+    KIND: ClassVar[str] = "comparison"
+
+    a: str
+    """The first predictor."""
+    b: str
+    """The second predictor."""
+    score_a: float
+    """Test R² of the first, mean over targets."""
+    score_b: float
+    """Test R² of the second."""
+    difference: float
+    """`score_a − score_b`."""
+    ci95: tuple[float, float]
+    """Of the difference: paired bootstrap over clusters of test rows, both fits held fixed."""
+    p: float
+    """Two-sided, that there is no difference."""
+    words: str
+    """The answer: the interval decides."""
+    by_target: pd.DataFrame
+    """A line a target: `target`, `a`, `b`, `difference`, `low`, `high`, `p`, `p_holm`."""
+    rows: int
+    """Test rows."""
+    clusters: int
+    """Clusters of dependent rows among them."""
+    provenance: Mapping[str, Any]
+    """Draws, seed and versions."""
+
+    @property
+    def title(self) -> str:
+        """Both names."""
+        return f"{self.a} against {self.b}"
+
+    def summary(self) -> str:
+        """Which is better and by how much."""
+        low, high = self.ci95
+        lines = [
+            f"{self.words}: R² {self.difference:+.3f}, 95% interval {low:+.3f} to {high:+.3f}, "
+            f"p {self.p:.3g}",
+            f"{self.a}: {self.score_a:.3f}; {self.b}: {self.score_b:.3f}",
+            f"{self.rows} test rows in {self.clusters} clusters",
+        ]
+        if len(self.by_target) > 1:
+            for row in self.by_target.head(6).itertuples():
+                lines.append(
+                    f"{row.target}: {row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}], p {row.p:.3g} "
+                    f"({row.p_holm:.3g} adjusted)"
+                )
+        return "\n".join(lines)
+
+    def figures(self) -> dict[str, Figure]:
+        """The difference of every target, and of their mean."""
+        from graticule.probes.plots.calibration import difference_figure
+
+        whole = {"target": "mean", "difference": self.difference, "low": self.ci95[0], "high": self.ci95[1]}
+        lines = self.by_target if len(self.by_target) > 1 else self.by_target.head(0)
+        drawn = pd.concat([lines[list(whole)], pd.DataFrame([whole])], ignore_index=True)
+        return {"Difference of R² on the same test rows, 95% intervals": difference_figure(drawn)}
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """By target."""
+        names = {"a": "R², first", "b": "R², second", "low": "95% from", "high": "95% to"}
+        shown = self.by_target.rename(columns={**names, "p_holm": "p, adjusted (Holm)"})
+        return {"By target": shown}
+
+
+def compare(
+    a: Predicted | Findings, b: Predicted | Findings, *, draws: int = 2000, seed: int = 0
+) -> Comparison:
+    """Does `a` predict the test rows better than `b`? Layers, prompts, models, checkpoints, estimators.
+
+    Both are scored in the same resamples of clusters with replacement (paired), with their fits held fixed:
+    the answer is about these fitted predictors on new rows. Rows are clustered together that either of the
+    two clusters. `Findings` stand for the probe at their chosen point; other points are
+    `findings.at(point)`. The p-value inverts the percentile interval; targets are adjusted after Holm.
+
+    **Raises** `ValueError` if targets, test rows or true values differ, naming how.
+    """
+    first, second = _predicted(a), _predicted(b)
+    order = _aligned(first, second)
+    clusters = _linked(first.clusters, second.clusters[order])
+    held = {"a": first.predictions, "b": second.predictions[order]}
+    sums = cluster_sums(first.y, held, clusters)
+    samples = resampled_by_target(sums, draws, seed)
+    score_a, score_b = r2(first.y, held["a"]), r2(first.y, held["b"])
+    by_draw = samples[:, 0] - samples[:, 1]
+    defined = ~np.isnan(by_draw)
+    count = defined.sum(axis=1)
+    total = np.where(defined, by_draw, 0.0).sum(axis=1)
+    whole = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    ci95 = interval(whole)
+    lines: list[dict[str, Any]] = []
+    for t, name in enumerate(first.target_names):
+        low, high = interval(by_draw[:, t])
+        lines.append(
+            {
+                "target": name,
+                "a": float(score_a[t]),
+                "b": float(score_b[t]),
+                "difference": float(score_a[t] - score_b[t]),
+                "low": low,
+                "high": high,
+                "p": bootstrap_p(by_draw[:, t]),
+            }
+        )
+    table = pd.DataFrame(lines)
+    return Comparison(
+        a=first.name,
+        b=second.name,
+        score_a=mean(score_a),
+        score_b=mean(score_b),
+        difference=mean(score_a - score_b),
+        ci95=ci95,
+        p=bootstrap_p(whole),
+        words=FIRST if ci95[0] > 0 else SECOND if ci95[1] < 0 else NEITHER,
+        by_target=table.assign(p_holm=holm(table["p"].to_numpy(np.float64))),
+        rows=len(first.y),
+        clusters=len(sums.n),
+        provenance={"draws": draws, "seed": seed, "versions": library_versions()},
+    )
+
+
+def _predicted(given: Predicted | Findings) -> Predicted:
+    if not isinstance(given, Findings):
+        return given
+    held = given.at()
+    return Predicted(f"{given.model}, {held.name}", *(getattr(held, f) for f in _REST))
+
+
+_REST = ("target_names", "units", "source", "clusters", "y", "predictions")
+
+
+def _aligned(a: Predicted, b: Predicted) -> np.ndarray:
+    """Where each of `a`'s rows is in `b`."""
+    if a.target_names != b.target_names:
+        raise ValueError(f"{a.name} is of targets {a.target_names}, {b.name} of {b.target_names}")
+    if not np.array_equal(np.sort(a.source), np.sort(b.source)):
+        ours, theirs = set(a.source.tolist()), set(b.source.tolist())
+        only = (
+            f"{len(ours - theirs)} table rows are tested in {a.name} alone, {len(theirs - ours)} in {b.name} "
+            f"alone ({len(a.source)} and {len(b.source)} test rows)"
+        )
+        raise ValueError(f"the test rows differ: {only}; use one table, split and set of positions")
+    order = np.empty(len(a.source), np.int64)
+    order[np.argsort(a.source, kind="stable")] = np.argsort(b.source, kind="stable")
+    if not np.allclose(a.y, b.y[order], rtol=1e-9, equal_nan=True):
+        row = int(np.argwhere(~np.isclose(a.y, b.y[order], rtol=1e-9))[0][0])
+        raise ValueError(
+            f"the true values differ: table row {a.source[row]} is {a.y[row].tolist()} in {a.name} and "
+            f"{b.y[order][row].tolist()} in {b.name}"
+        )
+    return order
+
+
+def _linked(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Clusters of rows that share a label in either."""
+    from graticule.probes.tables.groups import link_clusters
+
+    return link_clusters([pd.Series(a), pd.Series(b)], len(a))

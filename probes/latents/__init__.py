@@ -1,0 +1,1 @@
+"""SAE latents through the same surface as the dense probe."""

@@ -1,0 +1,158 @@
+"""All layers at once: a band that holds every layer's true score together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from graticule.hooks.artifact import library_versions
+from graticule.hooks.points import layer_of
+from graticule.hooks.saved import SavedResult
+from graticule.probes.findings import Findings
+from graticule.probes.layers import fit_points
+from graticule.probes.scores.bootstrap import cluster_sums, resampled_r2
+from graticule.probes.scores.metrics import mean_r2
+from graticule.probes.scores.multiplicity import max_t_band
+from graticule.probes.scores.verdict import stack
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+What = Literal["score", "gain"]
+_NAMES = {"score": "test R²", "gain": "gain over the surface (R²)"}
+
+
+@dataclass(frozen=True)
+class LayerBand(SavedResult):
+    """The result of `layer_band`."""
+
+    KIND: ClassVar[str] = "layer_band"
+
+    model: str
+    """The model's name."""
+    table: str
+    """The table's name."""
+    what: str
+    """`score`, test R²; or `gain`, what each layer adds to the surface."""
+    chosen_point: str
+    """The point chosen on training rows."""
+    layers: pd.DataFrame
+    """A line a point: `point`, `layer`, `estimate`, `low`, `high` (the band, all layers at once) and
+    `low_alone`, `high_alone` (each layer's own 95% interval)."""
+    level: float
+    """The band holds every layer's own value with this probability."""
+    provenance: Mapping[str, Any]
+    """Draws, seed and versions."""
+
+    @property
+    def title(self) -> str:
+        """What over which layers."""
+        return f"{self.model} on {self.table}: {_NAMES[self.what]} of every layer, simultaneous band"
+
+    def summary(self) -> str:
+        """The chosen layer, and which layers are surely below it."""
+        rows = self.layers.set_index("point")
+        best: Any = rows.loc[self.chosen_point]
+        above = rows.index[rows["low"] > 0]
+        lines = [
+            f"{_NAMES[self.what]} {best['estimate']:+.3f} at {self.chosen_point}, {self.level:.0%} band over "
+            f"{len(rows)} layers at once {best['low']:+.3f} to {best['high']:+.3f}",
+            f"{len(above)} of {len(rows)} layers are above 0 together",
+        ]
+        apart = rows.index[rows["high"] < best["low"]]
+        lines.append(f"{len(apart)} lie wholly below the chosen layer's band")
+        return "\n".join(lines)
+
+    def figures(self) -> dict[str, Figure]:
+        """The band over depth."""
+        from graticule.probes.plots.calibration import band_figure
+
+        caption = f"{_NAMES[self.what]} of every layer; the band holds all layers at once"
+        return {caption: band_figure(self.layers, self.chosen_point, _NAMES[self.what])}
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """A line a layer."""
+        names = {
+            "estimate": _NAMES[self.what],
+            "low": "band from",
+            "high": "band to",
+            "low_alone": "alone from",
+            "high_alone": "alone to",
+        }
+        return {"Layers": self.layers.drop(columns="point").rename(columns=names)}
+
+
+def layer_band(
+    findings: Findings, what: What = "score", *, level: float = 0.95, draws: int = 2000, seed: int = 0
+) -> LayerBand:
+    """A band for the score of all layers at once, or for the gain of each against the surface.
+
+    One set of resamples of the test clusters serves all layers, and the band's width is set by the layer that
+    strays most in each of them (max-T): reading any layer off the curve is then covered. Fits are held
+    fixed. For gains each layer is fitted again at its own strength, for its out-of-fold predictions.
+
+    **Raises** `ValueError` without the findings' material, or for another `what`.
+    """
+    if what not in _NAMES:
+        raise ValueError(f"what={what!r}: expected 'score' or 'gain'")
+    predictions = _scores(findings) if what == "score" else _stacks(findings)
+    material = findings.material
+    problem = material.problem
+    y = problem.y[problem.test]
+    sums = cluster_sums(y, predictions, problem.clusters[problem.test])
+    samples = resampled_r2(sums, draws, seed)
+    estimates = np.array([mean_r2(y, p) for p in predictions.values()])
+    if what == "gain":
+        samples, estimates = samples[:, 1:] - samples[:, :1], estimates[1:] - estimates[0]
+    low, high = max_t_band(estimates, samples, level)
+    alone = np.nanquantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    points = [name for name in predictions if name != "surface"]
+    layers = pd.DataFrame(
+        {
+            "point": points,
+            "layer": [layer_of(point) for point in points],
+            "estimate": estimates,
+            "low": low,
+            "high": high,
+            "low_alone": alone[0],
+            "high_alone": alone[1],
+        }
+    )
+    return LayerBand(
+        model=findings.model,
+        table=findings.table,
+        what=what,
+        chosen_point=findings.chosen_point,
+        layers=layers,
+        level=level,
+        provenance={
+            "draws": draws,
+            "seed": seed,
+            "findings": dict(findings.provenance),
+            "versions": library_versions(),
+        },
+    )
+
+
+def _scores(findings: Findings) -> dict[str, Float[np.ndarray, "test target"]]:
+    return {point: findings.at(point).predictions for point in findings.probes}
+
+
+def _stacks(findings: Findings) -> dict[str, Float[np.ndarray, "test target"]]:
+    """The surface, and for each point the stack of the baselines with the probe there."""
+    material = findings.material
+    problem = material.problem
+    folds = {name: p.out_of_fold for name, p in material.rivals.items()}
+    tests = {name: p.test for name, p in material.rivals.items()}
+    out = {"surface": material.surface().test}
+    for point, probe in findings.probes.items():
+        one = material.activations.select(points=point)
+        fit = fit_points(one, problem, alphas=[probe.alpha], progress=False)[0]
+        full = stack({**folds, "probe": fit.fit.out_of_fold}, problem.y[problem.train])
+        out[point] = full.predict({**tests, "probe": fit.test})
+    return out

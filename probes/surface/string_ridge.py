@@ -1,0 +1,220 @@
+"""Ridge on the TF-IDF of some texts: terms counted once, then any targets at any strengths, fold by fold."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int, Shaped
+
+from graticule.probes.estimators.sparse_ridge import (
+    dual_ridge,
+    is_small,
+    kernel_predictions,
+    kernel_smoothers,
+)
+from graticule.probes.tables.groups import group_folds
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TermCounts:
+    """Terms of all texts, counted once; any fold's TF-IDF is a choice of columns and their weights."""
+
+    blocks: tuple[Any, ...]
+    """Counts [row, term] of word 1-2 grams and of char_wb 2-5 grams, sparse."""
+    n_train: int
+    """The first rows, from which folds are taken."""
+
+    @classmethod
+    def of(cls, texts: Sequence[str], n_train: int) -> TermCounts:
+        """Count the terms of all texts, training rows first."""
+        import scipy.sparse as sp
+        from sklearn.feature_extraction.text import CountVectorizer
+
+        blocks: list[Any] = []
+        kinds: list[dict[str, Any]] = [
+            {"analyzer": "word", "ngram_range": (1, 2)},
+            {"analyzer": "char_wb", "ngram_range": (2, 5)},
+        ]
+        for kind in kinds:
+            settings: dict[str, Any] = {"lowercase": True, "dtype": np.float64, **kind}
+            try:
+                blocks.append(CountVectorizer(**settings).fit_transform(texts))
+            except ValueError as error:  # no text holds a term of this kind
+                if "empty vocabulary" not in str(error):
+                    raise
+                blocks.append(sp.csr_matrix((len(texts), 0)))
+        return cls(tuple(sp.csr_matrix(block) for block in blocks), n_train)
+
+    def matrix(self, fit_rows: Int[np.ndarray, " fit"], min_df: int) -> Any:
+        """TF-IDF of every row with vocabulary and document frequencies of ``fit_rows`` alone.
+
+        Equal to scikit-learn's ``TfidfVectorizer(min_df=…)`` fitted on those rows: terms that fewer than
+        ``min_df`` of them hold are dropped, frequencies smoothed, each block's rows set to length 1.
+        """
+        import scipy.sparse as sp
+        from sklearn.preprocessing import normalize
+
+        parts: list[Any] = []
+        for counts in self.blocks:
+            frequency = np.bincount(counts[fit_rows].indices, minlength=counts.shape[1])
+            kept = np.flatnonzero(frequency >= min_df)
+            if len(kept) == 0:
+                continue
+            inverse = np.log((1 + len(fit_rows)) / (1 + frequency[kept])) + 1
+            parts.append(normalize(counts[:, kept] @ sp.diags_array(inverse), norm="l2"))
+        return sp.csr_matrix(sp.hstack(parts) if parts else (self.blocks[0].shape[0], 0))
+
+    def n_terms(self, rows: Int[np.ndarray, " row"], min_df: int) -> int:
+        """How many terms at least ``min_df`` of the rows hold."""
+        frequencies = [np.bincount(block[rows].indices, minlength=block.shape[1]) for block in self.blocks]
+        return int(sum((frequency >= min_df).sum() for frequency in frequencies))
+
+    def usable_df(self, min_df: int) -> int:
+        """``min_df``, or 1 where no term of the training rows is that frequent (a warning is logged)."""
+        rows = np.arange(self.n_train)
+        if self.n_terms(rows, min_df):
+            return min_df
+        if self.n_terms(rows, 1):
+            logger.warning("TF-IDF: no term is in %d training texts; taking all of them (min_df 1)", min_df)
+            return 1
+        logger.warning("TF-IDF: the training texts hold no terms; predicting the training mean")
+        return min_df
+
+
+@dataclass(frozen=True)
+class Smoother:
+    """How the predictions of some rows follow from the targets of others, at each strength."""
+
+    fit: Int[np.ndarray, " fit"]
+    """Training rows that are learned from."""
+    wanted: Int[np.ndarray, " wanted"]
+    """Rows that are predicted; test rows are numbered after the training rows."""
+    weights: Shaped[np.ndarray, "alpha wanted fit"]
+    """Of the targets less their mean."""
+
+    def predict(self, z: Float[np.ndarray, "target train"]) -> Float[np.ndarray, "alpha target wanted"]:
+        """Predictions of the wanted rows."""
+        if not len(self.fit):  # a single cluster leaves no other rows to learn from
+            return np.zeros((len(self.weights), len(z), len(self.wanted)))
+        offset = z[:, self.fit].mean(axis=1, keepdims=True)
+        centred = (z[:, self.fit] - offset).astype(self.weights.dtype)
+        return np.stack([centred @ weights.T for weights in self.weights]) + offset
+
+
+@dataclass(frozen=True)
+class StringRidge:
+    """Ridge on TF-IDF for any targets: out of fold on training rows, and from all of them on test rows."""
+
+    counts: TermCounts
+    """Terms of training and test rows."""
+    fold: Int[np.ndarray, " train"]
+    """The fold of each training row; clusters stay whole."""
+    n_test: int
+    """Test rows, after the training rows."""
+    min_df: int
+    """Terms that fewer rows of a fit hold are dropped."""
+
+    @classmethod
+    def of(
+        cls,
+        texts_train: Sequence[str],
+        clusters_train: Int[np.ndarray, " train"],
+        texts_test: Sequence[str],
+        *,
+        folds: int = 5,
+        seed: int = 0,
+        min_df: int = 2,
+    ) -> StringRidge:
+        """Count the terms and deal the training clusters into folds."""
+        counts = TermCounts.of([*texts_train, *texts_test], len(texts_train))
+        fold = group_folds(clusters_train, folds, seed)
+        return cls(counts, fold, len(texts_test), counts.usable_df(min_df))
+
+    @property
+    def n_folds(self) -> int:
+        """Folds in use: never more than clusters."""
+        return int(self.fold.max()) + 1
+
+    @property
+    def n_terms(self) -> int:
+        """Terms of the fit on all training rows."""
+        return self.counts.n_terms(np.arange(len(self.fold)), self.min_df)
+
+    def features(self) -> Any:
+        """TF-IDF [training and test row, term] with the vocabulary of all training rows, sparse."""
+        return self.counts.matrix(np.arange(len(self.fold)), self.min_df)
+
+    def out_of_fold(
+        self,
+        z: Float[np.ndarray, "train target"],
+        alphas: Float[np.ndarray, " alpha"],
+        bar: Any = None,
+        tol: float = 1e-6,
+    ) -> Float[np.ndarray, "alpha train target"]:
+        """Predictions of every training row by the fit on the other folds, in single precision.
+
+        ``bar`` is a tqdm bar to be moved on by one a fold.
+        """
+        # single precision, in standard deviations, is far below any noise here
+        out = np.zeros((len(alphas), *z.shape), np.float32)
+        for k in range(self.n_folds):
+            inside, outside = np.flatnonzero(self.fold != k), np.flatnonzero(self.fold == k)
+            if len(inside):  # a single cluster leaves no other rows to learn from
+                out[:, outside] = self._fit_predict(inside, z, outside, alphas, tol)
+            if bar is not None:
+                bar.update()
+        return out
+
+    def test(
+        self, z: Float[np.ndarray, "train target"], alphas: Float[np.ndarray, " alpha"], tol: float = 1e-6
+    ) -> Float[np.ndarray, "alpha test target"]:
+        """Predictions of every test row by the fit on all training rows."""
+        n = len(self.fold)
+        return self._fit_predict(np.arange(n), z, np.arange(n, n + self.n_test), alphas, tol)
+
+    def smoothers(
+        self, alphas: Float[np.ndarray, " alpha"], dtype: type[np.floating[Any]] = np.float64
+    ) -> list[Smoother]:
+        """Each fold's predictions, and then the test rows', as matrices that serve any target.
+
+        They hold about rows² numbers a strength: for a few thousand rows and many targets.
+        """
+        n = len(self.fold)
+        parts = [(self.fold != k, np.flatnonzero(self.fold == k)) for k in range(self.n_folds)]
+        made: list[Smoother] = []
+        for inside, wanted in [*parts, (np.ones(n, bool), np.arange(n, n + self.n_test))]:
+            fit = np.flatnonzero(inside)
+            matrix = self.counts.matrix(fit, self.min_df) if len(fit) else None
+            weights = np.zeros((len(alphas), len(wanted), len(fit)), dtype)
+            if matrix is not None and matrix.shape[1]:
+                for i, smoother in enumerate(kernel_smoothers(matrix[fit], matrix[wanted], alphas, dtype)):
+                    weights[i] = smoother
+            made.append(Smoother(fit, wanted, weights))
+        return made
+
+    def _fit_predict(
+        self, fit: np.ndarray, z: np.ndarray, wanted: np.ndarray, alphas: np.ndarray, tol: float
+    ) -> np.ndarray:
+        """Predictions [alpha, wanted row, target] of ridge fitted on the rows ``fit``."""
+        matrix = self.counts.matrix(fit, self.min_df)
+        inside, outside = matrix[fit], matrix[wanted]
+        offset = z[fit].mean(axis=0)
+        if matrix.shape[1] == 0:
+            return np.broadcast_to(offset, (len(alphas), len(wanted), z.shape[1])).copy()
+        if is_small(len(fit), z.shape[1]):  # then products between rows are fewer than coefficients
+            return kernel_predictions(inside, outside, z[fit], alphas)
+        means = np.asarray(inside.mean(axis=0)).ravel()
+        out = np.empty((len(alphas), len(wanted), z.shape[1]), np.float64 if tol < 1e-5 else np.float32)
+        step = max(1, (1 << 25) // (len(alphas) * len(fit)))
+        for start in range(0, z.shape[1], step):
+            part = slice(start, start + step)
+            for i, dual in enumerate(dual_ridge(inside, z[fit, part], alphas, tol=tol)):
+                coef = np.asarray(inside.T @ dual)
+                out[i, :, part] = outside @ coef + (offset[part] - means @ coef)
+        return out

@@ -1,0 +1,171 @@
+"""The whole battery on a tiny model: every step, its pages, and going on after a kill."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from graticule import Table, study
+from graticule.cli import main
+from graticule.hooks.artifact import ArtifactError
+from graticule.results import RESULTS, load_result
+from graticule.studies.result import Study
+from graticule.studies.running import chosen_steps
+from graticule.studies.settings import Settings
+from graticule.studies.steps import STEPS
+
+SMALL = Settings(
+    prompts={"empty": "", "where": "where is {}"},
+    prompt_rows=200,
+    targets=6,
+    twins=2,
+    cause_rows=6,
+    cause_controls=8,
+    attribution_rows=20,
+    paper_compat=True,
+)
+
+
+@pytest.fixture(scope="module")
+def places() -> Table:
+    """Names of two words; the place is the sum of what the words say, with noise."""
+    rng = np.random.default_rng(0)
+    words = ["paris", "rome", "oslo", "lima", "cairo", "delhi", "tokyo", "berlin", "madrid", "vienna"]
+    kinds = ["city", "river", "lake", "port", "mount", "king", "north", "south"]
+    picked = rng.integers(0, len(words), 320), rng.integers(0, len(kinds), 320)
+    said = rng.normal(size=(len(words), 2))[picked[0]] + 0.6 * rng.normal(size=(len(kinds), 2))[picked[1]]
+    y = said + 0.3 * rng.normal(size=said.shape)
+    frame = pd.DataFrame(
+        {
+            "name": [f"{words[a]} {kinds[b]} {i % 7}" for i, (a, b) in enumerate(zip(*picked, strict=True))],
+            "lat": np.clip(15 * y[:, 0], -80, 80),
+            "lon": np.clip(40 * y[:, 1], -170, 170),
+            "land": [f"land {a % 4}" for a in picked[0]],
+            "page_views": rng.integers(1, 10_000, 320),
+        }
+    )
+    return Table(
+        frame, text="name", target=["lat", "lon"], units=["lat", "lon"], blocks=["land"], name="places",
+        test_size=0.3,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(load_tiny: Any, places: Table, tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path]:
+    out = tmp_path_factory.mktemp("studies") / "places"
+    return study(load_tiny("llama", "hooked"), places, out, settings=SMALL, progress=False), out
+
+
+def test_every_step_gives_its_results_or_says_why_not(made):
+    found, out = made
+    assert found.failed == {}
+    assert set(found.results) | set(found.failures) == {step.name for step in STEPS}
+    assert set(found.failures) <= {"classes", "latents", "causes"}  # no classes, no SAE, no such words
+    assert found.findings.limit_of_detection is not None
+    for step in found.results:
+        assert (out / "pages" / f"{step}.html").stat().st_size > 1000
+    lines = found.summary().splitlines()
+    assert lines[0].startswith(found.findings.verdict.words)
+    parts = found.tables()["The parts of the study, a page each"]
+    assert set(parts["part"].str.split(":").str[0]) == {step.name for step in STEPS}
+
+
+def test_the_first_page_links_to_the_others(made):
+    found, out = made
+    page = (out / "report.html").read_text()
+    for step in found.results:
+        assert f'href="pages/{step}.html"' in page
+    assert 'href="../report.html"' in (out / "pages" / "controls.html").read_text()
+
+
+def test_nothing_that_is_whole_is_run_again(made, load_tiny, places):
+    found, out = made
+    before = {f: f.stat().st_mtime_ns for f in out.glob("*/step.json")}
+    again = study(load_tiny("llama", "hooked"), places, out, settings=SMALL, progress=False, pages=False)
+    assert {f: f.stat().st_mtime_ns for f in out.glob("*/step.json")} == before
+    assert again.summary() == found.summary()
+
+
+def test_a_step_without_its_index_is_run_again_alone(made, load_tiny, places):
+    """What a kill between a step's results and its index leaves behind."""
+    found, out = made
+    (out / "pca" / "step.json").unlink()
+    other = (out / "mlp" / "step.json").stat().st_mtime_ns
+    again = study(load_tiny("llama", "hooked"), places, out, settings=SMALL, progress=False, pages=False)
+    assert (out / "pca" / "step.json").is_file()
+    assert (out / "mlp" / "step.json").stat().st_mtime_ns == other
+    assert again.results["pca"]["pca"].summary() == found.results["pca"]["pca"].summary()
+
+
+def test_saved_and_loaded(made):
+    found, out = made
+    again = Study.load(out)
+    assert again.findings.verdict == found.findings.verdict
+    assert {s: list(r) for s, r in again.results.items()} == {s: list(r) for s, r in found.results.items()}
+    held = json.loads((out / "study.json").read_text())
+    assert held["findings"]["verdict"]["words"] == found.findings.verdict.words
+    assert set(held["parts"]) == set(found.results)
+
+
+def test_every_saved_part_is_read_by_its_kind(made):
+    found, out = made
+    for step, results in found.results.items():
+        for name, result in results.items():
+            again = load_result(out / step / name)
+            assert type(again) is type(result)
+            assert again.summary() == result.summary()
+            assert RESULTS[result.KIND].endswith(type(result).__name__)
+
+
+def test_the_pages_are_made_again_without_a_model(made, capsys):
+    _, out = made
+    (out / "report.html").unlink()
+    assert main(["report", str(out)]) == 0
+    assert (out / "report.html").is_file()
+
+
+def test_a_part_that_is_gone_is_told(made, tmp_path):
+    import shutil
+
+    _, out = made
+    shutil.copytree(out, tmp_path / "copy", ignore=shutil.ignore_patterns("*.html", "captures"))
+    shutil.rmtree(tmp_path / "copy" / "pca")
+    with pytest.raises(ArtifactError, match="'pca'"):
+        Study.load(tmp_path / "copy")
+
+
+def test_unknown_steps_are_refused_with_the_nearest():
+    with pytest.raises(ValueError, match="did you mean 'controls'"):
+        chosen_steps(["control"], [])
+    assert [s.name for s in chosen_steps(["pca", "mlp"], ["mlp"])] == ["pca"]
+
+
+def test_the_command_line_runs_a_part(hf_folder, tmp_path, capsys):
+    frame = pd.DataFrame(
+        {
+            "name": [f"{w} {i}" for i in range(40) for w in ("paris", "rome", "oslo")],
+            "value": [float(k + i % 5) for i in range(40) for k in range(3)],
+        }
+    )
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    words = ["study", "--model", str(hf_folder("llama")), "--table", str(tmp_path / "t.csv")]
+    words += ["--text-column", "name", "--target", "value", "--only", "pca,layers"]
+    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr()
+    assert "[2/2] pca" in shown.err and "The pages:" in shown.out
+    assert main([*words[:-1], "pcaa", "--out", str(tmp_path / "out")]) == 2
+    assert "did you mean 'pca'" in capsys.readouterr().err
+
+
+def test_other_settings_run_only_what_depends_on_them(made, load_tiny, places):
+    from dataclasses import replace
+
+    _, out = made
+    before = {f.parent.name: f.stat().st_mtime_ns for f in out.glob("*/step.json")}
+    changed = replace(SMALL, attribution_rows=25)
+    study(load_tiny("llama", "hooked"), places, out, settings=changed, progress=False, pages=False)
+    after = {f.parent.name: f.stat().st_mtime_ns for f in out.glob("*/step.json")}
+    assert {step for step in after if after[step] != before[step]} == {"attribution"}
