@@ -32,8 +32,9 @@ demo: $(VENV)/.demo  ## Install, probe a language model for places and dates, wr
 dev: $(VENV)/.dev  ## Install for development, with the git hooks
 	@if [ -d .git ]; then $(BIN)/pre-commit install; fi
 
+# two workers with a thread each: most tests are small, and threads on small matrices mostly wait
 test: $(VENV)/.dev  ## Install and run the whole suite, with coverage of the four rooms
-	$(BIN)/python -m pytest --cov=plugin --cov=hooks --cov=probes --cov=sims --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov=plugin --cov=hooks --cov=probes --cov=sims --cov-report=term
 
 lint: $(VENV)/.dev  ## Check format and lint
 	$(BIN)/ruff format --check .

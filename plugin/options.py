@@ -74,6 +74,14 @@ SplitColumn = Annotated[str | None, typer.Option(help="Column with the split, us
 ClusterColumn = Annotated[str | None, typer.Option(help="Column of rows that belong together.")]
 Rows = Annotated[int | None, typer.Option(help="Only this many rows, drawn by whole clusters.")]
 OnBad = Annotated[str, typer.Option(help="Rows with a missing target: 'raise' or 'drop'.")]
+Calibrate = Annotated[
+    int | None,
+    typer.Option(
+        help="Synthetic targets of each kind for the gain that would have been seen; 0 leaves it out. "
+        "By default 100 up to 5,000 training rows, none beyond.",
+        show_default=False,
+    ),
+]
 Blocks = Annotated[
     list[str] | None,
     typer.Option(help="Column of groups for maps and errors; may be repeated.", show_default=False),

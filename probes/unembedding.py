@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -61,7 +61,7 @@ def final_norm(model: HookedModel) -> tuple[Float[np.ndarray, " d_model"], bool]
     where: dict[str, Any] = {"device": next(iter(model.parameters())).device, "dtype": held.W_U.dtype}
     rows = torch.stack([signs, -signs, torch.ones(width), -torch.ones(width)])[:, None]
     with torch.no_grad():
-        moved: Tensor = norm(rows.to(**where))
+        moved: Tensor = cast("Any", norm)(rows.to(**where))
         out = moved.to("cpu", torch.float64)[:, 0].numpy()
     scaled = signs.double().numpy() / np.sqrt(float(signs.double().square().mean()))
     gain = (out[0] - out[1]) / 2 / scaled  # halves of differences: a bias drops out

@@ -81,7 +81,7 @@ class Contexts:
         """Masks with the complete one first, and the number of each one's first context.
 
         Room for the fully known contexts is kept at the start even where their mask is never drawn."""
-        complete: Bool[np.ndarray, " mask"] = self.masks.all(axis=1)
+        complete = np.asarray(self.masks.all(axis=1))
         order = np.argsort(~complete, kind="stable")
         sizes = [int(np.prod(np.array(self.world.values)[self.masks[i]])) for i in order if not complete[i]]
         starts = np.cumsum([len(self.world.vectors), *sizes])[:-1] if sizes else np.zeros(0, np.int64)

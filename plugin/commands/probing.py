@@ -10,12 +10,15 @@ import typer
 from graticule import arguments as a
 from graticule import options as o
 
+_QUICK = 5000  # training rows up to which a calibration takes a minute at most
+
 
 def demo(
     rows: Annotated[int, typer.Option(help="Rows of each table.")] = 3000,
     full: Annotated[bool, typer.Option("--full", help="All rows.")] = False,
     out: o.Out = Path("graticule-demo"),
     model: o.ModelName = "gemma-3-270m",
+    calibrate: o.Calibrate = None,
     seed: Annotated[int, typer.Option(help="Seed of the rows drawn and of the twin.")] = 0,
     verbose: o.Verbose = False,
     debug: o.Debug = False,
@@ -38,7 +41,8 @@ def demo(
     found: list[Any] = []
     for table in tables:
         typer.echo(f"probing {table.name}: {len(table):,} rows", err=True)
-        found.append(graticule.probe(loaded, table, twins=1, seed=seed, out=out / table.name, progress=True))
+        findings = graticule.probe(loaded, table, twins=1, seed=seed, out=out / table.name, progress=True)
+        found.append(_calibrated(findings, out / table.name, calibrate, seed))
     page = write_page(found, out / "report.html", title=f"graticule demo: {model}")
     for findings in found:
         typer.echo(f"{findings.title}\n{findings.summary()}\n")
@@ -66,6 +70,7 @@ def probe(
     seed: Annotated[int, typer.Option(help="Seed of splits, draws and twins.")] = 0,
     on_bad: o.OnBad = "raise",
     min_gain: Annotated[float, typer.Option(help="Smallest gain that is called structure.")] = 0.01,
+    calibrate: o.Calibrate = None,
     verbose: o.Verbose = False,
     debug: o.Debug = False,
 ) -> None:
@@ -99,5 +104,23 @@ def probe(
     findings = graticule.probe(
         loaded, entities, **settings, twins=twins, seed=seed, min_gain=min_gain, out=out, progress=True
     )
+    findings = _calibrated(findings, out, calibrate, seed)
     page = findings.report(out / "report.html")
     typer.echo(f"{findings.summary()}\nThe page: {page}")
+
+
+def _calibrated(findings: Any, out: Path, targets: int | None, seed: int) -> Any:
+    """The findings with the gain that would have been seen; measured once, and kept."""
+    import graticule
+    from graticule.probes.calibration.result import detected
+
+    if targets is None:
+        targets = 100 if len(findings.material.problem.train) <= _QUICK else 0
+    if targets == 0 or findings.limit_of_detection is not None:
+        return findings
+    typer.echo("measuring how small a gain would have been seen", err=True)
+    calibration = graticule.calibrate(findings, targets=targets, seed=seed, progress=True)
+    calibration.save(out / "calibration")
+    found = detected(findings, calibration)
+    found.save(out)
+    return found

@@ -44,13 +44,12 @@ class Study(Result):
         return {step: why for step, why in self.failures.items() if why.startswith("failed")}
 
     def summary(self) -> str:
-        """Both verdicts, the limit of detection, then a line a part."""
-        lines = [self.findings.summary().splitlines()[0]]
-        used = self._first("causes")
-        lines.append(used.summary().splitlines()[0] if used else "used by the model: not asked")
-        lines += self.findings.summary().splitlines()[1:]
-        for step, found in self.results.items():
-            lines += [f"{step}, {name}: {each.summary().splitlines()[0]}" for name, each in found.items()]
+        """Both verdicts, the limit of detection, what the controls say, and which parts are missing."""
+        verdict, *rest = self.findings.summary().splitlines()
+        used, controls = self._first("causes"), self._first("controls")
+        lines = [verdict, self._line(used) if used else "used by the model: not asked"]
+        lines += [f"controls: {self._line(controls)}"] if controls else []
+        lines += rest
         lines += [f"{step}: {why}" for step, why in self.failures.items()]
         return "\n".join(lines)
 
@@ -62,19 +61,19 @@ class Study(Result):
         return {first: mine.pop(first), **(controls.figures() if controls else {}), **mine}
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """The two verdicts, the controls beside the probe, and the parts with their first lines."""
+        """The two verdicts, the parts with their first lines, and the controls beside the probe."""
         controls = self._first("controls")
         return {
             _VERDICTS: self._verdicts(),
-            **(controls.tables() if controls else {}),
             _PARTS: self._parts(),
+            **(controls.tables() if controls else {}),
         }
 
     def layout(self, figures: Sequence[str], tables: Sequence[str]) -> list[Part]:
-        """The verdicts, the controls, then the figures."""
+        """The verdicts, score against depth, the parts, the controls, then the other figures."""
         told: list[Part] = [("table", caption) for caption in tables]
         drawn: list[Part] = [("figure", caption) for caption in figures]
-        return [told[0], drawn[0], *told[1:-1], *drawn[1:], told[-1]]
+        return [told[0], drawn[0], *told[1:], *drawn[1:]]
 
     def to_json(self) -> dict[str, Any]:
         """Findings and every part."""
@@ -86,18 +85,18 @@ class Study(Result):
     def report(self, path: Path | str) -> Path:
         """The first page at `path`, and beside it a page a part; returns where the first is."""
         from graticule.report.page import write_page
+        from graticule.studies.steps import STEPS
 
         path = Path(path)
-        pages = {"The probe in full": "probe.html"}
-        write_page(
-            self.findings, path.parent / "pages" / "probe.html", links={"The study": "../" + path.name}
-        )
+        asked = {step.name: step.title for step in STEPS}
+        back = {"The study": f"../{path.name}"}
+        pages = {"The probe in full": "pages/probe.html"}
+        write_page(self.findings, path.parent / "pages" / "probe.html", links=back)
         for step, found in self.results.items():
+            pages[f"{step.capitalize()}: {asked.get(step, step)}"] = f"pages/{step}.html"
             title = next(iter(found.values())).title if len(found) == 1 else f"{step}: {self.findings.title}"
-            pages[title] = f"{step}.html"
-            back = {"The study": "../" + path.name}
             write_page(list(found.values()), path.parent / "pages" / f"{step}.html", title, links=back)
-        return write_page(self, path, self.title, links={k: f"pages/{v}" for k, v in pages.items()})
+        return write_page(self, path, self.title, links=pages)
 
     def save(self, path: Path | str) -> None:
         """Write `study.json`; the findings and every part are saved by their steps, beside it."""
@@ -124,23 +123,30 @@ class Study(Result):
     def _first(self, step: str) -> SavedResult | None:
         return next(iter(self.results.get(step, {}).values()), None)
 
+    @staticmethod
+    def _line(result: Result) -> str:
+        return result.summary().splitlines()[0]
+
     def _verdicts(self) -> pd.DataFrame:
         verdict, used = self.findings.verdict, self._first("causes")
         limit = self.findings.limit_of_detection
+        seen = (
+            "not measured" if limit is None else "none of those tried" if limit != limit else f"{limit:.4f}"
+        )
         lines = [
             ("Held beyond the baselines?", verdict.words),
             (
                 "Gain over the surface",
                 f"{verdict.gain:+.4f} [{verdict.ci95[0]:+.4f}, {verdict.ci95[1]:+.4f}]",
             ),
-            ("Gain that would have been seen", "not measured" if limit is None else f"{limit:.4f}"),
-            ("Used by the model?", "not asked" if used is None else used.summary().splitlines()[0]),
+            ("Gain that would have been seen", seen),
+            ("Used by the model?", "not asked" if used is None else self._line(used)),
         ]
         return pd.DataFrame(lines, columns=["question", "answer"])
 
     def _parts(self) -> pd.DataFrame:
         lines = [
-            {"part": f"{step}: {name}", "answer": result.summary().splitlines()[0]}
+            {"part": step if len(found) == 1 else f"{step}: {name}", "answer": self._line(result)}
             for step, found in self.results.items()
             for name, result in found.items()
         ]

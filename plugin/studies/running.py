@@ -13,6 +13,7 @@ from typing import Any
 from graticule.hooks.artifact import ArtifactError, read_json, write_json
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.saved import SavedResult
+from graticule.probes.calibration.result import Calibration, detected
 from graticule.probes.probe import probe
 from graticule.probes.tables.table import Table
 from graticule.results import load_result
@@ -82,8 +83,9 @@ def study(
             continue
         context = context.with_made(step.name, results)
         if step.name == "calibrate":
-            limit = float(next(iter(results.values())).to_json()["limit_of_detection"] or "nan")
-            context = replace(context, findings=replace(context.findings, limit_of_detection=limit))
+            calibration = results["calibration"]
+            assert isinstance(calibration, Calibration)
+            context = replace(context, findings=detected(context.findings, calibration))
             context.findings.save(folder / "probe")
         for result in results.values():
             tell(f"    {result.summary().splitlines()[0]}")

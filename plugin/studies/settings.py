@@ -29,7 +29,7 @@ class Settings:
     """Synthetic targets of each kind in the calibration."""
     twins: int = 3
     """Untrained twins among the controls."""
-    cause_rows: int = 60
+    cause_rows: int = 40
     """Test rows on which the model is intervened upon."""
     cause_controls: int = 100
     """Matched control directions."""

@@ -29,7 +29,7 @@ from graticule.probes.findings import Findings
 _log = logging.getLogger(__name__)
 
 _MOMENT_ROWS = 20_000
-_VOCAB_ROWS = 40
+_VOCAB_ROWS = 24
 """Rows at most whose next-token distributions over the whole vocabulary are compared."""
 _LOGIT_ROWS = 256
 """Rows whose logits over the whole vocabulary are held at once."""
@@ -186,7 +186,7 @@ def next_tokens(
 ) -> dict[str, Float[np.ndarray, "run row"]]:
     """`KL` (nats, base ‖ run) and, with the true next tokens, `LOSS` (nats, run less base), run by run.
 
-    On the first 40 rows: logits over the vocabulary are most of a small model's work.
+    On the first 24 rows: logits over the vocabulary are most of a small model's work.
     """
     n = min(len(base.final), _VOCAB_ROWS)
     out = {KL: np.empty((len(runs), n))}

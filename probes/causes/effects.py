@@ -117,7 +117,9 @@ def _of(table: pd.DataFrame, intervention: str, outcome: str) -> pd.DataFrame:
 
 
 def _sentence(line: dict[str, Any]) -> str:
-    seen = "beyond its controls" if line["p_holm"] < LEVEL else "within its controls"
+    seen = "within its controls"
+    if line["p"] < LEVEL:
+        seen = "beyond its controls" if line["p_holm"] < LEVEL else "beyond its controls, but not after Holm"
     return (
         f"{line['intervention']}, {line['outcome']}: {line['effect']:+.3g} [{line['low']:+.3g}, "
         f"{line['high']:+.3g}] {line['unit']}, {seen} (up to ±{line['limit']:.3g}; p {line['p']:.3f}, "

@@ -59,13 +59,14 @@ class Outcome:
 
 
 _COUNTRY = "{} is in the country of"
-# Countries, not "north" and "south": on 120 training rows of world_cities the packaged model's log-odds follow
-# latitude and longitude with a Spearman correlation of .72 and .76, those of the words with -.03 and .12.
+# Countries, not "north" and "south": on 120 training rows of world_cities the packaged model's log-odds
+# follow latitude and longitude with a Spearman correlation of .72 and .76, those words' with -.03 and .12.
 _DEFAULTS: dict[str, tuple[str, str, dict[str, tuple[str, ...]]]] = {
     "lat": (
         "a northern or a southern country",
         _COUNTRY,
-        {"northern": (" Germany", " Russia", " Sweden", " Finland", " Poland", " Ukraine", " Norway", " Canada"),
+        {"northern": (" Germany", " Russia", " Sweden", " Finland", " Poland", " Ukraine", " Norway",
+                      " Canada"),
          "southern": (" Brazil", " Argentina", " Australia", " Indonesia", " Nigeria", " Kenya", " Peru",
                       " Tanzania")},
     ),

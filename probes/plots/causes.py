@@ -85,11 +85,14 @@ def dose_figure(doses: pd.DataFrame, unit: str) -> Figure:
     held: Any = doses[doses["kind"] == "control"].groupby("scale")["value"]
     band = held.quantile([0.05, 0.5, 0.95]).unstack()
     if len(band):
+        band.loc[0.0] = 0.0
+        band = band.sort_index()
         x = band.index.to_numpy(dtype=float)
         edges = np.concatenate([band[0.95].to_numpy(), band[0.05].to_numpy()[::-1]])
         fig.add_trace(
             Scatter(
-                x=np.concatenate([x, x[::-1]]), y=edges, fill="toself", fillcolor="rgba(92,107,122,0.18)",
+                x=np.concatenate([x, x[::-1]]), y=edges, mode="lines",
+                fill="toself", fillcolor="rgba(92,107,122,0.18)",
                 line={"width": 0}, hoverinfo="skip", name="matched controls, 5 to 95%",
             )
         )  # fmt: skip
@@ -136,9 +139,12 @@ def control_figure(controls: np.ndarray, effect: float, limit: float, name: str,
         (f"97.5% of the controls' sizes: {limit:.3g}", {"color": SURFACE, "width": 1.5, "dash": "dash"}),
     ):
         fig.add_trace(Scatter(x=[None], y=[None], mode="lines", line=line, name=label))
+    marks = np.concatenate([controls, [effect, limit], [-limit] if signed else []])
+    pad = 0.04 * float(np.ptp(marks))
     style(fig, height=320, aspect=0.36, extra=90)
     fig.update_layout(bargap=0.02)
-    fig.update_xaxes(title_text=unit, zeroline=signed, zerolinecolor=FAINT)
+    limits = [float(marks.min()) - pad, float(marks.max()) + pad] if pad > 0 else None
+    fig.update_xaxes(title_text=unit, zeroline=signed, zerolinecolor=FAINT, range=limits)
     fig.update_yaxes(title_text="controls")
     return fig
 

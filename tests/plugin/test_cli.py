@@ -141,7 +141,7 @@ def test_bare_call_and_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["capture", "--model", "m", "--table", "{csv}", "--text-column", "x", "--out", "o"], "'x'"),
         (["tables", "nations"], "nations"),
         (["tables", "world_cities", "--out", "cities.xls"], "cities.xls"),
-        (["report", "nowhere"], "findings.json"),
+        (["report", "nowhere"], "saved result"),
     ],
 )
 def test_errors_are_one_line_and_code_2(

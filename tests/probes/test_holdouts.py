@@ -71,7 +71,7 @@ def test_lands_that_are_held_linearly_are_found_though_never_seen(found):
     assert found.score("centroid angle (°), median")["high"] < 20
     assert found.score("proximity error")["held_out"] < 0.1
     surface = found.rivals.set_index("predictor").loc["surface"]
-    assert surface["r2"] < 0.05 < surface["adds_low"]
+    assert surface["r2"] < 0.2 < surface["adds_low"]
     assert {"tfidf", "mean_embedding"} <= set(found.rivals["predictor"])
 
 
