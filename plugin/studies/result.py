@@ -12,6 +12,8 @@ import pandas as pd
 from graticule.hooks.artifact import SCHEMA, ArtifactError, check_schema, json_ready, read_json, write_json
 from graticule.hooks.result import Part, Result
 from graticule.hooks.saved import SavedResult
+from graticule.probes.adjust import holm_verdicts
+from graticule.probes.causes.causes import Causes
 from graticule.probes.findings import Findings
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 KIND = "study"
 _VERDICTS = "The two verdicts: what the activations hold, and what the model does with it"
 _PARTS = "The parts of the study, a page each"
+_TOGETHER = "Both verdicts' p-values, raw and Holm-adjusted for asking two questions"
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Study(Result):
         controls = self._first("controls")
         return {
             _VERDICTS: self._verdicts(),
+            _TOGETHER: self._together(),
             _PARTS: self._parts(),
             **(controls.tables() if controls else {}),
         }
@@ -73,7 +77,7 @@ class Study(Result):
         """The verdicts, score against depth, the parts, the controls, then the other figures."""
         told: list[Part] = [("table", caption) for caption in tables]
         drawn: list[Part] = [("figure", caption) for caption in figures]
-        return [told[0], drawn[0], *told[1:], *drawn[1:]]
+        return [*told[:2], drawn[0], *told[2:], *drawn[1:]]
 
     def to_json(self) -> dict[str, Any]:
         """Findings and every part."""
@@ -143,6 +147,15 @@ class Study(Result):
             ("Used by the model?", "not asked" if used is None else self._line(used)),
         ]
         return pd.DataFrame(lines, columns=["question", "answer"])
+
+    def _together(self) -> pd.DataFrame:
+        used = self._first("causes")
+        asked: dict[str, Findings | float] = {"held beyond the baselines": self.findings}
+        if isinstance(used, Causes) and used.effects["p_holm"].notna().any():
+            asked["used by the model"] = float(used.effects["p_holm"].min())
+        return holm_verdicts(asked).rename(columns={"name": "question", "p": "raw p", "holm": "Holm p"})[
+            ["question", "raw p", "Holm p"]
+        ]
 
     def _parts(self) -> pd.DataFrame:
         lines = [
