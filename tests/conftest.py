@@ -89,6 +89,15 @@ def _config(family: str, vocabulary: int) -> Any:
     return hf.LlamaConfig(**sizes)
 
 
+SLOW = ("test_examples.py", "test_cli.py", "test_study.py", "test_store.py", "test_capture.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that no worker is left with one when the others are done."""
+    place = {name: i for i, name in enumerate(SLOW)}
+    items.sort(key=lambda item: place.get(item.path.name, len(SLOW)))
+
+
 @pytest.fixture(scope="session")
 def hf_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """A folder with a tiny random model of a family and its tokenizer, as `save_pretrained` writes it."""
