@@ -97,7 +97,8 @@ class Study(Result):
         pages = {"The probe in full": "pages/probe.html"}
         write_page(self.findings, path.parent / "pages" / "probe.html", links=back)
         for step, found in self.results.items():
-            pages[f"{step.capitalize()}: {asked.get(step, step)}"] = f"pages/{step}.html"
+            name = step.upper() if step in ("mlp", "pca") else step.capitalize()
+            pages[f"{name}: {asked.get(step, step)}"] = f"pages/{step}.html"
             title = next(iter(found.values())).title if len(found) == 1 else f"{step}: {self.findings.title}"
             write_page(list(found.values()), path.parent / "pages" / f"{step}.html", title, links=back)
         return write_page(self, path, self.title, links=pages)
