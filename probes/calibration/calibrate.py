@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import library_versions
-from graticule.probes.calibration.components import Mixture
+from graticule.probes.calibration.components import FEW_ROWS, Mixture
 from graticule.probes.calibration.coverage import held_aside, resampled
 from graticule.probes.calibration.instrument import PROBE, STRINGS, Held, Instrument, joined, some
 from graticule.probes.calibration.judging import judge
@@ -44,7 +44,7 @@ def calibrate(
     seed: int = 0,
     draws: int | None = None,
     strengths: int = 12,
-    string_step: int = 3,
+    string_step: int | None = None,
     progress: bool | None = None,
 ) -> Calibration:
     """How often would this very verdict be wrong, and how small a gain would it see?
@@ -80,7 +80,8 @@ def calibrate(
 
     Each target is one column: a verdict that averages several real targets varies less, so its limit is
     rather lower. `targets` of each kind (and of each gain); `strengths` of the ridge grid, over the
-    range in which a sweep tries 24, and every `string_step`-th of TF-IDF's: fewer are faster.
+    range in which a sweep tries 24, and every `string_step`-th of TF-IDF's (every third up to 5,000 training
+    rows, every sixth beyond them): fewer are faster.
 
     Coverage of the interval is measured twice, see `coverage`: with half of the test clusters held aside, and
     with samples of the test clusters taken as the population.
@@ -96,10 +97,13 @@ def calibrate(
     if not findings.baselines.keys() - {"shuffled"}:
         raise ValueError("these findings have no baselines: there is no verdict to calibrate")
     draws = material.draws if draws is None else draws
-    instrument = Instrument.of(findings, strengths, string_step)
+    rows = len(material.problem.y)
+    quiet = not (progress if progress is not None else targets * rows > 500_000)
+    if string_step is None:
+        string_step = 3 if len(material.problem.train) <= FEW_ROWS else 6
+    instrument = Instrument.of(findings, strengths, string_step, quiet)
     made = _Made(instrument, findings, targets, seed)
     lines: list[pd.DataFrame] = []
-    quiet = not (progress if progress is not None else targets * len(instrument.clusters) > 500_000)
     blocks = _blocks(instrument, targets, len(made.hidden))
     with tqdm(total=targets, desc="calibrating", unit="target", disable=quiet, leave=False) as bar:
         for number, block in enumerate(blocks):

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Int
+from tqdm.auto import tqdm
 
 from graticule.probes.estimators.ridge_alphas import default_alphas
 from graticule.probes.estimators.ridge_holdout import HoldoutPlan, out_of_fold
@@ -19,7 +20,8 @@ from graticule.probes.estimators.ridge_rows import ArrayRows, chunk_rows_for, ch
 from graticule.probes.estimators.ridge_spectrum import GramSpectrum, KernelSpectrum, Spectrum
 from graticule.probes.surface.string_ridge import Smoother, StringRidge
 
-_FEW_ROWS = 5000
+FEW_ROWS = 5000
+"""Training rows up to which TF-IDF's answers go through matrices that serve every target."""
 _TOLERANCE = 1e-4  # of a standard deviation, see `dual_ridge`
 
 
@@ -184,7 +186,7 @@ class RidgeAnswerer:
 
 @dataclass(frozen=True)
 class StringAnswerer:
-    """TF-IDF for any target: by matrices made once where rows are few, else by conjugate gradients."""
+    """TF-IDF for any target: by matrices made once where rows are few, else by a solution a target."""
 
     ridge: StringRidge
     """Texts, folds and terms."""
@@ -192,21 +194,28 @@ class StringAnswerer:
     """Strengths to choose from."""
     smoothers: tuple[Smoother, ...]
     """The folds' and the test rows'; none where there are many rows."""
+    quiet: bool = True
+    """Whether solutions for many rows go without a progress bar."""
 
     @classmethod
-    def of(cls, ridge: StringRidge, alphas: Float[np.ndarray, " alpha"]) -> StringAnswerer:
+    def of(
+        cls, ridge: StringRidge, alphas: Float[np.ndarray, " alpha"], quiet: bool = True
+    ) -> StringAnswerer:
         """Up to 5,000 training rows through matrices, in single precision from 2,000 on."""
         n = len(ridge.fold)
-        if n > _FEW_ROWS:
-            return cls(ridge, alphas, ())
+        if n > FEW_ROWS:
+            return cls(ridge, alphas, (), quiet)
         return cls(ridge, alphas, tuple(ridge.smoothers(alphas, np.float32 if n > 2000 else np.float64)))
 
     def answers(self, components: Float[np.ndarray, "component train"]) -> Answers:
         """For components that are centred on the training rows; in single precision with many rows."""
         if not self.smoothers:
             z = np.ascontiguousarray(components.T)
-            train = self.ridge.out_of_fold(z, self.alphas, tol=_TOLERANCE).transpose(0, 2, 1)
-            test = self.ridge.test(z, self.alphas, _TOLERANCE).transpose(0, 2, 1)
+            parts = self.ridge.n_folds + 1
+            with tqdm(total=parts, desc="strings", unit="fit", disable=self.quiet, leave=False) as bar:
+                train = self.ridge.out_of_fold(z, self.alphas, bar, _TOLERANCE).transpose(0, 2, 1)
+                test = self.ridge.test(z, self.alphas, _TOLERANCE).transpose(0, 2, 1)
+                bar.update()
             return Answers(self.alphas, np.ascontiguousarray(train), np.ascontiguousarray(test))
         *folds, last = self.smoothers
         train = np.empty((len(self.alphas), *components.shape), last.weights.dtype)

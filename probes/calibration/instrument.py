@@ -44,7 +44,9 @@ class Instrument:
     """Of training rows, then of test rows."""
 
     @classmethod
-    def of(cls, findings: Findings, strengths: int = 24, string_step: int = 2) -> Instrument:
+    def of(
+        cls, findings: Findings, strengths: int = 24, string_step: int = 2, quiet: bool = True
+    ) -> Instrument:
         """The instrument behind some findings.
 
         `strengths` of the default ridge grid (all 24 are what a sweep tries) and every `string_step`-th of
@@ -71,7 +73,7 @@ class Instrument:
             clusters = problem.clusters[problem.train]
             grid = _coarse(float(findings.baselines[STRINGS]["alpha"]), string_step)
             ridge_on_terms = StringRidge.of(named[:n_train], clusters, named[n_train:], seed=0)
-            strings = StringAnswerer.of(ridge_on_terms, grid)
+            strings = StringAnswerer.of(ridge_on_terms, grid, quiet)
         return cls(ridges, strings, n_train, problem.clusters[order])
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from graticule.probes.estimators.row_products import gram, is_small
+
 logger = logging.getLogger(__name__)
 
 _CHUNK_CELLS = 1 << 24  # numbers in the solutions of one chunk of targets: 128 MiB
 _CHUNK_TARGETS = 64  # so that the vectors of a chunk are not far from the processor
 _ALONG_TARGETS = 8  # from so many targets, vectors lie along targets
 _SINGLE_FROM = 1e-5  # a tolerance that single precision reaches
-_DENSE_ROWS = 5000
-_DENSE_TARGETS = 64
 
 
 def sparse_ridge(
@@ -85,57 +85,12 @@ def dual_ridge(
     return out
 
 
-def is_small(n_rows: int, n_targets: int) -> bool:
-    """Whether products between all rows are made: many targets on few rows."""
-    return n_rows <= _DENSE_ROWS and n_targets >= _DENSE_TARGETS
-
-
-def kernel_smoothers(
-    X: Any, wanted: Any, alphas: Float[np.ndarray, " alpha"], dtype: type[np.floating[Any]] = np.float64
-) -> Iterator[Float[np.ndarray, "wanted row"]]:
-    """For each strength the matrix S with which ridge on the sparse ``X`` predicts: ``ȳ + S (y − ȳ)``.
-
-    S depends on no target, so that what it costs (a Cholesky factor of the products between all rows) is
-    paid once for all of them.
-    """
-    from scipy.linalg import cho_factor, cho_solve
-
-    matrix = X.astype(np.float64).tocsr()
-    between = (wanted @ matrix.T).toarray() - matrix @ np.asarray(X.mean(axis=0)).ravel()
-    between = np.asfortranarray(between.T, dtype)
-    gram = _gram(matrix).astype(dtype)
-    diagonal = gram.diagonal().copy()
-    for alpha in alphas:
-        np.fill_diagonal(gram, diagonal + dtype(alpha))
-        factor = cho_factor(gram, lower=True, check_finite=False)
-        yield np.ascontiguousarray(cho_solve(factor, between, check_finite=False).T)
-
-
-def kernel_predictions(
-    X: Any,
-    wanted: Any,
-    y: Float[np.ndarray, "row target"],
-    alphas: Float[np.ndarray, " alpha"],
-) -> Float[np.ndarray, "alpha wanted target"]:
-    """What ridge of ``y`` on the sparse ``X`` says of other rows, through products between rows."""
-    offset = y.mean(axis=0)
-    return np.stack([smoother @ (y - offset) + offset for smoother in kernel_smoothers(X, wanted, alphas)])
-
-
-def _gram(X: Any) -> np.ndarray:
-    """Products between the centred rows."""
-    gram = (X @ X.T).toarray()
-    gram -= gram.mean(axis=0)
-    gram -= gram.mean(axis=1, keepdims=True)
-    return (gram + gram.T) / 2
-
-
 def _dense_dual(X: Any, y: np.ndarray, alphas: np.ndarray) -> np.ndarray:
     from scipy.linalg import cho_factor, cho_solve
 
-    gram = _gram(X)
-    eye = np.eye(len(gram))
-    factors = (cho_factor(gram + alpha * eye, check_finite=False) for alpha in alphas)
+    products = gram(X)
+    eye = np.eye(len(products))
+    factors = (cho_factor(products + alpha * eye, check_finite=False) for alpha in alphas)
     return np.stack([cho_solve(factor, y, check_finite=False) for factor in factors])
 
 

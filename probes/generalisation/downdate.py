@@ -31,6 +31,7 @@ from graticule.probes.estimators.ridge_rows import (
     chunk_rows_for,
     chunks,
 )
+from graticule.probes.estimators.side_by_side import side_by_side
 from graticule.probes.generalisation.factors import Solved, Sums, cholesky, middle_of, refit, solve
 
 _log = logging.getLogger(__name__)
@@ -115,8 +116,6 @@ class _Gram:
         shift = middle_of(source)
         y_shift = y.mean(axis=0)
         centred = y - y_shift
-        total = Sums.none(width, y.shape[1])
-        own: dict[int, Sums] = {}
         todo = np.ones(n, bool)
         parts: list[tuple[int, np.ndarray]] = []
         for i, block in enumerate(blocks):
@@ -124,18 +123,21 @@ class _Gram:
             if len(block) > _SMALL_BLOCK * width and room and todo[block].all():
                 todo[block] = False
                 parts.append((i, block))
-        parts.append((-1, np.flatnonzero(todo)))
-        for i, part in parts:
-            sums = Sums.none(width, y.shape[1]) if i >= 0 else total
-            for index in chunks(part, chunk_rows_for(width)):
+
+        def summed(part: tuple[int, np.ndarray]) -> Sums:
+            sums = Sums.none(width, y.shape[1])
+            for index in chunks(part[1], chunk_rows_for(width)):
                 rows = source.gather(index)
                 rows -= shift
                 sums.add(rows, centred[index])
                 if not np.isfinite(sums.x).all():
                     check_finite_rows(rows, index, "X")
-            if i >= 0:
-                total.merge(sums)
-                own[i] = sums
+            return sums
+
+        total = summed((-1, np.flatnonzero(todo)))
+        own = {i: sums for (i, _), sums in zip(parts, side_by_side(summed, parts), strict=True)}
+        for sums in own.values():
+            total.merge(sums)
         return cls(source, centred, shift, y_shift, blocks, total, own)
 
     def fits(self, alpha: float) -> BlockFits:
@@ -145,22 +147,28 @@ class _Gram:
         intercept, y_mean = np.zeros((2, len(self.blocks), self.y.shape[1]))
         y_sum = self.y.sum(axis=0)  # not 0: large values leave their rounding
         whole = Solved.of(self.total.copy(), y_sum, n, alpha, 1.0)
-        refitted = 0
-        for i, block in enumerate(self.blocks):
+        refitted: list[int] = []
+
+        def fitted(i: int) -> None:
+            block = self.blocks[i]
             kept_sum = y_sum - self.y[block].sum(axis=0)
             y_mean[i] = kept_sum / (n - len(block)) + self.y_shift
             small = len(block) <= _SMALL_BLOCK * width
             fit = self._by_hat(whole, block) if small and whole is not None else None
             fit = self._downdated(i, block, kept_sum, alpha) if fit is None else fit
             if fit is None:
-                refitted += 1
+                refitted.append(i)
                 kept = np.setdiff1d(np.arange(n), block)
                 fit = refit(self.source.gather(kept) - self.shift, self.y[kept], alpha)
             coef[i], intercept[i] = fit[0], fit[1] + self.y_shift - self.shift @ fit[0]
+
+        side_by_side(fitted, range(len(self.blocks)))
         if refitted:
-            _log.info("%d of %d blocks refitted from their rows, for want of digits", refitted, len(coef))
+            _log.info(
+                "%d of %d blocks refitted from their rows, for want of digits", len(refitted), len(coef)
+            )
         n_train = np.array([n - len(b) for b in self.blocks])
-        return BlockFits(alpha, coef, intercept, y_mean, n_train, refitted)
+        return BlockFits(alpha, coef, intercept, y_mean, n_train, len(refitted))
 
     def _by_hat(self, whole: Solved, block: Int[np.ndarray, " held"]) -> tuple[np.ndarray, np.ndarray] | None:
         """Weights and intercept (about the shifts) by the residuals of the fit to all rows."""

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from graticule.probes.estimators.sparse_ridge import (
-    dual_ridge,
+from graticule.probes.estimators.row_products import (
+    fits,
     is_small,
     kernel_predictions,
     kernel_smoothers,
+    product_duals,
 )
+from graticule.probes.estimators.sparse_ridge import dual_ridge
 from graticule.probes.tables.groups import group_folds
 
 logger = logging.getLogger(__name__)
@@ -209,12 +211,21 @@ class StringRidge:
             return np.broadcast_to(offset, (len(alphas), len(wanted), z.shape[1])).copy()
         if is_small(len(fit), z.shape[1]):  # then products between rows are fewer than coefficients
             return kernel_predictions(inside, outside, z[fit], alphas)
-        means = np.asarray(inside.mean(axis=0)).ravel()
         out = np.empty((len(alphas), len(wanted), z.shape[1]), np.float64 if tol < 1e-5 else np.float32)
         step = max(1, (1 << 25) // (len(alphas) * len(fit)))
+        if tol >= 1e-5 and fits(len(fit), z.shape[1]):
+            for i, dual in enumerate(product_duals(inside, z[fit], alphas, tol)):
+                for start in range(0, z.shape[1], step):
+                    part = slice(start, start + step)
+                    out[i, :, part] = self._read(inside, outside, dual[:, part], offset[part])
+            return out
         for start in range(0, z.shape[1], step):
             part = slice(start, start + step)
             for i, dual in enumerate(dual_ridge(inside, z[fit, part], alphas, tol=tol)):
-                coef = np.asarray(inside.T @ dual)
-                out[i, :, part] = outside @ coef + (offset[part] - means @ coef)
+                out[i, :, part] = self._read(inside, outside, dual, offset[part])
         return out
+
+    def _read(self, inside: Any, outside: Any, dual: np.ndarray, offset: np.ndarray) -> np.ndarray:
+        """Predictions [wanted row, target] from the solutions on the rows that were learned from."""
+        coef = np.asarray(inside.T @ dual)
+        return outside @ coef + (offset - np.asarray(inside.mean(axis=0)).ravel() @ coef)
