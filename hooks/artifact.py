@@ -201,6 +201,12 @@ def sha256(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def fingerprint(made_from: Mapping[str, Any]) -> str:
+    """A short digest of what something was made from: the same settings in any order give the same one."""
+    words = json.dumps(json_ready(made_from), sort_keys=True)
+    return hashlib.sha256(words.encode()).hexdigest()[:16]
+
+
 def library_versions() -> dict[str, str]:
     """Versions of the libraries whose numbers enter a result."""
     found: dict[str, str] = {}

@@ -76,6 +76,13 @@ class Result(ABC):
         told: list[Part] = [("table", caption) for caption in tables]
         return drawn + told
 
+    @staticmethod
+    def figure_then_table(figures: Sequence[str], tables: Sequence[str]) -> list[Part]:
+        """A layout: the first figure, the table behind it, then the rest."""
+        drawn: list[Part] = [("figure", caption) for caption in figures]
+        told: list[Part] = [("table", caption) for caption in tables]
+        return [drawn[0], told[0], *drawn[1:], *told[1:]]
+
     def report(self, path: Path | str) -> Path:
         """Write one self-contained HTML page with this result on it; returns where it is."""
         return _renderer()(self, Path(path))

@@ -127,11 +127,26 @@ def read_table(
     blocks: Sequence[str] = (),
     on_bad: str = "raise",
     seed: int = 0,
+    rows: int | None = None,
 ) -> "graticule.probes.tables.table.Table":
-    """The packaged table of that name, or the table that the options describe.
+    """The packaged table of that name, or the table that the options describe; `rows` of it, if it has more.
 
     **Raises** `ValueError` if a file comes without columns, or a packaged table with them.
     """
+    described = _described(table, text, targets, split, cluster, blocks, on_bad, seed)
+    return described if rows is None or rows >= len(described) else described.head(rows, seed)
+
+
+def _described(
+    table: str,
+    text: str | None,
+    targets: Sequence[str],
+    split: str | None,
+    cluster: str | None,
+    blocks: Sequence[str],
+    on_bad: str,
+    seed: int,
+) -> "graticule.probes.tables.table.Table":
     from graticule.probes.tables.reading import packaged_tables
     from graticule.probes.tables.spacetime import read_space_time
     from graticule.probes.tables.table import Table

@@ -77,6 +77,7 @@ def _dequantise(path: Path, folder: Path) -> None:
             hf: Any = AutoModelForCausalLM.from_pretrained(
                 path.parent, gguf_file=path.name, dtype=torch.float32
             )
+        # an architecture or a quantisation that transformers does not know comes as any of these
         except (ValueError, KeyError, NotImplementedError) as error:
             raise ValueError(f"transformers cannot read {path}: {error}") from error
         try:

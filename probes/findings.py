@@ -222,9 +222,7 @@ class Findings(Result):
 
     def layout(self, figures: Sequence[str], tables: Sequence[str]) -> list[Part]:
         """Depth, the baselines behind it, the target's own figures, then the tables."""
-        drawn: list[Part] = [("figure", c) for c in figures]
-        told: list[Part] = [("table", c) for c in tables]
-        return [drawn[0], told[0], *drawn[1:], *told[1:]]
+        return self.figure_then_table(figures, tables)
 
     # Writing -----------------------------------------------------------------------------------------
     def to_json(self) -> dict[str, Any]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 
-from graticule.hooks.artifact import ArtifactError, json_ready
+from graticule.hooks.artifact import ArtifactError, fingerprint
 from graticule.hooks.capture import capture
 from graticule.hooks.identity import model_identity
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
@@ -77,8 +75,8 @@ def probe(
         "draws": draws,
         "seed": seed,
     }
-    fingerprint = hashlib.sha256(json.dumps(json_ready(made_from), sort_keys=True).encode()).hexdigest()[:16]
-    found = None if folder is None else _already(folder, fingerprint)
+    mark = fingerprint(made_from)
+    found = None if folder is None else findings_of(folder, mark)
     if folder is not None and found is not None:
         kept = Store(folder / "activations"), table, Baselines.load(folder / "baselines")
         return found.with_material(*kept)
@@ -95,14 +93,14 @@ def probe(
         **settings,
     )
     findings = sweep(acts, table, beside, min_gain=min_gain, draws=draws, seed=seed, progress=progress)
-    findings = _with_fingerprint(findings, fingerprint)
+    findings = replace(findings, provenance={**findings.provenance, "fingerprint": mark})
     if folder is not None:
         findings.save(folder)
     return findings
 
 
-def _already(folder: Path, fingerprint: str) -> Findings | None:
-    """Whole findings of the very same run, if there are any."""
+def findings_of(folder: Path, mark: str) -> Findings | None:
+    """Whole findings that `folder` holds of the very same run, by its fingerprint, if there are any."""
     if not (folder / "findings.json").exists():
         return None
     try:
@@ -110,11 +108,7 @@ def _already(folder: Path, fingerprint: str) -> Findings | None:
     except (ArtifactError, KeyError) as error:
         _log.info("findings in %s are made again: %s", folder, error)
         return None
-    if found.provenance.get("fingerprint") != fingerprint:
+    if found.provenance.get("fingerprint") != mark:
         return None
     _log.info("%s holds these very findings; nothing is run again", folder)
     return found
-
-
-def _with_fingerprint(findings: Findings, fingerprint: str) -> Findings:
-    return replace(findings, provenance={**findings.provenance, "fingerprint": fingerprint})

@@ -130,7 +130,6 @@ class Forward:
             TypeError,
             ValueError,
             AttributeError,
-            NotImplementedError,
             RuntimeError,
             IndexError,
         ) as error:

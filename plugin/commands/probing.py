@@ -96,9 +96,8 @@ def probe(
         blocks=block_column or (),
         on_bad=on_bad,
         seed=seed,
+        rows=rows,
     )
-    if rows is not None and rows < len(entities):
-        entities = entities.head(rows, seed)
     loaded = graticule.load_model(model, dtype=dtype, device=device)
     settings: dict[str, Any] = {"prompt": prompt, "points": which, "layers": where, "pos": tokens}
     findings = graticule.probe(

@@ -83,9 +83,8 @@ def study(
         blocks=block_column or (),
         on_bad=on_bad,
         seed=seed,
+        rows=rows,
     )
-    if rows is not None and rows < len(entities):
-        entities = entities.head(rows, seed)
     settings = Settings(
         prompts=templates,
         prompt_rows=prompt_rows,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from graticule.hooks.artifact import json_ready
+from graticule.hooks.artifact import fingerprint
 from graticule.hooks.saved import SavedResult
 from graticule.probes.findings import Findings
 from graticule.probes.tables.table import Table
@@ -63,5 +61,4 @@ class Step:
         if "saes" in given:
             given["saes"] = {name: digest_of(sae) for name, sae in context.settings.saes.items()}
         made_from = {"step": self.name, "findings": context.findings.provenance.get("fingerprint"), **given}
-        words = json.dumps(json_ready(made_from), sort_keys=True)
-        return hashlib.sha256(words.encode()).hexdigest()[:16]
+        return fingerprint(made_from)

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from graticule.hooks.artifact import library_versions
 from graticule.probes.findings import Findings
-from graticule.probes.scores.bootstrap import interval
+from graticule.probes.scores.bootstrap import interval, resamples
 
 Interval = tuple[float, float]
 """Ends of a 95% interval."""
@@ -52,10 +52,7 @@ def cluster_weights(
 ) -> tuple[Float[np.ndarray, "draw cluster"], Int[np.ndarray, " row"]]:
     """How often each cluster is taken in every resample with replacement, and the cluster of each row."""
     _, codes = np.unique(clusters, return_inverse=True)
-    size = int(codes.max()) + 1
-    rng = np.random.default_rng(seed)
-    taken = [np.bincount(rng.integers(0, size, size), minlength=size) for _ in range(draws)]
-    return np.stack(taken).astype(np.float64), codes
+    return np.concatenate(list(resamples(int(codes.max()) + 1, draws, seed))), codes
 
 
 def mean_difference(

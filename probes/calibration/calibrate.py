@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import library_versions
-from graticule.probes.calibration.components import FEW_ROWS, Mixture
+from graticule.probes.calibration.components import Mixture
 from graticule.probes.calibration.coverage import held_aside, resampled
 from graticule.probes.calibration.instrument import PROBE, STRINGS, Held, Instrument, joined, some
 from graticule.probes.calibration.judging import judge
@@ -80,8 +80,8 @@ def calibrate(
 
     Each target is one column: a verdict that averages several real targets varies less, so its limit is
     rather lower. `targets` of each kind (and of each gain); `strengths` of the ridge grid, over the
-    range in which a sweep tries 24, and every `string_step`-th of TF-IDF's (every third up to 5,000 training
-    rows, every sixth beyond them): fewer are faster.
+    range in which a sweep tries 24, and every `string_step`-th of TF-IDF's (by default every third; beyond
+    5,000 training rows four in all, about the chosen one): fewer are faster.
 
     Coverage of the interval is measured twice, see `coverage`: with half of the test clusters held aside, and
     with samples of the test clusters taken as the population.
@@ -99,8 +99,6 @@ def calibrate(
     draws = material.draws if draws is None else draws
     rows = len(material.problem.y)
     quiet = not (progress if progress is not None else targets * rows > 500_000)
-    if string_step is None:
-        string_step = 3 if len(material.problem.train) <= FEW_ROWS else 6
     instrument = Instrument.of(findings, strengths, string_step, quiet)
     made = _Made(instrument, findings, targets, seed)
     lines: list[pd.DataFrame] = []
@@ -155,10 +153,10 @@ class _Made:
         raw = read_from_activations(instrument.ridges[PROBE], profile, min(count, _DIRECTIONS), rng)
         self.hidden = hidden_from(instrument, raw)
         names = (*instrument.baselines, PROBE)
-        self.hidden_held = instrument.answers(self.hidden, names)
+        self.hidden_held = instrument.answers(self.hidden, [n for n in names if n != STRINGS])
         # one factorisation of the strings' products serves all targets, so they are answered in one go
-        both = np.concatenate([self.noise, self.strings])
-        self.string_held: Held = instrument.answers(both, names[:1] if instrument.strings else ())
+        every = np.concatenate([self.noise, self.strings, self.hidden])
+        self.string_held: Held = instrument.answers(every, names[:1] if instrument.strings else ())
 
     def block(
         self, instrument: Instrument, index: Int[np.ndarray, " _"]
@@ -166,10 +164,12 @@ class _Made:
         """Noise, n-gram functions and hidden parts for the targets `index`, with all answers to them."""
         both = np.concatenate([self.noise[index], self.strings[index]])
         names = [n for n in (*instrument.baselines, PROBE) if n != STRINGS]
-        held = instrument.answers(both, names)
+        held = joined([instrument.answers(both, names), self.hidden_held])
         if instrument.strings is not None:
-            held |= some(self.string_held, np.concatenate([index, len(self.noise) + index]))
-        return np.concatenate([both, self.hidden]), joined([held, self.hidden_held])
+            count = len(self.noise)
+            own = np.concatenate([index, count + index, 2 * count + np.arange(len(self.hidden))])
+            held |= some(self.string_held, own)
+        return np.concatenate([both, self.hidden]), held
 
 
 def _features(instrument: Instrument) -> Any:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from graticule.probes.calibration.components import (
+    FEW_ROWS,
     Answers,
     Chosen,
     Mixture,
@@ -45,12 +46,14 @@ class Instrument:
 
     @classmethod
     def of(
-        cls, findings: Findings, strengths: int = 24, string_step: int = 2, quiet: bool = True
+        cls, findings: Findings, strengths: int = 24, string_step: int | None = 2, quiet: bool = True
     ) -> Instrument:
         """The instrument behind some findings.
 
         `strengths` of the default ridge grid (all 24 are what a sweep tries) and every `string_step`-th of
-        TF-IDF's, from two of these steps below the chosen one upwards.
+        TF-IDF's, from two of these steps below the chosen one upwards. With None that is every third, or,
+        beyond 5,000 training rows, four strengths: two steps of the grid below the chosen one, that one, and
+        two and six above it.
         """
         material = findings.material
         problem = material.problem
@@ -71,7 +74,9 @@ class Instrument:
         if STRINGS in findings.baselines and texts is not None:
             named = [texts[i] for i in problem.source[order]]
             clusters = problem.clusters[problem.train]
-            grid = _coarse(float(findings.baselines[STRINGS]["alpha"]), string_step)
+            chosen = float(findings.baselines[STRINGS]["alpha"])
+            few = string_step is None and n_train > FEW_ROWS
+            grid = _about(chosen) if few else _coarse(chosen, string_step or 3)
             ridge_on_terms = StringRidge.of(named[:n_train], clusters, named[n_train:], seed=0)
             strings = StringAnswerer.of(ridge_on_terms, grid, quiet)
         return cls(ridges, strings, n_train, problem.clusters[order])
@@ -114,9 +119,17 @@ class Instrument:
         return stacks(y, baselines, chosen.get(PROBE))
 
 
-def _coarse(chosen: float, step: int) -> Float[np.ndarray, " alpha"]:
+def _about(chosen: float) -> Float[np.ndarray, " alpha"]:
     grid = np.asarray(ALPHAS)
-    at = int(np.abs(np.log(grid / chosen)).argmin())
+    return grid[np.unique(np.clip(_place(chosen) + np.array([-2, 0, 2, 6]), 0, len(grid) - 1))]
+
+
+def _place(chosen: float) -> int:
+    return int(np.abs(np.log(np.asarray(ALPHAS) / chosen)).argmin())
+
+
+def _coarse(chosen: float, step: int) -> Float[np.ndarray, " alpha"]:
+    grid, at = np.asarray(ALPHAS), _place(chosen)
     first = max(at % step, at - 2 * step)
     return grid[first::step]
 

@@ -22,7 +22,7 @@ from graticule.probes.causes.outcomes import Outcome
 from graticule.probes.causes.removal import removal_tables, removal_tests
 from graticule.probes.causes.rig import Span
 from graticule.probes.causes.steer import SCALES
-from graticule.probes.causes.steer_runs import steered, steering_tables, steering_tests
+from graticule.probes.causes.steer_runs import need_dose, steered, steering_tables, steering_tests
 from graticule.probes.findings import Findings
 from graticule.probes.scores.verdict import STRUCTURE
 
@@ -142,8 +142,7 @@ def causes(
 
     **Raises** `ValueError` and `KeyError` as `steer` and `ablate`.
     """
-    if not {dose, -dose} <= set(scales):
-        raise ValueError(f"dose={dose:g}: both it and {-dose:g} must be among scales={tuple(scales)}")
+    need_dose(dose, scales)
     bench = Bench(model, findings, outcomes, point=point, rows=rows, span=pos, seed=seed)
     names = steered(findings, targets)
     pins = pd.DataFrame()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 from jaxtyping import Float
 
@@ -98,11 +95,3 @@ def needed(controls: int, tests: int, level: float = 0.05) -> int:
 def detection_limit(controls: Float[np.ndarray, " control"]) -> float:
     """The smallest effect that these controls could have shown: the 97.5% quantile of their sizes."""
     return float(np.quantile(np.abs(controls), 0.975)) if len(controls) else float("nan")
-
-
-def holm(p: Sequence[float]) -> Float[np.ndarray, " test"]:
-    """Holm's adjusted p-values, over the tests of one verdict."""
-    from graticule.probes.scores import multiplicity
-
-    module: Any = multiplicity
-    return np.asarray(module.holm(np.asarray(p, np.float64)), np.float64)

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from graticule.probes.causes.controls import detection_limit, holm, rank_p
+from graticule.probes.causes.controls import detection_limit, rank_p
+from graticule.probes.scores.multiplicity import holm
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -103,10 +104,8 @@ def effect_line(
 def adjusted(effects: pd.DataFrame) -> pd.DataFrame:
     """`effects` with Holm's adjusted p-values over its tested lines."""
     out = effects.copy()
-    out["p_holm"] = np.nan
     tested = out["tested"].to_numpy(dtype=bool)
-    if tested.any():
-        out.loc[tested, "p_holm"] = holm(out.loc[tested, "p"].to_numpy(dtype=float).tolist())
+    out["p_holm"] = holm(np.where(tested, out["p"].to_numpy(dtype=float), np.nan))
     return out
 
 

@@ -199,7 +199,7 @@ class Rig:
             if self._agrees():
                 return True
             _log.info("a restart from block %d differs from the whole pass; runs are whole", self.start)
-        except (AttributeError, NotImplementedError, TypeError, AssertionError, RuntimeError) as error:
+        except (AttributeError, TypeError, AssertionError, RuntimeError) as error:
             _log.info("no restart from block %d (%s); runs are whole", self.start, error)
         self.batches = plain
         return False

@@ -17,7 +17,7 @@ from graticule.probes.causes.controls import needed
 from graticule.probes.causes.effects import EffectTables, adjusted
 from graticule.probes.causes.outcomes import Outcome
 from graticule.probes.causes.rig import Span
-from graticule.probes.causes.steer_runs import steered, steering_tables, steering_tests
+from graticule.probes.causes.steer_runs import need_dose, steered, steering_tables, steering_tests
 from graticule.probes.findings import Findings
 
 if TYPE_CHECKING:
@@ -104,8 +104,7 @@ def steer(
     **Raises** `ValueError` for doses that are not among the scales, tables without texts, bad outcomes;
     `KeyError` for an unknown target or point.
     """
-    if not {dose, -dose} <= set(scales):
-        raise ValueError(f"dose={dose:g}: both it and {-dose:g} must be among scales={tuple(scales)}")
+    need_dose(dose, scales)
     bench = Bench(model, findings, outcomes, point=point, rows=rows, span=pos, seed=seed)
     names = steered(findings, targets)
     with undisturbed(model), packed(model):

@@ -38,6 +38,12 @@ def steering_tables(
     return effects, held, doses
 
 
+def need_dose(dose: float, scales: Sequence[float]) -> None:
+    """**Raises** `ValueError` unless the dose is among the scales, in both directions."""
+    if not {dose, -dose} <= set(scales):
+        raise ValueError(f"dose={dose:g}: both it and {-dose:g} must be among scales={tuple(scales)}")
+
+
 def steering_tests(bench: Bench, names: Sequence[str]) -> int:
     """How many outcomes steering these targets is tested on."""
     later = int(bench.later is not None)

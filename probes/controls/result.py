@@ -158,9 +158,7 @@ class Controls(SavedResult):
 
     def layout(self, figures: Sequence[str], tables: Sequence[str]) -> list[Part]:
         """The dots, the table behind them, then the rest."""
-        drawn: list[Part] = [("figure", c) for c in figures]
-        told: list[Part] = [("table", c) for c in tables]
-        return [drawn[0], told[0], *drawn[1:], *told[1:]]
+        return self.figure_then_table(figures, tables)
 
 
 def people(lines: pd.DataFrame, score: str, probe: str) -> pd.DataFrame:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from graticule.probes.scores.bootstrap import cluster_sums, interval, weighted_r2
+from graticule.probes.scores.bootstrap import cluster_sums, defined_mean, interval, resamples, weighted_r2
 from graticule.probes.scores.metrics import mean_r2
-
-_CHUNK_CELLS = 1 << 22  # cluster weights held at once (32 MiB)
 
 Pair = tuple[Float[np.ndarray, "row target"], Float[np.ndarray, "row target"]]
 """Truth and prediction of the same rows."""
@@ -60,24 +58,6 @@ def sampled_r2(
     by_target = np.concatenate(parts)
     found: dict[str, Sampled] = {}
     for i, (name, (y, pred)) in enumerate(pairs.items()):
-        samples = _defined_mean(by_target[:, ends[i] : ends[i + 1]])
+        samples = defined_mean(by_target[:, ends[i] : ends[i + 1]])
         found[name] = Sampled(mean_r2(y, pred), samples if len(sums.n) > 1 else np.full(draws, np.nan))
     return found
-
-
-def resamples(size: int, draws: int, seed: int) -> Generator[Float[np.ndarray, "chunk cluster"], None, None]:
-    """How often each of `size` clusters is taken in each resample, some resamples at a time."""
-    rng = np.random.default_rng(seed)
-    step = max(1, _CHUNK_CELLS // size)
-    for start in range(0, draws, step):
-        picks = [
-            np.bincount(rng.integers(0, size, size), minlength=size) for _ in range(min(step, draws - start))
-        ]
-        yield np.stack(picks).astype(np.float64)
-
-
-def _defined_mean(values: np.ndarray) -> np.ndarray:
-    defined = ~np.isnan(values)
-    number = defined.sum(axis=1)
-    total = np.where(defined, values, 0.0).sum(axis=1)
-    return np.where(number > 0, total / np.maximum(number, 1), np.nan)

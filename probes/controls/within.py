@@ -10,8 +10,9 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from graticule.probes.controls.lines import Line, line, not_applicable
-from graticule.probes.controls.scoring import Sampled, resamples
+from graticule.probes.controls.scoring import Sampled
 from graticule.probes.controls.setting import Setting
+from graticule.probes.scores.bootstrap import resamples
 from graticule.probes.scores.verdict import stack
 from graticule.probes.tables.oracle import block_oracle_predictions
 

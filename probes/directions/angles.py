@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from graticule.probes.directions.fits import PointFits
 from graticule.probes.geometry import Metric, RandomVectors, cosine_matrix, degrees
+from graticule.probes.scores.multiplicity import benjamini_hochberg
 
 KINDS = ("read", "write")
 
@@ -85,7 +86,7 @@ def _pairs(concepts: Sequence[Concept], metric: Metric, kind: str) -> list[dict[
             "p_bh": float(adjusted),
             "level": float(max(level[i, j], level[j, i])),
         }
-        for n, ((i, j), adjusted) in enumerate(zip(both, _adjusted(larger), strict=True))
+        for n, ((i, j), adjusted) in enumerate(zip(both, benjamini_hochberg(larger), strict=True))
     ]
 
 
@@ -107,13 +108,3 @@ def alone(concepts: Sequence[Concept], metrics: Sequence[Metric]) -> pd.DataFram
                     }
                 )
     return pd.DataFrame(lines)
-
-
-def _adjusted(p: Float[np.ndarray, " pair"]) -> Float[np.ndarray, " pair"]:
-    from scipy.stats import false_discovery_control
-
-    out = np.full(len(p), np.nan)
-    defined = np.isfinite(p)
-    if defined.any():
-        out[defined] = false_discovery_control(p[defined])
-    return out

@@ -14,14 +14,12 @@ from graticule.hooks.points import layer_of
 from graticule.hooks.saved import SavedResult
 from graticule.probes.findings import Findings
 from graticule.probes.material import Material
-from graticule.probes.scores.bootstrap import interval
+from graticule.probes.scores.bootstrap import interval, resamples
 from graticule.probes.scores.geo import haversine_km
 from graticule.probes.tables.checks import need_column
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
-
-_CHUNK = 1 << 22  # cells of resampling weights held at once
 
 
 @dataclass(frozen=True)
@@ -258,13 +256,7 @@ def _resampled(columns: np.ndarray, clusters: np.ndarray, draws: int, seed: int)
     """Sums of `columns` `[row, column]` over resamples of whole clusters: `[draw, column]`."""
     _, codes = np.unique(clusters, return_inverse=True)
     sums = np.stack([np.bincount(codes, weights=c) for c in columns.T], axis=1)
-    rng, size = np.random.default_rng(seed), len(sums)
-    out, step = np.empty((draws, sums.shape[1])), max(1, _CHUNK // size)
-    for start in range(0, draws, step):
-        count = min(step, draws - start)
-        picks = [np.bincount(rng.integers(0, size, size), minlength=size) for _ in range(count)]
-        out[start : start + count] = np.stack(picks).astype(np.float64) @ sums
-    return out
+    return np.concatenate([weights @ sums for weights in resamples(len(sums), draws, seed)])
 
 
 def _ci(line: pd.Series, name: str) -> str:

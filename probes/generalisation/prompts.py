@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -15,7 +13,7 @@ import pandas as pd
 import torch
 
 from graticule.hooks.activations import Activations
-from graticule.hooks.artifact import ArtifactError, json_ready, library_versions
+from graticule.hooks.artifact import fingerprint, json_ready, library_versions
 from graticule.hooks.capture import capture
 from graticule.hooks.identity import model_identity
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
@@ -24,6 +22,7 @@ from graticule.hooks.store import Store
 from graticule.probes.compare import compare
 from graticule.probes.findings import Findings
 from graticule.probes.generalisation.prompts_result import Prompts
+from graticule.probes.probe import findings_of
 from graticule.probes.scores.multiplicity import holm
 from graticule.probes.surface.baselines import baselines
 from graticule.probes.sweep import problem_of, sweep
@@ -110,8 +109,8 @@ def prompts(
     }
     found: dict[str, Findings] = {}
     for name, prompt in asked.items():
-        mark = _fingerprint({**made_from, "prompt": asdict(prompt)})
-        kept = None if folder is None else _already(folder / name, mark)
+        mark = fingerprint({**made_from, "prompt": asdict(prompt)})
+        kept = None if folder is None else findings_of(folder / name, mark)
         if kept is not None:
             found[name] = kept.with_material(held[name], linked, beside)
             continue
@@ -214,19 +213,3 @@ def _against(findings: Mapping[str, Findings], reference: str, draws: int, seed:
     frame = pd.DataFrame(lines, columns=columns)
     adjusted = holm(frame["p"].to_numpy(np.float64)) if lines else np.zeros(0)
     return frame.assign(p_holm=adjusted).astype(dict.fromkeys((*columns[1:], "p_holm"), float))
-
-
-def _fingerprint(made_from: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(json_ready(made_from), sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _already(folder: Path, fingerprint: str) -> Findings | None:
-    """Whole findings of the very same run, if there are any."""
-    if not (folder / "findings.json").exists():
-        return None
-    try:
-        found = Findings.load(folder)
-    except (ArtifactError, KeyError) as error:
-        _log.info("findings in %s are made again: %s", folder, error)
-        return None
-    return found if found.provenance.get("fingerprint") == fingerprint else None

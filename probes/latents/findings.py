@@ -189,9 +189,7 @@ class LatentFindings(SavedResult):
 
     def layout(self, figures: Sequence[str], tables: Sequence[str]) -> list[Part]:
         """Gain and its table first, then single latents."""
-        drawn: list[Part] = [("figure", c) for c in figures]
-        told: list[Part] = [("table", c) for c in tables]
-        return [drawn[0], told[0], *drawn[1:], *told[1:]]
+        return self.figure_then_table(figures, tables)
 
 
 def _count(k: int) -> str:

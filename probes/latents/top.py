@@ -13,6 +13,7 @@ from graticule.hooks.latents import Latents
 from graticule.probes.geometry import RandomVectors, cosine_matrix, largest_of
 from graticule.probes.layers import Problem
 from graticule.probes.scores.metrics import auroc, pearson, r2, spearman
+from graticule.probes.scores.multiplicity import benjamini_hochberg
 
 KINDS = ("read", "write")
 
@@ -48,7 +49,7 @@ def decoder_cosines(
             continue
         p = chance.tail(cosines, direction)
         out[f"cos_{kind}"], out[f"p_{kind}"] = cosines, p
-        out[f"p_max_{kind}"], out[f"p_bh_{kind}"] = largest_of(p, len(p)), adjusted(p)
+        out[f"p_max_{kind}"], out[f"p_bh_{kind}"] = largest_of(p, len(p)), benjamini_hochberg(p)
         levels[kind] = chance.level(-np.expm1(np.log(0.95) / len(p)), direction)
     return Cosines(pd.DataFrame(out), levels)
 
@@ -100,19 +101,8 @@ def top_latents(
     }
     if classes:
         out["test_auroc"] = auroc(truth, outside)
-    out |= {"frequency": (inside != 0).mean(axis=0), "p_test": p, "p_bh_test": adjusted(p)}
+    out |= {"frequency": (inside != 0).mean(axis=0), "p_test": p, "p_bh_test": benjamini_hochberg(p)}
     return pd.DataFrame(out).merge(cosines, on="latent", how="left")
-
-
-def adjusted(p: Float[np.ndarray, " value"]) -> Float[np.ndarray, " value"]:
-    """Benjamini-Hochberg adjusted p; undefined ones stay so and do not count."""
-    from scipy.stats import false_discovery_control
-
-    out = np.full(len(p), np.nan)
-    defined = np.isfinite(p)
-    if defined.any():
-        out[defined] = false_discovery_control(p[defined])
-    return out
 
 
 def _correlation_p(r: Float[np.ndarray, " value"], n: int) -> Float[np.ndarray, " value"]:

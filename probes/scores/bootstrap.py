@@ -78,12 +78,17 @@ def resampled_r2(sums: ClusterSums, draws: int = 2000, seed: int = 0) -> Float[n
     start = 0
     for weights in resamples(len(sums.n), draws, seed):
         values, count = weighted_r2(sums, weights), len(weights)
-        defined = ~np.isnan(values)
-        number = defined.sum(axis=2)
-        total = np.where(defined, values, 0.0).sum(axis=2)
-        out[start : start + count] = np.where(number > 0, total / np.maximum(number, 1), np.nan)
+        out[start : start + count] = defined_mean(values)
         start += count
     return out
+
+
+def defined_mean(values: Float[np.ndarray, "*part target"]) -> Float[np.ndarray, "*part"]:
+    """Mean over the targets that are not NaN; NaN where all are."""
+    defined = ~np.isnan(values)
+    number = defined.sum(axis=-1)
+    total = np.where(defined, values, 0.0).sum(axis=-1)
+    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
 
 def resamples(

@@ -7,10 +7,10 @@ from sklearn.metrics import r2_score
 
 from graticule import Activations, Table, sweep
 from graticule.probes.controls.run import controls
-from graticule.probes.controls.scoring import average, resamples, sampled_r2
+from graticule.probes.controls.scoring import average, sampled_r2
 from graticule.probes.controls.subsets import digit_only, plain
 from graticule.probes.controls.within import scored_blocks, within_scores
-from graticule.probes.scores.bootstrap import cluster_sums, resampled_r2
+from graticule.probes.scores.bootstrap import cluster_sums, resampled_r2, resamples
 
 
 @pytest.fixture
