@@ -13,10 +13,9 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from graticule.sims.world import World
+from graticule.sims.world import UNKNOWN, World
 
-UNKNOWN = -1
-"""⋄, as in the paper's simulations."""
+__all__ = ["UNKNOWN", "Contexts"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,18 +43,31 @@ class Contexts:
             raise ValueError(f"chances add up to {self.chances.sum()}, expected 1")
 
     @classmethod
-    def complete(cls, world: World, known: float = 0.5) -> Contexts:
+    def complete(cls, world: World, known: float = 0.5, hidden: Sequence[int] = ()) -> Contexts:
         """Every mask: each concept is known with probability `known`, independently (the paper's law, ½).
 
-        **Raises** `ValueError` for a probability outside (0, 1].
+        Concepts that are `hidden` are never known.
+
+        **Raises** `ValueError` for a probability outside (0, 1] or hidden concepts that are none.
         """
         if not 0 < known <= 1:
             raise ValueError(f"known={known}: a probability above 0")
-        masks = np.array(list(np.ndindex(*(2,) * world.m)), bool)[::-1]
+        masks = _masks(world, hidden)
         counts = masks.sum(axis=1)
-        chances = known**counts * (1 - known) ** (world.m - counts)
+        chances = known**counts * (1 - known) ** (world.m - len(set(hidden)) - counts)
         kept = chances > 0
         return cls(world, masks[kept], chances[kept])
+
+    @classmethod
+    def prefixes(cls, world: World, hidden: Sequence[int] = ()) -> Contexts:
+        """What is known at a random place of a text that tells all concepts but the `hidden` ones, in random
+        order: every number of known concepts is equally likely, and every choice of as many.
+
+        **Raises** `ValueError` for hidden concepts that are none.
+        """
+        masks = _masks(world, hidden)
+        counts = masks.sum(axis=1)
+        return cls(world, masks, 1 / (np.bincount(counts)[counts] * (counts.max() + 1)))
 
     @classmethod
     def drawn(cls, world: World, n_masks: int, seed: int = 0) -> Contexts:
@@ -130,11 +142,10 @@ class Contexts:
 
     # What is left to guess ---------------------------------------------------------------------------
     def conditional(self, context: Int[np.ndarray, " some"]) -> Float[np.ndarray, "some vector"]:
-        """p(c | d) of every token for some contexts."""
-        known = self.vectors[context]
-        agrees = ((known[:, None] == UNKNOWN) | (known[:, None] == self.world.vectors[None])).all(axis=2)
-        joint = np.where(agrees, self.world.joint.reshape(-1), 0.0)
-        return joint / joint.sum(axis=1, keepdims=True)
+        """p(c | d) of every token for some contexts.
+
+        **Raises** `ValueError` for a context that the world never shows."""
+        return self.world.conditional(self.vectors[context])
 
     def posterior(self, context: Int[np.ndarray, " some"]) -> Float[np.ndarray, "some m value"]:
         """P(C_i = v | d) of every concept: 0 or 1 where it is known, padded with 0 to the most values."""
@@ -157,6 +168,14 @@ class Contexts:
         vectors = self.world.sample(n, rng)
         masks = rng.choice(len(self.masks), n, p=self.chances)
         return self.ids(vectors, masks), self.world.token(vectors)
+
+
+def _masks(world: World, hidden: Sequence[int]) -> np.ndarray:
+    """Every mask that hides these concepts, the fullest first."""
+    if not set(hidden) <= set(range(world.m)):
+        raise ValueError(f"hidden={list(hidden)}: concepts are 0 … {world.m - 1}")
+    sizes = [1 if i in set(hidden) else 2 for i in range(world.m)]
+    return np.array(list(np.ndindex(*sizes)), bool)[::-1].copy()
 
 
 def _entropy(p: np.ndarray) -> float:

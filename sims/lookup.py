@@ -12,24 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import networkx as nx
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from graticule.hooks.artifact import (
-    SCHEMA,
-    check_schema,
-    library_versions,
-    read_json,
-    read_tensors,
-    write_folder,
-    write_json,
-    write_tensors,
-)
 from graticule.sims.contexts import Contexts
-from graticule.sims.world import World
+from graticule.sims.learners import hooked, load_learner, save_learner
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -46,8 +35,6 @@ def lookup_model(
 
     **Raises** `ValueError` where the widths differ, or there are fewer contexts than tokens.
     """
-    from transformer_lens import HookedTransformer, HookedTransformerConfig
-
     if f.shape[1] != g.shape[1] or len(f) < len(g):
         raise ValueError(
             f"f is {tuple(f.shape)} and g {tuple(g.shape)}: equal widths, and every token is a context too"
@@ -69,12 +56,7 @@ def lookup_model(
         "device": "cpu",
         "model_name": "lookup-learner",
     }
-    if sae:
-        from sae_lens import HookedSAETransformer
-
-        model: Any = HookedSAETransformer(HookedTransformerConfig(**settings))
-    else:
-        model = HookedTransformer(HookedTransformerConfig(**settings))
+    model = hooked(settings, sae)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.zero_()
@@ -101,26 +83,11 @@ def save_lookup(
     g: Float[Tensor, "token dim"],
     overwrite: bool = False,
 ) -> None:
-    """Write a learner and its world as a folder: `manifest.json` and `learner.safetensors`.
+    """Write a learner and its world as a folder of JSON and safetensors.
 
     **Raises** `FileExistsError` if the folder exists and is not to be overwritten.
     """
-    world = contexts.world
-    tensors = {f"tables/{i}": torch.from_numpy(np.ascontiguousarray(t)) for i, t in enumerate(world.tables)}
-    tensors |= {"f": f, "g": g}
-    tensors |= {"masks": torch.from_numpy(contexts.masks), "chances": torch.from_numpy(contexts.chances)}
-    with write_folder(path, overwrite) as folder:
-        write_tensors(folder / "learner.safetensors", tensors)
-        write_json(
-            folder / "manifest.json",
-            {
-                "kind": KIND,
-                "schema": SCHEMA,
-                "edges": sorted(world.graph.edges),
-                "values": world.values,
-                "versions": library_versions(),
-            },
-        )
+    save_learner(path, KIND, contexts, {"f": f, "g": g}, overwrite=overwrite)
 
 
 def load_lookup(path: Path | str, sae: bool = False) -> tuple[HookedTransformer, Contexts]:
@@ -128,13 +95,5 @@ def load_lookup(path: Path | str, sae: bool = False) -> tuple[HookedTransformer,
 
     **Raises** `ArtifactError` if the folder is missing, damaged or something else.
     """
-    folder = Path(path)
-    manifest = read_json(folder / "manifest.json")
-    check_schema(manifest, KIND, folder)
-    held = read_tensors(folder / "learner.safetensors")
-    graph = nx.DiGraph()
-    graph.add_nodes_from(range(len(manifest["values"])))
-    graph.add_edges_from(tuple(edge) for edge in manifest["edges"])
-    tables = tuple(held[f"tables/{i}"].numpy() for i in range(len(manifest["values"])))
-    contexts = Contexts(World(graph, tables), held["masks"].numpy(), held["chances"].numpy())
+    contexts, held, _ = load_learner(path, KIND)
     return lookup_model(held["f"], held["g"], sae), contexts

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import networkx as nx
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 if TYPE_CHECKING:  # networkx is generic to type checkers only
     Directed: TypeAlias = nx.DiGraph[Any]
@@ -24,6 +24,10 @@ else:
 
 EXACT_UP_TO = 1 << 16
 """Concept vectors that are enumerated at most: sixteen binary concepts."""
+UNKNOWN = -1
+"""⋄, as in the paper's simulations."""
+Kind = Literal["nominal", "ordered", "cyclic"]
+"""What a concept's values are: names, places on a line, or places on a circle."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,10 +38,16 @@ class World:
     """Parents point at children; the nodes are 0 … m − 1."""
     tables: tuple[Float[np.ndarray, "*_value"], ...]
     """Concept → P(value | parents): one axis a parent, in ascending order, then the concept's own values."""
+    kinds: tuple[Kind, ...] = ()
+    """Concept → what its values are; empty: all nominal."""
 
     def __post_init__(self) -> None:
-        """**Raises** `ValueError` for a cycle, other nodes, or tables that are no distributions."""
+        """**Raises** `ValueError` for a cycle, other nodes or kinds, or tables that are no distributions."""
         m = len(self.tables)
+        if len(self.kinds) not in (0, m) or not set(self.kinds) <= set(get_args(Kind)):
+            raise ValueError(
+                f"kinds={self.kinds} for {m} concepts: one of {get_args(Kind)} for each, or none"
+            )
         if set(self.graph) != set(range(m)):
             raise ValueError(f"nodes are {sorted(self.graph)}, expected 0 … {m - 1}, a table each")
         if not nx.is_directed_acyclic_graph(self.graph):
@@ -151,6 +161,24 @@ class World:
         """How many values each concept has."""
         return tuple(table.shape[-1] for table in self.tables)
 
+    def kind(self, concept: int) -> Kind:
+        """What a concept's values are."""
+        return self.kinds[concept] if self.kinds else "nominal"
+
+    def coordinates(self, concept: int) -> Float[np.ndarray, "value axis"]:
+        """Numbers for a concept's values, to be read by a probe.
+
+        Ordered: even steps from 0 to 1. Cyclic: cosine and sine of even steps round the circle. Nominal: 0
+        and 1 for two values, else an indicator for each.
+        """
+        size, kind = self.values[concept], self.kind(concept)
+        if kind == "cyclic":
+            angle = 2 * np.pi * np.arange(size) / size
+            return np.stack([np.cos(angle), np.sin(angle)], axis=1)
+        if kind == "ordered" or size == 2:
+            return np.linspace(0.0, 1.0, size)[:, None]
+        return np.eye(size)
+
     def parents(self, concept: int) -> list[int]:
         """Parents in ascending order: the axes of the concept's table."""
         return sorted(self.graph.predecessors(concept))
@@ -200,11 +228,31 @@ class World:
         """P of some concepts, an axis each in ascending order."""
         return np.asarray(self.joint.sum(axis=tuple(i for i in range(self.m) if i not in set(concepts))))
 
+    @cached_property
+    def possible(self) -> Bool[np.ndarray, " vector"]:
+        """Which concept vectors ever occur: all of them where no table holds a 0."""
+        return self.joint.reshape(-1) > 0
+
+    def conditional(self, known: Int[np.ndarray, "row m"]) -> Float[np.ndarray, "row vector"]:
+        """p(c | d) of every token, given what is known of it (−1 elsewhere).
+
+        **Raises** `ValueError` where what is given as known never occurs together.
+        """
+        agrees = np.ones((len(known), len(self.vectors)), bool)
+        for i in range(self.m):  # a concept at a time: sixteen concepts' agreement fits no memory at once
+            agrees &= (known[:, i, None] == UNKNOWN) | (known[:, i, None] == self.vectors[None, :, i])
+        joint = np.where(agrees, self.joint.reshape(-1), 0.0)
+        total = joint.sum(axis=1, keepdims=True)
+        if (total == 0).any():
+            never = known[int(np.argmin(total[:, 0]))].tolist()
+            raise ValueError(f"context {never} has probability 0: nothing follows from it; leave it out")
+        return joint / total
+
     def sample(self, n: int, rng: np.random.Generator) -> Int[np.ndarray, "n m"]:
         """Concept vectors drawn concept by concept, parents first; for any number of concepts."""
         out = np.zeros((n, self.m), np.int64)
         for i in nx.lexicographical_topological_sort(self.graph):
             chances = self.tables[i][tuple(out[:, p] for p in self.parents(i))]
             chances = np.broadcast_to(chances, (n, chances.shape[-1]))
-            out[:, i] = (rng.random((n, 1)) > np.cumsum(chances, axis=-1)[:, :-1]).sum(axis=1)
+            out[:, i] = (rng.random((n, 1)) >= np.cumsum(chances, axis=-1)[:, :-1]).sum(axis=1)
         return out

@@ -1,5 +1,6 @@
 """The lookup learner under TransformerLens, graticule's own capture, and SAELens."""
 
+import networkx as nx
 import numpy as np
 import pytest
 import torch
@@ -9,7 +10,9 @@ from graticule import capture, record
 from graticule.hooks.artifact import ArtifactError
 from graticule.sims.contexts import Contexts
 from graticule.sims.lookup import load_lookup, lookup_model, save_lookup, sequences
+from graticule.sims.restricted import RestrictedWorld
 from graticule.sims.train import Training, train
+from graticule.sims.values import smooth_world
 from graticule.sims.world import World
 
 
@@ -102,3 +105,19 @@ def test_saved_and_loaded(learned, model, tmp_path):
 def test_tables_that_do_not_fit_are_refused(learned):
     with as_installed(), pytest.raises(ValueError, match="equal widths"):
         lookup_model(learned.f[0], learned.g[0][:, :3])
+
+
+def test_any_world_is_saved_whole(learned, tmp_path):
+    """Its incomplete concept sets, its lines and circles."""
+    smooth = smooth_world(nx.DiGraph([(0, 1), (0, 2)]), (2, 5, 4), {1: "cyclic", 2: "ordered"})
+    for name, world in (
+        ("restricted", RestrictedWorld.drawn(learned.contexts[0].world, 0.5)),
+        ("smooth", smooth),
+    ):
+        contexts = Contexts.complete(world)
+        f, g = torch.zeros(contexts.n, 2), torch.zeros(len(world.vectors), 2)
+        save_lookup(tmp_path / name, contexts, f, g)
+        _, again = load_lookup(tmp_path / name)
+        assert type(again.world) is type(world) and again.world.kinds == world.kinds
+        np.testing.assert_array_equal(again.world.joint, world.joint)
+        np.testing.assert_array_equal(again.probabilities, contexts.probabilities)

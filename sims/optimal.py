@@ -1,0 +1,162 @@
+"""What a probe ought to find: the best linear readers and the true write directions of a known world.
+
+With every context enumerated and its probability known, the best linear reader of a posterior is one weighted
+least-squares fit, without any sampling; and how a concept is written is the mean difference of activations
+between contexts that differ in that concept's value and in nothing else (the steering vectors of Jiang et
+al., 2403.03867, section 2, seen at any hook point of any learner).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from graticule.sims.world import UNKNOWN, World
+
+
+@dataclass(frozen=True)
+class LinearReader:
+    """The linear function of activations with the least expected squared error."""
+
+    coef: Float[np.ndarray, "width target"]
+    """Target units per activation unit: the read directions."""
+    write: Float[np.ndarray, "width target"]
+    """Activation units per target unit with the other targets held fixed: least squares of the activations on
+    all targets at once, as `RidgeProbe.write_direction`."""
+    intercept: Float[np.ndarray, " target"]
+    """Target units."""
+    r2: Float[np.ndarray, " target"]
+    """Share of each target's variance that it explains; NaN for a target without variance."""
+
+    def predict(self, activations: Float[np.ndarray, "row width"]) -> Float[np.ndarray, "row target"]:
+        """Readings in target units."""
+        return activations @ self.coef + self.intercept
+
+
+def optimal_reader(
+    activations: Float[np.ndarray, "row width"],
+    targets: Float[np.ndarray, "row target"],
+    weights: Float[np.ndarray, " row"] | None = None,
+    rcond: float = 1e-6,
+) -> LinearReader:
+    """Weighted least squares over enumerated rows; `weights` are their probabilities, equal by default.
+
+    Directions of the activations with less than `rcond` of the largest standard deviation are float rounding
+    and are not read.
+
+    **Raises** `ValueError` for row counts that differ or weights that are no probabilities.
+    """
+    n = len(activations)
+    p = np.full(n, 1.0) if weights is None else weights
+    if not len(targets) == len(p) == n or (p < 0).any() or not p.sum() > 0:
+        raise ValueError(f"{n} rows, {len(targets)} targets, {len(p)} weights: one each, none negative")
+    p = p / p.sum()
+    x, y = activations.astype(np.float64), targets.astype(np.float64)
+    x_mean, y_mean = p @ x, p @ y
+    root = np.sqrt(p)[:, None]
+    x, y = (x - x_mean) * root, (y - y_mean) * root
+    coef = _solve(x, y, rcond)
+    left = ((y - x @ coef) ** 2).sum(axis=0)
+    total = (y**2).sum(axis=0)
+    spread = total > 1e-12 * np.maximum(1.0, y_mean**2)
+    r2 = np.divide(total - left, total, out=np.full(len(total), np.nan), where=spread)
+    return LinearReader(coef, _solve(y, x, rcond).T, y_mean - x_mean @ coef, r2)
+
+
+def _solve(x: np.ndarray, y: np.ndarray, rcond: float) -> np.ndarray:
+    """Least squares through the Gram matrix: rows may be many, columns are few."""
+    values, axes = np.linalg.eigh(x.T @ x)
+    kept = values > max(values[-1], 0.0) * rcond**2
+    inverse = np.where(kept, 1 / np.where(kept, values, 1.0), 0.0)
+    return (axes * inverse) @ (axes.T @ (x.T @ y))
+
+
+# How a concept is written ----------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Partners:
+    """Rows that differ in one concept's value and agree in everything else."""
+
+    low: Int[np.ndarray, " pair"]
+    """Rows with the concept's lower value."""
+    high: Int[np.ndarray, " pair"]
+    """Their partners."""
+
+
+def partners(
+    known: Int[np.ndarray, "row m"],
+    concept: int,
+    values: tuple[int, int] = (0, 1),
+    same: Int[np.ndarray, "row key"] | None = None,
+) -> Partners:
+    """Pairs of rows whose contexts differ only in `concept`, which has value `values[0]` in one and
+    `values[1]` in the other.
+
+    `same` are further columns that have to agree (the order in which a text told its concepts, say). Rows
+    without a partner are left out.
+
+    **Raises** `ValueError` where two rows are the same context: give `same`, or average them first.
+    """
+    rest = np.delete(known, concept, axis=1)
+    keys = rest if same is None else np.concatenate([rest, same], axis=1)
+    codes = np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
+    found = [np.flatnonzero(known[:, concept] == v) for v in values]
+    for rows in found:
+        if len(np.unique(codes[rows])) != len(rows):
+            raise ValueError(f"rows for concept {concept} are not told apart by their contexts; give same=")
+    _, low, high = np.intersect1d(codes[found[0]], codes[found[1]], return_indices=True)
+    return Partners(found[0][low], found[1][high])
+
+
+def write_directions(
+    activations: Float[np.ndarray, "row width"],
+    known: Int[np.ndarray, "row m"],
+    concepts: Int[np.ndarray, " concept"] | list[int] | None = None,
+    same: Int[np.ndarray, "row key"] | None = None,
+    weights: Float[np.ndarray, " row"] | None = None,
+    normalised: bool = False,
+) -> Float[np.ndarray, "width concept"]:
+    """The true write direction of two-valued concepts: the mean of x(d_(i→1)) − x(d_(i→0)) over all pairs.
+
+    `weights` are the rows' probabilities, and a pair counts by the sum of its two; equal by default.
+    `normalised` averages steering vectors of length 1 (those of length 0 are left out). A concept without any
+    pair has a column of NaN.
+    """
+    wanted = list(range(known.shape[1])) if concepts is None else [int(c) for c in concepts]
+    out = np.full((activations.shape[1], len(wanted)), np.nan)
+    for k, concept in enumerate(wanted):
+        found = partners(known, concept, same=same)
+        steer = activations[found.high].astype(np.float64) - activations[found.low]
+        p = np.ones(len(steer)) if weights is None else weights[found.low] + weights[found.high]
+        if normalised:
+            length = np.linalg.norm(steer, axis=1)
+            steer, p = steer[length > 0] / length[length > 0, None], p[length > 0]
+        if p.sum() > 0:
+            out[:, k] = p @ steer / p.sum()
+    return out
+
+
+def context_rows(
+    known: Int[np.ndarray, "row m"],
+) -> tuple[Int[np.ndarray, "context m"], Int[np.ndarray, " row"], Bool[np.ndarray, " context"]]:
+    """Contexts in rows, the context of every row, and which contexts know everything: what a split by context
+    goes by, as rows of one context are copies as far as the truth goes."""
+    contexts, rows = np.unique(known, axis=0, return_inverse=True)
+    return contexts, rows.reshape(-1), np.asarray((contexts != UNKNOWN).all(axis=1))
+
+
+def parity(
+    world: World, known: Int[np.ndarray, "row m"], concepts: tuple[int, int]
+) -> Float[np.ndarray, " row"]:
+    """P(C_i ≠ C_j | known), the posterior of the parity of two two-valued concepts: present wherever the two
+    are, and of no linear function of theirs (zero correlation with both where all four are alike likely).
+
+    **Raises** `ValueError` for concepts of more values, or one concept twice.
+    """
+    i, j = concepts
+    if i == j or world.values[i] != 2 or world.values[j] != 2:
+        raise ValueError(f"parity of concepts {concepts}: two different ones, two values each")
+    contexts, rows, _ = context_rows(known)
+    differ = world.vectors[:, i] != world.vectors[:, j]
+    return (world.conditional(contexts) @ differ.astype(np.float64))[rows]
