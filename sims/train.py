@@ -7,10 +7,9 @@ open (initial scale, steps, the law of masks) are settings here, with defaults t
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,36 +18,46 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from graticule.sims.contexts import Contexts
+from graticule.sims.sampling import ExactLoss, Pairs
+from graticule.sims.updates import KINDS
 
-_log = logging.getLogger(__name__)
+Optimizer = Literal["sgd", "adam", "population"]
+Watch = Callable[[int, Tensor, Tensor], Any]
+"""Called as `watch(step, f, g)` with `[run, context, dim]` and `[run, token, dim]`."""
 
-_BLOCK = 256  # updates whose samples are drawn at once: fixed, so that the draws depend on the seed alone
-_SAFE = 60.0  # exp of a logit below it is far from float32's largest number
-_CHECK = 64  # steps between looks at the largest logit
+_QUIET = 2000  # updates that are over before a bar is worth drawing
 
 
 @dataclass(frozen=True)
 class Training:
     """How the tables are trained."""
 
-    dim: int | None = None
-    """Width k of both tables; None is the number of concepts, as in the paper."""
-    optimizer: Literal["sgd", "adam", "population"] = "sgd"
+    dim: int | tuple[int, ...] | None = None
+    """Width k of both tables, or one a run; None is the number of concepts, as in the paper."""
+    optimizer: Optimizer = "sgd"
     """Sampled batches under SGD or Adam, or SGD on the exact gradient over all contexts and tokens."""
     steps: int = 200_000
-    """Updates."""
+    """Updates, at most."""
     lr: float | None = None
     """Learning rate; None is .1 for SGD, .001 for Adam, 1 for the population gradient."""
     batch: int = 100
     """Samples an update and run."""
-    scale: float = 1.0
-    """Factor on the initial weights U(±1/√n), n being a table's rows: `torch.nn.Linear` on one-hot inputs."""
+    scale: float | tuple[float, ...] = 1.0
+    """Factor on the initial weights U(±1/√n), n being a table's rows (`torch.nn.Linear` on one-hot inputs),
+    or one a run."""
     weight_decay: float = 0.0
     """L2 penalty on both tables, as in `torch.optim.SGD`."""
-    seed: int = 0
-    """Run r draws its tables and samples from seed + r."""
+    tolerance: float | None = None
+    """Stop once every run's exact loss is within so many nats of its floor (looked at every `log_every`
+    updates); None trains for all `steps`."""
+    seed: int | tuple[int, ...] = 0
+    """Run r draws its tables and samples from seed + r, or one a run."""
     log_every: int = 1000
     """Updates between points of the curves."""
+
+    def seeds(self, runs: int) -> list[int]:
+        """The seed of each run."""
+        return [self.seed + r for r in range(runs)] if isinstance(self.seed, int) else list(self.seed)
 
     @property
     def rate(self) -> float:
@@ -63,9 +72,10 @@ class Learned:
     contexts: tuple[Contexts, ...]
     """The world and contexts of each run."""
     f: Float[Tensor, "run context dim"]
-    """Embeddings: a row a context (rows beyond a run's own contexts are never trained)."""
+    """Embeddings: a row a context (rows beyond a run's own contexts are never trained). Columns beyond a
+    run's own width are 0."""
     g: Float[Tensor, "run token dim"]
-    """Unembeddings: a row a token."""
+    """Unembeddings: a row a token; 0 for tokens outside the concept set."""
     steps: Int[np.ndarray, " log"]
     """Updates done at each point of the curves."""
     loss: Float[np.ndarray, "log run"]
@@ -74,198 +84,98 @@ class Learned:
     """Entropy floor of each run."""
     settings: Training
     """How they were trained."""
+    watched: tuple[Any, ...] = ()
+    """What `watch` gave back at each point of the curves."""
 
 
 def train(
     contexts: Sequence[Contexts],
     settings: Training | None = None,
     *,
-    watch: Callable[[int, Tensor, Tensor], None] | None = None,
+    watch: Watch | None = None,
     progress: bool | None = None,
 ) -> Learned:
     """Train a pair of tables a run, all runs in one batch, on the CPU.
 
-    `contexts` holds one entry a run; the runs' worlds have the same values. `watch(step, f, g)` is called at
-    every point of the curves. The same settings give the same bits on the same number of threads.
+    `contexts` holds one entry a run; the runs' worlds have the same values and concept sets of one size.
+    `watch(step, f, g)` is called at every point of the curves, and what it returns is kept. Runs of different
+    widths train as zero-padded columns, which no gradient touches; the same settings give the same bits on
+    the same number of threads.
 
-    **Raises** `ValueError` for no run or worlds of different shapes.
+    **Raises** `ValueError` for no run, worlds of different shapes, or another number of scales or widths than
+    runs.
     """
     settings = settings or Training()
     if not contexts or len({c.world.values for c in contexts}) != 1:
         raise ValueError("train needs one run or more, all with the same number of values a concept")
-    f, g = _initial(contexts, settings)
-    expected = [_Expected(c) for c in contexts]
-    step = {"sgd": _Sampled, "adam": _Adam, "population": _Population}[settings.optimizer](
-        contexts, settings, f, g
-    )
-    logged = [*range(0, settings.steps, settings.log_every), settings.steps]
+    pairs = [Pairs(c) for c in contexts]
+    if len({len(p.tokens) for p in pairs}) != 1:
+        raise ValueError(f"concept sets of {[len(p.tokens) for p in pairs]} tokens; runs need one size")
+    f, gt = initial(pairs, settings)
+    exact, updates = [ExactLoss(p) for p in pairs], KINDS[settings.optimizer](pairs, settings, f, gt)
+    floor = np.array([c.entropy_floor for c in contexts])
+    logged: list[int] = []
     losses: list[list[float]] = []
-    with tqdm(total=settings.steps, desc="training", unit="step", disable=progress is False) as bar:
-        for start, stop in zip(logged, [*logged[1:], settings.steps], strict=True):
-            losses.append([e.loss(f[r], g[r]) for r, e in enumerate(expected)])
-            bar.set_postfix(loss=f"{np.mean(losses[-1]):.4f}", refresh=False)
+    watched: list[Any] = []
+    quiet = not (settings.steps > _QUIET if progress is None else progress)
+    points = [*range(0, settings.steps, settings.log_every), settings.steps]
+    with tqdm(total=settings.steps, desc="training", unit="step", disable=quiet, leave=False) as bar:
+        for start, stop in zip(points, [*points[1:], settings.steps], strict=True):
+            logged.append(start)
+            losses.append([loss(f[r], gt[r].T) for r, loss in enumerate(exact)])
+            gap = np.array(losses[-1]) - floor
+            bar.set_postfix(loss=f"{np.mean(losses[-1]):.4f}", gap=f"{gap.mean():.4f}", refresh=False)
             if watch is not None:
-                watch(start, f, g)
-            step.run(stop - start)
+                watched.append(watch(start, f, spread(pairs, gt)))
+            if settings.tolerance is not None and gap.max() < settings.tolerance:
+                break
+            updates.run(stop - start)
             bar.update(stop - start)
-    floors = np.array([c.entropy_floor for c in contexts])
-    return Learned(tuple(contexts), f, g, np.array(logged), np.array(losses), floors, settings)
+    g = spread(pairs, gt)
+    return Learned(tuple(contexts), f, g, np.array(logged), np.array(losses), floor, settings, tuple(watched))
 
 
-def _initial(contexts: Sequence[Contexts], settings: Training) -> tuple[Tensor, Tensor]:
-    world = contexts[0].world
-    width = settings.dim or world.m
-    rows = max(c.n for c in contexts)
-    tables: list[tuple[Tensor, Tensor]] = []
-    for run, held in enumerate(contexts):
-        # each run from its own seed: the same run alone or among others starts alike
-        generator = torch.Generator().manual_seed(settings.seed + run)
-        f, g = torch.zeros(rows, width), torch.empty(len(world.vectors), width)
-        f[: held.n].uniform_(-1, 1, generator=generator).mul_(settings.scale / held.n**0.5)
-        g.uniform_(-1, 1, generator=generator).mul_(settings.scale / len(world.vectors) ** 0.5)
-        tables.append((f, g))
-    return torch.stack([f for f, _ in tables]), torch.stack([g for _, g in tables])
+def initial(
+    pairs: Sequence[Pairs], settings: Training
+) -> tuple[Float[Tensor, "run context dim"], Float[Tensor, "run dim token"]]:
+    """The tables before training, the unembeddings transposed; each run from its own seed, so that the same
+    run alone or among others starts alike.
+
+    **Raises** `ValueError` for another number of scales or widths than runs, or a width below 1.
+    """
+    runs, m = len(pairs), pairs[0].contexts.world.m
+    widths = _one_a_run(settings.dim or m, runs, "dim")
+    scales = _one_a_run(settings.scale, runs, "scale")
+    seeds = _one_a_run(tuple(settings.seeds(runs)), runs, "seed")
+    if min(widths) < 1:
+        raise ValueError(f"dim={settings.dim}: 1 or more")
+    tokens = len(pairs[0].tokens)
+    f = torch.zeros(runs, max(p.contexts.n for p in pairs), max(widths))
+    g = torch.zeros(runs, tokens, max(widths))
+    for run, (held, width, scale) in enumerate(zip(pairs, widths, scales, strict=True)):
+        generator = torch.Generator().manual_seed(seeds[run])
+        for table, rows in ((f, held.contexts.n), (g, tokens)):
+            drawn = torch.empty(rows, width).uniform_(-1, 1, generator=generator)
+            table[run, :rows, :width] = drawn.mul_(scale / rows**0.5)
+    return f, g.transpose(1, 2).contiguous()
 
 
-class _Expected:
-    """The exact expected loss −Σ p(d) Σ p(c|d) log p̂(c|d) of one run, in chunks of contexts."""
-
-    def __init__(self, contexts: Contexts) -> None:
-        self._contexts = contexts
-        self._met = np.flatnonzero(contexts.probabilities)
-        self._chunk = max(1, (1 << 22) // len(contexts.world.vectors))
-
-    def parts(self) -> list[tuple[Tensor, Tensor]]:
-        """Context ids, and p(d) p(c|d) of theirs `[context, token]`."""
-        made: list[tuple[Tensor, Tensor]] = []
-        for start in range(0, len(self._met), self._chunk):
-            ids = self._met[start : start + self._chunk]
-            joint = self._contexts.conditional(ids) * self._contexts.probabilities[ids, None]
-            made.append((torch.from_numpy(ids), torch.from_numpy(joint)))
-        return made
-
-    def loss(self, f: Tensor, g: Tensor) -> float:
-        total = 0.0
-        for ids, joint in self.parts():
-            logits = f[ids].double() @ g.double().T
-            total -= float((joint * torch.log_softmax(logits, dim=-1)).sum())
-        return total
+def spread(pairs: Sequence[Pairs], gt: Float[Tensor, "run dim token"]) -> Float[Tensor, "run all dim"]:
+    """Unembeddings with a row for every token of the world."""
+    every = int(np.prod(pairs[0].contexts.world.values))
+    g = gt.transpose(1, 2).contiguous()
+    if every == g.shape[1]:
+        return g
+    out = torch.zeros(len(g), every, g.shape[2])
+    for run, held in enumerate(pairs):
+        out[run, torch.from_numpy(held.tokens)] = g[run]
+    return out
 
 
-class _Sampler:
-    """Contexts and tokens of every run, drawn in blocks; each run from a generator of its own."""
-
-    def __init__(self, contexts: Sequence[Contexts], settings: Training) -> None:
-        self._contexts, self._batch = contexts, settings.batch
-        self._rng = [np.random.default_rng([settings.seed + r, 1]) for r in range(len(contexts))]
-        self._held, self._used = self._block(), 0
-
-    def __call__(self, steps: int) -> tuple[Tensor, Tensor]:
-        """The next updates' `[step, run, sample]` context ids and tokens: `steps` of them or fewer."""
-        if self._used == _BLOCK:
-            self._held, self._used = self._block(), 0
-        part = slice(self._used, min(self._used + steps, _BLOCK))
-        self._used = part.stop
-        return self._held[0][part], self._held[1][part]
-
-    def _block(self) -> tuple[Tensor, Tensor]:
-        shape = (_BLOCK, self._batch)
-        drawn = [c.sample(shape[0] * shape[1], r) for c, r in zip(self._contexts, self._rng, strict=True)]
-        ids, tokens = (np.stack([d[k].reshape(shape) for d in drawn], axis=1) for k in (0, 1))
-        return torch.from_numpy(ids), torch.from_numpy(tokens)
-
-
-class _Sampled:
-    """SGD on sampled batches: the gradient of the softmax written out, tables updated in place."""
-
-    def __init__(self, contexts: Sequence[Contexts], settings: Training, f: Tensor, g: Tensor) -> None:
-        self.f, self.g, self.settings = f, g, settings
-        self._draw = _Sampler(contexts, settings)
-        runs, rows, self.width = f.shape
-        self.tokens = g.shape[1]
-        self._flat = f.view(runs * rows, self.width)
-        self._row0 = (torch.arange(runs) * rows)[:, None]
-        self._out0 = (torch.arange(runs * settings.batch) * self.tokens).view(runs, settings.batch)
-        self.errors = torch.empty(runs, settings.batch, self.tokens)
-        self._minus = -torch.ones(runs * settings.batch)
-        self._bounded, self._done = True, 0
-
-    def run(self, steps: int) -> None:
-        while steps > 0:
-            ids, tokens = self._draw(steps)
-            rows = (ids + self._row0).view(len(ids), -1)
-            places = (tokens + self._out0).view(len(ids), -1)
-            for i in range(len(ids)):
-                self._step(rows[i], places[i])
-            steps -= len(ids)
-
-    def _step(self, rows: Tensor, places: Tensor) -> None:
-        f = self._flat.index_select(0, rows).view(*self.errors.shape[:2], self.width)
-        self._softmax_errors(f, places)
-        self.update(rows, f, torch.bmm(self.errors, self.g))
-
-    def _softmax_errors(self, f: Tensor, places: Tensor) -> None:
-        """p̂ − onehot, in `errors`. Logits are small here, so the maximum is looked for now and then only."""
-        torch.bmm(f, self.g.transpose(1, 2), out=self.errors)
-        if self._done % _CHECK == 0:
-            self._bounded = float(self.errors.abs().max()) < _SAFE / 2
-        self._done += 1
-        if self._bounded:
-            self.errors.clamp_(max=_SAFE).exp_()
-            self.errors.div_(self.errors.sum(dim=-1, keepdim=True))
-        else:
-            self.errors.copy_(torch.softmax(self.errors, dim=-1))
-        self.errors.view(-1).index_add_(0, places, self._minus)
-
-    def update(self, rows: Tensor, f: Tensor, df: Tensor) -> None:
-        rate = self.settings.rate
-        step = rate / self.settings.batch
-        if self.settings.weight_decay:
-            keep = 1 - rate * self.settings.weight_decay
-            self.f.mul_(keep)
-            self.g.mul_(keep)
-        self.g.baddbmm_(self.errors.transpose(1, 2), f, alpha=-step)
-        self._flat.index_put_((rows,), df.view(-1, self.width).mul_(-step), accumulate=True)
-
-
-class _Adam(_Sampled):
-    """Adam (Kingma & Ba, without decoupled decay) on the same gradients; rows without samples have zero."""
-
-    def __init__(self, contexts: Sequence[Contexts], settings: Training, f: Tensor, g: Tensor) -> None:
-        super().__init__(contexts, settings, f, g)
-        f.requires_grad_(False)
-        self._df, self._dg = torch.zeros_like(f), torch.zeros_like(g)
-        for table, gradient in ((f, self._df), (g, self._dg)):
-            table.grad = gradient
-        self._adam = torch.optim.Adam(
-            [f, g], lr=settings.rate, weight_decay=settings.weight_decay, fused=True
+def _one_a_run(value: Any, runs: int, name: str) -> list[Any]:
+    found = list(value) if isinstance(value, tuple) else [value] * runs
+    if len(found) != runs:
+        raise ValueError(
+            f"{name}={value!r} holds {len(found)} values for {runs} runs; give one, or one a run"
         )
-
-    def update(self, rows: Tensor, f: Tensor, df: Tensor) -> None:
-        per = 1 / self.settings.batch
-        torch.bmm(self.errors.transpose(1, 2), f, out=self._dg).mul_(per)
-        self._df.zero_()
-        self._df.view(-1, self.width).index_put_((rows,), df.view(-1, self.width).mul_(per), accumulate=True)
-        self._adam.step()
-
-
-class _Population:
-    """Gradient descent on the exact expected loss: no sampling noise."""
-
-    def __init__(self, contexts: Sequence[Contexts], settings: Training, f: Tensor, g: Tensor) -> None:
-        self.f, self.g, self.settings = f, g, settings
-        self._parts = [[(i, j.float()) for i, j in _Expected(c).parts()] for c in contexts]
-
-    def run(self, steps: int) -> None:
-        rate, decay = self.settings.rate, self.settings.weight_decay
-        for _ in range(steps):
-            for r, parts in enumerate(self._parts):
-                f, g = self.f[r], self.g[r]
-                df, dg = decay * f, decay * g
-                for ids, joint in parts:
-                    rows = f[ids]
-                    errors = torch.softmax(rows @ g.T, dim=-1) * joint.sum(dim=1, keepdim=True) - joint
-                    df.index_add_(0, ids, errors @ g)
-                    dg.addmm_(errors.T, rows)
-                f.sub_(df, alpha=rate)
-                g.sub_(dg, alpha=rate)
+    return found

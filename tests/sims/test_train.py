@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from graticule.sims.contexts import Contexts
-from graticule.sims.train import Training, _initial, _Sampler, train
+from graticule.sims.restricted import RestrictedWorld
+from graticule.sims.sampling import Alias, ExactLoss, Pairs, Sampler
+from graticule.sims.train import Training, initial, train
 from graticule.sims.world import World
 
 
@@ -14,10 +16,16 @@ def contexts():
     return [Contexts.complete(World.random(4, seed=s)) for s in range(3)]
 
 
+def start(contexts, settings):
+    f, gt = initial([Pairs(c) for c in contexts], settings)
+    return f, gt.transpose(1, 2)
+
+
 def plain(contexts, settings: Training):
     """One run after the other, autograd and torch's own optimisers, on the very samples of `train`."""
-    f0, g0 = _initial(contexts, settings)
-    draw, done = _Sampler(contexts, settings), 0
+    pairs = [Pairs(c) for c in contexts]
+    f0, g0 = start(contexts, settings)
+    draw, done = Sampler(pairs, settings.batch, settings.seeds(len(pairs))), 0
     blocks = []
     while done < settings.steps:
         blocks.append(draw(settings.steps - done))
@@ -66,7 +74,7 @@ def test_the_population_gradient_reaches_the_floor(contexts):
 def test_the_population_gradient_is_autograds(contexts):
     settings = Training(optimizer="population", steps=1, lr=1.0, scale=2.0, log_every=1)
     learned = train(contexts, settings, progress=False)
-    f0, g0 = _initial(contexts, settings)
+    f0, g0 = start(contexts, settings)
     for run, held in enumerate(contexts):
         f, g = f0[run].double().requires_grad_(), g0[run].double().requires_grad_()
         every = np.arange(held.n)
@@ -79,7 +87,7 @@ def test_the_population_gradient_is_autograds(contexts):
 
 
 def test_the_loss_falls_towards_the_floor_and_never_below(contexts):
-    learned = train(contexts, Training(steps=12_000, log_every=4000), progress=False)
+    learned = train(contexts, Training(steps=4000, lr=0.3, log_every=1000), progress=False)
     assert (learned.loss >= learned.floor - 1e-9).all()
     assert learned.loss[0] == pytest.approx(np.log(16), abs=0.05)  # small weights guess evenly
     assert (learned.loss[-1] < learned.loss[0] - 0.5).all()
@@ -105,3 +113,118 @@ def test_worlds_of_different_shapes_are_refused(contexts):
         train([contexts[0], Contexts.complete(World.random(3))])
     with pytest.raises(ValueError, match="one run or more"):
         train([])
+
+
+def test_training_stops_at_the_floor(contexts):
+    settings = Training(optimizer="population", lr=2.0, steps=8000, log_every=50, tolerance=0.2)
+    learned = train(contexts, settings, progress=False)
+    gap = learned.loss - learned.floor
+    assert learned.steps[-1] < 8000 and len(learned.steps) == len(learned.loss)
+    assert (gap[-1] < 0.2).all() and gap[-2].max() >= 0.2
+
+
+def test_what_watch_returns_is_kept(contexts):
+    settings = Training(steps=120, log_every=50)
+    learned = train(contexts, settings, watch=lambda step, f, g: (step, float(f.norm())), progress=False)
+    assert [step for step, _ in learned.watched] == [0, 50, 100, 120]
+    assert learned.watched[-1][1] == pytest.approx(float(learned.f.norm()))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "population"])
+def test_widths_and_scales_beside_one_another_are_those_runs_alone(contexts, optimizer):
+    """Zero-padded columns are never touched, and every run has its own seed."""
+    settings = Training(
+        optimizer=optimizer, steps=60, log_every=60, dim=(2, 6), scale=(1.0, 5.0), seed=(4, 9)
+    )
+    both = train(contexts[:2], settings, progress=False)
+    assert not both.f[0, :, 2:].any() and not both.g[0, :, 2:].any()
+    for run, (dim, scale, seed) in enumerate([(2, 1.0, 4), (6, 5.0, 9)]):
+        alone = Training(optimizer=optimizer, steps=60, log_every=60, dim=dim, scale=scale, seed=seed)
+        learned = train(contexts[run : run + 1], alone, progress=False)
+        torch.testing.assert_close(both.f[run, :, :dim], learned.f[0], rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(both.g[run, :, :dim], learned.g[0], rtol=1e-3, atol=1e-5)
+
+
+def test_a_number_a_run_is_refused_for_other_numbers_of_runs(contexts):
+    for settings in (Training(dim=(3, 4)), Training(scale=(1.0,)), Training(seed=(1, 2, 3, 4))):
+        with pytest.raises(ValueError, match="for 3 runs; give one, or one a run"):
+            train(contexts, settings)
+
+
+def test_divergence_is_told(contexts):
+    with pytest.raises(FloatingPointError, match="lower lr"):
+        train(contexts, Training(lr=1e6, scale=50.0, steps=400, log_every=400), progress=False)
+
+
+# Incomplete concept sets ------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def restricted():
+    return Contexts.complete(RestrictedWorld.drawn(World.random(4, seed=5), 0.4, seed=2))
+
+
+def test_a_restricted_world_is_the_world_given_the_set(restricted):
+    world = restricted.world
+    whole = World(world.graph, world.tables).joint.reshape(-1)
+    assert world.kept.sum() == 6
+    np.testing.assert_allclose(
+        world.joint.reshape(-1)[world.kept], whole[world.kept] / whole[world.kept].sum()
+    )
+    drawn = world.token(world.sample(40_000, np.random.default_rng(0)))
+    share = np.bincount(drawn, minlength=16) / 40_000
+    assert not share[~world.kept].any()
+    np.testing.assert_allclose(share, world.joint.reshape(-1), atol=0.015)
+
+
+def test_tokens_outside_the_set_are_neither_drawn_nor_guessed(restricted):
+    learned = train([restricted], Training(steps=3000, log_every=1000), progress=False)
+    assert not learned.g[0][~torch.from_numpy(restricted.world.kept)].any()
+    assert learned.g[0][torch.from_numpy(restricted.world.kept)].norm(dim=1).min() > 0.1
+    assert (learned.loss >= learned.floor - 1e-9).all()
+    assert learned.loss[0, 0] == pytest.approx(np.log(6), abs=0.1)  # a softmax over six tokens
+    assert learned.loss[-1, 0] - learned.floor[0] < 0.3
+
+
+def test_the_exact_loss_is_a_sum_over_contexts_and_tokens(restricted, contexts):
+    rng = np.random.default_rng(1)
+    for held in (restricted, contexts[0], Contexts.drawn(contexts[0].world, 3, seed=1)):
+        pairs = Pairs(held)
+        f, g = torch.from_numpy(rng.normal(size=(held.n, 3))), torch.from_numpy(rng.normal(size=(16, 3)))
+        met = np.flatnonzero(held.probabilities)
+        log_p = torch.log_softmax(f[met] @ g[pairs.tokens].T, dim=-1).numpy()
+        chances = held.conditional(met)[:, pairs.tokens] * held.probabilities[met, None]
+        assert ExactLoss(pairs)(f, g[pairs.tokens]) == pytest.approx(-(chances * log_p).sum(), rel=1e-12)
+        np.testing.assert_allclose(pairs.met, held.probabilities, atol=1e-15)
+
+
+def test_concept_sets_of_several_sizes_are_refused(restricted, contexts):
+    with pytest.raises(ValueError, match="runs need one size"):
+        train([restricted, contexts[0]])
+    with pytest.raises(ValueError, match="above 0 and up to 1"):
+        RestrictedWorld.drawn(contexts[0].world, 0.0)
+    with pytest.raises(ValueError, match="expected one entry for each of 16"):
+        RestrictedWorld(contexts[0].world.graph, contexts[0].world.tables, kept=np.zeros(16, bool))
+
+
+# Draws ------------------------------------------------------------------------------------------------
+def test_alias_draws_have_the_given_chances():
+    chances = np.array([0.5, 0.0, 0.3, 0.15, 0.05])
+    drawn = Alias(chances)(np.random.default_rng(0).random(200_000))
+    np.testing.assert_allclose(np.bincount(drawn, minlength=5) / 200_000, chances, atol=0.005)
+    # exact, not only on average: equal steps through [0, 1) hit every value in proportion
+    even = Alias(chances)((np.arange(1_000_000) + 0.5) / 1_000_000)
+    np.testing.assert_allclose(np.bincount(even, minlength=5) / 1_000_000, chances, atol=2e-5)
+
+
+def test_samples_follow_the_joint_of_contexts_and_tokens(contexts):
+    held = Contexts.drawn(contexts[0].world, 3, seed=0)
+    pairs = Pairs(held)
+    sampler = Sampler([pairs], 200, [0])
+    counts = np.zeros((held.n, 16))
+    for _ in range(4):
+        ids, tokens = sampler(256)
+        np.add.at(counts, (ids.numpy().ravel(), tokens.numpy().ravel()), 1)
+    met = np.flatnonzero(held.probabilities)
+    wanted = np.zeros((held.n, 16))
+    wanted[met] = held.conditional(met) * held.probabilities[met, None]
+    np.testing.assert_allclose(counts / counts.sum(), wanted, atol=0.003)
+    assert not counts[wanted == 0].any()

@@ -1,0 +1,1 @@
+"""Figures of worlds and simulations: pure functions of tables."""

@@ -1,0 +1,338 @@
+"""Figures of simulations: losses and cosines during training, heat-maps, the map of dimensions and scales."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from plotly.graph_objects import Figure, Heatmap, Scatter
+from plotly.subplots import make_subplots
+
+from graticule.probes.plots.style import ACCENT, BLOCKS, FAINT, INK, MUTED, SURFACE, need_columns, style
+
+_SCALE = [[0.0, SURFACE], [0.5, "#ffffff"], [1.0, ACCENT]]
+_VIEWS = {"unembedding": ACCENT, "embedding": SURFACE, "mixed": "#117733"}
+_NAMES = {
+    "unembedding": "unembedding",
+    "embedding": "embedding",
+    "mixed": "unembedding with embedding",
+    "log_odds": "log-odds (nats)",
+}
+
+
+def loss_figure(curves: pd.DataFrame) -> Figure:
+    """Nats above the entropy floor by updates, a line a setting, both axes logarithmic.
+
+    Args:
+        curves: `setting`, `step`, `gap`, `gap_se`.
+
+    **Raises** `KeyError` if a column is missing.
+    """
+    need_columns(curves, "setting", "step", "gap", "gap_se")
+    fig = Figure()
+    for k, (setting, part) in enumerate(curves.groupby("setting", sort=False)):
+        shown = part[part["step"] > 0]
+        colour = BLOCKS[k % len(BLOCKS)]
+        dash = ("solid", "dash", "dot")[k // len(BLOCKS) % 3]
+        _band(fig, shown["step"], shown["gap"], shown["gap_se"], colour, positive=True)
+        fig.add_trace(
+            Scatter(
+                x=shown["step"],
+                y=shown["gap"],
+                mode="lines",
+                name=str(setting),
+                line={"color": colour, "width": 2, "dash": dash},
+                hovertemplate="update %{x:,}<br>%{y:.4f} nats above the floor<extra></extra>",
+            )
+        )
+    style(fig, height=400, aspect=0.5, extra=60, note="Bands: two standard errors over runs.")
+    fig.update_xaxes(title_text="updates", type="log", dtick=1)
+    fig.update_yaxes(title_text="loss above its floor (nats)", type="log", dtick=1, exponentformat="power")
+    return fig
+
+
+def cosine_figure(curves: pd.DataFrame, paper: pd.DataFrame) -> Figure:
+    """Mean cosines within a concept by updates, a panel a view; the paper's points as crosses.
+
+    Args:
+        curves: `setting`, `step`, and `unembedding`, `embedding`, `mixed`, each with `_se`.
+        paper: `what` (a view), `step`, `paper`; may be empty.
+
+    **Raises** `KeyError` if a column is missing.
+    """
+    need_columns(curves, "setting", "step", *_VIEWS, *(f"{v}_se" for v in _VIEWS))
+    fig: Figure = make_subplots(
+        cols=3, subplot_titles=[_NAMES[v] for v in _VIEWS], shared_yaxes=True, horizontal_spacing=0.03
+    )
+    for col, view in enumerate(_VIEWS, start=1):
+        for k, (setting, part) in enumerate(curves.groupby("setting", sort=False)):
+            colour = BLOCKS[k % len(BLOCKS)]
+            _band(fig, part["step"], part[view], part[f"{view}_se"], colour, row=1, col=col)
+            fig.add_trace(
+                Scatter(
+                    x=part["step"],
+                    y=part[view],
+                    mode="lines",
+                    name=str(setting),
+                    legendgroup=str(setting),
+                    showlegend=col == 1,
+                    line={
+                        "color": colour,
+                        "width": 2,
+                        "dash": ("solid", "dash", "dot")[k // len(BLOCKS) % 3],
+                    },
+                    hovertemplate="update %{x:,}<br>cosine %{y:.3f}<extra></extra>",
+                ),
+                row=1,
+                col=col,
+            )
+        stated = paper[paper["what"] == view]
+        if len(stated):
+            fig.add_trace(
+                Scatter(
+                    x=stated["step"],
+                    y=stated["paper"],
+                    mode="markers",
+                    name="paper's figure 5",
+                    legendgroup="paper",
+                    showlegend=col == 1,
+                    marker={"symbol": "x", "size": 9, "color": INK},
+                    hovertemplate="paper %{y:.3f}<extra></extra>",
+                ),
+                row=1,
+                col=col,
+            )
+    style(fig, height=380, aspect=0.42, extra=80, note="Bands: two standard errors over runs.")
+    fig.update_layout(margin={"t": 40}, legend={"y": -0.2, "yanchor": "top"})
+    fig.update_xaxes(title_text="updates", nticks=4, exponentformat="SI")
+    fig.update_yaxes(range=[-0.1, 1.04])
+    fig.update_yaxes(title_text="mean cosine", row=1, col=1)
+    return fig
+
+
+def heat_figure(heat: pd.DataFrame) -> Figure:
+    """Mean cosines of two concepts' sets, by view; the diagonal is within a concept.
+
+    Args:
+        heat: `view`, `i`, `j`, `mean`; the view `log_odds` is left out.
+
+    **Raises** `KeyError` if a column is missing.
+    """
+    need_columns(heat, "view", "i", "j", "mean")
+    fig: Figure = make_subplots(cols=3, subplot_titles=[_NAMES[v] for v in _VIEWS], horizontal_spacing=0.05)
+    for col, view in enumerate(_VIEWS, start=1):
+        grid = heat[heat["view"] == view].pivot(index="i", columns="j", values="mean").to_numpy(float)
+        names = [f"C{k + 1}" for k in range(len(grid))]
+        written = [[f"{v:.2f}" if np.isfinite(v) else "" for v in row] for row in grid]
+        fig.add_trace(
+            Heatmap(
+                z=grid,
+                x=names,
+                y=names,
+                zmin=-1,
+                zmax=1,
+                colorscale=_SCALE,
+                showscale=col == 3,
+                colorbar={"title": {"text": "cosine"}, "thickness": 12},
+                text=written if len(grid) <= 7 else None,
+                texttemplate="%{text}" if len(grid) <= 7 else None,
+                textfont={"size": 9},
+                hovertemplate="%{y} with %{x}<br>cosine %{z:.3f}<extra></extra>",
+            ),
+            row=1,
+            col=col,
+        )
+    style(fig, height=340, aspect=0.36, extra=70)
+    fig.update_layout(margin={"t": 36})
+    fig.update_xaxes(showgrid=False, tickfont={"size": 11})
+    fig.update_yaxes(showgrid=False, autorange="reversed", tickfont={"size": 11})
+    return fig
+
+
+def paper_figure(paper: pd.DataFrame) -> Figure:
+    """Ours beside the paper's, a line a setting and view, with two standard errors each.
+
+    Args:
+        paper: `setting`, `what`, `ours`, `ours_se`, `paper`, `paper_se`.
+
+    **Raises** `KeyError` if a column is missing.
+    """
+    need_columns(paper, "setting", "what", "ours", "ours_se", "paper", "paper_se")
+    labels = [f"{s} · {w}" for s, w in zip(paper["setting"], paper["what"], strict=True)]
+    rows = np.arange(len(paper))[::-1]
+    fig = Figure()
+    looks = {
+        "paper": ("paper", "paper_se", MUTED, "diamond-open", 0.14),
+        "ours": ("ours", "ours_se", ACCENT, "circle", -0.14),
+    }
+    for name, (value, error, colour, symbol, shift) in looks.items():
+        fig.add_trace(
+            Scatter(
+                x=paper[value],
+                y=rows + shift,
+                mode="markers",
+                name=name,
+                marker={"symbol": symbol, "size": 9, "color": colour},
+                error_x={
+                    "array": 2 * paper[error].fillna(0.0),
+                    "color": colour,
+                    "thickness": 1.2,
+                    "width": 3,
+                },
+                hovertemplate=f"{name} %{{x:.3f}}<extra></extra>",
+            )
+        )
+    style(fig, height=120 + 24 * len(paper), note="Bars: two standard errors, where they are stated.")
+    fig.update_xaxes(title_text="mean cosine within a concept")
+    fig.update_yaxes(tickvals=rows, ticktext=labels, range=[-0.6, len(paper) - 0.4])
+    return fig
+
+
+def scatter_figure(points: pd.DataFrame) -> Figure:
+    """Unembeddings of three concepts' eight tokens, a panel a setting, in their first two principal axes.
+
+    Edges join tokens that differ in one concept; filled marks have C1 = 1.
+
+    Args:
+        points: `setting`, `token`, `c1` … `c3`, `x`, `y`, `z`.
+
+    **Raises** `KeyError` if a column is missing.
+    """
+    need_columns(points, "setting", "token", "c1", "x", "y", "z")
+    panels = list(dict.fromkeys(points["setting"]))
+    fig: Figure = make_subplots(cols=len(panels), subplot_titles=panels, horizontal_spacing=0.05)
+    for col, panel in enumerate(panels, start=1):
+        part = points[points["setting"] == panel].reset_index(drop=True)
+        rows = part[["x", "y", "z"]].to_numpy(float)
+        rows = rows - rows.mean(axis=0)
+        at = rows @ np.linalg.svd(rows, full_matrices=False)[2][:2].T
+        for a, b in combinations(range(len(part)), 2):
+            differ = [k for k in range(3) if part["token"][a][k] != part["token"][b][k]]
+            if len(differ) != 1:
+                continue
+            fig.add_trace(
+                Scatter(
+                    x=at[[a, b], 0],
+                    y=at[[a, b], 1],
+                    mode="lines",
+                    line={"color": (ACCENT, SURFACE, FAINT)[differ[0]], "width": 1.4},
+                    name=f"C{differ[0] + 1}",
+                    legendgroup=f"C{differ[0] + 1}",
+                    showlegend=col == 1 and part["token"][a] == "000",
+                    hoverinfo="skip",
+                ),
+                row=1,
+                col=col,
+            )
+        fig.add_trace(
+            Scatter(
+                x=at[:, 0],
+                y=at[:, 1],
+                mode="markers+text",
+                text=part["token"],
+                textposition="top center",
+                textfont={"size": 10},
+                cliponaxis=False,
+                showlegend=False,
+                marker={
+                    "size": 8,
+                    "color": [INK if c else "white" for c in part["c1"]],
+                    "line": {"color": INK, "width": 1.3},
+                },
+                hovertemplate="%{text}<extra></extra>",
+            ),
+            row=1,
+            col=col,
+        )
+    note = "Lines join tokens that differ in one concept; filled: C1 = 1. First two principal axes of each."
+    style(fig, height=380, aspect=0.4, extra=70, note=note)
+    fig.update_layout(margin={"t": 44}, legend={"y": -0.08, "yanchor": "top"})
+    fig.update_xaxes(showticklabels=False, ticks="")
+    fig.update_yaxes(showticklabels=False, ticks="")
+    return fig
+
+
+def map_figure(settings: pd.DataFrame, view: str = "unembedding") -> Figure:
+    """Mean cosine by dimension over concepts: a panel an optimiser and number of concepts, a line an initial
+    scale.
+
+    Args:
+        settings: `concepts`, `optimizer`, `ratio` (d / m), `scale`, the `view` and its `_se`.
+
+    **Raises** `KeyError` if a column is missing.
+    """
+    need_columns(settings, "concepts", "optimizer", "ratio", "scale", view, f"{view}_se")
+    sizes, kinds = sorted(set(settings["concepts"])), list(dict.fromkeys(settings["optimizer"]))
+    fig: Figure = make_subplots(
+        rows=len(sizes),
+        cols=len(kinds),
+        subplot_titles=[f"{kind}, m = {m}" for m in sizes for kind in kinds],
+        shared_yaxes=True,
+        shared_xaxes=True,
+        horizontal_spacing=0.03,
+        vertical_spacing=0.1,
+    )
+    for k, scale in enumerate(sorted(set(settings["scale"]), reverse=True)):
+        for row, m in enumerate(sizes, start=1):
+            for col, kind in enumerate(kinds, start=1):
+                chosen = (settings["concepts"] == m) & (settings["optimizer"] == kind)
+                part = settings[chosen & (settings["scale"] == scale)].sort_values("ratio")
+                fig.add_trace(
+                    Scatter(
+                        x=part["ratio"],
+                        y=part[view],
+                        mode="lines+markers",
+                        name=f"initial scale × {scale:g}",
+                        legendgroup=str(scale),
+                        showlegend=row == col == 1,
+                        line={"color": (ACCENT, SURFACE, "#117733", INK)[k % 4], "width": 2},
+                        error_y={"array": 2 * part[f"{view}_se"].fillna(0.0), "thickness": 1.2, "width": 3},
+                        hovertemplate="d/m %{x:.2f}<br>cosine %{y:.3f}<extra></extra>",
+                    ),
+                    row=row,
+                    col=col,
+                )
+    style(fig, height=120 + 240 * len(sizes), aspect=0.34 * len(sizes), extra=90)
+    fig.update_layout(margin={"t": 64}, legend={"y": 1.14 if len(sizes) == 1 else 1.09})
+    fig.update_xaxes(type="log", tickvals=[0.5, 0.75, 1, 2, 4], ticktext=["½", "¾", "1", "2", "4"])
+    for col in range(1, len(kinds) + 1):
+        fig.update_xaxes(title_text="dimensions over concepts", row=len(sizes), col=col)
+    # error bars of few runs reach beyond any cosine
+    low = float(settings[view].min())
+    fig.update_yaxes(range=[min(0.0, low) if low < 0.3 else low - 0.1, 1.03])
+    for row in range(1, len(sizes) + 1):
+        fig.update_yaxes(title_text="mean cosine", row=row, col=1)
+    return fig
+
+
+def _band(
+    fig: Figure,
+    x: pd.Series,
+    y: pd.Series,
+    error: pd.Series,
+    colour: str,
+    positive: bool = False,
+    **where: Any,
+) -> None:
+    """Two standard errors either side, where there are any."""
+    if not error.notna().any():
+        return
+    high, low = y + 2 * error.fillna(0.0), y - 2 * error.fillna(0.0)
+    if positive:
+        low = low.clip(lower=y * 0.5)  # a logarithmic axis has no zero
+    fig.add_trace(
+        Scatter(
+            x=[*x, *x[::-1]],
+            y=[*high, *low[::-1]],
+            fill="toself",
+            fillcolor=colour,
+            opacity=0.18,
+            line={"width": 0},
+            mode="lines",
+            hoverinfo="skip",
+            showlegend=False,
+        ),
+        **where,
+    )

@@ -1,0 +1,161 @@
+"""The tables and figures of Jiang et al. again, each beside the paper's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from itertools import product
+from math import ceil
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+
+from graticule.hooks.artifact import library_versions
+from graticule.sims.reproductions.paper import COSINE, EPOCH, LONG, LOSS, ORTHOGONALITY, TABLES, Stated
+from graticule.sims.reproductions.result import Simulation
+from graticule.sims.reproductions.scatter import scatter
+from graticule.sims.reproductions.setting import Setting
+from graticule.sims.reproductions.simulate import simulate
+from graticule.sims.steering import VIEWS
+from graticule.sims.train import Optimizer
+
+Name = Literal["1", "2", "3", "4", "figure2", "figure5", "figure6", "orthogonality", "scales"]
+RATIOS = (0.5, 0.75, 1.0, 2.0, 4.0)
+"""d / m of `scales`; dimensions are rounded up."""
+SCALES = (1.0, 0.1, 0.01)
+"""Initial scales of `scales`."""
+SCALE_RUNS = 5
+"""Seeds of `scales`, where they are not given."""
+
+
+def reproduce(
+    name: Name,
+    *,
+    runs: int | None = None,
+    steps: int | None = None,
+    seed: int = 0,
+    optimizer: Optimizer | None = None,
+    concepts: Sequence[int] | None = None,
+    progress: bool | None = None,
+) -> Simulation:
+    """One of the paper's tables or figures, ours side by side with the paper's.
+
+    Tables `1` to `4`, `figure2` (scatter for three concepts), `figure5` (curves), `figure6` (smaller
+    dimensions), `orthogonality` (figure 7a), and `scales`, which the paper has not: dimension over concepts ×
+    initial scale × optimiser.
+
+    **Arguments:** `runs` and `steps` in place of the paper's and ours (200,000, and 500,000 for ten concepts
+    and more); `optimizer` in place of the stated one: `"population"` takes the exact gradient with as much
+    learning rate × updates, in a fraction of the time; `concepts` keeps the rows with so many concepts.
+
+    **Raises** `ValueError` for another name, or `concepts` that no row has.
+    """
+    if name not in get_args(Name):
+        raise ValueError(f"{name!r} is none of {', '.join(get_args(Name))}")
+    if name == "scales":
+        return _scales(runs or SCALE_RUNS, steps, seed, optimizer, concepts or (5, 7), progress)
+    if name == "figure2":
+        return scatter(_as_asked(Setting(3), steps, optimizer), seed, progress)
+    if name == "figure5":
+        setting = _as_asked(Setting(7), steps, optimizer)
+        found = simulate(setting, runs=runs, seed=seed, points=_points(setting), progress=progress)
+        return replace(found, name=name, paper=_curve_lines(found.curves, setting))
+    if name == "orthogonality":
+        found = simulate(
+            _as_asked(Setting(10, masks=50, steps=LONG), steps, optimizer),
+            runs=runs,
+            seed=seed,
+            progress=progress,
+        )
+        return replace(found, name=name, paper=_across_lines(found.heat))
+    rows = [row for row in TABLES[name] if concepts is None or row.setting.concepts in concepts]
+    if not rows:
+        raise ValueError(f"no row of {name} has {list(concepts or ())} concepts")
+    asked = [replace(row, setting=_as_asked(row.setting, steps, optimizer)) for row in rows]
+    found = simulate([row.setting for row in asked], runs=runs, seed=seed, progress=progress)
+    return replace(found, name=name, paper=_table_lines(found.settings, asked))
+
+
+def _as_asked(setting: Setting, steps: int | None, optimizer: Optimizer | None) -> Setting:
+    changed = replace(setting, steps=steps or setting.steps)
+    return changed if optimizer is None else changed.by(optimizer)
+
+
+def _table_lines(settings: pd.DataFrame, rows: Sequence[Stated]) -> pd.DataFrame:
+    lines = [
+        _line(
+            row.setting.name,
+            view,
+            float(ours[view]),
+            row.means[k],
+            float(ours[f"{view}_se"]),
+            row.errors[k] if row.errors else np.nan,
+        )
+        for row, (_, ours) in zip(rows, settings.iterrows(), strict=True)
+        for k, view in enumerate(VIEWS)
+    ]
+    return pd.DataFrame(lines)
+
+
+def _points(setting: Setting) -> int:
+    """Points on figure 5's curves: one every 100 epochs, 40 at least."""
+    return max(40, round(setting.steps * setting.rate / (0.1 * EPOCH * 100)))
+
+
+def _curve_lines(curves: pd.DataFrame, setting: Setting) -> pd.DataFrame:
+    """Loss and cosines where figure 5 can be read; an epoch is as many updates as make its rate × updates."""
+    epoch = EPOCH * 0.1 / setting.rate
+    at = curves["step"].to_numpy() / epoch
+    lines: list[dict[str, object]] = []
+    for what, stated in {"loss": LOSS, **COSINE}.items():
+        for when, paper in stated.items():
+            reached = when <= at[-1] * 1.001
+            ours = float(np.interp(when, at, curves[what])) if reached else np.nan
+            lines.append(_line(f"update {ceil(when * epoch)}", what, ours, paper))
+    return pd.DataFrame(lines)
+
+
+def _across_lines(heat: pd.DataFrame) -> pd.DataFrame:
+    rows = heat[heat["view"] == "unembedding"]
+    within, across = rows[rows["i"] == rows["j"]]["mean"], rows[rows["i"] != rows["j"]]["mean"]
+    ours = {
+        "least within a concept": within.min(),
+        "mean within a concept": within.mean(),
+        "most within a concept": within.max(),
+        "least across concepts": across.min(),
+        "most across concepts": across.max(),
+    }
+    setting = str(heat["setting"].iloc[0])
+    return pd.DataFrame([_line(setting, what, float(ours[what]), ORTHOGONALITY[what]) for what in ours])
+
+
+def _line(
+    setting: str, what: str, ours: float, paper: float, se: float = np.nan, paper_se: float = np.nan
+) -> dict[str, object]:
+    line: dict[str, object] = {"setting": setting, "what": what, "ours": ours, "ours_se": se}
+    return line | {"paper": paper, "paper_se": paper_se, "difference": ours - paper}
+
+
+def _scales(
+    runs: int,
+    steps: int | None,
+    seed: int,
+    optimizer: Optimizer | None,
+    concepts: Sequence[int],
+    progress: bool | None,
+) -> Simulation:
+    kinds: Sequence[Optimizer] = ("sgd", "adam", "population") if optimizer is None else (optimizer,)
+    settings = [
+        Setting(m, dim=ceil(ratio * m), steps=steps or Setting.steps, scale=scale).by(kind)
+        for m, kind, ratio, scale in product(concepts, kinds, RATIOS, SCALES)
+    ]
+    settings = list(dict.fromkeys(settings))  # few concepts: two ratios round up to one dimension
+    found = simulate(settings, runs=runs, seed=seed, nulls=0, points=10, progress=progress)
+    ratio = found.settings["dim"] / found.settings["concepts"]
+    provenance = {
+        **found.provenance,
+        "versions": library_versions(),
+        "settings": [asdict(s) for s in settings],
+    }
+    return replace(found, name="scales", settings=found.settings.assign(ratio=ratio), provenance=provenance)

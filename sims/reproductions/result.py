@@ -1,0 +1,181 @@
+"""What simulations give: mean cosines with standard errors, losses and floors, curves, heat-maps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pandas as pd
+
+from graticule.hooks.saved import SavedResult
+from graticule.sims.steering import VIEWS
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+TITLES = {
+    "1": "Table 1: complete contexts and concept sets, SGD",
+    "2": "Table 2: complete contexts and concept sets, Adam",
+    "3": "Table 3: incomplete contexts",
+    "4": "Table 4: incomplete contexts and concept sets",
+    "figure2": "Figure 2: unembeddings of three concepts",
+    "figure5": "Figure 5: loss and cosines during training",
+    "figure6": "Figure 6: smaller dimensions",
+    "orthogonality": "Figure 7a: cosines across concepts",
+    "scales": "Dimension × initial scale × optimiser",
+}
+"""Reproduction → what it shows."""
+WITHIN = 0.02
+"""Difference from the paper's number up to which ours is called the same."""
+
+
+@dataclass(frozen=True)
+class Simulation(SavedResult):
+    """The result of `graticule.sims.reproductions.simulate` and `reproduce`."""
+
+    KIND: ClassVar[str] = "sim"
+
+    name: str
+    """Which of the paper's tables or figures, one of `TITLES`; empty for a simulation of one's own."""
+    settings: pd.DataFrame
+    """A line a setting: `setting` and what it fixes, `runs`; `unembedding`, `embedding`, `mixed` (mean cosine
+    within a concept) with `_se` over runs, `_self` with self-pairs counted, `_across` (mean over pairs of
+    concepts) and `_across_abs`; `loss`, `floor`, `gap` and `gap_se` in nats; the gauge-free `log_odds`,
+    `positive`, `first`, `effective`, `rank`; with nulls `shuffled`, `random`."""
+    concepts: pd.DataFrame
+    """A line a setting, run and concept: see `graticule.sims.steering.concept_lines`."""
+    curves: pd.DataFrame
+    """A line a setting and point: `step`, `loss`, `floor`, `gap`, the three cosines, each with `_se`."""
+    heat: pd.DataFrame
+    """A line a setting, `view` and pair of concepts `i`, `j`: `mean` cosine and `se` over runs; the view
+    `log_odds` holds nats."""
+    edges: pd.DataFrame
+    """`setting`, `parent`, `child`: the graph of each setting's first run."""
+    points: pd.DataFrame
+    """Figure 2's scatter: `setting`, `token`, `c1` …, `x`, `y`, `z`; else empty."""
+    paper: pd.DataFrame
+    """A line a number of the paper: `setting`, `what`, `ours`, `ours_se`, `paper`, `paper_se`,
+    `difference`."""
+    provenance: Mapping[str, Any]
+    """Seed, runs, settings, versions."""
+
+    @property
+    def title(self) -> str:
+        """What was simulated."""
+        if self.name:
+            return TITLES[self.name]
+        return f"Lookup tables of latent concepts: {', '.join(self.settings['setting'].head(3))}"
+
+    def summary(self) -> str:
+        """How ours compares with the paper's, or how parallel the vectors are; then a line a setting."""
+        lines, shown = [self._verdict()], self.settings.head(20)
+        width = max((len(str(s)) for s in shown["setting"]), default=0)
+        for _, line in shown.iterrows():
+            told = "  ".join(_plus_minus(line, view) for view in VIEWS)
+            lines.append(
+                f"{line['setting']:<{width}}  {told}  {line['gap']:.4f} nats  {int(line['runs'])} runs"
+            )
+        if len(self.settings) > len(shown):
+            lines.append(f"… and {len(self.settings) - len(shown)} settings more")
+        lines.append(
+            "mean cosines within a concept ± standard errors over runs: unembedding, embedding, unembedding "
+            "with embedding; loss above its floor"
+        )
+        return "\n".join(lines)
+
+    def _verdict(self) -> str:
+        if len(self.paper):
+            known = self.paper.dropna(subset=["difference"])
+            near = int((known["difference"].abs() <= WITHIN).sum())
+            if not len(known):
+                return "none of the paper's numbers could be set beside ours: train for longer"
+            worst = known.iloc[int(known["difference"].abs().to_numpy().argmax())]
+            return (
+                f"{near} of {len(known)} numbers within {WITHIN} of the paper's; the farthest is "
+                f"{worst['what']} at {worst['setting']}: {worst['ours']:.3f}, paper {worst['paper']:.3f}"
+            )
+        if self.name == "scales":
+            return self._scales_verdict()
+        low, high = self.settings["unembedding"].min(), self.settings["unembedding"].max()
+        across = self.settings["unembedding_across_abs"].max()
+        span = f"{low:.3f}" if len(self.settings) == 1 else f"{low:.3f} to {high:.3f}"
+        return (
+            f"unembedding steering vectors of one concept have a mean cosine of {span}; of two concepts, "
+            f"of at most {across:.3f} in size"
+        )
+
+    def _scales_verdict(self) -> str:
+        """The unembedding cosine at d = m and at the most spare dimensions, by initial scale."""
+        told: list[str] = []
+        for scale, part in self.settings.groupby("scale", sort=True):
+            equal = part.loc[(part["ratio"] - 1).abs() < 1e-9, "unembedding"].mean()
+            most = part.loc[part["ratio"] == part["ratio"].max(), "unembedding"].mean()
+            told.append(f"{equal:.3f} to {most:.3f} at initial scale × {scale:g}")
+        return (
+            f"from d = m to d = {self.settings['ratio'].max():g} m the unembedding cosine goes from "
+            + ", ".join(told[::-1])
+        )
+
+    def figures(self) -> dict[str, Figure]:
+        """The paper's numbers beside ours, the map, curves, heat-maps, the scatter, graphs."""
+        from graticule.sims.plots.simulations import (
+            cosine_figure,
+            heat_figure,
+            loss_figure,
+            map_figure,
+            paper_figure,
+            scatter_figure,
+        )
+        from graticule.sims.plots.worlds import graph_figure
+
+        out: dict[str, Figure] = {}
+        if len(self.paper) and self.name not in ("orthogonality", "figure2", "figure5"):
+            out["Mean cosine within a concept, ours beside the paper's"] = paper_figure(self.paper)
+        if len(self.points):
+            out["Unembeddings after training on some contexts and on all"] = scatter_figure(self.points)
+        if self.name == "scales":
+            out["Unembedding cosine by dimension, initial scale and optimiser"] = map_figure(self.settings)
+            return out
+        out["Loss during training"] = loss_figure(self.curves)
+        out["Cosines during training"] = cosine_figure(self.curves, self._points_of_paper())
+        for setting in self.settings["setting"].head(6):
+            heat = self.heat[self.heat["setting"] == setting]
+            out[f"Mean cosine of two concepts' steering vectors: {setting}"] = heat_figure(heat)
+        first = self.settings["setting"].iloc[0]
+        edges = self.edges[self.edges["setting"] == first]
+        out[f"Graph of the first run: {first}"] = graph_figure(
+            int(self.settings["concepts"].iloc[0]), edges[["parent", "child"]].to_numpy().astype(int)
+        )
+        return out
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Ours beside the paper's; settings; concepts."""
+        out: dict[str, pd.DataFrame] = {}
+        if len(self.paper):
+            out["Ours beside the paper's"] = _readable(self.paper)
+        means = [f"{v}{end}" for v in VIEWS for end in ("", "_se")]
+        columns = ["setting", "runs", *means, "loss", "floor", "gap"]
+        out["Mean cosines and losses"] = _readable(self.settings[columns])
+        rest = [c for c in self.settings.columns if c.endswith(("_self", "_across", "_across_abs"))]
+        rest += [c for c in ("shuffled", "random") if c in self.settings]
+        gauge = ["log_odds", "positive", "first", "effective", "rank"]
+        out["With self-pairs, across concepts, by chance"] = _readable(self.settings[["setting", *rest]])
+        out["What no change of basis alters"] = _readable(self.settings[["setting", *gauge]])
+        return out
+
+    def _points_of_paper(self) -> pd.DataFrame:
+        if self.name != "figure5":
+            return pd.DataFrame({"step": [], "what": [], "paper": []})
+        return self.paper.assign(step=self.paper["setting"].str.extract(r"(\d+)$")[0].astype(int))
+
+
+def _plus_minus(line: pd.Series, view: str) -> str:
+    mean, se = float(line[view]), float(line[f"{view}_se"])
+    if mean != mean:
+        return "no pairs     "
+    return f"{mean:.3f} ± {se:.3f}" if se == se else f"{mean:.3f}        "
+
+
+def _readable(table: pd.DataFrame) -> pd.DataFrame:
+    return table.round(4).rename(columns=lambda c: str(c).replace("_", " "))

@@ -1,0 +1,113 @@
+"""One row of a table: a law of worlds, what is shown of them, and how the tables are trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from graticule.sims.contexts import Contexts
+from graticule.sims.restricted import RestrictedWorld
+from graticule.sims.train import Optimizer, Training
+from graticule.sims.world import World
+
+Graph = Literal["random", "dense", "chain", "forest", "independent"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a simulation fixes; worlds, contexts, tables and samples differ from run to run."""
+
+    concepts: int = 7
+    """m, binary concepts."""
+    dim: int | None = None
+    """Width k of the tables; None is m."""
+    optimizer: Optimizer = "sgd"
+    """SGD (learning rate .1), Adam (.001), or SGD on the exact population gradient."""
+    steps: int = 200_000
+    """Updates, at most."""
+    lr: float | None = None
+    """Learning rate; None is the paper's, and 2^m / 8 for the population gradient, whose rows move by
+    p(d) ~ 2^−m."""
+    scale: float = 1.0
+    """Factor on the initial weights U(±1/√rows)."""
+    weight_decay: float = 0.0
+    """L2 penalty."""
+    masks: int | None = None
+    """Draw so many masks and train on those alone (incomplete contexts); None: every mask."""
+    kept: float | None = None
+    """Train on a random share of the concept vectors alone (incomplete 𝒞̂); None: all."""
+    graph: Graph = "random"
+    """Law of the graph."""
+    edge_probability: float = 0.5
+    """Of a random graph."""
+    tolerance: float | None = None
+    """Stop once every run is so close to its entropy floor, in nats."""
+
+    @property
+    def width(self) -> int:
+        """k."""
+        return self.dim or self.concepts
+
+    @property
+    def rate(self) -> float:
+        """The learning rate in force."""
+        if self.lr is None and self.optimizer == "population":
+            return 2.0**self.concepts / 8
+        return Training(optimizer=self.optimizer, lr=self.lr).rate
+
+    @property
+    def name(self) -> str:
+        """What tells it from others, for tables and legends."""
+        parts = [f"m={self.concepts}"]
+        if self.width != self.concepts:
+            parts.append(f"k={self.width}")
+        parts += [] if self.masks is None else [f"{self.masks} masks"]
+        parts += [] if self.kept is None else [f"{self.kept:.0%} of 𝒞"]
+        parts += [] if self.graph == "random" else [self.graph]
+        parts += [] if self.optimizer == "sgd" else [self.optimizer]
+        parts += [] if self.scale == 1 else [f"scale {self.scale:g}"]
+        parts += [] if self.weight_decay == 0 else [f"decay {self.weight_decay:g}"]
+        return ", ".join(parts)
+
+    def contexts(self, seed: int) -> Contexts:
+        """The world and contexts of one run."""
+        world = self._world(seed)
+        if self.kept is not None:
+            world = RestrictedWorld.drawn(world, self.kept, seed)
+        return Contexts.complete(world) if self.masks is None else Contexts.drawn(world, self.masks, seed)
+
+    def training(self, seeds: tuple[int, ...], scales: tuple[float, ...], points: int) -> Training:
+        """How the runs train, with `points` points on the curves."""
+        return Training(
+            dim=self.width,
+            optimizer=self.optimizer,
+            steps=self.steps,
+            lr=self.rate,
+            scale=scales,
+            weight_decay=self.weight_decay,
+            tolerance=self.tolerance,
+            seed=seeds,
+            log_every=max(1, self.steps // points),
+        )
+
+    def by(self, optimizer: Optimizer) -> Setting:
+        """The same under another optimiser; on the population gradient the updates are as many as make the
+        same learning rate × updates."""
+        if optimizer == self.optimizer:
+            return self
+        other = replace(self, optimizer=optimizer, lr=None)
+        if optimizer == "population":
+            sgd = Training(optimizer="sgd").rate
+            other = replace(other, steps=max(1, round(self.steps * sgd / other.rate)))
+        return other
+
+    def _world(self, seed: int) -> World:
+        m = self.concepts
+        if self.graph == "random":
+            return World.random(m, self.edge_probability, seed=seed)
+        return {
+            "dense": World.dense,
+            "chain": World.chain,
+            "forest": World.forest,
+            "independent": World.independent,
+        }[self.graph](m, seed=seed)

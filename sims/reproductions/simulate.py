@@ -1,0 +1,182 @@
+"""Train lookup tables on many worlds of one law, and measure them all the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from graticule.hooks.artifact import library_versions
+from graticule.sims.reproductions.paper import runs_of
+from graticule.sims.reproductions.result import Simulation
+from graticule.sims.reproductions.setting import Setting
+from graticule.sims.steering import VIEWS, concept_lines, steering_of, watch_cosines
+from graticule.sims.train import Learned, train
+
+GAUGE = ("log_odds", "positive", "first", "effective", "rank")
+_POINTS = 40
+
+
+def simulate(
+    settings: Setting | Sequence[Setting] | None = None,
+    *,
+    runs: int | None = None,
+    seed: int = 0,
+    nulls: int = 20,
+    points: int = _POINTS,
+    progress: bool | None = None,
+) -> Simulation:
+    """Train `runs` worlds of each setting in one batch, and measure their steering vectors.
+
+    Settings that differ in the initial scale alone train in one batch on the same worlds and samples. Run r
+    takes world, tables and samples from seed + r, whatever it is trained beside.
+
+    **Arguments:** `runs` is the paper's number where it is None (100 for m = 3 and 4, 50, 20, then 10);
+    `nulls` draws of the permutation and random-pair nulls, 0 for none; `points` on the curves.
+
+    **Raises** `ValueError` for no setting, no run, or two settings that are the same.
+    """
+    chosen = [settings or Setting()] if not isinstance(settings, Sequence) else list(settings)
+    if not chosen or len(set(chosen)) != len(chosen) or (runs is not None and runs < 1):
+        raise ValueError(f"{len(chosen)} settings, runs={runs}: one or more of either, all different")
+    batches: dict[Setting, list[Setting]] = {}
+    for setting in chosen:
+        batches.setdefault(replace(setting, scale=1.0), []).append(setting)
+    found: dict[Setting, dict[str, pd.DataFrame]] = {}
+    quiet = progress is False or len(batches) == 1
+    with tqdm(batches.items(), desc="settings", unit="setting", disable=quiet, leave=False) as bar:
+        for common, members in bar:
+            bar.set_postfix_str(common.name)
+            count = runs or runs_of(common.concepts)
+            for setting, learned in _learn(members, count, seed, points, progress):
+                found[setting] = measured(setting, learned, nulls)
+    parts = [found[setting] for setting in chosen]
+    tables = {name: pd.concat([part[name] for part in parts], ignore_index=True) for name in parts[0]}
+    return Simulation(
+        name="",
+        points=pd.DataFrame(),
+        paper=pd.DataFrame(),
+        provenance={
+            "seed": seed,
+            "runs": runs,
+            "nulls": nulls,
+            "settings": [asdict(setting) for setting in chosen],
+            "versions": library_versions(),
+        },
+        **tables,
+    )
+
+
+def _learn(
+    members: Sequence[Setting], runs: int, seed: int, points: int, progress: bool | None
+) -> list[tuple[Setting, Learned]]:
+    """The members' runs as one batch, taken apart again."""
+    seeds = tuple(range(seed, seed + runs))
+    worlds = [members[0].contexts(s) for s in seeds]
+    contexts = worlds * len(members)
+    scales = tuple(member.scale for member in members for _ in seeds)
+    settings = members[0].training(seeds * len(members), scales, points)
+    whole = train(contexts, settings, watch=watch_cosines(contexts), progress=progress)
+    out: list[tuple[Setting, Learned]] = []
+    for k, member in enumerate(members):
+        part = slice(k * runs, (k + 1) * runs)
+        own = replace(
+            whole,
+            contexts=whole.contexts[part],
+            f=whole.f[part],
+            g=whole.g[part],
+            loss=whole.loss[:, part],
+            floor=whole.floor[part],
+            watched=tuple(point[part] for point in whole.watched),
+        )
+        out.append((member, own))
+    return out
+
+
+def measured(
+    setting: Setting, learned: Learned, nulls: int, label: str | None = None
+) -> dict[str, pd.DataFrame]:
+    """The tables of a `Simulation` for one setting, called by its name or `label`."""
+    told = label or setting.name
+    heat = _heat(learned)
+    concepts = concept_lines(learned, nulls)
+    edges = pd.DataFrame(sorted(learned.contexts[0].world.graph.edges), columns=["parent", "child"])
+    parts = {
+        "settings": pd.DataFrame([_setting_line(setting, learned, concepts, heat)]).assign(setting=told),
+        "concepts": concepts,
+        "curves": _curves(learned),
+        "heat": heat,
+        "edges": edges.astype(np.int64),
+    }
+    for name, table in parts.items():
+        if name != "settings":
+            table.insert(0, "setting", told)
+    return parts
+
+
+def _setting_line(
+    setting: Setting, learned: Learned, concepts: pd.DataFrame, heat: pd.DataFrame
+) -> dict[str, object]:
+    line: dict[str, object] = {"setting": setting.name, **asdict(setting), "dim": setting.width}
+    line |= {"lr": setting.rate, "masks": setting.masks or 0, "kept": setting.kept or 1.0}
+    line |= {"tolerance": setting.tolerance or 0.0}
+    line |= {"runs": len(learned.contexts), "updates": int(learned.steps[-1])}
+    runs = concepts.groupby("run").mean(numeric_only=True)
+    for view in VIEWS:
+        line |= {view: _mean(runs[view]), f"{view}_se": error(runs[view])}
+        across = heat[(heat["view"] == view) & (heat["i"] != heat["j"])]["mean"]
+        line |= {f"{view}_across": _mean(across), f"{view}_across_abs": _mean(across.abs())}
+    line |= {f"{view}_self": _mean(runs[f"{view}_self"]) for view in VIEWS[:2]}
+    gap = learned.loss[-1] - learned.floor
+    line |= {"loss": float(learned.loss[-1].mean()), "floor": float(learned.floor.mean())}
+    line |= {"gap": float(gap.mean()), "gap_se": error(gap)}
+    line |= {name: _mean(runs[name]) for name in GAUGE}
+    return line | {name: _mean(runs[name]) for name in ("shuffled", "random") if name in runs}
+
+
+def _curves(learned: Learned) -> pd.DataFrame:
+    gap = learned.loss - learned.floor
+    out = {"step": learned.steps, "loss": learned.loss.mean(axis=1), "floor": learned.floor.mean()}
+    out |= dict(zip(("gap", "gap_se"), _known(gap), strict=True))
+    cosines = np.stack(learned.watched)
+    for k, view in enumerate(VIEWS):
+        out |= dict(zip((view, f"{view}_se"), _known(cosines[:, :, k]), strict=True))
+    return pd.DataFrame(out)
+
+
+def _heat(learned: Learned) -> pd.DataFrame:
+    """Cosines between the sets of two concepts, by view, over runs."""
+    found: dict[str, list[np.ndarray]] = {}
+    for steering in steering_of(learned):
+        for view, grid in {**steering.cosines(), "log_odds": steering.log_odds()}.items():
+            found.setdefault(view, []).append(grid)
+    parts: list[pd.DataFrame] = []
+    for view, grids in found.items():
+        stack = np.stack(grids)
+        i, j = np.indices(stack.shape[1:])
+        mean, se = _known(np.moveaxis(stack, 0, -1))
+        columns = {"i": i.ravel(), "j": j.ravel(), "mean": mean.ravel(), "se": se.ravel()}
+        parts.append(pd.DataFrame({"view": view, **columns}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _known(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard error along the last axis, over what is known: a run's concept may have no pairs."""
+    known = np.isfinite(values)
+    n = known.sum(axis=-1)
+    mean = np.divide(np.where(known, values, 0.0).sum(axis=-1), n, out=np.full(n.shape, np.nan), where=n > 0)
+    squares = np.where(known, (values - mean[..., None]) ** 2, 0.0).sum(axis=-1)
+    se = np.divide(squares, n * (n - 1), out=np.full(n.shape, np.nan), where=n > 1)
+    return np.asarray(mean), np.asarray(np.sqrt(se))
+
+
+def error(values: pd.Series | np.ndarray) -> float:
+    """Standard error of a mean over runs; NaN for one run."""
+    return float(_known(np.asarray(values, float))[1])
+
+
+def _mean(values: pd.Series) -> float:
+    return float(values.mean())

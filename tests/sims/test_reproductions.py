@@ -1,0 +1,161 @@
+"""Simulations and reproductions: their numbers against the tables they come from, and the paper's trends."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from graticule.sims.reproductions.paper import TABLES, runs_of
+from graticule.sims.reproductions.reproduce import reproduce
+from graticule.sims.reproductions.result import TITLES, Simulation
+from graticule.sims.reproductions.setting import Setting
+from graticule.sims.reproductions.simulate import simulate
+from graticule.sims.steering import VIEWS, concept_lines
+from graticule.sims.train import train
+
+
+@pytest.fixture(scope="module")
+def simulation():
+    settings = [
+        Setting(3, steps=4000).by("population"),
+        Setting(3, steps=4000, scale=0.1).by("population"),
+        Setting(4, dim=6, steps=300, masks=3, kept=0.75),
+    ]
+    return simulate(settings, runs=3, seed=5, nulls=5, points=4, progress=False)
+
+
+def test_a_setting_is_measured_as_its_runs_are(simulation):
+    """Whatever it was trained beside: the same as training the setting alone, run by run."""
+    setting = Setting(3, steps=4000, scale=0.1).by("population")
+    contexts = [setting.contexts(seed) for seed in (5, 6, 7)]
+    learned = train(contexts, setting.training((5, 6, 7), (0.1,) * 3, 4), progress=False)
+    runs = concept_lines(learned).groupby("run").mean()
+    line = simulation.settings.iloc[1]
+    for view in VIEWS:
+        assert line[view] == pytest.approx(runs[view].mean(), abs=1e-3)
+        assert line[f"{view}_se"] == pytest.approx(runs[view].std(ddof=1) / 3**0.5, abs=1e-3)
+    assert line["loss"] == pytest.approx(learned.loss[-1].mean(), abs=1e-4)
+    assert line["floor"] == pytest.approx(np.mean([c.entropy_floor for c in contexts]))
+    assert line["gap"] == pytest.approx(line["loss"] - line["floor"])
+
+
+def test_tables_hang_together(simulation):
+    assert list(simulation.settings["setting"]) == [
+        "m=3, population",
+        "m=3, population, scale 0.1",
+        "m=4, k=6, 3 masks, 75% of 𝒞",
+    ]
+    for name, part in simulation.curves.groupby("setting"):
+        line = simulation.settings.set_index("setting").loc[name]
+        assert part["step"].iloc[-1] == line["updates"]
+        assert part["unembedding"].iloc[-1] == pytest.approx(line["unembedding"], abs=1e-5)
+        assert (part["gap"] >= -1e-9).all()
+        heat = simulation.heat[simulation.heat["setting"] == name]
+        m = line["concepts"]
+        assert len(heat) == 4 * m * m
+        if line["masks"] == 0:
+            within = heat[(heat["view"] == "mixed") & (heat["i"] == heat["j"])]["mean"].mean()
+            assert within == pytest.approx(line["mixed"])
+    edges = simulation.edges[simulation.edges["setting"] == "m=3, population"]
+    assert sorted(Setting(3).contexts(5).world.graph.edges) == sorted(
+        zip(edges["parent"], edges["child"], strict=True)
+    )
+
+
+def test_result_is_saved_told_and_drawn(simulation, tmp_path):
+    simulation.save(tmp_path / "sim")
+    again = Simulation.load(tmp_path / "sim")
+    pd.testing.assert_frame_equal(again.settings, simulation.settings)
+    assert again.summary() == simulation.summary()
+    assert "mean cosine of" in simulation.summary().splitlines()[0]
+    found = simulation.to_json()
+    assert found["settings"][0]["unembedding"] == pytest.approx(simulation.settings["unembedding"][0])
+    figures = simulation.figures()
+    assert len(figures) == 2 + 3 + 1
+    assert all(len(figure.data) for figure in figures.values())
+    assert {"Mean cosines and losses"} < set(simulation.tables())
+
+
+def test_same_seed_same_numbers():
+    first, again = (simulate(Setting(3, steps=200), runs=2, seed=1, progress=False) for _ in range(2))
+    pd.testing.assert_frame_equal(first.settings, again.settings)
+    pd.testing.assert_frame_equal(first.heat, again.heat)
+
+
+def test_settings_have_names_of_their_own_and_rates_of_the_paper():
+    rows = [row.setting for rows in TABLES.values() for row in rows]
+    assert len({s.name for s in rows}) == len(set(rows))
+    assert Setting(5).rate == 0.1 and Setting(5, optimizer="adam").rate == 0.001
+    exact = Setting(7, steps=200_000).by("population")
+    assert exact.rate == 16 and exact.steps == 1250  # as much learning rate × updates
+    assert exact.by("population") is exact
+    assert runs_of(3) == 100 and runs_of(12) == 10
+    for graph, edges in {"dense": 6, "chain": 3, "forest": 2, "independent": 0}.items():
+        assert Setting(4, graph=graph).contexts(0).world.graph.number_of_edges() == edges
+
+
+def test_what_cannot_be_simulated_is_refused():
+    with pytest.raises(ValueError, match="one or more of either"):
+        simulate([], runs=1)
+    with pytest.raises(ValueError, match="all different"):
+        simulate([Setting(3), Setting(3)], runs=1)
+    with pytest.raises(ValueError, match="has \\[9\\] concepts"):
+        reproduce("1", concepts=(9,), runs=1)
+
+
+# Reproductions ----------------------------------------------------------------------------------------
+def test_table_1_at_three_and_four_concepts():
+    found = reproduce("1", runs=3, concepts=(3, 4), steps=60_000, optimizer="population", progress=False)
+    assert list(found.paper["paper"][:3]) == [0.972, 0.982, 0.980]
+    assert found.paper["difference"].equals(found.paper["ours"] - found.paper["paper"])
+    assert (found.paper["ours"] > 0.85).all(), found.paper
+    assert "of the paper's" in found.summary().splitlines()[0]
+    assert found.title == TITLES["1"]
+
+
+def test_figure_6_smaller_dimensions_are_less_parallel():
+    found = reproduce("figure6", runs=2, concepts=(7,), steps=60_000, optimizer="population", progress=False)
+    assert found.settings["dim"].tolist() == [5, 6, 7]
+    assert found.settings["embedding"].is_monotonic_increasing
+    assert found.settings["embedding"].iloc[0] < found.settings["embedding"].iloc[2] - 0.02
+
+
+def test_figure_2_pairs_beside_the_same_first_concept_are_parallel():
+    found = reproduce("figure2", steps=4000, optimizer="population", progress=False)
+    cosines = found.paper.set_index(["setting", "what"])["ours"]
+    same, other = "with g(111) − g(101)", "with g(010) − g(000)"
+    assert cosines["the first two known", same] > 0.9
+    assert cosines["the first two known", other] < 0.6
+    assert cosines["all contexts", other] > 0.9
+    assert len(found.points) == 24 and len(found.figures()) >= 3
+    first = found.points[found.points["setting"] == "only the first concept known"]
+    rows = first[["x", "y", "z"]].to_numpy()
+    centres = np.stack([rows[first["c1"] == value].mean(axis=0) for value in (0, 1)])
+    spread = np.linalg.norm(rows - centres[first["c1"]], axis=1).max()
+    assert np.linalg.norm(centres[1] - centres[0]) > 2 * spread  # two clusters
+
+
+def test_figure_5_is_set_beside_the_curves_at_the_papers_epochs():
+    found = reproduce("figure5", runs=1, steps=20_000, optimizer="population", progress=False)
+    loss = found.paper[found.paper["what"] == "loss"].set_index("paper")
+    assert loss["ours"][4.85] == pytest.approx(np.log(128), abs=0.02)
+    assert loss["ours"][4.25] == pytest.approx(4.25, abs=0.35)  # a hundred epochs
+    assert np.isnan(loss["ours"][2.3])  # not reached
+    assert "Cosines during training" in found.figures()
+
+
+def test_across_concepts_and_the_map_keep_their_form():
+    flat = reproduce("orthogonality", runs=1, steps=2000, optimizer="population", progress=False)
+    assert flat.paper["what"].tolist()[1] == "mean within a concept"
+    assert flat.paper["ours"].iloc[0] <= flat.paper["ours"].iloc[1] <= flat.paper["ours"].iloc[2]
+    grid = reproduce("scales", runs=2, steps=2000, concepts=(3,), optimizer="population", progress=False)
+    assert len(grid.settings) == 12 and sorted(set(grid.settings["dim"])) == [2, 3, 6, 12]
+    assert list(grid.figures()) == ["Unembedding cosine by dimension, initial scale and optimiser"]
+    small = replace(grid, settings=grid.settings[grid.settings["scale"] == 1.0])
+    told = small.summary().splitlines()
+    assert len(told) == 6
+    cosine = grid.settings.set_index("setting")["unembedding"]
+    assert told[0].endswith(
+        f"{cosine['m=3, population']:.3f} to {cosine['m=3, k=12, population']:.3f} at initial scale × 1"
+    )
