@@ -1,0 +1,190 @@
+"""All exact checks on one world, as one result."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from graticule.hooks.artifact import library_versions
+from graticule.sims.contexts import Contexts
+from graticule.sims.theorems import learned as any_learner
+from graticule.sims.theorems import limits, log_odds, oracle, products
+from graticule.sims.theorems.checks import Check
+from graticule.sims.theorems.descent import Descent, margin_descent, pair_descent, star_descent
+from graticule.sims.theorems.result import Theorems
+from graticule.sims.theorems.tables import Tables
+from graticule.sims.train import Learned, Training, train
+from graticule.sims.world import World
+
+_log = logging.getLogger(__name__)
+
+LARGEST = 8
+"""Concepts at most: 3⁸ contexts by 2⁸ tokens."""
+_STEPS = 1000
+_ROUGHLY: tuple[Callable[[Tables], Check], ...] = (
+    log_odds.theorem_3,
+    log_odds.theorem_10,
+    products.theorem_7,
+    products.corollary_8,
+    products.causal_diagonal,
+    products.unification,
+    products.theorem_2_5,
+)
+
+
+def theorems(
+    world: World | None = None,
+    seed: int = 0,
+    *,
+    learned: Learned | None = None,
+    training: Training | None = None,
+    steps: int = _STEPS,
+    progress: bool | None = None,
+) -> Theorems:
+    """Run every exact check on a world of 2 to 8 binary concepts (None: a random graph on four).
+
+    Oracle tables are built for the world, for its independent twin of the same marginals and for a fully
+    joined one. What holds of any learner is checked on run 0 of `learned`, which is trained here if None (as
+    `training` says, by default 2,000 steps of the population gradient); the quantities of the other theorems
+    are reported for it too, without a verdict. `steps` are those of the descents.
+
+    **Raises** `ValueError` for a world of other concepts, or one with a concept vector of probability 0.
+    """
+    if world is None:
+        world = World.random(4, seed=seed) if learned is None else learned.contexts[0].world
+    if set(world.values) != {2} or not 2 <= world.m <= LARGEST:
+        raise ValueError(f"values {world.values}: the theorems are checked on 2 to {LARGEST} binary concepts")
+    if learned is None:
+        training = training or Training(optimizer="population", steps=2000, log_every=2000, seed=seed)
+        _log.info("training a learner of %d concepts, %d steps", world.m, training.steps)
+        learned = train([Contexts.complete(world)], training, progress=False)
+    groups = {
+        "oracle": lambda: _oracle(world, seed),
+        "log-odds": lambda: _log_odds(world, learned, seed),
+        "products": lambda: _products(world, seed),
+        "learned": lambda: _learned(learned),
+    }
+    checks: list[Check] = []
+    with tqdm(total=len(groups) + 1, desc="theorems", unit="group", disable=progress is False) as bar:
+        for make in groups.values():
+            checks += make()
+            bar.update()
+        more, curves = _descents(world.m, steps, seed)
+        bar.update()
+    return Theorems(
+        m=world.m,
+        edges=tuple((int(a), int(b)) for a, b in sorted(world.graph.edges)),
+        checks=(*checks, *more),
+        trained=_trained(learned),
+        curves=curves,
+        seed=seed,
+        provenance={
+            "steps": steps,
+            "optimizer": learned.settings.optimizer,
+            "training_steps": learned.settings.steps,
+            "versions": library_versions(),
+        },
+    )
+
+
+def _oracle(world: World, seed: int) -> Iterator[Check]:
+    contexts = Contexts.complete(world)
+    logits = oracle.imposed_logits(contexts)
+    tables = oracle.factor(contexts, logits, seed=seed)
+    yield oracle.fit(tables, logits)
+    yield oracle.probabilities(tables)
+    yield oracle.conflict_limit(contexts)
+
+
+def _log_odds(world: World, learned: Learned, seed: int) -> Iterator[Check]:
+    apart = Contexts.complete(oracle.product_world(world))
+    independent = oracle.factor(apart, oracle.imposed_logits(apart), seed=seed)
+    yield log_odds.theorem_2_2(Tables.of(learned))
+    yield log_odds.theorem_3(independent)
+    yield log_odds.projection_needed(independent)
+    logits = oracle.compatible_logits(apart, 80.0, spread=0.5, seed=seed)
+    yield log_odds.conflicts_needed(oracle.factor(apart, logits, seed=seed))
+    contexts = Contexts.complete(world)
+    markov = oracle.factor(contexts, oracle.imposed_logits(contexts), seed=seed)
+    yield log_odds.theorem_10(markov)
+    yield log_odds.theorem_10_equal(markov)
+
+
+def _products(world: World, seed: int) -> Iterator[Check]:
+    contexts, dense = Contexts.complete(world), Contexts.complete(World.dense(world.m, seed=seed))
+    fitted = oracle.factor(contexts, oracle.compatible_logits(contexts), seed=seed)
+    joined = oracle.factor(dense, oracle.compatible_logits(dense), seed=seed)
+    yield products.theorem_7(fitted)
+    yield replace(products.theorem_7(joined), name="Theorem 7, dense joint")
+    apart, rng = Contexts.complete(oracle.product_world(world)), np.random.default_rng(seed)
+    skewed = oracle.linear_tables(apart, oracle.random_gauge(world.m, rng))
+    yield products.corollary_8(oracle.linear_tables(apart))
+    yield products.causal_diagonal(skewed)
+    yield products.unification(skewed)
+    yield products.theorem_2_5(skewed)
+    anything = Tables(
+        contexts, *(rng.standard_normal((n, world.m)) for n in (contexts.n, len(world.vectors)))
+    )
+    a, shift = oracle.random_gauge(world.m, rng), rng.standard_normal(world.m)
+    yield from products.gauge(anything, Tables(contexts, *oracle.regauge(anything.f, anything.g, a, shift)))
+
+
+def _learned(learned: Learned) -> Iterator[Check]:
+    tables = Tables.of(learned)
+    yield any_learner.proposition_11(tables)
+    yield any_learner.entropy_floor(tables, float(learned.loss[-1, 0]))
+
+
+def _trained(learned: Learned) -> pd.DataFrame:
+    """What the other theorems' quantities are on a trained learner, whose premises hold roughly at best."""
+    tables = Tables.of(learned)
+    lines: list[dict[str, str | float]] = []
+    for make in _ROUGHLY:
+        try:
+            found = make(tables)
+        except ValueError as error:  # contexts that a theorem compares may never be met
+            _log.info("%s: not on this learner: %s", make.__name__, error)
+            continue
+        lines.append(
+            {
+                "check": found.name,
+                "quantity": found.quantity,
+                "measured": found.measured,
+                "premise": found.premise,
+            }
+        )
+    return pd.DataFrame(lines, columns=["check", "quantity", "measured", "premise"])
+
+
+def _descents(m: int, steps: int, seed: int) -> tuple[list[Check], pd.DataFrame]:
+    rng = np.random.default_rng(seed)
+    a, b = rng.standard_normal((2, max(m, 3)))
+    start = rng.standard_normal((2 ** (m - 1), len(a)))
+    u, v = rng.standard_normal((2, len(a)))
+    v = -v if u @ v > 0 else v  # from an obtuse angle there is more to see
+    pair, star = pair_descent(u, v, steps), star_descent(2 ** (m - 1), steps=2 * steps, seed=seed)
+    normalised = margin_descent(a, b, start, steps)
+    plain = margin_descent(a, b, start, 10 * steps, normalised=False)
+    checks = [
+        *limits.margin_checks(normalised, plain),
+        limits.collinear(a, 2 * a),
+        *limits.pair_checks(pair),
+        *limits.star_checks(star),
+    ]
+    curves = [
+        _curve("4", "Theorem 4, normalised descent", normalised, normalised.limit.min(axis=1)),
+        _curve("4", "Theorem 4, plain descent", plain, plain.limit.min(axis=1)),
+        _curve("12", "Theorem 12, cos(u, v)", pair.curve, pair.curve.limit[:, 0]),
+        _curve("14", "Theorem 14, cos(u₁ − u₂, v)", star.curve, star.curve.limit.min(axis=1)),
+        _curve("14", "Theorem 14, cos(v, v′)", star.curve, star.curve.mutual),
+    ]
+    return checks, pd.concat(curves, ignore_index=True)
+
+
+def _curve(theorem: str, series: str, descent: Descent, cosine: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame({"theorem": theorem, "series": series, "step": descent.steps, "cosine": cosine})

@@ -1,0 +1,135 @@
+"""A pair of tables with the world they are about: the pairs of tokens and contexts that checks compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from graticule.sims.contexts import UNKNOWN, Contexts
+from graticule.sims.train import Learned
+
+
+@dataclass(frozen=True, eq=False)
+class Tables:
+    """Embeddings f, a row a context, and unembeddings g, a row a token: p̂(c | d) = softmax_c(f(d)ᵀg(c))."""
+
+    contexts: Contexts
+    """World and contexts; rows of f and g are in its order."""
+    f: Float[np.ndarray, "context dim"]
+    """A row a context id, [`contexts.n`, k]."""
+    g: Float[np.ndarray, "token dim"]
+    """A row a concept vector, [`len(world.vectors)`, k]."""
+
+    def __post_init__(self) -> None:
+        """**Raises** `ValueError` for tables of other lengths or widths, or that hold NaN or infinity."""
+        wanted = (self.contexts.n, len(self.contexts.world.vectors))
+        if (len(self.f), len(self.g)) != wanted or self.f.shape[1] != self.g.shape[1]:
+            raise ValueError(
+                f"f is {self.f.shape} and g {self.g.shape}: expected {wanted[0]} contexts and {wanted[1]} "
+                "tokens in the order of `contexts`, of equal widths"
+            )
+        if not (np.isfinite(self.f).all() and np.isfinite(self.g).all()):
+            raise ValueError("the tables hold NaN or infinity; give trained or constructed ones")
+        for name in ("f", "g"):
+            object.__setattr__(self, name, np.asarray(getattr(self, name), np.float64))
+
+    @classmethod
+    def of(cls, learned: Learned, run: int = 0) -> Tables:
+        """The tables of one training run."""
+        contexts = learned.contexts[run]
+        return cls(contexts, learned.f[run, : contexts.n].double().numpy(), learned.g[run].double().numpy())
+
+    @property
+    def m(self) -> int:
+        """How many concepts."""
+        return self.contexts.world.m
+
+    # Predictions -------------------------------------------------------------------------------------
+    @cached_property
+    def met(self) -> Int[np.ndarray, " some"]:
+        """Contexts of positive probability, the set that tables are trained on."""
+        return np.flatnonzero(self.contexts.probabilities)
+
+    @cached_property
+    def log_p(self) -> Float[np.ndarray, "some token"]:
+        """ln p̂(c | d) of the contexts `met`."""
+        return log_softmax(self.f[self.met] @ self.g.T)
+
+    @cached_property
+    def truth(self) -> Float[np.ndarray, "some token"]:
+        """p(c | d) of the contexts `met`."""
+        return self.contexts.conditional(self.met)
+
+    @cached_property
+    def error(self) -> float:
+        """max |p̂ − p| over tokens and contexts met."""
+        return float(np.abs(np.exp(self.log_p) - self.truth).max())
+
+    # Pairs -------------------------------------------------------------------------------------------
+    def token_pairs(self, concept: int) -> Int[np.ndarray, "pair 2"]:
+        """Tokens (c_(i→0), c_(i→1)), a row for every setting of the other concepts.
+
+        **Raises** `ValueError` for a concept that is not binary: the theorems are about 0 and 1.
+        """
+        world = self.contexts.world
+        if world.values[concept] != 2:
+            raise ValueError(
+                f"concept {concept} has {world.values[concept]} values; the theorems are about binary ones"
+            )
+        low = np.flatnonzero(world.vectors[:, concept] == 0)
+        high = world.vectors[low].copy()
+        high[:, concept] = 1
+        return np.stack([low, world.token(high)], axis=1)
+
+    def differences(self, concept: int) -> Float[np.ndarray, "pair dim"]:
+        """Steering vectors Δ_{c,i} = g(c_(i→1)) − g(c_(i→0)), a row for every `token_pairs`."""
+        pairs = self.token_pairs(concept)
+        return self.g[pairs[:, 1]] - self.g[pairs[:, 0]]
+
+    def where(self, unknown: Sequence[int] = (), known: Sequence[int] = ()) -> Int[np.ndarray, " some"]:
+        """Ids of the contexts met in which these concepts are ⋄ and those are not."""
+        held = self.contexts.vectors[self.met]
+        kept = (held[:, list(unknown)] == UNKNOWN).all(axis=1) & (held[:, list(known)] != UNKNOWN).all(axis=1)
+        return self.met[kept]
+
+    def changed(
+        self, ids: Int[np.ndarray, " some"], concept: int, value: int
+    ) -> tuple[Int[np.ndarray, " kept"], Int[np.ndarray, " kept"]]:
+        """Those of `ids` whose d_(i→value) is met too, and the ids of these; `value` may be `UNKNOWN`."""
+        vectors = self.contexts.vectors[ids].copy()
+        vectors[:, concept] = value
+        wanted = self._code(vectors)
+        codes, numbers = self._codes
+        place = np.minimum(np.searchsorted(codes, wanted), len(codes) - 1)
+        found = codes[place] == wanted
+        return ids[found], numbers[place[found]]
+
+    def agrees(
+        self, ids: Int[np.ndarray, " some"], tokens: Int[np.ndarray, " token"], ignoring: int | None = None
+    ) -> Bool[np.ndarray, "some token"]:
+        """Whether every known value of a context is the token's, with one concept left out of account."""
+        kept = [i for i in range(self.m) if i != ignoring]
+        shown = self.contexts.vectors[ids][:, None, kept]
+        return ((shown == UNKNOWN) | (shown == self.contexts.world.vectors[tokens][None, :, kept])).all(
+            axis=2
+        )
+
+    def _code(self, vectors: np.ndarray) -> np.ndarray:
+        sizes = [v + 1 for v in self.contexts.world.values]
+        return np.asarray(np.ravel_multi_index(tuple((vectors + 1).T), sizes), np.int64)
+
+    @cached_property
+    def _codes(self) -> tuple[np.ndarray, np.ndarray]:
+        codes = self._code(self.contexts.vectors[self.met])
+        order = np.argsort(codes)
+        return codes[order], self.met[order]
+
+
+def log_softmax(logits: Float[np.ndarray, "row token"]) -> Float[np.ndarray, "row token"]:
+    """Row by row, without overflow."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
