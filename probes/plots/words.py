@@ -1,0 +1,324 @@
+"""Figures of word pairs: heat-maps by inner product, projections, languages, matching contexts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Float32
+from plotly.graph_objects import Bar, Figure, Heatmap, Histogram, Scatter
+
+from graticule.probes.plots.style import ACCENT, BLOCKS, FAINT, INK, MUTED, SURFACE, need_columns, style
+
+_DIVERGING = [[0, "#00639c"], [0.25, "#8fb9d6"], [0.5, "#ffffff"], [0.75, "#e0a3b4"], [1, "#b3003c"]]
+_COLOURS = {"euclidean": SURFACE, "whitened": BLOCKS[4], "causal": ACCENT}
+
+
+def _grid(rows: int, columns: int, **more: Any) -> Figure:
+    from plotly.subplots import make_subplots
+
+    return make_subplots(rows=rows, cols=columns, **more)
+
+
+def _titles(fig: Figure, size: int = 12) -> None:
+    fig.update_annotations(font={"size": size, "color": INK})
+
+
+def heat_figure(
+    means: Float[np.ndarray, "metric concept concept"], concepts: Sequence[str], metrics: Sequence[str]
+) -> Figure:
+    """Mean cosines between concepts, a panel an inner product, one colour scale for all.
+
+    Args:
+        means: mean cosines; the diagonal within concepts.
+        concepts: labels of rows and columns.
+        metrics: titles of the panels.
+    """
+    numbers = [str(i + 1) for i in range(len(concepts))]
+    labels = [f"{name}  {i}" for name, i in zip(concepts, numbers, strict=True)]
+    top = float(np.nanquantile(np.abs(means), 0.995)) or 1.0
+    fig = _grid(1, len(metrics), subplot_titles=list(metrics), horizontal_spacing=0.02, shared_yaxes=True)
+    for i in range(len(metrics)):
+        fig.add_trace(
+            Heatmap(
+                z=means[i],
+                x=numbers,
+                y=labels,
+                coloraxis="coloraxis",
+                customdata=np.tile(np.array(concepts, dtype=object), (len(concepts), 1)),
+                hovertemplate="%{y}<br>%{customdata}<br>%{z:.3f}<extra></extra>",
+                xgap=0.5,
+                ygap=0.5,
+            ),
+            row=1,
+            col=i + 1,
+        )
+    style(fig, height=max(320, 15 * len(concepts) + 120), aspect=0.58, extra=90)
+    fig.update_layout(
+        margin={"t": 32},
+        coloraxis={
+            "colorscale": _DIVERGING,
+            "cmin": -top,
+            "cmax": top,
+            "colorbar": {"title": {"text": "cosine"}, "thickness": 12},
+        },
+    )
+    step = max(1, len(concepts) // 10)
+    fig.update_xaxes(showgrid=False, tickvals=numbers[::step], type="category")
+    fig.update_yaxes(showgrid=False, autorange="reversed", ticks="", tickfont={"size": 11}, type="category")
+    _titles(fig, 13)
+    return fig
+
+
+def within_figure(within: pd.DataFrame, concepts: Sequence[str], metrics: Sequence[str]) -> Figure:
+    """Each concept's own mean cosine with its interval, against the largest with another and random pairs.
+
+    Args:
+        within: `metric`, `concept`, `mean`, `low`, `high`, `largest_other`, `level_listed`.
+        concepts: in drawing order, from above.
+        metrics: a panel each.
+
+    **Raises** `KeyError` if a column is missing.
+    """
+    need_columns(within, "metric", "concept", "mean", "low", "high", "largest_other", "level_listed")
+    fig = _grid(1, len(metrics), subplot_titles=list(metrics), horizontal_spacing=0.02, shared_yaxes=True)
+    for i, metric in enumerate(metrics):
+        lines = within[within["metric"] == metric].set_index("concept").loc[list(concepts)]
+        mean = lines["mean"].to_numpy(float)
+        marks: list[tuple[str, Any, dict[str, Any]]] = [
+            (
+                "95% of random pairs of the listed words",
+                "level_listed",
+                {"symbol": "line-ns-open", "color": MUTED},
+            ),
+            (
+                "largest |cosine| with another concept",
+                "largest_other",
+                {"symbol": "x-thin-open", "color": SURFACE},
+            ),
+        ]
+        for name, column, marker in marks:
+            fig.add_trace(
+                Scatter(
+                    x=lines[column],
+                    y=list(concepts),
+                    mode="markers",
+                    marker={"size": 8, "line": {"width": 1.5}, **marker},
+                    name=name,
+                    legendgroup=name,
+                    showlegend=i == 0,
+                    hovertemplate="%{y}: %{x:.3f}<extra></extra>",
+                ),
+                row=1,
+                col=i + 1,
+            )
+        fig.add_trace(
+            Scatter(
+                x=mean,
+                y=list(concepts),
+                mode="markers",
+                marker={"size": 7, "color": ACCENT},
+                error_x={
+                    "type": "data",
+                    "symmetric": False,
+                    "array": lines["high"].to_numpy(float) - mean,
+                    "arrayminus": mean - lines["low"].to_numpy(float),
+                    "color": ACCENT,
+                    "thickness": 1.2,
+                    "width": 0,
+                },
+                name="within the concept, 95% interval",
+                legendgroup="own",
+                showlegend=i == 0,
+                hovertemplate="%{y}: %{x:.3f}<extra></extra>",
+            ),
+            row=1,
+            col=i + 1,
+        )
+    style(fig, height=max(320, 16 * len(concepts) + 130), aspect=0.62, extra=110)
+    fig.update_layout(margin={"t": 70}, legend={"y": 1.05})
+    fig.update_xaxes(rangemode="tozero")
+    fig.update_yaxes(autorange="reversed", ticks="", tickfont={"size": 11}, type="category")
+    _titles(fig, 13)
+    return fig
+
+
+def loo_figure(
+    projections: pd.DataFrame, random: Float32[np.ndarray, "concept random"], concepts: Sequence[str]
+) -> Figure:
+    """Small multiples: leave-one-out projections of a concept's pairs over those of random pairs.
+
+    Args:
+        projections: `concept` and `projection` of one inner product.
+        random: random pairs' projections, in the same units.
+        concepts: a panel each.
+
+    **Raises** `KeyError` if a column is missing.
+    """
+    need_columns(projections, "concept", "projection")
+    columns = min(5, len(concepts))
+    rows = -(-len(concepts) // columns)
+    values = projections["projection"].to_numpy(float)
+    low, high = float(np.nanquantile(random, 0.0005)), float(np.nanquantile(values, 0.995))
+    edges = np.linspace(low, max(high, -low) * 1.05, 41)
+    centres = (edges[1:] + edges[:-1]) / 2
+    fig = _grid(
+        rows,
+        columns,
+        subplot_titles=list(concepts),
+        horizontal_spacing=0.02,
+        vertical_spacing=0.32 / rows,
+        shared_xaxes="all",
+        shared_yaxes="all",
+    )
+    for c, concept in enumerate(concepts):
+        own = values[(projections["concept"] == concept).to_numpy()]
+        own = np.clip(own[~np.isnan(own)], edges[0], edges[-1])
+        both = (("random pairs", np.clip(random[c], edges[0], edges[-1]), FAINT), ("the pairs", own, ACCENT))
+        for name, held, colour in both:
+            share = np.histogram(held, edges)[0] / max(1, len(held))
+            fig.add_trace(
+                Bar(
+                    x=centres,
+                    y=share,
+                    width=edges[1] - edges[0],
+                    marker={"color": colour, "line": {"width": 0}},
+                    opacity=0.75 if colour == ACCENT else 1.0,
+                    name=name,
+                    legendgroup=name,
+                    showlegend=c == 0,
+                    hovertemplate="%{x:.1f}: %{y:.1%}<extra></extra>",
+                ),
+                row=c // columns + 1,
+                col=c % columns + 1,
+            )
+    note = "Projections beyond the drawn range are counted in its last bar."
+    style(fig, height=110 * rows + 110, aspect=0.17 * rows, extra=80, note=note)
+    fig.update_layout(barmode="overlay", margin={"t": 60, "l": 20}, legend={"y": 1.0, "yref": "container"})
+    fig.update_layout(legend={"yanchor": "top"})
+    fig.update_xaxes(showgrid=False)
+    fig.update_yaxes(showticklabels=False, ticks="", showgrid=False)
+    fig.update_xaxes(title_text="random pairs' standard deviations", row=rows, col=(columns + 1) // 2)
+    _titles(fig, 11)
+    return fig
+
+
+def language_figure(scores: pd.DataFrame, pairs: Sequence[str], limit: int = 8) -> Figure:
+    """Concepts by |cosine| with each pair of languages' mean context difference, the largest first.
+
+    Args:
+        scores: `pair`, `concept`, `cosine`, `low`, `high`, `level_random`, `matching` of one inner product.
+        pairs: a panel each.
+        limit: bars a panel.
+
+    **Raises** `KeyError` if a column is missing.
+    """
+    need_columns(scores, "pair", "concept", "cosine", "low", "high", "level_random", "matching")
+    columns = min(2, len(pairs))
+    rows = -(-len(pairs) // columns)
+    fig = _grid(
+        rows,
+        columns,
+        subplot_titles=list(pairs),
+        horizontal_spacing=0.24,
+        vertical_spacing=0.3 / rows,
+        shared_xaxes="all",
+    )
+    for k, pair in enumerate(pairs):
+        lines = scores[scores["pair"] == pair]
+        lines = lines.reindex(lines["cosine"].abs().sort_values(ascending=False).index)[:limit]
+        size = lines["cosine"].abs().to_numpy(float)
+        sign = np.sign(lines["cosine"].to_numpy(float))
+        ends = np.stack([sign * lines["low"].to_numpy(float), sign * lines["high"].to_numpy(float)])
+        fig.add_trace(
+            Bar(
+                x=size,
+                y=list(lines["concept"]),
+                orientation="h",
+                marker_color=[ACCENT if m else BLOCKS[3] for m in lines["matching"]],
+                error_x={
+                    "type": "data",
+                    "symmetric": False,
+                    "array": ends.max(axis=0) - size,
+                    "arrayminus": size - ends.min(axis=0),
+                    "color": INK,
+                    "thickness": 1,
+                    "width": 2,
+                },
+                showlegend=False,
+                customdata=lines["cosine"],
+                hovertemplate="%{y}: %{customdata:.3f}<extra></extra>",
+            ),
+            row=k // columns + 1,
+            col=k % columns + 1,
+        )
+        fig.add_trace(
+            Scatter(
+                x=lines["level_random"],
+                y=list(lines["concept"]),
+                mode="markers",
+                marker={"symbol": "line-ns-open", "size": 12, "color": MUTED, "line": {"width": 2}},
+                name="95% of random word pairs",
+                showlegend=k == 0,
+                hovertemplate="random: %{x:.3f}<extra></extra>",
+            ),
+            row=k // columns + 1,
+            col=k % columns + 1,
+        )
+    shown = f"The {limit} largest concepts a panel; the matching one is dark. Whiskers: 95% intervals."
+    style(fig, height=190 * rows + 70, aspect=0.24 * rows, extra=80, note=shown)
+    fig.update_layout(margin={"t": 60})
+    fig.update_xaxes(rangemode="tozero")
+    fig.update_yaxes(autorange="reversed", ticks="", showgrid=False, tickfont={"size": 11}, type="category")
+    for c in range(columns):
+        fig.update_xaxes(title_text="|cosine|", row=rows, col=c + 1)
+    _titles(fig)
+    return fig
+
+
+def matching_figure(
+    cosines: Float[np.ndarray, "metric item item"], metrics: Sequence[str], items: Sequence[str]
+) -> Figure:
+    """|Cosines| of context pairs with their own words (dark) over those with all others' (pale).
+
+    Args:
+        cosines: rows contexts, columns words; NaN entries are left out.
+        metrics: a panel each.
+        items: texts for hovering.
+    """
+    fig = _grid(
+        len(metrics), 1, subplot_titles=list(metrics), vertical_spacing=0.3 / len(metrics), shared_xaxes=True
+    )
+    size = np.abs(cosines)
+    own = np.eye(size.shape[1], dtype=bool)
+    top = float(np.nanmax(size))
+    bins = {"start": 0.0, "end": top + top / 40, "size": top / 40}
+    for i in range(len(metrics)):
+        other = size[i][~own]
+        kinds = (
+            ("with others' words", other[~np.isnan(other)], FAINT),
+            ("with its own words", np.diag(size[i]), _COLOURS["causal"]),
+        )
+        for name, values, colour in kinds:
+            fig.add_trace(
+                Histogram(
+                    x=values,
+                    xbins=bins,
+                    histnorm="probability",
+                    marker={"color": colour, "line": {"width": 0}},
+                    opacity=0.75 if name.endswith("own words") else 1.0,
+                    name=name,
+                    legendgroup=name,
+                    showlegend=i == 0,
+                    hovertemplate="%{x}: %{y:.1%}<extra></extra>",
+                ),
+                row=i + 1,
+                col=1,
+            )
+    note = f"{len(items)} pairs of contexts."
+    style(fig, height=130 * len(metrics) + 110, aspect=0.2 * len(metrics), extra=80, note=note)
+    fig.update_layout(barmode="overlay", margin={"t": 60})
+    fig.update_yaxes(tickformat=".0%", title_text="share")
+    fig.update_xaxes(title_text="|cosine|", row=len(metrics), col=1)
+    _titles(fig)
+    return fig
