@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from graticule.certificate.certify import certify as certify
     from graticule.hooks.activations import Activations as Activations
     from graticule.hooks.capture import capture as capture
     from graticule.hooks.record import record as record
@@ -39,26 +40,39 @@ if TYPE_CHECKING:
     from graticule.probes.surface.baselines import baselines as baselines
     from graticule.probes.sweep import sweep as sweep
     from graticule.probes.tables.table import Table as Table
+    from graticule.probes.words.ambiguous import ambiguous as ambiguous
+    from graticule.probes.words.languages import languages as languages
+    from graticule.probes.words.words import words as words
+    from graticule.sims.contexts import Contexts as Contexts
+    from graticule.sims.reproductions.reproduce import reproduce as reproduce
+    from graticule.sims.reproductions.simulate import simulate as simulate
+    from graticule.sims.theorems.run import theorems as theorems
+    from graticule.sims.world import World as World
     from graticule.studies.running import study as study
 
 __all__ = [
     "Activations",
+    "Contexts",
     "Findings",
     "RidgeProbe",
     "Store",
     "Table",
+    "World",
     "ablate",
+    "ambiguous",
     "attribute",
     "baselines",
     "calibrate",
     "capture",
     "causes",
+    "certify",
     "classes",
     "compare",
     "controls",
     "directions",
     "erase",
     "holdouts",
+    "languages",
     "latents",
     "load_model",
     "mlp",
@@ -68,32 +82,41 @@ __all__ = [
     "probe",
     "prompts",
     "record",
+    "reproduce",
+    "simulate",
     "sphere",
     "steer",
     "study",
     "sweep",
+    "theorems",
     "trace",
     "transfer",
+    "words",
 ]
 
 _HOMES = {
     "Activations": "graticule.hooks.activations",
+    "Contexts": "graticule.sims.contexts",
     "Findings": "graticule.probes.findings",
     "RidgeProbe": "graticule.probes.estimators.ridge",
     "Store": "graticule.hooks.store",
     "Table": "graticule.probes.tables.table",
+    "World": "graticule.sims.world",
     "ablate": "graticule.probes.causes.ablate",
+    "ambiguous": "graticule.probes.words.ambiguous",
     "attribute": "graticule.probes.attribution.attribute",
     "baselines": "graticule.probes.surface.baselines",
     "calibrate": "graticule.probes.calibration.calibrate",
     "capture": "graticule.hooks.capture",
     "causes": "graticule.probes.causes.causes",
+    "certify": "graticule.certificate.certify",
     "classes": "graticule.probes.beyond.classes",
     "compare": "graticule.probes.compare",
     "controls": "graticule.probes.controls.run",
     "directions": "graticule.probes.directions.sweep",
     "erase": "graticule.probes.causes.erase",
     "holdouts": "graticule.probes.generalisation.holdouts",
+    "languages": "graticule.probes.words.languages",
     "latents": "graticule.probes.latents.sweep",
     "load_model": "graticule.models",
     "mlp": "graticule.probes.beyond.mlp",
@@ -103,12 +126,16 @@ _HOMES = {
     "probe": "graticule.probes.probe",
     "prompts": "graticule.probes.generalisation.prompts",
     "record": "graticule.hooks.record",
+    "reproduce": "graticule.sims.reproductions.reproduce",
+    "simulate": "graticule.sims.reproductions.simulate",
     "sphere": "graticule.probes.beyond.sphere",
     "steer": "graticule.probes.causes.steer",
     "study": "graticule.studies.running",
     "sweep": "graticule.probes.sweep",
+    "theorems": "graticule.sims.theorems.run",
     "trace": "graticule.probes.attribution.trace",
     "transfer": "graticule.probes.generalisation.transfer",
+    "words": "graticule.probes.words.words",
 }
 
 

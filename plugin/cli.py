@@ -14,7 +14,9 @@ from graticule import options as o
 from graticule.commands.data import capture, tables
 from graticule.commands.pages import report
 from graticule.commands.probing import demo, probe
+from graticule.commands.simulating import certify, sim
 from graticule.commands.studying import study
+from graticule.commands.wording import words
 
 app = typer.Typer(
     name="graticule",
@@ -49,7 +51,7 @@ def graticule(
     """
 
 
-for command in (demo, probe, study, capture, tables, report):
+for command in (demo, probe, study, words, sim, certify, capture, tables, report):
     app.command()(command)
 
 

@@ -11,6 +11,8 @@ RESULTS: dict[str, str] = {
     "attribution": "graticule.probes.attribution.result:Attribution",
     "calibration": "graticule.probes.calibration.result:Calibration",
     "causes": "graticule.probes.causes.causes:Causes",
+    "certificate": "graticule.certificate.result:Certificate",
+    "certificate_part": "graticule.certificate.result:Part",
     "classes": "graticule.probes.beyond.classes:ClassProbes",
     "comparison": "graticule.probes.compare:Comparison",
     "controls": "graticule.probes.controls.result:Controls",
@@ -26,10 +28,15 @@ RESULTS: dict[str, str] = {
     "pca": "graticule.probes.beyond.pca:PCACurve",
     "popularity": "graticule.probes.generalisation.popularity:Popularity",
     "prompts": "graticule.probes.generalisation.prompts_result:Prompts",
+    "sim": "graticule.sims.reproductions.result:Simulation",
     "sphere": "graticule.probes.beyond.sphere:Sphere",
     "steering": "graticule.probes.causes.steer:Steering",
+    "theorems": "graticule.sims.theorems.result:Theorems",
     "trace": "graticule.probes.attribution.trace:Trace",
     "transfer": "graticule.probes.generalisation.transfer:Transfer",
+    "word_contexts": "graticule.probes.words.ambiguous:Ambiguous",
+    "word_languages": "graticule.probes.words.languages:Languages",
+    "words": "graticule.probes.words.result:Words",
 }
 """Kind → `module:Class`."""
 

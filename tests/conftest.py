@@ -89,7 +89,14 @@ def _config(family: str, vocabulary: int) -> Any:
     return hf.LlamaConfig(**sizes)
 
 
-SLOW = ("test_examples.py", "test_cli.py", "test_study.py", "test_store.py", "test_capture.py")
+SLOW = (
+    "test_examples.py",
+    "test_cli.py",
+    "test_study.py",
+    "test_certificate.py",
+    "test_store.py",
+    "test_capture.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

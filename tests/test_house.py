@@ -75,6 +75,8 @@ def test_the_face():
         *("calibrate", "compare", "controls", "holdouts", "prompts", "transfer", "popularity"),
         *("mlp", "pca", "classes", "sphere", "latents", "directions"),
         *("neurons", "attribute", "trace", "erase", "steer", "ablate", "causes"),
+        *("words", "languages", "ambiguous", "World", "Contexts", "simulate", "reproduce", "theorems"),
+        "certify",
     }
     assert dir(graticule) == sorted(graticule.__all__)
     for name in graticule.__all__:

@@ -91,8 +91,9 @@ def product_duals(
 
     **Raises** `numpy.linalg.LinAlgError` where K + alpha is not positive definite in single precision.
     """
-    from scipy.linalg import lapack
+    from scipy.linalg import lapack  # its routines are made at import, out of a checker's sight
 
+    routines: Any = lapack
     matrix = X.astype(np.float64).tocsr()
     transposed = matrix.T.tocsr()
     centred = np.asfortranarray(y - y.mean(axis=0), np.float32)
@@ -102,10 +103,10 @@ def product_duals(
         if i:
             _mirror(products)
         np.fill_diagonal(products, diagonal + np.float32(alpha))
-        products, failed = lapack.spotrf(products, lower=1, clean=0, overwrite_a=1)
+        products, failed = routines.spotrf(products, lower=1, clean=0, overwrite_a=1)
         if failed:
             raise np.linalg.LinAlgError(f"alpha={alpha:g} is too weak for single precision")
-        solution, _ = lapack.spotrs(products, centred, lower=1)
+        solution, _ = routines.spotrs(products, centred, lower=1)
         yield _refined(products, matrix, transposed, centred, float(alpha), solution, tol)
 
 
@@ -142,6 +143,8 @@ def _refined(
     """The solution, refined until the residuals of some of its columns are below the tolerance."""
     from scipy.linalg import lapack
 
+    routines: Any = lapack
+
     def residual(columns: np.ndarray, a: np.ndarray) -> np.ndarray:
         wide = a.astype(np.float64)  # K a is far longer than what is left of y
         image = X @ (transposed @ (wide - wide.mean(axis=0)))
@@ -157,7 +160,7 @@ def _refined(
         for start in range(0, y.shape[1], _SOLVED_AT_ONCE):
             part = slice(start, start + _SOLVED_AT_ONCE)
             rest = np.asfortranarray(residual(y[:, part], solution[:, part]), np.float32)
-            solution[:, part] += lapack.spotrs(factor, rest, lower=1)[0]
+            solution[:, part] += routines.spotrs(factor, rest, lower=1)[0]
     if (left > tol * lengths).any():
         worst = float((left / lengths).max())
         logger.warning("ridge at strength %g: residuals stay at %.1e of the target", alpha, worst)

@@ -29,7 +29,9 @@ def side_by_side(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
 @cache
 def _pools() -> Any:
     """Handles of the BLAS libraries that are loaded."""
-    import scipy.linalg  # noqa: F401  # brings a BLAS of its own
+    from importlib import import_module
+
     from threadpoolctl import ThreadpoolController
 
+    import_module("scipy.linalg")  # brings a BLAS of its own
     return ThreadpoolController()

@@ -16,7 +16,7 @@ from graticule.cli import main
 from graticule.hooks.store import Store
 from graticule.probes.tables.table import Table
 
-COMMANDS = ("demo", "probe", "study", "capture", "tables", "report")
+COMMANDS = ("demo", "probe", "study", "words", "sim", "certify", "capture", "tables", "report")
 
 
 def run(*words: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,173 @@
+"""`graticule.certify`: every instrument pointed at worlds whose truth is known, condition by condition."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from graticule.certificate.instruments import read
+from graticule.certificate.learners import Learners, Plan, base, levels
+from graticule.certificate.marks import judge
+from graticule.certificate.nothing import found_in_nothing
+from graticule.certificate.result import Certificate, Part
+from graticule.certificate.subjects import Subject, least_linear
+from graticule.hooks.artifact import ArtifactError, fingerprint, json_ready, library_versions
+from graticule.sims.sequence import SequenceShape
+from graticule.sims.sequence_train import SequenceTraining
+from graticule.sims.train import Training
+from graticule.sims.world import World
+
+_log = logging.getLogger(__name__)
+
+QUICK = Plan(
+    dimensions=(0.5, 1.0, 2.0),
+    sequence_dimensions=(2.0,),
+    noises=(1.0,),
+    masks=(16,),
+    lookup=Training(optimizer="population", steps=8000),
+    sequence=SequenceTraining(shape=SequenceShape(n_layers=1), steps=600, log_every=300),
+)
+"""What `certify(quick=True)` does."""
+
+
+def certify(
+    world: World | None = None,
+    *,
+    concepts: int = 6,
+    quick: bool = False,
+    plan: Plan | None = None,
+    seed: int = 0,
+    out: Path | str | None = None,
+    say: Callable[[str], None] | None = None,
+    progress: bool | None = None,
+) -> Certificate:
+    """Point ridge, logistic, MLP and PCA probes at learners of a world whose concepts are known.
+
+    Two learners (the two tables of Jiang et al. 2403.03867 as a model, and a small transformer) are trained
+    on the world. Instruments see sampled activations, split by context; they are judged by the whole truth:
+    posteriors, the best linear reader over all contexts, and the mean steering vector. Conditions vary the
+    dimensions (below the number of concepts: superposition), noise on activations and, for the lookup
+    learner, the completeness of contexts. Random labels of contexts give the false-positive rate, and
+    parities of two concepts stand for what is present but not linear.
+
+    **Arguments:**
+
+    - `world`: of two-valued concepts; by default a random one of `concepts` concepts, drawn with `seed`.
+    - `quick`: one block, fewer widths and levels. `plan`: everything in detail, in place of `quick`.
+    - `out`: a folder for learners and conditions, each kept once it is done: the same call goes on there.
+    - `say`: called with a line when a condition is done.
+
+    **Raises** `ValueError` for a world of other values, fewer than three concepts or too many to enumerate,
+    or a plan that cannot be.
+    """
+    world = World.random(concepts, seed=seed) if world is None else world
+    if set(world.values) != {2} or world.m < 3:
+        raise ValueError(
+            f"a world of {world.m} concepts with {world.values} values: a certificate needs three or more, "
+            "two values each"
+        )
+    chosen = replace(plan or (QUICK if quick else Plan()), seed=seed)
+    chosen.check()
+    if plan is None:
+        training = (replace(chosen.lookup, seed=seed), replace(chosen.sequence, seed=seed))
+        chosen = replace(chosen, lookup=training[0], sequence=training[1])
+    made_of = _fingerprint(world, chosen)
+    folder = None if out is None else Path(out) / "parts" / made_of[:12]
+    learners = Learners(world, chosen, None if folder is None else folder / "learners", progress)
+    parts: list[Part] = []
+    steps = levels(chosen)
+    for step in tqdm(steps, desc="certificate", unit="condition", disable=progress is False, leave=False):
+        part = _part(learners, chosen, *step, folder, made_of)
+        parts.append(part)
+        if say is not None:
+            say(part.summary())
+    return _assembled(world, chosen, parts)
+
+
+def _part(
+    learners: Learners,
+    plan: Plan,
+    learner: str,
+    condition: str,
+    level: float,
+    folder: Path | None,
+    made_of: str,
+) -> Part:
+    """One condition, from disk if it is there."""
+    name = f"{learner}-{condition}-{level:g}"
+    place = None if folder is None else folder / name
+    if place is not None:
+        try:
+            return Part.load(place)
+        except ArtifactError:
+            _log.info("%s: not done yet", name)
+    widest = base(plan, learner)
+    if condition == "noise":
+        subject = learners.subject(learner, "dimension", widest).with_noise(level)
+    else:
+        subject = learners.subject(learner, condition, level)
+    main = condition == "dimension" and level == widest
+    part = _made(subject, plan, name, main, made_of)
+    if place is not None:
+        part.save(place)
+    return part
+
+
+def _made(subject: Subject, plan: Plan, name: str, main: bool, made_of: str) -> Part:
+    """All points of the widest learner and the last one of the others; random labels on the widest."""
+    pairs = least_linear(subject.every, plan.pairs)
+    last = subject.points[-1]
+    said = read(subject, pairs, None if main else (last,))
+    nothing = found_in_nothing(subject, last, plan.labellings) if main else pd.DataFrame()
+    frames = (said.concepts, said.parities, said.components, said.verdict, nothing)
+    return Part(name, *frames, provenance={"fingerprint": made_of, "versions": library_versions()})
+
+
+def _assembled(world: World, plan: Plan, parts: list[Part]) -> Certificate:
+    def joined(name: str) -> pd.DataFrame:
+        frames = [frame for part in parts if len(frame := getattr(part, name))]
+        return pd.concat(frames, ignore_index=True)
+
+    tables: dict[str, pd.DataFrame] = {
+        name: joined(name) for name in ("concepts", "parities", "components", "verdicts", "nothing")
+    }
+    given = (tables["concepts"], tables["parities"], tables["verdicts"], tables["nothing"])
+    provenance: dict[str, Any] = {"plan": json_ready(plan), "versions": library_versions()}
+    return Certificate(
+        judge(*given),
+        world=f"{world.m} two-valued concepts, {world.graph.number_of_edges()} edges",
+        covers=_covers(plan),
+        **tables,
+        provenance=provenance,
+    )
+
+
+def _covers(plan: Plan) -> str:
+    def listed(values: Sequence[float] | Sequence[int]) -> str:
+        return ", ".join(f"{v:g}" for v in sorted(values))
+
+    words: list[str] = []
+    if "lookup" in plan.learners:
+        few = f"; {listed(plan.masks)} masks" if plan.masks else ""
+        words.append(f"lookup tables at {listed(plan.dimensions)} dimensions a concept{few}")
+    if "sequence" in plan.learners:
+        blocks = plan.sequence.shape.n_layers
+        words.append(
+            f"transformers of {blocks} block{'s' if blocks > 1 else ''} at {listed(plan.sequence_dimensions)}"
+        )
+    return "; ".join([*words, f"noise {listed(plan.noises)}"] if plan.noises else words)
+
+
+def _fingerprint(world: World, plan: Plan) -> str:
+    tables = [np.round(table, 12).tolist() for table in world.tables]
+    return fingerprint(
+        {"tables": tables, "edges": sorted(world.graph.edges), "plan": dataclasses.asdict(plan)}
+    )

@@ -1,0 +1,231 @@
+"""The very instruments that a language model is studied with, pointed at one learner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from graticule.certificate.subjects import Subject, noisy_reader
+from graticule.probes.estimators.logistic import logistic_cv
+from graticule.probes.estimators.mlp import Job, MLPSettings, fit_mlps
+from graticule.probes.estimators.pca import components, pca_ridges
+from graticule.probes.estimators.ridge import cosines
+from graticule.probes.estimators.solvers import ridge_cv
+from graticule.probes.findings import Findings
+from graticule.probes.layers import fit_points
+from graticule.probes.scores.metrics import r2
+from graticule.probes.surface.baselines import Baselines, text_digest
+from graticule.probes.sweep import problem_of, sweep
+from graticule.probes.tables.table import Table
+from graticule.sims.optimal import LinearReader
+
+UNTRAINED = "twin_untrained"
+"""The name of the only baseline: the learner before its training."""
+MLP = MLPSettings(hidden=128, decays=(0.01, 0.1), batch=128, epochs=200, patience=30, learning_rate=1e-2)
+"""A few thousand rows need more passes and longer steps than a language model's tens of thousands."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the instruments said of one learner, a table each."""
+
+    concepts: pd.DataFrame
+    """A line a point and concept."""
+    parities: pd.DataFrame
+    """A line a point and pair."""
+    components: pd.DataFrame
+    """A line a point and number of principal components."""
+    verdict: pd.DataFrame
+    """One line: the sweep's verdict."""
+
+
+def read(subject: Subject, pairs: Sequence[tuple[int, int]], points: Sequence[str] | None = None) -> Reading:
+    """Ridge at every point; logistic, MLP and PCA probes at `points`, by default at all."""
+    chosen = tuple(subject.points if points is None else points)
+    findings = swept(subject)
+    parts = [(p, _concepts(subject, findings, p)) for p in subject.points]
+    networks = mlp_predictions(subject, pairs, chosen)
+    m = subject.rows.world.m
+    truth = subject.posteriors[subject.test]
+    lines: list[pd.DataFrame] = []
+    curves: list[pd.DataFrame] = []
+    for point, part in parts:
+        if point in chosen:
+            part["logistic_r2"] = r2(truth, logistic_probabilities(subject, point))
+            part["mlp_r2"] = r2(truth, networks[point][:, :m])
+            curve = principal(subject, point)
+            part["pca_r2"] = curve.loc[curve["k"] == curve["k"].max(), "probe"].iloc[0]
+            curves.append(curve)
+        else:
+            part[["logistic_r2", "mlp_r2", "pca_r2"]] = np.nan
+        lines.append(part)
+    odd = pd.concat([_parities(subject, pairs, p, networks[p][:, m:]) for p in chosen], ignore_index=True)
+    told = findings.verdict
+    verdict: dict[str, Any] = {
+        "point": findings.chosen_point,
+        "words": told.words,
+        "score": told.score,
+        "surface": told.surface,
+        "gain": told.gain,
+        "low": told.ci95[0],
+        "high": told.ci95[1],
+    }
+    marked = [
+        _marked(t, subject) for t in (pd.concat(lines), odd, pd.concat(curves), pd.DataFrame([verdict]))
+    ]
+    return Reading(*marked)
+
+
+def _marked(table: pd.DataFrame, subject: Subject) -> pd.DataFrame:
+    """A table with the learner and its condition in front."""
+    out = table.reset_index(drop=True)
+    for name in ("masks", "width", "level", "condition", "learner"):
+        out.insert(0, name, getattr(subject, name))
+    return out
+
+
+# Ridge -----------------------------------------------------------------------------------------------
+def swept(subject: Subject) -> Findings:
+    """`graticule.sweep` of all posteriors over all points, against the untrained learner."""
+    rows = subject.rows.activations
+    table = Table(rows.rows, target=subject.rows.targets()[0], name="contexts")
+    surface = Baselines(text_digest(table), {UNTRAINED: subject.untrained.activations}, strings=False)
+    return sweep(
+        rows,
+        subject.posteriors,
+        surface,
+        split=subject.test,
+        cluster="context",
+        draws=1000,
+        seed=subject.seed,
+        progress=False,
+    )
+
+
+def _concepts(subject: Subject, findings: Findings, point: str) -> pd.DataFrame:
+    """R² of the ridge and of the best linear reader; both directions against the truth."""
+    probe, best = findings.probes[point], subject.reader(point)
+    predicted = probe.predict(subject.values(point)[subject.test])
+    truth = subject.every.write_directions(point)
+    metric = subject.covariance(point)
+    return pd.DataFrame(
+        {
+            "point": point,
+            "concept": np.arange(subject.rows.world.m),
+            "ridge_r2": r2(subject.posteriors[subject.test], predicted),
+            "best_r2": best.r2,
+            "untrained_r2": _untrained(subject, findings, point),
+            "write_cosine": cosines(probe.write_direction, truth),
+            "write_best": cosines(best.write, truth),
+            "read_cosine": cosines(probe.read_direction, best.coef),
+            "read_agreement": agreement(probe.read_direction, best.coef, metric),
+        }
+    )
+
+
+def _untrained(subject: Subject, findings: Findings, point: str) -> np.ndarray:
+    material = findings.material
+    problem = problem_of(subject.rows.activations, material.table, material.problem.source)
+    before = subject.untrained.activations.select(points=point)
+    (fit,) = fit_points(before, problem, progress=False)
+    return r2(problem.y[problem.test], fit.test)
+
+
+def agreement(
+    read: Float[np.ndarray, "width target"],
+    best: Float[np.ndarray, "width target"],
+    covariance: Float[np.ndarray, "width width"],
+) -> Float[np.ndarray, " target"]:
+    """Cosine of two readers on the activations' own covariance: the correlation of what they read.
+
+    Where activations fill fewer dimensions than there are, coefficients are settled only up to directions in
+    which nothing varies, and the plain cosine says nothing."""
+    shared = (read * (covariance @ best)).sum(axis=0)
+    spread = (read * (covariance @ read)).sum(axis=0) * (best * (covariance @ best)).sum(axis=0)
+    return np.divide(shared, np.sqrt(spread), out=np.full(len(shared), np.nan), where=spread > 0)
+
+
+# The others ------------------------------------------------------------------------------------------
+def logistic_probabilities(subject: Subject, point: str) -> Float[np.ndarray, "test m"]:
+    """P(C_i = 1) of test rows by logistic probes that saw, as on a language model, labels alone: on every
+    training row a value of the concept, drawn from its posterior."""
+    rng = np.random.default_rng([subject.seed, 4])
+    X, test = subject.values(point), subject.test
+    labels = (rng.random(subject.posteriors.shape) < subject.posteriors).astype(np.float64)
+    out = np.empty((int(test.sum()), labels.shape[1]))
+    train = X[~test]
+    for i, y in enumerate(labels[~test].T):
+        fit = logistic_cv(train, y[:, None], subject.clusters[~test], seed=subject.seed, progress=False)
+        out[:, i] = fit.predict(X[test])[:, 0]
+    return out
+
+
+def mlp_predictions(
+    subject: Subject, pairs: Sequence[tuple[int, int]], points: Sequence[str]
+) -> dict[str, Float[np.ndarray, "test target"]]:
+    """Of an MLP a point that is to say all posteriors and parities of pairs at once."""
+    y = np.concatenate([subject.posteriors, subject.parities(pairs)], axis=1)
+    train = np.flatnonzero(~subject.test)
+    jobs = [Job(point, train, subject.seed) for point in points]
+    held = subject.rows.activations
+    fits = fit_mlps(held.__getitem__, y, subject.clusters, jobs, MLP, progress=False)
+    return {fit.point: fit.predict(subject.values(fit.point)[subject.test]) for fit in fits}
+
+
+def principal(subject: Subject, point: str) -> pd.DataFrame:
+    """Ridges on the first k principal components, and the best reader of the first k of all contexts."""
+    X, test = subject.values(point), subject.test
+    made = components(X[~test])
+    most = made.vectors.shape[1]
+    m = subject.rows.world.m
+    ks = sorted({k for k in (1, 2, m // 2, m) if 0 < k < most} | {most})
+    fits = pca_ridges(
+        made.scores(X[~test]),
+        subject.posteriors[~test],
+        made.scores(X[test]),
+        ks,
+        clusters=subject.clusters[~test],
+    )
+    axes = np.linalg.eigh(subject.covariance(point))[1][:, ::-1]
+    lines = [
+        {
+            "point": point,
+            "k": f.k,
+            "probe": float(r2(subject.posteriors[test], f.test).mean()),
+            "truth": float(_restricted(subject, point, axes[:, : f.k]).r2.mean()),
+        }
+        for f in fits
+    ]
+    return pd.DataFrame(lines)
+
+
+def _restricted(subject: Subject, point: str, axes: np.ndarray) -> LinearReader:
+    """The best reader that sees activations along a few axes alone."""
+    x = subject.every.activations[point].double().numpy() @ axes
+    sd = max(subject.noise[point], 1e-6 * float(np.sqrt(np.trace(subject.covariance(point)))))
+    return noisy_reader(x, subject.every.targets()[1], subject.every.weights, sd)
+
+
+# Present but not linear ------------------------------------------------------------------------------
+def _parities(
+    subject: Subject, pairs: Sequence[tuple[int, int]], point: str, network: np.ndarray
+) -> pd.DataFrame:
+    """What ridge and MLP read of parities, and what the best linear reader could."""
+    y, test = subject.parities(pairs), subject.test
+    X = subject.values(point)
+    fit = ridge_cv(X[~test], y[~test], clusters=subject.clusters[~test], per_target=True)
+    best = subject.reader(point, subject.true_parities(pairs))
+    return pd.DataFrame(
+        {
+            "point": point,
+            "pair": [f"{i}, {j}" for i, j in pairs],
+            "ridge": r2(y[test], fit.predict(X[test])),
+            "mlp": r2(y[test], network),
+            "best_linear": best.r2,
+        }
+    )

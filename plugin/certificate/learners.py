@@ -1,0 +1,225 @@
+"""The learners that a certificate is made on: trained once, kept on disk where there is a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from graticule.certificate.subjects import Subject
+from graticule.hooks.artifact import ArtifactError
+from graticule.sims.contexts import Contexts
+from graticule.sims.lookup import load_lookup, lookup_model, save_lookup
+from graticule.sims.rows import lookup_rows, sequence_rows
+from graticule.sims.sequence import SequenceShape, SequenceTokens, load_sequence, save_sequence
+from graticule.sims.sequence_train import SequenceTraining, train_sequence
+from graticule.sims.train import Training, train
+from graticule.sims.world import World
+
+LOOKUP_POINTS = ("blocks.0.hook_resid_post",)
+"""The lookup learner's one block writes nothing: every point of the stream holds the same embedding."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which learners, how they are trained, and how many rows instruments see."""
+
+    learners: tuple[str, ...] = ("lookup", "sequence")
+    """Kinds of learner."""
+    dimensions: tuple[float, ...] = (0.5, 0.75, 1.0, 2.0)
+    """Widths over concepts, rounded up; below 1 concepts share dimensions (superposition)."""
+    sequence_dimensions: tuple[float, ...] = (0.5, 0.75, 1.0, 2.0)
+    """The same for the sequence learner."""
+    noises: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
+    """Standard deviations of added noise, over the activations' own."""
+    masks: tuple[int, ...] = (8, 16, 32)
+    """Numbers of masks in training, for incomplete contexts (lookup learner)."""
+    lookup: Training = field(default_factory=lambda: Training(optimizer="population", steps=12_000))
+    """How lookup tables are trained; widths are the plan's."""
+    sequence: SequenceTraining = field(default_factory=lambda: SequenceTraining(steps=1200, log_every=300))
+    """How transformers are trained; widths are the plan's."""
+    rows: int = 8000
+    """Sampled activation rows, about."""
+    labellings: int = 200
+    """Random labellings of the contexts, for false positives."""
+    pairs: int = 3
+    """Pairs of concepts whose parity is looked for."""
+    seed: int = 0
+    """Of samples, splits and labels."""
+
+    def width(self, m: int, dimension: float) -> int:
+        """Dimensions for m concepts."""
+        return ceil(round(dimension * m, 6))
+
+    def check(self) -> None:
+        """**Raises** `ValueError` for a plan that nothing can be certified by."""
+        if not self.learners or not set(self.learners) <= {"lookup", "sequence"}:
+            raise ValueError(f"learners={self.learners}: 'lookup', 'sequence' or both")
+        for name in ("dimensions", "sequence_dimensions", "noises", "masks"):
+            if any(v <= 0 for v in getattr(self, name)):
+                raise ValueError(f"{name}={getattr(self, name)}: above 0")
+        if not self.dimensions or max(self.dimensions) < 1 or max(self.sequence_dimensions, default=0) < 1:
+            raise ValueError("dimensions: at least one of 1 or more for each learner; bounds hold there")
+        if self.labellings < 1 or self.pairs < 1 or self.rows < 100:
+            raise ValueError(
+                f"labellings={self.labellings}, pairs={self.pairs}, rows={self.rows}: at least 1, 1 and 100"
+            )
+
+
+class Learners:
+    """Trained learners by kind and level, each made when it is first asked for."""
+
+    def __init__(self, world: World, plan: Plan, folder: Path | None, progress: bool | None) -> None:
+        self.world, self.plan, self._folder, self._progress = world, plan, folder, progress
+        self._made: dict[str, Subject] = {}
+
+    def subject(self, learner: str, condition: str, level: float) -> Subject:
+        """A trained learner's rows and truth; `condition` is `dimension` or `masks`."""
+        name = f"{learner}-{condition}-{level:g}"
+        if name not in self._made:
+            if learner == "lookup":
+                self._train_lookups()
+            else:
+                self._made[name] = self._sequence(level)
+        return self._made[name]
+
+    # Lookup tables -----------------------------------------------------------------------------------
+    def _lookups(self) -> list[tuple[str, float, Contexts, int]]:
+        m, plan = self.world.m, self.plan
+        complete = Contexts.complete(self.world)
+        wide = [("dimension", d, complete, plan.width(m, d)) for d in plan.dimensions]
+        few = [
+            ("masks", float(n), _masks_for(self.world, n, plan.seed), plan.width(m, 1.0)) for n in plan.masks
+        ]
+        return [*wide, *few]
+
+    def _train_lookups(self) -> None:
+        """All of them as one batch: the tables are so small that many train in the time of one."""
+        wanted = self._lookups()
+        held = [self._load("lookup", c, level) for c, level, _, _ in wanted]
+        if any(found is None for found in held):
+            settings = replace(
+                self.plan.lookup,
+                dim=tuple(width for *_, width in wanted),
+                seed=(self.plan.seed,) * len(wanted),
+            )
+            learned = train([c for _, _, c, _ in wanted], settings, progress=self._progress)
+            start = train([c for _, _, c, _ in wanted], replace(settings, steps=0), progress=False)
+            held = []
+            for run, (condition, level, contexts, width) in enumerate(wanted):
+                tables = [t[run, :n, :width] for t, n in self._sized(learned, contexts)]
+                before = [t[run, :n, :width] for t, n in self._sized(start, contexts)]
+                for kind, (f, g) in (("trained", tables), ("untrained", before)):
+                    if self._folder is not None:
+                        place = self._place("lookup", condition, level, kind)
+                        save_lookup(place, contexts, f.clone(), g.clone(), overwrite=True)
+                held.append((lookup_model(*tables), lookup_model(*before), contexts))
+        for (condition, level, _, width), found in zip(wanted, held, strict=True):
+            assert found is not None
+            model, untrained, contexts = found
+            n, seed = self.plan.rows, self.plan.seed + 1
+            self._made[f"lookup-{condition}-{level:g}"] = Subject(
+                "lookup",
+                condition,
+                level,
+                width,
+                len(contexts.masks),
+                lookup_rows(model, contexts, LOOKUP_POINTS, n, seed),
+                lookup_rows(untrained, contexts, LOOKUP_POINTS, n, seed),
+                lookup_rows(model, contexts, LOOKUP_POINTS),
+                dict.fromkeys(LOOKUP_POINTS, 0.0),
+                self.plan.seed,
+            )
+
+    @staticmethod
+    def _sized(learned: Any, contexts: Contexts) -> list[tuple[Any, int]]:
+        return [(learned.f, contexts.n), (learned.g, len(contexts.world.vectors))]
+
+    # Transformers ------------------------------------------------------------------------------------
+    def _sequence(self, dimension: float) -> Subject:
+        width = self.plan.width(self.world.m, dimension)
+        heads = next(h for h in (4, 2, 1) if width % h == 0)
+        shape = replace(self.plan.sequence.shape, d_model=width, n_heads=heads)
+        held = self._load("sequence", "dimension", dimension)
+        if held is None:
+            settings = replace(self.plan.sequence, shape=shape)
+            learned = train_sequence(self.world, settings, progress=self._progress)
+            before = train_sequence(self.world, replace(settings, steps=0), progress=False)
+            held = (learned.model, before.model, learned.contexts)
+            for kind, model in (("trained", learned.model), ("untrained", before.model)):
+                if self._folder is not None:
+                    place = self._place("sequence", "dimension", dimension, kind)
+                    save_sequence(place, model, learned.contexts, shape, overwrite=True)
+        model, untrained, contexts = held
+        tokens, points = SequenceTokens.of(contexts), sequence_points(shape)
+        n, seed = max(30, self.plan.rows // (len(tokens.shown) + 1)), self.plan.seed + 1
+        return Subject(
+            "sequence",
+            "dimension",
+            dimension,
+            width,
+            len(contexts.masks),
+            sequence_rows(model, tokens, points, n, seed),
+            sequence_rows(untrained, tokens, points, n, seed),
+            sequence_rows(model, tokens, points),
+            dict.fromkeys(points, 0.0),
+            self.plan.seed,
+        )
+
+    # On disk -----------------------------------------------------------------------------------------
+    def _place(self, learner: str, condition: str, level: float, kind: str) -> Path:
+        assert self._folder is not None
+        return self._folder / f"{learner}-{condition}-{level:g}" / kind
+
+    def _load(
+        self, learner: str, condition: str, level: float
+    ) -> tuple[Any, Any, Contexts] | None:
+        if self._folder is None:
+            return None
+        read = load_lookup if learner == "lookup" else load_sequence
+        try:
+            model, contexts = read(self._place(learner, condition, level, "trained"))
+            untrained, _ = read(self._place(learner, condition, level, "untrained"))
+        except ArtifactError:
+            return None
+        return model, untrained, contexts
+
+
+def sequence_points(shape: SequenceShape) -> tuple[str, ...]:
+    """Every point of the residual stream and every sublayer's output, in order."""
+    parts = ("hook_attn_out", "hook_resid_mid", "hook_mlp_out", "hook_resid_post")
+    if not shape.mlp_ratio:
+        parts = ("hook_attn_out", "hook_resid_post")
+    blocks = [f"blocks.{layer}.{part}" for layer in range(shape.n_layers) for part in parts]
+    return ("blocks.0.hook_resid_pre", *blocks)
+
+
+def _masks_for(world: World, n: int, seed: int) -> Contexts:
+    """`n` Bernoulli(½) masks, drawn again (with the next seed) where a concept is always or never shown:
+    of such a one nothing could be read."""
+    for tried in range(seed, seed + 1000):
+        found = Contexts.drawn(world, n, tried)
+        if found.masks.any(axis=0).all() and not found.masks.all(axis=0).any():
+            return found
+    raise ValueError(f"masks={n}: too few for every one of {world.m} concepts to be shown and hidden")
+
+
+def levels(plan: Plan) -> Sequence[tuple[str, str, float]]:
+    """Every (learner, condition, level) of a plan, those first that bounds hold for."""
+    out: list[tuple[str, str, float]] = []
+    for learner in plan.learners:
+        wide = plan.dimensions if learner == "lookup" else plan.sequence_dimensions
+        out += [(learner, "dimension", d) for d in sorted(wide, reverse=True)]
+        out += [(learner, "noise", level) for level in plan.noises]
+        if learner == "lookup":
+            out += [(learner, "masks", float(n)) for n in plan.masks]
+    return out
+
+
+def base(plan: Plan, learner: str) -> float:
+    """The width over concepts of the learner that noise is added to: the widest."""
+    return float(np.max(plan.dimensions if learner == "lookup" else plan.sequence_dimensions))

@@ -1,0 +1,138 @@
+"""Pass or fail: what is required of every instrument, and what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from graticule.probes.scores.verdict import STRUCTURE
+
+DIRECTION = 0.98
+"""Least cosine of a direction with its truth, mean over concepts, at every point of the stream."""
+CLOSE = 0.08
+"""Largest distance of a probe's R² from that of the best linear reader, mean over concepts."""
+LESS = 0.05
+"""By how much the mean R² of a probe may fall behind the ridge's."""
+FALSE = 0.05
+"""Rate of random labellings called structure that is let pass: its interval must not lie above."""
+HIDDEN = 0.2
+"""Best linear R² up to which a parity counts as not linear."""
+FOUND = 0.5
+"""Least R² of the MLP on such parities, mean over pairs."""
+
+
+@dataclass(frozen=True)
+class Mark:
+    """One requirement and whether it is met."""
+
+    instrument: str
+    """`ridge`, `logistic`, `MLP` or `PCA`."""
+    learner: str
+    """`lookup` or `sequence`."""
+    what: str
+    """What is required."""
+    value: float
+    """What was found, the worst where there are several; NaN where nothing could be judged."""
+    bound: float
+    """What is asked for."""
+    at_least: bool
+    """Whether the value must be at least the bound, or at most."""
+    where: str = ""
+    """Where the worst was found."""
+
+    @property
+    def passed(self) -> bool:
+        """NaN does not pass."""
+        return bool(self.value >= self.bound) if self.at_least else bool(self.value <= self.bound)
+
+    def line(self) -> str:
+        """For a terminal."""
+        sign = "≥" if self.at_least else "≤"
+        where = f" ({self.where})" if self.where else ""
+        return (
+            f"{'pass' if self.passed else 'FAIL'}  {self.instrument}, {self.learner} learner: {self.what} "
+            f"{self.value:.3f}{where}, required {sign} {self.bound:g}"
+        )
+
+
+def judge(
+    concepts: pd.DataFrame, parities: pd.DataFrame, verdicts: pd.DataFrame, nothing: pd.DataFrame
+) -> tuple[Mark, ...]:
+    """All requirements. Directions and scores are required of learners with at least as many dimensions as
+    concepts, trained on all contexts, without noise: the others are reported."""
+    out: list[Mark] = []
+    for learner in concepts["learner"].drop_duplicates():
+        held = _held(concepts, learner)
+        out += _ridge(learner, held, _held(verdicts, learner))
+        out += _others(learner, held)
+        out += _odd(learner, _held(parities, learner))
+        for line in nothing[nothing["learner"] == learner].to_dict("records"):
+            found = f"{line['structure']} of {line['labellings']}"
+            words = f"random labels called structure ({found}), lower end of the rate's 95% interval"
+            out.append(Mark(str(line["instrument"]), learner, words, float(line["low"]), FALSE, False))
+    return tuple(out)
+
+
+def _held(table: pd.DataFrame, learner: str) -> pd.DataFrame:
+    enough = (table["condition"] == "dimension") & (table["level"] >= 1)
+    return table[(table["learner"] == learner) & enough]
+
+
+def _ridge(learner: str, held: pd.DataFrame, verdicts: pd.DataFrame) -> Iterable[Mark]:
+    stream = held[held["point"].str.contains("resid_post")]
+    by_point = _means(stream)
+    write, at_write = _extreme(by_point["write_cosine"], worst="low")
+    read, at_read = _extreme(by_point["read_agreement"], worst="low")
+    far, at_far = _extreme((by_point["ridge_r2"] - by_point["best_r2"]).abs(), worst="high")
+    yield Mark("ridge", learner, "R² away from the best linear reader's by", far, CLOSE, False, at_far)
+    share = float((verdicts["words"] == STRUCTURE).mean()) if len(verdicts) else np.nan
+    yield Mark("ridge", learner, "verdict 'structure' beyond the untrained learner, share", share, 1.0, True)
+    yield Mark(
+        "ridge", learner, "write direction against the truth, cosine", write, DIRECTION, True, at_write
+    )
+    words = "read direction against the best reader, cosine on the activations' covariance"
+    yield Mark("ridge", learner, words, read, DIRECTION, True, at_read)
+
+
+def _others(learner: str, held: pd.DataFrame) -> Iterable[Mark]:
+    by_point = _means(held[held["point"] == held["point"].iloc[-1]])
+    for name, column in (("logistic", "logistic_r2"), ("MLP", "mlp_r2")):
+        behind, where = _extreme(by_point["ridge_r2"] - by_point[column], worst="high")
+        yield Mark(name, learner, "R² of the posterior behind the ridge's by", behind, LESS, False, where)
+    far, where = _extreme((by_point["pca_r2"] - by_point["best_r2"]).abs(), worst="high")
+    yield Mark("PCA", learner, "R² away from the best linear reader's by", far, CLOSE, False, where)
+
+
+def _odd(learner: str, parities: pd.DataFrame) -> Iterable[Mark]:
+    """Of points where no linear reader finds the parities: ridge must not, the MLP must at the best one."""
+    by_point = parities.groupby(["level", "point"], sort=False)[["ridge", "mlp", "best_linear"]].mean()
+    hidden = by_point[by_point["best_linear"] <= HIDDEN]
+    ridge, at_ridge = _extreme(hidden["ridge"], worst="high")
+    found, at_found = _extreme(hidden["mlp"], worst="high")  # the best point, for what is present at all
+    words = "parity of two concepts, where no linear reader has it: R²"
+    yield Mark("ridge", learner, words, ridge, HIDDEN + LESS, False, at_ridge)
+    yield Mark("MLP", learner, words, found, FOUND, True, at_found)
+
+
+def _means(table: pd.DataFrame) -> pd.DataFrame:
+    """Means over concepts at every width and point."""
+    numbers = ["ridge_r2", "best_r2", "write_cosine", "read_agreement", "logistic_r2", "mlp_r2", "pca_r2"]
+    return table.groupby(["level", "point"], sort=False)[numbers].mean()
+
+
+def _extreme(values: pd.Series[float], worst: str) -> tuple[float, str]:
+    """The lowest or highest value and where it is; NaN for nothing."""
+    found = values.to_numpy(np.float64)
+    if not len(found) or np.isnan(found).all():
+        return float("nan"), ""
+    place = int(np.nanargmin(found) if worst == "low" else np.nanargmax(found))
+    level, point = values.index[place]
+    return float(found[place]), f"d/m={level:g}, {short_point(str(point))}"
+
+
+def short_point(point: str) -> str:
+    """`blocks.1.hook_resid_post` as `1 resid_post`."""
+    return point.replace("blocks.", "").replace(".hook_", " ")

@@ -1,0 +1,170 @@
+"""`graticule sim` and `graticule certify`: learners of known worlds, and instruments pointed at them."""
+
+# ruff: noqa: ARG001 (--debug and --verbose act in `graticule.cli.main` and in their callbacks)
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from graticule import arguments as a
+from graticule import options as o
+
+TABLES = ("1", "2", "3", "4", "figure2", "figure5", "figure6", "orthogonality", "scales")
+"""What `--table` knows."""
+
+
+def sim(
+    out: o.Out,
+    concepts: Annotated[int | None, typer.Option(help="Binary concepts, m; 7 unless a table says.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="Runs of each setting; the paper's number by default.")
+    ] = None,
+    table: Annotated[
+        str | None, typer.Option(help=f"Reproduce one of the paper's: {', '.join(TABLES)}.")
+    ] = None,
+    theorems: Annotated[bool, typer.Option("--theorems", help="Check the paper's theorems instead.")] = False,
+    dim: Annotated[int | None, typer.Option(help="Width of both tables; m by default.")] = None,
+    scale: Annotated[float, typer.Option(help="Factor on the initial weights.")] = 1.0,
+    optimizer: Annotated[
+        str | None, typer.Option(help="sgd, adam, or population: the exact gradient, many times faster.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Updates; 200,000 by default.")] = None,
+    weight_decay: Annotated[float, typer.Option(help="L2 penalty on both tables.")] = 0.0,
+    masks: Annotated[
+        int | None, typer.Option(help="Train on so many masks alone: incomplete contexts.")
+    ] = None,
+    kept: Annotated[
+        float | None, typer.Option(help="Train on this share of the concept vectors alone.")
+    ] = None,
+    graph: Annotated[str, typer.Option(help="random, dense, chain, forest or independent.")] = "random",
+    edge_probability: Annotated[float, typer.Option(help="Of a random graph.")] = 0.5,
+    seed: Annotated[int, typer.Option(help="Seed of worlds, tables and samples.")] = 0,
+    verbose: o.Verbose = False,
+    debug: o.Debug = False,
+) -> None:
+    """Train learners on worlds whose concepts are known, and measure their geometry.
+
+    Leaves sim.json (mean cosines with standard errors, loss and floor of each setting), the whole result and
+    a page in the folder; the same command run again reads what is there.
+
+    \b
+    Example:  graticule sim --concepts 7 --seeds 10 --out tables
+              graticule sim --table 1 --out table-1
+              graticule sim --theorems --out theorems
+    """
+    a.need_folder(out)
+    given = {"dim": dim, "masks": masks, "kept": kept}
+    if theorems and table is not None:
+        raise ValueError(f"--theorems and --table {table}: one of the two")
+    if table is not None and table not in TABLES:
+        raise ValueError(f"--table {table!r}: expected one of {', '.join(TABLES)}")
+    if table is not None and (any(v is not None for v in given.values()) or scale != 1 or graph != "random"):
+        raise ValueError(f"--table {table} settles these: leave out --dim, --scale, --masks, --kept, --graph")
+    asked: dict[str, Any] = {
+        **given, "theorems": theorems, "table": table, "concepts": concepts, "seeds": seeds, "seed": seed,
+        "scale": scale, "optimizer": optimizer, "steps": steps, "weight_decay": weight_decay, "graph": graph,
+        "edge_probability": edge_probability,
+    }  # fmt: skip
+    found = _held(out, asked)
+    if found is None:
+        found = _made(asked)
+        _keep(found, out, asked)
+    page = found.report(out / "report.html")
+    typer.echo(f"{found.summary()}\nThe page: {page}")
+
+
+def certify(
+    out: o.Out,
+    concepts: Annotated[int, typer.Option(help="Two-valued concepts of the world, 3 to 10.")] = 6,
+    seed: Annotated[int, typer.Option(help="Seed of world, learners, samples and labels.")] = 0,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer conditions, shorter training.")] = False,
+    verbose: o.Verbose = False,
+    debug: o.Debug = False,
+) -> None:
+    """Certify ridge, logistic, MLP and PCA probes on learners whose truth is known.
+
+    Leaves learners, every condition, the certificate and its page in the folder; the same command run again
+    goes on where it was.
+
+    \b
+    Example:  graticule certify --quick --out certificate
+              graticule certify --concepts 6 --out certificate
+    """
+    a.need_folder(out)
+    from graticule.certificate.certify import certify as run
+
+    made = run(
+        concepts=concepts,
+        quick=quick,
+        seed=seed,
+        out=out,
+        say=lambda line: typer.echo(line, err=True),
+        progress=True,
+    )
+    made.save(out / "result")
+    page = made.report(out / "report.html")
+    typer.echo(f"{made.summary()}\nThe page: {page}")
+
+
+def _made(asked: dict[str, Any]) -> Any:
+    """The result that was asked for."""
+    if asked["theorems"]:
+        from graticule.sims.theorems.run import theorems
+        from graticule.sims.world import World
+
+        world = World.random(asked["concepts"] or 4, asked["edge_probability"], seed=asked["seed"])
+        return theorems(world, asked["seed"], progress=True)
+    from graticule.sims.reproductions.reproduce import reproduce
+    from graticule.sims.reproductions.setting import Setting
+    from graticule.sims.reproductions.simulate import simulate
+
+    shared: dict[str, Any] = {"runs": asked["seeds"], "seed": asked["seed"], "progress": True}
+    if asked["table"] is not None:
+        only = None if asked["concepts"] is None else (asked["concepts"],)
+        settings = {"steps": asked["steps"], "optimizer": asked["optimizer"], "concepts": only}
+        return reproduce(asked["table"], **settings, **shared)
+    setting = Setting(
+        concepts=asked["concepts"] or 7,
+        dim=asked["dim"],
+        scale=asked["scale"],
+        weight_decay=asked["weight_decay"],
+        masks=asked["masks"],
+        kept=asked["kept"],
+        graph=asked["graph"],
+        edge_probability=asked["edge_probability"],
+        **({"steps": asked["steps"]} if asked["steps"] else {}),
+    )
+    return simulate(setting.by(asked["optimizer"] or "sgd"), **shared)
+
+
+def _held(out: Path, asked: dict[str, Any]) -> Any:
+    """The result of the very same command, if the folder holds it."""
+    from graticule.hooks.artifact import ArtifactError, fingerprint, read_json
+    from graticule.results import load_result
+
+    try:
+        if read_json(out / "sim.json").get("fingerprint") == fingerprint(asked):
+            return load_result(out / "result")
+    except ArtifactError:
+        return None
+    return None
+
+
+def _keep(found: Any, out: Path, asked: dict[str, Any]) -> None:
+    from graticule.hooks.artifact import fingerprint, write_json
+
+    out.mkdir(parents=True, exist_ok=True)
+    found.save(out / "result")
+    told = found.to_json() if asked["theorems"] else _numbers(found)
+    write_json(out / "sim.json", {**told, "asked": asked, "fingerprint": fingerprint(asked)})
+
+
+def _numbers(found: Any) -> dict[str, Any]:
+    """What a simulation measured, setting by setting: every mean with its standard error over runs."""
+    settings: list[dict[str, Any]] = []
+    for line in found.settings.to_dict("records"):
+        means = {name for name in line if f"{name}_se" in line}
+        plain = {k: v for k, v in line.items() if k not in means and not k.endswith("_se")}
+        settings.append({**plain, **{m: {"mean": line[m], "se": line[f"{m}_se"]} for m in sorted(means)}})
+    return {"title": found.title, "settings": settings, "paper": found.paper.to_dict("records")}

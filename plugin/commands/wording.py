@@ -1,0 +1,58 @@
+"""`graticule words`: which concepts a model's vocabulary represents linearly."""
+
+# ruff: noqa: ARG001 (--debug and --verbose act in `graticule.cli.main` and in their callbacks)
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from graticule import arguments as a
+from graticule import options as o
+
+
+def words(
+    model: o.ModelName,
+    out: o.Out,
+    pairs: Annotated[
+        Path | None, typer.Option(help="Folder of '[a - b].txt' files, a tab between the words of a pair.")
+    ] = None,
+    contexts: Annotated[
+        Path | None,
+        typer.Option(help="Parallel contexts, a language a column; the packaged ones by default."),
+    ] = None,
+    draws: Annotated[int, typer.Option(help="Draws of every null and bootstrap.")] = 1000,
+    dtype: o.Dtype = "float32",
+    device: o.Device = None,
+    seed: Annotated[int, typer.Option(help="Seed of nulls and bootstraps.")] = 0,
+    verbose: o.Verbose = False,
+    debug: o.Debug = False,
+) -> None:
+    """Set counterfactual word pairs against each other in the unembedding.
+
+    Three pages: concepts against concepts under the Euclidean, whitened and causal inner product; languages
+    in contexts against languages in the vocabulary; ambiguous words. The lists are packaged unless given.
+
+    \b
+    Example:  graticule words --model gemma-3-270m --out words
+    """
+    a.need_folder(out)
+    import graticule
+    from graticule.probes.words.ambiguous import ambiguous
+    from graticule.probes.words.languages import languages
+    from graticule.probes.words.readout import default_texts, final_residuals
+
+    loaded = graticule.load_model(model, dtype=dtype, device=device)
+    shared: dict[str, Any] = {"draws": draws, "seed": seed, "progress": True}
+    # the whitened product's covariance, made once for the three
+    shared["residuals"] = final_residuals(loaded, default_texts(), "all")["ln_final"].double().numpy()
+    made = {
+        "words": graticule.words(loaded, pairs, **shared),
+        "languages": languages(loaded, contexts, pairs, **shared),
+        "ambiguous": ambiguous(loaded, **shared),
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    for name, result in made.items():
+        result.save(out / name)
+        page = result.report(out / f"{name}.html")
+        typer.echo(f"{result.summary()}\nThe page: {page}\n")

@@ -1,0 +1,307 @@
+"""The certificate: its truths against oracles, and that a broken instrument does not pass."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from graticule.certificate import certify as module
+from graticule.certificate import instruments, nothing
+from graticule.certificate.certify import certify
+from graticule.certificate.instruments import agreement
+from graticule.certificate.learners import Learners, Plan, sequence_points
+from graticule.certificate.marks import Mark, judge
+from graticule.certificate.result import SCOPE, Certificate
+from graticule.certificate.subjects import Subject, least_linear, noisy_reader
+from graticule.hooks.artifact import ArtifactError
+from graticule.probes.estimators.mlp import MLPSettings
+from graticule.probes.estimators.ridge import RidgeProbe
+from graticule.probes.scores.verdict import Predictions
+from graticule.sims.optimal import optimal_reader
+from graticule.sims.sequence import SequenceShape
+from graticule.sims.sequence_train import SequenceTraining
+from graticule.sims.train import Training
+from graticule.sims.world import World
+
+PLAN = Plan(
+    learners=("lookup",),
+    dimensions=(0.5, 1.0),
+    noises=(1.0,),
+    masks=(8,),
+    lookup=Training(optimizer="population", steps=4000),
+    sequence=SequenceTraining(shape=SequenceShape(n_layers=1), steps=120, batch=32, log_every=60),
+    rows=1000,
+    labellings=12,
+    pairs=2,
+)
+SMALL = MLPSettings(hidden=64, decays=(0.01,), batch=128, epochs=60, patience=15, learning_rate=1e-2)
+
+
+@pytest.fixture(scope="module")
+def world():
+    return World.random(4, seed=1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_networks():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(instruments, "MLP", SMALL)
+        patch.setattr(nothing, "MLP", SMALL)
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("certificate")
+
+
+@pytest.fixture(scope="module")
+def certificate(world, folder):
+    return certify(world, plan=PLAN, out=folder, progress=False)
+
+
+@pytest.fixture(scope="module")
+def subject(world, certificate, folder):
+    """The learner as wide as there are concepts, read back from the certificate's own folder."""
+    (learners,) = folder.glob("parts/*/learners")
+    return Learners(world, PLAN, learners, progress=False).subject("lookup", "dimension", 1.0)
+
+
+def mark(marks: tuple[Mark, ...], instrument: str, words: str) -> Mark:
+    (found,) = [m for m in marks if m.instrument == instrument and words in m.what]
+    return found
+
+
+def again(world: World, **changes) -> Certificate:
+    """Another certificate on the same world: one width, no other conditions."""
+    return certify(
+        world, plan=replace(PLAN, noises=(), masks=(), dimensions=(1.0,), **changes), progress=False
+    )
+
+
+# What is true ------------------------------------------------------------------------------------------
+def test_best_reader_under_noise_is_what_many_noisy_copies_give():
+    rng = np.random.default_rng(0)
+    x, weights = rng.normal(size=(40, 3)) * [1, 2, 0.3], rng.dirichlet(np.ones(40))
+    y = x @ rng.normal(size=(3, 2)) + 0.3 * rng.normal(size=(40, 2))
+    copies = 4000
+    noisy = np.repeat(x, copies, axis=0) + 0.7 * rng.normal(size=(40 * copies, 3))
+    seen = optimal_reader(noisy, np.repeat(y, copies, axis=0), np.repeat(weights, copies))
+    got = noisy_reader(x, y, weights, 0.7)
+    np.testing.assert_allclose(got.coef, seen.coef, atol=0.02)
+    np.testing.assert_allclose(got.r2, seen.r2, atol=0.01)
+    without = noisy_reader(x, y, weights, 0.0)
+    np.testing.assert_allclose(without.coef, optimal_reader(x, y, weights).coef, atol=1e-9)
+    np.testing.assert_allclose(without.write, optimal_reader(x, y, weights).write, atol=1e-9)
+
+
+def test_agreement_is_the_correlation_of_readings():
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(500, 4)) @ np.diag([3.0, 1.0, 0.1, 0.0])
+    a, b = rng.normal(size=(4, 2)), rng.normal(size=(4, 2))
+    got = agreement(a, b, np.cov(x.T, ddof=0))
+    for k in range(2):
+        assert got[k] == pytest.approx(np.corrcoef(x @ a[:, k], x @ b[:, k])[0, 1])
+    other = a + np.array([[0.0], [0.0], [0.0], [100.0]])  # where nothing varies
+    np.testing.assert_allclose(agreement(a, other, np.cov(x.T, ddof=0)), 1.0)
+
+
+def test_rows_are_split_by_context_and_so_are_random_labels(subject):
+    contexts, test = subject.rows.contexts, subject.test
+    assert not set(contexts[test]) & set(contexts[~test])
+    labels = nothing.random_labels(subject, 12)
+    for context in np.unique(contexts):
+        assert np.ptp(labels[contexts == context], axis=0).max() == 0
+    assert (labels[test].std(axis=0) > 0).all() and (labels[~test].std(axis=0) > 0).all()
+    assert len(np.unique(labels, axis=1).T) == 12
+
+
+def test_noise_is_as_loud_as_it_is_said(subject):
+    noisy, point = subject.with_noise(0.5), subject.points[-1]
+    added = noisy.values(point) - subject.values(point)
+    assert added.std() == pytest.approx(noisy.noise[point], rel=0.05)
+    signal = np.sqrt(np.trace(subject.covariance(point)) / subject.width)
+    assert noisy.noise[point] == pytest.approx(0.5 * signal)
+    np.testing.assert_array_equal(noisy.every.known, subject.every.known)
+    assert noisy.reader(point).r2.max() < subject.reader(point).r2.max()
+
+
+def test_parities_least_linear_in_all_posteriors(subject):
+    every = subject.every
+    (first,) = least_linear(every, 1)
+    ranked = least_linear(every, 6)
+    linear = [
+        optimal_reader(every.targets()[1], subject.true_parities([p]), every.weights).r2[0] for p in ranked
+    ]
+    assert ranked[0] == first and linear == sorted(linear) and len(set(ranked)) == 6
+
+
+# A whole certificate -----------------------------------------------------------------------------------
+def test_instruments_pass_on_what_is_linear(certificate, subject):
+    assert certificate.passed, certificate.summary()
+    at = certificate.concepts[
+        (certificate.concepts["condition"] == "dimension") & (certificate.concepts["level"] == 1)
+    ]
+    assert at["write_cosine"].min() > 0.95 and at["read_agreement"].min() > 0.98
+    # beside the certificate: least squares by hand on the same split
+    point, test = subject.points[-1], subject.test
+    x = np.c_[subject.values(point), np.ones(len(test))]
+    coef = np.linalg.lstsq(x[~test], subject.posteriors[~test], rcond=None)[0]
+    left = ((x[test] @ coef - subject.posteriors[test]) ** 2).sum(axis=0)
+    by_hand = 1 - left / ((subject.posteriors[test] - subject.posteriors[test].mean(axis=0)) ** 2).sum(axis=0)
+    np.testing.assert_allclose(at["ridge_r2"], by_hand, atol=0.02)
+    odd = certificate.parities[certificate.parities["level"] == 1]
+    assert odd[odd["condition"] == "dimension"]["mlp"].mean() > 0.5
+
+
+def test_conditions_cost_what_they_must(certificate):
+    means = certificate.concepts.groupby(["condition", "level"])[["ridge_r2", "best_r2"]].mean()
+    whole, shared, noisy = (
+        means.loc[key] for key in (("dimension", 1.0), ("dimension", 0.5), ("noise", 1.0))
+    )
+    for column in ("ridge_r2", "best_r2"):
+        assert shared[column] < whole[column] - 0.1 and noisy[column] < whole[column] - 0.1
+    assert certificate.concepts.loc[certificate.concepts["condition"] == "masks", "masks"].max() <= 8
+
+
+def test_page_says_what_passed_and_what_it_does_not_cover(certificate, tmp_path):
+    lines = certificate.summary().splitlines()
+    assert lines[0].startswith("PASS: ") and certificate.title == "graticule: certificate"
+    assert sum("required" in line for line in lines) == len(certificate.marks)
+    assert SCOPE in lines and "4 two-valued concepts" in certificate.summary()
+    page = certificate.report(tmp_path / "page.html").read_text()
+    assert "does not transfer to a language model" in page
+    assert len(certificate.figures()) == 9 and not any(t.empty for t in certificate.tables().values())
+
+
+def test_saved_and_loaded(certificate, tmp_path):
+    certificate.save(tmp_path / "c")
+    back = Certificate.load(tmp_path / "c")
+    assert back.marks == certificate.marks and back.summary() == certificate.summary()
+    assert back.concepts.equals(certificate.concepts)
+    (tmp_path / "c" / "concepts.parquet").write_bytes(b"no")
+    with pytest.raises(ArtifactError, match="damaged"):
+        Certificate.load(tmp_path / "c")
+
+
+def test_goes_on_from_what_is_done(certificate, world, folder, monkeypatch):
+    import shutil
+
+    (place,) = folder.glob("parts/*")
+    shutil.rmtree(place / "lookup-noise-1")
+    made: list[str] = []
+    whole = module._made
+    monkeypatch.setattr(
+        module, "_made", lambda s, p, name, *rest: made.append(name) or whole(s, p, name, *rest)
+    )
+    said: list[str] = []
+    back = certify(world, plan=PLAN, out=folder, say=said.append, progress=False)
+    assert made == ["lookup-noise-1"] and len(said) == 4
+    assert back.marks == certificate.marks and back.concepts.equals(certificate.concepts)
+
+
+# What must not pass ------------------------------------------------------------------------------------
+def test_shuffled_directions_fail(world, monkeypatch):
+    class Shuffled(RidgeProbe):
+        @property
+        def write_direction(self):
+            return np.roll(super().write_direction, 1, axis=1)
+
+        @property
+        def read_direction(self):
+            return np.roll(super().read_direction, 1, axis=1)
+
+    real = instruments.sweep
+
+    def broken(*args, **kwargs):
+        found = real(*args, **kwargs)
+        probes = {p: Shuffled.from_fit(probe.weights, p) for p, probe in found.probes.items()}
+        return replace(found, probes=probes)
+
+    monkeypatch.setattr(instruments, "sweep", broken)
+    bad = again(world)
+    assert not bad.passed and bad.summary().startswith("FAIL")
+    for words in ("write direction", "read direction"):
+        assert not mark(bad.marks, "ridge", words).passed
+    assert mark(bad.marks, "ridge", "R² away").passed
+
+
+def test_an_instrument_that_saw_the_labels_fails(world, monkeypatch):
+    def peeking(X, y, subject):
+        return Predictions(y[~subject.test], y[subject.test])
+
+    monkeypatch.setattr(nothing, "_pca", peeking)
+    bad = again(world)
+    assert not mark(bad.marks, "PCA", "random labels").passed
+    assert mark(bad.marks, "ridge", "random labels").passed
+
+
+def test_a_split_by_sample_fails(subject, monkeypatch):
+    """Random rows share contexts: whoever splits them reads labels that mean nothing."""
+    rows = len(subject.rows.weights)
+    monkeypatch.setattr(Subject, "clusters", property(lambda self: np.arange(len(self.rows.weights))))
+    monkeypatch.setattr(Subject, "test", np.random.default_rng(0).random(rows) < 0.25)
+    told = nothing.found_in_nothing(replace(subject, seed=1), subject.points[-1], 12)
+    assert told.set_index("instrument").loc["MLP", "rate"] > 0.5
+    assert told.set_index("instrument").loc["ridge", "rate"] > 0.2
+
+
+def test_a_learner_that_knows_nothing_fails(world):
+    bad = again(world, lookup=Training(optimizer="population", steps=1), labellings=2)
+    assert not mark(bad.marks, "ridge", "verdict").passed
+    assert not mark(bad.marks, "MLP", "parity").passed
+
+
+def test_marks_by_hand(certificate):
+    tables = (certificate.parities, certificate.verdicts, certificate.nothing)
+    worse = certificate.concepts.assign(logistic_r2=certificate.concepts["logistic_r2"] - 0.5)
+    bad = judge(worse, *tables)
+    assert [m.instrument for m in bad if not m.passed] == ["logistic"]
+    linear = certificate.parities.assign(ridge=0.9)
+    bad = judge(certificate.concepts, linear, *tables[1:])
+    assert [(m.instrument, "parity" in m.what) for m in bad if not m.passed] == [("ridge", True)]
+    assert not Mark("ridge", "lookup", "", float("nan"), 0.5, True).passed
+
+
+# The sequence learner and the command ------------------------------------------------------------------
+def test_sequence_learner_at_every_point(world, tmp_path):
+    plan = replace(
+        PLAN, learners=("sequence",), sequence_dimensions=(2.0,), noises=(), rows=600, labellings=2, pairs=1
+    )
+    found = certify(world, plan=plan, out=tmp_path, progress=False)
+    assert found.concepts["point"].drop_duplicates().tolist() == list(sequence_points(SequenceShape(1, 8, 4)))
+    assert found.concepts["width"].eq(8).all() and len(found.concepts) == 5 * 4
+    assert {m.learner for m in found.marks} == {"sequence"}
+    assert len(found.figures()) == 5
+    (learner,) = tmp_path.glob("parts/*/learners/sequence-dimension-2/trained")
+    assert (learner / "learner.safetensors").is_file()
+
+
+def test_command(monkeypatch, tmp_path):
+    from graticule.commands.simulating import certify as command
+
+    tiny = replace(PLAN, noises=(), masks=(), dimensions=(1.0,), labellings=2, rows=400, pairs=1)
+    monkeypatch.setattr(module, "QUICK", tiny)
+    app = typer.Typer()
+    app.command()(command)
+    out = tmp_path / "out"
+    said = CliRunner().invoke(app, ["--concepts", "3", "--quick", "--out", str(out)])
+    assert said.exit_code == 0, said.output
+    assert "The page:" in said.output and "lookup-dimension-1:" in said.output
+    assert Certificate.load(out / "result").summary() in said.output
+    assert (out / "report.html").is_file()
+
+
+def test_what_cannot_be_is_refused(world):
+    with pytest.raises(ValueError, match="three or more"):
+        certify(World.random(2, seed=0))
+    with pytest.raises(ValueError, match="two values each"):
+        certify(World.random(3, values=3, seed=0))
+    with pytest.raises(ValueError, match="'lookup', 'sequence' or both"):
+        certify(world, plan=replace(PLAN, learners=("table",)))
+    with pytest.raises(ValueError, match="at least one of 1 or more"):
+        certify(world, plan=replace(PLAN, dimensions=(0.5,)))
+    with pytest.raises(ValueError, match="above 0"):
+        certify(world, plan=replace(PLAN, noises=(-1.0,)))

@@ -1,0 +1,83 @@
+"""`graticule sim` and `graticule words`: what they leave behind is what the calls give."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import graticule
+from graticule.cli import main
+from graticule.results import load_result
+from graticule.sims.reproductions.setting import Setting
+
+
+def told(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "sim.json").read_text(encoding="utf-8"))
+
+
+def test_sim_leaves_means_and_errors_of_the_very_simulation(tmp_path: Path, capsys: Any) -> None:
+    command = ["sim", "--concepts", "3", "--seeds", "2", "--steps", "300", "--out", str(tmp_path / "s")]
+    assert main(command) == 0
+    assert "mean cosine" in capsys.readouterr().out
+    (line,) = told(tmp_path / "s")["settings"]
+    alone = graticule.simulate(Setting(3, steps=300), runs=2, progress=False).settings.iloc[0]
+    for name in ("unembedding", "embedding", "mixed"):
+        assert line[name] == {"mean": pytest.approx(alone[name]), "se": pytest.approx(alone[f"{name}_se"])}
+    assert line["loss"] == pytest.approx(alone["loss"])
+    assert line["loss"] >= line["floor"] > 0
+    page = (tmp_path / "s" / "report.html").read_text(encoding="utf-8")
+    assert "Cosines during training" in page
+
+    kept = (tmp_path / "s" / "result" / "manifest.json").stat().st_mtime_ns
+    assert main(command) == 0  # read, not trained again
+    assert (tmp_path / "s" / "result" / "manifest.json").stat().st_mtime_ns == kept
+    assert main([*command[:2], "4", *command[3:]]) == 0  # another request is another simulation
+    assert told(tmp_path / "s")["settings"][0]["concepts"] == 4
+
+
+def test_sim_sets_a_table_beside_the_papers(tmp_path: Path) -> None:
+    command = ["sim", "--table", "1", "--concepts", "3", "--seeds", "2", "--steps", "200"]
+    assert main([*command, "--out", str(tmp_path)]) == 0
+    paper = {(line["what"], line["paper"]) for line in told(tmp_path)["paper"]}
+    assert {value for _, value in paper} == {0.972, 0.982, 0.980}
+
+
+def test_sim_checks_the_theorems(tmp_path: Path, capsys: Any) -> None:
+    assert main(["sim", "--theorems", "--concepts", "3", "--out", str(tmp_path)]) == 0
+    assert told(tmp_path)["holds"] is True
+    assert "exact checks hold (3 concepts" in capsys.readouterr().out
+    assert load_result(tmp_path / "result").title.startswith("The paper's theorems")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--table", "9"], "expected one of 1, 2, 3, 4, figure2"),
+        (["--table", "1", "--dim", "5"], "leave out --dim"),
+        (["--table", "1", "--theorems"], "one of the two"),
+        (["--optimizer", "lion"], "lion"),
+    ],
+)
+def test_what_sim_cannot_do_is_one_line(tmp_path: Path, capsys: Any, words: list[str], said: str) -> None:
+    assert main(["sim", *words, "--out", str(tmp_path / "x")]) == 2
+    error = capsys.readouterr().err.strip().splitlines()
+    assert said in error[-1]
+    assert not (tmp_path / "x" / "sim.json").exists()
+
+
+@pytest.mark.gemma
+def test_words_reads_a_folder_of_pairs(tmp_path: Path, gemma: Any, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setattr(graticule, "load_model", lambda *_, **__: gemma, raising=False)
+    pairs = tmp_path / "pairs"
+    pairs.mkdir()
+    packaged = graticule.words.__globals__["packaged_pairs"]()
+    for name in list(packaged)[:3]:
+        lines = [f"{a}\t{b}" for a, b in packaged[name][:12]]
+        (pairs / f"[{name.replace(' ⇒ ', ' - ')}].txt").write_text("\n".join(lines), encoding="utf-8")
+    command = ["words", "--model", "gemma-3-270m", "--pairs", str(pairs), "--draws", "20"]
+    assert main([*command, "--out", str(tmp_path / "out")]) == 0
+    assert "concepts nearest to their own pairs" in capsys.readouterr().out
+    assert load_result(tmp_path / "out" / "words").title == "Counterfactual word pairs: gemma-3-270m"
+    assert (tmp_path / "out" / "languages.html").exists()
+    assert (tmp_path / "out" / "ambiguous.html").exists()
