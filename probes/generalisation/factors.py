@@ -20,7 +20,7 @@ class Sums:
     """What a ridge is made of: sums over some rows, which add up over sets of rows."""
 
     gram: Float[np.ndarray, "width width"]
-    """X'X: its lower triangle, in Fortran's order, zeros above; so LAPACK neither copies nor mirrors it."""
+    """X'X in Fortran's order, so that LAPACK does not copy it; only the lower triangle is read."""
     x: Float[np.ndarray, " width"]
     """Sum of the activations."""
     xy: Float[np.ndarray, "width target"]
@@ -33,10 +33,9 @@ class Sums:
 
     def add(self, rows: Float[np.ndarray, "row width"], y: Float[np.ndarray, "row target"]) -> None:
         """Take some rows in, in place."""
-        from scipy.linalg import blas  # its routines are made at import, out of a checker's sight
-
-        same = blas.dsyrk(1.0, rows.T, beta=1.0, c=self.gram, lower=1, overwrite_c=1)  # pyright: ignore[reportAttributeAccessIssue]
-        assert np.shares_memory(same, self.gram)
+        # numpy's product lets other threads run meanwhile, where SciPy's dsyrk does not
+        mine, product = self.gram, rows.T @ rows
+        mine += product.T  # symmetric, and so in the same order
         self.x[:] += rows.sum(axis=0)
         self.xy[:] += rows.T @ y
 
@@ -61,7 +60,7 @@ class Solved:
     factor: Float[np.ndarray, "width width"]
     """Cholesky factor of D (G + α) D."""
     scale: Float[np.ndarray, " width"]
-    """D, which makes the diagonal 1: badly scaled columns then cost no digits."""
+    """D: ones, or where digits are short what makes the diagonal 1: badly scaled columns then cost none."""
     x_mean: Float[np.ndarray, " width"]
     y_mean: Float[np.ndarray, " target"]
     coef: Float[np.ndarray, "width target"]
@@ -79,7 +78,7 @@ class Solved:
 
         None where rounding, `lost` times that of a number of order 1, could reach the digits wanted.
         """
-        from scipy.linalg import blas
+        from scipy.linalg import blas  # its routines are made at import, out of a checker's sight
 
         x_mean, y_mean = sums.x / n, y_sum / n
         matrix = blas.dsyr(-1.0 / n, sums.x, lower=1, a=sums.gram, overwrite_a=1)  # pyright: ignore[reportAttributeAccessIssue]
@@ -88,13 +87,15 @@ class Solved:
         diagonal = matrix.diagonal().copy()
         if not (diagonal > 0).all():
             return None
-        scale = diagonal**-0.5
-        matrix *= scale
-        matrix *= scale[:, None]
-        # no eigenvalue is below alpha's share of the diagonal: mostly that bounds the condition well enough
+        # no eigenvalue is below alpha: mostly that bounds the condition well enough
         rounding = np.finfo(np.float64).eps * lost
         doubtful = rounding * width * float(diagonal.max()) > LOSS * alpha
-        norm = float(_column_sums(matrix).max()) if doubtful else 0.0
+        scale, norm = np.ones(width), 0.0
+        if doubtful:
+            scale = diagonal**-0.5
+            matrix *= scale
+            matrix *= scale[:, None]
+            norm = float(_column_sums(np.tril(matrix)).max())
         factor = cholesky(matrix, overwrite=True)
         if factor is None or (doubtful and rounding > LOSS * _reciprocal_condition(factor, norm)):
             return None
