@@ -175,9 +175,7 @@ class Learners:
         assert self._folder is not None
         return self._folder / f"{learner}-{condition}-{level:g}" / kind
 
-    def _load(
-        self, learner: str, condition: str, level: float
-    ) -> tuple[Any, Any, Contexts] | None:
+    def _load(self, learner: str, condition: str, level: float) -> tuple[Any, Any, Contexts] | None:
         if self._folder is None:
             return None
         read = load_lookup if learner == "lookup" else load_sequence
