@@ -8,6 +8,7 @@ import pytest
 
 import graticule
 from graticule.cli import main
+from graticule.probes.words.lists import packaged_pairs
 from graticule.results import load_result
 from graticule.sims.reproductions.setting import Setting
 
@@ -67,11 +68,10 @@ def test_what_sim_cannot_do_is_one_line(tmp_path: Path, capsys: Any, words: list
 
 
 @pytest.mark.gemma
-def test_words_reads_a_folder_of_pairs(tmp_path: Path, gemma: Any, monkeypatch: Any, capsys: Any) -> None:
-    monkeypatch.setattr(graticule, "load_model", lambda *_, **__: gemma, raising=False)
+def test_words_reads_a_folder_of_pairs(tmp_path: Path, capsys: Any) -> None:
     pairs = tmp_path / "pairs"
     pairs.mkdir()
-    packaged = graticule.words.__globals__["packaged_pairs"]()
+    packaged = packaged_pairs()
     for name in list(packaged)[:3]:
         lines = [f"{a}\t{b}" for a, b in packaged[name][:12]]
         (pairs / f"[{name.replace(' ⇒ ', ' - ')}].txt").write_text("\n".join(lines), encoding="utf-8")
