@@ -19,7 +19,7 @@ from graticule.hooks.protocols import HookedModel
 from graticule.hooks.saved import SavedResult
 from graticule.probes.words.heat import gather
 from graticule.probes.words.language_scores import score_languages
-from graticule.probes.words.lists import ARROW, PairLists, packaged_pairs, parallel_contexts, read_pairs
+from graticule.probes.words.lists import ARROW, PairLists, pair_lists, parallel_contexts
 from graticule.probes.words.readout import METRICS, Readout, final_residuals, make_metrics
 from graticule.probes.words.tokens import TokenPairs, keep_pairs
 
@@ -128,10 +128,7 @@ def languages(
     held = contexts if isinstance(contexts, Mapping) else parallel_contexts(contexts)
     if len({len(texts) for texts in held.values()}) != 1 or len(held) < 2:
         raise ValueError(f"contexts of {', '.join(held)}: two or more languages with as many contexts each")
-    lists = (
-        packaged_pairs() if pairs is None else read_pairs(pairs) if isinstance(pairs, str | Path) else pairs
-    )
-    tokens, readout = keep_pairs(model, lists), Readout.of(model)
+    tokens, readout = keep_pairs(model, pair_lists(pairs)), Readout.of(model)
     rows = gather(readout, tokens, n_random, seed)
     products = make_metrics(model, readout, metrics, residuals, progress=progress)
     n = len(next(iter(held.values())))

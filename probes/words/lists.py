@@ -19,6 +19,13 @@ _HERE = Path(__file__).parent
 _ORDER = ("verb", "Ving", "3pSg", "adj", "noun", "male", "pronoun", "small", "thing", "country", "lower")
 
 
+def pair_lists(given: PairLists | Path | str | None) -> PairLists:
+    """The lists as given, those in a folder, or for None the packaged ones."""
+    if given is None:
+        return packaged_pairs()
+    return read_pairs(given) if isinstance(given, str | Path) else given
+
+
 def packaged_pairs() -> dict[str, tuple[tuple[str, str], ...]]:
     """The packaged lists: 30 concepts of 19 to 86 common words, word forms first and languages last."""
     found = read_pairs(_HERE / "pairs")

@@ -15,7 +15,7 @@ from graticule.hooks.artifact import library_versions
 from graticule.hooks.identity import model_identity
 from graticule.hooks.protocols import HookedModel
 from graticule.probes.words.heat import gather, heat
-from graticule.probes.words.lists import PairLists, packaged_pairs, read_pairs
+from graticule.probes.words.lists import PairLists, pair_lists
 from graticule.probes.words.projections import leave_one_out, share_above
 from graticule.probes.words.readout import METRICS, Readout, make_metrics
 from graticule.probes.words.result import Words
@@ -58,10 +58,7 @@ def words(
     """
     if draws < 20:
         raise ValueError(f"draws={draws}: at least 20, and 1,000 for p-values that survive a correction")
-    lists = (
-        packaged_pairs() if pairs is None else read_pairs(pairs) if isinstance(pairs, str | Path) else pairs
-    )
-    tokens, readout = keep_pairs(model, lists), Readout.of(model)
+    tokens, readout = keep_pairs(model, pair_lists(pairs)), Readout.of(model)
     rows = gather(readout, tokens, n_random, seed)
     products = make_metrics(model, readout, metrics, residuals, progress=progress)
     maps: list[np.ndarray] = []
