@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32
 
+from graticule.probes.estimators.blocked_cholesky import factor_lower, solve_lower
+
 logger = logging.getLogger(__name__)
 
 _FEW_ROWS = 5000
@@ -91,9 +93,6 @@ def product_duals(
 
     **Raises** `numpy.linalg.LinAlgError` where K + alpha is not positive definite in single precision.
     """
-    from scipy.linalg import lapack  # its routines are made at import, out of a checker's sight
-
-    routines: Any = lapack
     matrix = X.astype(np.float64).tocsr()
     transposed = matrix.T.tocsr()
     centred = np.asfortranarray(y - y.mean(axis=0), np.float32)
@@ -103,10 +102,11 @@ def product_duals(
         if i:
             _mirror(products)
         np.fill_diagonal(products, diagonal + np.float32(alpha))
-        products, failed = routines.spotrf(products, lower=1, clean=0, overwrite_a=1)
-        if failed:
-            raise np.linalg.LinAlgError(f"alpha={alpha:g} is too weak for single precision")
-        solution, _ = routines.spotrs(products, centred, lower=1)
+        try:
+            factor_lower(products)
+        except np.linalg.LinAlgError as error:
+            raise np.linalg.LinAlgError(f"alpha={alpha:g} is too weak for single precision") from error
+        solution = solve_lower(products, centred)
         yield _refined(products, matrix, transposed, centred, float(alpha), solution, tol)
 
 
@@ -141,9 +141,6 @@ def _refined(
     factor: np.ndarray, X: Any, transposed: Any, y: np.ndarray, alpha: float, solution: np.ndarray, tol: float
 ) -> np.ndarray:
     """The solution, refined until the residuals of some of its columns are below the tolerance."""
-    from scipy.linalg import lapack
-
-    routines: Any = lapack
 
     def residual(columns: np.ndarray, a: np.ndarray) -> np.ndarray:
         wide = a.astype(np.float64)  # K a is far longer than what is left of y
@@ -160,7 +157,7 @@ def _refined(
         for start in range(0, y.shape[1], _SOLVED_AT_ONCE):
             part = slice(start, start + _SOLVED_AT_ONCE)
             rest = np.asfortranarray(residual(y[:, part], solution[:, part]), np.float32)
-            solution[:, part] += routines.spotrs(factor, rest, lower=1)[0]
+            solution[:, part] += solve_lower(factor, rest)
     if (left > tol * lengths).any():
         worst = float((left / lengths).max())
         logger.warning("ridge at strength %g: residuals stay at %.1e of the target", alpha, worst)

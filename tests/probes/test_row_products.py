@@ -6,6 +6,7 @@ import scipy.sparse as sp
 from sklearn.linear_model import Ridge
 
 from graticule.probes.estimators import row_products
+from graticule.probes.estimators.blocked_cholesky import factor_lower, solve_lower
 from graticule.probes.estimators.row_products import fits, product_duals
 from graticule.probes.surface.string_ridge import StringRidge
 
@@ -60,3 +61,19 @@ def test_products_are_made_for_many_targets_that_memory_holds() -> None:
     assert fits(4000, 1000)
     assert not fits(4000, 10)
     assert not fits(10_000_000, 1000)
+
+
+@pytest.mark.parametrize("block", [7, 64, 200])
+def test_blocked_cholesky_is_lapacks_and_keeps_the_other_triangle(block: int) -> None:
+    rng = np.random.default_rng(2)
+    raw = rng.standard_normal((150, 150)).astype(np.float32)
+    full = np.asfortranarray(raw @ raw.T + 150 * np.eye(150, dtype=np.float32))
+    held = full.copy(order="F")
+    factor_lower(held, block)
+    np.testing.assert_allclose(np.tril(held), np.linalg.cholesky(full), atol=2e-5)
+    np.testing.assert_array_equal(np.triu(held, 1), np.triu(full, 1))
+    right = rng.standard_normal((150, 4)).astype(np.float32)
+    np.testing.assert_allclose(solve_lower(held, right, block), np.linalg.solve(full, right), atol=1e-5)
+    full[100, 100] = -1.0
+    with pytest.raises(np.linalg.LinAlgError, match="row 100: not positive definite"):
+        factor_lower(full, block)
