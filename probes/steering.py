@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from graticule.probes.geometry import Metric, effective_rank
+from graticule.probes.steering_nulls import re_paired
 
 _ZERO = 1e-12  # of the longest vector: shorter ones have no direction
 
@@ -162,8 +163,10 @@ def shuffled_pairs(
     """
     if len(starts) != len(ends):
         raise ValueError(f"{len(starts)} starts and {len(ends)} ends: a pair has one of each")
-    rng = np.random.default_rng(seed)
-    return np.array([_within(ends[rng.permutation(len(ends))] - starts, metric, kind) for _ in range(draws)])
+    left, right = (np.asarray(v, np.float64) for v in (starts, ends))
+    if metric is not None:
+        left, right = left @ metric.of(kind).T, right @ metric.of(kind).T
+    return re_paired(left, right, draws, np.random.default_rng(seed))
 
 
 def random_pairs(

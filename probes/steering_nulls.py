@@ -107,8 +107,8 @@ def re_paired(
     """Mean cosine within a set (no vector with itself) when its ends are dealt out anew among its starts.
 
     The difference of the two groups' means stays, whoever is whose counterpart: beating this null says that
-    the *pairing* carries something, not that the concept has a direction. `steering.shuffled_pairs`, all
-    draws at once. A pairing of a word with itself counts as a vector of length 0 and is left out.
+    the *pairing* carries something, not that the concept has a direction. All draws at once; a pairing of a
+    word with itself counts as a vector of length 0 and is left out.
     """
     n = len(starts)
     cross = starts @ ends.T

@@ -31,17 +31,22 @@ def unembedding_covariance(model: HookedModel) -> Float[np.ndarray, "d_model d_m
             f"the causal inner product needs model.W_U of [d_model, d_vocab] with d_model {width}; found "
             f"{found}. Leave model= out to have the other geometries"
         )
-    weights = held.detach()
-    mean = weights.mean(dim=1, keepdim=True, dtype=torch.float32)
-    total = np.zeros((width, width))
-    for part in weights.split(_CHUNK, dim=1):  # a vocabulary of 262,144 does not become float64 at once
-        rows = part.float() - mean
-        total += (rows @ rows.T).to("cpu", torch.float64).numpy()
+    covariance = column_covariance(held.detach())
     gain, centres = final_norm(model)
     through = np.diag(gain)
     if centres:
         through = (np.eye(width) - 1 / width) @ through
-    return through @ (total / weights.shape[1]) @ through.T
+    return through @ covariance @ through.T
+
+
+def column_covariance(weights: Float[Tensor, "d_model d_vocab"]) -> Float[np.ndarray, "d_model d_model"]:
+    """Covariance of an unembedding's columns, uniform weights, in float64 sums of float32 blocks."""
+    mean = weights.mean(dim=1, keepdim=True, dtype=torch.float32)
+    total = np.zeros((len(weights), len(weights)))
+    for part in weights.split(_CHUNK, dim=1):  # a vocabulary of 262,144 does not become float64 at once
+        rows = part.float() - mean
+        total += (rows @ rows.T).to("cpu", torch.float64).numpy()
+    return total / weights.shape[1]
 
 
 def final_norm(model: HookedModel) -> tuple[Float[np.ndarray, " d_model"], bool]:

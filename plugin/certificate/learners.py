@@ -14,7 +14,7 @@ from graticule.certificate.subjects import Subject
 from graticule.hooks.artifact import ArtifactError
 from graticule.sims.contexts import Contexts
 from graticule.sims.lookup import load_lookup, lookup_model, save_lookup
-from graticule.sims.rows import lookup_rows, sequence_rows
+from graticule.sims.rows import TrueRows, lookup_rows, sequence_rows
 from graticule.sims.sequence import SequenceShape, SequenceTokens, load_sequence, save_sequence
 from graticule.sims.sequence_train import SequenceTraining, train_sequence
 from graticule.sims.train import Training, train
@@ -122,18 +122,19 @@ class Learners:
             assert found is not None
             model, untrained, contexts = found
             n, seed = self.plan.rows, self.plan.seed + 1
-            self._made[f"lookup-{condition}-{level:g}"] = Subject(
-                "lookup",
-                condition,
-                level,
-                width,
-                len(contexts.masks),
+            self._made[f"lookup-{condition}-{level:g}"] = self._subject(
+                ("lookup", condition, level, width, len(contexts.masks)),
                 lookup_rows(model, contexts, LOOKUP_POINTS, n, seed),
                 lookup_rows(untrained, contexts, LOOKUP_POINTS, n, seed),
                 lookup_rows(model, contexts, LOOKUP_POINTS),
-                dict.fromkeys(LOOKUP_POINTS, 0.0),
-                self.plan.seed,
             )
+
+    def _subject(
+        self, named: tuple[str, str, float, int, int], rows: TrueRows, untrained: TrueRows, every: TrueRows
+    ) -> Subject:
+        """A learner of (kind, condition, level, width, masks), without noise."""
+        quiet = dict.fromkeys(rows.activations.points, 0.0)
+        return Subject(*named, rows, untrained, every, quiet, self.plan.seed)
 
     @staticmethod
     def _sized(learned: Any, contexts: Contexts) -> list[tuple[Any, int]]:
@@ -157,17 +158,11 @@ class Learners:
         model, untrained, contexts = held
         tokens, points = SequenceTokens.of(contexts), sequence_points(shape)
         n, seed = max(30, self.plan.rows // (len(tokens.shown) + 1)), self.plan.seed + 1
-        return Subject(
-            "sequence",
-            "dimension",
-            dimension,
-            width,
-            len(contexts.masks),
+        return self._subject(
+            ("sequence", "dimension", dimension, width, len(contexts.masks)),
             sequence_rows(model, tokens, points, n, seed),
             sequence_rows(untrained, tokens, points, n, seed),
             sequence_rows(model, tokens, points),
-            dict.fromkeys(points, 0.0),
-            self.plan.seed,
         )
 
     # On disk -----------------------------------------------------------------------------------------

@@ -9,9 +9,7 @@ import typer
 
 from graticule import arguments as a
 from graticule import options as o
-
-TABLES = ("1", "2", "3", "4", "figure2", "figure5", "figure6", "orthogonality", "scales")
-"""What `--table` knows."""
+from graticule.sims.reproductions.names import NAMES
 
 
 def sim(
@@ -21,7 +19,7 @@ def sim(
         int | None, typer.Option(help="Runs of each setting; the paper's number by default.")
     ] = None,
     table: Annotated[
-        str | None, typer.Option(help=f"Reproduce one of the paper's: {', '.join(TABLES)}.")
+        str | None, typer.Option(help=f"Reproduce one of the paper's: {', '.join(NAMES)}.")
     ] = None,
     theorems: Annotated[bool, typer.Option("--theorems", help="Check the paper's theorems instead.")] = False,
     dim: Annotated[int | None, typer.Option(help="Width of both tables; m by default.")] = None,
@@ -57,8 +55,8 @@ def sim(
     given = {"dim": dim, "masks": masks, "kept": kept}
     if theorems and table is not None:
         raise ValueError(f"--theorems and --table {table}: one of the two")
-    if table is not None and table not in TABLES:
-        raise ValueError(f"--table {table!r}: expected one of {', '.join(TABLES)}")
+    if table is not None and table not in NAMES:
+        raise ValueError(f"--table {table!r}: expected one of {', '.join(NAMES)}")
     if table is not None and (any(v is not None for v in given.values()) or scale != 1 or graph != "random"):
         raise ValueError(f"--table {table} settles these: leave out --dim, --scale, --masks, --kept, --graph")
     asked: dict[str, Any] = {

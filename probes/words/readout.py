@@ -15,12 +15,11 @@ from graticule.hooks.activations import Activations
 from graticule.hooks.capture import capture
 from graticule.hooks.protocols import HookedModel
 from graticule.probes.geometry import Metric, causal, covariance, euclidean, whitened
+from graticule.probes.unembedding import column_covariance
 from graticule.probes.words.lists import ambiguous_contexts, parallel_contexts
 
 METRICS = ("euclidean", "whitened", "causal")
 """The inner products: plain, by the covariance of final residuals, by that of the unembedding rows."""
-
-_CHUNK = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -60,13 +59,7 @@ class Readout:
 
     def covariance(self) -> Float[np.ndarray, "d_model d_model"]:
         """Cov(γ) over the whole vocabulary, uniform weights (Park et al. 2023, section 3.2)."""
-        mean = self.weights.mean(dim=1, keepdim=True, dtype=torch.float32)
-        width = int(self.weights.shape[0])
-        total = np.zeros((width, width))
-        for part in self.weights.split(_CHUNK, dim=1):
-            rows = part.float() - mean
-            total += (rows @ rows.T).to("cpu", torch.float64).numpy()
-        return total / self.vocabulary
+        return column_covariance(self.weights)
 
 
 def final_residuals(

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import product
 from math import ceil
-from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
 
 from graticule.hooks.artifact import library_versions
+from graticule.sims.reproductions.names import NAMES, Name
 from graticule.sims.reproductions.paper import COSINE, EPOCH, LONG, LOSS, ORTHOGONALITY, TABLES, Stated
 from graticule.sims.reproductions.result import Simulation
 from graticule.sims.reproductions.scatter import scatter
@@ -20,7 +20,6 @@ from graticule.sims.reproductions.simulate import simulate
 from graticule.sims.steering import VIEWS
 from graticule.sims.train import Optimizer
 
-Name = Literal["1", "2", "3", "4", "figure2", "figure5", "figure6", "orthogonality", "scales"]
 RATIOS = (0.5, 0.75, 1.0, 2.0, 4.0)
 """d / m of `scales`; dimensions are rounded up."""
 SCALES = (1.0, 0.1, 0.01)
@@ -51,8 +50,8 @@ def reproduce(
 
     **Raises** `ValueError` for another name, or `concepts` that no row has.
     """
-    if name not in get_args(Name):
-        raise ValueError(f"{name!r} is none of {', '.join(get_args(Name))}")
+    if name not in NAMES:
+        raise ValueError(f"{name!r} is none of {', '.join(NAMES)}")
     if name == "scales":
         return _scales(runs or SCALE_RUNS, steps, seed, optimizer, concepts or (5, 7), progress)
     if name == "figure2":
