@@ -57,10 +57,15 @@ class Store(Mapping[str, Tensor]):
     Every file's checksum is verified the first time it is touched.
     """
 
-    def __init__(self, path: Path | str, model: HookedModel | None = None) -> None:
-        """**Raises** `ArtifactError` if the store is missing, incomplete, damaged, of another schema, or of
-        another model than `model`."""
+    def __init__(self, path: Path | str, model: HookedModel | None = None, verify: bool = True) -> None:
+        """`verify=False` leaves checksums alone: random rows of a large store then come at once, without
+        reading all of it first.
+
+        **Raises** `ArtifactError` if the store is missing, incomplete, damaged, of another schema, or of
+        another model than `model`.
+        """
         self.path = Path(path)
+        self._check_files = verify
         self._manifest = read_json(self.path / "manifest.json")
         check_schema(self._manifest, KIND, self.path)
         if not self._manifest["complete"]:
@@ -70,6 +75,7 @@ class Store(Mapping[str, Tensor]):
                 "run the same capture again and it goes on from there"
             )
         self._verified: set[str] = set()
+        self._maps: dict[str, Tensor] = {}
         self._rows: pd.DataFrame | None = None
         if model is not None:
             self.check_model(model)
@@ -144,8 +150,10 @@ class Store(Mapping[str, Tensor]):
 
     # Reading -----------------------------------------------------------------------------------------
     def _verify(self, name: str) -> None:
-        if name in self._verified:
-            return
+        if self._check_files and name not in self._verified:
+            self._check_file(name)
+
+    def _check_file(self, name: str) -> None:
         shard = next(s for s in self._manifest["shards"] if name in s["files"])
         file = self.path / name
         if not file.exists() or sha256(file) != shard["files"][name]:
@@ -156,7 +164,8 @@ class Store(Mapping[str, Tensor]):
         """**Raises** `ArtifactError` at the first file whose checksum differs."""
         for shard in self._manifest["shards"]:
             for name in shard["files"]:
-                self._verify(name)
+                if name not in self._verified:
+                    self._check_file(name)
 
     def _map(self, name: str) -> Tensor:
         """A shard's tensor, memory-mapped copy-on-write: nothing is read until it is used."""
@@ -172,18 +181,36 @@ class Store(Mapping[str, Tensor]):
         return tensor.view(torch.bfloat16) if header["dtype"] == "BF16" else tensor
 
     def gather(self, point: str | tuple[str, int], index: np.ndarray) -> Float[Tensor, "row width"]:
-        """Rows `index` of a point, in that order, read by memory map."""
+        """Rows `index` of a point, in that order, read by memory map; the maps stay open.
+
+        **Raises** `IndexError` for a row that is not there.
+        """
         name = self._name(point)
-        ends = np.array([s["rows"][1] for s in self._manifest["shards"]])
+        if len(index) and not 0 <= index.min() <= index.max() < self.n_rows:
+            raise IndexError(
+                f"rows {index.min()} to {index.max()}; {self.path} has rows 0 to {self.n_rows - 1}"
+            )
         starts = np.array([s["rows"][0] for s in self._manifest["shards"]])
-        shard_of = np.searchsorted(ends, index, side="right")
-        first = self._map(tensor_file(name, 0))
-        out = torch.empty(len(index), self.widths[name], dtype=first.dtype)
-        for shard in np.unique(shard_of):
-            here = np.flatnonzero(shard_of == shard)
-            source = self._map(tensor_file(name, int(shard)))
-            out[torch.from_numpy(here)] = source[torch.from_numpy(index[here] - starts[shard])]
-        return out
+        shard_of = np.searchsorted(starts, index, side="right") - 1
+        order = np.argsort(shard_of, kind="stable")
+        bounds = np.searchsorted(shard_of[order], np.arange(len(starts) + 1))
+        out = torch.empty(len(index), self.widths[name], dtype=self._open(name, 0).dtype)
+        for shard in np.flatnonzero(np.diff(bounds)):
+            here = slice(bounds[shard], bounds[shard + 1])
+            inside = torch.from_numpy(index[order[here]].astype(np.int64) - starts[shard])
+            torch.index_select(self._open(name, int(shard)), 0, inside, out=out[here])
+        if len(starts) == 1:
+            return out
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        return torch.index_select(out, 0, torch.from_numpy(back))
+
+    def _open(self, name: str, shard: int) -> Tensor:
+        """A shard's map, opened once; never handed out, so that nobody writes into it."""
+        file = tensor_file(name, shard)
+        if file not in self._maps:
+            self._maps[file] = self._map(file)
+        return self._maps[file]
 
     def load(self) -> Activations:
         """Everything in memory."""

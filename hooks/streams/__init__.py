@@ -1,0 +1,1 @@
+"""Activations for training: shuffled batches from a store or straight from a model, resumable to the bit."""

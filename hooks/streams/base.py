@@ -1,0 +1,112 @@
+"""What both streams share: the iterator, a point's provider, SAELens's norm scaling, the check of a state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from graticule.hooks.points import PointError
+
+Normalize = Literal["none", "expected_average_only_in"]
+"""`"expected_average_only_in"`: rows times √d_in over their mean norm, as SAELens's `ActivationScaler`."""
+
+
+class BaseStream:
+    """An iterator over batches; `StoreStream` and `LiveStream` say where rows come from."""
+
+    points: tuple[str, ...]
+    widths: Mapping[str, int]
+    batch_size: int
+
+    def __init__(
+        self, points: tuple[str, ...], widths: Mapping[str, int], batch_size: int, normalize: Normalize
+    ) -> None:
+        """**Raises** `ValueError` for a batch size below one or an unknown `normalize`."""
+        if batch_size < 1:
+            raise ValueError(f"batch_size={batch_size}: a batch has at least one row")
+        if normalize not in ("none", "expected_average_only_in"):
+            raise ValueError(f"normalize={normalize!r}: expected 'none' or 'expected_average_only_in'")
+        self.points, self.widths, self.batch_size = points, dict(widths), batch_size
+        self.normalize: Normalize = normalize
+        self._factors: dict[str, float] | None = None
+
+    # Batches -----------------------------------------------------------------------------------------
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        return self
+
+    def __next__(self) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+    def provider(self, point: str | None = None) -> Iterator[Tensor]:
+        """The batches of one point, `[batch, width]`, as SAELens's `SAETrainer(data_provider=)` takes them.
+
+        It draws from the stream itself: what one provider has taken does not come again from another.
+
+        **Raises** `PointError` for a point that is not in the stream, `ValueError` where `point` is not given
+        and there are several.
+        """
+        if point is None and len(self.points) > 1:
+            raise ValueError(f"several points: say which, one of {', '.join(self.points)}")
+        name = next(iter(self.points)) if point is None else point
+        if name not in self.points:
+            raise PointError(f"{name} is not in the stream: {', '.join(self.points)}")
+        return (batch[name] for batch in self)
+
+    # Scaling -----------------------------------------------------------------------------------------
+    @property
+    def scaling_factors(self) -> dict[str, float]:
+        """Point → the factor its rows are multiplied by: 1 with `normalize="none"`.
+
+        An SAE trained on scaled rows wants SAELens's `fold_activation_norm_scaling_factor(factor)` before it
+        meets the model's own.
+        """
+        return dict(self._know_factors())
+
+    def _know_factors(self) -> dict[str, float]:
+        if self._factors is None and self.normalize == "none":
+            self._factors = dict.fromkeys(self.points, 1.0)
+        elif self._factors is None:
+            norms = self._mean_norms()
+            self._factors = {p: math.sqrt(self.widths[p]) / norms[p] for p in self.points}
+        return self._factors
+
+    def _mean_norms(self) -> dict[str, float]:
+        """Point → mean Euclidean norm of unscaled rows."""
+        raise NotImplementedError
+
+    def _scaled(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        if self.normalize != "none":
+            for point, factor in self._know_factors().items():
+                rows[point].mul_(factor)
+        return rows
+
+    # State -------------------------------------------------------------------------------------------
+    def _settings(self) -> dict[str, Any]:
+        """What a state must agree on, in JSON's types."""
+        raise NotImplementedError
+
+    def _check(self, state: Mapping[str, Any]) -> None:
+        theirs: Mapping[str, Any] = state["settings"]
+        ours = self._settings()
+        differing = [k for k in sorted({*theirs, *ours}) if theirs.get(k) != ours.get(k)]
+        if differing:
+            detail = "; ".join(f"{k}: {theirs.get(k)!r} there, {ours.get(k)!r} here" for k in differing)
+            raise ValueError(
+                f"the state is of another stream ({detail}); make the stream as it was made then"
+            )
+
+    def _load_factors(self, state: Mapping[str, Any]) -> None:
+        factors: Mapping[str, float] | None = state["scaling_factors"]
+        self._factors = None if factors is None else dict(factors)
+
+
+def dtype_named(dtype: torch.dtype | str | None, default: torch.dtype) -> torch.dtype:
+    """A floating-point dtype or its name. **Raises** `ValueError` for anything else."""
+    found = default if dtype is None else getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise ValueError(f"dtype={dtype!r}: expected 'float32', 'bfloat16' or 'float16'")
+    return found
