@@ -1,0 +1,210 @@
+"""The fast step of TopK, BatchTopK and Matryoshka BatchTopK autoencoders.
+
+Only the encoder's product is dense. Where SAELens rescales activations by the decoder's norms, the norms go
+into the encoder's weights before that product, and cancel everywhere else: an activation is multiplied by
+its latent's norm for the selection and divided by it before the decoder, so neither the reconstruction nor
+any gradient depends on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Shaped
+from sae_lens import (
+    BatchTopKTrainingSAE,
+    MatryoshkaBatchTopKTrainingSAE,
+    TopKTrainingSAE,
+)
+from torch import Tensor
+
+from graticule.saes.steps.kernels.entries import ByColumn, Decoded, Entries
+from graticule.saes.steps.kernels.passes import Workspace, transposed
+from graticule.saes.steps.kernels.selection import top_of_batch, top_of_rows
+from graticule.saes.steps.output import StepOutput, finished
+from graticule.saes.steps.revival import Revival, revive
+
+
+@dataclass(frozen=True)
+class _Level:
+    """The latents `first` to `last` (exclusive), which a nested loss adds at once."""
+
+    first: int
+    last: int
+    kept: Tensor
+    """Which of all entries are theirs."""
+    decoded: Decoded
+
+
+@dataclass(frozen=True)
+class _Gradient:
+    """The loss's gradient by weights and encoder bias; the encoder's transposed, `[d_sae, d_in]`."""
+
+    W_dec: Tensor
+    W_enc: Tensor
+    b_enc: Tensor
+
+    def add(self, revived: Revival) -> None:
+        self.W_dec.index_add_(0, revived.latents, revived.W_dec)
+        self.W_enc.index_add_(0, revived.latents, revived.W_enc)
+        self.b_enc.index_add_(0, revived.latents, revived.b_enc)
+
+
+class SparseStep:
+    """SAELens's training step for these three architectures, on the selected entries alone."""
+
+    def __init__(
+        self, sae: TopKTrainingSAE, dead_feature_window: int, compute_dtype: torch.dtype | None
+    ) -> None:
+        self.sae = sae
+        self.window = dead_feature_window
+        self.compute_dtype = compute_dtype or sae.dtype
+        self.space = Workspace()
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        x: Float[Tensor, "batch d_in"],
+        n_forward_passes_since_fired: Shaped[Tensor, " d_sae"],
+        coefficients: Mapping[str, float],  # noqa: ARG002 these architectures have none
+    ) -> StepOutput:
+        """As `Step` says."""
+        sae = self.sae
+        x = x.to(sae.dtype)
+        centred = x - sae.b_dec if sae.cfg.apply_b_dec_to_input else x
+        norms = sae.W_dec.norm(dim=-1) if sae.cfg.rescale_acts_by_decoder_norm else None
+        scores = self._encode(centred, norms)
+        entries, active = self._select(scores, norms)
+        levels = self._levels(entries)
+        outs: list[Tensor] = []
+        for level in levels:  # a level's reconstruction is by its own latents and those before
+            outs.append(level.decoded.out + (outs[-1] if outs else sae.b_dec))
+        pulls = [(2 / len(x)) * (out - x) for out in outs]  # the gradient of each level's error
+        for i in range(len(pulls) - 2, -1, -1):
+            pulls[i] += pulls[i + 1]  # a latent is in the reconstruction of its level and of all wider ones
+        losses, squared_error = self._errors(x, levels, outs)
+        acts_grad = _acts_gradient(levels, pulls, active)
+        by_column = entries.by_column(sae.cfg.d_sae)
+        gradient = _Gradient(
+            _decoder_gradient(levels, pulls, by_column, entries.values),
+            by_column.outer(acts_grad, centred),
+            entries.sums(acts_grad, sae.cfg.d_sae),
+        )
+        dead = n_forward_passes_since_fired > self.window
+        made = self._revive(x, centred, scores, norms, outs, dead)
+        if made:
+            losses["auxiliary_reconstruction_loss"] = torch.stack([m.loss for m in made]).sum()
+        for revived in made:
+            gradient.add(revived)
+        self._set(gradient, pulls[0])
+        fired = entries.sums(active.to(x.dtype), sae.cfg.d_sae)
+        return finished(losses, fired, x, outs[-1], squared_error)
+
+    def _set(self, gradient: _Gradient, pull: Tensor) -> None:
+        sae = self.sae
+        sae.W_dec.grad, sae.b_enc.grad = gradient.W_dec, gradient.b_enc
+        kept = self.space.take("W_enc", sae.W_enc.shape, gradient.W_enc)
+        sae.W_enc.grad = transposed(gradient.W_enc, kept)
+        sae.b_dec.grad = pull.sum(0)
+        if sae.cfg.apply_b_dec_to_input:
+            # the input's gradient is wanted only for its sum over the batch
+            sae.b_dec.grad -= sae.W_enc @ gradient.b_enc
+
+    def _encode(self, centred: Tensor, norms: Tensor | None) -> Tensor:
+        W_enc, b_enc = self.sae.W_enc, self.sae.b_enc
+        if norms is not None:
+            W_enc, b_enc = W_enc * norms, b_enc * norms
+        x = centred.to(self.compute_dtype)
+        out = self.space.take("scores", (len(x), self.sae.cfg.d_sae), x)
+        return torch.addmm(b_enc.to(x.dtype), x, W_enc.to(x.dtype), out=out)
+
+    def _select(self, scores: Tensor, norms: Tensor | None) -> tuple[Entries, Tensor]:
+        """The selected entries, as the decoder weighs them, and which of them are positive."""
+        sae = self.sae
+        if isinstance(sae, BatchTopKTrainingSAE):
+            rows, columns, values = top_of_batch(scores, int(sae.cfg.k * len(scores)))
+            kept = (values > 0).nonzero().squeeze(1)
+            rows, columns, values = rows[kept], columns[kept], values[kept].to(sae.dtype)
+            sae.update_topk_threshold(values)
+            entries = Entries.of_batch(rows, columns, values, len(scores))
+        else:
+            values, columns = top_of_rows(scores, sae.cfg.k)
+            entries = Entries.of_rows(values.to(sae.dtype).relu(), columns)
+        active = entries.values > 0
+        if norms is None:
+            return entries, active
+        weights = entries.values / norms[entries.columns]
+        return Entries(entries.rows, entries.columns, weights, entries.offsets), active
+
+    def _levels(self, entries: Entries) -> list[_Level]:
+        sae = self.sae
+        if not isinstance(sae, MatryoshkaBatchTopKTrainingSAE):
+            return [_Level(0, sae.cfg.d_sae, torch.empty(0), entries.decode(sae.W_dec))]
+        widths = [0, *sae.cfg.matryoshka_widths]
+        levels: list[_Level] = []
+        for first, last in pairwise(widths):
+            part, kept = entries.between(first, last)
+            levels.append(_Level(first, last, kept, part.decode(sae.W_dec)))
+        return levels
+
+    def _errors(
+        self, x: Tensor, levels: Sequence[_Level], outs: Sequence[Tensor]
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        errors = [(out - x).square().sum() for out in outs]
+        losses = {"mse_loss": errors[-1] / len(x)}
+        losses["auxiliary_reconstruction_loss"] = x.new_zeros(())
+        for level, error in zip(levels[:-1], errors[:-1], strict=True):
+            losses[f"inner_mse_loss_{level.last}"] = error / len(x)
+        return losses, errors[-1]
+
+    def _revive(
+        self,
+        x: Tensor,
+        centred: Tensor,
+        scores: Tensor,
+        norms: Tensor | None,
+        outs: Sequence[Tensor],
+        dead: Tensor,
+    ) -> list[Revival]:
+        """The auxiliary loss of dead latents: of all against the whole residual, or level by level."""
+        sae = self.sae
+        nested = isinstance(sae, MatryoshkaBatchTopKTrainingSAE) and sae.cfg.use_matryoshka_aux_loss
+        widths = cast("Any", sae.cfg).matryoshka_widths if nested else [sae.cfg.d_sae]
+        made: list[Revival] = []
+        first = 0
+        for last, out in zip(widths, outs if nested else outs[-1:], strict=True):
+            latents = dead[first:last].nonzero().squeeze(1) + first
+            first = last
+            if len(latents):
+                part = scores.index_select(1, latents).to(sae.dtype)
+                norm = None if norms is None else norms[latents]
+                weight = sae.cfg.aux_loss_coefficient
+                made.append(revive(x - out, centred, part, norm, sae.W_dec[latents], latents, weight))
+        return made
+
+
+def _acts_gradient(levels: Sequence[_Level], pulls: Sequence[Tensor], active: Tensor) -> Tensor:
+    """The loss's gradient by each selected pre-activation; none passes where the ReLU is shut."""
+    if len(levels) == 1:
+        return levels[0].decoded.products(pulls[0]) * active
+    out = torch.zeros(len(active), dtype=pulls[0].dtype, device=active.device)
+    for level, pull in zip(levels, pulls, strict=True):
+        out[level.kept] = level.decoded.products(pull)
+    return out * active
+
+
+def _decoder_gradient(
+    levels: Sequence[_Level], pulls: Sequence[Tensor], by_column: ByColumn, values: Tensor
+) -> Tensor:
+    if len(levels) == 1:
+        return by_column.outer(values, pulls[0])
+    return torch.cat(
+        [
+            by_column.outer_between(values, pull, level.first, level.last)
+            for level, pull in zip(levels, pulls, strict=True)
+        ]
+    )
