@@ -9,7 +9,7 @@ They differ wherever the activations' other causes are correlated with the conce
 on language models their cosine is often near .1. Steer with the second, read with the first.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from graticule.hooks.artifact import (
     write_tensors,
 )
 from graticule.probes.estimators.edits import AffineEdit, EditPos, HookFn
+from graticule.probes.estimators.pretrained import from_pretrained, save_pretrained
 from graticule.probes.estimators.ridge_edits import EditOp, Erases, ridge_edit
 from graticule.probes.estimators.ridge_rows import as_targets
 from graticule.probes.estimators.solvers import RidgeFit, RidgeWeights, ridge_cv
@@ -260,3 +261,14 @@ class RidgeProbe:
         probe._take(RidgeWeights(**arrays, n_rows=manifest["n_rows"]))
         probe._selection = selection
         return probe
+
+    def save_pretrained(self, path: Path | str, judged: Mapping[str, Any] | None = None) -> None:
+        """Write the probe, and what judged it, as a folder for the Hub; see `estimators.pretrained`."""
+        save_pretrained(self, path, judged)
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: Path | str, probe_id: str | None = None, revision: str | None = None
+    ) -> "RidgeProbe":
+        """A probe from a local folder or the Hub; see `estimators.pretrained`."""
+        return from_pretrained(cls, name_or_path, probe_id, revision)

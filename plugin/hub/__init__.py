@@ -1,0 +1,13 @@
+"""Publishing on the Hugging Face Hub: layout, card, upload, read-back.
+
+Tested against a server that speaks the Hub's protocol, by the LFS route (`HF_HUB_DISABLE_XET=1`). Uploads
+through Xet, huggingface_hub's default where `hf_xet` is installed, go through the same `create_commit` and
+the same read-back, but are untested.
+"""
+
+from graticule.hub.pushing import push as push
+from graticule.hub.remote import HubError as HubError
+from graticule.hub.remote import ReadBackError as ReadBackError
+from graticule.hub.result import Push as Push
+
+__all__ = ["HubError", "Push", "ReadBackError", "push"]

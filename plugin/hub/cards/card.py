@@ -1,0 +1,173 @@
+"""The model card, a pure function of what is pushed and of the card that is there.
+
+A repository holds several SAEs and probes, pushed one after another: each has its own part between two marks,
+and what people wrote outside of the marks stays.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from graticule.hub.cards import probe as probe_card
+from graticule.hub.cards import sae as sae_card
+from graticule.hub.cards.markdown import is_number, table
+from graticule.hub.facts import ProbeFacts, SaeFacts
+from graticule.hub.layout import Subject
+from graticule.hub.remote import MAIN
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult, ModelCardData
+
+TAGS = ("sparse-autoencoder", "linear-probe", "mechanistic-interpretability", "graticule")
+_PART = re.compile(
+    r"<!-- graticule:begin (?P<id>\S+) \| (?P<line>.*?) -->\n.*?<!-- graticule:end (?P=id) -->\n?", re.DOTALL
+)
+_LIST = re.compile(r"<!-- graticule:list -->\n.*?<!-- graticule:end-list -->\n?", re.DOTALL)
+_LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")
+
+
+def card(
+    repo: str,
+    subjects: Sequence[Subject],
+    *,
+    licence: str | None = None,
+    revision: str = MAIN,
+    existing: str | None = None,
+) -> str:
+    """`README.md` for `repo` once it holds `subjects`: front matter, the list, a part each.
+
+    `existing` is the card that is there: parts of other ids and everything outside the marks are kept, and
+    the front matter is added to.
+
+    **Raises** `ValueError` for a licence that is no Hub identifier, or front matter that cannot be read.
+    """
+    from huggingface_hub import ModelCard
+
+    old = _parsed(existing)
+    front = _front(repo, subjects, licence, old.data if old is not None else None)
+    text = old.text if old is not None else f"\n# {repo.split('/')[1]}\n\n"
+    known = str(front.license) if front.license else None
+    for subject in subjects:
+        text = _put(text, subject.id, *_part(repo, subject, revision, known))
+    text = _listed(text)
+    made = f"---\n{front.to_yaml()}\n---\n{text}"
+    return str(ModelCard(made))  # the Hub's own class reads it: what it cannot read is not pushed
+
+
+def _parsed(existing: str | None) -> Any:
+    import yaml
+    from huggingface_hub import ModelCard
+
+    if existing is None or not existing.strip():
+        return None
+    try:
+        return ModelCard(existing)
+    except (ValueError, TypeError, yaml.YAMLError) as error:
+        raise ValueError(
+            f"the front matter of the README.md that is there cannot be read ({error}): mend it first"
+        ) from error
+
+
+def _part(repo: str, subject: Subject, revision: str, licence: str | None) -> tuple[str, str]:
+    """The subject's line in the list, and its part."""
+    if isinstance(subject.facts, SaeFacts):
+        words = sae_card.section(repo, subject.id, subject.facts, revision, licence)
+        return sae_card.summary(subject.facts), words
+    words = probe_card.section(repo, subject.id, subject.facts, revision, licence)
+    return probe_card.summary(subject.facts), words
+
+
+def _put(text: str, name: str, line: str, part: str) -> str:
+    line = line.replace("-->", "").replace("\n", " ")
+    block = f"<!-- graticule:begin {name} | {line} -->\n{part}\n<!-- graticule:end {name} -->\n"
+    for found in _PART.finditer(text):
+        if found["id"] == name:
+            return text[: found.start()] + block + text[found.end() :]
+    return f"{text.rstrip()}\n\n{block}"
+
+
+def _listed(text: str) -> str:
+    """The list of parts, brought up to date; put before the first part if there is none yet."""
+    rows = [(f"`{found['id']}`", found["line"]) for found in _PART.finditer(text)]
+    lines = "\n".join(table(("id", "what it is"), rows))
+    block = f"<!-- graticule:list -->\n{lines}\n<!-- graticule:end-list -->\n"
+    if found := _LIST.search(text):
+        return text[: found.start()] + block + text[found.end() :]
+    first = _PART.search(text)
+    at = first.start() if first is not None else len(text)
+    return f"{text[:at].rstrip()}\n\n{block}\n{text[at:]}"
+
+
+# Front matter -------------------------------------------------------------------------------------
+def _front(
+    repo: str, subjects: Sequence[Subject], licence: str | None, old: ModelCardData | None
+) -> ModelCardData:
+    from huggingface_hub import ModelCardData
+
+    if licence is not None and not _LICENCE.fullmatch(licence):
+        raise ValueError(f"licence={licence!r}: expected one of the Hub's identifiers, e.g. mit or gemma")
+    front = ModelCardData() if old is None else old
+    saes = [s for s in subjects if isinstance(s.facts, SaeFacts)]
+    probes = len(saes) < len(subjects)
+    if front.library_name in (None, "graticule"):
+        front.library_name = "saelens" if saes else "graticule"
+    tags = [*([TAGS[0]] if saes else []), *([TAGS[1]] if probes else []), *TAGS[2:]]
+    front.tags = _merged(front.tags, tags)
+    front.base_model = _merged(front.base_model, [s.facts.base_model for s in subjects]) or None
+    front.datasets = _merged(front.datasets, [_dataset(s) for s in subjects]) or None
+    front.license = licence or front.license
+    results = list(front.eval_results or [])
+    for subject in subjects:  # in place, so that a push of what is there changes nothing
+        mine = [i for i, r in enumerate(results) if str(r.metric_name).endswith(f" ({subject.id})")]
+        at = mine[0] if mine else len(results)
+        kept = [r for i, r in enumerate(results) if i not in mine]
+        results = [*kept[:at], *_results(subject), *kept[at:]]
+    front.eval_results = results or None
+    if results and front.model_name is None:
+        front.model_name = repo.split("/")[1]
+    return front
+
+
+def _merged(old: Any, new: Sequence[str | None]) -> list[str]:
+    held = [old] if isinstance(old, str) else list(old or [])
+    return list(dict.fromkeys([*held, *(n for n in new if n is not None)]))
+
+
+def _dataset(subject: Subject) -> str | None:
+    return subject.facts.dataset if isinstance(subject.facts, SaeFacts) else None
+
+
+def _results(subject: Subject) -> list[EvalResult]:
+    """The figures that the Hub shows beside a model; their names say which SAE or probe they are of."""
+    from huggingface_hub import EvalResult
+
+    facts = subject.facts
+    if isinstance(facts, SaeFacts):
+        on = facts.evaluation.get("corpus") or facts.evaluation.get("dataset") or facts.find("dataset_path")
+        figures = [(key, name, facts.evaluation.get(key)) for key, name, _ in sae_card.EVALUATION]
+    else:
+        on, figures = facts.judged.get("table"), _probe_figures(facts)
+    name = on if isinstance(on, str) and on else "text"
+    dataset = name if name == _dataset(subject) else "custom"
+    return [
+        EvalResult(
+            task_type="feature-extraction",
+            dataset_type=dataset,
+            dataset_name=name,
+            metric_type=key,
+            metric_name=f"{label} ({subject.id})",
+            metric_value=value,
+        )
+        for key, label, value in figures
+        if is_number(value)
+    ]
+
+
+def _probe_figures(facts: ProbeFacts) -> list[tuple[str, str, Any]]:
+    verdict = facts.judged.get("verdict") or {}
+    return [
+        ("r2", "R² of the probe", verdict.get("score")),
+        ("gain", "gain over the surface", verdict.get("gain")),
+    ]

@@ -1,0 +1,147 @@
+"""Whether the Hub gives back what was sent: every file's digest, and every tensor as SAELens loads it."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from graticule.hooks.artifact import sha256
+from graticule.hub.facts import SaeFacts
+from graticule.hub.layout import Subject
+from graticule.hub.remote import MAIN, Hub
+
+
+def tensors_of(subject: Subject, folder: Path) -> dict[str, Tensor]:
+    """The tensors of a SAE as `SAE.load_from_disk` has them, or of a probe as `RidgeProbe.load` has them.
+
+    **Raises** `ValueError` if they cannot be loaded or are not finite: such a thing is not pushed.
+    """
+    if not isinstance(subject.facts, SaeFacts):
+        from graticule.probes.estimators.ridge import RidgeProbe
+
+        tensors = _probe_tensors(RidgeProbe.load(folder))
+    else:
+        tensors = _sae_tensors(subject.facts, folder)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise ValueError(
+                f"{name} of {folder} holds numbers that are not finite: it is not fit to publish"
+            )
+    return tensors
+
+
+def _probe_tensors(probe: Any) -> dict[str, Tensor]:
+    held = vars(probe.weights)
+    return {name: torch.from_numpy(value) for name, value in held.items() if isinstance(value, np.ndarray)}
+
+
+def _sae_tensors(facts: SaeFacts, folder: Path) -> dict[str, Tensor]:
+    from sae_lens import SAE
+
+    version = str(facts.metadata.get("sae_lens_version") or facts.cfg.get("sae_lens_version") or "0")
+    if int(version.split(".")[0]) < 6:
+        raise ValueError(
+            f"{folder / 'cfg.json'}: metadata.sae_lens_version is {version}; below 6 SAELens drops the "
+            "metadata on loading. Save the SAE again with SAELens 6"
+        )
+    try:
+        sae: Any = SAE.load_from_disk(folder, device="cpu")
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        kind = facts.cfg.get("architecture")
+        hint = ": save a SAE in training with save_inference_model" if isinstance(error, KeyError) else ""
+        raise ValueError(f"SAELens cannot load {folder} (architecture {kind!r}): {error}{hint}") from error
+    return dict(sae.state_dict())
+
+
+def differences(sent: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> list[str]:
+    """What differs between two sets of tensors, by name, shape, dtype and bits; nothing if they are equal."""
+    found = [f"{name} is missing" for name in sent if name not in got]
+    found += [f"{name} was not sent" for name in got if name not in sent]
+    for name in sent.keys() & got.keys():
+        a, b = sent[name], got[name]
+        if a.shape != b.shape or a.dtype != b.dtype:
+            found.append(f"{name} is {tuple(b.shape)} {b.dtype}, sent {tuple(a.shape)} {a.dtype}")
+        elif not torch.equal(_bits(a), _bits(b)):
+            found.append(f"{name} differs in {int((a != b).sum())} of {a.numel()} values")
+    return found
+
+
+def read_back(
+    hub: Hub, commit: str, files: Mapping[str, Path | bytes], subjects: Sequence[Subject]
+) -> list[str]:
+    """Fetch `files` at `commit` and load every subject from them; what differs, in words.
+
+    On the main branch `SAE.from_pretrained` (or `RidgeProbe.from_pretrained`) is compared as well, because
+    that is what readers of the card will call.
+    """
+    found: list[str] = []
+    copies: dict[str, Path] = {}
+    for path, content in files.items():
+        copy = hub.read(path, commit)
+        if copy is None:
+            found.append(f"{path} is missing")
+            continue
+        copies[path] = copy
+        if sha256(copy) != _digest(content):
+            found.append(f"{path} is not what was sent")
+    for subject in subjects:
+        sent = tensors_of(subject, subject.folder)
+        here = [copies[path] for path in subject.in_repo if path in copies]
+        if here:
+            found += [f"{subject.id}: {d}" for d in _differs(subject, sent, here[0].parent)]
+        if hub.revision == MAIN:
+            found += [f"{subject.id}, from_pretrained: {d}" for d in _from_main(hub.repo, subject, sent)]
+    if found:
+        _forget(copies.values())
+    return list(dict.fromkeys(found))
+
+
+def _forget(copies: Iterable[Path]) -> None:
+    """Take what is not right out of the Hub's cache, which would hand it out for the right one."""
+    for copy in copies:
+        copy.resolve().unlink(missing_ok=True)
+        copy.unlink(missing_ok=True)
+
+
+def _differs(subject: Subject, sent: Mapping[str, Tensor], folder: Path) -> list[str]:
+    try:
+        return differences(sent, tensors_of(subject, folder))
+    except (ValueError, OSError) as error:
+        return [str(error)]
+
+
+def _from_main(repo: str, subject: Subject, sent: Mapping[str, Tensor]) -> list[str]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on scaling factors that only its own releases have
+        try:
+            return differences(sent, _pretrained(repo, subject))
+        except (KeyError, RuntimeError, TypeError, ValueError, OSError) as error:
+            return [f"{type(error).__name__}: {error}"]
+
+
+def _pretrained(repo: str, subject: Subject) -> dict[str, Tensor]:
+    if not isinstance(subject.facts, SaeFacts):
+        from graticule.probes.estimators.ridge import RidgeProbe
+
+        return _probe_tensors(RidgeProbe.from_pretrained(repo, subject.id))
+    from sae_lens import SAE
+
+    dtype = str(subject.facts.cfg.get("dtype", "float32")).removeprefix("torch.")
+    sae: Any = SAE.from_pretrained(repo, subject.id, device="cpu", dtype=dtype)
+    return dict(sae.state_dict())
+
+
+def _digest(content: Path | bytes) -> str:
+    return sha256(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """Every byte, so that the same not-a-number is equal to itself and a changed sign of zero is not."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
