@@ -8,6 +8,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from graticule import hub as hub
+    from graticule import saes as saes
     from graticule.certificate.certify import certify as certify
     from graticule.hooks.activations import Activations as Activations
     from graticule.hooks.capture import capture as capture
@@ -72,6 +74,7 @@ __all__ = [
     "directions",
     "erase",
     "holdouts",
+    "hub",
     "languages",
     "latents",
     "load_model",
@@ -83,6 +86,7 @@ __all__ = [
     "prompts",
     "record",
     "reproduce",
+    "saes",
     "simulate",
     "sphere",
     "steer",
@@ -138,12 +142,16 @@ _HOMES = {
     "words": "graticule.probes.words.words",
 }
 
+_ROOMS = ("hub", "saes")
+
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         value = getattr(import_module(_HOMES[name]), name)
         globals()[name] = value  # a second look-up does not come here
         return value
+    if name in _ROOMS:
+        return import_module(f"graticule.{name}")  # which makes it an attribute
     raise AttributeError(f"module 'graticule' has no attribute {name!r}; it has {', '.join(__all__)}")
 
 

@@ -14,6 +14,10 @@ from graticule import options as o
 from graticule.commands.data import capture, tables
 from graticule.commands.pages import report
 from graticule.commands.probing import demo, probe
+from graticule.commands.publishing import push
+from graticule.commands.sae_pages import evaluate
+from graticule.commands.sae_pages import report as sae_report
+from graticule.commands.saes import sae
 from graticule.commands.simulating import certify, sim
 from graticule.commands.studying import study
 from graticule.commands.wording import words
@@ -51,8 +55,11 @@ def graticule(
     """
 
 
-for command in (demo, probe, study, words, sim, certify, capture, tables, report):
+for command in (demo, probe, study, words, sim, certify, capture, tables, report, push):
     app.command()(command)
+sae.command("eval")(evaluate)
+sae.command("report")(sae_report)
+app.add_typer(sae)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -28,6 +28,10 @@ RESULTS: dict[str, str] = {
     "pca": "graticule.probes.beyond.pca:PCACurve",
     "popularity": "graticule.probes.generalisation.popularity:Popularity",
     "prompts": "graticule.probes.generalisation.prompts_result:Prompts",
+    "sae_evaluation": "graticule.saes.evaluation.result:SaeEvaluation",
+    "sae_features": "graticule.saes.features.result:SaeFeatures",
+    "sae_recovery": "graticule.saes.atoms.result:SaeRecovery",
+    "sae_run": "graticule.saes.training.run:Run",
     "sim": "graticule.sims.reproductions.result:Simulation",
     "sphere": "graticule.probes.beyond.sphere:Sphere",
     "steering": "graticule.probes.causes.steer:Steering",
@@ -47,7 +51,8 @@ def load_result(path: Path | str) -> Result:
     **Raises** `ArtifactError` if there is none, or if this graticule knows no such kind.
     """
     path = Path(path)
-    manifest = path / ("findings.json" if (path / "findings.json").is_file() else "manifest.json")
+    names = ("findings.json", "run.json", "manifest.json")
+    manifest = path / next((n for n in names if (path / n).is_file()), names[-1])
     kind = read_json(manifest).get("kind")
     if kind not in RESULTS:
         raise ArtifactError(f"{path} holds {kind!r}; this graticule reads {', '.join(sorted(RESULTS))}")

@@ -95,6 +95,10 @@ SLOW = (
     "test_study.py",
     "test_certificate.py",
     "test_store.py",
+    "test_hub_push.py",
+    "test_sae_train.py",
+    "test_sae_steps.py",
+    "test_sae_command.py",
     "test_capture.py",
 )
 

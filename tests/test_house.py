@@ -76,11 +76,11 @@ def test_the_face():
         *("mlp", "pca", "classes", "sphere", "latents", "directions"),
         *("neurons", "attribute", "trace", "erase", "steer", "ablate", "causes"),
         *("words", "languages", "ambiguous", "World", "Contexts", "simulate", "reproduce", "theorems"),
-        "certify",
+        *("certify", "saes", "hub"),
     }
     assert dir(graticule) == sorted(graticule.__all__)
     for name in graticule.__all__:
-        assert getattr(graticule, name).__name__ == name
+        assert getattr(graticule, name).__name__.removeprefix("graticule.") == name
     with pytest.raises(AttributeError, match="no attribute 'captures'"):
         _ = graticule.captures
 

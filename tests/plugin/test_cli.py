@@ -16,7 +16,8 @@ from graticule.cli import main
 from graticule.hooks.store import Store
 from graticule.probes.tables.table import Table
 
-COMMANDS = ("demo", "probe", "study", "words", "sim", "certify", "capture", "tables", "report")
+COMMANDS = ("demo", "probe", "study", "words", "sim", "certify", "capture", "tables", "report", "push")
+OF_SAE = ("sae train", "sae eval", "sae report")
 
 
 def run(*words: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -88,9 +89,9 @@ def test_help_loads_nothing_heavy() -> None:
     assert "--cluster-column" in done.stdout
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *OF_SAE])
 def test_every_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([command, "--help"]) == 0
+    assert main([*command.split(), "--help"]) == 0
     shown = capsys.readouterr().out
     assert f"Example:  graticule {command} " in shown
     assert "--debug" in shown
@@ -100,7 +101,10 @@ def test_every_command_has_help_with_an_example(command: str, capsys: pytest.Cap
 def test_bare_call_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     shown = capsys.readouterr().out
-    assert all(f"\n  {command} " in shown for command in COMMANDS)
+    assert all(f"\n  {command} " in shown for command in [*COMMANDS, "sae"])
+    assert main(["sae", "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"\n  {command.removeprefix('sae ')} " in shown for command in OF_SAE)
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("graticule 0.")
 

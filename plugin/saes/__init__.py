@@ -1,0 +1,57 @@
+"""Sparse autoencoders: trained, evaluated and read, as SAELens objects and SAELens folders.
+
+Every name is loaded on first use.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from graticule.saes.architectures.bricken import BrickenTrainingSAEConfig as BrickenTrainingSAEConfig
+    from graticule.saes.atoms.recovery import recovery as recovery
+    from graticule.saes.evaluation.evaluate import evaluate as evaluate
+    from graticule.saes.features.examine import examine as examine
+    from graticule.saes.resampling import ResamplingConfig as ResamplingConfig
+    from graticule.saes.training.configs import sae_config as sae_config
+    from graticule.saes.training.run import Run as Run
+    from graticule.saes.training.settings import Optimisation as Optimisation
+    from graticule.saes.training.train import train as train
+    from graticule.saes.training.trainer import Trainer as Trainer
+
+__all__ = [
+    "BrickenTrainingSAEConfig",
+    "Optimisation",
+    "ResamplingConfig",
+    "Run",
+    "Trainer",
+    "evaluate",
+    "examine",
+    "recovery",
+    "sae_config",
+    "train",
+]
+
+_HOMES = {
+    "BrickenTrainingSAEConfig": "graticule.saes.architectures.bricken",
+    "Optimisation": "graticule.saes.training.settings",
+    "ResamplingConfig": "graticule.saes.resampling",
+    "Run": "graticule.saes.training.run",
+    "Trainer": "graticule.saes.training.trainer",
+    "evaluate": "graticule.saes.evaluation.evaluate",
+    "examine": "graticule.saes.features.examine",
+    "recovery": "graticule.saes.atoms.recovery",
+    "sae_config": "graticule.saes.training.configs",
+    "train": "graticule.saes.training.train",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(import_module(_HOMES[name]), name)
+        globals()[name] = value  # a second look-up does not come here
+        return value
+    raise AttributeError(f"module 'graticule.saes' has no attribute {name!r}; it has {', '.join(__all__)}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""SAEs on worlds whose true atoms are known: what is recovered, beside what chance and PCA recover."""

@@ -1,0 +1,86 @@
+"""The contexts that an SAE is looked at on: the first of a corpus, made as the SAE's metadata says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from graticule.hooks.latents import SparseCoder
+from graticule.hooks.protocols import HookedModel
+from graticule.hooks.streams.contexts import contexts, special_ids
+from graticule.hooks.streams.corpora import Corpus
+from graticule.saes.evaluation.arms import Route
+from graticule.saes.evaluation.coder import metadata_of
+
+_TOKENS = 1024  # a batch
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The contexts that an evaluation reads."""
+
+    tokens: Int[np.ndarray, "context pos"]
+    """Token ids."""
+    kept: Bool[np.ndarray, "context pos"]
+    """Tokens whose rows count: no BOS, EOS, PAD or other excluded token."""
+    n_loss: int
+    """Contexts, from the first, on which losses are taken too."""
+    excluded: tuple[int, ...]
+    """Ids of the tokens left out."""
+    corpus: dict[str, Any]
+    """Where they come from."""
+
+    def batches(self) -> Iterator[slice]:
+        """Runs of contexts, those with losses apart from the rest."""
+        step = max(1, _TOKENS // self.tokens.shape[1])
+        for first, last in ((0, self.n_loss), (self.n_loss, len(self.tokens))):
+            for start in range(first, last, step):
+                yield slice(start, min(start + step, last))
+
+
+def take_sample(
+    model: HookedModel,
+    sae: SparseCoder,
+    corpus: Any,
+    n_tokens: int,
+    n_activation_tokens: int | None = None,
+    column: str | None = None,
+    context_size: int | None = None,
+    prepend_bos: bool | None = None,
+    exclude_special: bool | Sequence[int] = True,
+) -> Sample:
+    """The first contexts of a corpus, of the size and with the BOS that the SAE's metadata names.
+
+    **Raises** `ValueError` for a corpus without a whole context.
+    """
+    read = Corpus.read(corpus, column)
+    bos = prepend_bos if prepend_bos is not None else metadata_of(sae, "prepend_bos")
+    size = context_size
+    if size is None and not read.tokenised and (told := metadata_of(sae, "context_size")) is not None:
+        size = min(int(told), int(getattr(model.cfg, "n_ctx", 0) or told))
+    how: dict[str, Any] = {"context_size": size, "prepend_bos": bos}
+    first = contexts(model, read, 1, **how)
+    if not len(first):
+        raise ValueError(
+            f"{read.name} does not fill one context{'' if size is None else f' of {size} tokens'}"
+        )
+    width = int(first.shape[1])
+    wanted = -(-max(n_tokens, n_activation_tokens or 0) // width)
+    rows = contexts(model, read, wanted, **how)
+    special = special_ids(exclude_special, getattr(model, "tokenizer", None))
+    kept = ~np.isin(rows, np.array(special, np.int64))
+    return Sample(rows, kept, min(len(rows), -(-n_tokens // width)), special, read.identity())
+
+
+def first_rows(route: Route, tokens: Int[Tensor, "context pos"], sample: Sample) -> Tensor:
+    """Rows `[row, width]` of the first batch, from which a width is read and a missing scale estimated."""
+    batch = next(sample.batches())
+    flat = route.read(tokens[batch]).flat
+    rows = flat[torch.from_numpy(sample.kept[batch]).to(flat.device)]
+    return rows if len(rows) else flat.flatten(0, 1)

@@ -1,0 +1,1 @@
+"""The features of an SAE: where each fires most, and which tokens it makes likelier."""

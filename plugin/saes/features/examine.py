@@ -1,0 +1,148 @@
+"""`examine(model, sae, corpus)`: the first features of an SAE, as they look."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from graticule.hooks.artifact import library_versions
+from graticule.hooks.identity import model_identity
+from graticule.hooks.protocols import HookedModel
+from graticule.hooks.running.session import undisturbed
+from graticule.saes.evaluation.arms import Whole, to_device
+from graticule.saes.evaluation.coder import Coder, find_sae, make_coder, metadata_of, point_of
+from graticule.saes.evaluation.sample import Sample, first_rows, take_sample
+from graticule.saes.features.effects import effect_table, logit_effects, residual_directions
+from graticule.saes.features.examples import TopExamples, example_table
+from graticule.saes.features.result import SaeFeatures
+
+_log = logging.getLogger(__name__)
+
+_QUIET = 4000
+
+
+def examine(
+    model: HookedModel,
+    sae: Any,
+    corpus: Any,
+    *,
+    n: int = 50,
+    latents: Sequence[int] | None = None,
+    n_tokens: int = 20_000,
+    n_examples: int = 20,
+    n_effects: int = 10,
+    hook_name: str | None = None,
+    column: str | None = None,
+    context_size: int | None = None,
+    prepend_bos: bool | None = None,
+    exclude_special: bool | Sequence[int] = True,
+    scale: float | None = None,
+    progress: bool | None = None,
+) -> SaeFeatures:
+    """Where some features fire most and which tokens they make likelier; nothing is picked for its looks.
+
+    **Arguments:** as in `evaluate`, and
+
+    - `n`: the first so many latents that fire on the sample.
+    - `latents`: these latents instead, in this order, whether they fire or not.
+    - `n_examples`: examples kept a feature, at most one a context.
+    - `n_effects`: tokens kept a feature that it raises, and as many that it lowers.
+
+    **Raises** `IndexError` for a latent that the SAE does not have, and what `evaluate` raises.
+    """
+    found = find_sae(sae)
+    point = point_of(model, found, hook_name)
+    sample = take_sample(
+        model,
+        found.sae,
+        corpus,
+        n_tokens,
+        column=column,
+        context_size=context_size,
+        prepend_bos=prepend_bos,
+        exclude_special=exclude_special,
+    )
+    with undisturbed(model):
+        tokens, route = to_device(model, sample.tokens), Whole(model, point)
+        coder = make_coder(found.sae, point, first_rows(route, tokens, sample), scale)
+        wanted = None if latents is None else _known(latents, coder.d_sae)
+        fired, total, top = _look(route, coder, tokens, sample, wanted, n, TopExamples(n_examples), progress)
+        chosen = np.flatnonzero(fired)[:n] if wanted is None else wanted
+        head = metadata_of(coder.sae, "hook_head_index")
+        directions = residual_directions(model, coder.sae, point, chosen.tolist(), head)
+        effects = None if directions is None else logit_effects(model, directions)
+    tokenizer: Any = getattr(model, "tokenizer", None)
+    identity = model_identity(model)
+    n_rows = int(sample.kept.sum())
+    if effects is None:
+        _log.info("no logit effects: %s does not write to the residual stream, or there is no W_U", point)
+        effects = torch.zeros(0, 1)
+    table = effect_table(effects, chosen.tolist()[: len(effects)], tokenizer, n_effects)
+    return SaeFeatures(
+        name=found.name,
+        model=str(identity["name"]),
+        hook_name=point,
+        d_sae=coder.d_sae,
+        n_tokens=n_rows,
+        features=pd.DataFrame(
+            {
+                "latent": chosen,
+                "density": fired[chosen] / max(n_rows, 1),
+                "maximum": [float(np.max(top.of(i)[0], initial=0.0)) for i in chosen.tolist()],
+                "mean": total[chosen] / np.maximum(fired[chosen], 1),
+            }
+        ),
+        examples=example_table(top, chosen.tolist(), sample.tokens, tokenizer, sample.excluded),
+        effects=table,
+        provenance={
+            "sae": coder.describe(),
+            "model": identity,
+            "corpus": sample.corpus,
+            "n_contexts": len(sample.tokens),
+            "context_size": int(sample.tokens.shape[1]),
+            "excluded_tokens": list(sample.excluded),
+            "versions": library_versions(),
+        },
+    )
+
+
+def _known(latents: Sequence[int], d_sae: int) -> np.ndarray:
+    wanted = np.asarray(latents, np.int64)
+    if len(wanted) and (wanted.min() < 0 or wanted.max() >= d_sae):
+        raise IndexError(f"latents {wanted.tolist()}: this SAE has latents 0 to {d_sae - 1}")
+    return wanted
+
+
+def _look(
+    route: Whole,
+    coder: Coder,
+    tokens: torch.Tensor,
+    sample: Sample,
+    wanted: np.ndarray | None,
+    n: int,
+    top: TopExamples,
+    progress: bool | None,
+) -> tuple[np.ndarray, np.ndarray, TopExamples]:
+    """Rows on which each latent fires, the sum of its activations, and examples of those wanted."""
+    fired, total = np.zeros(coder.d_sae, np.int64), np.zeros(coder.d_sae)
+    quiet = not (progress if progress is not None else tokens.numel() > _QUIET)
+    number = np.arange(sample.tokens.size).reshape(sample.tokens.shape)
+    with tqdm(total=len(tokens), desc="looking at features", unit="context", disable=quiet) as bar:
+        for batch in sample.batches():
+            kept = sample.kept[batch]
+            held = route.read(tokens[batch]).flat
+            values = coder.encode(held[torch.from_numpy(kept).to(held.device)]).values
+            place = number[batch][kept]
+            fired += np.bincount(values.indices, minlength=coder.d_sae)
+            total += np.bincount(values.indices, values.data, minlength=coder.d_sae)
+            # one that fires for the first time has no earlier examples, one that drops out never comes back
+            first = np.flatnonzero(fired)[:n] if wanted is None else wanted
+            top.add(values, first, place // sample.tokens.shape[1], place)
+            bar.update(len(kept))
+    return fired, total, top

@@ -1,0 +1,98 @@
+"""The run folder: what was asked for, refused where it differs, and which state the run is in."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+from graticule.hooks.artifact import SCHEMA, check_schema, json_ready, library_versions, read_json, write_json
+
+KIND = "sae_run"
+FILE = "run.json"
+_SHOWN = 6
+
+
+def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every plain value in nested dicts, under the names that lead to it."""
+    if isinstance(value, Mapping) and value:
+        for key, item in cast("Mapping[str, Any]", value).items():
+            yield from flat(item, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """`name: before → now` for every setting that two requests do not share."""
+    old, new = dict(flat(json_ready(before))), dict(flat(json_ready(now)))
+    names = [*old, *(name for name in new if name not in old)]
+    return [
+        f"{name}: {old.get(name, 'not set')} → {new.get(name, 'not set')}"
+        for name in names
+        if old.get(name, "not set") != new.get(name, "not set")
+    ]
+
+
+def open_run(folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:
+    """What `folder` says of this very run: a new `run.json`, or the one that is there.
+
+    **Raises** `FileExistsError` if `folder` holds something else, `ValueError` naming what differs if it
+    holds a run of another request, `ArtifactError` if its `run.json` is damaged.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; name a folder")
+    if not (folder / FILE).is_file():
+        if folder.exists() and any(f for f in folder.iterdir() if not f.name.startswith(".")):
+            raise FileExistsError(f"{folder} holds something other than an SAE's run; choose another place")
+        words = {"kind": KIND, "schema": SCHEMA, "state": "training", "tokens": 0, "steps": 0}
+        words |= {"request": json_ready(request), "versions": library_versions()}
+        write_json(folder / FILE, words)
+        return words
+    sweep(folder)
+    held = read_json(folder / FILE)
+    check_schema(held, KIND, folder)
+    found = differences(held["request"], request)
+    if found:
+        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        raise ValueError(
+            f"{folder} holds a run of another request ({'; '.join(found[:_SHOWN])}{more}): "
+            "train with its settings to go on, or choose another folder"
+        )
+    return held
+
+
+def sweep(folder: Path) -> None:
+    """Remove what a killed process left half-written."""
+    for left in [*folder.glob(".*.tmp"), *folder.glob(".*.old")]:
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
+
+
+def update_run(folder: Path, held: dict[str, Any], **changes: Any) -> None:
+    """Write `run.json` with `changes`, and keep them in `held`."""
+    held.update(changes)
+    write_json(folder / FILE, held)
+
+
+@contextmanager
+def only_here(folder: Path) -> Generator[None]:
+    """Hold the folder against another process that would train into it; a killed process lets go.
+
+    **Raises** `FileExistsError` if one does.
+    """
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise FileExistsError(f"another process is training into {folder}; wait for it") from error
+        yield

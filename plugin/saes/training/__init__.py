@@ -1,0 +1,1 @@
+"""Training: SAELens's trainer and configs, fed by one stream, with checkpoints that resume exactly."""

@@ -1,0 +1,181 @@
+"""A trained (or still training) SAE on disk: where its SAELens folder is, how the training went."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from graticule.hooks.artifact import ArtifactError, check_schema, read_json, read_table, write_folder
+from graticule.hooks.result import Result
+from graticule.saes.runs.folder import FILE, KIND
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    from plotly.graph_objects import Figure
+
+_LINES = 200  # logged steps that go into JSON
+_CURVES = "Training: loss, L0, explained variance and dead latents against tokens"
+_TABLE = "The training"
+_TABLE_EVENTS = "Events"
+
+
+@dataclass(frozen=True)
+class Run(Result):
+    """A run folder, read: one SAE, or the `parts` of several trained from one stream."""
+
+    path: Path
+    """The run folder."""
+    manifest: Mapping[str, Any]
+    """`run.json`: `state` (`training` or `complete`), `tokens`, `steps`, `request`, `versions`."""
+    history: pd.DataFrame = field(repr=False)
+    """A line a logged step: `step`, `tokens`, `seconds`, `loss`, its terms, `l0`, `explained_variance`,
+    `dead`, `lr`; empty before the first checkpoint, and where there are several parts."""
+    events: tuple[Mapping[str, Any], ...] = ()
+    """What happened between steps: starts, resumptions, resampling, the end."""
+    parts: Mapping[str, Run] = field(default_factory=dict)
+    """Name → run of each SAE, where several were trained from one stream."""
+
+    @property
+    def state(self) -> str:
+        """`training` or `complete`."""
+        return str(self.manifest["state"])
+
+    @property
+    def tokens(self) -> int:
+        """Tokens trained on."""
+        return int(self.manifest["tokens"])
+
+    @property
+    def sae_folder(self) -> Path:
+        """The SAELens folder.
+
+        **Raises** `ArtifactError` if the run is not complete, `ValueError` if there are several parts.
+        """
+        if self.parts:
+            raise ValueError(f"{self.path} holds several SAEs: choose one, parts[{next(iter(self.parts))!r}]")
+        if self.state != "complete":
+            raise ArtifactError(
+                f"{self.path} is not complete ({self.tokens:,} tokens so far); run the same training again "
+                "and it goes on from there"
+            )
+        return self.path / "sae"
+
+    def sae(self, device: str = "cpu") -> Any:
+        """The trained SAE, as SAELens loads it. **Raises** as `sae_folder` does."""
+        from sae_lens import SAE
+
+        return SAE.load_from_disk(self.sae_folder, device=device)
+
+    # As a result -------------------------------------------------------------------------------------
+    @property
+    def title(self) -> str:
+        """Architecture, size and hook point."""
+        if self.parts:
+            return f"{len(self.parts)} SAEs from one stream"
+        request = self.manifest["request"]
+        architecture = request["sae"]["architecture"]
+        return f"{architecture} SAE of {self.d_sae:,} latents at {request['hook_name']}"
+
+    def summary(self) -> str:
+        """How far it is, then the last logged step."""
+        if self.parts:
+            lines = [f"{self.title}: {self.state}, {self.tokens:,} tokens"]
+            return "\n".join([*lines, *(f"{name}: {run.last_line()}" for name, run in self.parts.items())])
+        seen = f"{self.tokens:,} tokens"
+        wanted = int(self.manifest["request"]["trainer"]["total_training_samples"])
+        if self.state == "complete":
+            early = (
+                f" (the data ended before the {wanted:,} that were asked for)" if self.tokens < wanted else ""
+            )
+            first = f"trained on {seen}{early}: {self.title}"
+        else:
+            first = f"not complete, {seen} of {wanted:,}: {self.title}"
+        return f"{first}\n{self.last_line()}"
+
+    def last_line(self) -> str:
+        """The last logged step in words."""
+        if not len(self.history):
+            return "nothing logged yet"
+        last: Any = self.history.iloc[-1]
+        dead = f"{int(last['dead']):,} dead"
+        words = f"loss {last['loss']:.4g}, L0 {last['l0']:.1f}, explained variance "
+        words += f"{last['explained_variance']:.3f}, {dead} of {self.d_sae:,} latents"
+        return f"{words} (last batch, step {int(last['step']):,}, {last['seconds']:.0f} s)"
+
+    @property
+    def d_sae(self) -> int:
+        """Number of latents."""
+        return int(self.manifest["request"]["sae"]["d_sae"])
+
+    def figures(self) -> dict[str, Figure]:
+        """The training curves, all parts in one figure."""
+        from graticule.saes.runs.curves import curves_figure
+
+        runs = self.parts or {"": self}
+        histories = {name: run.history for name, run in runs.items() if len(run.history)}
+        return {_CURVES: curves_figure(histories)} if histories else {}
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Settings and last figures, a line an SAE; events where there were any."""
+        runs = self.parts or {"": self}
+        lines = [run.table_line(name) for name, run in runs.items()]
+        out = {_TABLE: pd.DataFrame(lines)}
+        events = [
+            {key: value for key, value in event.items() if not isinstance(value, list)}
+            for run in runs.values()
+            for event in run.events
+        ]
+        if events:
+            out[_TABLE_EVENTS] = pd.DataFrame(events)
+        return out
+
+    def table_line(self, name: str) -> dict[str, Any]:
+        """One line of the table of SAEs."""
+        request = self.manifest["request"]
+        sae, trainer = request["sae"], request["trainer"]
+        line = {"SAE": name} if name else {}
+        line |= {"architecture": sae["architecture"], "hook point": request["hook_name"]}
+        line |= {"d_in": sae["d_in"], "d_sae": sae["d_sae"], "tokens": self.tokens, "lr": trainer["lr"]}
+        if len(self.history):
+            last: Any = self.history.iloc[-1]
+            line |= {"loss": last["loss"], "L0": last["l0"], "explained variance": last["explained_variance"]}
+            line |= {"dead": int(last["dead"])}
+        return line
+
+    def to_json(self) -> dict[str, Any]:
+        """`run.json`, the last logged steps and the events; parts by name."""
+        if self.parts:
+            return {**self.manifest, "parts": {name: run.to_json() for name, run in self.parts.items()}}
+        lines: Any = self.history.tail(_LINES).to_dict("records")
+        return {**self.manifest, "history": lines, "events": [dict(event) for event in self.events]}
+
+    def save(self, path: Path | str) -> None:
+        """Copy the run folder without its checkpoint.
+
+        **Raises** `FileExistsError` if `path` exists.
+        """
+        with write_folder(path) as folder:
+            shutil.copytree(
+                self.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoint", ".*")
+            )
+
+    @classmethod
+    def load(cls, path: Path | str) -> Self:
+        """Read a run folder, complete or not.
+
+        **Raises** `ArtifactError` if there is none, or if it is damaged or of another schema.
+        """
+        path = Path(path)
+        manifest = read_json(path / FILE)
+        check_schema(manifest, KIND, path)
+        parts = {name: cls.load(path / name) for name in manifest.get("saes", ())}
+        file, told = path / "history.parquet", path / "events.json"
+        history = read_table(file) if file.is_file() else pd.DataFrame()
+        events = tuple(read_json(told)["events"]) if told.is_file() else ()
+        return cls(path, manifest, history, events, parts)

@@ -1,0 +1,159 @@
+"""How fast and how carefully: the settings of a training run, and what they are where none is given."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from sae_lens.config import LoggingConfig, SAETrainerConfig
+
+from graticule.saes.resampling import ResamplingConfig
+
+Schedule = Literal["constant", "cosineannealing", "cosineannealingwarmrestarts"]
+"""SAELens's `lr_scheduler_name`."""
+
+_PAPER = "bricken"
+_LR = {_PAPER: 1e-4}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """The optimiser's settings, under SAELens's names; None is the architecture's default."""
+
+    lr: float | None = None
+    """Learning rate of Adam: 3e-4, SAELens's default; 1e-4 for `bricken`, whose paper gives none."""
+    lr_end: float | None = None
+    """Where an annealing schedule ends: `lr` / 10, as SAELens's runner has it."""
+    lr_scheduler_name: Schedule = "constant"
+    """The schedule between warm-up and decay."""
+    lr_warm_up_steps: int | None = None
+    """Steps from 0 to `lr`: a twentieth of the run, at most 1,000; none for `bricken`."""
+    lr_decay_steps: int | None = None
+    """Last steps, down to 0: a fifth of the run; none for `bricken`."""
+    n_restart_cycles: int = 1
+    """Cycles of `cosineannealingwarmrestarts`."""
+    sparsity_warm_up_steps: int | None = None
+    """Steps from 0 to the whole L1 or L0 coefficient, where the config names none itself: a twentieth of the
+    run; none for `bricken`."""
+    adam_beta1: float = 0.9
+    """Adam's decay of the mean gradient."""
+    adam_beta2: float = 0.999
+    """Adam's decay of the mean squared gradient."""
+    clip_grad_norm: float | None = None
+    """Norm that gradients are clipped to, 0 for none: 1, which SAELens has built in; 0 for `bricken`."""
+    dead_feature_window: int | None = None
+    """Steps without firing after which a latent counts as dead: 1,000, SAELens's default, or a quarter of a
+    shorter run; 12,500 or a quarter for `bricken`, the paper's."""
+    feature_sampling_window: int = 2000
+    """Steps over which firing frequencies are counted, SAELens's default."""
+
+    def resolved(self, architecture: str, steps: int) -> Optimisation:
+        """Every None as its default, for a run of `steps` steps.
+
+        **Raises** `ValueError` for a rate, a schedule or a window that cannot be.
+        """
+        paper = architecture == _PAPER
+        lr = _LR.get(architecture, 3e-4) if self.lr is None else self.lr
+        window = 12_500 if paper else 1_000
+        defaults = {
+            "lr_end": lr / 10,
+            "lr_warm_up_steps": 0 if paper else min(1_000, steps // 20),
+            "lr_decay_steps": 0 if paper else steps // 5,
+            "sparsity_warm_up_steps": 0 if paper else steps // 20,
+            "clip_grad_norm": 0.0 if paper else 1.0,
+            "dead_feature_window": min(window, max(1, steps // 4)),
+        }
+        missing = {name: value for name, value in defaults.items() if getattr(self, name) is None}
+        out = dataclasses.replace(self, lr=lr, **missing)
+        out._check(steps)
+        return out
+
+    def _check(self, steps: int) -> None:
+        busy = (self.lr_warm_up_steps or 0) + (self.lr_decay_steps or 0)
+        if not (self.lr and self.lr > 0):
+            raise ValueError(f"lr={self.lr}: expected a learning rate above 0")
+        if self.lr_scheduler_name not in ("constant", "cosineannealing", "cosineannealingwarmrestarts"):
+            raise ValueError(
+                f"lr_scheduler_name={self.lr_scheduler_name!r}: expected constant, cosineannealing or "
+                "cosineannealingwarmrestarts"
+            )
+        if busy > steps:
+            raise ValueError(
+                f"warm-up and decay take {busy} steps, the run has {steps}: lower lr_warm_up_steps or "
+                "lr_decay_steps, or train on more tokens"
+            )
+        if self.lr_scheduler_name != "constant" and self.lr_decay_steps and self.lr_end == 0:
+            raise ValueError("lr_end=0 leaves nothing to decay: give lr_decay_steps=0, or an lr_end above 0")
+        for name in ("dead_feature_window", "feature_sampling_window"):
+            if (getattr(self, name) or 0) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: expected at least one step")
+
+    def trainer_config(
+        self, n_tokens: int, batch_size: int, device: str, logger: LoggingConfig | None
+    ) -> SAETrainerConfig:
+        """These settings (resolved ones) as SAELens's own trainer config."""
+        names = {f.name for f in dataclasses.fields(SAETrainerConfig)}
+        given: dict[str, Any] = {k: v for k, v in dataclasses.asdict(self).items() if k in names}
+        return SAETrainerConfig(
+            total_training_samples=n_tokens,
+            train_batch_size_samples=batch_size,
+            device=device,
+            logger=logger or LoggingConfig(log_to_wandb=False),
+            **given,
+        )
+
+
+OPTIMISATION = frozenset(field.name for field in dataclasses.fields(Optimisation))
+"""Names of the optimiser's settings."""
+
+
+def split_settings(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What of a config's mapping is the optimiser's, and the rest."""
+    ours = {name: value for name, value in given.items() if name in OPTIMISATION}
+    return ours, {name: value for name, value in given.items() if name not in OPTIMISATION}
+
+
+def resampling_plan(
+    architecture: str, given: ResamplingConfig | Mapping[str, Any] | str | None, steps: int, seed: int
+) -> ResamplingConfig | None:
+    """The resampling of a run of `steps` steps: `given`, or by `"default"` the paper's for `bricken` and none
+    for others. The paper resamples in the first tenth of a long run; a short one gets the same four in its
+    first half, a latent being dead after half the time between them.
+
+    **Raises** `ValueError` for another word, or for a field that `ResamplingConfig` does not have.
+    """
+    if given is None or isinstance(given, ResamplingConfig):
+        return given
+    if isinstance(given, str):
+        if given != "default":
+            raise ValueError(f"resampling={given!r}: expected 'default', None or a ResamplingConfig")
+        if architecture != _PAPER or steps < 8:
+            return None
+        if steps >= 200_000:
+            return ResamplingConfig(seed=seed)
+        every = steps // 8
+        return ResamplingConfig(
+            steps=tuple(every * i for i in range(1, 5)), window=max(1, every // 2), seed=seed
+        )
+    known = {field.name for field in dataclasses.fields(ResamplingConfig)}
+    if set(given) - known:
+        unknown = ", ".join(sorted(set(given) - known))
+        raise ValueError(f"resampling has no setting {unknown}; it has {', '.join(sorted(known))}")
+    settings: dict[str, Any] = {"seed": seed, **given}
+    return ResamplingConfig(**settings)
+
+
+def compute_type(name: str | torch.dtype | None) -> torch.dtype | None:
+    """A dtype by name; None for the SAE's own.
+
+    **Raises** `ValueError` for another name.
+    """
+    if name is None or isinstance(name, torch.dtype):
+        return None if name in (None, torch.float32) else name
+    if name not in _DTYPES:
+        raise ValueError(f"compute_dtype={name!r}: expected {', '.join(_DTYPES)}")
+    return None if name == "float32" else _DTYPES[name]

@@ -1,0 +1,171 @@
+"""What is trained on what: the SAEs asked for, by name, and the stream that feeds all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from sae_lens import TrainingSAEConfig
+
+from graticule.hooks.activations import Activations
+from graticule.hooks.points import PointError
+from graticule.hooks.protocols import HookedModel
+from graticule.hooks.store import Store
+from graticule.hooks.streams.protocol import Stream
+from graticule.saes.training.settings import split_settings
+
+_RESERVED = ("checkpoint", "sae", "evaluation", "features")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One SAE that was asked for."""
+
+    name: str
+    """Its folder's name; empty for the only one."""
+    point: str | None
+    """Its hook point; None for the stream's only one."""
+    config: Any
+    """A training config, an architecture's name, or a mapping of `sae_config`'s arguments."""
+    optimisation: Mapping[str, Any]
+    """Settings of the optimiser that are this SAE's alone."""
+
+
+def wanted_saes(config: Any, hook_name: str | Sequence[str] | None) -> list[Wanted]:
+    """The SAEs that `config` and `hook_name` ask for: every config at every point.
+
+    `config` is one config, a list of them, or a mapping of names to them; a config that names its own
+    `hook_name` is trained there only.
+
+    **Raises** `ValueError` where there is none, or for a name that cannot be a folder's.
+    """
+    points: list[str | None] = (
+        [hook_name] if hook_name is None or isinstance(hook_name, str) else [*hook_name]
+    )
+    named = _named(config)
+    if not named or not points:
+        raise ValueError("nothing to train: config= and hook_name= name no SAE")
+    out: list[Wanted] = []
+    for name, given in named.items():
+        ours, rest, own = _parts(given)
+        there = [own] if own else points
+        for point in there:
+            parts = [name] if name or len(there) == 1 else []
+            parts += [str(point)] if len(there) > 1 else []
+            out.append(Wanted("-".join(parts), point, rest, ours))
+    for sae in out:
+        if not sae.name and len(out) == 1:
+            continue
+        if sae.name in (*_RESERVED, "") or sae.name.startswith(".") or "/" in sae.name:
+            raise ValueError(f"{sae.name!r} cannot name an SAE's folder; choose another name")
+    if len({sae.name for sae in out}) < len(out):
+        raise ValueError(f"two SAEs of one name: {', '.join(sae.name for sae in out)}")
+    return out
+
+
+def _named(config: Any) -> dict[str, Any]:
+    if isinstance(config, Mapping):
+        held = cast("Mapping[str, Any]", config)
+        return {"": held} if "architecture" in held else dict(held)
+    if isinstance(config, Sequence) and not isinstance(config, str):
+        listed = cast("Sequence[Any]", config)
+        return {f"{i}-{_short(given)}": given for i, given in enumerate(listed)}
+    return {"": config}
+
+
+def _short(given: Any) -> str:
+    """An architecture and its size, in a folder's name."""
+    if isinstance(given, TrainingSAEConfig):
+        return f"{given.architecture()}-{given.d_sae}"
+    if isinstance(given, Mapping):
+        held = cast("Mapping[str, Any]", given)
+        return "-".join(str(held[key]) for key in ("architecture", "d_sae") if held.get(key))
+    return str(given)
+
+
+def _parts(given: Any) -> tuple[dict[str, Any], Any, str | None]:
+    """The optimiser's settings, the SAE's, and its own hook point."""
+    if isinstance(given, Mapping):
+        ours, rest = split_settings(cast("Mapping[str, Any]", given))
+        own = rest.pop("hook_name", None)
+        return ours, rest, own
+    own = given.metadata.hook_name if isinstance(given, TrainingSAEConfig) else None
+    return {}, given, own
+
+
+def make_stream(
+    source: Any,
+    points: Sequence[str],
+    *,
+    corpus: Any,
+    n_tokens: int | None,
+    batch_size: int,
+    context_size: int | None,
+    epochs: int | None,
+    seed: int,
+    options: Mapping[str, Any],
+    progress: bool | None,
+) -> Stream:
+    """The stream of `points`: the one given, over a store or activations, or live from a model and a corpus.
+
+    **Raises** `ValueError` for settings that the source does not have, `TypeError` for anything else, and as
+    the streams do.
+    """
+    if isinstance(source, Stream):
+        if corpus is not None or options:
+            raise ValueError("a stream comes with its corpus and settings: leave corpus= and stream= out")
+        missing = [point for point in points if point not in source.points]
+        if missing:
+            raise PointError(f"{', '.join(missing)} is not in the stream: {', '.join(source.points)}")
+        return source
+    shared: dict[str, Any] = {"epochs": epochs, "seed": seed, **options}
+    if isinstance(source, str | Path | Store | Activations):
+        from graticule.hooks.streams.stored import StoreStream
+
+        if corpus is not None or context_size is not None:
+            raise ValueError("a store holds its contexts: leave corpus= and context_size= out")
+        return StoreStream(source, list(points) or None, batch_size, **shared)
+    if isinstance(source, HookedModel):
+        from graticule.hooks.streams.live import LiveStream
+
+        if corpus is None or not points:
+            raise ValueError("training from a model needs corpus= (texts, files or a dataset) and hook_name=")
+        live: dict[str, Any] = {
+            "context_size": context_size,
+            "n_tokens": n_tokens,
+            "progress": progress,
+            **shared,
+        }
+        return LiveStream(source, corpus, list(points), batch_size, **live)
+    raise TypeError(
+        f"cannot train on a {type(source).__name__}: give a TransformerLens model, an activation store, or a "
+        "stream"
+    )
+
+
+def available_tokens(stream: Stream) -> int | None:
+    """Rows that the stream will give in whole batches, where it knows."""
+    epochs = getattr(stream, "epochs", None)
+    batches = getattr(stream, "n_batches", None)
+    return None if epochs is None or batches is None else int(epochs) * int(batches) * stream.batch_size
+
+
+def total_tokens(stream: Stream, n_tokens: int | None) -> int:
+    """`n_tokens` in whole batches; all that the stream has where it is None.
+
+    **Raises** `ValueError` where nobody knows how many, or where the stream has fewer.
+    """
+    has = available_tokens(stream)
+    wanted = n_tokens if n_tokens is not None else getattr(stream, "n_tokens", None) or has
+    if wanted is None:
+        raise ValueError("n_tokens= is needed: the corpus does not say how many tokens it has")
+    total = int(wanted) // stream.batch_size * stream.batch_size
+    if total < stream.batch_size:
+        raise ValueError(f"n_tokens={wanted} is less than one batch of {stream.batch_size}")
+    if has is not None and total > has:
+        raise ValueError(
+            f"n_tokens={wanted}: the store gives {has:,} in whole batches; lower n_tokens or raise epochs"
+        )
+    return total

@@ -1,0 +1,268 @@
+"""`train`: sparse autoencoders from a model, a store or a stream, into run folders that SAELens reads."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from sae_lens import TrainingSAE, TrainingSAEConfig
+from sae_lens.config import LoggingConfig, SAETrainerConfig
+
+from graticule.hooks.artifact import library_versions
+from graticule.hooks.points import PointError
+from graticule.hooks.protocols import HookedModel, device_of
+from graticule.hooks.streams.protocol import Stream
+from graticule.saes.resampling import Resampler, ResamplingConfig
+from graticule.saes.runs.folder import flat, only_here, open_run
+from graticule.saes.runs.metadata import sae_metadata, trainer_words
+from graticule.saes.training.configs import as_config, warmed_up, with_metadata
+from graticule.saes.training.loop import Session
+from graticule.saes.training.member import Member
+from graticule.saes.training.run import Run
+from graticule.saes.training.settings import Optimisation, compute_type, resampling_plan
+from graticule.saes.training.sources import Wanted, make_stream, total_tokens, wanted_saes
+from graticule.saes.training.tracking import Tracker
+from graticule.saes.training.trainer import Trainer
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """One SAE, settled: everything that its training depends on but the data."""
+
+    name: str
+    point: str
+    config: TrainingSAEConfig
+    trainer: SAETrainerConfig
+    clip_grad_norm: float
+    resampling: ResamplingConfig | None
+    request: Mapping[str, Any]
+
+
+def train(
+    source: Any,
+    *,
+    config: Any,
+    out: Path | str,
+    hook_name: str | Sequence[str] | None = None,
+    corpus: Any = None,
+    n_tokens: int | None = None,
+    batch_size: int = 4096,
+    context_size: int | None = None,
+    epochs: int | None = 1,
+    stream: Mapping[str, Any] | None = None,
+    optimisation: Optimisation | None = None,
+    resampling: Any = "default",
+    compute_dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    seed: int = 0,
+    log_every: int | None = None,
+    checkpoint_every: int | None = None,
+    checkpoint_minutes: float = 10.0,
+    logger: LoggingConfig | None = None,
+    progress: bool | None = None,
+) -> Run:
+    """Train one or several SAEs from one stream of activations.
+
+    The same call again goes on from the last checkpoint, to the bit on the same machine and versions, and
+    returns at once where the run is complete. A checkpoint is written every `checkpoint_minutes`, after
+    Ctrl-C and SIGTERM; a process killed at any moment leaves the last one whole. `out/sae` (of several:
+    `out/NAME/sae`) is SAELens's own folder: `SAE.load_from_disk` reads it without graticule.
+
+    Arguments:
+        source: a TransformerLens model, an activation store (or its folder, or `Activations`), or a `Stream`.
+        config: a SAELens training config (`TopKTrainingSAEConfig(...)`), an architecture's name, or a mapping
+            `{"architecture": "topk", "d_sae": 4096, "k": 32}` of `sae_config`'s arguments, in which fields of
+            `Optimisation` and a `hook_name` of its own may stand too. A list of them, or a mapping of names
+            to them, trains several on the same batches; each comes out as it would alone.
+        out: the run folder.
+        hook_name: the hook point; several for an SAE at each. May be left out where the data has only one.
+        corpus: texts for a model: a file, a folder, a dataset, a list (`Corpus.read` says what).
+        n_tokens: rows to train on, rounded down to whole batches; of a store by default all.
+        batch_size: rows a step.
+        context_size: tokens a context, BOS included; 128 by default.
+        epochs: how often the data may be read; None without end. The paper found repeats to do harm.
+        stream: further arguments of `LiveStream` or `StoreStream`: `tokens_per_context`, `buffer_tokens`,
+            `exclude_special`, `prepend_bos`, `dtype` …
+        optimisation: learning rate, schedules, clipping; its fields say what they are by default.
+        resampling: when dead latents are brought back, a `ResamplingConfig` or a mapping of its fields; None
+            never. By default only `bricken`'s are: after 25,000, 50,000, 75,000 and 100,000 steps, as in the
+            paper; in runs of less than 200,000 steps four times in their first half.
+        compute_dtype: `"bfloat16"` does the dense products in bfloat16, weights and sums stay as they are.
+        device: where the SAE is trained; the model's device by default, or CUDA where there is one.
+        seed: of initial weights, shuffling and resampling.
+        log_every: steps between lines of the history; by default 100 lines, more in runs of 1,000 steps and
+            up, where it is every tenth step.
+        checkpoint_every: steps between checkpoints, beside `checkpoint_minutes`.
+        logger: SAELens's `LoggingConfig` sends the history to Weights & Biases; off by default.
+        progress: show a bar with loss, L0, explained variance and dead latents.
+
+    **Raises** `ValueError` for settings that do not fit each other, or if `out` holds a run of another
+    request (it names what differs); `FileExistsError` if it holds something else, or if another process
+    trains into it; `DivergedError` (a `ValueError`) where the loss is no number; `ArtifactError` for a
+    damaged checkpoint.
+    """
+    out = Path(out)
+    wanted = wanted_saes(config, hook_name)
+    points = list(dict.fromkeys(sae.point for sae in wanted if sae.point is not None))
+    data = make_stream(
+        source,
+        points,
+        corpus=corpus,
+        n_tokens=n_tokens,
+        batch_size=batch_size,
+        context_size=context_size,
+        epochs=epochs,
+        seed=seed,
+        options=dict(stream or {}),
+        progress=progress,
+    )
+    total = total_tokens(data, n_tokens)
+    where = _device(source, device)
+    kind = compute_type(compute_dtype)
+    base = optimisation or Optimisation()
+    plans = [_plan(sae, data, base, total, where, logger, resampling, seed) for sae in wanted]
+    shared = {
+        "stream": _stream_words(data),
+        "seed": seed,
+        "compute_dtype": str(kind or "float32").removeprefix("torch."),
+    }
+    with only_here(out):
+        manifest, members = _open(out, plans, shared)
+        if manifest["state"] == "complete":
+            shutil.rmtree(out / "checkpoint", ignore_errors=True)  # killed just before this was done
+            _log.info("%s is complete", out)
+            return Run.load(out)
+        if manifest["versions"] != library_versions():
+            _log.warning("%s was begun with other library versions: resuming may not be exact", out)
+        session = Session(
+            data,
+            [],
+            out,
+            manifest,
+            seed,
+            total,
+            log_every=log_every or _log_every(total // data.batch_size),
+            checkpoint_every=checkpoint_every,
+            checkpoint_minutes=checkpoint_minutes,
+            tracker=Tracker(logger),
+            progress=progress,
+        )
+        cuda = list(range(torch.cuda.device_count()))
+        with torch.random.fork_rng(devices=cuda), torch.enable_grad():
+            session.members = [
+                _member(plan, seed, kind, folder, held)
+                for plan, (folder, held) in zip(plans, members, strict=True)
+            ]
+            _run(session, manifest)
+    return Run.load(out)
+
+
+def _run(session: Session, manifest: Mapping[str, Any]) -> None:
+    session.tracker.begin(dict(flat(manifest["request"])))
+    failed = True
+    try:
+        session.run()
+        failed = False
+    finally:
+        session.tracker.end(failed)
+
+
+def _plan(
+    sae: Wanted,
+    data: Stream,
+    base: Optimisation,
+    total: int,
+    device: str,
+    logger: LoggingConfig | None,
+    resampling: Any,
+    seed: int,
+) -> _Plan:
+    """Every setting of one SAE, defaults filled in."""
+    point = _point(sae.point, data)
+    config = as_config(sae.config, data.widths[point])
+    steps = total // data.batch_size
+    given = {f.name: getattr(base, f.name) for f in fields(base)} | dict(sae.optimisation)
+    how = Optimisation(**given).resolved(config.architecture(), steps)
+    config = warmed_up(config, how.sparsity_warm_up_steps or 0)
+    config = with_metadata(config, sae_metadata(data.metadata(), point), device)
+    if getattr(data, "normalize", "none") != "none" and config.normalize_activations != "none":
+        raise ValueError(
+            f"the stream scales its rows and the SAE would too (normalize_activations="
+            f"{config.normalize_activations!r}): leave one of them 'none'"
+        )
+    trainer = how.trainer_config(total, data.batch_size, device, logger)
+    plan = resampling_plan(config.architecture(), resampling, steps, seed)
+    words = {key: value for key, value in config.to_dict().items() if key not in ("metadata", "device")}
+    request = {
+        "hook_name": point,
+        "sae": words,
+        "trainer": {**trainer_words(trainer), "clip_grad_norm": how.clip_grad_norm},
+        "resampling": None if plan is None else asdict(plan),
+    }
+    return _Plan(sae.name, point, config, trainer, how.clip_grad_norm or 0.0, plan, request)
+
+
+def _point(point: str | None, data: Stream) -> str:
+    if point is None and len(data.points) > 1:
+        raise ValueError(f"several points: say which with hook_name=, of {', '.join(data.points)}")
+    name = next(iter(data.points)) if point is None else point
+    if name not in data.points:
+        raise PointError(f"{name} is not in the stream: {', '.join(data.points)}; give full hook names")
+    return name
+
+
+def _open(
+    out: Path, plans: Sequence[_Plan], shared: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[tuple[Path, dict[str, Any]]]]:
+    """The run's `run.json`, and each SAE's folder and `run.json`."""
+    if len(plans) == 1 and not plans[0].name:
+        manifest = open_run(out, {**plans[0].request, **shared})
+        return manifest, [(out, manifest)]
+    asked = {plan.name: plan.request for plan in plans}
+    manifest = open_run(out, {"saes": asked, **shared})
+    manifest["saes"] = list(asked)
+    members = [(out / plan.name, open_run(out / plan.name, {**plan.request, **shared})) for plan in plans]
+    return manifest, members
+
+
+def _member(
+    plan: _Plan,
+    seed: int,
+    compute_dtype: torch.dtype | None,
+    folder: Path,
+    manifest: dict[str, Any],
+) -> Member:
+    """A fresh SAE and its trainer; its weights depend on its own config and the seed alone."""
+    torch.manual_seed(seed)
+    sae: TrainingSAE[Any] = TrainingSAE.from_dict(plan.config.to_dict())
+    trainer = Trainer(plan.trainer, sae, clip_grad_norm=plan.clip_grad_norm, compute_dtype=compute_dtype)
+    resampler = None if plan.resampling is None else Resampler(plan.resampling)
+    return Member(plan.name, plan.point, trainer, folder, manifest, resampler)
+
+
+def _stream_words(data: Stream) -> dict[str, Any]:
+    """What the stream says of itself, without what it only knows once it runs."""
+    words = dict(data.metadata())
+    words["graticule"] = {
+        key: value for key, value in dict(words.get("graticule") or {}).items() if key != "scaling_factors"
+    }
+    return words
+
+
+def _device(source: Any, device: str | torch.device | None) -> str:
+    if device is not None:
+        return str(device)
+    if isinstance(source, HookedModel) and not isinstance(source, Stream):
+        return str(device_of(source))
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _log_every(steps: int) -> int:
+    return max(1, min(10, steps // 100), steps // 10_000)
