@@ -63,7 +63,8 @@ class Member:
         rows = trainer.activation_scaler(rows.to(trainer.sae.device, trainer.sae.dtype))
         record = resampler.resample(trainer.sae, trainer.optimizer, rows, step, trainer.get_coefficients())
         latents = torch.tensor(record.latents, dtype=torch.int64, device=trainer.cfg.device)
-        trainer.n_forward_passes_since_fired.index_fill_(0, latents, 0)
+        silent: Any = trainer.n_forward_passes_since_fired
+        silent.index_fill_(0, latents, 0)
         self.history.events.append({"event": "resampled", **asdict(record)})
 
     def state_dict(self) -> dict[str, Any]:
