@@ -466,13 +466,13 @@ def test_data_that_ends_early_is_told(acts, tmp_path, caplog):
 
 def test_the_users_random_state_and_grad_mode_are_left(acts, tmp_path):
     torch.manual_seed(5)
-    expected = torch.get_rng_state()
+    expected, handler = torch.get_rng_state(), signal.getsignal(signal.SIGINT)
     with torch.no_grad():
         saes.train(acts, config=TOPK, hook_name=POINTS[0], out=tmp_path / "run", batch_size=BATCH,
                    n_tokens=3 * BATCH)  # fmt: skip
         assert not torch.is_grad_enabled()
     assert torch.equal(torch.get_rng_state(), expected)
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_two_processes_do_not_share_a_folder(acts, tmp_path):
