@@ -135,7 +135,7 @@ def saelens_store(path: Path) -> Any:
     from sae_lens import ActivationsStore
 
     return ActivationsStore(
-        model=None,  # type: ignore
+        model=None,  # type: ignore  (typed as a model, but rows come from the cached path alone)
         dataset=None,
         streaming=False,
         hook_name=POINT,

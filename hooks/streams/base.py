@@ -39,7 +39,7 @@ class BaseStream:
         return self
 
     def __next__(self) -> dict[str, Tensor]:
-        raise NotImplementedError
+        raise NotImplementedError  # each kind of stream has its own; so have the two below
 
     def provider(self, point: str | None = None) -> Iterator[Tensor]:
         """The batches of one point, `[batch, width]`, as SAELens's `SAETrainer(data_provider=)` takes them.

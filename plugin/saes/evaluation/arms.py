@@ -86,7 +86,7 @@ def make_route(model: HookedModel, point: str, tokens: Int[Tensor, "context pos"
         RuntimeError,
         ValueError,
         AssertionError,
-    ) as error:
+    ) as error:  # whatever a model that cannot start at a layer raises: the whole pass always works
         _log.info("every version is a whole forward pass: this model cannot go on from a layer (%s)", error)
         return whole
     plain = whole.logits(some, None)
