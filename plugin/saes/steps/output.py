@@ -48,7 +48,7 @@ class Step(Protocol):
 
 def explained_variance(x: Float[Tensor, "batch d_in"], squared_error: Float[Tensor, ""]) -> Float[Tensor, ""]:
     """One minus the batch's squared error over its squared distance from its own mean."""
-    return 1 - squared_error / (x - x.mean(0)).square().sum()
+    return 1 - squared_error / torch.linalg.vector_norm(x - x.mean(0)).square()
 
 
 def finished(

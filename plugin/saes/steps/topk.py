@@ -83,10 +83,11 @@ class SparseStep:
         outs: list[Tensor] = []
         for level in levels:  # a level's reconstruction is by its own latents and those before
             outs.append(level.decoded.out + (outs[-1] if outs else sae.b_dec))
-        pulls = [(2 / len(x)) * (out - x) for out in outs]  # the gradient of each level's error
+        errors = [out - x for out in outs]
+        losses, squared_error = self._errors(levels, errors)
+        pulls = [error.mul_(2 / len(x)) for error in errors]  # the gradient of each level's squared error
         for i in range(len(pulls) - 2, -1, -1):
             pulls[i] += pulls[i + 1]  # a latent is in the reconstruction of its level and of all wider ones
-        losses, squared_error = self._errors(x, levels, outs)
         acts_grad = _acts_gradient(levels, pulls, active)
         by_column = entries.by_column(sae.cfg.d_sae)
         gradient = _Gradient(
@@ -117,7 +118,8 @@ class SparseStep:
     def _encode(self, centred: Tensor, norms: Tensor | None) -> Tensor:
         W_enc, b_enc = self.sae.W_enc, self.sae.b_enc
         if norms is not None:
-            W_enc, b_enc = W_enc * norms, b_enc * norms
+            scaled = self.space.take("scaled W_enc", W_enc.shape, norms)
+            W_enc, b_enc = torch.mul(W_enc, norms, out=scaled), b_enc * norms
         x = centred.to(self.compute_dtype)
         out = self.space.take("scores", (len(x), self.sae.cfg.d_sae), x)
         return torch.addmm(b_enc.to(x.dtype), x, W_enc.to(x.dtype), out=out)
@@ -151,15 +153,14 @@ class SparseStep:
             levels.append(_Level(first, last, kept, part.decode(sae.W_dec)))
         return levels
 
-    def _errors(
-        self, x: Tensor, levels: Sequence[_Level], outs: Sequence[Tensor]
-    ) -> tuple[dict[str, Tensor], Tensor]:
-        errors = [(out - x).square().sum() for out in outs]
-        losses = {"mse_loss": errors[-1] / len(x)}
-        losses["auxiliary_reconstruction_loss"] = x.new_zeros(())
-        for level, error in zip(levels[:-1], errors[:-1], strict=True):
-            losses[f"inner_mse_loss_{level.last}"] = error / len(x)
-        return losses, errors[-1]
+    def _errors(self, levels: Sequence[_Level], errors: Sequence[Tensor]) -> tuple[dict[str, Tensor], Tensor]:
+        squared = [torch.linalg.vector_norm(error).square() for error in errors]
+        batch = len(errors[0])
+        losses = {"mse_loss": squared[-1] / batch}
+        losses["auxiliary_reconstruction_loss"] = torch.zeros_like(squared[-1])
+        for level, error in zip(levels[:-1], squared[:-1], strict=True):
+            losses[f"inner_mse_loss_{level.last}"] = error / batch
+        return losses, squared[-1]
 
     def _revive(
         self,

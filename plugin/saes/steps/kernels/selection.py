@@ -58,10 +58,13 @@ def top_of_batch(
 
 
 def group_size(d_sae: int, k: int) -> int:
-    """Entries a group: the divisor of `d_sae` nearest to sqrt(d_sae / k), where both stages cost the same."""
-    best = math.sqrt(d_sae / k)
+    """Entries a group: the divisor of `d_sae` nearest to 0.7 sqrt(d_sae / k).
+
+    At the root both selections go through the same number of entries, but those of the second are gathered.
+    """
+    best = 0.7 * math.sqrt(d_sae / k)
     sizes = [g for g in range(2, 65) if d_sae % g == 0 and d_sae // g >= 2 * k]
-    return min(sizes, key=lambda g: abs(math.log(g / best)), default=1) if best > 3 else 1
+    return min(sizes, key=lambda g: abs(math.log(g / best)), default=1) if best > 2 else 1
 
 
 def _floor(maxima: Tensor, count: int) -> Tensor:
