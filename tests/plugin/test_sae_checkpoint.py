@@ -1,73 +1,32 @@
-"""Checkpoints: what is packed comes back the same, and a whole one is there whatever is killed when."""
+"""Checkpoints: they come back the same, and a whole one is there whatever is killed when."""
 
-import json
-import math
 import os
 from contextlib import suppress
 
-import numpy as np
 import pytest
 import torch
 
 from graticule.hooks.artifact import ArtifactError, read_json
-from graticule.saes.runs.checkpoint import pack, read_checkpoint, unpack, write_checkpoint
+from graticule.saes.runs.checkpoint import read_checkpoint, write_checkpoint
 from graticule.saes.runs.folder import differences, flat
-
-
-def alike(a, b) -> bool:
-    """Equal in value and kind, all the way down."""
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, torch.Tensor):
-        return a.dtype == b.dtype and torch.equal(a, b)
-    if isinstance(a, np.ndarray):
-        return a.dtype == b.dtype and bool((a == b).all())
-    if isinstance(a, dict):
-        return list(a) == list(b) and all(alike(a[k], b[k]) for k in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(map(alike, a, b))
-    return a == b or (a != a and b != b)
-
-
-def optimizer_state() -> dict:
-    """A real optimiser's state after a step: integer keys, tuples, tensors of several shapes."""
-    layer = torch.nn.Linear(3, 2)
-    optimizer = torch.optim.Adam(layer.parameters(), lr=0.1)
-    layer(torch.ones(1, 3)).sum().backward()
-    optimizer.step()
-    return optimizer.state_dict()
-
-
-STATE = {
-    "optimizer": optimizer_state(),
-    "numbers": [1, 2**70, 0.1, -math.inf, math.nan, True, None, "words", (1, (2.5, "x"))],
-    "a.b": torch.arange(3),
-    "a": {"b": torch.arange(4, dtype=torch.int16), "$tensor": "a name like ours"},
-    "array": np.arange(3, dtype=np.uint8),
-    "empty": [torch.zeros(0, 2), torch.zeros(0), {}, []],
-    "half": torch.ones(2, dtype=torch.bfloat16),
-    "scalar": torch.tensor(0.1, dtype=torch.float64),
-}
-
-
-def test_what_is_packed_comes_back_through_json():
-    tensors = {}
-    words = json.dumps(pack(STATE, tensors), allow_nan=False)
-    assert alike(unpack(json.loads(words), tensors), STATE)
 
 
 def test_a_checkpoint_comes_back_from_disk(tmp_path):
     shared = torch.arange(6.0)
-    state = STATE | {"view": shared[:3], "same": [shared, shared.view(2, 3)], "turned": shared.view(2, 3).T}
+    state = {
+        "view": shared[:3],
+        "same": [shared, shared.view(2, 3)],
+        "turned": shared.view(2, 3).T,
+        "n": (1, 2),
+    }
     write_checkpoint(tmp_path / "c", 7, state)
-    assert alike(read_checkpoint(tmp_path / "c"), state)
+    held = read_checkpoint(tmp_path / "c")
+    assert held is not None and held["n"] == (1, 2)
+    assert held["view"].tolist() == [0, 1, 2]
+    assert [t.tolist() for t in held["same"]] == [shared.tolist(), shared.view(2, 3).tolist()]
+    assert held["turned"].tolist() == shared.view(2, 3).T.tolist()
     assert {f.suffix for f in (tmp_path / "c").iterdir()} == {".json", ".safetensors"}
     assert read_checkpoint(tmp_path / "none") is None
-
-
-def test_other_things_are_refused():
-    with pytest.raises(TypeError, match=r"state\.model\.0 is a Linear"):
-        pack({"model": [torch.nn.Linear(1, 1)]}, {})
 
 
 def test_the_old_one_is_there_until_the_new_one_is_whole(tmp_path, monkeypatch):

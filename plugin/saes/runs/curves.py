@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from plotly.graph_objects import Figure, Scatter
@@ -19,8 +19,13 @@ PANELS = {
 """Column of a history → words on its axis."""
 
 
-def curves_figure(histories: Mapping[str, pd.DataFrame]) -> Figure:
-    """Loss (log scale), L0, explained variance and dead latents against tokens, a line a history."""
+def curves_figure(
+    histories: Mapping[str, pd.DataFrame], resampled: Mapping[str, Sequence[int]] | None = None
+) -> Figure:
+    """Loss (log scale), L0, explained variance and dead latents against tokens, a line a history.
+
+    `resampled` names the tokens after which dead latents were brought back: a dotted line across all panels.
+    """
     fig = make_subplots(rows=2, cols=2, shared_xaxes=True, vertical_spacing=0.09, horizontal_spacing=0.1)
     for i, (name, history) in enumerate(histories.items()):
         colour = BLOCKS[i % len(BLOCKS)]
@@ -36,6 +41,8 @@ def curves_figure(histories: Mapping[str, pd.DataFrame]) -> Figure:
                 hovertemplate=f"%{{x:,}} tokens: %{{y:.4g}}<extra>{name}</extra>",
             )
             fig.add_trace(line, row=panel // 2 + 1, col=panel % 2 + 1)
+        for tokens in (resampled or {}).get(name, ()):
+            fig.add_vline(x=tokens, line={"color": colour, "width": 1, "dash": "dot"}, opacity=0.6)
     style(fig, height=560, aspect=0.6)
     for panel, (column, words) in enumerate(PANELS.items()):
         row, col = panel // 2 + 1, panel % 2 + 1

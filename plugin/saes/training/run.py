@@ -113,13 +113,25 @@ class Run(Result):
         """Number of latents."""
         return int(self.manifest["request"]["sae"]["d_sae"])
 
+    @property
+    def resampled(self) -> tuple[int, ...]:
+        """Tokens after which dead latents were resampled."""
+        batch = int(self.manifest["request"]["trainer"]["train_batch_size_samples"])
+        return tuple(int(e["step"]) * batch for e in self.events if e["event"] == "resampled")
+
     def figures(self) -> dict[str, Figure]:
         """The training curves, all parts in one figure."""
         from graticule.saes.runs.curves import curves_figure
 
         runs = self.parts or {"": self}
         histories = {name: run.history for name, run in runs.items() if len(run.history)}
-        return {_CURVES: curves_figure(histories)} if histories else {}
+        if not histories:
+            return {}
+        resampled = {name: run.resampled for name, run in runs.items()}
+        caption = (
+            f"{_CURVES}; dotted where dead latents were resampled" if any(resampled.values()) else _CURVES
+        )
+        return {caption: curves_figure(histories, resampled)}
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Settings and last figures, a line an SAE; events where there were any."""
