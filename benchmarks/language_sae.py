@@ -1,12 +1,15 @@
-"""A TopK SAE on a language model: `graticule.saes.train` beside SAELens's own runner, both from the same texts.
+"""A TopK SAE on a language model: `graticule.saes.train` beside SAELens's own runner, from the same texts.
 
     python benchmarks/language_sae.py --corpus news.parquet --out RUNS --json language_sae.json
 
-Three runs on the same contexts with the same config, learning rate, schedule, batch and buffer: ours and
-SAELens's on `--tokens` tokens, then ours on as many as fit into the minutes that SAELens's run took. The
-`--held-out` texts, spread over the file, are kept aside; on them every SAE is measured by `graticule.saes.evaluate`, and by
-SAELens's `run_evals` with `--saelens-evals`. Minutes are those of the whole call: reading texts, running the
-model, training, writing the SAE; the model is loaded before. Finished runs in RUNS are read, not run again.
+Both train on the same contexts, with the same model, config, learning rate (constant after its warm-up),
+batch and buffer; what differs is graticule's default start of the decoder's bias, and speed. Compared are
+both after `--tokens` tokens, and ours with the checkpoint that SAELens had reached in the minutes that ours
+took: those of the whole call, which reads texts, runs the model, trains and writes; loading is not counted.
+
+`--held-out` texts, spread over the file, are kept aside; on them every SAE is measured by
+`graticule.saes.evaluate`, with the model in float32, and ours by SAELens's `run_evals` with
+`--saelens-evals`. Finished runs in RUNS are read, not run again.
 """
 
 from __future__ import annotations
@@ -38,9 +41,11 @@ def main() -> None:
     options.add_argument("--d-sae", type=int, default=5120)
     options.add_argument("--k", type=int, default=32)
     options.add_argument("--batch", type=int, default=2048)
-    options.add_argument("--lr", type=float, default=3e-4)
+    options.add_argument("--lr", type=float, default=1e-3)
     options.add_argument("--context-size", type=int, default=128)
     options.add_argument("--buffer", type=int, default=2**17, help="rows mixed together")
+    options.add_argument("--dtype", default="bfloat16", help="of the model in training, both runs'")
+    options.add_argument("--checkpoints", type=int, default=32, help="of SAELens's run")
     options.add_argument("--held-out", type=int, default=400, help="texts kept aside for measuring")
     options.add_argument("--eval-tokens", type=int, default=20_000)
     options.add_argument("--saelens-evals", action="store_true")
@@ -51,22 +56,26 @@ def main() -> None:
     apart = set(range(0, len(texts), len(texts) // args.held_out))
     args.train = [text for i, text in enumerate(texts) if i not in apart]
     args.test = [texts[i] for i in sorted(apart)]
+    runs = {"graticule": ours, "SAELens": saelens}
+    model = None
+    if not all((args.out / f"{name}.json").is_file() for name in runs):
+        model = load_model(args.model, dtype=args.dtype, device="cpu")
+    minutes = {name: timed(args.out / name, run, model, args) for name, run in runs.items()}
+    folders = {name: args.out / name / "sae" for name in runs}
+    tokens = dict.fromkeys(runs, args.tokens)
+    reached = checkpoints(args)
+    then = [n for n, when in reached.items() if when <= minutes["graticule"]]
+    if then:
+        name = "SAELens, same minutes"
+        folders[name] = args.out / "SAELens" / "checkpoints" / str(then[-1])
+        minutes[name], tokens[name] = reached[then[-1]], then[-1]
     model = load_model(args.model, device="cpu")
-    folders = {"graticule": args.out / "graticule", "SAELens": args.out / "saelens"}
-    minutes = {
-        "graticule": timed(folders["graticule"], lambda folder: ours(model, args, args.tokens, folder)),
-        "SAELens": timed(folders["SAELens"], lambda folder: saelens(model, args, folder)),
-    }
-    fits = int(args.tokens * minutes["SAELens"] / minutes["graticule"])
-    longer = "graticule, same minutes"
-    folders[longer] = args.out / "graticule_minutes"
-    minutes[longer] = timed(folders[longer], lambda folder: ours(model, args, fits, folder))
-    found = {name: measured(model, args, folder) for name, folder in folders.items()}
+    found = {name: measured(model, args, name, folder) for name, folder in folders.items()}
     rows = [
         {
             "run": name,
             "minutes": minutes[name],
-            "tokens": fits if name == longer else args.tokens,
+            "tokens": tokens[name],
             **{
                 key: found[name][key]
                 for key in (
@@ -86,29 +95,38 @@ def main() -> None:
     write(args.json, {"settings": settings, "minutes": minutes, "evaluations": found, "rows": rows})
 
 
-def timed(folder: Path, run: Callable[[Path], None]) -> float:
+def timed(folder: Path, run: Callable[[Any, Any, Path], None], model: Any, args: Any) -> float:
     """Minutes that a run took, now or when it was made."""
     told = folder.with_suffix(".json")
     if not told.is_file():
-        start = time.perf_counter()
-        run(folder)
-        told.write_text(json.dumps((time.perf_counter() - start) / 60))
+        begun = folder.with_suffix(".begun")
+        begun.write_text(json.dumps(time.time()))
+        run(model, args, folder)
+        told.write_text(json.dumps((time.time() - float(json.loads(begun.read_text()))) / 60))
     return float(json.loads(told.read_text()))
 
 
-def ours(model: Any, args: Any, n_tokens: int, folder: Path) -> None:
+def checkpoints(args: Any) -> dict[int, float]:
+    """Tokens of SAELens's checkpoints, and the minutes after which they were there."""
+    begun = float(json.loads((args.out / "SAELens.begun").read_text()))
+    folder = args.out / "SAELens" / "checkpoints"
+    files = {int(file.parent.name): file for file in folder.glob("*/sae_weights.safetensors")}
+    return {n: (files[n].stat().st_mtime - begun) / 60 for n in sorted(files)}
+
+
+def ours(model: Any, args: Any, folder: Path) -> None:
     """`graticule.saes.train`, live from the model."""
-    steps = n_tokens // args.batch
+    steps = args.tokens // args.batch
     train(
         model,
         corpus=args.train,
         hook_name=args.hook_name,
         config={"architecture": "topk", "d_sae": args.d_sae, "k": args.k},
-        optimisation=Optimisation(lr=args.lr, lr_warm_up_steps=steps // 20, lr_decay_steps=steps // 5),
-        n_tokens=n_tokens,
+        optimisation=Optimisation(lr=args.lr, lr_warm_up_steps=steps // 20, lr_decay_steps=0),
+        n_tokens=args.tokens,
         batch_size=args.batch,
         context_size=args.context_size,
-        stream={"buffer_tokens": args.buffer},
+        stream={"buffer_tokens": args.buffer, "dtype": "float32"},
         out=folder,
         progress=True,
     )
@@ -135,25 +153,29 @@ def saelens(model: Any, args: Any, folder: Path) -> None:
         exclude_special_tokens=True,
         lr=args.lr,
         lr_warm_up_steps=steps // 20,
-        lr_decay_steps=steps // 5,
         dead_feature_window=min(1000, steps // 4),
         logger=LoggingConfig(log_to_wandb=False),
-        checkpoint_path=None,
+        n_checkpoints=args.checkpoints,
+        checkpoint_path=str(folder / "made"),
         output_path=str(folder / "sae"),
         device="cpu",
     )
     texts = Dataset.from_dict({"text": args.train})
     LanguageModelSAETrainingRunner(config, override_dataset=texts, override_model=model).run()
+    made = next((folder / "made").iterdir())  # under a name drawn at random
+    made.rename(folder / "checkpoints")
+    for part in (folder / "checkpoints").iterdir():
+        part.rename(part.with_name(part.name.removeprefix("final_")))
 
 
-def measured(model: Any, args: Any, folder: Path) -> dict[str, Any]:
-    """Our evaluation of a run on the held-out texts."""
-    told = folder / "measured.json"
+def measured(model: Any, args: Any, name: str, folder: Path) -> dict[str, Any]:
+    """Our evaluation of an SAE on the held-out texts."""
+    told = args.out / f"{name} measured.json"
     if not told.is_file():
-        result = evaluate(model, folder / "sae", args.test, n_tokens=args.eval_tokens, progress=True)
+        result = evaluate(model, folder, args.test, n_tokens=args.eval_tokens, progress=True)
         figures = {k: v for k, v in result.figures_by_name().items() if isinstance(v, int | float)}
-        if args.saelens_evals:
-            figures |= by_saelens(model, args, folder / "sae")
+        if args.saelens_evals and name == "graticule":
+            figures |= by_saelens(model, args, folder)
         told.write_text(json.dumps(figures))
     return dict(json.loads(told.read_text()))
 

@@ -2,12 +2,12 @@
 
     python benchmarks/recovery.py --seeds 5 --json recovery.json
 
-Three worlds: a sparse one (64 concepts in 16 dimensions, each on at most 5% of the rows), the paper's dense one
-(7 concepts in 7 dimensions, every value on a quarter of the rows), and the rows that a learner of the dense
-world writes. Four dictionaries, one latent an atom: ours and SAELens's TopK, and our paper-SAE with resampling
-beside SAELens's `standard`. Everything but the penalty is fixed beforehand; k is the mean number of atoms a
-row, and each kind of penalised SAE takes of `--penalties` the one whose L0 on the first seed's rows comes
-nearest to it. World, initial weights and batches differ from seed to seed.
+Three worlds: a sparse one (64 concepts in 16 dimensions, each on at most 5% of the rows), the paper's dense
+one (7 concepts in 7 dimensions, every value on a quarter of the rows), and the rows that a learner of the
+dense world writes. Four dictionaries, one latent an atom: ours and SAELens's TopK, and our paper-SAE with
+resampling beside SAELens's `standard`. Everything but the penalty is fixed beforehand; k is the mean number
+of atoms a row, and each kind of penalised SAE takes of `--penalties` the one whose L0 on the first seed's
+rows comes nearest to it. World, initial weights and batches differ from seed to seed.
 """
 
 from __future__ import annotations

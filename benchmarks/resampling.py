@@ -1,9 +1,9 @@
-"""The paper's resampling on a model of one block: dead latents, and the loss's jump and fall, with and without.
+"""The paper's resampling on a model of one block: dead latents, the loss's jump and fall, with and without.
 
     python benchmarks/resampling.py --corpus news.parquet --out RUNS --json resampling.json
 
 A transformer of one block (128 wide, 512 ReLU units: the paper's shape) learns the corpus's next tokens in a
-vocabulary of its own. Two of the paper's SAEs are trained on its units from the same rows, initial weights and
+vocabulary of its own. Two of the paper's SAEs are trained on its units from the same rows, weights and
 settings; one has its dead latents resampled four times in the first half. `RUNS/resampling.html` draws both.
 """
 

@@ -122,6 +122,10 @@ def train(
         str,
         typer.Option(help="none, or SAELens's expected_average_only_in, folded into the weights at the end."),
     ] = "none",
+    b_dec_init_method: Annotated[
+        str,
+        typer.Option(help="What the decoder's bias starts at: geometric_median, mean, or SAELens's zeros."),
+    ] = "geometric_median",
     dtype: Annotated[str, typer.Option(help="The model's: float32, bfloat16 or float16.")] = "float32",
     compute_dtype: Annotated[
         str, typer.Option(help="Of the SAE's dense products: float32 or bfloat16.")
@@ -165,11 +169,13 @@ def train(
     fixed = {"architecture": architecture}
     if normalize != "none":
         fixed["normalize_activations"] = normalize
+    start: Any = b_dec_init_method
     how = Optimisation(
         lr=lr,
         lr_warm_up_steps=lr_warm_up_steps,
         lr_decay_steps=lr_decay_steps,
         sparsity_warm_up_steps=sparsity_warm_up_steps,
+        b_dec_init_method=start,
     )
     run = saes.train(
         source,

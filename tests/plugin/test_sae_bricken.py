@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from graticule.saes.architectures import BrickenTrainingSAE, BrickenTrainingSAEConfig
 from graticule.saes.architectures.bricken import mean_convention, sum_convention
-from graticule.saes.architectures.median import geometric_median
+from graticule.saes.architectures.median import geometric_median, start_bias
 from graticule.saes.steps.step import fast_step, make_optimizer
 
 D_IN, D_SAE = 12, 40
@@ -102,8 +102,21 @@ def test_how_it_starts():
     assert abs(torch.nn.functional.cosine_similarity(sae.W_enc.T, sae.W_dec).mean().item()) < 0.2  # untied
     assert not sae.b_enc.any() and not sae.b_dec.any()
     rows = batch_of(200) ** 2
-    sae.start_at_median(rows)
+    start_bias(sae, rows)
     assert relative(sae.b_dec.detach(), geometric_median(rows)) < 1e-6
+
+
+def test_where_the_bias_starts():
+    rows = batch_of(200) ** 2
+    sae = make()
+    start_bias(sae, rows, "zeros")
+    assert not sae.b_dec.any()
+    start_bias(sae, rows, "mean")
+    assert torch.allclose(sae.b_dec, rows.mean(0), atol=1e-6)
+    config = StandardTrainingSAEConfig(d_in=D_IN, d_sae=D_SAE, apply_b_dec_to_input=False)
+    blind = StandardTrainingSAE(config)
+    start_bias(blind, rows)  # the encoder would not know
+    assert not blind.b_dec.any()
 
 
 def test_saelens_own_trainer_trains_it(tmp_path):

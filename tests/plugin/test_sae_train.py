@@ -27,6 +27,7 @@ from graticule import saes
 from graticule.hooks.activations import Activations
 from graticule.hooks.artifact import ArtifactError, read_json, read_table
 from graticule.hooks.streams.stored import StoreStream
+from graticule.saes.architectures.median import geometric_median
 from graticule.saes.training.configs import as_config, sae_config
 from graticule.saes.training.settings import Optimisation
 from graticule.saes.training.tracking import wandb_name
@@ -420,6 +421,28 @@ def test_the_scale_is_saelens_own_and_folded(acts, tmp_path):
 
 
 # What goes wrong -------------------------------------------------------------------------------------
+def test_the_bias_starts_at_the_geometric_median(acts, tmp_path):
+    """At a learning rate of next to nothing it stays there, scaled rows or not."""
+    median = geometric_median(acts[POINTS[0]])
+    for normalize in ("none", "expected_average_only_in"):
+        given = {**TOPK, "normalize_activations": normalize, "lr": 1e-12}
+        run = saes.train(
+            acts,
+            config=given,
+            hook_name=POINTS[0],
+            batch_size=BATCH,
+            out=tmp_path / normalize,
+            progress=False,
+        )
+        assert torch.allclose(weights(run.path)["b_dec"], median.float(), atol=1e-5)
+        assert run.sae().cfg.metadata.graticule["trainer"]["b_dec_init_method"] == "geometric_median"
+    given = {**TOPK, "b_dec_init_method": "zeros", "lr": 1e-12}
+    run = saes.train(acts, config=given, hook_name=POINTS[0], batch_size=BATCH, out=tmp_path / "zeros")
+    assert weights(run.path)["b_dec"].abs().max() < 1e-6
+    with pytest.raises(ValueError, match="b_dec_init_method='median': expected geometric_median"):
+        Optimisation(b_dec_init_method="median").resolved("topk", 10)
+
+
 def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(acts, tmp_path):
     rows = acts[POINTS[0]].clone()
     broken = Activations.from_tensors({POINTS[0]: rows})

@@ -29,8 +29,6 @@ from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 from sae_lens.saes.sae import TrainCoefficientConfig, TrainStepInput, TrainStepOutput
 from torch import Tensor, nn
 
-from graticule.saes.architectures.median import geometric_median
-
 ARCHITECTURE = "bricken"
 
 
@@ -118,7 +116,7 @@ class BrickenTrainingSAE(TrainingSAE[BrickenTrainingSAEConfig]):
 
     Every training pass starts by giving the decoder unit norm again, so that SAELens's own trainer trains it
     properly; `graticule.saes.steps.optimizer.make_optimizer` does so after each step as well. Start the bias
-    with `start_at_median`. Resampling is `graticule.saes.resampling.Resampler`'s.
+    with `start_bias`. Resampling is `graticule.saes.resampling.Resampler`'s.
     """
 
     b_enc: nn.Parameter
@@ -138,14 +136,6 @@ class BrickenTrainingSAE(TrainingSAE[BrickenTrainingSAEConfig]):
             self.W_dec.div_(self.W_dec.norm(dim=-1, keepdim=True))
             nn.init.kaiming_uniform_(self.W_enc.t())  # fan-in d_in, as torch reads [out, in]
         self.b_enc = nn.Parameter(torch.zeros(self.cfg.d_sae, dtype=self.dtype, device=self.device))
-
-    @torch.no_grad()
-    def start_at_median(self, rows: Float[Tensor, "row d_in"]) -> None:
-        """Set the bias to the geometric median of `rows`, scaled as the SAE will see them.
-
-        **Raises** `ValueError` as `geometric_median` does.
-        """
-        self.b_dec.copy_(geometric_median(rows).to(self.b_dec))
 
     @torch.no_grad()
     def renormalize_decoder(self) -> None:

@@ -1,10 +1,31 @@
-"""The geometric median: the point with the smallest mean distance from all rows."""
+"""Where a decoder's bias starts: at the geometric median of the data, as in Bricken et al. 2023."""
 
 from __future__ import annotations
+
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+BiasStart = Literal["geometric_median", "mean", "zeros"]
+"""What a decoder's bias starts at."""
+
+
+@torch.no_grad()
+def start_bias(sae: Any, rows: Float[Tensor, "row d_in"], method: BiasStart = "geometric_median") -> None:
+    """Set `sae.b_dec` to the centre of `rows`, which are scaled as the SAE will see them.
+
+    Left as it is where `method` is `"zeros"`, and in an SAE that does not subtract it from its input: the
+    encoder would not know. Rows that are not finite do not count.
+
+    **Raises** `ValueError` where none is left.
+    """
+    if method == "zeros" or not (hasattr(sae, "b_dec") and sae.cfg.apply_b_dec_to_input):
+        return
+    rows = rows[rows.isfinite().all(dim=1)]  # the step that meets the others says so
+    centre = geometric_median(rows) if method == "geometric_median" else rows.double().mean(0)
+    sae.b_dec.copy_(centre.to(sae.b_dec))
 
 
 @torch.no_grad()

@@ -51,7 +51,11 @@ def training_facts(trainer: Any, seed: int) -> dict[str, Any]:
         "training_tokens": trainer.n_training_samples,
         "training_steps": trainer.n_training_steps,
         "seed": seed,
-        "trainer": {**trainer_words(trainer.cfg), "clip_grad_norm": trainer.clip_grad_norm},
+        "trainer": {
+            **trainer_words(trainer.cfg),
+            "clip_grad_norm": trainer.clip_grad_norm,
+            "b_dec_init_method": trainer.b_dec_init_method,
+        },
     }
 
 

@@ -40,12 +40,8 @@ class Member:
     """What was logged."""
 
     def first_look(self, rows: Float[Tensor, "row d_in"]) -> None:
-        """Estimate norms, and the geometric median that a bricken SAE's bias starts at."""
-        rows = rows.to(self.trainer.sae.device, self.trainer.sae.dtype)
-        self.trainer.estimate_scale(rows)
-        start = getattr(self.trainer.sae, "start_at_median", None)
-        if start is not None:
-            start(self.trainer.activation_scaler(rows))
+        """Estimate norms, and the centre that the decoder's bias starts at."""
+        self.trainer.first_look(rows.to(self.trainer.sae.device, self.trainer.sae.dtype))
 
     def step(self, rows: Float[Tensor, "row d_in"], stream: Stream, seed: int) -> StepOutput:
         """One update, and a resampling where it is due."""

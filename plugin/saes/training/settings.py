@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from sae_lens.config import LoggingConfig, SAETrainerConfig
 
+from graticule.saes.architectures.median import BiasStart
 from graticule.saes.resampling import ResamplingConfig
 
 Schedule = Literal["constant", "cosineannealing", "cosineannealingwarmrestarts"]
@@ -45,6 +46,10 @@ class Optimisation:
     """Adam's decay of the mean squared gradient."""
     clip_grad_norm: float | None = None
     """Norm that gradients are clipped to, 0 for none: 1, which SAELens has built in; 0 for `bricken`."""
+    b_dec_init_method: BiasStart = "geometric_median"
+    """What the decoder's bias starts at, where it is subtracted from the input: the geometric median of the
+    first rows, as in the paper, their `mean`, or `zeros`, as SAELens has it. Residual streams have a mean
+    many times as long as what varies; from zeros most latents die while they learn it."""
     dead_feature_window: int | None = None
     """Steps without firing after which a latent counts as dead: 1,000, SAELens's default, or a quarter of a
     shorter run; 12,500 or a quarter for `bricken`, the paper's."""
@@ -80,6 +85,10 @@ class Optimisation:
             raise ValueError(
                 f"lr_scheduler_name={self.lr_scheduler_name!r}: expected constant, cosineannealing or "
                 "cosineannealingwarmrestarts"
+            )
+        if self.b_dec_init_method not in get_args(BiasStart):
+            raise ValueError(
+                f"b_dec_init_method={self.b_dec_init_method!r}: expected {', '.join(get_args(BiasStart))}"
             )
         if busy > steps:
             raise ValueError(

@@ -17,6 +17,7 @@ from graticule.hooks.artifact import library_versions
 from graticule.hooks.points import PointError
 from graticule.hooks.protocols import HookedModel, device_of
 from graticule.hooks.streams.protocol import Stream
+from graticule.saes.architectures.median import BiasStart
 from graticule.saes.resampling import Resampler, ResamplingConfig
 from graticule.saes.runs.folder import flat, only_here, open_run
 from graticule.saes.runs.metadata import sae_metadata, trainer_words
@@ -41,6 +42,7 @@ class _Plan:
     config: TrainingSAEConfig
     trainer: SAETrainerConfig
     clip_grad_norm: float
+    bias: BiasStart
     resampling: ResamplingConfig | None
     request: Mapping[str, Any]
 
@@ -203,10 +205,15 @@ def _plan(
     request = {
         "hook_name": point,
         "sae": words,
-        "trainer": {**trainer_words(trainer), "clip_grad_norm": how.clip_grad_norm},
+        "trainer": {
+            **trainer_words(trainer),
+            "clip_grad_norm": how.clip_grad_norm,
+            "b_dec_init_method": how.b_dec_init_method,
+        },
         "resampling": None if plan is None else asdict(plan),
     }
-    return _Plan(sae.name, point, config, trainer, how.clip_grad_norm or 0.0, plan, request)
+    clip = how.clip_grad_norm or 0.0
+    return _Plan(sae.name, point, config, trainer, clip, how.b_dec_init_method, plan, request)
 
 
 def _point(point: str | None, data: Stream) -> str:
@@ -242,7 +249,13 @@ def _member(
     """A fresh SAE and its trainer; its weights depend on its own config and the seed alone."""
     torch.manual_seed(seed)
     sae: TrainingSAE[Any] = TrainingSAE.from_dict(plan.config.to_dict())
-    trainer = Trainer(plan.trainer, sae, clip_grad_norm=plan.clip_grad_norm, compute_dtype=compute_dtype)
+    trainer = Trainer(
+        plan.trainer,
+        sae,
+        clip_grad_norm=plan.clip_grad_norm,
+        compute_dtype=compute_dtype,
+        b_dec_init_method=plan.bias,
+    )
     resampler = None if plan.resampling is None else Resampler(plan.resampling)
     return Member(plan.name, plan.point, trainer, folder, manifest, resampler)
 

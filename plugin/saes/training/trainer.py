@@ -13,6 +13,7 @@ from sae_lens.training.activation_scaler import ActivationWhitening
 from sae_lens.training.optim import get_lr_scheduler
 from torch import Tensor
 
+from graticule.saes.architectures.median import BiasStart, start_bias
 from graticule.saes.steps.step import StepOutput, fast_step, make_optimizer
 
 _COUNTERS = ("n_training_steps", "n_training_samples", "n_frac_active_samples", "started_fine_tuning")
@@ -38,17 +39,19 @@ class Trainer(SAETrainer[Any, Any]):
         *,
         clip_grad_norm: float = 1.0,
         compute_dtype: torch.dtype | None = None,
+        b_dec_init_method: BiasStart = "geometric_median",
     ) -> None:
         """A trainer of `sae` on `cfg.device`; `data_provider` only serves SAELens's own `fit`.
 
         Arguments:
             clip_grad_norm: the norm that gradients are clipped to; 0 leaves them.
             compute_dtype: dtype of the dense products, None for the SAE's own.
+            b_dec_init_method: what `first_look` starts the decoder's bias at.
         """
         if cfg.lr_end is None:
             cfg.lr_end = cfg.lr / 10  # SAELens's runner sets it, its trainer only asserts that somebody did
         super().__init__(cfg, sae.to(cfg.device), data_provider or iter(()))
-        self.clip_grad_norm = clip_grad_norm
+        self.clip_grad_norm, self.b_dec_init_method = clip_grad_norm, b_dec_init_method
         self.optimizer = make_optimizer(sae, cfg.lr, (cfg.adam_beta1, cfg.adam_beta2))
         self.lr_scheduler = get_lr_scheduler(
             cfg.lr_scheduler_name,
@@ -111,6 +114,11 @@ class Trainer(SAETrainer[Any, Any]):
         return {}
 
     @torch.no_grad()
+    def first_look(self, rows: Float[Tensor, "row d_in"]) -> None:
+        """Estimate norms from `rows`, and start the decoder's bias at their centre."""
+        self.estimate_scale(rows)
+        start_bias(self.sae, self.activation_scaler(rows), self.b_dec_init_method)
+
     def estimate_scale(self, rows: Float[Tensor, "row d_in"]) -> None:
         """Estimate what `normalize_activations` asks for from `rows`, with SAELens's own estimators."""
         kind = self.sae.cfg.normalize_activations
