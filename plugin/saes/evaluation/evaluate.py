@@ -12,8 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from graticule.hooks.artifact import library_versions, read_tensors, write_json
-from graticule.hooks.identity import model_identity
+from graticule.hooks.artifact import read_tensors, write_json
 from graticule.hooks.latents import architecture
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.session import undisturbed
@@ -23,7 +22,7 @@ from graticule.saes.evaluation.dictionary import dictionary
 from graticule.saes.evaluation.losses import LossSums, versions
 from graticule.saes.evaluation.result import SaeEvaluation
 from graticule.saes.evaluation.rows import RowSums
-from graticule.saes.evaluation.sample import Sample, first_rows, take_sample
+from graticule.saes.evaluation.sample import Sample, first_rows, provenance, take_sample
 
 _QUIET = 4000  # tokens that are over before a bar is worth drawing
 
@@ -95,7 +94,7 @@ def evaluate(
         with tqdm(total=total, desc=f"evaluating at {point}", unit="context", disable=quiet) as bar:
             rows, held = _measure(route, coder, tokens, sample, bar, losses)
             sums = _lose(route, coder, held, sample, rows.mean, bar) if losses else None
-    identity = model_identity(model)
+    told = provenance(model, coder, sample)
     state, table = dictionary(coder.sae, rows.fired, rows.n_rows, training_density(found), seed)
     positions = rows.by_position()
     if sums is not None:
@@ -103,7 +102,7 @@ def evaluate(
             positions[name] = values[positions["position"].to_numpy()]
     return SaeEvaluation(
         name=found.name,
-        model=str(identity["name"]),
+        model=str(told["model"]["name"]),
         hook_name=point,
         architecture=architecture(found.sae),
         d_in=coder.d_in,
@@ -114,16 +113,10 @@ def evaluate(
         latents=table,
         positions=positions,
         provenance={
-            "sae": coder.describe(),
-            "model": identity,
-            "corpus": sample.corpus,
-            "n_contexts": len(sample.tokens),
+            **told,
             "n_loss_contexts": sample.n_loss if losses else 0,
-            "context_size": int(sample.tokens.shape[1]),
-            "excluded_tokens": list(sample.excluded),
             "route": type(route).__name__,
             "seed": seed,
-            "versions": library_versions(),
         },
     )
 

@@ -11,12 +11,14 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from graticule.hooks.artifact import library_versions
+from graticule.hooks.identity import model_identity
 from graticule.hooks.latents import SparseCoder
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.streams.contexts import contexts, special_ids
 from graticule.hooks.streams.corpora import Corpus
 from graticule.saes.evaluation.arms import Route
-from graticule.saes.evaluation.coder import metadata_of
+from graticule.saes.evaluation.coder import Coder, metadata_of
 
 _TOKENS = 1024  # a batch
 
@@ -84,3 +86,16 @@ def first_rows(route: Route, tokens: Int[Tensor, "context pos"], sample: Sample)
     flat = route.read(tokens[batch]).flat
     rows = flat[torch.from_numpy(sample.kept[batch]).to(flat.device)]
     return rows if len(rows) else flat.flatten(0, 1)
+
+
+def provenance(model: HookedModel, coder: Coder, sample: Sample) -> dict[str, Any]:
+    """What a result was taken from: SAE, model, contexts, versions."""
+    return {
+        "sae": coder.describe(),
+        "model": model_identity(model),
+        "corpus": sample.corpus,
+        "n_contexts": len(sample.tokens),
+        "context_size": int(sample.tokens.shape[1]),
+        "excluded_tokens": list(sample.excluded),
+        "versions": library_versions(),
+    }

@@ -11,13 +11,11 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from graticule.hooks.artifact import library_versions
-from graticule.hooks.identity import model_identity
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.session import undisturbed
 from graticule.saes.evaluation.arms import Whole, to_device
 from graticule.saes.evaluation.coder import Coder, find_sae, make_coder, metadata_of, point_of
-from graticule.saes.evaluation.sample import Sample, first_rows, take_sample
+from graticule.saes.evaluation.sample import Sample, first_rows, provenance, take_sample
 from graticule.saes.features.effects import effect_table, logit_effects, residual_directions
 from graticule.saes.features.examples import TopExamples, example_table
 from graticule.saes.features.result import SaeFeatures
@@ -78,7 +76,7 @@ def examine(
         directions = residual_directions(model, coder.sae, point, chosen.tolist(), head)
         effects = None if directions is None else logit_effects(model, directions)
     tokenizer: Any = getattr(model, "tokenizer", None)
-    identity = model_identity(model)
+    told = provenance(model, coder, sample)
     n_rows = int(sample.kept.sum())
     if effects is None:
         _log.info("no logit effects: %s does not write to the residual stream, or there is no W_U", point)
@@ -86,7 +84,7 @@ def examine(
     table = effect_table(effects, chosen.tolist()[: len(effects)], tokenizer, n_effects)
     return SaeFeatures(
         name=found.name,
-        model=str(identity["name"]),
+        model=str(told["model"]["name"]),
         hook_name=point,
         d_sae=coder.d_sae,
         n_tokens=n_rows,
@@ -100,15 +98,7 @@ def examine(
         ),
         examples=example_table(top, chosen.tolist(), sample.tokens, tokenizer, sample.excluded),
         effects=table,
-        provenance={
-            "sae": coder.describe(),
-            "model": identity,
-            "corpus": sample.corpus,
-            "n_contexts": len(sample.tokens),
-            "context_size": int(sample.tokens.shape[1]),
-            "excluded_tokens": list(sample.excluded),
-            "versions": library_versions(),
-        },
+        provenance=told,
     )
 
 
