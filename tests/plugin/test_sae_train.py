@@ -435,9 +435,8 @@ def test_the_bias_starts_at_the_geometric_median(acts, tmp_path):
             progress=False,
         )
         assert torch.allclose(weights(run.path)["b_dec"], median.float(), atol=1e-5)
-        assert (
-            run.sae().cfg.metadata.graticule["training"]["trainer"]["b_dec_init_method"] == "geometric_median"
-        )
+        told = run.sae().cfg.metadata.graticule["training"]["trainer"]
+        assert told["b_dec_init_method"] == "geometric_median"
     given = {**TOPK, "b_dec_init_method": "zeros", "lr": 1e-12}
     run = saes.train(acts, config=given, hook_name=POINTS[0], batch_size=BATCH, out=tmp_path / "zeros")
     assert weights(run.path)["b_dec"].abs().max() < 1e-6
