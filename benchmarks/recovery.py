@@ -29,9 +29,9 @@ from graticule.saes.atoms.truth import Truth, dense_truth, learned_truth, sparse
 from graticule.saes.training.train import train
 from graticule.sims.contexts import Contexts
 from graticule.sims.lookup import lookup_model
-from graticule.sims.rows import lookup_rows
 from graticule.sims.train import Training
 from graticule.sims.train import train as train_tables
+from graticule.sims.truth.rows import lookup_rows
 from graticule.sims.world import World
 
 Trained = Callable[[Truth, Any, int, float], Any]

@@ -19,8 +19,8 @@ import torch
 from _timing import measure, medians, parser, show, write
 
 from graticule.sims.reproductions.setting import Setting
-from graticule.sims.steering import VIEWS, watch_cosines
 from graticule.sims.train import Learned, train
+from graticule.sims.truth.steering import VIEWS, watch_cosines
 
 BLOCK = 256
 

@@ -22,8 +22,8 @@ from graticule.hooks.artifact import (
     write_tensors,
 )
 from graticule.sims.contexts import Contexts
-from graticule.sims.restricted import RestrictedWorld
 from graticule.sims.world import World
+from graticule.sims.worlds.restricted import RestrictedWorld
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer

@@ -18,8 +18,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from graticule.sims.contexts import Contexts
-from graticule.sims.sampling import ExactLoss, Pairs
-from graticule.sims.updates import KINDS
+from graticule.sims.training.sampling import ExactLoss, Pairs
+from graticule.sims.training.updates import KINDS
 
 Optimizer = Literal["sgd", "adam", "population"]
 Watch = Callable[[int, Tensor, Tensor], Any]

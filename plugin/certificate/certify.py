@@ -21,8 +21,8 @@ from graticule.certificate.result import Certificate, Part
 from graticule.certificate.subjects import Subject, least_linear
 from graticule.hooks.artifact import ArtifactError, fingerprint, json_ready, library_versions
 from graticule.sims.sequence import SequenceShape
-from graticule.sims.sequence_train import SequenceTraining
 from graticule.sims.train import Training
+from graticule.sims.training.sequence_train import SequenceTraining
 from graticule.sims.world import World
 
 _log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from graticule.probes.scores.metrics import r2
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.sweep import problem_of, sweep
 from graticule.probes.tables.table import Table
-from graticule.sims.optimal import LinearReader
+from graticule.sims.truth.optimal import LinearReader
 
 UNTRAINED = "twin_untrained"
 """The name of the only baseline: the learner before its training."""

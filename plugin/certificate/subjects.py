@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from graticule.hooks.activations import Activations
-from graticule.sims.optimal import LinearReader, optimal_reader, parity
-from graticule.sims.rows import TrueRows
+from graticule.sims.truth.optimal import LinearReader, optimal_reader, parity
+from graticule.sims.truth.rows import TrueRows
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,8 +17,8 @@ from graticule.sims.reproductions.result import Simulation
 from graticule.sims.reproductions.scatter import scatter
 from graticule.sims.reproductions.setting import Setting
 from graticule.sims.reproductions.simulate import simulate
-from graticule.sims.steering import VIEWS
 from graticule.sims.train import Optimizer
+from graticule.sims.truth.steering import VIEWS
 
 RATIOS = (0.5, 0.75, 1.0, 2.0, 4.0)
 """d / m of `scales`; dimensions are rounded up."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pandas as pd
 
 from graticule.hooks.saved import SavedResult
-from graticule.sims.steering import VIEWS
+from graticule.sims.truth.steering import VIEWS
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -44,7 +44,7 @@ class Simulation(SavedResult):
     concepts) and `_across_abs`; `loss`, `floor`, `gap` and `gap_se` in nats; the gauge-free `log_odds`,
     `positive`, `first`, `effective`, `rank`; with nulls `shuffled`, `random`."""
     concepts: pd.DataFrame
-    """A line a setting, run and concept: see `graticule.sims.steering.concept_lines`."""
+    """A line a setting, run and concept: see `graticule.sims.truth.steering.concept_lines`."""
     curves: pd.DataFrame
     """A line a setting and point: `step`, `loss`, `floor`, `gap`, the three cosines, each with `_se`."""
     heat: pd.DataFrame

@@ -13,8 +13,8 @@ from graticule.sims.contexts import Contexts
 from graticule.sims.reproductions.result import Simulation
 from graticule.sims.reproductions.setting import Setting
 from graticule.sims.reproductions.simulate import measured
-from graticule.sims.steering import watch_cosines
 from graticule.sims.train import train
+from graticule.sims.truth.steering import watch_cosines
 
 SHOWN = {
     "only the first concept known": [(1, 0, 0)],

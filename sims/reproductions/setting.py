@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from graticule.sims.contexts import Contexts
-from graticule.sims.restricted import RestrictedWorld
 from graticule.sims.train import Optimizer, Training
 from graticule.sims.world import World
+from graticule.sims.worlds.restricted import RestrictedWorld
 
 Graph = Literal["random", "dense", "chain", "forest", "independent"]
 

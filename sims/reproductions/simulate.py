@@ -13,8 +13,8 @@ from graticule.hooks.artifact import library_versions
 from graticule.sims.reproductions.paper import runs_of
 from graticule.sims.reproductions.result import Simulation
 from graticule.sims.reproductions.setting import Setting
-from graticule.sims.steering import VIEWS, concept_lines, steering_of, watch_cosines
 from graticule.sims.train import Learned, train
+from graticule.sims.truth.steering import VIEWS, concept_lines, steering_of, watch_cosines
 
 GAUGE = ("log_odds", "positive", "first", "effective", "rank")
 _POINTS = 40

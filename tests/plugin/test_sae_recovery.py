@@ -11,7 +11,7 @@ from graticule.saes.atoms.result import SaeRecovery
 from graticule.saes.atoms.truth import Truth, dense_truth, learned_truth, sparse_truth
 from graticule.sims.contexts import Contexts
 from graticule.sims.lookup import lookup_model
-from graticule.sims.rows import lookup_rows
+from graticule.sims.truth.rows import lookup_rows
 from graticule.sims.world import World
 
 pytestmark = [

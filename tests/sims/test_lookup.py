@@ -10,10 +10,10 @@ from graticule import capture, record
 from graticule.hooks.artifact import ArtifactError
 from graticule.sims.contexts import Contexts
 from graticule.sims.lookup import load_lookup, lookup_model, save_lookup, sequences
-from graticule.sims.restricted import RestrictedWorld
 from graticule.sims.train import Training, train
-from graticule.sims.values import smooth_world
 from graticule.sims.world import World
+from graticule.sims.worlds.restricted import RestrictedWorld
+from graticule.sims.worlds.values import smooth_world
 
 
 @pytest.fixture(scope="module")

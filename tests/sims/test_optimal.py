@@ -10,10 +10,10 @@ from graticule import capture
 from graticule.probes.estimators.solvers import ridge_fit
 from graticule.sims.contexts import UNKNOWN, Contexts
 from graticule.sims.lookup import lookup_model
-from graticule.sims.optimal import context_rows, optimal_reader, parity, partners, write_directions
-from graticule.sims.tables import target_names, truth_table
-from graticule.sims.values import smooth_world
+from graticule.sims.truth.optimal import context_rows, optimal_reader, parity, partners, write_directions
+from graticule.sims.truth.tables import target_names, truth_table
 from graticule.sims.world import World
+from graticule.sims.worlds.values import smooth_world
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from graticule.sims.reproductions.reproduce import reproduce
 from graticule.sims.reproductions.result import TITLES, Simulation
 from graticule.sims.reproductions.setting import Setting
 from graticule.sims.reproductions.simulate import simulate
-from graticule.sims.steering import VIEWS, concept_lines
 from graticule.sims.train import train
+from graticule.sims.truth.steering import VIEWS, concept_lines
 
 
 @pytest.fixture(scope="module")

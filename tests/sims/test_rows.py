@@ -8,9 +8,9 @@ from graticule.probes.estimators.ridge import cosines
 from graticule.probes.estimators.solvers import ridge_cv
 from graticule.sims.contexts import UNKNOWN, Contexts
 from graticule.sims.lookup import lookup_model
-from graticule.sims.optimal import parity
-from graticule.sims.rows import lookup_rows, sequence_rows
 from graticule.sims.sequence import SequenceShape, SequenceTokens, sequence_model
+from graticule.sims.truth.optimal import parity
+from graticule.sims.truth.rows import lookup_rows, sequence_rows
 from graticule.sims.world import World
 
 POINT = "blocks.0.hook_resid_post"

@@ -10,10 +10,10 @@ from helpers import as_installed
 
 from graticule.probes.geometry import causal, covariance
 from graticule.sims.contexts import UNKNOWN, Contexts
-from graticule.sims.restricted import RestrictedWorld
-from graticule.sims.steering import VIEWS, Flips, concept_lines, steering_vectors, watch_cosines
 from graticule.sims.train import Training, train
+from graticule.sims.truth.steering import VIEWS, Flips, concept_lines, steering_vectors, watch_cosines
 from graticule.sims.world import World
+from graticule.sims.worlds.restricted import RestrictedWorld
 
 WORLD = World.random(4, seed=1)
 CASES = {

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from graticule.sims.contexts import UNKNOWN, Contexts
-from graticule.sims.structures import field_graph, markov_field
 from graticule.sims.theorems import learned as any_learner
 from graticule.sims.theorems import log_odds, oracle, products
 from graticule.sims.theorems.checks import Check
@@ -16,6 +15,7 @@ from graticule.sims.theorems.run import theorems
 from graticule.sims.theorems.tables import Tables
 from graticule.sims.train import Training, train
 from graticule.sims.world import World
+from graticule.sims.worlds.structures import field_graph, markov_field
 
 SIZES = [(2, 0), (3, 1), (4, 2), (5, 3)]
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 
 from graticule.sims.contexts import Contexts
-from graticule.sims.restricted import RestrictedWorld
-from graticule.sims.sampling import Alias, ExactLoss, Pairs, Sampler
 from graticule.sims.train import Training, initial, train
+from graticule.sims.training.sampling import Alias, ExactLoss, Pairs, Sampler
 from graticule.sims.world import World
+from graticule.sims.worlds.restricted import RestrictedWorld
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from graticule.sims.contexts import Contexts
-from graticule.sims.structures import field_graph, markov_field, with_child, with_synonyms
-from graticule.sims.values import Smooth, bumps, smooth_world
 from graticule.sims.world import World
+from graticule.sims.worlds.structures import field_graph, markov_field, with_child, with_synonyms
+from graticule.sims.worlds.values import Smooth, bumps, smooth_world
 
 
 @pytest.fixture(scope="module")

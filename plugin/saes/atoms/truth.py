@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from graticule.sims.contexts import UNKNOWN, Contexts
-from graticule.sims.optimal import partners
-from graticule.sims.rows import TrueRows
+from graticule.sims.truth.optimal import partners
+from graticule.sims.truth.rows import TrueRows
 from graticule.sims.world import World
 
 

@@ -28,8 +28,8 @@ from graticule.probes.steering import (
     usable,
 )
 from graticule.sims.contexts import UNKNOWN, Contexts
-from graticule.sims.restricted import tokens_of
 from graticule.sims.train import Learned
+from graticule.sims.worlds.restricted import tokens_of
 
 Set = tuple[int, int, int]
 """Concept, value before, value after."""

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from graticule.sims.sampling import Pairs, Sampler
+from graticule.sims.training.sampling import Pairs, Sampler
 
 if TYPE_CHECKING:
     from graticule.sims.train import Training
