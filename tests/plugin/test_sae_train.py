@@ -442,6 +442,18 @@ def test_the_bias_starts_at_the_geometric_median(acts, tmp_path):
     assert weights(run.path)["b_dec"].abs().max() < 1e-6
 
 
+def test_a_short_batchtopk_run_keeps_as_many_as_it_was_trained_with(acts, tmp_path):
+    """SAELens's running mean of thresholds starts at 0; after 64 steps half of it is still missing."""
+    given = BatchTopKTrainingSAEConfig(d_in=D_IN, d_sae=D_SAE, k=4)
+    run = saes.train(acts, config=given, hook_name=POINTS[0], batch_size=BATCH, out=tmp_path / "run")
+    sae, x = run.sae(), acts[POINTS[0]]
+    l0 = float((sae.encode(x) > 0).sum(1).float().mean())
+    assert 2 < l0 < 8
+    with torch.no_grad():
+        sae.threshold.mul_(1 - 0.99**64)  # as SAELens leaves it
+        assert float((sae.encode(x) > 0).sum(1).float().mean()) > 1.5 * l0
+
+
 def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(acts, tmp_path):
     rows = acts[POINTS[0]].clone()
     broken = Activations.from_tensors({POINTS[0]: rows})

@@ -87,6 +87,7 @@ class Member:
 
     def write_sae(self, stream: Stream, seed: int) -> None:
         """Fold all scaling into the weights and write the SAELens folder: the end of this trainer."""
+        self.trainer.unbias_threshold()
         self.trainer.fold_scale()
         factors: Mapping[str, float] = getattr(stream, "scaling_factors", {})
         if factors.get(self.point, 1.0) != 1.0:  # the stream has scaled its rows itself

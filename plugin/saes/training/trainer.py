@@ -132,6 +132,15 @@ class Trainer(SAETrainer[Any, Any]):
         elif kind == "covariance_whitening" and self.activation_scaler.whitening is None:
             self.activation_scaler.estimate_whitening(**given)
 
+    def unbias_threshold(self) -> None:
+        """Take out what is left of the 0 that BatchTopK's running mean of thresholds starts at, as Adam does
+        with its moments. SAELens leaves it: after 64 steps at its rate of .01 half of the threshold is
+        missing, and the saved SAE lets many times k latents fire."""
+        sae: Any = self.sae
+        rate = getattr(sae.cfg, "topk_threshold_lr", None)
+        if rate and self.n_training_steps:
+            sae.topk_threshold = sae.topk_threshold / (1 - (1 - rate) ** self.n_training_steps)
+
     def fold_scale(self) -> None:
         """Fold the scaling into the weights, as `fit` does at its end."""
         scaler = self.activation_scaler
