@@ -142,6 +142,7 @@ def saelens(architecture: str) -> Trained:
             total_training_samples=args.steps * args.batch,
             train_batch_size_samples=args.batch,
             lr=args.lr,
+            lr_end=args.lr / 10,
             lr_warm_up_steps=min(1000, args.steps // 20),
             lr_decay_steps=args.steps // 5,
             dead_feature_window=min(1000, args.steps // 4),
