@@ -177,8 +177,9 @@ def nearest(fit: Trained, truth: Truth, args: Any) -> float:
     rows = torch.from_numpy(truth.rows)
 
     def miss(penalty: float) -> float:
+        sae = fit(truth, args, 0, penalty)
         with torch.no_grad():
-            l0 = float((fit(truth, args, 0, penalty).encode(rows) > 0).sum(1).float().mean())
+            l0 = float((sae.encode(rows) > 0).sum(1).float().mean())
         return abs(np.log((l0 + 1e-6) / wanted))
 
     return min(args.penalties, key=miss)

@@ -84,7 +84,7 @@ def language_model(texts: list[str], args: Any) -> tuple[Any, float]:
     """A transformer of one block, trained on the texts; its last losses' mean in nats."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformer_lens import HookedTransformer, HookedTransformerConfig
-    from transformers import PreTrainedTokenizerFast
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -93,9 +93,11 @@ def language_model(texts: list[str], args: Any) -> tuple[Any, float]:
         texts,
         trainers.BpeTrainer(vocab_size=args.vocabulary, special_tokens=["<bos>"], show_progress=False),
     )
-    tokenizer = PreTrainedTokenizerFast(
+    made = PreTrainedTokenizerFast(
         tokenizer_object=bpe, bos_token="<bos>", eos_token="<bos>", pad_token="<bos>"
     )
+    made.save_pretrained(args.out / "tokenizer")  # TransformerLens loads it again, by its path
+    tokenizer = AutoTokenizer.from_pretrained(args.out / "tokenizer")
     config = HookedTransformerConfig(
         n_layers=1,
         d_model=128,
@@ -127,7 +129,7 @@ def language_model(texts: list[str], args: Any) -> tuple[Any, float]:
         loss.backward()
         optimizer.step()
         schedule.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         if step % 100 == 0:
             print(f"model: step {step}, {losses[-1]:.2f} nats", flush=True)
     found = sum(losses[-100:]) / len(losses[-100:])
