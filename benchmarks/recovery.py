@@ -42,6 +42,7 @@ def main() -> None:
     """Train, compare, print, write."""
     options = parser(__doc__, repeats=1)
     options.add_argument("--seeds", type=int, default=5)
+    options.add_argument("--worlds", nargs="+", default=[*WORLDS], choices=[*WORLDS])
     options.add_argument("--rows", type=int, default=20_000)
     options.add_argument("--steps", type=int, default=4000)
     options.add_argument("--batch", type=int, default=256)
@@ -51,7 +52,8 @@ def main() -> None:
     warnings.filterwarnings("ignore", module="sae_lens")
     lines: list[pd.DataFrame] = []
     chosen: dict[str, float] = {}
-    for name, make in WORLDS.items():
+    for name in args.worlds:
+        make = WORLDS[name]
         for seed in range(args.seeds):
             truth = make(args.rows, seed)
             saes: dict[str, Any] = {}
@@ -94,7 +96,8 @@ def learned(n: int, seed: int) -> Truth:
     """The paper's world, as a lookup learner writes it."""
     contexts = Contexts.complete(World.random(7, seed=seed))
     steps = Training(optimizer="population", lr=16.0, steps=3000, seed=seed)
-    model = lookup_model(train_tables([contexts], steps, progress=False))
+    tables = train_tables([contexts], steps, progress=False)
+    model = lookup_model(tables.f[0], tables.g[0])
     sample, every = (lookup_rows(model, contexts, n=count, seed=seed) for count in (n, None))
     return learned_truth(sample, every, next(iter(sample.activations)))
 
