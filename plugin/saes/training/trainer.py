@@ -51,7 +51,8 @@ class Trainer(SAETrainer[Any, Any]):
         if cfg.lr_end is None:
             cfg.lr_end = cfg.lr / 10  # SAELens's runner sets it, its trainer only asserts that somebody did
         super().__init__(cfg, sae.to(cfg.device), data_provider or iter(()))
-        self.clip_grad_norm, self.b_dec_init_method = clip_grad_norm, b_dec_init_method
+        self.clip_grad_norm = clip_grad_norm
+        self.b_dec_init_method: BiasStart = b_dec_init_method
         self.optimizer = make_optimizer(sae, cfg.lr, (cfg.adam_beta1, cfg.adam_beta2))
         self.lr_scheduler = get_lr_scheduler(
             cfg.lr_scheduler_name,
