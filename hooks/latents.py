@@ -315,6 +315,7 @@ def _as_found(sae: Any) -> Generator[None]:
             # captured heads are flat already, and SAELens flattens them before anything else
             sae.reshape_fn_in = _same
             sae.reshape_fn_out = _same
+            sae.d_head = None  # `decode` hands it on; an SAE that has not read heads yet has none
         yield
     finally:
         for module, mode in zip(modules, modes, strict=True):

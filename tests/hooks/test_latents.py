@@ -1,5 +1,7 @@
 """SAELens SAEs of several architectures on activation rows: their own encode is the oracle."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -93,11 +95,13 @@ def test_concatenated_heads(acts, norm):
     point = "blocks.1.attn.hook_z"
     sae = make("standard", point, d_in=2 * WIDTH, reshape_activations="hook_z", normalize_activations=norm)
     heads = acts[point].reshape(90, 2, WIDTH)
+    early = acts.encode(copy.deepcopy(sae)).reconstruction(np.arange(90))
     got = acts.encode(sae)  # before the SAE has seen any heads itself
     with torch.no_grad():
         expected, whole = sae.encode(heads), sae(heads)
     assert np.allclose(got.values.toarray(), expected.numpy(), atol=1e-6)
     assert np.allclose(got.reconstruction(np.arange(90)), whole.reshape(90, -1).numpy(), atol=1e-5)
+    assert np.allclose(early, whole.reshape(90, -1).numpy(), atol=1e-5)
     with torch.no_grad():
         assert torch.equal(sae(heads), whole)  # and it still takes heads
 

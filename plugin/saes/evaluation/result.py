@@ -141,7 +141,7 @@ class SaeEvaluation(SavedResult):
         lines = [
             f"explains {r.explained_variance:.1%} of the variance with {r.l0:.1f} latents a token"
             + (f", recovers {self.loss_recovered_zero:.1%} of the loss" if self.losses else "")
-            + f"; {d.dead_fraction:.1%} of {self.d_sae:,} latents are dead"
+            + f"; {d.dead_fraction:.1%} of {self.d_sae:,} latents fire on none of {r.n_rows:,} tokens"
         ]
         without = (
             f"without the {r.n_top} largest directions, which hold {r.top_share:.0%} of the variance, it "
