@@ -56,9 +56,7 @@ def effects_figure(effects: pd.DataFrame, features: pd.DataFrame) -> Figure:
         )
     fig.add_vline(x=0.0, line={"color": FAINT, "width": 1})
     low, high = float(held["logits"].min()), float(held["logits"].max())
-    fig.update_xaxes(
-        title={"text": "effect at the strongest activation, before the final norm (median 0)"}
-    )
+    fig.update_xaxes(title={"text": "effect at the strongest activation, before the final norm (median 0)"})
     fig.update_xaxes(range=[1.25 * low - 0.05 * high, 1.25 * high - 0.05 * low])
     fig.update_yaxes(type="category", categoryorder="array", categoryarray=names, title={"text": "latent"})
     note = f"The {len(names)} features with the largest effects; the token moved most is written out."
