@@ -60,7 +60,6 @@ def main() -> None:
             corpus=texts,
             hook_name=HOOK,
             config={"architecture": "bricken", "d_sae": args.d_sae, "l1_coefficient": args.l1, "lr": args.lr},
-            optimisation=None,
             resampling=resampling,
             n_tokens=args.steps * args.batch,
             batch_size=args.batch,

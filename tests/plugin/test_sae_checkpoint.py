@@ -5,6 +5,7 @@ from contextlib import suppress
 
 import pytest
 import torch
+from helpers import STATE, alike
 
 from graticule.hooks.artifact import ArtifactError, read_json
 from graticule.saes.runs.checkpoint import read_checkpoint, write_checkpoint
@@ -13,18 +14,9 @@ from graticule.saes.runs.folder import differences, flat
 
 def test_a_checkpoint_comes_back_from_disk(tmp_path):
     shared = torch.arange(6.0)
-    state = {
-        "view": shared[:3],
-        "same": [shared, shared.view(2, 3)],
-        "turned": shared.view(2, 3).T,
-        "n": (1, 2),
-    }
+    state = STATE | {"view": shared[:3], "same": [shared, shared.view(2, 3)], "turned": shared.view(2, 3).T}
     write_checkpoint(tmp_path / "c", 7, state)
-    held = read_checkpoint(tmp_path / "c")
-    assert held is not None and held["n"] == (1, 2)
-    assert held["view"].tolist() == [0, 1, 2]
-    assert [t.tolist() for t in held["same"]] == [shared.tolist(), shared.view(2, 3).tolist()]
-    assert held["turned"].tolist() == shared.view(2, 3).T.tolist()
+    assert alike(read_checkpoint(tmp_path / "c"), state)
     assert {f.suffix for f in (tmp_path / "c").iterdir()} == {".json", ".safetensors"}
     assert read_checkpoint(tmp_path / "none") is None
 
