@@ -6,13 +6,15 @@ The reference is what a reader of section 5 would write: two parameters, `cross_
 `torch.optim.SGD`, one world after the other. It draws its samples in blocks from the same worlds, which is
 kinder to it than drawing them batch by batch. Both make `--steps` updates of all runs (the paper's protocol
 takes some 200,000; time is proportional to updates), on samples of their own: cosines agree within noise, and
-both losses are told above the same entropy floor. The population gradient then trains until its unembedding
-and embedding cosines reach those of the batched runs; its time is that of the updates alone, looks included.
+both losses are told above the same entropy floor. The population gradient then trains until the median run's
+unembedding and embedding cosines are those of the batched runs' (the median, because now and then a run stays
+where only noise gets it out: how many are there by then is told); its time includes the looks.
 """
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -23,6 +25,7 @@ from graticule.sims.train import Learned, train
 from graticule.sims.truth.steering import VIEWS, watch_cosines
 
 BLOCK = 256
+LOOKS = 50
 
 
 def plain_torch(setting: Setting, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -52,7 +55,7 @@ def batched(setting: Setting, runs: int, points: int = 1) -> Learned:
 
 
 def population(setting: Setting, runs: int, wanted: np.ndarray) -> tuple[float, int, np.ndarray]:
-    """Seconds and updates until the mean cosines are as `wanted`, and what they are then."""
+    """Seconds and updates until the median cosines are as `wanted`, and those of all runs then."""
     contexts = [setting.contexts(seed) for seed in range(runs)]
     watch = watch_cosines(contexts)
     start = time.perf_counter()
@@ -63,12 +66,13 @@ def population(setting: Setting, runs: int, wanted: np.ndarray) -> tuple[float, 
     last: list[tuple[int, np.ndarray]] = []
 
     def look(step: int, f: torch.Tensor, g: torch.Tensor) -> None:
-        last[:] = [(step, watch(step, f, g).mean(axis=0))]
-        if (last[0][1] >= wanted)[:2].all():
+        last[:] = [(step, watch(step, f, g))]
+        if (np.median(last[0][1], axis=0) >= wanted)[:2].all():
             raise Reached
 
     try:
-        training = setting.training(tuple(range(runs)), (1.0,) * runs, max(1, setting.steps // 10))
+        longer = replace(setting, steps=2 * setting.steps)
+        training = longer.training(tuple(range(runs)), (1.0,) * runs, LOOKS)
         train(contexts, training, watch=look, progress=False)
     except Reached:
         pass
@@ -107,7 +111,8 @@ def main() -> None:
     }
     took = {"plain torch, run after run": seconds["plain"], "batched": seconds["batched"]}
     exact = setting.by("population")
-    exact_seconds, updates, reached = population(exact, args.runs, cosines["batched"].mean(axis=0))
+    wanted = np.median(cosines["batched"], axis=0)
+    exact_seconds, updates, reached = population(exact, args.runs, wanted)
     rows = [
         {
             "route": name,
@@ -120,18 +125,20 @@ def main() -> None:
     ]
     rows.append(
         {
-            "route": "population gradient, to the same cosines",
+            "route": "population gradient, median run",
             "updates": updates,
             "seconds": exact_seconds,
             "× plain": seconds["plain"] / exact_seconds,
-            **{view: f"{reached[k]:.4f}" for k, view in enumerate(VIEWS)},
+            **{view: f"{np.median(reached[:, k]):.4f}" for k, view in enumerate(VIEWS)},
         }
     )
     show(rows, f"m = {args.concepts}, {args.runs} runs, {args.threads} thread; the plain loop did {did} runs")
     gap = float((learned.loss[-1] - learned.floor).mean())
     ratio = seconds["plain"] / seconds["batched"]
     print(f"\nbatched loss {gap:.4f} nats above the floor; ratio {ratio:.1f} (required: 8)")
-    figures = {"routes": rows, "ratio": ratio, "gap": gap}
+    left = reached[:, 0] < wanted[0] - 5 * np.std(cosines["batched"][:, 0])
+    print(f"population gradient: {left.sum()} of {args.runs} runs far behind, at {reached[left, 0].round(3)}")
+    figures = {"routes": rows, "ratio": ratio, "gap": gap, "behind": int(left.sum())}
     write(args.json, {"figures": figures, "settings": {k: v for k, v in vars(args).items() if k != "json"}})
 
 

@@ -41,8 +41,9 @@ class Simulation(SavedResult):
     settings: pd.DataFrame
     """A line a setting: `setting` and what it fixes, `runs`; `unembedding`, `embedding`, `mixed` (mean cosine
     within a concept) with `_se` over runs, `_self` with self-pairs counted, `_across` (mean over pairs of
-    concepts) and `_across_abs`; `loss`, `floor`, `gap` and `gap_se` in nats; the gauge-free `log_odds`,
-    `positive`, `first`, `effective`, `rank`; with nulls `shuffled`, `random`."""
+    concepts) and `_across_abs`; `loss`, `floor`, `gap` and `gap_se` in nats; `behind`,
+    how many runs stayed far above the others' loss; the gauge-free `log_odds`, `positive`, `first`,
+    `effective`, `rank`; with nulls `shuffled`, `random`."""
     concepts: pd.DataFrame
     """A line a setting, run and concept: see `graticule.sims.truth.steering.concept_lines`."""
     curves: pd.DataFrame
@@ -73,8 +74,9 @@ class Simulation(SavedResult):
         width = max((len(str(s)) for s in shown["setting"]), default=0)
         for _, line in shown.iterrows():
             told = "  ".join(_plus_minus(line, view) for view in VIEWS)
+            stuck = f", {int(line['behind'])} far above the others' loss" if line["behind"] else ""
             lines.append(
-                f"{line['setting']:<{width}}  {told}  {line['gap']:.4f} nats  {int(line['runs'])} runs"
+                f"{line['setting']:<{width}}  {told}  {line['gap']:.4f} nats  {int(line['runs'])} runs{stuck}"
             )
         if len(self.settings) > len(shown):
             lines.append(f"… and {len(self.settings) - len(shown)} settings more")
@@ -155,7 +157,7 @@ class Simulation(SavedResult):
         if len(self.paper):
             out["Ours beside the paper's"] = _readable(self.paper)
         means = [f"{v}{end}" for v in VIEWS for end in ("", "_se")]
-        columns = ["setting", "runs", *means, "loss", "floor", "gap"]
+        columns = ["setting", "runs", *means, "loss", "floor", "gap", "behind"]
         out["Mean cosines and losses"] = _readable(self.settings[columns])
         rest = [c for c in self.settings.columns if c.endswith(("_self", "_across", "_across_abs"))]
         rest += [c for c in ("shuffled", "random") if c in self.settings]

@@ -22,7 +22,8 @@ class Setting:
     dim: int | None = None
     """Width k of the tables; None is m."""
     optimizer: Optimizer = "sgd"
-    """SGD (learning rate .1), Adam (.001), or SGD on the exact population gradient."""
+    """SGD (learning rate .1), Adam (.001), or descent on the exact population gradient: the quickest, but a
+    run in ten or so stays on a plateau that noise gets out of (`Simulation.settings["behind"]`)."""
     steps: int = 200_000
     """Updates, at most."""
     lr: float | None = None

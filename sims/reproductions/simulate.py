@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Bool, Float
 from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import library_versions
@@ -17,6 +18,8 @@ from graticule.sims.train import Learned, train
 from graticule.sims.truth.steering import VIEWS, concept_lines, steering_of, watch_cosines
 
 GAUGE = ("log_odds", "positive", "first", "effective", "rank")
+FAR = 0.05
+"""Nats."""
 _POINTS = 40
 
 
@@ -132,9 +135,16 @@ def _setting_line(
     line |= {f"{view}_self": _mean(runs[f"{view}_self"]) for view in VIEWS[:2]}
     gap = learned.loss[-1] - learned.floor
     line |= {"loss": float(learned.loss[-1].mean()), "floor": float(learned.floor.mean())}
-    line |= {"gap": float(gap.mean()), "gap_se": error(gap)}
+    line |= {"gap": float(gap.mean()), "gap_se": error(gap), "behind": int(behind(gap).sum())}
     line |= {name: _mean(runs[name]) for name in GAUGE}
     return line | {name: _mean(runs[name]) for name in ("shuffled", "random") if name in runs}
+
+
+def behind(gap: Float[np.ndarray, " run"]) -> Bool[np.ndarray, " run"]:
+    """Runs that stayed where the others did not: five times as far above the floor as the median run, and
+    `FAR` nats further. Without noise in the gradient a run can stay on a plateau for good."""
+    usual = float(np.median(gap))
+    return (gap > 5 * usual) & (gap > usual + FAR)
 
 
 def _curves(learned: Learned) -> pd.DataFrame:

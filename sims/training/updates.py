@@ -149,17 +149,17 @@ class Population:
         self._done, self._bounded = 0, [True] * len(self._groups)
 
     def run(self, steps: int) -> None:
-        """Make so many updates."""
-        for _ in range(steps):
-            for k in range(len(self._groups)):
-                self._step(k)
-            self._done += 1
+        """Make so many updates: group by group, whose p(d, c) then stays in caches."""
+        for k in range(len(self._groups)):
+            for step in range(self._done, self._done + steps):
+                self._step(k, step)
+        self._done += steps
 
-    def _step(self, k: int) -> None:
+    def _step(self, k: int, step: int) -> None:
         part, joint, rate = self._groups[k], self._joint[k], self.settings.rate
         f, gt = self.f[part], self.gt[part]
         errors = torch.bmm(f, gt)
-        if self._done % _CHECK == 0:
+        if step % _CHECK == 0:
             self._bounded[k] = are_bounded(errors, self.settings)
         z = exponentials(errors, self._bounded[k]).sum(dim=-1, keepdim=True)
         errors.mul_(self._met[part] / z)

@@ -10,7 +10,7 @@ from graticule.sims.reproductions.paper import TABLES, runs_of
 from graticule.sims.reproductions.reproduce import reproduce
 from graticule.sims.reproductions.result import TITLES, Simulation
 from graticule.sims.reproductions.setting import Setting
-from graticule.sims.reproductions.simulate import simulate
+from graticule.sims.reproductions.simulate import behind, simulate
 from graticule.sims.train import train
 from graticule.sims.truth.steering import VIEWS, concept_lines
 
@@ -38,6 +38,17 @@ def test_a_setting_is_measured_as_its_runs_are(simulation):
     assert line["loss"] == pytest.approx(learned.loss[-1].mean(), abs=1e-4)
     assert line["floor"] == pytest.approx(np.mean([c.entropy_floor for c in contexts]))
     assert line["gap"] == pytest.approx(line["loss"] - line["floor"])
+
+
+def test_a_run_that_stays_on_a_plateau_is_told():
+    """Seed 7 at m = 7 does so on the exact gradient at every learning rate, its neighbours do not."""
+    found = simulate(Setting(7).by("population"), runs=3, seed=6, nulls=0, points=2, progress=False)
+    runs = found.concepts.groupby("run")["unembedding"].mean()
+    assert runs.iloc[1] < 0.9 < 0.98 < min(runs.iloc[0], runs.iloc[2])
+    assert found.settings["behind"].tolist() == [1]
+    assert "3 runs, 1 far above the others' loss" in found.summary()
+    assert not behind(np.array([0.1, 0.11, 0.14])).any()  # all alike: nothing is told
+    assert behind(np.array([0.01, 0.01, 0.07])).tolist() == [False, False, True]
 
 
 def test_tables_hang_together(simulation):
