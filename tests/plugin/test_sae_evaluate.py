@@ -14,6 +14,8 @@ from graticule.saes.evaluation.dictionary import dictionary, nearest_neighbours,
 from graticule.saes.evaluation.evaluate import evaluate, write_evaluation
 from graticule.saes.evaluation.result import SaeEvaluation
 from graticule.saes.evaluation.rows import RowSums
+from graticule.sims.sequence import SequenceShape, SequenceTokens, sequence_model
+from graticule.sims.world import World
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The 'utils' module has been deprecated:DeprecationWarning"),
@@ -391,3 +393,21 @@ def test_what_cannot_be_evaluated_is_refused(model, tokens, tmp_path):
         evaluate(model, make(kind="transcoder", d_out=32, apply_b_dec_to_input=False), tokens)
     with pytest.raises(ValueError, match="does not fill one context"):
         evaluate(model, make(), ["the city"])
+
+
+def test_tokens_that_a_model_only_reads_have_no_loss():
+    """The sequence learner reads concept tokens and predicts whole vectors: all but losses can be measured."""
+    language = SequenceTokens(World.random(3, seed=0), (0, 1, 2))
+    learner = sequence_model(language, SequenceShape(2, 12, 1))
+    with torch.no_grad():
+        learner.embed.W_E.normal_(generator=torch.Generator().manual_seed(0))
+    texts = language.every()
+    sae = make(d_in=12, metadata={"context_size": texts.shape[1], "prepend_bos": False})
+    with pytest.raises(ValueError, match=r"cannot be predicted, the model has 8 outputs.*losses=False"):
+        evaluate(learner, sae, texts)
+    found = evaluate(learner, sae, texts, n_tokens=texts.numel(), losses=False)
+    with torch.no_grad():
+        x = learner.embed.W_E[texts].flatten(0, 1)
+        left = (x - sae(x)).pow(2).sum() / (x - x.mean(dim=0)).pow(2).sum()
+    assert found.losses is None
+    assert found.reconstruction.explained_variance == pytest.approx(1 - left.item(), abs=1e-5)

@@ -22,7 +22,7 @@ from graticule.saes.evaluation.dictionary import dictionary
 from graticule.saes.evaluation.losses import LossSums, versions
 from graticule.saes.evaluation.result import SaeEvaluation
 from graticule.saes.evaluation.rows import RowSums
-from graticule.saes.evaluation.sample import Sample, first_rows, provenance, take_sample
+from graticule.saes.evaluation.sample import Sample, check_predictable, first_rows, provenance, take_sample
 
 _QUIET = 4000  # tokens that are over before a bar is worth drawing
 
@@ -64,8 +64,9 @@ def evaluate(
       whose scale is not folded in yet; estimated from the first rows by default.
     - `losses`: False leaves the model's losses out (a good deal faster).
 
-    **Raises** `ValueError` for a corpus without a whole context, another width, a transcoder; `PointError`
-    for a hook point that the model does not have; what `find_sae` raises.
+    **Raises** `ValueError` for a corpus without a whole context or with tokens that the model has no output
+    for (with losses), another width, a transcoder; `PointError` for a hook point that the model does not
+    have; what `find_sae` raises.
     """
     if n_tokens < 1 or (n_activation_tokens is not None and n_activation_tokens < n_tokens):
         raise ValueError(
@@ -85,6 +86,8 @@ def evaluate(
         prepend_bos,
         exclude_special,
     )
+    if losses:
+        check_predictable(model, sample)
     with undisturbed(model):
         tokens = to_device(model, sample.tokens)
         route = make_route(model, point, tokens)

@@ -80,6 +80,18 @@ def take_sample(
     return Sample(rows, kept, min(len(rows), -(-n_tokens // width)), special, read.identity())
 
 
+def check_predictable(model: HookedModel, sample: Sample) -> None:
+    """**Raises** `ValueError` for tokens that a model reads but cannot predict, as a small output vocabulary
+    makes them: there is no loss of them."""
+    outputs = int(getattr(model.cfg, "d_vocab_out", -1))
+    following = sample.tokens[: sample.n_loss, 1:]
+    if following.size and 0 < outputs <= (largest := int(following.max())):
+        raise ValueError(
+            f"token {largest} cannot be predicted, the model has {outputs} outputs: no loss of these contexts; "
+            "losses=False measures everything else"
+        )
+
+
 def first_rows(route: Route, tokens: Int[Tensor, "context pos"], sample: Sample) -> Tensor:
     """Rows `[row, width]` of the first batch, from which a width is read and a missing scale estimated."""
     batch = next(sample.batches())
