@@ -21,7 +21,7 @@ OF_SAE = ("sae train", "sae eval", "sae report")
 
 
 def run(*words: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "import sys; from graticule.cli import main; sys.exit(main())", *words]
+    command = [sys.executable, "-m", "graticule", *words]
     return subprocess.run(
         command,
         capture_output=True,
@@ -187,7 +187,7 @@ def test_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
         "--out",
         "o",
     ]
-    command = [sys.executable, "-c", "import sys; from graticule.cli import main; sys.exit(main())", *words]
+    command = [sys.executable, "-m", "graticule", *words]
     process = subprocess.Popen(
         command,
         stderr=subprocess.PIPE,

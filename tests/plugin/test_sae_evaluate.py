@@ -396,7 +396,7 @@ def test_what_cannot_be_evaluated_is_refused(model, tokens, tmp_path):
 
 
 def test_tokens_that_a_model_only_reads_have_no_loss():
-    """The sequence learner reads concept tokens and predicts whole vectors: all but losses can be measured."""
+    """The sequence learner reads concept tokens, predicts whole vectors: all but losses is measured."""
     language = SequenceTokens(World.random(3, seed=0), (0, 1, 2))
     learner = sequence_model(language, SequenceShape(2, 12, 1))
     with torch.no_grad():

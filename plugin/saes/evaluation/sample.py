@@ -87,8 +87,8 @@ def check_predictable(model: HookedModel, sample: Sample) -> None:
     following = sample.tokens[: sample.n_loss, 1:]
     if following.size and 0 < outputs <= (largest := int(following.max())):
         raise ValueError(
-            f"token {largest} cannot be predicted, the model has {outputs} outputs: no loss of these contexts; "
-            "losses=False measures everything else"
+            f"token {largest} cannot be predicted, the model has {outputs} outputs: these contexts have no "
+            "loss; losses=False measures everything else"
         )
 
 
