@@ -118,6 +118,13 @@ def train(
             help="Tokens whose losses choose: 819,200 by default, or the buffer.", show_default=False
         ),
     ] = None,
+    resample_subtract_bias: Annotated[
+        bool,
+        typer.Option(
+            "--resample-subtract-bias",
+            help="Take new directions from inputs less the decoder's bias; pays where those have a mean.",
+        ),
+    ] = False,
     normalize: Annotated[
         str,
         typer.Option(help="none, or SAELens's expected_average_only_in, folded into the weights at the end."),
@@ -189,7 +196,7 @@ def train(
         epochs=epochs,
         stream=options,
         optimisation=how,
-        resampling=read_resampling(resample_steps, resample_tokens),
+        resampling=read_resampling(resample_steps, resample_tokens, resample_subtract_bias),
         compute_dtype=compute_dtype,
         device=device,
         seed=seed,
@@ -211,16 +218,19 @@ def combinations(fixed: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]
     return {"-".join(f"{name}_{config[name]:g}" for name in several): config for config in made}
 
 
-def read_resampling(steps: str | None, tokens: int | None) -> dict[str, Any] | str | None:
-    """`--resample-steps` and `--resample-tokens` as `train` takes them; a latent is dead that has not fired
+def read_resampling(
+    steps: str | None, tokens: int | None, subtract_bias: bool = False
+) -> dict[str, Any] | str | None:
+    """`--resample-steps` and what goes with them as `train` takes them; a latent is dead that has not fired
     for half the shortest time between two resamplings.
 
     **Raises** `ValueError` for words that are no steps.
     """
-    if steps is None and tokens is None:
-        return "default"
     if steps is None:
-        raise ValueError("--resample-tokens needs --resample-steps")
+        if tokens is not None or subtract_bias:
+            name = "--resample-subtract-bias" if tokens is None else "--resample-tokens"
+            raise ValueError(f"{name} needs --resample-steps")
+        return "default"
     if steps.strip() == "none":
         return None
     try:
@@ -229,6 +239,7 @@ def read_resampling(steps: str | None, tokens: int | None) -> dict[str, Any] | s
         raise ValueError(f"--resample-steps {steps!r}: expected steps like 5000,10000, or none") from None
     gaps = [later - earlier for earlier, later in pairwise([0, *found])]
     settings: dict[str, Any] = {"steps": tuple(found), "window": max(1, min(gaps) // 2)}
+    settings["subtract_bias"] = subtract_bias
     return settings if tokens is None else {**settings, "sample_size": tokens}
 
 

@@ -89,14 +89,20 @@ def test_every_architecture_trains_and_loads(store, tmp_path, capsys, architectu
 def test_resampling_is_set_in_steps(store, tmp_path, capsys):
     line = ["--store", store, "--hook-name", POINT, "--d-sae", "40", "--batch-size", "32", "--tokens", "320"]
     line += ["--architecture", "bricken", "--out", str(tmp_path / "run")]
-    assert train(*line, "--resample-steps", "4,8", "--resample-tokens", "100") == 0, capsys.readouterr().err
+    assert (
+        train(*line, "--resample-steps", "4,8", "--resample-tokens", "100", "--resample-subtract-bias") == 0
+    )
     events = read_json(tmp_path / "run" / "events.json")["events"]
     assert [(e["event"], e["step"], e["sample_size"]) for e in events] == [
         ("resampled", n, 100) for n in (4, 8)
     ]
+    assert read_json(tmp_path / "run" / "run.json")["request"]["resampling"]["subtract_bias"] is True
     assert read_resampling("none", None) is None
     assert read_resampling(None, None) == "default"
-    assert read_resampling("30, 10", None) == {"steps": (10, 30), "window": 5}
+    assert read_resampling("30, 10", None) == {"steps": (10, 30), "window": 5, "subtract_bias": False}
+    for given in ((None, 100), (None, None, True)):
+        with pytest.raises(ValueError, match="needs --resample-steps"):
+            read_resampling(*given)
     with pytest.raises(ValueError, match="expected steps like"):
         read_resampling("soon", None)
 

@@ -51,16 +51,19 @@ def training_facts(trainer: Any, seed: int) -> dict[str, Any]:
         "training_tokens": trainer.n_training_samples,
         "training_steps": trainer.n_training_steps,
         "seed": seed,
-        "trainer": {
-            **trainer_words(trainer.cfg),
-            "clip_grad_norm": trainer.clip_grad_norm,
-            "b_dec_init_method": trainer.b_dec_init_method,
-        },
+        "trainer": trainer_words(trainer.cfg, trainer),
     }
 
 
-def trainer_words(cfg: Any) -> dict[str, Any]:
-    """SAELens's trainer config as JSON, without what is only of this machine."""
+def trainer_words(cfg: Any, own: Any) -> dict[str, Any]:
+    """SAELens's trainer config as JSON, with the settings `own` that are ours beside it: a trainer's, or the
+    `Optimisation` that it is to be made from."""
+    ours = {"clip_grad_norm": own.clip_grad_norm, "b_dec_init_method": own.b_dec_init_method}
+    return {**_words_of_saelens(cfg), **ours}
+
+
+def _words_of_saelens(cfg: Any) -> dict[str, Any]:
+    """Without what is only of this machine."""
     words = dataclasses.asdict(cfg)
     for name in ("logger", "device", "checkpoint_path", "n_checkpoints", "save_final_checkpoint"):
         words.pop(name, None)
@@ -83,7 +86,7 @@ def write_sae(trainer: Any, folder: Path, stream: Mapping[str, Any], seed: int) 
 def runner_config(trainer: Any, stream: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """The run in the words of SAELens's `LanguageModelSAERunnerConfig`, as far as they apply."""
     cfg = trainer.cfg
-    words = {**sae_metadata(stream, trainer.sae.cfg.metadata.hook_name), **trainer_words(cfg)}
+    words = {**sae_metadata(stream, trainer.sae.cfg.metadata.hook_name), **_words_of_saelens(cfg)}
     words.pop("total_training_samples", None)
     words.pop("train_batch_size_samples", None)
     return {

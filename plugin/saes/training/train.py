@@ -205,11 +205,7 @@ def _plan(
     request = {
         "hook_name": point,
         "sae": words,
-        "trainer": {
-            **trainer_words(trainer),
-            "clip_grad_norm": how.clip_grad_norm,
-            "b_dec_init_method": how.b_dec_init_method,
-        },
+        "trainer": trainer_words(trainer, how),
         "resampling": None if plan is None else asdict(plan),
     }
     clip = how.clip_grad_norm or 0.0
