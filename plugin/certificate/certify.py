@@ -159,9 +159,10 @@ def _covers(plan: Plan) -> str:
         few = f"; {listed(plan.masks)} masks" if plan.masks else ""
         words.append(f"lookup tables at {listed(plan.dimensions)} dimensions a concept{few}")
     if "sequence" in plan.learners:
-        blocks = plan.sequence.shape.n_layers
+        blocks, widths = plan.sequence.shape.n_layers, listed(plan.sequence_dimensions)
         words.append(
-            f"transformers of {blocks} block{'s' if blocks > 1 else ''} at {listed(plan.sequence_dimensions)}"
+            f"transformers of {blocks} block{'s' if blocks > 1 else ''} at {widths}, from the first concept "
+            "told on"
         )
     return "; ".join([*words, f"noise {listed(plan.noises)}"] if plan.noises else words)
 

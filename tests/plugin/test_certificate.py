@@ -23,7 +23,7 @@ from graticule.sims.sequence import SequenceShape
 from graticule.sims.train import Training
 from graticule.sims.training.sequence_train import SequenceTraining
 from graticule.sims.truth.optimal import optimal_reader
-from graticule.sims.world import World
+from graticule.sims.world import UNKNOWN, World
 
 PLAN = Plan(
     learners=("lookup",),
@@ -277,6 +277,10 @@ def test_sequence_learner_at_every_point(world, tmp_path):
     assert len(found.figures()) == 5
     (learner,) = tmp_path.glob("parts/*/learners/sequence-dimension-2/trained")
     assert (learner / "learner.safetensors").is_file()
+    seen = Learners(world, plan, learner.parents[1], progress=False).subject("sequence", "dimension", 2.0)
+    for rows in (seen.rows, seen.untrained, seen.every):  # the start token's one row is no context of its own
+        assert (rows.known != UNKNOWN).any(axis=1).all() and (rows.known != UNKNOWN).all(axis=1).any()
+    assert len(np.unique(seen.every.told, axis=0)) == 4 + 12 + 24 + 24  # all orders of four concepts
 
 
 def test_command(monkeypatch, tmp_path):
