@@ -54,7 +54,7 @@ def loss_figure(curves: pd.DataFrame) -> Figure:
 
 
 def cosine_figure(curves: pd.DataFrame, paper: pd.DataFrame) -> Figure:
-    """Mean cosines within a concept by updates, a panel a view; the paper's points as crosses.
+    """Mean cosines within a concept by updates (logarithmic), a panel a view; the paper's points as crosses.
 
     Args:
         curves: `setting`, `step`, and `unembedding`, `embedding`, `mixed`, each with `_se`.
@@ -67,8 +67,8 @@ def cosine_figure(curves: pd.DataFrame, paper: pd.DataFrame) -> Figure:
         cols=3, subplot_titles=[_NAMES[v] for v in _VIEWS], shared_yaxes=True, horizontal_spacing=0.03
     )
     for col, view in enumerate(_VIEWS, start=1):
-        for k, (setting, part) in enumerate(curves.groupby("setting", sort=False)):
-            colour = BLOCKS[k % len(BLOCKS)]
+        for k, (setting, whole) in enumerate(curves.groupby("setting", sort=False)):
+            colour, part = BLOCKS[k % len(BLOCKS)], whole[whole["step"] > 0]
             _band(fig, part["step"], part[view], part[f"{view}_se"], colour, row=1, col=col)
             fig.add_trace(
                 Scatter(
@@ -106,7 +106,7 @@ def cosine_figure(curves: pd.DataFrame, paper: pd.DataFrame) -> Figure:
             )
     style(fig, height=380, aspect=0.42, extra=80, note="Bands: two standard errors over runs.")
     fig.update_layout(margin={"t": 40}, legend={"y": -0.2, "yanchor": "top"})
-    fig.update_xaxes(title_text="updates", nticks=4, exponentformat="SI")
+    fig.update_xaxes(title_text="updates", type="log", dtick=1, exponentformat="SI")
     fig.update_yaxes(range=[-0.1, 1.04])
     fig.update_yaxes(title_text="mean cosine", row=1, col=1)
     return fig
