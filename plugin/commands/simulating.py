@@ -27,7 +27,7 @@ def sim(
     optimizer: Annotated[
         str | None, typer.Option(help="sgd, adam, or population: the exact gradient, many times faster.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Updates; by default 200,000, of --table what it needs.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Updates; 200,000, or what --table needs.")] = None,
     weight_decay: Annotated[float, typer.Option(help="L2 penalty on both tables.")] = 0.0,
     masks: Annotated[
         int | None, typer.Option(help="Train on so many masks alone: incomplete contexts.")

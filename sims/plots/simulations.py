@@ -106,7 +106,7 @@ def cosine_figure(curves: pd.DataFrame, paper: pd.DataFrame) -> Figure:
             )
     style(fig, height=380, aspect=0.42, extra=80, note="Bands: two standard errors over runs.")
     fig.update_layout(margin={"t": 40}, legend={"y": -0.2, "yanchor": "top"})
-    fig.update_xaxes(title_text="updates", type="log", dtick=1, exponentformat="SI")
+    fig.update_xaxes(title_text="updates", type="log", dtick=1, matches="x")
     fig.update_yaxes(range=[-0.1, 1.04])
     fig.update_yaxes(title_text="mean cosine", row=1, col=1)
     return fig
