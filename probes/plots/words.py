@@ -266,8 +266,9 @@ def language_figure(scores: pd.DataFrame, pairs: Sequence[str], limit: int = 8) 
             col=k % columns + 1,
         )
     shown = f"The {limit} largest concepts a panel; the matching one is dark. Whiskers: 95% intervals."
-    style(fig, height=190 * rows + 70, aspect=0.24 * rows, extra=80, note=shown)
-    fig.update_layout(margin={"t": 60})
+    style(fig, height=190 * rows + 90, aspect=0.24 * rows, extra=100, note=shown)
+    legend = {"yref": "container", "y": 0.99, "yanchor": "top"}  # above the first panels' titles
+    fig.update_layout(margin={"t": 80}, legend=legend)
     fig.update_xaxes(rangemode="tozero")
     fig.update_yaxes(autorange="reversed", ticks="", showgrid=False, tickfont={"size": 11}, type="category")
     for c in range(columns):
