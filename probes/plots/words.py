@@ -1,4 +1,4 @@
-"""Figures of word pairs: heat-maps by inner product, projections, languages, matching contexts."""
+"""Figures of word pairs: heat-maps by inner product, projections."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,21 +6,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Float32
-from plotly.graph_objects import Bar, Figure, Heatmap, Histogram, Scatter
+from plotly.graph_objects import Bar, Figure, Heatmap, Scatter
+from plotly.subplots import make_subplots
 
 from graticule.probes.plots.style import ACCENT, BLOCKS, FAINT, INK, MUTED, SURFACE, need_columns, style
 
 _DIVERGING = [[0, "#00639c"], [0.25, "#8fb9d6"], [0.5, "#ffffff"], [0.75, "#e0a3b4"], [1, "#b3003c"]]
-_COLOURS = {"euclidean": SURFACE, "whitened": BLOCKS[4], "causal": ACCENT}
+METRIC_COLOURS = {"euclidean": SURFACE, "whitened": BLOCKS[4], "causal": ACCENT}
+"""Inner product → colour."""
 
 
-def _grid(rows: int, columns: int, **more: Any) -> Figure:
-    from plotly.subplots import make_subplots
+def _side_by_side(metrics: Sequence[str]) -> Figure:
+    """A panel an inner product."""
+    titles = list(metrics)
+    return make_subplots(
+        rows=1, cols=len(titles), subplot_titles=titles, horizontal_spacing=0.02, shared_yaxes=True
+    )
 
-    return make_subplots(rows=rows, cols=columns, **more)
 
-
-def _titles(fig: Figure, size: int = 12) -> None:
+def set_titles(fig: Figure, size: int = 12) -> None:
+    """Panels' titles in one size."""
     fig.update_annotations(font={"size": size, "color": INK})
 
 
@@ -37,7 +42,7 @@ def heat_figure(
     numbers = [str(i + 1) for i in range(len(concepts))]
     labels = [f"{name}  {i}" for name, i in zip(concepts, numbers, strict=True)]
     top = float(np.nanquantile(np.abs(means), 0.995)) or 1.0
-    fig = _grid(1, len(metrics), subplot_titles=list(metrics), horizontal_spacing=0.02, shared_yaxes=True)
+    fig = _side_by_side(metrics)
     for i in range(len(metrics)):
         fig.add_trace(
             Heatmap(
@@ -66,7 +71,7 @@ def heat_figure(
     step = max(1, len(concepts) // 10)
     fig.update_xaxes(showgrid=False, tickvals=numbers[::step], type="category")
     fig.update_yaxes(showgrid=False, autorange="reversed", ticks="", tickfont={"size": 11}, type="category")
-    _titles(fig, 13)
+    set_titles(fig, 13)
     return fig
 
 
@@ -81,7 +86,7 @@ def within_figure(within: pd.DataFrame, concepts: Sequence[str], metrics: Sequen
     **Raises** `KeyError` if a column is missing.
     """
     need_columns(within, "metric", "concept", "mean", "low", "high", "largest_other", "level_listed")
-    fig = _grid(1, len(metrics), subplot_titles=list(metrics), horizontal_spacing=0.02, shared_yaxes=True)
+    fig = _side_by_side(metrics)
     for i, metric in enumerate(metrics):
         lines = within[within["metric"] == metric].set_index("concept").loc[list(concepts)]
         mean = lines["mean"].to_numpy(float)
@@ -139,7 +144,7 @@ def within_figure(within: pd.DataFrame, concepts: Sequence[str], metrics: Sequen
     fig.update_layout(margin={"t": 70}, legend={"y": 1.05})
     fig.update_xaxes(rangemode="tozero")
     fig.update_yaxes(autorange="reversed", ticks="", tickfont={"size": 11}, type="category")
-    _titles(fig, 13)
+    set_titles(fig, 13)
     return fig
 
 
@@ -162,9 +167,9 @@ def loo_figure(
     low, high = float(np.nanquantile(random, 0.0005)), float(np.nanquantile(values, 0.995))
     edges = np.linspace(low, max(high, -low) * 1.05, 41)
     centres = (edges[1:] + edges[:-1]) / 2
-    fig = _grid(
-        rows,
-        columns,
+    fig = make_subplots(
+        rows=rows,
+        cols=columns,
         subplot_titles=list(concepts),
         horizontal_spacing=0.02,
         vertical_spacing=0.32 / rows,
@@ -199,127 +204,5 @@ def loo_figure(
     fig.update_xaxes(showgrid=False)
     fig.update_yaxes(showticklabels=False, ticks="", showgrid=False)
     fig.update_xaxes(title_text="random pairs' standard deviations", row=rows, col=(columns + 1) // 2)
-    _titles(fig, 11)
-    return fig
-
-
-def language_figure(scores: pd.DataFrame, pairs: Sequence[str], limit: int = 8) -> Figure:
-    """Concepts by |cosine| with each pair of languages' mean context difference, the largest first.
-
-    Args:
-        scores: `pair`, `concept`, `cosine`, `low`, `high`, `level_random`, `matching` of one inner product.
-        pairs: a panel each.
-        limit: bars a panel.
-
-    **Raises** `KeyError` if a column is missing.
-    """
-    need_columns(scores, "pair", "concept", "cosine", "low", "high", "level_random", "matching")
-    columns = min(2, len(pairs))
-    rows = -(-len(pairs) // columns)
-    fig = _grid(
-        rows,
-        columns,
-        subplot_titles=list(pairs),
-        horizontal_spacing=0.24,
-        vertical_spacing=0.3 / rows,
-        shared_xaxes="all",
-    )
-    for k, pair in enumerate(pairs):
-        lines = scores[scores["pair"] == pair]
-        lines = lines.reindex(lines["cosine"].abs().sort_values(ascending=False).index)[:limit]
-        size = lines["cosine"].abs().to_numpy(float)
-        sign = np.sign(lines["cosine"].to_numpy(float))
-        ends = np.stack([sign * lines["low"].to_numpy(float), sign * lines["high"].to_numpy(float)])
-        fig.add_trace(
-            Bar(
-                x=size,
-                y=list(lines["concept"]),
-                orientation="h",
-                marker_color=[ACCENT if m else BLOCKS[3] for m in lines["matching"]],
-                error_x={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": ends.max(axis=0) - size,
-                    "arrayminus": size - ends.min(axis=0),
-                    "color": INK,
-                    "thickness": 1,
-                    "width": 2,
-                },
-                showlegend=False,
-                customdata=lines["cosine"],
-                hovertemplate="%{y}: %{customdata:.3f}<extra></extra>",
-            ),
-            row=k // columns + 1,
-            col=k % columns + 1,
-        )
-        fig.add_trace(
-            Scatter(
-                x=lines["level_random"],
-                y=list(lines["concept"]),
-                mode="markers",
-                marker={"symbol": "line-ns-open", "size": 12, "color": MUTED, "line": {"width": 2}},
-                name="95% of random word pairs",
-                showlegend=k == 0,
-                hovertemplate="random: %{x:.3f}<extra></extra>",
-            ),
-            row=k // columns + 1,
-            col=k % columns + 1,
-        )
-    shown = f"The {limit} largest concepts a panel; the matching one is dark. Whiskers: 95% intervals."
-    style(fig, height=190 * rows + 90, aspect=0.24 * rows, extra=100, note=shown)
-    legend = {"yref": "container", "y": 0.99, "yanchor": "top"}  # above the first panels' titles
-    fig.update_layout(margin={"t": 80}, legend=legend)
-    fig.update_xaxes(rangemode="tozero")
-    fig.update_yaxes(autorange="reversed", ticks="", showgrid=False, tickfont={"size": 11}, type="category")
-    for c in range(columns):
-        fig.update_xaxes(title_text="|cosine|", row=rows, col=c + 1)
-    _titles(fig)
-    return fig
-
-
-def matching_figure(
-    cosines: Float[np.ndarray, "metric item item"], metrics: Sequence[str], items: Sequence[str]
-) -> Figure:
-    """|Cosines| of context pairs with their own words (dark) over those with all others' (pale).
-
-    Args:
-        cosines: rows contexts, columns words; NaN entries are left out.
-        metrics: a panel each.
-        items: texts for hovering.
-    """
-    fig = _grid(
-        len(metrics), 1, subplot_titles=list(metrics), vertical_spacing=0.3 / len(metrics), shared_xaxes=True
-    )
-    size = np.abs(cosines)
-    own = np.eye(size.shape[1], dtype=bool)
-    top = float(np.nanmax(size))
-    bins = {"start": 0.0, "end": top + top / 40, "size": top / 40}
-    for i in range(len(metrics)):
-        other = size[i][~own]
-        kinds = (
-            ("with others' words", other[~np.isnan(other)], FAINT),
-            ("with its own words", np.diag(size[i]), _COLOURS["causal"]),
-        )
-        for name, values, colour in kinds:
-            fig.add_trace(
-                Histogram(
-                    x=values,
-                    xbins=bins,
-                    histnorm="probability",
-                    marker={"color": colour, "line": {"width": 0}},
-                    opacity=0.75 if name.endswith("own words") else 1.0,
-                    name=name,
-                    legendgroup=name,
-                    showlegend=i == 0,
-                    hovertemplate="%{x}: %{y:.1%}<extra></extra>",
-                ),
-                row=i + 1,
-                col=1,
-            )
-    note = f"{len(items)} pairs of contexts."
-    style(fig, height=130 * len(metrics) + 110, aspect=0.2 * len(metrics), extra=80, note=note)
-    fig.update_layout(barmode="overlay", margin={"t": 60})
-    fig.update_yaxes(tickformat=".0%", title_text="share")
-    fig.update_xaxes(title_text="|cosine|", row=len(metrics), col=1)
-    _titles(fig)
+    set_titles(fig, 11)
     return fig

@@ -89,7 +89,7 @@ class Ambiguous(SavedResult):
 
     def figures(self) -> dict[str, Figure]:
         """Matching and other |cosines| by metric."""
-        from graticule.probes.plots.words import matching_figure
+        from graticule.probes.plots.word_contexts import matching_figure
 
         return {_STRIP: matching_figure(self.cosines, self.metrics, list(self.items["first"]))}
 

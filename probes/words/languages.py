@@ -87,7 +87,7 @@ class Languages(SavedResult):
 
     def figures(self) -> dict[str, Figure]:
         """Ranked bars, a figure a metric."""
-        from graticule.probes.plots.words import language_figure
+        from graticule.probes.plots.word_contexts import language_figure
 
         return {
             f"{_BARS}: {m}": language_figure(self.scores[self.scores["metric"] == m], self.pairs)

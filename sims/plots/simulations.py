@@ -1,115 +1,18 @@
-"""Figures of simulations: losses and cosines during training, heat-maps, the map of dimensions and scales."""
+"""Figures of trained tables: heat-maps, ours beside the paper, the scatter, dimensions and scales."""
 
 from __future__ import annotations
 
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from plotly.graph_objects import Figure, Heatmap, Scatter
 from plotly.subplots import make_subplots
 
-from graticule.probes.plots.style import ACCENT, BLOCKS, FAINT, INK, MUTED, SURFACE, need_columns, style
+from graticule.probes.plots.style import ACCENT, FAINT, INK, MUTED, SURFACE, need_columns, style
+from graticule.sims.plots.views import NAMES, VIEWS
 
 _SCALE = [[0.0, SURFACE], [0.5, "#ffffff"], [1.0, ACCENT]]
-_VIEWS = {"unembedding": ACCENT, "embedding": SURFACE, "mixed": "#117733"}
-_NAMES = {
-    "unembedding": "unembedding",
-    "embedding": "embedding",
-    "mixed": "unembedding with embedding",
-    "log_odds": "log-odds (nats)",
-}
-
-
-def loss_figure(curves: pd.DataFrame) -> Figure:
-    """Nats above the entropy floor by updates, a line a setting, both axes logarithmic.
-
-    Args:
-        curves: `setting`, `step`, `gap`, `gap_se`.
-
-    **Raises** `KeyError` if a column is missing.
-    """
-    need_columns(curves, "setting", "step", "gap", "gap_se")
-    fig = Figure()
-    for k, (setting, part) in enumerate(curves.groupby("setting", sort=False)):
-        shown = part[part["step"] > 0]
-        colour = BLOCKS[k % len(BLOCKS)]
-        dash = ("solid", "dash", "dot")[k // len(BLOCKS) % 3]
-        _band(fig, shown["step"], shown["gap"], shown["gap_se"], colour, positive=True)
-        fig.add_trace(
-            Scatter(
-                x=shown["step"],
-                y=shown["gap"],
-                mode="lines",
-                name=str(setting),
-                line={"color": colour, "width": 2, "dash": dash},
-                hovertemplate="update %{x:,}<br>%{y:.4f} nats above the floor<extra></extra>",
-            )
-        )
-    style(fig, height=400, aspect=0.5, extra=60, note="Bands: two standard errors over runs.")
-    fig.update_xaxes(title_text="updates", type="log", dtick=1)
-    fig.update_yaxes(title_text="loss above its floor (nats)", type="log", dtick=1, exponentformat="power")
-    return fig
-
-
-def cosine_figure(curves: pd.DataFrame, paper: pd.DataFrame) -> Figure:
-    """Mean cosines within a concept by updates (logarithmic), a panel a view; the paper's points as crosses.
-
-    Args:
-        curves: `setting`, `step`, and `unembedding`, `embedding`, `mixed`, each with `_se`.
-        paper: `what` (a view), `step`, `paper`; may be empty.
-
-    **Raises** `KeyError` if a column is missing.
-    """
-    need_columns(curves, "setting", "step", *_VIEWS, *(f"{v}_se" for v in _VIEWS))
-    fig: Figure = make_subplots(
-        cols=3, subplot_titles=[_NAMES[v] for v in _VIEWS], shared_yaxes=True, horizontal_spacing=0.03
-    )
-    for col, view in enumerate(_VIEWS, start=1):
-        for k, (setting, whole) in enumerate(curves.groupby("setting", sort=False)):
-            colour, part = BLOCKS[k % len(BLOCKS)], whole[whole["step"] > 0]
-            _band(fig, part["step"], part[view], part[f"{view}_se"], colour, row=1, col=col)
-            fig.add_trace(
-                Scatter(
-                    x=part["step"],
-                    y=part[view],
-                    mode="lines",
-                    name=str(setting),
-                    legendgroup=str(setting),
-                    showlegend=col == 1,
-                    line={
-                        "color": colour,
-                        "width": 2,
-                        "dash": ("solid", "dash", "dot")[k // len(BLOCKS) % 3],
-                    },
-                    hovertemplate="update %{x:,}<br>cosine %{y:.3f}<extra></extra>",
-                ),
-                row=1,
-                col=col,
-            )
-        stated = paper[paper["what"] == view]
-        if len(stated):
-            fig.add_trace(
-                Scatter(
-                    x=stated["step"],
-                    y=stated["paper"],
-                    mode="markers",
-                    name="paper's figure 5",
-                    legendgroup="paper",
-                    showlegend=col == 1,
-                    marker={"symbol": "x", "size": 9, "color": INK},
-                    hovertemplate="paper %{y:.3f}<extra></extra>",
-                ),
-                row=1,
-                col=col,
-            )
-    style(fig, height=380, aspect=0.42, extra=80, note="Bands: two standard errors over runs.")
-    fig.update_layout(margin={"t": 40}, legend={"y": -0.2, "yanchor": "top"})
-    fig.update_xaxes(title_text="updates", type="log", dtick=1, matches="x")
-    fig.update_yaxes(range=[-0.1, 1.04])
-    fig.update_yaxes(title_text="mean cosine", row=1, col=1)
-    return fig
 
 
 def heat_figure(heat: pd.DataFrame) -> Figure:
@@ -121,8 +24,8 @@ def heat_figure(heat: pd.DataFrame) -> Figure:
     **Raises** `KeyError` if a column is missing.
     """
     need_columns(heat, "view", "i", "j", "mean")
-    fig: Figure = make_subplots(cols=3, subplot_titles=[_NAMES[v] for v in _VIEWS], horizontal_spacing=0.05)
-    for col, view in enumerate(_VIEWS, start=1):
+    fig: Figure = make_subplots(cols=3, subplot_titles=[NAMES[v] for v in VIEWS], horizontal_spacing=0.05)
+    for col, view in enumerate(VIEWS, start=1):
         grid = heat[heat["view"] == view].pivot(index="i", columns="j", values="mean").to_numpy(float)
         names = [f"C{k + 1}" for k in range(len(grid))]
         written = [[f"{v:.2f}" if np.isfinite(v) else "" for v in row] for row in grid]
@@ -305,34 +208,3 @@ def map_figure(settings: pd.DataFrame, view: str = "unembedding") -> Figure:
     for row in range(1, len(sizes) + 1):
         fig.update_yaxes(title_text="mean cosine", row=row, col=1)
     return fig
-
-
-def _band(
-    fig: Figure,
-    x: pd.Series,
-    y: pd.Series,
-    error: pd.Series,
-    colour: str,
-    positive: bool = False,
-    **where: Any,
-) -> None:
-    """Two standard errors either side, where there are any."""
-    if not error.notna().any():
-        return
-    high, low = y + 2 * error.fillna(0.0), y - 2 * error.fillna(0.0)
-    if positive:
-        low = low.clip(lower=y * 0.5)  # a logarithmic axis has no zero
-    fig.add_trace(
-        Scatter(
-            x=[*x, *x[::-1]],
-            y=[*high, *low[::-1]],
-            fill="toself",
-            fillcolor=colour,
-            opacity=0.18,
-            line={"width": 0},
-            mode="lines",
-            hoverinfo="skip",
-            showlegend=False,
-        ),
-        **where,
-    )

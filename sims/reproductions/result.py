@@ -121,14 +121,8 @@ class Simulation(SavedResult):
 
     def figures(self) -> dict[str, Figure]:
         """The paper's numbers beside ours, the map, curves, heat-maps, the scatter, graphs."""
-        from graticule.sims.plots.simulations import (
-            cosine_figure,
-            heat_figure,
-            loss_figure,
-            map_figure,
-            paper_figure,
-            scatter_figure,
-        )
+        from graticule.sims.plots.curves import cosine_figure, loss_figure
+        from graticule.sims.plots.simulations import heat_figure, map_figure, paper_figure, scatter_figure
         from graticule.sims.plots.worlds import graph_figure
 
         out: dict[str, Figure] = {}

@@ -1,5 +1,6 @@
 """Rows whose whole truth is known: probabilities, splits by context, and what instruments make of them."""
 
+import networkx as nx
 import numpy as np
 import pytest
 import torch
@@ -9,9 +10,11 @@ from graticule.probes.estimators.solvers import ridge_cv
 from graticule.sims.contexts import UNKNOWN, Contexts
 from graticule.sims.lookup import lookup_model
 from graticule.sims.sequence import SequenceShape, SequenceTokens, sequence_model
+from graticule.sims.train import Training, train
 from graticule.sims.truth.optimal import parity
 from graticule.sims.truth.rows import lookup_rows, sequence_rows
 from graticule.sims.world import World
+from graticule.sims.worlds.values import smooth_world
 
 POINT = "blocks.0.hook_resid_post"
 
@@ -89,6 +92,22 @@ def test_ridge_finds_what_is_written(contexts, linear, directions):
     odd = parity(contexts.world, every.known, (0, 1))[:, None]
     product = (every.targets()[1][:, :1] - 0.5) * (every.targets()[1][:, 1:2] - 0.5)
     assert every.reader(POINT, odd).r2[0] < 0.1 and abs(np.corrcoef(product[:, 0], odd[:, 0])[0, 1]) > 0.9
+
+
+def test_a_trained_learner_writes_a_line_and_a_circle():
+    """The synthetic twin of time and longitude: the posterior mean of an ordered concept, and the mean cosine
+    and sine of a cyclic one, are read from contexts that the probe never saw; not so before training."""
+    world = smooth_world(nx.DiGraph([(0, 1), (0, 2)]), (2, 12, 8), {1: "cyclic", 2: "ordered"}, seed=0)
+    contexts = Contexts.complete(world)
+    found = []
+    for steps in (6000, 0):
+        learned = train([contexts], Training(dim=8, optimizer="population", lr=4.0, steps=steps, scale=0.1))
+        rows = lookup_rows(lookup_model(learned.f[0], learned.g[0]), contexts, POINT, n=6000, seed=1)
+        x, (names, y), test = rows.activations[POINT].double().numpy(), rows.targets(), rows.test_rows()
+        fit = ridge_cv(x[~test], y[~test], clusters=rows.contexts[~test])
+        found.append(1 - ((fit.predict(x[test]) - y[test]) ** 2).mean(axis=0) / y[test].var(axis=0))
+    assert names == ["posterior_0", "expected_1_0", "expected_1_1", "expected_2"]
+    assert found[0].min() > 0.6 and found[1].max() < 0.1, found
 
 
 def test_beginnings_of_texts_once_with_their_probability(contexts, sequence):
