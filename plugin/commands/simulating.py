@@ -44,7 +44,8 @@ def sim(
     """Train learners on worlds whose concepts are known, and measure their geometry.
 
     Leaves sim.json (mean cosines with standard errors, loss and floor of each setting), the whole result and
-    a page in the folder; the same command run again reads what is there.
+    a page in the folder; the same command run again reads what is there, and goes on after the last setting
+    that was done if it was stopped.
 
     \b
     Example:  graticule sim --concepts 7 --seeds 10 --out tables
@@ -66,7 +67,7 @@ def sim(
     }  # fmt: skip
     found = _held(out, asked)
     if found is None:
-        found = _made(asked)
+        found = _made(asked, out / "parts")
         _keep(found, out, asked)
     page = found.report(out / "report.html")
     typer.echo(f"{found.summary()}\nThe page: {page}")
@@ -105,8 +106,8 @@ def certify(
     typer.echo(f"{made.summary()}\nThe page: {page}")
 
 
-def _made(asked: dict[str, Any]) -> Any:
-    """The result that was asked for."""
+def _made(asked: dict[str, Any], parts: Path) -> Any:
+    """The result that was asked for; settings of a simulation are kept in `parts` as they are done."""
     if asked["theorems"]:
         from graticule.sims.theorems.run import theorems
         from graticule.sims.world import World
@@ -117,7 +118,7 @@ def _made(asked: dict[str, Any]) -> Any:
     from graticule.sims.reproductions.setting import Setting
     from graticule.sims.reproductions.simulate import simulate
 
-    shared: dict[str, Any] = {"runs": asked["seeds"], "seed": asked["seed"], "progress": True}
+    shared: dict[str, Any] = {"runs": asked["seeds"], "seed": asked["seed"], "progress": True, "out": parts}
     if asked["table"] is not None:
         only = None if asked["concepts"] is None else (asked["concepts"],)
         settings = {"steps": asked["steps"], "optimizer": asked["optimizer"], "concepts": only}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import product
 from math import ceil
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,6 +38,7 @@ def reproduce(
     seed: int = 0,
     optimizer: Optimizer | None = None,
     concepts: Sequence[int] | None = None,
+    out: Path | str | None = None,
     progress: bool | None = None,
 ) -> Simulation:
     """One of the paper's tables or figures, ours side by side with the paper's.
@@ -47,33 +50,29 @@ def reproduce(
     **Arguments:** `runs` and `steps` in place of the paper's and ours (200,000; 500,000 for ten concepts and
     more; figure 5's 4,900 epochs as 882,000); `optimizer` in place of the stated one: `"population"` takes
     the exact gradient with as much learning rate × updates, in a fraction of the time; `concepts` keeps the
-    rows with so many concepts.
+    rows with so many concepts; `out` is `simulate`'s.
 
     **Raises** `ValueError` for another name, or `concepts` that no row has.
     """
     if name not in NAMES:
         raise ValueError(f"{name!r} is none of {', '.join(NAMES)}")
+    how: dict[str, Any] = {"runs": runs, "seed": seed, "out": out, "progress": progress}
     if name == "scales":
-        return _scales(runs or SCALE_RUNS, steps, seed, optimizer, concepts or (5, 7), progress)
+        return _scales(steps, optimizer, concepts or (5, 7), {**how, "runs": runs or SCALE_RUNS})
     if name == "figure2":
         return scatter(_as_asked(Setting(3), steps, optimizer), seed, progress)
     if name == "figure5":
         setting = _as_asked(Setting(7, steps=EPOCH * max(LOSS)), steps, optimizer)
-        found = simulate(setting, runs=runs, seed=seed, points=_points(setting), progress=progress)
+        found = simulate(setting, points=_points(setting), **how)
         return replace(found, name=name, paper=_curve_lines(found.curves, setting))
     if name == "orthogonality":
-        found = simulate(
-            _as_asked(Setting(10, masks=50, steps=LONG), steps, optimizer),
-            runs=runs,
-            seed=seed,
-            progress=progress,
-        )
+        found = simulate(_as_asked(Setting(10, masks=50, steps=LONG), steps, optimizer), **how)
         return replace(found, name=name, paper=_across_lines(found.heat))
     rows = [row for row in TABLES[name] if concepts is None or row.setting.concepts in concepts]
     if not rows:
         raise ValueError(f"no row of {name} has {list(concepts or ())} concepts")
     asked = [replace(row, setting=_as_asked(row.setting, steps, optimizer)) for row in rows]
-    found = simulate([row.setting for row in asked], runs=runs, seed=seed, progress=progress)
+    found = simulate([row.setting for row in asked], **how)
     return replace(found, name=name, paper=_table_lines(found.settings, asked))
 
 
@@ -139,12 +138,7 @@ def _line(
 
 
 def _scales(
-    runs: int,
-    steps: int | None,
-    seed: int,
-    optimizer: Optimizer | None,
-    concepts: Sequence[int],
-    progress: bool | None,
+    steps: int | None, optimizer: Optimizer | None, concepts: Sequence[int], how: Mapping[str, Any]
 ) -> Simulation:
     kinds: Sequence[Optimizer] = ("sgd", "adam", "population") if optimizer is None else (optimizer,)
     settings = [
@@ -152,7 +146,7 @@ def _scales(
         for m, kind, ratio, scale in product(concepts, kinds, RATIOS, SCALES)
     ]
     settings = list(dict.fromkeys(settings))  # few concepts: two ratios round up to one dimension
-    found = simulate(settings, runs=runs, seed=seed, nulls=0, points=10, progress=progress)
+    found = simulate(settings, nulls=0, points=10, **how)
     ratio = found.settings["dim"] / found.settings["concepts"]
     provenance = {
         **found.provenance,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from jaxtyping import Bool, Float
 from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import library_versions
+from graticule.sims.reproductions.kept import Kept
 from graticule.sims.reproductions.paper import runs_of
 from graticule.sims.reproductions.result import Simulation
 from graticule.sims.reproductions.setting import Setting
@@ -30,6 +32,7 @@ def simulate(
     seed: int = 0,
     nulls: int = 20,
     points: int = _POINTS,
+    out: Path | str | None = None,
     progress: bool | None = None,
 ) -> Simulation:
     """Train `runs` worlds of each setting in one batch, and measure their steering vectors.
@@ -38,7 +41,8 @@ def simulate(
     takes world, tables and samples from seed + r, whatever it is trained beside.
 
     **Arguments:** `runs` is the paper's number where it is None (100 for m = 3 and 4, 50, 20, then 10);
-    `nulls` draws of the permutation and random-pair nulls, 0 for none; `points` on the curves.
+    `nulls` draws of the permutation and random-pair nulls, 0 for none; `points` on the curves; `out` a folder
+    in which each setting is kept once it is done, so that the same call goes on there.
 
     **Raises** `ValueError` for no setting, no run, or two settings that are the same.
     """
@@ -48,14 +52,17 @@ def simulate(
     batches: dict[Setting, list[Setting]] = {}
     for setting in chosen:
         batches.setdefault(replace(setting, scale=1.0), []).append(setting)
-    found: dict[Setting, dict[str, pd.DataFrame]] = {}
+    kept = Kept(out, runs=runs, seed=seed, nulls=nulls, points=points)
+    found = {setting: tables for setting in chosen if (tables := kept.get(setting)) is not None}
     quiet = progress is False or len(batches) == 1
     with tqdm(batches.items(), desc="settings", unit="setting", disable=quiet, leave=False) as bar:
         for common, members in bar:
             bar.set_postfix_str(common.name)
             count = runs or runs_of(common.concepts)
-            for setting, learned in _learn(members, count, seed, points, progress):
+            missing = [member for member in members if member not in found]
+            for setting, learned in _learn(missing, count, seed, points, progress) if missing else ():
                 found[setting] = measured(setting, learned, nulls)
+                kept.put(setting, found[setting])
     parts = [found[setting] for setting in chosen]
     tables = {name: pd.concat([part[name] for part in parts], ignore_index=True) for name in parts[0]}
     return Simulation(

@@ -30,6 +30,7 @@ def test_sim_leaves_means_and_errors_of_the_very_simulation(tmp_path: Path, caps
     page = (tmp_path / "s" / "report.html").read_text(encoding="utf-8")
     assert "Cosines during training" in page
 
+    assert len(list((tmp_path / "s" / "parts").iterdir())) == 1  # what a stopped run goes on from
     kept = (tmp_path / "s" / "result" / "manifest.json").stat().st_mtime_ns
     assert main(command) == 0  # read, not trained again
     assert (tmp_path / "s" / "result" / "manifest.json").stat().st_mtime_ns == kept

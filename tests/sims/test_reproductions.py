@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from graticule.sims.reproductions import simulate as module
+from graticule.sims.reproductions.kept import TABLES as TABLES_KEPT
 from graticule.sims.reproductions.paper import TABLES, runs_of
 from graticule.sims.reproductions.reproduce import reproduce
 from graticule.sims.reproductions.result import TITLES, Simulation
@@ -49,6 +51,33 @@ def test_a_run_that_stays_on_a_plateau_is_told():
     assert "3 runs, 1 far above the others' loss" in found.summary()
     assert not behind(np.array([0.1, 0.11, 0.14])).any()  # all alike: nothing is told
     assert behind(np.array([0.01, 0.01, 0.07])).tolist() == [False, False, True]
+
+
+def test_a_stopped_simulation_goes_on_after_the_last_setting_done(tmp_path, monkeypatch):
+    """The second batch is stopped; the same call trains it alone, and gives what a whole one does."""
+    settings = [Setting(3, dim=d, scale=s, steps=300) for d in (3, 4) for s in (1.0, 0.1)]
+    how = {"runs": 2, "nulls": 3, "points": 2, "progress": False}
+    whole = simulate(settings, **how)
+    learn, asked = module._learn, []
+
+    def stopped(members, *rest):
+        asked.append([(m.width, m.scale) for m in members])
+        if members[0].width == 4 and len(asked) == 2:
+            raise KeyboardInterrupt
+        return learn(members, *rest)
+
+    monkeypatch.setattr(module, "_learn", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        simulate(settings, out=tmp_path, **how)
+    found = simulate(settings, out=tmp_path, **how)
+    assert asked == [[(3, 1.0), (3, 0.1)], [(4, 1.0), (4, 0.1)], [(4, 1.0), (4, 0.1)]]
+    for name in TABLES_KEPT:
+        pd.testing.assert_frame_equal(getattr(found, name), getattr(whole, name))
+    simulate(settings, out=tmp_path, **{**how, "runs": 1})  # another number of runs is another simulation
+    assert asked[3:] == [[(3, 1.0), (3, 0.1)], [(4, 1.0), (4, 0.1)]]
+    place = next(tmp_path.iterdir())
+    (place / "manifest.json").write_text("{")  # damaged: made again
+    assert len(simulate(settings, out=tmp_path, **how).settings) == 4
 
 
 def test_tables_hang_together(simulation):
