@@ -189,8 +189,8 @@ def _table_of(
     columns: dict[str, Any] = {}
     for role, given in (("split", split), ("cluster", cluster)):
         if given is not None and not isinstance(given, str):
-            frame[f"{role} "] = np.asarray(given)
-            given = f"{role} "
+            frame[f"given {role}"] = np.asarray(given)
+            given = f"given {role}"
         columns[role] = given
     if columns["cluster"] is None:
         columns["cluster"] = "source"  # rows of one text are not independent

@@ -58,7 +58,7 @@ def _beliefs(
     for start in range(0, len(contexts), chunk):
         part = slice(start, start + chunk)
         chances = world.conditional(contexts[part])
-        floor[part] = -(chances * np.log(np.where(chances > 0, chances, 1.0))).sum(axis=1)
+        floor[part] = (chances * -np.log(np.where(chances > 0, chances, 1.0))).sum(axis=1)
         joint = chances.reshape(len(chances), *world.values)
         for i in range(world.m):
             posterior[i][part] = joint.sum(axis=tuple(k + 1 for k in range(world.m) if k != i))
