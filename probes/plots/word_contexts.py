@@ -9,7 +9,7 @@ from plotly.graph_objects import Bar, Figure, Histogram, Scatter
 from plotly.subplots import make_subplots
 
 from graticule.probes.plots.style import ACCENT, BLOCKS, FAINT, INK, MUTED, need_columns, style
-from graticule.probes.plots.words import METRIC_COLOURS, set_titles
+from graticule.probes.plots.words import EVERY_PANEL, METRIC_COLOURS, set_titles
 
 
 def language_figure(scores: pd.DataFrame, pairs: Sequence[str], limit: int = 8) -> Figure:
@@ -31,7 +31,7 @@ def language_figure(scores: pd.DataFrame, pairs: Sequence[str], limit: int = 8) 
         subplot_titles=list(pairs),
         horizontal_spacing=0.24,
         vertical_spacing=0.3 / rows,
-        shared_xaxes="all",
+        shared_xaxes=EVERY_PANEL,
     )
     for k, pair in enumerate(pairs):
         lines = scores[scores["pair"] == pair]

@@ -12,6 +12,7 @@ from plotly.subplots import make_subplots
 from graticule.probes.plots.style import ACCENT, BLOCKS, FAINT, INK, MUTED, SURFACE, need_columns, style
 
 _DIVERGING = [[0, "#00639c"], [0.25, "#8fb9d6"], [0.5, "#ffffff"], [0.75, "#e0a3b4"], [1, "#b3003c"]]
+EVERY_PANEL: Any = "all"  # plotly's types know booleans only
 METRIC_COLOURS = {"euclidean": SURFACE, "whitened": BLOCKS[4], "causal": ACCENT}
 """Inner product → colour."""
 
@@ -173,8 +174,8 @@ def loo_figure(
         subplot_titles=list(concepts),
         horizontal_spacing=0.02,
         vertical_spacing=0.32 / rows,
-        shared_xaxes="all",
-        shared_yaxes="all",
+        shared_xaxes=EVERY_PANEL,
+        shared_yaxes=EVERY_PANEL,
     )
     for c, concept in enumerate(concepts):
         own = values[(projections["concept"] == concept).to_numpy()]

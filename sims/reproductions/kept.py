@@ -39,10 +39,10 @@ class Kept:
         """Keep the tables of a setting, all of them or none."""
         if self._out is not None:
             told = {"setting": asdict(setting), **self._how}
-            none = {"name": "", "points": pd.DataFrame(), "paper": pd.DataFrame()}
             place = self._place(setting)
             shutil.rmtree(place, ignore_errors=True)  # what could not be read
-            Simulation(**none, **tables, provenance=told).save(place)
+            none = pd.DataFrame()
+            Simulation(name="", points=none, paper=none, provenance=told, **tables).save(place)
 
     def _place(self, setting: Setting) -> Path:
         assert self._out is not None
