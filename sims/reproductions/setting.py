@@ -28,7 +28,7 @@ class Setting:
     """Updates, at most."""
     lr: float | None = None
     """Learning rate; None is the paper's, and 2^m / 8 for the population gradient, whose rows move by
-    p(d) ~ 2^−m."""
+    p(d) ~ 2^−m; at most 128, as few masks make the likeliest contexts likelier (512 diverges at m = 12)."""
     scale: float = 1.0
     """Factor on the initial weights U(±1/√rows)."""
     weight_decay: float = 0.0
@@ -53,7 +53,7 @@ class Setting:
     def rate(self) -> float:
         """The learning rate in force."""
         if self.lr is None and self.optimizer == "population":
-            return 2.0**self.concepts / 8
+            return min(2.0**self.concepts / 8, 128.0)
         return Training(optimizer=self.optimizer, lr=self.lr).rate
 
     @property

@@ -48,6 +48,7 @@ def test_a_run_that_stays_on_a_plateau_is_told():
     runs = found.concepts.groupby("run")["unembedding"].mean()
     assert runs.iloc[1] < 0.9 < 0.98 < min(runs.iloc[0], runs.iloc[2])
     assert found.settings["behind"].tolist() == [1]
+    assert [Setting(m).by("population").rate for m in (3, 7, 12)] == [1.0, 16.0, 128.0]
     assert "3 runs, 1 far above the others' loss" in found.summary()
     assert not behind(np.array([0.1, 0.11, 0.14])).any()  # all alike: nothing is told
     assert behind(np.array([0.01, 0.01, 0.07])).tolist() == [False, False, True]
