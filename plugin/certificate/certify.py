@@ -127,7 +127,7 @@ def _made(subject: Subject, plan: Plan, name: str, main: bool, made_of: str) -> 
     last = subject.points[-1]
     said = read(subject, pairs, None if main else (last,))
     nothing = found_in_nothing(subject, last, plan.labellings) if main else pd.DataFrame()
-    frames = (said.concepts, said.parities, said.components, said.verdict, nothing)
+    frames = (said.concepts, said.parities, said.components, said.verdicts, nothing)
     return Part(name, *frames, provenance={"fingerprint": made_of, "versions": library_versions()})
 
 

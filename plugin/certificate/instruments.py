@@ -40,8 +40,8 @@ class Reading:
     """A line a point and pair."""
     components: pd.DataFrame
     """A line a point and number of principal components."""
-    verdict: pd.DataFrame
-    """One line: the sweep's verdict."""
+    verdicts: pd.DataFrame
+    """A line a verdict: of the sweep over all points, and of each block's end by itself."""
 
 
 def read(subject: Subject, pairs: Sequence[tuple[int, int]], points: Sequence[str] | None = None) -> Reading:
@@ -65,9 +65,18 @@ def read(subject: Subject, pairs: Sequence[tuple[int, int]], points: Sequence[st
             part[["logistic_r2", "mlp_r2", "pca_r2"]] = np.nan
         lines.append(part)
     odd = pd.concat([_parities(subject, pairs, p, networks[p][:, m:]) for p in chosen], ignore_index=True)
+    verdicts = [_verdict(findings, chosen=True)]
+    ends = [p for p in subject.points if p.endswith("resid_post") and p != findings.chosen_point]
+    verdicts += [_verdict(swept(subject, (end,)), chosen=False) for end in ends]
+    tables = (pd.concat(lines), odd, pd.concat(curves), pd.DataFrame(verdicts))
+    return Reading(*(_marked(table, subject) for table in tables))
+
+
+def _verdict(findings: Findings, chosen: bool) -> dict[str, Any]:
     told = findings.verdict
-    verdict: dict[str, Any] = {
+    return {
         "point": findings.chosen_point,
+        "chosen": chosen,
         "words": told.words,
         "score": told.score,
         "surface": told.surface,
@@ -75,10 +84,6 @@ def read(subject: Subject, pairs: Sequence[tuple[int, int]], points: Sequence[st
         "low": told.ci95[0],
         "high": told.ci95[1],
     }
-    marked = [
-        _marked(t, subject) for t in (pd.concat(lines), odd, pd.concat(curves), pd.DataFrame([verdict]))
-    ]
-    return Reading(*marked)
 
 
 def _marked(table: pd.DataFrame, subject: Subject) -> pd.DataFrame:
@@ -90,11 +95,13 @@ def _marked(table: pd.DataFrame, subject: Subject) -> pd.DataFrame:
 
 
 # Ridge -----------------------------------------------------------------------------------------------
-def swept(subject: Subject) -> Findings:
-    """`graticule.sweep` of all posteriors over all points, against the untrained learner."""
-    rows = subject.rows.activations
+def swept(subject: Subject, points: Sequence[str] | None = None) -> Findings:
+    """`graticule.sweep` of all posteriors over all points or some, against the untrained learner."""
+    rows, before = subject.rows.activations, subject.untrained.activations
+    if points is not None:
+        rows, before = rows.select(points=points), before.select(points=points)
     table = Table(rows.rows, target=subject.rows.targets()[0], name="contexts")
-    surface = Baselines(text_digest(table), {UNTRAINED: subject.untrained.activations}, strings=False)
+    surface = Baselines(text_digest(table), {UNTRAINED: before}, strings=False)
     return sweep(
         rows,
         subject.posteriors,

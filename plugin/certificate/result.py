@@ -100,7 +100,8 @@ class Certificate(SavedResult):
     """Mean R² of a ridge on the first `k` principal components, `probe`, and of the best reader of as many
     components of all contexts, `truth`."""
     verdicts: pd.DataFrame
-    """The sweep's verdict against the untrained learner, one line a condition."""
+    """Verdicts against the untrained learner, a line a condition and block: at the point that the sweep chose
+    (`chosen`), and at the end of every other block by itself."""
     nothing: pd.DataFrame
     """A line a learner and instrument: random `labellings` of the contexts, how many were called `structure`,
     the `rate` with its interval `low` … `high`, how many had an interval `above_0`."""
@@ -184,9 +185,8 @@ class Certificate(SavedResult):
             means = means.merge(odd, on="level", how="left")
             caption = f"{_WORDS[condition]}: {learner} learner, last point, means over concepts"
             out[caption] = means.round(4).rename(columns=lambda c: str(c).replace("_", " "))
-        out["Verdicts against the untrained learner, at the point chosen on training contexts"] = _plain(
-            self.verdicts
-        )
+        caption = "Verdicts against the untrained learner: at the chosen point, and at the other blocks' ends"
+        out[caption] = _plain(self.verdicts)
         out["Random labels of contexts"] = _plain(self.nothing)
         out["Principal components: mean R² of the probe and of the best reader of as many"] = _plain(
             self.components

@@ -274,6 +274,11 @@ def test_sequence_learner_at_every_point(world, tmp_path):
     assert found.concepts["point"].drop_duplicates().tolist() == list(sequence_points(SequenceShape(1, 8, 4)))
     assert found.concepts["width"].eq(8).all() and len(found.concepts) == 5 * 4
     assert {m.learner for m in found.marks} == {"sequence"}
+    verdicts = found.verdicts  # the sweep's own choice first, then the ends of the other blocks
+    assert verdicts["chosen"].tolist() == [True] + [False] * (len(verdicts) - 1)
+    assert "blocks.0.hook_resid_post" in verdicts["point"].tolist() and verdicts["point"].is_unique
+    at = found.concepts.groupby("point")["ridge_r2"].mean()
+    np.testing.assert_allclose(verdicts["score"], at[verdicts["point"]], atol=0.05)
     assert len(found.figures()) == 5
     (learner,) = tmp_path.glob("parts/*/learners/sequence-dimension-2/trained")
     assert (learner / "learner.safetensors").is_file()
