@@ -115,12 +115,12 @@ def language_model(texts: list[str], args: Any) -> tuple[Any, float]:
         model_name="one-block",
     )
     model = HookedTransformer(config, tokenizer=tokenizer)
-    ids = torch.tensor([i for row in tokenizer(texts)["input_ids"] for i in [*row, 0]])
-    held, path = None, args.out / "model.pt"
+    path = args.out / "model.pt"
     if path.is_file():
         held = torch.load(path, weights_only=True)
         model.load_state_dict(held["weights"])
         return model, float(held["loss"])
+    ids = torch.tensor([i for row in tokenizer(texts)["input_ids"] for i in [*row, 0]])
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=args.model_steps)
     drawn, losses = torch.Generator().manual_seed(0), []
