@@ -193,8 +193,7 @@ class Whole:
 
     def _contexts(self, held: Held, version: Tensor) -> Iterator[slice]:
         """As many contexts at once as their logits allow."""
-        vocab = int(getattr(self.model.cfg, "d_vocab_out", 0) or self.model.cfg.d_vocab)
-        step = max(1, _CELLS // (vocab * held.tokens.shape[1]))
+        step = max(1, _CELLS // (n_outputs(self.model) * held.tokens.shape[1]))
         for start in range(0, len(version), step):
             yield slice(start, min(start + step, len(version)))
 
@@ -245,6 +244,11 @@ class _Table:
         ce = self._ce.reshape(self._shape)
         ce[..., -1] = torch.nan
         return Scores(ce, self._kl.reshape(self._shape))
+
+
+def n_outputs(model: HookedModel) -> int:
+    """Tokens that a model can predict; by default as many as it reads."""
+    return int(getattr(model.cfg, "d_vocab_out", 0) or model.cfg.d_vocab)
 
 
 def to_device(model: HookedModel, tokens: Any) -> Int[Tensor, "context pos"]:

@@ -17,7 +17,7 @@ from graticule.hooks.latents import SparseCoder
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.streams.contexts import contexts, special_ids
 from graticule.hooks.streams.corpora import Corpus
-from graticule.saes.evaluation.arms import Route
+from graticule.saes.evaluation.arms import Route, n_outputs
 from graticule.saes.evaluation.coder import Coder, metadata_of
 
 _TOKENS = 1024  # a batch
@@ -83,9 +83,8 @@ def take_sample(
 def check_predictable(model: HookedModel, sample: Sample) -> None:
     """**Raises** `ValueError` for tokens that a model reads but cannot predict, as a small output vocabulary
     makes them: there is no loss of them."""
-    outputs = int(getattr(model.cfg, "d_vocab_out", -1))
-    following = sample.tokens[: sample.n_loss, 1:]
-    if following.size and 0 < outputs <= (largest := int(following.max())):
+    outputs, following = n_outputs(model), sample.tokens[: sample.n_loss, 1:]
+    if following.size and outputs <= (largest := int(following.max())):
         raise ValueError(
             f"token {largest} cannot be predicted, the model has {outputs} outputs: these contexts have no "
             "loss; losses=False measures everything else"
