@@ -65,14 +65,20 @@ def killed(*arguments: str) -> None:
     server({"put": "hold"})
     child = os.fork()
     if child == 0:
-        main([*arguments])
+        with contextlib.suppress(BaseException):
+            main([*arguments])
         os._exit(0)
-    while not server()["held"]:
-        time.sleep(0.02)
-    os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
+    end = time.monotonic() + 120
+    held = False
+    try:
+        while not held and time.monotonic() < end:
+            time.sleep(0.02)
+            held = server()["held"]
+    finally:  # a child left behind would hold this process's output open
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
     state = server({})
-    TOLD["killed"] = {"code": status, "repos": state["repos"]}
+    TOLD["killed"] = {"code": status, "held": held, "repos": state["repos"]}
 
 
 def metadata(hook: str) -> dict:

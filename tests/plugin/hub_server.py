@@ -140,7 +140,7 @@ class Handler(BaseHTTPRequestHandler):
         self.user, self.writes = TOKENS.get(token, (None, False))
         try:
             if parts[0] == "_test":
-                return self.back_door(parts)
+                return self.back_door()
             with self.server.lock:
                 self.server.requests.append((self.command, url.path, self.user))
             if self.command == "PUT" and parts[0] == "_lfs":
@@ -156,10 +156,12 @@ class Handler(BaseHTTPRequestHandler):
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = handle_any
 
-    def back_door(self, parts: list[str]) -> None:
-        if self.command == "POST":
-            self.server.faults, self.server.held = json.loads(self.body()), False
-        self.answer(self.server.state())
+    def back_door(self) -> None:
+        faults = json.loads(self.body()) if self.command == "POST" else None
+        with self.server.lock:  # a push may be changing what is told
+            if faults is not None:
+                self.server.faults, self.server.held = faults, False
+            self.answer(self.server.state())
 
     # Routes ------------------------------------------------------------------------------------------
     def route(self, parts: list[str], data: bytes) -> None:

@@ -50,7 +50,7 @@ def told(tmp_path_factory):
     with HubServer() as hub:
         env = environment(hub.endpoint, folder / "home", READER_TOKEN=READER)
         done = subprocess.run(
-            [sys.executable, str(CLIENT), str(folder)], env=env, capture_output=True, text=True, timeout=1500
+            [sys.executable, str(CLIENT), str(folder)], env=env, capture_output=True, text=True, timeout=600
         )
     assert done.returncode == 0, done.stderr[-3000:]
     steps = json.loads((folder / "told.json").read_text())
@@ -223,6 +223,7 @@ class TestInterrupted:
         assert set(again["repos"][repo]["branches"]) == {"main"}
 
     def test_it_was_killed_in_the_middle_of_an_upload(self, told):
+        assert told["killed"]["held"]
         assert told["killed"]["code"] == 9
 
     def test_the_message_says_how_it_stands(self, told):
