@@ -202,8 +202,12 @@ def sha256(path: Path | str) -> str:
 
 
 def fingerprint(made_from: Mapping[str, Any]) -> str:
-    """A short digest of what something was made from: the same settings in any order give the same one."""
-    words = json.dumps(json_ready(made_from), sort_keys=True)
+    """A short digest of what something was made from, and by which version of graticule.
+
+    The same settings in any order give the same one.
+    """
+    made = {**made_from, "made_by": library_versions().get("graticule")}
+    words = json.dumps(json_ready(made), sort_keys=True)
     return hashlib.sha256(words.encode()).hexdigest()[:16]
 
 

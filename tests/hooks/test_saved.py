@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from graticule.hooks.artifact import ArtifactError, read_json, write_json
+from graticule.hooks import artifact
+from graticule.hooks.artifact import ArtifactError, fingerprint, read_json, write_json
 from graticule.hooks.saved import SavedResult
 
 
@@ -111,3 +112,12 @@ class TestSaved:
         write_json(tmp_path / "here" / "manifest.json", manifest)
         with pytest.raises(ArtifactError, match="another version"):
             Sample.load(tmp_path / "here")
+
+
+def test_a_fingerprint_is_of_settings_and_version(monkeypatch):
+    """What another version of graticule left in a folder is made again, not taken over."""
+    now = fingerprint({"seed": 0, "levels": (1, 2)})
+    assert now == fingerprint({"levels": [1, 2], "seed": np.int64(0)})
+    assert now != fingerprint({"levels": [1, 2], "seed": 1})
+    monkeypatch.setattr(artifact, "library_versions", lambda: {"graticule": "0.0.1"})
+    assert now != fingerprint({"levels": [1, 2], "seed": 0})
