@@ -17,7 +17,8 @@ from graticule.hooks.points import PointError, full_name, layer_of
 if TYPE_CHECKING:
     from typing import Self
 
-    from graticule.hooks.latents import Latents, SparseCoder
+    from graticule.hooks.coders import SparseCoder
+    from graticule.hooks.latents import Latents
 
 
 class Activations(Mapping[str, Tensor]):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,36 +16,22 @@ from tqdm.auto import tqdm
 
 from graticule.hooks.activations import Activations
 from graticule.hooks.artifact import library_versions
+from graticule.hooks.coders import (
+    SparseCoder,
+    as_found,
+    check_coder,
+    describe,
+    head_of,
+    hook_name,
+    writes_elsewhere,
+)
 from graticule.hooks.points import PointError, layer_of
 from graticule.hooks.store import Store
 
 _log = logging.getLogger(__name__)
 
 _CHUNK_CELLS = 1 << 26  # numbers in one dense chunk of latents: 256 MiB in float32
-_OF_BATCHES = ("batchtopk", "matryoshka_batchtopk")
-_OF_SEQUENCES = ("temporal",)
 _UNFOLDED = ("expected_average_only_in", "covariance_whitening")
-# What SAELens's encode and decode leave on the SAE itself, and its way of taking heads apart.
-_STATE = ("x_norm_coeff", "ln_mu", "ln_std", "d_head", "reshape_fn_in", "reshape_fn_out")
-
-
-@runtime_checkable
-class SparseCoder(Protocol):
-    """What graticule asks of an SAE: every SAELens `SAE` is one.
-
-    `W_dec` is `[d_sae, d_in]`; `cfg` carries `d_in`, `d_sae` and `metadata.hook_name`.
-    """
-
-    cfg: Any
-    W_dec: Any
-
-    def encode(self, x: Any) -> Any:
-        """`[row, d_in]` activations to `[row, d_sae]` latents."""
-        ...
-
-    def decode(self, feature_acts: Any) -> Any:
-        """`[row, d_sae]` latents to `[row, d_in]` reconstructions."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -125,7 +110,7 @@ class Latents:
 
     def _decode(self, index: np.ndarray) -> np.ndarray:
         sae: Any = self.sae
-        with _as_found(sae), torch.no_grad():
+        with as_found(sae), torch.no_grad():
             x = _read(self.activations, self.point, self.sae, index)
             if hasattr(sae, "process_sae_in"):
                 sae.process_sae_in(x)  # normalisation is undone with the statistics that this leaves
@@ -153,7 +138,7 @@ def encode(
     check_coder(sae)
     name = _point_of(activations, sae, point)
     width, wanted = activations.widths[name], int(sae.cfg.d_in)
-    head = _head(sae)
+    head = head_of(sae)
     if width != wanted and (head is None or width % wanted):
         raise ValueError(
             f"{name} has width {width}, the SAE has d_in {wanted}: was it trained on another model or point?"
@@ -169,7 +154,7 @@ def encode(
     step = min(batch, _chunk_rows(int(sae.cfg.d_sae), n))
     quiet = not (progress if progress is not None else n * int(sae.cfg.d_sae) > 1 << 28)
     bar = tqdm(total=n, desc=f"encoding {name}", unit="row", disable=quiet, leave=False)
-    with bar, _as_found(sae), torch.no_grad():
+    with bar, as_found(sae), torch.no_grad():
         parts: list[Any] = []
         for chunk in _chunks(n, step):
             parts.append(_sparse(sae.encode(_read(activations, name, sae, chunk))))
@@ -178,62 +163,6 @@ def encode(
 
     values = sp.csr_matrix(sp.vstack(parts, format="csr") if parts else (0, int(sae.cfg.d_sae)))
     return Latents(name, values, sae, activations)
-
-
-def check_coder(sae: SparseCoder) -> None:
-    """**Raises** `ValueError` unless a row's latents depend on that row alone."""
-    kind = architecture(sae)
-    if kind in _OF_BATCHES:
-        raise ValueError(
-            f"a {kind} SAE still in training picks its active latents over the batch, so a row's latents "
-            "depend on its neighbours: save it with save_inference_model and load that (it becomes jumprelu)"
-        )
-    if kind in _OF_SEQUENCES:
-        raise ValueError(f"a {kind} SAE reads whole sequences; rows of single positions cannot be encoded")
-
-
-def architecture(sae: SparseCoder) -> str:
-    """SAELens's name of the SAE's kind: `standard`, `topk`, `jumprelu`, …"""
-    named = getattr(sae.cfg, "architecture", None)
-    return str(named() if callable(named) else named or type(sae).__name__)
-
-
-def hook_name(sae: SparseCoder) -> str | None:
-    """The hook point the SAE was trained on, as its metadata says."""
-    found = _metadata(sae, "hook_name")
-    return None if found is None else str(found)
-
-
-def writes_elsewhere(sae: SparseCoder) -> str | None:
-    """The point a transcoder writes to; None for an SAE that reconstructs what it reads."""
-    out = _metadata(sae, "hook_name_out")
-    if out is not None and out != hook_name(sae):
-        return str(out)
-    return "another point" if "transcoder" in architecture(sae) else None
-
-
-def describe(sae: SparseCoder) -> dict[str, Any]:
-    """What an SAE is, for provenance: plain values only."""
-    kept = ("model_name", "hook_name", "hook_name_out", "hook_head_index", "neuronpedia_id")
-    return {
-        "architecture": architecture(sae),
-        "d_in": int(sae.cfg.d_in),
-        "d_sae": int(sae.cfg.d_sae),
-        "normalize_activations": str(getattr(sae.cfg, "normalize_activations", "none")),
-        "apply_b_dec_to_input": bool(getattr(sae.cfg, "apply_b_dec_to_input", False)),
-        **{k: v for k in kept if (v := _metadata(sae, k)) is not None},
-    }
-
-
-def _metadata(sae: SparseCoder, key: str) -> Any:
-    held = getattr(sae.cfg, "metadata", None)
-    found = held.get(key) if isinstance(held, dict) else getattr(held, key, None)
-    return getattr(sae.cfg, key, None) if found is None else found
-
-
-def _head(sae: SparseCoder) -> int | None:
-    head = _metadata(sae, "hook_head_index")
-    return None if head is None else int(head)
 
 
 def _point_of(activations: Activations | Store, sae: SparseCoder, point: str | None) -> str:
@@ -273,7 +202,7 @@ def _read(activations: Activations | Store, point: str, sae: SparseCoder, index:
     else:
         held = activations[point]
         rows = held[int(index[0]) : int(index[-1]) + 1] if run else held[torch.from_numpy(index)]
-    head, wanted = _head(sae), int(sae.cfg.d_in)
+    head, wanted = head_of(sae), int(sae.cfg.d_in)
     if head is not None and rows.shape[1] != wanted:
         rows = rows[:, head * wanted : (head + 1) * wanted]
     return rows.to(sae.W_dec.device, sae.W_dec.dtype)
@@ -299,31 +228,3 @@ def _chunk_rows(d_sae: int, n: int) -> int:
 def _chunks(n: int, step: int) -> Iterator[np.ndarray]:
     for start in range(0, n, step):
         yield np.arange(start, min(start + step, n))
-
-
-@contextmanager
-def _as_found(sae: Any) -> Generator[None]:
-    """Evaluation mode and flat heads inside; mode and whatever SAELens keeps on the SAE as before after."""
-    held = vars(sae)
-    before = {key: held[key] for key in _STATE if key in held}
-    modules: list[Any] = list(sae.modules()) if hasattr(sae, "modules") else []
-    modes = [m.training for m in modules]
-    try:
-        for module in modules:
-            module.training = False
-        if getattr(sae.cfg, "reshape_activations", "none") == "hook_z":
-            # captured heads are flat already, and SAELens flattens them before anything else
-            sae.reshape_fn_in = _same
-            sae.reshape_fn_out = _same
-            sae.d_head = None  # `decode` hands it on; an SAE that has not read heads yet has none
-        yield
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
-        for key in _STATE:
-            held.pop(key, None)
-        held.update(before)
-
-
-def _same(x: Tensor, d_head: int | None = None) -> Tensor:  # noqa: ARG001
-    return x

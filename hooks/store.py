@@ -35,7 +35,8 @@ from graticule.hooks.points import PointError, full_name
 from graticule.hooks.protocols import HookedModel
 
 if TYPE_CHECKING:
-    from graticule.hooks.latents import Latents, SparseCoder
+    from graticule.hooks.coders import SparseCoder
+    from graticule.hooks.latents import Latents
 
 KIND = "activations"
 _NUMPY = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F64": np.float64}

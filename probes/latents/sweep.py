@@ -9,54 +9,33 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import library_versions
-from graticule.hooks.latents import (
-    Latents,
-    SparseCoder,
-    architecture,
-    describe,
-    encode,
-    writes_elsewhere,
-)
+from graticule.hooks.coders import SparseCoder, architecture, describe, writes_elsewhere
+from graticule.hooks.latents import Latents, encode
 from graticule.hooks.points import layer_of
 from graticule.probes.estimators.solvers import RidgeFit
 from graticule.probes.findings import Findings
 from graticule.probes.geometry import RandomVectors, covariance
-from graticule.probes.latents.arms import all_latents, dense_arm, gain_of
+from graticule.probes.latents.arms import all_latents, dense_arm
 from graticule.probes.latents.findings import (
     ALL,
-    COORDINATES,
     DENSE,
     ERROR,
     LATENTS,
-    RANDOM,
     RECONSTRUCTION,
     LatentFindings,
 )
-from graticule.probes.latents.selection import Selected, fixed, select
+from graticule.probes.latents.judged import Judged, Settings, few_columns
 from graticule.probes.latents.top import decoder_cosines, scatter_rows, top_latents, univariate
 from graticule.probes.layers import Problem
 from graticule.probes.material import Material
-from graticule.probes.scores.metrics import mean_r2
-from graticule.probes.scores.verdict import Predictions
 
 _log = logging.getLogger(__name__)
 
 _COVARIANCE_ROWS = 20_000
-_NEIGHBOURS = 50
-
-
-@dataclass(frozen=True)
-class _Settings:
-    ks: tuple[int, ...]
-    top: int
-    null: str
-    draws: int
-    folds: int
-    seed: int
 
 
 def latents(
@@ -108,7 +87,7 @@ def latents(
                 f"{name} is a transcoder (it writes to {other}): only SAEs that reconstruct what they read "
                 "are judged here; activations.encode(sae) gives its latents"
             )
-    settings = _Settings(counts, top, null, draws, folds, seed)
+    settings = Settings(counts, top, null, draws, folds, seed)
     parts: list[_Part] = []
     quiet = not (progress if progress is not None else len(material.problem.y) * len(named) > 5000)
     with tqdm(total=len(named) * 5, desc="latents", disable=quiet, leave=False) as bar:
@@ -136,14 +115,14 @@ class _Part:
     scatter: list[pd.DataFrame]
 
 
-def _one(name: str, held: Latents, material: Material, settings: _Settings, step: Callable[[], Any]) -> _Part:
+def _one(name: str, held: Latents, material: Material, settings: Settings, step: Callable[[], Any]) -> _Part:
     problem = material.problem
     width = int(held.sae.cfg.d_in)
-    judged = _Judged(name, material)
+    judged = Judged(name, material)
     dense, predictions = dense_arm(held.inputs, width, problem, material.alphas)
     judged.add(DENSE, predictions, dense.score)
     step()
-    chosen = _few(held, judged, settings)
+    chosen = few_columns(held, judged, settings)
     step()
     whole, validation = all_latents(held, problem, material.alphas, folds=settings.folds, seed=settings.seed)
     judged.add(ALL, whole, validation)
@@ -169,88 +148,8 @@ def _one(name: str, held: Latents, material: Material, settings: _Settings, step
     return _Part(sae, judged.lines, judged.tests, selected=chosen.chosen.tolist(), **single)
 
 
-class _Judged:
-    """The lines of one SAE as they come in."""
-
-    def __init__(self, sae: str, material: Material) -> None:
-        self.sae, self.material = sae, material
-        self.lines: list[dict[str, Any]] = []
-        self.tests: list[np.ndarray] = []
-
-    def add(self, arm: str, predictions: Predictions, validation: float, k: int | None = None) -> None:
-        verdict = self.material.judge(predictions)
-        self.append(
-            arm, k, validation, verdict.score, (verdict.gain, *verdict.ci95), verdict.words, predictions.test
-        )
-
-    def append(
-        self,
-        arm: str,
-        k: int | None,
-        validation: float,
-        score: float,
-        gain: tuple[float, float, float],
-        words: str,
-        test: np.ndarray,
-    ) -> None:
-        line = {"sae": self.sae, "arm": arm, "k": float("nan") if k is None else float(k)}
-        line |= {"validation": validation, "score": score, "gain": gain[0], "low": gain[1], "high": gain[2]}
-        self.lines.append({**line, "words": words})
-        self.tests.append(test)
-
-
-def _few(held: Latents, judged: _Judged, settings: _Settings) -> Selected:
-    """The arms with k columns: latents, coordinates, random latents."""
-    material, problem = judged.material, judged.material.problem
-    train, y, clusters = problem.train, problem.y[problem.train], problem.clusters[problem.train]
-    folds: dict[str, Any] = {"folds": settings.folds, "seed": settings.seed}
-    X, X_test = held.values[train].astype(np.float64), held.values[problem.test].astype(np.float64)
-    chosen = select(X, X_test, y, clusters, settings.ks, **folds)
-    for k in settings.ks:
-        judged.add(LATENTS, chosen.predictions[k], chosen.validation[k], k)
-    dense, dense_test = held.inputs(train), held.inputs(problem.test)
-    coordinates = select(dense, dense_test, y, clusters, settings.ks, **folds)
-    for k in settings.ks:
-        judged.add(COORDINATES, coordinates.predictions[k], coordinates.validation[k], k)
-    active = np.bincount(X.indices, minlength=X.shape[1])
-    rng = np.random.default_rng(settings.seed)
-    for k in settings.ks:
-        lucky = [
-            fixed(X, X_test, y, clusters, matched(active, chosen.chosen[:k], rng), **folds)
-            for _ in range(settings.draws)
-        ]
-        gains = [gain_of(material, p) for p in lucky]
-        judged.append(
-            RANDOM,
-            k,
-            float(np.mean([mean_r2(y, p.out_of_fold) for p in lucky])),
-            float(np.mean([mean_r2(problem.y[problem.test], p.test) for p in lucky])),
-            (float(np.mean(gains)), min(gains), max(gains)),
-            f"mean and range of {settings.draws} draws",
-            lucky[0].test,
-        )
-    return chosen
-
-
-def matched(
-    active: Int[np.ndarray, " d_sae"], chosen: Int[np.ndarray, " k"], rng: np.random.Generator
-) -> Int[np.ndarray, " k"]:
-    """For each chosen latent another one, drawn among the hundred that are active about as often."""
-    living = np.flatnonzero(active)
-    order = living[np.argsort(active[living], kind="stable")]
-    others = order[~np.isin(order, chosen)]
-    taken: list[int] = []
-    for latent in chosen:
-        at = int(np.searchsorted(active[others], active[latent]))
-        near = others[max(0, at - _NEIGHBOURS) : at + _NEIGHBOURS]
-        near = near[~np.isin(near, taken)]
-        if len(near):
-            taken.append(int(rng.choice(near)))
-    return np.array(taken, np.int64)
-
-
 def _single(
-    name: str, held: Latents, dense: RidgeFit, material: Material, settings: _Settings
+    name: str, held: Latents, dense: RidgeFit, material: Material, settings: Settings
 ) -> dict[str, Any]:
     """Top latents, cosines and scatters, a target after another."""
     problem, names = material.problem, material.table.target_names
@@ -297,7 +196,7 @@ def _explained(held: Latents, problem: Problem) -> float:
 
 
 def _findings(
-    findings: Findings, parts: list[_Part], settings: _Settings, saes: Mapping[str, Any]
+    findings: Findings, parts: list[_Part], settings: Settings, saes: Mapping[str, Any]
 ) -> LatentFindings:
     material = findings.material
     problem, table = material.problem, material.table

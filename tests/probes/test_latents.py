@@ -21,8 +21,9 @@ from graticule.probes.latents.findings import (
     RECONSTRUCTION,
     LatentFindings,
 )
+from graticule.probes.latents.judged import matched
 from graticule.probes.latents.selection import fixed, forward_selection, select
-from graticule.probes.latents.sweep import latents, matched
+from graticule.probes.latents.sweep import latents
 from graticule.probes.scores.verdict import NO_BETTER, STRUCTURE
 from graticule.sims.planted import planted
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from graticule.hooks.latents import SparseCoder
+from graticule.hooks.coders import SparseCoder
 from graticule.saes.atoms.truth import Truth
 from graticule.saes.evaluation.coder import as_published
 

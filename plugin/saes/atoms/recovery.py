@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 
 from graticule.hooks.artifact import library_versions
-from graticule.hooks.latents import SparseCoder, describe
+from graticule.hooks.coders import SparseCoder, describe
 from graticule.saes.atoms.arms import Arm, make_arms
 from graticule.saes.atoms.firing import tell
 from graticule.saes.atoms.result import SaeRecovery

@@ -16,22 +16,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from graticule.hooks.activations import Activations
-from graticule.hooks.latents import (
-    Latents,
+from graticule.hooks.coders import (
+    OF_BATCHES,
     SparseCoder,
     architecture,
     check_coder,
     describe,
-    encode,
     hook_name,
     writes_elsewhere,
 )
+from graticule.hooks.latents import Latents, encode
 from graticule.hooks.points import resolve
 from graticule.hooks.protocols import HookedModel
 
 _log = logging.getLogger(__name__)
 
-_PICKS_OVER_BATCHES = ("batchtopk", "matryoshka_batchtopk")
 _MOST_ROWS = 4096
 _FOLDERS = ("folder", "path", "out")
 
@@ -93,7 +92,7 @@ def as_published(sae: SparseCoder) -> SparseCoder:
     """The inference SAE of a training SAE whose latents depend on the batch; any other SAE itself."""
     from sae_lens import SAE, TrainingSAE
 
-    if not isinstance(sae, TrainingSAE) or architecture(sae) not in _PICKS_OVER_BATCHES:
+    if not isinstance(sae, TrainingSAE) or architecture(sae) not in OF_BATCHES:
         return sae
     training: Any = sae
     with tempfile.TemporaryDirectory() as folder:

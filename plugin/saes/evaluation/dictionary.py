@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from graticule.hooks.latents import SparseCoder
+from graticule.hooks.coders import SparseCoder
 
 ALWAYS_ON = 0.5
 """A latent that fires on more than this share of the rows is always on."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import read_tensors, write_json
-from graticule.hooks.latents import architecture
+from graticule.hooks.coders import architecture
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.session import undisturbed
 from graticule.saes.evaluation.arms import Held, Route, make_route, to_device

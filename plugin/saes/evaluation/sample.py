@@ -12,8 +12,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from graticule.hooks.artifact import library_versions
+from graticule.hooks.coders import SparseCoder
 from graticule.hooks.identity import model_identity
-from graticule.hooks.latents import SparseCoder
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.streams.contexts import contexts, special_ids
 from graticule.hooks.streams.corpora import Corpus

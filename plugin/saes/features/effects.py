@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from graticule.hooks.latents import SparseCoder
+from graticule.hooks.coders import SparseCoder
 from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
 from graticule.probes.unembedding import final_norm

@@ -1,0 +1,120 @@
+"""What graticule asks of an SAE and reads off it: any SAELens `SAE` will do."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+OF_BATCHES = ("batchtopk", "matryoshka_batchtopk")
+"""Architectures that pick their active latents over the batch while they are trained."""
+_OF_SEQUENCES = ("temporal",)
+# What SAELens's encode and decode leave on the SAE itself, and its way of taking heads apart.
+_STATE = ("x_norm_coeff", "ln_mu", "ln_std", "d_head", "reshape_fn_in", "reshape_fn_out")
+
+
+@runtime_checkable
+class SparseCoder(Protocol):
+    """What graticule asks of an SAE: every SAELens `SAE` is one.
+
+    `W_dec` is `[d_sae, d_in]`; `cfg` carries `d_in`, `d_sae` and `metadata.hook_name`.
+    """
+
+    cfg: Any
+    W_dec: Any
+
+    def encode(self, x: Any) -> Any:
+        """`[row, d_in]` activations to `[row, d_sae]` latents."""
+        ...
+
+    def decode(self, feature_acts: Any) -> Any:
+        """`[row, d_sae]` latents to `[row, d_in]` reconstructions."""
+        ...
+
+
+def check_coder(sae: SparseCoder) -> None:
+    """**Raises** `ValueError` unless a row's latents depend on that row alone."""
+    kind = architecture(sae)
+    if kind in OF_BATCHES:
+        raise ValueError(
+            f"a {kind} SAE still in training picks its active latents over the batch, so a row's latents "
+            "depend on its neighbours: save it with save_inference_model and load that (it becomes jumprelu)"
+        )
+    if kind in _OF_SEQUENCES:
+        raise ValueError(f"a {kind} SAE reads whole sequences; rows of single positions cannot be encoded")
+
+
+def architecture(sae: SparseCoder) -> str:
+    """SAELens's name of the SAE's kind: `standard`, `topk`, `jumprelu`, …"""
+    named = getattr(sae.cfg, "architecture", None)
+    return str(named() if callable(named) else named or type(sae).__name__)
+
+
+def hook_name(sae: SparseCoder) -> str | None:
+    """The hook point the SAE was trained on, as its metadata says."""
+    found = metadata(sae, "hook_name")
+    return None if found is None else str(found)
+
+
+def writes_elsewhere(sae: SparseCoder) -> str | None:
+    """The point a transcoder writes to; None for an SAE that reconstructs what it reads."""
+    out = metadata(sae, "hook_name_out")
+    if out is not None and out != hook_name(sae):
+        return str(out)
+    return "another point" if "transcoder" in architecture(sae) else None
+
+
+def describe(sae: SparseCoder) -> dict[str, Any]:
+    """What an SAE is, for provenance: plain values only."""
+    kept = ("model_name", "hook_name", "hook_name_out", "hook_head_index", "neuronpedia_id")
+    return {
+        "architecture": architecture(sae),
+        "d_in": int(sae.cfg.d_in),
+        "d_sae": int(sae.cfg.d_sae),
+        "normalize_activations": str(getattr(sae.cfg, "normalize_activations", "none")),
+        "apply_b_dec_to_input": bool(getattr(sae.cfg, "apply_b_dec_to_input", False)),
+        **{k: v for k in kept if (v := metadata(sae, k)) is not None},
+    }
+
+
+def metadata(sae: SparseCoder, key: str) -> Any:
+    """An entry of the SAE's metadata, or of its cfg as older SAEs keep it; None if there is none."""
+    held = getattr(sae.cfg, "metadata", None)
+    found = held.get(key) if isinstance(held, dict) else getattr(held, key, None)
+    return getattr(sae.cfg, key, None) if found is None else found
+
+
+def head_of(sae: SparseCoder) -> int | None:
+    """The attention head that the SAE reads at a point of heads; None for all of them."""
+    head = metadata(sae, "hook_head_index")
+    return None if head is None else int(head)
+
+
+@contextmanager
+def as_found(sae: Any) -> Generator[None]:
+    """Evaluation mode and flat heads inside; mode and whatever SAELens keeps on the SAE as before after."""
+    held = vars(sae)
+    before = {key: held[key] for key in _STATE if key in held}
+    modules: list[Any] = list(sae.modules()) if hasattr(sae, "modules") else []
+    modes = [m.training for m in modules]
+    try:
+        for module in modules:
+            module.training = False
+        if getattr(sae.cfg, "reshape_activations", "none") == "hook_z":
+            # captured heads are flat already, and SAELens flattens them before anything else
+            sae.reshape_fn_in = _same
+            sae.reshape_fn_out = _same
+            sae.d_head = None  # `decode` hands it on; an SAE that has not read heads yet has none
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+        for key in _STATE:
+            held.pop(key, None)
+        held.update(before)
+
+
+def _same(x: Tensor, d_head: int | None = None) -> Tensor:  # noqa: ARG001
+    return x
