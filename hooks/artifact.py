@@ -146,7 +146,7 @@ def check_schema(manifest: Mapping[str, Any], kind: str, path: Path | str) -> No
     if manifest.get("schema") != SCHEMA:
         raise ArtifactError(
             f"{path} is of schema {manifest.get('schema')!r}, this graticule reads schema {SCHEMA}; "
-            "write it again, or read it with the version that wrote it (provenance.json names it)"
+            "write it again, or read it with the version that wrote it (the folder's JSON names it)"
         )
 
 

@@ -13,9 +13,13 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from graticule.sims.world import UNKNOWN, World
+from graticule.sims.world import EXACT_UP_TO, UNKNOWN, World
 
 __all__ = ["UNKNOWN", "Contexts"]
+
+MOST_CONTEXTS = 1 << 23
+"""Contexts that are enumerated at most: every one of fourteen binary concepts."""
+_ROUNDING = 1e-13
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,13 +38,18 @@ class Contexts:
     """How often each mask is drawn."""
 
     def __post_init__(self) -> None:
-        """**Raises** `ValueError` for masks twice, of another width, or chances that do not add up to 1."""
+        """**Raises** `ValueError` for masks that are not boolean, twice or of another width, or chances that
+        do not add up to 1; those that nearly do are made to."""
+        if self.masks.dtype != bool or not len(self.masks):
+            raise ValueError(f"{len(self.masks)} masks of {self.masks.dtype}: one or more, True where known")
         if self.masks.shape != (len(self.chances), self.world.m):
             raise ValueError(f"masks {self.masks.shape} for {len(self.chances)} chances, m={self.world.m}")
         if len(np.unique(self.masks, axis=0)) != len(self.masks):
             raise ValueError("a mask is given twice; add their chances up")
         if (self.chances < 0).any() or not np.isclose(self.chances.sum(), 1):
             raise ValueError(f"chances add up to {self.chances.sum()}, expected 1")
+        if abs(self.chances.sum() - 1) > _ROUNDING:
+            object.__setattr__(self, "chances", self.chances / self.chances.sum())
 
     @classmethod
     def complete(cls, world: World, known: float = 0.5, hidden: Sequence[int] = ()) -> Contexts:
@@ -72,7 +81,12 @@ class Contexts:
     @classmethod
     def drawn(cls, world: World, n_masks: int, seed: int = 0) -> Contexts:
         """Incomplete contexts (Table 3): `n_masks` Bernoulli(½) masks drawn once, those alike merged, each
-        draw equally likely."""
+        draw equally likely.
+
+        **Raises** `ValueError` for fewer than one mask.
+        """
+        if n_masks < 1:
+            raise ValueError(f"n_masks={n_masks}: one or more")
         rng = np.random.default_rng(seed)
         masks, counts = np.unique(rng.random((n_masks, world.m)) < 0.5, axis=0, return_counts=True)
         return cls(world, masks, counts / counts.sum())
@@ -81,8 +95,14 @@ class Contexts:
     def of(
         cls, world: World, masks: Sequence[Sequence[int]], chances: Sequence[float] | None = None
     ) -> Contexts:
-        """These masks (1 where known); equally likely unless `chances` are given."""
-        given = np.asarray(masks, bool).reshape(len(masks), -1)
+        """These masks (1 where known, 0 where not); equally likely unless `chances` are given.
+
+        **Raises** `ValueError` for no mask, other numbers than 0 and 1, or what the constructor refuses.
+        """
+        told = np.asarray(masks)
+        if told.ndim != 2 or not np.isin(told, (0, 1)).all():
+            raise ValueError(f"masks={list(masks)}: a row a mask, 1 where a concept is known and 0 where not")
+        given = told.astype(bool)
         return cls(
             world, given, np.full(len(given), 1 / len(given)) if chances is None else np.asarray(chances)
         )
@@ -96,7 +116,7 @@ class Contexts:
         complete = np.asarray(self.masks.all(axis=1))
         order = np.argsort(~complete, kind="stable")
         sizes = [int(np.prod(np.array(self.world.values)[self.masks[i]])) for i in order if not complete[i]]
-        starts = np.cumsum([len(self.world.vectors), *sizes])[:-1] if sizes else np.zeros(0, np.int64)
+        starts = np.cumsum([self.world.n_vectors, *sizes])[:-1] if sizes else np.zeros(0, np.int64)
         first = np.concatenate([[0], starts]) if complete.any() else starts
         return order, np.asarray(first, np.int64)
 
@@ -107,7 +127,16 @@ class Contexts:
 
     @cached_property
     def vectors(self) -> Int[np.ndarray, "context m"]:
-        """Every context, −1 where unknown."""
+        """Every context, −1 where unknown.
+
+        **Raises** `ValueError` for more than 2²³.
+        """
+        sizes = np.where(self.masks, np.array(self.world.values, float), 1).prod(axis=1)
+        if sizes.sum() > MOST_CONTEXTS:
+            raise ValueError(
+                f"{sizes.sum():,.0f} contexts are more than the {MOST_CONTEXTS:,} that are enumerated: fewer "
+                "concepts, or fewer masks (Contexts.drawn)"
+            )
         parts = [self.world.vectors]
         for i in self._order[0]:
             mask = self.masks[i]
@@ -174,6 +203,11 @@ def _masks(world: World, hidden: Sequence[int]) -> np.ndarray:
     """Every mask that hides these concepts, the fullest first."""
     if not set(hidden) <= set(range(world.m)):
         raise ValueError(f"hidden={list(hidden)}: concepts are 0 … {world.m - 1}")
+    if 2 ** (world.m - len(set(hidden))) > EXACT_UP_TO:
+        raise ValueError(
+            f"every mask over {world.m - len(set(hidden))} concepts is more than {EXACT_UP_TO:,}; "
+            "Contexts.drawn takes some"
+        )
     sizes = [1 if i in set(hidden) else 2 for i in range(world.m)]
     return np.array(list(np.ndindex(*sizes)), bool)[::-1].copy()
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from graticule.hooks.artifact import (
     SCHEMA,
+    ArtifactError,
     check_schema,
     library_versions,
     read_json,
@@ -82,6 +84,24 @@ def load_learner(path: Path | str, kind: str) -> tuple[Contexts, dict[str, Tenso
     folder = Path(path)
     manifest = read_json(folder / "manifest.json")
     check_schema(manifest, kind, folder)
+    with as_damaged(folder):
+        return _read(folder, manifest)
+
+
+@contextmanager
+def as_damaged(folder: Path | str) -> Generator[None]:
+    """**Raises** `ArtifactError` for whatever does not fit together in a learner's folder."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, ArtifactError):
+            raise
+        raise ArtifactError(
+            f"the learner in {folder} does not fit together ({type(error).__name__}: {error}); save it again"
+        ) from error
+
+
+def _read(folder: Path, manifest: Mapping[str, Any]) -> tuple[Contexts, dict[str, Tensor], dict[str, Any]]:
     held = read_tensors(folder / "world.safetensors")
     graph = nx.DiGraph()
     graph.add_nodes_from(range(len(manifest["values"])))

@@ -18,36 +18,62 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from graticule.sims.contexts import Contexts
-from graticule.sims.learners import hooked, load_learner, save_learner
+from graticule.sims.learners import as_damaged, hooked, load_learner, save_learner
+from graticule.sims.worlds.restricted import tokens_of
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
 KIND = "lookup_learner"
+NEVER = -1e9
+"""Logit of tokens that are never said."""
 
 
 def lookup_model(
-    f: Float[Tensor, "context dim"], g: Float[Tensor, "token dim"], sae: bool = False
+    f: Float[Tensor, "context dim"],
+    g: Float[Tensor, "token dim"],
+    sae: bool = False,
+    tokens: Int[np.ndarray, " some"] | None = None,
 ) -> HookedTransformer:
     """A hooked model whose logits after a context are `f(d) · g(c)`; its weights are frozen.
 
     `blocks.0.hook_resid_pre` and `hook_resid_post` are f(d). `sae=True` makes a `HookedSAETransformer`.
+    `tokens` are those of an incomplete concept set (`tokens_of(world)`), over which the softmax of training
+    ran: the others get a bias of −10⁹, so that their probability is 0 here too.
 
-    **Raises** `ValueError` where the widths differ, or there are fewer contexts than tokens.
+    **Raises** `ValueError` where the widths differ, there are fewer contexts than tokens, or `tokens` are
+    none.
     """
     if f.shape[1] != g.shape[1] or len(f) < len(g):
         raise ValueError(
             f"f is {tuple(f.shape)} and g {tuple(g.shape)}: equal widths, and every token is a context too"
         )
-    settings: dict[str, Any] = {
+    if tokens is not None and not (len(tokens) and 0 <= tokens.min() <= tokens.max() < len(g)):
+        raise ValueError(f"tokens={tokens}: some of 0 … {len(g) - 1}")
+    model = hooked(_config(len(f), len(g), f.shape[1]), sae)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+            parameter.requires_grad_(False)
+        model.embed.W_E.copy_(f)
+        model.unembed.W_U.copy_(g.T)
+        if tokens is not None:
+            model.unembed.b_U.fill_(NEVER)
+            model.unembed.b_U[torch.from_numpy(tokens)] = 0.0
+    model.eval()
+    return model
+
+
+def _config(contexts: int, tokens: int, width: int) -> dict[str, Any]:
+    return {
         "n_layers": 1,
         "attn_only": True,
         "n_heads": 1,
         "d_head": 2,
-        "d_model": f.shape[1],
+        "d_model": width,
         "n_ctx": 2,
-        "d_vocab": len(f),
-        "d_vocab_out": len(g),
+        "d_vocab": contexts,
+        "d_vocab_out": tokens,
         "act_fn": None,
         "normalization_type": None,
         "positional_embedding_type": "rotary",
@@ -56,15 +82,6 @@ def lookup_model(
         "device": "cpu",
         "model_name": "lookup-learner",
     }
-    model = hooked(settings, sae)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.zero_()
-            parameter.requires_grad_(False)
-        model.embed.W_E.copy_(f)
-        model.unembed.W_U.copy_(g.T)
-    model.eval()
-    return model
 
 
 def sequences(
@@ -83,11 +100,25 @@ def save_lookup(
     g: Float[Tensor, "token dim"],
     overwrite: bool = False,
 ) -> None:
-    """Write a learner and its world as a folder of JSON and safetensors.
+    """Write a learner and its world as a folder of JSON and safetensors; rows of f beyond the contexts (see
+    `Learned.f`) are left out.
 
-    **Raises** `FileExistsError` if the folder exists and is not to be overwritten.
+    Without graticule: `HookedTransformer(HookedTransformerConfig(**manifest["settings"]["config"]))` with all
+    weights 0 but `embed.W_E` = f, `unembed.W_U` = gᵀ and `unembed.b_U`, all three in `learner.safetensors`.
+
+    **Raises** `FileExistsError` if the folder exists and is not to be overwritten, `ValueError` where the
+    tables do not have a row a context and a token, of equal widths.
     """
-    save_learner(path, KIND, contexts, {"f": f, "g": g}, overwrite=overwrite)
+    world = contexts.world
+    if len(f) < contexts.n or len(g) != world.n_vectors or f.shape[1] != g.shape[1]:
+        raise ValueError(
+            f"f is {tuple(f.shape)} and g {tuple(g.shape)} for {contexts.n} contexts and {world.n_vectors} "
+            "tokens: a row for each, of equal widths"
+        )
+    bias = torch.full((len(g),), NEVER)
+    bias[torch.from_numpy(tokens_of(world))] = 0.0
+    settings = {"config": _config(contexts.n, len(g), f.shape[1])}
+    save_learner(path, KIND, contexts, {"f": f[: contexts.n], "g": g, "b_U": bias}, settings, overwrite)
 
 
 def load_lookup(path: Path | str, sae: bool = False) -> tuple[HookedTransformer, Contexts]:
@@ -96,4 +127,5 @@ def load_lookup(path: Path | str, sae: bool = False) -> tuple[HookedTransformer,
     **Raises** `ArtifactError` if the folder is missing, damaged or something else.
     """
     contexts, held, _ = load_learner(path, KIND)
-    return lookup_model(held["f"], held["g"], sae), contexts
+    with as_damaged(path):
+        return lookup_model(held["f"], held["g"], sae, tokens_of(contexts.world)), contexts

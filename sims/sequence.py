@@ -9,6 +9,7 @@ told so far, so its posterior is known exactly at every position (`SequenceToken
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from graticule.sims.contexts import Contexts
-from graticule.sims.learners import hooked, load_learner, save_learner
+from graticule.sims.learners import as_damaged, hooked, load_learner, save_learner
 from graticule.sims.truth.tables import truth_table
 from graticule.sims.world import UNKNOWN, World
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
 
 KIND = "sequence_learner"
+_MOST_TEXTS = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class SequenceShape:
         """**Raises** `ValueError` for sizes that make no transformer."""
         if min(self.n_layers, self.d_model, self.n_heads) < 1 or self.mlp_ratio < 0:
             raise ValueError(f"{self}: at least one block, head and dimension")
+        if self.normalization not in ("LN", None):
+            raise ValueError(f"normalization={self.normalization!r}: 'LN' or None")
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,10 +111,18 @@ class SequenceTokens:
         """Every text that occurs: all values of the shown concepts, in every order or in `orders` of them.
 
         Some orders are drawn as random orders and all their rotations, so that each concept stands equally
-        often at every position.
+        often at every position where `orders` is a multiple of the number of shown concepts.
+
+        **Raises** `ValueError` for no order, or more than 2²⁴ texts.
         """
         marginal = self.world.marginal(self.shown)
         told = np.argwhere(marginal > 0)
+        ways = math.factorial(len(self.shown)) if orders is None else orders
+        if not 1 <= ways * len(told) <= _MOST_TEXTS:
+            raise ValueError(
+                f"{len(told):,} settings of the concepts in {ways:,} orders: from 1 to {_MOST_TEXTS:,} "
+                "texts; say orders="
+            )
         vectors = np.zeros((len(told), self.world.m), np.int64)
         vectors[:, self.shown] = told
         if orders is None:
@@ -131,12 +143,21 @@ class SequenceTokens:
     def known(self, texts: Int[Tensor, "text pos"]) -> Int[np.ndarray, "text pos m"]:
         """What is known after every token: concept values, −1 where not yet told.
 
-        **Raises** `ValueError` for tokens that are no concept's and do not start a text.
+        **Raises** `ValueError` for tokens that are no concept's and do not start a text, or a concept told
+        twice.
         """
         ids = texts.cpu().numpy()
-        if (ids[:, 0] != self.start).any() or (ids[:, 1:] <= self.start).any():
-            raise ValueError(f"texts are [{self.start}, concept tokens above it …]; see SequenceTokens.texts")
+        if (ids[:, 0] != self.start).any() or not (
+            (ids[:, 1:] > self.start) & (ids[:, 1:] < self.d_vocab)
+        ).all():
+            raise ValueError(
+                f"texts are [{self.start}, concept tokens {self.start + 1} to {self.d_vocab - 1} …]; see "
+                "SequenceTokens.texts"
+            )
         concept = np.searchsorted(self.first, ids[:, 1:], side="right") - 1
+        found = np.sort(concept, axis=1)
+        if (found[:, 1:] == found[:, :-1]).any():
+            raise ValueError("a text tells a concept twice; see SequenceTokens.texts")
         out = np.full((*ids.shape, self.world.m), UNKNOWN)
         text = np.arange(len(ids))
         for pos in range(1, ids.shape[1]):
@@ -165,7 +186,9 @@ class SequenceTokens:
 def sequence_model(tokens: SequenceTokens, shape: SequenceShape, sae: bool = False) -> HookedTransformer:
     """A hooked transformer for a language, weights zero: `train_sequence` or `load_sequence` fill them.
 
-    `d_vocab_out` counts the completing tokens only, which come first among the ids.
+    `d_vocab_out` counts the completing tokens only, which come first among the ids. So the model's own
+    `return_type="loss"`, which asks for every next id, is not defined within a text: use
+    `SequenceLearned.gap`, or the cross-entropy of `model(texts)` with the completing tokens.
     """
     model = hooked(_config(tokens, shape), sae)
     with torch.no_grad():
@@ -207,8 +230,16 @@ def save_sequence(
     Without graticule: `HookedTransformer(HookedTransformerConfig(**manifest["settings"]["config"]))`, and
     `load_state_dict` of `learner.safetensors` with `strict=False`.
 
-    **Raises** `FileExistsError` if the folder exists and is not to be overwritten.
+    **Raises** `FileExistsError` if the folder exists and is not to be overwritten, `ValueError` for a model
+    of another shape or another world's language.
     """
+    held = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    wanted = sequence_model(SequenceTokens.of(contexts), shape).named_parameters()
+    for name, parameter in wanted:
+        if held.get(name) != tuple(parameter.shape):
+            raise ValueError(
+                f"{name} is {held.get(name)}, not {tuple(parameter.shape)} as of {shape} and these contexts"
+            )
     settings = {"shape": asdict(shape), "config": _config(SequenceTokens.of(contexts), shape)}
     save_learner(path, KIND, contexts, dict(model.named_parameters()), settings, overwrite)
 
@@ -219,8 +250,8 @@ def load_sequence(path: Path | str, sae: bool = False) -> tuple[HookedTransforme
     **Raises** `ArtifactError` if the folder is missing, damaged or something else.
     """
     contexts, held, settings = load_learner(path, KIND)
-    model = sequence_model(SequenceTokens.of(contexts), SequenceShape(**settings["shape"]), sae)
-    with torch.no_grad():
+    with as_damaged(path), torch.no_grad():
+        model = sequence_model(SequenceTokens.of(contexts), SequenceShape(**settings["shape"]), sae)
         for name, parameter in model.named_parameters():
             parameter.copy_(held[name]).requires_grad_(False)
     return model, contexts

@@ -7,6 +7,7 @@ open (initial scale, steps, the law of masks) are settings here, with defaults t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -19,7 +20,7 @@ from tqdm.auto import tqdm
 
 from graticule.sims.contexts import Contexts
 from graticule.sims.training.sampling import ExactLoss, Pairs
-from graticule.sims.training.updates import KINDS
+from graticule.sims.training.updates import KINDS, diverged
 
 Optimizer = Literal["sgd", "adam", "population"]
 Watch = Callable[[int, Tensor, Tensor], Any]
@@ -54,6 +55,22 @@ class Training:
     """Run r draws its tables and samples from seed + r, or one a run."""
     log_every: int = 1000
     """Updates between points of the curves."""
+
+    def __post_init__(self) -> None:
+        """**Raises** `ValueError` for another optimiser, or numbers out of range."""
+        if self.optimizer not in KINDS:
+            raise ValueError(f"optimizer={self.optimizer!r}: one of {', '.join(KINDS)}")
+        if self.steps < 0 or min(self.batch, self.log_every) < 1:
+            raise ValueError(
+                f"steps={self.steps}, batch={self.batch}, log_every={self.log_every}: 1 or more, steps 0"
+            )
+        rate = 1.0 if self.lr is None else self.lr
+        if not (0 < rate < math.inf and 0 <= self.weight_decay < math.inf):
+            raise ValueError(f"lr={self.lr}, weight_decay={self.weight_decay}: finite, above 0 and 0 or more")
+        widths = self.dim if isinstance(self.dim, tuple) else (self.dim,)
+        scales = self.scale if isinstance(self.scale, tuple) else (self.scale,)
+        if any(w is not None and w < 1 for w in widths) or not all(0 <= s < math.inf for s in scales):
+            raise ValueError(f"dim={self.dim}: 1 or more; scale={self.scale}: finite and 0 or more")
 
     def seeds(self, runs: int) -> list[int]:
         """The seed of each run."""
@@ -103,7 +120,7 @@ def train(
     the same number of threads.
 
     **Raises** `ValueError` for no run, worlds of different shapes, or another number of scales or widths than
-    runs.
+    runs; `FloatingPointError` where training diverges.
     """
     settings = settings or Training()
     if not contexts or len({c.world.values for c in contexts}) != 1:
@@ -124,6 +141,8 @@ def train(
             logged.append(start)
             losses.append([loss(f[r], gt[r].T) for r, loss in enumerate(exact)])
             gap = np.array(losses[-1]) - floor
+            if not np.isfinite(gap).all():
+                raise diverged(settings)
             bar.set_postfix(loss=f"{np.mean(losses[-1]):.4f}", gap=f"{gap.mean():.4f}", refresh=False)
             if watch is not None:
                 watched.append(watch(start, f, spread(pairs, gt)))
@@ -141,14 +160,12 @@ def initial(
     """The tables before training, the unembeddings transposed; each run from its own seed, so that the same
     run alone or among others starts alike.
 
-    **Raises** `ValueError` for another number of scales or widths than runs, or a width below 1.
+    **Raises** `ValueError` for another number of scales or widths than runs.
     """
     runs, m = len(pairs), pairs[0].contexts.world.m
-    widths = _one_a_run(settings.dim or m, runs, "dim")
+    widths = _one_a_run(m if settings.dim is None else settings.dim, runs, "dim")
     scales = _one_a_run(settings.scale, runs, "scale")
     seeds = _one_a_run(tuple(settings.seeds(runs)), runs, "seed")
-    if min(widths) < 1:
-        raise ValueError(f"dim={settings.dim}: 1 or more")
     tokens = len(pairs[0].tokens)
     f = torch.zeros(runs, max(p.contexts.n for p in pairs), max(widths))
     g = torch.zeros(runs, tokens, max(widths))
@@ -162,7 +179,7 @@ def initial(
 
 def spread(pairs: Sequence[Pairs], gt: Float[Tensor, "run dim token"]) -> Float[Tensor, "run all dim"]:
     """Unembeddings with a row for every token of the world."""
-    every = int(np.prod(pairs[0].contexts.world.values))
+    every = pairs[0].contexts.world.n_vectors
     g = gt.transpose(1, 2).contiguous()
     if every == g.shape[1]:
         return g

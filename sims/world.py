@@ -7,6 +7,7 @@ random directed acyclic graphs with conditional tables uniform on [.3, .7].
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,6 +27,7 @@ EXACT_UP_TO = 1 << 16
 """Concept vectors that are enumerated at most: sixteen binary concepts."""
 UNKNOWN = -1
 """⋄, as in the paper's simulations."""
+_ROUNDING = 1e-13
 Kind = Literal["nominal", "ordered", "cyclic"]
 """What a concept's values are: names, places on a line, or places on a circle."""
 
@@ -42,14 +44,15 @@ class World:
     """Concept → what its values are; empty: all nominal."""
 
     def __post_init__(self) -> None:
-        """**Raises** `ValueError` for a cycle, other nodes or kinds, or tables that are no distributions."""
+        """**Raises** `ValueError` for a graph that is not directed or has a cycle, other nodes or kinds, or
+        tables that are no distributions; tables in float32 are made to add up to 1 in float64."""
         m = len(self.tables)
         if len(self.kinds) not in (0, m) or not set(self.kinds) <= set(get_args(Kind)):
             raise ValueError(
                 f"kinds={self.kinds} for {m} concepts: one of {get_args(Kind)} for each, or none"
             )
-        if set(self.graph) != set(range(m)):
-            raise ValueError(f"nodes are {sorted(self.graph)}, expected 0 … {m - 1}, a table each")
+        _numbered(self.graph, m)
+        object.__setattr__(self, "tables", tuple(np.asarray(table, np.float64) for table in self.tables))
         if not nx.is_directed_acyclic_graph(self.graph):
             raise ValueError(f"the graph has a cycle: {nx.find_cycle(self.graph)}")
         for i, table in enumerate(self.tables):
@@ -58,6 +61,7 @@ class World:
                 raise ValueError(f"the table of concept {i} is {table.shape}, expected {(*wanted, 'values')}")
             if (table < 0).any() or not np.allclose(table.sum(axis=-1), 1):
                 raise ValueError(f"the table of concept {i} is no distribution over its values")
+        object.__setattr__(self, "tables", tuple(_normalised(table) for table in self.tables))
 
     # Making ------------------------------------------------------------------------------------------
     @classmethod
@@ -74,8 +78,10 @@ class World:
         Of a binary concept P(1 | parents) is uniform on [low, high], independently for every setting of the
         parents; of a concept with more values the weights are, and are then normalised.
 
-        **Raises** `ValueError` for bounds outside [0, 1] or fewer than two values.
+        **Raises** `ValueError` for another graph than a `World` has, bounds outside [0, 1] or fewer than two
+        values.
         """
+        _numbered(graph, len(graph))
         if not 0 <= low <= high <= 1:
             raise ValueError(f"low={low}, high={high}: probabilities, low at most high")
         rng = np.random.default_rng(seed)
@@ -179,6 +185,15 @@ class World:
             return np.linspace(0.0, 1.0, size)[:, None]
         return np.eye(size)
 
+    def same_as(self, other: World) -> bool:
+        """Whether graph, tables and, where it is restricted, the set kept are the same."""
+        alike = self.values == other.values and set(self.graph.edges) == set(other.graph.edges)
+        return (
+            alike
+            and all(np.array_equal(a, b) for a, b in zip(self.tables, other.tables, strict=True))
+            and np.array_equal(getattr(self, "kept", None), getattr(other, "kept", None))
+        )
+
     def parents(self, concept: int) -> list[int]:
         """Parents in ascending order: the axes of the concept's table."""
         return sorted(self.graph.predecessors(concept))
@@ -197,14 +212,26 @@ class World:
         return bool(nx.is_d_separator(self.graph, {i}, {j}, set(given)))
 
     # Probabilities -----------------------------------------------------------------------------------
+    @property
+    def n_vectors(self) -> int:
+        """How many concept vectors there are, possible or not: the tokens."""
+        return math.prod(self.values)
+
+    def enumerable(self) -> None:
+        """**Raises** `ValueError` for more than 2¹⁶ concept vectors."""
+        if self.n_vectors > EXACT_UP_TO:
+            raise ValueError(
+                f"{self.m} concepts make {self.n_vectors:,} concept vectors, more than the {EXACT_UP_TO:,} "
+                "that are enumerated; use sample(), which works for any number"
+            )
+
     @cached_property
     def joint(self) -> Float[np.ndarray, "*_value"]:
         """P(C = c), an axis a concept.
 
         **Raises** `ValueError` for more than 2¹⁶ concept vectors; `sample` works for any number.
         """
-        if int(np.prod([float(v) for v in self.values])) > EXACT_UP_TO:
-            raise ValueError(f"{self.values} makes more than {EXACT_UP_TO} concept vectors; use sample()")
+        self.enumerable()
         out = np.ones(self.values)
         for i, table in enumerate(self.tables):
             axes = [*self.parents(i), i]
@@ -215,7 +242,11 @@ class World:
 
     @cached_property
     def vectors(self) -> Int[np.ndarray, "vector m"]:
-        """Every concept vector, the last concept changing fastest: row v is token v."""
+        """Every concept vector, the last concept changing fastest: row v is token v.
+
+        **Raises** `ValueError` for more than 2¹⁶.
+        """
+        self.enumerable()
         return np.stack(np.unravel_index(np.arange(int(np.prod(self.values))), self.values), axis=1).astype(
             np.int64
         )
@@ -225,7 +256,12 @@ class World:
         return np.asarray(np.ravel_multi_index(tuple(np.moveaxis(vectors, -1, 0)), self.values), np.int64)
 
     def marginal(self, concepts: Sequence[int]) -> Float[np.ndarray, "*_value"]:
-        """P of some concepts, an axis each in ascending order."""
+        """P of some concepts, an axis each in ascending order.
+
+        **Raises** `ValueError` for concepts that are none.
+        """
+        if not set(concepts) <= set(range(self.m)):
+            raise ValueError(f"concepts {list(concepts)}: they are 0 … {self.m - 1}")
         return np.asarray(self.joint.sum(axis=tuple(i for i in range(self.m) if i not in set(concepts))))
 
     @cached_property
@@ -256,3 +292,17 @@ class World:
             chances = np.broadcast_to(chances, (n, chances.shape[-1]))
             out[:, i] = (rng.random((n, 1)) >= np.cumsum(chances, axis=-1)[:, :-1]).sum(axis=1)
         return out
+
+
+def _numbered(graph: Directed, m: int) -> None:
+    """**Raises** `ValueError` unless the graph is directed with nodes 0 … m − 1."""
+    if not graph.is_directed():
+        raise ValueError("the graph is not directed: parents point at children; give an nx.DiGraph")
+    if set(graph) != set(range(m)):
+        raise ValueError(f"nodes are {sorted(graph, key=str)}, expected 0 … {m - 1}, a table each")
+
+
+def _normalised(table: Float[np.ndarray, "*_value"]) -> Float[np.ndarray, "*_value"]:
+    """Distributions that add up to 1 in float64; those that do are left to the bit."""
+    total = table.sum(axis=-1, keepdims=True)
+    return table if (np.abs(total - 1) <= _ROUNDING).all() else table / total

@@ -23,20 +23,24 @@ def sim(
     ] = None,
     theorems: Annotated[bool, typer.Option("--theorems", help="Check the paper's theorems instead.")] = False,
     dim: Annotated[int | None, typer.Option(help="Width of both tables; m by default.")] = None,
-    scale: Annotated[float, typer.Option(help="Factor on the initial weights.")] = 1.0,
+    scale: Annotated[float | None, typer.Option(help="Factor on the initial weights; 1 by default.")] = None,
     optimizer: Annotated[
         str | None, typer.Option(help="sgd, adam, or population: the exact gradient, many times faster.")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Updates; 200,000, or what --table needs.")] = None,
-    weight_decay: Annotated[float, typer.Option(help="L2 penalty on both tables.")] = 0.0,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="L2 penalty on both tables; none by default.")
+    ] = None,
     masks: Annotated[
         int | None, typer.Option(help="Train on so many masks alone: incomplete contexts.")
     ] = None,
     kept: Annotated[
         float | None, typer.Option(help="Train on this share of the concept vectors alone.")
     ] = None,
-    graph: Annotated[str, typer.Option(help="random, dense, chain, forest or independent.")] = "random",
-    edge_probability: Annotated[float, typer.Option(help="Of a random graph.")] = 0.5,
+    graph: Annotated[
+        str | None, typer.Option(help="random (by default), dense, chain, forest or independent.")
+    ] = None,
+    edge_probability: Annotated[float | None, typer.Option(help="Of a random graph; .5 by default.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of worlds, tables and samples.")] = 0,
     verbose: o.Verbose = False,
     debug: o.Debug = False,
@@ -53,18 +57,16 @@ def sim(
               graticule sim --theorems --out theorems
     """
     a.need_folder(out)
-    given = {"dim": dim, "masks": masks, "kept": kept}
     if theorems and table is not None:
         raise ValueError(f"--theorems and --table {table}: one of the two")
     if table is not None and table not in NAMES:
         raise ValueError(f"--table {table!r}: expected one of {', '.join(NAMES)}")
-    if table is not None and (any(v is not None for v in given.values()) or scale != 1 or graph != "random"):
-        raise ValueError(f"--table {table} settles these: leave out --dim, --scale, --masks, --kept, --graph")
     asked: dict[str, Any] = {
-        **given, "theorems": theorems, "table": table, "concepts": concepts, "seeds": seeds, "seed": seed,
-        "scale": scale, "optimizer": optimizer, "steps": steps, "weight_decay": weight_decay, "graph": graph,
-        "edge_probability": edge_probability,
+        "theorems": theorems, "table": table, "concepts": concepts, "seeds": seeds, "seed": seed, "dim": dim,
+        "scale": scale, "optimizer": optimizer, "steps": steps, "weight_decay": weight_decay, "masks": masks,
+        "kept": kept, "graph": graph, "edge_probability": edge_probability,
     }  # fmt: skip
+    _used(asked)
     found = _held(out, asked)
     if found is None:
         found = _made(asked, out / "parts")
@@ -106,14 +108,24 @@ def certify(
     typer.echo(f"{made.summary()}\nThe page: {page}")
 
 
+_OF_TABLES = ("theorems", "table", "concepts", "seeds", "seed", "optimizer", "steps")
+_OF_THEOREMS = ("theorems", "table", "concepts", "seed", "graph", "edge_probability")
+
+
+def _used(asked: dict[str, Any]) -> None:
+    """**Raises** `ValueError` for options that what is asked for has no use for."""
+    if not asked["theorems"] and asked["table"] is None:
+        return
+    used = _OF_THEOREMS if asked["theorems"] else _OF_TABLES
+    idle = [name for name, value in asked.items() if value is not None and name not in used]
+    if idle:
+        what = "--theorems" if asked["theorems"] else f"--table {asked['table']}"
+        options = ", ".join("--" + name.replace("_", "-") for name in idle)
+        raise ValueError(f"{what} has no use for {options}: leave out what it settles itself")
+
+
 def _made(asked: dict[str, Any], parts: Path) -> Any:
     """The result that was asked for; settings of a simulation are kept in `parts` as they are done."""
-    if asked["theorems"]:
-        from graticule.sims.theorems.run import theorems
-        from graticule.sims.world import World
-
-        world = World.random(asked["concepts"] or 4, asked["edge_probability"], seed=asked["seed"])
-        return theorems(world, asked["seed"], progress=True)
     from graticule.sims.reproductions.reproduce import reproduce
     from graticule.sims.reproductions.setting import Setting
     from graticule.sims.reproductions.simulate import simulate
@@ -123,18 +135,17 @@ def _made(asked: dict[str, Any], parts: Path) -> Any:
         only = None if asked["concepts"] is None else (asked["concepts"],)
         settings = {"steps": asked["steps"], "optimizer": asked["optimizer"], "concepts": only}
         return reproduce(asked["table"], **settings, **shared)
-    setting = Setting(
-        concepts=asked["concepts"] or 7,
-        dim=asked["dim"],
-        scale=asked["scale"],
-        weight_decay=asked["weight_decay"],
-        masks=asked["masks"],
-        kept=asked["kept"],
-        graph=asked["graph"],
-        edge_probability=asked["edge_probability"],
-        **({"steps": asked["steps"]} if asked["steps"] else {}),
-    )
-    return simulate(setting.by(asked["optimizer"] or "sgd"), **shared)
+    chosen = {
+        name: value
+        for name, value in asked.items()
+        if value is not None and name not in ("theorems", "table", "seeds", "seed", "optimizer")
+    }
+    if asked["theorems"]:
+        from graticule.sims.theorems.run import theorems
+
+        world = Setting(**{"concepts": 4, **chosen}).world(asked["seed"])
+        return theorems(world, asked["seed"], progress=True)
+    return simulate(Setting(**chosen).by(asked["optimizer"] or "sgd"), **shared)
 
 
 def _held(out: Path, asked: dict[str, Any]) -> Any:

@@ -28,6 +28,7 @@ SCALES = (1.0, 0.1, 0.01)
 """Initial scales of `scales`."""
 SCALE_RUNS = 5
 """Seeds of `scales`, where they are not given."""
+_OF_ONE = {"figure2": 3, "figure5": 7, "orthogonality": 10}  # concepts
 
 
 def reproduce(
@@ -52,13 +53,18 @@ def reproduce(
     the exact gradient with as much learning rate × updates, in a fraction of the time; `concepts` keeps the
     rows with so many concepts; `out` is `simulate`'s.
 
-    **Raises** `ValueError` for another name, or `concepts` that no row has.
+    **Raises** `ValueError` for another name, `concepts` that no row has, or `runs` of figure 2's one scatter.
     """
     if name not in NAMES:
         raise ValueError(f"{name!r} is none of {', '.join(NAMES)}")
+    if name in _OF_ONE and concepts is not None and set(concepts) != {_OF_ONE[name]}:
+        raise ValueError(f"{name} is of {_OF_ONE[name]} concepts, not of {list(concepts)}")
+    if name == "figure2" and runs not in (None, 1):
+        raise ValueError(f"figure2 is the scatter of one run, not of {runs}; another seed= gives another")
     how: dict[str, Any] = {"runs": runs, "seed": seed, "out": out, "progress": progress}
     if name == "scales":
-        return _scales(steps, optimizer, concepts or (5, 7), {**how, "runs": runs or SCALE_RUNS})
+        how["runs"] = SCALE_RUNS if runs is None else runs
+        return _scales(steps, optimizer, concepts or (5, 7), how)
     if name == "figure2":
         return scatter(_as_asked(Setting(3), steps, optimizer), seed, progress)
     if name == "figure5":
@@ -77,7 +83,7 @@ def reproduce(
 
 
 def _as_asked(setting: Setting, steps: int | None, optimizer: Optimizer | None) -> Setting:
-    changed = replace(setting, steps=steps or setting.steps)
+    changed = replace(setting, steps=setting.steps if steps is None else steps)
     return changed if optimizer is None else changed.by(optimizer)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pandas as pd
 
 from graticule.hooks.saved import SavedResult
+from graticule.sims.theorems.learned import table_1_band
 from graticule.sims.truth.steering import VIEWS
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ class Simulation(SavedResult):
             lines.append(
                 f"{line['setting']:<{width}}  {told}  {line['gap']:.4f} nats  {int(line['runs'])} runs{stuck}"
             )
+        if self.name == "1" and self.settings["concepts"].between(4, 7).any():
+            lines.append(table_1_band(self.settings).verdict)
         if len(self.settings) > len(shown):
             lines.append(f"… and {len(self.settings) - len(shown)} settings more")
         lines.append(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from graticule.sims.contexts import Contexts
 from graticule.sims.train import Optimizer, Training
@@ -44,10 +44,26 @@ class Setting:
     tolerance: float | None = None
     """Stop once every run is so close to its entropy floor, in nats."""
 
+    def __post_init__(self) -> None:
+        """**Raises** `ValueError` for another graph or optimiser, or numbers out of range."""
+        if self.graph not in get_args(Graph):
+            raise ValueError(f"graph={self.graph!r}: one of {', '.join(get_args(Graph))}")
+        if self.concepts < 1 or self.width < 1 or self.steps < 0:
+            raise ValueError(
+                f"concepts={self.concepts}, dim={self.dim}, steps={self.steps}: 1 or more, steps 0 or more"
+            )
+        if self.masks is not None and self.masks < 1:
+            raise ValueError(f"masks={self.masks}: one or more")
+        if self.kept is not None and not 0 < self.kept <= 1:
+            raise ValueError(f"kept={self.kept}: a share above 0 and up to 1")
+        if not 0 <= self.edge_probability <= 1:
+            raise ValueError(f"edge_probability={self.edge_probability}: in [0, 1]")
+        Training(optimizer=self.optimizer, lr=self.lr, scale=self.scale, weight_decay=self.weight_decay)
+
     @property
     def width(self) -> int:
         """k."""
-        return self.dim or self.concepts
+        return self.concepts if self.dim is None else self.dim
 
     @property
     def rate(self) -> float:
@@ -72,7 +88,7 @@ class Setting:
 
     def contexts(self, seed: int) -> Contexts:
         """The world and contexts of one run."""
-        world = self._world(seed)
+        world = self.world(seed)
         if self.kept is not None:
             world = RestrictedWorld.drawn(world, self.kept, seed)
         return Contexts.complete(world) if self.masks is None else Contexts.drawn(world, self.masks, seed)
@@ -102,7 +118,8 @@ class Setting:
             other = replace(other, steps=max(1, round(self.steps * sgd / other.rate)))
         return other
 
-    def _world(self, seed: int) -> World:
+    def world(self, seed: int) -> World:
+        """The world of one run, all its concept vectors kept."""
         m = self.concepts
         if self.graph == "random":
             return World.random(m, self.edge_probability, seed=seed)

@@ -58,7 +58,7 @@ def simulate(
     with tqdm(batches.items(), desc="settings", unit="setting", disable=quiet, leave=False) as bar:
         for common, members in bar:
             bar.set_postfix_str(common.name)
-            count = runs or runs_of(common.concepts)
+            count = runs_of(common.concepts) if runs is None else runs
             missing = [member for member in members if member not in found]
             for setting, learned in _learn(missing, count, seed, points, progress) if missing else ():
                 found[setting] = measured(setting, learned, nulls)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+
 JIANG = "Jiang et al., arXiv 2403.03867"
 PARK = "Park et al., arXiv 2311.03658"
+
+
+def largest(values: Iterable[float]) -> float:
+    """The largest of some numbers; NaN if one of them is, wherever it stands."""
+    return float(np.max(list(values)))
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
-"""What holds of any learner, however trained: Proposition 11 and the entropy floor."""
+"""What holds of any learner, however trained (Proposition 11, the entropy floor), and Table 1's band."""
 
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 
-from graticule.sims.theorems.checks import JIANG, Check
+from graticule.sims.theorems.checks import JIANG, Check, largest
 from graticule.sims.theorems.tables import Tables
 
 
@@ -72,8 +73,31 @@ def entropy_floor(tables: Tables, loss: float | None = None, tolerance: float = 
         statement="the expected loss is Σ p(d) H(c|d) + Σ p(d) KL(p ‖ p̂): never below the first",
         source=f"{JIANG}, section 5 (its loss)",
         quantity="largest disagreement in nats of loss, floor and divergence",
-        measured=max(abs(reported - floor - divergence), abs(enumerated - floor), floor - reported),
+        measured=largest((abs(reported - floor - divergence), abs(enumerated - floor), floor - reported)),
         tolerance=tolerance,
         details={"loss": reported, "floor": floor, "gap": reported - floor},
         note=f"loss {reported:.4f}, floor {floor:.4f}, gap {reported - floor:.4f}",
+    )
+
+
+def table_1_band(settings: pd.DataFrame, least: float = 0.95) -> Check:
+    """Whether steering vectors of one concept are parallel in every view, from four concepts on.
+
+    `settings` is `Simulation.settings` of Table 1's protocol: complete contexts and concept sets, d = m.
+
+    **Raises** `ValueError` if no line has from four to seven concepts.
+    """
+    held = settings[settings["concepts"].between(4, 7)]
+    if not len(held):
+        raise ValueError("no line of four to seven concepts: the band is about these")
+    means = held.set_index("concepts")[["unembedding", "embedding", "mixed"]].stack()
+    return Check(
+        name="Table 1's band",
+        statement="mean cosines within a concept in all three views are high from four concepts to seven",
+        source=f"{JIANG}, Table 1",
+        quantity="least mean cosine",
+        measured=float(np.min(means.to_numpy())),
+        tolerance=least,
+        relation="≥",
+        details={f"{view}, m = {m}": float(value) for (m, view), value in means.items()},
     )

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from graticule.sims.theorems.checks import JIANG, PARK, Check
+from graticule.sims.theorems.checks import JIANG, PARK, Check, largest
 from graticule.sims.theorems.tables import Tables
 from graticule.sims.world import Undirected
 
@@ -108,7 +108,8 @@ def theorem_2_2(
     for i in range(tables.m):
         pairs = tables.token_pairs(i)
         odds = held[:, pairs[:, 1]] - held[:, pairs[:, 0]]
-        worst = max(worst, float(np.abs(odds - tables.f[tables.met] @ tables.differences(i).T).max()))
+        away = np.abs(odds - tables.f[tables.met] @ tables.differences(i).T)
+        worst = largest((worst, float(away.max(initial=0.0))))
     return Check(
         name="Park's Theorem 2.2",
         statement="ln p̂(c_(i→1)|d) − ln p̂(c_(i→0)|d) = f(d)ᵀΔ_{c,i}: the unembedding difference measures C_i",
@@ -131,13 +132,13 @@ def theorem_3(tables: Tables, tolerance: float = 1e-9) -> Check:
         "steering vectors are parallel (stronger, and checked: equal)",
         source=f"{JIANG}, Theorem 3",
         quantity="largest relative distance between a concept's projected steering vectors and their mean",
-        measured=max(p.spread for p in found),
+        measured=largest(p.spread for p in found),
         tolerance=tolerance,
-        premise=max(p.deviation for p in found),
+        premise=largest(p.deviation for p in found),
         premise_tolerance=tolerance,
         details={
-            "rank, projected": float(max(p.rank() for p in found)),
-            "rank, raw": float(max(p.rank(projected=False) for p in found)),
+            "rank, projected": largest(p.rank() for p in found),
+            "rank, raw": largest(p.rank(projected=False) for p in found),
             "vacuous concepts": float(sum(p.vacuous for p in found)),
         },
         note=_vacuity(found),
@@ -170,7 +171,7 @@ def conflicts_needed(tables: Tables, tolerance: float = 1e-2) -> Check:
         "strength lies in pairs where c contradicts d, whose probabilities are all 0",
         source=f"{JIANG}, Theorem 3 (its premise)",
         quantity="second singular value of a concept's projected steering vectors over the first, at most",
-        measured=max(p.beyond(1) for p in found),
+        measured=largest(p.beyond(1) for p in found),
         tolerance=tolerance,
         relation="≥",
         premise=tables.error,
@@ -194,12 +195,12 @@ def theorem_10(tables: Tables, graph: Undirected | None = None, tolerance: float
         "in a subspace of 2^|ne(i)| dimensions",
         source=f"{JIANG}, Theorem 10",
         quantity="largest singular value beyond 2^|ne(i)|, over the first",
-        measured=max(p.beyond(2**n) for p, n in zip(found, sizes, strict=True)),
+        measured=largest(p.beyond(2**n) for p, n in zip(found, sizes, strict=True)),
         tolerance=tolerance,
-        premise=max(p.deviation for p in found),
+        premise=largest(p.deviation for p in found),
         premise_tolerance=tolerance,
         details={
-            "rank, projected": float(max(p.rank() for p in found)),
+            "rank, projected": largest(p.rank() for p in found),
             "smallest bound": float(2 ** min(sizes)),
             "concepts with no more vectors than the bound": float(empty),
         },
@@ -218,11 +219,11 @@ def theorem_10_equal(tables: Tables, graph: Undirected | None = None, tolerance:
         "vectors are equal: rank 1, not 2^|ne(i)|",
         source=f"{JIANG}, Theorem 10 (its premise)",
         quantity="largest relative distance between a concept's projected steering vectors and their mean",
-        measured=max(p.spread for p in found),
+        measured=largest(p.spread for p in found),
         tolerance=tolerance,
-        premise=max(p.deviation for p in found),
+        premise=largest(p.deviation for p in found),
         premise_tolerance=tolerance,
-        details={"rank, projected": float(max(p.rank() for p in found))},
+        details={"rank, projected": largest(p.rank() for p in found)},
         note=_vacuity(found),
     )
 

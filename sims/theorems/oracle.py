@@ -83,10 +83,10 @@ def factor(
 
 
 def random_gauge(width: int, rng: np.random.Generator) -> Float[np.ndarray, "dim dim"]:
-    """An invertible matrix with singular values in [.5, 2] and random axes."""
+    """An invertible matrix with singular values from .5 to 2 in even steps, and random axes."""
     left = np.linalg.qr(rng.standard_normal((width, width)))[0]
     right = np.linalg.qr(rng.standard_normal((width, width)))[0]
-    return (left * rng.uniform(0.5, 2.0, width)) @ right
+    return (left * np.linspace(0.5, 2.0, width)) @ right
 
 
 def regauge(

@@ -7,7 +7,7 @@ from jaxtyping import Float
 
 from graticule.probes.geometry import Metric, covariance, root
 from graticule.sims.contexts import UNKNOWN
-from graticule.sims.theorems.checks import JIANG, PARK, Check
+from graticule.sims.theorems.checks import JIANG, PARK, Check, largest
 from graticule.sims.theorems.tables import Tables, log_softmax
 
 _RCOND = 1e-11  # the oracle's vocabulary has directions of little, but real, spread
@@ -92,8 +92,8 @@ def theorem_7(tables: Tables, tolerance: float = 1e-9) -> Check:
 def corollary_8(tables: Tables, tolerance: float = 1e-9) -> Check:
     """Corollary 8: where f's and g's steering vectors are matched, those of two concepts are orthogonal."""
     both = [(tables.differences(i), embedding_differences(tables, i)) for i in range(tables.m)]
-    unmatched = max(float((1 - _cosines(g, f)).max()) for g, f in both)
-    worst = max(
+    unmatched = largest(float((1 - _cosines(g, f)).max()) for g, f in both)
+    worst = largest(
         float(np.abs(_cosines(both[i][0], both[j][0])).max())
         for i in range(tables.m)
         for j in range(tables.m)
@@ -191,7 +191,7 @@ def gauge(tables: Tables, other: Tables, tolerance: float = 1e-9) -> tuple[Check
     """
     probability = float(np.abs(np.exp(tables.log_p) - np.exp(other.log_p)).max())
     first, second = _odds(tables), _odds(other)
-    odds = max(float(np.abs(a - b).max()) for a, b in zip(first, second, strict=True))
+    odds = largest(float(np.abs(a - b).max()) for a, b in zip(first, second, strict=True))
     causal = np.abs(_seen(tables, causal_of(tables).read) - _seen(other, causal_of(other).read)).max()
     plain = np.abs(_seen(tables, np.eye(tables.g.shape[1])) - _seen(other, np.eye(other.g.shape[1]))).max()
     empty = float(degenerate(tables))

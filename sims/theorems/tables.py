@@ -10,7 +10,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from graticule.sims.contexts import UNKNOWN, Contexts
+from graticule.sims.lookup import NEVER
 from graticule.sims.train import Learned
+from graticule.sims.worlds.restricted import tokens_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +58,12 @@ class Tables:
 
     @cached_property
     def log_p(self) -> Float[np.ndarray, "some token"]:
-        """ln p̂(c | d) of the contexts `met`."""
-        return log_softmax(self.f[self.met] @ self.g.T)
+        """ln p̂(c | d) of the contexts `met`; −10⁹ for tokens outside 𝒞̂, over which no softmax runs."""
+        logits = self.f[self.met] @ self.g.T
+        outside = np.ones(logits.shape[1], bool)
+        outside[tokens_of(self.contexts.world)] = False
+        logits[:, outside] = NEVER
+        return log_softmax(logits)
 
     @cached_property
     def truth(self) -> Float[np.ndarray, "some token"]:
@@ -71,7 +77,7 @@ class Tables:
 
     # Pairs -------------------------------------------------------------------------------------------
     def token_pairs(self, concept: int) -> Int[np.ndarray, "pair 2"]:
-        """Tokens (c_(i→0), c_(i→1)), a row for every setting of the other concepts.
+        """Tokens (c_(i→0), c_(i→1)), a row for every setting of the other concepts that leaves both in 𝒞̂.
 
         **Raises** `ValueError` for a concept that is not binary: the theorems are about 0 and 1.
         """
@@ -83,7 +89,8 @@ class Tables:
         low = np.flatnonzero(world.vectors[:, concept] == 0)
         high = world.vectors[low].copy()
         high[:, concept] = 1
-        return np.stack([low, world.token(high)], axis=1)
+        pairs = np.stack([low, world.token(high)], axis=1)
+        return pairs[np.isin(pairs, tokens_of(world)).all(axis=1)]
 
     def differences(self, concept: int) -> Float[np.ndarray, "pair dim"]:
         """Steering vectors Δ_{c,i} = g(c_(i→1)) − g(c_(i→0)), a row for every `token_pairs`."""

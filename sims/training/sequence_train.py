@@ -52,6 +52,19 @@ class SequenceTraining:
     enough: float = 0.0
     """Training ends once the loss is less than this above its floor (nats, mean over positions)."""
 
+    def __post_init__(self) -> None:
+        """**Raises** `ValueError` for other targets, or numbers out of range."""
+        if self.targets not in ("posterior", "sampled"):
+            raise ValueError(f"targets={self.targets!r}: 'posterior' or 'sampled'")
+        if self.steps < 0 or min(self.batch, self.log_every) < 1:
+            raise ValueError(
+                f"steps={self.steps}, batch={self.batch}, log_every={self.log_every}: 1 or more, steps 0"
+            )
+        if not (0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf and 0 <= self.scale < math.inf):
+            raise ValueError(
+                f"lr={self.lr}, weight_decay={self.weight_decay}, scale={self.scale}: finite, none below 0"
+            )
+
 
 @dataclass(frozen=True, eq=False)
 class SequenceLearned:
@@ -91,9 +104,12 @@ def train_sequence(
     `watch(step, model)` is called at every point of the curves. The same settings give the same bits on the
     same number of threads.
 
-    **Raises** `ValueError` for a world too large to enumerate, or hidden concepts that are none.
+    **Raises** `ValueError` for a world too large to enumerate, or hidden concepts that are none or all;
+    `FloatingPointError` where training diverges.
     """
     settings = settings or SequenceTraining()
+    if len(set(hidden)) >= world.m:
+        raise ValueError(f"hidden={hidden}: texts tell one concept or more")
     contexts = Contexts.prefixes(world, hidden)
     tokens = SequenceTokens.of(contexts)
     beliefs = _Beliefs(contexts, tokens)
@@ -105,6 +121,8 @@ def train_sequence(
     with tqdm(total=settings.steps, desc="training", unit="step", disable=progress is False) as bar:
         for start, stop in zip(logged, [*logged[1:], settings.steps], strict=True):
             gaps.append(run.gap())
+            if not np.isfinite(gaps[-1]).all():
+                raise FloatingPointError(f"training diverged at a learning rate of {settings.lr:g}; lower lr")
             bar.set_postfix(above_floor=f"{gaps[-1].mean():.4f}", refresh=False)
             if watch is not None:
                 watch(start, model)
@@ -206,6 +224,10 @@ class _Run:
 
     def train(self, start: int, stop: int) -> None:
         """Updates start … stop."""
+        with torch.enable_grad():
+            self._train(start, stop)
+
+    def _train(self, start: int, stop: int) -> None:
         for step in range(start, stop):
             texts, completions = self.tokens.draw(self.settings.batch, self._rng)
             for group in self._optimizer.param_groups:

@@ -37,10 +37,15 @@ def are_bounded(logits: Tensor, settings: Training) -> bool:
     """
     largest = float(logits.abs().max())
     if not largest < float("inf"):
-        raise FloatingPointError(
-            f"training diverged under {settings.optimizer} at a learning rate of {settings.rate:g}; lower lr"
-        )
+        raise diverged(settings)
     return largest < _BOUND
+
+
+def diverged(settings: Training) -> FloatingPointError:
+    """What is raised of weights that are no longer finite."""
+    return FloatingPointError(
+        f"training diverged under {settings.optimizer} at a learning rate of {settings.rate:g}; lower lr"
+    )
 
 
 class Sampled:

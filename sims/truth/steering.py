@@ -2,7 +2,7 @@
 
 Of a concept with values a < b the unembedding steering vectors are g(c_(i→b)) − g(c_(i→a)) over tokens, the
 embedding ones f(d_(i→b)) − f(d_(i→a)) over contexts in which the concept is known (section 2). A pair counts
-once, and only where both of its ends were trained: tokens of 𝒞̂, contexts that occur.
+once, and only where both of its ends were trained: tokens of 𝒞̂ that occur, contexts that occur.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from graticule.probes.steering import (
 )
 from graticule.sims.contexts import UNKNOWN, Contexts
 from graticule.sims.train import Learned
-from graticule.sims.worlds.restricted import tokens_of
 
 Set = tuple[int, int, int]
 """Concept, value before, value after."""
@@ -89,7 +88,7 @@ class Flips:
     def tokens(self) -> tuple[Int[np.ndarray, "_ 2"], ...]:
         """Set → (before, after) as tokens."""
         world = self.contexts.world
-        return self._pairs(world.vectors, tokens_of(world))
+        return self._pairs(world.vectors, np.flatnonzero(world.possible))
 
     @cached_property
     def rows(self) -> tuple[Int[np.ndarray, "_ 2"], ...]:
@@ -184,7 +183,7 @@ def concept_lines(learned: Learned, nulls: int = 0) -> pd.DataFrame:
                 pairs = flips.tokens[s]
                 drawn = {
                     "shuffled": shuffled_pairs(table[pairs[:, 0]], table[pairs[:, 1]], nulls, seed=run),
-                    "random": random_pairs(table[tokens_of(contexts.world)], len(pairs), nulls, seed=run),
+                    "random": random_pairs(table[contexts.world.possible], len(pairs), nulls, seed=run),
                 }
                 for name, values in drawn.items():
                     reached = int((values >= line["unembedding"]).sum())

@@ -17,7 +17,11 @@ from graticule.sims.world import World
 
 @dataclass(frozen=True, eq=False)
 class RestrictedWorld(World):
-    """A world conditioned on a set of its concept vectors; contexts, floors and posteriors follow."""
+    """A world conditioned on a set of its concept vectors; contexts, floors and posteriors follow.
+
+    `graph`, `parents`, `neighbours`, `moral_graph` and `separated` are those of the world before: the
+    condition joins concepts that the graph keeps apart.
+    """
 
     kept: Bool[np.ndarray, " vector"] = field(kw_only=True)
     """True for the concept vectors (tokens) in 𝒞̂."""
@@ -25,23 +29,26 @@ class RestrictedWorld(World):
     def __post_init__(self) -> None:
         """**Raises** `ValueError` for a set of another size, with no vector or with none that occurs."""
         super().__post_init__()
-        if self.kept.shape != (int(np.prod(self.values)),) or not self._whole[self.kept].sum() > 0:
+        if self.kept.shape != (self.n_vectors,) or not self._whole[self.kept].sum() > 0:
             raise ValueError(
                 f"kept has shape {self.kept.shape} with {int(self.kept.sum())} vectors; expected one entry "
-                f"for each of {int(np.prod(self.values))} concept vectors, some of them True and possible"
+                f"for each of {self.n_vectors} concept vectors, some of them True and possible"
             )
 
     @classmethod
     def drawn(cls, world: World, share: float = 0.5, seed: int = 0) -> RestrictedWorld:
-        """Keep a random `share` of a world's concept vectors (rounded, two at least).
+        """Keep a random `share` of a world's concept vectors (rounded, two at least); of those that are left
+        if the world is restricted already.
 
-        **Raises** `ValueError` for a share outside (0, 1].
+        **Raises** `ValueError` for a share outside (0, 1], or more than 2¹⁶ concept vectors.
         """
         if not 0 < share <= 1:
             raise ValueError(f"share={share}: of the concept vectors, above 0 and up to 1")
-        n = int(np.prod(world.values))
-        kept = np.zeros(n, bool)
-        kept[np.random.default_rng(seed).permutation(n)[: max(2, round(share * n))]] = True
+        world.enumerable()
+        there = tokens_of(world)
+        kept = np.zeros(world.n_vectors, bool)
+        drawn = np.random.default_rng(seed).permutation(there)
+        kept[drawn[: max(2, round(share * len(there)))]] = True
         return cls(**{f.name: getattr(world, f.name) for f in fields(World)}, kept=kept)
 
     @property
@@ -65,4 +72,4 @@ def tokens_of(world: World) -> Int[np.ndarray, " token"]:
     """The tokens over which a learner's softmax runs: 𝒞̂, or all."""
     if isinstance(world, RestrictedWorld):
         return np.flatnonzero(world.kept)
-    return np.arange(int(np.prod(world.values)))
+    return np.arange(world.n_vectors)

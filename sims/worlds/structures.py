@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from graticule.sims.world import EXACT_UP_TO, Undirected, World
+from graticule.sims.worlds.restricted import RestrictedWorld
 
 
 def with_synonyms(
@@ -26,8 +27,9 @@ def with_synonyms(
     favourites of its own). Hide it from contexts with `Contexts.complete(world, hidden=[world.m - 1])`;
     steering vectors then compare tokens of the same form.
 
-    **Raises** `ValueError` for fewer than two forms or parents that are none.
+    **Raises** `ValueError` for fewer than two forms, parents that are none, or a `RestrictedWorld`.
     """
+    _whole(world)
     if forms < 2 or not set(parents) <= set(range(world.m)):
         raise ValueError(
             f"forms={forms}, parents={list(parents)}: two or more words, concepts 0 … {world.m - 1}"
@@ -64,8 +66,10 @@ def with_child(
     on, drawn as `World.on` draws them, for every value of the parent and of further `parents`. Concept
     vectors that contradict this have probability 0 (`World.possible`).
 
-    **Raises** `ValueError` for a parent or values that are none, or fewer than two values.
+    **Raises** `ValueError` for a parent or values that are none, fewer than two values, or a
+    `RestrictedWorld`.
     """
+    _whole(world)
     above = sorted({parent, *parents})
     if values < 2 or not set(above) <= set(range(world.m)):
         raise ValueError(f"values={values}, parents {above}: two values or more, concepts 0 … {world.m - 1}")
@@ -148,3 +152,8 @@ def _given(joint: np.ndarray, parents: list[int], child: int) -> np.ndarray:
     table = np.moveaxis(table, axes.index(child), -1)
     total = table.sum(axis=-1, keepdims=True)
     return np.where(total > 0, table / np.where(total > 0, total, 1.0), 1 / joint.shape[child])
+
+
+def _whole(world: World) -> None:
+    if isinstance(world, RestrictedWorld):
+        raise ValueError("a concept is added to a whole world; restrict it afterwards (RestrictedWorld)")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import as_installed
 
 import graticule
 from graticule.cli import main
@@ -50,19 +51,34 @@ def test_sim_checks_the_theorems(tmp_path: Path, capsys: Any) -> None:
     assert told(tmp_path)["holds"] is True
     assert "exact checks hold (3 concepts" in capsys.readouterr().out
     assert load_result(tmp_path / "result").title.startswith("The paper's theorems")
+    chain = ["sim", "--theorems", "--concepts", "3", "--graph", "chain", "--out", str(tmp_path / "chain")]
+    assert main(chain) == 0
+    assert load_result(tmp_path / "chain" / "result").edges == ((0, 1), (1, 2))
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["--table", "9"], "expected one of 1, 2, 3, 4, figure2"),
-        (["--table", "1", "--dim", "5"], "leave out --dim"),
+        (["--table", "1", "--dim", "5"], "no use for --dim"),
         (["--table", "1", "--theorems"], "one of the two"),
-        (["--optimizer", "lion"], "lion"),
+        (["--table", "1", "--weight-decay", "0.5"], "no use for --weight-decay"),
+        (["--table", "figure5", "--concepts", "4"], "figure5 is of 7 concepts"),
+        (["--table", "figure2", "--seeds", "3"], "the scatter of one run"),
+        (["--theorems", "--steps", "7", "--masks", "3"], "no use for --steps, --masks"),
+        (["--optimizer", "lion"], "optimizer='lion': one of sgd, adam, population"),
+        (["--graph", "star"], "graph='star': one of random, dense"),
+        (["--concepts", "0"], "concepts=0"),
+        (["--dim", "0"], "dim=0"),
+        (["--steps", "-3"], "steps=-3"),
+        (["--masks", "0"], "masks=0"),
+        (["--weight-decay", "nan"], "weight_decay=nan"),
+        (["--concepts", "26"], "more than"),
     ],
 )
 def test_what_sim_cannot_do_is_one_line(tmp_path: Path, capsys: Any, words: list[str], said: str) -> None:
-    assert main(["sim", *words, "--out", str(tmp_path / "x")]) == 2
+    with as_installed():
+        assert main(["sim", *words, "--out", str(tmp_path / "x")]) == 2
     error = capsys.readouterr().err.strip().splitlines()
     assert said in error[-1]
     assert not (tmp_path / "x" / "sim.json").exists()

@@ -10,6 +10,9 @@ from graticule import capture, record
 from graticule.hooks.artifact import ArtifactError
 from graticule.sims.contexts import Contexts
 from graticule.sims.lookup import load_lookup, lookup_model, save_lookup, sequences
+from graticule.sims.theorems import learned as any_learner
+from graticule.sims.theorems import log_odds
+from graticule.sims.theorems.tables import Tables
 from graticule.sims.train import Training, train
 from graticule.sims.world import World
 from graticule.sims.worlds.restricted import RestrictedWorld
@@ -83,9 +86,10 @@ def test_saelens_store_reads_the_same_rows(learned, model):
         seqpos_slice=(0, 1),
         exclude_special_tokens=None,
     )
-    got = store.get_activations(store.get_batch_tokens(64)).reshape(-1, 5)
-    distance = torch.cdist(got, learned.f[0], compute_mode="donot_use_mm_for_euclid_dist").min(dim=1).values
-    assert len(got) == 64 and float(distance.max()) < 1e-5
+    batch = store.get_batch_tokens(64)
+    got = store.get_activations(batch).reshape(-1, 5)
+    assert {tuple(row) for row in batch.tolist()} <= set(zip(ids.tolist(), tokens.tolist(), strict=True))
+    torch.testing.assert_close(got, learned.f[0][batch[:, 0]])
 
 
 def test_saved_and_loaded(learned, model, tmp_path):
@@ -102,9 +106,14 @@ def test_saved_and_loaded(learned, model, tmp_path):
         load_lookup(tmp_path / "learner")
 
 
-def test_tables_that_do_not_fit_are_refused(learned):
+def test_tables_that_do_not_fit_are_refused(learned, tmp_path):
     with as_installed(), pytest.raises(ValueError, match="equal widths"):
         lookup_model(learned.f[0], learned.g[0][:, :3])
+    with pytest.raises(ValueError, match="some of 0 … 15"):
+        lookup_model(learned.f[0], learned.g[0], tokens=np.array([3, 16]))
+    with pytest.raises(ValueError, match="for 81 contexts and 16 tokens"):
+        save_lookup(tmp_path / "learner", learned.contexts[0], learned.f[0][:40], learned.g[0])
+    assert not (tmp_path / "learner").exists()
 
 
 def test_any_world_is_saved_whole(learned, tmp_path):
@@ -121,3 +130,116 @@ def test_any_world_is_saved_whole(learned, tmp_path):
         assert type(again.world) is type(world) and again.world.kinds == world.kinds
         np.testing.assert_array_equal(again.world.joint, world.joint)
         np.testing.assert_array_equal(again.probabilities, contexts.probabilities)
+
+
+def test_folder_opens_without_graticule(learned, model, tmp_path):
+    """By TransformerLens and safetensors alone."""
+    import json
+
+    from safetensors.torch import load_file
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+    save_lookup(tmp_path / "learner", learned.contexts[0], learned.f[0], learned.g[0])
+    manifest = json.loads((tmp_path / "learner" / "manifest.json").read_text())
+    held = load_file(tmp_path / "learner" / "learner.safetensors")
+    plain = HookedTransformer(HookedTransformerConfig(**manifest["settings"]["config"]))
+    with torch.no_grad():
+        for parameter in plain.parameters():
+            parameter.zero_()
+        plain.embed.W_E.copy_(held["f"])
+        plain.unembed.W_U.copy_(held["g"].T)
+        plain.unembed.b_U.copy_(held["b_U"])
+    batch = sequences([0, 5, 40], [1, 2, 3])
+    torch.testing.assert_close(plain(batch), model(batch))
+
+
+def test_an_incomplete_concept_set_has_the_papers_loss_too(tmp_path):
+    """Tokens outside 𝒞̂ have no share of the softmax: in training, in the model, in the theorems' tables."""
+    contexts = Contexts.complete(RestrictedWorld.drawn(World.random(4, seed=1), 0.5, seed=2))
+    settings = Training(optimizer="population", steps=2000, log_every=2000)
+    learned = train([contexts], settings, progress=False)
+    save_lookup(tmp_path / "learner", contexts, learned.f[0], learned.g[0])
+    model, _ = load_lookup(tmp_path / "learner")
+    met = np.flatnonzero(contexts.probabilities)
+    log_p = torch.log_softmax(model(sequences(met, met % 16))[:, 0].double(), dim=-1).numpy()
+    assert np.exp(log_p[:, ~contexts.world.kept]).max() == 0
+    loss = -float(contexts.probabilities[met] @ (contexts.conditional(met) * log_p).sum(axis=1))
+    assert loss == pytest.approx(learned.loss[-1, 0], abs=1e-5)
+    tables = Tables.of(learned)
+    np.testing.assert_allclose(np.exp(tables.log_p), np.exp(log_p), atol=1e-5)
+    assert any_learner.entropy_floor(tables, float(learned.loss[-1, 0])).holds
+    assert any_learner.proposition_11(tables).holds
+    assert log_odds.theorem_2_2(tables).holds
+    for i in range(4):
+        assert contexts.world.kept[tables.token_pairs(i)].all()
+
+
+def test_parks_theorem_2_2_through_the_hooked_model(learned, model):
+    tables = Tables.of(learned)
+    logits = model(sequences(tables.met, tables.met % 16))[:, 0]
+    assert log_odds.theorem_2_2(tables, torch.log_softmax(logits, -1).double().numpy(), 1e-5).holds
+
+
+def test_an_sae_is_attached_and_trained_on_it(learned, tmp_path):
+    """SAELens's own runner by `override_model`, then the SAE it made inside the forward pass."""
+    import datasets
+    from sae_lens import (
+        LanguageModelSAERunnerConfig,
+        LanguageModelSAETrainingRunner,
+        LoggingConfig,
+        StandardTrainingSAEConfig,
+    )
+
+    f, g, point = learned.f[0], learned.g[0], "blocks.0.hook_resid_post"
+    model = lookup_model(f, g, sae=True)
+    ids, tokens = learned.contexts[0].sample(2048, np.random.default_rng(3))
+    rows = datasets.Dataset.from_dict({"tokens": sequences(ids, tokens).tolist()})
+    settings = LanguageModelSAERunnerConfig(
+        sae=StandardTrainingSAEConfig(d_in=5, d_sae=12, l1_coefficient=1e-3),
+        model_name="lookup-learner",
+        hook_name=point,
+        context_size=2,
+        seqpos_slice=(0, 1),
+        training_tokens=1024,
+        train_batch_size_tokens=64,
+        store_batch_size_prompts=64,
+        n_batches_in_buffer=64,
+        is_dataset_tokenized=True,
+        prepend_bos=False,
+        streaming=False,
+        device="cpu",
+        n_checkpoints=0,
+        checkpoint_path=None,
+        output_path=None,
+        verbose=False,
+        logger=LoggingConfig(log_to_wandb=False),
+    )
+    sae = LanguageModelSAETrainingRunner(settings, rows, override_model=model).run()
+    batch = sequences(ids[:32], tokens[:32])
+    with torch.no_grad():
+        got = model.run_with_saes(batch, saes=[sae])[:, 0]
+        torch.testing.assert_close(got, sae(f[ids[:32]]) @ g.T, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("file", "change"),
+    [
+        ("manifest.json", lambda m: m.pop("edges")),
+        ("manifest.json", lambda m: m["values"].append(2)),
+        ("manifest.json", lambda m: m["edges"].append([3, 0]) or m["edges"].append([0, 3])),
+        ("learner.safetensors", lambda t: t.pop("g")),
+        ("world.safetensors", lambda t: t.pop("masks")),
+    ],
+)
+def test_a_damaged_folder_is_told(learned, tmp_path, file, change):
+    import json
+
+    from safetensors.torch import load_file, save_file
+
+    save_lookup(tmp_path / "learner", learned.contexts[0], learned.f[0], learned.g[0])
+    path = tmp_path / "learner" / file
+    held = json.loads(path.read_text()) if file.endswith("json") else load_file(path)
+    change(held)
+    path.write_text(json.dumps(held)) if file.endswith("json") else save_file(held, path)
+    with pytest.raises(ArtifactError, match="does not fit together"):
+        load_lookup(tmp_path / "learner")

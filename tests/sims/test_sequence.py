@@ -1,12 +1,13 @@
 """The sequence learner: its language and truth, its training, and the same numbers by every route."""
 
 import itertools
+from dataclasses import replace
 
 import networkx as nx
 import numpy as np
 import pytest
 import torch
-from helpers import cached, relative
+from helpers import as_installed, cached, relative
 
 from graticule import capture, record
 from graticule.hooks.artifact import ArtifactError
@@ -289,3 +290,45 @@ def test_what_cannot_be_is_refused(learned, texts):
     with pytest.raises(ValueError, match="hidden"):
         train_sequence(learned.contexts.world, hidden=(7,))
     assert list(itertools.islice(learned.tokens.names, 2)) == ["0000", "0001"]
+    with pytest.raises(ValueError, match="one concept or more"):
+        train_sequence(learned.contexts.world, hidden=(0, 1, 2, 3))
+    beyond, twice = texts[:1].clone(), texts[:1].clone()
+    beyond[0, 1], twice[0, 2] = learned.tokens.d_vocab, texts[0, 1]
+    with pytest.raises(ValueError, match=f"concept tokens 17 to {learned.tokens.d_vocab - 1}"):
+        learned.tokens.known(beyond)
+    with pytest.raises(ValueError, match="tells a concept twice"):
+        learned.tokens.known(twice)
+    with pytest.raises(ValueError, match="say orders="):
+        SequenceTokens.of(Contexts.prefixes(World.chain(9))).every()
+    with pytest.raises(FloatingPointError, match="lower lr"):
+        train_sequence(learned.contexts.world, replace(SETTINGS, lr=1e9, steps=4), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"targets": "Posterior"}, "'posterior' or 'sampled'"),
+        ({"steps": -1}, "steps=-1"),
+        ({"batch": 0}, "batch=0"),
+        ({"lr": float("nan")}, "lr=nan"),
+    ],
+)
+def test_settings_that_cannot_be(wrong, said):
+    with as_installed(), pytest.raises(ValueError, match=said):
+        SequenceTraining(**wrong)
+    with as_installed(), pytest.raises(ValueError, match="'LN' or None"):
+        SequenceShape(normalization="RMS")
+
+
+def test_a_model_of_another_shape_is_not_saved(learned, tmp_path):
+    with pytest.raises(ValueError, match=r"embed\.W_E is \(25, 16\), not \(25, 8\)"):
+        save_sequence(
+            tmp_path / "learner", learned.model, learned.contexts, replace(SETTINGS.shape, d_model=8)
+        )
+    assert not (tmp_path / "learner").exists()
+
+
+def test_it_trains_where_gradients_are_off(world, learned):
+    with torch.no_grad():
+        again = train_sequence(world, replace(SETTINGS, steps=10), progress=False)
+    assert again.gap[-1].mean() < again.gap[0].mean()

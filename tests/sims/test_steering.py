@@ -14,12 +14,14 @@ from graticule.sims.train import Training, train
 from graticule.sims.truth.steering import VIEWS, Flips, concept_lines, steering_vectors, watch_cosines
 from graticule.sims.world import World
 from graticule.sims.worlds.restricted import RestrictedWorld
+from graticule.sims.worlds.structures import with_child
 
 WORLD = World.random(4, seed=1)
 CASES = {
     "complete": Contexts.complete(WORLD),
     "some masks": Contexts.of(WORLD, [(1, 1, 0, 0), (0, 1, 1, 1), (0, 0, 0, 0)]),
     "some vectors": Contexts.complete(RestrictedWorld.drawn(WORLD, 0.6, seed=3)),
+    "impossible vectors": Contexts.complete(with_child(World.random(3, seed=1), 1)),
     "many values": Contexts.complete(World.on(World.chain(3).graph, values=(3, 2, 4), seed=2)),
 }
 

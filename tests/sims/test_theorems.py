@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from graticule.sims.contexts import UNKNOWN, Contexts
+from graticule.sims.reproductions.reproduce import reproduce
 from graticule.sims.theorems import learned as any_learner
 from graticule.sims.theorems import log_odds, oracle, products
+from graticule.sims.theorems import run as run_module
 from graticule.sims.theorems.checks import Check
 from graticule.sims.theorems.result import Theorems
 from graticule.sims.theorems.run import theorems
@@ -380,6 +382,42 @@ def test_every_check_holds_on_any_world(world):
     found = theorems(world, seed=5, training=training, progress=False)
     assert not found.failed, found.summary()
     assert len({c.name for c in found.checks}) == len(found.checks) == 30
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_gauge_check_never_meets_a_rotation(seed):
+    """Two concepts: a random matrix may have equal singular values, or axes along the steering vectors."""
+    world = World.random(2, seed=seed)
+    named = {check.name: check for check in run_module.products_of(world, seed)}
+    assert all(check.holds for check in named.values()), [c.verdict for c in named.values()]
+
+
+def test_a_check_of_nan_fails_wherever_it_stands():
+    for concept in range(3):
+        world = oracle.product_world(World.random(3, seed=0))
+        tables = oracle.linear_tables(complete(world))
+        f, g = tables.f.copy(), tables.g.copy()
+        f[:, concept], g[:, concept] = 0.0, 0.0
+        with np.errstate(invalid="ignore"):
+            assert not products.corollary_8(Tables(tables.contexts, f, g)).holds
+
+
+def test_a_learner_of_another_world_is_refused(learned):
+    with pytest.raises(ValueError, match="another world"):
+        theorems(World.chain(3), learned=learned)
+
+
+def test_table_1s_band():
+    """The exact gradient in place of SGD, five of the paper's runs; trained for less, the band is missed."""
+    how = {"runs": 5, "concepts": (5, 6, 7), "optimizer": "population", "progress": False}
+    found = reproduce("1", **how)
+    check = any_learner.table_1_band(found.settings)
+    assert check.holds and len(check.details) == 9, check.verdict
+    assert check.measured == found.settings[["unembedding", "embedding", "mixed"]].to_numpy().min()
+    assert check.verdict in found.summary()
+    assert not any_learner.table_1_band(reproduce("1", steps=100, **how).settings).holds
+    with pytest.raises(ValueError, match="four to seven"):
+        any_learner.table_1_band(found.settings.assign(concepts=3))
 
 
 def test_the_result_is_kept_told_and_drawn(learned, tmp_path):

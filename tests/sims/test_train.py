@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from helpers import as_installed
 
 from graticule.sims.contexts import Contexts
 from graticule.sims.train import Training, initial, train
+from graticule.sims.training import updates
 from graticule.sims.training.sampling import Alias, ExactLoss, Pairs, Sampler
 from graticule.sims.world import World
 from graticule.sims.worlds.restricted import RestrictedWorld
@@ -154,6 +156,43 @@ def test_a_number_a_run_is_refused_for_other_numbers_of_runs(contexts):
 def test_divergence_is_told(contexts):
     with pytest.raises(FloatingPointError, match="lower lr"):
         train(contexts, Training(lr=1e6, scale=50.0, steps=400, log_every=400), progress=False)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "population"])
+def test_no_table_that_is_not_finite_is_given_back(contexts, optimizer):
+    """In fewer updates than there are between two looks at the logits."""
+    with pytest.raises(FloatingPointError, match="lower lr"):
+        train(contexts, Training(optimizer=optimizer, lr=1e30, scale=50.0, steps=20), progress=False)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"optimizer": "SGD"}, "one of sgd, adam, population"),
+        ({"lr": float("nan")}, "lr=nan"),
+        ({"lr": 0.0}, "lr=0"),
+        ({"weight_decay": float("nan")}, "weight_decay=nan"),
+        ({"steps": -1}, "steps=-1"),
+        ({"batch": 0}, "batch=0"),
+        ({"log_every": 0}, "log_every=0"),
+        ({"dim": 0}, "dim=0"),
+        ({"dim": (3, 0)}, "1 or more"),
+        ({"scale": float("inf")}, "scale=inf"),
+    ],
+)
+def test_settings_that_cannot_be(wrong, said):
+    with as_installed(), pytest.raises(ValueError, match=said):
+        Training(**wrong)
+
+
+def test_the_sparse_route_of_the_population_gradient_is_the_dense_one(contexts, monkeypatch):
+    """What many concepts take, whose p(d, c) does not fit as it is."""
+    settings = Training(optimizer="population", steps=200, weight_decay=1e-3, log_every=200)
+    dense = train(contexts, settings, progress=False)
+    monkeypatch.setattr(updates, "_DENSE", 0)
+    sparse = train(contexts, settings, progress=False)
+    torch.testing.assert_close(sparse.f, dense.f, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(sparse.g, dense.g, rtol=1e-4, atol=1e-6)
 
 
 # Incomplete concept sets ------------------------------------------------------------------------------

@@ -5,9 +5,12 @@ import itertools
 import networkx as nx
 import numpy as np
 import pytest
+from helpers import as_installed
 
 from graticule.sims.contexts import UNKNOWN, Contexts
 from graticule.sims.world import World
+from graticule.sims.worlds.restricted import RestrictedWorld
+from graticule.sims.worlds.structures import with_child, with_synonyms
 
 WORLDS = {
     "random": lambda: World.random(5, seed=3),
@@ -143,3 +146,60 @@ def test_wrong_contexts_are_refused():
         Contexts.of(world, [[1, 0]])
     with pytest.raises(ValueError, match="add up to"):
         Contexts.of(world, [[1, 0, 1]], [0.5])
+    with pytest.raises(ValueError, match="a row a mask"):
+        Contexts.of(world, [])
+    with pytest.raises(ValueError, match="a row a mask"):
+        Contexts.of(world, [[1, -1, 0]])
+    with as_installed(), pytest.raises(ValueError, match="True where known"):
+        Contexts(world, np.array([[1, 0, 1]]), np.ones(1))
+    with pytest.raises(ValueError, match="one or more"):
+        Contexts.drawn(world, 0)
+    with pytest.raises(ValueError, match="they are 0 … 2"):
+        world.marginal([3])
+
+
+def test_what_is_too_large_to_enumerate_is_told_at_once():
+    many = World.random(24, max_parents=2, seed=0)
+    for make in (
+        lambda: many.vectors,
+        lambda: many.conditional(np.full((1, 24), UNKNOWN)),
+        lambda: RestrictedWorld.drawn(many),
+        lambda: Contexts.drawn(many, 3).n,
+    ):
+        with pytest.raises(ValueError, match="16,777,216 concept vectors, more than the 65,536"):
+            make()
+    with pytest.raises(ValueError, match=r"Contexts\.drawn"):
+        Contexts.complete(many)
+    with pytest.raises(ValueError, match="14,348,907 contexts are more than"):
+        _ = Contexts.complete(World.chain(15)).vectors
+
+
+def test_graphs_that_are_none_of_ours():
+    for graph, said in ((nx.path_graph(2), "not directed"), (nx.DiGraph([("a", "b")]), "expected 0 … 1")):
+        with as_installed(), pytest.raises(ValueError, match=said):
+            World.on(graph)
+        with as_installed(), pytest.raises(ValueError, match=said):
+            World(graph, (np.full(2, 0.5), np.full((2, 2), 0.5)))
+
+
+def test_tables_and_chances_add_up_to_one_in_float64():
+    """What came through float32, say; those that do already are left to the bit."""
+    world = World.random(4, seed=1)
+    rounded = World(world.graph, tuple(table.astype(np.float32) for table in world.tables))
+    for table, before in zip(rounded.tables, world.tables, strict=True):
+        assert table.dtype == np.float64
+        np.testing.assert_allclose(table.sum(axis=-1), 1, atol=1e-15)
+        np.testing.assert_allclose(table, before, atol=1e-7)
+    assert World(rounded.graph, rounded.tables).same_as(rounded) and not rounded.same_as(world)
+    contexts = Contexts.of(world, [[1, 0, 1, 0], [0, 1, 1, 0]], [0.5, 0.500004])
+    assert contexts.chances.sum() == pytest.approx(1, abs=1e-15)
+    assert len(contexts.sample(5, np.random.default_rng(0))[0]) == 5
+
+
+def test_a_restricted_world_is_neither_extended_nor_given_back_what_it_lost():
+    half = RestrictedWorld.drawn(World.random(4, seed=1), 0.5, seed=0)
+    for make in (lambda: with_child(half, 0), lambda: with_synonyms(half)):
+        with pytest.raises(ValueError, match="restrict it afterwards"):
+            make()
+    quarter = RestrictedWorld.drawn(half, 0.5, seed=1)
+    assert quarter.kept.sum() == 4 and not (quarter.kept & ~half.kept).any()
