@@ -187,12 +187,11 @@ class World:
 
     def same_as(self, other: World) -> bool:
         """Whether graph, tables and, where it is restricted, the set kept are the same."""
-        alike = self.values == other.values and set(self.graph.edges) == set(other.graph.edges)
-        return (
-            alike
-            and all(np.array_equal(a, b) for a, b in zip(self.tables, other.tables, strict=True))
-            and np.array_equal(getattr(self, "kept", None), getattr(other, "kept", None))
-        )
+        if self.values != other.values or set(self.graph.edges) != set(other.graph.edges):
+            return False
+        kept = [np.asarray(getattr(world, "kept", ())) for world in (self, other)]
+        pairs = [*zip(self.tables, other.tables, strict=True), kept]
+        return all(np.array_equal(a, b) for a, b in pairs)
 
     def parents(self, concept: int) -> list[int]:
         """Parents in ascending order: the axes of the concept's table."""

@@ -135,7 +135,7 @@ def _made(asked: dict[str, Any], parts: Path) -> Any:
         only = None if asked["concepts"] is None else (asked["concepts"],)
         settings = {"steps": asked["steps"], "optimizer": asked["optimizer"], "concepts": only}
         return reproduce(asked["table"], **settings, **shared)
-    chosen = {
+    chosen: dict[str, Any] = {
         name: value
         for name, value in asked.items()
         if value is not None and name not in ("theorems", "table", "seeds", "seed", "optimizer")
@@ -143,8 +143,8 @@ def _made(asked: dict[str, Any], parts: Path) -> Any:
     if asked["theorems"]:
         from graticule.sims.theorems.run import theorems
 
-        world = Setting(**{"concepts": 4, **chosen}).world(asked["seed"])
-        return theorems(world, asked["seed"], progress=True)
+        chosen.setdefault("concepts", 4)
+        return theorems(Setting(**chosen).world(asked["seed"]), asked["seed"], progress=True)
     return simulate(Setting(**chosen).by(asked["optimizer"] or "sgd"), **shared)
 
 
