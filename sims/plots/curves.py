@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from plotly.graph_objects import Figure, Scatter
 from plotly.subplots import make_subplots
@@ -38,7 +39,7 @@ def loss_figure(curves: pd.DataFrame) -> Figure:
             )
         )
     style(fig, height=400, aspect=0.5, extra=60, note="Bands: two standard errors over runs.")
-    fig.update_xaxes(title_text="updates", type="log", dtick=1)
+    fig.update_xaxes(title_text="updates", type="log", **_ticks(curves["step"]))
     fig.update_yaxes(title_text="loss above its floor (nats)", type="log", dtick=1, exponentformat="power")
     return fig
 
@@ -96,7 +97,7 @@ def cosine_figure(curves: pd.DataFrame, paper: pd.DataFrame) -> Figure:
             )
     style(fig, height=380, aspect=0.42, extra=80, note="Bands: two standard errors over runs.")
     fig.update_layout(margin={"t": 40}, legend={"y": -0.2, "yanchor": "top"})
-    fig.update_xaxes(title_text="updates", type="log", dtick=1, matches="x")
+    fig.update_xaxes(title_text="updates", type="log", **_ticks(curves["step"]), matches="x")
     fig.update_yaxes(range=[-0.1, 1.04])
     fig.update_yaxes(title_text="mean cosine", row=1, col=1)
     return fig
@@ -131,3 +132,12 @@ def _band(
         ),
         **where,
     )
+
+
+def _ticks(steps: pd.Series) -> dict[str, list[float] | list[str]]:
+    """Powers of ten on a logarithmic axis; over two decades or less, twice and five times them too."""
+    shown = steps[steps > 0]
+    low, high = (np.log10(float(shown.min())), np.log10(float(shown.max()))) if len(shown) else (0.0, 1.0)
+    steps_of = (1, 2, 5) if high - low <= 2 else (1,)
+    values = [float(n * 10**k) for k in range(int(low), int(high) + 1) for n in steps_of]
+    return {"tickvals": values, "ticktext": [f"{value:,.0f}" for value in values]}

@@ -28,7 +28,7 @@ def heat_figure(heat: pd.DataFrame) -> Figure:
     for col, view in enumerate(VIEWS, start=1):
         grid = heat[heat["view"] == view].pivot(index="i", columns="j", values="mean").to_numpy(float)
         names = [f"C{k + 1}" for k in range(len(grid))]
-        written = [[f"{v:.2f}" if np.isfinite(v) else "" for v in row] for row in grid]
+        written = [[f"{round(v, 2) + 0.0:.2f}" if np.isfinite(v) else "" for v in row] for row in grid]
         fig.add_trace(
             Heatmap(
                 z=grid,
