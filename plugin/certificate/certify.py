@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -38,13 +39,18 @@ QUICK = Plan(
 """What `certify(quick=True)` does."""
 
 
+LEAST, MOST = 4, 10
+"""Concepts: of three, parities are read by a linear reader of as many dimensions; of more than ten, contexts
+are too many."""
+
+
 def certify(
     world: World | None = None,
     *,
     concepts: int = 6,
     quick: bool = False,
     plan: Plan | None = None,
-    seed: int = 0,
+    seed: int | None = None,
     out: Path | str | None = None,
     say: Callable[[str], None] | None = None,
     progress: bool | None = None,
@@ -65,16 +71,19 @@ def certify(
     - `out`: a folder for learners and conditions, each kept once it is done: the same call goes on there.
     - `say`: called with a line when a condition is done.
 
-    **Raises** `ValueError` for a world of other values, fewer than three concepts or too many to enumerate,
+    **Raises** `ValueError` for a world of other values, fewer than four concepts or more than ten,
     or a plan that cannot be.
     """
-    world = World.random(concepts, seed=seed) if world is None else world
-    if set(world.values) != {2} or world.m < 3:
+    if world is None:
+        world = World.random(concepts, seed=(0 if plan is None else plan.seed) if seed is None else seed)
+    if set(world.values) != {2} or not LEAST <= world.m <= MOST:
         raise ValueError(
-            f"a world of {world.m} concepts with {world.values} values: a certificate needs three or more, "
-            "two values each"
+            f"a world of {world.m} concepts with {world.values} values: a certificate needs {LEAST} to "
+            f"{MOST} concepts, two values each"
         )
-    chosen = replace(plan or (QUICK if quick else Plan()), seed=seed)
+    chosen = plan or (QUICK if quick else Plan())
+    seed = chosen.seed if seed is None else seed
+    chosen = replace(chosen, seed=seed)
     chosen.check()
     if plan is None:
         training = (replace(chosen.lookup, seed=seed), replace(chosen.sequence, seed=seed))
@@ -109,6 +118,7 @@ def _part(
             return Part.load(place)
         except ArtifactError:
             _log.info("%s: not done yet", name)
+            shutil.rmtree(place, ignore_errors=True)  # what could not be read
     widest = base(plan, learner)
     if condition == "noise":
         subject = learners.subject(learner, "dimension", widest).with_noise(level)

@@ -19,6 +19,8 @@ MEASURES = {
     "pca_r2": ("PCA, all components", BLOCKS[4], "dash"),
 }
 """Column of the table of concepts → name, colour and dash."""
+LOWEST = -0.1
+"""R² at which bars of parities end."""
 
 
 def heat_figure(concepts: pd.DataFrame) -> Figure:
@@ -78,7 +80,7 @@ def levels_figure(concepts: pd.DataFrame, title: str, log: bool = False) -> Figu
         )
     style(fig, height=380, aspect=0.42, extra=90)
     fig.update_xaxes(title_text=title, type="log" if log else "linear", tickvals=list(means.index))
-    fig.update_yaxes(title_text="R² of the posterior, mean over concepts", range=[-0.08, 1.03])
+    fig.update_yaxes(title_text="R² of the posterior, mean over concepts", range=[-0.12, 1.03])
     return fig
 
 
@@ -141,6 +143,7 @@ def nothing_figure(nothing: pd.DataFrame) -> Figure:
                 y=held["instrument"],
                 name=f"{learner} learner",
                 mode="markers",
+                orientation="h",  # learners are set apart along y
                 marker={"color": colour, "size": 9},
                 error_x={
                     "type": "data",
@@ -179,8 +182,17 @@ def parity_figure(parities: pd.DataFrame) -> Figure:
     fig = Figure()
     names = {"ridge": ("ridge", INK), "best_linear": ("best linear reader", SURFACE), "mlp": ("MLP", ACCENT)}
     for column, (name, colour) in names.items():
-        fig.add_trace(Bar(x=labels, y=means[column].clip(lower=-0.1), name=name, marker={"color": colour}))
-    style(fig, height=400, aspect=0.45, extra=90)
+        bar = Bar(
+            x=labels,
+            y=means[column].clip(lower=LOWEST),
+            name=name,
+            marker={"color": colour},
+            customdata=means[column],
+            hovertemplate="%{x}: R² %{customdata:.3f}<extra>" + name + "</extra>",
+        )
+        fig.add_trace(bar)
+    below = bool((means < LOWEST).any(axis=None))
+    style(fig, height=400, aspect=0.45, extra=90, note=f"Bars end at {LOWEST:g}." if below else None)
     fig.update_layout(barmode="group", bargap=0.3)
     fig.update_xaxes(showgrid=False, tickfont={"size": 10})
     fig.update_yaxes(title_text="R² of the parity's posterior", range=[-0.12, 1.03])

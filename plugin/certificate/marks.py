@@ -35,13 +35,14 @@ class Mark:
     what: str
     """What is required."""
     value: float
-    """What was found, the worst where there are several; NaN where nothing could be judged."""
+    """What was found: the worst of several points, but for the MLP on parities, which need to be present
+    at one point only; NaN where nothing could be judged."""
     bound: float
     """What is asked for."""
     at_least: bool
     """Whether the value must be at least the bound, or at most."""
     where: str = ""
-    """Where the worst was found."""
+    """Where it was found."""
 
     @property
     def passed(self) -> bool:
@@ -114,7 +115,7 @@ def _odd(learner: str, parities: pd.DataFrame) -> Iterable[Mark]:
     found, at_found = _extreme(hidden["mlp"], worst="high")  # the best point, for what is present at all
     words = "parity of two concepts, where no linear reader has it: R²"
     yield Mark("ridge", learner, words, ridge, HIDDEN + LESS, False, at_ridge)
-    yield Mark("MLP", learner, words, found, FOUND, True, at_found)
+    yield Mark("MLP", learner, f"{words} at the best point", found, FOUND, True, at_found)
 
 
 def _means(table: pd.DataFrame) -> pd.DataFrame:

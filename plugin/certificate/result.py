@@ -21,7 +21,7 @@ SCOPE = (
 _AXES = {
     "dimension": ("dimensions over concepts", True),
     "noise": ("noise over signal (standard deviations)", False),
-    "masks": ("masks in training", True),
+    "masks": ("masks drawn for training, those alike merged", True),
 }
 _WORDS = {
     "dimension": "Dimensions (below 1: superposition)",
@@ -178,7 +178,7 @@ class Certificate(SavedResult):
                 "where": [m.where for m in self.marks],
             }
         )
-        out = {"Requirements, each with the worst that was found": shown}
+        out = {"Requirements, with the worst that was found (of the MLP on parities: the best point)": shown}
         for learner, condition, last in self._conditions():
             means = last.groupby("level").mean(numeric_only=True).drop(columns=["concept"]).reset_index()
             odd = self._odd(learner, condition, str(last["point"].iloc[0]))

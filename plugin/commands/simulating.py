@@ -41,7 +41,7 @@ def sim(
         str | None, typer.Option(help="random (by default), dense, chain, forest or independent.")
     ] = None,
     edge_probability: Annotated[float | None, typer.Option(help="Of a random graph; .5 by default.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of worlds, tables and samples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of worlds, tables and samples.")] = 0,
     verbose: o.Verbose = False,
     debug: o.Debug = False,
 ) -> None:
@@ -76,9 +76,9 @@ def sim(
 
 
 def certify(
-    out: o.Out,
-    concepts: Annotated[int, typer.Option(help="Two-valued concepts of the world, 3 to 10.")] = 6,
-    seed: Annotated[int, typer.Option(help="Seed of world, learners, samples and labels.")] = 0,
+    out: Annotated[Path, typer.Option("--out", help="The folder to write.")] = Path("runs/certificate"),
+    concepts: Annotated[int, typer.Option(help="Two-valued concepts of the world, 4 to 10.")] = 6,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of world, learners, samples and labels.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer conditions, shorter training.")] = False,
     verbose: o.Verbose = False,
     debug: o.Debug = False,
@@ -165,6 +165,8 @@ def _keep(found: Any, out: Path, asked: dict[str, Any]) -> None:
     from graticule.hooks.artifact import fingerprint, write_json
 
     out.mkdir(parents=True, exist_ok=True)
+    # the request is written last: without it, or with another's, no result is taken for an answer
+    (out / "sim.json").unlink(missing_ok=True)
     found.save(out / "result")
     told = found.to_json() if asked["theorems"] else _numbers(found)
     write_json(out / "sim.json", {**told, "asked": asked, "fingerprint": fingerprint(asked)})

@@ -2,6 +2,7 @@
 
 # ruff: noqa: ARG001 (--debug and --verbose act in `graticule.cli.main` and in their callbacks)
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +14,7 @@ from graticule import options as o
 
 def words(
     model: o.ModelName,
-    out: o.Out,
+    out: Annotated[Path, typer.Option("--out", help="The folder to write.")] = Path("runs/words"),
     pairs: Annotated[
         Path | None, typer.Option(help="Folder of '[a - b].txt' files, a tab between the words of a pair.")
     ] = None,
@@ -24,14 +25,15 @@ def words(
     draws: Annotated[int, typer.Option(help="Draws of every null and bootstrap.")] = 1000,
     dtype: o.Dtype = "float32",
     device: o.Device = None,
-    seed: Annotated[int, typer.Option(help="Seed of nulls and bootstraps.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of nulls and bootstraps.")] = 0,
     verbose: o.Verbose = False,
     debug: o.Debug = False,
 ) -> None:
     """Set counterfactual word pairs against each other in the unembedding.
 
-    Three pages: concepts against concepts under the Euclidean, whitened and causal inner product; languages
-    in contexts against languages in the vocabulary; ambiguous words. The lists are packaged unless given.
+    Three pages, each kept as it is made: concepts against concepts under the Euclidean, whitened and causal
+    inner product; languages in contexts against languages in the vocabulary; ambiguous words. The lists are
+    packaged unless given.
 
     \b
     Example:  graticule words --model gemma-3-270m --out words
@@ -40,19 +42,23 @@ def words(
     import graticule
     from graticule.probes.words.ambiguous import ambiguous
     from graticule.probes.words.languages import languages
+    from graticule.probes.words.lists import pair_lists, parallel_contexts
     from graticule.probes.words.readout import default_texts, final_residuals
 
+    for read, path in ((pair_lists, pairs), (parallel_contexts, contexts)):
+        read(path)  # what is wrong with them is said before a model is loaded
     loaded = graticule.load_model(model, dtype=dtype, device=device)
     shared: dict[str, Any] = {"draws": draws, "seed": seed, "progress": True}
     # the whitened product's covariance, made once for the three
     shared["residuals"] = final_residuals(loaded, default_texts(), "all")["ln_final"].double().numpy()
-    made = {
-        "words": graticule.words(loaded, pairs, **shared),
-        "languages": languages(loaded, contexts, pairs, **shared),
-        "ambiguous": ambiguous(loaded, **shared),
+    makers: dict[str, Callable[[], Any]] = {
+        "words": lambda: graticule.words(loaded, pairs, **shared),
+        "languages": lambda: languages(loaded, contexts, pairs, **shared),
+        "ambiguous": lambda: ambiguous(loaded, **shared),
     }
     out.mkdir(parents=True, exist_ok=True)
-    for name, result in made.items():
+    for name, make in makers.items():
+        result = make()
         result.save(out / name)
         page = result.report(out / f"{name}.html")
         typer.echo(f"{result.summary()}\nThe page: {page}\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -80,7 +81,8 @@ class Words(SavedResult):
         return tuple(map(str, lines.loc[lines["holm"] <= ALPHA, "concept"]))
 
     def own(self, metric: str) -> int:
-        """How many concepts' pairs are closer to each other in the mean than to any other concept's."""
+        """How many concepts' pairs are closer to each other in the mean than to any other concept's; 0 where
+        there is one concept alone."""
         lines = self._lines(metric)
         return int((lines["mean"] > lines["largest_other"]).sum())
 
@@ -101,18 +103,33 @@ class Words(SavedResult):
         order = sorted(self.metrics, key=lambda m: (-self.own(m), -self._ratio(m)))
         first = "; ".join(
             f"{self.own(m)} of {n} under the {m} product (mean cosine {a:.3f} within, {b:.3f} between)"
+            if n > 1
+            else f"{a:.3f} under the {m} product"
             for m in order
             for a, b in [self.contrast(m)]
         )
+        first = ("concepts nearest to their own pairs: " if n > 1 else "mean cosine of the pairs: ") + first
         few = int((self.counts["kept"] > 0).sum()) - n
         kept, given = int(self.counts["kept"].sum()), int(self.counts["given"].sum())
         out = [
-            f"concepts nearest to their own pairs: {first}",
+            first,
+            *self._undecidable(),
             *(self._told(m) for m in order),
             f"{kept} of {given} pairs kept (single tokens) in {n} concepts"
             + (f"; {few} more have too few" if few > 0 else ""),
         ]
         return "\n".join(out)
+
+    def _undecidable(self) -> list[str]:
+        """A line where so few draws cannot clear Holm's correction over so many concepts."""
+        n = len(self.concepts)
+        if n / (1 + self.draws) <= ALPHA:
+            return []
+        wanted = ceil(n / ALPHA)
+        return [
+            f"not decidable: {self.draws} draws cannot bring a p-value below {ALPHA:g} / {n} (Holm); take "
+            f"{wanted:,} or more"
+        ]
 
     def _told(self, metric: str) -> str:
         lines, n = self._lines(metric), len(self.concepts)

@@ -15,6 +15,7 @@ from graticule.probes.words.lists import PairLists
 
 LEAST = 3
 """Kept pairs that a concept needs to be analysed."""
+_SPACE = "▁"  # how SentencePiece writes a space
 
 
 @dataclass(frozen=True)
@@ -62,14 +63,22 @@ def shared_tokens(ids: Int[np.ndarray, "pair 2"]) -> Int[np.ndarray, "entry 2"]:
 def single_token(model: HookedModel, word: str) -> int | None:
     """The id of ` word` (with a leading space) if that is one token, else None.
 
+    Tokenizers that put a space before every text themselves (SentencePiece's dummy prefix) make two of
+    ` word` and one of `word`, which then begins with `▁`.
+
     **Raises** `ValueError` for a model without a tokenizer.
     """
     tokenizer: Any = getattr(model, "tokenizer", None)
     if tokenizer is None:
         raise ValueError("word pairs need model.tokenizer; this model has none")
-    ids: Sequence[int] = tokenizer(" " + word, add_special_tokens=False)["input_ids"]
     unknown = getattr(tokenizer, "unk_token_id", None)
-    return int(ids[0]) if len(ids) == 1 and ids[0] != unknown else None
+    for text in (" " + word, word):
+        ids: Sequence[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1 or ids[0] == unknown:
+            continue
+        if text != word or str(tokenizer.convert_ids_to_tokens(int(ids[0]))).startswith(_SPACE):
+            return int(ids[0])
+    return None
 
 
 def keep_pairs(model: HookedModel, pairs: PairLists) -> TokenPairs:

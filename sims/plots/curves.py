@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil, floor
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ def loss_figure(curves: pd.DataFrame) -> Figure:
         )
     style(fig, height=400, aspect=0.5, extra=60, note="Bands: two standard errors over runs.")
     fig.update_xaxes(title_text="updates", type="log", **_ticks(curves["step"]))
-    fig.update_yaxes(title_text="loss above its floor (nats)", type="log", dtick=1, exponentformat="power")
+    fig.update_yaxes(title_text="loss above its floor (nats)", type="log", **_ticks(curves["gap"]))
     return fig
 
 
@@ -98,7 +99,8 @@ def cosine_figure(curves: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     style(fig, height=380, aspect=0.42, extra=80, note="Bands: two standard errors over runs.")
     fig.update_layout(margin={"t": 40}, legend={"y": -0.2, "yanchor": "top"})
     fig.update_xaxes(title_text="updates", type="log", **_ticks(curves["step"]), matches="x")
-    fig.update_yaxes(range=[-0.1, 1.04])
+    low = min(float(curves[list(VIEWS)].min(axis=None)), 0.0)
+    fig.update_yaxes(range=[low - 0.1, 1.04])
     fig.update_yaxes(title_text="mean cosine", row=1, col=1)
     return fig
 
@@ -134,10 +136,10 @@ def _band(
     )
 
 
-def _ticks(steps: pd.Series) -> dict[str, list[float] | list[str]]:
+def _ticks(values: pd.Series) -> dict[str, list[float] | list[str]]:
     """Powers of ten on a logarithmic axis; over two decades or less, twice and five times them too."""
-    shown = steps[steps > 0]
+    shown = values[values > 0]
     low, high = (np.log10(float(shown.min())), np.log10(float(shown.max()))) if len(shown) else (0.0, 1.0)
-    steps_of = (1, 2, 5) if high - low <= 2 else (1,)
-    values = [float(n * 10**k) for k in range(int(low), int(high) + 1) for n in steps_of]
-    return {"tickvals": values, "ticktext": [f"{value:,.0f}" for value in values]}
+    between = (1, 2, 5) if high - low <= 2 else (1,)
+    ticks = [float(n * 10.0**k) for k in range(floor(low), ceil(high) + 1) for n in between]
+    return {"tickvals": ticks, "ticktext": [f"{t / 1000:g}k" if t >= 1000 else f"{t:g}" for t in ticks]}

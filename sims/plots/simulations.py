@@ -27,7 +27,7 @@ def heat_figure(heat: pd.DataFrame) -> Figure:
     fig: Figure = make_subplots(cols=3, subplot_titles=[NAMES[v] for v in VIEWS], horizontal_spacing=0.05)
     for col, view in enumerate(VIEWS, start=1):
         grid = heat[heat["view"] == view].pivot(index="i", columns="j", values="mean").to_numpy(float)
-        names = [f"C{k + 1}" for k in range(len(grid))]
+        names = [f"C{k}" for k in range(len(grid))]
         written = [[f"{round(v, 2) + 0.0:.2f}" if np.isfinite(v) else "" for v in row] for row in grid]
         fig.add_trace(
             Heatmap(
@@ -121,8 +121,8 @@ def scatter_figure(points: pd.DataFrame) -> Figure:
                     y=at[[a, b], 1],
                     mode="lines",
                     line={"color": (ACCENT, SURFACE, FAINT)[differ[0]], "width": 1.4},
-                    name=f"C{differ[0] + 1}",
-                    legendgroup=f"C{differ[0] + 1}",
+                    name=f"C{differ[0]}",
+                    legendgroup=f"C{differ[0]}",
                     showlegend=col == 1 and part["token"][a] == "000",
                     hoverinfo="skip",
                 ),

@@ -16,7 +16,7 @@ def graph_figure(concepts: int, edges: Int[np.ndarray, "edge 2"]) -> Figure:
     """A directed acyclic graph, parents above their children.
 
     Args:
-        concepts: how many nodes, numbered from 0; shown as C1, C2, …
+        concepts: how many nodes, numbered from 0; shown as C0, C1, …
         edges: parent and child.
     """
     graph: Any = nx.DiGraph()
@@ -54,7 +54,7 @@ def graph_figure(concepts: int, edges: Int[np.ndarray, "edge 2"]) -> Figure:
             x=at[:, 0],
             y=at[:, 1],
             mode="markers+text",
-            text=[f"C{n + 1}" for n in range(concepts)],
+            text=[f"C{n}" for n in range(concepts)],
             marker={"size": 34, "color": "white", "line": {"color": INK, "width": 1.5}},
             textfont={"size": 13},
             hoverinfo="skip",

@@ -27,6 +27,8 @@ TITLES = {
     "scales": "Dimension × initial scale × optimiser",
 }
 """Reproduction → what it shows."""
+BY = {"sgd": "SGD", "adam": "Adam", "population": "the exact gradient"}
+"""Optimiser → what it is called."""
 WITHIN = 0.02
 """Difference from the paper's number up to which ours is called the same."""
 
@@ -64,9 +66,13 @@ class Simulation(SavedResult):
 
     @property
     def title(self) -> str:
-        """What was simulated."""
-        if self.name:
+        """What was simulated, and by which optimiser if not the stated one."""
+        stated = "adam" if self.name == "2" else "sgd"
+        used = set(self.settings["optimizer"])
+        if self.name and (self.name == "scales" or used <= {stated}):
             return TITLES[self.name]
+        if self.name:
+            return f"{TITLES[self.name]}; here {', '.join(BY[str(o)] for o in sorted(used))}"
         return f"Lookup tables of latent concepts: {', '.join(self.settings['setting'].head(3))}"
 
     def summary(self) -> str:
@@ -103,11 +109,16 @@ class Simulation(SavedResult):
         if self.name == "scales":
             return self._scales_verdict()
         low, high = self.settings["unembedding"].min(), self.settings["unembedding"].max()
+        if pd.isna(low):
+            return (
+                "no concept has two steering vectors to compare: take more concepts, more of the concept "
+                "set, or an initial scale above 0"
+            )
         across = self.settings["unembedding_across_abs"].max()
         span = f"{low:.3f}" if len(self.settings) == 1 else f"{low:.3f} to {high:.3f}"
         return (
-            f"unembedding steering vectors of one concept have a mean cosine of {span}; of two concepts, "
-            f"of at most {across:.3f} in size"
+            f"unembedding steering vectors of one concept have a mean cosine of {span}; of two concepts, a "
+            f"mean |cosine| of {'' if len(self.settings) == 1 else 'at most '}{across:.3f} in a run"
         )
 
     def _scales_verdict(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -111,11 +111,12 @@ def measured(
 ) -> dict[str, pd.DataFrame]:
     """The tables of a `Simulation` for one setting, called by its name or `label`."""
     told = label or setting.name
-    heat = _heat(learned)
+    grids = _grids(learned)
+    heat = _heat(grids)
     concepts = concept_lines(learned, nulls)
     edges = pd.DataFrame(sorted(learned.contexts[0].world.graph.edges), columns=["parent", "child"])
     parts = {
-        "settings": pd.DataFrame([_setting_line(setting, learned, concepts, heat)]).assign(setting=told),
+        "settings": pd.DataFrame([_setting_line(setting, learned, concepts, grids)]).assign(setting=told),
         "concepts": concepts,
         "curves": _curves(learned),
         "heat": heat,
@@ -128,7 +129,7 @@ def measured(
 
 
 def _setting_line(
-    setting: Setting, learned: Learned, concepts: pd.DataFrame, heat: pd.DataFrame
+    setting: Setting, learned: Learned, concepts: pd.DataFrame, grids: Mapping[str, np.ndarray]
 ) -> dict[str, object]:
     line: dict[str, object] = {"setting": setting.name, **asdict(setting), "dim": setting.width}
     line |= {"lr": setting.rate, "masks": setting.masks or 0, "kept": setting.kept or 1.0}
@@ -137,13 +138,15 @@ def _setting_line(
     runs = concepts.groupby("run").mean(numeric_only=True)
     for view in VIEWS:
         line |= {view: _mean(runs[view]), f"{view}_se": error(runs[view])}
-        across = heat[(heat["view"] == view) & (heat["i"] != heat["j"])]["mean"]
-        line |= {f"{view}_across": _mean(across), f"{view}_across_abs": _mean(across.abs())}
+        apart = grids[view][:, ~np.eye(grids[view].shape[1], dtype=bool)]
+        for name, values in (("across", apart), ("across_abs", np.abs(apart))):
+            mean, se = _known(_known(values)[0])
+            line |= {f"{view}_{name}": float(mean), f"{view}_{name}_se": float(se)}
     line |= {f"{view}_self": _mean(runs[f"{view}_self"]) for view in VIEWS[:2]}
     gap = learned.loss[-1] - learned.floor
     line |= {"loss": float(learned.loss[-1].mean()), "floor": float(learned.floor.mean())}
     line |= {"gap": float(gap.mean()), "gap_se": error(gap), "behind": int(behind(gap).sum())}
-    line |= {name: _mean(runs[name]) for name in GAUGE}
+    line |= {name: _mean(runs[name]) if name in runs else float("nan") for name in GAUGE}
     return line | {name: _mean(runs[name]) for name in ("shuffled", "random") if name in runs}
 
 
@@ -164,15 +167,19 @@ def _curves(learned: Learned) -> pd.DataFrame:
     return pd.DataFrame(out)
 
 
-def _heat(learned: Learned) -> pd.DataFrame:
-    """Cosines between the sets of two concepts, by view, over runs."""
+def _grids(learned: Learned) -> dict[str, Float[np.ndarray, "run set set"]]:
+    """View → cosines (nats, for `log_odds`) between two concepts' sets, run by run."""
     found: dict[str, list[np.ndarray]] = {}
     for steering in steering_of(learned):
         for view, grid in {**steering.cosines(), "log_odds": steering.log_odds()}.items():
             found.setdefault(view, []).append(grid)
+    return {view: np.stack(grids) for view, grids in found.items()}
+
+
+def _heat(grids: Mapping[str, Float[np.ndarray, "run set set"]]) -> pd.DataFrame:
+    """Their means and standard errors over runs."""
     parts: list[pd.DataFrame] = []
-    for view, grids in found.items():
-        stack = np.stack(grids)
+    for view, stack in grids.items():
         i, j = np.indices(stack.shape[1:])
         mean, se = _known(np.moveaxis(stack, 0, -1))
         columns = {"i": i.ravel(), "j": j.ravel(), "mean": mean.ravel(), "se": se.ravel()}

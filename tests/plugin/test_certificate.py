@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from graticule.certificate import certify as module
 from graticule.certificate import instruments, nothing
 from graticule.certificate.certify import certify
+from graticule.certificate.figures import nothing_figure
 from graticule.certificate.instruments import agreement
 from graticule.certificate.learners import Learners, Plan, sequence_points
 from graticule.certificate.marks import Mark, judge
@@ -202,6 +203,35 @@ def test_goes_on_from_what_is_done(certificate, world, folder, monkeypatch):
     assert back.marks == certificate.marks and back.concepts.equals(certificate.concepts)
 
 
+def test_a_part_that_cannot_be_read_is_made_again(world, certificate, folder):
+    (place,) = folder.glob("parts/*")
+    (place / "lookup-noise-1" / "manifest.json").unlink()
+    assert certify(world, plan=PLAN, out=folder, progress=False).marks == certificate.marks
+
+
+def test_a_plans_own_seed_is_kept(world, monkeypatch):
+    seen: list[int] = []
+
+    def stop(learners, plan, *rest):
+        seen.append(plan.seed)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "_part", stop)
+    for given, seed in ((replace(PLAN, seed=7), None), (PLAN, 5), (PLAN, None)):
+        with pytest.raises(KeyboardInterrupt):
+            certify(world, plan=given, seed=seed, progress=False)
+    assert seen == [7, 5, PLAN.seed]
+
+
+def test_false_positives_are_drawn_where_they_are(certificate):
+    """Learners are set apart along the instruments' axis: along the rates' they would be moved."""
+    found = nothing_figure(certificate.nothing)
+    assert {trace.orientation for trace in found.data} == {"h"}
+    for trace in found.data:
+        held = certificate.nothing[certificate.nothing["learner"] + " learner" == trace.name]
+        np.testing.assert_array_equal(trace.x, held["rate"])
+
+
 # What must not pass ------------------------------------------------------------------------------------
 def test_shuffled_directions_fail(world, monkeypatch):
     class Shuffled(RidgeProbe):
@@ -296,7 +326,7 @@ def test_command(monkeypatch, tmp_path):
     app = typer.Typer()
     app.command()(command)
     out = tmp_path / "out"
-    said = CliRunner().invoke(app, ["--concepts", "3", "--quick", "--out", str(out)])
+    said = CliRunner().invoke(app, ["--concepts", "4", "--quick", "--out", str(out)])
     assert said.exit_code == 0, said.output
     assert "The page:" in said.output and "lookup-dimension-1:" in said.output
     assert Certificate.load(out / "result").summary() in said.output
@@ -304,10 +334,12 @@ def test_command(monkeypatch, tmp_path):
 
 
 def test_what_cannot_be_is_refused(world):
-    with pytest.raises(ValueError, match="three or more"):
+    with pytest.raises(ValueError, match="needs 4 to 10"):
         certify(World.random(2, seed=0))
     with pytest.raises(ValueError, match="two values each"):
-        certify(World.random(3, values=3, seed=0))
+        certify(World.random(4, values=3, seed=0))
+    with pytest.raises(ValueError, match="needs 4 to 10"):
+        certify(concepts=11)
     with pytest.raises(ValueError, match="'lookup', 'sequence' or both"):
         certify(world, plan=replace(PLAN, learners=("table",)))
     with pytest.raises(ValueError, match="at least one of 1 or more"):

@@ -1,5 +1,6 @@
 """`graticule sim` and `graticule words`: what they leave behind is what the calls give."""
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from helpers import as_installed
 
 import graticule
 from graticule.cli import main
+from graticule.hooks import artifact
 from graticule.probes.words.lists import packaged_pairs
 from graticule.results import load_result
 from graticule.sims.reproductions.setting import Setting
@@ -37,6 +39,28 @@ def test_sim_leaves_means_and_errors_of_the_very_simulation(tmp_path: Path, caps
     assert (tmp_path / "s" / "result" / "manifest.json").stat().st_mtime_ns == kept
     assert main([*command[:2], "4", *command[3:]]) == 0  # another request is another simulation
     assert told(tmp_path / "s")["settings"][0]["concepts"] == 4
+
+
+def test_a_kill_between_result_and_request_is_no_answer(
+    tmp_path: Path, capsys: Any, monkeypatch: Any
+) -> None:
+    """Folder with one simulation, another one killed in it: the first command must not be told the second."""
+    out = ["--seeds", "2", "--steps", "200", "--out", str(tmp_path / "s")]
+    assert main(["sim", "--concepts", "3", *out]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(artifact, "write_json", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with contextlib.suppress(KeyboardInterrupt):
+            main(["sim", "--concepts", "4", *out])
+    capsys.readouterr()
+    assert main(["sim", "--concepts", "3", *out]) == 0
+    assert "m=3 " in capsys.readouterr().out
+    assert told(tmp_path / "s")["settings"][0]["concepts"] == 3
+
+
+def test_sim_without_a_pair_to_compare_says_so(tmp_path: Path, capsys: Any) -> None:
+    command = ["sim", "--concepts", "3", "--kept", "0.1", "--seeds", "2", "--steps", "100"]
+    assert main([*command, "--out", str(tmp_path)]) == 0
+    assert "no concept has two steering vectors" in capsys.readouterr().out
 
 
 def test_sim_sets_a_table_beside_the_papers(tmp_path: Path) -> None:

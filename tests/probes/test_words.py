@@ -165,7 +165,9 @@ def test_one_concept_alone_and_one_whose_pairs_all_share_a_word(planted: Any):
     alone = words(model, {PLANTED[0]: lists[PLANTED[0]]}, metrics=["causal"], draws=50, n_random=50)
     assert alone.means.shape == (1, 1, 1) and alone.contrast("causal")[1] == 0
     assert alone.between.empty and np.isnan(alone.within["largest_other"].iloc[0])
-    assert alone.summary() and alone.figures() and alone.tables()
+    told = f"mean cosine of the pairs: {alone.means[0, 0, 0]:.3f} under the causal"
+    assert alone.summary().startswith(told)
+    assert "nearest" not in alone.summary() and alone.figures() and alone.tables()
     star = {PLANTED[0]: lists[PLANTED[0]], "hub ⇒ rim": [("w400", f"w{i}") for i in range(401, 406)]}
     made = words(model, star, metrics=["causal"], draws=50, n_random=50)
     assert np.isnan(made.means[0, 1, 1]) and made.plain[0, 1, 1] > 0.2
@@ -264,6 +266,29 @@ def test_pairs_of_several_tokens_or_of_one_are_left_out(planted: Any):
     assert "1 more have too few" in made.summary()
     ids = np.array([[2, 3], [3, 4], [5, 6]])
     assert sorted(map(tuple, shared_tokens(ids))) == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 2)]
+
+
+def test_a_tokenizer_that_puts_a_space_before_every_text(planted: Any):
+    """SentencePiece's dummy prefix as a `tokenizer.json` writes it: ` king` is two tokens, `king` is one."""
+    from tokenizers import Tokenizer, models, normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = ["<unk>", "▁", "▁king", "▁queen", "ly", "▁kin", "king"]
+    made = Tokenizer(models.Unigram([(p, -1.0 * (i > 0)) for i, p in enumerate(pieces)], unk_id=0))
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    model = _model(planted[0])
+    model.tokenizer = PreTrainedTokenizerFast(tokenizer_object=made, unk_token="<unk>")
+    assert len(model.tokenizer(" king", add_special_tokens=False)["input_ids"]) == 2
+    assert single_token(model, "king") == 2 and single_token(model, "queen") == 3
+    assert single_token(model, "kingly") is None and single_token(model, "duke") is None
+
+
+def test_too_few_draws_are_said(planted: Any):
+    table, lists, _ = planted
+    few = words(_model(table), lists, metrics=["causal"], draws=40, n_random=100)
+    assert "not decidable: 40 draws cannot bring a p-value below 0.05 / 4 (Holm); take 80" in few.summary()
+    enough = words(_model(table), lists, metrics=["causal"], draws=80, n_random=100)
+    assert "not decidable" not in enough.summary() and len(enough.found("causal")) >= 3
 
 
 def test_packaged_lists_are_many_and_sound():

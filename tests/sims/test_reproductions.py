@@ -14,7 +14,7 @@ from graticule.sims.reproductions.result import TITLES, Simulation
 from graticule.sims.reproductions.setting import Setting
 from graticule.sims.reproductions.simulate import behind, simulate
 from graticule.sims.train import train
-from graticule.sims.truth.steering import VIEWS, concept_lines
+from graticule.sims.truth.steering import VIEWS, concept_lines, steering_of
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +152,7 @@ def test_table_1_at_three_and_four_concepts():
     assert found.paper["difference"].equals(found.paper["ours"] - found.paper["paper"])
     assert (found.paper["ours"] > 0.85).all(), found.paper
     assert "of the paper's" in found.summary().splitlines()[0]
-    assert found.title == TITLES["1"]
+    assert found.title == f"{TITLES['1']}; here the exact gradient"
 
 
 def test_figure_6_smaller_dimensions_are_less_parallel():
@@ -200,3 +200,29 @@ def test_across_concepts_and_the_map_keep_their_form():
     assert told[0].endswith(
         f"{cosine['m=3, population']:.3f} to {cosine['m=3, k=12, population']:.3f} at initial scale × 1"
     )
+
+
+def test_cosines_across_concepts_are_those_of_runs():
+    """Worlds differ from run to run: cosines of opposite signs do not cancel before their size is taken."""
+    setting = Setting(4, steps=2000)
+    found = simulate(setting, runs=3, seed=2, nulls=0, progress=False)
+    contexts = [setting.contexts(seed) for seed in (2, 3, 4)]
+    learned = train(contexts, setting.training((2, 3, 4), (1.0,) * 3, 40), progress=False)
+    sizes, signed = [], []
+    for steering in steering_of(learned):
+        grid = steering.cosines()["unembedding"]
+        off = [grid[i, j] for i in range(4) for j in range(4) if i != j]
+        sizes.append(np.mean(np.abs(off)))
+        signed.append(np.mean(off))
+    line = found.settings.iloc[0]
+    assert line["unembedding_across_abs"] == pytest.approx(np.mean(sizes), abs=1e-3)
+    assert line["unembedding_across_abs_se"] == pytest.approx(np.std(sizes, ddof=1) / 3**0.5, abs=1e-3)
+    assert line["unembedding_across"] == pytest.approx(np.mean(signed), abs=1e-3)
+    heat = found.heat[(found.heat["view"] == "unembedding") & (found.heat["i"] != found.heat["j"])]
+    assert line["unembedding_across_abs"] > heat["mean"].abs().mean() + 0.01
+    assert f"a mean |cosine| of {line['unembedding_across_abs']:.3f} in a run" in found.summary()
+
+
+def test_a_title_names_another_optimiser():
+    found = reproduce("1", runs=1, concepts=(3,), steps=50, optimizer="adam", progress=False)
+    assert found.title == f"{TITLES['1']}; here Adam"
