@@ -99,7 +99,7 @@ def cosine_figure(curves: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     style(fig, height=380, aspect=0.42, extra=80, note="Bands: two standard errors over runs.")
     fig.update_layout(margin={"t": 40}, legend={"y": -0.2, "yanchor": "top"})
     fig.update_xaxes(title_text="updates", type="log", **_ticks(curves["step"]), matches="x")
-    low = min(float(curves[list(VIEWS)].min(axis=None)), 0.0)
+    low = min(float(np.nanmin(curves[list(VIEWS)].to_numpy(np.float64))), 0.0)
     fig.update_yaxes(range=[low - 0.1, 1.04])
     fig.update_yaxes(title_text="mean cosine", row=1, col=1)
     return fig
@@ -136,7 +136,7 @@ def _band(
     )
 
 
-def _ticks(values: pd.Series) -> dict[str, list[float] | list[str]]:
+def _ticks(values: pd.Series) -> dict[str, Any]:
     """Powers of ten on a logarithmic axis; over two decades or less, twice and five times them too."""
     shown = values[values > 0]
     low, high = (np.log10(float(shown.min())), np.log10(float(shown.max()))) if len(shown) else (0.0, 1.0)
