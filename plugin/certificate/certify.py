@@ -166,7 +166,7 @@ def _covers(plan: Plan) -> str:
 
     words: list[str] = []
     if "lookup" in plan.learners:
-        few = f"; {listed(plan.masks)} masks" if plan.masks else ""
+        few = f"; {listed(plan.masks)} drawn masks" if plan.masks else ""
         words.append(f"lookup tables at {listed(plan.dimensions)} dimensions a concept{few}")
     if "sequence" in plan.learners:
         blocks, widths = plan.sequence.shape.n_layers, listed(plan.sequence_dimensions)
