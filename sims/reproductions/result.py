@@ -44,7 +44,8 @@ class Simulation(SavedResult):
     settings: pd.DataFrame
     """A line a setting: `setting` and what it fixes, `runs`; `unembedding`, `embedding`, `mixed` (mean cosine
     within a concept) with `_se` over runs, `_self` with self-pairs counted, `_across` (mean over pairs of
-    concepts) and `_across_abs`; `loss`, `floor`, `gap` and `gap_se` in nats; `behind`,
+    concepts) and `_across_abs` (of their size), `_causal` and `_whitened` under the learner's own products
+    (`products_of`); `loss`, `floor`, `gap` and `gap_se` in nats; `behind`,
     how many runs stayed far above the others' loss; the gauge-free `log_odds`, `positive`, `first`,
     `effective`, `rank`; with nulls `shuffled`, `random`."""
     concepts: pd.DataFrame
@@ -123,14 +124,19 @@ class Simulation(SavedResult):
 
     def _scales_verdict(self) -> str:
         """The unembedding cosine at d = m and at the most spare dimensions, by initial scale."""
-        told: list[str] = []
-        for scale, part in self.settings.groupby("scale", sort=True):
-            equal = part.loc[(part["ratio"] - 1).abs() < 1e-9, "unembedding"].mean()
-            most = part.loc[part["ratio"] == part["ratio"].max(), "unembedding"].mean()
-            told.append(f"{equal:.3f} to {most:.3f} at initial scale × {scale:g}")
+
+        def ends(view: str) -> str:
+            told: list[str] = []
+            for scale, part in self.settings.groupby("scale", sort=True):
+                equal = part.loc[(part["ratio"] - 1).abs() < 1e-9, view].mean()
+                most = part.loc[part["ratio"] == part["ratio"].max(), view].mean()
+                told.append(f"{equal:.3f} to {most:.3f} at initial scale × {scale:g}")
+            return ", ".join(told[::-1])
+
         return (
             f"from d = m to d = {self.settings['ratio'].max():g} m the unembedding cosine goes from "
-            + ", ".join(told[::-1])
+            f"{ends('unembedding')}\nunder the product of the embeddings' covariance, which leaves out "
+            f"what no context moves, from {ends('unembedding_whitened')}"
         )
 
     def figures(self) -> dict[str, Figure]:
@@ -146,6 +152,9 @@ class Simulation(SavedResult):
             out["Unembeddings after training on some contexts and on all"] = scatter_figure(self.points)
         if self.name == "scales":
             out["Unembedding cosine by dimension, initial scale and optimiser"] = map_figure(self.settings)
+            out["The same under the product of the embeddings' covariance: without what no context moves"] = (
+                map_figure(self.settings, "unembedding_whitened")
+            )
             return out
         out["Loss during training"] = loss_figure(self.curves)
         out["Cosines during training"] = cosine_figure(self.curves, self._points_of_paper())
@@ -171,6 +180,9 @@ class Simulation(SavedResult):
         rest += [c for c in ("shuffled", "random") if c in self.settings]
         gauge = ["log_odds", "positive", "first", "effective", "rank"]
         out["With self-pairs, across concepts, by chance"] = _readable(self.settings[["setting", *rest]])
+        under = [f"{view}_{name}" for name in ("causal", "whitened") for view in VIEWS[:2]]
+        own = ["setting", *(f"{name}{end}" for name in under for end in ("", "_se"))]
+        out["Cosines under the learner's own causal and whitened products"] = _readable(self.settings[own])
         out["What no change of basis alters"] = _readable(self.settings[["setting", *gauge]])
         return out
 

@@ -20,6 +20,8 @@ from graticule.sims.train import Learned, train
 from graticule.sims.truth.steering import VIEWS, concept_lines, steering_of, watch_cosines
 
 GAUGE = ("log_odds", "positive", "first", "effective", "rank")
+UNDER = tuple(f"{view}_{product}" for product in ("causal", "whitened") for view in VIEWS[:2])
+"""Cosines within a concept under the learner's own inner products."""
 FAR = 0.05
 """Nats."""
 _POINTS = 40
@@ -143,6 +145,9 @@ def _setting_line(
             mean, se = _known(_known(values)[0])
             line |= {f"{view}_{name}": float(mean), f"{view}_{name}_se": float(se)}
     line |= {f"{view}_self": _mean(runs[f"{view}_self"]) for view in VIEWS[:2]}
+    for name in UNDER:
+        values = runs[name] if name in runs else pd.Series([np.nan])
+        line |= {name: _mean(values), f"{name}_se": error(values)}
     gap = learned.loss[-1] - learned.floor
     line |= {"loss": float(learned.loss[-1].mean()), "floor": float(learned.floor.mean())}
     line |= {"gap": float(gap.mean()), "gap_se": error(gap), "behind": int(behind(gap).sum())}

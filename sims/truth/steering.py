@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from graticule.probes.geometry import Metric
+from graticule.probes.geometry import Metric, causal, covariance, whitened
 from graticule.probes.steering import (
     gauge_free,
     mean_cosines,
@@ -155,10 +155,33 @@ def watch_cosines(
     return watch
 
 
+def products_of(
+    contexts: Contexts,
+    f: Float[np.ndarray, "context dim"] | Float[Tensor, "context dim"],
+    g: Float[np.ndarray, "token dim"] | Float[Tensor, "token dim"],
+) -> dict[str, Metric]:
+    """The inner products that a learner brings with it: `causal`, of the covariance of its unembeddings over
+    the tokens that occur, and `whitened`, of that of its embeddings over the contexts that do, all alike.
+
+    Under the first, unembedding vectors count most along what tokens vary least in (Park et al. 2311.03658),
+    under the second along what contexts vary most in: what no context moves is left out of account there.
+    One whose table does not vary is not there.
+    """
+    found: dict[str, Metric] = {}
+    tables = {"causal": _numpy(g)[contexts.world.possible], "whitened": _numpy(f)[: contexts.n]}
+    tables["whitened"] = tables["whitened"][contexts.probabilities > 0]
+    for (name, rows), make in zip(tables.items(), (causal, whitened), strict=True):
+        spread = covariance(rows)
+        if spread.any():
+            found[name] = make(spread)
+    return found
+
+
 def concept_lines(learned: Learned, nulls: int = 0) -> pd.DataFrame:
     """A line a run and set: `run`, `concept`, `before`, `after`, the numbers of vectors, mean cosines by view
     without and (`_self`) with self-pairs, and what no basis alters: `log_odds`, `positive`, `first`,
-    `effective`, `rank` (see `graticule.probes.steering.Gauge`).
+    `effective`, `rank` (see `graticule.probes.steering.Gauge`); and the cosines within `unembedding` and
+    `embedding` under the learner's own `_causal` and `_whitened` products (`products_of`).
 
     With `nulls` draws, also `shuffled` (ends dealt out anew among starts) and `random` (pairs of any two
     tokens): the unembeddings' mean cosine under either, by the mean over draws, and the share of draws that
@@ -169,12 +192,16 @@ def concept_lines(learned: Learned, nulls: int = 0) -> pd.DataFrame:
         free, full = steering.cosines(), steering.cosines(self_pairs=True)
         counts = usable(steering.unembedding), usable(steering.embedding)
         flips, table = Flips(contexts), _numpy(learned.g[run])
+        products = products_of(contexts, learned.f[run], learned.g[run])
+        under = {name: steering.cosines(metric) for name, metric in products.items()}
         for s, (concept, before, after) in enumerate(steering.sets):
             u, e = steering.unembedding[s], steering.embedding[s]
             line: dict[str, float] = {"run": run, "concept": concept, "before": before, "after": after}
             line |= {"n_unembedding": int(counts[0][s]), "n_embedding": int(counts[1][s])}
             line |= {view: float(free[view][s, s]) for view in VIEWS}
             line |= {f"{view}_self": float(full[view][s, s]) for view in VIEWS[:2]}
+            for name, grid in under.items():
+                line |= {f"{view}_{name}": float(grid[view][s, s]) for view in VIEWS[:2]}
             if len(u) and len(e):
                 gauge = gauge_free(u, e)
                 line |= {"log_odds": gauge.mean, "positive": gauge.positive, "first": gauge.first}

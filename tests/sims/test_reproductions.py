@@ -14,7 +14,7 @@ from graticule.sims.reproductions.result import TITLES, Simulation
 from graticule.sims.reproductions.setting import Setting
 from graticule.sims.reproductions.simulate import behind, simulate
 from graticule.sims.train import train
-from graticule.sims.truth.steering import VIEWS, concept_lines, steering_of
+from graticule.sims.truth.steering import VIEWS, Flips, concept_lines, steering_of
 
 
 @pytest.fixture(scope="module")
@@ -192,10 +192,13 @@ def test_across_concepts_and_the_map_keep_their_form():
     assert flat.paper["ours"].iloc[0] <= flat.paper["ours"].iloc[1] <= flat.paper["ours"].iloc[2]
     grid = reproduce("scales", runs=2, steps=2000, concepts=(3,), optimizer="population", progress=False)
     assert len(grid.settings) == 12 and sorted(set(grid.settings["dim"])) == [2, 3, 6, 12]
-    assert list(grid.figures()) == ["Unembedding cosine by dimension, initial scale and optimiser"]
+    assert [name.split(":")[0] for name in grid.figures()] == [
+        "Unembedding cosine by dimension, initial scale and optimiser",
+        "The same under the product of the embeddings' covariance",
+    ]
     small = replace(grid, settings=grid.settings[grid.settings["scale"] == 1.0])
     told = small.summary().splitlines()
-    assert len(told) == 6
+    assert len(told) == 7
     cosine = grid.settings.set_index("setting")["unembedding"]
     assert told[0].endswith(
         f"{cosine['m=3, population']:.3f} to {cosine['m=3, k=12, population']:.3f} at initial scale × 1"
@@ -221,6 +224,31 @@ def test_cosines_across_concepts_are_those_of_runs():
     heat = found.heat[(found.heat["view"] == "unembedding") & (found.heat["i"] != found.heat["j"])]
     assert line["unembedding_across_abs"] > heat["mean"].abs().mean() + 0.01
     assert f"a mean |cosine| of {line['unembedding_across_abs']:.3f} in a run" in found.summary()
+
+
+def test_products_of_the_learner_itself():
+    """The whitened one by hand; and spare dimensions hide linearity from the Euclidean product alone."""
+    settings = [Setting(5, dim=d).by("population") for d in (5, 20)]
+    found = simulate(settings, runs=2, nulls=0, points=2, progress=False).settings
+    assert found["unembedding"].iloc[0] > 0.98 and found["unembedding"].iloc[1] < 0.7
+    assert found["unembedding_whitened"].iloc[1] > found["unembedding"].iloc[1] + 0.2
+    assert found["unembedding_causal"].iloc[1] < found["unembedding"].iloc[1] - 0.2
+    seeds = (0, 1)
+    contexts = [settings[1].contexts(seed) for seed in seeds]
+    learned = train(contexts, settings[1].training(seeds, (1.0, 1.0), 2), progress=False)
+    means = []
+    for run, held in enumerate(contexts):
+        f = learned.f[run, : held.n].double().numpy()[held.probabilities > 0]
+        g, spread = learned.g[run].double().numpy(), np.cov(f.T, ddof=0)
+        own = []
+        for steering in Flips(held).tokens:
+            d = g[steering[:, 1]] - g[steering[:, 0]]
+            gram = d @ spread @ d.T
+            cosines = gram / np.sqrt(np.outer(np.diag(gram), np.diag(gram)))
+            own.append(cosines[~np.eye(len(d), dtype=bool)].mean())
+        means.append(np.mean(own))
+    assert found["unembedding_whitened"].iloc[1] == pytest.approx(np.mean(means), abs=1e-3)
+    assert found["unembedding_whitened_se"].iloc[1] == pytest.approx(np.std(means, ddof=1) / 2**0.5, abs=1e-3)
 
 
 def test_a_title_names_another_optimiser():
