@@ -74,7 +74,7 @@ def theorems(
     groups = {
         "oracle": lambda: _oracle(world, seed),
         "log-odds": lambda: _log_odds(world, learned, seed),
-        "products": lambda: products_of(world, seed),
+        "products": lambda: product_checks(world, seed),
         "learned": lambda: _learned(learned),
     }
     checks: list[Check] = []
@@ -123,7 +123,7 @@ def _log_odds(world: World, learned: Learned, seed: int) -> Iterator[Check]:
     yield log_odds.theorem_10_equal(markov)
 
 
-def products_of(world: World, seed: int) -> Iterator[Check]:
+def product_checks(world: World, seed: int) -> Iterator[Check]:
     """Theorem 7, Corollary 8, the causal inner product and gauges, on tables made for a world."""
     contexts, dense = Contexts.complete(world), Contexts.complete(World.dense(world.m, seed=seed))
     fitted = oracle.factor(contexts, oracle.compatible_logits(contexts), seed=seed)

@@ -388,7 +388,7 @@ def test_every_check_holds_on_any_world(world):
 def test_the_gauge_check_never_meets_a_rotation(seed):
     """Two concepts: a random matrix may have equal singular values, or axes along the steering vectors."""
     world = World.random(2, seed=seed)
-    named = {check.name: check for check in run_module.products_of(world, seed)}
+    named = {check.name: check for check in run_module.product_checks(world, seed)}
     assert all(check.holds for check in named.values()), [c.verdict for c in named.values()]
 
 
