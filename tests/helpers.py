@@ -76,3 +76,36 @@ STATE: dict = {
     "pcg": np.random.default_rng(3).bit_generator.state,
 }
 """What a long job's state holds, and what JSON or safetensors would not give back by themselves."""
+
+
+def sae_by_override(model, tokens, d_in: int, d_sae: int, **settings):
+    """An SAE that SAELens's own runner trains on a model handed to it, from rows of token ids.
+
+    `settings` are the runner's: `hook_name`, `context_size`, `training_tokens`, ….
+    """
+    import datasets
+    from sae_lens import (
+        LanguageModelSAERunnerConfig,
+        LanguageModelSAETrainingRunner,
+        LoggingConfig,
+        StandardTrainingSAEConfig,
+    )
+
+    config = LanguageModelSAERunnerConfig(
+        sae=StandardTrainingSAEConfig(d_in=d_in, d_sae=d_sae, l1_coefficient=1e-3),
+        model_name=model.cfg.model_name,
+        train_batch_size_tokens=64,
+        store_batch_size_prompts=32,
+        is_dataset_tokenized=True,
+        prepend_bos=False,
+        streaming=False,
+        device="cpu",
+        n_checkpoints=0,
+        checkpoint_path=None,
+        output_path=None,
+        verbose=False,
+        logger=LoggingConfig(log_to_wandb=False),
+        **settings,
+    )
+    rows = datasets.Dataset.from_dict({"tokens": tokens.tolist()})
+    return LanguageModelSAETrainingRunner(config, rows, override_model=model).run()

@@ -4,7 +4,7 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
-from helpers import as_installed
+from helpers import as_installed, sae_by_override
 
 from graticule import capture, record
 from graticule.hooks.artifact import ArtifactError
@@ -180,41 +180,14 @@ def test_parks_theorem_2_2_through_the_hooked_model(learned, model):
     assert log_odds.theorem_2_2(tables, torch.log_softmax(logits, -1).double().numpy(), 1e-5).holds
 
 
-def test_an_sae_is_attached_and_trained_on_it(learned, tmp_path):
+def test_an_sae_is_attached_and_trained_on_it(learned):
     """SAELens's own runner by `override_model`, then the SAE it made inside the forward pass."""
-    import datasets
-    from sae_lens import (
-        LanguageModelSAERunnerConfig,
-        LanguageModelSAETrainingRunner,
-        LoggingConfig,
-        StandardTrainingSAEConfig,
-    )
-
     f, g, point = learned.f[0], learned.g[0], "blocks.0.hook_resid_post"
     model = lookup_model(f, g, sae=True)
     ids, tokens = learned.contexts[0].sample(2048, np.random.default_rng(3))
-    rows = datasets.Dataset.from_dict({"tokens": sequences(ids, tokens).tolist()})
-    settings = LanguageModelSAERunnerConfig(
-        sae=StandardTrainingSAEConfig(d_in=5, d_sae=12, l1_coefficient=1e-3),
-        model_name="lookup-learner",
-        hook_name=point,
-        context_size=2,
-        seqpos_slice=(0, 1),
-        training_tokens=1024,
-        train_batch_size_tokens=64,
-        store_batch_size_prompts=64,
-        n_batches_in_buffer=64,
-        is_dataset_tokenized=True,
-        prepend_bos=False,
-        streaming=False,
-        device="cpu",
-        n_checkpoints=0,
-        checkpoint_path=None,
-        output_path=None,
-        verbose=False,
-        logger=LoggingConfig(log_to_wandb=False),
-    )
-    sae = LanguageModelSAETrainingRunner(settings, rows, override_model=model).run()
+    how = {"hook_name": point, "context_size": 2, "seqpos_slice": (0, 1)}
+    how |= {"training_tokens": 1024, "n_batches_in_buffer": 128}
+    sae = sae_by_override(model, sequences(ids, tokens), d_in=5, d_sae=12, **how)
     batch = sequences(ids[:32], tokens[:32])
     with torch.no_grad():
         got = model.run_with_saes(batch, saes=[sae])[:, 0]

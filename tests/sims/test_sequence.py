@@ -7,7 +7,7 @@ import networkx as nx
 import numpy as np
 import pytest
 import torch
-from helpers import as_installed, cached, relative
+from helpers import as_installed, cached, relative, sae_by_override
 
 from graticule import capture, record
 from graticule.hooks.artifact import ArtifactError
@@ -220,37 +220,10 @@ def test_saelens_store_reads_the_same_rows(learned, texts):
     assert relative(got, cached(learned.model, texts[:32])[POINTS[1]].flatten(0, 1)) < 1e-6
 
 
-def test_saelens_trains_on_it_by_override_model(learned, texts, tmp_path):
-    import datasets
-    from sae_lens import (
-        LanguageModelSAERunnerConfig,
-        LanguageModelSAETrainingRunner,
-        LoggingConfig,
-        StandardTrainingSAEConfig,
-    )
-
-    settings = LanguageModelSAERunnerConfig(
-        sae=StandardTrainingSAEConfig(d_in=16, d_sae=24, l1_coefficient=1e-3),
-        model_name="sequence-learner",
-        hook_name=POINTS[1],
-        context_size=5,
-        training_tokens=1280,
-        train_batch_size_tokens=64,
-        store_batch_size_prompts=32,
-        n_batches_in_buffer=32,
-        is_dataset_tokenized=True,
-        prepend_bos=False,
-        streaming=False,
-        device="cpu",
-        n_checkpoints=0,
-        checkpoint_path=None,
-        output_path=None,
-        verbose=False,
-        logger=LoggingConfig(log_to_wandb=False),
-    )
-    rows = datasets.Dataset.from_dict({"tokens": texts.repeat(4, 1).tolist()})
+def test_saelens_trains_on_it_by_override_model(learned, texts):
     before = {name: p.clone() for name, p in learned.model.named_parameters()}
-    sae = LanguageModelSAETrainingRunner(settings, rows, override_model=learned.model).run()
+    how = {"hook_name": POINTS[1], "context_size": 5, "training_tokens": 1280, "n_batches_in_buffer": 32}
+    sae = sae_by_override(learned.model, texts.repeat(4, 1), d_in=16, d_sae=24, **how)
     assert sae.W_dec.shape == (24, 16) and bool(torch.isfinite(sae.W_dec).all())
     assert all(torch.equal(p, before[name]) for name, p in learned.model.named_parameters())
 
