@@ -11,6 +11,22 @@ from plotly.graph_objects import Figure, Scatter
 
 from graticule.probes.plots.style import INK, MUTED, style
 
+_GENERATION = 72
+"""Pixels between two generations, at least: nodes are 34 across."""
+_ARROW = {
+    "xref": "x",
+    "yref": "y",
+    "axref": "x",
+    "ayref": "y",
+    "showarrow": True,
+    "arrowhead": 2,
+    "arrowsize": 1.1,
+    "arrowwidth": 1.3,
+    "arrowcolor": MUTED,
+    "standoff": 17,
+    "startstandoff": 17,
+}
+
 
 def graph_figure(concepts: int, edges: Int[np.ndarray, "edge 2"]) -> Figure:
     """A directed acyclic graph, parents above their children.
@@ -22,32 +38,12 @@ def graph_figure(concepts: int, edges: Int[np.ndarray, "edge 2"]) -> Figure:
     graph: Any = nx.DiGraph()
     graph.add_nodes_from(range(concepts))
     graph.add_edges_from((int(a), int(b)) for a, b in edges)
-    for layer, nodes in enumerate(nx.topological_generations(graph)):
-        for node in nodes:
-            graph.nodes[node]["layer"] = layer
-    where = nx.multipartite_layout(graph, subset_key="layer", align="horizontal")
-    # nodes of one generation lie on a line; a small alternating offset keeps long edges from passing through
-    place = {n: np.array([p[0], -p[1] + 0.06 * (-1) ** k]) for k, (n, p) in enumerate(sorted(where.items()))}
+    generations = [sorted(nodes) for nodes in nx.topological_generations(graph)]
+    place = _places(generations)
     fig = Figure()
-    for a, b in graph.edges:
-        fig.add_annotation(
-            x=place[b][0],
-            y=place[b][1],
-            ax=place[a][0],
-            ay=place[a][1],
-            xref="x",
-            yref="y",
-            axref="x",
-            ayref="y",
-            text="",
-            showarrow=True,
-            arrowhead=2,
-            arrowsize=1.1,
-            arrowwidth=1.3,
-            arrowcolor=MUTED,
-            standoff=17,
-            startstandoff=17,
-        )
+    ends = [(place[a], place[b]) for a, b in graph.edges]
+    arrows = [{"x": b[0], "y": b[1], "ax": a[0], "ay": a[1], "text": ""} | _ARROW for a, b in ends]
+    fig.update_layout(annotations=arrows)
     at = np.array([place[n] for n in range(concepts)]).reshape(-1, 2)
     fig.add_trace(
         Scatter(
@@ -61,10 +57,23 @@ def graph_figure(concepts: int, edges: Int[np.ndarray, "edge 2"]) -> Figure:
             showlegend=False,
         )
     )
-    style(fig, height=380, aspect=0.42, extra=40)
+    deeper = max(0, _GENERATION * len(generations) - 380)  # pixels, so that no two generations touch
+    style(fig, height=380 + deeper, aspect=0.42, extra=40 + deeper)
     fig.update_xaxes(visible=False, range=_span(at[:, 0]))
     fig.update_yaxes(visible=False, range=_span(at[:, 1]))
     return fig
+
+
+def _places(generations: list[list[int]]) -> dict[int, tuple[float, float]]:
+    """Where each node lies: a generation on a line, their middles on an arc, so that an edge over several
+    generations does not run through the nodes between."""
+    last = max(len(generations) - 1, 1)
+    out: dict[int, tuple[float, float]] = {}
+    for layer, nodes in enumerate(generations):
+        aside = 0.3 * last * np.sqrt(1 - (1 - 2 * layer / last) ** 2)
+        for k, node in enumerate(nodes):
+            out[node] = (float(k - (len(nodes) - 1) / 2 - aside), -layer + 0.06 * (-1) ** k)
+    return out
 
 
 def _span(values: np.ndarray) -> list[float]:
