@@ -513,10 +513,14 @@ def test_two_processes_do_not_share_a_folder(acts, tmp_path):
     import fcntl
 
     (tmp_path / "run").mkdir()
-    with open(tmp_path / "run" / ".lock", "w") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(FileExistsError, match="another process"):
+    other = os.open(tmp_path / "run", os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)
+    try:
+        with pytest.raises(FileExistsError, match="another process is training into"):
             saes.train(acts, config=TOPK, hook_name=POINTS[0], out=tmp_path / "run", batch_size=BATCH)
+    finally:
+        os.close(other)
+    assert not list((tmp_path / "run").iterdir())
 
 
 # Settings --------------------------------------------------------------------------------------------

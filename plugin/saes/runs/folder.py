@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -76,23 +75,3 @@ def update_run(folder: Path, held: dict[str, Any], **changes: Any) -> None:
     """Write `run.json` with `changes`, and keep them in `held`."""
     held.update(changes)
     write_json(folder / FILE, held)
-
-
-@contextmanager
-def only_here(folder: Path) -> Generator[None]:
-    """Hold the folder against another process that would train into it; a killed process lets go.
-
-    **Raises** `FileExistsError` if one does.
-    """
-    try:
-        import fcntl
-    except ImportError:  # no such locks on this system
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise FileExistsError(f"another process is training into {folder}; wait for it") from error
-        yield

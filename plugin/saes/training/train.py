@@ -14,12 +14,13 @@ from sae_lens import TrainingSAE, TrainingSAEConfig
 from sae_lens.config import LoggingConfig, SAETrainerConfig
 
 from graticule.hooks.artifact import library_versions
+from graticule.hooks.locks import only_here
 from graticule.hooks.points import PointError
 from graticule.hooks.protocols import HookedModel, device_of
 from graticule.hooks.streams.protocol import Stream
 from graticule.saes.architectures.median import BiasStart
 from graticule.saes.resampling import Resampler, ResamplingConfig
-from graticule.saes.runs.folder import flat, only_here, open_run
+from graticule.saes.runs.folder import flat, open_run
 from graticule.saes.runs.metadata import sae_metadata, trainer_words
 from graticule.saes.training.configs import as_config, warmed_up, with_metadata
 from graticule.saes.training.loop import Session
@@ -135,7 +136,7 @@ def train(
         "seed": seed,
         "compute_dtype": str(kind or "float32").removeprefix("torch."),
     }
-    with only_here(out):
+    with only_here(out, "training into"):
         manifest, members = _open(out, plans, shared)
         if manifest["state"] == "complete":
             shutil.rmtree(out / "checkpoint", ignore_errors=True)  # killed just before this was done

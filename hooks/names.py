@@ -1,0 +1,88 @@
+"""Names that become paths: what may be one, and the only way a path is built from one.
+
+Names come from manifests, models, tables and command lines; none of them may lead out of its folder.
+"""
+
+from pathlib import Path
+
+_LONGEST = 200
+"""Bytes; file systems take 255, and temporary names are longer than their own."""
+
+
+class BadNameError(ValueError):
+    """A name cannot be one part of a path, or leads out of its folder."""
+
+
+def check_name(name: object, what: str) -> str:
+    """`name`, if it can be one part of a path on any system.
+
+    Args:
+        name: what is to be a file's or folder's name.
+        what: whose name it is, for the message: `hook name`, say.
+
+    Returns:
+        The same name.
+
+    Raises:
+        BadNameError: if it is not text, is empty or longer than 200 bytes, begins with a dot, or holds a
+            slash, a backslash, a control character or half a character (a lone surrogate).
+    """
+    if not isinstance(name, str):
+        raise BadNameError(f"{what} is {type(name).__name__} {_short(name)}; expected text")
+    if reason := _fault(name):
+        raise BadNameError(f"{what} {_short(name)} {reason}; it names a file, so give it another name")
+    return name
+
+
+def inside(folder: Path | str, *parts: object) -> Path:
+    """The path of `parts` under `folder`, which it cannot leave.
+
+    Args:
+        folder: where the path must stay.
+        parts: names, outermost first; each is one part of the path.
+
+    Returns:
+        `folder / parts[0] / parts[1] …`, whether it exists or not.
+
+    Raises:
+        BadNameError: if a part is no such name, or a symbolic link on the way leads out of `folder`.
+    """
+    folder = Path(folder)
+    path = folder.joinpath(*(check_name(part, f"in {folder}, the name") for part in parts))
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise BadNameError(f"{path} leads out of {folder} by a symbolic link; remove the link")
+    return path
+
+
+def inside_file(folder: Path | str, relative: object) -> Path:
+    """The path of a file that a manifest names by `a/b/c`, under `folder`, which it cannot leave.
+
+    Raises:
+        BadNameError: as `inside` does.
+    """
+    if not isinstance(relative, str):
+        raise BadNameError(f"in {folder}, a file's name is {_short(relative)}; expected text")
+    return inside(folder, *relative.split("/"))
+
+
+def _fault(name: str) -> str | None:
+    """What keeps `name` from being one part of a path, in words; None if nothing does."""
+    if not name:
+        return "is empty"
+    try:
+        size = len(name.encode("utf-8"))
+    except UnicodeEncodeError:
+        return "holds half a character (a lone surrogate)"
+    if size > _LONGEST:
+        return f"has {size} bytes, at most {_LONGEST} fit"
+    if "/" in name or "\\" in name:
+        return "holds a slash"
+    if any(ord(c) < 32 or 127 <= ord(c) < 160 for c in name):
+        return "holds a control character"
+    return "begins with a dot" if name.startswith(".") else None
+
+
+def _short(value: object) -> str:
+    """`value` as Python writes it, on one line of bounded length."""
+    words = ascii(value)
+    return words if len(words) <= 60 else f"{words[:57]}…"
