@@ -17,13 +17,14 @@ from tqdm.auto import tqdm
 
 from graticule.hooks.activations import Activations
 from graticule.hooks.artifact import library_versions, read_json
+from graticule.hooks.finite import NonFiniteError
 from graticule.hooks.identity import model_identity
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.positions import Pos, check_pos, select
 from graticule.hooks.protocols import HookedModel, dtype_of
 from graticule.hooks.running.forward import check_compilable, compiled_blocks
 from graticule.hooks.running.packing import packed
-from graticule.hooks.running.runner import Job, NonFiniteError, Runner, row_table, shards
+from graticule.hooks.running.runner import Job, Runner, row_table, shards
 from graticule.hooks.running.session import undisturbed
 from graticule.hooks.store import Store
 from graticule.hooks.store_writer import StoreWriter

@@ -10,15 +10,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from graticule.hooks.finite import finite
 from graticule.hooks.protocols import HookedModel, device_of
 from graticule.hooks.running.forward import NO_PREFIX, Forward, Prefix
 from graticule.hooks.tokens import TokenRows, batches
 
 _SHARD_BYTES = 2**28
-
-
-class NonFiniteError(ValueError):
-    """An activation is NaN or infinite; the message names its text and point."""
 
 
 @dataclass(frozen=True)
@@ -116,9 +113,10 @@ class Runner:
             if job.mean:
                 picked = _means(picked.float(), row, sizes)
             picked = picked.to("cpu", job.dtype)
-            if not bool(torch.isfinite(picked).all()):
-                self._report(point, picked, texts if job.mean else texts[row], value.dtype)
-            out[point][target] = picked
+            of_row = texts if job.mean else texts[row]
+            out[point][target] = finite(
+                point, picked, lambda bad: f"for text {of_row[bad]}", overflow(value.dtype, job.dtype)
+            )
 
         self.forward(tokens, read, self.prefix)
 
@@ -133,17 +131,15 @@ class Runner:
             rows[shared.to(rows.device)] = known[torch.from_numpy(position)[shared].to(known.device)]
         return rows
 
-    def _report(self, point: str, rows: Tensor, texts: np.ndarray, ran_in: torch.dtype) -> None:
-        bad = int((~torch.isfinite(rows)).any(1).nonzero()[0])
-        text = int(texts[bad])
-        hint = (
-            f"; the model ran in {ran_in}, rows are kept in {self.job.dtype}: "
-            "float16 overflows beyond 65,504, try bfloat16 or float32"
-            if torch.float16 in (ran_in, self.job.dtype)
-            else ""
-        )
-        count = int((~torch.isfinite(rows)).sum())
-        raise NonFiniteError(f"{point}: {count} non-finite entries, the first for text {text}{hint}")
+
+def overflow(ran_in: torch.dtype, stored: torch.dtype) -> str:
+    """What may have made activations infinite: float16, where the model ran or rows are stored in it."""
+    if torch.float16 not in (ran_in, stored):
+        return ""
+    return (
+        f"the model ran in {ran_in}, rows are stored in {stored}: float16 overflows beyond 65,504, try "
+        "bfloat16 or float32"
+    )
 
 
 def _means(values: Tensor, row: np.ndarray, sizes: np.ndarray) -> Tensor:

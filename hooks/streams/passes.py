@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graticule.hooks.finite import finite
 from graticule.hooks.protocols import HookedModel, device_of
 from graticule.hooks.running.forward import Forward
-from graticule.hooks.running.runner import NonFiniteError
+from graticule.hooks.running.runner import overflow
 from graticule.hooks.running.session import undisturbed
 from graticule.hooks.streams.buffer import MixingBuffer
 
@@ -93,11 +94,7 @@ class Passes:
         def read(point: str, value: Tensor) -> None:
             _check_shape(point, value, tokens)
             rows = value[at].flatten(1).to(buffer.dtype)
-            if not bool(torch.isfinite(rows).all()):
-                raise NonFiniteError(
-                    f"{point}: non-finite activations in {what}; the model ran in {value.dtype}, rows are "
-                    f"kept in {rows.dtype}"
-                )
+            finite(point, rows, f"in {what}", overflow(value.dtype, rows.dtype))
             buffer.write(point, slots, rows)
 
         try:

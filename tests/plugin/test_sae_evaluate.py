@@ -1,5 +1,6 @@
 """Evaluation of SAEs: SAELens's own evaluator on the same tokens is the oracle."""
 
+import copy
 import json
 from types import SimpleNamespace
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from graticule.hooks.artifact import read_json
+from graticule.hooks.finite import NonFiniteError
 from graticule.saes.evaluation import arms
 from graticule.saes.evaluation.coder import find_sae
 from graticule.saes.evaluation.dictionary import dictionary, nearest_neighbours, random_nearest, ultralow
@@ -393,6 +395,31 @@ def test_what_cannot_be_evaluated_is_refused(model, tokens, tmp_path):
         evaluate(model, make(kind="transcoder", d_out=32, apply_b_dec_to_input=False), tokens)
     with pytest.raises(ValueError, match="does not fill one context"):
         evaluate(model, make(), ["the city"])
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["layered", "whole"])
+def test_a_loss_that_is_no_number_recovers_nothing(model, tokens, whole, monkeypatch):
+    """A neuron above the point overflows at some tokens, and adds nothing at all others."""
+    if whole:
+        monkeypatch.setattr(arms, "layer_of", lambda point: None)
+    broken = copy.deepcopy(model)
+    with torch.no_grad():
+        broken.blocks[2].mlp.W_in[:, 0] = broken.blocks[2].mlp.W_out[0] = 0
+        broken.blocks[2].mlp.W_in[5, 0] = 2e38
+        overflow = broken(tokens).isnan().any(-1)[:, :-1]
+    assert 0 < overflow.float().mean() < 0.5
+    with pytest.raises(NonFiniteError, match=r"loss of the model as it is: \d+ non-finite .*losses=False"):
+        evaluate(broken, make(), tokens)
+    assert evaluate(broken, make(), tokens, losses=False).losses is None
+
+
+@pytest.mark.parametrize("losses", [False, True])
+def test_a_reconstruction_that_is_no_number_is_no_figure(model, tokens, losses):
+    sae = make()
+    with torch.no_grad():
+        sae.W_dec[3, 5] = float("nan")
+    with pytest.raises(NonFiniteError, match=r"the SAE's reconstruction: .* are its weights numbers"):
+        evaluate(model, sae, tokens, losses=losses)
 
 
 def test_tokens_that_a_model_only_reads_have_no_loss():

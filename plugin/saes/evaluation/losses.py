@@ -10,11 +10,19 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from graticule.hooks.finite import finite
 from graticule.saes.evaluation.arms import Held, Scores
 from graticule.saes.evaluation.coder import Coder
 
 ARMS = ("clean", "sae", "zero", "mean")
 """Versions of the activations, in the order of `Losses`."""
+_IN_WORDS = {
+    "clean": "the model as it is",
+    "sae": "the model with the SAE's reconstruction",
+    "zero": "the model with zeros",
+    "mean": "the model with the mean activation",
+}
+_HINT = "run the model in float32, or leave losses out (losses=False)"
 _DRAWS = 1000
 
 
@@ -80,8 +88,17 @@ class LossSums:
         self._kl: list[Tensor] = []
 
     def add(self, scores: Scores, kept: Bool[Tensor, "context pos"]) -> None:
-        """Scores of some contexts; tokens that are not `kept` do not count, as predictions from them."""
+        """Scores of some contexts; tokens that are not `kept` do not count, as predictions from them.
+
+        Raises:
+            NonFiniteError: where a loss or divergence that counts is no number, naming the version.
+        """
         kept = kept.cpu()
+        predicts = kept.clone()
+        predicts[:, -1] = False  # nothing follows the last token
+        for arm, ce, kl in zip(ARMS, scores.ce, scores.kl, strict=True):
+            for measure, values, counted in (("loss", ce, predicts), ("divergence", kl, kept)):
+                finite(f"{measure} of {_IN_WORDS[arm]}", values, hint=_HINT, counted=counted)
         self._ce.append(scores.ce.double().masked_fill(~kept, torch.nan))
         self._kl.append(scores.kl.double().masked_fill(~kept, torch.nan))
 

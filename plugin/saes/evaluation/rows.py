@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from graticule.hooks.finite import finite
 from graticule.hooks.latents import Latents
 
 N_TOP = 5
@@ -66,8 +67,14 @@ class RowSums:
         latents: Latents,
         position: Int[np.ndarray, " row"],
     ) -> None:
-        """Rows, their reconstructions and latents, and where in its context each lies."""
+        """Rows, their reconstructions and latents, and where in its context each lies.
+
+        Raises:
+            NonFiniteError: where an activation or a reconstruction is no number.
+        """
         x, made = x.to("cpu", torch.float64), made.double()
+        finite("the model's activations", x, hint="run the model in float32")
+        finite("the SAE's reconstruction", made, hint="are its weights numbers?")
         error = x - made
         self._sum += x.sum(0)
         self._gram += x.T @ x
