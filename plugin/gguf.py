@@ -12,6 +12,7 @@ from typing import Any
 
 from graticule.cache import cached
 from graticule.hooks.artifact import read_json, sha256
+from graticule.original import check_weights
 
 logger = logging.getLogger(__name__)
 
@@ -74,14 +75,21 @@ def _dequantise(path: Path, folder: Path) -> None:
     began = time.perf_counter()
     with _parsed_once():
         try:
-            hf: Any = AutoModelForCausalLM.from_pretrained(
-                path.parent, gguf_file=path.name, dtype=torch.float32
+            hf, info = AutoModelForCausalLM.from_pretrained(
+                path.parent,
+                gguf_file=path.name,
+                dtype=torch.float32,
+                trust_remote_code=False,
+                output_loading_info=True,
             )
         # an architecture or a quantisation that transformers does not know comes as any of these
         except (ValueError, KeyError, NotImplementedError) as error:
-            raise ValueError(f"transformers cannot read {path}: {error}") from error
+            raise ValueError(f"transformers cannot read {path}: {' '.join(str(error).split())}") from error
+        check_weights(path.name, hf, info, allow_missing=None)
         try:
-            tokenizer: Any = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+            tokenizer: Any = AutoTokenizer.from_pretrained(
+                path.parent, gguf_file=path.name, trust_remote_code=False
+            )
         except Exception as error:  # transformers raises whatever the missing piece happens to raise
             logger.warning("%s holds no tokenizer that transformers can read (%s)", path, error)
             tokenizer = None

@@ -1,4 +1,4 @@
-"""A local Hugging Face folder read for TransformerLens: its model, its tokenizer, its TransformerLens config.
+"""A Hugging Face model read for TransformerLens: its tokenizer, its TransformerLens config and weights.
 
 TransformerLens takes a path that contains "llama" or "gemma" for a model's name, and knows Gemma by
 official name alone; both are settled here, without naming any model class of TransformerLens.
@@ -40,44 +40,34 @@ class NotConvertibleError(ValueError):
     """TransformerLens has no HookedTransformer config for this model."""
 
 
-def read_model(folder: Path, dtype: torch.dtype) -> Any:
-    """The Hugging Face model in `folder`, in `dtype`, on the CPU, in eval mode.
-
-    **Raises** `ValueError` if the folder holds no causal language model that transformers can read.
-    """
-    from transformers import AutoModelForCausalLM
-
-    if not (folder / "config.json").is_file():
-        raise ValueError(
-            f"{folder} has no config.json; expected a Hugging Face folder as save_pretrained() writes it"
-        )
-    try:
-        hf: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ValueError(
-            f"transformers cannot read a causal language model from {folder}: {error}"
-        ) from error
-    return hf.eval()
-
-
-def read_tokenizer(folder: Path) -> Any:
-    """The tokenizer in `folder`, or None (and a logged note) if it has none."""
-    from transformers import AutoTokenizer
-
+def read_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
+    """The tokenizer in `folder`, or None (and a logged note) if it has none; its own code runs if trusted."""
     if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
         logger.info("%s has no tokenizer: the model takes token ids, not text", folder)
         return None
     try:
-        try:
-            # as TransformerLens wants it, which would otherwise load it a second time
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True, add_bos_token=True)
-        except ValueError:  # there is no BOS token
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return tokenizer_from(folder, trust_remote_code, local_files_only=True)
     except Exception as error:  # transformers raises whatever the missing piece happens to raise
         logger.warning(
-            "the tokenizer in %s cannot be read (%s): the model takes token ids, not text", folder, error
+            "the tokenizer in %s cannot be read (%s): the model takes token ids, not text",
+            folder,
+            " ".join(str(error).split()),
         )
         return None
+
+
+def tokenizer_from(source: Path | str, trust_remote_code: bool, **options: Any) -> Any:
+    """The tokenizer in a folder, or of a name of the Hub, that puts BOS before texts if it has one.
+
+    So TransformerLens wants it, which would otherwise load it a second time, and trust its code.
+    """
+    from transformers import AutoTokenizer
+
+    options["trust_remote_code"] = trust_remote_code
+    try:
+        return AutoTokenizer.from_pretrained(source, add_bos_token=True, **options)
+    except ValueError:  # there is no BOS token
+        return AutoTokenizer.from_pretrained(source, **options)
 
 
 def stand_in_tokenizer() -> Any:
@@ -162,6 +152,7 @@ def _neutral_folder(hf: Any) -> Generator[Path]:
                 continue
             config = json.loads(hf.config.to_json_string(use_diff=False))
             config["architectures"] = [type(hf).__name__]
+            config.pop("auto_map", None)  # its own code is not in this folder
             config.setdefault("n_ctx", config.get("n_positions"))  # GPT-2 configs of transformers 5 lack it
             (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
             yield folder

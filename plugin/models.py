@@ -10,6 +10,7 @@ import logging
 import os
 import warnings
 from collections.abc import Generator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -24,10 +25,11 @@ from graticule.local import (
     NotConvertibleError,
     lens_config,
     lens_weights,
-    read_model,
     read_tokenizer,
     stand_in_tokenizer,
+    tokenizer_from,
 )
+from graticule.original import read_original, same_draws
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -47,6 +49,26 @@ class ModelUnavailableError(ValueError):
     """A model is not on this machine and cannot be fetched."""
 
 
+@dataclass(frozen=True)
+class _Wishes:
+    """How a model is to be read: the arguments of `load_model` that every way of loading heeds."""
+
+    dtype: torch.dtype
+    verify: bool
+    trust_remote_code: bool
+    allow_missing: bool
+
+    def original(self, source: Path | str, **options: Any) -> Any:
+        """The Hugging Face model at `source`."""
+        return read_original(
+            source,
+            self.dtype,
+            trust_remote_code=self.trust_remote_code,
+            allow_missing=self.allow_missing,
+            **options,
+        )
+
+
 def load_model(
     name_or_path: str | os.PathLike[str],
     *,
@@ -54,6 +76,8 @@ def load_model(
     device: str | torch.device | None = None,
     verify: bool = True,
     revision: str | None = None,
+    trust_remote_code: bool = False,
+    allow_missing: bool = False,
 ) -> HookedModel:
     """Load a language model with hooks, in eval mode, its weights unprocessed.
 
@@ -67,17 +91,22 @@ def load_model(
             an official TransformerLens name (`"gpt2"`), or any other `owner/name` of the Hub.
             A folder of that name in the working directory comes before a name.
         dtype: `"float32"`, `"bfloat16"` or `"float16"`, for weights and computation alike.
-        device: where the model goes; by default CUDA where there is one, else the CPU.
+        device: where the model goes; by default, and for `"auto"`, CUDA where there is one, else the CPU.
         verify: compare the logits of a short sequence with those of the Hugging Face model.
         revision: branch, tag or commit on the Hub.
+        trust_remote_code: run Python code that comes with the model. Nothing asks for it meanwhile: without
+            it a model that needs such code is refused.
+        allow_missing: leave weights that the model's files lack at random values, instead of refusing it.
 
-    **Raises** `ModelUnavailableError` (a `ValueError`) if the model is not here and cannot be fetched, and
-    `ValueError` if it cannot be read, or if its logits are not those of the Hugging Face model.
+    **Raises** `ModelUnavailableError` (a `ValueError`) if the model is not here and cannot be fetched,
+    `TypeError` for what is no name or path, and `ValueError` if the model cannot be read, lacks weights or
+    brings code, if its logits are not those of the Hugging Face model, or if there is no such device.
     """
-    kind = _dtype(dtype)
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    _check_name(name_or_path)
+    target = device_named(device)
+    wishes = _Wishes(_dtype(dtype), verify, trust_remote_code, allow_missing)
     with _quiet_lens():
-        model = _load(name_or_path, kind, verify, revision)
+        model = _load(name_or_path, wishes, revision)
         model.eval()
         if target.type != "cpu":
             with contextlib.redirect_stdout(io.StringIO()):  # it prints that it moves
@@ -85,9 +114,41 @@ def load_model(
     return model
 
 
-def _load(
-    name_or_path: str | os.PathLike[str], dtype: torch.dtype, verify: bool, revision: str | None
-) -> HookedModel:
+def device_named(device: str | torch.device | None) -> torch.device:
+    """The device of that name, if this machine has it; None and `"auto"` are CUDA where there is one.
+
+    Raises:
+        ValueError: There is no such device here.
+    """
+    if device is None or device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        target = torch.device(device)
+        torch.empty(0, device=target)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # by backend and build of torch
+        here = ["auto", "cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise ValueError(
+            f"device {str(device)!r} is not on this machine; expected one of {', '.join(here)}"
+        ) from error
+    return target
+
+
+def _check_name(name_or_path: Any) -> None:
+    """**Raises** `TypeError` for what is no name or path."""
+    if isinstance(name_or_path, str | os.PathLike):
+        return
+    what = type(name_or_path).__name__
+    if isinstance(name_or_path, nn.Module):
+        raise TypeError(
+            f"load_model takes a name or a path, and this is a model already ({what}): use it as it is"
+            if hasattr(name_or_path, "hook_dict")
+            else f"load_model takes a name or a path, not a {what}: save it with save_pretrained(folder), "
+            "then load_model(folder)"
+        )
+    raise TypeError(f"load_model takes a name or a path, not a {what}")
+
+
+def _load(name_or_path: str | os.PathLike[str], wishes: _Wishes, revision: str | None) -> HookedModel:
     path = Path(name_or_path).expanduser()
     name = str(name_or_path)
     local = path.is_file() or (path / "config.json").is_file()
@@ -96,11 +157,11 @@ def _load(
     if path.is_file():
         if path.suffix.lower() != ".gguf":
             raise ValueError(f"{path} is a file; expected a .gguf file or a Hugging Face folder")
-        return _from_folder(gguf.folder_of_gguf(path), path.stem, dtype, verify, kept=True)
+        return _from_folder(gguf.folder_of_gguf(path), path.stem, wishes, kept=True)
     if local:
-        return _from_folder(path.resolve(), path.resolve().name, dtype, verify)
+        return _from_folder(path.resolve(), path.resolve().name, wishes)
     if name == gguf.PACKAGED:
-        return _from_folder(gguf.folder_of_packaged(), name, dtype, verify, kept=True)
+        return _from_folder(gguf.folder_of_packaged(), name, wishes, kept=True)
     if (
         path.is_dir()
         or isinstance(name_or_path, os.PathLike)
@@ -109,23 +170,21 @@ def _load(
     ):
         state = "has no config.json" if path.is_dir() else "does not exist"
         raise ModelUnavailableError(f"{path} {state}; expected a Hugging Face folder or a .gguf file")
-    return _from_name(name, dtype, verify, revision)
+    return _from_name(name, wishes, revision)
 
 
-def _from_folder(
-    folder: Path, name: str, dtype: torch.dtype, verify: bool, kept: bool = False
-) -> HookedModel:
+def _from_folder(folder: Path, name: str, wishes: _Wishes, kept: bool = False) -> HookedModel:
     """The model in a Hugging Face folder as HookedTransformer if it can be one, else as TransformerBridge.
 
     With `kept` the folder lies in the cache, where it cannot change: it is verified once for these libraries.
     """
-    record = f"{folder.name} {dtype} {library_versions()}"
-    check = verify and not (kept and was_noted(record))
-    hf = read_model(folder, dtype)
-    tokenizer = gguf.tokenizer_of(folder) if kept else read_tokenizer(folder)
+    record = f"{folder.name} {wishes.dtype} {library_versions()}"
+    check = wishes.verify and not (kept and was_noted(record))
+    hf = wishes.original(folder)
+    tokenizer = gguf.tokenizer_of(folder) if kept else read_tokenizer(folder, wishes.trust_remote_code)
     tokens = probe_tokens(hf.config.get_text_config().vocab_size)
     expected = logits_of(hf, tokens) if check else None
-    model, share = _hooked_or_bridge(hf, tokenizer, folder, name, dtype, tokens, expected)
+    model, share = _hooked_or_bridge(hf, tokenizer, folder, name, wishes, tokens, expected)
     if share is not None:
         logger.info(
             "%s: logits as in the Hugging Face model (largest difference %.1e of the largest)", name, share
@@ -136,10 +195,10 @@ def _from_folder(
 
 
 def _hooked_or_bridge(
-    hf: Any, tokenizer: Any, folder: Path, name: str, dtype: torch.dtype, tokens: Any, expected: Any
+    hf: Any, tokenizer: Any, folder: Path, name: str, wishes: _Wishes, tokens: Any, expected: Any
 ) -> tuple[HookedModel, float | None]:
     """The hooked model and, where `expected` logits are given, its largest relative difference from them."""
-    share = None
+    share, dtype = None, wishes.dtype
     try:
         model = _hooked(hf, tokenizer, name, dtype)
         if expected is not None:
@@ -150,7 +209,7 @@ def _hooked_or_bridge(
         logger.info("%s: loaded as TransformerBridge, since %s", name, error)
     except DisagreementError as error:
         logger.warning("%s: loaded as TransformerBridge, since TransformerLens misreads it: %s", name, error)
-    model = _bridge(folder, tokenizer, name, dtype)
+    model = _bridge(folder, tokenizer, name, wishes)
     if expected is not None:
         share = check_agreement(logits_of(model, tokens), expected, dtype, f"{name} as TransformerBridge")
     return model, share
@@ -198,7 +257,7 @@ def _fill(model: Any, weights: dict[str, torch.Tensor], hf: Any) -> None:
     model.load_state_dict(owned, strict=False, assign=True)
 
 
-def _bridge(folder: Path, tokenizer: Any, name: str, dtype: torch.dtype) -> "HookedModel":
+def _bridge(folder: Path, tokenizer: Any, name: str, wishes: _Wishes) -> "HookedModel":
     """The model in `folder` as a TransformerBridge on the CPU.
 
     **Raises** `ValueError` if TransformerLens has no adapter for its architecture.
@@ -206,9 +265,14 @@ def _bridge(folder: Path, tokenizer: Any, name: str, dtype: torch.dtype) -> "Hoo
     from transformer_lens.model_bridge import TransformerBridge
 
     try:
-        model = TransformerBridge.boot_transformers(
-            str(folder), device="cpu", dtype=dtype, tokenizer=tokenizer or stand_in_tokenizer()
-        )
+        with same_draws():
+            model = TransformerBridge.boot_transformers(
+                str(folder),
+                device="cpu",
+                dtype=wishes.dtype,
+                tokenizer=tokenizer or stand_in_tokenizer(),
+                trust_remote_code=wishes.trust_remote_code,
+            )
     except Exception as error:  # adapters fail on attributes, shapes and assertions alike
         raise ValueError(
             f"{name} can be loaded neither as HookedTransformer nor as TransformerBridge: "
@@ -220,7 +284,7 @@ def _bridge(folder: Path, tokenizer: Any, name: str, dtype: torch.dtype) -> "Hoo
     return model
 
 
-def _from_name(name: str, dtype: torch.dtype, verify: bool, revision: str | None) -> HookedModel:
+def _from_name(name: str, wishes: _Wishes, revision: str | None) -> HookedModel:
     """An official TransformerLens name, or another model of the Hub."""
     from transformer_lens import loading_from_pretrained as loading
 
@@ -237,8 +301,8 @@ def _from_name(name: str, dtype: torch.dtype, verify: bool, revision: str | None
         )
     try:
         if official is None:
-            return _from_folder(_download(name, revision), name, dtype, verify)
-        return _official(name, official, dtype, verify, revision)
+            return _from_folder(_download(name, revision, wishes.trust_remote_code), name, wishes)
+        return _official(name, official, wishes, revision)
     except OSError as error:  # transformers, huggingface_hub and sockets all raise kinds of it
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelUnavailableError(
@@ -248,33 +312,63 @@ def _from_name(name: str, dtype: torch.dtype, verify: bool, revision: str | None
         ) from error
 
 
-def _official(
-    name: str, official: str, dtype: torch.dtype, verify: bool, revision: str | None
-) -> HookedModel:
-    """A model by its TransformerLens name, compared with the Hugging Face model where there is one."""
-    from transformer_lens import HookedTransformer
-    from transformers import AutoModelForCausalLM
+def _official(name: str, official: str, wishes: _Wishes, revision: str | None) -> HookedModel:
+    """A model by its TransformerLens name, compared with the Hugging Face model where there is one.
 
+    Where TransformerLens cannot convert it after all, or misreads it, it is loaded as any folder is.
+    """
     options: dict[str, Any] = {} if revision is None else {"revision": revision}
-    hf: Any = None
-    if not official.startswith(_NOT_TRANSFORMERS):
-        hf = AutoModelForCausalLM.from_pretrained(official, dtype=dtype, **options).eval()
-    tokens = probe_tokens(hf.config.get_text_config().vocab_size) if hf is not None and verify else None
+    if official.startswith(_NOT_TRANSFORMERS):
+        return _by_lens(name, wishes, None, options)
+    hf = wishes.original(official, **options)
+    options["tokenizer"] = tokenizer_from(official, wishes.trust_remote_code, **options)
+    try:
+        return _by_lens(name, wishes, hf, options)
+    except Exception as error:  # converters fail on attributes, shapes and assertions alike
+        logger.warning("%s: not loaded by its TransformerLens name, since %s", name, error)
+    return _from_folder(_download(official, revision, wishes.trust_remote_code), name, wishes)
+
+
+def _by_lens(name: str, wishes: _Wishes, hf: Any, options: dict[str, Any]) -> HookedModel:
+    """What TransformerLens itself makes of a name, compared with the Hugging Face model `hf` if given."""
+    from transformer_lens import HookedTransformer
+
+    checked = hf is not None and wishes.verify
+    tokens = probe_tokens(hf.config.get_text_config().vocab_size) if checked else None
     expected = logits_of(hf, tokens) if tokens is not None else None
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints that it has loaded
+    if wishes.trust_remote_code:
+        options = {**options, "trust_remote_code": True}
+    # it prints that it has loaded
+    with contextlib.redirect_stdout(io.StringIO()), _no_code_by_name():
         model = HookedTransformer.from_pretrained_no_processing(
-            name, dtype=dtype, device="cpu", hf_model=hf, **options
+            name, dtype=wishes.dtype, device="cpu", hf_model=hf, **options
         )
     if tokens is not None and expected is not None:
-        check_agreement(logits_of(model, tokens), expected, dtype, name)
+        check_agreement(logits_of(model, tokens), expected, wishes.dtype, name)
     return model
 
 
-def _download(name: str, revision: str | None) -> Path:
-    """The folder of a Hub model that is no TransformerLens name: config, tokenizer and safetensors alone."""
+@contextlib.contextmanager
+def _no_code_by_name() -> Generator[None]:
+    """TransformerLens trusts the code of some official models by itself: not while inside."""
+    from transformer_lens import loading_from_pretrained as loading
+
+    names = loading.NEED_REMOTE_CODE_MODELS
+    loading.NEED_REMOTE_CODE_MODELS = ()
+    try:
+        yield
+    finally:
+        loading.NEED_REMOTE_CODE_MODELS = names
+
+
+def _download(name: str, revision: str | None, code: bool) -> Path:
+    """The folder of a Hub model that is no TransformerLens name: config, tokenizer and safetensors alone.
+
+    With `code` also the Python files that come with it.
+    """
     from huggingface_hub import snapshot_download
 
-    wanted = ["*.json", "*.safetensors", "*.model", "*.txt"]
+    wanted = ["*.json", "*.safetensors", "*.model", "*.txt", *(["*.py"] if code else [])]
     return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
 
 
