@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILE = re.compile(r"\.(txt|parquet|jsonl?|csv|arrow|gz|zst|safetensors|gguf)$", re.IGNORECASE)
-_WINDOWS = re.compile(r"[A-Za-z]:[\\/]")
-_HERE = ("/", "~/", "./", "../")
 
 
 @dataclass(frozen=True)
@@ -83,26 +81,6 @@ def look(sources: Iterable[Mapping[str, Any]], names: Sequence[str]) -> Any:
                 if isinstance(v, Mapping)
             ]
     return None
-
-
-def is_path(value: Any) -> bool:
-    """Whether `value` is a local path by the look of it."""
-    return isinstance(value, str) and "\n" not in value and value.startswith(_HERE)
-
-
-def shorten(value: Any) -> Any:
-    """`value` with absolute local paths cut to their last part: a published file names no home folder."""
-    if isinstance(value, Mapping):
-        return {k: shorten(v) for k, v in cast("Mapping[str, Any]", value).items()}
-    if isinstance(value, list | tuple):
-        return [shorten(v) for v in cast("Sequence[Any]", value)]
-    if not isinstance(value, str):
-        return value
-    if _WINDOWS.match(value):
-        return PureWindowsPath(value).name
-    if is_path(value):
-        return Path(value).name
-    return value.replace(f"{Path.home()}/", "~/")
 
 
 def hub_dataset(name: Any) -> str | None:

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import json
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from graticule.hooks.artifact import ArtifactError, read_json, read_table, read_tensors, sha256
+from graticule.hooks.artifact import ArtifactError, read_json, read_table, read_tensors
 from graticule.hub.cards.density import density_png
-from graticule.hub.facts import ProbeFacts, SaeFacts, histogram, hub_dataset, is_path, look, shorten
+from graticule.hub.facts import ProbeFacts, SaeFacts, histogram, hub_dataset, look
+from graticule.hub.outgoing import (
+    as_published,
+    digest,
+    json_bytes,
+    own_file,
+    own_folders,
+    own_tree,
+    public_json,
+)
+from graticule.hub.private import is_path, without_secrets
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from graticule.probes.estimators.ridge import RidgeProbe
     from graticule.probes.findings import Findings
     from graticule.saes import Run
@@ -31,6 +42,8 @@ DENSITY = "density.png"
 NAMES = frozenset((*SAE_FILES, *RUN_FILES, *PROBE_FILES, DENSITY))
 """All that a push may put into a folder: what it does not put there any more is deleted."""
 
+_LONGEST = 200
+"""Bytes of a folder's name."""
 _ID = re.compile(r"[A-Za-z0-9_][\w.=+-]*(/[A-Za-z0-9_][\w.=+-]*)*")
 
 
@@ -40,12 +53,14 @@ class Subject:
 
     id: str
     """Its folder in the repository: SAELens's `sae_id`."""
-    folder: Path
-    """Where it lies here: what SAELens, or `RidgeProbe.load`, reads."""
+    folder: Path | None
+    """Where a SAE lies here: what SAELens reads; None for a probe."""
     files: Mapping[str, Path | bytes]
     """File name → where it lies, or its content."""
     facts: SaeFacts | ProbeFacts
     """What the card says of it."""
+    probe: RidgeProbe | None = None
+    """The probe, if it is one."""
 
     @property
     def in_repo(self) -> dict[str, Path | bytes]:
@@ -65,10 +80,11 @@ class Subject:
         return replace(self, facts=replace(self.facts, base_model=base_model))
 
 
-def gather(what: Pushed, scratch: Path, sae_id: str | None = None) -> list[Subject]:
-    """The SAEs and probes in `what`; objects are written to `scratch` first.
+def gather(what: Pushed, sae_id: str | None = None) -> list[Subject]:
+    """The SAEs and probes in `what`; nothing is written.
 
-    A folder is a SAELens folder, a run (with `sae/`), a probe, findings, or holds several of these.
+    A folder is a SAELens folder, a run (with `sae/`), a probe, findings, or holds several of these. Of a
+    folder only what lies in it is read: a link in it is refused.
 
     **Raises** `FileNotFoundError` if there is none, `ValueError` for an id that cannot be a folder of a
     repository, an `sae_id` for several, or a run that is not finished.
@@ -76,9 +92,9 @@ def gather(what: Pushed, scratch: Path, sae_id: str | None = None) -> list[Subje
     if isinstance(what, Mapping):
         if sae_id is not None:
             raise ValueError(f"sae_id={sae_id!r} for a mapping, whose keys are the ids: leave it out")
-        found = [s for name, one in what.items() for s in _found(one, scratch, check_id(str(name)))]
+        found = [s for name, one in what.items() for s in _found(one, check_id(str(name)))]
     else:
-        found = _found(what, scratch, None if sae_id is None else check_id(sae_id))
+        found = _found(what, None if sae_id is None else check_id(sae_id))
     ids = [subject.id for subject in found]
     if clash := sorted({i for i in ids if ids.count(i) > 1 or any(o.startswith(f"{i}/") for o in ids)}):
         raise ValueError(f"several would lie in {', '.join(clash)} of the repository: give each its own id")
@@ -94,32 +110,36 @@ def check_id(name: str) -> str:
     """
     if not _ID.fullmatch(name):
         raise ValueError(
-            f"sae_id={name!r}: expected letters, digits, '_', '-', '.', '=' and '+', '/' between folders, "
-            "e.g. blocks.9.hook_resid_post"
+            f"sae_id={without_secrets(name)!r}: expected letters, digits, '_', '-', '.', '=' and '+', '/' "
+            "between folders, e.g. blocks.9.hook_resid_post"
         )
+    if long := [part for part in name.split("/") if len(part.encode()) > _LONGEST]:
+        raise ValueError(f"sae_id={name[:40]!r}…: {long[0][:20]!r}… is longer than {_LONGEST} bytes")
+    if name.split("/")[0].casefold() == "readme.md":
+        raise ValueError(f"sae_id={name!r}: README.md is the repository's card; choose another folder")
     return name
 
 
-def _found(what: Any, scratch: Path, wanted: str | None) -> list[Subject]:
+def _found(what: Any, wanted: str | None) -> list[Subject]:
     if isinstance(what, str | Path):
-        return _from_path(Path(what), scratch, wanted)
+        return _from_path(Path(what), wanted)
     folder = getattr(what, "path", None)  # a Run's
     if isinstance(folder, Path):
-        return _from_path(folder, scratch, wanted)
-    return [_saved(what, scratch, wanted)]
+        return _from_path(folder, wanted)
+    return [_from_object(what, wanted)]
 
 
-def _from_path(path: Path, scratch: Path, wanted: str | None) -> list[Subject]:
+def _from_path(path: Path, wanted: str | None) -> list[Subject]:
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is no folder: name a SAELens folder, a run, a probe, or findings")
-    if (path / "findings.json").is_file():
+    if own_file(path, "findings.json") is not None:
         from graticule.probes.findings import Findings
 
-        return [_saved(Findings.load(path), scratch, wanted)]
+        own_tree(path)
+        return [_from_object(Findings.load(path), wanted)]
     if found := _one(path, wanted):
         return found
-    inside = [p for p in sorted(path.iterdir()) if p.is_dir() and not p.name.startswith(".")]
-    several = [replace(s, id=check_id(p.name)) for p in inside for s in _one(p, None)]
+    several = [replace(s, id=check_id(p.name)) for p in own_folders(path) for s in _one(p, None)]
     if not several:
         raise FileNotFoundError(
             f"{path} holds neither a SAELens folder (cfg.json, sae_weights.safetensors), a run (sae/), a "
@@ -132,90 +152,96 @@ def _from_path(path: Path, scratch: Path, wanted: str | None) -> list[Subject]:
 
 def _one(path: Path, name: str | None) -> list[Subject]:
     """The SAE or probe in `path`, in a list; an empty one if there is none."""
-    run = read_json(path / "run.json") if (path / "run.json").is_file() else {}
-    if run.get("state", "complete") != "complete":
-        raise ValueError(
-            f"{path} is not finished (state {run['state']!r}): run the same training again, it goes on"
-        )
-    if (path / "sae" / "cfg.json").is_file():
-        return [_sae(path / "sae", path, name)]
-    if (path / "cfg.json").is_file():
-        return [_sae(path, path, name)]
-    if (path / "manifest.json").is_file() and read_json(path / "manifest.json").get("kind") == "ridge_probe":
+    state = read_json(told).get("state", "complete") if (told := own_file(path, "run.json")) else "complete"
+    if state != "complete":
+        raise ValueError(f"{path} is not finished (state {state!r}): run the same training again, it goes on")
+    if own_file(path, "sae", "cfg.json") is not None:
+        return [_sae(path, ("sae",), name)]
+    if own_file(path, "cfg.json") is not None:
+        return [_sae(path, (), name)]
+    manifest = own_file(path, "manifest.json")
+    if manifest is not None and read_json(manifest).get("kind") == "ridge_probe":
         return [_probe(path, name)]
     return []
 
 
-def _sae(folder: Path, run: Path, name: str | None) -> Subject:
+def _sae(run: Path, below: tuple[str, ...], name: str | None) -> Subject:
+    """The SAE in `run`, or in its folder `below`."""
+    folder = run.joinpath(*below)
+    paths = {n: own_file(run, *below, n) for n in SAE_FILES}
+    paths |= {n: own_file(run, n) for n in RUN_FILES} if below else {}
     for needed in SAE_FILES[:2]:
-        if not (folder / needed).is_file():
+        if paths[needed] is None:
             raise FileNotFoundError(f"{folder / needed} is missing: {folder} is no whole SAELens folder")
-    paths = {n: folder / n for n in SAE_FILES} | ({n: run / n for n in RUN_FILES} if run != folder else {})
-    files: dict[str, Path | bytes] = {n: _published(p) for n, p in paths.items() if p.is_file()}
-    held = {n: _json(content) for n, content in files.items() if n.endswith(".json")}
+    files: dict[str, Path | bytes] = {n: as_published(p) for n, p in paths.items() if p is not None}
+    words = {n: _json(content) for n, content in files.items() if n.endswith(".json")}
     density: tuple[tuple[float, int], ...] = ()
     if "sparsity.safetensors" in files:
-        density = histogram(read_tensors(paths["sparsity.safetensors"])["sparsity"].float().numpy())
+        density = histogram(_sparsity(folder / "sparsity.safetensors"))
         files[DENSITY] = density_png(density)
     facts = SaeFacts(
-        cfg=held["cfg.json"],
-        runner=held.get("runner_cfg.json", {}),
-        run=held.get("run.json", {}),
-        evaluation=held.get("evaluation.json", {}),
-        last=_last_line(paths["history.parquet"]) if "history.parquet" in files else {},
+        cfg=words["cfg.json"],
+        runner=words.get("runner_cfg.json", {}),
+        run=words.get("run.json", {}),
+        evaluation=words.get("evaluation.json", {}),
+        last=_last_line(run / "history.parquet") if "history.parquet" in files else {},
         density=density,
-        digest=sha256(paths["sae_weights.safetensors"]),
+        digest=digest(files["sae_weights.safetensors"]),
     )
     local = is_path(look((read_json(folder / "cfg.json"),), ("model_name",)))
     facts = replace(facts, dataset=hub_dataset(facts.find("dataset_path")), local_model=local)
     hook = facts.metadata.get("hook_name")
-    fallback = folder.parent.name if folder.name == "sae" else folder.resolve().name
+    fallback = run.resolve().name
     return Subject(name or check_id(str(hook or fallback)), folder, files, facts)
+
+
+def _sparsity(path: Path) -> np.ndarray:
+    tensors = read_tensors(path)
+    if "sparsity" not in tensors:
+        raise ArtifactError(f"{path} holds {', '.join(tensors) or 'nothing'}, expected 'sparsity'")
+    return tensors["sparsity"].float().numpy()
 
 
 def _probe(folder: Path, name: str | None) -> Subject:
     from graticule.probes.estimators.ridge import RidgeProbe
 
+    paths = {n: path for n in PROBE_FILES if (path := own_file(folder, n)) is not None}
     probe = RidgeProbe.load(folder)
-    files: dict[str, Path | bytes] = {
-        n: _published(folder / n) for n in PROBE_FILES if (folder / n).is_file()
-    }
+    files = {n: as_published(path) for n, path in paths.items()}
+    return _probe_subject(probe, files, name or check_id(probe.hook_name or folder.resolve().name))
+
+
+def _probe_subject(probe: RidgeProbe, files: Mapping[str, Path | bytes], name: str) -> Subject:
     facts = ProbeFacts(
         manifest=_json(files["manifest.json"]),
         judged=_json(files["verdict.json"]) if "verdict.json" in files else {},
         cosines=tuple(float(c) for c in probe.read_write_cosine),
-        digest=sha256(folder / "probe.safetensors"),
+        digest=digest(files["probe.safetensors"]),
     )
-    return Subject(name or check_id(probe.hook_name or folder.resolve().name), folder, files, facts)
+    return Subject(name, None, files, facts, probe)
 
 
-def _saved(what: Any, scratch: Path, wanted: str | None) -> Subject:
-    """A probe or findings, saved under `scratch`."""
+def _from_object(what: Any, wanted: str | None) -> Subject:
+    """A probe, or the chosen one of findings with its verdict: the files that saving it would write."""
+    from safetensors.torch import save
+
     from graticule.probes.estimators.pretrained import judged_by
     from graticule.probes.estimators.ridge import RidgeProbe
     from graticule.probes.findings import Findings
 
-    scratch.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=scratch))
-    if isinstance(what, Findings):
-        what.probe.save_pretrained(folder, judged_by(what))
-    elif isinstance(what, RidgeProbe):
-        what.save_pretrained(folder)
-    else:
+    probe = what.probe if isinstance(what, Findings) else what
+    if not isinstance(probe, RidgeProbe):
         raise TypeError(
             f"cannot push a {type(what).__name__}: expected a folder, {{id: folder}}, a Run, a RidgeProbe or "
             "Findings; a SAE object is saved first, with save_inference_model"
         )
-    return _probe(folder, wanted)
-
-
-def _published(path: Path) -> Path | bytes:
-    """The file itself, or its content where local paths had to be cut."""
-    if path.suffix != ".json":
-        return path
-    held = read_json(path)
-    public = shorten(held)
-    return path if public == held else (json.dumps(public, indent=1) + "\n").encode()
+    manifest, arrays = probe.as_saved()
+    words = {"manifest.json": manifest}
+    if isinstance(what, Findings):
+        words["verdict.json"] = judged_by(what)
+    files: dict[str, Path | bytes] = {n: public_json(w, n) or json_bytes(w) for n, w in words.items()}
+    files["probe.safetensors"] = save(arrays)
+    return _probe_subject(probe, files, wanted or check_id(probe.hook_name or "probe"))
 
 
 def _json(content: Path | bytes) -> dict[str, Any]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graticule.hub.cards.card import card
+from graticule.hub.checks import check_words
 from graticule.hub.facts import SaeFacts, hub_model
 from graticule.hub.layout import NAMES, Subject, gather
 from graticule.hub.readback import read_back, tensors_of
@@ -65,21 +65,21 @@ def push(
     `ReadBackError` where it gives back something else. All of these say how the repository stands.
     """
     check_repo(repo)
-    with tempfile.TemporaryDirectory() as scratch:
-        subjects = gather(what, Path(scratch), sae_id)
-        if dry_run:
-            ready = _ready(subjects, base_model)
-            text = card(repo, ready, licence=licence, revision=revision or MAIN)
-            files = {**_content(ready), README: text.encode()}
-            return Push(repo, revision or MAIN, _ids(ready), _sizes(files), text, None, True, private)
-        hub = Hub(repo, revision)
-        found = hub.look()  # fails at once where nothing can be pushed
-        if found is not None and private and not found.private:
-            raise ValueError(f"{repo} is public: --private cannot hide it; choose another repository")
+    check_words(sae_id=sae_id, revision=revision, licence=licence, base_model=base_model)
+    subjects = gather(what, sae_id)
+    if dry_run:
         ready = _ready(subjects, base_model)
-        head = _head(hub, found, not private)
-        _refuse_others(hub, head, subjects, chosen=sae_id is not None or isinstance(what, Mapping))
-        return _push(hub, head, ready, licence, private)
+        text = card(repo, ready, licence=licence, revision=revision or MAIN)
+        files = {**_content(ready), README: text.encode()}
+        return Push(repo, revision or MAIN, _ids(ready), _sizes(files), text, None, True, private)
+    hub = Hub(repo, revision)
+    found = hub.look()  # fails at once where nothing can be pushed
+    if found is not None and private and not found.private:
+        raise ValueError(f"{repo} is public: --private cannot hide it; choose another repository")
+    ready = _ready(subjects, base_model)
+    head = _head(hub, found, not private)
+    _refuse_others(hub, head, subjects, chosen=sae_id is not None or isinstance(what, Mapping))
+    return _push(hub, head, ready, licence, private)
 
 
 def _push(hub: Hub, head: Head, subjects: Sequence[Subject], licence: str | None, private: bool) -> Push:
@@ -113,7 +113,7 @@ def _push(hub: Hub, head: Head, subjects: Sequence[Subject], licence: str | None
 def _ready(subjects: Sequence[Subject], base_model: str | None) -> list[Subject]:
     """The subjects with their model's id, after a look whether they can be loaded at all."""
     for subject in subjects:
-        tensors_of(subject, subject.folder)
+        tensors_of(subject)
     return [subject.of(base_model or hub_model(subject.model_name)) for subject in subjects]
 
 
@@ -136,8 +136,11 @@ def _head(hub: Hub, found: Head | None, to_be_public: bool) -> Head:
 
 
 def _refuse_others(hub: Hub, head: Head, subjects: Sequence[Subject], chosen: bool) -> None:
-    """**Raises** `ValueError` where an id that nobody chose would put one SAE in another one's place."""
+    """**Raises** `ValueError` where an id is a file there, or one that nobody chose holds another SAE."""
     for subject in subjects:
+        above = ["/".join(subject.id.split("/")[: n + 1]) for n in range(subject.id.count("/") + 1)]
+        if clash := [path for path in above if path in head.files]:
+            raise ValueError(f"{clash[0]} is a file of {hub.repo}: give the SAE another sae_id")
         if chosen or not isinstance(subject.facts, SaeFacts):
             continue
         there = _text(hub, head, f"{subject.id}/cfg.json")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,25 +14,33 @@ from torch import Tensor
 from graticule.hooks.artifact import sha256
 from graticule.hub.facts import SaeFacts
 from graticule.hub.layout import Subject
+from graticule.hub.outgoing import digest
 from graticule.hub.remote import MAIN, Hub
 
 
-def tensors_of(subject: Subject, folder: Path) -> dict[str, Tensor]:
-    """The tensors of a SAE as `SAE.load_from_disk` has them, or of a probe as `RidgeProbe.load` has them.
+def tensors_of(subject: Subject) -> dict[str, Tensor]:
+    """What is sent: the tensors of a SAE as `SAE.load_from_disk` has them here, or of a probe.
 
     **Raises** `ValueError` if they cannot be loaded or are not finite: such a thing is not pushed.
     """
-    if not isinstance(subject.facts, SaeFacts):
-        from graticule.probes.estimators.ridge import RidgeProbe
+    if subject.folder is not None:
+        return _finite(_loaded(subject, subject.folder), str(subject.folder))
+    return _finite(_probe_tensors(subject.probe), f"the probe {subject.id}")
 
-        tensors = _probe_tensors(RidgeProbe.load(folder))
-    else:
-        tensors = _sae_tensors(subject.facts, folder)
+
+def _loaded(subject: Subject, folder: Path) -> dict[str, Tensor]:
+    """The tensors in a folder, of the subject's kind."""
+    if isinstance(subject.facts, SaeFacts):
+        return _sae_tensors(subject.facts, folder)
+    from graticule.probes.estimators.ridge import RidgeProbe
+
+    return _probe_tensors(RidgeProbe.load(folder))
+
+
+def _finite(tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise ValueError(
-                f"{name} of {folder} holds numbers that are not finite: it is not fit to publish"
-            )
+            raise ValueError(f"{name} of {where} holds numbers that are not finite: it is not fit to publish")
     return tensors
 
 
@@ -89,10 +96,10 @@ def read_back(
             found.append(f"{path} is missing")
             continue
         copies[path] = copy
-        if sha256(copy) != _digest(content):
+        if sha256(copy) != digest(content):
             found.append(f"{path} is not what was sent")
     for subject in subjects:
-        sent = tensors_of(subject, subject.folder)
+        sent = tensors_of(subject)
         here = [copies[path] for path in subject.in_repo if path in copies]
         if here:
             found += [f"{subject.id}: {d}" for d in _differs(subject, sent, here[0].parent)]
@@ -112,7 +119,7 @@ def _forget(copies: Iterable[Path]) -> None:
 
 def _differs(subject: Subject, sent: Mapping[str, Tensor], folder: Path) -> list[str]:
     try:
-        return differences(sent, tensors_of(subject, folder))
+        return differences(sent, _loaded(subject, folder))
     except (ValueError, OSError) as error:
         return [str(error)]
 
@@ -136,10 +143,6 @@ def _pretrained(repo: str, subject: Subject) -> dict[str, Tensor]:
     dtype = str(subject.facts.cfg.get("dtype", "float32")).removeprefix("torch.")
     sae: Any = SAE.from_pretrained(repo, subject.id, device="cpu", dtype=dtype)
     return dict(sae.state_dict())
-
-
-def _digest(content: Path | bytes) -> str:
-    return sha256(content) if isinstance(content, Path) else hashlib.sha256(content).hexdigest()
 
 
 def _bits(tensor: Tensor) -> Tensor:

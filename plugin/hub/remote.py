@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from graticule.hub.private import has_secret, without_secrets
+
 MAIN = "main"
 UNFINISHED = "graticule-unfinished-push"
 """A branch of this name marks a repository that a push has made and not yet opened to the public."""
@@ -46,7 +48,7 @@ class Head:
 
 def masked(text: object) -> str:
     """`text` without anything that looks like a Hub token."""
-    return _TOKEN.sub("hf_…", str(text))
+    return _TOKEN.sub("hf_…", without_secrets(text))
 
 
 def check_repo(repo: str) -> str:
@@ -54,8 +56,10 @@ def check_repo(repo: str) -> str:
 
     **Raises** `ValueError` otherwise, without repeating a token that may be in it.
     """
-    if not _REPO.fullmatch(repo) or "--" in repo or ".." in repo or repo.endswith((".git", ".", "-")):
-        raise ValueError(f"repo={masked(repo)!r}: expected owner/name as on the Hub, e.g. user/my-saes")
+    wrong = not _REPO.fullmatch(repo) or "--" in repo or ".." in repo or repo.endswith((".git", ".", "-"))
+    if wrong or has_secret(repo):
+        hint = "; a token is no part of it: log in with 'hf auth login'" if has_secret(repo) else ""
+        raise ValueError(f"repo={masked(repo)!r}: expected owner/name as on the Hub, e.g. user/my-saes{hint}")
     return repo
 
 

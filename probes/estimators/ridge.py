@@ -222,24 +222,27 @@ class RidgeProbe:
             raise ValueError("this probe has no hook_name: set probe.hook_name to where its rows come from")
         return [(self.hook_name, self.edit(op, scale, target=target, sd=sd, eraser=eraser).hook(pos))]
 
+    def as_saved(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What a saved probe holds: its manifest and its arrays (float64)."""
+        weights = self.weights
+        arrays = {name: torch.from_numpy(np.ascontiguousarray(getattr(weights, name))) for name in _ARRAYS}
+        manifest = {
+            "schema": SCHEMA,
+            "kind": _KIND,
+            "hook_name": self.hook_name,
+            "target_names": self.target_names,
+            "units": self.units,
+            "n_rows": weights.n_rows,
+            "selection": self._selection,
+            "versions": library_versions(),
+        }
+        return manifest, arrays
+
     def save(self, path: Path | str, overwrite: bool = False) -> None:
         """Write the probe as a folder: `manifest.json` and `probe.safetensors` (float64)."""
-        weights = self.weights
+        manifest, arrays = self.as_saved()
         with write_folder(path, overwrite) as folder:
-            arrays = {
-                name: torch.from_numpy(np.ascontiguousarray(getattr(weights, name))) for name in _ARRAYS
-            }
             write_tensors(folder / "probe.safetensors", arrays)
-            manifest = {
-                "schema": SCHEMA,
-                "kind": _KIND,
-                "hook_name": self.hook_name,
-                "target_names": self.target_names,
-                "units": self.units,
-                "n_rows": weights.n_rows,
-                "selection": self._selection,
-                "versions": library_versions(),
-            }
             write_json(folder / "manifest.json", manifest)
 
     @classmethod

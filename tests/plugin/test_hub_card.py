@@ -18,8 +18,9 @@ from graticule import RidgeProbe, sweep
 from graticule.hooks.artifact import ArtifactError
 from graticule.hub.cards.card import card
 from graticule.hub.cards.density import density_png
-from graticule.hub.facts import SaeFacts, histogram, hub_dataset, look, shorten
+from graticule.hub.facts import SaeFacts, histogram, hub_dataset, look
 from graticule.hub.layout import Subject, check_id, gather
+from graticule.hub.private import shorten
 from graticule.hub.readback import differences
 from graticule.hub.remote import check_repo, masked
 from graticule.probes.estimators.pretrained import judged_by
@@ -238,7 +239,7 @@ class TestProbeCard:
     @pytest.fixture(scope="class")
     @classmethod
     def subject(cls, findings, tmp_path_factory):
-        (subject,) = gather(findings, tmp_path_factory.mktemp("scratch"))
+        (subject,) = gather(findings)
         return subject
 
     def test_it_carries_the_verdict_its_surface_and_its_limit(self, findings, subject):
@@ -268,16 +269,19 @@ class TestProbeCard:
 
     def test_it_is_found_by_its_folder_and_by_the_findings(self, findings, subject, tmp_path):
         findings.save(tmp_path / "findings")
-        (by_findings,) = gather(tmp_path / "findings", tmp_path / "scratch")
+        (by_findings,) = gather(tmp_path / "findings")
         assert by_findings.facts == subject.facts
         assert by_findings.id == subject.id == findings.chosen_point
-        (by_folder,) = gather(by_findings.folder, tmp_path / "other")
+        findings.probe.save_pretrained(tmp_path / "probe", judged_by(findings))
+        (by_folder,) = gather(tmp_path / "probe")
         assert by_folder.facts == subject.facts
         assert set(by_folder.files) == {"manifest.json", "probe.safetensors", "verdict.json"}
+        for name, file in by_folder.files.items():  # an object is sent as saving it would write it
+            assert (file if isinstance(file, bytes) else file.read_bytes()) == by_findings.files[name], name
 
     def test_several_objects(self, findings, tmp_path):
         point = next(p for p in findings.probes if p != findings.chosen_point)
-        both = gather({"chosen": findings, "other": findings.probes[point]}, tmp_path)
+        both = gather({"chosen": findings, "other": findings.probes[point]})
         assert [s.id for s in both] == ["chosen", "other"]
         assert [s.facts.manifest["hook_name"] for s in both] == [findings.chosen_point, point]
         assert (bool(both[0].facts.judged), bool(both[1].facts.judged)) == (True, False)
@@ -301,7 +305,7 @@ class TestProbeCard:
             RidgeProbe.from_pretrained(tmp_path / "nowhere")
 
     def test_never_judged(self, findings, tmp_path):
-        (subject,) = gather(findings.probe, tmp_path, "places/north")
+        (subject,) = gather(findings.probe, "places/north")
         text = card("user/probes", [subject])
         assert "Not judged" in text
         assert ModelCard(text).data.eval_results is None
@@ -334,7 +338,7 @@ class TestLayout:
         manifest = {"kind": "sae_run", "schema": 1, "state": "complete", "tokens": 7}
         (run / "run.json").write_text(json.dumps(manifest))
         (run / "evaluation.json").write_text(json.dumps({"l0": 1.5}))
-        (subject,) = gather(run, tmp_path / "scratch")
+        (subject,) = gather(run)
         assert subject.id == HOOK
         assert set(subject.in_repo) == {
             f"{HOOK}/{name}"
@@ -347,7 +351,7 @@ class TestLayout:
                 "density.png",
             )
         }
-        assert gather(Run.load(run), tmp_path / "scratch")[0].facts == subject.facts
+        assert gather(Run.load(run))[0].facts == subject.facts
         assert subject.facts.evaluation == {"l0": 1.5}
         assert sum(n for _, n in subject.facts.density) == 2
 
@@ -355,37 +359,37 @@ class TestLayout:
         folder(tmp_path / "all" / "small" / "sae")
         folder(tmp_path / "all" / "large")
         (tmp_path / "all" / "notes").mkdir()
-        assert [s.id for s in gather(tmp_path / "all", tmp_path)] == ["large", "small"]
+        assert [s.id for s in gather(tmp_path / "all")] == ["large", "small"]
         named = {"a/b": tmp_path / "all" / "small", "c": tmp_path / "all" / "large"}
-        assert [s.id for s in gather(named, tmp_path)] == ["a/b", "c"]
+        assert [s.id for s in gather(named)] == ["a/b", "c"]
         with pytest.raises(ValueError, match="holds 2"):
-            gather(tmp_path / "all", tmp_path, "one")
+            gather(tmp_path / "all", "one")
         with pytest.raises(ValueError, match="keys are the ids"):
-            gather(named, tmp_path, "one")
+            gather(named, "one")
         with pytest.raises(ValueError, match="its own id"):
-            gather({"a": tmp_path / "all" / "small", "a/b": tmp_path / "all" / "large"}, tmp_path)
+            gather({"a": tmp_path / "all" / "small", "a/b": tmp_path / "all" / "large"})
 
     def test_what_is_not_whole_is_not_pushed(self, tmp_path):
         run = tmp_path / "run"
         run.mkdir()
         (run / "run.json").write_text(json.dumps({"state": "training"}))
         with pytest.raises(ValueError, match="not finished"):
-            gather(run, tmp_path)
+            gather(run)
         broken = folder(tmp_path / "broken")
         (broken / "sae_weights.safetensors").unlink()
         with pytest.raises(FileNotFoundError, match="sae_weights"):
-            gather(broken, tmp_path)
+            gather(broken)
         (tmp_path / "empty").mkdir()
         with pytest.raises(FileNotFoundError, match="neither"):
-            gather(tmp_path / "empty", tmp_path)
+            gather(tmp_path / "empty")
         with pytest.raises(FileNotFoundError, match="no folder"):
-            gather(tmp_path / "nowhere", tmp_path)
+            gather(tmp_path / "nowhere")
         with pytest.raises(ValueError, match="empty"):
-            gather({}, tmp_path)
+            gather({})
         with pytest.raises(FileNotFoundError, match="neither"):
-            gather({"a": folder(tmp_path / "whole"), "b": tmp_path / "empty"}, tmp_path)
+            gather({"a": folder(tmp_path / "whole"), "b": tmp_path / "empty"})
         with pytest.raises(TypeError, match="cannot push a Tensor"):
-            gather(torch.zeros(2), tmp_path)
+            gather(torch.zeros(2))
 
     @pytest.mark.parametrize("name", ["../up", "/etc", "a//b", "a/../b", ".git/x", "a b", "", "x -->", "-x"])
     def test_ids_that_are_no_folders(self, name):
@@ -401,7 +405,7 @@ class TestLayout:
         (path / "runner_cfg.json").write_text(
             json.dumps({"output_path": "C:\\Users\\ada\\out", "n": [1, "/a/b"]})
         )
-        (subject,) = gather(path, tmp_path)
+        (subject,) = gather(path)
         published = {name: content for name, content in subject.files.items() if name.endswith(".json")}
         cfg, runner = (json.loads(published[n]) for n in ("cfg.json", "runner_cfg.json"))
         assert cfg["metadata"] == {
@@ -414,9 +418,9 @@ class TestLayout:
         assert "ada" not in card("user/x", [subject])
         assert subject.model_name == "gemma-3-270m"
         local = folder(tmp_path / "local", metadata={**CFG["metadata"], "model_name": "/models/gpt2"})
-        assert gather(local, tmp_path)[0].model_name is None  # it is not what the Hub calls gpt2
+        assert gather(local)[0].model_name is None  # it is not what the Hub calls gpt2
         clean = folder(tmp_path / "clean")
-        (subject,) = gather(clean, tmp_path)
+        (subject,) = gather(clean)
         assert subject.files["cfg.json"] == clean / "cfg.json"  # the very file where nothing had to be cut
 
 

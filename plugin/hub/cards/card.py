@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from graticule.hub.cards import probe as probe_card
 from graticule.hub.cards import sae as sae_card
 from graticule.hub.cards.markdown import is_number, table
+from graticule.hub.checks import check_licence
 from graticule.hub.facts import ProbeFacts, SaeFacts
 from graticule.hub.layout import Subject
 from graticule.hub.remote import MAIN
@@ -25,7 +26,6 @@ _PART = re.compile(
     r"<!-- graticule:begin (?P<id>\S+) \| (?P<line>.*?) -->\n.*?<!-- graticule:end (?P=id) -->\n?", re.DOTALL
 )
 _LIST = re.compile(r"<!-- graticule:list -->\n.*?<!-- graticule:end-list -->\n?", re.DOTALL)
-_LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
 
 def card(
@@ -106,8 +106,8 @@ def _front(
 ) -> ModelCardData:
     from huggingface_hub import ModelCardData
 
-    if licence is not None and not _LICENCE.fullmatch(licence):
-        raise ValueError(f"licence={licence!r}: expected one of the Hub's identifiers, e.g. mit or gemma")
+    if licence is not None:
+        check_licence(licence)
     front = ModelCardData() if old is None else old
     saes = [s for s in subjects if isinstance(s.facts, SaeFacts)]
     probes = len(saes) < len(subjects)
