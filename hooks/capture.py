@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from graticule.hooks.activations import Activations
 from graticule.hooks.artifact import library_versions, read_json
 from graticule.hooks.finite import NonFiniteError
+from graticule.hooks.doors import FRAME, MODEL, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.positions import Pos, check_pos, select
@@ -75,6 +76,7 @@ def capture(
 ) -> Store: ...
 
 
+@door(model=MODEL, rows=FRAME)
 def capture(
     model: HookedModel,
     inputs: Inputs,

@@ -56,9 +56,9 @@ def graticule(
 
 
 for command in (demo, probe, study, words, sim, certify, capture, tables, report, push):
-    app.command()(command)
-sae.command("eval")(evaluate)
-sae.command("report")(sae_report)
+    app.command(cls=o.Checked)(command)
+sae.command("eval", cls=o.Checked)(evaluate)
+sae.command("report", cls=o.Checked)(sae_report)
 app.add_typer(sae)
 
 

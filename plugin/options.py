@@ -9,6 +9,31 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
+
+from graticule.hooks.limits import LIMITS, LimitError, check
+
+_SAME_AS = {"tokens": "n_tokens", "activation_tokens": "n_activation_tokens"}
+
+
+class Checked(TyperCommand):
+    """A command whose numbers are judged by the ranges of the calls they go to, before anything is loaded."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command.
+
+        Raises:
+            ValueError: A number is outside its range; the option is named.
+        """
+        for option, value in ctx.params.items():
+            argument = _SAME_AS.get(option, option)
+            if argument in LIMITS and not isinstance(value, str):
+                try:
+                    check(argument, value)
+                except LimitError as error:
+                    name = "--" + option.replace("_", "-")
+                    raise ValueError(f"{name} {error.value}: expected {error.expected}") from None
+        return super().invoke(ctx)
 
 
 class _Handler(logging.Handler):

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from graticule.hooks.artifact import library_versions
+from graticule.hooks.doors import COMPARED, door
 from graticule.hooks.saved import SavedResult
 from graticule.probes.findings import Findings
 from graticule.probes.material import Predicted
@@ -92,6 +93,7 @@ class Comparison(SavedResult):
         return {"By target": shown}
 
 
+@door(a=COMPARED, b=COMPARED)
 def compare(
     a: Predicted | Findings, b: Predicted | Findings, *, draws: int = 2000, seed: int = 0
 ) -> Comparison:

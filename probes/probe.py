@@ -11,6 +11,7 @@ import torch
 
 from graticule.hooks.artifact import ArtifactError, fingerprint
 from graticule.hooks.capture import capture
+from graticule.hooks.doors import MODEL, TABLE, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.positions import Pos
@@ -24,6 +25,7 @@ from graticule.probes.tables.table import Table
 _log = logging.getLogger(__name__)
 
 
+@door(model=MODEL, table=TABLE)
 def probe(
     model: HookedModel,
     table: Table,

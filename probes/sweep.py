@@ -13,6 +13,7 @@ from jaxtyping import Int, Shaped
 
 from graticule.hooks.activations import Activations
 from graticule.hooks.artifact import library_versions
+from graticule.hooks.doors import ACTIVATIONS, BASELINES, FINDINGS, door
 from graticule.hooks.store import Store
 from graticule.probes.estimators.ridge import RidgeProbe
 from graticule.probes.findings import Findings
@@ -32,6 +33,7 @@ Target = Table | str | Shaped[np.ndarray, "..."] | Sequence[float]
 """A table, a column of `activations.rows`, or one value (or row of values) an activation row."""
 
 
+@door(activations=ACTIVATIONS, baselines=BASELINES, surface_of=FINDINGS)
 def sweep(
     activations: Activations | Store,
     target: Target,

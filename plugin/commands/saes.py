@@ -21,7 +21,7 @@ sae = typer.Typer(
 _MANY = "may be repeated, for an SAE each from one stream."
 
 
-@sae.command()
+@sae.command(cls=o.Checked)
 def train(
     out: o.Out,
     model: Annotated[

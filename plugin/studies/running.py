@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from graticule.hooks.artifact import ArtifactError, read_json, write_json
+from graticule.hooks.doors import MODEL, TABLE, door
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.saved import SavedResult
 from graticule.probes.calibration.result import Calibration, detected
@@ -27,6 +28,7 @@ _log = logging.getLogger(__name__)
 Say = Callable[[str], None]
 
 
+@door(model=MODEL, table=TABLE)
 def study(
     model: HookedModel,
     table: Table,

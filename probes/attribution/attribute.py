@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 
 from graticule.hooks.artifact import library_versions
+from graticule.hooks.doors import FINDINGS_OR_PROBE, MODEL, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.positions import Pos
 from graticule.hooks.protocols import HookedModel, dtype_of
@@ -40,6 +41,7 @@ class DecompositionError(ValueError):
     """The terms do not sum to the reading: something is written that is not accounted for."""
 
 
+@door(model=MODEL, findings=FINDINGS_OR_PROBE)
 def attribute(
     model: HookedModel,
     findings: Findings | RidgeProbe,

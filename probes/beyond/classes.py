@@ -11,6 +11,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
+from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.saved import SavedResult
 from graticule.probes.beyond.given import made_of, point_of
 from graticule.probes.beyond.reliability import SCORES, class_scores, reliability, weighted_auroc
@@ -124,6 +125,7 @@ class ClassProbes(SavedResult):
         return {_CAPTION_TABLE: shown, _CAPTION_COORDINATES: self.coordinates}
 
 
+@door(findings=FINDINGS)
 def classes(
     findings: Findings,
     ks: Sequence[int] = KS,

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
+from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.points import layer_of
 from graticule.hooks.saved import SavedResult
 from graticule.probes.beyond.given import Difference, made_of, point_of
@@ -126,6 +127,7 @@ class MLPFindings(SavedResult):
         return {_CAPTION_TABLE: shown, _CAPTION_SEEDS: others.reset_index(drop=True)}
 
 
+@door(findings=FINDINGS)
 def mlp(
     findings: Findings,
     *,

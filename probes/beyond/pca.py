@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
+from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.saved import SavedResult
 from graticule.probes.beyond.given import made_of, point_of
 from graticule.probes.estimators.pca import KS, Components, PCAFit, components, pca_ridges
@@ -107,6 +108,7 @@ class PCACurve(SavedResult):
         return {_CAPTION_TABLE: self.curve[list(names)].rename(columns=names)}
 
 
+@door(findings=FINDINGS)
 def pca(
     findings: Findings,
     *,

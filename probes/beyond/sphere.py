@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
+from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.saved import SavedResult
 from graticule.probes.beyond.given import Difference, made_of, mean_difference, point_of
 from graticule.probes.estimators.solvers import ridge_cv
@@ -119,6 +120,7 @@ class Sphere(SavedResult):
         return {_CAPTION_TABLE: self.scores.rename(columns=names), _CAPTION_BANDS: bands}
 
 
+@door(findings=FINDINGS)
 def sphere(findings: Findings, *, point: str | None = None, edge: float = 30.0) -> Sphere:
     """A ridge to unit vectors at the chosen point (or `point`), beside the probe of latitude and longitude.
 

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import library_versions
+from graticule.hooks.doors import FINDINGS, door
 from graticule.probes.calibration.components import Mixture
 from graticule.probes.calibration.coverage import held_aside, resampled
 from graticule.probes.calibration.instrument import PROBE, STRINGS, Held, Instrument, joined, some
@@ -36,6 +37,7 @@ _DIRECTIONS = 64
 _BLOCK_BYTES = 1 << 29
 
 
+@door(findings=FINDINGS)
 def calibrate(
     findings: Findings,
     *,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
+from graticule.hooks.doors import FINDINGS, MODEL, door
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.packing import packed
 from graticule.hooks.running.session import undisturbed
@@ -76,6 +77,7 @@ class Ablation(EffectTables, SavedResult):
         return self.effect_tables()
 
 
+@door(model=MODEL, findings=FINDINGS)
 def ablate(
     model: HookedModel,
     findings: Findings,

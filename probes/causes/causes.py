@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
+from graticule.hooks.doors import FINDINGS, MODEL, door
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.packing import packed
 from graticule.hooks.running.session import undisturbed
@@ -109,6 +110,7 @@ class Causes(EffectTables, SavedResult):
         return self.effect_tables()
 
 
+@door(model=MODEL, findings=FINDINGS)
 def causes(
     model: HookedModel,
     findings: Findings,

@@ -10,6 +10,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import library_versions
+from graticule.hooks.doors import FINDINGS, MODEL, door
 from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.saved import SavedResult
@@ -114,6 +115,7 @@ class Erasure(SavedResult):
         return out
 
 
+@door(findings=FINDINGS, model=MODEL)
 def erase(
     findings: Findings,
     model: HookedModel | None = None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
+from graticule.hooks.doors import FINDINGS, MODEL, door
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.packing import packed
 from graticule.hooks.running.session import undisturbed
@@ -73,6 +74,7 @@ class Steering(EffectTables, SavedResult):
         return self.effect_tables()
 
 
+@door(model=MODEL, findings=FINDINGS)
 def steer(
     model: HookedModel,
     findings: Findings,

@@ -10,6 +10,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import library_versions
+from graticule.hooks.doors import FINDINGS, MODEL, door
 from graticule.hooks.protocols import HookedModel
 from graticule.probes.controls.lines import Line, as_frame, line, not_applicable
 from graticule.probes.controls.projections import dimension_lines, text_lines
@@ -24,6 +25,7 @@ from graticule.probes.findings import Findings
 _SHOW_PROGRESS = 2_000_000  # training rows × width from which a bar is shown
 
 
+@door(findings=FINDINGS, model=MODEL)
 def controls(
     findings: Findings,
     model: HookedModel | None = None,

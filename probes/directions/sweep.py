@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from graticule.hooks.artifact import library_versions
+from graticule.hooks.doors import FINDINGS, MODEL, door
 from graticule.hooks.points import PointError
 from graticule.hooks.protocols import HookedModel
 from graticule.probes.directions.angles import Concept, alone, pairs
@@ -25,6 +26,7 @@ from graticule.probes.geometry import Metric, causal, euclidean, whitened
 from graticule.probes.unembedding import unembedding_covariance
 
 
+@door(findings=FINDINGS, model=MODEL)
 def directions(
     findings: Findings,
     *others: Findings,

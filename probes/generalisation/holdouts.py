@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from graticule.hooks.artifact import library_versions
+from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.points import layer_of
 from graticule.hooks.saved import SavedResult
 from graticule.probes.findings import Findings
@@ -172,6 +173,7 @@ class Holdouts(SavedResult):
         return readable(self, _CAPTION_SCORES, _CAPTION_RIVALS)
 
 
+@door(findings=FINDINGS)
 def holdouts(
     findings: Findings,
     by: By,

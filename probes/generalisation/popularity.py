@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from graticule.hooks.artifact import json_ready, library_versions
+from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.points import layer_of
 from graticule.hooks.saved import SavedResult
 from graticule.probes.findings import Findings
@@ -109,6 +110,7 @@ class Popularity(SavedResult):
 _WORDS = {"probe": "the probe's error", "surface": "the surface's error", "saved": "error saved by the probe"}
 
 
+@door(findings=FINDINGS)
 def popularity(
     findings: Findings,
     column: str,

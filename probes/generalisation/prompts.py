@@ -15,6 +15,7 @@ import torch
 from graticule.hooks.activations import Activations
 from graticule.hooks.artifact import fingerprint, json_ready, library_versions
 from graticule.hooks.capture import capture
+from graticule.hooks.doors import MODEL, TABLE, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.protocols import HookedModel
@@ -32,6 +33,7 @@ from graticule.probes.tables.table import Table
 _log = logging.getLogger(__name__)
 
 
+@door(model=MODEL, table=TABLE)
 def prompts(
     model: HookedModel,
     table: Table,

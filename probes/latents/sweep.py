@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.coders import SparseCoder, architecture, describe, writes_elsewhere
+from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.latents import Latents, encode
 from graticule.hooks.points import layer_of
 from graticule.probes.estimators.solvers import RidgeFit
@@ -38,6 +39,7 @@ _log = logging.getLogger(__name__)
 _COVARIANCE_ROWS = 20_000
 
 
+@door(findings=FINDINGS)
 def latents(
     findings: Findings,
     saes: SparseCoder | Mapping[str, SparseCoder],

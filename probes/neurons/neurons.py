@@ -10,6 +10,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import library_versions
+from graticule.hooks.doors import FINDINGS, MODEL, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.points import LayerSpec, resolve_layers
 from graticule.hooks.positions import Pos
@@ -26,6 +27,7 @@ from graticule.probes.neurons.scored import best_neurons, scatter_rows, search_o
 _AROUND = 2  # layers either side of the chosen one
 
 
+@door(model=MODEL, findings=FINDINGS)
 def neurons(
     model: HookedModel,
     findings: Findings,

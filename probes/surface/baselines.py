@@ -25,6 +25,7 @@ from graticule.hooks.artifact import (
     write_json,
 )
 from graticule.hooks.capture import capture
+from graticule.hooks.doors import MODEL, TABLE, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.points import LayerSpec, PointError, PointSpec, full_name, resolve
 from graticule.hooks.positions import Pos
@@ -106,6 +107,7 @@ def _write_manifest(path: Path, made: Baselines) -> None:
     write_json(path / "manifest.json", manifest)
 
 
+@door(model=MODEL.or_none(), table=TABLE)
 def baselines(
     model: HookedModel | None,
     table: Table,

@@ -12,6 +12,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from graticule.hooks.artifact import library_versions
+from graticule.hooks.doors import MODEL, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.saved import SavedResult
@@ -101,6 +102,7 @@ class Ambiguous(SavedResult):
         return {_SCORES: self.scores.round(4), _PAIRS: items.round(3)}
 
 
+@door(model=MODEL)
 def ambiguous(
     model: HookedModel,
     contexts: Sequence[ContextPair] | Path | str | None = None,

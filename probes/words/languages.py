@@ -14,6 +14,7 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import library_versions
+from graticule.hooks.doors import MODEL, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.saved import SavedResult
@@ -100,6 +101,7 @@ class Languages(SavedResult):
         return {_RANKS: self.matches[[*columns, "log_odds", "positive"]].round(4)}
 
 
+@door(model=MODEL)
 def languages(
     model: HookedModel,
     contexts: Mapping[str, Sequence[str]] | Path | str | None = None,

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import library_versions
+from graticule.hooks.doors import MODEL, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.protocols import HookedModel
 from graticule.probes.words.heat import gather, heat
@@ -24,6 +25,7 @@ from graticule.probes.words.tokens import keep_pairs
 _RANDOM = 5000
 
 
+@door(model=MODEL)
 def words(
     model: HookedModel,
     pairs: PairLists | Path | str | None = None,

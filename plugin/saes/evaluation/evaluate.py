@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import read_tensors, write_json
 from graticule.hooks.coders import architecture
+from graticule.hooks.doors import MODEL, door
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.session import undisturbed
 from graticule.saes.evaluation.arms import Held, Route, make_route, to_device
@@ -27,6 +28,7 @@ from graticule.saes.evaluation.sample import Sample, check_predictable, first_ro
 _QUIET = 4000  # tokens that are over before a bar is worth drawing
 
 
+@door(model=MODEL)
 def evaluate(
     model: HookedModel,
     sae: Any,

@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
+from graticule.hooks.doors import MODEL, door
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.session import undisturbed
 from graticule.saes.evaluation.arms import Whole, to_device
@@ -25,6 +26,7 @@ _log = logging.getLogger(__name__)
 _QUIET = 4000
 
 
+@door(model=MODEL)
 def examine(
     model: HookedModel,
     sae: Any,

@@ -1,0 +1,203 @@
+"""What public calls are given, checked at their door: one line says what came and what to write.
+
+`@door(model=MODEL, table=TABLE)` above a function checks those arguments' kinds, and every other argument
+whose name stands in `graticule.hooks.limits.LIMITS` against its range, before the function begins. Classes of
+other rooms are known by name, so that nothing is imported for it.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from os import PathLike
+from typing import Any, ParamSpec, TypeVar
+
+from graticule.hooks.limits import LIMITS, check
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What an argument is to be."""
+
+    what: str
+    """In words: `a loaded model`."""
+    fits: Callable[[Any], bool]
+    """Whether a value is one."""
+    write: Callable[[Any], str]
+    """What to write in place of a value that is none."""
+    optional: bool = False
+    """Whether None will do."""
+
+    def or_none(self) -> Kind:
+        """The same, or None."""
+        return replace(self, optional=True)
+
+    def takes(self, value: Any) -> bool:
+        """Whether `value` is one, or None where that will do."""
+        return (self.optional and value is None) or self.fits(value)
+
+
+def of_class(*names: str) -> Callable[[Any], bool]:
+    """Whether a value is an instance of a class of graticule with one of these names."""
+
+    def fits(value: Any) -> bool:
+        return any(c.__name__ in names and _is_ours(c) for c in type(value).__mro__)
+
+    return fits
+
+
+def _is_ours(kind: type) -> bool:
+    return kind.__module__.split(".")[0] == "graticule"
+
+
+def _is_model(value: Any) -> bool:
+    return hasattr(value, "hook_dict") and hasattr(value, "cfg") and callable(value)
+
+
+def _load_model(value: Any) -> str:
+    name = repr(str(value)) if isinstance(value, str | PathLike) else "'gemma-3-270m'"
+    if hasattr(value, "config") and hasattr(value, "forward"):
+        return "load it as TransformerLens does: graticule.load_model('THE SAME NAME OR FOLDER')"
+    return f"graticule.load_model({name})"
+
+
+def _make_table(value: Any) -> str:
+    if isinstance(value, str | PathLike):
+        return f"graticule.Table({str(value)!r}, text='COLUMN', target='COLUMN')"
+    return "graticule.Table(frame, text='COLUMN', target='COLUMN')"
+
+
+def _make_findings(value: Any) -> str:
+    if isinstance(value, str | PathLike):
+        return f"graticule.Findings.load({str(value)!r}), or graticule.probe(model, table)"
+    return "graticule.probe(model, table), or graticule.sweep(activations, table)"
+
+
+def _make_activations(value: Any) -> str:
+    if isinstance(value, str | PathLike):
+        return f"graticule.Store({str(value)!r})"
+    if hasattr(value, "shape"):
+        return "graticule.Activations.from_tensors({'blocks.0.hook_resid_post': values})"
+    return "graticule.capture(model, table.texts), or graticule.Activations.from_cache(cache)"
+
+
+def _make_frame(value: Any) -> str:  # noqa: ARG001
+    return "pandas.DataFrame({'column': values})"
+
+
+def _make_baselines(value: Any) -> str:  # noqa: ARG001
+    return "graticule.baselines(model, table), or graticule.baselines(None, table) for the strings alone"
+
+
+MODEL = Kind("a loaded model", _is_model, _load_model)
+"""A model with named hook points."""
+TABLE = Kind("a graticule.Table", of_class("Table"), _make_table)
+"""Rows to probe."""
+FINDINGS = Kind("findings", of_class("Findings"), _make_findings)
+"""What `probe` and `sweep` return."""
+FINDINGS_OR_PROBE = Kind("findings or a probe", of_class("Findings", "RidgeProbe"), _make_findings)
+"""Findings, or a direction of one's own."""
+COMPARED = Kind(
+    "findings, or what `at` of findings returns", of_class("Findings", "Predicted"), _make_findings
+)
+"""Predictions of test rows."""
+FRAME = Kind("a pandas DataFrame", lambda value: hasattr(value, "iloc") and hasattr(value, "columns"),
+             _make_frame)  # fmt: skip
+"""Columns beside something else's rows."""
+ACTIVATIONS = Kind("Activations or a Store", of_class("Activations", "Store"), _make_activations)
+"""Rows of activations, in memory or on disk."""
+BASELINES = Kind("baselines", of_class("Baselines"), _make_baselines)
+"""What stands against a probe."""
+
+_FINDINGS = (FINDINGS.fits, FINDINGS_OR_PROBE.fits)
+
+
+def came(value: Any) -> str:
+    """A value for people: short words and paths whole, anything else by its class."""
+    if isinstance(value, str | PathLike):
+        shown = repr(str(value))
+        return shown if len(shown) <= 60 else f"{shown[:50]}…' ({len(shown) - 2:,} characters)"
+    if value is None or isinstance(value, bool | int | float):
+        return repr(value)
+    return f"a {type(value).__name__}"
+
+
+def door(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A function that looks at its arguments before it begins.
+
+    A model and findings may come in either order; they are told apart.
+
+    Args:
+        **kinds: The kind of each argument that has one, by its name.
+
+    Returns:
+        A decorator. What it makes raises `TypeError` in one line for an argument of another kind, and
+        `LimitError` (a ValueError) for a number outside its range.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
+        name = function.__name__
+        ranged = [p for p in signature.parameters if p in LIMITS and p not in kinds]
+
+        @functools.wraps(function)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                given = signature.bind_partial(*args, **kwargs)
+            except TypeError as error:
+                raise TypeError(f"{name}: {error}; it takes {_takes(name, signature)}") from None
+            _either_order(given.arguments, kinds)
+            _check_kinds(name, signature, given.arguments, kinds)
+            for argument in ranged:
+                if argument in given.arguments:
+                    check(argument, given.arguments[argument])
+            return function(*given.args, **given.kwargs)
+
+        return checked
+
+    return decorate
+
+
+def _takes(name: str, signature: inspect.Signature) -> str:
+    """The call with the arguments that it cannot do without: `probe(model, table, …)`."""
+    needed = [p.name for p in signature.parameters.values() if p.default is p.empty]
+    return f"{name}({', '.join(needed)}{', …' if len(needed) < len(signature.parameters) else ''})"
+
+
+def _either_order(given: dict[str, Any], kinds: Mapping[str, Kind]) -> None:
+    """Put a model and findings that came in each other's place where they belong."""
+    models = [argument for argument, kind in kinds.items() if kind.fits is _is_model]
+    found = [argument for argument, kind in kinds.items() if kind.fits in _FINDINGS]
+    for model, findings in zip(models, found, strict=False):
+        if kinds[findings].fits(given.get(model)) and _is_model(given.get(findings)):
+            given[model], given[findings] = given[findings], given[model]
+
+
+def _check_kinds(
+    name: str, signature: inspect.Signature, given: Mapping[str, Any], kinds: Mapping[str, Kind]
+) -> None:
+    for argument, kind in kinds.items():
+        if argument not in given or kind.takes(given[argument]):
+            continue
+        value = given[argument]
+        if value is None and signature.parameters[argument].default is None:
+            continue
+        if any(other.fits(value) and kind.fits(given.get(o)) for o, other in kinds.items()):
+            order = ", ".join(p for p in signature.parameters if p in kinds)
+            raise TypeError(f"{name}: {argument} is {came(value)}: swap the two, {name}({order})")
+        raise TypeError(f"{name}: {argument} is {came(value)}; expected {kind.what}: {kind.write(value)}")
+
+
+def refuse_text(call: str, argument: str, value: Any, write: str) -> None:
+    """Refuse one text where several are expected: its letters would be taken for texts.
+
+    Raises:
+        TypeError: It is a `str` or bytes.
+    """
+    if isinstance(value, str | bytes):
+        raise TypeError(f"{call}: {argument} is one text, {came(value)}; expected several: {write}")

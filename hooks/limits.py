@@ -1,0 +1,149 @@
+"""One table of what numbers an argument takes, for Python calls and the command line alike.
+
+A name means the same everywhere, so that its range stands here once: `check_limits(draws=draws, seed=seed)`
+in a call or a settings class, `graticule.hooks.doors.door` for every argument of a function at once, and the
+command line for every option before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+_SEEDS = 2**63 - 1
+
+
+class LimitError(ValueError):
+    """A number that an argument does not take; the message says which it takes.
+
+    Attributes:
+        name: The argument.
+        value: What was given.
+        expected: What it takes, in words.
+    """
+
+    def __init__(self, name: str, value: object, expected: str) -> None:
+        """The message is `name=value: expected …`."""
+        super().__init__(f"{name}={value!r}: expected {expected}")
+        self.name, self.value, self.expected = name, value, expected
+
+
+@dataclass(frozen=True)
+class Range:
+    """Finite numbers from `lowest` to `highest`, both included."""
+
+    lowest: int | float = -math.inf
+    """The smallest."""
+    highest: int | float = math.inf
+    """The largest that does not run for ever or fill the memory."""
+    whole: bool = True
+    """Whether only whole numbers will do."""
+    above: bool = False
+    """Whether `lowest` itself is left out."""
+
+    def takes(self, value: object) -> bool:
+        """Whether `value` is such a number; booleans and words are none."""
+        if isinstance(value, bool) or not isinstance(value, Integral if self.whole else Real):
+            return False
+        number = float(value)
+        if not math.isfinite(number) or number > self.highest:
+            return False
+        return number > self.lowest if self.above else number >= self.lowest
+
+    @property
+    def words(self) -> str:
+        """The range for people."""
+        kind = "a whole number" if self.whole else "a number"
+        if self.lowest == -math.inf:
+            return f"a finite {kind.removeprefix('a ')}"
+        start = f"above {self.lowest:g}" if self.above else f"of at least {self.lowest:g}"
+        limited = math.isfinite(self.highest) and self.highest < _SEEDS
+        return f"{kind} {start}" + (f" and at most {_plain(self.highest)}" if limited else "")
+
+
+def _plain(number: int | float) -> str:
+    return f"{int(number):,}" if float(number).is_integer() else f"{number:g}"
+
+
+_COUNT = Range(1, 10**9)
+_DRAWS = Range(1, 10**6)
+_COUNT_OR_NONE = Range(0, 10**9)
+_POSITIVE = Range(0, whole=False, above=True)
+_NOT_NEGATIVE = Range(0, whole=False)
+_SHARE = Range(0, 1, whole=False)
+
+LIMITS: Mapping[str, Range] = {
+    # drawing and repeating
+    "seed": Range(0, _SEEDS),
+    "draws": _DRAWS,
+    "n_random": _DRAWS,
+    "rotations": _DRAWS,
+    "permutations": _DRAWS,
+    "repeats": Range(1, 10_000),
+    "twins": Range(0, 100),
+    "seeds": Range(1, 1000),
+    "controls": Range(1, 10**5),
+    "synthetic_targets": Range(2, 10**5),
+    "strengths": Range(2, 1000),
+    "folds": Range(2, 1000),
+    "strata": Range(2, 1000),
+    "minimum": _COUNT,
+    # how much
+    "rows": _COUNT,
+    "prompt_rows": _COUNT,
+    "top": _COUNT,
+    "n_tokens": _COUNT,
+    "n_activation_tokens": _COUNT,
+    "token_budget": _COUNT,
+    "n_examples": _COUNT_OR_NONE,
+    "n_effects": _COUNT_OR_NONE,
+    "at_once": _COUNT,
+    # judging
+    "min_gain": _SHARE,
+    "share": _SHARE,
+    "test_share": _SHARE,
+    "dose": _POSITIVE,
+    "edge": _POSITIVE,
+    "alpha": _NOT_NEGATIVE,
+    # fitting
+    "hidden": Range(1, 2**20),
+    "epochs": Range(1, 10**6),
+    "patience": Range(1, 10**6),
+    "batch": Range(1, 2**30),
+    "batch_size": Range(1, 2**30),
+    "learning_rate": _POSITIVE,
+}
+"""Argument → the numbers it takes. None is not judged: a call that does not take it says so itself."""
+
+
+def check(name: str, value: Any) -> None:
+    """Refuse a number that an argument does not take.
+
+    Args:
+        name: An argument of `LIMITS`.
+        value: A number, a list or tuple of them, or None for what was not given.
+
+    Raises:
+        LimitError: It is outside its range, not whole, not finite, or no number.
+    """
+    if value is None:
+        return
+    for one in value if isinstance(value, list | tuple) else [value]:
+        if not LIMITS[name].takes(one):
+            raise LimitError(name, one, LIMITS[name].words)
+
+
+def check_limits(**arguments: Any) -> None:
+    """Refuse the first of several arguments that is outside its range.
+
+    Args:
+        **arguments: As for `check`, one for each name of `LIMITS`.
+
+    Raises:
+        LimitError: As `check` does.
+    """
+    for name, value in arguments.items():
+        check(name, value)

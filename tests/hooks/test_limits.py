@@ -1,0 +1,129 @@
+"""Numbers that arguments take, one table for calls and the command line; kinds of arguments at the door."""
+
+import math
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from graticule.cli import main
+from graticule.hooks.doors import FINDINGS, MODEL, TABLE, door
+from graticule.hooks.limits import LIMITS, LimitError, Range, check, check_limits
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("seed", [0, np.int64(7), 2**62, None], [-1, 1.0, True, "0", 2**64, math.nan]),
+        ("draws", [1, 2000, 10**6], [0, -5, 10**12, math.inf, 1.5]),
+        ("min_gain", [0, 0.01, np.float32(0.5), 1], [math.nan, -1, math.inf, "0.1", 1.01]),
+        ("epochs", [1, None], [0, -1, 2.0]),
+        ("dose", [0.1, Fraction(1, 2)], [0, 0.0, -1, math.nan]),
+        ("rows", [1, [1, 2], (3,)], [0, [1, 0], (2, math.nan)]),
+    ],
+)
+def test_a_range_takes_what_lies_in_it(name: str, good: list, bad: list) -> None:
+    for value in good:
+        check(name, value)
+    for value in bad:
+        with pytest.raises(LimitError, match=f"^{name}=.*: expected ") as caught:
+            check_limits(**{name: value})
+        assert "\n" not in str(caught.value)
+
+
+def test_a_range_in_words() -> None:
+    assert LIMITS["seed"].words == "a whole number of at least 0"
+    assert LIMITS["twins"].words == "a whole number of at least 0 and at most 100"
+    assert LIMITS["min_gain"].words == "a number of at least 0 and at most 1"
+    assert LIMITS["dose"].words == "a number above 0"
+    assert Range(whole=False).words == "a finite number"
+    with pytest.raises(KeyError):
+        check("no argument of ours", 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--min-gain", "nan"], "--min-gain nan: expected a number of at least 0 and at most 1"),
+        (["--min-gain", "-1"], "--min-gain -1.0: "),
+        (["--min-gain", "inf"], "--min-gain inf: "),
+        (["--seed", "-3"], "--seed -3: expected a whole number of at least 0"),
+        (["--twins", "1000000"], "--twins 1000000: "),
+        (["--rows", "0"], "--rows 0: expected a whole number of at least 1"),
+    ],
+)
+def test_the_command_line_refuses_the_same_numbers_before_a_model_is_loaded(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["probe", "--model", "m", "--table", "world_cities", "--out", "o", *words]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith(f"graticule: {told}")
+
+
+def test_other_commands_refuse_them_too(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (
+        ["study", "--model", "m", "--table", "world_cities", "--out", "o", "--prompt-rows", "0"],
+        ["demo", "--rows", "-1"],
+        ["words", "--model", "m", "--draws", "0"],
+        ["sae", "train", "--store", "s", "--out", "o", "--epochs", "0"],
+        ["sae", "train", "--store", "s", "--out", "o", "--tokens", "0"],
+        ["sae", "eval", "s", "--corpus", "c", "--seed", "-1"],
+    ):
+        assert main(words) == 2
+        told = capsys.readouterr().err.strip()
+        assert told.count("\n") == 0
+        assert f"{words[-2]} {words[-1]}: expected a whole number" in told
+
+
+class Model:
+    """As much of a model as the door asks for."""
+
+    cfg = hook_dict = None
+
+    def __call__(self) -> None:
+        """A model can be run."""
+
+
+class Findings:
+    """Known by its name and its package."""
+
+
+class Table:
+    """Likewise."""
+
+
+Findings.__module__, Table.__module__ = "graticule.probes.findings", "graticule.probes.tables.table"
+
+
+@door(model=MODEL, findings=FINDINGS, table=TABLE)
+def call(model, findings, *, table=None, draws: int = 2):
+    """A call."""
+    return model, findings, table, draws
+
+
+def test_a_model_and_findings_come_in_either_order() -> None:
+    model, findings = Model(), Findings()
+    assert call(model, findings) == call(findings, model) == (model, findings, None, 2)
+    assert call(findings=findings, model=model, draws=5) == (model, findings, None, 5)
+    assert call.__name__ == "call"
+
+
+def test_the_door_says_what_came_and_what_to_write() -> None:
+    model, findings = Model(), Findings()
+    with pytest.raises(TypeError, match=r"^call: model is 'gemma'; expected a loaded model: graticule.load_"):
+        call("gemma", findings)
+    with pytest.raises(TypeError, match=r"findings is None; expected findings: graticule\.probe\(model"):
+        call(model, None)
+    with pytest.raises(
+        TypeError, match=r"^call: model is a Table: swap the two, call\(model, findings, table"
+    ):
+        call(Table(), findings, table=model)
+    with pytest.raises(LimitError, match="draws=0"):
+        call(model, findings, draws=0)
+    with pytest.raises(
+        TypeError, match=r"unexpected keyword argument 'drws'; it takes call\(model, findings, …\)"
+    ):
+        call(model, findings, drws=1)
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'findings'"):
+        call(model)
