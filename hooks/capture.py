@@ -17,8 +17,8 @@ from tqdm.auto import tqdm
 
 from graticule.hooks.activations import Activations
 from graticule.hooks.artifact import library_versions, read_json
-from graticule.hooks.finite import NonFiniteError
 from graticule.hooks.doors import FRAME, MODEL, door
+from graticule.hooks.finite import NonFiniteError
 from graticule.hooks.identity import model_identity
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.positions import Pos, check_pos, select

@@ -161,8 +161,6 @@ def mlp(
     **Raises** `ValueError` without material, or as `fit_mlps` does; `KeyError` for a point not swept.
     """
     material = findings.material
-    if seeds < 1 or folds < 2:
-        raise ValueError(f"seeds={seeds} and folds={folds}: at least 1 and 2")
     settings = MLPSettings(
         hidden=hidden,
         decays=tuple(decays),

@@ -53,8 +53,6 @@ def controls(
     **Raises** `ValueError` if the findings come without material (`Findings.with_material`), for fewer than
     one seed, or for another model than the baselines'.
     """
-    if seeds < 1:
-        raise ValueError(f"seeds={seeds}: 1 or more")
     setting = Setting.of(findings, seeds, seed)
     lines = _reference(setting)
     frames: dict[str, pd.DataFrame] = {}

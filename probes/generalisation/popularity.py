@@ -135,8 +135,6 @@ def popularity(
     test rows or one value only, for `strata` below 2, or findings without their material; `KeyError` for a
     point without a probe.
     """
-    if strata < 2:
-        raise ValueError(f"strata={strata}: 2 or more")
     material, point = findings.material, point or findings.chosen_point
     if point not in findings.probes:
         raise KeyError(f"no probe at {point!r}: {', '.join(findings.probes)}")

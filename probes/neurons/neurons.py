@@ -76,8 +76,6 @@ def neurons(
     """
     if directions not in ("layer", "chosen"):
         raise ValueError(f"directions={directions!r}: expected 'layer' or 'chosen'")
-    if top < 1 or rotations < 1:
-        raise ValueError(f"top={top}, rotations={rotations}: at least one of each")
     chosen = _layers(model, findings, layers)
     for layer in chosen:
         mlp_weights(model, layer)  # before anything is run

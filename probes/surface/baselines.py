@@ -138,8 +138,6 @@ def baselines(
     """
     if table.texts is None:
         raise ValueError(f"table {table.name!r} has no texts; give text= when making it")
-    if twins < 0:
-        raise ValueError(f"twins={twins}: 0 or more")
     provenance: dict[str, Any] = {"versions": library_versions()}
     if model is None:
         return _finish(store, Baselines(text_digest(table), {}, True, provenance))

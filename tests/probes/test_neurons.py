@@ -215,7 +215,7 @@ def test_refusals(swept):
     model, findings, _ = swept
     with pytest.raises(KeyError, match="kind"):
         neurons(model, findings, block="century")
-    with pytest.raises(ValueError, match="at least one of each"):
+    with pytest.raises(ValueError, match="rotations=0: expected"):
         neurons(model, findings, rotations=0)
     with pytest.raises(ValueError, match="no probe reads or writes"):
         cosines(model, {}, [0, 1], ["y"])
