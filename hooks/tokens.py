@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graticule.hooks.ids import token_ids, vocabulary_of
 from graticule.hooks.protocols import HookedModel
 
 Inputs = Sequence[str] | Sequence[Sequence[int]] | Tensor
@@ -69,7 +70,7 @@ def tokenize(
     if isinstance(inputs, Tensor) or not isinstance(inputs[0], str):
         if prompt:
             raise ValueError("prompt= needs texts; token rows are used as they are")
-        rows = _ready_rows(inputs)
+        rows = _ready_rows(inputs, vocabulary_of(model))
     else:
         rows = _text_rows(model, cast("Sequence[str]", inputs), prompt, prepend_bos)
     n_ctx = int(getattr(model.cfg, "n_ctx", 0) or 0)
@@ -79,10 +80,10 @@ def tokenize(
     return rows
 
 
-def _ready_rows(inputs: Inputs) -> TokenRows:
-    rows = [np.asarray(row, dtype=np.int64) for row in inputs]
+def _ready_rows(inputs: Inputs, vocabulary: int | None) -> TokenRows:
+    rows = [token_ids(row, f"token row {i}", vocabulary) for i, row in enumerate(inputs)]
     for i, row in enumerate(rows):
-        if row.ndim != 1 or len(row) == 0:
+        if len(row) == 0:
             raise ValueError(f"token row {i} has shape {row.shape}; expected a non-empty list of token ids")
     return TokenRows(rows, [(0, len(row)) for row in rows], 0)
 

@@ -15,8 +15,10 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int
 
+from graticule.hooks.ids import check_range, token_ids, vocabulary_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.streams.corpora import Corpus
+from graticule.hooks.streams.so_far import ReadSoFar
 
 _log = logging.getLogger(__name__)
 
@@ -74,7 +76,11 @@ class ContextSettings:
             raise ValueError(f"context_size={size}: the model takes at most {n_ctx} tokens")
         if size < (1 if bos is None else 2):
             raise ValueError(f"context_size={size} leaves no room for a token beside BOS")
-        return cls(size, bos is not None, bos, _separator(separator, tokenizer) if joined else None, joined)
+        between = _separator(separator, tokenizer) if joined else None
+        for what, special in (("the BOS token", bos), ("separator", between)):
+            if special is not None:
+                token_ids([special], what, vocabulary_of(model))
+        return cls(size, bos is not None, bos, between, joined)
 
     def to_dict(self) -> dict[str, Any]:
         """The settings by name."""
@@ -83,13 +89,13 @@ class ContextSettings:
 
 def _size(corpus: Corpus, joined: bool, n_ctx: int) -> int:
     if corpus.tokenised and not joined:
-        first: Any = next(iter(corpus.documents(0)))
-        return min(len(first), n_ctx or len(first))
+        size = len(corpus.first())
+        return min(size, n_ctx or size)
     return min(_DEFAULT_SIZE, n_ctx or _DEFAULT_SIZE)
 
 
 def _separator(separator: Separator, tokenizer: Any) -> int | None:
-    if separator is None or isinstance(separator, int):
+    if separator is None or (isinstance(separator, int) and not isinstance(separator, bool)):
         return separator
     if separator not in ("bos", "eos", "sep"):
         raise ValueError(f"separator={separator!r}: expected 'bos', 'eos', 'sep', a token id or None")
@@ -115,10 +121,18 @@ class Contexts:
     """
 
     def __init__(
-        self, corpus: Corpus, tokenizer: Any, settings: ContextSettings, epochs: int | None = 1
+        self,
+        corpus: Corpus,
+        tokenizer: Any,
+        settings: ContextSettings,
+        epochs: int | None = 1,
+        vocabulary: int | None = None,
     ) -> None:
-        """`epochs` is how often the corpus is read; None is without end."""
+        """`epochs` is how often the corpus is read; None is without end. `vocabulary` is how many ids the
+        model has an embedding for."""
         self.corpus, self.tokenizer, self.settings, self.epochs = corpus, tokenizer, settings, epochs
+        self.vocabulary = vocabulary
+        self._so_far = ReadSoFar(corpus)
         self.epoch, self.document, self.offset = 0, 0, 0
         self._documents: Iterator[tuple[int, np.ndarray]] | None = None
         self._ids: np.ndarray | None = None
@@ -144,10 +158,12 @@ class Contexts:
         """Go to the next document, in the next epoch where one has ended."""
         while self.epochs is None or self.epoch < self.epochs:
             if self._documents is None:
-                self._documents = self.corpus.tokens(self.tokenizer, self.document)
+                watch = None if self.epoch else self._so_far.watch
+                self._documents = self.corpus.tokens(self.tokenizer, self.document, watch=watch)
             following = next(self._documents, None)
             if following is not None:
                 number, self._ids = following
+                check_range(self._ids, f"document {number} of {self.corpus.name}", self.vocabulary)
                 if number != self.document:
                     self.document, self.offset = number, 0
                 return True
@@ -155,6 +171,7 @@ class Contexts:
                 raise ValueError(
                     f"{self.corpus.name} does not fill one context of {self.settings.context_size} tokens"
                 )
+            self._so_far.finish(None)
             self.epoch, self.document, self.offset, self._documents = self.epoch + 1, 0, 0, None
             self._made, self._held = 0, 0
         return False
@@ -199,12 +216,19 @@ class Contexts:
         return ids[:size] if len(ids) >= size else None
 
     # Place -------------------------------------------------------------------------------------------
-    def state_dict(self) -> dict[str, int]:
-        """The place after the last context taken."""
-        return {"epoch": self.epoch, "document": self.document, "offset": self.offset, "made": self._made}
+    def state_dict(self) -> dict[str, Any]:
+        """The place after the last context taken, and a digest of all documents read for it."""
+        if self.epoch == 0:
+            self._so_far.finish(self.document + (self.offset > 0))
+        place = {"epoch": self.epoch, "document": self.document, "offset": self.offset, "made": self._made}
+        return {**place, **self._so_far.state_dict()}
 
-    def load_state_dict(self, state: Mapping[str, int]) -> None:
-        """Go on from a place."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a place.
+
+        **Raises** `ValueError` where the documents read until then are others now.
+        """
+        self._so_far.load_state_dict(state)
         self.epoch, self.document, self.offset = state["epoch"], state["document"], state["offset"]
         self._made, self._held = state["made"], 0
         self._documents, self._ids = None, None
@@ -227,4 +251,6 @@ def contexts(
     """
     read = Corpus.read(corpus, column)
     settings = ContextSettings.of(model, read, context_size, prepend_bos, separator, pack)
-    return Contexts(read, getattr(model, "tokenizer", None), settings).take(n)
+    return Contexts(read, getattr(model, "tokenizer", None), settings, vocabulary=vocabulary_of(model)).take(
+        n
+    )

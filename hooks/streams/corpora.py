@@ -8,17 +8,23 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 from torch import Tensor
 
-from graticule.hooks.streams.files import SUFFIXES, SampleBy, choose_column, file_documents, file_rows
-
-Document = str | np.ndarray
-"""A text, or its token ids."""
+from graticule.hooks.ids import token_ids
+from graticule.hooks.streams.documents import Document, Reader, as_documents, holds_ids
+from graticule.hooks.streams.files import (
+    SUFFIXES,
+    SampleBy,
+    choose_column,
+    file_documents,
+    file_rows,
+    other_column,
+)
 
 _BATCH = 256
 _CHARACTERS = 2**21
@@ -82,23 +88,35 @@ class Corpus:
         """Documents from number `start` on."""
         return self.open(start)
 
+    def first(self) -> Document:
+        """The first document that is not empty."""
+        return next(document for document in self.open(0) if len(document))
+
     def tokens(
-        self, tokenizer: Any = None, start: int = 0, batch: int = _BATCH
+        self,
+        tokenizer: Any = None,
+        start: int = 0,
+        batch: int = _BATCH,
+        watch: Callable[[int, bytes], None] | None = None,
     ) -> Iterator[tuple[int, np.ndarray]]:
         """`(document number, token ids [pos])` from document `start` on, tokenised `batch` texts at a time.
 
-        Texts get no special tokens; empty documents are passed over.
+        Texts get no special tokens; empty documents are passed over. `watch` is told the number and digest
+        of every document that is read, empty ones too, before its tokens are given.
 
         **Raises** `ValueError` where texts need a tokenizer and there is none.
         """
+        documents: Iterator[Document] = self.open(start)
+        if watch is not None:
+            documents = _watched(documents, start, watch)
         if self.tokenised:
-            for number, ids in enumerate(self.open(start), start):
+            for number, ids in enumerate(documents, start):
                 if len(ids):
-                    yield number, np.asarray(ids, dtype=np.int64)
+                    yield number, token_ids(ids, f"document {number} of {self.name}")
             return
         if tokenizer is None:
             raise ValueError(f"{self.name} holds texts and the model has no tokenizer; give token ids")
-        numbered = enumerate(cast("Iterator[str]", self.open(start)), start)
+        numbered = enumerate(cast("Iterator[str]", documents), start)
         for group in _groups(numbered, batch):
             numbers, texts = [n for n, _ in group], [t for _, t in group]
             # verbose: documents longer than the model are cut into contexts, which is no mistake
@@ -107,15 +125,35 @@ class Corpus:
                 if len(row):
                     yield number, np.array(row, dtype=np.int64)
 
+    def digests(self, start: int = 0) -> Iterator[bytes]:
+        """A digest of every document from number `start` on."""
+        return map(_digest, self.open(start))
+
     def identity(self) -> dict[str, Any]:
         """Size and a digest of the first documents: what a checkpoint compares."""
         digest = hashlib.sha256()
         for document in itertools.islice(self.open(0), _DIGESTED):
-            data = (
-                document.encode() if isinstance(document, str) else np.asarray(document, np.int64).tobytes()
-            )
+            data = _bytes(document)
             digest.update(len(data).to_bytes(8, "little") + data)
         return {"n_documents": self.n_documents, "digest": digest.hexdigest()[:16]}
+
+
+def _bytes(document: Document) -> bytes:
+    if isinstance(document, str):
+        return document.encode("utf-8", "surrogatepass")
+    return np.asarray(document, np.int64).tobytes()
+
+
+def _digest(document: Document) -> bytes:
+    return hashlib.sha256(_bytes(document)).digest()
+
+
+def _watched(
+    documents: Iterator[Document], start: int, watch: Callable[[int, bytes], None]
+) -> Iterator[Document]:
+    for number, document in enumerate(documents, start):
+        watch(number, _digest(document))
+        yield document
 
 
 def _groups(numbered: Iterator[tuple[int, str]], size: int) -> Iterator[list[tuple[int, str]]]:
@@ -141,15 +179,16 @@ def _of_path(path: Path, column: str | None, name: str, sample_by: SampleBy) -> 
             f"{path} does not exist; a single text goes in a list, a data set of the Hub through "
             "datasets.load_dataset(name, split=..., streaming=True)"
         )
+    if path.is_dir() and (path / "dataset_dict.json").exists():
+        parts = sorted(folder.name for folder in path.iterdir() if (folder / "state.json").is_file())
+        chosen = "train" if "train" in parts or not parts else parts[0]
+        raise ValueError(
+            f"{path} holds the parts {', '.join(parts)}: give one of them, as in {path / chosen}"
+        )
     if path.is_dir() and (path / "state.json").exists():
-        from datasets import Dataset, load_from_disk
+        from datasets import load_from_disk
 
-        loaded: Any = load_from_disk(str(path))
-        if not isinstance(loaded, Dataset):
-            raise ValueError(
-                f"{path} holds several splits ({', '.join(loaded)}); give one: load_from_disk(path)[split]"
-            )
-        return _of_dataset(loaded, column, name)
+        return _of_dataset(load_from_disk(str(path)), column, name)
     files = sorted(f for f in path.rglob("*") if f.suffix in SUFFIXES) if path.is_dir() else [path]
     return _of_files(files, column, name, sample_by)
 
@@ -161,27 +200,24 @@ def _of_files(files: Sequence[Path], column: str | None, name: str, sample_by: S
         if file.suffix not in SUFFIXES:
             raise ValueError(f"{file}: expected one of {', '.join(SUFFIXES)}")
     readers = [file_documents(f, column, sample_by) for f in files]
-    known = [file_rows(f) for f in files]
-    count = sum(n for n in known if n is not None) if None not in known else None
+    sizes = [file_rows(f) for f in files]
+    count = sum(n for n in sizes if n is not None) if None not in sizes else None
 
-    def documents(start: int) -> Iterator[Document]:
-        for reader, rows in zip(readers, known, strict=True):
+    def values(start: int) -> Iterator[Any]:
+        for reader, rows in zip(readers, sizes, strict=True):
             if rows is not None and start >= rows:
                 start -= rows
             elif rows is not None:
                 yield from reader(start)
                 start = 0
             else:
-                for document in reader(0):
+                for value in reader(0):
                     if start:
                         start -= 1
                     else:
-                        yield document
+                        yield value
 
-    first = next(documents(0), None)
-    if first is None:
-        raise ValueError(f"{name}: no document there")
-    return Corpus(name, not isinstance(first, str), count, documents)
+    return _corpus(name, count, values)
 
 
 def _of_dataset(dataset: Any, column: str | None, name: str | None) -> Corpus:
@@ -192,25 +228,20 @@ def _of_dataset(dataset: Any, column: str | None, name: str | None) -> Corpus:
     sample = next(iter(dataset.take(1)), None)
     if sample is None:
         raise ValueError(f"{found}: no document there")
-    chosen = choose_column(list(sample), column, found)
-    tokenised = not isinstance(sample[chosen], str)
+    present = list(sample)
+    chosen = choose_column(present, column, found)
     dataset = dataset.select_columns([chosen])
     length: int | None = len(dataset) if hasattr(dataset, "__len__") else None
 
-    def documents(start: int) -> Iterator[Document]:
+    def values(start: int) -> Iterator[Any]:
         if length is None:
             for row in dataset.skip(start) if start else dataset:
-                yield _document(row[chosen], tokenised)
+                yield row[chosen]
             return
         for at in range(start, length, _BATCH):
-            for value in dataset[at : at + _BATCH][chosen]:
-                yield _document(value, tokenised)
+            yield from dataset[at : at + _BATCH][chosen]
 
-    return Corpus(found, tokenised, length, documents)
-
-
-def _document(value: Any, tokenised: bool) -> Document:
-    return np.asarray(value, dtype=np.int64) if tokenised else str(value or "")
+    return _corpus(found, length, values, f"column {chosen!r} of {found}", other_column(present, chosen))
 
 
 def _of_array(array: Any, name: str | None) -> Corpus:
@@ -219,7 +250,7 @@ def _of_array(array: Any, name: str | None) -> Corpus:
         raise ValueError(
             f"token ids of shape {ids.shape} and type {ids.dtype}; expected integers [document, pos]"
         )
-    return _listed(list(ids.astype(np.int64)), True, name or "token ids")
+    return _corpus(name or "token ids", len(ids), lambda start: iter(ids[start:]))
 
 
 def _of_list(source: Sequence[Any], column: str | None, name: str | None, sample_by: SampleBy) -> Corpus:
@@ -227,13 +258,17 @@ def _of_list(source: Sequence[Any], column: str | None, name: str | None, sample
         raise ValueError("no documents: give at least one")
     if all(isinstance(d, Path) for d in source):
         return _of_files(list(source), column, name or str(Path(source[0]).parent), sample_by)
-    kinds = {isinstance(d, str) for d in source}
-    if len(kinds) > 1:
+    if len({isinstance(d, str) for d in source if d is not None}) > 1:
         raise TypeError("texts and token rows are mixed; give one or the other")
-    if kinds == {True}:
-        return _listed(source, False, name or "texts")
-    return _listed([np.asarray(d, dtype=np.int64) for d in source], True, name or "token ids")
+    found = _corpus(name or "the list", len(source), lambda start: iter(source[start:]))
+    return found if name else replace(found, name="token ids" if found.tokenised else "texts")
 
 
-def _listed(documents: Sequence[Any], tokenised: bool, name: str) -> Corpus:
-    return Corpus(name, tokenised, len(documents), lambda start: iter(documents[start:]))
+def _corpus(
+    name: str, count: int | None, values: Reader, where: str | None = None, offer: str = ""
+) -> Corpus:
+    """A corpus of what `values` reads, judged by its first documents; `where` is its name in messages."""
+    tokenised = holds_ids(values(0), where or name, offer)
+    return Corpus(
+        name, tokenised, count, lambda start: as_documents(values(start), tokenised, where or name, start)
+    )

@@ -1,13 +1,12 @@
-"""Documents in files: text, JSON lines and Parquet, read piece by piece."""
+"""Documents in files: text, JSON lines and Parquet, read piece by piece; what is wrong is told by file and
+line."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
+from typing import Any, Literal, cast
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 """Kinds of files that a corpus reads."""
@@ -17,15 +16,13 @@ SampleBy = Literal["line", "paragraph", "document"]
 
 _ROWS = 1024
 _COLUMNS = ("tokens", "input_ids", "text", "problem")  # SAELens's, in its order
+_BOM = b"\xef\xbb\xbf"
+_WIDE = (b"\xff\xfe", b"\xfe\xff")
 
 
 def file_rows(file: Path) -> int | None:
     """How many documents a file holds, where it says so (Parquet)."""
-    if file.suffix != ".parquet":
-        return None
-    import pyarrow.parquet as parquet
-
-    return int(parquet.ParquetFile(file).metadata.num_rows)
+    return None if file.suffix != ".parquet" else int(_open_parquet(file).metadata.num_rows)
 
 
 def file_documents(file: Path, column: str | None, sample_by: SampleBy) -> Callable[[int], Iterator[Any]]:
@@ -34,7 +31,7 @@ def file_documents(file: Path, column: str | None, sample_by: SampleBy) -> Calla
     **Raises** `ValueError` where a table has none of the columns.
     """
     if file.suffix == ".parquet":
-        chosen = _parquet_column(file, column)
+        chosen = choose_column(_open_parquet(file).schema_arrow.names, column, str(file))
         return lambda start: _parquet(file, chosen, start)
     if file.suffix == ".jsonl":
         return lambda _start: _json_lines(file, column)
@@ -52,64 +49,112 @@ def choose_column(present: Sequence[str], column: str | None, where: str) -> str
     return chosen
 
 
-def _parquet_column(file: Path, column: str | None) -> str:
+def other_column(present: Sequence[str], chosen: str) -> str:
+    """What to write where the chosen column is no corpus and there is a column of texts beside it."""
+    texts = next((c for c in ("text", "problem", "content") if c in present and c != chosen), None)
+    return "" if texts is None else f"; is it column={texts!r}?"
+
+
+# Parquet -----------------------------------------------------------------------------------------------
+def _open_parquet(file: Path) -> Any:
+    import pyarrow as pa
     import pyarrow.parquet as parquet
 
-    return choose_column(parquet.ParquetFile(file).schema_arrow.names, column, str(file))
+    try:
+        return parquet.ParquetFile(file)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{file} is no Parquet file, or damaged ({_first_line(error)})") from error
 
 
 def _parquet(file: Path, column: str, start: int) -> Iterator[Any]:
-    """Documents of a Parquet file; row groups before `start` are not read."""
-    import pyarrow.parquet as parquet
+    """Values of a Parquet file's column; row groups before `start` are not read."""
+    import pyarrow as pa
 
-    table: Any = parquet.ParquetFile(file)
+    table = _open_parquet(file)
     sizes = [table.metadata.row_group(i).num_rows for i in range(table.metadata.num_row_groups)]
     first = 0
     while first < len(sizes) and start >= sizes[first]:
         start -= sizes[first]
         first += 1
-    for batch in table.iter_batches(_ROWS, row_groups=range(first, len(sizes)), columns=[column]):
-        values = batch.column(0)
-        if start >= len(values):
-            start -= len(values)
-            continue
-        for value in values.slice(start).to_pylist():
-            yield np.asarray(value, dtype=np.int64) if isinstance(value, list) else str(value or "")
-        start = 0
+    try:
+        for batch in table.iter_batches(_ROWS, row_groups=range(first, len(sizes)), columns=[column]):
+            values = batch.column(0)
+            yield from values.slice(start).to_pylist()
+            start = max(0, start - len(values))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{file} is damaged ({_first_line(error)})") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+# Lines -------------------------------------------------------------------------------------------------
+def _lines(file: Path) -> Iterator[tuple[int, str]]:
+    """Lines of UTF-8 with their numbers, parted by newlines alone (as editors count), a BOM left out."""
+    with open(file, "rb") as raw:
+        for number, line in enumerate(raw, 1):
+            if number == 1 and line.startswith(_WIDE):
+                raise ValueError(f"{file} is UTF-16, not UTF-8: save it as UTF-8 (iconv -f utf-16 -t utf-8)")
+            try:
+                yield number, line.removeprefix(_BOM if number == 1 else b"").decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{file}, line {number} is not UTF-8 (byte 0x{line[error.start]:02x}): save the file as "
+                    "UTF-8 (iconv -f cp1252 -t utf-8, if it is from Windows)"
+                ) from error
 
 
 def _json_lines(file: Path, column: str | None) -> Iterator[Any]:
+    """A value a line: the column of an object, or the line's own string or list of ids."""
     chosen: str | None = None
-    with open(file, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            row = json.loads(line)
-            if chosen is None:
-                chosen = choose_column(list(row), column, f"{file}, line {number}")
-            if chosen not in row:
-                raise ValueError(f"{file}, line {number}: no {chosen!r}")
-            value = row[chosen]
-            yield np.asarray(value, dtype=np.int64) if isinstance(value, list) else str(value or "")
+    for number, line in _lines(file):
+        if not line.strip():
+            continue
+        row = _parsed(file, number, line)
+        if not isinstance(row, dict):
+            yield row
+            continue
+        entries = cast("dict[str, Any]", row)
+        if chosen is None:
+            chosen = choose_column(list(entries), column, f"{file}, line {number}")
+        if chosen not in entries:
+            raise ValueError(f"{file}, line {number}: no {chosen!r}")
+        yield entries[chosen]
+
+
+def _parsed(file: Path, number: int, line: str) -> Any:
+    array = line.lstrip().startswith("[")
+    hint = "write one object a line, not an array (pandas: to_json(file, orient='records', lines=True))"
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        reason = hint if array else "mend the line, or take it out; was the file cut off?"
+        raise ValueError(
+            f"{file}, line {number} is no whole JSON value ({error.msg} at column {error.colno}); {reason}"
+        ) from error
+    if array and row and isinstance(row[0], dict):
+        raise ValueError(f"{file}, line {number}: {hint}")
+    return row
 
 
 def _text(file: Path, sample_by: SampleBy) -> Iterator[str]:
     """Documents of a text file, without line ends at their own; blank lines and paragraphs are none."""
-    if sample_by == "document":
-        yield file.read_text(encoding="utf-8")
-        return
-    if sample_by not in ("line", "paragraph"):
+    if sample_by not in ("line", "paragraph", "document"):
         raise ValueError(f"sample_by={sample_by!r}: expected 'line', 'paragraph' or 'document'")
-    held: list[str] = []
-    with open(file, encoding="utf-8") as lines:
-        for line in lines:
-            if sample_by == "line":
-                if line.strip():
-                    yield line.rstrip("\n")
-            elif line.strip():
-                held.append(line)
-            elif held:
-                yield "".join(held).rstrip("\n")
-                held = []
-    if held:
-        yield "".join(held).rstrip("\n")
+    lines = (line[:-2] + "\n" if line.endswith("\r\n") else line for _, line in _lines(file))
+    if sample_by == "document":
+        yield "".join(lines)
+        return
+    paragraph: list[str] = []
+    for line in lines:
+        if sample_by == "line":
+            if line.strip():
+                yield line.rstrip("\n")
+        elif line.strip():
+            paragraph.append(line)
+        elif paragraph:
+            yield "".join(paragraph).rstrip("\n")
+            paragraph = []
+    if paragraph:
+        yield "".join(paragraph).rstrip("\n")

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from graticule.hooks.identity import model_identity
+from graticule.hooks.ids import vocabulary_of
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.protocols import HookedModel, device_of, dtype_of
 from graticule.hooks.running.packing import packed
@@ -104,7 +105,7 @@ class LiveStream(BaseStream):
         self._buffer = MixingBuffer(
             self.widths, room, self.dtype, device_of(model) if device is None else device
         )
-        self._contexts = Contexts(self.corpus, self._tokenizer, self.contexts, epochs)
+        self._contexts = Contexts(self.corpus, self._tokenizer, self.contexts, epochs, vocabulary_of(model))
         self._ran = self._drawn = self._produced = 0
         self._ended = self._told = False
         self._progress = progress
@@ -138,6 +139,8 @@ class LiveStream(BaseStream):
     def sample(self, n: int, seed: int = 0) -> dict[str, Tensor]:
         """Up to `n` of the rows now in the buffer, scaled as batches are; the batches to come stay."""
         self._fill()
+        if self._buffer.held == 0 and self._drawn == 0:
+            self._tell_end()
         return self._scaled(self._buffer.sample(n, np.random.default_rng(seed)))
 
     def _mean_norms(self) -> dict[str, float]:
@@ -145,9 +148,16 @@ class LiveStream(BaseStream):
         return self._buffer.mean_norms()
 
     def _tell_end(self) -> None:
+        if self._drawn == 0 and self._ran == 0:
+            joined = "" if self.contexts.pack else ", or pack=True, which joins documents"
+            raise ValueError(
+                f"{self.corpus.name} does not fill one context of {self.contexts.context_size} tokens: give "
+                f"more text or a smaller context_size={joined}"
+            )
         if self._drawn == 0:
             raise ValueError(
-                f"{self.corpus.name} gives {self._produced} rows, fewer than one batch of {self.batch_size}"
+                f"{self.corpus.name} gives {self._produced} rows, fewer than one batch of {self.batch_size}: "
+                "give more text or a smaller batch_size"
             )
         if self._n_batches is not None and not self._told:
             _log.warning(
@@ -275,7 +285,7 @@ class LiveStream(BaseStream):
         """Whether contexts begin with BOS: prepended, or there in token rows already."""
         if self.contexts.prepend_bos or not self.corpus.tokenised or self.contexts.pack:
             return self.contexts.prepend_bos
-        first: Any = next(iter(self.corpus.documents(0)))
+        first: Any = self.corpus.first()
         return bool(first[0] == getattr(self._tokenizer, "bos_token_id", None))
 
     def __repr__(self) -> str:

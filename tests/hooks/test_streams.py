@@ -378,6 +378,40 @@ def test_samples_do_not_move_a_live_stream(live):
     assert len(live().sample(10_000)[POINTS[0]]) >= 96
 
 
+@pytest.mark.parametrize("texts", [["oslo"], ["the city of oslo"] * 50], ids=["one", "short"])
+def test_a_corpus_that_fills_no_context_is_named_with_its_size(tiny, texts):
+    stream = LiveStream(tiny, texts, POINTS[0], 8, context_size=32, buffer_tokens=16, pack=False)
+    for look in (lambda: stream.sample(4), lambda: next(stream)):
+        with pytest.raises(ValueError, match=r"texts does not fill one context of 32 tokens.*pack=True"):
+            look()
+
+
+@pytest.mark.parametrize(("epochs", "batches"), [(1, 40), (3, 120)])
+def test_a_corpus_changed_anywhere_before_the_place_is_not_gone_on_from(tiny, epochs, batches):
+    texts = corpus(60)
+    made = {"context_size": 8, "buffer_tokens": 32, "epochs": epochs, "token_budget": 64}
+
+    def fresh(texts):
+        return LiveStream(tiny, texts, POINTS[0], 16, **made)
+
+    stream = fresh(texts)
+    for _ in range(batches):
+        next(stream)
+    state = through_json(stream.state_dict())
+    read = state["place"]["documents_read"]
+    assert (18 < read < 60) if epochs == 1 else read == 60
+    rest = next(stream)[POINTS[0]]
+    for changed in (17, read - 1):
+        others = [*texts[:changed], texts[changed] + " oslo", *texts[changed + 1 :]]
+        with pytest.raises(ValueError, match=f"texts has changed within the {read} documents read so far"):
+            fresh(others).load_state_dict(state)
+    same = fresh(texts)
+    same.load_state_dict(state)
+    assert torch.equal(next(same)[POINTS[0]], rest)
+    if epochs == 1:  # what was not read yet may be another
+        fresh([*texts[:read], *(t + " oslo" for t in texts[read:])]).load_state_dict(state)
+
+
 def test_dtype_of_the_rows(live):
     wide, half = live(POINTS[3:]), live(POINTS[3:], dtype="bfloat16")
     for a, b in zip(wide, half, strict=True):

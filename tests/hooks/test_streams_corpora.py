@@ -100,6 +100,147 @@ def test_what_is_no_corpus_is_refused_with_a_reason(tmp_path):
     assert list(Corpus.read(tmp_path / "b.jsonl", "body").documents()) == ["hello"]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_missing_and_empty_texts_are_passed_over_wherever_they_stand(kind, tmp_path, tiny):
+    """Also first, where the corpus is judged by the documents that are there."""
+    texts = [None, "", TEXTS[0], None, *TEXTS[1:]]
+    if kind == "txt":
+        (tmp_path / "a.txt").write_text("\n\n" + "\n".join(TEXTS))
+        texts, source = TEXTS, tmp_path / "a.txt"
+    elif kind == "jsonl":
+        (tmp_path / "a.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in texts))
+        source = tmp_path / "a.jsonl"
+    elif kind in ("parquet", "folder"):
+        pd.DataFrame({"text": texts}).to_parquet(tmp_path / "a.parquet", row_group_size=4)
+        source = tmp_path if kind == "folder" else tmp_path / "a.parquet"
+    elif kind == "list":
+        source = texts
+    else:
+        from datasets import Dataset
+
+        source = Dataset.from_dict({"text": texts})
+        source = source.to_iterable_dataset() if kind == "streaming" else source
+    corpus = Corpus.read(source)
+    assert not corpus.tokenised and list(corpus.documents()) == [t or "" for t in texts]
+    got = [n for n, _ in corpus.tokens(tiny.tokenizer)]
+    assert got == [n for n, text in enumerate(texts) if text]
+
+
+MESSAGES = [[{"role": "user", "content": "hello"}]]
+
+
+@pytest.mark.parametrize(
+    ("columns", "column", "words"),
+    [
+        (
+            {"tokens": [["the", "city"]], "text": ["a"]},
+            None,
+            r"'tokens'.*words \['the', 'city'\].*column='text'",
+        ),
+        ({"messages": MESSAGES}, "messages", r"'messages'.*conversation.*apply_chat_template"),
+        ({"text": [None, None]}, None, "2 documents, no text"),
+        ({"text": [3, 4]}, None, "is int 3, neither a text nor token ids"),
+        ({"input_ids": [[1.0, 2.5]]}, None, r"position 0: 1.0 is float; token ids are whole numbers"),
+        ({"input_ids": [[True, False]]}, None, r"True is bool"),
+        ({"input_ids": [[4, 5], [4, -100]]}, None, r"document 1 .*position 1: id -100 has no embedding"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["dataset", "streaming", "parquet", "jsonl"])
+def test_columns_that_are_no_corpus_are_named_with_a_way_out(columns, column, words, kind, tmp_path):
+    from datasets import Dataset
+
+    source = Dataset.from_dict(columns)
+    if kind in ("parquet", "jsonl"):  # files are named, not their columns
+        file = tmp_path / f"a.{kind}"
+        source.to_parquet(str(file)) if kind == "parquet" else source.to_json(str(file))
+        source = file
+        words = words.replace("'tokens'.*", "").replace("'messages'.*", "").replace(".*column='text'", "")
+    if kind == "streaming":
+        source = source.to_iterable_dataset()
+    with pytest.raises(ValueError, match=words):
+        list(Corpus.read(source, column).documents())
+
+
+def test_documents_of_two_kinds_are_refused(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "hello"}\n{"text": [1, 2]}\n')
+    with pytest.raises(ValueError, match=r"document 1 of .*a\.jsonl is token ids where the others are texts"):
+        list(Corpus.read(tmp_path / "a.jsonl").documents())
+
+
+def test_a_folder_of_parts_names_them(tmp_path):
+    from datasets import Dataset, DatasetDict
+
+    part = Dataset.from_dict({"text": TEXTS})
+    DatasetDict({"valid": part, "train": part}).save_to_disk(str(tmp_path / "both"))
+    with pytest.raises(ValueError, match=r"parts train, valid: .* as in .*both/train"):
+        Corpus.read(tmp_path / "both")
+    assert len(list(Corpus.read(tmp_path / "both" / "train").documents())) == len(TEXTS)
+
+
+def test_lines_are_parted_by_newlines_alone(tmp_path):
+    lines = ["the city\u2028of oslo", "a\x0cb", "c\x85d\re", "last"]
+    for end in ("\n", "\r\n"):
+        (tmp_path / "a.txt").write_bytes(("\ufeff" + end.join(lines)).encode())
+        assert list(Corpus.read(tmp_path / "a.txt").documents()) == lines
+    (tmp_path / "a.jsonl").write_bytes(
+        b"\xef\xbb\xbf" + "\r\n".join(json.dumps(t, ensure_ascii=False) for t in lines).encode()
+    )
+    assert list(Corpus.read(tmp_path / "a.jsonl").documents()) == lines
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.txt", "oslo\nCôte\n".encode("cp1252"), r"a\.txt, line 2 is not UTF-8 \(byte 0xf4\).*iconv"),
+        ("a.txt", "oslo\n".encode("utf-16"), r"a\.txt is UTF-16.*save it as UTF-8"),
+        ("a.jsonl", '{"text": "Côte"}'.encode("cp1252"), r"a\.jsonl, line 1 is not UTF-8"),
+        ("a.jsonl", b'"oslo"\n{"text": "li', r"a\.jsonl, line 2 is no whole JSON value.*cut off"),
+        ("a.jsonl", b'[{"text": "oslo"},\n{"text": "lima"}]', r"a\.jsonl, line 1 .*one object a line"),
+        ("a.jsonl", b'[{"text": "oslo"}, {"text": "lima"}]', r"a\.jsonl, line 1: .*one object a line"),
+        ("a.parquet", b"PAR1 and then nothing", r"a\.parquet is no Parquet file"),
+    ],
+)
+def test_files_that_cannot_be_read_are_named_with_line_and_way_out(name, content, words, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=words):
+        list(Corpus.read(tmp_path / name).documents())
+
+
+@pytest.mark.parametrize("bad", [-100, -1, "vocabulary", 5000, 6.7, True])
+def test_ids_without_an_embedding_are_refused_at_every_door(tiny, bad):
+    """Row, position, id and the vocabulary's size are named."""
+    from graticule import capture
+    from graticule.hooks.streams.live import LiveStream
+
+    size = tiny.cfg.d_vocab
+    bad = size if bad == "vocabulary" else bad
+    rows = [[5, 6, 7], [5, bad, 7]]
+    words = rf"1.*, position 1: .*{bad}"
+    for door in (
+        lambda: capture(tiny, rows),
+        lambda: contexts(tiny, rows, 2),
+        lambda: list(LiveStream(tiny, rows, "resid_pre", 2, exclude_special=False)),
+        lambda: contexts(tiny, [[1, 2], rows[1]], 9, context_size=2, pack=True),
+    ):
+        with as_installed(), pytest.raises(ValueError, match=words) as error:
+            door()
+        assert not isinstance(bad, int) or bad < size or str(size) in str(error.value)
+    for separator in (-1, size):
+        with pytest.raises(ValueError, match=f"separator, position 0: id {separator} has no embedding"):
+            contexts(tiny, TEXTS, 1, separator=separator)
+
+
+def test_ids_are_read_from_every_kind_of_row(tiny):
+    """As the model itself reads them."""
+    from graticule.hooks.ids import token_ids, vocabulary_of
+
+    assert vocabulary_of(tiny) == tiny.W_E.shape[0]
+    for row in ([1, 2], (1, 2), np.array([1, 2], np.uint16), torch.tensor([1, 2]), [np.int32(1), 2]):
+        got = token_ids(row, "row", 3)
+        assert got.dtype == np.int64 and got.tolist() == [1, 2]
+    assert token_ids([], "row").shape == (0,)
+
+
 def test_documents_are_tokenised_in_batches_as_one_by_one(tiny):
     corpus = Corpus.read([TEXTS[0], "", *TEXTS[1:]])
     one_by_one = [tiny.to_tokens(t, prepend_bos=False, truncate=False)[0].numpy() for t in TEXTS]
@@ -142,7 +283,7 @@ def test_contexts_are_those_of_saelens_to_the_token(pack):
         settings = ContextSettings(size, bos is not None, bos, separator, pack)
         source = Contexts(corpus, None, settings)
         # texts after tokenising: what `tokens` would give
-        object.__setattr__(corpus, "tokens", lambda _t, s, d=documents: enumerate(d[s:], s))
+        object.__setattr__(corpus, "tokens", lambda _t, s, watch, d=documents: enumerate(d[s:], s))
         expected = of_saelens(documents, size, bos, separator, pack)
         got = source.take(10_000)
         assert len(got) == len(expected)
