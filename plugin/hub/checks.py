@@ -1,4 +1,4 @@
-"""The words given to a push, checked before anything is read or asked: branch, licence, model; no tokens."""
+"""The words given to a push, checked before anything is read: folder, branch, licence, model; no tokens."""
 
 from __future__ import annotations
 
@@ -21,8 +21,28 @@ other pddl postgresql unknown unlicense wtfpl zlib
 LICENCES = frozenset(_LICENCES.split())
 """The Hub's identifiers."""
 
+_LONGEST = 200
+"""Bytes of a folder's name."""
+_ID = re.compile(r"[A-Za-z0-9_][\w.=+-]*(/[A-Za-z0-9_][\w.=+-]*)*")
 _BRANCH = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)*", re.ASCII)
 _MODEL = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+
+
+def check_id(name: str) -> str:
+    """`name`, if it can be a folder of a repository.
+
+    **Raises** `ValueError` otherwise.
+    """
+    if not _ID.fullmatch(name):
+        raise ValueError(
+            f"sae_id={without_secrets(name)!r}: expected letters, digits, '_', '-', '.', '=' and '+', '/' "
+            "between folders, e.g. blocks.9.hook_resid_post"
+        )
+    if long := [part for part in name.split("/") if len(part.encode()) > _LONGEST]:
+        raise ValueError(f"sae_id={name[:40]!r}…: {long[0][:20]!r}… is longer than {_LONGEST} bytes")
+    if name.split("/")[0].casefold() == "readme.md":
+        raise ValueError(f"sae_id={name!r}: README.md is the repository's card; choose another folder")
+    return name
 
 
 def check_words(

@@ -44,6 +44,13 @@ class SaeFacts:
         """SAELens's metadata in `cfg.json`."""
         return cast("Mapping[str, Any]", self.cfg.get("metadata") or {})
 
+    @property
+    def tokens(self) -> Any:
+        """How many tokens it was trained on: a run's own count before what was asked for; None if unknown."""
+        trained = look((self.metadata,), ("graticule",)) or {}
+        counted = look((self.run, trained.get("training") or {}), ("tokens", "training_tokens"))
+        return counted or self.find("tokens", "training_tokens", "n_tokens", "total_training_samples")
+
     def find(self, *names: str) -> Any:
         """The first setting of one of these names, in the SAE's own files before the run's; else None."""
         return look((self.metadata, self.cfg, self.runner, self.run), names)

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from graticule.hub.cards.card import card
 from graticule.hub.checks import check_words
 from graticule.hub.facts import SaeFacts, hub_model
-from graticule.hub.layout import NAMES, Subject, gather
+from graticule.hub.layout import gather
 from graticule.hub.readback import read_back, tensors_of
 from graticule.hub.remote import MAIN, Head, Hub, HubError, ReadBackError, check_repo
 from graticule.hub.result import Push
+from graticule.hub.subject import NAMES, Subject
 
 if TYPE_CHECKING:
     from graticule.hub.layout import Pushed

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from graticule.hooks.artifact import sha256
 from graticule.hub.facts import SaeFacts
-from graticule.hub.layout import Subject
 from graticule.hub.outgoing import digest
 from graticule.hub.remote import MAIN, Hub
+from graticule.hub.subject import Subject
 
 
 def tensors_of(subject: Subject) -> dict[str, Tensor]:

@@ -18,11 +18,13 @@ from graticule import RidgeProbe, sweep
 from graticule.hooks.artifact import ArtifactError
 from graticule.hub.cards.card import card
 from graticule.hub.cards.density import density_png
+from graticule.hub.checks import check_id
 from graticule.hub.facts import SaeFacts, histogram, hub_dataset, look
-from graticule.hub.layout import Subject, check_id, gather
+from graticule.hub.layout import gather
 from graticule.hub.private import shorten
 from graticule.hub.readback import differences
 from graticule.hub.remote import check_repo, masked
+from graticule.hub.subject import Subject
 from graticule.probes.estimators.pretrained import judged_by
 from graticule.saes import Run
 from graticule.sims.planted import planted

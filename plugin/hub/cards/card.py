@@ -10,22 +10,27 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from graticule.hooks.visible import visible
+from graticule.hub.cards import markdown
 from graticule.hub.cards import probe as probe_card
 from graticule.hub.cards import sae as sae_card
-from graticule.hub.cards.markdown import is_number, table
+from graticule.hub.cards.markdown import code, is_number, table
 from graticule.hub.checks import check_licence
 from graticule.hub.facts import ProbeFacts, SaeFacts
-from graticule.hub.layout import Subject
 from graticule.hub.remote import MAIN
+from graticule.hub.subject import Subject
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
 
 TAGS = ("sparse-autoencoder", "linear-probe", "mechanistic-interpretability", "graticule")
 _PART = re.compile(
-    r"<!-- graticule:begin (?P<id>\S+) \| (?P<line>.*?) -->\n.*?<!-- graticule:end (?P=id) -->\n?", re.DOTALL
+    r"^<!-- graticule:begin (?P<id>\S+) \| (?P<line>[^\n]*) -->\n.*?^<!-- graticule:end (?P=id) -->(?:\n|\Z)",
+    re.DOTALL | re.MULTILINE,
 )
-_LIST = re.compile(r"<!-- graticule:list -->\n.*?<!-- graticule:end-list -->\n?", re.DOTALL)
+_LIST = re.compile(
+    r"^<!-- graticule:list -->\n.*?^<!-- graticule:end-list -->(?:\n|\Z)", re.DOTALL | re.MULTILINE
+)
 
 
 def card(
@@ -47,7 +52,7 @@ def card(
 
     old = _parsed(existing)
     front = _front(repo, subjects, licence, old.data if old is not None else None)
-    text = old.text if old is not None else f"\n# {repo.split('/')[1]}\n\n"
+    text = old.text if old is not None else f"\n# {markdown.text(repo.split('/')[1])}\n\n"
     known = str(front.license) if front.license else None
     for subject in subjects:
         text = _put(text, subject.id, *_part(repo, subject, revision, known))
@@ -63,7 +68,7 @@ def _parsed(existing: str | None) -> Any:
     if existing is None or not existing.strip():
         return None
     try:
-        return ModelCard(existing)
+        return ModelCard(existing.replace("\r\n", "\n"))
     except (ValueError, TypeError, yaml.YAMLError) as error:
         raise ValueError(
             f"the front matter of the README.md that is there cannot be read ({error}): mend it first"
@@ -80,8 +85,8 @@ def _part(repo: str, subject: Subject, revision: str, licence: str | None) -> tu
 
 
 def _put(text: str, name: str, line: str, part: str) -> str:
-    line = line.replace("-->", "").replace("\n", " ")
-    block = f"<!-- graticule:begin {name} | {line} -->\n{part}\n<!-- graticule:end {name} -->\n"
+    hidden = line.replace("&", "&amp;").replace(">", "&gt;")  # so that it ends no comment
+    block = f"<!-- graticule:begin {name} | {hidden} -->\n{part}\n<!-- graticule:end {name} -->\n"
     for found in _PART.finditer(text):
         if found["id"] == name:
             return text[: found.start()] + block + text[found.end() :]
@@ -90,7 +95,7 @@ def _put(text: str, name: str, line: str, part: str) -> str:
 
 def _listed(text: str) -> str:
     """The list of parts, brought up to date; put before the first part if there is none yet."""
-    rows = [(f"`{found['id']}`", found["line"]) for found in _PART.finditer(text)]
+    rows = [(code(found["id"]), _line(found["line"])) for found in _PART.finditer(text)]
     lines = "\n".join(table(("id", "what it is"), rows))
     block = f"<!-- graticule:list -->\n{lines}\n<!-- graticule:end-list -->\n"
     if found := _LIST.search(text):
@@ -98,6 +103,11 @@ def _listed(text: str) -> str:
     first = _PART.search(text)
     at = first.start() if first is not None else len(text)
     return f"{text[:at].rstrip()}\n\n{block}\n{text[at:]}"
+
+
+def _line(hidden: str) -> str:
+    """What a part's own mark says of it, as the list shows it."""
+    return hidden.replace("&gt;", ">").replace("&amp;", "&")
 
 
 # Front matter -------------------------------------------------------------------------------------
@@ -149,7 +159,7 @@ def _results(subject: Subject) -> list[EvalResult]:
         figures = [(key, name, facts.evaluation.get(key)) for key, name, _ in sae_card.EVALUATION]
     else:
         on, figures = facts.judged.get("table"), _probe_figures(facts)
-    name = on if isinstance(on, str) and on else "text"
+    name = (visible(on) if isinstance(on, str) else "") or "text"
     dataset = name if name == _dataset(subject) else "custom"
     return [
         EvalResult(

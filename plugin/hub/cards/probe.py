@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
-from graticule.hub.cards.markdown import is_number, number, python, table
+from graticule.hub.cards.markdown import code, is_number, number, python, table, text
 from graticule.hub.facts import ProbeFacts
 from graticule.hub.remote import MAIN
 
@@ -13,8 +13,10 @@ from graticule.hub.remote import MAIN
 def summary(facts: ProbeFacts) -> str:
     """One line for the list of what a repository holds."""
     verdict = cast("Mapping[str, Any]", facts.judged.get("verdict") or {})
-    judged = f"; {verdict['words']}, gain {number(verdict.get('gain'))} R²" if verdict else "; not judged"
-    return f"ridge probe of {_targets(facts)} at `{facts.manifest.get('hook_name')}`{judged}"
+    judged = (
+        f"; {text(verdict['words'])}, gain {number(verdict.get('gain'))} R²" if verdict else "; not judged"
+    )
+    return f"ridge probe of {_targets(facts)} at {_hook(facts)}{judged}"
 
 
 def section(
@@ -22,17 +24,16 @@ def section(
 ) -> str:
     """The probe's part of the card as Markdown, from its facts alone."""
     judged = facts.judged
-    model = f"`{judged.get('model') or 'a model that its folder does not name'}`"
+    model = code(judged["model"]) if judged.get("model") else "a model that its folder does not name"
     if facts.base_model is not None:
         model = f"[{model}](https://huggingface.co/{facts.base_model})"
     on = f", fitted on {number(facts.manifest.get('n_rows'))} rows"
-    on += f" of the table `{judged['table']}`" if judged.get("table") else ""
+    on += f" of the table {code(judged['table'])}" if judged.get("table") else ""
     at = f', revision="{revision}"' if revision != MAIN else ""
     lines = [
-        f"## {probe_id}",
+        f"## {text(probe_id)}",
         "",
-        f"A linear (ridge) probe that reads {_targets(facts)} from `{facts.manifest.get('hook_name')}` of "
-        f"{model}{on}.",
+        f"A linear (ridge) probe that reads {_targets(facts)} from {_hook(facts)} of {model}{on}.",
         "",
         *python(
             "from graticule import RidgeProbe",
@@ -61,10 +62,15 @@ def section(
     return "\n".join(lines)
 
 
+def _hook(facts: ProbeFacts) -> str:
+    name = facts.manifest.get("hook_name")
+    return code(name) if name else "a hook point that its manifest does not name"
+
+
 def _targets(facts: ProbeFacts) -> str:
     names = list(facts.manifest.get("target_names") or [])
     units = [*(facts.manifest.get("units") or []), *([None] * len(names))]
-    shown = [f"{n} ({u})" if u else str(n) for n, u in zip(names, units, strict=False)]
+    shown = [text(f"{n} ({u})" if u else n) for n, u in zip(names, units, strict=False)]
     return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")
 
 
@@ -88,9 +94,9 @@ def _verdict(facts: ProbeFacts) -> list[str]:
         ("limit of detection", *_limit(facts)),
         ("clusters of test rows", number(verdict["clusters"]), ""),
     ]
-    warned = [f"- warning: {w}" for w in verdict.get("warnings") or []]
+    warned = [f"- warning: {text(w)}" for w in verdict.get("warnings") or []]
     return [
-        f"**{verdict['words']}**",
+        f"**{text(verdict['words'])}**",
         "",
         *table(("figure", "value", "what it is"), rows),
         *(["", *warned] if warned else []),
@@ -110,8 +116,8 @@ def _surface(facts: ProbeFacts) -> list[str]:
     baselines = cast("Mapping[str, Mapping[str, Any]]", facts.judged.get("baselines") or {})
     rows = [
         (
-            name.replace("_", " "),
-            f"`{line['point']}`" if line.get("point") else "",
+            text(name.replace("_", " ")),
+            code(line["point"]) if line.get("point") else "",
             number(line["test"]["r2"]),
         )
         for name, line in baselines.items()
@@ -126,18 +132,18 @@ def _directions(facts: ProbeFacts) -> list[str]:
         "`probe.read_direction` reads the concept out, `probe.write_direction` is how the model writes it: "
         "steer with the second.",
         "",
-        *table(("target", "cosine between the two"), [(str(n), number(round(c, 3))) for n, c in pairs[:20]]),
+        *table(("target", "cosine between the two"), [(text(n), number(round(c, 3))) for n, c in pairs[:20]]),
     ]
 
 
 def _provenance(facts: ProbeFacts, licence: str | None) -> list[str]:
     versions = cast("Mapping[str, Any]", facts.manifest.get("versions") or {})
     lines = [
-        f"- licence: {licence or 'none was given; ask before you use it for more than reading'}",
-        f"- SHA-256 of `probe.safetensors`: `{facts.digest}`",
+        f"- licence: {text(licence or 'none was given; ask before you use it for more than reading')}",
+        f"- SHA-256 of `probe.safetensors`: {code(facts.digest)}",
     ]
     if facts.judged.get("split"):
-        lines.append(f"- rows: {facts.judged['split']}")
+        lines.append(f"- rows: {text(facts.judged['split'])}")
     if versions:
-        lines.append(f"- made with {', '.join(f'{k} {v}' for k, v in versions.items())}")
+        lines.append(f"- made with {', '.join(text(f'{k} {v}') for k, v in versions.items())}")
     return lines

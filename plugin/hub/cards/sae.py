@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from graticule.hub.cards.markdown import is_number, number, python, said, table
+from graticule.hub.cards.markdown import code, is_number, number, python, said, table, text
 from graticule.hub.facts import SaeFacts
 from graticule.hub.remote import MAIN
 
@@ -41,7 +41,7 @@ _TRAINING: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("k", ("k",)),
     ("L1 coefficient", ("l1_coefficient",)),
     ("L0 coefficient", ("l0_coefficient",)),
-    ("training tokens", ("tokens", "training_tokens", "n_tokens", "total_training_samples")),
+    ("training tokens", ()),
     ("batch, tokens", ("train_batch_size_tokens", "train_batch_size_samples", "batch_size")),
     ("learning rate", ("lr", "learning_rate")),
     ("seed", ("seed",)),
@@ -85,7 +85,7 @@ def summary(facts: SaeFacts) -> str:
     """One line for the list of what a repository holds."""
     parts = [f"{_kind(facts)} SAE, {number(facts.find('d_sae'))} latents", _hook(facts)]
     if model := facts.find("model_name"):
-        parts[1] += f" of `{model}`"
+        parts[1] += f" of {code(model)}"
     shown = [
         f"{name} {number(facts.evaluation[key])}"
         for key, name, _ in EVALUATION[:2]
@@ -97,13 +97,13 @@ def summary(facts: SaeFacts) -> str:
 def section(repo: str, sae_id: str, facts: SaeFacts, revision: str = MAIN, licence: str | None = None) -> str:
     """The SAE's part of the card as Markdown, from its facts alone."""
     dataset = facts.find("dataset_path")
-    tokens = facts.find("tokens", "training_tokens", "n_tokens", "total_training_samples")
-    trained = f", trained on {number(tokens)} tokens" if is_number(tokens) else ", trained"
-    model = f"[`{facts.find('model_name')}`](https://huggingface.co/{facts.base_model})"
-    if facts.base_model is None:
-        model = f"`{facts.find('model_name') or 'a model that cfg.json does not name'}`"
+    trained = f", trained on {number(facts.tokens)} tokens" if is_number(facts.tokens) else ", trained"
+    name = facts.find("model_name")
+    model = code(name) if name else "a model that `cfg.json` does not name"
+    if facts.base_model is not None:
+        model = f"[{code(name or facts.base_model)}](https://huggingface.co/{facts.base_model})"
     lines = [
-        f"## {sae_id}",
+        f"## {text(sae_id)}",
         "",
         f"A sparse autoencoder ({_kind(facts)}, {number(facts.find('d_sae'))} latents) on "
         f"{_hook(facts)} of {model}, {number(facts.find('d_in'))} wide{trained}"
@@ -128,12 +128,12 @@ def section(repo: str, sae_id: str, facts: SaeFacts, revision: str = MAIN, licen
 
 def _hook(facts: SaeFacts) -> str:
     name = facts.find("hook_name")
-    return f"`{name}`" if name else "a hook point that `cfg.json` does not name"
+    return code(name) if name else "a hook point that `cfg.json` does not name"
 
 
 def _kind(facts: SaeFacts) -> str:
     name = str(facts.metadata.get("training_architecture") or facts.cfg.get("architecture", "standard"))
-    return _NAMES.get(name, name)
+    return _NAMES.get(name) or text(name)
 
 
 def _loading(repo: str, sae_id: str, facts: SaeFacts, revision: str) -> list[str]:
@@ -162,10 +162,13 @@ def _loading(repo: str, sae_id: str, facts: SaeFacts, revision: str) -> list[str
 
 def _training(facts: SaeFacts) -> list[tuple[str, str]]:
     trained, saved = facts.metadata.get("training_architecture"), facts.cfg.get("architecture")
-    kind = f"`{trained or saved}`" + (f", saved as `{saved}`" if trained and trained != saved else "")
+    kind = code(trained or saved) + (f", saved as {code(saved)}" if trained and trained != saved else "")
     rows = [("architecture", kind)]
-    rows += [(label, said(value)) for label, names in _TRAINING if (value := facts.find(*names)) is not None]
-    rows += [(f"at the end: {key}", number(value)) for key, value in facts.last.items() if _shown(key, value)]
+    found = [(label, facts.find(*names) if names else facts.tokens) for label, names in _TRAINING]
+    rows += [(label, said(value)) for label, value in found if value is not None]
+    rows += [
+        (f"at the end: {text(key)}", number(value)) for key, value in facts.last.items() if _shown(key, value)
+    ]
     return rows
 
 
@@ -209,12 +212,12 @@ def _citation(facts: SaeFacts) -> list[str]:
 def _provenance(facts: SaeFacts, licence: str | None) -> list[str]:
     versions = facts.run.get("versions") or facts.run.get("request", {}).get("versions") or {}
     lines = [
-        f"- licence: {licence or 'none was given; ask before you use it for more than reading'}",
-        f"- SHA-256 of `sae_weights.safetensors`: `{facts.digest or 'unknown'}`",
-        f"- saved by SAELens {facts.metadata.get('sae_lens_version') or '(version unknown)'}",
+        f"- licence: {text(licence or 'none was given; ask before you use it for more than reading')}",
+        f"- SHA-256 of `sae_weights.safetensors`: {code(facts.digest or 'unknown')}",
+        f"- saved by SAELens {text(facts.metadata.get('sae_lens_version') or '(version unknown)')}",
     ]
     if isinstance(versions, Mapping) and versions:
-        lines.append(f"- made with {', '.join(f'{k} {v}' for k, v in versions.items())}")
+        lines.append(f"- made with {', '.join(text(f'{k} {v}') for k, v in versions.items())}")
     held = [n for n, there in (("run.json", facts.run), ("runner_cfg.json", facts.runner)) if there]
     if held:
         lines.append(f"- every setting: {', '.join(f'`{n}`' for n in held)}, beside the weights")
@@ -223,4 +226,4 @@ def _provenance(facts: SaeFacts, licence: str | None) -> list[str]:
 
 def _dataset(name: Any, facts: SaeFacts) -> str:
     linked = facts.dataset is not None and name == facts.dataset
-    return f"[{name}](https://huggingface.co/datasets/{name})" if linked else f"`{name}`"
+    return f"[{text(name)}](https://huggingface.co/datasets/{name})" if linked else code(name)
