@@ -1,18 +1,13 @@
-"""The one way a folder is written and read: temporary name, sync, rename; JSON, safetensors and Parquet.
+"""The one way a file is written and read: words are JSON, tables Parquet, tensors safetensors.
 
-A folder that exists under its own name is whole. Words are JSON, tables Parquet, tensors safetensors;
-nothing is pickled.
+A file that exists under its own name is whole (`hooks.replacing`); nothing is pickled.
 """
 
 import dataclasses
 import hashlib
 import json
 import math
-import os
-import shutil
-import tempfile
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +15,8 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 from torch import Tensor
+
+from graticule.hooks.replacing import recover, replacing
 
 SCHEMA = 1
 """Version of every folder format written here."""
@@ -51,70 +48,6 @@ def json_ready(value: Any) -> Any:
     return str(value)
 
 
-def _sync(path: Path) -> None:
-    """Flush a file or folder to disk, so that a rename after it cannot outlive its content."""
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _umask() -> int:
-    """The process's file mode mask; it can only be read by setting it."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
-
-
-@contextmanager
-def replacing(path: Path) -> Generator[Path]:
-    """Yield a temporary file name beside `path`; on a clean exit it is synced and renamed onto `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(fd)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())  # mkstemp's files are their owner's alone
-        _sync(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def write_folder(path: Path | str, overwrite: bool = False) -> Generator[Path]:
-    """Yield an empty folder to fill; on a clean exit it is synced and renamed to `path`.
-
-    On an exception nothing is left behind and an existing `path` is untouched.
-
-    **Raises** `FileExistsError` if `path` exists and `overwrite` is False.
-    """
-    path = Path(path)
-    if path.exists() and not overwrite:
-        raise FileExistsError(f"{path} exists; choose another place, or say overwrite=True")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
-    try:
-        yield temporary
-        temporary.chmod(0o777 & ~_umask())
-        for file in sorted(temporary.rglob("*")):
-            _sync(file)
-        _sync(temporary)
-        if path.exists():
-            old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".old"))
-            os.replace(path, old / path.name)
-            os.replace(temporary, path)
-            shutil.rmtree(old)
-        else:
-            os.replace(temporary, path)
-        _sync(path.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def write_json(path: Path | str, value: Any) -> None:
     """Write `value` as JSON, keys in their own order, atomically; NaN becomes null."""
     with replacing(Path(path)) as temporary:
@@ -123,16 +56,17 @@ def write_json(path: Path | str, value: Any) -> None:
 
 
 def read_json(path: Path | str) -> dict[str, Any]:
-    """The JSON object in `path`.
+    """The JSON object in `path`, after what a killed writer had committed beside it is in its place.
 
     **Raises** `ArtifactError` if the file is missing, is not JSON, or is not an object.
     """
     path = Path(path)
+    recover(path.parent if path.parent.is_dir() else path.parent.parent)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ArtifactError(f"{path} is missing: {path.parent} is not a whole graticule folder") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ArtifactError(f"{path} is damaged ({error}); write it again") from error
     if not isinstance(value, dict):
         raise ArtifactError(f"{path} holds {type(value).__name__}, expected a JSON object")
@@ -152,10 +86,14 @@ def check_schema(manifest: Mapping[str, Any], kind: str, path: Path | str) -> No
 
 def write_tensors(path: Path | str, tensors: Mapping[str, Tensor]) -> None:
     """Write `tensors` as one safetensors file, atomically."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with replacing(Path(path)) as temporary:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary)
+        try:
+            save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary)
+        except SafetensorError as error:  # a full disk, say
+            raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def read_tensors(path: Path | str) -> dict[str, Tensor]:

@@ -22,11 +22,11 @@ from graticule.hooks.artifact import (
     read_table,
     read_tensors,
     sha256,
-    write_folder,
     write_json,
     write_table,
     write_tensors,
 )
+from graticule.hooks.kinds import write_folder
 from graticule.hooks.result import Result
 
 if TYPE_CHECKING:
@@ -63,9 +63,7 @@ class SavedResult(Result):
         **Raises** `FileExistsError` if `path` holds something else.
         """
         path = Path(path)
-        if path.exists() and not _is_kind(path, self.KIND):
-            raise FileExistsError(f"{path} holds something other than a {self.KIND}; choose another place")
-        with write_folder(path, overwrite=True) as folder:
+        with write_folder(path, overwrite=True, kind=self.KIND) as folder:
             values = _fields(self)
             arrays = {k: torch.from_numpy(_plain_array(v)) for k, v in values.items() if _is_array(v)}
             if arrays:
@@ -137,9 +135,3 @@ def _is_array(value: Any) -> bool:
 
 def _plain_array(value: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(value).copy()
-
-
-def _is_kind(path: Path, kind: str) -> bool:
-    if not (path / "manifest.json").is_file():
-        return path.is_dir() and not any(path.iterdir())
-    return read_json(path / "manifest.json").get("kind") == kind

@@ -18,11 +18,11 @@ from graticule.hooks.artifact import (
     library_versions,
     read_json,
     sha256,
-    write_folder,
     write_json,
     write_table,
     write_tensors,
 )
+from graticule.hooks.kinds import write_folder
 from graticule.hooks.store import KIND, Store, rows_file, tensor_file
 
 
@@ -124,7 +124,7 @@ def _check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> N
 def save_activations(acts: Activations, path: Path | str, overwrite: bool) -> None:
     """Write `acts` as a complete store of one shard."""
     kinds = {str(t.dtype).removeprefix("torch.") for t in acts.values()}
-    with write_folder(path, overwrite) as folder:
+    with write_folder(path, overwrite, kind=KIND) as folder:
         request = {k: v for k, v in acts.provenance.items() if k in ("model", "inputs", "prompt", "pos")}
         writer = StoreWriter(folder, request, acts.widths, "/".join(sorted(kinds)))
         writer.append(dict(acts), acts.rows)

@@ -228,7 +228,8 @@ def write_frame(frame: "pandas.DataFrame", out: Path) -> None:
 
     **Raises** `ValueError` for another suffix.
     """
-    from graticule.hooks.artifact import replacing, write_table
+    from graticule.hooks.artifact import write_table
+    from graticule.hooks.replacing import replacing
 
     if out.suffix == ".parquet":
         write_table(out, frame)

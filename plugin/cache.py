@@ -7,7 +7,6 @@ each of its files, and is made again when it is found damaged.
 import hashlib
 import logging
 import os
-import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,9 +18,10 @@ from graticule.hooks.artifact import (
     check_schema,
     read_json,
     sha256,
-    write_folder,
     write_json,
 )
+from graticule.hooks.names import inside
+from graticule.hooks.replacing import replacing_folder
 
 logger = logging.getLogger(__name__)
 
@@ -62,41 +62,25 @@ def cached(name: str, make: Callable[[Path], None], about: dict[str, Any]) -> Pa
     """The cached folder `name`, made by `make(empty_folder)` if it is not there or is damaged.
 
     Two processes may make the same folder at once: each works under its own temporary name, and the one
-    that ends last finds the other's folder and drops its own.
+    that ends last puts its own, which is the same, in the other's place.
 
     Arguments:
         name: the folder's name in `cache_folder()`: it must change whenever the content would.
         make: fills an empty folder.
         about: what the folder was made from, kept in its manifest.
     """
-    folder = cache_folder() / name
+    folder = inside(cache_folder(), name)
     if folder.exists():
         try:
             check(folder)
             return folder
         except ArtifactError as error:
             logger.warning("%s: the cached copy is damaged and is made again", error)
-            _discard(folder)
-    try:
-        with write_folder(folder) as temporary:
-            make(temporary)
-            manifest = {"kind": _KIND, "schema": SCHEMA, "about": about, "checksums": checksums(temporary)}
-            write_json(temporary / _MANIFEST, manifest)
-    except OSError:
-        if not folder.exists():
-            raise
-        check(folder)  # another process was faster; its folder must hold all the same
+    with replacing_folder(folder) as temporary:
+        make(temporary)
+        manifest = {"kind": _KIND, "schema": SCHEMA, "about": about, "checksums": checksums(temporary)}
+        write_json(temporary / _MANIFEST, manifest)
     return folder
-
-
-def _discard(folder: Path) -> None:
-    """Remove a folder from under its name at once, so that nobody finds half of it."""
-    graveyard = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    try:
-        os.replace(folder, graveyard)
-    except FileNotFoundError:
-        return  # another process has just done so
-    shutil.rmtree(graveyard, ignore_errors=True)
 
 
 def note(key: str, value: dict[str, Any]) -> None:

@@ -19,10 +19,10 @@ from graticule.hooks.artifact import (
     library_versions,
     read_json,
     read_tensors,
-    write_folder,
     write_json,
     write_tensors,
 )
+from graticule.hooks.kinds import write_folder
 from graticule.sims.contexts import Contexts
 from graticule.sims.world import World
 from graticule.sims.worlds.restricted import RestrictedWorld
@@ -70,7 +70,7 @@ def save_learner(
         "settings": dict(settings or {}),
         "versions": library_versions(),
     }
-    with write_folder(path, overwrite) as folder:
+    with write_folder(path, overwrite, kind=kind) as folder:
         write_tensors(folder / "world.safetensors", held)
         write_tensors(folder / "learner.safetensors", tensors)
         write_json(folder / "manifest.json", manifest)

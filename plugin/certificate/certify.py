@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -118,7 +117,6 @@ def _part(
             return Part.load(place)
         except ArtifactError:
             _log.info("%s: not done yet", name)
-            shutil.rmtree(place, ignore_errors=True)  # what could not be read
     widest = base(plan, learner)
     if condition == "noise":
         subject = learners.subject(learner, "dimension", widest).with_noise(level)

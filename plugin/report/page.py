@@ -12,7 +12,7 @@ from importlib import metadata, resources
 from pathlib import Path
 from typing import Any, cast
 
-from graticule.hooks.artifact import replacing
+from graticule.hooks.replacing import replacing
 from graticule.hooks.result import Result
 from graticule.report.cells import TableView, table_view
 

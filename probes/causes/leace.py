@@ -23,10 +23,10 @@ from graticule.hooks.artifact import (
     library_versions,
     read_json,
     read_tensors,
-    write_folder,
     write_json,
     write_tensors,
 )
+from graticule.hooks.kinds import write_folder
 from graticule.probes.estimators.edits import AffineEdit
 from graticule.probes.estimators.ridge_rows import as_rows, as_targets
 
@@ -138,7 +138,7 @@ class Eraser:
 
     def save(self, path: Path | str, overwrite: bool = False) -> None:
         """Write the eraser as a folder: `manifest.json` and `eraser.safetensors` (float64)."""
-        with write_folder(path, overwrite) as folder:
+        with write_folder(path, overwrite, kind=_KIND) as folder:
             arrays = {name: torch.from_numpy(np.ascontiguousarray(getattr(self, name))) for name in _ARRAYS}
             write_tensors(folder / "eraser.safetensors", arrays)
             manifest = {"kind": _KIND, "schema": SCHEMA, "n_rows": self.n_rows}

@@ -21,7 +21,8 @@ from typing import Any, cast
 
 import pandas as pd
 
-from graticule.hooks.artifact import replacing, write_table
+from graticule.hooks.artifact import write_table
+from graticule.hooks.replacing import replacing
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graticule.hooks.artifact import ArtifactError, json_ready, read_json, write_json
+from graticule.hooks.artifact import ArtifactError, json_ready, write_json
 
 if TYPE_CHECKING:
     from graticule.probes.estimators.ridge import RidgeProbe
@@ -48,8 +48,6 @@ def save_pretrained(probe: RidgeProbe, path: Path | str, judged: Mapping[str, An
     **Raises** `FileExistsError` if `path` holds something other than a probe; `ValueError` before `fit`.
     """
     path = Path(path)
-    if path.exists() and not _is_probe(path):
-        raise FileExistsError(f"{path} holds something other than a probe; choose another place")
     probe.save(path, overwrite=True)
     if judged is not None:
         write_json(path / VERDICT, judged)
@@ -77,11 +75,3 @@ def from_pretrained(
     folder = f"{probe_id}/" if probe_id else ""
     files = [hf_hub_download(repo, f"{folder}{name}", revision=revision) for name in FILES]
     return kind.load(Path(files[0]).parent)
-
-
-def _is_probe(path: Path) -> bool:
-    if not path.is_dir():
-        return False
-    if not (path / "manifest.json").is_file():
-        return not any(path.iterdir())
-    return read_json(path / "manifest.json").get("kind") == "ridge_probe"

@@ -25,10 +25,10 @@ from graticule.hooks.artifact import (
     library_versions,
     read_json,
     read_tensors,
-    write_folder,
     write_json,
     write_tensors,
 )
+from graticule.hooks.kinds import write_folder
 from graticule.probes.estimators.edits import AffineEdit, EditPos, HookFn
 from graticule.probes.estimators.pretrained import from_pretrained, save_pretrained
 from graticule.probes.estimators.ridge_edits import EditOp, Erases, ridge_edit
@@ -241,7 +241,7 @@ class RidgeProbe:
     def save(self, path: Path | str, overwrite: bool = False) -> None:
         """Write the probe as a folder: `manifest.json` and `probe.safetensors` (float64)."""
         manifest, arrays = self.as_saved()
-        with write_folder(path, overwrite) as folder:
+        with write_folder(path, overwrite, kind=_KIND) as folder:
             write_tensors(folder / "probe.safetensors", arrays)
             write_json(folder / "manifest.json", manifest)
 

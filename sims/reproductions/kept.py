@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -40,7 +39,6 @@ class Kept:
         if self._out is not None:
             told = {"setting": asdict(setting), **self._how}
             place = self._place(setting)
-            shutil.rmtree(place, ignore_errors=True)  # what could not be read
             none = pd.DataFrame()
             Simulation(name="", points=none, paper=none, provenance=told, **tables).save(place)
 

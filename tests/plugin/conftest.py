@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from graticule.hooks.artifact import read_json, read_table, write_folder, write_json, write_table
+from graticule.hooks.artifact import read_json, read_table, write_json, write_table
+from graticule.hooks.kinds import write_folder
 from graticule.hooks.result import Result
 
 
@@ -61,7 +62,7 @@ class Places(Result):
         return {"words": self.words, "provenance": run}
 
     def save(self, path: Path | str) -> None:
-        with write_folder(path) as folder:
+        with write_folder(path, kind="toy") as folder:
             write_table(folder / "predictions.parquet", self.predictions)
             write_json(folder / "findings.json", self.to_json())
 

@@ -63,7 +63,7 @@ def read_checkpoint(folder: Path) -> dict[str, Any] | None:
 
 
 def _clean(folder: Path, keep: str) -> None:
-    """Remove older checkpoints' tensors, and what a kill left half-written."""
-    for file in [*folder.glob("*.safetensors"), *folder.glob(".*.tmp")]:
+    """Remove older checkpoints' tensors."""
+    for file in folder.glob("*.safetensors"):
         if file.name != keep:
             file.unlink(missing_ok=True)

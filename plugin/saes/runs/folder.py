@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 from graticule.hooks.artifact import SCHEMA, check_schema, json_ready, library_versions, read_json, write_json
+from graticule.hooks.replacing import tidy
 
 KIND = "sae_run"
 FILE = "run.json"
@@ -49,7 +49,7 @@ def open_run(folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:
         words |= {"request": json_ready(request), "versions": library_versions()}
         write_json(folder / FILE, words)
         return words
-    sweep(folder)
+    tidy(folder)
     held = read_json(folder / FILE)
     check_schema(held, KIND, folder)
     found = differences(held["request"], request)
@@ -60,15 +60,6 @@ def open_run(folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:
             "train with its settings to go on, or choose another folder"
         )
     return held
-
-
-def sweep(folder: Path) -> None:
-    """Remove what a killed process left half-written."""
-    for left in [*folder.glob(".*.tmp"), *folder.glob(".*.old")]:
-        if left.is_dir():
-            shutil.rmtree(left, ignore_errors=True)
-        else:
-            left.unlink(missing_ok=True)
 
 
 def update_run(folder: Path, held: dict[str, Any], **changes: Any) -> None:

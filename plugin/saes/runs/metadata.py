@@ -16,7 +16,8 @@ import sae_lens
 import torch
 from safetensors.torch import save_file
 
-from graticule.hooks.artifact import json_ready, library_versions, write_folder, write_json
+from graticule.hooks.artifact import json_ready, library_versions, write_json
+from graticule.hooks.kinds import SAE, write_folder
 
 OF_SAELENS = (
     "model_name",
@@ -76,7 +77,7 @@ def write_sae(trainer: Any, folder: Path, stream: Mapping[str, Any], seed: int) 
     window) and `runner_cfg.json`. `SAE.load_from_disk` reads it without graticule."""
     held = dict(trainer.sae.cfg.metadata.graticule or {})
     trainer.sae.cfg.metadata.graticule = {**held, "training": training_facts(trainer, seed)}
-    with write_folder(folder, overwrite=True) as temporary:
+    with write_folder(folder, overwrite=True, kind=SAE) as temporary:
         trainer.sae.save_inference_model(temporary)
         sparsity = trainer.log_feature_sparsity.to(torch.float32).contiguous()
         save_file({"sparsity": sparsity}, temporary / "sparsity.safetensors")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from graticule.hooks.artifact import ArtifactError, check_schema, read_json, read_table, write_folder
+from graticule.hooks.artifact import ArtifactError, check_schema, read_json, read_table
+from graticule.hooks.kinds import write_folder
 from graticule.hooks.result import Result
 from graticule.saes.runs.folder import FILE, KIND
 
@@ -172,7 +173,7 @@ class Run(Result):
 
         **Raises** `FileExistsError` if `path` exists.
         """
-        with write_folder(path) as folder:
+        with write_folder(path, kind=KIND) as folder:
             shutil.copytree(
                 self.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoint", ".*")
             )

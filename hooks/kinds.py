@@ -1,0 +1,131 @@
+"""Kinds of folders: only a folder of the same kind is written into or replaced."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from graticule.hooks.artifact import ArtifactError, read_json
+from graticule.hooks.locks import only_here
+from graticule.hooks.replacing import replacing_folder, tidy
+
+_MARKS = ("manifest.json", "findings.json", "study.json", "sim.json", "run.json", "step.json", "cfg.json")
+"""Files that say what kind of folder they stand in."""
+SAE = "sae"
+"""The kind of a SAELens folder that was trained here."""
+
+
+class ForeignFolderError(FileExistsError, ArtifactError):
+    """A folder holds something other than what is to be written there."""
+
+
+@dataclass(frozen=True)
+class FolderKind:
+    """A kind of folder that is worked in for a while, and may be taken up again after a kill."""
+
+    kind: str
+    """The word in its mark."""
+    words: str
+    """What it is called, with its article."""
+    mark: str
+    """The JSON file that names its kind; it may be the last to be written."""
+    holds: tuple[str, ...]
+    """Patterns of all other names in it."""
+
+    def check(self, folder: Path) -> None:
+        """**Raises** `ForeignFolderError` if `folder` holds anything that is none of this kind's."""
+        if not folder.is_dir():
+            if folder.exists():
+                raise ForeignFolderError(f"{folder} is a file; name a folder")
+            return
+        names = sorted(entry.name for entry in folder.iterdir())
+        for mark in (name for name in names if name in _MARKS):
+            kind = _kind_in(folder / mark)
+            if kind is not None and (mark, kind) != (self.mark, self.kind):
+                raise ForeignFolderError(
+                    f"{folder} holds something other than {self.words} ({mark} says {kind!r}); "
+                    "choose another place"
+                )
+        if self.mark in names:
+            return
+        for name in names:
+            if not name.startswith(".") and not any(fnmatchcase(name, own) for own in self.holds):
+                raise ForeignFolderError(
+                    f"{folder} exists and is no {self.words.partition(' ')[2]} (it holds {name!r}); "
+                    "choose another place, or an empty folder"
+                )
+
+
+def kind_of(folder: Path) -> str | None:
+    """The kind of graticule folder that `folder` is; None if it is none, or its mark is damaged."""
+    for mark in _MARKS:
+        if (folder / mark).is_file() and (kind := _kind_in(folder / mark)) is not None:
+            return kind
+    return None
+
+
+@contextmanager
+def working_folder(folder: Path | str, kind: FolderKind, doing: str) -> Generator[Path]:
+    """Hold a folder to work in: of this kind or empty, no other process in it, nothing half-made left.
+
+    Args:
+        folder: where is written; made if it is not there.
+        kind: what it must be.
+        doing: as in `only_here`.
+
+    Raises:
+        FileExistsError: if it holds something else (`ForeignFolderError`), or another process writes there.
+    """
+    folder = Path(folder)
+    kind.check(folder)
+    with only_here(folder, doing):
+        tidy(folder)
+        kind.check(folder)
+        yield folder
+
+
+@contextmanager
+def write_folder(path: Path | str, overwrite: bool = False, *, kind: str) -> Generator[Path]:
+    """Yield an empty folder to fill; on a clean exit it is synced and takes the place of `path`, in one step.
+
+    On an exception nothing is left behind and an existing `path` is untouched.
+
+    Args:
+        path: the folder's place.
+        overwrite: whether a folder of the same kind there is replaced. Another never is.
+        kind: the word in the manifest of the folder that is written.
+
+    Raises:
+        FileExistsError: if `path` exists and `overwrite` is False, or holds something other than a `kind`.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise FileExistsError(f"{path} exists; choose another place, or say overwrite=True")
+    check_replaceable(path, kind)
+    with replacing_folder(path) as folder:
+        yield folder
+
+
+def check_replaceable(path: Path, kind: str) -> None:
+    """**Raises** `ForeignFolderError` unless `path` is missing, empty, or a folder of this very kind."""
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not path.is_dir() or kind_of(path) != kind:
+        raise ForeignFolderError(
+            f"{path} holds something other than a {kind} folder; choose another place, or remove it"
+        )
+
+
+def _kind_in(mark: Path) -> str | None:
+    try:
+        words = read_json(mark)
+    except ArtifactError:
+        return None
+    if mark.name == "cfg.json":  # SAELens's: ours say so in their metadata
+        metadata = words.get("metadata")
+        return SAE if isinstance(metadata, dict) and "graticule" in metadata else "SAELens's"
+    kind = words.get("kind")
+    return kind if isinstance(kind, str) else None
