@@ -23,6 +23,7 @@ import torch
 from _zoo import ARCHITECTURES, LAYERS, Architecture, save, texts
 
 import graticule
+from graticule.hooks.points import PointError
 from graticule.hooks.tokens import tokenize
 
 LIMIT = 1e-4
@@ -116,9 +117,11 @@ def outcome(architecture: Architecture) -> Outcome:
             hf = hf_of(architecture, folder)
             worst = max(worst_ratio(model, hf, inputs, prompt) for prompt in ("", PROMPT))
         except Exception as error:
-            told = f"{'' if isinstance(error, ValueError) else f'{type(error).__name__}: '}{error}"
-            told = told.replace(folder.name, "the model")
-            return Outcome(architecture.name, loaded, 0, None, told, isinstance(error, ValueError))
+            foreseen = isinstance(error, ValueError | PointError)
+            told = f"{'' if foreseen else f'{type(error).__name__}: '}{error}".replace(
+                folder.name, "the model"
+            )
+            return Outcome(architecture.name, loaded, 0, None, told, foreseen)
         return Outcome(architecture.name, loaded, longest, worst)
 
 

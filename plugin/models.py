@@ -8,8 +8,6 @@ import difflib
 import io
 import logging
 import os
-import warnings
-from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -20,7 +18,9 @@ from torch import nn
 from graticule import gguf
 from graticule.agreement import DisagreementError, check_agreement, logits_of, probe_tokens
 from graticule.cache import note, was_noted
+from graticule.devices import device_named
 from graticule.hooks.artifact import library_versions
+from graticule.lens import no_code_by_name, nothing_installed, quiet_lens
 from graticule.local import (
     NotConvertibleError,
     lens_config,
@@ -105,32 +105,13 @@ def load_model(
     _check_name(name_or_path)
     target = device_named(device)
     wishes = _Wishes(_dtype(dtype), verify, trust_remote_code, allow_missing)
-    with _quiet_lens():
+    with quiet_lens():
         model = _load(name_or_path, wishes, revision)
         model.eval()
         if target.type != "cpu":
             with contextlib.redirect_stdout(io.StringIO()):  # it prints that it moves
                 cast("Any", model).to(str(target))
     return model
-
-
-def device_named(device: str | torch.device | None) -> torch.device:
-    """The device of that name, if this machine has it; None and `"auto"` are CUDA where there is one.
-
-    Raises:
-        ValueError: There is no such device here.
-    """
-    if device is None or device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        target = torch.device(device)
-        torch.empty(0, device=target)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # by backend and build of torch
-        here = ["auto", "cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise ValueError(
-            f"device {str(device)!r} is not on this machine; expected one of {', '.join(here)}"
-        ) from error
-    return target
 
 
 def _check_name(name_or_path: Any) -> None:
@@ -209,7 +190,7 @@ def _hooked_or_bridge(
         logger.info("%s: loaded as TransformerBridge, since %s", name, error)
     except DisagreementError as error:
         logger.warning("%s: loaded as TransformerBridge, since TransformerLens misreads it: %s", name, error)
-    model = _bridge(folder, tokenizer, name, wishes)
+    model = _bridge(folder, tokenizer, name, wishes, tokens)
     if expected is not None:
         share = check_agreement(logits_of(model, tokens), expected, dtype, f"{name} as TransformerBridge")
     return model, share
@@ -257,15 +238,16 @@ def _fill(model: Any, weights: dict[str, torch.Tensor], hf: Any) -> None:
     model.load_state_dict(owned, strict=False, assign=True)
 
 
-def _bridge(folder: Path, tokenizer: Any, name: str, wishes: _Wishes) -> "HookedModel":
+def _bridge(folder: Path, tokenizer: Any, name: str, wishes: _Wishes, tokens: Any) -> "HookedModel":
     """The model in `folder` as a TransformerBridge on the CPU.
 
-    **Raises** `ValueError` if TransformerLens has no adapter for its architecture.
+    **Raises** `ValueError` if TransformerLens has no adapter for its architecture, or one that cannot run
+    `tokens`.
     """
     from transformer_lens.model_bridge import TransformerBridge
 
     try:
-        with same_draws():
+        with same_draws(), nothing_installed():
             model = TransformerBridge.boot_transformers(
                 str(folder),
                 device="cpu",
@@ -273,10 +255,15 @@ def _bridge(folder: Path, tokenizer: Any, name: str, wishes: _Wishes) -> "Hooked
                 tokenizer=tokenizer or stand_in_tokenizer(),
                 trust_remote_code=wishes.trust_remote_code,
             )
+        with torch.no_grad():
+            cast("Any", model)(tokens, return_type=None)
     except Exception as error:  # adapters fail on attributes, shapes and assertions alike
+        words = " ".join(str(error).split())
+        if "Could not determine supported architecture" in words:
+            words = "TransformerLens has no adapter for it"  # it lists all that it has
         raise ValueError(
             f"{name} can be loaded neither as HookedTransformer nor as TransformerBridge: "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {words}"
         ) from error
     if tokenizer is None:
         cast("Any", model).tokenizer = None
@@ -339,26 +326,13 @@ def _by_lens(name: str, wishes: _Wishes, hf: Any, options: dict[str, Any]) -> Ho
     if wishes.trust_remote_code:
         options = {**options, "trust_remote_code": True}
     # it prints that it has loaded
-    with contextlib.redirect_stdout(io.StringIO()), _no_code_by_name():
+    with contextlib.redirect_stdout(io.StringIO()), no_code_by_name():
         model = HookedTransformer.from_pretrained_no_processing(
             name, dtype=wishes.dtype, device="cpu", hf_model=hf, **options
         )
     if tokens is not None and expected is not None:
         check_agreement(logits_of(model, tokens), expected, wishes.dtype, name)
     return model
-
-
-@contextlib.contextmanager
-def _no_code_by_name() -> Generator[None]:
-    """TransformerLens trusts the code of some official models by itself: not while inside."""
-    from transformer_lens import loading_from_pretrained as loading
-
-    names = loading.NEED_REMOTE_CODE_MODELS
-    loading.NEED_REMOTE_CODE_MODELS = ()
-    try:
-        yield
-    finally:
-        loading.NEED_REMOTE_CODE_MODELS = names
 
 
 def _download(name: str, revision: str | None, code: bool) -> Path:
@@ -377,12 +351,3 @@ def _dtype(dtype: str | torch.dtype) -> torch.dtype:
     if found not in _DTYPES.values():
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
     return cast("torch.dtype", found)
-
-
-@contextlib.contextmanager
-def _quiet_lens() -> Generator[None]:
-    """TransformerLens 3.9 announces its removals on import and on use: ours to heed, not the user's."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The 'utils' module has been deprecated", DeprecationWarning)
-        warnings.filterwarnings("ignore", "HookedTransformer", DeprecationWarning)
-        yield

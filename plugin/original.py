@@ -18,6 +18,9 @@ _COMPUTED_BUFFERS = re.compile(
 )
 """Entries that old weight files hold, or lack, and that every model computes for itself."""
 
+_LONGEST = 300
+"""Letters of transformers' own words that a message repeats."""
+
 _LAYER = re.compile(r"(?:^|\.)\d+(?:\.|$)")
 
 
@@ -158,7 +161,10 @@ def _auto_class(source: Path | str, options: dict[str, Any]) -> Any:
     causal: Any = AutoModelForCausalLM
     masked: Any = AutoModelForMaskedLM
     can_mask = type(config) in masked._model_mapping
-    return masked if can_mask and (named or type(config) not in causal._model_mapping) else causal
+    can_continue = type(config) in causal._model_mapping or hasattr(config, "auto_map")
+    if not (can_mask or can_continue):
+        raise ValueError(f"transformers has none for a {type(config).__name__}")
+    return masked if can_mask and (named or not can_continue) else causal
 
 
 def _check_attention(config: Any, trust_remote_code: bool) -> None:
@@ -179,6 +185,7 @@ def _reason(source: Path | str, error: Exception, trusted: bool) -> str:
             f"{source} brings code of its own, which is not run unasked: read it, then "
             "load_model(…, trust_remote_code=True) in Python"
         )
+    words = words if len(words) <= _LONGEST else f"{words[:_LONGEST]} …"  # it lists all that it has
     return f"transformers cannot read a causal language model from {source}: {words or type(error).__name__}"
 
 

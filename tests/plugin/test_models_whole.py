@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers as hf
-from families import CONVERTED, TOKENS, WORDS, difference, make, words, write_gguf
+from families import CONVERTED, SIZES, TOKENS, WORDS, difference, make, words, write_gguf
 from safetensors.torch import load_file, save_file
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -322,3 +322,34 @@ def test_the_device_may_be_chosen(tmp_path: Path) -> None:
     make(CONVERTED["llama"](), tmp_path)
     model = load_model(tmp_path, device="auto")
     assert next(model.parameters()).device.type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+# What loading leaves alone ---------------------------------------------------------------------------------
+def test_loading_a_model_that_sees_pictures_installs_nothing(tmp_path: Path, monkeypatch) -> None:
+    ran: list[object] = []
+    monkeypatch.setattr(subprocess, "check_call", lambda *words, **_: ran.append(words))
+    text = {**SIZES, "head_dim": 16}
+    eyes = {
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 16,
+        "patch_size": 8,
+    }
+    config = hf.Gemma3Config(text_config=text, vision_config=eyes, mm_tokens_per_image=1)
+    hf.Gemma3ForConditionalGeneration(config).save_pretrained(tmp_path)
+    assert isinstance(load_model(tmp_path), TransformerBridge)
+    assert ran == []
+
+
+@pytest.mark.parametrize("kind", ["T5", "Roberta", "ModernBert", "ViT"])
+def test_what_is_no_language_model_of_transformer_lens_is_refused_in_a_line(kind: str, tmp_path) -> None:
+    small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    small = {**small, **WORDS} if kind != "T5" else {"d_model": 32, "d_ff": 48, "num_layers": 1, **WORDS}
+    config = getattr(hf, f"{kind}Config")(**small)
+    ends = {"T5": "ForConditionalGeneration", "ViT": "Model"}
+    getattr(hf, f"{kind}{ends.get(kind, 'ForMaskedLM')}")(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"has none for a|has no adapter for it") as e:
+        load_model(tmp_path)
+    assert len(one_line(e)) < 400

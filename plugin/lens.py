@@ -1,0 +1,44 @@
+"""What TransformerLens does unasked while it loads: announce, trust code, install. Kept from it here."""
+
+import contextlib
+import subprocess
+import warnings
+from collections.abc import Generator
+from typing import Any
+
+
+@contextlib.contextmanager
+def nothing_installed() -> Generator[None]:
+    """TransformerLens installs torchvision by pip for a model that also sees pictures: not while inside."""
+
+    def refuse(*_arguments: Any, **_options: Any) -> None:
+        raise OSError("nothing is installed while a model is loaded")
+
+    run = subprocess.check_call
+    subprocess.check_call = refuse
+    try:
+        yield
+    finally:
+        subprocess.check_call = run
+
+
+@contextlib.contextmanager
+def no_code_by_name() -> Generator[None]:
+    """TransformerLens trusts the code of some official models by itself: not while inside."""
+    from transformer_lens import loading_from_pretrained as loading
+
+    names = loading.NEED_REMOTE_CODE_MODELS
+    loading.NEED_REMOTE_CODE_MODELS = ()
+    try:
+        yield
+    finally:
+        loading.NEED_REMOTE_CODE_MODELS = names
+
+
+@contextlib.contextmanager
+def quiet_lens() -> Generator[None]:
+    """TransformerLens 3.9 announces its removals on import and on use: ours to heed, not the user's."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The 'utils' module has been deprecated", DeprecationWarning)
+        warnings.filterwarnings("ignore", "HookedTransformer", DeprecationWarning)
+        yield
