@@ -177,5 +177,7 @@ def _known(name: str, known: list[str]) -> str:
 
 
 def _nearest(name: str, known: list[str]) -> str:
+    if f"{name}.hook_sae_input" in known:
+        return f": an SAE is attached there; model.reset_saes() first, or read {name}.hook_sae_input"
     close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     return f"; the nearest are {', '.join(close)}" if close else ""

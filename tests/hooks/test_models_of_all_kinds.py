@@ -43,6 +43,15 @@ def test_latents_of_an_attached_sae(with_sae, names):
         capture(with_sae, names[:2], points="blocks.1.hook_resid_post.hook_sae_act_post")
 
 
+def test_the_point_that_an_attached_sae_takes(with_sae, load_tiny, names):
+    with pytest.raises(PointError, match=r"an SAE is attached there; model\.reset_saes"):
+        capture(with_sae, names[:4])
+    point = "blocks.1.hook_resid_post"
+    taken = capture(with_sae, names[:4], points=f"{point}.hook_sae_input")
+    plain = capture(load_tiny("llama", "hooked"), names[:4], points=point)
+    assert relative(taken[f"{point}.hook_sae_input"], plain[point]) <= 1e-5
+
+
 def test_a_natively_booted_bridge():
     from transformer_lens.model_bridge import TransformerBridge
 
