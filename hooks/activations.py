@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from graticule.hooks.names import check_name
 from graticule.hooks.points import PointError, full_name, layer_of
 
 if TYPE_CHECKING:
@@ -35,10 +36,12 @@ class Activations(Mapping[str, Tensor]):
         rows: pd.DataFrame,
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
-        """**Raises** `ValueError` if a tensor is not `[row, width]`, row counts differ, or there is none."""
+        """**Raises** `ValueError` if a tensor is not `[row, width]`, row counts differ, there is none, or a
+        hook name cannot be a folder's (`BadNameError`)."""
         if not tensors:
             raise ValueError("no points: give at least one {hook name: [row, width] tensor}")
         for name, tensor in tensors.items():
+            check_name(name, "hook name")
             if tensor.ndim != 2:
                 raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected [row, width]")
             if len(tensor) != len(rows):

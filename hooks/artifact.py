@@ -7,7 +7,8 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
@@ -84,6 +85,23 @@ def check_schema(manifest: Mapping[str, Any], kind: str, path: Path | str) -> No
         )
 
 
+@contextmanager
+def as_damaged(path: Path | str, remedy: str) -> Generator[None]:
+    """**Raises** `ArtifactError` for whatever does not fit together in what was read from `path`.
+
+    Args:
+        path: the file or folder, for the message.
+        remedy: what to do about it.
+    """
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+        if isinstance(error, ArtifactError):
+            raise
+        why = f"lacks {error}" if isinstance(error, KeyError) else f"does not fit together: {error}"
+        raise ArtifactError(f"{path} {why}; {remedy}") from error
+
+
 def write_tensors(path: Path | str, tensors: Mapping[str, Tensor]) -> None:
     """Write `tensors` as one safetensors file, atomically."""
     from safetensors import SafetensorError
@@ -131,6 +149,21 @@ def read_table(path: Path | str) -> pd.DataFrame:
         raise ArtifactError(f"{path} is missing") from error
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise ArtifactError(f"{path} is damaged ({error}); write it again") from error
+
+
+def frame_digest(frame: pd.DataFrame) -> str:
+    """A short digest of a table's columns: their names, kinds and values, in order; not of its index."""
+    digest = hashlib.sha256()
+    for number, name in enumerate(frame.columns):
+        column = frame.iloc[:, number]
+        digest.update(json.dumps([str(name), str(column.dtype), len(column)]).encode())
+        if column.dtype == object:  # of any kind, lists too
+            for value in column:
+                words = f"{type(value).__name__} {value!r}".encode("utf-8", "surrogatepass")
+                digest.update(f"{len(words)}:".encode() + words)
+        else:
+            digest.update(pd.util.hash_pandas_object(column, index=False).to_numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def sha256(path: Path | str) -> str:

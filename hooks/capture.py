@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, overload
@@ -16,10 +16,11 @@ import torch
 from tqdm.auto import tqdm
 
 from graticule.hooks.activations import Activations
-from graticule.hooks.artifact import library_versions, read_json
+from graticule.hooks.artifact import frame_digest, library_versions
 from graticule.hooks.doors import FRAME, MODEL, door
 from graticule.hooks.finite import NonFiniteError
 from graticule.hooks.identity import model_identity
+from graticule.hooks.kinds import working_folder
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.positions import Pos, check_pos, select
 from graticule.hooks.protocols import HookedModel, dtype_of
@@ -28,7 +29,8 @@ from graticule.hooks.running.packing import packed
 from graticule.hooks.running.runner import Job, Runner, row_table, shards
 from graticule.hooks.running.session import undisturbed
 from graticule.hooks.store import Store
-from graticule.hooks.store_writer import StoreWriter
+from graticule.hooks.store_manifest import STORE, read_manifest
+from graticule.hooks.store_writer import StoreWriter, finished, with_widths
 from graticule.hooks.tokens import Inputs, TokenRows, tokenize
 
 __all__ = ["NonFiniteError", "capture"]
@@ -110,7 +112,8 @@ def capture(
     - `dtype`: of the activations kept; the model's own by default.
     - `token_budget`: padded tokens a batch, 1,024 by default.
     - `store`: a folder to stream to, in shards, with bounded memory; a killed run called again goes on after
-      its last whole shard, a finished one is opened without running the model.
+      its last whole shard, a finished one is opened without running the model (its files are verified where
+      their sizes or times have changed, and as they are used; damaged shards are captured anew).
     - `rows`: one line an input, whose columns are added to the row table.
     - `prepend_bos`: None follows the model's `default_prepend_bos`.
     - `compile`: run blocks through `torch.compile` (slow to start, faster on long jobs; block borders only).
@@ -147,11 +150,9 @@ def capture(
     }
     if rows is not None:
         request["row_columns"] = list(map(str, rows.columns))
-    if store is not None and _is_complete(store):
-        StoreWriter(
-            store, request, _widths_of(store, names), str(kept).removeprefix("torch.")
-        )  # same request?
-        return Store(store)
+        request["rows"] = frame_digest(rows)
+    if store is not None and (opened := finished(Path(store), request, names, _word(kept))) is not None:
+        return opened
     started = time.time()
     bar = tqdm(
         total=len(token_rows.ids),
@@ -160,6 +161,10 @@ def capture(
         disable=not (progress if progress is not None else len(token_rows.ids) > 2000),
     )
     with ExitStack() as stack:
+        if store is not None:
+            stack.enter_context(working_folder(store, STORE, "capturing into"))
+            if (verified := _verified(Path(store), request, names, _word(kept), started)) is not None:
+                return verified
         stack.enter_context(bar)
         stack.enter_context(undisturbed(model))
         stack.enter_context(packed(model))
@@ -171,11 +176,11 @@ def capture(
             tensors = runner.shard(everything)
             table = row_table(job, everything, rows)
             return Activations(tensors, table, {**request, **_when(started)})
-        writer = StoreWriter(store, request, runner.widths, str(kept).removeprefix("torch."))
+        writer = StoreWriter(store, request, runner.widths, _word(kept))
         parts = shards(job.counts, sum(runner.widths.values()) * kept.itemsize)
-        for texts in parts[: writer.n_shards]:
-            bar.update(len(texts))
-        for texts in parts[writer.n_shards :]:
+        lacking = writer.lacking([int(job.counts[texts].sum()) for texts in parts])
+        bar.update(sum(len(texts) for i, texts in enumerate(parts) if i not in set(lacking)))
+        for texts in (parts[i] for i in lacking):
             writer.append(runner.shard(texts), row_table(job, texts, rows))
         return writer.finish({**request, **_when(started)})
 
@@ -201,11 +206,16 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     return found
 
 
-def _is_complete(store: Path | str) -> bool:
-    manifest = Path(store) / "manifest.json"
-    return manifest.exists() and bool(read_json(manifest).get("complete"))
+def _word(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
-def _widths_of(store: Path | str, names: Sequence[str]) -> dict[str, int]:
-    points = {p["name"]: int(p["width"]) for p in read_json(Path(store) / "manifest.json").get("points", [])}
-    return {n: points.get(n, 0) for n in names}
+def _verified(
+    store: Path, request: Mapping[str, Any], points: Sequence[str], dtype: str, started: float
+) -> Store | None:
+    """A complete store whose files have been touched since they were verified, if all of them are whole."""
+    if not (store / "manifest.json").is_file() or not read_manifest(store)["complete"]:
+        return None
+    widths = {p["name"]: p["width"] for p in with_widths(store, points)}
+    writer = StoreWriter(store, request, widths, dtype)
+    return None if writer.damaged else writer.finish({**request, **_when(started)})

@@ -11,7 +11,8 @@ NAME/POINT/00000.safetensors   `[row, width]` under the key "data"
 from __future__ import annotations
 
 import json
-import struct
+import os
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,39 +24,29 @@ from jaxtyping import Float
 from torch import Tensor
 
 from graticule.hooks.activations import Activations, wanted_names
-from graticule.hooks.artifact import (
-    ArtifactError,
-    check_schema,
-    read_json,
-    read_table,
-    sha256,
-)
+from graticule.hooks.artifact import ArtifactError, as_damaged, read_json, read_table, sha256
 from graticule.hooks.identity import model_identity
+from graticule.hooks.names import inside_file
 from graticule.hooks.points import PointError, full_name
 from graticule.hooks.protocols import HookedModel
+from graticule.hooks.store_manifest import forget_times, read_manifest, rows_file, tensor_file
 
 if TYPE_CHECKING:
     from graticule.hooks.coders import SparseCoder
     from graticule.hooks.latents import Latents
 
-KIND = "activations"
 _NUMPY = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F64": np.float64}
-
-
-def tensor_file(point: str, shard: int) -> str:
-    """Where a shard of a point lies in its store."""
-    return f"{point}/{shard:05d}.safetensors"
-
-
-def rows_file(shard: int) -> str:
-    """Where the rows of a shard lie in their store."""
-    return f"rows/{shard:05d}.parquet"
+_LONGEST_HEADER = 100_000_000  # safetensors' own bound
+_OPEN = 64
+"""Maps that a store keeps open; each takes a file handle."""
 
 
 class Store(Mapping[str, Tensor]):
     """A complete activation store on disk, with the surface of `Activations`; tensors are read on demand.
 
-    Every file's checksum is verified the first time it is touched.
+    Every file's checksum is verified the first time it is touched. `capture` into a finished store does not
+    read it all again: it looks at the files' sizes and times, which the store has noted; where these differ,
+    or a checksum was found wrong since, it verifies every file, and captures damaged shards anew.
     """
 
     def __init__(self, path: Path | str, model: HookedModel | None = None, verify: bool = True) -> None:
@@ -67,8 +58,7 @@ class Store(Mapping[str, Tensor]):
         """
         self.path = Path(path)
         self._check_files = verify
-        self._manifest = read_json(self.path / "manifest.json")
-        check_schema(self._manifest, KIND, self.path)
+        self._manifest = read_manifest(self.path)
         if not self._manifest["complete"]:
             done = len(self._manifest["shards"])
             raise ArtifactError(
@@ -76,10 +66,17 @@ class Store(Mapping[str, Tensor]):
                 "run the same capture again and it goes on from there"
             )
         self._verified: set[str] = set()
-        self._maps: dict[str, Tensor] = {}
+        self._maps: OrderedDict[str, Tensor] = OrderedDict()
         self._rows: pd.DataFrame | None = None
+        self._check_shapes()
         if model is not None:
             self.check_model(model)
+
+    def _check_shapes(self) -> None:
+        """**Raises** `ArtifactError` if the first shard's tensors have not the manifest's shapes."""
+        for point in self.points:
+            if (self.path / tensor_file(point, 0)).is_file():  # a missing file is told where it is read
+                self._header(tensor_file(point, 0))
 
     def check_model(self, model: HookedModel) -> None:
         """**Raises** `ArtifactError` unless the store was captured from these very weights."""
@@ -95,8 +92,14 @@ class Store(Mapping[str, Tensor]):
     def __getitem__(self, key: str | tuple[str, int]) -> Float[Tensor, "row width"]:
         """The whole `[row, width]` tensor of a point, in memory (mapped where it is one shard)."""
         name = self._name(key)
-        parts = [self._map(tensor_file(name, i)) for i in range(len(self._manifest["shards"]))]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        shards = self._manifest["shards"]
+        first = self._map(tensor_file(name, 0))
+        if len(shards) == 1:
+            return first
+        out = torch.empty(self.n_rows, self.widths[name], dtype=first.dtype)
+        for i, shard in enumerate(shards):  # one file open at a time
+            out[slice(*shard["rows"])] = self._map(tensor_file(name, i))
+        return out
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.points)
@@ -132,7 +135,9 @@ class Store(Mapping[str, Tensor]):
     @property
     def provenance(self) -> dict[str, Any]:
         """Times, versions and settings of the capture."""
-        return read_json(self.path / "provenance.json")
+        told = read_json(self.path / "provenance.json")
+        told.pop("noted", None)
+        return told
 
     @property
     def request(self) -> dict[str, Any]:
@@ -146,7 +151,15 @@ class Store(Mapping[str, Tensor]):
             names = [rows_file(i) for i in range(len(self._manifest["shards"]))]
             for name in names:
                 self._verify(name)
-            self._rows = pd.concat([read_table(self.path / n) for n in names], ignore_index=True)
+            parts = [read_table(inside_file(self.path, n)) for n in names]
+            for name, part, shard in zip(names, parts, self._manifest["shards"], strict=True):
+                start, stop = shard["rows"]
+                if len(part) != stop - start:
+                    raise ArtifactError(
+                        f"{self.path / name} has {len(part)} rows, the manifest says {stop - start}; "
+                        "capture into another folder"
+                    )
+            self._rows = pd.concat(parts, ignore_index=True)
         return self._rows
 
     # Reading -----------------------------------------------------------------------------------------
@@ -156,8 +169,9 @@ class Store(Mapping[str, Tensor]):
 
     def _check_file(self, name: str) -> None:
         shard = next(s for s in self._manifest["shards"] if name in s["files"])
-        file = self.path / name
+        file = inside_file(self.path, name)
         if not file.exists() or sha256(file) != shard["files"][name]:
+            forget_times(self.path)  # so that the next capture verifies every file
             raise ArtifactError(f"{file} is missing or damaged (its checksum differs); capture again")
         self._verified.add(name)
 
@@ -171,18 +185,35 @@ class Store(Mapping[str, Tensor]):
     def _map(self, name: str) -> Tensor:
         """A shard's tensor, memory-mapped copy-on-write: nothing is read until it is used."""
         self._verify(name)
-        file = self.path / name
-        with open(file, "rb") as handle:
-            (size,) = struct.unpack("<Q", handle.read(8))
-            header = json.loads(handle.read(size))["data"]
-        array = np.memmap(
-            file, _NUMPY[header["dtype"]], mode="c", offset=8 + size, shape=tuple(header["shape"])
-        )
+        offset, kind, shape = self._header(name)
+        array = np.memmap(inside_file(self.path, name), _NUMPY[kind], mode="c", offset=offset, shape=shape)
         tensor = torch.from_numpy(array)
-        return tensor.view(torch.bfloat16) if header["dtype"] == "BF16" else tensor
+        return tensor.view(torch.bfloat16) if kind == "BF16" else tensor
+
+    def _header(self, name: str) -> tuple[int, str, tuple[int, int]]:
+        """Where a file's numbers begin, their kind, and `(row, width)` as the manifest has it.
+
+        **Raises** `ArtifactError` if it has another shape, or is no such file.
+        """
+        file = inside_file(self.path, name)
+        point, number = name.split("/")
+        start, stop = self._manifest["shards"][int(number.split(".")[0])]["rows"]
+        wanted = (stop - start, self.widths[point])
+        with as_damaged(file, "capture again"), open(file, "rb") as handle:
+            size = int.from_bytes(handle.read(8), "little")
+            if size > _LONGEST_HEADER:
+                raise ValueError(f"its header would be {size} bytes long")
+            header = json.loads(handle.read(size))["data"]
+            kind, shape = header["dtype"], tuple(header["shape"])
+            if shape != wanted:
+                raise ValueError(f"it has shape {shape}, the manifest says {wanted}")
+            expected = 8 + size + wanted[0] * wanted[1] * np.dtype(_NUMPY[kind]).itemsize
+            if os.path.getsize(file) != expected:
+                raise ValueError(f"it has {os.path.getsize(file)} bytes, expected {expected}")
+        return 8 + size, kind, wanted
 
     def gather(self, point: str | tuple[str, int], index: np.ndarray) -> Float[Tensor, "row width"]:
-        """Rows `index` of a point, in that order, read by memory map; the maps stay open.
+        """Rows `index` of a point, in that order, read by memory map; some maps stay open for the next call.
 
         **Raises** `IndexError` for a row that is not there.
         """
@@ -207,10 +238,13 @@ class Store(Mapping[str, Tensor]):
         return torch.index_select(out, 0, torch.from_numpy(back))
 
     def _open(self, name: str, shard: int) -> Tensor:
-        """A shard's map, opened once; never handed out, so that nobody writes into it."""
+        """A shard's map, one of a bounded number; never handed out, so that nobody writes into it."""
         file = tensor_file(name, shard)
         if file not in self._maps:
             self._maps[file] = self._map(file)
+            if len(self._maps) > _OPEN:
+                self._maps.popitem(last=False)
+        self._maps.move_to_end(file)
         return self._maps[file]
 
     def load(self) -> Activations:

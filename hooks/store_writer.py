@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,27 @@ from graticule.hooks.activations import Activations
 from graticule.hooks.artifact import (
     SCHEMA,
     ArtifactError,
-    check_schema,
     library_versions,
-    read_json,
     sha256,
     write_json,
     write_table,
     write_tensors,
 )
 from graticule.hooks.kinds import write_folder
-from graticule.hooks.store import KIND, Store, rows_file, tensor_file
+from graticule.hooks.names import inside_file
+from graticule.hooks.store import Store
+from graticule.hooks.store_manifest import (
+    KIND,
+    STORE,
+    as_noted,
+    check_points,
+    note_times,
+    read_manifest,
+    rows_file,
+    tensor_file,
+)
+
+_log = logging.getLogger(__name__)
 
 
 class StoreWriter:
@@ -36,12 +48,14 @@ class StoreWriter:
     def __init__(
         self, path: Path | str, request: Mapping[str, Any], widths: Mapping[str, int], dtype: str
     ) -> None:
-        """Start a store, or take up an incomplete one of the same request where it stopped.
+        """Start a store, or take up one of the same request where it stopped; its files are verified.
 
         **Raises** `ArtifactError` if `path` holds something else, or a store of another request (naming what
         differs).
         """
         self.path = Path(path)
+        STORE.check(self.path)
+        check_points(widths)
         fresh: dict[str, Any] = {
             "kind": KIND,
             "schema": SCHEMA,
@@ -49,72 +63,107 @@ class StoreWriter:
             "points": [{"name": n, "width": w} for n, w in widths.items()],
             "dtype": dtype,
             "n_rows": 0,
-            "request": json.loads(json.dumps(dict(request), sort_keys=True)),
+            "request": plain_request(request),
             "shards": [],
         }
         manifest = self.path / "manifest.json"
         if manifest.exists():
-            self.manifest = read_json(manifest)
-            _check_same(self.manifest, fresh, self.path)
-            self._drop_damaged_tail()
-        elif self.path.exists() and any(self.path.iterdir()):
-            raise ArtifactError(f"{self.path} exists and is no activation store; choose another place")
+            self.manifest = read_manifest(self.path)
+            check_same(self.manifest, fresh, self.path)
         else:
             self.path.mkdir(parents=True, exist_ok=True)
             self.manifest = fresh
             write_json(manifest, fresh)
+        self.damaged = [i for i, shard in enumerate(self.manifest["shards"]) if not self._is_whole(shard)]
 
-    @property
-    def n_shards(self) -> int:
-        """Whole shards so far."""
-        return len(self.manifest["shards"])
+    def _is_whole(self, shard: Mapping[str, Any]) -> bool:
+        files = {inside_file(self.path, name): digest for name, digest in shard["files"].items()}
+        return all(file.exists() and sha256(file) == digest for file, digest in files.items())
 
-    def _drop_damaged_tail(self) -> None:
-        """Forget the shards from the first whose files do not match their checksums."""
-        for i, shard in enumerate(self.manifest["shards"]):
-            for name, digest in shard["files"].items():
-                file = self.path / name
-                if not file.exists() or sha256(file) != digest:
-                    self.manifest["shards"] = self.manifest["shards"][:i]
-                    self.manifest["complete"] = False
-                    self._count()
-                    return
+    def lacking(self, sizes: Sequence[int]) -> list[int]:
+        """Which of the shards, by their numbers of rows, are still to be appended, in this order.
 
-    def _count(self) -> None:
-        self.manifest["n_rows"] = self.manifest["shards"][-1]["rows"][1] if self.manifest["shards"] else 0
+        Shards of other sizes, written by a version that parted the rows otherwise, are forgotten.
+        """
+        shards, end = self.manifest["shards"], 0
+        for i, size in enumerate(sizes):
+            if i < len(shards) and shards[i]["rows"] != [end, end + size]:
+                self.manifest["shards"] = shards[:i]
+                break
+            end += size
+        n = len(self.manifest["shards"])
+        self.damaged = [i for i in self.damaged if i < n]
+        return [*self.damaged, *range(n, len(sizes))]
 
     def append(self, tensors: Mapping[str, Tensor], rows: pd.DataFrame) -> None:
-        """Write one shard: `{point: [row, width]}` and its rows."""
-        index = self.n_shards
+        """Write one shard, the first damaged one or the next: `{point: [row, width]}` and its rows."""
+        shards = self.manifest["shards"]
+        index = self.damaged[0] if self.damaged else len(shards)
         files: dict[str, str] = {}
         for point in (p["name"] for p in self.manifest["points"]):
-            write_tensors(self.path / tensor_file(point, index), {"data": tensors[point]})
-            files[tensor_file(point, index)] = sha256(self.path / tensor_file(point, index))
+            file = inside_file(self.path, tensor_file(point, index))
+            write_tensors(file, {"data": tensors[point]})
+            files[tensor_file(point, index)] = sha256(file)
         write_table(self.path / rows_file(index), rows)
         files[rows_file(index)] = sha256(self.path / rows_file(index))
-        start = int(self.manifest["n_rows"])
-        self.manifest["shards"].append({"rows": [start, start + len(rows)], "files": files})
-        self._count()
+        start = shards[index - 1]["rows"][1] if index else 0
+        shards[index : index + 1] = [{"rows": [start, start + len(rows)], "files": files}]
+        self.damaged = self.damaged[1:]
+        self.manifest["complete"] = False
+        self.manifest["n_rows"] = shards[-1]["rows"][1]
         write_json(self.path / "manifest.json", self.manifest)
 
     def finish(self, provenance: Mapping[str, Any]) -> Store:
         """Mark the store complete and open it."""
-        for stray in self.path.rglob("*.tmp"):
-            stray.unlink()  # left by a killed run
-        write_json(self.path / "provenance.json", dict(provenance))
-        self.manifest["complete"] = True
-        write_json(self.path / "manifest.json", self.manifest)
+        note_times(self.path, self.manifest, provenance)
+        if not self.manifest["complete"]:
+            self.manifest["complete"] = True
+            write_json(self.path / "manifest.json", self.manifest)
         return Store(self.path)
 
 
-def _check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:
-    check_schema(old, KIND, path)
+def plain_request(request: Mapping[str, Any]) -> dict[str, Any]:
+    """A request as it comes back from JSON."""
+    return json.loads(json.dumps(dict(request), sort_keys=True))
+
+
+def finished(path: Path, request: Mapping[str, Any], points: Sequence[str], dtype: str) -> Store | None:
+    """The complete store of this very request in `path`, if its files are as they were last verified.
+
+    **Raises** `ArtifactError` if it holds a complete store of another request.
+    """
+    if not (path / "manifest.json").is_file():
+        return None
+    manifest = read_manifest(path)
+    if not manifest["complete"]:
+        return None
+    fresh = {
+        "points": with_widths(path, points),
+        "dtype": dtype,
+        "request": plain_request(request),
+    }
+    check_same(manifest, fresh, path)
+    return Store(path) if as_noted(path, manifest) else None
+
+
+def with_widths(path: Path, points: Sequence[str]) -> list[dict[str, Any]]:
+    """The points as a manifest has them, with the widths that the store in `path` says."""
+    widths = {p["name"]: p["width"] for p in read_manifest(path)["points"]}
+    return [{"name": name, "width": widths.get(name, 0)} for name in points]
+
+
+def check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:
+    """**Raises** `ArtifactError` naming what two manifests of the same place do not share."""
     for key in ("points", "dtype"):
         if old[key] != new[key]:
             raise ArtifactError(
                 f"{path} holds {key} {old[key]}, this capture has {new[key]}; choose another place"
             )
-    theirs, ours = old["request"], new["request"]
+    theirs, ours = dict(old["request"]), dict(new["request"])
+    if "rows" in ours and "rows" not in theirs and theirs.get("row_columns"):
+        ours.pop("rows")
+        _log.warning("%s was captured by an earlier version: whether its columns' values are these cannot be "
+                     "checked", path)  # fmt: skip
     differing = [k for k in sorted({*theirs, *ours}) if theirs.get(k) != ours.get(k)]
     if differing:
         detail = "; ".join(f"{k}: {theirs.get(k)!r} there, {ours.get(k)!r} here" for k in differing)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -201,3 +203,202 @@ def test_memory_stays_bounded_while_streaming(tiny, tmp_path, small_shards, monk
     capture(tiny, rows, store=tmp_path / "store")
     assert max(sizes) <= 4096
     assert sum(sizes) == 200 * 3 * 32 * 4
+
+
+# Repaired --------------------------------------------------------------------------------------------
+def damage(file: Path) -> None:
+    """Other bytes, with the size and the time as they were."""
+    stat, whole = file.stat(), file.read_bytes()
+    file.write_bytes(whole[:-4] + bytes(b ^ 255 for b in whole[-4:]))
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def test_capture_again_repairs_damaged_shards_and_only_these(tiny, names, tmp_path, small_shards):
+    labels = pd.DataFrame({"name": names})
+    store = capture(tiny, names, store=tmp_path / "store", rows=labels)
+    whole = contents(store.path)
+    shards = json.loads((store.path / "manifest.json").read_text())["shards"]
+    assert len(shards) > 3
+    for broken in (
+        ["blocks.1.hook_resid_post/00001.safetensors"],
+        ["rows/00000.parquet"],
+        list(shards[2]["files"]),
+    ):
+        for name in broken:
+            damage(store.path / name)
+        fresh = Store(store.path)
+        with pytest.raises(ArtifactError, match="capture again"):
+            fresh.verify()
+        untouched = store.path / "blocks.0.hook_resid_post" / "00003.safetensors"
+        before = untouched.stat().st_mtime_ns
+        again = capture(tiny, names, store=store.path, rows=labels)
+        again.verify()
+        assert contents(store.path) == whole
+        assert untouched.stat().st_mtime_ns == before
+    (store.path / "blocks.2.hook_resid_post" / "00000.safetensors").unlink()
+    capture(tiny, names, store=store.path, rows=labels).verify()
+    assert contents(store.path) == whole
+
+
+def test_a_finished_store_is_hashed_where_something_changed_and_not_otherwise(
+    tiny, names, tmp_path, monkeypatch
+):
+    from graticule.hooks import store_writer
+
+    read: list[str] = []
+    original = store_writer.sha256
+    monkeypatch.setattr(store_writer, "sha256", lambda file: read.append(str(file)) or original(file))
+    store = capture(tiny, names, store=tmp_path / "store")
+    monkeypatch.setattr(type(tiny), "forward", lambda *a, **k: pytest.fail("the model ran"))
+    read.clear()
+    capture(tiny, names, store=tmp_path / "store")
+    assert not read
+    shutil.copytree(store.path, tmp_path / "copy", copy_function=shutil.copyfile)  # other times
+    capture(tiny, names, store=tmp_path / "copy")
+    assert len(read) == 4
+    read.clear()
+    capture(tiny, names, store=tmp_path / "copy")
+    assert not read
+    assert "noted" not in store.provenance
+
+
+def test_other_labels_are_refused_and_not_taken_for_the_old_ones(
+    tiny, names, tmp_path, small_shards, monkeypatch
+):
+    from graticule.hooks import store_writer
+
+    labels = pd.DataFrame({"label": np.arange(len(names))})
+    edited = labels.replace(3, -3)
+    capture(tiny, names, store=tmp_path / "store", rows=labels)
+    with pytest.raises(ArtifactError, match="rows"):
+        capture(tiny, names, store=tmp_path / "store", rows=edited)
+    assert capture(
+        tiny, names, store=tmp_path / "store", rows=labels.set_index(labels.label * 7)
+    ).n_rows == len(names)
+
+    original, calls = store_writer.write_table, []
+
+    def full(path, table):
+        calls.append(path)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        original(path, table)
+
+    monkeypatch.setattr(store_writer, "write_table", full)
+    with pytest.raises(OSError, match="No space"):
+        capture(tiny, names, store=tmp_path / "stopped", rows=labels)
+    with pytest.raises(ArtifactError, match="rows"):  # not half of each
+        capture(tiny, names, store=tmp_path / "stopped", rows=edited)
+    for other in (labels.astype(str), labels.rename(columns={"label": "x"}), labels.astype("float64")):
+        with pytest.raises(ArtifactError, match="row"):
+            capture(tiny, names, store=tmp_path / "stopped", rows=other)
+
+
+# Manifests that lie ----------------------------------------------------------------------------------
+def _set(manifest, *path_and_value):
+    *path, last, value = path_and_value
+    for key in path:
+        manifest = manifest[key]
+    manifest[last] = value
+
+
+HOSTILE = {
+    "a point up and away": lambda m: _set(m, "points", 0, "name", "../../data"),
+    "an absolute point": lambda m: _set(m, "points", 0, "name", "/tmp/data"),
+    "a point that is the row table": lambda m: _set(m, "points", 0, "name", "rows"),
+    "a point that is no text": lambda m: _set(m, "points", 0, "name", 7),
+    "a point twice": lambda m: m["points"].append(m["points"][0]),
+    "a wider width": lambda m: _set(m, "points", 0, "width", 64),
+    "a negative width": lambda m: _set(m, "points", 0, "width", -32),
+    "a width that is no number": lambda m: _set(m, "points", 0, "width", "32"),
+    "more rows": lambda m: (_set(m, "n_rows", 10**6), _set(m, "shards", 0, "rows", [0, 10**6])),
+    "rows that go back": lambda m: _set(m, "shards", 0, "rows", [5, 2]),
+    "rows that do not begin at 0": lambda m: _set(m, "shards", 0, "rows", [2, 62]),
+    "another number of rows": lambda m: _set(m, "n_rows", 3),
+    "a file elsewhere": lambda m: m["shards"][0]["files"].update({"../x": "0" * 64}),
+    "a file less": lambda m: m["shards"][0]["files"].pop("rows/00000.parquet"),
+    "no checksum": lambda m: _set(m, "shards", 0, "files", "rows/00000.parquet", None),
+    "no points": lambda m: m.pop("points"),
+    "no shards": lambda m: m.pop("shards"),
+    "no request": lambda m: m.pop("request"),
+    "no dtype": lambda m: m.pop("dtype"),
+    "no count": lambda m: m.pop("n_rows"),
+    "no word of being complete": lambda m: m.pop("complete"),
+    "shards that are a number": lambda m: _set(m, "shards", 7),
+    "points that are text": lambda m: _set(m, "points", "all"),
+}
+
+
+@pytest.fixture(scope="module")
+def a_store(load_tiny, names, tmp_path_factory):
+    return capture(load_tiny("llama", "hooked"), names, store=tmp_path_factory.mktemp("lies") / "store").path
+
+
+@pytest.mark.parametrize("lie", HOSTILE)
+def test_a_manifest_that_does_not_fit_is_refused_on_opening(lie, a_store, tiny, names):
+    manifest = a_store / "manifest.json"
+    told = manifest.read_text()
+    words = json.loads(told)
+    HOSTILE[lie](words)
+    manifest.write_text(json.dumps(words))
+    try:
+        for open_it in (Store, Activations.load, lambda p: capture(tiny, names, store=p)):
+            with pytest.raises(ArtifactError) as refusal:
+                open_it(a_store)
+            assert "\n" not in str(refusal.value)
+            assert str(a_store) in str(refusal.value)
+    finally:
+        manifest.write_text(told)
+
+
+def test_tensors_of_another_shape_or_cut_short_are_refused_without_checksums_too(a_store, tmp_path):
+    from safetensors.torch import save_file
+
+    shutil.copytree(a_store, tmp_path / "store")
+    file = tmp_path / "store" / "blocks.0.hook_resid_post" / "00000.safetensors"
+    whole = file.read_bytes()
+    for spoil in (
+        lambda: save_file({"data": torch.zeros(60, 16)}, file),
+        lambda: save_file({"other": torch.zeros(60, 32)}, file),
+        lambda: save_file({"data": torch.zeros(60, 32, dtype=torch.int64)}, file),
+        lambda: file.write_bytes(whole[:-8]),
+        lambda: file.write_bytes(b"\xff" * 64),
+        lambda: file.write_bytes(b""),
+    ):
+        spoil()
+        with pytest.raises(ArtifactError, match=r"00000\.safetensors"):
+            Store(tmp_path / "store", verify=False)
+        file.write_bytes(whole)
+    assert Store(tmp_path / "store", verify=False).n_rows == 60
+
+
+def test_names_that_would_leave_the_folder_are_refused_where_they_enter(tmp_path):
+    for name in ("/tmp/elsewhere", "../../x", "a/b", "..", "", "a\0b", "rows"):
+        with pytest.raises(ValueError, match="hook"):
+            Activations.from_tensors({name: torch.ones(2, 3)}).save(tmp_path / "store")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_store_of_very_many_shards_needs_few_file_handles(tmp_path):
+    import resource
+
+    from graticule.hooks.store_writer import StoreWriter
+
+    writer = StoreWriter(tmp_path / "store", {}, {"hook_a": 2, "hook_b": 2}, "float32")
+    rng = np.random.default_rng(0)
+    data = torch.from_numpy(rng.normal(size=(225, 2)).astype(np.float32))
+    for i in range(75):
+        here = data[3 * i : 3 * i + 3]
+        writer.append({"hook_a": here, "hook_b": -here}, pd.DataFrame({"source": range(3 * i, 3 * i + 3)}))
+    store = writer.finish({})
+    used = len(os.listdir("/proc/self/fd"))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 72, limits[1]))
+    try:
+        assert torch.equal(store["hook_a"], data)
+        for _ in range(2):
+            index = rng.permutation(225)
+            assert torch.equal(store.gather("hook_b", index), -data[torch.from_numpy(index)])
+        assert store.load().n_rows == 225
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
