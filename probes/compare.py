@@ -17,6 +17,7 @@ from graticule.probes.material import Predicted
 from graticule.probes.scores.bootstrap import cluster_sums, interval, resampled_by_target
 from graticule.probes.scores.metrics import mean, r2
 from graticule.probes.scores.multiplicity import bootstrap_p, holm
+from graticule.probes.scores.ties import difference
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -113,7 +114,8 @@ def compare(
     sums = cluster_sums(first.y, held, clusters)
     samples = resampled_by_target(sums, draws, seed)
     score_a, score_b = r2(first.y, held["a"]), r2(first.y, held["b"])
-    by_draw = samples[:, 0] - samples[:, 1]
+    by_draw = difference(samples[:, 0], samples[:, 1])
+    apart = difference(score_a, score_b)
     defined = ~np.isnan(by_draw)
     count = defined.sum(axis=1)
     total = np.where(defined, by_draw, 0.0).sum(axis=1)
@@ -127,7 +129,7 @@ def compare(
                 "target": name,
                 "a": float(score_a[t]),
                 "b": float(score_b[t]),
-                "difference": float(score_a[t] - score_b[t]),
+                "difference": float(apart[t]),
                 "low": low,
                 "high": high,
                 "p": bootstrap_p(by_draw[:, t]),
@@ -139,7 +141,7 @@ def compare(
         b=second.name,
         score_a=mean(score_a),
         score_b=mean(score_b),
-        difference=mean(score_a - score_b),
+        difference=mean(apart),
         ci95=ci95,
         p=bootstrap_p(whole),
         words=FIRST if ci95[0] > 0 else SECOND if ci95[1] < 0 else NEITHER,

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Shaped
 
 from graticule.hooks.activations import Activations
 from graticule.hooks.artifact import (
@@ -29,12 +32,14 @@ from graticule.hooks.result import Part, Result
 from graticule.hooks.store import Store
 from graticule.probes.estimators.ridge import RidgeProbe
 from graticule.probes.material import Material, Predicted
+from graticule.probes.scores.settings import JudgeSettings
 from graticule.probes.scores.verdict import Predictions, Verdict
 from graticule.probes.surface.baselines import Baselines
-from graticule.probes.tables.table import Table
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
+
+    from graticule.probes.sweep import Target
 
 KIND = "findings"
 _RIVALS = "rivals.safetensors"
@@ -82,6 +87,8 @@ class Findings(Result):
     """Model, table, settings and versions."""
     rivals: Mapping[str, Predictions] = field(default_factory=dict[str, Predictions], repr=False)
     """Baseline → its predictions, out of fold on training rows and plain on test rows."""
+    settings: JudgeSettings | None = None
+    """How they were judged; None for findings that graticule 0.1 saved."""
     limit_of_detection: float | None = None
     """The gain that would have been found 80% of the time, once `calibrate` has measured it."""
     made_of: Material | None = field(default=None, repr=False, compare=False)
@@ -100,24 +107,55 @@ class Findings(Result):
             )
         return self.made_of
 
-    def with_material(self, activations: Activations | Store, table: Table, baselines: Baselines) -> Findings:
+    def with_material(
+        self,
+        activations: Activations | Store,
+        table: Target,
+        baselines: Baselines | None = None,
+        *,
+        split: str | Shaped[np.ndarray, " row"] | None = None,
+        cluster: str | Shaped[np.ndarray, " row"] | None = None,
+        settings: JudgeSettings | None = None,
+    ) -> Findings:
         """The same findings with what they were made from, to go on with after `load`.
 
-        **Raises** `ValueError` if the table or the points are others.
-        """
-        from graticule.probes.sweep import problem_of
+        Args:
+            activations: what was swept.
+            table: the target, as `sweep` was given it.
+            baselines: as `sweep` was given them.
+            split: as `sweep` was given it.
+            cluster: as `sweep` was given it.
+            settings: how they were judged, for findings that do not say so themselves.
 
-        known = self.provenance.get("table", {}).get("digest")
-        if known is not None and known != table.digest:
-            raise ValueError(f"these findings are of another table than {table.name!r}: the digests differ")
-        if lacking := [point for point in self.probes if point not in activations]:
-            raise ValueError(f"the activations lack {', '.join(lacking[:3])}, which these findings are of")
-        baselines.check(table)
-        problem = problem_of(activations, table)
-        made_of = Material(
-            activations, table, baselines, problem, self.rivals, min_gain=self.verdict.min_gain
+        Returns:
+            Findings that judge exactly as those that `sweep` returned.
+
+        Raises:
+            ValueError: if rows, targets, split, clusters, baselines or points are others than theirs.
+        """
+        from graticule.probes.again import material_of
+
+        if settings is not None and self.settings is None:
+            return replace(self, settings=settings).with_material(
+                activations, table, baselines, split=split, cluster=cluster
+            )
+        return replace(self, made_of=material_of(self, activations, table, baselines, split, cluster))
+
+    @property
+    def judged_by(self) -> JudgeSettings:
+        """What the verdict was reached with; for findings that were saved without it, a warned guess."""
+        if self.settings is not None:
+            return self.settings
+        guess = JudgeSettings(
+            min_gain=self.verdict.min_gain, seed=int(self.provenance.get("seed", JudgeSettings.seed))
         )
-        return replace(self, made_of=made_of)
+        warnings.warn(
+            f"these findings of {self.table!r} were saved without their settings: what is judged again takes "
+            f"draws={guess.draws}, seed={guess.seed} and the default strengths; run the sweep again, or say "
+            "with_material(…, settings=JudgeSettings(…))",
+            stacklevel=2,
+        )
+        return guess
 
     def at(self, point: str | None = None) -> Predicted:
         """The probe of a point (by default the chosen one) on the test rows, for `compare`."""
@@ -245,6 +283,7 @@ class Findings(Result):
                 "checks": self.checks,
                 "calibrated": self.limit_of_detection is not None,
                 "limit_of_detection": self.limit_of_detection,
+                "settings": self.settings,
                 "provenance": self.provenance,
             }
         )
@@ -299,7 +338,8 @@ class Findings(Result):
             probes=probes,
             predictions=read_table(path / "predictions.parquet"),
             provenance=found["provenance"],
-            rivals=_read_rivals(path / _RIVALS) if _RIVALS in found["files"] else {},
+            rivals=_read_rivals(path / _RIVALS, found["baselines"]) if _RIVALS in found["files"] else {},
+            settings=JudgeSettings.read(found["settings"]) if found.get("settings") else None,
             limit_of_detection=_limit(found),
         )
 
@@ -312,9 +352,10 @@ def _limit(found: Mapping[str, Any]) -> float | None:
     return float("nan") if limit is None else float(limit)
 
 
-def _read_rivals(path: Path) -> dict[str, Predictions]:
+def _read_rivals(path: Path, order: Iterable[str]) -> dict[str, Predictions]:
+    """Baselines' predictions in the order in which they were stacked: the file has an order of its own."""
     held = {name: tensor.numpy() for name, tensor in read_tensors(path).items()}
-    names = dict.fromkeys(key.rsplit("/", 1)[0] for key in held)
+    names = [name for name in order if f"{name}/{_PARTS[0]}" in held]
     return {name: Predictions(*(held[f"{name}/{part}"] for part in _PARTS)) for name in names}
 
 

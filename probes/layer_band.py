@@ -18,6 +18,7 @@ from graticule.probes.layers import fit_points
 from graticule.probes.scores.bootstrap import cluster_sums, resampled_r2
 from graticule.probes.scores.metrics import mean_r2
 from graticule.probes.scores.multiplicity import max_t_band
+from graticule.probes.scores.ties import difference
 from graticule.probes.scores.verdict import stack
 
 if TYPE_CHECKING:
@@ -108,7 +109,8 @@ def layer_band(
     samples = resampled_r2(sums, draws, seed)
     estimates = np.array([mean_r2(y, p) for p in predictions.values()])
     if what == "gain":
-        samples, estimates = samples[:, 1:] - samples[:, :1], estimates[1:] - estimates[0]
+        samples = difference(samples[:, 1:], samples[:, :1])
+        estimates = difference(estimates[1:], estimates[:1])
     low, high = max_t_band(estimates, samples, level)
     alone = np.nanquantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
     points = [name for name in predictions if name != "surface"]

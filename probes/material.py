@@ -12,6 +12,7 @@ from graticule.hooks.activations import Activations
 from graticule.hooks.store import Store
 from graticule.probes.estimators.ridge_rows import as_rows
 from graticule.probes.layers import Problem
+from graticule.probes.scores.settings import JudgeSettings
 from graticule.probes.scores.verdict import Predictions, StackFit, Verdict, stack, verdict
 from graticule.probes.surface.baselines import Baselines
 from graticule.probes.tables.table import Table
@@ -51,14 +52,28 @@ class Material:
     """Targets, split and clusters of the activation rows."""
     rivals: Mapping[str, Predictions]
     """Baseline → its predictions of the table's own target."""
-    alphas: tuple[float, ...] | None = None
-    """Ridge strengths asked for; None is the default grid."""
-    min_gain: float = 0.01
-    """The smallest gain called structure."""
-    draws: int = 2000
-    """Of the bootstrap."""
-    seed: int = 0
-    """Of the bootstrap and the controls."""
+    settings: JudgeSettings
+    """How the findings were judged: anything else is judged alike."""
+
+    @property
+    def alphas(self) -> tuple[float, ...] | None:
+        """Ridge strengths asked for; None is the default grid."""
+        return self.settings.alphas
+
+    @property
+    def min_gain(self) -> float:
+        """The smallest gain called structure."""
+        return self.settings.min_gain
+
+    @property
+    def draws(self) -> int:
+        """Of the bootstrap."""
+        return self.settings.draws
+
+    @property
+    def seed(self) -> int:
+        """Of the bootstrap and the controls."""
+        return self.settings.seed
 
     def rows(
         self, point: str, index: Int[np.ndarray, " row"] | None = None

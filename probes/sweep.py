@@ -21,6 +21,7 @@ from graticule.probes.layers import PointFit, Problem, chosen, fit_points
 from graticule.probes.material import Material
 from graticule.probes.scores.geo import haversine_km
 from graticule.probes.scores.metrics import score
+from graticule.probes.scores.settings import JudgeSettings
 from graticule.probes.scores.verdict import Predictions, Verdict, verdict
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.surface.fitted import fit_baselines, fit_shuffled
@@ -31,6 +32,9 @@ _log = logging.getLogger(__name__)
 
 Target = Table | str | Shaped[np.ndarray, "..."] | Sequence[float]
 """A table, a column of `activations.rows`, or one value (or row of values) an activation row."""
+
+OF_ROWS = "activation rows"
+"""The name of a table that was given as an array: its rows are activation rows, not texts."""
 
 
 @door(activations=ACTIVATIONS, baselines=BASELINES, surface_of=FINDINGS)
@@ -68,7 +72,10 @@ def sweep(
     **Raises** `ValueError` where rows and target do not fit together, for baselines of another table, and for
     NaN, infinite or constant targets.
     """
-    table, source = _table_of(activations, target, split, cluster)
+    judged_by = JudgeSettings(
+        None if alphas is None else tuple(float(a) for a in alphas), min_gain, draws, seed
+    )
+    table, source = table_of(activations, target, split, cluster)
     if baselines is None:
         baselines = Baselines(text_digest(table), {}, table.texts is not None)
     else:
@@ -116,16 +123,14 @@ def sweep(
         predictions=_predictions(table, problem, best, surface),
         provenance=_provenance(activations, table, baselines, seed),
         rivals=rivals,
+        settings=judged_by,
         made_of=Material(
             activations,
             table,
             baselines,
             problem,
             rivals,
-            alphas=None if alphas is None else tuple(alphas),
-            min_gain=min_gain,
-            draws=draws,
-            seed=seed,
+            judged_by,
         ),
     )
 
@@ -159,7 +164,7 @@ def _fitted_before(
 
 
 # Rows ------------------------------------------------------------------------------------------------
-def _table_of(
+def table_of(
     activations: Activations | Store,
     target: Target,
     split: str | np.ndarray | None,
@@ -196,7 +201,7 @@ def _table_of(
         columns[role] = given
     if columns["cluster"] is None:
         columns["cluster"] = "source"  # rows of one text are not independent
-    table = Table(frame, text=text, target=names, name="activation rows", **columns)
+    table = Table(frame, text=text, target=names, name=OF_ROWS, **columns)
     return table, np.arange(len(frame))
 
 

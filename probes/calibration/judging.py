@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 
 from graticule.probes.calibration.components import Chosen
 from graticule.probes.scores.bootstrap import ClusterSums, cluster_sums, resamples, weighted_r2
+from graticule.probes.scores.ties import difference
 from graticule.probes.scores.verdict import words
 
 _BYTES = 1 << 27
@@ -92,7 +93,7 @@ def judge(
     """Gains, their intervals and words, all targets in one set of resamples: those of `verdict`."""
     sums = cluster_sums(y_test.T, {name: stacked[name].T for name in ("surface", "full")}, clusters)
     point = whole(sums)
-    gain = point[1] - point[0]
+    gain = difference(point[1], point[0])
     samples = gain_samples(sums, draws, seed)
     low, high = limits(samples)
     said = tuple(
@@ -118,4 +119,4 @@ def gain_samples(
 ) -> Float[np.ndarray, "draw target"]:
     """The gain in resamples; `picked` as in `scores.bootstrap.resamples`."""
     values = (weighted_r2(sums, weights) for weights in resamples(len(sums.n), draws, seed, picked))
-    return np.concatenate([value[:, 1] - value[:, 0] for value in values])
+    return np.concatenate([difference(value[:, 1], value[:, 0]) for value in values])

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from graticule.probes.causes.leace import Eraser, Moments
+from graticule.probes.scores.ties import share_reaching
 
 NEGLIGIBLE = 1e-6
 """Effects below this (in log-odds, nats or standard deviations) are rounding."""
@@ -84,7 +85,7 @@ def rank_p(effect: float, controls: Float[np.ndarray, " control"]) -> float:
     effect that is rounding."""
     if abs(effect) < NEGLIGIBLE:
         return 1.0
-    return float((1 + (np.abs(controls) >= abs(effect)).sum()) / (1 + len(controls)))
+    return float(share_reaching(np.abs(controls), abs(effect)))
 
 
 def needed(controls: int, tests: int, level: float = 0.05) -> int:

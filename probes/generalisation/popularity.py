@@ -17,6 +17,7 @@ from graticule.probes.findings import Findings
 from graticule.probes.material import Material
 from graticule.probes.scores.bootstrap import interval, resamples
 from graticule.probes.scores.geo import haversine_km
+from graticule.probes.scores.ties import ranks
 from graticule.probes.tables.checks import need_column
 
 if TYPE_CHECKING:
@@ -235,11 +236,9 @@ def _by_stratum(
 def _correlations(
     values: np.ndarray, errors: np.ndarray, clusters: np.ndarray, draws: int, seed: int
 ) -> pd.DataFrame:
-    from scipy.stats import rankdata
-
     def centred(column: np.ndarray) -> np.ndarray:
-        ranks = np.asarray(rankdata(column), np.float64)
-        return (ranks - ranks.mean()) / max(float(ranks.std()), 1e-12)
+        placed = ranks(column.astype(np.float64))
+        return (placed - placed.mean()) / max(float(placed.std()), 1e-12)
 
     x, lines = centred(values), []
     for i, name in enumerate(_WORDS):

@@ -113,5 +113,6 @@ def exceeded(
     null: Float32[np.ndarray, " draw"], observed: Float[np.ndarray, " test"]
 ) -> Float[np.ndarray, " test"]:
     """p of observed sizes against sorted draws: `(1 + draws at least as large) / (1 + draws)`."""
-    above = len(null) - np.searchsorted(null, observed.astype(np.float32), side="left")
-    return (1.0 + above) / (1.0 + len(null))
+    least = (observed * (1 - 1e-6)).astype(np.float32)  # ties within rounding are ties
+    above = len(null) - np.searchsorted(null, least, side="left")
+    return np.where(np.isnan(observed), np.nan, (1.0 + above) / (1.0 + len(null)))

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from graticule.probes.scores.geo import haversine_km, proximity_error, proximity_error_1d
+from graticule.probes.scores.ties import ranks
 
 
 @runtime_checkable
@@ -65,9 +66,7 @@ def spearman(
     y: Float[np.ndarray, "row target"], pred: Float[np.ndarray, "row target"]
 ) -> Float[np.ndarray, " target"]:
     """Spearman rank correlation of every target (mean ranks for ties); NaN where a side is constant."""
-    from scipy.stats import rankdata
-
-    return pearson(np.asarray(rankdata(y, axis=0)), np.asarray(rankdata(pred, axis=0)))
+    return pearson(ranks(y), ranks(pred))
 
 
 def mae(
@@ -85,14 +84,12 @@ def auroc(
 
     The mean over the columns is the macro one-vs-rest score. NaN where a column holds one class only.
     """
-    from scipy.stats import rankdata
-
     _need_rows(y)
     positive = y > 0.5
     count = positive.sum(axis=0).astype(np.float64)
     pairs = count * (len(y) - count)
-    ranks = np.where(positive, np.asarray(rankdata(scores, axis=0)), 0.0).sum(axis=0)
-    wins = ranks - count * (count + 1) / 2
+    reached = np.where(positive, ranks(scores), 0.0).sum(axis=0)
+    wins = reached - count * (count + 1) / 2
     return np.where(pairs > 0, wins / np.where(pairs > 0, pairs, 1.0), np.nan)
 
 

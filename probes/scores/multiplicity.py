@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from graticule.probes.scores.ties import difference
+
 
 def holm(p: Sequence[float] | Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
     """Adjusted p-values that keep the chance of *any* false finding below their level (Holm 1979).
@@ -48,13 +50,15 @@ def bootstrap_p(samples: Float[np.ndarray, " draw"], null: float = 0.0, two_side
 
     Twice the share of draws on the null's side of it (once, for the one-sided alternative that the quantity
     is larger), with one added to numerator and denominator so that it is never 0. Undefined draws are left
-    out; NaN if all are.
+    out; NaN if all are. Samples are of scores of order 1: one that is `null` but for rounding counts on both
+    sides.
     """
     defined = samples[~np.isnan(samples)]
     if not len(defined):
         return float("nan")
-    below = (1 + int((defined <= null).sum())) / (1 + len(defined))
-    above = (1 + int((defined >= null).sum())) / (1 + len(defined))
+    from_null = difference(defined, np.full(len(defined), null))
+    below = (1 + int((from_null <= 0).sum())) / (1 + len(defined))
+    above = (1 + int((from_null >= 0).sum())) / (1 + len(defined))
     return min(1.0, 2 * min(below, above)) if two_sided else below
 
 

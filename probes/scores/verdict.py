@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from graticule.probes.scores.bootstrap import cluster_sums, effective_clusters, interval, resampled_r2
 from graticule.probes.scores.metrics import mean, mean_r2, r2
+from graticule.probes.scores.ties import difference
 
 STRUCTURE = "structure beyond the baselines"
 NO_BETTER = "no better than the baselines"
@@ -27,6 +27,11 @@ class Predictions:
     """Training rows, each predicted by a fit without its fold (or its cluster), in the target's units."""
     test: Float[np.ndarray, "test target"]
     """Test rows, predicted by the fit on all training rows."""
+
+    def __post_init__(self) -> None:
+        """Lay both out row by row: sums round by the layout, and files know no other."""
+        for part in ("out_of_fold", "test"):
+            object.__setattr__(self, part, np.ascontiguousarray(getattr(self, part)))
 
 
 @dataclass(frozen=True)
@@ -107,10 +112,6 @@ class Verdict:
         ]
         return "\n".join(lines)
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, keys as in ``findings.json``; tuples become lists and undefined numbers None."""
-        return {key: _plain(value) for key, value in asdict(self).items()}
-
 
 def stack(
     out_of_fold: Mapping[str, Float[np.ndarray, "train target"]], y: Float[np.ndarray, "train target"]
@@ -159,8 +160,9 @@ def verdict(
     the Brier skill. ``model_baselines`` names the baselines that read the model; if none of ``baselines`` is
     among them nothing is decided.
 
-    **Raises** ValueError where shapes do not fit or a value is not finite.
+    **Raises** ValueError where shapes do not fit, a value is not finite, or ``min_gain`` is no gain.
     """
+    check_min_gain(min_gain)
     everything = {**baselines, "probe": probe}
     if "probe" in baselines:
         raise ValueError("'probe' names the probe itself: call that baseline something else")
@@ -177,8 +179,8 @@ def verdict(
     sums = cluster_sums(y_test, compared, test_clusters)
     samples = resampled_r2(sums, draws, seed)
     point = {name: r2(y_test, pred) for name, pred in compared.items()}
-    by_target = point["full"] - point["surface"]
-    gain, ci95 = mean(by_target), interval(samples[:, 1] - samples[:, 0])
+    by_target = difference(point["full"], point["surface"])
+    gain, ci95 = mean(by_target), interval(difference(samples[:, 1], samples[:, 0]))
     known = any(name in model_baselines for name in baselines)
     effective = effective_clusters(sums.n)
     result = Verdict(
@@ -188,8 +190,8 @@ def verdict(
         gain=gain,
         ci95=ci95,
         gain_by_target={name: float(g) for name, g in zip(target_names, by_target, strict=True)},
-        margin=mean(point["probe"] - point["rival"]),
-        margin_ci95=interval(samples[:, 2] - samples[:, 3]),
+        margin=mean(difference(point["probe"], point["rival"])),
+        margin_ci95=interval(difference(samples[:, 2], samples[:, 3])),
         strongest_baseline=strongest,
         min_gain=min_gain,
         clusters=len(sums.n),
@@ -202,12 +204,20 @@ def verdict(
 
 
 def words(gain: float, ci95: tuple[float, float], min_gain: float, model_baselines: bool) -> str:
-    """The verdict in words, by the gain and its interval; an undefined interval decides nothing."""
+    """The verdict in words, by the gain and its interval; what is undefined decides nothing."""
     if not model_baselines:
         return MISSING
+    if np.isnan([gain, *ci95]).any():
+        return NOT_DECIDED
     if ci95[0] > 0 and gain >= min_gain:
         return STRUCTURE
     return NO_BETTER if ci95[1] < min_gain else NOT_DECIDED
+
+
+def check_min_gain(min_gain: float) -> None:
+    """**Raises** ValueError unless this is a share of the variance that a probe could add."""
+    if not 0 <= min_gain < 1:
+        raise ValueError(f"min_gain={min_gain}: expected a share of the variance from 0 to below 1, say 0.01")
 
 
 def _warnings(
@@ -242,6 +252,12 @@ def _check(
             f"y has {y_train.shape[1]} (train) and {y_test.shape[1]} (test) columns for "
             f"{len(target_names)} target names"
         )
+    for part, y in (("training", y_train), ("test", y_test)):
+        if not np.isfinite(y).all():
+            row, column = np.argwhere(~np.isfinite(y))[0]
+            raise ValueError(
+                f"the target {target_names[column]!r} of {part} row {row} is {y[row, column]}: drop such rows"
+            )
     for name, pred in predictions.items():
         for part, y, values in (
             ("out-of-fold", y_train, pred.out_of_fold),
@@ -256,13 +272,3 @@ def _check(
 
 def _rank(score: float) -> float:
     return -np.inf if np.isnan(score) else score
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if np.isfinite(value) else None
-    if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]  # pyright: ignore[reportUnknownVariableType]
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}  # pyright: ignore[reportUnknownVariableType]
-    return value

@@ -17,6 +17,7 @@ from graticule.hooks.identity import model_identity
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.saved import SavedResult
 from graticule.probes.geometry import Metric
+from graticule.probes.scores.ties import share_reaching
 from graticule.probes.words.heat import ALPHA, LEVEL, unit_rows
 from graticule.probes.words.lists import ContextPair, ambiguous_contexts
 from graticule.probes.words.readout import METRICS, Readout, final_residuals, make_metrics
@@ -204,7 +205,7 @@ def _scored(cosines: np.ndarray, draws: int, seed: int) -> dict[str, float]:
         "gain": float(matching.mean() - other.sum() / counted.sum()),
         "low": float(low),
         "high": float(high),
-        "p": float((1 + (null >= matching.mean()).sum()) / (1 + draws)),
+        "p": float(share_reaching(null, float(matching.mean()))),
         "positive": float((np.diag(cosines) > 0).mean()),
         "nearest": float((np.nanargmax(size, axis=1) == np.arange(n)).mean()),
     }

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 
 from graticule.probes.geometry import Metric
 from graticule.probes.scores.multiplicity import benjamini_hochberg, holm
+from graticule.probes.scores.ties import share_reaching
 from graticule.probes.steering_nulls import (
     block_means,
     diagonal,
@@ -139,8 +140,7 @@ def _chance(
     for name, (null, against) in nulls.items():
         observed = within[against].to_numpy(float)
         within[f"level_{name}"] = np.quantile(null, LEVEL, axis=0)
-        p = (1 + (null >= observed).sum(axis=0)) / (1 + draws)
-        within[f"p_{name}"] = np.where(np.isnan(observed), np.nan, p)
+        within[f"p_{name}"] = share_reaching(null, observed)
     within["holm"] = holm(within["p_flipped"].to_numpy(float))
     within["benjamini_hochberg"] = benjamini_hochberg(within["p_flipped"].to_numpy(float))
     within["holm_shuffled"] = holm(within["p_shuffled"].to_numpy(float))

@@ -10,6 +10,7 @@ import pandas as pd
 
 from graticule.probes.geometry import Metric
 from graticule.probes.scores.multiplicity import holm
+from graticule.probes.scores.ties import share_reaching
 from graticule.probes.steering_nulls import set_slices, signs
 from graticule.probes.words.heat import LEVEL, Rows, unit_rows
 from graticule.probes.words.tokens import TokenPairs
@@ -69,8 +70,7 @@ def _moved(tokens: TokenPairs, products: np.ndarray, turns: np.ndarray) -> dict[
     slices = set_slices(tokens.sizes)
     moved = np.stack([products[s].mean(axis=0) for s in slices])  # [concept, context], nats
     turned = np.abs(moved @ turns / products.shape[1])
-    extreme = turned >= np.abs(moved.mean(axis=1, keepdims=True))
-    p = (1 + extreme.sum(axis=1)) / (1 + turns.shape[1])
+    p = share_reaching(turned.T, np.abs(moved.mean(axis=1)))
     return {
         "p": p,
         "holm": holm(p),

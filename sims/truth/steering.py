@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from graticule.probes.geometry import Metric, causal, covariance, whitened
+from graticule.probes.scores.ties import share_reaching
 from graticule.probes.steering import (
     gauge_free,
     mean_cosines,
@@ -213,8 +214,8 @@ def concept_lines(learned: Learned, nulls: int = 0) -> pd.DataFrame:
                     "random": random_pairs(table[contexts.world.possible], len(pairs), nulls, seed=run),
                 }
                 for name, values in drawn.items():
-                    reached = int((values >= line["unembedding"]).sum())
-                    line |= {name: float(values.mean()), f"p_{name}": (1 + reached) / (1 + nulls)}
+                    p = float(share_reaching(values, line["unembedding"]))
+                    line |= {name: float(values.mean()), f"p_{name}": p}
             lines.append(line)
     return pd.DataFrame(lines)
 

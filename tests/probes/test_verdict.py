@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import rankdata
 from sklearn.metrics import r2_score
 
+from graticule.hooks.artifact import json_ready
+from graticule.probes.causes.controls import rank_p
+from graticule.probes.neurons.draws import exceeded
 from graticule.probes.scores.bootstrap import (
     cluster_sums,
     effective_clusters,
@@ -13,6 +17,9 @@ from graticule.probes.scores.bootstrap import (
     resampled_r2,
     weighted_r2,
 )
+from graticule.probes.scores.metrics import auroc
+from graticule.probes.scores.multiplicity import bootstrap_p
+from graticule.probes.scores.ties import ranks, share_reaching
 from graticule.probes.scores.verdict import (
     MISSING,
     NO_BETTER,
@@ -150,7 +157,7 @@ def test_a_target_constant_over_the_test_rows_is_left_out_and_said() -> None:
     y[100:, 1] = 0
     result = judge(y, y + rng.normal(size=y.shape), {"embedding": rng.normal(size=y.shape)}, 100)
     assert np.isfinite([result.gain, *result.ci95]).all()
-    assert result.to_json()["gain_by_target"]["t1"] is None
+    assert json_ready(result)["gain_by_target"]["t1"] is None
     assert any("t1" in w for w in result.warnings)
 
 
@@ -256,3 +263,63 @@ def test_interval_covers_the_true_difference() -> None:
 def test_effective_clusters() -> None:
     assert effective_clusters(np.array([5, 5, 5, 5])) == pytest.approx(4)
     assert effective_clusters(np.array([1000, 1, 1])) == pytest.approx(1, abs=0.01)
+
+
+def test_what_differs_by_rounding_alone_is_a_tie() -> None:
+    """A probe that adds nothing: its stack is the baselines' own, in another order of the same sums."""
+    rng = np.random.default_rng(12)
+    y = rng.normal(size=(300, 1))
+    a, b = y + rng.normal(size=y.shape), y + 2 * rng.normal(size=y.shape)
+    against = -y + rng.normal(size=y.shape)  # goes against the target out of fold, so it is left out
+    for names in (("a", "b"), ("b", "a")):
+        given = {name: {"a": a, "b": b}[name] for name in names}
+        result = judge(y, against, given, 200, model_baselines=set(names), min_gain=0.0)
+        assert (result.gain, result.ci95, result.words) == (0.0, (0.0, 0.0), NOT_DECIDED)
+    noise = np.array([2e-16, -1e-16, 0.0, 4e-16])
+    assert bootstrap_p(noise, two_sided=False) == bootstrap_p(-noise, two_sided=False) == 1.0
+    assert bootstrap_p(noise + 0.3, null=0.3) == 1.0
+    assert bootstrap_p(noise + 1e-3, two_sided=False) == pytest.approx(0.2)
+
+
+def test_ranks_and_shares_take_ties_within_rounding() -> None:
+    rng = np.random.default_rng(13)
+    plain = rng.integers(0, 6, (40, 2)).astype(float)
+    noisy = plain * (1 + 1e-15 * rng.normal(size=plain.shape))
+    assert np.array_equal(ranks(noisy), rankdata(plain, axis=0))
+    apart = rng.normal(size=(50, 3))
+    assert np.array_equal(ranks(apart), rankdata(apart, axis=0))
+    # as many predictions as scores that are one number but for rounding tell nothing
+    flat = np.full((40, 1), 0.1) + 1e-17 * rng.normal(size=(40, 1))
+    assert auroc((plain[:, :1] > 2).astype(float), flat)[0] == 0.5
+    null = rng.normal(size=(60, 4)) ** 2
+    observed = null[17] * (1 + 1e-9)
+    assert np.allclose(share_reaching(null, observed), [(1 + (n >= n[17]).sum()) / 61 for n in null.T])
+    assert share_reaching(null[:, 0], 0.0) == 1.0
+    assert np.isnan(share_reaching(null[:, 0], float("nan")))
+
+
+def test_an_effect_that_is_no_number_has_no_p() -> None:
+    """NaN is at least as large as nothing, so its rank would be the best of all."""
+    controls = np.arange(1.0, 40.0)
+    assert rank_p(5.0, controls) == pytest.approx(36 / 40)
+    assert np.isnan(rank_p(float("nan"), controls)) and np.isnan(rank_p(1.0, np.array([1.0, np.nan])))
+    null = np.sort(controls.astype(np.float32))
+    assert np.isnan(exceeded(null, np.array([np.nan, 3.0]))).tolist() == [True, False]
+    assert exceeded(null, np.array([3.0000001, 3.1])).tolist() == [38 / 40, 37 / 40]
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -1.0, 1.0])
+def test_a_smallest_gain_that_is_no_gain_is_refused(wrong: float) -> None:
+    y = np.random.default_rng(14).normal(size=(60, 1))
+    with pytest.raises(ValueError, match=f"min_gain={wrong}: expected"):
+        judge(y, y + 0.1, {"embedding": y * 0.5}, 30, min_gain=wrong)
+
+
+def test_a_target_that_is_no_number_gives_no_word() -> None:
+    y = np.random.default_rng(15).normal(size=(60, 1))
+    for row in (3, 40):
+        bad = y.copy()
+        bad[row] = np.nan
+        with pytest.raises(ValueError, match=r"'t0' of (training row 3|test row 10) is nan"):
+            judge(bad, y + 0.1, {"embedding": y * 0.5}, 30)
+    assert words(float("nan"), (-0.02, 0.001), 0.01, True) == NOT_DECIDED

@@ -1,0 +1,211 @@
+"""Findings read from disk go on exactly as those that `sweep` returned, or say why they cannot."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import WORDS
+from helpers import alike
+
+from graticule import Activations, Findings, Table, baselines, capture, sweep
+from graticule.probes import adjust
+from graticule.probes.beyond.classes import classes
+from graticule.probes.beyond.mlp import mlp
+from graticule.probes.beyond.pca import pca
+from graticule.probes.beyond.sphere import sphere
+from graticule.probes.calibration.calibrate import calibrate
+from graticule.probes.causes.causes import causes
+from graticule.probes.causes.erase import erase
+from graticule.probes.causes.outcomes import Outcome
+from graticule.probes.compare import compare
+from graticule.probes.controls.run import controls
+from graticule.probes.directions.sweep import directions
+from graticule.probes.generalisation.holdouts import holdouts
+from graticule.probes.generalisation.popularity import popularity
+from graticule.probes.generalisation.transfer import transfer
+from graticule.probes.latents.sweep import latents
+from graticule.probes.layer_band import layer_band
+from graticule.probes.neurons.neurons import neurons
+from graticule.probes.scores.settings import JudgeSettings
+from graticule.sims.planted import planted
+
+SETTINGS: dict[str, Any] = {"alphas": [0.3, 3.0, 30.0], "min_gain": 0.02, "draws": 60, "seed": 5}
+QUIET: dict[str, Any] = {"progress": False}
+ASKED = Outcome("river or lake", "{} is a", {"river": ("river",), "lake": ("lake",)}, "lat")
+
+
+def places(rows: int = 130) -> Table:
+    rng = np.random.default_rng(3)
+    picked = rng.integers(0, len(WORDS), (rows, 2))
+    said = rng.normal(size=(len(WORDS), 2))
+    y = said[picked[:, 0]] + 0.5 * said[picked[:, 1]] + 0.3 * rng.normal(size=(rows, 2))
+    frame = pd.DataFrame(
+        {
+            "name": [f"{WORDS[a]} {WORDS[b]} {i % 9}" for i, (a, b) in enumerate(picked)],
+            "lat": 10 * y[:, 0],
+            "lon": 20 * y[:, 1],
+            "land": [f"land {a % 3}" for a in picked[:, 0]],
+            "page_views": rng.integers(1, 999, rows),
+        }
+    )
+    return Table(
+        frame, text="name", target=["lat", "lon"], units=["lat", "lon"], blocks="land", test_size=0.3, seed=3
+    )
+
+
+@pytest.fixture(scope="module")
+def swept(load_tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Findings, Findings]:
+    """A model, findings with settings of their own, and the same findings read from disk."""
+    model, table = load_tiny("llama", "hooked"), places()
+    acts, beside = capture(model, table.texts), baselines(model, table)
+    found = sweep(acts, table, beside, **SETTINGS, **QUIET)
+    folder = tmp_path_factory.mktemp("findings")
+    found.save(folder)
+    return model, found, Findings.load(folder).with_material(acts, table, beside)
+
+
+def random_sae(findings: Findings) -> Any:
+    from sae_lens.saes.sae import SAEMetadata
+    from sae_lens.saes.standard_sae import StandardSAE, StandardSAEConfig
+
+    torch.manual_seed(0)
+    metadata = SAEMetadata(hook_name=findings.chosen_point)
+    return StandardSAE(StandardSAEConfig(d_in=32, d_sae=48, metadata=metadata))
+
+
+ANALYSES: dict[str, Any] = {
+    "verdict": lambda _, f: f.material.judge(f.material.rivals["twin_0"], leave_out=["twin_0"]),
+    "calibrate": lambda _, f: calibrate(f, targets=2, gains=[0.1], strengths=3, **QUIET),
+    "controls": lambda _, f: controls(f, seeds=2, **QUIET),
+    "layers": lambda _, f: layer_band(f, "gain", draws=50),
+    "mlp": lambda _, f: mlp(f, points=[f.chosen_point], seeds=1, **QUIET),
+    "pca": lambda _, f: pca(f),
+    "sphere": lambda _, f: sphere(f),
+    "holdouts": lambda _, f: holdouts(f, "land", **QUIET),
+    "popularity": lambda _, f: popularity(f, "page_views"),
+    "compare": lambda _, f: compare(f, f.at("blocks.0.hook_resid_post"), draws=50),
+    "transfer": lambda _, f: transfer({"one": f, "two": f}),
+    "latents": lambda _, f: latents(f, {"random": random_sae(f)}, ks=(1, 2), **QUIET),
+    "neurons": lambda m, f: neurons(m, f, rotations=2, **QUIET),
+    "directions": lambda m, f: directions(f, model=m),
+    "erase": lambda m, f: erase(f, m, **QUIET),
+    "causes": lambda m, f: causes(m, f, outcomes=[ASKED], rows=4, controls=3, **QUIET),
+    "p": lambda _, f: {"p": adjust.gain_samples(f)},
+}
+
+
+def plain(result: Any) -> Any:
+    """All that a result holds but when it was made."""
+    if not hasattr(result, "to_json"):
+        return result
+
+    def undated(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: undated(v) for k, v in value.items() if k != "made_at"}
+        return [undated(v) for v in value] if isinstance(value, list) else value
+
+    return undated(result.to_json())
+
+
+@pytest.mark.parametrize("analysis", ANALYSES)
+def test_what_is_made_of_findings_from_disk_is_the_same_to_the_bit(swept: Any, analysis: str) -> None:
+    model, found, again = swept
+    run = ANALYSES[analysis]
+    assert alike(plain(run(model, found)), plain(run(model, again)))
+
+
+def test_classes_of_findings_from_disk_are_the_same_to_the_bit(tmp_path: Any) -> None:
+    world = planted(n_rows=160, width=8, n_layers=1)
+    label = np.where(world.table.y[:, 0] > 0, "warm", "cold").astype(object)
+    frame = world.table.frame.assign(label=label)
+    table = Table(frame, text="text", target="label", split="is_test")
+    found = sweep(world.activations, table, world.baselines, **SETTINGS, **QUIET)
+    found.save(tmp_path)
+    again = Findings.load(tmp_path).with_material(world.activations, table, world.baselines)
+    one, other = (classes(f, ks=(1, 2), **QUIET) for f in (found, again))
+    assert alike(plain(one), plain(other))
+
+
+def test_settings_and_the_order_of_baselines_come_back(swept: Any) -> None:
+    _, found, again = swept
+    asked = JudgeSettings(
+        tuple(SETTINGS["alphas"]), SETTINGS["min_gain"], SETTINGS["draws"], SETTINGS["seed"]
+    )
+    assert found.settings == again.settings == again.material.settings == asked
+    assert list(found.rivals) == list(again.rivals) == [n for n in found.baselines if n != "shuffled"]
+    assert list(found.rivals) != sorted(found.rivals)  # a file's own order would be this one
+
+
+def test_the_p_value_of_a_verdict_is_of_its_own_resamples(swept: Any) -> None:
+    _, found, _ = swept
+    samples = adjust.gain_samples(found)
+    assert len(samples) == SETTINGS["draws"]
+    assert tuple(np.quantile(samples, [0.025, 0.975])) == pytest.approx(found.verdict.ci95, abs=1e-12)
+
+
+def test_findings_without_settings_are_read_and_say_what_they_suppose(swept: Any, tmp_path: Any) -> None:
+    """As graticule 0.1 wrote them."""
+    _, found, _ = swept
+    found.save(tmp_path)
+    old = json.loads((tmp_path / "findings.json").read_text())
+    del old["settings"]
+    (tmp_path / "findings.json").write_text(json.dumps(old))
+    read, made_of = Findings.load(tmp_path), found.material
+    given = made_of.activations, made_of.table, made_of.baselines
+    assert read.settings is None and read.summary() == found.summary()
+    with pytest.warns(UserWarning, match="saved without their settings.*draws=2000, seed=5.*JudgeSettings"):
+        supposed = read.with_material(*given)
+    assert supposed.material.min_gain == SETTINGS["min_gain"]
+    with pytest.warns(UserWarning, match="saved without their settings"):
+        adjust.gain_p(read)
+    told = read.with_material(*given, settings=found.settings)
+    assert told.material.settings == found.settings
+
+
+def test_array_targets_are_aligned_as_the_sweep_aligned_them(tmp_path: Any) -> None:
+    """Three rows a text, and a target for each row, not for each text."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(180, 6)).astype(np.float32)
+    rows = pd.DataFrame({"source": np.arange(180) // 3, "position": np.arange(180) % 3})
+    acts = Activations.from_tensors({"blocks.0.hook_resid_post": X}, rows=rows)
+    y, is_test = X @ rng.normal(size=6) + rng.normal(size=180), np.arange(180) // 3 % 4 == 0
+    found = sweep(acts, y, split=is_test, **SETTINGS, **QUIET)
+    found.save(tmp_path)
+    read = Findings.load(tmp_path)
+    for again in (
+        read.with_material(acts, y, split=is_test),
+        read.with_material(acts, found.material.table, found.material.baselines),
+    ):
+        for part in ("source", "y", "is_test", "clusters"):
+            assert np.array_equal(
+                getattr(again.material.problem, part), getattr(found.material.problem, part)
+            )
+        assert compare(found, again, draws=20).difference == 0
+    with pytest.raises(ValueError, match="another table"):
+        read.with_material(acts, y[::-1].copy(), split=is_test)
+
+
+def test_material_that_is_not_the_findings_own_is_refused(swept: Any) -> None:
+    _, found, again = swept
+    acts, table, beside = again.material.activations, again.material.table, again.material.baselines
+    order = np.random.default_rng(0).permutation(acts.n_rows)
+    turned = Activations.from_tensors(
+        {point: acts[point][order] for point in acts.points},
+        rows=acts.rows.iloc[order].reset_index(drop=True),
+    )
+    with pytest.raises(ValueError, match="in another order than these findings: row 0 was of table row 0"):
+        found.with_material(turned, table, beside)
+    fewer = replace(beside, features={n: f for n, f in beside.features.items() if n != "twin_0"})
+    with pytest.raises(ValueError, match=r"judged against .*twin_0.*give the baselines that `sweep` was"):
+        found.with_material(acts, table, fewer)
+    with pytest.raises(ValueError, match="judged against"):
+        found.with_material(acts, table, None)
+    few = Activations.from_tensors({point: acts[point][:90] for point in acts.points})
+    with pytest.raises(ValueError, match="of 130 activation rows, these activations hold 90"):
+        found.with_material(few, table, beside)
