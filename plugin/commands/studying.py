@@ -59,7 +59,7 @@ def study(
 
     Steps: calibrate, controls, layers, mlp, pca, classes, sphere, holdouts, prompts, popularity, latents,
     neurons, attribution, directions, erase, causes, compat. Every step leaves its results in the folder; the
-    same command run again goes on where it was.
+    same command run again goes on where it was. Exit code 1: a step failed, and the others are whole.
 
     \b
     Example:  graticule study --model gemma-3-270m --table historical_figures --out figures
@@ -113,4 +113,6 @@ def study(
     )
     typer.echo(f"{made.summary()}\nThe pages: {out / 'report.html'}")
     if made.failed:
-        raise RuntimeError(f"{len(made.failed)} steps failed: {', '.join(made.failed)}; the others are whole")
+        count = "1 step" if len(made.failed) == 1 else f"{len(made.failed)} steps"
+        typer.echo(f"graticule: {count} failed: {', '.join(made.failed)}; the others are whole", err=True)
+        raise typer.Exit(1)

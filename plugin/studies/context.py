@@ -38,10 +38,6 @@ class Context:
         return replace(self, made={**self.made, step: results})
 
 
-class NotApplicable(Exception):
-    """A step has nothing to do on this table or model; the message says why."""
-
-
 @dataclass(frozen=True)
 class Step:
     """One part of a study: a page of its own."""

@@ -44,7 +44,7 @@ class Study(Result):
     @property
     def failed(self) -> dict[str, str]:
         """The steps that ended in an error, apart from those that did not apply."""
-        return {step: why for step, why in self.failures.items() if why.startswith("failed")}
+        return {step: why for step, why in self.failures.items() if not why.startswith("not applicable")}
 
     def summary(self) -> str:
         """Both verdicts, the limit of detection, what the controls say, and which parts are missing."""

@@ -14,11 +14,12 @@ from graticule.hooks.artifact import ArtifactError, read_json, write_json
 from graticule.hooks.doors import MODEL, TABLE, door
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.saved import SavedResult
+from graticule.probes.applicable import NotApplicable
 from graticule.probes.calibration.result import Calibration, detected
 from graticule.probes.probe import probe
 from graticule.probes.tables.table import Table
 from graticule.results import load_result
-from graticule.studies.context import Context, NotApplicable, Step
+from graticule.studies.context import Context, Step
 from graticule.studies.result import Study
 from graticule.studies.settings import Settings
 from graticule.studies.steps import STEPS
@@ -47,8 +48,8 @@ def study(
 
     The first step is `probe`, and its verdict stands first; the others (`studies.steps.STEPS`) go on
     from its findings. A step whose results are whole and were made from the same findings and settings is
-    read, not run: a killed study called again goes on where it was. A step that does not apply, or cannot
-    be run on these data, says why; one that fails is recorded with its error, and the others go on.
+    read, not run: a killed study called again goes on where it was. A step that does not apply to this
+    table or model says why; one that fails is recorded with its error (`Study.failed`), and the others go on.
 
     **Arguments:** `out` the folder; `only`, `skip` names of steps; `settings` what they do; `prompt`, `pos`
     of the main capture; `pages=False` writes none; `say` is given a line a step.
@@ -71,11 +72,6 @@ def study(
             results = results_of(step, context)
         except NotApplicable as reason:
             failures[step.name] = f"not applicable: {reason}"
-            tell(f"    {failures[step.name]}")
-            continue
-        except ValueError as reason:  # what an analysis says of data that it cannot be run on
-            _log.info("the step %s cannot be run", step.name, exc_info=True)
-            failures[step.name] = f"not possible here: {reason}"
             tell(f"    {failures[step.name]}")
             continue
         except Exception as error:  # the other steps do not depend on this one

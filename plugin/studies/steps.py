@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
+import pandas as pd
+
 from graticule.hooks.saved import SavedResult
-from graticule.studies.context import Context, NotApplicable, Step
+from graticule.probes.applicable import NotApplicable
+from graticule.studies.context import Context, Step
 from graticule.studies.settings import loaded
+
+_log = logging.getLogger(__name__)
 
 Made = Mapping[str, SavedResult]
 
@@ -79,8 +85,19 @@ def _holdouts(context: Context) -> Made:
     columns = tuple(context.table.blocks) if named is None else named
     if not columns:
         raise NotApplicable("the table names no blocks; give some with --block-column")
-    seed = context.settings.seed
-    return {c: holdouts(context.findings, c, seed=seed, progress=context.progress) for c in columns}
+    made: dict[str, SavedResult] = {}
+    reasons: list[str] = []
+    for column in columns:
+        try:
+            made[column] = holdouts(
+                context.findings, column, seed=context.settings.seed, progress=context.progress
+            )
+        except NotApplicable as reason:
+            reasons.append(f"{column}: {reason}")
+            _log.warning("no hold-outs of %s", reasons[-1])
+    if not made:
+        raise NotApplicable("; ".join(reasons))
+    return made
 
 
 def _prompts(context: Context) -> Made:
@@ -100,8 +117,9 @@ def _prompts(context: Context) -> Made:
 def _popularity(context: Context) -> Made:
     from graticule.probes.generalisation.popularity import popularity
 
-    named = (context.settings.popularity,) if context.settings.popularity else POPULARITY
-    column = next((c for c in named if c in context.table.frame), context.settings.popularity)
+    frame = context.table.frame
+    numbers = (c for c in POPULARITY if c in frame and pd.api.types.is_numeric_dtype(frame[c]))
+    column = context.settings.popularity or next(numbers, None)
     if column is None:
         raise NotApplicable("no popularity column; name one with --popularity-column")
     return {column: popularity(context.findings, column)}

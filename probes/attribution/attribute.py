@@ -16,6 +16,7 @@ from graticule.hooks.doors import FINDINGS_OR_PROBE, MODEL, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.positions import Pos
 from graticule.hooks.protocols import HookedModel, dtype_of
+from graticule.probes.applicable import NotApplicable
 from graticule.probes.attribution.again import (
     Asked,
     Unit,
@@ -140,7 +141,7 @@ def _inputs(
         raise ValueError("a probe alone has no table: pass texts=, or findings with their material")
     table, known = findings.material.table, table_rows(findings)
     if table.texts is None:
-        raise ValueError(f"{table.name} has no texts to run the model on: pass texts=")
+        raise NotApplicable(f"{table.name} has no texts to run the model on: pass texts=")
     index = drawn(known.test, known.clusters, rows, seed)
     return [table.texts[i] for i in index], known.clusters[index], known.y[index]
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 
 from graticule.hooks.protocols import HookedModel
+from graticule.probes.applicable import NotApplicable
 
 _OUTPUT_NORMED = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
 """Their `ln1` and `ln2` norm what a sublayer gives, not what it takes."""
@@ -114,14 +115,16 @@ def _norms_outputs(model: HookedModel) -> bool:
 def _block(model: HookedModel, layer: int) -> Any:
     blocks: Any = getattr(model, "blocks", None)
     if blocks is None:
-        raise ValueError(f"{type(model).__name__} has no .blocks; weights are read as model.blocks[{layer}]")
+        raise NotApplicable(
+            f"{type(model).__name__} has no .blocks; weights are read as model.blocks[{layer}]"
+        )
     return blocks[layer]
 
 
 def _part(model: HookedModel, layer: int, name: str) -> Any:
     part: Any = getattr(_block(model, layer), name, None)
     if part is None:
-        raise ValueError(f"blocks.{layer} of {type(model).__name__} has no {name!r}")
+        raise NotApplicable(f"blocks.{layer} of {type(model).__name__} has no {name!r}")
     return part
 
 
@@ -139,7 +142,7 @@ def _array(module: Any, name: str) -> np.ndarray | None:
 def _need(module: Any, name: str, layer: int, part: str) -> np.ndarray:
     value = _array(module, name)
     if value is None:
-        raise ValueError(
+        raise NotApplicable(
             f"blocks.{layer}.{part} ({type(module).__name__}) has no {name}: a dense layer with "
             "TransformerLens's weight names is needed"
         )

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from graticule.hooks.protocols import HookedModel
+from graticule.probes.applicable import NotApplicable
 from graticule.probes.attribution.again import Unit
 from graticule.probes.attribution.weights import Norm, head_weights, out_weights, output_norm
 
@@ -80,7 +81,7 @@ class Writes:
     ) -> None:
         match = _STREAM.match(point)
         if match is None:
-            raise ValueError(
+            raise NotApplicable(
                 f"{point} is no point of the residual stream; readings at blocks.L.hook_resid_pre, "
                 "hook_resid_mid and hook_resid_post are sums of upstream writes"
             )

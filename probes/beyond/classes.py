@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.saved import SavedResult
+from graticule.probes.applicable import NotApplicable
 from graticule.probes.beyond.given import made_of, point_of
 from graticule.probes.beyond.reliability import SCORES, class_scores, reliability, weighted_auroc
 from graticule.probes.estimators.ksparse import Select, rank_coordinates
@@ -153,7 +154,7 @@ def classes(
     """
     material = findings.material
     if findings.kind == "numeric":
-        raise ValueError(
+        raise NotApplicable(
             f"{findings.table} has numbers as targets; classes(...) is for yes-or-no and categories"
         )
     if not ks or repeats < 1:

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 
 from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.saved import SavedResult
+from graticule.probes.applicable import NotApplicable
 from graticule.probes.beyond.given import Difference, made_of, mean_difference, point_of
 from graticule.probes.estimators.solvers import ridge_cv
 from graticule.probes.findings import Findings
@@ -134,7 +135,9 @@ def sphere(findings: Findings, *, point: str | None = None, edge: float = 30.0) 
     material = findings.material
     columns = coordinate_columns(findings.units)
     if findings.kind != "numeric" or columns is None:
-        raise ValueError(f"{findings.table} has units {findings.units}: a sphere needs one lat and one lon")
+        raise NotApplicable(
+            f"{findings.table} has units {findings.units}: a sphere needs one lat and one lon"
+        )
     if not 0 < edge < 180:
         raise ValueError(f"edge={edge}: degrees from the date line, between 0 and 180")
     lat, lon = columns

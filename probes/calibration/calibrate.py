@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.doors import FINDINGS, door
+from graticule.probes.applicable import NotApplicable
 from graticule.probes.calibration.components import Mixture
 from graticule.probes.calibration.coverage import held_aside, resampled
 from graticule.probes.calibration.instrument import PROBE, STRINGS, Held, Instrument, joined, some
@@ -97,7 +98,7 @@ def calibrate(
         raise ValueError(f"targets={targets}: at least 2 of each kind are needed for a rate")
     material = findings.material
     if not findings.baselines.keys() - {"shuffled"}:
-        raise ValueError("these findings have no baselines: there is no verdict to calibrate")
+        raise NotApplicable("these findings have no baselines: there is no verdict to calibrate")
     draws = material.draws if draws is None else draws
     rows = len(material.problem.y)
     quiet = not (progress if progress is not None else targets * rows > 500_000)

@@ -14,6 +14,7 @@ from torch import Tensor
 from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.tokens import TokenRows, tokenize
+from graticule.probes.applicable import NotApplicable
 from graticule.probes.causes.leace import Moments
 from graticule.probes.causes.outcomes import (
     NextToken,
@@ -58,12 +59,12 @@ class Bench:
         """**Raises** `ValueError` for a table without texts, `KeyError` for a point without a probe."""
         material, table = findings.material, findings.material.table
         if table.texts is None:
-            raise ValueError(f"table {table.name!r} has no texts: there is nothing to run the model on")
+            raise NotApplicable(f"table {table.name!r} has no texts: there is nothing to run the model on")
         self.model, self.findings, self.seed = model, findings, seed
         self.span: Span = span
         self.outcomes = default_outcomes(table) if outcomes is None else tuple(outcomes)
         check_outcomes(self.outcomes, findings.target_names)
-        self.answers = {o.name: o.tokens(model) for o in self.outcomes}
+        self.answers = _answers(model, self.outcomes, packaged=outcomes is None)
         self.point = findings.chosen_point if point is None else point
         if self.point not in findings.probes:
             raise KeyError(f"no probe at {self.point}; these findings have {', '.join(findings.probes)}")
@@ -231,3 +232,15 @@ def provenance_of(findings: Findings, settings: Mapping[str, Any]) -> dict[str, 
 
 def _some(rows: np.ndarray, limit: int, rng: np.random.Generator) -> np.ndarray:
     return rows if len(rows) <= limit else np.sort(rng.choice(rows, limit, replace=False))
+
+
+def _answers(
+    model: HookedModel, outcomes: Sequence[Outcome], packaged: bool
+) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Answer tokens by outcome; packaged outcomes that this tokenizer cannot speak of do not apply."""
+    try:
+        return {o.name: o.tokens(model) for o in outcomes}
+    except ValueError as reason:
+        if packaged:
+            raise NotApplicable(f"{reason}; give outcomes= of your own") from reason
+        raise

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from graticule.hooks.protocols import HookedModel
+from graticule.probes.applicable import NotApplicable
 from graticule.probes.tables.table import Table
 
 
@@ -41,7 +42,7 @@ class Outcome:
         """
         tokenizer: Any = getattr(model, "tokenizer", None)
         if tokenizer is None:
-            raise ValueError("answers need the model's tokenizer; this model has none")
+            raise NotApplicable("answers need the model's tokenizer; this model has none")
         sets: list[tuple[int, ...]] = []
         for words in self.answers.values():
             rows = [tokenizer(word, add_special_tokens=False)["input_ids"] for word in words]

@@ -16,6 +16,7 @@ from torch import Tensor
 from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel, device_of, dtype_of
 from graticule.hooks.tokens import TokenRows, batches
+from graticule.probes.applicable import NotApplicable
 from graticule.probes.estimators.edits import AffineEdit, HookFn
 
 _log = logging.getLogger(__name__)
@@ -95,7 +96,9 @@ class Rig:
         self.token_budget = token_budget
         layer = layer_of(point)
         if layer is None:
-            raise ValueError(f"{point} lies outside the blocks; causes are looked for at points inside them")
+            raise NotApplicable(
+                f"{point} lies outside the blocks; causes are looked for at points inside them"
+            )
         self.border = point.endswith(_BORDERS)
         self.start = layer + int(point.endswith("hook_resid_post"))
         self.stop = int(model.cfg.n_layers)

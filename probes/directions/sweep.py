@@ -11,6 +11,7 @@ from graticule.hooks.artifact import library_versions
 from graticule.hooks.doors import FINDINGS, MODEL, door
 from graticule.hooks.points import PointError
 from graticule.hooks.protocols import HookedModel
+from graticule.probes.applicable import NotApplicable
 from graticule.probes.directions.angles import Concept, alone, pairs
 from graticule.probes.directions.findings import Directions
 from graticule.probes.directions.fits import PointFits, point_fits
@@ -146,7 +147,7 @@ def _metrics(fits: Sequence[PointFits], model: HookedModel | None) -> list[Metri
     if model is not None:
         unembedding = unembedding_covariance(model)
         if len(unembedding) != len(spread):
-            raise ValueError(
+            raise NotApplicable(
                 f"the unembedding reads {len(unembedding)} numbers, the directions have {len(spread)}: the "
                 "causal inner product is of the residual stream; choose such a point, or leave model= out"
             )

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int, Shaped
 
+from graticule.probes.applicable import NotApplicable
 from graticule.probes.layers import Problem
 from graticule.probes.tables.table import Table
 
@@ -94,7 +95,7 @@ def find_blocks(
     if skip_majority and largest in kept:
         kept.remove(largest)
     if len(kept) < 2:
-        raise ValueError(
+        raise NotApplicable(
             f"{len(kept)} blocks of {name} can be held out, of {len(words)} with rows (at least {minimum} "
             f"test rows each; the largest has {int(tests.max(initial=0))}): give another column or a lower "
             "minimum="
@@ -103,7 +104,7 @@ def find_blocks(
     mates = tuple(_mates(r, problem.clusters) for r in rows)
     for i, held, others in zip(kept, rows, mates, strict=True):
         if len(codes) - len(held) - len(others) < 3:
-            raise ValueError(
+            raise NotApplicable(
                 f"{name} {words[i]!r} takes {len(held) + len(others)} of {len(codes)} rows out (with those "
                 "that share a cluster with it): nothing is left to learn from"
             )

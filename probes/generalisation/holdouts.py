@@ -14,6 +14,7 @@ from graticule.hooks.artifact import library_versions
 from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.points import layer_of
 from graticule.hooks.saved import SavedResult
+from graticule.probes.applicable import NotApplicable
 from graticule.probes.findings import Findings
 from graticule.probes.generalisation.block_scores import (
     Centroids,
@@ -277,7 +278,7 @@ def _need_variation(blocks: Blocks, material: Any) -> None:
         kept = np.delete(y, gone, axis=0)
         constant = np.ptp(kept, axis=0) == 0
         if constant.all():
-            raise ValueError(
+            raise NotApplicable(
                 f"without {blocks.by} {name!r} the target is constant ({', '.join(material.problem.names)}): "
                 "there is nothing to learn; leave this block out with values="
             )

@@ -16,6 +16,7 @@ from graticule.hooks.capture import capture
 from graticule.hooks.positions import Pos
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.store import Store
+from graticule.probes.applicable import NotApplicable
 from graticule.probes.attribution.again import asked, drawn, table_rows
 from graticule.probes.estimators.ridge_rows import as_rows
 from graticule.probes.findings import Findings
@@ -62,7 +63,7 @@ def capture_neurons(
     """
     table, known, how = findings.material.table, table_rows(findings), asked(findings, prompt, pos)
     if table.texts is None:
-        raise ValueError(f"{table.name} has no texts to run the model on")
+        raise NotApplicable(f"{table.name} has no texts to run the model on")
     index = drawn(np.sort(np.concatenate([known.train, known.test])), known.clusters, rows, seed)
     settings: dict[str, Any] = {
         "points": [f"blocks.{layer}.mlp.hook_post" for layer in layers],

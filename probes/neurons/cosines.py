@@ -11,6 +11,7 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from graticule.hooks.protocols import HookedModel
+from graticule.probes.applicable import NotApplicable
 from graticule.probes.attribution.weights import input_norm, mlp_weights, output_norm
 from graticule.probes.estimators.ridge import RidgeProbe
 from graticule.probes.neurons.draws import Turns, exceeded, ratios, weight_form
@@ -71,7 +72,7 @@ def cosines(
         into, out = (always, always) if always else probe_points(probes, layer)
         held += _of_layer(model, probes, layer, into, out, fold_norm, draws, seed)
     if not held:
-        raise ValueError(
+        raise NotApplicable(
             f"no probe reads or writes beside layers {list(layers)[:5]}: sweep 'resid_post' of the layers "
             "below them, or pass directions='chosen'"
         )

@@ -15,6 +15,7 @@ from graticule.hooks.identity import model_identity
 from graticule.hooks.points import LayerSpec, resolve_layers
 from graticule.hooks.positions import Pos
 from graticule.hooks.protocols import HookedModel
+from graticule.probes.applicable import NotApplicable
 from graticule.probes.attribution.weights import mlp_weights
 from graticule.probes.findings import Findings
 from graticule.probes.neurons.captured import capture_neurons, largest_levels
@@ -151,5 +152,5 @@ def _layers(model: HookedModel, findings: Findings, layers: LayerSpec | None) ->
         return sorted(resolve_layers(count, layers))
     middle = findings.chosen_layer
     if middle is None:
-        raise ValueError(f"{findings.chosen_point} lies outside the blocks: pass layers=")
+        raise NotApplicable(f"{findings.chosen_point} lies outside the blocks: pass layers=")
     return list(range(max(0, middle - _AROUND), min(count, middle + _AROUND + 1)))

@@ -21,6 +21,7 @@ from jaxtyping import Float
 
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.saved import SavedResult
+from graticule.probes.applicable import NotApplicable
 from graticule.probes.material import Predicted
 from graticule.probes.scores.geo import (
     haversine_km,
@@ -107,7 +108,7 @@ def score_paper_compat(predicted: Predicted) -> PaperCompat:
     columns = coordinate_columns(predicted.units)
     y, pred = predicted.y, predicted.predictions
     if columns is None and y.shape[1] != 1:
-        raise ValueError(
+        raise NotApplicable(
             f"paper_compat scores coordinates or one number; units are {predicted.units} for "
             f"{', '.join(predicted.target_names)}"
         )

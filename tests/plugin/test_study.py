@@ -62,8 +62,14 @@ def made(load_tiny: Any, places: Table, tmp_path_factory: pytest.TempPathFactory
 def test_every_step_gives_its_results_or_says_why_not(made):
     found, out = made
     assert found.failed == {}
-    assert set(found.results) | set(found.failures) == {step.name for step in STEPS}
-    assert set(found.failures) <= {"classes", "latents", "causes"}  # no classes, no SAE, no such words
+    assert set(found.results) == {step.name for step in STEPS} - set(found.failures)
+    reasons = {
+        "classes": "the target is a number; k-sparse and logistic probes are for classes",
+        "latents": "no SAE; name a SAELens folder with --sae",
+        "causes": "outcome 'a northern or a southern country': the tokenizer does not know ' Germany'; give "
+        "outcomes= of your own",
+    }
+    assert found.failures == {step: f"not applicable: {why}" for step, why in reasons.items()}
     assert found.findings.limit_of_detection is not None
     for step in found.results:
         assert (out / "pages" / f"{step}.html").stat().st_size > 1000
@@ -89,15 +95,26 @@ def test_nothing_that_is_whole_is_run_again(made, load_tiny, places):
     assert again.summary() == found.summary()
 
 
+def files_of(out: Path) -> dict[str, bytes]:
+    """What a study leaves on disk, but its pages."""
+    return {
+        str(f.relative_to(out)): f.read_bytes() for f in out.rglob("*") if f.is_file() and f.suffix != ".html"
+    }
+
+
 def test_a_step_without_its_index_is_run_again_alone(made, load_tiny, places):
-    """What a kill between a step's results and its index leaves behind."""
+    """What a kill between a step's results and its index leaves behind; resumed is as undisturbed."""
     found, out = made
-    (out / "pca" / "step.json").unlink()
+    before = files_of(out)
+    for step in ("calibrate", "layers", "pca"):
+        (out / step / "step.json").unlink()
     other = (out / "mlp" / "step.json").stat().st_mtime_ns
     again = study(load_tiny("llama", "hooked"), places, out, settings=SMALL, progress=False, pages=False)
     assert (out / "pca" / "step.json").is_file()
     assert (out / "mlp" / "step.json").stat().st_mtime_ns == other
-    assert again.results["pca"]["pca"].summary() == found.results["pca"]["pca"].summary()
+    assert files_of(out) == before
+    for caption, table in found.tables().items():
+        pd.testing.assert_frame_equal(again.tables()[caption], table, check_exact=True)
 
 
 def test_saved_and_loaded(made):
@@ -156,6 +173,19 @@ def test_the_command_line_runs_a_part(hf_folder, tmp_path, capsys):
     assert main([*words, "--out", str(tmp_path / "out")]) == 0
     shown = capsys.readouterr()
     assert "[2/2] pca" in shown.err and "The pages:" in shown.out
+    # what the data cannot give is told and all is well; what was asked for and failed is an error
+    asked = [*words[:-1], "classes,sphere", "--out", str(tmp_path / "out")]
+    assert main(asked) == 0
+    shown = capsys.readouterr()
+    assert shown.err.count("not applicable: ") == 2 and "failed" not in shown.err
+    asked = [*words[:-1], "pca,popularity", "--popularity-column", "name", "--out", str(tmp_path / "out")]
+    assert main(asked) == 1
+    shown = capsys.readouterr()
+    assert "graticule: 1 step failed: popularity; the others are whole" in shown.err
+    failed = "popularity: failed: ValueError: column 'name' holds no numbers (e.g. 'paris 0')"
+    assert failed in shown.out and failed.removeprefix("popularity: ") in (
+        tmp_path / "out" / "report.html"
+    ).read_text().replace("&#x27;", "'").replace("&#39;", "'")
     assert main([*words[:-1], "pcaa", "--out", str(tmp_path / "out")]) == 2
     assert "did you mean 'pca'" in capsys.readouterr().err
 
