@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from graticule.hooks.limits import check_limits
+
 
 @dataclass(frozen=True)
 class JudgeSettings:
@@ -19,6 +21,10 @@ class JudgeSettings:
     """Of the bootstrap."""
     seed: int = 0
     """Of the bootstrap and of the shuffled targets."""
+
+    def __post_init__(self) -> None:
+        """**Raises** `LimitError` for a setting out of its range."""
+        check_limits(alpha=self.alphas, min_gain=self.min_gain, draws=self.draws, seed=self.seed)
 
     @classmethod
     def read(cls, saved: Mapping[str, Any]) -> JudgeSettings:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from graticule.hooks.limits import check_limits
 from graticule.probes.scores.bootstrap import cluster_sums, effective_clusters, interval, resampled_r2
 from graticule.probes.scores.metrics import mean, mean_r2, r2
 from graticule.probes.scores.ties import difference
@@ -160,9 +161,9 @@ def verdict(
     the Brier skill. ``model_baselines`` names the baselines that read the model; if none of ``baselines`` is
     among them nothing is decided.
 
-    **Raises** ValueError where shapes do not fit, a value is not finite, or ``min_gain`` is no gain.
+    **Raises** ValueError where shapes do not fit, a value is not finite, or a setting is out of its range.
     """
-    check_min_gain(min_gain)
+    check_limits(min_gain=min_gain, draws=draws, seed=seed)
     everything = {**baselines, "probe": probe}
     if "probe" in baselines:
         raise ValueError("'probe' names the probe itself: call that baseline something else")
@@ -212,12 +213,6 @@ def words(gain: float, ci95: tuple[float, float], min_gain: float, model_baselin
     if ci95[0] > 0 and gain >= min_gain:
         return STRUCTURE
     return NO_BETTER if ci95[1] < min_gain else NOT_DECIDED
-
-
-def check_min_gain(min_gain: float) -> None:
-    """**Raises** ValueError unless this is a share of the variance that a probe could add."""
-    if not 0 <= min_gain < 1:
-        raise ValueError(f"min_gain={min_gain}: expected a share of the variance from 0 to below 1, say 0.01")
 
 
 def _warnings(

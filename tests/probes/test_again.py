@@ -14,6 +14,7 @@ from conftest import WORDS
 from helpers import alike
 
 from graticule import Activations, Findings, Table, baselines, capture, sweep
+from graticule.hooks.artifact import json_ready
 from graticule.probes import adjust
 from graticule.probes.beyond.classes import classes
 from graticule.probes.beyond.mlp import mlp
@@ -33,6 +34,7 @@ from graticule.probes.latents.sweep import latents
 from graticule.probes.layer_band import layer_band
 from graticule.probes.neurons.neurons import neurons
 from graticule.probes.scores.settings import JudgeSettings
+from graticule.probes.scores.verdict import Verdict
 from graticule.sims.planted import planted
 
 SETTINGS: dict[str, Any] = {"alphas": [0.3, 3.0, 30.0], "min_gain": 0.02, "draws": 60, "seed": 5}
@@ -101,13 +103,15 @@ ANALYSES: dict[str, Any] = {
 
 
 def plain(result: Any) -> Any:
-    """All that a result holds but when it was made."""
-    if not hasattr(result, "to_json"):
+    """All that a result holds but when it was made and how long it took."""
+    if isinstance(result, Verdict):
+        return json_ready(result)
+    if isinstance(result, dict):
         return result
 
     def undated(value: Any) -> Any:
         if isinstance(value, dict):
-            return {k: undated(v) for k, v in value.items() if k != "made_at"}
+            return {k: undated(v) for k, v in value.items() if k not in ("made_at", "seconds")}
         return [undated(v) for v in value] if isinstance(value, list) else value
 
     return undated(result.to_json())
@@ -117,7 +121,9 @@ def plain(result: Any) -> Any:
 def test_what_is_made_of_findings_from_disk_is_the_same_to_the_bit(swept: Any, analysis: str) -> None:
     model, found, again = swept
     run = ANALYSES[analysis]
-    assert alike(plain(run(model, found)), plain(run(model, again)))
+    one, other = plain(run(model, found)), plain(run(model, again))
+    assert [key for key in one if not alike(one[key], other[key])] == []
+    assert alike(one, other)
 
 
 def test_classes_of_findings_from_disk_are_the_same_to_the_bit(tmp_path: Any) -> None:

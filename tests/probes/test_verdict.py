@@ -19,6 +19,7 @@ from graticule.probes.scores.bootstrap import (
 )
 from graticule.probes.scores.metrics import auroc
 from graticule.probes.scores.multiplicity import bootstrap_p
+from graticule.probes.scores.settings import JudgeSettings
 from graticule.probes.scores.ties import ranks, share_reaching
 from graticule.probes.scores.verdict import (
     MISSING,
@@ -308,11 +309,13 @@ def test_an_effect_that_is_no_number_has_no_p() -> None:
     assert exceeded(null, np.array([3.0000001, 3.1])).tolist() == [38 / 40, 37 / 40]
 
 
-@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -1.0, 1.0])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -1.0, 1.5])
 def test_a_smallest_gain_that_is_no_gain_is_refused(wrong: float) -> None:
     y = np.random.default_rng(14).normal(size=(60, 1))
     with pytest.raises(ValueError, match=f"min_gain={wrong}: expected"):
         judge(y, y + 0.1, {"embedding": y * 0.5}, 30, min_gain=wrong)
+    with pytest.raises(ValueError, match=f"min_gain={wrong}: expected"):
+        JudgeSettings(min_gain=wrong)
 
 
 def test_a_target_that_is_no_number_gives_no_word() -> None:
