@@ -22,7 +22,7 @@ from graticule.hooks.finite import NonFiniteError
 from graticule.hooks.identity import model_identity
 from graticule.hooks.kinds import working_folder
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
-from graticule.hooks.positions import Pos, check_pos, select
+from graticule.hooks.positions import Pos, check_pos, plain, select
 from graticule.hooks.protocols import HookedModel, dtype_of
 from graticule.hooks.running.forward import check_compilable, compiled_blocks
 from graticule.hooks.running.packing import packed
@@ -52,6 +52,7 @@ def capture(
     *,
     rows: pd.DataFrame | None = ...,
     prepend_bos: bool | None = ...,
+    include_bos: bool | None = ...,
     compile: bool = ...,
     share_prefix: bool = ...,
     progress: bool | None = ...,
@@ -72,6 +73,7 @@ def capture(
     store: Path | str,
     rows: pd.DataFrame | None = ...,
     prepend_bos: bool | None = ...,
+    include_bos: bool | None = ...,
     compile: bool = ...,
     share_prefix: bool = ...,
     progress: bool | None = ...,
@@ -92,6 +94,7 @@ def capture(
     *,
     rows: pd.DataFrame | None = None,
     prepend_bos: bool | None = None,
+    include_bos: bool | None = None,
     compile: bool = False,
     share_prefix: bool = True,
     progress: bool | None = None,
@@ -115,7 +118,12 @@ def capture(
       its last whole shard, a finished one is opened without running the model (its files are verified where
       their sizes or times have changed, and as they are used; damaged shards are captured anew).
     - `rows`: one line an input, whose columns are added to the row table.
-    - `prepend_bos`: None follows the model's `default_prepend_bos`.
+    - `prepend_bos`: None follows the model's `default_prepend_bos`, and a tokenizer that puts more than BOS
+      around a text (an encoder's `[CLS] … [SEP]`); False leaves special tokens out. A text that begins with
+      BOS gets no second one.
+    - `include_bos`: whether special tokens (BOS, `[CLS]`, `[SEP]`) may become rows. By default they do, as
+      one of `"all"` or as the `"last"` token, but for `Sample`; `causes`, `steer` and `ablate` leave them out
+      by default.
     - `compile`: run blocks through `torch.compile` (slow to start, faster on long jobs; block borders only).
     - `share_prefix`: compute a common token prefix once.
     - `progress`: a progress bar; by default for more than 2,000 inputs.
@@ -132,7 +140,7 @@ def capture(
     token_rows = tokenize(model, inputs, prompt, prepend_bos)
     if rows is not None and len(rows) != len(token_rows.ids):
         raise ValueError(f"rows= has {len(rows)} lines for {len(token_rows.ids)} inputs; they must agree")
-    positions = select(pos, token_rows.lengths, token_rows.spans, token_rows.n_special)
+    positions = select(pos, token_rows.lengths, token_rows.spans, token_rows.own, include_bos)
     kept = _dtype(dtype) or dtype_of(model)
     job = Job(token_rows, positions, pos == "entity_mean", names, kept)
     if job.counts.sum() == 0:
@@ -142,12 +150,14 @@ def capture(
         "inputs": _digest(token_rows),
         "n_inputs": len(token_rows.ids),
         "prompt": prompt,
-        "pos": repr(pos),
-        "bos": bool(token_rows.n_special),
+        "pos": plain(pos),
+        "bos": token_rows.framed,
         "compile": compile,
         "token_budget": token_budget or _TOKEN_BUDGET,
         "share_prefix": share_prefix,
     }
+    if include_bos is not None:
+        request["include_bos"] = include_bos
     if rows is not None:
         request["row_columns"] = list(map(str, rows.columns))
         request["rows"] = frame_digest(rows)

@@ -1,8 +1,10 @@
 """Which tokens of a text become rows: `pos=` and what it selects."""
 
-from collections.abc import Sequence
+import ast
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -33,44 +35,111 @@ all its tokens (`"entity"`), the last one (`"entity_last"`) or their mean (`"ent
 _NAMES = ("last", "all", "entity", "entity_last", "entity_mean")
 
 
-def check_pos(pos: Pos) -> None:
-    """**Raises** `ValueError` if `pos` is none of the forms of `Pos`."""
-    if isinstance(pos, str) and pos not in _NAMES:
-        raise ValueError(
-            f"pos={pos!r}: expected one of {', '.join(map(repr, _NAMES))}, an index, a slice, or Sample(k)"
-        )
+def check_pos(pos: Any) -> None:
+    """**Raises** `ValueError` if `pos` is none of the forms of `Pos`, whatever its type."""
+    if isinstance(pos, Sample) or (isinstance(pos, str) and pos in _NAMES):
+        return
+    if isinstance(pos, int) and not isinstance(pos, bool):
+        return
+    if isinstance(pos, slice) and all(
+        part is None or (isinstance(part, int) and not isinstance(part, bool))
+        for part in (pos.start, pos.stop, pos.step)
+    ):
+        return
+    raise ValueError(
+        f"pos={pos!r}: expected one of {', '.join(map(repr, _NAMES))}, an index such as -1, a slice of "
+        "indices, or Sample(k)"
+    )
 
 
+# As plain data ---------------------------------------------------------------------------------------
+def plain(pos: Pos) -> Any:
+    """`pos` as JSON: a name, an index, `{"slice": [start, stop, step]}`, `{"sample": k, "seed": seed}`."""
+    if isinstance(pos, slice):
+        return {"slice": [pos.start, pos.stop, pos.step]}
+    if isinstance(pos, Sample):
+        return {"sample": pos.k, "seed": pos.seed}
+    return pos
+
+
+def from_plain(value: Any) -> Pos:
+    """What `plain` wrote, or what 0.1 did: `"'last'"`, `"slice(1, None, None)"`, `"Sample(k=2, seed=3)"`.
+
+    **Raises** `ValueError` for anything else.
+    """
+    try:
+        pos = _from_mapping(value) if isinstance(value, Mapping) else _from_text(value)
+        check_pos(pos)
+        return pos
+    except (ValueError, TypeError, KeyError, SyntaxError):
+        raise ValueError(f"pos={value!r} is no position that was saved; pass pos= yourself") from None
+
+
+def _from_mapping(value: Mapping[str, Any]) -> Pos:
+    if "slice" in value:
+        start, stop, step = value["slice"]
+        return slice(start, stop, step)
+    return Sample(int(value["sample"]), int(value["seed"]))
+
+
+def _from_text(value: Any) -> Any:
+    if not isinstance(value, str) or value in _NAMES:
+        return value
+    if (sample := re.fullmatch(r"Sample\(k=(\d+), seed=(\d+)\)", value)) is not None:
+        return Sample(int(sample[1]), int(sample[2]))
+    if (cut := re.fullmatch(r"slice\((.+)\)", value)) is not None:
+        return slice(*ast.literal_eval(f"({cut[1]})"))
+    return ast.literal_eval(value)
+
+
+# Selection -------------------------------------------------------------------------------------------
 def select(
-    pos: Pos, lengths: Sequence[int], spans: Sequence[tuple[int, int]], n_special: int
+    pos: Pos,
+    lengths: Sequence[int],
+    spans: Sequence[tuple[int, int]],
+    own: Sequence[tuple[int, int]],
+    include_bos: bool | None = None,
 ) -> list[np.ndarray]:
     """Token positions (from the start of the row, BOS included) of every text.
 
-    `spans` are the entities' token ranges, `n_special` the number of leading special tokens.
+    `spans` are the entities' token ranges, `own` the rows' without special tokens. `include_bos=False` leaves
+    the special tokens out of what `pos` selects (`"last"` is then the last of the text's own); by default
+    only `Sample` does.
 
-    **Raises** `IndexError` naming the first text that is too short for an index.
+    **Raises** `IndexError` naming the first text that is too short for an index, `ValueError` for an index
+    that is a special token where these are left out.
     """
-    return [_one(pos, n, span, n_special, i) for i, (n, span) in enumerate(zip(lengths, spans, strict=True))]
+    return [
+        _one(pos, n, span, mine, include_bos, i)
+        for i, (n, span, mine) in enumerate(zip(lengths, spans, own, strict=True))
+    ]
 
 
-def _one(pos: Pos, length: int, span: tuple[int, int], n_special: int, text: int) -> np.ndarray:
-    if pos == "last":
-        return np.array([length - 1])
-    if pos == "all":
-        return np.arange(length)
+def _one(
+    pos: Pos, length: int, span: tuple[int, int], own: tuple[int, int], include_bos: bool | None, text: int
+) -> np.ndarray:
     if pos in ("entity", "entity_mean"):
         return np.arange(*span)
     if pos == "entity_last":
         return np.array([span[1] - 1])
+    sampled = isinstance(pos, Sample)
+    start, end = (0, length) if include_bos or (include_bos is None and not sampled) else own
+    candidates = np.arange(start, end)
+    if pos == "all":
+        return candidates
+    if pos == "last":
+        return candidates[-1:]
     if isinstance(pos, Sample):
-        candidates = np.arange(n_special, length)
         if len(candidates) <= pos.k:
             return candidates
         rng = np.random.default_rng([pos.seed, text])
         return np.sort(rng.choice(candidates, pos.k, replace=False))
     if isinstance(pos, slice):
-        return np.arange(length)[pos]
+        chosen = np.arange(length)[pos]
+        return chosen[(chosen >= start) & (chosen < end)]
     assert isinstance(pos, int)
     if not -length <= pos < length:
         raise IndexError(f"pos={pos}: text {text} has {length} tokens (BOS included)")
+    if not start <= pos % length < end:
+        raise ValueError(f"pos={pos} is a special token of text {text}, and include_bos=False leaves it out")
     return np.array([pos % length])

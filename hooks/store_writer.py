@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from graticule.hooks.artifact import (
 )
 from graticule.hooks.kinds import write_folder
 from graticule.hooks.names import inside_file
+from graticule.hooks.positions import from_plain, plain
 from graticule.hooks.store import Store
 from graticule.hooks.store_manifest import (
     KIND,
@@ -36,6 +38,8 @@ from graticule.hooks.store_manifest import (
 )
 
 _log = logging.getLogger(__name__)
+
+_ASKED = ("model", "inputs", "prompt", "pos", "include_bos")
 
 
 class StoreWriter:
@@ -164,6 +168,8 @@ def check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> No
         ours.pop("rows")
         _log.warning("%s was captured by an earlier version: whether its columns' values are these cannot be "
                      "checked", path)  # fmt: skip
+    with suppress(ValueError, KeyError):  # as 0.1 wrote it
+        theirs["pos"] = plain(from_plain(theirs["pos"]))
     differing = [k for k in sorted({*theirs, *ours}) if theirs.get(k) != ours.get(k)]
     if differing:
         detail = "; ".join(f"{k}: {theirs.get(k)!r} there, {ours.get(k)!r} here" for k in differing)
@@ -174,7 +180,7 @@ def save_activations(acts: Activations, path: Path | str, overwrite: bool) -> No
     """Write `acts` as a complete store of one shard."""
     kinds = {str(t.dtype).removeprefix("torch.") for t in acts.values()}
     with write_folder(path, overwrite, kind=KIND) as folder:
-        request = {k: v for k, v in acts.provenance.items() if k in ("model", "inputs", "prompt", "pos")}
+        request = {k: v for k, v in acts.provenance.items() if k in _ASKED}
         writer = StoreWriter(folder, request, acts.widths, "/".join(sorted(kinds)))
         writer.append(dict(acts), acts.rows)
         writer.finish({**acts.provenance, "saved_with": library_versions()})

@@ -1,10 +1,10 @@
-"""Texts and prompts to token rows: explicit BOS, entity spans, a shared prefix, length buckets.
+"""Texts and prompts to token rows: explicit special tokens, entity spans, a shared prefix, length buckets.
 
 Rows are padded on the right and masked by their length, never by token id: BOS, EOS and PAD share an id
 in some models.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, cast
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from graticule.hooks.ids import token_ids, vocabulary_of
 from graticule.hooks.protocols import HookedModel
+from graticule.hooks.special import frame_in_rows, frame_of
 
 Inputs = Sequence[str] | Sequence[Sequence[int]] | Tensor
 """Texts, ready token rows (ragged lists of ids, special tokens included), or a `[text, pos]` tensor."""
@@ -25,11 +26,18 @@ class TokenRows:
     """Tokenised texts."""
 
     ids: list[np.ndarray]
-    """Token ids of every text, BOS included."""
+    """Token ids of every text, special tokens included."""
     spans: list[tuple[int, int]]
     """Where the entity lies in every row, as a half-open token range."""
-    n_special: int
-    """Leading special tokens of every row: 1 with BOS, else 0."""
+    own: list[tuple[int, int]]
+    """Every row without its special tokens (BOS; an encoder's `[CLS]` and `[SEP]`), as a half-open range."""
+    framed: bool
+    """Whether special tokens were put around the texts."""
+
+    @cached_property
+    def n_special(self) -> int:
+        """Special tokens that every row begins with: 1 with BOS, else 0."""
+        return min(start for start, _ in self.own)
 
     @property
     def lengths(self) -> list[int]:
@@ -60,7 +68,8 @@ def tokenize(
     """Token rows of `inputs`, each text set into `prompt`.
 
     `prompt` holds one slot `{}` for the text, or is put before it as it stands (a trailing space counts).
-    `prepend_bos=None` follows `model.cfg.default_prepend_bos`.
+    Special tokens are those of `special.frame_of`: an encoder's own, else BOS; `prepend_bos=None` follows
+    `model.cfg.default_prepend_bos`, False leaves them all out.
 
     **Raises** `ValueError` for no inputs, an empty text, a prompt without or with several slots, a text
     longer than the model's context, or a model without a tokenizer; `TypeError` for mixed inputs.
@@ -70,7 +79,7 @@ def tokenize(
     if isinstance(inputs, Tensor) or not isinstance(inputs[0], str):
         if prompt:
             raise ValueError("prompt= needs texts; token rows are used as they are")
-        rows = _ready_rows(inputs, vocabulary_of(model))
+        rows = _ready_rows(model, inputs)
     else:
         rows = _text_rows(model, cast("Sequence[str]", inputs), prompt, prepend_bos)
     n_ctx = int(getattr(model.cfg, "n_ctx", 0) or 0)
@@ -80,12 +89,14 @@ def tokenize(
     return rows
 
 
-def _ready_rows(inputs: Inputs, vocabulary: int | None) -> TokenRows:
+def _ready_rows(model: HookedModel, inputs: Inputs) -> TokenRows:
+    vocabulary = vocabulary_of(model)
     rows = [token_ids(row, f"token row {i}", vocabulary) for i, row in enumerate(inputs)]
     for i, row in enumerate(rows):
         if len(row) == 0:
             raise ValueError(f"token row {i} has shape {row.shape}; expected a non-empty list of token ids")
-    return TokenRows(rows, [(0, len(row)) for row in rows], 0)
+    frame = frame_in_rows(getattr(model, "tokenizer", None))
+    return TokenRows(rows, [(0, len(row)) for row in rows], [frame.own(row.tolist()) for row in rows], False)
 
 
 def _template(prompt: str) -> tuple[str, str]:
@@ -116,21 +127,22 @@ def _text_rows(model: HookedModel, texts: Sequence[str], prompt: str, prepend_bo
     if spans_needed and not getattr(tokenizer, "is_fast", False):
         raise ValueError("a prompt needs a fast tokenizer (character offsets); this model has a slow one")
     encoded = tokenizer(full, add_special_tokens=False, return_offsets_mapping=spans_needed)
-    bos = prepend_bos if prepend_bos is not None else bool(getattr(model.cfg, "default_prepend_bos", True))
-    head = [int(tokenizer.bos_token_id)] if bos and tokenizer.bos_token_id is not None else []
-    ids = [np.array(head + list(row), dtype=np.int64) for row in encoded["input_ids"]]
+    default_bos = bool(getattr(model.cfg, "default_prepend_bos", True))
+    frame, known = frame_of(tokenizer, texts[0], default_bos, prepend_bos), frame_in_rows(tokenizer)
+    rows = [frame.around(ids) for ids in encoded["input_ids"]]
+    ids, own = [row for row, _ in rows], [(frame or known).own(row.tolist()) for row, _ in rows]
     if spans_needed:
         starts = len(before)
         spans = [
-            _span(offsets, starts, starts + len(text), len(head))
-            for offsets, text in zip(encoded["offset_mapping"], texts, strict=True)
+            _span(offsets, starts, starts + len(text), shift)
+            for offsets, text, (_, shift) in zip(encoded["offset_mapping"], texts, rows, strict=True)
         ]
     else:
-        spans = [(len(head), len(row)) for row in ids]
-    for i, (row, span) in enumerate(zip(ids, spans, strict=True)):
-        if len(row) == len(head) or span[0] >= span[1]:
+        spans = own
+    for i, (start, end) in enumerate(spans):
+        if start >= end:
             raise ValueError(f"text {i} ({texts[i]!r}) has no tokens of its own")
-    return TokenRows(ids, spans, len(head))
+    return TokenRows(ids, spans, own, bool(frame))
 
 
 def _span(offsets: Sequence[tuple[int, int]], start: int, end: int, shift: int) -> tuple[int, int]:
@@ -152,24 +164,29 @@ class Batch:
 
 
 def batches(
-    rows: Sequence[np.ndarray], skip: int, token_budget: int, pad: bool = True, device: Any = "cpu"
+    rows: Sequence[np.ndarray],
+    skip: int,
+    token_budget: int,
+    group: Callable[[int], int] | None = None,
+    device: Any = "cpu",
 ) -> Iterator[Batch]:
     """Length buckets of `rows` without their first `skip` tokens, at most `token_budget` tokens each.
 
     Sorted by length; a batch takes rows of several lengths only while it is short of half its budget, so
-    that little is padded. `pad=False` keeps to one length a batch (models that look both ways).
+    that little is padded, and only where `group` gives their whole lengths the same number.
     """
     lengths = np.array([len(row) - skip for row in rows])
+    groups = lengths * 0 if group is None else np.array([group(len(row)) for row in rows])
     order = np.argsort(lengths, kind="stable")
     start = 0
     while start < len(order):
         end = start + 1
-        shortest = lengths[order[start]]
+        first = order[start]
         while end < len(order):
             longest = lengths[order[end]]
             size = (end - start + 1) * longest
             mixed = longest != lengths[order[end - 1]] and (
-                not pad or (end - start) * shortest > token_budget // 2
+                groups[order[end]] != groups[first] or (end - start) * lengths[first] > token_budget // 2
             )
             if size > token_budget or mixed:
                 break

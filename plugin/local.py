@@ -15,6 +15,14 @@ from typing import Any
 
 import torch
 
+from graticule.hooks.running.lengths import (
+    ATTENTION_WINDOWS,
+    RopeBorders,
+    config_of,
+    rope_borders,
+    windows,
+)
+
 logger = logging.getLogger(__name__)
 
 _TOKENIZER_FILES = (
@@ -93,14 +101,33 @@ def lens_config(hf: Any, dtype: torch.dtype) -> tuple[Any, str]:
     options: dict[str, Any] = {"hf_cfg": hf.config.to_dict(), "device": "cpu", "dtype": dtype}
     if "Gemma" in type(hf).__name__:
         name = _official_gemma(hf)
-        return loading.get_pretrained_model_config(name, **options), name
+        config = loading.get_pretrained_model_config(name, **options)
+        _check_lengths(hf, config)
+        return config, name
     with _neutral_folder(hf) as folder:
         try:
-            return loading.get_pretrained_model_config(str(folder), **options), "local"
+            config = loading.get_pretrained_model_config(str(folder), **options)
+            _check_lengths(hf, config)
+            return config, "local"
+        except NotConvertibleError:
+            raise
         except Exception as error:  # an unknown architecture surfaces as any of half a dozen types
             raise NotConvertibleError(
                 f"TransformerLens has no config for {type(hf).__name__}: {type(error).__name__}: {error}"
             ) from error
+
+
+def _check_lengths(hf: Any, config: Any) -> None:
+    """**Raises** `NotConvertibleError` where TransformerLens's config loses what sets in with length: a
+    window of attention, a rotary table that follows the length."""
+    original = config_of(hf)
+    seen = {k: n for k, n in windows(original).items() if k in ATTENTION_WINDOWS and n < config.n_ctx}
+    if seen and not config.use_local_attn:
+        name, size = next(iter(seen.items()))
+        raise NotConvertibleError(f"TransformerLens's conversion drops {name}={size}")
+    if rope_borders(original) != RopeBorders():
+        kind = original.get("rope_parameters") or original.get("rope_scaling")
+        raise NotConvertibleError(f"TransformerLens knows no rotary table that follows the length ({kind})")
 
 
 def lens_weights(hf: Any, config: Any, name: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:

@@ -1,45 +1,35 @@
-"""The model's own forward pass, run no further than needed, with a shared prefix computed once."""
+"""The model's own forward pass, run no further than needed."""
 
 from __future__ import annotations
 
-import copy
 import inspect
-import logging
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from graticule.hooks.points import layer_of
-from graticule.hooks.protocols import HookedModel, device_of
-
-_log = logging.getLogger(__name__)
+from graticule.hooks.protocols import HookedModel
+from graticule.hooks.running.lengths import config_of, rope_borders
+from graticule.hooks.running.prefixes import NO_PREFIX, Prefix
 
 Reader = Callable[[str, Tensor], None]
 """Called with the point asked for and the activation there."""
 
 
+def check_shape(point: str, value: Tensor, tokens: Tensor) -> None:
+    """**Raises** `ValueError` for an activation that is not `[batch, pos, …]`."""
+    if value.ndim < 3 or value.shape[:2] != tokens.shape:
+        raise ValueError(
+            f"{point} has shape {tuple(value.shape)}; expected [batch, pos, …] with {tuple(tokens.shape)} of "
+            "them: it does not belong to single tokens"
+        )
+
+
 class _Done(Exception):
     """Raised inside a forward pass after the last wanted point, to end it there."""
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """Keys and values of a token prefix that all rows share, and the activations at its positions."""
-
-    length: int
-    """Tokens in the prefix."""
-    cache: Any
-    """The model's own key-value cache for one row, or None where the prefix is empty."""
-    activations: Mapping[str, Tensor]
-    """Point → `[pos, width]` at the prefix's positions."""
-
-
-NO_PREFIX = Prefix(0, None, {})
 
 
 class Forward:
@@ -65,16 +55,18 @@ class Forward:
         # logits are computed only where they were asked for
         self._return_type = "logits" if any("unembed" in p for p in points) else None
         self._compiled = compiled
+        self._apart_beyond = rope_borders(config_of(model)).apart_beyond
 
     # Running -----------------------------------------------------------------------------------------
     def __call__(self, tokens: Tensor, read: Reader, prefix: Prefix = NO_PREFIX) -> None:
         """Run `tokens` `[batch, pos]`, which follow `prefix`, and read every point once."""
-        kwargs: dict[str, Any] = {"return_type": self._return_type}
-        if prefix.length:
-            kwargs |= self._cache_arguments(prefix, tokens)
-        self._run(tokens, read, kwargs)
+        if self._apart_beyond is not None and tokens.shape[1] >= self._apart_beyond:
+            self.model(tokens[:1, :1], return_type=None)  # forgets the rotary table of a longer run before
+        self.run(tokens, read, prefix.arguments(tokens))
 
-    def _run(self, tokens: Tensor, read: Reader, kwargs: dict[str, Any]) -> None:
+    def run(self, tokens: Tensor, read: Reader, arguments: Mapping[str, Any]) -> None:
+        """Run `tokens` with further arguments of the model's own, and read every point once."""
+        kwargs: dict[str, Any] = {"return_type": self._return_type, **arguments}
         if self.native and self._stop is not None:
             kwargs["stop_at_layer"] = self._stop
             with self._hooked(read):
@@ -114,84 +106,6 @@ class Forward:
 
         with self.model.hooks(fwd_hooks=[hook(p) for p in self.points]):
             yield
-
-    # Shared prefixes ---------------------------------------------------------------------------------
-    def prefix(self, ids: np.ndarray) -> Prefix:
-        """Run the prefix once, keep its keys, values and activations.
-
-        Where the model's cached route does not give the activations of its plain one, `NO_PREFIX`.
-        """
-        if len(ids) == 0:
-            return NO_PREFIX
-        try:
-            prefix = self._run_prefix(ids)
-            agrees = self._cached_route_agrees(ids, prefix)
-        except (
-            TypeError,
-            ValueError,
-            AttributeError,
-            RuntimeError,
-            IndexError,
-        ) as error:
-            _log.info("no shared prefix: this model's cached route fails (%s)", error)
-            return NO_PREFIX
-        if not agrees:
-            _log.info("no shared prefix: this model's cached route differs from its plain one")
-            return NO_PREFIX
-        return prefix
-
-    def _run_prefix(self, ids: np.ndarray) -> Prefix:
-        tokens = torch.from_numpy(ids)[None].to(device_of(self.model))
-        found: dict[str, Tensor] = {}
-
-        def read(point: str, value: Tensor) -> None:
-            found[point] = value[0].reshape(value.shape[1], -1).clone()
-
-        if self.native:
-            from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
-
-            cache: Any = TransformerLensKeyValueCache.init_cache(self.model.cfg, device_of(self.model), 1)
-            extra = {"past_kv_cache": cache, "attention_mask": torch.ones_like(tokens)}
-        else:
-            from transformers import DynamicCache
-
-            cache = DynamicCache()
-            extra = {"past_key_values": cache, "use_cache": True, "attention_mask": torch.ones_like(tokens)}
-        self._run(tokens, read, {"return_type": self._return_type, **extra})
-        return Prefix(len(ids), cache, found)
-
-    def _cache_arguments(self, prefix: Prefix, tokens: Tensor) -> dict[str, Any]:
-        batch, length = tokens.shape
-        if self.native:
-            entries = [copy.copy(e) for e in prefix.cache.entries]
-            for entry in entries:
-                entry.past_keys = entry.past_keys.expand(batch, -1, -1, -1)
-                entry.past_values = entry.past_values.expand(batch, -1, -1, -1)
-            mask = torch.ones(batch, prefix.length, dtype=torch.int64, device=tokens.device)
-            cache = type(prefix.cache)(entries, mask)
-            cache.freeze()
-            return {"past_kv_cache": cache, "attention_mask": torch.ones_like(tokens)}
-        cache = copy.deepcopy(prefix.cache)
-        cache.batch_repeat_interleave(batch)
-        whole = torch.ones(batch, prefix.length + length, dtype=torch.int64, device=tokens.device)
-        return {"past_key_values": cache, "use_cache": True, "attention_mask": whole}
-
-    def _cached_route_agrees(self, ids: np.ndarray, prefix: Prefix) -> bool:
-        """Compare both routes on two short rows, once a capture."""
-        suffix = torch.from_numpy(np.stack([ids[-1:].repeat(3), ids[:1].repeat(3)]))
-        suffix = suffix.to(device_of(self.model))
-        whole = torch.cat([torch.from_numpy(ids).to(suffix.device).expand(2, -1), suffix], dim=1)
-        cached: dict[str, Tensor] = {}
-        plain: dict[str, Tensor] = {}
-        self(suffix, lambda p, v: cached.__setitem__(p, v.float()), prefix)
-        self(whole, lambda p, v: plain.__setitem__(p, v[:, len(ids) :].float()))
-        half = any(p.dtype in (torch.bfloat16, torch.float16) for p in self.model.parameters())
-        tolerance = 5e-2 if half else 1e-4
-        return all(
-            cached[p].shape == plain[p].shape
-            and bool((cached[p] - plain[p]).norm() <= tolerance * plain[p].norm().clamp_min(1e-12))
-            for p in self.points
-        )
 
 
 # Compilation -------------------------------------------------------------------------------------------

@@ -12,7 +12,10 @@ from torch import Tensor
 
 from graticule.hooks.finite import finite
 from graticule.hooks.protocols import HookedModel, device_of
-from graticule.hooks.running.forward import NO_PREFIX, Forward, Prefix
+from graticule.hooks.running.forward import Forward, check_shape
+from graticule.hooks.running.grouping import Grouping, Trial
+from graticule.hooks.running.lengths import config_of, reach_of, rope_borders
+from graticule.hooks.running.prefixes import NO_PREFIX, Prefix, shared_prefix
 from graticule.hooks.tokens import TokenRows, batches
 
 _SHARD_BYTES = 2**28
@@ -44,27 +47,13 @@ class Runner:
     ) -> None:
         self.model, self.job, self.budget, self.bar = model, job, budget, bar
         self.forward = Forward(model, job.points, compiled)
-        self.pad = getattr(model.cfg, "attention_dir", "causal") != "bidirectional"
-        length = job.rows.shared_prefix() if share_prefix and self.pad and len(job.rows.ids) > 1 else 0
-        self.prefix: Prefix = self.forward.prefix(job.rows.ids[0][:length]) if length else NO_PREFIX
-        self.widths = self._widths()
-
-    def _widths(self) -> dict[str, int]:
-        """Widths of the points, from one short row; refuses points that are not `[batch, pos, …]`."""
-        if self.prefix.length:
-            return {p: int(a.shape[-1]) for p, a in self.prefix.activations.items()}
-        found: dict[str, int] = {}
-        row = self.job.rows.ids[0]
-
-        def read(point: str, value: Tensor) -> None:
-            if value.ndim < 3 or value.shape[1] != len(row):
-                raise ValueError(
-                    f"{point} has shape {tuple(value.shape)}; expected [batch, pos, …], {len(row)} long"
-                )
-            found[point] = int(np.prod(value.shape[2:]))
-
-        self.forward(torch.from_numpy(row)[None].to(device_of(self.model)), read)
-        return {p: found[p] for p in self.job.points}
+        several = share_prefix and len(job.rows.ids) > 1
+        begin = job.rows.ids[0][: job.rows.shared_prefix() if several else 0]
+        trial = Trial.run(self.forward, job.rows.ids, begin, reach_of(model))
+        self.widths = {p: int(v.shape[2:].numel()) for p, v in trial.activations.items()}
+        self.grouping = Grouping(trial.looks_ahead(), rope_borders(config_of(model)))
+        fits = len(begin) > 0 and self.grouping.prefix_fits(len(begin), job.rows.lengths)
+        self.prefix: Prefix = shared_prefix(self.forward, begin, trial) if fits else NO_PREFIX
 
     def shard(self, texts: np.ndarray) -> dict[str, Tensor]:
         """Point → `[row, width]` for some texts, in their order."""
@@ -75,7 +64,7 @@ class Runner:
         out = {p: torch.empty(int(starts[-1]), w, dtype=job.dtype) for p, w in self.widths.items()}
         ids = [job.rows.ids[i] for i in unique]
         repeats = np.bincount(inverse, minlength=len(unique))
-        for batch in batches(ids, self.prefix.length, self.budget, self.pad, device_of(self.model)):
+        for batch in batches(ids, self.prefix.length, self.budget, self.grouping, device_of(self.model)):
             self._run(batch.tokens, unique[batch.members], starts[batch.members], out)
             self.bar.update(int(repeats[batch.members].sum()))
         if len(unique) == len(texts) and (inverse == np.arange(len(texts))).all():
@@ -102,11 +91,7 @@ class Runner:
         target = torch.from_numpy(place)
 
         def read(point: str, value: Tensor) -> None:
-            if value.ndim < 3 or value.shape[:2] != tokens.shape:
-                raise ValueError(
-                    f"{point} has shape {tuple(value.shape)}; expected [batch, pos, …] with "
-                    f"{tuple(tokens.shape)} of them: it does not belong to single tokens"
-                )
+            check_shape(point, value, tokens)
             picked = value[at].flatten(1)
             if len(shared) or job.mean:
                 picked = self._with_prefix(point, picked, fresh, shared, position)

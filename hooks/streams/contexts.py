@@ -17,6 +17,7 @@ from jaxtyping import Int
 
 from graticule.hooks.ids import check_range, token_ids, vocabulary_of
 from graticule.hooks.protocols import HookedModel
+from graticule.hooks.special import Kind, special_id
 from graticule.hooks.streams.corpora import Corpus
 from graticule.hooks.streams.so_far import ReadSoFar
 
@@ -26,7 +27,7 @@ Separator = int | Literal["bos", "eos", "sep"] | None
 """A token id, a special token's name, or none."""
 
 _DEFAULT_SIZE = 128
-_SPECIAL = ("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id")
+_SPECIAL: tuple[Kind, ...] = ("bos", "eos", "pad", "sep")
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class ContextSettings:
         joined = pack if pack is not None else not corpus.tokenised
         n_ctx = int(getattr(model.cfg, "n_ctx", 0) or 0)
         size = context_size if context_size is not None else _size(corpus, joined, n_ctx)
-        bos: int | None = getattr(tokenizer, "bos_token_id", None)
+        bos = special_id(tokenizer, "bos")
         if prepend_bos and bos is None:
             raise ValueError("prepend_bos=True, but the model's tokenizer has no BOS token")
         default = bool(getattr(model.cfg, "default_prepend_bos", True))
@@ -99,8 +100,7 @@ def _separator(separator: Separator, tokenizer: Any) -> int | None:
         return separator
     if separator not in ("bos", "eos", "sep"):
         raise ValueError(f"separator={separator!r}: expected 'bos', 'eos', 'sep', a token id or None")
-    found = getattr(tokenizer, f"{separator}_token_id", None)
-    return None if found is None else int(found)
+    return special_id(tokenizer, separator)
 
 
 def special_ids(exclude: bool | Sequence[int], tokenizer: Any) -> tuple[int, ...]:
@@ -110,8 +110,9 @@ def special_ids(exclude: bool | Sequence[int], tokenizer: Any) -> tuple[int, ...
         return ()
     if exclude is not True:
         return tuple(sorted({int(i) for i in exclude}))
-    found = (getattr(tokenizer, name, None) for name in _SPECIAL)
-    return tuple(sorted({int(i) for i in found if i is not None}))
+    found = (special_id(tokenizer, kind) for kind in _SPECIAL)
+    start = getattr(tokenizer, "decoder_start_token_id", None)
+    return tuple(sorted({int(i) for i in (*found, start) if i is not None}))
 
 
 class Contexts:

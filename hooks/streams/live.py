@@ -18,6 +18,7 @@ from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.protocols import HookedModel, device_of, dtype_of
 from graticule.hooks.running.packing import packed
 from graticule.hooks.running.session import undisturbed
+from graticule.hooks.special import special_id
 from graticule.hooks.streams.base import BaseStream, Normalize, dtype_named
 from graticule.hooks.streams.buffer import MixingBuffer
 from graticule.hooks.streams.contexts import Contexts, ContextSettings, Separator, special_ids
@@ -286,7 +287,7 @@ class LiveStream(BaseStream):
         if self.contexts.prepend_bos or not self.corpus.tokenised or self.contexts.pack:
             return self.contexts.prepend_bos
         first: Any = self.corpus.first()
-        return bool(first[0] == getattr(self._tokenizer, "bos_token_id", None))
+        return bool(first[0] == special_id(self._tokenizer, "bos"))
 
     def __repr__(self) -> str:
         return (

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from graticule.hooks.finite import finite
 from graticule.hooks.protocols import HookedModel, device_of
-from graticule.hooks.running.forward import Forward
+from graticule.hooks.running.forward import Forward, check_shape
 from graticule.hooks.running.runner import overflow
 from graticule.hooks.running.session import undisturbed
 from graticule.hooks.streams.buffer import MixingBuffer
@@ -71,7 +71,7 @@ class Passes:
         found: dict[str, int] = {}
 
         def read(point: str, value: Tensor) -> None:
-            _check_shape(point, value, tokens)
+            check_shape(point, value, tokens)
             found[point] = int(np.prod(value.shape[2:]))
 
         with undisturbed(self.model):
@@ -92,7 +92,7 @@ class Passes:
         slots = buffer.claim(len(row))
 
         def read(point: str, value: Tensor) -> None:
-            _check_shape(point, value, tokens)
+            check_shape(point, value, tokens)
             rows = value[at].flatten(1).to(buffer.dtype)
             finite(point, rows, f"in {what}", overflow(value.dtype, rows.dtype))
             buffer.write(point, slots, rows)
@@ -103,11 +103,3 @@ class Passes:
             buffer.held = held
             raise
         return len(row)
-
-
-def _check_shape(point: str, value: Tensor, tokens: Tensor) -> None:
-    if value.ndim < 3 or value.shape[:2] != tokens.shape:
-        raise ValueError(
-            f"{point} has shape {tuple(value.shape)}; expected [batch, pos, …] with {tuple(tokens.shape)} of "
-            "them: it does not belong to single tokens"
-        )

@@ -183,7 +183,7 @@ class StoreStream(BaseStream):
     def _request(self) -> dict[str, Any]:
         """What was captured, as the store or the activations know it."""
         made = self.store.request if isinstance(self.store, Store) else self.store.provenance
-        kept = ("model", "inputs", "n_inputs", "prompt", "pos", "bos")
+        kept = ("model", "inputs", "n_inputs", "prompt", "pos", "bos", "include_bos")
         return {k: made[k] for k in kept if k in made}
 
     def metadata(self) -> dict[str, Any]:

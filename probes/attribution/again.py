@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from graticule.hooks.positions import Pos
+from graticule.hooks.positions import Pos, from_plain
 from graticule.probes.estimators.ridge import RidgeProbe
 from graticule.probes.findings import Findings
 
@@ -28,6 +27,8 @@ class Asked:
     """Which tokens are read."""
     prepend_bos: bool | None
     """Whether rows start with BOS; None follows the model."""
+    include_bos: bool | None = None
+    """Whether special tokens may be read; None follows the positions."""
 
 
 def asked(findings: Findings | None, prompt: str | None = None, pos: Pos | None = None) -> Asked:
@@ -40,16 +41,10 @@ def asked(findings: Findings | None, prompt: str | None = None, pos: Pos | None 
         made = findings.made_of.activations.provenance
     return Asked(
         str(made.get("prompt", "")) if prompt is None else prompt,
-        _pos(made.get("pos", "'last'")) if pos is None else pos,
+        from_plain(made.get("pos", "last")) if pos is None else pos,
         bool(made["bos"]) if "bos" in made else None,
+        made.get("include_bos"),
     )
-
-
-def _pos(written: str) -> Pos:
-    try:
-        return ast.literal_eval(written)
-    except (ValueError, SyntaxError):
-        raise ValueError(f"these findings were captured with pos={written}: pass pos= yourself") from None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int, Shaped
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.doors import FINDINGS_OR_PROBE, MODEL, door
 from graticule.hooks.identity import model_identity
-from graticule.hooks.positions import Pos
+from graticule.hooks.positions import Pos, plain
 from graticule.hooks.protocols import HookedModel, dtype_of
 from graticule.probes.applicable import NotApplicable
 from graticule.probes.attribution.again import (
@@ -233,7 +233,7 @@ def _provenance(
         **made,
         "model": dict(identity),
         "prompt": how.prompt,
-        "pos": repr(how.pos),
+        "pos": plain(how.pos),
         "rows": rows,
         "top": top,
         "neurons_chosen_on": "training rows" if trained else "the rows shown",

@@ -89,11 +89,13 @@ def ablate(
     controls: int = 100,
     pos: Span = "all",
     seed: int = 0,
+    include_bos: bool = False,
     progress: bool | None = None,
 ) -> Ablation:
     """Pin MLP neurons to a sweep of values, and set them to zero and to their mean, one at a time.
 
-    `neurons` are (layer, index) pairs of `blocks.{layer}.mlp.hook_post`, edited at the tokens of `pos`.
+    `neurons` are (layer, index) pairs of `blocks.{layer}.mlp.hook_post`, edited at the tokens of `pos`, BOS
+    among them with `include_bos` alone.
     Values are standard deviations from the neuron's mean over the prompts' entity tokens. Effects: the slope
     of the stated answers' log-odds between pins at −2 and +2, and the next-token KL of zero- and
     mean-ablation. Controls are neurons of the same layer whose own spread writes most nearly as much (sd ·
@@ -106,11 +108,13 @@ def ablate(
         raise ValueError("no neurons: give (layer, index) pairs")
     if not {-PIN_DOSE, PIN_DOSE} <= set(values):
         raise ValueError(f"values={tuple(values)} must hold {-PIN_DOSE:g} and {PIN_DOSE:g}")
-    bench = Bench(model, findings, outcomes, point=None, rows=rows, span=pos, seed=seed)
+    bench = Bench(model, findings, outcomes, point=None, rows=rows, span=pos, seed=seed,
+                  include_bos=include_bos)  # fmt: skip
     with undisturbed(model), packed(model):
         count = needed(controls, neuron_tests(bench, neurons))
         effects, held, pins = neuron_tables(bench, neurons, values, count, pos, progress)
-    settings = {"neurons": [list(n) for n in neurons], "pos": pos, "rows": rows, "controls": count,
+    settings = {"neurons": [list(n) for n in neurons], "pos": pos, "rows": rows,
+                "include_bos": include_bos, "controls": count,
                 "values": list(values), "seed": seed}  # fmt: skip
     return Ablation(
         model=findings.model,

@@ -55,6 +55,7 @@ class Bench:
         rows: int,
         span: Span,
         seed: int,
+        include_bos: bool = False,
     ) -> None:
         """**Raises** `ValueError` for a table without texts, `KeyError` for a point without a probe."""
         material, table = findings.material, findings.material.table
@@ -62,6 +63,7 @@ class Bench:
             raise NotApplicable(f"table {table.name!r} has no texts: there is nothing to run the model on")
         self.model, self.findings, self.seed = model, findings, seed
         self.span: Span = span
+        self.include_bos = include_bos
         self.outcomes = default_outcomes(table) if outcomes is None else tuple(outcomes)
         check_outcomes(self.outcomes, findings.target_names)
         self.answers = _answers(model, self.outcomes, packaged=outcomes is None)
@@ -109,7 +111,7 @@ class Bench:
         """The rig of a prompt, made once."""
         if prompt not in self._rigs:
             rows = self.tokens(prompt)
-            edited = edited_tokens(rows, self.span)
+            edited = edited_tokens(rows, self.span, include_bos=self.include_bos)
             read = np.array([end - 1 for _, end in rows.spans])
             later = () if self.later is None else (self.later,)
             self._rigs[prompt] = Rig(self.model, rows, self.point, edited, read, later)
@@ -163,14 +165,15 @@ class Bench:
         two texts have two tokens."""
         if self._texts is None and not self._no_texts:
             whole = self.tokens("")
-            head = whole.n_special
-            kept = [ids for ids in whole.ids if len(ids) - head >= 2][:_VOCAB_ROWS]
-            self._no_texts = len(kept) < 2
+            longer = [(ids[:end], start) for ids, (start, end) in zip(whole.ids, whole.own, strict=True)
+                      if end - start >= 2][:_VOCAB_ROWS]  # fmt: skip
+            self._no_texts = len(longer) < 2
             if not self._no_texts:
-                cut = TokenRows([ids[:-1] for ids in kept], [(head, len(ids) - 1) for ids in kept], head)
+                own = [(start, len(ids) - 1) for ids, start in longer]
+                cut = TokenRows([ids[:-1] for ids, _ in longer], own, own, whole.framed)
                 read = np.array([len(ids) - 1 for ids in cut.ids])
-                rig = Rig(self.model, cut, self.point, edited_tokens(cut, "all"), read)
-                self._texts = rig, torch.tensor([int(ids[-1]) for ids in kept])
+                rig = Rig(self.model, cut, self.point, edited_tokens(cut, "all", self.include_bos), read)
+                self._texts = rig, torch.tensor([int(ids[-1]) for ids, _ in longer])
         return self._texts
 
     def text_base(self) -> Ran:

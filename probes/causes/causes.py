@@ -126,6 +126,7 @@ def causes(
     scales: Sequence[float] = SCALES,
     dose: float = 2.0,
     seed: int = 0,
+    include_bos: bool = False,
     progress: bool | None = None,
     out: Path | str | None = None,
 ) -> Causes:
@@ -136,6 +137,8 @@ def causes(
     default those packaged for latitude, longitude and year). Every effect is ranked among at least `controls`
     interventions as large as itself (more, where fewer could not reach .05 after Holm's correction).
 
+    Special tokens (BOS) are edited with `include_bos` alone.
+
     **The verdict:** *used* if an outcome lies beyond its controls (Holm-adjusted p below .05); *present, no
     effect seen* if none does although the findings show structure, at least 20 rows were run, and the
     controls move what was measured; else *not decided*. Under every outcome stands its detection limit, the
@@ -145,7 +148,8 @@ def causes(
     **Raises** `ValueError` and `KeyError` as `steer` and `ablate`.
     """
     need_dose(dose, scales)
-    bench = Bench(model, findings, outcomes, point=point, rows=rows, span=pos, seed=seed)
+    bench = Bench(model, findings, outcomes, point=point, rows=rows, span=pos, seed=seed,
+                  include_bos=include_bos)  # fmt: skip
     names = steered(findings, targets)
     pins = pd.DataFrame()
     with undisturbed(model), packed(model):
@@ -164,6 +168,7 @@ def causes(
         "point": bench.point, "pos": pos, "rows": rows, "controls": count, "scales": list(scales),
         "dose": dose, "neurons": [list(n) for n in neurons or ()],
         "other": None if other is None else other.table, "seed": seed,
+        "include_bos": include_bos,
     }  # fmt: skip
     result = Causes(
         model=findings.model,

@@ -58,7 +58,12 @@ class _Layer:
             rows = bench.tokens(prompt)
             read = np.array([end - 1 for _, end in rows.spans])
             self.rigs[prompt] = Rig(
-                bench.model, rows, self.point, edited_tokens(rows, pos), read, (self.point,)
+                bench.model,
+                rows,
+                self.point,
+                edited_tokens(rows, pos, bench.include_bos),
+                read,
+                (self.point,),
             )
         self.bases = {p: rig.run() for p, rig in self.rigs.items()}
         own = self.bases[bench.prompts[0]].later[self.point].double().numpy()

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel, device_of, dtype_of
+from graticule.hooks.running.grouping import grouping_of
 from graticule.hooks.tokens import TokenRows, batches
 from graticule.probes.applicable import NotApplicable
 from graticule.probes.estimators.edits import AffineEdit, HookFn
@@ -26,7 +27,7 @@ _TOLERANCE = 1e-3
 
 Span = Literal["entity_last", "entity", "from_entity", "all"]
 """Which tokens of a prompt are edited: the entity's last one, all of its tokens, its last one and everything
-after it, or all tokens but BOS."""
+after it, or all tokens; BOS and an encoder's special tokens only where `include_bos` says so."""
 
 
 @dataclass(frozen=True)
@@ -53,20 +54,21 @@ _Stacked = tuple[Sequence[Tensor], dict[str, tuple[Tensor, ...]]]
 """What a forward pass of several edits ends with, edit by edit, and what was read at the later points."""
 
 
-def edited_tokens(rows: TokenRows, span: Span) -> list[np.ndarray]:
-    """Positions of every row that `span` means.
+def edited_tokens(rows: TokenRows, span: Span, include_bos: bool = False) -> list[np.ndarray]:
+    """Positions of every row that `span` means; special tokens among them only with `include_bos`.
 
     **Raises** `ValueError` for an unknown span.
     """
     ends = [end for _, end in rows.spans]
+    allowed = [(0, n) for n in rows.lengths] if include_bos else rows.own
     if span == "entity_last":
         return [np.array([end - 1]) for end in ends]
     if span == "entity":
         return [np.arange(*s) for s in rows.spans]
     if span == "from_entity":
-        return [np.arange(end - 1, n) for end, n in zip(ends, rows.lengths, strict=True)]
+        return [np.arange(end - 1, stop) for end, (_, stop) in zip(ends, allowed, strict=True)]
     if span == "all":
-        return [np.arange(rows.n_special, n) for n in rows.lengths]
+        return [np.arange(*which) for which in allowed]
     raise ValueError(f"pos={span!r}: expected 'entity_last', 'entity', 'from_entity' or 'all'")
 
 
@@ -105,7 +107,9 @@ class Rig:
         if not logits:
             self.stop = 1 + max((layer_of(p) or 0 for p in later), default=self.start)
         # small buckets pad little; edits fill the budget
-        held = batches(rows.ids, 0, token_budget // 8, device=device_of(model))
+        last = f"blocks.{int(model.cfg.n_layers) - 1}.hook_resid_post"
+        grouping = grouping_of(model, [last if last in model.hook_dict else point], rows.ids)
+        held = batches(rows.ids, 0, token_budget // 8, grouping, device_of(model))
         self.batches = [self._batch(b.tokens, b.members, b.lengths, edited, read) for b in held]
         self.restarts = self._can_restart()
 

@@ -89,14 +89,16 @@ def steer(
     pos: Span = "from_entity",
     other: Findings | None = None,
     seed: int = 0,
+    include_bos: bool = False,
     progress: bool | None = None,
 ) -> Steering:
     """Move the probe's reading by some standard deviations inside the model: a dose-response beside controls.
 
     At `point` (by default the chosen one) the activations are moved along the write direction until the
     target's reading has moved by `scale` standard deviations of the readings over training rows, the other
-    targets' readings held. The effect is the slope between −`dose` and +`dose`, mean over test rows.
-    Outcomes: the log-odds between stated answers (`default_outcomes` where none are given), and the last
+    targets' readings held, at the tokens of `pos` (BOS among them with `include_bos` alone). The effect
+    is the slope between −`dose` and +`dose`, mean over test rows. Outcomes: the log-odds between stated
+    answers (`default_outcomes` where none are given), and the last
     later probe's reading with the displacement carried there by the skip path subtracted.
 
     Controls are displacements of the same norm along directions drawn with the activations' covariance, with
@@ -107,13 +109,14 @@ def steer(
     `KeyError` for an unknown target or point.
     """
     need_dose(dose, scales)
-    bench = Bench(model, findings, outcomes, point=point, rows=rows, span=pos, seed=seed)
+    bench = Bench(model, findings, outcomes, point=point, rows=rows, span=pos, seed=seed,
+                  include_bos=include_bos)  # fmt: skip
     names = steered(findings, targets)
     with undisturbed(model), packed(model):
         count = needed(controls, steering_tests(bench, names))
         effects, held, doses = steering_tables(bench, names, scales, dose, count, other, progress)
     settings = {"point": bench.point, "pos": pos, "scales": list(scales), "dose": dose, "rows": rows,
-                "controls": count, "seed": seed}  # fmt: skip
+                "controls": count, "seed": seed, "include_bos": include_bos}  # fmt: skip
     return Steering(
         model=findings.model,
         table=findings.table,

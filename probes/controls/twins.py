@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import ast
 import logging
 from pathlib import Path
 from typing import Any
 
 from graticule.hooks.capture import capture
 from graticule.hooks.identity import model_identity
+from graticule.hooks.positions import from_plain
 from graticule.hooks.protocols import HookedModel
 from graticule.probes.controls.lines import Line, line, not_applicable
 from graticule.probes.controls.scoring import Pair, average
@@ -93,8 +93,10 @@ def _twins(
         )
         settings: dict[str, Any] = {
             "points": points,
-            "pos": ast.literal_eval(made["pos"]),
+            "pos": from_plain(made["pos"]),
             "prompt": made["prompt"],
+            "prepend_bos": made.get("prepend_bos"),
+            "include_bos": made.get("include_bos"),
             "dtype": material.activations[points[0]].dtype,
             "progress": progress,
         }
@@ -122,8 +124,8 @@ def _why_not(setting: Setting, model: HookedModel | None, made: dict[str, Any]) 
     if "pos" not in made or "prompt" not in made:
         return "the baselines do not say at which positions they were captured: use baselines(model, table)"
     try:
-        ast.literal_eval(made["pos"])
-    except (ValueError, SyntaxError):
+        from_plain(made["pos"])
+    except ValueError:
         return f"positions {made['pos']} cannot be repeated here: use baselines(model, table, twins=…)"
     known, given = made.get("model", {}).get("digest"), model_identity(model)
     if known is not None and known != given.get("digest"):

@@ -70,6 +70,7 @@ def capture_neurons(
         "pos": how.pos,
         "prompt": how.prompt,
         "prepend_bos": how.prepend_bos,
+        "include_bos": how.include_bos,
         "progress": progress,
     }
     texts = [table.texts[i] for i in index]

@@ -28,7 +28,7 @@ from graticule.hooks.capture import capture
 from graticule.hooks.doors import MODEL, TABLE, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.points import LayerSpec, PointError, PointSpec, full_name, resolve
-from graticule.hooks.positions import Pos
+from graticule.hooks.positions import Pos, plain
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.store import Store
 from graticule.probes.surface.twin import make_twin
@@ -120,6 +120,8 @@ def baselines(
     dtype: torch.dtype | str | None = None,
     twin: Literal["permuted", "fresh"] = "permuted",
     seed: int = 0,
+    prepend_bos: bool | None = None,
+    include_bos: bool | None = None,
     store: Path | str | None = None,
     progress: bool | None = None,
 ) -> Baselines:
@@ -131,8 +133,9 @@ def baselines(
     - `twin_0`, …: the probe's own points in untrained twins (`twin.make_twin`), seeds `seed`, ….
     - TF-IDF of the strings needs no model and no capture; `baselines(None, table)` is TF-IDF alone.
 
-    `points`, `layers`, `pos`, `prompt` and `dtype` are those of the probe's own `capture`. With `store`, the
-    features are written to a folder, each resumed after a kill as `capture` is.
+    `points`, `layers`, `pos`, `prompt`, `dtype`, `prepend_bos` and `include_bos` are those of the probe's
+    own `capture`. With `store`, the features are written to a folder, each resumed after a kill as `capture`
+    is.
 
     **Raises** `ValueError` if the table has no texts, `PointError` for unknown points.
     """
@@ -143,7 +146,9 @@ def baselines(
         return _finish(store, Baselines(text_digest(table), {}, True, provenance))
     folder = None if store is None else Path(store)
     texts = table.texts
-    shared: dict[str, Any] = {"prompt": prompt, "dtype": dtype, "progress": progress}
+    shared: dict[str, Any] = {
+        "prompt": prompt, "dtype": dtype, "progress": progress, "prepend_bos": prepend_bos,
+    }  # fmt: skip
 
     def run(name: str, network: HookedModel, **settings: Any) -> Activations | Store:
         target: dict[str, Any] = {} if folder is None else {"store": folder / name}
@@ -156,16 +161,18 @@ def baselines(
         features["last_embedding"] = run("last_embedding", model, points=embed, pos="entity_last")
     except PointError as error:
         _log.warning("no embedding baselines: %s", error)
-    features["block_0"] = run("block_0", model, points=("resid_post", 0), pos=pos)
+    features["block_0"] = run("block_0", model, points=("resid_post", 0), pos=pos, include_bos=include_bos)
     reads_logits = any("unembed" in point for point in resolve(model, points, layers))
     for i in range(twins):
         copy = make_twin(model, seed + i, twin, keep=() if reads_logits else ("unembed.",))
-        features[f"twin_{i}"] = run(f"twin_{i}", copy, points=points, layers=layers, pos=pos)
+        features[f"twin_{i}"] = run(f"twin_{i}", copy, points=points, layers=layers, pos=pos,
+                                      include_bos=include_bos)  # fmt: skip
         del copy
     provenance |= {
         "model": model_identity(model),
         "prompt": prompt,
-        "pos": repr(pos),
+        "pos": plain(pos),
+        **{k: v for k, v in (("prepend_bos", prepend_bos), ("include_bos", include_bos)) if v is not None},
         "twin": twin,
         "seed": seed,
     }

@@ -76,7 +76,7 @@ class Prompt:
 
     def inputs(
         self, model: HookedModel, entities: Sequence[str]
-    ) -> tuple[Inputs, str, Literal["entity_last", "last"]]:
+    ) -> tuple[Inputs, str, Literal["entity_last", "last"] | int]:
         """What `capture(model, inputs, prompt=…, pos=…)` takes: `(inputs, prompt, pos)`.
 
         Texts with their template, or, for random ids, rows of token ids whose last one is the entity's.
@@ -89,12 +89,12 @@ class Prompt:
             return texts, self.template, self.pos
         rows = tokenize(model, texts)
         drawn = random_ids(rows.ids, self.random_ids, self.random_low, self.seed)
-        head = rows.n_special
         ids = [
-            [*row[:head].tolist(), *extra, *row[head:].tolist()]
-            for row, extra in zip(rows.ids, drawn.tolist(), strict=True)
+            [*row[:start].tolist(), *extra, *row[start:].tolist()]
+            for row, extra, (start, _) in zip(rows.ids, drawn.tolist(), rows.own, strict=True)
         ]
-        return ids, "", "last"
+        behind = rows.lengths[0] - rows.own[0][1]  # special tokens after the entity
+        return ids, "", "last" if not behind else -1 - behind
 
 
 def random_ids(rows: Sequence[np.ndarray], count: int, low: int, seed: int) -> np.ndarray:

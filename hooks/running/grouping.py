@@ -1,0 +1,108 @@
+"""Which rows may share a batch: a text's activations must not depend on what runs beside it.
+
+Rows are padded on the right, which a model that reads from left to right does not notice. Whether this one
+does is found out by running it: two rows that differ in later tokens alone must agree in the earlier ones.
+A model that looks ahead gets rows of one length at a time, without any padding; so does one whose rotary
+table follows the longest row, beyond the length where that begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from graticule.hooks.protocols import HookedModel, device_of
+from graticule.hooks.running.forward import Forward, check_shape
+from graticule.hooks.running.lengths import RopeBorders, config_of, rope_borders
+
+_TRIAL, _AFTER = 24, 8
+"""Tokens that the trial's rows have at most, without a prefix and after it."""
+_POOL = 256
+"""Rows from which the trial's tokens are taken."""
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """Gives rows that may share a batch the same number."""
+
+    looks_ahead: bool = False
+    """Whether earlier tokens see later ones."""
+    ropes: RopeBorders = field(default_factory=RopeBorders)
+    """Where the rotary table changes with the longest row."""
+
+    def __call__(self, length: int) -> int:
+        """The group of a row of so many tokens."""
+        apart = self.ropes.apart_beyond
+        if self.looks_ahead or (apart is not None and length > apart):
+            return length
+        return -sum(length > border for border in self.ropes.borders)
+
+    def prefix_fits(self, prefix: int, lengths: Sequence[int]) -> bool:
+        """Whether rows of these lengths may use keys and values of their first `prefix` tokens."""
+        return not self.looks_ahead and {self(n) for n in {*lengths, prefix}} == {self(prefix)}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Two rows that begin alike and end apart, and what the model gives for them."""
+
+    tokens: Tensor
+    """`[2, pos]` ids."""
+    split: int
+    """Tokens that both begin with."""
+    activations: dict[str, Tensor]
+    """Point → `[2, pos, …]`."""
+
+    @classmethod
+    def run(
+        cls, forward: Forward, rows: Sequence[np.ndarray], begin: np.ndarray, reaches: Sequence[int] = ()
+    ) -> Trial:
+        """Run two rows that begin with `begin` and go on with varied tokens of `rows`.
+
+        They are short, unless the longest row goes beyond one of `reaches` and `begin` does not: they are
+        then as long as that row, so that the model's cached route is seen beyond its window.
+
+        **Raises** `ValueError` for points that are not `[batch, pos, …]`.
+        """
+        longest = max(len(row) for row in rows)
+        length = min(longest, len(begin) + _AFTER if len(begin) else _TRIAL)
+        if len(begin) and any(length <= reach < longest for reach in reaches):
+            length = longest
+        pool = np.unique(np.concatenate([np.array([0, 1]), *rows[:_POOL]]))
+        first = np.random.default_rng(0).choice(pool, length)
+        first[: len(begin)] = begin
+        split = len(begin) or length // 2
+        second = first.copy()
+        second[split:] = pool[(np.searchsorted(pool, first[split:]) + 1) % len(pool)]
+        tokens = torch.from_numpy(np.stack([first, second])).to(device_of(forward.model))
+        found: dict[str, Tensor] = {}
+
+        def read(point: str, value: Tensor) -> None:
+            check_shape(point, value, tokens)
+            found[point] = value.detach().clone()
+
+        forward(tokens, read)
+        return cls(tokens, split, {p: found[p] for p in forward.points})
+
+    def looks_ahead(self) -> bool:
+        """Whether a point's values at the common tokens differ by more than rounding."""
+        return any(
+            differ(v[0, : self.split], v[1, : self.split], 1e-5, 1e-3) for v in self.activations.values()
+        )
+
+
+def differ(a: Tensor, b: Tensor, single: float, half: float) -> bool:
+    """Whether two activations differ by more than a share of their size: `single`, or `half` in 16 bits."""
+    tolerance = half if a.dtype in (torch.bfloat16, torch.float16) else single
+    a, b = a.float(), b.float()
+    return not bool((a - b).norm() <= tolerance * b.norm().clamp_min(1e-12))
+
+
+def grouping_of(model: HookedModel, points: Sequence[str], rows: Sequence[np.ndarray]) -> Grouping:
+    """How `rows` may be batched where `points` are read."""
+    looks_ahead = Trial.run(Forward(model, points), rows, np.array([], np.int64)).looks_ahead()
+    return Grouping(looks_ahead, rope_borders(config_of(model)))

@@ -1,0 +1,121 @@
+"""A token prefix that all rows share: its keys and values are computed once."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from graticule.hooks.protocols import device_of
+
+if TYPE_CHECKING:
+    from graticule.hooks.running.forward import Forward
+    from graticule.hooks.running.grouping import Trial
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values of a token prefix that all rows share, and the activations at its positions."""
+
+    length: int
+    """Tokens in the prefix."""
+    cache: Any
+    """The model's own key-value cache for one row, or None where the prefix is empty."""
+    activations: Mapping[str, Tensor]
+    """Point → `[pos, width]` at the prefix's positions."""
+    native: bool = False
+    """Whether the cache is a `HookedTransformer`'s."""
+
+    def arguments(self, tokens: Tensor) -> dict[str, Any]:
+        """What the forward pass takes so that `tokens` `[batch, pos]` follow the prefix; nothing without."""
+        if not self.length:
+            return {}
+        batch, length = tokens.shape
+        if self.native:
+            entries = [copy.copy(e) for e in self.cache.entries]
+            for entry in entries:
+                entry.past_keys = entry.past_keys.expand(batch, -1, -1, -1)
+                entry.past_values = entry.past_values.expand(batch, -1, -1, -1)
+            mask = torch.ones(batch, self.length, dtype=torch.int64, device=tokens.device)
+            cache = type(self.cache)(entries, mask)
+            cache.freeze()
+            return {"past_kv_cache": cache, "attention_mask": torch.ones_like(tokens)}
+        cache = copy.deepcopy(self.cache)
+        cache.batch_repeat_interleave(batch)
+        whole = torch.ones(batch, self.length + length, dtype=torch.int64, device=tokens.device)
+        return {"past_key_values": cache, "use_cache": True, "attention_mask": whole}
+
+
+NO_PREFIX = Prefix(0, None, {})
+
+
+def shared_prefix(forward: Forward, ids: np.ndarray, trial: Trial) -> Prefix:
+    """Run the prefix `ids`, keep its keys, values and activations.
+
+    `trial` is what the model's plain route gives for two rows that begin with the prefix: where the cached
+    route does not give the same, `NO_PREFIX`.
+    """
+    try:
+        prefix = _run(forward, ids)
+        agrees = _agrees(forward, prefix, trial)
+    except (
+        TypeError,
+        ValueError,
+        AttributeError,
+        RuntimeError,
+        IndexError,
+    ) as error:
+        _log.info("no shared prefix: this model's cached route fails (%s)", error)
+        return NO_PREFIX
+    if not agrees:
+        _log.info("no shared prefix: this model's cached route differs from its plain one")
+        return NO_PREFIX
+    return prefix
+
+
+def _run(forward: Forward, ids: np.ndarray) -> Prefix:
+    device = device_of(forward.model)
+    tokens = torch.from_numpy(ids)[None].to(device)
+    found: dict[str, Tensor] = {}
+
+    def read(point: str, value: Tensor) -> None:
+        found[point] = value[0].reshape(value.shape[1], -1).clone()
+
+    if forward.native:
+        from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+        model: Any = forward.model
+        cache: Any = TransformerLensKeyValueCache.init_cache(model.cfg, device, 1)
+        extra: dict[str, Any] = {"past_kv_cache": cache, "attention_mask": torch.ones_like(tokens)}
+    else:
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        extra = {"past_key_values": cache, "use_cache": True, "attention_mask": torch.ones_like(tokens)}
+    forward.run(tokens, read, extra)
+    return Prefix(len(ids), cache, found, forward.native)
+
+
+def _agrees(forward: Forward, prefix: Prefix, trial: Trial) -> bool:
+    """Compare both routes on the trial's rows, at the prefix's positions and after."""
+    from graticule.hooks.running.grouping import differ
+
+    n = prefix.length
+    cached: dict[str, Tensor] = {}
+    forward(trial.tokens[:, n:], lambda point, value: cached.__setitem__(point, value), prefix)
+    for point in forward.points:
+        plain = trial.activations[point]
+        after, before = plain[:, n:], plain[0, :n].reshape(n, -1)
+        if cached[point].shape != after.shape or differ(cached[point], after, 1e-4, 5e-2):
+            return False
+        if differ(prefix.activations[point], before, 1e-4, 5e-2):
+            return False
+    return True

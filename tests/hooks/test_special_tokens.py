@@ -1,0 +1,208 @@
+"""Special tokens are those of the tokenizer itself; positions say whether they become rows."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers as hf
+from helpers import relative
+from tokenizers import Tokenizer, pre_tokenizers, processors
+from tokenizers.models import WordLevel
+from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+from graticule import capture, load_model
+from graticule.hooks.positions import Sample, from_plain, plain
+from graticule.hooks.special import Frame, frame_of, special_id
+from graticule.hooks.streams.contexts import contexts, special_ids
+from graticule.hooks.tokens import tokenize
+from graticule.probes.tables.prompts import Prompt
+
+TEXTS = ["the cat sat", "a dog runs in the park", "water is wet"]
+WORDS = sorted({w for t in TEXTS for w in t.split()})
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def word_tokenizer(around: str | None = None, **special: str):
+    """A tokenizer of whole words; `around` is what its post-processor puts around a text."""
+    words = [*dict.fromkeys([*special.values(), "[UNK]"]), *WORDS]
+    inner = Tokenizer(WordLevel({w: i for i, w in enumerate(words)}, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    if around:
+        names = [w for w in around.split() if w != "$A"]
+        inner.post_processor = processors.TemplateProcessing(
+            single=around, special_tokens=[(n, words.index(n)) for n in dict.fromkeys(names)]
+        )
+    return hf.PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="[UNK]", **special)
+
+
+def model_with(tokenizer, **settings):
+    config = HookedTransformerConfig(
+        n_layers=1,
+        d_model=16,
+        n_ctx=32,
+        d_head=8,
+        n_heads=2,
+        d_vocab=len(tokenizer) + 1,
+        act_fn="relu",
+        seed=0,
+        **settings,
+    )
+    model = HookedTransformer(config)
+    model.tokenizer = tokenizer  # as it is: set_tokenizer would load it again
+    return model
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory) -> tuple:
+    folder: Path = tmp_path_factory.mktemp("bert")
+    vocabulary = {w: i for i, w in enumerate([*SPECIAL, *WORDS])}
+    hf.BertTokenizerFast(vocab=vocabulary).save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    original = hf.BertForMaskedLM(hf.BertConfig(vocab_size=len(vocabulary), **sizes)).eval()
+    original.save_pretrained(folder)
+    return load_model(folder, device="cpu"), original, hf.AutoTokenizer.from_pretrained(folder)
+
+
+def test_an_encoder_gets_its_own_tokens(bert):
+    model, original, tokenizer = bert
+    acts = capture(model, TEXTS, pos="all")
+    at = 0
+    for text in TEXTS:
+        ids = tokenizer(text).input_ids
+        lines = slice(at, at + len(ids))
+        assert acts.rows["token"][lines].to_list() == ids
+        with torch.no_grad():
+            hidden = original(torch.tensor([ids]), output_hidden_states=True).hidden_states
+        for layer in range(2):
+            assert relative(acts["resid_post", layer][lines], hidden[layer + 1][0]) <= 1e-4
+        at += len(ids)
+    bare = capture(model, TEXTS, pos="all", prepend_bos=False)
+    assert bare.rows["token"].to_list() == tokenizer(" ".join(TEXTS), add_special_tokens=False).input_ids
+
+
+def test_prompts_and_spans_inside_an_encoders_tokens(bert):
+    model, _, tokenizer = bert
+    rows = tokenize(model, TEXTS, "is {} wet")
+    for text, ids, (start, end) in zip(TEXTS, rows.ids, rows.spans, strict=True):
+        assert ids.tolist() == tokenizer(f"is {text} wet").input_ids
+        assert ids[start:end].tolist() == tokenizer(text, add_special_tokens=False).input_ids
+    last = capture(model, TEXTS, prompt="is {} wet", pos="entity_last").rows["token"]
+    assert tokenizer.convert_ids_to_tokens(last.to_list()) == [t.split()[-1] for t in TEXTS]
+    ids, template, pos = Prompt("random", "", random_ids=4, random_low=5).inputs(model, TEXTS)
+    last = capture(model, ids, prompt=template, pos=pos).rows["token"]
+    assert tokenizer.convert_ids_to_tokens(last.to_list()) == [t.split()[-1] for t in TEXTS]
+
+
+@pytest.mark.parametrize(
+    ("around", "special", "default", "prepend", "expected"),
+    [
+        (None, {"bos_token": "<s>"}, True, None, Frame((0,))),
+        (None, {"bos_token": "<s>"}, False, None, Frame()),
+        (None, {"bos_token": "<s>"}, True, False, Frame()),
+        ("<s> $A", {"bos_token": "<s>"}, True, None, Frame((0,))),
+        ("<s> $A", {"bos_token": "<s>"}, False, None, Frame()),
+        ("<s> $A", {"bos_token": "<s>"}, False, True, Frame((0,))),
+        ("$A </s>", {"bos_token": "<s>", "eos_token": "</s>"}, True, None, Frame((), (1,))),
+        ("$A </s>", {"bos_token": "<s>", "eos_token": "</s>"}, True, True, Frame((0,), (1,))),
+        ("[CLS] $A [SEP]", {"cls_token": "[CLS]", "sep_token": "[SEP]"}, False, None, Frame((0,), (1,))),
+        ("[CLS] $A [SEP]", {"cls_token": "[CLS]", "sep_token": "[SEP]"}, True, True, Frame((0,), (1,))),
+        (None, {"bos_token": "<|endoftext|>"}, True, None, Frame((0,))),
+        (None, {}, True, None, Frame()),
+    ],
+)
+def test_what_is_put_around_a_text(around, special, default, prepend, expected):
+    tokenizer = word_tokenizer(around, **special)
+    assert frame_of(tokenizer, TEXTS[0], default, prepend) == expected
+    rows = tokenize(model_with(tokenizer, default_prepend_bos=default), TEXTS, prepend_bos=prepend)
+    for text, row, (start, end) in zip(TEXTS, rows.ids, rows.own, strict=True):
+        own = tokenizer(text, add_special_tokens=False).input_ids
+        assert row.tolist() == [*expected.head, *own, *expected.tail]
+        assert row[start:end].tolist() == own
+
+
+def test_the_unknown_token_stands_for_nothing():
+    tokenizer = word_tokenizer()
+    for kind in ("bos", "eos", "pad", "sep"):  # as TransformerLens fills them in: no words of the vocabulary
+        setattr(tokenizer, f"{kind}_token", "<|endoftext|>")
+        assert getattr(tokenizer, f"{kind}_token_id") == tokenizer.unk_token_id == 0
+        assert special_id(tokenizer, kind) is None
+    model = model_with(tokenizer)
+    own = [tokenizer(t, add_special_tokens=False).input_ids for t in TEXTS]
+    assert capture(model, TEXTS, pos="all").rows["token"].to_list() == [i for ids in own for i in ids]
+    with pytest.raises(ValueError, match="no BOS token; leave prepend_bos out"):
+        capture(model, TEXTS, prepend_bos=True)
+    joined = contexts(model, TEXTS * 2, 2, context_size=6)
+    assert joined.flatten().tolist() == [i for ids in own * 2 for i in ids][:12]
+    assert special_ids(True, tokenizer) == ()  # rows of unknown words are rows
+    genuine = word_tokenizer(bos_token="[UNK]")  # GPT-2's way: one word of the vocabulary for all
+    assert special_id(genuine, "bos") == genuine.unk_token_id
+
+
+def test_a_text_that_begins_with_bos_gets_no_second():
+    tokenizer = word_tokenizer("<s> $A", bos_token="<s>")
+    tokenizer.chat_template = "{{ bos_token }} {% for m in messages %}{{ m['content'] }} {% endfor %}"
+    model = model_with(tokenizer)
+    talk = [{"role": "user", "content": TEXTS[0]}]
+    written = tokenizer.apply_chat_template(talk, tokenize=False)
+    expected = tokenizer.apply_chat_template(talk, tokenize=True)["input_ids"]
+    for settings in ({}, {"prepend_bos": True}, {"prepend_bos": False}):
+        acts = capture(model, [written, "<s> water is wet"], pos="all", **settings)
+        assert acts.rows.query("source == 0")["token"].to_list() == expected
+        assert acts.rows["token"].to_list().count(0) == 2
+    rows = tokenize(model, TEXTS, "<s> is {} wet")  # the prompt's own
+    for text, ids, span in zip(TEXTS, rows.ids, rows.spans, strict=True):
+        assert ids.tolist().count(0) == 1
+        assert ids[slice(*span)].tolist() == tokenizer(text, add_special_tokens=False).input_ids
+
+
+# Which of them become rows -----------------------------------------------------------------------------
+@pytest.mark.parametrize("pos", ["all", "last", slice(None), slice(-2, None), Sample(9)], ids=str)
+@pytest.mark.parametrize("ready", [False, True], ids=["texts", "token rows"])
+def test_special_tokens_are_rows_only_where_they_may(bert, pos, ready):
+    model, _, tokenizer = bert
+    whole = [tokenizer(t).input_ids for t in TEXTS]
+    inputs = whole if ready else TEXTS
+    got = {b: capture(model, inputs, pos=pos, include_bos=b).rows for b in (None, True, False)}
+    assert not {2, 3} & set(got[False]["token"])
+    assert {2, 3} & set(got[True]["token"])
+    kept = got[isinstance(pos, Sample) is False]  # by default: all but a sample have them
+    assert got[None].equals(kept)
+    for i, ids in enumerate(whole):
+        mine = got[False][got[False]["source"] == i]
+        cut = {"all": ids[1:-1], "last": ids[-2:-1]}.get(pos) if isinstance(pos, str) else None
+        if isinstance(pos, slice):
+            cut = [t for t in ids[pos] if t not in (2, 3)]
+        assert mine["token"].to_list() == (cut or ids[1:-1])
+        assert [ids[p] for p in mine["position"]] == mine["token"].to_list()
+
+
+def test_an_index_that_is_a_special_token_is_refused_where_these_are_left_out(bert):
+    assert (capture(bert[0], TEXTS, pos=0).rows["token"] == 2).all()
+    with pytest.raises(ValueError, match="pos=0 is a special token of text 0, and include_bos=False"):
+        capture(bert[0], TEXTS, pos=0, include_bos=False)
+
+
+@pytest.mark.parametrize("pos", ["last", "entity_mean", 3, -2, slice(1, None, 2), Sample(2, seed=3)], ids=str)
+def test_positions_are_plain_data(pos):
+    import json
+
+    assert from_plain(json.loads(json.dumps(plain(pos)))) == pos
+    assert from_plain(repr(pos)) == pos  # as 0.1 wrote it
+
+
+@pytest.mark.parametrize(
+    "written", ["first", "__import__('os')", "1.5", "True", {"slice": [1]}, {"sample": "x"}, None]
+)
+def test_what_is_no_position_is_refused_in_a_line(written):
+    with pytest.raises(ValueError, match="is no position that was saved; pass pos="):
+        from_plain(written)
+
+
+@pytest.mark.parametrize("pos", [1.0, None, True, np.float64(2), "first", slice(0.5, None), [1, 2]], ids=repr)
+def test_a_position_of_another_kind_is_refused_in_a_line(tiny, names, pos):
+    from helpers import as_installed
+
+    with as_installed(), pytest.raises((ValueError, TypeError), match=r"pos.*(expected|index)"):
+        capture(tiny, names[:2], pos=pos)
