@@ -75,7 +75,7 @@ def _dequantise(path: Path, folder: Path) -> None:
     began = time.perf_counter()
     with _parsed_once():
         try:
-            hf, info = AutoModelForCausalLM.from_pretrained(
+            read: Any = AutoModelForCausalLM.from_pretrained(
                 path.parent,
                 gguf_file=path.name,
                 dtype=torch.float32,
@@ -85,6 +85,7 @@ def _dequantise(path: Path, folder: Path) -> None:
         # an architecture or a quantisation that transformers does not know comes as any of these
         except (ValueError, KeyError, NotImplementedError) as error:
             raise ValueError(f"transformers cannot read {path}: {' '.join(str(error).split())}") from error
+        hf, info = read
         check_weights(path.name, hf, info, allow_missing=None)
         try:
             tokenizer: Any = AutoTokenizer.from_pretrained(

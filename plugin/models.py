@@ -132,7 +132,7 @@ def _check_name(name_or_path: Any) -> None:
 def _load(name_or_path: str | os.PathLike[str], wishes: _Wishes, revision: str | None) -> HookedModel:
     path = Path(name_or_path).expanduser()
     name = str(name_or_path)
-    local = path.is_file() or (path / "config.json").is_file()
+    local = path.is_file() or any((path / file).is_file() for file in ("config.json", "adapter_config.json"))
     if revision is not None and (local or name == gguf.PACKAGED):
         raise ValueError(f"{name} is local and has no revisions; leave out revision={revision!r}")
     if path.is_file():
@@ -320,8 +320,9 @@ def _by_lens(name: str, wishes: _Wishes, hf: Any, options: dict[str, Any]) -> Ho
     """What TransformerLens itself makes of a name, compared with the Hugging Face model `hf` if given."""
     from transformer_lens import HookedTransformer
 
-    checked = hf is not None and wishes.verify
-    tokens = probe_tokens(hf.config.get_text_config().vocab_size) if checked else None
+    tokens = None
+    if hf is not None and wishes.verify:
+        tokens = probe_tokens(hf.config.get_text_config().vocab_size)
     expected = logits_of(hf, tokens) if tokens is not None else None
     if wishes.trust_remote_code:
         options = {**options, "trust_remote_code": True}

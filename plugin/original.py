@@ -145,6 +145,11 @@ def _in_layers(key: str, hf: Any) -> bool:
 
 
 def _check_config(folder: Path) -> None:
+    if (folder / "adapter_config.json").is_file():  # without peft its weights would be left out in silence
+        raise ValueError(
+            f"{folder} holds an adapter: merge it into its model first, with peft's "
+            "merge_and_unload().save_pretrained(folder)"
+        )
     if not (folder / "config.json").is_file():
         raise ValueError(
             f"{folder} has no config.json; expected a Hugging Face folder as save_pretrained() writes it"
@@ -152,19 +157,20 @@ def _check_config(folder: Path) -> None:
 
 
 def _auto_class(source: Path | str, options: dict[str, Any]) -> Any:
-    """The class of transformers that reads this model: causal where it can be."""
+    """The class of transformers that reads this model: masked if one can, unless it was saved as causal."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM
 
     config: Any = AutoConfig.from_pretrained(source, **options)
     _check_attention(config, options["trust_remote_code"])
-    named = any(name.endswith("ForMaskedLM") for name in getattr(config, "architectures", None) or [])
+    names = getattr(config, "architectures", None) or []
+    continues = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
     causal: Any = AutoModelForCausalLM
     masked: Any = AutoModelForMaskedLM
     can_mask = type(config) in masked._model_mapping
     can_continue = type(config) in causal._model_mapping or hasattr(config, "auto_map")
     if not (can_mask or can_continue):
         raise ValueError(f"transformers has none for a {type(config).__name__}")
-    return masked if can_mask and (named or not can_continue) else causal
+    return masked if can_mask and not (can_continue and continues) else causal
 
 
 def _check_attention(config: Any, trust_remote_code: bool) -> None:

@@ -154,6 +154,31 @@ def test_a_name_of_the_hub_without_some_weights(name: str, family: str, tmp_path
         load_model(name)
 
 
+@pytest.mark.parametrize("whole", [True, False])
+def test_an_adapter_beside_a_models_weights_is_not_left_out(whole: bool, tmp_path: Path) -> None:
+    if whole:
+        make(CONVERTED["llama"](), tmp_path)
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+    with pytest.raises(ValueError, match=r"holds an adapter: merge it") as e:
+        load_model(tmp_path)
+    one_line(e)
+
+
+@pytest.mark.parametrize("saved_as", ["BertForMaskedLM", "BertForPreTraining"])
+def test_an_encoder_keeps_its_own_head(saved_as: str, tmp_path: Path, caplog) -> None:
+    torch.manual_seed(0)
+    config = hf.BertConfig(**{k: v for k, v in SIZES.items() if k != "num_key_value_heads"})
+    original = getattr(hf, saved_as)(config).eval()
+    original.save_pretrained(tmp_path)
+    with caplog.at_level(logging.WARNING, logger="graticule"):
+        model = load_model(tmp_path)
+    with torch.no_grad():
+        out = original(TOKENS)
+        want = out.logits if saved_as == "BertForMaskedLM" else out.prediction_logits
+        assert float((model(TOKENS) - want).abs().max()) <= 1e-4
+    assert ("seq_relationship" in caplog.text) == (saved_as == "BertForPreTraining")
+
+
 # Own code --------------------------------------------------------------------------------------------------
 CODE = """
 from pathlib import Path
