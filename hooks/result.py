@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
+from graticule.hooks.visible import as_html, visible
+
 if TYPE_CHECKING:
     from typing import Self
 
@@ -25,6 +27,16 @@ PAGE_RENDERER = "graticule.report.page:write_page"
 def _renderer() -> Callable[..., Path]:
     module, name = PAGE_RENDERER.split(":")
     return getattr(import_module(module), name)
+
+
+def _table_html(table: pd.DataFrame) -> str:
+    """A table for a notebook, its index left out; headings and cells are text."""
+
+    def seen(value: Any) -> Any:
+        return visible(value) if isinstance(value, str) else value
+
+    shown = table.rename(columns=seen).map(seen)
+    return shown.to_html(index=False, float_format="{:.3f}".format)
 
 
 class Result(ABC):
@@ -89,10 +101,8 @@ class Result(ABC):
 
     def _repr_html_(self) -> str:
         """For a notebook: the summary, then the tables that fit on a screen."""
-        from html import escape
-
-        parts = [f"<h4>{escape(self.title)}</h4><pre>{escape(self.summary())}</pre>"]
+        parts = [f"<h4>{as_html(self.title)}</h4><pre>{as_html(self.summary())}</pre>"]
         for caption, table in self.tables().items():
-            shown = table.head(20).to_html(index=False, float_format="{:.3f}".format)
-            parts.append(f"<p>{escape(caption)}</p>{shown}")
-        return "".join(parts)
+            parts.append(f"<p>{as_html(caption)}</p>{_table_html(table.head(20))}")
+        # notebooks take dollars for formulas, which may hold links, except in this class
+        return f'<div class="tex2jax_ignore mathjax_ignore">{"".join(parts)}</div>'

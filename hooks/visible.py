@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from html import escape
 
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _JOINERS = "\u200c\u200d"
@@ -24,10 +25,17 @@ def _seen(text: str, place: int, lines: bool) -> str:
     letter = text[place]
     if letter.isprintable() or unicodedata.category(letter) not in _UNSEEN:
         return letter
-    if letter in "\n\t\r":
-        return ("" if letter == "\r" and text[place + 1 : place + 2] == "\n" else letter) if lines else " "
+    if letter in "\n\t":
+        return letter if lines else " "
+    if letter == "\r" and (not lines or text[place + 1 : place + 2] == "\n"):
+        return "" if lines else " "
     if letter in _JOINERS and 0 < place < len(text) - 1:
         before, after = text[place - 1], text[place + 1]
         if not before.isascii() and not after.isascii() and before.isprintable() and after.isprintable():
             return letter
     return letter.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def as_html(text: object) -> str:
+    """`text` for a page: what can be seen of it, escaped; lines stay."""
+    return escape(visible(text, lines=True))

@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if o.debugging(given):
             raise
-        typer.echo(f"graticule: {o.one_line(error)}", err=True)
+        o.say(f"graticule: {o.one_line(error)}", err=True)
         return 2
     if code == 130:  # the parser turns Ctrl-C into this code
         words = "interrupted; the same command run again goes on from what is finished"

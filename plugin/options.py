@@ -12,6 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from graticule.hooks.limits import LIMITS, LimitError, check
+from graticule.hooks.visible import visible
 
 _SAME_AS = {"tokens": "n_tokens", "activation_tokens": "n_activation_tokens"}
 
@@ -36,13 +37,18 @@ class Checked(TyperCommand):
         return super().invoke(ctx)
 
 
+def say(words: object, err: bool = False) -> None:
+    """Print `words`; control characters, and what hides or turns a line, are seen as escapes."""
+    typer.echo(visible(words, lines=True), err=err)
+
+
 class _Handler(logging.Handler):
     """Log lines that do not tear progress bars apart."""
 
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm.auto import tqdm
 
-        tqdm.write(self.format(record), file=sys.stderr)
+        tqdm.write(visible(self.format(record), lines=True), file=sys.stderr)
 
 
 def show_logs(verbose: bool) -> bool:
@@ -135,4 +141,4 @@ def one_line(error: BaseException) -> str:
         foreseen = isinstance(error, ValueError | LookupError | OSError | ImportError | TypeError)
         if not foreseen or not words.strip():
             words = f"{type(error).__name__}: {words or 'no message'} (--debug shows where)"
-    return " ".join(words.split())
+    return visible(words)

@@ -35,5 +35,5 @@ PAYLOADS = {
 FITTING = {what: text for what, text in PAYLOADS.items() if what != "half a character"}
 """Without what no file can hold: lone surrogates."""
 
-MARKS = ("<script>document", "</script><script>", 'onerror="document', "<svg/onload")
+MARKS = ("<script>document", "</script><script>", "<img src=x", "<svg/onload", '<a href="java')
 """What must not stand in a page as it is."""

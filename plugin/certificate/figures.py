@@ -8,6 +8,7 @@ from plotly.graph_objects import Bar, Figure, Heatmap, Scatter
 from plotly.subplots import make_subplots
 
 from graticule.certificate.marks import DIRECTION, FALSE, short_point
+from graticule.probes.plots.markup import Markup, plain
 from graticule.probes.plots.style import ACCENT, BLOCKS, FAINT, INK, MUTED, SURFACE, need_columns, style
 
 MEASURES = {
@@ -75,7 +76,7 @@ def levels_figure(concepts: pd.DataFrame, title: str, log: bool = False) -> Figu
                 name=name,
                 mode="lines+markers",
                 line={"color": colour, "width": 2, "dash": dash},
-                hovertemplate="%{x:g}: R² %{y:.3f}<extra>" + name + "</extra>",
+                hovertemplate="%{x:g}: R² %{y:.3f}<extra>" + plain(name) + "</extra>",
             )
         )
     style(fig, height=380, aspect=0.42, extra=90)
@@ -107,7 +108,7 @@ def directions_figure(concepts: pd.DataFrame, title: str, log: bool = False) -> 
                 name=name,
                 mode="lines",
                 line={"color": colour, "width": 2, "dash": dash},
-                hovertemplate="%{x:g}: %{y:.4f}<extra>" + name + "</extra>",
+                hovertemplate="%{x:g}: %{y:.4f}<extra>" + plain(name) + "</extra>",
             )
         )
         fig.add_trace(
@@ -117,7 +118,7 @@ def directions_figure(concepts: pd.DataFrame, title: str, log: bool = False) -> 
                 mode="markers",
                 marker={"color": colour, "size": 5, "opacity": 0.5},
                 showlegend=False,
-                hovertemplate="%{x:g}: %{y:.4f}<extra>" + name + "</extra>",
+                hovertemplate="%{x:g}: %{y:.4f}<extra>" + plain(name) + "</extra>",
             )
         )
     style(fig, height=380, aspect=0.42, extra=90)
@@ -178,7 +179,7 @@ def parity_figure(parities: pd.DataFrame) -> Figure:
     means = parities.groupby(["learner", "level", "point"], sort=False)[
         ["ridge", "best_linear", "mlp"]
     ].mean()
-    labels = [f"{le}, d/m={d:g}<br>{short_point(str(p))}" for le, d, p in means.index]
+    labels = [Markup(f"{plain(le)}, d/m={d:g}<br>{plain(short_point(str(p)))}") for le, d, p in means.index]
     fig = Figure()
     names = {"ridge": ("ridge", INK), "best_linear": ("best linear reader", SURFACE), "mlp": ("MLP", ACCENT)}
     for column, (name, colour) in names.items():
@@ -188,7 +189,7 @@ def parity_figure(parities: pd.DataFrame) -> Figure:
             name=name,
             marker={"color": colour},
             customdata=means[column],
-            hovertemplate="%{x}: R² %{customdata:.3f}<extra>" + name + "</extra>",
+            hovertemplate="%{x}: R² %{customdata:.3f}<extra>" + plain(name) + "</extra>",
         )
         fig.add_trace(bar)
     below = bool((means < LOWEST).any(axis=None))

@@ -44,10 +44,8 @@ def capture(
     settings: dict[str, Any] = {"points": which, "layers": where, "pos": tokens, "prompt": prompt}
     store = graticule.capture(loaded, inputs, **settings, rows=columns, store=out, progress=True)
     widths = ", ".join(map(str, sorted(set(store.widths.values()))))
-    typer.echo(
-        f"{store.n_rows:,} rows at {len(store.points)} points of width {widths}: {', '.join(store.points)}"
-    )
-    typer.echo(f"The store: {out}")
+    o.say(f"{store.n_rows:,} rows at {len(store.points)} points of width {widths}: {', '.join(store.points)}")
+    o.say(f"The store: {out}")
 
 
 def tables(
@@ -71,12 +69,12 @@ def tables(
             raise ValueError(f"--out {out}: say which table, one of {', '.join(packaged_tables())}")
         for each, words in packaged_tables().items():
             table = Table.packaged(each)
-            typer.echo(f"{each}: {len(table):,} rows, target {', '.join(table.target_names)}. {words}")
+            o.say(f"{each}: {len(table):,} rows, target {', '.join(table.target_names)}. {words}")
         return
     table = Table.packaged(name)
     if out is None:
         for line in table.describe().itertuples(index=False):
-            typer.echo(f"{line[0]}: {line[1]}")
+            o.say(f"{line[0]}: {line[1]}")
         return
     a.write_frame(table.frame, out)
-    typer.echo(f"{len(table):,} rows of {name}: {out}")
+    o.say(f"{len(table):,} rows of {name}: {out}")

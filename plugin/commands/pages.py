@@ -23,7 +23,7 @@ def report(
     if (folder / "study.json").is_file():
         from graticule.studies.result import Study
 
-        typer.echo(f"The pages: {Study.load(folder).report(folder / 'report.html')}")
+        o.say(f"The pages: {Study.load(folder).report(folder / 'report.html')}")
         return
     from graticule.report.page import write_page
     from graticule.results import load_result
@@ -33,4 +33,4 @@ def report(
     if not here:
         raise FileNotFoundError(f"{folder} holds no saved result, nor findings in any folder in it")
     page = write_page([load_result(path) for path in here], folder / "report.html")
-    typer.echo(f"The page: {page}")
+    o.say(f"The page: {page}")

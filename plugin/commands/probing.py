@@ -36,18 +36,18 @@ def demo(
     a.need_folder(out)
     tables = [graticule.Table.packaged(name) for name in ("world_cities", "historical_figures")]
     tables = tables if full else [table.head(rows, seed) if rows < len(table) else table for table in tables]
-    typer.echo(f"loading {model}", err=True)
+    o.say(f"loading {model}", err=True)
     loaded = graticule.load_model(model)
     found: list[Any] = []
     for table in tables:
-        typer.echo(f"probing {table.name}: {len(table):,} rows", err=True)
+        o.say(f"probing {table.name}: {len(table):,} rows", err=True)
         findings = graticule.probe(loaded, table, twins=1, seed=seed, out=out / table.name, progress=True)
         found.append(_calibrated(findings, out / table.name, calibrate, seed))
     page = write_page(found, out / "report.html", title=f"graticule demo: {model}")
     for findings in found:
-        typer.echo(f"{findings.title}\n{findings.summary()}\n")
+        o.say(f"{findings.title}\n{findings.summary()}\n")
     words = "; ".join(f"{table.name}: {f.verdict.words}" for table, f in zip(tables, found, strict=True))
-    typer.echo(f"{words}. The page: {page}")
+    o.say(f"{words}. The page: {page}")
 
 
 def probe(
@@ -105,7 +105,7 @@ def probe(
     )
     findings = _calibrated(findings, out, calibrate, seed)
     page = findings.report(out / "report.html")
-    typer.echo(f"{findings.summary()}\nThe page: {page}")
+    o.say(f"{findings.summary()}\nThe page: {page}")
 
 
 def _calibrated(findings: Any, out: Path, targets: int | None, seed: int) -> Any:
@@ -117,7 +117,7 @@ def _calibrated(findings: Any, out: Path, targets: int | None, seed: int) -> Any
         targets = 100 if len(findings.material.problem.train) <= _QUICK else 0
     if targets == 0 or findings.limit_of_detection is not None:
         return findings
-    typer.echo("measuring how small a gain would have been seen", err=True)
+    o.say("measuring how small a gain would have been seen", err=True)
     calibration = graticule.calibrate(findings, targets=targets, seed=seed, progress=True)
     calibration.save(out / "calibration")
     found = detected(findings, calibration)

@@ -52,4 +52,4 @@ def push(
         base_model=base_model,
         dry_run=dry_run,
     )
-    typer.echo(done.summary())
+    o.say(done.summary())

@@ -95,7 +95,7 @@ def evaluate(
         written = write_evaluation(result, home)
         if features:
             examine(loaded, one, corpus, n=features, **shared).save(home / "features")
-        typer.echo(f"{result.title}\n{result.summary()}\nThe figures: {written}\n")
+        o.say(f"{result.title}\n{result.summary()}\nThe figures: {written}\n")
 
 
 def report(
@@ -118,7 +118,7 @@ def report(
         )
     title = None if len(parts) == 1 else f"SAE: {folder.resolve().name}"
     page = write_page(parts, folder / "report.html", title=title)
-    typer.echo(f"The page: {page}")
+    o.say(f"The page: {page}")
 
 
 def runs_in(folder: Path) -> list[Path]:

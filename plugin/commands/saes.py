@@ -205,7 +205,7 @@ def train(
         progress=True,
     )
     folders = [one.sae_folder for one in (run.parts or {"": run}).values()]
-    typer.echo(f"{run.summary()}\nFor SAELens: {', '.join(map(str, folders))}")
+    o.say(f"{run.summary()}\nFor SAELens: {', '.join(map(str, folders))}")
 
 
 def combinations(fixed: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

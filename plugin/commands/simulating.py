@@ -72,7 +72,7 @@ def sim(
         found = _made(asked, out / "parts")
         _keep(found, out, asked)
     page = found.report(out / "report.html")
-    typer.echo(f"{found.summary()}\nThe page: {page}")
+    o.say(f"{found.summary()}\nThe page: {page}")
 
 
 def certify(
@@ -100,12 +100,12 @@ def certify(
         quick=quick,
         seed=seed,
         out=out,
-        say=lambda line: typer.echo(line, err=True),
+        say=lambda line: o.say(line, err=True),
         progress=True,
     )
     made.save(out / "result")
     page = made.report(out / "report.html")
-    typer.echo(f"{made.summary()}\nThe page: {page}")
+    o.say(f"{made.summary()}\nThe page: {page}")
 
 
 _OF_TABLES = ("theorems", "table", "concepts", "seeds", "seed", "optimizer", "steps")

@@ -97,7 +97,7 @@ def study(
     )
     import graticule
 
-    typer.echo(f"loading {model}", err=True)
+    o.say(f"loading {model}", err=True)
     loaded = graticule.load_model(model, dtype=dtype, device=device)
     made = run(
         loaded,
@@ -109,9 +109,9 @@ def study(
         prompt=prompt,
         pos=tokens,
         progress=True,
-        say=lambda line: typer.echo(line, err=True),
+        say=lambda line: o.say(line, err=True),
     )
-    typer.echo(f"{made.summary()}\nThe pages: {out / 'report.html'}")
+    o.say(f"{made.summary()}\nThe pages: {out / 'report.html'}")
     if made.failed:
         count = "1 step" if len(made.failed) == 1 else f"{len(made.failed)} steps"
         typer.echo(f"graticule: {count} failed: {', '.join(made.failed)}; the others are whole", err=True)

@@ -61,4 +61,4 @@ def words(
         result = make()
         result.save(out / name)
         page = result.report(out / f"{name}.html")
-        typer.echo(f"{result.summary()}\nThe page: {page}\n")
+        o.say(f"{result.summary()}\nThe page: {page}\n")

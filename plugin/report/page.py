@@ -11,9 +11,12 @@ from dataclasses import dataclass
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import quote
 
 from graticule.hooks.replacing import replacing
 from graticule.hooks.result import Result
+from graticule.hooks.visible import visible
+from graticule.probes.plots.markup import figure_json
 from graticule.report.cells import TableView, table_view
 
 
@@ -84,7 +87,7 @@ def _render(results: list[Result], title: str | None, links: Mapping[str, str]) 
 
     folder = resources.files("graticule.report")
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, finalize=_seen
     )
     template = environment.from_string((folder / "page.html").read_text(encoding="utf-8"))
     sections = [_section(result, k) for k, result in enumerate(results)]
@@ -92,12 +95,17 @@ def _render(results: list[Result], title: str | None, links: Mapping[str, str]) 
     return template.render(
         title=title or (sections[0].title if len(sections) == 1 else "graticule report"),
         sections=sections,
-        links=links,
+        links={text: quote(address, safe="/#") for text, address in links.items()},
         style=(folder / "style.css").read_text(encoding="utf-8"),
         script=(folder / "page.js").read_text(encoding="utf-8") if drawn else "",
         plotly=get_plotlyjs() if drawn else "",
         version=metadata.version("graticule"),
     )
+
+
+def _seen(value: Any) -> Any:
+    """Text as a page has it; what is marked as safe is ours."""
+    return visible(value, lines=True) if type(value) is str else value
 
 
 def _section(result: Result, number: int) -> Section:
@@ -132,7 +140,7 @@ def _section(result: Result, number: int) -> Section:
 def _figure_view(figure: Any, caption: str, name: str) -> FigureView:
     meta: Any = figure.layout.meta
     note = str(cast("Mapping[str, Any]", meta).get("note") or "") if isinstance(meta, Mapping) else ""
-    spec = cast("str", figure.to_json())
+    spec = figure_json(figure)
     # inside a script element only "<" can end it; the escape is the same string to a JSON parser
     return FigureView(name, caption, note, int(figure.layout.height or 420), spec.replace("<", "\\u003c"))
 

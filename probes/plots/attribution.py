@@ -10,6 +10,7 @@ import pandas as pd
 from jaxtyping import Float
 from plotly.graph_objects import Bar, Figure, Heatmap, Scatter
 
+from graticule.probes.plots.markup import plain
 from graticule.probes.plots.style import (
     ACCENT,
     BLOCKS,
@@ -82,7 +83,7 @@ def shares_figure(terms: pd.DataFrame) -> Figure:
                 name=name,
                 marker_color=colour,
                 error_y=_bars(rows, "share"),
-                hovertemplate=f"layer %{{x}}, {name}: %{{y:.1%}}<extra></extra>",
+                hovertemplate=f"layer %{{x}}, {plain(name)}: %{{y:.1%}}<extra></extra>",
             )
         )
     style(fig, height=380, aspect=0.42, extra=60)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from plotly.graph_objects import Figure, Histogram, Scatter
 
+from graticule.probes.plots.markup import plain
 from graticule.probes.plots.style import ACCENT, BLOCKS, FAINT, INK, MUTED, SURFACE, need_columns, style
 
 
@@ -37,7 +38,7 @@ def erasure_figure(layers: pd.DataFrame, target: str, surface: float) -> Figure:
                 line=line,
                 marker={"size": 7, "symbol": symbol},
                 name=name,
-                hovertemplate=f"%{{x}}: {target} %{{y:.3f}}<extra>{name}</extra>",
+                hovertemplate=f"%{{x}}: {plain(target)} %{{y:.3f}}<extra>{name}</extra>",
             )
         )
     return _finish(fig, layers, surface, list(arms), target)
@@ -63,7 +64,7 @@ def later_figure(later: pd.DataFrame, target: str, layer: int | None, surface: f
                 line={"color": colour, "width": 2},
                 marker={"size": 7},
                 name=name,
-                hovertemplate=f"%{{x}}: {target} %{{y:.3f}}<extra>{name}</extra>",
+                hovertemplate=f"%{{x}}: {plain(target)} %{{y:.3f}}<extra>{name}</extra>",
             )
         )
     return _finish(fig, later, surface, ["before", "after"], target)
@@ -175,7 +176,7 @@ def pin_figure(pins: pd.DataFrame, unit: str) -> Figure:
                     name="control neurons" if kind == "control" else str(name),
                     legendgroup="control" if kind == "control" else str(name),
                     showlegend=kind == "neuron" or first,
-                    hovertemplate=f"{name} at %{{x:.2g}} sd: %{{y:.3f}}<extra></extra>",
+                    hovertemplate=f"{plain(name)} at %{{x:.2g}} sd: %{{y:.3f}}<extra></extra>",
                 )
             )
             first = False

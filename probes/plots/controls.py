@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from plotly.graph_objects import Bar, Figure, Scatter
 
+from graticule.probes.plots.markup import Markup, plain
 from graticule.probes.plots.style import (
     ACCENT,
     BLOCKS,
@@ -126,7 +127,7 @@ def curve_figure(curve: pd.DataFrame, probe: float, surface: float) -> Figure:
                     "width": 3,
                     "color": colour,
                 },
-                hovertemplate="k = %{x}<br>R² %{y:.3f}<extra>" + str(kind) + "</extra>",
+                hovertemplate="k = %{x}<br>R² %{y:.3f}<extra>" + plain(kind) + "</extra>",
             )
         )
     for value, words, colour, dash in (
@@ -168,7 +169,7 @@ def within_figure(blocks: pd.DataFrame) -> Figure:
         if part.empty:
             continue
         names = [
-            f"{short(label(str(b)))}<br>{n:,} blocks, {rows:,} rows"
+            Markup(f"{plain(short(label(str(b))))}<br>{n:,} blocks, {rows:,} rows")
             for b, n, rows in zip(part["block"], part["blocks"], part["rows"], strict=True)
         ]
         fig.add_trace(
@@ -186,7 +187,7 @@ def within_figure(blocks: pd.DataFrame) -> Figure:
                     "width": 4,
                     "color": INK,
                 },
-                hovertemplate="%{x}<br>r %{y:.3f}<extra>" + name + "</extra>",
+                hovertemplate="%{x}<br>r %{y:.3f}<extra>" + plain(name) + "</extra>",
             )
         )
     style(fig, height=360, note="Blocks of ten test rows or more are pooled; lines are 95% intervals.")

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from plotly.graph_objects import Figure, Scatter
 
+from graticule.probes.plots.markup import Markup, plain
 from graticule.probes.plots.style import (
     ACCENT,
     BLOCKS,
@@ -68,7 +69,8 @@ def depth_figure(
             mode="markers",
             marker={"symbol": "diamond", "size": 12, "color": ACCENT, "line": {"color": "white", "width": 1}},
             name=f"test at the chosen layer: {_score(chosen['test_r2'])}",
-            hovertemplate=f"{chosen_point}<br>test {score} %{{y:.3f}}<extra>chosen on training rows</extra>",
+            hovertemplate=f"{plain(chosen_point)}<br>test {score} %{{y:.3f}}"
+            "<extra>chosen on training rows</extra>",
         )
     )
     style(fig, height=_PLOT_PIXELS + 120)
@@ -179,12 +181,12 @@ def _baseline_lines(
                 y=value,
                 line={"color": colour, "width": 2 if strong else 1, "dash": "dash" if strong else "dot"},
             )
-        words = f"{_score(value)} {short(label(name), 20)}{'' if value >= low else ' ↓'}"
+        said = f"{_score(value)} {short(label(name), 20)}{'' if value >= low else ' ↓'}"
         fig.add_annotation(
             x=1,
             xref="paper",
             y=max(value, low),
-            text=f"<b>{words}</b>" if strong else words,
+            text=Markup(f"<b>{plain(said)}</b>") if strong else said,
             hovertext=f"{name}: test score {value:.3f}",
             font={"size": 11, "color": colour},
             showarrow=True,

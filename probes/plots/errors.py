@@ -7,6 +7,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Shaped
 from plotly.graph_objects import Figure, Heatmap, Histogram, Scatter
 
+from graticule.probes.plots.markup import plain
 from graticule.probes.plots.style import (
     BLOCKS,
     FAINT,
@@ -80,7 +81,7 @@ def block_error_figure(
             },
             customdata=np.stack([shown.index.to_numpy(), shown["low"], shown["high"], shown["n"]], axis=-1),
             hovertemplate="%{customdata[0]}<br>median %{x:.4~g} "
-            + unit
+            + plain(unit)
             + "<br>middle half %{customdata[1]:.4~g} to "
             "%{customdata[2]:.4~g}<br>%{customdata[3]} test rows<extra></extra>",
             showlegend=False,

@@ -8,6 +8,7 @@ from plotly.graph_objects import Figure, Scatter
 from plotly.subplots import make_subplots
 
 from graticule.probes.plots.maps import coastline
+from graticule.probes.plots.markup import Markup, plain
 from graticule.probes.plots.style import (
     ACCENT,
     FAINT,
@@ -74,7 +75,7 @@ def dumbbell_figure(blocks: pd.DataFrame, measure: str, by: str, top: int = 30) 
             Scatter(
                 x=shown[column], y=place, mode="markers", marker=mark, name=what, text=names,
                 error_x=bars if column == "held_out" else None,
-                hovertemplate="%{text}<br>" + what + " %{x:.3f}<extra></extra>",
+                hovertemplate="%{text}<br>" + plain(what) + " %{x:.3f}<extra></extra>",
             )
         )  # fmt: skip
     if chance is not None:
@@ -121,7 +122,7 @@ def held_out_maps_figure(
     across = 3
     down = -(-len(shown) // across)
     titles = [
-        f"<b>{short(str(b), 18)}</b> {n:,} rows, {a:.0f}°"
+        Markup(f"<b>{plain(short(str(b), 18))}</b> {n:,} rows, {a:.0f}°")
         for b, n, a in zip(shown["block"], shown["rows"], shown["angle"], strict=True)
     ]
     fig = make_subplots(
@@ -155,7 +156,7 @@ def held_out_maps_figure(
                     mode="markers", marker={"size": 3, "color": colour, "opacity": 0.6}, name=what,
                     legendgroup=kind, showlegend=i == 0,
                     text=part["text"].astype(str) if "text" in part else None,
-                    hovertemplate="%{text}<br>%{y:.1f}°, %{x:.1f}°<extra>" + what + "</extra>",
+                    hovertemplate="%{text}<br>%{y:.1f}°, %{x:.1f}°<extra>" + plain(what) + "</extra>",
                 ),
                 row=row, col=col,
             )  # fmt: skip
@@ -223,7 +224,7 @@ def held_out_spans_figure(
                     "type": "data", "symmetric": False, "array": spans[:, 2] - spans[:, 1],
                     "arrayminus": spans[:, 1] - spans[:, 0], "color": colour, "thickness": 2, "width": 0,
                 },
-                hovertemplate="%{text}<br>" + what + ": median %{x:.5~g}<extra></extra>",
+                hovertemplate="%{text}<br>" + plain(what) + ": median %{x:.5~g}<extra></extra>",
             )
         )  # fmt: skip
     fig.add_trace(
@@ -263,7 +264,7 @@ def held_out_layers_figure(layers: pd.DataFrame, chosen: str) -> Figure:
             Scatter(
                 x=layers["layer"], y=layers[column], mode="lines+markers", name=what,
                 line={"color": colour, "width": 2}, marker={"size": 6},
-                hovertemplate="layer %{x}<br>" + what + " %{y:.3f}<extra></extra>",
+                hovertemplate="layer %{x}<br>" + plain(what) + " %{y:.3f}<extra></extra>",
             )
         )  # fmt: skip
     fig.add_hline(y=0, line={"color": MUTED, "width": 1, "dash": "dot"})

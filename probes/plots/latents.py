@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from plotly.graph_objects import Figure, Histogram, Scatter
 
+from graticule.probes.plots.markup import plain
 from graticule.probes.plots.style import (
     ACCENT,
     BLOCKS,
@@ -145,7 +146,7 @@ def count_figure(arms: pd.DataFrame) -> Figure:
                     mode="lines",
                     line={"color": _COLOURS[arm], "width": 1.5, "dash": dash},
                     name=f"{arm} {row['score']:.3f}",
-                    hovertemplate=f"{arm}<br>test R² %{{y:.3f}}<extra></extra>",
+                    hovertemplate=f"{plain(arm)}<br>test R² %{{y:.3f}}<extra></extra>",
                 )
             )
     style(fig, height=420)

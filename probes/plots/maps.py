@@ -10,6 +10,7 @@ from jaxtyping import Float
 from plotly.graph_objects import Figure, Scatter
 from plotly.subplots import make_subplots
 
+from graticule.probes.plots.markup import Markup, plain
 from graticule.probes.plots.style import (
     BLOCKS,
     FAINT,
@@ -96,7 +97,8 @@ def map_figure(
         fig.update_xaxes(range=x_range, row=row, col=1, ticksuffix="°", nticks=7)
         fig.add_annotation(
             x=0, xref="paper", y=1, yref=f"y{'' if row == 1 else row} domain", xanchor="left", yanchor="top",
-            text=f"<b>{word}</b>", showarrow=False, bgcolor="rgba(255,255,255,0.85)", xshift=4, yshift=-3,
+            text=Markup(f"<b>{word}</b>"), showarrow=False, bgcolor="rgba(255,255,255,0.85)", xshift=4,
+            yshift=-3,
         )  # fmt: skip
     fig.update_xaxes(title_text="longitude", row=2, col=1)
     fig.update_layout(showlegend=bool(block), legend={"traceorder": "normal"})
@@ -175,7 +177,7 @@ def _draw_places(
             text=rows["text"].astype(str) if "text" in rows.columns else None,
             customdata=np.stack([x, y], axis=-1).round(2),
             hovertemplate="%{text}<br>%{customdata[1]:.1f}°, %{customdata[0]:.1f}°<extra>"
-            + name
+            + plain(name)
             + "</extra>",
             hoverlabel={"font": {"color": INK}},
         ),

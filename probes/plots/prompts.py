@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from plotly.graph_objects import Figure, Heatmap, Scatter
 
+from graticule.probes.plots.markup import plain
 from graticule.probes.plots.style import ACCENT, BLOCKS, INK, MUTED, SURFACE, need_columns, short, style
 
 _DASHES = ("solid", "dash", "dot", "dashdot")
@@ -44,7 +45,7 @@ def prompt_depth_figure(layers: pd.DataFrame, chosen: pd.DataFrame, surface: flo
                 name=str(name),
                 legendgroup=str(name),
                 customdata=rows["point"].astype(str),
-                hovertemplate=f"{name}<br>%{{customdata}}<br>validation %{{y:.3f}}<extra></extra>",
+                hovertemplate=f"{plain(name)}<br>%{{customdata}}<br>validation %{{y:.3f}}<extra></extra>",
             )
         )
         line = chosen[chosen["prompt"] == name].iloc[0]
@@ -62,7 +63,7 @@ def prompt_depth_figure(layers: pd.DataFrame, chosen: pd.DataFrame, surface: flo
                 },
                 legendgroup=str(name),
                 showlegend=False,
-                hovertemplate=f"{name}<br>test R² %{{y:.3f}}<extra>chosen on training rows</extra>",
+                hovertemplate=f"{plain(name)}<br>test R² %{{y:.3f}}<extra>chosen on training rows</extra>",
             )
         )
     style(
@@ -195,7 +196,8 @@ def popularity_figure(strata: pd.DataFrame, column: str, unit: str) -> Figure:
                 },
                 name=name,
                 customdata=strata["rows"],
-                hovertemplate=f"{name}<br>{column} %{{x:,.4~s}}<br>mean error %{{y:.4~g}} {unit}"
+                hovertemplate=f"{plain(name)}<br>{plain(column)} %{{x:,.4~s}}"
+                f"<br>mean error %{{y:.4~g}} {plain(unit)}"
                 "<br>%{customdata} rows<extra></extra>",
             )
         )

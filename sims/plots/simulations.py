@@ -9,6 +9,7 @@ import pandas as pd
 from plotly.graph_objects import Figure, Heatmap, Scatter
 from plotly.subplots import make_subplots
 
+from graticule.probes.plots.markup import plain
 from graticule.probes.plots.style import ACCENT, FAINT, INK, MUTED, SURFACE, need_columns, style
 from graticule.sims.plots.views import NAMES, VIEWS
 
@@ -84,7 +85,7 @@ def paper_figure(paper: pd.DataFrame) -> Figure:
                     "thickness": 1.2,
                     "width": 3,
                 },
-                hovertemplate=f"{name} %{{x:.3f}}<extra></extra>",
+                hovertemplate=f"{plain(name)} %{{x:.3f}}<extra></extra>",
             )
         )
     style(fig, height=120 + 24 * len(paper), note="Bars: two standard errors, where they are stated.")

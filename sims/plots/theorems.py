@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 from plotly.graph_objects import Figure, Scatter
 
+from graticule.probes.plots.markup import plain
 from graticule.probes.plots.style import ACCENT, BLOCKS, INK, MUTED, need_columns, style
 
 _COLOURS = {"4": ACCENT, "12": BLOCKS[0], "14": BLOCKS[2]}
@@ -34,7 +35,7 @@ def descent_figure(curves: pd.DataFrame) -> Figure:
                 mode="lines",
                 line={"color": _COLOURS.get(theorem, INK), "width": 2, "dash": _DASHES[place % len(_DASHES)]},
                 name=str(name),
-                hovertemplate="step %{x:,}<br>cosine %{y:.5f}<extra>" + str(name) + "</extra>",
+                hovertemplate="step %{x:,}<br>cosine %{y:.5f}<extra>" + plain(name) + "</extra>",
             )
         )
     fig.add_hline(y=1, line={"color": MUTED, "width": 1, "dash": "dash"})

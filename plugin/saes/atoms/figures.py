@@ -6,6 +6,7 @@ import pandas as pd
 from plotly.graph_objects import Bar, Box, Figure, Scatter
 from plotly.subplots import make_subplots
 
+from graticule.probes.plots.markup import plain
 from graticule.probes.plots.style import ACCENT, BLOCKS, FAINT, INK, MUTED, SURFACE, need_columns, style
 from graticule.saes.atoms.arms import BASELINES
 
@@ -105,7 +106,9 @@ def f1_figure(atoms: pd.DataFrame) -> Figure:
                     showlegend=c == 1,
                     marker={"color": colours[arm], "size": 5, "opacity": 0.7},
                     customdata=rows["atom"],
-                    hovertemplate="%{customdata}: F1 %{y:.2f} at rate %{x:.3f}<extra>" + arm + "</extra>",
+                    hovertemplate="%{customdata}: F1 %{y:.2f} at rate %{x:.3f}<extra>"
+                    + plain(arm)
+                    + "</extra>",
                 ),
                 row=1,
                 col=c,
@@ -138,7 +141,7 @@ def where_figure(arms: pd.DataFrame) -> Figure:
                 orientation="h",
                 name=part,
                 marker={"color": colour},
-                hovertemplate=part + " %{x:.0%}<extra></extra>",
+                hovertemplate=plain(part) + " %{x:.0%}<extra></extra>",
             )
         )
     fig.update_layout(barmode="stack", bargap=0.25, legend={"traceorder": "normal"})

@@ -7,6 +7,7 @@ import pandas as pd
 from plotly.graph_objects import Bar, Figure, Scatter
 from plotly.subplots import make_subplots
 
+from graticule.probes.plots.markup import plain
 from graticule.probes.plots.style import ACCENT, BLOCKS, FAINT, INK, MUTED, SURFACE, need_columns, style
 
 _BINS_A_DECADE = 5
@@ -141,7 +142,7 @@ def _line(table: pd.DataFrame, column: str, label: str, colour: str) -> Scatter:
         mode="lines",
         name=label,
         line={"color": colour, "width": 1.5},
-        hovertemplate="%{y:.3f}<extra>" + label + "</extra>",
+        hovertemplate="%{y:.3f}<extra>" + plain(label) + "</extra>",
     )
 
 

@@ -8,6 +8,7 @@ import pandas as pd
 from plotly.graph_objects import Figure, Scatter
 from plotly.subplots import make_subplots
 
+from graticule.probes.plots.markup import plain
 from graticule.probes.plots.style import BLOCKS, style
 
 PANELS = {
@@ -38,7 +39,7 @@ def curves_figure(
                 showlegend=panel == 0 and len(histories) > 1,
                 mode="lines" if len(history) > 1 else "markers",
                 line={"color": colour, "width": 1.6},
-                hovertemplate=f"%{{x:,}} tokens: %{{y:.4g}}<extra>{name}</extra>",
+                hovertemplate=f"%{{x:,}} tokens: %{{y:.4g}}<extra>{plain(name)}</extra>",
             )
             fig.add_trace(line, row=panel // 2 + 1, col=panel % 2 + 1)
         for tokens in (resampled or {}).get(name, ()):
