@@ -18,7 +18,6 @@ from graticule.hooks.points import PointError, full_name, layer_of
 if TYPE_CHECKING:
     from typing import Self
 
-    from graticule.hooks.coders import SparseCoder
     from graticule.hooks.latents import Latents
 
 
@@ -115,8 +114,9 @@ class Activations(Mapping[str, Tensor]):
             table = table.iloc[index]
         return type(self)(chosen, table, self.provenance)
 
-    def encode(self, sae: SparseCoder, point: str | None = None, *, batch: int = 4096) -> Latents:
-        """The latents of a SAELens SAE on the rows of its own hook point, sparse: see `latents.encode`."""
+    def encode(self, sae: Any, point: str | None = None, *, batch: int = 4096) -> Latents:
+        """The latents of a SAELens SAE (or its folder, or a run) on the rows of its own hook point, sparse:
+        see `latents.encode`."""
         from graticule.hooks.latents import encode
 
         return encode(self, sae, point, batch=batch)

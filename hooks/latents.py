@@ -26,6 +26,7 @@ from graticule.hooks.coders import (
     writes_elsewhere,
 )
 from graticule.hooks.points import PointError, layer_of
+from graticule.hooks.sae_folders import load_sae
 from graticule.hooks.store import Store
 
 _log = logging.getLogger(__name__)
@@ -120,7 +121,7 @@ class Latents:
 
 def encode(
     activations: Activations | Store,
-    sae: SparseCoder,
+    sae: Any,
     point: str | None = None,
     *,
     batch: int = 4096,
@@ -128,13 +129,14 @@ def encode(
 ) -> Latents:
     """The latents of `sae` on the rows of its own hook point (or of `point`), `[row, d_sae]`, sparse.
 
-    Any SAELens SAE: its own `encode` is called on at most `batch` rows at a time, with the normalisation that
-    its cfg asks for; SAEs on concatenated heads (`hook_z`) and on one head of a point are understood. The SAE
-    is left as it was found: mode, device, dtype and gradients included.
+    Any SAELens SAE (or its folder, or a run): its own `encode` is called on at most `batch` rows at a time,
+    with the normalisation that its cfg asks for; SAEs on concatenated heads (`hook_z`) and on one head of a
+    point are understood. The SAE is left as it was found: mode, device, dtype and gradients included.
 
     **Raises** `PointError` if the point was not captured (naming the nearest), `ValueError` if its width is
     not the SAE's, the SAE names no point, or its latents of a row depend on other rows.
     """
+    sae = load_sae(sae).sae
     check_coder(sae)
     name = _point_of(activations, sae, point)
     width, wanted = activations.widths[name], int(sae.cfg.d_in)

@@ -26,6 +26,17 @@ def number(text: str, option: str) -> Number:
     raise ValueError(f"{option} {text!r}: expected a number")
 
 
+def read_max_norm(text: str) -> Number | str | None:
+    """`--max-norm`: a multiple of the median norm, `none`, or `trained` (as the SAE was).
+
+    **Raises** `ValueError` naming the option.
+    """
+    word = text.strip().lower()
+    if word in ("none", "trained"):
+        return None if word == "none" else word
+    return number(text, "--max-norm (a multiple of the median norm, or none)")
+
+
 def read_slice(text: str, option: str) -> slice:
     """`start:stop[:step]`, each part optional.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 
@@ -43,6 +43,12 @@ class MixingBuffer:
         """Put rows into claimed slots, in the buffer's own dtype."""
         target = self._rows[point]
         target.index_copy_(0, slots, rows.to(target))
+
+    def drop(self, since: int, away: Bool[np.ndarray, " slot"]) -> None:
+        """Take back some of the slots claimed since `held` was `since`: their rows do not count."""
+        slots = self._slots[since : self.held]
+        self._slots[since : self.held] = np.concatenate([slots[~away], slots[away]])
+        self.held -= int(away.sum())
 
     def draw(self, n: int, rng: np.random.Generator) -> dict[str, Tensor]:
         """`{point: [n, width]}` of rows drawn without replacement; their slots are free afterwards."""

@@ -23,6 +23,7 @@ from graticule.hooks.streams.base import BaseStream, Normalize, dtype_named
 from graticule.hooks.streams.buffer import MixingBuffer
 from graticule.hooks.streams.contexts import Contexts, ContextSettings, Separator, special_ids
 from graticule.hooks.streams.corpora import Corpus
+from graticule.hooks.streams.norms import MAX_NORM, NormLimit
 from graticule.hooks.streams.passes import Passes, Selection
 
 _log = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class LiveStream(BaseStream):
         tokens_per_context: int | None = None,
         buffer_tokens: int = 2**17,
         exclude_special: bool | Sequence[int] = True,
+        max_norm: float | int | None = MAX_NORM,
         prepend_bos: bool | None = None,
         separator: Separator = "bos",
         pack: bool | None = None,
@@ -74,6 +76,8 @@ class LiveStream(BaseStream):
         - `tokens_per_context`: so many tokens drawn at random from every context; None is all of them.
         - `buffer_tokens`: rows mixed together. They are in memory: times width, points and bytes an entry.
         - `exclude_special`: leave out the rows of BOS, EOS, PAD and SEP; or the token ids to leave out.
+        - `max_norm`: leave out rows (at every point) whose norm at any point is over so many times the median
+          of the first pass there: attention sinks. None takes all in.
         - `prepend_bos`, `separator`, `pack`: BOS before each context (None: as the model has it), what parts
           two documents in a context, and whether documents are joined at all (texts are, token rows not).
         - `seqpos_slice`: positions of a context that count, `(start, stop, step)` as in SAELens.
@@ -95,7 +99,8 @@ class LiveStream(BaseStream):
             special_ids(exclude_special, self._tokenizer), tuple(seqpos_slice), tokens_per_context, seed
         )
         names = resolve(model, points, layers)
-        self._passes = Passes(model, names, self.selection)
+        self.norm_limit = NormLimit(max_norm)
+        self._passes = Passes(model, names, self.selection, self.norm_limit)
         super().__init__(names, self._passes.widths, batch_size, normalize)
         self.seed, self.n_tokens, self.epochs, self.buffer_tokens = seed, n_tokens, epochs, buffer_tokens
         self._n_batches = self._check_sizes()
@@ -221,6 +226,7 @@ class LiveStream(BaseStream):
             "drawn": self._drawn,
             "produced": self._produced,
             "scaling_factors": self._factors,
+            "norm_limit": self.norm_limit.state_dict(),
             "buffer": self._buffer.state_dict(),
         }
 
@@ -237,6 +243,7 @@ class LiveStream(BaseStream):
         self._ran, self._drawn, self._produced = state["passes"], state["drawn"], state["produced"]
         self._ended = self._told = False
         self._load_factors(state)
+        self.norm_limit.load_state_dict(state.get("norm_limit"))
 
     def _settings(self) -> dict[str, Any]:
         if self._identity is None:
@@ -250,6 +257,7 @@ class LiveStream(BaseStream):
             "tokens_per_context": self.selection.tokens_per_context,
             "buffer_tokens": self.buffer_tokens,
             "special_ids": list(self.selection.special),
+            "max_norm": self.norm_limit.multiple,
             "seqpos_slice": list(self.selection.seqpos_slice),
             "dtype": str(self.dtype).removeprefix("torch."),
             "normalize": self.normalize,

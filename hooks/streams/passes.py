@@ -16,6 +16,7 @@ from graticule.hooks.running.forward import Forward, check_shape
 from graticule.hooks.running.runner import overflow
 from graticule.hooks.running.session import undisturbed
 from graticule.hooks.streams.buffer import MixingBuffer
+from graticule.hooks.streams.norms import NormLimit
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,10 @@ class Selection:
 class Passes:
     """Runs contexts through a model, all points at once and no further than the last."""
 
-    def __init__(self, model: HookedModel, points: Sequence[str], selection: Selection) -> None:
-        self.model, self.selection = model, selection
+    def __init__(
+        self, model: HookedModel, points: Sequence[str], selection: Selection, limit: NormLimit | None = None
+    ) -> None:
+        self.model, self.selection, self.limit = model, selection, limit or NormLimit(None)
         self._forward: Any = Forward(model, points)
         self.widths = self._measure(points)
 
@@ -79,7 +82,8 @@ class Passes:
         return {p: found[p] for p in points}
 
     def __call__(self, contexts: np.ndarray, number: int, buffer: MixingBuffer, what: str) -> int:
-        """Run `contexts` `[context, pos]` and write their rows to `buffer`; how many there were.
+        """Run `contexts` `[context, pos]` and write their rows to `buffer`, but for those too long at any
+        point; how many there were.
 
         `what` is what the contexts are called in an error. After an exception the buffer holds what it held.
 
@@ -90,16 +94,21 @@ class Passes:
         at = (torch.from_numpy(row).to(tokens.device), torch.from_numpy(position).to(tokens.device))
         held = buffer.held
         slots = buffer.claim(len(row))
+        away = torch.zeros(len(row), dtype=torch.bool, device=tokens.device)
 
         def read(point: str, value: Tensor) -> None:
             check_shape(point, value, tokens)
             rows = value[at].flatten(1).to(buffer.dtype)
             finite(point, rows, f"in {what}", overflow(value.dtype, rows.dtype))
             buffer.write(point, slots, rows)
+            if self.limit.multiple is not None:
+                away.logical_or_(self.limit.beyond(point, rows).to(away.device))
 
         try:
             self._forward(tokens, read)
         except BaseException:
             buffer.held = held
             raise
-        return len(row)
+        buffer.drop(held, away.cpu().numpy())
+        self.limit.count(len(row), len(row) - (buffer.held - held))
+        return buffer.held - held

@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from graticule.hooks.activations import Activations, wanted_names
+from graticule.hooks.finite import finite
 from graticule.hooks.points import PointError
 from graticule.hooks.store import Store
 from graticule.hooks.streams.base import BaseStream, Normalize, dtype_named
 from graticule.hooks.streams.contexts import special_ids
+from graticule.hooks.streams.norms import MAX_NORM, NormLimit, row_norms
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +44,7 @@ class StoreStream(BaseStream):
         seed: int = 0,
         rows: Sequence[int] | np.ndarray | None = None,
         exclude_special: bool | Sequence[int] = True,
+        max_norm: float | int | None = MAX_NORM,
         tokenizer: Any = None,
         dtype: torch.dtype | str | None = None,
         device: torch.device | str = "cpu",
@@ -55,6 +58,8 @@ class StoreStream(BaseStream):
         - `exclude_special`: leave out the rows of special tokens, where the store knows its tokens: those of
           `tokenizer`, and a token that stands first in every text (BOS, whose activations are like no
           other's). A list of token ids is used as it is.
+        - `max_norm`: leave out rows whose norm at any of the points is over so many times the median there:
+          attention sinks. The norms take one reading of the rows. None takes all in.
         - `dtype`, `device`: of the batches; the store's dtype and the CPU by default.
         - `normalize`: as in SAELens; the mean norm is that of 262,144 rows at most.
 
@@ -71,10 +76,12 @@ class StoreStream(BaseStream):
         self.epochs, self.seed, self.device = epochs, seed, torch.device(device)
         self.exclude_special = exclude_special if isinstance(exclude_special, bool) else list(exclude_special)
         self.dtype = None if dtype is None else dtype_named(dtype, torch.float32)
-        self._rows = self._kept(rows, exclude_special, tokenizer)
+        self.norm_limit = NormLimit(max_norm)
+        self._rows = self._within(self._kept(rows, exclude_special, tokenizer))
         if len(self._rows) < batch_size:
             raise ValueError(
-                f"{len(self._rows)} of {self.store.n_rows} rows are left, less than a batch of {batch_size}"
+                f"batch_size={batch_size}: {len(self._rows)} of {self.store.n_rows} rows are left, less than "
+                f"one batch; write batch_size={max(1, len(self._rows))} or less"
             )
         self._epoch, self._batch = 0, 0
         self._order: np.ndarray | None = None
@@ -99,6 +106,21 @@ class StoreStream(BaseStream):
         if len(left) < len(chosen):
             _log.info("left out %d rows of the tokens %s", len(chosen) - len(left), sorted(ids))
         return left
+
+    def _within(self, chosen: np.ndarray) -> np.ndarray:
+        """The rows that are not too long at any point."""
+        if self.norm_limit.multiple is None or not len(chosen):
+            return chosen
+        away = np.zeros(len(chosen), dtype=bool)
+        for point in self.points:
+            parts = [chosen[i : i + _NORM_BATCH] for i in range(0, len(chosen), _NORM_BATCH)]
+            norms = torch.cat([row_norms(self._read(point, part)) for part in parts])
+            finite(point, norms, lambda bad: f"in row {int(chosen[bad])}")
+            away |= self.norm_limit.beyond(point, norms[:, None]).numpy()
+        self.norm_limit.count(len(chosen), int(away.sum()))
+        if away.any():
+            _log.warning("%s; max_norm=None takes them in", self.norm_limit.words)
+        return chosen[~away]
 
     @property
     def n_rows(self) -> int:
@@ -174,6 +196,7 @@ class StoreStream(BaseStream):
             "points": list(self.points),
             "n_rows": self.store.n_rows,
             "rows": _digest(self._rows),
+            "max_norm": self.norm_limit.multiple,
             "batch_size": self.batch_size,
             "dtype": None if self.dtype is None else str(self.dtype).removeprefix("torch."),
             "normalize": self.normalize,

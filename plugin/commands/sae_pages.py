@@ -45,6 +45,13 @@ def evaluate(
     context_size: Annotated[
         int | None, typer.Option(help="Tokens a context; the SAE's own by default.", show_default=False)
     ] = None,
+    max_norm: Annotated[
+        str,
+        typer.Option(
+            help="Leave out rows whose norm is over so many times the median; none for all, trained for as "
+            "the SAE was trained."
+        ),
+    ] = "trained",
     out: Annotated[
         Path | None, typer.Option(help="The folder to write; a run's own by default.", show_default=False)
     ] = None,
@@ -63,18 +70,20 @@ def evaluate(
     Example:  graticule sae eval my-sae --model gemma-3-270m --corpus heldout.txt
     """
     import graticule
-    from graticule.saes.evaluation.coder import find_sae, metadata_of
+    from graticule.hooks.coders import metadata
+    from graticule.hooks.sae_folders import find_sae
     from graticule.saes.evaluation.evaluate import evaluate as measure
     from graticule.saes.evaluation.evaluate import write_evaluation
     from graticule.saes.features.examine import examine
 
+    longest: Any = a.read_max_norm(max_norm)
     folders = runs_in(folder)
     if out is not None:
         a.need_folder(out)
     elif (folder / "cfg.json").is_file():
         raise ValueError(f"{folder} is a SAELens folder: say with --out where its evaluation goes")
     found = [find_sae(one) for one in folders]
-    named = model or metadata_of(found[0].sae, "model_name")
+    named = model or metadata(found[0].sae, "model_name")
     if named is None:
         raise ValueError("the SAE's metadata names no model: say which with --model")
     loaded = graticule.load_model(str(named), dtype=dtype, device=device)
@@ -89,7 +98,14 @@ def evaluate(
         home = out or one
         home = home / one.name if out and len(folders) > 1 else home
         result = measure(
-            loaded, one, corpus, n_activation_tokens=activation_tokens, losses=losses, seed=seed, **shared
+            loaded,
+            one,
+            corpus,
+            n_activation_tokens=activation_tokens,
+            losses=losses,
+            max_norm=longest,
+            seed=seed,
+            **shared,
         )
         home.mkdir(parents=True, exist_ok=True)
         written = write_evaluation(result, home)

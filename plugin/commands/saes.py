@@ -103,6 +103,12 @@ def train(
         int | None,
         typer.Option(help="Tokens mixed together, in memory; 131,072 by default.", show_default=False),
     ] = None,
+    max_norm: Annotated[
+        str,
+        typer.Option(
+            help="Leave out rows whose norm is over so many times the median (attention sinks); none for all."
+        ),
+    ] = "10",
     epochs: Annotated[int, typer.Option(help="How often the data may be read.")] = 1,
     resample_steps: Annotated[
         str | None,
@@ -169,6 +175,7 @@ def train(
 
     options: dict[str, Any] = {"tokens_per_context": tokens_per_context, "buffer_tokens": buffer_tokens}
     options = {name: value for name, value in options.items() if value is not None}
+    options["max_norm"] = a.read_max_norm(max_norm)
     source: Any = store
     if model is not None:
         source = graticule.load_model(model, dtype=dtype, device=device)

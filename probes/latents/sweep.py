@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from graticule.hooks.coders import SparseCoder, architecture, describe, writes_e
 from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.latents import Latents, encode
 from graticule.hooks.points import layer_of
+from graticule.hooks.sae_folders import load_sae
 from graticule.probes.estimators.solvers import RidgeFit
 from graticule.probes.findings import Findings
 from graticule.probes.geometry import RandomVectors, covariance
@@ -42,7 +43,7 @@ _COVARIANCE_ROWS = 20_000
 @door(findings=FINDINGS)
 def latents(
     findings: Findings,
-    saes: SparseCoder | Mapping[str, SparseCoder],
+    saes: Any,
     ks: Sequence[int] = (1, 2, 5, 20),
     *,
     point: str | None = None,
@@ -70,14 +71,16 @@ def latents(
     compared with the dense probe's two directions against vectors drawn with the covariance (about zero) of
     the SAE's decoder, or with that of the activations (`null`), the largest of as many as there are latents.
 
-    **Arguments:** `saes` one SAELens SAE, or several by name; `point` overrides the hook point that the SAE
-    names; `ks` how many latents; `top` how many are listed a target.
+    **Arguments:** `saes` one SAELens SAE, its folder or a run, or several by name; `point` overrides the
+    hook point that the SAE names; `ks` how many latents; `top` how many are listed a target.
 
     **Raises** `PointError` if an SAE's point was not swept, `ValueError` for another width, a transcoder, or
     `ks` that are not positive.
     """
     material = findings.material
-    named: Mapping[str, SparseCoder] = saes if isinstance(saes, Mapping) else {_name(saes): saes}
+    several = cast("Mapping[str, Any]", saes) if isinstance(saes, Mapping) else {"": saes}
+    loaded = {name: load_sae(one).sae for name, one in several.items()}
+    named = {name or _name(sae): sae for name, sae in loaded.items()}
     counts = tuple(sorted(set(ks)))
     if not counts or counts[0] < 1 or not named:
         raise ValueError(

@@ -10,8 +10,8 @@ import torch
 
 from graticule.hooks.artifact import read_json
 from graticule.hooks.finite import NonFiniteError
+from graticule.hooks.sae_folders import find_sae
 from graticule.saes.evaluation import arms
-from graticule.saes.evaluation.coder import find_sae
 from graticule.saes.evaluation.dictionary import dictionary, nearest_neighbours, random_nearest, ultralow
 from graticule.saes.evaluation.evaluate import evaluate, write_evaluation
 from graticule.saes.evaluation.result import SaeEvaluation
@@ -395,6 +395,31 @@ def test_what_cannot_be_evaluated_is_refused(model, tokens, tmp_path):
         evaluate(model, make(kind="transcoder", d_out=32, apply_b_dec_to_input=False), tokens)
     with pytest.raises(ValueError, match="does not fill one context"):
         evaluate(model, make(), ["the city"])
+
+
+def test_rows_far_longer_than_others_are_told_of_and_left_out_as_in_training(model, tokens, caplog):
+    """Leaving them out by norm is leaving out the token that makes them."""
+    sinking, word, point = copy.deepcopy(model), int(tokens[0, 3]), "blocks.0.hook_resid_pre"
+    with torch.no_grad():
+        sinking.W_E[word] *= 300
+    sae = make(point)
+    plain = evaluate(sinking, sae, tokens)
+    assert "explained variance is about those rows; max_norm=10 leaves them out" in caplog.text
+    number = int((tokens == word).sum())
+    assert plain.reconstruction.large.n == number and plain.reconstruction.large.share > 0.9
+    assert "of the rows have over 10 times the median norm and hold 9" in plain.summary()
+    without = evaluate(sinking, sae, tokens, max_norm=10)
+    expected = evaluate(sinking, sae, tokens, exclude_special=[0, word])
+    assert (
+        f"{number} of" in without.reconstruction.left_out
+        and without.reconstruction.left_out in without.summary()
+    )
+    for name, value in expected.figures_by_name().items():
+        if isinstance(value, float) and name != "n_loss_tokens":
+            assert without.figures_by_name()[name] == pytest.approx(value, rel=1e-5, abs=1e-7), name
+    assert without.losses.n_tokens == expected.losses.n_tokens
+    trained = make(point, metadata={"graticule": {"max_norm": 10.0}})
+    assert evaluate(sinking, trained, tokens).figures_by_name() == without.figures_by_name()
 
 
 @pytest.mark.parametrize("whole", [False, True], ids=["layered", "whole"])

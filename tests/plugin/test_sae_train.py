@@ -26,6 +26,7 @@ from safetensors.torch import load_file
 from graticule import saes
 from graticule.hooks.activations import Activations
 from graticule.hooks.artifact import ArtifactError, read_json, read_table
+from graticule.hooks.finite import NonFiniteError
 from graticule.hooks.streams.stored import StoreStream
 from graticule.saes.architectures.median import geometric_median
 from graticule.saes.training.configs import as_config, sae_config
@@ -462,6 +463,11 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_checkpoint(acts, tmp_path)
     bad = (rows == batches[7][0]).all(1).nonzero()
     rows[bad] = math.nan
     given = {"config": TOPK, "hook_name": POINTS[0], "batch_size": BATCH, "checkpoint_every": 3}
+    with pytest.raises(
+        NonFiniteError, match=rf"{POINTS[0]}: 1 non-finite entries, the first in row {int(bad[0])}"
+    ):
+        saes.train(broken, out=tmp_path / "early", **given)
+    given["stream"] = {"max_norm": None}  # the rows are not looked at before
     with pytest.raises(DivergedError, match=r"step 8 .*last checkpoint is kept in"):
         saes.train(broken, out=tmp_path / "run", **given)
     assert read_json(tmp_path / "run" / "checkpoint" / "checkpoint.json")["step"] == 6
@@ -578,3 +584,53 @@ def test_weights_and_biases_gets_saelens_names(acts, tmp_path, monkeypatch):
     theirs |= {"sparsity/dead_features", "details/current_learning_rate", "details/n_training_samples"}
     assert theirs <= logged[0][1].keys()
     assert isinstance(SAE.load_from_disk(tmp_path / "loud" / "sae"), SAE)
+
+
+def test_long_rows_are_left_out_and_said_or_warned_of(acts, tmp_path, caplog):
+    rows = acts[POINTS[0]].clone()
+    rows[::100] *= 200
+    long = Activations.from_tensors({POINTS[0]: rows})
+    given = {"config": TOPK, "batch_size": BATCH, "epochs": 4}
+    run = saes.train(long, out=tmp_path / "run", **given)
+    words = "are left out: their norm is over 10 times the median"
+    assert words in run.summary() and words in saes.Run.load(tmp_path / "run").summary()
+    assert "the SAE will be about those rows" not in caplog.text
+    cfg = read_json(tmp_path / "run" / "sae" / "cfg.json")["metadata"]
+    assert cfg["graticule"]["max_norm"] == 10.0
+    every = saes.train(long, out=tmp_path / "all", **given, stream={"max_norm": None})
+    assert "the SAE will be about those rows; stream={'max_norm': 10} leaves them out" in caplog.text
+    assert "times the median norm and hold 100% of the variance" in every.summary()
+
+
+IMPOSSIBLE = [
+    ({"config": {**TOPK, "d_sae": 0}}, r"d_sae=0: expected a whole number of at least 1"),
+    ({"config": {**TOPK, "k": 0}}, r"k=0: expected"),
+    ({"config": {**TOPK, "k": -1}}, r"k=-1: expected"),
+    ({"config": {**TOPK, "k": D_SAE + 1}}, r"k=41: at most the 40 latents"),
+    ({"config": TopKTrainingSAEConfig(d_in=D_IN, d_sae=D_SAE, k=D_SAE + 1)}, r"k=41: at most the 40 latents"),
+    ({"config": {"architecture": "batchtopk", "k": 2.5e9}}, r"at most the 96 latents"),
+    ({"config": {"architecture": "standard", "l1": -0.1}}, r"l1=-0.1: expected a number of at least 0"),
+    ({"config": {"architecture": "jumprelu", "l0_coefficient": -1.0}}, r"l0_coefficient=-1.0: expected"),
+    ({"config": {"architecture": "standard", "l1_warm_up_steps": -3}}, r"l1_warm_up_steps=-3: expected"),
+    ({"config": {**TOPK, "lr": math.nan}}, r"lr=nan: expected"),
+    ({"config": {**TOPK, "lr_warm_up_steps": -1}}, r"lr_warm_up_steps=-1: expected"),
+    ({"optimisation": Optimisation(lr=0.0)}, r"lr=0.0: expected"),
+    ({"optimisation": Optimisation(adam_beta2=1.5)}, r"adam_beta2=1.5: expected"),
+    ({"checkpoint_minutes": math.nan}, r"checkpoint_minutes=nan: expected"),
+    ({"checkpoint_minutes": -1.0}, r"checkpoint_minutes=-1.0: expected"),
+    ({"n_tokens": 0}, r"n_tokens=0: expected"),
+    ({"seed": -1}, r"seed=-1: expected"),
+    ({"epochs": 0}, r"epochs=0: expected"),
+    ({"batch_size": 5000}, r"batch_size=5000: 4096 of 4096 rows are left.*write batch_size=4096 or less"),
+    ({"epochs": None, "batch_size": 5000}, r"write batch_size=4096 or less"),
+    ({"stream": {"max_norm": 1.0}}, r"max_norm=1.0: expected a number above 1"),
+    ({"source": "gemma-3-270m"}, r"train: source is 'gemma-3-270m'.*graticule.load_model\('gemma-3-270m'\)"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), IMPOSSIBLE, ids=lambda value: str(value)[:40])
+def test_settings_that_cannot_be_are_refused_in_one_line(acts, tmp_path, change, words):
+    given = {"source": acts, "config": TOPK, "hook_name": POINTS[0], "batch_size": BATCH, **change}
+    with as_installed(), pytest.raises(ValueError, match=words) as error:
+        saes.train(given.pop("source"), out=tmp_path / "run", **given)
+    assert "\n" not in str(error.value) and not (tmp_path / "run").exists()

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 
 from graticule.hooks.coders import SparseCoder
+from graticule.hooks.sae_folders import as_published
 from graticule.saes.atoms.truth import Truth
-from graticule.saes.evaluation.coder import as_published
 
 _ROWS = 4096
 BASELINES = ("untrained SAE", "random directions", "PCA")

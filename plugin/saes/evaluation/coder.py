@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,88 +14,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from graticule.hooks.activations import Activations
-from graticule.hooks.coders import (
-    OF_BATCHES,
-    SparseCoder,
-    architecture,
-    check_coder,
-    describe,
-    hook_name,
-    writes_elsewhere,
-)
+from graticule.hooks.coders import SparseCoder, describe, hook_name, metadata
 from graticule.hooks.latents import Latents, encode
 from graticule.hooks.points import resolve
 from graticule.hooks.protocols import HookedModel
+from graticule.hooks.sae_folders import Found
 
 _log = logging.getLogger(__name__)
 
 _MOST_ROWS = 4096
-_FOLDERS = ("folder", "path", "out")
-
-
-@dataclass(frozen=True)
-class Found:
-    """An SAE and where it lies."""
-
-    sae: SparseCoder
-    """The SAE, as it is used once published."""
-    name: str
-    """For titles."""
-    run: Path | None
-    """The run folder, where there is one."""
-
-
-def find_sae(source: Any) -> Found:
-    """The SAE of a SAELens folder, a run (its folder, or the object that training returned), or itself.
-
-    A training SAE that picks its active latents over a batch is taken as the inference SAE that it saves.
-
-    **Raises** `FileNotFoundError` where a folder holds no SAE, `TypeError` for anything else, `ValueError`
-    for a transcoder or an SAE that reads whole sequences.
-    """
-    run: Path | None = None
-    name = ""
-    if not isinstance(source, str | Path | SparseCoder):
-        held = next((h for key in _FOLDERS if isinstance(h := getattr(source, key, None), str | Path)), None)
-        if held is None:
-            raise TypeError(
-                f"{type(source).__name__} is no SAE: give a SAELens SAE, its folder, or the folder of a run"
-            )
-        source = held
-    if isinstance(source, str | Path):
-        sae, run = _from_folder(Path(source))
-        name = Path(source).resolve().name
-    else:
-        sae = source
-    sae = as_published(sae)
-    check_coder(sae)
-    if (other := writes_elsewhere(sae)) is not None:
-        raise ValueError(
-            f"this is a transcoder from {hook_name(sae)} to {other}: it does not reconstruct what it reads, "
-            "and what is measured here is reconstruction"
-        )
-    return Found(sae, name or f"{architecture(sae)} SAE", run)
-
-
-def _from_folder(folder: Path) -> tuple[SparseCoder, Path | None]:
-    from sae_lens import SAE
-
-    for place, run in ((folder, None), (folder / "sae", folder)):
-        if (place / "cfg.json").is_file():
-            return SAE.load_from_disk(str(place)), run
-    raise FileNotFoundError(f"{folder} holds no SAELens SAE (no cfg.json there, nor in {folder / 'sae'})")
-
-
-def as_published(sae: SparseCoder) -> SparseCoder:
-    """The inference SAE of a training SAE whose latents depend on the batch; any other SAE itself."""
-    from sae_lens import SAE, TrainingSAE
-
-    if not isinstance(sae, TrainingSAE) or architecture(sae) not in OF_BATCHES:
-        return sae
-    training: Any = sae
-    with tempfile.TemporaryDirectory() as folder:
-        training.save_inference_model(folder)
-        return SAE.load_from_disk(folder, device=str(training.device))
 
 
 def point_of(model: HookedModel, found: Found, given: str | None) -> str:
@@ -140,7 +65,7 @@ class Coder:
         """Which of the point's entries the SAE reads and writes."""
         if self.width == self.d_in:
             return slice(None)
-        head = int(metadata_of(self.sae, "hook_head_index") or 0)
+        head = int(metadata(self.sae, "hook_head_index") or 0)
         return slice(head * self.d_in, (head + 1) * self.d_in)
 
     def encode(self, rows: Float[Tensor, "row width"]) -> Latents:
@@ -169,7 +94,7 @@ def make_coder(
     **Raises** `ValueError` for a width that is not the SAE's, or `covariance_whitening` that was not folded.
     """
     width, wanted = int(rows.shape[1]), int(sae.cfg.d_in)
-    if width != wanted and (metadata_of(sae, "hook_head_index") is None or width % wanted):
+    if width != wanted and (metadata(sae, "hook_head_index") is None or width % wanted):
         raise ValueError(
             f"{point} has width {width}, the SAE has d_in {wanted}: was it trained on another model or point?"
         )
@@ -197,9 +122,3 @@ def make_coder(
     if scale is not None:
         own.fold_activation_norm_scaling_factor(scale)
     return Coder(own, point, width, scale)
-
-
-def metadata_of(sae: SparseCoder, key: str) -> Any:
-    """An entry of the SAE's metadata, None where it has none."""
-    held = getattr(sae.cfg, "metadata", None)
-    return held.get(key) if isinstance(held, dict) else getattr(held, key, None)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -13,22 +15,34 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import read_tensors, write_json
-from graticule.hooks.coders import architecture
-from graticule.hooks.doors import MODEL, door
+from graticule.hooks.coders import SparseCoder, architecture, metadata
+from graticule.hooks.doors import MODEL, Kind, door
+from graticule.hooks.limits import LIMITS
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.session import undisturbed
+from graticule.hooks.sae_folders import Found, find_sae
+from graticule.hooks.streams.norms import LARGE_SHARE, MAX_NORM, NormLimit
 from graticule.saes.evaluation.arms import Held, Route, make_route, to_device
-from graticule.saes.evaluation.coder import Coder, Found, find_sae, make_coder, point_of
+from graticule.saes.evaluation.coder import Coder, make_coder, point_of
 from graticule.saes.evaluation.dictionary import dictionary
 from graticule.saes.evaluation.losses import LossSums, versions
 from graticule.saes.evaluation.result import SaeEvaluation
-from graticule.saes.evaluation.rows import RowSums
+from graticule.saes.evaluation.rows import Reconstruction, RowSums
 from graticule.saes.evaluation.sample import Sample, check_predictable, first_rows, provenance, take_sample
+
+_log = logging.getLogger(__name__)
 
 _QUIET = 4000  # tokens that are over before a bar is worth drawing
 
 
-@door(model=MODEL)
+_MAX_NORM = Kind(
+    "a multiple of the median norm above 1, 'trained' or None",
+    lambda value: value == "trained" or LIMITS["max_norm"].takes(value),
+    lambda value: "max_norm=10",  # noqa: ARG005
+).or_none()
+
+
+@door(model=MODEL, max_norm=_MAX_NORM)
 def evaluate(
     model: HookedModel,
     sae: Any,
@@ -41,6 +55,7 @@ def evaluate(
     context_size: int | None = None,
     prepend_bos: bool | None = None,
     exclude_special: bool | Sequence[int] = True,
+    max_norm: float | int | Literal["trained"] | None = "trained",
     scale: float | None = None,
     losses: bool = True,
     seed: int = 0,
@@ -62,6 +77,8 @@ def evaluate(
       density that can be seen is one over this number.
     - `hook_name`: where the SAE's metadata names no point.
     - `exclude_special`: leaves out BOS, EOS, PAD, SEP and the decoder's start, or the ids given.
+    - `max_norm`: leaves out rows whose norm is over so many times the median of the first ones (attention
+      sinks), as training does; by default as the SAE's metadata says, for SAEs of other tools none.
     - `scale`: what activations are multiplied with, for an SAE in training under `expected_average_only_in`
       whose scale is not folded in yet; estimated from the first rows by default.
     - `losses`: False leaves the model's losses out (a good deal faster).
@@ -93,11 +110,14 @@ def evaluate(
     with undisturbed(model):
         tokens = to_device(model, sample.tokens)
         route = make_route(model, point, tokens)
-        coder = make_coder(found.sae, point, first_rows(route, tokens, sample), scale)
+        first = first_rows(route, tokens, sample)
+        limit = NormLimit(trained_max_norm(found.sae) if max_norm == "trained" else max_norm)
+        first = first[~limit.beyond(point, first)]
+        coder = make_coder(found.sae, point, first, scale)
         total = len(sample.tokens) + (sample.n_loss if losses else 0)
         quiet = not (progress if progress is not None else total * tokens.shape[1] > _QUIET)
         with tqdm(total=total, desc=f"evaluating at {point}", unit="context", disable=quiet) as bar:
-            rows, held = _measure(route, coder, tokens, sample, bar, losses)
+            rows, held = _measure(route, coder, tokens, sample, bar, losses, limit)
             sums = _lose(route, coder, held, sample, rows.mean, bar) if losses else None
     told = provenance(model, coder, sample)
     state, table = dictionary(coder.sae, rows.fired, rows.n_rows, training_density(found), seed)
@@ -112,7 +132,7 @@ def evaluate(
         architecture=architecture(found.sae),
         d_in=coder.d_in,
         d_sae=coder.d_sae,
-        reconstruction=rows.reconstruction(),
+        reconstruction=_told(replace(rows.reconstruction(), left_out=limit.words), point),
         losses=None if sums is None else sums.losses(seed),
         dictionary=state,
         latents=table,
@@ -141,14 +161,25 @@ def training_density(found: Found) -> Float[np.ndarray, " d_sae"] | None:
 
 
 def _measure(
-    route: Route, coder: Coder, tokens: Tensor, sample: Sample, bar: Any, losses: bool
+    route: Route,
+    coder: Coder,
+    tokens: Tensor,
+    sample: Sample,
+    bar: Any,
+    losses: bool,
+    limit: NormLimit,
 ) -> tuple[RowSums, list[Held]]:
-    """Sums over all rows; contexts whose losses are wanted are kept as far as they were run."""
+    """Sums over all rows; contexts whose losses are wanted are kept as far as they were run. Rows beyond
+    `limit` are taken out of `sample.kept`."""
     rows = RowSums(coder.d_in, coder.d_sae, tokens.shape[1])
     held: list[Held] = []
     for batch in sample.batches():
         run = route.read(tokens[batch])
         kept = torch.from_numpy(sample.kept[batch]).to(run.found.device)
+        away = limit.beyond(coder.point, run.flat[kept])
+        limit.count(len(away), int(away.sum()))
+        kept[kept.clone()] = ~away
+        sample.kept[batch] = kept.cpu().numpy()
         x = run.flat[kept]
         latents, made = coder(x)
         position = np.broadcast_to(np.arange(tokens.shape[1]), sample.kept[batch].shape)[sample.kept[batch]]
@@ -157,6 +188,25 @@ def _measure(
             held.append(run)
         bar.update(batch.stop - batch.start)
     return rows, held
+
+
+def trained_max_norm(sae: SparseCoder) -> float | None:
+    """From how many times the median norm rows were left out in training; None where none were."""
+    made = metadata(sae, "graticule")
+    found = made.get("max_norm") if isinstance(made, Mapping) else None
+    return None if found is None else float(found)
+
+
+def _told(found: Reconstruction, point: str) -> Reconstruction:
+    """The same, after a warning where a few rows hold much of the variance."""
+    if found.large.share >= LARGE_SHARE:
+        _log.warning(
+            "%s: %s: explained variance is about those rows; max_norm=%g leaves them out",
+            point,
+            found.large.words,
+            MAX_NORM,
+        )
+    return found
 
 
 def _lose(route: Route, coder: Coder, held: list[Held], sample: Sample, mean: Tensor, bar: Any) -> LossSums:

@@ -110,6 +110,9 @@ class SaeEvaluation(SavedResult):
             "cosine_median": r.cosine_median,
             "norm_ratio": r.norm_ratio,
             "mse": r.mse,
+            "large_rows": r.large.n,
+            "large_rows_share": r.large.share,
+            "rows_left_out": r.left_out or None,
             "ce_clean": lost.clean if lost else None,
             "ce_sae": lost.sae if lost else None,
             "ce_zero": lost.zero if lost else None,
@@ -149,6 +152,7 @@ class SaeEvaluation(SavedResult):
             f"norm ratio {r.norm_ratio:.3f} ({r.n_rows:,} tokens, special ones left out)"
         )
         lines.append(without)
+        lines += [words for words in (r.left_out, r.large.words) if words]
         if self.losses:
             lost = self.losses
             low, high = lost.recovered_zero_ci95

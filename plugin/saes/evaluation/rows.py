@@ -12,6 +12,7 @@ from torch import Tensor
 
 from graticule.hooks.finite import finite
 from graticule.hooks.latents import Latents
+from graticule.hooks.streams.norms import MAX_NORM, NO_LARGE, LargeRows, NormLimit
 
 N_TOP = 5
 """Principal directions that are left out of the second explained variance."""
@@ -45,6 +46,10 @@ class Reconstruction:
     """Mean over rows of ‖x − x̂‖²: SAELens's `reconstruction_quality/mse`."""
     norm_ratio: float
     """Mean over rows of ‖x̂‖ / ‖x‖: SAELens's `shrinkage/l2_ratio`."""
+    large: LargeRows = NO_LARGE
+    """Rows far longer than the others, and the share of the variance that they hold."""
+    left_out: str = ""
+    """Rows left out by their norm, in words; empty where none were."""
 
 
 class RowSums:
@@ -57,6 +62,9 @@ class RowSums:
         self._gram = torch.zeros(d_in, d_in, dtype=torch.float64)
         self._error_gram = torch.zeros(d_in, d_in, dtype=torch.float64)
         self._pos_sum = torch.zeros(n_pos, d_in, dtype=torch.float64)
+        self._limit = NormLimit(MAX_NORM)  # what counts as large
+        self._large = np.zeros(2)
+        self._large_sum = torch.zeros(d_in, dtype=torch.float64)
         # a line a row: position, ‖x‖², ‖x − x̂‖², cosine, norm ratio, latents
         self._rows: list[np.ndarray] = []
 
@@ -81,6 +89,9 @@ class RowSums:
         self._error_gram += error.T @ error
         self._pos_sum.index_add_(0, torch.from_numpy(position), x)
         self.fired += np.bincount(latents.values.indices, minlength=len(self.fired))
+        large = x[self._limit.beyond("", x)]
+        self._large += len(large), float(large.square().sum())
+        self._large_sum += large.sum(0)
         size, made_size = x.norm(dim=1), made.norm(dim=1)
         cosine = (x * made).sum(1) / (size * made_size).clamp_min(1e-30)
         columns = [
@@ -130,7 +141,14 @@ class RowSums:
             cosine_mean=float(rows[:, 3].mean()),
             mse=left / n,
             norm_ratio=float(rows[:, 4].mean()),
+            large=self._large_rows(total),
         )
+
+    def _large_rows(self, total: float) -> LargeRows:
+        """Rows over `MAX_NORM` times the median norm of the first rows, and their share of `total`."""
+        number, squares = self._large
+        apart = squares - 2 * float(self._large_sum @ self.mean) + number * float(self.mean @ self.mean)
+        return LargeRows(int(number), self.n_rows, float(apart / total) if number else 0.0)
 
     def by_position(self) -> pd.DataFrame:
         """A line a position that has rows: `position`, `rows`, `explained_variance` (x̄ is that of all rows),

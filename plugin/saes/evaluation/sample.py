@@ -12,13 +12,13 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from graticule.hooks.artifact import library_versions
-from graticule.hooks.coders import SparseCoder
+from graticule.hooks.coders import SparseCoder, metadata
 from graticule.hooks.identity import model_identity
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.streams.contexts import contexts, special_ids
 from graticule.hooks.streams.corpora import Corpus
 from graticule.saes.evaluation.arms import Route, n_outputs
-from graticule.saes.evaluation.coder import Coder, metadata_of
+from graticule.saes.evaluation.coder import Coder
 
 _TOKENS = 1024  # a batch
 
@@ -62,9 +62,9 @@ def take_sample(
     **Raises** `ValueError` for a corpus without a whole context.
     """
     read = Corpus.read(corpus, column)
-    bos = prepend_bos if prepend_bos is not None else metadata_of(sae, "prepend_bos")
+    bos = prepend_bos if prepend_bos is not None else metadata(sae, "prepend_bos")
     size = context_size
-    if size is None and not read.tokenised and (told := metadata_of(sae, "context_size")) is not None:
+    if size is None and not read.tokenised and (told := metadata(sae, "context_size")) is not None:
         size = min(int(told), int(getattr(model.cfg, "n_ctx", 0) or told))
     how: dict[str, Any] = {"context_size": size, "prepend_bos": bos}
     first = contexts(model, read, 1, **how)

@@ -11,11 +11,13 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
+from graticule.hooks.coders import metadata
 from graticule.hooks.doors import MODEL, door
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.session import undisturbed
+from graticule.hooks.sae_folders import find_sae
 from graticule.saes.evaluation.arms import Whole, to_device
-from graticule.saes.evaluation.coder import Coder, find_sae, make_coder, metadata_of, point_of
+from graticule.saes.evaluation.coder import Coder, make_coder, point_of
 from graticule.saes.evaluation.sample import Sample, first_rows, provenance, take_sample
 from graticule.saes.features.effects import effect_table, logit_effects, residual_directions
 from graticule.saes.features.examples import TopExamples, example_table
@@ -74,7 +76,7 @@ def examine(
         wanted = None if latents is None else _known(latents, coder.d_sae)
         fired, total, top = _look(route, coder, tokens, sample, wanted, n, TopExamples(n_examples), progress)
         chosen = np.flatnonzero(fired)[:n] if wanted is None else wanted
-        head = metadata_of(coder.sae, "hook_head_index")
+        head = metadata(coder.sae, "hook_head_index")
         directions = residual_directions(model, coder.sae, point, chosen.tolist(), head)
         effects = None if directions is None else logit_effects(model, directions)
     tokenizer: Any = getattr(model, "tokenizer", None)

@@ -10,6 +10,7 @@ from sae_lens import TrainingSAEConfig
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY, get_sae_training_class
 from sae_lens.saes.sae import SAEMetadata
 
+from graticule.hooks.limits import check_limits
 from graticule.saes.architectures.bricken import ARCHITECTURE as BRICKEN
 
 ALIASES = {"matryoshka": "matryoshka_batchtopk"}
@@ -55,7 +56,9 @@ def sae_config(
         raise ValueError(f"architecture {architecture!r}: expected one of {', '.join(architectures())}")
     kind = get_sae_training_class(name)[1]
     known = {field.name for field in dataclasses.fields(kind)}
-    given: dict[str, Any] = dict(fields) | {"d_in": d_in, "d_sae": d_sae or EXPANSION * d_in}
+    check_limits(d_sae=d_sae, k=k, l1=l1)
+    width = EXPANSION * d_in if d_sae is None else d_sae
+    given: dict[str, Any] = dict(fields) | {"d_in": d_in, "d_sae": width}
     if k is not None:
         given["k"] = int(k) if k == int(k) else k
     if l1 is not None:
@@ -65,11 +68,23 @@ def sae_config(
         has = ", ".join(sorted(known - {"d_in", "metadata"}))
         raise ValueError(f"architecture {architecture!r} has no setting {', '.join(unknown)}; it has {has}")
     if "matryoshka_widths" in known and not given.get("matryoshka_widths"):
-        width = int(given["d_sae"])
         given["matryoshka_widths"] = sorted({w for w in (width // 8, width // 4, width // 2, width) if w})
     if name in ("topk", "abstopk") and not isinstance(given.get("k", 1), int):
         raise ValueError(f"k={given['k']}: {name} keeps a whole number of latents a row")
-    return kind(**given)
+    return _checked(kind(**given))
+
+
+def _checked(config: TrainingSAEConfig) -> TrainingSAEConfig:
+    """The config, if its numbers can be.
+
+    Raises:
+        ValueError: for a number out of its range, or more active latents than there are.
+    """
+    names = ("d_sae", "k", "l1_coefficient", "l0_coefficient", *_WARM_UPS)
+    check_limits(**{name: getattr(config, name, None) for name in names})
+    if (k := getattr(config, "k", None)) is not None and k > config.d_sae:
+        raise ValueError(f"k={k}: at most the {config.d_sae} latents (d_sae) can be active a row")
+    return config
 
 
 def as_config(given: Any, d_in: int) -> TrainingSAEConfig:
@@ -82,7 +97,7 @@ def as_config(given: Any, d_in: int) -> TrainingSAEConfig:
     if isinstance(given, TrainingSAEConfig):
         if given.d_in != d_in:
             raise ValueError(f"the config's d_in is {given.d_in}, the hook point is {d_in} wide")
-        return given
+        return _checked(given)
     if isinstance(given, str):
         return sae_config(given, d_in)
     if isinstance(given, Mapping):

@@ -6,13 +6,14 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 
+from graticule.hooks.streams.norms import LARGE_SHARE, MAX_NORM, LargeRows, large_rows
 from graticule.hooks.streams.protocol import Stream
 from graticule.saes.runs.checkpoint import read_checkpoint, write_checkpoint
 from graticule.saes.runs.folder import update_run
@@ -96,9 +97,21 @@ class Session:
             rows = self.stream.sample(_FIRST_LOOK, self.seed)
             for member in self.members:
                 member.first_look(rows[member.point])
+                self._tell_large(member, large_rows(rows[member.point]))
             return
         self.load_state_dict(state)
         _log.info("going on from step %d (%d tokens)", self.steps, self.tokens)
+
+    def _tell_large(self, member: Member, large: LargeRows) -> None:
+        """Keep what the largest rows hold, and warn where it is most of what will be learned."""
+        member.manifest["large_rows"] = asdict(large)
+        if large.share >= LARGE_SHARE:
+            _log.warning(
+                "%s: %s: the SAE will be about those rows; stream={'max_norm': %g} leaves them out",
+                member.point,
+                large.words,
+                MAX_NORM,
+            )
 
     def _bar(self) -> Any:
         off = None if self.progress is None else not self.progress
@@ -184,7 +197,10 @@ class Session:
     def _finish(self) -> None:
         """Write every SAE, say that the run is complete, and drop the checkpoint; killed within, a later
         process does all of it again from the checkpoint."""
+        limit = getattr(self.stream, "norm_limit", None)
         for member in self.members:
+            if limit is not None:
+                member.manifest["left_out"] = limit.words
             member.write_sae(self.stream, self.seed)
             if member.folder != self.folder:
                 update_run(member.folder, member.manifest, state="complete")

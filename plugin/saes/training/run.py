@@ -13,6 +13,7 @@ import pandas as pd
 from graticule.hooks.artifact import ArtifactError, check_schema, read_json, read_table
 from graticule.hooks.kinds import write_folder
 from graticule.hooks.result import Result
+from graticule.hooks.streams.norms import LargeRows
 from graticule.saes.runs.folder import FILE, KIND
 
 if TYPE_CHECKING:
@@ -107,7 +108,10 @@ class Run(Result):
         dead = f"{int(last['dead']):,} dead"
         words = f"loss {last['loss']:.4g}, L0 {last['l0']:.1f}, explained variance "
         words += f"{last['explained_variance']:.3f}, {dead} of {self.d_sae:,} latents"
-        return f"{words} (last batch, step {int(last['step']):,}, {last['seconds']:.0f} s)"
+        words += f" (last batch, step {int(last['step']):,}, {last['seconds']:.0f} s)"
+        large = LargeRows(**self.manifest["large_rows"]) if "large_rows" in self.manifest else None
+        notes = [large.words if large else "", self.manifest.get("left_out", "")]
+        return "; ".join([words, *filter(None, notes)])
 
     @property
     def d_sae(self) -> int:

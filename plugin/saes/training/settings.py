@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from sae_lens.config import LoggingConfig, SAETrainerConfig
 
+from graticule.hooks.limits import LIMITS, check_limits
 from graticule.saes.architectures.median import BiasStart
 from graticule.saes.resampling import ResamplingConfig
 
@@ -78,9 +79,8 @@ class Optimisation:
         return out
 
     def _check(self, steps: int) -> None:
+        check_limits(**{name: value for name, value in vars(self).items() if name in LIMITS})
         busy = (self.lr_warm_up_steps or 0) + (self.lr_decay_steps or 0)
-        if not (self.lr and self.lr > 0):
-            raise ValueError(f"lr={self.lr}: expected a learning rate above 0")
         if self.lr_scheduler_name not in ("constant", "cosineannealing", "cosineannealingwarmrestarts"):
             raise ValueError(
                 f"lr_scheduler_name={self.lr_scheduler_name!r}: expected constant, cosineannealing or "
@@ -97,9 +97,6 @@ class Optimisation:
             )
         if self.lr_scheduler_name != "constant" and self.lr_decay_steps and self.lr_end == 0:
             raise ValueError("lr_end=0 leaves nothing to decay: give lr_decay_steps=0, or an lr_end above 0")
-        for name in ("dead_feature_window", "feature_sampling_window"):
-            if (getattr(self, name) or 0) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: expected at least one step")
 
     def trainer_config(
         self, n_tokens: int, batch_size: int, device: str, logger: LoggingConfig | None

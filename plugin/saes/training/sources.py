@@ -10,6 +10,7 @@ from typing import Any, cast
 from sae_lens import TrainingSAEConfig
 
 from graticule.hooks.activations import Activations
+from graticule.hooks.doors import MODEL, came
 from graticule.hooks.points import PointError
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.store import Store
@@ -124,6 +125,11 @@ def make_stream(
     if isinstance(source, str | Path | Store | Activations):
         from graticule.hooks.streams.stored import StoreStream
 
+        if isinstance(source, str | Path) and not Path(source).exists():
+            raise ValueError(
+                f"train: source is {came(source)}, no folder; expected a loaded model, "
+                f"{MODEL.write(source)}, or the folder of a store"
+            )
         if corpus is not None or context_size is not None:
             raise ValueError("a store holds its contexts: leave corpus= and context_size= out")
         return StoreStream(source, list(points) or None, batch_size, **shared)

@@ -14,6 +14,7 @@ from sae_lens import TrainingSAE, TrainingSAEConfig
 from sae_lens.config import LoggingConfig, SAETrainerConfig
 
 from graticule.hooks.artifact import library_versions
+from graticule.hooks.doors import door
 from graticule.hooks.locks import only_here
 from graticule.hooks.points import PointError
 from graticule.hooks.protocols import HookedModel, device_of
@@ -48,6 +49,7 @@ class _Plan:
     request: Mapping[str, Any]
 
 
+@door()
 def train(
     source: Any,
     *,
