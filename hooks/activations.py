@@ -12,13 +12,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from graticule.hooks.alignment import with_digests
 from graticule.hooks.names import check_name
-from graticule.hooks.points import PointError, full_name, layer_of
+from graticule.hooks.points import PointError, PointSpec, layer_of, name_of, resolve_names
 
 if TYPE_CHECKING:
     from typing import Self
 
     from graticule.hooks.latents import Latents
+    from graticule.hooks.padding import Lengths
 
 
 class Activations(Mapping[str, Tensor]):
@@ -52,7 +54,7 @@ class Activations(Mapping[str, Tensor]):
     # Mapping -----------------------------------------------------------------------------------------
     def __getitem__(self, key: str | tuple[str, int]) -> Float[Tensor, "row width"]:
         """The `[row, width]` tensor of a point. **Raises** `PointError` if it was not captured."""
-        name = key if isinstance(key, str) else full_name(*key)
+        name = name_of(key)
         if name not in self._tensors:
             raise PointError(f"{name} is not among the captured points: {', '.join(self._tensors)}")
         return self._tensors[name]
@@ -64,7 +66,7 @@ class Activations(Mapping[str, Tensor]):
         return len(self._tensors)
 
     def __contains__(self, key: object) -> bool:
-        return (full_name(*key) if isinstance(key, tuple) else key) in self._tensors
+        return isinstance(key, str | tuple) and name_of(key) in self._tensors
 
     # Shape -------------------------------------------------------------------------------------------
     @property
@@ -114,6 +116,18 @@ class Activations(Mapping[str, Tensor]):
             table = table.iloc[index]
         return type(self)(chosen, table, self.provenance)
 
+    def with_texts(self, texts: Sequence[str]) -> Self:
+        """The same activations, said to be of these texts: row i is of text `rows["source"][i]`.
+
+        Args:
+            texts: One for each input, in order. A table's rows are compared with them.
+
+        Raises:
+            AlignmentError: A row's source is none of the texts.
+        """
+        rows = with_digests(self.rows, texts)
+        return type(self)(self._tensors, rows, {**self.provenance, "n_inputs": len(texts)})
+
     def encode(self, sae: Any, point: str | None = None, *, batch: int = 4096) -> Latents:
         """The latents of a SAELens SAE (or its folder, or a run) on the rows of its own hook point, sparse:
         see `latents.encode`."""
@@ -138,44 +152,76 @@ class Activations(Mapping[str, Tensor]):
         tensors: Mapping[str, Tensor | np.ndarray],
         rows: pd.DataFrame | None = None,
         provenance: Mapping[str, Any] | None = None,
+        *,
+        texts: Sequence[str] | None = None,
     ) -> Self:
         """Activations captured elsewhere: `{hook name: [row, width]}`, and a table of their rows.
 
-        Without a `source` column, row i is taken to come from text i.
+        Without a `source` column, row i is taken to come from text i. With `texts`, what the rows were made
+        from, a table's rows are compared with them; without, only their number can be.
         """
         made = {str(k): torch.as_tensor(v).detach() for k, v in tensors.items()}
         if not made:
             raise ValueError("no points: give at least one {hook name: [row, width] tensor}")
         table = pd.DataFrame(index=range(len(next(iter(made.values()))))) if rows is None else rows.copy()
+        origin = dict(provenance or {"captured_by": "from_tensors"})
         if "source" not in table:
             table.insert(0, "source", np.arange(len(table)))
-        return cls(made, table, provenance or {"captured_by": "from_tensors"})
+            origin.setdefault("n_inputs", len(table))
+        acts = cls(made, table, origin)
+        return acts if texts is None else acts.with_texts(texts)
 
     @classmethod
-    def from_cache(cls, cache: Any, pos: int | slice = -1, points: Sequence[str] | None = None) -> Self:
+    def from_cache(
+        cls,
+        cache: Any,
+        pos: int | slice = -1,
+        points: PointSpec | None = None,
+        *,
+        lengths: Lengths | None = None,
+        attention_mask: Any = None,
+        texts: Sequence[str] | None = None,
+    ) -> Self:
         """Rows of a TransformerLens `ActivationCache`: one a text for an index, several for a slice.
 
-        Points of another shape than `[batch, pos, …]` (attention patterns) are left out, unless they are
-        asked for by name.
+        `pos` counts a text's own tokens, never padding: as `lengths` (tokens of each row, BOS included,
+        padded on the right) or `attention_mask` say, or as the cache's embeddings tell. Points of another
+        shape than `[batch, pos, …]` (attention patterns), the scales of layer norms and the unembedding's
+        are left out, unless they are asked for by name.
 
-        **Raises** `ValueError` for a point asked for that has no `[batch, pos, …]` shape.
+        Args:
+            cache: What `run_with_cache` gives.
+            pos: Which tokens become rows.
+            points: Points, as in `graticule.hooks.points.resolve`; all by default.
+            lengths: Tokens of every row, or one number for all.
+            attention_mask: 1 where a token is the text's own.
+            texts: What was run, so that a table's rows are compared with it.
+
+        Raises:
+            PointError: A point is asked for that the cache does not hold.
+            ValueError: It has no `[batch, pos, …]` shape, or it cannot be told which tokens are padding.
+            IndexError: A text has no token at `pos`.
         """
-        tensors: dict[str, Tensor] = {}
-        names = list(points) if points is not None else list(cache.keys())
+        from graticule.hooks.padding import extent_of, ids_of_cache
+
         batch, length = _cache_shape(cache)
-        kept = np.arange(length)[pos] if isinstance(pos, slice) else np.array([pos % length])
-        for name in names:
+        model = getattr(cache, "model", None)
+        tokenizer = getattr(model, "tokenizer", None)
+        given = lengths is not None or attention_mask is not None
+        ids = None if given else ids_of_cache(cache, model)
+        row, place, position = extent_of(batch, length, ids, tokenizer, lengths, attention_mask).pick(pos)
+        tensors: dict[str, Tensor] = {}
+        for name in _names_in(cache, points):
             value: Tensor = cache[name]
             if value.ndim < 3 or value.shape[:2] != (batch, length) or name.endswith(("pattern", "scores")):
                 if points is not None:
                     raise ValueError(f"{name} has shape {tuple(value.shape)}; expected [batch, pos, width]")
                 continue
-            rows = value[:, torch.from_numpy(kept)].detach()
-            tensors[name] = rows.reshape(batch * len(kept), -1)
-        table = pd.DataFrame(
-            {"source": np.repeat(np.arange(batch), len(kept)), "position": np.tile(kept, batch)}
-        )
-        return cls(tensors, table, {"captured_by": "ActivationCache"})
+            at = torch.from_numpy(row).to(value.device), torch.from_numpy(place).to(value.device)
+            tensors[name] = value.detach()[at].flatten(1)
+        table = pd.DataFrame({"source": row, "position": position})
+        acts = cls(tensors, table, {"captured_by": "ActivationCache", "n_inputs": batch})
+        return acts if texts is None else acts.with_texts(texts)
 
     # Disk --------------------------------------------------------------------------------------------
     def save(self, path: Path | str, overwrite: bool = False) -> None:
@@ -217,7 +263,21 @@ def wanted_names(points: Any, all_points: Sequence[str]) -> list[str]:
         return list(all_points)
     if isinstance(points, str) or (isinstance(points, tuple) and isinstance(points[-1], int)):
         points = [points]
-    return [p if isinstance(p, str) else full_name(*p) for p in points]
+    return [name_of(p) for p in points]
+
+
+_NO_REPRESENTATION = ("hook_scale",)
+
+
+def _names_in(cache: Any, points: PointSpec | None) -> list[str]:
+    """Names of a cache's entries: those asked for, or all that are activations of the residual's making."""
+    names = [str(name) for name in cache.keys()]  # noqa: SIM118  (an ActivationCache iterates over values)
+    if points is None:
+        return [n for n in names if not n.endswith(_NO_REPRESENTATION) and not n.startswith("unembed.")]
+    asked = [points] if isinstance(points, str) else points
+    if all(isinstance(point, str) and point in names for point in asked):
+        return [str(point) for point in asked]
+    return list(resolve_names(names, points))
 
 
 def _cache_shape(cache: Any) -> tuple[int, int]:

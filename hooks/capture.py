@@ -16,8 +16,9 @@ import torch
 from tqdm.auto import tqdm
 
 from graticule.hooks.activations import Activations
+from graticule.hooks.alignment import DIGEST, text_digests
 from graticule.hooks.artifact import frame_digest, library_versions
-from graticule.hooks.doors import FRAME, MODEL, door
+from graticule.hooks.doors import FRAME, MODEL, door, several_inputs, texts_of
 from graticule.hooks.finite import NonFiniteError
 from graticule.hooks.identity import model_identity
 from graticule.hooks.kinds import working_folder
@@ -41,7 +42,7 @@ _TOKEN_BUDGET = 1024
 @overload
 def capture(
     model: HookedModel,
-    inputs: Inputs,
+    inputs: Inputs | pd.Series,
     points: PointSpec = ...,
     layers: LayerSpec = ...,
     pos: Pos = ...,
@@ -51,6 +52,7 @@ def capture(
     store: None = ...,
     *,
     rows: pd.DataFrame | None = ...,
+    texts: Sequence[str] | None = ...,
     prepend_bos: bool | None = ...,
     include_bos: bool | None = ...,
     compile: bool = ...,
@@ -62,7 +64,7 @@ def capture(
 @overload
 def capture(
     model: HookedModel,
-    inputs: Inputs,
+    inputs: Inputs | pd.Series,
     points: PointSpec = ...,
     layers: LayerSpec = ...,
     pos: Pos = ...,
@@ -72,6 +74,7 @@ def capture(
     *,
     store: Path | str,
     rows: pd.DataFrame | None = ...,
+    texts: Sequence[str] | None = ...,
     prepend_bos: bool | None = ...,
     include_bos: bool | None = ...,
     compile: bool = ...,
@@ -83,7 +86,7 @@ def capture(
 @door(model=MODEL, rows=FRAME)
 def capture(
     model: HookedModel,
-    inputs: Inputs,
+    inputs: Inputs | pd.Series,
     points: PointSpec = "resid_post",
     layers: LayerSpec = "all",
     pos: Pos = "last",
@@ -93,6 +96,7 @@ def capture(
     store: Path | str | None = None,
     *,
     rows: pd.DataFrame | None = None,
+    texts: Sequence[str] | None = None,
     prepend_bos: bool | None = None,
     include_bos: bool | None = None,
     compile: bool = False,
@@ -118,6 +122,8 @@ def capture(
       its last whole shard, a finished one is opened without running the model (its files are verified where
       their sizes or times have changed, and as they are used; damaged shards are captured anew).
     - `rows`: one line an input, whose columns are added to the row table.
+    - `texts`: what the inputs are of, where they are not a table's texts themselves (token rows, texts
+      written otherwise): a table's rows are compared with them. By default the inputs, if they are texts.
     - `prepend_bos`: None follows the model's `default_prepend_bos`, and a tokenizer that puts more than BOS
       around a text (an encoder's `[CLS] … [SEP]`); False leaves special tokens out. A text that begins with
       BOS gets no second one.
@@ -137,11 +143,11 @@ def capture(
     names = resolve(model, points, layers)
     if compile:
         check_compilable(names)
-    token_rows = tokenize(model, inputs, prompt, prepend_bos)
-    if rows is not None and len(rows) != len(token_rows.ids):
-        raise ValueError(f"rows= has {len(rows)} lines for {len(token_rows.ids)} inputs; they must agree")
-    positions = select(pos, token_rows.lengths, token_rows.spans, token_rows.own, include_bos)
+    given = several_inputs("capture", inputs)
     kept = _dtype(dtype) or dtype_of(model)
+    token_rows = tokenize(model, given, prompt, prepend_bos)
+    columns = _columns(inputs, len(token_rows.ids), rows, texts)
+    positions = select(pos, token_rows.lengths, token_rows.spans, token_rows.own, include_bos)
     job = Job(token_rows, positions, pos == "entity_mean", names, kept)
     if job.counts.sum() == 0:
         raise ValueError(f"pos={pos!r} selects no token of any text")
@@ -184,15 +190,32 @@ def capture(
         if store is None:
             everything = np.arange(len(token_rows.ids))
             tensors = runner.shard(everything)
-            table = row_table(job, everything, rows)
+            table = row_table(job, everything, columns)
             return Activations(tensors, table, {**request, **_when(started)})
         writer = StoreWriter(store, request, runner.widths, _word(kept))
         parts = shards(job.counts, sum(runner.widths.values()) * kept.itemsize)
-        lacking = writer.lacking([int(job.counts[texts].sum()) for texts in parts])
-        bar.update(sum(len(texts) for i, texts in enumerate(parts) if i not in set(lacking)))
-        for texts in (parts[i] for i in lacking):
-            writer.append(runner.shard(texts), row_table(job, texts, rows))
+        lacking = writer.lacking([int(job.counts[part].sum()) for part in parts])
+        bar.update(sum(len(part) for i, part in enumerate(parts) if i not in set(lacking)))
+        for part in (parts[i] for i in lacking):
+            writer.append(runner.shard(part), row_table(job, part, columns))
         return writer.finish({**request, **_when(started)})
+
+
+def _columns(
+    inputs: Inputs | pd.Series, n_inputs: int, rows: pd.DataFrame | None, texts: Sequence[str] | None
+) -> pd.DataFrame | None:
+    """The caller's columns and the digest of each input's text, one line an input."""
+    if rows is not None and len(rows) != n_inputs:
+        raise ValueError(f"rows= has {len(rows)} lines for {n_inputs} inputs; they must agree")
+    if rows is not None and isinstance(inputs, pd.Series) and not inputs.index.equals(rows.index):
+        raise ValueError("inputs and rows= have different indices; give both in one order, inputs.tolist()")
+    if texts is not None and len(texts) != n_inputs:
+        raise ValueError(f"texts= has {len(texts)} entries for {n_inputs} inputs; one for each")
+    of = texts_of(inputs if texts is None else texts)
+    if of is None:
+        return rows
+    digests = pd.DataFrame({DIGEST: text_digests(of)})
+    return digests if rows is None else rows.reset_index(drop=True).assign(**{DIGEST: digests[DIGEST]})
 
 
 def _digest(rows: TokenRows) -> str:
@@ -208,9 +231,9 @@ def _when(started: float) -> dict[str, Any]:
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    if not isinstance(dtype, str):
-        return dtype
-    found = getattr(torch, dtype, None)
+    if dtype is None:
+        return None
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise ValueError(f"dtype={dtype!r}: expected 'float32', 'bfloat16' or 'float16'")
     return found

@@ -193,11 +193,30 @@ def _check_kinds(
         raise TypeError(f"{name}: {argument} is {came(value)}; expected {kind.what}: {kind.write(value)}")
 
 
-def refuse_text(call: str, argument: str, value: Any, write: str) -> None:
-    """Refuse one text where several are expected: its letters would be taken for texts.
+def several_inputs(call: str, inputs: Any) -> Any:
+    """Inputs as they are, a pandas Series or an array of texts as a list.
 
     Raises:
-        TypeError: It is a `str` or bytes.
+        TypeError: One text, whose letters would be taken for texts; a table, or texts among other things.
     """
-    if isinstance(value, str | bytes):
-        raise TypeError(f"{call}: {argument} is one text, {came(value)}; expected several: {write}")
+    if isinstance(inputs, str | bytes):
+        raise TypeError(f"{call}: inputs is one text, {came(inputs)}; expected several: [text]")
+    if hasattr(inputs, "iloc") and hasattr(inputs, "columns"):
+        raise TypeError(f"{call}: inputs is a DataFrame; expected texts: frame['COLUMN'].tolist()")
+    if of_class("Table")(inputs):
+        raise TypeError(f"{call}: inputs is a Table; expected texts: table.texts")
+    if hasattr(inputs, "tolist") and getattr(inputs, "dtype", None) is not None and _holds_texts(inputs):
+        return inputs.tolist()
+    if not hasattr(inputs, "__len__") or isinstance(inputs, dict | set):
+        raise TypeError(f"{call}: inputs is {came(inputs)}; expected a list of texts, or of token rows")
+    return inputs
+
+
+def _holds_texts(values: Any) -> bool:
+    return hasattr(values, "iloc") or getattr(values.dtype, "kind", "") in "OUT"
+
+
+def texts_of(values: Any) -> list[str] | None:
+    """The texts of a sequence, or None where it holds anything else."""
+    given = values.tolist() if hasattr(values, "tolist") else list(values)
+    return given if given and all(isinstance(value, str) for value in given) else None

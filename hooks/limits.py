@@ -90,7 +90,7 @@ LIMITS: Mapping[str, Range] = {
     "strengths": Range(2, 1000),
     "folds": Range(2, 1000),
     "strata": Range(2, 1000),
-    "minimum": _COUNT,
+    "minimum": _COUNT_OR_NONE,
     # how much
     "rows": _COUNT,
     "prompt_rows": _COUNT,

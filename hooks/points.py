@@ -69,6 +69,19 @@ def full_name(name: str, layer: int | None = None) -> str:
     return f"blocks.{layer}.{name}" if "hook" in name else f"blocks.{layer}.hook_{name}"
 
 
+def name_of(key: object) -> str:
+    """The full hook name of a key of activations: a name, or a (name, layer) pair.
+
+    Raises:
+        PointError: It is neither.
+    """
+    if isinstance(key, str):
+        return key
+    if isinstance(key, tuple) and len(key) == 2 and isinstance(key[0], str):
+        return full_name(*key)
+    raise PointError(f"{key!r} is no point: expected a hook name, or ('resid_post', 9)")
+
+
 def resolve_layers(n_layers: int, layers: LayerSpec = "all") -> list[int]:
     """Layer indices in `0 … n_layers-1`, in the order asked for, without repeats.
 
@@ -113,20 +126,8 @@ def resolve(
     **Raises** `PointError` for an unknown point (naming the nearest), `ValueError` for attention patterns,
     whose `[head, query, key]` entries are no `[row, width]` activation.
     """
-    if isinstance(points, str):
-        specs: list[Any] = [points]
-    elif isinstance(points, tuple) and len(points) == 2 and isinstance(points[1], int):
-        specs = [points]
-    else:
-        specs = list(points)
-    if not specs:
-        raise PointError("points=[] selects nothing; 'resid_post' is the usual choice")
     known: list[str] = list(model.hook_dict)
-    allowed = resolve_layers(int(model.cfg.n_layers), layers)
-    names: dict[str, None] = {}
-    for spec in specs:
-        for name in _expand(spec, known, allowed, int(model.cfg.n_layers)):
-            names[name] = None
+    names = _named(known, points, layers, int(model.cfg.n_layers))
     for name in names:
         if name.endswith(_SQUARE):
             raise ValueError(
@@ -135,6 +136,29 @@ def resolve(
             )
     order = {name: i for i, name in enumerate(known)}
     return tuple(sorted(names, key=lambda n: (_place(n), order[n])))
+
+
+def resolve_names(known: Sequence[str], points: PointSpec) -> tuple[str, ...]:
+    """Full hook names for `points` among names that are there, without a model.
+
+    Raises:
+        PointError: A point is not among them (naming the nearest).
+    """
+    n_layers = 1 + max((layer for name in known if (layer := layer_of(name)) is not None), default=-1)
+    return tuple(_named(list(known), points, "all", n_layers))
+
+
+def _named(known: list[str], points: PointSpec, layers: LayerSpec, n_layers: int) -> dict[str, None]:
+    if isinstance(points, str):
+        specs: list[Any] = [points]
+    elif isinstance(points, tuple) and len(points) == 2 and isinstance(points[1], int):
+        specs = [points]
+    else:
+        specs = list(points)
+    if not specs:
+        raise PointError("points=[] selects nothing; 'resid_post' is the usual choice")
+    allowed = resolve_layers(n_layers, layers)
+    return {name: None for spec in specs for name in _expand(spec, known, allowed, n_layers)}
 
 
 def _place(name: str) -> float:

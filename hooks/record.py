@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+import inspect
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,7 +13,9 @@ import torch
 from torch import Tensor
 
 from graticule.hooks.activations import Activations
+from graticule.hooks.doors import MODEL, door
 from graticule.hooks.identity import model_identity
+from graticule.hooks.padding import Extent, Lengths, extent_of
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.protocols import HookedModel
 
@@ -20,30 +23,71 @@ from graticule.hooks.protocols import HookedModel
 class Recording:
     """What was recorded so far; `activations` is available inside and after the `with` block."""
 
-    def __init__(self, model: HookedModel, points: tuple[str, ...], pos: int | slice) -> None:
+    def __init__(
+        self,
+        model: HookedModel,
+        points: tuple[str, ...],
+        pos: int | slice,
+        lengths: Lengths | None = None,
+        attention_mask: Any = None,
+        texts: Sequence[str] | None = None,
+    ) -> None:
         self._model, self._points, self._pos = model, points, pos
+        self._lengths, self._mask, self._texts = lengths, attention_mask, texts
         self._parts: dict[str, list[Tensor]] = {p: [] for p in points}
         self._rows: list[pd.DataFrame] = []
-        self._calls = 0
+        self._batches: list[int] = []
+        self._extent: Extent | None = None
+        self._passed: dict[str, Any] = {}
+
+    def _begin(self, passed: dict[str, Any]) -> None:
+        """A pass begins with these arguments of the model's forward."""
+        self._passed, self._extent = passed, None
 
     def _read(self, point: str, value: Tensor) -> None:
         if value.ndim < 3:
             raise ValueError(f"{point} has shape {tuple(value.shape)}; expected [batch, pos, …]")
         batch, length = value.shape[:2]
-        kept = (
-            np.arange(length)[self._pos] if isinstance(self._pos, slice) else np.array([self._pos % length])
-        )
-        part = value[:, torch.from_numpy(kept).to(value.device)].detach()
-        self._parts[point].append(part.reshape(batch * len(kept), -1).to("cpu", copy=True))
+        if self._extent is None or point == self._points[0]:
+            self._extent = self._texts_of_pass(batch, length)
+        row, place, position = self._extent.pick(self._pos)
+        at = torch.from_numpy(row).to(value.device), torch.from_numpy(place).to(value.device)
+        self._parts[point].append(value.detach()[at].flatten(1).to("cpu", copy=True))
         if point == self._points[0]:
-            table = {"call": self._calls, "source": np.repeat(np.arange(batch), len(kept))}
-            self._rows.append(pd.DataFrame({**table, "position": np.tile(kept, batch)}))
-            self._calls += 1
+            table = {"call": len(self._batches), "source": row, "position": position}
+            self._rows.append(pd.DataFrame(table))
+            self._batches.append(batch)
+
+    def _texts_of_pass(self, batch: int, length: int) -> Extent:
+        tokenizer = getattr(self._model, "tokenizer", None)
+        if self._lengths is not None or self._mask is not None:
+            return extent_of(batch, length, None, tokenizer, self._lengths, self._mask)
+        mask = self._passed.get("attention_mask")
+        if mask is not None and tuple(mask.shape) == (batch, length):
+            return Extent.of_mask(mask, batch, length)
+        given = self._passed.get("input", self._passed.get("input_ids"))
+        if isinstance(given, str):
+            return Extent.whole(batch, length)
+        if isinstance(given, list) and len(given) == batch and all(isinstance(t, str) for t in given):
+            return self._of_strings(given, length)
+        ids = given if isinstance(given, Tensor) and tuple(given.shape) == (batch, length) else None
+        return extent_of(batch, length, None if ids is None else ids.cpu().numpy(), tokenizer)
+
+    def _of_strings(self, texts: list[str], length: int) -> Extent:
+        """Texts that the model itself tokenises and pads, on the side it was told or its tokenizer's own."""
+        model: Any = self._model
+        bos: Any = {"prepend_bos": self._passed["prepend_bos"]} if "prepend_bos" in self._passed else {}
+        counts = np.array([int(model.to_tokens(text, **bos).shape[-1]) for text in texts])
+        side = self._passed.get("padding_side") or getattr(model.tokenizer, "padding_side", "right")
+        if side == "left":
+            return Extent(length - counts, np.full(len(texts), length))
+        return Extent.of_lengths(counts, len(texts), length)
 
     @property
     def activations(self) -> Activations:
-        """The rows of all calls, one call after another; `call` counts them, `source` is the batch row, and
-        `position` counts within the call (a `generate` step with a cache sees one position).
+        """The rows of all calls, one call after another; `call` counts them, `source` is the batch row (with
+        `texts=`, the text), and `position` counts a text's tokens within the call (a `generate` step with a
+        cache sees one position).
 
         **Raises** `ValueError` if the model was not run, or some points were reached more often than others.
         """
@@ -54,15 +98,53 @@ class Recording:
             raise ValueError(f"points were reached a different number of times ({counts}); record them apart")
         tensors = {p: torch.cat(parts) for p, parts in self._parts.items()}
         provenance = {"model": model_identity(self._model), "pos": repr(self._pos), "captured_by": "record"}
-        return Activations(tensors, pd.concat(self._rows, ignore_index=True), provenance)
+        rows = pd.concat(self._rows, ignore_index=True)
+        if self._texts is None:
+            n_inputs = {"n_inputs": self._batches[0]} if len(set(self._batches)) == 1 else {}
+            return Activations(tensors, rows, {**provenance, **n_inputs})
+        if sum(self._batches) == len(self._texts):  # batch after batch; else every call is of all texts
+            starts = np.cumsum([0, *self._batches[:-1]])
+            rows["source"] += starts[rows["call"].to_numpy()]
+        elif set(self._batches) != {len(self._texts)}:
+            raise ValueError(
+                f"texts= has {len(self._texts)} entries, the calls had {self._batches} rows: give the "
+                "texts of all calls, in order"
+            )
+        return Activations(tensors, rows, provenance).with_texts(self._texts)
 
 
+@contextmanager
+def _forward_seen(model: Any, begin: Callable[[dict[str, Any]], None]) -> Generator[None]:
+    """Inside, `begin` is told the arguments of every pass (`generate` calls `forward` itself)."""
+    forward = model.forward
+    signature = inspect.signature(forward)
+    own = "forward" in vars(model)
+
+    def seen(*args: Any, **kwargs: Any) -> Any:
+        begin(dict(signature.bind_partial(*args, **kwargs).arguments))
+        return forward(*args, **kwargs)
+
+    model.forward = seen
+    try:
+        yield
+    finally:
+        if own:
+            model.forward = forward
+        else:
+            del model.forward
+
+
+@door(model=MODEL)
 @contextmanager
 def record(
     model: HookedModel,
     points: PointSpec = "resid_post",
     pos: int | slice = slice(None),
     layers: LayerSpec = "all",
+    *,
+    lengths: Lengths | None = None,
+    attention_mask: Any = None,
+    texts: Sequence[str] | None = None,
 ) -> Generator[Recording]:
     """Record `points` during every forward pass of `model` inside the block, `generate` included.
 
@@ -73,11 +155,24 @@ def record(
     ```
 
     The passes themselves are untouched: gradients, caches and the user's own hooks work as without it.
+    `pos` counts a text's own tokens, never padding: which these are is read off the texts, the mask or the
+    tokens that the model is given, wherever padding is certain.
 
-    **Raises** `PointError` for unknown points, `ValueError` for attention patterns.
+    Args:
+        model: A model with named hook points.
+        points: Hook points, as in `graticule.hooks.points.resolve`.
+        pos: An index, negative from a text's end, or a slice.
+        layers: Layers, for points without one.
+        lengths: Tokens of every row of each pass, BOS included, padded on the right.
+        attention_mask: 1 where a token is the text's own, for each pass.
+        texts: What is run, over all calls, so that a table's rows are compared with it.
+
+    Raises:
+        PointError: For unknown points.
+        ValueError: For attention patterns, and passes of which it cannot be told which tokens are padding.
     """
     names = resolve(model, points, layers)
-    recording = Recording(model, names, pos)
+    recording = Recording(model, names, pos, lengths, attention_mask, texts)
 
     def hook(point: str) -> tuple[str, Callable[..., None]]:
         def fn(tensor: Tensor, hook: Any) -> None:  # noqa: ARG001
@@ -85,5 +180,6 @@ def record(
 
         return point, fn
 
-    with model.hooks(fwd_hooks=[hook(p) for p in names]):
+    begin = recording._begin  # pyright: ignore[reportPrivateUsage]
+    with _forward_seen(model, begin), model.hooks(fwd_hooks=[hook(p) for p in names]):
         yield recording

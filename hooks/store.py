@@ -10,10 +10,11 @@ NAME/POINT/00000.safetensors   `[row, width]` under the key "data"
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from graticule.hooks.activations import Activations, wanted_names
+from graticule.hooks.alignment import with_digests
 from graticule.hooks.artifact import ArtifactError, as_damaged, read_json, read_table, sha256
 from graticule.hooks.identity import model_identity
 from graticule.hooks.names import inside_file
-from graticule.hooks.points import PointError, full_name
+from graticule.hooks.points import PointError, name_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.store_manifest import forget_times, read_manifest, rows_file, tensor_file
 
@@ -108,10 +110,10 @@ class Store(Mapping[str, Tensor]):
         return len(self.points)
 
     def __contains__(self, key: object) -> bool:
-        return (full_name(*key) if isinstance(key, tuple) else key) in self.points
+        return isinstance(key, str | tuple) and name_of(key) in self.points
 
     def _name(self, key: str | tuple[str, int]) -> str:
-        name = key if isinstance(key, str) else full_name(*key)
+        name = name_of(key)
         if name not in self.points:
             raise PointError(f"{name} is not among the captured points: {', '.join(self.points)}")
         return name
@@ -255,6 +257,12 @@ class Store(Mapping[str, Tensor]):
         """Some rows and points, in memory."""
         chosen = {n: self[n] for n in wanted_names(points, self.points)}
         return Activations(chosen, self.rows, self.provenance).select(rows=rows)
+
+    def with_texts(self, texts: Sequence[str]) -> Store:
+        """The same store, said to be of these texts: see `Activations.with_texts`. Nothing is written."""
+        other = copy.copy(self)
+        other._rows = with_digests(self.rows, texts)
+        return other
 
     def encode(self, sae: SparseCoder, point: str | None = None, *, batch: int = 4096) -> Latents:
         """The latents of a SAELens SAE on the rows of its own hook point, sparse: see `latents.encode`."""

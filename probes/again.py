@@ -45,7 +45,7 @@ def material_of(
     Raises:
         ValueError: if rows, targets, split, clusters, baselines or points are others.
     """
-    table, _ = table_of(activations, target, split, cluster)
+    table, _, _ = table_of(activations, target, split, cluster)
     saved = findings.provenance.get("table", {}).get("digest")
     if saved is not None and saved != table.digest:
         raise ValueError(f"these findings are of another table than {table.name!r}: the digests differ")

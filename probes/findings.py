@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Shaped
 
 from graticule.hooks.activations import Activations
+from graticule.hooks.alignment import BY_PLACE
 from graticule.hooks.artifact import (
     SCHEMA,
     ArtifactError,
@@ -27,6 +28,7 @@ from graticule.hooks.artifact import (
     write_table,
     write_tensors,
 )
+from graticule.hooks.doors import ACTIVATIONS, BASELINES, door
 from graticule.hooks.points import layer_of
 from graticule.hooks.result import Part, Result
 from graticule.hooks.store import Store
@@ -107,6 +109,7 @@ class Findings(Result):
             )
         return self.made_of
 
+    @door(activations=ACTIVATIONS, baselines=BASELINES)
     def with_material(
         self,
         activations: Activations | Store,
@@ -204,6 +207,7 @@ class Findings(Result):
         lines = [
             self.verdict.summary(),
             *self._detection(),
+            *self._pairing(),
             f"at {where} ({self.chosen_point}), chosen on training rows; {self.split_note}",
         ]
         for name, check in self.checks.items():
@@ -222,6 +226,11 @@ class Findings(Result):
             return ["no gain up to the largest tried would have been seen 80% of the time with these rows"]
         seen = f"{self.limit_of_detection:.3f} would have been seen 80% of the time"
         return [f"gain {self.verdict.gain:+.3f}; with these rows, at this layer, {seen}"]
+
+    def _pairing(self) -> list[str]:
+        if self.provenance.get("pairing") != BY_PLACE:
+            return []
+        return ["rows were paired with the table by place: nothing says which texts the activations are of"]
 
     def plot(self) -> Figure:
         """Score against depth, with the baselines."""

@@ -12,6 +12,7 @@ import pandas as pd
 from jaxtyping import Int, Shaped
 
 from graticule.hooks.activations import Activations
+from graticule.hooks.alignment import by_place, paired, sources
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.doors import ACTIVATIONS, BASELINES, FINDINGS, door
 from graticule.hooks.store import Store
@@ -30,7 +31,7 @@ from graticule.probes.tables.table import Table
 
 _log = logging.getLogger(__name__)
 
-Target = Table | str | Shaped[np.ndarray, "..."] | Sequence[float]
+Target = Table | str | Shaped[np.ndarray, "..."] | Sequence[float] | pd.Series | pd.DataFrame
 """A table, a column of `activations.rows`, or one value (or row of values) an activation row."""
 
 OF_ROWS = "activation rows"
@@ -43,8 +44,8 @@ def sweep(
     target: Target,
     baselines: Baselines | None = None,
     *,
-    split: str | Shaped[np.ndarray, " row"] | None = None,
-    cluster: str | Shaped[np.ndarray, " row"] | None = None,
+    split: str | Shaped[np.ndarray, " row"] | pd.Series | None = None,
+    cluster: str | Shaped[np.ndarray, " row"] | pd.Series | None = None,
     alphas: Sequence[float] | None = None,
     min_gain: float = 0.01,
     draws: int = 2000,
@@ -75,7 +76,7 @@ def sweep(
     judged_by = JudgeSettings(
         None if alphas is None else tuple(float(a) for a in alphas), min_gain, draws, seed
     )
-    table, source = table_of(activations, target, split, cluster)
+    table, source, pairing = table_of(activations, target, split, cluster)
     if baselines is None:
         baselines = Baselines(text_digest(table), {}, table.texts is not None)
     else:
@@ -121,7 +122,7 @@ def sweep(
         checks=checks,
         probes={f.point: RidgeProbe.from_fit(f.fit, f.point, table.target_names, table.units) for f in fits},
         predictions=_predictions(table, problem, best, surface),
-        provenance=_provenance(activations, table, baselines, seed),
+        provenance={**_provenance(activations, table, baselines, seed), "pairing": pairing},
         rivals=rivals,
         settings=judged_by,
         made_of=Material(
@@ -139,9 +140,27 @@ def problem_of(
     activations: Activations | Store, table: Table, source: Int[np.ndarray, " row"] | None = None
 ) -> Problem:
     """Targets, split and clusters of every activation row; `source` is the table row of each."""
-    rows = activations.rows["source"].to_numpy(np.int64) if source is None else source
+    rows = paired_rows(activations, table)[0] if source is None else source
     clusters = _clusters(activations, table, rows)
     return Problem(rows, table.y[rows], table.is_test[rows], clusters, table.target_names)
+
+
+def paired_rows(activations: Activations | Store, table: Table) -> tuple[Int[np.ndarray, " row"], str]:
+    """The table row of every activation row, and how the two were paired.
+
+    Args:
+        activations: Rows that say which text they are of.
+        table: Whose row i is input text i.
+
+    Returns:
+        Table rows, and `alignment.COMPARED` or `alignment.BY_PLACE`.
+
+    Raises:
+        AlignmentError: They are not of the same texts, naming the first row that differs.
+    """
+    rows = activations.rows
+    pairing = paired(rows, activations.provenance, table.texts, len(table), table.name)
+    return sources(rows), pairing
 
 
 def _fitted_before(
@@ -167,25 +186,18 @@ def _fitted_before(
 def table_of(
     activations: Activations | Store,
     target: Target,
-    split: str | np.ndarray | None,
-    cluster: str | np.ndarray | None,
-) -> tuple[Table, np.ndarray]:
-    """The table, and the table row of every activation row."""
-    rows = activations.rows
+    split: str | np.ndarray | pd.Series | None,
+    cluster: str | np.ndarray | pd.Series | None,
+) -> tuple[Table, np.ndarray, str]:
+    """The table, the table row of every activation row, and how the two were paired."""
     if isinstance(target, Table):
         if split is not None or cluster is not None:
             raise ValueError("a Table brings its own split and clusters; set them there")
-        source = rows["source"].to_numpy(np.int64)
-        if source.min(initial=0) < 0 or source.max(initial=-1) >= len(target):
-            raise ValueError(
-                f"the activations come from {source.max(initial=-1) + 1} texts, table {target.name!r} has "
-                f"{len(target)} rows; capture table.texts (rows dropped by the table shift the others)"
-            )
-        return target, source
-    frame = rows.copy()
+        return target, *paired_rows(activations, target)
+    frame = activations.rows.copy()
     text = "text" if "text" in frame else None
     if not isinstance(target, str):
-        values = np.asarray(target)
+        values = by_place("target", target, "activation rows")
         if len(values) != len(frame):
             raise ValueError(f"the target has {len(values)} entries for {len(frame)} activation rows")
         names = ["target"] if values.ndim == 1 else [f"target {i}" for i in range(values.shape[1])]
@@ -196,13 +208,13 @@ def table_of(
     columns: dict[str, Any] = {}
     for role, given in (("split", split), ("cluster", cluster)):
         if given is not None and not isinstance(given, str):
-            frame[f"given {role}"] = np.asarray(given)
+            frame[f"given {role}"] = by_place(role, given, "activation rows")
             given = f"given {role}"
         columns[role] = given
     if columns["cluster"] is None:
         columns["cluster"] = "source"  # rows of one text are not independent
     table = Table(frame, text=text, target=names, name=OF_ROWS, **columns)
-    return table, np.arange(len(frame))
+    return table, np.arange(len(frame)), "the target is an entry a row"
 
 
 def _clusters(activations: Activations | Store, table: Table, source: np.ndarray) -> np.ndarray:

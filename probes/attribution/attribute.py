@@ -11,6 +11,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int, Shaped
 
+from graticule.hooks.alignment import by_place
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.doors import FINDINGS_OR_PROBE, MODEL, door
 from graticule.hooks.identity import model_identity
@@ -133,7 +134,7 @@ def _inputs(
     """Texts, their clusters, and the truth where it is known."""
     if texts is not None:
         given = [texts] if isinstance(texts, str) else list(texts)
-        codes = np.arange(len(given)) if clusters is None else np.asarray(clusters)
+        codes = np.arange(len(given)) if clusters is None else by_place("clusters", clusters, "texts")
         if len(codes) != len(given):
             raise ValueError(f"{len(codes)} clusters for {len(given)} texts; give one a text")
         return given, np.unique(codes, return_inverse=True)[1].reshape(-1).astype(np.int64), None

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int, Shaped
 
+from graticule.hooks.alignment import by_place
 from graticule.probes.applicable import NotApplicable
 from graticule.probes.layers import Problem
 from graticule.probes.tables.table import Table
@@ -128,7 +129,7 @@ def _labels(table: Table, by: By) -> tuple[str, pd.Series]:
                 f"no column {by!r} in {table.name}: {hint}it has {', '.join(dict.fromkeys(known))}"
             )
         return by, table.frame[by].reset_index(drop=True)
-    labels = by.reset_index(drop=True) if isinstance(by, pd.Series) else pd.Series(list(by))
+    labels = pd.Series(by_place("by", by, "table rows") if isinstance(by, pd.Series) else list(by))
     if len(labels) != len(table):
         raise ValueError(f"{len(labels)} labels for the {len(table)} rows of {table.name}: give one a row")
     return (str(by.name) if isinstance(by, pd.Series) and by.name is not None else "block"), labels

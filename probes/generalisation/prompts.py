@@ -87,7 +87,7 @@ def prompts(
         inputs, template, pos = prompt.inputs(model, table.texts)
         place: dict[str, Any] = {} if folder is None else {"store": folder / name / "activations"}
         _log.info("capturing %d texts under prompt %r", len(table), name)
-        held[name] = capture(model, inputs, prompt=template, pos=pos, **settings, **place)
+        held[name] = capture(model, inputs, prompt=template, pos=pos, texts=table.texts, **settings, **place)
     linked = _linked(table, held)
     beside = baselines(
         model,

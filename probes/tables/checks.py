@@ -118,6 +118,29 @@ def duplicates(texts: Sequence[str] | None, y: np.ndarray) -> tuple[int, int]:
     return int(several.sum()), int((several & differ).sum())
 
 
+def one_order(given: Mapping[str, Any]) -> None:
+    """Refuse arrays that may stand in different orders.
+
+    Args:
+        given: What the arrays are, and the arrays; a pandas Series or DataFrame has an order of its own.
+
+    Raises:
+        TableError: Their indices differ, or one has an index other than 0, 1, 2, … among plain arrays.
+    """
+    indexed = {k: v.index for k, v in given.items() if isinstance(v, pd.Series | pd.DataFrame)}
+    plain = [k for k, v in given.items() if v is not None and k not in indexed]
+    for name, index in indexed.items():
+        other, order = next(iter(indexed.items()))
+        if plain:
+            other, order = plain[0], pd.RangeIndex(len(index))
+        if not np.array_equal(index.to_numpy(), order.to_numpy()):
+            raise TableError(
+                f"{name} has the index {', '.join(map(str, index[:3]))}, … and {other} "
+                f"{'is counted by place' if plain else 'another'}: pass {name}.to_numpy() if both stand in "
+                "one order, or sort by the index first"
+            )
+
+
 def columns_of(y: Any, target_names: Sequence[str] | None) -> dict[str, Any]:
     """Target columns of an array [row] or [row, target]. **Raises** TableError for another shape."""
     try:

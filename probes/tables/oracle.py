@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
+from graticule.hooks.alignment import by_place
 from graticule.probes.scores.metrics import r2
 from graticule.probes.tables.checks import need_column
 from graticule.probes.tables.table import Table
@@ -26,7 +27,7 @@ def block_oracle_predictions(
     **Raises** `ValueError` where lengths differ, a part of the split is empty, or no training row has a
     block.
     """
-    labels = pd.Series(np.asarray(blocks, dtype=object))
+    labels = pd.Series(by_place("blocks", blocks).astype(object))
     if not len(y) == len(labels) == len(is_test):
         raise ValueError(
             f"{len(y)} rows of y, {len(labels)} of blocks and {len(is_test)} of is_test; one entry a row each"

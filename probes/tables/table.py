@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 
+from graticule.hooks.alignment import by_place
 from graticule.probes.scores.metrics import coordinate_columns
 from graticule.probes.tables.checks import (
     check_limits,
@@ -19,6 +20,7 @@ from graticule.probes.tables.checks import (
     duplicates,
     need_column,
     need_variation,
+    one_order,
     read_texts,
     read_units,
     refuse,
@@ -175,7 +177,7 @@ class Table:
     def from_arrays(
         cls,
         y: Any,
-        texts: Sequence[str] | None = None,
+        texts: Sequence[str] | pd.Series | None = None,
         is_test: Any = None,
         clusters: Any = None,
         *,
@@ -190,6 +192,7 @@ class Table:
 
         **Raises** TableError where lengths differ, besides what the constructor raises.
         """
+        one_order({"y": y, "texts": texts, "is_test": is_test, "clusters": clusters, **(blocks or {})})
         columns = columns_of(y, target_names)
         names = list(columns)
         roles: dict[str, str | None] = {"text": None, "split": None, "cluster": None}
@@ -251,7 +254,7 @@ class Table:
 
         **Raises** TableError for another number of rows, names that do not fit, or values not finite.
         """
-        values = np.asarray(y, np.float64).reshape(len(y), -1)
+        values = by_place("y", y, "table rows").astype(np.float64).reshape(len(y), -1)
         if len(values) != len(self) or not np.isfinite(values).all():
             raise TableError(f"the new target needs {len(self)} finite rows; it has shape {np.shape(y)}")
         if target_names is None and values.shape == self.y.shape:
@@ -269,7 +272,7 @@ class Table:
         """
         if len(labels) != len(self):
             raise TableError(f"{len(labels)} labels for {len(self)} rows: one label a row")
-        given = pd.Series(list(labels), dtype=object)
+        given = pd.Series(list(by_place("labels", labels, "table rows")), dtype=object)
         return self._derive(clusters=link_clusters([pd.Series(self.clusters), given], len(self)))
 
     # --- what it is

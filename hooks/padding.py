@@ -1,0 +1,174 @@
+"""Where each row of a padded batch begins and ends, so that padding is never taken for a token of a text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+Lengths = int | Sequence[int] | Int[np.ndarray, " batch"] | Tensor
+"""Tokens of every row, or one number for all."""
+Ids = Int[np.ndarray, "batch pos"]
+"""Token ids of a batch."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """The half-open range of each row of a batch that holds its text."""
+
+    start: Int[np.ndarray, " batch"]
+    """Its first token."""
+    stop: Int[np.ndarray, " batch"]
+    """One past its last token."""
+
+    @classmethod
+    def whole(cls, batch: int, length: int) -> Extent:
+        """No row is padded."""
+        return cls(np.zeros(batch, np.int64), np.full(batch, length))
+
+    @classmethod
+    def of_lengths(cls, lengths: Lengths, batch: int, length: int) -> Extent:
+        """Rows padded on the right.
+
+        Raises:
+            ValueError: There is not one length, of 1 to the batch's own, for each row.
+        """
+        given = np.asarray(lengths.cpu() if isinstance(lengths, Tensor) else lengths)
+        given = np.full(batch, given) if given.ndim == 0 else given
+        if given.shape != (batch,) or given.dtype.kind not in "iu":
+            raise ValueError(
+                f"lengths= has shape {given.shape} ({given.dtype}); expected {batch} whole numbers"
+            )
+        if batch and not 1 <= given.min() <= given.max() <= length:
+            raise ValueError(f"lengths= from {given.min()} to {given.max()}: expected 1 to {length} tokens")
+        return cls(np.zeros(batch, np.int64), given.astype(np.int64))
+
+    @classmethod
+    def of_mask(cls, mask: Any, batch: int, length: int) -> Extent:
+        """Rows of which a mask says what is text: 1 or True, in one run.
+
+        Raises:
+            ValueError: The mask has another shape, an empty row, or a gap.
+        """
+        given = np.asarray(mask.cpu() if isinstance(mask, Tensor) else mask)
+        if given.shape != (batch, length):
+            raise ValueError(f"attention_mask= has shape {given.shape}; expected {(batch, length)}")
+        given = given.astype(bool)
+        start, stop = given.argmax(1), length - given[:, ::-1].argmax(1)
+        for row in np.flatnonzero(given.sum(1) != np.where(given.any(1), stop - start, -1)):
+            raise ValueError(f"attention_mask= row {row}: expected one run of 1, the row's own tokens")
+        return cls(start, stop)
+
+    @classmethod
+    def of_ids(cls, ids: Ids, tokenizer: Any) -> Extent:
+        """Rows of token ids, padded with a token that nothing else is; whole without a tokenizer.
+
+        Raises:
+            ValueError: A row ends, or begins twice over, with a token that pads and ends texts alike.
+        """
+        batch, length = ids.shape
+        pad = getattr(tokenizer, "pad_token_id", None)
+        if pad is None or batch < 2 or length < 2:
+            return cls.whole(batch, length)
+        real = ids != pad
+        if real.all():
+            return cls.whole(batch, length)
+        start, stop = real.argmax(1), length - real[:, ::-1].argmax(1)
+        others = ("bos_token_id", "eos_token_id", "unk_token_id")
+        if int(pad) not in [getattr(tokenizer, name, None) for name in others]:
+            return cls(np.where(real.any(1), start, 0), np.where(real.any(1), stop, length))
+        unclear = np.flatnonzero((stop < length) | (start > 1) | ~real.any(1))
+        if len(unclear):
+            raise ValueError(
+                f"row {unclear[0]} of a batch is padded with token {pad}, which stands for other things too: "
+                "say which tokens are its own with lengths= (BOS included) or attention_mask="
+            )
+        return cls.whole(batch, length)
+
+    @property
+    def lengths(self) -> Int[np.ndarray, " batch"]:
+        """Tokens of every row."""
+        return self.stop - self.start
+
+    def pick(self, pos: int | slice) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Batch row, place in the row and position in the text of the tokens at `pos`, text by text.
+
+        Args:
+            pos: An index from the text's beginning, or negative from its end; or a slice of its tokens.
+
+        Raises:
+            IndexError: A text has no such token.
+        """
+        rows: list[np.ndarray] = []
+        inside: list[np.ndarray] = []
+        for row, count in enumerate(self.lengths.tolist()):
+            if isinstance(pos, slice):
+                here = np.arange(count)[pos]
+            elif -count <= pos < count:
+                here = np.array([pos % count])
+            else:
+                raise IndexError(f"pos={pos}: row {row} of the batch has {count} tokens (BOS included)")
+            rows.append(np.full(len(here), row))
+            inside.append(here)
+        row, position = np.concatenate(rows), np.concatenate(inside)
+        return row, self.start[row] + position, position
+
+
+def extent_of(
+    batch: int,
+    length: int,
+    ids: Ids | None,
+    tokenizer: Any,
+    lengths: Lengths | None = None,
+    attention_mask: Any = None,
+) -> Extent:
+    """Where the texts of a batch lie: as said, or as its tokens tell.
+
+    Args:
+        batch: Rows.
+        length: Tokens a row, padding included.
+        ids: Token ids, or None where they are not known.
+        tokenizer: The model's, or None.
+        lengths: Tokens of every row, padded on the right.
+        attention_mask: 1 where a token is the text's own.
+
+    Raises:
+        ValueError: What is said does not fit, or nothing is said and padding cannot be told.
+    """
+    if lengths is not None and attention_mask is not None:
+        raise ValueError("lengths= and attention_mask= say the same: give one of them")
+    if lengths is not None:
+        return Extent.of_lengths(lengths, batch, length)
+    if attention_mask is not None:
+        return Extent.of_mask(attention_mask, batch, length)
+    if ids is not None:
+        return Extent.of_ids(ids, tokenizer)
+    if batch < 2 or length < 2 or getattr(tokenizer, "pad_token_id", None) is None:
+        return Extent.whole(batch, length)
+    raise ValueError(
+        "which tokens are padding cannot be told (the tokens are not known): say it with lengths=, tokens of "
+        f"every row with BOS ({length} where no row is padded), or attention_mask="
+    )
+
+
+def ids_of_cache(cache: Any, model: Any) -> Ids | None:
+    """As much of a cache's token ids as tells padding: the pad token where its embedding is that token's.
+
+    Returns:
+        `[batch, pos]` ids, -1 for every other token; None where the cache or the model does not tell.
+    """
+    pad = getattr(getattr(model, "tokenizer", None), "pad_token_id", None)
+    embed = getattr(model, "embed", None)
+    if pad is None or embed is None or "hook_embed" not in cache:
+        return None
+    value: Tensor = cache["hook_embed"]
+    with torch.no_grad():
+        own: Tensor = embed(torch.tensor([[int(pad)]], device=value.device))[0, 0]
+    if value.ndim != 3 or own.shape != value.shape[-1:]:
+        return None
+    return np.where((value == own.to(value.dtype)).all(-1).cpu().numpy(), int(pad), -1)

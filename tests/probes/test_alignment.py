@@ -1,0 +1,212 @@
+"""Activations and tables of the same rows in the same order: compared, refused, or said to be by place."""
+
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import graticule
+from graticule import Activations, Store, Table, baselines, capture, holdouts, record, sweep
+from graticule.hooks.alignment import BY_PLACE, COMPARED, AlignmentError, text_digests
+from graticule.probes.sweep import paired_rows, problem_of
+from graticule.probes.tables.prompts import Prompt
+
+N = 40
+FIRST, SECOND = (
+    ["paris", "rome", "oslo", "lima", "cairo"],
+    ["king", "lake", "port", "san", "north", "south", "east", "west"],
+)
+TEXTS = [f"{a} {b}" for a in FIRST for b in SECOND]
+POINT = "blocks.0.hook_resid_post"
+SHUFFLED = np.random.default_rng(1).permutation(N)
+
+
+@pytest.fixture(scope="module")
+def X() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(N, 6)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def table(X: np.ndarray) -> Table:
+    return Table(pd.DataFrame({"w": TEXTS, "y": X @ np.arange(6.0)}), text="w", target="y")
+
+
+@pytest.fixture(scope="module")
+def captured(load_tiny) -> Activations:
+    return capture(load_tiny(), TEXTS, layers=[0])
+
+
+def shuffled(X: np.ndarray, order: np.ndarray) -> Activations:
+    return Activations.from_tensors({POINT: X[order]}, texts=[TEXTS[i] for i in order])
+
+
+def test_the_right_rows_are_compared_and_predict(X: np.ndarray, table: Table) -> None:
+    findings = sweep(Activations.from_tensors({POINT: X}, texts=TEXTS), table, draws=20)
+    assert findings.verdict.score > 0.99
+    assert findings.provenance["pairing"] == COMPARED
+    assert "by place" not in findings.summary()
+
+
+def test_rows_in_another_order_are_refused_and_the_first_is_named(X: np.ndarray, table: Table) -> None:
+    order = np.arange(N)
+    order[[5, 9]] = 9, 5
+    with pytest.raises(AlignmentError, match=r"row 5 is of another text than row 5 .*'rome king'.*another"):
+        sweep(shuffled(X, order), table)
+    with pytest.raises(AlignmentError, match="another order"):
+        sweep(shuffled(X, SHUFFLED), table)
+
+
+def test_fewer_rows_more_rows_and_other_texts(X: np.ndarray, table: Table, load_tiny) -> None:
+    kept = np.delete(np.arange(N), [3, 20])
+    with pytest.raises(AlignmentError, match=r"row 3 .*some of its texts.*capture table\.texts"):
+        sweep(shuffled(X, kept), table)
+    with pytest.raises(AlignmentError, match=r"38 inputs, table 'table' has 40 rows"):
+        sweep(Activations.from_tensors({POINT: X[kept]}), table)
+    more = np.concatenate([X, X[:1]])
+    with pytest.raises(AlignmentError, match=r"row 40 .*which has 40 rows"):
+        sweep(Activations.from_tensors({POINT: more}, texts=[*TEXTS, TEXTS[0]]), table)
+    with pytest.raises(AlignmentError, match="come from 41 texts, table 'table' has 40 rows"):
+        sweep(Activations.from_tensors({POINT: more}), table)
+    with pytest.raises(AlignmentError, match="1 of the rows are of none of its texts"):
+        sweep(Activations.from_tensors({POINT: X}, texts=["berlin", *TEXTS[1:]]), table)
+    with pytest.raises(AlignmentError, match="row 3 is of another text"):
+        sweep(capture(load_tiny(), [TEXTS[i] for i in kept], layers=[0]), table)
+
+
+def test_a_selection_keeps_its_texts(captured: Activations, table: Table) -> None:
+    source, how = paired_rows(captured.select(rows=SHUFFLED[:30]), table)
+    assert (source == SHUFFLED[:30]).all()
+    assert how == COMPARED
+    with pytest.raises(AlignmentError, match="row 0 is of another text"):
+        problem_of(captured, table.take(SHUFFLED))
+
+
+def test_stores_and_files_keep_them(captured: Activations, table: Table, tmp_path, load_tiny) -> None:
+    captured.save(tmp_path / "saved")
+    for acts in (
+        Activations.load(tmp_path / "saved"),
+        Store(tmp_path / "saved"),
+        capture(load_tiny(), TEXTS, layers=[0], store=tmp_path / "store"),
+    ):
+        assert paired_rows(acts, table)[1] == COMPARED
+        with pytest.raises(AlignmentError, match="another order"):
+            sweep(acts, table.take(SHUFFLED))
+        said = acts.with_texts([TEXTS[i] for i in SHUFFLED])
+        assert paired_rows(said, table.take(SHUFFLED))[1] == COMPARED
+
+
+def test_token_rows_are_of_texts_that_are_said(load_tiny, table: Table) -> None:
+    ids = [load_tiny().to_tokens(text)[0].tolist() for text in TEXTS]
+    assert paired_rows(capture(load_tiny(), ids, layers=[0]), table)[1] == BY_PLACE
+    assert paired_rows(capture(load_tiny(), ids, layers=[0], texts=TEXTS), table)[1] == COMPARED
+    with pytest.raises(AlignmentError, match="39 inputs"):
+        sweep(capture(load_tiny(), ids[1:], layers=[0]), table)
+    with pytest.raises(ValueError, match="texts= has 39 entries for 40 inputs"):
+        capture(load_tiny(), ids, texts=TEXTS[1:])
+
+
+def test_findings_are_given_back_only_what_they_were_made_from(X: np.ndarray, table: Table) -> None:
+    acts, none = Activations.from_tensors({POINT: X}, texts=TEXTS), baselines(None, table)
+    findings = sweep(acts, table, none, draws=20)
+    findings.with_material(acts, table, none)
+    with pytest.raises(AlignmentError, match="another order"):
+        findings.with_material(shuffled(X, SHUFFLED), table, none)
+    with pytest.raises(TypeError, match=r"baselines is a Table; expected baselines: graticule\.baselines\("):
+        findings.with_material(acts, table, table)
+    with pytest.raises(TypeError, match="activations is a Table; expected Activations or a Store"):
+        findings.with_material(table, acts, none)
+
+
+def test_what_cannot_be_compared_is_said(X: np.ndarray, table: Table) -> None:
+    findings = sweep(Activations.from_tensors({POINT: X}), table, draws=20)
+    assert findings.provenance["pairing"] == BY_PLACE
+    assert "paired with the table by place" in findings.summary()
+
+
+def test_recorded_calls_count_on_where_their_texts_are_said(load_tiny, table: Table) -> None:
+    model = load_tiny()
+    batches = [TEXTS[i : i + 5] for i in range(0, N, 5)]  # all of one length
+    with record(model, layers=[0], pos=-1) as recording:
+        for batch in batches:
+            model(batch)
+    with pytest.raises(AlignmentError, match=r"8 calls were recorded.*record\(model, texts=table\.texts\)"):
+        sweep(recording.activations, table)
+    with record(model, layers=[0], pos=-1, texts=TEXTS) as recording:
+        for batch in batches:
+            model(batch)
+    acts = recording.activations
+    source, how = paired_rows(acts, table)
+    assert (source == np.arange(N)).all()
+    assert how == COMPARED
+    assert torch.allclose(acts["resid_post", 0], capture(model, TEXTS)["resid_post", 0], atol=1e-5)
+
+
+def test_a_cache_is_of_texts_that_are_said(load_tiny, table: Table) -> None:
+    _, cache = load_tiny().run_with_cache(TEXTS)
+    acts = Activations.from_cache(cache, points=[POINT], texts=TEXTS)
+    assert paired_rows(acts, table)[1] == COMPARED
+    assert paired_rows(Activations.from_cache(cache, points=[POINT]), table)[1] == BY_PLACE
+    with pytest.raises(AlignmentError, match="texts= has 39"):
+        Activations.from_cache(cache, points=[POINT], texts=TEXTS[1:])
+
+
+def series(values: np.ndarray) -> pd.Series:
+    return pd.Series(values, index=SHUFFLED)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda acts, table, v: sweep(acts, series(v), split=np.arange(N) % 4 == 0),
+        lambda acts, table, v: sweep(
+            acts, pd.DataFrame({"a": v}, index=SHUFFLED), split=np.arange(N) % 4 == 0
+        ),
+        lambda acts, table, v: sweep(acts, v, split=series(np.arange(N) % 4 == 0)),
+        lambda acts, table, v: sweep(acts, v, cluster=series(np.arange(N)), split=np.arange(N) % 4 == 0),
+        lambda acts, table, v: table.with_target(series(v)),
+        lambda acts, table, v: table.with_clusters(series(np.arange(N))),
+        lambda acts, table, v: Table.from_arrays(series(v), texts=TEXTS),
+        lambda acts, table, v: Table.from_arrays(v, texts=pd.Series(TEXTS, index=SHUFFLED)),
+        lambda acts, table, v: Table.from_arrays(series(v), texts=pd.Series(TEXTS)),
+        lambda acts, table, v: Table.from_arrays(v, texts=TEXTS, blocks={"b": series(v)}),
+        lambda acts, table, v: holdouts(sweep(acts, table, draws=20), by=series(np.arange(N) % 3)),
+    ],
+)
+def test_an_index_that_says_another_order_is_refused(captured, table, X, call) -> None:
+    from helpers import as_installed
+
+    with as_installed(), pytest.raises(ValueError, match=r"to_numpy\(\)") as caught:
+        call(captured, table, X[:, 0].astype(float))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_index_that_says_the_order_is_taken(captured, X) -> None:
+    y, split = X[:, 0].astype(float), np.arange(N) % 4 == 0
+    want = sweep(captured, y, split=split, draws=20).verdict
+    assert sweep(captured, pd.Series(y), split=pd.Series(split), draws=20).verdict == want
+    both = Table.from_arrays(series(y), texts=pd.Series(TEXTS, index=SHUFFLED))  # one order of both
+    assert (both.y[:, 0] == y).all()
+
+
+def test_captured_columns_stand_in_the_inputs_order(load_tiny) -> None:
+    frame = pd.DataFrame({"w": TEXTS, "n": np.arange(N)}, index=SHUFFLED)
+    acts = capture(load_tiny(), frame["w"], layers=[0], rows=frame)
+    assert acts.rows["n"].tolist() == list(range(N))
+    assert (acts.rows["text_digest"] == text_digests(TEXTS)).all()
+    with pytest.raises(ValueError, match="different indices"):
+        capture(load_tiny(), frame["w"], rows=frame.sort_index())
+
+
+def test_prompts_are_of_the_tables_texts(load_tiny, table: Table) -> None:
+    asked = {"bare": "", "cut": Prompt("cut", drop_last=True)}
+    made = graticule.prompts(load_tiny(), table, asked, layers=[0], twins=0, draws=20)
+    for findings in made.findings.values():
+        assert findings.provenance["pairing"] == COMPARED
+
+
+def test_a_digest_is_of_the_whole_text() -> None:
+    some = ["a", "a ", "A", "", "é", "e\u0301", "\ud800", "x" * 10_000, "x" * 10_001]
+    assert len(set(text_digests(some).tolist())) == len(some)
+    assert re.match("int64", str(text_digests(some).dtype))
