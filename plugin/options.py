@@ -26,7 +26,7 @@ class Checked(TyperCommand):
         Raises:
             ValueError: A number is outside its range; the option is named.
         """
-        for option, value in ctx.params.items():
+        for option, value in {str(k): v for k, v in ctx.params.items()}.items():
             argument = _SAME_AS.get(option, option)
             if argument in LIMITS and not isinstance(value, str):
                 try:
