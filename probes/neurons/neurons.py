@@ -27,6 +27,8 @@ from graticule.probes.neurons.scored import best_neurons, scatter_rows, search_o
 
 _AROUND = 2  # layers either side of the chosen one
 
+_OF_THE_MOMENT = ("versions", "captured_at", "seconds")
+
 
 @door(model=MODEL, findings=FINDINGS)
 def neurons(
@@ -134,7 +136,7 @@ def neurons(
         provenance={
             "model": model_identity(model),
             "table": dict(findings.provenance.get("table", {})),
-            "activations": {k: v for k, v in held.activations.provenance.items() if k != "versions"},
+            "activations": {k: v for k, v in held.activations.provenance.items() if k not in _OF_THE_MOMENT},
             "rotations": rotations,
             "permutations": permutations,
             "rows": rows,
