@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from graticule import gguf
-from graticule.agreement import DisagreementError, check_agreement, logits_of, probe_tokens
+from graticule.agreement import DisagreementError, Reference, probe_tokens
 from graticule.cache import note, was_noted
 from graticule.devices import device_named
 from graticule.hooks.artifact import library_versions
@@ -92,7 +92,9 @@ def load_model(
             A folder of that name in the working directory comes before a name.
         dtype: `"float32"`, `"bfloat16"` or `"float16"`, for weights and computation alike.
         device: where the model goes; by default, and for `"auto"`, CUDA where there is one, else the CPU.
-        verify: compare the logits of a short sequence with those of the Hugging Face model.
+        verify: compare logits with those of the Hugging Face model, on a short sequence and past every
+            length at which something sets in (windows, rotary tables) that can be run in seconds; the log
+            says what could not.
         revision: branch, tag or commit on the Hub.
         trust_remote_code: run Python code that comes with the model. Nothing asks for it meanwhile: without
             it a model that needs such code is refused.
@@ -159,13 +161,12 @@ def _from_folder(folder: Path, name: str, wishes: _Wishes, kept: bool = False) -
 
     With `kept` the folder lies in the cache, where it cannot change: it is verified once for these libraries.
     """
-    record = f"{folder.name} {wishes.dtype} {library_versions()}"
+    record = f"{folder.name} past its windows {wishes.dtype} {library_versions()}"
     check = wishes.verify and not (kept and was_noted(record))
     hf = wishes.original(folder)
     tokenizer = gguf.tokenizer_of(folder) if kept else read_tokenizer(folder, wishes.trust_remote_code)
-    tokens = probe_tokens(hf.config.get_text_config().vocab_size)
-    expected = logits_of(hf, tokens) if check else None
-    model, share = _hooked_or_bridge(hf, tokenizer, folder, name, wishes, tokens, expected)
+    reference = Reference.of(hf) if check else None
+    model, share = _hooked_or_bridge(hf, tokenizer, folder, name, wishes, reference)
     if share is not None:
         logger.info(
             "%s: logits as in the Hugging Face model (largest difference %.1e of the largest)", name, share
@@ -176,23 +177,23 @@ def _from_folder(folder: Path, name: str, wishes: _Wishes, kept: bool = False) -
 
 
 def _hooked_or_bridge(
-    hf: Any, tokenizer: Any, folder: Path, name: str, wishes: _Wishes, tokens: Any, expected: Any
+    hf: Any, tokenizer: Any, folder: Path, name: str, wishes: _Wishes, reference: Reference | None
 ) -> tuple[HookedModel, float | None]:
-    """The hooked model and, where `expected` logits are given, its largest relative difference from them."""
+    """The hooked model and, where a reference is given, its largest relative difference from it."""
     share, dtype = None, wishes.dtype
     try:
         model = _hooked(hf, tokenizer, name, dtype)
-        if expected is not None:
-            share = check_agreement(logits_of(model, tokens), expected, dtype, f"{name} as HookedTransformer")
+        if reference is not None:
+            share = reference.check(model, dtype, f"{name} as HookedTransformer")
         logger.info("%s: loaded as HookedTransformer", name)
         return model, share
     except NotConvertibleError as error:
         logger.info("%s: loaded as TransformerBridge, since %s", name, error)
     except DisagreementError as error:
         logger.warning("%s: loaded as TransformerBridge, since TransformerLens misreads it: %s", name, error)
-    model = _bridge(folder, tokenizer, name, wishes, tokens)
-    if expected is not None:
-        share = check_agreement(logits_of(model, tokens), expected, dtype, f"{name} as TransformerBridge")
+    model = _bridge(folder, tokenizer, name, wishes, probe_tokens(hf.config.get_text_config().vocab_size))
+    if reference is not None:
+        share = reference.check(model, dtype, f"{name} as TransformerBridge")
     return model, share
 
 
@@ -320,10 +321,7 @@ def _by_lens(name: str, wishes: _Wishes, hf: Any, options: dict[str, Any]) -> Ho
     """What TransformerLens itself makes of a name, compared with the Hugging Face model `hf` if given."""
     from transformer_lens import HookedTransformer
 
-    tokens = None
-    if hf is not None and wishes.verify:
-        tokens = probe_tokens(hf.config.get_text_config().vocab_size)
-    expected = logits_of(hf, tokens) if tokens is not None else None
+    reference = Reference.of(hf) if hf is not None and wishes.verify else None
     if wishes.trust_remote_code:
         options = {**options, "trust_remote_code": True}
     # it prints that it has loaded
@@ -331,8 +329,8 @@ def _by_lens(name: str, wishes: _Wishes, hf: Any, options: dict[str, Any]) -> Ho
         model = HookedTransformer.from_pretrained_no_processing(
             name, dtype=wishes.dtype, device="cpu", hf_model=hf, **options
         )
-    if tokens is not None and expected is not None:
-        check_agreement(logits_of(model, tokens), expected, wishes.dtype, name)
+    if reference is not None:
+        reference.check(model, wishes.dtype, name)
     return model
 
 
