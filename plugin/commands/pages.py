@@ -20,14 +20,20 @@ def report(
     \b
     Example:  graticule report graticule-demo
     """
+    from graticule.report.page import write_page
+    from graticule.results import load_result, whole
+
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder} is no folder: name what 'graticule probe', 'study' or 'demo' wrote"
+        )
     if (folder / "study.json").is_file():
         from graticule.studies.result import Study
 
-        o.say(f"The pages: {Study.load(folder).report(folder / 'report.html')}")
+        with whole(folder):
+            saved = Study.load(folder)
+        o.say(f"The pages: {saved.report(folder / 'report.html')}")
         return
-    from graticule.report.page import write_page
-    from graticule.results import load_result
-
     here = [p.parent for name in ("findings.json", "manifest.json") for p in folder.glob(name)]
     here = here or sorted(p.parent for p in folder.glob("*/findings.json"))
     if not here:

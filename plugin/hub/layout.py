@@ -11,6 +11,7 @@ from graticule.hooks.artifact import read_json
 from graticule.hub.checks import check_id
 from graticule.hub.outgoing import own_file, own_folders, own_tree
 from graticule.hub.subject import Subject, from_object, probe_in, sae_in
+from graticule.results import whole
 
 if TYPE_CHECKING:
     from graticule.probes.estimators.ridge import RidgeProbe
@@ -60,7 +61,8 @@ def _from_path(path: Path, wanted: str | None) -> list[Subject]:
         from graticule.probes.findings import Findings
 
         own_tree(path)
-        return [from_object(Findings.load(path), wanted)]
+        with whole(path):
+            return [from_object(Findings.load(path), wanted)]
     if found := _one(path, wanted):
         return found
     several = [replace(s, id=check_id(p.name)) for p in own_folders(path) for s in _one(p, None)]
@@ -76,6 +78,11 @@ def _from_path(path: Path, wanted: str | None) -> list[Subject]:
 
 def _one(path: Path, name: str | None) -> list[Subject]:
     """The SAE or probe in `path`, in a list; an empty one if there is none."""
+    with whole(path):
+        return _either(path, name)
+
+
+def _either(path: Path, name: str | None) -> list[Subject]:
     state = read_json(told).get("state", "complete") if (told := own_file(path, "run.json")) else "complete"
     if state != "complete":
         raise ValueError(f"{path} is not finished (state {state!r}): run the same training again, it goes on")

@@ -6,7 +6,7 @@ import logging
 import re
 import warnings
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -186,8 +186,10 @@ class Hub:
         self.state = f"{self.repo} is public and whole"
 
     def unmark(self) -> None:
-        """Take the mark of an unfinished push away."""
-        with self._told("taking the mark of the unfinished push away"):
+        """Take the mark of an unfinished push away, unless a push beside this one has."""
+        from huggingface_hub.errors import RevisionNotFoundError
+
+        with self._told("taking the mark of the unfinished push away"), suppress(RevisionNotFoundError):
             self._api.delete_branch(self.repo, branch=UNFINISHED)
 
     @contextmanager

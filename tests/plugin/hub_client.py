@@ -33,6 +33,7 @@ from graticule.hub import push
 ENDPOINT = os.environ["HF_ENDPOINT"]
 FOLDER = Path(sys.argv[1])
 TOLD: dict[str, dict] = {}
+HOOK, OTHER = "blocks.3.hook_resid_post", "blocks.7.hook_mlp_out"
 
 
 def server(faults: dict | None = None) -> dict:
@@ -79,6 +80,30 @@ def killed(*arguments: str) -> None:
         _, status = os.waitpid(child, 0)
     state = server({})
     TOLD["killed"] = {"code": status, "held": held, "repos": state["repos"]}
+
+
+def together(repo: str, *commands: list[str]) -> None:
+    """Several commands at the same time, each in a child of its own."""
+    server({})
+    children = {}
+    for k, arguments in enumerate(commands):
+        child = os.fork()
+        if child == 0:
+            code = 99
+            with (
+                contextlib.suppress(BaseException),
+                open(FOLDER / f"{k}.err", "w") as err,
+                contextlib.redirect_stderr(err),
+                contextlib.redirect_stdout(err),
+            ):
+                code = main(arguments)
+            os._exit(code)
+        children[child] = k
+    codes = [0] * len(commands)
+    for child, k in children.items():
+        codes[k] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    said = [(FOLDER / f"{k}.err").read_text() for k in range(len(commands))]
+    TOLD[f"together, {repo}"] = {"codes": codes, "said": said, "repos": server({})["repos"]}
 
 
 def metadata(hook: str) -> dict:
@@ -161,6 +186,11 @@ def go() -> None:
     step("corrupt in public", "push", plain, "--repo", "user/e", faults={"corrupt": "cfg.json"})
     killed(*to, "user/f")
     step("killed, again", *to, "user/f")
+    for repo in ("user/i", "user/j", "user/k"):
+        together(repo, ["push", run, "--repo", repo], ["push", run, "--repo", repo])
+        step(f"together, again, {repo}", "push", run, "--repo", repo)
+    together("user/l", ["push", run, "--repo", "user/l"], ["push", plain, "--repo", "user/l"])
+    step("together, again, user/l", call=lambda: push({HOOK: run, OTHER: plain}, "user/l"))
     step("call", call=lambda: push({"x": run, "y": plain}, "user/g", base_model="openai-community/gpt2"))
 
 

@@ -319,3 +319,56 @@ def test_a_push_writes_nothing_here(tmp_path, monkeypatch):
         done = push({"a": RidgeProbe.load(folder), "b": folder}, "user/x", dry_run=True)
     assert {path for path, _ in done.files} >= {"a/probe.safetensors", "b/verdict.json"}
     assert sorted(p.name for p in tmp_path.rglob("*")) == before
+
+
+def test_damaged_folders_are_refused_in_one_line(tmp_path, capsys):
+    """Every key of every file taken out, or of another kind: `report` and `push` name the folder."""
+    from graticule import sweep
+    from graticule.sims.planted import planted
+
+    world = planted(n_rows=300, width=8, n_layers=1)
+    saved = tmp_path / "findings"
+    sweep(world.activations, world.table, world.baselines, progress=False).save(saved)
+    run = run_folder(tmp_path / "run")
+    tried = refused = 0
+    for folder in (saved, run):
+        for file in sorted(folder.rglob("*.json")):
+            whole = file.read_text()
+            for key in json.loads(whole):
+                for value in ("absent", [1]):
+                    words = json.loads(whole)
+                    if value == "absent":
+                        del words[key]
+                    else:
+                        words[key] = value
+                    file.write_text(json.dumps(words))
+                    code = main(["push", str(folder), "--repo", "user/x", "--dry-run"])
+                    code = max(
+                        code, main(["report", str(folder)]) if folder == saved and value == "absent" else 0
+                    )
+                    said = capsys.readouterr().err.strip()
+                    tried, refused = tried + 1, refused + (code == 2)
+                    if code:
+                        assert code == 2
+                        for line in said.splitlines():
+                            named = any(
+                                n in line for n in (str(folder), "blocks.0.hook", "sae_id=", "SAELens cannot")
+                            )
+                            assert named, (file, key, value, said)
+            file.write_text(whole)
+    assert tried > 40
+    assert refused > 20
+
+
+def test_folders_that_hold_nothing_are_told(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "manifest.json").write_text('{"kind": ["findings"]}')
+    for name in ("empty", "file", "odd", "nowhere"):
+        for command in (["report"], ["push", "--repo", "user/x", "--dry-run"]):
+            assert main([*command, str(tmp_path / name)]) == 2
+            said = capsys.readouterr().err
+            assert str(tmp_path / name) in said
+            assert len(said.strip().splitlines()) == 1
+            assert "Error" not in said

@@ -27,6 +27,8 @@ RUN = {
     "sparsity.safetensors",
 }
 
+PLAIN = {"cfg.json", "sae_weights.safetensors"}
+
 
 def environment(endpoint: str, home: Path, **more: str) -> dict[str, str]:
     return {
@@ -238,6 +240,25 @@ class TestInterrupted:
         assert step["code"] == 2
         assert "changed meanwhile" in step["err"]
         assert step["repos"]["user/d"]["messages"][-1] == "somebody else"
+
+
+class TestTogether:
+    @pytest.mark.parametrize("repo", ["user/i", "user/j", "user/k", "user/l"])
+    def test_two_pushes_at_once_leave_a_whole_repository(self, told, repo):
+        """One wins; the other wins too or says in one line that somebody was faster, and can be run again."""
+        step, again = told[f"together, {repo}"], ok(told[f"together, again, {repo}"])
+        assert 0 in step["codes"], step["said"]
+        for code, said in zip(step["codes"], step["said"], strict=True):
+            assert code in (0, 2)
+            lost = [line for line in said.splitlines() if line.startswith("graticule:")]
+            assert len(lost) == (code == 2)
+            assert code == 0 or "run the same command again" in lost[0], lost
+        stands = again["repos"][repo]
+        assert not stands["private"]
+        assert set(stands["branches"]) == {"main"}
+        assert under(stands["files"]["main"], HOOK) == RUN
+        if repo == "user/l":
+            assert under(stands["files"]["main"], "blocks.7.hook_mlp_out") == PLAIN
 
 
 class TestReadBack:

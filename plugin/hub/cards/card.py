@@ -19,6 +19,7 @@ from graticule.hub.checks import check_licence
 from graticule.hub.facts import ProbeFacts, SaeFacts
 from graticule.hub.remote import MAIN
 from graticule.hub.subject import Subject
+from graticule.results import whole
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
@@ -55,7 +56,9 @@ def card(
     text = old.text if old is not None else f"\n# {markdown.text(repo.split('/')[1])}\n\n"
     known = str(front.license) if front.license else None
     for subject in subjects:
-        text = _put(text, subject.id, *_part(repo, subject, revision, known))
+        with whole(subject.id):
+            line, part = _part(repo, subject, revision, known)
+        text = _put(text, subject.id, line, part)
     text = _listed(text)
     made = f"---\n{front.to_yaml()}\n---\n{text}"
     return str(ModelCard(made))  # the Hub's own class reads it: what it cannot read is not pushed
