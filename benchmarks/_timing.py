@@ -56,11 +56,14 @@ def machine() -> dict[str, Any]:
     import numpy as np
     import torch
 
+    from graticule.hooks.processor import described
+
     return {
         "cores": os.cpu_count(),
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "numpy": np.__version__,
         "platform": platform.platform(),
+        "processor": described(),
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,

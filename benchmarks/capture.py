@@ -23,6 +23,7 @@ from _timing import measure, medians, parser, show, write
 
 import graticule
 from graticule.gguf import folder_of_packaged
+from graticule.hooks.processor import described
 from graticule.hooks.tokens import batches, tokenize
 
 BUDGET = 1024
@@ -154,7 +155,7 @@ def main() -> None:
         {"run": k, "names/s": r, "× run_with_cache": r / reference, "× bare forward": r / bare}
         for k, r in rates.items()
     ]
-    show(rows, f"{len(names)} names ({len(few)} for slow runs), last token, 18 layers")
+    show(rows, f"{len(names)} names ({len(few)} for slow runs), last token, 18 layers, {described()}")
     write(args.json, figures)
 
 

@@ -27,6 +27,7 @@ from sae_lens.config import SAETrainerConfig
 from sae_lens.registry import get_sae_training_class
 
 import graticule.saes.architectures  # noqa: F401 registers `bricken`
+from graticule.hooks.processor import described
 from graticule.saes.steps.step import fast_step, make_optimizer
 
 LR = 3e-4
@@ -63,7 +64,7 @@ def main() -> None:
     for name in args.architectures:
         figures[name] = compare(name, args, batches)
         rows += [{"architecture": name, "variant": variant, **line} for variant, line in table(figures[name])]
-    title = f"d_in {args.d_in}, d_sae {args.d_sae}, batch {args.batch}, k {args.k}, {args.device}"
+    title = f"d_in {args.d_in}, d_sae {args.d_sae}, batch {args.batch}, k {args.k}, {described(args.device)}"
     show(rows, title)
     print("ratio: tokens/s over SAELens's in float32. loss off: largest |ours / SAELens's - 1| on the curve.")
     settings = {key: value for key, value in vars(args).items() if key != "json"}

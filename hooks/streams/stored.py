@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from graticule.hooks.activations import Activations, wanted_names
+from graticule.hooks.artifact import ArtifactError
 from graticule.hooks.finite import finite
 from graticule.hooks.points import PointError
 from graticule.hooks.store import Store
@@ -156,8 +157,15 @@ class StoreStream(BaseStream):
 
     def _read(self, point: str, index: np.ndarray) -> Tensor:
         if isinstance(self.store, Store):
-            return self.store.gather(point, index)
-        return torch.index_select(self.store[point], 0, torch.from_numpy(index.astype(np.int64)))
+            rows = self.store.gather(point, index)
+        else:
+            rows = torch.index_select(self.store[point], 0, torch.from_numpy(index.astype(np.int64)))
+        if rows.shape[1] != self.widths[point]:
+            raise ArtifactError(
+                f"{point}: rows are {rows.shape[1]} wide, not {self.widths[point]} as the manifest says; "
+                "capture again"
+            )
+        return rows
 
     def _mean_norms(self) -> dict[str, float]:
         chosen = self._rows

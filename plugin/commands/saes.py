@@ -141,7 +141,7 @@ def train(
     ] = "geometric_median",
     dtype: Annotated[str, typer.Option(help="The model's: float32, bfloat16 or float16.")] = "float32",
     compute_dtype: Annotated[
-        str, typer.Option(help="Of the SAE's dense products: float32 or bfloat16.")
+        str, typer.Option(help="Of the SAE's dense products: float32, bfloat16, or auto (the faster).")
     ] = "float32",
     device: o.Device = None,
     seed: Annotated[int, typer.Option(help="Seed of weights, shuffling and resampling.")] = 0,
@@ -171,14 +171,13 @@ def train(
         raise ValueError("--model needs --corpus, --hook-name and --tokens")
     import graticule
     from graticule import saes
+    from graticule.saes.training.call import call_words, check_call
     from graticule.saes.training.settings import Optimisation
 
     options: dict[str, Any] = {"tokens_per_context": tokens_per_context, "buffer_tokens": buffer_tokens}
     options = {name: value for name, value in options.items() if value is not None}
     options["max_norm"] = a.read_max_norm(max_norm)
-    source: Any = store
     if model is not None:
-        source = graticule.load_model(model, dtype=dtype, device=device)
         options["column"] = text_column
     fixed = {"architecture": architecture}
     if normalize != "none":
@@ -191,25 +190,29 @@ def train(
         sparsity_warm_up_steps=sparsity_warm_up_steps,
         b_dec_init_method=start,
     )
+    asked: dict[str, Any] = {
+        "config": combinations(fixed, {"d_sae": d_sae, "k": k, "l1": l1}),
+        "hook_name": hook_name or None,
+        "corpus": corpus,
+        "n_tokens": tokens,
+        "batch_size": batch_size,
+        "context_size": context_size,
+        "epochs": epochs,
+        "stream": options,
+        "optimisation": how,
+        "resampling": read_resampling(resample_steps, resample_tokens, resample_subtract_bias),
+        "compute_dtype": compute_dtype,
+        "seed": seed,
+    }
+    check_call(out, call_words(**asked))
     run = saes.train(
-        source,
-        config=combinations(fixed, {"d_sae": d_sae, "k": k, "l1": l1}),
-        hook_name=hook_name or None,
-        corpus=corpus,
+        store if model is None else graticule.load_model(model, dtype=dtype, device=device),
         out=out,
-        n_tokens=tokens,
-        batch_size=batch_size,
-        context_size=context_size,
-        epochs=epochs,
-        stream=options,
-        optimisation=how,
-        resampling=read_resampling(resample_steps, resample_tokens, resample_subtract_bias),
-        compute_dtype=compute_dtype,
         device=device,
-        seed=seed,
         checkpoint_minutes=checkpoint_minutes,
         logger=_logger(wandb),
         progress=True,
+        **asked,
     )
     folders = [one.sae_folder for one in (run.parts or {"": run}).values()]
     o.say(f"{run.summary()}\nFor SAELens: {', '.join(map(str, folders))}")

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from graticule.hooks.finite import finite
+
 _CHUNK_CELLS = 1 << 22  # cluster weights held at once (32 MiB)
 
 
@@ -41,6 +43,7 @@ def cluster_sums(
     for name, pred in predictions.items():
         if pred.shape != y.shape:
             raise ValueError(f"predictions of {name!r} have shape {pred.shape}, y has {y.shape}")
+        finite(f"predictions of {name!r}", pred, lambda row: f"in row {row} of those scored")
     _, codes = np.unique(clusters, return_inverse=True)
     centred = y - y.mean(axis=0)
     return ClusterSums(

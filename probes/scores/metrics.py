@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float
 
+from graticule.hooks.finite import finite
 from graticule.probes.scores.geo import haversine_km, proximity_error, proximity_error_1d
 from graticule.probes.scores.ties import ranks
 
@@ -39,7 +40,7 @@ def r2(
 
     A target that is constant over the scored rows has no R²: NaN, where scikit-learn says 0 or 1.
     """
-    _need_rows(y)
+    _check(y, pred)
     total = np.square(y - y.mean(axis=0)).sum(axis=0)
     error = np.square(y - pred).sum(axis=0)
     varied = np.ptp(y, axis=0) > 0
@@ -55,7 +56,7 @@ def pearson(
     y: Float[np.ndarray, "row target"], pred: Float[np.ndarray, "row target"]
 ) -> Float[np.ndarray, " target"]:
     """Pearson correlation of every target; NaN where either side is constant."""
-    _need_rows(y)
+    _check(y, pred)
     varied = (np.ptp(y, axis=0) > 0) & (np.ptp(pred, axis=0) > 0)
     y, pred = y - y.mean(axis=0), pred - pred.mean(axis=0)
     scale = np.sqrt(np.square(y).sum(axis=0) * np.square(pred).sum(axis=0))
@@ -73,7 +74,7 @@ def mae(
     y: Float[np.ndarray, "row target"], pred: Float[np.ndarray, "row target"]
 ) -> Float[np.ndarray, " target"]:
     """Mean absolute error of every target, in its own unit."""
-    _need_rows(y)
+    _check(y, pred)
     return np.abs(y - pred).mean(axis=0)
 
 
@@ -84,7 +85,7 @@ def auroc(
 
     The mean over the columns is the macro one-vs-rest score. NaN where a column holds one class only.
     """
-    _need_rows(y)
+    _check(y, scores)
     positive = y > 0.5
     count = positive.sum(axis=0).astype(np.float64)
     pairs = count * (len(y) - count)
@@ -95,7 +96,7 @@ def auroc(
 
 def accuracy(y: Float[np.ndarray, "row target"], scores: Float[np.ndarray, "row target"]) -> float:
     """Share of rows put in the right class: one column is cut at .5, several by their largest score."""
-    _need_rows(y)
+    _check(y, scores)
     if y.shape[1] == 1:
         return float(((scores > 0.5) == (y > 0.5)).mean())
     return float((scores.argmax(axis=1) == y.argmax(axis=1)).mean())
@@ -115,7 +116,7 @@ def probabilities(
 
 def log_loss(y: Float[np.ndarray, "row target"], scores: Float[np.ndarray, "row target"]) -> float:
     """Mean negative log probability (nats) of the true class under :func:`probabilities`."""
-    _need_rows(y)
+    _check(y, scores)
     truth = (y[:, 0] > 0.5).astype(np.int64) if y.shape[1] == 1 else y.argmax(axis=1)
     return float(-np.log(probabilities(scores)[np.arange(len(y)), truth]).mean())
 
@@ -175,6 +176,10 @@ def _named(names: Sequence[str], values: np.ndarray) -> dict[str, float]:
     return {name: float(value) for name, value in zip(names, values, strict=True)}
 
 
-def _need_rows(y: np.ndarray) -> None:
+def _check(y: np.ndarray, pred: np.ndarray) -> None:
+    """**Raises** `ValueError` without rows, `NonFiniteError` for targets or predictions that are no numbers:
+    a class is not chosen, and a target not left out, because of a NaN."""
     if len(y) == 0:
         raise ValueError("no rows to score: the split is empty")
+    finite("targets", y, lambda row: f"in row {row} of those scored")
+    finite("predictions", pred, lambda row: f"in row {row} of those scored")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
+from graticule.hooks.finite import finite
 from graticule.probes.geometry import Metric, covariance, root
 from graticule.sims.contexts import UNKNOWN
 from graticule.sims.theorems.checks import JIANG, PARK, Check, largest
@@ -59,7 +60,8 @@ def orthogonality(tables: Tables) -> Float[np.ndarray, "m m"]:
             if i == j or not len(held):
                 continue
             products = (tables.f[held] - tables.f[without]) @ vectors.T
-            out[i, j] = np.abs(products[tables.agrees(held, tokens, ignoring=i)]).max()
+            agreeing = products[tables.agrees(held, tokens, ignoring=i)]
+            out[i, j] = np.abs(finite(f"inner products of concepts {i} and {j}", agreeing)).max()
     return out
 
 

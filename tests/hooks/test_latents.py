@@ -171,3 +171,17 @@ def test_an_sae_whose_latents_depend_on_the_batch_is_refused(acts):
     cls, config = get_sae_training_class("batchtopk")
     with pytest.raises(ValueError, match="save_inference_model"):
         acts.encode(cls(config(d_in=WIDTH, d_sae=D_SAE, k=4)), POINT)
+
+
+def test_folders_and_runs_are_encoded_as_the_saes_they_hold(acts, tmp_path):
+    from types import SimpleNamespace
+
+    sae = make("topk")
+    sae.save_model(tmp_path / "sae")
+    expected = acts.encode(sae).values.toarray()
+    for given in (tmp_path / "sae", str(tmp_path), SimpleNamespace(path=tmp_path)):
+        assert np.allclose(acts.encode(given).values.toarray(), expected, atol=1e-6)
+    with pytest.raises(FileNotFoundError, match="holds no SAELens SAE"):
+        acts.encode(tmp_path / "nothing")
+    with pytest.raises(TypeError, match="dict is no SAE: give a SAELens SAE, its folder, or"):
+        acts.encode({})

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from graticule.hooks.artifact import read_json
+from graticule.hooks.artifact import ArtifactError, read_json
 from graticule.hooks.finite import NonFiniteError
 from graticule.hooks.sae_folders import find_sae
 from graticule.saes.evaluation import arms
@@ -395,6 +395,87 @@ def test_what_cannot_be_evaluated_is_refused(model, tokens, tmp_path):
         evaluate(model, make(kind="transcoder", d_out=32, apply_b_dec_to_input=False), tokens)
     with pytest.raises(ValueError, match="does not fill one context"):
         evaluate(model, make(), ["the city"])
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        ({"model_name": "pythia-70m"}, "was trained on pythia-70m, and is measured on"),
+        (
+            {"hook_name": "blocks.2.hook_resid_post"},
+            "trained at blocks.2.hook_resid_post, and is measured at",
+        ),
+        ({"graticule": {"model": {"dtype": "float32", "digest": "0" * 16}}}, "are they the same model"),
+    ],
+)
+def test_an_sae_of_another_model_or_point_is_warned_of(model, tokens, caplog, metadata, words):
+    evaluate(model, make(metadata=metadata), tokens, hook_name=RESIDUAL, losses=False)
+    assert words in caplog.text
+
+
+def test_an_sae_at_home_is_not_warned_of(model, tokens, caplog):
+    from graticule.hooks.identity import model_identity
+
+    own = model_identity(model)
+    for metadata in ({}, {"model_name": own["name"]}, {"model_name": "other", "graticule": {"model": own}}):
+        evaluate(model, make(metadata=metadata), tokens, losses=False)
+    assert not caplog.text
+
+
+def cut(folder):
+    weights = folder / "sae_weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-50])
+
+
+def nan(folder):
+    from safetensors.torch import load_file, save_file
+
+    held = load_file(folder / "sae_weights.safetensors")
+    held["W_dec"][3, 5] = float("nan")
+    save_file(held, folder / "sae_weights.safetensors")
+
+
+def without(name):
+    def change(folder):
+        cfg = json.loads((folder / "cfg.json").read_text())
+        del cfg[name]
+        (folder / "cfg.json").write_text(json.dumps(cfg))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (cut, "holds no whole SAE"),
+        (nan, "W_dec: 1 non-finite entries.*copy the SAE again"),
+        (lambda folder: (folder / "sae_weights.safetensors").unlink(), "holds no whole SAE"),
+        (lambda folder: (folder / "cfg.json").write_text("{"), "holds no whole SAE .*no whole JSON"),
+        (without("d_in"), "holds no whole SAE .*d_in"),
+        (without("d_sae"), "holds no whole SAE .*d_sae"),
+        (without("architecture"), "holds no whole SAE"),
+    ],
+)
+def test_damaged_folders_are_told_in_one_line(tmp_path, damage, words):
+    folder = tmp_path / "sae"
+    make().save_model(folder)
+    assert find_sae(folder).run is None and find_sae(tmp_path).run == tmp_path
+    damage(folder)
+    for given in (folder, tmp_path):
+        with pytest.raises(ValueError, match=words) as error:
+            find_sae(given)
+        assert "\n" not in str(error.value) and str(folder) in str(error.value)
+
+
+def test_folders_without_one_sae_say_which_there_are(tmp_path):
+    for name in ("a", "b"):
+        make().save_model(tmp_path / "many" / name / "sae")
+    with pytest.raises(FileNotFoundError, match=r"several SAEs: give one of them, .*many/a"):
+        find_sae(tmp_path / "many")
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "run.json").write_text("{}")
+    with pytest.raises(ArtifactError, match="a run that is not complete: run the same training again"):
+        find_sae(tmp_path / "begun")
 
 
 def test_rows_far_longer_than_others_are_told_of_and_left_out_as_in_training(model, tokens, caplog):

@@ -369,11 +369,11 @@ def test_a_run_of_another_request_is_refused(acts, tmp_path):
         return saes.train(acts, hook_name=POINTS[0], out=tmp_path / "run", **given)
 
     go()
-    with pytest.raises(ValueError, match=r"another request \(sae\.k: 4 → 5\)"):
+    with pytest.raises(ValueError, match=r"another request \(config\.k: 4 → 5\)"):
         go(config={**TOPK, "k": 5})
     with pytest.raises(ValueError, match="seed: 0 → 1"):
         go(seed=1)
-    with pytest.raises(ValueError, match="total_training_samples: 256 → 320"):
+    with pytest.raises(ValueError, match="n_tokens: 256 → 320"):
         go(n_tokens=5 * BATCH)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").write_text("mine")
@@ -634,3 +634,69 @@ def test_settings_that_cannot_be_are_refused_in_one_line(acts, tmp_path, change,
     with as_installed(), pytest.raises(ValueError, match=words) as error:
         saes.train(given.pop("source"), out=tmp_path / "run", **given)
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
+
+
+def test_a_run_that_takes_few_steps_or_learns_nothing_says_so(acts, tmp_path, caplog):
+    poor = {"config": {**TOPK, "lr": 1e-6, "b_dec_init_method": "zeros"}, "batch_size": 256}
+    few = saes.train(acts, hook_name=POINTS[0], out=tmp_path / "few", **poor)
+    assert "16 steps of 256 rows: a dictionary learns little in less than 500" in caplog.text
+    words = "it explains less than the rows' mean does"
+    assert few.history["explained_variance"].iloc[-1] < 0
+    assert words in caplog.text and words in few.summary()
+    caplog.clear()
+    rich = {"config": {**TOPK, "lr": 3e-3}, "batch_size": BATCH, "epochs": 8}
+    good = saes.train(acts, hook_name=POINTS[0], out=tmp_path / "good", **rich)
+    assert good.history["explained_variance"].iloc[-1] > 0
+    assert words not in caplog.text and words not in good.summary() and "steps of" not in caplog.text
+
+
+def test_interrupted_before_the_first_step_nothing_is_said_to_be_kept(acts, tmp_path, caplog):
+    class Interrupted(StoreStream):
+        def sample(self, n, seed=0):
+            raise KeyboardInterrupt
+
+    given = {"config": TOPK, "out": tmp_path / "run", "n_tokens": 4 * BATCH}
+    with pytest.raises(KeyboardInterrupt):
+        saes.train(Interrupted(acts, POINTS[0], BATCH), **given)
+    assert "interrupted before the first step: nothing was trained" in caplog.text
+    assert "checkpoint in" not in caplog.text
+    assert saes.train(StoreStream(acts, POINTS[0], BATCH), **given).state == "complete"
+
+
+def test_another_call_into_a_run_is_told_by_its_own_names_before_the_data_are_looked_at(acts, tmp_path):
+    given = {"hook_name": POINTS[0], "batch_size": BATCH, "epochs": 2, "seed": 3}
+    saes.train(acts, config=TOPK, out=tmp_path / "run", **given)
+
+    class Unread(StoreStream):
+        def __init__(self):
+            pass
+
+        points = widths = batch_size = property(lambda self: pytest.fail("the data were looked at"))
+
+    for change, words in (
+        ({"seed": 4}, "seed: 3 → 4"),
+        ({"batch_size": 32}, "batch_size: 64 → 32"),
+        ({"config": {**TOPK, "k": 5}}, r"config\.k: 4 → 5"),
+        ({"epochs": 1, "seed": 1}, "epochs: 2 → 1; seed: 3 → 1"),
+    ):
+        with pytest.raises(ValueError, match=f"holds a run of another request .*{words}"):
+            saes.train(Unread(), **{"config": TOPK, "out": tmp_path / "run", **given, **change})
+    other = Activations.from_tensors({p: acts[p] + 1 for p in POINTS}, provenance={"inputs": "abc"})
+    with pytest.raises(ValueError, match="another request") as error:
+        saes.train(other, config=TOPK, out=tmp_path / "run", **given)
+    assert "abc" not in str(error.value) or "not set" in str(error.value)
+
+
+def test_computing_in_the_faster_type_is_chosen_or_warned_of(acts, tmp_path, caplog, monkeypatch):
+    from graticule.hooks import processor
+    from graticule.saes.training.settings import compute_type
+
+    for features, auto, warned in ((("amx_bf16",), torch.bfloat16, False), (("avx512_bf16",), None, True)):
+        monkeypatch.setattr(processor, "features", lambda features=features: features)
+        caplog.clear()
+        assert compute_type("auto") == auto
+        assert not caplog.text
+        assert compute_type("bfloat16") == torch.bfloat16
+        assert ("'float32' computes faster" in caplog.text) == warned
+    with pytest.raises(ValueError, match="or auto"):
+        compute_type("float8")

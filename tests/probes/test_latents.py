@@ -185,6 +185,16 @@ def test_test_rows_never_reach_the_choice(world, findings):
     assert np.array_equal(one.predictions, two.predictions)
 
 
+def test_a_folder_or_a_run_is_judged_as_the_sae_it_holds(world, findings, tmp_path):
+    sae = hand_made(world)
+    sae.save_model(tmp_path / "sae")
+    given = {"progress": False, "draws": 1}
+    one = latents(findings, sae, (1,), **given)
+    for there in (str(tmp_path / "sae"), tmp_path, {one.saes["sae"].iloc[0]: tmp_path}):
+        again = latents(findings, there, (1,), **given)
+        assert np.allclose(again.predictions, one.predictions, atol=1e-5)
+
+
 @pytest.mark.parametrize("sparse", [False, True])
 def test_all_latents_are_ridge_on_what_each_writes(world, findings, sparse, monkeypatch):
     if sparse:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+from graticule.hooks.finite import NonFiniteError
 from graticule.probes.scores import metrics
+from graticule.probes.scores.bootstrap import cluster_sums
 from graticule.probes.scores.geo import haversine_km, proximity_error, proximity_error_1d, unit_sphere
 
 
@@ -154,3 +156,27 @@ def test_score_has_the_entries_of_each_kind() -> None:
     assert category["log_loss"] == pytest.approx(-np.log(0.9))
     with pytest.raises(ValueError, match="2 columns"):
         metrics.score(y, pred, Targets("numeric", ("a",), (None,)))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    "name", ["r2", "mean_r2", "pearson", "spearman", "mae", "auroc", "accuracy", "log_loss"]
+)
+def test_predictions_that_are_no_numbers_have_no_score(name, bad):
+    """They would be the first class, or a target that is left out of the mean."""
+    y = np.tile([[1.0, 0.0], [0.0, 1.0]], (4, 1))
+    pred = y + 0.1
+    assert np.isfinite(getattr(metrics, name)(y, pred)).all()
+    for broken in ((y, np.where(np.arange(8)[:, None] == 3, bad, pred)), (np.where(pred > 1, bad, y), pred)):
+        if name == "spearman":
+            continue  # ranks are numbers whatever is ranked: `score` refuses before
+        with pytest.raises(NonFiniteError, match="non-finite entries, the first in row"):
+            getattr(metrics, name)(*broken)
+    with pytest.raises(NonFiniteError, match="predictions: 2 non-finite entries, the first in row 3"):
+        metrics.score(
+            y,
+            np.where(np.arange(8)[:, None] == 3, bad, pred),
+            Targets("categorical", ("a", "b"), (None, None)),
+        )
+    with pytest.raises(NonFiniteError, match="predictions of 'probe': 2 non-finite"):
+        cluster_sums(y, {"probe": np.where(np.arange(8)[:, None] == 3, bad, pred)}, np.arange(8))

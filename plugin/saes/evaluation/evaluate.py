@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from graticule.hooks.artifact import read_tensors, write_json
 from graticule.hooks.coders import SparseCoder, architecture, metadata
 from graticule.hooks.doors import MODEL, Kind, door
+from graticule.hooks.identity import model_identity
 from graticule.hooks.limits import LIMITS
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.session import undisturbed
@@ -28,7 +29,14 @@ from graticule.saes.evaluation.dictionary import dictionary
 from graticule.saes.evaluation.losses import LossSums, versions
 from graticule.saes.evaluation.result import SaeEvaluation
 from graticule.saes.evaluation.rows import Reconstruction, RowSums
-from graticule.saes.evaluation.sample import Sample, check_predictable, first_rows, provenance, take_sample
+from graticule.saes.evaluation.sample import (
+    Sample,
+    check_predictable,
+    first_rows,
+    provenance,
+    take_sample,
+    tell_if_foreign,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -94,6 +102,8 @@ def evaluate(
         )
     found = find_sae(sae)
     point = point_of(model, found, hook_name)
+    identity = model_identity(model)
+    tell_if_foreign(identity, found.sae, point)
     sample = take_sample(
         model,
         found.sae,
@@ -119,7 +129,7 @@ def evaluate(
         with tqdm(total=total, desc=f"evaluating at {point}", unit="context", disable=quiet) as bar:
             rows, held = _measure(route, coder, tokens, sample, bar, losses, limit)
             sums = _lose(route, coder, held, sample, rows.mean, bar) if losses else None
-    told = provenance(model, coder, sample)
+    told = provenance(identity, coder, sample)
     state, table = dictionary(coder.sae, rows.fired, rows.n_rows, training_density(found), seed)
     positions = rows.by_position()
     if sums is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +14,14 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from graticule.hooks.artifact import library_versions
-from graticule.hooks.coders import SparseCoder, metadata
-from graticule.hooks.identity import model_identity
+from graticule.hooks.coders import SparseCoder, hook_name, metadata
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.streams.contexts import contexts, special_ids
 from graticule.hooks.streams.corpora import Corpus
 from graticule.saes.evaluation.arms import Route, n_outputs
 from graticule.saes.evaluation.coder import Coder
+
+_log = logging.getLogger(__name__)
 
 _TOKENS = 1024  # a batch
 
@@ -99,11 +102,45 @@ def first_rows(route: Route, tokens: Int[Tensor, "context pos"], sample: Sample)
     return rows if len(rows) else flat.flatten(0, 1)
 
 
-def provenance(model: HookedModel, coder: Coder, sample: Sample) -> dict[str, Any]:
-    """What a result was taken from: SAE, model, contexts, versions."""
+def tell_if_foreign(model: Mapping[str, Any], sae: SparseCoder, point: str) -> None:
+    """Warn where the SAE's metadata names another model or hook point than it is measured on.
+
+    Args:
+        model: the model's identity.
+        sae: the SAE.
+        point: the hook point it is measured at.
+    """
+    made = metadata(sae, "graticule")
+    trained: Mapping[str, Any] = (made.get("model") or {}) if isinstance(made, Mapping) else {}
+    name = metadata(sae, "model_name")
+    if trained.get("dtype") == model["dtype"] and trained.get("digest"):
+        same = trained["digest"] == model["digest"]
+        words = "other weights" if name == model["name"] else f"{name}"
+    else:
+        same = name is None or _official(str(name)) == _official(str(model["name"]))
+        words = str(name)
+    if not same:
+        _log.warning(
+            "the SAE was trained on %s, and is measured on %s: are they the same model?", words, model["name"]
+        )
+    if (home := hook_name(sae)) is not None and home != point:
+        _log.warning("the SAE was trained at %s, and is measured at %s", home, point)
+
+
+def _official(name: str) -> str:
+    """A model's name as TransformerLens has it, without the owner: `gpt2-small` and `openai/gpt2` are one."""
+    from transformer_lens.loading_from_pretrained import get_official_model_name
+
+    with suppress(ValueError):
+        name = str(get_official_model_name(name))
+    return name.rstrip("/").rpartition("/")[2].lower()
+
+
+def provenance(model: Mapping[str, Any], coder: Coder, sample: Sample) -> dict[str, Any]:
+    """What a result was taken from: SAE, model (its identity), contexts, versions."""
     return {
         "sae": coder.describe(),
-        "model": model_identity(model),
+        "model": dict(model),
         "corpus": sample.corpus,
         "n_contexts": len(sample.tokens),
         "context_size": int(sample.tokens.shape[1]),

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from graticule.hooks.coders import SparseCoder
+from graticule.hooks.finite import finite
 from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
 from graticule.probes.unembedding import final_norm
@@ -82,7 +83,7 @@ def effect_table(
 ) -> pd.DataFrame:
     """The tokens that each latent raises and lowers most: `latent`, `sign` (1 or −1), `rank`, `token`,
     `token_id`, `effect`. Special and unused tokens are left out, as the paper drops rare ones."""
-    usable = effects.clone()
+    usable = finite("logit effects", effects, lambda row: f"of latent {latents[row]}").clone()
     usable[:, _unprintable(tokenizer, effects.shape[1])] = torch.nan
     lines: list[dict[str, Any]] = []
     for sign in (1, -1):

@@ -13,12 +13,13 @@ from tqdm.auto import tqdm
 
 from graticule.hooks.coders import metadata
 from graticule.hooks.doors import MODEL, door
+from graticule.hooks.identity import model_identity
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.session import undisturbed
 from graticule.hooks.sae_folders import find_sae
 from graticule.saes.evaluation.arms import Whole, to_device
 from graticule.saes.evaluation.coder import Coder, make_coder, point_of
-from graticule.saes.evaluation.sample import Sample, first_rows, provenance, take_sample
+from graticule.saes.evaluation.sample import Sample, first_rows, provenance, take_sample, tell_if_foreign
 from graticule.saes.features.effects import effect_table, logit_effects, residual_directions
 from graticule.saes.features.examples import TopExamples, example_table
 from graticule.saes.features.result import SaeFeatures
@@ -60,6 +61,8 @@ def examine(
     """
     found = find_sae(sae)
     point = point_of(model, found, hook_name)
+    identity = model_identity(model)
+    tell_if_foreign(identity, found.sae, point)
     sample = take_sample(
         model,
         found.sae,
@@ -80,7 +83,7 @@ def examine(
         directions = residual_directions(model, coder.sae, point, chosen.tolist(), head)
         effects = None if directions is None else logit_effects(model, directions)
     tokenizer: Any = getattr(model, "tokenizer", None)
-    told = provenance(model, coder, sample)
+    told = provenance(identity, coder, sample)
     n_rows = int(sample.kept.sum())
     if effects is None:
         _log.info("no logit effects: %s does not write to the residual stream, or there is no W_U", point)

@@ -12,6 +12,8 @@ from graticule.hooks.replacing import tidy
 KIND = "sae_run"
 FILE = "run.json"
 _SHOWN = 6
+_DIGESTS = ("digest", "inputs", "rows")
+_OTHER = "another one, though it may have the same name"
 
 
 def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -27,11 +29,20 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """`name: before → now` for every setting that two requests do not share."""
     old, new = dict(flat(json_ready(before))), dict(flat(json_ready(now)))
     names = [*old, *(name for name in new if name not in old)]
-    return [
-        f"{name}: {old.get(name, 'not set')} → {new.get(name, 'not set')}"
+    found = [
+        _difference(name, old.get(name, "not set"), new.get(name, "not set"))
         for name in names
         if old.get(name, "not set") != new.get(name, "not set")
     ]
+    return sorted(found, key=lambda words: words.endswith(_OTHER))  # settings first, contents after
+
+
+def _difference(name: str, before: Any, now: Any) -> str:
+    """`name: before → now`; of digests, which say nothing to people, what they are of."""
+    *path, last = name.split(".")
+    if last in _DIGESTS and "not set" not in (before, now):
+        return f"{'.'.join(path if last == 'digest' else [*path, last])}: {_OTHER}"
+    return f"{name}: {before} → {now}"
 
 
 def open_run(folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:

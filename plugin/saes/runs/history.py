@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -10,6 +10,17 @@ import torch
 
 INTEGERS = ("step", "tokens", "dead")
 """Columns of whole numbers."""
+
+
+LESS_THAN_MEAN = (
+    "it explains less than the rows' mean does: give more tokens, a smaller batch_size, or a larger lr"
+)
+
+
+def explained_late(variances: Sequence[float]) -> float:
+    """Mean explained variance of the last tenth of the logged steps; NaN where nothing was logged."""
+    last = variances[-max(1, len(variances) // 10) :]
+    return sum(last) / len(last) if len(last) else float("nan")
 
 
 class History:
@@ -22,6 +33,10 @@ class History:
     def add(self, line: Mapping[str, float]) -> None:
         """One logged step."""
         self.lines.append(dict(line))
+
+    def explained_late(self) -> float:
+        """Mean explained variance of the last tenth of the logged steps."""
+        return explained_late([line["explained_variance"] for line in self.lines])
 
     def table(self) -> pd.DataFrame:
         """A line a logged step; a loss term that came later is NaN before."""

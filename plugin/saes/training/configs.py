@@ -71,7 +71,7 @@ def sae_config(
         given["matryoshka_widths"] = sorted({w for w in (width // 8, width // 4, width // 2, width) if w})
     if name in ("topk", "abstopk") and not isinstance(given.get("k", 1), int):
         raise ValueError(f"k={given['k']}: {name} keeps a whole number of latents a row")
-    return _checked(kind(**given))
+    return kind(**given)
 
 
 def _checked(config: TrainingSAEConfig) -> TrainingSAEConfig:
@@ -99,14 +99,14 @@ def as_config(given: Any, d_in: int) -> TrainingSAEConfig:
             raise ValueError(f"the config's d_in is {given.d_in}, the hook point is {d_in} wide")
         return _checked(given)
     if isinstance(given, str):
-        return sae_config(given, d_in)
+        return _checked(sae_config(given, d_in))
     if isinstance(given, Mapping):
         settings = {str(key): value for key, value in given.items()}
         if "architecture" not in settings:
             raise ValueError(f"a config without 'architecture': {', '.join(settings)}")
         if settings.pop("d_in", d_in) != d_in:
             raise ValueError(f"the config's d_in is {given['d_in']}, the hook point is {d_in} wide")
-        return sae_config(settings.pop("architecture"), d_in, **settings)
+        return _checked(sae_config(settings.pop("architecture"), d_in, **settings))
     raise TypeError(
         f"config is a {type(given).__name__}: give a SAELens TrainingSAEConfig, an architecture's name, or "
         "a mapping like {'architecture': 'topk', 'd_sae': 4096, 'k': 32}"

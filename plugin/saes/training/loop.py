@@ -17,6 +17,7 @@ from graticule.hooks.streams.norms import LARGE_SHARE, MAX_NORM, LargeRows, larg
 from graticule.hooks.streams.protocol import Stream
 from graticule.saes.runs.checkpoint import read_checkpoint, write_checkpoint
 from graticule.saes.runs.folder import update_run
+from graticule.saes.runs.history import LESS_THAN_MEAN
 from graticule.saes.training.member import Member
 from graticule.saes.training.stopping import asked_to_stop
 from graticule.saes.training.tracking import Tracker
@@ -74,7 +75,12 @@ class Session:
         `KeyboardInterrupt` after Ctrl-C or SIGTERM, a checkpoint written.
         """
         self._started = time.monotonic()
-        self._begin()
+        try:
+            self._begin()
+        except KeyboardInterrupt:
+            if not (self.folder / "checkpoint").is_dir():
+                _log.warning("interrupted before the first step: nothing was trained, and nothing is lost")
+            raise
         saved, ended = time.monotonic(), False
         with self._bar() as bar, asked_to_stop() as asked:
             while self.tokens < self.total and not ended:
@@ -197,6 +203,10 @@ class Session:
     def _finish(self) -> None:
         """Write every SAE, say that the run is complete, and drop the checkpoint; killed within, a later
         process does all of it again from the checkpoint."""
+        for member in self.members:
+            if member.history.explained_late() < 0:
+                who = f"{member.name}: " if member.name else ""
+                _log.warning("%s%s", who, LESS_THAN_MEAN)
         limit = getattr(self.stream, "norm_limit", None)
         for member in self.members:
             if limit is not None:

@@ -40,7 +40,16 @@ class Member:
     """What was logged."""
 
     def first_look(self, rows: Float[Tensor, "row d_in"]) -> None:
-        """Estimate norms, and the centre that the decoder's bias starts at."""
+        """Estimate norms, and the centre that the decoder's bias starts at.
+
+        Raises:
+            ValueError: where rows have another width than the SAE reads.
+        """
+        if rows.ndim != 2 or rows.shape[1] != self.trainer.sae.cfg.d_in:
+            raise ValueError(
+                f"{self.point}: the stream gives rows {tuple(rows.shape)}, the SAE reads "
+                f"[row, {self.trainer.sae.cfg.d_in}]"
+            )
         self.trainer.first_look(rows.to(self.trainer.sae.device, self.trainer.sae.dtype))
 
     def step(self, rows: Float[Tensor, "row d_in"], stream: Stream, seed: int) -> StepOutput:

@@ -15,6 +15,7 @@ from graticule.hooks.kinds import write_folder
 from graticule.hooks.result import Result
 from graticule.hooks.streams.norms import LargeRows
 from graticule.saes.runs.folder import FILE, KIND
+from graticule.saes.runs.history import LESS_THAN_MEAN, explained_late
 
 if TYPE_CHECKING:
     from typing import Self
@@ -111,6 +112,8 @@ class Run(Result):
         words += f" (last batch, step {int(last['step']):,}, {last['seconds']:.0f} s)"
         large = LargeRows(**self.manifest["large_rows"]) if "large_rows" in self.manifest else None
         notes = [large.words if large else "", self.manifest.get("left_out", "")]
+        if explained_late(self.history["explained_variance"].tolist()) < 0:
+            notes.append(LESS_THAN_MEAN)
         return "; ".join([words, *filter(None, notes)])
 
     @property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -11,8 +12,11 @@ import torch
 from sae_lens.config import LoggingConfig, SAETrainerConfig
 
 from graticule.hooks.limits import LIMITS, check_limits
+from graticule.hooks.processor import auto_dtype, described, tell_if_slow
 from graticule.saes.architectures.median import BiasStart
 from graticule.saes.resampling import ResamplingConfig
+
+_log = logging.getLogger(__name__)
 
 Schedule = Literal["constant", "cosineannealing", "cosineannealingwarmrestarts"]
 """SAELens's `lr_scheduler_name`."""
@@ -153,13 +157,22 @@ def resampling_plan(
     return ResamplingConfig(**settings)
 
 
-def compute_type(name: str | torch.dtype | None) -> torch.dtype | None:
-    """A dtype by name; None for the SAE's own.
+def compute_type(name: str | torch.dtype | None, device: str = "cpu") -> torch.dtype | None:
+    """The dtype of dense products on `device`; None for the SAE's own. `"auto"` is what is faster there.
+
+    Warns where bfloat16 is slower than float32 on this machine.
 
     **Raises** `ValueError` for another name.
     """
-    if name is None or isinstance(name, torch.dtype):
-        return None if name in (None, torch.float32) else name
-    if name not in _DTYPES:
-        raise ValueError(f"compute_dtype={name!r}: expected {', '.join(_DTYPES)}")
-    return None if name == "float32" else _DTYPES[name]
+    kind = name
+    if isinstance(name, str):
+        if name != "auto" and name not in _DTYPES:
+            raise ValueError(f"compute_dtype={name!r}: expected {', '.join(_DTYPES)} or auto")
+        kind = auto_dtype(device) if name == "auto" else _DTYPES[name]
+        if name == "auto":
+            _log.info("computing in %s on %s", str(kind).removeprefix("torch."), described(device))
+    if kind is None or kind == torch.float32:
+        return None
+    assert isinstance(kind, torch.dtype)
+    tell_if_slow(kind, device, "training")
+    return kind

@@ -23,6 +23,7 @@ from graticule.saes.architectures.median import BiasStart
 from graticule.saes.resampling import Resampler, ResamplingConfig
 from graticule.saes.runs.folder import flat, open_run
 from graticule.saes.runs.metadata import sae_metadata, trainer_words
+from graticule.saes.training.call import call_words, check_call
 from graticule.saes.training.configs import as_config, warmed_up, with_metadata
 from graticule.saes.training.loop import Session
 from graticule.saes.training.member import Member
@@ -33,6 +34,8 @@ from graticule.saes.training.tracking import Tracker
 from graticule.saes.training.trainer import Trainer
 
 _log = logging.getLogger(__name__)
+
+_FEW_STEPS = 500
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,8 @@ def train(
         resampling: when dead latents are brought back, a `ResamplingConfig` or a mapping of its fields; None
             never. By default only `bricken`'s are: after 25,000, 50,000, 75,000 and 100,000 steps, as in the
             paper; in runs of less than 200,000 steps four times in their first half.
-        compute_dtype: `"bfloat16"` does the dense products in bfloat16, weights and sums stay as they are.
+        compute_dtype: `"bfloat16"` does the dense products in bfloat16, weights and sums stay as they are;
+            slower on a CPU without AMX, which is warned of. `"auto"` takes what is faster on this machine.
         device: where the SAE is trained; the model's device by default, or CUDA where there is one.
         seed: of initial weights, shuffling and resampling.
         log_every: steps between lines of the history; by default 100 lines, more in runs of 1,000 steps and
@@ -114,6 +118,21 @@ def train(
     damaged checkpoint.
     """
     out = Path(out)
+    call = call_words(
+        config=config,
+        hook_name=hook_name,
+        corpus=corpus,
+        n_tokens=n_tokens,
+        batch_size=batch_size,
+        context_size=context_size,
+        epochs=epochs,
+        stream=stream,
+        optimisation=optimisation,
+        resampling=resampling,
+        compute_dtype=compute_dtype,
+        seed=seed,
+    )
+    check_call(out, call)
     wanted = wanted_saes(config, hook_name)
     points = list(dict.fromkeys(sae.point for sae in wanted if sae.point is not None))
     data = make_stream(
@@ -130,7 +149,8 @@ def train(
     )
     total = total_tokens(data, n_tokens)
     where = _device(source, device)
-    kind = compute_type(compute_dtype)
+    kind = compute_type(compute_dtype, where)
+    _tell_few_steps(total // data.batch_size, data.batch_size)
     base = optimisation or Optimisation()
     plans = [_plan(sae, data, base, total, where, logger, resampling, seed) for sae in wanted]
     shared = {
@@ -140,6 +160,7 @@ def train(
     }
     with only_here(out, "training into"):
         manifest, members = _open(out, plans, shared)
+        manifest.setdefault("call", call)
         if manifest["state"] == "complete":
             shutil.rmtree(out / "checkpoint", ignore_errors=True)  # killed just before this was done
             _log.info("%s is complete", out)
@@ -266,6 +287,17 @@ def _stream_words(data: Stream) -> dict[str, Any]:
         key: value for key, value in dict(words.get("graticule") or {}).items() if key != "scaling_factors"
     }
     return words
+
+
+def _tell_few_steps(steps: int, batch_size: int) -> None:
+    if steps < _FEW_STEPS:
+        _log.warning(
+            "%d steps of %d rows: a dictionary learns little in less than %d; give more tokens, or a smaller "
+            "batch_size",
+            steps,
+            batch_size,
+            _FEW_STEPS,
+        )
 
 
 def _device(source: Any, device: str | torch.device | None) -> str:
