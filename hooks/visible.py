@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from html import escape
 
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _JOINERS = "\u200c\u200d"
+_NOT_PLAIN = re.compile(r"[^ -~\n\t]")
+_LINE_END = re.compile(r"\r\n")
 
 
 def visible(text: object, lines: bool = False) -> str:
@@ -15,27 +18,25 @@ def visible(text: object, lines: bool = False) -> str:
     Joiners between letters that need them (Persian, Hindi, emoji) stay. With `lines`, line ends and tabs stay
     too; otherwise all white space is single spaces, and the text one line.
     """
-    words = str(text)
-    if not words.isprintable():
-        words = "".join(_seen(words, i, lines) for i in range(len(words)))
-    return words if lines else " ".join(words.split())
-
-
-def _seen(text: str, place: int, lines: bool) -> str:
-    letter = text[place]
-    if letter.isprintable() or unicodedata.category(letter) not in _UNSEEN:
-        return letter
-    if letter in "\n\t":
-        return letter if lines else " "
-    if letter == "\r" and (not lines or text[place + 1 : place + 2] == "\n"):
-        return "" if lines else " "
-    if letter in _JOINERS and 0 < place < len(text) - 1:
-        before, after = text[place - 1], text[place + 1]
-        if not before.isascii() and not after.isascii() and before.isprintable() and after.isprintable():
-            return letter
-    return letter.encode("unicode_escape", "surrogatepass").decode("ascii")
+    words = (
+        _LINE_END.sub("\n", str(text))
+        if lines
+        else " ".join(re.split(r"[ \t\r\n]+", str(text).strip(" \t\r\n")))
+    )
+    return words if words.isprintable() else _NOT_PLAIN.sub(_seen, words)
 
 
 def as_html(text: object) -> str:
     """`text` for a page: what can be seen of it, escaped; lines stay."""
     return escape(visible(text, lines=True))
+
+
+def _seen(found: re.Match[str]) -> str:
+    letter, text, place = found[0], found.string, found.start()
+    if letter.isprintable() or unicodedata.category(letter) not in _UNSEEN:
+        return letter
+    if letter in _JOINERS and 0 < place < len(text) - 1:
+        before, after = text[place - 1], text[place + 1]
+        if not before.isascii() and not after.isascii() and before.isprintable() and after.isprintable():
+            return letter
+    return letter.encode("unicode_escape", "surrogatepass").decode("ascii")
