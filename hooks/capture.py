@@ -27,6 +27,7 @@ from graticule.hooks.positions import Pos, check_pos, plain, select
 from graticule.hooks.protocols import HookedModel, dtype_of
 from graticule.hooks.running.forward import check_compilable, compiled_blocks
 from graticule.hooks.running.packing import packed
+from graticule.hooks.running.parts import TOKEN_BUDGET
 from graticule.hooks.running.runner import Job, Runner, row_table, shards
 from graticule.hooks.running.session import undisturbed
 from graticule.hooks.store import Store
@@ -35,8 +36,6 @@ from graticule.hooks.store_writer import StoreWriter, finished, with_widths
 from graticule.hooks.tokens import Inputs, TokenRows, tokenize
 
 __all__ = ["NonFiniteError", "capture"]
-
-_TOKEN_BUDGET = 1024
 
 
 @overload
@@ -159,7 +158,7 @@ def capture(
         "pos": plain(pos),
         "bos": token_rows.framed,
         "compile": compile,
-        "token_budget": token_budget or _TOKEN_BUDGET,
+        "token_budget": token_budget or TOKEN_BUDGET,
         "share_prefix": share_prefix,
     }
     if include_bos is not None:
@@ -186,7 +185,7 @@ def capture(
         stack.enter_context(packed(model))
         if compile:
             stack.enter_context(compiled_blocks(model))
-        runner = Runner(model, job, token_budget or _TOKEN_BUDGET, share_prefix, compile, bar)
+        runner = Runner(model, job, token_budget or TOKEN_BUDGET, share_prefix, compile, bar)
         if store is None:
             everything = np.arange(len(token_rows.ids))
             tensors = runner.shard(everything)

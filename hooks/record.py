@@ -17,7 +17,9 @@ from graticule.hooks.doors import MODEL, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.padding import Extent, Lengths, extent_of
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
+from graticule.hooks.positions import plain
 from graticule.hooks.protocols import HookedModel
+from graticule.hooks.special import frame_in_rows
 
 
 class Recording:
@@ -31,6 +33,7 @@ class Recording:
         lengths: Lengths | None = None,
         attention_mask: Any = None,
         texts: Sequence[str] | None = None,
+        include_bos: bool = True,
     ) -> None:
         self._model, self._points, self._pos = model, points, pos
         self._lengths, self._mask, self._texts = lengths, attention_mask, texts
@@ -38,6 +41,7 @@ class Recording:
         self._rows: list[pd.DataFrame] = []
         self._batches: list[int] = []
         self._extent: Extent | None = None
+        self._include_bos = include_bos
         self._passed: dict[str, Any] = {}
 
     def _begin(self, passed: dict[str, Any]) -> None:
@@ -51,6 +55,10 @@ class Recording:
         if self._extent is None or point == self._points[0]:
             self._extent = self._texts_of_pass(batch, length)
         row, place, position = self._extent.pick(self._pos)
+        if not self._include_bos:
+            own = self._own(self._extent)
+            kept = (position >= own[row, 0]) & (position < own[row, 1])
+            row, place, position = row[kept], place[kept], position[kept]
         at = torch.from_numpy(row).to(value.device), torch.from_numpy(place).to(value.device)
         self._parts[point].append(value.detach()[at].flatten(1).to("cpu", copy=True))
         if point == self._points[0]:
@@ -72,6 +80,28 @@ class Recording:
             return self._of_strings(given, length)
         ids = given if isinstance(given, Tensor) and tuple(given.shape) == (batch, length) else None
         return extent_of(batch, length, None if ids is None else ids.cpu().numpy(), tokenizer)
+
+    def _own(self, extent: Extent) -> np.ndarray:
+        """`[batch, 2]`: where in each text its own tokens, without BOS and its like, begin and end.
+
+        **Raises** `ValueError` for a pass whose tokens are not known.
+        """
+        given = self._passed.get("input", self._passed.get("input_ids"))
+        model: Any = self._model
+        if isinstance(given, str):
+            given = [given]
+        if isinstance(given, list) and all(isinstance(t, str) for t in given):
+            bos: Any = {"prepend_bos": self._passed["prepend_bos"]} if "prepend_bos" in self._passed else {}
+            rows = [model.to_tokens(text, **bos)[0].tolist() for text in given]
+        elif isinstance(given, Tensor) and given.ndim == 2 and not given.is_floating_point():
+            spans = zip(given.tolist(), extent.start, extent.stop, strict=True)
+            rows = [ids[start:stop] for ids, start, stop in spans]
+        else:
+            raise ValueError(
+                "include_bos=False: the tokens of this pass are not known; run it on texts or token ids"
+            )
+        frame = frame_in_rows(getattr(model, "tokenizer", None))
+        return np.array([frame.own(ids) for ids in rows])
 
     def _of_strings(self, texts: list[str], length: int) -> Extent:
         """Texts that the model itself tokenises and pads, on the side it was told or its tokenizer's own."""
@@ -97,7 +127,9 @@ class Recording:
         if len(set(counts.values())) != 1:
             raise ValueError(f"points were reached a different number of times ({counts}); record them apart")
         tensors = {p: torch.cat(parts) for p, parts in self._parts.items()}
-        provenance = {"model": model_identity(self._model), "pos": repr(self._pos), "captured_by": "record"}
+        provenance = {"model": model_identity(self._model), "pos": plain(self._pos), "captured_by": "record"}
+        if not self._include_bos:
+            provenance["include_bos"] = False
         rows = pd.concat(self._rows, ignore_index=True)
         if self._texts is None:
             n_inputs = {"n_inputs": self._batches[0]} if len(set(self._batches)) == 1 else {}
@@ -145,6 +177,7 @@ def record(
     lengths: Lengths | None = None,
     attention_mask: Any = None,
     texts: Sequence[str] | None = None,
+    include_bos: bool = True,
 ) -> Generator[Recording]:
     """Record `points` during every forward pass of `model` inside the block, `generate` included.
 
@@ -166,13 +199,14 @@ def record(
         lengths: Tokens of every row of each pass, BOS included, padded on the right.
         attention_mask: 1 where a token is the text's own, for each pass.
         texts: What is run, over all calls, so that a table's rows are compared with it.
+        include_bos: Whether BOS (an encoder's `[CLS]`, `[SEP]`) may be among the tokens of `pos`.
 
     Raises:
         PointError: For unknown points.
         ValueError: For attention patterns, and passes of which it cannot be told which tokens are padding.
     """
     names = resolve(model, points, layers)
-    recording = Recording(model, names, pos, lengths, attention_mask, texts)
+    recording = Recording(model, names, pos, lengths, attention_mask, texts, include_bos)
 
     def hook(point: str) -> tuple[str, Callable[..., None]]:
         def fn(tensor: Tensor, hook: Any) -> None:  # noqa: ARG001

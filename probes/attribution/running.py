@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
-from graticule.hooks.capture import capture
 from graticule.hooks.protocols import HookedModel
+from graticule.hooks.running.parts import run_in_parts
 from graticule.probes.attribution.again import Asked, Unit
 from graticule.probes.attribution.writes import Rows, Term, Writes
 
@@ -125,22 +125,22 @@ def _stream(
     desc: str,
     progress: bool | None,
 ) -> None:
-    """Capture `points` some texts at a time and hand their rows on in float64."""
+    """Read `points` some texts at a time and hand their rows on in float64."""
     width = len(points) * int(model.cfg.d_model) * 4  # neurons are some four times as wide as the stream
     step = max(32, _CHUNK_VALUES // width)
     quiet = not (progress if progress is not None else len(texts) > 1000)
     with tqdm(total=len(texts), desc=desc, unit="text", disable=quiet, leave=False) as bar:
-        for start in range(0, len(texts), step):
-            part = list(texts[start : start + step])
-            held = capture(
-                model,
-                part,
-                points=list(points),
-                pos=how.pos,
-                prompt=how.prompt,
-                prepend_bos=how.prepend_bos,
-                progress=False,
-            )
-            rows = {p: held[p].double().numpy() for p in held.points}
-            take(rows, held.rows["source"].to_numpy() + start)
-            bar.update(len(part))
+        run_in_parts(
+            model,
+            list(texts),
+            points,
+            lambda held, table: take(
+                {p: values.double().numpy() for p, values in held.items()}, table["source"].to_numpy()
+            ),
+            step,
+            bar,
+            pos=how.pos,
+            prompt=how.prompt,
+            prepend_bos=how.prepend_bos,
+            include_bos=how.include_bos,
+        )

@@ -2,8 +2,8 @@
 
 import copy
 import zlib
-from collections.abc import Sequence
-from typing import Any, Literal, TypeVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -29,13 +29,29 @@ def make_twin(
     """
     if how not in ("permuted", "fresh"):
         raise ValueError(f"how={how!r}: expected 'permuted' or 'fresh'")
-    twin: Any = copy.deepcopy(model)
+    # a bridge keeps what a pass with gradients computed (patterns of attention): values, not weights
+    twin: Any = copy.deepcopy(model, {id(t): t.detach().clone() for t in _computed(model)})
     if how == "permuted":
         _permute(twin, seed, tuple(keep))
     else:
         _initialise(twin, seed)
     twin.eval()
     return twin
+
+
+def _computed(model: Any) -> Iterator[torch.Tensor]:
+    """Tensors with a history of gradients that modules hold on to; they cannot be copied as they are."""
+    for module in model.modules():
+        left = list(vars(module).values())
+        while left:
+            value = left.pop()
+            if isinstance(value, torch.Tensor):
+                if value.grad_fn is not None:
+                    yield value
+            elif isinstance(value, Mapping):
+                left.extend(cast("Mapping[Any, Any]", value).values())
+            elif isinstance(value, list | tuple):
+                left.extend(cast("Iterable[Any]", value))
 
 
 def _permute(module: torch.nn.Module, seed: int, keep: tuple[str, ...]) -> None:
@@ -57,7 +73,13 @@ def _initialise(module: Any, seed: int) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if callable(getattr(module, "init_weights", None)):
-            module.init_weights()
+            try:
+                module.init_weights()
+            except RuntimeError as error:  # a bridge around somebody else's model
+                what = type(module).__name__
+                raise ValueError(
+                    f"this {what} cannot initialise its weights anew; use how='permuted'"
+                ) from error
             return
         found = [m for m in module.modules() if callable(getattr(m, "reset_parameters", None))]
         if not found:

@@ -64,3 +64,25 @@ def test_what_is_kept_is_a_copy(tiny):
         clean = cached(tiny, tokens)["resid_pre", 0]
     kept = recording.activations["resid_pre", 0]
     assert np.allclose(kept[:3].numpy(), clean[0].numpy())
+
+
+@pytest.mark.parametrize("pos", [slice(None), slice(-3, None), -1], ids=str)
+def test_bos_is_recorded_where_it_may_be(tiny, names, pos):
+    def rows(inputs, include_bos: bool, **settings):
+        with record(tiny, layers=1, pos=pos, include_bos=include_bos) as recording:
+            tiny(inputs, **settings)
+        return recording.activations
+
+    texts = names[:4]
+    for inputs, settings in (
+        (texts, {"padding_side": "left"}),
+        (texts, {"padding_side": "right"}),
+        (tiny.to_tokens(texts[1]), {}),
+    ):
+        whole, own = rows(inputs, True, **settings), rows(inputs, False, **settings)
+        kept = (whole.rows["position"] > 0).to_numpy(copy=True)
+        assert own.rows[["source", "position"]].to_numpy().tolist() == (
+            whole.rows[["source", "position"]][kept].to_numpy().tolist()
+        )
+        assert torch.equal(own["resid_post", 1], whole["resid_post", 1][torch.from_numpy(kept)])
+    assert own.provenance["include_bos"] is False

@@ -1,5 +1,7 @@
 """Readings as sums of upstream writes, against TransformerLens's own decompositions."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +10,8 @@ from helpers import as_installed, cached, relative
 
 from graticule import Table, baselines, capture, sweep
 from graticule.hooks.artifact import ArtifactError
+from graticule.hooks.positions import Sample
+from graticule.hooks.running.parts import run_in_parts
 from graticule.probes.attribution.attribute import TOLERANCE, DecompositionError, attribute
 from graticule.probes.attribution.intervals import means_and_shares
 from graticule.probes.attribution.result import Attribution
@@ -313,3 +317,40 @@ def test_trace_with_every_probe(swept):
 def test_terms_sum_on_gemma(gemma, names, unit):
     found = attribute(gemma, probe_at("blocks.5.hook_resid_post", 640), names[:12], unit, top=5, draws=10)
     assert found.gap <= TOLERANCE
+
+
+@pytest.mark.parametrize("pos", [slice(-2, None), Sample(50), -1], ids=str)
+def test_findings_of_any_positions_are_read_again_as_they_were_captured(swept, pos):
+    model, made = swept
+    table = made.material.table
+    acts = capture(model, table.texts, prompt="where is ", pos=pos, layers=1, include_bos=False)
+    findings = sweep(acts, table, progress=False)
+    found = attribute(model, findings, draws=20)
+    said = findings.at()
+    assert found.n_rows == len(said.y) > 0
+    np.testing.assert_allclose(found.rows["reading_y"], said.predictions[:, 0], atol=1e-4)
+
+
+@pytest.mark.parametrize("pos", ["last", "all", slice(1, 3), Sample(2, seed=5), "entity_mean"], ids=str)
+def test_in_parts_as_in_one_capture(tiny, names, pos, monkeypatch):
+    from graticule.hooks import identity
+
+    whole = capture(tiny, names, layers=[0, 2], pos=pos, prompt="where is ")
+    monkeypatch.setattr(identity, "weight_digest", lambda _: pytest.fail("the weights were digested"))
+    parts: list[tuple] = []
+    seen: list[int] = []
+    run_in_parts(
+        tiny,
+        names,
+        list(whole.points),
+        lambda held, table: parts.append((held, table)),
+        13,
+        SimpleNamespace(update=seen.append),
+        pos=pos,
+        prompt="where is ",
+    )
+    assert len(parts) == 5 and sum(seen) == len(names)
+    table = pd.concat([t for _, t in parts], ignore_index=True)
+    pd.testing.assert_frame_equal(table, whole.rows[table.columns], check_dtype=False)
+    for point in whole:
+        assert relative(torch.cat([held[point] for held, _ in parts]), whole[point]) <= 1e-5

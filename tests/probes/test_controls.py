@@ -7,6 +7,7 @@ from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.metrics import r2_score
 
 from graticule import Activations, Table, baselines, probe, sweep
+from graticule.hooks.positions import Sample
 from graticule.probes.controls.projections import dimension_lines
 from graticule.probes.controls.result import Controls
 from graticule.probes.controls.run import controls
@@ -259,3 +260,13 @@ def test_several_rows_a_text(load_tiny, names):
     assert found.line("untrained twin")["seeds"] == 2
     assert found.line("probe")["rows"] == len(findings.material.problem.test) > 60
     assert found.line("control task, last token")["rows"] > 0
+
+
+@pytest.mark.parametrize("pos", [slice(-1, None), Sample(1, seed=4)], ids=str)
+def test_twins_read_the_positions_that_the_probe_reads(small, pos):
+    model, table, _ = small
+    one, three = (probe(model, table, layers=1, pos=pos, twins=n, progress=False) for n in (1, 3))
+    line = controls(one, model, progress=False).line("untrained twin")
+    expected = [three.baselines[f"twin_{i}"]["test"]["r2"] for i in range(3)]
+    assert line["seeds"] == 3
+    assert line["score"] == pytest.approx(np.mean(expected), abs=1e-6)

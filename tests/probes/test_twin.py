@@ -61,3 +61,17 @@ def test_another_word_is_refused(tiny):
 
     with as_installed(), pytest.raises(ValueError, match="expected 'permuted' or 'fresh'"):
         make_twin(tiny, how="random")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+def test_after_a_pass_with_gradients(load_tiny, family):
+    model = load_tiny(family, "bridge")
+    fresh = make_twin(model, seed=1)
+    loss = model(torch.tensor([[0, 5, 6]])).logsumexp(-1).sum()  # a bridge keeps its attention patterns
+    again = make_twin(model, seed=1)
+    assert all(torch.equal(a, b) for a, b in zip(fresh.parameters(), again.parameters(), strict=True))
+    loss.backward()  # the model's own pass still has its history
+    assert any(p.grad is not None for p in model.parameters())
+    model.zero_grad(set_to_none=True)
+    with pytest.raises(ValueError, match="cannot initialise its weights anew; use how='permuted'"):
+        make_twin(model, how="fresh")
