@@ -210,7 +210,9 @@ def read_texts(
     if (table is None) == (texts is None):
         raise ValueError("give either --table (with --text-column) or --texts")
     if texts is not None:
-        lines = texts.read_text(encoding="utf-8").splitlines()
+        from graticule.hooks.lines import plain_lines
+
+        lines = plain_lines(texts)
         if not lines:
             raise ValueError(f"--texts {texts} is empty")
         return lines, None

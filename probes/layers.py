@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int
 from tqdm.auto import tqdm
 
 from graticule.hooks.activations import Activations
+from graticule.hooks.finite import finite
 from graticule.hooks.points import layer_of
 from graticule.hooks.store import Store
 from graticule.probes.estimators.ridge_rows import as_rows
@@ -83,7 +84,14 @@ class _Rows:
         self.shape = (len(index), store.widths[point])
 
     def gather(self, index: np.ndarray) -> np.ndarray:
-        return self._store.gather(self._point, self._index[index]).float().numpy()
+        rows = self._index[index]
+        return _finite(self._point, self._store.gather(self._point, rows).float().numpy(), rows)
+
+
+def _finite(point: str, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Values of a point, all of them numbers. **Raises** `NonFiniteError` naming point and row."""
+    hint = "drop these rows, or capture in float32 or bfloat16 if float16 overflowed"
+    return finite(point, values, lambda i: f"in row {rows[i]}", hint)
 
 
 def fit_points(
@@ -111,11 +119,12 @@ def fit_points(
         if isinstance(activations, Store) and size > _STREAM_BYTES:
             held = _Rows(activations, point, train)
             fit = ridge_cv_stream(held, y, alphas=alphas, clusters=clusters, names=problem.names)
-            predicted = fit.predict(activations.gather(point, test))
+            predicted = fit.predict(_finite(point, activations.gather(point, test).float().numpy(), test))
         else:
             values = as_rows(activations[point])
-            fit = ridge_cv(values.gather(train), y, alphas=alphas, clusters=clusters, names=problem.names)
-            predicted = fit.predict(values.gather(test))
+            known = _finite(point, values.gather(train), train)
+            fit = ridge_cv(known, y, alphas=alphas, clusters=clusters, names=problem.names)
+            predicted = fit.predict(_finite(point, values.gather(test), test))
         if fit.alpha_at_edge:
             _log.info("%s: the chosen strength %.3g lies at the edge of the grid", point, fit.alpha)
         done.append(PointFit(point, fit, predicted))

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from graticule.hooks.lines import numbered_lines
+
 SUFFIXES = (".txt", ".jsonl", ".parquet")
 """Kinds of files that a corpus reads."""
 
@@ -16,8 +18,6 @@ SampleBy = Literal["line", "paragraph", "document"]
 
 _ROWS = 1024
 _COLUMNS = ("tokens", "input_ids", "text", "problem")  # SAELens's, in its order
-_BOM = b"\xef\xbb\xbf"
-_WIDE = (b"\xff\xfe", b"\xfe\xff")
 
 
 def file_rows(file: Path) -> int | None:
@@ -90,25 +90,10 @@ def _first_line(error: Exception) -> str:
 
 
 # Lines -------------------------------------------------------------------------------------------------
-def _lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Lines of UTF-8 with their numbers, parted by newlines alone (as editors count), a BOM left out."""
-    with open(file, "rb") as raw:
-        for number, line in enumerate(raw, 1):
-            if number == 1 and line.startswith(_WIDE):
-                raise ValueError(f"{file} is UTF-16, not UTF-8: save it as UTF-8 (iconv -f utf-16 -t utf-8)")
-            try:
-                yield number, line.removeprefix(_BOM if number == 1 else b"").decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"{file}, line {number} is not UTF-8 (byte 0x{line[error.start]:02x}): save the file as "
-                    "UTF-8 (iconv -f cp1252 -t utf-8, if it is from Windows)"
-                ) from error
-
-
 def _json_lines(file: Path, column: str | None) -> Iterator[Any]:
     """A value a line: the column of an object, or the line's own string or list of ids."""
     chosen: str | None = None
-    for number, line in _lines(file):
+    for number, line in numbered_lines(file):
         if not line.strip():
             continue
         row = _parsed(file, number, line)
@@ -142,7 +127,7 @@ def _text(file: Path, sample_by: SampleBy) -> Iterator[str]:
     """Documents of a text file, without line ends at their own; blank lines and paragraphs are none."""
     if sample_by not in ("line", "paragraph", "document"):
         raise ValueError(f"sample_by={sample_by!r}: expected 'line', 'paragraph' or 'document'")
-    lines = (line[:-2] + "\n" if line.endswith("\r\n") else line for _, line in _lines(file))
+    lines = (line[:-2] + "\n" if line.endswith("\r\n") else line for _, line in numbered_lines(file))
     if sample_by == "document":
         yield "".join(lines)
         return

@@ -108,6 +108,34 @@ def need_variation(y: np.ndarray, names: Sequence[str], kind: str, where: str) -
             raise TableError(f"{what}: nothing to learn; choose another target, split or rows")
 
 
+def need_two_clusters(clusters: np.ndarray, y: np.ndarray, names: Sequence[str], kind: str) -> None:
+    """Refuse a class all of whose rows belong together: it cannot be in both parts of a split drawn here.
+
+    Args:
+        clusters: The cluster of each row.
+        y: Indicators of classes.
+        names: A name for each column of ``y``.
+        kind: The kind of target; numbers are let pass.
+
+    Raises:
+        TableError: There is such a class.
+    """
+    if kind == "numeric":
+        return
+    columns = np.concatenate([y, 1 - y], axis=1) if kind == "binary" else y
+    lone = [c for c in range(columns.shape[1]) if len(np.unique(clusters[columns[:, c] > 0.5])) == 1]
+    if lone:
+        column = lone[0]
+        name = names[0] if kind == "binary" else names[column]
+        which = f"{name!r} is {1 - column}" if kind == "binary" else f"of class {name!r}"
+        more = f" (and {len(lone) - 1} classes more)" if len(lone) > 1 else ""
+        count = int((columns[:, column] > 0.5).sum())
+        raise TableError(
+            f"{count} rows, all in one cluster, are {which}{more}: they cannot be in both training and "
+            "test rows: leave the class out, merge it with another, or give a split="
+        )
+
+
 def duplicates(texts: Sequence[str] | None, y: np.ndarray) -> tuple[int, int]:
     """How many texts several rows share, and how many of these differ in the target."""
     if texts is None:

@@ -67,7 +67,7 @@ def draw_split(
 ) -> Bool[np.ndarray, " row"]:
     """A test part of about ``size`` of the rows in whole clusters, seeded.
 
-    A class that would have no training row gives its clusters back to the training part.
+    Every class of two clusters or more is in both parts.
     """
     sizes = np.bincount(clusters)
     order = np.random.default_rng(seed).permutation(len(sizes))
@@ -77,10 +77,30 @@ def draw_split(
         grown = held + int(sizes[cluster])
         if abs(grown - goal) < abs(held - goal):  # a cluster that overshoots further than it helps stays out
             chosen[cluster], held = True, grown
-    is_test = chosen[clusters]
     if kind != "numeric":
         indicators = np.concatenate([y, 1 - y], axis=1) if kind == "binary" else y
-        for column in indicators.T > 0.5:
-            if not (column & ~is_test).any():
-                is_test[np.isin(clusters, clusters[column])] = False
-    return is_test
+        _spread(chosen, clusters, indicators > 0.5, order)
+    return chosen[clusters]
+
+
+def _spread(
+    chosen: Bool[np.ndarray, " cluster"],
+    clusters: Int[np.ndarray, " row"],
+    classes: Bool[np.ndarray, "row class"],
+    order: Int[np.ndarray, " cluster"],
+) -> None:
+    """Move clusters over, as few as need be, until every class with two of them is in both parts.
+
+    A cluster moves only if no class loses its last one where it was.
+    """
+    has = np.stack([np.bincount(clusters, column, len(chosen)) > 0 for column in classes.T], axis=1)
+    for part in (False, True):
+        for column in range(has.shape[1]):
+            if (has[:, column] & (chosen == part)).any():
+                continue
+            for cluster in order[has[order, column]]:
+                left = has & (chosen != part)[:, None]
+                left[cluster] = False
+                if left.any(axis=0)[has[cluster]].all():
+                    chosen[cluster] = part
+                    break

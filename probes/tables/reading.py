@@ -9,9 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from graticule.probes.tables.files import read_file
 from graticule.probes.tables.rows import TableError
-
-_MISSING = ["", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "<NA>", "-nan", "#N/A"]
 
 _PACKAGED: dict[str, dict[str, Any]] = {
     "world_cities": {
@@ -70,44 +69,8 @@ def read_frame(
     path = Path(data).expanduser()
     if not path.exists():
         raise FileNotFoundError(f"no file or folder {str(data)!r}: pass a CSV, a Parquet file or a DataFrame")
-    split = None
-    if path.is_dir():
-        frame, split = _read_folder(path)
-    elif path.suffix.lower() in (".parquet", ".pq"):
-        frame = pd.read_parquet(path)
-    elif path.name.lower().endswith((".csv", ".csv.gz", ".tsv", ".tsv.gz")):
-        separator = "\t" if ".tsv" in path.name.lower() else ","
-        columns = pd.read_csv(path, sep=separator, nrows=0).columns
-        frame = pd.read_csv(
-            path,
-            sep=separator,
-            keep_default_na=False,
-            na_values={c: [""] if c in literal else _MISSING for c in columns if c != text},
-            dtype=None if text is None else {text: str},
-            low_memory=False,
-        )
-    else:
-        raise TableError(f"{path.name!r} is not read: pass .csv, .tsv, .parquet or a folder of datasets")
+    frame, split = read_file(path, text, literal)
     return _need_rows(frame, path.name), path.name.split(".")[0], split
-
-
-def _read_folder(path: Path) -> tuple[pd.DataFrame, str | None]:
-    from datasets import DatasetDict, load_from_disk
-
-    try:
-        loaded = load_from_disk(str(path))
-    except (FileNotFoundError, ValueError) as error:
-        raise TableError(f"{str(path)!r} is no folder written by datasets' save_to_disk: {error}") from error
-    if not isinstance(loaded, DatasetDict):
-        return _to_frame(loaded), None
-    parts = {str(name): _to_frame(part) for name, part in loaded.items()}
-    if any("split" in part.columns for part in parts.values()):
-        return pd.concat(list(parts.values()), ignore_index=True), "split"
-    return pd.concat([part.assign(split=name) for name, part in parts.items()], ignore_index=True), "split"
-
-
-def _to_frame(dataset: Any) -> pd.DataFrame:
-    return dataset.to_pandas()
 
 
 def _need_rows(frame: pd.DataFrame, name: str) -> pd.DataFrame:

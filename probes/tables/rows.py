@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
+import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,6 +15,13 @@ from jaxtyping import Bool, Float
 
 Kind = Literal["numeric", "binary", "categorical"]
 TRAIN_WORDS, TEST_WORDS = ("train", "training", "false", "0"), ("test", "testing", "true", "1")
+
+
+_MOSTLY = 0.5
+_DATE = re.compile(r"\d{4}-\d{1,2}(-\d{1,2})?([T ]\d{1,2}:\d{2}.*)?|\d{1,2}[./]\d{1,2}[./]\d{2,4}( .*)?")
+_YES, _NO = {"true", "yes", "t", "y", "1"}, {"false", "no", "f", "n", "0"}
+
+logger = logging.getLogger(__name__)
 
 
 class TableError(ValueError):
@@ -42,7 +52,14 @@ def read_targets(
     """
     if not columns:
         raise TableError("no target: name one column or several, e.g. target='death_year'")
+    if twice := [column for i, column in enumerate(columns) if column in columns[:i]]:
+        raise TableError(f"target {twice[0]!r} is named twice: name each column once")
     parts = [_numbers(frame[column]) for column in columns]
+    if kind in (None, "numeric"):
+        parts = [
+            _with_typos(frame[column], column, bad) if part is None else part
+            for column, part in zip(columns, parts, strict=True)
+        ]
     if len(columns) > 1 or kind == "numeric":
         for column, values in zip(columns, parts, strict=True):
             if values is None:
@@ -75,6 +92,27 @@ def _numbers(values: pd.Series) -> np.ndarray | None:
     return None
 
 
+def _with_typos(values: pd.Series, column: str, bad: dict[int, str]) -> np.ndarray | None:
+    """Numbers of a column most of whose entries are numbers, the others noted in ``bad``; else None."""
+    if values.dtype != object and not pd.api.types.is_string_dtype(values.dtype):
+        return None
+    words = values[~_missing(values)]
+    if not len(words) or not all(isinstance(v, str | int | float | np.number) for v in words):
+        return None
+    numbers = pd.to_numeric(words.map(lambda v: v.strip() if isinstance(v, str) else v), errors="coerce")
+    share = float(numbers.notna().mean())
+    if share < _MOSTLY or share == 1.0:
+        return None
+    place = {label: row for row, label in enumerate(values.index)}
+    for label, value in words[numbers.isna()].items():
+        bad.setdefault(
+            place[label],
+            f"target {column!r} is {value!r}, where {share:.0%} are numbers (kind='categorical' if these are "
+            "labels)",
+        )
+    return numbers.reindex(values.index).to_numpy(dtype=np.float64)
+
+
 def _missing(values: pd.Series) -> pd.Series:
     # pd.isna of a nested value is an array, so ask each one whether it is a scalar first
     if values.dtype == object:
@@ -89,8 +127,11 @@ def _not_numbers(values: pd.Series, column: str) -> str:
             f"target {column!r} holds numbers as text (e.g. {example!r}): convert it with "
             f"pandas.to_numeric(df[{column!r}]), or pass kind='categorical' if these are labels"
         )
-    if pd.api.types.is_datetime64_any_dtype(values.dtype):
-        return f"target {column!r} holds dates (e.g. {example}): convert them to numbers, e.g. years"
+    if _holds_dates(values):
+        return (
+            f"target {column!r} holds dates (e.g. {example}): convert them to numbers, e.g. years, "
+            f"pandas.to_datetime(df[{column!r}]).dt.year"
+        )
     if example is not None and not pd.api.types.is_scalar(example):
         return (
             f"target {column!r} holds {type(example).__name__} values: give one number a row in each column"
@@ -105,15 +146,39 @@ def _is_numeric_text(values: pd.Series) -> bool:
     return bool(pd.to_numeric(known.str.strip(), errors="coerce").notna().all())
 
 
+def _holds_dates(values: pd.Series) -> bool:
+    """Whether all entries are dates, or words that are written like them."""
+    if pd.api.types.is_datetime64_any_dtype(values.dtype) or isinstance(values.dtype, pd.PeriodDtype):
+        return True
+    entries = values[~_missing(values)]
+    if not len(entries):
+        return False
+    if all(isinstance(v, datetime.date | pd.Period) for v in entries):
+        return True
+    return all(isinstance(v, str) and _DATE.fullmatch(v.strip()) for v in entries)
+
+
+def _check_labels(labels: Sequence[Any], column: str) -> None:
+    """Refuse words for yes and no of several kinds; say where labels differ in case or blanks alone."""
+    words = [str(label).strip().lower() for label in labels]
+    if len(set(labels)) > 2 and set(words) <= _YES | _NO:
+        written = ", ".join(map(repr, labels[:6]))
+        raise TableError(
+            f"target {column!r} writes yes and no in several ways ({written}): write two words, one for each"
+        )
+    if len(set(words)) < len(words):
+        alike = [label for label, word in zip(labels, words, strict=True) if words.count(word) > 1]
+        logger.warning("target %r: classes %s differ in capitals or blanks alone", column, alike[:4])
+
+
 def _infer(values: pd.Series, numbers: np.ndarray | None, column: str) -> Kind:
     if numbers is not None:
         distinct = np.unique(numbers[np.isfinite(numbers)])
         return "binary" if len(distinct) == 2 and set(distinct) == {0.0, 1.0} else "numeric"
     known = values[~_missing(values)]
     nested = len(known) > 0 and not all(pd.api.types.is_scalar(v) for v in known)
-    is_date = pd.api.types.is_datetime64_any_dtype(values.dtype)
     is_category = isinstance(values.dtype, pd.CategoricalDtype)
-    if nested or is_date or (_is_numeric_text(values) and not is_category):
+    if nested or (_holds_dates(values) and not is_category) or (_is_numeric_text(values) and not is_category):
         raise TableError(_not_numbers(values, column))
     return "binary" if known.nunique() == 2 else "categorical"
 
@@ -125,8 +190,11 @@ def _indicators(values: pd.Series, column: str, kind: Kind, bad: dict[int, str])
     known = values[~missing]
     if any(not pd.api.types.is_scalar(v) for v in known):
         raise TableError(_not_numbers(values, column))
-    # sorted as values, not as text, so that 2 stands before 10
-    labels = sorted(set(known.tolist()), key=lambda v: (isinstance(v, str), v))
+    if isinstance(values.dtype, pd.CategoricalDtype):  # an order of its own
+        labels = [c for c in values.cat.categories.tolist() if (known == c).any()]
+    else:  # sorted as values, not as text, so that 2 stands before 10
+        labels = sorted(set(known.tolist()), key=lambda v: (isinstance(v, str), v))
+    _check_labels(labels, column)
     if len(labels) < 2:
         raise TableError(f"target {column!r} is constant: the only value is {labels[0]!r}" if labels else
                          f"target {column!r} has no value in any row")  # fmt: skip

@@ -19,6 +19,7 @@ from graticule.probes.tables.checks import (
     columns_of,
     duplicates,
     need_column,
+    need_two_clusters,
     need_variation,
     one_order,
     read_texts,
@@ -117,6 +118,8 @@ class Table:
         for column, role in roles:
             need_column(frame, column, role)
 
+        if text is not None and text in targets:
+            raise TableError(f"target {text!r} is the text column: the model reads it; name another column")
         bad: dict[int, str] = {}
         texts = None if text is None else read_texts(frame[text], text, bad)
         read = read_targets(frame, targets, kind, bad)
@@ -139,6 +142,7 @@ class Table:
         if is_test is None:
             if not 0 < test_size < 1:
                 raise TableError(f"test_size is {test_size}: it is the share of test rows, between 0 and 1")
+            need_two_clusters(clusters, y, read.names, read.kind)
             is_test, origin = draw_split(clusters, y, read.kind, test_size, seed), f"drawn here (seed {seed})"
         else:
             is_test, origin = is_test[kept], f"shipped, column {split!r}"
@@ -158,7 +162,8 @@ class Table:
             dropped=pd.DataFrame({"row": sorted(bad), "reason": [bad[r] for r in sorted(bad)]}),
             origin=origin,
         )
-        need_variation(self.y[~self.is_test], self.target_names, self.kind, " in the training rows")
+        for part, where in ((~self.is_test, "training"), (self.is_test, "test")):
+            need_variation(self.y[part], self.target_names, self.kind, f" in the {where} rows")
         if len(self.dropped):
             logger.warning(
                 "%s: %d rows dropped; first: %s", self.name, len(self.dropped), self.dropped.reason[0]
@@ -255,8 +260,12 @@ class Table:
         **Raises** TableError for another number of rows, names that do not fit, or values not finite.
         """
         values = by_place("y", y, "table rows").astype(np.float64).reshape(len(y), -1)
-        if len(values) != len(self) or not np.isfinite(values).all():
-            raise TableError(f"the new target needs {len(self)} finite rows; it has shape {np.shape(y)}")
+        if len(values) != len(self):
+            raise TableError(f"the new target needs {len(self)} finite rows; it has {len(values)}")
+        for row in np.flatnonzero(~np.isfinite(values).all(axis=1))[:1]:
+            raise TableError(
+                f"the new target needs {len(self)} finite rows; row {row} is {values[row].tolist()}"
+            )
         if target_names is None and values.shape == self.y.shape:
             return self._derive(y=values)
         names = tuple(target_names or (f"target_{i}" for i in range(values.shape[1])))

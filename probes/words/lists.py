@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from graticule.hooks.lines import plain_lines
+
 ARROW = " ⇒ "
 
 PairLists = Mapping[str, Sequence[tuple[str, str]]]
@@ -67,13 +69,7 @@ def _concept(stem: str) -> str:
 def _lines(file: Path, fields: int | None) -> list[list[str]]:
     """Non-empty lines as their tab-separated fields, `fields` of them (None: as many as in the first)."""
     out: list[list[str]] = []
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{file} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8"
-        ) from error
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(plain_lines(file), 1):
         if not line.strip() or line.startswith("#"):
             continue
         parts = [part.strip() for part in line.split("\t")]

@@ -179,10 +179,11 @@ def test_our_splits_and_folds_never_take_a_cluster_apart(seed: int) -> None:
 def test_the_drawn_split_has_the_size_asked_for_and_keeps_every_class_in_train() -> None:
     table = Table(frame(1000), **SPACE, test_size=0.25, seed=3)
     assert table.is_test.sum() == 250
-    rare = frame(200).assign(t=["x"] * 100 + ["y"] * 99 + ["z"])
+    rare = frame(200).assign(t=["x"] * 100 + ["y"] * 98 + ["z"] * 2)
     for seed in range(10):
         kept = Table(rare, "name", "t", seed=seed, test_size=0.5)
         assert (kept.y[~kept.is_test].sum(axis=0) > 0).all()
+        assert (kept.y[kept.is_test].sum(axis=0) > 0).all()
 
 
 def test_a_class_without_training_rows_is_refused() -> None:

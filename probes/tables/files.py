@@ -1,0 +1,169 @@
+"""Tables in files: CSV and tab-separated text, Parquet, and folders of `datasets`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from graticule.hooks.lines import numbered_lines
+from graticule.probes.tables.rows import TableError
+
+logger = logging.getLogger(__name__)
+
+_MISSING = ["", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "<NA>", "-nan", "#N/A"]
+_SEPARATORS = {".csv": ",", ".tsv": "\t"}
+
+
+def read_file(path: Path, text: str | None, literal: Sequence[str]) -> tuple[pd.DataFrame, str | None]:
+    """A file or folder as a DataFrame, and a split column that comes with its format.
+
+    Args:
+        path: What to read.
+        text: The column that keeps leading zeros.
+        literal: Columns that keep words such as "NA".
+
+    Raises:
+        TableError: It is of a kind that is not read, or cannot be read; the way out is named.
+    """
+    if path.is_dir():
+        return _read_folder(path)
+    suffix = _suffix(path)
+    if suffix in (".parquet", ".pq"):
+        return _read_parquet(path), None
+    if suffix in _SEPARATORS:
+        return _read_separated(path, _SEPARATORS[suffix], text, literal), None
+    raise TableError(f"{path.name!r} is not read: pass .csv, .tsv, .parquet or a folder of datasets")
+
+
+def _suffix(path: Path) -> str:
+    """What a file's name ends with, before `.gz`: nothing inside a name is a suffix."""
+    return Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
+
+
+# Text ------------------------------------------------------------------------------------------------
+def _read_separated(path: Path, separator: str, text: str | None, literal: Sequence[str]) -> pd.DataFrame:
+    how: dict[str, Any] = {"sep": separator}
+    try:
+        if separator == "\t" and _has_no_quoting(path):
+            how["quoting"] = csv.QUOTE_NONE
+        columns = pd.read_csv(path, nrows=0, **how).columns
+        frame = pd.read_csv(
+            path,
+            keep_default_na=False,
+            na_values={c: [""] if c in literal else _MISSING for c in columns if c != text},
+            dtype=None if text is None else {text: str},
+            low_memory=False,
+            **how,
+        )
+    except UnicodeError:
+        for _ in numbered_lines(path):  # which finds the line, and says what to do
+            pass
+        raise
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, OSError, EOFError) as error:
+        said = " ".join(str(error).split()).removeprefix("Error tokenizing data. C error: ")
+        raise TableError(
+            f"{path.name} cannot be read as a table ({said}): quote fields that hold the separator, double "
+            "the quotes in them, or pass a DataFrame"
+        ) from error
+    if text in frame:
+        _say_swallowed(frame, text, separator, path)
+    return frame
+
+
+def _has_no_quoting(path: Path) -> bool:
+    """Whether quotes are plain characters: some are left open, and every line is a whole row without them."""
+    fields, lone = None, False
+    for _, line in numbered_lines(path):
+        parts = line.rstrip("\r\n").split("\t")
+        fields = len(parts) if fields is None else fields
+        if len(parts) != fields and any(part.strip() for part in parts):
+            return False
+        lone = lone or any(part.startswith('"') and not _closed(part) for part in parts)
+    return lone
+
+
+def _closed(field: str) -> bool:
+    inner = field[1:-1].replace('""', "")
+    return len(field) > 1 and field.endswith('"') and '"' not in inner
+
+
+def _say_swallowed(frame: pd.DataFrame, text: str, separator: str, path: Path) -> None:
+    """Warn of a text that looks like several rows: a quote left open takes all up to the next one."""
+    before = frame.columns.tolist().index(text)
+    for row, value in enumerate(frame[text]):
+        if not isinstance(value, str) or "\n" not in value:
+            continue
+        first, *_, last = value.split("\n")
+        after = len(frame.columns) - 1 - before
+        if after + before and first.count(separator) == after and last.count(separator) == before:
+            logger.warning(
+                "%s: text %r of row %d spans %d lines with separators in them; if its quote was left open, "
+                "double it",
+                path.name,
+                text,
+                row,
+                value.count("\n") + 1,
+            )
+            return
+
+
+# Parquet and datasets --------------------------------------------------------------------------------
+def _read_parquet(path: Path) -> pd.DataFrame:
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    try:
+        frame = pd.read_parquet(path)
+        said = (parquet.read_schema(path).metadata or {}).get(b"huggingface", b"{}")
+    except (pa.ArrowException, OSError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise TableError(f"{path.name} is no Parquet file, or damaged ({first})") from error
+    features = json.loads(said).get("info", {}).get("features", {})
+    named = {
+        column: feature["names"]
+        for column, feature in features.items()
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
+    }
+    return _with_names(frame, named)
+
+
+def _read_folder(path: Path) -> tuple[pd.DataFrame, str | None]:
+    from datasets import DatasetDict, load_from_disk
+
+    try:
+        loaded = load_from_disk(str(path))
+    except (FileNotFoundError, ValueError) as error:
+        raise TableError(f"{str(path)!r} is no folder written by datasets' save_to_disk: {error}") from error
+    if not isinstance(loaded, DatasetDict):
+        return _to_frame(loaded), None
+    parts = {str(name): _to_frame(part) for name, part in loaded.items()}
+    if any("split" in part.columns for part in parts.values()):
+        return pd.concat(list(parts.values()), ignore_index=True), "split"
+    return pd.concat([part.assign(split=name) for name, part in parts.items()], ignore_index=True), "split"
+
+
+def _to_frame(dataset: Any) -> pd.DataFrame:
+    from datasets import ClassLabel
+
+    features: Mapping[str, Any] = dataset.features
+    named = {str(c): list(f.names) for c, f in features.items() if isinstance(f, ClassLabel)}
+    return _with_names(dataset.to_pandas(), named)
+
+
+def _with_names(frame: pd.DataFrame, named: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """Class numbers as the names that their feature has for them, in its order; -1 is a missing label."""
+    for column, names in named.items():
+        codes = frame[column].fillna(-1).to_numpy(np.int64)
+        if codes.max(initial=-1) >= len(names) or codes.min(initial=0) < -1:
+            raise TableError(
+                f"column {column!r} holds class {codes.max()}, its feature names {len(names)}: {list(names)}"
+            )
+        frame[column] = pd.Categorical.from_codes(codes, categories=list(names))
+    return frame

@@ -1,0 +1,251 @@
+"""What tables are given, read as it was meant or refused in one line: files, labels, numbers, splits."""
+
+from __future__ import annotations
+
+import datetime
+import gzip
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from graticule.probes.tables.checks import ColumnError
+from graticule.probes.tables.rows import TableError
+from graticule.probes.tables.table import Table
+
+N = 40
+NAMES = [f"place {i}" for i in range(N)]
+
+
+def table_of(values: object, **settings: object) -> Table:
+    return Table(pd.DataFrame({"name": NAMES, "t": values}), "name", "t", **settings)  # type: ignore[arg-type]
+
+
+# Files -----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("packed", ["", ".gz"])
+def test_tabs_part_only_what_ends_in_tsv(tmp_path: Path, packed: str) -> None:
+    data = pd.DataFrame({"name": NAMES, "t": np.arange(N)})
+    for name, separator in (
+        ("words.tsv.clean.csv", ","),
+        ("a.csv.tsv", "\t"),
+        ("B.TSV", "\t"),
+        ("tsv.csv", ","),
+    ):
+        data.to_csv(tmp_path / f"{name}{packed}", index=False, sep=separator)
+        assert Table(tmp_path / f"{name}{packed}", "name", "t").texts == NAMES
+    (tmp_path / "x.csv.clean").write_text("a,b\n")
+    with pytest.raises(TableError, match=r"'x\.csv\.clean' is not read"):
+        Table(tmp_path / "x.csv.clean", "a", "b")
+
+
+def test_quotes_in_tab_separated_files(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    texts = [f'"Open {i}' if i in (5, 20) else f"plain {i}" for i in range(N)]
+    texts[7] = 'a "word" inside'
+    lines = [f"{text}\t{i}" for i, text in enumerate(texts)]
+    (tmp_path / "lone.tsv").write_text("name\tt\n" + "\r\n".join(lines) + "\n")
+    assert Table(tmp_path / "lone.tsv", "name", "t").texts == texts
+    quoted = ['He said "hi"', "two\nlines", "a\ttab", '"', *NAMES[4:]]  # as pandas itself writes them
+    pd.DataFrame({"name": quoted, "t": np.arange(N)}).to_csv(tmp_path / "q.tsv", sep="\t", index=False)
+    assert Table(tmp_path / "q.tsv", "name", "t").texts == quoted
+    assert "was left open" not in caplog.text
+
+
+def test_a_quote_left_open_in_a_csv(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lines = [f"{chr(34) if i in (5, 20) else ''}text {i},{i}" for i in range(N)]
+    (tmp_path / "x.csv").write_text("name,t\n" + "\n".join(lines) + "\n")
+    with caplog.at_level(logging.WARNING):
+        Table(tmp_path / "x.csv", "name", "t", on_bad="drop")
+    assert "text 'name' of row 5 spans 16 lines with separators in them" in caplog.text
+    (tmp_path / "y.csv").write_text("name,t\n" + "\n".join(lines[:20]) + "\n")
+    with pytest.raises(TableError, match=r"y\.csv cannot be read as a table \(EOF inside string"):
+        Table(tmp_path / "y.csv", "name", "t")
+
+
+def test_files_in_other_encodings_say_so(tmp_path: Path) -> None:
+    data = pd.DataFrame({"name": [f"Côte {i}" for i in range(N)], "t": np.arange(N)})
+    for suffix, separator in ((".csv", ","), (".tsv", "\t"), (".csv.gz", ",")):
+        for encoding, told in (("cp1252", r"line 2 is not UTF-8 \(byte 0xf4\)"), ("utf-16", "is UTF-16")):
+            file = tmp_path / f"{encoding}{suffix}"
+            data.to_csv(file, index=False, sep=separator, encoding=encoding)
+            with pytest.raises(ValueError, match=f"{encoding}{suffix}.*{told}.*iconv") as caught:
+                Table(file, "name", "t")
+            assert "\n" not in str(caught.value)
+        data.to_csv(tmp_path / f"bom{suffix}", index=False, sep=separator, encoding="utf-8-sig")
+        assert Table(tmp_path / f"bom{suffix}", "name", "t").texts == data.name.tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("ragged.csv", b"name,t\n" + b"a,1\n" * 9 + b"a,1,2\n", r"ragged\.csv cannot .*line 11, saw 3"),
+        ("empty.csv", b"", r"empty\.csv cannot be read"),
+        ("head.csv", b"name,t\n", "has no rows"),
+        ("no.csv.gz", b"name,t\na,1\n", r"no\.csv\.gz cannot be read"),
+        (
+            "cut.csv.gz",
+            gzip.compress(b"name,t\n" + bytes(range(65, 90)) * 99)[:60],
+            r"cut\.csv\.gz cannot be",
+        ),
+        ("x.parquet", b"PAR1 no", r"x\.parquet is no Parquet file, or damaged"),
+    ],
+)
+def test_files_that_are_no_tables(tmp_path: Path, name: str, content: bytes, told: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(TableError, match=told) as caught:
+        Table(tmp_path / name, "name", "t")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_feature_s_class_names(tmp_path: Path) -> None:
+    """Of a folder, of its parts, and of a Parquet file that `datasets` wrote."""
+    from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+
+    names = ["World", "Sports", "Business", "10", "9"]
+    features = Features({"name": Value("string"), "t": ClassLabel(names=names)})
+    data = Dataset.from_dict({"name": NAMES, "t": [i % 5 for i in range(N)]}, features=features)
+    data.save_to_disk(tmp_path / "one")
+    data.to_parquet(tmp_path / "one.parquet")
+    half = {"train": data.select(range(30)), "test": data.select(range(30, N))}
+    DatasetDict(half).save_to_disk(tmp_path / "parts")
+    for place in ("one", "one.parquet", "parts"):
+        table = Table(tmp_path / place, "name", "t")
+        assert (table.kind, list(table.classes)) == ("categorical", names)
+        assert table.y.argmax(axis=1).tolist() == [i % 5 for i in range(N)]
+
+
+def test_minus_one_is_a_missing_label(tmp_path: Path) -> None:
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    features = Features({"name": Value("string"), "t": ClassLabel(names=["no", "yes"])})
+    labels = [-1 if i in (3, 8) else 1 - i % 2 for i in range(N)]
+    Dataset.from_dict({"name": NAMES, "t": labels}, features=features).save_to_disk(tmp_path / "one")
+    with pytest.raises(TableError, match=r"2 of 40 rows .*row 3: target 't' is missing"):
+        Table(tmp_path / "one", "name", "t")
+    table = Table(tmp_path / "one", "name", "t", on_bad="drop")
+    assert (table.kind, table.classes, table.dropped.row.tolist()) == ("binary", ("no", "yes"), [3, 8])
+    assert table.y[:, 0].tolist() == [v for v in labels if v >= 0]
+
+
+# Labels and numbers ----------------------------------------------------------------------------------
+DAYS = [f"2001-03-{1 + i % 28:02d}" for i in range(N)]
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (DAYS, r"holds dates \(e\.g\. 2001-03-01\): .*pandas\.to_datetime"),
+        ([f"{1 + i % 28}/3/01" for i in range(N)], "holds dates"),
+        ([f"{d} 12:30" for d in DAYS], "holds dates"),
+        ([datetime.date(2001, 3, 1 + i % 28) for i in range(N)], "holds dates"),
+        (["TRUE", "True", "false", "no"] * 10, "writes yes and no in several ways .*'TRUE', 'True', 'false'"),
+        (["yes", "No", "no", "yes"] * 10, "several ways"),
+        (["1.5"] * 39 + ["1,5"], r"1 of 40 rows .*row 39: target 't' is '1,5', where 98% are numbers"),
+        (["12", "about 300"] * 20, r"20 of 40 rows .*row 1: .*'about 300', where 50% .*kind='categorical'"),
+        ([1.5] * 20 + ["x"] + [2] * 19, "row 20: target 't' is 'x'"),
+        (NAMES, "1 rows, all in one cluster, are of class .* 39 classes more"),
+    ],
+)
+def test_targets_that_are_something_else(values: list[object], told: str) -> None:
+    with pytest.raises(TableError, match=told) as caught:
+        table_of(values)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_typo_can_be_dropped_or_meant() -> None:
+    values = [str(i % 7) for i in range(39)] + ["many"]
+    dropped = table_of(values, on_bad="drop")
+    assert (dropped.kind, dropped.dropped.row.tolist()) == ("numeric", [39])
+    assert dropped.y[:, 0].tolist() == [float(i % 7) for i in range(39)]
+    meant = [str(i % 2) for i in range(30)] + ["many"] * 10
+    assert table_of(meant, kind="categorical").classes == ("0", "1", "many")
+    mostly = ["3", "4"] * 5 + ["a", "b", "c"] * 10  # words in the main: labels
+    assert table_of(mostly).kind == "categorical"
+
+
+def test_classes_that_differ_in_capitals_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert table_of(["us", "US", "uk", "fr"] * 10).kind == "categorical"
+    assert "'US', 'us'" in caplog.text
+
+
+def test_columns_in_two_roles() -> None:
+    data = pd.DataFrame({"name": NAMES, "t": np.arange(N), "u": np.arange(N) ** 2})
+    with pytest.raises(TableError, match="target 't' is named twice"):
+        Table(data, "name", ["t", "u", "t"])
+    with pytest.raises(TableError, match="target 'name' is the text column"):
+        Table(data, "name", "name")
+    with pytest.raises(ColumnError, match="no column 'x'"):
+        Table(data, "name", "x")
+
+
+# Splits ----------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", ["binary", "categorical"])
+def test_a_drawn_split_has_every_class_in_both_parts(kind: str) -> None:
+    values = np.zeros(N, int) if kind == "binary" else np.arange(N) % 3
+    values[[3, 30]] = 1 if kind == "binary" else 7
+    for seed in range(30):
+        table = table_of(values.astype(str) if kind != "binary" else values, seed=seed, kind=kind)
+        for part in (table.is_test, ~table.is_test):
+            y = table.y[part]
+            assert ((y.min(axis=0) < 1) & (y.max(axis=0) > 0)).all(), seed
+        assert abs(int(table.is_test.sum()) - 8) <= 2
+
+
+def test_splits_that_need_no_change_are_as_they_were() -> None:
+    """The draw of 0.1, for classes that are in both parts anyway."""
+    order = np.random.default_rng(0).permutation(N)
+    table = table_of(np.arange(N) % 2, seed=0)
+    assert (np.flatnonzero(table.is_test) == np.sort(order[:8])).all()
+
+
+def test_a_class_of_one_cluster_or_one_part_is_refused() -> None:
+    values = ["a", "b"] * 19 + ["c", "a"]
+    with pytest.raises(TableError, match=r"1 rows, all in one cluster, are of class 't=c'"):
+        table_of(values)
+    one = pd.DataFrame({"name": NAMES, "t": [1 if i < 5 else 0 for i in range(N)], "g": np.arange(N) // 5})
+    with pytest.raises(TableError, match="5 rows, all in one cluster, are 't' is 1"):
+        Table(one, "name", "t", cluster="g")
+    shipped = one.assign(s=np.arange(N) >= 30)
+    with pytest.raises(TableError, match=r"'t' is constant in the test rows \(always 0\)"):
+        Table(shipped, "name", "t", split="s")
+
+
+# NaN -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_bad_activations_are_named_by_row_and_point(bad: float, tmp_path: Path) -> None:
+    """Of the activations, of a streamed store, and of a baseline's features."""
+    from graticule import Activations, Store, sweep
+    from graticule.probes import layers as fitting
+    from graticule.probes.surface.baselines import Baselines, text_digest
+
+    X = np.random.default_rng(0).normal(size=(N, 4)).astype(np.float32)
+    y, is_test = X @ np.arange(4.0), np.arange(N) % 5 == 3
+    for row in (20, 23):  # of the training rows, and of the test rows
+        broken = X.copy()
+        broken[row, 1] = bad
+        acts = Activations.from_tensors({"blocks.0.hook_resid_post": X, "blocks.1.hook_resid_post": broken})
+        told = rf"blocks\.1\.hook_resid_post: 1 non-finite entries, the first in row {row}"
+        with pytest.raises(ValueError, match=told):
+            sweep(acts, y, split=is_test)
+        acts.save(tmp_path / f"{row}{bad}")
+        before, fitting._STREAM_BYTES = fitting._STREAM_BYTES, 0  # pyright: ignore
+        try:
+            with pytest.raises(ValueError, match=told):
+                sweep(Store(tmp_path / f"{row}{bad}"), y, split=is_test)
+        finally:
+            fitting._STREAM_BYTES = before  # pyright: ignore
+        table = Table.from_arrays(y, NAMES, is_test)
+        beside = Baselines(text_digest(table), {"embedding": acts.select(points=acts.points[1])}, False)
+        with pytest.raises(ValueError, match=told):
+            sweep(acts.select(points=acts.points[0]), table, beside)
+    with pytest.raises(TableError, match=r"needs 40 finite rows; row 7 is .nan"):
+        table.with_target(np.where(np.arange(N) == 7, np.nan, y))
+
+
+def test_a_parquet_file_without_features(tmp_path: Path) -> None:
+    pd.DataFrame({"name": NAMES, "t": np.arange(N)}).to_parquet(tmp_path / "x.parquet")
+    assert Table(tmp_path / "x.parquet", "name", "t").kind == "numeric"
+    assert json.dumps(Table(tmp_path / "x.parquet", "name", "t").classes) == "[]"
