@@ -25,7 +25,7 @@ def report(
 
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"{folder} is no folder: name what 'graticule probe', 'study' or 'demo' wrote"
+            f"{folder} is no folder, so no saved result: name what 'graticule probe' or 'study' wrote"
         )
     if (folder / "study.json").is_file():
         from graticule.studies.result import Study
