@@ -17,6 +17,7 @@ from graticule.probes.plots.style import (
     MUTED,
     SURFACE,
     label,
+    layer_ticks,
     need_columns,
     short,
     spread,
@@ -78,7 +79,7 @@ def depth_figure(
     drawn = pd.concat([layers["validation"], layers["test_r2"]]).astype(float)
     low, high = _score_range(drawn, list(lines.values()))
     _baseline_lines(fig, lines, low, high, emphasised="surface stack" if surface is not None else None)
-    fig.update_yaxes(range=[low, high], title_text=score, tickformat=".1f")
+    fig.update_yaxes(range=[low, high], title_text=score)
     fig.update_xaxes(
         title_text="layer (block index)" if numbered else None,
         showgrid=False,
@@ -89,14 +90,14 @@ def depth_figure(
             title_text="layer (block index)",
             tickangle=0,
             range=[float(x.min()) - 0.4, float(x.max()) + 0.4],
-            dtick=max(1, round(len(set(x)) / 9)),
+            dtick=layer_ticks(x),
         )
-    _room_for_labels(fig)
+    _room_for_labels(fig, layer_ticks(x, 5) if numbered else None)
     return fig
 
 
-def _room_for_labels(fig: Figure) -> None:
-    """A right margin as wide as the labels, and smaller labels on a phone."""
+def _room_for_labels(fig: Figure, narrow: int | None) -> None:
+    """A right margin as wide as the labels; smaller labels, and ticks every `narrow` layers, on a phone."""
     layout: Any = fig.layout
     letters = max((len(re.sub("<.*?>", "", a.text)) for a in layout.annotations), default=0)
     smaller = {f"annotations[{k}].font.size": 9.5 for k in range(len(layout.annotations))}
@@ -104,7 +105,7 @@ def _room_for_labels(fig: Figure) -> None:
         "margin.r": 24 + round(5.6 * letters),
         "margin.l": 44,
         "xaxis.nticks": 6,
-        "xaxis.dtick": None,
+        "xaxis.dtick": narrow,
         **smaller,
     }
     fig.update_layout(margin={"r": 20 + round(6.4 * letters)}, meta={**layout.meta, "phone": phone})

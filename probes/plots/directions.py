@@ -10,7 +10,16 @@ import pandas as pd
 from plotly.graph_objects import Figure, Heatmap, Scatter
 from plotly.subplots import make_subplots
 
-from graticule.probes.plots.style import ACCENT, FAINT, MUTED, SURFACE, need_columns, short, style
+from graticule.probes.plots.style import (
+    ACCENT,
+    FAINT,
+    MUTED,
+    SURFACE,
+    layer_ticks,
+    need_columns,
+    short,
+    style,
+)
 
 _SCALE = [[0.0, "#00639c"], [0.5, "#ffffff"], [1.0, "#b3003c"]]
 _COLOURS = {"read": SURFACE, "write": ACCENT}
@@ -209,5 +218,7 @@ def rank_figure(ranks: pd.DataFrame) -> Figure:
                 )
     style(fig, height=380)
     fig.update_xaxes(title_text="layer (block index)", showgrid=False)
+    if by_layer["layer"].notna().all():
+        fig.update_xaxes(dtick=layer_ticks(by_layer["layer"]))
     fig.update_yaxes(title_text="effective rank", rangemode="tozero")
     return fig

@@ -9,7 +9,17 @@ import pandas as pd
 from plotly.graph_objects import Figure, Heatmap, Scatter
 
 from graticule.probes.plots.markup import plain
-from graticule.probes.plots.style import ACCENT, BLOCKS, INK, MUTED, SURFACE, need_columns, short, style
+from graticule.probes.plots.style import (
+    ACCENT,
+    BLOCKS,
+    INK,
+    MUTED,
+    SURFACE,
+    layer_ticks,
+    need_columns,
+    short,
+    style,
+)
 
 _DASHES = ("solid", "dash", "dot", "dashdot")
 
@@ -85,8 +95,10 @@ def prompt_depth_figure(layers: pd.DataFrame, chosen: pd.DataFrame, surface: flo
                 "yanchor": "bottom",
             },
         )
-    fig.update_yaxes(title_text="R²", range=[max(low, -0.25) - 0.03, high + 0.05], tickformat=".1f")
+    fig.update_yaxes(title_text="R²", range=[max(low, -0.25) - 0.03, high + 0.05])
     fig.update_xaxes(title_text="layer (block index)" if numbered else None, showgrid=False)
+    if numbered:
+        fig.update_xaxes(dtick=layer_ticks(layers["layer"]))
     return fig
 
 

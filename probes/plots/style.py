@@ -142,6 +142,11 @@ def short(text: str, width: int = 22) -> str:
     return text if len(text) <= width else text[: width - 1].rstrip() + "…"
 
 
+def layer_ticks(layers: "pd.Series[Any]", most: int = 9) -> int:
+    """The whole number of layers between ticks, so that about `most` are drawn and none is between layers."""
+    return max(1, round(layers.nunique() / most))
+
+
 def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:
     """Label positions in input order, moved apart to at least `gap` and kept in `low..high` where they fit.
 

@@ -208,3 +208,22 @@ def test_rows_to_score_and_small_helpers() -> None:
     assert list(some.index) == sorted(some.index)
     assert len(some) == 4
     assert short("a" * 30, 10) == "a" * 9 + "…"
+
+
+@pytest.mark.parametrize("count", [2, 3, 6, 12, 48])
+def test_ticks_stand_at_layers_and_are_told_apart(count: int) -> None:
+    """None between two layers, on a phone either; and scores close together get decimals that differ."""
+    layers = pd.DataFrame(
+        {
+            "layer": range(count),
+            "point": [f"blocks.{k}.hook_resid_post" for k in range(count)],
+            "validation": np.linspace(0.20, 0.24, count),
+            "test_r2": np.linspace(0.20, 0.24, count),
+        }
+    )
+    figure = plots.depth_figure(layers, {"TF-IDF": 0.21}, "blocks.1.hook_resid_post", 0.22)
+    axis, phone = figure.layout.xaxis, figure.layout.meta["phone"]
+    for step in (axis.dtick, phone["xaxis.dtick"]):
+        assert step == int(step) >= 1
+        assert count / step <= 14
+    assert figure.layout.yaxis.tickformat is None
