@@ -98,8 +98,8 @@ def as_damaged(path: Path | str, remedy: str) -> Generator[None]:
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         if isinstance(error, ArtifactError):
             raise
-        why = f"lacks {error}" if isinstance(error, KeyError) else f"does not fit together: {error}"
-        raise ArtifactError(f"{path} {why}; {remedy}") from error
+        why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise ArtifactError(f"{path} does not fit together: {why}; {remedy}") from error
 
 
 def write_tensors(path: Path | str, tensors: Mapping[str, Tensor]) -> None:

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
-from graticule.hooks.artifact import ArtifactError, read_json
+from graticule.hooks.artifact import (
+    SCHEMA,
+    ArtifactError,
+    as_damaged,
+    check_schema,
+    read_json,
+    write_json,
+)
 from graticule.hooks.locks import only_here
 from graticule.hooks.replacing import replacing_folder, tidy
+from graticule.hooks.requests import differences, told
 
-_MARKS = ("manifest.json", "findings.json", "study.json", "sim.json", "run.json", "step.json", "cfg.json")
+_MARKS = (
+    "manifest.json",
+    "findings.json",
+    "study.json",
+    "sim.json",
+    "run.json",
+    "step.json",
+    "cfg.json",
+    "request.json",
+)
 """Files that say what kind of folder they stand in."""
 SAE = "sae"
 """The kind of a SAELens folder that was trained here."""
@@ -29,14 +47,25 @@ class FolderKind:
     kind: str
     """The word in its mark."""
     words: str
-    """What it is called, with its article."""
+    """What it is called, without its article: `run of an SAE`."""
     mark: str
     """The JSON file that names its kind; it may be the last to be written."""
     holds: tuple[str, ...]
-    """Patterns of all other names in it."""
+    """Patterns of the other names in it."""
+    writes: tuple[str, ...] = ()
+    """Those of them that a kind which may lie among other things writes itself."""
 
-    def check(self, folder: Path) -> None:
-        """**Raises** `ForeignFolderError` if `folder` holds anything that is none of this kind's."""
+    def check(self, folder: Path, among_others: bool = False) -> None:
+        """Refuse a folder that is not to be written into.
+
+        Args:
+            folder: it may be missing, empty, of this kind, or begun as one and killed.
+            among_others: things that are none of this kind's may lie there too, but nothing of theirs under
+                a name that is written.
+
+        Raises:
+            ForeignFolderError: if it is a file, of another kind, or holds something else.
+        """
         if not folder.is_dir():
             if folder.exists():
                 raise ForeignFolderError(f"{folder} is a file; name a folder")
@@ -46,15 +75,14 @@ class FolderKind:
             kind = _kind_in(folder / mark)
             if kind is not None and (mark, kind) != (self.mark, self.kind):
                 raise ForeignFolderError(
-                    f"{folder} holds something other than {self.words} ({mark} says {kind!r}); "
-                    "choose another place"
+                    f"{folder} is no {self.words}: its {mark} says {kind!r}; choose another place"
                 )
-        if self.mark in names:
+        if self.mark in names or (among_others and not set(names) & set(self.writes)):
             return
         for name in names:
             if not name.startswith(".") and not any(fnmatchcase(name, own) for own in self.holds):
                 raise ForeignFolderError(
-                    f"{folder} exists and is no {self.words.partition(' ')[2]} (it holds {name!r}); "
+                    f"{folder} exists and is no {self.words}: it holds something other, {name!r}; "
                     "choose another place, or an empty folder"
                 )
 
@@ -85,6 +113,27 @@ def working_folder(folder: Path | str, kind: FolderKind, doing: str) -> Generato
         tidy(folder)
         kind.check(folder)
         yield folder
+
+
+def keep_request(folder: Path, kind: FolderKind, request: Mapping[str, Any]) -> None:
+    """Note in the kind's mark what `folder` is made for, or compare it with what is noted there.
+
+    Raises:
+        ForeignFolderError: if it was made for another request, naming what differs.
+    """
+    mark = folder / kind.mark
+    if not mark.is_file():
+        write_json(mark, {"kind": kind.kind, "schema": SCHEMA, "request": request})
+        return
+    noted = read_json(mark)
+    check_schema(noted, kind.kind, folder)
+    with as_damaged(mark, "choose another folder"):
+        differing = differences(noted["request"], request)
+    if differing:
+        raise ForeignFolderError(
+            f"{folder} is a {kind.words} of another request ({told(differing)}); choose another folder, or "
+            "remove it"
+        )
 
 
 @contextmanager

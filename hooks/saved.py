@@ -15,6 +15,7 @@ import torch
 from graticule.hooks.artifact import (
     SCHEMA,
     ArtifactError,
+    as_damaged,
     check_schema,
     json_ready,
     library_versions,
@@ -27,6 +28,7 @@ from graticule.hooks.artifact import (
     write_tensors,
 )
 from graticule.hooks.kinds import write_folder
+from graticule.hooks.names import inside
 from graticule.hooks.result import Result
 
 if TYPE_CHECKING:
@@ -85,17 +87,20 @@ class SavedResult(Result):
         path = Path(path)
         manifest = read_json(path / "manifest.json")
         check_schema(manifest, cls.KIND, path)
-        for name, digest in manifest["files"].items():
-            if not (path / name).exists() or sha256(path / name) != digest:
-                raise ArtifactError(f"{path / name} is missing or damaged; make the {cls.KIND} again")
-        values: dict[str, Any] = {name: read_table(path / f"{name}.parquet") for name in manifest["tables"]}
-        if _ARRAYS in manifest["files"]:
-            values |= {name: tensor.numpy() for name, tensor in read_tensors(path / _ARRAYS).items()}
+        with as_damaged(path / "manifest.json", f"make the {cls.KIND} again"):
+            for name, digest in manifest["files"].items():
+                file = inside(path, name)
+                if not file.exists() or sha256(file) != digest:
+                    raise ArtifactError(f"{file} is missing or damaged; make the {cls.KIND} again")
+            values: dict[str, Any] = {n: read_table(inside(path, f"{n}.parquet")) for n in manifest["tables"]}
+            if _ARRAYS in manifest["files"]:
+                values |= {name: tensor.numpy() for name, tensor in read_tensors(path / _ARRAYS).items()}
+            fields = manifest["fields"].items()
         hints = get_type_hints(cls)
         try:
-            values |= {name: decode(value, hints[name]) for name, value in manifest["fields"].items()}
+            values |= {name: decode(value, hints[name]) for name, value in fields}
             return cls(**values)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ArtifactError(f"{path} was written by another version of graticule: {error}") from error
 
 

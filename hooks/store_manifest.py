@@ -12,7 +12,7 @@ from graticule.hooks.kinds import FolderKind
 from graticule.hooks.names import BadNameError, check_name, inside_file
 
 KIND = "activations"
-STORE = FolderKind(KIND, "an activation store", "manifest.json", ())
+STORE = FolderKind(KIND, "activation store", "manifest.json", ())
 """The folder of a store; its manifest is there first."""
 
 

@@ -18,6 +18,7 @@ from graticule.hooks.alignment import BY_PLACE
 from graticule.hooks.artifact import (
     SCHEMA,
     ArtifactError,
+    as_damaged,
     check_schema,
     json_ready,
     read_json,
@@ -29,7 +30,11 @@ from graticule.hooks.artifact import (
     write_tensors,
 )
 from graticule.hooks.doors import ACTIVATIONS, BASELINES, door
+from graticule.hooks.kinds import FolderKind
+from graticule.hooks.locks import only_here
+from graticule.hooks.names import inside, inside_file
 from graticule.hooks.points import layer_of
+from graticule.hooks.replacing import replacing_entries
 from graticule.hooks.result import Part, Result
 from graticule.hooks.store import Store
 from graticule.probes.estimators.ridge import RidgeProbe
@@ -46,6 +51,15 @@ if TYPE_CHECKING:
 KIND = "findings"
 _RIVALS = "rivals.safetensors"
 _PARTS = ("out_of_fold", "test")
+_WRITES = ("predictions.parquet", _RIVALS, "probes")
+FINDINGS = FolderKind(
+    KIND,
+    "folder of findings",
+    "findings.json",
+    ("activations", "baselines", "calibration", "report.html", "pages", *_WRITES),
+    _WRITES,
+)
+"""The folder of findings, and of what `probe` keeps beside them."""
 _CAPTION_LAYERS = "Every layer; test scores of layers that were not chosen are exploratory"
 _CAPTION_BASELINES = "The baselines, each with its layer and strength chosen on training rows"
 _CAPTION_WORST = "Test rows that the probe gets most wrong"
@@ -300,22 +314,26 @@ class Findings(Result):
     def save(self, path: Path | str) -> None:
         """Write `findings.json`, `predictions.parquet` and `probes/` into `path`.
 
-        The folder may hold other things (a run's activations, its page). `findings.json`, which names the
-        other files with their checksums, is written last: without it there are no findings.
+        The folder may hold other things (a run's activations, its page). All of it takes the place of earlier
+        findings at once; whatever is killed when, the earlier ones or these can be loaded.
+
+        **Raises** `FileExistsError` if `path` holds something else than findings under these names, is a
+        folder of another kind, or another process writes there.
         """
-        path = Path(path)
-        path.mkdir(parents=True, exist_ok=True)
-        (path / "findings.json").unlink(missing_ok=True)
-        write_table(path / "predictions.parquet", self.predictions)
+        with only_here(path, "saving findings into"):
+            FINDINGS.check(Path(path), among_others=True)
+            with replacing_entries(Path(path), KIND) as folder:
+                self._write(folder)
+
+    def _write(self, folder: Path) -> None:
+        write_table(folder / "predictions.parquet", self.predictions)
         rivals = {f"{n}/{part}": getattr(p, part) for n, p in self.rivals.items() for part in _PARTS}
-        write_tensors(path / _RIVALS, {k: torch.from_numpy(v.copy()) for k, v in rivals.items()})
-        files = {name: sha256(path / name) for name in ("predictions.parquet", _RIVALS)}
+        write_tensors(folder / _RIVALS, {k: torch.from_numpy(v.copy()) for k, v in rivals.items()})
         for point, probe in self.probes.items():
-            probe.save(path / "probes" / point, overwrite=True)
-        write_json(
-            path / "findings.json",
-            {"kind": KIND, "schema": SCHEMA, "files": files, "points": list(self.probes), **self.to_json()},
-        )
+            probe.save(inside(folder / "probes", point))
+        files = {str(f.relative_to(folder)): sha256(f) for f in sorted(folder.rglob("*")) if f.is_file()}
+        manifest = {"kind": KIND, "schema": SCHEMA, "files": files, "points": list(self.probes)}
+        write_json(folder / "findings.json", {**manifest, **self.to_json()})
 
     @classmethod
     def load(cls, path: Path | str) -> Findings:
@@ -326,10 +344,16 @@ class Findings(Result):
         path = Path(path)
         found = read_json(path / "findings.json")
         check_schema(found, KIND, path)
+        with as_damaged(path / "findings.json", "run the sweep again"):
+            return cls._read(path, found)
+
+    @classmethod
+    def _read(cls, path: Path, found: Mapping[str, Any]) -> Findings:
         for name, digest in found["files"].items():
-            if not (path / name).exists() or sha256(path / name) != digest:
-                raise ArtifactError(f"{path / name} is missing or damaged; run the sweep again")
-        probes = {point: RidgeProbe.load(path / "probes" / point) for point in found["points"]}
+            file = inside_file(path, name)
+            if not file.exists() or sha256(file) != digest:
+                raise ArtifactError(f"{file} is missing or damaged; run the sweep again")
+        probes = {point: RidgeProbe.load(inside(path / "probes", point)) for point in found["points"]}
         return cls(
             model=found["model"],
             table=found["table"],

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from graticule.hooks.artifact import ArtifactError, fingerprint
+from graticule.hooks.artifact import ArtifactError, fingerprint, frame_digest, json_ready
 from graticule.hooks.capture import capture
 from graticule.hooks.doors import MODEL, TABLE, door
 from graticule.hooks.identity import model_identity
+from graticule.hooks.kinds import ForeignFolderError, working_folder
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.positions import Pos
 from graticule.hooks.protocols import HookedModel
+from graticule.hooks.replacing import recover
+from graticule.hooks.requests import differences, told
 from graticule.hooks.store import Store
-from graticule.probes.findings import Findings
+from graticule.probes.findings import FINDINGS, Findings
 from graticule.probes.surface.baselines import Baselines, baselines
 from graticule.probes.sweep import sweep
 from graticule.probes.tables.table import Table
@@ -49,9 +53,11 @@ def probe(
 
     With `out`, activations and baselines are stores in `out/activations` and `out/baselines`, and the
     findings are saved in `out`. Called again, a step whose artefact is complete and was made from the same
-    model, table and settings is not run again; a killed run goes on where it was.
+    model, table and settings is not run again; a killed run goes on where it was. Findings that ask something
+    else (another table, target, prompt) are never replaced; the same ones judged by other settings are.
 
-    **Raises** `ValueError` if the table has no texts, and whatever the three steps raise.
+    **Raises** `FileExistsError` if `out` holds something else or another process writes there, `ValueError`
+    if the table has no texts, and whatever the three steps raise.
     """
     if table.texts is None:
         raise ValueError(
@@ -65,26 +71,44 @@ def probe(
         "dtype": dtype,
         "progress": progress,
     }
-    folder = None if out is None else Path(out)
-    names = resolve(model, points, layers)
+    if out is None:
+        return _probe(model, table, None, settings, twins, twin, min_gain, draws, seed)
+    with working_folder(out, FINDINGS, "probing into") as folder:
+        return _probe(model, table, folder, settings, twins, twin, min_gain, draws, seed)
+
+
+def _probe(
+    model: HookedModel,
+    table: Table,
+    folder: Path | None,
+    settings: Mapping[str, Any],
+    twins: int,
+    twin: Literal["permuted", "fresh"],
+    min_gain: float,
+    draws: int,
+    seed: int,
+) -> Findings:
+    names = resolve(model, settings["points"], settings["layers"])
     made_from = {
         "model": model_identity(model),
         "table": table.digest,
+        **asked_of(table),
         "points": names,
-        **{k: repr(v) for k, v in (("pos", pos), ("prompt", prompt), ("dtype", dtype), ("twin", twin))},
+        **{k: repr(settings[k]) for k in ("pos", "prompt", "dtype")},
+        "twin": repr(twin),
         "twins": twins,
         "min_gain": min_gain,
         "draws": draws,
         "seed": seed,
     }
-    mark = fingerprint(made_from)
-    found = None if folder is None else findings_of(folder, mark)
+    found = None if folder is None else findings_of(folder, made_from)
     if folder is not None and found is not None:
         kept = Store(folder / "activations"), table, Baselines.load(folder / "baselines")
         return found.with_material(*kept)
     _log.info("capturing %d texts at %d points", len(table), len(names))
-    acts = capture(model, table.texts, store=folder / "activations", **settings) if folder else None
-    acts = acts if acts is not None else capture(model, table.texts, **settings)
+    texts = table.texts or ()  # there are some: checked at the door
+    acts = capture(model, texts, store=folder / "activations", **settings) if folder else None
+    acts = acts if acts is not None else capture(model, texts, **settings)
     beside = baselines(
         model,
         table,
@@ -94,23 +118,63 @@ def probe(
         store=None if folder is None else folder / "baselines",
         **settings,
     )
-    findings = sweep(acts, table, beside, min_gain=min_gain, draws=draws, seed=seed, progress=progress)
-    findings = replace(findings, provenance={**findings.provenance, "fingerprint": mark})
+    findings = sweep(acts, table, beside, min_gain=min_gain, draws=draws, seed=seed,
+                     progress=settings["progress"])  # fmt: skip
+    findings = replace(findings, provenance={**findings.provenance, **marked(made_from)})
     if folder is not None:
         findings.save(folder)
     return findings
 
 
-def findings_of(folder: Path, mark: str) -> Findings | None:
-    """Whole findings that `folder` holds of the very same run, by its fingerprint, if there are any."""
+JUDGING = ("min_gain", "draws", "seed", "twins", "twin", "alphas")
+"""Settings by which the same question may be judged anew in the same folder."""
+
+
+def asked_of(table: Table) -> dict[str, Any]:
+    """What findings are of besides the rows that a table's digest holds: names, units, every column."""
+    return {
+        "targets": table.target_names,
+        "units": table.units,
+        "classes": table.classes,
+        "columns": frame_digest(table.frame),
+    }
+
+
+def marked(made_from: Mapping[str, Any]) -> dict[str, Any]:
+    """What findings say of what they were made from, for `findings_of`."""
+    return {"fingerprint": fingerprint(made_from), "request": json_ready(made_from)}
+
+
+def findings_of(folder: Path, made_from: Mapping[str, Any]) -> Findings | None:
+    """Whole findings that `folder` holds of the very same run, if there are any.
+
+    Findings that ask the same and are judged otherwise, or were made by another version, count as none; this
+    is told.
+
+    **Raises** `ForeignFolderError` for findings that ask something else.
+    """
+    if not (folder / "findings.json").exists():
+        recover(folder)
     if not (folder / "findings.json").exists():
         return None
     try:
         found = Findings.load(folder)
-    except (ArtifactError, KeyError) as error:
-        _log.info("findings in %s are made again: %s", folder, error)
+    except ArtifactError as error:
+        _log.warning("findings in %s are made again: %s", folder, error)
         return None
-    if found.provenance.get("fingerprint") != mark:
+    if found.provenance.get("fingerprint") == fingerprint(made_from):
+        _log.info("%s holds these very findings; nothing is run again", folder)
+        return found
+    before = found.provenance.get("request")
+    if before is None:
+        _log.warning("findings in %s are made again: whether they ask the same cannot be told", folder)
         return None
-    _log.info("%s holds these very findings; nothing is run again", folder)
-    return found
+    differing = differences(before, made_from)
+    if others := [d for d in differing if d.split(":")[0] not in JUDGING]:
+        raise ForeignFolderError(
+            f"{folder} holds findings that ask something else ({told(others)}); choose another folder, or "
+            "remove it"
+        )
+    why = told(differing) or "another version made them"
+    _log.warning("findings in %s are made again: %s", folder, why)
+    return None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from graticule.hooks.artifact import (
     SCHEMA,
-    ArtifactError,
+    as_damaged,
     check_schema,
     library_versions,
     read_json,
@@ -84,21 +83,8 @@ def load_learner(path: Path | str, kind: str) -> tuple[Contexts, dict[str, Tenso
     folder = Path(path)
     manifest = read_json(folder / "manifest.json")
     check_schema(manifest, kind, folder)
-    with as_damaged(folder):
+    with as_damaged(folder, "save the learner again"):
         return _read(folder, manifest)
-
-
-@contextmanager
-def as_damaged(folder: Path | str) -> Generator[None]:
-    """**Raises** `ArtifactError` for whatever does not fit together in a learner's folder."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        if isinstance(error, ArtifactError):
-            raise
-        raise ArtifactError(
-            f"the learner in {folder} does not fit together ({type(error).__name__}: {error}); save it again"
-        ) from error
 
 
 def _read(folder: Path, manifest: Mapping[str, Any]) -> tuple[Contexts, dict[str, Tensor], dict[str, Any]]:

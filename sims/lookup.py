@@ -17,8 +17,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from graticule.hooks.artifact import as_damaged
 from graticule.sims.contexts import Contexts
-from graticule.sims.learners import as_damaged, hooked, load_learner, save_learner
+from graticule.sims.learners import hooked, load_learner, save_learner
 from graticule.sims.worlds.restricted import tokens_of
 
 if TYPE_CHECKING:
@@ -127,5 +128,5 @@ def load_lookup(path: Path | str, sae: bool = False) -> tuple[HookedTransformer,
     **Raises** `ArtifactError` if the folder is missing, damaged or something else.
     """
     contexts, held, _ = load_learner(path, KIND)
-    with as_damaged(path):
+    with as_damaged(path, "save the learner again"):
         return lookup_model(held["f"], held["g"], sae, tokens_of(contexts.world)), contexts

@@ -20,8 +20,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from graticule.hooks.artifact import as_damaged
 from graticule.sims.contexts import Contexts
-from graticule.sims.learners import as_damaged, hooked, load_learner, save_learner
+from graticule.sims.learners import hooked, load_learner, save_learner
 from graticule.sims.truth.tables import truth_table
 from graticule.sims.world import UNKNOWN, World
 
@@ -250,7 +251,7 @@ def load_sequence(path: Path | str, sae: bool = False) -> tuple[HookedTransforme
     **Raises** `ArtifactError` if the folder is missing, damaged or something else.
     """
     contexts, held, settings = load_learner(path, KIND)
-    with as_damaged(path), torch.no_grad():
+    with as_damaged(path, "save the learner again"), torch.no_grad():
         model = sequence_model(SequenceTokens.of(contexts), SequenceShape(**settings["shape"]), sae)
         for name, parameter in model.named_parameters():
             parameter.copy_(held[name]).requires_grad_(False)

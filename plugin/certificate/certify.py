@@ -20,6 +20,7 @@ from graticule.certificate.nothing import found_in_nothing
 from graticule.certificate.result import Certificate, Part
 from graticule.certificate.subjects import Subject, least_linear
 from graticule.hooks.artifact import ArtifactError, fingerprint, json_ready, library_versions
+from graticule.hooks.locks import only_here
 from graticule.sims.sequence import SequenceShape
 from graticule.sims.train import Training
 from graticule.sims.training.sequence_train import SequenceTraining
@@ -88,7 +89,20 @@ def certify(
         training = (replace(chosen.lookup, seed=seed), replace(chosen.sequence, seed=seed))
         chosen = replace(chosen, lookup=training[0], sequence=training[1])
     made_of = _fingerprint(world, chosen)
-    folder = None if out is None else Path(out) / "parts" / made_of[:12]
+    if out is None:
+        return _run(world, chosen, None, made_of, progress, say)
+    with only_here(out, "certifying into"):
+        return _run(world, chosen, Path(out) / "parts" / made_of[:12], made_of, progress, say)
+
+
+def _run(
+    world: World,
+    chosen: Plan,
+    folder: Path | None,
+    made_of: str,
+    progress: bool | None,
+    say: Callable[[str], None] | None,
+) -> Certificate:
     learners = Learners(world, chosen, None if folder is None else folder / "learners", progress)
     parts: list[Part] = []
     steps = levels(chosen)

@@ -31,19 +31,22 @@ def demo(
     Example:  graticule demo --rows 1000 --out my-demo
     """
     import graticule
+    from graticule.commands.folders import DEMO
+    from graticule.hooks.kinds import working_folder
     from graticule.report.page import write_page
 
-    a.need_folder(out)
+    DEMO.check(out)
     tables = [graticule.Table.packaged(name) for name in ("world_cities", "historical_figures")]
     tables = tables if full else [table.head(rows, seed) if rows < len(table) else table for table in tables]
     o.say(f"loading {model}", err=True)
     loaded = graticule.load_model(model)
     found: list[Any] = []
-    for table in tables:
-        o.say(f"probing {table.name}: {len(table):,} rows", err=True)
-        findings = graticule.probe(loaded, table, twins=1, seed=seed, out=out / table.name, progress=True)
-        found.append(_calibrated(findings, out / table.name, calibrate, seed))
-    page = write_page(found, out / "report.html", title=f"graticule demo: {model}")
+    with working_folder(out, DEMO, "running the demo in"):
+        for table in tables:
+            o.say(f"probing {table.name}: {len(table):,} rows", err=True)
+            findings = graticule.probe(loaded, table, twins=1, seed=seed, out=out / table.name, progress=True)
+            found.append(_calibrated(findings, out / table.name, calibrate, seed))
+        page = write_page(found, out / "report.html", title=f"graticule demo: {model}")
     for findings in found:
         o.say(f"{findings.title}\n{findings.summary()}\n")
     words = "; ".join(f"{table.name}: {f.verdict.words}" for table, f in zip(tables, found, strict=True))
@@ -83,8 +86,11 @@ def probe(
                 --target latitude:lat --target longitude:lon --split-column is_test
                 --block-column country --out places
     """
+    from graticule.hooks.kinds import working_folder
+    from graticule.probes.findings import FINDINGS
+
     where, which, tokens = a.read_layers(layers), a.read_points(points), a.read_pos(pos)
-    a.need_folder(out)
+    FINDINGS.check(out)
     import graticule
 
     entities = a.read_table(
@@ -100,11 +106,12 @@ def probe(
     )
     loaded = graticule.load_model(model, dtype=dtype, device=device)
     settings: dict[str, Any] = {"prompt": prompt, "points": which, "layers": where, "pos": tokens}
-    findings = graticule.probe(
-        loaded, entities, **settings, twins=twins, seed=seed, min_gain=min_gain, out=out, progress=True
-    )
-    findings = _calibrated(findings, out, calibrate, seed)
-    page = findings.report(out / "report.html")
+    with working_folder(out, FINDINGS, "probing into"):
+        findings = graticule.probe(
+            loaded, entities, **settings, twins=twins, seed=seed, min_gain=min_gain, out=out, progress=True
+        )
+        findings = _calibrated(findings, out, calibrate, seed)
+        page = findings.report(out / "report.html")
     o.say(f"{findings.summary()}\nThe page: {page}")
 
 

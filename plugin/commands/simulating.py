@@ -2,6 +2,7 @@
 
 # ruff: noqa: ARG001 (--debug and --verbose act in `graticule.cli.main` and in their callbacks)
 
+import logging
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,8 @@ import typer
 from graticule import arguments as a
 from graticule import options as o
 from graticule.sims.reproductions.names import NAMES
+
+_log = logging.getLogger(__name__)
 
 
 def sim(
@@ -66,12 +69,16 @@ def sim(
         "scale": scale, "optimizer": optimizer, "steps": steps, "weight_decay": weight_decay, "masks": masks,
         "kept": kept, "graph": graph, "edge_probability": edge_probability,
     }  # fmt: skip
+    from graticule.commands.folders import SIM
+    from graticule.hooks.kinds import working_folder
+
     _used(asked)
-    found = _held(out, asked)
-    if found is None:
-        found = _made(asked, out / "parts")
-        _keep(found, out, asked)
-    page = found.report(out / "report.html")
+    with working_folder(out, SIM, "simulating into"):
+        found = _held(out, asked)
+        if found is None:
+            found = _made(asked, out / "parts")
+            _keep(found, out, asked)
+        page = found.report(out / "report.html")
     o.say(f"{found.summary()}\nThe page: {page}")
 
 
@@ -94,17 +101,15 @@ def certify(
     """
     a.need_folder(out)
     from graticule.certificate.certify import certify as run
+    from graticule.commands.folders import CERTIFICATE
+    from graticule.hooks.kinds import keep_request, working_folder
 
-    made = run(
-        concepts=concepts,
-        quick=quick,
-        seed=seed,
-        out=out,
-        say=lambda line: o.say(line, err=True),
-        progress=True,
-    )
-    made.save(out / "result")
-    page = made.report(out / "report.html")
+    asked = {"concepts": concepts, "quick": quick, "seed": seed}
+    with working_folder(out, CERTIFICATE, "certifying into"):
+        keep_request(out, CERTIFICATE, asked)
+        made = run(**asked, out=out, say=lambda line: o.say(line, err=True), progress=True)
+        made.save(out / "result")
+        page = made.report(out / "report.html")
     o.say(f"{made.summary()}\nThe page: {page}")
 
 
@@ -149,27 +154,42 @@ def _made(asked: dict[str, Any], parts: Path) -> Any:
 
 
 def _held(out: Path, asked: dict[str, Any]) -> Any:
-    """The result of the very same command, if the folder holds it."""
+    """The result of the very same command, if the folder holds it.
+
+    **Raises** `ForeignFolderError` if it holds that of another.
+    """
     from graticule.hooks.artifact import ArtifactError, fingerprint, read_json
+    from graticule.hooks.kinds import ForeignFolderError
+    from graticule.hooks.requests import differences, told
     from graticule.results import load_result
 
-    try:
-        if read_json(out / "sim.json").get("fingerprint") == fingerprint(asked):
-            return load_result(out / "result")
-    except ArtifactError:
+    if not (out / "sim.json").is_file():
         return None
+    try:
+        index = read_json(out / "sim.json")
+        if index.get("fingerprint") == fingerprint(asked):
+            return load_result(out / "result")
+    except ArtifactError as error:
+        _log.warning("what %s holds is made again: %s", out, error)
+        return None
+    differing = differences(index.get("asked", {}), asked)
+    if differing:
+        raise ForeignFolderError(
+            f"{out} holds another simulation ({told(differing)}); choose another folder, or remove it"
+        )
+    _log.warning("what %s holds was made by another version, and is made again", out)
     return None
 
 
 def _keep(found: Any, out: Path, asked: dict[str, Any]) -> None:
     from graticule.hooks.artifact import fingerprint, write_json
+    from graticule.hooks.replacing import replacing_entries
 
-    out.mkdir(parents=True, exist_ok=True)
-    # the request is written last: without it, or with another's, no result is taken for an answer
-    (out / "sim.json").unlink(missing_ok=True)
-    found.save(out / "result")
-    told = found.to_json() if asked["theorems"] else _numbers(found)
-    write_json(out / "sim.json", {**told, "asked": asked, "fingerprint": fingerprint(asked)})
+    numbers = found.to_json() if asked["theorems"] else _numbers(found)
+    request = {"asked": asked, "fingerprint": fingerprint(asked)}
+    with replacing_entries(out, "sim") as place:
+        found.save(place / "result")
+        write_json(place / "sim.json", {**numbers, **request})
 
 
 def _numbers(found: Any) -> dict[str, Any]:

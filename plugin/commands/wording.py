@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from graticule import arguments as a
 from graticule import options as o
 
 
@@ -38,13 +37,15 @@ def words(
     \b
     Example:  graticule words --model gemma-3-270m --out words
     """
-    a.need_folder(out)
     import graticule
+    from graticule.commands.folders import WORDS
+    from graticule.hooks.kinds import working_folder
     from graticule.probes.words.ambiguous import ambiguous
     from graticule.probes.words.languages import languages
     from graticule.probes.words.lists import pair_lists, parallel_contexts
     from graticule.probes.words.readout import default_texts, final_residuals
 
+    WORDS.check(out)
     for read, path in ((pair_lists, pairs), (parallel_contexts, contexts)):
         read(path)  # what is wrong with them is said before a model is loaded
     loaded = graticule.load_model(model, dtype=dtype, device=device)
@@ -56,9 +57,9 @@ def words(
         "languages": lambda: languages(loaded, contexts, pairs, **shared),
         "ambiguous": lambda: ambiguous(loaded, **shared),
     }
-    out.mkdir(parents=True, exist_ok=True)
-    for name, make in makers.items():
-        result = make()
-        result.save(out / name)
-        page = result.report(out / f"{name}.html")
-        o.say(f"{result.summary()}\nThe page: {page}\n")
+    with working_folder(out, WORDS, "writing into"):
+        for name, make in makers.items():
+            result = make()
+            result.save(out / name)
+            page = result.report(out / f"{name}.html")
+            o.say(f"{result.summary()}\nThe page: {page}\n")

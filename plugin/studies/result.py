@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from graticule.hooks.artifact import SCHEMA, ArtifactError, check_schema, json_ready, read_json, write_json
+from graticule.hooks.artifact import (
+    SCHEMA,
+    ArtifactError,
+    as_damaged,
+    check_schema,
+    json_ready,
+    read_json,
+    write_json,
+)
+from graticule.hooks.names import inside
+from graticule.hooks.replacing import recover
 from graticule.hooks.result import Part, Result
 from graticule.hooks.saved import SavedResult
 from graticule.probes.adjust import holm_verdicts
@@ -119,11 +129,15 @@ class Study(Result):
         path = Path(path)
         index = read_json(path / "study.json")
         check_schema(index, KIND, path)
-        for step in index["steps"]:
-            if not (path / step / "step.json").is_file():
-                raise ArtifactError(f"{path} lacks the results of the step {step!r}; run the study again")
-        results = {step: read_step(path / step) for step in index["steps"]}
-        return cls(Findings.load(path / "probe"), results, index["failures"])
+        with as_damaged(path / "study.json", "run the study again"):
+            for step in index["steps"]:
+                place = inside(path, step)
+                recover(place)
+                if not (place / "step.json").is_file():
+                    raise ArtifactError(f"{path} lacks the results of the step {step!r}; run the study again")
+            results = {step: read_step(path / step) for step in index["steps"]}
+            failures = {str(step): str(why) for step, why in index["failures"].items()}
+        return cls(Findings.load(path / "probe"), results, failures)
 
     def _first(self, step: str) -> SavedResult | None:
         return next(iter(self.results.get(step, {}).values()), None)

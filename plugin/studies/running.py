@@ -10,9 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from graticule.hooks.artifact import ArtifactError, read_json, write_json
+from graticule.hooks.artifact import ArtifactError, as_damaged, check_schema, read_json, write_json
 from graticule.hooks.doors import MODEL, TABLE, door
+from graticule.hooks.kinds import FolderKind, ForeignFolderError, working_folder
+from graticule.hooks.names import inside
 from graticule.hooks.protocols import HookedModel
+from graticule.hooks.replacing import recover, replacing_entries
 from graticule.hooks.saved import SavedResult
 from graticule.probes.applicable import NotApplicable
 from graticule.probes.calibration.result import Calibration, detected
@@ -20,13 +23,17 @@ from graticule.probes.probe import probe
 from graticule.probes.tables.table import Table
 from graticule.results import load_result
 from graticule.studies.context import Context, Step
-from graticule.studies.result import Study
+from graticule.studies.result import KIND, Study
 from graticule.studies.settings import Settings
 from graticule.studies.steps import STEPS
 
 _log = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
+STUDY = FolderKind(
+    KIND, "study", "study.json", ("probe", "pages", "report.html", *(step.name for step in STEPS))
+)
+"""The folder of a study, a folder a step."""
 
 
 @door(model=MODEL, table=TABLE)
@@ -57,13 +64,29 @@ def study(
     **Raises** `ValueError` for unknown steps, and what `probe` raises.
     """
     wanted = chosen_steps(only, skip)
-    settings, folder, tell = settings or Settings(), Path(out), say or _log.info
+    settings, tell = settings or Settings(), say or _log.info
+    settings.check_names(table)
+    shared: dict[str, Any] = {"prompt": prompt, "pos": pos, "seed": settings.seed, "progress": progress}
+    with working_folder(out, STUDY, "running a study in") as folder:
+        _check_steps(folder, wanted)
+        return _study(model, table, folder, wanted, settings, shared, pages, tell)
+
+
+def _study(
+    model: HookedModel,
+    table: Table,
+    folder: Path,
+    wanted: Sequence[Step],
+    settings: Settings,
+    shared: Mapping[str, Any],
+    pages: bool,
+    tell: Say,
+) -> Study:
     started = time.monotonic()
     tell(f"probe: {len(table):,} rows")
-    shared: dict[str, Any] = {"prompt": prompt, "pos": pos, "seed": settings.seed, "progress": progress}
     findings = probe(model, table, out=folder / "probe", **shared)
     tell(f"probe: {findings.verdict.words} ({_took(started)})")
-    context = Context(model, table, findings, folder, settings, progress=progress)
+    context = Context(model, table, findings, folder, settings, progress=shared["progress"])
     failures: dict[str, str] = {}
     for number, step in enumerate(wanted, start=1):
         started = time.monotonic()
@@ -114,35 +137,55 @@ def results_of(step: Step, context: Context) -> Mapping[str, SavedResult]:
     if found is not None:
         return found
     results = step.run(context)
-    index = folder / "step.json"
-    index.unlink(missing_ok=True)
-    for name, result in results.items():
-        result.save(folder / name)
-    write_json(index, {"step": step.name, "fingerprint": fingerprint, "results": list(results)})
+    with replacing_entries(folder, step.name) as place:
+        for name, result in results.items():
+            result.save(inside(place, name))
+        index = {"step": step.name, "fingerprint": fingerprint, "results": list(results)}
+        write_json(place / "step.json", index)
     return results
 
 
 def _already(folder: Path, fingerprint: str) -> dict[str, SavedResult] | None:
+    recover(folder)
     if not (folder / "step.json").is_file():
         return None
     try:
         index = read_json(folder / "step.json")
-        if index.get("fingerprint") != fingerprint:
-            return None
-        return read_step(folder)
+        if index.get("fingerprint") == fingerprint:
+            return read_step(folder)
+        _log.warning("the step in %s is run again: it was made by other settings or another version", folder)
     except ArtifactError as error:
-        _log.info("the step in %s is run again: %s", folder, error)
-        return None
+        _log.warning("the step in %s is run again: %s", folder, error)
+    return None
 
 
 def read_step(folder: Path) -> dict[str, SavedResult]:
     """The saved results of a step, by name. **Raises** `ArtifactError` if they are not whole."""
     out: dict[str, SavedResult] = {}
-    for name in read_json(folder / "step.json")["results"]:
-        result = load_result(folder / name)
-        assert isinstance(result, SavedResult)
-        out[name] = result
+    index = read_json(folder / "step.json")
+    with as_damaged(folder / "step.json", "run the study again"):
+        for name in index["results"]:
+            result = load_result(inside(folder, name))
+            if not isinstance(result, SavedResult):
+                raise TypeError(f"{name} is no result of a step")
+            out[name] = result
     return out
+
+
+def _check_steps(folder: Path, wanted: Sequence[Step]) -> None:
+    """**Raises** `ForeignFolderError` if a finished study there has steps that this one would drop."""
+    if not (folder / "study.json").is_file():
+        return
+    names = [step.name for step in wanted]
+    with as_damaged(folder / "study.json", "choose another folder"):
+        index = read_json(folder / "study.json")
+        check_schema(index, KIND, folder)
+        dropped = [str(step) for step in index["steps"] if step not in names]
+    if dropped:
+        raise ForeignFolderError(
+            f"{folder} holds a study with the steps {', '.join(dropped)}, which this one leaves out; "
+            "run them too, or choose another folder"
+        )
 
 
 def _took(started: float) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 
 from graticule.hooks.artifact import sha256
 from graticule.hooks.identity import weight_digest
+from graticule.hooks.names import check_name
+from graticule.probes.tables.table import Table
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,17 @@ class Settings:
     """Also score as the paper's code does."""
     seed: int = 0
     """Of everything drawn."""
+
+    def check_names(self, table: Table) -> None:
+        """**Raises** `BadNameError` for a name that is to be a folder's and cannot be one."""
+        for what, names in (
+            ("popularity column", () if self.popularity is None else (self.popularity,)),
+            ("block column", tuple(table.blocks) if self.blocks is None else self.blocks),
+            ("prompt", self.prompts),
+            ("SAE", self.saes),
+        ):
+            for name in names:
+                check_name(name, what)
 
 
 def digest_of(sae: Any) -> str:

@@ -19,6 +19,7 @@ from torch import Tensor
 from graticule.hooks.artifact import (
     SCHEMA,
     ArtifactError,
+    as_damaged,
     check_schema,
     library_versions,
     read_json,
@@ -153,4 +154,5 @@ class Eraser:
         tensors = read_tensors(folder / "eraser.safetensors")
         if missing := [name for name in _ARRAYS if name not in tensors]:
             raise ArtifactError(f"{folder / 'eraser.safetensors'} lacks {', '.join(missing)}")
-        return cls(**{name: tensors[name].numpy() for name in _ARRAYS}, n_rows=int(manifest["n_rows"]))
+        with as_damaged(folder / "manifest.json", "fit the eraser again"):
+            return cls(**{name: tensors[name].numpy() for name in _ARRAYS}, n_rows=int(manifest["n_rows"]))

@@ -8,6 +8,7 @@ from typing import Any
 
 from graticule.hooks.capture import capture
 from graticule.hooks.identity import model_identity
+from graticule.hooks.names import inside
 from graticule.hooks.positions import from_plain
 from graticule.hooks.protocols import HookedModel
 from graticule.probes.controls.lines import Line, line, not_applicable
@@ -101,7 +102,7 @@ def _twins(
             "progress": progress,
         }
         texts = material.table.texts
-        acts = capture(copy, texts, store=store / name, **settings) if store else None
+        acts = capture(copy, texts, store=inside(store, name), **settings) if store else None
         acts = acts if acts is not None else capture(copy, texts, **settings)
         del copy
         feature = Baselines(text_digest(material.table), {name: acts}, strings=False)

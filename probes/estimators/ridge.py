@@ -21,6 +21,7 @@ from torch import Tensor
 from graticule.hooks.artifact import (
     SCHEMA,
     ArtifactError,
+    as_damaged,
     check_schema,
     library_versions,
     read_json,
@@ -257,13 +258,14 @@ class RidgeProbe:
                 f"{folder / 'probe.safetensors'} lacks {', '.join(missing)}; write the probe again"
             )
         arrays = {name: tensors[name].numpy() for name in _ARRAYS}
-        selection: dict[str, Any] = manifest["selection"]
-        probe = cls(
-            manifest["hook_name"], manifest["target_names"], manifest["units"], selection.get("alphas")
-        )
-        probe._take(RidgeWeights(**arrays, n_rows=manifest["n_rows"]))
-        probe._selection = selection
-        return probe
+        with as_damaged(folder / "manifest.json", "write the probe again"):
+            selection: dict[str, Any] = manifest["selection"]
+            probe = cls(
+                manifest["hook_name"], manifest["target_names"], manifest["units"], selection.get("alphas")
+            )
+            probe._take(RidgeWeights(**arrays, n_rows=manifest["n_rows"]))
+            probe._selection = selection
+            return probe
 
     def save_pretrained(self, path: Path | str, judged: Mapping[str, Any] | None = None) -> None:
         """Write the probe, and what judged it, as a folder for the Hub; see `estimators.pretrained`."""

@@ -13,17 +13,18 @@ import pandas as pd
 import torch
 
 from graticule.hooks.activations import Activations
-from graticule.hooks.artifact import fingerprint, json_ready, library_versions
+from graticule.hooks.artifact import json_ready, library_versions
 from graticule.hooks.capture import capture
 from graticule.hooks.doors import MODEL, TABLE, door
 from graticule.hooks.identity import model_identity
+from graticule.hooks.names import inside
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.store import Store
 from graticule.probes.compare import compare
 from graticule.probes.findings import Findings
 from graticule.probes.generalisation.prompts_result import Prompts
-from graticule.probes.probe import findings_of
+from graticule.probes.probe import asked_of, findings_of, marked
 from graticule.probes.scores.multiplicity import holm
 from graticule.probes.surface.baselines import baselines
 from graticule.probes.sweep import problem_of, sweep
@@ -85,7 +86,7 @@ def prompts(
         prompt.texts(table.texts)
     for name, prompt in asked.items():
         inputs, template, pos = prompt.inputs(model, table.texts)
-        place: dict[str, Any] = {} if folder is None else {"store": folder / name / "activations"}
+        place: dict[str, Any] = {} if folder is None else {"store": inside(folder, name, "activations")}
         _log.info("capturing %d texts under prompt %r", len(table), name)
         held[name] = capture(model, inputs, prompt=template, pos=pos, texts=table.texts, **settings, **place)
     linked = _linked(table, held)
@@ -101,6 +102,7 @@ def prompts(
     made_from = {
         "model": model_identity(model),
         "table": linked.digest,
+        **asked_of(linked),
         "points": resolve(model, points, layers),
         "dtype": repr(dtype),
         "alphas": repr(alphas),
@@ -111,8 +113,8 @@ def prompts(
     }
     found: dict[str, Findings] = {}
     for name, prompt in asked.items():
-        mark = fingerprint({**made_from, "prompt": asdict(prompt)})
-        kept = None if folder is None else findings_of(folder / name, mark)
+        asking = {**made_from, "prompt": asdict(prompt)}
+        kept = None if folder is None else findings_of(inside(folder, name), asking)
         if kept is not None:
             found[name] = kept.with_material(held[name], linked, beside)
             continue
@@ -127,9 +129,9 @@ def prompts(
             surface_of=next(iter(found.values()), None),
             progress=progress,
         )
-        found[name] = replace(one, provenance={**one.provenance, "fingerprint": mark, "prompt": name})
+        found[name] = replace(one, provenance={**one.provenance, **marked(asking), "prompt": name})
         if folder is not None:
-            found[name].save(folder / name)
+            found[name].save(inside(folder, name))
     return gather(found, asked, reference, draws=draws, seed=seed)
 
 

@@ -18,7 +18,7 @@ import torch
 from graticule.hooks.activations import Activations
 from graticule.hooks.artifact import (
     SCHEMA,
-    ArtifactError,
+    as_damaged,
     check_schema,
     library_versions,
     read_json,
@@ -27,6 +27,8 @@ from graticule.hooks.artifact import (
 from graticule.hooks.capture import capture
 from graticule.hooks.doors import MODEL, TABLE, door
 from graticule.hooks.identity import model_identity
+from graticule.hooks.kinds import FolderKind, working_folder
+from graticule.hooks.names import inside
 from graticule.hooks.points import LayerSpec, PointError, PointSpec, full_name, resolve
 from graticule.hooks.positions import Pos, plain
 from graticule.hooks.protocols import HookedModel
@@ -37,6 +39,13 @@ from graticule.probes.tables.table import Table
 _log = logging.getLogger(__name__)
 
 KIND = "baselines"
+BASELINES = FolderKind(
+    KIND,
+    "folder of baselines",
+    "manifest.json",
+    ("mean_embedding", "last_embedding", "block_0", "twin_*", "provenance.json"),
+)
+"""The folder of baselines, a store each."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +76,11 @@ class Baselines:
 
     def save(self, path: Path | str) -> None:
         """Write every feature as a store in `path`."""
-        path = Path(path)
-        for name, feature in self.features.items():
-            if isinstance(feature, Activations):
-                feature.save(path / name, overwrite=True)
-        _write_manifest(path, self)
+        with working_folder(path, BASELINES, "saving baselines into") as folder:
+            for name, feature in self.features.items():
+                if isinstance(feature, Activations):
+                    feature.save(inside(folder, name), overwrite=True)
+            _write_manifest(folder, self)
 
     @classmethod
     def load(cls, path: Path | str) -> Baselines:
@@ -82,8 +91,10 @@ class Baselines:
         path = Path(path)
         manifest = read_json(path / "manifest.json")
         check_schema(manifest, KIND, path)
-        features = {name: Store(path / name) for name in manifest["features"]}
-        return cls(manifest["table"], features, manifest["strings"], read_json(path / "provenance.json"))
+        provenance = read_json(path / "provenance.json")
+        with as_damaged(path / "manifest.json", "capture the baselines again"):
+            features = {name: Store(inside(path, name)) for name in manifest["features"]}
+            return cls(manifest["table"], features, manifest["strings"], provenance)
 
 
 def text_digest(table: Table) -> str:
@@ -141,14 +152,35 @@ def baselines(
     """
     if table.texts is None:
         raise ValueError(f"table {table.name!r} has no texts; give text= when making it")
+    asked: dict[str, Any] = {
+        "points": points, "layers": layers, "pos": pos, "prompt": prompt, "dtype": dtype,
+        "prepend_bos": prepend_bos, "include_bos": include_bos,
+    }  # fmt: skip
+    how: dict[str, Any] = {"twins": twins, "twin": twin, "seed": seed, "progress": progress}
+    if store is None:
+        return _made(model, table, None, asked, how)
+    with working_folder(store, BASELINES, "capturing baselines into") as folder:
+        made = _made(model, table, folder, asked, how)
+        _write_manifest(folder, made)
+        return made
+
+
+def _made(
+    model: HookedModel | None,
+    table: Table,
+    folder: Path | None,
+    asked: Mapping[str, Any],
+    how: Mapping[str, Any],
+) -> Baselines:
+    """Capture every feature; `asked` are the probe's own settings, `how` the twins'."""
     provenance: dict[str, Any] = {"versions": library_versions()}
     if model is None:
-        return _finish(store, Baselines(text_digest(table), {}, True, provenance))
-    folder = None if store is None else Path(store)
-    texts = table.texts
-    shared: dict[str, Any] = {
-        "prompt": prompt, "dtype": dtype, "progress": progress, "prepend_bos": prepend_bos,
-    }  # fmt: skip
+        return Baselines(text_digest(table), {}, True, provenance)
+    texts, seed, twin = table.texts or (), how["seed"], how["twin"]
+    points, layers, pos = asked["points"], asked["layers"], asked["pos"]
+    prepend_bos, include_bos = asked["prepend_bos"], asked["include_bos"]
+    shared: dict[str, Any] = {k: asked[k] for k in ("prompt", "dtype", "prepend_bos")}
+    shared["progress"] = how["progress"]
 
     def run(name: str, network: HookedModel, **settings: Any) -> Activations | Store:
         target: dict[str, Any] = {} if folder is None else {"store": folder / name}
@@ -163,27 +195,17 @@ def baselines(
         _log.warning("no embedding baselines: %s", error)
     features["block_0"] = run("block_0", model, points=("resid_post", 0), pos=pos, include_bos=include_bos)
     reads_logits = any("unembed" in point for point in resolve(model, points, layers))
-    for i in range(twins):
+    for i in range(how["twins"]):
         copy = make_twin(model, seed + i, twin, keep=() if reads_logits else ("unembed.",))
         features[f"twin_{i}"] = run(f"twin_{i}", copy, points=points, layers=layers, pos=pos,
                                       include_bos=include_bos)  # fmt: skip
         del copy
     provenance |= {
         "model": model_identity(model),
-        "prompt": prompt,
+        "prompt": asked["prompt"],
         "pos": plain(pos),
         **{k: v for k, v in (("prepend_bos", prepend_bos), ("include_bos", include_bos)) if v is not None},
         "twin": twin,
         "seed": seed,
     }
-    return _finish(folder, Baselines(text_digest(table), features, True, provenance))
-
-
-def _finish(store: Path | str | None, made: Baselines) -> Baselines:
-    if store is not None:
-        path = Path(store)
-        if path.exists() and not path.is_dir():
-            raise ArtifactError(f"{path} is a file; give a folder")
-        path.mkdir(parents=True, exist_ok=True)
-        _write_manifest(path, made)
-    return made
+    return Baselines(text_digest(table), features, True, provenance)

@@ -136,7 +136,7 @@ def test_a_library_that_writes_its_own_temporary_files_leaves_none(tmp_path):
 
 
 # Kinds -----------------------------------------------------------------------------------------------
-TOY = FolderKind("toy", "a toy", "manifest.json", ("parts", "page*"))
+TOY = FolderKind("toy", "toy", "manifest.json", ("parts", "page*"))
 
 
 def foreign_folders(root):

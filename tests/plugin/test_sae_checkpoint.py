@@ -8,8 +8,8 @@ import torch
 from helpers import STATE, alike
 
 from graticule.hooks.artifact import ArtifactError, read_json
+from graticule.hooks.requests import differences, flat
 from graticule.saes.runs.checkpoint import read_checkpoint, write_checkpoint
-from graticule.saes.runs.folder import differences, flat
 
 
 def test_a_checkpoint_comes_back_from_disk(tmp_path):

@@ -37,8 +37,14 @@ def test_sim_leaves_means_and_errors_of_the_very_simulation(tmp_path: Path, caps
     kept = (tmp_path / "s" / "result" / "manifest.json").stat().st_mtime_ns
     assert main(command) == 0  # read, not trained again
     assert (tmp_path / "s" / "result" / "manifest.json").stat().st_mtime_ns == kept
-    assert main([*command[:2], "4", *command[3:]]) == 0  # another request is another simulation
-    assert told(tmp_path / "s")["settings"][0]["concepts"] == 4
+    capsys.readouterr()
+    assert main([*command[:2], "4", *command[3:]]) == 2  # another request is another simulation
+    assert "holds another simulation (concepts: 3 → 4); choose another folder" in capsys.readouterr().err
+    assert told(tmp_path / "s")["settings"][0]["concepts"] == 3
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    assert main([*command[:-1], str(tmp_path / "mine")]) == 2
+    assert "it holds something other, 'notes.txt'" in capsys.readouterr().err
 
 
 def test_a_kill_between_result_and_request_is_no_answer(

@@ -175,19 +175,32 @@ def test_the_command_line_runs_a_part(hf_folder, tmp_path, capsys):
     assert "[2/2] pca" in shown.err and "The pages:" in shown.out
     # what the data cannot give is told and all is well; what was asked for and failed is an error
     asked = [*words[:-1], "classes,sphere", "--out", str(tmp_path / "out")]
+    assert main(asked) == 2  # other steps do not drop finished ones
+    assert "holds a study with the steps layers, pca" in capsys.readouterr().err
+    asked[-1] = str(tmp_path / "other")
     assert main(asked) == 0
     shown = capsys.readouterr()
     assert shown.err.count("not applicable: ") == 2 and "failed" not in shown.err
-    asked = [*words[:-1], "pca,popularity", "--popularity-column", "name", "--out", str(tmp_path / "out")]
+    asked = [*words[:-1], "pca,popularity", "--popularity-column", "name", "--out", str(tmp_path / "other")]
     assert main(asked) == 1
     shown = capsys.readouterr()
     assert "graticule: 1 step failed: popularity; the others are whole" in shown.err
     failed = "popularity: failed: ValueError: column 'name' holds no numbers (e.g. 'paris 0')"
     assert failed in shown.out and failed.removeprefix("popularity: ") in (
-        tmp_path / "out" / "report.html"
+        tmp_path / "other" / "report.html"
     ).read_text().replace("&#x27;", "'").replace("&#39;", "'")
     assert main([*words[:-1], "pcaa", "--out", str(tmp_path / "out")]) == 2
     assert "did you mean 'pca'" in capsys.readouterr().err
+    up = [*words[:-1], "popularity", "--popularity-column", "../../x", "--out", str(tmp_path / "up")]
+    assert main(up) == 2
+    assert "popularity column '../../x' holds a slash" in capsys.readouterr().err
+    assert not (tmp_path / "up").exists()
+    index = tmp_path / "other" / "study.json"
+    told = index.read_text()
+    for bad in ({"steps": ["../.."]}, {"steps": 7}, {"failures": None}):
+        index.write_text(json.dumps({**json.loads(told), **bad}))
+        with pytest.raises(ArtifactError, match=r"study\.json"):
+            Study.load(tmp_path / "other")
 
 
 def test_other_settings_run_only_what_depends_on_them(made, load_tiny, places):

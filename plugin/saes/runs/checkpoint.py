@@ -15,6 +15,7 @@ from torch import Tensor
 from graticule.hooks.artifact import (
     SCHEMA,
     ArtifactError,
+    as_damaged,
     check_schema,
     library_versions,
     read_json,
@@ -23,6 +24,7 @@ from graticule.hooks.artifact import (
     write_json,
     write_tensors,
 )
+from graticule.hooks.names import inside
 from graticule.hooks.streams.state import apart, pack, unpack
 
 KIND = "sae_checkpoint"
@@ -56,10 +58,13 @@ def read_checkpoint(folder: Path) -> dict[str, Any] | None:
         return None
     index = read_json(folder / _INDEX)
     check_schema(index, KIND, folder)
-    file = folder / index["tensors"]
-    if not file.is_file() or sha256(file) != index["sha256"]:
-        raise ArtifactError(f"{file} is missing or damaged (its checksum differs); train into another folder")
-    return unpack(index["state"], read_tensors(file))
+    with as_damaged(folder / _INDEX, "train into another folder"):
+        file = inside(folder, index["tensors"])
+        if not file.is_file() or sha256(file) != index["sha256"]:
+            raise ArtifactError(
+                f"{file} is missing or damaged (its checksum differs); train into another folder"
+            )
+        return unpack(index["state"], read_tensors(file))
 
 
 def _clean(folder: Path, keep: str) -> None:

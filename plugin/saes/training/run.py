@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from graticule.hooks.artifact import ArtifactError, check_schema, read_json, read_table
+from graticule.hooks.artifact import ArtifactError, as_damaged, check_schema, read_json, read_table
 from graticule.hooks.kinds import write_folder
+from graticule.hooks.names import inside
 from graticule.hooks.result import Result
 from graticule.hooks.streams.norms import LargeRows
 from graticule.saes.runs.folder import FILE, KIND
@@ -194,8 +195,21 @@ class Run(Result):
         path = Path(path)
         manifest = read_json(path / FILE)
         check_schema(manifest, KIND, path)
-        parts = {name: cls.load(path / name) for name in manifest.get("saes", ())}
         file, told = path / "history.parquet", path / "events.json"
-        history = read_table(file) if file.is_file() else pd.DataFrame()
-        events = tuple(read_json(told)["events"]) if told.is_file() else ()
+        with as_damaged(path / FILE, "train into another folder"):
+            parts = {name: cls.load(inside(path, name)) for name in manifest.get("saes", ())}
+            history = read_table(file) if file.is_file() else pd.DataFrame()
+            events = tuple(read_json(told)["events"]) if told.is_file() else ()
+            _check(manifest)
         return cls(path, manifest, history, events, parts)
+
+
+def _check(manifest: Mapping[str, Any]) -> None:
+    """**Raises** `KeyError` and the like where a `run.json` lacks what every run says."""
+    if manifest["state"] not in ("training", "complete"):
+        raise ValueError(f"its state is {manifest['state']!r}")
+    int(manifest["tokens"]), int(manifest["steps"])
+    if not manifest.get("saes") and "saes" not in manifest["request"]:
+        request = manifest["request"]
+        str(request["hook_name"]), str(request["sae"]["architecture"]), int(request["sae"]["d_sae"])
+        int(request["trainer"]["total_training_samples"]), int(request["trainer"]["train_batch_size_samples"])

@@ -11,6 +11,7 @@ from sae_lens import TrainingSAEConfig
 
 from graticule.hooks.activations import Activations
 from graticule.hooks.doors import MODEL, came
+from graticule.hooks.names import check_name
 from graticule.hooks.points import PointError
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.store import Store
@@ -61,6 +62,7 @@ def wanted_saes(config: Any, hook_name: str | Sequence[str] | None) -> list[Want
             continue
         if sae.name in (*_RESERVED, "") or sae.name.startswith(".") or "/" in sae.name:
             raise ValueError(f"{sae.name!r} cannot name an SAE's folder; choose another name")
+        check_name(sae.name, "the name of an SAE")
     if len({sae.name for sae in out}) < len(out):
         raise ValueError(f"two SAEs of one name: {', '.join(sae.name for sae in out)}")
     return out

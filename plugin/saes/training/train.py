@@ -15,13 +15,14 @@ from sae_lens.config import LoggingConfig, SAETrainerConfig
 
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.doors import door
-from graticule.hooks.locks import only_here
+from graticule.hooks.kinds import working_folder
 from graticule.hooks.points import PointError
 from graticule.hooks.protocols import HookedModel, device_of
+from graticule.hooks.requests import flat
 from graticule.hooks.streams.protocol import Stream
 from graticule.saes.architectures.median import BiasStart
 from graticule.saes.resampling import Resampler, ResamplingConfig
-from graticule.saes.runs.folder import flat, open_run
+from graticule.saes.runs.folder import RUN, open_run
 from graticule.saes.runs.metadata import sae_metadata, trainer_words
 from graticule.saes.training.call import call_words, check_call
 from graticule.saes.training.configs import as_config, warmed_up, with_metadata
@@ -158,7 +159,7 @@ def train(
         "seed": seed,
         "compute_dtype": str(kind or "float32").removeprefix("torch."),
     }
-    with only_here(out, "training into"):
+    with working_folder(out, RUN, "training into"):
         manifest, members = _open(out, plans, shared)
         manifest.setdefault("call", call)
         if manifest["state"] == "complete":

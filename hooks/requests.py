@@ -1,0 +1,53 @@
+"""What a folder was made from, compared with what is asked for now, setting by setting."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, cast
+
+from graticule.hooks.artifact import json_ready
+
+_SHOWN = 6
+_LONGEST = 60
+_DIGESTS = ("digest", "inputs", "rows", "table", "columns")
+_OTHER = "another one, though it may have the same name"
+
+
+def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Every plain value in nested dicts, under the names that lead to it."""
+    if isinstance(value, Mapping) and value:
+        for key, item in cast("Mapping[str, Any]", value).items():
+            yield from flat(item, f"{path}.{key}" if path else str(key))
+    else:
+        yield path, value
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """`name: before → now` for every setting that two requests do not share."""
+    old, new = dict(flat(json_ready(before))), dict(flat(json_ready(now)))
+    names = [*old, *(name for name in new if name not in old)]
+    differing = [
+        _difference(name, old.get(name, "not set"), new.get(name, "not set"))
+        for name in names
+        if old.get(name, "not set") != new.get(name, "not set")
+    ]
+    return sorted(differing, key=lambda words: words.endswith(_OTHER))  # settings first, contents after
+
+
+def _difference(name: str, before: Any, now: Any) -> str:
+    """`name: before → now`; of digests, which say nothing to people, what they are of."""
+    *path, last = name.split(".")
+    if last in _DIGESTS and "not set" not in (before, now):
+        return f"{'.'.join(path if last == 'digest' else [*path, last])}: {_OTHER}"
+    return f"{name}: {_short(before)} → {_short(now)}"
+
+
+def told(differing: list[str]) -> str:
+    """The first differences on one line, and how many more there are."""
+    more = f" and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
+    return "; ".join(differing[:_SHOWN]) + more
+
+
+def _short(value: Any) -> str:
+    words = str(value)
+    return words if len(words) <= _LONGEST else f"{words[: _LONGEST - 1]}…"
