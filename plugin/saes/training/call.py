@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from graticule.hooks.artifact import json_ready, read_json
-from graticule.saes.runs.folder import FILE, differences, flat
+from graticule.hooks.requests import differences, flat
+from graticule.saes.runs.folder import FILE
 
 _OBJECT = "an object"  # what has no words, and is compared by what it holds later
 
