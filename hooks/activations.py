@@ -15,6 +15,7 @@ from torch import Tensor
 from graticule.hooks.alignment import with_digests
 from graticule.hooks.names import check_name
 from graticule.hooks.points import PointError, PointSpec, layer_of, name_of, resolve_names
+from graticule.hooks.visible import visible
 
 if TYPE_CHECKING:
     from typing import Self
@@ -140,7 +141,7 @@ class Activations(Mapping[str, Tensor]):
         widths = sorted(set(self.widths.values()))
         first, last = self.points[0], self.points[-1]
         span = first if first == last else f"{first} … {last}"
-        return (
+        return visible(
             f"Activations({self.n_rows} rows × {len(self)} points, "
             f"width {'/'.join(map(str, widths))}, {'/'.join(kinds)}: {span})"
         )

@@ -28,6 +28,7 @@ from graticule.hooks.coders import (
 from graticule.hooks.points import PointError, layer_of
 from graticule.hooks.sae_folders import load_sae
 from graticule.hooks.store import Store
+from graticule.hooks.visible import visible
 
 _log = logging.getLogger(__name__)
 
@@ -155,7 +156,7 @@ def encode(
     n = activations.n_rows
     step = min(batch, _chunk_rows(int(sae.cfg.d_sae), n))
     quiet = not (progress if progress is not None else n * int(sae.cfg.d_sae) > 1 << 28)
-    bar = tqdm(total=n, desc=f"encoding {name}", unit="row", disable=quiet, leave=False)
+    bar = tqdm(total=n, desc=visible(f"encoding {name}"), unit="row", disable=quiet, leave=False)
     with bar, as_found(sae), torch.no_grad():
         parts: list[Any] = []
         for chunk in _chunks(n, step):

@@ -32,6 +32,7 @@ from graticule.hooks.names import inside_file
 from graticule.hooks.points import PointError, name_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.store_manifest import forget_times, read_manifest, rows_file, tensor_file
+from graticule.hooks.visible import visible
 
 if TYPE_CHECKING:
     from graticule.hooks.coders import SparseCoder
@@ -275,4 +276,5 @@ class Store(Mapping[str, Tensor]):
         self.select(points=point or self.points[0]).to_saelens(path, point, context_size)
 
     def __repr__(self) -> str:
-        return f"Store({self.path}: {self.n_rows} rows × {len(self)} points, {self._manifest['dtype']})"
+        words = f"Store({self.path}: {self.n_rows} rows × {len(self)} points, {self._manifest['dtype']})"
+        return visible(words)

@@ -25,6 +25,7 @@ from graticule.hooks.streams.contexts import Contexts, ContextSettings, Separato
 from graticule.hooks.streams.corpora import Corpus
 from graticule.hooks.streams.norms import MAX_NORM, NormLimit
 from graticule.hooks.streams.passes import Passes, Selection
+from graticule.hooks.visible import visible
 
 _log = logging.getLogger(__name__)
 
@@ -298,7 +299,7 @@ class LiveStream(BaseStream):
         return bool(first[0] == special_id(self._tokenizer, "bos"))
 
     def __repr__(self) -> str:
-        return (
+        return visible(
             f"LiveStream({', '.join(self.points)}; batches of {self.batch_size} from a buffer of "
             f"{self.buffer_tokens} rows; {self.corpus.name} in contexts of {self.contexts.context_size})"
         )

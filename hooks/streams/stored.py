@@ -20,6 +20,7 @@ from graticule.hooks.store import Store
 from graticule.hooks.streams.base import BaseStream, Normalize, dtype_named
 from graticule.hooks.streams.contexts import special_ids
 from graticule.hooks.streams.norms import MAX_NORM, NormLimit, row_norms
+from graticule.hooks.visible import visible
 
 _log = logging.getLogger(__name__)
 
@@ -239,7 +240,8 @@ class StoreStream(BaseStream):
         }
 
     def __repr__(self) -> str:
-        return f"StoreStream({', '.join(self.points)}; {self.n_rows} rows in batches of {self.batch_size})"
+        points = visible(", ".join(self.points))
+        return f"StoreStream({points}; {self.n_rows} rows in batches of {self.batch_size})"
 
 
 def _first_token(table: pd.DataFrame) -> set[int]:

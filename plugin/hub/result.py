@@ -31,11 +31,11 @@ class Push:
     """Where it is; None after a dry run."""
 
     def summary(self) -> str:
-        """A few lines for a terminal; after a dry run with the files and the card."""
+        """What went where, every file with its size; after a dry run with the card."""
         seen = "private" if self.private else "public"
         total = sum(size for _, size in self.files)
+        sizes = [f"  {size:>12,}  {path}" for path, size in self.files]
         if self.commit is None:
-            sizes = [f"  {size:>12,}  {path}" for path, size in self.files]
             head = f"dry run: nothing was sent. {self.repo} ({self.revision}) would be {seen} and receive"
             return "\n".join([head, *sizes, f"  {total:>12,}  bytes in all", "", "README.md:", "", self.card])
         what = "pushed and read back" if self.changed else "nothing has changed; read back"
@@ -43,6 +43,7 @@ class Push:
         lines = [
             f"{what}: {', '.join(self.ids)} in {self.repo}, {seen}, {at}",
             f"{len(self.files)} files, {total:,} bytes, every tensor equal",
+            *sizes,
         ]
         if self.replaced:
             lines.append(f"replaced what {', '.join(self.replaced)} held before")

@@ -13,6 +13,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 
 from graticule.hooks.alignment import by_place
+from graticule.hooks.visible import visible
 from graticule.probes.scores.metrics import coordinate_columns
 from graticule.probes.tables.checks import (
     check_limits,
@@ -290,7 +291,8 @@ class Table:
         return len(self.y)
 
     def __repr__(self) -> str:
-        return f"Table({self.name!r}, {len(self)} rows, {self.kind} {', '.join(self.target_names[:4])})"
+        targets = visible(", ".join(self.target_names[:4]))
+        return f"Table({self.name!r}, {len(self)} rows, {self.kind} {targets})"
 
     def __setattr__(self, key: str, value: object) -> None:
         raise AttributeError(f"a Table does not change; make another with take, head or with_target ({key})")

@@ -214,6 +214,17 @@ def test_notebooks_show_them_as_text(results):
         assert "\x1b" not in repr(result)[:100]
 
 
+@pytest.mark.parametrize("what", ["terminal", "turned round"])
+def test_what_prints_itself_is_seen(what):
+    word = PAYLOADS[what]
+    acts = Activations.from_tensors({PAYLOADS["turned round"]: np.zeros((20, 2))})
+    frame = pd.DataFrame({"text": [f"{word} {i}" for i in range(20)], word: np.arange(20.0)})
+    table = Table(frame, text="text", target=word, name=word)
+    for one in (acts, table):
+        assert repr(one).isprintable()
+        assert str(one).isprintable()
+
+
 def test_findings_are_saved_and_told_inside_their_folder(numbers, tmp_path):
     (tmp_path / "in").mkdir()
     numbers.save(tmp_path / "in" / "findings")

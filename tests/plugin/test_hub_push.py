@@ -81,6 +81,7 @@ class TestNewRepository:
         assert set(repo["branches"]) == {"main"}  # the mark is gone
         assert under(repo["files"]["main"], HOOK) == RUN
         assert "pushed and read back" in step["out"]
+        assert all(f"{HOOK}/{name}" in step["out"] for name in RUN)  # what went out is listed
         assert "public" in step["out"]
 
     def test_in_that_order(self, told):

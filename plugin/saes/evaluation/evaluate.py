@@ -23,6 +23,7 @@ from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.session import undisturbed
 from graticule.hooks.sae_folders import Found, find_sae
 from graticule.hooks.streams.norms import LARGE_SHARE, MAX_NORM, NormLimit
+from graticule.hooks.visible import visible
 from graticule.saes.evaluation.arms import Held, Route, make_route, to_device
 from graticule.saes.evaluation.coder import Coder, make_coder, point_of
 from graticule.saes.evaluation.dictionary import dictionary
@@ -126,7 +127,7 @@ def evaluate(
         coder = make_coder(found.sae, point, first, scale)
         total = len(sample.tokens) + (sample.n_loss if losses else 0)
         quiet = not (progress if progress is not None else total * tokens.shape[1] > _QUIET)
-        with tqdm(total=total, desc=f"evaluating at {point}", unit="context", disable=quiet) as bar:
+        with tqdm(total=total, desc=visible(f"evaluating at {point}"), unit="context", disable=quiet) as bar:
             rows, held = _measure(route, coder, tokens, sample, bar, losses, limit)
             sums = _lose(route, coder, held, sample, rows.mean, bar) if losses else None
     told = provenance(identity, coder, sample)
