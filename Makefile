@@ -57,7 +57,7 @@ check: lint types test  ## What continuous integration runs
 
 bench: $(BIN)/python  ## Install what the benchmarks compare with
 	$(PIP) install -q -c constraints.txt -e ".[bench]"
-	@echo "now: $(BIN)/python benchmarks/NAME.py: capture, ridge, mlp, holdouts, proximity, prompts, sims, sae, gather, language_sae, resampling, recovery"
+	@echo "now: $(BIN)/python benchmarks/NAME.py: capture, ridge, mlp, holdouts, proximity, prompts, sims, sae, gather, language_sae, resampling, recovery, architectures"
 
 clean:  ## Remove the environment and what was built
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .coverage

@@ -202,7 +202,7 @@ ARCHITECTURES = (
     _a("Glm4", "partial rotary", head_dim=16),
     _a("Glm4Moe", head_dim=16, use_qk_norm=True, **_GROUPED),
     _a("Glm4MoeLite", **_MLA, **_GROUPED),
-    _a("GlmMoeDsa", "sparse", index_topk=8, index_head_dim=16, index_n_heads=16, **_MLA, **_GROUPED),
+    _a("GlmMoeDsa", "sparse", index_topk=8, index_head_dim=16, index_n_heads=2, **_MLA, **_GROUPED),
     _a("GPT2", "", "gpt2"),
     _a("GPT2", "scaled by layer", "gpt2", scale_attn_by_inverse_layer_idx=True),
     _a("GPTBigCode", "multi-query", "gpt2", multi_query=True),

@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _zoo import ARCHITECTURES, LAYERS, Architecture, save, texts
+from _zoo import ARCHITECTURES, LAYERS, Architecture, config_of, save, texts
 
 import graticule
 from graticule.hooks.points import PointError
+from graticule.hooks.running.lengths import rope_borders, windows
 from graticule.hooks.tokens import tokenize
 
 LIMIT = 1e-4
@@ -125,6 +126,16 @@ def outcome(architecture: Architecture) -> Outcome:
         return Outcome(architecture.name, loaded, longest, worst)
 
 
+def sets_in(architecture: Architecture) -> str:
+    """What the config says sets in with length, and after how many tokens."""
+    config = config_of(architecture).to_dict()
+    said = [f"{name} {size}" for name, size in windows(config).items()]
+    ropes = rope_borders(config)
+    said += [f"rotary table at {border}" for border in ropes.borders]
+    said += [f"another with every length beyond {ropes.apart_beyond}"] if ropes.apart_beyond else []
+    return ", ".join(said)
+
+
 def hf_of(architecture: Architecture, folder: Path) -> Any:
     """The Hugging Face model in the folder."""
     import transformers
@@ -136,10 +147,22 @@ def hf_of(architecture: Architecture, folder: Path) -> Any:
 
 def table(outcomes: list[Outcome]) -> str:
     """The outcomes as Markdown."""
-    lines = ["| architecture | loaded as | longest text | worst ratio, or the refusal |", "|---|---|---|---|"]
+    compared = [each for each in outcomes if each.worst is not None]
+    families = {each.name.split(",")[0] for each in compared}
+    lines = [
+        f"Made by `python benchmarks/architectures.py --write`, which also says what is compared: "
+        f"{len(compared)} tiny random models of {len(families)} families agree with Hugging Face in every "
+        f"layer and at every position within {LIMIT:.0e} of the layer's largest value; "
+        f"{len(outcomes) - len(compared)} more are refused.",
+        "",
+        "| architecture | loaded as | sets in with length | longest text | worst ratio, or the refusal |",
+        "|---|---|---|---|---|",
+    ]
+    by_name = {architecture.name: architecture for architecture in ARCHITECTURES}
     for each in outcomes:
         said = each.refusal.replace("|", "\\|") if each.worst is None else f"{each.worst:.1e}"
-        lines.append(f"| {each.name} | {each.loaded_as} | {each.longest or ''} | {said} |")
+        cells = (each.name, each.loaded_as, sets_in(by_name[each.name]), str(each.longest or ""), said)
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

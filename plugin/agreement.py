@@ -176,3 +176,37 @@ def check_agreement(
             f"{share:.2g} of the largest logit (accepted in {dtype}: {TOLERANCE[dtype]:.0e})"
         )
     return share
+
+
+def check_rotary(model: Any, hf: Any, what: str) -> None:
+    """Whether a HookedTransformer turns queries and keys by the angles of its Hugging Face original.
+
+    A short sequence does not tell: frequencies that differ in their slow half turn apart far from the start.
+
+    Args:
+        model: A HookedTransformer; its blocks hold a table of sines where it has rotary embeddings.
+        hf: The original; one that keeps its frequencies elsewhere than in an `inv_freq` is not compared.
+        what: What was loaded, for messages.
+
+    Raises:
+        DisagreementError: A block's frequencies are none of the original's.
+    """
+    theirs = [
+        buffer.detach().float().cpu().sort().values
+        for name, buffer in hf.named_buffers()
+        if name.endswith("inv_freq") and not name.endswith("original_inv_freq")
+    ]
+    for block in model.blocks:
+        sines = getattr(block.attn, "rotary_sin", None)
+        if sines is None or not theirs:
+            continue
+        # at the second token, whatever the size of the table; every angle turns a pair
+        angles = torch.atan2(sines[1].detach().float(), block.attn.rotary_cos[1].detach().float())
+        ours = angles.cpu().sort().values[::2]
+        alike = [t for t in theirs if t.shape == ours.shape and torch.allclose(t, ours, rtol=1e-2, atol=1e-7)]
+        if not alike:
+            expected = " or ".join(f"{float(t[0]):.3g}" for t in theirs)
+            raise DisagreementError(
+                f"{what} turns its rotary embeddings otherwise than the Hugging Face model: slowest "
+                f"frequency {float(ours[0]):.3g}, expected {expected}"
+            )

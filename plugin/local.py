@@ -102,12 +102,12 @@ def lens_config(hf: Any, dtype: torch.dtype) -> tuple[Any, str]:
     if "Gemma" in type(hf).__name__:
         name = _official_gemma(hf)
         config = loading.get_pretrained_model_config(name, **options)
-        _check_lengths(hf, config)
+        check_lengths(hf, config)
         return config, name
     with _neutral_folder(hf) as folder:
         try:
             config = loading.get_pretrained_model_config(str(folder), **options)
-            _check_lengths(hf, config)
+            check_lengths(hf, config)
             return config, "local"
         except NotConvertibleError:
             raise
@@ -117,14 +117,21 @@ def lens_config(hf: Any, dtype: torch.dtype) -> tuple[Any, str]:
             ) from error
 
 
-def _check_lengths(hf: Any, config: Any) -> None:
+def check_lengths(hf: Any, config: Any) -> None:
     """**Raises** `NotConvertibleError` where TransformerLens's config loses what sets in with length: a
     window of attention, a rotary table that follows the length."""
     original = config_of(hf)
     seen = {k: n for k, n in windows(original).items() if k in ATTENTION_WINDOWS and n < config.n_ctx}
-    if seen and not config.use_local_attn:
-        name, size = next(iter(seen.items()))
-        raise NotConvertibleError(f"TransformerLens's conversion drops {name}={size}")
+    for name, size in seen.items():
+        if not config.use_local_attn:
+            raise NotConvertibleError(f"TransformerLens's conversion drops {name}={size}")
+        if config.window_size != size:
+            raise NotConvertibleError(
+                f"TransformerLens's conversion has a window of {config.window_size}, the model {name}={size}"
+            )
+    kinds = original.get("layer_types")
+    if seen and kinds and [k != "full_attention" for k in kinds] != [t == "local" for t in config.attn_types]:
+        raise NotConvertibleError("TransformerLens's conversion has the window in other layers")
     if rope_borders(original) != RopeBorders():
         kind = original.get("rope_parameters") or original.get("rope_scaling")
         raise NotConvertibleError(f"TransformerLens knows no rotary table that follows the length ({kind})")

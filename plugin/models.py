@@ -16,13 +16,14 @@ import torch
 from torch import nn
 
 from graticule import gguf
-from graticule.agreement import DisagreementError, Reference, probe_tokens
+from graticule.agreement import DisagreementError, Reference, check_rotary, probe_tokens
 from graticule.cache import note, was_noted
 from graticule.devices import device_named
 from graticule.hooks.artifact import library_versions
 from graticule.lens import no_code_by_name, nothing_installed, quiet_lens
 from graticule.local import (
     NotConvertibleError,
+    check_lengths,
     lens_config,
     lens_weights,
     read_tokenizer,
@@ -185,6 +186,7 @@ def _hooked_or_bridge(
         model = _hooked(hf, tokenizer, name, dtype)
         if reference is not None:
             share = reference.check(model, dtype, f"{name} as HookedTransformer")
+            check_rotary(model, hf, name)
         logger.info("%s: loaded as HookedTransformer", name)
         return model, share
     except NotConvertibleError as error:
@@ -331,6 +333,8 @@ def _by_lens(name: str, wishes: _Wishes, hf: Any, options: dict[str, Any]) -> Ho
         )
     if reference is not None:
         reference.check(model, wishes.dtype, name)
+        check_rotary(model, hf, name)
+        check_lengths(hf, model.cfg)
     return model
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graticule.hooks.points import layer_of
+from graticule.hooks.points import PointError, layer_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.lengths import config_of, rope_borders
 from graticule.hooks.running.prefixes import NO_PREFIX, Prefix
@@ -86,8 +86,9 @@ class Forward:
         except _Done:
             return
         if left:
-            raise RuntimeError(
-                f"the forward pass never reached {', '.join(sorted(left))}; nothing was captured"
+            raise PointError(
+                f"this model has {', '.join(sorted(left))}, but its forward pass never reaches "
+                f"{'it' if len(left) == 1 else 'them'}; nothing was captured"
             )
 
     @contextmanager

@@ -23,7 +23,8 @@ class RopeBorders:
     borders: tuple[int, ...] = ()
     """Rows longer than this have another table than shorter ones (longrope)."""
     apart_beyond: int | None = None
-    """Beyond this every length has a table of its own (dynamic NTK)."""
+    """Beyond this every length has a table of its own (dynamic NTK), or its own choice between tokens that
+    score alike (sparse attention)."""
 
 
 def config_of(model: Any) -> dict[str, Any]:
@@ -79,6 +80,8 @@ def rope_borders(config: Mapping[str, Any]) -> RopeBorders:
         else:
             start = config.get("max_position_embeddings") if kind == "dynamic" else trained
             apart.append(int(start or trained or 0))
+    if isinstance(config.get("index_topk"), int):  # which of equal scores is chosen follows the row's length
+        apart.append(int(config["index_topk"]))
     return RopeBorders(tuple(sorted(borders)), min(apart, default=None))
 
 

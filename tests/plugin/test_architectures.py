@@ -20,10 +20,16 @@ RIGHT = (
     "Llama4, chunks",
     "Bloom, alibi",
     "Mamba2",
+    "Gemma3, looks both ways",
+    "Bert, masked",
+    "Phi3, longrope",
+    "Qwen3, sliding",
+    "GlmMoeDsa, sparse",
 )
 REFUSED = {
     "Cohere, parallel": "disagrees with the Hugging Face model",  # its rotary halves are interleaved
     "Falcon, new decoder": "can be loaded neither",
+    "OpenAIGPT, post-norm": "its forward pass never reaches",
     "Phimoe, longrope": "no adapter",
 }
 
@@ -40,3 +46,13 @@ def test_what_transformer_lens_cannot_run_truly_is_refused_in_a_line(name: str) 
     result = outcome(BY_NAME[name])
     assert result.worst is None and result.is_right
     assert REFUSED[name] in result.refusal
+
+
+def test_the_committed_table_tells_of_every_architecture() -> None:
+    rows = [
+        line.strip("| ").split(" | ") for line in (BENCHMARKS / "architectures.md").read_text().splitlines()
+    ]
+    told = {row[0]: row[-1] for row in rows[4:]}
+    assert list(told) == [architecture.name for architecture in ARCHITECTURES]
+    ratios = [float(said) for said in told.values() if said[0].isdigit()]
+    assert len(ratios) >= 80 and max(ratios) <= LIMIT

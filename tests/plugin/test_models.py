@@ -14,9 +14,10 @@ from transformer_lens import HookedTransformer
 from transformer_lens.model_bridge import TransformerBridge
 
 from graticule import load_model
-from graticule.agreement import DisagreementError, check_agreement, logits_of
+from graticule.agreement import DisagreementError, check_agreement, check_rotary, logits_of
 from graticule.cache import cache_folder, check, checksums
 from graticule.hooks.artifact import ArtifactError
+from graticule.local import NotConvertibleError, lens_config
 from graticule.models import ModelUnavailableError
 
 
@@ -108,6 +109,49 @@ def test_what_transformer_lens_misreads_becomes_a_bridge(tmp_path: Path, caplog)
     assert difference(model, original) <= 1e-4
     assert "largest difference" in caplog.text
     assert difference(load_model(tmp_path, device="cpu", verify=False), original) > 1e-2
+
+
+def test_what_is_misread_far_from_the_start_alone_becomes_a_bridge(tmp_path: Path, caplog) -> None:
+    # TransformerLens drops this scaling of Mistral's slow frequencies, which twelve tokens do not tell
+    rope = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0}
+    rope |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 1024}
+    sizes = {**SIZES, "max_position_embeddings": 2048}
+    original = make(hf.MistralConfig(sliding_window=None, rope_parameters=rope, **sizes), tmp_path)
+    with caplog.at_level(logging.WARNING, logger="graticule"):
+        model = load_model(tmp_path, device="cpu")
+    assert isinstance(model, TransformerBridge)
+    assert "turns its rotary embeddings otherwise" in caplog.text
+    tokens = torch.randint(3, 100, (1, 1500), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        want = original(tokens).logits
+        assert float((model(tokens) - want).abs().max()) <= 1e-4 * float(want.abs().max())
+        wrong = load_model(tmp_path, device="cpu", verify=False)
+        assert float((wrong(tokens) - want).abs().max()) > 1e-2 * float(want.abs().max())
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("theta", [1e4, 1e6])
+def test_rotary_frequencies_are_compared_in_every_dtype(dtype: str, theta: float, tmp_path: Path) -> None:
+    rope = {"rope_type": "default", "rope_theta": theta}
+    make(hf.LlamaConfig(**{**SIZES, "hidden_size": 512, "rope_parameters": rope}), tmp_path)
+    model = load_model(tmp_path, dtype=dtype, device="cpu", verify=False)
+    original = hf.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=getattr(torch, dtype))
+    check_rotary(model, original, "it")
+    other = hf.LlamaConfig(**{**SIZES, "hidden_size": 512, "rope_parameters": {**rope, "rope_theta": 9e4}})
+    with pytest.raises(DisagreementError, match="slowest frequency"):
+        check_rotary(model, hf.LlamaForCausalLM(other), "it")
+
+
+def test_a_gemma_of_official_shape_with_another_window_is_no_official_gemma() -> None:
+    shape = {"hidden_size": 640, "intermediate_size": 2048, "num_hidden_layers": 18, "head_dim": 256}
+    shape |= {"num_attention_heads": 4, "num_key_value_heads": 1, "vocab_size": 262144}
+    with torch.device("meta"):
+        official, other = (
+            hf.Gemma3ForCausalLM(hf.Gemma3TextConfig(sliding_window=n, **shape)) for n in (512, 64)
+        )
+    assert lens_config(official, torch.float32)[1] == "google/gemma-3-270m"
+    with pytest.raises(NotConvertibleError, match="a window of 512, the model sliding_window=64"):
+        lens_config(other, torch.float32)
 
 
 def test_disagreement_names_the_largest_difference(tmp_path: Path) -> None:
