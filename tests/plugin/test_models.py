@@ -114,7 +114,7 @@ def test_what_transformer_lens_misreads_becomes_a_bridge(tmp_path: Path, caplog)
 def test_what_is_misread_far_from_the_start_alone_becomes_a_bridge(tmp_path: Path, caplog) -> None:
     # TransformerLens drops this scaling of Mistral's slow frequencies, which twelve tokens do not tell
     rope = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0}
-    rope |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 1024}
+    rope |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 32768}
     sizes = {**SIZES, "max_position_embeddings": 2048}
     original = make(hf.MistralConfig(sliding_window=None, rope_parameters=rope, **sizes), tmp_path)
     with caplog.at_level(logging.WARNING, logger="graticule"):
@@ -126,7 +126,7 @@ def test_what_is_misread_far_from_the_start_alone_becomes_a_bridge(tmp_path: Pat
         want = original(tokens).logits
         assert float((model(tokens) - want).abs().max()) <= 1e-4 * float(want.abs().max())
         wrong = load_model(tmp_path, device="cpu", verify=False)
-        assert float((wrong(tokens) - want).abs().max()) > 1e-2 * float(want.abs().max())
+        assert float((wrong(tokens) - want).abs().max()) > 1e-3 * float(want.abs().max())
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
