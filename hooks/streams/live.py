@@ -114,7 +114,7 @@ class LiveStream(BaseStream):
         )
         self._contexts = Contexts(self.corpus, self._tokenizer, self.contexts, epochs, vocabulary_of(model))
         self._ran = self._drawn = self._produced = 0
-        self._ended = self._told = False
+        self._ended = self._told = self._said_left_out = False
         self._progress = progress
         self._identity: dict[str, Any] | None = None
 
@@ -210,6 +210,9 @@ class LiveStream(BaseStream):
         except BaseException:
             self._contexts.load_state_dict(place)
             raise
+        if self.norm_limit.left_out and not self._said_left_out:
+            _log.warning("%s: %s; max_norm=None takes them in", self.corpus.name, self.norm_limit.words)
+            self._said_left_out = True
         self._ran += 1
         self._produced += n
         return n

@@ -77,7 +77,7 @@ TEXTS = [f"the city of {name} is in the {side}" for name in ("oslo", "lima", "ro
 
 
 @pytest.mark.parametrize("points", [POINT, [POINT, OTHER]], ids=["one", "two"])
-def test_a_live_stream_gives_the_rows_it_would_give_without_the_long_ones(sinking, points):
+def test_a_live_stream_gives_the_rows_it_would_give_without_the_long_ones(sinking, points, caplog):
     model, word = sinking
     made = {
         "context_size": 16,
@@ -87,6 +87,7 @@ def test_a_live_stream_gives_the_rows_it_would_give_without_the_long_ones(sinkin
     }
     stream = LiveStream(model, TEXTS * 4, points, 8, **made)
     batches = [b[POINT].clone() for b in stream]
+    assert caplog.text.count("are left out: their norm is over 10 times the median") == 1
     factor = stream.scaling_factors[POINT]
     plain = LiveStream(model, TEXTS * 4, points, 8, exclude_special=[0, word], max_norm=None, **made)
     expected = torch.cat([b[POINT] / plain.scaling_factors[POINT] for b in plain])

@@ -183,3 +183,52 @@ def test_help_costs_nothing():
     assert not loaded & {"torch", "sae_lens", "transformer_lens", "pandas"}
     assert "--hook-name" in done.stdout
     assert "1e-4" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--d-sae", "0"], "0: expected a whole number of at least 1"),
+        (["--k", "0"], "0"),
+        (["--k", "-1"], "-1"),
+        (["--k", "41"], "k=41: at most the 40 latents"),
+        (["--architecture", "standard", "--l1", "-0.5"], "-0.5: expected a number of at least 0"),
+        (["--lr-warm-up-steps", "-1"], "-1: expected"),
+        (["--lr", "nan"], "nan: expected"),
+        (["--checkpoint-minutes", "nan"], "nan: expected"),
+        (["--max-norm", "1"], "max_norm=1: expected a number above 1"),
+        (["--max-norm", "trained"], "max_norm='trained': expected a number above 1"),
+        (["--max-norm", "few"], "--max-norm (a multiple of the median norm, or none) 'few'"),
+        (["--batch-size", "100000"], "write batch_size="),
+        (["--compute-dtype", "int8"], "or auto"),
+    ],
+)
+def test_settings_that_cannot_be_end_in_one_line(store, tmp_path, capsys, options, words):
+    given = [] if "--d-sae" in options else ["--d-sae", "40"]
+    given += [] if "--batch-size" in options else ["--batch-size", "32"]
+    out = tmp_path / "run"
+    assert train("--store", store, "--hook-name", POINT, *given, *options, "--out", str(out)) == 2
+    told = capsys.readouterr().err.strip()
+    assert words in told and told.count("\n") == 0 and not out.exists()
+
+
+def test_ids_of_another_tokenizer_train_nothing_and_measure_nothing(load_tiny, tmp_path):
+    """Negative ones would be read from the end of the embedding."""
+    from datasets import Dataset
+    from sae_lens import TopKTrainingSAEConfig, TrainingSAE
+    from sae_lens.saes.sae import SAEMetadata
+
+    model, size = load_tiny(), 16
+    held = TopKTrainingSAEConfig(d_in=32, d_sae=64, k=4, metadata=SAEMetadata(hook_name=POINT))
+    sae = TrainingSAE.from_dict(held.to_dict())
+    for ids, words in ((-100, "id -100 has no embedding"), (5000, f"id 5000 .* {model.cfg.d_vocab}, 0 to")):
+        corpus = Dataset.from_dict({"input_ids": [[5] * size, [5] * 3 + [ids] * (size - 3)] * 40})
+        with pytest.raises(ValueError, match=rf"document 1 of .*position 3: {words}"):
+            graticule.saes.train(
+                model, config={"architecture": "topk", "d_sae": 64, "k": 4}, hook_name=POINT, corpus=corpus,
+                out=tmp_path / "run", n_tokens=640, batch_size=64, stream={"buffer_tokens": 256},
+            )  # fmt: skip
+        for look in (graticule.saes.evaluate, graticule.saes.examine):
+            with pytest.raises(ValueError, match=rf"document 1 of .*position 3: {words}"):
+                look(model, sae, corpus, n_tokens=200)
+    assert not (tmp_path / "run" / "sae").exists()

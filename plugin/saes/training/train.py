@@ -98,7 +98,7 @@ def train(
         context_size: tokens a context, BOS included; 128 by default.
         epochs: how often the data may be read; None without end. The paper found repeats to do harm.
         stream: further arguments of `LiveStream` or `StoreStream`: `tokens_per_context`, `buffer_tokens`,
-            `exclude_special`, `prepend_bos`, `dtype` …
+            `exclude_special`, `max_norm`, `prepend_bos`, `dtype` …
         optimisation: learning rate, schedules, clipping; its fields say what they are by default.
         resampling: when dead latents are brought back, a `ResamplingConfig` or a mapping of its fields; None
             never. By default only `bricken`'s are: after 25,000, 50,000, 75,000 and 100,000 steps, as in the
