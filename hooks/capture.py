@@ -24,7 +24,8 @@ from graticule.hooks.identity import model_identity
 from graticule.hooks.kinds import working_folder
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.positions import Pos, check_pos, plain, select
-from graticule.hooks.protocols import HookedModel, dtype_of
+from graticule.hooks.processor import described, tell_if_slow
+from graticule.hooks.protocols import HookedModel, device_of, dtype_of
 from graticule.hooks.running.forward import check_compilable, compiled_blocks
 from graticule.hooks.running.packing import packed
 from graticule.hooks.running.parts import TOKEN_BUDGET
@@ -115,7 +116,9 @@ def capture(
     - `points`, `layers`: hook points, as in `graticule.hooks.points.resolve`.
     - `pos`: which tokens become rows (`graticule.hooks.positions.Pos`).
     - `prompt`: text before every input, or a template with one slot `{}`; a trailing space counts.
-    - `dtype`: of the activations kept; the model's own by default.
+    - `dtype`: of the activations kept; by default, and for `"auto"`, the model's own, in which it computes. A
+      model in bfloat16 is slow on a CPU without AMX: that is warned of, and the provenance names the
+      processor.
     - `token_budget`: padded tokens a batch, 1,024 by default.
     - `store`: a folder to stream to, in shards, with bounded memory; a killed run called again goes on after
       its last whole shard, a finished one is opened without running the model (its files are verified where
@@ -168,6 +171,7 @@ def capture(
         request["rows"] = frame_digest(rows)
     if store is not None and (opened := finished(Path(store), request, names, _word(kept))) is not None:
         return opened
+    tell_if_slow(dtype_of(model), device_of(model), "capture: this model")
     started = time.time()
     bar = tqdm(
         total=len(token_rows.ids),
@@ -190,14 +194,14 @@ def capture(
             everything = np.arange(len(token_rows.ids))
             tensors = runner.shard(everything)
             table = row_table(job, everything, columns)
-            return Activations(tensors, table, {**request, **_when(started)})
+            return Activations(tensors, table, {**request, **_when(started, model)})
         writer = StoreWriter(store, request, runner.widths, _word(kept))
         parts = shards(job.counts, sum(runner.widths.values()) * kept.itemsize)
         lacking = writer.lacking([int(job.counts[part].sum()) for part in parts])
         bar.update(sum(len(part) for i, part in enumerate(parts) if i not in set(lacking)))
         for part in (parts[i] for i in lacking):
             writer.append(runner.shard(part), row_table(job, part, columns))
-        return writer.finish({**request, **_when(started)})
+        return writer.finish({**request, **_when(started, model)})
 
 
 def _columns(
@@ -224,17 +228,22 @@ def _digest(rows: TokenRows) -> str:
     return digest.hexdigest()[:16]
 
 
-def _when(started: float) -> dict[str, Any]:
+def _when(started: float, model: HookedModel) -> dict[str, Any]:
     stamp = datetime.datetime.fromtimestamp(started, datetime.UTC).isoformat(timespec="seconds")
-    return {"captured_at": stamp, "seconds": round(time.time() - started, 1), "versions": library_versions()}
+    return {
+        "captured_at": stamp,
+        "seconds": round(time.time() - started, 1),
+        "processor": described(device_of(model)),
+        "versions": library_versions(),
+    }
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    if dtype is None:
+    if dtype is None or dtype == "auto":
         return None
     found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ValueError(f"dtype={dtype!r}: expected 'float32', 'bfloat16' or 'float16'")
+        raise ValueError(f"dtype={dtype!r}: expected 'float32', 'bfloat16', 'float16' or 'auto'")
     return found
 
 
@@ -250,4 +259,4 @@ def _verified(
         return None
     widths = {p["name"]: p["width"] for p in with_widths(store, points)}
     writer = StoreWriter(store, request, widths, dtype)
-    return None if writer.damaged else writer.finish({**request, **_when(started)})
+    return None if writer.damaged else writer.finish({**request, **_when(started, model)})

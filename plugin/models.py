@@ -20,6 +20,7 @@ from graticule.agreement import DisagreementError, Reference, check_rotary, prob
 from graticule.cache import note, was_noted
 from graticule.devices import device_named
 from graticule.hooks.artifact import library_versions
+from graticule.hooks.processor import auto_dtype, described, tell_if_slow
 from graticule.lens import no_code_by_name, nothing_installed, quiet_lens
 from graticule.local import (
     NotConvertibleError,
@@ -91,7 +92,9 @@ def load_model(
             a local Hugging Face folder; a local `.gguf` file;
             an official TransformerLens name (`"gpt2"`), or any other `owner/name` of the Hub.
             A folder of that name in the working directory comes before a name.
-        dtype: `"float32"`, `"bfloat16"` or `"float16"`, for weights and computation alike.
+        dtype: `"float32"`, `"bfloat16"` or `"float16"`, for weights and computation alike. `"auto"` is
+            bfloat16 where the device computes faster in it, else float32: a CPU without AMX computes slower
+            in bfloat16, which is warned of.
         device: where the model goes; by default, and for `"auto"`, CUDA where there is one, else the CPU.
         verify: compare logits with those of the Hugging Face model, on a short sequence and past every
             length at which something sets in (windows, rotary tables) that can be run in seconds; the log
@@ -107,7 +110,7 @@ def load_model(
     """
     _check_name(name_or_path)
     target = device_named(device)
-    wishes = _Wishes(_dtype(dtype), verify, trust_remote_code, allow_missing)
+    wishes = _Wishes(_dtype(dtype, target), verify, trust_remote_code, allow_missing)
     with quiet_lens():
         model = _load(name_or_path, wishes, revision)
         model.eval()
@@ -349,8 +352,13 @@ def _download(name: str, revision: str | None, code: bool) -> Path:
     return Path(snapshot_download(name, revision=revision, allow_patterns=wanted))
 
 
-def _dtype(dtype: str | torch.dtype) -> torch.dtype:
+def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
+    if dtype == "auto":
+        chosen = auto_dtype(device)
+        logger.info("dtype='auto' is %s on %s", chosen, described(device))
+        return chosen
     found = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
     if found not in _DTYPES.values():
-        raise ValueError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}")
+        raise ValueError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}, auto")
+    tell_if_slow(cast("torch.dtype", found), device, "this model")
     return cast("torch.dtype", found)

@@ -85,7 +85,7 @@ LayersWords = Annotated[
 PosWords = Annotated[
     str, typer.Option("--pos", help="last, all, entity, entity_last, entity_mean, an index, or a slice 1:.")
 ]
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16 or float16.")]
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto (the faster here).")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda …; by default CUDA where there is one.")]
 TableName = Annotated[
     str,

@@ -48,3 +48,21 @@ def test_bfloat16_is_chosen_where_it_is_faster(machine, caplog, flags, seen, fas
         assert not processor.tell_if_slow(torch.float32, "cpu", "this run")
     assert ("this run computes in bfloat16" in caplog.text) is not fast
     assert processor.bfloat16_is_fast("cuda")  # a GPU's own units
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_models_and_captures_say_what_the_machine_does(hf_folder, names, monkeypatch, caplog, fast):
+    from graticule import capture, load_model
+
+    monkeypatch.setattr(processor, "features", lambda: ("amx_bf16",) if fast else ("avx512_bf16",))
+    model = load_model(hf_folder("llama"), dtype="auto", device="cpu")
+    assert next(model.parameters()).dtype == (torch.bfloat16 if fast else torch.float32)
+    assert not caplog.records or fast
+    with caplog.at_level(logging.WARNING, logger="graticule"):
+        half = load_model(hf_folder("llama"), dtype="bfloat16", device="cpu")
+        acts = capture(half, names[:3], dtype="auto", layers=0)
+    assert acts["resid_post", 0].dtype == torch.bfloat16
+    assert ("avx512_bf16" in acts.provenance["processor"]) is not fast
+    told = [r.getMessage() for r in caplog.records if "computes in bfloat16" in r.getMessage()]
+    assert len(told) == (0 if fast else 2), told
+    assert all("avx512_bf16; no amx_bf16" in line for line in told)
