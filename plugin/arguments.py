@@ -26,13 +26,13 @@ def number(text: str, option: str) -> Number:
     raise ValueError(f"{option} {text!r}: expected a number")
 
 
-def read_max_norm(text: str) -> Number | str | None:
-    """`--max-norm`: a multiple of the median norm, `none`, or `trained` (as the SAE was).
+def read_max_norm(text: str, trained: bool = False) -> Number | str | None:
+    """`--max-norm`: a multiple of the median norm, `none`, or, of an SAE (`trained`), `trained` as it was.
 
     **Raises** `ValueError` naming the option.
     """
     word = text.strip().lower()
-    if word in ("none", "trained"):
+    if word == "none" or (trained and word == "trained"):
         return None if word == "none" else word
     return number(text, "--max-norm (a multiple of the median norm, or none)")
 

@@ -76,7 +76,7 @@ def evaluate(
     from graticule.saes.evaluation.evaluate import write_evaluation
     from graticule.saes.features.examine import examine
 
-    longest: Any = a.read_max_norm(max_norm)
+    longest: Any = a.read_max_norm(max_norm, trained=True)
     folders = runs_in(folder)
     if out is not None:
         a.need_folder(out)

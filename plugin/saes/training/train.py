@@ -151,9 +151,9 @@ def train(
     total = total_tokens(data, n_tokens)
     where = _device(source, device)
     kind = compute_type(compute_dtype, where)
-    _tell_few_steps(total // data.batch_size, data.batch_size)
     base = optimisation or Optimisation()
     plans = [_plan(sae, data, base, total, where, logger, resampling, seed) for sae in wanted]
+    _tell_few_steps(total // data.batch_size, data.batch_size)
     shared = {
         "stream": _stream_words(data),
         "seed": seed,
