@@ -111,6 +111,12 @@ FRAME = Kind("a pandas DataFrame", lambda value: hasattr(value, "iloc") and hasa
 """Columns beside something else's rows."""
 ACTIVATIONS = Kind("Activations or a Store", of_class("Activations", "Store"), _make_activations)
 """Rows of activations, in memory or on disk."""
+TARGET = Kind(
+    "a Table, a column of the rows, or an entry a row",
+    lambda value: value is not None and not of_class("Activations", "Store", "Findings", "Baselines")(value),
+    _make_table,
+)
+"""What is to be read out of activations."""
 BASELINES = Kind("baselines", of_class("Baselines"), _make_baselines)
 """What stands against a probe."""
 
@@ -187,8 +193,9 @@ def _check_kinds(
         value = given[argument]
         if value is None and signature.parameters[argument].default is None:
             continue
-        if any(other.fits(value) and kind.fits(given.get(o)) for o, other in kinds.items()):
-            order = ", ".join(p for p in signature.parameters if p in kinds)
+        swapped = [o for o, other in kinds.items() if other.fits(value) and kind.fits(given.get(o))]
+        if swapped:
+            order = ", ".join(p for p in signature.parameters if p in (argument, swapped[0]))
             raise TypeError(f"{name}: {argument} is {came(value)}: swap the two, {name}({order})")
         raise TypeError(f"{name}: {argument} is {came(value)}; expected {kind.what}: {kind.write(value)}")
 

@@ -107,6 +107,7 @@ LIMITS: Mapping[str, Range] = {
     "test_share": _SHARE,
     "dose": _POSITIVE,
     "edge": _POSITIVE,
+    "scale_of_edit": Range(whole=False),
     "alpha": _NOT_NEGATIVE,
     # fitting
     "hidden": Range(1, 2**20),

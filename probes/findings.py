@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 KIND = "findings"
 _RIVALS = "rivals.safetensors"
+_FEW = 10
+"""Whole numbers that may have been meant as classes."""
 _PARTS = ("out_of_fold", "test")
 _WRITES = ("predictions.parquet", _RIVALS, "probes")
 FINDINGS = FolderKind(
@@ -222,6 +224,7 @@ class Findings(Result):
             self.verdict.summary(),
             *self._detection(),
             *self._pairing(),
+            *self._reading(),
             f"at {where} ({self.chosen_point}), chosen on training rows; {self.split_note}",
         ]
         for name, check in self.checks.items():
@@ -237,9 +240,28 @@ class Findings(Result):
         if self.limit_of_detection is None:
             return []
         if self.limit_of_detection != self.limit_of_detection:
-            return ["no gain up to the largest tried would have been seen 80% of the time with these rows"]
+            tried = self.provenance.get("largest_gain_tried")
+            upto = "as small as those that were tried" if tried is None else f"of {tried:g} or less"
+            line = f"a hidden part {upto} would mostly have been missed with these rows, at this layer"
+            return [f"gain {self.verdict.gain:+.3f}; {line}"]
         seen = f"{self.limit_of_detection:.3f} would have been seen 80% of the time"
         return [f"gain {self.verdict.gain:+.3f}; with these rows, at this layer, {seen}"]
+
+    def _reading(self) -> list[str]:
+        """What the target was taken for, where it could be taken for something else."""
+        if self.kind == "binary":
+            scores = next(s["test"] for s in self.layer_scores if s["point"] == self.chosen_point)
+            auroc, accuracy = (_figure(scores.get(name)) for name in ("auroc", "accuracy"))
+            return [
+                f"{self.target_names[0]}: 1 is {self.classes[1]!r}, 0 is {self.classes[0]!r}, R² is of that "
+                f"number; on test rows AUROC {auroc}, accuracy {accuracy}"
+            ]
+        few: list[str] = []
+        for name in self.target_names if self.kind == "numeric" else ():
+            values = self.predictions[f"true_{name}"].unique()
+            if 2 < len(values) <= _FEW and (values == values.round()).all():
+                few.append(f"{name} was read as {len(values)} whole numbers; classes need kind='categorical'")
+        return few
 
     def _pairing(self) -> list[str]:
         if self.provenance.get("pairing") != BY_PLACE:
@@ -375,6 +397,10 @@ class Findings(Result):
             settings=JudgeSettings.read(found["settings"]) if found.get("settings") else None,
             limit_of_detection=_limit(found),
         )
+
+
+def _figure(value: float | None) -> str:
+    return "undefined" if value is None or value != value else f"{value:.3f}"
 
 
 def _limit(found: Mapping[str, Any]) -> float | None:

@@ -74,7 +74,8 @@ def _classes(rows: pd.DataFrame, findings: Findings, kind: str) -> np.ndarray:
 
 
 def worst_rows(findings: Findings, count: int = 20) -> pd.DataFrame:
-    """The test rows with the largest error (kilometres, or the mean over targets in standard deviations)."""
+    """The test rows with the largest error (kilometres, or the mean over targets in standard deviations); of
+    classes, those alone that were taken for another."""
     rows = findings.predictions[findings.predictions["split"] == "test"]
     true = rows[[f"true_{n}" for n in findings.target_names]].to_numpy(np.float64)
     pred = rows[[f"pred_{n}" for n in findings.target_names]].to_numpy(np.float64)
@@ -84,9 +85,15 @@ def worst_rows(findings: Findings, count: int = 20) -> pd.DataFrame:
         spread = true.std(axis=0)
         error = (np.abs(true - pred) / np.where(spread > 0, spread, 1.0)).mean(axis=1)
         name = "error (standard deviations)"
-    order = np.argsort(-error, kind="stable")[:count]
+    order = np.argsort(-error, kind="stable")
+    if findings.kind != "numeric":
+        of_two = findings.kind == "binary"
+        taken, was = (m[:, 0] > 0.5 if of_two else m.argmax(axis=1) for m in (pred, true))
+        order = order[(taken != was)[order]]
+    order = order[:count]
     shown = rows.iloc[order]
-    kept = [c for c in ("text", *findings.block_names) if c in shown]
+    places = ("source", "position", "token") if "position" in shown else ()
+    kept = [c for c in ("text", *places, *findings.block_names) if c in shown]
     out = shown[kept].copy()
     for i, target in enumerate(findings.target_names[:3]):
         out[f"{target}, true"] = true[order, i]

@@ -14,7 +14,7 @@ from jaxtyping import Int, Shaped
 from graticule.hooks.activations import Activations
 from graticule.hooks.alignment import by_place, paired, sources
 from graticule.hooks.artifact import library_versions
-from graticule.hooks.doors import ACTIVATIONS, BASELINES, FINDINGS, door
+from graticule.hooks.doors import ACTIVATIONS, BASELINES, FINDINGS, TARGET, door
 from graticule.hooks.store import Store
 from graticule.probes.estimators.ridge import RidgeProbe
 from graticule.probes.findings import Findings
@@ -38,7 +38,7 @@ OF_ROWS = "activation rows"
 """The name of a table that was given as an array: its rows are activation rows, not texts."""
 
 
-@door(activations=ACTIVATIONS, baselines=BASELINES, surface_of=FINDINGS)
+@door(activations=ACTIVATIONS, target=TARGET, baselines=BASELINES, surface_of=FINDINGS)
 def sweep(
     activations: Activations | Store,
     target: Target,
@@ -80,7 +80,7 @@ def sweep(
     if baselines is None:
         baselines = Baselines(text_digest(table), {}, table.texts is not None)
     else:
-        baselines.check(table)
+        _check_baselines(baselines, table)
     problem = problem_of(activations, table, source)
     if len(problem.train) < 3 or len(problem.test) < 2:
         raise ValueError(
@@ -121,7 +121,7 @@ def sweep(
         verdict=result,
         checks=checks,
         probes={f.point: RidgeProbe.from_fit(f.fit, f.point, table.target_names, table.units) for f in fits},
-        predictions=_predictions(table, problem, best, surface),
+        predictions=_predictions(activations, table, problem, best, surface),
         provenance={**_provenance(activations, table, baselines, seed), "pairing": pairing},
         rivals=rivals,
         settings=judged_by,
@@ -197,9 +197,7 @@ def table_of(
     frame = activations.rows.copy()
     text = "text" if "text" in frame else None
     if not isinstance(target, str):
-        values = by_place("target", target, "activation rows")
-        if len(values) != len(frame):
-            raise ValueError(f"the target has {len(values)} entries for {len(frame)} activation rows")
+        values = _entries(target, frame)
         names = ["target"] if values.ndim == 1 else [f"target {i}" for i in range(values.shape[1])]
         for name, column in zip(names, values.reshape(len(values), -1).T, strict=True):
             frame[name] = column
@@ -215,6 +213,42 @@ def table_of(
         columns["cluster"] = "source"  # rows of one text are not independent
     table = Table(frame, text=text, target=names, name=OF_ROWS, **columns)
     return table, np.arange(len(frame)), "the target is an entry a row"
+
+
+def _entries(target: Any, rows: pd.DataFrame) -> np.ndarray:
+    """A target that was given as values, an entry an activation row."""
+    if isinstance(target, pd.DataFrame) and not all(map(pd.api.types.is_numeric_dtype, target.dtypes)):
+        columns = ", ".join(map(str, target.columns[:6]))
+        raise TypeError(
+            f"sweep: target is a DataFrame with columns {columns}; expected a Table, graticule.Table(frame, "
+            "text='COLUMN', target='COLUMN'), or values, frame['COLUMN']"
+        )
+    flat = (
+        "for a label a token, [text, position], take labels[text][position] of the 'source' and 'position' "
+        "of each line of activations.rows"
+    )
+    try:
+        values = by_place("target", target, "activation rows")
+    except ValueError as error:
+        if "inhomogeneous" not in str(error):
+            raise
+        raise ValueError(f"the target is ragged, and {len(rows)} rows need an entry each: {flat}") from None
+    if values.ndim == 0 or len(values) != len(rows):
+        count = "one entry" if values.ndim == 0 else f"{len(values)} entries"
+        hint = f"; {flat}" if values.ndim == 2 else ""
+        raise ValueError(f"the target has {count} for {len(rows)} activation rows{hint}")
+    return values
+
+
+def _check_baselines(baselines: Baselines, table: Table) -> None:
+    """**Raises** `ValueError` for baselines of other texts than the table's, or where it has none."""
+    if table.name == OF_ROWS and table.texts is None and baselines.features:
+        raise ValueError(
+            "model baselines are of a Table's texts, and this target is an entry an activation row (a label "
+            "a token, say): there are none for it yet; leave baselines out, and the verdict says that they "
+            "are missing"
+        )
+    baselines.check(table)
 
 
 def _clusters(activations: Activations | Store, table: Table, source: np.ndarray) -> np.ndarray:
@@ -239,7 +273,9 @@ def _layer_score(fit: PointFit, problem: Problem, table: Table, is_chosen: bool)
     }
 
 
-def _predictions(table: Table, problem: Problem, best: PointFit, surface: np.ndarray) -> pd.DataFrame:
+def _predictions(
+    activations: Activations | Store, table: Table, problem: Problem, best: PointFit, surface: np.ndarray
+) -> pd.DataFrame:
     """One line a row: out-of-fold predictions on training rows, plain ones on test rows."""
     predicted = np.empty_like(problem.y)
     predicted[problem.train], predicted[problem.test] = best.fit.out_of_fold, best.test
@@ -256,6 +292,10 @@ def _predictions(table: Table, problem: Problem, best: PointFit, surface: np.nda
         out[f"true_{name}"] = problem.y[:, t]
         out[f"pred_{name}"] = predicted[:, t]
         out[f"surface_{name}"] = stacked[:, t]
+    for column in ("position", "token"):
+        several = activations.rows["source"].duplicated().any()
+        if several and column in activations.rows and column not in out:
+            out[column] = activations.rows[column].to_numpy()
     if table.has_coordinates:
         lat, lon = table.coordinates()
         out["error_km"] = haversine_km(

@@ -8,6 +8,7 @@ import typer
 
 from graticule import arguments as a
 from graticule import options as o
+from graticule.hooks.limits import check
 
 _Only = Annotated[
     str, typer.Option(help="Steps to run beside the probe, comma-separated.", show_default=False)
@@ -43,7 +44,12 @@ def study(
     prompt_rows: Annotated[int, typer.Option(help="Rows for the comparison of prompts.")] = 5000,
     sae: _Saes = None,
     rows: o.Rows = None,
-    targets: Annotated[int, typer.Option(help="Synthetic targets of each kind in the calibration.")] = 200,
+    synthetic_targets: Annotated[
+        int, typer.Option(help="Synthetic targets of each kind in the calibration.")
+    ] = 200,
+    targets: Annotated[
+        int | None, typer.Option(hidden=True, help="The old name of --synthetic-targets.")
+    ] = None,
     twins: Annotated[int, typer.Option(help="Untrained twins among the controls.")] = 3,
     paper_compat: Annotated[
         bool, typer.Option("--paper-compat", help="Also score as the paper's code does.")
@@ -85,16 +91,21 @@ def study(
         seed=seed,
         rows=rows,
     )
+    if targets is not None:
+        check("synthetic_targets", targets)
+        o.say(f"--targets is --synthetic-targets now ({targets}); the old name goes with 0.3", err=True)
+        synthetic_targets = targets
     settings = Settings(
         prompts=templates,
         prompt_rows=prompt_rows,
         popularity=popularity_column,
         saes=folders,
-        targets=targets,
+        targets=synthetic_targets,
         twins=twins,
         paper_compat=paper_compat,
         seed=seed,
     )
+    settings.check_names(entities)
     import graticule
 
     o.say(f"loading {model}", err=True)

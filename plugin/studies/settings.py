@@ -9,7 +9,9 @@ from typing import Any
 
 from graticule.hooks.artifact import sha256
 from graticule.hooks.identity import weight_digest
+from graticule.hooks.limits import check_limits
 from graticule.hooks.names import check_name
+from graticule.probes.tables.checks import need_column
 from graticule.probes.tables.table import Table
 
 
@@ -42,8 +44,22 @@ class Settings:
     seed: int = 0
     """Of everything drawn."""
 
+    def __post_init__(self) -> None:
+        """**Raises** `LimitError` for a number outside its range."""
+        check_limits(
+            prompt_rows=self.prompt_rows,
+            synthetic_targets=self.targets,
+            twins=self.twins,
+            rows=[self.cause_rows, self.attribution_rows],
+            controls=self.cause_controls,
+            seed=self.seed,
+        )
+
     def check_names(self, table: Table) -> None:
-        """**Raises** `BadNameError` for a name that is to be a folder's and cannot be one."""
+        """**Raises** `BadNameError` for a name that is to be a folder's and cannot be one, `ColumnError` for
+        a popularity column that the table does not have."""
+        if self.popularity is not None:
+            need_column(table.frame, self.popularity, "popularity")
         for what, names in (
             ("popularity column", () if self.popularity is None else (self.popularity,)),
             ("block column", tuple(table.blocks) if self.blocks is None else self.blocks),

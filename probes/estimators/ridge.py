@@ -30,6 +30,7 @@ from graticule.hooks.artifact import (
     write_tensors,
 )
 from graticule.hooks.kinds import write_folder
+from graticule.hooks.limits import LIMITS, LimitError
 from graticule.probes.estimators.edits import AffineEdit, EditPos, HookFn
 from graticule.probes.estimators.pretrained import from_pretrained, save_pretrained
 from graticule.probes.estimators.ridge_edits import EditOp, Erases, ridge_edit
@@ -188,6 +189,8 @@ class RidgeProbe:
         eraser: Erases | None = None,
     ) -> AffineEdit:
         """The edit behind `fwd_hooks`, as a function of arrays (`edit.apply(X)`)."""
+        if not LIMITS["scale_of_edit"].takes(scale):
+            raise LimitError("scale", scale, "a finite number of standard deviations, or of target units")
         return ridge_edit(self.weights, self.target_names, op, scale, target=target, sd=sd, eraser=eraser)
 
     def fwd_hooks(

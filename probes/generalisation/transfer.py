@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from graticule.hooks.artifact import json_ready, library_versions
+from graticule.hooks.doors import FINDINGS, came
 from graticule.hooks.points import layer_of
 from graticule.hooks.saved import SavedResult
 from graticule.probes.findings import Findings
@@ -117,6 +118,16 @@ def transfer(
     **Raises** `ValueError` for fewer than two prompts, findings of other rows or targets, or loaded without
     activations; `KeyError` for a point that a prompt was not probed at.
     """
+    if not isinstance(findings_by_prompt, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(
+            f"transfer: findings_by_prompt is {came(findings_by_prompt)}; expected a mapping of prompts to "
+            "findings: prompts(model, table).findings"
+        )
+    for name, one in findings_by_prompt.items():
+        if not FINDINGS.fits(one):
+            raise TypeError(
+                f"transfer: prompt {name!r} is {came(one)}; expected findings: {FINDINGS.write(one)}"
+            )
     if len(findings_by_prompt) < 2:
         raise ValueError(f"transfer needs findings of two prompts or more, got {len(findings_by_prompt)}")
     names = tuple(findings_by_prompt)

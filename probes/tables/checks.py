@@ -44,7 +44,13 @@ def read_texts(values: pd.Series, column: str, bad: dict[int, str]) -> list[str]
     for row, value in enumerate(values):
         missing = not isinstance(value, str) and pd.api.types.is_scalar(value) and bool(pd.isna(value))
         if not missing and not isinstance(value, str | int | np.integer):
-            raise TableError(f"text {column!r} holds {type(value).__name__} at row {row}: convert it to text")
+            rows = isinstance(value, list | tuple | np.ndarray)
+            hint = (
+                "leave text out, and give token rows to capture(model, rows)"
+                if rows
+                else "convert it to text"
+            )
+            raise TableError(f"text {column!r} holds {type(value).__name__} at row {row}: {hint}")
         text = "" if missing else str(value)
         if not text.strip():
             bad.setdefault(row, f"text {column!r} is missing or empty")

@@ -115,9 +115,7 @@ def test_the_door_says_what_came_and_what_to_write() -> None:
         call("gemma", findings)
     with pytest.raises(TypeError, match=r"findings is None; expected findings: graticule\.probe\(model"):
         call(model, None)
-    with pytest.raises(
-        TypeError, match=r"^call: model is a Table: swap the two, call\(model, findings, table"
-    ):
+    with pytest.raises(TypeError, match=r"^call: model is a Table: swap the two, call\(model, table\)"):
         call(Table(), findings, table=model)
     with pytest.raises(LimitError, match="draws=0"):
         call(model, findings, draws=0)

@@ -1,0 +1,281 @@
+"""Calls that people make by mistake: one line each, of what came, what was expected and what to write."""
+
+# ruff: noqa: E501 (a table of calls, a line each)
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers import as_installed
+
+import graticule
+from graticule import saes
+from graticule.cli import main
+
+N = 48
+FRAME = pd.DataFrame(
+    {"w": [f"{a} {b}" for a in ("paris", "rome", "oslo", "lima", "delhi", "cairo", "tokyo", "berlin")
+           for b in ("king", "lake", "port", "san", "north", "south")],
+     "y": np.arange(float(N)), "half": np.arange(N) % 2, "third": np.arange(N) % 3}
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def given(load_tiny):
+    """A model, a table, activations, baselines, findings, and activations of every token."""
+    model = load_tiny()
+    table = graticule.Table(FRAME, text="w", target="y")
+    acts, beside = graticule.capture(model, table.texts), graticule.baselines(model, table, twins=0)
+    findings = graticule.sweep(acts, table, beside, draws=20)
+    return model, table, acts, beside, findings, graticule.capture(model, table.texts, pos="all", layers=[0])
+
+
+CALLS = {
+    "a model's name": (
+        lambda m, t, a, b, f, e: graticule.probe("gemma-3-270m", t),
+        r"probe: model is 'gemma-3-270m'; expected a loaded model: graticule\.load_model\('gemma-3-270m'\)",
+    ),
+    "a name to capture": (lambda m, t, a, b, f, e: graticule.capture("gemma", t.texts), "load_model"),
+    "a name to evaluate": (lambda m, t, a, b, f, e: saes.evaluate("gemma", "sae", ["a"]), "load_model"),
+    "a name to record": (lambda m, t, a, b, f, e: graticule.record("gemma"), "load_model"),
+    "a frame for a table": (
+        lambda m, t, a, b, f, e: graticule.probe(m, FRAME),
+        r"table is a DataFrame; expected a graticule\.Table: graticule\.Table\(frame, text=",
+    ),
+    "a file for a table": (lambda m, t, a, b, f, e: graticule.probe(m, "x.csv"), r"Table\('x\.csv', text="),
+    "table and model": (
+        lambda m, t, a, b, f, e: graticule.probe(t, m),
+        r"swap the two, probe\(model, table\)",
+    ),
+    "table and model of baselines": (lambda m, t, a, b, f, e: graticule.baselines(t, m), "swap the two"),
+    "table and activations": (
+        lambda m, t, a, b, f, e: graticule.sweep(t, a),
+        r"activations is a Table: swap the two, sweep\(activations, target\)",
+    ),
+    "a frame for a target": (
+        lambda m, t, a, b, f, e: graticule.sweep(a, FRAME),
+        r"target is a DataFrame with columns w, y, .*graticule\.Table\(frame, text=",
+    ),
+    "a folder for activations": (
+        lambda m, t, a, b, f, e: graticule.sweep("s", t),
+        r"graticule\.Store\('s'\)",
+    ),
+    "an array for activations": (
+        lambda m, t, a, b, f, e: graticule.sweep(np.ones((3, 2)), t),
+        "from_tensors",
+    ),
+    "a frame to capture": (
+        lambda m, t, a, b, f, e: graticule.capture(m, FRAME),
+        r"frame\['COLUMN'\]\.tolist",
+    ),
+    "a table to capture": (lambda m, t, a, b, f, e: graticule.capture(m, t), r"expected texts: table\.texts"),
+    "one text": (
+        lambda m, t, a, b, f, e: graticule.capture(m, "Hello world"),
+        r"inputs is one text, 'Hello world'; expected several: \[text\]",
+    ),
+    "one word": (lambda m, t, a, b, f, e: graticule.capture(m, "Helloworld"), "is one text"),
+    "one text of bytes": (lambda m, t, a, b, f, e: graticule.capture(m, b"ab"), "is one text"),
+    "a set of texts": (lambda m, t, a, b, f, e: graticule.capture(m, {"a", "b"}), "expected a list of texts"),
+    "whole numbers kept": (
+        lambda m, t, a, b, f, e: graticule.capture(m, t.texts, dtype=torch.int8),
+        "dtype=torch.int8: expected 'float32', 'bfloat16' or 'float16'",
+    ),
+    "a dtype by name": (
+        lambda m, t, a, b, f, e: graticule.capture(m, t.texts, dtype="int8"),
+        "expected 'float",
+    ),
+    "rows that are no table": (lambda m, t, a, b, f, e: graticule.capture(m, t.texts, rows=[1]), "DataFrame"),
+    "an SAE that is not there": (
+        lambda m, t, a, b, f, e: graticule.latents(f, "run/sae"),
+        "run/sae holds no SAELens SAE",
+    ),
+    "a number for an SAE": (lambda m, t, a, b, f, e: graticule.latents(f, 3), "int is no SAE"),
+    "no baselines": (
+        lambda m, t, a, b, f, e: f.with_material(a, t, None),
+        "judged against .* given are tfidf: give the baselines",
+    ),
+    "a table for baselines": (lambda m, t, a, b, f, e: f.with_material(a, t, t), r"graticule\.baselines\("),
+    "a name to train on": (
+        lambda m, t, a, b, f, e: saes.train("gemma", corpus=["a"], config={"architecture": "topk"}, out="o"),
+        r"graticule\.load_model\('gemma'\)",
+    ),
+    "a table to train on": (
+        lambda m, t, a, b, f, e: saes.train(t, config={"architecture": "topk"}, out="o"),
+        "Table",
+    ),
+    "a number for a point": (
+        lambda m, t, a, b, f, e: a[9],
+        r"9 is no point: expected a hook name, or \('resid_post', 9\)",
+    ),
+    "a word for a strength": (
+        lambda m, t, a, b, f, e: f.probe.fwd_hooks("add", "3"),
+        "scale='3': expected a fin",
+    ),
+    "NaN for a strength": (
+        lambda m, t, a, b, f, e: f.probe.fwd_hooks("add", np.nan),
+        "scale=nan: expected a fi",
+    ),
+    "the text as target": (lambda m, t, a, b, f, e: graticule.Table(FRAME, "w", "w"), "is the text column"),
+    "fewer rows than a batch": (
+        lambda m, t, a, b, f, e: saes.train(
+            a.select(points=a.points[:1]),
+            config={"architecture": "topk", "d_sae": 16, "k": 2},
+            out="o",
+            epochs=None,
+            batch_size=256,
+            n_tokens=1000,
+        ),
+        "batch_size=256.*write batch_size=48",
+    ),
+    "an unknown popularity column": (
+        lambda m, t, a, b, f, e: graticule.popularity(f, "x"),
+        "no column 'x' for pop",
+    ),
+    "a list of findings": (
+        lambda m, t, a, b, f, e: graticule.transfer([f, f]),
+        r"expected a mapping of prompts",
+    ),
+    "findings and a number": (
+        lambda m, t, a, b, f, e: graticule.transfer({"a": f, "b": 3}),
+        "prompt 'b' is 3",
+    ),
+    "a word to compare": (lambda m, t, a, b, f, e: graticule.compare(f, "x"), r"Findings\.load\('x'\)"),
+    "baselines for labels a token": (
+        lambda m, t, a, b, f, e: graticule.sweep(e, np.arange(e.n_rows) % 2, b),
+        "a label a token.*leave baselines out",
+    ),
+    "labels a text and token": (
+        lambda m, t, a, b, f, e: graticule.sweep(e, np.zeros((N, 4))),
+        r"48 entries for \d+ activation rows; for a label a token, .* take labels\[text\]\[position\]",
+    ),
+    "ragged labels": (lambda m, t, a, b, f, e: graticule.sweep(e, [[1, 2], [3]] * 24), "ragged.*labels"),
+    "token rows as texts": (
+        lambda m, t, a, b, f, e: graticule.Table.from_arrays(np.arange(3.0), texts=[[1, 2]] * 3),
+        r"holds list at row 0: leave text out, and give token rows to capture\(model, rows\)",
+    ),
+    "a gain that is none": (
+        lambda m, t, a, b, f, e: graticule.sweep(a, t, min_gain=np.nan),
+        "min_gain=nan: exp",
+    ),
+    "a negative gain": (
+        lambda m, t, a, b, f, e: graticule.probe(m, t, min_gain=-1.0),
+        "min_gain=-1.0: expected",
+    ),
+    "no draws": (lambda m, t, a, b, f, e: graticule.sweep(a, t, draws=0), "draws=0: expected a whole number"),
+    "no epochs": (lambda m, t, a, b, f, e: graticule.mlp(f, epochs=0), "epochs=0: expected a whole number"),
+    "draws without end": (
+        lambda m, t, a, b, f, e: graticule.compare(f, f, draws=10**12),
+        "at most 1,000,000",
+    ),
+    "a seed below 0": (lambda m, t, a, b, f, e: graticule.probe(m, t, seed=-1), "seed=-1"),
+    "another argument": (
+        lambda m, t, a, b, f, e: graticule.probe(m, t, layer=3),
+        r"'layer'; it takes probe\(model",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", CALLS)
+def test_a_mistaken_call_is_told_in_one_line(given, what: str, tmp_path: Path, monkeypatch) -> None:
+    call, told = CALLS[what]
+    monkeypatch.chdir(tmp_path)
+    with as_installed(), pytest.raises((TypeError, ValueError, KeyError, OSError)) as caught:
+        call(*given)
+    said = str(caught.value)
+    assert re.search(told, said), said
+    assert "\n" not in said
+    assert type(caught.value).__name__ != "AttributeError"
+
+
+@pytest.mark.parametrize("call", [graticule.erase, graticule.steer, graticule.causes])
+def test_model_and_findings_come_in_either_order(given, call) -> None:
+    model, _, _, _, findings, _ = given
+    small = {"rows": 4} if call is graticule.erase else {"rows": 4, "controls": 2}
+    one, other = (
+        repr(call(*pair, **small, progress=False)) for pair in ((model, findings), (findings, model))
+    )
+    assert one == other
+
+
+def test_yes_or_no_is_told_as_such(given) -> None:
+    _, _, acts, _, _, _ = given
+    table = graticule.Table(FRAME.assign(half=np.where(FRAME.half == 1, "cold", "warm")), "w", "half")
+    findings = graticule.sweep(acts, table, draws=20)
+    assert "half: 1 is 'warm', 0 is 'cold', R² is of that number; on test rows AUROC" in findings.summary()
+    worst = next(frame for name, frame in findings.tables().items() if "most wrong" in name)
+    assert ((worst["half, true"] > 0.5) != (worst["half, predicted"] > 0.5)).all()
+    rows = findings.predictions[findings.predictions["split"] == "test"]
+    assert len(worst) == int(((rows["true_half"] > 0.5) != (rows["pred_half"] > 0.5)).sum())
+
+
+def test_whole_numbers_and_labels_of_tokens_are_told_as_such(given) -> None:
+    _, _, acts, _, _, every = given
+    summary = graticule.sweep(acts, graticule.Table(FRAME, "w", "third"), draws=20).summary()
+    assert "third was read as 3 whole numbers; classes need kind='categorical'" in summary
+    labels = np.where(every.rows["token"].to_numpy() % 2 == 1, "odd", "even")
+    split = every.rows["source"].to_numpy() % 4 == 0
+    findings = graticule.sweep(every, labels, split=split, draws=20)
+    worst = next(frame for name, frame in findings.tables().items() if "most wrong" in name)
+    assert {"source", "position", "token"} <= set(worst.columns)
+
+
+def test_a_gain_above_all_that_were_tried_is_no_contradiction(given) -> None:
+    from dataclasses import replace
+
+    findings = given[4]
+    told = replace(findings, limit_of_detection=float("nan")).summary()
+    assert f"gain {findings.verdict.gain:+.3f}; a hidden part as small as those that were tried would" in told
+    tried = replace(
+        findings,
+        limit_of_detection=float("nan"),
+        provenance={**findings.provenance, "largest_gain_tried": 0.2},
+    )
+    assert "a hidden part of 0.2 or less would mostly have been missed" in tried.summary()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("probe --table {csv} --text-column w --target w", "target 'w' is the text column"),
+        ("probe --table {csv} --text-column w --target y --target y", "target 'y' is named twice"),
+        ("probe --table {csv} --text-column w --target day", "holds dates"),
+        ("probe --table {csv} --text-column w --target truth", "several ways"),
+        ("probe --table {csv} --text-column w --target typo", "row 7: target 'typo' is '1O'"),
+        ("probe --table {latin} --text-column w --target y", "latin.csv, line 2 is not UTF-8"),
+        (
+            "study --table {csv} --text-column w --target y --popularity-column x",
+            "no column 'x' for popularity",
+        ),
+        (
+            "study --table {csv} --text-column w --target y --synthetic-targets 1",
+            "--synthetic-targets 1: expected",
+        ),
+        ("capture --texts {latin}", "latin.csv, line 2 is not UTF-8"),
+    ],
+)
+def test_the_command_line_refuses_the_same_before_a_model_is_loaded(
+    words: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    truth, days = ["TRUE", "True", "false", "no"] * (N // 4), [f"2001-03-{1 + i % 28:02d}" for i in range(N)]
+    typo = ["1O" if i == 7 else str(i) for i in range(N)]
+    frame = FRAME.assign(truth=np.array(truth, object), day=days, typo=typo)
+    frame.loc[0, "truth"] = "No"
+    frame.to_csv(tmp_path / "data.csv", index=False)
+    FRAME.assign(w="Côte " + FRAME.w).to_csv(tmp_path / "latin.csv", index=False, encoding="cp1252")
+    line = words.format(csv=tmp_path / "data.csv", latin=tmp_path / "latin.csv")
+    assert main([*line.split(), "--model", "no-such-model", "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err.strip()
+    assert said.startswith("graticule: ")
+    assert told in said
+    assert "\n" not in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_old_name_of_synthetic_targets(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    FRAME.to_csv(tmp_path / "data.csv", index=False)
+    words = ["study", "--model", "no-such-model", "--table", str(tmp_path / "data.csv"), "--text-column", "w"]
+    assert main([*words, "--target", "y", "--out", str(tmp_path / "out"), "--targets", "9"]) == 2
+    assert "--targets is --synthetic-targets now" in capsys.readouterr().err
