@@ -1,7 +1,5 @@
 """Calls that people make by mistake: one line each, of what came, what was expected and what to write."""
 
-# ruff: noqa: E501 (a table of calls, a line each)
-
 import re
 from pathlib import Path
 

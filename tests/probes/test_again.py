@@ -213,5 +213,8 @@ def test_material_that_is_not_the_findings_own_is_refused(swept: Any) -> None:
     with pytest.raises(ValueError, match="judged against"):
         found.with_material(acts, table, None)
     few = Activations.from_tensors({point: acts[point][:90] for point in acts.points})
+    with pytest.raises(ValueError, match="come from 90 inputs, table 'table' has 130 rows"):
+        found.with_material(few, table, beside)
+    few = acts.select(rows=slice(90))  # which says that it is of the first ones
     with pytest.raises(ValueError, match="of 130 activation rows, these activations hold 90"):
         found.with_material(few, table, beside)
