@@ -687,6 +687,18 @@ def test_another_call_into_a_run_is_told_by_its_own_names_before_the_data_are_lo
     assert "abc" not in str(error.value) or "not set" in str(error.value)
 
 
+def test_a_run_begun_before_long_rows_were_left_out_goes_on_with_all_of_them(acts, tmp_path):
+    given = {"config": TOPK, "hook_name": POINTS[0], "batch_size": BATCH, "out": tmp_path / "run"}
+    saes.train(acts, **given, stream={"max_norm": None})
+    words = read_json(tmp_path / "run" / "run.json")
+    assert "max_norm" not in words["request"]["stream"]["graticule"]
+    del words["call"]  # as a run of 0.1 has it
+    (tmp_path / "run" / "run.json").write_text(json.dumps(words))
+    assert saes.train(acts, **given, stream={"max_norm": None}).state == "complete"
+    with pytest.raises(ValueError, match=r"another request \(stream\.graticule\.max_norm: not set → 10\.0\)"):
+        saes.train(acts, **given)
+
+
 def test_computing_in_the_faster_type_is_chosen_or_warned_of(acts, tmp_path, caplog, monkeypatch):
     from graticule.hooks import processor
     from graticule.saes.training.settings import compute_type

@@ -282,12 +282,14 @@ def _member(
 
 
 def _stream_words(data: Stream) -> dict[str, Any]:
-    """What the stream says of itself, without what it only knows once it runs."""
+    """What the stream says of itself, without what it only knows once it runs; without `max_norm` where no
+    row is left out, as in runs of 0.1, which go on so."""
     words = dict(data.metadata())
-    words["graticule"] = {
-        key: value for key, value in dict(words.get("graticule") or {}).items() if key != "scaling_factors"
-    }
-    return words
+    settings = dict(words.get("graticule") or {})
+    settings.pop("scaling_factors", None)
+    if settings.get("max_norm") is None:
+        settings.pop("max_norm", None)
+    return {**words, "graticule": settings}
 
 
 def _tell_few_steps(steps: int, batch_size: int) -> None:
