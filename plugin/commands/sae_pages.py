@@ -92,6 +92,7 @@ def evaluate(
         "hook_name": hook_name,
         "column": text_column,
         "context_size": context_size,
+        "max_norm": longest,
         "progress": True,
     }
     for one in folders:
@@ -103,7 +104,6 @@ def evaluate(
             corpus,
             n_activation_tokens=activation_tokens,
             losses=losses,
-            max_norm=longest,
             seed=seed,
             **shared,
         )

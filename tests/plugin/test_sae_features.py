@@ -1,5 +1,7 @@
 """Feature pages: examples by brute force, effects by nudging the residual stream itself."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -64,6 +66,18 @@ def test_features_are_the_first_that_fire(found, model, tokens):
         assert line["density"] == pytest.approx(float((mine != 0).sum()) / (N * (SIZE - 1)))
         assert line["maximum"] == pytest.approx(float(mine.max()), rel=1e-5)
         assert line["mean"] == pytest.approx(float(mine[mine != 0].mean()), rel=1e-5)
+
+
+def test_long_rows_are_left_out_as_in_the_training(model, tokens):
+    """Leaving them out by norm is leaving out the token that makes them."""
+    sinking, word, point = copy.deepcopy(model), int(tokens[0, 3]), "blocks.0.hook_resid_pre"
+    with torch.no_grad():
+        sinking.W_E[word] *= 300
+    trained = make(point, graticule={"max_norm": 10.0})
+    one = examine(sinking, trained, tokens, n=6)
+    two = examine(sinking, make(point), tokens, n=6, exclude_special=[0, word])
+    assert one.n_tokens == two.n_tokens < examine(sinking, make(point), tokens, n=6).n_tokens
+    assert one.features.equals(two.features)
 
 
 def test_examples_are_the_strongest_of_each_context(found, model, tokens):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,10 +15,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import read_tensors, write_json
-from graticule.hooks.coders import SparseCoder, architecture, metadata
-from graticule.hooks.doors import MODEL, Kind, door
+from graticule.hooks.coders import architecture
+from graticule.hooks.doors import MODEL, door
 from graticule.hooks.identity import model_identity
-from graticule.hooks.limits import LIMITS
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.session import undisturbed
 from graticule.hooks.sae_folders import Found, find_sae
@@ -27,6 +26,7 @@ from graticule.hooks.visible import visible
 from graticule.saes.evaluation.arms import Held, Route, make_route, to_device
 from graticule.saes.evaluation.coder import Coder, make_coder, point_of
 from graticule.saes.evaluation.dictionary import dictionary
+from graticule.saes.evaluation.longest import LONGEST, norm_limit, rows_within
 from graticule.saes.evaluation.losses import LossSums, versions
 from graticule.saes.evaluation.result import SaeEvaluation
 from graticule.saes.evaluation.rows import Reconstruction, RowSums
@@ -44,14 +44,7 @@ _log = logging.getLogger(__name__)
 _QUIET = 4000  # tokens that are over before a bar is worth drawing
 
 
-_MAX_NORM = Kind(
-    "a multiple of the median norm above 1, 'trained' or None",
-    lambda value: value == "trained" or LIMITS["max_norm"].takes(value),
-    lambda value: "max_norm=10",  # noqa: ARG005
-).or_none()
-
-
-@door(model=MODEL, max_norm=_MAX_NORM)
+@door(model=MODEL, max_norm=LONGEST)
 def evaluate(
     model: HookedModel,
     sae: Any,
@@ -122,7 +115,7 @@ def evaluate(
         tokens = to_device(model, sample.tokens)
         route = make_route(model, point, tokens)
         first = first_rows(route, tokens, sample)
-        limit = NormLimit(trained_max_norm(found.sae) if max_norm == "trained" else max_norm)
+        limit = norm_limit(found.sae, max_norm)
         first = first[~limit.beyond(point, first)]
         coder = make_coder(found.sae, point, first, scale)
         total = len(sample.tokens) + (sample.n_loss if losses else 0)
@@ -186,12 +179,7 @@ def _measure(
     held: list[Held] = []
     for batch in sample.batches():
         run = route.read(tokens[batch])
-        kept = torch.from_numpy(sample.kept[batch]).to(run.found.device)
-        away = limit.beyond(coder.point, run.flat[kept])
-        limit.count(len(away), int(away.sum()))
-        kept[kept.clone()] = ~away
-        sample.kept[batch] = kept.cpu().numpy()
-        x = run.flat[kept]
+        x = rows_within(run.flat, batch, sample, limit, coder.point)
         latents, made = coder(x)
         position = np.broadcast_to(np.arange(tokens.shape[1]), sample.kept[batch].shape)[sample.kept[batch]]
         rows.add(x[:, coder.part].float(), made, latents, position)
@@ -199,13 +187,6 @@ def _measure(
             held.append(run)
         bar.update(batch.stop - batch.start)
     return rows, held
-
-
-def trained_max_norm(sae: SparseCoder) -> float | None:
-    """From how many times the median norm rows were left out in training; None where none were."""
-    made = metadata(sae, "graticule")
-    found = made.get("max_norm") if isinstance(made, Mapping) else None
-    return None if found is None else float(found)
 
 
 def _told(found: Reconstruction, point: str) -> Reconstruction:

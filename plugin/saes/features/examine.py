@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -17,8 +17,10 @@ from graticule.hooks.identity import model_identity
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.session import undisturbed
 from graticule.hooks.sae_folders import find_sae
+from graticule.hooks.streams.norms import NormLimit
 from graticule.saes.evaluation.arms import Whole, to_device
 from graticule.saes.evaluation.coder import Coder, make_coder, point_of
+from graticule.saes.evaluation.longest import LONGEST, norm_limit, rows_within
 from graticule.saes.evaluation.sample import Sample, first_rows, provenance, take_sample, tell_if_foreign
 from graticule.saes.features.effects import effect_table, logit_effects, residual_directions
 from graticule.saes.features.examples import TopExamples, example_table
@@ -29,7 +31,7 @@ _log = logging.getLogger(__name__)
 _QUIET = 4000
 
 
-@door(model=MODEL)
+@door(model=MODEL, max_norm=LONGEST)
 def examine(
     model: HookedModel,
     sae: Any,
@@ -45,6 +47,7 @@ def examine(
     context_size: int | None = None,
     prepend_bos: bool | None = None,
     exclude_special: bool | Sequence[int] = True,
+    max_norm: float | int | Literal["trained"] | None = "trained",
     scale: float | None = None,
     progress: bool | None = None,
 ) -> SaeFeatures:
@@ -75,9 +78,11 @@ def examine(
     )
     with undisturbed(model):
         tokens, route = to_device(model, sample.tokens), Whole(model, point)
-        coder = make_coder(found.sae, point, first_rows(route, tokens, sample), scale)
+        first, limit = first_rows(route, tokens, sample), norm_limit(found.sae, max_norm)
+        coder = make_coder(found.sae, point, first[~limit.beyond(point, first)], scale)
         wanted = None if latents is None else _known(latents, coder.d_sae)
-        fired, total, top = _look(route, coder, tokens, sample, wanted, n, TopExamples(n_examples), progress)
+        best = TopExamples(n_examples)
+        fired, total, top = _look(route, coder, tokens, sample, limit, wanted, n, best, progress)
         chosen = np.flatnonzero(fired)[:n] if wanted is None else wanted
         head = metadata(coder.sae, "hook_head_index")
         directions = residual_directions(model, coder.sae, point, chosen.tolist(), head)
@@ -121,6 +126,7 @@ def _look(
     coder: Coder,
     tokens: torch.Tensor,
     sample: Sample,
+    limit: NormLimit,
     wanted: np.ndarray | None,
     n: int,
     top: TopExamples,
@@ -132,14 +138,13 @@ def _look(
     number = np.arange(sample.tokens.size).reshape(sample.tokens.shape)
     with tqdm(total=len(tokens), desc="looking at features", unit="context", disable=quiet) as bar:
         for batch in sample.batches():
-            kept = sample.kept[batch]
-            held = route.read(tokens[batch]).flat
-            values = coder.encode(held[torch.from_numpy(kept).to(held.device)]).values
-            place = number[batch][kept]
+            rows = rows_within(route.read(tokens[batch]).flat, batch, sample, limit, coder.point)
+            values = coder.encode(rows).values
+            place = number[batch][sample.kept[batch]]
             fired += np.bincount(values.indices, minlength=coder.d_sae)
             total += np.bincount(values.indices, values.data, minlength=coder.d_sae)
             # one that fires for the first time has no earlier examples, one that drops out never comes back
             first = np.flatnonzero(fired)[:n] if wanted is None else wanted
             top.add(values, first, place // sample.tokens.shape[1], place)
-            bar.update(len(kept))
+            bar.update(batch.stop - batch.start)
     return fired, total, top
