@@ -17,7 +17,7 @@ from jaxtyping import Int
 
 from graticule.hooks.ids import check_range, token_ids, vocabulary_of
 from graticule.hooks.protocols import HookedModel
-from graticule.hooks.special import Kind, special_id
+from graticule.hooks.special import Kind, frame_of, special_id
 from graticule.hooks.streams.corpora import Corpus
 from graticule.hooks.streams.so_far import ReadSoFar
 
@@ -77,6 +77,11 @@ class ContextSettings:
             raise ValueError(f"context_size={size}: the model takes at most {n_ctx} tokens")
         if size < (1 if bos is None else 2):
             raise ValueError(f"context_size={size} leaves no room for a token beside BOS")
+        if tokenizer is not None and not corpus.tokenised and frame_of(tokenizer, "a", default_bos=False):
+            _log.warning(
+                "this tokenizer puts special tokens around every text (an encoder's [CLS] and [SEP]), and "
+                "contexts of joined texts have none: train on token rows that hold them"
+            )
         between = _separator(separator, tokenizer) if joined else None
         for what, special in (("the BOS token", bos), ("separator", between)):
             if special is not None:

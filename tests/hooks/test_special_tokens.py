@@ -157,6 +157,18 @@ def test_a_text_that_begins_with_bos_gets_no_second():
         assert ids[slice(*span)].tolist() == tokenizer(text, add_special_tokens=False).input_ids
 
 
+def test_contexts_say_that_an_encoders_tokens_are_not_among_them(bert, caplog):
+    model, _, tokenizer = bert
+    rows = [tokenizer(text).input_ids for text in TEXTS]
+    assert contexts(model, rows, 3, context_size=4).tolist() == [row[:4] for row in rows]
+    assert not caplog.records
+    assert contexts(model, TEXTS * 2, 1, context_size=6).shape == (1, 6)
+    assert "contexts of joined texts have none" in caplog.text
+    caplog.clear()
+    contexts(model_with(word_tokenizer("<s> $A", bos_token="<s>")), TEXTS, 1, context_size=6)
+    assert not caplog.records
+
+
 # Which of them become rows -----------------------------------------------------------------------------
 @pytest.mark.parametrize("pos", ["all", "last", slice(None), slice(-2, None), Sample(9)], ids=str)
 @pytest.mark.parametrize("ready", [False, True], ids=["texts", "token rows"])
