@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 _LOCAL = re.compile(r"window|chunk_size|local_attention|block_size|attention_block")
-"""Settings of attention, or of a scan, that reaches no further than so many tokens."""
+"""Settings of attention, or of a scan, that reaches no further than so many tokens …"""
+_OF_LAYERS = re.compile(r"layers|pattern")
+"""… and those that say in which layers."""
 ATTENTION_WINDOWS = ("sliding_window", "attention_window", "attention_chunk_size", "local_attention")
 """Those of them that change what every layer of a kind computes; others belong to one family's own code."""
 _ROPES = ("rope_parameters", "rope_scaling")
@@ -42,7 +44,7 @@ def windows(config: Mapping[str, Any]) -> dict[str, int]:
     unused = config.get("use_sliding_window") is False or _only_full(config)
     out: dict[str, int] = {}
     for name, value in config.items():
-        if not _LOCAL.search(name) or (unused and name == "sliding_window"):
+        if not _LOCAL.search(name) or _OF_LAYERS.search(name) or (unused and name == "sliding_window"):
             continue
         sizes = cast("list[Any]", value if isinstance(value, list | tuple) else [value])
         whole = [v for v in sizes if isinstance(v, int) and not isinstance(v, bool) and v > 1]
