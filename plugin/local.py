@@ -156,6 +156,23 @@ def lens_weights(hf: Any, config: Any, name: str, dtype: torch.dtype) -> dict[st
         ) from error
 
 
+def fill(model: Any, weights: dict[str, torch.Tensor], hf: Any) -> None:
+    """Put converted weights into an empty HookedTransformer, each in its own contiguous memory.
+
+    TransformerLens's own loading walks all modules once for each weight, and copies those that the conversion
+    has just made anew: three times as long.
+    """
+    original = {p.untyped_storage().data_ptr() for p in hf.parameters()}
+    empty = model.state_dict()
+    owned: dict[str, torch.Tensor] = {}
+    for key, weight in model.fill_missing_keys(weights).items():
+        ready = weight.detach().to(empty[key].dtype if key in empty else weight.dtype).contiguous()
+        shared = ready.untyped_storage().data_ptr() in original
+        owned[key] = ready.clone() if shared else ready
+        original.add(owned[key].untyped_storage().data_ptr())  # no two weights of ours share memory either
+    model.load_state_dict(owned, strict=False, assign=True)
+
+
 def _official_gemma(hf: Any) -> str:
     """The official name of the Gemma whose shapes `hf` has: fine-tunes and own checkpoints keep them."""
     from transformer_lens import loading_from_pretrained as loading

@@ -8,7 +8,6 @@ import difflib
 import io
 import logging
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -17,21 +16,22 @@ from torch import nn
 
 from graticule import gguf
 from graticule.agreement import DisagreementError, Reference, check_rotary, probe_tokens
+from graticule.bridges import bridge_of, is_bridge
 from graticule.cache import note, was_noted
 from graticule.devices import device_named
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.processor import auto_dtype, described, tell_if_slow
-from graticule.lens import no_code_by_name, nothing_installed, quiet_lens
+from graticule.lens import no_code_by_name, quiet_lens
 from graticule.local import (
     NotConvertibleError,
     check_lengths,
+    fill,
     lens_config,
     lens_weights,
     read_tokenizer,
-    stand_in_tokenizer,
     tokenizer_from,
 )
-from graticule.original import read_original, same_draws
+from graticule.original import Wishes
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -49,26 +49,6 @@ _NOT_TRANSFORMERS = ("NeelNanda/", "ArthurConmy/", "Baidicoot/")  # own weight f
 
 class ModelUnavailableError(ValueError):
     """A model is not on this machine and cannot be fetched."""
-
-
-@dataclass(frozen=True)
-class _Wishes:
-    """How a model is to be read: the arguments of `load_model` that every way of loading heeds."""
-
-    dtype: torch.dtype
-    verify: bool
-    trust_remote_code: bool
-    allow_missing: bool
-
-    def original(self, source: Path | str, **options: Any) -> Any:
-        """The Hugging Face model at `source`."""
-        return read_original(
-            source,
-            self.dtype,
-            trust_remote_code=self.trust_remote_code,
-            allow_missing=self.allow_missing,
-            **options,
-        )
 
 
 def load_model(
@@ -110,7 +90,7 @@ def load_model(
     """
     _check_name(name_or_path)
     target = device_named(device)
-    wishes = _Wishes(_dtype(dtype, target), verify, trust_remote_code, allow_missing)
+    wishes = Wishes(_dtype(dtype, target), verify, trust_remote_code, allow_missing)
     with quiet_lens():
         model = _load(name_or_path, wishes, revision)
         model.eval()
@@ -135,7 +115,7 @@ def _check_name(name_or_path: Any) -> None:
     raise TypeError(f"load_model takes a name or a path, not a {what}")
 
 
-def _load(name_or_path: str | os.PathLike[str], wishes: _Wishes, revision: str | None) -> HookedModel:
+def _load(name_or_path: str | os.PathLike[str], wishes: Wishes, revision: str | None) -> HookedModel:
     path = Path(name_or_path).expanduser()
     name = str(name_or_path)
     local = path.is_file() or any((path / file).is_file() for file in ("config.json", "adapter_config.json"))
@@ -160,7 +140,7 @@ def _load(name_or_path: str | os.PathLike[str], wishes: _Wishes, revision: str |
     return _from_name(name, wishes, revision)
 
 
-def _from_folder(folder: Path, name: str, wishes: _Wishes, kept: bool = False) -> HookedModel:
+def _from_folder(folder: Path, name: str, wishes: Wishes, kept: bool = False) -> HookedModel:
     """The model in a Hugging Face folder as HookedTransformer if it can be one, else as TransformerBridge.
 
     With `kept` the folder lies in the cache, where it cannot change: it is verified once for these libraries.
@@ -175,13 +155,13 @@ def _from_folder(folder: Path, name: str, wishes: _Wishes, kept: bool = False) -
         logger.info(
             "%s: logits as in the Hugging Face model (largest difference %.1e of the largest)", name, share
         )
-        if kept and not _is_bridge(model):  # a bridge may stand for a HookedTransformer that failed the check
+        if kept and not is_bridge(model):  # a bridge may stand for a HookedTransformer that failed the check
             note(record, {"difference": share})
     return model
 
 
 def _hooked_or_bridge(
-    hf: Any, tokenizer: Any, folder: Path, name: str, wishes: _Wishes, reference: Reference | None
+    hf: Any, tokenizer: Any, folder: Path, name: str, wishes: Wishes, reference: Reference | None
 ) -> tuple[HookedModel, float | None]:
     """The hooked model and, where a reference is given, its largest relative difference from it."""
     share, dtype = None, wishes.dtype
@@ -196,7 +176,7 @@ def _hooked_or_bridge(
         logger.info("%s: loaded as TransformerBridge, since %s", name, error)
     except DisagreementError as error:
         logger.warning("%s: loaded as TransformerBridge, since TransformerLens misreads it: %s", name, error)
-    model = _bridge(folder, tokenizer, name, wishes, probe_tokens(hf.config.get_text_config().vocab_size))
+    model = bridge_of(folder, tokenizer, name, wishes, probe_tokens(hf.config.get_text_config().vocab_size))
     if reference is not None:
         share = reference.check(model, dtype, f"{name} as TransformerBridge")
     return model, share
@@ -215,69 +195,13 @@ def _hooked(hf: Any, tokenizer: Any, name: str, dtype: torch.dtype) -> "HookedMo
     config.tokenizer_name = None  # the folder's own tokenizer is given, or there is none
     model = HookedTransformer(config, tokenizer, move_to_device=False)
     try:
-        _fill(model, weights, hf)
+        fill(model, weights, hf)
     except (RuntimeError, ValueError) as error:
         raise NotConvertibleError(f"its weights do not fit TransformerLens's config: {error}") from error
     return model
 
 
-def _is_bridge(model: Any) -> bool:
-    from transformer_lens.model_bridge import TransformerBridge
-
-    return isinstance(model, TransformerBridge)
-
-
-def _fill(model: Any, weights: dict[str, torch.Tensor], hf: Any) -> None:
-    """Put converted weights into an empty HookedTransformer, each in its own contiguous memory.
-
-    TransformerLens's own loading walks all modules once for each weight, and copies those that the conversion
-    has just made anew: three times as long.
-    """
-    original = {p.untyped_storage().data_ptr() for p in hf.parameters()}
-    empty = model.state_dict()
-    owned: dict[str, torch.Tensor] = {}
-    for key, weight in model.fill_missing_keys(weights).items():
-        ready = weight.detach().to(empty[key].dtype if key in empty else weight.dtype).contiguous()
-        shared = ready.untyped_storage().data_ptr() in original
-        owned[key] = ready.clone() if shared else ready
-        original.add(owned[key].untyped_storage().data_ptr())  # no two weights of ours share memory either
-    model.load_state_dict(owned, strict=False, assign=True)
-
-
-def _bridge(folder: Path, tokenizer: Any, name: str, wishes: _Wishes, tokens: Any) -> "HookedModel":
-    """The model in `folder` as a TransformerBridge on the CPU.
-
-    **Raises** `ValueError` if TransformerLens has no adapter for its architecture, or one that cannot run
-    `tokens`.
-    """
-    from transformer_lens.model_bridge import TransformerBridge
-
-    try:
-        with same_draws(), nothing_installed():
-            model = TransformerBridge.boot_transformers(
-                str(folder),
-                device="cpu",
-                dtype=wishes.dtype,
-                tokenizer=tokenizer or stand_in_tokenizer(),
-                trust_remote_code=wishes.trust_remote_code,
-            )
-        with torch.no_grad():
-            cast("Any", model)(tokens, return_type=None)
-    except Exception as error:  # adapters fail on attributes, shapes and assertions alike
-        words = " ".join(str(error).split())
-        if "Could not determine supported architecture" in words:
-            words = "TransformerLens has no adapter for it"  # it lists all that it has
-        raise ValueError(
-            f"{name} can be loaded neither as HookedTransformer nor as TransformerBridge: "
-            f"{type(error).__name__}: {words}"
-        ) from error
-    if tokenizer is None:
-        cast("Any", model).tokenizer = None
-    cast("Any", model.cfg).model_name = name
-    return model
-
-
-def _from_name(name: str, wishes: _Wishes, revision: str | None) -> HookedModel:
+def _from_name(name: str, wishes: Wishes, revision: str | None) -> HookedModel:
     """An official TransformerLens name, or another model of the Hub."""
     from transformer_lens import loading_from_pretrained as loading
 
@@ -305,7 +229,7 @@ def _from_name(name: str, wishes: _Wishes, revision: str | None) -> HookedModel:
         ) from error
 
 
-def _official(name: str, official: str, wishes: _Wishes, revision: str | None) -> HookedModel:
+def _official(name: str, official: str, wishes: Wishes, revision: str | None) -> HookedModel:
     """A model by its TransformerLens name, compared with the Hugging Face model where there is one.
 
     Where TransformerLens cannot convert it after all, or misreads it, it is loaded as any folder is.
@@ -322,7 +246,7 @@ def _official(name: str, official: str, wishes: _Wishes, revision: str | None) -
     return _from_folder(_download(official, revision, wishes.trust_remote_code), name, wishes)
 
 
-def _by_lens(name: str, wishes: _Wishes, hf: Any, options: dict[str, Any]) -> HookedModel:
+def _by_lens(name: str, wishes: Wishes, hf: Any, options: dict[str, Any]) -> HookedModel:
     """What TransformerLens itself makes of a name, compared with the Hugging Face model `hf` if given."""
     from transformer_lens import HookedTransformer
 

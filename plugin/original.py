@@ -5,6 +5,7 @@ import json
 import logging
 import re
 from collections.abc import Generator, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,26 @@ _LAYER = re.compile(r"(?:^|\.)\d+(?:\.|$)")
 
 class IncompleteModelError(ValueError):
     """The weights in a model's files are not those that its config asks for."""
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How a model is to be read: the arguments of `load_model` that every way of loading heeds."""
+
+    dtype: torch.dtype
+    verify: bool
+    trust_remote_code: bool
+    allow_missing: bool
+
+    def original(self, source: Path | str, **options: Any) -> Any:
+        """The Hugging Face model at `source`."""
+        return read_original(
+            source,
+            self.dtype,
+            trust_remote_code=self.trust_remote_code,
+            allow_missing=self.allow_missing,
+            **options,
+        )
 
 
 def read_original(
