@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from graticule import Activations, Table, holdouts, sweep
+from graticule import Activations, Table, holdouts, sweep, words
 from graticule.cli import main
 from graticule.hooks.result import Result
 from graticule.hooks.visible import visible
@@ -20,11 +20,13 @@ from graticule.options import one_line, say, show_logs
 from graticule.probes.findings import Findings
 from graticule.probes.plots.markup import Markup, figure_json, plain
 from graticule.probes.surface.baselines import Baselines, text_digest
+from graticule.probes.words.result import Words
 from graticule.report.page import write_page
 from graticule.saes.features.examine import examine
 from graticule.saes.training.run import Run
 
 from ..payloads import FITTING, MARKS, PAYLOADS
+from ..probes.test_words import PAIRS, TOKENS, WIDTH, _model
 from .test_browser import chromium, look  # noqa: F401
 from .test_hub_hostile import attacks
 from .test_report import Page
@@ -51,7 +53,7 @@ def swept(**columns: Any) -> Findings:
     hidden = rng.normal(size=(n, 6))
     frame = pd.DataFrame({NAMES[1]: [f"{NAMES[i % len(NAMES)]} {i}" for i in range(n)]})
     frame[NAMES[2]] = [NAMES[i % len(NAMES)] for i in range(n)]
-    frame["is_test"] = rng.random(n) < 0.4
+    frame["is_test"] = np.arange(n) // len(NAMES) % 3 == 0  # of every level some
     targets = columns.pop("target", None) or NAMES
     for k, name in enumerate(targets):
         if name not in frame:
@@ -74,6 +76,16 @@ def numbers() -> Findings:
     return replace(swept(target=[PAYLOADS[what] for what in chosen]), model=NAMES[0])
 
 
+def hostile_words() -> Words:
+    """Cosines of concepts with hostile names."""
+    rng = np.random.default_rng(0)
+    names = [PAYLOADS[what] for what in ("script", "html link", "figure's markup", "formula")]
+    starts = {name: 10 + 2 * PAIRS * k for k, name in enumerate(names)}
+    lists = {n: [(f"w{i}", f"w{i + PAIRS}") for i in range(s, s + PAIRS)] for n, s in starts.items()}
+    model, rows = _model(rng.normal(size=(TOKENS, WIDTH))), rng.normal(size=(300, WIDTH))
+    return words(model, lists, draws=20, n_random=100, residuals=rows, progress=False)
+
+
 @pytest.fixture(scope="module")
 def results(numbers, load_tiny, tmp_path_factory) -> dict[str, Result]:
     """Several kinds of results."""
@@ -81,12 +93,12 @@ def results(numbers, load_tiny, tmp_path_factory) -> dict[str, Result]:
     drawn = torch.Generator().manual_seed(3)
     tokens = torch.randint(1, model.cfg.d_vocab, (len(NAMES), 12), generator=drawn)
     features = examine(model, make(), tokens, n=8, n_examples=3)
-    words = {"token": [NAMES[i % len(NAMES)] for i in range(len(features.examples))]}
+    told = {"token": [NAMES[i % len(NAMES)] for i in range(len(features.examples))]}
     effects = {"token": [NAMES[i % len(NAMES)] for i in range(len(features.effects))]}
     features = replace(
         features,
         name=NAMES[0],
-        examples=features.examples.assign(**{k: v for k, v in words.items() if k in features.examples}),
+        examples=features.examples.assign(**{k: v for k, v in told.items() if k in features.examples}),
         effects=features.effects.assign(**effects),
     )
     history = pd.DataFrame(
@@ -101,9 +113,10 @@ def results(numbers, load_tiny, tmp_path_factory) -> dict[str, Result]:
     run = Run(tmp_path_factory.mktemp("run"), manifest, history, events)
     parts = {name: replace(run) for name in NAMES}
     return {
+        "words": hostile_words(),
         "numbers": numbers,
         "classes": swept(target=[NAMES[2]]),
-        "hold-outs": holdouts(numbers, NAMES[2], draws=50, minimum=4, progress=False),
+        "hold-outs": holdouts(numbers, NAMES[2], draws=50, minimum=3, progress=False),
         "features": features,
         "history": replace(run, parts=parts),
     }
