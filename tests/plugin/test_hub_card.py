@@ -337,7 +337,20 @@ class TestLayout:
         save_file({"sparsity": torch.tensor([-10.0, -3.0])}, run / "sae" / "sparsity.safetensors")
         (run / "sae" / "trainer_state.pt").write_bytes(b"a pickle")
         (run / "checkpoint").mkdir()
-        manifest = {"kind": "sae_run", "schema": 1, "state": "complete", "tokens": 7}
+        trainer = {"lr": 1e-3, "total_training_samples": 7, "train_batch_size_samples": 7}
+        asked = {
+            "hook_name": HOOK,
+            "sae": {"architecture": "topk", "d_in": 2, "d_sae": 2},
+            "trainer": trainer,
+        }
+        manifest = {
+            "kind": "sae_run",
+            "schema": 1,
+            "state": "complete",
+            "tokens": 7,
+            "steps": 1,
+            "request": asked,
+        }
         (run / "run.json").write_text(json.dumps(manifest))
         (run / "evaluation.json").write_text(json.dumps({"l0": 1.5}))
         (subject,) = gather(run)
