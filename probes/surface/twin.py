@@ -23,14 +23,15 @@ def make_twin(
 
     The same seed gives the same twin, whatever the number of threads. `keep` names parameters, by the start
     of their names, that are left unpermuted because nothing will read what they give (the unembedding is a
-    third of a small model, and dealing it anew takes seconds).
+    third of a small model, and dealing it anew takes seconds): they are the model's own, not copies.
 
     **Raises** `ValueError` for another `how`, or where `"fresh"` finds nothing to initialise.
     """
     if how not in ("permuted", "fresh"):
         raise ValueError(f"how={how!r}: expected 'permuted' or 'fresh'")
     # a bridge keeps what a pass with gradients computed (patterns of attention): values, not weights
-    twin: Any = copy.deepcopy(model, {id(t): t.detach().clone() for t in _computed(model)})
+    memo: dict[int, Any] = {id(t): t.detach().clone() for t in _computed(model)}
+    twin: Any = copy.deepcopy(model, memo | (_shared(model, tuple(keep)) if how == "permuted" else {}))
     if how == "permuted":
         _permute(twin, seed, tuple(keep))
     else:
@@ -60,13 +61,25 @@ def _permute(module: torch.nn.Module, seed: int, keep: tuple[str, ...]) -> None:
         if name.startswith(keep):
             continue
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
-        flat = parameter.data.detach().to("cpu", copy=True).contiguous().reshape(-1)
+        here = parameter.data.device.type == "cpu" and parameter.data.is_contiguous()
+        # in place where it can be: the twin's parameters are its own, and an embedding is a third of a model
+        flat = (parameter.data if here else parameter.data.to("cpu", copy=True).contiguous()).reshape(-1)
         # shuffled as bits, so that every dtype goes the same way
         bits = flat.view(
             {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[flat.element_size()]
         )
         rng.shuffle(bits.numpy())
-        parameter.data.copy_(flat.view(parameter.shape))
+        if not here:
+            parameter.data.copy_(flat.view(parameter.shape))
+
+
+def _shared(model: Any, keep: tuple[str, ...]) -> dict[int, Any]:
+    """What a copy need not copy: parameters all of whose names are to be kept (tied ones have several)."""
+    if not isinstance(model, torch.nn.Module):
+        return {}
+    named = list(model.named_parameters(remove_duplicate=False))
+    moved = {id(parameter) for name, parameter in named if not name.startswith(keep)}
+    return {id(parameter): parameter for _, parameter in named if id(parameter) not in moved}
 
 
 def _initialise(module: Any, seed: int) -> None:
