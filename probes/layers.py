@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from tqdm.auto import tqdm
 
 from graticule.hooks.activations import Activations
@@ -76,16 +76,21 @@ class PointFit:
         return Predictions(self.fit.out_of_fold, self.test)
 
 
-class _Rows:
-    """Some rows of one point of a store, fetched when asked for."""
+class PointRows:
+    """Some rows of one point, fetched when asked for."""
 
-    def __init__(self, store: Store, point: str, index: np.ndarray) -> None:
-        self._store, self._point, self._index = store, point, index
-        self.shape = (len(index), store.widths[point])
+    def __init__(self, activations: Activations | Store, point: str, index: Int[np.ndarray, " row"]) -> None:
+        """Rows `index` of a point, in that order."""
+        self._held = activations if isinstance(activations, Store) else as_rows(activations[point])
+        self._point, self._index = point, index
+        self.shape = (len(index), activations.widths[point])
 
-    def gather(self, index: np.ndarray) -> np.ndarray:
+    def gather(self, index: Int[np.ndarray, " chunk"]) -> Shaped[np.ndarray, "chunk width"]:
+        """Of these rows the ones named. **Raises** `NonFiniteError` naming point and row."""
         rows = self._index[index]
-        return _finite(self._point, self._store.gather(self._point, rows).float().numpy(), rows)
+        if isinstance(self._held, Store):
+            return _finite(self._point, self._held.gather(self._point, rows).float().numpy(), rows)
+        return _finite(self._point, self._held.gather(rows), rows)
 
 
 def _finite(point: str, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -117,7 +122,7 @@ def fit_points(
     for point in tqdm(activations.points, desc=desc, unit="layer", disable=quiet, leave=False):
         size = activations.n_rows * activations.widths[point] * 8
         if isinstance(activations, Store) and size > _STREAM_BYTES:
-            held = _Rows(activations, point, train)
+            held = PointRows(activations, point, train)
             fit = ridge_cv_stream(held, y, alphas=alphas, clusters=clusters, names=problem.names)
             predicted = fit.predict(_finite(point, activations.gather(point, test).float().numpy(), test))
         else:

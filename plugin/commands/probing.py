@@ -2,6 +2,7 @@
 
 # ruff: noqa: ARG001 (--debug and --verbose act in `graticule.cli.main` and in their callbacks)
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,7 +46,8 @@ def demo(
         for table in tables:
             o.say(f"probing {table.name}: {len(table):,} rows", err=True)
             findings = graticule.probe(loaded, table, twins=1, seed=seed, out=out / table.name, progress=True)
-            found.append(_calibrated(findings, out / table.name, calibrate, seed))
+            calibrated = _calibrated(findings, out / table.name, calibrate, seed)
+            found.append(replace(calibrated, made_of=None))  # not held beside the next table's twin
         page = write_page(found, out / "report.html", title=f"graticule demo: {model}")
     for findings in found:
         o.say(f"{findings.title}\n{findings.summary()}\n")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,28 +14,19 @@ from tqdm.auto import tqdm
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.doors import FINDINGS, door
 from graticule.probes.applicable import NotApplicable
-from graticule.probes.calibration.components import Mixture
+from graticule.probes.calibration.components import Answers
 from graticule.probes.calibration.coverage import held_aside, resampled
-from graticule.probes.calibration.instrument import PROBE, STRINGS, Held, Instrument, joined, some
+from graticule.probes.calibration.instrument import Instrument
 from graticule.probes.calibration.judging import judge
+from graticule.probes.calibration.made import Made, blocks
 from graticule.probes.calibration.rates import limit_of_detection, monotone
-from graticule.probes.calibration.result import HIDDEN, NOISE, SURFACE, Calibration, tally
-from graticule.probes.calibration.targets import (
-    find_surface,
-    hidden_from,
-    noise,
-    read_from_activations,
-    reading_profile,
-    said_by_strings,
-)
+from graticule.probes.calibration.result import HIDDEN, Calibration, tally
 from graticule.probes.findings import Findings
 from graticule.probes.scores.metrics import r2
 
 _log = logging.getLogger(__name__)
 
 GAINS: tuple[float, ...] = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
-_DIRECTIONS = 64
-_BLOCK_BYTES = 1 << 29
 
 
 @door(findings=FINDINGS)
@@ -86,6 +77,10 @@ def calibrate(
     range in which a sweep tries 24, and every `string_step`-th of TF-IDF's (by default every third; beyond
     5,000 training rows four in all, about the chosen one): fewer are faster.
 
+    Targets go through the instrument in blocks, so that beside themselves (two numbers a row and target)
+    they need a memory that does not grow with them: about 2 GiB at 200,000 rows. Coverage is drawn block by
+    block; all else is what one block of all targets would give.
+
     Coverage of the interval is measured twice, see `coverage`: with half of the test clusters held aside, and
     with samples of the test clusters taken as the population.
 
@@ -103,13 +98,18 @@ def calibrate(
     rows = len(material.problem.y)
     quiet = not (progress if progress is not None else targets * rows > 500_000)
     instrument = Instrument.of(findings, strengths, string_step, quiet)
-    made = _Made(instrument, findings, targets, seed)
+    made = Made.of(instrument, findings, targets, seed)
     lines: list[pd.DataFrame] = []
-    blocks = _blocks(instrument, targets, len(made.hidden))
+    parts = blocks(instrument, made, kinds=2 + len(grid))
+    count = sum(len(inner) for _, inner in parts)
     with tqdm(total=targets, desc="calibrating", unit="target", disable=quiet, leave=False) as bar:
-        for number, block in enumerate(blocks):
-            lines.append(_judged(instrument, made, block, grid, findings, draws, [seed, number], len(blocks)))
-            bar.update(len(block))
+        for outer, inner in parts:
+            strings = made.said_of(instrument, outer)
+            for block in inner:
+                held = made.some_of(strings, outer, block)
+                own = [seed, len(lines)]
+                lines.append(_judged(instrument, made, block, held, grid, findings, draws, own, count))
+                bar.update(len(block))
     every = pd.concat(lines).sort_values(["kind", "true_gain", "number"], ignore_index=True)
     rates = tally(every)
     hidden = rates[rates["kind"] == HIDDEN]
@@ -139,73 +139,22 @@ def calibrate(
     )
 
 
-class _Made:
-    """Components of all targets, and the answers that are shared by all blocks of them."""
-
-    def __init__(self, instrument: Instrument, findings: Findings, count: int, seed: int) -> None:
-        rng = np.random.default_rng([seed, 0])
-        n = instrument.n_train
-        features = _features(instrument)
-        wanted = float(np.clip(findings.verdict.surface, 0.01, 0.95))
-        surface = find_surface(instrument, features, wanted, rng)
-        self.share, self.smooth = surface.share, surface.smooth
-        self.noise = noise(instrument.clusters, count, n, rng)
-        self.strings = said_by_strings(features, count, n, surface.smooth, rng)
-        problem = findings.material.problem
-        profile = reading_profile(instrument, problem.y[problem.train])
-        raw = read_from_activations(instrument.ridges[PROBE], profile, min(count, _DIRECTIONS), rng)
-        self.hidden = hidden_from(instrument, raw)
-        names = (*instrument.baselines, PROBE)
-        self.hidden_held = instrument.answers(self.hidden, [n for n in names if n != STRINGS])
-        # one factorisation of the strings' products serves all targets, so they are answered in one go
-        every = np.concatenate([self.noise, self.strings, self.hidden])
-        self.string_held: Held = instrument.answers(every, names[:1] if instrument.strings else ())
-
-    def block(
-        self, instrument: Instrument, index: Int[np.ndarray, " _"]
-    ) -> tuple[Float[np.ndarray, "component row"], Held]:
-        """Noise, n-gram functions and hidden parts for the targets `index`, with all answers to them."""
-        both = np.concatenate([self.noise[index], self.strings[index]])
-        names = [n for n in (*instrument.baselines, PROBE) if n != STRINGS]
-        held = joined([instrument.answers(both, names), self.hidden_held])
-        if instrument.strings is not None:
-            count = len(self.noise)
-            own = np.concatenate([index, count + index, 2 * count + np.arange(len(self.hidden))])
-            held |= some(self.string_held, own)
-        return np.concatenate([both, self.hidden]), held
-
-
-def _features(instrument: Instrument) -> Any:
-    """What surface-only targets are functions of: n-grams, or else the first captured baseline."""
-    if instrument.strings is not None:
-        return instrument.strings.ridge.features()
-    train, test = instrument.ridges[instrument.baselines[0]].axes()
-    return np.concatenate([train, test])
-
-
-def _blocks(instrument: Instrument, count: int, hidden: int) -> list[Int[np.ndarray, " _"]]:
-    """Targets in blocks whose answers fit in half a gigabyte."""
-    alphas = max(len(r.alphas) for r in instrument.ridges.values())
-    per_component = 8 * alphas * len(instrument.clusters)
-    size = max(4, (_BLOCK_BYTES // per_component - hidden) // 2)
-    return [np.arange(start, min(start + size, count)) for start in range(0, count, size)]
-
-
 def _judged(
     instrument: Instrument,
-    made: _Made,
+    made: Made,
     index: Int[np.ndarray, " _"],
+    held: Mapping[str, Answers],
     gains: Float[np.ndarray, " gain"],
     findings: Findings,
     draws: int,
     seed: list[int],
-    blocks: int,
+    count: int,
 ) -> pd.DataFrame:
-    """Verdicts on one block of targets, of every kind and gain."""
-    components, held = made.block(instrument, index)
-    mixture, frame = _mixtures(index, gains, made.share, len(made.hidden))
+    """Verdicts on one of `count` blocks of targets, of every kind and gain."""
+    components = made.components(index)
+    mixture, frame = made.mixtures(index, gains)
     y = mixture.of(components[:, instrument.n_train :])
-    stacked = instrument.stacked(held, components, mixture)
+    stacked = instrument.stacked(components, mixture, held=held)
     judged = judge(
         y,
         stacked,
@@ -218,7 +167,7 @@ def _judged(
     part = mixture.weights[:, 2:] * components[mixture.columns[:, 2], instrument.n_train :]
     known = r2(y.T, (stacked["surface"] + part).T) - r2(y.T, stacked["surface"].T)
     few, own = min(draws, 1000), 100_003 * seed[0] + 101 * seed[1]
-    groups = max(1, min(round(40 / blocks), len(index) // 5))
+    groups = max(1, min(round(40 / count), len(index) // 5))
     return frame.assign(
         known=known,
         surface=judged.surface,
@@ -229,28 +178,6 @@ def _judged(
         covered_aside=held_aside(judged.sums, few, own, groups),
         covered_resampled=resampled(judged.sums, few, own, groups),
     )
-
-
-def _mixtures(
-    index: Int[np.ndarray, " _"], gains: Float[np.ndarray, " gain"], share: float, hidden: int
-) -> tuple[Mixture, pd.DataFrame]:
-    """Noise, surface-only and hidden targets of the components [noise, n-grams, hidden parts]."""
-    count = len(index)
-    own = np.arange(count)
-    columns = np.stack([own, count + own, 2 * count + index % hidden], axis=1)
-    kinds = [(NOISE, 0.0, (1.0, 0.0, 0.0))]
-    for gain in (0.0, *gains.tolist()):
-        rest = 1 - gain
-        kinds.append((HIDDEN if gain else SURFACE, gain, (rest * (1 - share), rest * share, gain)))
-    weights = np.repeat(np.sqrt([weights for _, _, weights in kinds]), count, axis=0)
-    frame = pd.DataFrame(
-        {
-            "kind": np.repeat([kind for kind, _, _ in kinds], count),
-            "number": np.tile(index, len(kinds)),
-            "true_gain": np.repeat([gain for _, gain, _ in kinds], count),
-        }
-    )
-    return Mixture(np.tile(columns, (len(kinds), 1)), weights), frame
 
 
 def _provenance(

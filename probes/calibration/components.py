@@ -7,7 +7,7 @@ activation costs no fit of its own, and still chooses its own strength.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +16,13 @@ from tqdm.auto import tqdm
 
 from graticule.probes.estimators.ridge_alphas import default_alphas
 from graticule.probes.estimators.ridge_holdout import HoldoutPlan, out_of_fold
-from graticule.probes.estimators.ridge_rows import ArrayRows, chunk_rows_for, chunks
+from graticule.probes.estimators.ridge_rows import (
+    ArrayRows,
+    RowSource,
+    chunk_rows_for,
+    chunks,
+    gather_float64,
+)
 from graticule.probes.estimators.ridge_spectrum import GramSpectrum, KernelSpectrum, Spectrum
 from graticule.probes.surface.string_ridge import Smoother, StringRidge
 
@@ -35,6 +41,10 @@ class Answers:
     """Out of fold."""
     test: Float[np.ndarray, "alpha component test"]
     """From the fit on all training rows."""
+
+    def some(self, index: Int[np.ndarray, " component"]) -> Answers:
+        """The answers to some of the components."""
+        return Answers(self.alphas, self.train[:, index], self.test[:, index])
 
 
 @dataclass(frozen=True)
@@ -118,8 +128,8 @@ class RidgeAnswerer:
 
     spectrum: Spectrum
     """Of the training rows; its targets are exchanged."""
-    test: Float[np.ndarray, "test rank"]
-    """Test rows in the basis that `spectrum.scores` belong to."""
+    test: RowSource
+    """Test rows as they are."""
     plan: HoldoutPlan
     """Which training rows are held out together."""
     alphas: Float[np.ndarray, " alpha"]
@@ -128,37 +138,63 @@ class RidgeAnswerer:
     @classmethod
     def of(
         cls,
-        train: Float[np.ndarray, "train width"],
-        test: Float[np.ndarray, "test width"],
+        train: RowSource | Float[np.ndarray, "train width"],
+        test: RowSource | Float[np.ndarray, "test width"],
         plan: HoldoutPlan,
         alphas: Sequence[float] | Float[np.ndarray, " alpha"] | None = None,
         strengths: int = 24,
     ) -> RidgeAnswerer:
         """`alphas` as in `ridge_cv`; without them the default grid with `strengths` of them."""
-        nothing = np.zeros((len(train), 1))
-        if len(train) < train.shape[1]:
-            kernel = KernelSpectrum.of(train.astype(np.float64), nothing)
-            spectrum: Spectrum = kernel
-            rotated = (test - kernel.x_mean) @ kernel.x.T @ kernel.vectors
+        rows, others = (ArrayRows(x) if isinstance(x, np.ndarray) else x for x in (train, test))
+        n, width = rows.shape
+        nothing = np.zeros((n, 1))
+        spectrum: Spectrum
+        if n < width:
+            spectrum = KernelSpectrum.of(gather_float64(rows, np.arange(n)), nothing)
         else:
-            gram = GramSpectrum.of(ArrayRows(train), nothing, chunk_rows_for(train.shape[1]))
-            spectrum, rotated = gram, (test - gram.x_mean) @ gram.vectors
+            spectrum = GramSpectrum.of(rows, nothing, chunk_rows_for(width))
         grid = default_alphas(spectrum.eigenvalues, strengths) if alphas is None else np.unique(alphas)
-        return cls(spectrum, rotated, plan, grid.astype(np.float64))
+        return cls(spectrum, others, plan, grid.astype(np.float64))
 
     @property
     def n_train(self) -> int:
         """Training rows."""
         return len(self.spectrum.y)
 
-    def axes(self) -> tuple[Float[np.ndarray, "train rank"], Float[np.ndarray, "test rank"]]:
-        """All rows along the principal axes of the training rows."""
-        rows = np.arange(self.n_train)
-        if isinstance(self.spectrum, GramSpectrum):
-            return self.spectrum.basis(rows), self.test
-        spread = np.sqrt(self.spectrum.eigenvalues)
-        safe = np.where(spread > 1e-7 * spread.max(), spread, np.inf)
-        return self.spectrum.vectors * spread, self.test / safe
+    @property
+    def shape(self) -> tuple[int, int]:
+        """All rows, and principal axes of the training rows."""
+        return self.n_train + self.test.shape[0], len(self.spectrum.eigenvalues)
+
+    def __matmul__(self, weights: Float[np.ndarray, "rank count"]) -> Float[np.ndarray, "row count"]:
+        """Linear functions of all rows, training rows first, by their `weights` along the principal axes."""
+        spectrum, out = self.spectrum, np.empty((self.shape[0], weights.shape[1]))
+        inside = outside = weights
+        if isinstance(spectrum, KernelSpectrum):
+            spread = np.sqrt(spectrum.eigenvalues)[:, None]
+            inside = spread * weights
+            outside = weights / np.where(spread > 1e-7 * spread.max(), spread, np.inf)
+        for index in chunks(np.arange(self.n_train), self._step()):
+            out[index] = spectrum.basis(index) @ inside
+        for index, rows in self._test_rows():
+            out[self.n_train + index] = rows @ outside
+        return out
+
+    def along(self, values: Float[np.ndarray, "train count"]) -> Float[np.ndarray, "rank count"]:
+        """Products of the principal axes' training rows with centred `values`."""
+        spectrum = self._with_targets(values)
+        if isinstance(spectrum, KernelSpectrum):
+            return np.sqrt(spectrum.eigenvalues)[:, None] * spectrum.scores
+        return spectrum.scores
+
+    def _test_rows(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Test rows in the basis that `spectrum.scores` belong to, a few at a time."""
+        spectrum = self.spectrum
+        for index in chunks(np.arange(self.test.shape[0]), self._step()):
+            rows = gather_float64(self.test, index) - spectrum.x_mean
+            if isinstance(spectrum, KernelSpectrum):
+                rows = rows @ spectrum.x.T
+            yield index, rows @ spectrum.vectors
 
     def answers(self, components: Float[np.ndarray, "component train"]) -> Answers:
         """For components that are centred on the training rows."""
@@ -168,11 +204,14 @@ class RidgeAnswerer:
         for index, errors in out_of_fold(spectrum, y, self.alphas, self.plan, step):
             train[:, :, index] = (y[index][:, None, :] - errors).transpose(1, 2, 0)
         weights = 1.0 / (spectrum.eigenvalues + self.alphas[:, None])
-        test = np.stack([(self.test @ (w[:, None] * spectrum.scores)).T for w in weights])
+        test = np.empty((len(self.alphas), len(components), self.test.shape[0]))
+        for index, rows in self._test_rows():
+            for said, weight in zip(test, weights, strict=True):
+                said[:, index] = (rows @ (weight[:, None] * spectrum.scores)).T
         return Answers(self.alphas, train, test)
 
     def _step(self) -> int:
-        return chunk_rows_for(self.test.shape[1])
+        return chunk_rows_for(self.shape[1])
 
     def _with_targets(self, y: np.ndarray) -> Spectrum:
         spectrum = self.spectrum

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from graticule.hooks.activations import Activations
+from graticule.hooks.store import Store
 from graticule.probes.calibration.components import (
     FEW_ROWS,
     Answers,
@@ -19,16 +21,16 @@ from graticule.probes.calibration.components import (
 )
 from graticule.probes.calibration.judging import stacks
 from graticule.probes.estimators.ridge_holdout import plan_holdout
-from graticule.probes.estimators.ridge_rows import as_rows
 from graticule.probes.findings import Findings
+from graticule.probes.layers import PointRows
 from graticule.probes.surface.fitted import served_by
 from graticule.probes.surface.string_ridge import StringRidge
 from graticule.probes.surface.tfidf import ALPHAS
 
 PROBE = "probe"
 STRINGS = "tfidf"
-Held = dict[str, Answers]
-"""Predictor → its answers to the same components."""
+BLOCK_BYTES = 1 << 29
+"""What the answers to one block of components may take: blocks are as large as that allows."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,15 @@ class Instrument:
         n_train = len(problem.train)
         plan = plan_holdout(n_train, problem.clusters[problem.train])
 
-        def ridge(values: np.ndarray) -> RidgeAnswerer:
-            return RidgeAnswerer.of(values[:n_train], values[n_train:], plan, material.alphas, strengths)
+        def ridge(held: Activations | Store, point: str, rows: np.ndarray) -> RidgeAnswerer:
+            train, test = (PointRows(held, point, rows[part]) for part in (problem.train, problem.test))
+            return RidgeAnswerer.of(train, test, plan, material.alphas, strengths)
 
-        ridges = {PROBE: ridge(material.rows(findings.chosen_point, order))}
+        own = np.arange(len(problem.y))
+        ridges = {PROBE: ridge(material.activations, findings.chosen_point, own)}
         for name, feature in material.baselines.features.items():
             rows = served_by(feature, material.activations, problem.source)
-            point = findings.baselines[name]["point"]
-            ridges[name] = ridge(as_rows(feature[point]).gather(rows[order]))
+            ridges[name] = ridge(feature, findings.baselines[name]["point"], rows)
         strings = None
         texts = material.table.texts
         if STRINGS in findings.baselines and texts is not None:
@@ -87,36 +90,82 @@ class Instrument:
         captured = [name for name in self.ridges if name != PROBE]
         return (*([] if self.strings is None else [STRINGS]), *captured)
 
-    def answers(self, components: Float[np.ndarray, "component row"], names: Iterable[str]) -> Held:
-        """What the predictors named say of components that are centred on the training rows."""
-        train = components[:, : self.n_train]
-        held: Held = {}
+    @property
+    def rows(self) -> int:
+        """Training and test rows."""
+        return len(self.clusters)
+
+    @property
+    def strengths(self) -> int:
+        """Of the ridge that tries most."""
+        return max(len(ridge.alphas) for ridge in self.ridges.values())
+
+    def answers(self, components: Float[np.ndarray, "component row"], name: str) -> Answers:
+        """What a predictor says of components that are centred on the training rows."""
+        predictor = self.strings if name == STRINGS else self.ridges[name]
+        assert predictor is not None
+        return predictor.answers(components[:, : self.n_train])
+
+    def answers_that_fit(
+        self, components: Float[np.ndarray, "component row"], names: Iterable[str]
+    ) -> dict[str, Answers]:
+        """The answers of the first of these predictors, as many as `BLOCK_BYTES` hold."""
+        held: dict[str, Answers] = {}
         for name in names:
-            if name == STRINGS:
-                assert self.strings is not None
-                held[name] = self.strings.answers(train)
-            else:
-                held[name] = self.ridges[name].answers(train)
+            taken = sum(a.train.nbytes + a.test.nbytes for a in held.values())
+            if taken + 8 * self.strengths * components.size > BLOCK_BYTES:
+                break
+            held[name] = self.answers(components, name)
         return held
 
     def chosen(
-        self, held: Held, components: Float[np.ndarray, "component row"], mixture: Mixture
+        self,
+        components: Float[np.ndarray, "component row"],
+        mixture: Mixture,
+        names: Iterable[str],
+        held: Mapping[str, Answers] | None = None,
     ) -> dict[str, Chosen]:
-        """Every predictor at the strength that each target chooses."""
-        train = components[:, : self.n_train]
-        return {
-            name: choose(answers, train, mixture, strongest_of_equals=name == STRINGS)
-            for name, answers in held.items()
-        }
+        """Every predictor at the strength that each target chooses, one predictor after the other.
+
+        Args:
+            components: what targets are mixed of.
+            mixture: the targets.
+            names: predictors.
+            held: answers to the very components, of predictors that have given theirs.
+
+        Returns:
+            Predictor → its predictions.
+        """
+        train, held = components[:, : self.n_train], held or {}
+        out: dict[str, Chosen] = {}
+        for name in names:
+            answers = held[name] if name in held else self.answers(components, name)
+            out[name] = choose(answers, train, mixture, strongest_of_equals=name == STRINGS)
+        return out
 
     def stacked(
-        self, held: Held, components: Float[np.ndarray, "component row"], mixture: Mixture
+        self,
+        components: Float[np.ndarray, "component row"],
+        mixture: Mixture,
+        *,
+        probe: bool = True,
+        held: Mapping[str, Answers] | None = None,
     ) -> dict[str, Float[np.ndarray, "target test"]]:
-        """Test predictions of the stack of the baselines, and with the probe where `held` has it."""
-        chosen = self.chosen(held, components, mixture)
-        baselines = {name: chosen[name] for name in self.baselines}
-        y = mixture.of(components[:, : self.n_train])
-        return stacks(y, baselines, chosen.get(PROBE))
+        """Test predictions of the stack of the baselines, `surface`, and with the probe as well, `full`.
+
+        Args:
+            components: what targets are mixed of.
+            mixture: the targets.
+            probe: whether the probe is asked.
+            held: as in `chosen`.
+
+        Returns:
+            Stack → its predictions.
+        """
+        names = (*self.baselines, PROBE) if probe else self.baselines
+        chosen = self.chosen(components, mixture, names, held)
+        added = chosen.pop(PROBE) if probe else None
+        return stacks(mixture.of(components[:, : self.n_train]), chosen, added)
 
 
 def _about(chosen: float) -> Float[np.ndarray, " alpha"]:
@@ -132,21 +181,3 @@ def _coarse(chosen: float, step: int) -> Float[np.ndarray, " alpha"]:
     grid, at = np.asarray(ALPHAS), _place(chosen)
     first = max(at % step, at - 2 * step)
     return grid[first::step]
-
-
-def joined(parts: Iterable[Held]) -> Held:
-    """Answers to several sets of components, one after the other."""
-    parts = list(parts)
-    return {
-        name: Answers(
-            first.alphas,
-            np.concatenate([p[name].train for p in parts], axis=1),
-            np.concatenate([p[name].test for p in parts], axis=1),
-        )
-        for name, first in parts[0].items()
-    }
-
-
-def some(held: Held, index: Int[np.ndarray, " component"]) -> Held:
-    """The answers to some of the components."""
-    return {n: Answers(a.alphas, a.train[:, index], a.test[:, index]) for n, a in held.items()}

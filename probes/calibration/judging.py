@@ -14,7 +14,7 @@ from graticule.probes.scores.bootstrap import ClusterSums, cluster_sums, resampl
 from graticule.probes.scores.ties import difference
 from graticule.probes.scores.verdict import words
 
-_BYTES = 1 << 27
+_BYTES = 1 << 25
 
 
 @dataclass(frozen=True)

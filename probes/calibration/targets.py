@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from graticule.probes.calibration.components import Mixture, RidgeAnswerer
-from graticule.probes.calibration.instrument import PROBE, Held, Instrument, joined
+from graticule.probes.calibration.components import Answers, Mixture, RidgeAnswerer
+from graticule.probes.calibration.instrument import BLOCK_BYTES, PROBE, Instrument
 from graticule.probes.scores.metrics import r2
 
 logger = logging.getLogger(__name__)
@@ -19,6 +20,7 @@ SHARED_NOISE = 0.5
 """Share of the noise's variance that rows of one cluster have in common."""
 _MOST_SURFACE = 0.97
 _SMOOTHEST = 3
+_FEATURE_CELLS = 1 << 24
 
 
 def noise(
@@ -29,10 +31,13 @@ def noise(
     So rows depend on each other within clusters, as the bootstrap supposes, and not beyond them.
     """
     _, codes, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
-    own = rng.standard_normal((count, len(codes)))
-    common = rng.standard_normal((count, len(sizes)))[:, codes]
-    mixed = np.sqrt(1 - SHARED_NOISE) * own + np.sqrt(SHARED_NOISE) * common
-    return standard(np.where(sizes[codes] > 1, mixed, own), n_train)
+    values = rng.standard_normal((count, len(codes)))
+    several = sizes[codes] > 1
+    for own in values:  # one at a time: the same draws in no more memory than the values themselves
+        common = rng.standard_normal(len(sizes))[codes]
+        mixed = np.sqrt(1 - SHARED_NOISE) * own + np.sqrt(SHARED_NOISE) * common
+        own[several] = mixed[several]
+    return standard(values, n_train)
 
 
 def said_by_strings(
@@ -43,12 +48,25 @@ def said_by_strings(
     `smooth` times over, the function is replaced by its regression on the training rows' own products with
     each row, which puts it more into what many texts share and makes it easier to learn.
     """
-    values = np.asarray(features @ rng.standard_normal((features.shape[1], count)))
-    for _ in range(smooth):
-        values -= values[:n_train].mean(axis=0)
-        values = np.asarray(features @ (features[:n_train].T @ values[:n_train]))
-        values /= values.std(axis=0)
-    return standard(values.T, n_train)
+    weights = rng.standard_normal((features.shape[1], count))
+    out = np.empty((count, features.shape[0]))
+    step = max(1, _FEATURE_CELLS // max(features.shape))
+    for start in range(0, count, step):
+        part = slice(start, start + step)
+        values = np.asarray(features @ weights[:, part])
+        for _ in range(smooth):
+            values -= values[:n_train].mean(axis=0)
+            values = np.asarray(features @ _products(features, values[:n_train]))
+            values /= values.std(axis=0)
+        out[part] = values.T
+    return standard(out, n_train)
+
+
+def _products(features: Any, values: np.ndarray) -> np.ndarray:
+    """Of every feature's training rows with some values."""
+    if isinstance(features, RidgeAnswerer):
+        return features.along(np.ascontiguousarray(values))
+    return features[: len(values)].T @ values
 
 
 def read_from_activations(
@@ -58,16 +76,17 @@ def read_from_activations(
     rng: np.random.Generator,
 ) -> Float[np.ndarray, "component row"]:
     """Random linear functions of the activations, spread over their principal axes as `profile` says."""
-    train, test = probe.axes()
     weights = profile[:, None] * rng.standard_normal((len(profile), count))
-    return standard(np.concatenate([train @ weights, test @ weights]).T, probe.n_train)
+    return standard(np.ascontiguousarray((probe @ weights).T), probe.n_train)
 
 
 def standard(values: Float[np.ndarray, "component row"], n_train: int) -> Float[np.ndarray, "component row"]:
-    """Centred on the training rows, of variance 1 over the test rows, where shares are reckoned."""
-    values = values - values[:, :n_train].mean(axis=1, keepdims=True)
-    spread = values[:, n_train:].std(axis=1, keepdims=True)
-    return values / np.where(spread > 0, spread, 1.0)
+    """Centred on the training rows, of variance 1 over the test rows, where shares are reckoned; in place."""
+    for row in values:
+        row -= row[:n_train].mean()
+        spread = row[n_train:].std()
+        row /= spread if spread > 0 else 1.0
+    return values
 
 
 @dataclass(frozen=True)
@@ -92,15 +111,16 @@ def find_surface(
     """
     luck = noise(instrument.clusters, trials, instrument.n_train, rng)
     best = SurfaceTarget(_MOST_SURFACE, 0, float("-inf"))
-    heard = instrument.answers(luck, instrument.baselines)
     for smooth in range(_SMOOTHEST + 1):
         said = said_by_strings(features, trials, instrument.n_train, smooth, rng)
-        held = joined([heard, instrument.answers(said, instrument.baselines)])
         components = np.concatenate([luck, said])
+        held = instrument.answers_that_fit(components, instrument.baselines)
 
-        def reached(share: float, held: Held = held, components: np.ndarray = components) -> float:
+        def reached(
+            share: float, held: Mapping[str, Answers] = held, components: np.ndarray = components
+        ) -> float:
             mixture = two_parts(trials, share)
-            surface = instrument.stacked(held, components, mixture)["surface"]
+            surface = instrument.stacked(components, mixture, probe=False, held=held)["surface"]
             return float(r2(mixture.of(components[:, instrument.n_train :]).T, surface.T).mean())
 
         most = reached(_MOST_SURFACE)
@@ -134,19 +154,19 @@ def hidden_from(
     The baselines are fitted to the functions themselves; what they predict, out of fold on training rows, is
     taken off. What is left is nothing they could read, and all of it is of the activations' making.
     """
-    mixture = Mixture(np.arange(len(raw))[:, None], np.ones((len(raw), 1)))
-    held = instrument.answers(raw, instrument.baselines)
-    n = instrument.n_train
-    chosen = instrument.chosen(held, raw, mixture)
-    said = {name: chosen[name] for name in instrument.baselines}
-    out = np.empty_like(raw)
-    for t in range(len(raw)):
-        train = np.stack([c.train[t] for c in said.values()], axis=1)
-        design = np.concatenate([train, np.ones((n, 1))], axis=1)
-        weights = np.linalg.lstsq(design, raw[t, :n], rcond=1e-9)[0]
-        test = np.stack([c.test[t] for c in said.values()], axis=1)
-        out[t, :n] = raw[t, :n] - design @ weights
-        out[t, n:] = raw[t, n:] - test @ weights[:-1] - weights[-1]
+    n, out = instrument.n_train, np.empty_like(raw)
+    step = max(1, BLOCK_BYTES // (8 * instrument.strengths * instrument.rows))
+    for start in range(0, len(raw), step):
+        part = raw[start : start + step]
+        mixture = Mixture(np.arange(len(part))[:, None], np.ones((len(part), 1)))
+        said = instrument.chosen(part, mixture, instrument.baselines)
+        for t, values in enumerate(part):
+            train = np.stack([c.train[t] for c in said.values()], axis=1)
+            design = np.concatenate([train, np.ones((n, 1))], axis=1)
+            weights = np.linalg.lstsq(design, values[:n], rcond=1e-9)[0]
+            test = np.stack([c.test[t] for c in said.values()], axis=1)
+            out[start + t, :n] = values[:n] - design @ weights
+            out[start + t, n:] = values[n:] - test @ weights[:-1] - weights[-1]
     return standard(out, n)
 
 
@@ -157,8 +177,6 @@ def reading_profile(
     probe = instrument.ridges[PROBE]
     z = (y_train - y_train.mean(axis=0)) / y_train.std(axis=0)
     answers = probe.answers(np.ascontiguousarray(z.T))
-    errors = np.square(z.T - answers.train).sum(axis=(1, 2))
-    train, _ = probe.axes()
-    values = np.square(train).sum(axis=0)
-    coef = (train.T @ z) / (values + answers.alphas[errors.argmin()])[:, None]
+    errors = np.array([np.square(z.T - said).sum() for said in answers.train])
+    coef = probe.along(z) / (probe.spectrum.eigenvalues + answers.alphas[errors.argmin()])[:, None]
     return np.sqrt(np.square(coef).mean(axis=1))

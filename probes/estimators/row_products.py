@@ -7,7 +7,6 @@ targets there are: where targets are many that is less than an iteration's work 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,6 +24,7 @@ _BLOCK_ROWS = 1024
 _LOOKED_AT = 16  # targets whose residuals say whether single precision was enough
 _REFINEMENTS = 5
 _SOLVED_AT_ONCE = 512
+_MOST_BYTES = 1 << 30
 
 
 def is_small(n_rows: int, n_targets: int) -> bool:
@@ -33,10 +33,8 @@ def is_small(n_rows: int, n_targets: int) -> bool:
 
 
 def fits(n_rows: int, n_targets: int) -> bool:
-    """Whether :func:`product_duals` is worth its while and takes a third of the machine's memory at most."""
-    pages = os.sysconf("SC_PHYS_PAGES") if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}) else 0
-    memory = pages * os.sysconf("SC_PAGE_SIZE") if pages else 8 << 30
-    return n_targets >= _MORE_TARGETS and 4 * n_rows**2 <= memory / 3
+    """Whether :func:`product_duals` is worth its while and takes a gibibyte at most."""
+    return n_targets >= _MORE_TARGETS and 4 * n_rows**2 <= _MOST_BYTES
 
 
 def gram(X: Any) -> Float[np.ndarray, "row row"]:

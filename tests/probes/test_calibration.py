@@ -14,6 +14,7 @@ from graticule.probes.calibration.components import Mixture, RidgeAnswerer, choo
 from graticule.probes.calibration.coverage import held_aside, resampled
 from graticule.probes.calibration.instrument import PROBE, STRINGS, Instrument
 from graticule.probes.calibration.judging import judge
+from graticule.probes.calibration.made import Made, _split, blocks
 from graticule.probes.calibration.rates import limit_of_detection, monotone
 from graticule.probes.calibration.result import HIDDEN, NOISE, SURFACE, Calibration, detected
 from graticule.probes.calibration.targets import hidden_from, noise, read_from_activations, said_by_strings
@@ -23,7 +24,7 @@ from graticule.probes.findings import Findings
 from graticule.probes.scores.bootstrap import cluster_sums
 from graticule.probes.scores.intervals import wilson
 from graticule.probes.scores.metrics import r2
-from graticule.probes.scores.verdict import STRUCTURE, Predictions, verdict
+from graticule.probes.scores.verdict import NO_BETTER, NOT_DECIDED, STRUCTURE, Predictions, verdict
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.surface.tfidf import tfidf_predictions
 from graticule.sims.planted import planted
@@ -104,8 +105,7 @@ def one_at_a_time(findings: Findings, instrument: Instrument, y: np.ndarray) -> 
 def test_many_verdicts_at_once_are_those_one_at_a_time(findings: Findings, instrument: Instrument) -> None:
     """The same strengths, stacks, draws, intervals and words, for noise, strings and hidden parts alike."""
     components, mixture = mixed(instrument, np.random.default_rng(0))
-    held = instrument.answers(components, (*instrument.baselines, PROBE))
-    stacked = instrument.stacked(held, components, mixture)
+    stacked = instrument.stacked(components, mixture)
     n, problem = instrument.n_train, findings.material.problem
     every = mixture.of(components)
     judged = judge(every[:, n:], stacked, instrument.clusters[n:], draws=150, seed=5)
@@ -164,7 +164,7 @@ def test_hidden_parts_are_of_the_activations_and_beyond_the_baselines(instrument
     raw = read_from_activations(probe, np.ones(probe.test.shape[1]), 6, np.random.default_rng(2))
     hidden = hidden_from(instrument, raw)
     own = Mixture(np.arange(6)[:, None], np.ones((6, 1)))
-    stacked = instrument.stacked(instrument.answers(hidden, (*instrument.baselines, PROBE)), hidden, own)
+    stacked = instrument.stacked(hidden, own)
     truth = hidden[:, instrument.n_train :].T
     assert r2(truth, stacked["surface"].T).mean() < 0.05
     assert r2(truth, stacked["full"].T).mean() > 0.3
@@ -281,7 +281,38 @@ def test_wilson_is_scipys() -> None:
         assert wilson(found, of) == pytest.approx((oracle.low, oracle.high), abs=1e-6)
 
 
-def test_structure_is_still_a_word_of_the_verdict(calibration: Calibration) -> None:
+def test_the_words_are_those_of_gain_and_interval(calibration: Calibration) -> None:
     said = calibration.targets
-    called = said[said["words"] == STRUCTURE]
-    assert (called["low"] > 0).all() and (called["gain"] >= calibration.min_gain).all()
+    least = calibration.min_gain
+    structure = (said["low"] > 0) & (said["gain"] >= least)
+    expected = np.where(structure, STRUCTURE, np.where(said["high"] < least, NO_BETTER, NOT_DECIDED))
+    assert said["words"].tolist() == expected.tolist()
+    assert set(expected) == {STRUCTURE, NO_BETTER, NOT_DECIDED}
+
+
+def test_blocks_of_targets_give_what_one_block_gives(
+    larger: Findings, calibration: Calibration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a thousandth of the memory: strings, answers and predictions each in many blocks, all parts anew."""
+    one = calibration.targets
+    for name, room in (("made._STRING_BYTES", 400_000), ("made._PREDICTED_BYTES", 3_000_000)):
+        monkeypatch.setattr(f"graticule.probes.calibration.{name}", room)
+    for module in ("made", "targets", "instrument"):
+        monkeypatch.setattr(f"graticule.probes.calibration.{module}.BLOCK_BYTES", 300_000)
+    many = calibrate(larger, targets=12, strengths=8, seed=3, draws=200).targets
+    empty = np.zeros((12, 700))
+    parts = blocks(Instrument.of(larger, strengths=8), Made(empty, empty, empty, 0.5, 0), kinds=10)
+    assert len(parts) > 1 and sum(len(inner) for _, inner in parts) > len(parts)
+    assert sorted(np.concatenate([b for _, inner in parts for b in inner])) == list(range(12))
+    figures = ["known", "surface", "gain", "low", "high"]
+    pd.testing.assert_frame_equal(one[["kind", "number", "true_gain"]], many[["kind", "number", "true_gain"]])
+    assert np.abs(one[figures] - many[figures]).max().max() < 1e-10
+    assert one["words"].tolist() == many["words"].tolist()
+
+
+def test_no_block_outgrows_its_bytes_but_by_one_target() -> None:
+    for count, n_hidden, most in ((200, 64, 27), (200, 64, 3), (7, 7, 100), (500, 64, 5), (13, 4, 9)):
+        parts = _split(np.arange(count), n_hidden, most)
+        assert sorted(np.concatenate(parts)) == list(range(count))
+        sizes = [2 * len(part) + len(np.unique(part % n_hidden)) for part in parts]
+        assert max(sizes) <= max(most, 3)
