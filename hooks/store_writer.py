@@ -25,6 +25,7 @@ from graticule.hooks.artifact import (
 from graticule.hooks.kinds import write_folder
 from graticule.hooks.names import inside_file
 from graticule.hooks.positions import from_plain, plain
+from graticule.hooks.replacing import tidy
 from graticule.hooks.store import Store
 from graticule.hooks.store_manifest import (
     KIND,
@@ -147,6 +148,7 @@ def finished(path: Path, request: Mapping[str, Any], points: Sequence[str], dtyp
         "request": plain_request(request),
     }
     check_same(manifest, fresh, path)
+    tidy(path)
     return Store(path) if as_noted(path, manifest) else None
 
 

@@ -104,7 +104,7 @@ def certify(
     from graticule.commands.folders import CERTIFICATE
     from graticule.hooks.kinds import keep_request, working_folder
 
-    asked = {"concepts": concepts, "quick": quick, "seed": seed}
+    asked: dict[str, Any] = {"concepts": concepts, "quick": quick, "seed": seed}
     with working_folder(out, CERTIFICATE, "certifying into"):
         keep_request(out, CERTIFICATE, asked)
         made = run(**asked, out=out, say=lambda line: o.say(line, err=True), progress=True)

@@ -66,14 +66,14 @@ class Points:
 
 def _watch(points: Points) -> None:
     """Make every change a point; in a child that does nothing else afterwards."""
-    import pyarrow.parquet
+    import pandas as pd
     import safetensors.torch
 
     from graticule.hooks import replacing
 
     sys.addaudithook(points)
     _halved(points, safetensors.torch, "serialize_file", 1)
-    _halved(points, pyarrow.parquet, "write_table", 1)
+    _halved(points, pd.DataFrame, "to_parquet", 1)
     exchange = replacing.exchange
 
     def watched(one: Path, other: Path) -> bool:
@@ -90,7 +90,7 @@ def _halved(points: Points, module: Any, name: str, place: int) -> None:
     writer = getattr(module, name)
 
     def watched(*args: Any, **kwargs: Any) -> Any:
-        path = args[place] if len(args) > place else kwargs.get("where", kwargs.get("filename"))
+        path = args[place]
         points.at(f"{name}, before", path)
         out = writer(*args, **kwargs)
         if os.path.exists(os.fspath(path)):
@@ -129,6 +129,9 @@ def in_child(work: Callable[[], Any], root: Path, fatal: int | None = None, watc
 
 def _child(work: Callable[[], Any], points: Points, writing: int, watch: bool) -> None:
     error = ""
+    if not os.environ.get("KILLS_DEBUG"):
+        for stream in (1, 2):  # bars and summaries
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
     try:
         if watch:
             _watch(points)

@@ -208,8 +208,12 @@ def _check(manifest: Mapping[str, Any]) -> None:
     """**Raises** `KeyError` and the like where a `run.json` lacks what every run says."""
     if manifest["state"] not in ("training", "complete"):
         raise ValueError(f"its state is {manifest['state']!r}")
-    int(manifest["tokens"]), int(manifest["steps"])
+    counts = [manifest["tokens"], manifest["steps"]]
     if not manifest.get("saes") and "saes" not in manifest["request"]:
         request = manifest["request"]
-        str(request["hook_name"]), str(request["sae"]["architecture"]), int(request["sae"]["d_sae"])
-        int(request["trainer"]["total_training_samples"]), int(request["trainer"]["train_batch_size_samples"])
+        counts += [request["sae"]["d_sae"]]
+        counts += [request["trainer"][f"{name}_samples"] for name in ("total_training", "train_batch_size")]
+        if not all(isinstance(word, str) for word in (request["hook_name"], request["sae"]["architecture"])):
+            raise TypeError("its hook name or architecture is no text")
+    if not all(type(count) is int for count in counts):
+        raise TypeError("tokens, steps or sizes are no whole numbers")

@@ -1,0 +1,29 @@
+"""A sample of the campaigns: kills at file-system calls, and two processes into one folder."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SAMPLE = """
+import sys
+from campaigns import kills, pairs
+kinds = "capture,capture again,findings.save,probe,sim,saes.train"
+failed = kills.main(["--points", "3", "--only", kinds])
+sys.exit(failed or pairs.main(["--pairs", "1", "--only", "capture,findings.save,saes.train"]))
+"""
+
+
+def test_a_kill_loses_nothing_and_of_two_writers_one_is_told():
+    tests = Path(__file__).parent
+    told = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SAMPLE],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tests), os.environ.get("PYTHONPATH", "")])},
+    )
+    assert told.returncode == 0, told.stdout + told.stderr[-2000:]
+    assert told.stdout.count(" kills, 0 lost, 0 that cannot go on") == 6
+    assert told.stdout.count(" 0 otherwise") == 3
