@@ -54,7 +54,7 @@ def with_digests(rows: pd.DataFrame, texts: Sequence[str]) -> pd.DataFrame:
         TypeError: The texts are no texts.
     """
     source = sources(rows)
-    given = list(texts)
+    given: list[Any] = list(texts)
     if isinstance(texts, str) or not all(isinstance(text, str) for text in given):
         raise TypeError(f"texts= is {type(texts).__name__}; expected a list of texts, one for each input")
     if len(source) and not 0 <= source.min() <= source.max() < len(given):

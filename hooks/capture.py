@@ -182,7 +182,7 @@ def capture(
     with ExitStack() as stack:
         if store is not None:
             stack.enter_context(working_folder(store, STORE, "capturing into"))
-            if (verified := _verified(Path(store), request, names, _word(kept), started)) is not None:
+            if (verified := _verified(model, Path(store), request, names, _word(kept), started)) is not None:
                 return verified
         stack.enter_context(bar)
         stack.enter_context(undisturbed(model))
@@ -252,7 +252,12 @@ def _word(dtype: torch.dtype) -> str:
 
 
 def _verified(
-    store: Path, request: Mapping[str, Any], points: Sequence[str], dtype: str, started: float
+    model: HookedModel,
+    store: Path,
+    request: Mapping[str, Any],
+    points: Sequence[str],
+    dtype: str,
+    started: float,
 ) -> Store | None:
     """A complete store whose files have been touched since they were verified, if all of them are whole."""
     if not (store / "manifest.json").is_file() or not read_manifest(store)["complete"]:

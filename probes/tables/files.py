@@ -72,7 +72,7 @@ def _read_separated(path: Path, separator: str, text: str | None, literal: Seque
             f"{path.name} cannot be read as a table ({said}): quote fields that hold the separator, double "
             "the quotes in them, or pass a DataFrame"
         ) from error
-    if text in frame:
+    if text is not None and text in frame:
         _say_swallowed(frame, text, separator, path)
     return frame
 
@@ -165,5 +165,6 @@ def _with_names(frame: pd.DataFrame, named: Mapping[str, Sequence[str]]) -> pd.D
             raise TableError(
                 f"column {column!r} holds class {codes.max()}, its feature names {len(names)}: {list(names)}"
             )
-        frame[column] = pd.Categorical.from_codes(codes, categories=list(names))
+        labels = np.array([*names, None], dtype=object)[codes]  # -1 is the last of these: missing
+        frame[column] = pd.Categorical(labels, categories=list(names))
     return frame

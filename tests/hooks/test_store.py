@@ -402,3 +402,12 @@ def test_a_store_of_very_many_shards_needs_few_file_handles(tmp_path):
         assert store.load().n_rows == 225
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_a_store_whose_files_were_touched_is_opened_once_they_are_verified(tiny, tmp_path):
+    texts = ["the city of paris", "rome", "a river"]
+    first = capture(tiny, texts, layers=[0], store=tmp_path / "s")
+    for file in (tmp_path / "s").rglob("*.safetensors"):
+        os.utime(file, (1, 1))
+    again = capture(tiny, texts, layers=[0], store=tmp_path / "s")
+    assert torch.equal(first["resid_post", 0], again["resid_post", 0])
