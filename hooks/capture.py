@@ -149,7 +149,7 @@ def capture(
     kept = _dtype(dtype) or dtype_of(model)
     token_rows = tokenize(model, given, prompt, prepend_bos)
     columns = _columns(inputs, len(token_rows.ids), rows, texts)
-    positions = select(pos, token_rows.lengths, token_rows.spans, token_rows.own, include_bos)
+    positions = select(pos, token_rows, include_bos)
     job = Job(token_rows, positions, pos == "entity_mean", names, kept)
     if job.counts.sum() == 0:
         raise ValueError(f"pos={pos!r} selects no token of any text")

@@ -1,12 +1,18 @@
 """Which tokens of a text become rows: `pos=` and what it selects."""
 
+from __future__ import annotations
+
 import ast
+import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from graticule.hooks.tokens import TokenRows
 
 Named = Literal["last", "all", "entity", "entity_last", "entity_mean"]
 
@@ -15,7 +21,8 @@ Named = Literal["last", "all", "entity", "entity_last", "entity_mean"]
 class Sample:
     """k tokens of every text, drawn without replacement (all of them where a text has fewer); never BOS.
 
-    The draw depends on the seed and the text's place in the input alone, not on batches.
+    The draw depends on the seed and the text's tokens alone: the same text gives the same positions wherever
+    it stands, in all of a table's texts or in some of them.
     """
 
     k: int
@@ -26,6 +33,16 @@ class Sample:
     def __post_init__(self) -> None:
         if self.k < 1:
             raise ValueError(f"Sample(k={self.k}): k is at least 1")
+        if self.seed < 0:
+            raise ValueError(f"Sample(seed={self.seed}): seed is at least 0")
+
+    def of(self, row: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+        """The positions drawn among `candidates` of a row of token ids, sorted."""
+        if len(candidates) <= self.k:
+            return candidates
+        digest = hashlib.blake2b(row.astype("<i8").tobytes(), digest_size=16).digest()
+        rng = np.random.default_rng([self.seed, int.from_bytes(digest, "little")])
+        return np.sort(rng.choice(candidates, self.k, replace=False))
 
 
 Pos = Named | int | slice | Sample
@@ -54,19 +71,27 @@ def check_pos(pos: Any) -> None:
 
 # As plain data ---------------------------------------------------------------------------------------
 def plain(pos: Pos) -> Any:
-    """`pos` as JSON: a name, an index, `{"slice": [start, stop, step]}`, `{"sample": k, "seed": seed}`."""
+    """`pos` as JSON: a name, an index, `{"slice": [start, stop, step]}`, or `{"sample": k, "seed": seed}`
+    with `"by": "tokens"`, what the draws follow."""
     if isinstance(pos, slice):
         return {"slice": [pos.start, pos.stop, pos.step]}
     if isinstance(pos, Sample):
-        return {"sample": pos.k, "seed": pos.seed}
+        return {"sample": pos.k, "seed": pos.seed, "by": "tokens"}
     return pos
 
 
 def from_plain(value: Any) -> Pos:
-    """What `plain` wrote, or what 0.1 did: `"'last'"`, `"slice(1, None, None)"`, `"Sample(k=2, seed=3)"`.
+    """What `plain` wrote, or what 0.1 did: `"'last'"`, `"slice(1, None, None)"`.
 
-    **Raises** `ValueError` for anything else.
+    **Raises** `ValueError` for anything else, a `Sample` of 0.1 included: it was drawn by a text's place in
+    the input, so that a part of the texts would be read elsewhere than they were captured.
     """
+    drawn = value.get("by") is None and "sample" in value if isinstance(value, Mapping) else None
+    if drawn or re.fullmatch(r"Sample\(k=\d+, seed=\d+\)", str(value)):
+        raise ValueError(
+            f"pos={value!r} was drawn by each text's place in the input, as earlier versions did; capture "
+            "again, or pass pos= yourself"
+        )
     try:
         pos = _from_mapping(value) if isinstance(value, Mapping) else _from_text(value)
         check_pos(pos)
@@ -79,61 +104,47 @@ def _from_mapping(value: Mapping[str, Any]) -> Pos:
     if "slice" in value:
         start, stop, step = value["slice"]
         return slice(start, stop, step)
+    if value["by"] != "tokens":
+        raise ValueError(value["by"])
     return Sample(int(value["sample"]), int(value["seed"]))
 
 
 def _from_text(value: Any) -> Any:
     if not isinstance(value, str) or value in _NAMES:
         return value
-    if (sample := re.fullmatch(r"Sample\(k=(\d+), seed=(\d+)\)", value)) is not None:
-        return Sample(int(sample[1]), int(sample[2]))
     if (cut := re.fullmatch(r"slice\((.+)\)", value)) is not None:
         return slice(*ast.literal_eval(f"({cut[1]})"))
     return ast.literal_eval(value)
 
 
 # Selection -------------------------------------------------------------------------------------------
-def select(
-    pos: Pos,
-    lengths: Sequence[int],
-    spans: Sequence[tuple[int, int]],
-    own: Sequence[tuple[int, int]],
-    include_bos: bool | None = None,
-) -> list[np.ndarray]:
+def select(pos: Pos, rows: TokenRows, include_bos: bool | None = None) -> list[np.ndarray]:
     """Token positions (from the start of the row, BOS included) of every text.
 
-    `spans` are the entities' token ranges, `own` the rows' without special tokens. `include_bos=False` leaves
-    the special tokens out of what `pos` selects (`"last"` is then the last of the text's own); by default
-    only `Sample` does.
+    `include_bos=False` leaves the special tokens out of what `pos` selects (`"last"` is then the last of the
+    text's own); by default only `Sample` does.
 
     **Raises** `IndexError` naming the first text that is too short for an index, `ValueError` for an index
     that is a special token where these are left out.
     """
-    return [
-        _one(pos, n, span, mine, include_bos, i)
-        for i, (n, span, mine) in enumerate(zip(lengths, spans, own, strict=True))
-    ]
+    return [_one(pos, rows, include_bos, text) for text in range(len(rows.ids))]
 
 
-def _one(
-    pos: Pos, length: int, span: tuple[int, int], own: tuple[int, int], include_bos: bool | None, text: int
-) -> np.ndarray:
+def _one(pos: Pos, rows: TokenRows, include_bos: bool | None, text: int) -> np.ndarray:
+    length, span = len(rows.ids[text]), rows.spans[text]
     if pos in ("entity", "entity_mean"):
         return np.arange(*span)
     if pos == "entity_last":
         return np.array([span[1] - 1])
     sampled = isinstance(pos, Sample)
-    start, end = (0, length) if include_bos or (include_bos is None and not sampled) else own
+    start, end = (0, length) if include_bos or (include_bos is None and not sampled) else rows.own[text]
     candidates = np.arange(start, end)
     if pos == "all":
         return candidates
     if pos == "last":
         return candidates[-1:]
     if isinstance(pos, Sample):
-        if len(candidates) <= pos.k:
-            return candidates
-        rng = np.random.default_rng([pos.seed, text])
-        return np.sort(rng.choice(candidates, pos.k, replace=False))
+        return pos.of(rows.ids[text], candidates)
     if isinstance(pos, slice):
         chosen = np.arange(length)[pos]
         return chosen[(chosen >= start) & (chosen < end)]

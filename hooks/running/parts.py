@@ -54,7 +54,7 @@ def run_in_parts(
         ValueError: As `capture` does.
     """
     rows = tokenize(model, inputs, prompt, prepend_bos)
-    positions = select(pos, rows.lengths, rows.spans, rows.own, include_bos)
+    positions = select(pos, rows, include_bos)
     names = resolve(model, list(points))
     job = Job(rows, positions, pos == "entity_mean", names, dtype_of(model))
     if job.counts.sum() == 0:

@@ -12,6 +12,7 @@ from tokenizers.models import WordLevel
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from graticule import capture, load_model
+from graticule.hooks.artifact import ArtifactError
 from graticule.hooks.positions import Sample, from_plain, plain
 from graticule.hooks.special import Frame, frame_of, special_id
 from graticule.hooks.streams.contexts import contexts, special_ids
@@ -201,15 +202,54 @@ def test_positions_are_plain_data(pos):
     import json
 
     assert from_plain(json.loads(json.dumps(plain(pos)))) == pos
-    assert from_plain(repr(pos)) == pos  # as 0.1 wrote it
+    if not isinstance(pos, Sample):
+        assert from_plain(repr(pos)) == pos  # as 0.1 wrote it
 
 
 @pytest.mark.parametrize(
-    "written", ["first", "__import__('os')", "1.5", "True", {"slice": [1]}, {"sample": "x"}, None]
+    "written",
+    ["first", "__import__('os')", "1.5", "True", {"slice": [1]}, {"sample": 2, "seed": 0, "by": "x"}, None],
 )
 def test_what_is_no_position_is_refused_in_a_line(written):
     with pytest.raises(ValueError, match="is no position that was saved; pass pos="):
         from_plain(written)
+
+
+@pytest.mark.parametrize("written", ["Sample(k=2, seed=3)", {"sample": 2, "seed": 3}], ids=str)
+def test_draws_by_place_are_not_repeated(written):
+    with pytest.raises(ValueError, match=r"was drawn by each text's place in the input.*capture again"):
+        from_plain(written)
+
+
+def test_a_text_gives_the_same_positions_wherever_it_stands(tiny, names, tmp_path):
+    pos = Sample(2, seed=3)
+    texts = [f"{name} of the old city" for name in names]  # some names come twice
+    of = dict(zip(texts, positions_of(capture(tiny, texts, pos=pos, layers=0).rows), strict=False))
+    assert len({tuple(p) for p in of.values()}) > 5  # not the same for all of them
+    shuffled = np.random.default_rng(0).permutation(texts).tolist()
+    for some in (texts[::-1], texts[7:12], texts[:1], shuffled, texts[3:4] * 3):
+        assert positions_of(capture(tiny, some, pos=pos, layers=0).rows) == [of[t] for t in some]
+        rows = [tiny.to_tokens(t)[0].tolist() for t in some]
+        assert positions_of(capture(tiny, rows, pos=pos, layers=0).rows) == [of[t] for t in some]
+    stored = capture(tiny, shuffled, pos=pos, layers=0, store=tmp_path / "store", token_budget=20)
+    assert positions_of(stored.rows) == [of[t] for t in shuffled]
+    assert positions_of(capture(tiny, texts, pos=Sample(2, seed=4), layers=0).rows) != [of[t] for t in texts]
+
+
+def positions_of(rows):
+    return [group["position"].tolist() for _, group in rows.groupby("source")]
+
+
+def test_a_store_of_draws_by_place_is_not_gone_on_from(tiny, names, tmp_path):
+    import json
+
+    store = tmp_path / "store"
+    capture(tiny, names, pos=Sample(1), layers=0, store=store)
+    manifest = json.loads((store / "manifest.json").read_text())
+    manifest["request"]["pos"] = "Sample(k=1, seed=0)"
+    (store / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactError, match=r"another capture \(pos: 'Sample"):
+        capture(tiny, names, pos=Sample(1), layers=0, store=store)
 
 
 @pytest.mark.parametrize("pos", [1.0, None, True, np.float64(2), "first", slice(0.5, None), [1, 2]], ids=repr)
