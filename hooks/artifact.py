@@ -98,7 +98,7 @@ def as_damaged(path: Path | str, remedy: str) -> Generator[None]:
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         if isinstance(error, ArtifactError):
             raise
-        why = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
+        why = f"it lacks {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]
         raise ArtifactError(f"{path} does not fit together: {why}; {remedy}") from error
 
 

@@ -1,0 +1,198 @@
+"""Folders of findings and what lies beside them: never another's, never stale, never a half one unseen."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from graticule import Activations, Findings, Store, Table, baselines, capture, probe, sweep
+from graticule.hooks.artifact import ArtifactError
+from graticule.hooks.kinds import ForeignFolderError
+from graticule.probes.causes.leace import Eraser
+from graticule.probes.estimators.ridge import RidgeProbe
+from graticule.probes.layer_band import LayerBand, layer_band
+from graticule.probes.surface.baselines import Baselines
+
+POINTS = ("blocks.0.hook_resid_post", "blocks.1.hook_resid_post")
+
+
+@pytest.fixture(scope="module")
+def frame() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    words = np.array(["paris", "rome", "oslo", "lima", "cairo"])
+    return pd.DataFrame(
+        {
+            "name": [f"{words[i % 5]} {words[i // 5 % 5]} {i}" for i in range(60)],
+            "value": rng.normal(size=60),
+            "country": words[rng.integers(0, 3, 60)],
+            "views": rng.integers(1, 99, 60),
+            "test": np.arange(60) % 3 == 0,
+        }
+    )
+
+
+def table_of(frame: pd.DataFrame, **changes) -> Table:
+    return Table(
+        frame, **{"text": "name", "target": "value", "split": "test", "blocks": ["country"], **changes}
+    )
+
+
+@pytest.fixture(scope="module")
+def found(frame) -> Findings:
+    """Findings of made-up activations, with TF-IDF as the only baseline."""
+    table = table_of(frame)
+    rng = np.random.default_rng(1)
+    acts = Activations.from_tensors({p: torch.from_numpy(rng.normal(size=(60, 6))) for p in POINTS})
+    return sweep(acts, table, baselines(None, table), draws=20, progress=False)
+
+
+# Whose folder ----------------------------------------------------------------------------------------
+def test_a_hostile_store_cannot_make_findings_remove_a_folder(found, tmp_path, monkeypatch):
+    """A manifest whose point climbs out of the folder that is saved to."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "thesis.txt").write_text("mine")
+    hostile = replace(found, probes={"../../data": found.probe}, chosen_point="../../data")
+    with pytest.raises(ValueError, match="holds a slash"):
+        hostile.save("results")
+    for name in ("../../data", str(tmp_path / "data"), ".."):
+        with pytest.raises(ValueError, match="hook name"):
+            Activations.from_tensors({name: np.ones((3, 2))})
+    assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")] == ["data", "data/thesis.txt"]
+
+
+def test_findings_are_saved_among_others_but_never_over_them(found, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    found.save(tmp_path)
+    found.save(tmp_path)
+    assert Findings.load(tmp_path).verdict == found.verdict
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+    for name in ("predictions.parquet", "probes", "rivals.safetensors"):
+        theirs = tmp_path / f"theirs {name}"
+        (theirs / name).mkdir(parents=True)
+        (theirs / "script.py").write_text("mine")
+        with pytest.raises(ForeignFolderError, match="something other"):
+            found.save(theirs)
+        assert {p.name for p in theirs.iterdir()} == {name, "script.py"}
+    for place in (tmp_path / "store", tmp_path / "probe"):
+        saved = found.material.activations if place.name == "store" else found.probe
+        saved.save(place)
+        before = sorted(p.name for p in place.iterdir())
+        with pytest.raises(ForeignFolderError, match="choose another place"):
+            found.save(place)
+        assert sorted(p.name for p in place.iterdir()) == before
+
+
+def test_what_is_not_of_the_folder_is_refused_when_it_is_read(found, tmp_path):
+    found.save(tmp_path / "f")
+    told = (tmp_path / "f" / "findings.json").read_text()
+    for changes in (
+        {"points": ["../../etc"]},
+        {"files": {"../x": "0"}},
+        {"files": {"/etc/passwd": "0"}},
+        {"files": ["predictions.parquet"]},
+        {"points": 7},
+    ):
+        (tmp_path / "f" / "findings.json").write_text(json.dumps({**json.loads(told), **changes}))
+        with pytest.raises(ArtifactError, match=r"findings\.json") as refusal:
+            Findings.load(tmp_path / "f")
+        assert "\n" not in str(refusal.value)
+    (tmp_path / "f" / "findings.json").write_text(told)
+    weights = tmp_path / "f" / "probes" / POINTS[0] / "probe.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
+    with pytest.raises(ArtifactError, match=r"probe\.safetensors is missing or damaged"):
+        Findings.load(tmp_path / "f")
+
+
+# Stale -----------------------------------------------------------------------------------------------
+def test_an_edited_column_or_another_target_is_never_answered_with_the_old_one(tiny, frame, tmp_path, caplog):
+    out = tmp_path / "out"
+    settings = {"layers": 0, "draws": 20, "progress": False, "out": out}
+    first = probe(tiny, table_of(frame), **settings)
+    made = (out / "findings.json").read_bytes()
+    for other, what in (
+        (table_of(frame.assign(country=frame.country.str.upper())), "columns"),
+        (table_of(frame.assign(views=0)), "columns"),
+        (table_of(frame.assign(value=-frame.value)), "table"),
+        (table_of(frame, target="views"), "targets"),
+        (table_of(frame, units=["lat"]), "units"),
+    ):
+        with pytest.raises(ForeignFolderError, match=what):
+            probe(tiny, other, **settings)
+        assert (out / "findings.json").read_bytes() == made
+    again = probe(tiny, table_of(frame), **settings)
+    assert again.to_json() == first.to_json()
+    caplog.clear()
+    judged = probe(tiny, table_of(frame), **settings, min_gain=0.4)
+    assert judged.verdict.min_gain == 0.4
+    assert "min_gain: 0.01 → 0.4" in caplog.text
+    with pytest.raises(ForeignFolderError, match="something other"):
+        (tmp_path / "mine").mkdir()
+        (tmp_path / "mine" / "cat.jpg").write_text("mine")
+        probe(tiny, table_of(frame), **{**settings, "out": tmp_path / "mine"})
+    with pytest.raises(ForeignFolderError, match="choose another place"):
+        probe(tiny, table_of(frame), **{**settings, "out": out / "activations"})
+    with pytest.raises(ForeignFolderError, match="choose another place"):
+        capture(tiny, ["rome"], store=out)
+    with pytest.raises(ForeignFolderError, match="choose another place"):
+        baselines(tiny, table_of(frame), store=out, progress=False)
+
+
+# Keys that are missing -------------------------------------------------------------------------------
+def saved_things(found: Findings, root) -> dict[str, tuple]:
+    """Kind → (folder, its JSON file, what reads it)."""
+    things = {
+        "findings": (found, "findings.json", Findings.load),
+        "probe": (found.probe, "manifest.json", RidgeProbe.load),
+        "activations": (found.material.activations, "manifest.json", lambda p: Store(p).load()),
+        "baselines": (found.material.baselines, "manifest.json", Baselines.load),
+        "layer band": (layer_band(found), "manifest.json", LayerBand.load),
+    }
+    rng = np.random.default_rng(0)
+    things["eraser"] = (
+        Eraser.fit(rng.normal(size=(40, 4)), rng.normal(size=(40, 1))), "manifest.json", Eraser.load
+    )  # fmt: skip
+    for name, (thing, _, _) in things.items():
+        thing.save(root / name)
+    return {name: (root / name, file, load) for name, (_, file, load) in things.items()}
+
+
+def test_a_key_that_is_missing_or_of_another_kind_is_told_in_one_line(found, tmp_path):
+    refused = 0
+    for name, (folder, file, load) in saved_things(found, tmp_path).items():
+        told = json.loads((folder / file).read_text())
+        load(folder)
+        for key in told:
+            for spoilt in (
+                {k: v for k, v in told.items() if k != key},
+                {**told, key: 7},
+                {**told, key: None},
+            ):
+                (folder / file).write_text(json.dumps(spoilt))
+                try:
+                    load(folder)
+                except ArtifactError as error:
+                    refused += 1
+                    assert "\n" not in str(error) and str(folder) in str(error), (name, key)
+        (folder / file).write_text(json.dumps(told))
+        load(folder)
+    assert refused > 60
+
+
+def test_files_that_are_gone_or_cut_are_told_by_name(found, tmp_path):
+    for folder, _, load in saved_things(found, tmp_path / "whole").values():
+        for file in sorted(f for f in folder.rglob("*") if f.is_file() and f.name != "provenance.json"):
+            shutil.copytree(folder, tmp_path / "copy")
+            copy = tmp_path / "copy" / file.relative_to(folder)
+            for spoil in (lambda copy=copy: copy.write_bytes(copy.read_bytes()[:-9]), copy.unlink):
+                spoil()
+                with pytest.raises(ArtifactError) as refusal:
+                    load(tmp_path / "copy")
+                assert copy.name in str(refusal.value)
+                assert "\n" not in str(refusal.value)
+            shutil.rmtree(tmp_path / "copy")
