@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -66,11 +67,12 @@ class FolderKind:
         Raises:
             ForeignFolderError: if it is a file, of another kind, or holds something else.
         """
-        if not folder.is_dir():
-            if folder.exists():
-                raise ForeignFolderError(f"{folder} is a file; name a folder")
+        if folder.is_file():
+            raise ForeignFolderError(f"{folder} is a file; name a folder")
+        try:
+            names = sorted(os.listdir(folder))
+        except FileNotFoundError:
             return
-        names = sorted(entry.name for entry in folder.iterdir())
         for mark in (name for name in names if name in _MARKS):
             kind = _kind_in(folder / mark)
             if kind is not None and (mark, kind) != (self.mark, self.kind):
