@@ -242,13 +242,16 @@ def _entries(target: Any, rows: pd.DataFrame) -> np.ndarray:
 
 def _check_baselines(baselines: Baselines, table: Table) -> None:
     """**Raises** `ValueError` for baselines of other texts than the table's, or where it has none."""
-    if table.name == OF_ROWS and table.texts is None and baselines.features:
+    try:
+        baselines.check(table)
+    except ValueError:
+        if table.name != OF_ROWS or table.texts is not None:
+            raise
         raise ValueError(
-            "model baselines are of a Table's texts, and this target is an entry an activation row (a label "
+            "these baselines are of a Table's texts, and this target is an entry an activation row (a label "
             "a token, say): there are none for it yet; leave baselines out, and the verdict says that they "
             "are missing"
-        )
-    baselines.check(table)
+        ) from None
 
 
 def _clusters(activations: Activations | Store, table: Table, source: np.ndarray) -> np.ndarray:

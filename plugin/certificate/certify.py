@@ -20,6 +20,7 @@ from graticule.certificate.nothing import found_in_nothing
 from graticule.certificate.result import Certificate, Part
 from graticule.certificate.subjects import Subject, least_linear
 from graticule.hooks.artifact import ArtifactError, fingerprint, json_ready, library_versions
+from graticule.hooks.doors import door
 from graticule.hooks.locks import only_here
 from graticule.sims.sequence import SequenceShape
 from graticule.sims.train import Training
@@ -44,6 +45,7 @@ LEAST, MOST = 4, 10
 are too many."""
 
 
+@door()
 def certify(
     world: World | None = None,
     *,

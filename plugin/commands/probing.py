@@ -36,6 +36,7 @@ def demo(
     from graticule.hooks.kinds import working_folder
     from graticule.report.page import write_page
 
+    _need_several(calibrate)
     DEMO.check(out)
     tables = [graticule.Table.packaged(name) for name in ("world_cities", "historical_figures")]
     tables = tables if full else [table.head(rows, seed) if rows < len(table) else table for table in tables]
@@ -92,6 +93,7 @@ def probe(
     from graticule.probes.findings import FINDINGS
 
     where, which, tokens = a.read_layers(layers), a.read_points(points), a.read_pos(pos)
+    _need_several(calibrate)
     FINDINGS.check(out)
     import graticule
 
@@ -115,6 +117,12 @@ def probe(
         findings = _calibrated(findings, out, calibrate, seed)
         page = findings.report(out / "report.html")
     o.say(f"{findings.summary()}\nThe page: {page}")
+
+
+def _need_several(targets: int | None) -> None:
+    """**Raises** `ValueError` for one synthetic target, of which there is no rate."""
+    if targets == 1:
+        raise ValueError("--calibrate 1: expected 0 to leave it out, or at least 2 targets of each kind")
 
 
 def _calibrated(findings: Any, out: Path, targets: int | None, seed: int) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+from graticule.hooks.limits import check_limits
 from graticule.sims.contexts import Contexts
 from graticule.sims.train import Optimizer, Training
 from graticule.sims.world import World
@@ -52,6 +53,7 @@ class Setting:
             raise ValueError(
                 f"concepts={self.concepts}, dim={self.dim}, steps={self.steps}: 1 or more, steps 0 or more"
             )
+        check_limits(concepts=self.concepts, steps=self.steps)
         if self.masks is not None and self.masks < 1:
             raise ValueError(f"masks={self.masks}: one or more")
         if self.kept is not None and not 0 < self.kept <= 1:

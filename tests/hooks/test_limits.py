@@ -61,10 +61,20 @@ def test_the_command_line_refuses_the_same_numbers_before_a_model_is_loaded(
     assert lines[0].startswith(f"graticule: {told}")
 
 
+def test_a_rate_needs_several_targets(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["demo"], ["probe", "--model", "m", "--table", "world_cities", "--out", "o"]):
+        assert main([*words, "--calibrate", "1"]) == 2
+        assert "--calibrate 1: expected 0 to leave it out, or at least 2" in capsys.readouterr().err
+
+
 def test_other_commands_refuse_them_too(capsys: pytest.CaptureFixture[str]) -> None:
     for words in (
         ["study", "--model", "m", "--table", "world_cities", "--out", "o", "--prompt-rows", "0"],
         ["demo", "--rows", "-1"],
+        ["sim", "--out", "o", "--concepts", "99"],
+        ["sim", "--out", "o", "--steps", "-1"],
+        ["certify", "--concepts", "1000"],
+        ["probe", "--model", "m", "--table", "world_cities", "--out", "o", "--calibrate", "-3"],
         ["words", "--model", "m", "--draws", "0"],
         ["sae", "train", "--store", "s", "--out", "o", "--epochs", "0"],
         ["sae", "train", "--store", "s", "--out", "o", "--tokens", "0"],
