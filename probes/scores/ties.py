@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
+from graticule.hooks.finite import finite
+
 _ROUNDING = 1e-10  # of scores of order 1, through least squares whose columns are nearly copies
 _REACH = 1e-6  # of a statistic's own size: some are made in single precision
 
@@ -40,13 +42,17 @@ def ranks(values: Float[np.ndarray, row * column]) -> Float[np.ndarray, row * co
     """Mean ranks of every column; neighbours that differ by rounding alone share theirs.
 
     Args:
-        values: finite.
+        values: numbers.
 
     Returns:
         Ranks from 1.
+
+    Raises:
+        NonFiniteError: for NaN, which would be ranked the best of all, or an infinity.
     """
     from scipy.stats import rankdata
 
+    finite("what is ranked", values, lambda row: f"in row {row}")
     order = np.argsort(values, axis=0, kind="stable")
     ascending = np.take_along_axis(values, order, axis=0)
     slack = 1e-12 * np.abs(ascending).max(axis=0, initial=0.0)
