@@ -28,6 +28,7 @@ from graticule.hooks.capture import capture
 from graticule.hooks.doors import MODEL, TABLE, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.kinds import FolderKind, working_folder
+from graticule.hooks.memory import give_back
 from graticule.hooks.names import inside
 from graticule.hooks.points import LayerSpec, PointError, PointSpec, full_name, resolve
 from graticule.hooks.positions import Pos, plain
@@ -196,6 +197,7 @@ def _made(
     features["block_0"] = run("block_0", model, points=("resid_post", 0), pos=pos, include_bos=include_bos)
     reads_logits = any("unembed" in point for point in resolve(model, points, layers))
     for i in range(how["twins"]):
+        give_back()  # a twin is the largest thing beside the model
         copy = make_twin(model, seed + i, twin, keep=() if reads_logits else ("unembed.",))
         features[f"twin_{i}"] = run(f"twin_{i}", copy, points=points, layers=layers, pos=pos,
                                       include_bos=include_bos)  # fmt: skip
