@@ -160,6 +160,7 @@ def capture(
         "prompt": prompt,
         "pos": plain(pos),
         "bos": token_rows.framed,
+        "prepend_bos": prepend_bos,
         "compile": compile,
         "token_budget": token_budget or TOKEN_BUDGET,
         "share_prefix": share_prefix,

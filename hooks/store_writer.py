@@ -40,7 +40,7 @@ from graticule.hooks.store_manifest import (
 
 _log = logging.getLogger(__name__)
 
-_ASKED = ("model", "inputs", "prompt", "pos", "include_bos")
+_ASKED = ("model", "inputs", "prompt", "pos", "prepend_bos", "include_bos")
 
 
 class StoreWriter:
@@ -170,6 +170,8 @@ def check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> No
         ours.pop("rows")
         _log.warning("%s was captured by an earlier version: whether its columns' values are these cannot be "
                      "checked", path)  # fmt: skip
+    if "prepend_bos" not in theirs:  # earlier versions kept what came of it alone
+        ours.pop("prepend_bos", None)
     with suppress(ValueError, KeyError):  # as 0.1 wrote it
         theirs["pos"] = plain(from_plain(theirs["pos"]))
     differing = [k for k in sorted({*theirs, *ours}) if theirs.get(k) != ours.get(k)]

@@ -85,6 +85,20 @@ LayersWords = Annotated[
 PosWords = Annotated[
     str, typer.Option("--pos", help="last, all, entity, entity_last, entity_mean, an index, or a slice 1:.")
 ]
+PrependBos = Annotated[
+    bool | None,
+    typer.Option(
+        help="Whether texts get special tokens (BOS, [CLS] … [SEP]); by default as the model has it.",
+        show_default=False,
+    ),
+]
+IncludeBos = Annotated[
+    bool | None,
+    typer.Option(
+        help="Whether special tokens may be among the tokens of --pos; by default they may.",
+        show_default=False,
+    ),
+]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto (the faster here).")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda …; by default CUDA where there is one.")]
 TableName = Annotated[

@@ -39,6 +39,8 @@ def probe(
     pos: Pos = "last",
     prompt: str = "",
     dtype: torch.dtype | str | None = None,
+    prepend_bos: bool | None = None,
+    include_bos: bool | None = None,
     twins: int = 1,
     twin: Literal["permuted", "fresh"] = "permuted",
     min_gain: float = 0.01,
@@ -49,7 +51,8 @@ def probe(
 ) -> Findings:
     """Does `model` know the target of `table`, beyond what the strings tell, and where?
 
-    The three steps, `capture`, `baselines` and `sweep`, with one set of points, positions and prompt.
+    The three steps, `capture`, `baselines` and `sweep`, with one set of points, positions and prompt, and of
+    special tokens: `prepend_bos` says whether rows get any, `include_bos` whether these may be rows.
 
     With `out`, activations and baselines are stores in `out/activations` and `out/baselines`, and the
     findings are saved in `out`. Called again, a step whose artefact is complete and was made from the same
@@ -69,6 +72,8 @@ def probe(
         "pos": pos,
         "prompt": prompt,
         "dtype": dtype,
+        "prepend_bos": prepend_bos,
+        "include_bos": include_bos,
         "progress": progress,
     }
     if out is None:
@@ -95,6 +100,7 @@ def _probe(
         **asked_of(table),
         "points": names,
         **{k: repr(settings[k]) for k in ("pos", "prompt", "dtype")},
+        **{k: settings[k] for k in ("prepend_bos", "include_bos") if settings[k] is not None},
         "twin": repr(twin),
         "twins": twins,
         "min_gain": min_gain,

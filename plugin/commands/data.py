@@ -23,6 +23,8 @@ def capture(
     points: o.Points = "resid_post",
     layers: o.LayersWords = "all",
     pos: o.PosWords = "last",
+    prepend_bos: o.PrependBos = None,
+    include_bos: o.IncludeBos = None,
     dtype: o.Dtype = "float32",
     device: o.Device = None,
     verbose: o.Verbose = False,
@@ -41,7 +43,10 @@ def capture(
     import graticule
 
     loaded = graticule.load_model(model, dtype=dtype, device=device)
-    settings: dict[str, Any] = {"points": which, "layers": where, "pos": tokens, "prompt": prompt}
+    settings: dict[str, Any] = {
+        "points": which, "layers": where, "pos": tokens, "prompt": prompt,
+        "prepend_bos": prepend_bos, "include_bos": include_bos,
+    }  # fmt: skip
     store = graticule.capture(loaded, inputs, **settings, rows=columns, store=out, progress=True)
     widths = ", ".join(map(str, sorted(set(store.widths.values()))))
     o.say(f"{store.n_rows:,} rows at {len(store.points)} points of width {widths}: {', '.join(store.points)}")

@@ -69,6 +69,8 @@ def probe(
     points: o.Points = "resid_post",
     layers: o.LayersWords = "all",
     pos: o.PosWords = "last",
+    prepend_bos: o.PrependBos = None,
+    include_bos: o.IncludeBos = None,
     dtype: o.Dtype = "float32",
     device: o.Device = None,
     rows: o.Rows = None,
@@ -109,7 +111,10 @@ def probe(
         rows=rows,
     )
     loaded = graticule.load_model(model, dtype=dtype, device=device)
-    settings: dict[str, Any] = {"prompt": prompt, "points": which, "layers": where, "pos": tokens}
+    settings: dict[str, Any] = {
+        "points": which, "layers": where, "pos": tokens, "prompt": prompt,
+        "prepend_bos": prepend_bos, "include_bos": include_bos,
+    }  # fmt: skip
     with working_folder(out, FINDINGS, "probing into"):
         findings = graticule.probe(
             loaded, entities, **settings, twins=twins, seed=seed, min_gain=min_gain, out=out, progress=True

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from graticule.hooks.positions import Pos, from_plain
+from graticule.hooks.special import asked_bos
 from graticule.probes.estimators.ridge import RidgeProbe
 from graticule.probes.findings import Findings
 
@@ -42,7 +43,7 @@ def asked(findings: Findings | None, prompt: str | None = None, pos: Pos | None 
     return Asked(
         str(made.get("prompt", "")) if prompt is None else prompt,
         from_plain(made.get("pos", "last")) if pos is None else pos,
-        bool(made["bos"]) if "bos" in made else None,
+        asked_bos(made),
         made.get("include_bos"),
     )
 

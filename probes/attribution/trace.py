@@ -18,7 +18,7 @@ from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.saved import SavedResult
 from graticule.hooks.tokens import tokenize
-from graticule.probes.attribution.again import columns, probe_of
+from graticule.probes.attribution.again import asked, columns, probe_of
 from graticule.probes.estimators.ridge import RidgeProbe
 from graticule.probes.findings import Findings
 
@@ -141,6 +141,7 @@ def trace(
 
     **Arguments:** `layers="all"` reads with every probe of the findings, `"chosen"` with one; `point` is
     that one (the findings' choice by default). A lone `RidgeProbe` reads at its `hook_name`.
+    `prepend_bos` is by default that of the findings' capture.
 
     **Raises** `ValueError` for an empty text or a probe without `hook_name`, `KeyError` for another target or
     point.
@@ -152,6 +153,8 @@ def trace(
     if isinstance(findings, Findings) and layers == "all":
         probes = dict(findings.probes)
     picked = columns(probe, target)
+    if prepend_bos is None and isinstance(findings, Findings):
+        prepend_bos = asked(findings).prepend_bos
     rows = tokenize(model, [text], "", prepend_bos)
     held = capture(model, [text], points=list(probes), pos="all", prepend_bos=prepend_bos, progress=False)
     points = tuple(p for p in held.points if p in probes)

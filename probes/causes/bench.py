@@ -13,6 +13,7 @@ from torch import Tensor
 
 from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
+from graticule.hooks.special import asked_bos
 from graticule.hooks.tokens import TokenRows, tokenize
 from graticule.probes.applicable import NotApplicable
 from graticule.probes.causes.leace import Moments
@@ -105,7 +106,8 @@ class Bench:
         """The rows' texts in a prompt."""
         texts = self.findings.material.table.texts
         assert texts is not None
-        return tokenize(self.model, [texts[i] for i in self.sources], prompt)
+        bos = asked_bos(self.findings.material.activations.provenance)
+        return tokenize(self.model, [texts[i] for i in self.sources], prompt, bos)
 
     def rig(self, prompt: str) -> Rig:
         """The rig of a prompt, made once."""

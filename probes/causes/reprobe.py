@@ -13,6 +13,7 @@ from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.packing import packed
 from graticule.hooks.running.session import undisturbed
+from graticule.hooks.special import asked_bos
 from graticule.hooks.tokens import TokenRows, tokenize
 from graticule.probes.causes.leace import Eraser
 from graticule.probes.causes.rig import Rig
@@ -72,10 +73,8 @@ def captured_tokens(
         raise ValueError("these activations do not say which token of which text they are: capture them anew")
     source = material.problem.source[rows]
     prompt = str(material.activations.provenance.get("prompt", ""))
-    bos = material.activations.provenance.get("bos")
-    tokens = tokenize(
-        model, [material.table.texts[i] for i in source], prompt, None if bos is None else bool(bos)
-    )
+    bos = asked_bos(material.activations.provenance)
+    tokens = tokenize(model, [material.table.texts[i] for i in source], prompt, bos)
     position = frame["position"].to_numpy(np.int64)[rows]
     expected = frame["token"].to_numpy(np.int64)[rows]
     for i, (ids, at, token) in enumerate(zip(tokens.ids, position, expected, strict=True)):

@@ -11,12 +11,17 @@ from tokenizers import Tokenizer, pre_tokenizers, processors
 from tokenizers.models import WordLevel
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
-from graticule import capture, load_model
+from graticule import Table, capture, load_model
 from graticule.hooks.artifact import ArtifactError
 from graticule.hooks.positions import Sample, from_plain, plain
 from graticule.hooks.special import Frame, frame_of, special_id
 from graticule.hooks.streams.contexts import contexts, special_ids
 from graticule.hooks.tokens import tokenize
+from graticule.probes.attribution.attribute import attribute
+from graticule.probes.attribution.trace import trace
+from graticule.probes.causes.bench import Bench
+from graticule.probes.causes.reprobe import captured_tokens
+from graticule.probes.probe import probe
 from graticule.probes.tables.prompts import Prompt
 
 TEXTS = ["the cat sat", "a dog runs in the park", "water is wet"]
@@ -258,3 +263,50 @@ def test_a_position_of_another_kind_is_refused_in_a_line(tiny, names, pos):
 
     with as_installed(), pytest.raises((ValueError, TypeError), match=r"pos.*(expected|index)"):
         capture(tiny, names[:2], pos=pos)
+
+
+# Replayed ----------------------------------------------------------------------------------------------
+BEGINS_AND_ENDS = {"bos_token": "<s>", "eos_token": "</s>"}
+
+
+@pytest.mark.parametrize(
+    ("around", "default", "prepend", "frame"),
+    [
+        ("$A </s>", True, None, ([], [1])),  # the tokenizer's own, though it has a BOS
+        (None, True, False, ([], [])),
+        (None, False, True, ([0], [])),
+        (None, True, None, ([0], [])),
+    ],
+    ids=str,
+)
+def test_findings_are_replayed_with_the_special_tokens_of_their_capture(around, default, prepend, frame):
+    tokenizer = word_tokenizer(around, **BEGINS_AND_ENDS)
+    model = model_with(tokenizer, default_prepend_bos=default)
+    rng = np.random.default_rng(0)
+    texts = [" ".join(rng.choice(WORDS, rng.integers(2, 6))) for _ in range(60)]
+    table = Table.from_arrays(rng.normal(size=60), texts=texts)
+    findings = probe(model, table, pos="last", twins=0, prepend_bos=prepend, draws=20, progress=False)
+    bare = [tokenizer(t, add_special_tokens=False).input_ids for t in texts]
+    whole = [[*frame[0], *ids, *frame[1]] for ids in bare]
+    rows = findings.material.activations.rows
+    assert rows["token"].to_list() == [ids[-1] for ids in whole]
+    found = attribute(model, findings, draws=20, progress=False)
+    np.testing.assert_allclose(found.rows["reading_target"], findings.at().predictions[:, 0], atol=1e-4)
+    assert len(trace(model, findings, texts[3]).readings[0]) == len(whole[3])
+    tokens, _ = captured_tokens(model, findings, np.arange(60))
+    assert [ids.tolist() for ids in tokens.ids] == whole
+    bench = Bench(model, findings, [], point=None, rows=9, span="entity_last", seed=0)
+    assert [ids.tolist() for ids in bench.tokens("").ids] == [whole[i] for i in bench.sources]
+
+
+def test_probe_hands_on_which_tokens_are_rows(bert, tmp_path):
+    table = Table.from_arrays(np.random.default_rng(0).normal(size=60), texts=TEXTS * 20)
+    asked = {"layers": 0, "pos": "last", "twins": 1, "draws": 20, "progress": False, "out": tmp_path / "out"}
+    findings = probe(bert[0], table, include_bos=False, **asked)
+    ends = bert[2].convert_ids_to_tokens(findings.material.activations.rows["token"].to_list())
+    assert ends == [t.split()[-1] for t in TEXTS * 20]
+    twin = findings.material.baselines.features["twin_0"]
+    assert twin.rows["token"].to_list() == findings.material.activations.rows["token"].to_list()
+    assert probe(bert[0], table, include_bos=False, **asked).verdict == findings.verdict
+    with pytest.raises(FileExistsError, match=r"ask something else.*include_bos: False → not set"):
+        probe(bert[0], table, **asked)

@@ -289,6 +289,9 @@ def test_capture_to_a_store(tiny_model: Path, tmp_path: Path, capsys: pytest.Cap
     assert "3 rows at 1 points of width 32: blocks.1.hook_resid_post" in capsys.readouterr().out
     store = Store(tmp_path / "store")
     assert store["resid_post", 1].shape == (3, 32)
+    for flag, tokens in (("--no-include-bos", 6), ("--no-prepend-bos", 6), ("--prepend-bos", 9)):
+        assert main([*words, str(tmp_path / flag), "--pos", "all", flag]) == 0
+        assert Store(tmp_path / flag).n_rows == tokens
 
 
 def test_probe_then_report(tiny_model: Path, csv: Path, tmp_path: Path) -> None:
