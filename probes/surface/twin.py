@@ -2,7 +2,8 @@
 
 import copy
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
@@ -18,14 +19,14 @@ def make_twin(
 
     - `"permuted"`: the entries of every parameter in a random order, so that each keeps its mean, variance
       and outliers; works for any module. Tied parameters stay tied.
-    - `"fresh"`: `init_weights()` of a TransformerLens model, else `reset_parameters()` of every module that
-      has it.
+    - `"fresh"`: `init_weights()` of a TransformerLens model, its biases and norms as they begin (0 and 1),
+      else `reset_parameters()` of every module that has it.
 
     The same seed gives the same twin, whatever the number of threads. `keep` names parameters, by the start
     of their names, that are left unpermuted because nothing will read what they give (the unembedding is a
     third of a small model, and dealing it anew takes seconds): they are the model's own, not copies.
 
-    **Raises** `ValueError` for another `how`, or where `"fresh"` finds nothing to initialise.
+    **Raises** `ValueError` for another `how`, or where `"fresh"` would leave a parameter as it was learned.
     """
     if how not in ("permuted", "fresh"):
         raise ValueError(f"how={how!r}: expected 'permuted' or 'fresh'")
@@ -83,21 +84,63 @@ def _shared(model: Any, keep: tuple[str, ...]) -> dict[int, Any]:
 
 
 def _initialise(module: Any, seed: int) -> None:
-    with torch.random.fork_rng():
+    """Weights drawn anew, and nothing that was learned left: biases and norms as they begin, too."""
+    before = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+    with torch.random.fork_rng(), _seeded(module, seed), torch.no_grad():
         torch.manual_seed(seed)
-        if callable(getattr(module, "init_weights", None)):
-            try:
-                module.init_weights()
-            except RuntimeError as error:  # a bridge around somebody else's model
-                what = type(module).__name__
-                raise ValueError(
-                    f"this {what} cannot initialise its weights anew; use how='permuted'"
-                ) from error
-            return
-        found = [m for m in module.modules() if callable(getattr(m, "reset_parameters", None))]
-        if not found:
-            raise ValueError(
-                f"{type(module).__name__} has nothing that initialises itself; use how='permuted'"
-            )
-        for child in found:
-            child.reset_parameters()
+        _draw(module)
+        left = {n: p for n, p in module.named_parameters() if torch.equal(p, before[n]) and not _blank(p)}
+        begins = {n: _begins_at(n, p) for n, p in left.items() if hasattr(module, "init_weights")}
+        for name, value in begins.items():
+            if value is not None:
+                left.pop(name).fill_(value)
+    learned = list(left)
+    if learned:
+        more = f" and {len(learned) - 3} more" if len(learned) > 3 else ""
+        raise ValueError(
+            f"how='fresh': nothing in this {type(module).__name__} initialises "
+            f"{', '.join(learned[:3])}{more} anew; use how='permuted'"
+        )
+
+
+def _draw(module: Any) -> None:
+    if callable(getattr(module, "init_weights", None)):
+        try:
+            module.init_weights()
+        except RuntimeError as error:  # a bridge around somebody else's model
+            what = type(module).__name__
+            raise ValueError(f"this {what} cannot initialise its weights anew; use how='permuted'") from error
+        return
+    able = [m for m in module.modules() if callable(getattr(m, "reset_parameters", None))]
+    if not able:
+        raise ValueError(f"{type(module).__name__} has nothing that initialises itself; use how='permuted'")
+    for child in able:
+        child.reset_parameters()
+
+
+@contextmanager
+def _seeded(module: Any, seed: int) -> Generator[None]:
+    """The seed in a TransformerLens config, which `init_weights` sets itself, is the twin's."""
+    cfg = getattr(module, "cfg", None)
+    if getattr(cfg, "seed", None) is None:
+        yield
+        return
+    own: Any = cfg
+    before, own.seed = own.seed, seed
+    try:
+        yield
+    finally:
+        own.seed = before
+
+
+def _blank(parameter: torch.Tensor) -> bool:
+    """Whether a parameter tells nothing: all its entries are 0, or all are 1."""
+    return bool((parameter == 0).all() or (parameter == 1).all())
+
+
+def _begins_at(name: str, parameter: torch.Tensor) -> float | None:
+    """What TransformerLens's biases and norms begin as, which its `init_weights` takes for granted."""
+    last = name.rpartition(".")[2]
+    if last == "b" or last.startswith(("b_", "_b_")):
+        return 0.0
+    return 1.0 if last == "w" and parameter.ndim == 1 else None

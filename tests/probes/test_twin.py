@@ -1,5 +1,7 @@
 """Untrained twins: the same weights in another order, for any module, tied or not."""
 
+import copy
+
 import pytest
 import torch
 
@@ -82,3 +84,63 @@ def test_after_a_pass_with_gradients(load_tiny, family):
     model.zero_grad(set_to_none=True)
     with pytest.raises(ValueError, match="cannot initialise its weights anew; use how='permuted'"):
         make_twin(model, how="fresh")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "qwen3"])
+def test_a_fresh_twin_has_nothing_of_what_was_learned(load_tiny, family):
+    model = copy.deepcopy(load_tiny(family, "hooked"))
+    with torch.no_grad():  # folding leaves norms at 1: as a model that was not folded has them
+        for parameter in model.parameters():
+            parameter.add_(torch.rand_like(parameter))
+    before = {n: p.clone() for n, p in model.named_parameters()}
+    twin = make_twin(model, seed=1, how="fresh")
+    for name, parameter in twin.named_parameters():
+        assert not torch.equal(parameter, before[name]) or not parameter.numel(), name
+        if "W_" not in name:
+            assert (parameter == (1 if name.endswith(".w") else 0)).all(), name
+        assert torch.equal(model.get_parameter(name), before[name])
+
+
+def test_fresh_twins_of_a_model_with_a_seed_of_its_own_differ(load_tiny):
+    model = copy.deepcopy(load_tiny("gpt2", "hooked"))
+    model.cfg.seed = 7
+    weights = [make_twin(model, seed, how="fresh").blocks[1].mlp.W_in for seed in (0, 0, 1)]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+    assert model.cfg.seed == 7
+
+
+class Gate(torch.nn.Module):
+    """A module with a weight of its own that nothing initialises."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = torch.nn.Sequential(
+            torch.nn.Linear(4, 4), torch.nn.LayerNorm(4), torch.nn.BatchNorm1d(4)
+        )
+        self.gate = torch.nn.Parameter(torch.rand(4, 4))
+
+
+class Kept(torch.nn.Linear):
+    """Guards what was loaded, as Hugging Face's `init_weights` does."""
+
+    def init_weights(self):
+        return None
+
+
+@pytest.mark.parametrize(
+    ("module", "named"), [(Gate(), "gate"), (Kept(3, 3), "weight")], ids=["gate", "kept"]
+)
+def test_what_stays_as_it_was_learned_is_refused_by_name(module, named):
+    with pytest.raises(ValueError, match=f"initialises {named}.* anew; use how='permuted'"):
+        make_twin(module, how="fresh")
+
+
+def test_every_parameter_of_plain_modules_is_drawn_anew():
+    module = Gate().inner
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.rand_like(parameter))
+    module(torch.rand(8, 4) * 9)  # statistics of a batch norm are learned, too
+    twin = make_twin(module, how="fresh")
+    assert not any(torch.equal(a, b) for a, b in zip(twin.parameters(), module.parameters(), strict=True))
+    assert (twin[2].running_mean == 0).all() and not (module[2].running_mean == 0).any()
