@@ -109,6 +109,8 @@ class Findings(Result):
     """How they were judged; None for findings that graticule 0.1 saved."""
     limit_of_detection: float | None = None
     """The gain that would have been found 80% of the time, once `calibrate` has measured it."""
+    largest_gain_tried: float | None = None
+    """The largest gain that `calibrate` tried."""
     made_of: Material | None = field(default=None, repr=False, compare=False)
     """The activations, table and baselines; not saved, see `with_material`."""
 
@@ -240,7 +242,7 @@ class Findings(Result):
         if self.limit_of_detection is None:
             return []
         if self.limit_of_detection != self.limit_of_detection:
-            tried = self.provenance.get("largest_gain_tried")
+            tried = self.largest_gain_tried
             upto = "as small as those that were tried" if tried is None else f"of {tried:g} or less"
             line = f"a hidden part {upto} would mostly have been missed with these rows, at this layer"
             return [f"gain {self.verdict.gain:+.3f}; {line}"]
@@ -328,6 +330,7 @@ class Findings(Result):
                 "checks": self.checks,
                 "calibrated": self.limit_of_detection is not None,
                 "limit_of_detection": self.limit_of_detection,
+                "largest_gain_tried": self.largest_gain_tried,
                 "settings": self.settings,
                 "provenance": self.provenance,
             }
@@ -396,6 +399,7 @@ class Findings(Result):
             rivals=_read_rivals(path / _RIVALS, found["baselines"]) if _RIVALS in found["files"] else {},
             settings=JudgeSettings.read(found["settings"]) if found.get("settings") else None,
             limit_of_detection=_limit(found),
+            largest_gain_tried=found.get("largest_gain_tried"),
         )
 
 

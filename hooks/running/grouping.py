@@ -86,7 +86,7 @@ class Trial:
             found[point] = value.detach().clone()
 
         forward(tokens, read)
-        return cls(tokens, split, {p: found[p] for p in forward.points})
+        return cls(tokens, split, found)  # in the order in which the model reaches them
 
     def looks_ahead(self) -> bool:
         """Whether a point's values at the common tokens differ by more than rounding."""

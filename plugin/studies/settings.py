@@ -58,8 +58,6 @@ class Settings:
     def check_names(self, table: Table) -> None:
         """**Raises** `BadNameError` for a name that is to be a folder's and cannot be one, `ColumnError` for
         a popularity column that the table does not have."""
-        if self.popularity is not None:
-            need_column(table.frame, self.popularity, "popularity")
         for what, names in (
             ("popularity column", () if self.popularity is None else (self.popularity,)),
             ("block column", tuple(table.blocks) if self.blocks is None else self.blocks),
@@ -68,6 +66,8 @@ class Settings:
         ):
             for name in names:
                 check_name(name, what)
+        if self.popularity is not None:
+            need_column(table.frame, self.popularity, "popularity")
 
 
 def digest_of(sae: Any) -> str:

@@ -178,11 +178,10 @@ def detected(findings: Findings, calibration: Calibration) -> Findings:
     ours = (findings.model, findings.table, findings.chosen_point)
     if theirs != ours:
         raise ValueError(f"this calibration is of {theirs}, these findings are of {ours}: calibrate these")
-    tried = {"largest_gain_tried": float(calibration.targets["true_gain"].max())}
     return replace(
         findings,
         limit_of_detection=calibration.limit_of_detection,
-        provenance={**findings.provenance, **tried},
+        largest_gain_tried=float(calibration.targets["true_gain"].max()),
     )
 
 

@@ -226,11 +226,7 @@ def test_a_gain_above_all_that_were_tried_is_no_contradiction(given) -> None:
     findings = given[4]
     told = replace(findings, limit_of_detection=float("nan")).summary()
     assert f"gain {findings.verdict.gain:+.3f}; a hidden part as small as those that were tried would" in told
-    tried = replace(
-        findings,
-        limit_of_detection=float("nan"),
-        provenance={**findings.provenance, "largest_gain_tried": 0.2},
-    )
+    tried = replace(findings, limit_of_detection=float("nan"), largest_gain_tried=0.2)
     assert "a hidden part of 0.2 or less would mostly have been missed" in tried.summary()
 
 
