@@ -25,13 +25,17 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--targets", type=int, default=200)
     parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--draws", type=int, default=2000, help="of the bootstrap: fewer are faster")
+    parser.add_argument("--string-step", type=int, help="every so many strengths of TF-IDF; 19 tries one")
     given = parser.parse_args()
     began = time.perf_counter()
     world = planted(n_rows=given.rows, width=given.width, n_layers=1, surface=0.4, hidden=0.2)
     findings = sweep(world.activations, world.table, world.baselines, progress=False)
     print(f"swept in {time.perf_counter() - began:.0f} s, {most_gib():.2f} GiB at most", flush=True)
     began = time.perf_counter()
-    calibration = calibrate(findings, targets=given.targets, progress=True)
+    calibration = calibrate(
+        findings, targets=given.targets, draws=given.draws, string_step=given.string_step, progress=True
+    )
     print(calibration.summary())
     print(f"calibrated in {time.perf_counter() - began:.0f} s, {most_gib():.2f} GiB at most")
 
