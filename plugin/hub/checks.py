@@ -15,11 +15,11 @@ cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0 c
 cdla-permissive-2.0 cdla-sharing-1.0 creativeml-openrail-m deepfloyd-if-license ecl-2.0 epl-1.0 epl-2.0
 etalab-2.0 eupl-1.1 eupl-1.2 fair-noncommercial-research-license gemma gfdl gpl gpl-2.0 gpl-3.0
 grok2-community h-research intel-research isc lgpl lgpl-2.1 lgpl-3.0 lgpl-lr llama2 llama3 llama3.1 llama3.2
-llama3.3 llama4 lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openmdw-1.0 openrail openrail++ osl-3.0
-other pddl postgresql unknown unlicense wtfpl zlib
+llama3.3 llama4 lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openmdw-1.0 openmdw-1.1 openrail
+openrail++ osl-3.0 other pddl postgresql unknown unlicense wtfpl zlib
 """
 LICENCES = frozenset(_LICENCES.split())
-"""The Hub's identifiers."""
+"""The Hub's identifiers, as its documentation of repositories' licences lists them (August 2026)."""
 
 _LONGEST = 200
 """Bytes of a folder's name."""
