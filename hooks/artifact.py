@@ -86,16 +86,20 @@ def check_schema(manifest: Mapping[str, Any], kind: str, path: Path | str) -> No
 
 
 @contextmanager
-def as_damaged(path: Path | str, remedy: str) -> Generator[None]:
+def as_damaged(
+    path: Path | str, remedy: str, also: tuple[type[Exception], ...] = (ValueError, RuntimeError)
+) -> Generator[None]:
     """**Raises** `ArtifactError` for whatever does not fit together in what was read from `path`.
 
     Args:
         path: the file or folder, for the message.
         remedy: what to do about it.
+        also: what else than a lacking key and a value of the wrong kind means damage here; nothing where
+            these are raised for other reasons, too.
     """
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, *also) as error:
         if isinstance(error, ArtifactError):
             raise
         why = f"it lacks {error}" if isinstance(error, KeyError) else str(error).partition("\n")[0]

@@ -1,11 +1,9 @@
 """Which class reads which folder: every kind of saved result, by the name in its manifest."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
-from graticule.hooks.artifact import ArtifactError, read_json
+from graticule.hooks.artifact import ArtifactError, as_damaged, read_json
 from graticule.hooks.result import Result
 
 RESULTS: dict[str, str] = {
@@ -47,21 +45,6 @@ RESULTS: dict[str, str] = {
 """Kind → `module:Class`."""
 
 
-@contextmanager
-def whole(path: Path | str) -> Generator[None]:
-    """What is loaded here from a folder is taken as damaged where a value is missing or of another kind.
-
-    Raises:
-        ArtifactError: for what a lacking key, or a value of the wrong type, raises otherwise.
-    """
-    try:
-        yield
-    except KeyError as error:
-        raise ArtifactError(f"{path} is damaged: it lacks {error.args[0]!r}; write it again") from error
-    except (TypeError, AttributeError, IndexError) as error:
-        raise ArtifactError(f"{path} is damaged: a value is of the wrong kind ({error})") from error
-
-
 def load_result(path: Path | str) -> Result:
     """The result in a folder, whatever it is.
 
@@ -74,5 +57,5 @@ def load_result(path: Path | str) -> Result:
     if not isinstance(kind, str) or kind not in RESULTS:
         raise ArtifactError(f"{path} holds {kind!r}; this graticule reads {', '.join(sorted(RESULTS))}")
     module, name = RESULTS[kind].split(":")
-    with whole(path):
+    with as_damaged(path, "write it again", also=()):
         return getattr(import_module(module), name).load(path)

@@ -20,8 +20,9 @@ def report(
     \b
     Example:  graticule report graticule-demo
     """
+    from graticule.hooks.artifact import as_damaged
     from graticule.report.page import write_page
-    from graticule.results import load_result, whole
+    from graticule.results import load_result
 
     if not folder.is_dir():
         raise FileNotFoundError(
@@ -30,7 +31,7 @@ def report(
     if (folder / "study.json").is_file():
         from graticule.studies.result import Study
 
-        with whole(folder):
+        with as_damaged(folder, "write it again", also=()):
             saved = Study.load(folder)
         o.say(f"The pages: {saved.report(folder / 'report.html')}")
         return

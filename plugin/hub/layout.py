@@ -7,11 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graticule.hooks.artifact import read_json
+from graticule.hooks.artifact import as_damaged, read_json
 from graticule.hub.checks import check_id
 from graticule.hub.outgoing import own_file, own_folders, own_tree
 from graticule.hub.subject import Subject, from_object, probe_in, sae_in
-from graticule.results import whole
 
 if TYPE_CHECKING:
     from graticule.probes.estimators.ridge import RidgeProbe
@@ -61,7 +60,7 @@ def _from_path(path: Path, wanted: str | None) -> list[Subject]:
         from graticule.probes.findings import Findings
 
         own_tree(path)
-        with whole(path):
+        with as_damaged(path, "write it again", also=()):
             return [from_object(Findings.load(path), wanted)]
     if found := _one(path, wanted):
         return found
@@ -78,7 +77,7 @@ def _from_path(path: Path, wanted: str | None) -> list[Subject]:
 
 def _one(path: Path, name: str | None) -> list[Subject]:
     """The SAE or probe in `path`, in a list; an empty one if there is none."""
-    with whole(path):
+    with as_damaged(path, "write it again", also=()):
         return _either(path, name)
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from graticule.hooks.artifact import as_damaged
 from graticule.hooks.visible import visible
 from graticule.hub.cards import markdown
 from graticule.hub.cards import probe as probe_card
@@ -19,7 +20,6 @@ from graticule.hub.checks import check_licence
 from graticule.hub.facts import ProbeFacts, SaeFacts
 from graticule.hub.remote import MAIN
 from graticule.hub.subject import Subject
-from graticule.results import whole
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
@@ -56,7 +56,7 @@ def card(
     text = old.text if old is not None else f"\n# {markdown.text(repo.split('/')[1])}\n\n"
     known = str(front.license) if front.license else None
     for subject in subjects:
-        with whole(subject.id):
+        with as_damaged(subject.id, "write it again", also=()):
             line, part = _part(repo, subject, revision, known)
         text = _put(text, subject.id, line, part)
     text = _listed(text)
