@@ -25,6 +25,7 @@ from graticule.hooks.coders import (
     hook_name,
     writes_elsewhere,
 )
+from graticule.hooks.finite import finite
 from graticule.hooks.points import PointError, layer_of
 from graticule.hooks.sae_folders import load_sae
 from graticule.hooks.store import Store
@@ -160,7 +161,7 @@ def encode(
     with bar, as_found(sae), torch.no_grad():
         parts: list[Any] = []
         for chunk in _chunks(n, step):
-            parts.append(_sparse(sae.encode(_read(activations, name, sae, chunk))))
+            parts.append(_sparse(sae.encode(_read(activations, name, sae, chunk)), chunk))
             bar.update(len(chunk))
     import scipy.sparse as sp
 
@@ -205,21 +206,30 @@ def _read(activations: Activations | Store, point: str, sae: SparseCoder, index:
     else:
         held = activations[point]
         rows = held[int(index[0]) : int(index[-1]) + 1] if run else held[torch.from_numpy(index)]
+    finite(point, rows, lambda i: f"in row {index[i]}", "leave these rows out, or capture in float32")
     head, wanted = head_of(sae), int(sae.cfg.d_in)
     if head is not None and rows.shape[1] != wanted:
         rows = rows[:, head * wanted : (head + 1) * wanted]
     return rows.to(sae.W_dec.device, sae.W_dec.dtype)
 
 
-def _sparse(acts: Tensor) -> Any:
-    """One chunk of latents as SciPy CSR."""
+def _sparse(acts: Tensor, index: np.ndarray) -> Any:
+    """One chunk of latents, of the rows `index`, as SciPy CSR.
+
+    **Raises** `NonFiniteError` for latents that are no numbers: a correlation with one is undefined, and the
+    latent would count as one that never fires.
+    """
     import scipy.sparse as sp
 
     dense = acts.to_dense() if acts.is_sparse else acts
     kept = torch.float64 if dense.dtype == torch.float64 else torch.float32
     row, column = dense.nonzero(as_tuple=True)
     data = dense[row, column].to("cpu", kept).numpy()
-    counts = np.bincount(row.cpu().numpy(), minlength=len(dense))
+    of = row.cpu().numpy()
+    finite(
+        "latents", data, lambda i: f"in row {index[of[i]]}", "are the SAE's weights and these rows numbers?"
+    )
+    counts = np.bincount(of, minlength=len(dense))
     start = np.concatenate([[0], np.cumsum(counts)])
     return sp.csr_matrix((data, column.cpu().numpy().astype(np.int32), start), shape=tuple(dense.shape))
 

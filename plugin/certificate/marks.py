@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -99,7 +99,10 @@ def _ridge(learner: str, held: pd.DataFrame, verdicts: pd.DataFrame) -> Iterable
 
 
 def _others(learner: str, held: pd.DataFrame) -> Iterable[Mark]:
-    by_point = _means(held[held["point"] == held["point"].iloc[-1]])
+    end = held[held["point"] == held["point"].iloc[-1]]
+    by_point = _means(
+        end[end[["logistic_r2", "mlp_r2", "pca_r2"]].notna().any(axis=1)]
+    )  # where they were fitted
     for name, column in (("logistic", "logistic_r2"), ("MLP", "mlp_r2")):
         behind, where = _extreme(by_point["ridge_r2"] - by_point[column], worst="high")
         yield Mark(name, learner, "R² of the posterior behind the ridge's by", behind, LESS, False, where)
@@ -109,8 +112,8 @@ def _others(learner: str, held: pd.DataFrame) -> Iterable[Mark]:
 
 def _odd(learner: str, parities: pd.DataFrame) -> Iterable[Mark]:
     """Of points where no linear reader finds the parities: ridge must not, the MLP must at the best one."""
-    by_point = parities.groupby(["level", "point"], sort=False)[["ridge", "mlp", "best_linear"]].mean()
-    hidden = by_point[by_point["best_linear"] <= HIDDEN]
+    by_point = _means(parities, ["ridge", "mlp", "best_linear"])
+    hidden = by_point[~(by_point["best_linear"] > HIDDEN)]
     ridge, at_ridge = _extreme(hidden["ridge"], worst="high")
     found, at_found = _extreme(hidden["mlp"], worst="high")  # the best point, for what is present at all
     words = "parity of two concepts, where no linear reader has it: R²"
@@ -118,18 +121,20 @@ def _odd(learner: str, parities: pd.DataFrame) -> Iterable[Mark]:
     yield Mark("MLP", learner, f"{words} at the best point", found, FOUND, True, at_found)
 
 
-def _means(table: pd.DataFrame) -> pd.DataFrame:
-    """Means over concepts at every width and point."""
-    numbers = ["ridge_r2", "best_r2", "write_cosine", "read_agreement", "logistic_r2", "mlp_r2", "pca_r2"]
-    return table.groupby(["level", "point"], sort=False)[numbers].mean()
+_NUMBERS = ("ridge_r2", "best_r2", "write_cosine", "read_agreement", "logistic_r2", "mlp_r2", "pca_r2")
+
+
+def _means(table: pd.DataFrame, numbers: Sequence[str] = _NUMBERS) -> pd.DataFrame:
+    """Means over concepts at every width and point; NaN where one of them is undefined."""
+    return table.groupby(["level", "point"], sort=False)[list(numbers)].mean(skipna=False)
 
 
 def _extreme(values: pd.Series[float], worst: str) -> tuple[float, str]:
-    """The lowest or highest value and where it is; NaN for nothing."""
+    """The lowest or highest value and where it is, NaN before any number; NaN for nothing."""
     found = values.to_numpy(np.float64)
-    if not len(found) or np.isnan(found).all():
+    if not len(found):
         return float("nan"), ""
-    place = int(np.nanargmin(found) if worst == "low" else np.nanargmax(found))
+    place = int(found.argmin() if worst == "low" else found.argmax())  # both take a NaN for the extreme
     level, point = values.index[place]
     return float(found[place]), f"d/m={level:g}, {short_point(str(point))}"
 

@@ -10,6 +10,8 @@ from typing import Any, cast
 
 import numpy as np
 
+from graticule.hooks.finite import finite
+
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILE = re.compile(r"\.(txt|parquet|jsonl?|csv|arrow|gz|zst|safetensors|gguf)$", re.IGNORECASE)
 
@@ -117,9 +119,14 @@ def hub_model(name: Any) -> str | None:
 def histogram(
     log10_frequency: np.ndarray, low: float = -10.0, step: float = 0.25
 ) -> tuple[tuple[float, int], ...]:
-    """Latents a bin of log10 firing frequency, from `low` to 0; what lies outside is in the outer bins."""
+    """Latents a bin of log10 firing frequency, from `low` to 0; what lies outside is in the outer bins.
+
+    **Raises** `NonFiniteError` for what is no number; minus infinity is a latent that never fired.
+    """
     bins = round(-low / step)
-    held = np.nan_to_num(log10_frequency.astype(np.float64), nan=low, neginf=low, posinf=0.0)
+    fired = log10_frequency != -np.inf
+    finite("log10 firing frequencies", log10_frequency, lambda i: f"of latent {i}", counted=fired)
+    held = np.where(fired, log10_frequency.astype(np.float64), low)
     place = np.clip(np.floor((held - low) / step), 0, bins - 1).astype(int)
     counts = np.bincount(place, minlength=bins)
     return tuple((low + step * i, int(n)) for i, n in enumerate(counts))

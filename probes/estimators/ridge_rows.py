@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from graticule.hooks.finite import finite
+
 _CHUNK_VALUES = 1 << 20
 _BAD_ROWS_NAMED = 5
 
@@ -141,7 +143,9 @@ def as_targets(
     check_finite_rows(values, np.arange(n_rows), "y")
     mean = values.mean(axis=0)
     values -= mean
-    scale = np.sqrt(np.mean(values**2, axis=0))
+    with np.errstate(over="ignore"):  # told below
+        scale = np.sqrt(np.mean(values**2, axis=0))
+    finite("standard deviations of targets", scale, lambda i: f"of {named[i]}", "divide it by a constant")
     for i in np.flatnonzero(scale <= 8 * np.finfo(np.float64).eps * np.abs(mean)):
         raise ValueError(
             f"{named[i]} is constant ({mean[i]:g} in every row): there is nothing to predict; drop it"

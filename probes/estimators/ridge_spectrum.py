@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from graticule.hooks.finite import finite
 from graticule.probes.estimators.ridge_rows import RowSource, check_finite_rows, chunks, gather_float64
 
 _SAMPLE_FOR_SHIFT = 512
@@ -40,7 +41,12 @@ def _eigh(matrix: Float[np.ndarray, "k k"]) -> tuple[Float[np.ndarray, " k"], Fl
 
     Up to about a thousand columns the threads of a symmetric eigensolver mostly wait for each other: alone
     on the machine they gain little, and on a busy one they lose a factor of three to fifty.
+
+    **Raises** `NonFiniteError` for entries that are no numbers.
     """
+    finite(
+        "products of activations", matrix, hint="squares of these rows overflow: divide them by a constant"
+    )
     threads = torch.get_num_threads()
     try:
         if len(matrix) <= _ONE_THREAD_UP_TO:
@@ -154,7 +160,9 @@ class KernelSpectrum:
         check_finite_rows(x, np.arange(len(x)), "X")
         mean = x.mean(axis=0)
         x -= mean
-        values, vectors = _eigh(x @ x.T)
+        with np.errstate(over="ignore", invalid="ignore"):
+            kernel = x @ x.T
+        values, vectors = _eigh(kernel)
         # The constant lies in the kernel's null space, mixed with whatever else does; the intercept fits it.
         vectors -= vectors.mean(axis=0)
         return cls(x, y, values, vectors, vectors.T @ y, mean, x.T @ y)
@@ -208,8 +216,10 @@ def _moments(
         if not np.isfinite(sums).all():
             check_finite_rows(rows, index, "X")
         total += sums
-        gram += rows.T @ rows
+        with np.errstate(over="ignore", invalid="ignore"):  # told where eigenvalues are asked for
+            gram += rows.T @ rows
         x_dot_y += rows.T @ y[index]
     offset = total / n
-    gram -= n * np.outer(offset, offset)
+    with np.errstate(over="ignore", invalid="ignore"):
+        gram -= n * np.outer(offset, offset)
     return shift + offset, gram, x_dot_y

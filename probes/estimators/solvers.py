@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
+from graticule.hooks.finite import finite
 from graticule.probes.estimators.ridge_alphas import at_edge, check_alphas, default_alphas
 from graticule.probes.estimators.ridge_holdout import HoldoutPlan, out_of_fold, plan_holdout
 from graticule.probes.estimators.ridge_rows import (
@@ -27,6 +28,7 @@ from graticule.probes.estimators.ridge_rows import (
 from graticule.probes.estimators.ridge_spectrum import GramSpectrum, KernelSpectrum, Spectrum
 
 _KEPT_ERRORS = 1 << 25
+_OVERFLOW = "squares of these rows or targets overflow: divide them by a constant"
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,7 @@ def _choose(
         if kept is not None:
             kept[index] = errors
     by_target = 1.0 - squares / n
+    finite("out-of-fold R²", by_target, lambda i: f"at strength {alphas[i]:.3g}", _OVERFLOW)
     validation = by_target.mean(axis=1)
     chosen = by_target.argmax(axis=0) if per_target else np.repeat(validation.argmax(), n_targets)
     columns = np.arange(n_targets)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from graticule.hooks.finite import finite
 from graticule.hooks.latents import Latents
 from graticule.probes.geometry import RandomVectors, cosine_matrix, largest_of
 from graticule.probes.layers import Problem
@@ -38,6 +39,7 @@ def decoder_cosines(
     `p_` is the chance of one such vector (two-sided), `p_max_` that of the largest of as many as there are
     latents, `p_bh_` Benjamini-Hochberg adjusted over the latents. The chances are exact, not drawn.
     """
+    finite("decoder vectors", decoder, lambda i: f"of latent {i}", "are the SAE's weights numbers?")
     living = np.flatnonzero(np.linalg.norm(decoder, axis=1) > 0)
     out: dict[str, Any] = {"latent": living}
     levels: dict[str, float] = {}

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from graticule import Activations
+from graticule.hooks.finite import NonFiniteError
 from graticule.hooks.latents import encode
 from graticule.hooks.points import PointError
 
@@ -111,6 +112,23 @@ def test_one_head_of_a_point(acts):
     with torch.no_grad():
         expected = sae.encode(acts["blocks.1.attn.hook_z"][:, WIDTH:])
     assert np.allclose(acts.encode(sae).values.toarray(), expected.numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["standard", "jumprelu", "topk"])
+def test_latents_that_are_no_numbers_are_refused(acts, kind):
+    sae = make(kind)
+    with torch.no_grad():
+        sae.b_enc[5] = torch.nan
+        sae.W_enc[:, 5] = torch.nan
+    with pytest.raises(NonFiniteError, match=r"latents: .* non-finite entries, the first in row 0"):
+        acts.encode(sae)
+
+
+def test_rows_that_are_no_numbers_are_refused(acts):
+    held = Activations({POINT: acts[POINT].clone()}, acts.rows)
+    held[POINT][41, 3] = torch.inf
+    with pytest.raises(NonFiniteError, match=f"{POINT}: 1 non-finite entries, the first in row 41"):
+        encode(held, make("jumprelu"), batch=20)
 
 
 def test_the_sae_is_left_as_found(acts):

@@ -1,5 +1,6 @@
 """The certificate: its truths against oracles, and that a broken instrument does not pass."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -205,8 +206,20 @@ def test_goes_on_from_what_is_done(certificate, world, folder, monkeypatch):
 
 def test_a_part_that_cannot_be_read_is_made_again(world, certificate, folder):
     (place,) = folder.glob("parts/*")
-    (place / "lookup-noise-1" / "manifest.json").unlink()
+    (place / "lookup-noise-1" / "concepts.parquet").write_bytes(b"")
     assert certify(world, plan=PLAN, out=folder, progress=False).marks == certificate.marks
+
+
+def test_a_folder_in_a_parts_place_that_does_not_say_what_it_is_stays(world, certificate, folder, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (place,) = copy.glob("parts/*/lookup-noise-1")
+    (place / "manifest.json").unlink()
+    (place / "mine.txt").write_text("kept")
+    with pytest.raises(
+        FileExistsError, match=r"lookup-noise-1 holds something other than a certificate_part"
+    ):
+        certify(world, plan=PLAN, out=copy, progress=False)
+    assert (place / "mine.txt").read_text() == "kept"
 
 
 def test_a_plans_own_seed_is_kept(world, monkeypatch):
@@ -230,6 +243,20 @@ def test_false_positives_are_drawn_where_they_are(certificate):
     for trace in found.data:
         held = certificate.nothing[certificate.nothing["learner"] + " learner" == trace.name]
         np.testing.assert_array_equal(trace.x, held["rate"])
+
+
+@pytest.mark.parametrize(
+    "column", ["ridge_r2", "best_r2", "write_cosine", "read_agreement", "pca_r2", "mlp_r2"]
+)
+def test_a_figure_that_is_undefined_for_one_concept_does_not_pass(certificate, column):
+    concepts = certificate.concepts.copy()
+    held = concepts[(concepts["condition"] == "dimension") & (concepts["level"] >= 1)]
+    at = held.index[held["point"] == held["point"].iloc[-1]][0]
+    tables = certificate.parities, certificate.verdicts, certificate.nothing
+    assert not any(np.isnan(m.value) for m in judge(concepts, *tables))
+    concepts.loc[at, column] = np.nan
+    undefined = [m for m in judge(concepts, *tables) if np.isnan(m.value)]
+    assert undefined and not any(m.passed for m in undefined)
 
 
 # What must not pass ------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from graticule import RidgeProbe, sweep
 from graticule.hooks.artifact import ArtifactError
+from graticule.hooks.finite import NonFiniteError
 from graticule.hub.cards.card import card
 from graticule.hub.cards.density import density_png
 from graticule.hub.checks import check_id
@@ -466,14 +467,21 @@ class TestPicture:
         assert density_png(density) == data
 
     def test_histogram_counts_every_latent_once(self):
-        values = np.array([-np.inf, -12.0, -10.0, -9.9, -5.0, -0.01, 0.0, np.nan])
+        values = np.array([-np.inf, -12.0, -10.0, -9.9, -5.0, -0.01, 0.0])
         counted = histogram(values)
         assert sum(n for _, n in counted) == len(values)
-        assert counted[0][1] == 5  # never, or hardly ever
+        assert counted[0][1] == 4  # never, or hardly ever
         assert counted[-1][1] == 2
         inside = np.random.default_rng(0).uniform(-10, 0, 500)
         expected = np.histogram(inside, bins=40, range=(-10, 0))[0]
         assert [n for _, n in histogram(inside)] == expected.tolist()
+
+    @pytest.mark.parametrize("bad", [np.nan, np.inf])
+    def test_a_frequency_that_is_no_number_is_in_no_bin(self, bad):
+        with pytest.raises(
+            NonFiniteError, match="firing frequencies: 1 non-finite entries, the first of latent 1"
+        ):
+            histogram(np.array([-1.0, bad, -np.inf]))
 
 
 def test_differences_name_what_differs():

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from graticule.hooks.artifact import ArtifactError, write_json
+from graticule.hooks.finite import NonFiniteError
 from graticule.probes.estimators.ridge import RidgeProbe, cosines
 from graticule.probes.estimators.ridge_alphas import default_alphas
 from graticule.probes.estimators.ridge_holdout import LARGEST_CLUSTER, plan_holdout
@@ -414,3 +415,15 @@ def test_a_source_that_gives_other_rows_is_refused():
     source.shape = (20, 6)
     with pytest.raises(ValueError, match=r"gather gave shape \(20, 5\)"):
         ridge_cv_stream(source, Y)
+
+
+@pytest.mark.parametrize("width", [5, 90], ids=["gram", "kernel"])
+def test_figures_that_overflow_are_refused(width):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(60, width))
+    y = X[:, :2] + 0.1 * rng.normal(size=(60, 2))
+    assert ridge_cv(X, y * 1e100).score == pytest.approx(ridge_cv(X, y).score, abs=1e-6)
+    with pytest.raises(NonFiniteError, match=r"standard deviations of targets: 2 .* of target 0; divide"):
+        ridge_cv(X, y * 1e160)  # whose scale is infinite: a perfect score
+    with pytest.raises(NonFiniteError, match=r"products of activations: .* overflow: divide them"):
+        ridge_cv(X * 1e160, y)
