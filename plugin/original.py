@@ -29,6 +29,10 @@ class IncompleteModelError(ValueError):
     """The weights in a model's files are not those that its config asks for."""
 
 
+class EncoderDecoderError(ValueError):
+    """A model whose decoder reads what an encoder made of another text: rows have no one stream of theirs."""
+
+
 @dataclass(frozen=True)
 class Wishes:
     """How a model is to be read: the arguments of `load_model` that every way of loading heeds."""
@@ -71,6 +75,7 @@ def read_original(
 
     Raises:
         IncompleteModelError: The files lack weights, or hold others than the config asks for.
+        EncoderDecoderError: It has an encoder beside its decoder.
         ValueError: transformers cannot read a language model there, or it needs code of its own.
         OSError: `source` is a name, and the Hub did not give it.
     """
@@ -85,6 +90,8 @@ def read_original(
             hf, info = kind.from_pretrained(
                 source, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
             )
+    except EncoderDecoderError as error:
+        raise EncoderDecoderError(f"{source} {error}") from None
     except Exception as error:  # transformers raises whatever the missing piece happens to raise
         if not local and isinstance(error, OSError):
             raise
@@ -183,6 +190,11 @@ def _auto_class(source: Path | str, options: dict[str, Any]) -> Any:
 
     config: Any = AutoConfig.from_pretrained(source, **options)
     _check_attention(config, options["trust_remote_code"])
+    if getattr(config, "is_encoder_decoder", False):
+        raise EncoderDecoderError(
+            f"has an encoder and a decoder ({config.model_type}), which read two texts; expected a model of "
+            "one stack, such as GPT-2, Gemma or BERT"
+        )
     names = getattr(config, "architectures", None) or []
     continues = any(name.endswith(("ForCausalLM", "LMHeadModel")) for name in names)
     causal: Any = AutoModelForCausalLM

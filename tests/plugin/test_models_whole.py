@@ -368,13 +368,30 @@ def test_loading_a_model_that_sees_pictures_installs_nothing(tmp_path: Path, mon
     assert ran == []
 
 
-@pytest.mark.parametrize("kind", ["T5", "Roberta", "ModernBert", "ViT"])
+@pytest.mark.parametrize("kind", ["Roberta", "ModernBert", "ViT"])
 def test_what_is_no_language_model_of_transformer_lens_is_refused_in_a_line(kind: str, tmp_path) -> None:
     small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
-    small = {**small, **WORDS} if kind != "T5" else {"d_model": 32, "d_ff": 48, "num_layers": 1, **WORDS}
-    config = getattr(hf, f"{kind}Config")(**small)
-    ends = {"T5": "ForConditionalGeneration", "ViT": "Model"}
+    config = getattr(hf, f"{kind}Config")(**{**small, **WORDS})
+    ends = {"ViT": "Model"}
     getattr(hf, f"{kind}{ends.get(kind, 'ForMaskedLM')}")(config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"has none for a|has no adapter for it") as e:
         load_model(tmp_path)
     assert len(one_line(e)) < 400
+
+
+@pytest.mark.parametrize("kind", ["T5", "Bart", "MBart"])
+def test_an_encoder_beside_a_decoder_is_refused_in_a_line(kind: str, tmp_path) -> None:
+    """Some load as a bridge, whose decoder reads the text shifted by a token."""
+    small = {"d_model": 32, "d_ff": 48, "num_layers": 1, **WORDS}
+    if kind != "T5":
+        sides = {f"{side}_{what}": n for side in ("encoder", "decoder")
+                 for what, n in (("layers", 2), ("attention_heads", 4), ("ffn_dim", 48))}  # fmt: skip
+        small = {"d_model": 32, "max_position_embeddings": 64, **sides, **WORDS}
+    config = getattr(hf, f"{kind}Config")(**small)
+    getattr(hf, f"{kind}ForConditionalGeneration")(config).save_pretrained(tmp_path)
+    for verify in (True, False):
+        with pytest.raises(
+            ValueError, match=rf"has an encoder and a decoder \({kind.lower()}\).* one stack"
+        ) as e:
+            load_model(tmp_path, verify=verify)
+        assert len(one_line(e)) < 400
