@@ -38,7 +38,7 @@ def share_reaching(
     return np.where(undefined, np.nan, (1 + reached) / (1 + len(null)))
 
 
-def ranks(values: Float[np.ndarray, row * column]) -> Float[np.ndarray, row * column]:
+def ranks(values: Float[np.ndarray, "row ..."]) -> Float[np.ndarray, "row ..."]:
     """Mean ranks of every column; neighbours that differ by rounding alone share theirs.
 
     Args:
