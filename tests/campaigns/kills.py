@@ -210,7 +210,7 @@ def scenarios() -> tuple[Scenario, ...]:
                  lambda out: acts.select(rows=slice(9)).save(out), graticule.Activations.load),
         Scenario("findings.save", other.save, findings.save, graticule.Findings.load),
         Scenario("probe", lambda out: graticule.probe(model, table, out=out, draws=20, **quiet)),
-        Scenario("probe, judged anew", lambda out: graticule.probe(model, table, out=out, draws=20, **quiet),
+        Scenario("probe again", lambda out: graticule.probe(model, table, out=out, draws=20, **quiet),
                  lambda out: graticule.probe(model, table, out=out, draws=10, **quiet),
                  graticule.Findings.load),
         Scenario("sim", sim),
