@@ -110,7 +110,7 @@ class Session:
 
     def _tell_large(self, member: Member, large: LargeRows) -> None:
         """Keep what the largest rows hold, and warn where it is most of what will be learned."""
-        member.manifest["large_rows"] = asdict(large)
+        update_run(member.folder, member.manifest, large_rows=asdict(large))  # before the first checkpoint
         if large.share >= LARGE_SHARE:
             _log.warning(
                 "%s: %s: the SAE will be about those rows; stream={'max_norm': %g} leaves them out",
