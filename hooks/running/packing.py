@@ -6,7 +6,7 @@ with permuted strides make that rearrangement a view. Shapes and values do not c
 own storage is put back afterwards.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 
 import torch
@@ -32,6 +32,23 @@ def _laid_out(name: str, weight: Tensor, gated: set[str]) -> Tensor | None:
     return None
 
 
+def lay_out(model: HookedModel) -> None:
+    """Lay the weights out for good, one after the other: for a model that nobody else holds, such as a twin.
+
+    `packed` then has nothing to copy, and does not hold them twice.
+    """
+    parameters = {n: p for n, p in model.named_parameters() if p.device.type == "cpu"}
+    gated = _gated(parameters)
+    for name, parameter in parameters.items():
+        laid_out = _laid_out(name, parameter.data, gated)
+        if laid_out is not None:
+            parameter.data = laid_out
+
+
+def _gated(names: Iterable[str]) -> set[str]:
+    return {n.rpartition(".")[0] for n in names if n.endswith(".W_gate")}
+
+
 @contextmanager
 def packed(model: HookedModel) -> Generator[None]:
     """Lay the weights of a TransformerLens model on the CPU out for its forward pass, then put them back.
@@ -40,7 +57,7 @@ def packed(model: HookedModel) -> Generator[None]:
     in memory at once), or for modules that keep no such weights.
     """
     parameters = {n: p for n, p in model.named_parameters() if p.device.type == "cpu"}
-    gated = {n.rpartition(".")[0] for n in parameters if n.endswith(".W_gate")}
+    gated = _gated(parameters)
     size = sum(p.numel() * p.element_size() for n, p in parameters.items() if n.startswith("blocks."))
     originals: list[tuple[torch.nn.Parameter, Tensor]] = []
     try:

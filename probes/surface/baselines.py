@@ -33,6 +33,7 @@ from graticule.hooks.names import inside
 from graticule.hooks.points import LayerSpec, PointError, PointSpec, full_name, resolve
 from graticule.hooks.positions import Pos, plain
 from graticule.hooks.protocols import HookedModel
+from graticule.hooks.running.packing import lay_out
 from graticule.hooks.store import Store
 from graticule.probes.surface.twin import make_twin
 from graticule.probes.tables.table import Table
@@ -199,6 +200,7 @@ def _made(
     for i in range(how["twins"]):
         give_back()  # a twin is the largest thing beside the model
         copy = make_twin(model, seed + i, twin, keep=() if reads_logits else ("unembed.",))
+        lay_out(copy)
         features[f"twin_{i}"] = run(f"twin_{i}", copy, points=points, layers=layers, pos=pos,
                                       include_bos=include_bos)  # fmt: skip
         del copy

@@ -5,6 +5,9 @@ import copy
 import pytest
 import torch
 
+from graticule import capture
+from graticule.hooks.identity import model_identity
+from graticule.hooks.running.packing import lay_out, packed
 from graticule.probes.surface.twin import make_twin
 
 
@@ -144,3 +147,16 @@ def test_every_parameter_of_plain_modules_is_drawn_anew():
     twin = make_twin(module, how="fresh")
     assert not any(torch.equal(a, b) for a, b in zip(twin.parameters(), module.parameters(), strict=True))
     assert (twin[2].running_mean == 0).all() and not (module[2].running_mean == 0).any()
+
+
+def test_a_twin_laid_out_for_good_is_the_same_model(tiny, names):
+    """Nothing is held twice while it is captured, and its digest and activations are as without."""
+    plain, laid = make_twin(tiny, 0), make_twin(tiny, 0)
+    lay_out(laid)
+    assert any(not p.is_contiguous() for p in laid.parameters())
+    assert model_identity(laid) == model_identity(plain)
+    with packed(laid):
+        held = {name: p.data_ptr() for name, p in laid.named_parameters()}
+    assert held == {name: p.data_ptr() for name, p in laid.named_parameters()}
+    one, other = capture(plain, names), capture(laid, names)
+    assert all(torch.equal(one[point], other[point]) for point in one)
