@@ -94,6 +94,14 @@ def _make_baselines(value: Any) -> str:  # noqa: ARG001
     return "graticule.baselines(model, table), or graticule.baselines(None, table) for the strings alone"
 
 
+def _is_frame(value: Any) -> bool:
+    return hasattr(value, "iloc") and hasattr(value, "columns")
+
+
+def _make_rows(value: Any) -> str:  # noqa: ARG001
+    return "pandas.DataFrame({'text': texts, 'target': values})"
+
+
 MODEL = Kind("a loaded model", _is_model, _load_model)
 """A model with named hook points."""
 TABLE = Kind("a graticule.Table", of_class("Table"), _make_table)
@@ -106,9 +114,11 @@ COMPARED = Kind(
     "findings, or what `at` of findings returns", of_class("Findings", "Predicted"), _make_findings
 )
 """Predictions of test rows."""
-FRAME = Kind("a pandas DataFrame", lambda value: hasattr(value, "iloc") and hasattr(value, "columns"),
-             _make_frame)  # fmt: skip
+FRAME = Kind("a pandas DataFrame", _is_frame, _make_frame)
 """Columns beside something else's rows."""
+DATA = Kind("a pandas DataFrame, or a file of rows", lambda v: _is_frame(v) or isinstance(v, str | PathLike),
+            _make_rows)  # fmt: skip
+"""What a table is made of."""
 ACTIVATIONS = Kind("Activations or a Store", of_class("Activations", "Store"), _make_activations)
 """Rows of activations, in memory or on disk."""
 TARGET = Kind(
@@ -148,7 +158,8 @@ def door(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         signature = inspect.signature(function)
-        name = function.__name__
+        made = function.__name__ == "__init__"
+        name = function.__qualname__.split(".")[-2] if made else function.__name__
         ranged = [p for p in signature.parameters if p in LIMITS and p not in kinds]
 
         @functools.wraps(function)

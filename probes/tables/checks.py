@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
@@ -11,7 +12,11 @@ import pandas as pd
 
 from graticule.probes.tables.rows import TableError
 
+_LARGEST = 1e100
 _LIMITS = {"lat": 90.0, "lon": 360.0}
+
+
+logger = logging.getLogger(__name__)
 
 
 class ColumnError(KeyError):
@@ -25,9 +30,9 @@ def need_column(frame: pd.DataFrame, column: str, role: str) -> None:
     """**Raises** ColumnError that names the nearest columns if there is no such column."""
     names = [str(c) for c in frame.columns]
     if column in frame.columns:
-        if names.count(column) > 1:
+        if names.count(str(column)) > 1:
             raise TableError(
-                f"the table has {names.count(column)} columns named {column!r}: rename all but one"
+                f"the table has {names.count(str(column))} columns named {str(column)!r}: rename all but one"
             )
         return
     lower = {name.lower(): name for name in names}
@@ -54,8 +59,47 @@ def read_texts(values: pd.Series, column: str, bad: dict[int, str]) -> list[str]
         text = "" if missing else str(value)
         if not text.strip():
             bad.setdefault(row, f"text {column!r} is missing or empty")
+        elif (half := half_character(text)) is not None:
+            bad.setdefault(row, f"text {column!r} holds half a character ({half!r}), which no model can read")
         out.append(text)
+    if len(values) and not any(isinstance(value, str) for value in values):
+        logger.warning("text %r holds numbers, not text: the model reads their digits", column)
     return out
+
+
+def half_character(text: str) -> str | None:
+    """The first surrogate without its other half, or None: text that UTF-8 cannot write."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return text[error.start]
+    return None
+
+
+def need_text_and_target(texts: pd.Series, target: pd.Series) -> None:
+    """Refuse a text column of a few labels beside a target that is text of its own in most rows.
+
+    Args:
+        texts: The column named as text.
+        target: The column named as target.
+
+    Raises:
+        TableError: The two look swapped.
+    """
+    words = target.dropna()
+    if not len(words) or not all(isinstance(v, str) for v in words):
+        return
+    values, labels = len(set(words)), len(set(map(str, texts)))
+    if (
+        values > len(words) / 2
+        and labels <= values / 2
+        and pd.to_numeric(words, errors="coerce").isna().all()
+    ):
+        raise TableError(
+            f"text {texts.name!r} looks like labels ({labels} in {len(texts)} rows) and target "
+            f"{target.name!r} like text ({values} in {len(words)}): swap the two, "
+            f"text={target.name!r}, target={texts.name!r}"
+        )
 
 
 def read_units(
@@ -112,6 +156,13 @@ def need_variation(y: np.ndarray, names: Sequence[str], kind: str, where: str) -
             if kind == "categorical":
                 what = f"no row is of class {name!r}{where}" if column[0] == 0 else f"all are {name!r}{where}"
             raise TableError(f"{what}: nothing to learn; choose another target, split or rows")
+        largest, spread = float(np.abs(column).max()), float(np.ptp(column))
+        if largest > _LARGEST or spread < 1 / _LARGEST:
+            raise TableError(
+                f"{name!r} runs from {column.min():g} to {column.max():g}{where}: squares of that are no "
+                f"numbers here (up to {_LARGEST:g}, differing by {1 / _LARGEST:g} or more): give it in "
+                "another unit, or its logarithm"
+            )
 
 
 def need_two_clusters(clusters: np.ndarray, y: np.ndarray, names: Sequence[str], kind: str) -> None:

@@ -18,6 +18,7 @@ from graticule.probes.tables.rows import TableError
 logger = logging.getLogger(__name__)
 
 _MISSING = ["", "NA", "N/A", "n/a", "NaN", "nan", "NULL", "null", "None", "<NA>", "-nan", "#N/A"]
+_DECIMAL = " (with decimal=',' where numbers are written so)"
 _SEPARATORS = {".csv": ",", ".tsv": "\t"}
 
 
@@ -54,6 +55,7 @@ def _read_separated(path: Path, separator: str, text: str | None, literal: Seque
         if separator == "\t" and _has_no_quoting(path):
             how["quoting"] = csv.QUOTE_NONE
         columns = pd.read_csv(path, nrows=0, **how).columns
+        _need_its_separator(path, separator, columns, text)
         frame = pd.read_csv(
             path,
             keep_default_na=False,
@@ -72,9 +74,41 @@ def _read_separated(path: Path, separator: str, text: str | None, literal: Seque
             f"{path.name} cannot be read as a table ({said}): quote fields that hold the separator, double "
             "the quotes in them, or pass a DataFrame"
         ) from error
+    _need_its_header(path, frame, how)
     if text is not None and text in frame:
         _say_swallowed(frame, text, separator, path)
     return frame
+
+
+def _need_its_separator(path: Path, separator: str, columns: pd.Index, text: str | None) -> None:
+    """Refuse a header that is one column by this separator and several by another."""
+    if len(columns) != 1 or columns[0] == text:
+        return
+    for other in (";", "\t", ",", "|"):
+        if other != separator and other in str(columns[0]):
+            raise TableError(
+                f"{path.name} is separated by {other!r}, not {separator!r}: pass "
+                f"pandas.read_csv({path.name!r}, sep={other!r}){_DECIMAL if other == ';' else ''}"
+            )
+
+
+def _need_its_header(path: Path, frame: pd.DataFrame, how: Mapping[str, Any]) -> None:
+    """Refuse rows of more fields than the header, and a header that names two columns alike.
+
+    pandas takes the first fields of such rows for an index, which moves every column to the side, and
+    writes a number behind a repeated name.
+    """
+    if not isinstance(frame.index, pd.RangeIndex):
+        n = len(frame.columns)
+        raise TableError(
+            f"{path.name}: header has {n} fields, rows have {n + frame.index.nlevels} (line 2): name every "
+            "column, and quote fields that hold the separator"
+        )
+    header = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False, **how).iloc[0].tolist()
+    if twice := [name for i, name in enumerate(header) if name.strip() and name in header[:i]]:
+        raise TableError(
+            f"{path.name} has {header.count(twice[0])} columns named {twice[0]!r}: rename all but one"
+        )
 
 
 def _has_no_quoting(path: Path) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime
 import logging
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Literal
 
 import numpy as np
@@ -87,9 +89,13 @@ def _numbers(values: pd.Series) -> np.ndarray | None:
     if values.dtype != object:
         return None
     known = values[~_missing(values)]
-    if len(known) and all(isinstance(v, int | float | np.number | np.bool_) for v in known):
+    if len(known) and all(_is_real(v) for v in known):
         return values.where(~_missing(values), np.nan).astype(np.float64).to_numpy()
     return None
+
+
+def _is_real(value: object) -> bool:
+    return isinstance(value, Decimal | int | float | np.number | np.bool_) and not np.iscomplexobj(value)
 
 
 def _with_typos(values: pd.Series, column: str, bad: dict[int, str]) -> np.ndarray | None:
@@ -132,6 +138,16 @@ def _not_numbers(values: pd.Series, column: str) -> str:
             f"target {column!r} holds dates (e.g. {example}): convert them to numbers, e.g. years, "
             f"pandas.to_datetime(df[{column!r}]).dt.year"
         )
+    if isinstance(example, datetime.timedelta | np.timedelta64):
+        return (
+            f"target {column!r} holds durations (e.g. {example}): convert them to numbers, e.g. "
+            f"pandas.to_timedelta(df[{column!r}]).dt.total_seconds()"
+        )
+    if np.iscomplexobj(example):
+        return (
+            f"target {column!r} holds complex numbers (e.g. {example}): give their real and imaginary parts "
+            "as two targets"
+        )
     if example is not None and not pd.api.types.is_scalar(example):
         return (
             f"target {column!r} holds {type(example).__name__} values: give one number a row in each column"
@@ -166,9 +182,24 @@ def _check_labels(labels: Sequence[Any], column: str) -> None:
         raise TableError(
             f"target {column!r} writes yes and no in several ways ({written}): write two words, one for each"
         )
-    if len(set(words)) < len(words):
-        alike = [label for label, word in zip(labels, words, strict=True) if words.count(word) > 1]
-        logger.warning("target %r: classes %s differ in capitals or blanks alone", column, alike[:4])
+    names = [_class_name(label) for label in labels]
+    if twice := [i for i, name in enumerate(names) if name in names[:i]]:
+        pair = labels[names.index(names[twice[0]])], labels[twice[0]]
+        one, other = (f"{label!r} ({type(label).__name__})" for label in pair)
+        raise TableError(
+            f"target {column!r} has two classes named {names[twice[0]]!r}, {one} and {other}: write both "
+            f"in one way, df[{column!r}].astype(str), or apart"
+        )
+    say_alike(f"target {column!r}: classes", labels)
+
+
+def say_alike(what: str, labels: Sequence[Any]) -> None:
+    """Warn of labels that are one word but for capitals, blanks or their type, and so stand apart."""
+    words = [_class_name(label).strip().lower() for label in labels]
+    several = Counter(words)
+    if len(several) < len(words):
+        alike = [label for label, word in zip(labels, words, strict=True) if several[word] > 1]
+        logger.warning("%s %s differ in capitals, blanks or type alone", what, alike[:4])
 
 
 def _infer(values: pd.Series, numbers: np.ndarray | None, column: str) -> Kind:
@@ -179,6 +210,8 @@ def _infer(values: pd.Series, numbers: np.ndarray | None, column: str) -> Kind:
     nested = len(known) > 0 and not all(pd.api.types.is_scalar(v) for v in known)
     is_category = isinstance(values.dtype, pd.CategoricalDtype)
     if nested or (_holds_dates(values) and not is_category) or (_is_numeric_text(values) and not is_category):
+        raise TableError(_not_numbers(values, column))
+    if any(isinstance(v, complex | np.complexfloating | datetime.timedelta | np.timedelta64) for v in known):
         raise TableError(_not_numbers(values, column))
     return "binary" if known.nunique() == 2 else "categorical"
 

@@ -13,13 +13,16 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 
 from graticule.hooks.alignment import by_place
+from graticule.hooks.doors import DATA, door
 from graticule.hooks.visible import visible
 from graticule.probes.scores.metrics import coordinate_columns
 from graticule.probes.tables.checks import (
     check_limits,
     columns_of,
     duplicates,
+    half_character,
     need_column,
+    need_text_and_target,
     need_two_clusters,
     need_variation,
     one_order,
@@ -29,7 +32,7 @@ from graticule.probes.tables.checks import (
 )
 from graticule.probes.tables.groups import dense_codes, draw_split, link_clusters
 from graticule.probes.tables.reading import packaged_settings, read_frame
-from graticule.probes.tables.rows import Kind, TableError, read_split, read_targets
+from graticule.probes.tables.rows import Kind, TableError, read_split, read_targets, say_alike
 
 logger = logging.getLogger(__name__)
 
@@ -78,6 +81,7 @@ class Table:
     conflicting_texts: int
     """Those of them whose rows differ in the target."""
 
+    @door(data=DATA)
     def __init__(
         self,
         data: pd.DataFrame | str | Path,
@@ -121,6 +125,11 @@ class Table:
 
         if text is not None and text in targets:
             raise TableError(f"target {text!r} is the text column: the model reads it; name another column")
+        if text is not None and len(targets) == 1 and kind is None:
+            need_text_and_target(frame[text], frame[targets[0]])
+        for column, role in roles:
+            if role in ("cluster", "blocks"):
+                say_alike(f"{role} {column!r}: labels", frame[column].dropna().unique().tolist())
         bad: dict[int, str] = {}
         texts = None if text is None else read_texts(frame[text], text, bad)
         read = read_targets(frame, targets, kind, bad)
@@ -198,6 +207,9 @@ class Table:
 
         **Raises** TableError where lengths differ, besides what the constructor raises.
         """
+        for row, value in enumerate([] if texts is None else texts):
+            if isinstance(value, str) and half_character(value):  # which pandas refuses in its own words
+                raise TableError(f"texts holds half a character at row {row}: {value!r}")
         one_order({"y": y, "texts": texts, "is_test": is_test, "clusters": clusters, **(blocks or {})})
         columns = columns_of(y, target_names)
         names = list(columns)

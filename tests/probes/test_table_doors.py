@@ -6,6 +6,7 @@ import datetime
 import gzip
 import json
 import logging
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,14 @@ def test_files_in_other_encodings_say_so(tmp_path: Path) -> None:
     ("name", "content", "told"),
     [
         ("ragged.csv", b"name,t\n" + b"a,1\n" * 9 + b"a,1,2\n", r"ragged\.csv cannot .*line 11, saw 3"),
+        ("wide.csv", b"name,t\n" + b"a,1,2\n" * 9, r"wide\.csv: header has 2 fields, rows have 3 \(line 2\)"),
+        ("ends.csv", b"name,t\n" + b"a,1,\n" * 9, r"header has 2 fields, rows have 3 \(line 2\)"),
+        ("wide.tsv", b"name\tt\n" + b"a\tb\t1\t2\n" * 9, r"header has 2 fields, rows have 4"),
+        ("wide.csv.gz", gzip.compress(b"name,t\n" + b"a,1,2\n" * 9), r"header has 2 fields, rows have 3"),
+        ("twice.csv", b"name,t,t\n" + b"a,1,2\n" * 9, r"twice\.csv has 2 columns named 't'"),
+        ("semi.csv", b"name;t\n" + b"a;1,5\n" * 9, r"separated by ';', not ',': .*sep=';'.*decimal=','"),
+        ("tabs.csv", b"name\tt\n" + b"a\t1\n" * 9, r"separated by '\\t', not ','"),
+        ("commas.tsv", b"name,t\n" + b"a,1\n" * 9, r"separated by ',', not '\\t'"),
         ("empty.csv", b"", r"empty\.csv cannot be read"),
         ("head.csv", b"name,t\n", "has no rows"),
         ("no.csv.gz", b"name,t\na,1\n", r"no\.csv\.gz cannot be read"),
@@ -145,6 +154,14 @@ DAYS = [f"2001-03-{1 + i % 28:02d}" for i in range(N)]
         (["1.5"] * 39 + ["1,5"], r"1 of 40 rows .*row 39: target 't' is '1,5', where 98% are numbers"),
         (["12", "about 300"] * 20, r"20 of 40 rows .*row 1: .*'about 300', where 50% .*kind='categorical'"),
         ([1.5] * 20 + ["x"] + [2] * 19, "row 20: target 't' is 'x'"),
+        ([1, "1", 2, "2"] * 10, r"two classes named '1', 1 \(int\) and '1' \(str\)"),
+        (pd.Categorical([1.0, "1"] * 20), r"two classes named '1'"),
+        (np.arange(N) * 1e-300, r"'t' runs from 0 to 3\.9e-299: .*another unit"),
+        (np.arange(N) * 1e300, "another unit"),
+        (np.arange(N) + 1j, "holds complex numbers .*two targets"),
+        (pd.Series([1j, 2j] * 20, dtype=object), "holds complex numbers"),
+        (pd.to_timedelta(np.arange(N), unit="D"), r"holds durations .*total_seconds\(\)"),
+        ([datetime.timedelta(i) for i in range(N)], "holds durations"),
         (NAMES, "1 rows, all in one cluster, are of class .* 39 classes more"),
     ],
 )
@@ -171,12 +188,52 @@ def test_classes_that_differ_in_capitals_are_said(caplog: pytest.LogCaptureFixtu
     assert "'US', 'us'" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("role", "labels"), [("cluster", ["Fr", "Fr ", "De", "It"]), ("blocks", [1, "1", 2, 3])]
+)
+def test_groups_that_differ_in_blanks_are_said(
+    role: str, labels: list[object], caplog: pytest.LogCaptureFixture
+) -> None:
+    data = pd.DataFrame({"name": NAMES, "t": np.arange(N), "g": pd.Series(labels * 10, dtype=object)})
+    with caplog.at_level(logging.WARNING):
+        Table(data, "name", "t", **{role: "g"})  # type: ignore[arg-type]
+    assert f"{role} 'g': labels {labels[:2]} differ in capitals, blanks or type alone" in caplog.text
+
+
+def test_decimals_are_numbers() -> None:
+    values = [Decimal(i) / 8 for i in range(N)]
+    assert table_of(values).kind == "numeric"
+    assert table_of(values).y[:, 0].tolist() == [i / 8 for i in range(N)]
+
+
+def test_text_that_is_none(caplog: pytest.LogCaptureFixture) -> None:
+    halves = pd.Series(["\ud800x", *NAMES[1:]], dtype=object)
+    data = pd.DataFrame({"name": NAMES, "t": ["yes", "no"] * 20, "n": np.arange(N)})
+    with pytest.raises(TableError, match=r"row 0: text 'name' holds half a character \('\\ud800'\)"):
+        Table(data.assign(name=halves), "name", "t")
+    with pytest.raises(TableError, match="texts holds half a character at row 0"):
+        Table.from_arrays(np.arange(N), halves.tolist())
+    with pytest.raises(
+        TableError, match=r"text 't' looks like labels \(2 in 40 rows\).*text='name', target='t'"
+    ):
+        Table(data, text="t", target="name")
+    for thing in ([["a", 1]], {"name": NAMES}, None, 3):
+        with pytest.raises(TypeError, match=r"Table: data is .*; expected a pandas DataFrame"):
+            Table(thing, "name", "t")  # type: ignore[arg-type]
+    with caplog.at_level(logging.WARNING):
+        Table(data, "n", "t")
+    assert "text 'n' holds numbers, not text" in caplog.text
+
+
 def test_columns_in_two_roles() -> None:
     data = pd.DataFrame({"name": NAMES, "t": np.arange(N), "u": np.arange(N) ** 2})
     with pytest.raises(TableError, match="target 't' is named twice"):
         Table(data, "name", ["t", "u", "t"])
     with pytest.raises(TableError, match="target 'name' is the text column"):
         Table(data, "name", "name")
+    mixed = pd.DataFrame({"name": NAMES, 1: np.arange(N), "1": np.arange(N) ** 2})
+    with pytest.raises(TableError, match="2 columns named '1'"):
+        Table(mixed, "name", "1")
     with pytest.raises(ColumnError, match="no column 'x'"):
         Table(data, "name", "x")
 
