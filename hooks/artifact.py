@@ -56,6 +56,19 @@ def write_json(path: Path | str, value: Any) -> None:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
+def only_file(path: Path | str) -> Path:
+    """`path`, which is opened next: a file, or nothing. Who opens a pipe or a device may wait for ever.
+
+    Raises:
+        ArtifactError: if it is a folder, pipe, socket or device.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "a pipe, socket or device"
+        raise ArtifactError(f"{path} is {what}, expected a file; remove it, and write the file again")
+    return path
+
+
 def read_json(path: Path | str) -> dict[str, Any]:
     """The JSON object in `path`, after what a killed writer had committed beside it is in its place.
 
@@ -64,11 +77,15 @@ def read_json(path: Path | str) -> dict[str, Any]:
     path = Path(path)
     recover(path.parent if path.parent.is_dir() else path.parent.parent)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(only_file(path).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ArtifactError(f"{path} is missing: {path.parent} is not a whole graticule folder") from error
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ArtifactError(f"{path} is damaged ({error}); write it again") from error
+    except ValueError as error:  # Python's own limit of the digits it reads
+        if isinstance(error, ArtifactError):
+            raise
+        raise ArtifactError(f"{path} is damaged (a number of thousands of digits); write it again") from error
     if not isinstance(value, dict):
         raise ArtifactError(f"{path} holds {type(value).__name__}, expected a JSON object")
     return cast("dict[str, Any]", value)
@@ -127,7 +144,7 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        return load_file(only_file(path))
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} is missing") from error
     except SafetensorError as error:
@@ -148,7 +165,7 @@ def read_table(path: Path | str) -> pd.DataFrame:
     import pyarrow
 
     try:
-        return pd.read_parquet(path)
+        return pd.read_parquet(only_file(path))
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} is missing") from error
     except (pyarrow.ArrowInvalid, OSError) as error:
@@ -171,8 +188,8 @@ def frame_digest(frame: pd.DataFrame) -> str:
 
 
 def sha256(path: Path | str) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
+    """The SHA-256 of a file, in hexadecimal. **Raises** `ArtifactError` for what is no file."""
+    with open(only_file(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

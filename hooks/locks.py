@@ -29,7 +29,7 @@ def only_here(folder: Path | str, doing: str) -> Generator[None]:
         FileExistsError: if another process or thread holds it, or it is a file.
     """
     folder = Path(folder)
-    if folder.is_file():
+    if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; name a folder")
     new = not folder.exists()
     descriptor = _locked(folder, doing)

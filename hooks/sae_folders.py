@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graticule.hooks.artifact import ArtifactError
+from graticule.hooks.artifact import ArtifactError, only_file
 from graticule.hooks.coders import (
     OF_BATCHES,
     SparseCoder,
@@ -98,6 +98,8 @@ def _read(folder: Path) -> SparseCoder:
     from sae_lens import SAE
     from safetensors import SafetensorError
 
+    for file in folder.iterdir():
+        only_file(file)
     try:
         sae: Any = SAE.load_from_disk(str(folder))
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:

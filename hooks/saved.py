@@ -100,7 +100,7 @@ class SavedResult(Result):
         try:
             values |= {name: decode(value, hints[name]) for name, value in fields}
             return cls(**values)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise ArtifactError(f"{path} was written by another version of graticule: {error}") from error
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from graticule.hooks.activations import Activations, wanted_names
 from graticule.hooks.alignment import with_digests
-from graticule.hooks.artifact import ArtifactError, as_damaged, read_json, read_table, sha256
+from graticule.hooks.artifact import ArtifactError, as_damaged, only_file, read_json, read_table, sha256
 from graticule.hooks.identity import model_identity
 from graticule.hooks.names import inside_file
 from graticule.hooks.points import PointError, name_of
@@ -202,7 +202,7 @@ class Store(Mapping[str, Tensor]):
         point, number = name.split("/")
         start, stop = self._manifest["shards"][int(number.split(".")[0])]["rows"]
         wanted = (stop - start, self.widths[point])
-        with as_damaged(file, "capture again"), open(file, "rb") as handle:
+        with as_damaged(file, "capture again"), open(only_file(file), "rb") as handle:
             size = int.from_bytes(handle.read(8), "little")
             if size > _LONGEST_HEADER:
                 raise ValueError(f"its header would be {size} bytes long")

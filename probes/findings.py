@@ -370,7 +370,13 @@ class Findings(Result):
         found = read_json(path / "findings.json")
         check_schema(found, KIND, path)
         with as_damaged(path / "findings.json", "run the sweep again"):
-            return cls._read(path, found)
+            findings = cls._read(path, found)
+            if findings.chosen_point not in findings.probes:
+                raise ValueError(f"the point chosen, {findings.chosen_point!r}, has no probe")
+            if bare := set(findings.probes) - {str(line["point"]) for line in findings.layer_scores}:
+                raise ValueError(f"{min(bare)} has a probe and no scores")
+            findings.summary(), findings.tables(), findings.to_json()  # what cannot be said does not fit
+            return findings
 
     @classmethod
     def _read(cls, path: Path, found: Mapping[str, Any]) -> Findings:

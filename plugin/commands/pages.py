@@ -32,12 +32,14 @@ def report(
         from graticule.studies.result import Study
 
         with as_damaged(folder, "write it again", also=()):
-            saved = Study.load(folder)
-        o.say(f"The pages: {saved.report(folder / 'report.html')}")
+            pages = Study.load(folder).report(folder / "report.html")
+        o.say(f"The pages: {pages}")
         return
     here = [p.parent for name in ("findings.json", "manifest.json") for p in folder.glob(name)]
     here = here or sorted(p.parent for p in folder.glob("*/findings.json"))
     if not here:
         raise FileNotFoundError(f"{folder} holds no saved result, nor findings in any folder in it")
-    page = write_page([load_result(path) for path in here], folder / "report.html")
+    results = [load_result(path) for path in here]
+    with as_damaged(folder, "write it again", also=()):
+        page = write_page(results, folder / "report.html")
     o.say(f"The page: {page}")

@@ -201,7 +201,9 @@ class Run(Result):
             history = read_table(file) if file.is_file() else pd.DataFrame()
             events = tuple(read_json(told)["events"]) if told.is_file() else ()
             _check(manifest)
-        return cls(path, manifest, history, events, parts)
+            run = cls(path, manifest, history, events, parts)
+            run.summary()  # what cannot be said does not fit together, whichever part it is
+            return run
 
 
 def _check(manifest: Mapping[str, Any]) -> None:
