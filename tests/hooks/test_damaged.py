@@ -114,6 +114,6 @@ def test_edited_findings_are_damaged_findings(
 
 def test_a_number_of_thousands_of_digits_is_damage(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"kind": ' + "7" * 5000 + "}")
-    with pytest.raises(ArtifactError, match="is damaged .a number of thousands of digits") as told:
+    with pytest.raises(ArtifactError, match=r"is damaged \(a number of thousands of digits") as told:
         read_json(tmp_path / "run.json")
     assert "set_int_max_str_digits" not in str(told.value)
