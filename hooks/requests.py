@@ -9,7 +9,7 @@ from graticule.hooks.artifact import json_ready
 
 _SHOWN = 6
 _LONGEST = 60
-_DIGESTS = ("digest", "inputs", "rows", "table", "columns")
+_DIGESTS = ("digest", "inputs", "rows", "values", "table", "columns")
 _OTHER = "another one, though it may have the same name"
 
 

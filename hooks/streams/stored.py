@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -202,6 +204,7 @@ class StoreStream(BaseStream):
         return {
             "stream": "store",
             "request": self._request(),
+            "values": self._values,
             "points": list(self.points),
             "n_rows": self.store.n_rows,
             "rows": _digest(self._rows),
@@ -211,6 +214,19 @@ class StoreStream(BaseStream):
             "normalize": self.normalize,
             "seed": self.seed,
         }
+
+    @cached_property
+    def _values(self) -> str:
+        """A digest of every value at the points: of a store its files' checksums, else all bytes in order."""
+        if isinstance(self.store, Store):
+            return self.store.checksum(self.points)
+        digest = hashlib.sha256()
+        for point in self.points:
+            values = self.store[point]
+            digest.update(f"{point}{tuple(values.shape)}{values.dtype}".encode())
+            for part in values.split(_NORM_BATCH):
+                digest.update(part.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        return digest.hexdigest()[:16]
 
     def _request(self) -> dict[str, Any]:
         """What was captured, as the store or the activations know it."""
@@ -254,6 +270,4 @@ def _first_token(table: pd.DataFrame) -> set[int]:
 
 
 def _digest(rows: np.ndarray) -> str:
-    import hashlib
-
     return hashlib.sha256(rows.astype(np.int64).tobytes()).hexdigest()[:16]

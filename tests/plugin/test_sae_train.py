@@ -687,6 +687,46 @@ def test_another_call_into_a_run_is_told_by_its_own_names_before_the_data_are_lo
     assert "abc" not in str(error.value) or "not set" in str(error.value)
 
 
+def test_a_run_of_other_rows_is_another_run_whether_complete_or_interrupted(acts, tmp_path, caplog):
+    given = {"config": TOPK, "hook_name": POINTS[0], "batch_size": BATCH}
+    one = Activations.from_tensors({p: acts[p][:512] for p in POINTS})
+    moved = Activations.from_tensors({p: one[p] + 1 for p in POINTS})
+    swapped = Activations.from_tensors({p: one[p].flip(0) for p in POINTS})
+    half = Activations.from_tensors({p: one[p].half() for p in POINTS})
+    elsewhere = Activations.from_tensors({POINTS[0]: one[POINTS[0]].clone(), POINTS[1]: one[POINTS[1]] + 1})
+    words = r"another request \(.*stream\.graticule\.values: another one"
+
+    class Killed(StoreStream):
+        def __next__(self):
+            if self._batch == 3:
+                raise KeyboardInterrupt
+            return super().__next__()
+
+    saes.train(one, **given, out=tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        saes.train(Killed(one, POINTS[0], BATCH), config=TOPK, out=tmp_path / "killed")
+    for other in (moved, swapped, half):
+        for folder in ("whole", "killed"):
+            with pytest.raises(ValueError, match=words):
+                saes.train(other, **given, out=tmp_path / folder)
+        with pytest.raises(ValueError, match=r"the state is of another stream .*values"):
+            StoreStream(other, POINTS[0], BATCH).load_state_dict(
+                StoreStream(one, POINTS[0], BATCH).state_dict()
+            )
+    assert saes.train(elsewhere, **given, out=tmp_path / "whole").state == "complete"  # the same at its point
+    one.save(tmp_path / "store")
+    moved.save(tmp_path / "moved")
+    saes.train(tmp_path / "store", **given, out=tmp_path / "stored")
+    with pytest.raises(ValueError, match=words):
+        saes.train(tmp_path / "moved", **given, out=tmp_path / "stored")
+    words = read_json(tmp_path / "whole" / "run.json")
+    del words["request"]["stream"]["graticule"]["values"]  # as a run of 0.1 has it
+    (tmp_path / "whole" / "run.json").write_text(json.dumps(words))
+    caplog.clear()
+    assert saes.train(one, **given, out=tmp_path / "whole").state == "complete"
+    assert "whether its rows are the same is not known" in caplog.text
+
+
 def test_a_run_begun_before_long_rows_were_left_out_goes_on_with_all_of_them(acts, tmp_path):
     given = {"config": TOPK, "hook_name": POINTS[0], "batch_size": BATCH, "out": tmp_path / "run"}
     saes.train(acts, **given, stream={"max_norm": None})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,12 @@ from graticule.hooks.artifact import (
 from graticule.hooks.kinds import FolderKind
 from graticule.hooks.requests import differences, told
 
+_log = logging.getLogger(__name__)
+
 KIND = "sae_run"
 FILE = "run.json"
+_UNSAID = "stream.graticule.values: not set"
+"""What runs of 0.1 do not tell of their rows."""
 RUN = FolderKind(KIND, "run of an SAE", FILE, ())
 """The folder of a run; `run.json` is there first."""
 
@@ -40,6 +45,10 @@ def open_run(folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:
     check_schema(held, KIND, folder)
     with as_damaged(folder / FILE, "train into another folder"):
         differing = differences(held["request"], request)
+    unsaid = [words for words in differing if words.startswith(_UNSAID)]
+    if unsaid and len(unsaid) == len(differing):
+        _log.warning("%s was begun by an earlier version: whether its rows are the same is not known", folder)
+        return held
     if differing:
         raise ValueError(
             f"{folder} holds a run of another request ({told(differing)}): "
