@@ -72,7 +72,7 @@ def frame_of(tokenizer: Any, text: str, default_bos: bool, prepend_bos: bool | N
     """
     if prepend_bos is False:
         return Frame()
-    own, bos = _own_frame(tokenizer, text), special_id(tokenizer, "bos")
+    own, bos = own_frame(tokenizer, text), special_id(tokenizer, "bos")
     more = bool(own.tail or len(own.head) > 1 or (own.head and own.head != (bos,)))
     if prepend_bos is None:
         return own if more else Frame((bos,)) if default_bos and bos is not None else Frame()
@@ -102,7 +102,7 @@ def frame_in_rows(tokenizer: Any) -> Frame:
         return Frame()
 
 
-def _own_frame(tokenizer: Any, text: str) -> Frame:
+def own_frame(tokenizer: Any, text: str) -> Frame:
     """What the tokenizer puts around a text by itself."""
     some = text[:200]  # enough, and no warning of a text that is too long
     bare: list[int] = list(tokenizer(some, add_special_tokens=False)["input_ids"])

@@ -32,6 +32,7 @@ from graticule.local import (
     tokenizer_from,
 )
 from graticule.original import Wishes
+from graticule.own_tokens import keep_own_tokens
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -151,6 +152,8 @@ def _from_folder(folder: Path, name: str, wishes: Wishes, kept: bool = False) ->
     tokenizer = gguf.tokenizer_of(folder) if kept else read_tokenizer(folder, wishes.trust_remote_code)
     reference = Reference.of(hf) if check else None
     model, share = _hooked_or_bridge(hf, tokenizer, folder, name, wishes, reference)
+    if tokenizer is not None and not kept:
+        keep_own_tokens(model, folder, name, wishes.trust_remote_code, local_files_only=True)
     if share is not None:
         logger.info(
             "%s: logits as in the Hugging Face model (largest difference %.1e of the largest)", name, share
@@ -240,7 +243,15 @@ def _official(name: str, official: str, wishes: Wishes, revision: str | None) ->
     hf = wishes.original(official, **options)
     options["tokenizer"] = tokenizer_from(official, wishes.trust_remote_code, **options)
     try:
-        return _by_lens(name, wishes, hf, options)
+        model = _by_lens(name, wishes, hf, options)
+        keep_own_tokens(
+            model,
+            official,
+            name,
+            wishes.trust_remote_code,
+            **{key: value for key, value in options.items() if key == "revision"},
+        )
+        return model
     except Exception as error:  # converters fail on attributes, shapes and assertions alike
         logger.warning("%s: not loaded by its TransformerLens name, since %s", name, error)
     return _from_folder(_download(official, revision, wishes.trust_remote_code), name, wishes)

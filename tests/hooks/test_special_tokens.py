@@ -88,6 +88,46 @@ def test_an_encoder_gets_its_own_tokens(bert):
     assert bare.rows["token"].to_list() == tokenizer(" ".join(TEXTS), add_special_tokens=False).input_ids
 
 
+CLS = {"cls_token": "[CLS]", "sep_token": "[SEP]"}
+BOTH = {"bos_token": "[CLS]", "eos_token": "[SEP]"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "special", "followed"),
+    [
+        ("bert", CLS, True),
+        ("bert", {**CLS, **BOTH}, True),
+        ("bert", BOTH, True),
+        ("gemma", BOTH, True),
+        ("gpt2", BOTH, False),
+    ],
+    ids=["cls, sep", "all four", "bos, eos", "decoder that looks ahead", "decoder"],
+)
+def test_what_reads_both_ways_gets_what_its_tokenizer_puts_there(tmp_path, caplog, kind, special, followed):
+    words = word_tokenizer("[CLS] $A [SEP]", pad_token="[PAD]", **special)
+    words.save_pretrained(tmp_path)
+    small = {"vocab_size": len(words), "num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 16}
+    wide = {"num_key_value_heads": 1, "head_dim": 8, "use_bidirectional_attention": True, "pad_token_id": 0}
+    original = {
+        "bert": lambda: hf.BertForMaskedLM(hf.BertConfig(**small, intermediate_size=32)),
+        "gemma": lambda: hf.Gemma3ForCausalLM(hf.Gemma3TextConfig(**small, **wide, intermediate_size=32)),
+        "gpt2": lambda: hf.GPT2LMHeadModel(
+            hf.GPT2Config(vocab_size=len(words), n_embd=16, n_layer=2, n_head=2)
+        ),
+    }[kind]()
+    original.save_pretrained(tmp_path)
+    model, tokenizer = (
+        load_model(tmp_path, device="cpu", verify=False),
+        hf.AutoTokenizer.from_pretrained(tmp_path),
+    )
+    for text in TEXTS:
+        ids = tokenizer(text).input_ids
+        assert tokenizer.convert_ids_to_tokens(ids)[:: len(ids) - 1] == ["[CLS]", "[SEP]"]
+        assert capture(model, [text], pos="all").rows["token"].to_list() == (ids if followed else ids[:-1])
+        assert model.to_tokens(text)[0].tolist() == (ids if followed else ids[:-1])
+    assert ("ends texts with [SEP]" in caplog.text) is not followed
+
+
 def test_prompts_and_spans_inside_an_encoders_tokens(bert):
     model, _, tokenizer = bert
     rows = tokenize(model, TEXTS, "is {} wet")
