@@ -13,8 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from graticule.hooks.alignment import with_digests
+from graticule.hooks.caches import cache_shape, check_cache, index_or_slice, names_in
+from graticule.hooks.doors import ACTIVATIONS, came
 from graticule.hooks.names import check_name
-from graticule.hooks.points import PointError, PointSpec, layer_of, name_of, resolve_names
+from graticule.hooks.points import LayerSpec, PointError, PointSpec, layer_of, name_of
 from graticule.hooks.visible import visible
 
 if TYPE_CHECKING:
@@ -161,6 +163,9 @@ class Activations(Mapping[str, Tensor]):
         Without a `source` column, row i is taken to come from text i. With `texts`, what the rows were made
         from, a table's rows are compared with them; without, only their number can be.
         """
+        if not hasattr(tensors, "items"):
+            write = ACTIVATIONS.write(tensors)
+            raise TypeError(f"from_tensors: tensors is {came(tensors)}; expected names and rows: {write}")
         made = {str(k): torch.as_tensor(v).detach() for k, v in tensors.items()}
         if not made:
             raise ValueError("no points: give at least one {hook name: [row, width] tensor}")
@@ -176,8 +181,9 @@ class Activations(Mapping[str, Tensor]):
     def from_cache(
         cls,
         cache: Any,
-        pos: int | slice = -1,
+        pos: int | slice | str = -1,
         points: PointSpec | None = None,
+        layers: LayerSpec = "all",
         *,
         lengths: Lengths | None = None,
         attention_mask: Any = None,
@@ -191,28 +197,35 @@ class Activations(Mapping[str, Tensor]):
         are left out, unless they are asked for by name.
 
         Args:
-            cache: What `run_with_cache` gives.
-            pos: Which tokens become rows.
+            cache: The second of what `run_with_cache` gives.
+            pos: Which tokens become rows: an index, a slice, `"last"` or `"all"`.
             points: Points, as in `graticule.hooks.points.resolve`; all by default.
+            layers: Layers, for points without one.
             lengths: Tokens of every row, or one number for all.
-            attention_mask: 1 where a token is the text's own.
+            attention_mask: 1 where a token is the text's own. Of a model that reads both ways, what the pass
+                was given: without a mask its texts see the padding behind them, which a cache does not tell.
             texts: What was run, so that a table's rows are compared with it.
 
         Raises:
+            TypeError: It is no cache.
             PointError: A point is asked for that the cache does not hold.
             ValueError: It has no `[batch, pos, …]` shape, or it cannot be told which tokens are padding.
             IndexError: A text has no token at `pos`.
         """
-        from graticule.hooks.padding import extent_of, ids_of_cache
+        from graticule.hooks.padding import check_unseen, extent_of, ids_of_cache
 
-        batch, length = _cache_shape(cache)
+        check_cache(cache)
+        at_pos = index_or_slice(pos)
+        names = names_in(cache, points, layers)
+        batch, length = cache_shape(cache)
         model = getattr(cache, "model", None)
         tokenizer = getattr(model, "tokenizer", None)
         given = lengths is not None or attention_mask is not None
         ids = None if given else ids_of_cache(cache, model)
-        row, place, position = extent_of(batch, length, ids, tokenizer, lengths, attention_mask).pick(pos)
+        extent = extent_of(batch, length, ids, tokenizer, lengths, attention_mask)
+        row, place, position = extent.pick(at_pos)
         tensors: dict[str, Tensor] = {}
-        for name in _names_in(cache, points):
+        for name in names:
             value: Tensor = cache[name]
             if value.ndim < 3 or value.shape[:2] != (batch, length) or name.endswith(("pattern", "scores")):
                 if points is not None:
@@ -220,6 +233,9 @@ class Activations(Mapping[str, Tensor]):
                 continue
             at = torch.from_numpy(row).to(value.device), torch.from_numpy(place).to(value.device)
             tensors[name] = value.detach()[at].flatten(1)
+        if model is not None and attention_mask is None:
+            run = [name for name in tensors if name in model.hook_dict][-1:]
+            check_unseen(extent, length, model, run, "run it with attention_mask=, and say it here")
         table = pd.DataFrame({"source": row, "position": position})
         acts = cls(tensors, table, {"captured_by": "ActivationCache", "n_inputs": batch})
         return acts if texts is None else acts.with_texts(texts)
@@ -265,27 +281,3 @@ def wanted_names(points: Any, all_points: Sequence[str]) -> list[str]:
     if isinstance(points, str) or (isinstance(points, tuple) and isinstance(points[-1], int)):
         points = [points]
     return [name_of(p) for p in points]
-
-
-_NO_REPRESENTATION = ("hook_scale",)
-
-
-def _names_in(cache: Any, points: PointSpec | None) -> list[str]:
-    """Names of a cache's entries: those asked for, or all that are activations of the residual's making."""
-    names = [str(name) for name in cache.keys()]  # noqa: SIM118  (an ActivationCache iterates over values)
-    if points is None:
-        return [n for n in names if not n.endswith(_NO_REPRESENTATION) and not n.startswith("unembed.")]
-    asked = [points] if isinstance(points, str) else points
-    if all(isinstance(point, str) and point in names for point in asked):
-        return [str(point) for point in asked]
-    return list(resolve_names(names, points))
-
-
-def _cache_shape(cache: Any) -> tuple[int, int]:
-    """Batch and position counts of a cache, from any residual or embedding entry."""
-    for name in cache.keys():  # noqa: SIM118  (an ActivationCache iterates over values)
-        if "resid" in name or name.endswith(("hook_embed", "hook_out", "_out")):
-            value: Tensor = cache[name]
-            if value.ndim == 3:
-                return int(value.shape[0]), int(value.shape[1])
-    raise ValueError("this cache holds no [batch, pos, d_model] activation with a batch dimension")

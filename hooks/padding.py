@@ -11,6 +11,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from graticule.hooks.ids import vocabulary_of
+from graticule.hooks.running.grouping import looks_ahead
+
+_PART = 8192
+"""Tokens whose embeddings are looked at together."""
 Lengths = int | Sequence[int] | Int[np.ndarray, " batch"] | Tensor
 """Tokens of every row, or one number for all."""
 Ids = Int[np.ndarray, "batch pos"]
@@ -73,7 +78,7 @@ class Extent:
         """
         batch, length = ids.shape
         pad = getattr(tokenizer, "pad_token_id", None)
-        if pad is None or batch < 2 or length < 2:
+        if pad is None or length < 2:
             return cls.whole(batch, length)
         real = ids != pad
         if real.all():
@@ -82,6 +87,8 @@ class Extent:
         others = ("bos_token_id", "eos_token_id", "unk_token_id")
         if int(pad) not in [getattr(tokenizer, name, None) for name in others]:
             return cls(np.where(real.any(1), start, 0), np.where(real.any(1), stop, length))
+        if batch < 2:
+            return cls.whole(batch, length)
         unclear = np.flatnonzero((stop < length) | (start > 1) | ~real.any(1))
         if len(unclear):
             raise ValueError(
@@ -157,18 +164,55 @@ def extent_of(
 
 
 def ids_of_cache(cache: Any, model: Any) -> Ids | None:
-    """As much of a cache's token ids as tells padding: the pad token where its embedding is that token's.
+    """As much of a cache's token ids as tells padding: the ids a bridge embeds, else the pad token where its
+    embedding is that token's.
 
     Returns:
-        `[batch, pos]` ids, -1 for every other token; None where the cache or the model does not tell.
+        `[batch, pos]` ids, -1 for every token that is not padding where only that is known; None where the
+        cache or the model does not tell.
     """
+    names = set(cache.keys())
+    if "embed.hook_in" in names and not cache["embed.hook_in"].is_floating_point():
+        ids: Tensor = cache["embed.hook_in"]
+        return ids.cpu().numpy() if ids.ndim == 2 else None
     pad = getattr(getattr(model, "tokenizer", None), "pad_token_id", None)
     embed = getattr(model, "embed", None)
-    if pad is None or embed is None or "hook_embed" not in cache:
+    name = next((n for n in ("embed.hook_out", "hook_embed") if n in names), None)
+    if pad is None or embed is None or name is None:
         return None
-    value: Tensor = cache["hook_embed"]
+    value: Tensor = cache[name]
     with torch.no_grad():
         own: Tensor = embed(torch.tensor([[int(pad)]], device=value.device))[0, 0]
-    if value.ndim != 3 or own.shape != value.shape[-1:]:
+    if value.ndim != 3 or own.shape != value.shape[-1:] or not _is_embedded(value[0, 0], embed, model):
         return None
     return np.where((value == own.to(value.dtype)).all(-1).cpu().numpy(), int(pad), -1)
+
+
+def _is_embedded(row: Tensor, embed: Any, model: Any) -> bool:
+    """Whether a row is some token's embedding as it is: an encoder adds positions and norms to its own."""
+    n = vocabulary_of(model) or 0
+    with torch.no_grad():
+        for ids in torch.arange(n, device=row.device).split(_PART):
+            if bool((embed(ids[None])[0].to(row.dtype) == row).all(-1).any()):
+                return True
+    return False
+
+
+def check_unseen(extent: Extent, length: int, model: Any, points: Sequence[str], say: str) -> None:
+    """Refuse rows of padded texts whose tokens saw the padding behind them.
+
+    Args:
+        extent: Where the texts lie, as a pass without a mask was given them.
+        length: Tokens a row, padding included.
+        model: The model that was run.
+        points: Where its activations were read.
+        say: What to do instead.
+
+    Raises:
+        ValueError: The model reads both ways, and a row is padded behind its text.
+    """
+    if (extent.stop < length).any() and points and looks_ahead(model, points):
+        raise ValueError(
+            "this model reads both ways, and texts of a padded batch without a mask see the padding behind "
+            f"them: {say}, or give graticule.capture(model, texts)"
+        )

@@ -138,14 +138,14 @@ def resolve(
     return tuple(sorted(names, key=lambda n: (_place(n), order[n])))
 
 
-def resolve_names(known: Sequence[str], points: PointSpec) -> tuple[str, ...]:
+def resolve_names(known: Sequence[str], points: PointSpec, layers: LayerSpec = "all") -> tuple[str, ...]:
     """Full hook names for `points` among names that are there, without a model.
 
     Raises:
         PointError: A point is not among them (naming the nearest).
     """
     n_layers = 1 + max((layer for name in known if (layer := layer_of(name)) is not None), default=-1)
-    return tuple(_named(list(known), points, "all", n_layers))
+    return tuple(_named(list(known), points, layers, n_layers))
 
 
 def _named(known: list[str], points: PointSpec, layers: LayerSpec, n_layers: int) -> dict[str, None]:

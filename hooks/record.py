@@ -15,11 +15,14 @@ from torch import Tensor
 from graticule.hooks.activations import Activations
 from graticule.hooks.doors import MODEL, door
 from graticule.hooks.identity import model_identity
-from graticule.hooks.padding import Extent, Lengths, extent_of
+from graticule.hooks.padding import Extent, Lengths, check_unseen, extent_of
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.positions import plain
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.special import frame_in_rows
+
+_MASKS = frozenset({"attention_mask", "one_zero_attention_mask"})
+"""Arguments of a pass that say what is padding."""
 
 
 class Recording:
@@ -43,17 +46,23 @@ class Recording:
         self._extent: Extent | None = None
         self._include_bos = include_bos
         self._passed: dict[str, Any] = {}
+        self._unmasked: tuple[Extent, int] | None = None
+        self._trying = False
 
     def _begin(self, passed: dict[str, Any]) -> None:
         """A pass begins with these arguments of the model's forward."""
         self._passed, self._extent = passed, None
 
     def _read(self, point: str, value: Tensor) -> None:
+        if self._trying:
+            return
         if value.ndim < 3:
             raise ValueError(f"{point} has shape {tuple(value.shape)}; expected [batch, pos, …]")
         batch, length = value.shape[:2]
         if self._extent is None or point == self._points[0]:
             self._extent = self._texts_of_pass(batch, length)
+            if (self._extent.stop < length).any() and not _MASKS & {*self._passed}:
+                self._unmasked = self._extent, length
         row, place, position = self._extent.pick(self._pos)
         if not self._include_bos:
             own = self._own(self._extent)
@@ -126,6 +135,7 @@ class Recording:
             raise ValueError("nothing was recorded: run the model inside the `with record(...)` block")
         if len(set(counts.values())) != 1:
             raise ValueError(f"points were reached a different number of times ({counts}); record them apart")
+        self._check_unseen()
         tensors = {p: torch.cat(parts) for p, parts in self._parts.items()}
         provenance = {"model": model_identity(self._model), "pos": plain(self._pos), "captured_by": "record"}
         if not self._include_bos:
@@ -143,6 +153,18 @@ class Recording:
                 "texts of all calls, in order"
             )
         return Activations(tensors, rows, provenance).with_texts(self._texts)
+
+    def _check_unseen(self) -> None:
+        """**Raises** `ValueError` where texts of a padded pass without a mask saw the padding behind them."""
+        if self._unmasked is None:
+            return
+        self._trying = True
+        try:
+            say = "give the pass attention_mask="
+            check_unseen(*self._unmasked, self._model, self._points, say)
+        finally:
+            self._trying = False
+        self._unmasked = None
 
 
 @contextmanager

@@ -6,10 +6,8 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from graticule.hooks.points import resolve
-from graticule.hooks.running.grouping import grouping_of
+from graticule.hooks.running.grouping import looks_ahead
 from graticule.hooks.special import own_frame
 
 logger = logging.getLogger(__name__)
@@ -39,7 +37,7 @@ def keep_own_tokens(
     wanted, present = own_frame(own, "a"), own_frame(tokenizer, "a")
     if not wanted or wanted == present or not getattr(own, "is_fast", False):
         return
-    if _looks_ahead(model):
+    if looks_ahead(model, resolve(model, "resid_post")):
         tokenizer.backend_tokenizer.post_processor = own.backend_tokenizer.post_processor
     elif wanted.tail and not present.tail:
         logger.warning(
@@ -48,9 +46,3 @@ def keep_own_tokens(
             name,
             " ".join(map(str, own.convert_ids_to_tokens(list(wanted.tail)))),
         )
-
-
-def _looks_ahead(model: Any) -> bool:
-    """Whether earlier tokens see later ones anywhere in the model."""
-    rows = [np.arange(2, min(int(model.cfg.d_vocab), 20))]
-    return grouping_of(model, resolve(model, "resid_post"), rows).looks_ahead

@@ -15,9 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graticule.hooks.ids import vocabulary_of
 from graticule.hooks.protocols import HookedModel, device_of
 from graticule.hooks.running.forward import Forward, check_shape
 from graticule.hooks.running.lengths import RopeBorders, config_of, rope_borders
+from graticule.hooks.running.session import undisturbed
 
 _TRIAL, _AFTER = 24, 8
 """Tokens that the trial's rows have at most, without a prefix and after it."""
@@ -106,3 +108,10 @@ def grouping_of(model: HookedModel, points: Sequence[str], rows: Sequence[np.nda
     """How `rows` may be batched where `points` are read."""
     looks_ahead = Trial.run(Forward(model, points), rows, np.array([], np.int64)).looks_ahead()
     return Grouping(looks_ahead, rope_borders(config_of(model)))
+
+
+def looks_ahead(model: HookedModel, points: Sequence[str]) -> bool:
+    """Whether earlier tokens see later ones at `points`, padding included; the model runs on a few tokens."""
+    rows = [np.arange(min(vocabulary_of(model) or _TRIAL, _TRIAL))]
+    with undisturbed(model):
+        return grouping_of(model, points, rows).looks_ahead

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import torch
+import transformers as hf
+from helpers import as_installed
 
-from graticule import Activations, capture, record
+from graticule import Activations, capture, load_model, record
 from graticule.hooks.padding import Extent
 
 TEXTS = ["the city of paris is old", "rome", "a river in the north", "king of the lake", "oslo is"]
@@ -126,6 +128,89 @@ def test_what_is_said_must_fit(padded, said, told) -> None:
     with pytest.raises(ValueError, match=told), record(padded, pos=-1, **said):
         padded(tokens)
     assert "forward" not in vars(padded)
+
+
+@pytest.mark.parametrize("padded", ["hooked", "bridge"], indirect=True)
+def test_a_row_that_was_padded_among_others_is_padded_alone_too(padded) -> None:
+    tokens = padded.to_tokens(TEXTS)[1:2]
+    _, cache = padded.run_with_cache(tokens)
+    acts = Activations.from_cache(cache, slice(None), POINTS)
+    assert acts.rows["position"].tolist() == list(range(len(padded.to_tokens(TEXTS[1])[0])))
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """A BERT on its bridge, whose embedding hook holds positions and norms too."""
+    folder = tmp_path_factory.mktemp("encoder")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *sorted({w for t in TEXTS for w in t.split()})]
+    hf.BertTokenizerFast(vocab={w: i for i, w in enumerate(words)}).save_pretrained(folder)
+    small = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+    torch.manual_seed(0)
+    hf.BertForMaskedLM(hf.BertConfig(vocab_size=len(words), **small)).save_pretrained(folder)
+    return load_model(folder, device="cpu", verify=False)
+
+
+def test_what_saw_padding_is_refused_where_a_model_reads_both_ways(encoder) -> None:
+    tokens = encoder.to_tokens(TEXTS)
+    mask = (tokens != 0).long()
+    want = capture(encoder, TEXTS, pos="all")
+    words = "reads both ways, and texts of a padded batch without a mask see the padding"
+    for given in (TEXTS, tokens):
+        with torch.no_grad(), record(encoder, pos=slice(None)) as recording:
+            encoder(given)
+            with pytest.raises(ValueError, match=f"{words}.*give the pass attention_mask="):
+                _ = recording.activations
+        with pytest.raises(ValueError, match=words):
+            _ = recording.activations
+    _, cache = encoder.run_with_cache(tokens)
+    for points in (POINTS, POINTS[:1]):
+        with pytest.raises(ValueError, match=f"{words}.*run it with attention_mask=, and say it here"):
+            Activations.from_cache(cache, points=points)
+    with pytest.raises(ValueError, match=words):
+        Activations.from_cache(cache, lengths=mask.sum(1))
+    inner = {name: cache[name] for name in ("hook_embed", *POINTS)}  # not the embedding of any token
+    partly = type(cache)(inner, encoder)
+    with pytest.raises(ValueError, match=r"cannot be told \(the tokens are not known\)"):
+        Activations.from_cache(partly)
+    with torch.no_grad(), record(encoder, pos=slice(None)) as recording:
+        encoder(tokens, attention_mask=mask)
+    _, cache = encoder.run_with_cache(tokens, attention_mask=mask)
+    for acts in (recording.activations, Activations.from_cache(cache, "all", POINTS, attention_mask=mask)):
+        assert far(acts, want) < 1e-5
+        assert acts.rows["position"].tolist() == want.rows["position"].tolist()
+    _, alone = encoder.run_with_cache(encoder.to_tokens(TEXTS[:1]))
+    assert far(Activations.from_cache(alone, "all", POINTS), capture(encoder, TEXTS[:1], pos="all")) < 1e-5
+    embedded = "embed.hook_out"
+    with torch.no_grad(), record(encoder, [embedded], pos=slice(None)) as recording:
+        encoder(tokens)  # nothing looks ahead yet
+    assert recording.activations.n_rows == want.n_rows
+
+
+def test_what_is_no_cache_is_refused_in_a_line(padded) -> None:
+    tokens = padded.to_tokens(TEXTS)
+    output, cache = padded.run_with_cache(tokens)
+    _, few = padded.run_with_cache(tokens, names_filter=POINTS[:1])
+    _, bare = padded.run_with_cache(tokens[:1], remove_batch_dim=True)
+    for wrong, said, told in (
+        (few, {"points": POINTS[1]}, f"no hook point '{POINTS[1]}'"),
+        ((output, cache), {}, r"is a tuple.*expected the second: _, cache = model\.run_with_cache\(tokens\)"),
+        (output, {}, r"is a Tensor.*Activations\.from_tensors\(\{'blocks"),
+        (3, {}, r"cache is 3; expected .*run_with_cache\(tokens\)\[1\]"),
+        (bare, {}, "leave remove_batch_dim out of run_with_cache"),
+        (cache, {"pos": "entity_mean"}, r"pos='entity_mean': expected an index .*'last' or 'all'"),
+        (cache, {"pos": 1.5}, "pos=1.5: expected an index"),
+        (cache, {"pos": True}, "pos=True: expected an index"),
+        (cache, {"layers": 9, "points": "resid_post"}, "layer 9"),
+    ):
+        with as_installed(), pytest.raises((TypeError, ValueError, KeyError), match=told):
+            Activations.from_cache(wrong, **said)
+    with as_installed(), pytest.raises(TypeError, match=r"from_tensors: tensors is a Tensor; .*\{'blocks"):
+        Activations.from_tensors(output)
+    last, every = (Activations.from_cache(cache, pos, "resid_post", layers=1) for pos in ("last", "all"))
+    assert list(last) == list(every) == POINTS[1:2]
+    assert torch.equal(last[POINTS[1]], Activations.from_cache(cache)[POINTS[1]])
+    assert every.n_rows == sum(len(padded.to_tokens(text)[0]) for text in TEXTS)
+    assert {".1." in name for name in Activations.from_cache(cache, layers=1)} == {True}
 
 
 def test_an_index_beyond_a_text(padded) -> None:
