@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -20,7 +19,7 @@ from graticule.hooks.alignment import DIGEST, text_digests
 from graticule.hooks.artifact import frame_digest, library_versions
 from graticule.hooks.doors import FRAME, MODEL, door, several_inputs, texts_of
 from graticule.hooks.finite import NonFiniteError
-from graticule.hooks.identity import model_identity
+from graticule.hooks.identity import check_unhooked, model_identity
 from graticule.hooks.kinds import working_folder
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.positions import Pos, check_pos, plain, select
@@ -34,7 +33,7 @@ from graticule.hooks.running.session import undisturbed
 from graticule.hooks.store import Store
 from graticule.hooks.store_manifest import STORE, read_manifest
 from graticule.hooks.store_writer import StoreWriter, finished, with_widths
-from graticule.hooks.tokens import Inputs, TokenRows, tokenize
+from graticule.hooks.tokens import Inputs, tokenize
 
 __all__ = ["NonFiniteError", "capture"]
 
@@ -142,6 +141,8 @@ def capture(
     `NonFiniteError` for NaN or infinite activations, `ArtifactError` for a store of another capture.
     """
     check_pos(pos)
+    if store is not None:
+        check_unhooked(model, store)
     names = resolve(model, points, layers)
     if compile:
         check_compilable(names)
@@ -155,7 +156,7 @@ def capture(
         raise ValueError(f"pos={pos!r} selects no token of any text")
     request: dict[str, Any] = {
         "model": model_identity(model),
-        "inputs": _digest(token_rows),
+        "inputs": token_rows.digest(),
         "n_inputs": len(token_rows.ids),
         "prompt": prompt,
         "pos": plain(pos),
@@ -220,13 +221,6 @@ def _columns(
         return rows
     digests = pd.DataFrame({DIGEST: text_digests(of)})
     return digests if rows is None else rows.reset_index(drop=True).assign(**{DIGEST: digests[DIGEST]})
-
-
-def _digest(rows: TokenRows) -> str:
-    digest = hashlib.sha256(np.array(rows.lengths, dtype=np.int64).tobytes())
-    for row in rows.ids:
-        digest.update(row.tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _when(started: float, model: HookedModel) -> dict[str, Any]:

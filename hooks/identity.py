@@ -1,24 +1,177 @@
-"""Which model this is: a name for people and a digest of its weights for machines."""
+"""Which model this is: a name for people, and digests of its weights and its configuration for machines."""
 
+import dataclasses
 import hashlib
-from typing import Any
+import json
+from collections.abc import Mapping
+from numbers import Number
+from pathlib import Path
+from typing import Any, cast
 
+import numpy as np
 import torch
+import xxhash
 from torch import Tensor
 
 from graticule.hooks.protocols import HookedModel, dtype_of
 
-_ENTRIES = 1024
+_RECOMPUTED = frozenset({"mask", "IGNORE", "inv_freq"})
+"""Buffers that a forward makes anew, as long as its texts."""
+_NOT_OF_THE_FORWARD = (
+    "name", "path", "device", "tokenizer", "seed", "init", "version", "dtype", "prepend_bos",
+    "checkpoint", "n_params", "trust_remote", "use_cache", "output_attentions", "output_hidden",
+    "return_dict", "attn_implementation", "use_attn_result", "use_split_qkv", "use_hook",
+    "use_attn_in", "label", "os_token_id", "dropout",
+)  # fmt: skip
+"""Parts of the names of settings that say where a model came from, how it is trained or what it hooks."""
+_LIBRARIES = frozenset({"transformers", "transformer_lens"})
+"""Their own hooks record, and change nothing."""
+_EARLIER_LENGTH, _ENTRIES = 16, 1024
+EARLIER = "recorded by an earlier version, whose digest left out settings and buffers: it cannot be compared"
+"""What is said of an earlier version's identity where only a full one will do."""
 _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
-def weight_digest(model: HookedModel) -> str:
-    """A digest of every parameter's name, shape, dtype, bit sum and 1,024 evenly spaced entries.
+def model_identity(model: HookedModel) -> dict[str, Any]:
+    """Name, class, size, dtype and digests of `model`, as provenance records them.
 
-    The bit sum (entries read as integers, added modulo 2⁶⁴) is exact whatever the number of threads, and any
-    edit of a weight changes it; the entries tell a permutation apart. A fraction of the cost of hashing
-    gigabytes. Not cryptographic: it tells models apart, it does not guard against forgery.
+    `digest` is of the weights and buffers, `config` of the settings of its forward; `hooks` names the hook
+    points with hooks of the user's own, where there are any.
     """
+    cfg = model.cfg
+    hooked = hooked_points(model)
+    return {
+        "name": str(getattr(cfg, "model_name", None) or type(model).__name__),
+        "class": type(model).__name__,
+        "n_layers": int(cfg.n_layers),
+        "d_model": int(cfg.d_model),
+        "dtype": str(dtype_of(model)).removeprefix("torch."),
+        "digest": weight_digest(model),
+        "config": config_digest(model),
+        **({"hooks": hooked} if hooked else {}),
+    }
+
+
+def weight_digest(model: HookedModel) -> str:
+    """A digest of every parameter's and buffer's name, shape, dtype and bytes, in order.
+
+    Buffers that the forward makes anew (causal masks, rotary frequencies) are left out. Not cryptographic: it
+    tells models apart, it does not guard against forgery.
+    """
+    digest = xxhash.xxh3_128()
+    for name, values in _tensors(model):
+        digest.update(f"{name}{tuple(values.shape)}{values.dtype}".encode())
+        digest.update(values.detach().reshape(-1).cpu().contiguous().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _tensors(model: HookedModel) -> list[tuple[str, Tensor]]:
+    buffers: Any = model.named_buffers() if isinstance(model, torch.nn.Module) else ()
+    lasting = [(name, b) for name, b in buffers if name.rpartition(".")[2] not in _RECOMPUTED]
+    return sorted([*model.named_parameters(), *lasting], key=lambda item: item[0])
+
+
+def config_digest(model: HookedModel) -> str:
+    """A digest of the settings that the forward reads: `cfg`, and a bridge's Hugging Face `config`.
+
+    Names, paths, devices, tokenizers and settings at their defaults are left out.
+    """
+    original: Any = getattr(getattr(model, "original_model", None), "config", None)
+    theirs = original.to_diff_dict() if hasattr(original, "to_diff_dict") else {}
+    words = json.dumps([_settings(_changed(model.cfg)), _settings(theirs)], sort_keys=True)
+    return hashlib.sha256(words.encode()).hexdigest()[:32]
+
+
+def _changed(cfg: Any) -> dict[str, Any]:
+    """The settings of `cfg` that are not at their defaults: a newer library's new settings change nothing."""
+    fields = dataclasses.fields(cfg) if dataclasses.is_dataclass(cfg) else ()
+    defaults = {field.name: field.default for field in fields}
+    values: dict[str, Any] = getattr(cfg, "__dict__", {})
+    return {n: v for n, v in values.items() if _plain(v) != _plain(defaults.get(n, dataclasses.MISSING))}
+
+
+def _settings(values: Mapping[Any, Any]) -> dict[str, Any]:
+    return {
+        str(name): plain
+        for name, value in values.items()
+        if not str(name).startswith("_") and not any(part in str(name) for part in _NOT_OF_THE_FORWARD)
+        if (plain := _plain(value)) is not None
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON has it, numbers by their value; None for what is no setting (objects, functions)."""
+    if isinstance(value, bool | str):
+        return value
+    if isinstance(value, Number):
+        return repr(float(cast("Any", value)))
+    if isinstance(value, np.generic | np.ndarray | Tensor):
+        return _plain(value.tolist())
+    if isinstance(value, Mapping):
+        return _settings(cast("Mapping[Any, Any]", value))
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in cast("list[Any]", value)]
+    return None
+
+
+def hooked_points(model: HookedModel) -> list[str]:
+    """Names of the hook points and modules with forward hooks, other than the libraries' own."""
+    if not isinstance(model, torch.nn.Module):
+        return []
+    return [name or "the model" for name, module in model.named_modules() if _has_hooks(module)]
+
+
+def _has_hooks(module: torch.nn.Module) -> bool:
+    if getattr(module, "fwd_hooks", None):  # a hook point's
+        return True
+    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]  # pyright: ignore[reportPrivateUsage]
+    return any(str(getattr(hook, "__module__", "")).partition(".")[0] not in _LIBRARIES for hook in hooks)
+
+
+def check_unhooked(model: HookedModel, folder: Path | str) -> None:
+    """Refuse to keep in a folder what hooks of the user's own change.
+
+    Args:
+        model: the model.
+        folder: where its activations would be kept.
+
+    Raises:
+        ValueError: naming the points that have hooks.
+    """
+    if hooked := hooked_points(model):
+        places = ", ".join(hooked[:3]) + (" …" if len(hooked) > 3 else "")
+        raise ValueError(
+            f"the model has hooks of its own at {places}: what they do cannot be compared when {folder} is "
+            "opened again; remove them (model.reset_hooks()), or give no folder"
+        )
+
+
+def of_earlier_digest(recorded: Any) -> bool:
+    """Whether a recorded identity is of an earlier version, whose digest left out much of the model."""
+    return isinstance(recorded, Mapping) and is_earlier(cast("Mapping[str, Any]", recorded).get("digest"))
+
+
+def is_earlier(digest: Any) -> bool:
+    """Whether a model's digest is an earlier version's, known by its length."""
+    return isinstance(digest, str) and len(digest) == _EARLIER_LENGTH
+
+
+def is_of(recorded: Mapping[str, Any], model: HookedModel, identity: Mapping[str, Any] | None = None) -> bool:
+    """Whether a recorded identity is that of `model`, by the digests that were recorded.
+
+    Args:
+        recorded: an identity, also an earlier version's, which has an earlier digest alone.
+        model: the model given now.
+        identity: its identity, where it is there already.
+    """
+    if of_earlier_digest(recorded):
+        return recorded["digest"] == _earlier_digest(model)
+    ours = identity or model_identity(model)
+    return all(recorded.get(key) == ours[key] for key in ("digest", "config"))
+
+
+def _earlier_digest(model: HookedModel) -> str:
+    """The digest of earlier versions: each parameter's bit sum and 1,024 evenly spaced entries."""
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters(), key=lambda item: item[0]):
         bits: Tensor = parameter.detach().reshape(-1).view(_BITS[parameter.element_size()])
@@ -26,7 +179,7 @@ def weight_digest(model: HookedModel) -> str:
         digest.update(f"{name}{tuple(parameter.shape)}{parameter.dtype}".encode())
         digest.update(picked.numpy().tobytes())
         digest.update(str(_bit_sum(bits)).encode())
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()[:_EARLIER_LENGTH]
 
 
 def _bit_sum(bits: Tensor) -> int:
@@ -36,16 +189,3 @@ def _bit_sum(bits: Tensor) -> int:
     whole = bits.numel() // (8 // bits.element_size()) * (8 // bits.element_size())
     words = int(bits[:whole].view(torch.int64).sum())
     return words + int(bits[whole:].sum(dtype=torch.int64))
-
-
-def model_identity(model: HookedModel) -> dict[str, Any]:
-    """Name, class, size, dtype and weight digest of `model`, as provenance records them."""
-    cfg = model.cfg
-    return {
-        "name": str(getattr(cfg, "model_name", None) or type(model).__name__),
-        "class": type(model).__name__,
-        "n_layers": int(cfg.n_layers),
-        "d_model": int(cfg.d_model),
-        "dtype": str(dtype_of(model)).removeprefix("torch."),
-        "digest": weight_digest(model),
-    }

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from graticule.hooks.activations import Activations
 from graticule.hooks.doors import MODEL, door
-from graticule.hooks.identity import model_identity
+from graticule.hooks.identity import hooked_points, model_identity
 from graticule.hooks.padding import Extent, Lengths, check_unseen, extent_of
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.positions import plain
@@ -48,6 +48,7 @@ class Recording:
         self._passed: dict[str, Any] = {}
         self._unmasked: tuple[Extent, int] | None = None
         self._trying = False
+        self._hooked = hooked_points(model)  # before the recording's own hooks
 
     def _begin(self, passed: dict[str, Any]) -> None:
         """A pass begins with these arguments of the model's forward."""
@@ -137,7 +138,9 @@ class Recording:
             raise ValueError(f"points were reached a different number of times ({counts}); record them apart")
         self._check_unseen()
         tensors = {p: torch.cat(parts) for p, parts in self._parts.items()}
-        provenance = {"model": model_identity(self._model), "pos": plain(self._pos), "captured_by": "record"}
+        identity = {k: v for k, v in model_identity(self._model).items() if k != "hooks"}
+        identity |= {"hooks": self._hooked} if self._hooked else {}
+        provenance = {"model": identity, "pos": plain(self._pos), "captured_by": "record"}
         if not self._include_bos:
             provenance["include_bos"] = False
         rows = pd.concat(self._rows, ignore_index=True)

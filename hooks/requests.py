@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from graticule.hooks.artifact import json_ready
+from graticule.hooks.identity import EARLIER, is_earlier
 
 _SHOWN = 6
 _LONGEST = 60
-_DIGESTS = ("digest", "inputs", "rows", "values", "table", "columns")
+_DIGESTS = ("digest", "config", "inputs", "rows", "values", "table", "columns")
 _OTHER = "another one, though it may have the same name"
 
 
@@ -25,12 +26,18 @@ def flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """`name: before → now` for every setting that two requests do not share."""
     old, new = dict(flat(json_ready(before))), dict(flat(json_ready(now)))
+    earlier = [n.removesuffix(".digest") for n in old if n.endswith("model.digest") and is_earlier(old[n])]
+    earlier = [model for model in earlier if not is_earlier(new.get(f"{model}.digest"))]
+    for name in (f"{model}.{last}" for model in earlier for last in ("digest", "config")):
+        old.pop(name, None)
+        new.pop(name, None)
     names = [*old, *(name for name in new if name not in old)]
     differing = [
         _difference(name, old.get(name, "not set"), new.get(name, "not set"))
         for name in names
         if old.get(name, "not set") != new.get(name, "not set")
     ]
+    differing += [f"{model}: {EARLIER}" for model in earlier]
     return sorted(differing, key=lambda words: words.endswith(_OTHER))  # settings first, contents after
 
 

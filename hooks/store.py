@@ -28,7 +28,7 @@ from torch import Tensor
 from graticule.hooks.activations import Activations, wanted_names
 from graticule.hooks.alignment import with_digests
 from graticule.hooks.artifact import ArtifactError, as_damaged, only_file, read_json, read_table, sha256
-from graticule.hooks.identity import model_identity
+from graticule.hooks.identity import is_of, model_identity
 from graticule.hooks.names import inside_file
 from graticule.hooks.points import PointError, name_of
 from graticule.hooks.protocols import HookedModel
@@ -85,8 +85,8 @@ class Store(Mapping[str, Tensor]):
     def check_model(self, model: HookedModel) -> None:
         """**Raises** `ArtifactError` unless the store was captured from these very weights."""
         theirs = self._manifest["request"].get("model", {})
-        ours = model_identity(model)
-        if theirs.get("digest") != ours["digest"]:
+        if not is_of(theirs, model):
+            ours = model_identity(model)
             raise ArtifactError(
                 f"{self.path} was captured from {theirs.get('name')} (weights {theirs.get('digest')}), "
                 f"the model given is {ours['name']} (weights {ours['digest']})"

@@ -22,6 +22,7 @@ from graticule.hooks.artifact import (
     write_table,
     write_tensors,
 )
+from graticule.hooks.identity import EARLIER, of_earlier_digest
 from graticule.hooks.kinds import write_folder
 from graticule.hooks.names import inside_file
 from graticule.hooks.positions import from_plain, plain
@@ -174,6 +175,11 @@ def check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> No
         ours.pop("prepend_bos", None)
     with suppress(ValueError, KeyError):  # as 0.1 wrote it
         theirs["pos"] = plain(from_plain(theirs["pos"]))
+    if of_earlier_digest(theirs.get("model")):
+        raise ArtifactError(
+            f"{path} holds another capture (model: {EARLIER}); it is read as before by "
+            f"Store({str(path)!r}), but nothing is added to it: choose another place or remove it"
+        )
     differing = [k for k in sorted({*theirs, *ours}) if theirs.get(k) != ours.get(k)]
     if differing:
         detail = "; ".join(f"{k}: {theirs.get(k)!r} there, {ours.get(k)!r} here" for k in differing)

@@ -4,6 +4,7 @@ Rows are padded on the right and masked by their length, never by token id: BOS,
 in some models.
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,6 +44,13 @@ class TokenRows:
     def lengths(self) -> list[int]:
         """Tokens in every row."""
         return [len(row) for row in self.ids]
+
+    def digest(self) -> str:
+        """A digest of all rows' token ids."""
+        digest = hashlib.sha256(np.array(self.lengths, dtype=np.int64).tobytes())
+        for row in self.ids:
+            digest.update(row.tobytes())
+        return digest.hexdigest()[:16]
 
     @cached_property
     def first_alike(self) -> np.ndarray:

@@ -13,7 +13,7 @@ import torch
 from graticule.hooks.artifact import ArtifactError, fingerprint, frame_digest, json_ready
 from graticule.hooks.capture import capture
 from graticule.hooks.doors import MODEL, TABLE, door
-from graticule.hooks.identity import model_identity
+from graticule.hooks.identity import check_unhooked, model_identity
 from graticule.hooks.kinds import ForeignFolderError, working_folder
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.positions import Pos
@@ -21,6 +21,7 @@ from graticule.hooks.protocols import HookedModel
 from graticule.hooks.replacing import recover
 from graticule.hooks.requests import differences, told
 from graticule.hooks.store import Store
+from graticule.hooks.tokens import tokenize
 from graticule.probes.findings import FINDINGS, Findings
 from graticule.probes.surface.baselines import Baselines, baselines
 from graticule.probes.sweep import sweep
@@ -107,6 +108,9 @@ def _probe(
         "draws": draws,
         "seed": seed,
     }
+    if folder is not None:
+        check_unhooked(model, folder)
+        made_from["inputs"] = inputs_of(model, table, settings)
     found = None if folder is None else findings_of(folder, made_from)
     if folder is not None and found is not None:
         kept = Store(folder / "activations"), table, Baselines.load(folder / "baselines")
@@ -144,6 +148,11 @@ def asked_of(table: Table) -> dict[str, Any]:
         "classes": table.classes,
         "columns": frame_digest(table.frame),
     }
+
+
+def inputs_of(model: HookedModel, table: Table, settings: Mapping[str, Any]) -> str:
+    """A digest of the token rows that `capture` makes of the table's texts: an edited tokenizer shows."""
+    return tokenize(model, list(table.texts or ()), settings["prompt"], settings["prepend_bos"]).digest()
 
 
 def marked(made_from: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from graticule.hooks.identity import EARLIER, of_earlier_digest
 from graticule.hooks.points import PointError
 
 Normalize = Literal["none", "expected_average_only_in"]
@@ -94,6 +95,8 @@ class BaseStream:
         ours = self._settings()
         unsaid = {"values"} - {*theirs}  # states of 0.1 have no digest of the rows
         differing = [k for k in sorted({*theirs, *ours} - unsaid) if theirs.get(k) != ours.get(k)]
+        if of_earlier_digest(theirs.get("model")) and "model" in differing:
+            raise ValueError(f"the state is of another stream (model: {EARLIER}); begin a new one")
         if differing:
             detail = "; ".join(f"{k}: {theirs.get(k)!r} there, {ours.get(k)!r} here" for k in differing)
             raise ValueError(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from graticule.hooks.capture import capture
-from graticule.hooks.identity import model_identity
+from graticule.hooks.identity import is_of, model_identity
 from graticule.hooks.names import inside
 from graticule.hooks.positions import from_plain
 from graticule.hooks.protocols import HookedModel
@@ -128,8 +128,9 @@ def _why_not(setting: Setting, model: HookedModel | None, made: dict[str, Any]) 
         from_plain(made["pos"])
     except ValueError:
         return f"positions {made['pos']} cannot be repeated here: use baselines(model, table, twins=…)"
-    known, given = made.get("model", {}).get("digest"), model_identity(model)
-    if known is not None and known != given.get("digest"):
+    known = made.get("model", {}).get("digest")
+    if known is not None and not is_of(made["model"], model):
+        given = model_identity(model)
         raise ValueError(
             f"the baselines were captured from {made['model'].get('name')} (weights {known}), the model "
             f"given is {given.get('name')} ({given.get('digest')}): give the same one"

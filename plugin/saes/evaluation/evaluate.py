@@ -97,7 +97,7 @@ def evaluate(
     found = find_sae(sae)
     point = point_of(model, found, hook_name)
     identity = model_identity(model)
-    tell_if_foreign(identity, found.sae, point)
+    tell_if_foreign(model, identity, found.sae, point)
     sample = take_sample(
         model,
         found.sae,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.coders import SparseCoder, hook_name, metadata
+from graticule.hooks.identity import is_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.streams.contexts import contexts, special_ids
 from graticule.hooks.streams.corpora import Corpus
@@ -102,26 +103,29 @@ def first_rows(route: Route, tokens: Int[Tensor, "context pos"], sample: Sample)
     return rows if len(rows) else flat.flatten(0, 1)
 
 
-def tell_if_foreign(model: Mapping[str, Any], sae: SparseCoder, point: str) -> None:
+def tell_if_foreign(model: HookedModel, identity: Mapping[str, Any], sae: SparseCoder, point: str) -> None:
     """Warn where the SAE's metadata names another model or hook point than it is measured on.
 
     Args:
-        model: the model's identity.
+        model: the model that the SAE is measured on.
+        identity: the model's identity.
         sae: the SAE.
         point: the hook point it is measured at.
     """
     made = metadata(sae, "graticule")
     trained: Mapping[str, Any] = (made.get("model") or {}) if isinstance(made, Mapping) else {}
     name = metadata(sae, "model_name")
-    if trained.get("dtype") == model["dtype"] and trained.get("digest"):
-        same = trained["digest"] == model["digest"]
-        words = "other weights" if name == model["name"] else f"{name}"
+    if trained.get("dtype") == identity["dtype"] and trained.get("digest"):
+        same = is_of(trained, model, identity)
+        words = "other weights or settings" if name == identity["name"] else f"{name}"
     else:
-        same = name is None or _official(str(name)) == _official(str(model["name"]))
+        same = name is None or _official(str(name)) == _official(str(identity["name"]))
         words = str(name)
     if not same:
         _log.warning(
-            "the SAE was trained on %s, and is measured on %s: are they the same model?", words, model["name"]
+            "the SAE was trained on %s, and is measured on %s: are they the same model?",
+            words,
+            identity["name"],
         )
     if (home := hook_name(sae)) is not None and home != point:
         _log.warning("the SAE was trained at %s, and is measured at %s", home, point)

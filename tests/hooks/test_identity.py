@@ -1,0 +1,184 @@
+"""Which model something is of: every byte of it, its settings, its hooks; and what was written earlier."""
+
+import copy
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from graticule import Store, Table, capture, load_model, probe, record
+from graticule.hooks import requests
+from graticule.hooks.artifact import ArtifactError
+from graticule.hooks.identity import _earlier_digest, model_identity, weight_digest
+from graticule.hooks.kinds import ForeignFolderError
+from graticule.hooks.streams.live import LiveStream
+
+POINT = "blocks.1.hook_resid_post"
+
+
+def swap_rows(model):
+    model.W_E.data[[7, 8]] = model.W_E.data[[8, 7]]
+
+
+def swap_entries_that_no_sample_meets(model):
+    entries = model.blocks[0].mlp.W_in.data.view(-1)
+    entries[[5, 7]] = entries[[7, 5]]
+
+
+def edit_eps(model):
+    model.cfg.eps = 1.0
+    for block in model.blocks:
+        block.ln1.eps = block.ln2.eps = 1.0
+
+
+def edit_a_table(model):
+    model.blocks[0].attn.rotary_sin.mul_(0.5)
+
+
+def zero_a_block(model):
+    model.blocks[0].hook_resid_post.add_hook(lambda value, hook: value * 0)
+
+
+EDITS = [swap_rows, swap_entries_that_no_sample_meets, edit_eps, edit_a_table, zero_a_block]
+
+
+@pytest.fixture(scope="module")
+def kept(load_tiny, names, tmp_path_factory):
+    """A store and findings of one model, finished."""
+    model, folder = load_tiny("llama", "hooked"), tmp_path_factory.mktemp("kept")
+    table = Table.from_arrays(np.random.default_rng(0).normal(size=60), (names * 60)[:60], name="t")
+    capture(model, names[:4], POINT, store=folder / "store")
+    probe(model, table, points=POINT, twins=0, draws=20, out=folder / "findings", progress=False)
+    return folder, table
+
+
+@pytest.mark.parametrize("edit", EDITS, ids=lambda edit: edit.__name__)
+def test_folders_of_a_model_do_not_answer_for_an_edited_one(tiny, names, kept, edit):
+    folder, table = kept
+    edited = copy.deepcopy(tiny)
+    edit(edited)
+    with pytest.raises((ArtifactError, ValueError), match=r"holds another capture|hooks of its own"):
+        capture(edited, names[:4], POINT, store=folder / "store")
+    with pytest.raises(
+        (ForeignFolderError, ValueError), match=r"ask something else .*model|hooks of its own"
+    ):
+        probe(edited, table, points=POINT, twins=0, draws=20, out=folder / "findings", progress=False)
+    state = LiveStream(tiny, names, POINT, 4, context_size=8, buffer_tokens=16).state_dict()
+    with pytest.raises(ValueError, match="of another stream"):
+        LiveStream(edited, names, POINT, 4, context_size=8, buffer_tokens=16).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("family", "kind", "setting", "value"),
+    [
+        ("gpt2", "hooked", "activation_function", "relu"),
+        ("gpt2", "hooked", "layer_norm_epsilon", 0.1),
+        ("gpt2", "hooked", "scale_attn_weights", False),
+        ("llama", "hooked", "rope_parameters", {"rope_theta": 77.0, "rope_type": "default"}),
+        ("llama", "bridge", "rope_parameters", {"rope_theta": 77.0, "rope_type": "default"}),
+        ("gpt2", "bridge", "scale_attn_weights", False),
+    ],
+)
+def test_an_edited_config_json_is_another_model(load_tiny, hf_folder, tmp_path, family, kind, setting, value):
+    shutil.copytree(hf_folder(family), tmp_path / "m")
+    config = json.loads((tmp_path / "m/config.json").read_text())
+    (tmp_path / "m/config.json").write_text(json.dumps(config | {setting: value}))
+    assert (
+        model_identity(_load(tmp_path / "m", kind))["config"]
+        != model_identity(load_tiny(family, kind))["config"]
+    )
+
+
+def _load(folder, kind):
+    if kind == "hooked":
+        return load_model(folder, device="cpu", verify=False)
+    from transformer_lens.model_bridge import TransformerBridge
+
+    return TransformerBridge.boot_transformers(str(folder), device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["hooked", "bridge"])
+def test_two_loads_are_one_model_wherever_it_lies_and_after_runs(load_tiny, hf_folder, names, tmp_path, kind):
+    used = load_tiny("llama", kind)
+    capture(used, names[:4], POINT)
+    shutil.copytree(hf_folder("llama"), tmp_path / "elsewhere")
+    ours, theirs = model_identity(used), model_identity(_load(tmp_path / "elsewhere", kind))
+    assert (ours["digest"], ours["config"]) == (theirs["digest"], theirs["config"])
+    assert "hooks" not in ours
+
+
+def test_the_digest_reads_every_kind_of_tensor(tiny):
+    def with_buffers(**values):
+        model = copy.deepcopy(tiny)
+        for name, value in values.items():
+            model.register_buffer(name, value)
+        return weight_digest(model)
+
+    values = {"a": torch.tensor(1.0), "b": torch.arange(6).bfloat16().view(2, 3).T, "c": torch.tensor([True])}
+    own = with_buffers(**values)
+    assert with_buffers(**{n: v.clone() for n, v in values.items()}) == own
+    others = [
+        ("a", torch.tensor(2.0)),
+        ("a", torch.tensor(1.0, dtype=torch.float64)),
+        ("b", torch.arange(6).bfloat16().view(3, 2)),
+        ("c", torch.tensor([False])),
+    ]
+    assert len({own, *(with_buffers(**values | {name: other}) for name, other in others)}) == 5
+
+
+def test_hooks_are_named_in_memory_and_a_recordings_own_are_not(tiny, names):
+    hooked = copy.deepcopy(tiny)
+    zero_a_block(hooked)
+    with record(hooked, POINT) as recording:
+        hooked(names[:2])
+        inside = recording.activations.provenance["model"]["hooks"]
+    made = capture(hooked, names[:4], POINT).provenance["model"]["hooks"]
+    assert inside == made == ["blocks.0.hook_resid_post"]
+
+
+def test_findings_do_not_answer_for_an_edited_tokenizer(tiny, kept):
+    folder, table = kept
+    edited = copy.deepcopy(tiny)
+    backend = json.loads(edited.tokenizer.backend_tokenizer.to_str())
+    words = backend["model"]["vocab"]
+    one, two = [word for word in words if word in " ".join(table.texts).lower().split()][:2] or list(words)[
+        -2:
+    ]
+    words[one], words[two] = words[two], words[one]
+    edited.tokenizer._tokenizer = type(edited.tokenizer.backend_tokenizer).from_str(json.dumps(backend))
+    with pytest.raises(ForeignFolderError, match=r"ask something else .*inputs"):
+        probe(edited, table, points=POINT, twins=0, draws=20, out=folder / "findings", progress=False)
+
+
+def test_what_an_earlier_version_wrote_is_read_and_not_gone_on_with(tiny, names, kept, tmp_path):
+    shutil.copytree(kept[0], tmp_path / "old")
+    store, findings = tmp_path / "old/store", tmp_path / "old/findings"
+    earlier = {k: v for k, v in model_identity(tiny).items() if k != "config"} | {
+        "digest": _earlier_digest(tiny)
+    }
+    assert len(earlier["digest"]) == 16
+    manifest = json.loads((store / "manifest.json").read_text())
+    manifest["request"]["model"] = earlier
+    (store / "manifest.json").write_text(json.dumps(manifest))
+    np.testing.assert_array_equal(Store(store, model=tiny)[POINT], capture(tiny, names[:4], POINT)[POINT])
+    other = copy.deepcopy(tiny)
+    other.W_E.data[0, 0] += 1
+    with pytest.raises(ArtifactError, match="was captured from"):
+        Store(store, model=other)
+    with pytest.raises(
+        ArtifactError, match=r"recorded by an earlier version.*choose another place or remove"
+    ):
+        capture(tiny, names[:4], POINT, store=store)
+    written = json.loads((findings / "findings.json").read_text())
+    written["provenance"]["request"]["model"] = earlier
+    written["provenance"]["request"].pop("inputs")
+    written["provenance"]["fingerprint"] = "0" * 16
+    (findings / "findings.json").write_text(json.dumps(written))
+    with pytest.raises(ForeignFolderError, match=r"model: recorded by an earlier version.*remove it"):
+        probe(tiny, kept[1], points=POINT, twins=0, draws=20, out=findings, progress=False)
+    now = {"stream": {"model": model_identity(tiny), "seed": 0}}
+    (line,) = requests.differences({"stream": {"model": earlier, "seed": 0}}, now)
+    assert line.startswith("stream.model: recorded by an earlier version")
+    assert requests.differences(now, now) == []
