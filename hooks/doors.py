@@ -7,6 +7,7 @@ other rooms are known by name, so that nothing is imported for it.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import inspect
 from collections.abc import Callable, Mapping
@@ -130,6 +131,13 @@ TARGET = Kind(
 BASELINES = Kind("baselines", of_class("Baselines"), _make_baselines)
 """What stands against a probe."""
 
+SAE = Kind(
+    "a SAELens SAE, its folder or a run",
+    lambda value: not _is_model(value) or hasattr(value, "encode"),
+    lambda value: "SAE.load_from_disk('FOLDER'), or the folder",  # noqa: ARG005
+)
+"""A dictionary; what else it must be, its own reader says."""
+
 _FINDINGS = (FINDINGS.fits, FINDINGS_OR_PROBE.fits)
 
 
@@ -167,7 +175,8 @@ def door(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
             try:
                 given = signature.bind_partial(*args, **kwargs)
             except TypeError as error:
-                raise TypeError(f"{name}: {error}; it takes {_takes(name, signature)}") from None
+                near = _meant(kwargs, signature)
+                raise TypeError(f"{name}: {error}; it takes {_takes(name, signature)}{near}") from None
             _either_order(given.arguments, kinds)
             _check_kinds(name, signature, given.arguments, kinds)
             for argument in ranged:
@@ -184,6 +193,16 @@ def _takes(name: str, signature: inspect.Signature) -> str:
     """The call with the arguments that it cannot do without: `probe(model, table, …)`."""
     needed = [p.name for p in signature.parameters.values() if p.default is p.empty]
     return f"{name}({', '.join(needed)}{', …' if len(needed) < len(signature.parameters) else ''})"
+
+
+def _meant(given: Mapping[str, Any], signature: inspect.Signature) -> str:
+    """The argument that an unknown one was meant to be: `; did you mean n_tokens?`; empty without one."""
+    unknown = next((argument for argument in given if argument not in signature.parameters), None)
+    if unknown is None:
+        return ""
+    whole = [p for p in signature.parameters if unknown in p.split("_") or p in unknown.split("_")]
+    near = whole or difflib.get_close_matches(unknown, signature.parameters, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _either_order(given: dict[str, Any], kinds: Mapping[str, Kind]) -> None:

@@ -72,6 +72,9 @@ class BaseStream:
             self._factors = dict.fromkeys(self.points, 1.0)
         elif self._factors is None:
             norms = self._mean_norms()
+            for point, norm in norms.items():
+                if norm == 0:
+                    raise ValueError(f"{point}: every row is zero, and cannot be scaled; normalize='none'")
             self._factors = {p: math.sqrt(self.widths[p]) / norms[p] for p in self.points}
         return self._factors
 

@@ -80,6 +80,9 @@ class Corpus:
             return _of_array(source, name)
         if isinstance(source, Sequence):
             return _of_list(cast("Sequence[Any]", source), column, name, sample_by)
+        if hasattr(source, "iloc"):
+            write = "frame['COLUMN'].tolist()" if hasattr(source, "columns") else "series.tolist()"
+            raise TypeError(f"a corpus of {type(source).__name__}: give its texts, {write}")
         raise TypeError(
             f"a corpus of {type(source).__name__}: give a path, a datasets.Dataset, texts or token rows"
         )

@@ -127,7 +127,9 @@ class LiveStream(BaseStream):
         if self.n_tokens is None:
             return None
         if self.n_tokens < self.batch_size:
-            raise ValueError(f"n_tokens={self.n_tokens} is less than one batch of {self.batch_size}")
+            raise ValueError(
+                f"n_tokens={self.n_tokens} is less than one batch; write batch_size= below {self.batch_size}"
+            )
         return self.n_tokens // self.batch_size
 
     # Batches -----------------------------------------------------------------------------------------

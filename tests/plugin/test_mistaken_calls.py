@@ -14,6 +14,7 @@ from graticule import saes
 from graticule.cli import main
 
 N = 48
+TOPK = {"architecture": "topk", "d_sae": 16, "k": 2}
 FRAME = pd.DataFrame(
     {"w": [f"{a} {b}" for a in ("paris", "rome", "oslo", "lima", "delhi", "cairo", "tokyo", "berlin")
            for b in ("king", "lake", "port", "san", "north", "south")],
@@ -127,6 +128,66 @@ CALLS = {
             n_tokens=1000,
         ),
         "batch_size=256.*write batch_size=48",
+    ),
+    "another name of an argument": (
+        lambda m, t, a, b, f, e: saes.train(a, config=TOPK, out="o", tokens=9),
+        r"unexpected keyword argument 'tokens'; .*; did you mean n_tokens\?",
+    ),
+    "a misspelt argument": (
+        lambda m, t, a, b, f, e: graticule.capture(m, t.texts, point="resid_post"),
+        r"did you mean points\?",
+    ),
+    "train's own argument for its stream": (
+        lambda m, t, a, b, f, e: saes.train(e, config=TOPK, out="o", stream={"batch_size": 8}),
+        r"stream= has batch_size, which train takes itself: train\(…, batch_size=8\)",
+    ),
+    "the same of a live stream": (
+        lambda m, t, a, b, f, e: saes.train(
+            m, corpus=t.texts, config=TOPK, hook_name=e.points[0], out="o", stream={"n_tokens": 8}
+        ),
+        r"train\(…, n_tokens=8\)",
+    ),
+    "a misspelt setting of the stream": (
+        lambda m, t, a, b, f, e: saes.train(e, config=TOPK, out="o", stream={"max_nrm": 8}),
+        r"stream= has no setting 'max_nrm'; did you mean max_norm\?",
+    ),
+    "a wrong point and too few rows": (
+        lambda m, t, a, b, f, e: saes.train(
+            m, corpus=t.texts, config=TOPK, hook_name="blocks.0.hook_resid_pots", out="o", n_tokens=10
+        ),
+        "no hook point 'blocks.0.hook_resid_pots'",
+    ),
+    "a wrong architecture and too few rows": (
+        lambda m, t, a, b, f, e: saes.train(
+            m, corpus=t.texts, config="topkk", hook_name=e.points[0], out="o", n_tokens=10
+        ),
+        "architecture 'topkk': expected one of",
+    ),
+    "too few rows": (
+        lambda m, t, a, b, f, e: saes.train(
+            m, corpus=t.texts, config=TOPK, hook_name=e.points[0], out="o", n_tokens=10
+        ),
+        "n_tokens=10 is less than one batch of 4096: write batch_size=10 or less",
+    ),
+    "no end": (
+        lambda m, t, a, b, f, e: saes.train(e, config=TOPK, out="o", epochs=None, batch_size=8),
+        "epochs=None reads the data without end: say how many rows with n_tokens=",
+    ),
+    "a frame for a corpus": (
+        lambda m, t, a, b, f, e: saes.train(m, corpus=FRAME, config=TOPK, hook_name=e.points[0], out="o"),
+        r"a corpus of DataFrame: give its texts, frame\['COLUMN'\]\.tolist\(\)",
+    ),
+    "a series for a corpus": (
+        lambda m, t, a, b, f, e: saes.train(m, corpus=FRAME["w"], config=TOPK, hook_name="x", out="o"),
+        r"a corpus of Series: give its texts, series\.tolist\(\)",
+    ),
+    "SAE and model of an evaluation": (
+        lambda m, t, a, b, f, e: saes.evaluate("my-sae", m, t.texts),
+        r"swap the two, evaluate\(model, sae\)",
+    ),
+    "SAE and model to examine": (
+        lambda m, t, a, b, f, e: saes.examine("my-sae", m, t.texts),
+        r"swap the two, examine\(model, sae\)",
     ),
     "an unknown popularity column": (
         lambda m, t, a, b, f, e: graticule.popularity(f, "x"),

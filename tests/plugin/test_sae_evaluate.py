@@ -389,6 +389,9 @@ def test_what_cannot_be_evaluated_is_refused(model, tokens, tmp_path):
         evaluate(model, make(), tokens, n_tokens=50, n_activation_tokens=20)
     with pytest.raises(ValueError, match="every token"):
         evaluate(model, make(), tokens, exclude_special=list(range(200)), losses=False)
+    for few in (tokens[:, :2], tokens[:, :1], torch.zeros_like(tokens[:, :5])):
+        with pytest.raises(ValueError, match=r"no loss can be taken on contexts of .*losses=False"):
+            evaluate(model, make(), few)
     with pytest.raises(ValueError, match="whitening"):
         evaluate(model, make(normalize_activations="covariance_whitening"), tokens)
     with pytest.raises(ValueError, match="transcoder"):

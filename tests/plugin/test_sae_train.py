@@ -659,6 +659,7 @@ def test_interrupted_before_the_first_step_nothing_is_said_to_be_kept(acts, tmp_
     with pytest.raises(KeyboardInterrupt):
         saes.train(Interrupted(acts, POINTS[0], BATCH), **given)
     assert "interrupted before the first step: nothing was trained" in caplog.text
+    assert "captures again what was captured so far" in caplog.text and "nothing is lost" not in caplog.text
     assert "checkpoint in" not in caplog.text
     assert saes.train(StoreStream(acts, POINTS[0], BATCH), **given).state == "complete"
 
@@ -704,7 +705,7 @@ def test_a_run_of_other_rows_is_another_run_whether_complete_or_interrupted(acts
 
     saes.train(one, **given, out=tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
-        saes.train(Killed(one, POINTS[0], BATCH), config=TOPK, out=tmp_path / "killed")
+        saes.train(Killed(one, POINTS[0], BATCH), **given, out=tmp_path / "killed")
     for other in (moved, swapped, half):
         for folder in ("whole", "killed"):
             with pytest.raises(ValueError, match=words):
@@ -725,6 +726,14 @@ def test_a_run_of_other_rows_is_another_run_whether_complete_or_interrupted(acts
     caplog.clear()
     assert saes.train(one, **given, out=tmp_path / "whole").state == "complete"
     assert "whether its rows are the same is not known" in caplog.text
+
+
+@pytest.mark.parametrize("normalize", ["none", "expected_average_only_in"])
+@pytest.mark.parametrize(("value", "words"), [(0.0, "zero"), (2.0, "are the same values")])
+def test_rows_that_are_all_the_same_are_refused(tmp_path, normalize, value, words):
+    same = Activations.from_tensors({POINTS[0]: torch.full((4 * BATCH, D_IN), value)})
+    with pytest.raises(ValueError, match=f"{POINTS[0]}: .*{words}"):
+        saes.train(same, config=TOPK, out=tmp_path / "run", batch_size=BATCH, stream={"normalize": normalize})
 
 
 def test_a_run_begun_before_long_rows_were_left_out_goes_on_with_all_of_them(acts, tmp_path):

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import read_tensors, write_json
 from graticule.hooks.coders import architecture
-from graticule.hooks.doors import MODEL, door
+from graticule.hooks.doors import MODEL, SAE, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.session import undisturbed
@@ -44,7 +44,7 @@ _log = logging.getLogger(__name__)
 _QUIET = 4000  # tokens that are over before a bar is worth drawing
 
 
-@door(model=MODEL, max_norm=LONGEST)
+@door(model=MODEL, sae=SAE, max_norm=LONGEST)
 def evaluate(
     model: HookedModel,
     sae: Any,

@@ -85,8 +85,13 @@ def take_sample(
 
 
 def check_predictable(model: HookedModel, sample: Sample) -> None:
-    """**Raises** `ValueError` for tokens that a model reads but cannot predict, as a small output vocabulary
-    makes them: there is no loss of them."""
+    """**Raises** `ValueError` for contexts without a prediction that counts, and for tokens that a model
+    reads but cannot predict, as a small output vocabulary makes them: there is no loss of them."""
+    if not sample.kept[: sample.n_loss, :-1].any():
+        raise ValueError(
+            f"no loss can be taken on contexts of {sample.tokens.shape[1]} tokens: special tokens do not "
+            "count, and nothing follows the last; write a larger context_size=, or losses=False"
+        )
     outputs, following = n_outputs(model), sample.tokens[: sample.n_loss, 1:]
     if following.size and outputs <= (largest := int(following.max())):
         raise ValueError(

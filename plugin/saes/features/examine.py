@@ -12,7 +12,7 @@ import torch
 from tqdm.auto import tqdm
 
 from graticule.hooks.coders import metadata
-from graticule.hooks.doors import MODEL, door
+from graticule.hooks.doors import MODEL, SAE, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.session import undisturbed
@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 _QUIET = 4000
 
 
-@door(model=MODEL, max_norm=LONGEST)
+@door(model=MODEL, sae=SAE, max_norm=LONGEST)
 def examine(
     model: HookedModel,
     sae: Any,

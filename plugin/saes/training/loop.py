@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from graticule.hooks.streams.norms import LARGE_SHARE, MAX_NORM, LargeRows, large_rows
@@ -79,7 +80,10 @@ class Session:
             self._begin()
         except KeyboardInterrupt:
             if not (self.folder / "checkpoint").is_dir():
-                _log.warning("interrupted before the first step: nothing was trained, and nothing is lost")
+                _log.warning(
+                    "interrupted before the first step: nothing was trained yet, and the same call captures "
+                    "again what was captured so far"
+                )
             raise
         saved, ended = time.monotonic(), False
         with self._bar() as bar, asked_to_stop() as asked:
@@ -102,6 +106,7 @@ class Session:
         if state is None:
             rows = self.stream.sample(_FIRST_LOOK, self.seed)
             for member in self.members:
+                _check_varied(member.point, rows[member.point])
                 member.first_look(rows[member.point])
                 self._tell_large(member, large_rows(rows[member.point]))
             return
@@ -228,3 +233,13 @@ def _postfix(members: Sequence[Member]) -> str:
         f"loss {line['loss']:.4g}, L0 {line['l0']:.1f}, EV {line['explained_variance']:.3f}, "
         f"dead {line['dead']:.0f}"
     )
+
+
+def _check_varied(point: str, rows: Tensor) -> None:
+    """**Raises** `ValueError` for rows that are all the same: there is nothing to learn of them."""
+    if len(rows) > 1 and bool((rows == rows[0]).all()):
+        values = "zeros" if not bool(rows.any()) else "the same values"
+        raise ValueError(
+            f"{point}: all {len(rows):,} rows looked at are {values}, of which nothing can be learned; give "
+            "rows that differ"
+        )

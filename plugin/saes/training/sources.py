@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,11 @@ from graticule.hooks.store import Store
 from graticule.hooks.streams.protocol import Stream
 from graticule.saes.training.settings import split_settings
 
+_OF_TRAIN = (
+    *("model", "store", "corpus", "points", "layers", "batch_size"),
+    *("context_size", "n_tokens", "epochs", "seed", "progress"),
+)
+"""Arguments of the streams that `train` fills in."""
 _RESERVED = ("checkpoint", "sae", "evaluation", "features")
 
 
@@ -134,12 +141,14 @@ def make_stream(
             )
         if corpus is not None or context_size is not None:
             raise ValueError("a store holds its contexts: leave corpus= and context_size= out")
+        _check_options(StoreStream, options)
         return StoreStream(source, list(points) or None, batch_size, **shared)
     if isinstance(source, HookedModel):
         from graticule.hooks.streams.live import LiveStream
 
         if corpus is None or not points:
             raise ValueError("training from a model needs corpus= (texts, files or a dataset) and hook_name=")
+        _check_options(LiveStream, options)
         live: dict[str, Any] = {
             "context_size": context_size,
             "n_tokens": n_tokens,
@@ -153,11 +162,33 @@ def make_stream(
     )
 
 
+def _check_options(kind: type, options: Mapping[str, Any]) -> None:
+    """**Raises** `ValueError` for a setting in `stream=` that is none, or is `train`'s own argument."""
+    names = [name for name in inspect.signature(kind).parameters if name not in _OF_TRAIN]
+    for name, value in options.items():
+        if name in _OF_TRAIN and name in inspect.signature(kind).parameters:
+            where = {"points": "hook_name", "layers": "hook_name"}.get(name, name)
+            raise ValueError(f"stream= has {name}, which train takes itself: train(…, {where}={value!r})")
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; it has {', '.join(names)}"
+            raise ValueError(f"stream= has no setting {name!r}{hint}")
+
+
 def available_tokens(stream: Stream) -> int | None:
     """Rows that the stream will give in whole batches, where it knows."""
     epochs = getattr(stream, "epochs", None)
     batches = getattr(stream, "n_batches", None)
     return None if epochs is None or batches is None else int(epochs) * int(batches) * stream.batch_size
+
+
+def check_one_batch(n_tokens: int | None, batch_size: int) -> None:
+    """**Raises** `ValueError` for fewer rows than a batch has."""
+    if n_tokens is not None and n_tokens < batch_size:
+        raise ValueError(
+            f"n_tokens={n_tokens} is less than one batch of {batch_size}: write "
+            f"batch_size={max(1, n_tokens)} or less, or more n_tokens"
+        )
 
 
 def total_tokens(stream: Stream, n_tokens: int | None) -> int:
@@ -167,11 +198,15 @@ def total_tokens(stream: Stream, n_tokens: int | None) -> int:
     """
     has = available_tokens(stream)
     wanted = n_tokens if n_tokens is not None else getattr(stream, "n_tokens", None) or has
+    if wanted is None and getattr(stream, "epochs", 1) is None:
+        raise ValueError(
+            "epochs=None reads the data without end: say how many rows with n_tokens=, or epochs=1"
+        )
     if wanted is None:
         raise ValueError("n_tokens= is needed: the corpus does not say how many tokens it has")
     total = int(wanted) // stream.batch_size * stream.batch_size
     if total < stream.batch_size:
-        raise ValueError(f"n_tokens={wanted} is less than one batch of {stream.batch_size}")
+        check_one_batch(int(wanted), stream.batch_size)
     if has is not None and total > has:
         raise ValueError(
             f"n_tokens={wanted}: the store gives {has:,} in whole batches; lower n_tokens or raise epochs"

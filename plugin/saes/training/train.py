@@ -30,7 +30,7 @@ from graticule.saes.training.loop import Session
 from graticule.saes.training.member import Member
 from graticule.saes.training.run import Run
 from graticule.saes.training.settings import Optimisation, compute_type, resampling_plan
-from graticule.saes.training.sources import Wanted, make_stream, total_tokens, wanted_saes
+from graticule.saes.training.sources import Wanted, check_one_batch, make_stream, total_tokens, wanted_saes
 from graticule.saes.training.tracking import Tracker
 from graticule.saes.training.trainer import Trainer
 
@@ -136,11 +136,13 @@ def train(
     check_call(out, call)
     wanted = wanted_saes(config, hook_name)
     points = list(dict.fromkeys(sae.point for sae in wanted if sae.point is not None))
+    a_batch = source.batch_size if isinstance(source, Stream) else batch_size
+    at_least = None if n_tokens is None else max(n_tokens, a_batch)  # too few are told of after the rest
     data = make_stream(
         source,
         points,
         corpus=corpus,
-        n_tokens=n_tokens,
+        n_tokens=at_least,
         batch_size=batch_size,
         context_size=context_size,
         epochs=epochs,
@@ -148,11 +150,12 @@ def train(
         options=dict(stream or {}),
         progress=progress,
     )
-    total = total_tokens(data, n_tokens)
+    total = total_tokens(data, at_least)
     where = _device(source, device)
     kind = compute_type(compute_dtype, where)
     base = optimisation or Optimisation()
     plans = [_plan(sae, data, base, total, where, logger, resampling, seed) for sae in wanted]
+    check_one_batch(n_tokens, data.batch_size)
     _tell_few_steps(total // data.batch_size, data.batch_size)
     shared = {
         "stream": _stream_words(data),
