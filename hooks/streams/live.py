@@ -128,7 +128,8 @@ class LiveStream(BaseStream):
             return None
         if self.n_tokens < self.batch_size:
             raise ValueError(
-                f"n_tokens={self.n_tokens} is less than one batch; write batch_size= below {self.batch_size}"
+                f"n_tokens={self.n_tokens} is less than one batch of {self.batch_size}: write "
+                f"batch_size={max(1, self.n_tokens)} or less, or more n_tokens"
             )
         return self.n_tokens // self.batch_size
 
