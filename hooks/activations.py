@@ -16,7 +16,7 @@ from graticule.hooks.alignment import with_digests
 from graticule.hooks.caches import cache_shape, check_cache, index_or_slice, names_in
 from graticule.hooks.doors import ACTIVATIONS, came
 from graticule.hooks.names import check_name
-from graticule.hooks.points import LayerSpec, PointError, PointSpec, layer_of, name_of
+from graticule.hooks.points import LayerSpec, PointSpec, captured_name, layer_of, name_of
 from graticule.hooks.visible import visible
 
 if TYPE_CHECKING:
@@ -57,10 +57,7 @@ class Activations(Mapping[str, Tensor]):
     # Mapping -----------------------------------------------------------------------------------------
     def __getitem__(self, key: str | tuple[str, int]) -> Float[Tensor, "row width"]:
         """The `[row, width]` tensor of a point. **Raises** `PointError` if it was not captured."""
-        name = name_of(key)
-        if name not in self._tensors:
-            raise PointError(f"{name} is not among the captured points: {', '.join(self._tensors)}")
-        return self._tensors[name]
+        return self._tensors[captured_name(key, self.points)]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -162,6 +159,9 @@ class Activations(Mapping[str, Tensor]):
 
         Without a `source` column, row i is taken to come from text i. With `texts`, what the rows were made
         from, a table's rows are compared with them; without, only their number can be.
+
+        Tensors and arrays are used where they lie, without a copy: change none of them in place afterwards,
+        or pass `tensor.clone()`.
         """
         if not hasattr(tensors, "items"):
             write = ACTIVATIONS.write(tensors)

@@ -28,7 +28,7 @@ from graticule.hooks.protocols import HookedModel, device_of, dtype_of
 from graticule.hooks.running.forward import check_compilable, compiled_blocks
 from graticule.hooks.running.packing import packed
 from graticule.hooks.running.parts import TOKEN_BUDGET
-from graticule.hooks.running.runner import Job, Runner, row_table, shards
+from graticule.hooks.running.runner import ROW_COLUMNS, Job, Runner, row_table, shards
 from graticule.hooks.running.session import undisturbed
 from graticule.hooks.store import Store
 from graticule.hooks.store_manifest import STORE, read_manifest
@@ -122,7 +122,8 @@ def capture(
     - `store`: a folder to stream to, in shards, with bounded memory; a killed run called again goes on after
       its last whole shard, a finished one is opened without running the model (its files are verified where
       their sizes or times have changed, and as they are used; damaged shards are captured anew).
-    - `rows`: one line an input, whose columns are added to the row table.
+    - `rows`: one line an input, whose columns are added to the row table (`source`, `position`, `token` and
+      the others that are its own are refused).
     - `texts`: what the inputs are of, where they are not a table's texts themselves (token rows, texts
       written otherwise): a table's rows are compared with them. By default the inputs, if they are texts.
     - `prepend_bos`: None follows the model's `default_prepend_bos`, and a tokenizer that puts more than BOS
@@ -214,6 +215,12 @@ def _columns(
         raise ValueError(f"rows= has {len(rows)} lines for {n_inputs} inputs; they must agree")
     if rows is not None and isinstance(inputs, pd.Series) and not inputs.index.equals(rows.index):
         raise ValueError("inputs and rows= have different indices; give both in one order, inputs.tolist()")
+    taken = [] if rows is None else [c for c in map(str, rows.columns) if c in (*ROW_COLUMNS, DIGEST)]
+    if taken:
+        raise ValueError(
+            f"rows= has a column {taken[0]!r}, which capture writes itself: rename it, "
+            f"rows.rename(columns={{{taken[0]!r}: {'own_' + taken[0]!r}}})"
+        )
     if texts is not None and len(texts) != n_inputs:
         raise ValueError(f"texts= has {len(texts)} entries for {n_inputs} inputs; one for each")
     of = texts_of(inputs if texts is None else texts)

@@ -120,6 +120,10 @@ FRAME = Kind("a pandas DataFrame", _is_frame, _make_frame)
 DATA = Kind("a pandas DataFrame, or a file of rows", lambda v: _is_frame(v) or isinstance(v, str | PathLike),
             _make_rows)  # fmt: skip
 """What a table is made of."""
+FOLDER = Kind("a folder to write", lambda v: isinstance(v, str | PathLike), lambda v: "out='runs/one'")  # noqa: ARG005
+"""Where a run leaves what it made."""
+TEXT = Kind("one text", lambda v: isinstance(v, str), lambda v: "'The text to read'")  # noqa: ARG005
+"""What a model reads."""
 ACTIVATIONS = Kind("Activations or a Store", of_class("Activations", "Store"), _make_activations)
 """Rows of activations, in memory or on disk."""
 TARGET = Kind(
@@ -227,6 +231,16 @@ def _check_kinds(
         if swapped:
             order = ", ".join(p for p in signature.parameters if p in (argument, swapped[0]))
             raise TypeError(f"{name}: {argument} is {came(value)}: swap the two, {name}({order})")
+        beside = [
+            o
+            for o, other in kinds.items()
+            if other.fits(value) and given.get(o) is not None and not other.takes(given[o])
+        ]
+        if beside:
+            raise TypeError(
+                f"{name}: {argument} is {came(given[beside[0]])}, in the place of {beside[0]}; expected "
+                f"{kind.what}: {kind.write(given[beside[0]])}"
+            )
         raise TypeError(f"{name}: {argument} is {came(value)}; expected {kind.what}: {kind.write(value)}")
 
 

@@ -36,6 +36,8 @@ def token_ids(row: Any, where: str, vocabulary: int | None = None) -> np.ndarray
         ValueError: for anything but whole numbers from 0 to below `vocabulary`, naming row, position and id.
     """
     ids = np.asarray(row.cpu() if isinstance(row, Tensor) else row)
+    if ids.ndim == 0:
+        raise ValueError(f"{where} is {row!r}; expected a text, or a list of token ids")
     if ids.ndim != 1:
         raise ValueError(f"{where} has shape {ids.shape}; expected a list of token ids")
     if len(ids) == 0:

@@ -82,6 +82,35 @@ def name_of(key: object) -> str:
     raise PointError(f"{key!r} is no point: expected a hook name, or ('resid_post', 9)")
 
 
+def captured_name(key: object, captured: Sequence[str]) -> str:
+    """The full hook name of a key of activations that were captured.
+
+    Args:
+        key: A name, or a (name, layer) pair.
+        captured: Full hook names of what was captured.
+
+    Raises:
+        PointError: It is neither, or was not captured; the message names points that were.
+    """
+    pairs = [(short, layer) for name in captured for short, layer in _pairs(name)]
+    if not isinstance(key, str | tuple):
+        at = [pair for pair in pairs if pair[1] == key and type(key) is int]
+        example = repr((at or pairs or [captured[0]])[0])
+        raise PointError(f"{key!r} is no point: expected a hook name, or {example}")
+    name = name_of(key)
+    if name in captured:
+        return name
+    if at := [pair for pair in pairs if pair[0] == key]:
+        raise PointError(f"{key!r} names no layer: write {' or '.join(map(repr, at[-1:]))}, of {len(at)}")
+    raise PointError(f"{name} is not among the captured points: {', '.join(captured)}")
+
+
+def _pairs(name: str) -> list[tuple[str, int]]:
+    """A full hook name as (short name, layer), if it has one."""
+    layer = layer_of(name)
+    return [] if layer is None else [(s, layer) for s in _SHORT if full_name(s, layer) == name]
+
+
 def resolve_layers(n_layers: int, layers: LayerSpec = "all") -> list[int]:
     """Layer indices in `0 … n_layers-1`, in the order asked for, without repeats.
 

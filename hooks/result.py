@@ -24,6 +24,10 @@ PAGE_RENDERER = "graticule.report.page:write_page"
 """Where pages are laid out: a string, resolved on use, because imports point down and the page is up."""
 
 
+_LINES = 8
+"""Of a result shown by its name."""
+
+
 def _renderer() -> Callable[..., Path]:
     module, name = PAGE_RENDERER.split(":")
     return getattr(import_module(module), name)
@@ -44,6 +48,21 @@ class Result(ABC):
 
     A new analysis is a new subclass; nothing that prints, draws or publishes results changes for it.
     """
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        """Every result is shown in a few lines, dataclasses too, which would write out all their fields."""
+        super().__init_subclass__(**settings)
+        if "__repr__" not in cls.__dict__:
+            cls.__repr__ = Result.__repr__
+
+    def __repr__(self) -> str:
+        lines = [f"{type(self).__name__}: {self.title}", *self.summary().splitlines()]
+        more = (
+            [f"… {len(lines) - _LINES + 1} lines more: print(result.summary())"]
+            if len(lines) > _LINES
+            else []
+        )
+        return visible("\n".join([*lines[: _LINES - len(more)], *more]), lines=True)
 
     @property
     @abstractmethod

@@ -213,7 +213,8 @@ def _from_name(name: str, wishes: Wishes, revision: str | None) -> HookedModel:
     except ValueError:
         official = None
     if official is None and name.count("/") != 1:
-        near = difflib.get_close_matches(name, [*loading.make_model_alias_map(), gguf.PACKAGED], n=3)
+        names = {*loading.make_model_alias_map(), gguf.PACKAGED}
+        near = difflib.get_close_matches(name, sorted(names), n=3)
         hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise ModelUnavailableError(
             f"{name!r} is no folder or .gguf file here, no TransformerLens name and not the packaged "

@@ -40,7 +40,7 @@ from graticule.hooks.store import Store
 from graticule.probes.estimators.ridge import RidgeProbe
 from graticule.probes.material import Material, Predicted
 from graticule.probes.scores.settings import JudgeSettings
-from graticule.probes.scores.verdict import Predictions, Verdict
+from graticule.probes.scores.verdict import STRUCTURE, Predictions, Verdict
 from graticule.probes.surface.baselines import Baselines
 
 if TYPE_CHECKING:
@@ -243,6 +243,12 @@ class Findings(Result):
             return []
         if self.limit_of_detection != self.limit_of_detection:
             tried = self.largest_gain_tried
+            if self.verdict.words.startswith(STRUCTURE):
+                upto = "" if tried is None else f", {tried:g}"
+                return [
+                    f"largest hidden part tried{upto}: would mostly have been missed with these rows, at "
+                    f"this layer; not a doubt about this finding, whose gain is {self.verdict.gain:+.3f}"
+                ]
             upto = "as small as those that were tried" if tried is None else f"of {tried:g} or less"
             line = f"a hidden part {upto} would mostly have been missed with these rows, at this layer"
             return [f"gain {self.verdict.gain:+.3f}; {line}"]
@@ -254,10 +260,11 @@ class Findings(Result):
         if self.kind == "binary":
             scores = next(s["test"] for s in self.layer_scores if s["point"] == self.chosen_point)
             auroc, accuracy = (_figure(scores.get(name)) for name in ("auroc", "accuracy"))
-            return [
-                f"{self.target_names[0]}: 1 is {self.classes[1]!r}, 0 is {self.classes[0]!r}, R² is of that "
-                f"number; on test rows AUROC {auroc}, accuracy {accuracy}"
-            ]
+            meaning = "R² is of 0 and 1"
+            if self.classes != ("0", "1"):
+                meaning = f"1 is {self.classes[1]!r}, 0 is {self.classes[0]!r}, R² is of that number"
+            told = f"{meaning}; on test rows AUROC {auroc}, accuracy {accuracy}"
+            return [f"{self.target_names[0]}: {told}"]
         few: list[str] = []
         for name in self.target_names if self.kind == "numeric" else ():
             values = self.predictions[f"true_{name}"].unique()
@@ -299,9 +306,10 @@ class Findings(Result):
             }
             for name, line in self.baselines.items()
         ]
+        worst = worst_rows(self)
         return {
             _CAPTION_BASELINES: pd.DataFrame(rows),
-            _CAPTION_WORST: worst_rows(self),
+            **({_CAPTION_WORST: worst} if len(worst) else {}),
             _CAPTION_LAYERS: self.layers.drop(columns=["point", "exploratory", "depth"]),
         }
 

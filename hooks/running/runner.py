@@ -164,20 +164,23 @@ def shards(counts: np.ndarray, bytes_a_row: int) -> list[np.ndarray]:
     return shards
 
 
+ROW_COLUMNS = ("source", "position", "token", "same_tokens_as")
+"""Columns of a row table that a capture writes itself."""
+
+
 def row_table(job: Job, texts: np.ndarray, rows: pd.DataFrame | None) -> pd.DataFrame:
     """`source`, `position`, `token`, `same_tokens_as` (the first text with this text's very tokens) and the
     caller's columns, one line a row."""
     chosen = [job.positions[t][-1:] if job.mean else job.positions[t] for t in texts]
     source = np.repeat(texts, [len(c) for c in chosen])
-    table = pd.DataFrame(
-        {
-            "source": source.astype(np.int64),
-            "position": np.concatenate(chosen).astype(np.int32),
-            "token": np.concatenate([job.rows.ids[t][c] for t, c in zip(texts, chosen, strict=True)]),
-            "same_tokens_as": job.rows.first_alike[source],
-        }
+    values = (
+        source.astype(np.int64),
+        np.concatenate(chosen).astype(np.int32),
+        np.concatenate([job.rows.ids[t][c] for t, c in zip(texts, chosen, strict=True)]),
+        job.rows.first_alike[source],
     )
+    table = pd.DataFrame(dict(zip(ROW_COLUMNS, values, strict=True)))
     if rows is None:
         return table
     extra = rows.reset_index(drop=True).iloc[source].reset_index(drop=True)
-    return pd.concat([table, extra.drop(columns=table.columns, errors="ignore")], axis=1)
+    return pd.concat([table, extra], axis=1)

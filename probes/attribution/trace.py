@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.capture import capture
-from graticule.hooks.doors import FINDINGS_OR_PROBE, MODEL, door
+from graticule.hooks.doors import FINDINGS_OR_PROBE, MODEL, TEXT, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
@@ -126,7 +126,7 @@ class Trace(SavedResult):
         return {"The reading at every token": self.table}
 
 
-@door(model=MODEL, findings=FINDINGS_OR_PROBE)
+@door(model=MODEL, findings=FINDINGS_OR_PROBE, text=TEXT)
 def trace(
     model: HookedModel,
     findings: Findings | RidgeProbe,

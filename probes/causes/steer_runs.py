@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,9 @@ def steering_tables(
 
 
 def need_dose(dose: float, scales: Sequence[float]) -> None:
-    """**Raises** `ValueError` unless the dose is among the scales, in both directions."""
+    """**Raises** `ValueError` unless the scales are numbers, with the dose among them in both directions."""
+    if isinstance(scales, str | int | float) or not all(isinstance(s, Real) for s in scales):
+        raise ValueError(f"scales={scales!r}: expected several numbers, (-2, -1, 0, 1, 2)")
     if not {dose, -dose} <= set(scales):
         raise ValueError(f"dose={dose:g}: both it and {-dose:g} must be among scales={tuple(scales)}")
 

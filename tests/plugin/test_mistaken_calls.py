@@ -1,5 +1,6 @@
 """Calls that people make by mistake: one line each, of what came, what was expected and what to write."""
 
+import json
 import re
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from helpers import as_installed
 import graticule
 from graticule import saes
 from graticule.cli import main
+from graticule.probes.findings_figures import worst_rows
+from graticule.probes.scores.verdict import STRUCTURE
 
 N = 48
 TOPK = {"architecture": "topk", "d_sae": 16, "k": 2}
@@ -107,7 +110,64 @@ CALLS = {
     ),
     "a number for a point": (
         lambda m, t, a, b, f, e: a[9],
-        r"9 is no point: expected a hook name, or \('resid_post', 9\)",
+        r"9 is no point: expected a hook name, or \('resid_post', 0\)$",
+    ),
+    "a number of a point": (lambda m, t, a, b, f, e: a[1], r"1 is no point: .* or \('resid_post', 1\)$"),
+    "a point without its layer": (
+        lambda m, t, a, b, f, e: a["resid_post"],
+        r"'resid_post' names no layer: write \('resid_post', \d\)",
+    ),
+    "findings and a name": (
+        lambda m, t, a, b, f, e: graticule.causes(f, "gemma-3-270m"),
+        r"model is 'gemma-3-270m', in the place of findings; .*load_model\('gemma-3-270m'\)",
+    ),
+    "a table and a name": (
+        lambda m, t, a, b, f, e: graticule.probe(t, "gemma"),
+        r"model is 'gemma', in the place of table; .*load_model\('gemma'\)",
+    ),
+    "a table and a folder": (
+        lambda m, t, a, b, f, e: graticule.sweep(t, None, b),
+        r"activations is a Table; expected",
+    ),
+    "numbers for texts": (
+        lambda m, t, a, b, f, e: graticule.capture(m, [1.0, 2.0]),
+        r"token row 0 is 1\.0; expected a text, or a list of token ids",
+    ),
+    "None for a text": (
+        lambda m, t, a, b, f, e: graticule.capture(m, [None]),
+        "token row 0 is None; expected a text",
+    ),
+    "nothing to trace": (
+        lambda m, t, a, b, f, e: graticule.trace(m, f, None),
+        "trace: text is None; expected one text",
+    ),
+    "several texts to trace": (
+        lambda m, t, a, b, f, e: graticule.trace(m, f, ["a"]),
+        "trace: text is a list; expected one text",
+    ),
+    "a word for scales": (
+        lambda m, t, a, b, f, e: graticule.steer(m, f, scales="3"),
+        r"scales='3': expected several numbers",
+    ),
+    "words for scales": (
+        lambda m, t, a, b, f, e: graticule.causes(m, f, scales=["-2", "2"]),
+        r"scales=\['-2', '2'\]: expected several numbers",
+    ),
+    "nowhere to train into": (
+        lambda m, t, a, b, f, e: saes.train(a, config={"architecture": "topk"}, out=None),
+        "train: out is None; expected a folder to write",
+    ),
+    "a name nearly right": (
+        lambda m, t, a, b, f, e: graticule.load_model("gemma-3-27m"),
+        r"did you mean '([^']+)'(?! or '\1') or",
+    ),
+    "columns that capture writes": (
+        lambda m, t, a, b, f, e: graticule.capture(m, t.texts, rows=FRAME.assign(position=1)),
+        r"rows= has a column 'position', which capture writes itself: rename it",
+    ),
+    "a source of one's own": (
+        lambda m, t, a, b, f, e: graticule.capture(m, t.texts, rows=FRAME.assign(source="x"), store="s"),
+        r"rows= has a column 'source'",
     ),
     "a word for a strength": (
         lambda m, t, a, b, f, e: f.probe.fwd_hooks("add", "3"),
@@ -254,7 +314,8 @@ def test_model_and_findings_come_in_either_order(given, call) -> None:
     model, _, _, _, findings, _ = given
     small = {"rows": 4} if call is graticule.erase else {"rows": 4, "controls": 2}
     one, other = (
-        repr(call(*pair, **small, progress=False)) for pair in ((model, findings), (findings, model))
+        json.dumps(call(*pair, **small, progress=False).to_json())
+        for pair in ((model, findings), (findings, model))
     )
     assert one == other
 
@@ -264,7 +325,7 @@ def test_yes_or_no_is_told_as_such(given) -> None:
     table = graticule.Table(FRAME.assign(half=np.where(FRAME.half == 1, "cold", "warm")), "w", "half")
     findings = graticule.sweep(acts, table, draws=20)
     assert "half: 1 is 'warm', 0 is 'cold', R² is of that number; on test rows AUROC" in findings.summary()
-    worst = next(frame for name, frame in findings.tables().items() if "most wrong" in name)
+    worst = worst_rows(findings)
     assert ((worst["half, true"] > 0.5) != (worst["half, predicted"] > 0.5)).all()
     rows = findings.predictions[findings.predictions["split"] == "test"]
     assert len(worst) == int(((rows["true_half"] > 0.5) != (rows["pred_half"] > 0.5)).sum())
@@ -277,7 +338,7 @@ def test_whole_numbers_and_labels_of_tokens_are_told_as_such(given) -> None:
     labels = np.where(every.rows["token"].to_numpy() % 2 == 1, "odd", "even")
     split = every.rows["source"].to_numpy() % 4 == 0
     findings = graticule.sweep(every, labels, split=split, draws=20)
-    worst = next(frame for name, frame in findings.tables().items() if "most wrong" in name)
+    worst = worst_rows(findings)
     assert {"source", "position", "token"} <= set(worst.columns)
 
 
@@ -289,6 +350,30 @@ def test_a_gain_above_all_that_were_tried_is_no_contradiction(given) -> None:
     assert f"gain {findings.verdict.gain:+.3f}; a hidden part as small as those that were tried would" in told
     tried = replace(findings, limit_of_detection=float("nan"), largest_gain_tried=0.2)
     assert "a hidden part of 0.2 or less would mostly have been missed" in tried.summary()
+    clear = replace(tried, verdict=replace(findings.verdict, words=STRUCTURE, gain=0.86)).summary()
+    assert "largest hidden part tried, 0.2: would mostly have been missed" in clear
+    assert "not a doubt about this finding, whose gain is +0.860" in clear
+    assert "0.2 or less" not in clear
+
+
+def test_a_result_is_shown_in_a_few_lines(given) -> None:
+    model, _, _, _, findings, _ = given
+    for result in (findings, graticule.trace(model, findings, "paris king")):
+        assert 2 <= len(repr(result).splitlines()) <= 8
+        assert len(repr(result)) < 2000
+        assert repr(result).startswith(f"{type(result).__name__}: {result.title}")
+
+
+def test_what_says_nothing_is_left_out(given) -> None:
+    """Names of classes that are 0 and 1, and a table of the rows that are most wrong where none is."""
+    from dataclasses import replace
+
+    _, _, acts, _, _, _ = given
+    findings = graticule.sweep(acts, graticule.Table(FRAME, "w", "half"), draws=20)
+    assert "half: R² is of 0 and 1; on test rows AUROC" in findings.summary()
+    assert "0 is '0'" not in findings.summary()
+    right = findings.predictions.assign(pred_half=findings.predictions["true_half"])
+    assert not any("most wrong" in name for name in replace(findings, predictions=right).tables())
 
 
 @pytest.mark.parametrize(

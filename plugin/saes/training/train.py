@@ -14,7 +14,7 @@ from sae_lens import TrainingSAE, TrainingSAEConfig
 from sae_lens.config import LoggingConfig, SAETrainerConfig
 
 from graticule.hooks.artifact import library_versions
-from graticule.hooks.doors import door
+from graticule.hooks.doors import FOLDER, door
 from graticule.hooks.kinds import working_folder
 from graticule.hooks.points import PointError
 from graticule.hooks.protocols import HookedModel, device_of
@@ -53,7 +53,7 @@ class _Plan:
     request: Mapping[str, Any]
 
 
-@door()
+@door(out=FOLDER)
 def train(
     source: Any,
     *,
