@@ -61,7 +61,7 @@ def weight_digest(model: HookedModel) -> str:
     digest = xxhash.xxh3_128()
     for name, values in _tensors(model):
         digest.update(f"{name}{tuple(values.shape)}{values.dtype}".encode())
-        digest.update(values.detach().reshape(-1).cpu().contiguous().view(torch.uint8).numpy())
+        digest.update(values.detach().reshape(-1).cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
