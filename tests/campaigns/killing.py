@@ -57,11 +57,15 @@ class Points:
             name = os.path.join(os.readlink(f"/proc/self/fd/{folder}"), name)
         if not os.path.abspath(name).startswith(self.root):
             return False
+        self.here(f"{event} {name}")
+        return True
+
+    def here(self, what: str) -> None:
+        """A point, wherever it is."""
         if self.count == self.fatal:
             os.kill(os.getpid(), signal.SIGKILL)
         self.count += 1
-        self.names.append(f"{event} {name}")
-        return True
+        self.names.append(what)
 
 
 def _watch(points: Points) -> None:
@@ -83,6 +87,23 @@ def _watch(points: Points) -> None:
         return done
 
     replacing.exchange = watched
+    _requests(points)
+
+
+def _requests(points: Points) -> None:
+    """Points before a request is sent and after its answer has begun, for those of huggingface_hub."""
+    from huggingface_hub import get_session
+
+    client = type(get_session())
+    send = client.send
+
+    def watched(self: Any, request: Any, **kwargs: Any) -> Any:
+        points.here(f"before {request.method} {request.url}")
+        answer = send(self, request, **kwargs)
+        points.here(f"after {request.method} {request.url}")
+        return answer
+
+    client.send = watched
 
 
 def _halved(points: Points, module: Any, name: str, place: int) -> None:

@@ -5,6 +5,7 @@
 Required of every kill: what was whole before it can still be read (or what replaces it can), the same call
 goes on without an error, what it ends with is byte for byte what an undisturbed call leaves (pages too, but
 for times), and nothing hidden is left behind. Prints a line a scenario; exit code 1 if anything was found.
+Pushes, which need a Hub, are in pushes.py.
 """
 
 from __future__ import annotations
