@@ -30,7 +30,7 @@ from graticule.hooks.alignment import with_digests
 from graticule.hooks.artifact import ArtifactError, as_damaged, only_file, read_json, read_table, sha256
 from graticule.hooks.identity import is_of, model_identity
 from graticule.hooks.names import inside_file
-from graticule.hooks.points import name_of
+from graticule.hooks.points import captured_name, name_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.store_manifest import forget_times, read_manifest, rows_file, tensor_file
 from graticule.hooks.visible import visible
