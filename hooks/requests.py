@@ -46,6 +46,10 @@ def _difference(name: str, before: Any, now: Any) -> str:
     *path, last = name.split(".")
     if last in _DIGESTS and "not set" not in (before, now):
         return f"{'.'.join(path if last == 'digest' else [*path, last])}: {_OTHER}"
+    if path[:1] == ["columns"] and "not set" not in (before, now):
+        return f"{name}: other values"
+    if path[:1] == ["columns"]:
+        return f"{name}: {'a new column' if before == 'not set' else 'no such column now'}"
     return f"{name}: {_short(before)} → {_short(now)}"
 
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 from torch import Tensor
@@ -27,6 +27,7 @@ from graticule.hooks.kinds import write_folder
 from graticule.hooks.names import inside_file
 from graticule.hooks.positions import from_plain, plain
 from graticule.hooks.replacing import tidy
+from graticule.hooks.requests import differences, told
 from graticule.hooks.store import Store
 from graticule.hooks.store_manifest import (
     KIND,
@@ -161,11 +162,15 @@ def with_widths(path: Path, points: Sequence[str]) -> list[dict[str, Any]]:
 
 def check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:
     """**Raises** `ArtifactError` naming what two manifests of the same place do not share."""
+    names = [[point["name"] for point in manifest["points"]] for manifest in (old, new)]
+    if names[0] != names[1]:
+        there, here = (", ".join(one) for one in names)
+        raise ArtifactError(f"{path} holds the points {there}, this capture has {here}; choose another place")
     for key in ("points", "dtype"):
         if old[key] != new[key]:
-            raise ArtifactError(
-                f"{path} holds {key} {old[key]}, this capture has {new[key]}; choose another place"
-            )
+            word = "widths" if key == "points" else f"dtype {old[key]}, this capture has {new[key]}"
+            word += " of another model" if key == "points" else ""
+            raise ArtifactError(f"{path} holds {word}; choose another place")
     theirs, ours = dict(old["request"]), dict(new["request"])
     if "rows" in ours and "rows" not in theirs and theirs.get("row_columns"):
         ours.pop("rows")
@@ -180,10 +185,23 @@ def check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> No
             f"{path} holds another capture (model: {EARLIER}); it is read as before by "
             f"Store({str(path)!r}), but nothing is added to it: choose another place or remove it"
         )
-    differing = [k for k in sorted({*theirs, *ours}) if theirs.get(k) != ours.get(k)]
+    differing: list[str] = []
+    for key in (k for k in sorted({*theirs, *ours}) if theirs.get(k) != ours.get(k)):
+        there, here = theirs.get(key), ours.get(key)
+        nested = isinstance(there, Mapping) and isinstance(here, Mapping)
+        told_here = f"{key}: {_worded(there)} there, {_worded(here)} here"
+        differing += differences({key: there}, {key: here}) if nested else [told_here]
     if differing:
-        detail = "; ".join(f"{k}: {theirs.get(k)!r} there, {ours.get(k)!r} here" for k in differing)
-        raise ArtifactError(f"{path} holds another capture ({detail}); choose another place or remove it")
+        raise ArtifactError(
+            f"{path} holds another capture ({told(differing)}); choose another place or remove it"
+        )
+
+
+def _worded(value: Any) -> str:
+    """A value of a request for people: no brackets and quotes of Python's."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {v}" for k, v in cast("Mapping[str, Any]", value).items())
+    return repr(value)
 
 
 def save_activations(acts: Activations, path: Path | str, overwrite: bool) -> None:

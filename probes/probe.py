@@ -138,6 +138,8 @@ def _probe(
 
 JUDGING = ("min_gain", "draws", "seed", "twins", "twin", "alphas")
 """Settings by which the same question may be judged anew in the same folder."""
+_OF_TWINS = ("seed", "twin")
+"""Those of which twins are made: where there are any in the folder, others would be needed."""
 
 
 def asked_of(table: Table) -> dict[str, Any]:
@@ -146,7 +148,7 @@ def asked_of(table: Table) -> dict[str, Any]:
         "targets": table.target_names,
         "units": table.units,
         "classes": table.classes,
-        "columns": frame_digest(table.frame),
+        "columns": {str(name): frame_digest(table.frame[[name]]) for name in table.frame},
     }
 
 
@@ -185,7 +187,8 @@ def findings_of(folder: Path, made_from: Mapping[str, Any]) -> Findings | None:
         _log.warning("findings in %s are made again: whether they ask the same cannot be told", folder)
         return None
     differing = differences(before, made_from)
-    if others := [d for d in differing if d.split(":")[0] not in JUDGING]:
+    judging = [name for name in JUDGING if not (name in _OF_TWINS and before.get("twins"))]
+    if others := [d for d in differing if d.split(":")[0] not in judging]:
         raise ForeignFolderError(
             f"{folder} holds findings that ask something else ({told(others)}); choose another folder, or "
             "remove it"

@@ -164,6 +164,10 @@ def baselines(
     with working_folder(store, BASELINES, "capturing baselines into") as folder:
         made = _made(model, table, folder, asked, how)
         _write_manifest(folder, made)
+        if unused := sorted(p.name for p in folder.glob("twin_*") if p.name not in made.features):
+            _log.warning(
+                "%s: %s of an earlier run with more twins, kept and not used", folder, ", ".join(unused)
+            )
         return made
 
 

@@ -116,8 +116,10 @@ def test_an_edited_column_or_another_target_is_never_answered_with_the_old_one(t
     first = probe(tiny, table_of(frame), **settings)
     made = (out / "findings.json").read_bytes()
     for other, what in (
-        (table_of(frame.assign(country=frame.country.str.upper())), "columns"),
-        (table_of(frame.assign(views=0)), "columns"),
+        (table_of(frame.assign(country=frame.country.str.upper())), r"\(columns.country: other values\)"),
+        (table_of(frame.assign(views=0)), r"\(columns.views: other values\)"),
+        (table_of(frame.assign(more=0)), r"\(columns.more: a new column\)"),
+        (table_of(frame.drop(columns="views")), r"\(columns.views: no such column now\)"),
         (table_of(frame.assign(value=-frame.value)), "table"),
         (table_of(frame, target="views"), "targets"),
         (table_of(frame, units=["lat"]), "units"),
@@ -131,6 +133,15 @@ def test_an_edited_column_or_another_target_is_never_answered_with_the_old_one(t
     judged = probe(tiny, table_of(frame), **settings, min_gain=0.4)
     assert judged.verdict.min_gain == 0.4
     assert "min_gain: 0.01 → 0.4" in caplog.text
+    for changed, what in (({"seed": 5}, "seed: 0 → 5"), ({"twin": "fresh"}, "twin: 'permuted' → 'fresh'")):
+        with pytest.raises(ForeignFolderError, match=rf"something else \({what}\)"):
+            probe(tiny, table_of(frame), **settings, **changed)
+    with pytest.raises(ArtifactError, match="holds another capture") as told:
+        baselines(tiny, table_of(frame), layers=0, seed=5, store=out / "baselines", progress=False)
+    assert "{" not in str(told.value)
+    caplog.clear()
+    probe(tiny, table_of(frame), **settings, twins=0)
+    assert "twin_0 of an earlier run with more twins" in caplog.text
     with pytest.raises(ForeignFolderError, match="something other"):
         (tmp_path / "mine").mkdir()
         (tmp_path / "mine" / "cat.jpg").write_text("mine")
