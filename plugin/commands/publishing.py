@@ -32,8 +32,9 @@ def push(
     verbose: o.Verbose = False,
     debug: o.Debug = False,
 ) -> None:
-    """Publish on the Hugging Face Hub: private until what comes back is what was sent.
+    """Publish on the Hugging Face Hub: public by default; --private leaves it private.
 
+    A new repository is private until what comes back is what was sent, and is made public only then.
     The login is the Hub's own: 'hf auth login', or HF_TOKEN in the environment. The same command run again
     finishes what was interrupted.
 

@@ -18,6 +18,7 @@ _SECRETS = re.compile(
     r"|\beyJ[\w-]{8,}\.[\w-]{8,}\.[\w-]+"
     r"|(?<=[Bb]earer )[\w.~+/=-]{8,}"
     r"|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)"
+    r"|(?i:\b(?:wandb|api_?key|secret|passw(?:or)?d)[\w-]*[\s:=\"']{1,4})(?:[0-9a-f]{40}|[0-9a-f]{32})\b"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----(?:[\s\S]*-----END [A-Z ]*PRIVATE KEY-----)?"
 )
 _SECRET_NAME = re.compile(
@@ -25,6 +26,9 @@ _SECRET_NAME = re.compile(
     r"|(?:.*_)?(?:auth|access|api|hub|hf|bearer|refresh|session|wandb|secret)_token|token",
     re.IGNORECASE,
 )
+_KEY_NAME = re.compile(r"(?:.*[\W_])?(?:key|token|secret|pat|passphrase)s?", re.IGNORECASE)
+"""Names under which a token may stand, and other words, too: cut is what looks like one."""
+_LIKE_A_KEY = re.compile(r"(?=.*\d)[\w~+/=-]{20,}")
 _HERE = ("/", "~", "./", "../", "\\\\")
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]")
 _A_HOME = re.compile(r"(?:[A-Za-z]:)?[\\/](?:(?:var[\\/]|export[\\/])?(?:home|Users)[\\/][^\\/]+|root)[\\/]?")
@@ -124,11 +128,17 @@ def secret_places(value: Any, place: str = "") -> Iterator[str]:
 
 
 def _is_secret(key: Any, value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return any(_is_secret(key, one) for one in cast("Sequence[Any]", value))
     return (
         isinstance(key, str)
         and isinstance(value, str)
         and value not in ("", GONE)
-        and _SECRET_NAME.fullmatch(key) is not None
+        and (
+            _SECRET_NAME.fullmatch(key) is not None
+            or (_KEY_NAME.fullmatch(key) is not None and _LIKE_A_KEY.fullmatch(value) is not None)
+            or ("wandb" in key.lower() and re.fullmatch(r"[0-9a-f]{40}|[0-9a-f]{32}", value) is not None)
+        )
     )
 
 

@@ -39,13 +39,14 @@ def push(
     base_model: str | None = None,
     dry_run: bool = False,
 ) -> Push:
-    """Publish a SAE, a run, a probe or findings on the Hugging Face Hub, in SAELens's layout.
+    """Publish a SAE, a run, a probe or findings on the Hugging Face Hub: public by default, or `private`.
 
-    A new repository is made private, receives everything in one commit, and is read back at that commit:
-    every file's digest, and every tensor as `SAE.load_from_disk` (on main also `SAE.from_pretrained`) loads
-    it. Only then is it made public, unless `private`. Pushed again, a repository that is left from an
-    interrupted push is finished, and nothing is committed where nothing has changed. A repository that was
-    there keeps its visibility; a public one gets one commit, which is taken back if it does not read back.
+    The layout is SAELens's. A new repository is made private, receives everything in one commit, and is read
+    back at that commit: every file's digest, and every tensor as `SAE.load_from_disk` (on main also
+    `SAE.from_pretrained`) loads it. Only then is it made public, unless `private`. Pushed again, a repository
+    that is left from an interrupted push is finished, and nothing is committed where nothing has changed. A
+    repository that was there keeps its visibility; a public one gets one commit, which is taken back if it
+    does not read back.
 
     The login is the Hub's own (`hf auth login`, or `HF_TOKEN`); it is neither an argument nor logged.
     Absolute local paths in the JSON files are cut to their last part. What was read back stays in the Hub's

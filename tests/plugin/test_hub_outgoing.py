@@ -19,7 +19,7 @@ from graticule.hub import push
 from graticule.hub.checks import LICENCES, check_licence
 from graticule.hub.layout import gather
 from graticule.hub.outgoing import as_published
-from graticule.hub.private import has_secret, public
+from graticule.hub.private import has_secret, public, secret_places
 from graticule.probes.estimators.ridge import RidgeProbe
 
 SECRET = "-----BEGIN OPENSSH PRIVATE KEY-----\nnobody may read this\n-----END OPENSSH PRIVATE KEY-----\n"
@@ -219,6 +219,30 @@ class TestSecrets:
         assert has_secret(text)
         cut = public({"a": [f"x {text} y"], text: 1})
         assert not has_secret(json.dumps(cut))
+
+    @pytest.mark.parametrize(
+        "name",
+        ["wandb_key", "key", "my.token", "deploy-secret", "pat", "api_keys", "wandb_login", "password"],
+    )
+    def test_what_stands_under_the_name_of_a_key_is_cut(self, name):
+        key = "0123456789abcdef0123456789abcdef01234567"
+        for value in (key, [key]):
+            settings = {"a": {name: value, "steps": 3}}
+            assert key not in json.dumps(public(settings))
+            assert list(secret_places(settings)) == [f"a.{name}"]
+        assert key not in str(public(f"WANDB_API_KEY={key}"))
+        assert key not in str(public(f"wandb: {key}"))
+
+    def test_digests_and_ordinary_words_under_such_names_stay(self):
+        settings = {
+            "sha256": "0123456789abcdef" * 4,
+            "commit": "0123456789abcdef0123456789abcdef01234567",
+            "eos_token": "<|end_of_text|>",
+            "key": "blocks.12.hook_resid_post",
+            "tokens": 20_000,
+            "wandb_project": "saes-of-2026-in-gemma-3-270m",
+        }
+        assert public(settings) == settings
 
     @pytest.mark.parametrize(
         "text",
