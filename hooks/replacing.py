@@ -32,7 +32,8 @@ def replacing(path: Path) -> Generator[Path]:
     """Yield a temporary file name; on a clean exit the file is synced and renamed onto `path`."""
     with _workspace(path.parent, path.name) as place:
         temporary = place / path.name
-        yield temporary
+        with _naming(path, place):
+            yield temporary
         temporary.chmod(0o666 & ~_umask())  # some writers make files that are their owner's alone
         _sync(temporary)
         os.replace(temporary, path)
@@ -50,7 +51,8 @@ def replacing_folder(path: Path) -> Generator[Path]:
     with _workspace(path.parent, path.name) as place:
         made = place / path.name
         made.mkdir()
-        yield made
+        with _naming(path, place):
+            yield made
         _sync_all(made)
         if not path.exists():
             os.rename(made, path)
@@ -75,6 +77,18 @@ def replacing_entries(folder: Path, name: str) -> Generator[Path]:
         yield place
         _sync_all(place)
         _commit(place, folder)
+
+
+@contextmanager
+def _naming(path: Path, place: Path) -> Generator[None]:
+    """Let an error of the disk name the path that was to be written, not the hidden one, nor none."""
+    try:
+        yield
+    except OSError as error:
+        hidden = error.filename is None or str(error.filename).startswith(str(place))
+        if error.errno is not None and hidden:
+            error.filename = str(path)
+        raise
 
 
 def exchange(one: Path, other: Path) -> bool:

@@ -107,6 +107,11 @@ def _ready_rows(model: HookedModel, inputs: Inputs) -> TokenRows:
     return TokenRows(rows, [(0, len(row)) for row in rows], [frame.own(row.tolist()) for row in rows], False)
 
 
+def check_prompt(prompt: str) -> None:
+    """**Raises** `ValueError` for a prompt with braces that are not one slot."""
+    _template(prompt)
+
+
 def _template(prompt: str) -> tuple[str, str]:
     if "{" not in prompt and "}" not in prompt:
         return prompt, ""

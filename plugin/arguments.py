@@ -67,16 +67,22 @@ def read_layers(text: str) -> Layers:
 
 
 def read_pos(text: str) -> str | int | slice:
-    """A position's name, an index, or a slice; names are checked where they are used."""
+    """A position's name, an index, or a slice. **Raises** `ValueError` for another word."""
+    from graticule.hooks.positions import check_pos
+
     text = text.strip()
     if ":" in text:
         return read_slice(text, "--pos")
-    return int(text) if text.lstrip("-").isdigit() else text
+    pos = int(text) if text.lstrip("-").isdigit() else text
+    check_pos(pos)
+    return pos
 
 
 def read_points(text: str) -> str | list[str]:
     """One hook point or pattern, or several between commas."""
     names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise ValueError(f"--points {text!r}: expected a hook point, e.g. resid_post")
     return names[0] if len(names) == 1 else names
 
 
@@ -239,11 +245,13 @@ def read_texts(
 def write_frame(frame: "pandas.DataFrame", out: Path) -> None:
     """Write a table as .csv or .parquet, atomically.
 
-    **Raises** `ValueError` for another suffix.
+    **Raises** `ValueError` for another suffix, `FileNotFoundError` where its folder is not there.
     """
     from graticule.hooks.artifact import write_table
     from graticule.hooks.replacing import replacing
 
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"--out {out}: there is no folder {out.parent}; make it, or mend the name")
     if out.suffix == ".parquet":
         write_table(out, frame)
     elif out.suffix == ".csv":

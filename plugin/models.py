@@ -102,7 +102,9 @@ def load_model(
 
 
 def _check_name(name_or_path: Any) -> None:
-    """**Raises** `TypeError` for what is no name or path."""
+    """**Raises** `TypeError` for what is no name or path, `ValueError` for an empty one."""
+    if isinstance(name_or_path, str) and not name_or_path.strip():
+        raise ValueError(f"model {name_or_path!r}: expected a name, a folder or a .gguf file")
     if isinstance(name_or_path, str | os.PathLike):
         return
     what = type(name_or_path).__name__

@@ -4,7 +4,8 @@ import errno
 import logging
 import os
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,7 +35,33 @@ class Checked(TyperCommand):
                 except LimitError as error:
                     name = "--" + option.replace("_", "-")
                     raise ValueError(f"{name} {error.value}: expected {error.expected}") from None
+        _check_words(ctx.params)
         return super().invoke(ctx)
+
+
+def _check_words(params: Mapping[str, Any]) -> None:
+    """**Raises** `ValueError` for a model, prompt or folder that no run could use."""
+    model, prompt, out = params.get("model"), params.get("prompt"), params.get("out")
+    if isinstance(model, str) and not model.strip():
+        raise ValueError(f"--model {model!r}: expected a name, a folder or a .gguf file")
+    if prompt:
+        from graticule.hooks.tokens import check_prompt
+
+        check_prompt(prompt)
+    if isinstance(out, Path) and not out.suffix:
+        _check_writable(out)
+
+
+def _check_writable(out: Path) -> None:
+    """**Raises** `ValueError` where a folder that is not there yet could not be made."""
+    place = next(parent for parent in (out, *out.absolute().parents) if parent.exists())
+    if place == out or not place.is_dir():
+        return
+    try:
+        Path(tempfile.mkdtemp(dir=place, prefix=".graticule-")).rmdir()
+    except OSError as error:
+        why = "" if error.errno == errno.ENOENT else f" ({error.strerror})"
+        raise ValueError(f"--out {out}: nothing can be written in {place}{why}; name another place") from None
 
 
 def say(words: object, err: bool = False) -> None:

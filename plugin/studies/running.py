@@ -125,7 +125,7 @@ def chosen_steps(only: Sequence[str], skip: Sequence[str]) -> list[Step]:
     for name in (*only, *skip):
         if name not in names:
             near = difflib.get_close_matches(name, names, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = f"; did you mean {near[0]!r}?" if near else "."
             raise ValueError(f"no step {name!r} in a study{hint} There are: {', '.join(names)}")
     return [step for step in STEPS if (not only or step.name in only) and step.name not in skip]
 

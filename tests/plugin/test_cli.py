@@ -109,6 +109,9 @@ def test_bare_call_and_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out.startswith("graticule 0.")
 
 
+_PROBE = ["probe", "--model", "no-such-model", "--table", "world_cities", "--out", "o"]
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -146,6 +149,22 @@ def test_bare_call_and_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["tables", "nations"], "nations"),
         (["tables", "world_cities", "--out", "cities.xls"], "cities.xls"),
         (["report", "nowhere"], "saved result"),
+        (["tables", "world_cities", "--out", "nope/x.csv"], "no folder nope"),
+        ([*_PROBE, "--calibrate", "-3"], "--calibrate -3"),
+        ([*_PROBE, "--calibrate", "1"], "--calibrate 1"),
+        ([*_PROBE, "--points", ""], "--points ''"),
+        ([*_PROBE, "--pos", "banana"], "pos='banana'"),
+        ([*_PROBE, "--prompt", "{name}"], "one slot"),
+        ([*_PROBE, "--out", "/proc/x"], "nothing can be written in /proc"),
+        (
+            ["capture", "--model", "m", "--table", "world_cities", "--out", "/proc/x"],
+            "nothing can be written",
+        ),
+        ([*_PROBE, "--model", ""], "--model ''"),
+        (
+            ["study", "--model", "m", "--table", "world_cities", "--out", "o", "--only", "nope"],
+            "study. There",
+        ),
     ],
 )
 def test_errors_are_one_line_and_code_2(
