@@ -74,7 +74,8 @@ def replacing_entries(folder: Path, name: str) -> Generator[Path]:
     """
     recover(folder)
     with _workspace(folder, name) as place:
-        yield place
+        with _naming(folder, place):
+            yield place
         _sync_all(place)
         _commit(place, folder)
 

@@ -383,7 +383,9 @@ class Findings(Result):
                 raise ValueError(f"the point chosen, {findings.chosen_point!r}, has no probe")
             if bare := set(findings.probes) - {str(line["point"]) for line in findings.layer_scores}:
                 raise ValueError(f"{min(bare)} has a probe and no scores")
-            findings.summary(), findings.tables(), findings.to_json()  # what cannot be said does not fit
+            findings.summary()  # what cannot be said does not fit together, whichever part it is
+            findings.tables()
+            findings.to_json()
             return findings
 
     @classmethod

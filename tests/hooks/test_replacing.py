@@ -1,5 +1,6 @@
 """What is replaced is old or new whatever is killed when, and only a folder of the same kind is replaced."""
 
+import errno
 import json
 import os
 import threading
@@ -11,7 +12,7 @@ from campaigns.killing import in_child, leftovers
 from graticule.hooks import replacing
 from graticule.hooks.artifact import ArtifactError, read_json, read_tensors, write_json, write_tensors
 from graticule.hooks.kinds import FolderKind, ForeignFolderError, kind_of, working_folder, write_folder
-from graticule.hooks.replacing import exchange, replacing_entries, tidy
+from graticule.hooks.replacing import exchange, replacing_entries, replacing_folder, tidy
 
 
 def write_whole(path, number: int) -> None:
@@ -207,3 +208,16 @@ def test_a_damaged_mark_is_told(tmp_path):
         with pytest.raises(ArtifactError, match=r"manifest\.json"):
             read_json(tmp_path / "place" / "manifest.json")
         assert kind_of(tmp_path / "place") is None
+
+
+def test_a_full_disk_names_what_was_to_be_written(tmp_path):
+    """Whoever writes: an error without a name, and one with the hidden file's."""
+    for hidden in (False, True):
+        for write in (replacing.replacing, replacing_folder):
+            with (
+                pytest.raises(OSError, match="No space left") as told,
+                write(tmp_path / "page.html") as place,
+            ):
+                raise OSError(errno.ENOSPC, "No space left on device", *([str(place)] if hidden else []))
+            assert told.value.filename == str(tmp_path / "page.html")
+            assert not any(tmp_path.iterdir())
