@@ -202,12 +202,14 @@ def _made(
     features["block_0"] = run("block_0", model, points=("resid_post", 0), pos=pos, include_bos=include_bos)
     reads_logits = any("unembed" in point for point in resolve(model, points, layers))
     for i in range(how["twins"]):
-        give_back()  # a twin is the largest thing beside the model
+        give_back()  # here and below: a twin is the largest thing beside the model
         copy = make_twin(model, seed + i, twin, keep=() if reads_logits else ("unembed.",))
         lay_out(copy)
+        give_back()
         features[f"twin_{i}"] = run(f"twin_{i}", copy, points=points, layers=layers, pos=pos,
                                       include_bos=include_bos)  # fmt: skip
         del copy
+        give_back()
     provenance |= {
         "model": model_identity(model),
         "prompt": asked["prompt"],
