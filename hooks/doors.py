@@ -165,7 +165,8 @@ def door(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
     Returns:
         A decorator. What it makes raises `TypeError` in one line for an argument of another kind, and
-        `LimitError` (a ValueError) for a number outside its range.
+        `LimitError` (a ValueError) for a number outside its range, `OtherModelError` (a ValueError) for
+        findings of another model than the one given.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -186,6 +187,7 @@ def door(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
             for argument in ranged:
                 if argument in given.arguments:
                     check(argument, given.arguments[argument])
+            _check_same_model(name, given.arguments, kinds)
             return function(*given.args, **given.kwargs)
 
         return checked
@@ -242,6 +244,16 @@ def _check_kinds(
                 f"{kind.what}: {kind.write(given[beside[0]])}"
             )
         raise TypeError(f"{name}: {argument} is {came(value)}; expected {kind.what}: {kind.write(value)}")
+
+
+def _check_same_model(name: str, given: Mapping[str, Any], kinds: Mapping[str, Kind]) -> None:
+    """Findings and a model go together where the findings are of that model, or say of none."""
+    from graticule.hooks.same_model import check_model
+
+    models = [given[a] for a, kind in kinds.items() if kind.fits is _is_model and given.get(a) is not None]
+    found = [given[a] for a, kind in kinds.items() if kind.fits in _FINDINGS and FINDINGS.fits(given.get(a))]
+    for model, findings in zip(models, found, strict=False):
+        check_model(f"{name}: these findings", findings.provenance.get("activations") or {}, model)
 
 
 def several_inputs(call: str, inputs: Any) -> Any:

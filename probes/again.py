@@ -12,6 +12,7 @@ from graticule.hooks.activations import Activations
 from graticule.hooks.store import Store
 from graticule.probes.layers import Problem
 from graticule.probes.material import Material
+from graticule.probes.read_again import check_read_again, check_same_capture
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.sweep import OF_ROWS, problem_of, table_of
 from graticule.probes.tables.table import Table
@@ -58,6 +59,7 @@ def material_of(
     _check_baselines(findings, baselines, table)
     problem = problem_of(activations, table, _source(findings, activations, table))
     _check_problem(findings, problem)
+    check_read_again(findings, activations, problem)
     return Material(activations, table, baselines, problem, findings.rivals, findings.judged_by)
 
 
@@ -100,6 +102,7 @@ def _check_problem(findings: Findings, problem: Problem) -> None:
 
 def _check_baselines(findings: Findings, baselines: Baselines, table: Table) -> None:
     """**Raises** `ValueError` unless these are the baselines that the findings were judged against."""
+    check_same_capture(findings.provenance.get("baselines") or {}, baselines.provenance)
     if not findings.rivals:  # saved before findings held their baselines' predictions
         return
     strings = ["tfidf"] if baselines.strings and table.texts is not None else []

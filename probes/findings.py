@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from graticule.probes.sweep import Target
 
 KIND = "findings"
+ON_TRUST = "baselines_on_trust"
+"""In the provenance where the activations say of no model, and baselines of a model stand against them."""
 _RIVALS = "rivals.safetensors"
 _FEW = 10
 """Whole numbers that may have been meant as classes."""
@@ -225,6 +227,7 @@ class Findings(Result):
         lines = [
             self.verdict.summary(),
             *self._detection(),
+            *self._against_itself(),
             *self._pairing(),
             *self._reading(),
             f"at {where} ({self.chosen_point}), chosen on training rows; {self.split_note}",
@@ -272,10 +275,30 @@ class Findings(Result):
                 few.append(f"{name} was read as {len(values)} whole numbers; classes need kind='categorical'")
         return few
 
+    def _against_itself(self) -> list[str]:
+        """A baseline that reads at the chosen point what the probe reads."""
+        test = self.predictions[self.predictions["split"] == "test"]
+        ours = test[[f"pred_{name}" for name in self.target_names]].to_numpy(np.float64)
+        return [
+            f"the baseline {name} reads what the probe reads at {self.chosen_point}: the gain is 0 by "
+            "construction, since no later point was better on training rows"
+            for name, rival in self.rivals.items()
+            if rival.test.shape == ours.shape
+            and np.allclose(rival.test, ours, rtol=1e-6, atol=1e-6 * float(np.abs(ours).max(initial=0)))
+            and np.ptp(ours) > 0
+        ]
+
     def _pairing(self) -> list[str]:
-        if self.provenance.get("pairing") != BY_PLACE:
-            return []
-        return ["rows were paired with the table by place: nothing says which texts the activations are of"]
+        lines: list[str] = []
+        if self.provenance.get("pairing") == BY_PLACE:
+            lines.append(
+                "rows were paired with the table by place: nothing says which texts the activations are of"
+            )
+        if self.provenance.get(ON_TRUST):
+            lines.append(
+                "nothing says which model the activations are of: that the baselines are of it is on trust"
+            )
+        return lines
 
     def plot(self) -> Figure:
         """Score against depth, with the baselines."""

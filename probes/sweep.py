@@ -17,8 +17,8 @@ from graticule.hooks.artifact import library_versions
 from graticule.hooks.doors import ACTIVATIONS, BASELINES, FINDINGS, TARGET, door
 from graticule.hooks.store import Store
 from graticule.probes.estimators.ridge import RidgeProbe
-from graticule.probes.findings import Findings
-from graticule.probes.layers import PointFit, Problem, chosen, fit_points
+from graticule.probes.findings import ON_TRUST, Findings
+from graticule.probes.layers import PointFit, PointRows, Problem, chosen, fit_points
 from graticule.probes.material import Material
 from graticule.probes.scores.geo import haversine_km
 from graticule.probes.scores.metrics import score
@@ -26,6 +26,7 @@ from graticule.probes.scores.settings import JudgeSettings
 from graticule.probes.scores.verdict import Predictions, Verdict, verdict
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.surface.fitted import fit_baselines, fit_shuffled
+from graticule.probes.surface.pairing import check_pair
 from graticule.probes.tables.groups import link_clusters
 from graticule.probes.tables.table import Table
 
@@ -70,8 +71,8 @@ def sweep(
     - `surface_of`: findings of the same table and baselines (of another prompt, say), whose fitted baselines
       are taken over where rows and clusters are the same, instead of fitting them once more.
 
-    **Raises** `ValueError` where rows and target do not fit together, for baselines of another table, and for
-    NaN, infinite or constant targets.
+    **Raises** `ValueError` where rows and target do not fit together, for baselines of another table, model,
+    prompt, position or layers, and for NaN, infinite or constant targets.
     """
     judged_by = JudgeSettings(
         None if alphas is None else tuple(float(a) for a in alphas), min_gain, draws, seed
@@ -81,12 +82,14 @@ def sweep(
         baselines = Baselines(text_digest(table), {}, table.texts is not None)
     else:
         _check_baselines(baselines, table)
+    on_trust = check_pair(baselines, activations)
     problem = problem_of(activations, table, source)
     if len(problem.train) < 3 or len(problem.test) < 2:
         raise ValueError(
             f"{len(problem.train)} training and {len(problem.test)} test rows among the activations; "
             "at least 3 and 2 are needed"
         )
+    _check_varied(activations, problem)
     fits = fit_points(activations, problem, alphas=alphas, progress=progress)
     best = chosen(fits)
     known = None if surface_of is None else _fitted_before(surface_of, baselines, problem, alphas)
@@ -114,7 +117,7 @@ def sweep(
         units=table.units,
         classes=table.classes,
         block_names=tuple(table.blocks),
-        split_note=table.split_note,
+        split_note=_split_note(table, problem),
         layer_scores=tuple(_layer_score(f, problem, table, f is best) for f in fits),
         chosen_point=best.point,
         baselines=rows,
@@ -122,7 +125,11 @@ def sweep(
         checks=checks,
         probes={f.point: RidgeProbe.from_fit(f.fit, f.point, table.target_names, table.units) for f in fits},
         predictions=_predictions(activations, table, problem, best, surface),
-        provenance={**_provenance(activations, table, baselines, seed), "pairing": pairing},
+        provenance={
+            **_provenance(activations, table, baselines, seed),
+            "pairing": pairing,
+            **({ON_TRUST: True} if on_trust else {}),
+        },
         rivals=rivals,
         settings=judged_by,
         made_of=Material(
@@ -263,6 +270,19 @@ def _clusters(activations: Activations | Store, table: Table, source: np.ndarray
     return link_clusters([pd.Series(clusters), alike], len(source))
 
 
+def _check_varied(activations: Activations | Store, problem: Problem) -> None:
+    """**Raises** `ValueError` where no point tells one training row from another."""
+    for point in activations.points:
+        rows = PointRows(activations, point, problem.train)
+        for some in (np.arange(min(256, rows.shape[0])), np.arange(rows.shape[0])):
+            if np.ptp(rows.gather(some), axis=0).any():
+                return
+    raise ValueError(
+        f"the activations are the same on all {len(problem.train)} training rows, at every point: nothing "
+        "can be read out of them; capture at a token that differs, pos='last'"
+    )
+
+
 # Assembly --------------------------------------------------------------------------------------------
 def _layer_score(fit: PointFit, problem: Problem, table: Table, is_chosen: bool) -> dict[str, Any]:
     return {
@@ -305,6 +325,20 @@ def _predictions(
             problem.y[:, lat], problem.y[:, lon], predicted[:, lat], predicted[:, lon]
         )
     return out
+
+
+def _split_note(table: Table, problem: Problem) -> str:
+    """The table's own note, or one of the rows that there are where they are others than the table's."""
+    if len(problem.source) == len(table) == len(np.unique(problem.source)):
+        return table.split_note
+    origin, _, _ = table.split_note.rpartition(": ")
+    straddling = np.intersect1d(problem.clusters[problem.train], problem.clusters[problem.test])
+    texts = len(np.unique(problem.source))
+    share = f"{texts} of the table's {len(table)} rows" if texts < len(table) else f"{texts} texts"
+    return (
+        f"{origin}: {len(problem.train)} training and {len(problem.test)} test rows, of {share}; "
+        f"{len(straddling)} clusters straddle it"
+    )
 
 
 def _model_name(activations: Activations | Store) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from graticule.probes.applicable import NotApplicable
 from graticule.probes.causes.controls import detection_limit, rank_p
 from graticule.probes.scores.multiplicity import holm
 
@@ -102,7 +103,16 @@ def effect_line(
 
 
 def adjusted(effects: pd.DataFrame) -> pd.DataFrame:
-    """`effects` with Holm's adjusted p-values over its tested lines."""
+    """`effects` with Holm's adjusted p-values over its tested lines.
+
+    Raises:
+        NotApplicable: there is no outcome at all.
+    """
+    if not len(effects):
+        raise NotApplicable(
+            "nothing to measure: the table has no stated answers and no probe reads behind this point; give "
+            "outcomes=[Outcome(…)], or an earlier point="
+        )
     out = effects.copy()
     tested = out["tested"].to_numpy(dtype=bool)
     out["p_holm"] = holm(np.where(tested, out["p"].to_numpy(dtype=float), np.nan))

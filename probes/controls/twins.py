@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from graticule.hooks.capture import capture
-from graticule.hooks.identity import is_of, model_identity
 from graticule.hooks.names import inside
 from graticule.hooks.positions import from_plain
 from graticule.hooks.protocols import HookedModel
+from graticule.hooks.same_model import check_model
 from graticule.probes.controls.lines import Line, line, not_applicable
 from graticule.probes.controls.scoring import Pair, average
 from graticule.probes.controls.setting import Setting
@@ -128,11 +128,5 @@ def _why_not(setting: Setting, model: HookedModel | None, made: dict[str, Any]) 
         from_plain(made["pos"])
     except ValueError:
         return f"positions {made['pos']} cannot be repeated here: use baselines(model, table, twins=…)"
-    known = made.get("model", {}).get("digest")
-    if known is not None and not is_of(made["model"], model):
-        given = model_identity(model)
-        raise ValueError(
-            f"the baselines were captured from {made['model'].get('name')} (weights {known}), the model "
-            f"given is {given.get('name')} ({given.get('digest')}): give the same one"
-        )
+    check_model("controls: the baselines of these findings", made, model)
     return ""

@@ -69,7 +69,7 @@ def at_edge(
             continue
         curve = curves[:, column]
         if at == 0:
-            idle = float((alphas[0] / (present + alphas[0])).mean()) < 0.1
+            idle = bool(len(present)) and float((alphas[0] / (present + alphas[0])).mean()) < 0.1
             harmless = idle and curve[0] - curve[1] < EDGE_TOLERANCE
         else:
             harmless = bool((10 * present <= alphas[-1] * 1.001).all()) and curve[-1] < EDGE_TOLERANCE

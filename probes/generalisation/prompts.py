@@ -27,6 +27,7 @@ from graticule.probes.generalisation.prompts_result import Prompts
 from graticule.probes.probe import asked_of, findings_of, marked
 from graticule.probes.scores.multiplicity import holm
 from graticule.probes.surface.baselines import baselines
+from graticule.probes.surface.pairing import ANY_PROMPT
 from graticule.probes.sweep import problem_of, sweep
 from graticule.probes.tables.prompts import Prompt, read_prompts
 from graticule.probes.tables.table import Table
@@ -99,6 +100,7 @@ def prompts(
         store=None if folder is None else folder / "baselines",
         **settings,
     )
+    beside = replace(beside, provenance={**beside.provenance, ANY_PROMPT: True})
     made_from = {
         "model": model_identity(model),
         "table": linked.digest,

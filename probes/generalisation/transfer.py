@@ -12,6 +12,7 @@ import pandas as pd
 from graticule.hooks.artifact import json_ready, library_versions
 from graticule.hooks.doors import FINDINGS, came
 from graticule.hooks.points import layer_of
+from graticule.hooks.same_model import OtherModelError, differ, named
 from graticule.hooks.saved import SavedResult
 from graticule.probes.findings import Findings
 from graticule.probes.scores.bootstrap import cluster_sums, interval, resampled_r2
@@ -209,9 +210,16 @@ def _best_point(findings_by_prompt: Mapping[str, Findings]) -> str:
 
 
 def _check_alike(findings_by_prompt: Mapping[str, Findings]) -> None:
-    """**Raises** `ValueError` unless all findings are of the same rows, split and targets."""
+    """**Raises** `ValueError` unless all findings are of the same model, rows, split and targets."""
     held = {name: findings.material.problem for name, findings in findings_by_prompt.items()}
     first_name, first = next(iter(held.items()))
+    of = {n: f.material.activations.provenance.get("model") or {} for n, f in findings_by_prompt.items()}
+    for name, model in of.items():
+        if differ(model, of[first_name]):
+            raise OtherModelError(
+                f"transfer: prompt {first_name!r} is of {named(of[first_name])}, {name!r} of {named(model)}: "
+                "give findings of one model"
+            )
     for name, problem in held.items():
         if problem.names != first.names:
             raise ValueError(f"prompt {name!r} has targets {problem.names}, {first_name!r} {first.names}")

@@ -102,9 +102,10 @@ class Verdict:
         """A few lines for a terminal."""
         low, high = self.ci95
         against = self.strongest_baseline or "the training mean"
+        surface = "stacked baselines'" if self.strongest_baseline else "training mean's (no baseline)"
         lines = [
             f"{self.words}: gain {self.gain:+.3f} R², 95% interval {low:+.3f} to {high:+.3f}",
-            f"over the stacked baselines' {self.surface:.3f}; structure needs a gain of {self.min_gain:g} "
+            f"over the {surface} {self.surface:.3f}; structure needs a gain of {self.min_gain:g} "
             "and an interval above 0",
             f"probe alone {self.score:.3f}, {self.margin:+.3f} [{self.margin_ci95[0]:+.3f}, "
             f"{self.margin_ci95[1]:+.3f}] against {against}",

@@ -208,7 +208,8 @@ def swept(load_tiny, names):
     y = (y - y.mean()) / y.std() + 0.3 * rng.normal(size=len(y))
     frame = pd.DataFrame({"text": texts, "y": y, "is_test": rng.random(len(y)) < 0.3})
     table = Table(frame, text="text", target="y", split="is_test", name="swept")
-    return model, sweep(acts, table, baselines(model, table, progress=False), progress=False)
+    beside = baselines(model, table, prompt="where is ", progress=False)
+    return model, sweep(acts, table, beside, progress=False)
 
 
 def test_test_rows_of_the_findings_as_they_were_captured(swept):

@@ -73,7 +73,10 @@ def model(hf_folder):
 
 @pytest.fixture(scope="module")
 def findings(model):
-    return planted_findings(model)
+    """Of own activations, which say of no model: block 0 does not see the answers that `readers` set."""
+    made = planted_findings(model)
+    acts = {k: v for k, v in made.provenance["activations"].items() if k != "model"}
+    return dataclasses.replace(made, provenance={**made.provenance, "activations": acts})
 
 
 @pytest.fixture(scope="module")
