@@ -95,7 +95,8 @@ def _numbers(values: pd.Series) -> np.ndarray | None:
 
 
 def _is_real(value: object) -> bool:
-    return isinstance(value, Decimal | int | float | np.number | np.bool_) and not np.iscomplexobj(value)
+    complex_too = isinstance(value, np.complexfloating)  # which is one of numpy's numbers
+    return isinstance(value, Decimal | int | float | np.number | np.bool_) and not complex_too
 
 
 def _with_typos(values: pd.Series, column: str, bad: dict[int, str]) -> np.ndarray | None:
@@ -143,7 +144,7 @@ def _not_numbers(values: pd.Series, column: str) -> str:
             f"target {column!r} holds durations (e.g. {example}): convert them to numbers, e.g. "
             f"pandas.to_timedelta(df[{column!r}]).dt.total_seconds()"
         )
-    if np.iscomplexobj(example):
+    if isinstance(example, complex | np.complexfloating):
         return (
             f"target {column!r} holds complex numbers (e.g. {example}): give their real and imaginary parts "
             "as two targets"

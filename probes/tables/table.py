@@ -208,7 +208,7 @@ class Table:
         **Raises** TableError where lengths differ, besides what the constructor raises.
         """
         for row, value in enumerate([] if texts is None else texts):
-            if isinstance(value, str) and half_character(value):  # which pandas refuses in its own words
+            if half_character(str(value)):  # which pandas refuses in its own words
                 raise TableError(f"texts holds half a character at row {row}: {value!r}")
         one_order({"y": y, "texts": texts, "is_test": is_test, "clusters": clusters, **(blocks or {})})
         columns = columns_of(y, target_names)
