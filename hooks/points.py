@@ -92,17 +92,16 @@ def captured_name(key: object, captured: Sequence[str]) -> str:
     Raises:
         PointError: It is neither, or was not captured; the message names points that were.
     """
+    if isinstance(key, str | tuple) and (name := name_of(key)) in captured:
+        return name
     pairs = [(short, layer) for name in captured for short, layer in _pairs(name)]
     if not isinstance(key, str | tuple):
         at = [pair for pair in pairs if pair[1] == key and type(key) is int]
         example = repr((at or pairs or [captured[0]])[0])
         raise PointError(f"{key!r} is no point: expected a hook name, or {example}")
-    name = name_of(key)
-    if name in captured:
-        return name
     if at := [pair for pair in pairs if pair[0] == key]:
         raise PointError(f"{key!r} names no layer: write {' or '.join(map(repr, at[-1:]))}, of {len(at)}")
-    raise PointError(f"{name} is not among the captured points: {', '.join(captured)}")
+    raise PointError(f"{name_of(key)} is not among the captured points: {', '.join(captured)}")
 
 
 def _pairs(name: str) -> list[tuple[str, int]]:
