@@ -2,6 +2,7 @@
 
 import math
 from fractions import Fraction
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -96,7 +97,9 @@ class Model:
 
 
 class Findings:
-    """Known by its name and its package."""
+    """Known by its name and its package; of no model."""
+
+    provenance: ClassVar[dict[str, object]] = {}
 
 
 class Table:

@@ -98,12 +98,12 @@ def test_sim_checks_the_theorems(tmp_path: Path, capsys: Any) -> None:
         (["--theorems", "--steps", "7", "--masks", "3"], "no use for --steps, --masks"),
         (["--optimizer", "lion"], "optimizer='lion': one of sgd, adam, population"),
         (["--graph", "star"], "graph='star': one of random, dense"),
-        (["--concepts", "0"], "concepts=0"),
+        (["--concepts", "0"], "--concepts 0: expected a whole number of at least 1"),
         (["--dim", "0"], "dim=0"),
-        (["--steps", "-3"], "steps=-3"),
+        (["--steps", "-3"], "--steps -3: expected a whole number of at least 0"),
         (["--masks", "0"], "masks=0"),
         (["--weight-decay", "nan"], "weight_decay=nan"),
-        (["--concepts", "26"], "more than"),
+        (["--concepts", "26"], "--concepts 26: expected a whole number of at least 1 and at most 16"),
     ],
 )
 def test_what_sim_cannot_do_is_one_line(tmp_path: Path, capsys: Any, words: list[str], said: str) -> None:

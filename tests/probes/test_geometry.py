@@ -127,7 +127,10 @@ def test_small_pure_functions(rng):
 def test_the_unembedding_is_what_moves_the_logits(load_tiny, family, kind):
     """A step of the residual stream moves logit differences by the step's product with γ's differences, at a
     norm held fixed: the covariance of those moves over the vocabulary is stepᵀ Cov(γ) step."""
-    model = copy.deepcopy(load_tiny(family, kind))
+    whole = load_tiny(family, kind)
+    with torch.no_grad():  # a bridge keeps what its last pass computed, which cannot be copied with gradients
+        whole(torch.tensor([[1, 2, 3]]))
+    model = copy.deepcopy(whole)
     width = model.cfg.d_model
     with torch.no_grad():
         model.ln_final.weight.copy_(torch.rand(width) + 0.5) if kind == "bridge" else model.ln_final.w.copy_(
