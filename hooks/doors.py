@@ -253,7 +253,8 @@ def _check_same_model(name: str, given: Mapping[str, Any], kinds: Mapping[str, K
     models = [given[a] for a, kind in kinds.items() if kind.fits is _is_model and given.get(a) is not None]
     found = [given[a] for a, kind in kinds.items() if kind.fits in _FINDINGS and FINDINGS.fits(given.get(a))]
     for model, findings in zip(models, found, strict=False):
-        check_model(f"{name}: these findings", findings.provenance.get("activations") or {}, model)
+        if about := findings.provenance.get("activations"):
+            check_model(f"{name}: these findings", about, model)
 
 
 def several_inputs(call: str, inputs: Any) -> Any:
