@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import stat
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
@@ -63,10 +64,30 @@ def only_file(path: Path | str) -> Path:
         ArtifactError: if it is a folder, pipe, socket or device.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():
-        what = "a folder" if path.is_dir() else "a pipe, socket or device"
+    try:
+        mode = path.stat().st_mode  # once: between two looks another process may have replaced it
+    except OSError:  # not there, or not to be seen: told by who opens it
+        return path
+    if not stat.S_ISREG(mode):
+        what = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
         raise ArtifactError(f"{path} is {what}, expected a file; remove it, and write the file again")
     return path
+
+
+def _settled_text(path: Path, tries: int = 5) -> str:
+    """The text of a file that others may be replacing, with its folder, at this moment.
+
+    Where two folders cannot change places in one step, there is a moment without either: a file missing then
+    is looked for again once its writer is through.
+    """
+    for left in reversed(range(tries)):
+        recover(path.parent if path.parent.is_dir() else path.parent.parent)
+        try:
+            return only_file(path).read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            if not left:
+                raise
+    raise AssertionError("tries is 1 or more")
 
 
 def read_json(path: Path | str) -> dict[str, Any]:
@@ -75,9 +96,8 @@ def read_json(path: Path | str) -> dict[str, Any]:
     **Raises** `ArtifactError` if the file is missing, is not JSON, or is not an object.
     """
     path = Path(path)
-    recover(path.parent if path.parent.is_dir() else path.parent.parent)
     try:
-        value = json.loads(only_file(path).read_text(encoding="utf-8"))
+        value = json.loads(_settled_text(path))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ArtifactError(f"{path} is missing: {path.parent} is not a whole graticule folder") from error
     except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
