@@ -58,7 +58,7 @@ def _check_writable(out: Path) -> None:
     if place == out or not place.is_dir():
         return
     try:
-        Path(tempfile.mkdtemp(dir=place, prefix=".graticule-")).rmdir()
+        tempfile.TemporaryFile(dir=place).close()  # without a name: a kill leaves nothing
     except OSError as error:
         why = "" if error.errno == errno.ENOENT else f" ({error.strerror})"
         raise ValueError(f"--out {out}: nothing can be written in {place}{why}; name another place") from None
