@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any, ParamSpec, TypeVar
 
+from graticule.hooks.calls import one_call
 from graticule.hooks.limits import LIMITS, check
 
 P = ParamSpec("P")
@@ -187,8 +188,9 @@ def door(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
             for argument in ranged:
                 if argument in given.arguments:
                     check(argument, given.arguments[argument])
-            _check_same_model(name, given.arguments, kinds)
-            return function(*given.args, **given.kwargs)
+            with one_call():
+                _check_same_model(name, given.arguments, kinds)
+                return function(*given.args, **given.kwargs)
 
         return checked
 

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from numbers import Number
 from pathlib import Path
 from typing import Any, cast
@@ -13,6 +13,7 @@ import torch
 import xxhash
 from torch import Tensor
 
+from graticule.hooks.calls import memory
 from graticule.hooks.protocols import HookedModel, dtype_of
 
 _RECOMPUTED = frozenset({"mask", "IGNORE", "inv_freq"})
@@ -57,9 +58,27 @@ def weight_digest(model: HookedModel) -> str:
 
     Buffers that the forward makes anew (causal masks, rotary frequencies) are left out. Not cryptographic: it
     tells models apart, it does not guard against forgery.
+
+    Within a public call the bytes are read once. From one call to the next they are read again, at the speed
+    of memory: what is written through `.data` leaves no other trace. So are those of a model with hooks of
+    the user's own, which may write while the call runs.
     """
+    tensors = _tensors(model)
+    if not isinstance(model, torch.nn.Module) or hooked_points(model):
+        return _digest_of(tensors)
+    marks = [
+        (name, id(t), t.data_ptr(), t._version, t.shape, t.stride(), t.dtype)  # pyright: ignore[reportPrivateUsage]
+        for name, t in tensors
+    ]
+    read = memory().get(model)
+    if read is None or read[0] != marks:
+        read = memory()[model] = (marks, _digest_of(tensors))
+    return read[1]
+
+
+def _digest_of(tensors: Iterable[tuple[str, Tensor]]) -> str:
     digest = xxhash.xxh3_128()
-    for name, values in _tensors(model):
+    for name, values in tensors:
         digest.update(f"{name}{tuple(values.shape)}{values.dtype}".encode())
         digest.update(values.detach().reshape(-1).cpu().contiguous().view(torch.uint8).numpy().data)
     return digest.hexdigest()

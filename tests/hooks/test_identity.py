@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from graticule import Store, Table, capture, load_model, probe, record
-from graticule.hooks import requests
+from graticule import Store, Table, capture, load_model, probe, record, trace
+from graticule.hooks import identity, requests
 from graticule.hooks.artifact import ArtifactError
+from graticule.hooks.calls import one_call
 from graticule.hooks.identity import _earlier_digest, model_identity, weight_digest
 from graticule.hooks.kinds import ForeignFolderError
 from graticule.hooks.streams.live import LiveStream
@@ -182,3 +183,67 @@ def test_what_an_earlier_version_wrote_is_read_and_not_gone_on_with(tiny, names,
     (line,) = requests.differences({"stream": {"model": earlier, "seed": 0}}, now)
     assert line.startswith("stream.model: recorded by an earlier version")
     assert requests.differences(now, now) == []
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """Counts how often the bytes of a model are read; they are read all the same."""
+    begun, xxh3_128 = [], identity.xxhash.xxh3_128
+    monkeypatch.setattr(identity.xxhash, "xxh3_128", lambda: begun.append(1) or xxh3_128())
+    return begun
+
+
+def scale(model):
+    with torch.no_grad():
+        model.blocks[0].mlp.W_in.mul_(2)
+
+
+def scale_through_data(model):
+    model.blocks[0].mlp.W_in.data.mul_(2)
+
+
+def swap_data(model):
+    model.blocks[0].mlp.W_in.data = model.blocks[0].mlp.W_in.data * 2
+
+
+def replace_a_module(model):
+    with torch.no_grad():
+        model.blocks[0].mlp = copy.deepcopy(model.blocks[0].mlp)
+        model.blocks[0].mlp.W_in[0, 0] += 1
+
+
+EDITS_IN_PLACE = [scale, scale_through_data, swap_data, replace_a_module, edit_a_table]
+
+
+@pytest.mark.parametrize("edit", EDITS_IN_PLACE, ids=lambda edit: edit.__name__)
+def test_weights_are_read_once_a_call_and_an_edit_is_seen_by_the_next(tiny, names, reads, edit):
+    model = copy.deepcopy(tiny)
+    table = Table.from_arrays(np.arange(52.0), names[:52], name="t")
+    findings = probe(model, table, points=POINT, twins=0, draws=20, progress=False)
+    reads.clear()
+    trace(model, findings, names[0])
+    assert len(reads) == 1
+    edit(model)
+    with pytest.raises(ValueError, match="the model given is"):
+        trace(model, findings, names[0])
+    assert len(reads) == 2
+    assert capture(model, names[:1], POINT).provenance["model"] != findings.provenance["activations"]["model"]
+
+
+@pytest.mark.parametrize("edit", EDITS_IN_PLACE[:-2], ids=lambda edit: edit.__name__)
+def test_within_a_call_what_leaves_a_trace_is_read_again(tiny, edit):
+    model = copy.deepcopy(tiny)
+    with one_call():
+        before = weight_digest(model)
+        edit(model)
+        assert (weight_digest(model) == before) == (edit is scale_through_data)  # only a user's own hook can
+    assert weight_digest(model) != before
+
+
+def test_a_hook_that_writes_weights_during_a_call_is_seen(tiny):
+    model = copy.deepcopy(tiny)
+    model.blocks[0].hook_resid_post.add_hook(lambda value, hook: scale_through_data(model))
+    with one_call():
+        before = weight_digest(model)
+        model(torch.tensor([[1, 2]]), return_type=None)
+        assert weight_digest(model) != before
