@@ -12,6 +12,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from numbers import Integral
 from os import PathLike
 from typing import Any, ParamSpec, TypeVar
 
@@ -100,6 +101,17 @@ def _is_frame(value: Any) -> bool:
     return hasattr(value, "iloc") and hasattr(value, "columns")
 
 
+def _make_world(value: Any) -> str:
+    whole = isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return f"graticule.World.random({value if whole else 4})"
+
+
+def _are_whole(values: Any) -> bool:
+    if isinstance(values, str) or not hasattr(values, "__iter__"):
+        return False
+    return all(isinstance(one, Integral) and not isinstance(one, bool) for one in values)
+
+
 def _make_rows(value: Any) -> str:  # noqa: ARG001
     return "pandas.DataFrame({'text': texts, 'target': values})"
 
@@ -135,6 +147,39 @@ TARGET = Kind(
 """What is to be read out of activations."""
 BASELINES = Kind("baselines", of_class("Baselines"), _make_baselines)
 """What stands against a probe."""
+
+GRAPH = Kind("a directed graph", lambda v: hasattr(v, "is_directed"), lambda v: _make_world(v))
+"""Which concepts bear on which."""
+WORLD = Kind("a graticule.World", of_class("World"), lambda v: _make_world(v))
+"""Concepts whose joint distribution is known."""
+SETTINGS = Kind(
+    "a World, a Setting, or several of them",
+    lambda v: all(of_class("World", "Setting")(one) for one in (v if isinstance(v, list | tuple) else [v])),
+    lambda v: f"simulate({_make_world(v)})",
+)
+"""What learners are trained on, and how."""
+LEARNED = Kind("what train returns", of_class("Learned"), lambda v: "train([Contexts.complete(world)])")  # noqa: ARG005
+"""Trained tables."""
+TRAINING = Kind("a Training", of_class("Training"), lambda v: "Training(steps=2000)")  # noqa: ARG005
+"""How tables are trained."""
+PLAN = Kind("a Plan", of_class("Plan"), lambda v: "quick=True, or a Plan")  # noqa: ARG005
+"""What a certificate goes through."""
+CONCEPTS = Kind("the numbers of concepts", lambda v: _are_whole(v), lambda v: "(0, 1)")  # noqa: ARG005
+"""Some of a world's concepts."""
+POINTS = Kind("a whole number of at least 1", lambda v: _are_whole([v]) and v >= 1, lambda v: "40")  # noqa: ARG005
+"""How many points a curve has."""
+DRAWN = Kind(
+    "a seed, or a numpy Generator",
+    lambda v: hasattr(v, "integers") or (_are_whole([v]) and v >= 0),
+    lambda v: "seed=0",  # noqa: ARG005
+)
+"""Where draws come from."""
+FACTOR = Kind(
+    "one array of probabilities a concept",
+    lambda v: hasattr(v, "__len__") and not isinstance(v, str) and all(hasattr(one, "__len__") for one in v),
+    lambda v: "World.random(4)",  # noqa: ARG005
+)
+"""Conditional tables of a world."""
 
 SAE = Kind(
     "a SAELens SAE, its folder or a run",
@@ -172,8 +217,7 @@ def door(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         signature = inspect.signature(function)
-        made = function.__name__ == "__init__"
-        name = function.__qualname__.split(".")[-2] if made else function.__name__
+        name = _call(function, signature)
         ranged = [p for p in signature.parameters if p in LIMITS and p not in kinds]
 
         @functools.wraps(function)
@@ -197,9 +241,17 @@ def door(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return decorate
 
 
+def _call(function: Callable[..., Any], signature: inspect.Signature) -> str:
+    """What is called, for people: a function's name, a class, or `Class.method` of a class method."""
+    *_, owner, own = ("", *function.__qualname__.split("."))
+    if own == "__init__":
+        return owner
+    return f"{owner}.{own}" if next(iter(signature.parameters), "") == "cls" else own
+
+
 def _takes(name: str, signature: inspect.Signature) -> str:
     """The call with the arguments that it cannot do without: `probe(model, table, …)`."""
-    needed = [p.name for p in signature.parameters.values() if p.default is p.empty]
+    needed = [p.name for p in signature.parameters.values() if p.default is p.empty and p.name != "cls"]
     return f"{name}({', '.join(needed)}{', …' if len(needed) < len(signature.parameters) else ''})"
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from graticule.hooks.doors import CONCEPTS, WORLD, door
 from graticule.sims.world import EXACT_UP_TO, UNKNOWN, World
 
 __all__ = ["UNKNOWN", "Contexts"]
@@ -52,6 +54,7 @@ class Contexts:
             object.__setattr__(self, "chances", self.chances / self.chances.sum())
 
     @classmethod
+    @door(world=WORLD, hidden=CONCEPTS)
     def complete(cls, world: World, known: float = 0.5, hidden: Sequence[int] = ()) -> Contexts:
         """Every mask: each concept is known with probability `known`, independently (the paper's law, ½).
 
@@ -68,6 +71,7 @@ class Contexts:
         return cls(world, masks[kept], chances[kept])
 
     @classmethod
+    @door(world=WORLD, hidden=CONCEPTS)
     def prefixes(cls, world: World, hidden: Sequence[int] = ()) -> Contexts:
         """What is known at a random place of a text that tells all concepts but the `hidden` ones, in random
         order: every number of known concepts is equally likely, and every choice of as many.
@@ -79,19 +83,21 @@ class Contexts:
         return cls(world, masks, 1 / (np.bincount(counts)[counts] * (counts.max() + 1)))
 
     @classmethod
+    @door(world=WORLD)
     def drawn(cls, world: World, n_masks: int, seed: int = 0) -> Contexts:
         """Incomplete contexts (Table 3): `n_masks` Bernoulli(½) masks drawn once, those alike merged, each
         draw equally likely.
 
         **Raises** `ValueError` for fewer than one mask.
         """
-        if n_masks < 1:
-            raise ValueError(f"n_masks={n_masks}: one or more")
+        if not isinstance(n_masks, Integral) or n_masks < 1:
+            raise ValueError(f"n_masks={n_masks!r}: one or more")
         rng = np.random.default_rng(seed)
         masks, counts = np.unique(rng.random((n_masks, world.m)) < 0.5, axis=0, return_counts=True)
         return cls(world, masks, counts / counts.sum())
 
     @classmethod
+    @door(world=WORLD)
     def of(
         cls, world: World, masks: Sequence[Sequence[int]], chances: Sequence[float] | None = None
     ) -> Contexts:

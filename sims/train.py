@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from graticule.hooks.limits import check_limits
 from graticule.sims.contexts import Contexts
 from graticule.sims.training.sampling import ExactLoss, Pairs
 from graticule.sims.training.updates import KINDS, diverged
@@ -60,10 +61,7 @@ class Training:
         """**Raises** `ValueError` for another optimiser, or numbers out of range."""
         if self.optimizer not in KINDS:
             raise ValueError(f"optimizer={self.optimizer!r}: one of {', '.join(KINDS)}")
-        if self.steps < 0 or min(self.batch, self.log_every) < 1:
-            raise ValueError(
-                f"steps={self.steps}, batch={self.batch}, log_every={self.log_every}: 1 or more, steps 0"
-            )
+        check_limits(steps=self.steps, batch=self.batch, log_every=self.log_every, lr=self.lr)
         rate = 1.0 if self.lr is None else self.lr
         if not (0 < rate < math.inf and 0 <= self.weight_decay < math.inf):
             raise ValueError(f"lr={self.lr}, weight_decay={self.weight_decay}: finite, above 0 and 0 or more")

@@ -17,6 +17,8 @@ import networkx as nx
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from graticule.hooks.doors import DRAWN, FACTOR, GRAPH, door
+
 if TYPE_CHECKING:  # networkx is generic to type checkers only
     Directed: TypeAlias = nx.DiGraph[Any]
     Undirected: TypeAlias = nx.Graph[Any]
@@ -65,6 +67,7 @@ class World:
 
     # Making ------------------------------------------------------------------------------------------
     @classmethod
+    @door(graph=GRAPH, seed=DRAWN)
     def on(
         cls,
         graph: Directed,
@@ -100,6 +103,7 @@ class World:
         return cls(graph, tuple(tables))
 
     @classmethod
+    @door()
     def random(
         cls,
         m: int,
@@ -114,8 +118,6 @@ class World:
 
         **Raises** `ValueError` for no concept or a probability outside [0, 1].
         """
-        if m < 1 or not 0 <= edge_probability <= 1:
-            raise ValueError(f"m={m}, edge_probability={edge_probability}: one concept or more, in [0, 1]")
         rng = np.random.default_rng(seed)
         order = rng.permutation(m)
         graph = nx.DiGraph()
@@ -128,21 +130,25 @@ class World:
         return cls.on(graph, seed=rng, **tables)  # pyright: ignore[reportArgumentType]
 
     @classmethod
+    @door()
     def independent(cls, m: int, seed: int = 0) -> World:
         """Concepts that have nothing to do with each other."""
         return cls.random(m, 0.0, seed=seed)
 
     @classmethod
+    @door()
     def dense(cls, m: int, seed: int = 0) -> World:
         """Every pair of concepts is joined."""
         return cls.random(m, 1.0, seed=seed)
 
     @classmethod
+    @door()
     def chain(cls, m: int, seed: int = 0) -> World:
         """C_0 → C_1 → … → C_{m−1}."""
         return cls.on(nx.path_graph(m, create_using=nx.DiGraph), seed=seed)
 
     @classmethod
+    @door()
     def forest(cls, m: int, trees: int = 2, seed: int = 0) -> World:
         """Random trees: every concept but the `trees` roots has one parent, drawn among earlier ones.
 
@@ -184,6 +190,12 @@ class World:
         if kind == "ordered" or size == 2:
             return np.linspace(0.0, 1.0, size)[:, None]
         return np.eye(size)
+
+    def described(self) -> dict[str, Any]:
+        """All that makes it this world, in JSON's own types: what a request or a fingerprint holds."""
+        tables = [np.round(table, 12).tolist() for table in self.tables]
+        edges = sorted((int(parent), int(child)) for parent, child in self.graph.edges)
+        return {"tables": tables, "edges": edges, **({"kinds": list(self.kinds)} if self.kinds else {})}
 
     def same_as(self, other: World) -> bool:
         """Whether graph, tables and, where it is restricted, the set kept are the same."""
@@ -291,6 +303,9 @@ class World:
             chances = np.broadcast_to(chances, (n, chances.shape[-1]))
             out[:, i] = (rng.random((n, 1)) >= np.cumsum(chances, axis=-1)[:, :-1]).sum(axis=1)
         return out
+
+
+setattr(World, "__init__", door(graph=GRAPH, tables=FACTOR)(World.__init__))  # noqa: B010 (a dataclass's own)
 
 
 def _numbered(graph: Directed, m: int) -> None:

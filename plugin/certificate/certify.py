@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
@@ -20,7 +19,7 @@ from graticule.certificate.nothing import found_in_nothing
 from graticule.certificate.result import Certificate, Part
 from graticule.certificate.subjects import Subject, least_linear
 from graticule.hooks.artifact import ArtifactError, fingerprint, json_ready, library_versions
-from graticule.hooks.doors import door
+from graticule.hooks.doors import FOLDER, PLAN, WORLD, door
 from graticule.hooks.locks import only_here
 from graticule.sims.sequence import SequenceShape
 from graticule.sims.train import Training
@@ -45,7 +44,7 @@ LEAST, MOST = 4, 10
 are too many."""
 
 
-@door()
+@door(world=WORLD.or_none(), plan=PLAN.or_none(), out=FOLDER.or_none())
 def certify(
     world: World | None = None,
     *,
@@ -192,7 +191,4 @@ def _covers(plan: Plan) -> str:
 
 
 def _fingerprint(world: World, plan: Plan) -> str:
-    tables = [np.round(table, 12).tolist() for table in world.tables]
-    return fingerprint(
-        {"tables": tables, "edges": sorted(world.graph.edges), "plan": dataclasses.asdict(plan)}
-    )
+    return fingerprint({**world.described(), "plan": dataclasses.asdict(plan)})

@@ -28,9 +28,20 @@ def sim(
     dim: Annotated[int | None, typer.Option(help="Width of both tables; m by default.")] = None,
     scale: Annotated[float | None, typer.Option(help="Factor on the initial weights; 1 by default.")] = None,
     optimizer: Annotated[
-        str | None, typer.Option(help="sgd, adam, or population: the exact gradient, many times faster.")
+        str | None,
+        typer.Option(
+            help="sgd, adam, or population: the exact gradient, many times faster, in fewer updates "
+            "(see --steps)."
+        ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Updates; 200,000, or what --table needs.")] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Updates; 200,000, or what --table needs. With --optimizer population they count SGD's: "
+            "the updates on the exact gradient are as many as make the same learning rate × updates, with 7 "
+            "concepts one for 160; the summary says how many."
+        ),
+    ] = None,
     weight_decay: Annotated[
         float | None, typer.Option(help="L2 penalty on both tables; none by default.")
     ] = None,
@@ -150,7 +161,7 @@ def _made(asked: dict[str, Any], parts: Path) -> Any:
 
         chosen.setdefault("concepts", 4)
         return theorems(Setting(**chosen).world(asked["seed"]), asked["seed"], progress=True)
-    return simulate(Setting(**chosen).by(asked["optimizer"] or "sgd"), **shared)
+    return simulate(Setting(**chosen), optimizer=asked["optimizer"] or "sgd", **shared)
 
 
 def _held(out: Path, asked: dict[str, Any]) -> Any:

@@ -81,8 +81,8 @@ def calibrate(
     they need a memory that does not grow with them: about 2 GiB at 200,000 rows. Coverage is drawn block by
     block; all else is what one block of all targets would give.
 
-    Coverage of the interval is measured twice, see `coverage`: with half of the test clusters held aside, and
-    with samples of the test clusters taken as the population.
+    Coverage of the interval (of `draws` draws, 1,000 at most) is measured twice, see `coverage`: with half of
+    the test clusters held aside, and with samples of the test clusters taken as the population.
 
     **Raises** `ValueError` for findings without baselines, without their material, or gains not in (0, 1).
     """

@@ -55,7 +55,7 @@ def directions(
     the training rows (its direction is then drawn with a known covariance: Σ for write, that of ridge on
     noise for read), exact rather than drawn, and the cosine of each direction with itself from two halves
     of the rows. Layers are compared with a noise target that is fitted at both (`draws` of them), ranks
-    with those of targets shuffled together.
+    with those of targets shuffled together (`draws`, 20 at most).
 
     **Raises** `PointError` if findings lack `point`, `ValueError` for findings of different models, widths,
     or without their activations, and if `model` has no unembedding.

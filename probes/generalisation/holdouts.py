@@ -210,7 +210,7 @@ def holdouts(
       chosen on training rows.
     - `strings`: whether TF-IDF is refitted too, a sparse solve a block; by default where that is quick.
     - `paper_compat`: adds the paper's own scoring, so named.
-    - `draws`, `seed`: of the bootstrap over blocks.
+    - `draws`, `seed`: of the bootstrap over blocks; the intervals of means over blocks take 1,000 at most.
 
     **Raises** `KeyError` for an unknown column or point, `ValueError` as `find_blocks`, for a target that is
     constant outside a block, and for findings without their material.

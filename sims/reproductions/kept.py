@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +36,11 @@ class Kept:
     def put(self, setting: Setting, tables: Mapping[str, pd.DataFrame]) -> None:
         """Keep the tables of a setting, all of them or none."""
         if self._out is not None:
-            told = {"setting": asdict(setting), **self._how}
+            told = {"setting": setting.described(), **self._how}
             place = self._place(setting)
             none = pd.DataFrame()
             Simulation(name="", points=none, paper=none, provenance=told, **tables).save(place)
 
     def _place(self, setting: Setting) -> Path:
         assert self._out is not None
-        return self._out / fingerprint({"setting": asdict(setting), **self._how})
+        return self._out / fingerprint({"setting": setting.described(), **self._how})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import product
 from math import ceil
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from graticule.hooks.artifact import library_versions
+from graticule.hooks.doors import FOLDER, door
 from graticule.sims.reproductions.names import NAMES, Name
 from graticule.sims.reproductions.paper import COSINE, EPOCH, LONG, LOSS, ORTHOGONALITY, TABLES, Stated
 from graticule.sims.reproductions.result import Simulation
@@ -31,6 +32,7 @@ SCALE_RUNS = 5
 _OF_ONE = {"figure2": 3, "figure5": 7, "orthogonality": 10}  # concepts
 
 
+@door(out=FOLDER.or_none())
 def reproduce(
     name: Name,
     *,
@@ -38,7 +40,7 @@ def reproduce(
     steps: int | None = None,
     seed: int = 0,
     optimizer: Optimizer | None = None,
-    concepts: Sequence[int] | None = None,
+    concepts: int | Sequence[int] | None = None,
     out: Path | str | None = None,
     progress: bool | None = None,
 ) -> Simulation:
@@ -50,13 +52,15 @@ def reproduce(
 
     **Arguments:** `runs` and `steps` in place of the paper's and ours (200,000; 500,000 for ten concepts and
     more; figure 5's 4,900 epochs as 882,000); `optimizer` in place of the stated one: `"population"` takes
-    the exact gradient with as much learning rate × updates, in a fraction of the time; `concepts` keeps the
+    the exact gradient in a fraction of the updates, those that make as much learning rate × updates as
+    `steps` of SGD do (`Setting.by`); `concepts` keeps the
     rows with so many concepts; `out` is `simulate`'s.
 
     **Raises** `ValueError` for another name, `concepts` that no row has, or `runs` of figure 2's one scatter.
     """
     if name not in NAMES:
-        raise ValueError(f"{name!r} is none of {', '.join(NAMES)}")
+        raise ValueError(f"name={name!r}: expected one of {', '.join(map(repr, NAMES))}")
+    concepts = [concepts] if isinstance(concepts, int) else concepts
     if name in _OF_ONE and concepts is not None and set(concepts) != {_OF_ONE[name]}:
         raise ValueError(f"{name} is of {_OF_ONE[name]} concepts, not of {list(concepts)}")
     if name == "figure2" and runs not in (None, 1):
@@ -66,25 +70,20 @@ def reproduce(
         how["runs"] = SCALE_RUNS if runs is None else runs
         return _scales(steps, optimizer, concepts or (5, 7), how)
     if name == "figure2":
-        return scatter(_as_asked(Setting(3), steps, optimizer), seed, progress)
+        return scatter(Setting(3).asked(steps, optimizer), seed, progress)
     if name == "figure5":
-        setting = _as_asked(Setting(7, steps=EPOCH * max(LOSS)), steps, optimizer)
+        setting = Setting(7, steps=EPOCH * max(LOSS)).asked(steps, optimizer)
         found = simulate(setting, points=_points(setting), **how)
         return replace(found, name=name, paper=_curve_lines(found.curves, setting))
     if name == "orthogonality":
-        found = simulate(_as_asked(Setting(10, masks=50, steps=LONG), steps, optimizer), **how)
+        found = simulate(Setting(10, masks=50, steps=LONG).asked(steps, optimizer), **how)
         return replace(found, name=name, paper=_across_lines(found.heat))
     rows = [row for row in TABLES[name] if concepts is None or row.setting.concepts in concepts]
     if not rows:
         raise ValueError(f"no row of {name} has {list(concepts or ())} concepts")
-    asked = [replace(row, setting=_as_asked(row.setting, steps, optimizer)) for row in rows]
+    asked = [replace(row, setting=row.setting.asked(steps, optimizer)) for row in rows]
     found = simulate([row.setting for row in asked], **how)
     return replace(found, name=name, paper=_table_lines(found.settings, asked))
-
-
-def _as_asked(setting: Setting, steps: int | None, optimizer: Optimizer | None) -> Setting:
-    changed = replace(setting, steps=setting.steps if steps is None else steps)
-    return changed if optimizer is None else changed.by(optimizer)
 
 
 def _table_lines(settings: pd.DataFrame, rows: Sequence[Stated]) -> pd.DataFrame:
@@ -148,7 +147,7 @@ def _scales(
 ) -> Simulation:
     kinds: Sequence[Optimizer] = ("sgd", "adam", "population") if optimizer is None else (optimizer,)
     settings = [
-        Setting(m, dim=ceil(ratio * m), steps=steps or Setting.steps, scale=scale).by(kind)
+        Setting(m, dim=ceil(ratio * m), scale=scale).asked(steps, kind)
         for m, kind, ratio, scale in product(concepts, kinds, RATIOS, SCALES)
     ]
     settings = list(dict.fromkeys(settings))  # few concepts: two ratios round up to one dimension
@@ -157,6 +156,6 @@ def _scales(
     provenance = {
         **found.provenance,
         "versions": library_versions(),
-        "settings": [asdict(s) for s in settings],
+        "settings": [s.described() for s in settings],
     }
     return replace(found, name="scales", settings=found.settings.assign(ratio=ratio), provenance=provenance)

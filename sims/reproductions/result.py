@@ -92,7 +92,7 @@ class Simulation(SavedResult):
             lines.append(f"… and {len(self.settings) - len(shown)} settings more")
         lines.append(
             "mean cosines within a concept ± standard errors over runs: unembedding, embedding, unembedding "
-            "with embedding; loss above its floor"
+            f"with embedding; loss above its floor{self._exact()}"
         )
         return "\n".join(lines)
 
@@ -120,6 +120,18 @@ class Simulation(SavedResult):
         return (
             f"unembedding steering vectors of one concept have a mean cosine of {span}; of two concepts, a "
             f"mean |cosine| of {'' if len(self.settings) == 1 else 'at most '}{across:.3f} in a run"
+        )
+
+    def _exact(self) -> str:
+        """How many updates on the exact gradient were asked for, in those of SGD, which `steps` count."""
+        rows = self.settings[self.settings["optimizer"] == "population"]
+        if not len(rows):
+            return ""
+        sgd = (rows["steps"] * rows["lr"] / 0.1).round().astype(int)
+        spans = [_span(values) for values in (rows["steps"], rows["lr"], sgd)]
+        return (
+            f"; {spans[0]} updates on the exact gradient, at learning rate {spans[1]}: as much learning rate "
+            f"× updates as {spans[2]} of SGD at 0.1"
         )
 
     def _scales_verdict(self) -> str:
@@ -190,6 +202,11 @@ class Simulation(SavedResult):
         if self.name != "figure5":
             return pd.DataFrame({"step": [], "what": [], "paper": []})
         return self.paper.assign(step=self.paper["setting"].str.extract(r"(\d+)$")[0].astype(int))
+
+
+def _span(values: pd.Series) -> str:
+    low, high = values.min(), values.max()
+    return f"{low:,g}" if low == high else f"{low:,g} to {high:,g}"
 
 
 def _plus_minus(line: pd.Series, view: str) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 import numpy as np
 import pandas as pd
 
@@ -54,7 +52,7 @@ def scatter(setting: Setting | None = None, seed: int = 0, progress: bool | None
     return Simulation(
         name="figure2",
         paper=pd.DataFrame(paper),
-        provenance={"seed": seed, "setting": asdict(setting), "versions": library_versions()},
+        provenance={"seed": seed, "setting": setting.described(), "versions": library_versions()},
         **{name: pd.concat(tables, ignore_index=True) for name, tables in parts.items()},
     )
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+import hashlib
+import json
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, get_args
 
-from graticule.hooks.limits import check_limits
+from graticule.hooks.limits import LimitError, Range, check_limits
 from graticule.sims.contexts import Contexts
 from graticule.sims.train import Optimizer, Training
 from graticule.sims.world import World
 from graticule.sims.worlds.restricted import RestrictedWorld
 
+_WHOLE = Range(1)
 Graph = Literal["random", "dense", "chain", "forest", "independent"]
 
 
@@ -44,23 +47,39 @@ class Setting:
     """Of a random graph."""
     tolerance: float | None = None
     """Stop once every run is so close to its entropy floor, in nats."""
+    given: World | None = None
+    """A world of one's own, the same in every run; None: one a run, by the law of the graph."""
+
+    @classmethod
+    def on(cls, world: World, **settings: Any) -> Setting:
+        """A setting on a world of one's own: `Setting.on(world, steps=2000)`."""
+        return cls(concepts=world.m, given=world, **settings)
 
     def __post_init__(self) -> None:
         """**Raises** `ValueError` for another graph or optimiser, or numbers out of range."""
         if self.graph not in get_args(Graph):
             raise ValueError(f"graph={self.graph!r}: one of {', '.join(get_args(Graph))}")
-        if self.concepts < 1 or self.width < 1 or self.steps < 0:
-            raise ValueError(
-                f"concepts={self.concepts}, dim={self.dim}, steps={self.steps}: 1 or more, steps 0 or more"
-            )
-        check_limits(concepts=self.concepts, steps=self.steps)
-        if self.masks is not None and self.masks < 1:
-            raise ValueError(f"masks={self.masks}: one or more")
+        check_limits(concepts=self.concepts, steps=self.steps, edge_probability=self.edge_probability)
+        for name, value in {"dim": self.dim, "masks": self.masks}.items():
+            if value is not None and not _WHOLE.takes(value):
+                raise LimitError(name, value, _WHOLE.words)
         if self.kept is not None and not 0 < self.kept <= 1:
             raise ValueError(f"kept={self.kept}: a share above 0 and up to 1")
-        if not 0 <= self.edge_probability <= 1:
-            raise ValueError(f"edge_probability={self.edge_probability}: in [0, 1]")
+        if self.given is not None:
+            self._check_given(self.given)
         Training(optimizer=self.optimizer, lr=self.lr, scale=self.scale, weight_decay=self.weight_decay)
+
+    def _check_given(self, world: World) -> None:
+        """**Raises** `ValueError` for another number of concepts, or a law of graphs beside a world."""
+        if self.concepts != world.m:
+            raise ValueError(f"concepts={self.concepts} for a world of {world.m}: leave concepts out")
+        if (self.graph, self.edge_probability) != ("random", 0.5):
+            raise ValueError(f"graph={self.graph!r} for a world that has its own: leave the graph out")
+
+    def described(self) -> dict[str, Any]:
+        """The setting in JSON's own types: what a request or a fingerprint holds."""
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "given"}
+        return plain if self.given is None else {**plain, "given": self.given.described()}
 
     @property
     def width(self) -> int:
@@ -78,6 +97,7 @@ class Setting:
     def name(self) -> str:
         """What tells it from others, for tables and legends."""
         parts = [f"m={self.concepts}"]
+        parts += [] if self.given is None else [f"world {_digest(self.given)}"]
         if self.width != self.concepts:
             parts.append(f"k={self.width}")
         parts += [] if self.masks is None else [f"{self.masks} masks"]
@@ -111,7 +131,7 @@ class Setting:
 
     def by(self, optimizer: Optimizer) -> Setting:
         """The same under another optimiser; on the population gradient the updates are as many as make the
-        same learning rate × updates."""
+        same learning rate × updates (`training_words` says how many)."""
         if optimizer == self.optimizer:
             return self
         other = replace(self, optimizer=optimizer, lr=None)
@@ -120,8 +140,27 @@ class Setting:
             other = replace(other, steps=max(1, round(self.steps * sgd / other.rate)))
         return other
 
+    def asked(self, steps: int | None, optimizer: Optimizer | None) -> Setting:
+        """The same with `steps`, under `optimizer` (see `by`), where they are given."""
+        changed = self if steps is None else replace(self, steps=steps)
+        return changed if optimizer is None else changed.by(optimizer)
+
+    @property
+    def training_words(self) -> str:
+        """How many updates there are, at most; on the exact gradient, how many of SGD's they stand for."""
+        updates = f"{self.steps:,} update{'' if self.steps == 1 else 's'}"
+        if self.optimizer != "population":
+            return updates
+        sgd = Training(optimizer="sgd").rate
+        return (
+            f"{updates} on the exact gradient at learning rate {self.rate:g}, as much learning rate × "
+            f"updates as {round(self.steps * self.rate / sgd):,} of SGD at {sgd:g}"
+        )
+
     def world(self, seed: int) -> World:
         """The world of one run, all its concept vectors kept."""
+        if self.given is not None:
+            return self.given
         m = self.concepts
         if self.graph == "random":
             return World.random(m, self.edge_probability, seed=seed)
@@ -131,3 +170,8 @@ class Setting:
             "forest": World.forest,
             "independent": World.independent,
         }[self.graph](m, seed=seed)
+
+
+def _digest(world: World) -> str:
+    """A few characters that tell a world from others."""
+    return hashlib.sha256(json.dumps(world.described()).encode()).hexdigest()[:6]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +13,16 @@ from jaxtyping import Bool, Float
 from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import library_versions
+from graticule.hooks.doors import FOLDER, POINTS, SETTINGS, door
 from graticule.sims.reproductions.kept import Kept
 from graticule.sims.reproductions.paper import runs_of
 from graticule.sims.reproductions.result import Simulation
 from graticule.sims.reproductions.setting import Setting
-from graticule.sims.train import Learned, train
+from graticule.sims.train import Learned, Optimizer, train
 from graticule.sims.truth.steering import VIEWS, concept_lines, steering_of, watch_cosines
+from graticule.sims.world import World
+
+_log = logging.getLogger(__name__)
 
 GAUGE = ("log_odds", "positive", "first", "effective", "rank")
 UNDER = tuple(f"{view}_{product}" for product in ("causal", "whitened") for view in VIEWS[:2])
@@ -27,10 +32,13 @@ FAR = 0.05
 _POINTS = 40
 
 
+@door(settings=SETTINGS.or_none(), points=POINTS, out=FOLDER.or_none())
 def simulate(
-    settings: Setting | Sequence[Setting] | None = None,
+    settings: World | Setting | Sequence[World | Setting] | None = None,
     *,
     runs: int | None = None,
+    steps: int | None = None,
+    optimizer: Optimizer | None = None,
     seed: int = 0,
     nulls: int = 20,
     points: int = _POINTS,
@@ -42,13 +50,20 @@ def simulate(
     Settings that differ in the initial scale alone train in one batch on the same worlds and samples. Run r
     takes world, tables and samples from seed + r, whatever it is trained beside.
 
-    **Arguments:** `runs` is the paper's number where it is None (100 for m = 3 and 4, 50, 20, then 10);
+    `simulate(world)` trains every run on that world; with nothing given, worlds of seven concepts are drawn,
+    one a run: 10 runs of 200,000 updates, for minutes. What is trained is logged, and drawn as a bar.
+    The trained tables themselves are what `graticule.sims.train.train([Contexts.complete(world)])` returns.
+
+    **Arguments:** `steps` and `optimizer` take the place of the settings' own, as in `reproduce`; `runs` is
+    the paper's number where it is None (100 for m = 3 and 4, 50, 20, then 10);
     `nulls` draws of the permutation and random-pair nulls, 0 for none; `points` on the curves; `out` a folder
     in which each setting is kept once it is done, so that the same call goes on there.
 
     **Raises** `ValueError` for no setting, no run, or two settings that are the same.
     """
-    chosen = [settings or Setting()] if not isinstance(settings, Sequence) else list(settings)
+    given = list(settings) if isinstance(settings, Sequence) else [settings or Setting()]
+    worlds = [Setting.on(one) if isinstance(one, World) else one for one in given]
+    chosen = [setting.asked(steps, optimizer) for setting in worlds]
     if not chosen or len(set(chosen)) != len(chosen) or (runs is not None and runs < 1):
         raise ValueError(f"{len(chosen)} settings, runs={runs}: one or more of either, all different")
     batches: dict[Setting, list[Setting]] = {}
@@ -62,6 +77,8 @@ def simulate(
             bar.set_postfix_str(common.name)
             count = runs_of(common.concepts) if runs is None else runs
             missing = [member for member in members if member not in found]
+            for member in missing:
+                _log.info("%s: %d runs of %s", member.name, count, member.training_words)
             for setting, learned in _learn(missing, count, seed, points, progress) if missing else ():
                 found[setting] = measured(setting, learned, nulls)
                 kept.put(setting, found[setting])
@@ -75,7 +92,7 @@ def simulate(
             "seed": seed,
             "runs": runs,
             "nulls": nulls,
-            "settings": [asdict(setting) for setting in chosen],
+            "settings": [setting.described() for setting in chosen],
             "versions": library_versions(),
         },
         **tables,
@@ -133,7 +150,7 @@ def measured(
 def _setting_line(
     setting: Setting, learned: Learned, concepts: pd.DataFrame, grids: Mapping[str, np.ndarray]
 ) -> dict[str, object]:
-    line: dict[str, object] = {"setting": setting.name, **asdict(setting), "dim": setting.width}
+    line: dict[str, object] = {"setting": setting.name, **_columns(setting), "dim": setting.width}
     line |= {"lr": setting.rate, "masks": setting.masks or 0, "kept": setting.kept or 1.0}
     line |= {"tolerance": setting.tolerance or 0.0}
     line |= {"runs": len(learned.contexts), "updates": int(learned.steps[-1])}
@@ -153,6 +170,11 @@ def _setting_line(
     line |= {"gap": float(gap.mean()), "gap_se": error(gap), "behind": int(behind(gap).sum())}
     line |= {name: _mean(runs[name]) if name in runs else float("nan") for name in GAUGE}
     return line | {name: _mean(runs[name]) for name in ("shuffled", "random") if name in runs}
+
+
+def _columns(setting: Setting) -> dict[str, object]:
+    """What a setting fixes, a column each; a world of one's own is in its name."""
+    return {name: value for name, value in setting.described().items() if name != "given"}
 
 
 def behind(gap: Float[np.ndarray, " run"]) -> Bool[np.ndarray, " run"]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -60,6 +61,10 @@ class RestrictedWorld(World):
         """P(C = c | C ∈ 𝒞̂), an axis a concept; 0 outside the set."""
         inside = np.where(self.kept, self._whole, 0.0)
         return (inside / inside.sum()).reshape(self.values)
+
+    def described(self) -> dict[str, Any]:
+        """All that makes it this world, the concept vectors kept among it."""
+        return {**super().described(), "kept": np.flatnonzero(self.kept).tolist()}
 
     def sample(self, n: int, rng: np.random.Generator) -> Int[np.ndarray, "n m"]:
         """Concept vectors drawn from the set: what rejecting the others leaves."""
