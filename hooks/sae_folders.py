@@ -18,6 +18,7 @@ from graticule.hooks.coders import (
     writes_elsewhere,
 )
 from graticule.hooks.finite import finite
+from graticule.hooks.undisturbed import load
 
 _FOLDERS = ("folder", "path", "out")
 
@@ -95,6 +96,7 @@ def load_sae(source: Any) -> Found:
 
 def _read(folder: Path) -> SparseCoder:
     """The SAE of a SAELens folder, whole. **Raises** `ArtifactError` where it is not."""
+    load("sae_lens")
     from sae_lens import SAE
     from safetensors import SafetensorError
 
@@ -120,6 +122,7 @@ def _in_a_line(error: Exception) -> str:
 
 def as_published(sae: SparseCoder) -> SparseCoder:
     """The inference SAE of a training SAE whose latents depend on the batch; any other SAE itself."""
+    load("sae_lens")
     from sae_lens import SAE, TrainingSAE
 
     if not isinstance(sae, TrainingSAE) or architecture(sae) not in OF_BATCHES:

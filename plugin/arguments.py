@@ -243,15 +243,13 @@ def read_texts(
 
 
 def write_frame(frame: "pandas.DataFrame", out: Path) -> None:
-    """Write a table as .csv or .parquet, atomically.
+    """Write a table as .csv or .parquet, atomically; its folder is made, as everything that writes does.
 
-    **Raises** `ValueError` for another suffix, `FileNotFoundError` where its folder is not there.
+    **Raises** `ValueError` for another suffix.
     """
     from graticule.hooks.artifact import write_table
     from graticule.hooks.replacing import replacing
 
-    if not out.parent.is_dir():
-        raise FileNotFoundError(f"--out {out}: there is no folder {out.parent}; make it, or mend the name")
     if out.suffix == ".parquet":
         write_table(out, frame)
     elif out.suffix == ".csv":

@@ -1,6 +1,7 @@
 """What TransformerLens does unasked while it loads: announce, trust code, install. Kept from it here."""
 
 import contextlib
+import logging
 import subprocess
 import warnings
 from collections.abc import Generator
@@ -37,8 +38,16 @@ def no_code_by_name() -> Generator[None]:
 
 @contextlib.contextmanager
 def quiet_lens() -> Generator[None]:
-    """TransformerLens 3.9 announces its removals on import and on use: ours to heed, not the user's."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The 'utils' module has been deprecated", DeprecationWarning)
-        warnings.filterwarnings("ignore", "HookedTransformer", DeprecationWarning)
-        yield
+    """TransformerLens 3.9 announces its removals on import and on use: ours to heed, not the user's.
+
+    It also logs by the root logger, which then gets a handler: the user's to choose, so it is taken off.
+    """
+    handlers = list(logging.root.handlers)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The 'utils' module has been deprecated", DeprecationWarning)
+            warnings.filterwarnings("ignore", "HookedTransformer", DeprecationWarning)
+            yield
+    finally:
+        if not handlers:
+            logging.root.handlers.clear()

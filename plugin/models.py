@@ -21,6 +21,7 @@ from graticule.cache import note, was_noted
 from graticule.devices import device_named
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.processor import auto_dtype, described, tell_if_slow
+from graticule.hooks.undisturbed import load
 from graticule.lens import no_code_by_name, quiet_lens
 from graticule.local import (
     NotConvertibleError,
@@ -92,6 +93,7 @@ def load_model(
     _check_name(name_or_path)
     target = device_named(device)
     wishes = Wishes(_dtype(dtype, target), verify, trust_remote_code, allow_missing)
+    load("transformer_lens")
     with quiet_lens():
         model = _load(name_or_path, wishes, revision)
         model.eval()

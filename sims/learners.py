@@ -22,6 +22,7 @@ from graticule.hooks.artifact import (
     write_tensors,
 )
 from graticule.hooks.kinds import write_folder
+from graticule.hooks.undisturbed import load
 from graticule.sims.contexts import Contexts
 from graticule.sims.world import World
 from graticule.sims.worlds.restricted import RestrictedWorld
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 def hooked(config: Mapping[str, Any], sae: bool = False) -> HookedTransformer:
     """A TransformerLens model with these settings, its weights as allocated; `sae=True` makes SAELens's
     `HookedSAETransformer`."""
+    load("transformer_lens", *(["sae_lens"] if sae else []))
     from transformer_lens import HookedTransformer, HookedTransformerConfig
 
     if sae:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from plotly.graph_objects import Bar, Figure, Heatmap, Scatter
-from plotly.subplots import make_subplots
 
 from graticule.certificate.marks import DIRECTION, FALSE, short_point
+from graticule.probes.plots.drawing import Bar, Figure, Heatmap, Scatter, make_subplots
 from graticule.probes.plots.markup import Markup, plain
 from graticule.probes.plots.style import ACCENT, BLOCKS, FAINT, INK, MUTED, SURFACE, need_columns, style
 

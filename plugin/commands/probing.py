@@ -98,7 +98,9 @@ def probe(
     _need_several(calibrate)
     FINDINGS.check(out)
     import graticule
+    from graticule.depth import check_depth
 
+    check_depth(model, which, where)
     entities = a.read_table(
         table,
         text_column,

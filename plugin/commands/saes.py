@@ -171,6 +171,7 @@ def train(
         raise ValueError("--model needs --corpus, --hook-name and --tokens")
     import graticule
     from graticule import saes
+    from graticule.depth import check_depth
     from graticule.saes.training.call import call_words, check_call
     from graticule.saes.training.settings import Optimisation
 
@@ -204,6 +205,8 @@ def train(
         "compute_dtype": compute_dtype,
         "seed": seed,
     }
+    if model is not None:
+        check_depth(model, hook_name or ())
     check_call(out, call_words(**asked))
     run = saes.train(
         store if model is None else graticule.load_model(model, dtype=dtype, device=device),

@@ -83,7 +83,8 @@ def write_page(
 
 def _render(results: list[Result], title: str | None, links: Mapping[str, str]) -> str:
     from jinja2 import Environment, StrictUndefined
-    from plotly.offline import get_plotlyjs
+
+    from graticule.probes.plots.drawing import get_plotlyjs
 
     folder = resources.files("graticule.report")
     environment = Environment(

@@ -6,6 +6,8 @@ Every name is loaded on first use.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from graticule.hooks.undisturbed import load
+
 if TYPE_CHECKING:
     from graticule.saes.architectures.bricken import BrickenTrainingSAEConfig as BrickenTrainingSAEConfig
     from graticule.saes.atoms.recovery import recovery as recovery
@@ -47,6 +49,7 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
+        load("sae_lens")
         value = getattr(import_module(_HOMES[name]), name)
         globals()[name] = value  # a second look-up does not come here
         return value

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from graticule.hooks.undisturbed import load
 from graticule.probes.controls.lines import Line, line, not_applicable
 from graticule.probes.controls.scoring import Pair, average
 from graticule.probes.controls.setting import Setting
@@ -28,6 +29,8 @@ _HASHED = 1 << 14
 def hashed_ngrams(texts: list[str]) -> Any:
     """Counts of word 1-2 grams and char_wb 2-5 grams in hashed columns, each part of a row of length 1."""
     import scipy.sparse as sp
+
+    load("sklearn.feature_extraction.text")
     from sklearn.feature_extraction.text import HashingVectorizer
 
     shared: dict[str, Any] = {"n_features": _HASHED, "dtype": np.float32, "norm": "l2"}

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from plotly.graph_objects import Bar, Figure, Heatmap, Scatter
 
+from graticule.probes.plots.drawing import Bar, Figure, Heatmap, Scatter
 from graticule.probes.plots.markup import plain
 from graticule.probes.plots.style import (
     ACCENT,

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from plotly.graph_objects import Box, Figure, Scatter
 
+from graticule.probes.plots.drawing import Box, Figure, Scatter
 from graticule.probes.plots.style import ACCENT, FAINT, INK, MUTED, SURFACE, need_columns, short, style
 from graticule.probes.scores.intervals import wilson
 
@@ -61,7 +61,7 @@ def rates_figure(rates: pd.DataFrame) -> Figure:
     **Raises** `KeyError` if a column is missing.
     """
     need_columns(rates, "kind", "targets", "above_0", "structure", "covered_aside", "covered_resampled")
-    from plotly.subplots import make_subplots
+    from graticule.probes.plots.drawing import make_subplots
 
     fig: Figure = make_subplots(
         rows=1, cols=2, subplot_titles=("false findings", "coverage of the 95% interval"), shared_yaxes=True

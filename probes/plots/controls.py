@@ -2,8 +2,8 @@
 
 import numpy as np
 import pandas as pd
-from plotly.graph_objects import Bar, Figure, Scatter
 
+from graticule.probes.plots.drawing import Bar, Figure, Scatter
 from graticule.probes.plots.markup import Markup, plain
 from graticule.probes.plots.style import (
     ACCENT,

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from plotly.graph_objects import Figure, Scatter
 
+from graticule.probes.plots.drawing import Figure, Scatter
 from graticule.probes.plots.markup import Markup, plain
 from graticule.probes.plots.style import (
     ACCENT,

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from plotly.graph_objects import Figure, Heatmap, Scatter
-from plotly.subplots import make_subplots
 
+from graticule.probes.plots.drawing import Figure, Heatmap, Scatter, make_subplots
 from graticule.probes.plots.style import (
     ACCENT,
     FAINT,

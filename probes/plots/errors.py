@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Shaped
-from plotly.graph_objects import Figure, Heatmap, Histogram, Scatter
 
+from graticule.probes.plots.drawing import Figure, Heatmap, Histogram, Scatter
 from graticule.probes.plots.markup import plain
 from graticule.probes.plots.style import (
     BLOCKS,

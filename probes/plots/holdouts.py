@@ -4,9 +4,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from plotly.graph_objects import Figure, Scatter
-from plotly.subplots import make_subplots
 
+from graticule.probes.plots.drawing import Figure, Scatter, make_subplots
 from graticule.probes.plots.maps import coastline
 from graticule.probes.plots.markup import Markup, plain
 from graticule.probes.plots.style import (

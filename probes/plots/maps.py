@@ -7,9 +7,8 @@ from importlib import resources
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from plotly.graph_objects import Figure, Scatter
-from plotly.subplots import make_subplots
 
+from graticule.probes.plots.drawing import Figure, Scatter, make_subplots
 from graticule.probes.plots.markup import Markup, plain
 from graticule.probes.plots.style import (
     BLOCKS,

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
-from plotly.graph_objects import Figure
 
 from graticule.hooks.visible import visible
+from graticule.probes.plots.drawing import Figure
 
 _OURS = ("hovertemplate", "texttemplate")
 _ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;"}
@@ -31,7 +31,7 @@ def plain(value: object) -> str:
 
 def figure_json(figure: Figure) -> str:
     """`figure` as JSON in which all text from outside is text."""
-    from plotly.io import to_json
+    from graticule.probes.plots.drawing import to_json
 
     spec = cast("dict[str, Any]", figure.to_dict())
     return str(to_json(_as_text(spec), validate=False))

@@ -3,8 +3,8 @@
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from plotly.graph_objects import Figure, Scatter
 
+from graticule.probes.plots.drawing import Figure, Scatter
 from graticule.probes.plots.style import (
     ACCENT,
     BLOCKS,

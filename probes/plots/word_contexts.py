@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from plotly.graph_objects import Bar, Figure, Histogram, Scatter
-from plotly.subplots import make_subplots
 
+from graticule.probes.plots.drawing import Bar, Figure, Histogram, Scatter, make_subplots
 from graticule.probes.plots.style import ACCENT, BLOCKS, FAINT, INK, MUTED, need_columns, style
 from graticule.probes.plots.words import EVERY_PANEL, METRIC_COLOURS, set_titles
 

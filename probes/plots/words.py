@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Float32
-from plotly.graph_objects import Bar, Figure, Heatmap, Scatter
-from plotly.subplots import make_subplots
 
+from graticule.probes.plots.drawing import Bar, Figure, Heatmap, Scatter, make_subplots
 from graticule.probes.plots.style import ACCENT, BLOCKS, FAINT, INK, MUTED, SURFACE, need_columns, style
 
 _DIVERGING = [[0, "#00639c"], [0.25, "#8fb9d6"], [0.5, "#ffffff"], [0.75, "#e0a3b4"], [1, "#b3003c"]]

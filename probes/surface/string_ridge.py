@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
+from graticule.hooks.undisturbed import load
 from graticule.probes.estimators.row_products import (
     fits,
     is_small,
@@ -36,6 +37,8 @@ class TermCounts:
     def of(cls, texts: Sequence[str], n_train: int) -> TermCounts:
         """Count the terms of all texts, training rows first."""
         import scipy.sparse as sp
+
+        load("sklearn.feature_extraction.text")
         from sklearn.feature_extraction.text import CountVectorizer
 
         blocks: list[Any] = []
@@ -60,6 +63,8 @@ class TermCounts:
         ``min_df`` of them hold are dropped, frequencies smoothed, each block's rows set to length 1.
         """
         import scipy.sparse as sp
+
+        load("sklearn.preprocessing")
         from sklearn.preprocessing import normalize
 
         parts: list[Any] = []

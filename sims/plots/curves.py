@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from plotly.graph_objects import Figure, Scatter
-from plotly.subplots import make_subplots
 
+from graticule.probes.plots.drawing import Figure, Scatter, make_subplots
 from graticule.probes.plots.style import BLOCKS, INK, need_columns, style
 from graticule.sims.plots.views import NAMES, VIEWS
 

@@ -6,9 +6,8 @@ from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from plotly.graph_objects import Figure, Heatmap, Scatter
-from plotly.subplots import make_subplots
 
+from graticule.probes.plots.drawing import Figure, Heatmap, Scatter, make_subplots
 from graticule.probes.plots.markup import plain
 from graticule.probes.plots.style import ACCENT, FAINT, INK, MUTED, SURFACE, need_columns, style
 from graticule.sims.plots.views import NAMES, VIEWS

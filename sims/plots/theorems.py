@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from plotly.graph_objects import Figure, Scatter
 
+from graticule.probes.plots.drawing import Figure, Scatter
 from graticule.probes.plots.markup import plain
 from graticule.probes.plots.style import ACCENT, BLOCKS, INK, MUTED, need_columns, style
 

@@ -7,8 +7,8 @@ from typing import Any
 import networkx as nx
 import numpy as np
 from jaxtyping import Int
-from plotly.graph_objects import Figure, Scatter
 
+from graticule.probes.plots.drawing import Figure, Scatter
 from graticule.probes.plots.style import INK, MUTED, style
 
 _GENERATION = 72

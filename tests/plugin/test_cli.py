@@ -2,17 +2,20 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from graticule import arguments, options
 from graticule.cli import main
+from graticule.depth import depth_of
 from graticule.hooks.store import Store
 from graticule.probes.tables.table import Table
 
@@ -149,7 +152,6 @@ _PROBE = ["probe", "--model", "no-such-model", "--table", "world_cities", "--out
         (["tables", "nations"], "nations"),
         (["tables", "world_cities", "--out", "cities.xls"], "cities.xls"),
         (["report", "nowhere"], "saved result"),
-        (["tables", "world_cities", "--out", "nope/x.csv"], "no folder nope"),
         ([*_PROBE, "--calibrate", "-3"], "--calibrate -3"),
         ([*_PROBE, "--calibrate", "1"], "--calibrate 1"),
         ([*_PROBE, "--points", ""], "--points ''"),
@@ -293,11 +295,44 @@ def test_tables_are_listed_described_and_exported(tmp_path: Path, capsys: pytest
     assert f"{len(table):,} rows, target latitude, longitude" in listed[0]
     assert main(["tables", "world_cities"]) == 0
     assert f"rows: {len(table)}" in capsys.readouterr().out
-    for name in ("cities.csv", "cities.parquet"):
+    for name in ("new/folder/cities.csv", "cities.parquet"):
         assert main(["tables", "world_cities", "--out", str(tmp_path / name)]) == 0
     again = pd.read_parquet(tmp_path / "cities.parquet")
     pd.testing.assert_frame_equal(again, table.frame)
-    assert len(pd.read_csv(tmp_path / "cities.csv")) == len(table)
+    assert len(pd.read_csv(tmp_path / "new" / "folder" / "cities.csv")) == len(table)
+
+
+_DEEP = [
+    ["capture", "--table", "world_cities", "--layers", "0,3"],
+    ["capture", "--table", "world_cities", "--layers", "3:"],
+    ["probe", "--table", "world_cities", "--layers", "-4"],
+    ["probe", "--table", "world_cities", "--points", "blocks.3.hook_mlp_out"],
+    ["sae", "train", "--corpus", "x", "--tokens", "9", "--hook-name", "blocks.3.hook_resid_post"],
+]
+
+
+@pytest.mark.parametrize("words", _DEEP)
+@pytest.mark.parametrize("told", [{"n_layer": 3}, {"text_config": {"num_hidden_layers": 3}}])
+def test_a_layer_that_a_config_denies_is_refused_before_the_model_is_loaded(
+    words: list[str], told: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The folder holds nothing but a config: loading it would fail otherwise, and later."""
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    assert main([*words, "--model", str(tmp_path), "--out", str(tmp_path / "o")]) == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert re.search(r"layers 0 to 2|none of 3 layers", said[-1]), said
+    assert not (tmp_path / "o").exists()
+
+
+def test_the_depth_that_a_config_tells_is_the_models(load_tiny: Any, hf_folder: Any) -> None:
+    for family in ("gpt2", "llama", "qwen3"):
+        assert depth_of(str(hf_folder(family))) == load_tiny(family).cfg.n_layers
+    assert depth_of("no-such-model") is None
+
+
+@pytest.mark.gemma
+def test_the_depth_of_the_packaged_model(gemma: Any) -> None:
+    assert depth_of("gemma-3-270m") == gemma.cfg.n_layers
 
 
 def test_capture_to_a_store(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import pandas as pd
-from plotly.graph_objects import Bar, Box, Figure, Scatter
-from plotly.subplots import make_subplots
 
+from graticule.probes.plots.drawing import Bar, Box, Figure, Scatter, make_subplots
 from graticule.probes.plots.markup import plain
 from graticule.probes.plots.style import ACCENT, BLOCKS, FAINT, INK, MUTED, SURFACE, need_columns, style
 from graticule.saes.atoms.arms import BASELINES

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from plotly.graph_objects import Bar, Figure, Scatter
-from plotly.subplots import make_subplots
 
+from graticule.probes.plots.drawing import Bar, Figure, Scatter, make_subplots
 from graticule.probes.plots.markup import plain
 from graticule.probes.plots.style import ACCENT, BLOCKS, FAINT, INK, MUTED, SURFACE, need_columns, style
 

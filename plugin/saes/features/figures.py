@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pandas as pd
-from plotly.graph_objects import Figure, Scatter
 
+from graticule.probes.plots.drawing import Figure, Scatter
 from graticule.probes.plots.style import ACCENT, FAINT, SURFACE, need_columns, style
 
 _MOST = 12

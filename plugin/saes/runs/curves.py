@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
-from plotly.graph_objects import Figure, Scatter
-from plotly.subplots import make_subplots
 
+from graticule.probes.plots.drawing import Figure, Scatter, make_subplots
 from graticule.probes.plots.markup import plain
 from graticule.probes.plots.style import BLOCKS, style
 
