@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from graticule.hooks.activations import Activations
 from graticule.hooks.alignment import DIGEST, text_digests
+from graticule.hooks.answers import answer_of
 from graticule.hooks.artifact import frame_digest, library_versions
 from graticule.hooks.doors import FRAME, MODEL, door, several_inputs, texts_of
 from graticule.hooks.finite import NonFiniteError
@@ -176,6 +177,7 @@ def capture(
         return opened
     tell_if_slow(dtype_of(model), device_of(model), "capture: this model")
     started = time.time()
+    made = {**request, "answer": answer_of(model)}
     bar = tqdm(
         total=len(token_rows.ids),
         desc="capture",
@@ -185,7 +187,9 @@ def capture(
     with ExitStack() as stack:
         if store is not None:
             stack.enter_context(working_folder(store, STORE, "capturing into"))
-            if (verified := _verified(model, Path(store), request, names, _word(kept), started)) is not None:
+            if (
+                verified := _verified(model, Path(store), request, names, _word(kept), made, started)
+            ) is not None:
                 return verified
         stack.enter_context(bar)
         stack.enter_context(undisturbed(model))
@@ -197,14 +201,14 @@ def capture(
             everything = np.arange(len(token_rows.ids))
             tensors = runner.shard(everything)
             table = row_table(job, everything, columns)
-            return Activations(tensors, table, {**request, **_when(started, model)})
+            return Activations(tensors, table, {**made, **_when(started, model)})
         writer = StoreWriter(store, request, runner.widths, _word(kept))
         parts = shards(job.counts, sum(runner.widths.values()) * kept.itemsize)
         lacking = writer.lacking([int(job.counts[part].sum()) for part in parts])
         bar.update(sum(len(part) for i, part in enumerate(parts) if i not in set(lacking)))
         for part in (parts[i] for i in lacking):
             writer.append(runner.shard(part), row_table(job, part, columns))
-        return writer.finish({**request, **_when(started, model)})
+        return writer.finish({**made, **_when(started, model)})
 
 
 def _columns(
@@ -259,6 +263,7 @@ def _verified(
     request: Mapping[str, Any],
     points: Sequence[str],
     dtype: str,
+    made: Mapping[str, Any],
     started: float,
 ) -> Store | None:
     """A complete store whose files have been touched since they were verified, if all of them are whole."""
@@ -266,4 +271,4 @@ def _verified(
         return None
     widths = {p["name"]: p["width"] for p in with_widths(store, points)}
     writer = StoreWriter(store, request, widths, dtype)
-    return None if writer.damaged else writer.finish({**request, **_when(started, model)})
+    return None if writer.damaged else writer.finish({**made, **_when(started, model)})

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from graticule.hooks.activations import Activations
+from graticule.hooks.answers import answer_of
 from graticule.hooks.doors import MODEL, door
 from graticule.hooks.identity import hooked_points, model_identity
 from graticule.hooks.padding import Extent, Lengths, check_unseen, extent_of
@@ -140,7 +141,14 @@ class Recording:
         tensors = {p: torch.cat(parts) for p, parts in self._parts.items()}
         identity = {k: v for k, v in model_identity(self._model).items() if k != "hooks"}
         identity |= {"hooks": self._hooked} if self._hooked else {}
-        provenance = {"model": identity, "pos": plain(self._pos), "captured_by": "record"}
+        provenance: dict[str, Any] = {
+            "model": identity,
+            "pos": plain(self._pos),
+            "captured_by": "record",
+            "answer": answer_of(
+                self._model
+            ),  # none inside the block: the recording's hooks would see the pass
+        }
         if not self._include_bos:
             provenance["include_bos"] = False
         rows = pd.concat(self._rows, ignore_index=True)

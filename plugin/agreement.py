@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from graticule.hooks.answers import TOLERANCE
 from graticule.hooks.running.lengths import config_of, rope_borders, windows
 
 logger = logging.getLogger(__name__)
@@ -25,14 +26,6 @@ _OPERATIONS = 1e12
 """Floating-point operations that one longer pass may take: seconds to tens of seconds on a CPU."""
 _SCORES = 2**27
 """Attention scores that one layer of it may hold."""
-
-TOLERANCE = {
-    torch.float32: 1e-4,
-    torch.float16: 2e-2,
-    torch.bfloat16: 1e-1,
-}
-"""Largest accepted difference between two logits, as a share of the largest logit: far above what another
-order of the same sums gives (1e-5, .04 in bfloat16), far below what a misread weight does."""
 
 
 class DisagreementError(ValueError):

@@ -37,7 +37,7 @@ def check_read_again(findings: Findings, activations: Activations | Store, probl
     """
     of = (findings.provenance.get("activations") or {}).get("model") or {}
     given: Mapping[str, Any] = activations.provenance.get("model") or {}
-    if differ(of, given):
+    if differ(findings.provenance.get("activations") or {}, activations.provenance):
         raise OtherModelError(
             f"with_material: these findings are of {named(of)}, the activations of {named(given)}: give "
             "those that were swept"
@@ -75,7 +75,7 @@ def check_same_capture(saved: Mapping[str, Any], given: Mapping[str, Any]) -> No
         ValueError: They were captured otherwise: another prompt, position, twin or seed.
     """
     of, model = saved.get("model") or {}, given.get("model") or {}
-    if differ(of, model):
+    if differ(saved, given):
         raise OtherModelError(
             f"with_material: these findings were judged against baselines of {named(of)}, given are those of "
             f"{named(model)}: give the baselines that `sweep` was given"

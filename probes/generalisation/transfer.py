@@ -213,12 +213,12 @@ def _check_alike(findings_by_prompt: Mapping[str, Findings]) -> None:
     """**Raises** `ValueError` unless all findings are of the same model, rows, split and targets."""
     held = {name: findings.material.problem for name, findings in findings_by_prompt.items()}
     first_name, first = next(iter(held.items()))
-    of = {n: f.material.activations.provenance.get("model") or {} for n, f in findings_by_prompt.items()}
-    for name, model in of.items():
-        if differ(model, of[first_name]):
+    of = {n: f.material.activations.provenance for n, f in findings_by_prompt.items()}
+    for name, made in of.items():
+        if differ(made, of[first_name]):
             raise OtherModelError(
-                f"transfer: prompt {first_name!r} is of {named(of[first_name])}, {name!r} of {named(model)}: "
-                "give findings of one model"
+                f"transfer: prompt {first_name!r} is of {named(of[first_name]['model'])}, {name!r} of "
+                f"{named(made['model'])}: give findings of one model"
             )
     for name, problem in held.items():
         if problem.names != first.names:

@@ -38,7 +38,7 @@ def check_pair(baselines: Baselines, activations: Activations | Store) -> bool:
     """
     ours = activations.provenance
     of, model = baselines.provenance.get("model") or {}, ours.get("model") or {}
-    if differ(of, model):
+    if differ(baselines.provenance, ours):
         raise OtherModelError(
             f"sweep: the activations are of {named(model)}, the baselines of {named(of)}: capture both of "
             "one model, baselines(model, table)"
