@@ -10,7 +10,7 @@ from graticule.hooks.identity import EARLIER, is_earlier
 
 _SHOWN = 6
 _LONGEST = 60
-_DIGESTS = ("digest", "config", "inputs", "rows", "values", "table", "columns")
+_DIGESTS = ("digest", "config", "inputs", "tokenizer", "rows", "values", "table", "columns")
 _OTHER = "another one, though it may have the same name"
 
 

@@ -1,5 +1,7 @@
 """What several tests compare with."""
 
+import copy
+import json
 import math
 
 import numpy as np
@@ -109,3 +111,14 @@ def sae_by_override(model, tokens, d_in: int, d_sae: int, **settings):
     )
     rows = datasets.Dataset.from_dict({"tokens": tokens.tolist()})
     return LanguageModelSAETrainingRunner(config, rows, override_model=model).run()
+
+
+def with_two_words_exchanged(model, texts):
+    """A copy of a tiny model whose tokenizer gives two words of `texts` each other's ids."""
+    edited = copy.deepcopy(model)
+    backend = json.loads(edited.tokenizer.backend_tokenizer.to_str())
+    words, used = backend["model"]["vocab"], {w for text in texts for w in text.lower().split()}
+    one, two = [word for word in words if word in used][:2]
+    words[one], words[two] = words[two], words[one]
+    edited.tokenizer._tokenizer = type(edited.tokenizer.backend_tokenizer).from_str(json.dumps(backend))
+    return edited

@@ -25,6 +25,7 @@ from graticule.hooks.streams.contexts import Contexts, ContextSettings, Separato
 from graticule.hooks.streams.corpora import Corpus
 from graticule.hooks.streams.norms import MAX_NORM, NormLimit
 from graticule.hooks.streams.passes import Passes, Selection
+from graticule.hooks.tokenizers import tokenizer_digest
 from graticule.hooks.visible import visible
 
 _log = logging.getLogger(__name__)
@@ -255,6 +256,8 @@ class LiveStream(BaseStream):
     def _settings(self) -> dict[str, Any]:
         if self._identity is None:
             self._identity = {"model": model_identity(self.model), "corpus": self.corpus.identity()}
+            if not self.corpus.tokenised:
+                self._identity["tokenizer"] = tokenizer_digest(self._tokenizer)
         return {
             "stream": "live",
             **self._identity,

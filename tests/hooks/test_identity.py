@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from helpers import with_two_words_exchanged
 
 from graticule import Store, Table, capture, load_model, probe, record, trace
 from graticule.hooks import identity, requests
@@ -15,6 +16,7 @@ from graticule.hooks.calls import one_call
 from graticule.hooks.identity import _earlier_digest, model_identity, weight_digest
 from graticule.hooks.kinds import ForeignFolderError
 from graticule.hooks.streams.live import LiveStream
+from graticule.hooks.tokenizers import tokenizer_digest
 
 POINT = "blocks.1.hook_resid_post"
 
@@ -141,16 +143,41 @@ def test_hooks_are_named_in_memory_and_a_recordings_own_are_not(tiny, names):
 
 def test_findings_do_not_answer_for_an_edited_tokenizer(tiny, kept):
     folder, table = kept
-    edited = copy.deepcopy(tiny)
-    backend = json.loads(edited.tokenizer.backend_tokenizer.to_str())
-    words = backend["model"]["vocab"]
-    one, two = [word for word in words if word in " ".join(table.texts).lower().split()][:2] or list(words)[
-        -2:
-    ]
-    words[one], words[two] = words[two], words[one]
-    edited.tokenizer._tokenizer = type(edited.tokenizer.backend_tokenizer).from_str(json.dumps(backend))
+    edited = with_two_words_exchanged(tiny, table.texts)
     with pytest.raises(ForeignFolderError, match=r"ask something else .*inputs"):
         probe(edited, table, points=POINT, twins=0, draws=20, out=folder / "findings", progress=False)
+
+
+def test_streams_do_not_answer_for_an_edited_tokenizer(tiny, names):
+    def stream(model, corpus=names):
+        return LiveStream(model, corpus, POINT, 4, context_size=8, buffer_tokens=16)
+
+    edited = with_two_words_exchanged(tiny, names)
+    state = stream(tiny).state_dict()
+    assert stream(edited).metadata()["graticule"]["tokenizer"] != state["settings"]["tokenizer"]
+    with pytest.raises(ValueError, match=r"of another stream \(tokenizer: "):
+        stream(edited).load_state_dict(state)
+    ids = [[1, 2, 3, 4, 5, 6, 7, 8]] * 8  # of token rows no tokenizer is asked
+    stream(edited, ids).load_state_dict(stream(tiny, ids).state_dict())
+    padded = copy.deepcopy(tiny)
+    padded.tokenizer(names[:3], padding=True, truncation=True, max_length=4)
+    stream(padded).load_state_dict(state)
+
+
+def test_a_tokenizer_is_all_that_makes_ids_of_texts(tiny):
+    class Slow:
+        def __init__(self, vocabulary, lower=False):
+            self.vocabulary, self.init_kwargs = vocabulary, {"lower": lower, "name_or_path": object()}
+
+        def get_vocab(self):
+            return self.vocabulary
+
+        def __call__(self, text, add_special_tokens=True):
+            return {"input_ids": [self.vocabulary.get(word, 0) for word in text.split()]}
+
+    ours = [Slow({"a": 1, "b": 2}), Slow({"a": 2, "b": 1}), Slow({"a": 1, "b": 2}, True), tiny.tokenizer]
+    assert len({tokenizer_digest(one) for one in ours}) == 4
+    assert tokenizer_digest(Slow({"b": 2, "a": 1})) == tokenizer_digest(ours[0])
 
 
 def test_what_an_earlier_version_wrote_is_read_and_not_gone_on_with(tiny, names, kept, tmp_path):

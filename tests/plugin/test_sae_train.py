@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import as_installed
+from helpers import as_installed, with_two_words_exchanged
 from sae_lens import (
     SAE,
     BatchTopKTrainingSAEConfig,
@@ -361,6 +361,9 @@ def test_a_complete_run_is_not_run_again(live, load_tiny, names):
                        n_tokens=60 * BATCH, **settings)  # fmt: skip
     assert again.history.equals(run.history)
     assert (out / "sae" / "cfg.json").stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match=r"holds a run of another request \(.*tokenizer: another one"):
+        saes.train(with_two_words_exchanged(load_tiny(), names), config=TOPK, corpus=texts, out=out,
+                   hook_name="blocks.1.hook_resid_post", n_tokens=60 * BATCH, **settings)  # fmt: skip
 
 
 def test_a_run_of_another_request_is_refused(acts, tmp_path):
