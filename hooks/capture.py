@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, overload
 
@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from graticule.hooks.activations import Activations
 from graticule.hooks.alignment import DIGEST, text_digests
 from graticule.hooks.answers import answer_of
-from graticule.hooks.artifact import frame_digest, library_versions
+from graticule.hooks.artifact import ArtifactError, frame_digest, library_versions, read_json
 from graticule.hooks.doors import FRAME, MODEL, door, several_inputs, texts_of
 from graticule.hooks.finite import NonFiniteError
 from graticule.hooks.identity import check_unhooked, model_identity
@@ -177,7 +177,6 @@ def capture(
         return opened
     tell_if_slow(dtype_of(model), device_of(model), "capture: this model")
     started = time.time()
-    made = {**request, "answer": answer_of(model)}
     bar = tqdm(
         total=len(token_rows.ids),
         desc="capture",
@@ -187,10 +186,9 @@ def capture(
     with ExitStack() as stack:
         if store is not None:
             stack.enter_context(working_folder(store, STORE, "capturing into"))
-            if (
-                verified := _verified(model, Path(store), request, names, _word(kept), made, started)
-            ) is not None:
+            if (verified := _verified(model, Path(store), request, names, _word(kept), started)) is not None:
                 return verified
+        made = {**request, "answer": answer_of(model)}
         stack.enter_context(bar)
         stack.enter_context(undisturbed(model))
         stack.enter_context(packed(model))
@@ -263,7 +261,6 @@ def _verified(
     request: Mapping[str, Any],
     points: Sequence[str],
     dtype: str,
-    made: Mapping[str, Any],
     started: float,
 ) -> Store | None:
     """A complete store whose files have been touched since they were verified, if all of them are whole."""
@@ -271,4 +268,8 @@ def _verified(
         return None
     widths = {p["name"]: p["width"] for p in with_widths(store, points)}
     writer = StoreWriter(store, request, widths, dtype)
-    return None if writer.damaged else writer.finish({**made, **_when(started, model)})
+    if writer.damaged:
+        return None
+    with suppress(ArtifactError):  # a capture by an earlier version tells none
+        request = {**request, "answer": read_json(store / "provenance.json").get("answer") or {}}
+    return writer.finish({**request, **_when(started, model)})

@@ -40,6 +40,8 @@ def study(
     skip: _Skip = "",
     prompt: o.Prompt = "",
     pos: o.PosWords = "last",
+    prepend_bos: o.PrependBos = None,
+    include_bos: o.IncludeBos = None,
     compare_prompt: _Compare = None,
     prompt_rows: Annotated[int, typer.Option(help="Rows for the comparison of prompts.")] = 5000,
     sae: _Saes = None,
@@ -119,6 +121,8 @@ def study(
         settings=settings,
         prompt=prompt,
         pos=tokens,
+        prepend_bos=prepend_bos,
+        include_bos=include_bos,
         progress=True,
         say=lambda line: o.say(line, err=True),
     )

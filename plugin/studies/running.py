@@ -47,6 +47,8 @@ def study(
     settings: Settings | None = None,
     prompt: str = "",
     pos: Any = "last",
+    prepend_bos: bool | None = None,
+    include_bos: bool | None = None,
     pages: bool = True,
     progress: bool | None = None,
     say: Say | None = None,
@@ -58,15 +60,23 @@ def study(
     read, not run: a killed study called again goes on where it was. A step that does not apply to this
     table or model says why; one that fails is recorded with its error (`Study.failed`), and the others go on.
 
-    **Arguments:** `out` the folder; `only`, `skip` names of steps; `settings` what they do; `prompt`, `pos`
-    of the main capture; `pages=False` writes none; `say` is given a line a step.
+    **Arguments:** `out` the folder; `only`, `skip` names of steps; `settings` what they do; `prompt`, `pos`,
+    `prepend_bos`, `include_bos` of the main capture, the last two of the other prompts' as well;
+    `pages=False` writes none; `say` is given a line a step.
 
     **Raises** `ValueError` for unknown steps, and what `probe` raises.
     """
     wanted = chosen_steps(only, skip)
     settings, tell = settings or Settings(), say or _log.info
     settings.check_names(table)
-    shared: dict[str, Any] = {"prompt": prompt, "pos": pos, "seed": settings.seed, "progress": progress}
+    shared: dict[str, Any] = {
+        "prompt": prompt,
+        "pos": pos,
+        "prepend_bos": prepend_bos,
+        "include_bos": include_bos,
+        "seed": settings.seed,
+        "progress": progress,
+    }
     with working_folder(out, STUDY, "running a study in") as folder:
         _check_steps(folder, wanted)
         return _study(model, table, folder, wanted, settings, shared, pages, tell)

@@ -110,7 +110,10 @@ def _prompts(context: Context) -> Made:
     table = context.table.head(settings.prompt_rows, settings.seed)
     out = context.out / "prompts" / "captures"
     asked = settings.prompts or None
-    made = prompts(context.model, table, asked, out=out, seed=settings.seed, progress=context.progress)
+    main = context.findings.provenance["activations"]
+    shared: dict[str, Any] = {k: main.get(k) for k in ("prepend_bos", "include_bos")}
+    shared |= {"seed": settings.seed, "progress": context.progress}
+    made = prompts(context.model, table, asked, out=out, **shared)
     return {"prompts": made, "transfer": transfer(made.findings)}
 
 

@@ -44,6 +44,8 @@ def prompts(
     points: PointSpec = "resid_post",
     layers: LayerSpec = "all",
     dtype: torch.dtype | str | None = None,
+    prepend_bos: bool | None = None,
+    include_bos: bool | None = None,
     reference: str | None = None,
     twins: int = 1,
     alphas: Sequence[float] | None = None,
@@ -64,6 +66,8 @@ def prompts(
 
     - `prompts`: names of the table's own prompts (`prompts_of`), templates with one slot `{}` or prefixes,
       `Prompt`s, or a mapping of names to these; by default all of the table's own.
+    - `prepend_bos`, `include_bos`: whether texts get special tokens, and whether these may be rows, as for
+      `graticule.capture`; the same under every prompt.
     - `reference`: the prompt to compare with; by default `empty`, or else the first.
     - `twins`: untrained twins of the bare names, 0 to leave them out.
     - `out`: a folder that keeps activations and findings of every prompt in `out/PROMPT`, the baselines in
@@ -81,12 +85,19 @@ def prompts(
     if reference not in asked:
         raise ValueError(f"reference {reference!r} is none of the prompts: {', '.join(asked)}")
     folder = None if out is None else Path(out)
-    settings: dict[str, Any] = {"points": points, "layers": layers, "dtype": dtype, "progress": progress}
+    settings: dict[str, Any] = {
+        "points": points,
+        "layers": layers,
+        "dtype": dtype,
+        "prepend_bos": prepend_bos,
+        "include_bos": include_bos,
+        "progress": progress,
+    }
     held: dict[str, Activations | Store] = {}
     for prompt in asked.values():  # cheap mistakes first: every prompt's texts before any long work
         prompt.texts(table.texts)
     for name, prompt in asked.items():
-        inputs, template, pos = prompt.inputs(model, table.texts)
+        inputs, template, pos = prompt.inputs(model, table.texts, prepend_bos)
         place: dict[str, Any] = {} if folder is None else {"store": inside(folder, name, "activations")}
         _log.info("capturing %d texts under prompt %r", len(table), name)
         held[name] = capture(model, inputs, prompt=template, pos=pos, texts=table.texts, **settings, **place)
@@ -107,6 +118,7 @@ def prompts(
         **asked_of(linked),
         "points": resolve(model, points, layers),
         "dtype": repr(dtype),
+        **{k: settings[k] for k in ("prepend_bos", "include_bos") if settings[k] is not None},
         "alphas": repr(alphas),
         "twins": twins,
         "min_gain": min_gain,

@@ -16,7 +16,6 @@ from typing import Any, Literal
 import torch
 
 from graticule.hooks.activations import Activations
-from graticule.hooks.answers import answer_of
 from graticule.hooks.artifact import (
     SCHEMA,
     as_damaged,
@@ -213,7 +212,7 @@ def _made(
         give_back()
     provenance |= {
         "model": model_identity(model),
-        "answer": answer_of(model),
+        "answer": features["block_0"].provenance.get("answer") or {},
         "prompt": asked["prompt"],
         "pos": plain(pos),
         **{k: v for k, v in (("prepend_bos", prepend_bos), ("include_bos", include_bos)) if v is not None},

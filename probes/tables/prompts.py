@@ -75,11 +75,12 @@ class Prompt:
         return [text.upper() for text in out] if self.upper else out
 
     def inputs(
-        self, model: HookedModel, entities: Sequence[str]
+        self, model: HookedModel, entities: Sequence[str], prepend_bos: bool | None = None
     ) -> tuple[Inputs, str, Literal["entity_last", "last"] | int]:
         """What `capture(model, inputs, prompt=…, pos=…)` takes: `(inputs, prompt, pos)`.
 
-        Texts with their template, or, for random ids, rows of token ids whose last one is the entity's.
+        Texts with their template, or, for random ids, rows of token ids whose last one is the entity's; these
+        get their special tokens here, as `prepend_bos` says.
 
         **Raises** `ValueError` as `texts` does, for a model without a tokenizer, and where the entities' ids
         leave nothing to draw from.
@@ -87,7 +88,7 @@ class Prompt:
         texts = self.texts(entities)
         if not self.random_ids:
             return texts, self.template, self.pos
-        rows = tokenize(model, texts)
+        rows = tokenize(model, texts, "", prepend_bos)
         drawn = random_ids(rows.ids, self.random_ids, self.random_low, self.seed)
         ids = [
             [*row[:start].tolist(), *extra, *row[start:].tolist()]

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from graticule import Table, study
+from graticule import Store, Table, study
 from graticule.cli import main
 from graticule.hooks.artifact import ArtifactError
 from graticule.results import RESULTS, load_result
@@ -27,6 +28,7 @@ SMALL = Settings(
     attribution_rows=20,
     paper_compat=True,
 )
+BARE: dict[str, Any] = {"prepend_bos": False, "include_bos": False, "progress": False}
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +58,7 @@ def places() -> Table:
 @pytest.fixture(scope="module")
 def made(load_tiny: Any, places: Table, tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path]:
     out = tmp_path_factory.mktemp("studies") / "places"
-    return study(load_tiny("llama", "hooked"), places, out, settings=SMALL, progress=False), out
+    return study(load_tiny("llama", "hooked"), places, out, settings=SMALL, **BARE), out
 
 
 def test_every_step_gives_its_results_or_says_why_not(made):
@@ -79,6 +81,21 @@ def test_every_step_gives_its_results_or_says_why_not(made):
     assert set(parts["part"].str.split(":").str[0]) == {step.name for step in STEPS}
 
 
+def test_special_tokens_are_left_out_of_every_part_as_asked(made, load_tiny, places):
+    _, out = made
+    stores = {f.parent for f in out.rglob("manifest.json") if "shards" in json.loads(f.read_text())}
+    assert {s.name for s in stores} >= {"activations", "block_0", "twin_0"} and len(stores) > 8
+    for store in map(Store, stores):
+        assert store.request["bos"] is store.request["prepend_bos"] is False
+        assert store.request.get("include_bos") in (None, False)
+    model, point = load_tiny("llama", "hooked"), "blocks.2.hook_resid_post"
+    text = places.head(200, SMALL.seed).texts[7]
+    ids = model.tokenizer(f"where is {text}", add_special_tokens=False)["input_ids"]
+    expected = model.run_with_cache(torch.tensor([ids]))[1][point][0, -1]
+    got = Store(out / "prompts/captures/where/activations")[point][7]
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_the_first_page_links_to_the_others(made):
     found, out = made
     page = (out / "report.html").read_text()
@@ -90,7 +107,7 @@ def test_the_first_page_links_to_the_others(made):
 def test_nothing_that_is_whole_is_run_again(made, load_tiny, places):
     found, out = made
     before = {f: f.stat().st_mtime_ns for f in out.glob("*/step.json")}
-    again = study(load_tiny("llama", "hooked"), places, out, settings=SMALL, progress=False, pages=False)
+    again = study(load_tiny("llama", "hooked"), places, out, settings=SMALL, **BARE, pages=False)
     assert {f: f.stat().st_mtime_ns for f in out.glob("*/step.json")} == before
     assert again.summary() == found.summary()
 
@@ -109,7 +126,7 @@ def test_a_step_without_its_index_is_run_again_alone(made, load_tiny, places):
     for step in ("calibrate", "layers", "pca"):
         (out / step / "step.json").unlink()
     other = (out / "mlp" / "step.json").stat().st_mtime_ns
-    again = study(load_tiny("llama", "hooked"), places, out, settings=SMALL, progress=False, pages=False)
+    again = study(load_tiny("llama", "hooked"), places, out, settings=SMALL, **BARE, pages=False)
     assert (out / "pca" / "step.json").is_file()
     assert (out / "mlp" / "step.json").stat().st_mtime_ns == other
     assert files_of(out) == before
@@ -170,7 +187,9 @@ def test_the_command_line_runs_a_part(hf_folder, tmp_path, capsys):
     frame.to_csv(tmp_path / "t.csv", index=False)
     words = ["study", "--model", str(hf_folder("llama")), "--table", str(tmp_path / "t.csv")]
     words += ["--text-column", "name", "--target", "value", "--only", "pca,layers"]
-    assert main([*words, "--out", str(tmp_path / "out")]) == 0
+    assert main([*words, "--no-prepend-bos", "--include-bos", "--out", str(tmp_path / "out")]) == 0
+    asked = Store(tmp_path / "out/probe/activations").request
+    assert (asked["prepend_bos"], asked["include_bos"]) == (False, True)
     shown = capsys.readouterr()
     assert "[2/2] pca" in shown.err and "The pages:" in shown.out
     # what the data cannot give is told and all is well; what was asked for and failed is an error
@@ -209,6 +228,6 @@ def test_other_settings_run_only_what_depends_on_them(made, load_tiny, places):
     _, out = made
     before = {f.parent.name: f.stat().st_mtime_ns for f in out.glob("*/step.json")}
     changed = replace(SMALL, attribution_rows=25)
-    study(load_tiny("llama", "hooked"), places, out, settings=changed, progress=False, pages=False)
+    study(load_tiny("llama", "hooked"), places, out, settings=changed, **BARE, pages=False)
     after = {f.parent.name: f.stat().st_mtime_ns for f in out.glob("*/step.json")}
     assert {step for step in after if after[step] != before[step]} == {"attribution"}

@@ -146,6 +146,29 @@ def test_every_prompt_reads_its_own_place(found, tiny, table):
     assert relative(result.findings["random"].material.activations[point][7], oracle) < 1e-5
 
 
+def test_random_ids_get_special_tokens_as_asked(tiny, table):
+    with_bos, without = (RANDOM.inputs(tiny, table.texts[:5], bos)[0] for bos in (True, False))
+    assert all(row[0] == tiny.tokenizer.bos_token_id and len(row) > 11 for row in with_bos)
+    assert [row[1:] for row in with_bos] == without
+
+
+def test_special_tokens_are_asked_for_by_name_and_remembered(tiny, table, tmp_path):
+    def ask(**bos):
+        some, prompt = table.head(60, 0), {"where": "where is the city of {}"}
+        return prompts(tiny, some, prompt, twins=0, draws=20, out=tmp_path, progress=False, **bos)
+
+    made = ask(prepend_bos=False, include_bos=False).findings["where"]
+    request = made.provenance["request"]
+    assert request["prepend_bos"] is request["include_bos"] is False
+    for held in (made.material.activations, *made.material.baselines.features.values()):
+        assert held.provenance["bos"] is False
+    ids = tiny.tokenizer(f"where is the city of {made.material.table.texts[3]}", add_special_tokens=False)
+    oracle = cached(tiny, torch.tensor([ids["input_ids"]]))["blocks.1.hook_resid_post"][0, -1]
+    assert relative(made.material.activations["blocks.1.hook_resid_post"][3], oracle) < 1e-5
+    with pytest.raises(ValueError, match="holds another capture"):
+        ask()
+
+
 def test_one_surface_for_all_prompts(found, table):
     result, _ = found
     surfaces = {name: verdict.surface for name, verdict in result.verdicts.items()}
