@@ -12,7 +12,7 @@ from graticule.hooks.activations import Activations
 from graticule.hooks.store import Store
 from graticule.probes.layers import Problem
 from graticule.probes.material import Material
-from graticule.probes.read_again import check_read_again, check_same_capture
+from graticule.probes.read_again import check_fitted_again, check_read_again, check_same_capture
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.sweep import OF_ROWS, problem_of, table_of
 from graticule.probes.tables.table import Table
@@ -60,6 +60,7 @@ def material_of(
     problem = problem_of(activations, table, _source(findings, activations, table))
     _check_problem(findings, problem)
     check_read_again(findings, activations, problem)
+    check_fitted_again(findings, baselines, activations, problem)
     return Material(activations, table, baselines, problem, findings.rivals, findings.judged_by)
 
 

@@ -11,8 +11,10 @@ from graticule.hooks.activations import Activations
 from graticule.hooks.artifact import json_ready
 from graticule.hooks.same_model import OtherModelError, differ, named
 from graticule.hooks.store import Store
-from graticule.probes.layers import PointRows, Problem
+from graticule.probes.layers import PointRows, Problem, fit_points
 from graticule.probes.scores.metrics import mean_r2
+from graticule.probes.surface.baselines import Baselines
+from graticule.probes.surface.fitted import served_by
 
 if TYPE_CHECKING:
     from graticule.probes.findings import Findings
@@ -89,3 +91,45 @@ def check_same_capture(saved: Mapping[str, Any], given: Mapping[str, Any]) -> No
                 f"with_material: these findings were judged against baselines of {what}={then!r}, given are "
                 f"those of {what}={now!r}: give the baselines that `sweep` was given"
             )
+
+
+def check_fitted_again(
+    findings: Findings, baselines: Baselines, activations: Activations | Store, problem: Problem
+) -> None:
+    """Fit the baselines once more whose provenance does not say what they were captured from.
+
+    Args:
+        findings: Read from disk.
+        baselines: Given as those that they were judged against.
+        activations: Those that were swept.
+        problem: Their rows, aligned with the findings' predictions.
+
+    Raises:
+        ValueError: Such a baseline predicts something else than the saved one did.
+    """
+    both = [findings.provenance.get("baselines") or {}, baselines.provenance]
+    for name, feature in baselines.features.items():
+        line = findings.baselines.get(name)
+        if line is None or all(_digest(made) for made in (*both, feature.provenance)):
+            continue
+        if line["point"] not in feature.points:
+            raise ValueError(
+                f"with_material: the baseline {name} lacks {line['point']}, at which these findings read it: "
+                "give the baselines that `sweep` was given"
+            )
+        rows = served_by(feature, activations, problem.source)
+        one = feature.select(points=line["point"])
+        fit = fit_points(one, problem, rows, alphas=[line["alpha"]], progress=False)[0]
+        scale = np.maximum(problem.y.std(axis=0), 1e-12)
+        saved = findings.rivals.get(name)
+        other = saved is not None and bool((np.abs(fit.test - saved.test) / scale > _TOLERANCE).any())
+        then, again = line["test"].get("r2"), mean_r2(problem.y[problem.test], fit.test)
+        if other or (then is not None and abs(again - float(then)) > _TOLERANCE):
+            raise ValueError(
+                f"with_material: the baseline {name}, fitted again, predicts otherwise than that of these "
+                f"findings (test R² {again:.4f}): give the baselines that `sweep` was given"
+            )
+
+
+def _digest(made: Mapping[str, Any]) -> str | None:
+    return (made.get("model") or {}).get("digest")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from conftest import WORDS
 import graticule
 from graticule import Activations, Findings, Table, baselines, capture, sweep
 from graticule.hooks.same_model import OtherModelError
+from graticule.probes.surface.baselines import Baselines
 
 QUIET: dict[str, Any] = {"progress": False}
 
@@ -170,6 +172,39 @@ def test_findings_take_only_the_activations_that_were_swept(
         read.with_material(acts, table, baselines(model, table, seed=5, **QUIET))
     with pytest.raises(OtherModelError, match="judged against baselines of"):
         read.with_material(acts, table, baselines(other, table, **QUIET))
+
+
+OWN: dict[str, Any] = {
+    "other values": lambda own, b: Baselines(b.table_digest, {"mine": changed_rows(own)}),
+    "put among a model's": lambda own, b: replace(b, features={**b.features, "mine": changed_rows(own)}),
+    "at another point": lambda own, b: Baselines(
+        b.table_digest, {"mine": Activations.from_tensors({"elsewhere": own["mine"]}, own.rows)}
+    ),
+}
+
+
+def changed_rows(own: Activations) -> Activations:
+    values = own["mine"].clone()
+    values[[0, 1]] = values[[1, 0]]
+    return Activations.from_tensors({"mine": values}, own.rows)
+
+
+@pytest.mark.parametrize("other", OWN)
+def test_baselines_of_ones_own_are_fitted_again(
+    other: str, acts: Any, table: Table, beside: Any, tmp_path: Any
+) -> None:
+    noise = np.random.default_rng(1).normal(size=(60, 5))
+    values = torch.from_numpy(noise + table.y.reshape(-1, 1))
+    own = Activations.from_tensors({"mine": values}, acts.rows)
+    of_model = other == "put among a model's"
+    features = {**(beside.features if of_model else {}), "mine": own}
+    given = replace(beside, features=features) if of_model else Baselines(beside.table_digest, features)
+    sweep(acts, table, given, draws=20, **QUIET).save(tmp_path)
+    read = Findings.load(tmp_path)
+    assert read.with_material(acts, table, given).rivals["mine"].test.shape == (table.is_test.sum(), 1)
+    with pytest.raises(ValueError, match=r"the baseline mine.*give the baselines that") as error:
+        read.with_material(acts, table, OWN[other](own, given))
+    assert "\n" not in str(error.value)
 
 
 # Rows ------------------------------------------------------------------------------------------------
