@@ -8,7 +8,8 @@ command line for every option before anything is loaded.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
@@ -132,6 +133,7 @@ LIMITS: Mapping[str, Range] = {
     "max_norm": Range(1, whole=False, above=True),
     "d_sae": Range(1, 2**28),
     "k": _POSITIVE,
+    "ks": Range(1, 2**28),
     "l1": _NOT_NEGATIVE,
     "l1_coefficient": _NOT_NEGATIVE,
     "l0_coefficient": _NOT_NEGATIVE,
@@ -165,14 +167,15 @@ def check(name: str, value: Any) -> None:
 
     Args:
         name: An argument of `LIMITS`.
-        value: A number, a list or tuple of them, or None for what was not given.
+        value: A number, several of them (a list, tuple, range, set or array), or None for what was not given.
 
     Raises:
         LimitError: It is outside its range, not whole, not finite, or no number.
     """
     if value is None:
         return
-    for one in value if isinstance(value, list | tuple) else [value]:
+    several = isinstance(value, list | tuple | range | set | frozenset) or getattr(value, "ndim", 0) == 1
+    for one in value if several else [value]:
         if not LIMITS[name].takes(one):
             raise LimitError(name, one, LIMITS[name].words)
 
@@ -188,3 +191,36 @@ def check_limits(**arguments: Any) -> None:
     """
     for name, value in arguments.items():
         check(name, value)
+
+
+def check_indices(name: str, values: Iterable[Any], count: int | None = None, of: str = "") -> list[int]:
+    """Refuse numbers of things that are none, are not there, or are named twice.
+
+    Args:
+        name: An argument, for messages.
+        values: Numbers from 0.
+        count: How many there are; None where nobody knows.
+        of: What has them: `this SAE`.
+
+    Returns:
+        The numbers, in their order.
+
+    Raises:
+        LimitError: One is not whole, or below 0 where `count` is not known, or stands there twice.
+        IndexError: One is outside 0 to below `count`.
+    """
+    numbers: list[int] = []
+    last = math.inf if count is None else count - 1
+    there = "a whole number from 0" if count is None else f"0 to {count - 1}"
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise LimitError(name, value, "whole numbers from 0")
+        if not 0 <= int(value) <= last:
+            if count is None:
+                raise LimitError(name, value, there)
+            raise IndexError(f"{name}={value!r}: {of or 'there'} has {there}")
+        numbers.append(int(value))
+    if len(set(numbers)) < len(numbers):
+        twice = next(n for n, times in Counter(numbers).items() if times > 1)
+        raise LimitError(name, twice, "each of them once, and it is there twice")
+    return numbers

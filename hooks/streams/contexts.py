@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Int
 
 from graticule.hooks.ids import check_range, token_ids, vocabulary_of
+from graticule.hooks.limits import check_indices
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.special import Kind, frame_of, special_id
 from graticule.hooks.streams.corpora import Corpus
@@ -108,13 +109,18 @@ def _separator(separator: Separator, tokenizer: Any) -> int | None:
     return special_id(tokenizer, separator)
 
 
-def special_ids(exclude: bool | Sequence[int], tokenizer: Any) -> tuple[int, ...]:
+def special_ids(
+    exclude: bool | Sequence[int], tokenizer: Any, vocabulary: int | None = None
+) -> tuple[int, ...]:
     """Ids of the tokens whose rows are left out: for True BOS, EOS, PAD, SEP and the decoder's start, as
-    SAELens's `exclude_special_tokens` has it; a list is used as it is."""
+    SAELens's `exclude_special_tokens` has it; a list is used as it is.
+
+    **Raises** `LimitError` or `IndexError` for a list with anything but ids of the vocabulary, each once.
+    """
     if exclude is False:
         return ()
     if exclude is not True:
-        return tuple(sorted({int(i) for i in exclude}))
+        return tuple(sorted(check_indices("exclude_special", exclude, vocabulary, "the model's vocabulary")))
     found = (special_id(tokenizer, kind) for kind in _SPECIAL)
     start = getattr(tokenizer, "decoder_start_token_id", None)
     return tuple(sorted({int(i) for i in (*found, start) if i is not None}))

@@ -98,7 +98,10 @@ class LiveStream(BaseStream):
         self.separator: Separator = separator
         self.exclude_special = exclude_special if isinstance(exclude_special, bool) else list(exclude_special)
         self.selection = Selection(
-            special_ids(exclude_special, self._tokenizer), tuple(seqpos_slice), tokens_per_context, seed
+            special_ids(exclude_special, self._tokenizer, vocabulary_of(model)),
+            tuple(seqpos_slice),
+            tokens_per_context,
+            seed,
         )
         names = resolve(model, points, layers)
         self.norm_limit = NormLimit(max_norm)

@@ -17,6 +17,7 @@ from torch import Tensor
 from graticule.hooks.activations import Activations, wanted_names
 from graticule.hooks.artifact import ArtifactError
 from graticule.hooks.finite import finite
+from graticule.hooks.limits import LimitError
 from graticule.hooks.points import PointError
 from graticule.hooks.store import Store
 from graticule.hooks.streams.base import BaseStream, Normalize, dtype_named
@@ -97,11 +98,16 @@ class StoreStream(BaseStream):
         kind = np.uint32 if self.store.n_rows < 2**32 else np.int64
         chosen = np.arange(self.store.n_rows, dtype=kind)
         if rows is not None:
-            chosen = chosen[np.asarray(rows)]
+            chosen = chosen[_numbers(rows, self.store.n_rows)]
         if exclude is False:
             return chosen
         table = self.store.rows
         if "token" not in table:
+            if exclude is not True:
+                raise ValueError(
+                    f"exclude_special={list(exclude)}: these rows do not say of which tokens they are; leave "
+                    "exclude_special out, or name the rows, rows="
+                )
             return chosen
         ids = set(special_ids(exclude, tokenizer))
         if exclude is True:
@@ -258,6 +264,27 @@ class StoreStream(BaseStream):
     def __repr__(self) -> str:
         points = visible(", ".join(self.points))
         return f"StoreStream({points}; {self.n_rows} rows in batches of {self.batch_size})"
+
+
+def _numbers(rows: Any, count: int) -> np.ndarray:
+    """Rows by number, or a mask of all rows, as an index.
+
+    **Raises** `LimitError` for a mask of another length, for what is not whole and for a row named twice;
+    `IndexError` for one that is not there.
+    """
+    index = np.asarray(rows)
+    if index.dtype == bool:
+        if index.shape != (count,):
+            raise LimitError("rows", f"a mask of shape {index.shape}", f"one of all {count} rows")
+        return index
+    if index.ndim != 1 or (index.size and index.dtype.kind not in "iu"):
+        raise LimitError("rows", index.dtype.name, "a list of row numbers, or a mask")
+    if (outside := (index < 0) | (index >= count)).any():
+        raise IndexError(f"rows={int(index[outside][0])}: these activations have rows 0 to {count - 1}")
+    numbers, times = np.unique(index, return_counts=True)
+    if (twice := times > 1).any():
+        raise LimitError("rows", int(numbers[twice][0]), "each of them once, and it is there twice")
+    return index.astype(np.int64)
 
 
 def _first_token(table: pd.DataFrame) -> set[int]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pandas as pd
 
 from graticule.hooks.doors import FINDINGS, MODEL, door
+from graticule.hooks.limits import LimitError, check_indices
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.packing import packed
 from graticule.hooks.running.session import undisturbed
@@ -106,6 +107,7 @@ def ablate(
     """
     if not neurons:
         raise ValueError("no neurons: give (layer, index) pairs")
+    _check_once(neurons)
     if not {-PIN_DOSE, PIN_DOSE} <= set(values):
         raise ValueError(f"values={tuple(values)} must hold {-PIN_DOSE:g} and {PIN_DOSE:g}")
     bench = Bench(model, findings, outcomes, point=None, rows=rows, span=pos, seed=seed,
@@ -128,6 +130,18 @@ def ablate(
         outcomes=bench.outcomes,
         provenance=provenance_of(findings, settings),
     )
+
+
+def _check_once(neurons: Sequence[tuple[int, int]]) -> None:
+    """**Raises** `LimitError` for what is no pair of whole numbers, and for a neuron that is named twice."""
+    pairs: dict[tuple[int, int], None] = {}
+    for neuron in neurons:
+        if not isinstance(neuron, tuple | list) or len(neuron) != 2:  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise LimitError("neurons", neuron, "(layer, index) pairs")
+        layer, index = (check_indices("neurons", [number])[0] for number in neuron)
+        if (layer, index) in pairs:
+            raise LimitError("neurons", (layer, index), "each of them once, and it is there twice")
+        pairs[layer, index] = None
 
 
 def pin_figures(pins: pd.DataFrame) -> dict[str, Figure]:

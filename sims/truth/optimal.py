@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from graticule.hooks.limits import check_indices
 from graticule.sims.world import UNKNOWN, World
 
 
@@ -123,7 +124,8 @@ def write_directions(
     `normalised` averages steering vectors of length 1 (those of length 0 are left out). A concept without any
     pair has a column of NaN.
     """
-    wanted = list(range(known.shape[1])) if concepts is None else [int(c) for c in concepts]
+    m = known.shape[1]
+    wanted = list(range(m)) if concepts is None else check_indices("concepts", list(concepts), m)
     out = np.full((activations.shape[1], len(wanted)), np.nan)
     for k, concept in enumerate(wanted):
         found = partners(known, concept, same=same)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from graticule.hooks.activations import Activations
 from graticule.hooks.capture import capture
+from graticule.hooks.limits import check_indices
 from graticule.hooks.points import PointSpec
 from graticule.hooks.positions import Pos
 from graticule.hooks.protocols import HookedModel
@@ -51,7 +52,8 @@ class TrueRows:
         self, concepts: Sequence[int] | None = None
     ) -> tuple[list[str], Float[np.ndarray, "row target"]]:
         """Names and values of what probes are to predict: of every concept, or of some, its posterior."""
-        wanted = range(self.world.m) if concepts is None else concepts
+        m = self.world.m
+        wanted = range(m) if concepts is None else check_indices("concepts", concepts, m, "this world")
         names = [name for i in wanted for name in target_names(self.world, i)]
         return names, self.activations.rows[names].to_numpy(np.float64)
 

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from graticule.hooks.limits import check_indices
 from graticule.sims.world import UNKNOWN, World
 
 
@@ -24,7 +25,7 @@ def truth_table(
 
     **Raises** `ValueError` for contexts of probability 0 or worlds too large to enumerate.
     """
-    wanted = list(range(world.m)) if concepts is None else list(concepts)
+    wanted = list(range(world.m)) if concepts is None else check_indices("concepts", concepts, world.m)
     contexts, rows = np.unique(known, axis=0, return_inverse=True)
     columns: dict[str, np.ndarray] = {
         "n_known": (contexts != UNKNOWN).sum(axis=1),

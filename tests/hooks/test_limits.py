@@ -2,14 +2,23 @@
 
 import math
 from fractions import Fraction
-from typing import ClassVar
+from itertools import product
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from helpers import as_installed
 
+from graticule import Activations, capture
 from graticule.cli import main
 from graticule.hooks.doors import FINDINGS, MODEL, TABLE, door
 from graticule.hooks.limits import LIMITS, LimitError, Range, check, check_limits
+from graticule.hooks.streams.live import LiveStream
+from graticule.hooks.streams.stored import StoreStream
+from graticule.saes.evaluation.sample import take_sample
+from graticule.sims.truth.optimal import write_directions
+from graticule.sims.truth.tables import truth_table
+from graticule.sims.world import World
 
 
 @pytest.mark.parametrize(
@@ -21,6 +30,7 @@ from graticule.hooks.limits import LIMITS, LimitError, Range, check, check_limit
         ("epochs", [1, None], [0, -1, 2.0]),
         ("dose", [0.1, Fraction(1, 2)], [0, 0.0, -1, math.nan]),
         ("rows", [1, [1, 2], (3,)], [0, [1, 0], (2, math.nan)]),
+        ("ks", [(1, 2), range(1, 4), np.arange(1, 3), {5}], [(0,), [1.5], range(3), np.arange(2), {True}]),
     ],
 )
 def test_a_range_takes_what_lies_in_it(name: str, good: list, bad: list) -> None:
@@ -138,3 +148,41 @@ def test_the_door_says_what_came_and_what_to_write() -> None:
         call(model, findings, drws=1)
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'findings'"):
         call(model)
+
+
+NUMBERS: dict[str, Any] = {
+    "a live stream's exclude_special": lambda m, v: LiveStream(
+        m, ["paris king"] * 9, "resid_post", 4, layers=0, context_size=8, buffer_tokens=16, exclude_special=v
+    ),
+    "a stored stream's exclude_special": lambda m, v: StoreStream(
+        capture(m, [[1, 2, 3]], "resid_post", 0, pos="all"), batch_size=1, exclude_special=v
+    ),
+    "a stored stream's rows": lambda m, v: StoreStream(
+        Activations.from_tensors({"a": np.eye(4)}), batch_size=1, rows=v
+    ),
+    "an evaluation's exclude_special": lambda m, v: take_sample(
+        m, None, [[1, 2, 3]] * 4, 4, prepend_bos=False, exclude_special=v
+    ),
+    "the truth's concepts": lambda m, v: truth_table(World.independent(3), np.array([[-1, -1, -1]]), v),
+    "the write directions' concepts": lambda m, v: write_directions(
+        np.eye(8), np.array(list(product((0, 1), repeat=3))), v
+    ),
+}
+
+
+@pytest.mark.parametrize("where", NUMBERS)
+def test_lists_of_numbers_hold_what_is_there_and_each_once(where: str, tiny: Any) -> None:
+    with as_installed():
+        NUMBERS[where](tiny, [2, 1])
+    unbounded = where == "a stored stream's exclude_special"
+    for bad in ([-1], [1.5], [1, 2, 1], [True], *([] if unbounded else [[10**6]])):
+        with as_installed(), pytest.raises((LimitError, IndexError), match=r"=") as caught:
+            NUMBERS[where](tiny, bad)
+        assert "\n" not in str(caught.value) and str(caught.value)
+
+
+def test_special_tokens_are_not_left_out_of_rows_that_know_no_tokens() -> None:
+    rows = Activations.from_tensors({"a": np.eye(4)})
+    assert StoreStream(rows, batch_size=1).n_rows == 4
+    with pytest.raises(ValueError, match="do not say of which tokens they are; leave exclude_special out"):
+        StoreStream(rows, batch_size=1, exclude_special=[3])

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from helpers import as_installed
 
 from graticule.hooks.artifact import read_json
 from graticule.saes.features.effects import effect_table, logit_effects, residual_directions
@@ -165,6 +166,13 @@ def test_a_point_that_does_not_write_to_the_stream_has_no_effects(model, tokens)
     assert "no logit effects" in got.summary()
     with pytest.raises(IndexError, match="0 to 47"):
         examine(model, make(), tokens, latents=[48])
+    for bad, said in (
+        ([3, 3], "latents=3: expected each of them once"),
+        ([1.5], "whole numbers"),
+        ([-1], "47"),
+    ):
+        with as_installed(), pytest.raises((ValueError, IndexError), match=said):
+            examine(model, make(), tokens, latents=bad)
 
 
 def test_the_page(model, tokens, tmp_path):

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import WORDS
-from helpers import cached
+from helpers import as_installed, cached
 
 from graticule import Table, probe
 from graticule.hooks.tokens import tokenize
@@ -391,6 +391,9 @@ def test_pinned_neurons_against_hooks_by_hand(tiny, tiny_findings, tmp_path):
     assert any("pinned" in caption for caption in result.figures())
     with pytest.raises(IndexError, match="no 99"):
         ablate(tiny, tiny_findings, [(1, 99)], [ANSWER], rows=12, controls=2, progress=False)
+    for bad in ([(1, 3), (1, 3)], [(1, -1)], [(1.0, 3)], [3]):
+        with as_installed(), pytest.raises(ValueError, match=r"^neurons=.*: expected "):
+            ablate(tiny, tiny_findings, bad, [ANSWER], rows=12, controls=2, progress=False)
 
 
 def test_erased_in_the_model_and_probed_later(tiny, tiny_findings):

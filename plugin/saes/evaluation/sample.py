@@ -16,6 +16,7 @@ from torch import Tensor
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.coders import SparseCoder, hook_name, metadata
 from graticule.hooks.identity import is_of
+from graticule.hooks.ids import vocabulary_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.streams.contexts import contexts, special_ids
 from graticule.hooks.streams.corpora import Corpus
@@ -79,7 +80,7 @@ def take_sample(
     width = int(first.shape[1])
     wanted = -(-max(n_tokens, n_activation_tokens or 0) // width)
     rows = contexts(model, read, wanted, **how)
-    special = special_ids(exclude_special, getattr(model, "tokenizer", None))
+    special = special_ids(exclude_special, getattr(model, "tokenizer", None), vocabulary_of(model))
     kept = ~np.isin(rows, np.array(special, np.int64))
     return Sample(rows, kept, min(len(rows), -(-n_tokens // width)), special, read.identity())
 

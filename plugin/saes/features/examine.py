@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from graticule.hooks.coders import metadata
 from graticule.hooks.doors import MODEL, SAE, door
 from graticule.hooks.identity import model_identity
+from graticule.hooks.limits import check_indices
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.session import undisturbed
 from graticule.hooks.sae_folders import find_sae
@@ -60,7 +61,8 @@ def examine(
     - `n_examples`: examples kept a feature, at most one a context.
     - `n_effects`: tokens kept a feature that it raises, and as many that it lowers.
 
-    **Raises** `IndexError` for a latent that the SAE does not have, and what `evaluate` raises.
+    **Raises** `IndexError` for a latent that the SAE does not have, `LimitError` for one named twice, and
+    what `evaluate` raises.
     """
     found = find_sae(sae)
     point = point_of(model, found, hook_name)
@@ -80,7 +82,11 @@ def examine(
         tokens, route = to_device(model, sample.tokens), Whole(model, point)
         first, limit = first_rows(route, tokens, sample), norm_limit(found.sae, max_norm)
         coder = make_coder(found.sae, point, first[~limit.beyond(point, first)], scale)
-        wanted = None if latents is None else _known(latents, coder.d_sae)
+        wanted = (
+            None
+            if latents is None
+            else np.array(check_indices("latents", latents, coder.d_sae, "this SAE"), np.int64)
+        )
         best = TopExamples(n_examples)
         fired, total, top = _look(route, coder, tokens, sample, limit, wanted, n, best, progress)
         chosen = np.flatnonzero(fired)[:n] if wanted is None else wanted
@@ -112,13 +118,6 @@ def examine(
         effects=table,
         provenance=told,
     )
-
-
-def _known(latents: Sequence[int], d_sae: int) -> np.ndarray:
-    wanted = np.asarray(latents, np.int64)
-    if len(wanted) and (wanted.min() < 0 or wanted.max() >= d_sae):
-        raise IndexError(f"latents {wanted.tolist()}: this SAE has latents 0 to {d_sae - 1}")
-    return wanted
 
 
 def _look(
