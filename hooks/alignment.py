@@ -16,8 +16,12 @@ from jaxtyping import Int, Shaped
 
 DIGEST = "text_digest"
 """The column of a row table that holds the digest of each row's text."""
+TOKEN_DIGEST = "token_digest"
+"""The column that holds the digest of the tokens of each row's text, special ones left out."""
 COMPARED = "texts compared"
 """How rows were paired with a table: every row's text is the table's."""
+BY_TOKENS = "tokens compared"
+"""How rows were paired with a table: every row's tokens are those of the table's text."""
 BY_PLACE = "by place"
 """How rows were paired with a table: nothing says which texts they are of."""
 
@@ -144,6 +148,39 @@ def _compare(source: np.ndarray, known: np.ndarray, texts: Sequence[str], table:
         f"({kind}): capture table.texts; if they are its rows all the same (a prompt written into the texts, "
         "say), write activations.with_texts(table.texts)"
     )
+
+
+def by_tokens(rows: pd.DataFrame, others: pd.DataFrame, table: str) -> bool:
+    """Whether rows of token ids are those of a table's texts, by other rows that were made of these texts.
+
+    Args:
+        rows: The row table of activations of which nothing says the texts.
+        others: That of activations of the table's texts, captured with the same tokenizer.
+        table: Its name.
+
+    Returns:
+        Whether every row has the tokens of the table's text in its place; False where that cannot be told,
+        as of texts that were set into a prompt before they were tokenised.
+
+    Raises:
+        AlignmentError: Some row has the tokens of another of the table's texts, and not of its own.
+    """
+    if any(TOKEN_DIGEST not in one or one[TOKEN_DIGEST].isna().any() for one in (rows, others)):
+        return False
+    expected = others.drop_duplicates("source").set_index("source")[TOKEN_DIGEST]
+    source, known = sources(rows), rows[TOKEN_DIGEST].to_numpy(np.int64)
+    if not np.isin(source, expected.index).all():
+        return False
+    own = expected.loc[source].to_numpy(np.int64) == known
+    elsewhere = ~own & np.isin(known, expected.to_numpy())
+    if elsewhere.any():
+        row = int(np.flatnonzero(elsewhere)[0])
+        place = expected.index[expected.to_numpy() == known[row]][0]
+        raise AlignmentError(
+            f"activation row {row} has the tokens of row {place} of table {table!r}, not those of its row "
+            f"{source[row]}: capture token rows in the table's order, or with texts=table.texts"
+        )
+    return bool(own.all())
 
 
 def by_place(what: str, values: Any, rows: str = "rows") -> Shaped[np.ndarray, ...]:

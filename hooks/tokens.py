@@ -33,7 +33,7 @@ class TokenRows:
     own: list[tuple[int, int]]
     """Every row without its special tokens (BOS; an encoder's `[CLS]` and `[SEP]`), as a half-open range."""
     framed: bool
-    """Whether special tokens were put around the texts."""
+    """Whether special tokens stand around every text."""
 
     @cached_property
     def n_special(self) -> int:
@@ -51,6 +51,13 @@ class TokenRows:
         for row in self.ids:
             digest.update(row.tobytes())
         return digest.hexdigest()[:16]
+
+    @cached_property
+    def own_digests(self) -> np.ndarray:
+        """For every row, a 64-bit digest of its tokens without the special ones around them."""
+        parts = [row[start:end].tobytes() for row, (start, end) in zip(self.ids, self.own, strict=True)]
+        made = [hashlib.blake2b(part, digest_size=8).digest() for part in parts]
+        return np.frombuffer(b"".join(made), dtype="<i8").astype(np.int64)
 
     @cached_property
     def first_alike(self) -> np.ndarray:
@@ -104,7 +111,9 @@ def _ready_rows(model: HookedModel, inputs: Inputs) -> TokenRows:
         if len(row) == 0:
             raise ValueError(f"token row {i} has shape {row.shape}; expected a non-empty list of token ids")
     frame = frame_in_rows(getattr(model, "tokenizer", None))
-    return TokenRows(rows, [(0, len(row)) for row in rows], [frame.own(row.tolist()) for row in rows], False)
+    own = [frame.own(row.tolist()) for row in rows]
+    spans = [(0, len(row)) for row in rows]
+    return TokenRows(rows, spans, own, all(o != span for o, span in zip(own, spans, strict=True)))
 
 
 def check_prompt(prompt: str) -> None:

@@ -292,7 +292,8 @@ class Findings(Result):
         lines: list[str] = []
         if self.provenance.get("pairing") == BY_PLACE:
             lines.append(
-                "rows were paired with the table by place: nothing says which texts the activations are of"
+                "rows were paired with the table by place: nothing says which texts the activations are of, "
+                "and their order cannot be checked"
             )
         if self.provenance.get(ON_TRUST):
             lines.append(

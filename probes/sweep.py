@@ -12,7 +12,7 @@ import pandas as pd
 from jaxtyping import Int, Shaped
 
 from graticule.hooks.activations import Activations
-from graticule.hooks.alignment import by_place, paired, sources
+from graticule.hooks.alignment import BY_PLACE, BY_TOKENS, DIGEST, by_place, by_tokens, paired, sources
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.doors import ACTIVATIONS, BASELINES, FINDINGS, TARGET, door
 from graticule.hooks.store import Store
@@ -82,6 +82,7 @@ def sweep(
         baselines = Baselines(text_digest(table), {}, table.texts is not None)
     else:
         _check_baselines(baselines, table)
+        pairing = _by_tokens(activations, baselines, table) if pairing == BY_PLACE else pairing
     on_trust = check_pair(baselines, activations)
     problem = problem_of(activations, table, source)
     if len(problem.train) < 3 or len(problem.test) < 2:
@@ -168,6 +169,17 @@ def paired_rows(activations: Activations | Store, table: Table) -> tuple[Int[np.
     rows = activations.rows
     pairing = paired(rows, activations.provenance, table.texts, len(table), table.name)
     return sources(rows), pairing
+
+
+def _by_tokens(activations: Activations | Store, baselines: Baselines, table: Table) -> str:
+    """How rows are paired that say no texts: by their tokens, where a baseline read the table's texts.
+
+    **Raises** `AlignmentError` for rows in another order than the table's.
+    """
+    for feature in baselines.features.values():
+        if DIGEST in feature.rows and by_tokens(activations.rows, feature.rows, table.name):
+            return BY_TOKENS
+    return BY_PLACE
 
 
 def _fitted_before(

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from graticule.hooks.alignment import TOKEN_DIGEST
 from graticule.hooks.finite import finite
 from graticule.hooks.protocols import HookedModel, device_of
 from graticule.hooks.running.forward import Forward, check_shape
@@ -164,13 +165,13 @@ def shards(counts: np.ndarray, bytes_a_row: int) -> list[np.ndarray]:
     return shards
 
 
-ROW_COLUMNS = ("source", "position", "token", "same_tokens_as")
+ROW_COLUMNS = ("source", "position", "token", "same_tokens_as", TOKEN_DIGEST)
 """Columns of a row table that a capture writes itself."""
 
 
 def row_table(job: Job, texts: np.ndarray, rows: pd.DataFrame | None) -> pd.DataFrame:
-    """`source`, `position`, `token`, `same_tokens_as` (the first text with this text's very tokens) and the
-    caller's columns, one line a row."""
+    """`source`, `position`, `token`, `same_tokens_as` (the first text with this text's very tokens),
+    `token_digest` (of the text's own tokens) and the caller's columns, one line a row."""
     chosen = [job.positions[t][-1:] if job.mean else job.positions[t] for t in texts]
     source = np.repeat(texts, [len(c) for c in chosen])
     values = (
@@ -178,6 +179,7 @@ def row_table(job: Job, texts: np.ndarray, rows: pd.DataFrame | None) -> pd.Data
         np.concatenate(chosen).astype(np.int32),
         np.concatenate([job.rows.ids[t][c] for t, c in zip(texts, chosen, strict=True)]),
         job.rows.first_alike[source],
+        job.rows.own_digests[source],
     )
     table = pd.DataFrame(dict(zip(ROW_COLUMNS, values, strict=True)))
     if rows is None:

@@ -9,7 +9,7 @@ import torch
 
 import graticule
 from graticule import Activations, Store, Table, baselines, capture, holdouts, record, sweep
-from graticule.hooks.alignment import BY_PLACE, COMPARED, AlignmentError, text_digests
+from graticule.hooks.alignment import BY_PLACE, BY_TOKENS, COMPARED, AlignmentError, text_digests
 from graticule.probes.sweep import paired_rows, problem_of
 from graticule.probes.tables.prompts import Prompt
 
@@ -210,3 +210,44 @@ def test_a_digest_is_of_the_whole_text() -> None:
     some = ["a", "a ", "A", "", "é", "e\u0301", "\ud800", "x" * 10_000, "x" * 10_001]
     assert len(set(text_digests(some).tolist())) == len(some)
     assert re.match("int64", str(text_digests(some).dtype))
+
+
+def tokenised(model, texts: list[str], prompt: str = "", bos: bool = True) -> list[list[int]]:
+    head = [model.tokenizer.bos_token_id] if bos else []
+    return [head + model.tokenizer(prompt + t, add_special_tokens=False)["input_ids"] for t in texts]
+
+
+def test_token_rows_are_compared_with_what_a_baseline_read(load_tiny) -> None:
+    model = load_tiny()
+    texts = [*TEXTS[:-2], "paris rome", "paris  rome"]  # the last two are the same tokens
+    table = Table.from_arrays(np.arange(float(N)), texts, name="w")
+    beside = baselines(model, table, layers=[0], twins=0, progress=False)
+
+    def ask(rows: list[list[int]], beside=beside):
+        return sweep(capture(model, rows, layers=[0]), table, beside, draws=20, progress=False)
+
+    rows = tokenised(model, texts)
+    found = ask(rows)
+    assert found.provenance["pairing"] == BY_TOKENS and "by place" not in found.summary()
+    assert ask([*rows[:-2], rows[-1], rows[-2]]).provenance["pairing"] == BY_TOKENS
+    with pytest.raises(ValueError, match="captured with special tokens, the activations without"):
+        ask(tokenised(model, texts, bos=False))
+    bare = baselines(model, table, layers=[0], twins=0, prepend_bos=False, progress=False)
+    assert ask(tokenised(model, texts, bos=False), bare).provenance["pairing"] == BY_TOKENS
+    order = np.arange(N)
+    order[[5, 9]] = 9, 5
+    with pytest.raises(AlignmentError, match=r"row 5 has the tokens of row 9 of table 'w'.*row 5:") as error:
+        ask([rows[i] for i in order])
+    assert "\n" not in str(error.value)
+    for unknown in (ask(tokenised(model, texts, "the city of ")), ask(rows, None)):
+        assert unknown.provenance["pairing"] == BY_PLACE
+        assert "their order cannot be checked" in unknown.summary()
+
+
+def test_the_digest_of_tokens_is_of_a_texts_own(load_tiny, tmp_path) -> None:
+    model = load_tiny()
+    of_texts = capture(model, TEXTS, layers=[0], pos="all", store=tmp_path).rows
+    of_rows = capture(model, tokenised(model, TEXTS, bos=False), layers=[0]).rows
+    first = of_texts.drop_duplicates("source")["token_digest"].to_numpy()
+    assert (first == of_rows["token_digest"].to_numpy()).all()
+    assert len(set(first)) == len(set(of_rows["same_tokens_as"]))
