@@ -29,7 +29,7 @@ from graticule.hooks.artifact import (
 )
 from graticule.hooks.kinds import write_folder
 from graticule.probes.estimators.edits import AffineEdit
-from graticule.probes.estimators.ridge_rows import as_rows, as_targets
+from graticule.probes.estimators.ridge_rows import as_rows, as_targets, gram_of
 
 _KIND = "eraser"
 _ARRAYS = ("mean", "left", "right")
@@ -53,7 +53,7 @@ class Moments:
         """Of rows in float64."""
         mean = X.mean(axis=0)
         centred = X - mean
-        values, vectors = np.linalg.eigh(centred.T @ centred / len(X))
+        values, vectors = np.linalg.eigh(gram_of(centred) / len(X))
         kept = values > values[-1] * max(X.shape) * np.finfo(np.float64).eps
         return cls(mean, values[kept], vectors[:, kept], len(X))
 

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
 from graticule.probes.estimators.ridge_alphas import check_alphas
+from graticule.probes.estimators.ridge_rows import gram_of
 from graticule.probes.tables.groups import group_folds
 
 _log = logging.getLogger(__name__)
@@ -182,7 +183,7 @@ class _Basis:
         mean = X.mean(axis=0)
         centred = X - mean
         few = len(X) < X.shape[1]
-        gram = centred @ centred.T if few else centred.T @ centred
+        gram = gram_of(centred, by_row=few)
         values, vectors = (part.numpy()[..., ::-1] for part in torch.linalg.eigh(torch.from_numpy(gram)))
         if values[0] <= 0:
             raise ValueError("X is the same in every row: there is nothing to tell classes by")

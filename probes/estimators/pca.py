@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
+from graticule.probes.estimators.ridge_rows import gram_of
 from graticule.probes.estimators.solvers import RidgeFit, ridge_cv
 
 KS = (2, 4, 6, 8, 10, 15, 20, 30, 40, 50, 75, 100)
@@ -62,7 +63,7 @@ def components(X: Float[np.ndarray, "row width"]) -> Components:
     mean = X.mean(axis=0)
     centred = X - mean
     few = len(X) < X.shape[1]
-    gram = centred @ centred.T if few else centred.T @ centred
+    gram = gram_of(centred, by_row=few)
     values, vectors = (part.numpy()[..., ::-1] for part in torch.linalg.eigh(torch.from_numpy(gram)))
     kept = values > _PRESENT * values[0]
     if values[0] <= 0:

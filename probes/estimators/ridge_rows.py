@@ -1,6 +1,6 @@
 """What a ridge reads: activation rows in chunks, and checked targets on one scale."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -13,6 +13,9 @@ from graticule.hooks.finite import finite
 
 _CHUNK_VALUES = 1 << 20
 _BAD_ROWS_NAMED = 5
+OVERFLOWS = "squares of these rows overflow: divide them by a constant"
+_LEAST_SQUARE = 1e-280
+"""Ridge strengths reach down to 1e-12 of it, and stay numbers of full precision."""
 
 
 @runtime_checkable
@@ -100,6 +103,29 @@ def check_finite_rows(
             f"{what} holds NaN or infinity in row {named}{more}; drop these rows, "
             "or capture in float32 or bfloat16 if float16 overflowed"
         )
+
+
+def check_squares(largest: float, rows: Iterable[Float[np.ndarray, "chunk width"]], what: str = "X") -> None:
+    """**Raises** `ValueError` for rows that vary, by so little that their squares vanish in float64.
+
+    `largest` is their largest sum of squares about the mean; only where it vanishes are centred `rows` read.
+    """
+    if largest < _LEAST_SQUARE and (most := max(float(np.abs(chunk).max()) for chunk in rows)) > 0:
+        raise ValueError(
+            f"{what} varies by {most:.3g} at most, and squares of that vanish: multiply it by a constant"
+        )
+
+
+def gram_of(centred: Float[np.ndarray, "row width"], by_row: bool = False) -> Float[np.ndarray, "k k"]:
+    """X'X of centred rows, or XX' `by_row`.
+
+    **Raises** `NonFiniteError` where squares of the rows overflow, `ValueError` where they vanish.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        gram = centred @ centred.T if by_row else centred.T @ centred
+        finite("products of activations", gram, hint=OVERFLOWS)
+    check_squares(float(np.trace(gram)), [centred])
+    return gram
 
 
 @dataclass(frozen=True)

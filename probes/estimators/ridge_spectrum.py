@@ -21,7 +21,15 @@ import torch
 from jaxtyping import Float, Int
 
 from graticule.hooks.finite import finite
-from graticule.probes.estimators.ridge_rows import RowSource, check_finite_rows, chunks, gather_float64
+from graticule.probes.estimators.ridge_rows import (
+    OVERFLOWS,
+    RowSource,
+    check_finite_rows,
+    check_squares,
+    chunks,
+    gather_float64,
+    gram_of,
+)
 
 _SAMPLE_FOR_SHIFT = 512
 _ONE_THREAD_UP_TO = 1024
@@ -44,9 +52,7 @@ def _eigh(matrix: Float[np.ndarray, "k k"]) -> tuple[Float[np.ndarray, " k"], Fl
 
     **Raises** `NonFiniteError` for entries that are no numbers.
     """
-    finite(
-        "products of activations", matrix, hint="squares of these rows overflow: divide them by a constant"
-    )
+    finite("products of activations", matrix, hint=OVERFLOWS)
     threads = torch.get_num_threads()
     try:
         if len(matrix) <= _ONE_THREAD_UP_TO:
@@ -92,7 +98,9 @@ class GramSpectrum:
         """One pass over `source`. **Raises** `ValueError` naming the first rows that are not finite."""
         mean, gram, x_dot_y = _moments(source, y, chunk_rows)
         values, vectors = _eigh(gram)
-        return cls(source, y, values, vectors, vectors.T @ x_dot_y, mean, gram, x_dot_y)
+        made = cls(source, y, values, vectors, vectors.T @ x_dot_y, mean, gram, x_dot_y)
+        check_squares(float(values[-1]), map(made._centred, chunks(np.arange(len(y)), chunk_rows)))
+        return made
 
     def weights(self, alphas: Float[np.ndarray, " alpha"]) -> Float[np.ndarray, "alpha width"]:
         """1 / (a + α)."""
@@ -160,9 +168,7 @@ class KernelSpectrum:
         check_finite_rows(x, np.arange(len(x)), "X")
         mean = x.mean(axis=0)
         x -= mean
-        with np.errstate(over="ignore", invalid="ignore"):
-            kernel = x @ x.T
-        values, vectors = _eigh(kernel)
+        values, vectors = _eigh(gram_of(x, by_row=True))
         # The constant lies in the kernel's null space, mixed with whatever else does; the intercept fits it.
         vectors -= vectors.mean(axis=0)
         return cls(x, y, values, vectors, vectors.T @ y, mean, x.T @ y)

@@ -8,9 +8,13 @@ import torch
 
 from graticule.hooks.artifact import ArtifactError, write_json
 from graticule.hooks.finite import NonFiniteError
+from graticule.probes.causes.leace import Eraser
+from graticule.probes.estimators.logistic import logistic_cv
+from graticule.probes.estimators.pca import components
 from graticule.probes.estimators.ridge import RidgeProbe, cosines
 from graticule.probes.estimators.ridge_alphas import default_alphas
 from graticule.probes.estimators.ridge_holdout import LARGEST_CLUSTER, plan_holdout
+from graticule.probes.estimators.ridge_rows import ArrayRows
 from graticule.probes.estimators.solvers import ridge_cv, ridge_cv_stream, ridge_fit
 
 TOLERANCE = 1e-6
@@ -427,3 +431,56 @@ def test_figures_that_overflow_are_refused(width):
         ridge_cv(X, y * 1e160)  # whose scale is infinite: a perfect score
     with pytest.raises(NonFiniteError, match=r"products of activations: .* overflow: divide them"):
         ridge_cv(X * 1e160, y)
+
+
+# Scales ----------------------------------------------------------------------------------------------
+FITS = {
+    "in memory": lambda X, y, clusters: ridge_cv(X, y, clusters=clusters),
+    "streamed": lambda X, y, clusters: ridge_cv_stream(ArrayRows(X), y, clusters=clusters),
+}
+
+
+@pytest.mark.parametrize("clustered", [False, True])
+@pytest.mark.parametrize("fit", FITS)
+@pytest.mark.parametrize("shape", [(60, 8), (20, 40)])
+def test_a_ridge_is_of_any_scale_whose_squares_are_numbers(shape, fit, clustered):
+    X, y = data(*shape)
+    clusters = np.arange(shape[0]) // 2 if clustered else None
+    expected = FITS[fit](X, y, clusters)
+    reached = []
+    for exponent in (-300, -170, -160, -155, -150, -140, -100, 100, 140, 150, 155, 170, 300):
+        scale = 10.0**exponent
+        try:
+            got = FITS[fit](X * scale, y, clusters)
+        except ValueError as error:
+            assert "\n" not in str(error)
+            assert ("multiply it" if exponent < 0 else "divide them") in str(error)
+            continue
+        reached.append(exponent)
+        assert got.score == pytest.approx(expected.score, rel=1e-6)
+        assert np.allclose(got.predict(X * scale), expected.predict(X), rtol=1e-6, atol=1e-6)
+        assert np.allclose(got.coef * scale, expected.coef, rtol=1e-6, atol=1e-9)
+    assert {-140, -100, 100, 140} <= {*reached} <= set(range(-150, 155))
+
+
+@pytest.mark.parametrize("exponent", [-170, 170])
+@pytest.mark.parametrize("shape", [(60, 8), (20, 40)])
+def test_other_estimators_refuse_such_rows_too(shape, exponent):
+    X, y = data(*shape, n_targets=1)
+    X *= 10.0**exponent
+    labels = (y > np.median(y)).astype(float)
+    for call in (
+        lambda: components(X),
+        lambda: Eraser.fit(X, y),
+        lambda: logistic_cv(X, labels, np.arange(len(X)), None, folds=3, seed=0, progress=False),
+        lambda: RidgeProbe().fit(X, y),
+        lambda: ridge_fit(X, y, 1.0),
+    ):
+        with pytest.raises(ValueError, match=r"multiply it by a constant|divide them by a constant"):
+            call()
+
+
+def test_rows_that_are_all_alike_are_not_said_to_vanish():
+    y = np.arange(20.0)
+    assert ridge_fit(np.zeros((20, 4)), y, 1.0).coef.tolist() == [[0.0]] * 4
+    assert ridge_fit(np.full((20, 4), 3.0), y, 1.0).coef.tolist() == [[0.0]] * 4
