@@ -388,7 +388,7 @@ def test_what_cannot_be_evaluated_is_refused(model, tokens, tmp_path):
     with pytest.raises(ValueError, match="at least the first"):
         evaluate(model, make(), tokens, n_tokens=50, n_activation_tokens=20)
     with pytest.raises(ValueError, match="every token"):
-        evaluate(model, make(), tokens, exclude_special=list(range(200)), losses=False)
+        evaluate(model, make(), tokens, exclude_special=list(range(model.cfg.d_vocab)), losses=False)
     for few in (tokens[:, :2], tokens[:, :1], torch.zeros_like(tokens[:, :5])):
         with pytest.raises(ValueError, match=r"no loss can be taken on contexts of .*losses=False"):
             evaluate(model, make(), few)

@@ -285,7 +285,7 @@ def test_several_saes_saved_and_shown(world, findings, tmp_path):
 def test_what_does_not_fit_is_refused(world, findings, found):
     with pytest.raises(PointError, match="was not captured"):
         latents(findings, hand_made(world, point="blocks.9.hook_resid_post"))
-    with pytest.raises(ValueError, match="positive numbers"):
+    with pytest.raises(ValueError, match="ks=0: expected a whole number of at least 1"):
         latents(findings, hand_made(world), (0, 1))
     with pytest.raises(ValueError, match="at least one SAE"):
         latents(findings, {})
