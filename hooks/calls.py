@@ -24,6 +24,11 @@ def one_call() -> Generator[None]:
         _memory.reset(begun)
 
 
+def outermost() -> bool:
+    """Whether no public call is under way."""
+    return _memory.get() is None
+
+
 def memory() -> MutableMapping[Any, Any]:
     """What this call remembers, by object, none of which it keeps alive; outside a call, nothing at all."""
     current = _memory.get()

@@ -16,7 +16,7 @@ from numbers import Integral
 from os import PathLike
 from typing import Any, ParamSpec, TypeVar
 
-from graticule.hooks.calls import one_call
+from graticule.hooks.calls import one_call, outermost
 from graticule.hooks.limits import LIMITS, check
 
 P = ParamSpec("P")
@@ -232,6 +232,8 @@ def door(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
             for argument in ranged:
                 if argument in given.arguments:
                     check(argument, given.arguments[argument])
+            if outermost():
+                _tell_hooks(name, given.arguments, kinds)
             with one_call():
                 _check_same_model(name, given.arguments, kinds)
                 return function(*given.args, **given.kwargs)
@@ -298,6 +300,14 @@ def _check_kinds(
                 f"{kind.what}: {kind.write(given[beside[0]])}"
             )
         raise TypeError(f"{name}: {argument} is {came(value)}; expected {kind.what}: {kind.write(value)}")
+
+
+def _tell_hooks(name: str, given: Mapping[str, Any], kinds: Mapping[str, Kind]) -> None:
+    from graticule.hooks.identity import tell_hooks
+
+    for argument, kind in kinds.items():
+        if kind.fits is _is_model and given.get(argument) is not None:
+            tell_hooks(given[argument], name)
 
 
 def _check_same_model(name: str, given: Mapping[str, Any], kinds: Mapping[str, Kind]) -> None:

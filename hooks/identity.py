@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from numbers import Number
 from pathlib import Path
@@ -27,6 +28,7 @@ _NOT_OF_THE_FORWARD = (
 """Parts of the names of settings that say where a model came from, how it is trained or what it hooks."""
 _LIBRARIES = frozenset({"transformers", "transformer_lens"})
 """Their own hooks record, and change nothing."""
+_log = logging.getLogger(__name__)
 _EARLIER_LENGTH, _ENTRIES = 16, 1024
 EARLIER = "recorded by an earlier version, whose digest left out settings and buffers: it cannot be compared"
 """What is said of an earlier version's identity where only a full one will do."""
@@ -134,10 +136,28 @@ def _plain(value: Any) -> Any:
 
 
 def hooked_points(model: HookedModel) -> list[str]:
-    """Names of the hook points and modules with forward hooks, other than the libraries' own."""
+    """Names of the hook points and modules with forward hooks, other than the libraries' own, and of the
+    points that an attached SAE (`model.add_sae`) takes the place of, whose weights are none of the model's.
+    """
     if not isinstance(model, torch.nn.Module):
         return []
-    return [name or "the model" for name, module in model.named_modules() if _has_hooks(module)]
+    own = [name or "the model" for name, module in model.named_modules() if _has_hooks(module)]
+    return [*own, *(f"{name} (an SAE)" for name in getattr(model, "acts_to_saes", ()))]
+
+
+def tell_hooks(model: HookedModel, call: str) -> None:
+    """Warn that what `call` reads is what hooks or attached SAEs of the user's own make of it."""
+    if hooked := hooked_points(model):
+        _log.warning(
+            "%s: the model has hooks of its own at %s: what is read after them is what they make of it; "
+            "model.reset_hooks() and model.reset_saes() remove them",
+            call,
+            _places(hooked),
+        )
+
+
+def _places(hooked: list[str]) -> str:
+    return ", ".join(hooked[:3]) + (" …" if len(hooked) > 3 else "")
 
 
 def _has_hooks(module: torch.nn.Module) -> bool:
@@ -158,10 +178,10 @@ def check_unhooked(model: HookedModel, folder: Path | str) -> None:
         ValueError: naming the points that have hooks.
     """
     if hooked := hooked_points(model):
-        places = ", ".join(hooked[:3]) + (" …" if len(hooked) > 3 else "")
         raise ValueError(
-            f"the model has hooks of its own at {places}: what they do cannot be compared when {folder} is "
-            "opened again; remove them (model.reset_hooks()), or give no folder"
+            f"the model has hooks of its own at {_places(hooked)}: what they do cannot be compared when "
+            f"{folder} is opened again; remove them (model.reset_hooks(), model.reset_saes()), or give no "
+            "folder"
         )
 
 

@@ -18,7 +18,7 @@ from graticule.hooks.coders import (
     writes_elsewhere,
 )
 from graticule.hooks.finite import finite
-from graticule.hooks.undisturbed import load
+from graticule.hooks.imports import load
 
 _FOLDERS = ("folder", "path", "out")
 

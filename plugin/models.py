@@ -20,8 +20,8 @@ from graticule.bridges import bridge_of, is_bridge
 from graticule.cache import note, was_noted
 from graticule.devices import device_named
 from graticule.hooks.artifact import library_versions
+from graticule.hooks.imports import load
 from graticule.hooks.processor import auto_dtype, described, tell_if_slow
-from graticule.hooks.undisturbed import load
 from graticule.lens import no_code_by_name, quiet_lens
 from graticule.local import (
     NotConvertibleError,

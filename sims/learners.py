@@ -21,8 +21,8 @@ from graticule.hooks.artifact import (
     write_json,
     write_tensors,
 )
+from graticule.hooks.imports import load
 from graticule.hooks.kinds import write_folder
-from graticule.hooks.undisturbed import load
 from graticule.sims.contexts import Contexts
 from graticule.sims.world import World
 from graticule.sims.worlds.restricted import RestrictedWorld

@@ -6,7 +6,7 @@ Every name is loaded on first use.
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from graticule.hooks.undisturbed import load
+from graticule.hooks.imports import load
 
 if TYPE_CHECKING:
     from graticule.saes.architectures.bricken import BrickenTrainingSAEConfig as BrickenTrainingSAEConfig

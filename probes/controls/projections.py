@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from graticule.hooks.undisturbed import load
+from graticule.hooks.imports import load
 from graticule.probes.controls.lines import Line, line, not_applicable
 from graticule.probes.controls.scoring import Pair, average
 from graticule.probes.controls.setting import Setting

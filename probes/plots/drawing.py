@@ -1,8 +1,8 @@
 """plotly's names, imported in this one place, undisturbed: its import, and its first figure, add filters."""
 
-from graticule.hooks.undisturbed import undisturbed
+from graticule.hooks.imports import as_it_was
 
-with undisturbed():
+with as_it_was():
     from plotly.graph_objects import Bar, Box, Figure, Heatmap, Histogram, Scatter
     from plotly.io import to_json
     from plotly.offline import get_plotlyjs

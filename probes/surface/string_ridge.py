@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from graticule.hooks.undisturbed import load
+from graticule.hooks.imports import load
 from graticule.probes.estimators.row_products import (
     fits,
     is_small,

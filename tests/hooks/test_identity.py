@@ -274,3 +274,49 @@ def test_a_hook_that_writes_weights_during_a_call_is_seen(tiny):
         before = weight_digest(model)
         model(torch.tensor([[1, 2]]), return_type=None)
         assert weight_digest(model) != before
+
+
+@pytest.fixture
+def spliced(tiny):
+    """The tiny model as SAELens's class, which an SAE can be attached to, and such an SAE."""
+    from sae_lens import HookedSAETransformer, TopKSAE, TopKSAEConfig
+
+    model = HookedSAETransformer(tiny.cfg, tokenizer=tiny.tokenizer)
+    model.load_state_dict(tiny.state_dict())
+    model.eval()
+    config = TopKSAEConfig(d_in=int(tiny.cfg.d_model), d_sae=8, k=2, dtype="float32", device="cpu")
+    sae = TopKSAE(config)
+    sae.cfg.metadata.hook_name = "blocks.0.hook_resid_post"
+    return model, sae
+
+
+def test_an_attached_sae_is_said_and_is_no_part_of_what_is_kept(spliced, names, tmp_path, caplog):
+    """Blocks after it read its reconstruction: not what the same model gives without it."""
+    from graticule import causes, saes
+
+    model, sae = spliced
+    later = "blocks.1.hook_resid_post"
+    table = Table.from_arrays(np.random.default_rng(0).normal(size=52), names[:52], name="t")
+    findings = probe(model, table, points=later, twins=0, draws=20, progress=False)
+    clean = capture(model, names, later, store=tmp_path / "store")[later]
+    assert "hooks of its own" not in caplog.text
+    model.add_sae(sae)
+    said = "hooks of its own at blocks.0.hook_resid_post (an SAE)"
+    with pytest.raises(ValueError, match=r"hooks of its own at blocks\.0\.hook_resid_post \(an SAE\)"):
+        capture(model, names, later, store=tmp_path / "store")
+    config = {"architecture": "topk", "d_sae": 8, "k": 2}
+    with pytest.raises(ValueError, match=r"hooks of its own at .* \(an SAE\)"):
+        saes.train(model, corpus=names, config=config, hook_name=later, out=tmp_path / "run", n_tokens=64,
+                   batch_size=32, context_size=8)  # fmt: skip
+    caplog.clear()
+    acts = capture(model, names, later)
+    assert [r.message for r in caplog.records if said in r.message] and caplog.text.count(said) == 1
+    assert acts.provenance["model"]["hooks"] == ["blocks.0.hook_resid_post (an SAE)"]
+    assert not np.allclose(np.asarray(acts[later]), np.asarray(clean), atol=1e-3)
+    caplog.clear()
+    causes(model, findings, rows=4, controls=2, progress=False)
+    assert caplog.text.count(f"causes: the model has {said}") == 1
+    model.reset_saes()
+    caplog.clear()
+    np.testing.assert_array_equal(np.asarray(capture(model, names, later)[later]), np.asarray(clean))
+    assert "hooks of its own" not in caplog.text

@@ -15,6 +15,7 @@ from sae_lens.config import LoggingConfig, SAETrainerConfig
 
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.doors import FOLDER, door
+from graticule.hooks.identity import check_unhooked
 from graticule.hooks.kinds import working_folder
 from graticule.hooks.points import PointError
 from graticule.hooks.protocols import HookedModel, device_of
@@ -150,6 +151,8 @@ def train(
         options=dict(stream or {}),
         progress=progress,
     )
+    if hasattr(source, "hook_dict"):
+        check_unhooked(source, out)
     total = total_tokens(data, at_least)
     where = _device(source, device)
     kind = compute_type(compute_dtype, where)

@@ -25,14 +25,14 @@ def load(*modules: str) -> None:
     """
     missing = [name for name in modules if name not in sys.modules]
     if missing:
-        with undisturbed():
+        with as_it_was():
             for name in missing:
                 import_module(name)
             _start_threads()
 
 
 @contextmanager
-def undisturbed() -> Generator[None]:
+def as_it_was() -> Generator[None]:
     """Put back at the end what `load` says."""
     import numpy as np
     import torch
