@@ -50,6 +50,8 @@ class Step:
     """Results by name, in page order. **Raises** `NotApplicable` where there is nothing to do."""
     uses: tuple[str, ...] = ()
     """Settings that it depends on; with the findings they make its fingerprint."""
+    skips: Callable[[Context], Mapping[str, str]] | None = None
+    """Of a step with a result a column: the columns that it does not apply to, and why."""
 
     def fingerprint(self, context: Context) -> str:
         """What a result must have been made from to be taken for this step's."""

@@ -113,6 +113,9 @@ def _study(
             tell(f"    {failures[step.name]}")
             continue
         context = context.with_made(step.name, results)
+        for column, why in ({} if step.skips is None else step.skips(context)).items():
+            failures[f"{step.name}: {column}"] = f"not applicable: {why}"
+            tell(f"    {column}: not applicable: {why}")
         if step.name == "calibrate":
             calibration = results["calibration"]
             assert isinstance(calibration, Calibration)

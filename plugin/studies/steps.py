@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -12,8 +12,6 @@ from graticule.hooks.saved import SavedResult
 from graticule.probes.applicable import NotApplicable
 from graticule.studies.context import Context, Step
 from graticule.studies.settings import loaded
-
-_log = logging.getLogger(__name__)
 
 Made = Mapping[str, SavedResult]
 
@@ -78,26 +76,41 @@ def _sphere(context: Context) -> Made:
     return {"sphere": sphere(context.findings)}
 
 
+def _columns(context: Context) -> tuple[str, ...]:
+    """The columns to hold out level by level."""
+    named = context.settings.blocks
+    return tuple(context.table.blocks) if named is None else named
+
+
 def _holdouts(context: Context) -> Made:
     from graticule.probes.generalisation.holdouts import holdouts
 
-    named = context.settings.blocks
-    columns = tuple(context.table.blocks) if named is None else named
+    columns, skipped = _columns(context), _no_holdouts(context)
     if not columns:
         raise NotApplicable("the table names no blocks; give some with --block-column")
+    if len(skipped) == len(set(columns)):
+        raise NotApplicable("; ".join(f"{column}: {why}" for column, why in skipped.items()))
+    note = "".join(f"; no hold-outs of {column}: {why}" for column, why in skipped.items())
     made: dict[str, SavedResult] = {}
-    reasons: list[str] = []
     for column in columns:
-        try:
-            made[column] = holdouts(
-                context.findings, column, seed=context.settings.seed, progress=context.progress
-            )
-        except NotApplicable as reason:
-            reasons.append(f"{column}: {reason}")
-            _log.warning("no hold-outs of %s", reasons[-1])
-    if not made:
-        raise NotApplicable("; ".join(reasons))
+        if column not in skipped:
+            shared: dict[str, Any] = {"seed": context.settings.seed, "progress": context.progress}
+            one = holdouts(context.findings, column, **shared)
+            made[column] = replace(one, note=one.note + note)
     return made
+
+
+def _no_holdouts(context: Context) -> dict[str, str]:
+    """Column → why it cannot be held out level by level."""
+    from graticule.probes.generalisation.holdouts import check_blocks
+
+    skipped: dict[str, str] = {}
+    for column in _columns(context):
+        try:
+            check_blocks(context.findings, column)
+        except NotApplicable as reason:
+            skipped[column] = str(reason)
+    return skipped
 
 
 def _prompts(context: Context) -> Made:
@@ -198,7 +211,7 @@ STEPS: tuple[Step, ...] = (
     Step("pca", "how many dimensions hold it", _pca),
     Step("classes", "few neurons, or calibrated classes", _classes),
     Step("sphere", "on the globe, without the wrap of longitude", _sphere),
-    Step("holdouts", "does it hold for places and times never seen", _holdouts, ("blocks",)),
+    Step("holdouts", "does it hold for places and times never seen", _holdouts, ("blocks",), _no_holdouts),
     Step("prompts", "what the prompt does", _prompts, ("prompts", "prompt_rows")),
     Step("popularity", "is it known for the famous only", _popularity, ("popularity",)),
     Step("latents", "in which SAE latents", _latents, ("saes",)),

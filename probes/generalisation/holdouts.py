@@ -219,8 +219,7 @@ def holdouts(
     if point not in findings.probes:
         raise KeyError(f"no probe at {point!r}: {', '.join(findings.probes)}")
     table, problem = material.table, material.problem
-    blocks = find_blocks(table, problem, by, values=values, minimum=minimum, skip_majority=skip_majority)
-    _need_variation(blocks, material)
+    blocks = check_blocks(findings, by, values=values, minimum=minimum, skip_majority=skip_majority)
     probe = probe_without(findings, point, blocks, alpha)
     measure, held = score_rows(material, point, blocks, probe, paper_compat, progress)
     code, m = blocks.code, probe.fits.y_mean
@@ -270,6 +269,26 @@ def holdouts(
             "made_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         },
     )  # fmt: skip
+
+
+def check_blocks(
+    findings: Findings,
+    by: By,
+    *,
+    values: Sequence[Any] | None = None,
+    minimum: int = 10,
+    skip_majority: bool = False,
+) -> Blocks:
+    """The blocks that `holdouts` of the same arguments holds out; it raises what this raises.
+
+    Raises:
+        NotApplicable: Fewer than two blocks, or a block without which there is nothing to learn.
+    """
+    material = findings.material
+    table, problem = material.table, material.problem
+    blocks = find_blocks(table, problem, by, values=values, minimum=minimum, skip_majority=skip_majority)
+    _need_variation(blocks, material)
+    return blocks
 
 
 def _need_variation(blocks: Blocks, material: Any) -> None:

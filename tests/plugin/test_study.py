@@ -46,13 +46,20 @@ def places() -> Table:
             "lat": np.clip(15 * y[:, 0], -80, 80),
             "lon": np.clip(40 * y[:, 1], -170, 170),
             "land": [f"land {a % 4}" for a in picked[0]],
+            "id": np.arange(320),
             "page_views": rng.integers(1, 10_000, 320),
         }
     )
     return Table(
-        frame, text="name", target=["lat", "lon"], units=["lat", "lon"], blocks=["land"], name="places",
+        frame, text="name", target=["lat", "lon"], units=["lat", "lon"], blocks=["land", "id"], name="places",
         test_size=0.3,
     )  # fmt: skip
+
+
+NO_BLOCKS = (
+    "0 blocks of id can be held out, of 320 with rows (at least 10 test rows each; the largest has 1): "
+)
+NO_BLOCKS += "give another column or a lower minimum="
 
 
 @pytest.fixture(scope="module")
@@ -65,11 +72,13 @@ def test_every_step_gives_its_results_or_says_why_not(made):
     found, out = made
     assert found.failed == {}
     assert set(found.results) == {step.name for step in STEPS} - set(found.failures)
+    assert set(found.results["holdouts"]) == {"land"}
     reasons = {
         "classes": "the target is a number; k-sparse and logistic probes are for classes",
         "latents": "no SAE; name a SAELens folder with --sae",
         "causes": "outcome 'a northern or a southern country': the tokenizer does not know ' Germany'; give "
         "outcomes= of your own",
+        "holdouts: id": NO_BLOCKS,
     }
     assert found.failures == {step: f"not applicable: {why}" for step, why in reasons.items()}
     assert found.findings.limit_of_detection is not None
@@ -94,6 +103,16 @@ def test_special_tokens_are_left_out_of_every_part_as_asked(made, load_tiny, pla
     expected = model.run_with_cache(torch.tensor([ids]))[1][point][0, -1]
     got = Store(out / "prompts/captures/where/activations")[point][7]
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_column_that_cannot_be_held_out_is_said_where_the_results_are(made):
+    found, out = made
+    (land,) = found.results["holdouts"].values()
+    assert f"no hold-outs of id: {NO_BLOCKS}" in land.summary()
+    told = f"holdouts: id: not applicable: {NO_BLOCKS}"
+    assert told in found.summary() and told in Study.load(out).summary()
+    for page in (out / "report.html", out / "pages" / "holdouts.html"):
+        assert NO_BLOCKS in page.read_text()
 
 
 def test_the_first_page_links_to_the_others(made):
