@@ -11,6 +11,9 @@ import torch
 
 M = TypeVar("M")
 
+_COMPUTED = ("rotary", "inv_freq", "freqs_cis", "_cached", "mask", "IGNORE", "alibi", "slopes")
+"""Parts of the names of buffers that are computed from the settings, not learned."""
+
 
 def make_twin(
     model: M, seed: int = 0, how: Literal["permuted", "fresh"] = "permuted", keep: Sequence[str] = ()
@@ -21,6 +24,9 @@ def make_twin(
       and outliers; works for any module. Tied parameters stay tied.
     - `"fresh"`: `init_weights()` of a TransformerLens model, its biases and norms as they begin (0 and 1),
       else `reset_parameters()` of every module that has it.
+
+    Buffers that training fills (running statistics, a router's correction) count as parameters; tables that
+    are computed (rotary angles, masks) stay.
 
     The same seed gives the same twin, whatever the number of threads. `keep` names parameters, by the start
     of their names, that are left unpermuted because nothing will read what they give (the unembedding is a
@@ -57,8 +63,8 @@ def _computed(model: Any) -> Iterator[torch.Tensor]:
 
 
 def _permute(module: torch.nn.Module, seed: int, keep: tuple[str, ...]) -> None:
-    """Shuffle every parameter in place; `parameters` lists tied ones once."""
-    for name, parameter in module.named_parameters():
+    """Shuffle all that was learned in place; tied parameters are listed once."""
+    for name, parameter in _learned(module):
         if name.startswith(keep):
             continue
         rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
@@ -74,6 +80,17 @@ def _permute(module: torch.nn.Module, seed: int, keep: tuple[str, ...]) -> None:
             parameter.data.copy_(flat.view(parameter.shape))
 
 
+def _learned(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters, and the buffers that training fills: saved with the weights, of numbers, and no table."""
+    yield from module.named_parameters()
+    for place, part in module.named_modules():
+        fleeting: Any = getattr(part, "_non_persistent_buffers_set", ())
+        for name, buffer in part.named_buffers(recurse=False):
+            known = name in fleeting or any(word in name for word in _COMPUTED)
+            if buffer.is_floating_point() and not known:
+                yield f"{place}.{name}" if place else name, buffer
+
+
 def _shared(model: Any, keep: tuple[str, ...]) -> dict[int, Any]:
     """What a copy need not copy: parameters all of whose names are to be kept (tied ones have several)."""
     if not isinstance(model, torch.nn.Module):
@@ -85,11 +102,11 @@ def _shared(model: Any, keep: tuple[str, ...]) -> dict[int, Any]:
 
 def _initialise(module: Any, seed: int) -> None:
     """Weights drawn anew, and nothing that was learned left: biases and norms as they begin, too."""
-    before = {name: parameter.detach().clone() for name, parameter in module.named_parameters()}
+    before = {name: learned.detach().clone() for name, learned in _learned(module)}
     with torch.random.fork_rng(), _seeded(module, seed), torch.no_grad():
         torch.manual_seed(seed)
         _draw(module)
-        left = {n: p for n, p in module.named_parameters() if torch.equal(p, before[n]) and not _blank(p)}
+        left = {n: p for n, p in _learned(module) if torch.equal(p, before[n]) and not _blank(p)}
         begins = {n: _begins_at(n, p) for n, p in left.items() if hasattr(module, "init_weights")}
         for name, value in begins.items():
             if value is not None:

@@ -160,3 +160,53 @@ def test_a_twin_laid_out_for_good_is_the_same_model(tiny, names):
     assert held == {name: p.data_ptr() for name, p in laid.named_parameters()}
     one, other = capture(plain, names), capture(laid, names)
     assert all(torch.equal(one[point], other[point]) for point in one)
+
+
+class WithBuffers(torch.nn.Module):
+    """A normalisation with running statistics, a router's learned correction, and two tables."""
+
+    def __init__(self, router: bool = True):
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear, self.norm = torch.nn.Linear(16, 16), torch.nn.BatchNorm1d(16)
+        self.register_buffer("rotary_sin", torch.sin(torch.arange(16.0)))
+        self.register_buffer("angles", torch.arange(16.0), persistent=False)
+        self.register_buffer("counts", torch.arange(16))
+        if router:
+            self.register_buffer("e_score_correction_bias", torch.randn(16))
+        for _ in range(3):
+            self.norm(3 * torch.randn(32, 16) + torch.arange(16.0))
+
+
+LEARNED_BUFFERS = ("norm.running_mean", "norm.running_var", "e_score_correction_bias")
+TABLES = ("rotary_sin", "angles", "counts")
+
+
+def test_learned_buffers_are_permuted_and_tables_are_not():
+    model = WithBuffers()
+    before = {name: value.clone() for name, value in model.named_buffers()}
+    twin = dict(make_twin(model, seed=1).named_buffers())
+    for name in LEARNED_BUFFERS:
+        assert not torch.equal(twin[name], before[name])
+        assert torch.equal(twin[name].sort().values, before[name].sort().values)
+    assert all(torch.equal(twin[name], before[name]) for name in TABLES)
+    assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+    again = dict(make_twin(model, seed=1).named_buffers())
+    assert all(torch.equal(twin[name], again[name]) for name in LEARNED_BUFFERS)
+
+
+def test_learned_buffers_begin_anew_in_a_fresh_twin_or_it_is_refused():
+    twin = make_twin(WithBuffers(router=False), 5, "fresh")
+    assert twin.norm.running_mean.tolist() == [0] * 16 and twin.norm.running_var.tolist() == [1] * 16
+    with pytest.raises(ValueError, match=r"nothing .* initialises e_score_correction_bias anew") as error:
+        make_twin(WithBuffers(), 5, "fresh")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama", "qwen3"])
+@pytest.mark.parametrize("kind", ["hooked", "bridge"])
+def test_buffers_of_the_families_are_tables(load_tiny, family, kind):
+    model = load_tiny(family, kind)
+    twin = make_twin(model, seed=2)
+    for (name, mine), (_, theirs) in zip(twin.named_buffers(), model.named_buffers(), strict=True):
+        assert torch.equal(mine, theirs), name
