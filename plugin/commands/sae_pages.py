@@ -71,6 +71,8 @@ def evaluate(
     """
     import graticule
     from graticule.hooks.coders import metadata
+    from graticule.hooks.locks import only_here
+    from graticule.hooks.replacing import tidy
     from graticule.hooks.sae_folders import find_sae
     from graticule.saes.evaluation.evaluate import evaluate as measure
     from graticule.saes.evaluation.evaluate import write_evaluation
@@ -95,22 +97,16 @@ def evaluate(
         "max_norm": longest,
         "progress": True,
     }
+    how: dict[str, Any] = {"n_activation_tokens": activation_tokens, "losses": losses, "seed": seed}
     for one in folders:
         home = out or one
         home = home / one.name if out and len(folders) > 1 else home
-        result = measure(
-            loaded,
-            one,
-            corpus,
-            n_activation_tokens=activation_tokens,
-            losses=losses,
-            seed=seed,
-            **shared,
-        )
-        home.mkdir(parents=True, exist_ok=True)
-        written = write_evaluation(result, home)
-        if features:
-            examine(loaded, one, corpus, n=features, **shared).save(home / "features")
+        with only_here(home, "evaluating into"):
+            tidy(home)
+            result = measure(loaded, one, corpus, **how, **shared)
+            written = write_evaluation(result, home)
+            if features:
+                examine(loaded, one, corpus, n=features, **shared).save(home / "features")
         o.say(f"{result.title}\n{result.summary()}\nThe figures: {written}\n")
 
 

@@ -50,14 +50,14 @@ def words(
         read(path)  # what is wrong with them is said before a model is loaded
     loaded = graticule.load_model(model, dtype=dtype, device=device)
     shared: dict[str, Any] = {"draws": draws, "seed": seed, "progress": True}
-    # the whitened product's covariance, made once for the three
-    shared["residuals"] = final_residuals(loaded, default_texts(), "all")["ln_final"].double().numpy()
     makers: dict[str, Callable[[], Any]] = {
         "words": lambda: graticule.words(loaded, pairs, **shared),
         "languages": lambda: languages(loaded, contexts, pairs, **shared),
         "ambiguous": lambda: ambiguous(loaded, **shared),
     }
     with working_folder(out, WORDS, "writing into"):
+        # the whitened product's covariance, made once for the three
+        shared["residuals"] = final_residuals(loaded, default_texts(), "all")["ln_final"].double().numpy()
         for name, make in makers.items():
             result = make()
             result.save(out / name)

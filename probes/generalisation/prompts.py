@@ -17,6 +17,7 @@ from graticule.hooks.artifact import json_ready, library_versions
 from graticule.hooks.capture import capture
 from graticule.hooks.doors import MODEL, TABLE, door
 from graticule.hooks.identity import model_identity
+from graticule.hooks.locks import only_here
 from graticule.hooks.names import inside
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.protocols import HookedModel
@@ -84,7 +85,8 @@ def prompts(
     reference = reference or ("empty" if "empty" in asked else next(iter(asked)))
     if reference not in asked:
         raise ValueError(f"reference {reference!r} is none of the prompts: {', '.join(asked)}")
-    folder = None if out is None else Path(out)
+    for prompt in asked.values():  # cheap mistakes first: every prompt's texts before any long work
+        prompt.texts(table.texts)
     settings: dict[str, Any] = {
         "points": points,
         "layers": layers,
@@ -93,11 +95,28 @@ def prompts(
         "include_bos": include_bos,
         "progress": progress,
     }
+    judging: dict[str, Any] = {"twins": twins, "min_gain": min_gain, "draws": draws, "seed": seed}
+    if out is None:
+        return _probed(model, table, asked, reference, None, settings, judging, alphas)
+    with only_here(out, "probing prompts into"):
+        return _probed(model, table, asked, reference, Path(out), settings, judging, alphas)
+
+
+def _probed(
+    model: HookedModel,
+    table: Table,
+    asked: Mapping[str, Prompt],
+    reference: str,
+    folder: Path | None,
+    settings: Mapping[str, Any],
+    judging: Mapping[str, Any],
+    alphas: Sequence[float] | None,
+) -> Prompts:
+    """What `prompts` gives, in a folder that no other process writes into."""
     held: dict[str, Activations | Store] = {}
-    for prompt in asked.values():  # cheap mistakes first: every prompt's texts before any long work
-        prompt.texts(table.texts)
+    seed, draws, progress = judging["seed"], judging["draws"], settings["progress"]
     for name, prompt in asked.items():
-        inputs, template, pos = prompt.inputs(model, table.texts, prepend_bos)
+        inputs, template, pos = prompt.inputs(model, table.texts or (), settings["prepend_bos"])
         place: dict[str, Any] = {} if folder is None else {"store": inside(folder, name, "activations")}
         _log.info("capturing %d texts under prompt %r", len(table), name)
         held[name] = capture(model, inputs, prompt=template, pos=pos, texts=table.texts, **settings, **place)
@@ -105,7 +124,7 @@ def prompts(
     beside = baselines(
         model,
         table,
-        twins,
+        judging["twins"],
         pos="entity_last",
         seed=seed,
         store=None if folder is None else folder / "baselines",
@@ -116,14 +135,11 @@ def prompts(
         "model": model_identity(model),
         "table": linked.digest,
         **asked_of(linked),
-        "points": resolve(model, points, layers),
-        "dtype": repr(dtype),
+        "points": resolve(model, settings["points"], settings["layers"]),
+        "dtype": repr(settings["dtype"]),
         **{k: settings[k] for k in ("prepend_bos", "include_bos") if settings[k] is not None},
         "alphas": repr(alphas),
-        "twins": twins,
-        "min_gain": min_gain,
-        "draws": draws,
-        "seed": seed,
+        **judging,
     }
     found: dict[str, Findings] = {}
     for name, prompt in asked.items():
@@ -137,7 +153,7 @@ def prompts(
             linked,
             beside,
             alphas=alphas,
-            min_gain=min_gain,
+            min_gain=judging["min_gain"],
             draws=draws,
             seed=seed,
             surface_of=next(iter(found.values()), None),

@@ -11,6 +11,7 @@ Pushes, which need a Hub, are in pushes.py.
 from __future__ import annotations
 
 import argparse
+import atexit
 import functools
 import json
 import os
@@ -39,8 +40,23 @@ from conftest import WORDS, make_tokenizer
 import graticule
 import graticule.saes
 from graticule import cli
+from graticule.certificate.learners import Plan
+from graticule.commands.folders import CERTIFICATE
+from graticule.hooks.kinds import working_folder
 from graticule.hooks.running import runner
+from graticule.sims.train import Training
+from graticule.sims.world import World
 
+PLAN = Plan(
+    learners=("lookup",),
+    dimensions=(1.0,),
+    noises=(1.0,),
+    masks=(),
+    lookup=Training(optimizer="population", steps=100),
+    rows=200,
+    labellings=2,
+    pairs=1,
+)
 VOLATILE = ("captured_at", "made_at", "seconds", "noted")
 _TIME = re.compile(rb"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00|seconds</dt><dd>[\d.]+")
 
@@ -151,18 +167,38 @@ def _count(tally: Tally, what: str, bad: Any, scenario: Scenario, fatal: int, de
         print(f"    {scenario.name} at {fatal}: {what}: {str(detail)[:1000]}", flush=True)
 
 
-def tiny_model() -> Any:
-    """A random GPT-2 of two blocks, as it is read from a folder."""
+def tiny_folder(tokenizer: Any, positions: int = 16) -> str:
+    """A random GPT-2 of two blocks in a folder, which is gone when this process is."""
     import transformers
 
-    with tempfile.TemporaryDirectory() as folder:
-        torch.manual_seed(0)
-        tokenizer = make_tokenizer()
-        sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 16}
-        ids = {"bos_token_id": 0, "eos_token_id": 0, "vocab_size": len(tokenizer)}
-        transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, **ids)).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        return graticule.load_model(folder, device="cpu")
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    torch.manual_seed(0)
+    sizes = {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": positions}
+    ids = {"bos_token_id": 0, "eos_token_id": 0, "vocab_size": len(tokenizer)}
+    transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes, **ids)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def word_tokenizer() -> Any:
+    """One token for every word of the packaged lists."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from transformers import PreTrainedTokenizerFast
+
+    from graticule.probes.words.lists import ambiguous_contexts, packaged_pairs, parallel_contexts
+
+    texts = [word for pairs in packaged_pairs().values() for pair in pairs for word in pair]
+    texts += [text for pair in ambiguous_contexts() for text in vars(pair).values() if isinstance(text, str)]
+    texts += [text for language in parallel_contexts().values() for text in language]
+    words = sorted({word for text in texts for word in (text, *re.findall(r"\w+|[^\w\s]+", text))})
+    inner = Tokenizer(WordLevel({w: i for i, w in enumerate(["<s>", "<unk>", *words])}, unk_token="<unk>"))
+    inner.pre_tokenizer = Whitespace()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token="<s>", eos_token="<s>", unk_token="<unk>"
+    )
 
 
 # What writes -----------------------------------------------------------------------------------------
@@ -170,7 +206,8 @@ def tiny_model() -> Any:
 def scenarios() -> tuple[Scenario, ...]:
     """All of them, on tiny inputs; a model and findings are made once, here."""
     torch.set_num_threads(1)
-    model = tiny_model()
+    plain = functools.cache(lambda: tiny_folder(make_tokenizer()))
+    model = graticule.load_model(plain(), device="cpu")
     rng = np.random.default_rng(0)
     names = [" ".join(rng.choice(WORDS, 3)) + f" {i}" for i in range(60)]
     frame = pd.DataFrame(
@@ -204,7 +241,51 @@ def scenarios() -> tuple[Scenario, ...]:
     def study(out: Path) -> None:
         graticule.study(model, table, out, only=("layers", "pca"), **quiet)
 
+    def certify(out: Path) -> None:
+        with working_folder(out, CERTIFICATE, "certifying into"):
+            made = graticule.certify(World.random(4, seed=1), plan=PLAN, out=out, **quiet)
+            made.save(out / "result")
+            made.report(out / "report.html")
+
+    worded = functools.cache(lambda: tiny_folder(word_tokenizer(), 64))
+
+    def words(out: Path) -> None:
+        cli.main(["words", "--model", worded(), "--draws", "20", "--out", str(out), "--debug"])
+
+    def demo(out: Path) -> None:
+        given = ["--model", worded(), "--rows", "100", "--calibrate", "0", "--out", str(out)]
+        cli.main(["demo", *given, "--debug"])
+
+    asked = {"bare": "", "the": "the city of {}"}
+
+    def prompts(out: Path) -> None:
+        graticule.prompts(model, table, asked, layers=[0], twins=0, draws=20, out=out, **quiet)
+
+    @functools.cache
+    def run() -> Path:
+        folder = Path(tempfile.mkdtemp())
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        train(folder / "run")
+        (folder / "texts.txt").write_text("\n".join(" ".join(names[i : i + 4]) for i in range(0, 60, 4)))
+        return folder
+
+    def evaluate(out: Path) -> None:
+        given = ["--model", plain(), "--corpus", str(run() / "texts.txt"), "--tokens", "200"]
+        more = ["--context-size", "8", "--features", "3", "--out", str(out)]
+        cli.main(["sae", "eval", str(run() / "run"), *given, *more, "--debug"])
+
+    def report(out: Path) -> None:
+        cli.main(["report", str(out), "--debug"])
+
+    for make in (worded, run, plain):  # before a child is forked, which would make its own
+        make()
     return (
+        Scenario("certify", certify),
+        Scenario("words", words),
+        Scenario("demo", demo),
+        Scenario("prompts", prompts),
+        Scenario("sae eval", evaluate),
+        Scenario("report", report, findings.save, graticule.Findings.load),
         Scenario("capture", capture),
         Scenario("capture again", capture, damaged),
         Scenario("activations.save", lambda out: acts.save(out, overwrite=True),

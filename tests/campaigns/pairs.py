@@ -22,7 +22,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from campaigns.killing import Outcome, in_child, leftovers
 from campaigns.kills import Scenario, contents, scenarios, undisturbed
 
-KINDS = ("capture", "findings.save", "probe", "sim", "study", "saes.train")
+KINDS = (
+    "capture", "findings.save", "probe", "sim", "study", "saes.train",
+    "certify", "words", "demo", "prompts", "sae eval",
+)  # fmt: skip
 
 
 def pair(scenario: Scenario, root: Path) -> list[Outcome]:
