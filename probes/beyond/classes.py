@@ -129,7 +129,7 @@ class ClassProbes(SavedResult):
 @door(findings=FINDINGS)
 def classes(
     findings: Findings,
-    ks: Sequence[int] = KS,
+    ks: int | Sequence[int] = KS,
     *,
     point: str | None = None,
     select: Select = "difference",
@@ -152,7 +152,7 @@ def classes(
     **Raises** `ValueError` without material, for a numeric target, for k outside 1 … width, or a class that
     no training row is of.
     """
-    material = findings.material
+    material, ks = findings.material, (ks,) if isinstance(ks, int) else ks
     if findings.kind == "numeric":
         raise NotApplicable(
             f"{findings.table} has numbers as targets; classes(...) is for yes-or-no and categories"

@@ -29,7 +29,8 @@ def rank_coordinates(
 
     Constant coordinates are never chosen; with `omp` neither are those that the chosen ones already give.
 
-    **Raises** `ValueError` for an unknown way to select, or fewer coordinates than `count` to choose from.
+    **Raises** `ValueError` for an unknown way to select, or fewer coordinates than `count` to choose from:
+    that vary, and with `omp` that are not given by those chosen before.
     """
     if select not in ("difference", "omp"):
         raise ValueError(f"select={select!r}: 'difference' or 'omp'")
@@ -46,6 +47,11 @@ def rank_coordinates(
         order = np.argsort(-np.square(shared).mean(axis=1), kind="stable")[:count]
     else:
         order = _pursuit(z.T @ z / len(X), shared, count)
+        if len(order) < count:
+            raise ValueError(
+                f"k={count}: {len(order)} coordinates give all others over the training rows; write k="
+                f"{len(order)} or less, or select='difference'"
+            )
     return varied[order]
 
 

@@ -86,7 +86,10 @@ def find_blocks(
     if values is None:
         kept = [int(i) for i in order if tests[i] >= max(minimum, 1)]
     else:
-        kept = [_find(_word(v), words, name) for v in values]
+        asked = [_word(v) for v in values]
+        if twice := [v for i, v in enumerate(asked) if v in asked[:i]]:
+            raise ValueError(f"values= names {name} {twice[0]!r} twice: name every block once")
+        kept = [_find(v, words, name) for v in asked]
         if without := [words[i] for i in kept if tests[i] == 0]:
             raise ValueError(
                 f"{name} {without[0]!r} has no test row, so there is no nominal score to compare"
@@ -150,6 +153,8 @@ def _find(value: str, words: Sequence[str], name: str) -> int:
         near = difflib.get_close_matches(value, words, 1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; it has {', '.join(words[:10])} …"
         raise ValueError(f"no row has {name} {value!r}{hint}")
+    if words.count(value) > 1:
+        raise ValueError(f"rows have {name} {value!r} as text and as a number: make them one kind")
     return words.index(value)
 
 

@@ -46,8 +46,8 @@ class LatentFindings(SavedResult):
     """A line an SAE: `sae`, `point`, `layer`, `architecture`, `d_sae`, `l0`, `alive` (share of latents active
     on any row), `explained_variance` (on test rows)."""
     arms: pd.DataFrame
-    """A line an SAE and arm: `sae`, `arm`, `k`, `validation`, `score`, `gain`, `low`, `high`, `words`.
-    For random latents these are the mean over draws, and `low` and `high` the range."""
+    """A line an SAE and arm: `sae`, `arm`, `k` (at most: see `selected`), `validation`, `score`, `gain`,
+    `low`, `high`, `words`. Of random latents these are the mean over draws, `low` and `high` the range."""
     top: pd.DataFrame
     """The latents that go with each target best on training rows, scored on test rows: see `top_latents`."""
     selected: pd.DataFrame
@@ -118,8 +118,10 @@ class LatentFindings(SavedResult):
         largest = max(self.ks)
         few, dense = self.arm(LATENTS, largest), self.arm(DENSE)
         sae = self.saes[self.saes["sae"] == self.chosen_sae].iloc[0]
+        there = min(largest, int((self.selected["sae"] == self.chosen_sae).sum()))
+        fewer = f" ({largest} were asked for, and no other adds anything)" if there < largest else ""
         lines = [
-            f"{few['words']}: {_count(largest)} of {self.chosen_sae} {_gain(few)}; "
+            f"{few['words']}: {_count(there)} of {self.chosen_sae}{fewer} {_gain(few)}; "
             f"the dense probe {_gain(dense)}",
             f"at {sae['point']}: {int(sae['d_sae']):,} latents, {sae['l0']:.1f} active a row, "
             f"{sae['explained_variance']:.3f} of the variance reconstructed",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from graticule.probes.material import Material
 from graticule.probes.scores.metrics import mean_r2
 from graticule.probes.scores.verdict import Predictions
 
+_log = logging.getLogger(__name__)
 _NEIGHBOURS = 50
 
 
@@ -76,6 +78,7 @@ def few_columns(held: Latents, judged: Judged, settings: Settings) -> Selected:
     folds: dict[str, Any] = {"folds": settings.folds, "seed": settings.seed}
     X, X_test = held.values[train].astype(np.float64), held.values[problem.test].astype(np.float64)
     chosen = select(X, X_test, y, clusters, settings.ks, **folds)
+    _tell_fewer(judged.sae, len(chosen.chosen), settings.ks)
     for k in settings.ks:
         judged.add(LATENTS, chosen.predictions[k], chosen.validation[k], k)
     dense, dense_test = held.inputs(train), held.inputs(problem.test)
@@ -83,6 +86,11 @@ def few_columns(held: Latents, judged: Judged, settings: Settings) -> Selected:
     for k in settings.ks:
         judged.add(COORDINATES, coordinates.predictions[k], coordinates.validation[k], k)
     active = np.bincount(X.indices, minlength=X.shape[1])
+    others = int((active > 0).sum()) - len(chosen.chosen)
+    if others < len(chosen.chosen):
+        _log.warning(
+            "%s: %d other latents are ever active: random ones are so many at most", judged.sae, others
+        )
     rng = np.random.default_rng(settings.seed)
     for k in settings.ks:
         lucky = [
@@ -102,10 +110,22 @@ def few_columns(held: Latents, judged: Judged, settings: Settings) -> Selected:
     return chosen
 
 
+def _tell_fewer(sae: str, there: int, ks: tuple[int, ...]) -> None:
+    """Warn of every k above the number of latents that add anything: its line is of as many as there are."""
+    if more := [k for k in ks if k > there]:
+        _log.warning(
+            "%s: %d latents are all that add anything on training rows; what is said of k=%s is of these",
+            sae,
+            there,
+            ", ".join(map(str, more)),
+        )
+
+
 def matched(
     active: Int[np.ndarray, " d_sae"], chosen: Int[np.ndarray, " k"], rng: np.random.Generator
-) -> Int[np.ndarray, " k"]:
-    """For each chosen latent another one, drawn among the hundred that are active about as often."""
+) -> Int[np.ndarray, " drawn"]:
+    """For each chosen latent another one, drawn among the hundred that are active about as often; fewer where
+    there are not as many others."""
     living = np.flatnonzero(active)
     order = living[np.argsort(active[living], kind="stable")]
     others = order[~np.isin(order, chosen)]

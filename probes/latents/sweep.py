@@ -44,7 +44,7 @@ _COVARIANCE_ROWS = 20_000
 def latents(
     findings: Findings,
     saes: Any,
-    ks: Sequence[int] = (1, 2, 5, 20),
+    ks: int | Sequence[int] = (1, 2, 5, 20),
     *,
     point: str | None = None,
     top: int = 20,
@@ -77,7 +77,7 @@ def latents(
     **Raises** `PointError` if an SAE's point was not swept, `ValueError` for another width, a transcoder, or
     `ks` that are not positive.
     """
-    material = findings.material
+    material, ks = findings.material, (ks,) if isinstance(ks, int) else ks
     several = cast("Mapping[str, Any]", saes) if isinstance(saes, Mapping) else {"": saes}
     loaded = {name: load_sae(one).sae for name, one in several.items()}
     named = {name or _name(sae): sae for name, sae in loaded.items()}

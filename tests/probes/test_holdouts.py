@@ -208,6 +208,8 @@ def test_wrong_calls_say_what_to_do(linear):
         (lambda: holdouts(linear, np.zeros(3)), ValueError, "3 labels for the 540 rows"),
         (lambda: holdouts(linear, "land", values=["Avalom", "Dilmun"]), ValueError, "mean 'Avalon'"),
         (lambda: holdouts(linear, "land", minimum=1000), ValueError, "lower minimum="),
+        (lambda: holdouts(linear, "land", values=["Avalon"] * 2), ValueError, "'Avalon' twice: name every"),
+        (lambda: holdouts(linear, [1, "1", 2] * 180, values=["1", 2]), ValueError, "as text and as a number"),
         (lambda: holdouts(linear, "land", point="nowhere"), KeyError, "no probe"),
     ):
         with pytest.raises(error, match=words):

@@ -296,3 +296,20 @@ def test_what_does_not_fit_is_refused(world, findings, found):
     other = Transcoder(TranscoderConfig(d_in=WIDTH, d_sae=8, d_out=WIDTH, apply_b_dec_to_input=False))
     with pytest.raises(ValueError, match="is a transcoder"):
         latents(findings, other, point=POINT)
+
+
+def test_more_latents_than_there_are_is_told(world, findings, found, caplog):
+    """Two latents that fire: k=5 is of these two, and is not called five."""
+    sae = hand_made(world)
+    with torch.no_grad():
+        sae.b_enc[2:] = -1e6
+    few = latents(findings, sae, (1, 5), draws=1, progress=False)
+    assert len(few.selected) == 2
+    assert (
+        "2 latents are all that add anything on training rows; what is said of k=5 is of these" in caplog.text
+    )
+    assert (
+        "2 latents of" in few.summary() and "(5 were asked for, and no other adds anything)" in few.summary()
+    )
+    assert "0 other latents are ever active: random ones are so many at most" in caplog.text
+    assert "were asked for" not in found.summary()

@@ -139,3 +139,15 @@ def test_calibration_error_is_a_sum_over_bins():
     )
     assert class_scores(honest, sure, clusters, 2, bins=10)["ece"][0] == pytest.approx(by_hand)
     assert by_hand == pytest.approx(0.2, abs=0.03)
+
+
+def test_pursuit_refuses_more_coordinates_than_are_independent():
+    """Seven coordinates of a plane and a line: three give all, and k=7 of them would be three."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 3)) @ rng.normal(size=(3, 7))
+    y = (X[:, :1] > 0).astype(float)
+    chosen = rank_coordinates(X, y, 3, "omp")
+    assert np.linalg.matrix_rank(X[:, chosen]) == 3
+    with pytest.raises(ValueError, match=r"k=7: 3 coordinates give all others .* write k=3 or less"):
+        rank_coordinates(X, y, 7, "omp")
+    assert len(rank_coordinates(X, y, 7)) == 7
