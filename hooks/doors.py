@@ -109,7 +109,7 @@ def _make_world(value: Any) -> str:
 def _are_whole(values: Any) -> bool:
     if isinstance(values, str) or not hasattr(values, "__iter__"):
         return False
-    return all(isinstance(one, Integral) and not isinstance(one, bool) for one in values)
+    return all(not isinstance(one, bool) and isinstance(one, Integral) for one in values)
 
 
 def _make_rows(value: Any) -> str:  # noqa: ARG001

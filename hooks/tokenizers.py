@@ -43,6 +43,6 @@ def _parts(tokenizer: Any) -> list[Any]:
     ranks = cast("Mapping[Any, int]", getattr(tokenizer, "bpe_ranks", None) or {})
     merges = [[str(pair), rank] for pair, rank in ranks.items()]
     pieces: Any = getattr(getattr(tokenizer, "sp_model", None), "serialized_model_proto", None)
-    model = hashlib.sha256(pieces()).hexdigest() if callable(pieces) else None
+    model = hashlib.sha256(cast("bytes", pieces())).hexdigest() if callable(pieces) else None
     ids = list(tokenizer(_SAMPLE, add_special_tokens=False)["input_ids"])
     return [type(tokenizer).__name__, vocabulary, merges, model, plain, ids]

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from sae_lens import TrainingSAE, TrainingSAEConfig
@@ -152,7 +152,7 @@ def train(
         progress=progress,
     )
     if hasattr(source, "hook_dict"):
-        check_unhooked(source, out)
+        check_unhooked(cast("HookedModel", source), out)
     total = total_tokens(data, at_least)
     where = _device(source, device)
     kind = compute_type(compute_dtype, where)
