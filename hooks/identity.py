@@ -142,7 +142,12 @@ def hooked_points(model: HookedModel) -> list[str]:
     if not isinstance(model, torch.nn.Module):
         return []
     own = [name or "the model" for name, module in model.named_modules() if _has_hooks(module)]
-    return [*own, *(f"{name} (an SAE)" for name in getattr(model, "acts_to_saes", ()))]
+    return [*own, *attached_saes(model)]
+
+
+def attached_saes(model: HookedModel) -> list[str]:
+    """Names of the points that attached SAEs take the place of, told as such."""
+    return [f"{name} (an SAE)" for name in getattr(model, "acts_to_saes", ())]
 
 
 def tell_hooks(model: HookedModel, call: str) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from graticule.hooks.activations import Activations
 from graticule.hooks.answers import answer_of
 from graticule.hooks.doors import MODEL, door
-from graticule.hooks.identity import hooked_points, model_identity
+from graticule.hooks.identity import attached_saes, hooked_points, model_identity
 from graticule.hooks.padding import Extent, Lengths, check_unseen, extent_of
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.positions import plain
@@ -54,6 +54,7 @@ class Recording:
     def _begin(self, passed: dict[str, Any]) -> None:
         """A pass begins with these arguments of the model's forward."""
         self._passed, self._extent = passed, None
+        self._hooked = list(dict.fromkeys([*self._hooked, *attached_saes(self._model)]))
 
     def _read(self, point: str, value: Tensor) -> None:
         if self._trying:

@@ -317,6 +317,9 @@ def test_an_attached_sae_is_said_and_is_no_part_of_what_is_kept(spliced, names, 
     causes(model, findings, rows=4, controls=2, progress=False)
     assert caplog.text.count(f"causes: the model has {said}") == 1
     model.reset_saes()
+    with record(model, later) as recording, model.saes(saes=[sae]):  # attached while it is recorded
+        model(names[:4])
+    assert recording.activations.provenance["model"]["hooks"] == ["blocks.0.hook_resid_post (an SAE)"]
     caplog.clear()
     np.testing.assert_array_equal(np.asarray(capture(model, names, later)[later]), np.asarray(clean))
     assert "hooks of its own" not in caplog.text
