@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import os
 import stat
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from graticule.hooks.names import user_path
 from graticule.hooks.replacing import recover, replacing
 
 SCHEMA = 1
@@ -52,26 +54,54 @@ def json_ready(value: Any) -> Any:
 
 def write_json(path: Path | str, value: Any) -> None:
     """Write `value` as JSON, keys in their own order, atomically; NaN becomes null."""
-    with replacing(Path(path)) as temporary:
+    with replacing(user_path(path)) as temporary:
         text = json.dumps(json_ready(value), indent=1, ensure_ascii=False, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
-def only_file(path: Path | str) -> Path:
+def only_file(path: Path | str, remedy: str = "remove it, and write the file again") -> Path:
     """`path`, which is opened next: a file, or nothing. Who opens a pipe or a device may wait for ever.
+
+    Args:
+        path: A file of ours, or one that a user names.
+        remedy: What to do where it is none.
+
+    Returns:
+        The same path.
 
     Raises:
         ArtifactError: if it is a folder, pipe, socket or device.
     """
-    path = Path(path)
+    path = user_path(path)
     try:
         mode = path.stat().st_mode  # once: between two looks another process may have replaced it
     except OSError:  # not there, or not to be seen: told by who opens it
         return path
     if not stat.S_ISREG(mode):
         what = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
-        raise ArtifactError(f"{path} is {what}, expected a file; remove it, and write the file again")
+        raise ArtifactError(f"{path} is {what}, expected a file; {remedy}")
     return path
+
+
+def users_file(path: Path | str) -> Path:
+    """`path`, which a user names and which is opened next: a file, or nothing.
+
+    Raises:
+        ArtifactError: As `only_file` does.
+    """
+    return only_file(path, "write what it gives to a file, and name that")
+
+
+def users_folder(folder: Path | str) -> Path:
+    """`folder`, which another library opens next: files and folders alone, whatever they are for.
+
+    Raises:
+        ArtifactError: if it holds a pipe, socket or device.
+    """
+    for place, _, names in os.walk(folder):
+        for name in names:
+            users_file(os.path.join(place, name))
+    return Path(folder)
 
 
 def _settled_text(path: Path, tries: int = 5) -> str:
@@ -95,7 +125,7 @@ def read_json(path: Path | str) -> dict[str, Any]:
 
     **Raises** `ArtifactError` if the file is missing, is not JSON, or is not an object.
     """
-    path = Path(path)
+    path = user_path(path)
     try:
         value = json.loads(_settled_text(path))
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -148,7 +178,7 @@ def write_tensors(path: Path | str, tensors: Mapping[str, Tensor]) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    with replacing(Path(path)) as temporary:
+    with replacing(user_path(path)) as temporary:
         try:
             save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary)
         except SafetensorError as error:  # a full disk, say
@@ -173,7 +203,7 @@ def read_tensors(path: Path | str) -> dict[str, Tensor]:
 
 def write_table(path: Path | str, table: pd.DataFrame) -> None:
     """Write `table` as Parquet, atomically; the same table gives the same bytes."""
-    with replacing(Path(path)) as temporary:
+    with replacing(user_path(path)) as temporary:
         table.to_parquet(temporary, index=False, compression="zstd")
 
 

@@ -22,6 +22,7 @@ from graticule.hooks.doors import FRAME, MODEL, door, several_inputs, texts_of
 from graticule.hooks.finite import NonFiniteError
 from graticule.hooks.identity import check_unhooked, model_identity
 from graticule.hooks.kinds import working_folder
+from graticule.hooks.names import user_path
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.positions import Pos, check_pos, plain, select
 from graticule.hooks.processor import described, tell_if_slow
@@ -144,6 +145,7 @@ def capture(
     """
     check_pos(pos)
     if store is not None:
+        store = user_path(store)
         check_unhooked(model, store)
     names = resolve(model, points, layers)
     if compile:
@@ -173,7 +175,7 @@ def capture(
     if rows is not None:
         request["row_columns"] = list(map(str, rows.columns))
         request["rows"] = frame_digest(rows)
-    if store is not None and (opened := finished(Path(store), request, names, _word(kept))) is not None:
+    if store is not None and (opened := finished(store, request, names, _word(kept))) is not None:
         return opened
     tell_if_slow(dtype_of(model), device_of(model), "capture: this model")
     started = time.time()
@@ -186,7 +188,7 @@ def capture(
     with ExitStack() as stack:
         if store is not None:
             stack.enter_context(working_folder(store, STORE, "capturing into"))
-            if (verified := _verified(model, Path(store), request, names, _word(kept), started)) is not None:
+            if (verified := _verified(model, store, request, names, _word(kept), started)) is not None:
                 return verified
         made = {**request, "answer": answer_of(model)}
         stack.enter_context(bar)

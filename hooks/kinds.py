@@ -19,6 +19,7 @@ from graticule.hooks.artifact import (
     write_json,
 )
 from graticule.hooks.locks import only_here
+from graticule.hooks.names import user_path
 from graticule.hooks.replacing import replacing_folder, tidy
 from graticule.hooks.requests import differences, told
 
@@ -109,7 +110,7 @@ def working_folder(folder: Path | str, kind: FolderKind, doing: str) -> Generato
     Raises:
         FileExistsError: if it holds something else (`ForeignFolderError`), or another process writes there.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     kind.check(folder)
     with only_here(folder, doing):
         tidy(folder)
@@ -152,7 +153,7 @@ def write_folder(path: Path | str, overwrite: bool = False, *, kind: str) -> Gen
     Raises:
         FileExistsError: if `path` exists and `overwrite` is False, or holds something other than a `kind`.
     """
-    path = Path(path)
+    path = user_path(path)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; choose another place, or say overwrite=True")
     check_replaceable(path, kind)

@@ -6,6 +6,8 @@ import gzip
 from collections.abc import Iterator
 from pathlib import Path
 
+from graticule.hooks.artifact import users_file
+
 _BOM = b"\xef\xbb\xbf"
 _WIDE = (b"\xff\xfe", b"\xfe\xff")
 
@@ -17,8 +19,9 @@ def numbered_lines(file: Path) -> Iterator[tuple[int, str]]:
         file: A text file, or one packed as `.gz`.
 
     Raises:
-        ValueError: It is not UTF-8; file, line and way out are named.
+        ValueError: It is not UTF-8; file, line and way out are named. Or it is no file: `ArtifactError`.
     """
+    file = users_file(file)
     with gzip.open(file, "rb") if file.suffix.lower() == ".gz" else open(file, "rb") as raw:
         for number, line in enumerate(raw, 1):
             if number == 1 and line.startswith(_WIDE):

@@ -7,6 +7,8 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from graticule.hooks.names import user_path
+
 _log = logging.getLogger(__name__)
 _HELD: dict[tuple[int, int], int] = {}
 """Folder (device, inode) locked by this process → the thread that locked it."""
@@ -28,7 +30,7 @@ def only_here(folder: Path | str, doing: str) -> Generator[None]:
     Raises:
         FileExistsError: if another process or thread holds it, or it is a file.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; name a folder")
     new = not folder.exists()

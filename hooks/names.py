@@ -3,6 +3,7 @@
 Names come from manifests, models, tables and command lines; none of them may lead out of its folder.
 """
 
+import os
 from pathlib import Path
 
 _LONGEST = 200
@@ -32,6 +33,29 @@ def check_name(name: object, what: str) -> str:
     if reason := _fault(name):
         raise BadNameError(f"{what} {_short(name)} {reason}; it names a file, so give it another name")
     return name
+
+
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """A path as the user meant it, `~` at its start being the home folder, as in a shell.
+
+    Every path that a user gives, to a call or on a command line, goes through here, to be read and to be
+    written; nothing is ever made in a folder called `~`.
+
+    Args:
+        path: As it was given.
+
+    Returns:
+        The same path, `~` and `~NAME` replaced by the folder they stand for. A name that merely begins so
+        (`~draft.csv`) stays.
+
+    Raises:
+        BadNameError: if it begins with `~`, and no home folder is known.
+    """
+    given = Path(path)
+    meant = Path(os.path.expanduser(given))
+    if meant.parts[:1] == ("~",):
+        raise BadNameError(f"{_short(str(given))}: no home folder is known; write the whole path")
+    return meant
 
 
 def inside(folder: Path | str, *parts: object) -> Path:

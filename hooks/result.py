@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
+from graticule.hooks.names import user_path
 from graticule.hooks.visible import as_html, visible
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ class Result(ABC):
 
     def report(self, path: Path | str) -> Path:
         """Write one self-contained HTML page with this result on it; returns where it is."""
-        return _renderer()(self, Path(path))
+        return _renderer()(self, user_path(path))
 
     def _repr_html_(self) -> str:
         """For a notebook: the summary, then the tables that fit on a screen."""

@@ -19,6 +19,7 @@ from graticule.hooks.coders import (
 )
 from graticule.hooks.finite import finite
 from graticule.hooks.imports import load
+from graticule.hooks.names import user_path
 
 _FOLDERS = ("folder", "path", "out")
 
@@ -82,7 +83,7 @@ def load_sae(source: Any) -> Found:
                 f"{type(source).__name__} is no SAE: give a SAELens SAE, its folder, or the folder of a run"
             )
         source = folder
-    folder = Path(source)
+    folder = user_path(source)
     for place, run in ((folder, None), (folder / "sae", folder)):
         if (place / "cfg.json").is_file():
             return Found(_read(place), folder.resolve().name, run)

@@ -14,6 +14,8 @@ import pandas as pd
 import torch
 
 from graticule.hooks.activations import Activations
+from graticule.hooks.artifact import users_folder
+from graticule.hooks.names import user_path
 
 
 def write_saelens(acts: Activations, path: Path | str, point: str | None, context_size: int | None) -> None:
@@ -26,7 +28,7 @@ def write_saelens(acts: Activations, path: Path | str, point: str | None, contex
     """
     from datasets import Array2D, Dataset, Features, Sequence, Value
 
-    path = Path(path)
+    path = user_path(path)
     if path.exists():
         raise FileExistsError(f"{path} exists; choose another place")
     if point is None and len(acts) > 1:
@@ -66,9 +68,10 @@ def read_saelens(path: Path | str) -> Activations:
     """
     from datasets import load_from_disk
 
-    if not Path(path).exists():
+    path = user_path(path)
+    if not path.exists():
         raise FileNotFoundError(f"{path}: no SAELens activation dataset there")
-    dataset: Any = load_from_disk(str(path))
+    dataset: Any = load_from_disk(str(users_folder(path)))
     names = [n for n in dataset.column_names if n != "token_ids"]
     if not names:
         raise ValueError(f"{path} has no activation column, only {dataset.column_names}")

@@ -28,7 +28,7 @@ from graticule.hooks.artifact import (
     write_tensors,
 )
 from graticule.hooks.kinds import write_folder
-from graticule.hooks.names import inside
+from graticule.hooks.names import inside, user_path
 from graticule.hooks.result import Result
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class SavedResult(Result):
 
         **Raises** `FileExistsError` if `path` holds something else.
         """
-        path = Path(path)
+        path = user_path(path)
         with write_folder(path, overwrite=True, kind=self.KIND) as folder:
             values = _fields(self)
             arrays = {k: torch.from_numpy(_plain_array(v)) for k, v in values.items() if _is_array(v)}
@@ -84,7 +84,7 @@ class SavedResult(Result):
 
         **Raises** `ArtifactError` if the folder is missing, incomplete, damaged or of another kind or schema.
         """
-        path = Path(path)
+        path = user_path(path)
         manifest = read_json(path / "manifest.json")
         check_schema(manifest, cls.KIND, path)
         with as_damaged(path / "manifest.json", f"make the {cls.KIND} again"):

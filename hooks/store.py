@@ -29,7 +29,7 @@ from graticule.hooks.activations import Activations, wanted_names
 from graticule.hooks.alignment import with_digests
 from graticule.hooks.artifact import ArtifactError, as_damaged, only_file, read_json, read_table, sha256
 from graticule.hooks.identity import is_of, model_identity
-from graticule.hooks.names import inside_file
+from graticule.hooks.names import inside_file, user_path
 from graticule.hooks.points import captured_name, name_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.store_manifest import forget_times, read_manifest, rows_file, tensor_file
@@ -60,7 +60,7 @@ class Store(Mapping[str, Tensor]):
         **Raises** `ArtifactError` if the store is missing, incomplete, damaged, of another schema, or of
         another model than `model`.
         """
-        self.path = Path(path)
+        self.path = user_path(path)
         self._check_files = verify
         self._manifest = read_manifest(self.path)
         if not self._manifest["complete"]:

@@ -24,7 +24,7 @@ from graticule.hooks.artifact import (
 )
 from graticule.hooks.identity import EARLIER, of_earlier_digest
 from graticule.hooks.kinds import write_folder
-from graticule.hooks.names import inside_file
+from graticule.hooks.names import inside_file, user_path
 from graticule.hooks.positions import from_plain, plain
 from graticule.hooks.replacing import tidy
 from graticule.hooks.requests import differences, told
@@ -60,7 +60,7 @@ class StoreWriter:
         **Raises** `ArtifactError` if `path` holds something else, or a store of another request (naming what
         differs).
         """
-        self.path = Path(path)
+        self.path = user_path(path)
         STORE.check(self.path)
         check_points(widths)
         fresh: dict[str, Any] = {

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from graticule.hooks.names import user_path
+
 if TYPE_CHECKING:
     import pandas
 
@@ -126,10 +128,10 @@ def read_saes(words: Sequence[str]) -> dict[str, str]:
 
     **Raises** `FileNotFoundError` if a folder is no SAELens folder.
     """
-    named = [word if "=" in word else f"{Path(word).name}={word}" for word in words]
+    named = [word if "=" in word else f"{user_path(word).name}={word}" for word in words]
     out = read_pairs(named, "--sae")
     for folder in out.values():
-        if not (Path(folder) / "cfg.json").is_file():
+        if not (user_path(folder) / "cfg.json").is_file():
             raise FileNotFoundError(f"--sae {folder}: no SAELens folder (it has no cfg.json)")
     return out
 
@@ -168,7 +170,7 @@ def _described(
     from graticule.probes.tables.spacetime import read_space_time
     from graticule.probes.tables.table import Table
 
-    if table in packaged_tables() and not Path(table).exists():
+    if table in packaged_tables() and not user_path(table).exists():
         given = [*targets, *blocks, *(column for column in (text, split, cluster) if column)]
         if given:
             raise ValueError(
@@ -179,7 +181,7 @@ def _described(
     known = read_space_time(table, on_bad="drop" if on_bad == "drop" else "raise")
     if known is not None:
         return known
-    if not Path(table).exists():
+    if not user_path(table).exists():
         names = ", ".join(packaged_tables())
         raise FileNotFoundError(f"--table {table}: no such file or folder, and no packaged table ({names})")
     if text is None or not targets:
@@ -225,7 +227,7 @@ def read_texts(
     from graticule.probes.tables.reading import packaged_settings, packaged_tables, read_frame
 
     name = str(table)
-    if name in packaged_tables() and not Path(name).exists():
+    if name in packaged_tables() and not user_path(name).exists():
         frame, settings = packaged_settings(name)
         column = column or str(settings["text"])
     elif column is None:

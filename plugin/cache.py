@@ -20,7 +20,7 @@ from graticule.hooks.artifact import (
     sha256,
     write_json,
 )
-from graticule.hooks.names import inside
+from graticule.hooks.names import inside, user_path
 from graticule.hooks.replacing import replacing_folder
 
 logger = logging.getLogger(__name__)
@@ -32,9 +32,9 @@ _KIND = "cache"
 def cache_folder() -> Path:
     """`$GRATICULE_CACHE`, else `$XDG_CACHE_HOME/graticule`, else `~/.cache/graticule`."""
     if own := os.environ.get("GRATICULE_CACHE"):
-        return Path(own).expanduser()
+        return user_path(own)
     if xdg := os.environ.get("XDG_CACHE_HOME"):
-        return Path(xdg).expanduser() / "graticule"
+        return user_path(xdg) / "graticule"
     return Path.home() / ".cache" / "graticule"
 
 

@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, cast
 
 from graticule import gguf
+from graticule.hooks.names import user_path
 
 _DEPTHS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 _PACKAGED_DEPTH = 18
@@ -36,7 +36,7 @@ def check_depth(model: str, points: str | Sequence[str] = (), layers: Any = "all
 
 def depth_of(model: str) -> int | None:
     """The layers that a folder's config, or what is packaged, tells of; None where neither does."""
-    file = Path(model).expanduser() / "config.json"
+    file = user_path(model) / "config.json"
     if not file.is_file():
         return _PACKAGED_DEPTH if model == gguf.PACKAGED else None
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from graticule.cache import cached
-from graticule.hooks.artifact import read_json, sha256
+from graticule.hooks.artifact import read_json, sha256, users_file
 from graticule.original import check_weights
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ def folder_of_gguf(path: Path) -> Path:
 
     **Raises** `ValueError` if the file is not GGUF, or of a family that transformers cannot read.
     """
-    with path.open("rb") as file:
+    with users_file(path).open("rb") as file:
         if file.read(4) != b"GGUF":
             raise ValueError(f"{path} does not begin as a GGUF file does; give a whole .gguf file")
     digest = sha256(path)

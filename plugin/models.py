@@ -19,8 +19,9 @@ from graticule.agreement import DisagreementError, Reference, check_rotary, prob
 from graticule.bridges import bridge_of, is_bridge
 from graticule.cache import note, was_noted
 from graticule.devices import device_named
-from graticule.hooks.artifact import library_versions
+from graticule.hooks.artifact import library_versions, users_file
 from graticule.hooks.imports import load
+from graticule.hooks.names import user_path
 from graticule.hooks.processor import auto_dtype, described, tell_if_slow
 from graticule.lens import no_code_by_name, quiet_lens
 from graticule.local import (
@@ -121,7 +122,7 @@ def _check_name(name_or_path: Any) -> None:
 
 
 def _load(name_or_path: str | os.PathLike[str], wishes: Wishes, revision: str | None) -> HookedModel:
-    path = Path(name_or_path).expanduser()
+    path = user_path(name_or_path)
     name = str(name_or_path)
     local = path.is_file() or any((path / file).is_file() for file in ("config.json", "adapter_config.json"))
     if revision is not None and (local or name == gguf.PACKAGED):
@@ -131,6 +132,9 @@ def _load(name_or_path: str | os.PathLike[str], wishes: Wishes, revision: str | 
             raise ValueError(f"{path} is a file; expected a .gguf file or a Hugging Face folder")
         return _from_folder(gguf.folder_of_gguf(path), path.stem, wishes, kept=True)
     if local:
+        for file in path.iterdir():
+            if not file.is_dir():
+                users_file(file)
         return _from_folder(path.resolve(), path.resolve().name, wishes)
     if name == gguf.PACKAGED:
         return _from_folder(gguf.folder_of_packaged(), name, wishes, kept=True)

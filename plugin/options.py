@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperCommand
 
 from graticule.hooks.limits import LIMITS, LimitError, check
+from graticule.hooks.names import user_path
 from graticule.hooks.visible import visible
 
 _SAME_AS = {"tokens": "n_tokens", "activation_tokens": "n_activation_tokens"}
@@ -27,6 +28,7 @@ class Checked(TyperCommand):
         Raises:
             ValueError: A number is outside its range; the option is named.
         """
+        ctx.params.update({k: user_path(v) for k, v in ctx.params.items() if isinstance(v, Path)})
         for option, value in {str(k): v for k, v in ctx.params.items()}.items():
             argument = _SAME_AS.get(option, option)
             if argument in LIMITS and not isinstance(value, str):

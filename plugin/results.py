@@ -4,6 +4,7 @@ from importlib import import_module
 from pathlib import Path
 
 from graticule.hooks.artifact import ArtifactError, as_damaged, read_json
+from graticule.hooks.names import user_path
 from graticule.hooks.result import Result
 
 RESULTS: dict[str, str] = {
@@ -50,7 +51,7 @@ def load_result(path: Path | str) -> Result:
 
     **Raises** `ArtifactError` if there is none, or if this graticule knows no such kind.
     """
-    path = Path(path)
+    path = user_path(path)
     names = ("findings.json", "run.json", "manifest.json")
     manifest = path / next((n for n in names if (path / n).is_file()), names[-1])
     kind = read_json(manifest).get("kind")

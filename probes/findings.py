@@ -32,7 +32,7 @@ from graticule.hooks.artifact import (
 from graticule.hooks.doors import ACTIVATIONS, BASELINES, door
 from graticule.hooks.kinds import FolderKind
 from graticule.hooks.locks import only_here
-from graticule.hooks.names import inside, inside_file
+from graticule.hooks.names import inside, inside_file, user_path
 from graticule.hooks.points import layer_of
 from graticule.hooks.replacing import replacing_entries
 from graticule.hooks.result import Part, Result
@@ -377,9 +377,10 @@ class Findings(Result):
         **Raises** `FileExistsError` if `path` holds something else than findings under these names, is a
         folder of another kind, or another process writes there.
         """
+        path = user_path(path)
         with only_here(path, "saving findings into"):
-            FINDINGS.check(Path(path), among_others=True)
-            with replacing_entries(Path(path), KIND) as folder:
+            FINDINGS.check(path, among_others=True)
+            with replacing_entries(path, KIND) as folder:
                 self._write(folder)
 
     def _write(self, folder: Path) -> None:
@@ -398,7 +399,7 @@ class Findings(Result):
 
         **Raises** `ArtifactError` if there are no whole findings in `path`.
         """
-        path = Path(path)
+        path = user_path(path)
         found = read_json(path / "findings.json")
         check_schema(found, KIND, path)
         with as_damaged(path / "findings.json", "run the sweep again"):

@@ -23,6 +23,7 @@ from graticule.hooks.artifact import (
 )
 from graticule.hooks.imports import load
 from graticule.hooks.kinds import write_folder
+from graticule.hooks.names import user_path
 from graticule.sims.contexts import Contexts
 from graticule.sims.world import World
 from graticule.sims.worlds.restricted import RestrictedWorld
@@ -82,7 +83,7 @@ def load_learner(path: Path | str, kind: str) -> tuple[Contexts, dict[str, Tenso
 
     **Raises** `ArtifactError` if the folder is missing, damaged or of another kind.
     """
-    folder = Path(path)
+    folder = user_path(path)
     manifest = read_json(folder / "manifest.json")
     check_schema(manifest, kind, folder)
     with as_damaged(folder, "save the learner again"):

@@ -15,7 +15,9 @@ from typing import Any, cast
 import numpy as np
 from torch import Tensor
 
+from graticule.hooks.artifact import users_folder
 from graticule.hooks.ids import token_ids
+from graticule.hooks.names import user_path
 from graticule.hooks.streams.documents import Document, Reader, as_documents, holds_ids
 from graticule.hooks.streams.files import (
     SUFFIXES,
@@ -73,7 +75,7 @@ class Corpus:
         if isinstance(source, Corpus):
             return source
         if isinstance(source, str | Path):
-            return _of_path(Path(source), column, name or str(source), sample_by)
+            return _of_path(user_path(source), column, name or str(source), sample_by)
         if hasattr(source, "column_names"):
             return _of_dataset(source, column, name)
         if isinstance(source, Tensor | np.ndarray):
@@ -191,7 +193,7 @@ def _of_path(path: Path, column: str | None, name: str, sample_by: SampleBy) -> 
     if path.is_dir() and (path / "state.json").exists():
         from datasets import load_from_disk
 
-        return _of_dataset(load_from_disk(str(path)), column, name)
+        return _of_dataset(load_from_disk(str(users_folder(path))), column, name)
     files = sorted(f for f in path.rglob("*") if f.suffix in SUFFIXES) if path.is_dir() else [path]
     return _of_files(files, column, name, sample_by)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from graticule.hooks.artifact import users_file
 from graticule.hooks.lines import numbered_lines
 
 SUFFIXES = (".txt", ".jsonl", ".parquet")
@@ -61,7 +62,7 @@ def _open_parquet(file: Path) -> Any:
     import pyarrow.parquet as parquet
 
     try:
-        return parquet.ParquetFile(file)
+        return parquet.ParquetFile(users_file(file))
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{file} is no Parquet file, or damaged ({_first_line(error)})") from error
 

@@ -21,6 +21,7 @@ from graticule.certificate.subjects import Subject, least_linear
 from graticule.hooks.artifact import ArtifactError, fingerprint, json_ready, library_versions
 from graticule.hooks.doors import FOLDER, PLAN, WORLD, door
 from graticule.hooks.locks import only_here
+from graticule.hooks.names import user_path
 from graticule.sims.sequence import SequenceShape
 from graticule.sims.train import Training
 from graticule.sims.training.sequence_train import SequenceTraining
@@ -93,7 +94,7 @@ def certify(
     if out is None:
         return _run(world, chosen, None, made_of, progress, say)
     with only_here(out, "certifying into"):
-        return _run(world, chosen, Path(out) / "parts" / made_of[:12], made_of, progress, say)
+        return _run(world, chosen, user_path(out) / "parts" / made_of[:12], made_of, progress, say)
 
 
 def _run(

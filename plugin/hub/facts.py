@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
 from graticule.hooks.finite import finite
+from graticule.hooks.names import user_path
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILE = re.compile(r"\.(txt|parquet|jsonl?|csv|arrow|gz|zst|safetensors|gguf)$", re.IGNORECASE)
@@ -98,7 +98,7 @@ def hub_dataset(name: Any) -> str | None:
         isinstance(name, str)
         and _HUB_ID.fullmatch(name)
         and not _FILE.search(name)
-        and not Path(name).exists()
+        and not user_path(name).exists()
     ):
         return name
     return None
@@ -106,7 +106,7 @@ def hub_dataset(name: Any) -> str | None:
 
 def hub_model(name: Any) -> str | None:
     """The Hub's id of a model by TransformerLens's name for it; None if it is a local one."""
-    if not isinstance(name, str) or not name or Path(name).exists():
+    if not isinstance(name, str) or not name or user_path(name).exists():
         return None
     from transformer_lens.loading_from_pretrained import get_official_model_name
 

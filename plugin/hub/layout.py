@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graticule.hooks.artifact import as_damaged, read_json
+from graticule.hooks.names import user_path
 from graticule.hub.checks import check_id
 from graticule.hub.outgoing import own_file, own_folders, own_tree
 from graticule.hub.subject import Subject, from_object, probe_in, sae_in
@@ -46,7 +47,7 @@ def gather(what: Pushed, sae_id: str | None = None) -> list[Subject]:
 
 def _found(what: Any, wanted: str | None) -> list[Subject]:
     if isinstance(what, str | Path):
-        return _from_path(Path(what), wanted)
+        return _from_path(user_path(what), wanted)
     folder = getattr(what, "path", None)  # a Run's
     if isinstance(folder, Path):
         return _from_path(folder, wanted)

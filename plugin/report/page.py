@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
 
+from graticule.hooks.names import user_path
 from graticule.hooks.replacing import replacing
 from graticule.hooks.result import Result
 from graticule.hooks.visible import visible
@@ -74,7 +75,7 @@ def write_page(
     listed = [results] if isinstance(results, Result) else list(results)
     if not listed:
         raise ValueError("write_page was given no result: give it at least one")
-    path = Path(path)
+    path = user_path(path)
     text = _render(listed, title, links or {})
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -18,7 +18,7 @@ from graticule.hooks.artifact import (
     read_json,
     write_json,
 )
-from graticule.hooks.names import inside
+from graticule.hooks.names import inside, user_path
 from graticule.hooks.replacing import recover
 from graticule.hooks.result import Part, Result
 from graticule.hooks.saved import SavedResult
@@ -101,7 +101,7 @@ class Study(Result):
         from graticule.report.page import write_page
         from graticule.studies.steps import STEPS
 
-        path = Path(path)
+        path = user_path(path)
         asked = {step.name: step.title for step in STEPS}
         back = {"The study": f"../{path.name}"}
         pages = {"The probe in full": "pages/probe.html"}
@@ -116,7 +116,7 @@ class Study(Result):
     def save(self, path: Path | str) -> None:
         """Write `study.json`; the findings and every part are saved by their steps, beside it."""
         held = {"kind": KIND, "schema": SCHEMA, "steps": list(self.results), **self.to_json()}
-        write_json(Path(path) / "study.json", held)
+        write_json(user_path(path) / "study.json", held)
 
     @classmethod
     def load(cls, path: Path | str) -> Study:
@@ -126,7 +126,7 @@ class Study(Result):
         """
         from graticule.studies.running import read_step
 
-        path = Path(path)
+        path = user_path(path)
         index = read_json(path / "study.json")
         check_schema(index, KIND, path)
         with as_damaged(path / "study.json", "run the study again"):

@@ -10,7 +10,7 @@ from typing import Any
 from graticule.hooks.artifact import sha256
 from graticule.hooks.identity import weight_digest
 from graticule.hooks.limits import check_limits
-from graticule.hooks.names import check_name
+from graticule.hooks.names import check_name, user_path
 from graticule.probes.tables.checks import need_column
 from graticule.probes.tables.table import Table
 
@@ -73,7 +73,7 @@ class Settings:
 def digest_of(sae: Any) -> str:
     """A digest of an SAE, given as an object or as the SAELens folder that holds it."""
     if isinstance(sae, str | Path):
-        files = sorted(f for f in Path(sae).iterdir() if f.suffix in (".json", ".safetensors"))
+        files = sorted(f for f in user_path(sae).iterdir() if f.suffix in (".json", ".safetensors"))
         return " ".join(sha256(f)[:16] for f in files)
     return weight_digest(sae)
 
@@ -84,4 +84,4 @@ def loaded(sae: Any) -> Any:
         return sae
     from sae_lens import SAE
 
-    return SAE.load_from_disk(str(sae))
+    return SAE.load_from_disk(str(user_path(sae)))

@@ -28,6 +28,7 @@ from graticule.hooks.artifact import (
     write_tensors,
 )
 from graticule.hooks.kinds import write_folder
+from graticule.hooks.names import user_path
 from graticule.probes.estimators.edits import AffineEdit
 from graticule.probes.estimators.ridge_rows import as_rows, as_targets, gram_of
 
@@ -148,7 +149,7 @@ class Eraser:
     @classmethod
     def load(cls, path: Path | str) -> Eraser:
         """Read an eraser that `save` wrote. **Raises** `ArtifactError` if missing, damaged or none."""
-        folder = Path(path)
+        folder = user_path(path)
         manifest = read_json(folder / "manifest.json")
         check_schema(manifest, _KIND, folder)
         tensors = read_tensors(folder / "eraser.safetensors")

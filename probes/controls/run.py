@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.doors import FINDINGS, MODEL, door
+from graticule.hooks.names import user_path
 from graticule.hooks.protocols import HookedModel
 from graticule.probes.controls.lines import Line, as_frame, line, not_applicable
 from graticule.probes.controls.projections import dimension_lines, text_lines
@@ -56,7 +57,7 @@ def controls(
     setting = Setting.of(findings, seeds, seed)
     lines = _reference(setting)
     frames: dict[str, pd.DataFrame] = {}
-    folder = None if store is None else Path(store)
+    folder = None if store is None else user_path(store)
 
     def dimensions() -> list[Line]:
         made, frames["curve"] = dimension_lines(setting)

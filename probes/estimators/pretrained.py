@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graticule.hooks.artifact import ArtifactError, json_ready, write_json
+from graticule.hooks.names import user_path
 
 if TYPE_CHECKING:
     from graticule.probes.estimators.ridge import RidgeProbe
@@ -47,7 +48,7 @@ def save_pretrained(probe: RidgeProbe, path: Path | str, judged: Mapping[str, An
 
     **Raises** `FileExistsError` if `path` holds something other than a probe; `ValueError` before `fit`.
     """
-    path = Path(path)
+    path = user_path(path)
     probe.save(path, overwrite=True)
     if judged is not None:
         write_json(path / VERDICT, judged)
@@ -64,9 +65,9 @@ def from_pretrained(
     **Raises** `ArtifactError` if there is no whole probe; what `hf_hub_download` raises if the repository
     cannot be reached or read.
     """
-    local = Path(name_or_path) / (probe_id or "")
-    if Path(name_or_path).is_dir():
-        return kind.load(local)
+    local = user_path(name_or_path)
+    if local.is_dir():
+        return kind.load(local / (probe_id or ""))
     repo = str(name_or_path)
     if repo.count("/") != 1 or repo.startswith(("/", ".", "~")):
         raise ArtifactError(f"{repo} is neither a folder here nor a repository's name (owner/name)")

@@ -31,6 +31,7 @@ from graticule.hooks.artifact import (
 )
 from graticule.hooks.kinds import write_folder
 from graticule.hooks.limits import LIMITS, LimitError
+from graticule.hooks.names import user_path
 from graticule.probes.estimators.edits import AffineEdit, EditPos, HookFn
 from graticule.probes.estimators.pretrained import from_pretrained, save_pretrained
 from graticule.probes.estimators.ridge_edits import EditOp, Erases, ridge_edit
@@ -252,7 +253,7 @@ class RidgeProbe:
     @classmethod
     def load(cls, path: Path | str) -> "RidgeProbe":
         """Read a probe that `save` wrote. **Raises** `ArtifactError` if missing or damaged or no probe."""
-        folder = Path(path)
+        folder = user_path(path)
         manifest = read_json(folder / "manifest.json")
         check_schema(manifest, _KIND, folder)
         tensors = read_tensors(folder / "probe.safetensors")

@@ -18,7 +18,7 @@ from graticule.hooks.capture import capture
 from graticule.hooks.doors import MODEL, TABLE, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.locks import only_here
-from graticule.hooks.names import inside
+from graticule.hooks.names import inside, user_path
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.store import Store
@@ -99,7 +99,7 @@ def prompts(
     if out is None:
         return _probed(model, table, asked, reference, None, settings, judging, alphas)
     with only_here(out, "probing prompts into"):
-        return _probed(model, table, asked, reference, Path(out), settings, judging, alphas)
+        return _probed(model, table, asked, reference, user_path(out), settings, judging, alphas)
 
 
 def _probed(

@@ -29,7 +29,7 @@ from graticule.hooks.doors import MODEL, TABLE, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.kinds import FolderKind, working_folder
 from graticule.hooks.memory import give_back
-from graticule.hooks.names import inside
+from graticule.hooks.names import inside, user_path
 from graticule.hooks.points import LayerSpec, PointError, PointSpec, full_name, resolve
 from graticule.hooks.positions import Pos, plain
 from graticule.hooks.protocols import HookedModel
@@ -90,7 +90,7 @@ class Baselines:
 
         **Raises** `ArtifactError` if the folder is missing, incomplete, damaged, or of another schema.
         """
-        path = Path(path)
+        path = user_path(path)
         manifest = read_json(path / "manifest.json")
         check_schema(manifest, KIND, path)
         provenance = read_json(path / "provenance.json")

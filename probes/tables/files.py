@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from graticule.hooks.artifact import users_file, users_folder
 from graticule.hooks.lines import numbered_lines
 from graticule.probes.tables.rows import TableError
 
@@ -35,6 +36,7 @@ def read_file(path: Path, text: str | None, literal: Sequence[str]) -> tuple[pd.
     """
     if path.is_dir():
         return _read_folder(path)
+    users_file(path)
     suffix = _suffix(path)
     if suffix in (".parquet", ".pq"):
         return _read_parquet(path), None
@@ -171,6 +173,7 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 def _read_folder(path: Path) -> tuple[pd.DataFrame, str | None]:
     from datasets import DatasetDict, load_from_disk
 
+    users_folder(path)
     try:
         loaded = load_from_disk(str(path))
     except (FileNotFoundError, ValueError) as error:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from graticule.hooks.names import user_path
 from graticule.probes.tables.files import read_file
 from graticule.probes.tables.rows import TableError
 
@@ -66,7 +67,7 @@ def read_frame(
     """
     if isinstance(data, pd.DataFrame):
         return _need_rows(data.reset_index(drop=True), "table"), "table", None
-    path = Path(data).expanduser()
+    path = user_path(data)
     if not path.exists():
         raise FileNotFoundError(f"no file or folder {str(data)!r}: pass a CSV, a Parquet file or a DataFrame")
     frame, split = read_file(path, text, literal)

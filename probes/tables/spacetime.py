@@ -15,6 +15,7 @@ from typing import Literal
 
 import pandas as pd
 
+from graticule.hooks.names import user_path
 from graticule.probes.tables.checks import need_column
 from graticule.probes.tables.entity_strings import entity_strings
 from graticule.probes.tables.reading import read_frame
@@ -204,7 +205,7 @@ def find_space_time(name: str, place: Path | str | None = None) -> Path:
             f"table {name!r} is not part of graticule: give the file or folder that holds it "
             f"({name}=/path/to/{name}.csv), or set {FOLDER_VARIABLE} to a folder"
         )
-    path = Path(given).expanduser()
+    path = user_path(given)
     if path.is_dir() and not _is_dataset(path):
         tried = [path / inside / f"{name}{suffix}" for inside in _INSIDE for suffix in _SUFFIXES]
         for candidate in tried:
@@ -229,7 +230,7 @@ def read_space_time(
     name, _, place = word.partition("=")
     if name.startswith(PREFIX):
         return sae_probes_table(name.removeprefix(PREFIX), place or None, on_bad=on_bad)
-    if name not in SPACE_TIME or (not place and Path(word).exists()):
+    if name not in SPACE_TIME or (not place and user_path(word).exists()):
         return None
     return space_time_table(name, place or None, entity=entity, on_bad=on_bad)
 

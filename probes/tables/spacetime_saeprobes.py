@@ -14,6 +14,8 @@ from typing import Literal
 
 import pandas as pd
 
+from graticule.hooks.artifact import users_file
+from graticule.hooks.names import user_path
 from graticule.probes.tables.rows import TableError
 from graticule.probes.tables.table import Table
 
@@ -52,7 +54,7 @@ def sae_probes_table(
     path = _find(tag, place)
     if path.name.endswith(".zst") and find_spec("zstandard") is None:
         raise ImportError(f"{path.name} is compressed: pip install zstandard")
-    frame = pd.read_csv(path, keep_default_na=False, na_values={"target": [""]}, dtype={"prompt": str})
+    frame = pd.read_csv(users_file(path), keep_default_na=False, na_values={"target": [""]}, dtype={"prompt": str})
     if missing := [column for column in ("prompt", "target") if column not in frame.columns]:
         raise TableError(f"{path.name} has no column {', '.join(missing)}; it has {', '.join(frame.columns)}")
     return Table(
@@ -76,7 +78,7 @@ def _find(tag: str, place: Path | str | None) -> Path:
                 "sae-probes is not installed: pip install --no-deps sae-probes, or give the file or folder"
             )
         place = next(iter(spec.submodule_search_locations))
-    path = Path(place).expanduser()
+    path = user_path(place)
     if path.is_file():
         return path
     if not path.is_dir():

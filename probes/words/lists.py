@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from graticule.hooks.lines import plain_lines
+from graticule.hooks.names import user_path
 
 ARROW = " ⇒ "
 
@@ -48,7 +49,7 @@ def read_pairs(folder: Path | str) -> dict[str, tuple[tuple[str, str], ...]]:
     **Raises** `FileNotFoundError` if there is no such folder or no list in it, `ValueError` naming file and
     line where a line is not two words with a tab between.
     """
-    folder = Path(folder)
+    folder = user_path(folder)
     files = sorted(folder.glob("*.txt")) if folder.is_dir() else []
     if not files:
         raise FileNotFoundError(f"{folder} holds no word lists: expected files such as '[male - female].txt'")
@@ -94,7 +95,7 @@ def parallel_contexts(path: Path | str | None = None) -> dict[str, tuple[str, ..
 
     **Raises** `ValueError` for fewer than two languages, a repeated name, or a line that is not complete.
     """
-    file = _HERE / "contexts" / "parallel.txt" if path is None else Path(path)
+    file = _HERE / "contexts" / "parallel.txt" if path is None else user_path(path)
     names, *rows = _lines(file, None)
     if len(names) < 2 or len(set(names)) != len(names):
         raise ValueError(f"{file.name} begins with {names}: expected two or more different languages' names")
@@ -124,5 +125,5 @@ def ambiguous_contexts(path: Path | str | None = None) -> tuple[ContextPair, ...
 
     **Raises** `ValueError` for a line of another number of fields.
     """
-    file = _HERE / "contexts" / "ambiguous.txt" if path is None else Path(path)
+    file = _HERE / "contexts" / "ambiguous.txt" if path is None else user_path(path)
     return tuple(ContextPair(*row) for row in _lines(file, 4))

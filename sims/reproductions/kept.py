@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from graticule.hooks.artifact import ArtifactError, fingerprint
+from graticule.hooks.names import user_path
 from graticule.sims.reproductions.result import Simulation
 from graticule.sims.reproductions.setting import Setting
 
@@ -21,7 +22,7 @@ class Kept:
 
     def __init__(self, out: Path | str | None, **how: Any) -> None:
         """`how` is what was asked for beside the settings: runs, seed, nulls, points."""
-        self._out, self._how = None if out is None else Path(out), how
+        self._out, self._how = None if out is None else user_path(out), how
 
     def get(self, setting: Setting) -> dict[str, pd.DataFrame] | None:
         """The tables of a setting that is done; None if it is not."""

@@ -19,6 +19,7 @@ from graticule.hooks.coders import architecture
 from graticule.hooks.doors import MODEL, SAE, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.locks import only_here
+from graticule.hooks.names import user_path
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.session import undisturbed
 from graticule.hooks.sae_folders import Found, find_sae
@@ -215,7 +216,7 @@ def _lose(route: Route, coder: Coder, held: list[Held], sample: Sample, mean: Te
 
 def write_evaluation(result: SaeEvaluation, run: Path | str) -> Path:
     """Write `RUN/evaluation/` and `RUN/evaluation.json` (the figures by name); returns the latter."""
-    folder = Path(run)
+    folder = user_path(run)
     with only_here(folder, "evaluating into"):
         result.save(folder / "evaluation")
         write_json(folder / "evaluation.json", result.figures_by_name())

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
+from graticule.hooks.names import user_path
 from graticule.hooks.saved import SavedResult
 from graticule.saes.evaluation.dictionary import ALIKE, ALWAYS_ON, Dictionary
 from graticule.saes.evaluation.losses import Losses
@@ -136,7 +136,7 @@ class SaeEvaluation(SavedResult):
     def _corpus(self) -> str | None:
         """The corpus's name; of a file its own, as where it lies here is nobody's business."""
         name = self.provenance.get("corpus", {}).get("name")
-        return None if name is None else Path(name).name if Path(name).exists() else str(name)
+        return None if name is None else user_path(name).name if user_path(name).exists() else str(name)
 
     def summary(self) -> str:
         """Variance and loss, then sparsity, then the dictionary."""

@@ -12,7 +12,7 @@ import pandas as pd
 
 from graticule.hooks.artifact import ArtifactError, as_damaged, check_schema, read_json, read_table
 from graticule.hooks.kinds import write_folder
-from graticule.hooks.names import inside
+from graticule.hooks.names import inside, user_path
 from graticule.hooks.result import Result
 from graticule.hooks.streams.norms import LargeRows
 from graticule.saes.runs.folder import FILE, KIND
@@ -192,7 +192,7 @@ class Run(Result):
 
         **Raises** `ArtifactError` if there is none, or if it is damaged or of another schema.
         """
-        path = Path(path)
+        path = user_path(path)
         manifest = read_json(path / FILE)
         check_schema(manifest, KIND, path)
         file, told = path / "history.parquet", path / "events.json"

@@ -13,7 +13,7 @@ from sae_lens import TrainingSAEConfig
 
 from graticule.hooks.activations import Activations
 from graticule.hooks.doors import MODEL, came
-from graticule.hooks.names import check_name
+from graticule.hooks.names import check_name, user_path
 from graticule.hooks.points import PointError
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.store import Store
@@ -134,7 +134,7 @@ def make_stream(
     if isinstance(source, str | Path | Store | Activations):
         from graticule.hooks.streams.stored import StoreStream
 
-        if isinstance(source, str | Path) and not Path(source).exists():
+        if isinstance(source, str | Path) and not user_path(source).exists():
             raise ValueError(
                 f"train: source is {came(source)}, no folder; expected a loaded model, "
                 f"{MODEL.write(source)}, or the folder of a store"

@@ -17,6 +17,7 @@ from graticule.hooks.artifact import library_versions
 from graticule.hooks.doors import FOLDER, door
 from graticule.hooks.identity import check_unhooked
 from graticule.hooks.kinds import working_folder
+from graticule.hooks.names import user_path
 from graticule.hooks.points import PointError
 from graticule.hooks.protocols import HookedModel, device_of
 from graticule.hooks.requests import flat
@@ -119,7 +120,7 @@ def train(
     trains into it; `DivergedError` (a `ValueError`) where the loss is no number; `ArtifactError` for a
     damaged checkpoint.
     """
-    out = Path(out)
+    out = user_path(out)
     call = call_words(
         config=config,
         hook_name=hook_name,
