@@ -262,7 +262,8 @@ def _of_list(source: Sequence[Any], column: str | None, name: str | None, sample
     if len(source) == 0:
         raise ValueError("no documents: give at least one")
     if all(isinstance(d, Path) for d in source):
-        return _of_files(list(source), column, name or str(Path(source[0]).parent), sample_by)
+        files = [user_path(file) for file in source]
+        return _of_files(files, column, name or str(files[0].parent), sample_by)
     if len({isinstance(d, str) for d in source if d is not None}) > 1:
         raise TypeError("texts and token rows are mixed; give one or the other")
     found = _corpus(name or "the list", len(source), lambda start: iter(source[start:]))

@@ -54,7 +54,9 @@ def sae_probes_table(
     path = _find(tag, place)
     if path.name.endswith(".zst") and find_spec("zstandard") is None:
         raise ImportError(f"{path.name} is compressed: pip install zstandard")
-    frame = pd.read_csv(users_file(path), keep_default_na=False, na_values={"target": [""]}, dtype={"prompt": str})
+    frame = pd.read_csv(
+        users_file(path), keep_default_na=False, na_values={"target": [""]}, dtype={"prompt": str}
+    )
     if missing := [column for column in ("prompt", "target") if column not in frame.columns]:
         raise TableError(f"{path.name} has no column {', '.join(missing)}; it has {', '.join(frame.columns)}")
     return Table(
