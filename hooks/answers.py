@@ -36,12 +36,13 @@ def answer_of(model: HookedModel, ids: Sequence[int] | None = None) -> dict[str,
     if hooked_points(model) or vocabulary is None or (ids is not None and max(ids) >= vocabulary):
         return {}
     half = vocabulary // 2
-    asked = list(ids) if ids else [half + (7919 * i) % (vocabulary - half) for i in range(_TOKENS)]
+    length = min(_TOKENS, int(getattr(model.cfg, "n_ctx", 0) or 0) or _TOKENS)
+    asked = list(ids) if ids else [half + (7919 * i) % (vocabulary - half) for i in range(length)]
     with undisturbed(model):
         try:
             out = model(torch.tensor([asked]).to(device_of(model)), return_type="logits")
-        except (RuntimeError, ValueError, TypeError, NotImplementedError, AttributeError, IndexError):
-            return {}  # an encoder without a head, a context of fewer tokens
+        except (RuntimeError, ValueError, TypeError, AttributeError, LookupError, AssertionError):
+            return {}  # an encoder without a head
     logits = getattr(out, "logits", out)
     if not isinstance(logits, torch.Tensor) or logits.ndim != 3 or logits.shape[-1] <= max(asked):
         return {}

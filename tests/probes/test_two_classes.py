@@ -87,3 +87,14 @@ def test_a_model_with_hooks_of_the_users_own_is_not_run_for_its_answer(tiny: Any
     model, passes = copy.deepcopy(tiny), []
     model.blocks[0].hook_resid_post.add_hook(lambda value, hook: passes.append(1))
     assert answer_of(model) == {} and not passes
+
+
+def test_a_model_of_few_tokens_answers_on_as_many() -> None:
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+    cfg = HookedTransformerConfig(
+        n_layers=1, d_model=8, n_ctx=3, d_head=4, n_heads=2, d_vocab=11, act_fn="gelu"
+    )
+    model = HookedTransformer(cfg)
+    made = capture(model, [[1, 2, 3], [4, 5]], points="resid_post")
+    assert len(made.provenance["answer"]["ids"]) == len(made.provenance["answer"]["logits"]) == 3
