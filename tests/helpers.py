@@ -122,3 +122,21 @@ def with_two_words_exchanged(model, texts):
     words[one], words[two] = words[two], words[one]
     edited.tokenizer._tokenizer = type(edited.tokenizer.backend_tokenizer).from_str(json.dumps(backend))
     return edited
+
+
+def misread_axes(figure) -> list[str]:
+    """Axes that plotly would read as numbers or dates though a trace's values there are names."""
+    spec, found = json.loads(figure.to_json()), []
+    for trace in spec["data"]:
+        for letter in "xy":
+            values = trace.get(letter, [])
+            if not isinstance(values, list):  # numbers, in plotly's own coding
+                continue
+            if letter not in trace and (trace["type"], letter) == ("box", "x"):
+                values = [trace.get("name", 0)]
+            axis = trace.get(f"{letter}axis", letter).replace(letter, f"{letter}axis", 1)
+            kind = spec["layout"].get(axis, {}).get("type")
+            levels = [value if isinstance(value, list) else [value] for value in values]
+            if any(isinstance(v, str) for level in levels for v in level) and "category" not in str(kind):
+                found.append(f"{axis}: {values[:3]}")
+    return found

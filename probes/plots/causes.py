@@ -192,12 +192,12 @@ def _places(table: pd.DataFrame) -> pd.Series:
 
 
 def _finish(fig: Figure, table: pd.DataFrame, surface: float, arms: list[str], target: str) -> Figure:
-    style(fig, height=400, aspect=0.5, extra=90)
     fig.add_hline(y=surface, line={"color": SURFACE, "width": 1.5, "dash": "dash"})
     fig.add_trace(
         Scatter(x=[None], y=[None], mode="lines", line={"color": SURFACE, "width": 1.5, "dash": "dash"},
                 name=f"surface stack: {surface:.3f}")
     )  # fmt: skip
+    style(fig, height=400, aspect=0.5, extra=90)
     values = np.concatenate([table[f"{arm}_{target}"].to_numpy(dtype=float) for arm in arms])
     low, high = min(float(values.min()), surface, 0.0), max(float(values.max()), surface)
     pad = 0.06 * (high - low)

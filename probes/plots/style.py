@@ -1,7 +1,7 @@
 """What every figure shares: fonts, margins, colours that colour-blind readers can tell apart, page hints."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -36,7 +36,7 @@ def style(
     note: str | None = None,
     phone: Mapping[str, Any] | None = None,
 ) -> Figure:
-    """Give `fig` the common look, in place, and return it.
+    """Give `fig`, with all its traces, the common look, in place, and return it.
 
     Args:
         fig: any figure of cartesian axes.
@@ -79,7 +79,31 @@ def style(
     }
     fig.update_xaxes(**axis)
     fig.update_yaxes(**axis)
+    _names_stay_names(fig)
     return fig
+
+
+def _names_stay_names(fig: Figure) -> None:
+    """An axis with text among its values is one of names: plotly would read "1990" as a number or a date."""
+    for trace in cast("Iterable[Any]", fig.data):
+        for letter in "xy":
+            kind = _kind_of_names(trace, letter)
+            if kind is not None:
+                axis = (trace[f"{letter}axis"] or letter).replace(letter, f"{letter}axis", 1)
+                fig.update_layout({axis: {"type": kind}})
+
+
+def _kind_of_names(trace: Any, letter: str) -> str | None:
+    """plotly's type for an axis of names, of names in two levels, or None where a trace has none on it."""
+    if letter not in trace:
+        return None
+    values = trace[letter]
+    if values is None:  # a box without places stands at its name
+        return "category" if trace.type == "box" and letter == "x" and trace.name else None
+    if any(isinstance(value, str) for value in values):
+        return "category"
+    levels = len(values) > 0 and all(isinstance(value, list | tuple) for value in values)
+    return "multicategory" if levels else None
 
 
 def note_of(fig: Figure) -> str:

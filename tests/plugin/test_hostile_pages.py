@@ -25,6 +25,7 @@ from graticule.report.page import write_page
 from graticule.saes.features.examine import examine
 from graticule.saes.training.run import Run
 
+from ..helpers import misread_axes
 from ..payloads import FITTING, MARKS, PAYLOADS
 from ..probes.test_words import PAIRS, TOKENS, WIDTH, _model
 from .test_browser import chromium, look  # noqa: F401
@@ -160,6 +161,7 @@ def test_a_page_holds_them_as_text(results, page):
 def test_figures_hold_them_as_text(results):
     for result in results.values():
         for caption, figure in result.figures().items():
+            assert misread_axes(figure) == [], caption
             for key, text in strings(json.loads(figure_json(figure))):
                 if key in ("hovertemplate", "texttemplate"):
                     for name in NAMES:

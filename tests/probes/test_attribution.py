@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from helpers import as_installed, cached, relative
+from helpers import as_installed, cached, misread_axes, relative
 
 from graticule import Table, baselines, capture, sweep
 from graticule.hooks.artifact import ArtifactError
@@ -249,6 +249,7 @@ def test_round_trip_and_figures(swept, tmp_path):
         pd.testing.assert_frame_equal(back.terms, found.terms)
         assert set(back.figures()) == set(found.figures())
         assert len(back.figures()) >= 1 and len(back.tables()) == 1
+        assert not any(map(misread_axes, back.figures().values()))
     with pytest.raises(ArtifactError):
         Trace.load(tmp_path / "head")
 

@@ -27,6 +27,8 @@ from graticule.probes.latents.sweep import latents
 from graticule.probes.scores.verdict import NO_BETTER, STRUCTURE
 from graticule.sims.planted import planted
 
+from ..helpers import misread_axes
+
 WIDTH, D_SAE, POINT = 32, 200, "blocks.1.hook_resid_post"
 KS = (1, 2, 5)
 
@@ -273,6 +275,7 @@ def test_several_saes_saved_and_shown(world, findings, tmp_path):
     assert found.summary().startswith(STRUCTURE)
     assert back.to_json() == found.to_json()
     for name, figure in found.figures().items():
+        assert misread_axes(figure) == []
         assert back.figures()[name].to_json() == figure.to_json()
     assert np.array_equal(back.at(ALL, sae="early").predictions, found.at(ALL, sae="early").predictions)
     assert STRUCTURE in found.report(tmp_path / "page.html").read_text()

@@ -1,13 +1,24 @@
 """Figures say what their tables say: checked against NumPy, pandas and scikit-learn."""
 
+import ast
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+from plotly.graph_objects import Bar, Box, Figure, Heatmap, Scatter
 from sklearn.isotonic import IsotonicRegression
 
 from graticule.probes import plots
+from graticule.probes.plots.calibration import difference_figure
+from graticule.probes.plots.causes import erasure_figure
+from graticule.probes.plots.controls import within_figure
 from graticule.probes.plots.maps import coastline
-from graticule.probes.plots.style import BLOCKS, OTHER, block_colours, sampled, short, spread
+from graticule.probes.plots.style import BLOCKS, OTHER, block_colours, sampled, short, spread, style
+
+from ..helpers import misread_axes
+
+ROOT = Path(__file__).parents[2]
 
 
 def layers(n: int = 5) -> pd.DataFrame:
@@ -227,3 +238,62 @@ def test_ticks_stand_at_layers_and_are_told_apart(count: int) -> None:
         assert step == int(step) >= 1
         assert count / step <= 14
     assert figure.layout.yaxis.tickformat is None
+
+
+@pytest.mark.parametrize("names", [["1990", "1880", "2000  2"], ["2001-01-02", "1e5", "nan"], ["0", "1"]])
+def test_names_that_look_like_numbers_or_dates_are_names(names) -> None:
+    """Of any kind of trace, on any axis, in any panel."""
+    for figure in (
+        Figure(Scatter(x=names, y=np.arange(len(names)))),
+        Figure(Scatter(x=np.arange(len(names)), y=pd.Series(names, dtype=object))),
+        Figure(Bar(x=np.arange(len(names)), y=names, orientation="h")),
+        Figure(Bar(x=[1] * len(names), y=[names, names], orientation="h")),
+        Figure(Heatmap(z=np.eye(len(names)), x=names, y=names, xaxis="x3", yaxis="y2")),
+        Figure([Box(y=[0.0, 1.0], name=name) for name in names]),
+    ):
+        assert misread_axes(figure)
+        assert misread_axes(style(figure)) == []
+    assert style(Figure(Scatter(x=[1, 2], y=[3.0, np.nan]))).layout.xaxis.type is None
+
+
+def test_blocks_classes_and_points_named_by_numbers_are_drawn_as_names() -> None:
+    rng = np.random.default_rng(0)
+    years = rng.choice(["1990", "1880", "2000"], 60)
+    rows = pd.DataFrame({"century": years, "true": rng.normal(size=60), "pred": rng.normal(size=60)})
+    points = pd.DataFrame({"point": ["1", "2"], "layer": [None, None]})
+    arms = {f"{arm}_t": [0.1, 0.2] for arm in ("before", "control", "after")}
+    inside = {"predictor": ["probe"], "r": [0.5], "r_low": [0.4], "r_high": [0.6], "blocks": [2], "rows": [9]}
+    differences = pd.DataFrame({"target": ["1990"], "difference": [0.1], "low": [0.0], "high": [0.2]})
+    figures = [
+        plots.block_error_figure(rows, "century", true="true", pred="pred"),
+        plots.confusion_figure(years, rng.permutation(years), ["1880", "1990", "2000"]),
+        plots.depth_figure(points.assign(validation=0.1, test_r2=0.2), {}, "1"),
+        erasure_figure(points.assign(**arms), "t", 0.1),
+        within_figure(pd.DataFrame({"block": ["1990"], **inside})),
+        difference_figure(differences),
+    ]
+    assert [misread_axes(figure) for figure in figures] == [[]] * len(figures)
+    # names lie in the order that the figure gives them, on the places that its range was made for
+    errors = figures[0]
+    assert [str(name).split()[0] for name in errors.data[0].y] == [
+        row[0] for row in errors.data[0].customdata
+    ]
+
+
+def test_every_figure_is_styled_after_its_last_trace() -> None:
+    """What `style` sees to, it sees to for all traces."""
+    seen = 0
+    for file in sorted(p for room in ("probes", "sims", "plugin") for p in (ROOT / room).rglob("*.py")):
+        for function in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(function, ast.FunctionDef):
+                continue
+            lines: dict[str, list[int]] = {}
+            for call in (node for node in ast.walk(function) if isinstance(node, ast.Call)):
+                name = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
+                lines.setdefault(name, []).append(call.lineno)
+            if "style" in lines:
+                seen += 1
+                assert max(lines.get("add_trace", [0])) < min(lines["style"]), f"{file}: {function.name}"
+            elif {"Figure", "make_subplots"} & lines.keys() and function.name != "_side_by_side":
+                assert "_finish" in lines, f"{file}: {function.name} makes a figure without a style"
+    assert seen > 60

@@ -14,7 +14,7 @@ from graticule.probes.generalisation.prompts import Prompts, prompts
 from graticule.probes.generalisation.transfer import Transfer, transfer
 from graticule.probes.tables.prompts import BEST_PROMPT, PROMPTS, Prompt, prompts_of, read_prompts
 from graticule.sims.planted import planted
-from tests.helpers import as_installed, cached, relative
+from tests.helpers import as_installed, cached, misread_axes, relative
 
 RANDOM = Prompt("random", random_ids=10, random_low=5)
 ASKED = {
@@ -227,6 +227,7 @@ def test_the_result_is_saved_whole(found, tmp_path):
     pd.testing.assert_frame_equal(loaded.layers, result.layers)
     assert loaded.findings == {}
     assert list(loaded.figures()) == list(result.figures())
+    assert not any(map(misread_axes, loaded.figures().values()))
     assert len(next(iter(loaded.tables().values()))) == len(ASKED)
 
 

@@ -23,6 +23,8 @@ from graticule.probes.words.result import Words
 from graticule.probes.words.tokens import keep_pairs, shared_tokens, single_token
 from graticule.probes.words.words import words
 
+from ..helpers import misread_axes
+
 WIDTH, TOKENS, PAIRS = 24, 420, 14
 PLANTED = ("wing ⇒ fin", "sun ⇒ moon", "left ⇒ right")
 
@@ -338,6 +340,7 @@ def test_result_saves_loads_and_draws(result: Words, tmp_path: Any):
     assert again.within.equals(result.within)
     figures = again.figures()
     assert len(figures) == 2 + len(result.metrics)
+    assert not any(map(misread_axes, figures.values()))
     assert all(len(figure.data) for figure in figures.values())
     assert set(again.tables()["Pairs kept: both words single tokens, and different"]["concept"]) == set(
         result.concepts

@@ -16,6 +16,8 @@ from graticule.sims.reproductions.simulate import behind, simulate
 from graticule.sims.train import train
 from graticule.sims.truth.steering import VIEWS, Flips, concept_lines, steering_of
 
+from ..helpers import misread_axes
+
 
 @pytest.fixture(scope="module")
 def simulation():
@@ -113,6 +115,7 @@ def test_result_is_saved_told_and_drawn(simulation, tmp_path):
     assert found["settings"][0]["unembedding"] == pytest.approx(simulation.settings["unembedding"][0])
     figures = simulation.figures()
     assert len(figures) == 2 + 3 + 1
+    assert not any(map(misread_axes, figures.values()))
     assert all(len(figure.data) for figure in figures.values())
     assert {"Mean cosines and losses"} < set(simulation.tables())
 
