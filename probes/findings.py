@@ -38,9 +38,10 @@ from graticule.hooks.replacing import replacing_entries
 from graticule.hooks.result import Part, Result
 from graticule.hooks.store import Store
 from graticule.probes.estimators.ridge import RidgeProbe
+from graticule.probes.findings_words import detection, reading
 from graticule.probes.material import Material, Predicted
 from graticule.probes.scores.settings import JudgeSettings
-from graticule.probes.scores.verdict import STRUCTURE, Predictions, Verdict
+from graticule.probes.scores.verdict import Predictions, Verdict
 from graticule.probes.surface.baselines import Baselines
 
 if TYPE_CHECKING:
@@ -52,8 +53,6 @@ KIND = "findings"
 ON_TRUST = "baselines_on_trust"
 """In the provenance where the activations say of no model, and baselines of a model stand against them."""
 _RIVALS = "rivals.safetensors"
-_FEW = 10
-"""Whole numbers that may have been meant as classes."""
 _PARTS = ("out_of_fold", "test")
 _WRITES = ("predictions.parquet", _RIVALS, "probes")
 FINDINGS = FolderKind(
@@ -226,10 +225,10 @@ class Findings(Result):
         where = self.chosen_point if self.chosen_layer is None else f"layer {self.chosen_layer}"
         lines = [
             self.verdict.summary(),
-            *self._detection(),
+            *detection(self),
             *self._against_itself(),
             *self._pairing(),
-            *self._reading(),
+            *reading(self),
             f"at {where} ({self.chosen_point}), chosen on training rows; {self.split_note}",
         ]
         for name, check in self.checks.items():
@@ -240,40 +239,6 @@ class Findings(Result):
         if "shuffled" in self.baselines:
             lines.append(f"check, shuffled targets: test R² {self.baselines['shuffled']['test']['r2']:+.3f}")
         return "\n".join(lines)
-
-    def _detection(self) -> list[str]:
-        if self.limit_of_detection is None:
-            return []
-        if self.limit_of_detection != self.limit_of_detection:
-            tried = self.largest_gain_tried
-            if self.verdict.words.startswith(STRUCTURE):
-                upto = "" if tried is None else f", {tried:g}"
-                return [
-                    f"largest hidden part tried{upto}: would mostly have been missed with these rows, at "
-                    f"this layer; not a doubt about this finding, whose gain is {self.verdict.gain:+.3f}"
-                ]
-            upto = "as small as those that were tried" if tried is None else f"of {tried:g} or less"
-            line = f"a hidden part {upto} would mostly have been missed with these rows, at this layer"
-            return [f"gain {self.verdict.gain:+.3f}; {line}"]
-        seen = f"{self.limit_of_detection:.3f} would have been seen 80% of the time"
-        return [f"gain {self.verdict.gain:+.3f}; with these rows, at this layer, {seen}"]
-
-    def _reading(self) -> list[str]:
-        """What the target was taken for, where it could be taken for something else."""
-        if self.kind == "binary":
-            scores = next(s["test"] for s in self.layer_scores if s["point"] == self.chosen_point)
-            auroc, accuracy = (_figure(scores.get(name)) for name in ("auroc", "accuracy"))
-            meaning = "R² is of 0 and 1"
-            if self.classes != ("0", "1"):
-                meaning = f"1 is {self.classes[1]!r}, 0 is {self.classes[0]!r}, R² is of that number"
-            told = f"{meaning}; on test rows AUROC {auroc}, accuracy {accuracy}"
-            return [f"{self.target_names[0]}: {told}"]
-        few: list[str] = []
-        for name in self.target_names if self.kind == "numeric" else ():
-            values = self.predictions[f"true_{name}"].unique()
-            if 2 < len(values) <= _FEW and (values == values.round()).all():
-                few.append(f"{name} was read as {len(values)} whole numbers; classes need kind='categorical'")
-        return few
 
     def _against_itself(self) -> list[str]:
         """A baseline that reads at the chosen point what the probe reads."""
@@ -442,10 +407,6 @@ class Findings(Result):
             limit_of_detection=_limit(found),
             largest_gain_tried=found.get("largest_gain_tried"),
         )
-
-
-def _figure(value: float | None) -> str:
-    return "undefined" if value is None or value != value else f"{value:.3f}"
 
 
 def _limit(found: Mapping[str, Any]) -> float | None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from graticule.probes.findings_words import class_columns, class_names
 from graticule.probes.scores.metrics import coordinate_columns
 
 if TYPE_CHECKING:
@@ -63,14 +64,8 @@ def _class_figures(findings: Findings) -> dict[str, Figure]:
         names = findings.classes or ("no", "yes")
         figure = class_score_figure(rows[f"pred_{name}"].to_numpy(np.float64), positive, names)
         return {f"The probe's score for {names[-1]}, test rows": figure}
-    true, pred = (_classes(rows, findings, kind) for kind in ("true", "pred"))
+    true, pred = (class_names(findings)[class_columns(rows, findings, side)] for side in ("true", "pred"))
     return {"True and predicted classes, test rows": confusion_figure(true, pred, findings.classes)}
-
-
-def _classes(rows: pd.DataFrame, findings: Findings, kind: str) -> np.ndarray:
-    """The class with the highest indicator in every row."""
-    columns = rows[[f"{kind}_{name}" for name in findings.target_names]].to_numpy(np.float64)
-    return np.asarray(findings.classes)[columns.argmax(axis=1)]
 
 
 def worst_rows(findings: Findings, count: int = 20) -> pd.DataFrame:
@@ -86,17 +81,24 @@ def worst_rows(findings: Findings, count: int = 20) -> pd.DataFrame:
         error = (np.abs(true - pred) / np.where(spread > 0, spread, 1.0)).mean(axis=1)
         name = "error (standard deviations)"
     order = np.argsort(-error, kind="stable")
+    was, taken = (class_columns(rows, findings, side) for side in ("true", "pred"))
     if findings.kind != "numeric":
-        of_two = findings.kind == "binary"
-        taken, was = (m[:, 0] > 0.5 if of_two else m.argmax(axis=1) for m in (pred, true))
         order = order[(taken != was)[order]]
     order = order[:count]
     shown = rows.iloc[order]
     places = ("source", "position", "token") if "position" in shown else ()
-    kept = [c for c in ("text", *places, *findings.block_names) if c in shown]
-    out = shown[kept].copy()
-    for i, target in enumerate(findings.target_names[:3]):
+    out = shown[[c for c in ("text", *places) if c in shown]].copy()
+    if findings.kind != "numeric":
+        names = class_names(findings)
+        out["true class"], out["predicted class"] = names[was[order]], names[taken[order]]
+    if findings.kind == "categorical":
+        out["score of the true class"] = pred[order, was[order]]
+        out["score of the predicted class"] = pred[order, taken[order]]
+    for i, target in enumerate(findings.target_names[:3] if findings.kind != "categorical" else ()):
         out[f"{target}, true"] = true[order, i]
         out[f"{target}, predicted"] = pred[order, i]
     out[name] = error[order]
+    for block in findings.block_names:
+        if block in shown:
+            out[block] = shown[block]
     return out.reset_index(drop=True)

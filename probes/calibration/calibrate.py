@@ -20,7 +20,7 @@ from graticule.probes.calibration.instrument import Instrument
 from graticule.probes.calibration.judging import judge
 from graticule.probes.calibration.made import Made, blocks
 from graticule.probes.calibration.rates import limit_of_detection, monotone
-from graticule.probes.calibration.result import HIDDEN, Calibration, tally
+from graticule.probes.calibration.result import HIDDEN, Calibration, put_under, tally
 from graticule.probes.findings import Findings
 from graticule.probes.scores.metrics import r2
 
@@ -84,6 +84,9 @@ def calibrate(
     Coverage of the interval (of `draws` draws, 1,000 at most) is measured twice, see `coverage`: with half of
     the test clusters held aside, and with samples of the test clusters taken as the population.
 
+    From then on the limit stands under the findings' own verdict (`findings.summary()`; save them again to
+    keep it with them).
+
     **Raises** `ValueError` for findings without baselines, without their material, or gains not in (0, 1).
     """
     grid = np.unique(np.asarray(gains, np.float64))
@@ -120,7 +123,7 @@ def calibrate(
 
     seen, at_most = limit("above_0")
     measured = monotone(hidden["gain"].to_numpy(np.float64), counts)
-    return Calibration(
+    calibration = Calibration(
         model=findings.model,
         table=findings.table,
         point=findings.chosen_point,
@@ -137,6 +140,8 @@ def calibrate(
         smooth=made.smooth,
         provenance=_provenance(findings, targets, grid, seed, draws, strengths, instrument),
     )
+    put_under(findings, calibration)
+    return calibration
 
 
 def _judged(

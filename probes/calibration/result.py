@@ -12,6 +12,7 @@ import pandas as pd
 from graticule.hooks.saved import SavedResult
 from graticule.probes.calibration.rates import monotone
 from graticule.probes.findings import Findings
+from graticule.probes.findings_words import limit_words
 from graticule.probes.scores.intervals import wilson
 from graticule.probes.scores.verdict import STRUCTURE
 
@@ -70,10 +71,13 @@ class Calibration(SavedResult):
 
     @property
     def limit_in_words(self) -> str:
-        """`.006`, `.001 or less`, or `nothing up to .050`."""
-        if np.isnan(self.limit_of_detection):
-            return f"nothing up to {_short(float(self.rates['gain'].max()))}"
-        return _short(self.limit_of_detection) + (" or less" if self.at_most else "")
+        """What would have been seen 80% of the time, as under a verdict."""
+        return limit_words(self.limit_of_detection, self.largest_tried, self.at_most)
+
+    @property
+    def largest_tried(self) -> float:
+        """The largest hidden part tried, as a share of the target's variance."""
+        return float(self.targets["true_gain"].max())
 
     def rate(self, kind: str, what: str = "structure", true_gain: float = 0.0) -> tuple[float, float, float]:
         """A rate with its 95% interval (Wilson). `what`: `structure`, `above_0`, `covered_aside` or
@@ -97,8 +101,7 @@ class Calibration(SavedResult):
 
     def summary(self) -> str:
         """The limit of detection, then false findings and coverage."""
-        seen = f"{self.limit_in_words} would have been seen 80% of the time"
-        lines = [f"gain {self.gain:+.3f}; with these rows, at this layer, {seen}"]
+        lines = [f"gain {self.gain:+.3f}; with these rows, at this layer, {self.limit_in_words}"]
         if not np.isnan(self.limit_true):
             most = "at most " if self.at_most else ""
             lines.append(
@@ -181,8 +184,20 @@ def detected(findings: Findings, calibration: Calibration) -> Findings:
     return replace(
         findings,
         limit_of_detection=calibration.limit_of_detection,
-        largest_gain_tried=float(calibration.targets["true_gain"].max()),
+        largest_gain_tried=calibration.largest_tried,
     )
+
+
+def put_under(findings: Findings, calibration: Calibration) -> None:
+    """Let the limit of detection stand under the verdict of these very findings, from now on.
+
+    Args:
+        findings: those that were calibrated.
+        calibration: theirs.
+    """
+    made = detected(findings, calibration)
+    for name in ("limit_of_detection", "largest_gain_tried"):
+        object.__setattr__(findings, name, getattr(made, name))
 
 
 def tally(targets: pd.DataFrame) -> pd.DataFrame:

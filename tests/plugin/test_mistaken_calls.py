@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 import torch
 from helpers import as_installed
+from sklearn.dummy import DummyClassifier
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
 
 import graticule
 from graticule import saes
@@ -326,9 +328,45 @@ def test_yes_or_no_is_told_as_such(given) -> None:
     findings = graticule.sweep(acts, table, draws=20)
     assert "half: 1 is 'warm', 0 is 'cold', R² is of that number; on test rows AUROC" in findings.summary()
     worst = worst_rows(findings)
+    assert (worst["true class"] == np.where(worst["half, true"] > 0.5, "cold", "warm")).all()
+    assert (worst["true class"] != worst["predicted class"]).all()
     assert ((worst["half, true"] > 0.5) != (worst["half, predicted"] > 0.5)).all()
     rows = findings.predictions[findings.predictions["split"] == "test"]
     assert len(worst) == int(((rows["true_half"] > 0.5) != (rows["pred_half"] > 0.5)).sum())
+
+
+def test_classes_are_told_by_name_and_beside_the_most_frequent(given) -> None:
+    _, _, acts, _, _, _ = given
+    place = acts[acts.points[-1]][:, 0].argsort().argsort().numpy()  # what the model holds, in unequal parts
+    words = np.array(["=a b", "2000", "c"], dtype=object)[np.digitize(place, [24, 38])]
+    table = graticule.Table(FRAME.assign(sort=words), "w", "sort", kind="categorical")
+    findings = graticule.sweep(acts, table, draws=20)
+    rows = findings.predictions
+    columns = [f"sort={name}" for name in findings.classes]
+    names = np.asarray(findings.classes)
+    true, pred = (names[rows[[f"{s}_{c}" for c in columns]].to_numpy().argmax(1)] for s in ("true", "pred"))
+    assert (true == table.frame["sort"].to_numpy()).all()
+    test = (rows["split"] == "test").to_numpy()
+    most = DummyClassifier(strategy="most_frequent").fit(np.zeros((int((~test).sum()), 1)), true[~test])
+    always = most.predict(np.zeros((int(test.sum()), 1)))
+    ours, plain = (
+        (accuracy_score(true[test], said), balanced_accuracy_score(true[test], said))
+        for said in (pred[test], always)
+    )
+    assert ours != plain
+    said = (
+        f"sort: 3 classes, R² is of 0 and 1 for each; on test rows accuracy {ours[0]:.3f}, balanced accuracy "
+        f"{ours[1]:.3f}; always saying {str(always[0])!r}, the most frequent in training, gives "
+        f"{plain[0]:.3f} and {plain[1]:.3f}"
+    )
+    assert said in findings.summary()
+    worst = worst_rows(findings)
+    wrong = {text: (a, b) for text, a, b in zip(rows["text"], true, pred, strict=True) if a != b}
+    assert len(worst) == int((true != pred)[test].sum()) > 0
+    assert list(worst.columns[:3]) == ["text", "true class", "predicted class"]
+    for line in worst.to_dict("records"):
+        assert wrong[line["text"]] == (line["true class"], line["predicted class"])
+        assert line["score of the true class"] <= line["score of the predicted class"]
 
 
 def test_whole_numbers_and_labels_of_tokens_are_told_as_such(given) -> None:
@@ -347,13 +385,25 @@ def test_a_gain_above_all_that_were_tried_is_no_contradiction(given) -> None:
 
     findings = given[4]
     told = replace(findings, limit_of_detection=float("nan")).summary()
-    assert f"gain {findings.verdict.gain:+.3f}; a hidden part as small as those that were tried would" in told
+    none = "no hidden part of those tried would have been seen 80% of the time"
+    assert f"gain {findings.verdict.gain:+.3f}; with these rows, at this layer, {none}" in told
     tried = replace(findings, limit_of_detection=float("nan"), largest_gain_tried=0.2)
-    assert "a hidden part of 0.2 or less would mostly have been missed" in tried.summary()
+    assert "tried (up to 0.2 of the target's variance) would have been seen" in tried.summary()
     clear = replace(tried, verdict=replace(findings.verdict, words=STRUCTURE, gain=0.86)).summary()
-    assert "largest hidden part tried, 0.2: would mostly have been missed" in clear
-    assert "not a doubt about this finding, whose gain is +0.860" in clear
+    assert (
+        "gain +0.860 was seen, though calibration says that the hidden parts it tried, up to 0.2 of the "
+        "target's variance, would each have been missed more than 20% of the time with these rows" in clear
+    )
     assert "0.2 or less" not in clear
+
+
+@pytest.mark.parametrize("limit", [-0.009, 0.0])
+def test_a_gain_that_is_no_gain_is_never_one_that_would_have_been_seen(given, limit) -> None:
+    from dataclasses import replace
+
+    told = replace(given[4], limit_of_detection=limit).summary()
+    assert "no smallest gain can be given" in told
+    assert "-0.009" not in told and "0.000 would" not in told
 
 
 def test_a_result_is_shown_in_a_few_lines(given) -> None:

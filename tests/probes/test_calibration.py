@@ -197,14 +197,34 @@ def test_the_same_seed_gives_the_same_calibration(findings: Findings) -> None:
     assert not np.allclose(one.targets["gain"], third.targets["gain"])
 
 
+def test_the_limit_stands_under_the_verdict_that_was_calibrated(findings: Findings, tmp_path) -> None:
+    fresh = dataclasses.replace(findings, limit_of_detection=None, largest_gain_tried=None)
+    before = fresh.summary().splitlines()
+    made = calibrate(fresh, targets=3, gains=[0.1, 0.5], strengths=5, draws=50)
+    after = fresh.summary().splitlines()
+    (line,) = [line for line in after if line not in before]
+    assert [one for one in after if one != line] == before
+    assert line == detected(findings, made).summary().splitlines()[after.index(line)]
+    assert np.array_equal([fresh.limit_of_detection], [made.limit_of_detection], equal_nan=True)
+    assert fresh.largest_gain_tried == 0.5
+    fresh.save(tmp_path)
+    assert Findings.load(tmp_path).summary() == fresh.summary()
+
+
 def test_what_is_printed_under_the_verdict(calibration: Calibration, larger: Findings, tmp_path) -> None:
     told = detected(larger, calibration)
     assert told.limit_of_detection == calibration.limit_of_detection
     assert "with these rows, at this layer" in told.summary()
     assert calibration.limit_in_words in calibration.summary().splitlines()[0]
     never = dataclasses.replace(calibration, limit_of_detection=float("nan"))
-    largest = f"{calibration.rates['gain'].max():.3f}".removeprefix("0")
-    assert f"nothing up to {largest} would" in never.summary()
+    none = (
+        f"no hidden part of those tried (up to {max(GAINS):g} of the target's variance) would have been seen"
+    )
+    assert none in never.summary().splitlines()[0]
+    assert "nothing up to" not in never.summary()
+    below = dataclasses.replace(calibration, limit_of_detection=-0.009)
+    assert "no smallest gain can be given" in below.summary()
+    assert "-0.009" not in below.summary()
     bound = dataclasses.replace(calibration, limit_of_detection=0.001, limit_true=0.002, at_most=True)
     assert ".001 or less would have been seen" in bound.summary()
     assert "at most .002 of the target's variance" in bound.summary()
