@@ -35,9 +35,9 @@ def load(*modules: str) -> None:
 def as_it_was() -> Generator[None]:
     """Put back at the end what `load` says."""
     import numpy as np
-    import torch
 
-    python, tensors = random.getstate(), torch.get_rng_state()
+    torch: Any = sys.modules.get("torch")  # nothing is drawn yet from what is not loaded
+    python, tensors = random.getstate(), None if torch is None else torch.get_rng_state()
     numbers = np.random.get_state()  # noqa: NPY002 (others draw from it)
     environment = dict(os.environ)
     level, handlers = logging.root.level, list(logging.root.handlers)
@@ -47,7 +47,8 @@ def as_it_was() -> Generator[None]:
     finally:
         random.setstate(python)
         np.random.set_state(numbers)  # noqa: NPY002
-        torch.set_rng_state(tensors)
+        if torch is not None:
+            torch.set_rng_state(tensors)
         _restore(environment)
         logging.root.setLevel(level)
         logging.root.handlers[:] = handlers

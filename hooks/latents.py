@@ -26,6 +26,7 @@ from graticule.hooks.coders import (
     writes_elsewhere,
 )
 from graticule.hooks.finite import finite
+from graticule.hooks.imports import load
 from graticule.hooks.points import PointError, layer_of
 from graticule.hooks.sae_folders import load_sae
 from graticule.hooks.store import Store
@@ -163,6 +164,7 @@ def encode(
         for chunk in _chunks(n, step):
             parts.append(_sparse(sae.encode(_read(activations, name, sae, chunk)), chunk))
             bar.update(len(chunk))
+    load("scipy.sparse")
     import scipy.sparse as sp
 
     values = sp.csr_matrix(sp.vstack(parts, format="csr") if parts else (0, int(sae.cfg.d_sae)))
@@ -219,6 +221,7 @@ def _sparse(acts: Tensor, index: np.ndarray) -> Any:
     **Raises** `NonFiniteError` for latents that are no numbers: a correlation with one is undefined, and the
     latent would count as one that never fires.
     """
+    load("scipy.sparse")
     import scipy.sparse as sp
 
     dense = acts.to_dense() if acts.is_sparse else acts

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from graticule.hooks.imports import load
+
 _STEP = 0.05  # of the trapezoid rule, which converges faster than any power here
 _POINTS = 64  # at a time
 _LEAST = 1e-100
@@ -142,6 +144,7 @@ class RandomVectors:
         values = np.abs(cosines)
         if len(values) <= _KNOTS or not np.isfinite(values).any():
             return _tails(values, self.spread, weights)
+        load("scipy.interpolate")
         from scipy.interpolate import PchipInterpolator
 
         usual = np.nanquantile(values, np.linspace(0, 1, _KNOTS))

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
+from graticule.hooks.imports import load
+
 
 def set_slices(sizes: Int[np.ndarray, " set"]) -> list[slice]:
     """Where each set lies among the stacked vectors."""
@@ -33,6 +35,7 @@ def block_means(
     **Arguments:** `gram` of unit vectors, sets one after another; `apart` the rows and columns of
     entries to leave out, the diagonal among them, each once; None for `weights` is one draw of ones.
     """
+    load("scipy.sparse")
     from scipy.sparse import csr_array
 
     n = len(gram)

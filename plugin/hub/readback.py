@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from graticule.hooks.artifact import sha256
+from graticule.hooks.imports import load
 from graticule.hub.facts import SaeFacts
 from graticule.hub.outgoing import digest
 from graticule.hub.remote import MAIN, Hub
@@ -50,6 +51,7 @@ def _probe_tensors(probe: Any) -> dict[str, Tensor]:
 
 
 def _sae_tensors(facts: SaeFacts, folder: Path) -> dict[str, Tensor]:
+    load("sae_lens")
     from sae_lens import SAE
 
     version = str(facts.metadata.get("sae_lens_version") or facts.cfg.get("sae_lens_version") or "0")
@@ -138,6 +140,7 @@ def _pretrained(repo: str, subject: Subject) -> dict[str, Tensor]:
         from graticule.probes.estimators.ridge import RidgeProbe
 
         return _probe_tensors(RidgeProbe.from_pretrained(repo, subject.id))
+    load("sae_lens")
     from sae_lens import SAE
 
     dtype = str(subject.facts.cfg.get("dtype", "float32")).removeprefix("torch.")

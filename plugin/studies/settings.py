@@ -9,6 +9,7 @@ from typing import Any
 
 from graticule.hooks.artifact import sha256
 from graticule.hooks.identity import weight_digest
+from graticule.hooks.imports import load
 from graticule.hooks.limits import check_limits
 from graticule.hooks.names import check_name, user_path
 from graticule.probes.tables.checks import need_column
@@ -82,6 +83,7 @@ def loaded(sae: Any) -> Any:
     """An SAE as an object; a folder is read by SAELens."""
     if not isinstance(sae, str | Path):
         return sae
+    load("sae_lens")
     from sae_lens import SAE
 
     return SAE.load_from_disk(str(user_path(sae)))

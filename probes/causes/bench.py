@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from graticule.hooks.imports import load
 from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.special import asked_bos
@@ -152,6 +153,7 @@ class Bench:
     def sensitivity(self, outcome: Outcome) -> tuple[float, float]:
         """Spearman correlation of an outcome with the truth in the model as it is, and its p-value: an answer
         that does not follow the truth cannot show that the truth is used."""
+        load("scipy.stats")
         from scipy.stats import spearmanr
 
         truth = self.truth[:, self.findings.target_names.index(outcome.target)]

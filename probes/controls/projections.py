@@ -28,6 +28,7 @@ _HASHED = 1 << 14
 
 def hashed_ngrams(texts: list[str]) -> Any:
     """Counts of word 1-2 grams and char_wb 2-5 grams in hashed columns, each part of a row of length 1."""
+    load("scipy.sparse")
     import scipy.sparse as sp
 
     load("sklearn.feature_extraction.text")

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from graticule.hooks.imports import load
 from graticule.probes.controls.lines import Line, line, not_applicable
 from graticule.probes.controls.scoring import Sampled
 from graticule.probes.controls.setting import Setting
@@ -81,6 +82,7 @@ class _Cells:
 
     def sums(self, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """[draw, block]."""
+        load("scipy.sparse")
         from scipy.sparse import csr_array
 
         table = csr_array((values, self._place), shape=self._shape)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from graticule.hooks.imports import load
 from graticule.probes.scores.bootstrap import interval, resamples
 from graticule.probes.scores.compat import compat_proximity_error
 from graticule.probes.scores.geo import proximity_error, proximity_error_1d
@@ -147,6 +148,7 @@ def within_correlation(
 
 def sign_test(cosine: Float[np.ndarray, " block"]) -> float:
     """Two-sided p of as many blocks on the right side of the training mean, if each side had chance 1/2."""
+    load("scipy.stats")
     from scipy.stats import binomtest
 
     known = cosine[np.isfinite(cosine) & (cosine != 0)]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from graticule.hooks.imports import load
 from graticule.hooks.latents import Latents
 from graticule.probes.estimators.solvers import RidgeFit, ridge_cv, ridge_cv_stream
 from graticule.probes.estimators.sparse_ridge import dual_ridge
@@ -81,6 +82,7 @@ def all_latents(
     latents that are ever active on training rows are the sweep's own ridge; more stay sparse, and the
     strength is chosen in a group k-fold over the clusters of the training rows, the strong ones tried first.
     """
+    load("scipy.sparse")
     import scipy.sparse as sp
 
     train, y = problem.train, problem.y[problem.train]

@@ -10,6 +10,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from graticule.hooks.finite import finite
+from graticule.hooks.imports import load
 from graticule.hooks.latents import Latents
 from graticule.probes.geometry import RandomVectors, cosine_matrix, largest_of
 from graticule.probes.layers import Problem
@@ -108,6 +109,7 @@ def top_latents(
 
 
 def _correlation_p(r: Float[np.ndarray, " value"], n: int) -> Float[np.ndarray, " value"]:
+    load("scipy.stats")
     from scipy.stats import t
 
     free = max(n - 2, 1)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Float32, Int
 
+from graticule.hooks.imports import load
 from graticule.probes.neurons.draws import Turns, activation_form, exceeded, haar, ratios, unturned
 
 _STEP = 128  # rotations at once
@@ -132,6 +133,7 @@ def spearman_by_level(
 
 
 def _spearman(rows: np.ndarray, y: np.ndarray) -> np.ndarray:
+    load("scipy.stats")
     from scipy.stats import rankdata
 
     if len(y) < 3:

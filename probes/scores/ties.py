@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from graticule.hooks.finite import finite
+from graticule.hooks.imports import load
 
 _ROUNDING = 1e-10  # of scores of order 1, through least squares whose columns are nearly copies
 _REACH = 1e-6  # of a statistic's own size: some are made in single precision
@@ -50,6 +51,7 @@ def ranks(values: Float[np.ndarray, "row ..."]) -> Float[np.ndarray, "row ..."]:
     Raises:
         NonFiniteError: for NaN, which would be ranked the best of all, or an infinity.
     """
+    load("scipy.stats")
     from scipy.stats import rankdata
 
     finite("what is ranked", values, lambda row: f"in row {row}")

@@ -36,6 +36,7 @@ class TermCounts:
     @classmethod
     def of(cls, texts: Sequence[str], n_train: int) -> TermCounts:
         """Count the terms of all texts, training rows first."""
+        load("scipy.sparse")
         import scipy.sparse as sp
 
         load("sklearn.feature_extraction.text")
@@ -62,6 +63,7 @@ class TermCounts:
         Equal to scikit-learn's ``TfidfVectorizer(min_df=…)`` fitted on those rows: terms that fewer than
         ``min_df`` of them hold are dropped, frequencies smoothed, each block's rows set to length 1.
         """
+        load("scipy.sparse")
         import scipy.sparse as sp
 
         load("sklearn.preprocessing")

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
+from graticule.hooks.imports import load
 from graticule.probes.tables.rows import Kind
 
 
@@ -17,6 +18,7 @@ def link_clusters(labels: Sequence[pd.Series | None], n_rows: int) -> Int[np.nda
 
     A missing value links its row to no other.
     """
+    load("scipy.sparse", "scipy.sparse.csgraph")
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

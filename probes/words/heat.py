@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from graticule.hooks.imports import load
 from graticule.probes.geometry import Metric
 from graticule.probes.scores.multiplicity import benjamini_hochberg, holm
 from graticule.probes.scores.ties import share_reaching
@@ -155,6 +156,7 @@ def _between(
 ) -> pd.DataFrame:
     """Every two concepts. p is two-sided, of the normal law with the flips' spread: with hundreds of tests no
     number of draws that one can afford would survive Holm's correction."""
+    load("scipy.stats")
     from scipy.stats import norm
 
     first, second = np.triu_indices(len(means), 1)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
+from graticule.hooks.imports import load
 from graticule.hooks.protocols import HookedModel
 from graticule.probes.words.lists import PairLists
 
@@ -50,6 +51,7 @@ class TokenPairs:
 
 def shared_tokens(ids: Int[np.ndarray, "pair 2"]) -> Int[np.ndarray, "entry 2"]:
     """Every two rows that have a token in common, in both orders, and each row with itself."""
+    load("scipy.sparse")
     from scipy.sparse import csr_array
 
     _, column = np.unique(ids, return_inverse=True)

@@ -61,7 +61,7 @@ def test_a_call_leaves_the_process_as_it_was(hf_folder, tmp_path: Path) -> None:
 
 
 def test_libraries_that_disturb_are_imported_in_the_one_way() -> None:
-    """plotly in one module alone; scikit-learn after `load`, wherever it is imported."""
+    """plotly in one module alone; scikit-learn and most of SciPy after `load`, wherever they are imported."""
     for room in ("hooks", "probes", "sims", "plugin"):
         for file in sorted((ROOT / room).rglob("*.py")):
             text = file.read_text(encoding="utf-8").partition("if TYPE_CHECKING:")
@@ -70,5 +70,5 @@ def test_libraries_that_disturb_are_imported_in_the_one_way() -> None:
                 assert not re.search(r"^\s*(from|import) plotly", code, re.MULTILINE), file
             lines = [line.strip() for line in code.splitlines()]
             for number, line in enumerate(lines):
-                if line.startswith(("from sklearn", "import sklearn")):
-                    assert any(before.startswith("load(") for before in lines[number - 2 : number]), file
+                if re.match(r"(from|import) (sklearn|scipy\.(stats|sparse|interpolate))", line):
+                    assert any(before.startswith("load(") for before in lines[number - 3 : number]), file
