@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
-from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import library_versions
+from graticule.hooks.bars import bar
 from graticule.hooks.doors import FINDINGS, MODEL, door
 from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
@@ -147,15 +147,18 @@ def erase(
     if unknown := [p for p in chosen if p not in findings.probes]:
         raise KeyError(f"no probe at {unknown[0]!r}; these findings have {', '.join(findings.probes)}")
     setup = Halves(findings, erased, seed)
-    quiet = not (progress if progress is not None else len(chosen) * len(setup.train) > 20_000)
-    lines = [setup.line(p) for p in tqdm(chosen, desc="erase", unit="layer", disable=quiet, leave=False)]
+    lines: list[dict[str, Any]] = []
+    with bar(len(chosen), "erase", "layer", progress) as done:
+        for place in chosen:
+            lines.append(setup.line(place))
+            done.update()
     later = pd.DataFrame()
     where = None
     if model is not None:
         from graticule.probes.causes.reprobe import reprobe_later
 
         where = point or findings.chosen_point
-        later = reprobe_later(model, findings, where, erased, rows=rows, seed=seed)
+        later = reprobe_later(model, findings, where, erased, rows=rows, seed=seed, progress=progress)
     surface = r2(material.problem.y[material.problem.test], material.surface().test)
     return Erasure(
         model=findings.model,

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
+from graticule.hooks.bars import bar
 from graticule.hooks.points import resolve
 from graticule.hooks.protocols import HookedModel
 from graticule.probes.causes.bench import KL, Bench, next_tokens, row_interval
@@ -36,13 +36,15 @@ def neuron_tables(
     parts: list[tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]] = []
     asked = {tuple(n) for n in neurons}
     layers: dict[int, _Layer] = {}
-    quiet = not (progress if progress is not None else controls > 50)
-    for layer, index in tqdm(neurons, desc="neurons", unit="neuron", disable=quiet, leave=False):
-        if layer not in layers:
-            layers[layer] = _Layer(bench, layer, pos)
-        held = layers[layer]
-        others = [i for at, i in asked if at == layer]
-        parts.append(_neuron(held, index, held.alike(index, controls, others), tuple(values)))
+    each = len(bench.prompts) + 1  # once a prompt pinned, once ablated
+    with bar(len(neurons) * (1 + controls) * each, "neurons and controls", "run", progress) as done:
+        for layer, index in neurons:
+            if layer not in layers:
+                layers[layer] = _Layer(bench, layer, pos)
+            held = layers[layer]
+            alike = held.alike(index, controls, [i for at, i in asked if at == layer])
+            done.total -= (controls - len(alike)) * each  # a small layer has fewer
+            parts.append(_neuron(held, index, alike, tuple(values), done))
     effects, found, pins = (pd.concat(list(p), ignore_index=True) for p in zip(*parts, strict=True))
     return effects, found, pins
 
@@ -94,9 +96,9 @@ class _Layer:
 
 
 def _neuron(
-    layer: _Layer, index: int, controls: list[int], values: tuple[float, ...]
+    layer: _Layer, index: int, controls: list[int], values: tuple[float, ...], done: Any
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Effects, control effects and pins of one neuron."""
+    """Effects, control effects and pins of one neuron; `done` is the bar that they are counted on."""
     bench, asked = layer.bench, f"L{layer.layer}.{index}"
     effects: list[dict[str, Any]] = []
     held: list[dict[str, Any]] = []
@@ -105,6 +107,7 @@ def _neuron(
     for prompt in bench.prompts:
         base = layer.odds(prompt, layer.bases[prompt])
         if not base:
+            done.update(1 + len(controls))
             continue
         for k, neuron in enumerate([index, *controls]):
             drawn = values if k <= DRAWN else (-PIN_DOSE, PIN_DOSE)
@@ -119,10 +122,13 @@ def _neuron(
                          "effect": float((v - base[o]).mean())}
                         for o, v in found[value].items()
                     ]  # fmt: skip
+            done.update()
             for o in base:
                 slopes.setdefault(o, []).append((found[PIN_DOSE][o] - found[-PIN_DOSE][o]) / (2 * PIN_DOSE))
     settings = {o: ("pin", np.stack(v), "log-odds per sd") for o, v in slopes.items()}
-    for kind, rows in _ablated(layer, [index, *controls]).items():
+    ablated = _ablated(layer, [index, *controls])
+    done.update(1 + len(controls))
+    for kind, rows in ablated.items():
         settings[f"{KL}, {kind}"] = (kind, rows, "nats")
     for outcome, (kind, rows, unit) in settings.items():
         name, means = f"{kind} {asked}", rows.mean(axis=1)

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
+from graticule.hooks.bars import bar
 from graticule.probes.causes.bench import KL, LOSS, Bench, next_tokens, row_interval
 from graticule.probes.causes.controls import frame_of, matched_erasers
 from graticule.probes.causes.effects import effect_line
@@ -39,15 +39,14 @@ def removal_tables(
     rng = np.random.default_rng([bench.seed, 3])
     drawn = matched_erasers(bench.moments, frame, controls, rng)
     name = f"erase {' and '.join(names)}"
-    quiet = not (progress if progress is not None else controls > 50)
     rows: dict[str, list[np.ndarray]] = {}
-    with tqdm(total=len(drawn) + 1, desc=name, unit="eraser", disable=quiet, leave=False) as bar:
+    with bar(len(drawn) + 1, name, "eraser", progress) as done:
         every = [eraser, *drawn]
         for start in range(0, len(every), _CHUNK):
             some = every[start : start + _CHUNK]
             for outcome, values in _measured(bench, some).items():
                 rows.setdefault(outcome, []).append(values)
-            bar.update(len(some))
+            done.update(len(some))
     norm = float(np.sqrt(eraser.removed))
     effects: list[dict[str, Any]] = []
     held: list[dict[str, Any]] = []

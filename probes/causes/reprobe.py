@@ -9,6 +9,7 @@ import pandas as pd
 import torch
 from jaxtyping import Int
 
+from graticule.hooks.bars import bar
 from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.packing import packed
@@ -23,7 +24,14 @@ from graticule.probes.scores.metrics import r2
 
 
 def reprobe_later(
-    model: HookedModel, findings: Findings, point: str, erased: list[int], *, rows: int = 1500, seed: int = 0
+    model: HookedModel,
+    findings: Findings,
+    point: str,
+    erased: list[int],
+    *,
+    rows: int = 1500,
+    seed: int = 0,
+    progress: bool | None = None,
 ) -> pd.DataFrame:
     """Test R² of ridge probes at every later point, in the model as it is and with the concept erased.
 
@@ -49,14 +57,16 @@ def reprobe_later(
         runs = {"before": rig.run().later, "after": rig.run(eraser.edit).later}
     y, fitted = problem.y[chosen], slice(0, len(train))
     lines: list[dict[str, Any]] = []
-    for place in later:
-        line: dict[str, Any] = {"layer": layer_of(place), "point": place}
-        for arm, held in runs.items():
-            X = held[place].to(torch.float64).numpy()
-            probe = ridge_cv(X[fitted], y[fitted], clusters=problem.clusters[train], names=names)
-            scores = r2(y[len(train) :], probe.predict(X[len(train) :]))
-            line |= {f"{arm}_{n}": float(v) for n, v in zip(names, scores, strict=True)}
-        lines.append(line)
+    with bar(len(later) * len(runs), "probing later layers", "probe", progress) as done:
+        for place in later:
+            line: dict[str, Any] = {"layer": layer_of(place), "point": place}
+            for arm, held in runs.items():
+                X = held[place].to(torch.float64).numpy()
+                probe = ridge_cv(X[fitted], y[fitted], clusters=problem.clusters[train], names=names)
+                scores = r2(y[len(train) :], probe.predict(X[len(train) :]))
+                line |= {f"{arm}_{n}": float(v) for n, v in zip(names, scores, strict=True)}
+                done.update()
+            lines.append(line)
     return pd.DataFrame(lines)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from tqdm.auto import tqdm
 
+from graticule.hooks.bars import bar
 from graticule.hooks.points import layer_of
 from graticule.probes.causes.bench import Bench, row_interval
 from graticule.probes.causes.controls import covariance_directions
@@ -22,7 +22,7 @@ _BAND = 10
 """Controls that are run at every dose, for the band of the dose-response figure."""
 _SHUFFLED = 10
 _MOST_TARGETS = 4
-_CHUNK = 32
+_CHUNK = 8
 """Directions whose runs are held at once."""
 
 _Kind = tuple[str, str, np.ndarray, bool]
@@ -81,7 +81,7 @@ class _Steer:
         self.kinds += [("control", f"control {i}", d * self.norm, i < _BAND) for i, d in enumerate(drawn)]
         self.kinds += self._shuffled(rng)
         self.kinds += self._other(other)
-        self.quiet = not (progress if progress is not None else len(self.kinds) > 50)
+        self.progress = progress
 
     def _shuffled(self, rng: np.random.Generator) -> list[_Kind]:
         """Write directions of probes of shuffled targets."""
@@ -112,8 +112,7 @@ class _Steer:
         doses: list[dict[str, Any]] = []
         controls: list[dict[str, Any]] = []
         own: dict[str, np.ndarray] = {}
-        bar = tqdm(total=len(self.kinds), desc=self.name, unit="direction", disable=self.quiet, leave=False)
-        with bar:
+        with bar(len(self.kinds), self.name, "direction", self.progress) as done:
             for start in range(0, len(self.kinds), _CHUNK):
                 for (kind, direction, _, every), values in self._values(self.kinds[start : start + _CHUNK]):
                     slopes = {
@@ -134,7 +133,7 @@ class _Steer:
                             self._line(name, kind, direction) | {"effect": float(rows.mean())}
                             for name, rows in slopes.items()
                         ]
-                    bar.update()
+                    done.update()
         held = pd.DataFrame(controls)
         doses += [self._line(n, "probe", self.target) | {"scale": 0.0, "value": 0.0} for n in own]
         effects = [self._effect(name, rows, held) for name, rows in own.items()]

@@ -469,3 +469,34 @@ def test_the_old_name_of_synthetic_targets(tmp_path: Path, capsys: pytest.Captur
     words = ["study", "--model", "no-such-model", "--table", str(tmp_path / "data.csv"), "--text-column", "w"]
     assert main([*words, "--target", "y", "--out", str(tmp_path / "out"), "--targets", "9"]) == 2
     assert "--targets is --synthetic-targets now" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["erase", "steer", "ablate"])
+def test_long_work_says_how_long_it_will_take(given, what: str, monkeypatch, capsys) -> None:
+    """A bar that ends at its total, unasked once the work lasts, never where it was refused."""
+    from graticule.hooks import bars
+
+    model, _, _, _, findings, _ = given
+    short = {"rows": 4, "controls": 3}
+    calls = {
+        "erase": lambda **k: graticule.erase(findings, model, rows=8, **k),
+        "steer": lambda **k: graticule.steer(model, findings, **short, **k),
+        "ablate": lambda **k: graticule.ablate(model, findings, [(0, 1), (1, 2)], **short, **k),
+    }
+    monkeypatch.setattr(bars, "EVERY", 0.0)
+    for progress, patience, seen in (
+        (True, 1e9, True),
+        (None, 0.0, True),
+        (None, 1e9, False),
+        (False, 0.0, False),
+    ):
+        monkeypatch.setattr(bars, "PATIENCE", patience)
+        calls[what](progress=progress)
+        drawn = re.findall(r"(\d+)/(\d+) \[(\S+)<(\S+),", capsys.readouterr().err)
+        assert bool(drawn) == seen, (progress, patience)
+        if seen:
+            assert drawn[0][0] == "0"
+            ends = [(int(n), int(of)) for n, of, _, _ in drawn]
+            assert sum(n == of for n, of in ends) >= (2 if what == "erase" else 1)
+            assert all(n <= of for n, of in ends)
+            assert any(left != "?" for _, _, _, left in drawn)  # an estimate of what is left
