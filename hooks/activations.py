@@ -123,9 +123,9 @@ class Activations(Mapping[str, Tensor]):
             texts: One for each input, in order. A table's rows are compared with them.
 
         Raises:
-            AlignmentError: A row's source is none of the texts.
+            AlignmentError: A row's source is none of the texts, or there are more or fewer than inputs.
         """
-        rows = with_digests(self.rows, texts)
+        rows = with_digests(self.rows, texts, self.provenance.get("n_inputs"))
         return type(self)(self._tensors, rows, {**self.provenance, "n_inputs": len(texts)})
 
     def encode(self, sae: Any, point: str | None = None, *, batch: int = 4096) -> Latents:
@@ -157,8 +157,8 @@ class Activations(Mapping[str, Tensor]):
     ) -> Self:
         """Activations captured elsewhere: `{hook name: [row, width]}`, and a table of their rows.
 
-        Without a `source` column, row i is taken to come from text i. With `texts`, what the rows were made
-        from, a table's rows are compared with them; without, only their number can be.
+        Without a `source` column, row i is taken to come from text i, and `texts` has one for each row. With
+        `texts`, a table's rows are compared with them; without, only their number can be.
 
         Tensors and arrays are used where they lie, without a copy: change none of them in place afterwards,
         or pass `tensor.clone()`.

@@ -43,24 +43,31 @@ def text_digests(texts: Sequence[str]) -> Int[np.ndarray, " text"]:
     return np.array(made, dtype=np.int64)
 
 
-def with_digests(rows: pd.DataFrame, texts: Sequence[str]) -> pd.DataFrame:
+def with_digests(rows: pd.DataFrame, texts: Sequence[str], n_inputs: int | None = None) -> pd.DataFrame:
     """A row table that says of which of `texts` every row is.
 
     Args:
         rows: Rows with a `source` column.
         texts: The texts that `source` counts.
+        n_inputs: How many inputs `source` counts, where that is known.
 
     Returns:
         The same rows with their digests.
 
     Raises:
-        AlignmentError: A row's source is none of the texts.
+        AlignmentError: A row's source is none of the texts, or there are more or fewer texts than inputs:
+            which of them is left out, nothing says.
         TypeError: The texts are no texts.
     """
     source = sources(rows)
     given: list[Any] = list(texts)
     if isinstance(texts, str) or not all(isinstance(text, str) for text in given):
         raise TypeError(f"texts= is {type(texts).__name__}; expected a list of texts, one for each input")
+    if n_inputs is not None and n_inputs != len(given):
+        raise AlignmentError(
+            f"the activations are of {n_inputs} inputs and texts= has {len(given)}: give the text of each "
+            "input, in their order, or rows= with a column 'source', the number of each row's text"
+        )
     if len(source) and not 0 <= source.min() <= source.max() < len(given):
         raise AlignmentError(
             f"the rows are of inputs {source.min()} to {source.max()}, but texts= has {len(given)}: "

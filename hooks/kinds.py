@@ -54,16 +54,12 @@ class FolderKind:
     """The JSON file that names its kind; it may be the last to be written."""
     holds: tuple[str, ...]
     """Patterns of the other names in it."""
-    writes: tuple[str, ...] = ()
-    """Those of them that a kind which may lie among other things writes itself."""
 
-    def check(self, folder: Path, among_others: bool = False) -> None:
+    def check(self, folder: Path) -> None:
         """Refuse a folder that is not to be written into.
 
         Args:
             folder: it may be missing, empty, of this kind, or begun as one and killed.
-            among_others: things that are none of this kind's may lie there too, but nothing of theirs under
-                a name that is written.
 
         Raises:
             ForeignFolderError: if it is a file, of another kind, or holds something else.
@@ -80,7 +76,7 @@ class FolderKind:
                 raise ForeignFolderError(
                     f"{folder} is no {self.words}: its {mark} says {kind!r}; choose another place"
                 )
-        if self.mark in names or (among_others and not set(names) & set(self.writes)):
+        if self.mark in names:
             return
         for name in names:
             if not name.startswith(".") and not any(fnmatchcase(name, own) for own in self.holds):

@@ -268,7 +268,7 @@ class Store(Mapping[str, Tensor]):
     def with_texts(self, texts: Sequence[str]) -> Store:
         """The same store, said to be of these texts: see `Activations.with_texts`. Nothing is written."""
         other = copy.copy(self)
-        other._rows = with_digests(self.rows, texts)
+        other._rows = with_digests(self.rows, texts, self.provenance.get("n_inputs"))
         return other
 
     def encode(self, sae: SparseCoder, point: str | None = None, *, batch: int = 4096) -> Latents:

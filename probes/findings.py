@@ -38,7 +38,7 @@ from graticule.hooks.replacing import replacing_entries
 from graticule.hooks.result import Part, Result
 from graticule.hooks.store import Store
 from graticule.probes.estimators.ridge import RidgeProbe
-from graticule.probes.findings_words import detection, reading
+from graticule.probes.findings_words import detection, part_of_table, reading
 from graticule.probes.material import Material, Predicted
 from graticule.probes.scores.settings import JudgeSettings
 from graticule.probes.scores.verdict import Predictions, Verdict
@@ -54,13 +54,14 @@ ON_TRUST = "baselines_on_trust"
 """In the provenance where the activations say of no model, and baselines of a model stand against them."""
 _RIVALS = "rivals.safetensors"
 _PARTS = ("out_of_fold", "test")
-_WRITES = ("predictions.parquet", _RIVALS, "probes")
 FINDINGS = FolderKind(
     KIND,
     "folder of findings",
     "findings.json",
-    ("activations", "baselines", "calibration", "report.html", "pages", *_WRITES),
-    _WRITES,
+    (
+        *("activations", "baselines", "calibration", "report.html", "pages"),
+        *("predictions.parquet", _RIVALS, "probes"),
+    ),
 )
 """The folder of findings, and of what `probe` keeps beside them."""
 _CAPTION_LAYERS = "Every layer; test scores of layers that were not chosen are exploratory"
@@ -223,8 +224,11 @@ class Findings(Result):
     def summary(self) -> str:
         """The verdict, where it was found, what it stands against, and the checks."""
         where = self.chosen_point if self.chosen_layer is None else f"layer {self.chosen_layer}"
+        first, *rest = self.verdict.summary().splitlines()  # the verdict is the first line everywhere
         lines = [
-            self.verdict.summary(),
+            first,
+            *part_of_table(self),
+            *rest,
             *detection(self),
             *self._against_itself(),
             *self._pairing(),
@@ -334,17 +338,17 @@ class Findings(Result):
         )
 
     def save(self, path: Path | str) -> None:
-        """Write `findings.json`, `predictions.parquet` and `probes/` into `path`.
+        """Write `findings.json`, `predictions.parquet` and `probes/` into `path`, beside what `probe` and a
+        page left there.
 
-        The folder may hold other things (a run's activations, its page). All of it takes the place of earlier
-        findings at once; whatever is killed when, the earlier ones or these can be loaded.
+        All of it takes the place of earlier findings at once; whatever is killed when, the earlier ones or
+        these can be loaded.
 
-        **Raises** `FileExistsError` if `path` holds something else than findings under these names, is a
-        folder of another kind, or another process writes there.
+        **Raises** `FileExistsError` if `path` holds anything else, or another process writes there.
         """
         path = user_path(path)
         with only_here(path, "saving findings into"):
-            FINDINGS.check(path, among_others=True)
+            FINDINGS.check(path)
             with replacing_entries(path, KIND) as folder:
                 self._write(folder)
 

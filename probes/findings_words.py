@@ -39,6 +39,14 @@ def limit_words(limit: float, tried: float | None, at_most: bool = False) -> str
     return f"{limit:.3f}{' or less' if at_most else ''} would have been seen 80% of the time"
 
 
+def part_of_table(findings: Findings) -> list[str]:
+    """How many of the table's rows were used, where they were not all."""
+    count, used = findings.provenance.get("table", {}).get("rows"), findings.predictions["source"].nunique()
+    if count is None or used >= count:
+        return []
+    return [f"of {used} of the table's {count} rows alone: there are activations of no others"]
+
+
 def detection(findings: Findings) -> list[str]:
     """The gain that would have been seen, once `calibrate` has measured it."""
     limit, tried = findings.limit_of_detection, findings.largest_gain_tried

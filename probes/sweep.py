@@ -84,6 +84,13 @@ def sweep(
         _check_baselines(baselines, table)
         pairing = _by_tokens(activations, baselines, table) if pairing == BY_PLACE else pairing
     on_trust = check_pair(baselines, activations)
+    if len(texts_read := np.unique(source)) < len(table):
+        _log.warning(
+            "sweep: the activations are of %d of the %d rows of table %r: what is found is of these alone",
+            len(texts_read),
+            len(table),
+            table.name,
+        )
     problem = problem_of(activations, table, source)
     if len(problem.train) < 3 or len(problem.test) < 2:
         raise ValueError(

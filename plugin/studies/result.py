@@ -18,6 +18,7 @@ from graticule.hooks.artifact import (
     read_json,
     write_json,
 )
+from graticule.hooks.kinds import working_folder
 from graticule.hooks.names import inside, user_path
 from graticule.hooks.replacing import recover
 from graticule.hooks.result import Part, Result
@@ -114,9 +115,15 @@ class Study(Result):
         return write_page(self, path, self.title, links=pages)
 
     def save(self, path: Path | str) -> None:
-        """Write `study.json`; the findings and every part are saved by their steps, beside it."""
+        """Write `study.json`; the findings and every part are saved by their steps, beside it.
+
+        **Raises** `FileExistsError` if `path` holds something else, or another process writes there.
+        """
+        from graticule.studies.running import STUDY
+
         held = {"kind": KIND, "schema": SCHEMA, "steps": list(self.results), **self.to_json()}
-        write_json(user_path(path) / "study.json", held)
+        with working_folder(path, STUDY, "saving a study into") as folder:
+            write_json(folder / "study.json", held)
 
     @classmethod
     def load(cls, path: Path | str) -> Study:

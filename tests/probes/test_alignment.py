@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import graticule
-from graticule import Activations, Store, Table, baselines, capture, holdouts, record, sweep
-from graticule.hooks.alignment import BY_PLACE, BY_TOKENS, COMPARED, AlignmentError, text_digests
+from graticule import Activations, Findings, Store, Table, baselines, capture, holdouts, record, sweep
+from graticule.hooks.alignment import BY_PLACE, BY_TOKENS, COMPARED, DIGEST, AlignmentError, text_digests
 from graticule.probes.sweep import paired_rows, problem_of
 from graticule.probes.tables.prompts import Prompt
 
@@ -56,6 +56,39 @@ def test_rows_in_another_order_are_refused_and_the_first_is_named(X: np.ndarray,
         sweep(shuffled(X, order), table)
     with pytest.raises(AlignmentError, match="another order"):
         sweep(shuffled(X, SHUFFLED), table)
+
+
+def test_a_text_too_many_or_too_few_is_refused_at_every_door(X: np.ndarray, captured, tmp_path) -> None:
+    """Row i is of text i only where there are as many of both: nothing says which was left out."""
+    captured.save(tmp_path / "store")
+    cache = {POINT: torch.from_numpy(X[:8]).reshape(4, 2, 6)}
+    for texts, of in ((TEXTS, "39 inputs and texts= has 40"), (TEXTS[:38], "39 inputs and texts= has 38")):
+        with pytest.raises(AlignmentError, match=of) as told:
+            Activations.from_tensors({POINT: X[:39]}, texts=texts)
+        assert "\n" not in str(told.value)
+        with pytest.raises(AlignmentError, match=of):
+            Activations.from_tensors({POINT: X[:39]}).with_texts(texts)
+    for acts in (captured, Store(tmp_path / "store")):
+        with pytest.raises(AlignmentError, match="40 inputs and texts= has 41"):
+            acts.with_texts([*TEXTS, "berlin"])
+        assert len(acts.with_texts(TEXTS).rows) == N
+    with pytest.raises(AlignmentError, match="4 inputs and texts= has 5"):
+        Activations.from_cache(cache, pos=-1, lengths=2, texts=TEXTS[:5])
+    some = Activations.from_tensors({POINT: X[:39]}, pd.DataFrame({"source": range(1, 40)}), texts=TEXTS)
+    assert some.rows[DIGEST].tolist() == text_digests(TEXTS)[1:].tolist()
+
+
+def test_a_part_of_the_table_is_told_first_and_logged(X: np.ndarray, table: Table, caplog, tmp_path) -> None:
+    findings = sweep(Activations.from_tensors({POINT: X}, texts=TEXTS), table, draws=20)
+    assert "rows alone" not in findings.summary() + caplog.text
+    half = Activations.from_tensors({POINT: X[:24]}, texts=TEXTS[:24])
+    findings = sweep(half, table, draws=20)
+    assert "activations are of 24 of the 40 rows of table 'table'" in caplog.text
+    findings.save(tmp_path / "f")
+    for one in (findings, Findings.load(tmp_path / "f")):
+        told = one.summary().splitlines()
+        assert told[0].startswith(one.verdict.words)
+        assert told[1].startswith("of 24 of the table's 40 rows alone")
 
 
 def test_fewer_rows_more_rows_and_other_texts(X: np.ndarray, table: Table, load_tiny) -> None:

@@ -16,6 +16,7 @@ from graticule.probes.causes.leace import Eraser
 from graticule.probes.estimators.ridge import RidgeProbe
 from graticule.probes.layer_band import LayerBand, layer_band
 from graticule.probes.surface.baselines import Baselines
+from graticule.studies.result import Study
 
 POINTS = ("blocks.0.hook_resid_post", "blocks.1.hook_resid_post")
 
@@ -65,20 +66,24 @@ def test_a_hostile_store_cannot_make_findings_remove_a_folder(found, tmp_path, m
     assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")] == ["data", "data/thesis.txt"]
 
 
-def test_findings_are_saved_among_others_but_never_over_them(found, tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    found.save(tmp_path)
-    found.save(tmp_path)
-    assert Findings.load(tmp_path).verdict == found.verdict
-    assert (tmp_path / "notes.txt").read_text() == "mine"
-
-    for name in ("predictions.parquet", "probes", "rivals.safetensors"):
+def test_nothing_is_saved_among_things_of_the_user(found, tmp_path):
+    """One rule for every `save`: what the command line refuses, a notebook is refused too."""
+    found.save(tmp_path / "own")
+    found.report(tmp_path / "own" / "report.html")
+    found.save(tmp_path / "own")
+    assert Findings.load(tmp_path / "own").verdict == found.verdict
+    things = {"f": found, "acts": found.material.activations, "probe": found.probe,
+              "baselines": found.material.baselines, "band": layer_band(found), "study": Study(found, {}, {}),
+              "eraser": Eraser.fit(np.eye(4), np.arange(4.0)[:, None])}  # fmt: skip
+    for name in ("elements.csv", "predictions.parquet", "probes", "rivals.safetensors"):
         theirs = tmp_path / f"theirs {name}"
         (theirs / name).mkdir(parents=True)
         (theirs / "script.py").write_text("mine")
-        with pytest.raises(ForeignFolderError, match="something other"):
-            found.save(theirs)
-        assert {p.name for p in theirs.iterdir()} == {name, "script.py"}
+        for what, thing in things.items():
+            with pytest.raises(FileExistsError, match=r"something other|exists; choose another") as told:
+                thing.save(theirs)
+            assert "\n" not in str(told.value), what
+            assert {p.name for p in theirs.iterdir()} == {name, "script.py"}
     for place in (tmp_path / "store", tmp_path / "probe"):
         saved = found.material.activations if place.name == "store" else found.probe
         saved.save(place)
