@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from graticule.certificate.certify import certify as certify
     from graticule.hooks.activations import Activations as Activations
     from graticule.hooks.capture import capture as capture
+    from graticule.hooks.positions import Sample as Sample
     from graticule.hooks.record import record as record
     from graticule.hooks.store import Store as Store
     from graticule.models import load_model as load_model
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from graticule.probes.causes.ablate import ablate as ablate
     from graticule.probes.causes.causes import causes as causes
     from graticule.probes.causes.erase import erase as erase
+    from graticule.probes.causes.outcomes import Outcome as Outcome
     from graticule.probes.causes.steer import steer as steer
     from graticule.probes.compare import compare as compare
     from graticule.probes.controls.run import controls as controls
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from graticule.probes.latents.sweep import latents as latents
     from graticule.probes.neurons.neurons import neurons as neurons
     from graticule.probes.probe import probe as probe
+    from graticule.probes.scores.settings import JudgeSettings as JudgeSettings
     from graticule.probes.surface.baselines import baselines as baselines
     from graticule.probes.sweep import sweep as sweep
     from graticule.probes.tables.table import Table as Table
@@ -48,7 +51,9 @@ if TYPE_CHECKING:
     from graticule.sims.contexts import Contexts as Contexts
     from graticule.sims.reproductions.reproduce import reproduce as reproduce
     from graticule.sims.reproductions.simulate import simulate as simulate
+    from graticule.sims.sequence import SequenceTokens as SequenceTokens
     from graticule.sims.theorems.run import theorems as theorems
+    from graticule.sims.train import Training as Training
     from graticule.sims.world import World as World
     from graticule.studies.running import study as study
 
@@ -56,9 +61,14 @@ __all__ = [
     "Activations",
     "Contexts",
     "Findings",
+    "JudgeSettings",
+    "Outcome",
     "RidgeProbe",
+    "Sample",
+    "SequenceTokens",
     "Store",
     "Table",
+    "Training",
     "World",
     "ablate",
     "ambiguous",
@@ -102,9 +112,14 @@ _HOMES = {
     "Activations": "graticule.hooks.activations",
     "Contexts": "graticule.sims.contexts",
     "Findings": "graticule.probes.findings",
+    "JudgeSettings": "graticule.probes.scores.settings",
+    "Outcome": "graticule.probes.causes.outcomes",
     "RidgeProbe": "graticule.probes.estimators.ridge",
+    "Sample": "graticule.hooks.positions",
+    "SequenceTokens": "graticule.sims.sequence",
     "Store": "graticule.hooks.store",
     "Table": "graticule.probes.tables.table",
+    "Training": "graticule.sims.train",
     "World": "graticule.sims.world",
     "ablate": "graticule.probes.causes.ablate",
     "ambiguous": "graticule.probes.words.ambiguous",

@@ -2,10 +2,12 @@
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -77,12 +79,43 @@ def test_the_face():
         *("neurons", "attribute", "trace", "erase", "steer", "ablate", "causes"),
         *("words", "languages", "ambiguous", "World", "Contexts", "simulate", "reproduce", "theorems"),
         *("certify", "saes", "hub"),
+        *("Sample", "Outcome", "JudgeSettings", "Training", "SequenceTokens"),  # which messages say to write
     }
     assert dir(graticule) == sorted(graticule.__all__)
     for name in graticule.__all__:
         assert getattr(graticule, name).__name__.removeprefix("graticule.") == name
     with pytest.raises(AttributeError, match="no attribute 'captures'"):
         _ = graticule.captures
+
+
+def said(tree: ast.AST) -> Iterator[str]:
+    """Every string of a module that is no docstring."""
+    bare = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in bare:
+            yield node.value
+
+
+def test_what_messages_and_the_readme_say_to_write_is_on_the_face():
+    """A class of ours that a message calls, or that stands in the README's code, can be had as it stands."""
+    ours, written = set(), {}
+    for room in ROOMS:
+        for file in sources(room):
+            tree = ast.parse(file.read_text())
+            ours |= {node.name for node in tree.body if isinstance(node, ast.ClassDef)}
+            for words in said(tree):
+                for match in re.finditer(r"(?<![\w.])([A-Z]\w+)(?=\(|\.[a-z_]+\()", words):
+                    if not words.rstrip().endswith(f"{match[1]}("):  # the start of what a `repr` writes
+                        written.setdefault(match[1], f"{file.name}: {words[:80]}")
+            for words in said(tree):
+                for name in re.findall(r"(?<![\w.])graticule\.(\w+)\(", words):
+                    assert name in graticule.__all__, f"{file.name}: graticule.{name} is not there"
+    for code in re.findall(r"`([^`\n]+)`", (ROOT / "README.md").read_text()):
+        for name in re.findall(r"(?<![\w.])([A-Z]\w+)(?=\(|\.[a-z_]+\()", code):
+            written.setdefault(name, f"README: {code}")
+    assert {"Outcome", "Sample", "JudgeSettings", "World", "Table"} <= set(written)
+    missing = {name: where for name, where in written.items() if name in ours - set(graticule.__all__)}
+    assert not missing
 
 
 def loaded_after(code: str) -> set[str]:
