@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from graticule.probes.tables.rows import TableError
+from graticule.probes.tables.units import LIMITS
 
 _LARGEST = 1e100
-_LIMITS = {"lat": 90.0, "lon": 360.0}
 
 
 logger = logging.getLogger(__name__)
@@ -102,34 +102,12 @@ def need_text_and_target(texts: pd.Series, target: pd.Series) -> None:
         )
 
 
-def read_units(
-    units: str | Sequence[str | None] | Mapping[str, str] | None,
-    targets: Sequence[str],
-    names: Sequence[str],
-    kind: str,
-) -> tuple[str | None, ...]:
-    """A unit for each column of y. **Raises** TableError where they do not fit the targets."""
-    if kind != "numeric" or units is None:
-        return (None,) * len(names)
-    if isinstance(units, Mapping):
-        unknown = [key for key in units if key not in targets]
-        if unknown:
-            raise TableError(f"units for {unknown}, which are no targets; targets: {list(targets)}")
-        return tuple(units.get(target) for target in targets)
-    given = (units,) if isinstance(units, str) else tuple(units)
-    if len(given) != len(targets):
-        raise TableError(
-            f"{len(given)} units {given} for {len(targets)} targets {list(targets)}: one for each"
-        )
-    return given
-
-
 def check_limits(
     y: np.ndarray, units: Sequence[str | None], names: Sequence[str], bad: dict[int, str]
 ) -> None:
     """Note in ``bad`` the latitudes and longitudes that cannot be (swapped columns, say)."""
     for column, unit in enumerate(units):
-        limit = _LIMITS.get(unit or "", np.inf)
+        limit = LIMITS.get(unit or "", np.inf)
         for row in np.flatnonzero(np.abs(y[:, column]) > limit):
             value = y[row, column]
             bad.setdefault(int(row), f"{names[column]!r} is {value:g}, outside ±{limit:g} degrees ({unit})")

@@ -106,3 +106,47 @@ def _spread(
                 if left.any(axis=0)[has[cluster]].all():
                     chosen[cluster] = part
                     break
+
+
+def draw_rows(
+    clusters: Int[np.ndarray, " row"],
+    is_test: Bool[np.ndarray, " row"],
+    n: int,
+    minimum: tuple[int, int],
+    seed: int,
+) -> Bool[np.ndarray, " row"]:
+    """At most ``n`` rows in whole clusters, seeded.
+
+    They are drawn from all rows, or, where that leaves training or test rows fewer than half their share or
+    than there must be, from each of the two parts by its share.
+
+    Args:
+        clusters: Cluster of each row: 0, 1, 2, …
+        is_test: The split.
+        n: How many rows.
+        minimum: Training and test rows that there must be.
+        seed: Seed of the draw.
+    """
+    order = np.random.default_rng(seed).permutation(int(clusters.max()) + 1)
+    sizes = np.stack([np.bincount(clusters[part], minlength=len(order)) for part in (~is_test, is_test)], 1)
+    share = n * sizes.sum(axis=0) / len(clusters)
+    chosen = _that_fit(order, sizes.sum(axis=1, keepdims=True), np.array([n]))
+    if (sizes[chosen].sum(axis=0) < np.maximum(share / 2, minimum)).any():
+        test = int(np.clip(round(float(share[1])), minimum[1], max(n - minimum[0], minimum[1])))
+        chosen = _that_fit(order, sizes, np.array([n - test, test]))
+    return chosen[clusters]
+
+
+def _that_fit(
+    order: Int[np.ndarray, " cluster"],
+    sizes: Int[np.ndarray, "cluster part"],
+    rooms: Int[np.ndarray, " part"],
+) -> Bool[np.ndarray, " cluster"]:
+    """Clusters, in this order, for which there is still room in every part."""
+    chosen, left = np.zeros(len(order), bool), rooms.copy()
+    for cluster in order:
+        if (sizes[cluster] <= left).all():
+            chosen[cluster], left = True, left - sizes[cluster]
+        if not left.any():
+            break
+    return chosen

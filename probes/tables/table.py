@@ -27,12 +27,12 @@ from graticule.probes.tables.checks import (
     need_variation,
     one_order,
     read_texts,
-    read_units,
     refuse,
 )
-from graticule.probes.tables.groups import dense_codes, draw_split, link_clusters
+from graticule.probes.tables.groups import dense_codes, draw_rows, draw_split, link_clusters
 from graticule.probes.tables.reading import packaged_settings, read_frame
 from graticule.probes.tables.rows import Kind, TableError, read_split, read_targets, say_alike
+from graticule.probes.tables.units import check_unit, read_units
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Table:
     target_names: tuple[str, ...]
     """A name for each column of ``y``."""
     units: tuple[str | None, ...]
-    """A unit for each column of ``y``: ``lat``, ``lon``, ``year``, anything."""
+    """A unit for each column of ``y``: ``lat``, ``lon``, ``year``, or any other, for axes."""
     kind: Kind
     """``numeric``, ``binary`` or ``categorical``."""
     classes: tuple[str, ...]
@@ -247,17 +247,13 @@ class Table:
         )
 
     def head(self, n: int, seed: int = 0) -> Table:
-        """At most ``n`` rows: random whole clusters that fit, in row order; the split is kept."""
+        """At most ``n`` rows: random whole clusters that fit, in row order, of both parts of the split.
+
+        **Raises** TableError for fewer rows than a table has at the least.
+        """
         if n >= len(self):
             return self
-        sizes = np.bincount(self.clusters)
-        chosen, held = np.zeros(len(sizes), bool), 0
-        for cluster in np.random.default_rng(seed).permutation(len(sizes)):
-            if held + int(sizes[cluster]) <= n:
-                chosen[cluster], held = True, held + int(sizes[cluster])
-            if held == n:
-                break
-        return self.take(chosen[self.clusters])
+        return self.take(draw_rows(self.clusters, self.is_test, n, (MIN_TRAIN, MIN_TEST), seed))
 
     def with_target(
         self,
@@ -285,6 +281,7 @@ class Table:
         unit_of = tuple(units or (None,) * len(names))
         if not len(names) == len(unit_of) == values.shape[1]:
             raise TableError(f"{values.shape[1]} targets, but {len(names)} names and {len(unit_of)} units")
+        unit_of = tuple(check_unit(unit, name) for unit, name in zip(unit_of, names, strict=True))
         return self._derive(y=values, target_names=names, units=unit_of, kind="numeric", classes=())
 
     def with_clusters(self, labels: Sequence[Any] | Shaped[np.ndarray, " row"]) -> Table:

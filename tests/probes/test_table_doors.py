@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import as_installed
 
 from graticule.probes.tables.checks import ColumnError
 from graticule.probes.tables.rows import TableError
@@ -306,3 +307,46 @@ def test_a_parquet_file_without_features(tmp_path: Path) -> None:
     pd.DataFrame({"name": NAMES, "t": np.arange(N)}).to_parquet(tmp_path / "x.parquet")
     assert Table(tmp_path / "x.parquet", "name", "t").kind == "numeric"
     assert json.dumps(Table(tmp_path / "x.parquet", "name", "t").classes) == "[]"
+
+
+# Units -----------------------------------------------------------------------------------------------
+def test_units_that_are_nearly_right_or_of_classes_are_refused(caplog: pytest.LogCaptureFixture) -> None:
+    numbers = np.arange(float(N))
+    for unit, meant in (("yaer", "year"), ("latt", "lat"), ("Lat", "lat"), ("latitude", "lat"),
+                        ("long", "lon"), ("lng", "lon"), ("Year", "year"), ("longitud", "lon")):  # fmt: skip
+        for units in (unit, [unit], {"t": unit}):
+            with pytest.raises(TableError, match=f"'t' has the unit '{unit}': did you mean '{meant}'"):
+                table_of(numbers, units=units)
+        with pytest.raises(TableError, match=f"did you mean '{meant}'"):
+            table_of(numbers).with_target(numbers, ["t"], [unit])
+    with as_installed(), pytest.raises(TableError, match="has the unit 3: expected a word"):
+        table_of(numbers, units=[3])
+    for classes in (["yes", "no"] * (N // 2), ["a", "b", "c", "d"] * (N // 4), np.arange(N) % 2):
+        with pytest.raises(TableError, match=r"unit 'year' and holds classes .*leave the unit out"):
+            table_of(classes, units={"t": "year"})
+        assert table_of(classes, units={}).units == table_of(classes, units=[None]).units
+    for unit in ("lat", "lon", "year", "kg", "km/h", "°C", "m2", "years", "kWh per day", "%"):
+        assert table_of(numbers, units=unit).units == (unit,)
+    assert "which is written on axes" not in caplog.text
+    assert table_of(numbers, units="foo").units == ("foo",)
+    assert "unit 'foo', which is written on axes and changes nothing else" in caplog.text
+
+
+# Some rows -------------------------------------------------------------------------------------------
+def test_few_rows_are_of_both_parts_of_the_split() -> None:
+    data = pd.DataFrame({"name": [f"x {i}" for i in range(96)], "t": np.arange(96.0)})
+    table = Table(data, "name", "t", seed=0)
+    for n in (5, 6, 10, 20, 50, 95):
+        for seed in range(6):
+            part = table.head(n, seed)
+            assert len(part) == n
+            tests, fair = int(part.is_test.sum()), n * float(table.is_test.mean())
+            assert tests >= 2 and n - tests >= 3
+            assert tests >= fair / 2 - 1 and n - tests >= (n - fair) / 2 - 1
+            assert np.array_equal(part.is_test, table.is_test[part.source_rows])
+            assert part.digest == table.head(n, seed).digest
+    for n in (2, 4):
+        with pytest.raises(TableError, match="at least 3 and 2 are needed"):
+            table.head(n)
+    pairs = table.with_clusters(np.arange(96) // 2)
+    assert np.isin(np.bincount(pairs.head(20, 3).clusters), (1, 2)).all() and len(pairs.head(20, 3)) >= 18
