@@ -17,6 +17,7 @@ STRUCTURE = "structure beyond the baselines"
 NO_BETTER = "no better than the baselines"
 NOT_DECIDED = "not decided"
 MISSING = "not decided: model baselines missing"
+NO_BETTER_THAN_MEAN = "not decided: baselines and probe together are no better than the training mean"
 MIN_EFFECTIVE_CLUSTERS = 30
 
 
@@ -157,10 +158,11 @@ def verdict(
     """The verdict, and the surface predictor's values on the test rows (for a table of predictions).
 
     **gain** is R²(stack of baselines and probe) − R²(stack of baselines) on test rows, both stacks fitted on
-    out-of-fold training predictions. **margin** is R²(probe) − R²(strongest baseline). R² is the metric for
-    every kind of target, the mean over the columns of ``y``; for categories these are indicators, and R² is
-    the Brier skill. ``model_baselines`` names the baselines that read the model; if none of ``baselines`` is
-    among them nothing is decided.
+    out-of-fold training predictions. A gain over a surface that is worse than the mean counts only where the
+    whole stack beats the mean, too: else nothing is decided. **margin** is R²(probe) − R²(strongest
+    baseline). R² is the metric for every kind of target, the mean over the columns of ``y``; for categories
+    these are indicators, and R² is the Brier skill. ``model_baselines`` names the baselines that read the
+    model; if none of ``baselines`` is among them nothing is decided.
 
     **Raises** ValueError where shapes do not fit, a value is not finite, or a setting is out of its range.
     """
@@ -185,6 +187,9 @@ def verdict(
     gain, ci95 = mean(by_target), interval(difference(samples[:, 1], samples[:, 0]))
     known = any(name in model_baselines for name in baselines)
     effective = effective_clusters(sums.n)
+    label = words(gain, ci95, min_gain, known)
+    if label == STRUCTURE and not (mean(point["full"]) >= min_gain and interval(samples[:, 1])[0] > 0):
+        label = NO_BETTER_THAN_MEAN
     result = Verdict(
         metric="r2",
         score=mean(point["probe"]),
@@ -198,7 +203,7 @@ def verdict(
         min_gain=min_gain,
         clusters=len(sums.n),
         effective_clusters=effective,
-        words=words(gain, ci95, min_gain, known),
+        words=label,
         model_baselines=known,
         warnings=_warnings(effective, by_target, samples, target_names),
     )

@@ -24,6 +24,7 @@ from graticule.probes.scores.ties import ranks, share_reaching
 from graticule.probes.scores.verdict import (
     MISSING,
     NO_BETTER,
+    NO_BETTER_THAN_MEAN,
     NOT_DECIDED,
     STRUCTURE,
     Predictions,
@@ -135,6 +136,23 @@ def test_gain_and_margin_are_differences_of_r2() -> None:
     assert result.strongest_baseline == "embedding"
     assert result.margin == pytest.approx(r2_score(y[200:], probe[200:]) - r2_score(y[200:], b[200:]))
     assert np.mean(list(result.gain_by_target.values())) == pytest.approx(result.gain)
+
+
+def test_a_gain_over_a_surface_worse_than_the_mean_is_no_structure_unless_the_stack_beats_the_mean() -> None:
+    """Baselines that hold on training rows and fail on test rows: half of their error away is a gain."""
+    rng = np.random.default_rng(5)
+    y = rng.normal(size=(400, 1))
+    overfitted = y + 0.1 * rng.normal(size=y.shape)
+    overfitted[200:] = 1.2 * rng.normal(size=(200, 1))
+    for knows, label in ((0.0, NO_BETTER_THAN_MEAN), (0.9, STRUCTURE)):
+        probe = y + 0.1 * rng.normal(size=y.shape)
+        probe[200:] = knows * y[200:] + 0.02 * rng.normal(size=(200, 1))
+        result = judge(y, probe, {"embedding": overfitted}, 200)
+        assert result.surface < -1
+        assert result.gain > 0.5
+        assert result.ci95[0] > 0
+        assert result.words == label
+        assert label in result.summary().splitlines()[0]
 
 
 def test_missing_model_baselines_no_baselines_and_few_clusters() -> None:
