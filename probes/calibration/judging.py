@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from graticule.probes.calibration.components import Chosen
 from graticule.probes.scores.bootstrap import ClusterSums, cluster_sums, resamples, weighted_r2
 from graticule.probes.scores.ties import difference
-from graticule.probes.scores.verdict import words
+from graticule.probes.scores.verdict import stack_design, words
 
 _BYTES = 1 << 25
 
@@ -53,19 +53,13 @@ def stacks(
         part = slice(start, start + step)
         columns = np.stack([c.train[part] for c in held], axis=2)
         tests = np.stack([c.test[part] for c in held], axis=2)
-        centre, spread = columns.mean(axis=1), columns.std(axis=1)
-        helps = (
-            np.einsum("tnk,tn->tk", columns - centre[:, None], y[part] - y[part].mean(axis=1)[:, None]) > 0
-        )
-        varied = helps & (np.ptp(columns, axis=1) > 0)
-        scale = np.where(varied, spread, 1.0)
-        design = np.where(varied[:, None], (columns - centre[:, None]) / scale[:, None], 0.0)
+        parts = stack_design(columns, y[part])
         offset = y[part].mean(axis=1)
-        augmented = np.concatenate([design, (y[part] - offset[:, None])[:, :, None]], axis=2)
+        augmented = np.concatenate([parts.design, parts.right[:, :, None]], axis=2)
         factor = cast("np.ndarray", np.linalg.qr(augmented, mode="r"))
         for name, k in zip(names, (len(baselines), len(held)), strict=False):
-            weights = _least_squares(factor[:, :k, :k], factor[:, :k, -1]) / scale[:, :k]
-            intercept = offset - (centre[:, :k] * weights).sum(axis=1)
+            weights = _least_squares(factor[:, :k, :k], factor[:, :k, -1]) * parts.per_unit[:, :k]
+            intercept = offset - (parts.centre[:, :k] * weights).sum(axis=1)
             out[name][part] = np.einsum("tnk,tk->tn", tests[:, :, :k], weights) + intercept[:, None]
     return out
 

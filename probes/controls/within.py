@@ -108,7 +108,7 @@ def _scores(
             error = total_y - 2 * both + total_p
             out[t, 1, i] = np.where(defined, 1 - error / np.where(defined, total_y, 1.0), np.nan)
             varied = defined & (total_p > 1e-12 * max(float((p * p).sum()), 1e-300))
-            scale = np.sqrt(np.where(varied, total_y * total_p, 1.0))
+            scale = np.sqrt(np.where(varied, total_y, 1.0)) * np.sqrt(np.where(varied, total_p, 1.0))
             out[t, 0, i] = np.where(varied, both / scale, np.nan)
     known = ~np.isnan(out)
     number = known.sum(axis=0)

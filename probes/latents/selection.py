@@ -125,9 +125,11 @@ def _least_squares(
         return np.tile(offset, (len(wanted), 1))
     inside, outside = _dense(X, columns)[fit], _dense(Z, columns)[wanted]
     mean, scale = inside.mean(axis=0), inside.std(axis=0)
-    scale = np.where(scale > 0, scale, 1.0)
-    coef = np.linalg.lstsq((inside - mean) / scale, y[fit] - offset, rcond=1e-9)[0]
-    return (outside - mean) / scale @ coef + offset
+    per_unit = np.divide(
+        1.0, scale, out=np.zeros_like(scale), where=scale > 0
+    )  # a constant column has no say
+    coef = np.linalg.lstsq((inside - mean) * per_unit, y[fit] - offset, rcond=1e-9)[0]
+    return (outside - mean) * per_unit @ coef + offset
 
 
 def _dense(X: Any, columns: np.ndarray) -> np.ndarray:

@@ -59,8 +59,9 @@ def pearson(
     _check(y, pred)
     varied = (np.ptp(y, axis=0) > 0) & (np.ptp(pred, axis=0) > 0)
     y, pred = y - y.mean(axis=0), pred - pred.mean(axis=0)
-    scale = np.sqrt(np.square(y).sum(axis=0) * np.square(pred).sum(axis=0))
-    return np.where(varied, (y * pred).sum(axis=0) / np.where(varied, scale, 1.0), np.nan)
+    # each by its own length: the squares of small units vanish in a product
+    y, pred = (side / np.where(varied, np.sqrt(np.square(side).sum(axis=0)), 1.0) for side in (y, pred))
+    return np.where(varied, (y * pred).sum(axis=0), np.nan)
 
 
 def spearman(

@@ -19,6 +19,7 @@ NOT_DECIDED = "not decided"
 MISSING = "not decided: model baselines missing"
 NO_BETTER_THAN_MEAN = "not decided: baselines and probe together are no better than the training mean"
 MIN_EFFECTIVE_CLUSTERS = 30
+_ROUNDING = 1e-13  # of a target in standard deviations from 0
 
 
 @dataclass(frozen=True)
@@ -127,19 +128,60 @@ def stack(
     allowed: the solution of least norm (in units of each predictor's standard deviation) is taken.
     """
     names = tuple(out_of_fold)
-    target_mean = y.mean(axis=0)
-    coef, intercept = np.zeros((len(names), y.shape[1])), target_mean.copy()
+    mean = y.mean(axis=0)
+    coef, intercept = np.zeros((len(names), y.shape[1])), mean.copy()
     for target in range(y.shape[1] if names else 0):
         columns = np.stack([out_of_fold[name][:, target] for name in names], axis=1)
-        centre = columns.mean(axis=0)
-        helps = (columns - centre).T @ (y[:, target] - target_mean[target]) > 0
-        varied = helps & (np.ptp(columns, axis=0) > 0)
-        scale = np.where(varied, columns.std(axis=0), 1.0)
-        design = np.where(varied, (columns - centre) / scale, 0.0)
-        weights = np.linalg.lstsq(design, y[:, target] - target_mean[target], rcond=1e-9)[0]
-        coef[:, target] = weights / scale
-        intercept[target] -= centre @ coef[:, target]
+        parts = stack_design(columns, y[:, target])
+        weights = np.linalg.lstsq(parts.design, parts.right, rcond=1e-9)[0]
+        coef[:, target] = weights * parts.per_unit
+        intercept[target] -= parts.centre @ coef[:, target]
     return StackFit(names, coef, intercept)
+
+
+@dataclass(frozen=True)
+class StackDesign:
+    """The least squares of a stack, in standard deviations: of one target, or of many along the first axis."""
+
+    design: Float[np.ndarray, "*target row predictor"]
+    """Standardised predictions; 0 for predictors that are left out."""
+    right: Float[np.ndarray, "*target row"]
+    """The standardised target."""
+    centre: Float[np.ndarray, "*target predictor"]
+    """Mean of every predictor, in the target's unit."""
+    per_unit: Float[np.ndarray, "*target predictor"]
+    """What turns a standardised weight into one of the target's unit; exactly 0 for what is left out."""
+
+
+def stack_design(
+    columns: Float[np.ndarray, "*target row predictor"], y: Float[np.ndarray, "*target row"]
+) -> StackDesign:
+    """Out-of-fold predictions and their target on one scale, so that no unit of the target matters.
+
+    Args:
+        columns: predictions, a predictor a column.
+        y: the target.
+
+    Returns:
+        The design, without predictors that go against the target or vary by no more than rounding.
+    """
+    mean = y.mean(axis=-1, keepdims=True)
+    right = y - mean
+    unit = right.std(axis=-1, keepdims=True)
+    unit = np.where(unit > 0, unit, 1.0)
+    right = right / unit
+    centre = columns.mean(axis=-2, keepdims=True)
+    standard = (columns - centre) / unit[..., None]
+    spread = standard.std(axis=-2, keepdims=True)
+    helps = (standard * right[..., None]).sum(axis=-2, keepdims=True) > 0
+    used = helps & (spread > _ROUNDING * (1 + np.abs(mean / unit)[..., None]))
+    scale = np.where(used, spread, 1.0)
+    return StackDesign(
+        np.where(used, standard / scale, 0.0),
+        right,
+        centre[..., 0, :],
+        np.where(used, 1 / scale, 0.0)[..., 0, :],
+    )
 
 
 def verdict(
