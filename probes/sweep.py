@@ -16,6 +16,7 @@ from graticule.hooks.alignment import BY_PLACE, BY_TOKENS, DIGEST, by_place, by_
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.doors import ACTIVATIONS, BASELINES, FINDINGS, TARGET, door
 from graticule.hooks.store import Store
+from graticule.probes.doubts import doubted
 from graticule.probes.estimators.ridge import RidgeProbe
 from graticule.probes.findings import ON_TRUST, Findings
 from graticule.probes.layers import PointFit, PointRows, Problem, chosen, fit_points
@@ -116,7 +117,8 @@ def sweep(
     for twin in baselines.twins:
         others = {name: p for name, p in rivals.items() if name != twin}
         checks[f"{twin} in the probe's place"] = verdict(y_train, y_test, rivals[twin], others, **settings)[0]
-    rows["shuffled"] = fit_shuffled(activations, best, problem, table, alphas, seed)
+    rows["shuffled"] = fit_shuffled(activations, best, problem, table, alphas, draws, seed)
+    result = doubted(result, checks, best, activations, problem, baselines, rivals, rows)
     return Findings(
         model=_model_name(activations),
         table=table.name,

@@ -140,7 +140,7 @@ def within_correlation(
 
     def statistic(weights: Draws) -> Float[np.ndarray, " draw"]:
         both, first, second = (weights @ p for p in products)
-        scale = np.sqrt(first * second)
+        scale = np.sqrt(first) * np.sqrt(second)
         return _nanmean(np.divide(both, scale, out=np.full(scale.shape, np.nan), where=scale > 0))
 
     return statistic

@@ -141,7 +141,7 @@ def stack(
 
 @dataclass(frozen=True)
 class StackDesign:
-    """The least squares of a stack, in standard deviations: of one target, or of many along the first axis."""
+    """The least squares of a stack, in standard deviations, of one target or (first axis) of many."""
 
     design: Float[np.ndarray, "*target row predictor"]
     """Standardised predictions; 0 for predictors that are left out."""

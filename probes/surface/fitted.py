@@ -11,6 +11,7 @@ import pandas as pd
 from graticule.hooks.activations import Activations
 from graticule.hooks.store import Store
 from graticule.probes.layers import PointFit, Problem, chosen, fit_points
+from graticule.probes.scores.bootstrap import cluster_sums, interval, resampled_r2
 from graticule.probes.scores.metrics import score
 from graticule.probes.scores.verdict import Predictions
 from graticule.probes.surface.baselines import Baselines
@@ -58,9 +59,13 @@ def fit_shuffled(
     problem: Problem,
     table: Table,
     alphas: Sequence[float] | None,
+    draws: int,
     seed: int,
 ) -> dict[str, Any]:
-    """The chosen layer against targets dealt anew within each part of the split: must score about 0."""
+    """The chosen layer against targets dealt anew within each part of the split: must score about 0.
+
+    `ci95` is of the test R², by the verdict's own bootstrap over clusters.
+    """
     rng = np.random.default_rng(seed)
     y = problem.y.copy()
     for part in (problem.train, problem.test):
@@ -68,11 +73,13 @@ def fit_shuffled(
     dealt = Problem(problem.source, y, problem.is_test, problem.clusters, problem.names)
     point = activations.select(points=best.point)
     fit = fit_points(point, dealt, alphas=alphas, progress=False)[0]
+    sums = cluster_sums(y[problem.test], {"shuffled": fit.test}, problem.clusters[problem.test])
     return {
         "validation": fit.validation,
         "alpha": fit.fit.alpha,
         "point": best.point,
         "test": score(y[problem.test], fit.test, table),
+        "ci95": interval(resampled_r2(sums, draws, seed)[:, 0]),
     }
 
 

@@ -1,0 +1,194 @@
+"""What stands against a verdict: rows and columns that outweigh all others, a fit that is the training mean,
+null checks that find something."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from graticule.hooks.activations import Activations
+from graticule.hooks.store import Store
+from graticule.hooks.streams.norms import MAX_NORM
+from graticule.probes.estimators.ridge_rows import chunk_rows_for, chunks
+from graticule.probes.layers import PointFit, PointRows, Problem
+from graticule.probes.scores.bootstrap import effective_clusters
+from graticule.probes.scores.verdict import NO_BETTER, NOT_DECIDED, STRUCTURE, Predictions, Verdict
+from graticule.probes.surface.baselines import Baselines
+from graticule.probes.surface.fitted import served_by
+
+WIDE_COLUMN = 1e4
+"""A column that varies so many times as much as the median one hides the others from every strength tried."""
+STILL = 1e-2
+"""Predictions that vary by less than this share of the target's standard deviation are a constant."""
+_SAMPLE = 512
+
+
+@dataclass(frozen=True)
+class Outlying:
+    """Rows far from the others, and columns that vary far more than the others."""
+
+    rows: Int[np.ndarray, " outlying"]
+    """Numbers of the rows, the farthest first."""
+    times: Float[np.ndarray, " outlying"]
+    """Their distance from the middle, in distances of the median row."""
+    columns: Int[np.ndarray, " wide"]
+    """Numbers of the columns, the widest first."""
+
+    @property
+    def any(self) -> bool:
+        """Whether there are any."""
+        return bool(len(self.rows) or len(self.columns))
+
+
+def outlying(rows: PointRows) -> Outlying:
+    """Rows over `MAX_NORM` times as far from the middle as the median row, and columns over `WIDE_COLUMN`.
+
+    The middle is the median of some rows, column by column: a few rows do not move it.
+
+    Args:
+        rows: rows of one point.
+
+    Returns:
+        What outweighs the others.
+    """
+    n, width = rows.shape
+    some = np.unique(np.linspace(0, n - 1, min(n, _SAMPLE)).astype(np.int64))
+    middle = np.median(rows.gather(some).astype(np.float64), axis=0)
+    squares, by_column = np.empty(n), np.zeros(width)
+    for index in chunks(np.arange(n), chunk_rows_for(width)):
+        apart = np.square(rows.gather(index) - middle)
+        squares[index] = apart.sum(axis=1)
+        by_column += apart.sum(axis=0)
+    distance, spread = np.sqrt(squares), np.sqrt(by_column)
+    times, wide = (values / _typical(values) for values in (distance, spread))
+    return Outlying(*_above(times, MAX_NORM), _above(wide, WIDE_COLUMN)[0])
+
+
+def _typical(values: Float[np.ndarray, " some"]) -> float:
+    """The median; of those above 0 where most are 0."""
+    middle = float(np.median(values))
+    return middle if middle > 0 else float(np.median(values[values > 0])) if (values > 0).any() else 1.0
+
+
+def _above(times: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray]:
+    order = np.argsort(-times, kind="stable")
+    order = order[times[order] > limit]
+    return order, times[order]
+
+
+def doubted(
+    judged: Verdict,
+    checks: Mapping[str, Verdict],
+    best: PointFit,
+    activations: Activations | Store,
+    problem: Problem,
+    baselines: Baselines,
+    rivals: Mapping[str, Predictions],
+    lines: Mapping[str, Mapping[str, Any]],
+) -> Verdict:
+    """The verdict with all that stands against it, and undecided where that is why it says what it says.
+
+    Args:
+        judged: the verdict by gain and interval.
+        checks: the same with a twin in the probe's place.
+        best: the fit at the chosen point.
+        activations: what was swept.
+        problem: rows, split and clusters.
+        baselines: features of the baselines.
+        rivals: their predictions.
+        lines: a line a baseline, with its point, and of the shuffled targets.
+
+    Returns:
+        The same verdict, or one that is not decided, with more warnings.
+    """
+    found = outlying(PointRows(activations, best.point, np.arange(activations.n_rows)))
+    said, why = _outlying_said(found, best.point, "the probe", problem, activations), ""
+    if best.fit.alpha_at_edge:
+        said.append(
+            f"the chosen strength {best.fit.alpha:.3g} is an end of the strengths tried "
+            f"({best.fit.alphas[0]:.3g} to {best.fit.alphas[-1]:.3g}), and a wider grid might do better: "
+            "sweep(…, alphas=…)"
+        )
+    if best.validation <= 0 or still(best.predictions, problem):
+        least = _least_seen(problem, len(best.fit.coef))
+        if found.any:
+            why = f"outliers at {best.point} leave the probe nothing but the training mean"
+        elif least >= judged.min_gain:
+            why = "the probe's best fit is the training mean"
+        cause = "" if found.any else f"; these rows would show a part of about {least:.2g}"
+        said.append(
+            "out of fold the probe's best fit is no better than the training mean, so that the interval of "
+            f"the gain says nothing{cause}"
+        )
+    erased = ""
+    for name, feature in baselines.features.items():
+        served = served_by(feature, activations, problem.source)
+        theirs = outlying(PointRows(feature, lines[name]["point"], served))
+        said += _outlying_said(theirs, lines[name]["point"], f"the baseline {name}", problem, activations)
+        if theirs.any and (lines[name]["validation"] <= 0 or still(rivals[name], problem)):
+            erased = f"outliers leave the baseline {name} nothing but the training mean"
+    nulls = _nulls(checks, lines.get("shuffled", {}), judged.min_gain)
+    said += [f"{null}: a null check must find nothing" for null in nulls]
+    words = judged.words
+    if words == NO_BETTER and why:
+        words = f"{NOT_DECIDED}: {why}"
+    elif words == STRUCTURE and (nulls or erased):
+        words = f"{NOT_DECIDED}: {(*nulls, erased)[0]}"
+    return replace(judged, words=words, warnings=(*judged.warnings, *said))
+
+
+def still(predictions: Predictions, problem: Problem) -> bool:
+    """Whether predictions of test rows hardly vary, for any target: the fit is the training mean."""
+    unit = problem.y[problem.train].std(axis=0)
+    return bool((predictions.test.std(axis=0) < STILL * unit).all())
+
+
+def _least_seen(problem: Problem, width: int) -> float:
+    """About the smallest share of the variance, spread over all directions, that leave-one-out would see.
+
+    Among n rows and k directions the squared correlations with pure luck add up to k / n, give or take
+    √(2k) / n: twice that stands out.
+    """
+    n = effective_clusters(np.bincount(problem.clusters[problem.train]))
+    return 2 * float(np.sqrt(2 * min(width, n))) / n
+
+
+def _nulls(checks: Mapping[str, Verdict], shuffled: Mapping[str, Any], min_gain: float) -> list[str]:
+    """Null checks that find something, in words."""
+    told = [f"{name} also finds structure" for name, check in checks.items() if check.words == STRUCTURE]
+    low = shuffled.get("ci95", (float("nan"),))[0]
+    if low > 0 and shuffled["test"]["r2"] >= min_gain:
+        told.append("shuffled targets are also read")
+    return told
+
+
+def _outlying_said(
+    found: Outlying, point: str, who: str, problem: Problem, activations: Activations | Store
+) -> list[str]:
+    said: list[str] = []
+    if len(found.rows):
+        row = int(found.rows[0])
+        part = "test" if problem.is_test[row] else "training"
+        token = f", token {activations.rows['token'].iloc[row]!r}" if "token" in activations.rows else ""
+        said.append(
+            f"rows over {MAX_NORM:g} times as far from the middle as the median row at {point}: "
+            f"{len(found.rows)} of {len(problem.y)}, the farthest row {row} ({part}{token}), "
+            f"{found.times[0]:.3g} times; a few such rows decide what {who} reads: look at them, and leave "
+            "them out, activations.select(rows)"
+        )
+    if len(found.columns):
+        column = _numbers(found.columns)
+        said.append(
+            f"column {column} of {point} varies over {WIDE_COLUMN:g} times as much as the median column: "
+            f"strengths that suit it hardly let {who} read the others: divide it by a constant, or leave it "
+            "out"
+        )
+    return said
+
+
+def _numbers(values: Sequence[int] | np.ndarray) -> str:
+    return ", ".join(map(str, values[:3])) + (", …" if len(values) > 3 else "")

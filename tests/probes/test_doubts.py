@@ -1,0 +1,209 @@
+"""What stands against a verdict: units, outliers, constant fits, null checks that find something."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from graticule import Activations, Findings, Table, calibrate, controls, holdouts, sweep
+from graticule.probes.doubts import outlying
+from graticule.probes.layers import PointRows
+from graticule.probes.scores.metrics import pearson
+from graticule.probes.scores.verdict import NO_BETTER, NOT_DECIDED, STRUCTURE, stack
+from graticule.probes.surface.baselines import Baselines, text_digest
+from graticule.sims.planted import Planted, planted
+
+POINT = "blocks.0.hook_resid_post"
+
+
+@pytest.fixture(scope="module")
+def world() -> Planted:
+    return planted(n_rows=300, width=16, n_layers=1, surface=0.3, hidden=0.5, n_words=30)
+
+
+def swept(world: Planted, x: np.ndarray | None = None, y: np.ndarray | None = None, **baselines) -> Findings:
+    acts = world.activations if x is None else Activations.from_tensors({POINT: torch.from_numpy(x)})
+    table = world.table if y is None else world.table.with_target(y)
+    others = replace(world.baselines, features={**world.baselines.features, **baselines}, strings=False)
+    return sweep(acts, table, others, draws=200, progress=False)
+
+
+def values(world: Planted) -> np.ndarray:
+    return world.activations[POINT].double().numpy()
+
+
+@pytest.fixture(scope="module")
+def plain(world: Planted) -> Findings:
+    return swept(world)
+
+
+@pytest.mark.parametrize("power", [-99, -60, 12, 18, 25, 35, 99])
+def test_no_unit_of_the_target_moves_the_verdict(world: Planted, plain: Findings, power: int) -> None:
+    found = swept(world, y=world.table.y * 10.0**power).verdict
+    for name in ("gain", "surface", "score", "margin", "ci95", "margin_ci95"):
+        expected = pytest.approx(getattr(plain.verdict, name), abs=1e-9)
+        assert getattr(found, name) == expected, name
+    assert found.words == plain.verdict.words == STRUCTURE
+
+
+def test_no_offset_of_the_target_moves_the_verdict(world: Planted, plain: Findings) -> None:
+    assert swept(world, y=world.table.y - 1e5).verdict.gain == pytest.approx(plain.verdict.gain, abs=1e-9)
+
+
+def test_what_is_left_out_of_a_stack_has_no_weight() -> None:
+    """One that goes against the target, a constant, and a constant but for rounding, at any unit."""
+    rng = np.random.default_rng(0)
+    y = rng.normal(size=(80, 1))
+    helps = y + rng.normal(size=y.shape)
+    for unit in (1e-100, 1.0, 1e20, 1e100):
+        rounding = 3.0 + 4e-16 * rng.integers(0, 2, y.shape)
+        given = {"helps": helps, "against": -helps, "constant": 0 * y, "rounding": rounding}
+        fit = stack({name: p * unit for name, p in given.items()}, (y + 3) * unit)
+        assert fit.coef[1:, 0].tolist() == [0.0, 0.0, 0.0]
+        x = (helps - helps.mean())[:, 0]
+        assert fit.coef[0, 0] == pytest.approx(float(x @ y[:, 0] / (x @ x)), rel=1e-9)
+
+
+def test_no_unit_moves_a_correlation() -> None:
+    rng = np.random.default_rng(1)
+    y, p = rng.normal(size=(2, 50, 1))
+    for unit in (1e-100, 1e100):
+        assert pearson(y * unit, p * unit) == pytest.approx(np.corrcoef(y[:, 0], p[:, 0])[0, 1])
+
+
+def test_no_unit_moves_what_goes_on_from_findings(world: Planted) -> None:
+    """Hold-outs, controls within blocks, and calibration, at units whose squares nearly leave float64."""
+    blocks = {"block": np.random.default_rng(2).choice(list("abc"), len(world.table)).tolist()}
+    others = replace(world.baselines, strings=False)
+    found: dict[float, list[float]] = {}
+    for unit in (1.0, 1e-97, 1e97):
+        table = Table.from_arrays(
+            world.table.y[:, 0] * unit, world.table.texts, world.table.is_test, blocks=blocks
+        )
+        findings = sweep(world.activations, table, others, draws=50, progress=False)
+        held = holdouts(findings, "block", draws=50, strings=False, progress=False).to_json()["scores"]
+        within = controls(findings, seeds=1, progress=False).tables()
+        measured = calibrate(findings, targets=4, gains=[0.1], progress=False)
+        found[unit] = [float("nan") if s["held_out"] is None else s["held_out"] for s in held[-3:]]
+        numbers = [t.select_dtypes("number").to_numpy(np.float64).ravel() for t in within.values()]
+        found[unit] += [*np.concatenate(numbers), *measured.targets["gain"]]
+    for unit in (1e-97, 1e97):
+        np.testing.assert_allclose(found[unit], found[1.0], atol=1e-7)
+
+
+@pytest.mark.parametrize("row", ["training", "test"])
+def test_a_row_far_from_the_others_is_told_and_decides_nothing(world: Planted, row: str) -> None:
+    x = values(world).copy()
+    at = int(np.flatnonzero(world.table.is_test == (row == "test"))[3])
+    x[at] *= 1e3
+    found = swept(world, x)
+    assert found.verdict.words.startswith(NOT_DECIDED)
+    told = [w for w in found.verdict.warnings if "as far from the middle" in w]
+    assert len(told) == 1 and f"row {at} ({row})" in told[0] and "1 of 300" in told[0]
+    assert told[0] in found.summary()
+    kept = world.activations.select(np.delete(np.arange(300), at))
+    again = sweep(
+        kept, world.table, world.baselines, draws=200, progress=False
+    ).verdict  # as the warning says
+    assert again.words == STRUCTURE and not any("middle" in w for w in again.warnings)
+
+
+def test_where_a_far_row_leaves_the_mean_alone_the_reason_stands_in_the_first_line(world: Planted) -> None:
+    x = values(world).copy()
+    x[int(np.flatnonzero(~world.table.is_test)[0])] *= 1e4
+    found = swept(world, x)
+    assert found.summary().startswith(f"{NOT_DECIDED}: outliers at {POINT}")
+    assert any("no better than the training mean" in w for w in found.verdict.warnings)
+
+
+def test_a_column_far_wider_than_the_others_is_told(world: Planted) -> None:
+    wide = 1e7 * np.random.default_rng(3).normal(size=(300, 1))
+    found = swept(world, np.concatenate([values(world), wide], axis=1))
+    assert found.verdict.words.startswith(f"{NOT_DECIDED}: outliers")
+    assert any(w.startswith(f"column 16 of {POINT}") for w in found.verdict.warnings)
+
+
+def test_a_baseline_that_an_outlier_leaves_nothing_makes_no_structure(world: Planted) -> None:
+    """The twin knows all that the probe knows, but for one row: what the probe adds to it is not its own."""
+    x = values(world)
+    assert (
+        swept(world, twin_0=Activations.from_tensors({POINT: torch.from_numpy(x)})).verdict.words == NO_BETTER
+    )
+    x = x.copy()
+    x[int(np.flatnonzero(~world.table.is_test)[0])] *= 1e4
+    found = swept(world, twin_0=Activations.from_tensors({POINT: torch.from_numpy(x)}))
+    assert found.verdict.ci95[0] > 0.1  # structure, by gain and interval
+    assert (
+        found.verdict.words
+        == f"{NOT_DECIDED}: outliers leave the baseline twin_0 nothing but the training mean"
+    )
+
+
+def test_rows_of_one_size_are_no_outliers() -> None:
+    """Whatever their offset, scale, and columns that are the same in all rows; of sparse rows too."""
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(200, 8))
+    sparse = np.where(rng.random((200, 8)) < 0.05, 1.0, 0.0)
+    for rows in (x, 1e4 + x, 1e-30 * x, np.c_[x, np.ones(200)], sparse):
+        acts = Activations.from_tensors({POINT: torch.from_numpy(rows)})
+        assert not outlying(PointRows(acts, POINT, np.arange(200))).any
+    x[[7, 30]] += [[300.0], [60.0]]
+    acts = Activations.from_tensors({POINT: torch.from_numpy(1e4 + x)})
+    assert outlying(PointRows(acts, POINT, np.arange(200))).rows.tolist() == [7, 30]
+
+
+def test_a_fit_that_is_the_mean_decides_as_far_as_its_rows_would_have_shown() -> None:
+    """Luck in the activations' place: 150 rows show too little, 60,000 rows of width 2 enough."""
+    rng = np.random.default_rng(5)
+    for rows, said in (
+        (200, f"{NOT_DECIDED}: the probe's best fit is the training mean"),
+        (60_000, NO_BETTER),
+    ):
+        x, y = rng.normal(size=(rows, 2)), rng.normal(size=rows)
+        x -= np.outer(y, (y @ x) / (y @ y))  # nothing of the target, on all rows together
+        acts = Activations.from_tensors({POINT: torch.from_numpy(x)})
+        table = Table.from_arrays(y, is_test=np.arange(rows) % 4 == 0)
+        luck = Activations.from_tensors({"hook_embed": torch.from_numpy(rng.normal(size=(rows, 2)))})
+        others = Baselines(text_digest(table), {"mean_embedding": luck}, False)
+        found = sweep(acts, table, others, draws=50, progress=False).verdict
+        assert found.words == said, found
+
+
+def test_a_strength_at_the_end_of_the_grid_is_told_in_the_summary(world: Planted) -> None:
+    found = sweep(
+        world.activations, world.table, world.baselines, alphas=[1e4, 1e5], draws=50, progress=False
+    )
+    assert found.layer_scores[0]["alpha_at_edge"]
+    assert "the chosen strength 1e+04 is an end of the strengths tried" in found.summary()
+
+
+def test_a_twin_that_finds_structure_in_the_probes_place_leaves_nothing_decided(world: Planted) -> None:
+    hidden = values(world) + 2.0 * np.random.default_rng(6).normal(size=values(world).shape)
+    found = swept(world, twin_0=Activations.from_tensors({POINT: torch.from_numpy(hidden)}))
+    check = found.checks["twin_0 in the probe's place"]
+    assert check.words == STRUCTURE
+    assert found.verdict.ci95[0] > found.verdict.min_gain
+    first = found.summary().splitlines()[0]
+    assert first.startswith(f"{NOT_DECIDED}: twin_0 in the probe's place also finds structure: gain")
+    assert any("null check" in w for w in found.verdict.warnings)
+
+
+def test_shuffled_targets_that_are_read_leave_nothing_decided(
+    world: Planted, plain: Findings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where dealing the targets anew deals them as they were, shuffled targets are read as the real ones."""
+    line = plain.baselines["shuffled"]
+    low, high = line["ci95"]
+    assert low < line["test"]["r2"] < high and low < 0.01
+
+    class Still(np.random.Generator):
+        def permutation(self, x, axis=0):
+            return x
+
+    monkeypatch.setattr(
+        "graticule.probes.surface.fitted.np.random.default_rng", lambda seed: Still(np.random.PCG64(seed))
+    )
+    found = swept(world)
+    assert found.verdict.words == f"{NOT_DECIDED}: shuffled targets are also read"
+    assert found.baselines["shuffled"]["ci95"][0] > 0.1
