@@ -28,7 +28,7 @@ from graticule.probes.scores.verdict import Predictions, Verdict, verdict
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.surface.fitted import fit_baselines, fit_shuffled
 from graticule.probes.surface.pairing import check_pair
-from graticule.probes.tables.groups import link_clusters
+from graticule.probes.tables.groups import link_clusters, plain_form
 from graticule.probes.tables.table import Table
 
 _log = logging.getLogger(__name__)
@@ -237,8 +237,10 @@ def table_of(
             frame[f"given {role}"] = by_place(role, given, "activation rows")
             given = f"given {role}"
         columns[role] = given
-    if columns["cluster"] is None:
-        columns["cluster"] = "source"  # rows of one text are not independent
+    if columns["cluster"] is None:  # rows of one text are not independent, nor are texts that are alike
+        forms = None if text is None else frame[text].map(lambda t: plain_form(str(t)))
+        frame["given cluster"] = link_clusters([frame["source"], forms], len(frame))
+        columns["cluster"] = "given cluster"
     table = Table(frame, text=text, target=names, name=OF_ROWS, **columns)
     return table, np.arange(len(frame)), "the target is an entry a row"
 

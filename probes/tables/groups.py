@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -35,6 +36,40 @@ def link_clusters(labels: Sequence[pd.Series | None], n_rows: int) -> Int[np.nda
     graph = coo_array((np.ones(len(ends[0]), np.int8), ends), shape=(size, size))
     components = connected_components(graph, directed=False)[1][:n_rows]
     return dense_codes(components)
+
+
+def plain_form(text: str) -> str:
+    """What texts share that differ in Unicode form, capitals, blanks or punctuation alone (NFKC, folded).
+
+    Hyphens count as blanks, and a mark between two digits stays; a text of marks alone is its own form.
+    """
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    words = folded.split()
+    if not all(word.isalnum() for word in words):
+        words = "".join(map(_plain_character, " " + folded, folded, folded[1:] + " ")).split()
+    return " ".join(words) or folded.strip()
+
+
+def _plain_character(before: str, character: str, after: str) -> str:
+    kind = unicodedata.category(character)
+    if kind in ("Pd", "Pc"):
+        return " "
+    if kind == "Cf" or (kind[0] == "P" and not (before.isdigit() and after.isdigit())):
+        return ""
+    return character
+
+
+def across(
+    forms: Sequence[str], texts: Sequence[str], is_test: Bool[np.ndarray, " row"]
+) -> list[tuple[str, str]]:
+    """Pairs of a training and a test text of one plain form that are not the same text; one pair a form."""
+    train = {form: text for form, text, test in zip(forms, texts, is_test, strict=True) if not test}
+    pairs = {
+        form: (train[form], text)
+        for form, text, test in zip(forms, texts, is_test, strict=True)
+        if test and form in train and train[form].strip() != text.strip()
+    }
+    return list(pairs.values())
 
 
 def dense_codes(labels: Int[np.ndarray, " row"]) -> Int[np.ndarray, " row"]:

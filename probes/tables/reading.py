@@ -19,6 +19,7 @@ _PACKAGED: dict[str, dict[str, Any]] = {
         "target": ["latitude", "longitude"],
         "units": ["lat", "lon"],
         "split": "is_test",
+        "cluster": "name",
         "blocks": ["country", "continent"],
     },
     "historical_figures": {
@@ -26,6 +27,7 @@ _PACKAGED: dict[str, dict[str, Any]] = {
         "target": "death_year",
         "units": "year",
         "split": "is_test",
+        "cluster": "name",
         "blocks": ["century"],
     },
 }

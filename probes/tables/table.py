@@ -29,7 +29,14 @@ from graticule.probes.tables.checks import (
     read_texts,
     refuse,
 )
-from graticule.probes.tables.groups import dense_codes, draw_rows, draw_split, link_clusters
+from graticule.probes.tables.groups import (
+    across,
+    dense_codes,
+    draw_rows,
+    draw_split,
+    link_clusters,
+    plain_form,
+)
 from graticule.probes.tables.reading import packaged_settings, read_frame
 from graticule.probes.tables.rows import Kind, TableError, read_split, read_targets, say_alike
 from graticule.probes.tables.units import check_unit, read_units
@@ -43,9 +50,10 @@ class Table:
     """Rows to probe: what the model reads, what is to be read out of it, and which rows belong together.
 
     **clusters** are sets of rows that are not independent: rows that share a value of the cluster column or
-    the same text (white space at the ends aside), linked transitively. They are the unit of resampling, of
-    folds, and of a split made here; a split that comes with the table is used as it is. A table never
-    changes after construction.
+    the same text (white space at the ends aside), linked transitively; without a cluster column also texts
+    that differ in case, blanks, punctuation or Unicode form alone. They are the unit of resampling, of folds,
+    and of a split made here, which is drawn by the rows' places (in another order they are split otherwise);
+    a split that comes with the table is used as it is. A table never changes after construction.
     """
 
     name: str
@@ -149,6 +157,12 @@ class Table:
         texts = None if texts is None else [texts[row] for row in kept]
         stripped = None if texts is None else pd.Series([t.strip() for t in texts], dtype=object)
         clusters = link_clusters([None if cluster is None else part[cluster], stripped], len(part))
+        forms = None if texts is None or cluster is not None else [plain_form(t) for t in texts]
+        together = ""
+        if forms is not None:
+            apart, clusters = clusters, link_clusters([pd.Series(forms, dtype=object)], len(part))
+            if clusters.max() < apart.max():
+                together = ", texts alike but for case, blanks, punctuation or Unicode form together"
         if is_test is None:
             if not 0 < test_size < 1:
                 raise TableError(f"test_size is {test_size}: it is the share of test rows, between 0 and 1")
@@ -156,6 +170,14 @@ class Table:
             is_test, origin = draw_split(clusters, y, read.kind, test_size, seed), f"drawn here (seed {seed})"
         else:
             is_test, origin = is_test[kept], f"shipped, column {split!r}"
+            if forms is not None and (pairs := across(forms, texts or [], is_test)):
+                logger.warning(
+                    "%d texts stand in training and test rows alike but for case, blanks, punctuation or "
+                    "Unicode form; first: %r and %r; put them in one part, or say with cluster= which rows "
+                    "belong together",
+                    len(pairs),
+                    *pairs[0],
+                )
         self._fill(
             name=name or default_name,
             frame=part,
@@ -170,7 +192,7 @@ class Table:
             clusters=clusters,
             blocks={c: part[c] for c in levels},
             dropped=pd.DataFrame({"row": sorted(bad), "reason": [bad[r] for r in sorted(bad)]}),
-            origin=origin,
+            origin=origin + together,
         )
         for part, where in ((~self.is_test, "training"), (self.is_test, "test")):
             need_variation(self.y[part], self.target_names, self.kind, f" in the {where} rows")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from graticule.hooks.activations import Activations
+from graticule.probes.sweep import table_of
 from graticule.probes.tables.checks import ColumnError
 from graticule.probes.tables.groups import group_folds, link_clusters
 from graticule.probes.tables.reading import packaged_tables
@@ -289,3 +292,51 @@ def test_packaged_tables(name: str) -> None:
     assert table.has_coordinates == (name == "world_cities")
     with pytest.raises(TableError, match="'world_cities', 'historical_figures'"):
         Table.packaged("moon")
+
+
+ALIKE = {
+    "Unicode form": lambda w: unicodedata.normalize("NFD", w),
+    "compatibility form": lambda w: w.replace("f", "ｆ"),
+    "case": str.upper,
+    "blanks": lambda w: w.replace(" ", " \u00a0 "),
+    "a full stop": lambda w: w + ".",
+    "quotes": lambda w: f"“{w}”",
+    "a hyphen": lambda w: w.replace(" ", "-"),
+    "a mark that nobody sees": lambda w: w[:2] + "\u200b" + w[2:],
+}
+
+
+@pytest.mark.parametrize("form", ALIKE)
+def test_texts_that_are_alike_belong_together(form: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Otherwise what memorises a text is tested on its other form, and luck is called structure."""
+    base = [f"éf{a}{b} xy" for a in "abcde" for b in "klmn"]
+    texts, y = base + [ALIKE[form](w) for w in base], np.tile(np.random.default_rng(0).normal(size=20), 2)
+    table = Table.from_arrays(y, texts)
+    assert table.clusters.tolist() == [*range(20), *range(20)]
+    assert np.array_equal(table.is_test[:20], table.is_test[20:])
+    assert "alike but for case" in table.split_note and "alike" in table.head(30).split_note
+    assert not caplog.records
+    shipped = Table.from_arrays(y, texts, is_test=np.arange(40) >= 20)
+    assert shipped.clusters.tolist() == table.clusters.tolist()
+    assert "20 clusters straddle it" in shipped.split_note
+    assert "20 texts stand in training and test rows alike" in caplog.text and repr(base[0]) in caplog.text
+    caplog.clear()
+    said = Table.from_arrays(y, texts, is_test=np.arange(40) >= 20, clusters=np.arange(40))
+    assert len(set(said.clusters)) == 40 and not caplog.records  # who says what belongs together is believed
+    acts = Activations.from_tensors({"x": np.eye(40)}, pd.DataFrame({"text": texts}))
+    of_rows = table_of(acts, y, None, None)[0]
+    assert of_rows.clusters.tolist() == table.clusters.tolist()
+
+
+def test_texts_that_are_not_alike_stay_apart() -> None:
+    texts = ["1.5", "15", "1,5", "!", "?", "C", "C+", "résumé", "resume", "a b", "ab", "1/2", "12", "α", "a"]
+    table = Table.from_arrays(np.arange(15.0), texts)
+    assert len(set(table.clusters)) == 15
+    assert "alike" not in table.split_note
+
+
+def test_packaged_names_are_entities_of_their_own(caplog: pytest.LogCaptureFixture) -> None:
+    """Saint Paul in Minnesota is not Saint-Paul in La Réunion: the tables say which rows belong together."""
+    table = Table.packaged("world_cities")
+    assert {"Saint Paul", "Saint-Paul"} < set(table.texts or ())
+    assert len(set(table.clusters)) == len(table) and not caplog.records
