@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,9 +12,12 @@ import torch
 from graticule.hooks.artifact import ArtifactError, read_json
 from graticule.hooks.finite import NonFiniteError
 from graticule.hooks.sae_folders import find_sae
+from graticule.hub.cards.sae import measured
 from graticule.saes.evaluation import arms
+from graticule.saes.evaluation.arms import Scores
 from graticule.saes.evaluation.dictionary import dictionary, nearest_neighbours, random_nearest, ultralow
 from graticule.saes.evaluation.evaluate import evaluate, write_evaluation
+from graticule.saes.evaluation.losses import LossSums
 from graticule.saes.evaluation.result import SaeEvaluation
 from graticule.saes.evaluation.rows import RowSums
 from graticule.sims.sequence import SequenceShape, SequenceTokens, sequence_model
@@ -109,13 +113,16 @@ def test_figures_are_those_of_run_evals(model, tokens, point, kind, cfg):
         "ce_loss_without_sae": lost.clean,
         "ce_loss_with_sae": lost.sae,
         "ce_loss_with_ablation": lost.zero,
-        "ce_loss_score": lost.recovered_zero,
+        "ce_loss_score": (lost.zero - lost.sae) / (lost.zero - lost.clean),
         "kl_div_with_sae": lost.kl,
         "kl_div_with_ablation": lost.kl_zero,
     }
     for name, value in pairs.items():
         loose = name == "ce_loss_score"  # a ratio of differences in the fourth digit
         assert value == pytest.approx(wanted[name], rel=5e-3 if loose else 2e-4, abs=2e-5), name
+    # where zeros cost nothing there is no loss to recover, and SAELens's score is no share of one
+    share = pairs["ce_loss_score"] if lost.zero > lost.clean else np.nan
+    assert lost.recovered_zero == pytest.approx(share, nan_ok=True)
     density = got.latents["density"].to_numpy()
     assert np.allclose(density, latents["feature_density"], atol=1e-6)
     assert np.allclose(got.latents["encoder_decoder"], latents["encoder_decoder_cosine_sim"], atol=1e-5)
@@ -156,7 +163,8 @@ def test_mean_ablation_and_one_head_by_brute_force(model, tokens):
     with_sae, _ = brute(model, sae, HEADS, tokens, through)
     at_mean, other = brute(model, sae, HEADS, tokens, to_mean)
     assert (got.clean, got.sae, got.mean) == pytest.approx((clean, with_sae, at_mean), rel=1e-5)
-    assert got.recovered_mean == pytest.approx((at_mean - with_sae) / (at_mean - clean), rel=1e-2)
+    share = (at_mean - with_sae) / (at_mean - clean) if at_mean > clean else np.nan
+    assert got.recovered_mean == pytest.approx(share, rel=1e-2, nan_ok=True)
     log, log_other = logits.log_softmax(-1), other.log_softmax(-1)
     divergence = (log.exp() * (log - log_other)).sum(-1)[kept].mean().item()
     assert got.kl_mean == pytest.approx(divergence, rel=1e-3, abs=1e-7)
@@ -174,7 +182,9 @@ def test_a_bridge_and_a_whole_pass_give_the_same(load_tiny, model, tokens, point
             monkeypatch.setattr(arms, "layer_of", lambda point: None)
         got = evaluate(other, sae, tokens)
         assert got.provenance["route"] == "Whole"
-        assert got.losses.recovered_zero_ci95 == pytest.approx(wanted.losses.recovered_zero_ci95, rel=1e-3)
+        assert got.losses.recovered_zero_ci95 == pytest.approx(
+            wanted.losses.recovered_zero_ci95, rel=1e-3, nan_ok=True
+        )
         for name in ("clean", "sae", "zero", "mean", "kl", "kl_mean"):
             assert getattr(got.losses, name) == pytest.approx(getattr(wanted.losses, name), rel=1e-3), name
 
@@ -352,7 +362,8 @@ def test_a_run_keeps_its_evaluation(model, tokens, tmp_path):
         "kl",
         "dead_fraction",
     ):
-        assert told[name] == pytest.approx(getattr(got, name))
+        wanted = getattr(got, name)  # undefined: null, as zeros cost this random model nothing
+        assert told[name] is None if np.isnan(wanted) else told[name] == pytest.approx(wanted)
     again = SaeEvaluation.load(run / "evaluation")
     assert again.figures_by_name() == got.figures_by_name() == read_json(where)
     assert again.losses == got.losses
@@ -547,3 +558,41 @@ def test_tokens_that_a_model_only_reads_have_no_loss():
         left = (x - sae(x)).pow(2).sum() / (x - x.mean(dim=0)).pow(2).sum()
     assert found.losses is None
     assert found.reconstruction.explained_variance == pytest.approx(1 - left.item(), abs=1e-5)
+
+
+def lost_by(*losses):
+    """Losses of contexts and predictions: clean, with the SAE, zeroed, at the mean."""
+    ce = torch.stack([torch.nn.functional.pad(ce, (0, 1), value=torch.nan) for ce in losses])
+    sums = LossSums()
+    sums.add(Scores(ce, torch.zeros_like(ce)), torch.ones(ce.shape[1:], dtype=torch.bool))
+    return sums.losses()
+
+
+def test_where_an_ablation_costs_nothing_no_share_of_loss_is_recovered(model, tokens, tmp_path):
+    """A token's own embedding is worth nothing here: zeros are no worse, and no share of that is a figure."""
+    clean = torch.from_numpy(np.random.default_rng(0).uniform(4, 6, (5, 7)))
+    lost = lost_by(clean, clean - 0.4, clean - 0.3, clean + 0.5)
+    assert np.isnan([lost.recovered_zero, *lost.recovered_zero_ci95]).all()
+    assert lost.recovered_mean == pytest.approx(0.9 / 0.5)
+    found = replace(evaluate(model, make(), tokens), losses=lost)
+    assert "loss recovered is undefined (zeros cost this model nothing" in found.summary().splitlines()[0]
+    assert "recovers" not in found.summary()
+    assert "undefined (no loss to recover) against zeros, 180.0% [180.0%, 180.0%]" in found.summary()
+    assert found.figures_by_name()["loss_recovered_zero"] is None
+    found.save(tmp_path / "evaluation")
+    assert '"recovered_zero": null' in "".join(
+        f.read_text() for f in (tmp_path / "evaluation").rglob("*.json")
+    )
+    assert "undefined" in found.report(tmp_path / "page.html").read_text()
+    # a folder of before says 140.4%: its card does not
+    old = {**found.figures_by_name(), "loss_recovered_zero": 1.404}
+    assert "loss_recovered_zero" not in measured(old)
+    assert measured(old)["loss_recovered_mean"] == pytest.approx(1.8)
+
+
+def test_an_interval_whose_loss_is_not_always_there_is_none():
+    clean = torch.full((6, 3), 5.0)
+    zero = clean + torch.tensor([2.0, -0.6, -0.3, -0.3, -0.2, 0.1])[:, None]
+    lost = lost_by(clean, clean, zero, zero)
+    assert lost.recovered_zero == pytest.approx(1.0)
+    assert np.isnan(lost.recovered_zero_ci95).all()

@@ -159,7 +159,8 @@ def _results(subject: Subject) -> list[EvalResult]:
     facts = subject.facts
     if isinstance(facts, SaeFacts):
         on = facts.evaluation.get("corpus") or facts.evaluation.get("dataset") or facts.find("dataset_path")
-        figures = [(key, name, facts.evaluation.get(key)) for key, name, _ in sae_card.EVALUATION]
+        measured = sae_card.measured(facts.evaluation)
+        figures = [(key, name, measured.get(key)) for key, name, _ in sae_card.EVALUATION]
     else:
         on, figures = facts.judged.get("table"), _probe_figures(facts)
     name = (visible(on) if isinstance(on, str) else "") or "text"

@@ -177,7 +177,7 @@ def _shown(key: str, value: float) -> bool:
 
 
 def _evaluation(facts: SaeFacts) -> list[str]:
-    held = facts.evaluation
+    held = measured(facts.evaluation)
     known = [(name, number(held[key]), what) for key, name, what in EVALUATION if is_number(held.get(key))]
     more = [(name, number(held[key]), "") for key, name in _MORE.items() if is_number(held.get(key))]
     if not known and not more:
@@ -186,7 +186,25 @@ def _evaluation(facts: SaeFacts) -> list[str]:
     sample = f"On {number(n)} tokens" if is_number(n) else "On a sample"
     sample += f" (losses on {number(losses)})" if is_number(losses) and losses else ""
     sample += f" of {_dataset(on, facts)}." if isinstance(on, str) else "."
+    costless = [name for name in ("zero", "mean") if _costs_nothing(held, name)]
+    if costless:
+        named = " and ".join(costless)
+        sample += f" Loss recovered is undefined against {named} ablation, which cost the model nothing."
     return [sample, "", *table(("figure", "value", "what it is"), known + more)]
+
+
+def measured(evaluation: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The figures of an evaluation without shares of a loss that was not there to be recovered."""
+    return {
+        key: value
+        for key, value in evaluation.items()
+        if not _costs_nothing(evaluation, key.removeprefix("loss_recovered_"))
+    }
+
+
+def _costs_nothing(evaluation: Mapping[str, Any], ablation: str) -> bool:
+    clean, ablated = evaluation.get("ce_clean"), evaluation.get(f"ce_{ablation}")
+    return is_number(clean) and is_number(ablated) and ablated <= clean
 
 
 def _density(sae_id: str, facts: SaeFacts) -> list[str]:

@@ -42,11 +42,11 @@ class Losses:
     """With the sample's mean activation in every row that the SAE would have replaced."""
     recovered_zero: float
     """(zero − sae) / (zero − clean): SAELens's `ce_loss_score`, the paper's share of loss recovered.
-    Flattering, as zeros wreck a model."""
+    Flattering, as zeros wreck a model; NaN where they do not (zero ≤ clean): there is no loss to recover."""
     recovered_zero_ci95: tuple[float, float]
-    """Percentile interval over contexts drawn with replacement."""
+    """Percentile interval over contexts drawn with replacement; NaN where zeros often cost nothing."""
     recovered_mean: float
-    """(mean − sae) / (mean − clean): the sterner one."""
+    """(mean − sae) / (mean − clean): the sterner one; NaN where mean ≤ clean."""
     recovered_mean_ci95: tuple[float, float]
     """Percentile interval over contexts drawn with replacement."""
     kl: float
@@ -131,13 +131,14 @@ class LossSums:
 
 
 def _recovered(ablated: float, sae: float, clean: float) -> float:
-    return float((ablated - sae) / (ablated - clean)) if ablated != clean else float("nan")
+    """NaN where the ablation costs the model nothing: there is no loss to recover."""
+    return float((ablated - sae) / (ablated - clean)) if ablated > clean else float("nan")
 
 
 def _interval(ablated: np.ndarray, sae: np.ndarray, clean: np.ndarray) -> tuple[float, float]:
+    """NaN where the ablation costs nothing in over 2.5% of the draws: the share has no bounds."""
     gap = ablated - clean
-    shares = (ablated - sae)[gap != 0] / gap[gap != 0]
-    if not len(shares):
+    if not len(gap) or (gap <= 0).mean() > 0.025:
         return float("nan"), float("nan")
-    low, high = np.quantile(shares, [0.025, 0.975])
+    low, high = np.quantile((ablated - sae)[gap > 0] / gap[gap > 0], [0.025, 0.975])
     return float(low), float(high)

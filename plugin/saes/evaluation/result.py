@@ -143,7 +143,7 @@ class SaeEvaluation(SavedResult):
         r, d = self.reconstruction, self.dictionary
         lines = [
             f"explains {r.explained_variance:.1%} of the variance with {r.l0:.1f} latents a token"
-            + (f", recovers {self.loss_recovered_zero:.1%} of the loss" if self.losses else "")
+            + (f", {_headline(self.losses)}" if self.losses else "")
             + f"; {d.dead_fraction:.1%} of {self.d_sae:,} latents fire on none of {r.n_rows:,} tokens"
         ]
         without = (
@@ -155,13 +155,12 @@ class SaeEvaluation(SavedResult):
         lines += [words for words in (r.left_out, r.large.words) if words]
         if self.losses:
             lost = self.losses
-            low, high = lost.recovered_zero_ci95
-            mean_low, mean_high = lost.recovered_mean_ci95
+            zero = _share(lost.recovered_zero, lost.recovered_zero_ci95)
+            mean = _share(lost.recovered_mean, lost.recovered_mean_ci95)
             lines.append(
                 f"loss {lost.clean:.3f} nats clean, {lost.sae:.3f} with the SAE, {lost.zero:.3f} zeroed, "
-                f"{lost.mean:.3f} at the mean: recovered {lost.recovered_zero:.1%} [{low:.1%}, {high:.1%}] "
-                f"against zeros, {lost.recovered_mean:.1%} [{mean_low:.1%}, {mean_high:.1%}] against the "
-                f"mean; KL {lost.kl:.3f} nats ({lost.n_tokens:,} tokens)"
+                f"{lost.mean:.3f} at the mean: recovered {zero} against zeros, {mean} against the mean; "
+                f"KL {lost.kl:.3f} nats ({lost.n_tokens:,} tokens)"
             )
         low = f", {d.ultralow:,} in an ultralow cluster below {d.ultralow_below:.1e}" if d.ultralow else ""
         lines.append(
@@ -240,6 +239,23 @@ class SaeEvaluation(SavedResult):
             "the same of random directions": _number(d.nearest_cosine_random),
         }
         return pd.DataFrame({"measure": list(lines), "value": list(lines.values())})
+
+
+def _headline(lost: Losses) -> str:
+    if np.isnan(lost.recovered_zero):
+        return (
+            f"loss recovered is undefined (zeros cost this model nothing: {lost.zero:.3f} nats, clean "
+            f"{lost.clean:.3f})"
+        )
+    return f"recovers {lost.recovered_zero:.1%} of the loss"
+
+
+def _share(share: float, interval: tuple[float, float]) -> str:
+    """A share of the loss with its interval, or that there is none."""
+    if np.isnan(share):
+        return "undefined (no loss to recover)"
+    bounds = "no interval" if np.isnan(interval[0]) else f"{interval[0]:.1%}, {interval[1]:.1%}"
+    return f"{share:.1%} [{bounds}]"
 
 
 def _number(value: float) -> str:
