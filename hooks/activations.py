@@ -12,9 +12,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from graticule.hooks.alignment import with_digests
+from graticule.hooks.alignment import sources, with_digests
 from graticule.hooks.caches import cache_shape, check_cache, index_or_slice, names_in
 from graticule.hooks.doors import ACTIVATIONS, came
+from graticule.hooks.masked import unmasked
 from graticule.hooks.names import check_name
 from graticule.hooks.points import LayerSpec, PointSpec, captured_name, layer_of, name_of
 from graticule.hooks.visible import visible
@@ -166,7 +167,7 @@ class Activations(Mapping[str, Tensor]):
         if not hasattr(tensors, "items"):
             write = ACTIVATIONS.write(tensors)
             raise TypeError(f"from_tensors: tensors is {came(tensors)}; expected names and rows: {write}")
-        made = {str(k): torch.as_tensor(v).detach() for k, v in tensors.items()}
+        made = {str(k): torch.as_tensor(unmasked(str(k), v)).detach() for k, v in tensors.items()}
         if not made:
             raise ValueError("no points: give at least one {hook name: [row, width] tensor}")
         table = pd.DataFrame(index=range(len(next(iter(made.values()))))) if rows is None else rows.copy()
@@ -174,6 +175,7 @@ class Activations(Mapping[str, Tensor]):
         if "source" not in table:
             table.insert(0, "source", np.arange(len(table)))
             origin.setdefault("n_inputs", len(table))
+        sources(table)
         acts = cls(made, table, origin)
         return acts if texts is None else acts.with_texts(texts)
 

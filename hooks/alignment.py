@@ -14,6 +14,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int, Shaped
 
+from graticule.hooks.masked import unmasked
+
 DIGEST = "text_digest"
 """The column of a row table that holds the digest of each row's text."""
 TOKEN_DIGEST = "token_digest"
@@ -80,14 +82,22 @@ def sources(rows: pd.DataFrame) -> Int[np.ndarray, " row"]:
     """Which input every row is of.
 
     Raises:
-        AlignmentError: The row table does not say.
+        AlignmentError: The row table does not say, or not in whole numbers.
     """
     if "source" not in rows:
         raise AlignmentError(
             "the row table has no column 'source' (which text each row is of): make the activations with "
             "Activations.from_tensors, or add it"
         )
-    return rows["source"].to_numpy(np.int64)
+    given = rows["source"]
+    whole = pd.to_numeric(given, errors="coerce")
+    if given.dtype == bool or len(wrong := np.flatnonzero(~(whole % 1 == 0))):
+        row = 0 if given.dtype == bool else int(wrong[0])
+        raise AlignmentError(
+            f"column 'source' of the row table is {given.iloc[row]} at row {row}: expected the number of "
+            "the text that the row is of, from 0"
+        )
+    return whole.to_numpy(np.int64)
 
 
 def paired(
@@ -204,6 +214,7 @@ def by_place(what: str, values: Any, rows: str = "rows") -> Shaped[np.ndarray, .
     Raises:
         AlignmentError: A Series or DataFrame whose index is not 0, 1, 2, …: its index says one order, its
             place another.
+        MaskedError: Some entries are masked.
     """
     if isinstance(values, pd.Series | pd.DataFrame):
         if not np.array_equal(values.index.to_numpy(), np.arange(len(values))):
@@ -214,4 +225,4 @@ def by_place(what: str, values: Any, rows: str = "rows") -> Shaped[np.ndarray, .
                 f"{what}.sort_index().to_numpy() if its index says the row"
             )
         return values.to_numpy()
-    return np.asarray(values)
+    return np.asarray(unmasked(what, values))

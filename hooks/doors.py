@@ -17,7 +17,8 @@ from os import PathLike
 from typing import Any, ParamSpec, TypeVar
 
 from graticule.hooks.calls import one_call, outermost
-from graticule.hooks.limits import LIMITS, check
+from graticule.hooks.limits import LIMITS, LimitError, check
+from graticule.hooks.masked import unmasked
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -212,7 +213,8 @@ def door(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
     Returns:
         A decorator. What it makes raises `TypeError` in one line for an argument of another kind, and
         `LimitError` (a ValueError) for a number outside its range, `OtherModelError` (a ValueError) for
-        findings of another model than the one given.
+        findings of another model than the one given, `MaskedError` (a ValueError) for arrays with masked
+        entries.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -229,9 +231,11 @@ def door(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
                 raise TypeError(f"{name}: {error}; it takes {_takes(name, signature)}{near}") from None
             _either_order(given.arguments, kinds)
             _check_kinds(name, signature, given.arguments, kinds)
+            for argument, value in given.arguments.items():
+                unmasked(f"{name}: {argument}", value)
             for argument in ranged:
                 if argument in given.arguments:
-                    check(argument, given.arguments[argument])
+                    _check_number(argument, given.arguments[argument], signature)
             if outermost():
                 _tell_hooks(name, given.arguments, kinds)
             with one_call():
@@ -241,6 +245,13 @@ def door(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
         return checked
 
     return decorate
+
+
+def _check_number(argument: str, value: Any, signature: inspect.Signature) -> None:
+    """A number in its range; None only where the call says that it takes it."""
+    if value is None and signature.parameters[argument].annotation in (int, float, "int", "float"):
+        raise LimitError(argument, value, LIMITS[argument].words)
+    check(argument, value)
 
 
 def _call(function: Callable[..., Any], signature: inspect.Signature) -> str:

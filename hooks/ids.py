@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from graticule.hooks.masked import unmasked
+
 
 def vocabulary_of(model: Any) -> int | None:
     """How many ids a model has an embedding for; None where nobody knows."""
@@ -35,7 +37,7 @@ def token_ids(row: Any, where: str, vocabulary: int | None = None) -> np.ndarray
     Raises:
         ValueError: for anything but whole numbers from 0 to below `vocabulary`, naming row, position and id.
     """
-    ids = np.asarray(row.cpu() if isinstance(row, Tensor) else row)
+    ids = np.asarray(row.cpu() if isinstance(row, Tensor) else unmasked(where, row))
     if ids.ndim == 0:
         raise ValueError(f"{where} is {row!r}; expected a text, or a list of token ids")
     if ids.ndim != 1:

@@ -12,6 +12,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from graticule.hooks.ids import vocabulary_of
+from graticule.hooks.masked import unmasked
 from graticule.hooks.running.grouping import looks_ahead
 
 _PART = 8192
@@ -43,7 +44,7 @@ class Extent:
         Raises:
             ValueError: There is not one length, of 1 to the batch's own, for each row.
         """
-        given = np.asarray(lengths.cpu() if isinstance(lengths, Tensor) else lengths)
+        given = np.asarray(lengths.cpu() if isinstance(lengths, Tensor) else unmasked("lengths", lengths))
         given = np.full(batch, given) if given.ndim == 0 else given
         if given.shape != (batch,) or given.dtype.kind not in "iu":
             raise ValueError(
@@ -60,7 +61,7 @@ class Extent:
         Raises:
             ValueError: The mask has another shape, an empty row, or a gap.
         """
-        given = np.asarray(mask.cpu() if isinstance(mask, Tensor) else mask)
+        given = np.asarray(mask.cpu() if isinstance(mask, Tensor) else unmasked("attention_mask", mask))
         if given.shape != (batch, length):
             raise ValueError(f"attention_mask= has shape {given.shape}; expected {(batch, length)}")
         given = given.astype(bool)

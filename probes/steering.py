@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from graticule.hooks.masked import unmasked
 from graticule.probes.geometry import Metric, effective_rank
 from graticule.probes.steering_nulls import re_paired
 
@@ -28,7 +29,7 @@ def units(
 
     Rows are mapped by `metric.of(kind)`, so that plain dot products of what comes back are cosines.
     """
-    mapped = np.asarray(vectors, np.float64)
+    mapped = np.asarray(unmasked("vectors", vectors), np.float64)
     if metric is not None:
         mapped = mapped @ metric.of(kind).T
     lengths = np.linalg.norm(mapped, axis=1)
@@ -163,7 +164,7 @@ def shuffled_pairs(
     """
     if len(starts) != len(ends):
         raise ValueError(f"{len(starts)} starts and {len(ends)} ends: a pair has one of each")
-    left, right = (np.asarray(v, np.float64) for v in (starts, ends))
+    left, right = (np.asarray(unmasked("starts and ends", v), np.float64) for v in (starts, ends))
     if metric is not None:
         left, right = left @ metric.of(kind).T, right @ metric.of(kind).T
     return re_paired(left, right, draws, np.random.default_rng(seed))

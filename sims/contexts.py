@@ -48,7 +48,9 @@ class Contexts:
             raise ValueError(f"masks {self.masks.shape} for {len(self.chances)} chances, m={self.world.m}")
         if len(np.unique(self.masks, axis=0)) != len(self.masks):
             raise ValueError("a mask is given twice; add their chances up")
-        if (self.chances < 0).any() or not np.isclose(self.chances.sum(), 1):
+        if (wrong := self.chances[~(self.chances >= 0)]).size:
+            raise ValueError(f"chances hold {wrong[0]:g}; each is 0 or more, and together they are 1")
+        if not np.isclose(self.chances.sum(), 1):
             raise ValueError(f"chances add up to {self.chances.sum()}, expected 1")
         if abs(self.chances.sum() - 1) > _ROUNDING:
             object.__setattr__(self, "chances", self.chances / self.chances.sum())

@@ -18,13 +18,28 @@ from graticule.hooks.limits import check
 
 MAX_NORM = 10.0
 """Rows longer than so many times the median are left out where nothing else is asked for."""
+LONGEST = 1e16
+"""Norms beyond it have squares of which a batch's sum overflows float32."""
 LARGE_SHARE = 0.2
 """Share of the variance from which rows over `MAX_NORM` times the median are warned of."""
 
 
 def row_norms(rows: Float[Tensor, "row width"]) -> Float[Tensor, " row"]:
-    """Euclidean norms, in float32 at least."""
-    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.promote_types(rows.dtype, torch.float32))
+    """Euclidean norms, in float32 at least, and in float64 where squares of these rows overflow."""
+    norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.promote_types(rows.dtype, torch.float32))
+    if bool(norms.isinf().any()):
+        return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
+    return norms
+
+
+def check_longest(point: str, norms: Float[Tensor, " row"]) -> None:
+    """**Raises** `ValueError` for rows so long that nothing can be trained on them in float32."""
+    longest = float(norms.max()) if len(norms) else 0.0
+    if longest > LONGEST:
+        raise ValueError(
+            f"rows of {point} are up to {longest:.3g} long, and sums of their squares are no numbers in "
+            f"float32 (up to {LONGEST:g}): divide the activations by a constant"
+        )
 
 
 def median_norm(norms: Float[Tensor, " row"]) -> float:

@@ -18,11 +18,12 @@ from graticule.hooks.activations import Activations, wanted_names
 from graticule.hooks.artifact import ArtifactError
 from graticule.hooks.finite import finite
 from graticule.hooks.limits import LimitError
+from graticule.hooks.masked import unmasked
 from graticule.hooks.points import PointError
 from graticule.hooks.store import Store
 from graticule.hooks.streams.base import BaseStream, Normalize, dtype_named
 from graticule.hooks.streams.contexts import special_ids
-from graticule.hooks.streams.norms import MAX_NORM, NormLimit, row_norms
+from graticule.hooks.streams.norms import MAX_NORM, NormLimit, check_longest, row_norms
 from graticule.hooks.visible import visible
 
 _log = logging.getLogger(__name__)
@@ -126,6 +127,7 @@ class StoreStream(BaseStream):
             parts = [chosen[i : i + _NORM_BATCH] for i in range(0, len(chosen), _NORM_BATCH)]
             norms = torch.cat([row_norms(self._read(point, part)) for part in parts])
             finite(point, norms, lambda bad: f"in row {int(chosen[bad])}")
+            check_longest(point, norms)
             away |= self.norm_limit.beyond(point, norms[:, None]).numpy()
         self.norm_limit.count(len(chosen), int(away.sum()))
         if away.any():
@@ -272,7 +274,7 @@ def _numbers(rows: Any, count: int) -> np.ndarray:
     **Raises** `LimitError` for a mask of another length, for what is not whole and for a row named twice;
     `IndexError` for one that is not there.
     """
-    index = np.asarray(rows)
+    index = np.asarray(unmasked("rows", rows))
     if index.dtype == bool:
         if index.shape != (count,):
             raise LimitError("rows", f"a mask of shape {index.shape}", f"one of all {count} rows")

@@ -90,7 +90,7 @@ def calibrate(
     **Raises** `ValueError` for findings without baselines, without their material, or gains not in (0, 1).
     """
     grid = np.unique(np.asarray(gains, np.float64))
-    if not len(grid) or grid[0] <= 0 or grid[-1] >= 1:
+    if not len(grid) or not ((grid > 0) & (grid < 1)).all():
         raise ValueError(f"gains={tuple(gains)}: expected shares of the variance, above 0 and below 1")
     if targets < 2:
         raise ValueError(f"targets={targets}: at least 2 of each kind are needed for a rate")

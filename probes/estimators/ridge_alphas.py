@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
+from graticule.hooks.masked import unmasked
+
 logger = logging.getLogger(__name__)
 
 N_DEFAULT_ALPHAS = 24
@@ -41,7 +43,7 @@ def check_alphas(
     """The grid ascending without repeats. **Raises** `ValueError` unless all strengths are positive."""
     if alphas is None:
         return None
-    grid = np.asarray(alphas, dtype=np.float64)
+    grid = np.asarray(unmasked("alphas", alphas), dtype=np.float64)
     if grid.ndim != 1 or not len(grid) or not np.isfinite(grid).all() or (grid <= 0).any():
         raise ValueError(f"alphas is {alphas}, expected a list of positive, finite strengths")
     return np.unique(grid)

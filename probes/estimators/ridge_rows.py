@@ -10,6 +10,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from graticule.hooks.finite import finite
+from graticule.hooks.masked import unmasked
 
 _CHUNK_VALUES = 1 << 20
 _BAD_ROWS_NAMED = 5
@@ -57,8 +58,10 @@ class ArrayRows:
 def as_rows(X: Shaped[np.ndarray, "..."] | Shaped[Tensor, "..."]) -> ArrayRows:
     """`X` as a source of rows.
 
-    **Raises** `TypeError` if `X` is complex or not numeric, `ValueError` if it is not `[row, width]`.
+    **Raises** `TypeError` if `X` is complex or not numeric, `ValueError` if it is not `[row, width]` or has
+    masked entries.
     """
+    unmasked("X", X)
     if X.is_complex() if isinstance(X, Tensor) else X.dtype.kind not in "fiub":
         raise TypeError(f"X is of dtype {X.dtype}, expected real numbers")
     if X.ndim != 2 or X.shape[1] == 0:
@@ -150,6 +153,7 @@ def as_targets(
     **Raises** `ValueError` if the shapes disagree, fewer than three rows are given, a value is not finite
     (naming the first rows), or a target is constant (naming it).
     """
+    unmasked("y", y)
     values = y.detach().to(device="cpu", dtype=torch.float64).numpy() if isinstance(y, Tensor) else y
     values = np.array(values, dtype=np.float64)
     values = values[:, None] if values.ndim == 1 else values

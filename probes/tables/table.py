@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from graticule.hooks.alignment import by_place
 from graticule.hooks.doors import DATA, door
+from graticule.hooks.masked import unmasked
 from graticule.hooks.visible import visible
 from graticule.probes.scores.metrics import coordinate_columns
 from graticule.probes.tables.checks import (
@@ -229,15 +230,17 @@ class Table:
 
         **Raises** TableError where lengths differ, besides what the constructor raises.
         """
+        given = {"y": y, "texts": texts, "is_test": is_test, "clusters": clusters, **(blocks or {})}
+        for what, values in given.items():
+            unmasked(what, values)
         for row, value in enumerate([] if texts is None else texts):
             if half_character(str(value)):  # which pandas refuses in its own words
                 raise TableError(f"texts holds half a character at row {row}: {value!r}")
-        one_order({"y": y, "texts": texts, "is_test": is_test, "clusters": clusters, **(blocks or {})})
+        one_order(given)
         columns = columns_of(y, target_names)
         names = list(columns)
         roles: dict[str, str | None] = {"text": None, "split": None, "cluster": None}
-        given = {"text": texts, "split": is_test, "cluster": clusters}
-        for role, values in given.items():
+        for role, values in (("text", texts), ("split", is_test), ("cluster", clusters)):
             if values is not None:
                 roles[role] = role if role not in names else f"{role}_"
                 columns[str(roles[role])] = list(values)
