@@ -179,7 +179,7 @@ def test_a_strength_at_the_end_of_the_grid_is_told_in_the_summary(world: Planted
 
 
 def test_a_twin_that_finds_structure_in_the_probes_place_leaves_nothing_decided(world: Planted) -> None:
-    hidden = values(world) + 2.0 * np.random.default_rng(6).normal(size=values(world).shape)
+    hidden = values(world) + 1.5 * np.random.default_rng(6).normal(size=values(world).shape)
     found = swept(world, twin_0=Activations.from_tensors({POINT: torch.from_numpy(hidden)}))
     check = found.checks["twin_0 in the probe's place"]
     assert check.words == STRUCTURE
