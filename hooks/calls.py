@@ -8,18 +8,22 @@ from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from graticule.hooks.plainly import plainly
+
 _memory: ContextVar[MutableMapping[Any, Any] | None] = ContextVar("graticule_call", default=None)
 
 
 @contextmanager
 def one_call() -> Generator[None]:
-    """A public call: inside it, what is worked out of an object need not be worked out again."""
+    """A public call: inside it, what is worked out of an object need not be worked out again, and torch
+    computes `plainly`."""
     if _memory.get() is not None:
         yield
         return
     begun = _memory.set(WeakKeyDictionary())
     try:
-        yield
+        with plainly():
+            yield
     finally:
         _memory.reset(begun)
 

@@ -15,7 +15,10 @@ import xxhash
 from torch import Tensor
 
 from graticule.hooks.calls import memory
+from graticule.hooks.modules import modules_of
+from graticule.hooks.plainly import products
 from graticule.hooks.protocols import HookedModel, dtype_of
+from graticule.hooks.tokenizers import tokenizer_digest
 
 _RECOMPUTED = frozenset({"mask", "IGNORE", "inv_freq"})
 """Buffers that a forward makes anew, as long as its texts."""
@@ -38,11 +41,13 @@ _BITS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 def model_identity(model: HookedModel) -> dict[str, Any]:
     """Name, class, size, dtype and digests of `model`, as provenance records them.
 
-    `digest` is of the weights and buffers, `config` of the settings of its forward; `hooks` names the hook
-    points with hooks of the user's own, where there are any.
+    `digest` is of the weights and buffers, `config` of the settings of its forward, `tokenizer` of what makes
+    ids of texts, where there is one; `hooks` names the hook points with hooks of the user's own, where there
+    are any, and `float32_products` how float32 matrices are multiplied, where that is not in float32.
     """
     cfg = model.cfg
     hooked = hooked_points(model)
+    tokenizer: Any = getattr(model, "tokenizer", None)
     return {
         "name": str(getattr(cfg, "model_name", None) or type(model).__name__),
         "class": type(model).__name__,
@@ -51,7 +56,9 @@ def model_identity(model: HookedModel) -> dict[str, Any]:
         "dtype": str(dtype_of(model)).removeprefix("torch."),
         "digest": weight_digest(model),
         "config": config_digest(model),
+        **({} if tokenizer is None else {"tokenizer": tokenizer_digest(tokenizer)}),
         **({"hooks": hooked} if hooked else {}),
+        **products(),
     }
 
 
@@ -66,7 +73,8 @@ def weight_digest(model: HookedModel) -> str:
     the user's own, which may write while the call runs.
     """
     tensors = _tensors(model)
-    if not isinstance(model, torch.nn.Module) or hooked_points(model):
+    untraced = any(values.is_inference() for _, values in tensors)
+    if untraced or not isinstance(model, torch.nn.Module) or hooked_points(model):
         return _digest_of(tensors)
     marks = [
         (name, id(t), t.data_ptr(), t._version, t.shape, t.stride(), t.dtype)  # pyright: ignore[reportPrivateUsage]
@@ -141,8 +149,9 @@ def hooked_points(model: HookedModel) -> list[str]:
     """
     if not isinstance(model, torch.nn.Module):
         return []
-    own = [name or "the model" for name, module in model.named_modules() if _has_hooks(module)]
-    return [*own, *attached_saes(model)]
+    own = [name or "the model" for name, module in modules_of(model) if _has_hooks(module)]
+    every = ["every module"] if _any_own(_of_every_module()) else []
+    return [*every, *own, *attached_saes(model)]
 
 
 def attached_saes(model: HookedModel) -> list[str]:
@@ -168,7 +177,16 @@ def _places(hooked: list[str]) -> str:
 def _has_hooks(module: torch.nn.Module) -> bool:
     if getattr(module, "fwd_hooks", None):  # a hook point's
         return True
-    hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]  # pyright: ignore[reportPrivateUsage]
+    return _any_own([*module._forward_hooks.values(), *module._forward_pre_hooks.values()])  # pyright: ignore[reportPrivateUsage]
+
+
+def _of_every_module() -> list[Any]:
+    """Hooks that torch runs at every module of the process."""
+    places = torch.nn.modules.module
+    return [*places._global_forward_hooks.values(), *places._global_forward_pre_hooks.values()]  # pyright: ignore[reportPrivateUsage]
+
+
+def _any_own(hooks: Iterable[Any]) -> bool:
     return any(str(getattr(hook, "__module__", "")).partition(".")[0] not in _LIBRARIES for hook in hooks)
 
 

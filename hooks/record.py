@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,10 +18,14 @@ from graticule.hooks.answers import answer_of
 from graticule.hooks.doors import MODEL, door
 from graticule.hooks.identity import attached_saes, hooked_points, model_identity
 from graticule.hooks.padding import Extent, Lengths, check_unseen, extent_of
+from graticule.hooks.plainly import plainly
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.positions import plain
 from graticule.hooks.protocols import HookedModel
+from graticule.hooks.running.session import drops_out, in_eval_mode
 from graticule.hooks.special import frame_in_rows
+
+_log = logging.getLogger(__name__)
 
 _MASKS = frozenset({"attention_mask", "one_zero_attention_mask"})
 """Arguments of a pass that say what is padding."""
@@ -72,7 +77,8 @@ class Recording:
             kept = (position >= own[row, 0]) & (position < own[row, 1])
             row, place, position = row[kept], place[kept], position[kept]
         at = torch.from_numpy(row).to(value.device), torch.from_numpy(place).to(value.device)
-        self._parts[point].append(value.detach()[at].flatten(1).to("cpu", copy=True))
+        with torch.inference_mode(mode=False), torch.no_grad():  # rows that can be used outside it
+            self._parts[point].append(value.detach()[at].flatten(1).to("cpu", copy=True))
         if point == self._points[0]:
             table = {"call": len(self._batches), "source": row, "position": position}
             self._rows.append(pd.DataFrame(table))
@@ -126,6 +132,7 @@ class Recording:
         return Extent.of_lengths(counts, len(texts), length)
 
     @property
+    @plainly()
     def activations(self) -> Activations:
         """The rows of all calls, one call after another; `call` counts them, `source` is the batch row (with
         `texts=`, the text), and `position` counts a text's tokens within the call (a `generate` step with a
@@ -188,7 +195,8 @@ def _forward_seen(model: Any, begin: Callable[[dict[str, Any]], None]) -> Genera
 
     def seen(*args: Any, **kwargs: Any) -> Any:
         begin(dict(signature.bind_partial(*args, **kwargs).arguments))
-        return forward(*args, **kwargs)
+        with plainly(inference=True), in_eval_mode(model):
+            return forward(*args, **kwargs)
 
     model.forward = seen
     try:
@@ -221,7 +229,8 @@ def record(
     recording.activations
     ```
 
-    The passes themselves are untouched: gradients, caches and the user's own hooks work as without it.
+    Passes run in eval mode and without autocast, as those of `capture` do, or the rows would not be the
+    model's. They are else untouched: gradients, caches and the user's own hooks work as without it.
     `pos` counts a text's own tokens, never padding: which these are is read off the texts, the mask or the
     tokens that the model is given, wherever padding is certain.
 
@@ -249,5 +258,8 @@ def record(
         return point, fn
 
     begin = recording._begin  # pyright: ignore[reportPrivateUsage]
-    with _forward_seen(model, begin), model.hooks(fwd_hooks=[hook(p) for p in names]):
+    if drops_out(model):
+        _log.warning("record: the model is in training mode; its passes in the block are without dropout")
+    hooked = model.hooks(fwd_hooks=[hook(p) for p in names])
+    with in_eval_mode(model), _forward_seen(model, begin), hooked:
         yield recording

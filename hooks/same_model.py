@@ -26,43 +26,81 @@ def check_model(what: str, made: Mapping[str, Any], model: HookedModel) -> None:
         model: The model given with it.
 
     Raises:
-        OtherModelError: The weights or settings are others, whatever their shapes.
+        OtherModelError: Weights, settings, tokenizer or hooks are others, whatever their shapes.
     """
     theirs: Mapping[str, Any] = made.get("model") or {}
     if theirs.get("digest") is None:
         return
     ours = model_identity(model)
-    if theirs.get("class") == ours["class"]:
-        other = not is_of(theirs, model, ours)
+    if theirs.get("class") == ours["class"] and is_earlier(theirs["digest"]):
+        other = None if is_of(theirs, model, ours) else _WEIGHTS
     else:
-        ids = (made.get("answer") or {}).get("ids")
-        other = differ(made, {"model": ours, "answer": answer_of(model, ids) if ids else {}})
+        crossed = theirs.get("class") != ours["class"]
+        ids = (made.get("answer") or {}).get("ids") if crossed else None
+        other = difference(made, {"model": ours, "answer": answer_of(model, ids) if ids else {}})
     if other:
         raise OtherModelError(
-            f"{what} are of {named(theirs)}, the model given is {named(ours)}: give the same one"
+            f"{what} are of {named(theirs)}, the model given is {named(ours)}: {other}; give the same one"
         )
 
 
-def differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two things were made of two models, by the `model` and the `answer` of their provenance.
+def check_one_model(call: str, one: tuple[str, Mapping[str, Any]], other: tuple[str, Mapping[str, Any]],
+                    write: str) -> None:  # fmt: skip
+    """Refuse two things that were made of two models.
+
+    Args:
+        call: What puts them together, for the message.
+        one: Words for the first, up to `of`, and its provenance; nothing is checked where it names no model.
+        other: The same of the second.
+        write: What to do instead.
+
+    Raises:
+        OtherModelError: Weights, settings, tokenizer or hooks are others.
+    """
+    differing = difference(one[1], other[1])
+    if differing:
+        told = [f"{words} of {named(made['model'])}" for words, made in (one, other)]
+        raise OtherModelError(f"{call}: {told[0]}, {told[1]}: {differing}; {write}")
+
+
+_WEIGHTS = "weights or settings differ"
+
+
+def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+    """What differs between the models of which two things were made, by their provenance.
 
     Weights have other names in a `TransformerBridge` than in a `HookedTransformer`, and an earlier version's
-    digest is another: sizes and the logits of a few tokens are compared then, and the log says so.
+    digest is another: sizes and the logits of a few tokens are compared then, and the log says so. So it does
+    of hooks: they are known by their places alone.
+
+    Args:
+        one: A provenance, with its `model` and its `answer`.
+        other: Another one.
+
+    Returns:
+        What differs, in words; None where nothing does, or one of them names no weights.
     """
     ours: Mapping[str, Any] = one.get("model") or {}
     theirs: Mapping[str, Any] = other.get("model") or {}
     if not ours.get("digest") or not theirs.get("digest"):
-        return False
+        return None
+    return _weights(one, other, ours, theirs) or _hooks(ours, theirs) or _tokenizers(ours, theirs)
+
+
+def _weights(
+    one: Mapping[str, Any], other: Mapping[str, Any], ours: Mapping[str, Any], theirs: Mapping[str, Any]
+) -> str | None:
     if ours.get("class") == theirs.get("class") and is_earlier(ours["digest"]) == is_earlier(
         theirs["digest"]
     ):
-        return any(ours.get(key) != theirs.get(key) for key in ("digest", "config"))
+        same = all(ours.get(key) == theirs.get(key) for key in ("digest", "config"))
+        return None if same else _WEIGHTS
     if any(ours.get(size) != theirs.get(size) for size in ("n_layers", "d_model")):
-        return True
+        return "sizes differ"
     asked = [(made.get("answer") or {}).get("ids") for made in (one, other)]
     if asked[0] and asked[0] == asked[1]:
         if differ_by(one["answer"], other["answer"], [ours["dtype"], theirs["dtype"]]) is not None:
-            return True
+            return f"the logits of {len(asked[0])} tokens differ"
         on_trust = f"beyond the logits of {len(asked[0])} tokens, which agree, "
     else:
         on_trust = ""
@@ -70,7 +108,24 @@ def differ(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
         "%s as %s and %s as %s: their weights cannot be compared, %sthat they are one model is on trust",
         ours.get("name"), ours.get("class"), theirs.get("name"), theirs.get("class"), on_trust,
     )  # fmt: skip
-    return False
+    return None
+
+
+def _hooks(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
+    places = [sorted(identity.get("hooks") or ()) for identity in (ours, theirs)]
+    if places[0] != places[1]:
+        told = [f"hooks of the user's own at {', '.join(p[:3])}" if p else "none" for p in places]
+        return f"hooks differ, {told[0]} and {told[1]} (model.reset_hooks() removes them)"
+    if places[0]:
+        _log.warning("hooks of the user's own at %s, in both: that they do the same is on trust",
+                     ", ".join(places[0][:3]))  # fmt: skip
+    return None
+
+
+def _tokenizers(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
+    digests = [identity.get("tokenizer") for identity in (ours, theirs)]
+    differing = all(digests) and digests[0] != digests[1]
+    return "tokenizers differ, which make other ids of texts" if differing else None
 
 
 def named(identity: Mapping[str, Any]) -> str:

@@ -28,10 +28,11 @@ from torch import Tensor
 from graticule.hooks.activations import Activations, wanted_names
 from graticule.hooks.alignment import with_digests
 from graticule.hooks.artifact import ArtifactError, as_damaged, only_file, read_json, read_table, sha256
-from graticule.hooks.identity import is_of, model_identity
+from graticule.hooks.identity import is_of, model_identity, of_earlier_digest
 from graticule.hooks.names import inside_file, user_path
 from graticule.hooks.points import captured_name, name_of
 from graticule.hooks.protocols import HookedModel
+from graticule.hooks.same_model import difference
 from graticule.hooks.store_manifest import forget_times, read_manifest, rows_file, tensor_file
 from graticule.hooks.visible import visible
 
@@ -83,13 +84,18 @@ class Store(Mapping[str, Tensor]):
                 self._header(tensor_file(point, 0))
 
     def check_model(self, model: HookedModel) -> None:
-        """**Raises** `ArtifactError` unless the store was captured from these very weights."""
+        """**Raises** `ArtifactError` unless the store was captured from this very model: its weights,
+        settings and tokenizer, without hooks of the user's own."""
         theirs = self._manifest["request"].get("model", {})
-        if not is_of(theirs, model):
-            ours = model_identity(model)
+        ours = model_identity(model)
+        if not is_of(theirs, model, ours):
+            other: str | None = "weights or settings differ"
+        else:
+            other = None if of_earlier_digest(theirs) else difference({"model": theirs}, {"model": ours})
+        if other:
             raise ArtifactError(
                 f"{self.path} was captured from {theirs.get('name')} (weights {theirs.get('digest')}), "
-                f"the model given is {ours['name']} (weights {ours['digest']})"
+                f"the model given is {ours['name']} (weights {ours['digest']}): {other}"
             )
 
     # Mapping -----------------------------------------------------------------------------------------

@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 _SAMPLE = "The Quick brown fox's 3 dogs, Zoë & 東京!\n\tnaïve  <b>café</b> 1,024"
 _ELSEWHERE = ("path", "file", "name", "padding", "truncation")
 """Parts of the names of settings that say where a tokenizer lies, or how its rows are made even."""
+_read: WeakKeyDictionary[Any, tuple[list[Any], str]] = WeakKeyDictionary()
+"""Digests of fast tokenizers, and the marks they had: describing a large one takes a second."""
 
 
 def tokenizer_digest(tokenizer: Any) -> str:
@@ -23,12 +27,34 @@ def tokenizer_digest(tokenizer: Any) -> str:
         anew; of another, of its vocabulary, merges, settings and what it makes of a sample.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        words = str(backend.to_str())
-        whole = words[max(0, words.find('"added_tokens"')) :]
-    else:
-        whole = json.dumps(_parts(tokenizer), sort_keys=True, default=str)
-    return hashlib.sha256(whole.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+    if backend is None:
+        return _digest_of(json.dumps(_parts(tokenizer), sort_keys=True, default=str))
+    marks = _marks(backend)
+    with suppress(TypeError, KeyError):  # not one that can be told by
+        before, digest = _read[tokenizer]
+        if before == marks:
+            return digest
+    words = str(backend.to_str())
+    digest = _digest_of(words[max(0, words.find('"added_tokens"')) :])
+    with suppress(TypeError):
+        _read[tokenizer] = (marks, digest)
+    return digest
+
+
+def _digest_of(words: str) -> str:
+    return hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _marks(backend: Any) -> list[Any]:
+    """What an edit of a fast tokenizer changes, and is quickly read: its parts, and of its vocabulary some
+    hundred entries and what it makes of a sample."""
+    parts = (backend.normalizer, backend.pre_tokenizer, backend.post_processor, backend.decoder)
+    states = [None if part is None else part.__getstate__() for part in parts]
+    added = {i: str(token) for i, token in backend.get_added_tokens_decoder().items()}
+    ids = backend.encode(_SAMPLE, add_special_tokens=False).ids
+    size = backend.get_vocab_size()
+    entries = [backend.id_to_token(i) for i in range(0, size, 1 + size // 512)]
+    return [backend, *states, added, ids, size, entries]
 
 
 def _parts(tokenizer: Any) -> list[Any]:

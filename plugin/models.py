@@ -22,6 +22,7 @@ from graticule.devices import device_named
 from graticule.hooks.artifact import library_versions, users_file
 from graticule.hooks.imports import load
 from graticule.hooks.names import user_path
+from graticule.hooks.plainly import plainly
 from graticule.hooks.processor import auto_dtype, described, tell_if_slow
 from graticule.lens import no_code_by_name, quiet_lens
 from graticule.local import (
@@ -95,7 +96,7 @@ def load_model(
     target = device_named(device)
     wishes = Wishes(_dtype(dtype, target), verify, trust_remote_code, allow_missing)
     load("transformer_lens")
-    with quiet_lens():
+    with plainly(), quiet_lens():
         model = _load(name_or_path, wishes, revision)
         model.eval()
         if target.type != "cpu":

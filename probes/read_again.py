@@ -9,7 +9,7 @@ import numpy as np
 
 from graticule.hooks.activations import Activations
 from graticule.hooks.artifact import json_ready
-from graticule.hooks.same_model import OtherModelError, differ, named
+from graticule.hooks.same_model import check_one_model
 from graticule.hooks.store import Store
 from graticule.probes.layers import PointRows, Problem, fit_points
 from graticule.probes.scores.metrics import mean_r2
@@ -37,13 +37,11 @@ def check_read_again(findings: Findings, activations: Activations | Store, probl
         ValueError: Some probe reads something else of them, naming the first row that differs at the chosen
             point.
     """
-    of = (findings.provenance.get("activations") or {}).get("model") or {}
-    given: Mapping[str, Any] = activations.provenance.get("model") or {}
-    if differ(findings.provenance.get("activations") or {}, activations.provenance):
-        raise OtherModelError(
-            f"with_material: these findings are of {named(of)}, the activations of {named(given)}: give "
-            "those that were swept"
-        )
+    swept: Mapping[str, Any] = findings.provenance.get("activations") or {}
+    check_one_model(
+        "with_material", ("these findings are", swept), ("the activations", activations.provenance),
+        "give those that were swept",
+    )  # fmt: skip
     test = problem.test
     scale = np.maximum(problem.y.std(axis=0), 1e-12)
     saved = findings.predictions[[f"pred_{n}" for n in findings.target_names]].to_numpy(np.float64)[test]
@@ -77,11 +75,11 @@ def check_same_capture(saved: Mapping[str, Any], given: Mapping[str, Any]) -> No
         ValueError: They were captured otherwise: another prompt, position, twin or seed.
     """
     of, model = saved.get("model") or {}, given.get("model") or {}
-    if differ(saved, given):
-        raise OtherModelError(
-            f"with_material: these findings were judged against baselines of {named(of)}, given are those of "
-            f"{named(model)}: give the baselines that `sweep` was given"
-        )
+    check_one_model(
+        "with_material",
+        ("these findings were judged against baselines", saved), ("given are those", given),
+        "give the baselines that `sweep` was given",
+    )  # fmt: skip
     if not of or not model:
         return
     for what in _ASKED:

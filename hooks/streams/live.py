@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from graticule.hooks.identity import model_identity
 from graticule.hooks.ids import vocabulary_of
+from graticule.hooks.plainly import plainly
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.protocols import HookedModel, device_of, dtype_of
 from graticule.hooks.running.packing import packed
@@ -42,6 +43,7 @@ class LiveStream(BaseStream):
     Contexts are those that SAELens's `ActivationsStore` makes of the same texts (`contexts.py`).
     """
 
+    @plainly()
     def __init__(
         self,
         model: HookedModel,
@@ -138,6 +140,7 @@ class LiveStream(BaseStream):
         return self.n_tokens // self.batch_size
 
     # Batches -----------------------------------------------------------------------------------------
+    @plainly()
     def __next__(self) -> dict[str, Tensor]:
         if self._n_batches is not None and self._drawn >= self._n_batches:
             raise StopIteration
@@ -150,6 +153,7 @@ class LiveStream(BaseStream):
         self._drawn += 1
         return self._scaled(rows)
 
+    @plainly()
     def sample(self, n: int, seed: int = 0) -> dict[str, Tensor]:
         """Up to `n` of the rows now in the buffer, scaled as batches are; the batches to come stay."""
         self._fill()
@@ -241,6 +245,7 @@ class LiveStream(BaseStream):
             "buffer": self._buffer.state_dict(),
         }
 
+    @plainly()
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state` with the very batches that would have come.
 
@@ -258,7 +263,8 @@ class LiveStream(BaseStream):
 
     def _settings(self) -> dict[str, Any]:
         if self._identity is None:
-            self._identity = {"model": model_identity(self.model), "corpus": self.corpus.identity()}
+            model = {k: v for k, v in model_identity(self.model).items() if k != "tokenizer"}
+            self._identity = {"model": model, "corpus": self.corpus.identity()}
             if not self.corpus.tokenised:
                 self._identity["tokenizer"] = tokenizer_digest(self._tokenizer)
         return {

@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from graticule.hooks.bars import bar
 from graticule.hooks.points import layer_of
+from graticule.hooks.same_model import check_one_model
 from graticule.probes.causes.bench import Bench, row_interval
 from graticule.probes.causes.controls import covariance_directions
 from graticule.probes.causes.effects import effect_line
@@ -99,6 +100,8 @@ class _Steer:
             return []
         if self.bench.point not in other.probes:
             raise KeyError(f"other= has no probe at {self.bench.point}; sweep it at the same points")
+        made, theirs = (f.provenance.get("activations") or {} for f in (self.bench.findings, other))
+        check_one_model("other=", ("the findings are", made), ("those of other=", theirs), "probe one model")
         write = other.probes[self.bench.point].write_direction
         names = [f"{other.table}: {n}" for n in other.target_names[:_MOST_TARGETS]]
         return [

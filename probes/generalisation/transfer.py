@@ -12,7 +12,7 @@ import pandas as pd
 from graticule.hooks.artifact import json_ready, library_versions
 from graticule.hooks.doors import FINDINGS, came
 from graticule.hooks.points import layer_of
-from graticule.hooks.same_model import OtherModelError, differ, named
+from graticule.hooks.same_model import check_one_model
 from graticule.hooks.saved import SavedResult
 from graticule.probes.findings import Findings
 from graticule.probes.scores.bootstrap import cluster_sums, interval, resampled_r2
@@ -215,11 +215,10 @@ def _check_alike(findings_by_prompt: Mapping[str, Findings]) -> None:
     first_name, first = next(iter(held.items()))
     of = {n: f.material.activations.provenance for n, f in findings_by_prompt.items()}
     for name, made in of.items():
-        if differ(made, of[first_name]):
-            raise OtherModelError(
-                f"transfer: prompt {first_name!r} is of {named(of[first_name]['model'])}, {name!r} of "
-                f"{named(made['model'])}: give findings of one model"
-            )
+        check_one_model(
+            "transfer", (f"prompt {first_name!r} is", of[first_name]), (repr(name), made),
+            "give findings of one model",
+        )  # fmt: skip
     for name, problem in held.items():
         if problem.names != first.names:
             raise ValueError(f"prompt {name!r} has targets {problem.names}, {first_name!r} {first.names}")

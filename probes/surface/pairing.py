@@ -9,7 +9,7 @@ import numpy as np
 
 from graticule.hooks.activations import Activations
 from graticule.hooks.alignment import sources
-from graticule.hooks.same_model import OtherModelError, differ, named
+from graticule.hooks.same_model import check_one_model
 from graticule.hooks.store import Store
 from graticule.probes.surface.baselines import Baselines
 from graticule.probes.surface.fitted import served_by
@@ -38,11 +38,10 @@ def check_pair(baselines: Baselines, activations: Activations | Store) -> bool:
     """
     ours = activations.provenance
     of, model = baselines.provenance.get("model") or {}, ours.get("model") or {}
-    if differ(baselines.provenance, ours):
-        raise OtherModelError(
-            f"sweep: the activations are of {named(model)}, the baselines of {named(of)}: capture both of "
-            "one model, baselines(model, table)"
-        )
+    check_one_model(
+        "sweep", ("the activations are", ours), ("the baselines", baselines.provenance),
+        "capture both of one model, baselines(model, table)",
+    )  # fmt: skip
     for name, feature in baselines.features.items():
         if (name == "block_0" or name in baselines.twins) and not baselines.provenance.get(ANY_PROMPT):
             _check_reading(name, feature, activations)

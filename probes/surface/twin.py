@@ -38,6 +38,8 @@ def make_twin(
         raise ValueError(f"how={how!r}: expected 'permuted' or 'fresh'")
     # a bridge keeps what a pass with gradients computed (patterns of attention): values, not weights
     memo: dict[int, Any] = {id(t): t.detach().clone() for t in _computed(model)}
+    tokenizer: Any = getattr(model, "tokenizer", None)
+    memo[id(tokenizer)] = tokenizer  # the same one: it knows nothing of the weights
     twin: Any = copy.deepcopy(model, memo | (_shared(model, tuple(keep)) if how == "permuted" else {}))
     if how == "permuted":
         _permute(twin, seed, tuple(keep))

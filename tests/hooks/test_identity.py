@@ -314,7 +314,8 @@ def test_an_attached_sae_is_said_and_is_no_part_of_what_is_kept(spliced, names, 
     assert acts.provenance["model"]["hooks"] == ["blocks.0.hook_resid_post (an SAE)"]
     assert not np.allclose(np.asarray(acts[later]), np.asarray(clean), atol=1e-3)
     caplog.clear()
-    causes(model, findings, rows=4, controls=2, progress=False)
+    with pytest.raises(ValueError, match=r"hooks differ, none and hooks .* \(an SAE\)"):
+        causes(model, findings, rows=4, controls=2, progress=False)
     assert caplog.text.count(f"causes: the model has {said}") == 1
     model.reset_saes()
     with record(model, later) as recording, model.saes(saes=[sae]):  # attached while it is recorded
