@@ -11,9 +11,11 @@ import pandas as pd
 import pytest
 import torch
 from conftest import WORDS
+from helpers import with_two_words_exchanged
 
 import graticule
-from graticule import Activations, Findings, Table, baselines, capture, sweep
+from graticule import Activations, Findings, Store, Table, baselines, capture, sweep
+from graticule.hooks.artifact import ArtifactError
 from graticule.hooks.same_model import OtherModelError
 from graticule.probes.surface.baselines import Baselines
 
@@ -86,6 +88,68 @@ def test_findings_of_two_models_are_not_transferred(
     theirs = sweep(capture(other, table.texts), table, draws=20, **QUIET)
     with pytest.raises(OtherModelError, match="give findings of one model"):
         graticule.transfer({"one": findings, "two": theirs})
+
+
+STRANGERS: dict[str, Any] = {
+    "tokenizers": lambda m, texts: with_two_words_exchanged(m, texts),
+    "a hook": lambda m, texts: _with(m, lambda own: own.add_hook(HERE, lambda value, hook: value * 0.5)),
+    "torch's own": lambda m, texts: _with(m, lambda own: own.ln_final.register_forward_pre_hook(print)),
+}
+"""The same weights and settings with something else about them."""
+HERE = "blocks.0.hook_resid_post"
+
+
+def _with(model: Any, edit: Any) -> Any:
+    made = copy.deepcopy(model)
+    edit(made)
+    return made
+
+
+@pytest.mark.parametrize("what", STRANGERS)
+def test_the_same_weights_with_another_tokenizer_or_other_hooks_are_refused_at_every_door(
+    what: str,
+    model: Any,
+    findings: Findings,
+    acts: Any,
+    beside: Any,
+    table: Table,
+    tmp_path: Any,
+    capsys: Any,
+) -> None:
+    stranger = STRANGERS[what](model, table.texts)
+    acts.save(tmp_path / "acts")
+    findings.save(tmp_path / "findings")
+    read = Findings.load(tmp_path / "findings")
+    theirs, rivals = capture(stranger, table.texts), baselines(stranger, table, **QUIET)
+    found = sweep(theirs, table, rivals, draws=20, **QUIET)
+    doors = {
+        **{name: lambda call=call: call(stranger, findings) for name, call in WITH_A_MODEL.items()},
+        "their findings, the model": lambda: graticule.trace(model, found, "paris king"),
+        "sweep": lambda: sweep(acts, table, rivals, **QUIET),
+        "sweep, the other way round": lambda: sweep(theirs, table, beside, **QUIET),
+        "with_material": lambda: read.with_material(theirs, table, beside),
+        "with_material, baselines": lambda: read.with_material(acts, table, rivals),
+        "transfer": lambda: graticule.transfer({"one": findings, "two": found}),
+        "other=": lambda: graticule.steer(model, findings, rows=2, controls=2, other=found, **QUIET),
+        "Store": lambda: Store(tmp_path / "acts", model=stranger),
+        "capture": lambda: capture(stranger, table.texts, store=tmp_path / "acts"),
+    }
+    capsys.readouterr()
+    for name, call in doors.items():
+        with pytest.raises((OtherModelError, ArtifactError, ValueError)) as error:
+            call()
+        said = str(error.value)
+        assert "\n" not in said, name
+        assert ("tokenizer" if what == "tokenizers" else "hooks") in said, (name, said)
+    assert not capsys.readouterr().out  # no pass was run
+
+
+def test_hooks_that_both_have_are_on_trust(model: Any, table: Table, caplog: Any) -> None:
+    hooked = STRANGERS["a hook"](model, table.texts)
+    acts, beside = capture(hooked, table.texts, layers=[1]), baselines(hooked, table, layers=[1], **QUIET)
+    caplog.clear()
+    assert sweep(acts, table, beside, draws=20, **QUIET).rivals
+    assert f"hooks of the user's own at {HERE}, in both: that they do the same is on trust" in caplog.text
 
 
 def test_findings_that_say_of_no_model_go_with_any(other: Any, acts: Any, table: Table) -> None:

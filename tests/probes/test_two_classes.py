@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import with_two_words_exchanged
 
 import graticule
 from graticule import Table, baselines, capture, record, sweep
@@ -61,6 +62,8 @@ def test_findings_go_with_the_other_class_of_one_model_alone(
     with pytest.raises(OtherModelError, match=r"the model given is .* of a TransformerBridge") as error:
         graticule.trace(edited(bridge), findings, "paris king")
     assert "\n" not in str(error.value)
+    with pytest.raises(OtherModelError, match="tokenizers differ, which make other ids of texts"):
+        graticule.trace(with_two_words_exchanged(bridge, table.texts), findings, "paris king")
 
 
 def test_what_was_captured_of_two_classes_is_of_one_model_alone(
