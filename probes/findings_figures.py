@@ -33,7 +33,7 @@ def target_figures(findings: Findings) -> dict[str, Figure]:
         out[f"Predicted against true {name}, test rows"] = scatter_figure(rows, true, pred, block, unit)
         if block is not None:
             caption = f"Error of {name} by {block}, test rows"
-            out[caption] = block_error_figure(rows, block, true=true, pred=pred, unit=unit or name)
+            out[caption] = block_error_figure(rows, block, true=true, pred=pred, unit=unit)
     return out
 
 

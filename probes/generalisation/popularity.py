@@ -39,7 +39,8 @@ class Popularity(SavedResult):
     point: str
     """Where the probe reads."""
     unit: str
-    """Of the errors: `km`, the target's own unit, `sd` of the training targets, or `share wrong`."""
+    """Of the errors: `km`, the target's own unit, `sd` of the training targets, or `share wrong`; empty
+    where a target has none."""
     rows: int
     """Test rows with a popularity."""
     missing: int
@@ -61,15 +62,15 @@ class Popularity(SavedResult):
     def summary(self) -> str:
         """Error at both ends, and the correlations."""
         first, last = self.strata.iloc[0], self.strata.iloc[-1]
-        layer = layer_of(self.point)
+        layer, unit = layer_of(self.point), f" {self.unit}" if self.unit else ""
         lines = [
-            f"mean error {first['probe']:.4g} {self.unit} in the least known fifth, "
+            f"mean error {first['probe']:.4g}{unit} in the least known fifth, "
             f"{last['probe']:.4g} in the best known"
             if len(self.strata) == 5
-            else f"mean error {first['probe']:.4g} {self.unit} in the least known of {len(self.strata)} "
+            else f"mean error {first['probe']:.4g}{unit} in the least known of {len(self.strata)} "
             f"strata, {last['probe']:.4g} in the best known",
             f"the surface: {first['surface']:.4g} and {last['surface']:.4g}; what the probe saves on it: "
-            f"{_ci(first, 'saved')} and {_ci(last, 'saved')} {self.unit}",
+            f"{_ci(first, 'saved')} and {_ci(last, 'saved')}{unit}",
         ]
         for _, row in self.spearman.iterrows():
             lines.append(
@@ -92,6 +93,8 @@ class Popularity(SavedResult):
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """The strata."""
+        from graticule.probes.plots.style import in_unit
+
         shown = pd.DataFrame(
             {
                 self.column: [
@@ -100,7 +103,7 @@ class Popularity(SavedResult):
                 ],
                 "rows": self.strata["rows"],
                 **{
-                    f"{_WORDS[name]} ({self.unit})": [_ci(line, name) for _, line in self.strata.iterrows()]
+                    in_unit(_WORDS[name], self.unit): [_ci(line, name) for _, line in self.strata.iterrows()]
                     for name in _WORDS
                 },
             }
@@ -197,7 +200,7 @@ def _errors(material: Material, predicted: np.ndarray) -> tuple[np.ndarray, str]
         return haversine_km(y[:, lat], y[:, lon], predicted[:, lat], predicted[:, lon]), "km"
     away = np.abs(y - predicted)
     if y.shape[1] == 1 or (len(set(table.units)) == 1 and table.units[0] is not None):
-        unit = table.units[0] or table.target_names[0]
+        unit = table.units[0] or ""
         return away.mean(axis=1), {"year": "years"}.get(unit, unit)
     return (away / problem.y[problem.train].std(axis=0)).mean(axis=1), "sd"
 

@@ -124,15 +124,20 @@ def build_up_figure(terms: pd.DataFrame, intercept: float, unit: str | None = No
     fig.add_hline(y=float(running[-1]), line={"color": ACCENT, "width": 1, "dash": "dot"})
     style(fig, height=360, aspect=0.42, extra=40)
     layers = sorted(int(v) for v in terms["layer"].dropna().unique())
-    step = max(1, len(layers) // 12)
-    fig.update_xaxes(
-        title_text="written by layer (attention, then MLP)",
-        tickvals=[-0.5, 0, *(v + 1 for v in layers[::step])],
-        ticktext=["", "embed", *(str(v) for v in layers[::step])],
-        tickangle=0,
-    )
+    wide, narrow = (_ticks_of_writes(layers, most) for most in (12, 5))
+    fig.update_xaxes(title_text="written by layer (attention, then MLP)", tickangle=0, **wide)
+    layout: Any = fig.layout
+    phone = {f"xaxis.{key}": value for key, value in narrow.items()}
+    fig.update_layout(meta={**layout.meta, "phone": phone})
     fig.update_yaxes(title_text=_axis("mean reading so far", unit))
     return fig
+
+
+def _ticks_of_writes(layers: list[int], most: int) -> dict[str, list[Any]]:
+    """The embeddings at 0, and about `most` of the layers, none so near that it touches their name."""
+    step = max(1, round(len(layers) / most))
+    shown = layers[step - 1 :: step] if step > 1 else layers[1 if len(layers) > most / 2 else 0 :]
+    return {"tickvals": [0, *(v + 1 for v in shown)], "ticktext": ["embed", *map(str, shown)]}
 
 
 def heads_figure(terms: pd.DataFrame) -> Figure:

@@ -8,7 +8,17 @@ import pandas as pd
 from jaxtyping import Float
 
 from graticule.probes.plots.drawing import Figure, Scatter
-from graticule.probes.plots.style import ACCENT, BLOCKS, FAINT, INK, MUTED, SURFACE, need_columns, style
+from graticule.probes.plots.style import (
+    ACCENT,
+    BLOCKS,
+    FAINT,
+    INK,
+    MUTED,
+    SURFACE,
+    layer_axis,
+    need_columns,
+    style,
+)
 
 
 def _line(x: Any, y: Any, name: str, colour: str, **more: Any) -> Scatter:
@@ -63,7 +73,8 @@ def mlp_depth_figure(layers: pd.DataFrame, mlp_point: str, ridge_point: str) -> 
         )
     style(fig, height=440)
     fig.update_yaxes(title_text="R² (mean over targets)")
-    fig.update_xaxes(title_text="layer (block index)" if numbered else None, showgrid=False)
+    fig.update_xaxes(showgrid=False)
+    layer_axis(fig, layers["layer"])
     return fig
 
 

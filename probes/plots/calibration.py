@@ -6,7 +6,17 @@ import numpy as np
 import pandas as pd
 
 from graticule.probes.plots.drawing import Box, Figure, Scatter
-from graticule.probes.plots.style import ACCENT, FAINT, INK, MUTED, SURFACE, need_columns, short, style
+from graticule.probes.plots.style import (
+    ACCENT,
+    FAINT,
+    INK,
+    MUTED,
+    SURFACE,
+    layer_axis,
+    need_columns,
+    short,
+    style,
+)
 from graticule.probes.scores.intervals import wilson
 
 _NOMINAL = 0.05
@@ -216,9 +226,8 @@ def band_figure(layers: pd.DataFrame, chosen_point: str, name: str) -> Figure:
     )
     style(fig, height=380)
     fig.add_hline(y=0, line={"color": FAINT, "width": 1})
-    if numbered:
-        fig.update_xaxes(dtick=max(1, round(len(layers) / 9)))
-    fig.update_xaxes(title_text="layer (block index)" if numbered else "hook point")
+    fig.update_xaxes(title_text="hook point")
+    layer_axis(fig, layers["layer"])
     fig.update_yaxes(title_text=name)
     return fig
 

@@ -9,7 +9,17 @@ import pandas as pd
 
 from graticule.probes.plots.drawing import Figure, Histogram, Scatter
 from graticule.probes.plots.markup import plain
-from graticule.probes.plots.style import ACCENT, BLOCKS, FAINT, INK, MUTED, SURFACE, need_columns, style
+from graticule.probes.plots.style import (
+    ACCENT,
+    BLOCKS,
+    FAINT,
+    INK,
+    MUTED,
+    SURFACE,
+    layer_axis,
+    need_columns,
+    style,
+)
 
 
 def erasure_figure(layers: pd.DataFrame, target: str, surface: float) -> Figure:
@@ -204,7 +214,5 @@ def _finish(fig: Figure, table: pd.DataFrame, surface: float, arms: list[str], t
     fig.update_yaxes(
         title_text=f"test R² of {target}", range=[low - pad, high + pad], zeroline=True, zerolinecolor=FAINT
     )
-    fig.update_xaxes(title_text="layer (block index)" if bool(table["layer"].notna().all()) else None)
-    if bool(table["layer"].notna().all()):
-        fig.update_xaxes(dtick=max(1, round(len(table) / 9)), showgrid=False)
+    layer_axis(fig, table["layer"])
     return fig

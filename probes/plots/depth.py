@@ -17,7 +17,7 @@ from graticule.probes.plots.style import (
     MUTED,
     SURFACE,
     label,
-    layer_ticks,
+    layer_axis,
     need_columns,
     short,
     spread,
@@ -80,24 +80,14 @@ def depth_figure(
     low, high = _score_range(drawn, list(lines.values()))
     _baseline_lines(fig, lines, low, high, emphasised="surface stack" if surface is not None else None)
     fig.update_yaxes(range=[low, high], title_text=score)
-    fig.update_xaxes(
-        title_text="layer (block index)" if numbered else None,
-        showgrid=False,
-        tickangle=0 if numbered else None,
-    )
-    if numbered:
-        fig.update_xaxes(
-            title_text="layer (block index)",
-            tickangle=0,
-            range=[float(x.min()) - 0.4, float(x.max()) + 0.4],
-            dtick=layer_ticks(x),
-        )
-    _room_for_labels(fig, layer_ticks(x, 5) if numbered else None)
+    fig.update_xaxes(showgrid=False)
+    layer_axis(fig, layers["layer"])
+    _room_for_labels(fig)
     return fig
 
 
-def _room_for_labels(fig: Figure, narrow: int | None) -> None:
-    """A right margin as wide as the labels; smaller labels, and ticks every `narrow` layers, on a phone."""
+def _room_for_labels(fig: Figure) -> None:
+    """A right margin as wide as the labels; smaller labels on a phone."""
     layout: Any = fig.layout
     letters = max((len(re.sub("<.*?>", "", a.text)) for a in layout.annotations), default=0)
     smaller = {f"annotations[{k}].font.size": 9.5 for k in range(len(layout.annotations))}
@@ -105,8 +95,8 @@ def _room_for_labels(fig: Figure, narrow: int | None) -> None:
         "margin.r": 24 + round(5.6 * letters),
         "margin.l": 44,
         "xaxis.nticks": 6,
-        "xaxis.dtick": narrow,
         **smaller,
+        **layout.meta["phone"],
     }
     fig.update_layout(margin={"r": 20 + round(6.4 * letters)}, meta={**layout.meta, "phone": phone})
 

@@ -14,7 +14,7 @@ from graticule.probes.plots.style import (
     FAINT,
     MUTED,
     SURFACE,
-    layer_ticks,
+    layer_axis,
     need_columns,
     short,
     style,
@@ -216,8 +216,7 @@ def rank_figure(ranks: pd.DataFrame) -> Figure:
                     )
                 )
     style(fig, height=380)
-    fig.update_xaxes(title_text="layer (block index)", showgrid=False)
-    if by_layer["layer"].notna().all():
-        fig.update_xaxes(dtick=layer_ticks(by_layer["layer"]))
+    fig.update_xaxes(showgrid=False)
+    layer_axis(fig, by_layer["layer"])
     fig.update_yaxes(title_text="effective rank", rangemode="tozero")
     return fig

@@ -13,6 +13,7 @@ from graticule.probes.plots.style import (
     FAINT,
     MUTED,
     SURFACE,
+    in_unit,
     label_series,
     need_columns,
     scored_rows,
@@ -27,7 +28,7 @@ def block_error_figure(
     error: str | None = None,
     true: str | None = None,
     pred: str | None = None,
-    unit: str = "km",
+    unit: str | None = "km",
     top: int = 25,
 ) -> Figure:
     """Median and inter-quartile range of the test rows' error in the `top` largest blocks, with their sizes.
@@ -37,7 +38,7 @@ def block_error_figure(
         block: column of groups. Groups of words are sorted by median error, numbers (a century) by value.
         error: column of errors, in `unit`; without it the error is |`pred` − `true`|.
         true, pred: columns of true and predicted values.
-        unit: for the axis title.
+        unit: for the axis title; None for a target without one.
         top: how many blocks are drawn.
 
     **Raises** `KeyError` if a column is missing, `ValueError` if neither `error` nor both others are given.
@@ -81,7 +82,7 @@ def block_error_figure(
             },
             customdata=np.stack([shown.index.to_numpy(), shown["low"], shown["high"], shown["n"]], axis=-1),
             hovertemplate="%{customdata[0]}<br>median %{x:.4~g} "
-            + plain(unit)
+            + plain(unit or "")
             + "<br>middle half %{customdata[1]:.4~g} to "
             "%{customdata[2]:.4~g}<br>%{customdata[3]} test rows<extra></extra>",
             showlegend=False,
@@ -96,7 +97,7 @@ def block_error_figure(
         yanchor="bottom",
         showarrow=False,
         font={"size": 11, "color": MUTED},
-        text=f"all rows: {overall:.4g} {unit}",
+        text=f"all rows: {overall:.4g} {unit or ''}".rstrip(),
     )
     beyond = len(stats) - len(shown)
     note = "Dots are medians, bars the middle half, numbers the test rows in the block."
@@ -106,7 +107,7 @@ def block_error_figure(
         note=note + (f" {beyond:,} smaller blocks are not drawn." if beyond else ""),
     )
     fig.update_layout(margin={"t": 28})
-    fig.update_xaxes(title_text=f"error ({unit})", rangemode="tozero")
+    fig.update_xaxes(title_text=in_unit("error", unit), rangemode="tozero")
     fig.update_yaxes(showgrid=True, ticks="", tickfont={"size": 11}, range=[-0.7, len(shown) - 0.3])
     return fig
 

@@ -14,7 +14,7 @@ from graticule.probes.plots.style import (
     INK,
     MUTED,
     SURFACE,
-    layer_ticks,
+    layer_axis,
     need_columns,
     sampled,
     short,
@@ -274,7 +274,7 @@ def held_out_layers_figure(layers: pd.DataFrame, chosen: str) -> Figure:
     style(
         fig, height=340, note="The dotted line predicts the training mean; the grey one is the chosen layer."
     )
-    fig.update_xaxes(title_text="layer", dtick=layer_ticks(layers["layer"]))
+    layer_axis(fig, layers["layer"])
     fig.update_yaxes(title_text="R² against the training mean")
     return fig
 

@@ -15,7 +15,8 @@ from graticule.probes.plots.style import (
     INK,
     MUTED,
     SURFACE,
-    layer_ticks,
+    in_unit,
+    layer_axis,
     need_columns,
     short,
     style,
@@ -96,9 +97,8 @@ def prompt_depth_figure(layers: pd.DataFrame, chosen: pd.DataFrame, surface: flo
             },
         )
     fig.update_yaxes(title_text="R²", range=[max(low, -0.25) - 0.03, high + 0.05])
-    fig.update_xaxes(title_text="layer (block index)" if numbered else None, showgrid=False)
-    if numbered:
-        fig.update_xaxes(dtick=layer_ticks(layers["layer"]))
+    fig.update_xaxes(showgrid=False)
+    layer_axis(fig, layers["layer"])
     return fig
 
 
@@ -209,7 +209,7 @@ def popularity_figure(strata: pd.DataFrame, column: str, unit: str) -> Figure:
                 name=name,
                 customdata=strata["rows"],
                 hovertemplate=f"{plain(name)}<br>{plain(column)} %{{x:,.4~s}}"
-                f"<br>mean error %{{y:.4~g}} {plain(unit)}"
+                f"<br>{plain(in_unit('mean error', unit))} %{{y:.4~g}}"
                 "<br>%{customdata} rows<extra></extra>",
             )
         )
@@ -217,7 +217,7 @@ def popularity_figure(strata: pd.DataFrame, column: str, unit: str) -> Figure:
     fig.update_xaxes(title_text=column.replace("_", " "), type="log" if wide else "linear")
     if wide:
         fig.update_xaxes(tickvals=_round_values(float(x.min()), float(x.max())), tickformat="~s")
-    fig.update_yaxes(title_text=f"mean error ({unit})", rangemode="tozero")
+    fig.update_yaxes(title_text=in_unit("mean error", unit), rangemode="tozero")
     return fig
 
 

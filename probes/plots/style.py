@@ -167,9 +167,33 @@ def short(text: str, width: int = 22) -> str:
     return text if len(text) <= width else text[: width - 1].rstrip() + "…"
 
 
+def layer_axis(fig: Figure, layers: "pd.Series[Any]", title: str = "layer (block index)") -> None:
+    """Let the horizontal axis of a styled figure be one of layers: a tick at layers alone, all marks inside.
+
+    Args:
+        fig: after `style`.
+        layers: numbers of the layers drawn; where one is missing the axis is of names, and left alone.
+        title: of the axis.
+    """
+    if not len(layers) or not bool(layers.notna().all()):
+        return
+    low, high = float(layers.min()) - 0.4, float(layers.max()) + 0.4
+    fig.update_xaxes(
+        title_text=title, showgrid=False, tickangle=0, tick0=0, dtick=layer_ticks(layers), range=[low, high]
+    )
+    layout: Any = fig.layout
+    phone = {"xaxis.dtick": layer_ticks(layers, 5), **layout.meta["phone"]}
+    fig.update_layout(meta={**layout.meta, "phone": phone})
+
+
 def layer_ticks(layers: "pd.Series[Any]", most: int = 9) -> int:
     """The whole number of layers between ticks, so that about `most` are drawn and none is between layers."""
-    return max(1, round(layers.nunique() / most))
+    return max(1, round(float(layers.max() - layers.min() + 1) / most))
+
+
+def in_unit(words: str, unit: str | None) -> str:
+    """`words` with the unit behind them in brackets, where there is one."""
+    return f"{words} ({unit})" if unit else words
 
 
 def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:

@@ -10,10 +10,13 @@ from plotly.graph_objects import Bar, Box, Figure, Heatmap, Scatter
 from sklearn.isotonic import IsotonicRegression
 
 from graticule.probes import plots
-from graticule.probes.plots.calibration import difference_figure
-from graticule.probes.plots.causes import erasure_figure
+from graticule.probes.plots.beyond import mlp_depth_figure
+from graticule.probes.plots.calibration import band_figure, difference_figure
+from graticule.probes.plots.causes import erasure_figure, later_figure
 from graticule.probes.plots.controls import within_figure
+from graticule.probes.plots.holdouts import held_out_layers_figure
 from graticule.probes.plots.maps import coastline
+from graticule.probes.plots.prompts import prompt_depth_figure
 from graticule.probes.plots.style import BLOCKS, OTHER, block_colours, sampled, short, spread, style
 
 from ..helpers import misread_axes
@@ -238,6 +241,46 @@ def test_ticks_stand_at_layers_and_are_told_apart(count: int) -> None:
         assert step == int(step) >= 1
         assert count / step <= 14
     assert figure.layout.yaxis.tickformat is None
+
+
+@pytest.mark.parametrize("numbers", [[13], [12, 13], [0, 15, 30], [7, 60], range(48)])
+def test_an_axis_of_layers_has_ticks_at_layers_alone(numbers) -> None:
+    """In every figure against layers, however few or far apart; a lone layer is a mark in the middle."""
+    layers = pd.DataFrame({"layer": numbers, "point": [f"blocks.{k}.hook_resid_post" for k in numbers]})
+    last = layers["point"].iloc[-1]
+    both = {"validation": 0.1, "test_r2": 0.2, "ridge_validation": 0.1, "ridge_test_r2": 0.2}
+    band = dict.fromkeys(("estimate", "low", "high", "low_alone", "high_alone"), 0.1)
+    arms = {f"{arm}_t": 0.1 for arm in ("before", "control", "after")}
+    prompts = pd.DataFrame({"prompt": ["{}"], "point": [last], "test_r2": [0.2]})
+    for figure in (
+        plots.depth_figure(layers.assign(**both), {}, last),
+        mlp_depth_figure(layers.assign(**both), last, last),
+        band_figure(layers.assign(**band), last, "gain"),
+        erasure_figure(layers.assign(**arms), "t", 0.1),
+        later_figure(layers.assign(**arms), "t", 3, 0.1),
+        prompt_depth_figure(layers.assign(prompt="{}", **both), prompts, 0.1),
+        held_out_layers_figure(layers.assign(nominal_r2=0.1, held_out_r2=0.1), last),
+    ):
+        axis, phone = figure.layout.xaxis, figure.layout.meta["phone"]
+        low, high = axis.range
+        assert (low, high) == (min(numbers) - 0.4, max(numbers) + 0.4)
+        for step, most in ((axis.dtick, 14), (phone["xaxis.dtick"], 8)):
+            assert step == int(step) >= 1
+            assert axis.tick0 == 0
+            assert (high - low) / step <= most
+        if len(numbers) == 1:
+            assert any("markers" in (trace.mode or "") for trace in figure.data)
+
+
+def test_a_target_without_a_unit_has_none() -> None:
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame({"b": rng.choice(["x", "y"], 60), "true": rng.normal(size=60), "pred": 0.0})
+    bare, metres = (
+        plots.block_error_figure(rows, "b", true="true", pred="pred", unit=u) for u in (None, "m")
+    )
+    assert (bare.layout.xaxis.title.text, metres.layout.xaxis.title.text) == ("error", "error (m)")
+    said = [figure.layout.annotations[0].text for figure in (bare, metres)]
+    assert said[1] == f"{said[0]} m"
 
 
 @pytest.mark.parametrize("names", [["1990", "1880", "2000  2"], ["2001-01-02", "1e5", "nan"], ["0", "1"]])
