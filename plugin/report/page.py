@@ -20,6 +20,8 @@ from graticule.hooks.visible import visible
 from graticule.probes.plots.markup import figure_json
 from graticule.report.cells import TableView, table_view
 
+_SCRIPTS = ("narrow.js", "page.js")
+
 
 @dataclass(frozen=True)
 class FigureView:
@@ -99,7 +101,7 @@ def _render(results: list[Result], title: str | None, links: Mapping[str, str]) 
         sections=sections,
         links={text: quote(address, safe="/#") for text, address in links.items()},
         style=(folder / "style.css").read_text(encoding="utf-8"),
-        script=(folder / "page.js").read_text(encoding="utf-8") if drawn else "",
+        script="".join((folder / name).read_text(encoding="utf-8") for name in _SCRIPTS) if drawn else "",
         plotly=get_plotlyjs() if drawn else "",
         version=metadata.version("graticule"),
     )

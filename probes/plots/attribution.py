@@ -125,7 +125,8 @@ def build_up_figure(terms: pd.DataFrame, intercept: float, unit: str | None = No
     style(fig, height=360, aspect=0.42, extra=40)
     layers = sorted(int(v) for v in terms["layer"].dropna().unique())
     wide, narrow = (_ticks_of_writes(layers, most) for most in (12, 5))
-    fig.update_xaxes(title_text="written by layer (attention, then MLP)", tickangle=0, **wide)
+    fig.update_layout(xaxis=wide)
+    fig.update_xaxes(title_text="written by layer (attention, then MLP)", tickangle=0)
     layout: Any = fig.layout
     phone = {f"xaxis.{key}": value for key, value in narrow.items()}
     fig.update_layout(meta={**layout.meta, "phone": phone})

@@ -55,7 +55,11 @@ def cosine_figure(curves: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     """
     need_columns(curves, "setting", "step", *VIEWS, *(f"{v}_se" for v in VIEWS))
     fig: Figure = make_subplots(
-        cols=3, subplot_titles=[NAMES[v] for v in VIEWS], shared_yaxes=True, horizontal_spacing=0.03
+        cols=3,
+        subplot_titles=[NAMES[v] for v in VIEWS],
+        shared_xaxes="all",
+        shared_yaxes=True,
+        horizontal_spacing=0.03,
     )
     for col, view in enumerate(VIEWS, start=1):
         for k, (setting, whole) in enumerate(curves.groupby("setting", sort=False)):
@@ -97,7 +101,7 @@ def cosine_figure(curves: pd.DataFrame, paper: pd.DataFrame) -> Figure:
             )
     style(fig, height=380, aspect=0.42, extra=80, note="Bands: two standard errors over runs.")
     fig.update_layout(margin={"t": 40}, legend={"y": -0.2, "yanchor": "top"})
-    fig.update_xaxes(title_text="updates", type="log", **_ticks(curves["step"]), matches="x")
+    fig.update_xaxes(title_text="updates", type="log", **_ticks(curves["step"]))
     low = min(float(np.nanmin(curves[list(VIEWS)].to_numpy(np.float64))), 0.0)
     fig.update_yaxes(range=[low - 0.1, 1.04])
     fig.update_yaxes(title_text="mean cosine", row=1, col=1)

@@ -8,10 +8,21 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
+from plotly.graph_objects import Figure
 
 from graticule.hooks.result import Result
+from graticule.probes.plots.attribution import build_up_figure, shares_figure
+from graticule.probes.plots.calibration import rates_figure
 from graticule.report.page import write_page
+from graticule.saes.runs.curves import curves_figure
+from graticule.sims.plots.curves import cosine_figure
+from graticule.sims.plots.simulations import heat_figure
+from graticule.sims.plots.views import VIEWS
+
+from .conftest import Places
 
 pytestmark = pytest.mark.browser
 
@@ -41,6 +52,26 @@ PROBE = """<script>setTimeout(function () {
     marks: plots.map(function (p) { return p.querySelectorAll(".point, .hm image, .js-line").length; }),
     width: width,
     scroll: document.documentElement.scrollWidth,
+    touching: plots.reduce(function (found, plot) {
+      var all = Array.prototype.map.call(plot.querySelectorAll("text"), function (t) {
+        return [t.textContent.trim(), t.getBoundingClientRect()];
+      }).filter(function (pair) { return pair[0] && pair[1].width > 0; });
+      all.forEach(function (a, i) {
+        all.slice(i + 1).forEach(function (b) {
+          var across = Math.min(a[1].right, b[1].right) - Math.max(a[1].left, b[1].left);
+          var down = Math.min(a[1].bottom, b[1].bottom) - Math.max(a[1].top, b[1].top);
+          if (across > 2 && down > 3) found.push(a[0] + " on " + b[0]);
+        });
+      });
+      return found;
+    }, []),
+    panels: plots.map(function (p) {
+      var starts = {};
+      Object.keys(p._fullLayout).filter(function (k) { return /^xaxis/.test(k); }).forEach(function (k) {
+        starts[p._fullLayout[k].domain[0]] = true;
+      });
+      return Object.keys(starts).length;
+    }),
     cut: text.filter(function (t) {
       var box = t.getBoundingClientRect(), room = t.closest(".plot").getBoundingClientRect();
       return box.left < room.left - 1 || box.right > room.right + 1;
@@ -117,3 +148,42 @@ def test_page_is_drawn_and_quiet(chromium: str, places: Result, tmp_path: Path, 
     assert all(int(marks) > 0 for marks in found["marks"]), found["marks"]  # type: ignore[union-attr]
     assert found["scroll"] == found["width"] == width
     assert found["cut"] == []
+
+
+class Panels(Places):
+    """Figures of several panels and long titles, of several rooms."""
+
+    def figures(self) -> dict[str, Figure]:
+        pairs = [(i, j) for i in range(3) for j in range(3)]
+        heat = [{"view": v, "i": i, "j": j, "mean": i / 4 - j / 5} for v in VIEWS for i, j in pairs]
+        steps = {"setting": "m=3", "step": [10, 20, 50, 100, 200, 500]}
+        views = {name: np.linspace(0, 0.3, 6) for view in VIEWS for name in (view, f"{view}_se")}
+        noise = {"targets": 200, "above_0": 2, "structure": 1, "covered_aside": 190, "covered_resampled": 180}
+        kinds = [{"kind": kind, "true_gain": 0.0, **noise} for kind in ("noise", "surface only")]
+        made = np.arange(1, 10) * 1000
+        history = pd.DataFrame({"tokens": made, "loss": made * 2.5, "l0": 16, "dead": made / 30})
+        write = [{"kind": k, "layer": n, "term": f"L{n}"} for n in range(14) for k in ("attention", "mlp")]
+        terms = pd.DataFrame([{"kind": "other", "layer": np.nan, "term": "embedding"}, *write]).assign(
+            share=np.linspace(-0.2, 0.4, 29), share_low=np.nan, share_high=np.nan, mean=np.arange(29.0)
+        )
+        return {
+            "Cosines": heat_figure(pd.DataFrame(heat)),
+            "Cosines during training": cosine_figure(
+                pd.DataFrame({**steps, **views}), pd.DataFrame({"what": [], "step": [], "paper": []})
+            ),
+            "Rates": rates_figure(pd.DataFrame(kinds)),
+            "Training": curves_figure({"": history.assign(explained_variance=made / 2e4)}),
+            "Shares": shares_figure(terms),
+            "The reading so far": build_up_figure(terms, -44.0),
+        }
+
+
+def test_on_a_phone_panels_stand_below_one_another_and_no_text_on_text(chromium, places, tmp_path) -> None:
+    page = write_page(Panels(places.words, places.predictions), tmp_path / "report.html")
+    narrow, seen = measured(chromium, page, tmp_path / "narrow", 500)  # as narrow as a window can be
+    assert seen.console == []
+    assert narrow["touching"] == narrow["cut"] == []
+    assert narrow["panels"] == [1] * 6
+    wide, _ = measured(chromium, page, tmp_path / "wide", 1200)
+    assert wide["panels"] == [3, 3, 2, 2, 1, 1]
+    assert wide["touching"] == wide["cut"] == []
