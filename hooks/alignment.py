@@ -90,14 +90,15 @@ def sources(rows: pd.DataFrame) -> Int[np.ndarray, " row"]:
             "Activations.from_tensors, or add it"
         )
     given = rows["source"]
-    whole = pd.to_numeric(given, errors="coerce")
-    if given.dtype == bool or len(wrong := np.flatnonzero(~(whole % 1 == 0))):
-        row = 0 if given.dtype == bool else int(wrong[0])
+    numbers = pd.to_numeric(given, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    whole = np.isfinite(numbers) & (np.trunc(numbers) == numbers) & (given.dtype != bool)
+    if len(wrong := np.flatnonzero(~whole)):
+        row = int(wrong[0])
         raise AlignmentError(
             f"column 'source' of the row table is {given.iloc[row]} at row {row}: expected the number of "
             "the text that the row is of, from 0"
         )
-    return whole.to_numpy(np.int64)
+    return numbers.astype(np.int64)
 
 
 def paired(

@@ -14,7 +14,7 @@ from graticule.hooks.activations import Activations
 from graticule.hooks.store import Store
 from graticule.hooks.streams.norms import MAX_NORM
 from graticule.probes.estimators.ridge_rows import chunk_rows_for, chunks
-from graticule.probes.layers import PointFit, PointRows, Problem
+from graticule.probes.layers import PointFit, PointRows, Problem, chosen
 from graticule.probes.scores.bootstrap import effective_clusters
 from graticule.probes.scores.verdict import NO_BETTER, NOT_DECIDED, STRUCTURE, Predictions, Verdict
 from graticule.probes.surface.baselines import Baselines
@@ -83,7 +83,7 @@ def _above(times: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray]:
 def doubted(
     judged: Verdict,
     checks: Mapping[str, Verdict],
-    best: PointFit,
+    fits: Sequence[PointFit],
     activations: Activations | Store,
     problem: Problem,
     baselines: Baselines,
@@ -95,7 +95,7 @@ def doubted(
     Args:
         judged: the verdict by gain and interval.
         checks: the same with a twin in the probe's place.
-        best: the fit at the chosen point.
+        fits: the fits at all points, one of which was chosen.
         activations: what was swept.
         problem: rows, split and clusters.
         baselines: features of the baselines.
@@ -105,8 +105,22 @@ def doubted(
     Returns:
         The same verdict, or one that is not decided, with more warnings.
     """
-    found = outlying(PointRows(activations, best.point, np.arange(activations.n_rows)))
-    said, why = _outlying_said(found, best.point, "the probe", problem, activations), ""
+    of_probe, no_less = _of_probe(judged, fits, activations, problem)
+    of_baselines, no_more = _of_baselines(activations, problem, baselines, rivals, lines)
+    nulls = _nulls(checks, lines.get("shuffled", {}), judged.min_gain)
+    said = [*of_probe, *of_baselines, *(f"{null}: a null check must find nothing" for null in nulls)]
+    against = {NO_BETTER: no_less, STRUCTURE: [*nulls, *no_more]}.get(judged.words)
+    words = f"{NOT_DECIDED}: {against[0]}" if against else judged.words
+    return replace(judged, words=words, warnings=(*judged.warnings, *said))
+
+
+def _of_probe(
+    judged: Verdict, fits: Sequence[PointFit], activations: Activations | Store, problem: Problem
+) -> tuple[list[str], list[str]]:
+    """What to say of the probe, and why it may read less than there is."""
+    best, why = chosen(fits), list[str]()
+    found = _at(activations, best)
+    said = _outlying_said(found, best.point, "the probe", problem, activations)
     if best.fit.alpha_at_edge:
         said.append(
             f"the chosen strength {best.fit.alpha:.3g} is an end of the strengths tried "
@@ -116,29 +130,41 @@ def doubted(
     if best.validation <= 0 or still(best.predictions, problem):
         least = _least_seen(problem, len(best.fit.coef))
         if found.any:
-            why = f"outliers at {best.point} leave the probe nothing but the training mean"
+            why.append(f"outliers at {best.point} leave the probe nothing but the training mean")
         elif least >= judged.min_gain:
-            why = "the probe's best fit is the training mean"
+            why.append("the probe's best fit is the training mean")
         cause = "" if found.any else f"; these rows would show a part of about {least:.2g}"
         said.append(
             "out of fold the probe's best fit is no better than the training mean, so that the interval of "
             f"the gain says nothing{cause}"
         )
-    erased = ""
+    for fit in fits:
+        if fit is not best and fit.validation <= 0 and (other := _at(activations, fit)).any:
+            said += _outlying_said(other, fit.point, "the probe", problem, activations)
+            why.append(f"outliers at {fit.point} leave the probe nothing but the training mean there")
+    return said, why
+
+
+def _of_baselines(
+    activations: Activations | Store,
+    problem: Problem,
+    baselines: Baselines,
+    rivals: Mapping[str, Predictions],
+    lines: Mapping[str, Mapping[str, Any]],
+) -> tuple[list[str], list[str]]:
+    """What to say of the baselines, and why they may read less than there is."""
+    said, why = list[str](), list[str]()
     for name, feature in baselines.features.items():
-        served = served_by(feature, activations, problem.source)
-        theirs = outlying(PointRows(feature, lines[name]["point"], served))
-        said += _outlying_said(theirs, lines[name]["point"], f"the baseline {name}", problem, activations)
-        if theirs.any and (lines[name]["validation"] <= 0 or still(rivals[name], problem)):
-            erased = f"outliers leave the baseline {name} nothing but the training mean"
-    nulls = _nulls(checks, lines.get("shuffled", {}), judged.min_gain)
-    said += [f"{null}: a null check must find nothing" for null in nulls]
-    words = judged.words
-    if words == NO_BETTER and why:
-        words = f"{NOT_DECIDED}: {why}"
-    elif words == STRUCTURE and (nulls or erased):
-        words = f"{NOT_DECIDED}: {(*nulls, erased)[0]}"
-    return replace(judged, words=words, warnings=(*judged.warnings, *said))
+        point, served = lines[name]["point"], served_by(feature, activations, problem.source)
+        found = outlying(PointRows(feature, point, served))
+        said += _outlying_said(found, point, f"the baseline {name}", problem, activations)
+        if found.any and (lines[name]["validation"] <= 0 or still(rivals[name], problem)):
+            why.append(f"outliers leave the baseline {name} nothing but the training mean")
+    return said, why
+
+
+def _at(activations: Activations | Store, fit: PointFit) -> Outlying:
+    return outlying(PointRows(activations, fit.point, np.arange(activations.n_rows)))
 
 
 def still(predictions: Predictions, problem: Problem) -> bool:

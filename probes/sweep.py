@@ -118,7 +118,7 @@ def sweep(
         others = {name: p for name, p in rivals.items() if name != twin}
         checks[f"{twin} in the probe's place"] = verdict(y_train, y_test, rivals[twin], others, **settings)[0]
     rows["shuffled"] = fit_shuffled(activations, best, problem, table, alphas, draws, seed)
-    result = doubted(result, checks, best, activations, problem, baselines, rivals, rows)
+    result = doubted(result, checks, fits, activations, problem, baselines, rivals, rows)
     return Findings(
         model=_model_name(activations),
         table=table.name,

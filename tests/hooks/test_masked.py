@@ -77,7 +77,12 @@ def test_a_mask_without_a_masked_entry_is_taken() -> None:
 
 @pytest.mark.parametrize(
     ("source", "said"),
-    [([0, 1.5, 2], "1.5 at row 1"), ([0, np.nan, 2], "nan at row 1"), (["a"] * 3, "is a at row 0")],
+    [
+        ([0, 1.5, 2], "1.5 at row 1"),
+        ([0, np.nan, 2], "nan at row 1"),
+        ([True, False, True], "True at row 0"),
+        (["a"] * 3, "is a at row 0"),
+    ],
 )
 def test_a_source_that_is_no_number_of_a_text_is_refused(source: list, said: str) -> None:
     """Truncated, row 1 would be taken for another one of text 1."""

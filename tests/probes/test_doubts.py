@@ -117,6 +117,25 @@ def test_where_a_far_row_leaves_the_mean_alone_the_reason_stands_in_the_first_li
     assert any("no better than the training mean" in w for w in found.verdict.warnings)
 
 
+def test_a_point_that_an_outlier_leaves_nothing_is_told_though_another_is_chosen(world: Planted) -> None:
+    """The words are at an earlier point: no better than the baselines, but for the point that was lost."""
+    words = world.baselines.features["mean_embedding"]["hook_embed"].double()
+    both = {"blocks.0.hook_resid_pre": words, POINT: torch.from_numpy(values(world))}
+    settings = {"draws": 200, "progress": False}
+    features = dict(world.baselines.features)
+    features["twin_0"] = Activations.from_tensors(dict.fromkeys(both, features["twin_0"][POINT]))
+    others = replace(world.baselines, features=features)
+    seen = sweep(Activations.from_tensors(both), world.table, others, **settings)
+    assert (seen.verdict.words, seen.chosen_point) == (STRUCTURE, POINT)
+    both[POINT] = both[POINT].clone()
+    both[POINT][int(np.flatnonzero(~world.table.is_test)[0])] *= 1e4
+    found = sweep(Activations.from_tensors(both), world.table, others, **settings)
+    assert found.chosen_point == "blocks.0.hook_resid_pre" and found.verdict.ci95[1] < 0.01
+    reason = f"outliers at {POINT} leave the probe nothing but the training mean there"
+    assert found.verdict.words == f"{NOT_DECIDED}: {reason}"
+    assert any(f"row at {POINT}" in w for w in found.verdict.warnings)
+
+
 def test_a_column_far_wider_than_the_others_is_told(world: Planted) -> None:
     wide = 1e7 * np.random.default_rng(3).normal(size=(300, 1))
     found = swept(world, np.concatenate([values(world), wide], axis=1))

@@ -203,8 +203,8 @@ def measured(evaluation: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _costs_nothing(evaluation: Mapping[str, Any], ablation: str) -> bool:
-    clean, ablated = evaluation.get("ce_clean"), evaluation.get(f"ce_{ablation}")
-    return is_number(clean) and is_number(ablated) and ablated <= clean
+    clean, ablated = (evaluation.get(f"ce_{arm}") for arm in ("clean", ablation))
+    return is_number(clean) and is_number(ablated) and float(ablated or 0) <= float(clean or 0)
 
 
 def _density(sae_id: str, facts: SaeFacts) -> list[str]:
