@@ -13,8 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from graticule.hooks.alignment import sources, with_digests
-from graticule.hooks.caches import cache_shape, check_cache, index_or_slice, names_in
-from graticule.hooks.doors import ACTIVATIONS, came
+from graticule.hooks.caches import cache_shape, check_cache, check_dense, index_or_slice, names_in
+from graticule.hooks.doors import ACTIVATIONS, came, several_texts
 from graticule.hooks.masked import unmasked
 from graticule.hooks.names import check_name
 from graticule.hooks.points import LayerSpec, PointSpec, captured_name, layer_of, name_of
@@ -47,6 +47,7 @@ class Activations(Mapping[str, Tensor]):
             raise ValueError("no points: give at least one {hook name: [row, width] tensor}")
         for name, tensor in tensors.items():
             check_name(name, "hook name")
+            check_dense(name, tensor)
             if tensor.ndim != 2:
                 raise ValueError(f"{name} has shape {tuple(tensor.shape)}; expected [row, width]")
             if len(tensor) != len(rows):
@@ -126,6 +127,7 @@ class Activations(Mapping[str, Tensor]):
         Raises:
             AlignmentError: A row's source is none of the texts, or there are more or fewer than inputs.
         """
+        texts = several_texts("texts", texts)
         rows = with_digests(self.rows, texts, self.provenance.get("n_inputs"))
         return type(self)(self._tensors, rows, {**self.provenance, "n_inputs": len(texts)})
 
@@ -168,6 +170,8 @@ class Activations(Mapping[str, Tensor]):
             write = ACTIVATIONS.write(tensors)
             raise TypeError(f"from_tensors: tensors is {came(tensors)}; expected names and rows: {write}")
         made = {str(k): torch.as_tensor(unmasked(str(k), v)).detach() for k, v in tensors.items()}
+        for name, tensor in made.items():
+            check_dense(name, tensor)
         if not made:
             raise ValueError("no points: give at least one {hook name: [row, width] tensor}")
         table = pd.DataFrame(index=range(len(next(iter(made.values()))))) if rows is None else rows.copy()
@@ -229,6 +233,7 @@ class Activations(Mapping[str, Tensor]):
         tensors: dict[str, Tensor] = {}
         for name in names:
             value: Tensor = cache[name]
+            check_dense(name, value)
             if value.ndim < 3 or value.shape[:2] != (batch, length) or name.endswith(("pattern", "scores")):
                 if points is not None:
                     raise ValueError(f"{name} has shape {tuple(value.shape)}; expected [batch, pos, width]")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from graticule.hooks.doors import ACTIVATIONS, came
@@ -43,6 +44,19 @@ def check_cache(cache: Any) -> None:
             "from_cache: this cache has no batch dimension; expected [batch, pos, d_model]: leave "
             "remove_batch_dim out of run_with_cache"
         )
+
+
+def check_dense(name: str, tensor: Tensor) -> None:
+    """**Raises** `ValueError` for a tensor that is no array of numbers as they are."""
+    kinds = (
+        (tensor.is_nested, "nested", "torch.cat(tensor.unbind())"),
+        (tensor.layout != torch.strided, "sparse", "tensor.to_dense()"),
+        (tensor.is_meta, "on the meta device, where tensors have no values", "one that was computed"),
+        (tensor.is_quantized, "quantised", "tensor.dequantize()"),
+    )
+    for so, kind, write in kinds:
+        if so:
+            raise ValueError(f"{name} is a tensor that is {kind}; expected plain numbers: {write}")
 
 
 def index_or_slice(pos: Any) -> int | slice:

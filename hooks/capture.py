@@ -18,7 +18,7 @@ from graticule.hooks.activations import Activations
 from graticule.hooks.alignment import DIGEST, text_digests
 from graticule.hooks.answers import answer_of
 from graticule.hooks.artifact import ArtifactError, frame_digest, library_versions, read_json
-from graticule.hooks.doors import FRAME, MODEL, door, several_inputs, texts_of
+from graticule.hooks.doors import FRAME, MODEL, door, several_inputs, several_texts, texts_of
 from graticule.hooks.finite import NonFiniteError
 from graticule.hooks.identity import check_unhooked, model_identity
 from graticule.hooks.kinds import working_folder
@@ -225,6 +225,7 @@ def _columns(
             f"rows= has a column {taken[0]!r}, which capture writes itself: rename it, "
             f"rows.rename(columns={{{taken[0]!r}: {'own_' + taken[0]!r}}})"
         )
+    texts = None if texts is None else several_texts("texts", texts)
     if texts is not None and len(texts) != n_inputs:
         raise ValueError(f"texts= has {len(texts)} entries for {n_inputs} inputs; one for each")
     of = texts_of(inputs if texts is None else texts)

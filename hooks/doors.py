@@ -351,6 +351,18 @@ def several_inputs(call: str, inputs: Any) -> Any:
     return inputs
 
 
+def several_texts(argument: str, texts: Any) -> Any:
+    """Texts as they are.
+
+    Raises:
+        TypeError: One text, or what has no length: a generator is read but once.
+    """
+    if isinstance(texts, str | bytes) or not hasattr(texts, "__len__") or isinstance(texts, dict | set):
+        write = f"[{argument}]" if isinstance(texts, str | bytes) else f"list({argument})"
+        raise TypeError(f"{argument} is {came(texts)}; expected a list of texts: {write}")
+    return texts
+
+
 def _holds_texts(values: Any) -> bool:
     return hasattr(values, "iloc") or getattr(values.dtype, "kind", "") in "OUT"
 

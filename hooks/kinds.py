@@ -19,7 +19,7 @@ from graticule.hooks.artifact import (
     write_json,
 )
 from graticule.hooks.locks import only_here
-from graticule.hooks.names import user_path
+from graticule.hooks.names import check_leads_somewhere, user_path
 from graticule.hooks.replacing import replacing_folder, tidy
 from graticule.hooks.requests import differences, told
 
@@ -64,6 +64,7 @@ class FolderKind:
         Raises:
             ForeignFolderError: if it is a file, of another kind, or holds something else.
         """
+        check_leads_somewhere(folder)
         if folder.is_file():
             raise ForeignFolderError(f"{folder} is a file; name a folder")
         try:
@@ -150,6 +151,7 @@ def write_folder(path: Path | str, overwrite: bool = False, *, kind: str) -> Gen
         FileExistsError: if `path` exists and `overwrite` is False, or holds something other than a `kind`.
     """
     path = user_path(path)
+    check_leads_somewhere(path)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; choose another place, or say overwrite=True")
     check_replaceable(path, kind)

@@ -7,7 +7,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from graticule.hooks.names import user_path
+from graticule.hooks.names import check_leads_somewhere, user_path
 
 _log = logging.getLogger(__name__)
 _HELD: dict[tuple[int, int], int] = {}
@@ -31,6 +31,7 @@ def only_here(folder: Path | str, doing: str) -> Generator[None]:
         FileExistsError: if another process or thread holds it, or it is a file.
     """
     folder = user_path(folder)
+    check_leads_somewhere(folder)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; name a folder")
     new = not folder.exists()

@@ -49,13 +49,24 @@ def user_path(path: str | os.PathLike[str]) -> Path:
         (`~draft.csv`) stays.
 
     Raises:
-        BadNameError: if it begins with `~`, and no home folder is known.
+        BadNameError: if it begins with `~`, and no home folder is known, or holds a NUL.
     """
     given = Path(path)
+    if "\0" in str(given):
+        raise BadNameError(f"path {_short(str(given))} holds a NUL, which no file's name can: leave it out")
     meant = Path(os.path.expanduser(given))
     if meant.parts[:1] == ("~",):
         raise BadNameError(f"{_short(str(given))}: no home folder is known; write the whole path")
     return meant
+
+
+def check_leads_somewhere(path: Path) -> None:
+    """**Raises** `BadNameError` for a symbolic link to what is not there: no folder can take its place."""
+    if path.is_symlink() and not path.exists():
+        raise BadNameError(
+            f"{path} is a symbolic link to {os.readlink(path)}, which is not there: make that folder, or "
+            "remove the link"
+        )
 
 
 def inside(folder: Path | str, *parts: object) -> Path:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from graticule.hooks.activations import Activations
 from graticule.hooks.answers import answer_of
-from graticule.hooks.doors import MODEL, door
+from graticule.hooks.doors import MODEL, door, several_texts
 from graticule.hooks.identity import attached_saes, hooked_points, model_identity
 from graticule.hooks.padding import Extent, Lengths, check_unseen, extent_of
 from graticule.hooks.plainly import plainly
@@ -248,6 +248,7 @@ def record(
         PointError: For unknown points.
         ValueError: For attention patterns, and passes of which it cannot be told which tokens are padding.
     """
+    texts = None if texts is None else several_texts("texts", texts)
     names = resolve(model, points, layers)
     recording = Recording(model, names, pos, lengths, attention_mask, texts, include_bos)
 

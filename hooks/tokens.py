@@ -17,6 +17,7 @@ from torch import Tensor
 from graticule.hooks.ids import token_ids, vocabulary_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.special import frame_in_rows, frame_of
+from graticule.hooks.visible import check_whole
 
 Inputs = Sequence[str] | Sequence[Sequence[int]] | Tensor
 """Texts, ready token rows (ragged lists of ids, special tokens included), or a `[text, pos]` tensor."""
@@ -143,6 +144,8 @@ def _text_rows(model: HookedModel, texts: Sequence[str], prompt: str, prepend_bo
             )
         if not text.strip():
             raise ValueError(f"text {i} is empty ({text!r}); drop it or fill it in")
+        check_whole(text, f"text {i}")
+    check_whole(prompt, "prompt")
     before, after = _template(prompt)
     full = [before + text + after for text in texts]
     spans_needed = bool(before or after)

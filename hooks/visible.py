@@ -31,6 +31,24 @@ def as_html(text: object) -> str:
     return escape(visible(text, lines=True))
 
 
+def half_character(text: str) -> str | None:
+    """The first surrogate without its other half, or None: text that UTF-8 cannot write."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return text[error.start]
+    return None
+
+
+def check_whole(text: str, what: str) -> None:
+    """**Raises** `ValueError` for a text with half a character, which no tokenizer reads."""
+    if (half := half_character(text)) is not None:
+        raise ValueError(
+            f"{what} holds half a character ({half!r}), which no model can read: read its file as UTF-8, or "
+            "take it out"
+        )
+
+
 def _seen(found: re.Match[str]) -> str:
     letter, text, place = found[0], found.string, found.start()
     if letter.isprintable() or unicodedata.category(letter) not in _UNSEEN:

@@ -218,6 +218,12 @@ def _reason(source: Path | str, error: Exception, trusted: bool) -> str:
     words = " ".join(str(error).split())
     if "SafetensorError" in type(error).__name__ or isinstance(error, json.JSONDecodeError):
         words = f"a file is damaged or cut short ({words}); fetch or save the model again"
+    if "weights_only" in words:  # torch's words go on to say how to run it
+        return (
+            f"{source} keeps its weights in a pickle that holds more than weights, or is damaged: it could "
+            "run any code, and is not loaded. Give the model's safetensors files: its maker writes them with "
+            "save_pretrained(folder)"
+        )
     code = "trust_remote_code" in words or "attention code" in words
     if code and not trusted:
         return (

@@ -16,12 +16,17 @@ class RandomForwardError(ValueError):
     """A model whose forward pass is another one each time."""
 
 
+class MixedDtypesError(ValueError):
+    """A model that cannot run as it is, since its parts are of several dtypes."""
+
+
 @contextmanager
 def undisturbed(model: HookedModel) -> Generator[None]:
     """Run the model in eval mode, without gradients or autocast, then put everything back, also after an
     exception.
 
     Raises:
+        MixedDtypesError: Its weights are of several dtypes, which its forward pass cannot multiply.
         RandomForwardError: The model has drawn random numbers all the same, and has no hooks of the user's
             own that may have.
     """
@@ -33,6 +38,10 @@ def undisturbed(model: HookedModel) -> Generator[None]:
         with plainly(), in_eval_mode(model), _without_gradients(model):
             yield
         _check_drew_nothing(model, [cpu_state, *cuda_states])
+    except RuntimeError as error:
+        if (mixed := _several_dtypes(model)) and "type" in str(error):
+            raise MixedDtypesError(f"{mixed}, which its forward pass cannot mix: model.to(dtype)") from error
+        raise
     finally:
         if tokenizer is not None and side is not None:
             tokenizer.padding_side = side
@@ -63,6 +72,16 @@ def drops_out(model: HookedModel) -> bool:
     """Whether some dropout of the model is on as it stands."""
     dropouts = (m for _, m in modules_of(model) if isinstance(m, torch.nn.modules.dropout._DropoutNd))  # pyright: ignore[reportPrivateUsage]
     return any(m.training and m.p > 0 for m in dropouts)
+
+
+def _several_dtypes(model: HookedModel) -> str:
+    """The dtypes of the model's weights with one of each; empty where there is one alone."""
+    first: dict[torch.dtype, str] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point():
+            first.setdefault(parameter.dtype, name)
+    told = (f"{name} in {str(dtype).removeprefix('torch.')}" for dtype, name in first.items())
+    return f"the model has {' and '.join(told)}" if len(first) > 1 else ""
 
 
 def _check_drew_nothing(model: HookedModel, before: list[torch.Tensor]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from graticule.hooks.ids import token_ids
+from graticule.hooks.visible import check_whole
 
 Document = str | np.ndarray
 """A text, or its token ids."""
@@ -61,6 +62,7 @@ def as_documents(values: Iterator[Any], tokenised: bool, name: str, first: int =
 
 def _document(value: Any, where: str, offer: str = "") -> Document:
     if isinstance(value, str):
+        check_whole(value, where)
         return value
     if not _is_row(value):
         raise ValueError(

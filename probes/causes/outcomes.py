@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from graticule.hooks.protocols import HookedModel
+from graticule.hooks.visible import check_whole
 from graticule.probes.applicable import NotApplicable
 from graticule.probes.tables.table import Table
 
@@ -45,6 +46,8 @@ class Outcome:
             raise NotApplicable("answers need the model's tokenizer; this model has none")
         sets: list[tuple[int, ...]] = []
         for words in self.answers.values():
+            for word in words:
+                check_whole(word, f"outcome {self.name!r}: an answer")
             rows = [tokenizer(word, add_special_tokens=False)["input_ids"] for word in words]
             unknown = getattr(tokenizer, "unk_token_id", None)
             if bad := [w for w, r in zip(words, rows, strict=True) if not r or r[0] == unknown]:

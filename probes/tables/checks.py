@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from graticule.hooks.visible import half_character
 from graticule.probes.tables.rows import TableError
 from graticule.probes.tables.units import LIMITS
 
@@ -65,15 +66,6 @@ def read_texts(values: pd.Series, column: str, bad: dict[int, str]) -> list[str]
     if len(values) and not any(isinstance(value, str) for value in values):
         logger.warning("text %r holds numbers, not text: the model reads their digits", column)
     return out
-
-
-def half_character(text: str) -> str | None:
-    """The first surrogate without its other half, or None: text that UTF-8 cannot write."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        return text[error.start]
-    return None
 
 
 def need_text_and_target(texts: pd.Series, target: pd.Series) -> None:

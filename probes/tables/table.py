@@ -15,13 +15,12 @@ from jaxtyping import Bool, Float, Int, Shaped
 from graticule.hooks.alignment import by_place
 from graticule.hooks.doors import DATA, door
 from graticule.hooks.masked import unmasked
-from graticule.hooks.visible import visible
+from graticule.hooks.visible import half_character, visible
 from graticule.probes.scores.metrics import coordinate_columns
 from graticule.probes.tables.checks import (
     check_limits,
     columns_of,
     duplicates,
-    half_character,
     need_column,
     need_text_and_target,
     need_two_clusters,

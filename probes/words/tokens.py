@@ -12,6 +12,7 @@ from jaxtyping import Int
 
 from graticule.hooks.imports import load
 from graticule.hooks.protocols import HookedModel
+from graticule.hooks.visible import check_whole
 from graticule.probes.words.lists import PairLists
 
 LEAST = 3
@@ -74,6 +75,7 @@ def single_token(model: HookedModel, word: str) -> int | None:
     if tokenizer is None:
         raise ValueError("word pairs need model.tokenizer; this model has none")
     unknown = getattr(tokenizer, "unk_token_id", None)
+    check_whole(word, "a word")
     for text in (" " + word, word):
         ids: Sequence[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
         if len(ids) != 1 or ids[0] == unknown:
