@@ -25,6 +25,7 @@ from graticule.hooks.replacing import recover, replacing
 SCHEMA = 1
 """Version of every folder format written here."""
 
+_SEAL = "seal"
 _LIBRARIES = ("graticule", "torch", "transformer-lens", "sae-lens", "transformers", "numpy", "scikit-learn")
 
 
@@ -57,6 +58,22 @@ def write_json(path: Path | str, value: Any) -> None:
     with replacing(user_path(path)) as temporary:
         text = json.dumps(json_ready(value), indent=1, ensure_ascii=False, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """`value` in JSON's own types, with a digest of the rest under `seal`, by which a change shows."""
+    plain = {key: entry for key, entry in json_ready(value).items() if key != _SEAL}
+    return {**plain, _SEAL: hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]}
+
+
+def is_as_sealed(value: Mapping[str, Any]) -> bool:
+    """Whether what was read is what `sealed` gave; what was never sealed counts as such."""
+    return _SEAL not in value or sealed(value)[_SEAL] == value[_SEAL]
+
+
+def unsealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The value without its seal."""
+    return {key: entry for key, entry in value.items() if key != _SEAL}
 
 
 def only_file(path: Path | str, remedy: str = "remove it, and write the file again") -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, overload
 
@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from graticule.hooks.activations import Activations
 from graticule.hooks.alignment import DIGEST, text_digests
 from graticule.hooks.answers import answer_of
-from graticule.hooks.artifact import ArtifactError, frame_digest, library_versions, read_json
+from graticule.hooks.artifact import ArtifactError, frame_digest, is_as_sealed, library_versions, read_json
 from graticule.hooks.doors import FRAME, MODEL, door, several_inputs, several_texts, texts_of
 from graticule.hooks.finite import NonFiniteError
 from graticule.hooks.identity import check_unhooked, model_identity
@@ -273,6 +273,9 @@ def _verified(
     writer = StoreWriter(store, request, widths, dtype)
     if writer.damaged:
         return None
-    with suppress(ArtifactError):  # a capture by an earlier version tells none
-        request = {**request, "answer": read_json(store / "provenance.json").get("answer") or {}}
-    return writer.finish({**request, **_when(started, model)})
+    try:  # a capture by an earlier version tells none
+        told = read_json(store / "provenance.json")
+    except ArtifactError:
+        told = {"answer": answer_of(model)}
+    answer = told.get("answer") or {} if is_as_sealed(told) else answer_of(model)
+    return writer.finish({**request, "answer": answer, **_when(started, model)})

@@ -27,7 +27,15 @@ from torch import Tensor
 
 from graticule.hooks.activations import Activations, wanted_names
 from graticule.hooks.alignment import with_digests
-from graticule.hooks.artifact import ArtifactError, as_damaged, only_file, read_json, read_table, sha256
+from graticule.hooks.artifact import (
+    ArtifactError,
+    as_damaged,
+    only_file,
+    read_json,
+    read_table,
+    sha256,
+    unsealed,
+)
 from graticule.hooks.identity import is_of, model_identity, of_earlier_digest
 from graticule.hooks.names import inside_file, user_path
 from graticule.hooks.points import captured_name, name_of
@@ -142,7 +150,7 @@ class Store(Mapping[str, Tensor]):
     @property
     def provenance(self) -> dict[str, Any]:
         """Times, versions and settings of the capture."""
-        told = read_json(self.path / "provenance.json")
+        told = unsealed(read_json(self.path / "provenance.json"))
         told.pop("noted", None)
         return told
 

@@ -7,7 +7,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from graticule.hooks.artifact import ArtifactError, as_damaged, check_schema, read_json, write_json
+from graticule.hooks.artifact import (
+    ArtifactError,
+    as_damaged,
+    check_schema,
+    is_as_sealed,
+    read_json,
+    sealed,
+    write_json,
+)
 from graticule.hooks.kinds import FolderKind
 from graticule.hooks.names import BadNameError, check_name, inside_file
 
@@ -79,7 +87,7 @@ def _check(manifest: Mapping[str, Any]) -> None:
 # Sizes and times -------------------------------------------------------------------------------------
 def note_times(path: Path, manifest: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
     """Write `provenance.json`, with the sizes and times of the files, all of which were just verified."""
-    write_json(path / "provenance.json", {**provenance, "noted": _times(path, manifest)})
+    write_json(path / "provenance.json", sealed({**provenance, "noted": _times(path, manifest)}))
 
 
 def forget_times(path: Path) -> None:
@@ -87,13 +95,14 @@ def forget_times(path: Path) -> None:
     with suppress(ArtifactError, OSError):
         provenance = read_json(path / "provenance.json")
         if provenance.pop("noted", None) is not None:
-            write_json(path / "provenance.json", provenance)
+            write_json(path / "provenance.json", sealed(provenance))
 
 
 def as_noted(path: Path, manifest: Mapping[str, Any]) -> bool:
     """Whether every file has the size and time that it had when it was last verified."""
     try:
-        return read_json(path / "provenance.json").get("noted") == _times(path, manifest)
+        told = read_json(path / "provenance.json")
+        return is_as_sealed(told) and told.get("noted") == _times(path, manifest)
     except (ArtifactError, OSError):
         return False
 

@@ -85,7 +85,7 @@ class StoreWriter:
 
     def _is_whole(self, shard: Mapping[str, Any]) -> bool:
         files = {inside_file(self.path, name): digest for name, digest in shard["files"].items()}
-        return all(file.exists() and sha256(file) == digest for file, digest in files.items())
+        return all(file.is_file() and sha256(file) == digest for file, digest in files.items())
 
     def lacking(self, sizes: Sequence[int]) -> list[int]:
         """Which of the shards, by their numbers of rows, are still to be appended, in this order.

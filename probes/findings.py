@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -20,10 +21,12 @@ from graticule.hooks.artifact import (
     ArtifactError,
     as_damaged,
     check_schema,
+    is_as_sealed,
     json_ready,
     read_json,
     read_table,
     read_tensors,
+    sealed,
     sha256,
     write_json,
     write_table,
@@ -48,6 +51,8 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
     from graticule.probes.sweep import Target
+
+_log = logging.getLogger(__name__)
 
 KIND = "findings"
 ON_TRUST = "baselines_on_trust"
@@ -183,6 +188,8 @@ class Findings(Result):
     def at(self, point: str | None = None) -> Predicted:
         """The probe of a point (by default the chosen one) on the test rows, for `compare`."""
         material, point = self.material, point or self.chosen_point
+        if point not in self.probes:
+            raise KeyError(f"no probe at {point!r}; there are probes at {', '.join(self.probes)}")
         test = self.probes[point].predict(material.rows(point, material.problem.test))
         return material.predicted(f"ridge at {point}", test)
 
@@ -360,7 +367,7 @@ class Findings(Result):
             probe.save(inside(folder / "probes", point))
         files = {str(f.relative_to(folder)): sha256(f) for f in sorted(folder.rglob("*")) if f.is_file()}
         manifest = {"kind": KIND, "schema": SCHEMA, "files": files, "points": list(self.probes)}
-        write_json(folder / "findings.json", {**manifest, **self.to_json()})
+        write_json(folder / "findings.json", sealed({**manifest, **self.to_json()}))
 
     @classmethod
     def load(cls, path: Path | str) -> Findings:
@@ -380,7 +387,9 @@ class Findings(Result):
             findings.summary()  # what cannot be said does not fit together, whichever part it is
             findings.tables()
             findings.to_json()
-            return findings
+        if not is_as_sealed(found):
+            _log.warning("%s is not as it was written: its figures may be another's", path / "findings.json")
+        return findings
 
     @classmethod
     def _read(cls, path: Path, found: Mapping[str, Any]) -> Findings:

@@ -10,11 +10,20 @@ from typing import Any, Literal
 
 import torch
 
-from graticule.hooks.artifact import ArtifactError, fingerprint, frame_digest, json_ready
+from graticule.hooks.artifact import (
+    ArtifactError,
+    fingerprint,
+    frame_digest,
+    is_as_sealed,
+    json_ready,
+    read_json,
+)
 from graticule.hooks.capture import capture
 from graticule.hooks.doors import MODEL, TABLE, door
 from graticule.hooks.identity import check_unhooked, model_identity
 from graticule.hooks.kinds import ForeignFolderError, working_folder
+from graticule.hooks.mending import damage_of
+from graticule.hooks.names import inside
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.positions import Pos
 from graticule.hooks.protocols import HookedModel
@@ -112,9 +121,8 @@ def _probe(
         check_unhooked(model, folder)
         made_from["inputs"] = inputs_of(model, table, settings)
     found = None if folder is None else findings_of(folder, made_from)
-    if folder is not None and found is not None:
-        kept = Store(folder / "activations"), table, Baselines.load(folder / "baselines")
-        return found.with_material(*kept)
+    if folder is not None and found is not None and (whole := _with_material(found, table, folder, twins)):
+        return whole
     _log.info("capturing %d texts at %d points", len(table), len(names))
     texts = table.texts or ()  # there are some: checked at the door
     acts = capture(model, texts, store=folder / "activations", **settings) if folder else None
@@ -128,12 +136,32 @@ def _probe(
         store=None if folder is None else folder / "baselines",
         **settings,
     )
+    if found is not None:  # what lies beside them was damaged, and is whole again
+        return found.with_material(acts, table, beside)
     findings = sweep(acts, table, beside, min_gain=min_gain, draws=draws, seed=seed,
                      progress=settings["progress"])  # fmt: skip
     findings = replace(findings, provenance={**findings.provenance, **marked(made_from)})
     if folder is not None:
         findings.save(folder)
     return findings
+
+
+def _with_material(found: Findings, table: Table, folder: Path, twins: int) -> Findings | None:
+    """Finished findings with what lies beside them; None, and a warning, where that is damaged."""
+    names = ("mean_embedding", "last_embedding", "block_0", *(f"twin_{i}" for i in range(twins)))
+    stores = [folder / "activations", *(inside(folder / "baselines", name) for name in names)]
+    damaged = [told for store in stores if store.is_dir() and (told := damage_of(store))]
+    if not damaged:
+        try:
+            beside = Baselines.load(folder / "baselines")
+            if beside.provenance.get("model") != found.provenance["baselines"].get("model"):
+                raise ArtifactError(f"{folder / 'baselines'} tells of another model than the findings do")
+            return found.with_material(Store(folder / "activations"), table, beside)
+        except ValueError as error:  # the fingerprint says that all of it was made together
+            damaged = [str(error)]
+    for told in damaged:
+        _log.warning("%s holds finished findings; captured again beside them: %s", folder, told)
+    return None
 
 
 JUDGING = ("min_gain", "draws", "seed", "twins", "twin", "alphas")
@@ -176,8 +204,12 @@ def findings_of(folder: Path, made_from: Mapping[str, Any]) -> Findings | None:
         return None
     try:
         found = Findings.load(folder)
+        whole = is_as_sealed(read_json(folder / "findings.json"))
     except ArtifactError as error:
         _log.warning("findings in %s are made again: %s", folder, error)
+        return None
+    if found.provenance.get("fingerprint") == fingerprint(made_from) and not whole:
+        _log.warning("findings in %s are made again: their findings.json is not as it was written", folder)
         return None
     if found.provenance.get("fingerprint") == fingerprint(made_from):
         _log.info("%s holds these very findings; nothing is run again", folder)

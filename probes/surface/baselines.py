@@ -18,10 +18,14 @@ import torch
 from graticule.hooks.activations import Activations
 from graticule.hooks.artifact import (
     SCHEMA,
+    ArtifactError,
     as_damaged,
     check_schema,
+    is_as_sealed,
     library_versions,
     read_json,
+    sealed,
+    unsealed,
     write_json,
 )
 from graticule.hooks.capture import capture
@@ -94,9 +98,13 @@ class Baselines:
         manifest = read_json(path / "manifest.json")
         check_schema(manifest, KIND, path)
         provenance = read_json(path / "provenance.json")
+        if not is_as_sealed(provenance):
+            raise ArtifactError(
+                f"{path / 'provenance.json'} is not as it was written; capture the baselines again"
+            )
         with as_damaged(path / "manifest.json", "capture the baselines again"):
             features = {name: Store(inside(path, name)) for name in manifest["features"]}
-            return cls(manifest["table"], features, manifest["strings"], provenance)
+            return cls(manifest["table"], features, manifest["strings"], unsealed(provenance))
 
 
 def text_digest(table: Table) -> str:
@@ -116,7 +124,7 @@ def _write_manifest(path: Path, made: Baselines) -> None:
         "features": list(made.features),
         "strings": made.strings,
     }
-    write_json(path / "provenance.json", made.provenance)
+    write_json(path / "provenance.json", sealed(made.provenance))
     write_json(path / "manifest.json", manifest)
 
 
