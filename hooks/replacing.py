@@ -29,7 +29,14 @@ _AT_CWD = -100
 
 @contextmanager
 def replacing(path: Path) -> Generator[Path]:
-    """Yield a temporary file name; on a clean exit the file is synced and renamed onto `path`."""
+    """Yield a temporary file name; on a clean exit the file is synced and renamed onto `path`.
+
+    Raises:
+        IsADirectoryError: if `path` is a folder.
+        NotADirectoryError: if what is to be its folder, or one above, is a file.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file in it")
     with _workspace(path.parent, path.name) as place:
         temporary = place / path.name
         with _naming(path, place):
@@ -147,6 +154,8 @@ def _hidden(folder: Path, ending: str, prefix: str = ".") -> list[Path]:
 @contextmanager
 def _workspace(folder: Path, name: str) -> Generator[Path]:
     """A hidden folder for `name`, held by this process, and gone at the end."""
+    if lying := next((place for place in (folder, *folder.parents) if place.is_file()), None):
+        raise NotADirectoryError(f"{lying} is a file, so nothing can be written under it; name another place")
     folder.mkdir(parents=True, exist_ok=True)
     _tidy_here(folder, f".{name}.")
     while True:

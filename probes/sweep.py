@@ -234,7 +234,7 @@ def table_of(
     columns: dict[str, Any] = {}
     for role, given in (("split", split), ("cluster", cluster)):
         if given is not None and not isinstance(given, str):
-            frame[f"given {role}"] = by_place(role, given, "activation rows")
+            frame[f"given {role}"] = _one_a_row(role, given, len(frame))
             given = f"given {role}"
         columns[role] = given
     if columns["cluster"] is None:  # rows of one text are not independent, nor are texts that are alike
@@ -243,6 +243,17 @@ def table_of(
         columns["cluster"] = "given cluster"
     table = Table(frame, text=text, target=names, name=OF_ROWS, **columns)
     return table, np.arange(len(frame)), "the target is an entry a row"
+
+
+def _one_a_row(role: str, given: Any, n_rows: int) -> np.ndarray:
+    """**Raises** `ValueError` unless there is an entry an activation row."""
+    values = by_place(role, given, "activation rows")
+    if values.shape != (n_rows,):
+        came = f"the single entry {given!r}" if values.ndim == 0 else f"shape {values.shape}"
+        raise ValueError(
+            f"sweep: {role} is of {came}; expected one entry for each of {n_rows} activation rows"
+        )
+    return values
 
 
 def _entries(target: Any, rows: pd.DataFrame) -> np.ndarray:

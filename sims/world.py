@@ -11,6 +11,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import networkx as nx
@@ -89,8 +90,8 @@ class World:
             raise ValueError(f"low={low}, high={high}: probabilities, low at most high")
         rng = np.random.default_rng(seed)
         sizes = [values] * len(graph) if isinstance(values, int) else list(values)
-        if len(sizes) != len(graph) or min(sizes, default=2) < 2:
-            raise ValueError(f"values={values} for {len(graph)} concepts: two or more for each")
+        if len(sizes) != len(graph) or not all(isinstance(n, Integral) and n >= 2 for n in sizes):
+            raise ValueError(f"values={values} for {len(graph)} concepts: whole numbers of two or more")
         tables: list[np.ndarray] = []
         for i in range(len(graph)):
             shape = tuple(sizes[p] for p in sorted(graph.predecessors(i)))

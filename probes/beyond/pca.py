@@ -113,7 +113,7 @@ def pca(
     findings: Findings,
     *,
     point: str | None = None,
-    ks: Sequence[int] = KS,
+    ks: int | Sequence[int] = KS,
     share: float = 0.9,
 ) -> PCACurve:
     """Ridges on the first k principal components at the chosen point, or at `point`.
@@ -127,8 +127,9 @@ def pca(
     material = findings.material
     if not 0 < share <= 1:
         raise ValueError(f"share={share}: above 0, at most 1")
+    ks = (ks,) if isinstance(ks, int) else tuple(ks)
     if min(ks, default=0) < 1:
-        raise ValueError(f"ks={tuple(ks)}: numbers of components, at least 1")
+        raise ValueError(f"ks={ks}: numbers of components, at least 1")
     where = point_of(findings, point)
     problem = material.problem
     X = material.rows(where, problem.train)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, cast, overload
 
 import numpy as np
 import torch
@@ -52,9 +52,31 @@ class AffineEdit:
         """Width of the activations."""
         return len(self.shift)
 
-    def apply(self, X: Float[np.ndarray, "row width"]) -> Float[np.ndarray, "row width"]:
-        """The edited rows."""
-        return X + self.shift + (self.offset - X @ self.right) @ self.left
+    @overload
+    def apply(self, X: Tensor) -> Tensor: ...
+
+    @overload
+    def apply(self, X: Any) -> Float[np.ndarray, "row width"]: ...
+
+    def apply(self, X: Any) -> Float[np.ndarray, "row width"] | Tensor:
+        """The edited rows.
+
+        Args:
+            X: `[row, width]`, an array or a tensor.
+
+        Returns:
+            The same kind of thing: an array in float64, or a tensor of the dtype and device of `X`.
+
+        Raises:
+            ValueError: if it has another shape.
+        """
+        shape = tuple(np.shape(X))
+        if len(shape) != 2 or shape[1] != self.width:
+            raise ValueError(f"X has shape {shape}, this edit is for [row, {self.width}]")
+        if isinstance(X, Tensor):
+            return self.on(X[None], torch.ones(1, len(X), dtype=torch.bool))[0]
+        rows = np.asarray(X, dtype=np.float64)
+        return rows + self.shift + (self.offset - rows @ self.right) @ self.left
 
     def on(self, value: Tensor, mask: Bool[Tensor, "batch pos"]) -> Tensor:
         """A copy of `value` `[batch, pos, …]` with the tokens of `mask` edited.

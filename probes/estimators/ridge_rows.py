@@ -61,6 +61,10 @@ def as_rows(X: Shaped[np.ndarray, "..."] | Shaped[Tensor, "..."]) -> ArrayRows:
     **Raises** `TypeError` if `X` is complex or not numeric, `ValueError` if it is not `[row, width]` or has
     masked entries.
     """
+    if not hasattr(X, "dtype") or not hasattr(X, "ndim"):
+        raise TypeError(
+            f"X is a {type(X).__name__}, expected [row, width] as an array or a tensor: numpy.asarray(X)"
+        )
     unmasked("X", X)
     if X.is_complex() if isinstance(X, Tensor) else X.dtype.kind not in "fiub":
         raise TypeError(f"X is of dtype {X.dtype}, expected real numbers")

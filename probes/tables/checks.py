@@ -27,6 +27,17 @@ class ColumnError(KeyError):
         return str(self.args[0])
 
 
+def _need_labels(values: pd.Series, column: str, role: str) -> None:
+    """**Raises** TableError for entries that name no group: lists, arrays and the like."""
+    if values.dtype != object:
+        return
+    for row, value in enumerate(values):
+        if not pd.api.types.is_scalar(value):
+            raise TableError(
+                f"{role} {column!r} holds {type(value).__name__} at row {row}: give one name or number a row"
+            )
+
+
 def need_column(frame: pd.DataFrame, column: str, role: str) -> None:
     """**Raises** ColumnError that names the nearest columns if there is no such column."""
     names = [str(c) for c in frame.columns]
@@ -35,6 +46,8 @@ def need_column(frame: pd.DataFrame, column: str, role: str) -> None:
             raise TableError(
                 f"the table has {names.count(str(column))} columns named {str(column)!r}: rename all but one"
             )
+        if role in ("cluster", "blocks"):
+            _need_labels(frame[column], column, role)
         return
     lower = {name.lower(): name for name in names}
     near = [lower[m] for m in get_close_matches(str(column).lower(), list(lower), n=3, cutoff=0.5)]

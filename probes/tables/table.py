@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from graticule.hooks.alignment import by_place
 from graticule.hooks.doors import DATA, door
+from graticule.hooks.limits import check
 from graticule.hooks.masked import unmasked
 from graticule.hooks.visible import half_character, visible
 from graticule.probes.scores.metrics import coordinate_columns
@@ -273,8 +274,11 @@ class Table:
     def head(self, n: int, seed: int = 0) -> Table:
         """At most ``n`` rows: random whole clusters that fit, in row order, of both parts of the split.
 
-        **Raises** TableError for fewer rows than a table has at the least.
+        **Raises** LimitError for a number of rows that is not whole or below 1, or a seed below 0; TableError
+        for fewer rows than a table has at the least.
         """
+        check("rows", n)
+        check("seed", seed)
         if n >= len(self):
             return self
         return self.take(draw_rows(self.clusters, self.is_test, n, (MIN_TRAIN, MIN_TEST), seed))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 
 import networkx as nx
 import numpy as np
@@ -62,7 +63,8 @@ def smooth_world(
     m = len(graph)
     sizes = [values] * m if isinstance(values, int) else list(values)
     given: Mapping[int, Kind] = kinds or {}
-    if len(sizes) != m or min(sizes, default=2) < 2 or not set(given) <= set(range(m)):
+    whole = all(isinstance(n, Integral) and n >= 2 for n in sizes)
+    if len(sizes) != m or not whole or not set(given) <= set(range(m)):
         raise ValueError(
             f"values={values}, kinds={kinds} for concepts 0 … {m - 1}: two values or more for each"
         )
