@@ -293,16 +293,16 @@ class Findings(Result):
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Baselines, layers, and the rows that are most wrong."""
-        from graticule.probes.findings_figures import worst_rows
+        from graticule.probes.findings_figures import layer_table, worst_rows
         from graticule.probes.plots.style import label
 
         rows = [
             {
                 "baseline": label(name),
+                "test R²": line["test"]["r2"],
+                "validation R²": line["validation"],
                 "layer": layer_of(line["point"]) if line["point"] else None,
                 "alpha": line["alpha"],
-                "validation R²": line["validation"],
-                "test R²": line["test"]["r2"],
             }
             for name, line in self.baselines.items()
         ]
@@ -310,7 +310,7 @@ class Findings(Result):
         return {
             _CAPTION_BASELINES: pd.DataFrame(rows),
             **({_CAPTION_WORST: worst} if len(worst) else {}),
-            _CAPTION_LAYERS: self.layers.drop(columns=["point", "exploratory", "depth"]),
+            _CAPTION_LAYERS: layer_table(self),
         }
 
     def layout(self, figures: Sequence[str], tables: Sequence[str]) -> list[Part]:

@@ -102,3 +102,14 @@ def worst_rows(findings: Findings, count: int = 20) -> pd.DataFrame:
         if block in shown:
             out[block] = shown[block]
     return out.reset_index(drop=True)
+
+
+def layer_table(findings: Findings) -> pd.DataFrame:
+    """Every layer's scores, those that are read first in front, the ridge strengths at the end."""
+    layers = findings.layers.drop(columns=["point", "exploratory", "depth"])
+    if len(findings.target_names) == 1:  # what the mean over one target says
+        layers = layers.drop(columns=f"test_r2_{findings.target_names[0]}", errors="ignore")
+    ends = ["alpha", "alpha_at_edge"]
+    first = ["layer", "test_r2", "validation"]
+    columns = [c for c in layers.columns if c not in (*first, *ends)]
+    return layers[[c for c in (*first, *columns, *ends) if c in layers]]

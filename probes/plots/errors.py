@@ -43,6 +43,7 @@ def block_error_figure(
 
     **Raises** `KeyError` if a column is missing, `ValueError` if neither `error` nor both others are given.
     """
+    unit = "years" if unit == "year" else unit
     if error is None and (true is None or pred is None):
         raise ValueError("block_error_figure needs error=, or both true= and pred=")
     need_columns(predictions, block, *([error] if error else [str(true), str(pred)]))

@@ -58,7 +58,7 @@ def scatter_figure(
                 x=part[true].to_numpy(np.float32),
                 y=part[pred].to_numpy(np.float32),
                 mode="markers",
-                marker={"size": 4, "color": colour, "opacity": 0.55},
+                marker={"size": 7 if len(shown) < 200 else 4, "color": colour, "opacity": 0.55},
                 name=short(name),
                 showlegend=groups is not None,
                 text=hover[part.index],

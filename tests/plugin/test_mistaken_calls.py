@@ -360,6 +360,12 @@ def test_classes_are_told_by_name_and_beside_the_most_frequent(given) -> None:
         f"{plain[0]:.3f} and {plain[1]:.3f}"
     )
     assert said in findings.summary()
+    scores = findings.tables()["Every layer; test scores of layers that were not chosen are exploratory"]
+    assert list(scores.columns[:3]) == ["layer", "test_r2", "validation"]
+    assert {f"test_r2_{column}" for column in columns} < set(scores.columns)
+    (plain_target,) = [t for name, t in given[4].tables().items() if name.startswith("Every layer")]
+    assert "test_r2_y" not in plain_target
+    assert plain_target["test_r2"].equals(given[4].layers["test_r2_y"].rename("test_r2"))
     worst = worst_rows(findings)
     wrong = {text: (a, b) for text, a, b in zip(rows["text"], true, pred, strict=True) if a != b}
     assert len(worst) == int((true != pred)[test].sum()) > 0
