@@ -14,7 +14,7 @@ from graticule.probes.plots.style import (
     SURFACE,
     layer_axis,
     need_columns,
-    short,
+    short_labels,
     style,
 )
 from graticule.probes.scores.intervals import wilson
@@ -171,7 +171,7 @@ def difference_figure(differences: pd.DataFrame) -> Figure:
     fig = Figure(
         Scatter(
             x=middle,
-            y=[short(str(t)) for t in differences["target"]],
+            y=short_labels(differences["target"]),
             mode="markers",
             marker={"size": 9, "color": INK},
             error_x={

@@ -17,6 +17,7 @@ from graticule.probes.plots.style import (
     layer_axis,
     need_columns,
     short,
+    short_labels,
     style,
 )
 
@@ -156,8 +157,7 @@ def _concept_grid(angles: pd.DataFrame, alone: pd.DataFrame, concepts: Sequence[
     for _, line in alone[alone["kind"] == "read"].iterrows():
         if line["concept"] in place:
             grid[place[line["concept"]], place[line["concept"]]] = line["split_half"]
-    labels = [short(c, 22) for c in concepts]
-    labels = labels if len(set(labels)) == len(labels) else [f"{n} {i}" for i, n in enumerate(labels)]
+    labels = short_labels(concepts)
     fig = Figure(
         Heatmap(
             z=grid,

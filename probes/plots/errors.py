@@ -18,6 +18,7 @@ from graticule.probes.plots.style import (
     need_columns,
     scored_rows,
     short,
+    short_labels,
     style,
 )
 
@@ -64,7 +65,7 @@ def block_error_figure(
     shown = stats.sort_values("n", ascending=False, kind="stable").head(top)
     ordered = pd.api.types.is_numeric_dtype(rows[block])
     shown = shown.sort_values("value" if ordered else "median", ascending=False, kind="stable")
-    labels = [f"{short(str(name))}  {n:,}" for name, n in zip(shown.index, shown["n"], strict=True)]
+    labels = [f"{name}  {n:,}" for name, n in zip(short_labels(shown.index), shown["n"], strict=True)]
     fig = Figure()
     fig.add_trace(
         Scatter(
@@ -129,7 +130,7 @@ def confusion_figure(
     totals = counts.sum(axis=1).loc[order].to_numpy(np.float64)
     counts = counts.loc[order, order]
     shares = counts.to_numpy(np.float64) / np.maximum(totals, 1.0)[:, None]
-    names = [short(str(c), 18) for c in order]
+    names = short_labels(order, 18)
     fig = Figure()
     fig.add_trace(
         Heatmap(

@@ -18,6 +18,7 @@ from graticule.probes.plots.style import (
     need_columns,
     sampled,
     short,
+    short_labels,
     style,
 )
 
@@ -45,7 +46,7 @@ def dumbbell_figure(blocks: pd.DataFrame, measure: str, by: str, top: int = 30) 
     )
     keep = np.sort(blocks["rows"].to_numpy().argsort(kind="stable")[::-1][:top])
     shown = blocks.iloc[keep[::-1]]
-    names = [f"{short(str(b))}  {n:,}" for b, n in zip(shown["block"], shown["rows"], strict=True)]
+    names = [f"{b}  {n:,}" for b, n in zip(short_labels(shown["block"]), shown["rows"], strict=True)]
     title, chance = _LEVELS.get(measure, (measure, None))
     place = np.arange(len(shown), dtype=np.float64)  # names may be numbers, which an axis would take as such
     fig = Figure()
@@ -208,7 +209,7 @@ def held_out_spans_figure(
     shown = blocks.iloc[keep[::-1]]
     groups = predictions.groupby("block", sort=False)
     fig = Figure()
-    names = [f"{short(str(b))}  {n:,}" for b, n in zip(shown["block"], shown["rows"], strict=True)]
+    names = [f"{b}  {n:,}" for b, n in zip(short_labels(shown["block"]), shown["rows"], strict=True)]
     place = np.arange(len(shown), dtype=np.float64)
     for kind, what, colour, shift in (
         ("true", "true", SURFACE, 0.16),

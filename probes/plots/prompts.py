@@ -18,7 +18,7 @@ from graticule.probes.plots.style import (
     in_unit,
     layer_axis,
     need_columns,
-    short,
+    short_labels,
     style,
 )
 
@@ -145,8 +145,8 @@ def transfer_figure(scores: pd.DataFrame) -> Figure:
     fig = Figure(
         Heatmap(
             z=values,
-            x=[short(str(c)) for c in scores.columns],
-            y=[short(str(r)) for r in scores.index],
+            x=short_labels(scores.columns),
+            y=short_labels(scores.index),
             zmin=0,
             zmax=max(float(np.nanmax(values)), 0.05),
             colorscale=[[0, "#f4f6f8"], [1, SURFACE]],

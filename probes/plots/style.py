@@ -1,5 +1,6 @@
 """What every figure shares: fonts, margins, colours that colour-blind readers can tell apart, page hints."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
@@ -165,6 +166,33 @@ def label(name: str) -> str:
 def short(text: str, width: int = 22) -> str:
     """`text` cut to `width` characters with an ellipsis."""
     return text if len(text) <= width else text[: width - 1].rstrip() + "…"
+
+
+def short_labels(names: Iterable[object], width: int = 22) -> list[str]:
+    """`short` of every name, but no two names alike: an axis of names would draw theirs on one line.
+
+    Args:
+        names: all names of an axis, each once.
+        width: letters of a label.
+
+    Returns:
+        A label a name: where beginnings are the same, beginning and end; where these are too, a number.
+    """
+    whole = [str(name) for name in names]
+    labels = [short(name, width) for name in whole]
+    again = Counter(labels)
+    tail = width // 2
+    for k, name in enumerate(whole):
+        if again[labels[k]] > 1 and len(name) > width:
+            labels[k] = f"{name[: width - tail - 1].rstrip()}…{name[-tail:].lstrip()}"
+    taken: set[str] = set()
+    for k, written in enumerate(labels):
+        count = 1
+        while labels[k] in taken:
+            count += 1
+            labels[k] = f"{written} ({count})"
+        taken.add(labels[k])
+    return labels
 
 
 def layer_axis(fig: Figure, layers: "pd.Series[Any]", title: str = "layer (block index)") -> None:

@@ -17,7 +17,16 @@ from graticule.probes.plots.controls import within_figure
 from graticule.probes.plots.holdouts import held_out_layers_figure
 from graticule.probes.plots.maps import coastline
 from graticule.probes.plots.prompts import prompt_depth_figure
-from graticule.probes.plots.style import BLOCKS, OTHER, block_colours, sampled, short, spread, style
+from graticule.probes.plots.style import (
+    BLOCKS,
+    OTHER,
+    block_colours,
+    sampled,
+    short,
+    short_labels,
+    spread,
+    style,
+)
 
 from ..helpers import misread_axes
 
@@ -321,6 +330,20 @@ def test_blocks_classes_and_points_named_by_numbers_are_drawn_as_names() -> None
     assert [str(name).split()[0] for name in errors.data[0].y] == [
         row[0] for row in errors.data[0].customdata
     ]
+
+
+def test_long_names_that_begin_alike_stand_on_lines_of_their_own() -> None:
+    long = "the administrative region of "
+    names = [f"{long}{place}" for place in ("the north", "the south", "the south")] + ["short", "short"]
+    labels = short_labels(names)
+    assert len(set(labels)) == 5
+    assert max(map(len, labels)) <= 26
+    assert labels[0].endswith("north") and labels[1].endswith("south") and labels[3] == "short"
+    classes = [f"{long}{place}" for place in ("the north", "the south")]
+    (trace,) = plots.confusion_figure(np.array(classes), np.array(classes), classes).data
+    assert len(set(trace.x)) == len(set(trace.y)) == 2
+    rows = pd.DataFrame({"b": classes * 9, "true": np.arange(18.0), "pred": 0.0})
+    assert len(set(plots.block_error_figure(rows, "b", true="true", pred="pred").data[0].y)) == 2
 
 
 def test_every_figure_is_styled_after_its_last_trace() -> None:
