@@ -16,6 +16,7 @@ from graticule.hooks.alignment import sources, with_digests
 from graticule.hooks.caches import cache_shape, check_cache, check_dense, index_or_slice, names_in
 from graticule.hooks.doors import ACTIVATIONS, came, several_texts
 from graticule.hooks.masked import unmasked
+from graticule.hooks.meant import TellsNames
 from graticule.hooks.names import check_name
 from graticule.hooks.points import LayerSpec, PointSpec, captured_name, layer_of, name_of
 from graticule.hooks.visible import visible
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from graticule.hooks.padding import Lengths
 
 
-class Activations(Mapping[str, Tensor]):
+class Activations(TellsNames, Mapping[str, Tensor]):
     """A mapping from hook name to a `[row, width]` tensor, with the row table beside it.
 
     Widths may differ between points; heads are flattened. `acts["blocks.7.hook_resid_post"]` and

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 from os import PathLike
@@ -20,6 +20,7 @@ from graticule.hooks.calls import one_call, outermost
 from graticule.hooks.limits import LIMITS, LimitError, check
 from graticule.hooks.masked import unmasked
 
+_OWN = ("self", "cls")
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -67,7 +68,10 @@ def _load_model(value: Any) -> str:
     name = repr(str(value)) if isinstance(value, str | PathLike) else "'gemma-3-270m'"
     if hasattr(value, "config") and hasattr(value, "forward"):
         return "load it as TransformerLens does: graticule.load_model('THE SAME NAME OR FOLDER')"
-    return f"graticule.load_model({name})"
+    packaged = (
+        "" if name == "'gemma-3-270m'" else ", if there is a model of that name; 'gemma-3-270m' is packaged"
+    )
+    return f"graticule.load_model({name}){packaged}"
 
 
 def _make_table(value: Any) -> str:
@@ -134,8 +138,14 @@ FRAME = Kind("a pandas DataFrame", _is_frame, _make_frame)
 DATA = Kind("a pandas DataFrame, or a file of rows", lambda v: _is_frame(v) or isinstance(v, str | PathLike),
             _make_rows)  # fmt: skip
 """What a table is made of."""
-FOLDER = Kind("a folder to write", lambda v: isinstance(v, str | PathLike), lambda v: "out='runs/one'")  # noqa: ARG005
+FOLDER = Kind("a folder to write", lambda v: isinstance(v, str | PathLike), lambda v: "'runs/one'")  # noqa: ARG005
 """Where a run leaves what it made."""
+PROMPT = Kind(
+    "text before every row, or a template with one slot {}",
+    lambda v: isinstance(v, str),
+    lambda v: repr(v[0]) if isinstance(v, list | tuple) and v and isinstance(v[0], str) else "'The city of'",
+)
+"""What stands around each text."""
 TEXT = Kind("one text", lambda v: isinstance(v, str), lambda v: "'The text to read'")  # noqa: ARG005
 """What a model reads."""
 ACTIVATIONS = Kind("Activations or a Store", of_class("Activations", "Store"), _make_activations)
@@ -182,6 +192,24 @@ FACTOR = Kind(
 )
 """Conditional tables of a world."""
 
+NEURONS = Kind(
+    "(layer, index) pairs",
+    lambda v: (
+        hasattr(v, "__iter__") and not isinstance(v, str) and not (isinstance(v, tuple) and _are_whole(v))
+    ),
+    lambda v: repr([v]) if isinstance(v, tuple) and len(v) == 2 else "[(3, 17)]",
+)
+"""Neurons of a model."""
+BY = Kind(
+    "a column of the table, or a label a row", lambda v: isinstance(v, str) or hasattr(v, "__len__"),
+    lambda v: "'COLUMN'",  # noqa: ARG005
+)  # fmt: skip
+"""What parts a table into blocks."""
+CONFIG = Kind(
+    "what an SAE is made of", lambda v: v is not None,
+    lambda v: "{'architecture': 'topk', 'd_sae': 4096, 'k': 32}",  # noqa: ARG005
+)  # fmt: skip
+"""The architecture of a dictionary, or a SAELens config."""
 SAE = Kind(
     "a SAELens SAE, its folder or a run",
     lambda value: not _is_model(value) or hasattr(value, "encode"),
@@ -189,6 +217,8 @@ SAE = Kind(
 )
 """A dictionary; what else it must be, its own reader says."""
 
+_ANYWHERE = {"prompt": PROMPT, "out": FOLDER.or_none(), "store": FOLDER.or_none()}
+"""Kinds of arguments that are the same in every call."""
 _FINDINGS = (FINDINGS.fits, FINDINGS_OR_PROBE.fits)
 
 
@@ -220,6 +250,7 @@ def door(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         signature = inspect.signature(function)
         name = _call(function, signature)
+        every = {**{n: kind for n, kind in _ANYWHERE.items() if n in signature.parameters}, **kinds}
         ranged = [p for p in signature.parameters if p in LIMITS and p not in kinds]
 
         @functools.wraps(function)
@@ -227,10 +258,11 @@ def door(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
             try:
                 given = signature.bind_partial(*args, **kwargs)
             except TypeError as error:
-                near = _meant(kwargs, signature)
+                near = _meant([*list(signature.parameters)[: len(args)], *kwargs], signature, kinds)
                 raise TypeError(f"{name}: {error}; it takes {_takes(name, signature)}{near}") from None
             _either_order(given.arguments, kinds)
-            _check_kinds(name, signature, given.arguments, kinds)
+            _check_kinds(name, signature, given.arguments, every)
+            _need_all(name, signature, given.arguments, kinds)
             for argument, value in given.arguments.items():
                 unmasked(f"{name}: {argument}", value)
             for argument in ranged:
@@ -264,18 +296,45 @@ def _call(function: Callable[..., Any], signature: inspect.Signature) -> str:
 
 def _takes(name: str, signature: inspect.Signature) -> str:
     """The call with the arguments that it cannot do without: `probe(model, table, …)`."""
-    needed = [p.name for p in signature.parameters.values() if p.default is p.empty and p.name != "cls"]
-    return f"{name}({', '.join(needed)}{', …' if len(needed) < len(signature.parameters) else ''})"
+    needed, others = _needed(signature), [p for p in signature.parameters if p not in _OWN]
+    return f"{name}({', '.join(needed)}{', …' if len(needed) < len(others) else ''})"
 
 
-def _meant(given: Mapping[str, Any], signature: inspect.Signature) -> str:
-    """The argument that an unknown one was meant to be: `; did you mean n_tokens?`; empty without one."""
+def _needed(signature: inspect.Signature) -> list[str]:
+    """Arguments without a default."""
+    packed = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    every = signature.parameters.values()
+    return [p.name for p in every if p.default is p.empty and p.kind not in packed and p.name not in _OWN]
+
+
+def _need_all(
+    name: str, signature: inspect.Signature, given: Mapping[str, Any], kinds: Mapping[str, Kind]
+) -> None:
+    """**Raises** `TypeError` for an argument that is not there, saying what to write."""
+    for argument in _needed(signature):
+        if argument not in given:
+            raise TypeError(f"{name}: {_lacking(argument, kinds)}; it takes {_takes(name, signature)}")
+
+
+def _lacking(argument: str, kinds: Mapping[str, Kind]) -> str:
+    """That an argument is not there, and what to write."""
+    kind = kinds.get(argument)
+    return f"{argument} is missing" + (f": expected {kind.what}, {kind.write(None)}" if kind else "")
+
+
+def _meant(given: Sequence[str], signature: inspect.Signature, kinds: Mapping[str, Kind]) -> str:
+    """The argument that an unknown one was meant to be, `; did you mean n_tokens?`, or those there are."""
     unknown = next((argument for argument in given if argument not in signature.parameters), None)
     if unknown is None:
         return ""
     whole = [p for p in signature.parameters if unknown in p.split("_") or p in unknown.split("_")]
     near = whole or difflib.get_close_matches(unknown, signature.parameters, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    if near:
+        return f"; did you mean {near[0]}?"
+    lacking = [a for a in _needed(signature) if a not in given and a in kinds]
+    write = f"; {_lacking(lacking[0], kinds)}" if lacking else ""
+    others = [p for p in signature.parameters if p not in (*_OWN, *_needed(signature))]
+    return f"{write}; its other arguments are {', '.join(others)}" if others else write
 
 
 def _either_order(given: dict[str, Any], kinds: Mapping[str, Kind]) -> None:

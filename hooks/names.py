@@ -50,7 +50,10 @@ def user_path(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         BadNameError: if it begins with `~`, and no home folder is known, or holds a NUL.
+        TypeError: if it is no path.
     """
+    if not isinstance(path, str | os.PathLike):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"{_short(path)} is no path: expected the name of a file or folder, 'runs/one'")
     given = Path(path)
     if "\0" in str(given):
         raise BadNameError(f"path {_short(str(given))} holds a NUL, which no file's name can: leave it out")

@@ -7,10 +7,12 @@ both, and everything downstream is keyed by the name that was asked for, never b
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from numbers import Integral, Real
 from typing import Any, Literal
 
+from graticule.hooks.meant import UnknownNameError
 from graticule.hooks.protocols import HookedModel
 
 PointSpec = str | tuple[str, int] | Sequence[str | tuple[str, int]]
@@ -20,6 +22,15 @@ LayerSpec = int | float | slice | Sequence[int | float] | Literal["all"]
 """Layers: an index (negative from the end), a list, a slice, `"all"`, or a depth fraction in [0, 1]."""
 
 _BLOCK = re.compile(r"^blocks\.(\d+)\.")
+_HUGGING_FACE = re.compile(
+    r"^(?:\w+\.)*?(?:layers?|h|blocks?)\.(\d+)(?:\.(?!hook|attn\.hook|mlp\.hook|ln)(.*))?$"
+)
+_PARTS = (
+    ("mlp", "hook_mlp_out"),
+    ("ffn", "hook_mlp_out"),
+    ("attn", "hook_attn_out"),
+    ("attention", "hook_attn_out"),
+)
 _SHORT = {
     "resid_pre": "hook_resid_pre",
     "resid_mid": "hook_resid_mid",
@@ -41,14 +52,12 @@ _SHORT = {
     "attn_scores": "attn.hook_attn_scores",
 }
 _GLOBAL = {"embed": "hook_embed", "pos_embed": "hook_pos_embed", "final": "ln_final.hook_normalized"}
+_LAYERS = "'all', an index 7, several [3, 7], a slice slice(0, 18, 2), or a depth fraction 0.5"
 _SQUARE = ("hook_pattern", "hook_attn_scores")
 
 
-class PointError(KeyError):
+class PointError(UnknownNameError):
     """A hook point or layer that the model does not have; the message names the nearest real ones."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 def layer_of(point: str) -> int | None:
@@ -117,16 +126,14 @@ def resolve_layers(n_layers: int, layers: LayerSpec = "all") -> list[int]:
 
     **Raises** `PointError` for a layer the model does not have or a fraction outside [0, 1].
     """
-    if isinstance(layers, str):
-        if layers != "all":
-            raise PointError(f"layers={layers!r}: expected 'all', an index, a list, a slice or a fraction")
+    if isinstance(layers, str) and layers == "all":
         return list(range(n_layers))
     if isinstance(layers, slice):
         chosen = list(range(n_layers))[layers]
         if not chosen:
             raise PointError(f"layers={layers} selects none of {n_layers} layers")
         return chosen
-    if isinstance(layers, int | float):
+    if isinstance(layers, str | Mapping) or not isinstance(layers, Iterable):
         return [_one_layer(n_layers, layers)]
     chosen = list(dict.fromkeys(_one_layer(n_layers, layer) for layer in layers))
     if not chosen:
@@ -134,14 +141,17 @@ def resolve_layers(n_layers: int, layers: LayerSpec = "all") -> list[int]:
     return chosen
 
 
-def _one_layer(n_layers: int, layer: int | float) -> int:
-    if isinstance(layer, float):
+def _one_layer(n_layers: int, layer: Any) -> int:
+    if isinstance(layer, bool) or not isinstance(layer, Real):
+        raise PointError(f"layers={layer!r}: expected {_LAYERS}")
+    if not isinstance(layer, Integral):
         if not 0.0 <= layer <= 1.0:
-            raise PointError(f"layer {layer}: a depth fraction lies in [0, 1]")
+            whole = f"; for the layer itself write {int(layer)}" if float(layer).is_integer() else ""
+            raise PointError(f"layer {layer}: a depth fraction lies in [0, 1]{whole}")
         return min(int(layer * n_layers), n_layers - 1)
     if not -n_layers <= layer < n_layers:
         raise PointError(f"layer {layer}: this model has layers 0 to {n_layers - 1}")
-    return layer % n_layers
+    return int(layer) % n_layers
 
 
 def resolve(
@@ -181,8 +191,10 @@ def _named(known: list[str], points: PointSpec, layers: LayerSpec, n_layers: int
         specs: list[Any] = [points]
     elif isinstance(points, tuple) and len(points) == 2 and isinstance(points[1], int):
         specs = [points]
-    else:
+    elif isinstance(points, Sequence):
         specs = list(points)
+    else:
+        raise PointError(f"points={points!r}: expected a name such as 'resid_post', or several")
     if not specs:
         raise PointError("points=[] selects nothing; 'resid_post' is the usual choice")
     allowed = resolve_layers(n_layers, layers)
@@ -231,5 +243,17 @@ def _known(name: str, known: list[str]) -> str:
 def _nearest(name: str, known: list[str]) -> str:
     if f"{name}.hook_sae_input" in known:
         return f": an SAE is attached there; model.reset_saes() first, or read {name}.hook_sae_input"
-    close = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"; the nearest are {', '.join(close)}" if close else ""
+    close = difflib.get_close_matches(_as_lens(name), known, n=3, cutoff=0.5)
+    if close:
+        return f"; the nearest are {', '.join(close)}"
+    some = [name for name in known if layer_of(name) == 0][-1:] or known[:1]
+    return f"; names look like {some[0]}, short ones like 'resid_post'" if some else ""
+
+
+def _as_lens(name: str) -> str:
+    """A module's name in the Hugging Face model as the hook name of what it puts out; others as they are."""
+    match = _HUGGING_FACE.match(name)
+    if match is None:
+        return name
+    part = next((hook for word, hook in _PARTS if word in (match[2] or "")), "hook_resid_post")
+    return f"blocks.{match[1]}.{part}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
+from graticule.hooks.meant import TellsNames
 from graticule.hooks.names import user_path
 from graticule.hooks.visible import as_html, visible
 
@@ -44,7 +45,7 @@ def _table_html(table: pd.DataFrame) -> str:
     return shown.to_html(index=False, float_format="{:.3f}".format)
 
 
-class Result(ABC):
+class Result(TellsNames, ABC):
     """A finding that can be said in a few lines, drawn, tabulated, written to JSON, saved and loaded.
 
     A new analysis is a new subclass; nothing that prints, draws or publishes results changes for it.

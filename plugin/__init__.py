@@ -167,7 +167,10 @@ def __getattr__(name: str) -> Any:
         return value
     if name in _ROOMS:
         return import_module(f"graticule.{name}")  # which makes it an attribute
-    raise AttributeError(f"module 'graticule' has no attribute {name!r}; it has {', '.join(__all__)}")
+    from graticule.hooks.meant import did_you_mean
+
+    near = did_you_mean(name, __all__) or f"; it has {', '.join(__all__)}"
+    raise AttributeError(f"module 'graticule' has no attribute {name!r}{near}")
 
 
 def __dir__() -> list[str]:

@@ -235,7 +235,9 @@ def read_texts(
     else:
         frame, _, _ = read_frame(name, column, [])
     if column not in frame.columns:
-        raise KeyError(f"--text-column {column!r}: {name} has {', '.join(map(str, frame.columns))}")
+        from graticule.hooks.meant import UnknownNameError
+
+        raise UnknownNameError(f"--text-column {column!r}: {name} has {', '.join(map(str, frame.columns))}")
     missing = frame[column].isna()
     if bool(missing.any()):
         raise ValueError(

@@ -20,6 +20,7 @@ from graticule.bridges import bridge_of, is_bridge
 from graticule.cache import note, was_noted
 from graticule.devices import device_named
 from graticule.hooks.artifact import library_versions, users_file
+from graticule.hooks.doors import door
 from graticule.hooks.imports import load
 from graticule.hooks.names import user_path
 from graticule.hooks.plainly import plainly
@@ -51,10 +52,17 @@ _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 _NOT_TRANSFORMERS = ("NeelNanda/", "ArthurConmy/", "Baidicoot/")  # own weight files, no Hugging Face model
 
 
+_WAY_OUT = (
+    ": write owner/name for a model of the Hub, a folder that save_pretrained wrote, a .gguf file, or a name "
+    "in transformer_lens.supported_models.OFFICIAL_MODEL_NAMES, 'gpt2'"
+)
+
+
 class ModelUnavailableError(ValueError):
     """A model is not on this machine and cannot be fetched."""
 
 
+@door()
 def load_model(
     name_or_path: str | os.PathLike[str],
     *,
@@ -227,7 +235,7 @@ def _from_name(name: str, wishes: Wishes, revision: str | None) -> HookedModel:
         hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise ModelUnavailableError(
             f"{name!r} is no folder or .gguf file here, no TransformerLens name and not the packaged "
-            f"{gguf.PACKAGED!r}{hint}"
+            f"{gguf.PACKAGED!r}{hint or _WAY_OUT}"
         )
     try:
         if official is None:

@@ -35,6 +35,7 @@ from graticule.hooks.artifact import (
 from graticule.hooks.doors import ACTIVATIONS, BASELINES, door
 from graticule.hooks.kinds import FolderKind
 from graticule.hooks.locks import only_here
+from graticule.hooks.meant import UnknownNameError
 from graticule.hooks.names import inside, inside_file, user_path
 from graticule.hooks.points import layer_of
 from graticule.hooks.replacing import replacing_entries
@@ -189,7 +190,7 @@ class Findings(Result):
         """The probe of a point (by default the chosen one) on the test rows, for `compare`."""
         material, point = self.material, point or self.chosen_point
         if point not in self.probes:
-            raise KeyError(f"no probe at {point!r}; there are probes at {', '.join(self.probes)}")
+            raise UnknownNameError(f"no probe at {point!r}; there are probes at {', '.join(self.probes)}")
         test = self.probes[point].predict(material.rows(point, material.problem.test))
         return material.predicted(f"ridge at {point}", test)
 

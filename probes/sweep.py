@@ -15,6 +15,7 @@ from graticule.hooks.activations import Activations
 from graticule.hooks.alignment import BY_PLACE, BY_TOKENS, DIGEST, by_place, by_tokens, paired, sources
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.doors import ACTIVATIONS, BASELINES, FINDINGS, TARGET, door
+from graticule.hooks.meant import did_you_mean
 from graticule.hooks.store import Store
 from graticule.probes.doubts import doubted
 from graticule.probes.estimators.ridge import RidgeProbe
@@ -28,6 +29,7 @@ from graticule.probes.scores.verdict import Predictions, Verdict, verdict
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.surface.fitted import fit_baselines, fit_shuffled
 from graticule.probes.surface.pairing import check_pair
+from graticule.probes.tables.checks import ColumnError
 from graticule.probes.tables.groups import link_clusters, plain_form
 from graticule.probes.tables.table import Table
 
@@ -229,6 +231,12 @@ def table_of(
         names = ["target"] if values.ndim == 1 else [f"target {i}" for i in range(values.shape[1])]
         for name, column in zip(names, values.reshape(len(values), -1).T, strict=True):
             frame[name] = column
+    elif target not in frame:
+        near = did_you_mean(target, map(str, frame))
+        raise ColumnError(
+            f"no column {target!r} among the activation rows, which have {', '.join(map(str, frame))}{near}; "
+            f"a column of a table needs the table: sweep(activations, graticule.Table(…, target={target!r}))"
+        )
     else:
         names = [target]
     columns: dict[str, Any] = {}

@@ -53,7 +53,10 @@ def __getattr__(name: str) -> Any:
         value = getattr(import_module(_HOMES[name]), name)
         globals()[name] = value  # a second look-up does not come here
         return value
-    raise AttributeError(f"module 'graticule.saes' has no attribute {name!r}; it has {', '.join(__all__)}")
+    from graticule.hooks.meant import did_you_mean
+
+    near = did_you_mean(name, __all__) or f"; it has {', '.join(__all__)}"
+    raise AttributeError(f"module 'graticule.saes' has no attribute {name!r}{near}")
 
 
 def __dir__() -> list[str]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 from graticule.hooks.artifact import ArtifactError, as_damaged, check_schema, read_json, write_json
 from graticule.hooks.doors import MODEL, TABLE, door
 from graticule.hooks.kinds import FolderKind, ForeignFolderError, working_folder
+from graticule.hooks.meant import did_you_mean
 from graticule.hooks.names import inside
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.replacing import recover, replacing_entries
@@ -42,8 +42,8 @@ def study(
     table: Table,
     out: Path | str,
     *,
-    only: Sequence[str] = (),
-    skip: Sequence[str] = (),
+    only: str | Sequence[str] = (),
+    skip: str | Sequence[str] = (),
     settings: Settings | None = None,
     prompt: str = "",
     pos: Any = "last",
@@ -132,13 +132,18 @@ def _study(
     return made
 
 
-def chosen_steps(only: Sequence[str], skip: Sequence[str]) -> list[Step]:
+def chosen_steps(only: str | Sequence[str], skip: str | Sequence[str]) -> list[Step]:
     """The steps of a study in their order. **Raises** `ValueError` for a name that is none."""
     names = [step.name for step in STEPS]
+    only, skip = (
+        [one] if isinstance(one, str) else one for one in (only, skip)
+    )  # one name is not its letters
+    for what, given in (("only", only), ("skip", skip)):
+        if not isinstance(given, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"study: {what} is {given!r}; expected names of steps, {what}=['controls']")
     for name in (*only, *skip):
         if name not in names:
-            near = difflib.get_close_matches(name, names, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else "."
+            hint = did_you_mean(name, names) or "."
             raise ValueError(f"no step {name!r} in a study{hint} There are: {', '.join(names)}")
     return [step for step in STEPS if (not only or step.name in only) and step.name not in skip]
 

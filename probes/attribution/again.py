@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from graticule.hooks.meant import UnknownNameError
 from graticule.hooks.positions import Pos, from_plain
 from graticule.hooks.special import asked_bos
 from graticule.probes.estimators.ridge import RidgeProbe
@@ -107,7 +108,9 @@ def probe_of(what: Findings | RidgeProbe, point: str | None = None) -> tuple[Rid
     if isinstance(what, Findings):
         name = point or what.chosen_point
         if name not in what.probes:
-            raise KeyError(f"no probe at {name!r}; these findings have {', '.join(list(what.probes)[:4])}, …")
+            raise UnknownNameError(
+                f"no probe at {name!r}; these findings have {', '.join(list(what.probes)[:4])}, …"
+            )
         return what.probes[name], name
     name = point or what.hook_name
     if name is None:
@@ -129,4 +132,4 @@ def columns(probe: RidgeProbe, target: str | int | None) -> list[int]:
         return [target]
     if target in names:
         return [names.index(str(target))]
-    raise KeyError(f"no target {target!r}; this probe has {', '.join(names)}")
+    raise UnknownNameError(f"no target {target!r}; this probe has {', '.join(names)}")

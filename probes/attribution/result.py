@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from graticule.hooks.meant import UnknownNameError
 from graticule.hooks.points import layer_of
 from graticule.hooks.saved import SavedResult
 
@@ -76,7 +77,7 @@ class Attribution(SavedResult):
     def of(self, target: str) -> pd.DataFrame:
         """The lines of one target. **Raises** `KeyError` naming the targets there are."""
         if target not in self.target_names:
-            raise KeyError(f"no target {target!r}; there are {', '.join(self.target_names)}")
+            raise UnknownNameError(f"no target {target!r}; there are {', '.join(self.target_names)}")
         return self.terms[self.terms["target"] == target].reset_index(drop=True)
 
     def summary(self) -> str:

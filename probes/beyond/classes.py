@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
 from graticule.hooks.doors import FINDINGS, door
+from graticule.hooks.meant import UnknownNameError
 from graticule.hooks.saved import SavedResult
 from graticule.probes.applicable import NotApplicable
 from graticule.probes.beyond.given import made_of, point_of
@@ -81,7 +82,7 @@ class ClassProbes(SavedResult):
         """The line of an arm. **Raises** `KeyError` if there is none."""
         lines = self.scores[(self.scores["arm"] == arm) & (self.scores["k"] == k)]
         if lines.empty:
-            raise KeyError(f"no arm {arm!r} with k={k}; arms are {sorted(set(self.scores['arm']))}")
+            raise UnknownNameError(f"no arm {arm!r} with k={k}; arms are {sorted(set(self.scores['arm']))}")
         return lines.iloc[0]
 
     def summary(self) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from graticule.hooks.artifact import library_versions
+from graticule.hooks.meant import UnknownNameError
 from graticule.probes.findings import Findings
 from graticule.probes.scores.bootstrap import interval, resamples
 
@@ -43,7 +44,7 @@ class Difference:
 def point_of(findings: Findings, point: str | None) -> str:
     """`point`, or the chosen one. **Raises** `KeyError` if it was not swept."""
     if point is not None and point not in findings.probes:
-        raise KeyError(f"{point} was not swept; these findings hold {', '.join(findings.probes)}")
+        raise UnknownNameError(f"{point} was not swept; these findings hold {', '.join(findings.probes)}")
     return point or findings.chosen_point
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from graticule.hooks.doors import FINDINGS, door
+from graticule.hooks.meant import UnknownNameError
 from graticule.hooks.saved import SavedResult
 from graticule.probes.beyond.given import made_of, point_of
 from graticule.probes.estimators.pca import KS, Components, PCAFit, components, pca_ridges
@@ -64,7 +65,7 @@ class PCACurve(SavedResult):
         """The line of one k. **Raises** `KeyError` if it was not tried."""
         lines = self.curve[self.curve["k"] == k]
         if lines.empty:
-            raise KeyError(f"k={k} was not tried; the curve holds {list(self.curve['k'])}")
+            raise UnknownNameError(f"k={k} was not tried; the curve holds {list(self.curve['k'])}")
         return lines.iloc[0]
 
     def summary(self) -> str:

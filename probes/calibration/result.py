@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
+from graticule.hooks.meant import UnknownNameError
 from graticule.hooks.saved import SavedResult
 from graticule.probes.calibration.rates import monotone
 from graticule.probes.findings import Findings
@@ -87,7 +88,7 @@ class Calibration(SavedResult):
         """
         lines = self.rates[(self.rates["kind"] == kind) & np.isclose(self.rates["true_gain"], true_gain)]
         if lines.empty:
-            raise KeyError(f"no {kind!r} targets of true gain {true_gain:g}; see rates")
+            raise UnknownNameError(f"no {kind!r} targets of true gain {true_gain:g}; see rates")
         found, of = int(lines[what].iloc[0]), int(lines["targets"].iloc[0])
         return found / of, *wilson(found, of)
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
-from graticule.hooks.doors import FINDINGS, MODEL, door
+from graticule.hooks.doors import FINDINGS, MODEL, NEURONS, door
 from graticule.hooks.limits import LimitError, check_indices
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.packing import packed
@@ -78,7 +78,7 @@ class Ablation(EffectTables, SavedResult):
         return self.effect_tables()
 
 
-@door(model=MODEL, findings=FINDINGS)
+@door(model=MODEL, findings=FINDINGS, neurons=NEURONS)
 def ablate(
     model: HookedModel,
     findings: Findings,

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from graticule.hooks.imports import load
+from graticule.hooks.meant import UnknownNameError
 from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.special import asked_bos
@@ -71,7 +72,9 @@ class Bench:
         self.answers = _answers(model, self.outcomes, packaged=outcomes is None)
         self.point = findings.chosen_point if point is None else point
         if self.point not in findings.probes:
-            raise KeyError(f"no probe at {self.point}; these findings have {', '.join(findings.probes)}")
+            raise UnknownNameError(
+                f"no probe at {self.point}; these findings have {', '.join(findings.probes)}"
+            )
         self.probe = findings.probes[self.point]
         problem, rng = material.problem, np.random.default_rng(seed)
         train = _some(problem.train, _MOMENT_ROWS, rng)

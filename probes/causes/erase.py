@@ -11,6 +11,7 @@ import pandas as pd
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.bars import bar
 from graticule.hooks.doors import FINDINGS, MODEL, door
+from graticule.hooks.meant import UnknownNameError
 from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.saved import SavedResult
@@ -145,7 +146,9 @@ def erase(
     erased = [_column(names, t) for t in (names if targets is None else targets)]
     chosen = list(findings.probes) if points is None else list(points)
     if unknown := [p for p in chosen if p not in findings.probes]:
-        raise KeyError(f"no probe at {unknown[0]!r}; these findings have {', '.join(findings.probes)}")
+        raise UnknownNameError(
+            f"no probe at {unknown[0]!r}; these findings have {', '.join(findings.probes)}"
+        )
     setup = Halves(findings, erased, seed)
     lines: list[dict[str, Any]] = []
     with bar(len(chosen), "erase", "layer", progress) as done:
@@ -181,7 +184,7 @@ def erase(
 
 def _column(names: Sequence[str], target: str) -> int:
     if target not in names:
-        raise KeyError(f"no target {target!r}; these findings have {', '.join(names)}")
+        raise UnknownNameError(f"no target {target!r}; these findings have {', '.join(names)}")
     return list(names).index(target)
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from graticule.hooks.bars import bar
+from graticule.hooks.meant import UnknownNameError
 from graticule.hooks.points import layer_of
 from graticule.hooks.same_model import check_one_model
 from graticule.probes.causes.bench import Bench, row_interval
@@ -60,7 +61,7 @@ def steered(findings: Findings, targets: Sequence[str] | None) -> list[str]:
     if targets is None:
         return names[:_MOST_TARGETS]
     if unknown := [t for t in targets if t not in names]:
-        raise KeyError(f"no target {unknown[0]!r}; these findings have {', '.join(names)}")
+        raise UnknownNameError(f"no target {unknown[0]!r}; these findings have {', '.join(names)}")
     return list(targets)
 
 
@@ -99,7 +100,7 @@ class _Steer:
         if other is None:
             return []
         if self.bench.point not in other.probes:
-            raise KeyError(f"other= has no probe at {self.bench.point}; sweep it at the same points")
+            raise UnknownNameError(f"other= has no probe at {self.bench.point}; sweep it at the same points")
         made, theirs = (f.provenance.get("activations") or {} for f in (self.bench.findings, other))
         check_one_model("other=", ("the findings are", made), ("those of other=", theirs), "probe one model")
         write = other.probes[self.bench.point].write_direction

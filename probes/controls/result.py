@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
+from graticule.hooks.meant import UnknownNameError
 from graticule.hooks.saved import SavedResult
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Controls(SavedResult):
         """One line of `table`. **Raises** `KeyError` naming the controls there are."""
         found = self.table[self.table["control"] == control]
         if found.empty:
-            raise KeyError(f"no control {control!r}; there are {', '.join(self.table['control'])}")
+            raise UnknownNameError(f"no control {control!r}; there are {', '.join(self.table['control'])}")
         return found.iloc[0]
 
     @property

@@ -8,6 +8,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Shaped
 
+from graticule.hooks.meant import UnknownNameError
 from graticule.probes.estimators.edits import AffineEdit, unit_moves
 from graticule.probes.estimators.solvers import RidgeWeights
 
@@ -68,8 +69,8 @@ def columns_of(names: Sequence[str], target: int | str | None) -> list[int]:
         return list(range(len(names)))
     if isinstance(target, str):
         if target not in names:
-            raise KeyError(f"no target {target!r}; this probe has {', '.join(names)}")
+            raise UnknownNameError(f"no target {target!r}; this probe has {', '.join(names)}")
         return [list(names).index(target)]
     if not -len(names) <= target < len(names):
-        raise KeyError(f"no target {target}; this probe has {len(names)}: {', '.join(names)}")
+        raise UnknownNameError(f"no target {target}; this probe has {len(names)}: {', '.join(names)}")
     return [target % len(names)]

@@ -12,6 +12,7 @@ import pandas as pd
 from jaxtyping import Int, Shaped
 
 from graticule.hooks.alignment import by_place
+from graticule.hooks.meant import UnknownNameError
 from graticule.probes.applicable import NotApplicable
 from graticule.probes.layers import Problem
 from graticule.probes.tables.table import Table
@@ -128,7 +129,7 @@ def _labels(table: Table, by: By) -> tuple[str, pd.Series]:
             known = [*table.blocks, *map(str, table.frame.columns)]
             near = difflib.get_close_matches(by, known, 1)
             hint = f"did you mean {near[0]!r}? " if near else ""
-            raise KeyError(
+            raise UnknownNameError(
                 f"no column {by!r} in {table.name}: {hint}it has {', '.join(dict.fromkeys(known))}"
             )
         return by, table.frame[by].reset_index(drop=True)

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from graticule.hooks.artifact import library_versions
-from graticule.hooks.doors import FINDINGS, door
+from graticule.hooks.doors import BY, FINDINGS, door
+from graticule.hooks.meant import UnknownNameError
 from graticule.hooks.points import layer_of
 from graticule.hooks.saved import SavedResult
 from graticule.probes.applicable import NotApplicable
@@ -104,7 +105,7 @@ class Holdouts(SavedResult):
         """The line of `scores` of a measure. **Raises** `KeyError` if there is none."""
         found = self.scores[self.scores["measure"] == measure]
         if found.empty:
-            raise KeyError(f"no measure {measure!r}; there are {', '.join(self.scores['measure'])}")
+            raise UnknownNameError(f"no measure {measure!r}; there are {', '.join(self.scores['measure'])}")
         return {str(k): v for k, v in found.iloc[0].to_dict().items()}
 
     def summary(self) -> str:
@@ -174,7 +175,7 @@ class Holdouts(SavedResult):
         return readable(self, _CAPTION_SCORES, _CAPTION_RIVALS)
 
 
-@door(findings=FINDINGS)
+@door(findings=FINDINGS, by=BY)
 def holdouts(
     findings: Findings,
     by: By,
@@ -217,7 +218,7 @@ def holdouts(
     """
     material, point = findings.material, point or findings.chosen_point
     if point not in findings.probes:
-        raise KeyError(f"no probe at {point!r}: {', '.join(findings.probes)}")
+        raise UnknownNameError(f"no probe at {point!r}: {', '.join(findings.probes)}")
     table, problem = material.table, material.problem
     blocks = check_blocks(findings, by, values=values, minimum=minimum, skip_majority=skip_majority)
     probe = probe_without(findings, point, blocks, alpha)

@@ -11,6 +11,7 @@ import pandas as pd
 
 from graticule.hooks.artifact import json_ready, library_versions
 from graticule.hooks.doors import FINDINGS, door
+from graticule.hooks.meant import UnknownNameError
 from graticule.hooks.points import layer_of
 from graticule.hooks.saved import SavedResult
 from graticule.probes.findings import Findings
@@ -141,7 +142,7 @@ def popularity(
     """
     material, point = findings.material, point or findings.chosen_point
     if point not in findings.probes:
-        raise KeyError(f"no probe at {point!r}: {', '.join(findings.probes)}")
+        raise UnknownNameError(f"no probe at {point!r}: {', '.join(findings.probes)}")
     problem = material.problem
     values = _values(material, column)
     known = np.isfinite(values)

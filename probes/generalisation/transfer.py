@@ -11,6 +11,7 @@ import pandas as pd
 
 from graticule.hooks.artifact import json_ready, library_versions
 from graticule.hooks.doors import FINDINGS, came
+from graticule.hooks.meant import UnknownNameError
 from graticule.hooks.points import layer_of
 from graticule.hooks.same_model import check_one_model
 from graticule.hooks.saved import SavedResult
@@ -137,7 +138,9 @@ def transfer(
     point = point or _best_point(findings_by_prompt)
     for name, findings in findings_by_prompt.items():
         if point not in findings.probes:
-            raise KeyError(f"{point!r} was not probed under prompt {name!r}: {', '.join(findings.probes)}")
+            raise UnknownNameError(
+                f"{point!r} was not probed under prompt {name!r}: {', '.join(findings.probes)}"
+            )
     problem = first.material.problem
     means: dict[str, np.ndarray] = {}
     predictions: dict[str, np.ndarray] = {}

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from graticule.hooks.meant import UnknownNameError
 from graticule.hooks.result import Part
 from graticule.hooks.saved import SavedResult
 from graticule.probes.material import Predicted
@@ -106,7 +107,9 @@ class LatentFindings(SavedResult):
             held = [
                 f"{a}{'' if pd.isna(k) else f' (k={int(k)})'}" for a, k in zip(*self._names(), strict=True)
             ]
-            raise KeyError(f"no arm {arm!r} with k={k} of SAE {sae or self.chosen_sae!r}; there are {held}")
+            raise UnknownNameError(
+                f"no arm {arm!r} with k={k} of SAE {sae or self.chosen_sae!r}; there are {held}"
+            )
         return int(found[0])
 
     def _names(self) -> tuple[list[str], list[Any]]:

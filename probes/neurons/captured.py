@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 from graticule.hooks.activations import Activations
 from graticule.hooks.capture import capture
+from graticule.hooks.meant import UnknownNameError
 from graticule.hooks.positions import Pos
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.store import Store
@@ -96,7 +97,7 @@ def largest_levels(findings: Findings, held: Captured, block: str | None) -> Lev
     """The largest levels of a block among the test rows."""
     blocks = findings.material.table.blocks
     if block is not None and block not in blocks:
-        raise KeyError(f"no block {block!r}; the table has {', '.join(blocks) or 'none'}")
+        raise UnknownNameError(f"no block {block!r}; the table has {', '.join(blocks) or 'none'}")
     if block is None:
         words = [b for b, v in blocks.items() if not pd.api.types.is_numeric_dtype(v)]
         few = sorted(words, key=lambda b: blocks[b].nunique())

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from graticule.hooks.meant import UnknownNameError
 from graticule.probes.plots.drawing import Figure, Scatter
 from graticule.probes.plots.markup import Markup, plain
 from graticule.probes.plots.style import (
@@ -51,7 +52,9 @@ def depth_figure(
     """
     need_columns(layers, "layer", "point", "validation", "test_r2")
     if chosen_point not in set(layers["point"]):
-        raise KeyError(f"chosen point {chosen_point!r} is not among the points {list(layers['point'])}")
+        raise UnknownNameError(
+            f"chosen point {chosen_point!r} is not among the points {list(layers['point'])}"
+        )
     numbered = bool(layers["layer"].notna().all())
     x = layers["layer"].astype(float) if numbered else layers["point"].astype(str)
     fig = Figure()

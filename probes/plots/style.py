@@ -7,6 +7,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
+from graticule.hooks.meant import UnknownNameError
 from graticule.probes.plots.drawing import Figure
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -129,7 +130,9 @@ def need_columns(table: pd.DataFrame, *names: str) -> None:
     """**Raises** `KeyError` naming the columns of `names` that `table` lacks, and those it has."""
     missing = [name for name in names if name not in table.columns]
     if missing:
-        raise KeyError(f"no column {', '.join(missing)}; the table has {', '.join(map(str, table.columns))}")
+        raise UnknownNameError(
+            f"no column {', '.join(missing)}; the table has {', '.join(map(str, table.columns))}"
+        )
 
 
 def sampled(table: pd.DataFrame, limit: int, seed: int) -> tuple[pd.DataFrame, str]:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from graticule.hooks.limits import check_limits
+from graticule.hooks.meant import TellsNames, UnknownNameError
 from graticule.probes.scores.bootstrap import cluster_sums, effective_clusters, interval, resampled_r2
 from graticule.probes.scores.metrics import mean, mean_r2, r2
 from graticule.probes.scores.ties import difference
@@ -57,7 +58,9 @@ class StackFit:
         """
         missing = [name for name in self.names if name not in predictions]
         if missing:
-            raise KeyError(f"the stack was fitted with {missing} too; predictions hold {list(predictions)}")
+            raise UnknownNameError(
+                f"the stack was fitted with {missing} too; predictions hold {list(predictions)}"
+            )
         if not self.names:
             return np.tile(self.intercept, (n_rows or 0, 1))
         return sum(
@@ -66,7 +69,7 @@ class StackFit:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Verdict(TellsNames):
     """Whether the probe holds structure that the baselines do not, in numbers and in words."""
 
     metric: str

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from graticule.hooks.doors import came
+from graticule.hooks.meant import UnknownNameError
 from graticule.hooks.visible import half_character
-from graticule.probes.tables.rows import TableError
+from graticule.probes.tables.rows import TableError, holds_dates
 from graticule.probes.tables.units import LIMITS
 
 _LARGEST = 1e100
@@ -20,11 +22,8 @@ _LARGEST = 1e100
 logger = logging.getLogger(__name__)
 
 
-class ColumnError(KeyError):
+class ColumnError(UnknownNameError):
     """A column that the table does not have."""
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 def _need_labels(values: pd.Series, column: str, role: str) -> None:
@@ -54,7 +53,48 @@ def need_column(frame: pd.DataFrame, column: str, role: str) -> None:
     hint = (
         f"nearest: {', '.join(map(repr, near))}" if near else f"columns: {', '.join(map(repr, names[:20]))}"
     )
-    raise ColumnError(f"no column {column!r} for {role}; {hint}")
+    values = "" if isinstance(column, str) else f"; {role} takes names of columns, not their values"
+    raise ColumnError(f"no column {column!r} for {role}; {hint}{values}")
+
+
+def column_name(role: str, given: Any) -> None:
+    """Refuse what is no name of a column, where one is to be named.
+
+    Args:
+        role: The argument: `text`.
+        given: A name, or None; a number will do, for frames whose columns are numbered.
+
+    Raises:
+        TypeError: It is a list of names, or the column itself.
+    """
+    if given is None or isinstance(given, str | int):
+        return
+    name = given[0] if isinstance(given, list | tuple) and given else getattr(given, "name", None)
+    write = name if isinstance(name, str) else "COLUMN"
+    raise TypeError(f"Table: {role} is {came(given)}; expected the name of a column: {role}={write!r}")
+
+
+def column_names(role: str, given: Any) -> list[Any]:
+    """Names of columns, where one or several are to be named.
+
+    Args:
+        role: The argument: `target`.
+        given: A name, or several.
+
+    Returns:
+        The names.
+
+    Raises:
+        TypeError: It is the columns themselves, or their values.
+    """
+    if isinstance(given, str | int):
+        return [given]
+    if isinstance(given, list | tuple) and all(isinstance(one, str | int) for one in given):
+        return list(given)
+    names = list(given.columns) if hasattr(given, "columns") else [getattr(given, "name", None)]
+    write = names[0] if len(names) == 1 else names
+    write = write if write is not None and not isinstance(write, int) else "COLUMN"
+    raise TypeError(f"Table: {role} is {came(given)}; expected names of columns: {role}={write!r}")
 
 
 def read_texts(values: pd.Series, column: str, bad: dict[int, str]) -> list[str]:
@@ -82,29 +122,39 @@ def read_texts(values: pd.Series, column: str, bad: dict[int, str]) -> list[str]
 
 
 def need_text_and_target(texts: pd.Series, target: pd.Series) -> None:
-    """Refuse a text column of a few labels beside a target that is text of its own in most rows.
+    """Refuse a target that is text of its own in nearly every row: no class of it could be learned.
 
     Args:
         texts: The column named as text.
         target: The column named as target.
 
     Raises:
-        TableError: The two look swapped.
+        TableError: There are more classes than half the rows; where the text could be the target, both are
+            taken for swapped.
     """
     words = target.dropna()
     if not len(words) or not all(isinstance(v, str) for v in words):
         return
+    if holds_dates(words) or pd.to_numeric(words, errors="coerce").notna().any():
+        return
     values, labels = len(set(words)), len(set(map(str, texts)))
-    if (
-        values > len(words) / 2
-        and labels <= values / 2
-        and pd.to_numeric(words, errors="coerce").isna().all()
-    ):
+    if values <= len(words) / 2:
+        return
+    swap = f"text={target.name!r}, target={texts.name!r}"
+    if labels <= values / 2:
         raise TableError(
             f"text {texts.name!r} looks like labels ({labels} in {len(texts)} rows) and target "
-            f"{target.name!r} like text ({values} in {len(words)}): swap the two, "
-            f"text={target.name!r}, target={texts.name!r}"
+            f"{target.name!r} like text ({values} in {len(words)}): swap the two, {swap}"
         )
+    numbers = pd.to_numeric(texts, errors="coerce").notna().all()
+    raise TableError(
+        f"target {target.name!r} is text with {values} classes in {len(words)} rows, too few of each: "
+        + (
+            f"are the columns swapped? Write {swap}"
+            if numbers
+            else "name a column of numbers or of few classes"
+        )
+    )
 
 
 def check_limits(
@@ -170,9 +220,10 @@ def need_two_clusters(clusters: np.ndarray, y: np.ndarray, names: Sequence[str],
         which = f"{name!r} is {1 - column}" if kind == "binary" else f"of class {name!r}"
         more = f" (and {len(lone) - 1} classes more)" if len(lone) > 1 else ""
         count = int((columns[:, column] > 0.5).sum())
+        rows = f"{count} rows, all in one cluster, are" if count > 1 else "1 row alone is"
         raise TableError(
-            f"{count} rows, all in one cluster, are {which}{more}: they cannot be in both training and "
-            "test rows: leave the class out, merge it with another, or give a split="
+            f"{rows} {which}{more}: they cannot be in both training and test rows: leave the class out, "
+            "merge it with another, or give a split="
         )
 
 

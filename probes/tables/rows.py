@@ -134,7 +134,7 @@ def _not_numbers(values: pd.Series, column: str) -> str:
             f"target {column!r} holds numbers as text (e.g. {example!r}): convert it with "
             f"pandas.to_numeric(df[{column!r}]), or pass kind='categorical' if these are labels"
         )
-    if _holds_dates(values):
+    if holds_dates(values):
         return (
             f"target {column!r} holds dates (e.g. {example}): convert them to numbers, e.g. years, "
             f"pandas.to_datetime(df[{column!r}]).dt.year"
@@ -163,7 +163,7 @@ def _is_numeric_text(values: pd.Series) -> bool:
     return bool(pd.to_numeric(known.str.strip(), errors="coerce").notna().all())
 
 
-def _holds_dates(values: pd.Series) -> bool:
+def holds_dates(values: pd.Series) -> bool:
     """Whether all entries are dates, or words that are written like them."""
     if pd.api.types.is_datetime64_any_dtype(values.dtype) or isinstance(values.dtype, pd.PeriodDtype):
         return True
@@ -210,7 +210,7 @@ def _infer(values: pd.Series, numbers: np.ndarray | None, column: str) -> Kind:
     known = values[~_missing(values)]
     nested = len(known) > 0 and not all(pd.api.types.is_scalar(v) for v in known)
     is_category = isinstance(values.dtype, pd.CategoricalDtype)
-    if nested or (_holds_dates(values) and not is_category) or (_is_numeric_text(values) and not is_category):
+    if nested or (holds_dates(values) and not is_category) or (_is_numeric_text(values) and not is_category):
         raise TableError(_not_numbers(values, column))
     if any(isinstance(v, complex | np.complexfloating | datetime.timedelta | np.timedelta64) for v in known):
         raise TableError(_not_numbers(values, column))

@@ -16,10 +16,13 @@ from graticule.hooks.alignment import by_place
 from graticule.hooks.doors import DATA, door
 from graticule.hooks.limits import check
 from graticule.hooks.masked import unmasked
+from graticule.hooks.meant import TellsNames
 from graticule.hooks.visible import half_character, visible
 from graticule.probes.scores.metrics import coordinate_columns
 from graticule.probes.tables.checks import (
     check_limits,
+    column_name,
+    column_names,
     columns_of,
     duplicates,
     need_column,
@@ -47,7 +50,7 @@ logger = logging.getLogger(__name__)
 MIN_TRAIN, MIN_TEST = 3, 2
 
 
-class Table:
+class Table(TellsNames):
     """Rows to probe: what the model reads, what is to be read out of it, and which rows belong together.
 
     **clusters** are sets of rows that are not independent: rows that share a value of the cluster column or
@@ -116,8 +119,9 @@ class Table:
         rows that cannot be used, listing the first (``on_bad="drop"`` leaves them out and records them in
         ``dropped``), a constant target, too few rows, an empty part of the split; FileNotFoundError.
         """
-        targets = [target] if isinstance(target, str) else list(target)
-        levels = [blocks] if isinstance(blocks, str) else list(blocks)
+        for role, column in (("text", text), ("split", split), ("cluster", cluster)):
+            column_name(role, column)
+        targets, levels = column_names("target", target), column_names("blocks", blocks)
         if on_bad not in ("raise", "drop"):
             raise TableError(f"on_bad is {on_bad!r}: pass 'raise' or 'drop'")
         if kind not in (None, "numeric", "binary", "categorical"):

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Float32
 
+from graticule.hooks.meant import UnknownNameError
 from graticule.hooks.saved import SavedResult
 from graticule.probes.words.heat import ALPHA
 
@@ -88,7 +89,7 @@ class Words(SavedResult):
 
     def _lines(self, metric: str) -> pd.DataFrame:
         if metric not in self.metrics:
-            raise KeyError(f"no metric {metric!r}; this result has {', '.join(self.metrics)}")
+            raise UnknownNameError(f"no metric {metric!r}; this result has {', '.join(self.metrics)}")
         return self.within[self.within["metric"] == metric]
 
     def contrast(self, metric: str) -> tuple[float, float]:

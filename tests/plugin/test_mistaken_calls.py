@@ -1,6 +1,8 @@
 """Calls that people make by mistake: one line each, of what came, what was expected and what to write."""
 
+import copy
 import json
+import pickle
 import re
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 import graticule
 from graticule import saes
 from graticule.cli import main
+from graticule.hooks.meant import TellsNames
 from graticule.probes.findings_figures import worst_rows
 from graticule.probes.scores.verdict import STRUCTURE
 
@@ -296,6 +299,154 @@ CALLS = {
         lambda m, t, a, b, f, e: graticule.probe(m, t, layer=3),
         r"'layer'; it takes probe\(model",
     ),
+    "names of columns as a list": (
+        lambda m, t, a, b, f, e: graticule.Table(FRAME, text=["w"], target="y"),
+        r"Table: text is a list; expected the name of a column: text='w'",
+    ),
+    "a column for its name": (
+        lambda m, t, a, b, f, e: graticule.Table(FRAME, text=FRAME["w"], target="y"),
+        r"text is a Series; expected the name of a column: text='w'",
+    ),
+    "a column for a target": (
+        lambda m, t, a, b, f, e: graticule.Table(FRAME, "w", FRAME["y"]),
+        r"target is a Series; expected names of columns: target='y'",
+    ),
+    "a frame of targets": (
+        lambda m, t, a, b, f, e: graticule.Table(FRAME, "w", FRAME[["y", "half"]]),
+        r"target is a DataFrame; .* target=\['y', 'half'\]",
+    ),
+    "values for a target": (
+        lambda m, t, a, b, f, e: graticule.Table(FRAME, "w", FRAME["y"].astype(int).tolist()),
+        "no column 0 for target; .*target takes names of columns, not their values",
+    ),
+    "values for a split": (
+        lambda m, t, a, b, f, e: graticule.Table(FRAME, "w", "y", split=FRAME["half"]),
+        "split is a Series; .* split='half'",
+    ),
+    "a column of blocks": (
+        lambda m, t, a, b, f, e: graticule.Table(FRAME, "w", "y", blocks=FRAME["third"]),
+        "blocks is a Series; .* blocks='third'",
+    ),
+    "text and target swapped": (
+        lambda m, t, a, b, f, e: graticule.Table(FRAME, text="y", target="w"),
+        "48 classes in 48 rows.*are the columns swapped\\? Write text='w', target='y'",
+    ),
+    "a target a row": (
+        lambda m, t, a, b, f, e: graticule.Table(FRAME.assign(v=FRAME.w + " x"), text="w", target="v"),
+        "48 classes in 48 rows.*: name a column of numbers or of few classes",
+    ),
+    "a column without its table": (
+        lambda m, t, a, b, f, e: graticule.sweep(a, "y", b),
+        r"no column 'y' among the activation rows, .*sweep\(activations, graticule\.Table\(…, target='y'\)\)",
+    ),
+    "a word among layers": (
+        lambda m, t, a, b, f, e: graticule.capture(m, t.texts, layers=[0, "x"]),
+        r"layers='x': expected 'all', an index 7, several \[3, 7\], a slice .* or a depth fraction 0.5",
+    ),
+    "a word for layers": (
+        lambda m, t, a, b, f, e: graticule.capture(m, t.texts, layers="foo"),
+        "'foo': expected 'all', an",
+    ),
+    "no layers": (lambda m, t, a, b, f, e: graticule.probe(m, t, layers=None), "layers=None: expected 'all'"),
+    "yes for layers": (lambda m, t, a, b, f, e: graticule.capture(m, t.texts, layers=True), "layers=True"),
+    "a whole fraction": (
+        lambda m, t, a, b, f, e: graticule.capture(m, t.texts, layers=2.0),
+        r"layer 2\.0: a depth fraction lies in \[0, 1\]; for the layer itself write 2$",
+    ),
+    "a number for points": (
+        lambda m, t, a, b, f, e: graticule.capture(m, t.texts, points=3),
+        "points=3: expected a name such as 'resid_post', or several",
+    ),
+    "a module's name": (
+        lambda m, t, a, b, f, e: graticule.capture(m, t.texts, points="model.layers.1"),
+        r"no hook point 'model\.layers\.1'; the nearest are blocks\.1\.hook_resid_post",
+    ),
+    "a part of a module": (
+        lambda m, t, a, b, f, e: graticule.capture(m, t.texts, points="transformer.h.2.mlp"),
+        r"the nearest are blocks\.2\.hook_mlp_out",
+    ),
+    "a name like none": (
+        lambda m, t, a, b, f, e: graticule.capture(m, t.texts, points="zzz.qqq"),
+        r"names look like blocks\.0\.\S+, short ones like 'resid_post'",
+    ),
+    "several prompts at once": (
+        lambda m, t, a, b, f, e: graticule.capture(m, t.texts, prompt=["x"]),
+        "prompt is a list; expected text before every row",
+    ),
+    "several prompts to probe": (
+        lambda m, t, a, b, f, e: graticule.probe(m, t, prompt=["x"]),
+        "probe: prompt is a list; .*: 'x'",
+    ),
+    "folders in a list": (
+        lambda m, t, a, b, f, e: graticule.probe(m, t, out=["x"]),
+        "probe: out is a list; expected a folder to write: 'runs/one'",
+    ),
+    "a number for a store": (
+        lambda m, t, a, b, f, e: graticule.capture(m, t.texts, store=3),
+        "capture: store is 3; expected a folder",
+    ),
+    "a number for a page": (lambda m, t, a, b, f, e: f.report(3), "3 is no path: .*'runs/one'"),
+    "a list to save to": (lambda m, t, a, b, f, e: f.save(["x"]), "is no path: expected the name"),
+    "a number to load": (lambda m, t, a, b, f, e: graticule.Findings.load(3), "3 is no path"),
+    "a neuron's layer": (
+        lambda m, t, a, b, f, e: graticule.ablate(f, m, "L3"),
+        r"ablate: neurons is 'L3'; expected \(layer, index\) pairs: \[\(3, 17\)\]",
+    ),
+    "one neuron": (
+        lambda m, t, a, b, f, e: graticule.ablate(f, m, (1, 3)),
+        r"neurons is a tuple; .*\[\(1, 3\)\]",
+    ),
+    "no neurons": (
+        lambda m, t, a, b, f, e: graticule.ablate(f, m),
+        r"neurons is missing: expected \(layer, index\) pairs, \[\(3, 17\)\]; it takes ablate\(model",
+    ),
+    "no blocks": (
+        lambda m, t, a, b, f, e: graticule.holdouts(f),
+        "by is missing: expected a column of the table",
+    ),
+    "a misspelt column": (
+        lambda m, t, a, b, f, e: graticule.holdouts(f, "thrid"),
+        "^no column 'thrid' in table: did you mean 'third'",
+    ),
+    "a point without a probe": (lambda m, t, a, b, f, e: f.at("x"), "^no probe at 'x'; there are probes at"),
+    "no second findings": (lambda m, t, a, b, f, e: graticule.compare(f), "compare: b is missing"),
+    "a world by words": (
+        lambda m, t, a, b, f, e: graticule.World(concepts="seven"),
+        r"'concepts'; it takes World\(graph, tables, …\); .*graticule\.World\.random\(4\)",
+    ),
+    "nothing of a world": (
+        lambda m, t, a, b, f, e: graticule.World(),
+        r"graph is missing: .*World\.random\(4\)",
+    ),
+    "a number to certify": (lambda m, t, a, b, f, e: graticule.certify(3), r"graticule\.World\.random\(3\)"),
+    "a misspelt step": (
+        lambda m, t, a, b, f, e: graticule.study(m, t, "o", only="controlls"),
+        "no step 'controlls' in a study; did you mean 'controls'",
+    ),
+    "a misspelt step left out": (
+        lambda m, t, a, b, f, e: graticule.study(m, t, "o", skip="controlls"),
+        "did you mean 'controls'",
+    ),
+    "a number of steps": (
+        lambda m, t, a, b, f, e: graticule.study(m, t, "o", only=3),
+        r"only=\['controls'\]",
+    ),
+    "a name with no model": (
+        lambda m, t, a, b, f, e: graticule.words("gemma"),
+        r"load_model\('gemma'\), if there is a model of that name; 'gemma-3-270m' is packaged",
+    ),
+    "a name like no other": (
+        lambda m, t, a, b, f, e: graticule.load_model("no-such"),
+        "no-such.*write owner/name for a model of the Hub, a folder .*a .gguf file",
+    ),
+    "layers of a model": (
+        lambda m, t, a, b, f, e: graticule.load_model("x", layers=3),
+        r"load_model: .*'layers'; it takes load_model\(name_or_path, …\); its other arguments are dtype",
+    ),
+    "no configuration": (
+        lambda m, t, a, b, f, e: saes.train(a, out="o"),
+        r"train: config is missing: .*\{'architecture': 'topk', 'd_sae': 4096, 'k': 32\}",
+    ),
 }
 
 
@@ -309,6 +460,38 @@ def test_a_mistaken_call_is_told_in_one_line(given, what: str, tmp_path: Path, m
     assert re.search(told, said), said
     assert "\n" not in said
     assert type(caught.value).__name__ != "AttributeError"
+
+
+@pytest.mark.parametrize(
+    ("of", "name", "meant"),
+    [
+        (lambda f: f, "verdit", "verdict"),
+        (lambda f: f.verdict, "gian", "gain"),
+        (lambda f: f.material.table, "taget_names", "target_names"),
+        (lambda f: f.material.activations, "poins", "points"),
+        (lambda f: graticule, "lod_model", "load_model"),
+        (lambda f: saes, "trian", "train"),
+    ],
+)
+def test_a_misspelt_attribute_names_the_one_meant(given, of, name: str, meant: str) -> None:
+    thing = of(given[4])
+    assert hasattr(thing, meant) and not hasattr(thing, name)
+    with pytest.raises(AttributeError, match=rf"no attribute '{name}'; did you mean '{meant}'\?$"):
+        getattr(thing, name)
+
+
+def test_what_fails_inside_a_property_is_not_told_as_missing(given) -> None:
+    """The error of a property is its own, and copies and pickles go on as they did."""
+
+    class Thing(TellsNames):
+        @property
+        def whole(self) -> int:
+            return np.float64(3).nothing
+
+    with pytest.raises(AttributeError, match=r"numpy\.float64' object has no attribute 'nothing'"):
+        _ = Thing().whole
+    assert not hasattr(given[4], "_repr_png_")
+    assert copy.deepcopy(given[4].verdict) == pickle.loads(pickle.dumps(given[4].verdict)) == given[4].verdict
 
 
 @pytest.mark.parametrize("call", [graticule.erase, graticule.steer, graticule.causes])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
+from graticule.hooks.meant import UnknownNameError
 from graticule.hooks.saved import SavedResult
 from graticule.saes.atoms.arms import BASELINES
 
@@ -59,7 +60,7 @@ class SaeRecovery(SavedResult):
         rows = self.arms[(self.arms["world"] == world) & (self.arms["arm"] == arm)]
         if rows.empty:
             pairs = ", ".join(f"({w}, {a})" for w, a in self.arms[["world", "arm"]].to_numpy(str))
-            raise KeyError(f"no ({world}, {arm}); there are {pairs}")
+            raise UnknownNameError(f"no ({world}, {arm}); there are {pairs}")
         return {str(k): v for k, v in rows.iloc[0].items()}
 
     def beside(self, other: SaeRecovery) -> SaeRecovery:

@@ -14,7 +14,7 @@ from sae_lens import TrainingSAE, TrainingSAEConfig
 from sae_lens.config import LoggingConfig, SAETrainerConfig
 
 from graticule.hooks.artifact import library_versions
-from graticule.hooks.doors import FOLDER, door
+from graticule.hooks.doors import CONFIG, FOLDER, door
 from graticule.hooks.identity import check_unhooked
 from graticule.hooks.kinds import working_folder
 from graticule.hooks.names import user_path
@@ -55,7 +55,7 @@ class _Plan:
     request: Mapping[str, Any]
 
 
-@door(out=FOLDER)
+@door(config=CONFIG, out=FOLDER)
 def train(
     source: Any,
     *,
