@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from graticule.hooks.names import user_path
 
@@ -63,9 +63,14 @@ def read_layers(text: str) -> Layers:
         return text
     if ":" in text:
         return read_slice(text, "--layers")
-    if "," in text:
-        return [number(part.strip(), "--layers") for part in text.split(",") if part.strip()]
-    return number(text, "--layers (all, 7, 3,7,11, 0:18:2 or 0.5)")
+    try:
+        if "," in text:
+            return [number(part.strip(), "--layers") for part in text.split(",") if part.strip()]
+        return number(text, "--layers")
+    except ValueError:
+        raise ValueError(
+            f"--layers {text!r}: expected all, an index 7, several 3,7,11, a slice 0:18:2, or a fraction 0.5"
+        ) from None
 
 
 def read_pos(text: str) -> str | int | slice:
@@ -147,12 +152,13 @@ def read_table(
     on_bad: str = "raise",
     seed: int = 0,
     rows: int | None = None,
+    kind: str | None = None,
 ) -> "graticule.probes.tables.table.Table":
     """The packaged table of that name, or the table that the options describe; `rows` of it, if it has more.
 
     **Raises** `ValueError` if a file comes without columns, or a packaged table with them.
     """
-    described = _described(table, text, targets, split, cluster, blocks, on_bad, seed)
+    described = _described(table, text, targets, split, cluster, blocks, on_bad, seed, kind)
     return described if rows is None or rows >= len(described) else described.head(rows, seed)
 
 
@@ -165,13 +171,14 @@ def _described(
     blocks: Sequence[str],
     on_bad: str,
     seed: int,
+    kind: str | None,
 ) -> "graticule.probes.tables.table.Table":
     from graticule.probes.tables.reading import packaged_tables
     from graticule.probes.tables.spacetime import read_space_time
     from graticule.probes.tables.table import Table
 
     if table in packaged_tables() and not user_path(table).exists():
-        given = [*targets, *blocks, *(column for column in (text, split, cluster) if column)]
+        given = [*targets, *blocks, *(column for column in (text, split, cluster, kind) if column)]
         if given:
             raise ValueError(
                 f"--table {table} is packaged, its columns are settled (given: {', '.join(given)}); "
@@ -185,7 +192,9 @@ def _described(
         names = ", ".join(packaged_tables())
         raise FileNotFoundError(f"--table {table}: no such file or folder, and no packaged table ({names})")
     if text is None or not targets:
-        raise ValueError(f"--table {table} needs --text-column and at least one --target")
+        raise ValueError(f"--table {table} needs {_lacking(text, targets)}; {_columns(table)}")
+    if kind not in (None, "numeric", "binary", "categorical"):
+        raise ValueError(f"--kind {kind!r}: expected numeric, binary or categorical")
     if on_bad not in ("raise", "drop"):
         raise ValueError(f"--on-bad {on_bad!r}: expected 'raise' or 'drop'")
     names, units = read_targets(targets)
@@ -199,7 +208,21 @@ def _described(
         blocks=list(blocks),
         on_bad="drop" if on_bad == "drop" else "raise",
         seed=seed,
+        kind=cast("Any", kind),
     )
+
+
+def _lacking(text: str | None, targets: Sequence[str]) -> str:
+    """The options that a table in a file cannot do without, and that are not there."""
+    lacking = ["--text-column, what the model reads"] if text is None else []
+    return " and ".join([*lacking, *([] if targets else ["--target, what is to be read out (NAME[:UNIT])"])])
+
+
+def _columns(table: str) -> str:
+    """The columns of a file, for people."""
+    from graticule.probes.tables.reading import read_frame
+
+    return f"its columns are {', '.join(map(str, read_frame(table, None, [])[0].columns[:20]))}"
 
 
 def need_folder(out: Path) -> None:

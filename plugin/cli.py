@@ -3,9 +3,11 @@
 Nothing heavy is imported before a command needs it: `graticule --help` loads no torch.
 """
 
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Generator, Sequence
 from typing import Annotated
 
 import typer
@@ -62,11 +64,22 @@ sae.command("report", cls=o.Checked)(sae_report)
 app.add_typer(sae)
 
 
+@contextlib.contextmanager
+def _no_deprecations() -> Generator[None]:
+    """Libraries tell each other's authors what they will remove (SAELens imports such modules of
+    TransformerLens): no news to whoever runs a command."""
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, PendingDeprecationWarning, FutureWarning):
+            warnings.simplefilter("ignore", category)
+        yield
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command: 0; 2 after an error, told in one line; 130 after Ctrl-C."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = app(args=given or ["--help"], prog_name="graticule", standalone_mode=False)
+        with _no_deprecations():
+            code = app(args=given or ["--help"], prog_name="graticule", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         code = 130
     except BrokenPipeError:  # the reader of a pipe has left

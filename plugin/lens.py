@@ -40,14 +40,24 @@ def no_code_by_name() -> Generator[None]:
 def quiet_lens() -> Generator[None]:
     """TransformerLens 3.9 announces its removals on import and on use: ours to heed, not the user's.
 
-    It also logs by the root logger, which then gets a handler: the user's to choose, so it is taken off.
+    It also logs by the root logger, which then gets a handler: the user's to choose, so it is taken off. And
+    transformers 5 tells of every model on one device that its layers were not sharded.
     """
-    handlers = list(logging.root.handlers)
+    handlers, sharding = list(logging.root.handlers), logging.getLogger(_SHARDING)
+    sharding.addFilter(_no_false_alarm)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The 'utils' module has been deprecated", DeprecationWarning)
             warnings.filterwarnings("ignore", "HookedTransformer", DeprecationWarning)
             yield
     finally:
+        sharding.removeFilter(_no_false_alarm)
         if not handlers:
             logging.root.handlers.clear()
+
+
+_SHARDING = "transformers.distributed.tensor_parallel"
+
+
+def _no_false_alarm(record: logging.LogRecord) -> bool:
+    return "were not sharded" not in record.getMessage()

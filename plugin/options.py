@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -147,6 +148,12 @@ Targets = Annotated[
 SplitColumn = Annotated[str | None, typer.Option(help="Column with the split, used as it is.")]
 ClusterColumn = Annotated[str | None, typer.Option(help="Column of rows that belong together.")]
 Rows = Annotated[int | None, typer.Option(help="Only this many rows, drawn by whole clusters.")]
+KindOfTarget = Annotated[
+    str | None,
+    typer.Option(
+        "--kind", help="numeric, binary or categorical; by default as the column tells.", show_default=False
+    ),
+]
 OnBad = Annotated[str, typer.Option(help="Rows with a missing target: 'raise' or 'drop'.")]
 Calibrate = Annotated[
     int | None,
@@ -160,6 +167,26 @@ Blocks = Annotated[
     list[str] | None,
     typer.Option(help="Column of groups for maps and errors; may be repeated.", show_default=False),
 ]
+
+
+_OPTIONS = (
+    (r"kind='(\w+)'", r"--kind \1"),
+    (r"on_bad='(\w+)'", r"--on-bad \1"),
+    (r"text='([^']+)', target='([^']+)'", r"--text-column '\1' --target '\2'"),
+    (r"give a split=", "give --split-column"),
+    (r" text= ", " --text-column "),
+    (r", pandas\.\w+\(df\[[^]]*\]\)[\w.()]*", ", in a column of the file"),
+    (r" with pandas\.\w+\(df\[[^]]*\]\)[\w.()]*", " in a column of the file"),
+    (r", df\[[^]]*\]\.astype\(str\),", " in the file,"),
+)
+"""What a message of a table says to write in Python, and what is written on a command line instead."""
+
+
+def in_options(words: str) -> str:
+    """What a message about a table says to write, as the command line writes it."""
+    for python, option in _OPTIONS:
+        words = re.sub(python, option, words)
+    return words
 
 
 def debugging(arguments: Sequence[str]) -> bool:
@@ -176,6 +203,10 @@ def one_line(error: BaseException) -> str:
     elif hasattr(error, "format_message"):  # what the command-line parser raises
         context: Any = getattr(error, "ctx", None)
         words = str(getattr(error, "format_message")())  # noqa: B009
+        if hasattr(error.__cause__, "errors"):  # what typer has checked names no value
+            words = words.replace("Input should be", f"{_given(error.__cause__)!r}: it should be").split(
+                ", unable"
+            )[0]
         words += f" See '{context.command_path} --help'." if context else ""
     elif isinstance(error, KeyError) and type(error).__str__ is KeyError.__str__:
         words = str(error.args[0]) if error.args else "KeyError"
@@ -184,4 +215,8 @@ def one_line(error: BaseException) -> str:
         foreseen = isinstance(error, ValueError | LookupError | OSError | ImportError | TypeError)
         if not foreseen or not words.strip():
             words = f"{type(error).__name__}: {words or 'no message'} (--debug shows where)"
-    return visible(words)
+    return visible(in_options(words) if type(error).__name__ == "TableError" else words)
+
+
+def _given(error: Any) -> Any:
+    return error.errors()[0].get("input")

@@ -76,6 +76,7 @@ def probe(
     rows: o.Rows = None,
     twins: Annotated[int, typer.Option(help="Untrained twins among the baselines.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of splits, draws and twins.")] = 0,
+    kind: o.KindOfTarget = None,
     on_bad: o.OnBad = "raise",
     min_gain: Annotated[float, typer.Option(help="Smallest gain that is called structure.")] = 0.01,
     calibrate: o.Calibrate = None,
@@ -111,6 +112,7 @@ def probe(
         on_bad=on_bad,
         seed=seed,
         rows=rows,
+        kind=kind,
     )
     loaded = graticule.load_model(model, dtype=dtype, device=device)
     settings: dict[str, Any] = {
@@ -123,7 +125,7 @@ def probe(
         )
         findings = _calibrated(findings, out, calibrate, seed)
         page = findings.report(out / "report.html")
-    o.say(f"{findings.summary()}\nThe page: {page}")
+    o.say(f"{o.in_options(findings.summary())}\nThe page: {page}")
 
 
 def _need_several(targets: int | None) -> None:

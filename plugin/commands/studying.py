@@ -58,6 +58,7 @@ def study(
     ] = False,
     dtype: o.Dtype = "float32",
     device: o.Device = None,
+    kind: o.KindOfTarget = None,
     on_bad: o.OnBad = "raise",
     seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
     verbose: o.Verbose = False,
@@ -92,6 +93,7 @@ def study(
         on_bad=on_bad,
         seed=seed,
         rows=rows,
+        kind=kind,
     )
     if targets is not None:
         check("synthetic_targets", targets)

@@ -2,8 +2,10 @@
 
 import copy
 import json
+import logging
 import pickle
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ import graticule
 from graticule import saes
 from graticule.cli import main
 from graticule.hooks.meant import TellsNames
+from graticule.lens import quiet_lens
 from graticule.probes.findings_figures import worst_rows
 from graticule.probes.scores.verdict import STRUCTURE
 
@@ -620,9 +623,44 @@ def test_what_says_nothing_is_left_out(given) -> None:
     [
         ("probe --table {csv} --text-column w --target w", "target 'w' is the text column"),
         ("probe --table {csv} --text-column w --target y --target y", "target 'y' is named twice"),
-        ("probe --table {csv} --text-column w --target day", "holds dates"),
+        (
+            "probe --table {csv} --text-column w --target day",
+            "holds dates (e.g. 2001-03-01): convert them to numbers, e.g. years, in a column of the file",
+        ),
+        ("probe --table {csv} --target y", "needs --text-column, what the model reads; its columns are w, y"),
+        (
+            "probe --table {csv} --text-column w",
+            "needs --target, what is to be read out (NAME[:UNIT]); its col",
+        ),
+        ("probe --table {csv}", "needs --text-column, what the model reads and --target, what"),
+        ("probe --table {csv} --text-column y --target w", "Write --text-column 'w' --target 'y'"),
+        (
+            "probe --table {csv} --text-column w --target y --kind classes",
+            "--kind 'classes': expected numeric, b",
+        ),
+        ("study --table {csv} --text-column w --target half --kind categorial", "--kind 'categorial'"),
+        ("probe --table {csv} --text-column w --target truth:year --kind numeric", "target 'truth' is not"),
+        (
+            "probe --table {csv} --text-column w --target lone",
+            "leave the class out, merge it with another, or give --",
+        ),
+        ("probe --table {csv} --text-column w --target y:yaer", "did you mean 'year'?"),
+        ("probe --table {csv} --text-column w --target half:year", "has the unit 'year' and holds classes"),
+        (
+            "probe --table {csv} --text-column w --target y --rows many",
+            "'--rows': 'many': it should be a valid int",
+        ),
+        (
+            "probe --table {csv} --text-column w --target y --layers foo",
+            "expected all, an index 7, several 3,7,11",
+        ),
+        ("capture --table {csv} --text-column w --layers 1,x", "--layers '1,x': expected all, an index 7"),
         ("probe --table {csv} --text-column w --target truth", "several ways"),
-        ("probe --table {csv} --text-column w --target typo", "row 7: target 'typo' is '1O'"),
+        (
+            "probe --table {csv} --text-column w --target typo",
+            "row 7: target 'typo' is '1O', where 98% are numbers (--kind categorical",
+        ),
+        ("probe --table {csv} --text-column w --target typo", "Mend them, or pass --on-bad drop"),
         ("probe --table {latin} --text-column w --target y", "latin.csv, line 2 is not UTF-8"),
         (
             "study --table {csv} --text-column w --target y --popularity-column x",
@@ -640,7 +678,7 @@ def test_the_command_line_refuses_the_same_before_a_model_is_loaded(
 ) -> None:
     truth, days = ["TRUE", "True", "false", "no"] * (N // 4), [f"2001-03-{1 + i % 28:02d}" for i in range(N)]
     typo = ["1O" if i == 7 else str(i) for i in range(N)]
-    frame = FRAME.assign(truth=np.array(truth, object), day=days, typo=typo)
+    frame = FRAME.assign(truth=np.array(truth, object), day=days, typo=typo, lone=["b", *"a" * (N - 1)])
     frame.loc[0, "truth"] = "No"
     frame.to_csv(tmp_path / "data.csv", index=False)
     FRAME.assign(w="Côte " + FRAME.w).to_csv(tmp_path / "latin.csv", index=False, encoding="cp1252")
@@ -689,3 +727,21 @@ def test_long_work_says_how_long_it_will_take(given, what: str, monkeypatch, cap
             assert sum(n == of for n, of in ends) >= (2 if what == "erase" else 1)
             assert all(n <= of for n, of in ends)
             assert any(left != "?" for _, _, _, left in drawn)  # an estimate of what is left
+
+
+def test_what_libraries_tell_each_other_is_not_told_while_a_model_is_loaded(caplog, monkeypatch) -> None:
+    """A single device shards nothing; other words of that module pass, and all of them afterwards."""
+    tells = logging.getLogger("transformers.distributed.tensor_parallel")
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    with quiet_lens():
+        tells.warning("The following layers were not sharded: model.norm.weight")
+        tells.warning("something else")
+    assert [record.getMessage() for record in caplog.records] == ["something else"]
+    tells.warning("The following layers were not sharded: model.norm.weight")
+    assert len(caplog.records) == 2
+
+
+def test_a_command_leaves_the_filters_of_warnings_as_they_were(capsys: pytest.CaptureFixture[str]) -> None:
+    before = list(warnings.filters)
+    assert main(["tables"]) == 0
+    assert warnings.filters == before

@@ -95,7 +95,7 @@ class Run(Result):
         wanted = int(self.manifest["request"]["trainer"]["total_training_samples"])
         if self.state == "complete":
             early = (
-                f" (the data ended before the {wanted:,} that were asked for)" if self.tokens < wanted else ""
+                f" (the data ended before the {wanted:,} of all whole steps)" if self.tokens < wanted else ""
             )
             first = f"trained on {seen}{early}: {self.title}"
         else:
