@@ -733,6 +733,7 @@ def test_what_libraries_tell_each_other_is_not_told_while_a_model_is_loaded(capl
     """A single device shards nothing; other words of that module pass, and all of them afterwards."""
     tells = logging.getLogger("transformers.distributed.tensor_parallel")
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    caplog.set_level(logging.WARNING, logger=tells.name)
     with quiet_lens():
         tells.warning("The following layers were not sharded: model.norm.weight")
         tells.warning("something else")
