@@ -9,8 +9,9 @@ import difflib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from numbers import Integral, Real
 from typing import Any, Literal
+
+import numpy as np
 
 from graticule.hooks.meant import UnknownNameError
 from graticule.hooks.protocols import HookedModel
@@ -142,11 +143,12 @@ def resolve_layers(n_layers: int, layers: LayerSpec = "all") -> list[int]:
 
 
 def _one_layer(n_layers: int, layer: Any) -> int:
-    if isinstance(layer, bool) or not isinstance(layer, Real):
+    if isinstance(layer, bool) or not isinstance(layer, int | float | np.integer | np.floating):
         raise PointError(f"layers={layer!r}: expected {_LAYERS}")
-    if not isinstance(layer, Integral):
+    if isinstance(layer, float | np.floating):
+        layer = float(layer)
         if not 0.0 <= layer <= 1.0:
-            whole = f"; for the layer itself write {int(layer)}" if float(layer).is_integer() else ""
+            whole = f"; for the layer itself write {int(layer)}" if layer.is_integer() else ""
             raise PointError(f"layer {layer}: a depth fraction lies in [0, 1]{whole}")
         return min(int(layer * n_layers), n_layers - 1)
     if not -n_layers <= layer < n_layers:
@@ -191,7 +193,7 @@ def _named(known: list[str], points: PointSpec, layers: LayerSpec, n_layers: int
         specs: list[Any] = [points]
     elif isinstance(points, tuple) and len(points) == 2 and isinstance(points[1], int):
         specs = [points]
-    elif isinstance(points, Sequence):
+    elif isinstance(points, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]
         specs = list(points)
     else:
         raise PointError(f"points={points!r}: expected a name such as 'resid_post', or several")

@@ -37,7 +37,7 @@ def _need_labels(values: pd.Series, column: str, role: str) -> None:
             )
 
 
-def need_column(frame: pd.DataFrame, column: str, role: str) -> None:
+def need_column(frame: pd.DataFrame, column: Any, role: str) -> None:
     """**Raises** ColumnError that names the nearest columns if there is no such column."""
     names = [str(c) for c in frame.columns]
     if column in frame.columns:
@@ -91,7 +91,7 @@ def column_names(role: str, given: Any) -> list[Any]:
         return [given]
     if isinstance(given, list | tuple) and all(isinstance(one, str | int) for one in given):
         return list(given)
-    names = list(given.columns) if hasattr(given, "columns") else [getattr(given, "name", None)]
+    names: list[Any] = list(getattr(given, "columns", [getattr(given, "name", None)]))
     write = names[0] if len(names) == 1 else names
     write = write if write is not None and not isinstance(write, int) else "COLUMN"
     raise TypeError(f"Table: {role} is {came(given)}; expected names of columns: {role}={write!r}")
