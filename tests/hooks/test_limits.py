@@ -3,6 +3,7 @@
 import math
 from fractions import Fraction
 from itertools import product
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
@@ -100,10 +101,12 @@ def test_other_commands_refuse_them_too(capsys: pytest.CaptureFixture[str]) -> N
 class Model:
     """As much of a model as the door asks for."""
 
-    cfg = hook_dict = None
+    cfg, hook_dict, training = None, MappingProxyType({}), False
 
     def __call__(self) -> None:
         """A model can be run."""
+
+    hooks = parameters = named_parameters = __call__
 
 
 class Findings:

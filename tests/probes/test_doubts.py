@@ -1,6 +1,7 @@
 """What stands against a verdict: units, outliers, constant fits, null checks that find something."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -109,12 +110,17 @@ def test_a_row_far_from_the_others_is_told_and_decides_nothing(world: Planted, r
     assert again.words == STRUCTURE and not any("middle" in w for w in again.warnings)
 
 
-def test_where_a_far_row_leaves_the_mean_alone_the_reason_stands_in_the_first_line(world: Planted) -> None:
+def test_where_a_far_row_leaves_the_mean_alone_the_reason_stands_in_the_first_line(
+    world: Planted, tmp_path: Path
+) -> None:
     x = values(world).copy()
     x[int(np.flatnonzero(~world.table.is_test)[0])] *= 1e4
     found = swept(world, x)
     assert found.summary().startswith(f"{NOT_DECIDED}: outliers at {POINT}")
-    assert any("no better than the training mean" in w for w in found.verdict.warnings)
+    page = found.report(tmp_path / "page.html").read_text(encoding="utf-8")
+    assert f"{NOT_DECIDED}: outliers at {POINT}" in page
+    for said in ("no better than the training mean", "as far from the middle"):
+        assert any(said in w for w in found.verdict.warnings) and said in page
 
 
 def test_a_point_that_an_outlier_leaves_nothing_is_told_though_another_is_chosen(world: Planted) -> None:
