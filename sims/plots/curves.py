@@ -57,7 +57,6 @@ def cosine_figure(curves: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     fig: Figure = make_subplots(
         cols=3,
         subplot_titles=[NAMES[v] for v in VIEWS],
-        shared_xaxes="all",
         shared_yaxes=True,
         horizontal_spacing=0.03,
     )
@@ -102,6 +101,8 @@ def cosine_figure(curves: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     style(fig, height=380, aspect=0.42, extra=80, note="Bands: two standard errors over runs.")
     fig.update_layout(margin={"t": 40}, legend={"y": -0.2, "yanchor": "top"})
     fig.update_xaxes(title_text="updates", type="log", **_ticks(curves["step"]))
+    for col in (2, 3):
+        fig.update_xaxes(matches="x", row=1, col=col)
     low = min(float(np.nanmin(curves[list(VIEWS)].to_numpy(np.float64))), 0.0)
     fig.update_yaxes(range=[low - 0.1, 1.04])
     fig.update_yaxes(title_text="mean cosine", row=1, col=1)
