@@ -101,15 +101,27 @@ def test_numbers_that_must_be_whole(frame: pd.DataFrame, findings: Findings) -> 
     whole: Any = [2.5]
     _refused(lambda: pca(findings, ks=whole), "ks=2.5", "whole number")
     assert list(pca(findings, ks=2).curve["k"]) == [2, 4]
-    for n in (-5, 0, 2.5, "3"):
+    counts: list[Any] = [-5, 0, 2.5, "3"]
+    for n in counts:
         _refused(lambda n=n: table.head(n), f"rows={n!r}", "whole number")
     _refused(lambda: table.head(5, seed=-1), "seed=-1")
     for make in (World.random, World.independent, World.dense, World.chain, World.forest):
         _refused(lambda make=make: make(3, seed=-1), "seed=-1", "at least 0")
     _refused(lambda: World.on(graph, seed=-1), "seed is -1")
-    for values in ([2.5, 2], [2, 1], [2, 2, 2]):
+    sizes: list[Any] = [[2.5, 2], [2, 1], [2, 2, 2]]
+    for values in sizes:
         _refused(lambda values=values: World.on(graph, values=values), f"values={values}")
         _refused(lambda values=values: smooth_world(graph, values), f"values={values}")
+
+
+def test_columns_and_strengths_are_what_they_are_called(frame: pd.DataFrame, acts: Activations) -> None:
+    number: Any = 7
+    y = frame["value"].to_numpy()
+    _refused(lambda: Table(frame, text="name", target="value", blocks=number), "blocks", "7")
+    _refused(lambda: Table(frame, text="name", target=number), "target", "7")
+    for alphas in ("a", ["a"], [-1.0]):
+        words: Any = alphas
+        _refused(lambda words=words: sweep(acts, y, alphas=words), "alpha=", "a number")
 
 
 def test_a_point_without_a_probe_is_named(findings: Findings) -> None:
