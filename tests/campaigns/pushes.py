@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -102,7 +103,8 @@ def on_disk() -> dict[str, Any]:
 
 def is_the_hubs(file: Path) -> bool:
     """Whether huggingface_hub drew a name for the file, and leaves it in its cache when it is killed."""
-    return file.suffix == ".incomplete" or file.name.startswith(("dummy_file_", "tmp_"))
+    reference = re.fullmatch(r".+\.[0-9a-f]{8}\.tmp", file.name) and file.parent.name == "refs"
+    return bool(reference) or file.suffix == ".incomplete" or file.name.startswith(("dummy_file_", "tmp_"))
 
 
 def begin(scenario: Scenario) -> None:
