@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -192,42 +191,23 @@ def test_debug_shows_the_traceback(words: list[str], monkeypatch: pytest.MonkeyP
 
 
 def test_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
-    """The command waits at a pipe that nobody writes to, when the interrupt comes."""
-    pipe = tmp_path / "slow.csv"
-    os.mkfifo(pipe)
-    words = [
-        "probe",
-        "--model",
-        "m",
-        "--table",
-        str(pipe),
-        "--text-column",
-        "a",
-        "--target",
-        "b",
-        "--out",
-        "o",
-    ]
-    command = [sys.executable, "-m", "graticule", *words]
+    """The interrupt comes while the command trains for hours."""
+    words = ["sim", "--concepts", "3", "--seeds", "1", "--steps", "1000000000", "--out", str(tmp_path / "o")]
     process = subprocess.Popen(
-        command,
+        [sys.executable, "-m", "graticule", *words],
         stderr=subprocess.PIPE,
-        text=True,
         # a suite started in the background hands down that interrupts are ignored
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+    assert process.stderr is not None
     try:
-        writer = None
-        for _ in range(600):  # a pipe opens for writing once the command reads it
-            try:
-                writer = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
-                break
-            except OSError:
-                time.sleep(0.1)
-        assert writer is not None, "the command never came to read its table"
+        said = b""
+        while b"step/s" not in said:  # its bar: it trains
+            part = process.stderr.read1(1 << 16)
+            assert part, f"the command ended without training: {said.decode()}"
+            said += part
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=60)
-        os.close(writer)
+        told = process.communicate(timeout=60)[1].decode()
     finally:
         process.kill()
         process.wait()
