@@ -193,7 +193,9 @@ def check_limits(**arguments: Any) -> None:
         check(name, value)
 
 
-def check_indices(name: str, values: Iterable[Any], count: int | None = None, of: str = "") -> list[int]:
+def check_indices(
+    name: str, values: Iterable[Any], count: int | None = None, of: str = "", *, once: bool = True
+) -> list[int]:
     """Refuse numbers of things that are none, are not there, or are named twice.
 
     Args:
@@ -201,6 +203,7 @@ def check_indices(name: str, values: Iterable[Any], count: int | None = None, of
         values: Numbers from 0.
         count: How many there are; None where nobody knows.
         of: What has them: `this SAE`.
+        once: Whether one that stands there twice is a mistake.
 
     Returns:
         The numbers, in their order.
@@ -220,7 +223,7 @@ def check_indices(name: str, values: Iterable[Any], count: int | None = None, of
                 raise LimitError(name, value, there)
             raise IndexError(f"{name}={value!r}: {of or 'there'} has {there}")
         numbers.append(int(value))
-    if len(set(numbers)) < len(numbers):
+    if once and len(set(numbers)) < len(numbers):
         twice = next(n for n, times in Counter(numbers).items() if times > 1)
         raise LimitError(name, twice, "each of them once, and it is there twice")
     return numbers

@@ -115,12 +115,13 @@ def special_ids(
     """Ids of the tokens whose rows are left out: for True BOS, EOS, PAD, SEP and the decoder's start, as
     SAELens's `exclude_special_tokens` has it; a list is used as it is.
 
-    **Raises** `LimitError` or `IndexError` for a list with anything but ids of the vocabulary, each once.
+    **Raises** `LimitError` or `IndexError` for a list with anything but ids of the vocabulary.
     """
     if exclude is False:
         return ()
     if exclude is not True:
-        return tuple(sorted(check_indices("exclude_special", exclude, vocabulary, "the model's vocabulary")))
+        ids = check_indices("exclude_special", exclude, vocabulary, "the model's vocabulary", once=False)
+        return tuple(sorted(set(ids)))
     found = (special_id(tokenizer, kind) for kind in _SPECIAL)
     start = getattr(tokenizer, "decoder_start_token_id", None)
     return tuple(sorted({int(i) for i in (*found, start) if i is not None}))

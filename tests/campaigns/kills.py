@@ -57,7 +57,7 @@ PLAN = Plan(
     labellings=2,
     pairs=1,
 )
-VOLATILE = ("captured_at", "made_at", "seconds", "noted")
+VOLATILE = ("captured_at", "made_at", "seconds", "noted", "seal")
 _TIME = re.compile(rb"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00|seconds</dt><dd>[\d.]+")
 
 

@@ -178,7 +178,9 @@ def test_lists_of_numbers_hold_what_is_there_and_each_once(where: str, tiny: Any
     with as_installed():
         NUMBERS[where](tiny, [2, 1])
     unbounded = where == "a stored stream's exclude_special"
-    for bad in ([-1], [1.5], [1, 2, 1], [True], *([] if unbounded else [[10**6]])):
+    left_out = where.endswith("exclude_special")  # what is left out twice is left out
+    bads = [[-1], [1.5], [True], *([] if unbounded else [[10**6]]), *([] if left_out else [[1, 2, 1]])]
+    for bad in bads:
         with as_installed(), pytest.raises((LimitError, IndexError), match=r"=") as caught:
             NUMBERS[where](tiny, bad)
         assert "\n" not in str(caught.value) and str(caught.value)
