@@ -20,18 +20,23 @@ TOLERANCE = {
 """Largest accepted difference between two logits, as a share of the largest logit: far above what another
 order of the same sums gives (1e-5, .04 in bfloat16), far below what a misread weight does."""
 _TOKENS = 8
+NO_ANSWER = "_graticule_no_answer"
+"""An attribute of models that are not asked: twins, which are compared with none."""
 
 
 def answer_of(model: HookedModel, ids: Sequence[int] | None = None) -> dict[str, Any]:
     """Logits of a few varied tokens, less their mean, for provenance.
 
     Args:
-        model: The model; one with hooks of the user's own is not run, for they would see the pass.
+        model: The model; one with hooks of the user's own is not run, for they would see the pass, nor is a
+            twin.
         ids: The tokens; by default from the upper half of the ids, where few are special.
 
     Returns:
         `ids` and a logit of another of them at each position, as `logits`; empty where a model gives none.
     """
+    if getattr(model, NO_ANSWER, False):
+        return {}
     vocabulary = vocabulary_of(model)
     if hooked_points(model) or vocabulary is None or (ids is not None and max(ids) >= vocabulary):
         return {}

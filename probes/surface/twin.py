@@ -9,6 +9,8 @@ from typing import Any, Literal, TypeVar, cast
 import numpy as np
 import torch
 
+from graticule.hooks.answers import NO_ANSWER
+
 M = TypeVar("M")
 
 _COMPUTED = ("rotary", "inv_freq", "freqs_cis", "_cached", "mask", "IGNORE", "alibi", "slopes")
@@ -46,6 +48,7 @@ def make_twin(
     else:
         _initialise(twin, seed)
     twin.eval()
+    setattr(twin, NO_ANSWER, True)
     return twin
 
 
