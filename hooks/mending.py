@@ -25,6 +25,10 @@ def damage_of(path: Path) -> str | None:
 
     Args:
         path: A store in a folder of ours that is known to be finished, so that nothing else can be there.
+
+    Raises:
+        ArtifactError: Its manifest cannot be relied upon, and it is a link: what lies elsewhere is not taken
+            away.
     """
     try:
         manifest = read_manifest(path)
@@ -36,6 +40,8 @@ def damage_of(path: Path) -> str | None:
             return f"{damaged} is missing or damaged"
         Store(path)
     except ArtifactError as error:
+        if path.is_symlink():
+            raise
         _clear(path)
         return str(error)
     if not told:

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 import torch
 
-from graticule import Findings, Store, Table, probe
+from graticule import Activations, Findings, Store, Table, probe
+from graticule.hooks.artifact import ArtifactError
 from graticule.hooks.mending import damage_of
 from graticule.probes.surface.baselines import Baselines
 
@@ -133,3 +134,17 @@ def test_only_a_stores_own_files_are_taken_away(finished: tuple[Path, Findings],
     assert "is damaged" in str(damage_of(store))
     left = sorted(str(p.relative_to(store)) for p in store.rglob("*") if p.is_file())
     assert left == [f"{POINT}/00000.txt", "notes.txt"]
+
+
+def test_what_lies_behind_a_link_is_not_taken_away(tmp_path):
+    """A store that several folders share by a link, with a manifest of which nothing can be said."""
+    shared = tmp_path / "shared"
+    Activations.from_tensors({"blocks.0.hook_resid_post": np.eye(3)}).save(shared)
+    (shared / "manifest.json").write_text("{")
+    (tmp_path / "linked").symlink_to(shared)
+    before = sorted(f.name for f in shared.rglob("*"))
+    with pytest.raises(ArtifactError, match=r"manifest\.json"):
+        damage_of(tmp_path / "linked")
+    assert sorted(f.name for f in shared.rglob("*")) == before
+    assert "manifest.json" in str(damage_of(shared))  # the store itself is begun again
+    assert not list(shared.rglob("*.safetensors"))
