@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 from torch import Tensor
 
 from graticule.hooks.alignment import sources, with_digests
@@ -17,8 +18,9 @@ from graticule.hooks.caches import cache_shape, check_cache, check_dense, index_
 from graticule.hooks.doors import ACTIVATIONS, came, several_texts
 from graticule.hooks.masked import unmasked
 from graticule.hooks.meant import TellsNames
-from graticule.hooks.names import check_name
-from graticule.hooks.points import LayerSpec, PointSpec, captured_name, layer_of, name_of
+from graticule.hooks.names import check_name, user_path
+from graticule.hooks.points import LayerSpec, PointSpec
+from graticule.hooks.rows import PointKey, Rows, wanted_names
 from graticule.hooks.visible import visible
 
 if TYPE_CHECKING:
@@ -27,14 +29,18 @@ if TYPE_CHECKING:
     from graticule.hooks.latents import Latents
     from graticule.hooks.padding import Lengths
 
+_DIGEST_ROWS = 1 << 16  # read at once
 
-class Activations(TellsNames, Mapping[str, Tensor]):
+
+class Activations(TellsNames, Rows):
     """A mapping from hook name to a `[row, width]` tensor, with the row table beside it.
 
     Widths may differ between points; heads are flattened. `acts["blocks.7.hook_resid_post"]` and
     `acts["resid_post", 7]` are the same tensor. `rows` has one line a row: `source` (which input text),
     `position`, `token` where they are known, and the caller's own columns.
     """
+
+    in_memory = True
 
     def __init__(
         self,
@@ -54,43 +60,46 @@ class Activations(TellsNames, Mapping[str, Tensor]):
             if len(tensor) != len(rows):
                 raise ValueError(f"{name} has {len(tensor)} rows, the row table {len(rows)}; they must agree")
         self._tensors = dict(tensors)
-        self.rows = rows.reset_index(drop=True)
-        self.provenance: dict[str, Any] = dict(provenance or {})
+        self._rows = rows.reset_index(drop=True)
+        self._provenance: dict[str, Any] = dict(provenance or {})
 
-    # Mapping -----------------------------------------------------------------------------------------
-    def __getitem__(self, key: str | tuple[str, int]) -> Float[Tensor, "row width"]:
-        """The `[row, width]` tensor of a point. **Raises** `PointError` if it was not captured."""
-        return self._tensors[captured_name(key, self.points)]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
-
-    def __contains__(self, key: object) -> bool:
-        return isinstance(key, str | tuple) and name_of(key) in self._tensors
-
-    # Shape -------------------------------------------------------------------------------------------
+    # Rows --------------------------------------------------------------------------------------------
     @property
     def points(self) -> tuple[str, ...]:
-        """Hook names, in model order."""
         return tuple(self._tensors)
 
     @property
-    def layers(self) -> tuple[int | None, ...]:
-        """The block of every point, None outside the blocks."""
-        return tuple(layer_of(p) for p in self._tensors)
-
-    @property
     def widths(self) -> dict[str, int]:
-        """Point → width."""
         return {name: int(t.shape[1]) for name, t in self._tensors.items()}
 
     @property
     def n_rows(self) -> int:
-        """How many rows every point has."""
-        return len(self.rows)
+        return len(self._rows)
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        return self._rows
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        return self._provenance
+
+    def __getitem__(self, key: PointKey) -> Float[Tensor, "row width"]:
+        return self._tensors[self.name(key)]
+
+    def gather(self, point: PointKey, index: Integer[np.ndarray, " chunk"]) -> Float[Tensor, "chunk width"]:
+        values = self[point]
+        chosen = torch.from_numpy(np.asarray(index, dtype=np.int64)).to(values.device)
+        return torch.index_select(values, 0, chosen)
+
+    def checksum(self, points: Sequence[str]) -> str:
+        digest = hashlib.sha256()
+        for point in points:
+            values = self[point]
+            digest.update(f"{point}{tuple(values.shape)}{values.dtype}".encode())
+            for part in values.split(_DIGEST_ROWS):
+                digest.update(part.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+        return digest.hexdigest()[:16]
 
     @property
     def data(self) -> Float[Tensor, "point row d_model"]:
@@ -105,7 +114,7 @@ class Activations(TellsNames, Mapping[str, Tensor]):
     def select(
         self,
         rows: Sequence[int] | np.ndarray | slice | None = None,
-        points: str | tuple[str, int] | Sequence[str | tuple[str, int]] | None = None,
+        points: PointKey | Sequence[PointKey] | None = None,
     ) -> Self:
         """The activations of some rows (indices, a boolean mask, or a slice) and points.
 
@@ -120,14 +129,6 @@ class Activations(TellsNames, Mapping[str, Tensor]):
         return type(self)(chosen, table, self.provenance)
 
     def with_texts(self, texts: Sequence[str]) -> Self:
-        """The same activations, said to be of these texts: row i is of text `rows["source"][i]`.
-
-        Args:
-            texts: One for each input, in order. A table's rows are compared with them.
-
-        Raises:
-            AlignmentError: A row's source is none of the texts, or there are more or fewer than inputs.
-        """
         texts = several_texts("texts", texts)
         rows = with_digests(self.rows, texts, self.provenance.get("n_inputs"))
         return type(self)(self._tensors, rows, {**self.provenance, "n_inputs": len(texts)})
@@ -138,6 +139,12 @@ class Activations(TellsNames, Mapping[str, Tensor]):
         from graticule.hooks.latents import encode
 
         return encode(self, sae, point, batch=batch)
+
+    def to_saelens(self, path: Path | str, point: str | None = None, context_size: int | None = None) -> None:
+        """Export one point as the cached-activation dataset that SAELens's `ActivationsStore` reads."""
+        from graticule.hooks.saelens import write_saelens
+
+        write_saelens(self, path, point, context_size)
 
     def __repr__(self) -> str:
         kinds = sorted({str(t.dtype).removeprefix("torch.") for t in self._tensors.values()})
@@ -254,38 +261,24 @@ class Activations(TellsNames, Mapping[str, Tensor]):
 
         **Raises** `FileExistsError` if `path` exists, unless `overwrite`.
         """
-        from graticule.hooks.store_writer import save_activations
+        from graticule.hooks.store_writer import save_rows
 
-        save_activations(self, path, overwrite)
+        save_rows(self, path, overwrite)
 
     @classmethod
-    def load(cls, path: Path | str) -> Activations:
+    def load(cls, path: Path | str) -> Self:
         """Read a whole store into memory.
 
         **Raises** `ArtifactError` if it is incomplete, damaged, or of another schema.
         """
-        from graticule.hooks.store import Store
+        from graticule.hooks.store_files import StoreFiles
 
-        return Store(path).load()
-
-    def to_saelens(self, path: Path | str, point: str | None = None, context_size: int | None = None) -> None:
-        """Export one point as the cached-activation dataset that SAELens's `ActivationsStore` reads."""
-        from graticule.hooks.saelens import write_saelens
-
-        write_saelens(self, path, point, context_size)
+        files = StoreFiles(user_path(path))
+        return cls({point: files.tensor(point) for point in files.points}, files.rows(), files.provenance())
 
     @classmethod
-    def from_saelens(cls, path: Path | str) -> Activations:
+    def from_saelens(cls, path: Path | str) -> Self:
         """Read a SAELens cached-activation dataset."""
         from graticule.hooks.saelens import read_saelens
 
-        return read_saelens(path)
-
-
-def wanted_names(points: Any, all_points: Sequence[str]) -> list[str]:
-    """Full names of one or several points, each a name or a (short name, layer) pair; None is all of them."""
-    if points is None:
-        return list(all_points)
-    if isinstance(points, str) or (isinstance(points, tuple) and isinstance(points[-1], int)):
-        points = [points]
-    return [name_of(p) for p in points]
+        return cls(*read_saelens(path))

@@ -34,7 +34,7 @@ from graticule.hooks.running.runner import ROW_COLUMNS, Job, Runner, row_table, 
 from graticule.hooks.running.session import undisturbed
 from graticule.hooks.store import Store
 from graticule.hooks.store_manifest import STORE, read_manifest
-from graticule.hooks.store_writer import StoreWriter, finished, with_widths
+from graticule.hooks.store_writer import StoreWriter, is_finished, with_widths
 from graticule.hooks.tokens import Inputs, tokenize
 
 __all__ = ["NonFiniteError", "capture"]
@@ -175,8 +175,8 @@ def capture(
     if rows is not None:
         request["row_columns"] = list(map(str, rows.columns))
         request["rows"] = frame_digest(rows)
-    if store is not None and (opened := finished(store, request, names, _word(kept))) is not None:
-        return opened
+    if store is not None and is_finished(store, request, names, _word(kept)):
+        return Store(store)
     tell_if_slow(dtype_of(model), device_of(model), "capture: this model")
     started = time.time()
     bar = tqdm(
@@ -208,7 +208,7 @@ def capture(
         bar.update(sum(len(part) for i, part in enumerate(parts) if i not in set(lacking)))
         for part in (parts[i] for i in lacking):
             writer.append(runner.shard(part), row_table(job, part, columns))
-        return writer.finish({**made, **_when(started, model)})
+        return Store(writer.finish({**made, **_when(started, model)}))
 
 
 def _columns(
@@ -278,4 +278,4 @@ def _verified(
     except ArtifactError:
         told = {"answer": answer_of(model)}
     answer = told.get("answer") or {} if is_as_sealed(told) else answer_of(model)
-    return writer.finish({**request, "answer": answer, **_when(started, model)})
+    return Store(writer.finish({**request, "answer": answer, **_when(started, model)}))

@@ -14,7 +14,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from graticule.hooks.activations import Activations
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.coders import (
     SparseCoder,
@@ -28,8 +27,8 @@ from graticule.hooks.coders import (
 from graticule.hooks.finite import finite
 from graticule.hooks.imports import load
 from graticule.hooks.points import PointError, layer_of
+from graticule.hooks.rows import Rows
 from graticule.hooks.sae_folders import load_sae
-from graticule.hooks.store import Store
 from graticule.hooks.visible import visible
 
 _log = logging.getLogger(__name__)
@@ -48,7 +47,7 @@ class Latents:
     """SciPy CSR `[row, d_sae]`, in the SAE's own units."""
     sae: SparseCoder = field(repr=False)
     """The SAE."""
-    activations: Activations | Store = field(repr=False)
+    activations: Rows = field(repr=False)
     """Whose rows these are."""
 
     @property
@@ -123,7 +122,7 @@ class Latents:
 
 
 def encode(
-    activations: Activations | Store,
+    activations: Rows,
     sae: Any,
     point: str | None = None,
     *,
@@ -171,7 +170,7 @@ def encode(
     return Latents(name, values, sae, activations)
 
 
-def _point_of(activations: Activations | Store, sae: SparseCoder, point: str | None) -> str:
+def _point_of(activations: Rows, sae: SparseCoder, point: str | None) -> str:
     name = point or hook_name(sae)
     if name is None:
         raise ValueError(
@@ -200,14 +199,13 @@ def _nearest(name: str, points: tuple[str, ...]) -> str:
     return min(points, key=rank)
 
 
-def _read(activations: Activations | Store, point: str, sae: SparseCoder, index: np.ndarray) -> Tensor:
+def _read(activations: Rows, point: str, sae: SparseCoder, index: np.ndarray) -> Tensor:
     """Rows of a point as the SAE takes them: on its device, in its dtype, of its head."""
     run = len(index) > 0 and bool((np.diff(index) == 1).all())
-    if isinstance(activations, Store):
-        rows = activations.gather(point, index)
+    if run and activations.in_memory:
+        rows = activations[point][int(index[0]) : int(index[-1]) + 1]
     else:
-        held = activations[point]
-        rows = held[int(index[0]) : int(index[-1]) + 1] if run else held[torch.from_numpy(index)]
+        rows = activations.gather(point, index)
     finite(point, rows, lambda i: f"in row {index[i]}", "leave these rows out, or capture in float32")
     head, wanted = head_of(sae), int(sae.cfg.d_in)
     if head is not None and rows.shape[1] != wanted:

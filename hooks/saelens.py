@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from graticule.hooks.activations import Activations
 from graticule.hooks.artifact import users_folder
 from graticule.hooks.names import user_path
+from graticule.hooks.rows import Rows
 
 
-def write_saelens(acts: Activations, path: Path | str, point: str | None, context_size: int | None) -> None:
+def write_saelens(acts: Rows, path: Path | str, point: str | None, context_size: int | None) -> None:
     """Write one point as contexts of `context_size` rows.
 
     Without `context_size`, the rows of one text are one context.
@@ -51,7 +51,7 @@ def write_saelens(acts: Activations, path: Path | str, point: str | None, contex
     Dataset.from_dict(columns, features=Features(features)).save_to_disk(str(path))
 
 
-def _rows_a_text(acts: Activations) -> int:
+def _rows_a_text(acts: Rows) -> int:
     counts = acts.rows.groupby("source", sort=False).size().unique()
     if len(counts) != 1:
         raise ValueError(
@@ -61,8 +61,8 @@ def _rows_a_text(acts: Activations) -> int:
     return int(counts[0])
 
 
-def read_saelens(path: Path | str) -> Activations:
-    """The rows of a SAELens cached-activation dataset, contexts one after another.
+def read_saelens(path: Path | str) -> tuple[dict[str, torch.Tensor], pd.DataFrame, dict[str, Any]]:
+    """The tensors, row table and provenance of a SAELens cached-activation dataset, contexts in order.
 
     **Raises** `FileNotFoundError` if there is none, `ValueError` if it has no activation column.
     """
@@ -88,4 +88,4 @@ def read_saelens(path: Path | str) -> Activations:
     )
     if "token_ids" in dataset.column_names:
         rows["token"] = np.concatenate(list(arrays["token_ids"][:]))
-    return Activations(tensors, rows, {"captured_by": "SAELens", "path": str(path)})
+    return tensors, rows, {"captured_by": "SAELens", "path": str(path)}

@@ -12,7 +12,6 @@ from typing import Any, cast
 import pandas as pd
 from torch import Tensor
 
-from graticule.hooks.activations import Activations
 from graticule.hooks.artifact import (
     SCHEMA,
     ArtifactError,
@@ -28,7 +27,7 @@ from graticule.hooks.names import inside_file, user_path
 from graticule.hooks.positions import from_plain, plain
 from graticule.hooks.replacing import tidy
 from graticule.hooks.requests import differences, told
-from graticule.hooks.store import Store
+from graticule.hooks.rows import Rows
 from graticule.hooks.store_manifest import (
     KIND,
     STORE,
@@ -120,13 +119,13 @@ class StoreWriter:
         self.manifest["n_rows"] = shards[-1]["rows"][1]
         write_json(self.path / "manifest.json", self.manifest)
 
-    def finish(self, provenance: Mapping[str, Any]) -> Store:
-        """Mark the store complete and open it."""
+    def finish(self, provenance: Mapping[str, Any]) -> Path:
+        """Mark the store complete; returns its folder."""
         note_times(self.path, self.manifest, provenance)
         if not self.manifest["complete"]:
             self.manifest["complete"] = True
             write_json(self.path / "manifest.json", self.manifest)
-        return Store(self.path)
+        return self.path
 
 
 def plain_request(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -134,16 +133,16 @@ def plain_request(request: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(dict(request), sort_keys=True))
 
 
-def finished(path: Path, request: Mapping[str, Any], points: Sequence[str], dtype: str) -> Store | None:
-    """The complete store of this very request in `path`, if its files are as they were last verified.
+def is_finished(path: Path, request: Mapping[str, Any], points: Sequence[str], dtype: str) -> bool:
+    """Whether `path` holds the complete store of this very request, its files as they were last verified.
 
     **Raises** `ArtifactError` if it holds a complete store of another request.
     """
     if not (path / "manifest.json").is_file():
-        return None
+        return False
     manifest = read_manifest(path)
     if not manifest["complete"]:
-        return None
+        return False
     fresh = {
         "points": with_widths(path, points),
         "dtype": dtype,
@@ -151,7 +150,7 @@ def finished(path: Path, request: Mapping[str, Any], points: Sequence[str], dtyp
     }
     check_same(manifest, fresh, path)
     tidy(path)
-    return Store(path) if as_noted(path, manifest) else None
+    return as_noted(path, manifest)
 
 
 def with_widths(path: Path, points: Sequence[str]) -> list[dict[str, Any]]:
@@ -204,7 +203,7 @@ def _worded(value: Any) -> str:
     return repr(value)
 
 
-def save_activations(acts: Activations, path: Path | str, overwrite: bool) -> None:
+def save_rows(acts: Rows, path: Path | str, overwrite: bool) -> None:
     """Write `acts` as a complete store of one shard."""
     kinds = {str(t.dtype).removeprefix("torch.") for t in acts.values()}
     with write_folder(path, overwrite, kind=KIND) as folder:

@@ -8,23 +8,22 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int, Shaped
 
-from graticule.hooks.activations import Activations
-from graticule.hooks.store import Store
+from graticule.hooks.rows import Rows
+from graticule.probes.inputs import OF_ROWS, problem_of, table_of
 from graticule.probes.layers import Problem
 from graticule.probes.material import Material
 from graticule.probes.read_again import check_fitted_again, check_read_again, check_same_capture
 from graticule.probes.surface.baselines import Baselines, text_digest
-from graticule.probes.sweep import OF_ROWS, problem_of, table_of
 from graticule.probes.tables.table import Table
 
 if TYPE_CHECKING:
     from graticule.probes.findings import Findings
-    from graticule.probes.sweep import Target
+    from graticule.probes.inputs import Target
 
 
 def material_of(
     findings: Findings,
-    activations: Activations | Store,
+    activations: Rows,
     target: Target,
     baselines: Baselines | None,
     split: str | Shaped[np.ndarray, " row"] | None = None,
@@ -64,7 +63,7 @@ def material_of(
     return Material(activations, table, baselines, problem, findings.rivals, findings.judged_by)
 
 
-def _source(findings: Findings, activations: Activations | Store, table: Table) -> Int[np.ndarray, " row"]:
+def _source(findings: Findings, activations: Rows, table: Table) -> Int[np.ndarray, " row"]:
     """The table row of every activation row: the text's, or its own where the target was an array."""
     said = findings.predictions["source"].to_numpy(np.int64)
     if len(said) != activations.n_rows:

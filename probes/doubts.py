@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from graticule.hooks.activations import Activations
-from graticule.hooks.store import Store
+from graticule.hooks.rows import Rows
 from graticule.hooks.streams.norms import MAX_NORM
 from graticule.probes.estimators.ridge_rows import chunk_rows_for, chunks
 from graticule.probes.layers import PointFit, PointRows, Problem, chosen
@@ -84,7 +83,7 @@ def doubted(
     judged: Verdict,
     checks: Mapping[str, Verdict],
     fits: Sequence[PointFit],
-    activations: Activations | Store,
+    activations: Rows,
     problem: Problem,
     baselines: Baselines,
     rivals: Mapping[str, Predictions],
@@ -115,7 +114,7 @@ def doubted(
 
 
 def _of_probe(
-    judged: Verdict, fits: Sequence[PointFit], activations: Activations | Store, problem: Problem
+    judged: Verdict, fits: Sequence[PointFit], activations: Rows, problem: Problem
 ) -> tuple[list[str], list[str]]:
     """What to say of the probe, and why it may read less than there is."""
     best, why = chosen(fits), list[str]()
@@ -146,7 +145,7 @@ def _of_probe(
 
 
 def _of_baselines(
-    activations: Activations | Store,
+    activations: Rows,
     problem: Problem,
     baselines: Baselines,
     rivals: Mapping[str, Predictions],
@@ -163,7 +162,7 @@ def _of_baselines(
     return said, why
 
 
-def _at(activations: Activations | Store, fit: PointFit) -> Outlying:
+def _at(activations: Rows, fit: PointFit) -> Outlying:
     return outlying(PointRows(activations, fit.point, np.arange(activations.n_rows)))
 
 
@@ -192,9 +191,7 @@ def _nulls(checks: Mapping[str, Verdict], shuffled: Mapping[str, Any], min_gain:
     return told
 
 
-def _outlying_said(
-    found: Outlying, point: str, who: str, problem: Problem, activations: Activations | Store
-) -> list[str]:
+def _outlying_said(found: Outlying, point: str, who: str, problem: Problem, activations: Rows) -> list[str]:
     said: list[str] = []
     if len(found.rows):
         row = int(found.rows[0])

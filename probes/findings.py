@@ -14,7 +14,6 @@ import pandas as pd
 import torch
 from jaxtyping import Shaped
 
-from graticule.hooks.activations import Activations
 from graticule.hooks.alignment import BY_PLACE
 from graticule.hooks.artifact import (
     SCHEMA,
@@ -40,7 +39,7 @@ from graticule.hooks.names import inside, inside_file, user_path
 from graticule.hooks.points import layer_of
 from graticule.hooks.replacing import replacing_entries
 from graticule.hooks.result import Part, Result
-from graticule.hooks.store import Store
+from graticule.hooks.rows import Rows
 from graticule.probes.estimators.ridge import RidgeProbe
 from graticule.probes.findings_words import detection, part_of_table, reading
 from graticule.probes.material import Material, Predicted
@@ -51,7 +50,7 @@ from graticule.probes.surface.baselines import Baselines
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-    from graticule.probes.sweep import Target
+    from graticule.probes.inputs import Target
 
 _log = logging.getLogger(__name__)
 
@@ -138,7 +137,7 @@ class Findings(Result):
     @door(activations=ACTIVATIONS, baselines=BASELINES)
     def with_material(
         self,
-        activations: Activations | Store,
+        activations: Rows,
         table: Target,
         baselines: Baselines | None = None,
         *,

@@ -10,10 +10,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from tqdm.auto import tqdm
 
-from graticule.hooks.activations import Activations
 from graticule.hooks.finite import finite
 from graticule.hooks.points import layer_of
-from graticule.hooks.store import Store
+from graticule.hooks.rows import Rows
 from graticule.probes.estimators.ridge_rows import as_rows
 from graticule.probes.estimators.solvers import RidgeFit, ridge_cv, ridge_cv_stream
 from graticule.probes.scores.verdict import Predictions
@@ -79,18 +78,18 @@ class PointFit:
 class PointRows:
     """Some rows of one point, fetched when asked for."""
 
-    def __init__(self, activations: Activations | Store, point: str, index: Int[np.ndarray, " row"]) -> None:
+    def __init__(self, activations: Rows, point: str, index: Int[np.ndarray, " row"]) -> None:
         """Rows `index` of a point, in that order."""
-        self._held = activations if isinstance(activations, Store) else as_rows(activations[point])
-        self._point, self._index = point, index
+        self._activations, self._point, self._index = activations, point, index
+        self._values = as_rows(activations[point]) if activations.in_memory else None
         self.shape = (len(index), activations.widths[point])
 
     def gather(self, index: Int[np.ndarray, " chunk"]) -> Shaped[np.ndarray, "chunk width"]:
         """Of these rows the ones named. **Raises** `NonFiniteError` naming point and row."""
         rows = self._index[index]
-        if isinstance(self._held, Store):
-            return _finite(self._point, self._held.gather(self._point, rows).float().numpy(), rows)
-        return _finite(self._point, self._held.gather(rows), rows)
+        if self._values is None:
+            return _finite(self._point, self._activations.gather(self._point, rows).float().numpy(), rows)
+        return _finite(self._point, self._values.gather(rows), rows)
 
 
 def _finite(point: str, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -100,7 +99,7 @@ def _finite(point: str, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
 
 
 def fit_points(
-    activations: Activations | Store,
+    activations: Rows,
     problem: Problem,
     rows: Int[np.ndarray, " row"] | None = None,
     *,
@@ -121,9 +120,9 @@ def fit_points(
     quiet = not (progress if progress is not None else len(activations) * len(train) > 50_000)
     for point in tqdm(activations.points, desc=desc, unit="layer", disable=quiet, leave=False):
         size = activations.n_rows * activations.widths[point] * 8
-        if isinstance(activations, Store) and size > _STREAM_BYTES:
-            held = PointRows(activations, point, train)
-            fit = ridge_cv_stream(held, y, alphas=alphas, clusters=clusters, names=problem.names)
+        if not activations.in_memory and size > _STREAM_BYTES:
+            source = PointRows(activations, point, train)
+            fit = ridge_cv_stream(source, y, alphas=alphas, clusters=clusters, names=problem.names)
             predicted = fit.predict(_finite(point, activations.gather(point, test).float().numpy(), test))
         else:
             values = as_rows(activations[point])

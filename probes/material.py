@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from graticule.hooks.activations import Activations
-from graticule.hooks.store import Store
+from graticule.hooks.rows import Rows
 from graticule.probes.estimators.ridge_rows import as_rows
 from graticule.probes.layers import Problem
 from graticule.probes.scores.settings import JudgeSettings
@@ -42,7 +41,7 @@ class Predicted:
 class Material:
     """Activations, table and baselines of a sweep, aligned: row i of everything is activation row i."""
 
-    activations: Activations | Store
+    activations: Rows
     """Every point that was swept."""
     table: Table
     """Texts, targets, split, clusters, blocks; `problem.source` says which table row is whose."""

@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from graticule.hooks.activations import Activations
 from graticule.hooks.artifact import json_ready
+from graticule.hooks.rows import Rows
 from graticule.hooks.same_model import check_one_model
-from graticule.hooks.store import Store
 from graticule.probes.layers import PointRows, Problem, fit_points
 from graticule.probes.scores.metrics import mean_r2
 from graticule.probes.surface.baselines import Baselines
@@ -24,7 +23,7 @@ _TOLERANCE = 1e-3
 _ASKED = ("prompt", "pos", "prepend_bos", "include_bos", "twin", "seed")
 
 
-def check_read_again(findings: Findings, activations: Activations | Store, problem: Problem) -> None:
+def check_read_again(findings: Findings, activations: Rows, problem: Problem) -> None:
     """Read the test rows with the saved probes once more.
 
     Args:
@@ -91,9 +90,7 @@ def check_same_capture(saved: Mapping[str, Any], given: Mapping[str, Any]) -> No
             )
 
 
-def check_fitted_again(
-    findings: Findings, baselines: Baselines, activations: Activations | Store, problem: Problem
-) -> None:
+def check_fitted_again(findings: Findings, baselines: Baselines, activations: Rows, problem: Problem) -> None:
     """Fit the baselines once more whose provenance does not say what they were captured from.
 
     Args:

@@ -9,18 +9,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Int, Shaped
+from jaxtyping import Shaped
 
-from graticule.hooks.activations import Activations
-from graticule.hooks.alignment import BY_PLACE, BY_TOKENS, DIGEST, by_place, by_tokens, paired, sources
+from graticule.hooks.alignment import BY_PLACE, BY_TOKENS, DIGEST, by_tokens
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.doors import ACTIVATIONS, BASELINES, FINDINGS, TARGET, door
 from graticule.hooks.limits import check
-from graticule.hooks.meant import did_you_mean
-from graticule.hooks.store import Store
+from graticule.hooks.rows import Rows
 from graticule.probes.doubts import doubted
 from graticule.probes.estimators.ridge import RidgeProbe
 from graticule.probes.findings import ON_TRUST, Findings
+from graticule.probes.inputs import OF_ROWS, Target, problem_of, table_of
 from graticule.probes.layers import PointFit, PointRows, Problem, chosen, fit_points
 from graticule.probes.material import Material
 from graticule.probes.scores.geo import haversine_km
@@ -30,22 +29,14 @@ from graticule.probes.scores.verdict import Predictions, Verdict, verdict
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.surface.fitted import fit_baselines, fit_shuffled
 from graticule.probes.surface.pairing import check_pair
-from graticule.probes.tables.checks import ColumnError
-from graticule.probes.tables.groups import link_clusters, plain_form
 from graticule.probes.tables.table import Table
 
 _log = logging.getLogger(__name__)
 
-Target = Table | str | Shaped[np.ndarray, "..."] | Sequence[float] | pd.Series | pd.DataFrame
-"""A table, a column of `activations.rows`, or one value (or row of values) an activation row."""
-
-OF_ROWS = "activation rows"
-"""The name of a table that was given as an array: its rows are activation rows, not texts."""
-
 
 @door(activations=ACTIVATIONS, target=TARGET, baselines=BASELINES, surface_of=FINDINGS)
 def sweep(
-    activations: Activations | Store,
+    activations: Rows,
     target: Target,
     baselines: Baselines | None = None,
     *,
@@ -157,34 +148,7 @@ def sweep(
     )
 
 
-def problem_of(
-    activations: Activations | Store, table: Table, source: Int[np.ndarray, " row"] | None = None
-) -> Problem:
-    """Targets, split and clusters of every activation row; `source` is the table row of each."""
-    rows = paired_rows(activations, table)[0] if source is None else source
-    clusters = _clusters(activations, table, rows)
-    return Problem(rows, table.y[rows], table.is_test[rows], clusters, table.target_names)
-
-
-def paired_rows(activations: Activations | Store, table: Table) -> tuple[Int[np.ndarray, " row"], str]:
-    """The table row of every activation row, and how the two were paired.
-
-    Args:
-        activations: Rows that say which text they are of.
-        table: Whose row i is input text i.
-
-    Returns:
-        Table rows, and `alignment.COMPARED` or `alignment.BY_PLACE`.
-
-    Raises:
-        AlignmentError: They are not of the same texts, naming the first row that differs.
-    """
-    rows = activations.rows
-    pairing = paired(rows, activations.provenance, table.texts, len(table), table.name)
-    return sources(rows), pairing
-
-
-def _by_tokens(activations: Activations | Store, baselines: Baselines, table: Table) -> str:
+def _by_tokens(activations: Rows, baselines: Baselines, table: Table) -> str:
     """How rows are paired that say no texts: by their tokens, where a baseline read the table's texts.
 
     **Raises** `AlignmentError` for rows in another order than the table's.
@@ -214,83 +178,6 @@ def _fitted_before(
     return dict(findings.rivals), {name: dict(findings.baselines[name]) for name in findings.rivals}
 
 
-# Rows ------------------------------------------------------------------------------------------------
-def table_of(
-    activations: Activations | Store,
-    target: Target,
-    split: str | np.ndarray | pd.Series | None,
-    cluster: str | np.ndarray | pd.Series | None,
-) -> tuple[Table, np.ndarray, str]:
-    """The table, the table row of every activation row, and how the two were paired."""
-    if isinstance(target, Table):
-        if split is not None or cluster is not None:
-            raise ValueError("a Table brings its own split and clusters; set them there")
-        return target, *paired_rows(activations, target)
-    frame = activations.rows.copy()
-    text = "text" if "text" in frame else None
-    if not isinstance(target, str):
-        values = _entries(target, frame)
-        names = ["target"] if values.ndim == 1 else [f"target {i}" for i in range(values.shape[1])]
-        for name, column in zip(names, values.reshape(len(values), -1).T, strict=True):
-            frame[name] = column
-    elif target not in frame:
-        near = did_you_mean(target, map(str, frame))
-        raise ColumnError(
-            f"no column {target!r} among the activation rows, which have {', '.join(map(str, frame))}{near}; "
-            f"a column of a table needs the table: sweep(activations, graticule.Table(…, target={target!r}))"
-        )
-    else:
-        names = [target]
-    columns: dict[str, Any] = {}
-    for role, given in (("split", split), ("cluster", cluster)):
-        if given is not None and not isinstance(given, str):
-            frame[f"given {role}"] = _one_a_row(role, given, len(frame))
-            given = f"given {role}"
-        columns[role] = given
-    if columns["cluster"] is None:  # rows of one text are not independent, nor are texts that are alike
-        forms = None if text is None else frame[text].map(lambda t: plain_form(str(t)))
-        frame["given cluster"] = link_clusters([frame["source"], forms], len(frame))
-        columns["cluster"] = "given cluster"
-    table = Table(frame, text=text, target=names, name=OF_ROWS, **columns)
-    return table, np.arange(len(frame)), "the target is an entry a row"
-
-
-def _one_a_row(role: str, given: Any, n_rows: int) -> np.ndarray:
-    """**Raises** `ValueError` unless there is an entry an activation row."""
-    values = by_place(role, given, "activation rows")
-    if values.shape != (n_rows,):
-        came = f"the single entry {given!r}" if values.ndim == 0 else f"shape {values.shape}"
-        raise ValueError(
-            f"sweep: {role} is of {came}; expected one entry for each of {n_rows} activation rows"
-        )
-    return values
-
-
-def _entries(target: Any, rows: pd.DataFrame) -> np.ndarray:
-    """A target that was given as values, an entry an activation row."""
-    if isinstance(target, pd.DataFrame) and not all(map(pd.api.types.is_numeric_dtype, target.dtypes)):
-        columns = ", ".join(map(str, target.columns[:6]))
-        raise TypeError(
-            f"sweep: target is a DataFrame with columns {columns}; expected a Table, graticule.Table(frame, "
-            "text='COLUMN', target='COLUMN'), or values, frame['COLUMN']"
-        )
-    flat = (
-        "for a label a token, [text, position], take labels[text][position] of the 'source' and 'position' "
-        "of each line of activations.rows"
-    )
-    try:
-        values = by_place("target", target, "activation rows")
-    except ValueError as error:
-        if "inhomogeneous" not in str(error):
-            raise
-        raise ValueError(f"the target is ragged, and {len(rows)} rows need an entry each: {flat}") from None
-    if values.ndim == 0 or len(values) != len(rows):
-        count = "one entry" if values.ndim == 0 else f"{len(values)} entries"
-        hint = f"; {flat}" if values.ndim == 2 else ""
-        raise ValueError(f"the target has {count} for {len(rows)} activation rows{hint}")
-    return values
-
-
 def _check_baselines(baselines: Baselines, table: Table) -> None:
     """**Raises** `ValueError` for baselines of other texts than the table's, or where it has none."""
     try:
@@ -305,16 +192,7 @@ def _check_baselines(baselines: Baselines, table: Table) -> None:
         ) from None
 
 
-def _clusters(activations: Activations | Store, table: Table, source: np.ndarray) -> np.ndarray:
-    """The table's clusters, linked where different texts are the same tokens to the model."""
-    clusters = table.clusters[source]
-    if "same_tokens_as" not in activations.rows:
-        return clusters
-    alike = activations.rows["same_tokens_as"].reset_index(drop=True)
-    return link_clusters([pd.Series(clusters), alike], len(source))
-
-
-def _check_varied(activations: Activations | Store, problem: Problem) -> None:
+def _check_varied(activations: Rows, problem: Problem) -> None:
     """**Raises** `ValueError` where no point tells one training row from another."""
     for point in activations.points:
         rows = PointRows(activations, point, problem.train)
@@ -341,7 +219,7 @@ def _layer_score(fit: PointFit, problem: Problem, table: Table, is_chosen: bool)
 
 
 def _predictions(
-    activations: Activations | Store, table: Table, problem: Problem, best: PointFit, surface: np.ndarray
+    activations: Rows, table: Table, problem: Problem, best: PointFit, surface: np.ndarray
 ) -> pd.DataFrame:
     """One line a row: out-of-fold predictions on training rows, plain ones on test rows."""
     predicted = np.empty_like(problem.y)
@@ -385,14 +263,12 @@ def _split_note(table: Table, problem: Problem) -> str:
     )
 
 
-def _model_name(activations: Activations | Store) -> str:
+def _model_name(activations: Rows) -> str:
     made: Mapping[str, Any] = activations.provenance
     return str(made.get("model", {}).get("name", made.get("captured_by", "activations")))
 
 
-def _provenance(
-    activations: Activations | Store, table: Table, baselines: Baselines, seed: int
-) -> dict[str, Any]:
+def _provenance(activations: Rows, table: Table, baselines: Baselines, seed: int) -> dict[str, Any]:
     return {
         "activations": activations.provenance,
         "baselines": dict(baselines.provenance),

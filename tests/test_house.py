@@ -61,6 +61,37 @@ def test_arrows_point_down(room):
             assert target is None or target in ALLOWED[room], f"{file.relative_to(ROOT)} imports {module}"
 
 
+def module_of(file: Path) -> str:
+    room, *rest = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join([ROOMS[room], *(part for part in rest if part != "__init__")])
+
+
+def run_imports(file: Path, modules: set[str]) -> set[str]:
+    """Modules of the package that a file imports when it runs, inside functions too; not for types alone."""
+    tree = ast.parse(file.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            full = {f"{node.module}.{alias.name}" for alias in node.names}
+            names |= {name if name in modules else str(node.module) for name in full}
+    return names & modules - {module_of(file), "graticule"}
+
+
+def test_no_import_goes_in_a_circle():
+    """Imports inside functions included: what is followed down never comes back."""
+    files = {module_of(file): file for room in ROOMS for file in sources(room)}
+    waiting = {name: run_imports(file, set(files)) for name, file in files.items()}
+    while free := [name for name, needs in waiting.items() if not needs & set(waiting)]:
+        for name in free:
+            del waiting[name]
+    assert not waiting, f"in a circle, or leading to one: {sorted(waiting)}"
+
+
 def test_hooked_transformer_is_named_in_two_places_only():
     """TransformerLens 4 removed it: only the model loader and the worlds may build one."""
     for room in ROOMS:

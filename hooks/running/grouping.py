@@ -19,6 +19,7 @@ from graticule.hooks.ids import vocabulary_of
 from graticule.hooks.protocols import HookedModel, device_of
 from graticule.hooks.running.forward import Forward, check_shape
 from graticule.hooks.running.lengths import RopeBorders, config_of, rope_borders
+from graticule.hooks.running.prefixes import differ
 from graticule.hooks.running.session import undisturbed
 
 _TRIAL, _AFTER = 24, 8
@@ -95,13 +96,6 @@ class Trial:
         return any(
             differ(v[0, : self.split], v[1, : self.split], 1e-5, 1e-3) for v in self.activations.values()
         )
-
-
-def differ(a: Tensor, b: Tensor, single: float, half: float) -> bool:
-    """Whether two activations differ by more than a share of their size: `single`, or `half` in 16 bits."""
-    tolerance = half if a.dtype in (torch.bfloat16, torch.float16) else single
-    a, b = a.float(), b.float()
-    return not bool((a - b).norm() <= tolerance * b.norm().clamp_min(1e-12))
 
 
 def grouping_of(model: HookedModel, points: Sequence[str], rows: Sequence[np.ndarray]) -> Grouping:

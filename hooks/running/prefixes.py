@@ -106,8 +106,6 @@ def _run(forward: Forward, ids: np.ndarray) -> Prefix:
 
 def _agrees(forward: Forward, prefix: Prefix, trial: Trial) -> bool:
     """Compare both routes on the trial's rows, at the prefix's positions and after."""
-    from graticule.hooks.running.grouping import differ
-
     n = prefix.length
     cached: dict[str, Tensor] = {}
     forward(trial.tokens[:, n:], lambda point, value: cached.__setitem__(point, value), prefix)
@@ -119,3 +117,10 @@ def _agrees(forward: Forward, prefix: Prefix, trial: Trial) -> bool:
         if differ(prefix.activations[point], before, 1e-4, 5e-2):
             return False
     return True
+
+
+def differ(a: Tensor, b: Tensor, single: float, half: float) -> bool:
+    """Whether two activations differ by more than a share of their size: `single`, or `half` in 16 bits."""
+    tolerance = half if a.dtype in (torch.bfloat16, torch.float16) else single
+    a, b = a.float(), b.float()
+    return not bool((a - b).norm() <= tolerance * b.norm().clamp_min(1e-12))

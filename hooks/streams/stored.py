@@ -14,12 +14,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from graticule.hooks.activations import Activations, wanted_names
 from graticule.hooks.artifact import ArtifactError
 from graticule.hooks.finite import finite
 from graticule.hooks.limits import LimitError
 from graticule.hooks.masked import unmasked
 from graticule.hooks.points import PointError
+from graticule.hooks.rows import Rows, wanted_names
 from graticule.hooks.store import Store
 from graticule.hooks.streams.base import BaseStream, Normalize, dtype_named
 from graticule.hooks.streams.contexts import special_ids
@@ -42,7 +42,7 @@ class StoreStream(BaseStream):
 
     def __init__(
         self,
-        store: Store | Activations | Path | str,
+        store: Rows | Path | str,
         points: Any = None,
         batch_size: int = 4096,
         *,
@@ -72,7 +72,7 @@ class StoreStream(BaseStream):
         **Raises** `PointError` for points that were not captured, `ArtifactError` for a damaged store,
         `ValueError` where less than a batch of rows is left.
         """
-        self.store = store if isinstance(store, Store | Activations) else Store(store)
+        self.store = Store(store) if isinstance(store, Path | str) else store
         names = tuple(wanted_names(points, self.store.points))
         for name in names:
             if name not in self.store.points:
@@ -167,10 +167,7 @@ class StoreStream(BaseStream):
         return {p: self._read(p, index).to(self.device, self.dtype) for p in self.points}
 
     def _read(self, point: str, index: np.ndarray) -> Tensor:
-        if isinstance(self.store, Store):
-            rows = self.store.gather(point, index)
-        else:
-            rows = torch.index_select(self.store[point], 0, torch.from_numpy(index.astype(np.int64)))
+        rows = self.store.gather(point, index)
         if rows.shape[1] != self.widths[point]:
             raise ArtifactError(
                 f"{point}: rows are {rows.shape[1]} wide, not {self.widths[point]} as the manifest says; "
@@ -225,22 +222,16 @@ class StoreStream(BaseStream):
 
     @cached_property
     def _values(self) -> str:
-        """A digest of every value at the points: of a store its files' checksums, else all bytes in order."""
-        if isinstance(self.store, Store):
-            return self.store.checksum(self.points)
-        digest = hashlib.sha256()
-        for point in self.points:
-            values = self.store[point]
-            digest.update(f"{point}{tuple(values.shape)}{values.dtype}".encode())
-            for part in values.split(_NORM_BATCH):
-                digest.update(part.detach().cpu().contiguous().view(torch.uint8).numpy().data)
-        return digest.hexdigest()[:16]
+        """A digest of every value at the points."""
+        return self.store.checksum(self.points)
 
     def _request(self) -> dict[str, Any]:
         """What was captured, as the store or the activations know it."""
-        made = self.store.request if isinstance(self.store, Store) else self.store.provenance
-        kept = ("model", "inputs", "n_inputs", "prompt", "pos", "bos", "include_bos")
-        return {k: made[k] for k in kept if k in made}
+        asked, names = (
+            self.store.request,
+            ("model", "inputs", "n_inputs", "prompt", "pos", "bos", "include_bos"),
+        )
+        return {name: asked[name] for name in names if name in asked}
 
     def metadata(self) -> dict[str, Any]:
         """SAELens's names for the data's settings as far as the store knows them, and graticule's own under
@@ -255,7 +246,7 @@ class StoreStream(BaseStream):
             "model_from_pretrained_kwargs": {},
             **({"hook_name": self.points[0]} if len(self.points) == 1 else {}),
             "hook_head_index": None,
-            "dataset_path": str(self.store.path) if isinstance(self.store, Store) else "",
+            "dataset_path": self.store.location,
             "context_size": size,
             "prepend_bos": bool(settings["request"].get("bos", False) or _first_token(table)),
             "seqpos_slice": [None],

@@ -17,10 +17,11 @@ from graticule.probes.estimators.pca import components, pca_ridges
 from graticule.probes.estimators.ridge import cosines
 from graticule.probes.estimators.solvers import ridge_cv
 from graticule.probes.findings import Findings
+from graticule.probes.inputs import problem_of
 from graticule.probes.layers import fit_points
 from graticule.probes.scores.metrics import r2
 from graticule.probes.surface.baselines import Baselines, text_digest
-from graticule.probes.sweep import problem_of, sweep
+from graticule.probes.sweep import sweep
 from graticule.probes.tables.table import Table
 from graticule.sims.truth.optimal import LinearReader
 

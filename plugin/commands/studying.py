@@ -77,9 +77,10 @@ def study(
     """
     tokens, names = a.read_pos(pos), [a.read_names(only), a.read_names(skip)]
     templates, folders = a.read_pairs(compare_prompt or (), "--compare-prompt"), a.read_saes(sae or ())
-    from graticule.studies.running import STUDY, chosen_steps
+    from graticule.studies.running import chosen_steps
     from graticule.studies.running import study as run
     from graticule.studies.settings import Settings
+    from graticule.studies.steps import STUDY
 
     chosen_steps(*names)
     STUDY.check(out)

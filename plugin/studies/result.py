@@ -26,11 +26,12 @@ from graticule.hooks.saved import SavedResult
 from graticule.probes.adjust import holm_verdicts
 from graticule.probes.causes.causes import Causes
 from graticule.probes.findings import Findings
+from graticule.results import load_result
+from graticule.studies.steps import STEPS, STUDY
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-KIND = "study"
 _VERDICTS = "The two verdicts: what the activations hold, and what the model does with it"
 _PARTS = "The parts of the study, a page each"
 _TOGETHER = "Both verdicts' p-values, raw and Holm-adjusted for asking two questions"
@@ -100,7 +101,6 @@ class Study(Result):
     def report(self, path: Path | str) -> Path:
         """The first page at `path`, and beside it a page a part; returns where the first is."""
         from graticule.report.page import write_page
-        from graticule.studies.steps import STEPS
 
         path = user_path(path)
         asked = {step.name: step.title for step in STEPS}
@@ -119,9 +119,7 @@ class Study(Result):
 
         **Raises** `FileExistsError` if `path` holds something else, or another process writes there.
         """
-        from graticule.studies.running import STUDY
-
-        held = {"kind": KIND, "schema": SCHEMA, "steps": list(self.results), **self.to_json()}
+        held = {"kind": STUDY.kind, "schema": SCHEMA, "steps": list(self.results), **self.to_json()}
         with working_folder(path, STUDY, "saving a study into") as folder:
             write_json(folder / "study.json", held)
 
@@ -131,11 +129,9 @@ class Study(Result):
 
         **Raises** `ArtifactError` if it is no whole study.
         """
-        from graticule.studies.running import read_step
-
         path = user_path(path)
         index = read_json(path / "study.json")
-        check_schema(index, KIND, path)
+        check_schema(index, STUDY.kind, path)
         with as_damaged(path / "study.json", "run the study again"):
             for step in index["steps"]:
                 place = inside(path, step)
@@ -187,3 +183,16 @@ class Study(Result):
         ]
         lines += [{"part": step, "answer": why} for step, why in self.failures.items()]
         return pd.DataFrame(lines, columns=["part", "answer"])
+
+
+def read_step(folder: Path) -> dict[str, SavedResult]:
+    """The saved results of a step, by name. **Raises** `ArtifactError` if they are not whole."""
+    out: dict[str, SavedResult] = {}
+    index = read_json(folder / "step.json")
+    with as_damaged(folder / "step.json", "run the study again"):
+        for name in index["results"]:
+            result = load_result(inside(folder, name))
+            if not isinstance(result, SavedResult):
+                raise TypeError(f"{name} is no result of a step")
+            out[name] = result
+    return out

@@ -11,7 +11,7 @@ from typing import Any
 
 from graticule.hooks.artifact import ArtifactError, as_damaged, check_schema, read_json, write_json
 from graticule.hooks.doors import MODEL, TABLE, door
-from graticule.hooks.kinds import FolderKind, ForeignFolderError, working_folder
+from graticule.hooks.kinds import ForeignFolderError, working_folder
 from graticule.hooks.meant import did_you_mean
 from graticule.hooks.names import inside
 from graticule.hooks.protocols import HookedModel
@@ -21,19 +21,14 @@ from graticule.probes.applicable import NotApplicable
 from graticule.probes.calibration.result import Calibration, detected
 from graticule.probes.probe import probe
 from graticule.probes.tables.table import Table
-from graticule.results import load_result
 from graticule.studies.context import Context, Step
-from graticule.studies.result import KIND, Study
+from graticule.studies.result import Study, read_step
 from graticule.studies.settings import Settings
-from graticule.studies.steps import STEPS
+from graticule.studies.steps import STEPS, STUDY
 
 _log = logging.getLogger(__name__)
 
 Say = Callable[[str], None]
-STUDY = FolderKind(
-    KIND, "study", "study.json", ("probe", "pages", "report.html", *(step.name for step in STEPS))
-)
-"""The folder of a study, a folder a step."""
 
 
 @door(model=MODEL, table=TABLE)
@@ -177,19 +172,6 @@ def _already(folder: Path, fingerprint: str) -> dict[str, SavedResult] | None:
     return None
 
 
-def read_step(folder: Path) -> dict[str, SavedResult]:
-    """The saved results of a step, by name. **Raises** `ArtifactError` if they are not whole."""
-    out: dict[str, SavedResult] = {}
-    index = read_json(folder / "step.json")
-    with as_damaged(folder / "step.json", "run the study again"):
-        for name in index["results"]:
-            result = load_result(inside(folder, name))
-            if not isinstance(result, SavedResult):
-                raise TypeError(f"{name} is no result of a step")
-            out[name] = result
-    return out
-
-
 def _check_steps(folder: Path, wanted: Sequence[Step]) -> None:
     """**Raises** `ForeignFolderError` if a finished study there has steps that this one would drop."""
     if not (folder / "study.json").is_file():
@@ -197,7 +179,7 @@ def _check_steps(folder: Path, wanted: Sequence[Step]) -> None:
     names = [step.name for step in wanted]
     with as_damaged(folder / "study.json", "choose another folder"):
         index = read_json(folder / "study.json")
-        check_schema(index, KIND, folder)
+        check_schema(index, STUDY.kind, folder)
         dropped = [str(step) for step in index["steps"] if step not in names]
     if dropped:
         raise ForeignFolderError(

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from graticule.hooks.kinds import FolderKind
 from graticule.hooks.saved import SavedResult
 from graticule.probes.applicable import NotApplicable
 from graticule.studies.context import Context, Step
@@ -223,3 +224,8 @@ STEPS: tuple[Step, ...] = (
     Step("compat", "the paper's own scoring", _compat, ("paper_compat",)),
 )
 """All steps, in the order they run."""
+
+STUDY = FolderKind(
+    "study", "study", "study.json", ("probe", "pages", "report.html", *(step.name for step in STEPS))
+)
+"""The folder of a study, a folder a step."""

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.parts import run_in_parts
 from graticule.probes.attribution.again import Asked, Unit
-from graticule.probes.attribution.writes import Rows, Term, Writes
+from graticule.probes.attribution.writes import ByPoint, Term, Writes
 
 _CHUNK_VALUES = 1 << 25  # activations held at once (128 MiB in float32)
 
@@ -63,7 +63,7 @@ def take_apart(
     readings: list[np.ndarray] = []
     sources: list[np.ndarray] = []
 
-    def take(rows: Rows, source: np.ndarray) -> None:
+    def take(rows: ByPoint, source: np.ndarray) -> None:
         values.append(writes(rows))
         readings.append(rows[reading.point] @ reading.coef + reading.intercept)
         sources.append(source)
@@ -91,7 +91,7 @@ def top_neurons(
     sums: dict[int, list[np.ndarray]] = {}
     whole: list[np.ndarray] = []
 
-    def take(rows: Rows, source: np.ndarray) -> None:  # noqa: ARG001
+    def take(rows: ByPoint, source: np.ndarray) -> None:  # noqa: ARG001
         read = rows[reading.point] @ reading.coef
         whole.append(read)
         for layer, each in writes.neurons.items():
@@ -121,7 +121,7 @@ def _stream(
     texts: Sequence[str],
     how: Asked,
     points: Sequence[str],
-    take: Callable[[Rows, Int[np.ndarray, " row"]], None],
+    take: Callable[[ByPoint, Int[np.ndarray, " row"]], None],
     desc: str,
     progress: bool | None,
 ) -> None:

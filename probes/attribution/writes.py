@@ -16,7 +16,7 @@ from graticule.probes.attribution.weights import Norm, head_weights, out_weights
 
 _STREAM = re.compile(r"^blocks\.(\d+)\.hook_resid_(pre|mid|post)$")
 
-Rows = Mapping[str, Float[np.ndarray, "row width"]]
+ByPoint = Mapping[str, Float[np.ndarray, "row width"]]
 """Hook name → activations in float64."""
 
 
@@ -40,7 +40,7 @@ class _Source:
 
     points: tuple[str, ...]
     terms: tuple[Term, ...]
-    read: Callable[[Rows], Float[np.ndarray, "row term target"]]
+    read: Callable[[ByPoint], Float[np.ndarray, "row term target"]]
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Neurons:
     norm: Norm | None
     """Between MLP and stream."""
 
-    def scaled(self, rows: Rows) -> Float[np.ndarray, "row neuron"]:
+    def scaled(self, rows: ByPoint) -> Float[np.ndarray, "row neuron"]:
         """Activations divided by the norm's scale: `to_reading` times these are the terms."""
         post = rows[self.point]
         return post if self.norm is None else post / rows[self.norm.point].reshape(-1, 1)
@@ -107,7 +107,7 @@ class Writes:
         """Hook names to capture, the reading's own among them."""
         return tuple(dict.fromkeys([*(p for s in self._sources for p in s.points), self.point]))
 
-    def __call__(self, rows: Rows) -> Float[np.ndarray, "row term target"]:
+    def __call__(self, rows: ByPoint) -> Float[np.ndarray, "row term target"]:
         """The terms of each row, without the intercept."""
         return np.concatenate([source.read(rows) for source in self._sources], axis=1)
 
@@ -145,7 +145,7 @@ class Writes:
         point = f"blocks.{layer}.attn.hook_z"
         terms = [Term(f"L{layer} head {h}", "head", layer, h) for h in range(n_heads)]
 
-        def read(rows: Rows) -> np.ndarray:
+        def read(rows: ByPoint) -> np.ndarray:
             z = rows[point].reshape(-1, n_heads, d_head)
             return np.einsum("rhd,hdt->rht", z, to_reading, optimize=True)
 
@@ -161,7 +161,7 @@ class Writes:
         terms = [Term(f"L{layer} neuron {n}", "neuron", layer, int(n)) for n in chosen]
         terms.append(Term(f"L{layer} other neurons", "other neurons", layer))
 
-        def read(rows: Rows) -> np.ndarray:
+        def read(rows: ByPoint) -> np.ndarray:
             post = rows[point]
             alone = post[:, chosen, None] * to_reading[chosen]
             return np.concatenate([alone, (post @ to_reading - alone.sum(axis=1))[:, None]], axis=1)
@@ -172,7 +172,7 @@ class Writes:
         self,
         point: str,
         terms: list[Term],
-        read: Callable[[Rows], np.ndarray],
+        read: Callable[[ByPoint], np.ndarray],
         norm: Norm | None,
         bias: Float[np.ndarray, " target"],
         bias_name: str,
@@ -183,7 +183,7 @@ class Writes:
         if biased:
             terms = [*terms, Term(bias_name, "bias", terms[0].layer)]
 
-        def scaled(rows: Rows) -> np.ndarray:
+        def scaled(rows: ByPoint) -> np.ndarray:
             out = read(rows)
             if biased:
                 line = np.broadcast_to(bias, (len(out), 1, len(bias)))

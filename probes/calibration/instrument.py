@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from graticule.hooks.activations import Activations
-from graticule.hooks.store import Store
+from graticule.hooks.rows import Rows
 from graticule.probes.calibration.components import (
     FEW_ROWS,
     Answers,
@@ -63,7 +62,7 @@ class Instrument:
         n_train = len(problem.train)
         plan = plan_holdout(n_train, problem.clusters[problem.train])
 
-        def ridge(held: Activations | Store, point: str, rows: np.ndarray) -> RidgeAnswerer:
+        def ridge(held: Rows, point: str, rows: np.ndarray) -> RidgeAnswerer:
             train, test = (PointRows(held, point, rows[part]) for part in (problem.train, problem.test))
             return RidgeAnswerer.of(train, test, plan, material.alphas, strengths)
 

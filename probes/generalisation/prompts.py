@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from graticule.hooks.activations import Activations
 from graticule.hooks.artifact import json_ready, library_versions
 from graticule.hooks.capture import capture
 from graticule.hooks.doors import MODEL, TABLE, door
@@ -21,15 +20,16 @@ from graticule.hooks.locks import only_here
 from graticule.hooks.names import inside, user_path
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.protocols import HookedModel
-from graticule.hooks.store import Store
+from graticule.hooks.rows import Rows
 from graticule.probes.compare import compare
 from graticule.probes.findings import Findings
 from graticule.probes.generalisation.prompts_result import Prompts
+from graticule.probes.inputs import problem_of
 from graticule.probes.probe import asked_of, findings_of, marked
 from graticule.probes.scores.multiplicity import holm
 from graticule.probes.surface.baselines import baselines
 from graticule.probes.surface.pairing import ANY_PROMPT
-from graticule.probes.sweep import problem_of, sweep
+from graticule.probes.sweep import sweep
 from graticule.probes.tables.prompts import Prompt, read_prompts
 from graticule.probes.tables.table import Table
 
@@ -113,7 +113,7 @@ def _probed(
     alphas: Sequence[float] | None,
 ) -> Prompts:
     """What `prompts` gives, in a folder that no other process writes into."""
-    held: dict[str, Activations | Store] = {}
+    held: dict[str, Rows] = {}
     seed, draws, progress = judging["seed"], judging["draws"], settings["progress"]
     for name, prompt in asked.items():
         inputs, template, pos = prompt.inputs(model, table.texts or (), settings["prepend_bos"])
@@ -202,7 +202,7 @@ def gather(
 
 
 # Parts -----------------------------------------------------------------------------------------------
-def _linked(table: Table, held: Mapping[str, Activations | Store]) -> Table:
+def _linked(table: Table, held: Mapping[str, Rows]) -> Table:
     """The table, with rows linked that any prompt makes the same tokens: all prompts share one problem."""
     each = [problem_of(a, table).clusters for a in held.values()]
     if all(np.array_equal(each[0], other) for other in each[1:]):

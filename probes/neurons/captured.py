@@ -11,12 +11,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from graticule.hooks.activations import Activations
 from graticule.hooks.capture import capture
 from graticule.hooks.meant import UnknownNameError
 from graticule.hooks.positions import Pos
 from graticule.hooks.protocols import HookedModel
-from graticule.hooks.store import Store
+from graticule.hooks.rows import Rows
 from graticule.probes.applicable import NotApplicable
 from graticule.probes.attribution.again import asked, drawn, table_rows
 from graticule.probes.estimators.ridge_rows import as_rows
@@ -30,7 +29,7 @@ _LEVEL_ROWS = 20
 class Captured:
     """Captured neurons, aligned with the table."""
 
-    activations: Activations | Store
+    activations: Rows
     """Points `blocks.L.mlp.hook_post`."""
     source: Int[np.ndarray, " row"]
     """The table row of every captured row."""
@@ -75,7 +74,7 @@ def capture_neurons(
         "progress": progress,
     }
     texts = [table.texts[i] for i in index]
-    held: Activations | Store = (
+    held: Rows = (
         capture(model, texts, **settings) if store is None else capture(model, texts, store=store, **settings)
     )
     source = index[held.rows["source"].to_numpy()]

@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 import torch
 
-from graticule.hooks.activations import Activations
 from graticule.hooks.artifact import (
     SCHEMA,
     ArtifactError,
@@ -37,8 +36,10 @@ from graticule.hooks.names import inside, user_path
 from graticule.hooks.points import LayerSpec, PointError, PointSpec, full_name, resolve
 from graticule.hooks.positions import Pos, plain
 from graticule.hooks.protocols import HookedModel
+from graticule.hooks.rows import Rows
 from graticule.hooks.running.packing import lay_out
 from graticule.hooks.store import Store
+from graticule.hooks.store_writer import save_rows
 from graticule.probes.surface.twin import make_twin
 from graticule.probes.tables.table import Table
 
@@ -60,7 +61,7 @@ class Baselines:
 
     table_digest: str
     """Digest of the table that they were captured for."""
-    features: Mapping[str, Activations | Store]
+    features: Mapping[str, Rows]
     """Baseline → its activations: one point for an embedding or block 0, all layers for a twin."""
     strings: bool = True
     """Whether TF-IDF of the table's texts is one of them; it is fitted with the target, out of fold."""
@@ -84,8 +85,9 @@ class Baselines:
         """Write every feature as a store in `path`."""
         with working_folder(path, BASELINES, "saving baselines into") as folder:
             for name, feature in self.features.items():
-                if isinstance(feature, Activations):
-                    feature.save(inside(folder, name), overwrite=True)
+                place = inside(folder, name)
+                if not (isinstance(feature, Store) and feature.path.resolve() == place.resolve()):
+                    save_rows(feature, place, overwrite=True)
             _write_manifest(folder, self)
 
     @classmethod
@@ -196,11 +198,11 @@ def _made(
     shared: dict[str, Any] = {k: asked[k] for k in ("prompt", "dtype", "prepend_bos")}
     shared["progress"] = how["progress"]
 
-    def run(name: str, network: HookedModel, **settings: Any) -> Activations | Store:
+    def run(name: str, network: HookedModel, **settings: Any) -> Rows:
         target: dict[str, Any] = {} if folder is None else {"store": folder / name}
         return capture(network, texts, **{**shared, **settings, **target})
 
-    features: dict[str, Activations | Store] = {}
+    features: dict[str, Rows] = {}
     embed = full_name("embed")
     try:
         features["mean_embedding"] = run("mean_embedding", model, points=embed, pos="entity_mean")

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from graticule.hooks.activations import Activations
-from graticule.hooks.store import Store
+from graticule.hooks.rows import Rows
 from graticule.probes.layers import PointFit, Problem, chosen, fit_points
 from graticule.probes.scores.bootstrap import cluster_sums, interval, resampled_r2
 from graticule.probes.scores.metrics import score
@@ -21,7 +20,7 @@ from graticule.probes.tables.table import Table
 
 def fit_baselines(
     baselines: Baselines,
-    activations: Activations | Store,
+    activations: Rows,
     table: Table,
     problem: Problem,
     alphas: Sequence[float] | None,
@@ -54,7 +53,7 @@ def fit_baselines(
 
 
 def fit_shuffled(
-    activations: Activations | Store,
+    activations: Rows,
     best: PointFit,
     problem: Problem,
     table: Table,
@@ -83,9 +82,7 @@ def fit_shuffled(
     }
 
 
-def served_by(
-    feature: Activations | Store, activations: Activations | Store, source: np.ndarray
-) -> np.ndarray:
+def served_by(feature: Rows, activations: Rows, source: np.ndarray) -> np.ndarray:
     """Which row of `feature` serves each activation row: the same position, or the text's only row.
 
     **Raises** `ValueError` if some activation row's position was not captured for the feature.

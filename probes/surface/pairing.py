@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from graticule.hooks.activations import Activations
 from graticule.hooks.alignment import sources
+from graticule.hooks.rows import Rows
 from graticule.hooks.same_model import check_one_model
-from graticule.hooks.store import Store
 from graticule.probes.surface.baselines import Baselines
 from graticule.probes.surface.fitted import served_by
 
@@ -22,7 +21,7 @@ class PairError(ValueError):
     """Baselines that were captured otherwise than the activations that they are given with."""
 
 
-def check_pair(baselines: Baselines, activations: Activations | Store) -> bool:
+def check_pair(baselines: Baselines, activations: Rows) -> bool:
     """Refuse baselines of another model, prompt, position or layers than the activations.
 
     Args:
@@ -54,7 +53,7 @@ def check_pair(baselines: Baselines, activations: Activations | Store) -> bool:
     return bool(of.get("digest")) and not model.get("digest")
 
 
-def _check_reading(name: str, feature: Activations | Store, activations: Activations | Store) -> None:
+def _check_reading(name: str, feature: Rows, activations: Rows) -> None:
     """**Raises** `PairError` for another prompt, special tokens or other positions."""
     theirs, ours = feature.provenance, activations.provenance
     if "prompt" in theirs and "prompt" in ours and theirs["prompt"] != ours["prompt"]:
@@ -71,7 +70,7 @@ def _check_reading(name: str, feature: Activations | Store, activations: Activat
         raise _other(name, "pos", theirs["pos"], ours["pos"])
 
 
-def _same_places(feature: Activations | Store, activations: Activations | Store) -> bool:
+def _same_places(feature: Rows, activations: Rows) -> bool:
     """Whether rows that were asked for in other words are of the same tokens."""
     theirs, ours = feature.rows, activations.rows
     if "position" not in theirs or "position" not in ours:

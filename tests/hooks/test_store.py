@@ -390,7 +390,7 @@ def test_a_store_of_very_many_shards_needs_few_file_handles(tmp_path):
     for i in range(75):
         here = data[3 * i : 3 * i + 3]
         writer.append({"hook_a": here, "hook_b": -here}, pd.DataFrame({"source": range(3 * i, 3 * i + 3)}))
-    store = writer.finish({})
+    store = Store(writer.finish({}))
     used = len(os.listdir("/proc/self/fd"))
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + 72, limits[1]))

@@ -60,7 +60,7 @@ def numbered_store(folder, n=103, shards=4, dtype=torch.float32):
         own = number[torch.from_numpy(part)][:, None]
         tensors = {"a": own.expand(-1, 3), "b": 2 * own.expand(-1, 5)}
         writer.append({k: t.to(dtype) for k, t in tensors.items()}, table.iloc[part].reset_index(drop=True))
-    return writer.finish({})
+    return Store(writer.finish({}))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import torch
 import graticule
 from graticule import Activations, Findings, Store, Table, baselines, capture, holdouts, record, sweep
 from graticule.hooks.alignment import BY_PLACE, BY_TOKENS, COMPARED, DIGEST, AlignmentError, text_digests
-from graticule.probes.sweep import paired_rows, problem_of
+from graticule.probes.inputs import paired_rows, problem_of
 from graticule.probes.tables.prompts import Prompt
 
 N = 40

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from graticule.hooks.activations import Activations
-from graticule.probes.sweep import table_of
+from graticule.probes.inputs import table_of
 from graticule.probes.tables.checks import ColumnError
 from graticule.probes.tables.groups import group_folds, link_clusters
 from graticule.probes.tables.reading import packaged_tables

@@ -11,12 +11,11 @@ from typing import Any, cast
 
 from sae_lens import TrainingSAEConfig
 
-from graticule.hooks.activations import Activations
 from graticule.hooks.doors import MODEL, came
 from graticule.hooks.names import check_name, user_path
 from graticule.hooks.points import PointError
 from graticule.hooks.protocols import HookedModel
-from graticule.hooks.store import Store
+from graticule.hooks.rows import Rows
 from graticule.hooks.streams.protocol import Stream
 from graticule.saes.training.settings import split_settings
 
@@ -131,7 +130,7 @@ def make_stream(
             raise PointError(f"{', '.join(missing)} is not in the stream: {', '.join(source.points)}")
         return source
     shared: dict[str, Any] = {"epochs": epochs, "seed": seed, **options}
-    if isinstance(source, str | Path | Store | Activations):
+    if isinstance(source, str | Path | Rows):
         from graticule.hooks.streams.stored import StoreStream
 
         if isinstance(source, str | Path) and not user_path(source).exists():
