@@ -14,14 +14,13 @@ from jaxtyping import Float, Integer
 from torch import Tensor
 
 from graticule.hooks.alignment import sources, with_digests
-from graticule.hooks.caches import cache_shape, check_cache, check_dense, index_or_slice, names_in
 from graticule.hooks.doors import ACTIVATIONS, came, several_texts
-from graticule.hooks.masked import unmasked
-from graticule.hooks.meant import TellsNames
+from graticule.hooks.messages import TellsNames, visible
 from graticule.hooks.names import check_name, user_path
+from graticule.hooks.padding import cache_shape, check_cache, check_dense, index_or_slice, names_in
 from graticule.hooks.points import LayerSpec, PointSpec
 from graticule.hooks.rows import PointKey, Rows, wanted_names
-from graticule.hooks.visible import visible
+from graticule.hooks.values import unmasked
 
 if TYPE_CHECKING:
     from typing import Self

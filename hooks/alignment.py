@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int, Shaped
 
-from graticule.hooks.masked import unmasked
+from graticule.hooks.values import unmasked
 
 DIGEST = "text_digest"
 """The column of a row table that holds the digest of each row's text."""

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from graticule.hooks.identity import hooked_points
-from graticule.hooks.ids import vocabulary_of
 from graticule.hooks.protocols import HookedModel, device_of
 from graticule.hooks.running.session import undisturbed
+from graticule.hooks.values import vocabulary_of
 
 TOLERANCE = {
     torch.float32: 1e-4,

@@ -1,14 +1,18 @@
-"""What the code inside one public call shares: it begins with the outermost call, and ends with it."""
+"""What the code inside one public call shares: a memory of what was worked out, and plain torch.
+
+It begins with the outermost call, and ends with it. Torch computes as in a fresh process, whatever the
+session around the call has switched on.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Generator, MutableMapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from graticule.hooks.plainly import plainly
+import torch
 
 _memory: ContextVar[MutableMapping[Any, Any] | None] = ContextVar("graticule_call", default=None)
 
@@ -37,3 +41,44 @@ def memory() -> MutableMapping[Any, Any]:
     """What this call remembers, by object, none of which it keeps alive; outside a call, nothing at all."""
     current = _memory.get()
     return WeakKeyDictionary() if current is None else current
+
+
+_AUTOCAST = ("cpu", "cuda", "mps", "xpu")
+"""Devices whose autocast is switched off."""
+
+
+@contextmanager
+def plainly(*, inference: bool = False) -> Generator[None]:
+    """Inside, nothing is cast to another dtype, and float32 is the default; all is as before after it.
+
+    Activations are of the dtype that their model is in. Under `torch.autocast` they would be of another, and
+    be off by as much as that rounds, and under a default dtype of float64 what a forward makes anew would be.
+
+    Args:
+        inference: Whether inference mode, which changes no values, may stay on. Tensors made in it cannot be
+            used outside it as others can.
+    """
+    default = torch.get_default_dtype()
+    with ExitStack() as stack:
+        for device in _AUTOCAST:
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        if not inference and torch.is_inference_mode_enabled():
+            stack.enter_context(torch.inference_mode(mode=False))
+        try:
+            torch.set_default_dtype(torch.float32)
+            yield
+        finally:
+            torch.set_default_dtype(default)
+
+
+def products() -> dict[str, Any]:
+    """How torch multiplies float32 matrices, where that is not in float32: for what is kept.
+
+    Users choose it for a machine, and it is left as they chose it.
+    """
+    try:
+        precision = torch.get_float32_matmul_precision()
+    except RuntimeError:  # torch's older and newer switches were both used
+        precision = "mixed"
+    return {} if precision == "highest" else {"float32_products": precision}

@@ -19,7 +19,6 @@ from graticule.hooks.alignment import DIGEST, text_digests
 from graticule.hooks.answers import answer_of
 from graticule.hooks.artifact import ArtifactError, frame_digest, is_as_sealed, library_versions, read_json
 from graticule.hooks.doors import FRAME, MODEL, door, several_inputs, several_texts, texts_of
-from graticule.hooks.finite import NonFiniteError
 from graticule.hooks.identity import check_unhooked, model_identity
 from graticule.hooks.kinds import working_folder
 from graticule.hooks.names import user_path
@@ -28,14 +27,13 @@ from graticule.hooks.positions import Pos, check_pos, plain, select
 from graticule.hooks.processor import described, tell_if_slow
 from graticule.hooks.protocols import HookedModel, device_of, dtype_of
 from graticule.hooks.running.forward import check_compilable, compiled_blocks
-from graticule.hooks.running.packing import packed
-from graticule.hooks.running.parts import TOKEN_BUDGET
-from graticule.hooks.running.runner import ROW_COLUMNS, Job, Runner, row_table, shards
-from graticule.hooks.running.session import undisturbed
+from graticule.hooks.running.runner import ROW_COLUMNS, TOKEN_BUDGET, Job, Runner, row_table, shards
+from graticule.hooks.running.session import packed, undisturbed
 from graticule.hooks.store import Store
-from graticule.hooks.store_manifest import STORE, read_manifest
+from graticule.hooks.store_files import STORE, read_manifest
 from graticule.hooks.store_writer import StoreWriter, is_finished, with_widths
 from graticule.hooks.tokens import Inputs, tokenize
+from graticule.hooks.values import NonFiniteError
 
 __all__ = ["NonFiniteError", "capture"]
 

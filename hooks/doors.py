@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from graticule.hooks.calls import one_call, outermost
 from graticule.hooks.limits import LIMITS, LimitError, check
-from graticule.hooks.masked import unmasked
+from graticule.hooks.values import unmasked
 
 _OWN = ("self", "cls")
 P = ParamSpec("P")

@@ -14,10 +14,8 @@ import torch
 import xxhash
 from torch import Tensor
 
-from graticule.hooks.calls import memory
-from graticule.hooks.modules import modules_of
-from graticule.hooks.plainly import products
-from graticule.hooks.protocols import HookedModel, dtype_of
+from graticule.hooks.calls import memory, products
+from graticule.hooks.protocols import HookedModel, dtype_of, modules_of
 from graticule.hooks.tokenizers import tokenizer_digest
 
 _RECOMPUTED = frozenset({"mask", "IGNORE", "inv_freq"})

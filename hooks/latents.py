@@ -22,14 +22,14 @@ from graticule.hooks.coders import (
     describe,
     head_of,
     hook_name,
+    load_sae,
     writes_elsewhere,
 )
-from graticule.hooks.finite import finite
 from graticule.hooks.imports import load
+from graticule.hooks.messages import visible
 from graticule.hooks.points import PointError, layer_of
 from graticule.hooks.rows import Rows
-from graticule.hooks.sae_folders import load_sae
-from graticule.hooks.visible import visible
+from graticule.hooks.values import finite
 
 _log = logging.getLogger(__name__)
 

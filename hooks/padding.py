@@ -1,4 +1,4 @@
-"""Where each row of a padded batch begins and ends, so that padding is never taken for a token of a text."""
+"""Padded batches and caches: which entries of a cache are asked for, and where each of its rows begins."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from graticule.hooks.ids import vocabulary_of
-from graticule.hooks.masked import unmasked
+from graticule.hooks.doors import ACTIVATIONS, came
+from graticule.hooks.points import LayerSpec, PointSpec, layer_of, resolve_layers, resolve_names
 from graticule.hooks.running.grouping import looks_ahead
+from graticule.hooks.values import unmasked, vocabulary_of
 
 _PART = 8192
 """Tokens whose embeddings are looked at together."""
@@ -217,3 +218,72 @@ def check_unseen(extent: Extent, length: int, model: Any, points: Sequence[str],
             "this model reads both ways, and texts of a padded batch without a mask see the padding behind "
             f"them: {say}, or give graticule.capture(model, texts)"
         )
+
+
+_NO_REPRESENTATION = ("hook_scale",)
+
+
+def names_in(cache: Any, points: PointSpec | None, layers: LayerSpec) -> list[str]:
+    """Names of a cache's entries: those asked for, or all that are activations of the residual's making."""
+    names = [str(name) for name in cache.keys()]  # noqa: SIM118  (an ActivationCache iterates over values)
+    if points is None:
+        every = [n for n in names if not n.endswith(_NO_REPRESENTATION) and not n.startswith("unembed.")]
+        if layers == "all":
+            return every
+        n_layers = 1 + max((layer for n in names if (layer := layer_of(n)) is not None), default=-1)
+        return [n for n in every if layer_of(n) in resolve_layers(n_layers, layers)]
+    asked = [points] if isinstance(points, str) else points
+    if all(isinstance(point, str) and point in names for point in asked):
+        return [str(point) for point in asked]
+    return list(resolve_names(names, points, layers))
+
+
+def check_cache(cache: Any) -> None:
+    """**Raises** `TypeError` for what is no cache, `ValueError` for a text without its batch dimension."""
+    if isinstance(cache, tuple):
+        raise TypeError(
+            "from_cache: cache is a tuple, the output and the cache; expected the second: "
+            "_, cache = model.run_with_cache(tokens)"
+        )
+    if isinstance(cache, Tensor | np.ndarray) or not hasattr(cache, "keys"):
+        write = ACTIVATIONS.write(cache) if hasattr(cache, "shape") else "model.run_with_cache(tokens)[1]"
+        raise TypeError(f"from_cache: cache is {came(cache)}; expected what run_with_cache caches: {write}")
+    if not getattr(cache, "has_batch_dim", True):
+        raise ValueError(
+            "from_cache: this cache has no batch dimension; expected [batch, pos, d_model]: leave "
+            "remove_batch_dim out of run_with_cache"
+        )
+
+
+def check_dense(name: str, tensor: Tensor) -> None:
+    """**Raises** `ValueError` for a tensor that is no array of numbers as they are."""
+    kinds = (
+        (tensor.is_nested, "nested", "torch.cat(tensor.unbind())"),
+        (tensor.layout != torch.strided, "sparse", "tensor.to_dense()"),
+        (tensor.is_meta, "on the meta device, where tensors have no values", "one that was computed"),
+        (tensor.is_quantized, "quantised", "tensor.dequantize()"),
+    )
+    for so, kind, write in kinds:
+        if so:
+            raise ValueError(f"{name} is a tensor that is {kind}; expected plain numbers: {write}")
+
+
+def index_or_slice(pos: Any) -> int | slice:
+    """**Raises** `ValueError` for what is neither, nor "last" or "all"."""
+    named = {"last": -1, "all": slice(None)}.get(pos) if isinstance(pos, str) else pos
+    if not isinstance(named, int | np.integer | slice) or isinstance(named, bool):
+        raise ValueError(
+            f"pos={pos!r}: expected an index such as -1, a slice, 'last' or 'all'; for the "
+            "entity in a prompt take graticule.capture"
+        )
+    return named if isinstance(named, slice) else int(named)
+
+
+def cache_shape(cache: Any) -> tuple[int, int]:
+    """Batch and position counts of a cache, from any residual or embedding entry."""
+    for name in cache.keys():  # noqa: SIM118  (an ActivationCache iterates over values)
+        if "resid" in name or name.endswith(("hook_embed", "hook_out", "_out")):
+            value: Tensor = cache[name]
+            if value.ndim == 3:
+                return int(value.shape[0]), int(value.shape[1])
+    raise ValueError("this cache holds no [batch, pos, d_model] activation with a batch dimension")

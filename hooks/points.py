@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from graticule.hooks.meant import UnknownNameError
+from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.protocols import HookedModel
 
 PointSpec = str | tuple[str, int] | Sequence[str | tuple[str, int]]

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from graticule.hooks.activations import Activations
 from graticule.hooks.answers import answer_of
+from graticule.hooks.calls import plainly
 from graticule.hooks.doors import MODEL, door, several_texts
 from graticule.hooks.identity import attached_saes, hooked_points, model_identity
 from graticule.hooks.padding import Extent, Lengths, check_unseen, extent_of
-from graticule.hooks.plainly import plainly
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.positions import plain
 from graticule.hooks.protocols import HookedModel

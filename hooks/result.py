@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pandas as pd
 
-from graticule.hooks.meant import TellsNames
+from graticule.hooks.messages import TellsNames, as_html, visible
 from graticule.hooks.names import user_path
-from graticule.hooks.visible import as_html, visible
 
 if TYPE_CHECKING:
     from typing import Self

@@ -24,12 +24,12 @@ from graticule.hooks.activations import Activations
 from graticule.hooks.alignment import with_digests
 from graticule.hooks.artifact import ArtifactError
 from graticule.hooks.identity import is_of, model_identity, of_earlier_digest
+from graticule.hooks.messages import visible
 from graticule.hooks.names import user_path
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.rows import PointKey, Rows, wanted_names
 from graticule.hooks.same_model import difference
 from graticule.hooks.store_files import StoreFiles
-from graticule.hooks.visible import visible
 
 if TYPE_CHECKING:
     from graticule.hooks.latents import Latents

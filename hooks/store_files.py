@@ -1,4 +1,4 @@
-"""The files of a finished store, read on demand: row tables, whole tensors, and rows by memory map."""
+"""The files of a store: its manifest, row tables, whole tensors, and rows by memory map."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import hashlib
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,18 @@ from torch import Tensor
 from graticule.hooks.artifact import (
     ArtifactError,
     as_damaged,
+    check_schema,
+    is_as_sealed,
     only_file,
     read_json,
     read_table,
+    sealed,
     sha256,
     unsealed,
+    write_json,
 )
-from graticule.hooks.names import inside_file
-from graticule.hooks.store_manifest import forget_times, read_manifest, rows_file, tensor_file
+from graticule.hooks.kinds import FolderKind
+from graticule.hooks.names import BadNameError, check_name, inside_file
 
 _NUMPY = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F64": np.float64}
 _LONGEST_HEADER = 100_000_000  # safetensors' own bound
@@ -182,3 +187,96 @@ class StoreFiles:
                 self._maps.popitem(last=False)
         self._maps.move_to_end(file)
         return self._maps[file]
+
+
+KIND = "activations"
+STORE = FolderKind(KIND, "activation store", "manifest.json", ())
+"""The folder of a store; its manifest is there first."""
+
+
+def tensor_file(point: str, shard: int) -> str:
+    """Where a shard of a point lies in its store."""
+    return f"{point}/{shard:05d}.safetensors"
+
+
+def rows_file(shard: int) -> str:
+    """Where the rows of a shard lie in their store."""
+    return f"rows/{shard:05d}.parquet"
+
+
+def check_points(points: Any) -> None:
+    """**Raises** `BadNameError` for a hook name that cannot be a folder's, or is the row table's."""
+    for point in points:
+        if check_name(point, "hook name") in ("rows", "manifest.json", "provenance.json"):
+            raise BadNameError(f"a hook point cannot be called {point!r}: a store has that itself")
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """The manifest of the store in `path`, whole in itself.
+
+    Raises:
+        ArtifactError: if it is missing, damaged, of another kind or schema, or its names, widths, row ranges
+            and files do not fit together.
+    """
+    manifest = read_json(path / "manifest.json")
+    check_schema(manifest, KIND, path)
+    with as_damaged(path / "manifest.json", "capture into another folder"):
+        _check(manifest)
+    return manifest
+
+
+def _check(manifest: Mapping[str, Any]) -> None:
+    points = [p["name"] for p in manifest["points"]]
+    check_points(points)
+    if len(set(points)) != len(points):
+        raise ValueError("a point stands twice in it")
+    for p in manifest["points"]:
+        if type(p["width"]) is not int or p["width"] < 1:
+            raise ValueError(f"{p['name']} has width {p['width']!r}; expected a whole number above 0")
+    if type(manifest["complete"]) is not bool or not isinstance(manifest["request"], dict):
+        raise ValueError("'complete' or 'request' is not of its kind")
+    end = 0
+    for index, shard in enumerate(manifest["shards"]):
+        start, stop = shard["rows"]
+        if type(start) is not int or type(stop) is not int or start != end or stop <= start:
+            raise ValueError(
+                f"shard {index} has rows {start!r} to {stop!r}; expected them to follow on {end}"
+            )
+        files = {rows_file(index), *(tensor_file(point, index) for point in points)}
+        if set(shard["files"]) != files:
+            raise ValueError(f"shard {index} does not name its {len(files)} files")
+        if not all(isinstance(digest, str) for digest in shard["files"].values()):
+            raise ValueError(f"shard {index} has a checksum that is no text")
+        end = stop
+    if manifest["n_rows"] != end or (manifest["complete"] and not manifest["shards"]):
+        raise ValueError(f"n_rows is {manifest['n_rows']!r}, its shards hold {end}")
+    if not isinstance(manifest["dtype"], str):
+        raise ValueError("'dtype' is no text")
+
+
+# Sizes and times -------------------------------------------------------------------------------------
+def note_times(path: Path, manifest: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
+    """Write `provenance.json`, with the sizes and times of the files, all of which were just verified."""
+    write_json(path / "provenance.json", sealed({**provenance, "noted": _times(path, manifest)}))
+
+
+def forget_times(path: Path) -> None:
+    """Let the next capture into the store verify every file; one that cannot be written stays as it is."""
+    with suppress(ArtifactError, OSError):
+        provenance = read_json(path / "provenance.json")
+        if provenance.pop("noted", None) is not None:
+            write_json(path / "provenance.json", sealed(provenance))
+
+
+def as_noted(path: Path, manifest: Mapping[str, Any]) -> bool:
+    """Whether every file has the size and time that it had when it was last verified."""
+    try:
+        told = read_json(path / "provenance.json")
+        return is_as_sealed(told) and told.get("noted") == _times(path, manifest)
+    except (ArtifactError, OSError):
+        return False
+
+
+def _times(path: Path, manifest: Mapping[str, Any]) -> dict[str, list[int]]:
+    stats = {n: inside_file(path, n).stat() for shard in manifest["shards"] for n in shard["files"]}
+    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}

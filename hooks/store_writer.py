@@ -28,7 +28,7 @@ from graticule.hooks.positions import from_plain, plain
 from graticule.hooks.replacing import tidy
 from graticule.hooks.requests import differences, told
 from graticule.hooks.rows import Rows
-from graticule.hooks.store_manifest import (
+from graticule.hooks.store_files import (
     KIND,
     STORE,
     as_noted,

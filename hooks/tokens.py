@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graticule.hooks.ids import token_ids, vocabulary_of
+from graticule.hooks.messages import check_whole
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.special import frame_in_rows, frame_of
-from graticule.hooks.visible import check_whole
+from graticule.hooks.values import token_ids, vocabulary_of
 
 Inputs = Sequence[str] | Sequence[Sequence[int]] | Tensor
 """Texts, ready token rows (ragged lists of ids, special tokens included), or a `[text, pos]` tensor."""

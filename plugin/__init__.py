@@ -167,7 +167,7 @@ def __getattr__(name: str) -> Any:
         return value
     if name in _ROOMS:
         return import_module(f"graticule.{name}")  # which makes it an attribute
-    from graticule.hooks.meant import did_you_mean
+    from graticule.hooks.messages import did_you_mean
 
     near = did_you_mean(name, __all__) or f"; it has {', '.join(__all__)}"
     raise AttributeError(f"module 'graticule' has no attribute {name!r}{near}")

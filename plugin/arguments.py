@@ -258,7 +258,7 @@ def read_texts(
     else:
         frame, _, _ = read_frame(name, column, [])
     if column not in frame.columns:
-        from graticule.hooks.meant import UnknownNameError
+        from graticule.hooks.messages import UnknownNameError
 
         raise UnknownNameError(f"--text-column {column!r}: {name} has {', '.join(map(str, frame.columns))}")
     missing = frame[column].isna()

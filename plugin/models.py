@@ -20,10 +20,10 @@ from graticule.bridges import bridge_of, is_bridge
 from graticule.cache import note, was_noted
 from graticule.devices import device_named
 from graticule.hooks.artifact import library_versions, users_file
+from graticule.hooks.calls import plainly
 from graticule.hooks.doors import door
 from graticule.hooks.imports import load
 from graticule.hooks.names import user_path
-from graticule.hooks.plainly import plainly
 from graticule.hooks.processor import auto_dtype, described, tell_if_slow
 from graticule.lens import no_code_by_name, quiet_lens
 from graticule.local import (

@@ -14,8 +14,8 @@ import typer
 from typer.core import TyperCommand
 
 from graticule.hooks.limits import LIMITS, LimitError, check
+from graticule.hooks.messages import visible
 from graticule.hooks.names import user_path
-from graticule.hooks.visible import visible
 
 _SAME_AS = {"tokens": "n_tokens", "activation_tokens": "n_activation_tokens"}
 

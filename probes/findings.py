@@ -34,7 +34,7 @@ from graticule.hooks.artifact import (
 from graticule.hooks.doors import ACTIVATIONS, BASELINES, door
 from graticule.hooks.kinds import FolderKind
 from graticule.hooks.locks import only_here
-from graticule.hooks.meant import UnknownNameError
+from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.names import inside, inside_file, user_path
 from graticule.hooks.points import layer_of
 from graticule.hooks.replacing import replacing_entries

@@ -10,7 +10,7 @@ import pandas as pd
 from jaxtyping import Int, Shaped
 
 from graticule.hooks.alignment import by_place, paired, sources
-from graticule.hooks.meant import did_you_mean
+from graticule.hooks.messages import did_you_mean
 from graticule.hooks.rows import Rows
 from graticule.probes.layers import Problem
 from graticule.probes.tables.checks import ColumnError

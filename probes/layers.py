@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 from tqdm.auto import tqdm
 
-from graticule.hooks.finite import finite
 from graticule.hooks.points import layer_of
 from graticule.hooks.rows import Rows
+from graticule.hooks.values import finite
 from graticule.probes.estimators.ridge_rows import as_rows
 from graticule.probes.estimators.solvers import RidgeFit, ridge_cv, ridge_cv_stream
 from graticule.probes.scores.verdict import Predictions

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from graticule.hooks.masked import unmasked
+from graticule.hooks.values import unmasked
 from graticule.probes.geometry import Metric, effective_rank
 from graticule.probes.steering_nulls import re_paired
 

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graticule.hooks.ids import vocabulary_of
 from graticule.hooks.protocols import HookedModel, device_of
 from graticule.hooks.running.forward import Forward, check_shape
 from graticule.hooks.running.lengths import RopeBorders, config_of, rope_borders
 from graticule.hooks.running.prefixes import differ
 from graticule.hooks.running.session import undisturbed
+from graticule.hooks.values import vocabulary_of
 
 _TRIAL, _AFTER = 24, 8
 """Tokens that the trial's rows have at most, without a prefix and after it."""

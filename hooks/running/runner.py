@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,13 +12,16 @@ import torch
 from torch import Tensor
 
 from graticule.hooks.alignment import TOKEN_DIGEST
-from graticule.hooks.finite import finite
-from graticule.hooks.protocols import HookedModel, device_of
+from graticule.hooks.points import resolve
+from graticule.hooks.positions import Pos, select
+from graticule.hooks.protocols import HookedModel, device_of, dtype_of
 from graticule.hooks.running.forward import Forward, check_shape
 from graticule.hooks.running.grouping import Grouping, Trial
 from graticule.hooks.running.lengths import config_of, reach_of, rope_borders
 from graticule.hooks.running.prefixes import NO_PREFIX, Prefix, shared_prefix
-from graticule.hooks.tokens import TokenRows, batches
+from graticule.hooks.running.session import packed, undisturbed
+from graticule.hooks.tokens import Inputs, TokenRows, batches, tokenize
+from graticule.hooks.values import finite
 
 _SHARD_BYTES = 2**28
 
@@ -186,3 +190,52 @@ def row_table(job: Job, texts: np.ndarray, rows: pd.DataFrame | None) -> pd.Data
         return table
     extra = rows.reset_index(drop=True).iloc[source].reset_index(drop=True)
     return pd.concat([table, extra], axis=1)
+
+
+TOKEN_BUDGET = 1024
+"""Padded tokens of a batch, unless the caller says otherwise."""
+
+
+def run_in_parts(
+    model: HookedModel,
+    inputs: Inputs,
+    points: Sequence[str],
+    take: Callable[[dict[str, Tensor], pd.DataFrame], None],
+    texts_at_once: int,
+    bar: Any,
+    *,
+    pos: Pos = "last",
+    prompt: str = "",
+    prepend_bos: bool | None = None,
+    include_bos: bool | None = None,
+) -> None:
+    """Hand the activations of all `inputs` to `take`, as one `capture` of them would give them.
+
+    The model is prepared and asked once for all parts, and its weights are not digested at all.
+
+    Args:
+        model: A model with named hook points.
+        inputs: Texts or token rows.
+        points: Hook names.
+        take: Called with point → `[row, width]` and the row table of each part.
+        texts_at_once: Texts a part.
+        bar: Told of every text, by `update`.
+        pos: As in `capture`.
+        prompt: As in `capture`.
+        prepend_bos: As in `capture`.
+        include_bos: As in `capture`.
+
+    Raises:
+        ValueError: As `capture` does.
+    """
+    rows = tokenize(model, inputs, prompt, prepend_bos)
+    positions = select(pos, rows, include_bos)
+    names = resolve(model, list(points))
+    job = Job(rows, positions, pos == "entity_mean", names, dtype_of(model))
+    if job.counts.sum() == 0:
+        raise ValueError(f"pos={pos!r} selects no token of any text")
+    with undisturbed(model), packed(model):
+        runner = Runner(model, job, TOKEN_BUDGET, share_prefix=True, compiled=False, bar=bar)
+        for start in range(0, len(rows.ids), texts_at_once):
+            some = np.arange(start, min(start + texts_at_once, len(rows.ids)))
+            take(runner.shard(some), row_table(job, some, None))

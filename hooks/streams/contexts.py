@@ -15,12 +15,11 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int
 
-from graticule.hooks.ids import check_range, token_ids, vocabulary_of
 from graticule.hooks.limits import check_indices
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.special import Kind, frame_of, special_id
-from graticule.hooks.streams.corpora import Corpus
-from graticule.hooks.streams.so_far import ReadSoFar
+from graticule.hooks.streams.corpora import Corpus, ReadSoFar
+from graticule.hooks.values import check_range, token_ids, vocabulary_of
 
 _log = logging.getLogger(__name__)
 

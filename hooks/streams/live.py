@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from graticule.hooks.calls import plainly
 from graticule.hooks.identity import model_identity
-from graticule.hooks.ids import vocabulary_of
-from graticule.hooks.plainly import plainly
+from graticule.hooks.messages import visible
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.protocols import HookedModel, device_of, dtype_of
-from graticule.hooks.running.packing import packed
-from graticule.hooks.running.session import undisturbed
+from graticule.hooks.running.session import packed, undisturbed
 from graticule.hooks.special import special_id
 from graticule.hooks.streams.base import BaseStream, Normalize, dtype_named
 from graticule.hooks.streams.buffer import MixingBuffer
@@ -27,7 +26,7 @@ from graticule.hooks.streams.corpora import Corpus
 from graticule.hooks.streams.norms import MAX_NORM, NormLimit
 from graticule.hooks.streams.passes import Passes, Selection
 from graticule.hooks.tokenizers import tokenizer_digest
-from graticule.hooks.visible import visible
+from graticule.hooks.values import vocabulary_of
 
 _log = logging.getLogger(__name__)
 

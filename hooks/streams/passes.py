@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from graticule.hooks.finite import finite
 from graticule.hooks.protocols import HookedModel, device_of
 from graticule.hooks.running.forward import Forward, check_shape
 from graticule.hooks.running.runner import overflow
 from graticule.hooks.running.session import undisturbed
 from graticule.hooks.streams.buffer import MixingBuffer
 from graticule.hooks.streams.norms import NormLimit
+from graticule.hooks.values import finite
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,15 @@ import torch
 from torch import Tensor
 
 from graticule.hooks.artifact import ArtifactError
-from graticule.hooks.finite import finite
 from graticule.hooks.limits import LimitError
-from graticule.hooks.masked import unmasked
+from graticule.hooks.messages import visible
 from graticule.hooks.points import PointError
 from graticule.hooks.rows import Rows, wanted_names
 from graticule.hooks.store import Store
 from graticule.hooks.streams.base import BaseStream, Normalize, dtype_named
 from graticule.hooks.streams.contexts import special_ids
 from graticule.hooks.streams.norms import MAX_NORM, NormLimit, check_longest, row_norms
-from graticule.hooks.visible import visible
+from graticule.hooks.values import finite, unmasked
 
 _log = logging.getLogger(__name__)
 

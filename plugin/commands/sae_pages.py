@@ -70,10 +70,9 @@ def evaluate(
     Example:  graticule sae eval my-sae --model gemma-3-270m --corpus heldout.txt
     """
     import graticule
-    from graticule.hooks.coders import metadata
+    from graticule.hooks.coders import find_sae, metadata
     from graticule.hooks.locks import only_here
     from graticule.hooks.replacing import tidy
-    from graticule.hooks.sae_folders import find_sae
     from graticule.saes.evaluation.evaluate import evaluate as measure
     from graticule.saes.evaluation.evaluate import write_evaluation
     from graticule.saes.features.examine import examine

@@ -9,8 +9,8 @@ from typing import Any, cast
 
 import numpy as np
 
-from graticule.hooks.finite import finite
 from graticule.hooks.names import user_path
+from graticule.hooks.values import finite
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILE = re.compile(r"\.(txt|parquet|jsonl?|csv|arrow|gz|zst|safetensors|gguf)$", re.IGNORECASE)

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
 
+from graticule.hooks.messages import visible
 from graticule.hooks.names import user_path
 from graticule.hooks.replacing import replacing
 from graticule.hooks.result import Result
-from graticule.hooks.visible import visible
 from graticule.probes.plots.markup import figure_json
 from graticule.report.cells import TableView, table_view
 

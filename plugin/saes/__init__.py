@@ -53,7 +53,7 @@ def __getattr__(name: str) -> Any:
         value = getattr(import_module(_HOMES[name]), name)
         globals()[name] = value  # a second look-up does not come here
         return value
-    from graticule.hooks.meant import did_you_mean
+    from graticule.hooks.messages import did_you_mean
 
     near = did_you_mean(name, __all__) or f"; it has {', '.join(__all__)}"
     raise AttributeError(f"module 'graticule.saes' has no attribute {name!r}{near}")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from graticule.hooks.meant import UnknownNameError
+from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.positions import Pos, from_plain
 from graticule.hooks.special import asked_bos
 from graticule.probes.estimators.ridge import RidgeProbe

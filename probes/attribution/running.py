@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
 from graticule.hooks.protocols import HookedModel
-from graticule.hooks.running.parts import run_in_parts
+from graticule.hooks.running.runner import run_in_parts
 from graticule.probes.attribution.again import Asked, Unit
 from graticule.probes.attribution.writes import ByPoint, Term, Writes
 

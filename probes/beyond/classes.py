@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
 from graticule.hooks.doors import FINDINGS, door
-from graticule.hooks.meant import UnknownNameError
+from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.saved import SavedResult
 from graticule.probes.applicable import NotApplicable
 from graticule.probes.beyond.given import made_of, point_of

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from graticule.hooks.artifact import library_versions
-from graticule.hooks.meant import UnknownNameError
+from graticule.hooks.messages import UnknownNameError
 from graticule.probes.findings import Findings
 from graticule.probes.scores.bootstrap import interval, resamples
 

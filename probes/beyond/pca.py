@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from graticule.hooks.doors import FINDINGS, door
-from graticule.hooks.meant import UnknownNameError
+from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.saved import SavedResult
 from graticule.probes.beyond.given import made_of, point_of
 from graticule.probes.estimators.pca import KS, Components, PCAFit, components, pca_ridges

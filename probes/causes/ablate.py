@@ -15,8 +15,7 @@ import pandas as pd
 from graticule.hooks.doors import FINDINGS, MODEL, NEURONS, door
 from graticule.hooks.limits import LimitError, check_indices
 from graticule.hooks.protocols import HookedModel
-from graticule.hooks.running.packing import packed
-from graticule.hooks.running.session import undisturbed
+from graticule.hooks.running.session import packed, undisturbed
 from graticule.hooks.saved import SavedResult
 from graticule.probes.causes.bench import Bench, provenance_of
 from graticule.probes.causes.controls import needed

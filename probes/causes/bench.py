@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from graticule.hooks.imports import load
-from graticule.hooks.meant import UnknownNameError
+from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.special import asked_bos

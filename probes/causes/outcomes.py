@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graticule.hooks.messages import check_whole
 from graticule.hooks.protocols import HookedModel
-from graticule.hooks.visible import check_whole
 from graticule.probes.applicable import NotApplicable
 from graticule.probes.tables.table import Table
 

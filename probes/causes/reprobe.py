@@ -12,8 +12,7 @@ from jaxtyping import Int
 from graticule.hooks.bars import bar
 from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
-from graticule.hooks.running.packing import packed
-from graticule.hooks.running.session import undisturbed
+from graticule.hooks.running.session import packed, undisturbed
 from graticule.hooks.special import asked_bos
 from graticule.hooks.tokens import TokenRows, tokenize
 from graticule.probes.causes.leace import Eraser

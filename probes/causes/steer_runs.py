@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from graticule.hooks.bars import bar
-from graticule.hooks.meant import UnknownNameError
+from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.points import layer_of
 from graticule.hooks.same_model import check_one_model
 from graticule.probes.causes.bench import Bench, row_interval

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from graticule.hooks.masked import unmasked
+from graticule.hooks.values import unmasked
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Shaped
 
-from graticule.hooks.meant import UnknownNameError
+from graticule.hooks.messages import UnknownNameError
 from graticule.probes.estimators.edits import AffineEdit, unit_moves
 from graticule.probes.estimators.solvers import RidgeWeights
 

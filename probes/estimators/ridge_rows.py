@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from graticule.hooks.finite import finite
-from graticule.hooks.masked import unmasked
+from graticule.hooks.values import finite, unmasked
 
 _CHUNK_VALUES = 1 << 20
 _BAD_ROWS_NAMED = 5

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from graticule.hooks.finite import finite
+from graticule.hooks.values import finite
 from graticule.probes.estimators.ridge_rows import (
     OVERFLOWS,
     RowSource,

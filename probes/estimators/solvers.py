@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from graticule.hooks.finite import finite
+from graticule.hooks.values import finite
 from graticule.probes.estimators.ridge_alphas import at_edge, check_alphas, default_alphas
 from graticule.probes.estimators.ridge_holdout import HoldoutPlan, out_of_fold, plan_holdout
 from graticule.probes.estimators.ridge_rows import (

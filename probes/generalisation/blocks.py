@@ -12,7 +12,7 @@ import pandas as pd
 from jaxtyping import Int, Shaped
 
 from graticule.hooks.alignment import by_place
-from graticule.hooks.meant import UnknownNameError
+from graticule.hooks.messages import UnknownNameError
 from graticule.probes.applicable import NotApplicable
 from graticule.probes.layers import Problem
 from graticule.probes.tables.table import Table

@@ -12,7 +12,7 @@ import pandas as pd
 
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.doors import BY, FINDINGS, door
-from graticule.hooks.meant import UnknownNameError
+from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.points import layer_of
 from graticule.hooks.saved import SavedResult
 from graticule.probes.applicable import NotApplicable

@@ -11,7 +11,7 @@ import pandas as pd
 
 from graticule.hooks.artifact import json_ready, library_versions
 from graticule.hooks.doors import FINDINGS, door
-from graticule.hooks.meant import UnknownNameError
+from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.points import layer_of
 from graticule.hooks.saved import SavedResult
 from graticule.probes.findings import Findings

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from graticule.hooks.finite import finite
 from graticule.hooks.imports import load
 from graticule.hooks.latents import Latents
+from graticule.hooks.values import finite
 from graticule.probes.geometry import RandomVectors, cosine_matrix, largest_of
 from graticule.probes.layers import Problem
 from graticule.probes.scores.metrics import auroc, pearson, r2, spearman

@@ -12,7 +12,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from graticule.hooks.capture import capture
-from graticule.hooks.meant import UnknownNameError
+from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.positions import Pos
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.rows import Rows

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from graticule.hooks.meant import UnknownNameError
+from graticule.hooks.messages import UnknownNameError
 from graticule.probes.plots.drawing import Figure, Scatter
 from graticule.probes.plots.markup import Markup, plain
 from graticule.probes.plots.style import (

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from graticule.hooks.visible import visible
+from graticule.hooks.messages import visible
 from graticule.probes.plots.drawing import Figure
 
 _OURS = ("hovertemplate", "texttemplate")

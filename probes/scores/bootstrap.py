@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from graticule.hooks.finite import finite
+from graticule.hooks.values import finite
 
 _CHUNK_CELLS = 1 << 22  # cluster weights held at once (32 MiB)
 

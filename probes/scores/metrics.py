@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float
 
-from graticule.hooks.finite import finite
+from graticule.hooks.values import finite
 from graticule.probes.scores.geo import haversine_km, proximity_error, proximity_error_1d
 from graticule.probes.scores.ties import ranks
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from graticule.hooks.finite import finite
 from graticule.hooks.imports import load
+from graticule.hooks.values import finite
 
 _ROUNDING = 1e-10  # of scores of order 1, through least squares whose columns are nearly copies
 _REACH = 1e-6  # of a statistic's own size: some are made in single precision

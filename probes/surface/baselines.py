@@ -37,7 +37,7 @@ from graticule.hooks.points import LayerSpec, PointError, PointSpec, full_name, 
 from graticule.hooks.positions import Pos, plain
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.rows import Rows
-from graticule.hooks.running.packing import lay_out
+from graticule.hooks.running.session import lay_out
 from graticule.hooks.store import Store
 from graticule.hooks.store_writer import save_rows
 from graticule.probes.surface.twin import make_twin

@@ -11,8 +11,7 @@ import numpy as np
 import pandas as pd
 
 from graticule.hooks.doors import came
-from graticule.hooks.meant import UnknownNameError
-from graticule.hooks.visible import half_character
+from graticule.hooks.messages import UnknownNameError, half_character
 from graticule.probes.tables.rows import TableError, holds_dates
 from graticule.probes.tables.units import LIMITS
 

@@ -15,9 +15,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 from graticule.hooks.alignment import by_place
 from graticule.hooks.doors import DATA, door
 from graticule.hooks.limits import check
-from graticule.hooks.masked import unmasked
-from graticule.hooks.meant import TellsNames
-from graticule.hooks.visible import half_character, visible
+from graticule.hooks.messages import TellsNames, half_character, visible
+from graticule.hooks.values import unmasked
 from graticule.probes.scores.metrics import coordinate_columns
 from graticule.probes.tables.checks import (
     check_limits,

@@ -11,8 +11,8 @@ import pandas as pd
 from jaxtyping import Int
 
 from graticule.hooks.imports import load
+from graticule.hooks.messages import check_whole
 from graticule.hooks.protocols import HookedModel
-from graticule.hooks.visible import check_whole
 from graticule.probes.words.lists import PairLists
 
 LEAST = 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from graticule.hooks.finite import finite
+from graticule.hooks.values import finite
 from graticule.probes.geometry import Metric, covariance, root
 from graticule.sims.contexts import UNKNOWN
 from graticule.sims.theorems.checks import JIANG, PARK, Check, largest

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from graticule.hooks.finite import NonFiniteError, finite
+from graticule.hooks.values import NonFiniteError, finite
 
 
 @pytest.mark.parametrize(

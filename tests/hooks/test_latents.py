@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from graticule import Activations
-from graticule.hooks.finite import NonFiniteError
 from graticule.hooks.latents import encode
 from graticule.hooks.points import PointError
+from graticule.hooks.values import NonFiniteError
 
 WIDTH, D_SAE, POINT = 12, 40, "blocks.1.hook_resid_post"
 KINDS = ("standard", "topk", "jumprelu", "gated", "matching_pursuit", "transcoder")

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from graticule import Activations, Contexts, RidgeProbe, Table, World, sweep
-from graticule.hooks.ids import token_ids
 from graticule.hooks.limits import LimitError
-from graticule.hooks.masked import MaskedError, unmasked
 from graticule.hooks.padding import Extent
+from graticule.hooks.values import MaskedError, token_ids, unmasked
 from graticule.probes.estimators.ridge_alphas import check_alphas
 from graticule.probes.steering import shuffled_pairs
 

@@ -11,7 +11,7 @@ from helpers import alike
 from graticule import Store, Table, baselines, capture, probe, record, sweep, trace
 from graticule.hooks.artifact import ArtifactError
 from graticule.hooks.identity import hooked_points, model_identity
-from graticule.hooks.modules import modules_of
+from graticule.hooks.protocols import modules_of
 from graticule.hooks.running.session import RandomForwardError
 from graticule.hooks.streams.live import LiveStream
 

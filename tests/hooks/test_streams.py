@@ -15,10 +15,10 @@ from graticule.hooks.artifact import ArtifactError
 from graticule.hooks.capture import NonFiniteError
 from graticule.hooks.points import PointError
 from graticule.hooks.store_writer import StoreWriter
+from graticule.hooks.streams.base import Stream
 from graticule.hooks.streams.buffer import MixingBuffer
 from graticule.hooks.streams.contexts import contexts
 from graticule.hooks.streams.live import LiveStream
-from graticule.hooks.streams.protocol import Stream
 from graticule.hooks.streams.state import pack, unpack
 from graticule.hooks.streams.stored import StoreStream
 

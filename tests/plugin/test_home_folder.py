@@ -15,8 +15,8 @@ import graticule as g
 from graticule.arguments import read_saes
 from graticule.cli import main
 from graticule.hooks.artifact import write_table
+from graticule.hooks.coders import load_sae
 from graticule.hooks.names import BadNameError, user_path
-from graticule.hooks.sae_folders import load_sae
 from graticule.hooks.streams.corpora import Corpus
 from graticule.hub.layout import gather
 from graticule.probes.causes.leace import Eraser

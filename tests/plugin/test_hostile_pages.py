@@ -13,8 +13,8 @@ import torch
 
 from graticule import Activations, Table, holdouts, sweep, words
 from graticule.cli import main
+from graticule.hooks.messages import visible
 from graticule.hooks.result import Result
-from graticule.hooks.visible import visible
 from graticule.hub import push
 from graticule.options import one_line, say, show_logs
 from graticule.probes.findings import Findings

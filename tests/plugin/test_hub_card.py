@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from graticule import RidgeProbe, sweep
 from graticule.hooks.artifact import ArtifactError
-from graticule.hooks.finite import NonFiniteError
+from graticule.hooks.values import NonFiniteError
 from graticule.hub.cards.card import card
 from graticule.hub.cards.density import density_png
 from graticule.hub.checks import check_id

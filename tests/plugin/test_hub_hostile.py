@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
-from graticule.hooks.visible import visible
+from graticule.hooks.messages import visible
 from graticule.hub.cards.card import card
 from graticule.hub.cards.markdown import code, table, text
 from graticule.hub.facts import ProbeFacts, SaeFacts, hub_dataset

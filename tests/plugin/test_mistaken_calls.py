@@ -19,7 +19,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score
 import graticule
 from graticule import saes
 from graticule.cli import main
-from graticule.hooks.meant import TellsNames
+from graticule.hooks.messages import TellsNames
 from graticule.lens import _SHARDING, quiet_lens
 from graticule.probes.findings_figures import worst_rows
 from graticule.probes.scores.verdict import STRUCTURE

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from graticule.hooks.artifact import ArtifactError, json_ready, read_json
-from graticule.hooks.finite import NonFiniteError
-from graticule.hooks.sae_folders import find_sae
+from graticule.hooks.coders import find_sae
+from graticule.hooks.values import NonFiniteError
 from graticule.hub.cards.sae import measured
 from graticule.saes.evaluation import arms
 from graticule.saes.evaluation.arms import Scores

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from graticule.hooks.finite import NonFiniteError
+from graticule.hooks.values import NonFiniteError
 from graticule.probes.scores import metrics
 from graticule.probes.scores.bootstrap import cluster_sums
 from graticule.probes.scores.geo import haversine_km, proximity_error, proximity_error_1d, unit_sphere

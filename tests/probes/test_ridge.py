@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from graticule.hooks.artifact import ArtifactError, write_json
-from graticule.hooks.finite import NonFiniteError
+from graticule.hooks.values import NonFiniteError
 from graticule.probes.causes.leace import Eraser
 from graticule.probes.estimators.logistic import logistic_cv
 from graticule.probes.estimators.pca import components

@@ -7,7 +7,7 @@ import torch
 
 from graticule import capture
 from graticule.hooks.identity import model_identity
-from graticule.hooks.running.packing import lay_out, packed
+from graticule.hooks.running.session import lay_out, packed
 from graticule.probes.surface.twin import make_twin
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from graticule.hooks.artifact import as_damaged
-from graticule.hooks.visible import visible
+from graticule.hooks.messages import visible
 from graticule.hub.cards import markdown
 from graticule.hub.cards import probe as probe_card
 from graticule.hub.cards import sae as sae_card

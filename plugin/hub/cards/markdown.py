@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from graticule.hooks.visible import visible
+from graticule.hooks.messages import visible
 
 _LINKS = re.compile(r"://|www\.|@|mailto:|javascript:|data:", re.IGNORECASE)
 _MARKUP = re.compile(r"[\\`*\[\]{}#!~$^]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")

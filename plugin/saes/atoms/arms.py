@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from graticule.hooks.coders import SparseCoder
-from graticule.hooks.sae_folders import as_published
+from graticule.hooks.coders import SparseCoder, as_published
 from graticule.saes.atoms.truth import Truth
 
 _ROWS = 4096

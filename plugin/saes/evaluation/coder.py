@@ -14,11 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from graticule.hooks.activations import Activations
-from graticule.hooks.coders import SparseCoder, describe, hook_name, metadata
+from graticule.hooks.coders import Found, SparseCoder, describe, hook_name, metadata
 from graticule.hooks.latents import Latents, encode
 from graticule.hooks.points import resolve
 from graticule.hooks.protocols import HookedModel
-from graticule.hooks.sae_folders import Found
 
 _log = logging.getLogger(__name__)
 

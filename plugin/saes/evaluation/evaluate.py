@@ -15,16 +15,15 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import read_tensors, write_json
-from graticule.hooks.coders import architecture
+from graticule.hooks.coders import Found, architecture, find_sae
 from graticule.hooks.doors import MODEL, SAE, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.locks import only_here
+from graticule.hooks.messages import visible
 from graticule.hooks.names import user_path
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.session import undisturbed
-from graticule.hooks.sae_folders import Found, find_sae
 from graticule.hooks.streams.norms import LARGE_SHARE, MAX_NORM, NormLimit
-from graticule.hooks.visible import visible
 from graticule.saes.evaluation.arms import Held, Route, make_route, to_device
 from graticule.saes.evaluation.coder import Coder, make_coder, point_of
 from graticule.saes.evaluation.dictionary import dictionary

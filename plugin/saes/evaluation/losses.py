@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from graticule.hooks.finite import finite
+from graticule.hooks.values import finite
 from graticule.saes.evaluation.arms import Held, Scores
 from graticule.saes.evaluation.coder import Coder
 

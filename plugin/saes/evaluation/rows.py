@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from graticule.hooks.finite import finite
 from graticule.hooks.latents import Latents
 from graticule.hooks.streams.norms import MAX_NORM, NO_LARGE, LargeRows, NormLimit
+from graticule.hooks.values import finite
 
 N_TOP = 5
 """Principal directions that are left out of the second explained variance."""

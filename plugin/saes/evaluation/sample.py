@@ -16,10 +16,10 @@ from torch import Tensor
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.coders import SparseCoder, hook_name, metadata
 from graticule.hooks.identity import is_of
-from graticule.hooks.ids import vocabulary_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.streams.contexts import contexts, special_ids
 from graticule.hooks.streams.corpora import Corpus
+from graticule.hooks.values import vocabulary_of
 from graticule.saes.evaluation.arms import Route, n_outputs
 from graticule.saes.evaluation.coder import Coder
 

@@ -11,13 +11,12 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from graticule.hooks.coders import metadata
+from graticule.hooks.coders import find_sae, metadata
 from graticule.hooks.doors import MODEL, SAE, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.limits import check_indices
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.session import undisturbed
-from graticule.hooks.sae_folders import find_sae
 from graticule.hooks.streams.norms import NormLimit
 from graticule.saes.evaluation.arms import Whole, to_device
 from graticule.saes.evaluation.coder import Coder, make_coder, point_of

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from graticule.hooks.streams.base import Stream
 from graticule.hooks.streams.norms import LARGE_SHARE, MAX_NORM, LargeRows, large_rows
-from graticule.hooks.streams.protocol import Stream
 from graticule.saes.runs.checkpoint import read_checkpoint, write_checkpoint
 from graticule.saes.runs.folder import update_run
 from graticule.saes.runs.history import LESS_THAN_MEAN

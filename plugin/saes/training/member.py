@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from graticule.hooks.artifact import write_json, write_table
-from graticule.hooks.streams.protocol import Stream
+from graticule.hooks.streams.base import Stream
 from graticule.saes.resampling import Resampler
 from graticule.saes.runs.history import History
 from graticule.saes.runs.metadata import write_sae

@@ -1,15 +1,81 @@
-"""Token ids where they enter: whole numbers that the model has an embedding for, or a refusal that names
-them."""
+"""Values where they enter or are made: finite figures, arrays without a mask, ids that have an embedding."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
-from graticule.hooks.masked import unmasked
+Figures = TypeVar("Figures")
+"""A tensor, an array or a single number."""
+
+
+class NonFiniteError(ValueError):
+    """A number is NaN or infinite; the message names what it is of and where the first one lies."""
+
+
+def finite(
+    what: str, values: Figures, where: str | Callable[[int], str] = "", hint: str = "", counted: Any = None
+) -> Figures:
+    """`values`, as they were given, if all of them are numbers.
+
+    Args:
+        what: what the values are: a hook point, `"the loss"`.
+        values: a tensor, an array or a number.
+        where: the place of the first bad entry in words, or a function from its number along the first axis
+            to these words.
+        hint: what may have led to it, or what to do.
+        counted: a mask of the shape of `values`; the other entries stand for nothing and may be anything.
+
+    Returns:
+        `values` themselves.
+
+    Raises:
+        NonFiniteError: for NaN or an infinity, naming how many there are and where the first is.
+    """
+    bad = ~torch.isfinite(torch.as_tensor(values))
+    if counted is not None:
+        bad &= torch.as_tensor(counted).to(bad.device)
+    count = int(bad.sum())
+    if not count:
+        return values
+    if not isinstance(where, str):
+        where = where(int(bad.reshape(len(bad), -1).any(1).nonzero()[0]) if bad.ndim else 0)
+    place = f", the first {where}" if where else ""
+    raise NonFiniteError(f"{what}: {count} non-finite entries{place}{f'; {hint}' if hint else ''}")
+
+
+class MaskedError(ValueError):
+    """An array whose mask says that entries are missing; the message names how many and the first."""
+
+
+def unmasked(what: str, values: Any) -> Any:
+    """`values`, as they were given, if no mask says that some are missing.
+
+    Args:
+        what: what the values are, for the message.
+        values: anything; a `dict` is looked into.
+
+    Returns:
+        `values` themselves.
+
+    Raises:
+        MaskedError: for a `numpy.ma` array with masked entries.
+    """
+    if type(values) is dict:
+        for name, inner in values.items():
+            unmasked(f"{what}[{name!r}]", inner)
+    elif isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        mask = np.ma.getmaskarray(values)
+        first = ", ".join(map(str, np.argwhere(mask)[0]))
+        raise MaskedError(
+            f"{what} is a masked array with {int(mask.sum())} of {mask.size} entries masked, the first at "
+            f"[{first}]: masks are not read; leave those rows out, or give .filled(…) values"
+        )
+    return values
 
 
 def vocabulary_of(model: Any) -> int | None:

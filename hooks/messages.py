@@ -1,10 +1,13 @@
-"""Text from outside as characters that can be seen: nothing in it moves a cursor, turns a line or hides."""
+"""Words in messages and on pages: text from outside made visible, and names that were meant."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterable
+from difflib import get_close_matches
 from html import escape
+from typing import TYPE_CHECKING, Any
 
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _JOINERS = "\u200c\u200d"
@@ -58,3 +61,32 @@ def _seen(found: re.Match[str]) -> str:
         if not before.isascii() and not after.isascii() and before.isprintable() and after.isprintable():
             return letter
     return letter.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+class UnknownNameError(KeyError):
+    """A name that is none of those there are; its message is a sentence, not a key in quotes."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def did_you_mean(word: object, names: Iterable[str]) -> str:
+    """The name that a word is nearest to: `; did you mean 'verdict'?`; empty where none is near."""
+    near = get_close_matches(str(word), list(names), n=1)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+class TellsNames:
+    """A class whose missing attributes name the nearest that there is."""
+
+    if not TYPE_CHECKING:  # a checker would take every attribute for one that is there
+
+        def __getattr__(self, name: str) -> Any:
+            if not name.startswith("_") and hasattr(type(self), name):
+                return object.__getattribute__(
+                    self, name
+                )  # a property failed: its own error is the one to see
+            said = f"{type(self).__name__!r} object has no attribute {name!r}"
+            if not name.startswith("_"):
+                said += did_you_mean(name, (one for one in dir(self) if not one.startswith("_")))
+            raise AttributeError(said, name=name, obj=self)
