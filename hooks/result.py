@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -42,6 +42,11 @@ def _table_html(table: pd.DataFrame) -> str:
 
     shown = table.rename(columns=seen).map(seen)
     return shown.to_html(index=False, float_format="{:.3f}".format)
+
+
+def headed(table: pd.DataFrame, headings: Mapping[str, str]) -> pd.DataFrame:
+    """The columns that `headings` name, in their order, under the headings that people read."""
+    return table[list(headings)].rename(columns=dict(headings)).reset_index(drop=True)
 
 
 class Result(TellsNames, ABC):

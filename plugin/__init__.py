@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from graticule.probes.causes.steer import steer as steer
     from graticule.probes.compare import compare as compare
     from graticule.probes.controls.run import controls as controls
-    from graticule.probes.directions.sweep import directions as directions
+    from graticule.probes.directions.directions import directions as directions
     from graticule.probes.estimators.ridge import RidgeProbe as RidgeProbe
     from graticule.probes.findings import Findings as Findings
     from graticule.probes.generalisation.holdouts import holdouts as holdouts
@@ -132,7 +132,7 @@ _HOMES = {
     "classes": "graticule.probes.beyond.classes",
     "compare": "graticule.probes.compare",
     "controls": "graticule.probes.controls.run",
-    "directions": "graticule.probes.directions.sweep",
+    "directions": "graticule.probes.directions.directions",
     "erase": "graticule.probes.causes.erase",
     "holdouts": "graticule.probes.generalisation.holdouts",
     "languages": "graticule.probes.words.languages",

@@ -17,7 +17,7 @@ RESULTS: dict[str, str] = {
     "classes": "graticule.probes.beyond.classes:ClassProbes",
     "comparison": "graticule.probes.compare:Comparison",
     "controls": "graticule.probes.controls.result:Controls",
-    "directions": "graticule.probes.directions.findings:Directions",
+    "directions": "graticule.probes.directions.result:Directions",
     "erasure": "graticule.probes.causes.erase:Erasure",
     "findings": "graticule.probes.findings:Findings",
     "holdouts": "graticule.probes.generalisation.holdouts:Holdouts",

@@ -175,7 +175,7 @@ def _attribution(context: Context) -> Made:
 
 
 def _directions(context: Context) -> Made:
-    from graticule.probes.directions.sweep import directions
+    from graticule.probes.directions.directions import directions
 
     return {"directions": directions(context.findings, model=context.model)}
 

@@ -26,7 +26,7 @@ from graticule.probes.causes.erase import erase
 from graticule.probes.causes.outcomes import Outcome
 from graticule.probes.compare import compare
 from graticule.probes.controls.run import controls
-from graticule.probes.directions.sweep import directions
+from graticule.probes.directions.directions import directions
 from graticule.probes.generalisation.holdouts import holdouts
 from graticule.probes.generalisation.popularity import popularity
 from graticule.probes.generalisation.transfer import transfer

@@ -6,9 +6,9 @@ import pytest
 
 from graticule import Table, sweep
 from graticule.hooks.points import PointError
-from graticule.probes.directions.findings import Directions
-from graticule.probes.directions.fits import noise_fits, point_fits, shuffled
-from graticule.probes.directions.sweep import directions
+from graticule.probes.directions.angles import noise_fits, point_fits, shuffled
+from graticule.probes.directions.directions import directions
+from graticule.probes.directions.result import Directions
 from graticule.probes.estimators.solvers import ridge_fit
 from graticule.probes.geometry import cosine_matrix, effective_rank
 from graticule.sims.planted import planted
