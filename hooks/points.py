@@ -67,6 +67,12 @@ def layer_of(point: str) -> int | None:
     return int(match.group(1)) if match else None
 
 
+def layer_text(point: str) -> str:
+    """`layer 7` for a point of block 7, and its name for one outside the blocks."""
+    layer = layer_of(point)
+    return point if layer is None else f"layer {layer}"
+
+
 def full_name(name: str, layer: int | None = None) -> str:
     """The full hook name of a short one: `("resid_post", 3)` is `blocks.3.hook_resid_post`.
 

@@ -45,9 +45,7 @@ class ClassProbes(SavedResult):
     KIND: ClassVar[str] = "classes"
 
     model: str
-    """The model's name."""
     table: str
-    """The table's name."""
     classes: tuple[str, ...]
     """Class names; of two, the second is class 1."""
     point: str

@@ -39,9 +39,7 @@ class MLPFindings(SavedResult):
     KIND: ClassVar[str] = "mlp"
 
     model: str
-    """The model's name."""
     table: str
-    """The table's name."""
     target_names: tuple[str, ...]
     """A name a target."""
     settings: MLPSettings

@@ -33,9 +33,7 @@ class PCACurve(SavedResult):
     KIND: ClassVar[str] = "pca"
 
     model: str
-    """The model's name."""
     table: str
-    """The table's name."""
     target_names: tuple[str, ...]
     """A name a target."""
     point: str

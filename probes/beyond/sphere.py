@@ -37,9 +37,7 @@ class Sphere(SavedResult):
     KIND: ClassVar[str] = "sphere"
 
     model: str
-    """The model's name."""
     table: str
-    """The table's name."""
     point: str
     """Where both probes read."""
     r2: Mapping[str, float]

@@ -31,9 +31,7 @@ class Calibration(SavedResult):
     KIND: ClassVar[str] = "calibration"
 
     model: str
-    """The model's name."""
     table: str
-    """The table's name."""
     point: str
     """The chosen hook point: all of this holds there."""
     gain: float

@@ -55,9 +55,7 @@ class Holdouts(SavedResult):
     KIND: ClassVar[str] = "holdouts"
 
     model: str
-    """The model's name."""
     table: str
-    """The table's name."""
     by: str
     """What was held out, a block at a time."""
     numeric: bool

@@ -12,7 +12,7 @@ import pandas as pd
 from graticule.hooks.artifact import json_ready, library_versions
 from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.messages import UnknownNameError
-from graticule.hooks.points import layer_of
+from graticule.hooks.points import layer_text
 from graticule.hooks.saved import SavedResult
 from graticule.probes.findings import Findings
 from graticule.probes.material import Material
@@ -24,6 +24,12 @@ from graticule.probes.tables.checks import need_column
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
+_ERRORS = {
+    "probe": "the probe's error",
+    "surface": "the surface's error",
+    "saved": "error saved by the probe",
+}
+
 
 @dataclass(frozen=True)
 class Popularity(SavedResult):
@@ -32,9 +38,7 @@ class Popularity(SavedResult):
     KIND: ClassVar[str] = "popularity"
 
     model: str
-    """The model's name."""
     table: str
-    """The table's name."""
     column: str
     """The column of popularity."""
     point: str
@@ -47,7 +51,7 @@ class Popularity(SavedResult):
     missing: int
     """Test rows without one, left out."""
     strata: pd.DataFrame
-    """A line a stratum, least known first: `stratum`, `low_value`, `high_value` and `median_value` of the
+    """One row per stratum, least known first: `stratum`, `low_value`, `high_value` and `median_value` of the
     column, `rows`, mean error of the `probe` and of the `surface` and `saved` (surface − probe), each with
     its 95% interval in `…_low`, `…_high`."""
     spearman: pd.DataFrame
@@ -63,22 +67,20 @@ class Popularity(SavedResult):
     def summary(self) -> str:
         """Error at both ends, and the correlations."""
         first, last = self.strata.iloc[0], self.strata.iloc[-1]
-        layer, unit = layer_of(self.point), f" {self.unit}" if self.unit else ""
+        unit = f" {self.unit}" if self.unit else ""
+        least = "fifth" if len(self.strata) == 5 else f"of {len(self.strata)} strata"
         lines = [
-            f"mean error {first['probe']:.4g}{unit} in the least known fifth, "
-            f"{last['probe']:.4g} in the best known"
-            if len(self.strata) == 5
-            else f"mean error {first['probe']:.4g}{unit} in the least known of {len(self.strata)} "
-            f"strata, {last['probe']:.4g} in the best known",
+            f"mean error {first['probe']:.4g}{unit} in the least known {least}, "
+            f"{last['probe']:.4g} in the best known",
             f"the surface: {first['surface']:.4g} and {last['surface']:.4g}; what the probe saves on it: "
-            f"{_ci(first, 'saved')} and {_ci(last, 'saved')}{unit}",
+            f"{_with_interval(first, 'saved')} and {_with_interval(last, 'saved')}{unit}",
         ]
         for _, row in self.spearman.iterrows():
             lines.append(
-                f"Spearman of {self.column} with {_WORDS[row['error']]}: {row['rho']:+.3f} "
+                f"Spearman of {self.column} with {_ERRORS[row['error']]}: {row['rho']:+.3f} "
                 f"[{row['low']:+.3f}, {row['high']:+.3f}]"
             )
-        place = self.point if layer is None else f"layer {layer}"
+        place = layer_text(self.point)
         lines.append(f"at {place}; {self.rows} test rows, {self.missing} without {self.column} left out")
         return "\n".join(lines)
 
@@ -88,31 +90,19 @@ class Popularity(SavedResult):
 
     def figures(self) -> dict[str, Figure]:
         """Error of probe and surface by stratum."""
-        from graticule.probes.plots.prompts import popularity_figure
-
         return {self._caption: popularity_figure(self.strata, self.column, self.unit)}
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """The strata."""
         from graticule.probes.plots.style import in_unit
 
-        shown = pd.DataFrame(
-            {
-                self.column: [
-                    f"{_said(low)} to {_said(high)}"
-                    for low, high in zip(self.strata["low_value"], self.strata["high_value"], strict=True)
-                ],
-                "rows": self.strata["rows"],
-                **{
-                    in_unit(_WORDS[name], self.unit): [_ci(line, name) for _, line in self.strata.iterrows()]
-                    for name in _WORDS
-                },
-            }
-        )
-        return {self._caption: shown}
-
-
-_WORDS = {"probe": "the probe's error", "surface": "the surface's error", "saved": "error saved by the probe"}
+        rows = [row for _, row in self.strata.iterrows()]
+        spans = [f"{_value_text(row['low_value'])} to {_value_text(row['high_value'])}" for row in rows]
+        errors = {
+            in_unit(text, self.unit): [_with_interval(row, name) for row in rows]
+            for name, text in _ERRORS.items()
+        }
+        return {self._caption: pd.DataFrame({self.column: spans, "rows": self.strata["rows"], **errors})}
 
 
 @door(findings=FINDINGS)
@@ -133,26 +123,36 @@ def popularity(
     categories; several numbers of different units are averaged in standard deviations of training rows.
     Intervals resample clusters; those of the correlations keep the ranks of the whole.
 
-    **Arguments:** `column` of the table's frame (`page_views`, `population`), `strata` at most, `point` the
-    chosen one by default.
+    Args:
+        findings: what the probe was fitted for, with their material.
+        column: of the table's frame (`page_views`, `population`).
+        strata: how many at most.
+        point: where the probe reads; by default the chosen point.
+        draws: resamples of the clusters.
+        seed: of the resamples.
 
-    **Raises** `ColumnError` if there is no such column; `ValueError` if it holds no numbers, too few
-    test rows or one value only, for `strata` below 2, or findings without their material; `KeyError` for a
-    point without a probe.
+    Returns:
+        Mean errors by stratum, and rank correlations of the errors with the column.
+
+    Raises:
+        ColumnError: There is no such column.
+        ValueError: It holds no numbers, too few test rows or one value only, `strata` is below 2, or the
+            findings lack their material.
+        KeyError: There is no probe at `point`.
     """
     material, point = findings.material, point or findings.chosen_point
     if point not in findings.probes:
         raise UnknownNameError(f"no probe at {point!r}: {', '.join(findings.probes)}")
     problem = material.problem
     values = _values(material, column)
-    known = np.isfinite(values)
-    if known.sum() < 2 * strata:
-        raise ValueError(f"{int(known.sum())} test rows have {column!r}; {strata} strata need {2 * strata}")
+    present = np.isfinite(values)
+    if present.sum() < 2 * strata:
+        raise ValueError(f"{int(present.sum())} test rows have {column!r}; {strata} strata need {2 * strata}")
     probe, unit = _errors(material, findings.probes[point].predict(material.rows(point, problem.test)))
     surface, _ = _errors(material, material.surface().test)
-    errors = np.stack([probe, surface, surface - probe], axis=1)[known]
-    values, clusters = values[known], problem.clusters[problem.test][known]
-    place = _strata(values, strata, column)
+    errors = np.stack([probe, surface, surface - probe], axis=1)[present]
+    values, clusters = values[present], problem.clusters[problem.test][present]
+    stratum = _strata(values, strata, column)
     return Popularity(
         model=findings.model,
         table=findings.table,
@@ -160,8 +160,8 @@ def popularity(
         point=point,
         unit=unit,
         rows=len(values),
-        missing=int((~known).sum()),
-        strata=_by_stratum(values, errors, place, clusters, draws, seed),
+        missing=int((~present).sum()),
+        strata=_by_stratum(values, errors, stratum, clusters, draws, seed),
         spearman=_correlations(values, errors, clusters, draws, seed),
         provenance=json_ready(
             {
@@ -209,62 +209,115 @@ def _errors(material: Material, predicted: np.ndarray) -> tuple[np.ndarray, str]
 def _strata(values: np.ndarray, strata: int, column: str) -> np.ndarray:
     """Stratum of every row, 0 the least known; equal values share one."""
     edges = np.unique(np.quantile(values, np.linspace(0, 1, strata + 1)[1:-1]))
-    place = pd.factorize(np.searchsorted(edges, values, side="left"), sort=True)[0]
-    if place.max() == 0:
+    stratum = pd.factorize(np.searchsorted(edges, values, side="left"), sort=True)[0]
+    if stratum.max() == 0:
         raise ValueError(f"column {column!r} is {values[0]:g} in nearly every test row: no strata to compare")
-    return place
+    return stratum
 
 
 def _by_stratum(
-    values: np.ndarray, errors: np.ndarray, place: np.ndarray, clusters: np.ndarray, draws: int, seed: int
+    values: np.ndarray, errors: np.ndarray, stratum: np.ndarray, clusters: np.ndarray, draws: int, seed: int
 ) -> pd.DataFrame:
-    lines: list[dict[str, Any]] = []
-    for stratum in range(int(place.max()) + 1):
-        inside = place == stratum
+    rows: list[dict[str, Any]] = []
+    for number in range(int(stratum.max()) + 1):
+        inside = stratum == number
         sums = np.column_stack([errors[inside], np.ones(int(inside.sum()))])
-        drawn = _resampled(sums, clusters[inside], draws, seed + stratum)
-        line: dict[str, Any] = {
-            "stratum": stratum + 1,
+        drawn = _resampled_sums(sums, clusters[inside], draws, seed + number)
+        row: dict[str, Any] = {
+            "stratum": number + 1,
             "low_value": values[inside].min(),
             "high_value": values[inside].max(),
             "median_value": float(np.median(values[inside])),
             "rows": int(inside.sum()),
         }
-        for i, name in enumerate(_WORDS):
+        for i, name in enumerate(_ERRORS):
             low, high = interval(drawn[:, i] / drawn[:, -1])
-            line |= {name: errors[inside, i].mean(), f"{name}_low": low, f"{name}_high": high}
-        lines.append(line)
-    return pd.DataFrame(lines)
+            row |= {name: errors[inside, i].mean(), f"{name}_low": low, f"{name}_high": high}
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def _correlations(
     values: np.ndarray, errors: np.ndarray, clusters: np.ndarray, draws: int, seed: int
 ) -> pd.DataFrame:
-    def centred(column: np.ndarray) -> np.ndarray:
-        placed = ranks(column.astype(np.float64))
-        return (placed - placed.mean()) / max(float(placed.std()), 1e-12)
+    def standard_ranks(column: np.ndarray) -> np.ndarray:
+        ranked = ranks(column.astype(np.float64))
+        return (ranked - ranked.mean()) / max(float(ranked.std()), 1e-12)
 
-    x, lines = centred(values), []
-    for i, name in enumerate(_WORDS):
-        e = centred(errors[:, i])
+    x, rows = standard_ranks(values), []
+    for i, name in enumerate(_ERRORS):
+        e = standard_ranks(errors[:, i])
         sums = np.column_stack([np.ones(len(x)), x, e, x * x, e * e, x * e])
-        n, sx, se, sxx, see, sxe = _resampled(sums, clusters, draws, seed).T
+        n, sx, se, sxx, see, sxe = _resampled_sums(sums, clusters, draws, seed).T
         spread = np.sqrt(np.maximum((sxx - sx**2 / n) * (see - se**2 / n), 1e-300))
         low, high = interval((sxe - sx * se / n) / spread)
-        lines.append({"error": name, "rho": float((x * e).mean()), "low": low, "high": high})
-    return pd.DataFrame(lines)
+        rows.append({"error": name, "rho": float((x * e).mean()), "low": low, "high": high})
+    return pd.DataFrame(rows)
 
 
-def _resampled(columns: np.ndarray, clusters: np.ndarray, draws: int, seed: int) -> np.ndarray:
+def _resampled_sums(columns: np.ndarray, clusters: np.ndarray, draws: int, seed: int) -> np.ndarray:
     """Sums of `columns` `[row, column]` over resamples of whole clusters: `[draw, column]`."""
     _, codes = np.unique(clusters, return_inverse=True)
     sums = np.stack([np.bincount(codes, weights=c) for c in columns.T], axis=1)
     return np.concatenate([weights @ sums for weights in resamples(len(sums), draws, seed)])
 
 
-def _ci(line: pd.Series, name: str) -> str:
-    return f"{line[name]:.4g} [{line[f'{name}_low']:.4g}, {line[f'{name}_high']:.4g}]"
+def _with_interval(row: pd.Series, name: str) -> str:
+    return f"{row[name]:.4g} [{row[f'{name}_low']:.4g}, {row[f'{name}_high']:.4g}]"
 
 
-def _said(value: float) -> str:
+def _value_text(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 or float(value).is_integer() else f"{value:.4g}"
+
+
+# The figure ------------------------------------------------------------------------------------------
+def popularity_figure(strata: pd.DataFrame, column: str, unit: str) -> Figure:
+    """Mean error of the probe and of the surface by stratum, at the stratum's median, with 95% intervals.
+
+    Args:
+        strata: `median_value`, `rows`, and `probe`, `surface` with `…_low`, `…_high`.
+        column: what the strata are of, for the axis; drawn on a logarithmic axis where all values are
+            positive and span a factor of ten.
+        unit: of the errors.
+
+    Raises:
+        KeyError: A column is missing.
+    """
+    from graticule.probes.plots.drawing import Figure, Scatter
+    from graticule.probes.plots.markup import plain
+    from graticule.probes.plots.style import ACCENT, SURFACE, error_bars, in_unit, need_columns, style
+
+    parts = {"surface": (SURFACE, "the surface"), "probe": (ACCENT, "the probe")}
+    need_columns(strata, "median_value", "rows", *(f"{p}{e}" for p in parts for e in ("", "_low", "_high")))
+    x = strata["median_value"].to_numpy(np.float64)
+    wide = bool((x > 0).all() and x.max() >= 10 * x.min())
+    fig = Figure()
+    for part, (colour, name) in parts.items():
+        fig.add_trace(
+            Scatter(
+                x=x,
+                y=strata[part],
+                mode="lines+markers",
+                line={"color": colour, "width": 2},
+                marker={"size": 8},
+                error_y=error_bars(strata[part], strata[f"{part}_low"], strata[f"{part}_high"], colour),
+                name=name,
+                customdata=strata["rows"],
+                hovertemplate=f"{plain(name)}<br>{plain(column)} %{{x:,.4~s}}"
+                f"<br>{plain(in_unit('mean error', unit))} %{{y:.4~g}}"
+                "<br>%{customdata} rows<extra></extra>",
+            )
+        )
+    style(fig, height=400, note="A point a stratum, at its median; bars are 95% intervals over clusters.")
+    fig.update_xaxes(title_text=column.replace("_", " "), type="log" if wide else "linear")
+    if wide:
+        fig.update_xaxes(tickvals=_round_values(float(x.min()), float(x.max())), tickformat="~s")
+    fig.update_yaxes(title_text=in_unit("mean error", unit), rangemode="tozero")
+    return fig
+
+
+def _round_values(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten between `low` and `high`, or the powers alone where those are many."""
+    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    steps = (1, 2, 5) if len(decades) <= 4 else (1,)
+    return [step * 10.0**k for k in decades for step in steps if low / 1.5 <= step * 10.0**k <= high * 1.5]

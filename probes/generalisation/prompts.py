@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -63,21 +64,32 @@ def prompts(
     block 0 and the untrained twins) are captured from the bare names and fitted once, so that every prompt
     stands against the very same surface. A twin of its own for every prompt is `graticule.probe(prompt=…)`.
 
-    **Arguments:**
+    Args:
+        model: what reads the prompts.
+        table: its texts are the entities.
+        prompts: names of the table's own prompts (`prompts_of`), templates with one slot `{}` or prefixes,
+            `Prompt`s, or a mapping of names to these; by default all of the table's own.
+        points: hook points, as for `graticule.probe`, and so the rest that is not named here.
+        layers: as for `graticule.probe`.
+        dtype: as for `graticule.probe`.
+        prepend_bos: whether texts get special tokens, as for `graticule.capture`, under every prompt.
+        include_bos: whether these tokens may be rows.
+        reference: the prompt to compare with; by default `empty`, or else the first.
+        twins: untrained twins of the bare names, 0 to leave them out.
+        alphas: as for `graticule.probe`.
+        min_gain: as for `graticule.probe`.
+        draws: as for `graticule.probe`.
+        seed: as for `graticule.probe`.
+        out: a folder that keeps activations and findings of every prompt in `out/PROMPT`, the baselines in
+            `out/baselines`, and goes on after a kill. Without it all prompts' activations are in memory.
+        progress: as for `graticule.probe`.
 
-    - `prompts`: names of the table's own prompts (`prompts_of`), templates with one slot `{}` or prefixes,
-      `Prompt`s, or a mapping of names to these; by default all of the table's own.
-    - `prepend_bos`, `include_bos`: whether texts get special tokens, and whether these may be rows, as for
-      `graticule.capture`; the same under every prompt.
-    - `reference`: the prompt to compare with; by default `empty`, or else the first.
-    - `twins`: untrained twins of the bare names, 0 to leave them out.
-    - `out`: a folder that keeps activations and findings of every prompt in `out/PROMPT`, the baselines in
-      `out/baselines`, and goes on after a kill. Without it all prompts' activations are in memory.
-    - the rest: as for `graticule.probe`.
+    Returns:
+        Every prompt's verdict, and the differences between prompts.
 
-    **Raises** `ValueError` if the table has no texts, for a template without or with several slots, names
-    that repeat, prompts that do not suit the entities, or an unknown reference; and what `capture`,
-    `baselines` and `sweep` raise.
+    Raises:
+        ValueError: The table has no texts, a template has no slot or several, names repeat, prompts do not
+            suit the entities, the reference is unknown; and what `capture`, `baselines` and `sweep` raise.
     """
     if table.texts is None:
         raise ValueError(f"table {table.name!r} has no texts; give text= when making it")
@@ -95,32 +107,32 @@ def prompts(
         "include_bos": include_bos,
         "progress": progress,
     }
-    judging: dict[str, Any] = {"twins": twins, "min_gain": min_gain, "draws": draws, "seed": seed}
-    if out is None:
-        return _probed(model, table, asked, reference, None, settings, judging, alphas)
-    with only_here(out, "probing prompts into"):
-        return _probed(model, table, asked, reference, user_path(out), settings, judging, alphas)
+    judging = {"alphas": alphas, "twins": twins, "min_gain": min_gain, "draws": draws, "seed": seed}
+    with nullcontext() if out is None else only_here(out, "probing prompts into"):
+        folder = None if out is None else user_path(out)
+        findings = _findings(model, table, asked, folder, settings, judging)
+    return _result(findings, asked, reference, draws, seed)
 
 
-def _probed(
+def _findings(
     model: HookedModel,
     table: Table,
     asked: Mapping[str, Prompt],
-    reference: str,
     folder: Path | None,
     settings: Mapping[str, Any],
     judging: Mapping[str, Any],
-    alphas: Sequence[float] | None,
-) -> Prompts:
-    """What `prompts` gives, in a folder that no other process writes into."""
-    held: dict[str, Rows] = {}
-    seed, draws, progress = judging["seed"], judging["draws"], settings["progress"]
+) -> dict[str, Findings]:
+    """Prompt → its findings, those in the folder as they are; no other process writes into it."""
+    alphas, min_gain, draws, seed = (judging[name] for name in ("alphas", "min_gain", "draws", "seed"))
+    captured: dict[str, Rows] = {}
     for name, prompt in asked.items():
         inputs, template, pos = prompt.inputs(model, table.texts or (), settings["prepend_bos"])
         place: dict[str, Any] = {} if folder is None else {"store": inside(folder, name, "activations")}
         _log.info("capturing %d texts under prompt %r", len(table), name)
-        held[name] = capture(model, inputs, prompt=template, pos=pos, texts=table.texts, **settings, **place)
-    linked = _linked(table, held)
+        captured[name] = capture(
+            model, inputs, prompt=template, pos=pos, texts=table.texts, **settings, **place
+        )
+    linked = _linked(table, captured)
     beside = baselines(
         model,
         table,
@@ -138,46 +150,49 @@ def _probed(
         "points": resolve(model, settings["points"], settings["layers"]),
         "dtype": repr(settings["dtype"]),
         **{k: settings[k] for k in ("prepend_bos", "include_bos") if settings[k] is not None},
-        "alphas": repr(alphas),
         **judging,
+        "alphas": repr(alphas),
     }
-    found: dict[str, Findings] = {}
+    findings: dict[str, Findings] = {}
     for name, prompt in asked.items():
-        asking = {**made_from, "prompt": asdict(prompt)}
-        kept = None if folder is None else findings_of(inside(folder, name), asking)
-        if kept is not None:
-            found[name] = kept.with_material(held[name], linked, beside)
+        request = {**made_from, "prompt": asdict(prompt)}
+        saved = None if folder is None else findings_of(inside(folder, name), request)
+        if saved is not None:
+            findings[name] = saved.with_material(captured[name], linked, beside)
             continue
-        one = sweep(
-            held[name],
+        swept = sweep(
+            captured[name],
             linked,
             beside,
             alphas=alphas,
-            min_gain=judging["min_gain"],
+            min_gain=min_gain,
             draws=draws,
             seed=seed,
-            surface_of=next(iter(found.values()), None),
-            progress=progress,
+            surface_of=next(iter(findings.values()), None),
+            progress=settings["progress"],
         )
-        found[name] = replace(one, provenance={**one.provenance, **marked(asking), "prompt": name})
+        findings[name] = replace(swept, provenance={**swept.provenance, **marked(request), "prompt": name})
         if folder is not None:
-            found[name].save(inside(folder, name))
-    return gather(found, asked, reference, draws=draws, seed=seed)
+            findings[name].save(inside(folder, name))
+    return findings
 
 
-def gather(
-    findings: Mapping[str, Findings],
-    asked: Mapping[str, Prompt],
-    reference: str,
-    *,
-    draws: int = 2000,
-    seed: int = 0,
+def _linked(table: Table, captured: Mapping[str, Rows]) -> Table:
+    """The table, with rows linked that any prompt makes the same tokens: all prompts share one problem."""
+    each = [problem_of(rows, table).clusters for rows in captured.values()]
+    if all(np.array_equal(each[0], other) for other in each[1:]):
+        return table
+    for clusters in each:
+        table = table.with_clusters(clusters)
+    return table
+
+
+# The result ------------------------------------------------------------------------------------------
+def _result(
+    findings: dict[str, Findings], asked: Mapping[str, Prompt], reference: str, draws: int, seed: int
 ) -> Prompts:
-    """The result, from findings of the same rows under several prompts."""
-    chosen = [_line(name, f) for name, f in findings.items()]
     first = findings[reference]
-    frame = pd.DataFrame(chosen)
-    differences = _against(findings, reference, draws, seed)
+    chosen = pd.DataFrame([_chosen_row(name, f) for name, f in findings.items()])
     made: dict[str, Any] = {k: v for k, v in first.provenance.items() if k not in ("activations", "made_at")}
     return Prompts(
         model=first.model,
@@ -187,8 +202,8 @@ def gather(
         surface=tuple(sorted(first.rivals)),
         words={name: prompt.words for name, prompt in asked.items()},
         verdicts={name: f.verdict for name, f in findings.items()},
-        chosen=frame.merge(differences, on="prompt", how="left"),
-        layers=pd.concat([_depth(name, f) for name, f in findings.items()], ignore_index=True),
+        chosen=chosen.merge(_differences(findings, reference, draws, seed), on="prompt", how="left"),
+        layers=pd.concat([_layer_rows(name, f) for name, f in findings.items()], ignore_index=True),
         provenance=json_ready(
             {
                 **made,
@@ -197,22 +212,11 @@ def gather(
                 "versions": library_versions(),
             }
         ),
-        findings=dict(findings),
+        findings=findings,
     )
 
 
-# Parts -----------------------------------------------------------------------------------------------
-def _linked(table: Table, held: Mapping[str, Rows]) -> Table:
-    """The table, with rows linked that any prompt makes the same tokens: all prompts share one problem."""
-    each = [problem_of(a, table).clusters for a in held.values()]
-    if all(np.array_equal(each[0], other) for other in each[1:]):
-        return table
-    for clusters in each:
-        table = table.with_clusters(clusters)
-    return table
-
-
-def _line(name: str, findings: Findings) -> dict[str, Any]:
+def _chosen_row(name: str, findings: Findings) -> dict[str, Any]:
     verdict = findings.verdict
     scores = next(s for s in findings.layer_scores if s["point"] == findings.chosen_point)
     lengths = findings.material.activations.rows["position"] + 1
@@ -231,19 +235,19 @@ def _line(name: str, findings: Findings) -> dict[str, Any]:
     }
 
 
-def _depth(name: str, findings: Findings) -> pd.DataFrame:
-    lines = findings.layers[["layer", "point", "depth", "validation", "test_r2"]]
-    return lines.assign(prompt=name, chosen=lines["point"] == findings.chosen_point)
+def _layer_rows(name: str, findings: Findings) -> pd.DataFrame:
+    rows = findings.layers[["layer", "point", "depth", "validation", "test_r2"]]
+    return rows.assign(prompt=name, chosen=rows["point"] == findings.chosen_point)
 
 
-def _against(findings: Mapping[str, Findings], reference: str, draws: int, seed: int) -> pd.DataFrame:
+def _differences(findings: Mapping[str, Findings], reference: str, draws: int, seed: int) -> pd.DataFrame:
     """Every prompt's test score minus the reference's, paired by clusters, with Holm over the prompts."""
-    others = [name for name in findings if name != reference]
     columns = ["prompt", "difference", "diff_low", "diff_high", "p"]
-    lines = []
-    for name in others:
-        found = compare(findings[name], findings[reference], draws=draws, seed=seed)
-        lines.append([name, found.difference, *found.ci95, found.p])
-    frame = pd.DataFrame(lines, columns=columns)
-    adjusted = holm(frame["p"].to_numpy(np.float64)) if lines else np.zeros(0)
+    rows = []
+    for name in findings:
+        if name != reference:
+            pair = compare(findings[name], findings[reference], draws=draws, seed=seed)
+            rows.append([name, pair.difference, *pair.ci95, pair.p])
+    frame = pd.DataFrame(rows, columns=columns)
+    adjusted = holm(frame["p"].to_numpy(np.float64)) if rows else np.zeros(0)
     return frame.assign(p_holm=adjusted).astype(dict.fromkeys((*columns[1:], "p_holm"), float))

@@ -1,4 +1,4 @@
-"""What a table's prompts showed: every prompt's line, its verdict, and its difference to the reference."""
+"""The result of `prompts`: each prompt's scores and verdict, its difference to the reference, and figures."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import pandas as pd
 
 from graticule.hooks.saved import SavedResult
@@ -15,10 +16,12 @@ from graticule.probes.scores.verdict import Verdict
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-_CAPTION = "Score against depth, one line a prompt: out of fold on training rows; the mark is the test score"
+_CAPTION_DEPTH = (
+    "Score against depth, one line a prompt: out of fold on training rows; the mark is the test score"
+)
 _CAPTION_GAIN = "What the probe adds to the strings and the untrained twin, prompt by prompt, test rows"
 _CAPTION_TABLE = "Prompts, each at the layer chosen on its own training rows"
-_NOT_SAVED = {"saved": False}
+_DASHES = ("solid", "dash", "dot", "dashdot")
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,9 @@ class Prompts(SavedResult):
     KIND: ClassVar[str] = "prompts"
 
     model: str
-    """The model's name."""
     table: str
-    """The table's name."""
     target_names: tuple[str, ...]
-    """A name a target."""
+    """One name per target."""
     reference: str
     """The prompt that the others are compared with."""
     surface: tuple[str, ...]
@@ -42,16 +43,16 @@ class Prompts(SavedResult):
     verdicts: Mapping[str, Verdict]
     """Prompt → its verdict, at its own chosen layer, all against one surface."""
     chosen: pd.DataFrame
-    """A line a prompt: `prompt`, `tokens` (median, BOS included), `layer`, `point`, `validation`, `test_r2`,
-    `surface`, `gain`, `low`, `high`, `verdict`; against the reference `difference`, `diff_low`, `diff_high`,
-    `p`, `p_holm` (NaN for the reference itself)."""
+    """One row per prompt: `prompt`, `tokens` (median, BOS included), `layer`, `point`, `validation`,
+    `test_r2`, `surface`, `gain`, `low`, `high`, `verdict`; against the reference `difference`, `diff_low`,
+    `diff_high`, `p`, `p_holm` (NaN for the reference itself)."""
     layers: pd.DataFrame
-    """A line a prompt and point: `prompt`, `layer`, `point`, `depth`, `validation`, `test_r2`, `chosen`; test
-    scores of points that were not chosen are exploratory."""
+    """One row per prompt and point: `prompt`, `layer`, `point`, `depth`, `validation`, `test_r2`, `chosen`;
+    test scores of points that were not chosen are exploratory."""
     provenance: Mapping[str, Any]
     """Model, table, prompts, settings and versions."""
     findings: Mapping[str, Findings] = field(
-        default_factory=dict[str, Findings], repr=False, compare=False, metadata=_NOT_SAVED
+        default_factory=dict[str, Findings], repr=False, compare=False, metadata={"saved": False}
     )
     """Prompt → its findings; not saved here: `prompts(…, out=folder)` keeps them in `folder/PROMPT`."""
 
@@ -69,26 +70,23 @@ class Prompts(SavedResult):
             f"{len(order)} on training rows; gain over the same surface {best['gain']:+.3f} "
             f"[{best['low']:+.3f}, {best['high']:+.3f}], {best['verdict']}"
         ]
-        for _, line in order.iterrows():
-            if line["prompt"] == self.reference:
-                lines.append(f"{line['prompt']}: test R² {line['test_r2']:.3f} (the reference)")
-                continue
-            lines.append(
-                f"{line['prompt']}: test R² {line['test_r2']:.3f}, {line['difference']:+.3f} "
-                f"[{line['diff_low']:+.3f}, {line['diff_high']:+.3f}] against {self.reference} "
-                f"(p {line['p']:.3g}, Holm {line['p_holm']:.3g})"
+        for _, row in order.iterrows():
+            against = (
+                " (the reference)"
+                if row["prompt"] == self.reference
+                else f", {row['difference']:+.3f} [{row['diff_low']:+.3f}, {row['diff_high']:+.3f}] against "
+                f"{self.reference} (p {row['p']:.3g}, Holm {row['p_holm']:.3g})"
             )
+            lines.append(f"{row['prompt']}: test R² {row['test_r2']:.3f}{against}")
         names = ", ".join(name.replace("_", " ") for name in self.surface)
         lines.append(f"one surface for all prompts, from the bare names: {names or 'none'}")
         return "\n".join(lines)
 
     def figures(self) -> dict[str, Figure]:
         """Score against depth by prompt; the gain of each."""
-        from graticule.probes.plots.prompts import prompt_depth_figure, prompt_gain_figure
-
         surface = float(self.chosen["surface"].iloc[0])
         return {
-            _CAPTION: prompt_depth_figure(self.layers, self.chosen, surface),
+            _CAPTION_DEPTH: prompt_depth_figure(self.layers, self.chosen, surface),
             _CAPTION_GAIN: prompt_gain_figure(self.chosen),
         }
 
@@ -110,6 +108,108 @@ class Prompts(SavedResult):
             "p": "p",
             "p_holm": "p (Holm)",
         }
-        shown = self.chosen.sort_values("validation", ascending=False)[list(names)].rename(columns=names)
-        shown.insert(1, "reads", [self.words[p] for p in shown["prompt"]])
-        return {_CAPTION_TABLE: shown.reset_index(drop=True)}
+        rows = self.chosen.sort_values("validation", ascending=False)[list(names)].rename(columns=names)
+        rows.insert(1, "reads", [self.words[prompt] for prompt in rows["prompt"]])
+        return {_CAPTION_TABLE: rows.reset_index(drop=True)}
+
+
+# Figures ---------------------------------------------------------------------------------------------
+def prompt_depth_figure(layers: pd.DataFrame, chosen: pd.DataFrame, surface: float | None = None) -> Figure:
+    """Validation score against depth, a line per prompt; the test score at its chosen layer as a diamond.
+
+    Args:
+        layers: `prompt`, `layer`, `point`, `validation`; one row per prompt and point.
+        chosen: `prompt`, `point`, `test_r2`; one row per prompt.
+        surface: test score of the stacked baselines, as a dashed line.
+
+    Raises:
+        KeyError: A column is missing.
+    """
+    from graticule.probes.plots.drawing import Figure, Scatter
+    from graticule.probes.plots.markup import plain
+    from graticule.probes.plots.style import (
+        BLOCKS,
+        SURFACE,
+        depth_of,
+        diamond,
+        layer_axis,
+        need_columns,
+        style,
+    )
+
+    need_columns(layers, "prompt", "layer", "point", "validation")
+    need_columns(chosen, "prompt", "point", "test_r2")
+    fig = Figure()
+    x = depth_of(layers)
+    for k, (_, row) in enumerate(chosen.iterrows()):
+        name, colour, own = row["prompt"], BLOCKS[k % len(BLOCKS)], layers["prompt"] == row["prompt"]
+        fig.add_trace(
+            Scatter(
+                x=x[own],
+                y=layers["validation"][own],
+                mode="lines+markers",
+                line={"color": colour, "width": 2, "dash": _DASHES[k // len(BLOCKS) % len(_DASHES)]},
+                marker={"size": 4},
+                name=str(name),
+                legendgroup=str(name),
+                customdata=layers["point"][own].astype(str),
+                hovertemplate=f"{plain(name)}<br>%{{customdata}}<br>validation %{{y:.3f}}<extra></extra>",
+            )
+        )
+        at = x[own & (layers["point"] == row["point"])]
+        fig.add_trace(
+            Scatter(
+                x=at,
+                y=[row["test_r2"]] * len(at),
+                mode="markers",
+                marker=diamond(colour, 11),
+                legendgroup=str(name),
+                showlegend=False,
+                hovertemplate=f"{plain(name)}<br>test R² %{{y:.3f}}<extra>chosen on training rows</extra>",
+            )
+        )
+    note = "Lines are out-of-fold scores on training rows; diamonds test scores at the layer they choose."
+    style(fig, height=430, note=note)
+    if surface is not None and np.isfinite(surface):
+        label = {"text": f"surface stack {surface:.3f}", "font": {"size": 11, "color": SURFACE}}
+        place = {"xanchor": "left", "x": 0.01, "yanchor": "bottom"}
+        line = {"color": SURFACE, "width": 2, "dash": "dash"}
+        fig.add_hline(y=surface, line=line, annotation={**label, **place})
+    low = float(np.nanmin([layers["validation"].min(), chosen["test_r2"].min(), 0.0]))
+    high = float(np.nanmax([layers["validation"].max(), chosen["test_r2"].max(), surface or 0.0, 0.05]))
+    fig.update_yaxes(title_text="R²", range=[max(low, -0.25) - 0.03, high + 0.05])
+    fig.update_xaxes(showgrid=False)
+    layer_axis(fig, layers["layer"])
+    return fig
+
+
+def prompt_gain_figure(chosen: pd.DataFrame) -> Figure:
+    """Gain over the surface with its 95% interval, a mark per prompt, the largest on top.
+
+    Args:
+        chosen: `prompt`, `gain`, `low`, `high`; one row per prompt.
+
+    Raises:
+        KeyError: A column is missing.
+    """
+    from graticule.probes.plots.drawing import Figure, Scatter
+    from graticule.probes.plots.style import INK, MUTED, error_bars, need_columns, style
+
+    need_columns(chosen, "prompt", "gain", "low", "high")
+    rows = chosen.sort_values("gain", kind="stable")
+    fig = Figure(
+        Scatter(
+            x=rows["gain"],
+            y=rows["prompt"],
+            mode="markers",
+            marker={"size": 9, "color": INK},
+            error_x=error_bars(rows["gain"], rows["low"], rows["high"], INK, 2.0),
+            hovertemplate="%{y}<br>gain %{x:+.3f}<extra></extra>",
+            showlegend=False,
+        )
+    )
+    style(fig, height=110 + 34 * len(rows), note="Bars are 95% intervals, paired over clusters of test rows.")
+    fig.add_vline(x=0, line={"color": MUTED, "width": 1, "dash": "dot"})
+    fig.update_xaxes(title_text="gain over the surface (R²)", tickformat="+.2f")
+    fig.update_yaxes(ticks="", range=[-0.6, len(rows) - 0.4])
+    return fig

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -12,7 +13,7 @@ import pandas as pd
 from graticule.hooks.artifact import json_ready, library_versions
 from graticule.hooks.doors import FINDINGS, came
 from graticule.hooks.messages import UnknownNameError
-from graticule.hooks.points import layer_of
+from graticule.hooks.points import layer_text
 from graticule.hooks.same_model import check_one_model
 from graticule.hooks.saved import SavedResult
 from graticule.probes.findings import Findings
@@ -34,17 +35,15 @@ class Transfer(SavedResult):
     KIND: ClassVar[str] = "transfer"
 
     model: str
-    """The model's name."""
     table: str
-    """The table's name."""
     target_names: tuple[str, ...]
-    """A name a target."""
+    """One name per target."""
     point: str
     """The hook point, one for all prompts."""
     prompts: tuple[str, ...]
     """In the order of rows and columns."""
     cells: pd.DataFrame
-    """A line a pair: `probe` and `activations` (prompt names), `r2`, `low`, `high`, `spearman` with the
+    """One row per pair: `probe` and `activations` (prompt names), `r2`, `low`, `high`, `spearman` with the
     activations as they are; `shifted_r2`, `shifted_low`, `shifted_high`, `shifted_spearman` after the shift.
     Test rows, means over targets; 95% intervals from one bootstrap over clusters."""
     provenance: Mapping[str, Any]
@@ -72,13 +71,11 @@ class Transfer(SavedResult):
         rho, rho_raw = self.average("spearman")
         _, rho_shifted = self.average("shifted_spearman")
         worst = self.cells.iloc[int(self.cells["r2"].to_numpy().argmin())]
-        layer = layer_of(self.point)
         return "\n".join(
             [
                 f"probes keep R² {raw:.3f} of {own:.3f} under other prompts, {shifted:.3f} with the mean "
                 "shifted",
-                f"at {self.point if layer is None else f'layer {layer}'}, {len(self.prompts)} prompts, test "
-                "rows; means over probes",
+                f"at {layer_text(self.point)}, {len(self.prompts)} prompts, test rows; means over probes",
                 f"raw and shifted averaged, as the paper has it: R² {own:.3f} → {(raw + shifted) / 2:.3f}, "
                 f"Spearman {rho:.3f} → {(rho_raw + rho_shifted) / 2:.3f}",
                 f"worst: the probe of {worst['probe']} on {worst['activations']}, R² {worst['r2']:.3f}, "
@@ -88,8 +85,6 @@ class Transfer(SavedResult):
 
     def figures(self) -> dict[str, Figure]:
         """Heat-maps, raw and shifted."""
-        from graticule.probes.plots.prompts import transfer_figure
-
         return {
             _CAPTION_RAW: transfer_figure(self.matrix("r2")),
             _CAPTION_SHIFTED: transfer_figure(self.matrix("shifted_r2")),
@@ -111,14 +106,19 @@ def transfer(
     the difference of the two prompts' means over *training* rows, for the probe of prompt b. What the raw
     scores lose and the shifted ones keep is an offset of the prompt, not another direction.
 
-    **Arguments:**
+    Args:
+        findings_by_prompt: findings of the same rows (`prompts(…).findings`), with their material.
+        point: one hook point for all; by default the one with the best mean validation score over the
+            prompts, which training rows alone decide.
+        draws: resamples of the clusters.
+        seed: of the resamples.
 
-    - `findings_by_prompt`: findings of the same rows (`prompts(…).findings`), with their material.
-    - `point`: one hook point for all; by default the one with the best mean validation score over the
-      prompts, which training rows alone decide.
+    Returns:
+        Every probe's scores on every prompt's activations.
 
-    **Raises** `ValueError` for fewer than two prompts, findings of other rows or targets, or loaded without
-    activations; `KeyError` for a point that a prompt was not probed at.
+    Raises:
+        ValueError: Fewer than two prompts, findings of other rows or targets, or loaded without activations.
+        KeyError: A prompt was not probed at `point`.
     """
     if not isinstance(findings_by_prompt, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(
@@ -142,16 +142,18 @@ def transfer(
                 f"{point!r} was not probed under prompt {name!r}: {', '.join(findings.probes)}"
             )
     problem = first.material.problem
-    means: dict[str, np.ndarray] = {}
-    predictions: dict[str, np.ndarray] = {}
-    for name, findings in findings_by_prompt.items():
-        means[name] = findings.material.rows(point, problem.train).mean(axis=0)
+    means = {
+        name: findings.material.rows(point, problem.train).mean(axis=0)
+        for name, findings in findings_by_prompt.items()
+    }
+    predictions: dict[_Cell, np.ndarray] = {}
     for a, findings in findings_by_prompt.items():
         rows = findings.material.rows(point, problem.test)
         for b in names:
             probe = findings_by_prompt[b].probes[point]
-            predictions[f"raw {b}\0{a}"] = raw = probe.predict(rows)
-            predictions[f"shifted {b}\0{a}"] = raw - (means[a] - means[b]) @ probe.coef
+            raw = probe.predict(rows)
+            predictions["raw", b, a] = raw
+            predictions["shifted", b, a] = raw - (means[a] - means[b]) @ probe.coef
     cells = _cells(names, predictions, problem.y[problem.test], problem.clusters[problem.test], draws, seed)
     return Transfer(
         model=first.model,
@@ -173,31 +175,34 @@ def transfer(
     )
 
 
+_Cell = tuple[str, str, str]
+"""`raw` or `shifted`, the prompt of the probe, the prompt of the activations."""
+
+
 def _cells(
     names: tuple[str, ...],
-    predictions: Mapping[str, np.ndarray],
+    predictions: Mapping[_Cell, np.ndarray],
     y: np.ndarray,
     clusters: np.ndarray,
     draws: int,
     seed: int,
 ) -> pd.DataFrame:
-    sums = cluster_sums(y, predictions, clusters)
-    samples = dict(zip(sums.names, resampled_r2(sums, draws, seed).T, strict=True))
-    lines: list[dict[str, Any]] = []
-    for b in names:
-        for a in names:
-            line: dict[str, Any] = {"probe": b, "activations": a}
-            for how, prefix in (("raw", ""), ("shifted", "shifted_")):
-                key = f"{how} {b}\0{a}"
-                low, high = interval(samples[key])
-                line |= {
-                    f"{prefix}r2": mean_r2(y, predictions[key]),
-                    f"{prefix}low": low,
-                    f"{prefix}high": high,
-                    f"{prefix}spearman": mean(spearman(y, predictions[key])),
-                }
-            lines.append(line)
-    return pd.DataFrame(lines)
+    sums = cluster_sums(y, {f"{how} {b}\0{a}": pred for (how, b, a), pred in predictions.items()}, clusters)
+    samples = dict(zip(predictions, resampled_r2(sums, draws, seed).T, strict=True))
+    rows: list[dict[str, Any]] = []
+    for b, a in product(names, names):
+        row: dict[str, Any] = {"probe": b, "activations": a}
+        for how, prefix in (("raw", ""), ("shifted", "shifted_")):
+            cell = (how, b, a)
+            low, high = interval(samples[cell])
+            row |= {
+                f"{prefix}r2": mean_r2(y, predictions[cell]),
+                f"{prefix}low": low,
+                f"{prefix}high": high,
+                f"{prefix}spearman": mean(spearman(y, predictions[cell])),
+            }
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
 def _best_point(findings_by_prompt: Mapping[str, Findings]) -> str:
@@ -213,16 +218,17 @@ def _best_point(findings_by_prompt: Mapping[str, Findings]) -> str:
 
 
 def _check_alike(findings_by_prompt: Mapping[str, Findings]) -> None:
-    """**Raises** `ValueError` unless all findings are of the same model, rows, split and targets."""
-    held = {name: findings.material.problem for name, findings in findings_by_prompt.items()}
-    first_name, first = next(iter(held.items()))
-    of = {n: f.material.activations.provenance for n, f in findings_by_prompt.items()}
-    for name, made in of.items():
+    """Raise `ValueError` unless all findings are of the same model, rows, split and targets."""
+    first_name, first_findings = next(iter(findings_by_prompt.items()))
+    first, first_made = first_findings.material.problem, first_findings.material.activations.provenance
+    for name, findings in findings_by_prompt.items():
+        made = findings.material.activations.provenance
         check_one_model(
-            "transfer", (f"prompt {first_name!r} is", of[first_name]), (repr(name), made),
+            "transfer", (f"prompt {first_name!r} is", first_made), (repr(name), made),
             "give findings of one model",
         )  # fmt: skip
-    for name, problem in held.items():
+    for name, findings in findings_by_prompt.items():
+        problem = findings.material.problem
         if problem.names != first.names:
             raise ValueError(f"prompt {name!r} has targets {problem.names}, {first_name!r} {first.names}")
         for part in ("source", "is_test", "y"):
@@ -231,3 +237,44 @@ def _check_alike(findings_by_prompt: Mapping[str, Findings]) -> None:
                     f"prompts {first_name!r} and {name!r} were probed on other rows ({part} differs): "
                     "make them with one call of prompts(model, table)"
                 )
+
+
+# The figure ------------------------------------------------------------------------------------------
+def transfer_figure(scores: pd.DataFrame) -> Figure:
+    """Heat-map of scores, a row per probe and a column per prompt of the activations; numbers in the cells.
+
+    Args:
+        scores: probe × activations; scores below 0 share the colour of 0.
+    """
+    from graticule.probes.plots.drawing import Figure, Heatmap
+    from graticule.probes.plots.style import INK, SURFACE, short_labels, style
+
+    values = scores.to_numpy(np.float64)
+    most = max(float(np.nanmax(values)), 0.05)
+    fig = Figure(
+        Heatmap(
+            z=values,
+            x=short_labels(scores.columns),
+            y=short_labels(scores.index),
+            zmin=0,
+            zmax=most,
+            colorscale=[[0, "#f4f6f8"], [1, SURFACE]],
+            colorbar={"title": {"text": "R²"}, "thickness": 12, "outlinewidth": 0},
+            hovertemplate="probe of %{y}<br>activations of %{x}<br>R² %{z:.3f}<extra></extra>",
+        )
+    )
+    style(fig, height=130 + 52 * len(scores), note="On the diagonal each probe reads its own prompt.")
+    cells = [
+        {
+            "x": j,
+            "y": i,
+            "text": f"{value:.3f}",
+            "showarrow": False,
+            "font": {"size": 12, "color": "white" if value > 0.55 * most else INK},
+        }
+        for (i, j), value in np.ndenumerate(values)
+    ]
+    fig.update_layout(annotations=cells)
+    fig.update_xaxes(title_text="activations of", showgrid=False, ticks="", side="bottom")
+    fig.update_yaxes(title_text="probe of", showgrid=False, ticks="", autorange="reversed")
+    return fig

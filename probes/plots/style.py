@@ -249,3 +249,29 @@ def spread(positions: Sequence[float], gap: float, low: float, high: float) -> l
     result = np.empty(len(placed))
     result[order] = placed
     return result.tolist()
+
+
+def error_bars(
+    middle: Any, low: Any, high: Any, colour: str, thickness: float = 1.5, width: int = 0
+) -> dict[str, Any]:
+    """plotly's bars from `low` to `high` about marks at `middle`, for `error_x` and `error_y`."""
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": high - middle,
+        "arrayminus": middle - low,
+        "color": colour,
+        "thickness": thickness,
+        "width": width,
+    }
+
+
+def diamond(colour: str = ACCENT, size: int = 12) -> dict[str, Any]:
+    """The marker of the one of many that was chosen."""
+    return {"symbol": "diamond", "size": size, "color": colour, "line": {"color": "white", "width": 1}}
+
+
+def depth_of(layers: pd.DataFrame) -> "pd.Series[Any]":
+    """Places of points on an axis of layers: numbers of the layers, or names if a point has no layer."""
+    numbered = bool(layers["layer"].notna().all())
+    return layers["layer"].astype(float) if numbered else layers["point"].astype(str)
