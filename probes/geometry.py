@@ -9,12 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from graticule.hooks.imports import load
+from graticule.hooks.model_view import final_norm
+from graticule.hooks.protocols import HookedModel
 
+_COLUMNS = 1 << 14  # of the vocabulary at a time
 _STEP = 0.05  # of the trapezoid rule, which converges faster than any power here
 _POINTS = 64  # at a time
 _LEAST = 1e-100
@@ -34,7 +40,11 @@ class Metric:
     """For vectors (write directions, steering vectors, decoder rows): the inverse transpose of `read`."""
 
     def of(self, kind: str) -> Float[np.ndarray, "width width"]:
-        """The map for `read` or `write` directions. **Raises** `ValueError` for another kind."""
+        """The map for `read` or `write` directions.
+
+        Raises:
+            ValueError: for another kind.
+        """
         if kind not in ("read", "write"):
             raise ValueError(f"kind={kind!r}: directions are 'read' or 'write'")
         return self.read if kind == "read" else self.write
@@ -69,15 +79,16 @@ def root(
     """A symmetric positive semi-definite matrix to a power; directions without variance (below `rcond` of the
     largest) map to 0.
 
-    **Raises** `ValueError` if the matrix is zero or not finite.
+    Raises:
+        ValueError: if the matrix is zero or not finite.
     """
     if not np.isfinite(covariance).all():
         raise ValueError("a covariance holds NaN or infinity")
     values, vectors = np.linalg.eigh((covariance + covariance.T) / 2)
-    kept = values > rcond * values[-1]
-    if not kept.any():
+    varied = values > rcond * values[-1]
+    if not varied.any():
         raise ValueError("a covariance of nothing but zeros: there is no spread to measure angles by")
-    powers = np.where(kept, np.where(kept, values, 1.0) ** power, 0.0)
+    powers = np.where(varied, np.where(varied, values, 1.0) ** power, 0.0)
     return (vectors * powers) @ vectors.T
 
 
@@ -87,6 +98,41 @@ def covariance(
     """Covariance of rows (ddof 0), or their second moment about zero."""
     values = rows - rows.mean(axis=0) if centred else rows
     return values.T @ values / len(rows)
+
+
+def unembedding_covariance(model: HookedModel) -> Float[np.ndarray, "d_model d_model"]:
+    """Cov(γ) over the whole vocabulary, uniform weights (Park et al. 2023, section 3.2).
+
+    γ is the functional with which the *residual stream* before the final norm is read: where the norm's gain
+    was not folded into `W_U` it is multiplied in, and where the norm subtracts the mean, so is γ's. With and
+    without folding the result is the same; only the norm's scale, one number a row, is left out.
+
+    Raises:
+        ValueError: if the model has no `W_U` of `[d_model, d_vocab]`.
+    """
+    weight: Any = getattr(model, "W_U", None)
+    width = int(model.cfg.d_model)
+    if not isinstance(weight, Tensor) or weight.ndim != 2 or weight.shape[0] != width:
+        shape = tuple(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
+        raise ValueError(
+            f"the causal inner product needs model.W_U of [d_model, d_vocab] with d_model {width}; found "
+            f"{shape}. Leave model= out to have the other geometries"
+        )
+    gain, centres = final_norm(model)
+    through = np.diag(gain)
+    if centres:
+        through = (np.eye(width) - 1 / width) @ through
+    return through @ column_covariance(weight.detach()) @ through.T
+
+
+def column_covariance(weights: Float[Tensor, "d_model d_vocab"]) -> Float[np.ndarray, "d_model d_model"]:
+    """Covariance of an unembedding's columns, uniform weights, in float64 sums of float32 blocks."""
+    mean = weights.mean(dim=1, keepdim=True, dtype=torch.float32)
+    total = np.zeros((len(weights), len(weights)))
+    for part in weights.split(_COLUMNS, dim=1):  # a vocabulary of 262,144 does not become float64 at once
+        rows = part.float() - mean
+        total += (rows @ rows.T).to("cpu", torch.float64).numpy()
+    return total / weights.shape[1]
 
 
 def cosine_matrix(
@@ -123,7 +169,11 @@ class RandomVectors:
 
     @classmethod
     def of(cls, covariance: Float[np.ndarray, "width width"]) -> RandomVectors:
-        """**Raises** `ValueError` if the covariance is zero: its vectors have no angles."""
+        """Of a covariance.
+
+        Raises:
+            ValueError: if it is zero: its vectors have no angles.
+        """
         values, axes = np.linalg.eigh((covariance + covariance.T) / 2)
         if not values[-1] > 0:
             raise ValueError("vectors drawn with a zero covariance have no angles")
@@ -138,7 +188,8 @@ class RandomVectors:
         function is inverted on a line through its saddle point, exact to about six digits down to 1e-100.
         Many cosines are interpolated, log p in |c|, between some 80 knots.
 
-        **Raises** `ValueError` if the direction is zero.
+        Raises:
+            ValueError: if the direction is zero.
         """
         weights = self._weights(direction)
         values = np.abs(cosines)

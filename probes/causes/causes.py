@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+import numpy as np
 import pandas as pd
 
+from graticule.hooks.bars import bar
 from graticule.hooks.doors import FINDINGS, MODEL, door
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.session import packed, undisturbed
-from graticule.hooks.saved import SavedResult
-from graticule.probes.causes.ablate import PINS, pin_figures
-from graticule.probes.causes.bench import Bench, provenance_of
-from graticule.probes.causes.controls import NEGLIGIBLE, needed
-from graticule.probes.causes.effects import LEVEL, EffectTables, adjusted
-from graticule.probes.causes.neuron_runs import neuron_tables, neuron_tests
-from graticule.probes.causes.outcomes import Outcome
-from graticule.probes.causes.removal import removal_tables, removal_tests
-from graticule.probes.causes.rig import Span
-from graticule.probes.causes.steer import SCALES
-from graticule.probes.causes.steer_runs import need_dose, steered, steering_tables, steering_tests
+from graticule.probes.causes.ablate import PINS, ablate_neurons, neuron_tests, pin_table
+from graticule.probes.causes.edited_runs import Span
+from graticule.probes.causes.effects import LEVEL, NEGLIGIBLE, InterventionResult, needed, pin_figures
+from graticule.probes.causes.experiment import Experiment
+from graticule.probes.causes.leace import Eraser, frame_of, matched_erasers
+from graticule.probes.causes.outcomes import KL, LOSS, Outcome, next_tokens
+from graticule.probes.causes.steer import SCALES, need_dose, steer_targets, steered, steering_tests
 from graticule.probes.findings import Findings
 from graticule.probes.scores.verdict import STRUCTURE
 
@@ -33,18 +31,16 @@ USED = "used"
 NOT_SEEN = "present, no effect seen"
 UNDECIDED = "not decided"
 _ENOUGH_ROWS = 20
+_CHUNK = 10
+"""Erasers whose runs are in memory at once."""
 
 
 @dataclass(frozen=True)
-class Causes(EffectTables, SavedResult):
+class Causes(InterventionResult):
     """The result of `graticule.causes`."""
 
     KIND: ClassVar[str] = "causes"
 
-    model: str
-    """The model's name."""
-    table: str
-    """The table's name."""
     target_names: tuple[str, ...]
     """Targets that were steered and erased."""
     words: str
@@ -55,24 +51,10 @@ class Causes(EffectTables, SavedResult):
     """The verdict of the findings, in words."""
     point: str
     """The hook point of the interventions."""
-    span: str
-    """Which tokens were edited."""
-    rows: int
-    """Test rows whose prompts were run."""
     dose: float
     """Standard deviations of the reading at which steering is measured, plus and minus."""
-    effects: pd.DataFrame
-    """A line an intervention and outcome; see `EffectTables`."""
-    controls: pd.DataFrame
-    """A line a control and outcome: `intervention`, `outcome`, `kind`, `direction`, `effect`."""
-    doses: pd.DataFrame
-    """Dose-response of steering: `intervention`, `outcome`, `kind`, `direction`, `scale`, `value`."""
     pins: pd.DataFrame
     """Pin sweeps of the neurons asked for; empty without any."""
-    outcomes: tuple[Outcome, ...]
-    """As stated beforehand."""
-    provenance: Mapping[str, Any]
-    """Model, table, settings and versions."""
 
     @property
     def title(self) -> str:
@@ -88,25 +70,21 @@ class Causes(EffectTables, SavedResult):
         lines: list[str] = []
         for kind, name in (("shuffled", "directions of shuffled targets"), ("other", "another concept")):
             for line in self.effects[self.effects["tested"]].to_dict("records"):
-                held = self.controls[
+                effects = self.controls[
                     (self.controls["kind"] == kind)
                     & (self.controls["intervention"] == line["intervention"])
                     & (self.controls["outcome"] == line["outcome"])
                 ]["effect"]
-                if len(held):
+                if len(effects):
                     lines.append(
                         f"{name} in place of {str(line['intervention']).removeprefix('steer ')}, "
-                        f"{line['outcome']}: up to ±{held.abs().max():.3g}"
+                        f"{line['outcome']}: up to ±{effects.abs().max():.3g}"
                     )
         return lines
 
     def figures(self) -> dict[str, Figure]:
         """Dose-response and control effects, outcome by outcome; pin sweeps."""
-        return {**self.effect_figures(), **pin_figures(self.pins)}
-
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """Effects."""
-        return self.effect_tables()
+        return {**super().figures(), **pin_figures(self.pins)}
 
 
 @door(model=MODEL, findings=FINDINGS)
@@ -132,60 +110,70 @@ def causes(
     """Does the model use what the probe reads at `point`? Interventions beside matched controls.
 
     Every target is steered (`steer`), all of them together are erased (LEACE), and `neurons` are pinned and
-    ablated (`ablate`), on at most `rows` test rows, their names set into the prompts of `outcomes` (by
-    default those packaged for latitude, longitude and year). Every effect is ranked among at least `controls`
-    interventions as large as itself (more, where fewer could not reach .05 after Holm's correction).
-
-    Special tokens (BOS) are edited with `include_bos` alone.
+    ablated (`ablate`), on at most `rows` test rows, their names set into the prompts of `outcomes`. Every
+    effect is ranked among at least `controls` interventions as large as itself (more, where fewer could not
+    reach .05 after Holm's correction).
 
     **The verdict:** *used* if an outcome lies beyond its controls (Holm-adjusted p below .05); *present, no
     effect seen* if none does although the findings show structure, at least 20 rows were run, and the
     controls move what was measured; else *not decided*. Under every outcome stands its detection limit, the
     97.5% quantile of its controls' sizes: smaller effects could not have been told from displacements in
-    general. With `out`, the result is saved there.
+    general.
 
-    **Raises** `ValueError` and `KeyError` as `steer` and `ablate`.
+    Args:
+        model: that the findings are of.
+        findings: of a sweep.
+        outcomes: stated answers; by default those packaged for latitude, longitude and year.
+        targets: by default the first four.
+        point: by default the chosen one.
+        rows: test rows at most.
+        controls: at least so many.
+        neurons: (layer, index) pairs.
+        other: findings of another concept at the same points, to steer beside.
+        pos: which tokens are steered and erased; BOS among them with `include_bos` alone.
+        scales: doses of steering; `dose` and its negative among them.
+        dose: at which steering is measured.
+        seed: of rows and controls.
+        include_bos: see `pos`.
+        progress: whether bars are shown.
+        out: a folder in which the result is saved.
+
+    Raises:
+        ValueError: as `steer` and `ablate`.
+        KeyError: as `steer`.
     """
     need_dose(dose, scales)
-    bench = Bench(model, findings, outcomes, point=point, rows=rows, span=pos, seed=seed,
-                  include_bos=include_bos)  # fmt: skip
+    experiment = Experiment(
+        model, findings, outcomes, point=point, rows=rows, span=pos, seed=seed, include_bos=include_bos
+    )
     names = steered(findings, targets)
-    pins = pd.DataFrame()
     with undisturbed(model), packed(model):
-        tests = steering_tests(bench, names) + removal_tests(bench)
-        tests += neuron_tests(bench, neurons) if neurons else 0
+        tests = steering_tests(experiment, names) + _erasure_tests(experiment)
+        tests += neuron_tests(experiment, neurons) if neurons else 0
         count = needed(controls, tests)
-        effects, held, doses = steering_tables(bench, names, scales, dose, count, other, progress)
-        removed = removal_tables(bench, names, count, progress)
-        tables = [(effects, held), removed]
+        steer_targets(experiment, names, scales, dose, count, other, progress)
+        _erase_targets(experiment, names, count, progress)
         if neurons:
-            *found, pins = neuron_tables(bench, neurons, PINS, count, "all", progress)
-            tables.append((found[0], found[1]))
-    every = adjusted(pd.concat([t[0] for t in tables], ignore_index=True))
-    words, reason = second_verdict(every, findings.verdict.words, len(bench.sources))
-    settings = {
-        "point": bench.point, "pos": pos, "rows": rows, "controls": count, "scales": list(scales),
-        "dose": dose, "neurons": [list(n) for n in neurons or ()],
-        "other": None if other is None else other.table, "seed": seed,
-        "include_bos": include_bos,
-    }  # fmt: skip
+            ablate_neurons(experiment, neurons, PINS, count, "all", progress)
+    fields = experiment.fields(
+        point=experiment.point,
+        rows=rows,
+        controls=count,
+        scales=list(scales),
+        dose=dose,
+        neurons=[list(n) for n in neurons or ()],
+        other=None if other is None else other.table,
+    )
+    words, reason = second_verdict(fields["effects"], findings.verdict.words, fields["rows"])
     result = Causes(
-        model=findings.model,
-        table=findings.table,
+        **fields,
         target_names=tuple(names),
         words=words,
         reason=reason,
         first_verdict=findings.verdict.words,
-        point=bench.point,
-        span=pos,
-        rows=len(bench.sources),
+        point=experiment.point,
         dose=dose,
-        effects=every,
-        controls=pd.concat([t[1] for t in tables], ignore_index=True),
-        doses=doses,
-        pins=pins,
-        outcomes=bench.outcomes,
-        provenance=provenance_of(findings, settings),
+        pins=pin_table(experiment) if neurons else pd.DataFrame(),
     )
     if out is not None:
         result.save(out)
@@ -221,3 +209,61 @@ def second_verdict(effects: pd.DataFrame, first: str, rows: int) -> tuple[str, s
             "show more)"
         )
     return NOT_SEEN, reason
+
+
+# Erasing inside the model ------------------------------------------------------------------------------
+def _erasure_tests(experiment: Experiment) -> int:
+    """How many outcomes an erasure is tested on: every stated answer, KL and loss."""
+    return len(experiment.outcomes) + 1 + int(experiment.text_runs is not None)
+
+
+def _erase_targets(
+    experiment: Experiment, names: Sequence[str], controls: int, progress: bool | None
+) -> None:
+    """Erase all of `names` at once, beside erasers of other features that remove as much, and note effects.
+
+    Outcomes: how far the stated answers stop following the truth (the slope of the log-odds on the target,
+    per standard deviation, after less before); KL of the next token after the prompt; loss of the last token
+    of the table's own texts.
+    """
+    moments = experiment.moments
+    columns = [experiment.findings.target_names.index(n) for n in names]
+    eraser = Eraser.fit(experiment.X, experiment.y[:, columns], moments=moments)
+    rng = np.random.default_rng([experiment.seed, 3])
+    erasers = [eraser, *matched_erasers(moments, frame_of(moments, eraser), controls, rng)]
+    name = f"erase {' and '.join(names)}"
+    parts: dict[str, list[np.ndarray]] = {}
+    with bar(len(erasers), name, "eraser", progress) as done:
+        for start in range(0, len(erasers), _CHUNK):
+            some = erasers[start : start + _CHUNK]
+            for outcome, values in _erased(experiment, some).items():
+                parts.setdefault(outcome, []).append(values)
+            done.update(len(some))
+    norm, directions = float(np.sqrt(eraser.removed)), [f"control {i}" for i in range(controls)]
+    for outcome, values in parts.items():
+        unit = "nats" if outcome.startswith((KL, LOSS)) else "log-odds per sd of the target"
+        experiment.measured.add(name, outcome, unit, np.concatenate(values), directions, norm)
+
+
+def _erased(experiment: Experiment, erasers: Sequence[Eraser]) -> dict[str, np.ndarray]:
+    """Outcome → `[eraser, row]` whose mean over rows is the effect."""
+    edits = [eraser.edit for eraser in erasers]
+    out: dict[str, np.ndarray] = {}
+    for prompt in experiment.prompts:
+        runs, base = experiment.runs(prompt), experiment.base(prompt)
+        edited = runs.runs(edits)
+        plain = experiment.odds(prompt, base)
+        odds = [experiment.odds(prompt, outputs) for outputs in edited]
+        for outcome in experiment.outcomes:
+            if outcome.prompt == prompt:
+                truth = experiment.truth[:, experiment.findings.target_names.index(outcome.target)]
+                z = (truth - truth.mean()) / max(float(truth.std()), 1e-300)
+                # per row the part it has in the slope's change: their mean is the slope after less before
+                after = np.stack([values[outcome.name] for values in odds])
+                out[f"{outcome.name}, following the truth"] = z * (after - plain[outcome.name])
+        if prompt == experiment.prompts[0]:
+            out[f"{KL} after the prompt"] = next_tokens(runs, base, edited)[KL]
+    if experiment.text_runs is not None:
+        runs, truth = experiment.text_runs
+        out[LOSS] = next_tokens(runs, experiment.text_base, runs.runs(edits), truth)[LOSS]
+    return out

@@ -1,77 +1,63 @@
-"""Effects beside their controls: the lines, the correction, the sentences and the figures they share."""
+"""Effects of interventions beside their controls: rows, p-values, and the result that all of them share."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from graticule.hooks.saved import SavedResult
 from graticule.probes.applicable import NotApplicable
-from graticule.probes.causes.controls import detection_limit, rank_p
+from graticule.probes.causes.outcomes import Outcome
 from graticule.probes.scores.multiplicity import holm
+from graticule.probes.scores.ties import share_reaching
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 LEVEL = 0.05
 """Of the adjusted p-values."""
+NEGLIGIBLE = 1e-6
+"""Effects below this (in log-odds, nats or standard deviations) are rounding."""
+N_SWEPT = 9
+"""Control neurons whose whole pin sweep is kept for the figure, as many as in the paper."""
 _EFFECTS = "What the interventions change, beside matched controls"
 
 
-class EffectTables:
-    """For results with `effects`, `controls` and `doses`.
-
-    `effects` has a line an intervention and outcome: `effect` (mean over rows), `low`, `high` (95%, rows
-    resampled), `limit` (detection limit: the 97.5% quantile of the controls' sizes), `n_controls`,
-    `norm` (of the displacement, per standard deviation for steering), `sensitivity` (Spearman correlation of
-    the outcome with the truth in the model as it is) with `sensitivity_p`, `p` (rank among the controls),
-    `p_holm` (over the lines with `tested`; NaN elsewhere).
-    """
-
-    effects: pd.DataFrame
-    controls: pd.DataFrame
-    doses: pd.DataFrame
-
-    def effect_lines(self) -> list[str]:
-        """A sentence an outcome that is tested, the strongest first."""
-        tested = self.effects[self.effects["tested"]].sort_values("p", kind="stable")
-        return [_sentence({str(k): v for k, v in line.items()}) for line in tested.to_dict("records")]
-
-    def effect_figures(self) -> dict[str, Figure]:
-        """Dose-response and histogram of every tested outcome."""
-        from graticule.probes.plots.causes import control_figure, dose_figure
-
-        out: dict[str, Figure] = {}
-        for line in self.effects[self.effects["tested"]].to_dict("records"):
-            name, outcome = str(line["intervention"]), str(line["outcome"])
-            doses = _of(self.doses, name, outcome)
-            held = _of(self.controls, name, outcome)
-            among = held[held["kind"] == "control"]["effect"].to_numpy(dtype=float)
-            unit = str(line["unit"])
-            if len(doses):
-                out[f"Dose-response, {name}: {outcome}"] = dose_figure(doses, unit.removesuffix(" per sd"))
-            if len(among):
-                out[f"{name[:1].upper()}{name[1:]} among its controls: {outcome}"] = control_figure(
-                    among, float(line["effect"]), float(line["limit"]), name, unit
-                )
-        return out
-
-    def effect_tables(self) -> dict[str, pd.DataFrame]:
-        """The effects, for people."""
-        named = {
-            "p_holm": "p (Holm)",
-            "limit": "detection limit",
-            "n_controls": "controls",
-            "low": "2.5%",
-            "high": "97.5%",
-            "sensitivity": "follows the truth (Spearman)",
-        }
-        shown = self.effects.drop(columns=["sensitivity_p"])
-        return {_EFFECTS: shown.rename(columns=named)}
+# Ranks among controls ----------------------------------------------------------------------------------
+def rank_p(effect: float, controls: Float[np.ndarray, " control"]) -> float:
+    """Two-sided p of an effect by its rank among the controls' sizes: (1 + #{|c| ≥ |e|}) / (1 + n); 1 for an
+    effect that is rounding."""
+    if abs(effect) < NEGLIGIBLE:
+        return 1.0
+    return float(share_reaching(np.abs(controls), abs(effect)))
 
 
+def needed(controls: int, tests: int, level: float = 0.05) -> int:
+    """`controls`, or as many as one of `tests` outcomes needs to reach `level` after Holm's correction."""
+    return max(controls, int(np.ceil(tests / level)))
+
+
+def detection_limit(controls: Float[np.ndarray, " control"]) -> float:
+    """The smallest effect that these controls could have shown: the 97.5% quantile of their sizes."""
+    return float(np.quantile(np.abs(controls), 0.975)) if len(controls) else float("nan")
+
+
+def row_interval(
+    values: Float[np.ndarray, " row"], seed: int, n_bootstrap: int = 2000
+) -> tuple[float, float]:
+    """95% percentile interval of the mean, rows resampled."""
+    rng = np.random.default_rng(seed)
+    means = values[rng.integers(0, len(values), (n_bootstrap, len(values)))].mean(axis=1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
+
+
+# Rows --------------------------------------------------------------------------------------------------
 def effect_line(
     *,
     intervention: str,
@@ -84,7 +70,7 @@ def effect_line(
     norm: float,
     sensitivity: tuple[float, float] = (float("nan"), float("nan")),
 ) -> dict[str, Any]:
-    """One line of `effects`, not yet adjusted."""
+    """One row of `effects`, not yet adjusted."""
     return {
         "intervention": intervention,
         "outcome": outcome,
@@ -103,7 +89,7 @@ def effect_line(
 
 
 def adjusted(effects: pd.DataFrame) -> pd.DataFrame:
-    """`effects` with Holm's adjusted p-values over its tested lines.
+    """`effects` with Holm's adjusted p-values over its tested rows.
 
     Raises:
         NotApplicable: there is no outcome at all.
@@ -119,6 +105,127 @@ def adjusted(effects: pd.DataFrame) -> pd.DataFrame:
     return out
 
 
+class EffectRows:
+    """Rows of a result's tables, collected while interventions run."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.effects: list[dict[str, Any]] = []
+        self.controls: list[dict[str, Any]] = []
+        self.doses: list[dict[str, Any]] = []
+        self.pins: list[dict[str, Any]] = []
+
+    def add(
+        self,
+        intervention: str,
+        outcome: str,
+        unit: str,
+        values: Float[np.ndarray, "version row"],
+        controls: Sequence[str],
+        norm: float,
+    ) -> None:
+        """Note an outcome of an intervention (the first of `values`) and of its named controls."""
+        means = values.mean(axis=1)
+        self.effects.append(
+            effect_line(
+                intervention=intervention, outcome=outcome, unit=unit, tested=True, effect=float(means[0]),
+                interval=row_interval(values[0], self.seed), controls=means[1:], norm=norm,
+            )
+        )  # fmt: skip
+        self.controls += [
+            {"intervention": intervention, "outcome": outcome, "kind": "control", "direction": name,
+             "effect": float(mean)}
+            for name, mean in zip(controls, means[1:], strict=True)
+        ]  # fmt: skip
+
+
+# The result --------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class InterventionResult(SavedResult):
+    """What steering, ablating and erasing inside a model have in common.
+
+    `effects` has one row per intervention and outcome: `effect` (mean over rows), `low`, `high` (95%, rows
+    resampled), `limit` (detection limit: the 97.5% quantile of the controls' sizes), `n_controls`,
+    `norm` (of the displacement, per standard deviation for steering), `sensitivity` (Spearman correlation of
+    the outcome with the truth in the model as it is) with `sensitivity_p`, `p` (rank among the controls),
+    `p_holm` (over the rows with `tested`; NaN elsewhere).
+    """
+
+    model: str
+    """The model's name."""
+    table: str
+    """The table's name."""
+    span: str
+    """Which tokens were edited."""
+    rows: int
+    """Test rows whose prompts were run."""
+    effects: pd.DataFrame
+    """One row per intervention and outcome; see above."""
+    controls: pd.DataFrame
+    """One row per control and outcome: `intervention`, `outcome`, `kind`, `direction`, `effect`."""
+    doses: pd.DataFrame
+    """Dose-response of steering: `intervention`, `outcome`, `kind`, `direction`, `scale`, `value`; empty
+    without any."""
+    outcomes: tuple[Outcome, ...]
+    """As stated beforehand."""
+    provenance: Mapping[str, Any]
+    """Model, table, settings and versions."""
+
+    def effect_lines(self) -> list[str]:
+        """One sentence per tested outcome, the strongest first."""
+        tested = self.effects[self.effects["tested"]].sort_values("p", kind="stable")
+        return [_sentence({str(k): v for k, v in line.items()}) for line in tested.to_dict("records")]
+
+    def summary(self) -> str:
+        """Every outcome with what its controls reach, the strongest first."""
+        return "\n".join(self.effect_lines())
+
+    def figures(self) -> dict[str, Figure]:
+        """Dose-response and control effects, outcome by outcome."""
+        from graticule.probes.plots.causes import control_figure, dose_figure
+
+        out: dict[str, Figure] = {}
+        for line in self.effects[self.effects["tested"]].to_dict("records"):
+            name, outcome = str(line["intervention"]), str(line["outcome"])
+            doses = _of(self.doses, name, outcome)
+            controls = _of(self.controls, name, outcome)
+            among = controls[controls["kind"] == "control"]["effect"].to_numpy(dtype=float)
+            unit = str(line["unit"])
+            if len(doses):
+                out[f"Dose-response, {name}: {outcome}"] = dose_figure(doses, unit.removesuffix(" per sd"))
+            if len(among):
+                out[f"{name[:1].upper()}{name[1:]} among its controls: {outcome}"] = control_figure(
+                    among, float(line["effect"]), float(line["limit"]), name, unit
+                )
+        return out
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Effects."""
+        headings = {
+            "p_holm": "p (Holm)",
+            "limit": "detection limit",
+            "n_controls": "controls",
+            "low": "2.5%",
+            "high": "97.5%",
+            "sensitivity": "follows the truth (Spearman)",
+        }
+        return {_EFFECTS: self.effects.drop(columns=["sensitivity_p"]).rename(columns=headings)}
+
+
+def pin_figures(pins: pd.DataFrame) -> dict[str, Figure]:
+    """Caption → pin sweep, one figure per neuron asked for and outcome."""
+    from graticule.probes.plots.causes import pin_figure
+
+    if not len(pins):
+        return {}
+    return {
+        f"Neuron {asked} pinned, beside {N_SWEPT} neurons that write as much: {outcome}": pin_figure(
+            rows, "log-odds"
+        )
+        for (asked, outcome), rows in pins.groupby(["asked", "outcome"], sort=False)
+    }
+
+
 def _of(table: pd.DataFrame, intervention: str, outcome: str) -> pd.DataFrame:
     if not len(table):
         return table
@@ -126,11 +233,11 @@ def _of(table: pd.DataFrame, intervention: str, outcome: str) -> pd.DataFrame:
 
 
 def _sentence(line: dict[str, Any]) -> str:
-    seen = "within its controls"
+    place = "within its controls"
     if line["p"] < LEVEL:
-        seen = "beyond its controls" if line["p_holm"] < LEVEL else "beyond its controls, but not after Holm"
+        place = "beyond its controls" if line["p_holm"] < LEVEL else "beyond its controls, but not after Holm"
     return (
         f"{line['intervention']}, {line['outcome']}: {line['effect']:+.3g} [{line['low']:+.3g}, "
-        f"{line['high']:+.3g}] {line['unit']}, {seen} (up to ±{line['limit']:.3g}; p {line['p']:.3f}, "
+        f"{line['high']:+.3g}] {line['unit']}, {place} (up to ±{line['limit']:.3g}; p {line['p']:.3f}, "
         f"Holm {line['p_holm']:.3f}, {line['n_controls']} controls)"
     )

@@ -15,7 +15,7 @@ from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.saved import SavedResult
-from graticule.probes.causes.halves import Halves
+from graticule.probes.causes.reprobe import FreshProbes, reprobe_later
 from graticule.probes.findings import Findings
 from graticule.probes.scores.metrics import r2
 from graticule.probes.scores.verdict import STRUCTURE
@@ -44,14 +44,14 @@ class Erasure(SavedResult):
     surface: Mapping[str, float]
     """Target → test R² of the stacked baselines."""
     layers: pd.DataFrame
-    """A line a point: `layer`, `point`, `rank`, `removed` (share of the activations' variance), and test R²
+    """One row per point: `layer`, `point`, `rank`, `removed` (share of the activations' variance); test R²
     of ridge probes by target: `before_` (fitted on half of the training rows), `after_` (eraser from one
     half, probe from the other: fresh rows), `same_` (eraser and probe from all training rows), `control_`
     (fresh rows, an eraser of a random linear feature of equal rank and removed variance); and the gain over
     the surface, mean of the erased targets, `gain_before`, `gain_after`, each with `_low`, `_high` and
     `words`."""
     later: pd.DataFrame
-    """A line a later point of a run with the eraser in the model: `layer`, `point`, `before_`, `after_` by
+    """One row per later point of a run with the eraser in the model: `layer`, `point`, `before_`, `after_` by
     target (test R²); empty where no model was given."""
     point: str | None
     """Where the eraser was put into the model."""
@@ -86,12 +86,12 @@ class Erasure(SavedResult):
         ]
         if len(self.later):
             best = self.later.iloc[-1]
-            told = ", ".join(f"{n} {best[f'after_{n}']:.3f} (of {best[f'before_{n}']:.3f})" for n in names)
-            lines.append(f"erased inside the model at {self.point}: at {best['point']} a probe reads {told}")
+            left = ", ".join(f"{n} {best[f'after_{n}']:.3f} (of {best[f'before_{n}']:.3f})" for n in names)
+            lines.append(f"erased inside the model at {self.point}: at {best['point']} a probe reads {left}")
         return "\n".join(lines)
 
     def figures(self) -> dict[str, Figure]:
-        """Re-probing by layer, one figure a target; re-probing of later layers."""
+        """Re-probing by layer, one figure per target; re-probing of later layers."""
         from graticule.probes.plots.causes import erasure_figure, later_figure
 
         out: dict[str, Figure] = {}
@@ -109,8 +109,7 @@ class Erasure(SavedResult):
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Layers; later layers."""
-        shown = self.layers.drop(columns=["point", "words_before", "words_after"])
-        out = {_LAYERS: _readable(shown)}
+        out = {_LAYERS: _readable(self.layers.drop(columns=["point", "words_before", "words_after"]))}
         if len(self.later):
             out[_LATER] = _readable(self.later.drop(columns=["point"]))
         return out
@@ -133,14 +132,23 @@ def erase(
     Erasers and probes are fitted on training rows alone, and scored on test rows. On the very rows an eraser
     was fitted on no linear probe is better than a constant, by theorem; what counts is a probe on *fresh*
     rows, so training clusters are halved: eraser from one half, probe from the other. Its gain is judged
-    against the sweep's own surface. With a `model`, the eraser of `point` (by default the chosen one) is put
-    into the model at the captured positions, and later layers are probed on at most `rows` training and a
-    third as many test rows: does the concept come back from other tokens or by way of the blocks?
+    against the sweep's own surface. With a `model`, one eraser is put into the model at the captured
+    positions, and later layers are probed: does the concept come back from other tokens or by way of the
+    blocks?
 
-    **Arguments:** `targets` to erase, by default all (`["longitude"]` leaves latitude in); `points` to look
-    at, by default all.
+    Args:
+        findings: of a sweep.
+        model: the model that they are of; left out, no eraser is run inside it.
+        targets: to erase, by default all (`["longitude"]` leaves latitude in).
+        points: to look at, by default all.
+        point: whose eraser is put into the model, by default the chosen one.
+        rows: training rows at most behind that eraser, and a third as many test rows.
+        seed: of the halves, the controls and those rows.
+        progress: whether bars are shown.
 
-    **Raises** `KeyError` for an unknown target or point, `ValueError` where the findings have no material.
+    Raises:
+        KeyError: for an unknown target or point.
+        ValueError: where the findings have no material.
     """
     material, names = findings.material, findings.target_names
     erased = [_column(names, t) for t in (names if targets is None else targets)]
@@ -149,17 +157,15 @@ def erase(
         raise UnknownNameError(
             f"no probe at {unknown[0]!r}; these findings have {', '.join(findings.probes)}"
         )
-    setup = Halves(findings, erased, seed)
+    probes = FreshProbes(findings, erased, seed)
     lines: list[dict[str, Any]] = []
     with bar(len(chosen), "erase", "layer", progress) as done:
         for place in chosen:
-            lines.append(setup.line(place))
+            lines.append(probes.line(place))
             done.update()
     later = pd.DataFrame()
     where = None
     if model is not None:
-        from graticule.probes.causes.reprobe import reprobe_later
-
         where = point or findings.chosen_point
         later = reprobe_later(model, findings, where, erased, rows=rows, seed=seed, progress=progress)
     surface = r2(material.problem.y[material.problem.test], material.surface().test)

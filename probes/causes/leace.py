@@ -1,5 +1,8 @@
 """LEACE (Belrose et al. 2023, arXiv 2306.03819): remove all that is linear, move little else.
 
+Beside it the controls that are as large as an intervention: random directions with the activations' own
+covariance, and erasers of random linear features that take away as much.
+
 With Σ = Cov(X), C = Cov(X, Z), W = Σ^(-1/2) and U an orthonormal basis of W·C, theorem 4.3 gives the affine
 map r(x) = x − W⁺UUᵀW (x − E x): of all maps after which no linear predictor of Z does better than a constant,
 the one that moves x least, in every norm that is quadratic in x. Here in float64, without shrinkage, so that
@@ -32,6 +35,7 @@ from graticule.hooks.names import user_path
 from graticule.probes.estimators.edits import AffineEdit
 from graticule.probes.estimators.ridge_rows import as_rows, as_targets, gram_of
 
+_BISECTIONS = 60
 _KIND = "eraser"
 _ARRAYS = ("mean", "left", "right")
 
@@ -55,13 +59,8 @@ class Moments:
         mean = X.mean(axis=0)
         centred = X - mean
         values, vectors = np.linalg.eigh(gram_of(centred) / len(X))
-        kept = values > values[-1] * max(X.shape) * np.finfo(np.float64).eps
-        return cls(mean, values[kept], vectors[:, kept], len(X))
-
-    @property
-    def variance(self) -> float:
-        """Total variance: the trace of the covariance."""
-        return float(self.values.sum())
+        above = values > values[-1] * max(X.shape) * np.finfo(np.float64).eps
+        return cls(mean, values[above], vectors[:, above], len(X))
 
     def whitened(self, directions: Float[np.ndarray, "width k"]) -> Float[np.ndarray, "rank k"]:
         """Σ^(-1/2) times `directions`, in the eigenbasis."""
@@ -81,7 +80,7 @@ class Eraser:
     mean: Float[np.ndarray, " width"]
     """Mean of the rows it was fitted on; it stays where it is."""
     left: Float[np.ndarray, "width rank"]
-    """What is taken away, a column a dimension of the concept: Cov(X, Z) in another basis."""
+    """What is taken away, one column per dimension of the concept: Cov(X, Z) in another basis."""
     right: Float[np.ndarray, "rank width"]
     """How much of it: least squares of the concept on the activations, in the same basis."""
     n_rows: int
@@ -95,24 +94,28 @@ class Eraser:
         *,
         moments: Moments | None = None,
     ) -> Eraser:
-        """LEACE of `Z` `[row]` or `[row, target]` from `X` `[row, width]`: **training rows only**.
+        """LEACE of `Z` from `X`: **training rows only**.
 
-        `moments` of the same rows save their covariance's diagonalisation.
+        Args:
+            X: activations `[row, width]`.
+            Z: the concept, `[row]` or `[row, target]`.
+            moments: of the same rows, which saves their covariance's diagonalisation.
 
-        **Raises** `ValueError` where shapes disagree or values are not finite or constant, as `ridge_cv`.
+        Raises:
+            ValueError: where shapes disagree or values are not finite or constant, as `ridge_cv`.
         """
         source = as_rows(X)
         targets = as_targets(Z, source.shape[0])
         rows = source.gather(np.arange(source.shape[0]))
-        held = Moments.of(rows) if moments is None else moments
-        cross = (rows - held.mean).T @ targets.standard / len(rows)
-        frame, size, basis = np.linalg.svd(held.whitened(cross), full_matrices=False)
-        kept = size > 1e-10 * size.max(initial=0.0)  # collinear targets, such as one-hot columns
-        frame, size, basis = frame[:, kept], size[kept], basis[kept]
+        moments = Moments.of(rows) if moments is None else moments
+        cross = (rows - moments.mean).T @ targets.standard / len(rows)
+        frame, size, basis = np.linalg.svd(moments.whitened(cross), full_matrices=False)
+        above = size > 1e-10 * size.max(initial=0.0)  # collinear targets, such as one-hot columns
+        frame, size, basis = frame[:, above], size[above], basis[above]
         # C·V/S is W⁺U wherever small eigenvalues of Σ count, and undoes C exactly where they do not
-        right = (held.vectors @ (frame / np.sqrt(held.values)[:, None])).T
+        right = (moments.vectors @ (frame / np.sqrt(moments.values)[:, None])).T
         left = cross @ basis.T / size
-        return cls(held.mean, np.ascontiguousarray(left), np.ascontiguousarray(right), len(rows))
+        return cls(moments.mean, np.ascontiguousarray(left), np.ascontiguousarray(right), len(rows))
 
     @property
     def rank(self) -> int:
@@ -131,12 +134,16 @@ class Eraser:
         return float(np.square(self.left).sum())
 
     def apply(self, X: Shaped[np.ndarray, ...] | Shaped[Tensor, ...]) -> Float[np.ndarray, "row width"]:
-        """The rows without the concept. **Raises** `ValueError` if the width differs."""
-        rows = as_rows(X)
-        if rows.shape[1] != len(self.mean):
-            raise ValueError(f"X has width {rows.shape[1]}, this eraser was fitted on {len(self.mean)}")
-        held = rows.gather(np.arange(rows.shape[0]))
-        return held - ((held - self.mean) @ self.right.T) @ self.left.T
+        """The rows without the concept.
+
+        Raises:
+            ValueError: if the width differs.
+        """
+        source = as_rows(X)
+        if source.shape[1] != len(self.mean):
+            raise ValueError(f"X has width {source.shape[1]}, this eraser was fitted on {len(self.mean)}")
+        rows = source.gather(np.arange(source.shape[0]))
+        return rows - ((rows - self.mean) @ self.right.T) @ self.left.T
 
     def save(self, path: Path | str, overwrite: bool = False) -> None:
         """Write the eraser as a folder: `manifest.json` and `eraser.safetensors` (float64)."""
@@ -148,7 +155,11 @@ class Eraser:
 
     @classmethod
     def load(cls, path: Path | str) -> Eraser:
-        """Read an eraser that `save` wrote. **Raises** `ArtifactError` if missing, damaged or none."""
+        """Read an eraser that `save` wrote.
+
+        Raises:
+            ArtifactError: if it is missing, damaged or no eraser.
+        """
         folder = user_path(path)
         manifest = read_json(folder / "manifest.json")
         check_schema(manifest, _KIND, folder)
@@ -157,3 +168,61 @@ class Eraser:
             raise ArtifactError(f"{folder / 'eraser.safetensors'} lacks {', '.join(missing)}")
         with as_damaged(folder / "manifest.json", "fit the eraser again"):
             return cls(**{name: tensors[name].numpy() for name in _ARRAYS}, n_rows=int(manifest["n_rows"]))
+
+
+# Controls ----------------------------------------------------------------------------------------------
+def covariance_directions(
+    moments: Moments,
+    count: int,
+    rng: np.random.Generator,
+    read: Float[np.ndarray, "width target"] | None = None,
+    move: Float[np.ndarray, "width target"] | None = None,
+) -> Float[np.ndarray, "count width"]:
+    """Unit directions drawn with the activations' own covariance, so as anisotropic as they are.
+
+    A direction drawn with the covariance is what a probe of random targets would call its write direction.
+    With `read` and `move` (`unit_moves`) what the probe reads of them is taken out, along `move`: as large a
+    step, the reading left where it is.
+    """
+    drawn = (rng.normal(size=(count, len(moments.values))) * np.sqrt(moments.values)) @ moments.vectors.T
+    if read is not None and move is not None:
+        drawn = drawn - (drawn @ read) @ move.T
+    return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+
+
+def frame_of(moments: Moments, eraser: Eraser) -> Float[np.ndarray, "rank k"]:
+    """An orthonormal frame, in the whitened space, of what an eraser takes away."""
+    return np.linalg.qr(moments.whitened(eraser.left))[0]
+
+
+def matched_erasers(
+    moments: Moments, frame: Float[np.ndarray, "rank k"], count: int, rng: np.random.Generator
+) -> list[Eraser]:
+    """Erasers of random linear features: the rank of `frame`, the same removed variance, none of its concept.
+
+    In the whitened space an eraser is an orthonormal frame U and removes tr(UᵀΣU). Random frames orthogonal
+    to `frame` are tilted towards directions of large or small variance (by powers of Σ) until they remove
+    exactly what `frame` removes; mean squared displacements are then equal too.
+    """
+
+    def removed(some: np.ndarray) -> float:
+        return float((moments.values[:, None] * np.square(some)).sum())
+
+    wanted = removed(frame)
+    logs = np.log(moments.values / moments.values[-1])
+    erasers: list[Eraser] = []
+    for _ in range(count):
+        draw = rng.normal(size=frame.shape)
+        low, high, matched = -8.0, 8.0, draw
+        for _ in range(_BISECTIONS):
+            power = (low + high) / 2
+            weights = np.exp(power * (logs - logs.max() * (power > 0) - logs.min() * (power < 0)))
+            tilted = draw * weights[:, None]
+            tilted -= frame @ (frame.T @ tilted)
+            matched = np.linalg.qr(tilted / np.linalg.norm(tilted, axis=0))[0]
+            if removed(matched) < wanted:
+                low = power
+            else:
+                high = power
+        erasers.append(moments.eraser(matched))
+    return erasers

@@ -6,13 +6,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from graticule.hooks.messages import check_whole
 from graticule.hooks.protocols import HookedModel
 from graticule.probes.applicable import NotApplicable
+from graticule.probes.causes.edited_runs import EditedRuns, Outputs
 from graticule.probes.tables.table import Table
+
+KL, LOSS = "next-token KL", "loss of the text's last token"
+"""Names of the outcomes that need no stated answers."""
+
+VOCAB_ROWS = 24
+"""Rows at most whose next-token distributions over the whole vocabulary are compared."""
+_LOGIT_ROWS = 256
+"""Rows whose logits over the whole vocabulary are in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -39,24 +50,26 @@ class Outcome:
     def tokens(self, model: HookedModel) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """First token of every answer, set by set.
 
-        **Raises** `ValueError` where both sets begin with the same token, or an answer with an unknown one.
+        Raises:
+            NotApplicable: for a model without a tokenizer.
+            ValueError: where both sets begin with the same token, or an answer with an unknown one.
         """
         tokenizer: Any = getattr(model, "tokenizer", None)
         if tokenizer is None:
             raise NotApplicable("answers need the model's tokenizer; this model has none")
         sets: list[tuple[int, ...]] = []
-        for words in self.answers.values():
-            for word in words:
-                check_whole(word, f"outcome {self.name!r}: an answer")
-            rows = [tokenizer(word, add_special_tokens=False)["input_ids"] for word in words]
+        for answers in self.answers.values():
+            for answer in answers:
+                check_whole(answer, f"outcome {self.name!r}: an answer")
+            rows = [tokenizer(answer, add_special_tokens=False)["input_ids"] for answer in answers]
             unknown = getattr(tokenizer, "unk_token_id", None)
-            if bad := [w for w, r in zip(words, rows, strict=True) if not r or r[0] == unknown]:
+            if bad := [a for a, r in zip(answers, rows, strict=True) if not r or r[0] == unknown]:
                 raise ValueError(f"outcome {self.name!r}: the tokenizer does not know {bad[0]!r}")
             sets.append(tuple(dict.fromkeys(int(row[0]) for row in rows)))
         if shared := set(sets[0]) & set(sets[1]):
-            words = [tokenizer.decode([t]) for t in sorted(shared)]
+            first = tokenizer.decode([min(shared)])
             raise ValueError(
-                f"outcome {self.name!r}: both sets of answers begin with {words[0]!r}; choose words whose "
+                f"outcome {self.name!r}: both sets of answers begin with {first!r}; choose words whose "
                 "first tokens differ"
             )
         return sets[0], sets[1]
@@ -92,16 +105,19 @@ _DEFAULTS: dict[str, tuple[str, str, dict[str, tuple[str, ...]]]] = {
 
 def default_outcomes(table: Table) -> tuple[Outcome, ...]:
     """The packaged outcomes of targets in `lat`, `lon` and `year`; none for other units."""
-    made: list[Outcome] = []
-    for name, unit in zip(table.target_names, table.units, strict=True):
-        if unit in _DEFAULTS:
-            label, prompt, answers = _DEFAULTS[unit]
-            made.append(Outcome(label, prompt, answers, name))
-    return tuple(made)
+    return tuple(
+        Outcome(*_DEFAULTS[unit], name)
+        for name, unit in zip(table.target_names, table.units, strict=True)
+        if unit in _DEFAULTS
+    )
 
 
 def check_outcomes(outcomes: Sequence[Outcome], names: Sequence[str]) -> None:
-    """**Raises** `ValueError` for an outcome about a target that there is not, or two of one name."""
+    """Refuse outcomes about targets that there are not, and two of one name.
+
+    Raises:
+        ValueError: for either.
+    """
     for outcome in outcomes:
         if outcome.target not in names:
             raise ValueError(
@@ -112,7 +128,7 @@ def check_outcomes(outcomes: Sequence[Outcome], names: Sequence[str]) -> None:
 
 
 def log_odds(logits: Tensor, n_high: int) -> Tensor:
-    """log(Σ p of the first `n_high` tokens / Σ p of the rest), a number a row of `logits` `[row, token]`."""
+    """log(Σ p of the first `n_high` tokens / Σ p of the rest) for each row of `logits` `[row, token]`."""
     return torch.logsumexp(logits[:, :n_high], 1) - torch.logsumexp(logits[:, n_high:], 1)
 
 
@@ -140,3 +156,25 @@ class NextToken:
         """How much less likely (nats) these logits make the tokens `[row]`."""
         at = token[:, None]
         return self.log_p.gather(1, at)[:, 0] - logits.gather(1, at)[:, 0] + torch.logsumexp(logits, 1)
+
+
+def next_tokens(
+    runs: EditedRuns, base: Outputs, edited: Sequence[Outputs], truth: Tensor | None = None
+) -> dict[str, Float[np.ndarray, "run row"]]:
+    """`KL` (nats, base ‖ run) and, with the true next tokens, `LOSS` (nats, run less base), run by run.
+
+    On the first 24 rows: logits over the vocabulary are most of a small model's work.
+    """
+    n = min(len(base.final), VOCAB_ROWS)
+    out = {name: np.empty((len(edited), n)) for name in ([KL] if truth is None else [KL, LOSS])}
+    plain = NextToken.of(runs.scores(base.final[:n]))
+    step = max(1, _LOGIT_ROWS // n)
+    for first in range(0, len(edited), step):
+        some = edited[first : first + step]
+        logits = runs.scores(torch.cat([r.final[:n] for r in some])).view(len(some), n, -1)
+        for k, rows in enumerate(logits, start=first):
+            out[KL][k] = plain.kl(rows).cpu().double().numpy()
+            if truth is not None:
+                change = plain.loss_change(rows, truth[:n].to(rows.device))
+                out[LOSS][k] = change.cpu().double().numpy()
+    return out

@@ -1,13 +1,15 @@
-"""An eraser put into the model at one layer: can later layers read the concept again?"""
+"""Erasers and the probes fitted after them: at every point on halves of the training rows, and at the layers
+behind an eraser that was put into the model."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from graticule.hooks.bars import bar
 from graticule.hooks.points import layer_of
@@ -15,22 +17,109 @@ from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.session import packed, undisturbed
 from graticule.hooks.special import asked_bos
 from graticule.hooks.tokens import TokenRows, tokenize
-from graticule.probes.causes.leace import Eraser
-from graticule.probes.causes.rig import Rig
+from graticule.probes.causes.edited_runs import EditedRuns
+from graticule.probes.causes.experiment import some_rows
+from graticule.probes.causes.leace import Eraser, Moments, frame_of, matched_erasers
 from graticule.probes.estimators.solvers import ridge_cv
 from graticule.probes.findings import Findings
 from graticule.probes.scores.metrics import r2
+from graticule.probes.scores.verdict import Predictions, Verdict, verdict
+
+_FOLDS = 5
+_FACTORS = (0.1, 1.0, 10.0, 100.0, 1e3, 1e4)
 
 
+# On fresh rows -----------------------------------------------------------------------------------------
+class FreshProbes:
+    """Training clusters in two halves: erasers are fitted on the first, probes on the second."""
+
+    def __init__(self, findings: Findings, erased: list[int], seed: int) -> None:
+        self.findings, self.material, self.erased, self.seed = findings, findings.material, erased, seed
+        problem = self.material.problem
+        self.train, self.test = problem.train, problem.test
+        self.y = problem.y[self.train]
+        rng = np.random.default_rng(seed)
+        labels, codes = np.unique(problem.clusters[self.train], return_inverse=True)
+        half = np.zeros(len(labels), np.int64)
+        half[rng.permutation(len(labels))[: len(labels) // 2]] = 1
+        self.first, self.second = np.flatnonzero(half[codes] == 0), np.flatnonzero(half[codes] == 1)
+        self.folds = rng.integers(0, _FOLDS, len(labels))[codes]
+
+    def line(self, point: str) -> dict[str, Any]:
+        """Everything about one point."""
+        X = self.material.rows(point)
+        train, test = X[self.train], X[self.test]
+        alpha = self.findings.probes[point].alpha
+        moments = Moments.of(train[self.first])
+        fresh = Eraser.fit(train[self.first], self.y[self.first][:, self.erased], moments=moments)
+        whole = Eraser.fit(train, self.y[:, self.erased])
+        rng = np.random.default_rng([self.seed, 1])
+        control = matched_erasers(moments, frame_of(moments, fresh), 1, rng)[0]
+        coef, intercept = ridge_at(whole.apply(train), self.y, alpha)
+
+        def erased_by(eraser: Eraser) -> Predictions:
+            return self._probe(eraser.apply(train[self.second]), eraser.apply(test), alpha)
+
+        judged = {"before": self._probe(train[self.second], test, alpha), "after": erased_by(fresh)}
+        scored = {name: predictions.test for name, predictions in judged.items()}
+        scored |= {"same": whole.apply(test) @ coef + intercept, "control": erased_by(control).test}
+        line: dict[str, Any] = {
+            "layer": layer_of(point),
+            "point": point,
+            "rank": whole.rank,
+            "removed": whole.removed / float(train.var(axis=0).sum()),
+        }
+        truth = self.material.problem.y[self.test]
+        for name, predicted in scored.items():
+            scores = r2(truth, predicted)
+            targets = self.findings.target_names
+            line |= {f"{name}_{t}": float(v) for t, v in zip(targets, scores, strict=True)}
+        for name, predictions in judged.items():
+            gained = self._judge(predictions)
+            line[f"gain_{name}"] = gained.gain
+            line[f"gain_{name}_low"], line[f"gain_{name}_high"] = gained.ci95
+            line[f"words_{name}"] = gained.words
+        return line
+
+    def _probe(
+        self, train: Float[np.ndarray, "half width"], test: Float[np.ndarray, "test width"], alpha: float
+    ) -> Predictions:
+        """A ridge on the second half of the training rows, applied to the test rows."""
+        rows = self.second
+        fit = refit(train, self.y[rows], self.folds[rows], alpha / 2)
+        return Predictions(fit.out_of_fold, fit.predict(test))
+
+    def _judge(self, predictions: Predictions) -> Verdict:
+        """The gain over the surface of the erased targets, the stack fitted on the second half."""
+        problem, rows, columns = self.material.problem, self.second, self.erased
+        baselines = {
+            name: Predictions(p.out_of_fold[rows][:, columns], p.test[:, columns])
+            for name, p in self.material.rivals.items()
+        }
+        return verdict(
+            self.y[rows][:, columns],
+            problem.y[self.test][:, columns],
+            Predictions(predictions.out_of_fold[:, columns], predictions.test[:, columns]),
+            baselines,
+            test_clusters=problem.clusters[self.test],
+            target_names=tuple(problem.names[i] for i in columns),
+            model_baselines=self.material.model_baselines,
+            min_gain=self.material.min_gain,
+            draws=self.material.draws,
+            seed=self.seed,
+        )[0]
+
+
+# Behind an eraser in the model -------------------------------------------------------------------------
 def reprobe_later(
     model: HookedModel,
     findings: Findings,
     point: str,
     erased: list[int],
     *,
-    rows: int = 1500,
-    seed: int = 0,
-    progress: bool | None = None,
+    rows: int,
+    seed: int,
+    progress: bool | None,
 ) -> pd.DataFrame:
     """Test R² of ridge probes at every later point, in the model as it is and with the concept erased.
 
@@ -38,7 +127,8 @@ def reprobe_later(
     fitted on at most `rows` training rows and scored on at most a third as many test rows, the same ones with
     and without. Empty where no captured point lies later.
 
-    **Raises** `ValueError` for activations whose rows are not single tokens of the table's texts.
+    Raises:
+        ValueError: for activations whose rows are not single tokens of the table's texts.
     """
     material, names = findings.material, findings.target_names
     layer = layer_of(point)
@@ -47,23 +137,24 @@ def reprobe_later(
         return pd.DataFrame(columns=["layer", "point"])
     problem = material.problem
     rng = np.random.default_rng(seed)
-    train, test = _some(problem.train, rows, rng), _some(problem.test, max(rows // 3, 2), rng)
+    train = some_rows(problem.train, rows, rng)
+    chosen = np.concatenate([train, some_rows(problem.test, max(rows // 3, 2), rng)])
     eraser = Eraser.fit(material.rows(point, problem.train), problem.y[problem.train][:, erased])
-    chosen = np.concatenate([train, test])
     ids, position = captured_tokens(model, findings, chosen)
     with undisturbed(model), packed(model):
-        rig = Rig(model, ids, point, [np.array([p]) for p in position], position, later, logits=False)
-        runs = {"before": rig.run().later, "after": rig.run(eraser.edit).later}
-    y, fitted = problem.y[chosen], slice(0, len(train))
+        edited = [np.array([p]) for p in position]
+        runs = EditedRuns(model, ids, point, edited, position, later, logits=False)
+        read = {"before": runs.run().later, "after": runs.run(eraser.edit).later}
+    y, n = problem.y[chosen], len(train)
     lines: list[dict[str, Any]] = []
-    with bar(len(later) * len(runs), "probing later layers", "probe", progress) as done:
+    with bar(len(later) * len(read), "probing later layers", "probe", progress) as done:
         for place in later:
             line: dict[str, Any] = {"layer": layer_of(place), "point": place}
-            for arm, held in runs.items():
-                X = held[place].to(torch.float64).numpy()
-                probe = ridge_cv(X[fitted], y[fitted], clusters=problem.clusters[train], names=names)
-                scores = r2(y[len(train) :], probe.predict(X[len(train) :]))
-                line |= {f"{arm}_{n}": float(v) for n, v in zip(names, scores, strict=True)}
+            for when, activations in read.items():
+                X = activations[place].to(torch.float64).numpy()
+                probe = ridge_cv(X[:n], y[:n], clusters=problem.clusters[train], names=names)
+                scores = r2(y[n:], probe.predict(X[n:]))
+                line |= {f"{when}_{t}": float(v) for t, v in zip(names, scores, strict=True)}
                 done.update()
             lines.append(line)
     return pd.DataFrame(lines)
@@ -74,16 +165,16 @@ def captured_tokens(
 ) -> tuple[TokenRows, Int[np.ndarray, " row"]]:
     """Tokens and position of some activation rows, as they were captured.
 
-    **Raises** `ValueError` where they do not belong to texts of the table, or to other tokens than these.
+    Raises:
+        ValueError: where they do not belong to texts of the table, or to other tokens than these.
     """
     material = findings.material
-    frame = material.activations.rows
+    frame, provenance = material.activations.rows, material.activations.provenance
     if material.table.texts is None or "position" not in frame or "token" not in frame:
         raise ValueError("these activations do not say which token of which text they are: capture them anew")
     source = material.problem.source[rows]
-    prompt = str(material.activations.provenance.get("prompt", ""))
-    bos = asked_bos(material.activations.provenance)
-    tokens = tokenize(model, [material.table.texts[i] for i in source], prompt, bos)
+    texts = [material.table.texts[i] for i in source]
+    tokens = tokenize(model, texts, str(provenance.get("prompt", "")), asked_bos(provenance))
     position = frame["position"].to_numpy(np.int64)[rows]
     expected = frame["token"].to_numpy(np.int64)[rows]
     for i, (ids, at, token) in enumerate(zip(tokens.ids, position, expected, strict=True)):
@@ -94,5 +185,83 @@ def captured_tokens(
     return tokens, position
 
 
-def _some(rows: np.ndarray, limit: int, rng: np.random.Generator) -> np.ndarray:
-    return rows if len(rows) <= limit else np.sort(rng.choice(rows, limit, replace=False))
+# Ridge by whole folds ----------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Refit:
+    """A ridge and its out-of-fold predictions."""
+
+    coef: Float[np.ndarray, "width target"]
+    """Target units per activation unit."""
+    intercept: Float[np.ndarray, " target"]
+    """Target units."""
+    out_of_fold: Float[np.ndarray, "row target"]
+    """Each row predicted by the fit without its fold."""
+
+    def predict(self, X: Float[np.ndarray, "row width"]) -> Float[np.ndarray, "row target"]:
+        """In target units."""
+        return X @ self.coef + self.intercept
+
+
+def refit(
+    X: Float[np.ndarray, "row width"],
+    y: Float[np.ndarray, "row target"],
+    folds: Int[np.ndarray, " row"],
+    alpha: float,
+) -> Refit:
+    """Ridge of `y` on `X`, its strength chosen by whole folds among a tenth to 10⁴ times `alpha`.
+
+    Folds, not leave-one-out: where nothing is left to read, a leave-one-out prediction is the mean of the
+    other rows, from which a stack would learn the row's own target. One factor per fold and strength.
+    """
+    scale, centre = y.std(axis=0), X.mean(axis=0)
+    rows = X - centre  # sums of centred rows keep their digits
+    whole = _sums(rows, y)
+    errors = np.zeros(len(_FACTORS))
+    predicted = np.empty((len(_FACTORS), *y.shape))
+    for label in np.unique(folds):
+        out = folds == label
+        rest = whole.without(_sums(rows[out], y[out]))
+        for k, factor in enumerate(_FACTORS):
+            coef, intercept = rest.solve(alpha * factor * (rest.n / whole.n))
+            predicted[k, out] = rows[out] @ coef + intercept
+            errors[k] += float(np.square((predicted[k, out] - y[out]) / scale).sum())
+    best = int(errors.argmin())
+    coef, intercept = whole.solve(alpha * _FACTORS[best])
+    return Refit(coef, intercept - centre @ coef, predicted[best])
+
+
+def ridge_at(
+    X: Float[np.ndarray, "row width"], y: Float[np.ndarray, "row target"], alpha: float
+) -> tuple[Float[np.ndarray, "width target"], Float[np.ndarray, " target"]]:
+    """Coefficients and intercept at one strength."""
+    centre = X.mean(axis=0)
+    coef, intercept = _sums(X - centre, y).solve(alpha)
+    return coef, intercept - centre @ coef
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """All that a ridge with intercept depends on; differences of sums are the sums of the other rows."""
+
+    n: float
+    x: np.ndarray
+    y: np.ndarray
+    xx: np.ndarray
+    xy: np.ndarray
+
+    def without(self, part: _Sums) -> _Sums:
+        return _Sums(self.n - part.n, self.x - part.x, self.y - part.y, self.xx - part.xx, self.xy - part.xy)
+
+    def solve(self, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+        from scipy.linalg import cho_factor, cho_solve
+
+        x_mean, y_mean = self.x / self.n, self.y / self.n
+        gram = self.xx - self.n * np.outer(x_mean, x_mean)
+        gram[np.diag_indices_from(gram)] += alpha
+        cross = self.xy - self.n * np.outer(x_mean, y_mean)
+        coef = cho_solve(cho_factor(gram, overwrite_a=True), cross)
+        return coef, y_mean - x_mean @ coef
+
+
+def _sums(X: np.ndarray, y: np.ndarray) -> _Sums:
+    return _Sums(float(len(X)), X.sum(axis=0), y.sum(axis=0), X.T @ X, X.T @ y)

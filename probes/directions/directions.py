@@ -28,8 +28,14 @@ from graticule.probes.directions.angles import (
 from graticule.probes.directions.result import Directions
 from graticule.probes.estimators.ridge import cosines
 from graticule.probes.findings import Findings
-from graticule.probes.geometry import Metric, causal, effective_rank, euclidean, whitened
-from graticule.probes.unembedding import unembedding_covariance
+from graticule.probes.geometry import (
+    Metric,
+    causal,
+    effective_rank,
+    euclidean,
+    unembedding_covariance,
+    whitened,
+)
 
 _SHUFFLES = 20
 _LAYERS = [

@@ -21,13 +21,16 @@ from graticule.probes.plots.style import (
     style,
 )
 
+_DASHED = {"color": SURFACE, "width": 1.5, "dash": "dash"}
+
 
 def erasure_figure(layers: pd.DataFrame, target: str, surface: float) -> Figure:
     """Test R² of a target against layer: before erasure, after (fresh rows), and with a matched eraser.
 
-    **Raises** `KeyError` if a column is missing.
+    Raises:
+        KeyError: if a column is missing.
     """
-    arms = {
+    curves = {
         "before": ("before erasure", {"color": INK, "width": 2}, "circle"),
         "control": (
             "a matched random feature erased",
@@ -36,65 +39,74 @@ def erasure_figure(layers: pd.DataFrame, target: str, surface: float) -> Figure:
         ),
         "after": ("concept erased, probed on fresh rows", {"color": ACCENT, "width": 2}, "diamond"),
     }
-    need_columns(layers, "layer", *(f"{arm}_{target}" for arm in arms))
-    fig = Figure()
-    x = _places(layers)
-    for arm, (name, line, symbol) in arms.items():
-        fig.add_trace(
-            Scatter(
-                x=x,
-                y=layers[f"{arm}_{target}"],
-                mode="lines+markers",
-                line=line,
-                marker={"size": 7, "symbol": symbol},
-                name=name,
-                hovertemplate=f"%{{x}}: {plain(target)} %{{y:.3f}}<extra>{name}</extra>",
-            )
-        )
-    return _finish(fig, layers, surface, list(arms), target)
+    return _by_layer(layers, target, surface, curves)
 
 
 def later_figure(later: pd.DataFrame, target: str, layer: int | None, surface: float) -> Figure:
     """Test R² of a target at the layers after an eraser in the model, and without it.
 
-    **Raises** `KeyError` if a column is missing.
+    Raises:
+        KeyError: if a column is missing.
     """
-    need_columns(later, "layer", f"before_{target}", f"after_{target}")
+    curves = {
+        "before": ("the model as it is", {"color": INK, "width": 2}, None),
+        "after": (f"erased at layer {layer}", {"color": ACCENT, "width": 2}, None),
+    }
+    return _by_layer(later, target, surface, curves)
+
+
+def _by_layer(
+    table: pd.DataFrame,
+    target: str,
+    surface: float,
+    curves: dict[str, tuple[str, dict[str, Any], str | None]],
+) -> Figure:
+    """Curves of the columns `{prefix}_{target}`, by prefix: name, line, marker; and the surface's level."""
+    columns = {f"{prefix}_{target}": curve for prefix, curve in curves.items()}
+    need_columns(table, "layer", *columns)
     fig = Figure()
-    x = _places(later)
-    for arm, name, colour in (
-        ("before", "the model as it is", INK),
-        ("after", f"erased at layer {layer}", ACCENT),
-    ):
+    x = table["layer"] if bool(table["layer"].notna().all()) else table["point"]
+    for column, (name, line, symbol) in columns.items():
         fig.add_trace(
             Scatter(
                 x=x,
-                y=later[f"{arm}_{target}"],
+                y=table[column],
                 mode="lines+markers",
-                line={"color": colour, "width": 2},
-                marker={"size": 7},
+                line=line,
+                marker={"size": 7} if symbol is None else {"size": 7, "symbol": symbol},
                 name=name,
                 hovertemplate=f"%{{x}}: {plain(target)} %{{y:.3f}}<extra>{name}</extra>",
             )
         )
-    return _finish(fig, later, surface, ["before", "after"], target)
+    fig.add_hline(y=surface, line=_DASHED)
+    _legend_entry(fig, f"surface stack: {surface:.3f}", _DASHED)
+    style(fig, height=400, aspect=0.5, extra=90)
+    values = np.concatenate([table[column].to_numpy(dtype=float) for column in columns])
+    low, high = min(float(values.min()), surface, 0.0), max(float(values.max()), surface)
+    pad = 0.06 * (high - low)
+    fig.update_yaxes(
+        title_text=f"test R² of {target}", range=[low - pad, high + pad], zeroline=True, zerolinecolor=FAINT
+    )
+    layer_axis(fig, table["layer"])
+    return fig
 
 
 def dose_figure(doses: pd.DataFrame, unit: str) -> Figure:
     """Effect against dose: the probe's direction over a band of its controls (5th to 95th percentile).
 
     Args:
-        doses: lines with `kind` (`probe`, `control`, `shuffled`, `other`), `direction`, `scale` (standard
+        doses: rows with `kind` (`probe`, `control`, `shuffled`, `other`), `direction`, `scale` (standard
             deviations of the reading, or a displacement as large) and `value` (change from the model as it
             is).
         unit: of `value`, for the axis.
 
-    **Raises** `KeyError` if a column is missing.
+    Raises:
+        KeyError: if a column is missing.
     """
     need_columns(doses, "kind", "direction", "scale", "value")
     fig = Figure()
-    held: Any = doses[doses["kind"] == "control"].groupby("scale")["value"]
-    band = held.quantile([0.05, 0.5, 0.95]).unstack()
+    controls: Any = doses[doses["kind"] == "control"].groupby("scale")["value"]
+    band = controls.quantile([0.05, 0.5, 0.95]).unstack()
     if len(band):
         band.loc[0.0] = 0.0
         band = band.sort_index()
@@ -111,18 +123,18 @@ def dose_figure(doses: pd.DataFrame, unit: str) -> Figure:
             Scatter(x=x, y=band[0.5], mode="lines", line={"color": MUTED, "width": 1.5, "dash": "dot"},
                     name="matched controls, median")
         )  # fmt: skip
-    for k, (name, rows) in enumerate(doses[doses["kind"] == "other"].groupby("direction", sort=False)):
-        rows = rows.sort_values("scale")
-        fig.add_trace(
-            Scatter(x=rows["scale"], y=rows["value"], mode="lines+markers", name=str(name),
-                    line={"color": BLOCKS[k % len(BLOCKS)], "width": 1.5}, marker={"size": 6})
-        )  # fmt: skip
-    for name, rows in doses[doses["kind"] == "probe"].groupby("direction", sort=False):
-        rows = rows.sort_values("scale")
-        fig.add_trace(
-            Scatter(x=rows["scale"], y=rows["value"], mode="lines+markers", name=str(name),
-                    line={"color": ACCENT, "width": 2.5}, marker={"size": 8, "symbol": "diamond"})
-        )  # fmt: skip
+    for kind, width, marker in (
+        ("other", 1.5, {"size": 6}),
+        ("probe", 2.5, {"size": 8, "symbol": "diamond"}),
+    ):
+        directions = doses[doses["kind"] == kind].groupby("direction", sort=False)
+        for k, (name, rows) in enumerate(directions):
+            rows = rows.sort_values("scale")
+            colour = ACCENT if kind == "probe" else BLOCKS[k % len(BLOCKS)]
+            fig.add_trace(
+                Scatter(x=rows["scale"], y=rows["value"], mode="lines+markers", name=str(name),
+                        line={"color": colour, "width": width}, marker=marker)
+            )  # fmt: skip
     style(fig, height=400, aspect=0.5, extra=90)
     fig.update_xaxes(
         title_text="dose (standard deviations of the probe's reading)", zeroline=True, zerolinecolor=FAINT
@@ -141,15 +153,13 @@ def control_figure(controls: np.ndarray, effect: float, limit: float, name: str,
             name=f"{len(controls)} matched controls",
         )
     )
-    fig.add_vline(x=effect, line={"color": ACCENT, "width": 3})
+    own = {"color": ACCENT, "width": 3}
+    fig.add_vline(x=effect, line=own)
     signed = bool((controls < 0).any())
     for edge in (-limit, limit) if signed else (limit,):
-        fig.add_vline(x=edge, line={"color": SURFACE, "width": 1.5, "dash": "dash"})
-    for label, line in (
-        (f"{name}: {effect:+.3g}", {"color": ACCENT, "width": 3}),
-        (f"97.5% of the controls' sizes: {limit:.3g}", {"color": SURFACE, "width": 1.5, "dash": "dash"}),
-    ):
-        fig.add_trace(Scatter(x=[None], y=[None], mode="lines", line=line, name=label))
+        fig.add_vline(x=edge, line=_DASHED)
+    _legend_entry(fig, f"{name}: {effect:+.3g}", own)
+    _legend_entry(fig, f"97.5% of the controls' sizes: {limit:.3g}", _DASHED)
     marks = np.concatenate([controls, [effect, limit], [-limit] if signed else []])
     pad = 0.04 * float(np.ptp(marks))
     style(fig, height=320, aspect=0.36, extra=90)
@@ -164,55 +174,38 @@ def pin_figure(pins: pd.DataFrame, unit: str) -> Figure:
     """Effect of pinning a neuron to a value, the neuron asked for over its control neurons.
 
     Args:
-        pins: lines with `kind` (`neuron`, `control`), `neuron` (a name), `value` (the pinned activation, in
+        pins: rows with `kind` (`neuron`, `control`), `neuron` (a name), `value` (the pinned activation, in
             standard deviations of that neuron's own) and `effect` (change from the model as it is).
         unit: of `effect`, for the axis.
 
-    **Raises** `KeyError` if a column is missing.
+    Raises:
+        KeyError: if a column is missing.
     """
     need_columns(pins, "kind", "neuron", "value", "effect")
     fig = Figure()
-    for kind, colour, width in (("control", FAINT, 1.0), ("neuron", ACCENT, 2.5)):
-        first = True
+    for kind, width in (("control", 1.0), ("neuron", 2.5)):
+        own = kind == "neuron"
         for k, (name, rows) in enumerate(pins[pins["kind"] == kind].groupby("neuron", sort=False)):
             rows = rows.sort_values("value")
-            shown = colour if kind == "control" or k == 0 else BLOCKS[(k - 1) % len(BLOCKS)]
+            colour = (ACCENT if k == 0 else BLOCKS[(k - 1) % len(BLOCKS)]) if own else FAINT
             fig.add_trace(
                 Scatter(
                     x=rows["value"],
                     y=rows["effect"],
-                    mode="lines" if kind == "control" else "lines+markers",
-                    line={"color": shown, "width": width},
-                    name="control neurons" if kind == "control" else str(name),
-                    legendgroup="control" if kind == "control" else str(name),
-                    showlegend=kind == "neuron" or first,
+                    mode="lines+markers" if own else "lines",
+                    line={"color": colour, "width": width},
+                    name=str(name) if own else "control neurons",
+                    legendgroup=str(name) if own else "control",
+                    showlegend=own or k == 0,
                     hovertemplate=f"{plain(name)} at %{{x:.2g}} sd: %{{y:.3f}}<extra></extra>",
                 )
             )
-            first = False
     style(fig, height=380, aspect=0.48, extra=90)
     fig.update_xaxes(title_text="pinned activation (standard deviations from the neuron's mean)")
     fig.update_yaxes(title_text=f"change in {unit}", zeroline=True, zerolinecolor=FAINT)
     return fig
 
 
-def _places(table: pd.DataFrame) -> pd.Series:
-    """Layers where every point has one, names otherwise."""
-    return table["layer"] if bool(table["layer"].notna().all()) else table["point"]
-
-
-def _finish(fig: Figure, table: pd.DataFrame, surface: float, arms: list[str], target: str) -> Figure:
-    fig.add_hline(y=surface, line={"color": SURFACE, "width": 1.5, "dash": "dash"})
-    fig.add_trace(
-        Scatter(x=[None], y=[None], mode="lines", line={"color": SURFACE, "width": 1.5, "dash": "dash"},
-                name=f"surface stack: {surface:.3f}")
-    )  # fmt: skip
-    style(fig, height=400, aspect=0.5, extra=90)
-    values = np.concatenate([table[f"{arm}_{target}"].to_numpy(dtype=float) for arm in arms])
-    low, high = min(float(values.min()), surface, 0.0), max(float(values.max()), surface)
-    pad = 0.06 * (high - low)
-    fig.update_yaxes(
-        title_text=f"test R² of {target}", range=[low - pad, high + pad], zeroline=True, zerolinecolor=FAINT
-    )
-    layer_axis(fig, table["layer"])
-    return fig
+def _legend_entry(fig: Figure, name: str, line: dict[str, Any]) -> None:
+    """A line in the legend alone."""
+    fig.add_trace(Scatter(x=[None], y=[None], mode="lines", line=line, name=name))

@@ -13,7 +13,7 @@ from graticule.hooks.imports import load
 from graticule.probes.geometry import Metric
 from graticule.probes.scores.multiplicity import benjamini_hochberg, holm
 from graticule.probes.scores.ties import share_reaching
-from graticule.probes.steering_nulls import (
+from graticule.probes.steering import (
     block_means,
     diagonal,
     random_sets,

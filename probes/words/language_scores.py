@@ -11,7 +11,7 @@ import pandas as pd
 from graticule.probes.geometry import Metric
 from graticule.probes.scores.multiplicity import holm
 from graticule.probes.scores.ties import share_reaching
-from graticule.probes.steering_nulls import set_slices, signs
+from graticule.probes.steering import set_slices, signs
 from graticule.probes.words.heat import LEVEL, Rows, unit_rows
 from graticule.probes.words.tokens import TokenPairs
 

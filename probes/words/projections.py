@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from graticule.probes.steering_nulls import set_slices
+from graticule.probes.steering import set_slices
 from graticule.probes.words.heat import LEVEL, Rows
 from graticule.probes.words.tokens import TokenPairs
 

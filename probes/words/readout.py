@@ -14,8 +14,7 @@ from torch import Tensor
 from graticule.hooks.activations import Activations
 from graticule.hooks.capture import capture
 from graticule.hooks.protocols import HookedModel
-from graticule.probes.geometry import Metric, causal, covariance, euclidean, whitened
-from graticule.probes.unembedding import column_covariance
+from graticule.probes.geometry import Metric, causal, column_covariance, covariance, euclidean, whitened
 from graticule.probes.words.lists import ambiguous_contexts, parallel_contexts
 
 METRICS = ("euclidean", "whitened", "causal")

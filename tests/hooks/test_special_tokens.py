@@ -19,7 +19,7 @@ from graticule.hooks.streams.contexts import contexts, special_ids
 from graticule.hooks.tokens import tokenize
 from graticule.probes.attribution.attribute import attribute
 from graticule.probes.attribution.trace import trace
-from graticule.probes.causes.bench import Bench
+from graticule.probes.causes.experiment import Experiment
 from graticule.probes.causes.reprobe import captured_tokens
 from graticule.probes.probe import probe
 from graticule.probes.tables.prompts import Prompt
@@ -335,8 +335,8 @@ def test_findings_are_replayed_with_the_special_tokens_of_their_capture(around, 
     assert len(trace(model, findings, texts[3]).readings[0]) == len(whole[3])
     tokens, _ = captured_tokens(model, findings, np.arange(60))
     assert [ids.tolist() for ids in tokens.ids] == whole
-    bench = Bench(model, findings, [], point=None, rows=9, span="entity_last", seed=0)
-    assert [ids.tolist() for ids in bench.tokens("").ids] == [whole[i] for i in bench.sources]
+    experiment = Experiment(model, findings, [], point=None, rows=9, span="entity_last", seed=0)
+    assert [ids.tolist() for ids in experiment.tokens("").ids] == [whole[i] for i in experiment.sources]
 
 
 def test_probe_hands_on_which_tokens_are_rows(bert, tmp_path):

@@ -13,7 +13,7 @@ from transformer_lens.HookedRootModule import HookedRootModule
 from graticule import capture, load_model
 from graticule.hooks.running.grouping import grouping_of
 from graticule.hooks.tokens import TokenRows
-from graticule.probes.causes.rig import Rig
+from graticule.probes.causes.edited_runs import EditedRuns
 
 VOCABULARY = 60
 SIZES = {
@@ -124,7 +124,7 @@ def test_interventions_run_texts_as_alone(pair, kind):
     whole = [(0, len(row)) for row in ids]
     last = np.array([len(row) - 1 for row in ids])
     rows = TokenRows(ids, whole, whole, False)
-    ran = Rig(model, rows, "blocks.0.hook_resid_pre", [np.array([n]) for n in last], last).run()
+    ran = EditedRuns(model, rows, "blocks.0.hook_resid_pre", [np.array([n]) for n in last], last).run()
     for i, row in enumerate(ids):
         with torch.no_grad():
             expected = original(torch.from_numpy(row)[None]).logits[0, -1]

@@ -12,12 +12,12 @@ from helpers import as_installed, cached
 from graticule import Table, probe
 from graticule.hooks.tokens import tokenize
 from graticule.probes.causes.ablate import Ablation, ablate
-from graticule.probes.causes.bench import Bench
 from graticule.probes.causes.causes import NOT_SEEN, UNDECIDED, USED, Causes, causes, second_verdict
+from graticule.probes.causes.edited_runs import EditedRuns, edited_tokens
 from graticule.probes.causes.effects import adjusted, effect_line
 from graticule.probes.causes.erase import erase
+from graticule.probes.causes.experiment import Experiment
 from graticule.probes.causes.outcomes import Outcome, default_outcomes
-from graticule.probes.causes.rig import Rig, edited_tokens
 from graticule.probes.causes.steer import Steering, steer
 from graticule.probes.estimators.edits import AffineEdit, mask_of, unit_moves
 from graticule.probes.scores.verdict import STRUCTURE
@@ -119,9 +119,9 @@ def test_what_the_answers_read_is_called_used(model, findings, readers, tmp_path
     (line,) = result.effects[
         (result.effects["intervention"] == "steer height") & (result.effects["outcome"] == ANSWER.name)
     ].to_dict("records")
-    bench = Bench(model, findings, [ANSWER], point=POINT, rows=30, span="from_entity", seed=0)
+    experiment = Experiment(model, findings, [ANSWER], point=POINT, rows=30, span="from_entity", seed=0)
     weight = model.unembed.W_U.detach().double().numpy()
-    closed = bench.moves[:, 0] * bench.sd[0] @ (weight[:, north] - weight[:, south])
+    closed = experiment.moves[:, 0] * experiment.sd[0] @ (weight[:, north] - weight[:, south])
     assert line["effect"] == pytest.approx(closed, rel=1e-4)
     assert closed > 0
     assert line["p"] == pytest.approx(1 / 101)
@@ -303,10 +303,10 @@ def test_a_restart_is_the_whole_pass(load_tiny, family):
     outs = []
     with torch.no_grad():
         for held in (hooked, bridge):
-            rig = Rig(held, rows, point, edited, read, later, token_budget=20)
-            assert rig.restarts == (held is hooked)
-            ran = rig.run(edit)
-            outs.append((rig.scores(ran.final), ran.later[later[0]], rig.scores(ran.final, [5, 3])))
+            runs = EditedRuns(held, rows, point, edited, read, later, token_budget=20)
+            assert runs.restarts == (held is hooked)
+            ran = runs.run(edit)
+            outs.append((runs.scores(ran.final), ran.later[later[0]], runs.scores(ran.final, [5, 3])))
         for i, row in enumerate(rows.ids):
             tokens = torch.from_numpy(row)[None]
             hooks = [(point, edit.hook([edited[i].tolist()]))]
@@ -324,14 +324,14 @@ def test_points_inside_a_block_are_edited_too(tiny):
     edit = AffineEdit.translation(np.ones(32))
     edited, read = edited_tokens(rows, "all"), np.array([2, 2])
     with torch.no_grad():
-        rig = Rig(tiny, rows, point, edited, read)
-        got = rig.scores(rig.run(edit).final)
+        runs = EditedRuns(tiny, rows, point, edited, read)
+        got = runs.scores(runs.run(edit).final)
         tokens = torch.from_numpy(np.stack(rows.ids))
         expected = tiny.run_with_hooks(tokens, fwd_hooks=[(point, edit.hook(slice(1, None)))])[:, -1]
-    assert rig.restarts
+    assert runs.restarts
     assert torch.allclose(got, expected, atol=1e-4)
     with pytest.raises(ValueError, match="outside the blocks"):
-        Rig(tiny, rows, "hook_embed", edited, read)
+        EditedRuns(tiny, rows, "hook_embed", edited, read)
 
 
 def test_the_model_is_left_as_found_after_an_exception(model, findings, monkeypatch):
@@ -340,7 +340,7 @@ def test_the_model_is_left_as_found_after_an_exception(model, findings, monkeypa
     def broken(*_args, **_kwargs):
         raise RuntimeError("no logits today")
 
-    monkeypatch.setattr(Bench, "odds", broken)
+    monkeypatch.setattr(Experiment, "odds", broken)
     with pytest.raises(RuntimeError, match="no logits today"):
         causes(model, findings, outcomes=[ANSWER], point=POINT, rows=20, progress=False)
     assert model.training
@@ -366,9 +366,9 @@ def test_a_bridge_gives_the_same_effects(load_tiny, tiny_findings):
 def test_pinned_neurons_against_hooks_by_hand(tiny, tiny_findings, tmp_path):
     result = ablate(tiny, tiny_findings, [(1, 3)], [ANSWER], rows=12, controls=6, progress=False)
     assert set(result.pins["kind"]) == {"neuron", "control"}
-    bench = Bench(tiny, tiny_findings, [ANSWER], point=None, rows=12, span="all", seed=0)
+    experiment = Experiment(tiny, tiny_findings, [ANSWER], point=None, rows=12, span="all", seed=0)
     high, low = ids(tiny, "north", "south")
-    rows = bench.tokens(ANSWER.prompt)
+    rows = experiment.tokens(ANSWER.prompt)
     values, odds = [], {-2.0: [], 2.0: []}
     with torch.no_grad():
         for row, (_, end) in zip(rows.ids, rows.spans, strict=True):

@@ -151,8 +151,7 @@ def test_many_concepts_make_a_grid(world):
 @pytest.mark.parametrize("kind", ["hooked", "bridge"])
 def test_with_a_model_the_causal_product_too(load_tiny, names, kind, tmp_path):
     from graticule import capture
-    from graticule.probes.geometry import causal
-    from graticule.probes.unembedding import unembedding_covariance
+    from graticule.probes.geometry import causal, unembedding_covariance
 
     model = load_tiny("llama", kind)
     distinct = list(dict.fromkeys(names))

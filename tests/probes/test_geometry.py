@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.stats import beta
 
+from graticule.hooks.model_view import final_norm
 from graticule.probes.geometry import (
     RandomVectors,
     causal,
@@ -17,9 +18,9 @@ from graticule.probes.geometry import (
     euclidean,
     largest_of,
     root,
+    unembedding_covariance,
     whitened,
 )
-from graticule.probes.unembedding import final_norm, unembedding_covariance
 
 
 @pytest.fixture

@@ -6,16 +6,10 @@ from sklearn.linear_model import LinearRegression
 
 from graticule import sweep
 from graticule.hooks.artifact import ArtifactError
-from graticule.probes.causes.controls import (
-    covariance_directions,
-    detection_limit,
-    matched_erasers,
-    needed,
-    rank_p,
-)
+from graticule.probes.causes.effects import detection_limit, needed, rank_p
 from graticule.probes.causes.erase import Erasure, erase
-from graticule.probes.causes.leace import Eraser, Moments
-from graticule.probes.causes.refit import refit, ridge_at
+from graticule.probes.causes.leace import Eraser, Moments, covariance_directions, matched_erasers
+from graticule.probes.causes.reprobe import refit, ridge_at
 from graticule.probes.estimators.edits import unit_moves
 from graticule.probes.scores.verdict import STRUCTURE
 from graticule.sims.planted import planted

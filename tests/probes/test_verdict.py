@@ -8,7 +8,7 @@ from scipy.stats import rankdata
 from sklearn.metrics import r2_score
 
 from graticule.hooks.artifact import json_ready
-from graticule.probes.causes.controls import rank_p
+from graticule.probes.causes.effects import rank_p
 from graticule.probes.neurons.draws import exceeded
 from graticule.probes.scores.bootstrap import (
     cluster_sums,

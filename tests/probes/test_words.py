@@ -7,8 +7,15 @@ import pytest
 import torch
 
 from graticule.hooks.artifact import ArtifactError
-from graticule.probes.steering import mean_cosines
-from graticule.probes.steering_nulls import block_means, diagonal, random_sets, re_paired, resamples, signs
+from graticule.probes.steering import (
+    block_means,
+    diagonal,
+    mean_cosines,
+    random_sets,
+    re_paired,
+    resamples,
+    signs,
+)
 from graticule.probes.words.ambiguous import Ambiguous, ambiguous
 from graticule.probes.words.languages import Languages, languages
 from graticule.probes.words.lists import (

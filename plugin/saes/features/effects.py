@@ -17,10 +17,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from graticule.hooks.coders import SparseCoder
+from graticule.hooks.model_view import final_norm
 from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.values import finite
-from graticule.probes.unembedding import final_norm
 
 _RESIDUAL = (
     "hook_resid_pre",

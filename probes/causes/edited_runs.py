@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,6 +12,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from graticule.hooks.model_view import ModelView, at_border, start_of
 from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel, device_of, dtype_of
 from graticule.hooks.running.grouping import grouping_of
@@ -22,7 +22,6 @@ from graticule.probes.estimators.edits import AffineEdit, HookFn
 
 _log = logging.getLogger(__name__)
 
-_BORDERS = ("hook_resid_pre", "hook_resid_post")
 _TOLERANCE = 1e-3
 
 Span = Literal["entity_last", "entity", "from_entity", "all"]
@@ -31,8 +30,8 @@ after it, or all tokens; BOS and an encoder's special tokens only where `include
 
 
 @dataclass(frozen=True)
-class Ran:
-    """What came out of one run, a line a prompt."""
+class Outputs:
+    """What came out of one run, one row per prompt."""
 
     final: Tensor
     """At the last token, in float32: the unembedding's input `[row, d_model]`, or logits `[row, d_vocab]`."""
@@ -57,7 +56,8 @@ _Stacked = tuple[Sequence[Tensor], dict[str, tuple[Tensor, ...]]]
 def edited_tokens(rows: TokenRows, span: Span, include_bos: bool = False) -> list[np.ndarray]:
     """Positions of every row that `span` means; special tokens among them only with `include_bos`.
 
-    **Raises** `ValueError` for an unknown span.
+    Raises:
+        ValueError: for an unknown span.
     """
     ends = [end for _, end in rows.spans]
     allowed = [(0, n) for n in rows.lengths] if include_bos else rows.own
@@ -72,7 +72,7 @@ def edited_tokens(rows: TokenRows, span: Span, include_bos: bool = False) -> lis
     raise ValueError(f"pos={span!r}: expected 'entity_last', 'entity', 'from_entity' or 'all'")
 
 
-class Rig:
+class EditedRuns:
     """Token rows in batches, with the residual stream that enters the edited block kept for every one.
 
     A `HookedTransformer` is restarted from there (`start_at_layer`) and its logits are taken at the last
@@ -92,43 +92,48 @@ class Rig:
         logits: bool = True,
         token_budget: int = 2048,
     ) -> None:
-        """**Arguments:** `point` is edited at the positions `edited` of every row; the points of `later` are
-        read at the position `read`; `logits=False` leaves the end of the model out."""
+        """Lay out the batches, run them up to the edited block, and compare a restart with a whole pass.
+
+        Args:
+            model: with hooks.
+            rows: the prompts' tokens.
+            point: where edits are made.
+            edited: the positions of every row that are edited.
+            read: the position of every row at which the points of `later` are read.
+            later: points.
+            logits: False leaves the end of the model out.
+            token_budget: of one forward pass.
+        """
         self.model, self.point, self.later, self.logits = model, point, tuple(later), logits
-        self.token_budget = token_budget
-        layer = layer_of(point)
-        if layer is None:
+        self.view, self.token_budget = ModelView(model), token_budget
+        start = start_of(point)
+        if start is None:
             raise NotApplicable(
                 f"{point} lies outside the blocks; causes are looked for at points inside them"
             )
-        self.border = point.endswith(_BORDERS)
-        self.start = layer + int(point.endswith("hook_resid_post"))
-        self.stop = int(model.cfg.n_layers)
+        self.start, self.stop = start, self.view.n_layers
+        self.border = at_border(point)
         if not logits:
             self.stop = 1 + max((layer_of(p) or 0 for p in later), default=self.start)
         # small buckets pad little; edits fill the budget
-        last = f"blocks.{int(model.cfg.n_layers) - 1}.hook_resid_post"
+        last = f"blocks.{self.view.n_layers - 1}.hook_resid_post"
         grouping = grouping_of(model, [last if last in model.hook_dict else point], rows.ids)
-        held = batches(rows.ids, 0, token_budget // 8, grouping, device_of(model))
-        self.batches = [self._batch(b.tokens, b.members, b.lengths, edited, read) for b in held]
+        self.batches: list[_Batch] = []
+        for b in batches(rows.ids, 0, token_budget // 8, grouping, device_of(model)):
+            mask = torch.zeros(b.tokens.shape, dtype=torch.bool)
+            for row, member in enumerate(b.members):
+                mask[row, torch.from_numpy(edited[member])] = True
+            ends, at = torch.from_numpy(b.lengths - 1), torch.from_numpy(read[b.members])
+            self.batches.append(_Batch(b.tokens, b.members, ends, at, mask))
         self.restarts = self._can_restart()
 
-    def _batch(
-        self, tokens: Tensor, members: np.ndarray, lengths: np.ndarray, edited: Sequence[np.ndarray],
-        read: np.ndarray,
-    ) -> _Batch:  # fmt: skip
-        mask = torch.zeros(tokens.shape, dtype=torch.bool)
-        for row, member in enumerate(members):
-            mask[row, torch.from_numpy(edited[member])] = True
-        return _Batch(tokens, members, torch.from_numpy(lengths - 1), torch.from_numpy(read[members]), mask)
-
     # Running -----------------------------------------------------------------------------------------
-    def run(self, edit: AffineEdit | None = None) -> Ran:
+    def run(self, edit: AffineEdit | None = None) -> Outputs:
         """Run all rows with the point edited, or as they are."""
         return self.runs([edit])[0]
 
-    def runs(self, edits: Sequence[AffineEdit | None]) -> list[Ran]:
-        """A run an edit; as many edits as the token budget holds share a forward pass."""
+    def runs(self, edits: Sequence[AffineEdit | None]) -> list[Outputs]:
+        """One run per edit; as many edits as the token budget holds share a forward pass."""
         final: list[list[Tensor]] = [[] for _ in edits]
         later: list[dict[str, list[Tensor]]] = [{p: [] for p in self.later} for _ in edits]
         for batch in self.batches:
@@ -142,9 +147,17 @@ class Rig:
                         later[start + k][point].append(read[point][k])
         order = torch.from_numpy(np.argsort(np.concatenate([b.members for b in self.batches])))
         return [
-            Ran(torch.cat(ends)[order.to(ends[0].device)], {p: torch.cat(v)[order] for p, v in read.items()})
+            Outputs(
+                torch.cat(ends)[order.to(ends[0].device)], {p: torch.cat(v)[order] for p, v in read.items()}
+            )
             for ends, read in zip(final, later, strict=True)
         ]
+
+    def scores(self, final: Tensor, tokens: Sequence[int] | None = None) -> Tensor:
+        """Logits `[row, token]` in float32 of what a run ended with: of some tokens, or of all."""
+        if self.restarts:
+            return self.view.logits(final, tokens, bias_in_float32=False)
+        return final if tokens is None else final[:, torch.tensor(list(tokens), device=final.device)]
 
     def _from_block(self, batch: _Batch, edits: Sequence[AffineEdit | None]) -> _Stacked:
         residual = batch.residual
@@ -155,13 +168,11 @@ class Rig:
             stacked = residual.repeat(len(edits), 1, 1)
         read: dict[str, tuple[Tensor, ...]] = {}
         with self.model.hooks(fwd_hooks=self._hooks(batch, edits, read, inside=not self.border)):
-            out: Tensor = self.model(stacked, start_at_layer=self.start, stop_at_layer=self.stop)
+            out = self.view.run_from(stacked, self.start, self.stop)
             if not self.logits:
                 return out.new_zeros(len(out), 0).chunk(len(edits)), read
-            model: Any = self.model
-            picked = _at(out, batch.last, len(edits))[:, None]
-            normed: Tensor = model.ln_final(picked) if model.cfg.normalization_type is not None else picked
-        return normed[:, 0].detach().chunk(len(edits)), read
+            final = self.view.final(_at(out, batch.last, len(edits))[:, None])
+        return final[:, 0].detach().chunk(len(edits)), read
 
     def _whole(self, batch: _Batch, edits: Sequence[AffineEdit | None]) -> _Stacked:
         read: dict[str, tuple[Tensor, ...]] = {}
@@ -176,7 +187,7 @@ class Rig:
         read: dict[str, tuple[Tensor, ...]],
         inside: bool,
     ) -> list[tuple[str, HookFn]]:
-        """The edits, where they are made by a hook, and readers of the later points."""
+        """The edits, where they are made by a hook (`inside`), and readers of the later points."""
 
         def edit(value: Tensor, hook: Any = None) -> Tensor:  # noqa: ARG001
             parts = value.chunk(len(edits))
@@ -196,13 +207,12 @@ class Rig:
 
     # Restarting --------------------------------------------------------------------------------------
     def _can_restart(self) -> bool:
-        names = set(inspect.signature(getattr(self.model, "forward", self.model)).parameters)
-        if not {"start_at_layer", "stop_at_layer"} <= names:
+        if not self.view.takes_layers:
             return False
         plain = self.batches
         self.restarts = True  # `scores` must take what the trial ends with for what it is
         try:
-            self.batches = [self._kept(batch) for batch in plain]
+            self.batches = [replace(b, residual=self.view.run_to(b.tokens, self.start)) for b in plain]
             if self._agrees():
                 return True
             _log.info("a restart from block %d differs from the whole pass; runs are whole", self.start)
@@ -210,10 +220,6 @@ class Rig:
             _log.info("no restart from block %d (%s); runs are whole", self.start, error)
         self.batches = plain
         return False
-
-    def _kept(self, batch: _Batch) -> _Batch:
-        residual = self.model(batch.tokens, stop_at_layer=self.start).detach()
-        return _Batch(batch.tokens, batch.members, batch.last, batch.read, batch.mask, residual)
 
     def _agrees(self) -> bool:
         """Compare a restart with the whole pass on two rows, logits or later points."""
@@ -223,32 +229,15 @@ class Rig:
         (started,), read = self._from_block(small, [None])
         (whole,), expected = self._whole(small, [None])
         if self.logits:
-            found = [self.scores(started), whole]
+            started = self.scores(started)
         else:
-            found = [torch.cat([held[p][0] for p in self.later]) for held in (read, expected)]
+            started, whole = (torch.cat([values[p][0] for p in self.later]) for values in (read, expected))
         half = dtype_of(self.model) in (torch.bfloat16, torch.float16)
         tolerance = 5e-2 if half else _TOLERANCE
-        return bool((found[0] - found[1]).norm() <= tolerance * found[1].norm().clamp_min(1e-12))
-
-    # Logits ------------------------------------------------------------------------------------------
-    def scores(self, final: Tensor, tokens: Sequence[int] | None = None) -> Tensor:
-        """Logits `[row, token]` in float32 of what a run ended with: of some tokens, or of all.
-
-        Only the columns asked for are multiplied: the unembedding is most of a small model.
-        """
-        index = None if tokens is None else torch.tensor(list(tokens), device=final.device)
-        if not self.restarts:
-            return final if index is None else final[:, index]
-        unembed: Any = self.model.unembed  # pyright: ignore[reportAttributeAccessIssue]
-        weight, bias = unembed.W_U.detach(), unembed.b_U.detach()
-        if index is not None:
-            weight, bias = weight[:, index], bias[index]
-        logits = (final.to(weight.dtype) @ weight + bias).float()
-        cap = float(getattr(self.model.cfg, "output_logits_soft_cap", 0.0) or 0.0)
-        return cap * torch.tanh(logits / cap) if cap > 0 else logits
+        return bool((started - whole).norm() <= tolerance * whole.norm().clamp_min(1e-12))
 
 
 def _at(value: Tensor, position: Tensor, copies: int) -> Tensor:
-    """`value` `[copy · row, pos, …]` at one position a row."""
+    """`value` `[copy · row, pos, …]` at one position of every row."""
     rows = torch.arange(len(value), device=value.device)
     return value[rows, position.to(value.device).repeat(copies)]
