@@ -16,12 +16,15 @@ from graticule.probes.plots.style import (
     INK,
     MUTED,
     SURFACE,
+    depth_of,
     layer_axis,
     need_columns,
     style,
 )
 
-_DASHED = {"color": SURFACE, "width": 1.5, "dash": "dash"}
+_Curve = tuple[str, dict[str, Any], str | None]
+"""Name, line and marker."""
+_DASHED: dict[str, Any] = {"color": SURFACE, "width": 1.5, "dash": "dash"}
 
 
 def erasure_figure(layers: pd.DataFrame, target: str, surface: float) -> Figure:
@@ -30,7 +33,7 @@ def erasure_figure(layers: pd.DataFrame, target: str, surface: float) -> Figure:
     Raises:
         KeyError: if a column is missing.
     """
-    curves = {
+    curves: dict[str, _Curve] = {
         "before": ("before erasure", {"color": INK, "width": 2}, "circle"),
         "control": (
             "a matched random feature erased",
@@ -48,7 +51,7 @@ def later_figure(later: pd.DataFrame, target: str, layer: int | None, surface: f
     Raises:
         KeyError: if a column is missing.
     """
-    curves = {
+    curves: dict[str, _Curve] = {
         "before": ("the model as it is", {"color": INK, "width": 2}, None),
         "after": (f"erased at layer {layer}", {"color": ACCENT, "width": 2}, None),
     }
@@ -59,13 +62,13 @@ def _by_layer(
     table: pd.DataFrame,
     target: str,
     surface: float,
-    curves: dict[str, tuple[str, dict[str, Any], str | None]],
+    curves: dict[str, _Curve],
 ) -> Figure:
-    """Curves of the columns `{prefix}_{target}`, by prefix: name, line, marker; and the surface's level."""
+    """Curves of the columns `{prefix}_{target}`, by prefix, and the surface's level."""
     columns = {f"{prefix}_{target}": curve for prefix, curve in curves.items()}
     need_columns(table, "layer", *columns)
     fig = Figure()
-    x = table["layer"] if bool(table["layer"].notna().all()) else table["point"]
+    x = depth_of(table)
     for column, (name, line, symbol) in columns.items():
         fig.add_trace(
             Scatter(
