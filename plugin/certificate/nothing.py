@@ -17,7 +17,7 @@ from graticule.probes.estimators.logistic import held_out
 from graticule.probes.estimators.mlp import Job, fit_mlps
 from graticule.probes.estimators.pca import components, pca_ridges
 from graticule.probes.estimators.solvers import ridge_cv
-from graticule.probes.scores.intervals import wilson
+from graticule.probes.scores.bootstrap import wilson
 from graticule.probes.scores.verdict import STRUCTURE, Predictions, verdict
 from graticule.probes.tables.groups import group_folds
 

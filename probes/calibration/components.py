@@ -14,13 +14,13 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
-from graticule.probes.estimators.ridge_alphas import default_alphas
 from graticule.probes.estimators.ridge_holdout import HoldoutPlan, out_of_fold
 from graticule.probes.estimators.ridge_rows import (
     ArrayRows,
     RowSource,
     chunk_rows_for,
     chunks,
+    default_alphas,
     gather_float64,
 )
 from graticule.probes.estimators.ridge_spectrum import GramSpectrum, KernelSpectrum, Spectrum

@@ -14,7 +14,7 @@ from graticule.hooks.saved import SavedResult
 from graticule.probes.calibration.rates import monotone
 from graticule.probes.findings import Findings
 from graticule.probes.findings_words import limit_words
-from graticule.probes.scores.intervals import wilson
+from graticule.probes.scores.bootstrap import wilson
 from graticule.probes.scores.verdict import STRUCTURE
 
 if TYPE_CHECKING:

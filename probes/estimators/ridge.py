@@ -32,9 +32,8 @@ from graticule.hooks.artifact import (
 from graticule.hooks.kinds import write_folder
 from graticule.hooks.limits import LIMITS, LimitError
 from graticule.hooks.names import user_path
-from graticule.probes.estimators.edits import AffineEdit, EditPos, HookFn
+from graticule.probes.estimators.edits import AffineEdit, EditOp, EditPos, Erases, HookFn, ridge_edit
 from graticule.probes.estimators.pretrained import from_pretrained, save_pretrained
-from graticule.probes.estimators.ridge_edits import EditOp, Erases, ridge_edit
 from graticule.probes.estimators.ridge_rows import as_targets
 from graticule.probes.estimators.solvers import RidgeFit, RidgeWeights, ridge_cv
 

@@ -14,7 +14,6 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from graticule.hooks.values import finite
-from graticule.probes.estimators.ridge_alphas import at_edge, check_alphas, default_alphas
 from graticule.probes.estimators.ridge_holdout import HoldoutPlan, out_of_fold, plan_holdout
 from graticule.probes.estimators.ridge_rows import (
     ArrayRows,
@@ -22,8 +21,11 @@ from graticule.probes.estimators.ridge_rows import (
     Targets,
     as_rows,
     as_targets,
+    at_edge,
+    check_alphas,
     chunk_rows_for,
     chunks,
+    default_alphas,
 )
 from graticule.probes.estimators.ridge_spectrum import GramSpectrum, KernelSpectrum, Spectrum
 

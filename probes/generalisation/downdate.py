@@ -23,10 +23,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 
-from graticule.probes.estimators.ridge_alphas import check_alphas
 from graticule.probes.estimators.ridge_rows import (
     ArrayRows,
     as_rows,
+    check_alphas,
     check_finite_rows,
     chunk_rows_for,
     chunks,

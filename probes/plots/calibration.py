@@ -17,7 +17,7 @@ from graticule.probes.plots.style import (
     short_labels,
     style,
 )
-from graticule.probes.scores.intervals import wilson
+from graticule.probes.scores.bootstrap import wilson
 
 _NOMINAL = 0.05
 

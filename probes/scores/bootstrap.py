@@ -135,3 +135,13 @@ def effective_clusters(sizes: Float[np.ndarray, " cluster"] | Int[np.ndarray, " 
 
 def _by_cluster(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
     return np.stack([np.bincount(codes, weights=column) for column in values.T], axis=1)
+
+
+def wilson(found: int, of: int, z: float = 1.959964) -> tuple[float, float]:
+    """Wilson's 95% interval of a rate (JASA 1927): good near 0 and 1 and for small counts. NaN for none."""
+    if of == 0:
+        return float("nan"), float("nan")
+    rate = found / of
+    centre = (rate + z**2 / (2 * of)) / (1 + z**2 / of)
+    half = z / (1 + z**2 / of) * float(np.sqrt(rate * (1 - rate) / of + z**2 / (4 * of**2)))
+    return max(0.0, centre - half), min(1.0, centre + half)

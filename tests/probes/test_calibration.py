@@ -21,8 +21,7 @@ from graticule.probes.calibration.targets import hidden_from, noise, read_from_a
 from graticule.probes.estimators.ridge_holdout import plan_holdout
 from graticule.probes.estimators.solvers import ridge_cv
 from graticule.probes.findings import Findings
-from graticule.probes.scores.bootstrap import cluster_sums
-from graticule.probes.scores.intervals import wilson
+from graticule.probes.scores.bootstrap import cluster_sums, wilson
 from graticule.probes.scores.metrics import r2
 from graticule.probes.scores.verdict import NO_BETTER, NOT_DECIDED, STRUCTURE, Predictions, verdict
 from graticule.probes.surface.baselines import Baselines, text_digest

@@ -12,9 +12,8 @@ from graticule.probes.causes.leace import Eraser
 from graticule.probes.estimators.logistic import logistic_cv
 from graticule.probes.estimators.pca import components
 from graticule.probes.estimators.ridge import RidgeProbe, cosines
-from graticule.probes.estimators.ridge_alphas import default_alphas
 from graticule.probes.estimators.ridge_holdout import LARGEST_CLUSTER, plan_holdout
-from graticule.probes.estimators.ridge_rows import ArrayRows
+from graticule.probes.estimators.ridge_rows import ArrayRows, default_alphas
 from graticule.probes.estimators.solvers import ridge_cv, ridge_cv_stream, ridge_fit
 
 TOLERANCE = 1e-6
@@ -274,7 +273,7 @@ def test_default_grid_reaches_signal_beside_massive_directions():
 def test_edge_hits_are_reported(caplog):
     X, y = data(100, 30)
     y = X[:, :1] + 5 * np.random.default_rng(0).standard_normal((100, 1))
-    with caplog.at_level(logging.INFO, logger="graticule.probes.estimators.ridge_alphas"):
+    with caplog.at_level(logging.INFO, logger="graticule.probes.estimators.ridge_rows"):
         assert ridge_cv(X, y, alphas=[1e-3, 1e-1, 10.0]).alpha_at_edge
     assert "upper end of the grid 0.001 to 10" in caplog.text
     assert not ridge_cv(X, y).alpha_at_edge
@@ -283,7 +282,7 @@ def test_edge_hits_are_reported(caplog):
 def test_edge_hits_without_consequence_are_not_reported(caplog):
     X, _ = data(200, 10)
     rng = np.random.default_rng(1)
-    with caplog.at_level(logging.INFO, logger="graticule.probes.estimators.ridge_alphas"):
+    with caplog.at_level(logging.INFO, logger="graticule.probes.estimators.ridge_rows"):
         exact = ridge_cv(X, X[:, :2] @ rng.standard_normal((2, 2)))  # no noise: less is better, without end
         noise = ridge_cv(X, rng.standard_normal((200, 2)))  # nothing to find: more is better, without end
     assert exact.alpha == exact.alphas[0] and not exact.alpha_at_edge

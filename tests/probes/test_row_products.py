@@ -6,8 +6,7 @@ import scipy.sparse as sp
 from sklearn.linear_model import Ridge
 
 from graticule.probes.estimators import row_products
-from graticule.probes.estimators.blocked_cholesky import factor_lower, solve_lower
-from graticule.probes.estimators.row_products import fits, product_duals
+from graticule.probes.estimators.row_products import factor_lower, fits, product_duals, solve_lower
 from graticule.probes.surface.string_ridge import StringRidge
 
 
