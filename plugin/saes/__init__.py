@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from graticule.hooks.imports import load
 
 if TYPE_CHECKING:
-    from graticule.saes.architectures.bricken import BrickenTrainingSAEConfig as BrickenTrainingSAEConfig
+    from graticule.saes.architectures import BrickenTrainingSAEConfig as BrickenTrainingSAEConfig
     from graticule.saes.atoms.recovery import recovery as recovery
     from graticule.saes.evaluation.evaluate import evaluate as evaluate
     from graticule.saes.features.examine import examine as examine
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "BrickenTrainingSAEConfig": "graticule.saes.architectures.bricken",
+    "BrickenTrainingSAEConfig": "graticule.saes.architectures",
     "Optimisation": "graticule.saes.training.settings",
     "ResamplingConfig": "graticule.saes.resampling",
     "Run": "graticule.saes.training.run",

@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from graticule.hooks.saved import decode
-from graticule.saes.architectures.bricken import BrickenTrainingSAE
+from graticule.saes.architectures import BrickenTrainingSAE
 
 _log = logging.getLogger(__name__)
 

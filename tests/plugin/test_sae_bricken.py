@@ -16,9 +16,14 @@ from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.sae import TrainStepInput
 from safetensors.torch import load_file, save_file
 
-from graticule.saes.architectures import BrickenTrainingSAE, BrickenTrainingSAEConfig
-from graticule.saes.architectures.bricken import mean_convention, sum_convention
-from graticule.saes.architectures.median import geometric_median, start_bias
+from graticule.saes.architectures import (
+    BrickenTrainingSAE,
+    BrickenTrainingSAEConfig,
+    geometric_median,
+    mean_convention,
+    start_bias,
+    sum_convention,
+)
 from graticule.saes.steps.step import fast_step, make_optimizer
 
 D_IN, D_SAE = 12, 40

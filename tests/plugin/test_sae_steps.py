@@ -11,12 +11,9 @@ from sae_lens.registry import get_sae_training_class
 from sae_lens.saes.sae import TrainStepInput
 
 import graticule.saes.architectures  # noqa: F401 registers `bricken`
-from graticule.saes.steps.dense import DenseStep
-from graticule.saes.steps.generic import GenericStep
-from graticule.saes.steps.jumprelu import JumpReLUStep
-from graticule.saes.steps.kernels.entries import Entries
-from graticule.saes.steps.kernels.selection import group_size, top_of_batch, top_of_rows
-from graticule.saes.steps.step import fast_step, make_optimizer
+from graticule.saes.steps.dense import DenseStep, JumpReLUStep
+from graticule.saes.steps.entries import Entries, group_size, top_of_batch, top_of_rows
+from graticule.saes.steps.step import GenericStep, fast_step, make_optimizer
 from graticule.saes.steps.topk import SparseStep
 
 BATCH, D_IN, D_SAE = 48, 10, 64

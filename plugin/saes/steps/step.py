@@ -1,11 +1,13 @@
-"""The training step of any SAELens autoencoder: the fast one where there is one."""
+"""The training step of any SAELens autoencoder, the fast one where there is one, and its optimiser."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import torch
+from jaxtyping import Float, Shaped
 from sae_lens import (
     BatchTopKTrainingSAE,
     JumpReLUTrainingSAE,
@@ -14,19 +16,18 @@ from sae_lens import (
     TopKTrainingSAE,
     TrainingSAE,
 )
+from sae_lens.saes.sae import TrainStepInput
+from torch import Tensor
+from torch.optim import Adam
 
-from graticule.saes.architectures.bricken import BrickenTrainingSAE
-from graticule.saes.steps.dense import DenseStep
-from graticule.saes.steps.generic import GenericStep
-from graticule.saes.steps.jumprelu import JumpReLUStep
-from graticule.saes.steps.optimizer import make_optimizer
-from graticule.saes.steps.output import Step, StepOutput
+from graticule.saes.architectures import BrickenTrainingSAE
+from graticule.saes.steps.dense import DenseStep, JumpReLUStep
+from graticule.saes.steps.output import Step, StepOutput, finished
 from graticule.saes.steps.topk import SparseStep
-
-__all__ = ["Step", "StepOutput", "fast_step", "make_optimizer"]
 
 _log = logging.getLogger(__name__)
 
+_FUSED_ON = ("cpu", "cuda", "mps", "xpu")
 _SPARSE = (TopKTrainingSAE, BatchTopKTrainingSAE, MatryoshkaBatchTopKTrainingSAE)
 
 
@@ -67,3 +68,62 @@ def _plain(sae: TrainingSAE[Any]) -> bool:
         and not any(hook.has_hooks() for hook in sae.hook_dict.values())
         and not sae.use_error_term
     )
+
+
+class GenericStep:
+    """SAELens's own `training_forward_pass` and backward, whatever the architecture."""
+
+    def __init__(
+        self, sae: TrainingSAE[Any], dead_feature_window: int, compute_dtype: torch.dtype | None
+    ) -> None:
+        self.sae = sae
+        self.window = dead_feature_window
+        self.compute_dtype = compute_dtype
+
+    def __call__(
+        self,
+        x: Float[Tensor, "batch d_in"],
+        n_forward_passes_since_fired: Shaped[Tensor, " d_sae"],
+        coefficients: Mapping[str, float],
+    ) -> StepOutput:
+        """As `Step` says."""
+        for parameter in self.sae.parameters():
+            parameter.grad = None
+        step_input = TrainStepInput(
+            sae_in=x.to(self.sae.dtype),
+            coefficients=dict(coefficients),
+            dead_neuron_mask=n_forward_passes_since_fired > self.window,
+            n_training_steps=0,
+            is_logging_step=False,
+        )
+        dtype = self.compute_dtype
+        with torch.enable_grad(), torch.autocast(x.device.type, dtype, enabled=dtype is not None):
+            made = self.sae.training_forward_pass(step_input)
+            made.loss.backward()
+        with torch.no_grad():
+            acts = made.feature_acts
+            fired = (acts.to_dense() if acts.is_sparse else acts).bool().sum(0)
+            losses = {name: value.detach() for name, value in made.losses.items()}
+            x, out = step_input.sae_in, made.sae_out.detach().to(self.sae.dtype)
+            return finished(losses, fired, x, out, (out - x).square().sum())
+
+
+def make_optimizer(
+    sae: TrainingSAE[Any], lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+) -> Adam:
+    """SAELens's Adam, fused where the device has it: the same update in one pass instead of a dozen.
+
+    For a `bricken` SAE every step of the optimiser ends with the decoder at unit norm.
+
+    **Raises** `ValueError`, from torch, for a negative `lr` or betas outside 0 to 1.
+    """
+    parameters = list(sae.parameters())
+    fused = all(p.device.type in _FUSED_ON and torch.is_floating_point(p) for p in parameters)
+    optimizer = Adam(parameters, lr=lr, betas=betas, eps=eps, fused=fused)
+    if isinstance(sae, BrickenTrainingSAE):
+
+        def renormalize(*_: Any) -> None:
+            sae.renormalize_decoder()
+
+        optimizer.register_step_post_hook(renormalize)
+    return optimizer

@@ -4,6 +4,8 @@ Only the encoder's product is dense. Where SAELens rescales activations by the d
 into the encoder's weights before that product, and cancel everywhere else: an activation is multiplied by
 its latent's norm for the selection and divided by it before the decoder, so neither the reconstruction nor
 any gradient depends on them.
+
+Dead latents explain what the living ones left over: AuxK (Gao et al. 2024, appendix A.2).
 """
 
 from __future__ import annotations
@@ -14,19 +16,13 @@ from itertools import pairwise
 from typing import Any, cast
 
 import torch
-from jaxtyping import Float, Shaped
-from sae_lens import (
-    BatchTopKTrainingSAE,
-    MatryoshkaBatchTopKTrainingSAE,
-    TopKTrainingSAE,
-)
+from jaxtyping import Float, Int, Shaped
+from sae_lens import BatchTopKTrainingSAE, MatryoshkaBatchTopKTrainingSAE, TopKTrainingSAE
 from torch import Tensor
 
-from graticule.saes.steps.kernels.entries import ByColumn, Decoded, Entries
-from graticule.saes.steps.kernels.passes import Workspace, transposed
-from graticule.saes.steps.kernels.selection import top_of_batch, top_of_rows
+from graticule.saes.steps.entries import ByColumn, Decoded, Entries, top_of_batch, top_of_rows
 from graticule.saes.steps.output import StepOutput, finished
-from graticule.saes.steps.revival import Revival, revive
+from graticule.saes.steps.passes import Workspace, transposed
 
 
 @dataclass(frozen=True)
@@ -35,7 +31,7 @@ class _Level:
 
     first: int
     last: int
-    kept: Tensor
+    chosen: Tensor
     """Which of all entries are theirs."""
     decoded: Decoded
 
@@ -47,11 +43,6 @@ class _Gradient:
     W_dec: Tensor
     W_enc: Tensor
     b_enc: Tensor
-
-    def add(self, revived: Revival) -> None:
-        self.W_dec.index_add_(0, revived.latents, revived.W_dec)
-        self.W_enc.index_add_(0, revived.latents, revived.W_enc)
-        self.b_enc.index_add_(0, revived.latents, revived.b_enc)
 
 
 class SparseStep:
@@ -96,11 +87,9 @@ class SparseStep:
             entries.sums(acts_grad, sae.cfg.d_sae),
         )
         dead = n_forward_passes_since_fired > self.window
-        made = self._revive(x, centred, scores, norms, outs, dead)
-        if made:
-            losses["auxiliary_reconstruction_loss"] = torch.stack([m.loss for m in made]).sum()
-        for revived in made:
-            gradient.add(revived)
+        aux_losses = self._revive(x, centred, scores, norms, outs, dead, gradient)
+        if aux_losses:
+            losses["auxiliary_reconstruction_loss"] = torch.stack(aux_losses).sum()
         self._set(gradient, pulls[0])
         fired = entries.sums(active.to(x.dtype), sae.cfg.d_sae)
         return finished(losses, fired, x, outs[-1], squared_error)
@@ -108,8 +97,8 @@ class SparseStep:
     def _set(self, gradient: _Gradient, pull: Tensor) -> None:
         sae = self.sae
         sae.W_dec.grad, sae.b_enc.grad = gradient.W_dec, gradient.b_enc
-        kept = self.space.take("W_enc", sae.W_enc.shape, gradient.W_enc)
-        sae.W_enc.grad = transposed(gradient.W_enc, kept)
+        space = self.space.take("W_enc", sae.W_enc.shape, gradient.W_enc)
+        sae.W_enc.grad = transposed(gradient.W_enc, space)
         sae.b_dec.grad = pull.sum(0)
         if sae.cfg.apply_b_dec_to_input:
             # the input's gradient is wanted only for its sum over the batch
@@ -129,8 +118,8 @@ class SparseStep:
         sae = self.sae
         if isinstance(sae, BatchTopKTrainingSAE):
             rows, columns, values = top_of_batch(scores, int(sae.cfg.k * len(scores)))
-            kept = (values > 0).nonzero().squeeze(1)
-            rows, columns, values = rows[kept], columns[kept], values[kept].to(sae.dtype)
+            positive = (values > 0).nonzero().squeeze(1)
+            rows, columns, values = rows[positive], columns[positive], values[positive].to(sae.dtype)
             sae.update_topk_threshold(values)
             entries = Entries.of_batch(rows, columns, values, len(scores))
         else:
@@ -149,8 +138,8 @@ class SparseStep:
         widths = [0, *sae.cfg.matryoshka_widths]
         levels: list[_Level] = []
         for first, last in pairwise(widths):
-            part, kept = entries.between(first, last)
-            levels.append(_Level(first, last, kept, part.decode(sae.W_dec)))
+            part, chosen = entries.between(first, last)
+            levels.append(_Level(first, last, chosen, part.decode(sae.W_dec)))
         return levels
 
     def _errors(self, levels: Sequence[_Level], errors: Sequence[Tensor]) -> tuple[dict[str, Tensor], Tensor]:
@@ -170,12 +159,14 @@ class SparseStep:
         norms: Tensor | None,
         outs: Sequence[Tensor],
         dead: Tensor,
-    ) -> list[Revival]:
-        """The auxiliary loss of dead latents: of all against the whole residual, or level by level."""
+        gradient: _Gradient,
+    ) -> list[Tensor]:
+        """The auxiliary loss of dead latents: of all against the whole residual, or level by level; adds its
+        gradient."""
         sae = self.sae
         nested = isinstance(sae, MatryoshkaBatchTopKTrainingSAE) and sae.cfg.use_matryoshka_aux_loss
         widths = cast("Any", sae.cfg).matryoshka_widths if nested else [sae.cfg.d_sae]
-        made: list[Revival] = []
+        losses: list[Tensor] = []
         first = 0
         for last, out in zip(widths, outs if nested else outs[-1:], strict=True):
             latents = dead[first:last].nonzero().squeeze(1) + first
@@ -184,8 +175,9 @@ class SparseStep:
                 part = scores.index_select(1, latents).to(sae.dtype)
                 norm = None if norms is None else norms[latents]
                 weight = sae.cfg.aux_loss_coefficient
-                made.append(revive(x - out, centred, part, norm, sae.W_dec[latents], latents, weight))
-        return made
+                residual, W_dec = x - out, sae.W_dec[latents]
+                losses.append(_revive(residual, centred, part, norm, W_dec, latents, weight, gradient))
+        return losses
 
 
 def _acts_gradient(levels: Sequence[_Level], pulls: Sequence[Tensor], active: Tensor) -> Tensor:
@@ -194,7 +186,7 @@ def _acts_gradient(levels: Sequence[_Level], pulls: Sequence[Tensor], active: Te
         return levels[0].decoded.products(pulls[0]) * active
     out = torch.zeros(len(active), dtype=pulls[0].dtype, device=active.device)
     for level, pull in zip(levels, pulls, strict=True):
-        out[level.kept] = level.decoded.products(pull)
+        out[level.chosen] = level.decoded.products(pull)
     return out * active
 
 
@@ -209,3 +201,39 @@ def _decoder_gradient(
             for level, pull in zip(levels, pulls, strict=True)
         ]
     )
+
+
+def _revive(
+    residual: Float[Tensor, "batch d_in"],
+    centred: Float[Tensor, "batch d_in"],
+    scores: Float[Tensor, "batch dead"],
+    norms: Float[Tensor, " dead"] | None,
+    W_dec: Float[Tensor, "dead d_in"],
+    latents: Int[Tensor, " dead"],
+    coefficient: float,
+    gradient: _Gradient,
+) -> Tensor:
+    """SAELens's `calculate_topk_aux_loss`, restricted to dead columns; its gradient is added to `gradient`.
+
+    On each row the d_in/2 dead latents with the largest `scores` (pre-activations, times the decoder's
+    `norms` where given) reconstruct the `residual`, which passes no gradient back. The products stay dense:
+    of a few dead latents most are chosen.
+    """
+    batch, d_in = residual.shape
+    half = d_in // 2
+    weight = coefficient * min(len(latents) / half, 1.0) / batch
+    acts = scores if norms is None else scores / norms
+    mask = None
+    if len(latents) > half:
+        chosen = scores.topk(half, sorted=False).indices
+        mask = torch.zeros_like(acts).scatter_(1, chosen, 1.0)
+        acts = acts * mask
+    error = acts @ W_dec - residual
+    pull = (2 * weight) * error
+    acts_grad = pull @ W_dec.t()
+    if mask is not None:
+        acts_grad *= mask
+    gradient.W_dec.index_add_(0, latents, acts.t() @ pull)
+    gradient.W_enc.index_add_(0, latents, acts_grad.t() @ centred)
+    gradient.b_enc.index_add_(0, latents, acts_grad.sum(0))
+    return weight * error.square().sum()

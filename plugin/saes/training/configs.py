@@ -11,7 +11,7 @@ from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY, get_sae_training_clas
 from sae_lens.saes.sae import SAEMetadata
 
 from graticule.hooks.limits import check_limits
-from graticule.saes.architectures.bricken import ARCHITECTURE as BRICKEN
+from graticule.saes.architectures import ARCHITECTURE as BRICKEN
 
 ALIASES = {"matryoshka": "matryoshka_batchtopk"}
 """Short names of architectures."""

@@ -13,7 +13,7 @@ from sae_lens.config import LoggingConfig, SAETrainerConfig
 
 from graticule.hooks.limits import LIMITS, check_limits
 from graticule.hooks.processor import auto_dtype, described, tell_if_slow
-from graticule.saes.architectures.median import BiasStart
+from graticule.saes.architectures import BiasStart
 from graticule.saes.resampling import ResamplingConfig
 
 _log = logging.getLogger(__name__)

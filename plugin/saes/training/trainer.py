@@ -13,7 +13,7 @@ from sae_lens.training.activation_scaler import ActivationWhitening
 from sae_lens.training.optim import get_lr_scheduler
 from torch import Tensor
 
-from graticule.saes.architectures.median import BiasStart, start_bias
+from graticule.saes.architectures import BiasStart, start_bias
 from graticule.saes.steps.step import StepOutput, fast_step, make_optimizer
 
 _COUNTERS = ("n_training_steps", "n_training_samples", "n_frac_active_samples", "started_fine_tuning")

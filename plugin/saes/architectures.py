@@ -1,4 +1,5 @@
-"""The sparse autoencoder of Bricken et al. 2023, "Towards Monosemanticity", as a SAELens architecture.
+"""What SAELens lacks of Bricken et al. 2023, "Towards Monosemanticity": the sparse autoencoder, registered as
+an architecture on import, and where its decoder's bias starts.
 
 x̄ = x - b_dec;  f = ReLU(x̄ W_enc + b_enc);  x̂ = f W_dec + b_dec, with decoder rows of unit norm. The loss of a
 batch is the mean over rows of
@@ -15,21 +16,18 @@ It saves as SAELens's `standard`, which any SAELens loads: the two differ only i
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from sae_lens import (
-    StandardSAEConfig,
-    TrainingSAE,
-    TrainingSAEConfig,
-    register_sae_training_class,
-)
+from sae_lens import StandardSAEConfig, TrainingSAE, TrainingSAEConfig, register_sae_training_class
 from sae_lens.registry import SAE_TRAINING_CLASS_REGISTRY
 from sae_lens.saes.sae import TrainCoefficientConfig, TrainStepInput, TrainStepOutput
 from torch import Tensor, nn
 
 ARCHITECTURE = "bricken"
+BiasStart = Literal["geometric_median", "mean", "zeros"]
+"""What a decoder's bias starts at."""
 
 
 def sum_convention(l1_coefficient: float, d_in: int) -> float:
@@ -115,7 +113,7 @@ class BrickenTrainingSAE(TrainingSAE[BrickenTrainingSAEConfig]):
     """The paper's autoencoder in training.
 
     Every training pass starts by giving the decoder unit norm again, so that SAELens's own trainer trains it
-    properly; `graticule.saes.steps.optimizer.make_optimizer` does so after each step as well. Start the bias
+    properly; `graticule.saes.steps.step.make_optimizer` does so after each step as well. Start the bias
     with `start_bias`. Resampling is `graticule.saes.resampling.Resampler`'s.
     """
 
@@ -179,3 +177,58 @@ class BrickenTrainingSAE(TrainingSAE[BrickenTrainingSAEConfig]):
 
 if ARCHITECTURE not in SAE_TRAINING_CLASS_REGISTRY:  # the module may be reloaded
     register_sae_training_class(ARCHITECTURE, BrickenTrainingSAE, BrickenTrainingSAEConfig)
+
+
+# Where the bias starts -------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def start_bias(sae: Any, rows: Float[Tensor, "row d_in"], method: BiasStart = "geometric_median") -> None:
+    """Set `sae.b_dec` to the centre of `rows`, which are scaled as the SAE will see them.
+
+    Left as it is where `method` is `"zeros"`, and in an SAE that does not subtract it from its input: the
+    encoder would not know. Rows that are not finite do not count.
+
+    **Raises** `ValueError` where none is left.
+    """
+    if method == "zeros" or not (hasattr(sae, "b_dec") and sae.cfg.apply_b_dec_to_input):
+        return
+    rows = rows[rows.isfinite().all(dim=1)]  # the step that meets the others says so
+    centre = geometric_median(rows) if method == "geometric_median" else rows.double().mean(0)
+    sae.b_dec.copy_(centre.to(sae.b_dec))
+
+
+@torch.no_grad()
+def geometric_median(
+    rows: Float[Tensor, "row d_in"], tolerance: float = 1e-6, max_iterations: int = 200
+) -> Float[Tensor, " d_in"]:
+    """The point that minimises Σ‖row - point‖, by Weiszfeld's iteration in float64.
+
+    Started at the mean; stops when a step is shorter than `tolerance` times the rows' mean distance. A row
+    that the iteration runs into is handled after Vardi & Zhang (2000), so that it is not stuck there.
+
+    **Raises** `ValueError` without rows, or where a value is not finite.
+    """
+    if not len(rows):
+        raise ValueError("the geometric median of no rows: give at least one")
+    rows = rows.double()
+    point = rows.mean(0)
+    if not bool(point.isfinite().all()):
+        raise ValueError("rows hold values that are not finite; leave them out first")
+    for _ in range(max_iterations):
+        distance = torch.linalg.vector_norm(rows - point, dim=1)
+        scale = distance.mean()
+        if scale == 0:
+            return point
+        away = distance > 1e-12 * scale
+        pull = torch.where(away, 1 / distance.clamp_min(1e-300), torch.zeros_like(distance))
+        target = (pull @ rows) / pull.sum()
+        at_point = int((~away).sum())  # rows at the point itself, which pull with at most their number
+        if at_point:
+            force = torch.linalg.vector_norm(pull.sum() * (target - point))
+            target = point + max(0.0, 1 - at_point / float(force.clamp_min(1e-300))) * (target - point)
+        step = torch.linalg.vector_norm(target - point)
+        point = target
+        if step <= tolerance * scale:
+            break
+    return point
