@@ -4,10 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from graticule.saes.atoms.arms import BASELINES, untrained
-from graticule.saes.atoms.firing import best_thresholds, tell
-from graticule.saes.atoms.recovery import best_cosines, recovery
-from graticule.saes.atoms.result import SaeRecovery
+from graticule.saes.atoms.recovery import best_cosines, best_thresholds, recovery, tell, untrained
+from graticule.saes.atoms.result import BASELINES, SaeRecovery
 from graticule.saes.atoms.truth import Truth, dense_truth, learned_truth, sparse_truth
 from graticule.sims.contexts import Contexts
 from graticule.sims.lookup import lookup_model

@@ -10,10 +10,12 @@ import pandas as pd
 
 from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.saved import SavedResult
-from graticule.saes.atoms.arms import BASELINES
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
+
+BASELINES = ("untrained SAE", "random directions", "PCA")
+"""Dictionaries that stand beside every SAE."""
 
 _CAPTION_COSINE = "Cosine of every true atom with its nearest decoder vector, signed"
 _CAPTION_F1 = (
@@ -23,6 +25,25 @@ _CAPTION_WHERE = (
     "Where an atom is there: told by its latent, by a split-off one, by another atom's, or by none"
 )
 _CAPTION = "Dictionaries; mean over atoms"
+_COLUMNS = {
+    "world": "world",
+    "arm": "dictionary",
+    "latents": "latents",
+    "cosine": "cosine",
+    "found": "cosine ≥ .9",
+    "mcc": "MCC (SAELens)",
+    "uniqueness": "uniqueness (SAELens)",
+    "f1": "F1",
+    "f1_floor": "F1, always yes",
+    "f1_saelens": "F1 (SAELens)",
+    "caught": "caught",
+    "split": "split",
+    "absorbed": "absorbed",
+    "missed": "missed",
+    "l0": "L0",
+    "explained_variance": "explained variance",
+}
+"""Column of `arms` → its heading on a page."""
 
 
 @dataclass(frozen=True)
@@ -50,12 +71,13 @@ class SaeRecovery(SavedResult):
     @property
     def worlds(self) -> list[str]:
         """Worlds, in order."""
-        return [str(w) for w in self.arms["world"].drop_duplicates()]
+        return _names(self.arms, "world")
 
     def line(self, world: str, arm: str) -> dict[str, Any]:
         """The figures of one dictionary in one world.
 
-        **Raises** `KeyError` naming what there is.
+        Raises:
+            KeyError: naming what there is.
         """
         rows = self.arms[(self.arms["world"] == world) & (self.arms["arm"] == arm)]
         if rows.empty:
@@ -66,12 +88,11 @@ class SaeRecovery(SavedResult):
     def beside(self, other: SaeRecovery) -> SaeRecovery:
         """Both worlds in one result.
 
-        **Raises** `ValueError` where the two share a world.
+        Raises:
+            ValueError: where the two share a world.
         """
-        if set(self.worlds) & set(other.worlds):
-            raise ValueError(
-                f"both results hold {sorted(set(self.worlds) & set(other.worlds))}; name the worlds apart"
-            )
+        if common := sorted(set(self.worlds) & set(other.worlds)):
+            raise ValueError(f"both results hold {common}; name the worlds apart")
         return SaeRecovery(
             pd.concat([self.arms, other.arms], ignore_index=True),
             pd.concat([self.atoms, other.atoms], ignore_index=True),
@@ -97,35 +118,15 @@ class SaeRecovery(SavedResult):
 
     def figures(self) -> dict[str, Figure]:
         """Cosines, F1 and what happens to an atom's rows."""
-        from graticule.saes.atoms.figures import cosine_figure, f1_figure, where_figure
-
         return {
-            _CAPTION_COSINE: cosine_figure(self.atoms),
-            _CAPTION_F1: f1_figure(self.atoms),
-            _CAPTION_WHERE: where_figure(self.arms),
+            _CAPTION_COSINE: _cosine_figure(self.atoms),
+            _CAPTION_F1: _f1_figure(self.atoms),
+            _CAPTION_WHERE: _where_figure(self.arms),
         }
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """A line a world and dictionary."""
-        names = {
-            "world": "world",
-            "arm": "dictionary",
-            "latents": "latents",
-            "cosine": "cosine",
-            "found": "cosine ≥ .9",
-            "mcc": "MCC (SAELens)",
-            "uniqueness": "uniqueness (SAELens)",
-            "f1": "F1",
-            "f1_floor": "F1, always yes",
-            "f1_saelens": "F1 (SAELens)",
-            "caught": "caught",
-            "split": "split",
-            "absorbed": "absorbed",
-            "missed": "missed",
-            "l0": "L0",
-            "explained_variance": "explained variance",
-        }
-        return {_CAPTION: self.arms[list(names)].rename(columns=names)}
+        return {_CAPTION: self.arms[list(_COLUMNS)].rename(columns=_COLUMNS)}
 
 
 def _verdict(mine: Any, floor: pd.DataFrame) -> str:
@@ -134,3 +135,116 @@ def _verdict(mine: Any, floor: pd.DataFrame) -> str:
     if mine["cosine"] - floor["cosine"].max() < 0.1 or beyond < 0.1:
         return "recovers no more atoms than chance"
     return "recovers most atoms" if mine["found"] >= 0.5 else "recovers some atoms"
+
+
+def _names(table: pd.DataFrame, column: str) -> list[str]:
+    return [str(name) for name in table[column].drop_duplicates()]
+
+
+# Figures -----------------------------------------------------------------------------------------------
+def _panels(atoms: pd.DataFrame) -> tuple[Figure, list[str], dict[str, str]]:
+    """An empty figure with a panel a world, the worlds, and a colour a dictionary."""
+    from graticule.probes.plots.drawing import make_subplots
+    from graticule.probes.plots.style import ACCENT, BLOCKS, FAINT, INK, MUTED, SURFACE
+
+    worlds, arms = _names(atoms, "world"), _names(atoms, "arm")
+    own, palette = [a for a in arms if a not in BASELINES], (ACCENT, SURFACE, BLOCKS[2], BLOCKS[4])
+    colours = {arm: palette[i % len(palette)] for i, arm in enumerate(own)}
+    colours |= zip(BASELINES, (MUTED, FAINT, INK), strict=True)
+    fig = make_subplots(rows=1, cols=len(worlds), subplot_titles=worlds, shared_yaxes=True)
+    return fig, worlds, {arm: colours[arm] for arm in arms}
+
+
+def _cosine_figure(atoms: pd.DataFrame) -> Figure:
+    """Every atom a point, a column a dictionary, a panel a world."""
+    from graticule.probes.plots.drawing import Box
+    from graticule.probes.plots.style import FAINT, need_columns, style
+
+    need_columns(atoms, "world", "arm", "atom", "cosine")
+    fig, worlds, colours = _panels(atoms)
+    for c, world in enumerate(worlds, 1):
+        for arm, colour in colours.items():
+            rows = atoms[(atoms["world"] == world) & (atoms["arm"] == arm)]
+            points = Box(
+                y=rows["cosine"],
+                name=arm,
+                boxpoints="all",
+                jitter=0.6,
+                pointpos=0,
+                marker={"color": colour, "size": 4, "opacity": 0.6},
+                line={"color": colour, "width": 1},
+                fillcolor="rgba(0,0,0,0)",
+                customdata=rows["atom"],
+                hovertemplate="%{customdata}: %{y:.2f}<extra></extra>",
+                showlegend=False,
+            )
+            fig.add_trace(points, row=1, col=c)
+    fig.add_hline(y=0.9, line={"color": FAINT, "width": 1, "dash": "dot"})
+    fig.update_yaxes(title={"text": "cosine"}, col=1)
+    return style(fig, height=380, aspect=0.42, extra=60).update_layout(margin={"t": 36})
+
+
+def _f1_figure(atoms: pd.DataFrame) -> Figure:
+    """F1 of the latent that tells each atom best, against the atom's rate; the line is always saying yes."""
+    from graticule.probes.plots.drawing import Scatter
+    from graticule.probes.plots.markup import plain
+    from graticule.probes.plots.style import FAINT, need_columns, style
+
+    need_columns(atoms, "world", "arm", "atom", "firing", "f1", "f1_floor")
+    fig, worlds, colours = _panels(atoms)
+    for c, world in enumerate(worlds, 1):
+        here = atoms[atoms["world"] == world]
+        floor = here.drop_duplicates("atom").sort_values("firing")
+        always = Scatter(
+            x=floor["firing"],
+            y=floor["f1_floor"],
+            mode="lines",
+            name="always yes",
+            legendgroup="always yes",
+            showlegend=c == 1,
+            line={"color": FAINT, "width": 1.5, "dash": "dot"},
+            hoverinfo="skip",
+        )
+        fig.add_trace(always, row=1, col=c)
+        for arm, colour in colours.items():
+            rows = here[here["arm"] == arm]
+            points = Scatter(
+                x=rows["firing"],
+                y=rows["f1"],
+                mode="markers",
+                name=arm,
+                legendgroup=arm,
+                showlegend=c == 1,
+                marker={"color": colour, "size": 5, "opacity": 0.7},
+                customdata=rows["atom"],
+                hovertemplate=f"%{{customdata}}: F1 %{{y:.2f}} at rate %{{x:.3f}}<extra>{plain(arm)}</extra>",
+            )
+            fig.add_trace(points, row=1, col=c)
+    fig.update_xaxes(title={"text": "share of rows that hold the atom"})
+    fig.update_yaxes(title={"text": "F1"}, range=[-0.03, 1.03])
+    fig.update_yaxes(title=None, col=2)
+    return style(fig, height=380, aspect=0.42, extra=80).update_layout(margin={"t": 36}, legend={"y": 1.1})
+
+
+def _where_figure(arms: pd.DataFrame) -> Figure:
+    """Shares of an atom's rows, mean over atoms, a bar a world and dictionary."""
+    from graticule.probes.plots.drawing import Bar, Figure
+    from graticule.probes.plots.style import BLOCKS, FAINT, SURFACE, need_columns, style
+
+    need_columns(arms, "world", "arm", "caught", "split", "absorbed", "missed")
+    upwards = arms.iloc[::-1]
+    fig = Figure()
+    colours = {"caught": SURFACE, "split": BLOCKS[3], "absorbed": BLOCKS[4], "missed": FAINT}
+    for part, colour in colours.items():
+        bars = Bar(
+            x=upwards[part],
+            y=[upwards["world"].tolist(), upwards["arm"].tolist()],
+            orientation="h",
+            name=part,
+            marker={"color": colour},
+            hovertemplate=f"{part} %{{x:.0%}}<extra></extra>",
+        )
+        fig.add_trace(bars)
+    fig.update_layout(barmode="stack", bargap=0.25, legend={"traceorder": "normal"})
+    fig.update_xaxes(title={"text": "share of the rows that hold an atom"}, range=[0, 1], tickformat=".0%")
+    return style(fig, height=120 + 26 * len(arms), aspect=0.045 * len(arms), extra=110)
