@@ -16,7 +16,7 @@ from graticule.hooks.doors import FINDINGS, MODEL, TABLE, door
 from graticule.hooks.limits import LIMITS, LimitError, Range, check, check_limits
 from graticule.hooks.streams.live import LiveStream
 from graticule.hooks.streams.stored import StoreStream
-from graticule.saes.evaluation.sample import take_sample
+from graticule.saes.evaluation.measurement import take_sample
 from graticule.sims.truth.optimal import write_directions
 from graticule.sims.truth.tables import truth_table
 from graticule.sims.world import World

@@ -13,13 +13,12 @@ from graticule.hooks.artifact import ArtifactError, json_ready, read_json
 from graticule.hooks.coders import find_sae
 from graticule.hooks.values import NonFiniteError
 from graticule.hub.cards.sae import measured
-from graticule.saes.evaluation import arms
-from graticule.saes.evaluation.arms import Scores
+from graticule.saes.evaluation import losses as arms
 from graticule.saes.evaluation.dictionary import dictionary, nearest_neighbours, random_nearest, ultralow
 from graticule.saes.evaluation.evaluate import evaluate, write_evaluation
-from graticule.saes.evaluation.losses import LossSums
+from graticule.saes.evaluation.losses import LossSums, Scores
+from graticule.saes.evaluation.reconstruction import RowSums
 from graticule.saes.evaluation.result import SaeEvaluation
-from graticule.saes.evaluation.rows import RowSums
 from graticule.sims.sequence import SequenceShape, SequenceTokens, sequence_model
 from graticule.sims.world import World
 

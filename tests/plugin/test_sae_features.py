@@ -8,10 +8,8 @@ import torch
 from helpers import as_installed
 
 from graticule.hooks.artifact import read_json
-from graticule.saes.features.effects import effect_table, logit_effects, residual_directions
-from graticule.saes.features.examine import examine
-from graticule.saes.features.examples import in_words
-from graticule.saes.features.result import SaeFeatures, quoted
+from graticule.saes.features.examine import effect_table, examine, logit_effects, residual_directions
+from graticule.saes.features.result import SaeFeatures, in_words, quoted
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The 'utils' module has been deprecated:DeprecationWarning"),

@@ -12,37 +12,25 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import read_tensors, write_json
-from graticule.hooks.coders import Found, architecture, find_sae
+from graticule.hooks.bars import bar
+from graticule.hooks.coders import architecture
 from graticule.hooks.doors import MODEL, SAE, door
-from graticule.hooks.identity import model_identity
 from graticule.hooks.locks import only_here
 from graticule.hooks.messages import visible
 from graticule.hooks.names import user_path
 from graticule.hooks.protocols import HookedModel
-from graticule.hooks.running.session import undisturbed
-from graticule.hooks.streams.norms import LARGE_SHARE, MAX_NORM, NormLimit
-from graticule.saes.evaluation.arms import Held, Route, make_route, to_device
-from graticule.saes.evaluation.coder import Coder, make_coder, point_of
+from graticule.hooks.sae_folders import Found
+from graticule.hooks.streams.norms import LARGE_SHARE, MAX_NORM
+from graticule.hooks.visible import visible
 from graticule.saes.evaluation.dictionary import dictionary
-from graticule.saes.evaluation.longest import LONGEST, norm_limit, rows_within
-from graticule.saes.evaluation.losses import LossSums, versions
+from graticule.saes.evaluation.losses import HalfRun, LossSums
+from graticule.saes.evaluation.measurement import LONGEST, Coder, Measurement, measuring
+from graticule.saes.evaluation.reconstruction import RowSums
 from graticule.saes.evaluation.result import SaeEvaluation
-from graticule.saes.evaluation.rows import Reconstruction, RowSums
-from graticule.saes.evaluation.sample import (
-    Sample,
-    check_predictable,
-    first_rows,
-    provenance,
-    take_sample,
-    tell_if_foreign,
-)
 
 _log = logging.getLogger(__name__)
-
-_QUIET = 4000  # tokens that are over before a bar is worth drawing
 
 
 @door(model=MODEL, sae=SAE, max_norm=LONGEST)
@@ -70,82 +58,86 @@ def evaluate(
     layers below the hook point are run once; a `HookedTransformer` goes on from there with the activations
     as they are, the reconstruction, zeros and the mean at once.
 
-    **Arguments:**
+    Args:
+        model: any model with hooks.
+        sae: a SAELens SAE, its folder, a run, or a run's folder.
+        corpus: what `Corpus.read` takes: files, `datasets`, texts, token rows. Texts become contexts as
+            SAELens makes them, of the size and with the BOS that the SAE's metadata names, unless given here.
+        n_tokens: tokens on which losses and divergences are taken (whole contexts, special tokens included).
+        n_activation_tokens: tokens on which everything else is measured, where that is to be more: the lowest
+            density that can be seen is one over this number.
+        hook_name: the hook point, where the SAE's metadata names none.
+        column: the corpus's column of texts.
+        context_size: tokens a context.
+        prepend_bos: whether a context begins with BOS.
+        exclude_special: leaves out BOS, EOS, PAD, SEP and the decoder's start, or the ids given.
+        max_norm: leaves out rows whose norm is over so many times the median of the first ones (attention
+            sinks), as training does; by default as the SAE's metadata says, for SAEs of other tools none.
+        scale: what activations are multiplied with, for an SAE in training under `expected_average_only_in`
+            whose scale is not folded in yet; estimated from the first rows by default.
+        losses: False leaves the model's losses out (a good deal faster).
+        seed: of intervals and of random directions.
+        progress: whether a bar is drawn; by default where it takes a while.
 
-    - `sae`: a SAELens SAE, its folder, a run, or a run's folder.
-    - `corpus`: what `Corpus.read` takes: files, `datasets`, texts, token rows. Texts become contexts as
-      SAELens makes them, of the size and with the BOS that the SAE's metadata names, unless given here.
-    - `n_tokens`: tokens on which losses and divergences are taken (whole contexts, special tokens included).
-    - `n_activation_tokens`: tokens on which everything else is measured, where that is to be more: the lowest
-      density that can be seen is one over this number.
-    - `hook_name`: where the SAE's metadata names no point.
-    - `exclude_special`: leaves out BOS, EOS, PAD, SEP and the decoder's start, or the ids given.
-    - `max_norm`: leaves out rows whose norm is over so many times the median of the first ones (attention
-      sinks), as training does; by default as the SAE's metadata says, for SAEs of other tools none.
-    - `scale`: what activations are multiplied with, for an SAE in training under `expected_average_only_in`
-      whose scale is not folded in yet; estimated from the first rows by default.
-    - `losses`: False leaves the model's losses out (a good deal faster).
-
-    **Raises** `ValueError` for a corpus without a whole context or with tokens that the model has no output
-    for (with losses), another width, a transcoder; `PointError` for a hook point that the model does not
-    have; what `find_sae` raises.
+    Raises:
+        ValueError: for a corpus without a whole context or with tokens that the model has no output for (with
+            losses), another width, a transcoder.
+        PointError: for a hook point that the model does not have.
     """
     if n_tokens < 1 or (n_activation_tokens is not None and n_activation_tokens < n_tokens):
         raise ValueError(
             f"n_tokens={n_tokens}, n_activation_tokens={n_activation_tokens}: "
             "the second is at least the first"
         )
-    found = find_sae(sae)
-    point = point_of(model, found, hook_name)
-    identity = model_identity(model)
-    tell_if_foreign(model, identity, found.sae, point)
-    sample = take_sample(
+    with measuring(
         model,
-        found.sae,
+        sae,
         corpus,
         n_tokens,
         n_activation_tokens,
-        column,
-        context_size,
-        prepend_bos,
-        exclude_special,
-    )
-    if losses:
-        check_predictable(model, sample)
-    with undisturbed(model):
-        tokens = to_device(model, sample.tokens)
-        route = make_route(model, point, tokens)
-        first = first_rows(route, tokens, sample)
-        limit = norm_limit(found.sae, max_norm)
-        first = first[~limit.beyond(point, first)]
-        coder = make_coder(found.sae, point, first, scale)
-        total = len(sample.tokens) + (sample.n_loss if losses else 0)
-        quiet = not (progress if progress is not None else total * tokens.shape[1] > _QUIET)
-        with tqdm(total=total, desc=visible(f"evaluating at {point}"), unit="context", disable=quiet) as bar:
-            rows, held = _measure(route, coder, tokens, sample, bar, losses, limit)
-            sums = _lose(route, coder, held, sample, rows.mean, bar) if losses else None
-    told = provenance(identity, coder, sample)
-    state, table = dictionary(coder.sae, rows.fired, rows.n_rows, training_density(found), seed)
+        hook_name=hook_name,
+        max_norm=max_norm,
+        scale=scale,
+        goes_on=True,
+        losses=losses,
+        column=column,
+        context_size=context_size,
+        prepend_bos=prepend_bos,
+        exclude_special=exclude_special,
+    ) as m:
+        total = len(m.tokens) + (m.sample.n_loss if losses else 0)
+        with bar(total, visible(f"evaluating at {m.point}"), "context", progress) as shown:
+            rows, runs = _measure(m, losses, shown)
+            sums = _lose(m, runs, rows.mean, shown) if losses else None
+    reconstruction = replace(rows.reconstruction(), left_out=m.limit.words)
+    if reconstruction.large.share >= LARGE_SHARE:
+        _log.warning(
+            "%s: %s: explained variance is about those rows; max_norm=%g leaves them out",
+            m.point,
+            reconstruction.large.words,
+            MAX_NORM,
+        )
+    state, table = dictionary(m.coder.sae, rows.fired, rows.n_rows, training_density(m.source), seed)
     positions = rows.by_position()
     if sums is not None:
         for name, values in sums.by_position().items():
             positions[name] = values[positions["position"].to_numpy()]
     return SaeEvaluation(
-        name=found.name,
-        model=str(told["model"]["name"]),
-        hook_name=point,
-        architecture=architecture(found.sae),
-        d_in=coder.d_in,
-        d_sae=coder.d_sae,
-        reconstruction=_told(replace(rows.reconstruction(), left_out=limit.words), point),
+        name=m.source.name,
+        model=str(m.identity["name"]),
+        hook_name=m.point,
+        architecture=architecture(m.source.sae),
+        d_in=m.coder.d_in,
+        d_sae=m.coder.d_sae,
+        reconstruction=reconstruction,
         losses=None if sums is None else sums.losses(seed),
         dictionary=state,
         latents=table,
         positions=positions,
         provenance={
-            **told,
-            "n_loss_contexts": sample.n_loss if losses else 0,
-            "route": type(route).__name__,
+            **m.provenance(),
+            "n_loss_contexts": m.sample.n_loss if losses else 0,
+            "route": type(m.route).__name__,
             "seed": seed,
         },
     )
@@ -155,62 +147,58 @@ def training_density(found: Found) -> Float[np.ndarray, " d_sae"] | None:
     """How often each latent fired in training, as the run's `sparsity.safetensors` has it (log₁₀ there)."""
     if found.run is None:
         return None
-    path: Path = found.run / "sae" / "sparsity.safetensors"
+    path = found.run / "sae" / "sparsity.safetensors"
     if not path.is_file():
         return None
-    held = read_tensors(path).get("sparsity")
-    if held is None or held.numel() != int(found.sae.cfg.d_sae):
+    log = read_tensors(path).get("sparsity")
+    if log is None or log.numel() != int(found.sae.cfg.d_sae):
         return None
-    share = 10.0 ** held.double().numpy()
+    share = 10.0 ** log.double().numpy()
     return np.where(share <= 1.1e-10, 0.0, share)  # SAELens adds 1e-10 before the logarithm
 
 
-def _measure(
-    route: Route,
-    coder: Coder,
-    tokens: Tensor,
-    sample: Sample,
-    bar: Any,
-    losses: bool,
-    limit: NormLimit,
-) -> tuple[RowSums, list[Held]]:
-    """Sums over all rows; contexts whose losses are wanted are kept as far as they were run. Rows beyond
-    `limit` are taken out of `sample.kept`."""
-    rows = RowSums(coder.d_in, coder.d_sae, tokens.shape[1])
-    held: list[Held] = []
-    for batch in sample.batches():
-        run = route.read(tokens[batch])
-        x = rows_within(run.flat, batch, sample, limit, coder.point)
-        latents, made = coder(x)
-        position = np.broadcast_to(np.arange(tokens.shape[1]), sample.kept[batch].shape)[sample.kept[batch]]
-        rows.add(x[:, coder.part].float(), made, latents, position)
-        if losses and batch.start < sample.n_loss:
-            held.append(run)
-        bar.update(batch.stop - batch.start)
-    return rows, held
+def _measure(m: Measurement, losses: bool, bar: Any) -> tuple[RowSums, list[HalfRun]]:
+    """Sums over all rows, and the contexts whose losses are wanted, as far as they were run."""
+    rows = RowSums(m.coder.d_in, m.coder.d_sae, m.tokens.shape[1])
+    runs: list[HalfRun] = []
+    for batch, run, x in m.batches(bar):
+        latents, reconstructed = m.coder(x)
+        position = np.nonzero(m.sample.counted[batch])[1]
+        rows.add(x[:, m.coder.part].float(), reconstructed, latents, position)
+        if losses and batch.start < m.sample.n_loss:
+            runs.append(run)
+    return rows, runs
 
 
-def _told(found: Reconstruction, point: str) -> Reconstruction:
-    """The same, after a warning where a few rows hold much of the variance."""
-    if found.large.share >= LARGE_SHARE:
-        _log.warning(
-            "%s: %s: explained variance is about those rows; max_norm=%g leaves them out",
-            point,
-            found.large.words,
-            MAX_NORM,
-        )
-    return found
-
-
-def _lose(route: Route, coder: Coder, held: list[Held], sample: Sample, mean: Tensor, bar: Any) -> LossSums:
+def _lose(m: Measurement, runs: list[HalfRun], mean: Tensor, bar: Any) -> LossSums:
+    """Losses of every context run, whose activations are let go one after the other."""
     sums, start = LossSums(), 0
-    while held:
-        run = held.pop(0)
-        kept = torch.from_numpy(sample.kept[start : start + len(run.tokens)])
-        sums.add(route.scores(run, versions(run, coder, kept, mean)), kept)
+    while runs:
+        run = runs.pop(0)
+        counted = torch.from_numpy(m.sample.counted[start : start + len(run.tokens)])
+        sums.add(m.route.scores(run, _conditions(run, m.coder, counted, mean)), counted)
         start += len(run.tokens)
         bar.update(len(run.tokens))
     return sums
+
+
+def _conditions(run: HalfRun, coder: Coder, counted: Tensor, mean: Float[Tensor, " d_in"]) -> list[Tensor]:
+    """The activations as they are, reconstructed, zero, and at their mean (`CONDITIONS`), in the same shape.
+
+    Reconstruction and mean replace the rows that are `counted`, as SAELens leaves special tokens alone; zeros
+    replace all rows, as SAELens's do. An SAE on one head replaces that head.
+    """
+    flat = run.flat
+    where = counted.to(flat.device)
+    _, reconstructed = coder(flat[where])
+    conditions = [run.activations]
+    for replaced, rows in ((where, reconstructed), (torch.ones_like(where), None), (where, mean[None])):
+        version = flat.clone()
+        version[..., coder.part][replaced] = (
+            0.0 if rows is None else rows.to(flat.device, flat.dtype).expand(int(replaced.sum()), -1)
+        )
+        conditions.append(version.reshape(run.activations.shape))
+    return conditions
 
 
 def write_evaluation(result: SaeEvaluation, run: Path | str) -> Path:

@@ -1,20 +1,32 @@
-"""What the model loses when the SAE's reconstruction takes the activations' place, beside zero and the
-mean."""
+"""What the model loses when other activations take the place of a hook point's: the SAE's reconstruction,
+zeros, the mean.
+
+The layers below the point are run once for all conditions. A `HookedTransformer` goes on from the next block
+(`start_at_layer`); any other model with hooks is run again for every condition. Losses and divergences are
+taken a few rows at a time, because a row of logits can be a megabyte.
+"""
 
 from __future__ import annotations
 
+import inspect
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from graticule.hooks.values import finite
-from graticule.saes.evaluation.arms import Held, Scores
-from graticule.saes.evaluation.coder import Coder
+from graticule.hooks.finite import finite
+from graticule.hooks.points import layer_of
+from graticule.hooks.protocols import HookedModel
+from graticule.hooks.running.forward import Forward
 
-ARMS = ("clean", "sae", "zero", "mean")
+_log = logging.getLogger(__name__)
+
+CONDITIONS = ("clean", "sae", "zero", "mean")
 """Versions of the activations, in the order of `Losses`."""
 _IN_WORDS = {
     "clean": "the model as it is",
@@ -23,9 +35,217 @@ _IN_WORDS = {
     "mean": "the model with the mean activation",
 }
 _HINT = "run the model in float32, or leave losses out (losses=False)"
+_CELLS = 1 << 25  # logits of one condition in memory at once: 128 MiB in float32
 _DRAWS = 1000
 
 
+# The model with other activations ----------------------------------------------------------------------
+@dataclass(frozen=True)
+class HalfRun:
+    """Contexts that were run as far as the hook point."""
+
+    tokens: Int[Tensor, "context pos"]
+    """Token ids."""
+    activations: Tensor
+    """Activations at the point, `[context, pos, …]`, in the model's dtype."""
+    below: Tensor | None
+    """The residual stream to go on from, where that is not `activations` itself."""
+
+    @property
+    def flat(self) -> Tensor:
+        """`[context, pos, width]`: heads one after another."""
+        return self.activations.flatten(2)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What each condition does to the model's predictions."""
+
+    ce: Float[Tensor, "condition context pos"]
+    """Cross-entropy of the next token, nats; NaN at the last position."""
+    kl: Float[Tensor, "condition context pos"]
+    """KL divergence of the first condition's predictions from each one's, nats."""
+
+
+@runtime_checkable
+class Route(Protocol):
+    """A way to run a model with activations replaced."""
+
+    def read(self, tokens: Int[Tensor, "context pos"]) -> HalfRun:
+        """Run as far as the point."""
+        ...
+
+    def scores(self, run: HalfRun, conditions: Sequence[Tensor]) -> Scores:
+        """Go on with each condition's activations (shaped as `run.activations`); the first is the
+        reference."""
+        ...
+
+
+def make_route(model: HookedModel, point: str, tokens: Int[Tensor, "context pos"]) -> Route:
+    """The fastest way that gives this model's own logits, compared on the first tokens of `tokens`."""
+    whole = Whole(model, point)
+    forward: Any = getattr(model, "forward", model)
+    names = set(inspect.signature(forward).parameters)
+    if not {"start_at_layer", "stop_at_layer"} <= names or layer_of(point) is None:
+        return whole
+    some = tokens[:2, :8]
+    try:
+        layered = Layered(model, point)
+        run = layered.read(some)
+        got = layered.logits(layered.finals(run, [run.activations])[0].flatten(0, 1))
+    except (
+        NotImplementedError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        ValueError,
+        AssertionError,
+    ) as error:  # whatever a model that cannot start at a layer raises: the whole pass always works
+        _log.info("every version is a whole forward pass: this model cannot go on from a layer (%s)", error)
+        return whole
+    plain = whole.logits(some, None)
+    half = got.dtype != torch.float32 or any(p.dtype != torch.float32 for p in model.parameters())
+    if got.shape == plain.shape and (got - plain).norm() <= (5e-2 if half else 1e-4) * plain.norm():
+        return layered
+    _log.info("every version is a whole forward pass: going on from a layer gives other logits")
+    return whole
+
+
+class Layered:
+    """Going on from a layer, for models with `start_at_layer`, `ln_final` and `unembed.W_U`."""
+
+    def __init__(self, model: HookedModel, point: str) -> None:
+        self.model, self.point = model, point
+        self._owner: Any = model
+        layer = layer_of(point)
+        assert layer is not None
+        after = point.endswith("hook_resid_post")
+        self._hooked = not after and not point.endswith("hook_resid_pre")
+        self._start = layer + 1 if after else layer
+        self._below = f"blocks.{layer}.hook_resid_pre"
+        self._forward = Forward(model, [self._below, point] if self._hooked else [point])
+
+    def read(self, tokens: Int[Tensor, "context pos"]) -> HalfRun:
+        """Run as far as the point."""
+        read = _activations(self._forward, tokens)
+        return HalfRun(tokens, read[self.point], read.get(self._below) if self._hooked else None)
+
+    def finals(
+        self, run: HalfRun, conditions: Sequence[Tensor]
+    ) -> Float[Tensor, "condition context pos d_model"]:
+        """What the unembedding reads, for each condition."""
+        joined = torch.cat(list(conditions))
+        if run.below is None:
+            residual = self._run(joined)
+        else:
+            below = run.below.expand(len(conditions), *run.below.shape).flatten(0, 1)
+            with self.model.hooks(fwd_hooks=[(self.point, _put(joined))]):
+                residual = self._run(below)
+        if self._owner.cfg.normalization_type is not None:
+            residual = self._owner.ln_final(residual)
+        return residual.unflatten(0, (len(conditions), -1))
+
+    def _run(self, residual: Tensor) -> Tensor:
+        n_layers = int(self.model.cfg.n_layers)
+        return self.model(residual, start_at_layer=self._start, stop_at_layer=n_layers)
+
+    def logits(self, final: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
+        """Logits in float32; the weight is read as it lies, where the model's own module may copy it."""
+        unembed = self._owner.unembed
+        out = (final @ unembed.W_U).float()
+        if unembed.b_U is not None:
+            out += unembed.b_U
+        cap = getattr(self._owner.cfg, "output_logits_soft_cap", None)
+        return cap * torch.tanh(out / cap) if cap is not None and cap > 0 else out
+
+    def scores(self, run: HalfRun, conditions: Sequence[Tensor]) -> Scores:
+        """Go on with each condition's activations; the first is the reference."""
+        finals = self.finals(run, conditions).flatten(1, 2)
+        chunks = _slices(finals.shape[1], int(self._owner.unembed.W_U.shape[1]))
+        logits = ((rows, lambda i, rows=rows: self.logits(finals[i, rows])) for rows in chunks)
+        return _scores(run.tokens, len(conditions), logits)
+
+
+class Whole:
+    """Running the whole model for each condition, for any model with hooks that returns logits."""
+
+    def __init__(self, model: HookedModel, point: str) -> None:
+        self.model, self.point = model, point
+        self._forward = Forward(model, [point])
+
+    def read(self, tokens: Int[Tensor, "context pos"]) -> HalfRun:
+        """Run as far as the point."""
+        return HalfRun(tokens, _activations(self._forward, tokens)[self.point], None)
+
+    def logits(self, tokens: Tensor, activations: Tensor | None) -> Float[Tensor, "row vocab"]:
+        """Logits of whole contexts, one row a token, with the activations replaced."""
+        hooks = [] if activations is None else [(self.point, _put(activations))]
+        with self.model.hooks(fwd_hooks=hooks):
+            out = self.model(tokens, return_type="logits")
+        return out.float().flatten(0, 1)
+
+    def scores(self, run: HalfRun, conditions: Sequence[Tensor]) -> Scores:
+        """Run with each condition's activations; the first is the reference."""
+        return _scores(run.tokens, len(conditions), self._logits(run.tokens, conditions))
+
+    def _logits(
+        self, tokens: Tensor, conditions: Sequence[Tensor]
+    ) -> Iterator[tuple[slice, Callable[[int], Tensor]]]:
+        width = tokens.shape[1]
+        for some in _slices(len(tokens), n_outputs(self.model) * width):
+            rows = slice(some.start * width, some.stop * width)
+            yield rows, lambda i, some=some: self.logits(tokens[some], conditions[i][some])
+
+
+def _activations(forward: Forward, tokens: Tensor) -> dict[str, Tensor]:
+    read: dict[str, Tensor] = {}
+    forward(tokens, lambda name, value: read.__setitem__(name, value.detach().clone()))
+    return read
+
+
+def _put(activations: Tensor) -> Any:
+    def fn(tensor: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
+        return activations.to(tensor.device, tensor.dtype)
+
+    return fn
+
+
+def _slices(n: int, cells: int) -> Iterator[slice]:
+    """As many of `n` at once as their logits allow, each of so many cells."""
+    step = max(1, _CELLS // cells)
+    for start in range(0, n, step):
+        yield slice(start, min(start + step, n))
+
+
+def _scores(
+    tokens: Tensor, n_conditions: int, chunks: Iterable[tuple[slice, Callable[[int], Tensor]]]
+) -> Scores:
+    """Cross-entropies and divergences, filled a few rows at a time from each condition's logits of them."""
+    following = torch.cat([tokens[:, 1:], torch.zeros_like(tokens[:, :1])], dim=1).flatten()
+    ce, kl = torch.full((2, n_conditions, tokens.numel()), torch.nan)
+    for rows, logits in chunks:
+        reference = _log_softmax(logits(0))
+        p = reference.exp()
+        entropy = torch.linalg.vecdot(p, reference)
+        for i in range(n_conditions):
+            log = reference if i == 0 else _log_softmax(logits(i))
+            ce[i, rows] = -log.gather(1, following[rows, None])[:, 0].cpu()
+            kl[i, rows] = 0.0 if i == 0 else (entropy - torch.linalg.vecdot(p, log)).cpu()
+    ce, kl = (values.unflatten(1, tokens.shape) for values in (ce, kl))
+    ce[..., -1] = torch.nan
+    return Scores(ce, kl)
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    return logits.sub_(logits.logsumexp(dim=-1, keepdim=True))
+
+
+def n_outputs(model: HookedModel) -> int:
+    """Tokens that a model can predict; by default as many as it reads."""
+    return int(getattr(model.cfg, "d_vocab_out", 0) or model.cfg.d_vocab)
+
+
+# Losses ------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Losses:
     """Cross-entropies of the next token (nats, mean over tokens) and what is recovered of them."""
@@ -57,29 +277,6 @@ class Losses:
     """KL(clean ‖ mean)."""
 
 
-def versions(
-    held: Held, coder: Coder, kept: Bool[Tensor, "context pos"], mean: Float[Tensor, " d_in"]
-) -> list[Tensor]:
-    """The activations as they are, reconstructed, zero, and at their mean (`ARMS`), shaped as found.
-
-    Reconstruction and mean replace the rows that are `kept`, as SAELens leaves special tokens alone; zeros
-    replace all rows, as SAELens's do. An SAE on one head replaces that head.
-    """
-    found = held.found
-    flat = held.flat
-    where = kept.to(found.device)
-    _, made = coder(flat[where])
-    out = [found]
-    for replaced, rows in ((where, made), (torch.ones_like(where), None), (where, mean[None])):
-        version = flat.clone()
-        part = version[..., coder.part]
-        part[replaced] = (
-            0.0 if rows is None else rows.to(flat.device, flat.dtype).expand(int(replaced.sum()), -1)
-        )
-        out.append(version.reshape(found.shape))
-    return out
-
-
 class LossSums:
     """Losses by context and by position, filled a batch at a time."""
 
@@ -87,25 +284,25 @@ class LossSums:
         self._ce: list[Tensor] = []
         self._kl: list[Tensor] = []
 
-    def add(self, scores: Scores, kept: Bool[Tensor, "context pos"]) -> None:
-        """Scores of some contexts; tokens that are not `kept` do not count, as predictions from them.
+    def add(self, scores: Scores, counted: Bool[Tensor, "context pos"]) -> None:
+        """Scores of some contexts; tokens that are not `counted` do not, as predictions from them.
 
         Raises:
             NonFiniteError: where a loss or divergence that counts is no number, naming the version.
         """
-        kept = kept.cpu()
-        predicts = kept.clone()
+        counted = counted.cpu()
+        predicts = counted.clone()
         predicts[:, -1] = False  # nothing follows the last token
-        for arm, ce, kl in zip(ARMS, scores.ce, scores.kl, strict=True):
-            for measure, values, counted in (("loss", ce, predicts), ("divergence", kl, kept)):
-                finite(f"{measure} of {_IN_WORDS[arm]}", values, hint=_HINT, counted=counted)
-        self._ce.append(scores.ce.double().masked_fill(~kept, torch.nan))
-        self._kl.append(scores.kl.double().masked_fill(~kept, torch.nan))
+        for condition, ce, kl in zip(CONDITIONS, scores.ce, scores.kl, strict=True):
+            for measure, values, there in (("loss", ce, predicts), ("divergence", kl, counted)):
+                finite(f"{measure} of {_IN_WORDS[condition]}", values, hint=_HINT, counted=there)
+        self._ce.append(scores.ce.double().masked_fill(~counted, torch.nan))
+        self._kl.append(scores.kl.double().masked_fill(~counted, torch.nan))
 
     def losses(self, seed: int = 0) -> Losses:
         """Means over tokens, and intervals over contexts."""
         ce, kl = torch.cat(self._ce, dim=1), torch.cat(self._kl, dim=1)
-        sums = ce.nansum(dim=2).numpy()  # [version, context]
+        sums = ce.nansum(dim=2).numpy()  # [condition, context]
         counts = (~ce[0].isnan()).sum(dim=1).numpy()
         whole = sums.sum(axis=1) / max(counts.sum(), 1)
         picked = np.random.default_rng(seed).integers(0, sums.shape[1], (_DRAWS, sums.shape[1]))
@@ -127,7 +324,9 @@ class LossSums:
         """`ce_clean`, `ce_sae`, `ce_zero`, `ce_mean` and `kl` by position; NaN where no token counts."""
         ce, kl = torch.cat(self._ce, dim=1), torch.cat(self._kl, dim=1)
         means = ce.nanmean(dim=1).numpy()
-        return {f"ce_{arm}": means[i] for i, arm in enumerate(ARMS)} | {"kl": kl[1].nanmean(dim=0).numpy()}
+        return {f"ce_{name}": means[i] for i, name in enumerate(CONDITIONS)} | {
+            "kl": kl[1].nanmean(dim=0).numpy()
+        }
 
 
 def _recovered(ablated: float, sae: float, clean: float) -> float:

@@ -12,8 +12,8 @@ import pandas as pd
 from graticule.hooks.names import user_path
 from graticule.hooks.saved import SavedResult
 from graticule.saes.evaluation.dictionary import ALIKE, ALWAYS_ON, Dictionary
-from graticule.saes.evaluation.losses import Losses
-from graticule.saes.evaluation.rows import Reconstruction
+from graticule.saes.evaluation.losses import CONDITIONS, Losses
+from graticule.saes.evaluation.reconstruction import Reconstruction
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -23,6 +23,30 @@ _CAPTION_DENSITY = "How often latents fire; the ultralow-density cluster apart"
 _CAPTION_CLUSTERS = "Density, encoder bias and encoder·decoder cosine of every living latent"
 _CAPTION_POSITION = "Reconstruction and loss by token position"
 _CAPTION_STATE = "The dictionary"
+# what is said of a measure, its attribute, and SAELens's name for it
+_OF_ROWS = (
+    ("L0", "l0", "l0"),
+    ("explained variance", "explained_variance", "explained_variance"),
+    ("explained variance without the top {n_top} directions", "explained_variance_without_top", ""),
+    ("cosine a token, median", "cosine_median", ""),
+    ("cosine a token, mean", "cosine_mean", "cossim"),
+    ("squared error a token", "mse", "mse"),
+    ("norm of the reconstruction over the row's", "norm_ratio", "l2_ratio"),
+)
+_OF_LOSSES = (
+    ("loss, clean (nats)", "clean", "ce_loss_without_sae"),
+    ("loss with the SAE", "sae", "ce_loss_with_sae"),
+    ("loss zeroed", "zero", "ce_loss_with_ablation"),
+    ("loss at the mean", "mean", ""),
+    ("loss recovered against zeros", "recovered_zero", "ce_loss_score"),
+    ("loss recovered against the mean", "recovered_mean", ""),
+    ("KL from the clean model (nats)", "kl", "kl_div_with_sae"),
+    ("KL zeroed", "kl_zero", "kl_div_with_ablation"),
+    ("KL at the mean", "kl_mean", ""),
+)
+_BINS_A_DECADE = 5
+_MOST_POINTS = 8000
+_CLUSTERS = {"alive": "alive", "ultralow": "ultralow cluster"}
 
 
 @dataclass(frozen=True)
@@ -98,37 +122,18 @@ class SaeEvaluation(SavedResult):
         """The figures under their names, flat: what `evaluation.json` holds and a model card quotes."""
         r, d, lost = self.reconstruction, self.dictionary, self.losses
         named: dict[str, Any] = {
-            "l0": r.l0,
-            "explained_variance": r.explained_variance,
-            "loss_recovered_zero": self.loss_recovered_zero,
-            "loss_recovered_mean": self.loss_recovered_mean,
-            "kl": self.kl,
-            "dead_fraction": self.dead_fraction,
-            "explained_variance_without_top": r.explained_variance_without_top,
-            "n_top": r.n_top,
-            "top_share": r.top_share,
-            "cosine_median": r.cosine_median,
-            "norm_ratio": r.norm_ratio,
-            "mse": r.mse,
+            **_attributes(self, "l0", "explained_variance", "loss_recovered_zero", "loss_recovered_mean"),
+            **_attributes(self, "kl", "dead_fraction"),
+            **_attributes(r, "explained_variance_without_top", "n_top", "top_share", "cosine_median"),
+            **_attributes(r, "norm_ratio", "mse"),
             "large_rows": r.large.n,
             "large_rows_share": r.large.share,
             "rows_left_out": r.left_out or None,
-            "ce_clean": lost.clean if lost else None,
-            "ce_sae": lost.sae if lost else None,
-            "ce_zero": lost.zero if lost else None,
-            "ce_mean": lost.mean if lost else None,
-            "dead": d.dead,
-            "ultralow": d.ultralow,
-            "always_on": d.always_on,
-            "alive": d.alive,
-            "copies": d.copies,
+            **{f"ce_{name}": getattr(lost, name) if lost else None for name in CONDITIONS},
+            **_attributes(d, "dead", "ultralow", "always_on", "alive", "copies"),
             "n_rows": r.n_rows,
             "n_loss_tokens": lost.n_tokens if lost else 0,
-            "d_in": self.d_in,
-            "d_sae": self.d_sae,
-            "hook_name": self.hook_name,
-            "model": self.model,
-            "architecture": self.architecture,
+            **_attributes(self, "d_in", "d_sae", "hook_name", "model", "architecture"),
             "corpus": self._corpus(),
         }
         return {k: None if isinstance(v, float) and np.isnan(v) else v for k, v in named.items()}
@@ -152,7 +157,7 @@ class SaeEvaluation(SavedResult):
             f"norm ratio {r.norm_ratio:.3f} ({r.n_rows:,} tokens, special ones left out)"
         )
         lines.append(without)
-        lines += [words for words in (r.left_out, r.large.words) if words]
+        lines += filter(None, (r.left_out, r.large.words))
         if self.losses:
             lost = self.losses
             zero = _share(lost.recovered_zero, lost.recovered_zero_ci95)
@@ -173,15 +178,13 @@ class SaeEvaluation(SavedResult):
 
     def figures(self) -> dict[str, Figure]:
         """Densities, clusters, and reconstruction by position."""
-        from graticule.saes.evaluation.figures import cluster_figure, density_figure, position_figure
-
         out = {
-            _CAPTION_DENSITY: density_figure(self.latents, self.reconstruction.n_rows),
-            _CAPTION_POSITION: position_figure(self.positions),
+            _CAPTION_DENSITY: _density_figure(self.latents, self.reconstruction.n_rows),
+            _CAPTION_POSITION: _position_figure(self.positions),
         }
-        shown = self.latents[self.latents["cluster"] != "dead"]
-        if shown["b_enc"].notna().any() or shown["encoder_decoder"].notna().any():
-            out[_CAPTION_CLUSTERS] = cluster_figure(shown)
+        living = self.latents[self.latents["cluster"] != "dead"]
+        if living["b_enc"].notna().any() or living["encoder_decoder"].notna().any():
+            out[_CAPTION_CLUSTERS] = _cluster_figure(living)
         return out
 
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -189,38 +192,14 @@ class SaeEvaluation(SavedResult):
         return {_CAPTION_TABLE: self._measures(), _CAPTION_STATE: self._state()}
 
     def _measures(self) -> pd.DataFrame:
-        r = self.reconstruction
-        lines: list[tuple[str, float, str]] = [
-            ("L0", r.l0, "l0"),
-            ("explained variance", r.explained_variance, "explained_variance"),
-            (
-                f"explained variance without the top {r.n_top} directions",
-                r.explained_variance_without_top,
-                "",
-            ),
-            ("cosine a token, median", r.cosine_median, ""),
-            ("cosine a token, mean", r.cosine_mean, "cossim"),
-            ("squared error a token", r.mse, "mse"),
-            ("norm of the reconstruction over the row's", r.norm_ratio, "l2_ratio"),
-        ]
-        if self.losses:
-            lost = self.losses
-            lines += [
-                ("loss, clean (nats)", lost.clean, "ce_loss_without_sae"),
-                ("loss with the SAE", lost.sae, "ce_loss_with_sae"),
-                ("loss zeroed", lost.zero, "ce_loss_with_ablation"),
-                ("loss at the mean", lost.mean, ""),
-                ("loss recovered against zeros", lost.recovered_zero, "ce_loss_score"),
-                ("loss recovered against the mean", lost.recovered_mean, ""),
-                ("KL from the clean model (nats)", lost.kl, "kl_div_with_sae"),
-                ("KL zeroed", lost.kl_zero, "kl_div_with_ablation"),
-                ("KL at the mean", lost.kl_mean, ""),
-            ]
+        r, lost = self.reconstruction, self.losses
+        values = [(label, getattr(r, name), theirs) for label, name, theirs in _OF_ROWS]
+        values += [(label, getattr(lost, name), theirs) for label, name, theirs in _OF_LOSSES if lost]
         return pd.DataFrame(
             {
-                "measure": [line[0] for line in lines],
-                "value": [_number(line[1]) for line in lines],
-                "in SAELens": [line[2] or "–" for line in lines],
+                "measure": [label.format(n_top=r.n_top) for label, _, _ in values],
+                "value": [_number(value) for _, value, _ in values],
+                "in SAELens": [theirs or "–" for _, _, theirs in values],
             }
         )
 
@@ -261,3 +240,124 @@ def _share(share: float, interval: tuple[float, float]) -> str:
 def _number(value: float) -> str:
     """Four significant digits, as words: one column holds nats, shares and counts."""
     return "–" if np.isnan(value) else f"{value:.4g}"
+
+
+def _attributes(value: Any, *names: str) -> dict[str, Any]:
+    return {name: getattr(value, name) for name in names}
+
+
+# Figures -----------------------------------------------------------------------------------------------
+def _density_figure(latents: pd.DataFrame, n_rows: int) -> Figure:
+    """Histogram of log densities (those of the training where a run counted them), the ultralow cluster in
+    its own colour; dead latents are counted in the note."""
+    from graticule.probes.plots.drawing import Bar, Figure
+    from graticule.probes.plots.style import need_columns, style
+
+    need_columns(latents, "density", "cluster")
+    counted = "training_density" in latents
+    density = latents["training_density" if counted else "density"]
+    ultralow = (latents["cluster"] == "ultralow")[density > 0].to_numpy()
+    log = np.log10(density[density > 0].to_numpy(np.float64))
+    low = np.floor(log.min()) if len(log) else -6.0
+    edges = np.arange(low, 0.0 + 1 / _BINS_A_DECADE, 1 / _BINS_A_DECADE)
+    fig = Figure()
+    for name, picked in (("alive", ~ultralow), ("ultralow", ultralow)):
+        counts = np.histogram(log[picked], edges)[0]
+        if counts.sum():
+            bars = Bar(
+                x=10 ** ((edges[1:] + edges[:-1]) / 2),
+                y=counts,
+                width=10 ** edges[1:] - 10 ** edges[:-1],
+                name=_CLUSTERS[name],
+                marker={"color": _colour(name), "line": {"color": "white", "width": 0.5}},
+                hovertemplate="density %{x:.1e}: %{y} latents<extra></extra>",
+            )
+            fig.add_trace(bars)
+    dead = int((latents["cluster"] == "dead").sum())
+    note = f"{dead:,} of {len(latents):,} latents fired on none of {n_rows:,} tokens and are not drawn."
+    if counted:
+        note += " Densities are those that training counted."
+    fig.update_layout(barmode="stack")
+    fig.update_xaxes(type="log", title={"text": "share of tokens on which the latent fires"})
+    fig.update_xaxes(exponentformat="power", dtick=1)
+    fig.update_yaxes(title={"text": "latents"})
+    return style(fig, height=340, aspect=0.36, extra=60, note=note)
+
+
+def _cluster_figure(latents: pd.DataFrame) -> Figure:
+    """Encoder bias, and encoder·decoder cosine, against density: where the paper's two clusters part."""
+    from graticule.probes.plots.drawing import Scatter, make_subplots
+    from graticule.probes.plots.style import need_columns, style
+
+    need_columns(latents, "latent", "density", "b_enc", "encoder_decoder", "cluster")
+    column = "training_density" if "training_density" in latents else "density"
+    firing = latents[latents[column] > 0]
+    step = max(1, -(-len(firing) // _MOST_POINTS))
+    drawn = firing.iloc[::step]
+    fig = make_subplots(rows=1, cols=2, horizontal_spacing=0.12)
+    for c, y in enumerate(("b_enc", "encoder_decoder"), 1):
+        for name in _CLUSTERS:
+            rows = drawn[(drawn["cluster"] == "ultralow") == (name == "ultralow")]
+            if len(rows):
+                points = Scatter(
+                    x=rows[column],
+                    y=rows[y],
+                    mode="markers",
+                    name=_CLUSTERS[name],
+                    legendgroup=name,
+                    showlegend=c == 1,
+                    marker={"color": _colour(name), "size": 4, "opacity": 0.5},
+                    customdata=rows["latent"],
+                    hovertemplate="latent %{customdata}: %{x:.1e}, %{y:.3f}<extra></extra>",
+                )
+                fig.add_trace(points, row=1, col=c)
+    fig.update_xaxes(type="log", exponentformat="power", dtick=1, title={"text": "density"})
+    fig.update_yaxes(title={"text": "encoder bias"}, col=1)
+    fig.update_yaxes(title={"text": "cosine of encoder and decoder"}, col=2)
+    note = "" if step == 1 else f"One in {step} latents is drawn."
+    return style(fig, height=360, aspect=0.4, extra=60, note=note)
+
+
+def _colour(cluster: str) -> str:
+    from graticule.probes.plots.style import ACCENT, SURFACE
+
+    return ACCENT if cluster == "ultralow" else SURFACE
+
+
+def _position_figure(positions: pd.DataFrame) -> Figure:
+    """Explained variance and cosine along a context, and the losses of all conditions where they were
+    taken."""
+    from graticule.probes.plots.drawing import Scatter, make_subplots
+    from graticule.probes.plots.style import ACCENT, BLOCKS, FAINT, INK, MUTED, SURFACE, need_columns, style
+
+    need_columns(positions, "position", "explained_variance", "cosine")
+    curves = [
+        ("explained_variance", "explained variance", INK, 1),
+        ("cosine", "median cosine", SURFACE, 1),
+        ("ce_clean", "loss, clean", INK, 2),
+        ("ce_sae", "loss, SAE", ACCENT, 2),
+        ("ce_mean", "loss, mean", BLOCKS[4], 2),
+        ("ce_zero", "loss, zero", FAINT, 2),
+    ]
+    losses = "ce_clean" in positions
+    fig = make_subplots(rows=1, cols=2 if losses else 1, horizontal_spacing=0.12)
+    for name, label, colour, col in curves:
+        if name in positions and (losses or col == 1):
+            curve = Scatter(
+                x=positions["position"],
+                y=positions[name],
+                mode="lines",
+                name=label,
+                line={"color": colour, "width": 1.5},
+                hovertemplate=f"%{{y:.3f}}<extra>{label}</extra>",
+            )
+            fig.add_trace(curve, row=1, col=col)
+    if losses:
+        fig.update_yaxes(title={"text": "nats a token"}, rangemode="tozero", col=2)
+    # no further down than −.5: a bad position must not flatten the rest
+    low = float(np.nanmin(positions[["explained_variance", "cosine"]].to_numpy()))
+    limits = (max(-0.5, min(0.0, low - 0.05)), 1.02)
+    fig.update_yaxes(title={"text": "of the rows at the position"}, range=limits, col=1)
+    fig.update_xaxes(title={"text": "token position"})
+    fig.update_layout(hovermode="x", legend={"font": {"color": MUTED}})
+    return style(fig, height=340, aspect=0.38, extra=80)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pandas as pd
 
 from graticule.hooks.saved import SavedResult
-from graticule.saes.features.examples import in_words
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-_SHOWN = 5
-_SHOWN_EXAMPLES = 3
+_N_TOKENS = 5  # written out a feature and sign
+_N_EXAMPLES = 3
+_N_DRAWN = 12
 _CAPTION_EFFECTS = "Effects on the vocabulary's logits of the strongest features drawn"
 _CAPTION = "Features: where they fire most, and the tokens that they make likelier and less likely"
 
@@ -71,39 +71,90 @@ class SaeFeatures(SavedResult):
 
     def figures(self) -> dict[str, Figure]:
         """The largest logit effects."""
-        from graticule.saes.features.figures import effects_figure
-
         if self.effects.empty:
             return {}
-        return {_CAPTION_EFFECTS: effects_figure(self.effects, self.features)}
+        return {_CAPTION_EFFECTS: _effects_figure(self.effects, self.features)}
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """A line a feature, in words."""
-        examples = self.examples[self.examples["rank"] < _SHOWN_EXAMPLES]
-        words = examples.assign(
-            words=[in_words(b, t, a) for b, t, a in examples[["before", "token", "after"]].to_numpy(str)]
-        )
-        where = words.groupby("latent")["words"].agg("  ·  ".join)
+        """One row per feature, in words."""
+        examples = self.examples[self.examples["rank"] < _N_EXAMPLES]
+        texts = [in_words(*parts) for parts in examples[["before", "token", "after"]].to_numpy(str)]
         latents = self.features["latent"]
-        shown: dict[str, Any] = {
+        table: dict[str, Any] = {
             "latent": latents.astype(str),
             "density": [f"{x:.1e}" for x in self.features["density"]],
             "max": [f"{x:.3g}" for x in self.features["maximum"]],
-            "fires most at": latents.map(where).fillna("–"),
+            "fires most at": _joined(latents, examples, texts, "  ·  "),
         }
         if not self.effects.empty:
             for sign, name in ((1, "raises"), (-1, "lowers")):
-                few = self.effects[(self.effects["sign"] == sign) & (self.effects["rank"] < _SHOWN)]
-                told = (
-                    few.assign(token=[quoted(t) for t in few["token"]])
-                    .groupby("latent")["token"]
-                    .agg(", ".join)
-                )
-                shown[name] = latents.map(told).fillna("–")
-        return {_CAPTION: pd.DataFrame(shown)}
+                few = self.effects[(self.effects["sign"] == sign) & (self.effects["rank"] < _N_TOKENS)]
+                table[name] = _joined(latents, few, [quoted(t) for t in few["token"]], ", ")
+        return {_CAPTION: pd.DataFrame(table)}
 
 
 def quoted(token: str) -> str:
     """A token as it reads: its leading space and line breaks made visible."""
     text = token.replace("\n", "↵")
     return "␣" * (len(text) - len(text.lstrip(" "))) + text.lstrip(" ") if text else "''"
+
+
+def in_words(before: str, token: str, after: str) -> str:
+    """An example on one line, the token in angle quotes."""
+    word = token.strip("\n") or "↵"
+    gap = " " if word.startswith(" ") else ""
+    return f"{before}{gap}«{word.strip() or '␣'}»{after}".replace("\n", "↵").strip()
+
+
+def _joined(latents: pd.Series, table: pd.DataFrame, texts: list[str], gap: str) -> pd.Series:
+    """For each latent the texts of its rows in `table`, or a dash."""
+    return latents.map(table.assign(text=texts).groupby("latent")["text"].agg(gap.join)).fillna("–")
+
+
+def _effects_figure(effects: pd.DataFrame, features: pd.DataFrame) -> Figure:
+    """For the features with the largest effects, the tokens raised and lowered most, as words at their
+    effect, at the feature's strongest activation."""
+    from graticule.probes.plots.drawing import Figure, Scatter
+    from graticule.probes.plots.style import ACCENT, FAINT, SURFACE, need_columns, style
+
+    need_columns(effects, "latent", "sign", "rank", "token", "effect")
+    need_columns(features, "latent", "maximum")
+    most = features.set_index("latent")["maximum"]
+    drawn = effects.assign(logits=effects["effect"] * effects["latent"].map(most))
+    size = drawn[drawn["sign"] == 1].groupby("latent")["logits"].max().sort_values(ascending=False)
+    fig = Figure()
+    names = [str(latent) for latent in size.index[:_N_DRAWN]][::-1]
+    for sign, colour in ((1, SURFACE), (-1, ACCENT)):
+        rows = drawn[(drawn["sign"] == sign) & drawn["latent"].astype(str).isin(names) & (drawn["rank"] < 5)]
+        fig.add_trace(
+            Scatter(
+                x=rows["logits"],
+                y=rows["latent"].astype(str),
+                mode="markers",
+                name="raised" if sign == 1 else "lowered",
+                marker={"color": colour, "size": 7, "symbol": "line-ns-open"},
+                customdata=rows["token"],
+                hovertemplate="%{customdata}: %{x:.2f}<extra>latent %{y}</extra>",
+            )
+        )
+        best = rows[rows["rank"] == 0]
+        fig.add_trace(
+            Scatter(
+                x=best["logits"],
+                y=best["latent"].astype(str),
+                mode="text",
+                text=[f" {t.strip() or '␣'} " for t in best["token"]],
+                textposition="middle right" if sign == 1 else "middle left",
+                textfont={"color": colour, "size": 11},
+                cliponaxis=False,
+                showlegend=False,
+                hoverinfo="skip",
+            )
+        )
+    fig.add_vline(x=0.0, line={"color": FAINT, "width": 1})
+    low, high = float(drawn["logits"].min()), float(drawn["logits"].max())
+    fig.update_xaxes(title={"text": "effect at the strongest activation, before the final norm (median 0)"})
+    fig.update_xaxes(range=[1.25 * low - 0.05 * high, 1.25 * high - 0.05 * low])
+    fig.update_yaxes(type="category", categoryorder="array", categoryarray=names, title={"text": "latent"})
+    note = f"The {len(names)} features with the largest effects; the token moved most is written out."
+    return style(fig, height=140 + 24 * len(names), aspect=0.05 * len(names), extra=110, note=note)

@@ -14,6 +14,7 @@ from graticule.hooks.latents import Latents
 from graticule.hooks.streams.norms import MAX_NORM, NO_LARGE, LargeRows, NormLimit
 from graticule.hooks.values import finite
 
+_COLUMNS = ("position", "size", "error", "cosine", "ratio", "l0")  # of a row: ‖x‖², ‖x − x̂‖², ‖x̂‖ / ‖x‖
 N_TOP = 5
 """Principal directions that are left out of the second explained variance."""
 
@@ -65,8 +66,7 @@ class RowSums:
         self._limit = NormLimit(MAX_NORM)  # what counts as large
         self._large = np.zeros(2)
         self._large_sum = torch.zeros(d_in, dtype=torch.float64)
-        # a line a row: position, ‖x‖², ‖x − x̂‖², cosine, norm ratio, latents
-        self._rows: list[np.ndarray] = []
+        self._rows: list[np.ndarray] = []  # one row each, `_COLUMNS`
 
     def add(
         self,
@@ -117,11 +117,12 @@ class RowSums:
     def reconstruction(self) -> Reconstruction:
         """The figures of all rows.
 
-        **Raises** `ValueError` without rows.
+        Raises:
+            ValueError: without rows.
         """
         if not self.n_rows:
             raise ValueError("no row is left to evaluate on: every token of the sample is excluded")
-        rows, n = np.concatenate(self._rows), self.n_rows
+        rows, n = dict(zip(_COLUMNS, np.concatenate(self._rows).T, strict=True)), self.n_rows
         scatter = self._gram - n * torch.outer(self.mean, self.mean)
         total, left = float(scatter.trace()), float(self._error_gram.trace())
         n_top = min(N_TOP, self.d_in - 1)
@@ -131,16 +132,16 @@ class RowSums:
         top_left = float((top * (self._error_gram @ top)).sum())
         return Reconstruction(
             n_rows=n,
-            l0=float(rows[:, 5].mean()),
-            l0_median=float(np.median(rows[:, 5])),
+            l0=float(rows["l0"].mean()),
+            l0_median=float(np.median(rows["l0"])),
             explained_variance=_explained(left, total),
             explained_variance_without_top=_explained(left - top_left, total - top_total),
             n_top=n_top,
             top_share=top_total / total if total > 0 else float("nan"),
-            cosine_median=float(np.median(rows[:, 3])),
-            cosine_mean=float(rows[:, 3].mean()),
+            cosine_median=float(np.median(rows["cosine"])),
+            cosine_mean=float(rows["cosine"].mean()),
             mse=left / n,
-            norm_ratio=float(rows[:, 4].mean()),
+            norm_ratio=float(rows["ratio"].mean()),
             large=self._large_rows(total),
         )
 
@@ -153,9 +154,7 @@ class RowSums:
     def by_position(self) -> pd.DataFrame:
         """A line a position that has rows: `position`, `rows`, `explained_variance` (x̄ is that of all rows),
         `cosine` (median) and `l0` (mean)."""
-        rows = pd.DataFrame(
-            np.concatenate(self._rows), columns=["position", "size", "error", "cosine", "ratio", "l0"]
-        )
+        rows = pd.DataFrame(np.concatenate(self._rows), columns=[*_COLUMNS])
         groups = rows.groupby("position", sort=True)
         index = groups.size().index.to_numpy(np.int64)
         mean = self.mean
