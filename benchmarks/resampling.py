@@ -20,7 +20,7 @@ import torch
 from _timing import parser, show, write
 
 from graticule.saes.evaluation.evaluate import evaluate
-from graticule.saes.runs.curves import curves_figure
+from graticule.saes.training.history import curves_figure
 from graticule.saes.training.run import Run
 from graticule.saes.training.train import train
 

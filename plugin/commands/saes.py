@@ -172,7 +172,7 @@ def train(
     import graticule
     from graticule import saes
     from graticule.depth import check_depth
-    from graticule.saes.training.call import call_words, check_call
+    from graticule.saes.training.folder import call_words, check_call
     from graticule.saes.training.settings import Optimisation
 
     options: dict[str, Any] = {"tokens_per_context": tokens_per_context, "buffer_tokens": buffer_tokens}

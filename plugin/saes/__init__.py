@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from graticule.saes.evaluation.evaluate import evaluate as evaluate
     from graticule.saes.features.examine import examine as examine
     from graticule.saes.resampling import ResamplingConfig as ResamplingConfig
-    from graticule.saes.training.configs import sae_config as sae_config
     from graticule.saes.training.run import Run as Run
     from graticule.saes.training.settings import Optimisation as Optimisation
+    from graticule.saes.training.settings import sae_config as sae_config
     from graticule.saes.training.train import train as train
     from graticule.saes.training.trainer import Trainer as Trainer
 
@@ -42,7 +42,7 @@ _HOMES = {
     "evaluate": "graticule.saes.evaluation.evaluate",
     "examine": "graticule.saes.features.examine",
     "recovery": "graticule.saes.atoms.recovery",
-    "sae_config": "graticule.saes.training.configs",
+    "sae_config": "graticule.saes.training.settings",
     "train": "graticule.saes.training.train",
 }
 

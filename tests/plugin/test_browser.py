@@ -17,7 +17,7 @@ from graticule.hooks.result import Result
 from graticule.probes.plots.attribution import build_up_figure, shares_figure
 from graticule.probes.plots.calibration import rates_figure
 from graticule.report.page import write_page
-from graticule.saes.runs.curves import curves_figure
+from graticule.saes.training.history import curves_figure
 from graticule.sims.plots.curves import cosine_figure
 from graticule.sims.plots.simulations import heat_figure
 from graticule.sims.plots.views import VIEWS

@@ -9,7 +9,7 @@ from helpers import STATE, alike
 
 from graticule.hooks.artifact import ArtifactError, read_json
 from graticule.hooks.requests import differences, flat
-from graticule.saes.runs.checkpoint import read_checkpoint, write_checkpoint
+from graticule.saes.training.folder import read_checkpoint, write_checkpoint
 
 
 def test_a_checkpoint_comes_back_from_disk(tmp_path):

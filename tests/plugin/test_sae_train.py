@@ -28,9 +28,8 @@ from graticule.hooks.activations import Activations
 from graticule.hooks.artifact import ArtifactError, read_json, read_table
 from graticule.hooks.streams.stored import StoreStream
 from graticule.saes.architectures import geometric_median
-from graticule.saes.training.configs import as_config, sae_config
-from graticule.saes.training.settings import Optimisation
-from graticule.saes.training.tracking import wandb_name
+from graticule.saes.training.session import wandb_name
+from graticule.saes.training.settings import Optimisation, as_config, sae_config
 from graticule.saes.training.trainer import DivergedError, Trainer
 
 POINTS = ("blocks.0.hook_resid_post", "blocks.1.hook_resid_post")
@@ -664,6 +663,11 @@ def test_interrupted_before_the_first_step_nothing_is_said_to_be_kept(acts, tmp_
     assert "captures again what was captured so far" in caplog.text and "nothing is lost" not in caplog.text
     assert "checkpoint in" not in caplog.text
     assert saes.train(StoreStream(acts, POINTS[0], BATCH), **given).state == "complete"
+    several = given | {"config": {"a": TOPK, "b": TOPK}, "out": tmp_path / "several"}
+    with pytest.raises(KeyboardInterrupt):
+        saes.train(Interrupted(acts, POINTS[0], BATCH), **several)
+    run = saes.Run.load(tmp_path / "several")
+    assert [*run.parts] == ["a", "b"] and "2 SAEs from one stream: training, 0 tokens" in run.summary()
 
 
 def test_another_call_into_a_run_is_told_by_its_own_names_before_the_data_are_looked_at(acts, tmp_path):

@@ -15,8 +15,8 @@ from graticule.hooks.kinds import write_folder
 from graticule.hooks.names import inside, user_path
 from graticule.hooks.result import Result
 from graticule.hooks.streams.norms import LargeRows
-from graticule.saes.runs.folder import FILE, KIND
-from graticule.saes.runs.history import LESS_THAN_MEAN, explained_late
+from graticule.saes.training.folder import FILE, KIND
+from graticule.saes.training.history import LESS_THAN_MEAN, curves_figure, explained_late
 
 if TYPE_CHECKING:
     from typing import Self
@@ -130,8 +130,6 @@ class Run(Result):
 
     def figures(self) -> dict[str, Figure]:
         """The training curves, all parts in one figure."""
-        from graticule.saes.runs.curves import curves_figure
-
         runs = self.parts or {"": self}
         histories = {name: run.history for name, run in runs.items() if len(run.history)}
         if not histories:

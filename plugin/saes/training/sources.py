@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,8 +16,8 @@ from graticule.hooks.names import check_name, user_path
 from graticule.hooks.points import PointError
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.rows import Rows
-from graticule.hooks.streams.base import Stream
-from graticule.saes.training.settings import split_settings
+from graticule.hooks.streams.protocol import Stream
+from graticule.saes.training.settings import Optimisation
 
 _OF_TRAIN = (
     *("model", "store", "corpus", "points", "layers", "batch_size"),
@@ -47,7 +47,8 @@ def wanted_saes(config: Any, hook_name: str | Sequence[str] | None) -> list[Want
     `config` is one config, a list of them, or a mapping of names to them; a config that names its own
     `hook_name` is trained there only.
 
-    **Raises** `ValueError` where there is none, or for a name that cannot be a folder's.
+    Raises:
+        ValueError: where there is none, or for a name that cannot be a folder's.
     """
     points: list[str | None] = (
         [hook_name] if hook_name is None or isinstance(hook_name, str) else [*hook_name]
@@ -76,8 +77,8 @@ def wanted_saes(config: Any, hook_name: str | Sequence[str] | None) -> list[Want
 
 def _named(config: Any) -> dict[str, Any]:
     if isinstance(config, Mapping):
-        held = cast("Mapping[str, Any]", config)
-        return {"": held} if "architecture" in held else dict(held)
+        configs = cast("Mapping[str, Any]", config)
+        return {"": configs} if "architecture" in configs else dict(configs)
     if isinstance(config, Sequence) and not isinstance(config, str):
         listed = cast("Sequence[Any]", config)
         return {f"{i}-{_short(given)}": given for i, given in enumerate(listed)}
@@ -89,19 +90,20 @@ def _short(given: Any) -> str:
     if isinstance(given, TrainingSAEConfig):
         return f"{given.architecture()}-{given.d_sae}"
     if isinstance(given, Mapping):
-        held = cast("Mapping[str, Any]", given)
-        return "-".join(str(held[key]) for key in ("architecture", "d_sae") if held.get(key))
+        settings = cast("Mapping[str, Any]", given)
+        return "-".join(str(settings[key]) for key in ("architecture", "d_sae") if settings.get(key))
     return str(given)
 
 
 def _parts(given: Any) -> tuple[dict[str, Any], Any, str | None]:
     """The optimiser's settings, the SAE's, and its own hook point."""
-    if isinstance(given, Mapping):
-        ours, rest = split_settings(cast("Mapping[str, Any]", given))
-        own = rest.pop("hook_name", None)
-        return ours, rest, own
-    own = given.metadata.hook_name if isinstance(given, TrainingSAEConfig) else None
-    return {}, given, own
+    if not isinstance(given, Mapping):
+        return {}, given, given.metadata.hook_name if isinstance(given, TrainingSAEConfig) else None
+    rest = dict(cast("Mapping[str, Any]", given))
+    names = {field.name for field in fields(Optimisation)}
+    optimisation = {name: rest.pop(name) for name in [*rest] if name in names}
+    own = rest.pop("hook_name", None)
+    return optimisation, rest, own
 
 
 def make_stream(
@@ -119,8 +121,9 @@ def make_stream(
 ) -> Stream:
     """The stream of `points`: the one given, over a store or activations, or live from a model and a corpus.
 
-    **Raises** `ValueError` for settings that the source does not have, `TypeError` for anything else, and as
-    the streams do.
+    Raises:
+        ValueError: for settings that the source does not have, and as the streams do.
+        TypeError: for any other source.
     """
     if isinstance(source, Stream):
         if corpus is not None or options:
@@ -148,13 +151,8 @@ def make_stream(
         if corpus is None or not points:
             raise ValueError("training from a model needs corpus= (texts, files or a dataset) and hook_name=")
         _check_options(LiveStream, options)
-        live: dict[str, Any] = {
-            "context_size": context_size,
-            "n_tokens": n_tokens,
-            "progress": progress,
-            **shared,
-        }
-        return LiveStream(source, corpus, list(points), batch_size, **live)
+        shared |= {"context_size": context_size, "n_tokens": n_tokens, "progress": progress}
+        return LiveStream(source, corpus, list(points), batch_size, **shared)
     raise TypeError(
         f"cannot train on a {type(source).__name__}: give a TransformerLens model, an activation store, or a "
         "stream"
@@ -162,10 +160,11 @@ def make_stream(
 
 
 def _check_options(kind: type, options: Mapping[str, Any]) -> None:
-    """**Raises** `ValueError` for a setting in `stream=` that is none, or is `train`'s own argument."""
-    names = [name for name in inspect.signature(kind).parameters if name not in _OF_TRAIN]
+    """Refuse a setting in `stream=` that is none, or is `train`'s own argument."""
+    parameters = inspect.signature(kind).parameters
+    names = [name for name in parameters if name not in _OF_TRAIN]
     for name, value in options.items():
-        if name in _OF_TRAIN and name in inspect.signature(kind).parameters:
+        if name in _OF_TRAIN and name in parameters:
             where = {"points": "hook_name", "layers": "hook_name"}.get(name, name)
             raise ValueError(f"stream= has {name}, which train takes itself: train(…, {where}={value!r})")
         if name not in names:
@@ -174,7 +173,7 @@ def _check_options(kind: type, options: Mapping[str, Any]) -> None:
             raise ValueError(f"stream= has no setting {name!r}{hint}")
 
 
-def available_tokens(stream: Stream) -> int | None:
+def _available_tokens(stream: Stream) -> int | None:
     """Rows that the stream will give in whole batches, where it knows."""
     epochs = getattr(stream, "epochs", None)
     batches = getattr(stream, "n_batches", None)
@@ -182,7 +181,7 @@ def available_tokens(stream: Stream) -> int | None:
 
 
 def check_one_batch(n_tokens: int | None, batch_size: int) -> None:
-    """**Raises** `ValueError` for fewer rows than a batch has."""
+    """Refuse fewer rows than a batch has."""
     if n_tokens is not None and n_tokens < batch_size:
         raise ValueError(
             f"n_tokens={n_tokens} is less than one batch of {batch_size}: write "
@@ -193,9 +192,10 @@ def check_one_batch(n_tokens: int | None, batch_size: int) -> None:
 def total_tokens(stream: Stream, n_tokens: int | None) -> int:
     """`n_tokens` in whole batches; all that the stream has where it is None.
 
-    **Raises** `ValueError` where nobody knows how many, or where the stream has fewer.
+    Raises:
+        ValueError: where nobody knows how many, or where the stream has fewer.
     """
-    has = available_tokens(stream)
+    has = _available_tokens(stream)
     wanted = n_tokens if n_tokens is not None else getattr(stream, "n_tokens", None) or has
     if wanted is None and getattr(stream, "epochs", 1) is None:
         raise ValueError(

@@ -21,19 +21,27 @@ from graticule.hooks.names import user_path
 from graticule.hooks.points import PointError
 from graticule.hooks.protocols import HookedModel, device_of
 from graticule.hooks.requests import flat
-from graticule.hooks.streams.base import Stream
-from graticule.saes.architectures import BiasStart
+from graticule.hooks.streams.protocol import Stream
 from graticule.saes.resampling import Resampler, ResamplingConfig
-from graticule.saes.runs.folder import RUN, open_run
-from graticule.saes.runs.metadata import sae_metadata, trainer_words
-from graticule.saes.training.call import call_words, check_call
-from graticule.saes.training.configs import as_config, warmed_up, with_metadata
-from graticule.saes.training.loop import Session
-from graticule.saes.training.member import Member
+from graticule.saes.training.folder import (
+    RUN,
+    RunFolder,
+    call_words,
+    check_call,
+    sae_metadata,
+    trainer_settings,
+)
 from graticule.saes.training.run import Run
-from graticule.saes.training.settings import Optimisation, compute_type, resampling_plan
+from graticule.saes.training.session import Session, Tracker
+from graticule.saes.training.settings import (
+    Optimisation,
+    as_config,
+    compute_type,
+    resampling_plan,
+    warmed_up,
+    with_metadata,
+)
 from graticule.saes.training.sources import Wanted, check_one_batch, make_stream, total_tokens, wanted_saes
-from graticule.saes.training.tracking import Tracker
 from graticule.saes.training.trainer import Trainer
 
 _log = logging.getLogger(__name__)
@@ -48,11 +56,34 @@ class _Plan:
     name: str
     point: str
     config: TrainingSAEConfig
+    optimisation: Optimisation
     trainer: SAETrainerConfig
-    clip_grad_norm: float
-    bias: BiasStart
     resampling: ResamplingConfig | None
-    request: Mapping[str, Any]
+
+    @property
+    def request(self) -> dict[str, Any]:
+        """What the folder of its run is compared by."""
+        sae = {k: v for k, v in self.config.to_dict().items() if k not in ("metadata", "device")}
+        return {
+            "hook_name": self.point,
+            "sae": sae,
+            "trainer": trainer_settings(self.trainer, self.optimisation),
+            "resampling": None if self.resampling is None else asdict(self.resampling),
+        }
+
+    def fresh(self, seed: int, compute_dtype: torch.dtype | None) -> Trainer:
+        """A fresh SAE and its trainer; its weights depend on its own config and the seed alone."""
+        torch.manual_seed(seed)
+        sae: TrainingSAE[Any] = TrainingSAE.from_dict(self.config.to_dict())
+        return Trainer(
+            self.trainer,
+            sae,
+            clip_grad_norm=self.optimisation.clip_grad_norm or 0.0,
+            compute_dtype=compute_dtype,
+            b_dec_init_method=self.optimisation.b_dec_init_method,
+            resampler=None if self.resampling is None else Resampler(self.resampling),
+            name=self.name,
+        )
 
 
 @door(config=CONFIG, out=FOLDER)
@@ -86,7 +117,7 @@ def train(
     Ctrl-C and SIGTERM; a process killed at any moment leaves the last one whole. `out/sae` (of several:
     `out/NAME/sae`) is SAELens's own folder: `SAE.load_from_disk` reads it without graticule.
 
-    Arguments:
+    Args:
         source: a TransformerLens model, an activation store (or its folder, or `Activations`), or a `Stream`.
         config: a SAELens training config (`TopKTrainingSAEConfig(...)`), an architecture's name, or a mapping
             `{"architecture": "topk", "d_sae": 4096, "k": 32}` of `sae_config`'s arguments, in which fields of
@@ -115,10 +146,12 @@ def train(
         logger: SAELens's `LoggingConfig` sends the history to Weights & Biases; off by default.
         progress: show a bar with loss, L0, explained variance and dead latents.
 
-    **Raises** `ValueError` for settings that do not fit each other, or if `out` holds a run of another
-    request (it names what differs); `FileExistsError` if it holds something else, or if another process
-    trains into it; `DivergedError` (a `ValueError`) where the loss is no number; `ArtifactError` for a
-    damaged checkpoint.
+    Raises:
+        ValueError: for settings that do not fit each other, or if `out` holds a run of another request (it
+            names what differs).
+        FileExistsError: if `out` holds something else, or if another process trains into it.
+        DivergedError: (a `ValueError`) where the loss is no number.
+        ArtifactError: for a damaged checkpoint.
     """
     out = user_path(out)
     call = call_words(
@@ -167,45 +200,36 @@ def train(
         "compute_dtype": str(kind or "float32").removeprefix("torch."),
     }
     with working_folder(out, RUN, "training into"):
-        manifest, members = _open(out, plans, shared)
-        manifest.setdefault("call", call)
-        if manifest["state"] == "complete":
+        whole, folders = _open(out, plans, shared)
+        whole.manifest.setdefault("call", call)
+        if whole.manifest["state"] == "complete":
             shutil.rmtree(out / "checkpoint", ignore_errors=True)  # killed just before this was done
             _log.info("%s is complete", out)
             return Run.load(out)
-        if manifest["versions"] != library_versions():
+        if whole.manifest["versions"] != library_versions():
             _log.warning("%s was begun with other library versions: resuming may not be exact", out)
-        session = Session(
-            data,
-            [],
-            out,
-            manifest,
-            seed,
-            total,
-            log_every=log_every or _log_every(total // data.batch_size),
-            checkpoint_every=checkpoint_every,
-            checkpoint_minutes=checkpoint_minutes,
-            tracker=Tracker(logger),
-            progress=progress,
-        )
         cuda = list(range(torch.cuda.device_count()))
         with torch.random.fork_rng(devices=cuda), torch.enable_grad():
-            session.members = [
-                _member(plan, seed, kind, folder, held)
-                for plan, (folder, held) in zip(plans, members, strict=True)
-            ]
-            _run(session, manifest)
+            session = Session(
+                data,
+                [(plan.fresh(seed, kind), folder) for plan, folder in zip(plans, folders, strict=True)],
+                whole,
+                seed,
+                total,
+                log_every=log_every or _log_every(total // data.batch_size),
+                checkpoint_every=checkpoint_every,
+                checkpoint_minutes=checkpoint_minutes,
+                tracker=Tracker(logger),
+                progress=progress,
+            )
+            session.tracker.begin(dict(flat(whole.manifest["request"])))
+            failed = True
+            try:
+                session.run()
+                failed = False
+            finally:
+                session.tracker.end(failed)
     return Run.load(out)
-
-
-def _run(session: Session, manifest: Mapping[str, Any]) -> None:
-    session.tracker.begin(dict(flat(manifest["request"])))
-    failed = True
-    try:
-        session.run()
-        failed = False
-    finally:
-        session.tracker.end(failed)
 
 
 def _plan(
@@ -233,15 +257,7 @@ def _plan(
         )
     trainer = how.trainer_config(total, data.batch_size, device, logger)
     plan = resampling_plan(config.architecture(), resampling, steps, seed)
-    words = {key: value for key, value in config.to_dict().items() if key not in ("metadata", "device")}
-    request = {
-        "hook_name": point,
-        "sae": words,
-        "trainer": trainer_words(trainer, how),
-        "resampling": None if plan is None else asdict(plan),
-    }
-    clip = how.clip_grad_norm or 0.0
-    return _Plan(sae.name, point, config, trainer, clip, how.b_dec_init_method, plan, request)
+    return _Plan(sae.name, point, config, how, trainer, plan)
 
 
 def _point(point: str | None, data: Stream) -> str:
@@ -253,39 +269,17 @@ def _point(point: str | None, data: Stream) -> str:
     return name
 
 
-def _open(
-    out: Path, plans: Sequence[_Plan], shared: Mapping[str, Any]
-) -> tuple[dict[str, Any], list[tuple[Path, dict[str, Any]]]]:
-    """The run's `run.json`, and each SAE's folder and `run.json`."""
-    if len(plans) == 1 and not plans[0].name:
-        manifest = open_run(out, {**plans[0].request, **shared})
-        return manifest, [(out, manifest)]
-    asked = {plan.name: plan.request for plan in plans}
-    manifest = open_run(out, {"saes": asked, **shared})
-    manifest["saes"] = list(asked)
-    members = [(out / plan.name, open_run(out / plan.name, {**plan.request, **shared})) for plan in plans]
-    return manifest, members
-
-
-def _member(
-    plan: _Plan,
-    seed: int,
-    compute_dtype: torch.dtype | None,
-    folder: Path,
-    manifest: dict[str, Any],
-) -> Member:
-    """A fresh SAE and its trainer; its weights depend on its own config and the seed alone."""
-    torch.manual_seed(seed)
-    sae: TrainingSAE[Any] = TrainingSAE.from_dict(plan.config.to_dict())
-    trainer = Trainer(
-        plan.trainer,
-        sae,
-        clip_grad_norm=plan.clip_grad_norm,
-        compute_dtype=compute_dtype,
-        b_dec_init_method=plan.bias,
-    )
-    resampler = None if plan.resampling is None else Resampler(plan.resampling)
-    return Member(plan.name, plan.point, trainer, folder, manifest, resampler)
+def _open(out: Path, plans: Sequence[_Plan], shared: Mapping[str, Any]) -> tuple[RunFolder, list[RunFolder]]:
+    """The run's folder, and each SAE's; the same where there is one SAE alone."""
+    requests = {plan.name: {**plan.request, **shared} for plan in plans}
+    if [*requests] == [""]:
+        folder = RunFolder.open(out, requests[""])
+        return folder, [folder]
+    whole = RunFolder.open(out, {"saes": {plan.name: plan.request for plan in plans}, **shared})
+    folders = [RunFolder.open(out / name, request) for name, request in requests.items()]
+    if "saes" not in whole.manifest:  # at once: a run that is killed before its first checkpoint can be read
+        whole.update(saes=[*requests])
+    return whole, folders
 
 
 def _stream_words(data: Stream) -> dict[str, Any]:

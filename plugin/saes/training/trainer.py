@@ -1,8 +1,10 @@
-"""SAELens's trainer with a faster step, optional clipping, resampling, and a state that holds no pickle."""
+"""One SAE in training: SAELens's trainer with a faster step, optional clipping, resampling of dead latents, a
+history, and a state that holds no pickle."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -13,8 +15,12 @@ from sae_lens.training.activation_scaler import ActivationWhitening
 from sae_lens.training.optim import get_lr_scheduler
 from torch import Tensor
 
+from graticule.hooks.streams.protocol import Stream
 from graticule.saes.architectures import BiasStart, start_bias
-from graticule.saes.steps.step import StepOutput, fast_step, make_optimizer
+from graticule.saes.resampling import Resampler
+from graticule.saes.steps.output import StepOutput
+from graticule.saes.steps.step import fast_step, make_optimizer
+from graticule.saes.training.history import History
 
 _COUNTERS = ("n_training_steps", "n_training_samples", "n_frac_active_samples", "started_fine_tuning")
 _COUNTS = ("act_freq_scores", "n_forward_passes_since_fired")
@@ -25,7 +31,7 @@ class DivergedError(ValueError):
 
 
 class Trainer(SAETrainer[Any, Any]):
-    """One SAE's optimiser, schedules and statistics: SAELens's `SAETrainer`, driven by public `step`.
+    """One SAE's optimiser, schedules, statistics and history: SAELens's `SAETrainer`, with a public `step`.
 
     The loss, its gradients and the update are SAELens's to rounding; only the way they are computed differs
     (`graticule.saes.steps`). Norm clipping, built into SAELens's step at 1, is a setting.
@@ -40,19 +46,28 @@ class Trainer(SAETrainer[Any, Any]):
         clip_grad_norm: float = 1.0,
         compute_dtype: torch.dtype | None = None,
         b_dec_init_method: BiasStart = "geometric_median",
+        resampler: Resampler | None = None,
+        name: str = "",
     ) -> None:
-        """A trainer of `sae` on `cfg.device`; `data_provider` only serves SAELens's own `fit`.
+        """A trainer of `sae` on `cfg.device`.
 
-        Arguments:
+        Args:
+            cfg: SAELens's settings.
+            sae: the SAE, whose metadata names its hook point.
+            data_provider: only serves SAELens's own `fit`.
             clip_grad_norm: the norm that gradients are clipped to; 0 leaves them.
             compute_dtype: dtype of the dense products, None for the SAE's own.
             b_dec_init_method: what `first_look` starts the decoder's bias at.
+            resampler: brings dead latents back in `advance`, where that is asked for.
+            name: of one SAE among several.
         """
         if cfg.lr_end is None:
             cfg.lr_end = cfg.lr / 10  # SAELens's runner sets it, its trainer only asserts that somebody did
         super().__init__(cfg, sae.to(cfg.device), data_provider or iter(()))
         self.clip_grad_norm = clip_grad_norm
         self.b_dec_init_method: BiasStart = b_dec_init_method
+        self.resampler, self.name = resampler, name
+        self.history = History()
         self.optimizer = make_optimizer(sae, cfg.lr, (cfg.adam_beta1, cfg.adam_beta2))
         self.lr_scheduler = get_lr_scheduler(
             cfg.lr_scheduler_name,
@@ -68,6 +83,31 @@ class Trainer(SAETrainer[Any, Any]):
             sae, compute_dtype=compute_dtype, dead_feature_window=cfg.dead_feature_window
         )
         self._finite = torch.ones((), dtype=torch.bool, device=cfg.device)
+
+    @property
+    def point(self) -> str:
+        """The hook point that the SAE is trained at."""
+        return str(self.sae.cfg.metadata.hook_name)
+
+    # A step ------------------------------------------------------------------------------------------
+    def advance(self, batch: Float[Tensor, "row d_in"], stream: Stream, seed: int) -> StepOutput:
+        """One step, counted, and a resampling where it is due, from rows that `stream` draws with `seed`."""
+        output: StepOutput = self.step(batch)
+        self.n_training_steps += 1
+        if self.resampler is not None:
+            self.resampler.observe(self.n_training_steps, output.fired)
+            if self.resampler.due(self.n_training_steps):
+                self._resample(self.resampler, stream, seed)
+        return output
+
+    def _resample(self, resampler: Resampler, stream: Stream, seed: int) -> None:
+        step = self.n_training_steps
+        rows = stream.sample(resampler.config.sample_size, seed + step)[self.point]
+        rows = self.activation_scaler(rows.to(self.sae.device, self.sae.dtype))
+        record = resampler.resample(self.sae, self.optimizer, rows, step, self.get_coefficients())
+        latents = torch.tensor(record.latents, dtype=torch.int64, device=self.cfg.device)
+        self.n_forward_passes_since_fired.index_fill_(0, latents, 0)
+        self.history.events.append({"event": "resampled", **asdict(record)})
 
     def step(self, batch: Float[Tensor, "row d_in"]) -> Any:
         """One update on rows as the stream gives them; returns a `StepOutput`."""
@@ -97,8 +137,11 @@ class Trainer(SAETrainer[Any, Any]):
         self._finite &= output.loss.isfinite()
 
     def check_finite(self, weights: bool = False) -> None:
-        """**Raises** `DivergedError` if any loss so far was no number (or any weight is none); this waits for
-        the device."""
+        """Wait for the device, and see whether every loss so far was a number.
+
+        Raises:
+            DivergedError: if one was not, or with `weights` if a weight is none.
+        """
         what = "" if bool(self._finite) else "loss"
         if not what and weights and not all(bool(p.isfinite().all()) for p in self.sae.parameters()):
             what = "SAE"
@@ -114,9 +157,20 @@ class Trainer(SAETrainer[Any, Any]):
             self._reset_running_sparsity_stats()
         return {}
 
+    # Before and after the steps ----------------------------------------------------------------------
     @torch.no_grad()
-    def first_look(self, rows: Float[Tensor, "row d_in"]) -> None:
-        """Estimate norms from `rows`, and start the decoder's bias at their centre."""
+    def first_look(self, rows: Tensor) -> None:
+        """Estimate norms from `rows` `[row, d_in]`, and start the decoder's bias at their centre.
+
+        Raises:
+            ValueError: where rows have another width than the SAE reads.
+        """
+        if rows.ndim != 2 or rows.shape[1] != self.sae.cfg.d_in:
+            raise ValueError(
+                f"{self.point}: the stream gives rows {tuple(rows.shape)}, the SAE reads "
+                f"[row, {self.sae.cfg.d_in}]"
+            )
+        rows = rows.to(self.sae.device, self.sae.dtype)
         self.estimate_scale(rows)
         start_bias(self.sae, self.activation_scaler(rows), self.b_dec_init_method)
 
@@ -132,6 +186,15 @@ class Trainer(SAETrainer[Any, Any]):
             self.activation_scaler.estimate_scaling_factor(**given)
         elif kind == "covariance_whitening" and self.activation_scaler.whitening is None:
             self.activation_scaler.estimate_whitening(**given)
+
+    def finish(self, stream_factor: float = 1.0) -> None:
+        """Fold all scaling into the weights; `stream_factor` is what the stream has multiplied its rows with
+        itself. The end of this trainer."""
+        self.unbias_threshold()
+        self.fold_scale()
+        if stream_factor != 1.0:
+            self.sae.fold_activation_norm_scaling_factor(stream_factor)
+        self.set_final_sae_metadata()
 
     def unbias_threshold(self) -> None:
         """Take out what is left of the 0 that BatchTopK's running mean of thresholds starts at, as Adam does
@@ -155,6 +218,7 @@ class Trainer(SAETrainer[Any, Any]):
             )
             scaler.whitening = None
 
+    # State -------------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
         white = self.activation_scaler.whitening
@@ -173,8 +237,8 @@ class Trainer(SAETrainer[Any, Any]):
         self.sae.load_state_dict(state["sae"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.lr_scheduler.load_state_dict(state["lr_scheduler"])
-        for name, held in state["coefficients"].items():
-            self.coefficient_schedulers[name].load_state_dict(held)
+        for name, scheduler in state["coefficients"].items():
+            self.coefficient_schedulers[name].load_state_dict(scheduler)
         self.activation_scaler.scaling_factor = state["scaling_factor"]
         if state["whitening"] is not None:
             self.activation_scaler.whitening = ActivationWhitening(*state["whitening"])
@@ -183,10 +247,29 @@ class Trainer(SAETrainer[Any, Any]):
         for name in _COUNTS:
             setattr(self, name, state[name].to(self.cfg.device))
 
+    def whole_state(self) -> dict[str, Any]:
+        """The same with what was logged and when latents last fired: this SAE's part of a checkpoint."""
+        return {
+            "trainer": self.state_dict(),
+            "history": self.history.state_dict(),
+            "resampler": None if self.resampler is None else self.resampler.state_dict(),
+        }
+
+    def load_whole_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `whole_state`."""
+        self.load_state_dict(state["trainer"])
+        self.history.load_state_dict(state["history"])
+        if self.resampler is not None:
+            device = self.cfg.device  # a checkpoint's tensors are on the CPU
+            resampler = state["resampler"].items()
+            self.resampler.load_state_dict(
+                {k: v.to(device) if isinstance(v, Tensor) else v for k, v in resampler}
+            )
+
     def line(self, output: StepOutput) -> dict[str, float]:
         """What the history keeps of a step: loss and its terms, L0, explained variance, dead latents;
         learning rate and coefficients as SAELens logs them, after the schedulers' step."""
-        found: dict[str, Any] = {
+        values: dict[str, Any] = {
             "step": self.n_training_steps,
             "tokens": self.n_training_samples,
             "loss": output.loss,
@@ -197,4 +280,4 @@ class Trainer(SAETrainer[Any, Any]):
             "lr": self.optimizer.param_groups[0]["lr"],
             **{f"{name}_coefficient": value for name, value in self.get_coefficients().items()},
         }
-        return {name: float(value) for name, value in found.items()}
+        return {name: float(value) for name, value in values.items()}
