@@ -15,15 +15,13 @@ from torch import Tensor
 
 from graticule.hooks.artifact import read_tensors, write_json
 from graticule.hooks.bars import bar
-from graticule.hooks.coders import architecture
+from graticule.hooks.coders import Found, architecture
 from graticule.hooks.doors import MODEL, SAE, door
 from graticule.hooks.locks import only_here
 from graticule.hooks.messages import visible
 from graticule.hooks.names import user_path
 from graticule.hooks.protocols import HookedModel
-from graticule.hooks.sae_folders import Found
 from graticule.hooks.streams.norms import LARGE_SHARE, MAX_NORM
-from graticule.hooks.visible import visible
 from graticule.saes.evaluation.dictionary import dictionary
 from graticule.saes.evaluation.losses import HalfRun, LossSums
 from graticule.saes.evaluation.measurement import LONGEST, Coder, Measurement, measuring

@@ -19,10 +19,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from graticule.hooks.finite import finite
 from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.forward import Forward
+from graticule.hooks.values import finite
 
 _log = logging.getLogger(__name__)
 

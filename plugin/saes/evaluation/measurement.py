@@ -22,19 +22,18 @@ from torch import Tensor
 
 from graticule.hooks.activations import Activations
 from graticule.hooks.artifact import library_versions
-from graticule.hooks.coders import SparseCoder, describe, hook_name, metadata
+from graticule.hooks.coders import Found, SparseCoder, describe, find_sae, hook_name, metadata
 from graticule.hooks.doors import Kind
 from graticule.hooks.identity import is_of, model_identity
-from graticule.hooks.ids import vocabulary_of
 from graticule.hooks.latents import Latents, encode
 from graticule.hooks.limits import LIMITS
 from graticule.hooks.points import resolve
 from graticule.hooks.protocols import HookedModel, device_of
 from graticule.hooks.running.session import undisturbed
-from graticule.hooks.sae_folders import Found, find_sae
 from graticule.hooks.streams.contexts import contexts, special_ids
 from graticule.hooks.streams.corpora import Corpus
 from graticule.hooks.streams.norms import NormLimit
+from graticule.hooks.values import vocabulary_of
 from graticule.saes.evaluation.losses import HalfRun, Route, Whole, make_route, n_outputs
 
 _log = logging.getLogger(__name__)

@@ -20,8 +20,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import write_json, write_table
+from graticule.hooks.streams.base import Stream
 from graticule.hooks.streams.norms import LARGE_SHARE, MAX_NORM, large_rows
-from graticule.hooks.streams.protocol import Stream
 from graticule.saes.steps.output import StepOutput
 from graticule.saes.training.folder import RunFolder, read_checkpoint, write_checkpoint, write_sae
 from graticule.saes.training.history import LESS_THAN_MEAN

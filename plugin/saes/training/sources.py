@@ -16,7 +16,7 @@ from graticule.hooks.names import check_name, user_path
 from graticule.hooks.points import PointError
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.rows import Rows
-from graticule.hooks.streams.protocol import Stream
+from graticule.hooks.streams.base import Stream
 from graticule.saes.training.settings import Optimisation
 
 _OF_TRAIN = (

@@ -21,7 +21,7 @@ from graticule.hooks.names import user_path
 from graticule.hooks.points import PointError
 from graticule.hooks.protocols import HookedModel, device_of
 from graticule.hooks.requests import flat
-from graticule.hooks.streams.protocol import Stream
+from graticule.hooks.streams.base import Stream
 from graticule.saes.resampling import Resampler, ResamplingConfig
 from graticule.saes.training.folder import (
     RUN,

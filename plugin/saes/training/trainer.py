@@ -15,7 +15,7 @@ from sae_lens.training.activation_scaler import ActivationWhitening
 from sae_lens.training.optim import get_lr_scheduler
 from torch import Tensor
 
-from graticule.hooks.streams.protocol import Stream
+from graticule.hooks.streams.base import Stream
 from graticule.saes.architectures import BiasStart, start_bias
 from graticule.saes.resampling import Resampler
 from graticule.saes.steps.output import StepOutput
