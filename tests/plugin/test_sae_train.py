@@ -27,6 +27,7 @@ from graticule import saes
 from graticule.hooks.activations import Activations
 from graticule.hooks.artifact import ArtifactError, read_json, read_table
 from graticule.hooks.streams.stored import StoreStream
+from graticule.hooks.values import NonFiniteError
 from graticule.saes.architectures import geometric_median
 from graticule.saes.training.session import wandb_name
 from graticule.saes.training.settings import Optimisation, as_config, sae_config

@@ -106,7 +106,8 @@ class Trainer(SAETrainer[Any, Any]):
         rows = self.activation_scaler(rows.to(self.sae.device, self.sae.dtype))
         record = resampler.resample(self.sae, self.optimizer, rows, step, self.get_coefficients())
         latents = torch.tensor(record.latents, dtype=torch.int64, device=self.cfg.device)
-        self.n_forward_passes_since_fired.index_fill_(0, latents, 0)
+        silent: Any = self.n_forward_passes_since_fired
+        silent.index_fill_(0, latents, 0)
         self.history.events.append({"event": "resampled", **asdict(record)})
 
     def step(self, batch: Float[Tensor, "row d_in"]) -> Any:
