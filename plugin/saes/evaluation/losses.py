@@ -8,7 +8,6 @@ taken a few rows at a time, because a row of logits can be a megabyte.
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from graticule.hooks.model_view import ModelView, at_border, start_of
 from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.forward import Forward
@@ -84,9 +84,7 @@ class Route(Protocol):
 def make_route(model: HookedModel, point: str, tokens: Int[Tensor, "context pos"]) -> Route:
     """The fastest way that gives this model's own logits, compared on the first tokens of `tokens`."""
     whole = Whole(model, point)
-    forward: Any = getattr(model, "forward", model)
-    names = set(inspect.signature(forward).parameters)
-    if not {"start_at_layer", "stop_at_layer"} <= names or layer_of(point) is None:
+    if not ModelView(model).takes_layers or layer_of(point) is None:
         return whole
     some = tokens[:2, :8]
     try:
@@ -116,19 +114,16 @@ class Layered:
 
     def __init__(self, model: HookedModel, point: str) -> None:
         self.model, self.point = model, point
-        self._owner: Any = model
-        layer = layer_of(point)
-        assert layer is not None
-        after = point.endswith("hook_resid_post")
-        self._hooked = not after and not point.endswith("hook_resid_pre")
-        self._start = layer + 1 if after else layer
-        self._below = f"blocks.{layer}.hook_resid_pre"
-        self._forward = Forward(model, [self._below, point] if self._hooked else [point])
+        self._view = ModelView(model)
+        layer, start = layer_of(point), start_of(point)
+        assert layer is not None and start is not None
+        self._start, self._below = start, f"blocks.{layer}.hook_resid_pre"
+        self._forward = Forward(model, [point] if at_border(point) else [self._below, point])
 
     def read(self, tokens: Int[Tensor, "context pos"]) -> HalfRun:
         """Run as far as the point."""
         read = _activations(self._forward, tokens)
-        return HalfRun(tokens, read[self.point], read.get(self._below) if self._hooked else None)
+        return HalfRun(tokens, read[self.point], None if at_border(self.point) else read[self._below])
 
     def finals(
         self, run: HalfRun, conditions: Sequence[Tensor]
@@ -136,32 +131,21 @@ class Layered:
         """What the unembedding reads, for each condition."""
         joined = torch.cat(list(conditions))
         if run.below is None:
-            residual = self._run(joined)
+            residual = self._view.run_from(joined, self._start)
         else:
             below = run.below.expand(len(conditions), *run.below.shape).flatten(0, 1)
             with self.model.hooks(fwd_hooks=[(self.point, _put(joined))]):
-                residual = self._run(below)
-        if self._owner.cfg.normalization_type is not None:
-            residual = self._owner.ln_final(residual)
-        return residual.unflatten(0, (len(conditions), -1))
-
-    def _run(self, residual: Tensor) -> Tensor:
-        n_layers = int(self.model.cfg.n_layers)
-        return self.model(residual, start_at_layer=self._start, stop_at_layer=n_layers)
+                residual = self._view.run_from(below, self._start)
+        return self._view.final(residual).unflatten(0, (len(conditions), -1))
 
     def logits(self, final: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
-        """Logits in float32; the weight is read as it lies, where the model's own module may copy it."""
-        unembed = self._owner.unembed
-        out = (final @ unembed.W_U).float()
-        if unembed.b_U is not None:
-            out += unembed.b_U
-        cap = getattr(self._owner.cfg, "output_logits_soft_cap", None)
-        return cap * torch.tanh(out / cap) if cap is not None and cap > 0 else out
+        """Logits in float32."""
+        return self._view.logits(final)
 
     def scores(self, run: HalfRun, conditions: Sequence[Tensor]) -> Scores:
         """Go on with each condition's activations; the first is the reference."""
         finals = self.finals(run, conditions).flatten(1, 2)
-        chunks = _slices(finals.shape[1], int(self._owner.unembed.W_U.shape[1]))
+        chunks = _slices(finals.shape[1], n_outputs(self.model))
         logits = ((rows, lambda i, rows=rows: self.logits(finals[i, rows])) for rows in chunks)
         return _scores(run.tokens, len(conditions), logits)
 

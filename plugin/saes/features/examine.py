@@ -17,10 +17,10 @@ from graticule.hooks.bars import bar
 from graticule.hooks.coders import SparseCoder, head_of
 from graticule.hooks.doors import MODEL, SAE, door
 from graticule.hooks.limits import check_indices
+from graticule.hooks.model_view import final_norm
 from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.values import finite
-from graticule.probes.unembedding import final_norm
 from graticule.saes.evaluation.measurement import LONGEST, Measurement, measuring
 from graticule.saes.features.result import SaeFeatures
 
