@@ -21,9 +21,10 @@ from graticule.hooks.points import resolve
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.session import packed, undisturbed
 from graticule.probes.causes.edited_runs import Outputs, Span
-from graticule.probes.causes.effects import N_SWEPT, InterventionResult, needed, pin_figures
+from graticule.probes.causes.effects import needed
 from graticule.probes.causes.experiment import Experiment
 from graticule.probes.causes.outcomes import KL, Outcome, next_tokens
+from graticule.probes.causes.result import N_SWEPT, InterventionResult, pin_figures
 from graticule.probes.estimators.edits import AffineEdit
 from graticule.probes.findings import Findings
 

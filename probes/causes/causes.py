@@ -16,11 +16,12 @@ from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.session import packed, undisturbed
 from graticule.probes.causes.ablate import PINS, ablate_neurons, neuron_tests, pin_table
 from graticule.probes.causes.edited_runs import Span
-from graticule.probes.causes.effects import LEVEL, NEGLIGIBLE, InterventionResult, needed, pin_figures
-from graticule.probes.causes.experiment import Experiment
+from graticule.probes.causes.effects import LEVEL, NEGLIGIBLE, needed
+from graticule.probes.causes.experiment import Experiment, asked_targets
 from graticule.probes.causes.leace import Eraser, frame_of, matched_erasers
 from graticule.probes.causes.outcomes import KL, LOSS, Outcome, next_tokens
-from graticule.probes.causes.steer import SCALES, need_dose, steer_targets, steered, steering_tests
+from graticule.probes.causes.result import InterventionResult, pin_figures
+from graticule.probes.causes.steer import MOST_TARGETS, SCALES, need_dose, steer_targets, steering_tests
 from graticule.probes.findings import Findings
 from graticule.probes.scores.verdict import STRUCTURE
 
@@ -146,7 +147,7 @@ def causes(
     experiment = Experiment(
         model, findings, outcomes, point=point, rows=rows, span=pos, seed=seed, include_bos=include_bos
     )
-    names = steered(findings, targets)
+    names = asked_targets(findings, targets, MOST_TARGETS)
     with undisturbed(model), packed(model):
         tests = steering_tests(experiment, names) + _erasure_tests(experiment)
         tests += neuron_tests(experiment, neurons) if neurons else 0

@@ -1,31 +1,22 @@
-"""Effects of interventions beside their controls: rows, p-values, and the result that all of them share."""
+"""Effects of interventions beside their controls: ranks, p-values, and the rows of their tables."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from graticule.hooks.saved import SavedResult
 from graticule.probes.applicable import NotApplicable
-from graticule.probes.causes.outcomes import Outcome
 from graticule.probes.scores.multiplicity import holm
 from graticule.probes.scores.ties import share_reaching
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
 
 LEVEL = 0.05
 """Of the adjusted p-values."""
 NEGLIGIBLE = 1e-6
 """Effects below this (in log-odds, nats or standard deviations) are rounding."""
-N_SWEPT = 9
-"""Control neurons whose whole pin sweep is kept for the figure, as many as in the paper."""
-_EFFECTS = "What the interventions change, beside matched controls"
 
 
 # Ranks among controls ----------------------------------------------------------------------------------
@@ -137,107 +128,3 @@ class EffectRows:
              "effect": float(mean)}
             for name, mean in zip(controls, means[1:], strict=True)
         ]  # fmt: skip
-
-
-# The result --------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class InterventionResult(SavedResult):
-    """What steering, ablating and erasing inside a model have in common.
-
-    `effects` has one row per intervention and outcome: `effect` (mean over rows), `low`, `high` (95%, rows
-    resampled), `limit` (detection limit: the 97.5% quantile of the controls' sizes), `n_controls`,
-    `norm` (of the displacement, per standard deviation for steering), `sensitivity` (Spearman correlation of
-    the outcome with the truth in the model as it is) with `sensitivity_p`, `p` (rank among the controls),
-    `p_holm` (over the rows with `tested`; NaN elsewhere).
-    """
-
-    model: str
-    """The model's name."""
-    table: str
-    """The table's name."""
-    span: str
-    """Which tokens were edited."""
-    rows: int
-    """Test rows whose prompts were run."""
-    effects: pd.DataFrame
-    """One row per intervention and outcome; see above."""
-    controls: pd.DataFrame
-    """One row per control and outcome: `intervention`, `outcome`, `kind`, `direction`, `effect`."""
-    doses: pd.DataFrame
-    """Dose-response of steering: `intervention`, `outcome`, `kind`, `direction`, `scale`, `value`; empty
-    without any."""
-    outcomes: tuple[Outcome, ...]
-    """As stated beforehand."""
-    provenance: Mapping[str, Any]
-    """Model, table, settings and versions."""
-
-    def effect_lines(self) -> list[str]:
-        """One sentence per tested outcome, the strongest first."""
-        tested = self.effects[self.effects["tested"]].sort_values("p", kind="stable")
-        return [_sentence({str(k): v for k, v in line.items()}) for line in tested.to_dict("records")]
-
-    def summary(self) -> str:
-        """Every outcome with what its controls reach, the strongest first."""
-        return "\n".join(self.effect_lines())
-
-    def figures(self) -> dict[str, Figure]:
-        """Dose-response and control effects, outcome by outcome."""
-        from graticule.probes.plots.causes import control_figure, dose_figure
-
-        out: dict[str, Figure] = {}
-        for line in self.effects[self.effects["tested"]].to_dict("records"):
-            name, outcome = str(line["intervention"]), str(line["outcome"])
-            doses = _of(self.doses, name, outcome)
-            controls = _of(self.controls, name, outcome)
-            among = controls[controls["kind"] == "control"]["effect"].to_numpy(dtype=float)
-            unit = str(line["unit"])
-            if len(doses):
-                out[f"Dose-response, {name}: {outcome}"] = dose_figure(doses, unit.removesuffix(" per sd"))
-            if len(among):
-                out[f"{name[:1].upper()}{name[1:]} among its controls: {outcome}"] = control_figure(
-                    among, float(line["effect"]), float(line["limit"]), name, unit
-                )
-        return out
-
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """Effects."""
-        headings = {
-            "p_holm": "p (Holm)",
-            "limit": "detection limit",
-            "n_controls": "controls",
-            "low": "2.5%",
-            "high": "97.5%",
-            "sensitivity": "follows the truth (Spearman)",
-        }
-        return {_EFFECTS: self.effects.drop(columns=["sensitivity_p"]).rename(columns=headings)}
-
-
-def pin_figures(pins: pd.DataFrame) -> dict[str, Figure]:
-    """Caption → pin sweep, one figure per neuron asked for and outcome."""
-    from graticule.probes.plots.causes import pin_figure
-
-    if not len(pins):
-        return {}
-    return {
-        f"Neuron {asked} pinned, beside {N_SWEPT} neurons that write as much: {outcome}": pin_figure(
-            rows, "log-odds"
-        )
-        for (asked, outcome), rows in pins.groupby(["asked", "outcome"], sort=False)
-    }
-
-
-def _of(table: pd.DataFrame, intervention: str, outcome: str) -> pd.DataFrame:
-    if not len(table):
-        return table
-    return table[(table["intervention"] == intervention) & (table["outcome"] == outcome)]
-
-
-def _sentence(line: dict[str, Any]) -> str:
-    place = "within its controls"
-    if line["p"] < LEVEL:
-        place = "beyond its controls" if line["p_holm"] < LEVEL else "beyond its controls, but not after Holm"
-    return (
-        f"{line['intervention']}, {line['outcome']}: {line['effect']:+.3g} [{line['low']:+.3g}, "
-        f"{line['high']:+.3g}] {line['unit']}, {place} (up to ±{line['limit']:.3g}; p {line['p']:.3f}, "
-        f"Holm {line['p_holm']:.3f}, {line['n_controls']} controls)"
-    )

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import pandas as pd
 
 from graticule.hooks.artifact import library_versions
@@ -15,6 +16,7 @@ from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.saved import SavedResult
+from graticule.probes.causes.experiment import asked_targets
 from graticule.probes.causes.reprobe import FreshProbes, reprobe_later
 from graticule.probes.findings import Findings
 from graticule.probes.scores.metrics import r2
@@ -92,8 +94,6 @@ class Erasure(SavedResult):
 
     def figures(self) -> dict[str, Figure]:
         """Re-probing by layer, one figure per target; re-probing of later layers."""
-        from graticule.probes.plots.causes import erasure_figure, later_figure
-
         out: dict[str, Figure] = {}
         left_in = [n for n in self.target_names if n not in self.erased]
         for name in (*self.erased, *left_in):
@@ -151,7 +151,7 @@ def erase(
         ValueError: where the findings have no material.
     """
     material, names = findings.material, findings.target_names
-    erased = [_column(names, t) for t in (names if targets is None else targets)]
+    erased = [names.index(t) for t in asked_targets(findings, targets)]
     chosen = list(findings.probes) if points is None else list(points)
     if unknown := [p for p in chosen if p not in findings.probes]:
         raise UnknownNameError(
@@ -188,11 +188,76 @@ def erase(
     )
 
 
-def _column(names: Sequence[str], target: str) -> int:
-    if target not in names:
-        raise UnknownNameError(f"no target {target!r}; these findings have {', '.join(names)}")
-    return list(names).index(target)
-
-
 def _readable(table: pd.DataFrame) -> pd.DataFrame:
     return table.round(4).rename(columns=lambda c: str(c).replace("_", " "))
+
+
+# Figures ---------------------------------------------------------------------------------------------
+_Curve = tuple[str, str, str | None, str | None]
+"""Name, colour, dash and marker."""
+
+
+def erasure_figure(layers: pd.DataFrame, target: str, surface: float) -> Figure:
+    """Test R² of a target against layer: before erasure, after (fresh rows), and with a matched eraser.
+
+    Raises:
+        KeyError: if a column is missing.
+    """
+    from graticule.probes.plots.style import ACCENT, INK, MUTED
+
+    curves: dict[str, _Curve] = {
+        "before": ("before erasure", INK, None, "circle"),
+        "control": ("a matched random feature erased", MUTED, "dot", "square"),
+        "after": ("concept erased, probed on fresh rows", ACCENT, None, "diamond"),
+    }
+    return _by_layer(layers, target, surface, curves)
+
+
+def later_figure(later: pd.DataFrame, target: str, layer: int | None, surface: float) -> Figure:
+    """Test R² of a target at the layers after an eraser in the model, and without it.
+
+    Raises:
+        KeyError: if a column is missing.
+    """
+    from graticule.probes.plots.style import ACCENT, INK
+
+    curves: dict[str, _Curve] = {
+        "before": ("the model as it is", INK, None, None),
+        "after": (f"erased at layer {layer}", ACCENT, None, None),
+    }
+    return _by_layer(later, target, surface, curves)
+
+
+def _by_layer(table: pd.DataFrame, target: str, surface: float, curves: dict[str, _Curve]) -> Figure:
+    """Curves of the columns `{prefix}_{target}`, by prefix, and the surface's level."""
+    from graticule.probes.plots.drawing import Figure, Scatter
+    from graticule.probes.plots.markup import plain
+    from graticule.probes.plots.style import FAINT, SURFACE, depth_of, layer_axis, need_columns, style
+
+    columns = {f"{prefix}_{target}": curve for prefix, curve in curves.items()}
+    need_columns(table, "layer", *columns)
+    fig = Figure()
+    for column, (name, colour, dash, symbol) in columns.items():
+        fig.add_trace(
+            Scatter(
+                x=depth_of(table),
+                y=table[column],
+                mode="lines+markers",
+                line={"color": colour, "width": 2 if dash is None else 1.5, "dash": dash},
+                marker={"size": 7, "symbol": symbol},
+                name=name,
+                hovertemplate=f"%{{x}}: {plain(target)} %{{y:.3f}}<extra>{name}</extra>",
+            )
+        )
+    dashed = {"color": SURFACE, "width": 1.5, "dash": "dash"}
+    fig.add_hline(y=surface, line=dashed)
+    name = f"surface stack: {surface:.3f}"
+    fig.add_trace(Scatter(x=[None], y=[None], mode="lines", line=dashed, name=name))
+    style(fig, height=400, aspect=0.5, extra=90)
+    values = np.concatenate([table[column].to_numpy(dtype=float) for column in columns])
+    low, high = min(float(values.min()), surface, 0.0), max(float(values.max()), surface)
+    pad = 0.06 * (high - low)
+    zero = {"zeroline": True, "zerolinecolor": FAINT}
+    fig.update_yaxes(title_text=f"test R² of {target}", range=[low - pad, high + pad], **zero)
+    layer_axis(fig, table["layer"])
+    return fig

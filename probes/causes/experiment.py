@@ -215,6 +215,20 @@ class Experiment:
         return self.text_runs[0].run()
 
 
+def asked_targets(findings: Findings, targets: Sequence[str] | None, most: int | None = None) -> list[str]:
+    """The targets asked for, by default all, or the first `most`.
+
+    Raises:
+        KeyError: for an unknown one.
+    """
+    names = list(findings.target_names)
+    if targets is None:
+        return names[:most]
+    if unknown := [t for t in targets if t not in names]:
+        raise UnknownNameError(f"no target {unknown[0]!r}; these findings have {', '.join(names)}")
+    return list(targets)
+
+
 def some_rows(rows: np.ndarray, limit: int, rng: np.random.Generator) -> np.ndarray:
     """At most `limit` of the rows, drawn and in order."""
     return rows if len(rows) <= limit else np.sort(rng.choice(rows, limit, replace=False))

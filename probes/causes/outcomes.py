@@ -132,32 +132,6 @@ def log_odds(logits: Tensor, n_high: int) -> Tensor:
     return torch.logsumexp(logits[:, :n_high], 1) - torch.logsumexp(logits[:, n_high:], 1)
 
 
-@dataclass(frozen=True)
-class NextToken:
-    """The next-token distribution of the model as it is, to compare others with."""
-
-    log_p: Tensor
-    """`[row, token]`."""
-    p: Tensor
-    """`[row, token]`."""
-
-    @classmethod
-    def of(cls, logits: Tensor) -> NextToken:
-        """From logits `[row, token]`."""
-        log_p = torch.log_softmax(logits, 1)
-        return cls(log_p, log_p.exp())
-
-    def kl(self, logits: Tensor) -> Tensor:
-        """KL(this ‖ other) in nats, row by row, of the distribution with these logits."""
-        gap = torch.sub(self.log_p, logits)
-        return torch.logsumexp(logits, 1) + torch.linalg.vecdot(self.p, gap)
-
-    def loss_change(self, logits: Tensor, token: Tensor) -> Tensor:
-        """How much less likely (nats) these logits make the tokens `[row]`."""
-        at = token[:, None]
-        return self.log_p.gather(1, at)[:, 0] - logits.gather(1, at)[:, 0] + torch.logsumexp(logits, 1)
-
-
 def next_tokens(
     runs: EditedRuns, base: Outputs, edited: Sequence[Outputs], truth: Tensor | None = None
 ) -> dict[str, Float[np.ndarray, "run row"]]:
@@ -167,14 +141,17 @@ def next_tokens(
     """
     n = min(len(base.final), VOCAB_ROWS)
     out = {name: np.empty((len(edited), n)) for name in ([KL] if truth is None else [KL, LOSS])}
-    plain = NextToken.of(runs.scores(base.final[:n]))
+    log_p = torch.log_softmax(runs.scores(base.final[:n]), 1)
+    p = log_p.exp()
     step = max(1, _LOGIT_ROWS // n)
     for first in range(0, len(edited), step):
         some = edited[first : first + step]
         logits = runs.scores(torch.cat([r.final[:n] for r in some])).view(len(some), n, -1)
         for k, rows in enumerate(logits, start=first):
-            out[KL][k] = plain.kl(rows).cpu().double().numpy()
+            total = torch.logsumexp(rows, 1)
+            out[KL][k] = (total + torch.linalg.vecdot(p, log_p - rows)).cpu().double().numpy()
             if truth is not None:
-                change = plain.loss_change(rows, truth[:n].to(rows.device))
+                at = truth[:n].to(rows.device)[:, None]
+                change = log_p.gather(1, at)[:, 0] - rows.gather(1, at)[:, 0] + total
                 out[LOSS][k] = change.cpu().double().numpy()
     return out

@@ -18,19 +18,20 @@ from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.session import packed, undisturbed
 from graticule.hooks.same_model import check_one_model
 from graticule.probes.causes.edited_runs import Span
-from graticule.probes.causes.effects import InterventionResult, effect_line, needed, row_interval
-from graticule.probes.causes.experiment import Experiment
+from graticule.probes.causes.effects import effect_line, needed, row_interval
+from graticule.probes.causes.experiment import Experiment, asked_targets
 from graticule.probes.causes.leace import covariance_directions
 from graticule.probes.causes.outcomes import Outcome
+from graticule.probes.causes.result import InterventionResult
 from graticule.probes.estimators.edits import AffineEdit
 from graticule.probes.findings import Findings
 
 SCALES = (-3.0, -2.0, -1.0, 1.0, 2.0, 3.0)
-
+MOST_TARGETS = 4
+"""Targets that are steered where none are named."""
 _BAND = 10
 """Controls that are run at every dose, for the band of the dose-response figure."""
 _SHUFFLED = 10
-_MOST_TARGETS = 4
 _CHUNK = 8
 """Directions whose runs are in memory at once."""
 
@@ -106,7 +107,7 @@ def steer(
     experiment = Experiment(
         model, findings, outcomes, point=point, rows=rows, span=pos, seed=seed, include_bos=include_bos
     )
-    names = steered(findings, targets)
+    names = asked_targets(findings, targets, MOST_TARGETS)
     with undisturbed(model), packed(model):
         count = needed(controls, steering_tests(experiment, names))
         steer_targets(experiment, names, scales, dose, count, other, progress)
@@ -126,20 +127,6 @@ def need_dose(dose: float, scales: Sequence[float]) -> None:
         raise ValueError(f"scales={scales!r}: expected several numbers, (-2, -1, 0, 1, 2)")
     if not {dose, -dose} <= set(scales):
         raise ValueError(f"dose={dose:g}: both it and {-dose:g} must be among scales={tuple(scales)}")
-
-
-def steered(findings: Findings, targets: Sequence[str] | None) -> list[str]:
-    """Targets to steer: those asked for, or the first four.
-
-    Raises:
-        KeyError: for an unknown one.
-    """
-    names = list(findings.target_names)
-    if targets is None:
-        return names[:_MOST_TARGETS]
-    if unknown := [t for t in targets if t not in names]:
-        raise UnknownNameError(f"no target {unknown[0]!r}; these findings have {', '.join(names)}")
-    return list(targets)
 
 
 def steering_tests(experiment: Experiment, names: Sequence[str]) -> int:
@@ -237,8 +224,8 @@ class _Steered:
             raise UnknownNameError(f"other= has no probe at {experiment.point}; sweep it at the same points")
         made, theirs = (f.provenance.get("activations") or {} for f in (experiment.findings, other))
         check_one_model("other=", ("the findings are", made), ("those of other=", theirs), "probe one model")
-        columns = other.probes[experiment.point].write_direction.T[:_MOST_TARGETS]
-        for name, write in zip(other.target_names[:_MOST_TARGETS], columns, strict=True):
+        columns = other.probes[experiment.point].write_direction.T[:MOST_TARGETS]
+        for name, write in zip(other.target_names[:MOST_TARGETS], columns, strict=True):
             out.append(_Direction("other", f"{other.table}: {name}", self._as_large(write), True))
         return out
 

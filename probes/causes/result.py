@@ -1,0 +1,233 @@
+"""The result that steering, ablating and erasing inside a model share, and its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from graticule.hooks.saved import SavedResult
+from graticule.probes.causes.effects import LEVEL
+from graticule.probes.causes.outcomes import Outcome
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+N_SWEPT = 9
+"""Control neurons whose whole pin sweep is kept for the figure, as many as in the paper."""
+_EFFECTS = "What the interventions change, beside matched controls"
+
+
+@dataclass(frozen=True)
+class InterventionResult(SavedResult):
+    """What steering, ablating and erasing inside a model have in common.
+
+    `effects` has one row per intervention and outcome: `effect` (mean over rows), `low`, `high` (95%, rows
+    resampled), `limit` (detection limit: the 97.5% quantile of the controls' sizes), `n_controls`,
+    `norm` (of the displacement, per standard deviation for steering), `sensitivity` (Spearman correlation of
+    the outcome with the truth in the model as it is) with `sensitivity_p`, `p` (rank among the controls),
+    `p_holm` (over the rows with `tested`; NaN elsewhere).
+    """
+
+    model: str
+    """The model's name."""
+    table: str
+    """The table's name."""
+    span: str
+    """Which tokens were edited."""
+    rows: int
+    """Test rows whose prompts were run."""
+    effects: pd.DataFrame
+    """One row per intervention and outcome; see above."""
+    controls: pd.DataFrame
+    """One row per control and outcome: `intervention`, `outcome`, `kind`, `direction`, `effect`."""
+    doses: pd.DataFrame
+    """Dose-response of steering: `intervention`, `outcome`, `kind`, `direction`, `scale`, `value`; empty
+    without any."""
+    outcomes: tuple[Outcome, ...]
+    """As stated beforehand."""
+    provenance: Mapping[str, Any]
+    """Model, table, settings and versions."""
+
+    def effect_lines(self) -> list[str]:
+        """One sentence per tested outcome, the strongest first."""
+        tested = self.effects[self.effects["tested"]].sort_values("p", kind="stable")
+        return [_sentence({str(k): v for k, v in line.items()}) for line in tested.to_dict("records")]
+
+    def summary(self) -> str:
+        """Every outcome with what its controls reach, the strongest first."""
+        return "\n".join(self.effect_lines())
+
+    def figures(self) -> dict[str, Figure]:
+        """Dose-response and control effects, outcome by outcome."""
+        out: dict[str, Figure] = {}
+        for line in self.effects[self.effects["tested"]].to_dict("records"):
+            name, outcome = str(line["intervention"]), str(line["outcome"])
+            doses = _of(self.doses, name, outcome)
+            controls = _of(self.controls, name, outcome)
+            among = controls[controls["kind"] == "control"]["effect"].to_numpy(dtype=float)
+            unit = str(line["unit"])
+            if len(doses):
+                out[f"Dose-response, {name}: {outcome}"] = _dose_figure(doses, unit.removesuffix(" per sd"))
+            if len(among):
+                out[f"{name[:1].upper()}{name[1:]} among its controls: {outcome}"] = _control_figure(
+                    among, float(line["effect"]), float(line["limit"]), name, unit
+                )
+        return out
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Effects."""
+        headings = {
+            "p_holm": "p (Holm)",
+            "limit": "detection limit",
+            "n_controls": "controls",
+            "low": "2.5%",
+            "high": "97.5%",
+            "sensitivity": "follows the truth (Spearman)",
+        }
+        return {_EFFECTS: self.effects.drop(columns=["sensitivity_p"]).rename(columns=headings)}
+
+
+def _of(table: pd.DataFrame, intervention: str, outcome: str) -> pd.DataFrame:
+    if not len(table):
+        return table
+    return table[(table["intervention"] == intervention) & (table["outcome"] == outcome)]
+
+
+def _sentence(line: dict[str, Any]) -> str:
+    place = "within its controls"
+    if line["p"] < LEVEL:
+        place = "beyond its controls" if line["p_holm"] < LEVEL else "beyond its controls, but not after Holm"
+    return (
+        f"{line['intervention']}, {line['outcome']}: {line['effect']:+.3g} [{line['low']:+.3g}, "
+        f"{line['high']:+.3g}] {line['unit']}, {place} (up to ±{line['limit']:.3g}; p {line['p']:.3f}, "
+        f"Holm {line['p_holm']:.3f}, {line['n_controls']} controls)"
+    )
+
+
+# Figures ---------------------------------------------------------------------------------------------
+def _dose_figure(doses: pd.DataFrame, unit: str) -> Figure:
+    """Effect against dose: the probe's direction over a band of its controls (5th to 95th percentile)."""
+    from graticule.probes.plots.drawing import Figure, Scatter
+    from graticule.probes.plots.style import ACCENT, BLOCKS, FAINT, MUTED, need_columns, style
+
+    need_columns(doses, "kind", "direction", "scale", "value")
+    fig = Figure()
+    controls: Any = doses[doses["kind"] == "control"].groupby("scale")["value"]
+    band = controls.quantile([0.05, 0.5, 0.95]).unstack()
+    if len(band):
+        band.loc[0.0] = 0.0
+        band = band.sort_index()
+        x = band.index.to_numpy(dtype=float)
+        fig.add_trace(
+            Scatter(
+                x=np.concatenate([x, x[::-1]]),
+                y=np.concatenate([band[0.95].to_numpy(), band[0.05].to_numpy()[::-1]]),
+                mode="lines",
+                fill="toself",
+                fillcolor="rgba(92,107,122,0.18)",
+                line={"width": 0},
+                hoverinfo="skip",
+                name="matched controls, 5 to 95%",
+            )
+        )
+        median = {"color": MUTED, "width": 1.5, "dash": "dot"}
+        fig.add_trace(Scatter(x=x, y=band[0.5], mode="lines", line=median, name="matched controls, median"))
+    for kind, width, marker in (
+        ("other", 1.5, {"size": 6}),
+        ("probe", 2.5, {"size": 8, "symbol": "diamond"}),
+    ):
+        for k, (name, rows) in enumerate(doses[doses["kind"] == kind].groupby("direction", sort=False)):
+            rows = rows.sort_values("scale")
+            colour = ACCENT if kind == "probe" else BLOCKS[k % len(BLOCKS)]
+            line = {"color": colour, "width": width}
+            fig.add_trace(
+                Scatter(
+                    x=rows["scale"],
+                    y=rows["value"],
+                    mode="lines+markers",
+                    name=str(name),
+                    line=line,
+                    marker=marker,
+                )
+            )
+    style(fig, height=400, aspect=0.5, extra=90)
+    zero = {"zeroline": True, "zerolinecolor": FAINT}
+    fig.update_xaxes(title_text="dose (standard deviations of the probe's reading)", **zero)
+    fig.update_yaxes(title_text=f"change in {unit}", **zero)
+    return fig
+
+
+def _control_figure(controls: np.ndarray, effect: float, limit: float, name: str, unit: str) -> Figure:
+    """Histogram of control effects, the probe's own marked, and the detection limit on either side."""
+    from graticule.probes.plots.drawing import Figure, Histogram, Scatter
+    from graticule.probes.plots.style import ACCENT, FAINT, SURFACE, style
+
+    fig = Figure(
+        Histogram(
+            x=controls,
+            nbinsx=30,
+            marker={"color": FAINT, "line": {"color": "white", "width": 1}},
+            name=f"{len(controls)} matched controls",
+        )
+    )
+    own = {"color": ACCENT, "width": 3}
+    dashed = {"color": SURFACE, "width": 1.5, "dash": "dash"}
+    fig.add_vline(x=effect, line=own)
+    signed = bool((controls < 0).any())
+    for edge in (-limit, limit) if signed else (limit,):
+        fig.add_vline(x=edge, line=dashed)
+    for label, line in (
+        (f"{name}: {effect:+.3g}", own),
+        (f"97.5% of the controls' sizes: {limit:.3g}", dashed),
+    ):
+        fig.add_trace(Scatter(x=[None], y=[None], mode="lines", line=line, name=label))
+    marks = np.concatenate([controls, [effect, limit], [-limit] if signed else []])
+    pad = 0.04 * float(np.ptp(marks))
+    style(fig, height=320, aspect=0.36, extra=90)
+    fig.update_layout(bargap=0.02)
+    limits = [float(marks.min()) - pad, float(marks.max()) + pad] if pad > 0 else None
+    fig.update_xaxes(title_text=unit, zeroline=signed, zerolinecolor=FAINT, range=limits)
+    fig.update_yaxes(title_text="controls")
+    return fig
+
+
+def pin_figures(pins: pd.DataFrame) -> dict[str, Figure]:
+    """Caption → pin sweep, one figure per neuron asked for and outcome."""
+    return {
+        f"Neuron {asked} pinned, beside {N_SWEPT} neurons that write as much: {outcome}": _pin_figure(rows)
+        for (asked, outcome), rows in (pins.groupby(["asked", "outcome"], sort=False) if len(pins) else ())
+    }
+
+
+def _pin_figure(pins: pd.DataFrame) -> Figure:
+    """Change in log-odds by pinning a neuron to a value, the neuron asked for over its control neurons."""
+    from graticule.probes.plots.drawing import Figure, Scatter
+    from graticule.probes.plots.markup import plain
+    from graticule.probes.plots.style import ACCENT, FAINT, need_columns, style
+
+    need_columns(pins, "kind", "neuron", "value", "effect")
+    fig = Figure()
+    for kind, colour, width in (("control", FAINT, 1.0), ("neuron", ACCENT, 2.5)):
+        own = kind == "neuron"
+        for k, (name, rows) in enumerate(pins[pins["kind"] == kind].groupby("neuron", sort=False)):
+            rows = rows.sort_values("value")
+            fig.add_trace(
+                Scatter(
+                    x=rows["value"],
+                    y=rows["effect"],
+                    mode="lines+markers" if own else "lines",
+                    line={"color": colour, "width": width},
+                    name=str(name) if own else "control neurons",
+                    legendgroup=str(name) if own else "control",
+                    showlegend=own or k == 0,
+                    hovertemplate=f"{plain(name)} at %{{x:.2g}} sd: %{{y:.3f}}<extra></extra>",
+                )
+            )
+    style(fig, height=380, aspect=0.48, extra=90)
+    fig.update_xaxes(title_text="pinned activation (standard deviations from the neuron's mean)")
+    fig.update_yaxes(title_text="change in log-odds", zeroline=True, zerolinecolor=FAINT)
+    return fig
