@@ -1,4 +1,4 @@
-"""What `attribute` found: the terms of a reading, their means, and their shares of its variance."""
+"""What `attribute` gives: the terms of a reading, their means, and their shares of its variance."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pandas as pd
 from jaxtyping import Float
 
 from graticule.hooks.messages import UnknownNameError
-from graticule.hooks.points import layer_of
+from graticule.hooks.points import layer_text
+from graticule.hooks.result import headed
 from graticule.hooks.saved import SavedResult
 
 if TYPE_CHECKING:
@@ -46,15 +47,15 @@ class Attribution(SavedResult):
     unit: str
     """`component`, `head` or `neuron`."""
     target_names: tuple[str, ...]
-    """A name a target."""
+    """One name per target."""
     units: tuple[str | None, ...]
-    """A unit a target."""
+    """One unit per target."""
     terms: pd.DataFrame
-    """A line a term and target: `mean` (target units) and `share` (of the reading's variance), each with a
+    """One row per term and target: `mean` (target units) and `share` (of the reading's variance), each with a
     95% cluster-bootstrap interval; `sd`; `toward_truth` (share of the reading's covariance with the truth);
     `reference` (mean over training rows, where texts of the caller's own were read)."""
     rows: pd.DataFrame
-    """A line a row: `text`, and `reading_`, `gap_`, `true_` for every target."""
+    """One row per row read: `text`, and `reading_`, `gap_`, `true_` for every target."""
     values: Float[np.ndarray, "row term target"]
     """Every term in every row, in target units; terms as in `terms`."""
     intercept: tuple[float, ...]
@@ -75,7 +76,11 @@ class Attribution(SavedResult):
         return f"{self.model}: {names} at {self.point}, by {self.unit}"
 
     def of(self, target: str) -> pd.DataFrame:
-        """The lines of one target. **Raises** `KeyError` naming the targets there are."""
+        """The rows of `terms` for one target.
+
+        Raises:
+            KeyError: Naming the targets there are.
+        """
         if target not in self.target_names:
             raise UnknownNameError(f"no target {target!r}; there are {', '.join(self.target_names)}")
         return self.terms[self.terms["target"] == target].reset_index(drop=True)
@@ -92,17 +97,14 @@ class Attribution(SavedResult):
         return "\n".join(lines)
 
     def _line(self, name: str) -> str:
-        table = self.of(name)
-        where = layer_of(self.point)
-        place = self.point if where is None else f"layer {where}"
+        table, place = self.of(name), layer_text(self.point)
         if self.n_rows == 1 or not table["share"].notna().any():
             reading = float(self.rows[f"reading_{name}"].mean())
-            by = "reference" if table["reference"].notna().any() else None
-            size = table["mean"] - table["reference"] if by else table["mean"]
-            best = size.abs().sort_values(ascending=False).index[:3]
-            words = ", ".join(f"{table.term[i]} {size[i]:+.3g}" for i in best)
-            against = " against the mean training row" if by else ""
-            return f"{name} at {place}: reading {reading:.4g}; largest terms{against}: {words}"
+            compared = bool(table["reference"].notna().any())
+            size = table["mean"] - table["reference"] if compared else table["mean"]
+            largest = ", ".join(f"{table.term[i]} {size[i]:+.3g}" for i in _by_size(size)[:3])
+            against = " against the mean training row" if compared else ""
+            return f"{name} at {place}: reading {reading:.4g}; largest terms{against}: {largest}"
         by_kind = table.groupby("kind", sort=False)["share"].sum().sort_values(ascending=False)
         parts = ", ".join(f"{_PLURAL[str(k)]} {v:.0%}" for k, v in by_kind.items())
         alone = table[~table["kind"].isin(["other neurons", "bias"])]
@@ -112,50 +114,213 @@ class Attribution(SavedResult):
 
     def figures(self) -> dict[str, Figure]:
         """By component: the build-up through the layers and the terms; heads as a map; neurons as bars."""
-        from graticule.probes.plots.attribution import (
-            build_up_figure,
-            heads_figure,
-            shares_figure,
-            terms_figure,
-        )
-
         out: dict[str, Figure] = {}
-        for name, unit in list(zip(self.target_names, self.units, strict=True))[:_SHOWN]:
-            table = self.of(name)
+        for t, name in enumerate(self.target_names[:_SHOWN]):
+            table, unit = self.of(name), self.units[t]
             if not table["share"].notna().any():
-                out[f"{name}: the terms of the reading"] = terms_figure(table, unit)
+                out[f"{name}: the terms of the reading"] = _terms_figure(table, unit, "mean")
                 continue
             if self.unit == "head":
-                out[f"{name}: what each head gives to the reading's variance"] = heads_figure(table)
+                out[f"{name}: what each head gives to the reading's variance"] = _heads_figure(table)
             if self.unit == "component":
                 out[f"{name}: where the reading's variance is written"] = shares_figure(table)
                 caption = f"{name}: mean of the reading as it builds up through the layers"
-                out[caption] = build_up_figure(table, self.intercept[self.target_names.index(name)], unit)
+                out[caption] = build_up_figure(table, self.intercept[t], unit)
             else:
-                out[f"{name}: largest terms of the reading's variance"] = terms_figure(table, unit, "share")
+                out[f"{name}: largest terms of the reading's variance"] = _terms_figure(table, unit, "share")
         return out
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """The largest terms of each target."""
         out: dict[str, pd.DataFrame] = {}
-        for name, unit in list(zip(self.target_names, self.units, strict=True))[:_SHOWN]:
+        for t, name in enumerate(self.target_names[:_SHOWN]):
             table = self.of(name)
             size = table["share"] if table["share"].notna().any() else table["mean"]
-            table = table.loc[size.abs().sort_values(ascending=False).index[:_LINES]]
-            of = f"mean ({unit})" if unit else "mean"
-            shown = pd.DataFrame(
-                {
-                    "term": table["term"],
-                    "share of variance": table["share"],
-                    "95% from": table["share_low"],
-                    "95% to": table["share_high"],
-                    "share of agreement with the truth": table["toward_truth"],
-                    of: table["mean"],
-                    f"{of}, 95% from": table["mean_low"],
-                    f"{of}, 95% to": table["mean_high"],
-                    "sd": table["sd"],
-                    "mean of training rows": table["reference"],
-                }
-            )
-            out[f"{name}: the largest terms"] = shown.dropna(axis=1, how="all").reset_index(drop=True)
+            mean = f"mean ({self.units[t]})" if self.units[t] else "mean"
+            headings = {
+                "term": "term",
+                "share": "share of variance",
+                "share_low": "95% from",
+                "share_high": "95% to",
+                "toward_truth": "share of agreement with the truth",
+                "mean": mean,
+                "mean_low": f"{mean}, 95% from",
+                "mean_high": f"{mean}, 95% to",
+                "sd": "sd",
+                "reference": "mean of training rows",
+            }
+            largest = headed(table.loc[_by_size(size)[:_LINES]], headings)
+            out[f"{name}: the largest terms"] = largest.dropna(axis=1, how="all")
         return out
+
+
+def _by_size(values: pd.Series) -> pd.Index:
+    return values.abs().sort_values(ascending=False).index
+
+
+# Figures ---------------------------------------------------------------------------------------------
+def _whiskers(rows: pd.DataFrame, value: str) -> dict[str, Any]:
+    """Error bars from `value`'s interval, where there is one."""
+    from graticule.probes.plots.style import MUTED, error_bars
+
+    middle, low, high = (rows[column].to_numpy(float) for column in (value, f"{value}_low", f"{value}_high"))
+    if not (np.isfinite(middle) & np.isfinite(low)).any():
+        return {}
+    return error_bars(middle, np.minimum(low, middle), np.maximum(high, middle), MUTED, 1.0, 2)
+
+
+def shares_figure(terms: pd.DataFrame) -> Figure:
+    """Share of the reading's variance written by every layer's attention and MLP, with intervals.
+
+    Args:
+        terms: Rows of one target; embeddings are drawn left of the first layer.
+
+    Raises:
+        KeyError: A column is missing.
+    """
+    from graticule.probes.plots.drawing import Bar, Figure
+    from graticule.probes.plots.style import BLOCKS, INK, need_columns, style
+
+    need_columns(terms, "kind", "layer", "share", "share_low", "share_high")
+    fig = Figure()
+    start = terms[terms["layer"].isna()]
+    attention, mlp = (terms[terms["kind"] == kind] for kind in ("attention", "mlp"))
+    for rows, name, colour, at in (
+        (start, "embedding", BLOCKS[4], "%{x}"),
+        (attention, "attention", BLOCKS[1], "layer %{x}, attention"),
+        (mlp, "MLP", BLOCKS[0], "layer %{x}, MLP"),
+    ):
+        if name == "embedding" and rows.empty:
+            continue
+        fig.add_trace(
+            Bar(
+                x=[str(t) for t in rows["term"]] if rows is start else [str(int(v)) for v in rows["layer"]],
+                y=rows["share"].to_numpy(float),
+                name=name,
+                marker_color=colour,
+                error_y=_whiskers(rows, "share"),
+                hovertemplate=f"{at}: %{{y:.1%}}<extra></extra>",
+            )
+        )
+    style(fig, height=380, aspect=0.42, extra=60)
+    fig.update_layout(barmode="group", bargap=0.25, bargroupgap=0.05)
+    order = [*(str(t) for t in start["term"]), *map(str, _layers(terms))]
+    fig.update_xaxes(title_text="layer", type="category", categoryorder="array", categoryarray=order)
+    fig.update_yaxes(title_text="share of the reading's variance", tickformat=".0%", rangemode="tozero")
+    fig.add_hline(y=0, line={"color": INK, "width": 1})
+    return fig
+
+
+def _layers(terms: pd.DataFrame) -> list[int]:
+    return sorted(int(v) for v in terms["layer"].dropna().unique())
+
+
+def build_up_figure(terms: pd.DataFrame, intercept: float, unit: str | None = None) -> Figure:
+    """The mean reading summed up to each write: intercept, embeddings, then attention and MLP in turn.
+
+    Args:
+        terms: Rows of one target in model order.
+        intercept: Where the sum starts.
+        unit: Of the target.
+
+    Raises:
+        KeyError: A column is missing.
+    """
+    from graticule.probes.plots.drawing import Figure, Scatter
+    from graticule.probes.plots.style import ACCENT, BLOCKS, axis_title, need_columns, style
+
+    need_columns(terms, "term", "mean", "kind", "layer")
+    running = intercept + np.cumsum(terms["mean"].to_numpy(float))
+    place = (terms["layer"].astype("Float64") + 1).fillna(0).to_numpy(float)
+    place = place + np.where(terms["kind"] == "mlp", 0.5, 0.0)
+    fig = Figure(
+        Scatter(
+            x=[-0.5, *place],
+            y=[intercept, *running],
+            mode="lines+markers",
+            line={"color": BLOCKS[0], "width": 2, "shape": "hv"},
+            marker={"size": 5},
+            text=["intercept", *terms["term"]],
+            hovertemplate="after %{text}: %{y:.4~g}<extra></extra>",
+            showlegend=False,
+        )
+    )
+    fig.add_hline(y=float(running[-1]), line={"color": ACCENT, "width": 1, "dash": "dot"})
+    wide, narrow = (_ticks_of_writes(_layers(terms), most) for most in (12, 5))
+    phone = {f"xaxis.{key}": value for key, value in narrow.items()}
+    style(fig, height=360, aspect=0.42, extra=40, phone=phone)
+    fig.update_layout(xaxis=wide)
+    fig.update_xaxes(title_text="written by layer (attention, then MLP)", tickangle=0)
+    fig.update_yaxes(title_text=axis_title("mean reading so far", unit))
+    return fig
+
+
+def _ticks_of_writes(layers: list[int], most: int) -> dict[str, list[Any]]:
+    """The embeddings at 0, and about `most` of the layers, none so near that it touches their name."""
+    step = max(1, round(len(layers) / most))
+    shown = layers[step - 1 :: step] if step > 1 else layers[1 if len(layers) > most / 2 else 0 :]
+    return {"tickvals": [0, *(v + 1 for v in shown)], "ticktext": ["embed", *map(str, shown)]}
+
+
+def _heads_figure(terms: pd.DataFrame) -> Figure:
+    """Share of the reading's variance by layer and head, of one target."""
+    from graticule.probes.plots.drawing import Figure, Heatmap
+    from graticule.probes.plots.style import DIVERGING, need_columns, style
+
+    need_columns(terms, "kind", "layer", "index", "share")
+    heads = terms[terms["kind"] == "head"]
+    if heads.empty:
+        raise ValueError("no line is a head's: attribute(..., unit='head') gives them")
+    grid = heads.pivot_table(index="index", columns="layer", values="share")
+    top = float(np.nanmax(np.abs(grid.to_numpy(float)))) or 1.0
+    fig = Figure(
+        Heatmap(
+            z=grid.to_numpy(float),
+            x=[int(c) for c in grid.columns],
+            y=[int(r) for r in grid.index],
+            zmin=-top,
+            zmax=top,
+            colorscale=DIVERGING,
+            colorbar={"title": {"text": "share"}, "tickformat": ".0%", "thickness": 12},
+            hovertemplate="layer %{x}, head %{y}: %{z:.1%}<extra></extra>",
+            xgap=1,
+            ygap=1,
+        )
+    )
+    style(fig, height=max(240, 26 * len(grid) + 120), aspect=0.3, extra=60)
+    fig.update_xaxes(title_text="layer", dtick=max(1, len(grid.columns) // 18), showgrid=False)
+    fig.update_yaxes(title_text="head", dtick=max(1, len(grid) // 16), showgrid=False)
+    return fig
+
+
+def _terms_figure(terms: pd.DataFrame, unit: str | None, by: str, limit: int = 25) -> Figure:
+    """The largest terms of one target as bars, by `mean` (less their `reference`, if any) or `share`."""
+    from graticule.probes.plots.drawing import Bar, Figure
+    from graticule.probes.plots.style import ACCENT, BLOCKS, INK, axis_title, need_columns, style
+
+    need_columns(terms, "term", by, f"{by}_low", f"{by}_high", "reference")
+    compared = by == "mean" and bool(terms["reference"].notna().any())
+    size = terms[by] - terms["reference"] if compared else terms[by]
+    order = _by_size(size)[:limit][::-1]
+    rows, value = terms.loc[order], size.loc[order]
+    fig = Figure(
+        Bar(
+            x=value.to_numpy(float),
+            y=[str(t) for t in rows["term"]],
+            orientation="h",
+            marker_color=[ACCENT if v < 0 else BLOCKS[0] for v in value],
+            error_x=_whiskers(rows, by),
+            hovertemplate="%{y}: %{x:.4~g}<extra></extra>",
+            showlegend=False,
+        )
+    )
+    note = f"The {len(order)} largest of {len(terms)} terms." if len(order) < len(terms) else None
+    style(fig, height=90 + 20 * len(order), aspect=0.6, extra=6 * len(order), note=note)
+    what = "share of the reading's variance" if by == "share" else axis_title("term", unit)
+    fig.update_xaxes(
+        title_text=f"{what}, less its mean over training rows" if compared else what,
+        tickformat=".0%" if by == "share" else None,
+    )
+    fig.update_yaxes(showgrid=False, ticks="", showline=False)
+    fig.add_vline(x=0, line={"color": INK, "width": 1})
+    return fig

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -14,11 +14,11 @@ from graticule.hooks.artifact import library_versions
 from graticule.hooks.capture import capture
 from graticule.hooks.doors import FINDINGS_OR_PROBE, MODEL, TEXT, door
 from graticule.hooks.identity import model_identity
-from graticule.hooks.points import layer_of
+from graticule.hooks.points import layer_of, layer_text
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.saved import SavedResult
 from graticule.hooks.tokens import tokenize
-from graticule.probes.attribution.again import asked, columns, probe_of
+from graticule.probes.attribution.replay import capture_settings, columns, probe_of
 from graticule.probes.estimators.ridge import RidgeProbe
 from graticule.probes.findings import Findings
 
@@ -47,9 +47,9 @@ class Trace(SavedResult):
     chosen: str
     """The point that was asked for, or that the sweep chose."""
     target_names: tuple[str, ...]
-    """A name a target."""
+    """One name per target."""
     units: tuple[str | None, ...]
-    """A unit a target."""
+    """One unit per target."""
     readings: Float[np.ndarray, "point token target"]
     """In target units."""
     mean: tuple[float, ...]
@@ -66,25 +66,26 @@ class Trace(SavedResult):
         return f"{self.model}: {', '.join(self.target_names[:3])} over “{text}”"
 
     @property
+    def _at_chosen(self) -> Float[np.ndarray, "token target"]:
+        return self.readings[self.points.index(self.chosen)]
+
+    @property
     def table(self) -> pd.DataFrame:
-        """A line a token: `token`, and for every target the reading at the chosen point."""
-        at = self.points.index(self.chosen)
-        columns = {n: self.readings[at, :, t] for t, n in enumerate(self.target_names)}
-        return pd.DataFrame({"token": list(self.tokens), **columns})
+        """One row per token: `token`, and for every target the reading at the chosen point."""
+        by_target = dict(zip(self.target_names, self._at_chosen.T, strict=True))
+        return pd.DataFrame({"token": list(self.tokens), **by_target})
 
     def summary(self) -> str:
         """Each target's last reading, and where it was highest and lowest."""
-        where = layer_of(self.chosen)
-        place = self.chosen if where is None else f"layer {where}"
-        at, lines = self.points.index(self.chosen), list[str]()
+        lines: list[str] = []
+        own = self.tokens[self.n_special :]
         for t, name in enumerate(self.target_names[:_SHOWN]):
-            line = self.readings[at, self.n_special :, t]
-            high, low = int(line.argmax()), int(line.argmin())
-            words = [self.tokens[self.n_special + i] for i in (high, low)]
+            reading = self._at_chosen[self.n_special :, t]
+            high, low = int(reading.argmax()), int(reading.argmin())
             lines.append(
-                f"{name} at {place}: {line[-1]:.4g} at the last token; highest {line[high]:.4g} at "
-                f"{words[0]!r}, lowest {line[low]:.4g} at {words[1]!r} (training rows: "
-                f"{self.mean[t]:.4g} ± {self.scale[t]:.3g})"
+                f"{name} at {layer_text(self.chosen)}: {reading[-1]:.4g} at the last token; highest "
+                f"{reading[high]:.4g} at {own[high]!r}, lowest {reading[low]:.4g} at {own[low]!r} "
+                f"(training rows: {self.mean[t]:.4g} ± {self.scale[t]:.3g})"
             )
         lines.append(
             "a probe is fitted at one position: readings elsewhere are what it says, not what it knows"
@@ -93,37 +94,98 @@ class Trace(SavedResult):
 
     def figures(self) -> dict[str, Figure]:
         """The reading over the text; with several layers, layers × tokens."""
-        from graticule.probes.plots.attribution import trace_figure, trace_map
-
         out: dict[str, Figure] = {}
-        for t, (name, unit) in enumerate(zip(self.target_names, self.units, strict=True)):
-            if t == _SHOWN:
-                break
-            at = self.points.index(self.chosen)
-            out[f"{name}: the reading at every token"] = trace_figure(
-                self.tokens, self.readings[at, :, t], self.n_special, name, unit, self.mean[t], self.scale[t]
-            )
+        for t, name in enumerate(self.target_names[:_SHOWN]):
+            out[f"{name}: the reading at every token"] = self._over_text(t)
             if len(self.points) > 1:
-                out[f"{name}: the reading at every token and layer"] = trace_map(
-                    self.tokens,
-                    [self._label(p) for p in self.points],
-                    self.readings[:, :, t],
-                    self.n_special,
-                    name,
-                    unit,
-                    self.mean[t],
-                    self.scale[t],
-                )
+                out[f"{name}: the reading at every token and layer"] = self._over_layers(t)
         return out
-
-    @staticmethod
-    def _label(point: str) -> str:
-        layer = layer_of(point)
-        return point if layer is None else str(layer)
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Readings at the chosen point, token by token."""
         return {"The reading at every token": self.table}
+
+    def _over_text(self, target: int) -> Figure:
+        """A target's reading by token, and the training rows' mean and spread as a band."""
+        from graticule.probes.plots.drawing import Figure, Scatter
+        from graticule.probes.plots.style import BLOCKS, FAINT, MUTED, axis_title, style
+
+        unit, labels = self.units[target], _token_labels(self.tokens[self.n_special :])
+        mean, scale = self.mean[target], self.scale[target]
+        fig = Figure()
+        fig.add_hrect(
+            y0=mean - scale, y1=mean + scale, fillcolor=FAINT, opacity=0.25, line_width=0, layer="below"
+        )
+        fig.add_hline(y=mean, line={"color": MUTED, "width": 1, "dash": "dot"})
+        fig.add_trace(
+            Scatter(
+                x=np.arange(len(labels)),
+                y=self._at_chosen[self.n_special :, target],
+                mode="lines+markers",
+                line={"color": BLOCKS[0], "width": 2},
+                marker={"size": 7},
+                text=labels,
+                hovertemplate="%{text}: %{y:.4~g}<extra></extra>",
+                showlegend=False,
+            )
+        )
+        note = "Band: mean of the training rows and one standard deviation."
+        style(fig, height=340, aspect=0.38, extra=60, note=note)
+        fig.update_xaxes(**_token_axis(labels), range=[-0.5, len(labels) - 0.5])
+        title = axis_title(self.target_names[target], unit)
+        fig.update_yaxes(title_text=title, tickformat="d" if unit == "year" else None)
+        return fig
+
+    def _over_layers(self, target: int) -> Figure:
+        """A target's readings by layer and token, in the colours of two standard deviations."""
+        from graticule.probes.plots.drawing import Figure, Heatmap
+        from graticule.probes.plots.style import DIVERGING, axis_title, style
+
+        shown, labels = (
+            self.readings[:, self.n_special :, target],
+            _token_labels(self.tokens[self.n_special :]),
+        )
+        mean, scale = self.mean[target], self.scale[target]
+        span = 2 * scale if scale else float(np.abs(shown - mean).max()) or 1.0
+        title = axis_title(self.target_names[target], self.units[target])
+        layers = [layer_of(point) for point in self.points]
+        fig = Figure(
+            Heatmap(
+                z=shown,
+                x=np.arange(len(labels)),
+                y=[point if n is None else str(n) for n, point in zip(layers, self.points, strict=True)],
+                zmid=mean,
+                zmin=mean - span,
+                zmax=mean + span,
+                colorscale=DIVERGING,
+                colorbar={"title": {"text": title, "side": "right"}, "thickness": 12},
+                text=[labels] * len(layers),
+                hovertemplate="layer %{y}, %{text}: %{z:.4~g}<extra></extra>",
+                xgap=1,
+                ygap=1,
+            )
+        )
+        note = "Colours end two standard deviations from the training rows' mean." if scale else None
+        style(fig, height=max(280, 18 * len(layers) + 130), aspect=0.45, extra=60, note=note)
+        fig.update_xaxes(**_token_axis(labels))
+        fig.update_yaxes(title_text="layer", type="category", showgrid=False)
+        return fig
+
+
+def _token_labels(tokens: Sequence[str]) -> list[str]:
+    from graticule.probes.plots.style import short
+
+    return [short(t.replace("\n", "⏎").replace(" ", "·") if not t.strip() else t.strip(), 14) for t in tokens]
+
+
+def _token_axis(labels: list[str]) -> dict[str, Any]:
+    return {
+        "tickvals": np.arange(len(labels)),
+        "ticktext": labels,
+        "tickangle": -60 if len(labels) > 8 else 0,
+        "showgrid": False,
+        "title_text": "token",
+    }
 
 
 @door(model=MODEL, findings=FINDINGS_OR_PROBE, text=TEXT)
@@ -139,12 +201,21 @@ def trace(
 ) -> Trace:
     """Read `text` with the probe at every token.
 
-    **Arguments:** `layers="all"` reads with every probe of the findings, `"chosen"` with one; `point` is
-    that one (the findings' choice by default). A lone `RidgeProbe` reads at its `hook_name`.
-    `prepend_bos` is by default that of the findings' capture.
+    Args:
+        model: What reads.
+        findings: A sweep's findings, or a fitted `RidgeProbe`, which reads at its `hook_name`.
+        text: What to read.
+        target: One target; all by default.
+        point: Where the probe reads; the findings' choice by default.
+        layers: `"all"` reads with every probe of the findings, `"chosen"` with the one at `point`.
+        prepend_bos: By default that of the findings' capture.
 
-    **Raises** `ValueError` for an empty text or a probe without `hook_name`, `KeyError` for another target or
-    point.
+    Returns:
+        A reading per point, token and target.
+
+    Raises:
+        ValueError: For an empty text or a probe without `hook_name`.
+        KeyError: For another target or point.
     """
     if layers not in ("chosen", "all"):
         raise ValueError(f"layers={layers!r}: expected 'chosen' or 'all'")
@@ -154,28 +225,23 @@ def trace(
         probes = dict(findings.probes)
     picked = columns(probe, target)
     if prepend_bos is None and isinstance(findings, Findings):
-        prepend_bos = asked(findings).prepend_bos
+        prepend_bos = capture_settings(findings).prepend_bos
     rows = tokenize(model, [text], "", prepend_bos)
-    held = capture(model, [text], points=list(probes), pos="all", prepend_bos=prepend_bos, progress=False)
-    points = tuple(p for p in held.points if p in probes)
-    readings = np.stack([probes[p].predict(held[p])[:, picked] for p in points])
+    captured = capture(model, [text], points=list(probes), pos="all", prepend_bos=prepend_bos, progress=False)
+    points = tuple(p for p in captured.points if p in probes)
+    tokenizer: Any = getattr(model, "tokenizer", None)
     identity = model_identity(model)
     return Trace(
         model=str(identity["name"]),
         text=text,
-        tokens=_strings(model, rows.ids[0]),
+        tokens=tuple(str(tokenizer.decode([int(i)])) for i in rows.ids[0]),
         n_special=rows.n_special,
         points=points,
         chosen=chosen,
         target_names=tuple(probe.target_names[i] for i in picked),
         units=tuple(probe.units[i] for i in picked),
-        readings=readings,
+        readings=np.stack([probes[p].predict(captured[p])[:, picked] for p in points]),
         mean=tuple(float(probe.weights.y_mean[i]) for i in picked),
         scale=tuple(float(probe.weights.y_scale[i]) for i in picked),
         provenance={"model": identity, "layers": layers, "versions": library_versions()},
     )
-
-
-def _strings(model: HookedModel, ids: np.ndarray) -> tuple[str, ...]:
-    tokenizer: Any = getattr(model, "tokenizer", None)
-    return tuple(str(tokenizer.decode([int(i)])) for i in ids)

@@ -70,7 +70,8 @@ class HeadWeights:
 def mlp_weights(model: HookedModel, layer: int) -> MLPWeights:
     """The neurons of a layer.
 
-    **Raises** `ValueError` naming what is missing (a mixture of experts, an attention-only model).
+    Raises:
+        ValueError: Naming what is missing (a mixture of experts, an attention-only model).
     """
     mlp = _part(model, layer, "mlp")
     w_out = _need(mlp, "W_out", layer, "mlp")
@@ -78,14 +79,14 @@ def mlp_weights(model: HookedModel, layer: int) -> MLPWeights:
 
 
 def out_weights(model: HookedModel, layer: int) -> OutWeights:
-    """The output weights of a layer's neurons. **Raises** `ValueError` naming what is missing."""
+    """How a layer's neurons write; raises as `mlp_weights` does."""
     mlp = _part(model, layer, "mlp")
     w_out, b_out = _need(mlp, "W_out", layer, "mlp"), _array(mlp, "b_out")
     return OutWeights(w_out, np.zeros(w_out.shape[1]) if b_out is None else b_out)
 
 
 def head_weights(model: HookedModel, layer: int) -> HeadWeights:
-    """The output weights of a layer's attention. **Raises** `ValueError` naming what is missing."""
+    """How a layer's heads write; raises as `mlp_weights` does."""
     attn = _part(model, layer, "attn")
     w_o = _need(attn, "W_O", layer, "attn")
     if w_o.ndim != 3:

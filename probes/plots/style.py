@@ -22,6 +22,8 @@ ACCENT = "#b3003c"
 """The one mark a figure is about."""
 SURFACE = "#00639c"
 """The surface stack."""
+DIVERGING = [[0.0, SURFACE], [0.5, "#f7f7f7"], [1.0, ACCENT]]
+"""A colour scale about a middle."""
 
 # Paul Tol's "muted" scheme (SRON/EPS/TN/09-002), re-ordered so that the first few are farthest apart
 BLOCKS = ("#332288", "#cc6677", "#117733", "#88ccee", "#ddaa33", "#882255", "#44aa99", "#999933", "#aa4499")
@@ -225,6 +227,11 @@ def layer_ticks(layers: "pd.Series[Any]", most: int = 9) -> int:
 def in_unit(words: str, unit: str | None) -> str:
     """`words` with the unit behind them in brackets, where there is one."""
     return f"{words} ({unit})" if unit else words
+
+
+def axis_title(name: str, unit: str | None) -> str:
+    """A target's name with its unit; latitudes and longitudes are in degrees."""
+    return in_unit(name, "degrees" if unit in ("lat", "lon") else unit)
 
 
 def spread(positions: Sequence[float], gap: float, low: float, high: float) -> list[float]:

@@ -12,8 +12,7 @@ from graticule import Table, baselines, capture, sweep
 from graticule.hooks.artifact import ArtifactError
 from graticule.hooks.positions import Sample
 from graticule.hooks.running.runner import run_in_parts
-from graticule.probes.attribution.attribute import TOLERANCE, DecompositionError, attribute
-from graticule.probes.attribution.intervals import means_and_shares
+from graticule.probes.attribution.attribute import TOLERANCE, DecompositionError, attribute, means_and_shares
 from graticule.probes.attribution.result import Attribution
 from graticule.probes.attribution.trace import Trace, trace
 from graticule.probes.estimators.ridge import RidgeProbe
