@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -14,11 +15,12 @@ from graticule.hooks.protocols import HookedModel
 from graticule.probes.applicable import NotApplicable
 from graticule.probes.attribution.weights import input_norm, mlp_weights, output_norm
 from graticule.probes.estimators.ridge import RidgeProbe
-from graticule.probes.neurons.draws import Turns, exceeded, ratios, weight_form
+from graticule.probes.neurons.rotations import Turns, exceeded, ratios, weight_form
 from graticule.probes.scores.multiplicity import benjamini_hochberg
 
 _BINS = np.linspace(-1, 1, 201)
 DIRECTIONS = ("read", "write")
+WEIGHTS = ("in", "gate", "out")
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,16 @@ class Cosines:
     """Every neuron's cosines in some layers, with their nulls."""
 
     table: pd.DataFrame
-    """A line a layer, neuron, weight (`in`, `gate`, `out`), direction and target: `cosine`, `p` (one random
-    vector with the covariance of that layer's weights), `p_bh` (over all lines of the target), `p_max` (the
-    largest of all such vectors in all these layers)."""
+    """One row per layer, neuron, weight (`in`, `gate`, `out`), direction and target: `cosine`, `p` (one
+    random vector with the covariance of that layer's weights), `p_bh` (over all rows of the target), `p_max`
+    (the largest of all such vectors in all these layers)."""
     histogram: pd.DataFrame
     """Shares by bin of width .01: `target`, `direction`, `weight`, `cosine`, `neurons`, `null`."""
+
+    def of(self, target: str) -> pd.DataFrame:
+        """The rows of one target, the largest |cosine| first."""
+        own = self.table[self.table["target"] == target]
+        return own.sort_values("cosine", key=lambda cosine: -cosine.abs(), kind="stable")
 
 
 def probe_points(probes: Mapping[str, RidgeProbe], layer: int) -> tuple[str | None, str | None]:
@@ -62,25 +69,57 @@ def cosines(
 ) -> Cosines:
     """Cosines of input, gate and output weights with the read and the write direction of every target.
 
-    `always` names one point whose probe serves every layer, instead of each layer's own. `fold_norm` takes
-    the gains of the norms before and after the MLP into the weights.
+    Args:
+        model: Whose weights.
+        probes: Hook name → probe.
+        layers: Whose neurons.
+        names: The probes' targets.
+        always: One point whose probe serves every layer, instead of each layer's own.
+        fold_norm: Take the gains of the norms before and after the MLP into the weights.
+        draws: Random sets of weights per layer.
+        seed: Of these.
+        progress: Whether to show a bar.
 
-    **Raises** `ValueError` where no layer has a probe, or weights are missing.
+    Returns:
+        All cosines and their histograms.
+
+    Raises:
+        ValueError: Where no layer has a probe, or weights are missing.
     """
-    held: list[_Layer] = []
+    by_weight: list[_Cosines] = []
     for layer in tqdm(layers, desc="weights", unit="layer", disable=not progress, leave=False):
         into, out = (always, always) if always else probe_points(probes, layer)
-        held += _of_layer(model, probes, layer, into, out, fold_norm, draws, seed)
-    if not held:
+        points = {"in": into, "out": out, "gate": into}
+        matrices = _matrices(model, layer, fold_norm)
+        rng = np.random.default_rng([seed, layer])
+        normal = rng.standard_normal(matrices["in"].shape, dtype=np.float32)
+        turns = Turns.draw(len(normal), draws, rng)
+        for weight, matrix in matrices.items():
+            point = points[weight]
+            for direction in DIRECTIONS if point is not None else ():
+                toward = getattr(probes[str(point)], f"{direction}_direction")
+                by_weight.append(_compare(layer, weight, direction, matrix, toward, normal, turns))
+    if not by_weight:
         raise NotApplicable(
             f"no probe reads or writes beside layers {list(layers)[:5]}: sweep 'resid_post' of the layers "
             "below them, or pass directions='chosen'"
         )
-    return Cosines(_table(held, names, draws), _histogram(held, names))
+    return Cosines(_table(by_weight, names), _histogram(by_weight, names))
+
+
+def _matrices(model: HookedModel, layer: int, fold_norm: bool) -> dict[str, Float[np.ndarray, "d neuron"]]:
+    """The layer's input, output and gate weights, a column per neuron."""
+    weights = mlp_weights(model, layer)
+    before = input_norm(model, layer) if fold_norm else None
+    after = output_norm(model, layer, "mlp") if fold_norm else None
+    gain_in = 1.0 if before is None else before.gain[:, None]
+    gain_out = 1.0 if after is None else after.gain[:, None]
+    matrices = {"in": weights.w_in * gain_in, "out": weights.w_out.T * gain_out}
+    return matrices if weights.w_gate is None else {**matrices, "gate": weights.w_gate * gain_in}
 
 
 @dataclass(frozen=True)
-class _Layer:
+class _Cosines:
     """One weight matrix against one direction."""
 
     layer: int
@@ -92,101 +131,67 @@ class _Layer:
     null: Float[np.ndarray, "bin target"]
 
 
-def _of_layer(
-    model: HookedModel,
-    probes: Mapping[str, RidgeProbe],
+def _compare(
     layer: int,
-    into: str | None,
-    out: str | None,
-    fold_norm: bool,
-    draws: int,
-    seed: int,
-) -> list[_Layer]:
-    weights = mlp_weights(model, layer)
-    before = input_norm(model, layer) if fold_norm else None
-    after = output_norm(model, layer, "mlp") if fold_norm else None
-    gain_in = 1.0 if before is None else before.gain[:, None]
-    gain_out = 1.0 if after is None else after.gain[:, None]
-    matrices = {"in": (into, weights.w_in * gain_in), "out": (out, weights.w_out.T * gain_out)}
-    if weights.w_gate is not None:
-        matrices["gate"] = (into, weights.w_gate * gain_in)
-    rng = np.random.default_rng([seed, layer])
-    width, n_neurons = weights.w_in.shape
-    normal = rng.standard_normal((width, n_neurons), dtype=np.float32)
-    turns = Turns.draw(width, draws, rng)
-    found: list[_Layer] = []
-    for weight, (point, matrix) in matrices.items():
-        if point is None:
-            continue
-        unit = matrix / np.maximum(np.linalg.norm(matrix, axis=0), 1e-300)
-        probe = probes[point]
-        for name, toward in (("read", probe.read_direction), ("write", probe.write_direction)):
-            form = weight_form(matrix, toward)
-            null = ratios(form, normal, turns)
-            seen = unit.T @ (toward / np.maximum(np.linalg.norm(toward, axis=0), 1e-300))
-            size = np.abs(null)
-            p = [exceeded(np.sort(size[..., t], axis=None), np.abs(seen[:, t])) for t in range(seen.shape[1])]
-            bins = [np.histogram(null[..., t], _BINS)[0] / null[..., t].size for t in range(seen.shape[1])]
-            found.append(
-                _Layer(
-                    layer,
-                    weight,
-                    name,
-                    seen,
-                    np.stack(p, axis=1),
-                    size.max(axis=1).astype(np.float64),
-                    np.stack(bins, axis=1),
-                )
-            )
-    return found
+    weight: str,
+    direction: str,
+    matrix: np.ndarray,
+    toward: np.ndarray,
+    normal: np.ndarray,
+    turns: Turns,
+) -> _Cosines:
+    null = ratios(weight_form(matrix, toward), normal, turns)
+    cosine = _unit(matrix).T @ _unit(toward)
+    size, targets = np.abs(null), range(toward.shape[1])
+    p = [exceeded(np.sort(size[..., t], axis=None), np.abs(cosine[:, t])) for t in targets]
+    bins = [np.histogram(null[..., t], _BINS)[0] / null[..., t].size for t in targets]
+    largest = size.max(axis=1).astype(np.float64)
+    return _Cosines(layer, weight, direction, cosine, np.stack(p, axis=1), largest, np.stack(bins, axis=1))
 
 
-def _table(held: Sequence[_Layer], names: Sequence[str], draws: int) -> pd.DataFrame:
-    largest = np.max([h.largest for h in held], axis=0)
+def _unit(columns: np.ndarray) -> np.ndarray:
+    return columns / np.maximum(np.linalg.norm(columns, axis=0), 1e-300)
+
+
+def _table(by_weight: Sequence[_Cosines], names: Sequence[str]) -> pd.DataFrame:
+    largest = np.sort(np.max([c.largest for c in by_weight], axis=0), axis=0).astype(np.float32)
     parts: list[pd.DataFrame] = []
     for t, name in enumerate(names):
-        lines = pd.concat(
-            [
-                pd.DataFrame(
-                    {
-                        "target": name,
-                        "layer": h.layer,
-                        "neuron": np.arange(len(h.cosine)),
-                        "weight": h.weight,
-                        "direction": h.direction,
-                        "cosine": h.cosine[:, t],
-                        "p": h.p[:, t],
-                    }
-                )
-                for h in held
-            ],
-            ignore_index=True,
-        )
-        size = np.abs(lines["cosine"].to_numpy(np.float64))
-        lines["p_bh"] = benjamini_hochberg(lines["p"].to_numpy(np.float64))
-        lines["p_max"] = exceeded(np.sort(largest[:, t]).astype(np.float32), size)
-        parts.append(lines)
-    assert len(largest) == draws
+        rows = [
+            pd.DataFrame(
+                {
+                    "target": name,
+                    "layer": c.layer,
+                    "neuron": np.arange(len(c.cosine)),
+                    "weight": c.weight,
+                    "direction": c.direction,
+                    "cosine": c.cosine[:, t],
+                    "p": c.p[:, t],
+                }
+            )
+            for c in by_weight
+        ]
+        part = pd.concat(rows, ignore_index=True)
+        part["p_bh"] = benjamini_hochberg(part["p"].to_numpy(np.float64))
+        part["p_max"] = exceeded(largest[:, t], np.abs(part["cosine"].to_numpy(np.float64)))
+        parts.append(part)
     return pd.concat(parts, ignore_index=True)
 
 
-def _histogram(held: Sequence[_Layer], names: Sequence[str]) -> pd.DataFrame:
-    middle = (_BINS[:-1] + _BINS[1:]) / 2
+def _histogram(by_weight: Sequence[_Cosines], names: Sequence[str]) -> pd.DataFrame:
     parts: list[pd.DataFrame] = []
-    for t, name in enumerate(names):
-        for direction in DIRECTIONS:
-            for weight in ("in", "gate", "out"):
-                own = [h for h in held if h.direction == direction and h.weight == weight]
-                if not own:
-                    continue
-                seen = np.concatenate([h.cosine[:, t] for h in own])
-                line = {
-                    "target": name,
-                    "direction": direction,
-                    "weight": weight,
-                    "cosine": middle,
-                    "neurons": np.histogram(seen, _BINS)[0] / len(seen),
-                    "null": np.mean([h.null[:, t] for h in own], axis=0),
-                }
-                parts.append(pd.DataFrame(line))
+    for (t, name), direction, weight in product(enumerate(names), DIRECTIONS, WEIGHTS):
+        own = [c for c in by_weight if c.direction == direction and c.weight == weight]
+        if not own:
+            continue
+        cosine = np.concatenate([c.cosine[:, t] for c in own])
+        part = {
+            "target": name,
+            "direction": direction,
+            "weight": weight,
+            "cosine": (_BINS[:-1] + _BINS[1:]) / 2,
+            "neurons": np.histogram(cosine, _BINS)[0] / len(cosine),
+            "null": np.mean([c.null[:, t] for c in own], axis=0),
+        }
+        parts.append(pd.DataFrame(part))
     return pd.concat(parts, ignore_index=True)

@@ -1,9 +1,10 @@
-"""What a neuron search found: the best neurons of every target, and the search on rotated bases."""
+"""What a neuron search gives: the best neurons of every target, and the search on rotated bases."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from graticule.hooks.messages import UnknownNameError
+from graticule.hooks.result import headed
 from graticule.hooks.saved import SavedResult
 
 if TYPE_CHECKING:
@@ -21,6 +23,27 @@ _LINES = 20
 _LEVEL = 0.05
 SPECIAL = "carried better than a random basis could"
 NOT_SPECIAL = "no better carried than by a random basis"
+_BEST = {
+    "layer": "layer",
+    "neuron": "neuron",
+    "r_train": "r train",
+    "r_test": "r test",
+    "spearman_train": "Spearman train",
+    "spearman_test": "Spearman test",
+    "p": "p",
+    "p_bh": "p adjusted",
+    "p_max": "p, best of rotations",
+}
+_WEIGHTS = {
+    "layer": "layer",
+    "neuron": "neuron",
+    "weight": "weight",
+    "direction": "direction",
+    "cosine": "cosine",
+    "p": "p",
+    "p_bh": "p adjusted",
+    "p_max": "p, largest of the null",
+}
 
 
 @dataclass(frozen=True)
@@ -55,6 +78,11 @@ class Search:
         """Whether single neurons carry the target beyond what any basis of these activations would."""
         return SPECIAL if self.p <= _LEVEL and abs(self.r_test) > self.rotated_95 else NOT_SPECIAL
 
+    @property
+    def name(self) -> str:
+        """Of the best neuron: `L7.N1044`."""
+        return f"L{self.layer}.N{self.neuron}"
+
 
 @dataclass(frozen=True)
 class Neurons(SavedResult):
@@ -71,18 +99,18 @@ class Neurons(SavedResult):
     layers: tuple[int, ...]
     """Layers searched."""
     target_names: tuple[str, ...]
-    """A name a target."""
+    """One name per target."""
     units: tuple[str | None, ...]
-    """A unit a target."""
+    """One unit per target."""
     searches: tuple[Search, ...]
     """The best neuron of every target, and the search repeated on rotated bases."""
     best: pd.DataFrame
-    """A line a chosen neuron: `target`, `layer`, `neuron`, `r_train`, `r_test` (Pearson), `p` (one random
+    """One row per chosen neuron: `target`, `layer`, `neuron`, `r_train`, `r_test` (Pearson), `p` (one random
     direction of the same activations), `p_bh` (adjusted over all neurons searched), `p_max` (the best neuron
     of a rotated basis), `spearman_train`, `spearman_test`, `by_<level>` (Spearman on test rows), and
     `cos_<weight>_<direction>`."""
     weights: pd.DataFrame
-    """A line a weight vector, largest cosines first: `target`, `layer`, `neuron`, `weight`, `direction`,
+    """One row per weight vector, largest cosines first: `target`, `layer`, `neuron`, `weight`, `direction`,
     `cosine`, `p`, `p_bh`, `p_max`."""
     histogram: pd.DataFrame
     """Cosines of all neurons and of their null, by bins."""
@@ -104,35 +132,23 @@ class Neurons(SavedResult):
     @property
     def title(self) -> str:
         """Model, table and layers."""
-        span = (
-            f"layer {self.layers[0]}"
-            if len(self.layers) == 1
-            else f"layers {self.layers[0]} to {self.layers[-1]}"
-        )
+        first, last = self.layers[0], self.layers[-1]
+        span = f"layer {first}" if len(self.layers) == 1 else f"layers {first} to {last}"
         return f"{self.model} on {self.table}: neurons of {span}"
 
     def of(self, target: str) -> pd.DataFrame:
-        """The chosen neurons of one target. **Raises** `KeyError` naming the targets there are."""
+        """The chosen neurons of one target.
+
+        Raises:
+            KeyError: Naming the targets there are.
+        """
         if target not in self.target_names:
             raise UnknownNameError(f"no target {target!r}; there are {', '.join(self.target_names)}")
         return self.best[self.best["target"] == target].reset_index(drop=True)
 
     def summary(self) -> str:
         """For every target the best neuron and what rotated bases reach; then the weights."""
-        lines: list[str] = []
-        for s in self.searches[:_SHOWN]:
-            lines.append(
-                f"{s.target}: {s.words}: L{s.layer}.N{s.neuron}, r {s.r_test:+.3f} on test rows (Spearman "
-                f"{s.spearman_test:+.3f}; {s.r_train:+.3f} on training rows); best of random rotations "
-                f"{s.rotated_median:.3f} (95th percentile {s.rotated_95:.3f}), p = {s.p:.2g}"
-            )
-            found = self.of(s.target)
-            passed = int((found["p_bh"] <= _LEVEL).sum()), int((found["p_max"] <= _LEVEL).sum())
-            lines.append(
-                f"  of its {len(found)} best, {passed[0]} beat a random direction (Benjamini-Hochberg), "
-                f"{passed[1]} the best of a rotated basis"
-            )
-            lines.append(self._weights_line(s.target))
+        lines = [line for search in self.searches[:_SHOWN] for line in self._lines(search)]
         if len(self.searches) > _SHOWN:
             lines.append(f"… and {len(self.searches) - _SHOWN} more targets")
         first = self.searches[0]
@@ -147,66 +163,174 @@ class Neurons(SavedResult):
         )
         return "\n".join(lines)
 
-    def _weights_line(self, target: str) -> str:
-        own = self.weights[self.weights["target"] == target]
-        line = own.iloc[0]
-        return (
-            f"  weights: L{line.layer}.N{line.neuron} {line.weight} has cosine {line.cosine:+.3f} with the "
-            f"{line.direction} direction (p {line.p:.1g}, adjusted {line.p_bh:.1g}, largest {line.p_max:.1g})"
-        )
+    def _lines(self, s: Search) -> list[str]:
+        best = self.of(s.target)
+        single, whole = (int((best[p] <= _LEVEL).sum()) for p in ("p_bh", "p_max"))
+        near = self.weights[self.weights["target"] == s.target].iloc[0]
+        return [
+            f"{s.target}: {s.words}: {s.name}, r {s.r_test:+.3f} on test rows (Spearman "
+            f"{s.spearman_test:+.3f}; {s.r_train:+.3f} on training rows); best of random rotations "
+            f"{s.rotated_median:.3f} (95th percentile {s.rotated_95:.3f}), p = {s.p:.2g}",
+            f"  of its {len(best)} best, {single} beat a random direction (Benjamini-Hochberg), "
+            f"{whole} the best of a rotated basis",
+            f"  weights: L{near.layer}.N{near.neuron} {near.weight} has cosine {near.cosine:+.3f} with the "
+            f"{near.direction} direction (p {near.p:.1g}, adjusted {near.p_bh:.1g}, "
+            f"largest {near.p_max:.1g})",
+        ]
 
     def figures(self) -> dict[str, Figure]:
-        """For every target: the best neuron against the truth, its rotated rivals, the cosines."""
-        from graticule.probes.plots.neurons import cosine_figure, neuron_scatter, rotation_figure
-
+        """For every target: the best neuron against the truth, the best of rotations, the cosines."""
         out: dict[str, Figure] = {}
         for t, search in enumerate(self.searches[:_SHOWN]):
-            own = self.scatter[self.scatter["target"] == search.target]
-            name = f"L{search.layer}.N{search.neuron}"
-            out[f"{search.target}: {name}, the best neuron, on test rows"] = neuron_scatter(
-                own, search.target, name, self.units[t]
+            name, rotated = search.target, self.rotated[:, t]
+            rows = self.scatter[self.scatter["target"] == name]
+            histogram = self.histogram[self.histogram["target"] == name]
+            out[f"{name}: {search.name}, the best neuron, on test rows"] = _scatter_figure(
+                rows, search, self.units[t]
             )
-            out[f"{search.target}: the best neuron against the best of random rotations"] = rotation_figure(
-                self.rotated[:, t], abs(search.r_test), name
+            out[f"{name}: the best neuron against the best of random rotations"] = _rotation_figure(
+                rotated, search
             )
-            cosine = self.histogram[self.histogram["target"] == search.target]
-            out[f"{search.target}: cosines of weights with the probe's directions"] = cosine_figure(cosine)
+            out[f"{name}: cosines of weights with the probe's directions"] = _cosine_figure(histogram)
         return out
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """The best neurons of every target, by activation and by weights."""
         out: dict[str, pd.DataFrame] = {}
         for name in self.target_names[:_SHOWN]:
-            found = self.of(name).head(_LINES)
-            shown = pd.DataFrame(
-                {
-                    "layer": found["layer"],
-                    "neuron": found["neuron"],
-                    "r train": found["r_train"],
-                    "r test": found["r_test"],
-                    "Spearman train": found["spearman_train"],
-                    "Spearman test": found["spearman_test"],
-                    "p": found["p"],
-                    "p adjusted": found["p_bh"],
-                    "p, best of rotations": found["p_max"],
-                }
-            )
-            for column in [c for c in found.columns if c.startswith("by_")]:
-                shown[f"Spearman, {column.removeprefix('by_').replace('_', ' ')}"] = found[column]
-            for column in [c for c in found.columns if c.startswith("cos_")]:
-                shown[f"cosine, {column.removeprefix('cos_').replace('_', ' / ')}"] = found[column]
-            out[f"{name}: neurons chosen by correlation on training rows"] = shown
-            own = self.weights[self.weights["target"] == name].head(_LINES)
-            out[f"{name}: weights nearest to the probe's directions"] = pd.DataFrame(
-                {
-                    "layer": own["layer"],
-                    "neuron": own["neuron"],
-                    "weight": own["weight"],
-                    "direction": own["direction"],
-                    "cosine": own["cosine"],
-                    "p": own["p"],
-                    "p adjusted": own["p_bh"],
-                    "p, largest of the null": own["p_max"],
-                }
-            ).reset_index(drop=True)
+            best = self.of(name).head(_LINES)
+            headings = dict(_BEST)
+            for prefix, what, space in (("by_", "Spearman", " "), ("cos_", "cosine", " / ")):
+                for column in best.columns[best.columns.str.startswith(prefix)]:
+                    headings[column] = f"{what}, {column.removeprefix(prefix).replace('_', space)}"
+            out[f"{name}: neurons chosen by correlation on training rows"] = headed(best, headings)
+            near = self.weights[self.weights["target"] == name].head(_LINES)
+            out[f"{name}: weights nearest to the probe's directions"] = headed(near, _WEIGHTS)
         return out
+
+
+# Figures ---------------------------------------------------------------------------------------------
+def _scatter_figure(rows: pd.DataFrame, search: Search, unit: str | None) -> Figure:
+    """A neuron's activation against the truth on test rows (Gurnee & Tegmark 2023, figure 5)."""
+    from graticule.probes.plots.drawing import Figure, Scatter
+    from graticule.probes.plots.scatter import median_line
+    from graticule.probes.plots.style import BLOCKS, axis_title, block_colours, need_columns, short, style
+
+    need_columns(rows, "true", "activation", "text")
+    fig = Figure()
+    in_words = "block" in rows.columns and not pd.api.types.is_numeric_dtype(rows["block"])
+    colours, groups = block_colours(rows["block"]) if in_words else ({"": BLOCKS[0]}, None)
+    for name, colour in colours.items():
+        part = rows if groups is None else rows[groups == name]
+        fig.add_trace(
+            Scatter(
+                x=part["true"].to_numpy(np.float32),
+                y=part["activation"].to_numpy(np.float32),
+                mode="markers",
+                marker={"size": 4, "color": colour, "opacity": 0.55},
+                name=short(name),
+                showlegend=groups is not None,
+                text=part["text"].astype(str),
+                hovertemplate="%{text}<br>true %{x:.5~g}<br>activation %{y:.3g}<extra></extra>",
+            )
+        )
+    true, activation = (rows[column].to_numpy(np.float64) for column in ("true", "activation"))
+    hover = "near %{x:.5~g}<br>median activation %{y:.3g}<extra></extra>"
+    median_line(fig, true, activation, "median activation", hover)
+    style(fig, height=440, aspect=0.5, extra=70, note=f"{len(rows):,} test rows.", phone={"extra": 150})
+    title = axis_title(search.target, unit)
+    fig.update_xaxes(title_text=title, tickformat="d" if unit == "year" else None)
+    fig.update_yaxes(title_text=f"activation of {search.name}")
+    return fig
+
+
+def _rotation_figure(rotated: Float[np.ndarray, " rotation"], search: Search) -> Figure:
+    """|r| on test rows of the best neuron of every rotated basis, and of the best real one."""
+    from graticule.probes.plots.drawing import Bar, Figure, Scatter
+    from graticule.probes.plots.style import ACCENT, FAINT, INK, style
+
+    observed = abs(search.r_test)
+    low, high = float(min(rotated.min(), observed)), float(max(rotated.max(), observed))
+    pad = 0.05 * (high - low) or 0.01
+    counts, edges = np.histogram(rotated, 40, (low - pad, high + pad))
+    fig = Figure(
+        Bar(
+            x=(edges[:-1] + edges[1:]) / 2,
+            y=counts,
+            width=np.diff(edges),
+            marker={"color": FAINT, "line": {"color": "white", "width": 1}},
+            name="best of a random rotation",
+            hovertemplate="|r| %{x:.3f}: %{y} rotations<extra></extra>",
+        )
+    )
+    for at, line, name in (
+        (observed, {"color": ACCENT, "width": 3}, f"{search.name}, the best neuron"),
+        (float(np.quantile(rotated, 0.95)), {"color": INK, "width": 1, "dash": "dot"}, "95th percentile"),
+    ):
+        fig.add_trace(
+            Scatter(
+                x=[at, at],
+                y=[0, float(counts.max())],
+                mode="lines",
+                line=line,
+                name=name,
+                hovertemplate="|r| %{x:.3f}<extra></extra>",
+            )
+        )
+    style(fig, height=320, aspect=0.36, extra=60)
+    fig.update_xaxes(title_text="|r| on test rows of the neuron chosen on training rows")
+    fig.update_yaxes(title_text="rotations")
+    return fig
+
+
+def _cosine_figure(histogram: pd.DataFrame) -> Figure:
+    """Cosines of all neurons' weights with both directions, and of vectors with the weights' covariance."""
+    from graticule.probes.plots.drawing import Scatter, make_subplots
+    from graticule.probes.plots.style import BLOCKS, MUTED, need_columns, style
+
+    need_columns(histogram, "direction", "weight", "cosine", "neurons", "null")
+    directions = [d for d in ("read", "write") if (histogram["direction"] == d).any()]
+    fig: Figure = make_subplots(
+        cols=len(directions),
+        shared_yaxes=True,
+        horizontal_spacing=0.04,
+        subplot_titles=[f"{d} direction" for d in directions],
+    )
+    floor = 1e-5
+    drawn = histogram[(histogram["neurons"] > 0) | (histogram["null"] > floor)]
+    reach = float(drawn["cosine"].abs().max()) + 0.02
+    for (c, direction), (weight, colour) in product(
+        enumerate(directions, start=1), zip(("in", "gate", "out"), BLOCKS, strict=False)
+    ):
+        part = histogram[(histogram["direction"] == direction) & (histogram["weight"] == weight)]
+        if part.empty:
+            continue
+        for column, dash, width, name in (
+            ("null", "dot", 1.2, f"{weight}, null"),
+            ("neurons", "solid", 1.8, f"{weight} weights"),
+        ):
+            share = part[column].to_numpy(float)
+            above = np.pad(share > floor, 1)
+            alone = above[1:-1] & ~above[:-2] & ~above[2:]  # a line of one bin would not be seen
+            fig.add_trace(
+                Scatter(
+                    x=part["cosine"].to_numpy(float),
+                    y=np.where(share > floor, share, np.nan),
+                    mode="lines+markers",
+                    line={"color": colour, "width": width, "dash": dash, "shape": "hvh"},
+                    marker={"color": colour, "size": np.where(alone, 6, 0)},
+                    name=name,
+                    legendgroup=f"{weight}{column}",
+                    showlegend=c == 1,
+                    hovertemplate="cosine %{x:.2f}: %{y:.2g}<extra></extra>",
+                ),
+                row=1,
+                col=c,
+            )
+    style(fig, height=380, aspect=0.42, extra=80, phone={"extra": 150})
+    fig.update_layout(margin_t=70, legend_y=1.12)
+    fig.update_annotations(font={"size": 13, "color": MUTED})
+    fig.update_xaxes(title_text="cosine", range=[-reach, reach])
+    fig.update_yaxes(type="log", exponentformat="power", dtick=1)
+    fig.update_yaxes(title_text="share of neurons", col=1)
+    return fig

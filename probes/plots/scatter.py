@@ -78,7 +78,10 @@ def scatter_figure(
             hoverinfo="skip",
         )
     )
-    _median_line(fig, rows[true].to_numpy(np.float64), rows[pred].to_numpy(np.float64))
+    template = "true ≈ %{x:.5~g}<br>median prediction %{y:.5~g}<extra></extra>"
+    median_line(
+        fig, rows[true].to_numpy(np.float64), rows[pred].to_numpy(np.float64), "median prediction", template
+    )
     outside = int(((rows[pred] < span[0]) | (rows[pred] > span[1])).sum())
     if outside:
         note += f" {outside:,} predictions lie beyond the axis."
@@ -94,19 +97,21 @@ def scatter_figure(
     return fig
 
 
-def _median_line(fig: Figure, true: Float[np.ndarray, " row"], pred: Float[np.ndarray, " row"]) -> None:
-    """The median prediction in twenty equal-count bins of the true value: shows shrinkage to the mean."""
-    if len(true) < 100:
+def median_line(
+    fig: Figure, x: Float[np.ndarray, " row"], y: Float[np.ndarray, " row"], name: str, hover: str
+) -> None:
+    """The median of y in twenty equal-count bins of x; nothing for fewer than a hundred rows."""
+    if len(x) < 100:
         return
-    bins = np.array_split(np.argsort(true, kind="stable"), 20)
+    bins = np.array_split(np.argsort(x, kind="stable"), 20)
     fig.add_trace(
         Scatter(
-            x=[float(np.median(true[b])) for b in bins],
-            y=[float(np.median(pred[b])) for b in bins],
+            x=[float(np.median(x[b])) for b in bins],
+            y=[float(np.median(y[b])) for b in bins],
             mode="lines",
             line={"color": ACCENT, "width": 2.5},
-            name="median prediction",
-            hovertemplate="true ≈ %{x:.5~g}<br>median prediction %{y:.5~g}<extra></extra>",
+            name=name,
+            hovertemplate=hover,
         )
     )
 

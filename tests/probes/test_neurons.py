@@ -11,11 +11,19 @@ from scipy.stats import kstest, spearmanr
 
 from graticule import Table, baselines, capture, sweep
 from graticule.probes.attribution.weights import mlp_weights
-from graticule.probes.neurons.correlations import best_over_layers, search_layer
 from graticule.probes.neurons.cosines import cosines, probe_points
-from graticule.probes.neurons.draws import Turns, activation_form, haar, ratios, unturned, weight_form
 from graticule.probes.neurons.neurons import neurons
 from graticule.probes.neurons.result import NOT_SPECIAL, SPECIAL, Neurons
+from graticule.probes.neurons.rotations import (
+    Turns,
+    activation_form,
+    best_over_layers,
+    haar,
+    ratios,
+    search_layer,
+    unturned,
+    weight_form,
+)
 
 
 @pytest.mark.parametrize("n", [200, 12])

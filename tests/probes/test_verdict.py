@@ -9,7 +9,7 @@ from sklearn.metrics import r2_score
 
 from graticule.hooks.artifact import json_ready
 from graticule.probes.causes.effects import rank_p
-from graticule.probes.neurons.draws import exceeded
+from graticule.probes.neurons.rotations import exceeded
 from graticule.probes.scores.bootstrap import (
     cluster_sums,
     effective_clusters,
