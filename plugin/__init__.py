@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from graticule.probes.causes.outcomes import Outcome as Outcome
     from graticule.probes.causes.steer import steer as steer
     from graticule.probes.compare import compare as compare
-    from graticule.probes.controls.run import controls as controls
+    from graticule.probes.controls.controls import controls as controls
     from graticule.probes.directions.directions import directions as directions
     from graticule.probes.estimators.ridge import RidgeProbe as RidgeProbe
     from graticule.probes.findings import Findings as Findings
@@ -131,7 +131,7 @@ _HOMES = {
     "certify": "graticule.certificate.certify",
     "classes": "graticule.probes.beyond.classes",
     "compare": "graticule.probes.compare",
-    "controls": "graticule.probes.controls.run",
+    "controls": "graticule.probes.controls.controls",
     "directions": "graticule.probes.directions.directions",
     "erase": "graticule.probes.causes.erase",
     "holdouts": "graticule.probes.generalisation.holdouts",

@@ -33,7 +33,7 @@ def _calibrate(context: Context) -> Made:
 
 
 def _controls(context: Context) -> Made:
-    from graticule.probes.controls.run import controls
+    from graticule.probes.controls.controls import controls
 
     settings = context.settings
     seeds, seed = settings.twins, settings.seed

@@ -24,6 +24,8 @@ _ASKS = "What each line asks, what it rests on, and which controls do not apply 
 _CAPTION_DOTS = "Every control beside the probe on the same test rows, with 95% intervals"
 _CAPTION_CURVE = "How many dimensions matter: ridge on k directions of the activations"
 _CAPTION_BLOCKS = "Inside blocks: correlation once the mean of every block is taken out"
+_FLOOR = -0.25
+"""Scores below it are drawn on the edge: a control that is far under 0 must not flatten the others."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,11 @@ class Controls(SavedResult):
     point: str
     """The hook point that the probe is at."""
     target_names: tuple[str, ...]
-    """A name a target."""
+    """One name per target."""
     seeds: int
-    """Random draws a control."""
+    """Random draws per control."""
     table: pd.DataFrame
-    """A line a control: the fields of `graticule.probes.controls.lines.Line`."""
+    """One row per control: the fields of `graticule.probes.controls.inputs.Line`."""
     curve: pd.DataFrame
     """Ridge on k directions of the activations: `k`, `kind`, `seed`, `r2`."""
     blocks: pd.DataFrame
@@ -52,15 +54,19 @@ class Controls(SavedResult):
     """Model, table, point, settings and versions."""
 
     def line(self, control: str) -> pd.Series:
-        """One line of `table`. **Raises** `KeyError` naming the controls there are."""
-        found = self.table[self.table["control"] == control]
-        if found.empty:
+        """One row of `table`.
+
+        Raises:
+            KeyError: Naming the controls there are.
+        """
+        rows = self.table[self.table["control"] == control]
+        if rows.empty:
             raise UnknownNameError(f"no control {control!r}; there are {', '.join(self.table['control'])}")
-        return found.iloc[0]
+        return rows.iloc[0]
 
     @property
     def applicable(self) -> pd.DataFrame:
-        """The lines that have a score."""
+        """The rows of `table` that have a score."""
         return self.table[self.table["score"].notna()]
 
     @property
@@ -71,89 +77,84 @@ class Controls(SavedResult):
     # In words ----------------------------------------------------------------------------------------
     def summary(self) -> str:
         """The probe against the nearest control, then the surface, selectivity, twins and blocks."""
-        found = self.applicable
-        lines = [self._headline(found), self._surface()]
-        lines += [*self._selectivity(found), *self._twins(found), *self._within(found)]
-        absent = len(self.table) - len(found)
+        rows, surface = self.applicable, self.line("surface")
+        lines = [
+            self._headline(rows),
+            f"the surface reaches {surface['score']:.3f} on all test rows, {surface['note']}",
+            *self._selectivity(rows),
+            *self._twins(rows),
+            *self._within(rows),
+        ]
+        absent = len(self.table) - len(rows)
         if absent:
             lines.append(f"{absent} of {len(self.table)} controls do not apply here; the table says why")
         return "\n".join(lines)
 
-    def _headline(self, found: pd.DataFrame) -> str:
+    def _headline(self, rows: pd.DataFrame) -> str:
         probe = float(self.line("probe")["score"])
-        rivals = found[found["group"] == "control"]
-        if rivals.empty:
+        controls = rows[rows["group"] == "control"]
+        if controls.empty:
             return f"no control applies: the probe's R² of {probe:.3f} stands by itself"
-        nearest = rivals.sort_values("difference", kind="stable").iloc[0]
-        gap = f"{nearest['difference']:+.3f} [{_span(nearest, 'difference_')}]"
-        beaten = (rivals["difference_low"] > 0).all()
-        if beaten:
-            words = f"the probe ({probe:.3f} R²) is above every control"
-        elif (rivals["difference_high"] < 0).any():
-            words = f"a control is above the probe ({probe:.3f} R²)"
+        nearest = controls.sort_values("difference", kind="stable").iloc[0]
+        if (controls["difference_low"] > 0).all():
+            verdict = f"the probe ({probe:.3f} R²) is above every control"
+        elif (controls["difference_high"] < 0).any():
+            verdict = f"a control is above the probe ({probe:.3f} R²)"
         else:
-            words = f"the probe ({probe:.3f} R²) is not clearly above every control"
-        return f"{words}; nearest is {nearest['control']} at {nearest['score']:.3f}: {gap}"
+            verdict = f"the probe ({probe:.3f} R²) is not clearly above every control"
+        return f"{verdict}; nearest is {nearest['control']} at {nearest['score']:.3f}: {_difference(nearest)}"
 
-    def _surface(self) -> str:
-        surface = self.line("surface")
-        return f"the surface reaches {surface['score']:.3f} on all test rows, {surface['note']}"
-
-    def _selectivity(self, found: pd.DataFrame) -> list[str]:
-        task = found[(found["group"] == "control") & found["control"].str.startswith("control task")]
+    def _selectivity(self, rows: pd.DataFrame) -> list[str]:
+        task = rows[(rows["group"] == "control") & rows["control"].str.startswith("control task")]
         return [
-            f"selectivity {one['difference']:+.3f} [{_span(one, 'difference_')}]: a random target per "
-            f"{one['control'].removeprefix('control task, ')} reaches {one['score']:.3f}; {one['note']}"
-            for _, one in task.iterrows()
+            f"selectivity {_difference(row)}: a random target per "
+            f"{row['control'].removeprefix('control task, ')} reaches {row['score']:.3f}; {row['note']}"
+            for _, row in task.iterrows()
         ]
 
-    def _twins(self, found: pd.DataFrame) -> list[str]:
-        twins = found[found["control"] == "untrained twin"]
-        return [
-            f"untrained twin {one['score']:.3f}"
-            + (
-                f" (mean of {one['seeds']} seeds, {one['seed_low']:.3f} to {one['seed_high']:.3f})"
-                if one["seeds"] > 1
-                else " (one seed)"
-            )
-            + f", the probe {one['difference']:+.3f} [{_span(one, 'difference_')}] above"
-            for _, one in twins.iterrows()
-        ]
-
-    def _within(self, found: pd.DataFrame) -> list[str]:
-        inside = found[(found["group"] == "within blocks") & (found["metric"] == "gain")]
+    def _twins(self, rows: pd.DataFrame) -> list[str]:
         lines: list[str] = []
-        for _, one in inside.iterrows():
-            block = str(one["control"]).removeprefix("within ").removesuffix(", gain")
+        for _, row in rows[rows["control"] == "untrained twin"].iterrows():
+            seeds = " (one seed)"
+            if row["seeds"] > 1:
+                span = f"{row['seed_low']:.3f} to {row['seed_high']:.3f}"
+                seeds = f" (mean of {row['seeds']} seeds, {span})"
+            twin = f"untrained twin {row['score']:.3f}{seeds}"
+            lines.append(f"{twin}, the probe {_difference(row)} above")
+        return lines
+
+    def _within(self, rows: pd.DataFrame) -> list[str]:
+        lines: list[str] = []
+        for _, row in rows[(rows["group"] == "within blocks") & (rows["metric"] == "gain")].iterrows():
+            block = str(row["control"]).removeprefix("within ").removesuffix(", gain")
             beside = self.line(f"within {block}, the surface")
             lines.append(
                 f"within {block}: probe r {beside['probe']:.3f} beside the surface's {beside['score']:.3f}; "
-                f"gain {one['difference']:+.3f} [{_span(one, 'difference_')}] R² of what is left"
+                f"gain {_difference(row)} R² of what is left"
             )
         return lines
 
     # For a page --------------------------------------------------------------------------------------
     def figures(self) -> dict[str, Figure]:
         """Dots with intervals, the matched-k curve, bars inside blocks."""
-        from graticule.probes.plots.controls import control_figure, curve_figure, within_figure
-
-        probe, surface = self.line("probe"), self.line("surface")
-        out = {_CAPTION_DOTS: control_figure(self.table)}
+        out = {_CAPTION_DOTS: _control_figure(self.table)}
         if not self.curve.empty:
-            out[_CAPTION_CURVE] = curve_figure(self.curve, float(probe["score"]), float(surface["score"]))
+            probe, surface = (float(self.line(name)["score"]) for name in ("probe", "surface"))
+            out[_CAPTION_CURVE] = _curve_figure(self.curve, probe, surface)
         if not self.blocks.empty:
             out[_CAPTION_BLOCKS] = within_figure(self.blocks)
         return out
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Scores, gains, train fits, and what each line asks."""
-        found = self.applicable
-        fits, gains = found["group"] == "train fit", found["metric"] == "gain"
+        rows = self.applicable
+        fits, gains = rows["group"] == "train fit", rows["metric"] == "gain"
+        asks = {"what": _names(self.table), "it asks": self.table["asks"], "note": self.table["note"]}
         parts = {
-            _SCORES: people(found[~fits & ~gains], "score", "probe"),
-            _GAINS: people(found[gains], "surface", "with the probe"),
-            _FITS: people(found[fits], "control", "probe"),
-            _ASKS: asked(self.table),
+            _SCORES: _scores_table(rows[~fits & ~gains], "score", "probe"),
+            _GAINS: _scores_table(rows[gains], "surface", "with the probe"),
+            _FITS: _scores_table(rows[fits], "control", "probe"),
+            _ASKS: pd.DataFrame(asks).reset_index(drop=True),
         }
         return {caption: frame for caption, frame in parts.items() if len(frame)}
 
@@ -162,19 +163,20 @@ class Controls(SavedResult):
         return self.figure_then_table(figures, tables)
 
 
-def people(lines: pd.DataFrame, score: str, probe: str) -> pd.DataFrame:
-    """Lines with headings for people, intervals as words, and columns that say nothing left out."""
+def _scores_table(lines: pd.DataFrame, score: str, probe: str) -> pd.DataFrame:
+    """Lines with headings for people, intervals as text, and columns that say nothing left out."""
+    rows = [row for _, row in lines.iterrows()]
     out = pd.DataFrame(
         {
             "what": _names(lines),
             "metric": lines["metric"],
             score: lines["score"],
-            "95% interval": [_span(one) for _, one in lines.iterrows()],
+            "95% interval": [_span(row) for row in rows],
             probe: lines["probe"],
             "difference": lines["difference"],
-            "its 95% interval": [_span(one, "difference_") for _, one in lines.iterrows()],
+            "its 95% interval": [_span(row, "difference_") for row in rows],
             "rows": lines["rows"],
-            "seeds": [_seeds(one) for _, one in lines.iterrows()],
+            "seeds": [_seeds(row) for row in rows],
         }
     ).reset_index(drop=True)
     if out["metric"].nunique() == 1:
@@ -182,16 +184,14 @@ def people(lines: pd.DataFrame, score: str, probe: str) -> pd.DataFrame:
     return out if (out["seeds"] != "").any() else out.drop(columns="seeds")
 
 
-def asked(lines: pd.DataFrame) -> pd.DataFrame:
-    """Name, question and note of every line."""
-    named = {"what": _names(lines), "it asks": lines["asks"], "note": lines["note"]}
-    return pd.DataFrame(named).reset_index(drop=True)
-
-
 def _names(lines: pd.DataFrame) -> list[str]:
     from graticule.probes.plots.style import label
 
     return [label(str(name)) for name in lines["control"]]
+
+
+def _difference(line: pd.Series) -> str:
+    return f"{line['difference']:+.3f} [{_span(line, 'difference_')}]"
 
 
 def _span(line: pd.Series, prefix: str = "") -> str:
@@ -204,3 +204,186 @@ def _seeds(line: pd.Series) -> str:
     if int(line["seeds"]) < 2:
         return ""
     return f"{int(line['seeds'])}: {float(line['seed_low']):.3f} to {float(line['seed_high']):.3f}"
+
+
+# Figures ---------------------------------------------------------------------------------------------
+def _control_figure(lines: pd.DataFrame) -> Figure:
+    """R² of every control on test rows, and of the probe on the same rows; fits, gains and r left out."""
+    from graticule.probes.plots.drawing import Figure, Scatter
+    from graticule.probes.plots.style import (
+        ACCENT,
+        BLOCKS,
+        FAINT,
+        MUTED,
+        SURFACE,
+        error_bars,
+        need_columns,
+        short,
+        style,
+    )
+
+    need_columns(lines, "group", "control", "metric", "score", "low", "high", "probe", "rows")
+    shown = lines[(lines["metric"] == "R²") & (lines["group"] != "train fit") & lines["score"].notna()]
+    shown = shown.assign(label=[short(name, 40) for name in _names(shown)])
+    colours = {"reference": SURFACE, "dimensions": BLOCKS[2], "oracle": BLOCKS[4]}
+    fig = Figure()
+    for kind, part in shown.groupby("group", sort=False):
+        colour = colours.get(str(kind), MUTED)
+        score = part["score"].clip(lower=_FLOOR)
+        low, high = part["low"].fillna(part["score"]), part["high"].fillna(part["score"])
+        ends = np.minimum(low.clip(lower=_FLOOR), score), np.maximum(high.clip(lower=_FLOOR), score)
+        fig.add_trace(
+            Scatter(
+                x=score,
+                y=list(part["label"]),
+                mode="markers",
+                marker={
+                    "size": 9,
+                    "color": [ACCENT if name == "probe" else colour for name in part["control"]],
+                    "symbol": ["triangle-left" if s < _FLOOR else "circle" for s in part["score"]],
+                },
+                error_x=error_bars(score, *ends, colour),
+                customdata=np.stack([part["score"], low, high, part["rows"]], axis=-1),
+                hovertemplate="%{y}<br>R² %{customdata[0]:.3f} [%{customdata[1]:.3f}, "
+                "%{customdata[2]:.3f}]<br>%{customdata[3]} rows<extra></extra>",
+                name=str(kind),
+                showlegend=False,
+            )
+        )
+    beside = shown[shown["probe"].notna()]
+    fig.add_trace(
+        Scatter(
+            x=beside["probe"],
+            y=list(beside["label"]),
+            mode="markers",
+            marker={"size": 12, "color": ACCENT, "symbol": "line-ns-open", "line": {"width": 2}},
+            hovertemplate="%{y}<br>probe on the same rows %{x:.3f}<extra></extra>",
+            showlegend=False,
+        )
+    )
+    fig.add_vline(x=0, line={"color": FAINT, "width": 1})
+    note = "Dots are the controls with 95% intervals, red strokes the probe on the same rows."
+    if (shown["score"] < _FLOOR).any():
+        note += f" Triangles lie below {_FLOOR:g}."
+    style(fig, height=90 + 22 * len(shown), note=note)
+    fig.update_xaxes(title_text="R² on test rows")
+    order: dict[str, Any] = {
+        "autorange": "reversed",
+        "categoryorder": "array",
+        "categoryarray": list(shown["label"]),
+    }
+    fig.update_yaxes(**order, tickfont={"size": 11}, ticks="")
+    return fig
+
+
+def _curve_figure(curve: pd.DataFrame, probe: float, surface: float) -> Figure:
+    """R² of ridge on k directions, the mean over seeds and their range; whole probe and surface as lines."""
+    from graticule.probes.plots.drawing import Figure, Scatter
+    from graticule.probes.plots.markup import plain
+    from graticule.probes.plots.style import (
+        ACCENT,
+        BLOCKS,
+        INK,
+        MUTED,
+        SURFACE,
+        error_bars,
+        need_columns,
+        style,
+    )
+
+    need_columns(curve, "k", "kind", "seed", "r2")
+    marks = {
+        "principal components": (INK, "circle"),
+        "random directions": (BLOCKS[1], "square"),
+        "random whitened directions": (BLOCKS[3], "diamond"),
+    }
+    fig = Figure()
+    for kind, part in curve.groupby("kind", sort=False):
+        colour, symbol = marks.get(str(kind), (MUTED, "circle"))
+        stats = part.groupby("k")["r2"].agg(["mean", "min", "max"]).reset_index()
+        fig.add_trace(
+            Scatter(
+                x=stats["k"],
+                y=stats["mean"],
+                mode="lines+markers",
+                name=str(kind),
+                line={"color": colour, "width": 2},
+                marker={"size": 8, "symbol": symbol, "color": colour},
+                error_y=error_bars(stats["mean"], stats["min"], stats["max"], colour, width=3),
+                hovertemplate="k = %{x}<br>R² %{y:.3f}<extra>" + plain(kind) + "</extra>",
+            )
+        )
+    for value, name, colour, dash in (
+        (probe, "probe, all dimensions", ACCENT, "dash"),
+        (surface, "surface", SURFACE, "dot"),
+    ):
+        fig.add_hline(y=value, line={"color": colour, "width": 1.5, "dash": dash})
+        fig.add_annotation(
+            x=0.01,
+            xref="paper",
+            y=value,
+            text=f"{name} {value:.3f}",
+            showarrow=False,
+            xanchor="left",
+            yanchor="top" if value == min(probe, surface) else "bottom",
+            font={"size": 12, "color": colour},
+        )
+    seeds = int(curve["seed"].max()) + 1
+    style(fig, height=400, note=f"Bars span {seeds} random draws." if seeds > 1 else None)
+    ks = sorted(curve["k"].unique())
+    fig.update_xaxes(
+        title_text="dimensions kept, k", type="log", tickvals=ks, ticktext=[f"{k:,}" for k in ks]
+    )
+    fig.update_yaxes(title_text="R² on test rows")
+    return fig
+
+
+def within_figure(blocks: pd.DataFrame) -> Figure:
+    """Correlation inside blocks of the probe, the surface and the strongest baseline.
+
+    Args:
+        blocks: As `Controls.blocks`.
+
+    Raises:
+        KeyError: A column is missing.
+    """
+    from graticule.probes.plots.drawing import Bar, Figure
+    from graticule.probes.plots.markup import Markup, plain
+    from graticule.probes.plots.style import (
+        ACCENT,
+        FAINT,
+        INK,
+        SURFACE,
+        error_bars,
+        label,
+        need_columns,
+        short,
+        style,
+    )
+
+    need_columns(blocks, "block", "predictor", "r", "r_low", "r_high", "blocks", "rows")
+    fig = Figure()
+    for name, colour in (("probe", ACCENT), ("surface", SURFACE), ("best baseline", FAINT)):
+        part = blocks[blocks["predictor"] == name]
+        if part.empty:
+            continue
+        names = [
+            Markup(f"{plain(short(label(str(b))))}<br>{n:,} blocks, {rows:,} rows")
+            for b, n, rows in zip(part["block"], part["blocks"], part["rows"], strict=True)
+        ]
+        ends = part["r_low"].fillna(part["r"]), part["r_high"].fillna(part["r"])
+        fig.add_trace(
+            Bar(
+                x=names,
+                y=part["r"],
+                name=name,
+                marker={"color": colour},
+                error_y=error_bars(part["r"], *ends, INK, width=4),
+                hovertemplate="%{x}<br>r %{y:.3f}<extra>" + plain(name) + "</extra>",
+            )
+        )
+    style(fig, height=360, note="Blocks of ten test rows or more are pooled; lines are 95% intervals.")
+    fig.update_layout(barmode="group", bargap=0.35)
+    fig.update_yaxes(title_text="r inside blocks", rangemode="tozero")
+    fig.update_xaxes(showgrid=False)
+    return fig

@@ -25,7 +25,7 @@ from graticule.probes.causes.causes import causes
 from graticule.probes.causes.erase import erase
 from graticule.probes.causes.outcomes import Outcome
 from graticule.probes.compare import compare
-from graticule.probes.controls.run import controls
+from graticule.probes.controls.controls import controls
 from graticule.probes.directions.directions import directions
 from graticule.probes.generalisation.holdouts import holdouts
 from graticule.probes.generalisation.popularity import popularity

@@ -8,11 +8,10 @@ from sklearn.metrics import r2_score
 
 from graticule import Activations, Table, baselines, probe, sweep
 from graticule.hooks.positions import Sample
-from graticule.probes.controls.projections import dimension_lines
+from graticule.probes.controls.controls import controls
+from graticule.probes.controls.inputs import ControlInputs
+from graticule.probes.controls.randomised import control_target, dimension_lines, entity_lines
 from graticule.probes.controls.result import Controls
-from graticule.probes.controls.run import controls
-from graticule.probes.controls.setting import Setting
-from graticule.probes.controls.tasks import control_target, entity_lines
 from graticule.probes.scores.verdict import verdict
 
 POINT = "blocks.0.hook_resid_post"
@@ -73,7 +72,7 @@ def test_the_control_task_is_scikit_learns(lookup, found):
     X = lookup.material.activations[POINT].double().numpy()
     scores = []
     for draw in range(3):
-        setting = Setting.of(lookup, 3, 0)
+        setting = ControlInputs.of(lookup, 3, 0)
         target, known = control_target(
             pd.factorize(token)[0], problem.is_test, setting.y_train, setting.rng(1, draw)
         )
@@ -105,7 +104,7 @@ def test_control_targets_are_functions_of_the_key_with_the_targets_own_values():
 
 def test_memory_of_training_rows_is_the_hat_matrix(lookup):
     """In sample a random target is fitted to trace(H − 1/n) / (n − 1) on average, whatever it is."""
-    same, _, held_out = entity_lines(Setting.of(lookup, 40, 0))
+    same, _, held_out = entity_lines(ControlInputs.of(lookup, 40, 0))
     problem, alpha = lookup.material.problem, lookup.probe.alpha
     X = lookup.material.activations[POINT].double().numpy()[problem.train]
     X = X - X.mean(0)
@@ -137,14 +136,14 @@ def test_k_directions_are_refits_on_projections(lookup, found):
 
 def test_whitened_random_directions_hold_their_share():
     """k of d directions, all of them equally likely, hold about k / d of a planted direction's R²."""
-    curve = dimension_lines(Setting.of(token_world(concept=True, n_rows=2000), 20, 0))[1]
+    curve = dimension_lines(ControlInputs.of(token_world(concept=True, n_rows=2000), 20, 0))[1]
     curve = curve[curve["kind"] == "random whitened directions"].groupby("k")["r2"].mean()
     assert curve[50] / curve[80] == pytest.approx(50 / 80, abs=0.08)
     assert curve[10] / curve[80] == pytest.approx(10 / 80, abs=0.04)
 
 
 def test_a_part_of_the_rows_is_judged_as_the_verdict_judges(lookup):
-    setting, problem = Setting.of(lookup, 1, 0), lookup.material.problem
+    setting, problem = ControlInputs.of(lookup, 1, 0), lookup.material.problem
     rng = np.random.default_rng(3)
     train, test = rng.random(len(problem.train)) < 0.7, rng.random(len(problem.test)) < 0.6
     one = setting.gain_line("subset", "some", "?", train, test)

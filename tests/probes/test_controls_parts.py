@@ -6,10 +6,9 @@ import pytest
 from sklearn.metrics import r2_score
 
 from graticule import Activations, Table, sweep
-from graticule.probes.controls.run import controls
-from graticule.probes.controls.scoring import average, sampled_r2
-from graticule.probes.controls.subsets import digit_only, plain
-from graticule.probes.controls.within import scored_blocks, within_scores
+from graticule.probes.controls.controls import controls
+from graticule.probes.controls.inputs import average, sampled_r2
+from graticule.probes.controls.parts import digit_only, plain, scored_blocks, within_scores
 from graticule.probes.scores.bootstrap import cluster_sums, resampled_r2, resamples
 
 

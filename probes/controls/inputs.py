@@ -1,0 +1,317 @@
+"""What all controls share: the probe at the chosen point, fits like its own, scores, lines of the table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from graticule.probes.estimators.solvers import RidgeFit, RidgeWeights, ridge_cv, ridge_fit
+from graticule.probes.findings import Findings
+from graticule.probes.material import Material
+from graticule.probes.scores.bootstrap import cluster_sums, defined_mean, interval, resamples, weighted_r2
+from graticule.probes.scores.metrics import mean_r2
+from graticule.probes.scores.verdict import Predictions, stack
+
+Pair = tuple[Float[np.ndarray, "row target"], Float[np.ndarray, "row target"]]
+"""Truth and prediction of the same rows."""
+
+Group = Literal[
+    "reference", "control", "train fit", "dimensions", "within blocks", "oracle", "subset", "check"
+]
+"""What a line is: the probe and its surface; a control on test rows; a fit to training rows; the probe on a
+part of the activations; scores inside blocks; what a known block gives; part of the rows; a null check."""
+
+NAN = float("nan")
+
+
+# Scores ----------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Sampled:
+    """A score, and what it would have been in every resample of the clusters."""
+
+    value: float
+    """On the rows themselves."""
+    samples: Float[np.ndarray, " draw"]
+    """NaN where the score is undefined."""
+
+    def __sub__(self, other: Sampled) -> Sampled:
+        """A difference over the same resamples, so a paired one."""
+        return Sampled(self.value - other.value, self.samples - other.samples)
+
+    @property
+    def ci95(self) -> tuple[float, float]:
+        """Percentile interval; NaN, NaN where no resample says anything."""
+        return interval(self.samples)
+
+
+def average(scores: Sequence[Sampled]) -> Sampled:
+    """The mean of scores over the same resamples, such as those of several seeds."""
+    value = float(np.mean([s.value for s in scores]))
+    return Sampled(value, np.mean([s.samples for s in scores], axis=0))
+
+
+def sampled_r2(
+    pairs: Mapping[str, Pair], clusters: Int[np.ndarray, " row"], draws: int, seed: int
+) -> dict[str, Sampled]:
+    """Mean R² over targets of every pair, in `draws` resamples of whole clusters, the same for all pairs.
+
+    Unlike `resampled_r2` the truth may differ between pairs: a probe on its target beside a probe on a
+    control target. The draws are those of `resampled_r2` with this seed. With one cluster nothing is
+    resampled, and all samples are NaN.
+    """
+    ends = np.cumsum([0, *(truth.shape[1] for truth, _ in pairs.values())])
+    truth, predicted = (np.concatenate([pair[side] for pair in pairs.values()], axis=1) for side in (0, 1))
+    sums = cluster_sums(truth, {"all": predicted}, clusters)
+    parts = [weighted_r2(sums, weights)[:, 0] for weights in resamples(len(sums.n), draws, seed)]
+    by_target = np.concatenate(parts)
+    scores: dict[str, Sampled] = {}
+    for i, (name, (y, pred)) in enumerate(pairs.items()):
+        samples = defined_mean(by_target[:, ends[i] : ends[i + 1]])
+        scores[name] = Sampled(mean_r2(y, pred), samples if len(sums.n) > 1 else np.full(draws, np.nan))
+    return scores
+
+
+# Lines of the table ----------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Line:
+    """What one control reaches, and the probe beside it on the same rows."""
+
+    group: Group
+    """Kind of line."""
+    control: str
+    """Its name."""
+    asks: str
+    """What it holds fixed, or the question it puts."""
+    metric: str = "R²"
+    """`R²`, `gain` (R² of the surface, of surface and probe, and their difference) or `r`."""
+    score: float = NAN
+    """What the control reaches; the mean over seeds. NaN where the control does not apply."""
+    low: float = NAN
+    """Lower end of its 95% interval, over clusters of rows."""
+    high: float = NAN
+    """Upper end."""
+    probe: float = NAN
+    """The probe on the same rows by the same metric."""
+    difference: float = NAN
+    """`probe` − `score`."""
+    difference_low: float = NAN
+    """Lower end of its paired 95% interval."""
+    difference_high: float = NAN
+    """Upper end."""
+    rows: int = 0
+    """Rows scored."""
+    seeds: int = 1
+    """Random draws that the score is the mean of."""
+    seed_low: float = NAN
+    """The lowest score of a seed."""
+    seed_high: float = NAN
+    """The highest."""
+    note: str = ""
+    """Coverage, strengths, or why the control does not apply."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A control, before it is scored."""
+
+    group: Group
+    """Kind of line."""
+    control: str
+    """Its name."""
+    asks: str
+    """What it holds fixed, or the question it puts."""
+
+    def line(
+        self,
+        score: Sampled | Sequence[Sampled],
+        probe: Sampled | None,
+        rows: int,
+        *,
+        metric: str = "R²",
+        note: str = "",
+    ) -> Line:
+        """The line with its intervals; of several scores, a seed each, the mean and the range."""
+        by_seed: list[float] = []
+        if not isinstance(score, Sampled):
+            by_seed = [s.value for s in score]
+            score = average(score)
+        low, high = score.ci95
+        beside: dict[str, float] = {}
+        if probe is not None:
+            difference = probe - score
+            ends = difference.ci95
+            beside = {"probe": probe.value, "difference": difference.value}
+            beside |= {"difference_low": ends[0], "difference_high": ends[1]}
+        return Line(
+            self.group,
+            self.control,
+            self.asks,
+            metric,
+            score.value,
+            low,
+            high,
+            **beside,
+            rows=rows,
+            seeds=max(1, len(by_seed)),
+            seed_low=min(by_seed, default=NAN),
+            seed_high=max(by_seed, default=NAN),
+            note=note,
+        )
+
+    def not_applicable(self, why: str) -> Line:
+        """A line that says why there is none."""
+        return Line(self.group, self.control, self.asks, note=f"not applicable: {why}")
+
+
+# What is controlled ----------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Fitted:
+    """A ridge fitted as the probe is, to another target or on other features."""
+
+    test: Float[np.ndarray, "test target"]
+    """Predictions of the test rows."""
+    train: Float[np.ndarray, "train target"]
+    """In-sample predictions of the training rows."""
+    alpha: float
+    """Its strength."""
+
+
+@dataclass(frozen=True)
+class ControlInputs:
+    """The probe at the chosen point and everything that stands beside it."""
+
+    findings: Findings
+    """With their material."""
+    x_train: Float[np.ndarray, "train width"]
+    """Activations at the chosen point."""
+    x_test: Float[np.ndarray, "test width"]
+    """Likewise."""
+    probe: Predictions
+    """The probe's own, out of fold on training rows."""
+    surface: Predictions
+    """The stack of all baselines."""
+    draws: int
+    """Of the bootstrap."""
+    seed: int
+    """Of the bootstrap and of every random draw."""
+    seeds: int
+    """Random draws per control."""
+
+    @classmethod
+    def of(cls, findings: Findings, seeds: int, seed: int) -> ControlInputs:
+        """Raises `ValueError` if the findings come without their material."""
+        material = findings.material
+        problem, point = material.problem, findings.chosen_point
+        columns = [f"pred_{name}" for name in material.table.target_names]
+        predicted = findings.predictions[columns].to_numpy(np.float64)
+        return cls(
+            findings,
+            material.rows(point, problem.train),
+            material.rows(point, problem.test),
+            Predictions(predicted[problem.train], predicted[problem.test]),
+            material.surface(),
+            material.draws,
+            seed,
+            seeds,
+        )
+
+    @property
+    def material(self) -> Material:
+        """What the findings were made from."""
+        return self.findings.material
+
+    @property
+    def y_train(self) -> Float[np.ndarray, "train target"]:
+        """Targets of the training rows."""
+        return self.material.problem.y[self.material.problem.train]
+
+    @property
+    def y_test(self) -> Float[np.ndarray, "test target"]:
+        """Targets of the test rows."""
+        return self.material.problem.y[self.material.problem.test]
+
+    @property
+    def clusters_train(self) -> Int[np.ndarray, " train"]:
+        """Clusters of the training rows."""
+        return self.material.problem.clusters[self.material.problem.train]
+
+    @property
+    def clusters_test(self) -> Int[np.ndarray, " test"]:
+        """Clusters of the test rows."""
+        return self.material.problem.clusters[self.material.problem.test]
+
+    @property
+    def texts(self) -> list[str] | None:
+        """The text of every activation row, where there are texts."""
+        texts = self.material.table.texts
+        return None if texts is None else [texts[i] for i in self.material.problem.source]
+
+    def rng(self, control: int, draw: int) -> np.random.Generator:
+        """A generator of its own for every draw of every control."""
+        return np.random.default_rng([self.seed, control, draw])
+
+    def scores(
+        self, pairs: dict[str, Pair], clusters: Int[np.ndarray, " row"] | None = None
+    ) -> dict[str, Sampled]:
+        """R² of every pair; `clusters` where the rows are not all test rows."""
+        return sampled_r2(pairs, self.clusters_test if clusters is None else clusters, self.draws, self.seed)
+
+    def fit(
+        self,
+        y: Float[np.ndarray, "train target"],
+        x_train: Float[np.ndarray, "train feature"] | None = None,
+        x_test: Float[np.ndarray, "test feature"] | None = None,
+        alpha: float | None = None,
+    ) -> Fitted:
+        """Ridge of `y` on the activations or other features, at its own out-of-fold strength or at `alpha`.
+
+        Columns of `y` that do not vary are predicted by their mean: a draw of a rare class may have none.
+
+        Raises:
+            ValueError: If none varies.
+        """
+        train_rows = self.x_train if x_train is None else x_train
+        test_rows = self.x_test if x_test is None else x_test
+        varied = np.ptp(y, axis=0) > 0
+        if not varied.any():
+            raise ValueError(
+                "no column of this target varies over the training rows: there is nothing to fit"
+            )
+        fit: RidgeFit | RidgeWeights
+        if alpha is None:
+            fit = ridge_cv(
+                train_rows, y[:, varied], alphas=self.material.alphas, clusters=self.clusters_train
+            )
+        else:
+            fit = ridge_fit(train_rows, y[:, varied], alpha)
+        train, test = (np.tile(y.mean(axis=0), (len(rows), 1)) for rows in (train_rows, test_rows))
+        train[:, varied], test[:, varied] = fit.predict(train_rows), fit.predict(test_rows)
+        return Fitted(test, train, fit.alpha)
+
+    def gain_line(
+        self,
+        group: Group,
+        control: str,
+        asks: str,
+        train: Bool[np.ndarray, " train"],
+        test: Bool[np.ndarray, " test"],
+        note: str = "",
+    ) -> Line:
+        """What the probe adds to the surface on some test rows, the stacks refitted on some training rows."""
+        baselines = self.material.rivals
+        folds = {name: p.out_of_fold[train] for name, p in baselines.items()}
+        tests = {name: p.test[test] for name, p in baselines.items()}
+        y_train, y, count = self.y_train[train], self.y_test[test], int(test.sum())
+        base = stack(folds, y_train).predict(tests, count)
+        folds["probe"], tests["probe"] = self.probe.out_of_fold[train], self.probe.test[test]
+        full = stack(folds, y_train).predict(tests, count)
+        pairs = {"base": (y, base), "full": (y, full), "probe": (y, self.probe.test[test])}
+        scores = self.scores(pairs, self.clusters_test[test])
+        alone = f"probe alone {scores['probe'].value:.3f}"
+        return Question(group, control, asks).line(
+            scores["base"], scores["full"], count, metric="gain", note=f"{alone}; {note}" if note else alone
+        )
