@@ -41,7 +41,7 @@ RESULTS: dict[str, str] = {
     "transfer": "graticule.probes.generalisation.transfer:Transfer",
     "word_contexts": "graticule.probes.words.ambiguous:Ambiguous",
     "word_languages": "graticule.probes.words.languages:Languages",
-    "words": "graticule.probes.words.result:Words",
+    "words": "graticule.probes.words.words:Words",
 }
 """Kind → `module:Class`."""
 

@@ -43,7 +43,7 @@ def words(
     from graticule.probes.words.ambiguous import ambiguous
     from graticule.probes.words.languages import languages
     from graticule.probes.words.lists import pair_lists, parallel_contexts
-    from graticule.probes.words.readout import default_texts, final_residuals
+    from graticule.probes.words.vocabulary import default_texts, final_residuals
 
     WORDS.check(out)
     for read, path in ((pair_lists, pairs), (parallel_contexts, contexts)):

@@ -1,4 +1,4 @@
-"""Figures of word pairs: heat-maps by inner product, projections."""
+"""Figures of word pairs and of contexts beside them: heat-maps, intervals, projections, ranked concepts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,32 +7,47 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Float32
 
-from graticule.probes.plots.drawing import Bar, Figure, Heatmap, Scatter, make_subplots
+from graticule.probes.plots.drawing import Bar, Figure, Heatmap, Histogram, Scatter, make_subplots
 from graticule.probes.plots.style import ACCENT, BLOCKS, FAINT, INK, MUTED, SURFACE, need_columns, style
 
 _DIVERGING = [[0, "#00639c"], [0.25, "#8fb9d6"], [0.5, "#ffffff"], [0.75, "#e0a3b4"], [1, "#b3003c"]]
-EVERY_PANEL: Any = "all"  # plotly's types know booleans only
-METRIC_COLOURS = {"euclidean": SURFACE, "whitened": BLOCKS[4], "causal": ACCENT}
-"""Inner product → colour."""
+_EVERY_PANEL: Any = "all"  # plotly's types know booleans only
+_NAMES: dict[str, Any] = {"autorange": "reversed", "ticks": "", "tickfont": {"size": 11}, "type": "category"}
 
 
-def _side_by_side(metrics: Sequence[str]) -> Figure:
-    """A panel an inner product."""
-    titles = list(metrics)
-    return make_subplots(
-        rows=1, cols=len(titles), subplot_titles=titles, horizontal_spacing=0.02, shared_yaxes=True
-    )
+def _panels(titles: Sequence[str], columns: int, **spacing: Any) -> tuple[Figure, list[dict[str, Any]]]:
+    """A grid of panels with these titles, and where each of them is."""
+    rows = -(-len(titles) // columns)
+    fig = make_subplots(rows=rows, cols=columns, subplot_titles=list(titles), **spacing)
+    return fig, [{"row": k // columns + 1, "col": k % columns + 1} for k in range(len(titles))]
 
 
-def set_titles(fig: Figure, size: int = 12) -> None:
+def _whiskers(value: np.ndarray, low: np.ndarray, high: np.ndarray, **line: Any) -> dict[str, Any]:
+    """Horizontal error bars from `low` to `high`."""
+    return {"type": "data", "symmetric": False, "array": high - value, "arrayminus": value - low, **line}
+
+
+def _overlaid(colour: str, name: str, legend: bool) -> dict[str, Any]:
+    """The look of one of two distributions in a panel: what the figure is about lies over the other."""
+    return {
+        "marker": {"color": colour, "line": {"width": 0}},
+        "opacity": 0.75 if colour == ACCENT else 1.0,
+        "name": name,
+        "legendgroup": name,
+        "showlegend": legend,
+    }
+
+
+def _set_titles(fig: Figure, size: int = 12) -> Figure:
     """Panels' titles in one size."""
     fig.update_annotations(font={"size": size, "color": INK})
+    return fig
 
 
 def heat_figure(
     means: Float[np.ndarray, "metric concept concept"], concepts: Sequence[str], metrics: Sequence[str]
 ) -> Figure:
-    """Mean cosines between concepts, a panel an inner product, one colour scale for all.
+    """Mean cosines between concepts, a panel per inner product, one colour scale for all.
 
     Args:
         means: mean cosines; the diagonal within concepts.
@@ -40,39 +55,27 @@ def heat_figure(
         metrics: titles of the panels.
     """
     numbers = [str(i + 1) for i in range(len(concepts))]
-    labels = [f"{name}  {i}" for name, i in zip(concepts, numbers, strict=True)]
     top = float(np.nanquantile(np.abs(means), 0.995)) or 1.0
-    fig = _side_by_side(metrics)
-    for i in range(len(metrics)):
-        fig.add_trace(
-            Heatmap(
-                z=means[i],
-                x=numbers,
-                y=labels,
-                coloraxis="coloraxis",
-                customdata=np.tile(np.array(concepts, dtype=object), (len(concepts), 1)),
-                hovertemplate="%{y}<br>%{customdata}<br>%{z:.3f}<extra></extra>",
-                xgap=0.5,
-                ygap=0.5,
-            ),
-            row=1,
-            col=i + 1,
+    fig, cells = _panels(metrics, len(metrics), horizontal_spacing=0.02, shared_yaxes=True)
+    for values, cell in zip(means, cells, strict=True):
+        heatmap = Heatmap(
+            z=values,
+            x=numbers,
+            y=[f"{name}  {i}" for name, i in zip(concepts, numbers, strict=True)],
+            coloraxis="coloraxis",
+            customdata=np.tile(np.array(concepts, dtype=object), (len(concepts), 1)),
+            hovertemplate="%{y}<br>%{customdata}<br>%{z:.3f}<extra></extra>",
+            xgap=0.5,
+            ygap=0.5,
         )
+        fig.add_trace(heatmap, **cell)
     style(fig, height=max(320, 15 * len(concepts) + 120), aspect=0.58, extra=90)
-    fig.update_layout(
-        margin={"t": 32},
-        coloraxis={
-            "colorscale": _DIVERGING,
-            "cmin": -top,
-            "cmax": top,
-            "colorbar": {"title": {"text": "cosine"}, "thickness": 12},
-        },
-    )
-    step = max(1, len(concepts) // 10)
-    fig.update_xaxes(showgrid=False, tickvals=numbers[::step], type="category")
-    fig.update_yaxes(showgrid=False, autorange="reversed", ticks="", tickfont={"size": 11}, type="category")
-    set_titles(fig, 13)
-    return fig
+    colours = {"colorscale": _DIVERGING, "cmin": -top, "cmax": top}
+    colour_bar = {"title": {"text": "cosine"}, "thickness": 12}
+    fig.update_layout(margin={"t": 32}, coloraxis={**colours, "colorbar": colour_bar})
+    fig.update_xaxes(showgrid=False, tickvals=numbers[:: max(1, len(concepts) // 10)], type="category")
+    fig.update_yaxes(showgrid=False, **_NAMES)
+    return _set_titles(fig, 13)
 
 
 def within_figure(within: pd.DataFrame, concepts: Sequence[str], metrics: Sequence[str]) -> Figure:
@@ -83,69 +86,43 @@ def within_figure(within: pd.DataFrame, concepts: Sequence[str], metrics: Sequen
         concepts: in drawing order, from above.
         metrics: a panel each.
 
-    **Raises** `KeyError` if a column is missing.
+    Raises:
+        KeyError: a column is missing.
     """
     need_columns(within, "metric", "concept", "mean", "low", "high", "largest_other", "level_listed")
-    fig = _side_by_side(metrics)
-    for i, metric in enumerate(metrics):
-        lines = within[within["metric"] == metric].set_index("concept").loc[list(concepts)]
-        mean = lines["mean"].to_numpy(float)
-        marks: list[tuple[str, Any, dict[str, Any]]] = [
-            (
-                "95% of random pairs of the listed words",
-                "level_listed",
-                {"symbol": "line-ns-open", "color": MUTED},
-            ),
-            (
-                "largest |cosine| with another concept",
-                "largest_other",
-                {"symbol": "x-thin-open", "color": SURFACE},
-            ),
-        ]
-        for name, column, marker in marks:
+    marks = {
+        "level_listed": ("95% of random pairs of the listed words", "line-ns-open", MUTED),
+        "largest_other": ("largest |cosine| with another concept", "x-thin-open", SURFACE),
+    }
+    fig, cells = _panels(metrics, len(metrics), horizontal_spacing=0.02, shared_yaxes=True)
+    for i, (metric, cell) in enumerate(zip(metrics, cells, strict=True)):
+        rows = within[within["metric"] == metric].set_index("concept").loc[list(concepts)]
+        shared: dict[str, Any] = {
+            "y": list(concepts),
+            "mode": "markers",
+            "showlegend": i == 0,
+            "hovertemplate": "%{y}: %{x:.3f}<extra></extra>",
+        }
+        for column, (name, symbol, colour) in marks.items():
+            marker = {"size": 8, "line": {"width": 1.5}, "symbol": symbol, "color": colour}
             fig.add_trace(
-                Scatter(
-                    x=lines[column],
-                    y=list(concepts),
-                    mode="markers",
-                    marker={"size": 8, "line": {"width": 1.5}, **marker},
-                    name=name,
-                    legendgroup=name,
-                    showlegend=i == 0,
-                    hovertemplate="%{y}: %{x:.3f}<extra></extra>",
-                ),
-                row=1,
-                col=i + 1,
+                Scatter(x=rows[column], marker=marker, name=name, legendgroup=name, **shared), **cell
             )
-        fig.add_trace(
-            Scatter(
-                x=mean,
-                y=list(concepts),
-                mode="markers",
-                marker={"size": 7, "color": ACCENT},
-                error_x={
-                    "type": "data",
-                    "symmetric": False,
-                    "array": lines["high"].to_numpy(float) - mean,
-                    "arrayminus": mean - lines["low"].to_numpy(float),
-                    "color": ACCENT,
-                    "thickness": 1.2,
-                    "width": 0,
-                },
-                name="within the concept, 95% interval",
-                legendgroup="own",
-                showlegend=i == 0,
-                hovertemplate="%{y}: %{x:.3f}<extra></extra>",
-            ),
-            row=1,
-            col=i + 1,
+        mean, low, high = (rows[column].to_numpy(float) for column in ("mean", "low", "high"))
+        own = Scatter(
+            x=mean,
+            marker={"size": 7, "color": ACCENT},
+            error_x=_whiskers(mean, low, high, color=ACCENT, thickness=1.2, width=0),
+            name="within the concept, 95% interval",
+            legendgroup="own",
+            **shared,
         )
+        fig.add_trace(own, **cell)
     style(fig, height=max(320, 16 * len(concepts) + 130), aspect=0.62, extra=110)
     fig.update_layout(margin={"t": 70}, legend={"y": 1.05})
     fig.update_xaxes(rangemode="tozero")
-    fig.update_yaxes(autorange="reversed", ticks="", tickfont={"size": 11}, type="category")
-    set_titles(fig, 13)
-    return fig
+    fig.update_yaxes(**_NAMES)
+    return _set_titles(fig, 13)
 
 
 def loo_figure(
@@ -158,7 +135,8 @@ def loo_figure(
         random: random pairs' projections, in the same units.
         concepts: a panel each.
 
-    **Raises** `KeyError` if a column is missing.
+    Raises:
+        KeyError: a column is missing.
     """
     need_columns(projections, "concept", "projection")
     columns = min(5, len(concepts))
@@ -166,43 +144,112 @@ def loo_figure(
     values = projections["projection"].to_numpy(float)
     low, high = float(np.nanquantile(random, 0.0005)), float(np.nanquantile(values, 0.995))
     edges = np.linspace(low, max(high, -low) * 1.05, 41)
-    centres = (edges[1:] + edges[:-1]) / 2
-    fig = make_subplots(
-        rows=rows,
-        cols=columns,
-        subplot_titles=list(concepts),
-        horizontal_spacing=0.02,
-        vertical_spacing=0.32 / rows,
-        shared_xaxes=EVERY_PANEL,
-        shared_yaxes=EVERY_PANEL,
-    )
-    for c, concept in enumerate(concepts):
+    shared = {"shared_xaxes": _EVERY_PANEL, "shared_yaxes": _EVERY_PANEL}
+    fig, cells = _panels(concepts, columns, horizontal_spacing=0.02, vertical_spacing=0.32 / rows, **shared)
+    for c, (concept, cell) in enumerate(zip(concepts, cells, strict=True)):
         own = values[(projections["concept"] == concept).to_numpy()]
-        own = np.clip(own[~np.isnan(own)], edges[0], edges[-1])
-        both = (("random pairs", np.clip(random[c], edges[0], edges[-1]), FAINT), ("the pairs", own, ACCENT))
-        for name, held, colour in both:
-            share = np.histogram(held, edges)[0] / max(1, len(held))
-            fig.add_trace(
-                Bar(
-                    x=centres,
-                    y=share,
-                    width=edges[1] - edges[0],
-                    marker={"color": colour, "line": {"width": 0}},
-                    opacity=0.75 if colour == ACCENT else 1.0,
-                    name=name,
-                    legendgroup=name,
-                    showlegend=c == 0,
-                    hovertemplate="%{x:.1f}: %{y:.1%}<extra></extra>",
-                ),
-                row=c // columns + 1,
-                col=c % columns + 1,
+        parts = (("random pairs", random[c], FAINT), ("the pairs", own[~np.isnan(own)], ACCENT))
+        for name, part, colour in parts:
+            counts = np.histogram(np.clip(part, edges[0], edges[-1]), edges)[0]
+            bars = Bar(
+                x=(edges[1:] + edges[:-1]) / 2,
+                y=counts / max(1, len(part)),
+                width=edges[1] - edges[0],
+                hovertemplate="%{x:.1f}: %{y:.1%}<extra></extra>",
+                **_overlaid(colour, name, legend=c == 0),
             )
+            fig.add_trace(bars, **cell)
     note = "Projections beyond the drawn range are counted in its last bar."
     style(fig, height=110 * rows + 110, aspect=0.17 * rows, extra=80, note=note)
-    fig.update_layout(barmode="overlay", margin={"t": 60, "l": 20}, legend={"y": 1.0, "yref": "container"})
-    fig.update_layout(legend={"yanchor": "top"})
+    legend = {"y": 1.0, "yref": "container", "yanchor": "top"}
+    fig.update_layout(barmode="overlay", margin={"t": 60, "l": 20}, legend=legend)
     fig.update_xaxes(showgrid=False)
     fig.update_yaxes(showticklabels=False, ticks="", showgrid=False)
     fig.update_xaxes(title_text="random pairs' standard deviations", row=rows, col=(columns + 1) // 2)
-    set_titles(fig, 11)
-    return fig
+    return _set_titles(fig, 11)
+
+
+def language_figure(scores: pd.DataFrame, pairs: Sequence[str], limit: int = 8) -> Figure:
+    """Concepts by |cosine| with each pair of languages' mean context difference, the largest first.
+
+    Args:
+        scores: `pair`, `concept`, `cosine`, `low`, `high`, `level_random`, `matching` of one inner product.
+        pairs: a panel each.
+        limit: bars per panel.
+
+    Raises:
+        KeyError: a column is missing.
+    """
+    need_columns(scores, "pair", "concept", "cosine", "low", "high", "level_random", "matching")
+    columns = min(2, len(pairs))
+    rows = -(-len(pairs) // columns)
+    spacing = {"horizontal_spacing": 0.24, "vertical_spacing": 0.3 / rows}
+    fig, cells = _panels(pairs, columns, shared_xaxes=_EVERY_PANEL, **spacing)
+    for k, (pair, cell) in enumerate(zip(pairs, cells, strict=True)):
+        top = scores[scores["pair"] == pair]
+        top = top.reindex(top["cosine"].abs().sort_values(ascending=False).index)[:limit]
+        size, sign = top["cosine"].abs().to_numpy(float), np.sign(top["cosine"].to_numpy(float))
+        ends = sign * top[["low", "high"]].to_numpy(float).T
+        bars = Bar(
+            x=size,
+            y=list(top["concept"]),
+            orientation="h",
+            marker_color=[ACCENT if m else BLOCKS[3] for m in top["matching"]],
+            error_x=_whiskers(size, ends.min(axis=0), ends.max(axis=0), color=INK, thickness=1, width=2),
+            showlegend=False,
+            customdata=top["cosine"],
+            hovertemplate="%{y}: %{customdata:.3f}<extra></extra>",
+        )
+        level = Scatter(
+            x=top["level_random"],
+            y=list(top["concept"]),
+            mode="markers",
+            marker={"symbol": "line-ns-open", "size": 12, "color": MUTED, "line": {"width": 2}},
+            name="95% of random word pairs",
+            showlegend=k == 0,
+            hovertemplate="random: %{x:.3f}<extra></extra>",
+        )
+        fig.add_trace(bars, **cell).add_trace(level, **cell)
+    note = f"The {limit} largest concepts a panel; the matching one is dark. Whiskers: 95% intervals."
+    style(fig, height=190 * rows + 90, aspect=0.24 * rows, extra=100, note=note)
+    legend = {"yref": "container", "y": 0.99, "yanchor": "top"}  # above the first panels' titles
+    fig.update_layout(margin={"t": 80}, legend=legend)
+    fig.update_xaxes(rangemode="tozero")
+    fig.update_yaxes(showgrid=False, **_NAMES)
+    for c in range(columns):
+        fig.update_xaxes(title_text="|cosine|", row=rows, col=c + 1)
+    return _set_titles(fig)
+
+
+def matching_figure(
+    cosines: Float[np.ndarray, "metric item item"], metrics: Sequence[str], items: Sequence[str]
+) -> Figure:
+    """|Cosines| of context pairs with their own words (dark) over those with all others' (pale).
+
+    Args:
+        cosines: rows contexts, columns words; NaN entries are left out.
+        metrics: a panel each.
+        items: texts of the contexts.
+    """
+    n, size = len(metrics), np.abs(cosines)
+    fig, cells = _panels(metrics, 1, vertical_spacing=0.3 / n, shared_xaxes=True)
+    own = np.eye(size.shape[1], dtype=bool)
+    top = float(np.nanmax(size))
+    for i, (values, cell) in enumerate(zip(size, cells, strict=True)):
+        other = values[~own & ~np.isnan(values)]
+        parts = (("with others' words", other, FAINT), ("with its own words", np.diag(values), ACCENT))
+        for name, part, colour in parts:
+            histogram = Histogram(
+                x=part,
+                xbins={"start": 0.0, "end": top + top / 40, "size": top / 40},
+                histnorm="probability",
+                hovertemplate="%{x}: %{y:.1%}<extra></extra>",
+                **_overlaid(colour, name, legend=i == 0),
+            )
+            fig.add_trace(histogram, **cell)
+    note = f"{len(items)} pairs of contexts."
+    style(fig, height=130 * n + 110, aspect=0.2 * n, extra=80, note=note)
+    fig.update_layout(barmode="overlay", margin={"t": 60})
+    fig.update_yaxes(tickformat=".0%", title_text="share")
+    fig.update_xaxes(title_text="|cosine|", row=n, col=1)
+    return _set_titles(fig)

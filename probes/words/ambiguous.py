@@ -11,24 +11,28 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from graticule.hooks.artifact import library_versions
 from graticule.hooks.doors import MODEL, door
-from graticule.hooks.identity import model_identity
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.saved import SavedResult
 from graticule.probes.geometry import Metric
 from graticule.probes.scores.ties import share_reaching
-from graticule.probes.words.heat import ALPHA, LEVEL, unit_rows
+from graticule.probes.words.cosines import ALPHA, TAILS, unit_rows
 from graticule.probes.words.lists import ContextPair, ambiguous_contexts
-from graticule.probes.words.readout import METRICS, Readout, final_residuals, make_metrics
-from graticule.probes.words.tokens import LEAST, shared_tokens, single_token
+from graticule.probes.words.vocabulary import (
+    LEAST,
+    METRICS,
+    Readout,
+    last_residuals,
+    make_metrics,
+    provenance_of,
+    shared_tokens,
+    single_token,
+)
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 _STRIP = "|cosine| of a context pair's embedding difference with its own completions' and with others'"
-_SCORES = "Matching against non-matching"
-_PAIRS = "Every pair of contexts"
 
 
 @dataclass(frozen=True)
@@ -42,15 +46,15 @@ class Ambiguous(SavedResult):
     metrics: tuple[str, ...]
     """Inner products."""
     items: pd.DataFrame
-    """A line a kept pair: `first`, `second` (contexts), `first_word`, `second_word`, `log_odds` (nats by
+    """One row per kept pair: `first`, `second` (contexts), `first_word`, `second_word`, `log_odds` (nats by
     which the second context favours its own completion more than the first does)."""
     cosines: Float[np.ndarray, "metric item item"]
     """Cosine of every context pair's embedding difference (rows) with every word pair's unembedding
     difference (columns); NaN off the diagonal where two word pairs share a word."""
     scores: pd.DataFrame
-    """A line a `metric`: `matching` and `other` mean |cosine|, their difference `gain` with its bootstrap
-    interval `low`, `high` over pairs, `p` (word pairs dealt out anew among contexts), `positive` (share of
-    matching cosines above 0) and `nearest` (share whose own words have the largest |cosine|)."""
+    """One row per `metric`: `matching` and `other` mean |cosine|, their difference `gain` with its bootstrap
+    interval `low`, `high` over pairs, `p` (under random matching of word pairs with contexts), `positive`
+    (share of matching cosines above 0) and `nearest` (share whose own words have the largest |cosine|)."""
     dropped: pd.DataFrame
     """Pairs whose completions are not single, different tokens."""
     draws: int
@@ -65,14 +69,15 @@ class Ambiguous(SavedResult):
 
     def summary(self) -> str:
         """Matching against non-matching under each product."""
-        told = "; ".join(
+        rows = list(self.scores.itertuples())
+        each = "; ".join(
             f"{s.metric} {s.matching:.3f} against {s.other:.3f} ({s.gain:+.3f} [{s.low:+.3f}, {s.high:+.3f}])"
-            for s in self.scores.itertuples()
+            for s in rows
         )
-        near = ", ".join(f"{s.nearest:.0%} ({s.metric})" for s in self.scores.itertuples())
+        near = ", ".join(f"{s.nearest:.0%} ({s.metric})" for s in rows)
         right = float((self.items["log_odds"] > 0).mean())
         lines = [
-            f"{self._verdict()}: mean |cosine| of matching and other pairs {told}",
+            f"{self._verdict()}: mean |cosine| of matching and other pairs {each}",
             f"its own words are the nearest of all for {near} of {len(self.items)} pairs",
             f"the model's log-odds move towards the right word in {right:.0%} of pairs, by "
             f"{self.items['log_odds'].mean():.2f} nats in the mean, in whatever basis",
@@ -83,24 +88,24 @@ class Ambiguous(SavedResult):
 
     def _verdict(self) -> str:
         """Under which products a context's own completions are nearer than others'."""
-        lines = self.scores[(self.scores["low"] > 0) & (self.scores["p"] <= ALPHA)]
-        found = [str(metric) for metric in lines["metric"]]
-        if not found:
+        nearer = self.scores["metric"][(self.scores["low"] > 0) & (self.scores["p"] <= ALPHA)]
+        if nearer.empty:
             return "context pairs are no nearer to their own completions than to others'"
-        return f"context pairs point to their own completions ({', '.join(found)})"
+        return f"context pairs point to their own completions ({', '.join(map(str, nearer))})"
 
     def figures(self) -> dict[str, Figure]:
         """Matching and other |cosines| by metric."""
-        from graticule.probes.plots.word_contexts import matching_figure
+        from graticule.probes.plots.words import matching_figure
 
         return {_STRIP: matching_figure(self.cosines, self.metrics, list(self.items["first"]))}
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Scores by metric; every pair."""
-        items = self.items.copy()
-        for metric, cosines in zip(self.metrics, self.cosines, strict=True):
-            items[f"cosine, {metric}"] = np.diag(cosines)
-        return {_SCORES: self.scores.round(4), _PAIRS: items.round(3)}
+        own = {f"cosine, {m}": np.diag(c) for m, c in zip(self.metrics, self.cosines, strict=True)}
+        return {
+            "Matching against non-matching": self.scores.round(4),
+            "Every pair of contexts": self.items.assign(**own).round(3),
+        }
 
 
 @door(model=MODEL)
@@ -120,37 +125,37 @@ def ambiguous(
     its difference between two contexts that differ in one word is compared with γ(second word) − γ(first
     word) of the same pair and of all others (Jiang et al. 2403.03867, section 5.2, on Winograd schemas).
 
-    **Arguments:** `contexts` as `lists.ambiguous_contexts` gives or reads them (None: the packaged ones); the
-    others are those of `words`.
+    Args:
+        contexts: As `lists.ambiguous_contexts` gives or reads them; None for the packaged ones.
+        metrics: As for `words`, and so are `draws` and `residuals`.
 
-    **Raises** `ValueError` as `words` does, and for fewer than three pairs with single-token completions.
+    Raises:
+        ValueError: As `words` does, and for fewer than three pairs with single-token completions.
     """
     given = ambiguous_contexts(contexts) if contexts is None or isinstance(contexts, str | Path) else contexts
     kept, ids, dropped = _single(model, given)
     readout = Readout.of(model)
     products = make_metrics(model, readout, metrics, residuals, progress=progress)
     texts = [c.first for c in kept] + [c.second for c in kept]
-    finals = final_residuals(model, texts, progress=progress)["ln_final"].double().numpy()
-    steering = finals[len(kept) :] - finals[: len(kept)]
-    words = readout.rows(ids[:, 1]) - readout.rows(ids[:, 0])
-    apart = shared_tokens(ids)
-    cosines = np.stack([_cosines(steering, words, metric, apart) for metric in products.values()])
-    lines = [{"metric": name, **_scored(c, draws, seed)} for name, c in zip(products, cosines, strict=True)]
-    items = pd.DataFrame([vars(c) for c in kept]).assign(log_odds=(steering * words).sum(axis=1))
+    first, second = np.split(last_residuals(model, texts, progress), 2)
+    steering = second - first
+    differences = readout.rows(ids[:, 1]) - readout.rows(ids[:, 0])
+    shared = shared_tokens(ids)
+    cosines = {name: _cosines(steering, differences, metric, shared) for name, metric in products.items()}
+    provenance = provenance_of(
+        model,
+        {"draws": draws, "seed": seed, "metrics": list(products)},
+        contexts="packaged" if contexts is None else "given",
+    )
     return Ambiguous(
-        model=str(model_identity(model)["name"]),
+        model=str(provenance["model"]["name"]),
         metrics=tuple(products),
-        items=items,
-        cosines=cosines,
-        scores=pd.DataFrame(lines),
+        items=pd.DataFrame([vars(c) for c in kept]).assign(log_odds=(steering * differences).sum(axis=1)),
+        cosines=np.stack(list(cosines.values())),
+        scores=pd.DataFrame([{"metric": m, **_scores(c, draws, seed)} for m, c in cosines.items()]),
         dropped=dropped,
         draws=draws,
-        provenance={
-            "model": model_identity(model),
-            "contexts": "packaged" if contexts is None else "given",
-            "settings": {"draws": draws, "seed": seed, "metrics": list(products)},
-            "versions": library_versions(),
-        },
+        provenance=provenance,
     )
 
 
@@ -158,51 +163,45 @@ def _single(
     model: HookedModel, given: Sequence[ContextPair]
 ) -> tuple[list[ContextPair], np.ndarray, pd.DataFrame]:
     """The pairs with single, different completions, their token ids `[item, 2]`, and the others."""
-    kept: list[ContextPair] = []
-    ids: list[tuple[int, int]] = []
-    dropped: list[ContextPair] = []
-    for pair in given:
-        first, second = single_token(model, pair.first_word), single_token(model, pair.second_word)
-        if first is None or second is None or first == second:
-            dropped.append(pair)
-        else:
-            kept.append(pair)
-            ids.append((first, second))
+    tokens = [(single_token(model, p.first_word), single_token(model, p.second_word)) for p in given]
+    fit = [None not in ids and ids[0] != ids[1] for ids in tokens]
+    kept = [pair for pair, fits in zip(given, fit, strict=True) if fits]
     if len(kept) < LEAST:
         raise ValueError(
             f"{len(kept)} of {len(given)} context pairs have single, different tokens as completions; at "
             f"least {LEAST} are needed"
         )
+    dropped = [vars(pair) for pair, fits in zip(given, fit, strict=True) if not fits]
     columns = ["first", "second", "first_word", "second_word"]
-    return kept, np.array(ids, np.int64), pd.DataFrame([vars(c) for c in dropped], columns=columns)
+    ids = np.array([ids for ids, fits in zip(tokens, fit, strict=True) if fits], np.int64)
+    return kept, ids, pd.DataFrame(dropped, columns=columns)
 
 
-def _cosines(steering: np.ndarray, words: np.ndarray, metric: Metric, apart: np.ndarray) -> np.ndarray:
-    out = unit_rows(steering @ metric.write.T) @ unit_rows(words @ metric.read.T).T
-    first, second = apart[apart[:, 0] != apart[:, 1]].T
+def _cosines(steering: np.ndarray, differences: np.ndarray, metric: Metric, shared: np.ndarray) -> np.ndarray:
+    out = unit_rows(steering @ metric.write.T) @ unit_rows(differences @ metric.read.T).T
+    first, second = shared[shared[:, 0] != shared[:, 1]].T
     out[first, second] = np.nan
     return out
 
 
-def _scored(cosines: np.ndarray, draws: int, seed: int) -> dict[str, float]:
+def _scores(cosines: np.ndarray, draws: int, seed: int) -> dict[str, float]:
     """Matching against other |cosines|, with a bootstrap over pairs and permuted matches."""
     rng, n = np.random.default_rng(seed), len(cosines)
     size = np.abs(cosines)
     matching, own = np.diag(size), np.eye(n, dtype=bool)
     other = np.where(own | np.isnan(size), 0.0, size)
     counted = (~own & ~np.isnan(size)).astype(np.float64)
+    mean_other = other.sum() / counted.sum()
     weights = rng.multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
     others = ((weights @ other) * weights).sum(axis=1) / ((weights @ counted) * weights).sum(axis=1)
-    gains = weights @ matching / n - others
-    low, high = np.quantile(gains, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(weights @ matching / n - others, TAILS)
     orders = np.argsort(rng.random((draws, n)), axis=1)
     # a permuted match that shares a word counts with the others' mean, which is neither for nor against
-    filled = np.where(np.isnan(size), other.sum() / counted.sum(), size)
-    null = filled[np.arange(n), orders].mean(axis=1)
+    null = np.where(np.isnan(size), mean_other, size)[np.arange(n), orders].mean(axis=1)
     return {
         "matching": float(matching.mean()),
-        "other": float(other.sum() / counted.sum()),
-        "gain": float(matching.mean() - other.sum() / counted.sum()),
+        "other": float(mean_other),
+        "gain": float(matching.mean() - mean_other),
         "low": float(low),
         "high": float(high),
         "p": float(share_reaching(null, float(matching.mean()))),

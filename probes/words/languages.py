@@ -11,24 +11,33 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from tqdm.auto import tqdm
 
-from graticule.hooks.artifact import library_versions
+from graticule.hooks.bars import bar
 from graticule.hooks.doors import MODEL, door
-from graticule.hooks.identity import model_identity
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.saved import SavedResult
-from graticule.probes.words.heat import gather
-from graticule.probes.words.language_scores import score_languages
+from graticule.probes.geometry import Metric
+from graticule.probes.scores.multiplicity import holm
+from graticule.probes.scores.ties import share_reaching
+from graticule.probes.steering_nulls import set_slices, signs
+from graticule.probes.words.cosines import LEVEL, TAILS, PairRows, pair_rows, unit_rows
 from graticule.probes.words.lists import ARROW, PairLists, pair_lists, parallel_contexts
-from graticule.probes.words.readout import METRICS, Readout, final_residuals, make_metrics
-from graticule.probes.words.tokens import TokenPairs, keep_pairs
+from graticule.probes.words.vocabulary import (
+    METRICS,
+    Readout,
+    TokenPairs,
+    keep_pairs,
+    last_residuals,
+    make_metrics,
+    provenance_of,
+)
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 _BARS = "|cosine| of the mean context difference with each concept's mean word-pair difference, largest first"
 _RANKS = "The matching concept among all, by pair of languages and inner product"
+_SHOWN = ("metric", "pair", "cosine", "low", "high", "rank", "first", "level_random", "p", "holm")
 
 
 @dataclass(frozen=True)
@@ -46,7 +55,7 @@ class Languages(SavedResult):
     contexts: int
     """Sentences, each in every language."""
     scores: pd.DataFrame
-    """A line a `metric`, `pair` of languages and `concept`: `cosine` of the mean embedding difference with
+    """One row per `metric`, `pair` of languages and `concept`: `cosine` of the mean embedding difference with
     the concept's mean unembedding difference, its bootstrap interval `low`, `high` (over sentences and word
     pairs), `rank` of |cosine|, `first` (share of resamples in which it is largest), `level_random` (95% of
     |cosine| of as many random vocabulary pairs), `matching`. The same in every basis: `log_odds`, the
@@ -64,31 +73,32 @@ class Languages(SavedResult):
 
     @property
     def matches(self) -> pd.DataFrame:
-        """The matching concept's line of every metric and pair that has one."""
+        """The matching concept's row of every metric and pair that has one."""
         return self.scores[self.scores["matching"]].reset_index(drop=True)
 
     def summary(self) -> str:
         """How often the matching concept comes first."""
-        found = self.matches
-        if found.empty:
+        matches = self.matches
+        if matches.empty:
             return f"none of the word lists matches {', '.join(self.pairs)}"
-        said: list[str] = []
-        for metric in self.metrics:
-            lines = found[found["metric"] == metric]
-            said.append(f"{int((lines['rank'] == 1).sum())} of {len(lines)} ({metric})")
-        out = [f"the matching concept is the nearest of all for {', '.join(said)} pairs of languages"]
+        first = [
+            f"{int((rows['rank'] == 1).sum())} of {len(rows)} ({metric})"
+            for metric in self.metrics
+            for rows in [matches[matches["metric"] == metric]]
+        ]
+        lines = [f"the matching concept is the nearest of all for {', '.join(first)} pairs of languages"]
         for pair in self.pairs:
-            told = [
-                f"{line.metric} {line.cosine:.3f} [{line.low:.3f}, {line.high:.3f}], rank {line.rank}"
-                for line in found[found["pair"] == pair].itertuples()
-            ]
-            out.append(f"{pair}: {'; '.join(told) or 'no word list of these languages'}")
-        out.append(f"{self.contexts} parallel contexts; intervals over contexts and word pairs")
-        return "\n".join(out)
+            each = "; ".join(
+                f"{row.metric} {row.cosine:.3f} [{row.low:.3f}, {row.high:.3f}], rank {row.rank}"
+                for row in matches[matches["pair"] == pair].itertuples()
+            )
+            lines.append(f"{pair}: {each or 'no word list of these languages'}")
+        lines.append(f"{self.contexts} parallel contexts; intervals over contexts and word pairs")
+        return "\n".join(lines)
 
     def figures(self) -> dict[str, Figure]:
-        """Ranked bars, a figure a metric."""
-        from graticule.probes.plots.word_contexts import language_figure
+        """Ranked bars, one figure per metric."""
+        from graticule.probes.plots.words import language_figure
 
         return {
             f"{_BARS}: {m}": language_figure(self.scores[self.scores["metric"] == m], self.pairs)
@@ -97,8 +107,7 @@ class Languages(SavedResult):
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """The matching concepts."""
-        columns = ["metric", "pair", "cosine", "low", "high", "rank", "first", "level_random", "p", "holm"]
-        return {_RANKS: self.matches[[*columns, "log_odds", "positive"]].round(4)}
+        return {_RANKS: self.matches[[*_SHOWN, "log_odds", "positive"]].round(4)}
 
 
 @door(model=MODEL)
@@ -121,52 +130,120 @@ def languages(
     Vectors are compared with functionals under an inner product: the causal one compares Cov^½ λ̄ with
     Cov^−½ γ̄, and does not depend on the basis.
 
-    **Arguments:** `contexts` maps languages to contexts, line by line the same sentence, or is a file as
-    `lists.parallel_contexts` reads it (None: the packaged English, French, German and Spanish ones); the
-    others are those of `words`.
+    Args:
+        contexts: Languages → contexts, line by line the same sentence, or a file as `lists.parallel_contexts`
+            reads it; None for the packaged English, French, German and Spanish ones.
+        pairs: As for `words`, and so are `metrics`, `draws`, `n_random` and `residuals`.
 
-    **Raises** `ValueError` as `words` and `parallel_contexts` do.
+    Raises:
+        ValueError: As `words` and `parallel_contexts` do.
     """
-    held = contexts if isinstance(contexts, Mapping) else parallel_contexts(contexts)
-    if len({len(texts) for texts in held.values()}) != 1 or len(held) < 2:
-        raise ValueError(f"contexts of {', '.join(held)}: two or more languages with as many contexts each")
+    texts = contexts if isinstance(contexts, Mapping) else parallel_contexts(contexts)
+    if len({len(column) for column in texts.values()}) != 1 or len(texts) < 2:
+        raise ValueError(f"contexts of {', '.join(texts)}: two or more languages with as many contexts each")
     tokens, readout = keep_pairs(model, pair_lists(pairs)), Readout.of(model)
-    rows = gather(readout, tokens, n_random, seed)
+    rows = pair_rows(readout, tokens, n_random, seed)
     products = make_metrics(model, readout, metrics, residuals, progress=progress)
-    n = len(next(iter(held.values())))
-    texts = [text for many in held.values() for text in many]
-    finals = final_residuals(model, texts, progress=progress)["ln_final"].double().numpy()
-    named = {language: finals[i * n : (i + 1) * n] for i, language in enumerate(held)}
+    finals = last_residuals(model, [text for column in texts.values() for text in column], progress)
+    final_of = dict(zip(texts, np.split(finals, len(texts)), strict=True))
     steering: dict[str, np.ndarray] = {}
-    for first, second in combinations(named, 2):
-        name = _as_listed(f"{first}{ARROW}{second}", f"{second}{ARROW}{first}", tokens)
+    for two in combinations(final_of, 2):
+        name, turned = ARROW.join(two), ARROW.join(two[::-1])
+        if turned in tokens.concepts and name not in tokens.concepts:  # the order that the word lists have
+            name = turned
         start, end = name.split(ARROW)
-        steering[name] = named[end] - named[start]
-    quiet = not (progress if progress is not None else draws * len(rows.starts) > 200_000)
+        steering[name] = final_of[end] - final_of[start]
     scores: list[pd.DataFrame] = []
-    for metric in tqdm(products.values(), desc="languages", unit="metric", disable=quiet, leave=False):
-        tables = score_languages(tokens, rows, list(steering.values()), metric, draws, seed)
-        for name, table in zip(steering, tables, strict=True):
-            table.insert(0, "pair", name)
-            table.insert(0, "metric", metric.name)
-            scores.append(table.assign(matching=table["concept"] == name))
+    with bar(len(products), "languages", "metric", progress) as advance:
+        for metric in products.values():
+            tables = _scores(tokens, rows, list(steering.values()), metric, draws, seed)
+            for name, table in zip(steering, tables, strict=True):
+                table.insert(0, "pair", name)
+                table.insert(0, "metric", metric.name)
+                scores.append(table.assign(matching=table["concept"] == name))
+            advance.update()
+    provenance = provenance_of(
+        model,
+        {"draws": draws, "n_random": n_random, "seed": seed, "metrics": list(products)},
+        contexts="packaged" if contexts is None else "given",
+        pairs="packaged" if pairs is None else "given",
+    )
     return Languages(
-        model=str(model_identity(model)["name"]),
+        model=str(provenance["model"]["name"]),
         metrics=tuple(products),
         pairs=tuple(steering),
-        contexts=n,
+        contexts=len(finals) // len(texts),
         scores=pd.concat(scores, ignore_index=True),
         draws=draws,
-        provenance={
-            "model": model_identity(model),
-            "contexts": "packaged" if contexts is None else "given",
-            "pairs": "packaged" if pairs is None else "given",
-            "settings": {"draws": draws, "n_random": n_random, "seed": seed, "metrics": list(products)},
-            "versions": library_versions(),
-        },
+        provenance=provenance,
     )
 
 
-def _as_listed(name: str, turned: str, tokens: TokenPairs) -> str:
-    """The pair of languages in the order in which the word lists have it."""
-    return turned if turned in tokens.concepts and name not in tokens.concepts else name
+def _scores(
+    tokens: TokenPairs,
+    rows: PairRows,
+    contexts: Sequence[np.ndarray],
+    metric: Metric,
+    draws: int,
+    seed: int,
+) -> list[pd.DataFrame]:
+    """Every concept against each pair of languages' `[context, width]` differences."""
+    rng, n, slices = np.random.default_rng(seed), len(contexts[0]), set_slices(tokens.sizes)
+    steering = np.stack([c @ metric.write.T for c in contexts])  # [pair, context, width]
+    averages = unit_rows(steering.mean(axis=1))
+    weights = rng.multinomial(n, np.full(n, 1 / n), size=draws)
+    drawn = np.stack([unit_rows(weights @ s) for s in steering]).astype(np.float32)
+    differences = (rows.steering @ metric.read.T).astype(np.float32)
+    booted = _booted(differences, slices, drawn, rng)
+    pool = (rows.vocabulary @ metric.read.T).astype(np.float32)
+    chance = _random_level(pool, averages.astype(np.float32), tokens.sizes, draws, rng)
+    means = unit_rows(np.stack([differences[s].mean(axis=0, dtype=np.float64) for s in slices]))
+    turns = signs(n, draws, np.random.default_rng(seed))
+    tables: list[pd.DataFrame] = []
+    for k, context in enumerate(contexts):
+        cosine, samples = means @ averages[k], booted[k].astype(np.float64)
+        # resampling adds noise to both means and so shrinks their cosine: that bias is taken off
+        low, high = np.quantile(samples - samples.mean(axis=0), TAILS, axis=0)
+        # in any basis: γᵀλ of differences [word pair, context], in nats, and random signs of contexts
+        products = rows.steering @ context.T
+        moved = np.stack([products[s].mean(axis=0) for s in slices])
+        p = share_reaching(np.abs(moved @ turns / n).T, np.abs(moved.mean(axis=1)))
+        columns: dict[str, Any] = {
+            "concept": tokens.concepts,
+            "kept": tokens.sizes,
+            "cosine": cosine,
+            "low": cosine + low,
+            "high": cosine + high,
+            "rank": 1 + (-np.abs(cosine)).argsort(kind="stable").argsort(kind="stable"),
+            "first": (np.abs(samples).argmax(axis=1)[:, None] == np.arange(len(cosine))).mean(axis=0),
+            "level_random": chance[k],
+            "p": p,
+            "holm": holm(p),
+            "log_odds": moved.mean(axis=1),
+            "positive": [float((products[s] > 0).mean()) for s in slices],
+        }
+        tables.append(pd.DataFrame(columns))
+    return tables
+
+
+def _booted(
+    differences: np.ndarray, slices: Sequence[slice], drawn: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """Cosines of resampled concepts with resampled contexts: `[pair, draw, concept]`."""
+    out = np.empty((*drawn.shape[:2], len(slices)), np.float32)
+    for c, s in enumerate(slices):
+        n = s.stop - s.start
+        weights = rng.multinomial(n, np.full(n, 1 / n), size=drawn.shape[1]).astype(np.float32)
+        out[:, :, c] = (unit_rows(weights @ differences[s]) * drawn).sum(axis=2)
+    return out
+
+
+def _random_level(
+    pool: np.ndarray, averages: np.ndarray, sizes: np.ndarray, draws: int, rng: np.random.Generator
+) -> np.ndarray:
+    """`LEVEL` of |cosine| of means of so many random pairs with each average: `[pair, concept]`."""
+    most, out = int(sizes.max()), np.empty((draws, len(averages), len(sizes)))
+    for d in range(draws):
+        running = np.cumsum(pool[rng.choice(len(pool), most, replace=False)], axis=0, dtype=np.float32)
+        out[d] = np.abs(averages @ unit_rows(running[sizes - 1]).T)
+    return np.quantile(out, LEVEL, axis=0)

@@ -1,6 +1,6 @@
 """Lists of counterfactual word pairs and of parallel or ambiguous contexts: packaged, or read from files.
 
-A list is a text file named `[a - b].txt` with one pair a line and a tab between, the layout of Park et al.
+A list is a text file named `[a - b].txt` with one pair per line and a tab between, the layout of Park et al.
 (2311.03658). The packaged lists are graticule's own.
 """
 
@@ -31,13 +31,13 @@ def pair_lists(given: PairLists | Path | str | None) -> PairLists:
 
 def packaged_pairs() -> dict[str, tuple[tuple[str, str], ...]]:
     """The packaged lists: 30 concepts of 19 to 86 common words, word forms first and languages last."""
-    found = read_pairs(_HERE / "pairs")
 
     def place(concept: str) -> int:
         first = concept.split(ARROW)[0]
         return _ORDER.index(first) if first in _ORDER else len(_ORDER) + (first[0].isupper())
 
-    return {name: found[name] for name in sorted(found, key=place)}
+    lists = read_pairs(_HERE / "pairs")
+    return {concept: lists[concept] for concept in sorted(lists, key=place)}
 
 
 def read_pairs(folder: Path | str) -> dict[str, tuple[tuple[str, str], ...]]:
@@ -46,29 +46,24 @@ def read_pairs(folder: Path | str) -> dict[str, tuple[tuple[str, str], ...]]:
     `[male - female].txt` becomes `male ⇒ female`; other names are taken as they are. Empty lines and lines
     that begin with `#` are skipped, as are repeated pairs.
 
-    **Raises** `FileNotFoundError` if there is no such folder or no list in it, `ValueError` naming file and
-    line where a line is not two words with a tab between.
+    Raises:
+        FileNotFoundError: There is no such folder, or no list in it.
+        ValueError: A line is not two words with a tab between; file and line are named.
     """
     folder = user_path(folder)
     files = sorted(folder.glob("*.txt")) if folder.is_dir() else []
     if not files:
         raise FileNotFoundError(f"{folder} holds no word lists: expected files such as '[male - female].txt'")
-    out: dict[str, tuple[tuple[str, str], ...]] = {}
-    for file in files:
-        rows = _lines(file, 2)
-        out[_concept(file.stem)] = tuple(dict.fromkeys((a, b) for a, b in rows))
-    return out
+    return {_concept(file.stem): tuple(dict.fromkeys((a, b) for a, b in _fields(file, 2))) for file in files}
 
 
 def _concept(stem: str) -> str:
-    if stem.startswith("[") and stem.endswith("]") and " - " in stem:
-        first, second = stem[1:-1].split(" - ", 1)
-        return f"{first}{ARROW}{second}"
-    return stem
+    bracketed = stem.startswith("[") and stem.endswith("]") and " - " in stem
+    return ARROW.join(stem[1:-1].split(" - ", 1)) if bracketed else stem
 
 
-def _lines(file: Path, fields: int | None) -> list[list[str]]:
-    """Non-empty lines as their tab-separated fields, `fields` of them (None: as many as in the first)."""
+def _fields(file: Path, fields: int | None) -> list[list[str]]:
+    """Tab-separated fields of non-empty lines, `fields` of them (None: as many as in the first)."""
     out: list[list[str]] = []
     for number, line in enumerate(plain_lines(file), 1):
         if not line.strip() or line.startswith("#"):
@@ -86,17 +81,17 @@ def _lines(file: Path, fields: int | None) -> list[list[str]]:
     return out
 
 
-# Contexts ---------------------------------------------------------------------------------------------
 def parallel_contexts(path: Path | str | None = None) -> dict[str, tuple[str, ...]]:
     """Language → contexts, line by line the same sentence in each: the packaged 32, or a file of the user's.
 
-    A file begins with a line of the languages' names; every further line holds one context a language, tabs
-    between. Contexts should break off where the next token is a word.
+    A file begins with a line of the languages' names; every further line holds one context per language,
+    tabs between. Contexts should break off where the next token is a word.
 
-    **Raises** `ValueError` for fewer than two languages, a repeated name, or a line that is not complete.
+    Raises:
+        ValueError: There are fewer than two languages, a repeated name, or a line that is not complete.
     """
     file = _HERE / "contexts" / "parallel.txt" if path is None else user_path(path)
-    names, *rows = _lines(file, None)
+    names, *rows = _fields(file, None)
     if len(names) < 2 or len(set(names)) != len(names):
         raise ValueError(f"{file.name} begins with {names}: expected two or more different languages' names")
     if len(rows) < 2:
@@ -121,9 +116,10 @@ class ContextPair:
 def ambiguous_contexts(path: Path | str | None = None) -> tuple[ContextPair, ...]:
     """Winograd-like pairs of contexts: the packaged 44, or a file of the user's.
 
-    A line a pair: first context, second context, first completion, second completion, tabs between.
+    One line per pair: first context, second context, first completion, second completion, tabs between.
 
-    **Raises** `ValueError` for a line of another number of fields.
+    Raises:
+        ValueError: A line has another number of fields.
     """
     file = _HERE / "contexts" / "ambiguous.txt" if path is None else user_path(path)
-    return tuple(ContextPair(*row) for row in _lines(file, 4))
+    return tuple(ContextPair(*row) for row in _fields(file, 4))

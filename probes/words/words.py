@@ -2,27 +2,195 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
-from tqdm.auto import tqdm
+from jaxtyping import Float, Float32
 
-from graticule.hooks.artifact import library_versions
+from graticule.hooks.bars import bar
 from graticule.hooks.doors import MODEL, door
-from graticule.hooks.identity import model_identity
+from graticule.hooks.meant import UnknownNameError
 from graticule.hooks.protocols import HookedModel
-from graticule.probes.words.heat import gather, heat
+from graticule.hooks.saved import SavedResult
+from graticule.probes.words.cosines import ALPHA, ConceptCosines, concept_cosines, pair_rows
 from graticule.probes.words.lists import PairLists, pair_lists
-from graticule.probes.words.projections import leave_one_out, share_above
-from graticule.probes.words.readout import METRICS, Readout, make_metrics
-from graticule.probes.words.result import Words
-from graticule.probes.words.tokens import keep_pairs
+from graticule.probes.words.vocabulary import METRICS, Readout, keep_pairs, make_metrics, provenance_of
 
-_RANDOM = 5000
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+_HEAT = "Mean cosine between concepts' unembedding differences; a pair meets neither itself nor its words"
+_WITHIN = "Within concepts: mean cosine with its 95% interval, against chance"
+_LOO = "Each pair on the direction of its concept's other pairs, against random pairs"
+_COLUMNS = {
+    "metric": "metric",
+    "concept": "concept",
+    "kept": "pairs",
+    "mean": "mean cosine",
+    "low": "2.5%",
+    "high": "97.5%",
+    "plain": "with shared words",
+    "largest_other": "largest |cosine| with another",
+    "level_vocabulary": "95% of random pairs",
+    "level_listed": "95% of listed words",
+    "p_flipped": "p (turned round)",
+    "holm": "Holm",
+    "p_shuffled": "p (re-paired)",
+    "above": "beyond random pairs",
+}
+
+
+@dataclass(frozen=True)
+class Words(SavedResult):
+    """Counterfactual word pairs in a model's unembedding, under several inner products."""
+
+    KIND: ClassVar[str] = "words"
+
+    model: str
+    """The model's name."""
+    concepts: tuple[str, ...]
+    """Analysed concepts, in the order of the heat-maps."""
+    metrics: tuple[str, ...]
+    """Inner products, in the order of the arrays."""
+    means: Float[np.ndarray, "metric concept concept"]
+    """Mean cosine between concepts' steering vectors; on the diagonal within. Self-pairs and pairs that share
+    a word are left out."""
+    plain: Float[np.ndarray, "metric concept concept"]
+    """The same with pairs that share a word left in, as in Jiang et al. (2403.03867, figure 3)."""
+    within: pd.DataFrame
+    """One row per `metric` and `concept`: `kept` pairs, `mean` with `low` and `high` (bootstrap over pairs),
+    `plain`, `largest_other` (|mean| with any other concept), the 95% level and one-sided p of four nulls
+    (`flipped`: each pair in a random order; `vocabulary`: random pairs of tokens; `listed`: of the lists' own
+    words; `shuffled`: the concept's words paired anew, against `plain`), `holm` and `benjamini_hochberg` of
+    `p_flipped`, `holm_shuffled`, and `above` (share of leave-one-out projections beyond 95% of random
+    pairs')."""
+    between: pd.DataFrame
+    """One row per `metric` and two concepts (`first`, `second`): `mean`, `low`, `high`, `plain`, `shared`
+    (entries left out because two pairs share a word), `aligned` (the mean over the root of both diagonals:
+    the cosine of the two directions), `p` (two-sided), `holm`, `benjamini_hochberg`."""
+    projections: pd.DataFrame
+    """One row per `metric` and pair: `concept`, `start`, `end`, `projection` (leave-one-out, in standard
+    deviations of random pairs)."""
+    random: Float32[np.ndarray, "metric concept random"]
+    """Random vocabulary pairs on each concept's direction, in their standard deviations."""
+    counts: pd.DataFrame
+    """`concept`, `given` and `kept` pairs, concepts with too few for analysis among them."""
+    dropped: pd.DataFrame
+    """Pairs left out: `concept`, `start`, `end`, `why`."""
+    draws: int
+    """Draws of every null and of the bootstrap."""
+    provenance: Mapping[str, Any]
+    """Model, settings and versions."""
+
+    @property
+    def title(self) -> str:
+        """The model."""
+        return f"Counterfactual word pairs: {self.model}"
+
+    def found(self, metric: str) -> tuple[str, ...]:
+        """Concepts whose pairs point one way under a metric: Holm's p over concepts at most 0.05.
+
+        Raises:
+            KeyError: The metric is not among `metrics`.
+        """
+        rows = self._rows(metric)
+        return tuple(map(str, rows.loc[rows["holm"] <= ALPHA, "concept"]))
+
+    def own(self, metric: str) -> int:
+        """How many concepts' pairs are closer to each other in the mean than to any other concept's; 0 where
+        there is one concept alone."""
+        rows = self._rows(metric)
+        return int((rows["mean"] > rows["largest_other"]).sum())
+
+    def contrast(self, metric: str) -> tuple[float, float]:
+        """Mean of the diagonal, and mean absolute value off it."""
+        means = self.means[self.metrics.index(metric)]
+        off = ~np.eye(len(means), dtype=bool)
+        return float(np.nanmean(np.diag(means))), float(np.nanmean(np.abs(means[off]))) if off.any() else 0.0
+
+    def _rows(self, metric: str) -> pd.DataFrame:
+        if metric not in self.metrics:
+            raise UnknownNameError(f"no metric {metric!r}; this result has {', '.join(self.metrics)}")
+        return self.within[self.within["metric"] == metric]
+
+    def summary(self) -> str:
+        """Diagonal against off-diagonal under each product, then what stands behind it."""
+        n, contrasts = len(self.concepts), {metric: self.contrast(metric) for metric in self.metrics}
+
+        def rank(metric: str) -> tuple[int, float]:
+            within, between = contrasts[metric]
+            return -self.own(metric), -(within / between if between > 0 else np.inf)
+
+        order = sorted(self.metrics, key=rank)
+        if n > 1:
+            head, each = (
+                "concepts nearest to their own pairs",
+                [
+                    f"{self.own(m)} of {n} under the {m} product "
+                    f"(mean cosine {contrasts[m][0]:.3f} within, {contrasts[m][1]:.3f} between)"
+                    for m in order
+                ],
+            )
+        else:
+            head = "mean cosine of the pairs"
+            each = [f"{contrasts[m][0]:.3f} under the {m} product" for m in order]
+        lines = [f"{head}: {'; '.join(each)}"]
+        if n / (1 + self.draws) > ALPHA:
+            lines.append(
+                f"not decidable: {self.draws} draws cannot bring a p-value below {ALPHA:g} / {n} (Holm); "
+                f"take {ceil(n / ALPHA):,} or more"
+            )
+        few = int((self.counts["kept"] > 0).sum()) - n
+        kept, given = int(self.counts["kept"].sum()), int(self.counts["given"].sum())
+        more = f"; {few} more have too few" if few > 0 else ""
+        lines += [self._metric_line(metric) for metric in order]
+        return "\n".join([*lines, f"{kept} of {given} pairs kept (single tokens) in {n} concepts{more}"])
+
+    def _metric_line(self, metric: str) -> str:
+        rows, n = self._rows(metric), len(self.concepts)
+        paired = int((rows["holm_shuffled"] <= ALPHA).sum())
+        line = (
+            f"{metric}: {len(self.found(metric))} of {n} concepts above chance (Holm), the pairing matters "
+            f"(re-paired words do worse) in {paired}; {rows['above'].mean():.0%} of pairs lie beyond 95% of "
+            f"random ones"
+        )
+        shared = self.between[(self.between["metric"] == metric) & (self.between["shared"] > 0)]
+        moved = (shared["plain"] - shared["mean"])[shared["mean"].notna()].abs()
+        if moved.empty:
+            return line
+        return f"{line}; shared words would have moved a cosine between concepts by up to {moved.max():.3f}"
+
+    def figures(self) -> dict[str, Figure]:
+        """Heat-maps, the diagonal with its nulls, leave-one-out projections by metric."""
+        from graticule.probes.plots.words import heat_figure, loo_figure, within_figure
+
+        out = {
+            _HEAT: heat_figure(self.means, self.concepts, self.metrics),
+            _WITHIN: within_figure(self.within, self.concepts, self.metrics),
+        }
+        for metric, random in zip(self.metrics, self.random, strict=True):
+            projections = self.projections[self.projections["metric"] == metric]
+            out[f"{_LOO}: {metric}"] = loo_figure(projections, random, self.concepts)
+        return out
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Concepts under every metric; the largest off-diagonals; kept and dropped pairs."""
+        largest = self.between.reindex(self.between["mean"].abs().sort_values(ascending=False).index)
+        top = largest.groupby("metric", sort=False).head(12).sort_values("metric", kind="stable")
+        pairs = self.dropped["start"] + " " + self.dropped["end"]
+        dropped = [", ".join(pairs[self.dropped["concept"] == c]) for c in self.counts["concept"]]
+        return {
+            "Concepts": self.within[list(_COLUMNS)].rename(columns=_COLUMNS).round(4),
+            "The largest cosines between concepts": top.drop(columns=["benjamini_hochberg"])
+            .round(4)
+            .reset_index(drop=True),
+            "Pairs kept: both words single tokens, and different": self.counts.assign(dropped=dropped),
+        }
 
 
 @door(model=MODEL)
@@ -32,7 +200,7 @@ def words(
     *,
     metrics: Sequence[str] = METRICS,
     draws: int = 1000,
-    n_random: int = _RANDOM,
+    n_random: int = 5000,
     residuals: Float[np.ndarray, "row d_model"] | None = None,
     seed: int = 0,
     progress: bool | None = None,
@@ -44,63 +212,57 @@ def words(
     bootstrap intervals over pairs; four nulls for the diagonal; leave-one-out projections against random
     pairs. Two pairs that share a word are never set against each other: they are alike for that alone.
 
-    **Arguments:**
+    Args:
+        pairs: Concept → pairs of words, a folder of `[a - b].txt` files, or None for the packaged lists.
+            Pairs whose words are not single, different tokens are left out and counted.
+        metrics: Of `euclidean`, `whitened` (covariance of the residual after the final norm) and `causal`
+            (inverse covariance of the unembedding rows).
+        draws: Of each null and of the bootstrap.
+        n_random: Random pairs of vocabulary tokens, and of the lists' words.
+        residuals: Rows after the final norm for the whitened product; by default the model is run on the
+            packaged contexts. With fewer rows than `d_model` it sees only the directions in which they vary.
 
-    - `pairs`: concept → pairs of words, a folder of `[a - b].txt` files, or None for the packaged lists.
-      Pairs whose words are not single, different tokens are left out and counted.
-    - `metrics`: of `euclidean`, `whitened` (covariance of the residual after the final norm) and `causal`
-      (inverse covariance of the unembedding rows).
-    - `draws`: of each null and of the bootstrap.
-    - `n_random`: random pairs of vocabulary tokens, and of the lists' words.
-    - `residuals`: rows after the final norm for the whitened product; by default the model is run on the
-      packaged contexts. With fewer rows than `d_model` it sees only the directions in which they vary.
-
-    **Raises** `ValueError` for unknown metrics, a model without `W_U` or tokenizer, too few single-token
-    pairs, or too few draws; `FileNotFoundError` for a folder without lists.
+    Raises:
+        ValueError: Unknown metrics, a model without `W_U` or tokenizer, too few single-token pairs, or too
+            few draws.
+        FileNotFoundError: A folder without lists.
     """
     if draws < 20:
         raise ValueError(f"draws={draws}: at least 20, and 1,000 for p-values that survive a correction")
     tokens, readout = keep_pairs(model, pair_lists(pairs)), Readout.of(model)
-    rows = gather(readout, tokens, n_random, seed)
+    rows = pair_rows(readout, tokens, n_random, seed)
     products = make_metrics(model, readout, metrics, residuals, progress=progress)
-    maps: list[np.ndarray] = []
-    plain: list[np.ndarray] = []
-    random: list[np.ndarray] = []
-    tables: dict[str, list[pd.DataFrame]] = {"within": [], "between": [], "projections": []}
-    quiet = not (progress if progress is not None else draws * len(rows.starts) > 200_000)
-    for name, metric in tqdm(products.items(), desc="words", unit="metric", disable=quiet, leave=False):
-        mapped = rows.under(metric)
-        made = heat(tokens, mapped, draws, seed)
-        projections, chance = leave_one_out(tokens, mapped)
-        within = made.within.assign(above=share_above(projections, chance, tokens.concepts))
-        maps.append(made.means)
-        plain.append(made.plain)
-        random.append(chance)
-        parts: dict[str, pd.DataFrame] = {
-            "within": within,
-            "between": made.between,
-            "projections": projections,
-        }
-        for key, table in parts.items():
-            table.insert(0, "metric", name)
-            tables[key].append(table)
-    joined: dict[str, Any] = {k: pd.concat(v, ignore_index=True) for k, v in tables.items()}
+    cosines: dict[str, ConceptCosines] = {}
+    with bar(len(products), "words", "metric", progress) as advance:
+        for name, metric in products.items():
+            cosines[name] = concept_cosines(tokens, rows.under(metric), draws, seed)
+            advance.update()
+    provenance = provenance_of(
+        model,
+        {"draws": draws, "n_random": n_random, "seed": seed, "metrics": list(products)},
+        pairs="packaged" if pairs is None else "given",
+        residuals="packaged contexts" if residuals is None else f"{len(residuals)} given rows",
+    )
+    each = list(cosines.values())
     return Words(
-        model=str(model_identity(model)["name"]),
+        model=str(provenance["model"]["name"]),
         concepts=tokens.concepts,
         metrics=tuple(products),
-        means=np.stack(maps),
-        plain=np.stack(plain),
-        random=np.stack(random),
+        means=np.stack([c.means for c in each]),
+        plain=np.stack([c.plain for c in each]),
+        random=np.stack([c.random for c in each]),
+        within=_joined({name: c.within for name, c in cosines.items()}),
+        between=_joined({name: c.between for name, c in cosines.items()}),
+        projections=_joined({name: c.projections for name, c in cosines.items()}),
         counts=tokens.counts,
         dropped=tokens.dropped,
         draws=draws,
-        provenance={
-            "model": model_identity(model),
-            "pairs": "packaged" if pairs is None else "given",
-            "settings": {"draws": draws, "n_random": n_random, "seed": seed, "metrics": list(products)},
-            "residuals": "packaged contexts" if residuals is None else f"{len(residuals)} given rows",
-            "versions": library_versions(),
-        },
-        **joined,
+        provenance=provenance,
     )
+
+
+def _joined(tables: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Tables one after another, each with its metric in a first column."""
+    for metric, table in tables.items():
+        table.insert(0, "metric", metric)
+    return pd.concat(list(tables.values()), ignore_index=True)

@@ -20,7 +20,7 @@ from graticule.options import one_line, say, show_logs
 from graticule.probes.findings import Findings
 from graticule.probes.plots.markup import Markup, figure_json, plain
 from graticule.probes.surface.baselines import Baselines, text_digest
-from graticule.probes.words.result import Words
+from graticule.probes.words.words import Words
 from graticule.report.page import write_page
 from graticule.saes.features.examine import examine
 from graticule.saes.training.run import Run

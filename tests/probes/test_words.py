@@ -25,10 +25,15 @@ from graticule.probes.words.lists import (
     parallel_contexts,
     read_pairs,
 )
-from graticule.probes.words.readout import Readout, final_residuals, make_metrics
-from graticule.probes.words.result import Words
-from graticule.probes.words.tokens import keep_pairs, shared_tokens, single_token
-from graticule.probes.words.words import words
+from graticule.probes.words.vocabulary import (
+    Readout,
+    final_residuals,
+    keep_pairs,
+    make_metrics,
+    shared_tokens,
+    single_token,
+)
+from graticule.probes.words.words import Words, words
 
 from ..helpers import misread_axes
 

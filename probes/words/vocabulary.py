@@ -1,0 +1,252 @@
+"""What a model's vocabulary gives: single-token words, unembedding rows, final residuals, inner products."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from graticule.hooks.activations import Activations
+from graticule.hooks.artifact import library_versions
+from graticule.hooks.capture import capture
+from graticule.hooks.identity import model_identity
+from graticule.hooks.imports import load
+from graticule.hooks.protocols import HookedModel
+from graticule.hooks.visible import check_whole
+from graticule.probes.geometry import Metric, causal, covariance, euclidean, whitened
+from graticule.probes.unembedding import column_covariance
+from graticule.probes.words.lists import PairLists, ambiguous_contexts, parallel_contexts
+
+LEAST = 3
+"""Single-token pairs that a concept needs to be analysed."""
+METRICS = ("euclidean", "whitened", "causal")
+"""The inner products: plain, by the covariance of final residuals, by that of the unembedding rows."""
+_SPACE = "▁"  # how SentencePiece writes a space
+
+
+@dataclass(frozen=True)
+class TokenPairs:
+    """The pairs of single, different tokens, concept after concept."""
+
+    concepts: tuple[str, ...]
+    """Analysed concepts, each with `LEAST` pairs or more."""
+    kept: pd.DataFrame
+    """One row per pair of these: `concept`, `start`, `end` (words), `start_id`, `end_id` (tokens)."""
+    counts: pd.DataFrame
+    """One row per concept, analysed or not: `concept`, `given` and `kept` pairs."""
+    dropped: pd.DataFrame
+    """One row per pair left out: `concept`, `start`, `end`, `why`."""
+
+    @cached_property
+    def sizes(self) -> Int[np.ndarray, " concept"]:
+        """Kept pairs of each analysed concept."""
+        return self.counts.set_index("concept")["kept"].loc[list(self.concepts)].to_numpy(np.int64)
+
+    @property
+    def ids(self) -> Int[np.ndarray, "pair 2"]:
+        """Token ids of every kept pair, start and end."""
+        return self.kept[["start_id", "end_id"]].to_numpy(np.int64)
+
+    @cached_property
+    def shared(self) -> Int[np.ndarray, "entry 2"]:
+        """Every two pairs that have a token in common, in both orders, and each pair with itself."""
+        return shared_tokens(self.ids)
+
+
+def shared_tokens(ids: Int[np.ndarray, "pair 2"]) -> Int[np.ndarray, "entry 2"]:
+    """Every two rows that have a token in common, in both orders, and each row with itself."""
+    load("scipy.sparse")
+    from scipy.sparse import csr_array
+
+    column = np.unique(ids, return_inverse=True)[1].reshape(-1)
+    entries = np.ones(len(column), np.float32), (np.repeat(np.arange(len(ids)), 2), column)
+    tokens = csr_array(entries, shape=(len(ids), int(column.max()) + 1))
+    return np.stack((tokens @ tokens.T).nonzero(), axis=1).astype(np.int64)
+
+
+def single_token(model: HookedModel, word: str) -> int | None:
+    """The id of ` word` (with a leading space) if that is one token, else None.
+
+    Tokenizers that put a space before every text themselves (SentencePiece's dummy prefix) make two of
+    ` word` and one of `word`, which then begins with `▁`.
+
+    Raises:
+        ValueError: The model has no tokenizer.
+    """
+    tokenizer: Any = getattr(model, "tokenizer", None)
+    if tokenizer is None:
+        raise ValueError("word pairs need model.tokenizer; this model has none")
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    check_whole(word, "a word")
+    for text in (" " + word, word):
+        ids: Sequence[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if len(ids) != 1 or ids[0] == unknown:
+            continue
+        if text != word or str(tokenizer.convert_ids_to_tokens(int(ids[0]))).startswith(_SPACE):
+            return int(ids[0])
+    return None
+
+
+def keep_pairs(model: HookedModel, pairs: PairLists) -> TokenPairs:
+    """The pairs of `pairs` whose words are single, different tokens of `model`'s tokenizer.
+
+    Words are read with a leading space: the encoding of ` word` is BOS and one token, as in Park et al.
+    (2311.03658, appendix), where pairs of several tokens are left out.
+
+    Raises:
+        ValueError: No concept keeps `LEAST` pairs.
+    """
+    rows: list[tuple[Any, ...]] = []
+    for concept, listed in pairs.items():
+        for start, end in listed:
+            first, second = single_token(model, start), single_token(model, end)
+            several = " and ".join(w for w, t in ((start, first), (end, second)) if t is None)
+            same = "the same token" if first == second else ""
+            rows.append(
+                (concept, start, end, first, second, f"not one token: {several}" if several else same)
+            )
+    table = pd.DataFrame(rows, columns=["concept", "start", "end", "start_id", "end_id", "why"])
+    kept = table[table["why"] == ""].drop(columns="why").astype({"start_id": np.int64, "end_id": np.int64})
+    number = kept["concept"].value_counts()
+    counts = pd.DataFrame(
+        {
+            "concept": list(pairs),
+            "given": [len(listed) for listed in pairs.values()],
+            "kept": [int(number.get(concept, 0)) for concept in pairs],
+        }
+    )
+    enough = tuple(counts["concept"][counts["kept"] >= LEAST])
+    if not enough:
+        raise ValueError(
+            f"no concept keeps {LEAST} pairs of single tokens (of {len(table)} pairs in {len(counts)} "
+            "concepts): this tokenizer needs shorter or commoner words"
+        )
+    return TokenPairs(
+        concepts=enough,
+        kept=kept[kept["concept"].isin(enough)].reset_index(drop=True),
+        counts=counts,
+        dropped=table.loc[table["why"] != "", ["concept", "start", "end", "why"]].reset_index(drop=True),
+    )
+
+
+@dataclass(frozen=True)
+class Readout:
+    """The unembedding γ of a model: logits are γ(y)ᵀλ, λ the residual *after* the final norm.
+
+    Where a model was loaded with the norm's gain folded into `W_U`, λ is what its norm then gives: products
+    γᵀλ and causal cosines are the same either way, Euclidean ones are not.
+    """
+
+    weights: Tensor
+    """`W_U`, `[d_model, d_vocab]`."""
+
+    @classmethod
+    def of(cls, model: HookedModel) -> Readout:
+        """The model's own; `ValueError` if it has no `W_U` of `[d_model, d_vocab]`."""
+        weights: Any = getattr(model, "W_U", None)
+        width = int(model.cfg.d_model)
+        if not isinstance(weights, Tensor) or weights.ndim != 2 or weights.shape[0] != width:
+            shape = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
+            raise ValueError(
+                f"word pairs need model.W_U of [d_model, d_vocab], d_model {width}; found {shape}"
+            )
+        return cls(weights.detach())
+
+    @property
+    def vocabulary(self) -> int:
+        """How many tokens have a row."""
+        return int(self.weights.shape[1])
+
+    def rows(self, ids: Int[np.ndarray, " token"]) -> Float[np.ndarray, "token d_model"]:
+        """γ of some tokens; `IndexError` for a token that the unembedding has no row for."""
+        if len(ids) and (ids.min() < 0 or ids.max() >= self.vocabulary):
+            raise IndexError(f"token {int(ids.max())}: the unembedding has {self.vocabulary} rows")
+        picked = self.weights[:, torch.tensor(ids, device=self.weights.device)]
+        return picked.to("cpu", torch.float64).numpy().T.copy()
+
+    def covariance(self) -> Float[np.ndarray, "d_model d_model"]:
+        """Cov(γ) over the whole vocabulary, uniform weights (Park et al. 2023, section 3.2)."""
+        return column_covariance(self.weights)
+
+
+def final_residuals(
+    model: HookedModel,
+    texts: Sequence[str],
+    pos: Literal["last", "all"] = "last",
+    *,
+    progress: bool | None = None,
+) -> Activations:
+    """λ: the residual after the final norm, at the last token of each text or at all but BOS.
+
+    One point, `ln_final`, beside its row table.
+    """
+    layer = int(model.cfg.n_layers) - 1
+    where = slice(1, None) if pos == "all" else "last"
+    captured = capture(model, texts, "resid_post", [layer], pos=where, dtype="float32", progress=progress)
+    rows = captured[captured.points[0]]
+    norm: Any = getattr(model, "ln_final", None)
+    if norm is not None and callable(norm):
+        parameter = next(iter(model.parameters()))
+        with torch.no_grad():
+            normed = cast("Tensor", norm(rows[:, None].to(parameter.device, parameter.dtype)))
+        rows = normed[:, 0].float().cpu()
+    return Activations({"ln_final": rows}, captured.rows, captured.provenance)
+
+
+def last_residuals(
+    model: HookedModel, texts: Sequence[str], progress: bool | None
+) -> Float[np.ndarray, "text d_model"]:
+    """λ at the last token of each text, in float64."""
+    return final_residuals(model, texts, progress=progress)["ln_final"].double().numpy()
+
+
+def default_texts() -> list[str]:
+    """The packaged contexts: what the whitened product is measured on unless rows are given."""
+    texts = [text for column in parallel_contexts().values() for text in column]
+    texts += [text for pair in ambiguous_contexts() for text in (pair.first, pair.second)]
+    return list(dict.fromkeys(texts))
+
+
+def make_metrics(
+    model: HookedModel,
+    readout: Readout,
+    names: Sequence[str],
+    residuals: Float[np.ndarray, "row d_model"] | None = None,
+    *,
+    progress: bool | None = None,
+) -> dict[str, Metric]:
+    """The inner products by name; the whitened one from `residuals`, or from λ on the packaged contexts.
+
+    Raises:
+        ValueError: A name is outside `METRICS`, there is none, or the residuals have another width.
+    """
+    if not names or not set(names) <= set(METRICS):
+        raise ValueError(f"metrics={tuple(names)}: expected some of {', '.join(METRICS)}")
+    width = int(readout.weights.shape[0])
+    if residuals is not None and residuals.shape[1] != width:
+        raise ValueError(f"residuals have width {residuals.shape[1]}, the model {width}")
+    out: dict[str, Metric] = {}
+    for name in dict.fromkeys(names):
+        if name == "euclidean":
+            out[name] = euclidean(width)
+        elif name == "causal":
+            out[name] = causal(readout.covariance())
+        else:
+            if residuals is None:
+                captured = final_residuals(model, default_texts(), "all", progress=progress)
+                residuals = captured["ln_final"].double().numpy()
+            out[name] = whitened(covariance(np.asarray(residuals, np.float64)))
+    return out
+
+
+def provenance_of(model: HookedModel, settings: Mapping[str, Any], **sources: str) -> dict[str, Any]:
+    """The model, where lists and rows came from, settings and versions."""
+    identity = model_identity(model)
+    return {"model": identity, **sources, "settings": settings, "versions": library_versions()}
