@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from graticule.probes.generalisation.popularity import popularity as popularity
     from graticule.probes.generalisation.prompts import prompts as prompts
     from graticule.probes.generalisation.transfer import transfer as transfer
-    from graticule.probes.latents.sweep import latents as latents
+    from graticule.probes.latents.latents import latents as latents
     from graticule.probes.neurons.neurons import neurons as neurons
     from graticule.probes.probe import probe as probe
     from graticule.probes.scores.settings import JudgeSettings as JudgeSettings
@@ -136,7 +136,7 @@ _HOMES = {
     "erase": "graticule.probes.causes.erase",
     "holdouts": "graticule.probes.generalisation.holdouts",
     "languages": "graticule.probes.words.languages",
-    "latents": "graticule.probes.latents.sweep",
+    "latents": "graticule.probes.latents.latents",
     "load_model": "graticule.models",
     "mlp": "graticule.probes.beyond.mlp",
     "neurons": "graticule.probes.neurons.neurons",

@@ -21,7 +21,7 @@ RESULTS: dict[str, str] = {
     "erasure": "graticule.probes.causes.erase:Erasure",
     "findings": "graticule.probes.findings:Findings",
     "holdouts": "graticule.probes.generalisation.holdouts:Holdouts",
-    "latents": "graticule.probes.latents.findings:LatentFindings",
+    "latents": "graticule.probes.latents.result:LatentFindings",
     "layer_band": "graticule.probes.layer_band:LayerBand",
     "mlp": "graticule.probes.beyond.mlp:MLPFindings",
     "neurons": "graticule.probes.neurons.result:Neurons",

@@ -143,7 +143,7 @@ def _popularity(context: Context) -> Made:
 
 
 def _latents(context: Context) -> Made:
-    from graticule.probes.latents.sweep import latents
+    from graticule.probes.latents.latents import latents
 
     if not context.settings.saes:
         raise NotApplicable("no SAE; name a SAELens folder with --sae")

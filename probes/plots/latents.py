@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 
@@ -24,22 +22,21 @@ from graticule.probes.plots.style import (
 
 _COLOURS = {
     "dense probe": INK,
-    "latents": ACCENT,
-    "all latents": ACCENT,
     "reconstruction": SURFACE,
     "error term": BLOCKS[4],
+    "all latents": ACCENT,
+    "latents": ACCENT,
     "coordinates": MUTED,
     "random latents": FAINT,
 }
-_ORDER = (
-    "dense probe",
-    "reconstruction",
-    "error term",
-    "all latents",
-    "latents",
-    "coordinates",
-    "random latents",
-)
+"""Arm → colour, in drawing order."""
+_ENDS = "[%{customdata[0]:.3f}, %{customdata[1]:.3f}]"
+_COUNTED = {
+    "latents": "k chosen latents",
+    "coordinates": "k chosen coordinates",
+    "random latents": "random latents",
+}
+_UNCOUNTED = {"dense probe": "solid", "all latents": "dash", "reconstruction": "dash", "error term": "dash"}
 
 
 def arms_figure(arms: pd.DataFrame) -> Figure:
@@ -48,56 +45,47 @@ def arms_figure(arms: pd.DataFrame) -> Figure:
     Args:
         arms: `sae`, `arm`, `k` (NaN where there is none), `gain`, `low`, `high`.
 
-    **Raises** `KeyError` if a column is missing.
+    Raises:
+        KeyError: a column is missing.
     """
     need_columns(arms, "sae", "arm", "k", "gain", "low", "high")
-    held = arms.assign(name=[_arm(a, k) for a, k in zip(arms["arm"], arms["k"], strict=True)])
-    rank = {name: i for i, name in enumerate(_ORDER)}
-    held = held.assign(rank=held["arm"].map(rank), size=-held["k"].fillna(0))
-    names = held.sort_values(["rank", "size"])["name"].drop_duplicates().to_list()
+    rank = {arm: i for i, arm in enumerate(_COLOURS)}
+    arms = arms.assign(
+        name=[_name(arm, k) for arm, k in zip(arms["arm"], arms["k"], strict=True)],
+        rank=arms["arm"].map(rank),
+        size=-arms["k"].fillna(0),
+    )
+    names = arms.sort_values(["rank", "size"])["name"].drop_duplicates().to_list()
     place = {name: len(names) - 1 - i for i, name in enumerate(names)}
     fig = Figure()
-    saes = held["sae"].drop_duplicates().to_list()
+    saes = arms["sae"].drop_duplicates().to_list()
     for s, sae in enumerate(saes):
-        rows = held[held["sae"] == sae]
-        shift = 0.0 if len(saes) == 1 else 0.5 * (0.5 - (s + 0.5) / len(saes))
-        colours = (
-            [_COLOURS.get(a, MUTED) for a in rows["arm"]]
-            if len(saes) == 1
-            else [BLOCKS[s % len(BLOCKS)]] * len(rows)
-        )
-        for (_, row), colour in zip(rows.iterrows(), colours, strict=True):
-            y = place[row["name"]] + shift
+        rows = arms[arms["sae"] == sae]
+        shift, colours = 0.0, [_COLOURS.get(arm, MUTED) for arm in rows["arm"]]
+        if len(saes) > 1:
+            shift, colours = 0.5 * (0.5 - (s + 0.5) / len(saes)), [BLOCKS[s % len(BLOCKS)]] * len(rows)
+        heights = [place[name] + shift for name in rows["name"]]
+        ends = rows[["low", "high"]].to_numpy(float)
+        for interval, y, colour in zip(ends.tolist(), heights, colours, strict=True):
+            line = {"color": colour, "width": 2}
             fig.add_trace(
-                Scatter(
-                    x=[row["low"], row["high"]],
-                    y=[y, y],
-                    mode="lines",
-                    line={"color": colour, "width": 2},
-                    showlegend=False,
-                    hoverinfo="skip",
-                )
+                Scatter(x=interval, y=[y, y], mode="lines", line=line, showlegend=False, hoverinfo="skip")
             )
-        fig.add_trace(
-            Scatter(
-                x=rows["gain"],
-                y=[place[n] + shift for n in rows["name"]],
-                mode="markers",
-                marker={"size": 9, "color": colours, "line": {"color": "white", "width": 1}},
-                name=short(sae, 40),
-                showlegend=len(saes) > 1,
-                customdata=np.stack([rows["low"], rows["high"]], axis=1),
-                text=rows["name"],
-                hovertemplate="%{text}<br>gain %{x:.3f} [%{customdata[0]:.3f}, %{customdata[1]:.3f}]"
-                "<extra></extra>",
-            )
+        marks = Scatter(
+            x=rows["gain"],
+            y=heights,
+            mode="markers",
+            marker={"size": 9, "color": colours, "line": {"color": "white", "width": 1}},
+            name=short(sae, 40),
+            showlegend=len(saes) > 1,
+            customdata=ends,
+            text=rows["name"],
+            hovertemplate=f"%{{text}}<br>gain %{{x:.3f}} {_ENDS}<extra></extra>",
         )
+        fig.add_trace(marks)
     fig.add_vline(x=0, line={"color": MUTED, "width": 1, "dash": "dot"})
-    style(
-        fig,
-        height=110 + 26 * len(names),
-        note="Bars are 95% intervals; of random latents the range of draws.",
-    )
+    note = "Bars are 95% intervals; of random latents the range of draws."
+    style(fig, height=110 + 26 * len(names), note=note)
     fig.update_yaxes(
         tickvals=list(place.values()), ticktext=list(place), range=[-0.7, len(names) - 0.3], showgrid=False
     )
@@ -105,7 +93,7 @@ def arms_figure(arms: pd.DataFrame) -> Figure:
     return fig
 
 
-def _arm(arm: str, k: float) -> str:
+def _name(arm: str, k: float) -> str:
     if pd.isna(k):
         return arm
     return f"{int(k)} {arm if k != 1 else arm.removesuffix('s')}"
@@ -115,40 +103,38 @@ def count_figure(arms: pd.DataFrame) -> Figure:
     """Test R² against k for chosen latents, chosen coordinates and random latents, beside what has no k.
 
     Args:
-        arms: one SAE's lines of `arm`, `k`, `score`.
+        arms: `arm`, `k`, `score` of one SAE.
 
-    **Raises** `KeyError` if a column is missing.
+    Raises:
+        KeyError: a column is missing.
     """
     need_columns(arms, "arm", "k", "score")
     fig = Figure()
     counted = arms[arms["k"].notna()]
-    for arm in ("latents", "coordinates", "random latents"):
+    for arm, name in _COUNTED.items():
         rows = counted[counted["arm"] == arm].sort_values("k")
-        fig.add_trace(
-            Scatter(
-                x=rows["k"],
-                y=rows["score"],
-                mode="lines+markers",
-                line={"color": _COLOURS[arm], "width": 2.5 if arm == "latents" else 1.5},
-                marker={"size": 7},
-                name={"latents": "k chosen latents", "coordinates": "k chosen coordinates"}.get(arm, arm),
-                hovertemplate="k = %{x}<br>test R² %{y:.3f}<extra></extra>",
-            )
+        curve = Scatter(
+            x=rows["k"],
+            y=rows["score"],
+            mode="lines+markers",
+            line={"color": _COLOURS[arm], "width": 2.5 if arm == "latents" else 1.5},
+            marker={"size": 7},
+            name=name,
+            hovertemplate="k = %{x}<br>test R² %{y:.3f}<extra></extra>",
         )
-    dashes = {"dense probe": "solid", "all latents": "dash", "reconstruction": "dash", "error term": "dash"}
+        fig.add_trace(curve)
     span = [float(counted["k"].min()), float(counted["k"].max())]
-    for arm, dash in dashes.items():
-        for _, row in arms[arms["arm"] == arm].iterrows():
-            fig.add_trace(
-                Scatter(
-                    x=span,
-                    y=[row["score"]] * 2,
-                    mode="lines",
-                    line={"color": _COLOURS[arm], "width": 1.5, "dash": dash},
-                    name=f"{arm} {row['score']:.3f}",
-                    hovertemplate=f"{plain(arm)}<br>test R² %{{y:.3f}}<extra></extra>",
-                )
+    for arm, dash in _UNCOUNTED.items():
+        for score in arms["score"][arms["arm"] == arm]:
+            level = Scatter(
+                x=span,
+                y=[score] * 2,
+                mode="lines",
+                line={"color": _COLOURS[arm], "width": 1.5, "dash": dash},
+                name=f"{arm} {score:.3f}",
+                hovertemplate=f"{plain(arm)}<br>test R² %{{y:.3f}}<extra></extra>",
             )
+            fig.add_trace(level)
     style(fig, height=420)
     ks = sorted(int(k) for k in counted["k"].unique())
     fig.update_xaxes(type="log", tickvals=ks, ticktext=[str(k) for k in ks], title_text="k (log scale)")
@@ -166,26 +152,23 @@ def latent_figure(
         target, unit: for the axis title.
         limit, seed: at most `limit` points are drawn, sampled with `seed`.
 
-    **Raises** `KeyError` if a column is missing.
+    Raises:
+        KeyError: a column is missing.
     """
     need_columns(rows, "activation", "value", "latent")
-    shown, note = sampled(rows, limit, seed)
+    drawn, note = sampled(rows, limit, seed)
     fig = Figure()
-    active = shown["activation"] != 0
-    for part, name, colour in (
-        (shown[~active], "silent", FAINT),
-        (shown[active], "active", ACCENT),
-    ):
-        fig.add_trace(
-            Scatter(
-                x=part["activation"].to_numpy(np.float32),
-                y=part["value"].to_numpy(np.float32),
-                mode="markers",
-                marker={"size": 4, "color": colour, "opacity": 0.55},
-                name=f"{name} on {len(part):,} rows",
-                hovertemplate="activation %{x:.4~g}<br>value %{y:.5~g}<extra></extra>",
-            )
+    active = drawn["activation"] != 0
+    for part, name, colour in ((drawn[~active], "silent", FAINT), (drawn[active], "active", ACCENT)):
+        points = Scatter(
+            x=part["activation"].to_numpy(np.float32),
+            y=part["value"].to_numpy(np.float32),
+            mode="markers",
+            marker={"size": 4, "color": colour, "opacity": 0.55},
+            name=f"{name} on {len(part):,} rows",
+            hovertemplate="activation %{x:.4~g}<br>value %{y:.5~g}<extra></extra>",
         )
+        fig.add_trace(points)
     latent = int(rows["latent"].iloc[0])
     style(fig, height=420, aspect=0.5, extra=60, note=note)
     fig.update_xaxes(title_text=f"activation of latent {latent}")
@@ -199,19 +182,19 @@ def cosine_figure(cosines: pd.DataFrame, levels: pd.DataFrame) -> Figure:
     many random decoders stays below.
 
     Args:
-        cosines: a line a latent, with `cos_read` and `cos_write`.
+        cosines: one row per latent, with `cos_read` and `cos_write`.
         levels: `direction` and `level`.
 
-    **Raises** `KeyError` if a column is missing.
+    Raises:
+        KeyError: a column is missing.
     """
     need_columns(cosines, "cos_read", "cos_write")
     need_columns(levels, "direction", "level")
     fig = Figure()
     colours = {"read": SURFACE, "write": ACCENT}
     largest = 0.0
-    notes: list[str] = []
-    for _, line in levels.iterrows():
-        kind, level = str(line["direction"]), float(line["level"])
+    notes = ["Dashed: the largest of as many random decoders stays inside with probability .95."]
+    for kind, level in zip(levels["direction"].astype(str), levels["level"].astype(float), strict=True):
         values = cosines[f"cos_{kind}"].to_numpy(np.float64)
         values = values[np.isfinite(values)]
         if not len(values):
@@ -219,29 +202,20 @@ def cosine_figure(cosines: pd.DataFrame, levels: pd.DataFrame) -> Figure:
         largest = max(largest, float(np.abs(values).max()), level)
         beyond = int((np.abs(values) > level).sum())
         notes.append(f"{beyond:,} of {len(values):,} latents lie beyond it for {kind}.")
-        fig.add_trace(
-            Histogram(
-                x=values,
-                name=f"cosine to {kind}",
-                marker={"color": colours[kind]},
-                opacity=0.55,
-                xbins={"size": 0.01 if largest < 0.4 else 0.02},
-                hovertemplate="cosine %{x}<br>%{y} latents<extra></extra>",
-            )
+        histogram = Histogram(
+            x=values,
+            name=f"cosine to {kind}",
+            marker={"color": colours[kind]},
+            opacity=0.55,
+            xbins={"size": 0.01 if largest < 0.4 else 0.02},
+            hovertemplate="cosine %{x}<br>%{y} latents<extra></extra>",
         )
+        fig.add_trace(histogram)
         for sign in (-1, 1):
             fig.add_vline(x=sign * level, line={"color": colours[kind], "width": 1.5, "dash": "dash"})
-    style(
-        fig,
-        height=380,
-        note=" ".join(
-            ["Dashed: the largest of as many random decoders stays inside with probability .95.", *notes]
-        ),
-    )
-    layout: dict[str, Any] = {"barmode": "overlay"}
-    fig.update_layout(**layout)
-    fig.update_xaxes(
-        title_text="cosine of decoder vector and direction", range=[-1.1 * largest, 1.1 * largest]
-    )
+    style(fig, height=380, note=" ".join(notes))
+    fig.update_layout(barmode="overlay")
+    reach = [-1.1 * largest, 1.1 * largest]
+    fig.update_xaxes(title_text="cosine of decoder vector and direction", range=reach)
     fig.update_yaxes(title_text="latents (log scale)", type="log")
     return fig

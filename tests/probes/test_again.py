@@ -30,7 +30,7 @@ from graticule.probes.directions.directions import directions
 from graticule.probes.generalisation.holdouts import holdouts
 from graticule.probes.generalisation.popularity import popularity
 from graticule.probes.generalisation.transfer import transfer
-from graticule.probes.latents.sweep import latents
+from graticule.probes.latents.latents import latents
 from graticule.probes.layer_band import layer_band
 from graticule.probes.neurons.neurons import neurons
 from graticule.probes.scores.settings import JudgeSettings

@@ -10,8 +10,9 @@ from sklearn.metrics import r2_score, roc_auc_score
 from graticule import Table, sweep
 from graticule.hooks.latents import encode
 from graticule.hooks.points import PointError
-from graticule.probes.latents.arms import all_latents
-from graticule.probes.latents.findings import (
+from graticule.probes.latents.latents import latents
+from graticule.probes.latents.predictors import all_latents, fixed, forward_selection, matched, select
+from graticule.probes.latents.result import (
     ALL,
     COORDINATES,
     DENSE,
@@ -21,9 +22,6 @@ from graticule.probes.latents.findings import (
     RECONSTRUCTION,
     LatentFindings,
 )
-from graticule.probes.latents.judged import matched
-from graticule.probes.latents.selection import fixed, forward_selection, select
-from graticule.probes.latents.sweep import latents
 from graticule.probes.scores.verdict import NO_BETTER, STRUCTURE
 from graticule.sims.planted import planted
 
@@ -200,7 +198,7 @@ def test_a_folder_or_a_run_is_judged_as_the_sae_it_holds(world, findings, tmp_pa
 @pytest.mark.parametrize("sparse", [False, True])
 def test_all_latents_are_ridge_on_what_each_writes(world, findings, sparse, monkeypatch):
     if sparse:
-        monkeypatch.setattr("graticule.probes.latents.arms._DENSE_LATENTS", 0)
+        monkeypatch.setattr("graticule.probes.latents.predictors._DENSE_LATENTS", 0)
     sae = hand_made(world)
     with torch.no_grad():
         sae.W_dec[7] *= 10  # a latent in other units, which changes nothing it writes
@@ -213,7 +211,7 @@ def test_all_latents_are_ridge_on_what_each_writes(world, findings, sparse, monk
     X, X_test = X[problem.train], X[problem.test]
     y = problem.y[problem.train]
     if sparse:
-        from graticule.probes.latents.arms import _STRENGTHS
+        from graticule.probes.latents.predictors import _STRENGTHS
 
         strengths = _STRENGTHS * np.square(X - X.mean(0)).sum()
         fits = [Ridge(a).fit(X, y).predict(X_test) for a in strengths]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from graticule.hooks.imports import load
 from graticule.hooks.latents import Latents
@@ -17,15 +17,13 @@ from graticule.probes.layers import Problem
 from graticule.probes.scores.metrics import auroc, pearson, r2, spearman
 from graticule.probes.scores.multiplicity import benjamini_hochberg
 
-KINDS = ("read", "write")
-
 
 @dataclass(frozen=True)
 class Cosines:
     """Decoder cosines to the two directions of one target, beside decoders drawn at random."""
 
     table: pd.DataFrame
-    """A line a latent with a decoder: `latent`, and for both directions `cos_`, `p_`, `p_max_`, `p_bh_`."""
+    """One row per latent with a decoder: `latent`; for both directions `cos_`, `p_`, `p_max_`, `p_bh_`."""
     levels: dict[str, float]
     """Direction → the |cos| below which the largest of all random decoders stays with probability .95."""
 
@@ -113,17 +111,13 @@ def _correlation_p(r: Float[np.ndarray, " value"], n: int) -> Float[np.ndarray, 
     from scipy.stats import t
 
     free = max(n - 2, 1)
-    held = np.clip(r, -1 + 1e-12, 1 - 1e-12)
-    return np.asarray(2 * t.sf(np.abs(held) * np.sqrt(free / (1 - held**2)), free))
+    inside = np.clip(r, -1 + 1e-12, 1 - 1e-12)
+    return np.asarray(2 * t.sf(np.abs(inside) * np.sqrt(free / (1 - inside**2)), free))
 
 
 def scatter_rows(latents: Latents, problem: Problem, target: int, latent: int) -> pd.DataFrame:
     """The test rows of one latent: `source`, `activation`, `value` of the target."""
-    index: Int[np.ndarray, " test"] = problem.test
-    return pd.DataFrame(
-        {
-            "source": problem.source[index],
-            "activation": latents.dense(np.array([latent]), index)[:, 0],
-            "value": problem.y[index, target],
-        }
-    )
+    test = problem.test
+    activation = latents.dense(np.array([latent]), test)[:, 0]
+    value = problem.y[test, target]
+    return pd.DataFrame({"source": problem.source[test], "activation": activation, "value": value})

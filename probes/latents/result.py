@@ -1,0 +1,235 @@
+"""`LatentFindings`: what latents hold of a target, beside the dense probe and what the SAE loses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from graticule.hooks.meant import UnknownNameError
+from graticule.hooks.result import Part
+from graticule.hooks.saved import SavedResult
+from graticule.probes.material import Predicted
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+DENSE, LATENTS, ALL = "dense probe", "latents", "all latents"
+RECONSTRUCTION, ERROR = "reconstruction", "error term"
+COORDINATES, RANDOM = "coordinates", "random latents"
+_TOP = {
+    "target": "target",
+    "latent": "latent",
+    "train_r2": "train R²",
+    "test_r2": "test R²",
+    "test_spearman": "test Spearman",
+    "test_auroc": "test AUROC",
+    "frequency": "active on",
+    "p_bh_test": "p (BH)",
+    "cos_read": "cosine, read",
+    "p_bh_read": "p (BH), read",
+    "cos_write": "cosine, write",
+    "p_bh_write": "p (BH), write",
+}
+_SAES = {
+    "sae": "SAE",
+    "point": "hook point",
+    "architecture": "architecture",
+    "d_sae": "latents",
+    "l0": "active a row (L0)",
+    "alive": "latents ever active",
+    "explained_variance": "variance explained (test rows)",
+}
+_ARMS = {
+    "sae": "SAE",
+    "arm": "predictor",
+    "k": "k",
+    "validation": "validation R²",
+    "score": "test R²",
+    "gain": "gain",
+    "low": "from",
+    "high": "to",
+    "words": "verdict",
+}
+
+
+@dataclass(frozen=True)
+class LatentFindings(SavedResult):
+    """The result of `graticule.latents`."""
+
+    KIND: ClassVar[str] = "latents"
+
+    model: str
+    """The model's name."""
+    table: str
+    """The table's name."""
+    kind: str
+    """`numeric`, `binary` or `categorical`."""
+    target_names: tuple[str, ...]
+    """One name per target."""
+    units: tuple[str | None, ...]
+    """One unit per target."""
+    ks: tuple[int, ...]
+    """How many latents were tried."""
+    chosen_sae: str
+    """The SAE whose largest k has the best out-of-fold R² on training rows."""
+    saes: pd.DataFrame
+    """One row per SAE: `sae`, `point`, `layer`, `architecture`, `d_sae`, `l0`, `alive` (share of latents
+    active on any row), `explained_variance` (on test rows)."""
+    arms: pd.DataFrame
+    """One row per SAE and arm: `sae`, `arm`, `k` (at most: see `selected`), `validation`, `score`, `gain`,
+    `low`, `high`, `words`. Of random latents these are the mean over draws, `low` and `high` the range."""
+    top: pd.DataFrame
+    """The latents that go with each target best on training rows, scored on test rows: see `top_latents`."""
+    selected: pd.DataFrame
+    """One row per SAE and step of the forward selection on all training rows: `sae`, `order`, `latent`."""
+    cosines: pd.DataFrame
+    """Decoder cosines of every latent to both directions of every target: see `decoder_cosines`."""
+    levels: pd.DataFrame
+    """`sae`, `target`, `direction`, `level`: the |cos| that the largest of as many random decoders stays
+    below with probability .95."""
+    scatter: pd.DataFrame
+    """Test rows of each target's best latent: `sae`, `target`, `latent`, `source`, `activation`, `value`."""
+    predictions: Float[np.ndarray, "arm test target"]
+    """Test predictions of every row of `arms` (the first draw of random latents), in target units."""
+    y: Float[np.ndarray, "test target"]
+    """Targets of the test rows."""
+    source: Int[np.ndarray, " test"]
+    """The table row of each test row."""
+    clusters: Int[np.ndarray, " test"]
+    """Dependent rows share one."""
+    provenance: Mapping[str, Any]
+    """Model, table, SAEs, settings and versions."""
+
+    @property
+    def title(self) -> str:
+        """Model, table and SAEs."""
+        names = self.saes["sae"]
+        saes = names.iloc[0] if len(names) == 1 else f"{len(names)} SAEs"
+        return f"Latents of {saes} on {self.model}, {self.table}"
+
+    def arm(self, arm: str, k: int | None = None, sae: str | None = None) -> Mapping[str, Any]:
+        """One row of `arms`; of the chosen SAE unless another is named.
+
+        Raises:
+            KeyError: There is no such arm; those there are are named.
+        """
+        return dict(self.arms.iloc[self._row(arm, k, sae)])
+
+    def at(self, arm: str, k: int | None = None, sae: str | None = None) -> Predicted:
+        """The test predictions of one arm, for `compare`; `KeyError` as `arm`."""
+        row = self._row(arm, k, sae)
+        return Predicted(
+            name=f"{'' if k is None else f'{k} '}{arm}, {sae or self.chosen_sae}",
+            target_names=self.target_names,
+            units=self.units,
+            source=self.source,
+            clusters=self.clusters,
+            y=self.y,
+            predictions=self.predictions[row],
+        )
+
+    def _row(self, arm: str, k: int | None, sae: str | None) -> int:
+        sae, arms = sae or self.chosen_sae, self.arms
+        wanted = (arms["sae"] == sae) & (arms["arm"] == arm)
+        rows = np.flatnonzero(wanted & (arms["k"].isna() if k is None else arms["k"] == k))
+        if not len(rows):
+            pairs = arms[["arm", "k"]].drop_duplicates().itertuples(index=False)
+            names = [f"{a}{'' if pd.isna(n) else f' (k={int(n)})'}" for a, n in pairs]
+            raise UnknownNameError(f"no arm {arm!r} with k={k} of SAE {sae!r}; there are {names}")
+        return int(rows[0])
+
+    def _of_chosen(self, table: pd.DataFrame, target: str | None = None) -> pd.DataFrame:
+        """The rows of a table that are about the chosen SAE, and about a target if one is named."""
+        rows = table[table["sae"] == self.chosen_sae]
+        return rows if target is None else rows[rows["target"] == target]
+
+    def summary(self) -> str:
+        """What the most latents give against the dense probe, then what the SAE keeps and loses."""
+        largest = max(self.ks)
+        few, dense = self.arm(LATENTS, largest), self.arm(DENSE)
+        sae = self._of_chosen(self.saes).iloc[0]
+        there = min(largest, len(self._of_chosen(self.selected)))
+        fewer = f" ({largest} were asked for, and no other adds anything)" if there < largest else ""
+        among = f"; chosen among {len(self.saes)} SAEs on training rows" if len(self.saes) > 1 else ""
+        rest = [(name, self.arm(name)) for name in (ALL, RECONSTRUCTION, ERROR)]
+        lines = [
+            f"{few['words']}: {_count(there)} of {self.chosen_sae}{fewer} {_gain(few)}; "
+            f"the dense probe {_gain(dense)}",
+            f"at {sae['point']}: {int(sae['d_sae']):,} latents, {sae['l0']:.1f} active a row, "
+            f"{sae['explained_variance']:.3f} of the variance reconstructed{among}",
+            "; ".join(f"{name} {_gain(arm)}, {arm['words']}" for name, arm in rest),
+        ]
+        for k in self.ks:
+            chosen, other, random = (self.arm(a, k) for a in (LATENTS, COORDINATES, RANDOM))
+            lines.append(
+                f"{_count(k)}: R² {chosen['score']:.3f}, gain {chosen['gain']:+.3f}, {chosen['words']} "
+                f"(as many coordinates R² {other['score']:.3f}, random latents {random['score']:.3f})"
+            )
+        best = [line for target in self.target_names for line in self._best(target)]
+        return "\n".join(
+            lines + (best if len(best) <= 6 else [*best[:5], f"… and {len(best) - 5} targets more"])
+        )
+
+    def _best(self, target: str) -> list[str]:
+        """The latent that goes with a target best, if one was listed."""
+        top = self._of_chosen(self.top, target)
+        if top.empty:
+            return []
+        best, level = top.iloc[0], self._of_chosen(self.levels, target).set_index("direction")["level"]
+        return [
+            f"{target}: latent {int(best['latent'])}, test Spearman {best['test_spearman']:+.3f}; "
+            f"decoder cosine {best['cos_read']:+.2f} to read (the largest of random decoders "
+            f"{level['read']:.2f}), {best['cos_write']:+.2f} to write ({level['write']:.2f})"
+        ]
+
+    def figures(self) -> dict[str, Figure]:
+        """Gain of every arm, R² by k, the best latent against the target, decoder cosines against chance."""
+        from graticule.probes.plots.latents import arms_figure, cosine_figure, count_figure, latent_figure
+
+        out = {
+            "What each predictor adds to the surface on test rows": arms_figure(self.arms),
+            "Test R² by the number of latents": count_figure(self._of_chosen(self.arms)),
+        }
+        for target, unit in list(zip(self.target_names, self.units, strict=True))[:4]:
+            if len(rows := self._of_chosen(self.scatter, target)):
+                caption = f"The latent that goes with {target} best on training rows, on test rows"
+                out[caption] = latent_figure(rows, target, unit)
+        for target in self.target_names[:2]:
+            if len(rows := self._of_chosen(self.cosines, target)):
+                caption = f"Decoder cosines with the directions of {target}, and where chance ends"
+                out[caption] = cosine_figure(rows, self._of_chosen(self.levels, target))
+        return out
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """The arms, the top latents of the chosen SAE, and the SAEs."""
+        arms = self.arms.assign(k=self.arms["k"].astype("Int64"))
+        if arms["sae"].nunique() == 1:
+            arms = arms.drop(columns="sae")
+        return {
+            "Every predictor against the same surface": _renamed(arms, _ARMS),
+            "Latents chosen on training rows, scored on test rows": _renamed(self._of_chosen(self.top), _TOP),
+            "The SAEs": _renamed(self.saes, _SAES),
+        }
+
+    def layout(self, figures: Sequence[str], tables: Sequence[str]) -> list[Part]:
+        """Gain and its table first, then single latents."""
+        return self.figure_then_table(figures, tables)
+
+
+def _renamed(table: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
+    """The columns of `names` that are there, as people read them."""
+    columns = [name for name in names if name in table]
+    return table[columns].rename(columns=dict(names)).reset_index(drop=True)
+
+
+def _count(k: int) -> str:
+    return "1 latent" if k == 1 else f"{k} latents"
+
+
+def _gain(line: Mapping[str, Any]) -> str:
+    return f"gain {line['gain']:+.3f} [{line['low']:+.3f}, {line['high']:+.3f}] (R² {line['score']:.3f})"
