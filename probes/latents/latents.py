@@ -12,11 +12,10 @@ import pandas as pd
 
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.bars import bar
-from graticule.hooks.coders import SparseCoder, architecture, describe, writes_elsewhere
+from graticule.hooks.coders import SparseCoder, architecture, describe, load_sae, writes_elsewhere
 from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.latents import Latents, encode
 from graticule.hooks.points import layer_of
-from graticule.hooks.sae_folders import load_sae
 from graticule.probes.estimators.solvers import RidgeFit
 from graticule.probes.findings import Findings
 from graticule.probes.geometry import RandomVectors, covariance

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from graticule.hooks.meant import UnknownNameError
+from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.result import Part
 from graticule.hooks.saved import SavedResult
 from graticule.probes.material import Predicted

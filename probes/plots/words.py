@@ -8,7 +8,17 @@ import pandas as pd
 from jaxtyping import Float, Float32
 
 from graticule.probes.plots.drawing import Bar, Figure, Heatmap, Histogram, Scatter, make_subplots
-from graticule.probes.plots.style import ACCENT, BLOCKS, FAINT, INK, MUTED, SURFACE, need_columns, style
+from graticule.probes.plots.style import (
+    ACCENT,
+    BLOCKS,
+    FAINT,
+    INK,
+    MUTED,
+    SURFACE,
+    error_bars,
+    need_columns,
+    style,
+)
 
 _DIVERGING = [[0, "#00639c"], [0.25, "#8fb9d6"], [0.5, "#ffffff"], [0.75, "#e0a3b4"], [1, "#b3003c"]]
 _EVERY_PANEL: Any = "all"  # plotly's types know booleans only
@@ -20,11 +30,6 @@ def _panels(titles: Sequence[str], columns: int, **spacing: Any) -> tuple[Figure
     rows = -(-len(titles) // columns)
     fig = make_subplots(rows=rows, cols=columns, subplot_titles=list(titles), **spacing)
     return fig, [{"row": k // columns + 1, "col": k % columns + 1} for k in range(len(titles))]
-
-
-def _whiskers(value: np.ndarray, low: np.ndarray, high: np.ndarray, **line: Any) -> dict[str, Any]:
-    """Horizontal error bars from `low` to `high`."""
-    return {"type": "data", "symmetric": False, "array": high - value, "arrayminus": value - low, **line}
 
 
 def _overlaid(colour: str, name: str, legend: bool) -> dict[str, Any]:
@@ -112,7 +117,7 @@ def within_figure(within: pd.DataFrame, concepts: Sequence[str], metrics: Sequen
         own = Scatter(
             x=mean,
             marker={"size": 7, "color": ACCENT},
-            error_x=_whiskers(mean, low, high, color=ACCENT, thickness=1.2, width=0),
+            error_x=error_bars(mean, low, high, ACCENT, thickness=1.2),
             name="within the concept, 95% interval",
             legendgroup="own",
             **shared,
@@ -195,7 +200,7 @@ def language_figure(scores: pd.DataFrame, pairs: Sequence[str], limit: int = 8) 
             y=list(top["concept"]),
             orientation="h",
             marker_color=[ACCENT if m else BLOCKS[3] for m in top["matching"]],
-            error_x=_whiskers(size, ends.min(axis=0), ends.max(axis=0), color=INK, thickness=1, width=2),
+            error_x=error_bars(size, ends.min(axis=0), ends.max(axis=0), INK, thickness=1, width=2),
             showlegend=False,
             customdata=top["cosine"],
             hovertemplate="%{y}: %{customdata:.3f}<extra></extra>",

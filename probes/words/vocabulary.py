@@ -18,8 +18,8 @@ from graticule.hooks.artifact import library_versions
 from graticule.hooks.capture import capture
 from graticule.hooks.identity import model_identity
 from graticule.hooks.imports import load
+from graticule.hooks.messages import check_whole
 from graticule.hooks.protocols import HookedModel
-from graticule.hooks.visible import check_whole
 from graticule.probes.geometry import Metric, causal, covariance, euclidean, whitened
 from graticule.probes.unembedding import column_covariance
 from graticule.probes.words.lists import PairLists, ambiguous_contexts, parallel_contexts

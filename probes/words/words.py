@@ -14,7 +14,7 @@ from jaxtyping import Float, Float32
 
 from graticule.hooks.bars import bar
 from graticule.hooks.doors import MODEL, door
-from graticule.hooks.meant import UnknownNameError
+from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.saved import SavedResult
 from graticule.probes.words.cosines import ALPHA, ConceptCosines, concept_cosines, pair_rows
