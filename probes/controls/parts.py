@@ -14,7 +14,7 @@ from graticule.hooks.imports import load
 from graticule.probes.controls.inputs import ControlInputs, Line, Question, Sampled
 from graticule.probes.scores.bootstrap import resamples
 from graticule.probes.scores.verdict import stack
-from graticule.probes.tables.oracle import block_oracle_predictions
+from graticule.probes.tables.groups import block_oracle_predictions
 
 LETTERS_ASKS = "the probe and the surface without names that are digits alone (zip codes)"
 DIGITS_ASKS = "those names by themselves, whose digits tell the place linearly"

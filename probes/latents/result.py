@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from graticule.hooks.messages import UnknownNameError
-from graticule.hooks.result import Part
+from graticule.hooks.result import Part, headed
 from graticule.hooks.saved import SavedResult
 from graticule.probes.material import Predicted
 
@@ -207,24 +207,18 @@ class LatentFindings(SavedResult):
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """The arms, the top latents of the chosen SAE, and the SAEs."""
-        arms = self.arms.assign(k=self.arms["k"].astype("Int64"))
-        if arms["sae"].nunique() == 1:
-            arms = arms.drop(columns="sae")
+        arms, top = self.arms.assign(k=self.arms["k"].astype("Int64")), self._of_chosen(self.top)
+        arm_headings = _ARMS if arms["sae"].nunique() > 1 else {k: v for k, v in _ARMS.items() if k != "sae"}
+        top_headings = {k: v for k, v in _TOP.items() if k in top}
         return {
-            "Every predictor against the same surface": _renamed(arms, _ARMS),
-            "Latents chosen on training rows, scored on test rows": _renamed(self._of_chosen(self.top), _TOP),
-            "The SAEs": _renamed(self.saes, _SAES),
+            "Every predictor against the same surface": headed(arms, arm_headings),
+            "Latents chosen on training rows, scored on test rows": headed(top, top_headings),
+            "The SAEs": headed(self.saes, _SAES),
         }
 
     def layout(self, figures: Sequence[str], tables: Sequence[str]) -> list[Part]:
         """Gain and its table first, then single latents."""
         return self.figure_then_table(figures, tables)
-
-
-def _renamed(table: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
-    """The columns of `names` that are there, as people read them."""
-    columns = [name for name in names if name in table]
-    return table[columns].rename(columns=dict(names)).reset_index(drop=True)
 
 
 def _count(k: int) -> str:

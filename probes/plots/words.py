@@ -200,7 +200,7 @@ def language_figure(scores: pd.DataFrame, pairs: Sequence[str], limit: int = 8) 
             y=list(top["concept"]),
             orientation="h",
             marker_color=[ACCENT if m else BLOCKS[3] for m in top["matching"]],
-            error_x=error_bars(size, ends.min(axis=0), ends.max(axis=0), INK, thickness=1, width=2),
+            error_x=error_bars(size, ends.min(axis=0), ends.max(axis=0), INK, thickness=1.0, width=2),
             showlegend=False,
             customdata=top["cosine"],
             hovertemplate="%{y}: %{customdata:.3f}<extra></extra>",

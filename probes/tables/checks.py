@@ -12,13 +12,11 @@ import pandas as pd
 
 from graticule.hooks.doors import came
 from graticule.hooks.messages import UnknownNameError, half_character
-from graticule.probes.tables.rows import TableError, holds_dates
-from graticule.probes.tables.units import LIMITS
-
-_LARGEST = 1e100
-
+from graticule.probes.tables.columns import LIMITS, TableError, holds_dates
 
 logger = logging.getLogger(__name__)
+
+_LARGEST = 1e100
 
 
 class ColumnError(UnknownNameError):
@@ -26,7 +24,7 @@ class ColumnError(UnknownNameError):
 
 
 def _need_labels(values: pd.Series, column: str, role: str) -> None:
-    """**Raises** TableError for entries that name no group: lists, arrays and the like."""
+    """Refuse entries that name no group: lists, arrays and the like."""
     if values.dtype != object:
         return
     for row, value in enumerate(values):
@@ -37,7 +35,17 @@ def _need_labels(values: pd.Series, column: str, role: str) -> None:
 
 
 def need_column(frame: pd.DataFrame, column: Any, role: str) -> None:
-    """**Raises** ColumnError that names the nearest columns if there is no such column."""
+    """Refuse a column that is not there, naming the nearest, or that two columns are named as.
+
+    Args:
+        frame: The table.
+        column: The column.
+        role: What it is for: `target`.
+
+    Raises:
+        ColumnError: There is no such column.
+        TableError: There are several, or its entries name no groups where they should.
+    """
     names = [str(c) for c in frame.columns]
     if column in frame.columns:
         if names.count(str(column)) > 1:
@@ -97,7 +105,7 @@ def column_names(role: str, given: Any) -> list[Any]:
 
 
 def read_texts(values: pd.Series, column: str, bad: dict[int, str]) -> list[str]:
-    """Texts as given; missing and empty ones are noted in ``bad``. **Raises** TableError for other types."""
+    """Texts as given; missing and empty ones are noted in ``bad``. TableError for other types."""
     out: list[str] = []
     for row, value in enumerate(values):
         missing = not isinstance(value, str) and pd.api.types.is_scalar(value) and bool(pd.isna(value))
@@ -168,7 +176,7 @@ def check_limits(
 
 
 def refuse(bad: Mapping[int, str], n_rows: int) -> None:
-    """**Raises** TableError that lists the first bad rows, if there are any."""
+    """Refuse bad rows, listing the first."""
     if bad:
         rows = sorted(bad)
         first = "; ".join(f"row {row}: {bad[row]}" for row in rows[:5])
@@ -179,7 +187,7 @@ def refuse(bad: Mapping[int, str], n_rows: int) -> None:
 
 
 def need_variation(y: np.ndarray, names: Sequence[str], kind: str, where: str) -> None:
-    """**Raises** TableError if there are no rows or a target is constant over them."""
+    """Refuse no rows at all, and a target that is constant over them or beyond what can be squared."""
     if len(y) == 0:
         raise TableError(f"no usable rows{where}")
     for name, column in zip(names, y.T, strict=True):
@@ -260,7 +268,7 @@ def one_order(given: Mapping[str, Any]) -> None:
 
 
 def columns_of(y: Any, target_names: Sequence[str] | None) -> dict[str, Any]:
-    """Target columns of an array [row] or [row, target]. **Raises** TableError for another shape."""
+    """Target columns of an array [row] or [row, target]; TableError for another shape."""
     try:
         values = np.asarray(y)
     except ValueError as error:

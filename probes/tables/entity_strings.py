@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from graticule.probes.tables.checks import need_column
-from graticule.probes.tables.rows import TableError
+from graticule.probes.tables.columns import TableError
 
 _PARENTHESES = re.compile(r"\((.*?)\)")
 SMALL_WORDS = frozenset({"AND", "OR", "OF", "THE", "A", "AT", "&", "IN", "TO"})
@@ -30,9 +30,8 @@ def possessive_place(name: str) -> str:
     The first parenthesis counts, all are taken out, and white space at the ends is stripped (the paper's own
     strings end in a space there, which costs a token). A name with nothing on one side stays as it is.
     """
-    found = _PARENTHESES.search(name)
-    if found:
-        head, rest = found.group(1).strip(), _PARENTHESES.sub("", name).strip()
+    if inner := _PARENTHESES.search(name):
+        head, rest = inner.group(1).strip(), _PARENTHESES.sub("", name).strip()
     elif "," in name:
         rest, _, head = (part.strip() for part in name.rpartition(","))
     else:
@@ -81,11 +80,13 @@ ENTITY_STRINGS: Mapping[str, EntityString] = {
 def entity_strings(frame: pd.DataFrame, text: str, how: str) -> list[str | None]:
     """What the model reads for every row of `frame`; None where a needed column is missing.
 
-    **Raises** `TableError` for another `how`, `ColumnError` where a needed column is not there.
+    Raises:
+        TableError: There is no such way.
+        ColumnError: A needed column is not there.
     """
     if how not in ENTITY_STRINGS:
-        known = "; ".join(f"{name!r} ({e.description})" for name, e in ENTITY_STRINGS.items())
-        raise TableError(f"no entity string {how!r}; there are {known}")
+        options = "; ".join(f"{name!r} ({e.description})" for name, e in ENTITY_STRINGS.items())
+        raise TableError(f"no entity string {how!r}; there are {options}")
     option = ENTITY_STRINGS[how]
     columns = option.columns or (text,)
     for column in columns:

@@ -1,17 +1,19 @@
-"""Rows that belong together: clusters, folds and splits that never take one apart."""
+"""Rows that belong together: clusters, folds and splits that never take one apart, means of blocks."""
 
 from __future__ import annotations
 
 import heapq
 import unicodedata
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
+from graticule.hooks.alignment import by_place
 from graticule.hooks.imports import load
-from graticule.probes.tables.rows import Kind
+from graticule.probes.tables.columns import Kind
 
 
 def link_clusters(labels: Sequence[pd.Series | None], n_rows: int) -> Int[np.ndarray, " row"]:
@@ -82,7 +84,8 @@ def group_folds(clusters: Int[np.ndarray, " row"], folds: int, seed: int) -> Int
 
     With fewer clusters than folds there is a fold for each cluster.
 
-    **Raises** ValueError for fewer than two folds.
+    Raises:
+        ValueError: There are fewer than two folds.
     """
     if folds < 2:
         raise ValueError(f"cross-validation needs at least 2 folds, got {folds}")
@@ -93,9 +96,9 @@ def group_folds(clusters: Int[np.ndarray, " row"], folds: int, seed: int) -> Int
     heap = [(0, k) for k in range(min(folds, len(sizes)))]
     fold_of = np.zeros(len(sizes), np.int64)
     for cluster in order:  # the largest first, each to the fold that is smallest so far
-        held, fold = heapq.heappop(heap)
+        size, fold = heapq.heappop(heap)
         fold_of[cluster] = fold
-        heapq.heappush(heap, (held + int(sizes[cluster]), fold))
+        heapq.heappush(heap, (size + int(sizes[cluster]), fold))
     return fold_of[codes]
 
 
@@ -109,11 +112,11 @@ def draw_split(
     sizes = np.bincount(clusters)
     order = np.random.default_rng(seed).permutation(len(sizes))
     goal = size * len(clusters)
-    chosen, held = np.zeros(len(sizes), bool), 0
+    chosen, drawn = np.zeros(len(sizes), bool), 0
     for cluster in order:
-        grown = held + int(sizes[cluster])
-        if abs(grown - goal) < abs(held - goal):  # a cluster that overshoots further than it helps stays out
-            chosen[cluster], held = True, grown
+        grown = drawn + int(sizes[cluster])
+        if abs(grown - goal) < abs(drawn - goal):  # a cluster that overshoots further than it helps stays out
+            chosen[cluster], drawn = True, grown
     if kind != "numeric":
         indicators = np.concatenate([y, 1 - y], axis=1) if kind == "binary" else y
         _spread(chosen, clusters, indicators > 0.5, order)
@@ -185,3 +188,36 @@ def _that_fit(
         if not left.any():
             break
     return chosen
+
+
+def block_oracle_predictions(
+    y: Float[np.ndarray, "row target"],
+    blocks: Sequence[Any] | np.ndarray | pd.Series,
+    is_test: Bool[np.ndarray, " row"],
+) -> Float[np.ndarray, "test target"]:
+    """Training mean of the row's block, for every test row, in row order.
+
+    A test row whose block is missing or has no training row gets the mean of all training rows.
+
+    Raises:
+        ValueError: Lengths differ, a part of the split is empty, or no training row has a block.
+    """
+    labels = pd.Series(by_place("blocks", blocks).astype(object))
+    if not len(y) == len(labels) == len(is_test):
+        raise ValueError(
+            f"{len(y)} rows of y, {len(labels)} of blocks and {len(is_test)} of is_test; one entry a row each"
+        )
+    if is_test.all() or not is_test.any():
+        raise ValueError("is_test leaves no training row or no test row; a block oracle needs both")
+    codes, names = pd.factorize(labels)
+    train = ~is_test
+    if len(names) == 0:
+        raise ValueError("every block is missing; name a column that has values")
+    labelled = train & (codes >= 0)
+    counts = np.bincount(codes[labelled], minlength=len(names))
+    sums = np.stack(
+        [np.bincount(codes[labelled], weights=c[labelled], minlength=len(names)) for c in y.T], axis=1
+    )
+    overall = y[train].mean(axis=0)
+    means = np.where(counts[:, None] > 0, sums / np.maximum(counts, 1)[:, None], overall)
+    return np.concatenate([means, overall[None]])[codes[is_test]]  # code -1, missing, is the last row

@@ -66,7 +66,8 @@ class Prompt:
     def texts(self, entities: Sequence[str]) -> list[str]:
         """The entities as this prompt has them, without what stands around them.
 
-        **Raises** `ValueError` for an entity that has no more than the one character to be dropped.
+        Raises:
+            ValueError: An entity has no more than the one character to be dropped.
         """
         out = [e[:-1] if self.drop_last else e for e in entities]
         for i, text in enumerate(out):
@@ -82,8 +83,8 @@ class Prompt:
         Texts with their template, or, for random ids, rows of token ids whose last one is the entity's; these
         get their special tokens here, as `prepend_bos` says.
 
-        **Raises** `ValueError` as `texts` does, for a model without a tokenizer, and where the entities' ids
-        leave nothing to draw from.
+        Raises:
+            ValueError: As `texts` does; there is no tokenizer, or the entities' ids leave nothing to draw.
         """
         texts = self.texts(entities)
         if not self.random_ids:
@@ -99,10 +100,7 @@ class Prompt:
 
 
 def random_ids(rows: Sequence[np.ndarray], count: int, low: int, seed: int) -> np.ndarray:
-    """`[row, count]` token ids, uniform in `[low, largest id of any row)`.
-
-    **Raises** `ValueError` if no id lies between.
-    """
+    """`[row, count]` token ids, uniform in `[low, largest id of any row)`; ValueError if none lies there."""
     high = max(int(row.max()) for row in rows)
     if high <= low:
         raise ValueError(
@@ -174,33 +172,34 @@ def read_prompts(
 
     A word of a list that is no name of the table's prompts is a template; its name is made of its words.
 
-    **Raises** `ValueError` for no prompt, two of one name, or a template that does not fit; `TypeError` for
-    anything but texts and `Prompt`s.
+    Raises:
+        ValueError: There is no prompt, two have one name, or a template does not fit.
+        TypeError: There is anything but texts and `Prompt`s.
     """
-    known = prompts_of(table)
+    own = prompts_of(table)
     if given is None:
-        return dict(known)
+        return dict(own)
     if isinstance(given, str):
         raise TypeError(f"prompts={given!r}: pass a list, or a mapping of names to templates")
     items = list(given.items()) if isinstance(given, Mapping) else [(None, p) for p in given]
     out: dict[str, Prompt] = {}
     for name, prompt in items:
-        read = _read(name, prompt, known)
+        read = _read(name, prompt, own)
         if read.name in out:
             raise ValueError(f"two prompts are named {read.name!r}: pass a mapping with a name each")
         out[read.name] = read
     if not out:
-        raise ValueError(f"no prompts; the table's own are {', '.join(known)}")
+        raise ValueError(f"no prompts; the table's own are {', '.join(own)}")
     return out
 
 
-def _read(name: str | None, prompt: object, known: Mapping[str, Prompt]) -> Prompt:
+def _read(name: str | None, prompt: object, own: Mapping[str, Prompt]) -> Prompt:
     if isinstance(prompt, Prompt):
         return prompt if name is None else replace(prompt, name=name)
     if not isinstance(prompt, str):
         raise TypeError(f"prompt {name or ''} is {type(prompt).__name__}: pass a text or a Prompt")
     if name is None:
-        return known[prompt] if prompt in known else Prompt(_slug(prompt), prompt)
+        return own[prompt] if prompt in own else Prompt(_slug(prompt), prompt)
     return Prompt(name, prompt)
 
 

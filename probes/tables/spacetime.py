@@ -8,19 +8,23 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
 import pandas as pd
 
+from graticule.hooks.artifact import users_file
 from graticule.hooks.names import user_path
+from graticule.probes.scores.metrics import r2
 from graticule.probes.tables.checks import need_column
+from graticule.probes.tables.columns import TableError
 from graticule.probes.tables.entity_strings import entity_strings
+from graticule.probes.tables.groups import block_oracle_predictions
 from graticule.probes.tables.reading import read_frame
-from graticule.probes.tables.rows import TableError
-from graticule.probes.tables.spacetime_saeprobes import PREFIX, sae_probes_table
 from graticule.probes.tables.table import Table
 
 FOLDER_VARIABLE = "GRATICULE_SPACE_TIME"
@@ -38,17 +42,17 @@ class Layout:
     targets: tuple[str, ...]
     """Columns to probe for; those that files do not have are made by `derive`."""
     units: tuple[str, ...]
-    """A unit a target."""
+    """One unit per target."""
     entity: str
     """The paper's entity string."""
     blocks: tuple[tuple[str, ...], ...]
     """Levels, the main one first; of several names of one level the first that is there."""
     cluster: str | None = None
     """Column of dependent rows."""
+    source: str | None = None
+    """A column that `derive` or a target needs."""
     derive: Callable[[pd.DataFrame], Mapping[str, pd.Series]] = lambda _: {}
     """Columns made from the file's own."""
-    description: str = ""
-    """A line for lists."""
 
 
 def calendar_years(dates: pd.Series) -> pd.Series:
@@ -71,32 +75,31 @@ def _complexes(frame: pd.DataFrame) -> Mapping[str, pd.Series]:
 
 
 _SPACE = ("latitude", "longitude")
+_DEGREES = ("lat", "lon")
 SPACE_TIME: Mapping[str, Layout] = {
     "world_place": Layout(
         "name",
         _SPACE,
-        ("lat", "lon"),
+        _DEGREES,
         "possessive_place",
         (("country",), ("entity_type",)),
-        description="Places of the world (DBpedia), 39,585 rows",
     ),
     "us_place": Layout(
         "name",
         _SPACE,
-        ("lat", "lon"),
+        _DEGREES,
         "raw",
         (("state_name", "state_id"), ("entity_type",)),
-        description="Places of the United States, 29,997 rows, 12,533 of them zip codes",
     ),
     "nyc_place": Layout(
         "name",
         _SPACE,
-        ("lat", "lon"),
+        _DEGREES,
         "title_case_place",
         (("borough_name",), ("facility_t_name",)),
         cluster="complex",
+        source="complexid",
         derive=_complexes,
-        description="Places of New York City, 19,838 rows",
     ),
     "historical_figure": Layout(
         "name",
@@ -104,8 +107,8 @@ SPACE_TIME: Mapping[str, Layout] = {
         ("year",),
         "raw",
         (("century",), ("occupation",)),
+        source="death_year",
         derive=_historical,
-        description="Historical figures with the year of their death, 37,539 rows",
     ),
     "art": Layout(
         "title",
@@ -114,8 +117,8 @@ SPACE_TIME: Mapping[str, Layout] = {
         "possessive_work",
         (("decade",), ("entity_type",)),
         cluster="creator",
+        source="release_date",
         derive=lambda frame: {"release_year": calendar_years(frame["release_date"])},
-        description="Songs, movies and books with their release dates, 31,321 rows",
     ),
     "headline": Layout(
         "headline",
@@ -123,17 +126,11 @@ SPACE_TIME: Mapping[str, Layout] = {
         ("year",),
         "raw",
         (("year",), ("news_desk",)),
+        source="pub_date",
         derive=lambda frame: {"publication_year": calendar_years(frame["pub_date"])},
-        description="New York Times headlines with their dates, 28,389 rows",
     ),
 }
 """Name → layout."""
-_SOURCES = {
-    "nyc_place": "complexid",
-    "historical_figure": "death_year",
-    "art": "release_date",
-    "headline": "pub_date",
-}
 
 
 def space_time_table(
@@ -145,41 +142,36 @@ def space_time_table(
 ) -> Table:
     """One of the paper's six tables, with its targets, units, clusters, blocks and the authors' own split.
 
-    **Arguments:**
-
-    - `name`: `world_place`, `us_place`, `nyc_place`, `historical_figure`, `art` or `headline`.
-    - `data`: rows, a file (CSV, Parquet), a folder saved by `datasets`, or a folder that holds any of these
-      under the table's name (the authors' repository will do); by default the folder that the environment
-      variable `GRATICULE_SPACE_TIME` names.
-    - `entity`: `"paper"` for the paper's entity strings, or one of `ENTITY_STRINGS` (`"raw"` for the name as
-      it stands).
-    - `on_bad`: as for `Table`.
-
     The table's column `entity` holds what the model reads; the file's own columns stay. The `is_test` column
     is used as it is. Coordinates are (latitude, longitude); the authors' code has them the other
     way round.
 
-    **Raises** `TableError` for an unknown name or entity string and for rows that cannot be used,
-    `ColumnError` where the file lacks a column of the layout, `FileNotFoundError`.
+    Args:
+        name: `world_place`, `us_place`, `nyc_place`, `historical_figure`, `art` or `headline`.
+        data: Rows, a file (CSV, Parquet), a folder saved by `datasets`, or a folder that holds any of these
+            under the table's name (the authors' repository will do); by default the folder that the
+            environment variable `GRATICULE_SPACE_TIME` names.
+        entity: `"paper"` for the paper's entity strings, or one of `ENTITY_STRINGS` (`"raw"` for the name as
+            it stands).
+        on_bad: As for `Table`.
+
+    Raises:
+        TableError: The name or entity string is unknown, or rows cannot be used.
+        ColumnError: The file lacks a column of the layout.
+        FileNotFoundError: There is no such file or folder.
     """
     layout = _layout(name)
-    if isinstance(data, pd.DataFrame):
-        given: pd.DataFrame | Path = data
-    else:
-        given = find_space_time(name, data)
+    source = data if isinstance(data, pd.DataFrame) else find_space_time(name, data)
     literal = [column for group in layout.blocks for column in group]
-    frame, _, shipped = read_frame(given, layout.text, [*literal, "creator", "title"])
+    frame, _, shipped = read_frame(source, layout.text, [*literal, "creator", "title"])
     split = "is_test" if "is_test" in frame.columns else shipped
     if split is None:
         need_column(frame, "is_test", "the frozen split")
-    if name in _SOURCES:
-        need_column(frame, _SOURCES[name], f"table {name!r}")
-    how = layout.entity if entity == "paper" else entity
-    made = {
-        **layout.derive(frame),
-        "entity": pd.Series(entity_strings(frame, layout.text, how), dtype=object),
-    }
-    frame = frame.assign(**made)
+    if layout.source is not None:
+        need_column(frame, layout.source, f"table {name!r}")
+    derived = layout.derive(frame)
+    strings = entity_strings(frame, layout.text, layout.entity if entity == "paper" else entity)
+    frame = frame.assign(**derived, entity=pd.Series(strings, dtype=object))
     return Table(
         frame,
         text="entity",
@@ -196,16 +188,18 @@ def space_time_table(
 def find_space_time(name: str, place: Path | str | None = None) -> Path:
     """The file or folder that holds a table: `place` itself, or what is in it under the table's name.
 
-    **Raises** `FileNotFoundError` that says where was looked, `TableError` for an unknown name.
+    Raises:
+        FileNotFoundError: It is not there; the message says where was looked.
+        TableError: The name is unknown.
     """
     _layout(name)
-    given = place if place is not None else os.environ.get(FOLDER_VARIABLE)
-    if not given:
+    place = place if place is not None else os.environ.get(FOLDER_VARIABLE)
+    if not place:
         raise FileNotFoundError(
             f"table {name!r} is not part of graticule: give the file or folder that holds it "
             f"({name}=/path/to/{name}.csv), or set {FOLDER_VARIABLE} to a folder"
         )
-    path = user_path(given)
+    path = user_path(place)
     if path.is_dir() and not _is_dataset(path):
         tried = [path / inside / f"{name}{suffix}" for inside in _INSIDE for suffix in _SUFFIXES]
         for candidate in tried:
@@ -225,7 +219,8 @@ def read_space_time(
     `world_place=FILE_OR_FOLDER`; `world_place`, with the folder in `GRATICULE_SPACE_TIME`;
     `sae-probes:world_latitude[=FILE_OR_FOLDER]`, rows of the PyPI package sae-probes.
 
-    **Raises** as `space_time_table` and `sae_probes_table` do.
+    Raises:
+        TableError, ColumnError, FileNotFoundError: As `space_time_table` and `sae_probes_table` do.
     """
     name, _, place = word.partition("=")
     if name.startswith(PREFIX):
@@ -247,3 +242,105 @@ def _is_dataset(path: Path) -> bool:
 
 def _present(frame: pd.DataFrame, names: tuple[str, ...]) -> str:
     return next((column for column in names if column in frame.columns), names[0])
+
+
+# The PyPI package sae-probes ---------------------------------------------------------------------------
+PREFIX = "sae-probes:"
+"""What the command line puts before a tag."""
+_UNITS = {
+    "world_latitude": "lat",
+    "world_longitude": "lon",
+    "us_lat": "lat",
+    "us_long": "lon",
+    "nyc_lat": "lat",
+    "nyc_long": "lon",
+    "hist_fig_birthyear": "year",
+    "hist_fig_deathyear": "year",
+    "art_year": "year",
+    "headline_year": "year",
+}
+
+
+def sae_probes_table(
+    tag: str,
+    place: Path | str | None = None,
+    *,
+    on_bad: Literal["raise", "drop"] = "raise",
+    test_size: float = 0.2,
+    seed: int = 0,
+) -> Table:
+    """The rows of one target of sae-probes, by its tag: `world_latitude`, `us_long`, `hist_fig_deathyear`, ….
+
+    The package (Kantamneni et al. 2025, "Are Sparse Autoencoders Useful?") carries a text and one target a
+    file: 5,000 rows drawn with replacement from the authors' tables, each target on its own, so that latitude
+    and longitude are of other rows. Repeated rows are kept, as clusters. There is no split: one is drawn
+    here, in whole clusters, so that rows of one text stand on one side. Numbers are numbers, words classes.
+
+    Args:
+        tag: The target.
+        place: A file, a folder that holds it anywhere below, or None for the installed package.
+        on_bad: As for `Table`, and so are `test_size` and `seed`.
+
+    Raises:
+        FileNotFoundError: There is no such file, or the package is not installed.
+        TableError: The file has no `prompt` or `target`.
+    """
+    path = _find_tag(tag, place)
+    if path.name.endswith(".zst") and find_spec("zstandard") is None:
+        raise ImportError(f"{path.name} is compressed: pip install zstandard")
+    frame = pd.read_csv(
+        users_file(path), keep_default_na=False, na_values={"target": [""]}, dtype={"prompt": str}
+    )
+    if missing := [column for column in ("prompt", "target") if column not in frame.columns]:
+        raise TableError(f"{path.name} has no column {', '.join(missing)}; it has {', '.join(frame.columns)}")
+    return Table(
+        frame.rename(columns={"target": tag}),
+        text="prompt",
+        target=tag,
+        units=_UNITS.get(tag),
+        name=f"sae-probes {tag}",
+        on_bad=on_bad,
+        test_size=test_size,
+        seed=seed,
+    )
+
+
+def _find_tag(tag: str, place: Path | str | None) -> Path:
+    """`18_world_latitude.csv.zst` for `world_latitude`; the shortest number first where several end alike."""
+    if place is None:
+        spec = find_spec("sae_probes")  # found without being imported: it brings torch and a model library
+        if spec is None or not spec.submodule_search_locations:
+            raise FileNotFoundError(
+                "sae-probes is not installed: pip install --no-deps sae-probes, or give the file or folder"
+            )
+        place = next(iter(spec.submodule_search_locations))
+    path = user_path(place)
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise FileNotFoundError(f"no file or folder {str(path)!r} for {PREFIX}{tag}")
+    name = re.compile(rf"(\d+_)?{re.escape(tag)}\.csv(\.zst|\.gz)?")
+    matches = sorted(p for p in path.rglob("*.csv*") if name.fullmatch(p.name))
+    if not matches:
+        tags = {re.sub(r"^\d+_|\.csv.*$", "", p.name) for p in path.rglob("*_*.csv*")}
+        near = sorted(t for t in tags if t.split("_")[0] == tag.split("_")[0]) or sorted(tags)[:10]
+        raise FileNotFoundError(f"no {tag}.csv in {path}; there are {', '.join(near) or 'none'}")
+    return matches[0]
+
+
+def block_oracle(table: Table, block: str) -> dict[str, float]:
+    """Target → test R² of the training means of a block, or of any column of the table.
+
+    The ceiling of a predictor that knows the block and nothing within it (Gurnee & Tegmark's tables: country
+    .968 of the longitude, .956 of the latitude).
+
+    Raises:
+        ColumnError: There is no such column.
+        ValueError: As `block_oracle_predictions` does.
+    """
+    if block not in table.blocks:
+        need_column(table.frame, block, "block")
+    labels = table.blocks[block] if block in table.blocks else table.frame[block]
+    predicted = block_oracle_predictions(table.y, labels, table.is_test)
+    scores = r2(table.y[table.is_test], predicted)
+    return {name: float(score) for name, score in zip(table.target_names, scores, strict=True)}

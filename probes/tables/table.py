@@ -32,6 +32,15 @@ from graticule.probes.tables.checks import (
     read_texts,
     refuse,
 )
+from graticule.probes.tables.columns import (
+    Kind,
+    TableError,
+    check_unit,
+    read_split,
+    read_targets,
+    read_units,
+    say_alike,
+)
 from graticule.probes.tables.groups import (
     across,
     dense_codes,
@@ -41,8 +50,6 @@ from graticule.probes.tables.groups import (
     plain_form,
 )
 from graticule.probes.tables.reading import packaged_settings, read_frame
-from graticule.probes.tables.rows import Kind, TableError, read_split, read_targets, say_alike
-from graticule.probes.tables.units import check_unit, read_units
 
 logger = logging.getLogger(__name__)
 
@@ -68,9 +75,9 @@ class Table(TellsNames):
     texts: list[str] | None
     """What the model reads, as given; None for a table of targets alone."""
     target_names: tuple[str, ...]
-    """A name for each column of ``y``."""
+    """One name per column of ``y``."""
     units: tuple[str | None, ...]
-    """A unit for each column of ``y``: ``lat``, ``lon``, ``year``, or any other, for axes."""
+    """One unit per column of ``y``: ``lat``, ``lon``, ``year``, or any other, for axes."""
     kind: Kind
     """``numeric``, ``binary`` or ``categorical``."""
     classes: tuple[str, ...]
@@ -110,13 +117,26 @@ class Table(TellsNames):
     ) -> None:
         """Read and check a table.
 
-        ``data`` is a DataFrame, a CSV or Parquet file, or a folder saved by ``datasets``. ``kind`` is told
-        from the target (text and booleans are classes, 0 and 1 are binary) unless given. Without ``split``,
-        ``test_size`` of the rows become test rows, in whole clusters.
+        Args:
+            data: A DataFrame, a CSV or Parquet file, or a folder saved by ``datasets``.
+            text: The column that the model reads.
+            target: What is to be read out.
+            units: One for each target, or by target.
+            split: The column that says which rows are test rows; without one ``test_size`` of the rows become
+                test rows, in whole clusters.
+            cluster: A column whose rows of one value belong together.
+            blocks: Columns of levels of the target.
+            name: For titles; by default the file's.
+            on_bad: ``drop`` leaves out rows that cannot be used and records them in ``dropped``.
+            test_size: Share of test rows.
+            seed: Of the split.
+            kind: By default told from the target: text and booleans are classes, 0 and 1 are binary.
 
-        **Raises** ColumnError (a KeyError) for a column that is not there; TableError (a ValueError) for
-        rows that cannot be used, listing the first (``on_bad="drop"`` leaves them out and records them in
-        ``dropped``), a constant target, too few rows, an empty part of the split; FileNotFoundError.
+        Raises:
+            ColumnError: A column is not there (a KeyError).
+            TableError: Rows cannot be used (the first are listed), a target is constant, there are too few
+                rows, or a part of the split is empty (a ValueError).
+            FileNotFoundError: There is no such file.
         """
         for role, column in (("text", text), ("split", split), ("cluster", cluster)):
             column_name(role, column)
@@ -150,15 +170,15 @@ class Table(TellsNames):
         is_test = None if split is None else read_split(frame[split], split, bad)
         if on_bad == "raise":
             refuse(bad, len(frame))
-        kept = np.array([row for row in range(len(frame)) if row not in bad], dtype=np.int64)
+        usable = np.array([row for row in range(len(frame)) if row not in bad], dtype=np.int64)
         if read.kind != "numeric" and bad:  # a class may have lost all its rows
-            read = read_targets(frame.iloc[kept], targets, read.kind, {})
+            read = read_targets(frame.iloc[usable], targets, read.kind, {})
             y, unit_of = read.y, (None,) * len(read.names)
         else:
-            y = read.y[kept]
+            y = read.y[usable]
         need_variation(y, read.names, read.kind, "")
-        part = frame.iloc[kept].reset_index(drop=True)
-        texts = None if texts is None else [texts[row] for row in kept]
+        part = frame.iloc[usable].reset_index(drop=True)
+        texts = None if texts is None else [texts[row] for row in usable]
         stripped = None if texts is None else pd.Series([t.strip() for t in texts], dtype=object)
         clusters = link_clusters([None if cluster is None else part[cluster], stripped], len(part))
         forms = None if texts is None or cluster is not None else [plain_form(t) for t in texts]
@@ -173,7 +193,7 @@ class Table(TellsNames):
             need_two_clusters(clusters, y, read.names, read.kind)
             is_test, origin = draw_split(clusters, y, read.kind, test_size, seed), f"drawn here (seed {seed})"
         else:
-            is_test, origin = is_test[kept], f"shipped, column {split!r}"
+            is_test, origin = is_test[usable], f"shipped, column {split!r}"
             if forms is not None and (pairs := across(forms, texts or [], is_test)):
                 logger.warning(
                     "%d texts stand in training and test rows alike but for case, blanks, punctuation or "
@@ -185,7 +205,7 @@ class Table(TellsNames):
         self._fill(
             name=name or default_name,
             frame=part,
-            source_rows=kept,
+            source_rows=usable,
             texts=texts,
             target_names=read.names,
             units=unit_of,
@@ -209,7 +229,8 @@ class Table(TellsNames):
     def packaged(cls, name: str) -> Table:
         """A table that comes with graticule: ``world_cities`` or ``historical_figures``.
 
-        **Raises** TableError for another name.
+        Raises:
+            TableError: There is no such table.
         """
         path, settings = packaged_settings(name)
         return cls(path, name=name, **settings)
@@ -231,7 +252,8 @@ class Table(TellsNames):
 
         ``settings`` are ``units``, ``on_bad``, ``test_size``, ``seed`` and ``kind`` of the constructor.
 
-        **Raises** TableError where lengths differ, besides what the constructor raises.
+        Raises:
+            TableError: Lengths differ, besides what the constructor raises.
         """
         given = {"y": y, "texts": texts, "is_test": is_test, "clusters": clusters, **(blocks or {})}
         for what, values in given.items():
@@ -260,7 +282,8 @@ class Table(TellsNames):
     def take(self, rows: Int[np.ndarray, " some"] | Bool[np.ndarray, " row"] | Sequence[int]) -> Table:
         """The rows at these positions (or where True), with their split, clusters and columns of ``y`` kept.
 
-        **Raises** TableError if a part of the split is left with too few rows.
+        Raises:
+            TableError: A part of the split is left with too few rows.
         """
         index = np.asarray(rows)
         index = np.flatnonzero(index) if index.dtype == bool else index.astype(np.int64)
@@ -277,8 +300,9 @@ class Table(TellsNames):
     def head(self, n: int, seed: int = 0) -> Table:
         """At most ``n`` rows: random whole clusters that fit, in row order, of both parts of the split.
 
-        **Raises** LimitError for a number of rows that is not whole or below 1, or a seed below 0; TableError
-        for fewer rows than a table has at the least.
+        Raises:
+            LimitError: The number of rows is not whole or below 1, or the seed below 0.
+            TableError: There are fewer rows than a table has at the least.
         """
         check("rows", n)
         check("seed", seed)
@@ -297,7 +321,8 @@ class Table(TellsNames):
         Of the same shape and without names they keep names, units and kind (shuffled targets, say);
         otherwise they are numbers.
 
-        **Raises** TableError for another number of rows, names that do not fit, or values not finite.
+        Raises:
+            TableError: There is another number of rows, names do not fit, or values are not finite.
         """
         values = by_place("y", y, "table rows").astype(np.float64).reshape(len(y), -1)
         if len(values) != len(self):
@@ -318,7 +343,8 @@ class Table(TellsNames):
     def with_clusters(self, labels: Sequence[Any] | Shaped[np.ndarray, " row"]) -> Table:
         """The same rows, with those that share a label linked on top of the clusters there are.
 
-        **Raises** TableError where the number of labels is not that of rows.
+        Raises:
+            TableError: The number of labels is not that of rows.
         """
         if len(labels) != len(self):
             raise TableError(f"{len(labels)} labels for {len(self)} rows: one label a row")
@@ -343,10 +369,7 @@ class Table(TellsNames):
         return self.kind == "numeric" and coordinate_columns(self.units) is not None
 
     def coordinates(self) -> tuple[int, int]:
-        """Columns of ``y`` that hold latitude and longitude, in this order.
-
-        **Raises** TableError if there are none.
-        """
+        """Columns of ``y`` that hold latitude and longitude, in this order; TableError if there are none."""
         columns = coordinate_columns(self.units) if self.kind == "numeric" else None
         if columns is None:
             raise TableError(
@@ -365,8 +388,8 @@ class Table(TellsNames):
         return digest.hexdigest()
 
     def describe(self) -> pd.DataFrame:
-        """What is in the table, one property a line."""
-        lines = {
+        """What is in the table, one row per property."""
+        properties = {
             "table": self.name,
             "rows": len(self),
             "target": ", ".join(self.target_names[:8]) + (" …" if len(self.target_names) > 8 else ""),
@@ -379,14 +402,15 @@ class Table(TellsNames):
             "rows dropped": len(self.dropped),
             "digest": self.digest[:12],
         }
-        return pd.DataFrame({"property": list(lines), "value": [str(v) for v in lines.values()]})
+        values = [str(value) for value in properties.values()]
+        return pd.DataFrame({"property": list(properties), "value": values})
 
     def _derive(self, **changes: Any) -> Table:
         fields = ("name", "frame", "source_rows", "texts", "target_names", "units", "kind", "classes", "y",
                   "is_test", "clusters", "blocks", "dropped")  # fmt: skip
-        kept = {field: getattr(self, field) for field in fields}
+        own = {field: getattr(self, field) for field in fields}
         out = object.__new__(type(self))
-        out._fill(**{**kept, "origin": self.split_note.split(":")[0], **changes})
+        out._fill(**{**own, "origin": self.split_note.split(":")[0], **changes})
         return out
 
     def _fill(self, *, origin: str, **values: Any) -> None:

@@ -16,6 +16,7 @@ from graticule.hooks.bars import bar
 from graticule.hooks.doors import MODEL, door
 from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.protocols import HookedModel
+from graticule.hooks.result import headed
 from graticule.hooks.saved import SavedResult
 from graticule.probes.words.cosines import ALPHA, ConceptCosines, concept_cosines, pair_rows
 from graticule.probes.words.lists import PairLists, pair_lists
@@ -185,7 +186,7 @@ class Words(SavedResult):
         pairs = self.dropped["start"] + " " + self.dropped["end"]
         dropped = [", ".join(pairs[self.dropped["concept"] == c]) for c in self.counts["concept"]]
         return {
-            "Concepts": self.within[list(_COLUMNS)].rename(columns=_COLUMNS).round(4),
+            "Concepts": headed(self.within, _COLUMNS).round(4),
             "The largest cosines between concepts": top.drop(columns=["benjamini_hochberg"])
             .round(4)
             .reset_index(drop=True),

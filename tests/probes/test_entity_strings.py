@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 
 from graticule.probes.tables.checks import ColumnError
+from graticule.probes.tables.columns import TableError
 from graticule.probes.tables.entity_strings import (
     ENTITY_STRINGS,
     entity_strings,
@@ -11,7 +12,6 @@ from graticule.probes.tables.entity_strings import (
     possessive_work,
     title_case_place,
 )
-from graticule.probes.tables.rows import TableError
 
 
 @pytest.mark.parametrize(

@@ -8,16 +8,17 @@ import pandas as pd
 import pytest
 
 from graticule.probes.tables.checks import ColumnError
-from graticule.probes.tables.oracle import block_oracle, block_oracle_predictions
-from graticule.probes.tables.rows import TableError
+from graticule.probes.tables.columns import TableError
+from graticule.probes.tables.groups import block_oracle_predictions
 from graticule.probes.tables.spacetime import (
     FOLDER_VARIABLE,
     SPACE_TIME,
+    block_oracle,
     calendar_years,
     read_space_time,
+    sae_probes_table,
     space_time_table,
 )
-from graticule.probes.tables.spacetime_saeprobes import sae_probes_table
 from graticule.probes.tables.table import Table
 
 FILES = {

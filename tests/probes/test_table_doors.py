@@ -15,7 +15,7 @@ import pytest
 from helpers import as_installed
 
 from graticule.probes.tables.checks import ColumnError
-from graticule.probes.tables.rows import TableError
+from graticule.probes.tables.columns import TableError
 from graticule.probes.tables.table import Table
 
 N = 40

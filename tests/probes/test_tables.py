@@ -13,9 +13,9 @@ import pytest
 from graticule.hooks.activations import Activations
 from graticule.probes.inputs import table_of
 from graticule.probes.tables.checks import ColumnError
+from graticule.probes.tables.columns import TableError
 from graticule.probes.tables.groups import group_folds, link_clusters
 from graticule.probes.tables.reading import packaged_tables
-from graticule.probes.tables.rows import TableError
 from graticule.probes.tables.table import Table
 
 

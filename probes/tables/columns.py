@@ -1,4 +1,4 @@
-"""Columns of a table read as numbers, with a reason for every row that cannot be used."""
+"""Columns of a table read as numbers, with units, and with a reason for every row that cannot be used."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import datetime
 import logging
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from difflib import get_close_matches
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +20,23 @@ Kind = Literal["numeric", "binary", "categorical"]
 TRAIN_WORDS, TEST_WORDS = ("train", "training", "false", "0"), ("test", "testing", "true", "1")
 
 
+LIMITS = {"lat": 90.0, "lon": 360.0}
+"""Unit → degrees that a place cannot be beyond."""
+MEASURED = (*LIMITS, "year")
+"""Units that say how a target is judged and drawn: degrees on the globe, years without separators."""
+_MEANT = {
+    "latitude": "lat", "longitude": "lon", "long": "lon", "lng": "lon",
+    **{unit: unit for unit in MEASURED},
+}  # fmt: skip
+_PLAIN_WORDS = """
+g kg mg t lb oz u m km cm mm nm mi ft in yd yard yards ly pc s ms min h hr d day days week weeks
+month months years yr k c f hz khz mhz ghz w kw mw j kj ev n pa kpa hpa bar atm v a mol cd l ml
+ha eur usd gbp people persons pages views words tokens points degrees degree deg rad percent
+ratio rank score count unit units item items meter meters metre metres kilometer kilometers
+kilometre kilometres mile miles gram grams kilogram kilograms second seconds minute minutes hour
+hours kelvin celsius fahrenheit dollar dollars euro euros decade decades century centuries
+"""
+_PLAIN = frozenset(_PLAIN_WORDS.split())
 _MOSTLY = 0.5
 _DATE = re.compile(r"\d{4}-\d{1,2}(-\d{1,2})?([T ]\d{1,2}:\d{2}.*)?|\d{1,2}[./]\d{1,2}[./]\d{2,4}( .*)?")
 _YES, _NO = {"true", "yes", "t", "y", "1"}, {"false", "no", "f", "n", "0"}
@@ -49,8 +67,9 @@ def read_targets(
 ) -> Targets:
     """Numbers or indicator columns of the target; missing and non-finite values are noted in ``bad``.
 
-    **Raises** TableError for text that holds numbers, dates, nested values, one class, too many for
-    ``binary``, or several columns that are not all numbers.
+    Raises:
+        TableError: Text that holds numbers, dates, nested values, one class, too many for ``binary``, or
+            several columns that are not all numbers.
     """
     if not columns:
         raise TableError("no target: name one column or several, e.g. target='death_year'")
@@ -88,8 +107,8 @@ def _numbers(values: pd.Series) -> np.ndarray | None:
         return values.to_numpy(dtype=np.float64, na_value=np.nan)
     if values.dtype != object:
         return None
-    known = values[~_missing(values)]
-    if len(known) and all(_is_real(v) for v in known):
+    present = values[~_missing(values)]
+    if len(present) and all(_is_real(v) for v in present):
         return values.where(~_missing(values), np.nan).astype(np.float64).to_numpy()
     return None
 
@@ -128,39 +147,44 @@ def _missing(values: pd.Series) -> pd.Series:
 
 
 def _not_numbers(values: pd.Series, column: str) -> str:
+    """What a target holds that is no numbers, and what to do."""
     example = next(iter(values[~_missing(values)]), None)
-    if _is_numeric_text(values):
-        return (
-            f"target {column!r} holds numbers as text (e.g. {example!r}): convert it with "
-            f"pandas.to_numeric(df[{column!r}]), or pass kind='categorical' if these are labels"
-        )
-    if holds_dates(values):
-        return (
-            f"target {column!r} holds dates (e.g. {example}): convert them to numbers, e.g. years, "
-            f"pandas.to_datetime(df[{column!r}]).dt.year"
-        )
-    if isinstance(example, datetime.timedelta | np.timedelta64):
-        return (
-            f"target {column!r} holds durations (e.g. {example}): convert them to numbers, e.g. "
-            f"pandas.to_timedelta(df[{column!r}]).dt.total_seconds()"
-        )
-    if isinstance(example, complex | np.complexfloating):
-        return (
-            f"target {column!r} holds complex numbers (e.g. {example}): give their real and imaginary parts "
-            "as two targets"
-        )
-    if example is not None and not pd.api.types.is_scalar(example):
-        return (
-            f"target {column!r} holds {type(example).__name__} values: give one number a row in each column"
-        )
+    cases = (
+        (
+            _is_numeric_text(values),
+            f"numbers as text (e.g. {example!r}): convert it with pandas.to_numeric(df[{column!r}]), or pass "
+            "kind='categorical' if these are labels",
+        ),
+        (
+            holds_dates(values),
+            f"dates (e.g. {example}): convert them to numbers, e.g. years, "
+            f"pandas.to_datetime(df[{column!r}]).dt.year",
+        ),
+        (
+            isinstance(example, datetime.timedelta | np.timedelta64),
+            f"durations (e.g. {example}): convert them to numbers, e.g. "
+            f"pandas.to_timedelta(df[{column!r}]).dt.total_seconds()",
+        ),
+        (
+            isinstance(example, complex | np.complexfloating),
+            f"complex numbers (e.g. {example}): give their real and imaginary parts as two targets",
+        ),
+        (
+            example is not None and not pd.api.types.is_scalar(example),
+            f"{type(example).__name__} values: give one number a row in each column",
+        ),
+    )
+    for applies, what in cases:
+        if applies:
+            return f"target {column!r} holds {what}"
     return f"target {column!r} is not numeric (e.g. {example!r}): several targets must all be numbers"
 
 
 def _is_numeric_text(values: pd.Series) -> bool:
-    known = values[~_missing(values)]
-    if not len(known) or not all(isinstance(v, str) for v in known):
+    present = values[~_missing(values)]
+    if not len(present) or not all(isinstance(v, str) for v in present):
         return False
-    return bool(pd.to_numeric(known.str.strip(), errors="coerce").notna().all())
+    return bool(pd.to_numeric(present.str.strip(), errors="coerce").notna().all())
 
 
 def holds_dates(values: pd.Series) -> bool:
@@ -207,27 +231,29 @@ def _infer(values: pd.Series, numbers: np.ndarray | None, column: str) -> Kind:
     if numbers is not None:
         distinct = np.unique(numbers[np.isfinite(numbers)])
         return "binary" if len(distinct) == 2 and set(distinct) == {0.0, 1.0} else "numeric"
-    known = values[~_missing(values)]
-    nested = len(known) > 0 and not all(pd.api.types.is_scalar(v) for v in known)
+    present = values[~_missing(values)]
+    nested = len(present) > 0 and not all(pd.api.types.is_scalar(v) for v in present)
     is_category = isinstance(values.dtype, pd.CategoricalDtype)
     if nested or (holds_dates(values) and not is_category) or (_is_numeric_text(values) and not is_category):
         raise TableError(_not_numbers(values, column))
-    if any(isinstance(v, complex | np.complexfloating | datetime.timedelta | np.timedelta64) for v in known):
+    if any(
+        isinstance(v, complex | np.complexfloating | datetime.timedelta | np.timedelta64) for v in present
+    ):
         raise TableError(_not_numbers(values, column))
-    return "binary" if known.nunique() == 2 else "categorical"
+    return "binary" if present.nunique() == 2 else "categorical"
 
 
 def _indicators(values: pd.Series, column: str, kind: Kind, bad: dict[int, str]) -> Targets:
     missing = _missing(values).to_numpy()
     for row in np.flatnonzero(missing):
         bad.setdefault(int(row), f"target {column!r} is missing")
-    known = values[~missing]
-    if any(not pd.api.types.is_scalar(v) for v in known):
+    present = values[~missing]
+    if any(not pd.api.types.is_scalar(v) for v in present):
         raise TableError(_not_numbers(values, column))
     if isinstance(values.dtype, pd.CategoricalDtype):  # an order of its own
-        labels = [c for c in values.cat.categories.tolist() if (known == c).any()]
+        labels = [c for c in values.cat.categories.tolist() if (present == c).any()]
     else:  # sorted as values, not as text, so that 2 stands before 10
-        labels = sorted(set(known.tolist()), key=lambda v: (isinstance(v, str), v))
+        labels = sorted(set(present.tolist()), key=lambda v: (isinstance(v, str), v))
     _check_labels(labels, column)
     if len(labels) < 2:
         raise TableError(f"target {column!r} is constant: the only value is {labels[0]!r}" if labels else
@@ -246,6 +272,77 @@ def _indicators(values: pd.Series, column: str, kind: Kind, bad: dict[int, str])
 
 def _class_name(label: Any) -> str:
     return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)
+
+
+def read_units(
+    units: str | Sequence[str | None] | Mapping[str, str] | None,
+    targets: Sequence[str],
+    names: Sequence[str],
+    kind: str,
+) -> tuple[str | None, ...]:
+    """A unit for each column of y.
+
+    Args:
+        units: One for each target, or by target.
+        targets: The target columns.
+        names: A name for each column of y.
+        kind: The kind of target: classes have no unit.
+
+    Returns:
+        Units as given, empty ones as None.
+
+    Raises:
+        TableError: They do not fit the targets, or one is nearly a unit that is measured by.
+    """
+    if units is None:
+        return (None,) * len(names)
+    if isinstance(units, Mapping):
+        unknown = [key for key in units if key not in targets]
+        if unknown:
+            raise TableError(f"units for {unknown}, which are no targets; targets: {list(targets)}")
+        given: tuple[Any, ...] = tuple(units.get(target) for target in targets)
+    else:
+        given = (units,) if isinstance(units, str) else tuple(units)
+    if len(given) != len(targets):
+        raise TableError(
+            f"{len(given)} units {given} for {len(targets)} targets {list(targets)}: one for each"
+        )
+    checked = tuple(check_unit(unit, target) for unit, target in zip(given, targets, strict=True))
+    if kind == "numeric":
+        return checked
+    for unit, target in zip(checked, targets, strict=True):
+        if unit is not None:
+            raise TableError(
+                f"target {target!r} has the unit {unit!r} and holds classes ({kind}), which have none: leave "
+                "the unit out, or name a column of numbers"
+            )
+    return (None,) * len(names)
+
+
+def check_unit(unit: Any, target: str) -> str | None:
+    """A unit as given, None for none.
+
+    Raises:
+        TableError: It is no text, or nearly one of `MEASURED`.
+    """
+    if unit is None or unit == "":
+        return None
+    if not isinstance(unit, str):
+        raise TableError(
+            f"target {target!r} has the unit {unit!r}: expected a word, 'lat', 'lon', 'year', 'kg'"
+        )
+    word = unit.strip().lower()
+    if unit in MEASURED or word in _PLAIN or not word.isalpha():
+        return unit
+    near = get_close_matches(word, _MEANT, n=1, cutoff=0.75)
+    if near:
+        raise TableError(f"target {target!r} has the unit {unit!r}: did you mean {_MEANT[near[0]]!r}?")
+    logger.warning(
+        "target %r has the unit %r, which is written on axes and changes nothing else; lat, lon and year do",
+        target,
+        unit,
+    )
+    return unit
 
 
 def read_split(values: pd.Series, column: str, bad: dict[int, str]) -> Bool[np.ndarray, " row"]:
