@@ -36,8 +36,10 @@ ALPHA = 0.05
 class PairRows:
     """Unembedding rows after one inner product's map: plain dot products are its products."""
 
+    tokens: TokenPairs
+    """The kept pairs, concept after concept."""
     starts: Float[np.ndarray, "pair width"]
-    """γ of every kept pair's first word, concept after concept."""
+    """γ of every pair's first word."""
     ends: Float[np.ndarray, "pair width"]
     """γ of its second word."""
     vocabulary: Float[np.ndarray, "random width"]
@@ -50,10 +52,15 @@ class PairRows:
         """γ(end) − γ(start) of every kept pair."""
         return self.ends - self.starts
 
+    @property
+    def slices(self) -> list[slice]:
+        """Where each concept's pairs are."""
+        return set_slices(self.tokens.sizes)
+
     def under(self, metric: Metric) -> PairRows:
         """The rows mapped by an inner product for functionals."""
         parts = (self.starts, self.ends, self.vocabulary, self.listed)
-        return PairRows(*(rows @ metric.read.T for rows in parts))
+        return PairRows(self.tokens, *(rows @ metric.read.T for rows in parts))
 
 
 def pair_rows(readout: Readout, tokens: TokenPairs, n_random: int, seed: int) -> PairRows:
@@ -68,7 +75,7 @@ def pair_rows(readout: Readout, tokens: TokenPairs, n_random: int, seed: int) ->
     anywhere = _random_pairs(np.arange(readout.vocabulary), n_random, rng)
     among = _random_pairs(np.unique(ids), n_random, rng)
     (starts, ends), *random = [[readout.rows(of) for of in pairs.T] for pairs in (ids, anywhere, among)]
-    return PairRows(starts, ends, *(second - first for first, second in random))
+    return PairRows(tokens, starts, ends, *(second - first for first, second in random))
 
 
 def _random_pairs(
@@ -92,9 +99,9 @@ class ConceptCosines:
     projections: pd.DataFrame
 
 
-def concept_cosines(tokens: TokenPairs, rows: PairRows, draws: int, seed: int) -> ConceptCosines:
+def concept_cosines(rows: PairRows, draws: int, seed: int) -> ConceptCosines:
     """Every concept and every two of mapped rows, with `draws` of every null and of the bootstrap."""
-    sizes, shared = tokens.sizes, tokens.shared
+    sizes, shared = rows.tokens.sizes, rows.tokens.shared
     unit = unit_rows(rows.steering)
     gram = unit @ unit.T
     rng = np.random.default_rng(seed)
@@ -103,18 +110,34 @@ def concept_cosines(tokens: TokenPairs, rows: PairRows, draws: int, seed: int) -
     low, high = _interval(block_means(gram, shared, sizes, resamples(sizes, draws, rng)))
     flipped = block_means(gram, shared, sizes, signs(len(gram), draws, rng))
     entries = {"mean": means, "low": low, "high": high, "plain": plain}
-    within = pd.DataFrame({"concept": tokens.concepts, "kept": sizes})
+    within = pd.DataFrame({"concept": rows.tokens.concepts, "kept": sizes})
     within = within.assign(**{name: np.diag(value) for name, value in entries.items()})
     others = np.nan_to_num(np.abs(means), nan=-1.0)
     np.fill_diagonal(others, -1.0)
     largest = others.max(axis=1)
     within["largest_other"] = np.where(largest < 0, np.nan, largest)
-    _add_nulls(within, tokens, rows, np.diagonal(flipped, axis1=1, axis2=2), draws, rng)
-    projections, random = leave_one_out(tokens, rows)
-    within["above"] = share_above(projections, random, tokens.concepts)
-    return ConceptCosines(
-        means, plain, random, within, _between(tokens, entries, flipped.std(axis=0)), projections
-    )
+    nulls = {"flipped": (np.diagonal(flipped, axis1=1, axis2=2), "mean"), **_nulls(rows, draws, rng)}
+    for name, (null, against) in nulls.items():
+        within[f"level_{name}"] = np.quantile(null, LEVEL, axis=0)
+        within[f"p_{name}"] = share_reaching(null, within[against].to_numpy(float))
+    p = within["p_flipped"].to_numpy(float)
+    within["holm"], within["benjamini_hochberg"] = holm(p), benjamini_hochberg(p)
+    within["holm_shuffled"] = holm(within["p_shuffled"].to_numpy(float))
+    projections, random, within["above"] = leave_one_out(rows)
+    between = _between(rows.tokens, entries, flipped.std(axis=0))
+    return ConceptCosines(means, plain, random, within, between, projections)
+
+
+def _nulls(rows: PairRows, draws: int, rng: np.random.Generator) -> dict[str, tuple[np.ndarray, str]]:
+    """What chance gives a set, `[draw, concept]`, and the mean that it is set against."""
+    sizes = rows.tokens.sizes
+    shuffled = [re_paired(rows.starts[s], rows.ends[s], draws, rng) for s in rows.slices]
+    return {
+        "vocabulary": (random_sets(unit_rows(rows.vocabulary), sizes, draws, rng), "mean"),
+        "listed": (random_sets(unit_rows(rows.listed), sizes, draws, rng), "mean"),
+        # words recur as often in a re-paired set as in the set itself, so both keep entries that share one
+        "shuffled": (np.stack(shuffled, axis=1), "plain"),
+    }
 
 
 def _interval(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -125,32 +148,6 @@ def _interval(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     out[:, defined] = np.nanquantile(flat[:, defined], TAILS, axis=0)
     low, high = out.reshape(2, *samples.shape[1:])
     return low, high
-
-
-def _add_nulls(
-    within: pd.DataFrame,
-    tokens: TokenPairs,
-    rows: PairRows,
-    flipped: np.ndarray,
-    draws: int,
-    rng: np.random.Generator,
-) -> None:
-    """Adds to `within` the level and one-sided p of every null."""
-    sizes = tokens.sizes
-    shuffled = [re_paired(rows.starts[s], rows.ends[s], draws, rng) for s in set_slices(sizes)]
-    nulls = {
-        "flipped": (flipped, "mean"),
-        "vocabulary": (random_sets(unit_rows(rows.vocabulary), sizes, draws, rng), "mean"),
-        "listed": (random_sets(unit_rows(rows.listed), sizes, draws, rng), "mean"),
-        # words recur as often in a re-paired set as in the set itself, so both keep entries that share one
-        "shuffled": (np.stack(shuffled, axis=1), "plain"),
-    }
-    for name, (null, against) in nulls.items():
-        within[f"level_{name}"] = np.quantile(null, LEVEL, axis=0)
-        within[f"p_{name}"] = share_reaching(null, within[against].to_numpy(float))
-    p = within["p_flipped"].to_numpy(float)
-    within["holm"], within["benjamini_hochberg"] = holm(p), benjamini_hochberg(p)
-    within["holm_shuffled"] = holm(within["p_shuffled"].to_numpy(float))
 
 
 def _between(tokens: TokenPairs, entries: dict[str, np.ndarray], spread: np.ndarray) -> pd.DataFrame:
@@ -181,8 +178,8 @@ def _between(tokens: TokenPairs, entries: dict[str, np.ndarray], spread: np.ndar
 
 
 def leave_one_out(
-    tokens: TokenPairs, rows: PairRows
-) -> tuple[pd.DataFrame, Float32[np.ndarray, "concept random"]]:
+    rows: PairRows,
+) -> tuple[pd.DataFrame, Float32[np.ndarray, "concept random"], Float[np.ndarray, " concept"]]:
     """Every pair's difference on the unit mean of the other pairs of its concept, and random pairs' (Park et
     al. 2311.03658, figure 2).
 
@@ -191,36 +188,28 @@ def leave_one_out(
     that inner products can be compared.
 
     Returns:
-        One row per pair (`concept`, `start`, `end`, `projection`; NaN where no other pair is left), and the
-        random pairs' projections.
+        One row per pair (`concept`, `start`, `end`, `projection`; NaN where no other pair is left), the
+        random pairs' projections, and the share of each concept's pairs that lie beyond `LEVEL` of them.
     """
-    vectors, (left, right) = rows.steering, tokens.shared.T
+    vectors, (left, right) = rows.steering, rows.tokens.shared.T
     projection = np.full(len(vectors), np.nan)
-    random = np.empty((len(tokens.concepts), len(rows.vocabulary)))
-    for c, s in enumerate(set_slices(tokens.sizes)):
+    random = np.empty((len(rows.slices), len(rows.vocabulary)), np.float32)
+    above = np.full(len(random), np.nan)
+    for c, s in enumerate(rows.slices):
         own = vectors[s]
         inside = (left >= s.start) & (left < s.stop) & (right >= s.start) & (right < s.stop)
         meets = np.ones((len(own), len(own)))
         meets[left[inside] - s.start, right[inside] - s.start] = 0.0
         others = meets @ own
-        random[c] = rows.vocabulary @ own.mean(axis=0) / np.linalg.norm(own.mean(axis=0))
-        scale = float(random[c].std())
+        chance = rows.vocabulary @ own.mean(axis=0) / np.linalg.norm(own.mean(axis=0))
+        scale = float(chance.std())
+        random[c] = chance / scale
         lengths = np.linalg.norm(others, axis=1)
         inner = (own * others).sum(axis=1)
-        projection[s] = np.divide(inner, lengths * scale, out=np.full(len(own), np.nan), where=lengths > 0)
-        random[c] /= scale
-    table = tokens.kept[["concept", "start", "end"]].assign(projection=projection)
-    return table, random.astype(np.float32)
-
-
-def share_above(projections: pd.DataFrame, random: np.ndarray, concepts: tuple[str, ...]) -> np.ndarray:
-    """Share of each concept's pairs that lie beyond `LEVEL` of the random pairs."""
-    out = np.full(len(concepts), np.nan)
-    for c, concept in enumerate(concepts):
-        own = projections.loc[projections["concept"] == concept, "projection"].dropna().to_numpy(float)
-        if len(own):
-            out[c] = (own > np.quantile(random[c], LEVEL)).mean()
-    return out
+        np.divide(inner, lengths * scale, out=projection[s], where=lengths > 0)
+        if len(defined := projection[s][~np.isnan(projection[s])]):
+            above[c] = (defined > np.quantile(random[c], LEVEL)).mean()
+    return rows.tokens.kept[["concept", "start", "end"]].assign(projection=projection), random, above
 
 
 def unit_rows(vectors: Float[np.ndarray, "n width"]) -> Float[np.ndarray, "n width"]:

@@ -19,13 +19,12 @@ from graticule.hooks.saved import SavedResult
 from graticule.probes.geometry import Metric
 from graticule.probes.scores.multiplicity import holm
 from graticule.probes.scores.ties import share_reaching
-from graticule.probes.steering_nulls import set_slices, signs
+from graticule.probes.steering_nulls import signs
 from graticule.probes.words.cosines import LEVEL, TAILS, PairRows, pair_rows, unit_rows
 from graticule.probes.words.lists import ARROW, PairLists, pair_lists, parallel_contexts
 from graticule.probes.words.vocabulary import (
     METRICS,
     Readout,
-    TokenPairs,
     keep_pairs,
     last_residuals,
     make_metrics,
@@ -156,7 +155,7 @@ def languages(
     scores: list[pd.DataFrame] = []
     with bar(len(products), "languages", "metric", progress) as advance:
         for metric in products.values():
-            tables = _scores(tokens, rows, list(steering.values()), metric, draws, seed)
+            tables = _scores(rows, list(steering.values()), metric, draws, seed)
             for name, table in zip(steering, tables, strict=True):
                 table.insert(0, "pair", name)
                 table.insert(0, "metric", metric.name)
@@ -180,15 +179,10 @@ def languages(
 
 
 def _scores(
-    tokens: TokenPairs,
-    rows: PairRows,
-    contexts: Sequence[np.ndarray],
-    metric: Metric,
-    draws: int,
-    seed: int,
+    rows: PairRows, contexts: Sequence[np.ndarray], metric: Metric, draws: int, seed: int
 ) -> list[pd.DataFrame]:
     """Every concept against each pair of languages' `[context, width]` differences."""
-    rng, n, slices = np.random.default_rng(seed), len(contexts[0]), set_slices(tokens.sizes)
+    rng, n, slices, tokens = np.random.default_rng(seed), len(contexts[0]), rows.slices, rows.tokens
     steering = np.stack([c @ metric.write.T for c in contexts])  # [pair, context, width]
     averages = unit_rows(steering.mean(axis=1))
     weights = rng.multinomial(n, np.full(n, 1 / n), size=draws)

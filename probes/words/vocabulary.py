@@ -171,10 +171,6 @@ class Readout:
         picked = self.weights[:, torch.tensor(ids, device=self.weights.device)]
         return picked.to("cpu", torch.float64).numpy().T.copy()
 
-    def covariance(self) -> Float[np.ndarray, "d_model d_model"]:
-        """Cov(γ) over the whole vocabulary, uniform weights (Park et al. 2023, section 3.2)."""
-        return column_covariance(self.weights)
-
 
 def final_residuals(
     model: HookedModel,
@@ -237,7 +233,7 @@ def make_metrics(
         if name == "euclidean":
             out[name] = euclidean(width)
         elif name == "causal":
-            out[name] = causal(readout.covariance())
+            out[name] = causal(column_covariance(readout.weights))
         else:
             if residuals is None:
                 captured = final_residuals(model, default_texts(), "all", progress=progress)

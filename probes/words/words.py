@@ -236,7 +236,7 @@ def words(
     cosines: dict[str, ConceptCosines] = {}
     with bar(len(products), "words", "metric", progress) as advance:
         for name, metric in products.items():
-            cosines[name] = concept_cosines(tokens, rows.under(metric), draws, seed)
+            cosines[name] = concept_cosines(rows.under(metric), draws, seed)
             advance.update()
     provenance = provenance_of(
         model,
