@@ -19,7 +19,7 @@ from graticule.hooks.saved import SavedResult
 from graticule.probes.geometry import Metric
 from graticule.probes.scores.multiplicity import holm
 from graticule.probes.scores.ties import share_reaching
-from graticule.probes.steering_nulls import signs
+from graticule.probes.steering import signs
 from graticule.probes.words.cosines import LEVEL, TAILS, PairRows, pair_rows, unit_rows
 from graticule.probes.words.lists import ARROW, PairLists, pair_lists, parallel_contexts
 from graticule.probes.words.vocabulary import (

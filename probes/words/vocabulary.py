@@ -20,8 +20,7 @@ from graticule.hooks.identity import model_identity
 from graticule.hooks.imports import load
 from graticule.hooks.messages import check_whole
 from graticule.hooks.protocols import HookedModel
-from graticule.probes.geometry import Metric, causal, covariance, euclidean, whitened
-from graticule.probes.unembedding import column_covariance
+from graticule.probes.geometry import Metric, causal, column_covariance, covariance, euclidean, whitened
 from graticule.probes.words.lists import PairLists, ambiguous_contexts, parallel_contexts
 
 LEAST = 3
