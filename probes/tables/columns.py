@@ -18,8 +18,6 @@ from jaxtyping import Bool, Float
 
 Kind = Literal["numeric", "binary", "categorical"]
 TRAIN_WORDS, TEST_WORDS = ("train", "training", "false", "0"), ("test", "testing", "true", "1")
-
-
 LIMITS = {"lat": 90.0, "lon": 360.0}
 """Unit → degrees that a place cannot be beyond."""
 MEASURED = (*LIMITS, "year")
@@ -280,19 +278,11 @@ def read_units(
     names: Sequence[str],
     kind: str,
 ) -> tuple[str | None, ...]:
-    """A unit for each column of y.
-
-    Args:
-        units: One for each target, or by target.
-        targets: The target columns.
-        names: A name for each column of y.
-        kind: The kind of target: classes have no unit.
-
-    Returns:
-        Units as given, empty ones as None.
+    """One unit per column of y (`names`), from one for each target or by target; empty ones are None.
 
     Raises:
-        TableError: They do not fit the targets, or one is nearly a unit that is measured by.
+        TableError: They do not fit the targets, the targets are classes, or one is nearly a unit that is
+            measured by.
     """
     if units is None:
         return (None,) * len(names)
@@ -320,11 +310,7 @@ def read_units(
 
 
 def check_unit(unit: Any, target: str) -> str | None:
-    """A unit as given, None for none.
-
-    Raises:
-        TableError: It is no text, or nearly one of `MEASURED`.
-    """
+    """A unit as given, None for none; TableError if it is no text, or nearly one of `MEASURED`."""
     if unit is None or unit == "":
         return None
     if not isinstance(unit, str):

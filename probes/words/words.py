@@ -128,18 +128,17 @@ class Words(SavedResult):
             return -self.own(metric), -(within / between if between > 0 else np.inf)
 
         order = sorted(self.metrics, key=rank)
+        head, each = (
+            "mean cosine of the pairs",
+            [f"{contrasts[m][0]:.3f} under the {m} product" for m in order],
+        )
         if n > 1:
-            head, each = (
-                "concepts nearest to their own pairs",
-                [
-                    f"{self.own(m)} of {n} under the {m} product "
-                    f"(mean cosine {contrasts[m][0]:.3f} within, {contrasts[m][1]:.3f} between)"
-                    for m in order
-                ],
-            )
-        else:
-            head = "mean cosine of the pairs"
-            each = [f"{contrasts[m][0]:.3f} under the {m} product" for m in order]
+            head = "concepts nearest to their own pairs"
+            each = [
+                f"{self.own(m)} of {n} under the {m} product "
+                f"(mean cosine {contrasts[m][0]:.3f} within, {contrasts[m][1]:.3f} between)"
+                for m in order
+            ]
         lines = [f"{head}: {'; '.join(each)}"]
         if n / (1 + self.draws) > ALPHA:
             lines.append(
@@ -183,13 +182,12 @@ class Words(SavedResult):
         """Concepts under every metric; the largest off-diagonals; kept and dropped pairs."""
         largest = self.between.reindex(self.between["mean"].abs().sort_values(ascending=False).index)
         top = largest.groupby("metric", sort=False).head(12).sort_values("metric", kind="stable")
+        top = top.drop(columns="benjamini_hochberg")
         pairs = self.dropped["start"] + " " + self.dropped["end"]
         dropped = [", ".join(pairs[self.dropped["concept"] == c]) for c in self.counts["concept"]]
         return {
             "Concepts": headed(self.within, _COLUMNS).round(4),
-            "The largest cosines between concepts": top.drop(columns=["benjamini_hochberg"])
-            .round(4)
-            .reset_index(drop=True),
+            "The largest cosines between concepts": top.round(4).reset_index(drop=True),
             "Pairs kept: both words single tokens, and different": self.counts.assign(dropped=dropped),
         }
 
