@@ -16,7 +16,7 @@ from graticule.hooks.protocols import HookedModel
 from graticule.hooks.saved import SavedResult
 from graticule.probes.geometry import Metric
 from graticule.probes.scores.ties import share_reaching
-from graticule.probes.words.cosines import ALPHA, TAILS, unit_rows
+from graticule.probes.words.cosines import ALPHA, TAILS, bootstrap_weights, unit_rows
 from graticule.probes.words.lists import ContextPair, ambiguous_contexts
 from graticule.probes.words.vocabulary import (
     LEAST,
@@ -192,7 +192,7 @@ def _scores(cosines: np.ndarray, draws: int, seed: int) -> dict[str, float]:
     other = np.where(own | np.isnan(size), 0.0, size)
     counted = (~own & ~np.isnan(size)).astype(np.float64)
     mean_other = other.sum() / counted.sum()
-    weights = rng.multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)
+    weights = bootstrap_weights(n, draws, rng)
     others = ((weights @ other) * weights).sum(axis=1) / ((weights @ counted) * weights).sum(axis=1)
     low, high = np.quantile(weights @ matching / n - others, TAILS)
     orders = np.argsort(rng.random((draws, n)), axis=1)

@@ -216,3 +216,8 @@ def unit_rows(vectors: Float[np.ndarray, "n width"]) -> Float[np.ndarray, "n wid
     """Rows of length 1; a row of zeros stays one, and its cosines are 0."""
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
+
+
+def bootstrap_weights(n: int, draws: int, rng: np.random.Generator) -> Float[np.ndarray, "draw n"]:
+    """How often a bootstrap draws each of `n`."""
+    return rng.multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)

@@ -20,7 +20,7 @@ from graticule.probes.geometry import Metric
 from graticule.probes.scores.multiplicity import holm
 from graticule.probes.scores.ties import share_reaching
 from graticule.probes.steering import signs
-from graticule.probes.words.cosines import LEVEL, TAILS, PairRows, pair_rows, unit_rows
+from graticule.probes.words.cosines import LEVEL, TAILS, PairRows, bootstrap_weights, pair_rows, unit_rows
 from graticule.probes.words.lists import ARROW, PairLists, pair_lists, parallel_contexts
 from graticule.probes.words.vocabulary import (
     METRICS,
@@ -185,10 +185,13 @@ def _scores(
     rng, n, slices, tokens = np.random.default_rng(seed), len(contexts[0]), rows.slices, rows.tokens
     steering = np.stack([c @ metric.write.T for c in contexts])  # [pair, context, width]
     averages = unit_rows(steering.mean(axis=1))
-    weights = rng.multinomial(n, np.full(n, 1 / n), size=draws)
+    weights = bootstrap_weights(n, draws, rng)
     drawn = np.stack([unit_rows(weights @ s) for s in steering]).astype(np.float32)
     differences = (rows.steering @ metric.read.T).astype(np.float32)
-    booted = _booted(differences, slices, drawn, rng)
+    booted = np.empty((len(contexts), draws, len(slices)), np.float32)
+    for c, s in enumerate(slices):
+        weights = bootstrap_weights(s.stop - s.start, draws, rng).astype(np.float32)
+        booted[:, :, c] = (unit_rows(weights @ differences[s]) * drawn).sum(axis=2)
     pool = (rows.vocabulary @ metric.read.T).astype(np.float32)
     chance = _random_level(pool, averages.astype(np.float32), tokens.sizes, draws, rng)
     means = unit_rows(np.stack([differences[s].mean(axis=0, dtype=np.float64) for s in slices]))
@@ -218,18 +221,6 @@ def _scores(
         }
         tables.append(pd.DataFrame(columns))
     return tables
-
-
-def _booted(
-    differences: np.ndarray, slices: Sequence[slice], drawn: np.ndarray, rng: np.random.Generator
-) -> np.ndarray:
-    """Cosines of resampled concepts with resampled contexts: `[pair, draw, concept]`."""
-    out = np.empty((*drawn.shape[:2], len(slices)), np.float32)
-    for c, s in enumerate(slices):
-        n = s.stop - s.start
-        weights = rng.multinomial(n, np.full(n, 1 / n), size=drawn.shape[1]).astype(np.float32)
-        out[:, :, c] = (unit_rows(weights @ differences[s]) * drawn).sum(axis=2)
-    return out
 
 
 def _random_level(
