@@ -198,9 +198,9 @@ class _Judged:
                 ", ".join(map(str, more)),
             )
         coordinates = select(latents.inputs(train), latents.inputs(test), y, clusters, self.ks, **folds)
-        for arm, columns in ((LATENTS, selected), (COORDINATES, coordinates)):
+        for arm, few in ((LATENTS, selected), (COORDINATES, coordinates)):
             for k in self.ks:
-                self._add(sae, arm, columns.predictions[k], columns.validation[k], k)
+                self._add(sae, arm, few.predictions[k], few.validation[k], k)
         active = np.bincount(X.indices, minlength=X.shape[1])
         others = int((active > 0).sum()) - len(chosen)
         if others < len(chosen):
