@@ -126,7 +126,7 @@ def _of_layer(
             seen = unit.T @ (toward / np.maximum(np.linalg.norm(toward, axis=0), 1e-300))
             size = np.abs(null)
             p = [exceeded(np.sort(size[..., t], axis=None), np.abs(seen[:, t])) for t in range(seen.shape[1])]
-            bins = [np.histogram(null[..., t], _BINS)[0] / null[..., t].size for t in range(seen.shape[1])]
+            bins = [_shares(null[..., t]) for t in range(seen.shape[1])]
             found.append(
                 _Layer(
                     layer,
@@ -185,8 +185,13 @@ def _histogram(held: Sequence[_Layer], names: Sequence[str]) -> pd.DataFrame:
                     "direction": direction,
                     "weight": weight,
                     "cosine": middle,
-                    "neurons": np.histogram(seen, _BINS)[0] / len(seen),
+                    "neurons": _shares(seen),
                     "null": np.mean([h.null[:, t] for h in own], axis=0),
                 }
                 parts.append(pd.DataFrame(line))
     return pd.concat(parts, ignore_index=True)
+
+
+def _shares(cosines: np.ndarray) -> np.ndarray:
+    """Shares of cosines a bin; one that rounding puts beyond 1 is 1."""
+    return np.histogram(np.clip(cosines, -1, 1), _BINS)[0] / cosines.size

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from graticule.probes.plots.drawing import Figure, Histogram, Scatter
+from graticule.probes.plots.counted import counted_bars, edges_over
+from graticule.probes.plots.drawing import Figure, Scatter
 from graticule.probes.plots.markup import plain
 from graticule.probes.plots.style import (
     ACCENT,
@@ -134,9 +135,9 @@ def dose_figure(doses: pd.DataFrame, unit: str) -> Figure:
 def control_figure(controls: np.ndarray, effect: float, limit: float, name: str, unit: str) -> Figure:
     """Histogram of control effects, the probe's own marked, and the detection limit on either side."""
     fig = Figure(
-        Histogram(
-            x=controls,
-            nbinsx=30,
+        counted_bars(
+            controls,
+            edges_over(controls, 30),
             marker={"color": FAINT, "line": {"color": "white", "width": 1}},
             name=f"{len(controls)} matched controls",
         )

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from graticule.probes.plots.drawing import Figure, Histogram, Scatter
+from graticule.probes.plots.counted import counted_bars, edges_of_size
+from graticule.probes.plots.drawing import Figure, Scatter
 from graticule.probes.plots.markup import plain
 from graticule.probes.plots.style import (
     ACCENT,
@@ -220,12 +221,12 @@ def cosine_figure(cosines: pd.DataFrame, levels: pd.DataFrame) -> Figure:
         beyond = int((np.abs(values) > level).sum())
         notes.append(f"{beyond:,} of {len(values):,} latents lie beyond it for {kind}.")
         fig.add_trace(
-            Histogram(
-                x=values,
+            counted_bars(
+                values,
+                edges_of_size(values, 0.01 if largest < 0.4 else 0.02),
                 name=f"cosine to {kind}",
                 marker={"color": colours[kind]},
                 opacity=0.55,
-                xbins={"size": 0.01 if largest < 0.4 else 0.02},
                 hovertemplate="cosine %{x}<br>%{y} latents<extra></extra>",
             )
         )

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from graticule.probes.plots.drawing import Bar, Figure, Scatter, make_subplots
+from graticule.probes.plots.counted import counted_bars
+from graticule.probes.plots.drawing import Figure, Scatter, make_subplots
 from graticule.probes.plots.style import (
     ACCENT,
     BLOCKS,
@@ -85,18 +86,15 @@ def rotation_figure(rotated: Float[np.ndarray, " rotation"], observed: float, ne
     fig = Figure()
     low, high = float(min(rotated.min(), observed)), float(max(rotated.max(), observed))
     pad = 0.05 * (high - low) or 0.01
-    counts, edges = np.histogram(rotated, 40, (low - pad, high + pad))
-    fig.add_trace(
-        Bar(
-            x=(edges[:-1] + edges[1:]) / 2,
-            y=counts,
-            width=np.diff(edges),
-            marker={"color": FAINT, "line": {"color": "white", "width": 1}},
-            name="best of a random rotation",
-            hovertemplate="|r| %{x:.3f}: %{y} rotations<extra></extra>",
-        )
+    bars = counted_bars(
+        rotated,
+        np.linspace(low - pad, high + pad, 41),
+        marker={"color": FAINT, "line": {"color": "white", "width": 1}},
+        name="best of a random rotation",
+        hovertemplate="|r| %{x:.3f}: %{y} rotations<extra></extra>",
     )
-    top = float(counts.max())
+    fig.add_trace(bars)
+    top = float(np.max(bars.y))
     fig.add_trace(
         Scatter(
             x=[observed, observed],

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from graticule.probes.plots.drawing import Bar, Figure, Histogram, Scatter, make_subplots
+from graticule.probes.plots.counted import counted_bars
+from graticule.probes.plots.drawing import Bar, Figure, Scatter, make_subplots
 from graticule.probes.plots.style import ACCENT, BLOCKS, FAINT, INK, MUTED, need_columns, style
 from graticule.probes.plots.words import EVERY_PANEL, METRIC_COLOURS, set_titles
 
@@ -104,20 +105,19 @@ def matching_figure(
     )
     size = np.abs(cosines)
     own = np.eye(size.shape[1], dtype=bool)
-    top = float(np.nanmax(size))
-    bins = {"start": 0.0, "end": top + top / 40, "size": top / 40}
+    edges = np.linspace(0.0, float(np.nanmax(size)) or 1.0, 41)
     for i in range(len(metrics)):
         other = size[i][~own]
         kinds = (
-            ("with others' words", other[~np.isnan(other)], FAINT),
+            ("with others' words", other, FAINT),
             ("with its own words", np.diag(size[i]), METRIC_COLOURS["causal"]),
         )
         for name, values, colour in kinds:
             fig.add_trace(
-                Histogram(
-                    x=values,
-                    xbins=bins,
-                    histnorm="probability",
+                counted_bars(
+                    values[~np.isnan(values)],
+                    edges,
+                    per=1.0,
                     marker={"color": colour, "line": {"width": 0}},
                     opacity=0.75 if name.endswith("own words") else 1.0,
                     name=name,

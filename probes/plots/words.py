@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Float32
 
-from graticule.probes.plots.drawing import Bar, Figure, Heatmap, Scatter, make_subplots
+from graticule.probes.plots.counted import counted_bars
+from graticule.probes.plots.drawing import Figure, Heatmap, Scatter, make_subplots
 from graticule.probes.plots.style import ACCENT, BLOCKS, FAINT, INK, MUTED, SURFACE, need_columns, style
 
 _DIVERGING = [[0, "#00639c"], [0.25, "#8fb9d6"], [0.5, "#ffffff"], [0.75, "#e0a3b4"], [1, "#b3003c"]]
@@ -166,7 +167,6 @@ def loo_figure(
     values = projections["projection"].to_numpy(float)
     low, high = float(np.nanquantile(random, 0.0005)), float(np.nanquantile(values, 0.995))
     edges = np.linspace(low, max(high, -low) * 1.05, 41)
-    centres = (edges[1:] + edges[:-1]) / 2
     fig = make_subplots(
         rows=rows,
         cols=columns,
@@ -178,15 +178,12 @@ def loo_figure(
     )
     for c, concept in enumerate(concepts):
         own = values[(projections["concept"] == concept).to_numpy()]
-        own = np.clip(own[~np.isnan(own)], edges[0], edges[-1])
-        both = (("random pairs", np.clip(random[c], edges[0], edges[-1]), FAINT), ("the pairs", own, ACCENT))
-        for name, held, colour in both:
-            share = np.histogram(held, edges)[0] / max(1, len(held))
+        for name, part, colour in (("random pairs", random[c], FAINT), ("the pairs", own, ACCENT)):
             fig.add_trace(
-                Bar(
-                    x=centres,
-                    y=share,
-                    width=edges[1] - edges[0],
+                counted_bars(
+                    part[~np.isnan(part)],
+                    edges,
+                    per=1.0,
                     marker={"color": colour, "line": {"width": 0}},
                     opacity=0.75 if colour == ACCENT else 1.0,
                     name=name,

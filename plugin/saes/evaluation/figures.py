@@ -31,8 +31,8 @@ def density_figure(latents: pd.DataFrame, n_rows: int) -> Figure:
     alive = latents[shown > 0]
     log = np.log10(shown[shown > 0].to_numpy(np.float64))
     fig = Figure()
-    low = np.floor(log.min()) if len(log) else -6.0
-    edges = np.arange(low, 0.0 + 1 / _BINS_A_DECADE, 1 / _BINS_A_DECADE)
+    low = min(-1, int(np.floor(log.min()))) if len(log) else -6
+    edges = np.linspace(low, 0.0, -low * _BINS_A_DECADE + 1)
     middle = 10 ** ((edges[1:] + edges[:-1]) / 2)
     cluster = alive["cluster"].to_numpy()
     for name in ("alive", "ultralow"):
