@@ -52,6 +52,13 @@ def test_no_offset_of_the_target_moves_the_verdict(world: Planted, plain: Findin
     assert swept(world, y=world.table.y - 1e5).verdict.gain == pytest.approx(plain.verdict.gain, abs=1e-9)
 
 
+@pytest.mark.parametrize("offset", [0, 1e6, 1e9])
+def test_no_offset_makes_predictors_alike(world: Planted, offset: float) -> None:
+    findings = swept(world, y=world.table.y + offset)
+    assert findings.verdict.words == STRUCTURE
+    assert "by construction" not in findings.summary()
+
+
 def test_what_is_left_out_of_a_stack_has_no_weight() -> None:
     """One that goes against the target, a constant, and a constant but for rounding, at any unit."""
     rng = np.random.default_rng(0)
