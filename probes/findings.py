@@ -38,6 +38,7 @@ from graticule.hooks.locks import only_here
 from graticule.hooks.meant import UnknownNameError
 from graticule.hooks.names import inside, inside_file, user_path
 from graticule.hooks.points import layer_of
+from graticule.hooks.question import check_same_question
 from graticule.hooks.replacing import replacing_entries
 from graticule.hooks.result import Part, Result
 from graticule.hooks.store import Store
@@ -49,6 +50,8 @@ from graticule.probes.scores.verdict import Predictions, Verdict
 from graticule.probes.surface.baselines import Baselines
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from plotly.graph_objects import Figure
 
     from graticule.probes.sweep import Target
@@ -58,6 +61,7 @@ _log = logging.getLogger(__name__)
 KIND = "findings"
 ON_TRUST = "baselines_on_trust"
 """In the provenance where the activations say of no model, and baselines of a model stand against them."""
+_SAME_SCORE = 1e-3
 _RIVALS = "rivals.safetensors"
 _PARTS = ("out_of_fold", "test")
 FINDINGS = FolderKind(
@@ -345,20 +349,44 @@ class Findings(Result):
             }
         )
 
-    def save(self, path: Path | str) -> None:
+    def save(self, path: Path | str, overwrite: bool = False) -> None:
         """Write `findings.json`, `predictions.parquet` and `probes/` into `path`, beside what `probe` and a
         page left there.
 
-        All of it takes the place of earlier findings at once; whatever is killed when, the earlier ones or
-        these can be loaded.
+        All of it takes the place of earlier findings of the same question at once; whatever is killed when,
+        the earlier ones or these can be loaded.
 
-        **Raises** `FileExistsError` if `path` holds anything else, or another process writes there.
+        Args:
+            path: The folder.
+            overwrite: Whether they may take the place of findings that ask something else too.
+
+        Raises:
+            FileExistsError: `path` holds anything else, or findings of another model, table, target, points
+                or inputs; or another process writes there.
         """
         path = user_path(path)
         with only_here(path, "saving findings into"):
             FINDINGS.check(path)
+            check_same_question(path, self, overwrite)
             with replacing_entries(path, KIND) as folder:
                 self._write(folder)
+
+    def differs_from(self, before: Self) -> list[str]:
+        """`name: before → now` for what two findings ask, and whether their activations hold other values."""
+        then, now = ([str(s["point"]) for s in one.layer_scores] for one in (before, self))
+        apart = super().differs_from(before)
+        if then != now:
+            apart.append(f"points: {', '.join(then)} → {', '.join(now)}")
+        if not apart and before.settings == self.settings and not self._scores_as(before):
+            apart.append("activations: other values, though nothing names them otherwise")
+        return apart
+
+    def _scores_as(self, other: Findings) -> bool:
+        """Whether the probes score alike at every point, but for another processor's rounding."""
+        ours, theirs = (
+            np.array([float(s["test"].get("r2", np.nan)) for s in one.layer_scores]) for one in (self, other)
+        )
+        return np.allclose(ours, theirs, atol=_SAME_SCORE, rtol=_SAME_SCORE, equal_nan=True)
 
     def _write(self, folder: Path) -> None:
         write_table(folder / "predictions.parquet", self.predictions)

@@ -142,7 +142,7 @@ def _probe(
                      progress=settings["progress"])  # fmt: skip
     findings = replace(findings, provenance={**findings.provenance, **marked(made_from)})
     if folder is not None:
-        findings.save(folder)
+        findings.save(folder, overwrite=True)  # what lay there was compared by `findings_of`
     return findings
 
 

@@ -145,7 +145,7 @@ def _calibrated(findings: Any, out: Path, targets: int | None, seed: int) -> Any
         return findings
     o.say("measuring how small a gain would have been seen", err=True)
     calibration = graticule.calibrate(findings, targets=targets, seed=seed, progress=True)
-    calibration.save(out / "calibration")
+    calibration.save(out / "calibration", overwrite=True)
     found = detected(findings, calibration)
-    found.save(out)
+    found.save(out, overwrite=True)
     return found

@@ -20,6 +20,7 @@ from graticule.hooks.artifact import (
 )
 from graticule.hooks.kinds import working_folder
 from graticule.hooks.names import inside, user_path
+from graticule.hooks.question import check_same_question
 from graticule.hooks.replacing import recover
 from graticule.hooks.result import Part, Result
 from graticule.hooks.saved import SavedResult
@@ -28,6 +29,8 @@ from graticule.probes.causes.causes import Causes
 from graticule.probes.findings import Findings
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from plotly.graph_objects import Figure
 
 KIND = "study"
@@ -114,16 +117,27 @@ class Study(Result):
             write_page(list(found.values()), path.parent / "pages" / f"{step}.html", title, links=back)
         return write_page(self, path, self.title, links=pages)
 
-    def save(self, path: Path | str) -> None:
+    def save(self, path: Path | str, overwrite: bool = False) -> None:
         """Write `study.json`; the findings and every part are saved by their steps, beside it.
 
-        **Raises** `FileExistsError` if `path` holds something else, or another process writes there.
+        Args:
+            path: The folder.
+            overwrite: Whether it may take the place of a study that asks something else.
+
+        Raises:
+            FileExistsError: `path` holds something else, or a study that asks something else; or another
+                process writes there.
         """
         from graticule.studies.running import STUDY
 
         held = {"kind": KIND, "schema": SCHEMA, "steps": list(self.results), **self.to_json()}
         with working_folder(path, STUDY, "saving a study into") as folder:
+            check_same_question(folder, self, overwrite)
             write_json(folder / "study.json", held)
+
+    def differs_from(self, before: Self) -> list[str]:
+        """`name: before → now` for what the two studies' findings ask."""
+        return self.findings.differs_from(before.findings)
 
     @classmethod
     def load(cls, path: Path | str) -> Study:

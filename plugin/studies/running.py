@@ -120,12 +120,12 @@ def _study(
             calibration = results["calibration"]
             assert isinstance(calibration, Calibration)
             context = replace(context, findings=detected(context.findings, calibration))
-            context.findings.save(folder / "probe")
+            context.findings.save(folder / "probe", overwrite=True)
         for result in results.values():
             tell(f"    {result.summary().splitlines()[0]}")
         tell(f"    {_took(started)}")
     made = Study(context.findings, dict(context.made), failures)
-    made.save(folder)
+    made.save(folder, overwrite=True)
     if pages:
         tell("writing the pages")
         made.report(folder / "report.html")

@@ -161,7 +161,7 @@ def _probed(
         )
         found[name] = replace(one, provenance={**one.provenance, **marked(asking), "prompt": name})
         if folder is not None:
-            found[name].save(inside(folder, name))
+            found[name].save(inside(folder, name), overwrite=True)  # it was compared above
     return gather(found, asked, reference, draws=draws, seed=seed)
 
 
