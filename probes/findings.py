@@ -43,8 +43,9 @@ from graticule.hooks.replacing import replacing_entries
 from graticule.hooks.result import Part, Result
 from graticule.hooks.store import Store
 from graticule.probes.estimators.ridge import RidgeProbe
-from graticule.probes.findings_words import detection, part_of_table, reading
+from graticule.probes.findings_words import detection, part_of_table, reading, test_rows
 from graticule.probes.material import Material, Predicted
+from graticule.probes.scores.in_words import signed, with_interval
 from graticule.probes.scores.settings import JudgeSettings
 from graticule.probes.scores.verdict import Predictions, Verdict
 from graticule.probes.surface.baselines import Baselines
@@ -247,13 +248,13 @@ class Findings(Result):
             *reading(self),
             f"at {where} ({self.chosen_point}), chosen on training rows; {self.split_note}",
         ]
+        why = test_rows(self)
         for name, check in self.checks.items():
-            lines.append(
-                f"check, {name}: {check.words} (gain {check.gain:+.3f} "
-                f"[{check.ci95[0]:+.3f}, {check.ci95[1]:+.3f}])"
-            )
+            gain = with_interval(check.gain, check.ci95, why)
+            lines.append(f"check, {name}: {check.words} (gain {gain})")
         if "shuffled" in self.baselines:
-            lines.append(f"check, shuffled targets: test R² {self.baselines['shuffled']['test']['r2']:+.3f}")
+            r2 = float(self.baselines["shuffled"]["test"]["r2"])
+            lines.append(f"check, shuffled targets: test R² {signed(r2, why)}")
         return "\n".join(lines)
 
     def _against_itself(self) -> list[str]:

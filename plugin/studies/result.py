@@ -27,6 +27,8 @@ from graticule.hooks.saved import SavedResult
 from graticule.probes.adjust import holm_verdicts
 from graticule.probes.causes.causes import Causes
 from graticule.probes.findings import Findings
+from graticule.probes.findings_words import test_rows
+from graticule.probes.scores.in_words import with_interval
 
 if TYPE_CHECKING:
     from typing import Self
@@ -64,7 +66,7 @@ class Study(Result):
         """Both verdicts, the limit of detection, what the controls say, and which parts are missing."""
         verdict, *rest = self.findings.summary().splitlines()
         used, controls = self._first("causes"), self._first("controls")
-        lines = [verdict, self._line(used) if used else "used by the model: not asked"]
+        lines = [verdict, f"used by the model: {self._line(used) if used else 'not asked'}"]
         lines += [f"controls: {self._line(controls)}"] if controls else []
         lines += rest
         lines += [f"{step}: {why}" for step, why in self.failures.items()]
@@ -177,7 +179,7 @@ class Study(Result):
             ("Held beyond the baselines?", verdict.words),
             (
                 "Gain over the surface",
-                f"{verdict.gain:+.4f} [{verdict.ci95[0]:+.4f}, {verdict.ci95[1]:+.4f}]",
+                with_interval(verdict.gain, verdict.ci95, test_rows(self.findings), 4),
             ),
             ("Gain that would have been seen", seen),
             ("Used by the model?", "not asked" if used is None else self._line(used)),

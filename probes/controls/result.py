@@ -11,6 +11,7 @@ import pandas as pd
 
 from graticule.hooks.meant import UnknownNameError
 from graticule.hooks.saved import SavedResult
+from graticule.probes.scores.in_words import count_of, plain, with_interval
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -80,29 +81,33 @@ class Controls(SavedResult):
         return "\n".join(lines)
 
     def _headline(self, found: pd.DataFrame) -> str:
-        probe = float(self.line("probe")["score"])
+        whole = self.line("probe")
+        probe, rows = float(whole["score"]), int(whole["rows"])
         rivals = found[found["group"] == "control"]
         if rivals.empty:
-            return f"no control applies: the probe's R² of {probe:.3f} stands by itself"
+            return f"no control applies: the probe's R² of {plain(probe)} stands by itself"
         nearest = rivals.sort_values("difference", kind="stable").iloc[0]
-        gap = f"{nearest['difference']:+.3f} [{_span(nearest, 'difference_')}]"
-        beaten = (rivals["difference_low"] > 0).all()
-        if beaten:
-            words = f"the probe ({probe:.3f} R²) is above every control"
+        if int(nearest["rows"]) == rows:
+            reads, on = f"the probe ({probe:.3f} R²)", f"on the same {rows:,} test rows"
+        else:  # what applies to some rows alone stands beside the probe on these
+            reads = f"the probe ({probe:.3f} R² on all {rows:,} test rows)"
+            on = f"on {nearest['rows']:,} of these rows, where the probe reaches {nearest['probe']:.3f}"
+        if (rivals["difference_low"] > 0).all():
+            words = f"{reads} is above every control"
         elif (rivals["difference_high"] < 0).any():
-            words = f"a control is above the probe ({probe:.3f} R²)"
+            words = f"a control is above {reads}"
         else:
-            words = f"the probe ({probe:.3f} R²) is not clearly above every control"
-        return f"{words}; nearest is {nearest['control']} at {nearest['score']:.3f}: {gap}"
+            words = f"{reads} is not clearly above every control"
+        return f"{words}; nearest is {nearest['control']} at {nearest['score']:.3f} {on}: {_gap(nearest)}"
 
     def _surface(self) -> str:
         surface = self.line("surface")
-        return f"the surface reaches {surface['score']:.3f} on all test rows, {surface['note']}"
+        return f"the surface reaches {plain(surface['score'])} on all test rows, {surface['note']}"
 
     def _selectivity(self, found: pd.DataFrame) -> list[str]:
         task = found[(found["group"] == "control") & found["control"].str.startswith("control task")]
         return [
-            f"selectivity {one['difference']:+.3f} [{_span(one, 'difference_')}]: a random target per "
+            f"selectivity {_gap(one)}: a random target per "
             f"{one['control'].removeprefix('control task, ')} reaches {one['score']:.3f}; {one['note']}"
             for _, one in task.iterrows()
         ]
@@ -116,7 +121,7 @@ class Controls(SavedResult):
                 if one["seeds"] > 1
                 else " (one seed)"
             )
-            + f", the probe {one['difference']:+.3f} [{_span(one, 'difference_')}] above"
+            + f", the probe {_gap(one)} above"
             for _, one in twins.iterrows()
         ]
 
@@ -128,7 +133,7 @@ class Controls(SavedResult):
             beside = self.line(f"within {block}, the surface")
             lines.append(
                 f"within {block}: probe r {beside['probe']:.3f} beside the surface's {beside['score']:.3f}; "
-                f"gain {one['difference']:+.3f} [{_span(one, 'difference_')}] R² of what is left"
+                f"gain {_gap(one)} R² of what is left"
             )
         return lines
 
@@ -192,6 +197,15 @@ def _names(lines: pd.DataFrame) -> list[str]:
     from graticule.probes.plots.style import label
 
     return [label(str(name)) for name in lines["control"]]
+
+
+def _gap(line: pd.Series) -> str:
+    """The probe's lead with its interval, as everywhere in a summary."""
+    low, high = float(line["difference_low"]), float(line["difference_high"])
+    rows = count_of(int(line["rows"]), "test row")
+    if np.isnan([line["difference"], low, high]).any():
+        return with_interval(float(line["difference"]), (low, high), rows)
+    return f"{line['difference']:+.3f} [{_span(line, 'difference_')}]"
 
 
 def _span(line: pd.Series, prefix: str = "") -> str:

@@ -22,6 +22,7 @@ from graticule.probes.controls.tasks import entity_lines, token_lines
 from graticule.probes.controls.twins import twin_lines
 from graticule.probes.controls.within import block_lines
 from graticule.probes.findings import Findings
+from graticule.probes.scores.in_words import count_of, signed
 
 _SHOW_PROGRESS = 2_000_000  # training rows × width from which a bar is shown
 
@@ -123,7 +124,9 @@ def _reference(setting: Setting) -> list[Line]:
             score,
             None if name == "probe" else found["probe"],
             len(y),
-            note=f"the probe adds {verdict.gain:+.3f} to it: {verdict.words}" if name == "surface" else "",
+            note=f"the probe adds {signed(verdict.gain, count_of(len(y), 'test row'))} to it: {verdict.words}"
+            if name == "surface"
+            else "",
         )
         for name, score in found.items()
     ]

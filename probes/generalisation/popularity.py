@@ -18,6 +18,7 @@ from graticule.probes.findings import Findings
 from graticule.probes.material import Material
 from graticule.probes.scores.bootstrap import interval, resamples
 from graticule.probes.scores.geo import haversine_km
+from graticule.probes.scores.in_words import count_of, with_interval
 from graticule.probes.scores.ties import ranks
 from graticule.probes.tables.checks import need_column
 
@@ -75,8 +76,8 @@ class Popularity(SavedResult):
         ]
         for _, row in self.spearman.iterrows():
             lines.append(
-                f"Spearman of {self.column} with {_WORDS[row['error']]}: {row['rho']:+.3f} "
-                f"[{row['low']:+.3f}, {row['high']:+.3f}]"
+                f"Spearman of {self.column} with {_WORDS[row['error']]}: "
+                f"{with_interval(row['rho'], (row['low'], row['high']), count_of(self.rows, 'test row'))}"
             )
         place = self.point if layer is None else f"layer {layer}"
         lines.append(f"at {place}; {self.rows} test rows, {self.missing} without {self.column} left out")

@@ -10,6 +10,7 @@ import pandas as pd
 
 from graticule.hooks.saved import SavedResult
 from graticule.probes.findings import Findings
+from graticule.probes.scores.in_words import FEW, with_interval
 from graticule.probes.scores.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -66,16 +67,17 @@ class Prompts(SavedResult):
         best = order.iloc[0]
         lines = [
             f"best prompt {best['prompt']!r}: test R² {best['test_r2']:.3f}, chosen among "
-            f"{len(order)} on training rows; gain over the same surface {best['gain']:+.3f} "
-            f"[{best['low']:+.3f}, {best['high']:+.3f}], {best['verdict']}"
+            f"{len(order)} on training rows; gain over the same surface "
+            f"{with_interval(best['gain'], (best['low'], best['high']), FEW)}, {best['verdict']}"
         ]
         for _, line in order.iterrows():
             if line["prompt"] == self.reference:
                 lines.append(f"{line['prompt']}: test R² {line['test_r2']:.3f} (the reference)")
                 continue
             lines.append(
-                f"{line['prompt']}: test R² {line['test_r2']:.3f}, {line['difference']:+.3f} "
-                f"[{line['diff_low']:+.3f}, {line['diff_high']:+.3f}] against {self.reference} "
+                f"{line['prompt']}: test R² {line['test_r2']:.3f}, "
+                f"{with_interval(line['difference'], (line['diff_low'], line['diff_high']), FEW)} "
+                f"against {self.reference} "
                 f"(p {line['p']:.3g}, Holm {line['p_holm']:.3g})"
             )
         names = ", ".join(name.replace("_", " ") for name in self.surface)

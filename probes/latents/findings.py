@@ -14,6 +14,7 @@ from graticule.hooks.meant import UnknownNameError
 from graticule.hooks.result import Part
 from graticule.hooks.saved import SavedResult
 from graticule.probes.material import Predicted
+from graticule.probes.scores.in_words import count_of, plain, signed, with_interval
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -122,10 +123,11 @@ class LatentFindings(SavedResult):
         few, dense = self.arm(LATENTS, largest), self.arm(DENSE)
         sae = self.saes[self.saes["sae"] == self.chosen_sae].iloc[0]
         there = min(largest, int((self.selected["sae"] == self.chosen_sae).sum()))
+        why = count_of(len(self.y), "test row")
         fewer = f" ({largest} were asked for, and no other adds anything)" if there < largest else ""
         lines = [
-            f"{few['words']}: {_count(there)} of {self.chosen_sae}{fewer} {_gain(few)}; "
-            f"the dense probe {_gain(dense)}",
+            f"{few['words']}: {_count(there)} of {self.chosen_sae}{fewer} {_gain(few, why)}; "
+            f"the dense probe {_gain(dense, why)}",
             f"at {sae['point']}: {int(sae['d_sae']):,} latents, {sae['l0']:.1f} active a row, "
             f"{sae['explained_variance']:.3f} of the variance reconstructed",
         ]
@@ -134,13 +136,13 @@ class LatentFindings(SavedResult):
         rest: list[str] = []
         for name in (ALL, RECONSTRUCTION, ERROR):
             line = self.arm(name)
-            rest.append(f"{name} {_gain(line)}, {line['words']}")
+            rest.append(f"{name} {_gain(line, why)}, {line['words']}")
         lines.append("; ".join(rest))
         for k in self.ks:
             line, other, luck = (self.arm(a, k) for a in (LATENTS, COORDINATES, RANDOM))
             lines.append(
-                f"{_count(k)}: R² {line['score']:.3f}, gain {line['gain']:+.3f}, {line['words']} "
-                f"(as many coordinates R² {other['score']:.3f}, random latents {luck['score']:.3f})"
+                f"{_count(k)}: R² {plain(line['score'])}, gain {signed(line['gain'], why)}, {line['words']} "
+                f"(as many coordinates R² {plain(other['score'])}, random latents {plain(luck['score'])})"
             )
         return "\n".join([*lines, *self._best()])
 
@@ -201,5 +203,6 @@ def _count(k: int) -> str:
     return "1 latent" if k == 1 else f"{k} latents"
 
 
-def _gain(line: Mapping[str, Any]) -> str:
-    return f"gain {line['gain']:+.3f} [{line['low']:+.3f}, {line['high']:+.3f}] (R² {line['score']:.3f})"
+def _gain(line: Mapping[str, Any], why: str) -> str:
+    gain = with_interval(line["gain"], (line["low"], line["high"]), why)
+    return f"gain {gain} (R² {plain(line['score'])})"

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from graticule.hooks.limits import check_limits
 from graticule.hooks.meant import TellsNames, UnknownNameError
 from graticule.probes.scores.bootstrap import cluster_sums, effective_clusters, interval, resampled_r2
+from graticule.probes.scores.in_words import plain, with_interval
 from graticule.probes.scores.metrics import mean, mean_r2, r2
 from graticule.probes.scores.ties import difference
 
@@ -112,15 +113,19 @@ class Verdict(TellsNames):
     def summary(self) -> str:
         """A few lines for a terminal."""
         low, high = self.ci95
+        few = f"{self.clusters} cluster{'' if self.clusters == 1 else 's'} of test rows"
+        gain = f"{self.gain:+.3f} R², 95% interval {low:+.3f} to {high:+.3f}"
+        if np.isnan([self.gain, low, high]).any():
+            gain = with_interval(self.gain, self.ci95, few)
+        margin = with_interval(self.margin, self.margin_ci95, few)
         against = self.strongest_baseline or "the training mean"
         surface = "stacked baselines'" if self.strongest_baseline else "training mean's (no baseline)"
         lines = [
-            f"{self.words}: gain {self.gain:+.3f} R², 95% interval {low:+.3f} to {high:+.3f}",
-            f"over the {surface} {self.surface:.3f}; structure needs a gain of {self.min_gain:g} "
+            f"{self.words}: gain {gain}",
+            f"over the {surface} {plain(self.surface)}; structure needs a gain of {self.min_gain:g} "
             "and an interval above 0",
-            f"probe alone {self.score:.3f}, {self.margin:+.3f} [{self.margin_ci95[0]:+.3f}, "
-            f"{self.margin_ci95[1]:+.3f}] against {against}",
-            f"{self.clusters} clusters of test rows (effective {self.effective_clusters:.0f})",
+            f"probe alone {plain(self.score)}, {margin} against {against}",
+            f"{few} (effective {self.effective_clusters:.0f})",
             *(f"warning: {warning}" for warning in self.warnings),
         ]
         return "\n".join(lines)
