@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from graticule.hooks.alignment import sources, with_digests
+from graticule.hooks.alignment import named_by_text, sources, with_digests
 from graticule.hooks.caches import cache_shape, check_cache, check_dense, index_or_slice, names_in
 from graticule.hooks.doors import ACTIVATIONS, came, several_texts
 from graticule.hooks.masked import unmasked
@@ -54,7 +54,7 @@ class Activations(TellsNames, Mapping[str, Tensor]):
             if len(tensor) != len(rows):
                 raise ValueError(f"{name} has {len(tensor)} rows, the row table {len(rows)}; they must agree")
         self._tensors = dict(tensors)
-        self.rows = rows.reset_index(drop=True)
+        self.rows = named_by_text(rows.reset_index(drop=True))
         self.provenance: dict[str, Any] = dict(provenance or {})
 
     # Mapping -----------------------------------------------------------------------------------------
@@ -175,7 +175,8 @@ class Activations(TellsNames, Mapping[str, Tensor]):
             check_dense(name, tensor)
         if not made:
             raise ValueError("no points: give at least one {hook name: [row, width] tensor}")
-        table = pd.DataFrame(index=range(len(next(iter(made.values()))))) if rows is None else rows.copy()
+        n_rows = len(next(iter(made.values())))
+        table = pd.DataFrame(index=range(n_rows)) if rows is None else named_by_text(rows.copy())
         origin = dict(provenance or {"captured_by": "from_tensors"})
         if "source" not in table:
             table.insert(0, "source", np.arange(len(table)))

@@ -227,3 +227,9 @@ def by_place(what: str, values: Any, rows: str = "rows") -> Shaped[np.ndarray, .
             )
         return values.to_numpy()
     return np.asarray(unmasked(what, values))
+
+
+def named_by_text(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same rows with the text of every column's name, be it a number, a date or a tuple, as its name."""
+    names = [str(one) for one in frame.columns]
+    return frame if frame.columns.tolist() == names else frame.set_axis(pd.Index(names, dtype=object), axis=1)

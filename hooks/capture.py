@@ -15,7 +15,7 @@ import torch
 from tqdm.auto import tqdm
 
 from graticule.hooks.activations import Activations
-from graticule.hooks.alignment import DIGEST, text_digests
+from graticule.hooks.alignment import DIGEST, named_by_text, text_digests
 from graticule.hooks.answers import answer_of
 from graticule.hooks.artifact import ArtifactError, frame_digest, is_as_sealed, library_versions, read_json
 from graticule.hooks.doors import FRAME, MODEL, door, several_inputs, several_texts, texts_of
@@ -219,7 +219,8 @@ def _columns(
         raise ValueError(f"rows= has {len(rows)} lines for {n_inputs} inputs; they must agree")
     if rows is not None and isinstance(inputs, pd.Series) and not inputs.index.equals(rows.index):
         raise ValueError("inputs and rows= have different indices; give both in one order, inputs.tolist()")
-    taken = [] if rows is None else [c for c in map(str, rows.columns) if c in (*ROW_COLUMNS, DIGEST)]
+    rows = None if rows is None else named_by_text(rows)
+    taken = [] if rows is None else [c for c in rows.columns if c in (*ROW_COLUMNS, DIGEST)]
     if taken:
         raise ValueError(
             f"rows= has a column {taken[0]!r}, which capture writes itself: rename it, "

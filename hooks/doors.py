@@ -201,7 +201,7 @@ NEURONS = Kind(
 )
 """Neurons of a model."""
 BY = Kind(
-    "a column of the table, or a label a row", lambda v: isinstance(v, str) or hasattr(v, "__len__"),
+    "a column of the table, or a label a row", lambda v: isinstance(v, str | int) or hasattr(v, "__len__"),
     lambda v: "'COLUMN'",  # noqa: ARG005
 )  # fmt: skip
 """What parts a table into blocks."""

@@ -157,7 +157,7 @@ def popularity(
     return Popularity(
         model=findings.model,
         table=findings.table,
-        column=column,
+        column=str(column),
         point=point,
         unit=unit,
         rows=len(values),
@@ -182,7 +182,7 @@ def popularity(
 def _values(material: Material, column: str) -> np.ndarray:
     """The column at every test row, NaN where missing."""
     frame, problem = material.table.frame, material.problem
-    need_column(frame, column, "popularity")
+    column = need_column(frame, column, "popularity")
     series = pd.to_numeric(frame[column], errors="coerce")
     if series.isna().all():
         raise ValueError(f"column {column!r} holds no numbers (e.g. {frame[column].iloc[0]!r})")

@@ -22,6 +22,8 @@ from graticule.hooks.names import inside, user_path
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.store import Store
+from graticule.hooks.tokens import tokenize
+from graticule.probes.applicable import NotApplicable
 from graticule.probes.compare import compare
 from graticule.probes.findings import Findings
 from graticule.probes.generalisation.prompts_result import Prompts
@@ -66,7 +68,8 @@ def prompts(
     **Arguments:**
 
     - `prompts`: names of the table's own prompts (`prompts_of`), templates with one slot `{}` or prefixes,
-      `Prompt`s, or a mapping of names to these; by default all of the table's own.
+      `Prompt`s, or a mapping of names to these; by default those of the table's own that this vocabulary
+      can tell rows apart by (random ids need some to draw from, capitals to be known); others are told.
     - `prepend_bos`, `include_bos`: whether texts get special tokens, and whether these may be rows, as for
       `graticule.capture`; the same under every prompt.
     - `reference`: the prompt to compare with; by default `empty`, or else the first.
@@ -87,6 +90,14 @@ def prompts(
         raise ValueError(f"reference {reference!r} is none of the prompts: {', '.join(asked)}")
     for prompt in asked.values():  # cheap mistakes first: every prompt's texts before any long work
         prompt.texts(table.texts)
+    for name, prompt in list(asked.items()):
+        try:
+            _check_rows(model, prompt, table.texts, prepend_bos)
+        except NotApplicable as reason:
+            if prompts is not None or name == reference:
+                raise
+            _log.warning("prompt %r is left out: %s", name, reason)
+            del asked[name]
     settings: dict[str, Any] = {
         "points": points,
         "layers": layers,
@@ -100,6 +111,18 @@ def prompts(
         return _probed(model, table, asked, reference, None, settings, judging, alphas)
     with only_here(out, "probing prompts into"):
         return _probed(model, table, asked, reference, user_path(out), settings, judging, alphas)
+
+
+def _check_rows(model: HookedModel, prompt: Prompt, texts: Sequence[str], prepend_bos: bool | None) -> None:
+    """**Raises** `NotApplicable` where there is no random id to draw, or all texts are the same tokens."""
+    inputs, template, _ = prompt.inputs(model, texts, prepend_bos)
+    if prompt.random_ids:
+        return
+    if len({row.tobytes() for row in tokenize(model, inputs, template, prepend_bos).ids}) == 1:
+        raise NotApplicable(
+            f"all {len(texts)} texts are the same tokens under prompt {prompt.name!r} ({prompt.words}): "
+            "nothing tells one row from another"
+        )
 
 
 def _probed(

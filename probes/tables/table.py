@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 
-from graticule.hooks.alignment import by_place
+from graticule.hooks.alignment import by_place, named_by_text
 from graticule.hooks.doors import DATA, door
 from graticule.hooks.limits import check
 from graticule.hooks.masked import unmasked
@@ -97,12 +97,12 @@ class Table(TellsNames):
     def __init__(
         self,
         data: pd.DataFrame | str | Path,
-        text: str | None = None,
-        target: str | Sequence[str] = (),
-        units: str | Sequence[str | None] | Mapping[str, str] | None = None,
-        split: str | None = None,
-        cluster: str | None = None,
-        blocks: str | Sequence[str] = (),
+        text: Hashable | None = None,
+        target: Hashable | Sequence[Hashable] | pd.Index = (),
+        units: str | Sequence[str | None] | Mapping[Any, str] | None = None,
+        split: Hashable | None = None,
+        cluster: Hashable | None = None,
+        blocks: Hashable | Sequence[Hashable] | pd.Index = (),
         name: str | None = None,
         on_bad: Literal["raise", "drop"] = "raise",
         test_size: float = 0.2,
@@ -111,7 +111,8 @@ class Table(TellsNames):
     ) -> None:
         """Read and check a table.
 
-        ``data`` is a DataFrame, a CSV or Parquet file, or a folder saved by ``datasets``. ``kind`` is told
+        ``data`` is a DataFrame, a CSV or Parquet file, or a folder saved by ``datasets``. Columns are named
+        as they are there; from here on their names are text, ``'1'`` for a column ``1``. ``kind`` is told
         from the target (text and booleans are classes, 0 and 1 are binary) unless given. Without ``split``,
         ``test_size`` of the rows become test rows, in whole clusters.
 
@@ -119,20 +120,22 @@ class Table(TellsNames):
         rows that cannot be used, listing the first (``on_bad="drop"`` leaves them out and records them in
         ``dropped``), a constant target, too few rows, an empty part of the split; FileNotFoundError.
         """
-        for role, column in (("text", text), ("split", split), ("cluster", cluster)):
-            column_name(role, column)
-        targets, levels = column_names("target", target), column_names("blocks", blocks)
+        labels = data.columns.tolist() if isinstance(data, pd.DataFrame) else ()
+        text = column_name("text", text, labels)
+        split, cluster = column_name("split", split, labels), column_name("cluster", cluster, labels)
+        targets, levels = column_names("target", target, labels), column_names("blocks", blocks, labels)
         if on_bad not in ("raise", "drop"):
             raise TableError(f"on_bad is {on_bad!r}: pass 'raise' or 'drop'")
         if kind not in (None, "numeric", "binary", "categorical"):
             raise TableError(f"kind is {kind!r}: pass 'numeric', 'binary', 'categorical' or None")
         literal = [c for c in (text, cluster, split, *levels) if c is not None]
         frame, default_name, shipped = read_frame(data, text=text, literal=literal)
-        split = split or shipped
+        split = shipped if split is None else split
         roles = [(c, "target") for c in targets] + [(c, "blocks") for c in levels]
         roles += [
             (c, r) for c, r in ((text, "text"), (split, "split"), (cluster, "cluster")) if c is not None
         ]
+        frame = named_by_text(frame)
         for column, role in roles:
             need_column(frame, column, role)
 
@@ -223,8 +226,8 @@ class Table(TellsNames):
         is_test: Any = None,
         clusters: Any = None,
         *,
-        target_names: Sequence[str] | None = None,
-        blocks: Mapping[str, Sequence[Any]] | None = None,
+        target_names: Sequence[Hashable] | pd.Index | None = None,
+        blocks: Mapping[Any, Sequence[Any]] | None = None,
         name: str = "arrays",
         **settings: Any,
     ) -> Table:
@@ -234,7 +237,9 @@ class Table(TellsNames):
 
         **Raises** TableError where lengths differ, besides what the constructor raises.
         """
-        given = {"y": y, "texts": texts, "is_test": is_test, "clusters": clusters, **(blocks or {})}
+        blocks = {str(key): values for key, values in (blocks or {}).items()}
+        given = {"y": y, "texts": texts, "is_test": is_test, "clusters": clusters}
+        given |= {key: values for key, values in blocks.items() if key not in given}
         for what, values in given.items():
             unmasked(what, values)
         for row, value in enumerate([] if texts is None else texts):
@@ -243,18 +248,22 @@ class Table(TellsNames):
         one_order(given)
         columns = columns_of(y, target_names)
         names = list(columns)
+        levels = {key: list(values) for key, values in blocks.items()}
+        if both := [key for key in levels if key in columns]:
+            raise TableError(f"blocks {both[0]!r} has the name of a target: give one of the two another")
+        columns |= levels
         roles: dict[str, str | None] = {"text": None, "split": None, "cluster": None}
         for role, values in (("text", texts), ("split", is_test), ("cluster", clusters)):
             if values is not None:
-                roles[role] = role if role not in names else f"{role}_"
-                columns[str(roles[role])] = list(values)
-        for key, values in (blocks or {}).items():
-            columns[key] = list(values)
+                column = role
+                while column in columns:
+                    column += "_"
+                roles[role], columns[column] = column, list(values)
         lengths = {key: len(values) for key, values in columns.items()}
         if len(set(lengths.values())) > 1:
             raise TableError(f"all arrays need one entry a row, but their lengths are {lengths}")
         frame = pd.DataFrame({key: pd.Series(values) for key, values in columns.items()})
-        return cls(frame, target=names, blocks=list(blocks or {}), name=name, **roles, **settings)
+        return cls(frame, target=names, blocks=list(levels), name=name, **roles, **settings)
 
     # --- derived tables
 
@@ -290,7 +299,7 @@ class Table(TellsNames):
     def with_target(
         self,
         y: Float[np.ndarray, "row target"] | Float[np.ndarray, " row"],
-        target_names: Sequence[str] | None = None,
+        target_names: Sequence[Hashable] | pd.Index | None = None,
         units: Sequence[str | None] | None = None,
     ) -> Table:
         """The same rows and split with other targets.
@@ -309,7 +318,8 @@ class Table(TellsNames):
             )
         if target_names is None and values.shape == self.y.shape:
             return self._derive(y=values)
-        names = tuple(target_names or (f"target_{i}" for i in range(values.shape[1])))
+        given = () if target_names is None else target_names
+        names = tuple(map(str, given)) or tuple(f"target_{i}" for i in range(values.shape[1]))
         unit_of = tuple(units or (None,) * len(names))
         if not len(names) == len(unit_of) == values.shape[1]:
             raise TableError(f"{values.shape[1]} targets, but {len(names)} names and {len(unit_of)} units")

@@ -31,7 +31,7 @@ _PLAIN = frozenset(_PLAIN_WORDS.split())
 
 
 def read_units(
-    units: str | Sequence[str | None] | Mapping[str, str] | None,
+    units: str | Sequence[str | None] | Mapping[Any, str] | None,
     targets: Sequence[str],
     names: Sequence[str],
     kind: str,
@@ -53,6 +53,7 @@ def read_units(
     if units is None:
         return (None,) * len(names)
     if isinstance(units, Mapping):
+        units = {str(key): unit for key, unit in units.items()}
         unknown = [key for key in units if key not in targets]
         if unknown:
             raise TableError(f"units for {unknown}, which are no targets; targets: {list(targets)}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import gzip
+import html
 import json
 import logging
 from decimal import Decimal
@@ -237,6 +238,69 @@ def test_columns_in_two_roles() -> None:
         Table(mixed, "name", "1")
     with pytest.raises(ColumnError, match="no column 'x'"):
         Table(data, "name", "x")
+
+
+# Names -----------------------------------------------------------------------------------------------
+DAYS = pd.date_range("2020-01-01", periods=4)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [(0, 1, 2, 3), tuple(np.arange(4)), (0.5, 1.0, 2.0, 3.0), (("a", 0), ("a", 1), ("b", 0), ("b", 1)),
+     tuple(DAYS), tuple(DAYS.date), (None, True, "g", 7)],
+    ids=["numbers", "numpy", "fractions", "tuples", "times", "days", "mixed"],
+)  # fmt: skip
+def test_columns_that_are_not_named_by_text(labels: tuple[object, ...], tmp_path: Path) -> None:
+    """They are found by what they are called and by its text, and are text in all that comes after."""
+    from graticule import Activations, Findings, sweep
+
+    y = np.random.default_rng(0).normal(size=N)
+    group, other, target, text = labels
+    frame = pd.DataFrame({"g": list("ab") * 20, "o": np.arange(N), "t": y, "n": NAMES})
+    frame.columns = pd.Index([group, other, target, text], dtype=object)
+    named = {"text": text, "target": target, "blocks": [other], "units": {target: "kg"}}
+    table = Table(frame, **named)  # type: ignore[arg-type]
+    assert table.target_names == (str(target),) and list(table.blocks) == [str(other)]
+    assert table.units == ("kg",) and str(target) in repr(table) and str(target) in str(table.describe())
+    assert table.frame.columns.tolist() == list(map(str, labels)) and frame.columns.tolist() == list(labels)
+    assert Table(frame, text=str(text), target=str(target)).digest == table.digest
+    acts = Activations.from_tensors({"blocks.0.hook_resid_post": y[:, None] * [1.0, 0.5, -1.0]},
+                                    frame.rename(columns={text: "text"}))  # fmt: skip
+    findings = sweep(acts, table, draws=20)
+    assert findings.title.endswith(f": {target}")
+    assert str(target) in html.unescape(findings.report(tmp_path / "page.html").read_text())
+    findings.save(tmp_path / "findings")
+    assert Findings.load(tmp_path / "findings").target_names == (str(target),)
+    assert sweep(acts, str(target), draws=20).target_names == (str(target),)
+    assert f"true_{target}" in findings.predictions
+
+
+def test_a_first_column_that_is_called_0_is_a_column() -> None:
+    """As a split it was taken for none, and another was drawn."""
+    frame = pd.DataFrame({0: np.arange(N) % 4 == 1, 1: NAMES, 2: np.arange(N)})
+    assert Table(frame, text=1, target=2, split=0).is_test.tolist() == frame[0].tolist()
+    several = pd.DataFrame(np.random.default_rng(0).normal(size=(N, 3))).assign(name=NAMES)
+    assert Table(several, "name", several.columns[:3]).target_names == ("0", "1", "2")
+    with pytest.raises(ColumnError, match="no column '7' for target; columns: '0', '1', '2', 'name'"):
+        Table(several, "name", 7)
+    with pytest.raises(TableError, match="2 columns named '1'"):
+        Table(several.set_axis([1, "1", 2, "name"], axis=1), "name", 1)
+    two = several.set_axis(pd.MultiIndex.from_product([["a", "b"], ["x", "y"]]), axis=1)
+    assert Table(two, ("b", "y"), [("a", "x"), ("b", "x")]).target_names == ("('a', 'x')", "('b', 'x')")
+    with pytest.raises(ColumnError, match="no column 'a' for target"):
+        Table(two, ("b", "y"), "a")
+
+
+def test_names_of_arrays() -> None:
+    y = np.random.default_rng(0).normal(size=(N, 2))
+    named = Table.from_arrays(y, NAMES, target_names=pd.RangeIndex(2), blocks={3: list("ab") * 20})
+    assert named.target_names == ("0", "1") and list(named.blocks) == ["3"]
+    assert named.with_target(y[:, :1], [5]).target_names == ("5",)
+    level = list("ab") * 20
+    clash = Table.from_arrays(y, NAMES, blocks={"text": level, "split": level}, is_test=np.arange(N) > 30)
+    assert clash.texts == NAMES and clash.is_test.sum() == 9 and clash.blocks["text"].tolist() == level
+    with pytest.raises(TableError, match="blocks 'target_1' has the name of a target"):
+        Table.from_arrays(y, NAMES, blocks={"target_1": level})
 
 
 # Splits ----------------------------------------------------------------------------------------------
