@@ -203,13 +203,13 @@ def check_limits(
             bad.setdefault(int(row), f"{names[column]!r} is {value:g}, outside ±{limit:g} degrees ({unit})")
 
 
-def refuse(bad: Mapping[int, str], n_rows: int) -> None:
-    """**Raises** TableError that lists the first bad rows, if there are any."""
+def refuse(bad: Mapping[int, str], n_rows: int, hint: str = "") -> None:
+    """**Raises** TableError that lists the first bad rows, if there are any, and what to write (`hint`)."""
     if bad:
         rows = sorted(bad)
         first = "; ".join(f"row {row}: {bad[row]}" for row in rows[:5])
         raise TableError(
-            f"{len(bad)} of {n_rows} rows cannot be used: {first}{' …' if len(rows) > 5 else ''}. "
+            f"{len(bad)} of {n_rows} rows cannot be used: {first}{' …' if len(rows) > 5 else ''}{hint}. "
             "Mend them, or pass on_bad='drop' to leave them out"
         )
 

@@ -52,10 +52,8 @@ def _suffix(path: Path) -> str:
 
 # Text ------------------------------------------------------------------------------------------------
 def _read_separated(path: Path, separator: str, text: str | None, literal: Sequence[str]) -> pd.DataFrame:
-    how: dict[str, Any] = {"sep": separator}
     try:
-        if separator == "\t" and _has_no_quoting(path):
-            how["quoting"] = csv.QUOTE_NONE
+        how = _how(path, separator)
         columns = pd.read_csv(path, nrows=0, **how).columns
         _need_its_separator(path, separator, columns, text)
         frame = pd.read_csv(
@@ -80,6 +78,22 @@ def _read_separated(path: Path, separator: str, text: str | None, literal: Seque
     if text is not None and text in frame:
         _say_swallowed(frame, text, separator, path)
     return frame
+
+
+def words_for_missing(path: Path, column: str, rows: Sequence[int]) -> dict[int, str]:
+    """What a CSV has written where a column was read as missing: row → word, for those that are not empty."""
+    separator = _SEPARATORS.get(_suffix(path))
+    if separator is None or path.is_dir():
+        return {}
+    how = _how(path, separator)
+    written = pd.read_csv(path, usecols=[column], dtype=str, na_filter=False, low_memory=False, **how)[column]
+    return {row: written.iloc[row] for row in rows if written.iloc[row].strip()}
+
+
+def _how(path: Path, separator: str) -> dict[str, Any]:
+    """How pandas parts a file into fields."""
+    plain = separator == "\t" and _has_no_quoting(path)
+    return {"sep": separator, **({"quoting": csv.QUOTE_NONE} if plain else {})}
 
 
 def _need_its_separator(path: Path, separator: str, columns: pd.Index, text: str | None) -> None:

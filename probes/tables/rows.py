@@ -6,7 +6,7 @@ import datetime
 import logging
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
@@ -45,9 +45,15 @@ class Targets:
 
 
 def read_targets(
-    frame: pd.DataFrame, columns: Sequence[str], kind: Kind | None, bad: dict[int, str]
+    frame: pd.DataFrame,
+    columns: Sequence[str],
+    kind: Kind | None,
+    bad: dict[int, str],
+    words: Mapping[int, str] | None = None,
 ) -> Targets:
     """Numbers or indicator columns of the target; missing and non-finite values are noted in ``bad``.
+
+    ``words`` are what a file has written where a class was read as missing, by row.
 
     **Raises** TableError for text that holds numbers, dates, nested values, one class, too many for
     ``binary``, or several columns that are not all numbers.
@@ -72,7 +78,7 @@ def read_targets(
     if kind != "numeric":
         if len(columns) > 1:
             raise TableError(f"kind={kind!r} takes one target column, not {len(columns)}: {list(columns)}")
-        return _indicators(frame[columns[0]], columns[0], kind, bad)
+        return _indicators(frame[columns[0]], columns[0], kind, bad, words or {})
     y = np.stack([p for p in parts if p is not None], axis=1)
     for row, column in np.argwhere(~np.isfinite(y)):
         value = y[row, column]
@@ -217,10 +223,24 @@ def _infer(values: pd.Series, numbers: np.ndarray | None, column: str) -> Kind:
     return "binary" if known.nunique() == 2 else "categorical"
 
 
-def _indicators(values: pd.Series, column: str, kind: Kind, bad: dict[int, str]) -> Targets:
+def read_as_missing(words: Iterable[str]) -> str:
+    """What to write where a file's word for a class is one for what is missing; empty where there is none."""
+    written = list(dict.fromkeys(word.strip() for word in words))
+    if not written:
+        return ""
+    return (
+        f" ({', '.join(map(repr, written[:4]))} in a file is read as missing: if it is a class, write "
+        "another word for it there, or pass pandas.read_csv(FILE, keep_default_na=False, na_values=['']))"
+    )
+
+
+def _indicators(
+    values: pd.Series, column: str, kind: Kind, bad: dict[int, str], words: Mapping[int, str]
+) -> Targets:
     missing = _missing(values).to_numpy()
-    for row in np.flatnonzero(missing):
-        bad.setdefault(int(row), f"target {column!r} is missing")
+    for row in map(int, np.flatnonzero(missing)):
+        written = f" (written {words[row]!r})" if row in words else ""
+        bad.setdefault(row, f"target {column!r} is missing{written}")
     known = values[~missing]
     if any(not pd.api.types.is_scalar(v) for v in known):
         raise TableError(_not_numbers(values, column))
@@ -230,8 +250,8 @@ def _indicators(values: pd.Series, column: str, kind: Kind, bad: dict[int, str])
         labels = sorted(set(known.tolist()), key=lambda v: (isinstance(v, str), v))
     _check_labels(labels, column)
     if len(labels) < 2:
-        raise TableError(f"target {column!r} is constant: the only value is {labels[0]!r}" if labels else
-                         f"target {column!r} has no value in any row")  # fmt: skip
+        what = f"is constant: the only value is {labels[0]!r}" if labels else "has no value in any row"
+        raise TableError(f"target {column!r} {what}{read_as_missing(words.values())}")
     if kind == "binary" and len(labels) != 2:
         raise TableError(f"kind='binary' needs two classes; {column!r} has {len(labels)}: {labels[:5]}")
     positions = {label: i for i, label in enumerate(labels)}

@@ -17,6 +17,7 @@ from graticule.hooks.doors import DATA, door
 from graticule.hooks.limits import check
 from graticule.hooks.masked import unmasked
 from graticule.hooks.meant import TellsNames
+from graticule.hooks.names import user_path
 from graticule.hooks.visible import half_character, visible
 from graticule.probes.scores.metrics import coordinate_columns
 from graticule.probes.tables.checks import (
@@ -33,6 +34,7 @@ from graticule.probes.tables.checks import (
     read_texts,
     refuse,
 )
+from graticule.probes.tables.files import words_for_missing
 from graticule.probes.tables.groups import (
     across,
     dense_codes,
@@ -42,7 +44,14 @@ from graticule.probes.tables.groups import (
     plain_form,
 )
 from graticule.probes.tables.reading import packaged_settings, read_frame
-from graticule.probes.tables.rows import Kind, TableError, read_split, read_targets, say_alike
+from graticule.probes.tables.rows import (
+    Kind,
+    TableError,
+    read_as_missing,
+    read_split,
+    read_targets,
+    say_alike,
+)
 from graticule.probes.tables.units import check_unit, read_units
 
 logger = logging.getLogger(__name__)
@@ -148,12 +157,17 @@ class Table(TellsNames):
                 say_alike(f"{role} {column!r}: labels", frame[column].dropna().unique().tolist())
         bad: dict[int, str] = {}
         texts = None if text is None else read_texts(frame[text], text, bad)
-        read = read_targets(frame, targets, kind, bad)
+        words: dict[int, str] = {}
+        if len(targets) == 1 and not isinstance(data, pd.DataFrame):  # NA may be a class, and is read as none
+            missing = np.flatnonzero(frame[targets[0]].isna()).tolist()
+            words = words_for_missing(user_path(data), targets[0], missing) if missing else {}
+        read = read_targets(frame, targets, kind, bad, words)
+        hint = "" if read.kind == "numeric" else read_as_missing(words.values())
         unit_of = read_units(units, targets, read.names, read.kind)
         check_limits(read.y, unit_of, read.names, bad)
         is_test = None if split is None else read_split(frame[split], split, bad)
         if on_bad == "raise":
-            refuse(bad, len(frame))
+            refuse(bad, len(frame), hint)
         kept = np.array([row for row in range(len(frame)) if row not in bad], dtype=np.int64)
         if read.kind != "numeric" and bad:  # a class may have lost all its rows
             read = read_targets(frame.iloc[kept], targets, read.kind, {})
@@ -206,7 +220,7 @@ class Table(TellsNames):
             need_variation(self.y[part], self.target_names, self.kind, f" in the {where} rows")
         if len(self.dropped):
             logger.warning(
-                "%s: %d rows dropped; first: %s", self.name, len(self.dropped), self.dropped.reason[0]
+                "%s: %d rows dropped; first: %s%s", self.name, len(self.dropped), self.dropped.reason[0], hint
             )
 
     @classmethod

@@ -67,6 +67,44 @@ def test_a_quote_left_open_in_a_csv(tmp_path: Path, caplog: pytest.LogCaptureFix
         Table(tmp_path / "y.csv", "name", "t")
 
 
+@pytest.mark.parametrize("word", ["NA", "null", "None", "nan", "N/A"])
+@pytest.mark.parametrize("ending", [".csv", ".tsv"])
+def test_a_class_whose_word_is_one_for_missing(
+    word: str, ending: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The words are told, and how to keep them; what is written for a missing number is as it was."""
+    path = tmp_path / f"grades{ending}"
+    frame = pd.DataFrame({"name": NAMES, "t": ["a", "b", word, "a"] * 10, "n": [1, 2, 3, 4] * 10})
+    frame.loc[39, "t"] = ""
+    separator = "," if ending == ".csv" else "\t"
+    frame.to_csv(path, index=False, sep=separator)
+    told = (
+        f"{word!r} in a file is read as missing: if it is a class, write another word for it there, or pass "
+        "pandas.read_csv(FILE, keep_default_na=False, na_values=[''])"
+    )
+    for kind in (None, "categorical"):
+        with pytest.raises(TableError) as refused:
+            Table(path, "name", "t", kind=kind)
+        assert f"row 2: target 't' is missing (written {word!r})" in str(refused.value)
+        assert told in str(refused.value) and "11 of 40 rows" in str(refused.value)
+    dropped = Table(path, "name", "t", on_bad="drop")
+    assert len(dropped) == 29 and dropped.dropped.reason.tolist()[-1] == "target 't' is missing"
+    assert "11 rows dropped; first: target 't' is missing (written" in caplog.text and told in caplog.text
+    again = pd.read_csv(path, keep_default_na=False, na_values=[""], sep=separator)
+    assert word in Table(again, "name", "t", on_bad="drop").classes
+    frame.assign(t=np.where(frame["t"] == word, word, "a")).to_csv(path, index=False, sep=separator)
+    with pytest.raises(TableError) as constant:
+        Table(path, "name", "t")
+    assert "the only value is 'a'" in str(constant.value) and told in str(constant.value)
+    frame.assign(n=frame["n"].astype(str).replace("3", word)).to_csv(path, index=False, sep=separator)
+    with pytest.raises(TableError) as number:
+        Table(path, "name", "n")
+    assert "row 2: target 'n' is missing" in str(number.value) and "if it is a class" not in str(number.value)
+    with pytest.raises(TableError) as class_of_numbers:
+        Table(path, "name", "n", kind="categorical")
+    assert told in str(class_of_numbers.value)
+
+
 def test_files_in_other_encodings_say_so(tmp_path: Path) -> None:
     data = pd.DataFrame({"name": [f"Côte {i}" for i in range(N)], "t": np.arange(N)})
     for suffix, separator in ((".csv", ","), (".tsv", "\t"), (".csv.gz", ",")):
