@@ -432,7 +432,10 @@ class Findings(Result):
             model=found["model"],
             table=found["table"],
             kind=found["kind_of_target"],
-            target_names=tuple(found["target_names"]),
+            # numbers once were names of columns
+            target_names=tuple(
+                str(name) if isinstance(name, int) else name for name in found["target_names"]
+            ),
             units=tuple(found["units"]),
             classes=tuple(found["classes"]),
             block_names=tuple(found["block_names"]),

@@ -19,7 +19,7 @@ from graticule.probes.layers import Problem
 from graticule.probes.tables.checks import need_column
 from graticule.probes.tables.table import Table
 
-By: TypeAlias = "str | Shaped[np.ndarray, ' row'] | pd.Series | Sequence[Any]"
+By: TypeAlias = "str | int | Shaped[np.ndarray, ' row'] | pd.Series | Sequence[Any]"
 """A column of the table, or a label a table row."""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -119,7 +119,7 @@ _WORDS = {"probe": "the probe's error", "surface": "the surface's error", "saved
 @door(findings=FINDINGS)
 def popularity(
     findings: Findings,
-    column: str,
+    column: Hashable,
     *,
     strata: int = 5,
     point: str | None = None,
@@ -145,6 +145,7 @@ def popularity(
     if point not in findings.probes:
         raise UnknownNameError(f"no probe at {point!r}: {', '.join(findings.probes)}")
     problem = material.problem
+    column = need_column(material.table.frame, column, "popularity")
     values = _values(material, column)
     known = np.isfinite(values)
     if known.sum() < 2 * strata:
@@ -157,7 +158,7 @@ def popularity(
     return Popularity(
         model=findings.model,
         table=findings.table,
-        column=str(column),
+        column=column,
         point=point,
         unit=unit,
         rows=len(values),
@@ -182,7 +183,6 @@ def popularity(
 def _values(material: Material, column: str) -> np.ndarray:
     """The column at every test row, NaN where missing."""
     frame, problem = material.table.frame, material.problem
-    column = need_column(frame, column, "popularity")
     series = pd.to_numeric(frame[column], errors="coerce")
     if series.isna().all():
         raise ValueError(f"column {column!r} holds no numbers (e.g. {frame[column].iloc[0]!r})")

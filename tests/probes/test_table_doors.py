@@ -291,6 +291,8 @@ DAYS = pd.date_range("2020-01-01", periods=4)
 def test_columns_that_are_not_named_by_text(labels: tuple[object, ...], tmp_path: Path) -> None:
     """They are found by what they are called and by its text, and are text in all that comes after."""
     from graticule import Activations, Findings, sweep
+    from graticule.probes.generalisation.blocks import find_blocks
+    from graticule.probes.generalisation.popularity import popularity
 
     y = np.random.default_rng(0).normal(size=N)
     group, other, target, text = labels
@@ -311,6 +313,10 @@ def test_columns_that_are_not_named_by_text(labels: tuple[object, ...], tmp_path
     assert Findings.load(tmp_path / "findings").target_names == (str(target),)
     assert sweep(acts, str(target), draws=20).target_names == (str(target),)
     assert f"true_{target}" in findings.predictions
+    assert popularity(findings, other, strata=2, draws=20).column == str(other)
+    if isinstance(group, int):
+        blocks = find_blocks(table, findings.material.problem, group, minimum=1)
+        assert (blocks.by, sorted(blocks.names)) == (str(group), ["a", "b"])
 
 
 def test_a_first_column_that_is_called_0_is_a_column() -> None:
@@ -327,6 +333,24 @@ def test_a_first_column_that_is_called_0_is_a_column() -> None:
     assert Table(two, ("b", "y"), [("a", "x"), ("b", "x")]).target_names == ("('a', 'x')", "('b', 'x')")
     with pytest.raises(ColumnError, match="no column 'a' for target"):
         Table(two, ("b", "y"), "a")
+
+
+def test_findings_of_an_earlier_version_with_numbers_for_names(tmp_path: Path) -> None:
+    from graticule import Activations, Findings, sweep
+    from graticule.hooks.artifact import read_json, sealed, write_json
+    from graticule.probes.estimators.ridge import RidgeProbe
+
+    y = np.random.default_rng(0).normal(size=(N, 2))
+    acts = Activations.from_tensors({"blocks.0.hook_resid_post": y})
+    findings = sweep(acts, Table.from_arrays(y, NAMES, target_names=["0", "1"]), draws=20)
+    findings.save(tmp_path)
+    written = {k: v for k, v in read_json(tmp_path / "findings.json").items() if k != "seal"}
+    write_json(tmp_path / "findings.json", sealed({**written, "target_names": [0, 1]}))
+    again = Findings.load(tmp_path)
+    assert again.target_names == ("0", "1") and again.title == findings.title
+    again.save(tmp_path)
+    with as_installed():
+        assert RidgeProbe("blocks.0.hook_resid_post", [0, 1]).target_names == ("0", "1")  # type: ignore[list-item]
 
 
 def test_names_of_arrays() -> None:
