@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from graticule.hooks.alignment import named_by_text, sources, with_digests
+from graticule.hooks.alignment import TOKEN_DIGEST, named_by_text, sources, with_digests
 from graticule.hooks.caches import cache_shape, check_cache, check_dense, index_or_slice, names_in
 from graticule.hooks.doors import ACTIVATIONS, came, several_texts
 from graticule.hooks.masked import unmasked
@@ -126,11 +126,17 @@ class Activations(TellsNames, Mapping[str, Tensor]):
             texts: One for each input, in order. A table's rows are compared with them.
 
         Raises:
-            AlignmentError: A row's source is none of the texts, or there are more or fewer than inputs.
+            AlignmentError: A row's source is none of the texts, or the row is known to be of another of them;
+                or there are more or fewer than inputs.
         """
         texts = several_texts("texts", texts)
         rows = with_digests(self.rows, texts, self.provenance.get("n_inputs"))
         return type(self)(self._tensors, rows, {**self.provenance, "n_inputs": len(texts)})
+
+    def with_sources(self, source: Int[np.ndarray, " row"], n_inputs: int) -> Self:
+        """The same activations with the text of each row numbered anew, of so many."""
+        rows = self.rows.assign(source=source)
+        return type(self)(self._tensors, rows, {**self.provenance, "n_inputs": n_inputs})
 
     def encode(self, sae: Any, point: str | None = None, *, batch: int = 4096) -> Latents:
         """The latents of a SAELens SAE (or its folder, or a run) on the rows of its own hook point, sparse:
@@ -212,7 +218,8 @@ class Activations(TellsNames, Mapping[str, Tensor]):
             lengths: Tokens of every row, or one number for all.
             attention_mask: 1 where a token is the text's own. Of a model that reads both ways, what the pass
                 was given: without a mask its texts see the padding behind them, which a cache does not tell.
-            texts: What was run, so that a table's rows are compared with it.
+            texts: What was run, so that a table's rows are compared with it; in another order than the
+                cache's tokens they are refused (`AlignmentError`).
 
         Raises:
             TypeError: It is no cache.
@@ -220,7 +227,9 @@ class Activations(TellsNames, Mapping[str, Tensor]):
             ValueError: It has no `[batch, pos, …]` shape, or it cannot be told which tokens are padding.
             IndexError: A text has no token at `pos`.
         """
+        from graticule.hooks.cache_tokens import digests_of_cache
         from graticule.hooks.padding import check_unseen, extent_of, ids_of_cache
+        from graticule.hooks.texts_said import check_tokens
 
         check_cache(cache)
         at_pos = index_or_slice(pos)
@@ -246,6 +255,10 @@ class Activations(TellsNames, Mapping[str, Tensor]):
             run = [name for name in tensors if name in model.hook_dict][-1:]
             check_unseen(extent, length, model, run, "run it with attention_mask=, and say it here")
         table = pd.DataFrame({"source": row, "position": position})
+        if (digests := digests_of_cache(cache, model, extent)) is not None:
+            table[TOKEN_DIGEST] = digests[row]
+            if texts is not None and len(several_texts("texts", texts)) == batch:
+                check_tokens(tokenizer, digests, texts)
         acts = cls(tensors, table, {"captured_by": "ActivationCache", "n_inputs": batch})
         return acts if texts is None else acts.with_texts(texts)
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from graticule.hooks.activations import Activations, wanted_names
@@ -81,6 +81,7 @@ class Store(Mapping[str, Tensor]):
         self._verified: set[str] = set()
         self._maps: OrderedDict[str, Tensor] = OrderedDict()
         self._rows: pd.DataFrame | None = None
+        self._n_inputs: int | None = None
         self._check_shapes()
         if model is not None:
             self.check_model(model)
@@ -152,7 +153,7 @@ class Store(Mapping[str, Tensor]):
         """Times, versions and settings of the capture."""
         told = unsealed(read_json(self.path / "provenance.json"))
         told.pop("noted", None)
-        return told
+        return told if self._n_inputs is None else {**told, "n_inputs": self._n_inputs}
 
     @property
     def request(self) -> dict[str, Any]:
@@ -281,8 +282,16 @@ class Store(Mapping[str, Tensor]):
 
     def with_texts(self, texts: Sequence[str]) -> Store:
         """The same store, said to be of these texts: see `Activations.with_texts`. Nothing is written."""
+        return self._as(with_digests(self.rows, texts, self.provenance.get("n_inputs")), len(texts))
+
+    def with_sources(self, source: Int[np.ndarray, " row"], n_inputs: int) -> Store:
+        """The same store with its texts numbered anew: see `Activations.with_sources`. Nothing is written."""
+        return self._as(self.rows.assign(source=source), n_inputs)
+
+    def _as(self, rows: pd.DataFrame, n_inputs: int) -> Store:
+        """The same store with other rows, of so many inputs."""
         other = copy.copy(self)
-        other._rows = with_digests(self.rows, texts, self.provenance.get("n_inputs"))
+        other._rows, other._n_inputs = rows, n_inputs
         return other
 
     def encode(self, sae: SparseCoder, point: str | None = None, *, batch: int = 4096) -> Latents:

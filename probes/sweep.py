@@ -29,7 +29,7 @@ from graticule.probes.scores.settings import JudgeSettings
 from graticule.probes.scores.verdict import Predictions, Verdict, verdict
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.surface.fitted import fit_baselines, fit_shuffled
-from graticule.probes.surface.pairing import check_pair
+from graticule.probes.surface.pairing import ANY_PROMPT, check_pair
 from graticule.probes.tables.checks import ColumnError
 from graticule.probes.tables.groups import link_clusters, plain_form
 from graticule.probes.tables.table import Table
@@ -82,12 +82,12 @@ def sweep(
     judged_by = JudgeSettings(
         None if alphas is None else tuple(float(a) for a in alphas), min_gain, draws, seed
     )
-    table, source, pairing = table_of(activations, target, split, cluster)
+    table, activations, source, pairing = table_of(activations, target, split, cluster)
     if baselines is None:
         baselines = Baselines(text_digest(table), {}, table.texts is not None)
     else:
         _check_baselines(baselines, table)
-        pairing = _by_tokens(activations, baselines, table) if pairing == BY_PLACE else pairing
+        pairing = _by_tokens(activations, baselines, table, pairing)
     on_trust = check_pair(baselines, activations)
     if len(texts_read := np.unique(source)) < len(table):
         _log.warning(
@@ -174,25 +174,27 @@ def paired_rows(activations: Activations | Store, table: Table) -> tuple[Int[np.
         table: Whose row i is input text i.
 
     Returns:
-        Table rows, and `alignment.COMPARED` or `alignment.BY_PLACE`.
+        Table rows, and `alignment.COMPARED` or `alignment.BY_PLACE`. They are the rows' own `source`, but
+        where rows and table were sorted or filtered alike.
 
     Raises:
         AlignmentError: They are not of the same texts, naming the first row that differs.
     """
-    rows = activations.rows
-    pairing = paired(rows, activations.provenance, table.texts, len(table), table.name)
-    return sources(rows), pairing
+    return paired(activations.rows, activations.provenance, table.texts, len(table), table.name)
 
 
-def _by_tokens(activations: Activations | Store, baselines: Baselines, table: Table) -> str:
-    """How rows are paired that say no texts: by their tokens, where a baseline read the table's texts.
+def _by_tokens(activations: Activations | Store, baselines: Baselines, table: Table, pairing: str) -> str:
+    """How rows are paired, where a baseline read the table's texts: their tokens are compared as well.
 
     **Raises** `AlignmentError` for rows in another order than the table's.
     """
+    if baselines.provenance.get(ANY_PROMPT):  # of other tokens than rows under a prompt, by themselves
+        return pairing
     for feature in baselines.features.values():
-        if DIGEST in feature.rows and by_tokens(activations.rows, feature.rows, table.name):
+        same = DIGEST in feature.rows and by_tokens(activations.rows, feature.rows, table.name)
+        if same and pairing == BY_PLACE:
             return BY_TOKENS
-    return BY_PLACE
+    return pairing
 
 
 def _fitted_before(
@@ -220,12 +222,19 @@ def table_of(
     target: Target,
     split: str | np.ndarray | pd.Series | None,
     cluster: str | np.ndarray | pd.Series | None,
-) -> tuple[Table, np.ndarray, str]:
-    """The table, the table row of every activation row, and how the two were paired."""
+) -> tuple[Table, Activations | Store, np.ndarray, str]:
+    """The table, the activations, the table row of each of their rows, and how the two were paired.
+
+    Of activations that go with a table, `source` is the table row: they are numbered anew where they were
+    sorted or filtered with it.
+    """
     if isinstance(target, Table):
         if split is not None or cluster is not None:
             raise ValueError("a Table brings its own split and clusters; set them there")
-        return target, *paired_rows(activations, target)
+        source, pairing = paired_rows(activations, target)
+        if not np.array_equal(source, sources(activations.rows)):
+            activations = activations.with_sources(source, len(target))
+        return target, activations, source, pairing
     frame = activations.rows.copy()
     text = "text" if "text" in frame else None
     if not isinstance(target, str):
@@ -252,7 +261,7 @@ def table_of(
         frame["given cluster"] = link_clusters([frame["source"], forms], len(frame))
         columns["cluster"] = "given cluster"
     table = Table(frame, text=text, target=names, name=OF_ROWS, **columns)
-    return table, np.arange(len(frame)), "the target is an entry a row"
+    return table, activations, np.arange(len(frame)), "the target is an entry a row"
 
 
 def _one_a_row(role: str, given: Any, n_rows: int) -> np.ndarray:

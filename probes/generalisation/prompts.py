@@ -22,6 +22,7 @@ from graticule.hooks.names import inside, user_path
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.store import Store
+from graticule.hooks.texts_said import RewrittenTexts
 from graticule.hooks.tokens import tokenize
 from graticule.probes.applicable import NotApplicable
 from graticule.probes.compare import compare
@@ -138,11 +139,12 @@ def _probed(
     """What `prompts` gives, in a folder that no other process writes into."""
     held: dict[str, Activations | Store] = {}
     seed, draws, progress = judging["seed"], judging["draws"], settings["progress"]
+    texts = RewrittenTexts(table.texts or ())
     for name, prompt in asked.items():
         inputs, template, pos = prompt.inputs(model, table.texts or (), settings["prepend_bos"])
         place: dict[str, Any] = {} if folder is None else {"store": inside(folder, name, "activations")}
         _log.info("capturing %d texts under prompt %r", len(table), name)
-        held[name] = capture(model, inputs, prompt=template, pos=pos, texts=table.texts, **settings, **place)
+        held[name] = capture(model, inputs, prompt=template, pos=pos, texts=texts, **settings, **place)
     linked = _linked(table, held)
     beside = baselines(
         model,
