@@ -210,7 +210,8 @@ def capture(
         writer = StoreWriter(store, request, runner.widths, _word(kept))
         say = shards_say_texts(store, writer.manifest, of, writer.damaged)
         check_going_on(store, say, of)
-        columns = rows if say == {False} else columns  # the rows that are added say what the others do
+        if say == {False}:  # the rows that are added say no texts either
+            columns = _columns(inputs, len(token_rows.ids), rows, None)
         parts = shards(job.counts, sum(runner.widths.values()) * kept.itemsize)
         lacking = writer.lacking([int(job.counts[part].sum()) for part in parts])
         bar.update(sum(len(part) for i, part in enumerate(parts) if i not in set(lacking)))
