@@ -214,7 +214,7 @@ def _compared(
     missing = int((~np.isin(digests, expected)).sum())
     order = "its texts in another order" if len(np.unique(source)) == len(texts) else "some of its texts"
     kind = f"{missing} of the rows are of none of its texts" if missing else order
-    way = "sort or filter the activations as the table was: activations.select(rows)"
+    way = "sort or filter both alike: activations.select(rows), table.take(rows)"
     if missing == len(digests):
         way = (
             "if they are its rows all the same (a prompt written into the texts, say), write "
