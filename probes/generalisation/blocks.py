@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -124,7 +123,7 @@ def find_blocks(
 
 
 def _labels(table: Table, by: By) -> tuple[str, pd.Series]:
-    if isinstance(by, str | Integral):
+    if isinstance(by, str | int | np.integer):
         by = str(by)
         if by in table.blocks:
             return by, table.blocks[by].reset_index(drop=True)
