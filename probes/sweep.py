@@ -18,7 +18,7 @@ from graticule.hooks.doors import ACTIVATIONS, BASELINES, FINDINGS, TARGET, door
 from graticule.hooks.limits import check
 from graticule.hooks.meant import did_you_mean
 from graticule.hooks.store import Store
-from graticule.probes.doubts import doubted
+from graticule.probes.doubts import doubted, undecided_at_mean
 from graticule.probes.estimators.ridge import RidgeProbe
 from graticule.probes.findings import ON_TRUST, Findings
 from graticule.probes.layers import PointFit, PointRows, Problem, chosen, fit_points
@@ -120,7 +120,9 @@ def sweep(
     checks: dict[str, Verdict] = {}
     for twin in baselines.twins:
         others = {name: p for name, p in rivals.items() if name != twin}
-        checks[f"{twin} in the probe's place"] = verdict(y_train, y_test, rivals[twin], others, **settings)[0]
+        null = verdict(y_train, y_test, rivals[twin], others, **settings)[0]
+        width = max(baselines.features[twin].widths.values())
+        checks[f"{twin} in the probe's place"] = undecided_at_mean(null, rivals[twin], problem, width)
     rows["shuffled"] = fit_shuffled(activations, best, problem, table, alphas, draws, seed)
     result = doubted(result, checks, fits, activations, problem, baselines, rivals, rows)
     return Findings(

@@ -47,9 +47,17 @@ class Judged:
         self.lines: list[dict[str, Any]] = []
         self.tests: list[np.ndarray] = []
 
-    def add(self, arm: str, predictions: Predictions, validation: float, k: int | None = None) -> None:
-        """A line of predictions, judged against the surface."""
-        verdict = self.material.judge(predictions)
+    def add(
+        self,
+        arm: str,
+        predictions: Predictions,
+        validation: float,
+        k: int | None = None,
+        *,
+        width: int | None = None,
+    ) -> None:
+        """A line of predictions, judged against the surface; `width` as `Material.judge` has it."""
+        verdict = self.material.judge(predictions, width=width)
         self.append(
             arm, k, validation, verdict.score, (verdict.gain, *verdict.ci95), verdict.words, predictions.test
         )
@@ -80,7 +88,7 @@ def few_columns(held: Latents, judged: Judged, settings: Settings) -> Selected:
     chosen = select(X, X_test, y, clusters, settings.ks, **folds)
     _tell_fewer(judged.sae, len(chosen.chosen), settings.ks)
     for k in settings.ks:
-        judged.add(LATENTS, chosen.predictions[k], chosen.validation[k], k)
+        judged.add(LATENTS, chosen.predictions[k], chosen.validation[k], k, width=X.shape[1])
     dense, dense_test = held.inputs(train), held.inputs(problem.test)
     coordinates = select(dense, dense_test, y, clusters, settings.ks, **folds)
     for k in settings.ks:

@@ -130,7 +130,7 @@ def _one(name: str, held: Latents, material: Material, settings: Settings, step:
     chosen = few_columns(held, judged, settings)
     step()
     whole, validation = all_latents(held, problem, material.alphas, folds=settings.folds, seed=settings.seed)
-    judged.add(ALL, whole, validation)
+    judged.add(ALL, whole, validation, width=int(held.sae.cfg.d_sae))
     step()
     kept, predictions = dense_arm(held.reconstruction, width, problem, material.alphas)
     judged.add(RECONSTRUCTION, predictions, kept.score)
