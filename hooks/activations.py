@@ -13,9 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from graticule.hooks.alignment import TOKEN_DIGEST, named_by_text, sources, with_digests
-from graticule.hooks.caches import cache_shape, check_cache, check_dense, index_or_slice, names_in
+from graticule.hooks.caches import as_tensor, cache_shape, check_cache, check_dense, index_or_slice, names_in
 from graticule.hooks.doors import ACTIVATIONS, came, several_texts
-from graticule.hooks.masked import unmasked
 from graticule.hooks.meant import TellsNames
 from graticule.hooks.names import check_name
 from graticule.hooks.points import LayerSpec, PointSpec, captured_name, layer_of, name_of
@@ -176,9 +175,7 @@ class Activations(TellsNames, Mapping[str, Tensor]):
         if not hasattr(tensors, "items"):
             write = ACTIVATIONS.write(tensors)
             raise TypeError(f"from_tensors: tensors is {came(tensors)}; expected names and rows: {write}")
-        made = {str(k): torch.as_tensor(unmasked(str(k), v)).detach() for k, v in tensors.items()}
-        for name, tensor in made.items():
-            check_dense(name, tensor)
+        made = {str(name): as_tensor(str(name), values) for name, values in tensors.items()}
         if not made:
             raise ValueError("no points: give at least one {hook name: [row, width] tensor}")
         n_rows = len(next(iter(made.values())))

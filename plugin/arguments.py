@@ -135,16 +135,17 @@ def read_pairs(words: Sequence[str], option: str) -> dict[str, str]:
 def read_saes(words: Sequence[str]) -> dict[str, str]:
     """SAELens folders, `NAME=FOLDER` or a folder whose name is taken.
 
-    **Raises** `FileNotFoundError` if a folder is no SAELens folder.
+    **Raises** `FileNotFoundError` if a folder is no SAELens folder, nor a run's.
     """
-    folders = [word for word in words if "=" not in word or (user_path(word) / "cfg.json").is_file()]
+    from graticule.hooks.sae_folders import sae_folder
+
+    folders = [word for word in words if "=" not in word or user_path(word).is_dir()]
     named = [
         f"{user_path(word).name.replace('=', '_')}={word}" if word in folders else word for word in words
     ]
     out = read_pairs(named, "--sae")
     for folder in out.values():
-        if not (user_path(folder) / "cfg.json").is_file():
-            raise FileNotFoundError(f"--sae {folder}: no SAELens folder (it has no cfg.json)")
+        sae_folder(folder)
     return out
 
 

@@ -15,7 +15,7 @@ from graticule.hooks.activations import Activations
 from graticule.hooks.alignment import BY_PLACE, BY_TOKENS, DIGEST, by_place, by_tokens, paired, sources
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.doors import ACTIVATIONS, BASELINES, FINDINGS, TARGET, door
-from graticule.hooks.limits import check
+from graticule.hooks.limits import check_several
 from graticule.hooks.meant import did_you_mean
 from graticule.hooks.store import Store
 from graticule.probes.doubts import doubted, undecided_at_mean
@@ -78,7 +78,7 @@ def sweep(
     **Raises** `ValueError` where rows and target do not fit together, for baselines of another table, model,
     prompt, position or layers, and for NaN, infinite or constant targets.
     """
-    check("alpha", alphas)
+    check_several("alphas", "alpha", alphas)
     judged_by = JudgeSettings(
         None if alphas is None else tuple(float(a) for a in alphas), min_gain, draws, seed
     )

@@ -143,7 +143,9 @@ def chosen_steps(only: str | Sequence[str], skip: str | Sequence[str]) -> list[S
             raise TypeError(f"study: {what} is {given!r}; expected names of steps, {what}=['controls']")
     for name in (*only, *skip):
         if name not in names:
-            hint = did_you_mean(name, names) or "."
+            parts = [part.strip() for part in str(name).split(",")]
+            several = f"; did you mean {parts}?" if len(parts) > 1 and set(parts) <= set(names) else ""
+            hint = several or did_you_mean(name, names) or "."
             raise ValueError(f"no step {name!r} in a study{hint} There are: {', '.join(names)}")
     return [step for step in STEPS if (not only or step.name in only) and step.name not in skip]
 

@@ -208,9 +208,11 @@ def refuse(bad: Mapping[int, str], n_rows: int, hint: str = "") -> None:
     if bad:
         rows = sorted(bad)
         first = "; ".join(f"row {row}: {bad[row]}" for row in rows[:5])
+        mend = "Mend them, or pass on_bad='drop' to leave them out"
+        if len(bad) == n_rows:
+            mend = "No row would be left: name another column, or mend this one"
         raise TableError(
-            f"{len(bad)} of {n_rows} rows cannot be used: {first}{' …' if len(rows) > 5 else ''}{hint}. "
-            "Mend them, or pass on_bad='drop' to leave them out"
+            f"{len(bad)} of {n_rows} rows cannot be used: {first}{' …' if len(rows) > 5 else ''}{hint}. {mend}"
         )
 
 

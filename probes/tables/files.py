@@ -68,7 +68,9 @@ def _read_separated(path: Path, separator: str, text: str | None, literal: Seque
         for _ in numbered_lines(path):  # which finds the line, and says what to do
             pass
         raise
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, OSError, EOFError) as error:
+    except pd.errors.EmptyDataError as error:
+        raise TableError(f"{path.name} is empty: expected a line with names of columns, then rows") from error
+    except (pd.errors.ParserError, OSError, EOFError) as error:
         said = " ".join(str(error).split()).removeprefix("Error tokenizing data. C error: ")
         raise TableError(
             f"{path.name} cannot be read as a table ({said}): quote fields that hold the separator, double "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -58,6 +58,8 @@ def read_units(
         if unknown:
             raise TableError(f"units for {unknown}, which are no targets; targets: {list(targets)}")
         given: tuple[Any, ...] = tuple(units.get(target) for target in targets)
+    elif not isinstance(units, Iterable):
+        raise TableError(f"units={units!r}: expected a unit, or one for each target, units=['km', None]")
     else:
         given = (units,) if isinstance(units, str) else tuple(units)
     if len(given) != len(targets):
