@@ -191,9 +191,9 @@ def check_several(name: str, limit: str, values: Any) -> None:
     Raises:
         LimitError: It is one number, or as `check` does.
     """
-    if values is not None and (isinstance(values, str) or not hasattr(values, "__len__")):
-        raise LimitError(name, values, f"several numbers, {name}=[{values!r}]")
     check(limit, values)
+    if values is not None and not hasattr(values, "__iter__"):
+        raise LimitError(name, values, f"several numbers, {name}=[{values!r}]")
 
 
 def check_limits(**arguments: Any) -> None:

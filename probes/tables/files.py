@@ -69,7 +69,10 @@ def _read_separated(path: Path, separator: str, text: str | None, literal: Seque
             pass
         raise
     except pd.errors.EmptyDataError as error:
-        raise TableError(f"{path.name} is empty: expected a line with names of columns, then rows") from error
+        raise TableError(
+            f"{path.name} cannot be read as a table: it is empty; expected a line with names of columns, "
+            "then rows"
+        ) from error
     except (pd.errors.ParserError, OSError, EOFError) as error:
         said = " ".join(str(error).split()).removeprefix("Error tokenizing data. C error: ")
         raise TableError(

@@ -77,12 +77,8 @@ def test_one_where_several_are_expected(found):
     frame = pd.DataFrame({"name": [f"a {i}" for i in range(20)], "y": np.arange(20.0)})
     with as_installed(), pytest.raises(ValueError, match=r"units=5: expected a unit, or one for each target"):
         g.Table(frame, text="name", target="y", units=5)
-    for alphas in (1.0, "1"):
-        with (
-            as_installed(),
-            pytest.raises(ValueError, match=r"alphas=.*: expected several numbers, alphas=\["),
-        ):
-            g.sweep(found.material.activations, found.material.table, alphas=alphas)
+    with as_installed(), pytest.raises(ValueError, match=r"alphas=1\.0: expected several numbers, alphas="):
+        g.sweep(found.material.activations, found.material.table, alphas=1.0)
     with pytest.raises(ValueError, match=r"no step 'mlp, pca' in a study; did you mean \['mlp', 'pca'\]\?"):
         chosen_steps("mlp, pca", ())
 
@@ -90,7 +86,7 @@ def test_one_where_several_are_expected(found):
 def test_a_table_of_nothing_and_a_split_that_is_none(tmp_path):
     for content in ("", "\n\n"):
         (tmp_path / "e.csv").write_text(content)
-        with pytest.raises(ValueError, match=r"e\.csv is empty: expected a line with names of columns"):
+        with pytest.raises(ValueError, match=r"e\.csv .* it is empty; expected a line with names"):
             g.Table(tmp_path / "e.csv", text="name", target="y")
     frame = pd.DataFrame({"name": list("abcdefgh"), "y": np.arange(8.0), "kind": ["x", "y"] * 4})
     with pytest.raises(ValueError, match="No row would be left: name another column") as told:
