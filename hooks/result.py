@@ -108,7 +108,7 @@ class Result(TellsNames, ABC):
         **Raises** `ArtifactError` if the folder is missing, incomplete, damaged or of another schema.
         """
 
-    def differs_from(self, before: Self) -> list[str]:
+    def differs_from(self, before: Any) -> list[str]:
         """`name: before → now` for what two results were asked; nothing where the question is the same."""
         return question_differences(before, self)
 

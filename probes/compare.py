@@ -75,7 +75,8 @@ class Comparison(SavedResult):
             f"{self.rows} test rows in {self.clusters} clusters",
         ]
         if len(self.by_target) > 1:
-            for row in self.by_target.head(6).itertuples():
+            rows: Any = self.by_target.head(6).itertuples()
+            for row in rows:
                 lines.append(
                     f"{row.target}: {with_interval(row.difference, (row.low, row.high), why)}"
                     + ("" if row.p != row.p else f", p {row.p:.3g} ({row.p_holm:.3g} adjusted)")

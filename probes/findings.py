@@ -51,8 +51,6 @@ from graticule.probes.scores.verdict import Predictions, Verdict
 from graticule.probes.surface.baselines import Baselines
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from plotly.graph_objects import Figure
 
     from graticule.probes.sweep import Target
@@ -372,7 +370,7 @@ class Findings(Result):
             with replacing_entries(path, KIND) as folder:
                 self._write(folder)
 
-    def differs_from(self, before: Self) -> list[str]:
+    def differs_from(self, before: Any) -> list[str]:
         """`name: before → now` for what two findings ask, and whether their activations hold other values."""
         then, now = ([str(s["point"]) for s in one.layer_scores] for one in (before, self))
         apart = super().differs_from(before)

@@ -31,8 +31,6 @@ from graticule.probes.findings_words import test_rows
 from graticule.probes.scores.in_words import with_interval
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from plotly.graph_objects import Figure
 
 KIND = "study"
@@ -137,7 +135,7 @@ class Study(Result):
             check_same_question(folder, self, overwrite)
             write_json(folder / "study.json", held)
 
-    def differs_from(self, before: Self) -> list[str]:
+    def differs_from(self, before: Any) -> list[str]:
         """`name: before → now` for what the two studies' findings ask."""
         return self.findings.differs_from(before.findings)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
@@ -94,7 +96,8 @@ def rotation_figure(rotated: Float[np.ndarray, " rotation"], observed: float, ne
         hovertemplate="|r| %{x:.3f}: %{y} rotations<extra></extra>",
     )
     fig.add_trace(bars)
-    top = float(np.max(bars.y))
+    drawn: Any = bars.y
+    top = float(np.max(drawn))
     fig.add_trace(
         Scatter(
             x=[observed, observed],

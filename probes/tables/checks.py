@@ -212,7 +212,8 @@ def refuse(bad: Mapping[int, str], n_rows: int, hint: str = "") -> None:
         if len(bad) == n_rows:
             mend = "No row would be left: name another column, or mend this one"
         raise TableError(
-            f"{len(bad)} of {n_rows} rows cannot be used: {first}{' …' if len(rows) > 5 else ''}{hint}. {mend}"
+            f"{len(bad)} of {n_rows} rows cannot be used: {first}{' …' if len(rows) > 5 else ''}{hint}. "
+            f"{mend}"
         )
 
 

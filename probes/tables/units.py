@@ -58,7 +58,7 @@ def read_units(
         if unknown:
             raise TableError(f"units for {unknown}, which are no targets; targets: {list(targets)}")
         given: tuple[Any, ...] = tuple(units.get(target) for target in targets)
-    elif not isinstance(units, Iterable):
+    elif not isinstance(units, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TableError(f"units={units!r}: expected a unit, or one for each target, units=['km', None]")
     else:
         given = (units,) if isinstance(units, str) else tuple(units)
