@@ -36,6 +36,9 @@ from graticule.probes.tables.table import Table
 
 _log = logging.getLogger(__name__)
 
+_OWN_COLUMNS = ("source", "text", "split", "cluster", "position", "token", "error_km")
+"""Columns of predictions, beside those of targets and blocks."""
+
 Target = Table | str | Shaped[np.ndarray, "..."] | Sequence[float] | pd.Series | pd.DataFrame
 """A table, a column of `activations.rows`, or one value (or row of values) an activation row."""
 
@@ -96,6 +99,7 @@ def sweep(
             len(table),
             table.name,
         )
+    _check_blocks(table)
     problem = problem_of(activations, table, source)
     if len(problem.train) < 3 or len(problem.test) < 2:
         raise ValueError(
@@ -323,6 +327,16 @@ def _clusters(activations: Activations | Store, table: Table, source: np.ndarray
         return clusters
     alike = activations.rows["same_tokens_as"].reset_index(drop=True)
     return link_clusters([pd.Series(clusters), alike], len(source))
+
+
+def _check_blocks(table: Table) -> None:
+    """**Raises** `ValueError` for a block whose name is one of the columns that findings have themselves."""
+    of_targets = {f"{part}_{name}" for part in ("true", "pred", "surface") for name in table.target_names}
+    if taken := [name for name in table.blocks if name in of_targets or name in _OWN_COLUMNS]:
+        raise ValueError(
+            f"sweep: block {taken[0]!r} of table {table.name!r} has the name of a column of the findings' own "
+            f"predictions: rename it, frame.rename(columns={{{taken[0]!r}: {'own_' + taken[0]!r}}})"
+        )
 
 
 def _check_varied(activations: Activations | Store, problem: Problem) -> None:

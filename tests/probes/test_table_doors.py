@@ -354,6 +354,8 @@ def test_findings_of_an_earlier_version_with_numbers_for_names(tmp_path: Path) -
 
 
 def test_names_of_arrays() -> None:
+    from graticule import Activations, sweep
+
     y = np.random.default_rng(0).normal(size=(N, 2))
     named = Table.from_arrays(y, NAMES, target_names=pd.RangeIndex(2), blocks={3: list("ab") * 20})
     assert named.target_names == ("0", "1") and list(named.blocks) == ["3"]
@@ -361,6 +363,11 @@ def test_names_of_arrays() -> None:
     level = list("ab") * 20
     clash = Table.from_arrays(y, NAMES, blocks={"text": level, "split": level}, is_test=np.arange(N) > 30)
     assert clash.texts == NAMES and clash.is_test.sum() == 9 and clash.blocks["text"].tolist() == level
+    acts = Activations.from_tensors({"blocks.0.hook_resid_post": y}, texts=NAMES)
+    for block in ("text", "split", "source", "cluster", "pred_target_0"):
+        table = Table.from_arrays(y, NAMES, blocks={block: level})
+        with pytest.raises(ValueError, match=f"block '{block}' .* rename it"):
+            sweep(acts, table)
     with pytest.raises(TableError, match="blocks 'target_1' has the name of a target"):
         Table.from_arrays(y, NAMES, blocks={"target_1": level})
 
