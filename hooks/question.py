@@ -57,6 +57,31 @@ def check_same_question(path: Path, now: Result, overwrite: bool) -> None:
         )
 
 
+def check_beforehand(path: Path, kind: type[Result], **asked: Any) -> None:
+    """Refuse, before long work, a folder that holds a result which was asked something else.
+
+    Args:
+        path: where the result will be saved; it may be missing.
+        kind: the class of the result.
+        asked: attributes of the result that are known by now, such as its model.
+
+    Raises:
+        ForeignFolderError: naming what differs.
+    """
+    if not path.is_dir():
+        return
+    try:
+        before = kind.load(path)
+    except ArtifactError:
+        return
+    for name, value in asked.items():
+        if getattr(before, name) != value:
+            raise ForeignFolderError(
+                f"{path} answers another question ({name}: {getattr(before, name)} → {value}); choose "
+                "another folder"
+            )
+
+
 def question_differences(before: Result, now: Result) -> list[str]:
     """`name: before → now` for what two results were asked, as far as both say it."""
     old, new = (dict(flat(question_of(one))) for one in (before, now))

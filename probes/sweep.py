@@ -334,8 +334,8 @@ def _check_blocks(table: Table) -> None:
     of_targets = {f"{part}_{name}" for part in ("true", "pred", "surface") for name in table.target_names}
     if taken := [name for name in table.blocks if name in of_targets or name in _OWN_COLUMNS]:
         raise ValueError(
-            f"sweep: block {taken[0]!r} of table {table.name!r} has the name of a column of the findings' own "
-            f"predictions: rename it, frame.rename(columns={{{taken[0]!r}: {'own_' + taken[0]!r}}})"
+            f"sweep: block {taken[0]!r} of table {table.name!r} has the name of a column that findings have "
+            f"themselves: rename it, frame.rename(columns={{{taken[0]!r}: {'own_' + taken[0]!r}}})"
         )
 
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pandas as pd
 
 from graticule.hooks.doors import FINDINGS, MODEL, door
+from graticule.hooks.names import user_path
 from graticule.hooks.protocols import HookedModel
+from graticule.hooks.question import check_beforehand
 from graticule.hooks.running.packing import packed
 from graticule.hooks.running.session import undisturbed
 from graticule.hooks.saved import SavedResult
@@ -148,6 +150,9 @@ def causes(
     **Raises** `ValueError` and `KeyError` as `steer` and `ablate`.
     """
     need_dose(dose, scales)
+    if out is not None:
+        asked = {"model": findings.model, "table": findings.table}
+        check_beforehand(user_path(out), Causes, **asked)
     bench = Bench(model, findings, outcomes, point=point, rows=rows, span=pos, seed=seed,
                   include_bos=include_bos)  # fmt: skip
     names = steered(findings, targets)

@@ -12,6 +12,7 @@ import torch
 from graticule import Activations, Findings, Store, Table, baselines, capture, probe, sweep
 from graticule.hooks.artifact import ArtifactError
 from graticule.hooks.kinds import ForeignFolderError
+from graticule.hooks.question import check_beforehand
 from graticule.probes.beyond.pca import pca
 from graticule.probes.causes.leace import Eraser
 from graticule.probes.estimators.ridge import RidgeProbe
@@ -143,6 +144,14 @@ def test_an_answer_to_another_question_is_not_written_over(found, frame, tmp_pat
     with pytest.raises(FileExistsError, match=r"baselines of something else.*table: another one"):
         baselines(None, shorter).save(tmp_path / "beside")
     baselines(None, shorter).save(tmp_path / "beside", overwrite=True)
+
+
+def test_another_question_is_refused_before_the_work(found, tmp_path):
+    found.save(tmp_path / "findings")
+    check_beforehand(tmp_path / "nothing", Findings, model="other")
+    check_beforehand(tmp_path / "findings", Findings, model=found.model, table=found.table)
+    with pytest.raises(ForeignFolderError, match=r"answers another question \(model: .* → other\)"):
+        check_beforehand(tmp_path / "findings", Findings, model="other")
 
 
 def test_what_is_not_of_the_folder_is_refused_when_it_is_read(found, tmp_path):
