@@ -10,17 +10,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
-from graticule.hooks.alignment import sources, with_digests
+from graticule.hooks.alignment import TOKEN_DIGEST, named_by_text, sources, with_digests
 from graticule.hooks.doors import ACTIVATIONS, came, several_texts
 from graticule.hooks.messages import TellsNames, visible
 from graticule.hooks.names import check_name, user_path
-from graticule.hooks.padding import cache_shape, check_cache, check_dense, index_or_slice, names_in
+from graticule.hooks.padding import (
+    as_tensor,
+    cache_shape,
+    check_cache,
+    check_dense,
+    index_or_slice,
+    names_in,
+)
 from graticule.hooks.points import LayerSpec, PointSpec
 from graticule.hooks.rows import PointKey, Rows, wanted_names
-from graticule.hooks.values import unmasked
 
 if TYPE_CHECKING:
     from typing import Self
@@ -59,7 +65,7 @@ class Activations(TellsNames, Rows):
             if len(tensor) != len(rows):
                 raise ValueError(f"{name} has {len(tensor)} rows, the row table {len(rows)}; they must agree")
         self._tensors = dict(tensors)
-        self._rows = rows.reset_index(drop=True)
+        self._rows = named_by_text(rows.reset_index(drop=True))
         self._provenance: dict[str, Any] = dict(provenance or {})
 
     # Rows --------------------------------------------------------------------------------------------
@@ -132,6 +138,11 @@ class Activations(TellsNames, Rows):
         rows = with_digests(self.rows, texts, self.provenance.get("n_inputs"))
         return type(self)(self._tensors, rows, {**self.provenance, "n_inputs": len(texts)})
 
+    def with_sources(self, source: Int[np.ndarray, " row"], n_inputs: int) -> Self:
+        """The same activations with the text of each row numbered anew, of so many."""
+        rows = self.rows.assign(source=source)
+        return type(self)(self._tensors, rows, {**self.provenance, "n_inputs": n_inputs})
+
     def encode(self, sae: Any, point: str | None = None, *, batch: int = 4096) -> Latents:
         """The latents of a SAELens SAE (or its folder, or a run) on the rows of its own hook point, sparse:
         see `latents.encode`."""
@@ -176,12 +187,11 @@ class Activations(TellsNames, Rows):
         if not hasattr(tensors, "items"):
             write = ACTIVATIONS.write(tensors)
             raise TypeError(f"from_tensors: tensors is {came(tensors)}; expected names and rows: {write}")
-        made = {str(k): torch.as_tensor(unmasked(str(k), v)).detach() for k, v in tensors.items()}
-        for name, tensor in made.items():
-            check_dense(name, tensor)
+        made = {str(name): as_tensor(str(name), values) for name, values in tensors.items()}
         if not made:
             raise ValueError("no points: give at least one {hook name: [row, width] tensor}")
-        table = pd.DataFrame(index=range(len(next(iter(made.values()))))) if rows is None else rows.copy()
+        n_rows = len(next(iter(made.values())))
+        table = pd.DataFrame(index=range(n_rows)) if rows is None else named_by_text(rows.copy())
         origin = dict(provenance or {"captured_by": "from_tensors"})
         if "source" not in table:
             table.insert(0, "source", np.arange(len(table)))
@@ -217,7 +227,8 @@ class Activations(TellsNames, Rows):
             lengths: Tokens of every row, or one number for all.
             attention_mask: 1 where a token is the text's own. Of a model that reads both ways, what the pass
                 was given: without a mask its texts see the padding behind them, which a cache does not tell.
-            texts: What was run, so that a table's rows are compared with it.
+            texts: What was run, so that a table's rows are compared with it; in another order than the
+                cache's tokens they are refused (`AlignmentError`).
 
         Raises:
             TypeError: It is no cache.
@@ -225,7 +236,9 @@ class Activations(TellsNames, Rows):
             ValueError: It has no `[batch, pos, …]` shape, or it cannot be told which tokens are padding.
             IndexError: A text has no token at `pos`.
         """
+        from graticule.hooks.cache_tokens import digests_of_cache
         from graticule.hooks.padding import check_unseen, extent_of, ids_of_cache
+        from graticule.hooks.texts_said import check_tokens
 
         check_cache(cache)
         at_pos = index_or_slice(pos)
@@ -251,6 +264,10 @@ class Activations(TellsNames, Rows):
             run = [name for name in tensors if name in model.hook_dict][-1:]
             check_unseen(extent, length, model, run, "run it with attention_mask=, and say it here")
         table = pd.DataFrame({"source": row, "position": position})
+        if (digests := digests_of_cache(cache, model, extent)) is not None:
+            table[TOKEN_DIGEST] = digests[row]
+            if texts is not None and len(several_texts("texts", texts)) == batch:
+                check_tokens(tokenizer, digests, texts)
         acts = cls(tensors, table, {"captured_by": "ActivationCache", "n_inputs": batch})
         return acts if texts is None else acts.with_texts(texts)
 

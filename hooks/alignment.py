@@ -7,7 +7,7 @@ that activations of other texts, of fewer of them or in another order are told f
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,8 +57,8 @@ def with_digests(rows: pd.DataFrame, texts: Sequence[str], n_inputs: int | None 
         The same rows with their digests.
 
     Raises:
-        AlignmentError: A row's source is none of the texts, or there are more or fewer texts than inputs:
-            which of them is left out, nothing says.
+        AlignmentError: A row's source is none of the texts, or a row is known to be of another of them; or
+            there are more or fewer texts than inputs: which of them is left out, nothing says.
         TypeError: The texts are no texts.
     """
     source = sources(rows)
@@ -75,7 +75,49 @@ def with_digests(rows: pd.DataFrame, texts: Sequence[str], n_inputs: int | None 
             f"the rows are of inputs {source.min()} to {source.max()}, but texts= has {len(given)}: "
             "give one text for each input"
         )
-    return rows.assign(**{DIGEST: text_digests(given)[source]})
+    digests = text_digests(given)
+    if (before := whole_column(rows, DIGEST)) is not None:
+        check_places(
+            before,
+            source,
+            digests,
+            lambda row, place: (
+                f"row {row} is already known to be of entry {place} of the texts given, not of entry "
+                f"{source[row]}, which its column 'source' says: leave these texts out (a table that is "
+                "sorted or filtered as the rows are is paired with them as they stand)"
+            ),
+        )
+    return rows.assign(**{DIGEST: digests[source]})
+
+
+def whole_column(rows: pd.DataFrame, column: str) -> Int[np.ndarray, " row"] | None:
+    """A column of digests, or None where there is none or it has gaps."""
+    if column not in rows or rows[column].isna().any():
+        return None
+    return rows[column].to_numpy(np.int64)
+
+
+def check_places(
+    ours: Int[np.ndarray, " row"],
+    place: Int[np.ndarray, " row"],
+    theirs: Int[np.ndarray, " text"],
+    words: Callable[[int, int], str],
+) -> None:
+    """Refuse rows that are another's: what is none of the texts (they were set into a prompt, say) may be.
+
+    Args:
+        ours: The digest of what each row is known to be of.
+        place: Which text each row is said to be of.
+        theirs: The digests of all texts.
+        words: What to say of a row, and of the place of the text that it is of.
+
+    Raises:
+        AlignmentError: Some row has the digest of another text, and not that of its own.
+    """
+    wrong = np.flatnonzero((ours != theirs[place]) & np.isin(ours, theirs))
+    if len(wrong):
+        row = int(wrong[0])
+        raise AlignmentError(words(row, int(np.flatnonzero(theirs == ours[row])[0])))
 
 
 def sources(rows: pd.DataFrame) -> Int[np.ndarray, " row"]:
@@ -107,8 +149,11 @@ def paired(
     texts: Sequence[str] | None,
     n_rows: int,
     table: str,
-) -> str:
-    """How rows of activations go with the rows of a table.
+) -> tuple[Int[np.ndarray, " row"], str]:
+    """Which row of a table every row of activations goes with, and how that is known.
+
+    That is row `source`; or, where all digests say so, the k-th text in the order of the rows is of the
+    table's row k: both were sorted or filtered alike after the rows were made.
 
     Args:
         rows: The row table of the activations.
@@ -118,17 +163,16 @@ def paired(
         table: Its name.
 
     Returns:
-        `COMPARED`, or `BY_PLACE` where nothing says which texts the rows are of.
+        Table rows; and `COMPARED`, or `BY_PLACE` where nothing says which texts the rows are of.
 
     Raises:
         AlignmentError: Some row is of another text than the table has in its place, or nothing says which
             texts the rows are of and there are more or fewer of them than the table has.
     """
     source = sources(rows)
-    known = rows.get(DIGEST)
-    if texts is not None and known is not None and bool(known.notna().all()):
-        _compare(source, known.to_numpy(np.int64), texts, table)
-        return COMPARED
+    digests = whole_column(rows, DIGEST)
+    if texts is not None and digests is not None:
+        return _compared(source, digests, texts, table), COMPARED
     if len(source) and not 0 <= source.min() <= source.max() < n_rows:
         raise AlignmentError(
             f"the activations come from {source.max() + 1} texts, table {table!r} has {n_rows} rows; "
@@ -145,26 +189,40 @@ def paired(
             f"the activations come from {n_inputs} inputs, table {table!r} has {n_rows} rows, and nothing "
             "says which these are: give texts=, or a 'source' column with the table row of each"
         )
-    return BY_PLACE
+    return source, BY_PLACE
 
 
-def _compare(source: np.ndarray, known: np.ndarray, texts: Sequence[str], table: str) -> None:
+def _compared(
+    source: np.ndarray, digests: np.ndarray, texts: Sequence[str], table: str
+) -> Int[np.ndarray, " row"]:
+    """The table row of every row, whose text is the table's.
+
+    **Raises** `AlignmentError` naming the first row of another text.
+    """
     expected = text_digests(texts)
     inside = (source >= 0) & (source < len(expected))
     same = inside.copy()
-    same[inside] = known[inside] == expected[source[inside]]
+    same[inside] = digests[inside] == expected[source[inside]]
     if same.all():
-        return
+        return source
+    appears = pd.factorize(source)[0].astype(np.int64)
+    if appears.max() + 1 == len(expected) and (digests == expected[appears]).all():
+        return appears
     row = int(np.flatnonzero(~same)[0])
     place = int(source[row])
     theirs = f"has {str(texts[place])[:40]!r} there" if inside[row] else f"has {len(texts)} rows"
-    missing = int((~np.isin(known, expected)).sum())
+    missing = int((~np.isin(digests, expected)).sum())
     order = "its texts in another order" if len(np.unique(source)) == len(texts) else "some of its texts"
     kind = f"{missing} of the rows are of none of its texts" if missing else order
+    way = "sort or filter both alike: activations.select(rows), table.take(rows)"
+    if missing == len(digests):
+        way = (
+            "if they are its rows all the same (a prompt written into the texts, say), write "
+            "activations.with_texts(table.texts)"
+        )
     raise AlignmentError(
         f"activation row {row} is of another text than row {place} of table {table!r}, which {theirs} "
-        f"({kind}): capture table.texts; if they are its rows all the same (a prompt written into the texts, "
-        "say), write activations.with_texts(table.texts)"
+        f"({kind}): capture table.texts; {way}"
     )
 
 
@@ -183,22 +241,26 @@ def by_tokens(rows: pd.DataFrame, others: pd.DataFrame, table: str) -> bool:
     Raises:
         AlignmentError: Some row has the tokens of another of the table's texts, and not of its own.
     """
-    if any(TOKEN_DIGEST not in one or one[TOKEN_DIGEST].isna().any() for one in (rows, others)):
+    ours, read = whole_column(rows, TOKEN_DIGEST), whole_column(others, TOKEN_DIGEST)
+    if ours is None or read is None:
         return False
-    expected = others.drop_duplicates("source").set_index("source")[TOKEN_DIGEST]
-    source, known = sources(rows), rows[TOKEN_DIGEST].to_numpy(np.int64)
-    if not np.isin(source, expected.index).all():
+    first = others.assign(read=read).drop_duplicates("source")
+    source, index = sources(rows), pd.Index(first["source"])
+    place = index.get_indexer(pd.Index(source))
+    if (place < 0).any():
         return False
-    own = expected.loc[source].to_numpy(np.int64) == known
-    elsewhere = ~own & np.isin(known, expected.to_numpy())
-    if elsewhere.any():
-        row = int(np.flatnonzero(elsewhere)[0])
-        place = expected.index[expected.to_numpy() == known[row]][0]
-        raise AlignmentError(
-            f"activation row {row} has the tokens of row {place} of table {table!r}, not those of its row "
-            f"{source[row]}: capture token rows in the table's order, or with texts=table.texts"
-        )
-    return bool(own.all())
+    expected = first["read"].to_numpy(np.int64)
+    check_places(
+        ours,
+        place,
+        expected,
+        lambda row, other: (
+            f"activation row {row} has the tokens of row {index[other]} of table {table!r}, not those of its "
+            f"row {source[row]}: capture in the table's order, or say whose texts these are, texts=, in "
+            "the order of the inputs"
+        ),
+    )
+    return bool((expected[place] == ours).all())
 
 
 def by_place(what: str, values: Any, rows: str = "rows") -> Shaped[np.ndarray, ...]:
@@ -227,3 +289,9 @@ def by_place(what: str, values: Any, rows: str = "rows") -> Shaped[np.ndarray, .
             )
         return values.to_numpy()
     return np.asarray(unmasked(what, values))
+
+
+def named_by_text(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same rows with the text of every column's name, be it a number, a date or a tuple, as its name."""
+    names = [str(one) for one in frame.columns]
+    return frame if frame.columns.tolist() == names else frame.set_axis(pd.Index(names, dtype=object), axis=1)

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -224,15 +224,20 @@ def write_table(path: Path | str, table: pd.DataFrame) -> None:
         table.to_parquet(temporary, index=False, compression="zstd")
 
 
-def read_table(path: Path | str) -> pd.DataFrame:
-    """The table in a Parquet file.
+def read_table(path: Path | str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """The table in a Parquet file, or those of some columns that it has.
 
     **Raises** `ArtifactError` if the file is missing or damaged.
     """
     import pyarrow
+    import pyarrow.parquet
 
     try:
-        return pd.read_parquet(only_file(path))
+        file = only_file(path)
+        if columns is not None:
+            has = pyarrow.parquet.read_schema(file).names
+            columns = [column for column in columns if column in has]
+        return pd.read_parquet(file, columns=None if columns is None else list(columns))
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} is missing") from error
     except (pyarrow.ArrowInvalid, OSError) as error:

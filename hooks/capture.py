@@ -15,7 +15,7 @@ import torch
 from tqdm.auto import tqdm
 
 from graticule.hooks.activations import Activations
-from graticule.hooks.alignment import DIGEST, text_digests
+from graticule.hooks.alignment import DIGEST, named_by_text, text_digests
 from graticule.hooks.answers import answer_of
 from graticule.hooks.artifact import ArtifactError, frame_digest, is_as_sealed, library_versions, read_json
 from graticule.hooks.doors import FRAME, MODEL, door, several_inputs, several_texts, texts_of
@@ -31,8 +31,10 @@ from graticule.hooks.running.runner import ROW_COLUMNS, TOKEN_BUDGET, Job, Runne
 from graticule.hooks.running.session import packed, undisturbed
 from graticule.hooks.store import Store
 from graticule.hooks.store_files import STORE, read_manifest
+from graticule.hooks.store_texts import check_going_on, of_texts, shards_say_texts
 from graticule.hooks.store_writer import StoreWriter, is_finished, with_widths
-from graticule.hooks.tokens import Inputs, tokenize
+from graticule.hooks.texts_said import RewrittenTexts, check_strings, check_tokens
+from graticule.hooks.tokens import Inputs, TokenRows, tokenize
 from graticule.hooks.values import NonFiniteError
 
 __all__ = ["NonFiniteError", "capture"]
@@ -121,11 +123,13 @@ def capture(
     - `token_budget`: padded tokens a batch, 1,024 by default.
     - `store`: a folder to stream to, in shards, with bounded memory; a killed run called again goes on after
       its last whole shard, a finished one is opened without running the model (its files are verified where
-      their sizes or times have changed, and as they are used; damaged shards are captured anew).
+      their sizes or times have changed, and as they are used; damaged shards are captured anew). One whose
+      rows say other texts than are given now is refused; one that says none is taken to be of these.
     - `rows`: one line an input, whose columns are added to the row table (`source`, `position`, `token` and
       the others that are its own are refused).
     - `texts`: what the inputs are of, where they are not a table's texts themselves (token rows, texts
-      written otherwise): a table's rows are compared with them. By default the inputs, if they are texts.
+      written otherwise), in the inputs' order: a table's rows are compared with them, and an input that is
+      another of them is refused. By default the inputs, if they are texts.
     - `prepend_bos`: None follows the model's `default_prepend_bos`, and a tokenizer that puts more than BOS
       around a text (an encoder's `[CLS] … [SEP]`); False leaves special tokens out. A text that begins with
       BOS gets no second one.
@@ -151,7 +155,8 @@ def capture(
     given = several_inputs("capture", inputs)
     kept = _dtype(dtype) or dtype_of(model)
     token_rows = tokenize(model, given, prompt, prepend_bos)
-    columns = _columns(inputs, len(token_rows.ids), rows, texts)
+    of = _texts(inputs, texts, token_rows, prompt, getattr(model, "tokenizer", None))
+    columns = _columns(inputs, len(token_rows.ids), rows, of)
     positions = select(pos, token_rows, include_bos)
     job = Job(token_rows, positions, pos == "entity_mean", names, kept)
     if job.counts.sum() == 0:
@@ -174,7 +179,7 @@ def capture(
         request["row_columns"] = list(map(str, rows.columns))
         request["rows"] = frame_digest(rows)
     if store is not None and is_finished(store, request, names, _word(kept)):
-        return Store(store)
+        return of_texts(Store(store), shards_say_texts(store, read_manifest(store), of), of)
     tell_if_slow(dtype_of(model), device_of(model), "capture: this model")
     started = time.time()
     bar = tqdm(
@@ -187,7 +192,7 @@ def capture(
         if store is not None:
             stack.enter_context(working_folder(store, STORE, "capturing into"))
             if (verified := _verified(model, store, request, names, _word(kept), started)) is not None:
-                return verified
+                return of_texts(verified, shards_say_texts(store, read_manifest(store), of), of)
         made = {**request, "answer": answer_of(model)}
         stack.enter_context(bar)
         stack.enter_context(undisturbed(model))
@@ -201,32 +206,54 @@ def capture(
             table = row_table(job, everything, columns)
             return Activations(tensors, table, {**made, **_when(started, model)})
         writer = StoreWriter(store, request, runner.widths, _word(kept))
+        say = shards_say_texts(store, writer.manifest, of, writer.damaged)
+        check_going_on(store, say, of)
+        if say == {False}:  # the rows that are added say no texts either
+            columns = _columns(inputs, len(token_rows.ids), rows, None)
         parts = shards(job.counts, sum(runner.widths.values()) * kept.itemsize)
         lacking = writer.lacking([int(job.counts[part].sum()) for part in parts])
         bar.update(sum(len(part) for i, part in enumerate(parts) if i not in set(lacking)))
         for part in (parts[i] for i in lacking):
             writer.append(runner.shard(part), row_table(job, part, columns))
-        return Store(writer.finish({**made, **_when(started, model)}))
+        return of_texts(Store(writer.finish({**made, **_when(started, model)})), say, of)
+
+
+def _texts(
+    inputs: Inputs | pd.Series, texts: Any, token_rows: TokenRows, prompt: str, tokenizer: Any
+) -> list[str] | None:
+    """The text that each input is of, or None where nothing says it.
+
+    **Raises** `ValueError` for more or fewer texts than inputs, `AlignmentError` for texts in another order.
+    """
+    strings = texts_of(inputs)
+    if texts is None:
+        return strings
+    several, n_inputs = several_texts("texts", texts), len(token_rows.ids)
+    if len(several) != n_inputs:
+        raise ValueError(f"texts= has {len(several)} entries for {n_inputs} inputs; one for each")
+    of = texts_of(several)
+    if of is not None and of != strings and not isinstance(several, RewrittenTexts):
+        if strings is not None:
+            check_strings(strings, of)
+        check_tokens(tokenizer, token_rows.own_digests, of, prompt)
+    return of
 
 
 def _columns(
-    inputs: Inputs | pd.Series, n_inputs: int, rows: pd.DataFrame | None, texts: Sequence[str] | None
+    inputs: Inputs | pd.Series, n_inputs: int, rows: pd.DataFrame | None, of: list[str] | None
 ) -> pd.DataFrame | None:
     """The caller's columns and the digest of each input's text, one line an input."""
     if rows is not None and len(rows) != n_inputs:
         raise ValueError(f"rows= has {len(rows)} lines for {n_inputs} inputs; they must agree")
     if rows is not None and isinstance(inputs, pd.Series) and not inputs.index.equals(rows.index):
         raise ValueError("inputs and rows= have different indices; give both in one order, inputs.tolist()")
-    taken = [] if rows is None else [c for c in map(str, rows.columns) if c in (*ROW_COLUMNS, DIGEST)]
+    rows = None if rows is None else named_by_text(rows)
+    taken = [] if rows is None else [c for c in rows.columns if c in (*ROW_COLUMNS, DIGEST)]
     if taken:
         raise ValueError(
             f"rows= has a column {taken[0]!r}, which capture writes itself: rename it, "
             f"rows.rename(columns={{{taken[0]!r}: {'own_' + taken[0]!r}}})"
         )
-    texts = None if texts is None else several_texts("texts", texts)
-    if texts is not None and len(texts) != n_inputs:
-        raise ValueError(f"texts= has {len(texts)} entries for {n_inputs} inputs; one for each")
-    of = texts_of(inputs if texts is None else texts)
     if of is None:
         return rows
     digests = pd.DataFrame({DIGEST: text_digests(of)})

@@ -192,9 +192,21 @@ def load_sae(source: Any) -> Found:
             )
         source = folder
     folder = user_path(source)
-    for place, run in ((folder, None), (folder / "sae", folder)):
+    place = sae_folder(folder)
+    return Found(_read(place), folder.resolve().name, None if place == folder else folder)
+
+
+def sae_folder(folder: Path | str) -> Path:
+    """The SAELens folder that `folder` is, or that lies in a run of one SAE.
+
+    Raises:
+        FileNotFoundError: where it holds no SAE, or several.
+        ArtifactError: where its run is not complete.
+    """
+    folder = user_path(folder)
+    for place in (folder, folder / "sae"):
         if (place / "cfg.json").is_file():
-            return Found(_read(place), folder.resolve().name, run)
+            return place
     parts = sorted(p.parent.parent.name for p in folder.glob("*/sae/cfg.json"))
     if parts:
         raise FileNotFoundError(f"{folder} holds several SAEs: give one of them, {folder / parts[0]}, say")

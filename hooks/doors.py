@@ -87,6 +87,8 @@ def _make_findings(value: Any) -> str:
 
 
 def _make_activations(value: Any) -> str:
+    if of_class("Latents")(value):
+        return "graticule.latents(findings, sae), which judges an SAE's latents"
     if isinstance(value, str | PathLike):
         return f"graticule.Store({str(value)!r})"
     if hasattr(value, "shape"):
@@ -201,7 +203,7 @@ NEURONS = Kind(
 )
 """Neurons of a model."""
 BY = Kind(
-    "a column of the table, or a label a row", lambda v: isinstance(v, str) or hasattr(v, "__len__"),
+    "a column of the table, or a label a row", lambda v: isinstance(v, str | int) or hasattr(v, "__len__"),
     lambda v: "'COLUMN'",  # noqa: ARG005
 )  # fmt: skip
 """What parts a table into blocks."""
@@ -219,6 +221,8 @@ SAE = Kind(
 
 _ANYWHERE = {"prompt": PROMPT, "out": FOLDER.or_none(), "store": FOLDER.or_none()}
 """Kinds of arguments that are the same in every call."""
+_THINGS = (MODEL, TABLE, FINDINGS, FINDINGS_OR_PROBE, ACTIVATIONS, BASELINES)
+"""Kinds that nothing else is taken for: one in another's place says which is missing."""
 _FINDINGS = (FINDINGS.fits, FINDINGS_OR_PROBE.fits)
 
 
@@ -359,6 +363,12 @@ def _check_kinds(
         if swapped:
             order = ", ".join(p for p in signature.parameters if p in (argument, swapped[0]))
             raise TypeError(f"{name}: {argument} is {came(value)}: swap the two, {name}({order})")
+        if any(
+            other.fits(value) and o in _needed(signature) and o not in given
+            for o, other in kinds.items()
+            if other in _THINGS
+        ):
+            raise TypeError(f"{name}: {_lacking(argument, kinds)}; it takes {_takes(name, signature)}")
         beside = [
             o
             for o, other in kinds.items()

@@ -180,6 +180,22 @@ def check(name: str, value: Any) -> None:
             raise LimitError(name, one, LIMITS[name].words)
 
 
+def check_several(name: str, limit: str, values: Any) -> None:
+    """Refuse one number where several are expected, and any that is outside its range.
+
+    Args:
+        name: The argument.
+        limit: What each of them is, a name of `LIMITS`.
+        values: The numbers, or None for what was not given.
+
+    Raises:
+        LimitError: It is one number, or as `check` does.
+    """
+    check(limit, values)
+    if values is not None and not hasattr(values, "__iter__"):
+        raise LimitError(name, values, f"several numbers, {name}=[{values!r}]")
+
+
 def check_limits(**arguments: Any) -> None:
     """Refuse the first of several arguments that is outside its range.
 

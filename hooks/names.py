@@ -8,6 +8,8 @@ from pathlib import Path
 
 _LONGEST = 200
 """Bytes; file systems take 255, and temporary names are longer than their own."""
+_LONGEST_PART, _LONGEST_PATH = 255, 4095
+"""Bytes that file systems take in one part of a path, and in all."""
 
 
 class BadNameError(ValueError):
@@ -49,7 +51,8 @@ def user_path(path: str | os.PathLike[str]) -> Path:
         (`~draft.csv`) stays.
 
     Raises:
-        BadNameError: if it begins with `~`, and no home folder is known, or holds a NUL.
+        BadNameError: if it begins with `~`, and no home folder is known, holds a NUL or half a character,
+            or is longer than file systems take.
         TypeError: if it is no path.
     """
     if not isinstance(path, str | os.PathLike):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -60,6 +63,24 @@ def user_path(path: str | os.PathLike[str]) -> Path:
     meant = Path(os.path.expanduser(given))
     if meant.parts[:1] == ("~",):
         raise BadNameError(f"{_short(str(given))}: no home folder is known; write the whole path")
+    try:
+        os.fsencode(meant)
+    except UnicodeEncodeError:
+        raise BadNameError(
+            f"path {_short(str(given))} holds half a character (a lone surrogate), which no file's name can: "
+            "leave it out"
+        ) from None
+    for part in meant.parts:
+        if (size := len(os.fsencode(part))) > _LONGEST_PART:
+            raise BadNameError(
+                f"path: {_short(part)} has {size} bytes; expected at most {_LONGEST_PART} between slashes: "
+                "write a shorter name"
+            )
+    if (size := len(os.fsencode(meant))) > _LONGEST_PATH:
+        raise BadNameError(
+            f"path: {_short(str(meant))} has {size} bytes; expected at most {_LONGEST_PATH}: write a shorter "
+            "path"
+        )
     return meant
 
 

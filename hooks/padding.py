@@ -14,7 +14,7 @@ from torch import Tensor
 from graticule.hooks.doors import ACTIVATIONS, came
 from graticule.hooks.points import LayerSpec, PointSpec, layer_of, resolve_layers, resolve_names
 from graticule.hooks.running.grouping import looks_ahead
-from graticule.hooks.values import unmasked, vocabulary_of
+from graticule.hooks.values import MaskedError, unmasked, vocabulary_of
 
 _PART = 8192
 """Tokens whose embeddings are looked at together."""
@@ -262,10 +262,43 @@ def check_dense(name: str, tensor: Tensor) -> None:
         (tensor.layout != torch.strided, "sparse", "tensor.to_dense()"),
         (tensor.is_meta, "on the meta device, where tensors have no values", "one that was computed"),
         (tensor.is_quantized, "quantised", "tensor.dequantize()"),
+        (tensor.is_complex(), "complex", "tensor.abs(), or real and imaginary parts side by side"),
     )
     for so, kind, write in kinds:
         if so:
             raise ValueError(f"{name} is a tensor that is {kind}; expected plain numbers: {write}")
+
+
+def as_tensor(name: str, values: Any) -> Tensor:
+    """Numbers of rows as a tensor, where they lie.
+
+    Args:
+        name: Of the point, for messages.
+        values: A tensor, an array, or nested lists.
+
+    Returns:
+        The tensor, detached.
+
+    Raises:
+        TypeError: They are no numbers, or columns of a DataFrame.
+        ValueError: There are none, or no array of real ones.
+    """
+    if hasattr(values, "iloc"):
+        raise TypeError(f"{name} is a {type(values).__name__}; expected numbers alone: values.to_numpy()")
+    try:
+        tensor = torch.as_tensor(unmasked(name, values)).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, MaskedError):
+            raise
+        kind = getattr(values, "dtype", None) or f"a {type(values).__name__}"
+        raise TypeError(
+            f"{name} holds {kind}, which is no tensor of numbers: expected [row, width], as "
+            "values.astype('float32') gives where each entry is a number"
+        ) from error
+    check_dense(name, tensor)
+    if not tensor.numel():
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, no number at all; expected [row, width]")
+    return tensor
 
 
 def index_or_slice(pos: Any) -> int | slice:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from graticule.hooks.activations import Activations
+from graticule.hooks.alignment import TOKEN_DIGEST
 from graticule.hooks.answers import answer_of
 from graticule.hooks.calls import plainly
 from graticule.hooks.doors import MODEL, door, several_texts
@@ -24,6 +25,7 @@ from graticule.hooks.positions import plain
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.session import drops_out, in_eval_mode
 from graticule.hooks.special import frame_in_rows
+from graticule.hooks.texts_said import check_tokens, digests_of_rows, digests_of_texts
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +51,7 @@ class Recording:
         self._parts: dict[str, list[Tensor]] = {p: [] for p in points}
         self._rows: list[pd.DataFrame] = []
         self._batches: list[int] = []
+        self._digests: list[np.ndarray | None] = []
         self._extent: Extent | None = None
         self._include_bos = include_bos
         self._passed: dict[str, Any] = {}
@@ -83,6 +86,17 @@ class Recording:
             table = {"call": len(self._batches), "source": row, "position": position}
             self._rows.append(pd.DataFrame(table))
             self._batches.append(batch)
+            self._digests.append(self._tokens_of_pass(self._extent))
+
+    def _tokens_of_pass(self, extent: Extent) -> np.ndarray | None:
+        """The digest of each text's own tokens, or None where the pass does not tell them."""
+        given = self._passed.get("input", self._passed.get("input_ids"))
+        tokenizer = getattr(self._model, "tokenizer", None)
+        if isinstance(given, str | list):
+            return digests_of_texts(tokenizer, [given] if isinstance(given, str) else given)
+        if isinstance(given, Tensor) and given.ndim == 2 and not given.is_floating_point():
+            return digests_of_rows(tokenizer, _within(given, extent))
+        return None
 
     def _texts_of_pass(self, batch: int, length: int) -> Extent:
         tokenizer = getattr(self._model, "tokenizer", None)
@@ -112,8 +126,7 @@ class Recording:
             bos: Any = {"prepend_bos": self._passed["prepend_bos"]} if "prepend_bos" in self._passed else {}
             rows = [model.to_tokens(text, **bos)[0].tolist() for text in given]
         elif isinstance(given, Tensor) and given.ndim == 2 and not given.is_floating_point():
-            spans = zip(given.tolist(), extent.start, extent.stop, strict=True)
-            rows = [ids[start:stop] for ids, start, stop in spans]
+            rows = _within(given, extent)
         else:
             raise ValueError(
                 "include_bos=False: the tokens of this pass are not known; run it on texts or token ids"
@@ -162,6 +175,8 @@ class Recording:
         rows = pd.concat(self._rows, ignore_index=True)
         if self._texts is None:
             n_inputs = {"n_inputs": self._batches[0]} if len(set(self._batches)) == 1 else {}
+            if len(self._digests) == 1:
+                rows = _with_tokens(rows, self._digests[0])
             return Activations(tensors, rows, {**provenance, **n_inputs})
         if sum(self._batches) == len(self._texts):  # batch after batch; else every call is of all texts
             starts = np.cumsum([0, *self._batches[:-1]])
@@ -171,7 +186,23 @@ class Recording:
                 f"texts= has {len(self._texts)} entries, the calls had {self._batches} rows: give the "
                 "texts of all calls, in order"
             )
+        rows = _with_tokens(rows, self._checked(self._texts))
         return Activations(tensors, rows, provenance).with_texts(self._texts)
+
+    def _checked(self, texts: Sequence[str]) -> np.ndarray | None:
+        """The digest of each text's own tokens as they were run, or None where that is not known.
+
+        **Raises** `AlignmentError` where the tokens that were run are those of the texts in another order.
+        """
+        tokenizer = getattr(self._model, "tokenizer", None)
+        digests = [one for one in self._digests if one is not None]
+        if len(digests) < len(self._digests):
+            return None
+        first, *again = [np.concatenate(digests)] if sum(self._batches) == len(texts) else digests
+        check_tokens(tokenizer, first, texts)
+        for one in again:  # of a text that is generated on, a pass may have the tokens of another
+            check_tokens(tokenizer, one, texts, one_is_enough=False)
+        return first
 
     def _check_unseen(self) -> None:
         """**Raises** `ValueError` where texts of a padded pass without a mask saw the padding behind them."""
@@ -184,6 +215,17 @@ class Recording:
         finally:
             self._trying = False
         self._unmasked = None
+
+
+def _within(ids: Tensor, extent: Extent) -> list[list[int]]:
+    """Token ids without padding."""
+    spans = zip(ids.tolist(), extent.start, extent.stop, strict=True)
+    return [row[start:stop] for row, start, stop in spans]
+
+
+def _with_tokens(rows: pd.DataFrame, digests: np.ndarray | None) -> pd.DataFrame:
+    """Rows with the digest of their text's tokens, where it is known."""
+    return rows if digests is None else rows.assign(**{TOKEN_DIGEST: digests[rows["source"].to_numpy()]})
 
 
 @contextmanager
@@ -241,7 +283,8 @@ def record(
         layers: Layers, for points without one.
         lengths: Tokens of every row of each pass, BOS included, padded on the right.
         attention_mask: 1 where a token is the text's own, for each pass.
-        texts: What is run, over all calls, so that a table's rows are compared with it.
+        texts: What is run, over all calls and in their order, so that a table's rows are compared with it;
+            in another order than the tokens that were run they are refused (`AlignmentError`).
         include_bos: Whether BOS (an encoder's `[CLS]`, `[SEP]`) may be among the tokens of `pos`.
 
     Raises:

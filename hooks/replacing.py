@@ -9,6 +9,7 @@ by whoever reads or writes there next (`recover`).
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import shutil
 import sys
@@ -23,6 +24,7 @@ COMMITTED = ".graticule-new"
 """Ending of a hidden folder whose entries are whole and on their way to their places."""
 
 _OUTGOING = ".outgoing."
+_LONGEST = 200  # bytes of a name that stands in a hidden folder's, which must not be longer than 255
 _EXCHANGE = 2  # RENAME_EXCHANGE
 _AT_CWD = -100
 
@@ -126,7 +128,7 @@ def tidy(folder: Path) -> None:
 
     What a living process works on stays.
     """
-    _tidy_here(folder.parent, f".{folder.name}.")
+    _tidy_here(folder.parent, _prefix(folder.name))
     for root, folders, _ in os.walk(folder):
         folders[:] = [name for name in folders if not name.endswith((TEMPORARY, COMMITTED))]
         _tidy_here(Path(root))
@@ -151,15 +153,25 @@ def _hidden(folder: Path, ending: str, prefix: str = ".") -> list[Path]:
     return []
 
 
+def _prefix(name: str) -> str:
+    """What the hidden folder for `name` begins with; a long one is cut, for room behind it."""
+    written = os.fsencode(name)
+    if len(written) > _LONGEST:
+        name = (
+            f"{written[: _LONGEST - 20].decode(errors='ignore')}~{hashlib.sha256(written).hexdigest()[:16]}"
+        )
+    return f".{name}."
+
+
 @contextmanager
 def _workspace(folder: Path, name: str) -> Generator[Path]:
     """A hidden folder for `name`, held by this process, and gone at the end."""
     if lying := next((place for place in (folder, *folder.parents) if place.is_file()), None):
         raise NotADirectoryError(f"{lying} is a file, so nothing can be written under it; name another place")
     folder.mkdir(parents=True, exist_ok=True)
-    _tidy_here(folder, f".{name}.")
+    _tidy_here(folder, _prefix(name))
     while True:
-        place = Path(tempfile.mkdtemp(dir=folder, prefix=f".{name}.", suffix=TEMPORARY))
+        place = Path(tempfile.mkdtemp(dir=folder, prefix=_prefix(name), suffix=TEMPORARY))
         with _locked(place):
             if not place.is_dir():
                 continue  # tidied away before it was held

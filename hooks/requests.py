@@ -11,6 +11,7 @@ from graticule.hooks.identity import EARLIER, is_earlier
 _SHOWN = 6
 _LONGEST = 60
 _DIGESTS = ("digest", "config", "inputs", "tokenizer", "rows", "values", "table", "columns")
+_TARGETS = ("targets: ", "target_names: ")
 _OTHER = "another one, though it may have the same name"
 
 
@@ -40,6 +41,10 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         if old.get(name, "not set") != new.get(name, "not set")
     ]
     differing += [f"{model}: {EARLIER}" for model in earlier]
+    if any(words.startswith(_TARGETS) for words in differing) and not any(
+        words.startswith("columns") for words in differing
+    ):  # a table's digest is of its targets too, and they are said
+        differing = [words for words in differing if words != f"table: {_OTHER}"]
     return sorted(differing, key=lambda words: words.endswith(_OTHER))  # settings first, contents after
 
 

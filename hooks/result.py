@@ -12,6 +12,7 @@ import pandas as pd
 
 from graticule.hooks.messages import TellsNames, as_html, visible
 from graticule.hooks.names import user_path
+from graticule.hooks.question import question_differences
 
 if TYPE_CHECKING:
     from typing import Self
@@ -92,10 +93,15 @@ class Result(TellsNames, ABC):
         """The whole result in JSON's own types; tables by row are left to Parquet."""
 
     @abstractmethod
-    def save(self, path: Path | str) -> None:
-        """Write the result as a folder.
+    def save(self, path: Path | str, overwrite: bool = False) -> None:
+        """Write the result as a folder, in place of an earlier answer to the same question.
 
-        **Raises** `FileExistsError` if `path` holds something else.
+        Args:
+            path: The folder.
+            overwrite: Whether it may take the place of an answer to another question too.
+
+        Raises:
+            FileExistsError: `path` holds something else, or an answer to another question.
         """
 
     @classmethod
@@ -105,6 +111,10 @@ class Result(TellsNames, ABC):
 
         **Raises** `ArtifactError` if the folder is missing, incomplete, damaged or of another schema.
         """
+
+    def differs_from(self, before: Any) -> list[str]:
+        """`name: before → now` for what two results were asked; nothing where the question is the same."""
+        return question_differences(before, self)
 
     def layout(self, figures: Sequence[str], tables: Sequence[str]) -> list[Part]:
         """The order of parts on a page, by their captions: figures, then tables, unless a subclass knows

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from graticule.hooks.points import captured_name, layer_of, name_of
@@ -80,7 +80,17 @@ class Rows(Mapping[str, Tensor], ABC):
             texts: One for each input, in order. A table's rows are compared with them.
 
         Raises:
-            AlignmentError: A row's source is none of the texts, or there are more or fewer than inputs.
+            AlignmentError: A row's source is none of the texts, or the row is known to be of another of them;
+                or there are more or fewer than inputs.
+        """
+
+    @abstractmethod
+    def with_sources(self, source: Int[np.ndarray, " row"], n_inputs: int) -> Self:
+        """The same rows with their texts numbered anew.
+
+        Args:
+            source: The number of each row's text.
+            n_inputs: How many texts there are.
         """
 
     @property

@@ -27,8 +27,9 @@ from graticule.hooks.artifact import (
     write_table,
     write_tensors,
 )
-from graticule.hooks.kinds import write_folder
+from graticule.hooks.kinds import check_replaceable, write_folder
 from graticule.hooks.names import inside, user_path
+from graticule.hooks.question import check_same_question
 from graticule.hooks.result import Result
 
 if TYPE_CHECKING:
@@ -59,12 +60,20 @@ class SavedResult(Result):
                 out[name] = json_ready(value)
         return out
 
-    def save(self, path: Path | str) -> None:
-        """Write the result as a folder, in place of an earlier result of the same kind.
+    def save(self, path: Path | str, overwrite: bool = False) -> None:
+        """Write the result as a folder, in place of an earlier answer to the same question.
 
-        **Raises** `FileExistsError` if `path` holds something else.
+        Args:
+            path: The folder.
+            overwrite: Whether it may take the place of a result of the same kind that was asked something
+                else.
+
+        Raises:
+            FileExistsError: `path` holds something else, or a result that was asked something else.
         """
         path = user_path(path)
+        check_replaceable(path, self.KIND)
+        check_same_question(path, self, overwrite)
         with write_folder(path, overwrite=True, kind=self.KIND) as folder:
             values = _fields(self)
             arrays = {k: torch.from_numpy(_plain_array(v)) for k, v in values.items() if _is_array(v)}

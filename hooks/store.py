@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from graticule.hooks.activations import Activations
@@ -55,6 +55,7 @@ class Store(Rows):
         self.path = user_path(path)
         self._files = StoreFiles(self.path, verify)
         self._rows: pd.DataFrame | None = None
+        self._n_inputs: int | None = None
         if model is not None:
             self.check_model(model)
 
@@ -94,7 +95,8 @@ class Store(Rows):
 
     @property
     def provenance(self) -> dict[str, Any]:
-        return self._files.provenance()
+        provenance = self._files.provenance()
+        return provenance if self._n_inputs is None else {**provenance, "n_inputs": self._n_inputs}
 
     def __getitem__(self, key: PointKey) -> Float[Tensor, "row width"]:
         return self._files.tensor(self.name(key))
@@ -103,8 +105,15 @@ class Store(Rows):
         return self._files.gather(self.name(point), index)
 
     def with_texts(self, texts: Sequence[str]) -> Store:
+        return self._as(with_digests(self.rows, texts, self.provenance.get("n_inputs")), len(texts))
+
+    def with_sources(self, source: Int[np.ndarray, " row"], n_inputs: int) -> Store:
+        return self._as(self.rows.assign(source=source), n_inputs)
+
+    def _as(self, rows: pd.DataFrame, n_inputs: int) -> Store:
+        """The same store with other rows, of so many inputs; nothing is written."""
         other = copy.copy(self)
-        other._rows = with_digests(self.rows, texts, self.provenance.get("n_inputs"))
+        other._rows, other._n_inputs = rows, n_inputs
         return other
 
     # Disk --------------------------------------------------------------------------------------------

@@ -56,9 +56,7 @@ class TokenRows:
     @cached_property
     def own_digests(self) -> np.ndarray:
         """For every row, a 64-bit digest of its tokens without the special ones around them."""
-        parts = [row[start:end].tobytes() for row, (start, end) in zip(self.ids, self.own, strict=True)]
-        made = [hashlib.blake2b(part, digest_size=8).digest() for part in parts]
-        return np.frombuffer(b"".join(made), dtype="<i8").astype(np.int64)
+        return own_digests(self.ids, self.own)
 
     @cached_property
     def first_alike(self) -> np.ndarray:
@@ -76,6 +74,18 @@ class TokenRows:
             if limit == 0:
                 break
         return limit
+
+
+def own_digests(ids: Sequence[Any], own: Sequence[tuple[int, int]]) -> np.ndarray:
+    """For every row of token ids, a 64-bit digest of those in its half-open range `own`, and of none in front
+    that repeat those before it: BOS twice over is no token of a text."""
+    made: list[bytes] = []
+    for row, (start, end) in zip(ids, own, strict=True):
+        row, head = np.asarray(row, dtype=np.int64), start
+        while head and start + head <= end and np.array_equal(row[start : start + head], row[:head]):
+            start += head
+        made.append(hashlib.blake2b(row[start:end].tobytes(), digest_size=8).digest())
+    return np.frombuffer(b"".join(made), dtype="<i8").astype(np.int64)
 
 
 def tokenize(
@@ -122,6 +132,12 @@ def check_prompt(prompt: str) -> None:
     _template(prompt)
 
 
+def in_prompt(prompt: str, texts: Sequence[str]) -> list[str]:
+    """Every text set into the prompt."""
+    before, after = _template(prompt)
+    return [before + text + after for text in texts]
+
+
 def _template(prompt: str) -> tuple[str, str]:
     if "{" not in prompt and "}" not in prompt:
         return prompt, ""
@@ -147,7 +163,7 @@ def _text_rows(model: HookedModel, texts: Sequence[str], prompt: str, prepend_bo
         check_whole(text, f"text {i}")
     check_whole(prompt, "prompt")
     before, after = _template(prompt)
-    full = [before + text + after for text in texts]
+    full = in_prompt(prompt, texts)
     spans_needed = bool(before or after)
     if spans_needed and not getattr(tokenizer, "is_fast", False):
         raise ValueError("a prompt needs a fast tokenizer (character offsets); this model has a slow one")

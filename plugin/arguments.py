@@ -93,12 +93,16 @@ def read_points(text: str) -> str | list[str]:
     return names[0] if len(names) == 1 else names
 
 
-def read_targets(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """`NAME[:UNIT]`, repeated, as the columns and the units of those that have one."""
+def read_targets(words: Sequence[str], columns: Sequence[str] = ()) -> tuple[list[str], dict[str, str]]:
+    """`NAME[:UNIT]`, repeated, as the columns and the units of those that have one.
+
+    A word that is one of `columns` as it stands is that column, colons and all.
+    """
     names: list[str] = []
     units: dict[str, str] = {}
     for word in words:
-        name, _, unit = word.rpartition(":") if ":" in word else (word, "", "")
+        whole = word in columns or ":" not in word
+        name, _, unit = (word, "", "") if whole else word.rpartition(":")
         if not name:
             raise ValueError(f"--target {word!r}: expected NAME or NAME:UNIT, e.g. latitude:lat")
         names.append(name)
@@ -131,13 +135,17 @@ def read_pairs(words: Sequence[str], option: str) -> dict[str, str]:
 def read_saes(words: Sequence[str]) -> dict[str, str]:
     """SAELens folders, `NAME=FOLDER` or a folder whose name is taken.
 
-    **Raises** `FileNotFoundError` if a folder is no SAELens folder.
+    **Raises** `FileNotFoundError` if a folder is no SAELens folder, nor a run's.
     """
-    named = [word if "=" in word else f"{user_path(word).name}={word}" for word in words]
+    from graticule.hooks.coders import sae_folder
+
+    folders = [word for word in words if "=" not in word or user_path(word).is_dir()]
+    named = [
+        f"{user_path(word).name.replace('=', '_')}={word}" if word in folders else word for word in words
+    ]
     out = read_pairs(named, "--sae")
     for folder in out.values():
-        if not (user_path(folder) / "cfg.json").is_file():
-            raise FileNotFoundError(f"--sae {folder}: no SAELens folder (it has no cfg.json)")
+        sae_folder(folder)
     return out
 
 
@@ -197,7 +205,8 @@ def _described(
         raise ValueError(f"--kind {kind!r}: expected numeric, binary or categorical")
     if on_bad not in ("raise", "drop"):
         raise ValueError(f"--on-bad {on_bad!r}: expected 'raise' or 'drop'")
-    names, units = read_targets(targets)
+    colons = any(":" in word for word in targets)
+    names, units = read_targets(targets, _names_of_columns(table) if colons else ())
     return Table(
         table,
         text=text,
@@ -218,11 +227,15 @@ def _lacking(text: str | None, targets: Sequence[str]) -> str:
     return " and ".join([*lacking, *([] if targets else ["--target, what is to be read out (NAME[:UNIT])"])])
 
 
-def _columns(table: str) -> str:
-    """The columns of a file, for people."""
+def _names_of_columns(table: str) -> list[str]:
     from graticule.probes.tables.reading import read_frame
 
-    return f"its columns are {', '.join(map(str, read_frame(table, None, [])[0].columns[:20]))}"
+    return list(map(str, read_frame(table, None, [])[0].columns))
+
+
+def _columns(table: str) -> str:
+    """The columns of a file, for people."""
+    return f"its columns are {', '.join(_names_of_columns(table)[:20])}"
 
 
 def need_folder(out: Path) -> None:
@@ -243,6 +256,7 @@ def read_texts(
     if texts is not None:
         from graticule.hooks.lines import plain_lines
 
+        _need_lines(texts)
         lines = plain_lines(texts)
         if not lines:
             raise ValueError(f"--texts {texts} is empty")
@@ -267,6 +281,22 @@ def read_texts(
             f"--text-column {column!r} is empty in row {int(missing.to_numpy().argmax())} of {name}"
         )
     return frame[column].astype(str).tolist(), frame
+
+
+def _need_lines(texts: Path) -> None:
+    """**Raises** `ValueError` for a file of records, whose lines are no texts."""
+    endings = [ending.lower() for ending in texts.suffixes if ending.lower() != ".gz"]
+    ending = endings[-1] if endings else ""
+    if ending in (".csv", ".tsv", ".parquet", ".pq"):
+        raise ValueError(
+            f"--texts {texts}: expected a file with one text a line; {ending} holds a table: write --table "
+            f"{texts} --text-column COLUMN"
+        )
+    if ending in (".json", ".jsonl", ".ndjson"):
+        raise ValueError(
+            f"--texts {texts}: expected a file with one text a line; {ending} holds records: write their "
+            "texts to a .txt file, one a line, or to a .csv file, --table FILE.csv --text-column COLUMN"
+        )
 
 
 def write_frame(frame: "pandas.DataFrame", out: Path) -> None:

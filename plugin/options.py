@@ -174,6 +174,7 @@ _OPTIONS = (
     (r"on_bad='(\w+)'", r"--on-bad \1"),
     (r"text='([^']+)', target='([^']+)'", r"--text-column '\1' --target '\2'"),
     (r"give a split=", "give --split-column"),
+    (r", or pass pandas\.read_csv\(FILE[^)]*\)", ""),
     (r" text= ", " --text-column "),
     (r", pandas\.\w+\(df\[[^]]*\]\)[\w.()]*", ", in a column of the file"),
     (r" with pandas\.\w+\(df\[[^]]*\]\)[\w.()]*", " in a column of the file"),

@@ -45,7 +45,11 @@ def material_of(
     Raises:
         ValueError: if rows, targets, split, clusters, baselines or points are others.
     """
-    table, _, _ = table_of(activations, target, split, cluster)
+    table, numbered, here, _ = table_of(activations, target, split, cluster)
+    if findings.table == OF_ROWS:
+        here = np.arange(activations.n_rows)
+    else:
+        activations = numbered
     saved = findings.provenance.get("table", {}).get("digest")
     if saved is not None and saved != table.digest:
         raise ValueError(f"these findings are of another table than {table.name!r}: the digests differ")
@@ -56,25 +60,22 @@ def material_of(
     else:
         baselines.check(table)
     _check_baselines(findings, baselines, table)
-    problem = problem_of(activations, table, _source(findings, activations, table))
+    problem = problem_of(activations, table, _source(findings, here, table))
     _check_problem(findings, problem)
     check_read_again(findings, activations, problem)
     check_fitted_again(findings, baselines, activations, problem)
     return Material(activations, table, baselines, problem, findings.rivals, findings.judged_by)
 
 
-def _source(findings: Findings, activations: Rows, table: Table) -> Int[np.ndarray, " row"]:
-    """The table row of every activation row: the text's, or its own where the target was an array."""
+def _source(findings: Findings, here: Int[np.ndarray, " row"], table: Table) -> Int[np.ndarray, " row"]:
+    """The table row of every activation row, `here`, which must be what it was in the findings."""
     said = findings.predictions["source"].to_numpy(np.int64)
-    if len(said) != activations.n_rows:
+    if len(said) != len(here):
         raise ValueError(
-            f"these findings are of {len(said)} activation rows, these activations hold {activations.n_rows}"
+            f"these findings are of {len(said)} activation rows, these activations hold {len(here)}"
         )
     place = pd.Series(np.arange(len(table)), index=table.source_rows).reindex(said)
     source = place.fillna(-1).to_numpy(np.int64)
-    here = activations.rows["source"].to_numpy(np.int64)
-    if findings.table == OF_ROWS:
-        here = np.arange(len(said))
     if len(others := np.flatnonzero(source != here)):
         row = others[0]
         raise ValueError(

@@ -15,6 +15,7 @@ from graticule.hooks.saved import SavedResult
 from graticule.probes.findings import Findings
 from graticule.probes.material import Predicted
 from graticule.probes.scores.bootstrap import cluster_sums, interval, resampled_by_target
+from graticule.probes.scores.in_words import count_of, with_interval
 from graticule.probes.scores.metrics import mean, r2
 from graticule.probes.scores.multiplicity import bootstrap_p, holm
 from graticule.probes.scores.ties import difference
@@ -64,17 +65,21 @@ class Comparison(SavedResult):
     def summary(self) -> str:
         """Which is better and by how much."""
         low, high = self.ci95
+        why = count_of(self.rows, "test row")
+        told = f"{self.difference:+.3f}, 95% interval {low:+.3f} to {high:+.3f}, p {self.p:.3g}"
+        if np.isnan([self.difference, low, high]).any():
+            told = with_interval(self.difference, self.ci95, why)
         lines = [
-            f"{self.words}: R² {self.difference:+.3f}, 95% interval {low:+.3f} to {high:+.3f}, "
-            f"p {self.p:.3g}",
+            f"{self.words}: R² {told}",
             f"{self.a}: {self.score_a:.3f}; {self.b}: {self.score_b:.3f}",
             f"{self.rows} test rows in {self.clusters} clusters",
         ]
         if len(self.by_target) > 1:
-            for row in self.by_target.head(6).itertuples():
+            rows: Any = self.by_target.head(6).itertuples()
+            for row in rows:
                 lines.append(
-                    f"{row.target}: {row.difference:+.3f} [{row.low:+.3f}, {row.high:+.3f}], p {row.p:.3g} "
-                    f"({row.p_holm:.3g} adjusted)"
+                    f"{row.target}: {with_interval(row.difference, (row.low, row.high), why)}"
+                    + ("" if row.p != row.p else f", p {row.p:.3g} ({row.p_holm:.3g} adjusted)")
                 )
         return "\n".join(lines)
 

@@ -15,6 +15,7 @@ from graticule.hooks.streams.norms import MAX_NORM
 from graticule.probes.estimators.ridge_rows import chunk_rows_for, chunks
 from graticule.probes.layers import PointFit, PointRows, Problem, chosen
 from graticule.probes.scores.bootstrap import effective_clusters
+from graticule.probes.scores.metrics import mean_r2
 from graticule.probes.scores.verdict import NO_BETTER, NOT_DECIDED, STRUCTURE, Predictions, Verdict
 from graticule.probes.surface.baselines import Baselines
 from graticule.probes.surface.fitted import served_by
@@ -23,6 +24,7 @@ WIDE_COLUMN = 1e4
 """A column that varies so many times as much as the median one hides the others from every strength tried."""
 STILL = 1e-2
 """Predictions that vary by less than this share of the target's standard deviation are a constant."""
+AT_MEAN = "the probe's best fit is the training mean"
 _SAMPLE = 512
 
 
@@ -127,11 +129,11 @@ def _of_probe(
             "sweep(…, alphas=…)"
         )
     if best.validation <= 0 or still(best.predictions, problem):
-        least = _least_seen(problem, len(best.fit.coef))
+        least = least_seen(problem, len(best.fit.coef))
         if found.any:
             why.append(f"outliers at {best.point} leave the probe nothing but the training mean")
         elif least >= judged.min_gain:
-            why.append("the probe's best fit is the training mean")
+            why.append(AT_MEAN)
         cause = "" if found.any else f"; these rows would show a part of about {least:.2g}"
         said.append(
             "out of fold the probe's best fit is no better than the training mean, so that the interval of "
@@ -172,7 +174,26 @@ def still(predictions: Predictions, problem: Problem) -> bool:
     return bool((predictions.test.std(axis=0) < STILL * unit).all())
 
 
-def _least_seen(problem: Problem, width: int) -> float:
+def undecided_at_mean(judged: Verdict, predictions: Predictions, problem: Problem, width: int) -> Verdict:
+    """The verdict, not decided where a predictor of few rows is the training mean and so adds nothing.
+
+    Args:
+        judged: The verdict by gain and interval.
+        predictions: What was judged.
+        problem: Its rows.
+        width: Columns that the predictor could choose from.
+
+    Returns:
+        The same verdict, or one that is not decided.
+    """
+    if judged.words != NO_BETTER or least_seen(problem, width) < judged.min_gain:
+        return judged
+    if mean_r2(problem.y[problem.train], predictions.out_of_fold) > 0 and not still(predictions, problem):
+        return judged
+    return replace(judged, words=f"{NOT_DECIDED}: {AT_MEAN}")
+
+
+def least_seen(problem: Problem, width: int) -> float:
     """About the smallest share of the variance, spread over all directions, that leave-one-out would see.
 
     Among n rows and k directions the squared correlations with pure luck add up to k / n, give or take

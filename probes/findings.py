@@ -37,12 +37,14 @@ from graticule.hooks.locks import only_here
 from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.names import inside, inside_file, user_path
 from graticule.hooks.points import layer_of
+from graticule.hooks.question import check_same_question
 from graticule.hooks.replacing import replacing_entries
 from graticule.hooks.result import Part, Result
 from graticule.hooks.rows import Rows
 from graticule.probes.estimators.ridge import RidgeProbe
-from graticule.probes.findings_words import detection, part_of_table, reading
+from graticule.probes.findings_words import detection, part_of_table, reading, test_rows
 from graticule.probes.material import Material, Predicted
+from graticule.probes.scores.in_words import signed, with_interval
 from graticule.probes.scores.settings import JudgeSettings
 from graticule.probes.scores.verdict import Predictions, Verdict
 from graticule.probes.surface.baselines import Baselines
@@ -57,6 +59,7 @@ _log = logging.getLogger(__name__)
 KIND = "findings"
 ON_TRUST = "baselines_on_trust"
 """In the provenance where the activations say of no model, and baselines of a model stand against them."""
+_SAME_SCORE = 1e-3
 _RIVALS = "rivals.safetensors"
 _PARTS = ("out_of_fold", "test")
 FINDINGS = FolderKind(
@@ -242,13 +245,13 @@ class Findings(Result):
             *reading(self),
             f"at {where} ({self.chosen_point}), chosen on training rows; {self.split_note}",
         ]
+        why = test_rows(self)
         for name, check in self.checks.items():
-            lines.append(
-                f"check, {name}: {check.words} (gain {check.gain:+.3f} "
-                f"[{check.ci95[0]:+.3f}, {check.ci95[1]:+.3f}])"
-            )
+            gain = with_interval(check.gain, check.ci95, why)
+            lines.append(f"check, {name}: {check.words} (gain {gain})")
         if "shuffled" in self.baselines:
-            lines.append(f"check, shuffled targets: test R² {self.baselines['shuffled']['test']['r2']:+.3f}")
+            r2 = float(self.baselines["shuffled"]["test"]["r2"])
+            lines.append(f"check, shuffled targets: test R² {signed(r2, why)}")
         return "\n".join(lines)
 
     def _against_itself(self) -> list[str]:
@@ -260,7 +263,7 @@ class Findings(Result):
             "construction, since no later point was better on training rows"
             for name, rival in self.rivals.items()
             if rival.test.shape == ours.shape
-            and np.allclose(rival.test, ours, rtol=1e-6, atol=1e-6 * float(np.abs(ours).max(initial=0)))
+            and (np.abs(rival.test - ours) <= 1e-6 * np.ptp(ours, axis=0)).all()
             and np.ptp(ours) > 0
         ]
 
@@ -344,20 +347,44 @@ class Findings(Result):
             }
         )
 
-    def save(self, path: Path | str) -> None:
+    def save(self, path: Path | str, overwrite: bool = False) -> None:
         """Write `findings.json`, `predictions.parquet` and `probes/` into `path`, beside what `probe` and a
         page left there.
 
-        All of it takes the place of earlier findings at once; whatever is killed when, the earlier ones or
-        these can be loaded.
+        All of it takes the place of earlier findings of the same question at once; whatever is killed when,
+        the earlier ones or these can be loaded.
 
-        **Raises** `FileExistsError` if `path` holds anything else, or another process writes there.
+        Args:
+            path: The folder.
+            overwrite: Whether they may take the place of findings that ask something else too.
+
+        Raises:
+            FileExistsError: `path` holds anything else, or findings of another model, table, target, points
+                or inputs; or another process writes there.
         """
         path = user_path(path)
         with only_here(path, "saving findings into"):
             FINDINGS.check(path)
+            check_same_question(path, self, overwrite)
             with replacing_entries(path, KIND) as folder:
                 self._write(folder)
+
+    def differs_from(self, before: Any) -> list[str]:
+        """`name: before → now` for what two findings ask, and whether their activations hold other values."""
+        then, now = ([str(s["point"]) for s in one.layer_scores] for one in (before, self))
+        apart = super().differs_from(before)
+        if then != now:
+            apart.append(f"points: {', '.join(then)} → {', '.join(now)}")
+        if not apart and before.settings == self.settings and not self._scores_as(before):
+            apart.append("activations: other values, though nothing names them otherwise")
+        return apart
+
+    def _scores_as(self, other: Findings) -> bool:
+        """Whether the probes score alike at every point, but for another processor's rounding."""
+        ours, theirs = (
+            np.array([float(s["test"].get("r2", np.nan)) for s in one.layer_scores]) for one in (self, other)
+        )
+        return np.allclose(ours, theirs, atol=_SAME_SCORE, rtol=_SAME_SCORE, equal_nan=True)
 
     def _write(self, folder: Path) -> None:
         write_table(folder / "predictions.parquet", self.predictions)
@@ -402,7 +429,10 @@ class Findings(Result):
             model=found["model"],
             table=found["table"],
             kind=found["kind_of_target"],
-            target_names=tuple(found["target_names"]),
+            # numbers once were names of columns
+            target_names=tuple(
+                str(name) if isinstance(name, int) else name for name in found["target_names"]
+            ),
             units=tuple(found["units"]),
             classes=tuple(found["classes"]),
             block_names=tuple(found["block_names"]),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from graticule.probes.scores.in_words import count_of, signed
 from graticule.probes.scores.verdict import STRUCTURE
 
 if TYPE_CHECKING:
@@ -15,6 +16,11 @@ if TYPE_CHECKING:
 _FEW = 10
 """Whole numbers that may have been meant as classes."""
 _HERE = "with these rows, at this layer"
+
+
+def test_rows(findings: Findings) -> str:
+    """`16 test rows`."""
+    return count_of(int((findings.predictions["split"] == "test").sum()), "test row")
 
 
 def limit_words(limit: float, tried: float | None, at_most: bool = False) -> str:
@@ -52,7 +58,8 @@ def detection(findings: Findings) -> list[str]:
     limit, tried = findings.limit_of_detection, findings.largest_gain_tried
     if limit is None:
         return []
-    gain = f"gain {findings.verdict.gain:+.3f}"
+    verdict = findings.verdict
+    gain = f"gain {signed(verdict.gain, test_rows(findings))}"
     if limit != limit and findings.verdict.words.startswith(STRUCTURE):
         upto = "" if tried is None else f", up to {tried:g} of the target's variance,"
         return [

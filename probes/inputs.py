@@ -29,12 +29,19 @@ def table_of(
     target: Target,
     split: str | np.ndarray | pd.Series | None,
     cluster: str | np.ndarray | pd.Series | None,
-) -> tuple[Table, np.ndarray, str]:
-    """The table, the table row of every activation row, and how the two were paired."""
+) -> tuple[Table, Rows, np.ndarray, str]:
+    """The table, the activations, the table row of each of their rows, and how the two were paired.
+
+    Of activations that go with a table, `source` is the table row: they are numbered anew where they were
+    sorted or filtered with it.
+    """
     if isinstance(target, Table):
         if split is not None or cluster is not None:
             raise ValueError("a Table brings its own split and clusters; set them there")
-        return target, *paired_rows(activations, target)
+        source, pairing = paired_rows(activations, target)
+        if not np.array_equal(source, sources(activations.rows)):
+            activations = activations.with_sources(source, len(target))
+        return target, activations, source, pairing
     frame = activations.rows.copy()
     text = "text" if "text" in frame else None
     if not isinstance(target, str):
@@ -61,7 +68,7 @@ def table_of(
         frame["given cluster"] = link_clusters([frame["source"], forms], len(frame))
         columns["cluster"] = "given cluster"
     table = Table(frame, text=text, target=names, name=OF_ROWS, **columns)
-    return table, np.arange(len(frame)), "the target is an entry a row"
+    return table, activations, np.arange(len(frame)), "the target is an entry a row"
 
 
 def _one_a_row(role: str, given: Any, n_rows: int) -> np.ndarray:
@@ -115,14 +122,13 @@ def paired_rows(activations: Rows, table: Table) -> tuple[Int[np.ndarray, " row"
         table: Whose row i is input text i.
 
     Returns:
-        Table rows, and `alignment.COMPARED` or `alignment.BY_PLACE`.
+        Table rows, and `alignment.COMPARED` or `alignment.BY_PLACE`. They are the rows' own `source`, but
+        where rows and table were sorted or filtered alike.
 
     Raises:
         AlignmentError: They are not of the same texts, naming the first row that differs.
     """
-    rows = activations.rows
-    pairing = paired(rows, activations.provenance, table.texts, len(table), table.name)
-    return sources(rows), pairing
+    return paired(activations.rows, activations.provenance, table.texts, len(table), table.name)
 
 
 def _clusters(activations: Rows, table: Table, source: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from graticule.hooks.rows import Rows
+from graticule.probes.doubts import undecided_at_mean
 from graticule.probes.estimators.ridge_rows import as_rows
 from graticule.probes.layers import Problem
 from graticule.probes.scores.settings import JudgeSettings
@@ -99,10 +100,21 @@ class Material:
             train, fit.predict({n: p.test for n, p in self.rivals.items()}, len(self.problem.test))
         )
 
-    def judge(self, predictions: Predictions, leave_out: Sequence[str] = ()) -> Verdict:
-        """The verdict on any predictor against the very surface that the sweep's probe stands against."""
+    def judge(
+        self, predictions: Predictions, leave_out: Sequence[str] = (), *, width: int | None = None
+    ) -> Verdict:
+        """The verdict on any predictor against the very surface that the sweep's probe stands against.
+
+        Args:
+            predictions: What it says of every row.
+            leave_out: Baselines that it does not stand against.
+            width: Columns that it could choose from; by default those of the widest point swept.
+
+        Returns:
+            The verdict; not decided where the predictor is still the training mean, as the sweep's own.
+        """
         problem = self.problem
-        return verdict(
+        judged = verdict(
             problem.y[problem.train],
             problem.y[problem.test],
             predictions,
@@ -114,6 +126,8 @@ class Material:
             draws=self.draws,
             seed=self.seed,
         )[0]
+        columns = max(self.activations.widths.values()) if width is None else width
+        return undecided_at_mean(judged, predictions, problem, columns)
 
     def predicted(self, name: str, test: Float[np.ndarray, "test target"]) -> Predicted:
         """Predictions of the test rows as something to compare."""

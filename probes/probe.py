@@ -67,7 +67,8 @@ def probe(
     With `out`, activations and baselines are stores in `out/activations` and `out/baselines`, and the
     findings are saved in `out`. Called again, a step whose artefact is complete and was made from the same
     model, table and settings is not run again; a killed run goes on where it was. Findings that ask something
-    else (another table, target, prompt) are never replaced; the same ones judged by other settings are.
+    else (another table, target, prompt, or a seed that other twins are made by) are never replaced; the same
+    ones judged by other settings are.
 
     **Raises** `FileExistsError` if `out` holds something else or another process writes there, `ValueError`
     if the table has no texts, and whatever the three steps raise.
@@ -142,7 +143,7 @@ def _probe(
                      progress=settings["progress"])  # fmt: skip
     findings = replace(findings, provenance={**findings.provenance, **marked(made_from)})
     if folder is not None:
-        findings.save(folder)
+        findings.save(folder, overwrite=True)  # what lay there was compared by `findings_of`
     return findings
 
 

@@ -14,9 +14,9 @@ from jaxtyping import Shaped
 from graticule.hooks.alignment import BY_PLACE, BY_TOKENS, DIGEST, by_tokens
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.doors import ACTIVATIONS, BASELINES, FINDINGS, TARGET, door
-from graticule.hooks.limits import check
+from graticule.hooks.limits import check_several
 from graticule.hooks.rows import Rows
-from graticule.probes.doubts import doubted
+from graticule.probes.doubts import doubted, undecided_at_mean
 from graticule.probes.estimators.ridge import RidgeProbe
 from graticule.probes.findings import ON_TRUST, Findings
 from graticule.probes.inputs import OF_ROWS, Target, problem_of, table_of
@@ -28,10 +28,13 @@ from graticule.probes.scores.settings import JudgeSettings
 from graticule.probes.scores.verdict import Predictions, Verdict, verdict
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.surface.fitted import fit_baselines, fit_shuffled
-from graticule.probes.surface.pairing import check_pair
+from graticule.probes.surface.pairing import ANY_PROMPT, check_pair
 from graticule.probes.tables.table import Table
 
 _log = logging.getLogger(__name__)
+
+_OWN_COLUMNS = ("source", "text", "split", "cluster", "position", "token", "error_km")
+"""Columns of predictions, beside those of targets and blocks."""
 
 
 @door(activations=ACTIVATIONS, target=TARGET, baselines=BASELINES, surface_of=FINDINGS)
@@ -69,16 +72,16 @@ def sweep(
     **Raises** `ValueError` where rows and target do not fit together, for baselines of another table, model,
     prompt, position or layers, and for NaN, infinite or constant targets.
     """
-    check("alpha", alphas)
+    check_several("alphas", "alpha", alphas)
     judged_by = JudgeSettings(
         None if alphas is None else tuple(float(a) for a in alphas), min_gain, draws, seed
     )
-    table, source, pairing = table_of(activations, target, split, cluster)
+    table, activations, source, pairing = table_of(activations, target, split, cluster)
     if baselines is None:
         baselines = Baselines(text_digest(table), {}, table.texts is not None)
     else:
         _check_baselines(baselines, table)
-        pairing = _by_tokens(activations, baselines, table) if pairing == BY_PLACE else pairing
+        pairing = _by_tokens(activations, baselines, table, pairing)
     on_trust = check_pair(baselines, activations)
     if len(texts_read := np.unique(source)) < len(table):
         _log.warning(
@@ -87,6 +90,7 @@ def sweep(
             len(table),
             table.name,
         )
+    _check_blocks(table)
     problem = problem_of(activations, table, source)
     if len(problem.train) < 3 or len(problem.test) < 2:
         raise ValueError(
@@ -111,7 +115,9 @@ def sweep(
     checks: dict[str, Verdict] = {}
     for twin in baselines.twins:
         others = {name: p for name, p in rivals.items() if name != twin}
-        checks[f"{twin} in the probe's place"] = verdict(y_train, y_test, rivals[twin], others, **settings)[0]
+        null = verdict(y_train, y_test, rivals[twin], others, **settings)[0]
+        width = max(baselines.features[twin].widths.values())
+        checks[f"{twin} in the probe's place"] = undecided_at_mean(null, rivals[twin], problem, width)
     rows["shuffled"] = fit_shuffled(activations, best, problem, table, alphas, draws, seed)
     result = doubted(result, checks, fits, activations, problem, baselines, rivals, rows)
     return Findings(
@@ -148,15 +154,18 @@ def sweep(
     )
 
 
-def _by_tokens(activations: Rows, baselines: Baselines, table: Table) -> str:
-    """How rows are paired that say no texts: by their tokens, where a baseline read the table's texts.
+def _by_tokens(activations: Rows, baselines: Baselines, table: Table, pairing: str) -> str:
+    """How rows are paired, where a baseline read the table's texts: their tokens are compared as well.
 
     **Raises** `AlignmentError` for rows in another order than the table's.
     """
+    if baselines.provenance.get(ANY_PROMPT):  # of other tokens than rows under a prompt, by themselves
+        return pairing
     for feature in baselines.features.values():
-        if DIGEST in feature.rows and by_tokens(activations.rows, feature.rows, table.name):
+        same = DIGEST in feature.rows and by_tokens(activations.rows, feature.rows, table.name)
+        if same and pairing == BY_PLACE:
             return BY_TOKENS
-    return BY_PLACE
+    return pairing
 
 
 def _fitted_before(
@@ -190,6 +199,16 @@ def _check_baselines(baselines: Baselines, table: Table) -> None:
             "a token, say): there are none for it yet; leave baselines out, and the verdict says that they "
             "are missing"
         ) from None
+
+
+def _check_blocks(table: Table) -> None:
+    """**Raises** `ValueError` for a block whose name is one of the columns that findings have themselves."""
+    of_targets = {f"{part}_{name}" for part in ("true", "pred", "surface") for name in table.target_names}
+    if taken := [name for name in table.blocks if name in of_targets or name in _OWN_COLUMNS]:
+        raise ValueError(
+            f"sweep: block {taken[0]!r} of table {table.name!r} has the name of a column that findings have "
+            f"themselves: rename it, frame.rename(columns={{{taken[0]!r}: {'own_' + taken[0]!r}}})"
+        )
 
 
 def _check_varied(activations: Rows, problem: Problem) -> None:

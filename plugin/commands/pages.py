@@ -28,6 +28,8 @@ def report(
         raise FileNotFoundError(
             f"{folder} is no folder, so no saved result: name what 'graticule probe' or 'study' wrote"
         )
+    if (folder / "run.json").is_file() or (folder / "evaluation.json").is_file():
+        raise ValueError(f"{folder} is an SAE's folder: graticule sae report {folder}")
     if (folder / "study.json").is_file():
         from graticule.studies.result import Study
 

@@ -137,6 +137,7 @@ def _need_several(targets: int | None) -> None:
 def _calibrated(findings: Any, out: Path, targets: int | None, seed: int) -> Any:
     """The findings with the gain that would have been seen; measured once, and kept."""
     import graticule
+    from graticule.probes.applicable import NotApplicable
     from graticule.probes.calibration.result import detected
 
     if targets is None:
@@ -144,8 +145,12 @@ def _calibrated(findings: Any, out: Path, targets: int | None, seed: int) -> Any
     if targets == 0 or findings.limit_of_detection is not None:
         return findings
     o.say("measuring how small a gain would have been seen", err=True)
-    calibration = graticule.calibrate(findings, targets=targets, seed=seed, progress=True)
-    calibration.save(out / "calibration")
+    try:
+        calibration = graticule.calibrate(findings, targets=targets, seed=seed, progress=True)
+    except NotApplicable as reason:
+        o.say(f"left out: {reason}", err=True)
+        return findings
+    calibration.save(out / "calibration", overwrite=True)
     found = detected(findings, calibration)
-    found.save(out)
+    found.save(out, overwrite=True)
     return found

@@ -105,7 +105,7 @@ def evaluate(
             result = measure(loaded, one, corpus, **how, **shared)
             written = write_evaluation(result, home)
             if features:
-                examine(loaded, one, corpus, n=features, **shared).save(home / "features")
+                examine(loaded, one, corpus, n=features, **shared).save(home / "features", overwrite=True)
         o.say(f"{result.title}\n{result.summary()}\nThe figures: {written}\n")
 
 

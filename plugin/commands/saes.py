@@ -42,7 +42,11 @@ def train(
         Path | None, typer.Option(help="An activation store in place of model and corpus.")
     ] = None,
     architecture: Annotated[
-        str, typer.Option(help="bricken, topk, batchtopk, jumprelu, standard, gated or matryoshka.")
+        str,
+        typer.Option(
+            help="bricken, topk, abstopk, batchtopk, matryoshka (matryoshka_batchtopk), jumprelu, standard, "
+            "gated, matching_pursuit, or another that SAELens trains."
+        ),
     ] = "topk",
     d_sae: Annotated[
         list[int] | None,
@@ -64,7 +68,7 @@ def train(
     ] = None,
     tokens: Annotated[
         int | None,
-        typer.Option(help="Tokens to train on; of a store by default all.", show_default=False),
+        typer.Option(help="Tokens to train on: needed with --model; of a store all.", show_default=False),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Tokens a step.")] = 4096,
     lr: Annotated[
@@ -168,7 +172,9 @@ def train(
     if store is not None and corpus is not None:
         raise ValueError("--corpus is read by a model; a --store holds its activations already")
     if model is not None and (corpus is None or not hook_name or tokens is None):
-        raise ValueError("--model needs --corpus, --hook-name and --tokens")
+        given = {"--corpus": corpus, "--hook-name": hook_name, "--tokens": tokens}
+        lacking = [name for name, value in given.items() if not value and value != 0]
+        raise ValueError(f"--model needs {' and '.join(lacking)} too")
     import graticule
     from graticule import saes
     from graticule.depth import check_depth

@@ -119,7 +119,7 @@ def certify(
     with working_folder(out, CERTIFICATE, "certifying into"):
         keep_request(out, CERTIFICATE, asked)
         made = run(**asked, out=out, say=lambda line: o.say(line, err=True), progress=True)
-        made.save(out / "result")
+        made.save(out / "result", overwrite=True)
         page = made.report(out / "report.html")
     o.say(f"{made.summary()}\nThe page: {page}")
 

@@ -39,11 +39,14 @@ def words(
     """
     import graticule
     from graticule.commands.folders import WORDS
+    from graticule.hooks.identity import model_identity
     from graticule.hooks.kinds import working_folder
-    from graticule.probes.words.ambiguous import ambiguous
-    from graticule.probes.words.languages import languages
+    from graticule.hooks.question import check_beforehand
+    from graticule.probes.words.ambiguous import Ambiguous, ambiguous
+    from graticule.probes.words.languages import Languages, languages
     from graticule.probes.words.lists import pair_lists, parallel_contexts
     from graticule.probes.words.vocabulary import default_texts, final_residuals
+    from graticule.probes.words.words import Words
 
     WORDS.check(out)
     for read, path in ((pair_lists, pairs), (parallel_contexts, contexts)):
@@ -56,6 +59,8 @@ def words(
         "ambiguous": lambda: ambiguous(loaded, **shared),
     }
     with working_folder(out, WORDS, "writing into"):
+        for name, kind in {"words": Words, "languages": Languages, "ambiguous": Ambiguous}.items():
+            check_beforehand(out / name, kind, model=str(model_identity(loaded)["name"]))
         # the whitened product's covariance, made once for the three
         shared["residuals"] = final_residuals(loaded, default_texts(), "all")["ln_final"].double().numpy()
         for name, make in makers.items():

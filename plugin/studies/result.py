@@ -20,12 +20,15 @@ from graticule.hooks.artifact import (
 )
 from graticule.hooks.kinds import working_folder
 from graticule.hooks.names import inside, user_path
+from graticule.hooks.question import check_same_question
 from graticule.hooks.replacing import recover
 from graticule.hooks.result import Part, Result
 from graticule.hooks.saved import SavedResult
 from graticule.probes.adjust import holm_verdicts
 from graticule.probes.causes.causes import Causes
 from graticule.probes.findings import Findings
+from graticule.probes.findings_words import test_rows
+from graticule.probes.scores.in_words import with_interval
 from graticule.results import load_result
 from graticule.studies.steps import STEPS, STUDY
 
@@ -62,7 +65,7 @@ class Study(Result):
         """Both verdicts, the limit of detection, what the controls say, and which parts are missing."""
         verdict, *rest = self.findings.summary().splitlines()
         used, controls = self._first("causes"), self._first("controls")
-        lines = [verdict, self._line(used) if used else "used by the model: not asked"]
+        lines = [verdict, f"used by the model: {self._line(used) if used else 'not asked'}"]
         lines += [f"controls: {self._line(controls)}"] if controls else []
         lines += rest
         lines += [f"{step}: {why}" for step, why in self.failures.items()]
@@ -114,14 +117,25 @@ class Study(Result):
             write_page(list(found.values()), path.parent / "pages" / f"{step}.html", title, links=back)
         return write_page(self, path, self.title, links=pages)
 
-    def save(self, path: Path | str) -> None:
+    def save(self, path: Path | str, overwrite: bool = False) -> None:
         """Write `study.json`; the findings and every part are saved by their steps, beside it.
 
-        **Raises** `FileExistsError` if `path` holds something else, or another process writes there.
+        Args:
+            path: The folder.
+            overwrite: Whether it may take the place of a study that asks something else.
+
+        Raises:
+            FileExistsError: `path` holds something else, or a study that asks something else; or another
+                process writes there.
         """
         held = {"kind": STUDY.kind, "schema": SCHEMA, "steps": list(self.results), **self.to_json()}
         with working_folder(path, STUDY, "saving a study into") as folder:
+            check_same_question(folder, self, overwrite)
             write_json(folder / "study.json", held)
+
+    def differs_from(self, before: Any) -> list[str]:
+        """`name: before → now` for what the two studies' findings ask."""
+        return self.findings.differs_from(before.findings)
 
     @classmethod
     def load(cls, path: Path | str) -> Study:
@@ -159,7 +173,7 @@ class Study(Result):
             ("Held beyond the baselines?", verdict.words),
             (
                 "Gain over the surface",
-                f"{verdict.gain:+.4f} [{verdict.ci95[0]:+.4f}, {verdict.ci95[1]:+.4f}]",
+                with_interval(verdict.gain, verdict.ci95, test_rows(self.findings), 4),
             ),
             ("Gain that would have been seen", seen),
             ("Used by the model?", "not asked" if used is None else self._line(used)),

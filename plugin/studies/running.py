@@ -115,12 +115,12 @@ def _study(
             calibration = results["calibration"]
             assert isinstance(calibration, Calibration)
             context = replace(context, findings=detected(context.findings, calibration))
-            context.findings.save(folder / "probe")
+            context.findings.save(folder / "probe", overwrite=True)
         for result in results.values():
             tell(f"    {result.summary().splitlines()[0]}")
         tell(f"    {_took(started)}")
     made = Study(context.findings, dict(context.made), failures)
-    made.save(folder)
+    made.save(folder, overwrite=True)
     if pages:
         tell("writing the pages")
         made.report(folder / "report.html")
@@ -138,7 +138,9 @@ def chosen_steps(only: str | Sequence[str], skip: str | Sequence[str]) -> list[S
             raise TypeError(f"study: {what} is {given!r}; expected names of steps, {what}=['controls']")
     for name in (*only, *skip):
         if name not in names:
-            hint = did_you_mean(name, names) or "."
+            parts = [part.strip() for part in str(name).split(",")]
+            several = f"; did you mean {parts}?" if len(parts) > 1 and set(parts) <= set(names) else ""
+            hint = several or did_you_mean(name, names) or "."
             raise ValueError(f"no step {name!r} in a study{hint} There are: {', '.join(names)}")
     return [step for step in STEPS if (not only or step.name in only) and step.name not in skip]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from graticule.hooks.artifact import sha256
+from graticule.hooks.coders import load_sae, sae_folder
 from graticule.hooks.identity import weight_digest
-from graticule.hooks.imports import load
 from graticule.hooks.limits import check_limits
-from graticule.hooks.names import check_name, user_path
+from graticule.hooks.names import check_name
 from graticule.probes.tables.checks import need_column
 from graticule.probes.tables.table import Table
 
@@ -74,16 +74,11 @@ class Settings:
 def digest_of(sae: Any) -> str:
     """A digest of an SAE, given as an object or as the SAELens folder that holds it."""
     if isinstance(sae, str | Path):
-        files = sorted(f for f in user_path(sae).iterdir() if f.suffix in (".json", ".safetensors"))
+        files = sorted(f for f in sae_folder(sae).iterdir() if f.suffix in (".json", ".safetensors"))
         return " ".join(sha256(f)[:16] for f in files)
     return weight_digest(sae)
 
 
 def loaded(sae: Any) -> Any:
-    """An SAE as an object; a folder is read by SAELens."""
-    if not isinstance(sae, str | Path):
-        return sae
-    load("sae_lens")
-    from sae_lens import SAE
-
-    return SAE.load_from_disk(str(user_path(sae)))
+    """An SAE as an object; a folder, a run's too, is read by SAELens."""
+    return load_sae(sae).sae if isinstance(sae, str | Path) else sae

@@ -17,7 +17,7 @@ from graticule.hooks.saved import SavedResult
 from graticule.probes.applicable import NotApplicable
 from graticule.probes.beyond.given import made_of, point_of
 from graticule.probes.beyond.reliability import SCORES, class_scores, reliability, weighted_auroc
-from graticule.probes.estimators.ksparse import Select, rank_coordinates
+from graticule.probes.estimators.ksparse import Select, best_coordinates, rank_coordinates
 from graticule.probes.estimators.logistic import LogisticFit, held_out, logistic_cv
 from graticule.probes.findings import Findings
 from graticule.probes.scores.metrics import probabilities
@@ -128,7 +128,7 @@ class ClassProbes(SavedResult):
 @door(findings=FINDINGS)
 def classes(
     findings: Findings,
-    ks: int | Sequence[int] = KS,
+    ks: int | Sequence[int] | None = None,
     *,
     point: str | None = None,
     select: Select = "difference",
@@ -148,16 +148,19 @@ def classes(
     - **controls**: k coordinates at random (`repeats` draws), and everything, selection too, with training
       labels shuffled (`repeats` times; once for the dense probe, at the chosen strength).
 
-    **Raises** `ValueError` without material, for a numeric target, for k outside 1 … width, or a class that
-    no training row is of.
+    `ks` are numbers of coordinates; by default `KS`, as far as there are so many that tell rows apart.
+
+    **Raises** `ValueError` without material, for a numeric target, for a k of `ks` above the number of
+    coordinates, or a class that no training row is of; `NotApplicable` where no coordinate tells rows apart.
     """
-    material, ks = findings.material, (ks,) if isinstance(ks, int) else ks
+    material = findings.material
     if findings.kind == "numeric":
         raise NotApplicable(
             f"{findings.table} has numbers as targets; classes(...) is for yes-or-no and categories"
         )
-    if not ks or repeats < 1:
-        raise ValueError(f"ks={tuple(ks)} and repeats={repeats}: at least one of each")
+    asked = (ks,) if isinstance(ks, int) else None if ks is None else tuple(ks)
+    if asked == ():
+        raise ValueError("ks=(): at least one number of coordinates, ks=(1, 5)")
     problem, where = material.problem, point_of(findings, point)
     rows = _Rows(
         material.rows(where, problem.train),
@@ -167,7 +170,7 @@ def classes(
         problem.y[problem.test],
         problem.clusters[problem.test],
     )
-    tried = sorted(set(ks))
+    tried = _tried(rows, asked, select, folds, seed, where)
     dense = logistic_cv(rows.X, rows.y, rows.clusters, alphas, folds=folds, seed=seed, progress=progress)
     predicted = dense.predict(rows.X_test)
     ridge = probabilities(findings.at(where).predictions)
@@ -218,6 +221,29 @@ class _Rows:
         for name, (value, ends) in class_scores(self.y_test, p, self.clusters_test, draws, seed).items():
             out |= {name: value, f"{name}_low": ends[0], f"{name}_high": ends[1]}
         return out
+
+
+def _tried(
+    rows: _Rows, asked: tuple[int, ...] | None, select: Select, folds: int, seed: int, point: str
+) -> list[int]:
+    """Numbers of coordinates: those asked for, or the usual ones and, where they are too many, all there are.
+
+    A coordinate is there if it tells rows apart in every part of the training rows that is chosen on.
+    """
+    fold = group_folds(rows.clusters, folds, seed)
+    parts = [fold >= 0, *(fold != f for f in range(int(fold.max()) + 1))]
+    wanted = max(asked or KS)
+    there = min(len(best_coordinates(rows.X[part], rows.y[part], wanted, select)) for part in parts)
+    if there == 0:
+        raise NotApplicable(f"no coordinate at {point} varies over the training rows: nothing to choose from")
+    if asked is None:
+        return sorted({k for k in KS if k < there} | {min(there, KS[-1])})
+    if more := [k for k in asked if k > there]:
+        raise ValueError(
+            f"ks={max(more)}: {point} has {there} coordinates to choose from (those that vary, and "
+            f"with select='omp' add something, in every fold); write ks= of at most {there}"
+        )
+    return sorted(set(asked))
 
 
 def _on(X: np.ndarray, y: np.ndarray, other: np.ndarray, chosen: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from graticule.hooks.artifact import library_versions
 from graticule.hooks.messages import UnknownNameError
 from graticule.probes.findings import Findings
 from graticule.probes.scores.bootstrap import interval, resamples
+from graticule.probes.scores.in_words import FEW, with_interval
 
 Interval = tuple[float, float]
 """Ends of a 95% interval."""
@@ -37,8 +38,7 @@ class Difference:
     def text(self) -> str:
         """The difference and its interval."""
         digits = 3 if self.score.startswith("R") else 1
-        low, high = self.ci95
-        return f"{self.difference:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+        return with_interval(self.difference, self.ci95, FEW, digits)
 
 
 def point_of(findings: Findings, point: str | None) -> str:

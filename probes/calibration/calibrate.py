@@ -22,10 +22,13 @@ from graticule.probes.calibration.made import Made, blocks
 from graticule.probes.calibration.rates import limit_of_detection, monotone
 from graticule.probes.calibration.result import HIDDEN, Calibration, put_under, tally
 from graticule.probes.findings import Findings
+from graticule.probes.scores.in_words import count_of
 from graticule.probes.scores.metrics import r2
 
 _log = logging.getLogger(__name__)
 
+MIN_CLUSTERS = 5
+"""Clusters of test rows below which half of them are too few to resample."""
 GAINS: tuple[float, ...] = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 
 
@@ -87,7 +90,8 @@ def calibrate(
     From then on the limit stands under the findings' own verdict (`findings.summary()`; save them again to
     keep it with them).
 
-    **Raises** `ValueError` for findings without baselines, without their material, or gains not in (0, 1).
+    **Raises** `ValueError` for findings without baselines, without their material, with fewer than
+    `MIN_CLUSTERS` clusters of test rows, or gains not in (0, 1).
     """
     grid = np.unique(np.asarray(gains, np.float64))
     if not len(grid) or not ((grid > 0) & (grid < 1)).all():
@@ -97,6 +101,7 @@ def calibrate(
     material = findings.material
     if not findings.baselines.keys() - {"shuffled"}:
         raise NotApplicable("these findings have no baselines: there is no verdict to calibrate")
+    _check_enough(len(np.unique(material.problem.clusters[material.problem.test])))
     draws = material.draws if draws is None else draws
     rows = len(material.problem.y)
     quiet = not (progress if progress is not None else targets * rows > 500_000)
@@ -183,6 +188,15 @@ def _judged(
         covered_aside=held_aside(judged.sums, few, own, groups),
         covered_resampled=resampled(judged.sums, few, own, groups),
     )
+
+
+def _check_enough(clusters: int) -> None:
+    """**Raises** `NotApplicable` where intervals of half of the test rows would say nothing."""
+    if clusters < MIN_CLUSTERS:
+        raise NotApplicable(
+            f"calibrate: the test rows make {count_of(clusters, 'cluster')} of dependent rows, at least "
+            f"{MIN_CLUSTERS} are needed: give more rows, or a larger test part"
+        )
 
 
 def _provenance(

@@ -68,7 +68,7 @@ def _least_squares(factor: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Solutions of least norm from triangular factors, singular values below 1e-9 of the largest as zero."""
     if factor.shape[1] == 0:
         return np.zeros(right.shape)
-    u, s, vt = np.linalg.svd(factor)
+    u, s, vt = np.linalg.svd(factor, full_matrices=False)  # fewer rows than predictors: not square
     kept = s > 1e-9 * s[:, :1]
     turned = np.einsum("tij,ti->tj", u, right) * np.where(kept, 1 / np.where(kept, s, 1.0), 0.0)
     return np.einsum("tij,ti->tj", vt, turned)

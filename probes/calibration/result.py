@@ -15,6 +15,7 @@ from graticule.probes.calibration.rates import monotone
 from graticule.probes.findings import Findings
 from graticule.probes.findings_words import limit_words
 from graticule.probes.scores.bootstrap import wilson
+from graticule.probes.scores.in_words import FEW, signed
 from graticule.probes.scores.verdict import STRUCTURE
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class Calibration(SavedResult):
 
     def summary(self) -> str:
         """The limit of detection, then false findings and coverage."""
-        lines = [f"gain {self.gain:+.3f}; with these rows, at this layer, {self.limit_in_words}"]
+        lines = [f"gain {signed(self.gain, FEW)}; with these rows, at this layer, {self.limit_in_words}"]
         if not np.isnan(self.limit_true):
             most = "at most " if self.at_most else ""
             lines.append(

@@ -57,7 +57,8 @@ def said_by_strings(
         for _ in range(smooth):
             values -= values[:n_train].mean(axis=0)
             values = np.asarray(features @ _products(features, values[:n_train]))
-            values /= values.std(axis=0)
+            spread = values.std(axis=0)
+            values /= np.where(spread > 0, spread, 1.0)  # texts without a common n-gram say nothing
         out[part] = values.T
     return standard(out, n_train)
 

@@ -12,7 +12,9 @@ import pandas as pd
 
 from graticule.hooks.bars import bar
 from graticule.hooks.doors import FINDINGS, MODEL, door
+from graticule.hooks.names import user_path
 from graticule.hooks.protocols import HookedModel
+from graticule.hooks.question import check_beforehand
 from graticule.hooks.running.session import packed, undisturbed
 from graticule.probes.causes.ablate import PINS, ablate_neurons, neuron_tests, pin_table
 from graticule.probes.causes.edited_runs import Span
@@ -144,6 +146,9 @@ def causes(
         KeyError: as `steer`.
     """
     need_dose(dose, scales)
+    if out is not None:
+        asked = {"model": findings.model, "table": findings.table}
+        check_beforehand(user_path(out), Causes, **asked)
     experiment = Experiment(
         model, findings, outcomes, point=point, rows=rows, span=pos, seed=seed, include_bos=include_bos
     )

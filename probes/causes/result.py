@@ -73,7 +73,7 @@ class InterventionResult(SavedResult):
             if len(doses):
                 out[f"Dose-response, {name}: {outcome}"] = _dose_figure(doses, unit.removesuffix(" per sd"))
             if len(among):
-                out[f"{name[:1].upper()}{name[1:]} among its controls: {outcome}"] = _control_figure(
+                out[f"{name[:1].upper()}{name[1:]} among its controls: {outcome}"] = control_figure(
                     among, float(line["effect"]), float(line["limit"]), name, unit
                 )
         return out
@@ -161,15 +161,16 @@ def _dose_figure(doses: pd.DataFrame, unit: str) -> Figure:
     return fig
 
 
-def _control_figure(controls: np.ndarray, effect: float, limit: float, name: str, unit: str) -> Figure:
+def control_figure(controls: np.ndarray, effect: float, limit: float, name: str, unit: str) -> Figure:
     """Histogram of control effects, the probe's own marked, and the detection limit on either side."""
-    from graticule.probes.plots.drawing import Figure, Histogram, Scatter
+    from graticule.probes.plots.counted import counted_bars, edges_over
+    from graticule.probes.plots.drawing import Figure, Scatter
     from graticule.probes.plots.style import ACCENT, FAINT, SURFACE, style
 
     fig = Figure(
-        Histogram(
-            x=controls,
-            nbinsx=30,
+        counted_bars(
+            controls,
+            edges_over(controls, 30),
             marker={"color": FAINT, "line": {"color": "white", "width": 1}},
             name=f"{len(controls)} matched controls",
         )

@@ -26,6 +26,7 @@ from graticule.probes.controls.randomised import (
 )
 from graticule.probes.controls.result import Controls
 from graticule.probes.findings import Findings
+from graticule.probes.scores.in_words import count_of, signed
 
 _SHOW_PROGRESS = 2_000_000  # training rows × width from which a bar is shown
 
@@ -130,7 +131,8 @@ def _reference(inputs: ControlInputs) -> list[Line]:
         pairs[best] = y, inputs.material.rivals[best].test
     scores = inputs.scores(pairs)
     asks = {"probe": "the probe of the findings", "surface": "all baselines stacked: the verdict's surface"}
-    notes = {"surface": f"the probe adds {verdict.gain:+.3f} to it: {verdict.words}"}
+    gain = signed(verdict.gain, count_of(len(y), "test row"))
+    notes = {"surface": f"the probe adds {gain} to it: {verdict.words}"}
     lines: list[Line] = []
     for name, score in scores.items():
         question = asks.get(name, "the strongest single baseline on training rows")

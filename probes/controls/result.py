@@ -11,6 +11,7 @@ import pandas as pd
 
 from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.saved import SavedResult
+from graticule.probes.scores.in_words import count_of, plain, with_interval
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -91,18 +92,25 @@ class Controls(SavedResult):
         return "\n".join(lines)
 
     def _headline(self, rows: pd.DataFrame) -> str:
-        probe = float(self.line("probe")["score"])
+        whole = self.line("probe")
+        probe, count = float(whole["score"]), int(whole["rows"])
         controls = rows[rows["group"] == "control"]
         if controls.empty:
-            return f"no control applies: the probe's R² of {probe:.3f} stands by itself"
+            return f"no control applies: the probe's R² of {plain(probe)} stands by itself"
         nearest = controls.sort_values("difference", kind="stable").iloc[0]
+        if int(nearest["rows"]) == count:
+            reads, on = f"the probe ({probe:.3f} R²)", f"on the same {count:,} test rows"
+        else:  # what applies to some rows alone stands beside the probe on these
+            reads = f"the probe ({probe:.3f} R² on all {count:,} test rows)"
+            on = f"on {nearest['rows']:,} of these rows, where the probe reaches {nearest['probe']:.3f}"
         if (controls["difference_low"] > 0).all():
-            verdict = f"the probe ({probe:.3f} R²) is above every control"
+            verdict = f"{reads} is above every control"
         elif (controls["difference_high"] < 0).any():
-            verdict = f"a control is above the probe ({probe:.3f} R²)"
+            verdict = f"a control is above {reads}"
         else:
-            verdict = f"the probe ({probe:.3f} R²) is not clearly above every control"
-        return f"{verdict}; nearest is {nearest['control']} at {nearest['score']:.3f}: {_difference(nearest)}"
+            verdict = f"{reads} is not clearly above every control"
+        nearby = f"nearest is {nearest['control']} at {nearest['score']:.3f} {on}"
+        return f"{verdict}; {nearby}: {_difference(nearest)}"
 
     def _selectivity(self, rows: pd.DataFrame) -> list[str]:
         task = rows[(rows["group"] == "control") & rows["control"].str.startswith("control task")]
@@ -191,6 +199,11 @@ def _names(lines: pd.DataFrame) -> list[str]:
 
 
 def _difference(line: pd.Series) -> str:
+    """The probe's lead with its interval, as everywhere in a summary."""
+    low, high = float(line["difference_low"]), float(line["difference_high"])
+    rows = count_of(int(line["rows"]), "test row")
+    if np.isnan([line["difference"], low, high]).any():
+        return with_interval(float(line["difference"]), (low, high), rows)
     return f"{line['difference']:+.3f} [{_span(line, 'difference_')}]"
 
 

@@ -32,26 +32,38 @@ def rank_coordinates(
     **Raises** `ValueError` for an unknown way to select, or fewer coordinates than `count` to choose from:
     that vary, and with `omp` that are not given by those chosen before.
     """
+    varied = int((X.std(axis=0) > 0).sum())
+    if not 1 <= count <= varied:
+        raise ValueError(f"k={count}: there are {varied} coordinates that vary over the training rows")
+    order = best_coordinates(X, y, count, select)
+    if len(order) < count:
+        raise ValueError(
+            f"k={count}: {len(order)} coordinates give all others over the training rows; write k="
+            f"{len(order)} or less, or select='difference'"
+        )
+    return order
+
+
+def best_coordinates(
+    X: Float[np.ndarray, "row width"], y: Float[np.ndarray, "row column"], most: int, select: Select
+) -> Int[np.ndarray, " chosen"]:
+    """As `rank_coordinates`, as many as there are up to `most`.
+
+    **Raises** `ValueError` for an unknown way to select.
+    """
     if select not in ("difference", "omp"):
         raise ValueError(f"select={select!r}: 'difference' or 'omp'")
     spread = X.std(axis=0)
     varied = np.flatnonzero(spread > 0)
-    if not 1 <= count <= len(varied):
-        raise ValueError(f"k={count}: there are {len(varied)} coordinates that vary over the training rows")
     z = (X[:, varied] - X[:, varied].mean(axis=0)) / spread[varied]
     t = y - y.mean(axis=0)
     scale = t.std(axis=0)
     t = t[:, scale > 0] / scale[scale > 0]
     shared = z.T @ t / len(X)
     if select == "difference":
-        order = np.argsort(-np.square(shared).mean(axis=1), kind="stable")[:count]
+        order = np.argsort(-np.square(shared).mean(axis=1), kind="stable")[:most]
     else:
-        order = _pursuit(z.T @ z / len(X), shared, count)
-        if len(order) < count:
-            raise ValueError(
-                f"k={count}: {len(order)} coordinates give all others over the training rows; write k="
-                f"{len(order)} or less, or select='difference'"
-            )
+        order = _pursuit(z.T @ z / len(X), shared, min(most, len(varied)))
     return varied[order]
 
 
@@ -73,4 +85,4 @@ def _pursuit(gram: np.ndarray, shared: np.ndarray, count: int) -> np.ndarray:
         along = gram[best] / gram[best, best]
         shared = shared - np.outer(along, shared[best])
         gram = gram - np.outer(along, gram[best])
-    return np.array(taken)
+    return np.array(taken, np.int64)

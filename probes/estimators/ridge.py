@@ -64,7 +64,7 @@ class RidgeProbe:
         alphas: Shaped[np.ndarray, "..."] | Sequence[float] | None = None,
     ) -> None:
         self.hook_name = hook_name
-        self.target_names = tuple(target_names)
+        self.target_names = tuple(map(str, target_names))
         self.units = tuple(units)
         self.alphas = alphas
         self._weights: RidgeWeights | None = None

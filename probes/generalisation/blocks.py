@@ -15,9 +15,10 @@ from graticule.hooks.alignment import by_place
 from graticule.hooks.messages import UnknownNameError
 from graticule.probes.applicable import NotApplicable
 from graticule.probes.layers import Problem
+from graticule.probes.tables.checks import need_column
 from graticule.probes.tables.table import Table
 
-By: TypeAlias = "str | Shaped[np.ndarray, ' row'] | pd.Series | Sequence[Any]"
+By: TypeAlias = "str | int | Shaped[np.ndarray, ' row'] | pd.Series | Sequence[Any]"
 """A column of the table, or a label a table row."""
 
 
@@ -122,7 +123,8 @@ def find_blocks(
 
 
 def _labels(table: Table, by: By) -> tuple[str, pd.Series]:
-    if isinstance(by, str):
+    if isinstance(by, str | int | np.integer):
+        by = str(by)
         if by in table.blocks:
             return by, table.blocks[by].reset_index(drop=True)
         if by not in table.frame.columns:
@@ -132,7 +134,7 @@ def _labels(table: Table, by: By) -> tuple[str, pd.Series]:
             raise UnknownNameError(
                 f"no column {by!r} in {table.name}: {hint}it has {', '.join(dict.fromkeys(known))}"
             )
-        return by, table.frame[by].reset_index(drop=True)
+        return by, table.frame[need_column(table.frame, by, "blocks")].reset_index(drop=True)
     labels = pd.Series(by_place("by", by, "table rows") if isinstance(by, pd.Series) else list(by))
     if len(labels) != len(table):
         raise ValueError(f"{len(labels)} labels for the {len(table)} rows of {table.name}: give one a row")

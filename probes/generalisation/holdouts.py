@@ -38,6 +38,7 @@ from graticule.probes.generalisation.holdout_tables import (
     score_table,
 )
 from graticule.probes.generalisation.row_scores import score_rows
+from graticule.probes.scores.in_words import FEW, signed, with_interval
 from graticule.probes.scores.metrics import coordinate_columns
 
 if TYPE_CHECKING:
@@ -122,8 +123,8 @@ class Holdouts(SavedResult):
         if len(surface):
             s = surface.iloc[0]
             lines.append(
-                f"the baselines refitted likewise: R² {s['r2']:+.3f}; the probe adds {s['probe_adds']:+.3f} "
-                f"[{s['adds_low']:+.3f}, {s['adds_high']:+.3f}]"
+                f"the baselines refitted likewise: R² {signed(s['r2'], FEW)}; the probe adds "
+                f"{with_interval(s['probe_adds'], (s['adds_low'], s['adds_high']), FEW)}"
             )
         layer = layer_of(self.point)
         where = self.point if layer is None else f"layer {layer}"
@@ -305,7 +306,7 @@ def _need_variation(blocks: Blocks, material: Any) -> None:
 def _words(blocks: Blocks, scores: pd.DataFrame, centres: Centroids) -> str:
     """Does it know blocks that it never saw? By pooled R² against the training means."""
     line = scores[scores["measure"] == "R²"].iloc[0]
-    figure = f"R² {line['held_out']:+.3f} [{line['low']:+.3f}, {line['high']:+.3f}]"
+    figure = f"R² {with_interval(line['held_out'], (line['low'], line['high']), FEW)}"
     if line["low"] > 0:
         words = f"a {blocks.by} never seen is placed better than by the training mean"
     elif line["high"] < 0:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,6 +18,7 @@ from graticule.probes.findings import Findings
 from graticule.probes.material import Material
 from graticule.probes.scores.bootstrap import interval, resamples
 from graticule.probes.scores.geo import haversine_km
+from graticule.probes.scores.in_words import count_of, with_interval
 from graticule.probes.scores.ties import ranks
 from graticule.probes.tables.checks import need_column
 
@@ -77,8 +78,8 @@ class Popularity(SavedResult):
         ]
         for _, row in self.spearman.iterrows():
             lines.append(
-                f"Spearman of {self.column} with {_ERRORS[row['error']]}: {row['rho']:+.3f} "
-                f"[{row['low']:+.3f}, {row['high']:+.3f}]"
+                f"Spearman of {self.column} with {_ERRORS[row['error']]}: "
+                f"{with_interval(row['rho'], (row['low'], row['high']), count_of(self.rows, 'test row'))}"
             )
         place = layer_text(self.point)
         lines.append(f"at {place}; {self.rows} test rows, {self.missing} without {self.column} left out")
@@ -108,7 +109,7 @@ class Popularity(SavedResult):
 @door(findings=FINDINGS)
 def popularity(
     findings: Findings,
-    column: str,
+    column: Hashable,
     *,
     strata: int = 5,
     point: str | None = None,
@@ -144,6 +145,7 @@ def popularity(
     if point not in findings.probes:
         raise UnknownNameError(f"no probe at {point!r}: {', '.join(findings.probes)}")
     problem = material.problem
+    column = need_column(material.table.frame, column, "popularity")
     values = _values(material, column)
     present = np.isfinite(values)
     if present.sum() < 2 * strata:
@@ -181,7 +183,6 @@ def popularity(
 def _values(material: Material, column: str) -> np.ndarray:
     """The column at every test row, NaN where missing."""
     frame, problem = material.table.frame, material.problem
-    need_column(frame, column, "popularity")
     series = pd.to_numeric(frame[column], errors="coerce")
     if series.isna().all():
         raise ValueError(f"column {column!r} holds no numbers (e.g. {frame[column].iloc[0]!r})")

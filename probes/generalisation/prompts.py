@@ -22,6 +22,9 @@ from graticule.hooks.names import inside, user_path
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.rows import Rows
+from graticule.hooks.texts_said import RewrittenTexts
+from graticule.hooks.tokens import tokenize
+from graticule.probes.applicable import NotApplicable
 from graticule.probes.compare import compare
 from graticule.probes.findings import Findings
 from graticule.probes.generalisation.prompts_result import Prompts
@@ -68,7 +71,9 @@ def prompts(
         model: what reads the prompts.
         table: its texts are the entities.
         prompts: names of the table's own prompts (`prompts_of`), templates with one slot `{}` or prefixes,
-            `Prompt`s, or a mapping of names to these; by default all of the table's own.
+            `Prompt`s, or a mapping of names to these; by default those of the table's own that this
+            vocabulary can tell rows apart by (random ids need some to draw from, capitals to be known);
+            others are told.
         points: hook points, as for `graticule.probe`, and so the rest that is not named here.
         layers: as for `graticule.probe`.
         dtype: as for `graticule.probe`.
@@ -99,6 +104,14 @@ def prompts(
         raise ValueError(f"reference {reference!r} is none of the prompts: {', '.join(asked)}")
     for prompt in asked.values():  # cheap mistakes first: every prompt's texts before any long work
         prompt.texts(table.texts)
+    for name, prompt in list(asked.items()):
+        try:
+            _check_rows(model, prompt, table.texts, prepend_bos)
+        except NotApplicable as reason:
+            if prompts is not None or name == reference:
+                raise
+            _log.warning("prompt %r is left out: %s", name, reason)
+            del asked[name]
     settings: dict[str, Any] = {
         "points": points,
         "layers": layers,
@@ -114,6 +127,18 @@ def prompts(
     return _result(findings, asked, reference, draws, seed)
 
 
+def _check_rows(model: HookedModel, prompt: Prompt, texts: Sequence[str], prepend_bos: bool | None) -> None:
+    """**Raises** `NotApplicable` where there is no random id to draw, or all texts are the same tokens."""
+    inputs, template, _ = prompt.inputs(model, texts, prepend_bos)
+    if prompt.random_ids:
+        return
+    if len({row.tobytes() for row in tokenize(model, inputs, template, prepend_bos).ids}) == 1:
+        raise NotApplicable(
+            f"all {len(texts)} texts are the same tokens under prompt {prompt.name!r} ({prompt.words}): "
+            "nothing tells one row from another"
+        )
+
+
 def _findings(
     model: HookedModel,
     table: Table,
@@ -125,13 +150,12 @@ def _findings(
     """Prompt → its findings, those in the folder as they are; no other process writes into it."""
     alphas, min_gain, draws, seed = (judging[name] for name in ("alphas", "min_gain", "draws", "seed"))
     captured: dict[str, Rows] = {}
+    texts = RewrittenTexts(table.texts or ())
     for name, prompt in asked.items():
         inputs, template, pos = prompt.inputs(model, table.texts or (), settings["prepend_bos"])
         place: dict[str, Any] = {} if folder is None else {"store": inside(folder, name, "activations")}
         _log.info("capturing %d texts under prompt %r", len(table), name)
-        captured[name] = capture(
-            model, inputs, prompt=template, pos=pos, texts=table.texts, **settings, **place
-        )
+        captured[name] = capture(model, inputs, prompt=template, pos=pos, texts=texts, **settings, **place)
     linked = _linked(table, captured)
     beside = baselines(
         model,
@@ -173,7 +197,7 @@ def _findings(
         )
         findings[name] = replace(swept, provenance={**swept.provenance, **marked(request), "prompt": name})
         if folder is not None:
-            findings[name].save(inside(folder, name))
+            findings[name].save(inside(folder, name), overwrite=True)  # it was compared above
     return findings
 
 

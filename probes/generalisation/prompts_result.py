@@ -11,6 +11,7 @@ import pandas as pd
 
 from graticule.hooks.saved import SavedResult
 from graticule.probes.findings import Findings
+from graticule.probes.scores.in_words import FEW, with_interval
 from graticule.probes.scores.verdict import Verdict
 
 if TYPE_CHECKING:
@@ -67,15 +68,15 @@ class Prompts(SavedResult):
         best = order.iloc[0]
         lines = [
             f"best prompt {best['prompt']!r}: test R² {best['test_r2']:.3f}, chosen among "
-            f"{len(order)} on training rows; gain over the same surface {best['gain']:+.3f} "
-            f"[{best['low']:+.3f}, {best['high']:+.3f}], {best['verdict']}"
+            f"{len(order)} on training rows; gain over the same surface "
+            f"{with_interval(best['gain'], (best['low'], best['high']), FEW)}, {best['verdict']}"
         ]
         for _, row in order.iterrows():
+            difference = with_interval(row["difference"], (row["diff_low"], row["diff_high"]), FEW)
             against = (
                 " (the reference)"
                 if row["prompt"] == self.reference
-                else f", {row['difference']:+.3f} [{row['diff_low']:+.3f}, {row['diff_high']:+.3f}] against "
-                f"{self.reference} (p {row['p']:.3g}, Holm {row['p_holm']:.3g})"
+                else f", {difference} against {self.reference} (p {row['p']:.3g}, Holm {row['p_holm']:.3g})"
             )
             lines.append(f"{row['prompt']}: test R² {row['test_r2']:.3f}{against}")
         names = ", ".join(name.replace("_", " ") for name in self.surface)

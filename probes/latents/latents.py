@@ -141,7 +141,7 @@ class _Judged:
         self._few_columns(sae, latents)
         step()
         predictions, score = all_latents(latents, problem, alphas, folds=self.folds, seed=self.seed)
-        self._add(sae, ALL, predictions, score)
+        self._add(sae, ALL, predictions, score, width=int(latents.sae.cfg.d_sae))
         step()
         for arm, make in ((RECONSTRUCTION, latents.reconstruction), (ERROR, latents.error)):
             fit, predictions = dense_ridge(make, width, problem, alphas)
@@ -164,10 +164,17 @@ class _Judged:
         step()
 
     def _add(
-        self, sae: str, arm: str, predictions: Predictions, validation: float, k: int | None = None
+        self,
+        sae: str,
+        arm: str,
+        predictions: Predictions,
+        validation: float,
+        k: int | None = None,
+        *,
+        width: int | None = None,
     ) -> None:
-        """An arm of predictions, judged against the surface."""
-        verdict = self.material.judge(predictions)
+        """An arm of predictions, judged against the surface; `width` as `Material.judge` has it."""
+        verdict = self.material.judge(predictions, width=width)
         columns = {
             "score": verdict.score,
             "gain": verdict.gain,
@@ -198,9 +205,9 @@ class _Judged:
                 ", ".join(map(str, more)),
             )
         coordinates = select(latents.inputs(train), latents.inputs(test), y, clusters, self.ks, **folds)
-        for arm, few in ((LATENTS, selected), (COORDINATES, coordinates)):
+        for arm, few, width in ((LATENTS, selected, X.shape[1]), (COORDINATES, coordinates, None)):
             for k in self.ks:
-                self._add(sae, arm, few.predictions[k], few.validation[k], k)
+                self._add(sae, arm, few.predictions[k], few.validation[k], k, width=width)
         active = np.bincount(X.indices, minlength=X.shape[1])
         others = int((active > 0).sum()) - len(chosen)
         if others < len(chosen):

@@ -14,6 +14,7 @@ from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.result import Part, headed
 from graticule.hooks.saved import SavedResult
 from graticule.probes.material import Predicted
+from graticule.probes.scores.in_words import count_of, plain, signed, with_interval
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -157,18 +158,20 @@ class LatentFindings(SavedResult):
         fewer = f" ({largest} were asked for, and no other adds anything)" if there < largest else ""
         among = f"; chosen among {len(self.saes)} SAEs on training rows" if len(self.saes) > 1 else ""
         rest = [(name, self.arm(name)) for name in (ALL, RECONSTRUCTION, ERROR)]
+        why = count_of(len(self.y), "test row")
         lines = [
-            f"{few['words']}: {_count(there)} of {self.chosen_sae}{fewer} {_gain(few)}; "
-            f"the dense probe {_gain(dense)}",
+            f"{few['words']}: {_count(there)} of {self.chosen_sae}{fewer} {_gain(few, why)}; "
+            f"the dense probe {_gain(dense, why)}",
             f"at {sae['point']}: {int(sae['d_sae']):,} latents, {sae['l0']:.1f} active a row, "
             f"{sae['explained_variance']:.3f} of the variance reconstructed{among}",
-            "; ".join(f"{name} {_gain(arm)}, {arm['words']}" for name, arm in rest),
+            "; ".join(f"{name} {_gain(arm, why)}, {arm['words']}" for name, arm in rest),
         ]
         for k in self.ks:
             chosen, other, random = (self.arm(a, k) for a in (LATENTS, COORDINATES, RANDOM))
             lines.append(
-                f"{_count(k)}: R² {chosen['score']:.3f}, gain {chosen['gain']:+.3f}, {chosen['words']} "
-                f"(as many coordinates R² {other['score']:.3f}, random latents {random['score']:.3f})"
+                f"{_count(k)}: R² {plain(chosen['score'])}, gain {signed(chosen['gain'], why)}, "
+                f"{chosen['words']} (as many coordinates R² {plain(other['score'])}, random latents "
+                f"{plain(random['score'])})"
             )
         best = [line for target in self.target_names for line in self._best(target)]
         return "\n".join(
@@ -225,5 +228,6 @@ def _count(k: int) -> str:
     return "1 latent" if k == 1 else f"{k} latents"
 
 
-def _gain(line: Mapping[str, Any]) -> str:
-    return f"gain {line['gain']:+.3f} [{line['low']:+.3f}, {line['high']:+.3f}] (R² {line['score']:.3f})"
+def _gain(line: Mapping[str, Any], why: str) -> str:
+    gain = with_interval(line["gain"], (line["low"], line["high"]), why)
+    return f"gain {gain} (R² {plain(line['score'])})"

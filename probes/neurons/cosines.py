@@ -144,7 +144,7 @@ def _compare(
     cosine = _unit(matrix).T @ _unit(toward)
     size, targets = np.abs(null), range(toward.shape[1])
     p = [exceeded(np.sort(size[..., t], axis=None), np.abs(cosine[:, t])) for t in targets]
-    bins = [np.histogram(null[..., t], _BINS)[0] / null[..., t].size for t in targets]
+    bins = [_shares(null[..., t]) for t in targets]
     largest = size.max(axis=1).astype(np.float64)
     return _Cosines(layer, weight, direction, cosine, np.stack(p, axis=1), largest, np.stack(bins, axis=1))
 
@@ -190,8 +190,13 @@ def _histogram(by_weight: Sequence[_Cosines], names: Sequence[str]) -> pd.DataFr
             "direction": direction,
             "weight": weight,
             "cosine": (_BINS[:-1] + _BINS[1:]) / 2,
-            "neurons": np.histogram(cosine, _BINS)[0] / len(cosine),
+            "neurons": _shares(cosine),
             "null": np.mean([c.null[:, t] for c in own], axis=0),
         }
         parts.append(pd.DataFrame(part))
     return pd.concat(parts, ignore_index=True)
+
+
+def _shares(cosines: np.ndarray) -> np.ndarray:
+    """Shares of cosines a bin; one that rounding puts beyond 1 is 1."""
+    return np.histogram(np.clip(cosines, -1, 1), _BINS)[0] / cosines.size

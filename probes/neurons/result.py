@@ -188,8 +188,8 @@ class Neurons(SavedResult):
             out[f"{name}: {search.name}, the best neuron, on test rows"] = _scatter_figure(
                 rows, search, self.units[t]
             )
-            out[f"{name}: the best neuron against the best of random rotations"] = _rotation_figure(
-                rotated, search
+            out[f"{name}: the best neuron against the best of random rotations"] = rotation_figure(
+                rotated, abs(search.r_test), search.name
             )
             out[f"{name}: cosines of weights with the probe's directions"] = _cosine_figure(histogram)
         return out
@@ -244,33 +244,31 @@ def _scatter_figure(rows: pd.DataFrame, search: Search, unit: str | None) -> Fig
     return fig
 
 
-def _rotation_figure(rotated: Float[np.ndarray, " rotation"], search: Search) -> Figure:
+def rotation_figure(rotated: Float[np.ndarray, " rotation"], observed: float, neuron: str) -> Figure:
     """|r| on test rows of the best neuron of every rotated basis, and of the best real one."""
-    from graticule.probes.plots.drawing import Bar, Figure, Scatter
+    from graticule.probes.plots.counted import counted_bars
+    from graticule.probes.plots.drawing import Figure, Scatter
     from graticule.probes.plots.style import ACCENT, FAINT, INK, style
 
-    observed = abs(search.r_test)
     low, high = float(min(rotated.min(), observed)), float(max(rotated.max(), observed))
     pad = 0.05 * (high - low) or 0.01
-    counts, edges = np.histogram(rotated, 40, (low - pad, high + pad))
-    fig = Figure(
-        Bar(
-            x=(edges[:-1] + edges[1:]) / 2,
-            y=counts,
-            width=np.diff(edges),
-            marker={"color": FAINT, "line": {"color": "white", "width": 1}},
-            name="best of a random rotation",
-            hovertemplate="|r| %{x:.3f}: %{y} rotations<extra></extra>",
-        )
+    bars = counted_bars(
+        rotated,
+        np.linspace(low - pad, high + pad, 41),
+        marker={"color": FAINT, "line": {"color": "white", "width": 1}},
+        name="best of a random rotation",
+        hovertemplate="|r| %{x:.3f}: %{y} rotations<extra></extra>",
     )
+    drawn: Any = bars.y
+    top, fig = float(np.max(drawn)), Figure(bars)
     for at, line, name in (
-        (observed, {"color": ACCENT, "width": 3}, f"{search.name}, the best neuron"),
+        (observed, {"color": ACCENT, "width": 3}, f"{neuron}, the best neuron"),
         (float(np.quantile(rotated, 0.95)), {"color": INK, "width": 1, "dash": "dot"}, "95th percentile"),
     ):
         fig.add_trace(
             Scatter(
                 x=[at, at],
-                y=[0, float(counts.max())],
+                y=[0, top],
                 mode="lines",
                 line=line,
                 name=name,

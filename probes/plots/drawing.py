@@ -3,7 +3,7 @@
 from graticule.hooks.imports import as_it_was
 
 with as_it_was():
-    from plotly.graph_objects import Bar, Box, Figure, Heatmap, Histogram, Scatter
+    from plotly.graph_objects import Bar, Box, Figure, Heatmap, Scatter
     from plotly.io import to_json
     from plotly.offline import get_plotlyjs
     from plotly.subplots import make_subplots
@@ -15,7 +15,6 @@ __all__ = [
     "Box",
     "Figure",
     "Heatmap",
-    "Histogram",
     "Scatter",
     "get_plotlyjs",
     "make_subplots",

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Shaped
 
-from graticule.probes.plots.drawing import Figure, Heatmap, Histogram, Scatter
+from graticule.probes.plots.counted import counted_bars, edges_over
+from graticule.probes.plots.drawing import Figure, Heatmap, Scatter
 from graticule.probes.plots.markup import plain
 from graticule.probes.plots.style import (
     BLOCKS,
@@ -174,14 +175,13 @@ def class_score_figure(
         classes: names of the first and the second class.
     """
     fig = Figure()
-    low, high = (float(np.min(score)), float(np.max(score))) if score.size else (0.0, 1.0)
-    bins = {"start": low, "end": high + 1e-9, "size": (high - low) / 40 or 1.0}
+    edges = edges_over(score, 40)
     for name, rows, colour in ((classes[0], ~positive, FAINT), (classes[1], positive, BLOCKS[0])):
         fig.add_trace(
-            Histogram(
-                x=score[rows].astype(np.float32),
-                xbins=bins,
-                histnorm="percent",
+            counted_bars(
+                score[rows],
+                edges,
+                per=100.0,
                 marker={"color": colour, "line": {"color": "white", "width": 0.5}},
                 opacity=0.7,
                 name=f"{short(name)} ({int(rows.sum()):,} rows)",

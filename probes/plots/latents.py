@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from graticule.probes.plots.drawing import Figure, Histogram, Scatter
+from graticule.probes.plots.counted import counted_bars, edges_of_size
+from graticule.probes.plots.drawing import Figure, Scatter
 from graticule.probes.plots.markup import plain
 from graticule.probes.plots.style import (
     ACCENT,
@@ -202,15 +203,15 @@ def cosine_figure(cosines: pd.DataFrame, levels: pd.DataFrame) -> Figure:
         largest = max(largest, float(np.abs(values).max()), level)
         beyond = int((np.abs(values) > level).sum())
         notes.append(f"{beyond:,} of {len(values):,} latents lie beyond it for {kind}.")
-        histogram = Histogram(
-            x=values,
+        bars = counted_bars(
+            values,
+            edges_of_size(values, 0.01 if largest < 0.4 else 0.02),
             name=f"cosine to {kind}",
             marker={"color": colours[kind]},
             opacity=0.55,
-            xbins={"size": 0.01 if largest < 0.4 else 0.02},
             hovertemplate="cosine %{x}<br>%{y} latents<extra></extra>",
         )
-        fig.add_trace(histogram)
+        fig.add_trace(bars)
         for sign in (-1, 1):
             fig.add_vline(x=sign * level, line={"color": colours[kind], "width": 1.5, "dash": "dash"})
     style(fig, height=380, note=" ".join(notes))

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Float32
 
-from graticule.probes.plots.drawing import Bar, Figure, Heatmap, Histogram, Scatter, make_subplots
+from graticule.probes.plots.counted import counted_bars
+from graticule.probes.plots.drawing import Bar, Figure, Heatmap, Scatter, make_subplots
 from graticule.probes.plots.style import (
     ACCENT,
     BLOCKS,
@@ -153,13 +154,11 @@ def loo_figure(
     fig, cells = _panels(concepts, columns, horizontal_spacing=0.02, vertical_spacing=0.32 / rows, **shared)
     for c, (concept, cell) in enumerate(zip(concepts, cells, strict=True)):
         own = values[(projections["concept"] == concept).to_numpy()]
-        parts = (("random pairs", random[c], FAINT), ("the pairs", own[~np.isnan(own)], ACCENT))
-        for name, part, colour in parts:
-            counts = np.histogram(np.clip(part, edges[0], edges[-1]), edges)[0]
-            bars = Bar(
-                x=(edges[1:] + edges[:-1]) / 2,
-                y=counts / max(1, len(part)),
-                width=edges[1] - edges[0],
+        for name, part, colour in (("random pairs", random[c], FAINT), ("the pairs", own, ACCENT)):
+            bars = counted_bars(
+                part[~np.isnan(part)],
+                edges,
+                per=1.0,
                 hovertemplate="%{x:.1f}: %{y:.1%}<extra></extra>",
                 **_overlaid(colour, name, legend=c == 0),
             )
@@ -239,19 +238,19 @@ def matching_figure(
     n, size = len(metrics), np.abs(cosines)
     fig, cells = _panels(metrics, 1, vertical_spacing=0.3 / n, shared_xaxes=True)
     own = np.eye(size.shape[1], dtype=bool)
-    top = float(np.nanmax(size))
+    edges = np.linspace(0.0, float(np.nanmax(size)) or 1.0, 41)
     for i, (values, cell) in enumerate(zip(size, cells, strict=True)):
         other = values[~own & ~np.isnan(values)]
         parts = (("with others' words", other, FAINT), ("with its own words", np.diag(values), ACCENT))
         for name, part, colour in parts:
-            histogram = Histogram(
-                x=part,
-                xbins={"start": 0.0, "end": top + top / 40, "size": top / 40},
-                histnorm="probability",
-                hovertemplate="%{x}: %{y:.1%}<extra></extra>",
+            bars = counted_bars(
+                part[~np.isnan(part)],
+                edges,
+                per=1.0,
+                hovertemplate="%{x:.3f}: %{y:.1%}<extra></extra>",
                 **_overlaid(colour, name, legend=i == 0),
             )
-            fig.add_trace(histogram, **cell)
+            fig.add_trace(bars, **cell)
     note = f"{len(items)} pairs of contexts."
     style(fig, height=130 * n + 110, aspect=0.2 * n, extra=80, note=note)
     fig.update_layout(barmode="overlay", margin={"t": 60})

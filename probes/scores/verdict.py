@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from graticule.hooks.limits import check_limits
 from graticule.hooks.messages import TellsNames, UnknownNameError
 from graticule.probes.scores.bootstrap import cluster_sums, effective_clusters, interval, resampled_r2
+from graticule.probes.scores.in_words import plain, with_interval
 from graticule.probes.scores.metrics import mean, mean_r2, r2
 from graticule.probes.scores.ties import difference
 
@@ -18,7 +19,13 @@ STRUCTURE = "structure beyond the baselines"
 NO_BETTER = "no better than the baselines"
 NOT_DECIDED = "not decided"
 MISSING = "not decided: model baselines missing"
-NO_BETTER_THAN_MEAN = "not decided: baselines and probe together are no better than the training mean"
+NO_BETTER_THAN_MEAN = (
+    "not decided: that baselines and probe together are better than the training mean is not shown"
+)
+HARDLY_VARIES = "not decided: the target hardly varies over the test rows"
+MIN_APART = 3
+"""Clusters of test rows that must differ from the most frequent value: with fewer, one resample in twenty or
+more holds that value alone."""
 MIN_EFFECTIVE_CLUSTERS = 30
 _ROUNDING = 1e-13  # of a target in standard deviations from 0
 
@@ -106,15 +113,19 @@ class Verdict(TellsNames):
     def summary(self) -> str:
         """A few lines for a terminal."""
         low, high = self.ci95
+        few = f"{self.clusters} cluster{'' if self.clusters == 1 else 's'} of test rows"
+        gain = f"{self.gain:+.3f} R², 95% interval {low:+.3f} to {high:+.3f}"
+        if np.isnan([self.gain, low, high]).any():
+            gain = with_interval(self.gain, self.ci95, few)
+        margin = with_interval(self.margin, self.margin_ci95, few)
         against = self.strongest_baseline or "the training mean"
         surface = "stacked baselines'" if self.strongest_baseline else "training mean's (no baseline)"
         lines = [
-            f"{self.words}: gain {self.gain:+.3f} R², 95% interval {low:+.3f} to {high:+.3f}",
-            f"over the {surface} {self.surface:.3f}; structure needs a gain of {self.min_gain:g} "
+            f"{self.words}: gain {gain}",
+            f"over the {surface} {plain(self.surface)}; structure needs a gain of {self.min_gain:g} "
             "and an interval above 0",
-            f"probe alone {self.score:.3f}, {self.margin:+.3f} [{self.margin_ci95[0]:+.3f}, "
-            f"{self.margin_ci95[1]:+.3f}] against {against}",
-            f"{self.clusters} clusters of test rows (effective {self.effective_clusters:.0f})",
+            f"probe alone {plain(self.score)}, {margin} against {against}",
+            f"{few} (effective {self.effective_clusters:.0f})",
             *(f"warning: {warning}" for warning in self.warnings),
         ]
         return "\n".join(lines)
@@ -204,10 +215,11 @@ def verdict(
 
     **gain** is R²(stack of baselines and probe) − R²(stack of baselines) on test rows, both stacks fitted on
     out-of-fold training predictions. A gain over a surface that is worse than the mean counts only where the
-    whole stack beats the mean, too: else nothing is decided. **margin** is R²(probe) − R²(strongest
-    baseline). R² is the metric for every kind of target, the mean over the columns of ``y``; for categories
-    these are indicators, and R² is the Brier skill. ``model_baselines`` names the baselines that read the
-    model; if none of ``baselines`` is among them nothing is decided.
+    whole stack beats the training mean, too, in the same resamples: else nothing is decided. Nor is it where
+    fewer than ``MIN_APART`` clusters of test rows have another value than the most frequent.
+    **margin** is R²(probe) − R²(strongest baseline). R² is the metric for every kind of target, the mean over
+    the columns of ``y``; for categories these are indicators, and R² is the Brier skill. ``model_baselines``
+    names the baselines that read the model; if none of ``baselines`` is among them nothing is decided.
 
     **Raises** ValueError where shapes do not fit, a value is not finite, or a setting is out of its range.
     """
@@ -224,7 +236,8 @@ def verdict(
     strongest = max(baselines, key=lambda name: _rank(mean_r2(y_train, folds[name])), default=None)
     rival = surface if strongest is None else tests[strongest]
 
-    compared = {"surface": surface, "full": full, "probe": probe.test, "rival": rival}
+    constant = np.tile(y_train.mean(axis=0), (len(y_test), 1))
+    compared = {"surface": surface, "full": full, "probe": probe.test, "rival": rival, "mean": constant}
     sums = cluster_sums(y_test, compared, test_clusters)
     samples = resampled_r2(sums, draws, seed)
     point = {name: r2(y_test, pred) for name, pred in compared.items()}
@@ -233,8 +246,13 @@ def verdict(
     known = any(name in model_baselines for name in baselines)
     effective = effective_clusters(sums.n)
     label = words(gain, ci95, min_gain, known)
-    if label == STRUCTURE and not (mean(point["full"]) >= min_gain and interval(samples[:, 1])[0] > 0):
+    over_mean = mean(difference(point["full"], point["mean"]))
+    lower = interval(difference(samples[:, 1], samples[:, 4]))[0]
+    if label == STRUCTURE and not (over_mean >= min_gain and lower > 0):
         label = NO_BETTER_THAN_MEAN
+    rare = {name: n for name, n in _apart(y_test, test_clusters, target_names).items() if 0 < n < MIN_APART}
+    if label != MISSING and len(rare) == np.isfinite(by_target).sum() > 0:
+        label = HARDLY_VARIES
     result = Verdict(
         metric="r2",
         score=mean(point["probe"]),
@@ -250,7 +268,7 @@ def verdict(
         effective_clusters=effective,
         words=label,
         model_baselines=known,
-        warnings=_warnings(effective, by_target, samples, target_names),
+        warnings=_warnings(effective, by_target, samples, target_names, rare),
     )
     return result, surface
 
@@ -267,7 +285,11 @@ def words(gain: float, ci95: tuple[float, float], min_gain: float, model_baselin
 
 
 def _warnings(
-    effective: float, by_target: np.ndarray, samples: np.ndarray, target_names: Sequence[str]
+    effective: float,
+    by_target: np.ndarray,
+    samples: np.ndarray,
+    target_names: Sequence[str],
+    rare: Mapping[str, int],
 ) -> tuple[str, ...]:
     found: list[str] = []
     if effective < MIN_EFFECTIVE_CLUSTERS:
@@ -278,10 +300,25 @@ def _warnings(
     constant = [name for name, g in zip(target_names, by_target, strict=True) if np.isnan(g)]
     if constant:
         found.append(f"constant over the test rows, so left out of the mean: {', '.join(constant[:5])}")
+    if rare:
+        names = ", ".join(f"{name} ({count})" for name, count in list(rare.items())[:5])
+        found.append(
+            f"fewer than {MIN_APART} clusters of test rows differ from the most frequent value of {names}: "
+            "what its scores say is luck; more of them in the test part (split=) can decide"
+        )
     undefined = int(np.isnan(samples).any(axis=1).sum())
     if undefined:
         found.append(f"{undefined} of {len(samples)} resamples held one target value only and were left out")
     return tuple(found)
+
+
+def _apart(y: np.ndarray, clusters: np.ndarray, target_names: Sequence[str]) -> dict[str, int]:
+    """Target → clusters of rows with another value than its most frequent one."""
+    out: dict[str, int] = {}
+    for name, column in zip(target_names, y.T, strict=True):
+        values, counts = np.unique(column, return_counts=True)
+        out[name] = len(np.unique(clusters[column != values[counts.argmax()]]))
+    return out
 
 
 def _check(

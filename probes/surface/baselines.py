@@ -30,12 +30,13 @@ from graticule.hooks.artifact import (
 from graticule.hooks.capture import capture
 from graticule.hooks.doors import MODEL, TABLE, door
 from graticule.hooks.identity import model_identity
-from graticule.hooks.kinds import FolderKind, working_folder
+from graticule.hooks.kinds import FolderKind, ForeignFolderError, working_folder
 from graticule.hooks.memory import give_back
 from graticule.hooks.names import inside, user_path
 from graticule.hooks.points import LayerSpec, PointError, PointSpec, full_name, resolve
 from graticule.hooks.positions import Pos, plain
 from graticule.hooks.protocols import HookedModel
+from graticule.hooks.requests import differences, told
 from graticule.hooks.rows import Rows
 from graticule.hooks.running.session import lay_out
 from graticule.hooks.store import Store
@@ -81,14 +82,41 @@ class Baselines:
                 "capture them again with baselines(model, table)"
             )
 
-    def save(self, path: Path | str) -> None:
-        """Write every feature as a store in `path`."""
+    def save(self, path: Path | str, overwrite: bool = False) -> None:
+        """Write every feature as a store in `path`, in place of earlier ones of the same texts and model.
+
+        Args:
+            path: The folder.
+            overwrite: Whether they may take the place of baselines of other texts, or of another model.
+
+        Raises:
+            FileExistsError: `path` holds something else, or baselines of other texts or another model; or
+                another process writes there.
+        """
         with working_folder(path, BASELINES, "saving baselines into") as folder:
+            if not overwrite:
+                self._check_others(folder)
             for name, feature in self.features.items():
                 place = inside(folder, name)
                 if not (isinstance(feature, Store) and feature.path.resolve() == place.resolve()):
                     save_rows(feature, place, overwrite=True)
             _write_manifest(folder, self)
+
+    def _check_others(self, folder: Path) -> None:
+        """**Raises** `ForeignFolderError` where `folder` holds baselines of other texts or another model."""
+        try:
+            before = Baselines.load(folder)
+        except ArtifactError:  # none, or what cannot be read
+            return
+        old, new = (
+            {"table": {"digest": b.table_digest}, "model": b.provenance.get("model") or {}}
+            for b in (before, self)
+        )
+        if differing := differences(old, new):
+            raise ForeignFolderError(
+                f"{folder} holds baselines of something else ({told(differing)}); choose another folder, or "
+                "say overwrite=True"
+            )
 
     @classmethod
     def load(cls, path: Path | str) -> Baselines:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from difflib import get_close_matches
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -34,29 +35,31 @@ def _need_labels(values: pd.Series, column: str, role: str) -> None:
             )
 
 
-def need_column(frame: pd.DataFrame, column: Any, role: str) -> None:
-    """Refuse a column that is not there, naming the nearest, or that two columns are named as.
+def need_column(frame: pd.DataFrame, column: Any, role: str) -> str:
+    """The name of a column that is there.
 
     Args:
-        frame: The table.
-        column: The column.
-        role: What it is for: `target`.
+        frame: Rows whose columns are named by text.
+        column: The name; what text a number, a date or a tuple makes will do.
+        role: The argument: `text`.
+
+    Returns:
+        The name, as text.
 
     Raises:
-        ColumnError: There is no such column.
-        TableError: There are several, or its entries name no groups where they should.
+        ColumnError: There is none of that name; the nearest are told.
+        TableError: There are several, or it holds no labels where labels are wanted.
     """
-    names = [str(c) for c in frame.columns]
-    if column in frame.columns:
-        if names.count(str(column)) > 1:
-            raise TableError(
-                f"the table has {names.count(str(column))} columns named {str(column)!r}: rename all but one"
-            )
+    names, name = frame.columns.tolist(), str(column)
+    if name in names:
+        if names.count(name) > 1:
+            raise TableError(f"the table has {names.count(name)} columns named {name!r}: rename all but one")
         if role in ("cluster", "blocks"):
-            _need_labels(frame[column], column, role)
-        return
-    lower = {name.lower(): name for name in names}
-    near = [lower[m] for m in get_close_matches(str(column).lower(), list(lower), n=3, cutoff=0.5)]
+            _need_labels(frame[name], name, role)
+        return name
+    names = [str(one) for one in names]
+    lower = {one.lower(): one for one in names}
+    near = [lower[m] for m in get_close_matches(name.lower(), list(lower), n=3, cutoff=0.5)]
     hint = (
         f"nearest: {', '.join(map(repr, near))}" if near else f"columns: {', '.join(map(repr, names[:20]))}"
     )
@@ -64,44 +67,66 @@ def need_column(frame: pd.DataFrame, column: Any, role: str) -> None:
     raise ColumnError(f"no column {column!r} for {role}; {hint}{values}")
 
 
-def column_name(role: str, given: Any) -> None:
-    """Refuse what is no name of a column, where one is to be named.
+def column_name(role: str, given: Any, labels: Sequence[Any] = ()) -> str | None:
+    """The name of a column, where one is to be named.
 
     Args:
         role: The argument: `text`.
-        given: A name, or None; a number will do, for frames whose columns are numbered.
+        given: A name as the frame has it, the text of one, or None.
+        labels: The names that the frame has, of any type.
+
+    Returns:
+        The name as text, None for None.
 
     Raises:
         TypeError: It is a list of names, or the column itself.
     """
-    if given is None or isinstance(given, str | int):
-        return
-    name = given[0] if isinstance(given, list | tuple) and given else getattr(given, "name", None)
-    write = name if isinstance(name, str) else "COLUMN"
+    if given is None:
+        return None
+    if (name := _one_name(given, labels)) is not None:
+        return name
+    first = given[0] if isinstance(given, list | tuple) and given else getattr(given, "name", None)
+    write = first if isinstance(first, str) else "COLUMN"
     raise TypeError(f"Table: {role} is {came(given)}; expected the name of a column: {role}={write!r}")
 
 
-def column_names(role: str, given: Any) -> list[Any]:
+def column_names(role: str, given: Any, labels: Sequence[Any] = ()) -> list[str]:
     """Names of columns, where one or several are to be named.
 
     Args:
         role: The argument: `target`.
         given: A name, or several.
+        labels: The names that the frame has, of any type.
 
     Returns:
-        The names.
+        The names as text.
 
     Raises:
         TypeError: It is the columns themselves, or their values.
     """
-    if isinstance(given, str | int):
-        return [given]
-    if isinstance(given, list | tuple) and all(isinstance(one, str | int) for one in given):
-        return list(given)
-    names: list[Any] = list(getattr(given, "columns", [getattr(given, "name", None)]))
-    write = names[0] if len(names) == 1 else names
+    if (name := _one_name(given, labels)) is not None:
+        return [name]
+    several: list[Any] = list(given) if isinstance(given, list | tuple | pd.Index) else [given]
+    names = [_one_name(one, labels) for one in several]
+    if None not in names:
+        return [name for name in names if name is not None]
+    found: list[Any] = list(getattr(given, "columns", [getattr(given, "name", None)]))
+    write = found[0] if len(found) == 1 else found
     write = write if write is not None and not isinstance(write, int) else "COLUMN"
     raise TypeError(f"Table: {role} is {came(given)}; expected names of columns: {role}={write!r}")
+
+
+def _one_name(given: Any, labels: Sequence[Any]) -> str | None:
+    """The text of one column's name; None for what is none."""
+    if isinstance(given, str):
+        return given
+    if not isinstance(given, Hashable) or getattr(given, "ndim", 0):
+        return None
+    alike = [label for label in labels if isinstance(label, tuple) == isinstance(given, tuple)]
+    same = next((label for label in alike if label is not None and bool(label == given)), None)
+    if same is not None:  # 1.0, which pandas takes for 1, has the name that the column has
+        return str(same)
+    return str(given) if isinstance(given, Integral) else None
 
 
 def read_texts(values: pd.Series, column: str, bad: dict[int, str]) -> list[str]:
@@ -175,14 +200,17 @@ def check_limits(
             bad.setdefault(int(row), f"{names[column]!r} is {value:g}, outside ±{limit:g} degrees ({unit})")
 
 
-def refuse(bad: Mapping[int, str], n_rows: int) -> None:
-    """Refuse bad rows, listing the first."""
+def refuse(bad: Mapping[int, str], n_rows: int, hint: str = "") -> None:
+    """Refuse bad rows, listing the first, and what to write (`hint`)."""
     if bad:
         rows = sorted(bad)
         first = "; ".join(f"row {row}: {bad[row]}" for row in rows[:5])
+        mend = "Mend them, or pass on_bad='drop' to leave them out"
+        if len(bad) == n_rows:
+            mend = "No row would be left: name another column, or mend this one"
         raise TableError(
-            f"{len(bad)} of {n_rows} rows cannot be used: {first}{' …' if len(rows) > 5 else ''}. "
-            "Mend them, or pass on_bad='drop' to leave them out"
+            f"{len(bad)} of {n_rows} rows cannot be used: {first}{' …' if len(rows) > 5 else ''}{hint}. "
+            f"{mend}"
         )
 
 
@@ -267,7 +295,7 @@ def one_order(given: Mapping[str, Any]) -> None:
             )
 
 
-def columns_of(y: Any, target_names: Sequence[str] | None) -> dict[str, Any]:
+def columns_of(y: Any, target_names: Sequence[Any] | pd.Index | None) -> dict[str, Any]:
     """Target columns of an array [row] or [row, target]; TableError for another shape."""
     try:
         values = np.asarray(y)
@@ -277,7 +305,8 @@ def columns_of(y: Any, target_names: Sequence[str] | None) -> dict[str, Any]:
         raise TableError(f"y has shape {values.shape}: pass [row] or [row, target]")
     n_targets = 1 if values.ndim == 1 else values.shape[1]
     default = ["target"] if n_targets == 1 else [f"target_{i}" for i in range(n_targets)]
-    names = list(target_names or default)
+    given = default if target_names is None or not len(target_names) else target_names
+    names = [str(name) for name in given]
     if len(names) != n_targets or len(set(names)) != len(names):
         raise TableError(f"{n_targets} targets need as many different names, got {names}")
     columns = values.reshape(len(values), n_targets).T

@@ -6,7 +6,7 @@ import datetime
 import logging
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from difflib import get_close_matches
@@ -61,9 +61,15 @@ class Targets:
 
 
 def read_targets(
-    frame: pd.DataFrame, columns: Sequence[str], kind: Kind | None, bad: dict[int, str]
+    frame: pd.DataFrame,
+    columns: Sequence[str],
+    kind: Kind | None,
+    bad: dict[int, str],
+    words: Mapping[int, str] | None = None,
 ) -> Targets:
     """Numbers or indicator columns of the target; missing and non-finite values are noted in ``bad``.
+
+    ``words`` are what a file has written where a class was read as missing, by row.
 
     Raises:
         TableError: Text that holds numbers, dates, nested values, one class, too many for ``binary``, or
@@ -89,7 +95,7 @@ def read_targets(
     if kind != "numeric":
         if len(columns) > 1:
             raise TableError(f"kind={kind!r} takes one target column, not {len(columns)}: {list(columns)}")
-        return _indicators(frame[columns[0]], columns[0], kind, bad)
+        return _indicators(frame[columns[0]], columns[0], kind, bad, words or {})
     y = np.stack([p for p in parts if p is not None], axis=1)
     for row, column in np.argwhere(~np.isfinite(y)):
         value = y[row, column]
@@ -241,10 +247,24 @@ def _infer(values: pd.Series, numbers: np.ndarray | None, column: str) -> Kind:
     return "binary" if present.nunique() == 2 else "categorical"
 
 
-def _indicators(values: pd.Series, column: str, kind: Kind, bad: dict[int, str]) -> Targets:
+def read_as_missing(words: Iterable[str]) -> str:
+    """What to write where a file's word for a class is one for what is missing; empty where there is none."""
+    written = list(dict.fromkeys(word.strip() for word in words))
+    if not written:
+        return ""
+    return (
+        f" ({', '.join(map(repr, written[:4]))} in a file is read as missing: if it is a class, write "
+        "another word for it there, or pass pandas.read_csv(FILE, keep_default_na=False, na_values=['']))"
+    )
+
+
+def _indicators(
+    values: pd.Series, column: str, kind: Kind, bad: dict[int, str], words: Mapping[int, str]
+) -> Targets:
     missing = _missing(values).to_numpy()
-    for row in np.flatnonzero(missing):
-        bad.setdefault(int(row), f"target {column!r} is missing")
+    for row in map(int, np.flatnonzero(missing)):
+        written = f" (written {words[row]!r})" if row in words else ""
+        bad.setdefault(row, f"target {column!r} is missing{written}")
     present = values[~missing]
     if any(not pd.api.types.is_scalar(v) for v in present):
         raise TableError(_not_numbers(values, column))
@@ -254,8 +274,8 @@ def _indicators(values: pd.Series, column: str, kind: Kind, bad: dict[int, str])
         labels = sorted(set(present.tolist()), key=lambda v: (isinstance(v, str), v))
     _check_labels(labels, column)
     if len(labels) < 2:
-        raise TableError(f"target {column!r} is constant: the only value is {labels[0]!r}" if labels else
-                         f"target {column!r} has no value in any row")  # fmt: skip
+        what = f"is constant: the only value is {labels[0]!r}" if labels else "has no value in any row"
+        raise TableError(f"target {column!r} {what}{read_as_missing(words.values())}")
     if kind == "binary" and len(labels) != 2:
         raise TableError(f"kind='binary' needs two classes; {column!r} has {len(labels)}: {labels[:5]}")
     positions = {label: i for i, label in enumerate(labels)}
@@ -273,7 +293,7 @@ def _class_name(label: Any) -> str:
 
 
 def read_units(
-    units: str | Sequence[str | None] | Mapping[str, str] | None,
+    units: str | Sequence[str | None] | Mapping[Any, str] | None,
     targets: Sequence[str],
     names: Sequence[str],
     kind: str,
@@ -287,10 +307,13 @@ def read_units(
     if units is None:
         return (None,) * len(names)
     if isinstance(units, Mapping):
+        units = {str(key): unit for key, unit in units.items()}
         unknown = [key for key in units if key not in targets]
         if unknown:
             raise TableError(f"units for {unknown}, which are no targets; targets: {list(targets)}")
         given: tuple[Any, ...] = tuple(units.get(target) for target in targets)
+    elif not isinstance(units, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TableError(f"units={units!r}: expected a unit, or one for each target, units=['km', None]")
     else:
         given = (units,) if isinstance(units, str) else tuple(units)
     if len(given) != len(targets):

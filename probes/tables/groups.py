@@ -43,22 +43,37 @@ def link_clusters(labels: Sequence[pd.Series | None], n_rows: int) -> Int[np.nda
 def plain_form(text: str) -> str:
     """What texts share that differ in Unicode form, capitals, blanks or punctuation alone (NFKC, folded).
 
-    Hyphens count as blanks, and a mark between two digits stays; a text of marks alone is its own form.
+    What says something of its own stays: signs and operators (`_CONTENT`), a minus before a number, a mark
+    between two digits, the case of a text's only letter. Other hyphens count as blanks; a text of marks alone
+    is its own form.
     """
-    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    words = folded.split()
+    form = unicodedata.normalize("NFKC", text)
+    if sum(map(str.isalpha, form)) != 1:  # C is not c
+        form = unicodedata.normalize("NFKC", form.casefold())
+    words = form.split()
     if not all(word.isalnum() for word in words):
-        words = "".join(map(_plain_character, " " + folded, folded, folded[1:] + " ")).split()
-    return " ".join(words) or folded.strip()
+        seen = "".join(c for c in form if unicodedata.category(c) != "Cf")
+        padded = f" {seen}  "
+        words = "".join(_plain_character(*padded[i : i + 4]) for i in range(len(seen))).split()
+    return " ".join(words) or form.strip()
 
 
-def _plain_character(before: str, character: str, after: str) -> str:
+_CONTENT, _MINUS = "#%‰@&*/\\", "\N{MINUS SIGN}"
+
+
+def _plain_character(before: str, character: str, after: str, next_after: str) -> str:
+    """What the plain form has for a character between others."""
     kind = unicodedata.category(character)
+    prefixed = after == "." or unicodedata.category(after) == "Sc"  # .5 and $5
+    in_number = after.isdigit() or (prefixed and next_after.isdigit())
+    if (kind == "Pd" or character == _MINUS) and in_number and not before.isalnum():
+        return "-"
     if kind in ("Pd", "Pc"):
         return " "
-    if kind == "Cf" or (kind[0] == "P" and not (before.isdigit() and after.isdigit())):
-        return ""
-    return character
+    if kind[0] != "P" or character in _CONTENT or (before.isdigit() and after.isdigit()):
+        return character
+    point = character == "." and after.isdigit() and not before.isalnum() and before != "."
+    return character if point or character + after == "!=" else ""
 
 
 def across(

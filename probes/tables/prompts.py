@@ -14,6 +14,7 @@ import numpy as np
 
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.tokens import Inputs, tokenize
+from graticule.probes.applicable import NotApplicable
 
 
 @dataclass(frozen=True)
@@ -100,10 +101,10 @@ class Prompt:
 
 
 def random_ids(rows: Sequence[np.ndarray], count: int, low: int, seed: int) -> np.ndarray:
-    """`[row, count]` token ids, uniform in `[low, largest id of any row)`; ValueError if none lies there."""
+    """`[row, count]` token ids, uniform in `[low, largest id of any row)`; NotApplicable if there is none."""
     high = max(int(row.max()) for row in rows)
     if high <= low:
-        raise ValueError(
+        raise NotApplicable(
             f"random ids are drawn from {low} up to the entities' largest token id, which is {high}: "
             "nothing to draw; set random_low"
         )

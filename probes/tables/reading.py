@@ -101,8 +101,7 @@ def _need_rows(frame: pd.DataFrame, name: str) -> pd.DataFrame:
 
 def _read_file(path: Path, text: str | None, literal: Sequence[str]) -> pd.DataFrame:
     users_file(path)
-    # what the name ends with, before `.gz`: nothing inside a name is a suffix
-    suffix = Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
+    suffix = _suffix(path)
     if suffix in (".parquet", ".pq"):
         return _read_parquet(path)
     if suffix in _SEPARATORS:
@@ -110,12 +109,15 @@ def _read_file(path: Path, text: str | None, literal: Sequence[str]) -> pd.DataF
     raise TableError(f"{path.name!r} is not read: pass .csv, .tsv, .parquet or a folder of datasets")
 
 
+def _suffix(path: Path) -> str:
+    """What a name ends with, before `.gz`: nothing inside a name is a suffix."""
+    return Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
+
+
 # Text ------------------------------------------------------------------------------------------------
 def _read_separated(path: Path, separator: str, text: str | None, literal: Sequence[str]) -> pd.DataFrame:
-    how: dict[str, Any] = {"sep": separator}
     try:
-        if separator == "\t" and _has_no_quoting(path):
-            how["quoting"] = csv.QUOTE_NONE
+        how = _how(path, separator)
         columns = pd.read_csv(path, nrows=0, **how).columns
         _need_its_separator(path, separator, columns, text)
         frame = pd.read_csv(
@@ -130,7 +132,12 @@ def _read_separated(path: Path, separator: str, text: str | None, literal: Seque
         for _ in numbered_lines(path):  # which finds the line, and says what to do
             pass
         raise
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, OSError, EOFError) as error:
+    except pd.errors.EmptyDataError as error:
+        raise TableError(
+            f"{path.name} cannot be read as a table: it is empty; expected a line with names of columns, "
+            "then rows"
+        ) from error
+    except (pd.errors.ParserError, OSError, EOFError) as error:
         reason = " ".join(str(error).split()).removeprefix("Error tokenizing data. C error: ")
         raise TableError(
             f"{path.name} cannot be read as a table ({reason}): quote fields that hold the separator, double "
@@ -140,6 +147,22 @@ def _read_separated(path: Path, separator: str, text: str | None, literal: Seque
     if text is not None and text in frame:
         _say_swallowed(frame, text, separator, path)
     return frame
+
+
+def words_for_missing(path: Path, column: str, rows: Sequence[int]) -> dict[int, str]:
+    """What a CSV has written where a column was read as missing: row → word, for those that are not empty."""
+    separator = _SEPARATORS.get(_suffix(path))
+    if separator is None or path.is_dir():
+        return {}
+    how = _how(path, separator)
+    written = pd.read_csv(path, usecols=[column], dtype=str, na_filter=False, low_memory=False, **how)[column]
+    return {row: written.iloc[row] for row in rows if written.iloc[row].strip()}
+
+
+def _how(path: Path, separator: str) -> dict[str, Any]:
+    """How pandas parts a file into fields."""
+    plain = separator == "\t" and _has_no_quoting(path)
+    return {"sep": separator, **({"quoting": csv.QUOTE_NONE} if plain else {})}
 
 
 def _need_its_separator(path: Path, separator: str, columns: pd.Index, text: str | None) -> None:

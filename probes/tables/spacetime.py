@@ -339,7 +339,7 @@ def block_oracle(table: Table, block: str) -> dict[str, float]:
         ValueError: As `block_oracle_predictions` does.
     """
     if block not in table.blocks:
-        need_column(table.frame, block, "block")
+        block = need_column(table.frame, block, "block")
     labels = table.blocks[block] if block in table.blocks else table.frame[block]
     predicted = block_oracle_predictions(table.y, labels, table.is_test)
     scores = r2(table.y[table.is_test], predicted)

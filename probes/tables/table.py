@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,10 +12,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 
-from graticule.hooks.alignment import by_place
+from graticule.hooks.alignment import by_place, named_by_text
 from graticule.hooks.doors import DATA, door
 from graticule.hooks.limits import check
 from graticule.hooks.messages import TellsNames, half_character, visible
+from graticule.hooks.names import user_path
 from graticule.hooks.values import unmasked
 from graticule.probes.scores.metrics import coordinate_columns
 from graticule.probes.tables.checks import (
@@ -36,6 +37,7 @@ from graticule.probes.tables.columns import (
     Kind,
     TableError,
     check_unit,
+    read_as_missing,
     read_split,
     read_targets,
     read_units,
@@ -49,7 +51,7 @@ from graticule.probes.tables.groups import (
     link_clusters,
     plain_form,
 )
-from graticule.probes.tables.reading import packaged_settings, read_frame
+from graticule.probes.tables.reading import packaged_settings, read_frame, words_for_missing
 
 logger = logging.getLogger(__name__)
 
@@ -103,12 +105,12 @@ class Table(TellsNames):
     def __init__(
         self,
         data: pd.DataFrame | str | Path,
-        text: str | None = None,
-        target: str | Sequence[str] = (),
-        units: str | Sequence[str | None] | Mapping[str, str] | None = None,
-        split: str | None = None,
-        cluster: str | None = None,
-        blocks: str | Sequence[str] = (),
+        text: Hashable | None = None,
+        target: Hashable | Sequence[Hashable] | pd.Index = (),
+        units: str | Sequence[str | None] | Mapping[Any, str] | None = None,
+        split: Hashable | None = None,
+        cluster: Hashable | None = None,
+        blocks: Hashable | Sequence[Hashable] | pd.Index = (),
         name: str | None = None,
         on_bad: Literal["raise", "drop"] = "raise",
         test_size: float = 0.2,
@@ -118,7 +120,8 @@ class Table(TellsNames):
         """Read and check a table.
 
         Args:
-            data: A DataFrame, a CSV or Parquet file, or a folder saved by ``datasets``.
+            data: A DataFrame, a CSV or Parquet file, or a folder saved by ``datasets``. Columns are named as
+                they are there; from here on their names are text, ``'1'`` for a column ``1``.
             text: The column that the model reads.
             target: What is to be read out.
             units: One for each target, or by target.
@@ -138,20 +141,22 @@ class Table(TellsNames):
                 rows, or a part of the split is empty (a ValueError).
             FileNotFoundError: There is no such file.
         """
-        for role, column in (("text", text), ("split", split), ("cluster", cluster)):
-            column_name(role, column)
-        targets, levels = column_names("target", target), column_names("blocks", blocks)
+        labels = data.columns.tolist() if isinstance(data, pd.DataFrame) else ()
+        text = column_name("text", text, labels)
+        split, cluster = column_name("split", split, labels), column_name("cluster", cluster, labels)
+        targets, levels = column_names("target", target, labels), column_names("blocks", blocks, labels)
         if on_bad not in ("raise", "drop"):
             raise TableError(f"on_bad is {on_bad!r}: pass 'raise' or 'drop'")
         if kind not in (None, "numeric", "binary", "categorical"):
             raise TableError(f"kind is {kind!r}: pass 'numeric', 'binary', 'categorical' or None")
         literal = [c for c in (text, cluster, split, *levels) if c is not None]
         frame, default_name, shipped = read_frame(data, text=text, literal=literal)
-        split = split or shipped
+        split = shipped if split is None else split
         roles = [(c, "target") for c in targets] + [(c, "blocks") for c in levels]
         roles += [
             (c, r) for c, r in ((text, "text"), (split, "split"), (cluster, "cluster")) if c is not None
         ]
+        frame = named_by_text(frame)
         for column, role in roles:
             need_column(frame, column, role)
 
@@ -164,12 +169,17 @@ class Table(TellsNames):
                 say_alike(f"{role} {column!r}: labels", frame[column].dropna().unique().tolist())
         bad: dict[int, str] = {}
         texts = None if text is None else read_texts(frame[text], text, bad)
-        read = read_targets(frame, targets, kind, bad)
+        words: dict[int, str] = {}
+        if len(targets) == 1 and not isinstance(data, pd.DataFrame):  # NA may be a class, and is read as none
+            missing = np.flatnonzero(frame[targets[0]].isna()).tolist()
+            words = words_for_missing(user_path(data), targets[0], missing) if missing else {}
+        read = read_targets(frame, targets, kind, bad, words)
+        hint = "" if read.kind == "numeric" else read_as_missing(words.values())
         unit_of = read_units(units, targets, read.names, read.kind)
         check_limits(read.y, unit_of, read.names, bad)
         is_test = None if split is None else read_split(frame[split], split, bad)
         if on_bad == "raise":
-            refuse(bad, len(frame))
+            refuse(bad, len(frame), hint)
         usable = np.array([row for row in range(len(frame)) if row not in bad], dtype=np.int64)
         if read.kind != "numeric" and bad:  # a class may have lost all its rows
             read = read_targets(frame.iloc[usable], targets, read.kind, {})
@@ -222,7 +232,7 @@ class Table(TellsNames):
             need_variation(self.y[part], self.target_names, self.kind, f" in the {where} rows")
         if len(self.dropped):
             logger.warning(
-                "%s: %d rows dropped; first: %s", self.name, len(self.dropped), self.dropped.reason[0]
+                "%s: %d rows dropped; first: %s%s", self.name, len(self.dropped), self.dropped.reason[0], hint
             )
 
     @classmethod
@@ -243,8 +253,8 @@ class Table(TellsNames):
         is_test: Any = None,
         clusters: Any = None,
         *,
-        target_names: Sequence[str] | None = None,
-        blocks: Mapping[str, Sequence[Any]] | None = None,
+        target_names: Sequence[Hashable] | pd.Index | None = None,
+        blocks: Mapping[Any, Sequence[Any]] | None = None,
         name: str = "arrays",
         **settings: Any,
     ) -> Table:
@@ -255,7 +265,9 @@ class Table(TellsNames):
         Raises:
             TableError: Lengths differ, besides what the constructor raises.
         """
-        given = {"y": y, "texts": texts, "is_test": is_test, "clusters": clusters, **(blocks or {})}
+        blocks = {str(key): values for key, values in (blocks or {}).items()}
+        given = {"y": y, "texts": texts, "is_test": is_test, "clusters": clusters}
+        given |= {key: values for key, values in blocks.items() if key not in given}
         for what, values in given.items():
             unmasked(what, values)
         for row, value in enumerate([] if texts is None else texts):
@@ -264,18 +276,22 @@ class Table(TellsNames):
         one_order(given)
         columns = columns_of(y, target_names)
         names = list(columns)
+        levels = {key: list(values) for key, values in blocks.items()}
+        if both := [key for key in levels if key in columns]:
+            raise TableError(f"blocks {both[0]!r} has the name of a target: give one of the two another")
+        columns |= levels
         roles: dict[str, str | None] = {"text": None, "split": None, "cluster": None}
         for role, values in (("text", texts), ("split", is_test), ("cluster", clusters)):
             if values is not None:
-                roles[role] = role if role not in names else f"{role}_"
-                columns[str(roles[role])] = list(values)
-        for key, values in (blocks or {}).items():
-            columns[key] = list(values)
+                column = role
+                while column in columns:
+                    column += "_"
+                roles[role], columns[column] = column, list(values)
         lengths = {key: len(values) for key, values in columns.items()}
         if len(set(lengths.values())) > 1:
             raise TableError(f"all arrays need one entry a row, but their lengths are {lengths}")
         frame = pd.DataFrame({key: pd.Series(values) for key, values in columns.items()})
-        return cls(frame, target=names, blocks=list(blocks or {}), name=name, **roles, **settings)
+        return cls(frame, target=names, blocks=list(levels), name=name, **roles, **settings)
 
     # --- derived tables
 
@@ -313,7 +329,7 @@ class Table(TellsNames):
     def with_target(
         self,
         y: Float[np.ndarray, "row target"] | Float[np.ndarray, " row"],
-        target_names: Sequence[str] | None = None,
+        target_names: Sequence[Hashable] | pd.Index | None = None,
         units: Sequence[str | None] | None = None,
     ) -> Table:
         """The same rows and split with other targets.
@@ -333,7 +349,8 @@ class Table(TellsNames):
             )
         if target_names is None and values.shape == self.y.shape:
             return self._derive(y=values)
-        names = tuple(target_names or (f"target_{i}" for i in range(values.shape[1])))
+        given = () if target_names is None else target_names
+        names = tuple(map(str, given)) or tuple(f"target_{i}" for i in range(values.shape[1]))
         unit_of = tuple(units or (None,) * len(names))
         if not len(names) == len(unit_of) == values.shape[1]:
             raise TableError(f"{values.shape[1]} targets, but {len(names)} names and {len(unit_of)} units")

@@ -2,9 +2,11 @@
 
 import os
 
+import numpy as np
 import pytest
 
-from graticule.hooks.names import BadNameError, check_name, inside, inside_file
+from graticule import Activations, Findings, Store, Table, sweep
+from graticule.hooks.names import BadNameError, check_name, inside, inside_file, user_path
 
 HOSTILE = [
     "",
@@ -55,6 +57,37 @@ def test_an_ordinary_name_is_one_part_of_a_path(name, tmp_path):
     path.parent.mkdir()
     path.write_text("x")
     assert [p.name for p in (tmp_path / "fine").iterdir()] == [name]
+
+
+@pytest.mark.parametrize("path", ["x" * 300, "a/" + "é" * 128, "fine/" * 1000, "a\ud800b"], ids=range(4))
+def test_a_path_that_file_systems_do_not_take_is_refused_in_one_line(path, tmp_path, monkeypatch):
+    """By what writes and by what reads; before, it was the system's own error, with all of the name."""
+    monkeypatch.chdir(tmp_path)
+    values = np.random.default_rng(0).normal(size=(40, 3))
+    acts = Activations.from_tensors({"blocks.0.hook_resid_post": values})
+    findings = sweep(acts, values[:, 0], draws=10)
+    probe = findings.probes[findings.chosen_point]
+    doors = (findings.save, findings.report, acts.save, probe.save, Findings.load, Store, user_path,
+             lambda place: Table(place, "a", "b"))  # fmt: skip
+    for door in doors:
+        with pytest.raises(BadNameError, match=r"expected at most (255|4095)|half a character") as told:
+            door(path)
+        assert len(str(told.value)) < 200 and str(told.value).isprintable()
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_as_long_as_file_systems_take_them_are_written(tmp_path):
+    """The hidden folder that they are made in has room for its own ending."""
+    values = np.random.default_rng(0).normal(size=(40, 3))
+    acts = Activations.from_tensors({"blocks.0.hook_resid_post": values})
+    findings = sweep(acts, values[:, 0], draws=10)
+    for name in ("s" * 255, "é" * 127):
+        findings.save(tmp_path / name)
+        assert Findings.load(tmp_path / name).target_names == findings.target_names
+        acts.save(tmp_path / f"a{name[1:]}")
+        assert Store(tmp_path / f"a{name[1:]}").n_rows == 40
+        assert findings.report(tmp_path / f"{name[5:]}.html").is_file()
+    assert len(list(tmp_path.iterdir())) == 6
 
 
 def test_a_file_named_by_a_manifest_stays_inside(tmp_path):

@@ -14,8 +14,10 @@ import pandas as pd
 import pytest
 import torch
 
-from graticule import Activations, Store, capture
+from graticule import Activations, Store, Table, capture, sweep
+from graticule.hooks.alignment import COMPARED, AlignmentError
 from graticule.hooks.artifact import ArtifactError
+from graticule.probes.sweep import paired_rows
 
 SCRIPT = """
 import sys, torch, numpy as np
@@ -292,6 +294,86 @@ def test_other_labels_are_refused_and_not_taken_for_the_old_ones(
     for other in (labels.astype(str), labels.rename(columns={"label": "x"}), labels.astype("float64")):
         with pytest.raises(ArtifactError, match="row"):
             capture(tiny, names, store=tmp_path / "stopped", rows=other)
+
+
+# Of which texts --------------------------------------------------------------------------------------
+def _stopped(monkeypatch, call) -> None:
+    """The call, which meets a full disk at its third shard."""
+    from graticule.hooks import store_writer
+
+    original, calls = store_writer.write_table, []
+
+    def full(path, table):
+        calls.append(path)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        original(path, table)
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(store_writer, "write_table", full)
+        call()
+
+
+def _ids(model, texts: list[str]) -> list[list[int]]:
+    return [model.to_tokens(text)[0].tolist() for text in texts]
+
+
+def test_a_finished_store_is_of_the_texts_it_was_captured_with(tiny, names, tmp_path, caplog):
+    """Other texts are refused; rows that say none are taken to be of those given, and that is said."""
+    texts = [f"{name} {i}" for i, name in enumerate(names)]
+    table, ids = Table.from_arrays(np.arange(60.0), texts), _ids(tiny, names)
+    turned = [*texts[1:], texts[0]]
+    said = capture(tiny, ids, store=tmp_path / "said", texts=turned)
+    assert capture(tiny, ids, store=said.path, texts=turned).rows.equals(said.rows)
+    assert capture(tiny, ids, store=said.path).rows.equals(said.rows)
+    for others in (texts, [*turned[:-1], "x"], names):
+        inputs = {"inputs": names} if others is names else {"inputs": ids, "texts": others}
+        with pytest.raises(
+            ArtifactError, match=r"row \d+ is of another one than .*choose another place"
+        ) as e:
+            capture(tiny, store=said.path, **inputs)
+        assert "\n" not in str(e.value)
+    assert paired_rows(capture(tiny, ids, store=tmp_path / "right", texts=texts), table)[1] == COMPARED
+    assert "do not say" not in caplog.text
+
+    unsaid = capture(tiny, ids, store=tmp_path / "unsaid")
+    before = contents(unsaid.path)
+    again = capture(tiny, ids, store=unsaid.path, texts=texts)
+    assert "do not say which texts they are of" in caplog.text
+    assert paired_rows(again, table)[1] == COMPARED and contents(unsaid.path) == before
+    with pytest.raises(AlignmentError, match="another order"):
+        sweep(capture(tiny, ids, store=unsaid.path, texts=turned), table)
+    assert (
+        paired_rows(capture(tiny, names, store=unsaid.path), Table.from_arrays(np.arange(60.0), names))[1]
+        == COMPARED
+    )
+    with pytest.raises(AlignmentError, match=r"input 0 has the tokens of entry \d+ of"):
+        capture(tiny, ids, store=unsaid.path, texts=[*names[1:], names[0]])
+
+
+def test_a_store_that_was_stopped_goes_on_with_the_same_texts(
+    tiny, names, tmp_path, small_shards, monkeypatch
+):
+    texts = [f"{name} {i}" for i, name in enumerate(names)]
+    ids, turned = _ids(tiny, names), [*texts[1:], texts[0]]
+    calm = capture(tiny, ids, store=tmp_path / "calm", texts=texts)
+    _stopped(monkeypatch, lambda: capture(tiny, ids, store=tmp_path / "said", texts=texts))
+    with pytest.raises(ArtifactError, match="was captured with other texts"):
+        capture(tiny, ids, store=tmp_path / "said", texts=turned)
+    with pytest.raises(ArtifactError, match="give texts= as before"):
+        capture(tiny, ids, store=tmp_path / "said")
+    capture(tiny, ids, store=tmp_path / "said", texts=texts)
+    assert contents(tmp_path / "said") == contents(calm.path)
+    damage(calm.path / "rows" / "00001.parquet")
+    with pytest.raises(ArtifactError, match="damaged"):
+        Store(calm.path).verify()
+    assert capture(tiny, ids, store=calm.path, texts=texts).rows.equals(Store(tmp_path / "said").rows)
+
+    plain = capture(tiny, ids, store=tmp_path / "plain")
+    _stopped(monkeypatch, lambda: capture(tiny, ids, store=tmp_path / "unsaid"))
+    of_texts = capture(tiny, ids, store=tmp_path / "unsaid", texts=texts)
+    assert contents(tmp_path / "unsaid") == contents(plain.path)
+    assert of_texts.rows.equals(plain.with_texts(texts).rows)
 
 
 # Manifests that lie ----------------------------------------------------------------------------------

@@ -148,6 +148,14 @@ _PROBE = ["probe", "--model", "no-such-model", "--table", "world_cities", "--out
         (["capture", "--model", "m", "--out", "o"], "--table"),
         (["capture", "--model", "m", "--texts", "nowhere.txt", "--out", "o"], "nowhere.txt"),
         (["capture", "--model", "m", "--table", "{csv}", "--text-column", "x", "--out", "o"], "'x'"),
+        (
+            ["capture", "--model", "m", "--texts", "{csv}", "--out", "o"],
+            "things.csv --text-column COLUMN",
+        ),
+        (["capture", "--model", "m", "--texts", "some.TSV.gz", "--out", "o"], "--table some.TSV.gz"),
+        (["capture", "--model", "m", "--texts", "some.parquet", "--out", "o"], "--table some.parquet"),
+        (["capture", "--model", "m", "--texts", "some.json", "--out", "o"], "one text a line; .json holds"),
+        (["capture", "--model", "m", "--texts", "some.jsonl", "--out", "o"], "one text a line; .jsonl holds"),
         (["tables", "nations"], "nations"),
         (["tables", "world_cities", "--out", "cities.xls"], "cities.xls"),
         (["report", "nowhere"], "saved result"),
@@ -265,6 +273,27 @@ def test_table_options_reach_the_table(csv: Path) -> None:
     assert table.clusters.max() + 1 == table.frame["value"].nunique() == 140
     with pytest.raises(ValueError, match="'raise' or 'drop'"):
         arguments.read_table(str(csv), "name", ["value"], on_bad="ignore")
+
+
+def test_a_name_that_holds_the_separator_is_a_name(csv: Path, tmp_path: Path) -> None:
+    """A column `a:b`, and an SAE's folder `k=32`, are there as they stand."""
+    frame = pd.read_csv(csv).assign(**{"a:b": range(240), "a": range(1, 241), "a:b:c": range(2, 242)})
+    frame.to_csv(csv, index=False)
+    for words, names, first, units in (
+        (["a:b"], ("a:b",), [0], (None,)),
+        (["a:b:kg"], ("a:b",), [0], ("kg",)),
+        (["a:kg"], ("a",), [1], ("kg",)),
+        (["a:b:c"], ("a:b:c",), [2], (None,)),
+        (["a:b", "a:years"], ("a:b", "a"), [0, 1], (None, "years")),
+    ):
+        table = arguments.read_table(str(csv), "name", words)
+        assert (table.target_names, table.y[0].tolist(), table.units) == (names, first, units)
+    for name in ("k=32", "plain"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "cfg.json").touch()
+    where = [str(tmp_path / name) for name in ("k=32", "plain")]
+    assert arguments.read_saes(where) == {"k_32": where[0], "plain": where[1]}
+    assert arguments.read_saes([f"mine={where[0]}"]) == {"mine": where[0]}
 
 
 def test_tables_are_listed_described_and_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -126,8 +126,38 @@ def test_stores_and_files_keep_them(captured: Activations, table: Table, tmp_pat
         assert paired_rows(acts, table)[1] == COMPARED
         with pytest.raises(AlignmentError, match="another order"):
             sweep(acts, table.take(SHUFFLED))
-        said = acts.with_texts([TEXTS[i] for i in SHUFFLED])
-        assert paired_rows(said, table.take(SHUFFLED))[1] == COMPARED
+        with pytest.raises(AlignmentError, match="row 0 is already known to be of entry 4 of the texts"):
+            acts.with_texts([TEXTS[i] for i in SHUFFLED])
+        said = acts.with_texts([f"in {text}" for text in TEXTS])  # none of them is another row's
+        assert said.rows[DIGEST].tolist() == text_digests([f"in {text}" for text in TEXTS]).tolist()
+
+
+def test_texts_do_not_turn_the_comparison_off(X: np.ndarray, table: Table, captured, load_tiny) -> None:
+    """Neither of a selection, nor of rows brought from elsewhere; the message says what does help."""
+    order = np.argsort(TEXTS)[::-1]
+    rows = shuffled(X, order).rows
+    for made in (
+        lambda: captured.select(rows=order).with_texts([TEXTS[i] for i in order]),
+        lambda: shuffled(X, order).with_texts(TEXTS),
+        lambda: Activations.from_tensors({POINT: X[order]}, rows, {"n_inputs": N}, texts=TEXTS),
+    ):
+        with pytest.raises(
+            AlignmentError, match=r"row \d+ is already known to be of entry .*leave these"
+        ) as e:
+            made()
+        assert "\n" not in str(e.value)
+    written = [f"the city of {text}" for text in TEXTS]
+    for acts, way in (
+        (shuffled(X, order), r"activations\.select\(rows\)"),
+        (Activations.from_tensors({POINT: X}, texts=written), r"activations\.with_texts\(table\.texts\)"),
+    ):
+        with pytest.raises(AlignmentError, match=way) as e:
+            sweep(acts, table)
+        assert ("with_texts" in str(e.value)) == ("with_texts" in way)
+    with pytest.raises(AlignmentError, match=r"input 0 is entry 1 of texts=, 'paris lake', not entry 0"):
+        capture(load_tiny(), [TEXTS[1], TEXTS[0], *TEXTS[2:]], layers=[0], texts=TEXTS)
+    said = capture(load_tiny(), written, layers=[0], texts=TEXTS)
+    assert paired_rows(said, table)[1] == COMPARED
 
 
 def test_token_rows_are_of_texts_that_are_said(load_tiny, table: Table) -> None:
@@ -272,6 +302,12 @@ def test_token_rows_are_compared_with_what_a_baseline_read(load_tiny) -> None:
     with pytest.raises(AlignmentError, match=r"row 5 has the tokens of row 9 of table 'w'.*row 5:") as error:
         ask([rows[i] for i in order])
     assert "\n" not in str(error.value)
+    said = pd.DataFrame({"source": range(N), DIGEST: text_digests(texts)})
+    said["token_digest"] = capture(model, [rows[i] for i in order], layers=[0]).rows["token_digest"]
+    mislabelled = Activations(dict(capture(model, rows, layers=[0])), said)
+    assert paired_rows(mislabelled, table)[1] == COMPARED
+    with pytest.raises(AlignmentError, match=r"row 5 has the tokens of row 9 of table 'w'"):
+        sweep(mislabelled, table, beside, draws=20, progress=False)
     for unknown in (ask(tokenised(model, texts, "the city of ")), ask(rows, None)):
         assert unknown.provenance["pairing"] == BY_PLACE
         assert "their order cannot be checked" in unknown.summary()
@@ -283,4 +319,70 @@ def test_the_digest_of_tokens_is_of_a_texts_own(load_tiny, tmp_path) -> None:
     of_rows = capture(model, tokenised(model, TEXTS, bos=False), layers=[0]).rows
     first = of_texts.drop_duplicates("source")["token_digest"].to_numpy()
     assert (first == of_rows["token_digest"].to_numpy()).all()
+    twice = [[model.tokenizer.bos_token_id, *row] for row in tokenised(model, TEXTS)]  # a slip
+    assert (first == capture(model, twice, layers=[0]).rows["token_digest"].to_numpy()).all()
     assert len(set(first)) == len(set(of_rows["same_tokens_as"]))
+
+
+@pytest.mark.parametrize("kind", ["hooked", "bridge"])
+def test_texts_in_another_order_than_the_tokens_are_refused_at_every_door(load_tiny, table, kind) -> None:
+    """Token rows, a recorded pass of strings or of ids, a cache: their tokens say which text each is of."""
+    model = load_tiny("llama", kind)
+    order = np.arange(N)
+    order[[5, 9]] = 9, 5
+    inputs = [TEXTS[i] for i in order]
+    ids, every = tokenised(model, inputs), model.to_tokens(inputs)
+    beside = baselines(load_tiny(), table, layers=[0], twins=0, pos=-1, progress=False)
+
+    def recorded(what, texts):
+        with record(model, layers=[0], pos=-1, texts=texts) as recording:
+            for part in what:
+                model(part)
+        return recording.activations
+
+    def read(texts):
+        return Activations.from_cache(model.run_with_cache(every)[1], points=[POINT], texts=texts)
+
+    doors = (
+        lambda texts: capture(model, ids, layers=[0], pos=-1, texts=texts),
+        lambda texts: recorded([inputs], texts),
+        lambda texts: recorded([every], texts),
+        lambda texts: recorded([every[:20], every[20:]], texts),
+        lambda texts: recorded([every, every], texts),
+        read,
+    )
+    for door in doors:
+        with pytest.raises(AlignmentError, match=r"input 5 has the tokens of entry 9 of texts=.*order") as e:
+            door(TEXTS)
+        assert "\n" not in str(e.value)
+        assert set(door([f"in {text}" for text in TEXTS]).rows["source"]) == set(range(N))
+    for door in (*doors[:3], read):  # nothing is said, and a baseline read the table's texts
+        with pytest.raises(AlignmentError, match=r"row 5 has the tokens of row 9 of table 'table'"):
+            sweep(door(None), table, beside, draws=20, progress=False)
+
+
+def test_generated_tokens_are_no_texts_of_their_own(load_tiny) -> None:
+    """Of a text that is generated on, a pass with a cache sees one token, which may be another text."""
+    model = load_tiny()
+    texts = ["paris", "rome", "oslo"]
+    with record(model, layers=[0], pos=-1, texts=texts) as recording:
+        model(texts)
+        model(["rome", "berlin", "lima"])
+    rows = recording.activations.rows
+    assert rows["source"].tolist() == [0, 1, 2] * 2
+    assert (rows["token_digest"].to_numpy()[:3] == rows["token_digest"].to_numpy()[3:]).all()
+    with pytest.raises(AlignmentError, match="input 0 has the tokens of entry 1"):
+        with record(model, layers=[0], pos=-1, texts=texts) as recording:
+            model(texts)
+            model(["rome", "paris", "oslo"])
+        _ = recording.activations
+
+
+def test_a_prompt_that_makes_one_text_another_is_no_disorder(load_tiny) -> None:
+    """With its last character dropped `oslos` is `oslo`, and `oslo` is `osl`, each in its own place."""
+    texts = ["oslos", "oslo", *TEXTS[:20]]
+    table = Table.from_arrays(np.arange(22.0), texts)
+    made = graticule.prompts(
+        load_tiny(), table, {"bare": "", "cut": Prompt("cut", drop_last=True)}, layers=[0], twins=0, draws=20
+    )
+    assert {f.provenance["pairing"] for f in made.findings.values()} == {COMPARED}

@@ -241,3 +241,21 @@ class TestClasses:
     def test_numbers_are_refused(self, findings):
         with pytest.raises(ValueError, match="numbers as targets"):
             classes(findings)
+
+    def test_a_width_below_the_largest_k(self):
+        """By default as many coordinates as tell rows apart; what is asked for by ks= is refused."""
+        rng = np.random.default_rng(0)
+        X = np.pad(rng.normal(size=(90, 7)), ((0, 0), (0, 2)))  # two that say nothing
+        X[:, 6] = X[:, 4] + X[:, 5]
+        labels = np.where(X[:, 0] + X[:, 1] > 0, "north", "south")
+        acts = Activations.from_tensors({"blocks.0.hook_resid_post": torch.from_numpy(X)})
+        narrow = sweep(acts, pd.Series(labels), split=np.arange(90) % 3 == 0, draws=50, progress=False)
+        few = {"repeats": 1, "draws": 20, "progress": False}
+        found = classes(narrow, **few)
+        assert sorted(set(found.scores["k"])) == [0, 1, 2, 5, 7]
+        assert sorted(found.coordinates["coordinate"]) == list(range(7))
+        assert set(classes(narrow, select="omp", **few).scores["k"]) == {0, 1, 2, 5, 6}
+        with pytest.raises(ValueError, match=r"ks=8: .*hook_resid_post has 7 coordinates.*at most 7"):
+            classes(narrow, (1, 8), **few)
+        with pytest.raises(ValueError, match=r"ks=7: .* 6 coordinates to choose from .*at most 6"):
+            classes(narrow, 7, select="omp", **few)

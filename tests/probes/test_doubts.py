@@ -6,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sae_lens import StandardSAE, StandardSAEConfig
 
-from graticule import Activations, Findings, Table, calibrate, controls, holdouts, sweep
+from graticule import Activations, Findings, Table, calibrate, controls, holdouts, latents, mlp, sweep
 from graticule.probes.doubts import outlying
 from graticule.probes.layers import PointRows
 from graticule.probes.scores.metrics import pearson
-from graticule.probes.scores.verdict import NO_BETTER, NOT_DECIDED, STRUCTURE, stack
+from graticule.probes.scores.verdict import NO_BETTER, NOT_DECIDED, STRUCTURE, Predictions, stack
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.sims.planted import Planted, planted
 
@@ -50,6 +51,13 @@ def test_no_unit_of_the_target_moves_the_verdict(world: Planted, plain: Findings
 
 def test_no_offset_of_the_target_moves_the_verdict(world: Planted, plain: Findings) -> None:
     assert swept(world, y=world.table.y - 1e5).verdict.gain == pytest.approx(plain.verdict.gain, abs=1e-9)
+
+
+@pytest.mark.parametrize("offset", [0, 1e6, 1e9])
+def test_no_offset_makes_predictors_alike(world: Planted, offset: float) -> None:
+    findings = swept(world, y=world.table.y + offset)
+    assert findings.verdict.words == STRUCTURE
+    assert "by construction" not in findings.summary()
 
 
 def test_what_is_left_out_of_a_stack_has_no_weight() -> None:
@@ -190,9 +198,46 @@ def test_a_fit_that_is_the_mean_decides_as_far_as_its_rows_would_have_shown() ->
         acts = Activations.from_tensors({POINT: torch.from_numpy(x)})
         table = Table.from_arrays(y, is_test=np.arange(rows) % 4 == 0)
         luck = Activations.from_tensors({"hook_embed": torch.from_numpy(rng.normal(size=(rows, 2)))})
-        others = Baselines(text_digest(table), {"mean_embedding": luck}, False)
-        found = sweep(acts, table, others, draws=50, progress=False).verdict
-        assert found.words == said, found
+        twin = Activations.from_tensors({POINT: torch.from_numpy(x[:, ::-1].copy())})
+        others = Baselines(text_digest(table), {"mean_embedding": luck, "twin_0": twin}, False)
+        found = sweep(acts, table, others, draws=50, progress=False)
+        assert found.verdict.words == said, found
+        assert found.checks["twin_0 in the probe's place"].words == said  # the twin, judged by the same rule
+        if rows > 1000:
+            continue
+        beside = mlp(found, hidden=4, decays=[1.0], epochs=2, progress=False)
+        assert beside.verdict.words == said, beside.verdict
+        assert said in beside.summary()
+        y = np.full((rows, 1), y[~table.is_test].mean())
+        still = Predictions(y[~table.is_test], y[table.is_test])
+        assert found.material.judge(still).words == said
+        assert found.material.judge(still, width=2).words == said
+
+
+def test_latents_of_luck_decide_nothing_either() -> None:
+    """Every arm that is the training mean says so, as the findings do; what reads the target is judged."""
+    rng = np.random.default_rng(8)
+    rows, width = 200, 4
+    x, y = np.abs(rng.normal(size=(rows, width))), rng.normal(size=rows)
+    acts = Activations.from_tensors({POINT: torch.from_numpy(x).float()})
+    table = Table.from_arrays(y, is_test=np.arange(rows) % 4 == 0)
+    luck = Activations.from_tensors({"hook_embed": torch.from_numpy(rng.normal(size=(rows, 2)))})
+    found = sweep(
+        acts,
+        table,
+        Baselines(text_digest(table), {"mean_embedding": luck}, False),
+        draws=50,
+        progress=False,
+    )
+    sae = StandardSAE(StandardSAEConfig(d_in=width, d_sae=width, dtype="float32", device="cpu"))
+    sae.cfg.metadata.hook_name = POINT
+    with torch.no_grad():
+        sae.W_enc.copy_(torch.eye(width))
+        sae.W_dec.copy_(torch.eye(width))
+    judged = latents(found, sae, (1, 2), draws=2, progress=False)
+    at_mean = judged.arms[(judged.arms["gain"].abs() < 1e-9) & (judged.arms["arm"] != "random latents")]
+    assert found.verdict.words.startswith(NOT_DECIDED) and len(at_mean)
+    assert at_mean["words"].str.startswith(NOT_DECIDED).all(), at_mean
 
 
 def test_a_strength_at_the_end_of_the_grid_is_told_in_the_summary(world: Planted) -> None:

@@ -12,6 +12,8 @@ import torch
 from graticule import Activations, Findings, Store, Table, baselines, capture, probe, sweep
 from graticule.hooks.artifact import ArtifactError
 from graticule.hooks.kinds import ForeignFolderError
+from graticule.hooks.question import check_beforehand
+from graticule.probes.beyond.pca import pca
 from graticule.probes.causes.leace import Eraser
 from graticule.probes.estimators.ridge import RidgeProbe
 from graticule.probes.layer_band import LayerBand, layer_band
@@ -91,6 +93,65 @@ def test_nothing_is_saved_among_things_of_the_user(found, tmp_path):
         with pytest.raises(ForeignFolderError, match="choose another place"):
             found.save(place)
         assert sorted(p.name for p in place.iterdir()) == before
+
+
+def test_an_answer_to_another_question_is_not_written_over(found, frame, tmp_path):
+    """Another target, table, rows, points or activations: refused by what differs, unless it is said."""
+    acts, seen = found.material.activations, {"draws": 20, "progress": False}
+
+    def asked(table: Table, activations=acts, **settings) -> Findings:
+        return sweep(activations, table, baselines(None, table), **{**seen, **settings})
+
+    rng = np.random.default_rng(7)
+    values = {p: torch.from_numpy(rng.normal(size=(60, 6))) for p in POINTS}
+    described = {"model": {"name": "one"}, "prompt": "in {}", "captured_by": "test"}
+    others = {
+        "target_names: ": asked(table_of(frame, target="views")),
+        "table: another one": asked(table_of(frame.assign(value=frame["value"] + 1))),
+        "split_note: ": asked(table_of(frame, split=None)),
+        f"points: {POINTS[0]}, {POINTS[1]} → {POINTS[1]}": asked(
+            table_of(frame), acts.select(points=POINTS[1])
+        ),
+        "activations: other values": asked(table_of(frame), Activations.from_tensors(values)),
+        "model.name: from_tensors → one": asked(
+            table_of(frame), Activations.from_tensors(dict(acts), provenance=described)
+        ),
+    }
+    place = tmp_path / "findings"
+    found.save(place)
+    for what, other in others.items():
+        with pytest.raises(FileExistsError, match="answers another question") as told:
+            other.save(place)
+        assert what in str(told.value) and "overwrite=True" in str(told.value), told.value
+        assert "\n" not in str(told.value)
+        assert Findings.load(place).summary() == found.summary()
+    for judged in (asked(table_of(frame), min_gain=0.2, seed=3), asked(table_of(frame), alphas=[1.0])):
+        judged.save(place)  # the same question
+    replace(found, limit_of_detection=0.1).save(place)
+    assert Findings.load(place).limit_of_detection == 0.1
+    other = others["target_names: "]
+    other.save(place, overwrite=True)
+    assert Findings.load(place).target_names == ("views",)
+
+    for name, of in (("band", layer_band), ("pca", lambda f: pca(f, ks=[2]))):
+        of(found).save(tmp_path / name)
+        of(found).save(tmp_path / name)
+        with pytest.raises(FileExistsError, match="answers another question"):
+            of(other).save(tmp_path / name)
+        of(other).save(tmp_path / name, overwrite=True)
+    found.material.baselines.save(tmp_path / "beside")
+    shorter = Table(frame[:40], text="name", target="value", split="test")
+    with pytest.raises(FileExistsError, match=r"baselines of something else.*table: another one"):
+        baselines(None, shorter).save(tmp_path / "beside")
+    baselines(None, shorter).save(tmp_path / "beside", overwrite=True)
+
+
+def test_another_question_is_refused_before_the_work(found, tmp_path):
+    found.save(tmp_path / "findings")
+    check_beforehand(tmp_path / "nothing", Findings, model="other")
+    check_beforehand(tmp_path / "findings", Findings, model=found.model, table=found.table)
+    with pytest.raises(ForeignFolderError, match=r"answers another question \(model: .* → other\)"):
+        check_beforehand(tmp_path / "findings", Findings, model="other")
 
 
 def test_what_is_not_of_the_folder_is_refused_when_it_is_read(found, tmp_path):

@@ -11,11 +11,14 @@ from sklearn.isotonic import IsotonicRegression
 
 from graticule.probes import plots
 from graticule.probes.causes.erase import erasure_figure, later_figure
+from graticule.probes.causes.result import control_figure
 from graticule.probes.controls.result import within_figure
 from graticule.probes.generalisation.prompts_result import prompt_depth_figure
+from graticule.probes.neurons.result import rotation_figure
 from graticule.probes.plots.beyond import mlp_depth_figure
 from graticule.probes.plots.calibration import band_figure, difference_figure
 from graticule.probes.plots.holdouts import held_out_layers_figure
+from graticule.probes.plots.latents import cosine_figure as latent_cosine_figure
 from graticule.probes.plots.maps import coastline
 from graticule.probes.plots.style import (
     BLOCKS,
@@ -27,6 +30,9 @@ from graticule.probes.plots.style import (
     spread,
     style,
 )
+from graticule.probes.plots.word_contexts import matching_figure
+from graticule.probes.plots.words import loo_figure
+from graticule.saes.evaluation.figures import density_figure
 
 from ..helpers import misread_axes
 
@@ -208,10 +214,60 @@ def test_confusion_shares() -> None:
 
 
 def test_class_scores_hold_all_rows() -> None:
-    score, positive = np.linspace(-1, 1, 50), np.arange(50) % 3 == 0
-    figure = plots.class_score_figure(score, positive, ("no", "yes"))
-    assert [len(t.x) for t in figure.data] == [33, 17]
-    assert [t.name for t in figure.data] == ["no (33 rows)", "yes (17 rows)"]
+    """Each class's bars are NumPy's shares of all its rows, the lowest and the highest score among them."""
+    rng = np.random.default_rng(0)
+    for scale in (1e-6, 1.0, 3e7, 0.0):
+        score, positive = 1.3 + scale * rng.standard_normal(50), np.arange(50) % 3 == 0
+        figure = plots.class_score_figure(score, positive, ("no", "yes"))
+        assert [t.name for t in figure.data] == ["no (33 rows)", "yes (17 rows)"]
+        edges = np.histogram_bin_edges(score, 40)
+        for trace, rows in zip(figure.data, (~positive, positive), strict=True):
+            assert np.allclose(trace.y, 100 * np.histogram(score[rows], edges)[0] / rows.sum())
+            assert np.isclose(np.sum(trace.y), 100)
+            assert np.allclose(trace.x, (edges[1:] + edges[:-1]) / 2)
+            assert trace.x[0] - trace.width[0] / 2 <= np.nextafter(score.min(), np.inf)
+
+
+def bars(figure) -> list:
+    return [trace for trace in figure.data if trace.type == "bar"]
+
+
+def test_every_histogram_draws_every_value() -> None:
+    """No value is left out at an edge, beyond one, or by rounding: the bars add up to all of them."""
+    rng = np.random.default_rng(1)
+    effects = rng.standard_normal(24)
+    (drawn,) = bars(control_figure(effects, 2.0, 1.5, "probe", "logits"))
+    assert list(drawn.y) == list(np.histogram(effects, 30)[0])
+
+    decoder = pd.DataFrame({"cos_read": np.arange(-60, 61) / 100, "cos_write": [1.0, -1.0, *[0.0] * 119]})
+    levels = pd.DataFrame({"direction": ["read", "write"], "level": [0.3, 0.3]})
+    assert [np.sum(t.y) for t in bars(latent_cosine_figure(decoder, levels))] == [121, 121]
+
+    own = np.eye(6, dtype=bool)
+    cosines = np.where(own, 1.0, rng.uniform(-0.9, 0.9, (2, 6, 6)))
+    cosines[:, 0, 1] = np.nan
+    panels = bars(matching_figure(cosines, ["causal", "plain"], list("abcdef")))
+    assert len(panels) == 4
+    for panel, metric, mine in zip(panels, (0, 0, 1, 1), (False, True) * 2, strict=True):
+        values = np.abs(cosines[metric])[own == mine]
+        values = values[np.isfinite(values)]
+        edges = np.linspace(0, 1, 41)
+        assert np.allclose(panel.y, np.histogram(values, edges)[0] / len(values))
+
+    pairs = pd.DataFrame({"concept": "a", "projection": rng.standard_normal(40)})
+    random = rng.standard_normal((1, 50)).astype(np.float32)
+    random[0, 3] = np.nan
+    assert np.allclose([np.sum(t.y) for t in bars(loo_figure(pairs, random, ["a"]))], 1)
+
+    best = np.append(rng.uniform(0.2, 0.4, 30), 0.4)
+    assert np.sum(bars(rotation_figure(best, 0.2, "L1N3"))[0].y) == 31
+
+
+def test_a_latent_that_always_fires_is_drawn() -> None:
+    for density in ([1.0, 1.0], [1.0, 0.4, 0.2], [1.0, 1e-4, 0.0]):
+        latents = pd.DataFrame({"density": density, "cluster": [*["alive"] * (len(density) - 1), "alive"]})
+        figure = density_figure(latents, 1000)
+        assert sum(np.sum(t.y) for t in bars(figure)) == np.count_nonzero(density)
 
 
 def test_blocks_beyond_the_palette_are_grey() -> None:

@@ -10,6 +10,7 @@ import torch
 from graticule import Table, capture, sweep
 from graticule.hooks.activations import Activations
 from graticule.hooks.tokens import tokenize
+from graticule.probes.applicable import NotApplicable
 from graticule.probes.generalisation.prompts import Prompts, prompts
 from graticule.probes.generalisation.transfer import Transfer, transfer
 from graticule.probes.tables.prompts import BEST_PROMPT, PROMPTS, Prompt, prompts_of, read_prompts
@@ -243,6 +244,21 @@ def test_what_does_not_fit_is_said_before_the_model_runs(tiny, table, monkeypatc
     bare = Table.from_arrays(table.y, is_test=table.is_test)
     with pytest.raises(ValueError, match="no texts"):
         prompts(tiny, bare)
+
+
+def test_a_vocabulary_too_small_for_random_ids(tiny, caplog):
+    """They, and capitals, are left out of the table's own and told; asked for, they are refused."""
+    rng = np.random.default_rng(0)
+    texts = [f"{a} {b}" for a in "abcdefgh" for b in "klmnop"]
+    letters = Table.from_arrays(rng.normal(size=48), texts, np.arange(48) % 3 == 2)
+    highest = max(int(row.max()) for row in tokenize(tiny, texts).ids)
+    told = f"random ids are drawn from 100 up to the entities' largest token id, which is {highest}"
+    result = prompts(tiny, letters, twins=0, draws=20, layers=[0], progress=False)
+    assert list(result.words) == ["empty"]
+    assert f"prompt 'random' is left out: {told}" in caplog.text
+    assert "prompt 'empty_all_caps' is left out: all 48 texts are the same tokens" in caplog.text
+    with pytest.raises(NotApplicable, match=told):
+        prompts(tiny, letters, ["empty", "random"], twins=0, draws=20, layers=[0], progress=False)
 
 
 def test_rows_alike_under_one_prompt_are_linked_under_all(tiny):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import gzip
+import html
 import json
 import logging
 from decimal import Decimal
@@ -64,6 +65,44 @@ def test_a_quote_left_open_in_a_csv(tmp_path: Path, caplog: pytest.LogCaptureFix
     (tmp_path / "y.csv").write_text("name,t\n" + "\n".join(lines[:20]) + "\n")
     with pytest.raises(TableError, match=r"y\.csv cannot be read as a table \(EOF inside string"):
         Table(tmp_path / "y.csv", "name", "t")
+
+
+@pytest.mark.parametrize("word", ["NA", "null", "None", "nan", "N/A"])
+@pytest.mark.parametrize("ending", [".csv", ".tsv"])
+def test_a_class_whose_word_is_one_for_missing(
+    word: str, ending: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The words are told, and how to keep them; what is written for a missing number is as it was."""
+    path = tmp_path / f"grades{ending}"
+    frame = pd.DataFrame({"name": NAMES, "t": ["a", "b", word, "a"] * 10, "n": [1, 2, 3, 4] * 10})
+    frame.loc[39, "t"] = ""
+    separator = "," if ending == ".csv" else "\t"
+    frame.to_csv(path, index=False, sep=separator)
+    told = (
+        f"{word!r} in a file is read as missing: if it is a class, write another word for it there, or pass "
+        "pandas.read_csv(FILE, keep_default_na=False, na_values=[''])"
+    )
+    for kind in (None, "categorical"):
+        with pytest.raises(TableError) as refused:
+            Table(path, "name", "t", kind=kind)
+        assert f"row 2: target 't' is missing (written {word!r})" in str(refused.value)
+        assert told in str(refused.value) and "11 of 40 rows" in str(refused.value)
+    dropped = Table(path, "name", "t", on_bad="drop")
+    assert len(dropped) == 29 and dropped.dropped.reason.tolist()[-1] == "target 't' is missing"
+    assert "11 rows dropped; first: target 't' is missing (written" in caplog.text and told in caplog.text
+    again = pd.read_csv(path, keep_default_na=False, na_values=[""], sep=separator)
+    assert word in Table(again, "name", "t", on_bad="drop").classes
+    frame.assign(t=np.where(frame["t"] == word, word, "a")).to_csv(path, index=False, sep=separator)
+    with pytest.raises(TableError) as constant:
+        Table(path, "name", "t")
+    assert "the only value is 'a'" in str(constant.value) and told in str(constant.value)
+    frame.assign(n=frame["n"].astype(str).replace("3", word)).to_csv(path, index=False, sep=separator)
+    with pytest.raises(TableError) as number:
+        Table(path, "name", "n")
+    assert "row 2: target 'n' is missing" in str(number.value) and "if it is a class" not in str(number.value)
+    with pytest.raises(TableError) as class_of_numbers:
+        Table(path, "name", "n", kind="categorical")
+    assert told in str(class_of_numbers.value)
 
 
 def test_files_in_other_encodings_say_so(tmp_path: Path) -> None:
@@ -237,6 +276,100 @@ def test_columns_in_two_roles() -> None:
         Table(mixed, "name", "1")
     with pytest.raises(ColumnError, match="no column 'x'"):
         Table(data, "name", "x")
+
+
+# Names -----------------------------------------------------------------------------------------------
+DAYS = pd.date_range("2020-01-01", periods=4)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [(0, 1, 2, 3), tuple(np.arange(4)), (0.5, 1.0, 2.0, 3.0), (("a", 0), ("a", 1), ("b", 0), ("b", 1)),
+     tuple(DAYS), tuple(DAYS.date), (None, True, "g", 7)],
+    ids=["numbers", "numpy", "fractions", "tuples", "times", "days", "mixed"],
+)  # fmt: skip
+def test_columns_that_are_not_named_by_text(labels: tuple[object, ...], tmp_path: Path) -> None:
+    """They are found by what they are called and by its text, and are text in all that comes after."""
+    from graticule import Activations, Findings, sweep
+    from graticule.probes.generalisation.blocks import find_blocks
+    from graticule.probes.generalisation.popularity import popularity
+
+    y = np.random.default_rng(0).normal(size=N)
+    group, other, target, text = labels
+    frame = pd.DataFrame({"g": list("ab") * 20, "o": np.arange(N), "t": y, "n": NAMES})
+    frame.columns = pd.Index([group, other, target, text], dtype=object)
+    named = {"text": text, "target": target, "blocks": [other], "units": {target: "kg"}}
+    table = Table(frame, **named)  # type: ignore[arg-type]
+    assert table.target_names == (str(target),) and list(table.blocks) == [str(other)]
+    assert table.units == ("kg",) and str(target) in repr(table) and str(target) in str(table.describe())
+    assert table.frame.columns.tolist() == list(map(str, labels)) and frame.columns.tolist() == list(labels)
+    assert Table(frame, text=str(text), target=str(target)).digest == table.digest
+    acts = Activations.from_tensors({"blocks.0.hook_resid_post": y[:, None] * [1.0, 0.5, -1.0]},
+                                    frame.rename(columns={text: "text"}))  # fmt: skip
+    findings = sweep(acts, table, draws=20)
+    assert findings.title.endswith(f": {target}")
+    assert str(target) in html.unescape(findings.report(tmp_path / "page.html").read_text())
+    findings.save(tmp_path / "findings")
+    assert Findings.load(tmp_path / "findings").target_names == (str(target),)
+    assert sweep(acts, str(target), draws=20).target_names == (str(target),)
+    assert f"true_{target}" in findings.predictions
+    assert popularity(findings, other, strata=2, draws=20).column == str(other)
+    if isinstance(group, int):
+        blocks = find_blocks(table, findings.material.problem, group, minimum=1)
+        assert (blocks.by, sorted(blocks.names)) == (str(group), ["a", "b"])
+
+
+def test_a_first_column_that_is_called_0_is_a_column() -> None:
+    """As a split it was taken for none, and another was drawn."""
+    frame = pd.DataFrame({0: np.arange(N) % 4 == 1, 1: NAMES, 2: np.arange(N)})
+    assert Table(frame, text=1, target=2, split=0).is_test.tolist() == frame[0].tolist()
+    several = pd.DataFrame(np.random.default_rng(0).normal(size=(N, 3))).assign(name=NAMES)
+    assert Table(several, "name", several.columns[:3]).target_names == ("0", "1", "2")
+    with pytest.raises(ColumnError, match="no column '7' for target; columns: '0', '1', '2', 'name'"):
+        Table(several, "name", 7)
+    with pytest.raises(TableError, match="2 columns named '1'"):
+        Table(several.set_axis([1, "1", 2, "name"], axis=1), "name", 1)
+    two = several.set_axis(pd.MultiIndex.from_product([["a", "b"], ["x", "y"]]), axis=1)
+    assert Table(two, ("b", "y"), [("a", "x"), ("b", "x")]).target_names == ("('a', 'x')", "('b', 'x')")
+    with pytest.raises(ColumnError, match="no column 'a' for target"):
+        Table(two, ("b", "y"), "a")
+
+
+def test_findings_of_an_earlier_version_with_numbers_for_names(tmp_path: Path) -> None:
+    from graticule import Activations, Findings, sweep
+    from graticule.hooks.artifact import read_json, sealed, write_json
+    from graticule.probes.estimators.ridge import RidgeProbe
+
+    y = np.random.default_rng(0).normal(size=(N, 2))
+    acts = Activations.from_tensors({"blocks.0.hook_resid_post": y})
+    findings = sweep(acts, Table.from_arrays(y, NAMES, target_names=["0", "1"]), draws=20)
+    findings.save(tmp_path)
+    written = {k: v for k, v in read_json(tmp_path / "findings.json").items() if k != "seal"}
+    write_json(tmp_path / "findings.json", sealed({**written, "target_names": [0, 1]}))
+    again = Findings.load(tmp_path)
+    assert again.target_names == ("0", "1") and again.title == findings.title
+    again.save(tmp_path)
+    with as_installed():
+        assert RidgeProbe("blocks.0.hook_resid_post", [0, 1]).target_names == ("0", "1")  # type: ignore[list-item]
+
+
+def test_names_of_arrays() -> None:
+    from graticule import Activations, sweep
+
+    y = np.random.default_rng(0).normal(size=(N, 2))
+    named = Table.from_arrays(y, NAMES, target_names=pd.RangeIndex(2), blocks={3: list("ab") * 20})
+    assert named.target_names == ("0", "1") and list(named.blocks) == ["3"]
+    assert named.with_target(y[:, :1], [5]).target_names == ("5",)
+    level = list("ab") * 20
+    clash = Table.from_arrays(y, NAMES, blocks={"text": level, "split": level}, is_test=np.arange(N) > 30)
+    assert clash.texts == NAMES and clash.is_test.sum() == 9 and clash.blocks["text"].tolist() == level
+    acts = Activations.from_tensors({"blocks.0.hook_resid_post": y}, texts=NAMES)
+    for block in ("text", "split", "source", "cluster", "pred_target_0"):
+        table = Table.from_arrays(y, NAMES, blocks={block: level})
+        with pytest.raises(ValueError, match=f"block '{block}' .* rename it"):
+            sweep(acts, table)
+    with pytest.raises(TableError, match="blocks 'target_1' has the name of a target"):
+        Table.from_arrays(y, NAMES, blocks={"target_1": level})
 
 
 # Splits ----------------------------------------------------------------------------------------------

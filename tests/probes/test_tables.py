@@ -14,7 +14,7 @@ from graticule.hooks.activations import Activations
 from graticule.probes.inputs import table_of
 from graticule.probes.tables.checks import ColumnError
 from graticule.probes.tables.columns import TableError
-from graticule.probes.tables.groups import group_folds, link_clusters
+from graticule.probes.tables.groups import group_folds, link_clusters, plain_form
 from graticule.probes.tables.reading import packaged_tables
 from graticule.probes.tables.table import Table
 
@@ -328,11 +328,42 @@ def test_texts_that_are_alike_belong_together(form: str, caplog: pytest.LogCaptu
     assert of_rows.clusters.tolist() == table.clusters.tolist()
 
 
-def test_texts_that_are_not_alike_stay_apart() -> None:
-    texts = ["1.5", "15", "1,5", "!", "?", "C", "C+", "résumé", "resume", "a b", "ab", "1/2", "12", "α", "a"]
-    table = Table.from_arrays(np.arange(15.0), texts)
-    assert len(set(table.clusters)) == 15
+APART = (
+    ["1.5", "15", "1,5", "!", "?", "C", "C+", "résumé", "resume", "a b", "ab", "1/2", "12", "α", "a"],
+    ["7", "-7", "7%", "7‰", "#7", "+7", "7*", "/7", "@7", ".7", "-.7", "$7", "-$7", "7°", "~7", "^7"],
+    ["c", "C", "C#", "c#", "C++", "C&"],
+    ["12.5 -3.1", "-12.5 3.1", "12.5 3.1", "-12.5 -3.1"],
+    ["x=1", "x!=1", "x=-1", "x = 1", "X=1", "x<1", "x>=1"],
+    ["ATT", "AT&T", "AC/DC", "ACDC", "AC\\DC", "user@home", "userhome", "p*q", "pq", "a^b"],
+)
+
+
+@pytest.mark.parametrize("texts", APART, ids=lambda texts: texts[-1])
+def test_texts_that_are_not_alike_stay_apart(texts: list[str]) -> None:
+    texts = [*texts, *(f"other {c}" for c in "defghijkl")]
+    table = Table.from_arrays(np.arange(float(len(texts))), texts)
+    assert len(set(table.clusters)) == len(texts)
     assert "alike" not in table.split_note
+
+
+TWINS = (
+    ["-15", "−15", "－15", "“-15”", "(-15)", "–15", "-15.", " -１５"],
+    ["C#", "Ｃ＃", "“C#”", "C#.", "C\u200b#"],
+    ["x!=1", "x！＝1", "‘x!=1’,"],
+    ["AT&T", "at&t", "AT＆T", '"AT&T"'],
+    ["COVID-19", "covid 19", "COVID–19", "Covid_19", "COVID—19!"],
+    ["New York", "NEW-YORK", "(new york)", "New York, ", "‘New’ York"],
+    ["É", "E\u0301", "É."],
+)
+
+
+def test_texts_that_are_alike_though_they_hold_signs() -> None:
+    forms = [{plain_form(text) for text in twins} for twins in TWINS]
+    assert [len(form) for form in forms] == [1] * len(TWINS)
+    assert len(set.union(*forms)) == len(TWINS)
+    every = [text for twins in TWINS for text in twins]
+    table = Table.from_arrays(np.arange(float(len(every))), every)
+    assert table.clusters.tolist() == [i for i, twins in enumerate(TWINS) for _ in twins]
 
 
 def test_packaged_names_are_entities_of_their_own(caplog: pytest.LogCaptureFixture) -> None:

@@ -22,6 +22,7 @@ from graticule.probes.scores.multiplicity import bootstrap_p
 from graticule.probes.scores.settings import JudgeSettings
 from graticule.probes.scores.ties import ranks, share_reaching
 from graticule.probes.scores.verdict import (
+    HARDLY_VARIES,
     MISSING,
     NO_BETTER,
     NO_BETTER_THAN_MEAN,
@@ -153,6 +154,46 @@ def test_a_gain_over_a_surface_worse_than_the_mean_is_no_structure_unless_the_st
         assert result.ci95[0] > 0
         assert result.words == label
         assert label in result.summary().splitlines()[0]
+
+
+def test_a_gain_over_a_surface_that_is_the_mean_needs_no_more_than_its_interval() -> None:
+    """The training mean is a predictor as good as any: what beats it is told by pairs of the same rows."""
+    decided = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        y = rng.normal(size=(120, 1))
+        nothing = 0.02 * rng.normal(size=y.shape)
+        result = judge(y, 0.5 * y + 0.35 * rng.normal(size=y.shape), {"embedding": nothing}, 80)
+        assert result.words != NO_BETTER_THAN_MEAN, seed
+        decided += result.words == STRUCTURE
+    assert decided == 20
+
+
+@pytest.mark.parametrize("others", [1, 2, 3, 6])
+def test_a_target_with_one_value_but_for_a_few_test_rows_is_not_decided(others: int) -> None:
+    rng = np.random.default_rng(others)
+    y = np.zeros((120, 1))
+    y[:24], y[80 : 80 + others] = 1, 1
+    probe = {"wrong": 0.2 * rng.normal(size=y.shape) - 2 * y, "right": y + 0.1 * rng.normal(size=y.shape)}
+    for name, label in (("wrong", NO_BETTER), ("right", STRUCTURE)):
+        values = np.concatenate([probe["right"][:80], probe[name][80:]])
+        result = judge(y, values, {"embedding": 0.1 * rng.normal(size=y.shape)}, 80)
+        assert (result.words == HARDLY_VARIES) == (others < 3)
+        assert any("t0" in said and f"({others})" in said for said in result.warnings) == (others < 3)
+        if others == 6:
+            assert result.words == label
+    repeated = judge(y, probe["right"], {"embedding": 0.1 * y}, 80, clusters=np.maximum(np.arange(40), 5))
+    assert repeated.words == HARDLY_VARIES
+
+
+def test_of_several_targets_the_one_that_hardly_varies_is_said() -> None:
+    rng = np.random.default_rng(7)
+    y = rng.normal(size=(200, 2))
+    y[100:, 1] = 0
+    y[100, 1] = 1
+    result = judge(y, y + 0.1 * rng.normal(size=y.shape), {"embedding": rng.normal(size=y.shape)}, 100)
+    assert result.words != HARDLY_VARIES
+    assert any("t1 (1)" in said for said in result.warnings)
 
 
 def test_missing_model_baselines_no_baselines_and_few_clusters() -> None:

@@ -203,6 +203,6 @@ def write_evaluation(result: SaeEvaluation, run: Path | str) -> Path:
     """Write `RUN/evaluation/` and `RUN/evaluation.json` (the figures by name); returns the latter."""
     folder = user_path(run)
     with only_here(folder, "evaluating into"):
-        result.save(folder / "evaluation")
+        result.save(folder / "evaluation", overwrite=True)
         write_json(folder / "evaluation.json", result.figures_by_name())
     return folder / "evaluation.json"

@@ -258,8 +258,8 @@ def _density_figure(latents: pd.DataFrame, n_rows: int) -> Figure:
     density = latents["training_density" if counted else "density"]
     ultralow = (latents["cluster"] == "ultralow")[density > 0].to_numpy()
     log = np.log10(density[density > 0].to_numpy(np.float64))
-    low = np.floor(log.min()) if len(log) else -6.0
-    edges = np.arange(low, 0.0 + 1 / _BINS_A_DECADE, 1 / _BINS_A_DECADE)
+    low = min(-1, int(np.floor(log.min()))) if len(log) else -6
+    edges = np.linspace(low, 0.0, -low * _BINS_A_DECADE + 1)
     fig = Figure()
     for name, picked in (("alive", ~ultralow), ("ultralow", ultralow)):
         counts = np.histogram(log[picked], edges)[0]

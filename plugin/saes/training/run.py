@@ -174,12 +174,20 @@ class Run(Result):
         lines: Any = self.history.tail(_LINES).to_dict("records")
         return {**self.manifest, "history": lines, "events": [dict(event) for event in self.events]}
 
-    def save(self, path: Path | str) -> None:
+    def save(self, path: Path | str, overwrite: bool = False) -> None:
         """Copy the run folder without its checkpoint.
 
-        **Raises** `FileExistsError` if `path` exists.
+        Args:
+            path: The folder.
+            overwrite: Whether another run there is replaced.
+
+        Raises:
+            FileExistsError: `path` exists, unless `overwrite`; or it is the run itself.
         """
-        with write_folder(path, kind=KIND) as folder:
+        path = user_path(path)
+        if path.exists() and path.samefile(self.path):
+            raise FileExistsError(f"{path} is this run's own folder; choose another place")
+        with write_folder(path, overwrite, kind=KIND) as folder:
             shutil.copytree(
                 self.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoint", ".*")
             )

@@ -1,0 +1,79 @@
+"""Texts that inputs are said to be of, compared with what the inputs themselves are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from graticule.hooks.alignment import check_places, text_digests
+from graticule.hooks.special import frame_in_rows
+from graticule.hooks.tokens import in_prompt, own_digests
+
+
+class RewrittenTexts(tuple[str, ...]):
+    """Texts of which the inputs were made one by one, so that one may have become another of them."""
+
+    __slots__ = ()
+
+
+def digests_of_rows(tokenizer: Any, ids: Sequence[Sequence[int]]) -> Int[np.ndarray, " row"]:
+    """The digest of every row's tokens without the special ones around them."""
+    frame = frame_in_rows(tokenizer)
+    return own_digests(ids, [frame.own(row) for row in ids])
+
+
+def digests_of_texts(tokenizer: Any, texts: Sequence[str]) -> Int[np.ndarray, " text"] | None:
+    """The digest of every text's tokens; None without a tokenizer, or where it cannot read them."""
+    try:
+        encoded = tokenizer(list(texts), add_special_tokens=False)
+        return digests_of_rows(tokenizer, encoded["input_ids"])
+    except (TypeError, ValueError, KeyError):
+        return None
+
+
+def check_strings(inputs: Sequence[str], texts: Sequence[str]) -> None:
+    """**Raises** `AlignmentError` where an input is itself one of the texts, and not its own."""
+    _check(text_digests(inputs), text_digests(texts), texts, "is")
+
+
+def check_tokens(
+    tokenizer: Any,
+    ours: Int[np.ndarray, " input"],
+    texts: Sequence[str],
+    prompt: str = "",
+    one_is_enough: bool = True,
+) -> None:
+    """Refuse texts where an input has not the tokens of its own, but those of another.
+
+    Args:
+        tokenizer: The one that the inputs were read with; without one nothing can be compared.
+        ours: The digest of every input's own tokens.
+        texts: What each input is said to be of.
+        prompt: What the inputs were set into.
+        one_is_enough: Whether one such input is refused; else only where all are some text's.
+
+    Raises:
+        AlignmentError: There is such an input.
+    """
+    theirs = digests_of_texts(tokenizer, in_prompt(prompt, texts))
+    if theirs is not None and (one_is_enough or np.isin(ours, theirs).all()):
+        _check(ours, theirs, texts, "has the tokens of")
+
+
+def _check(ours: np.ndarray, theirs: np.ndarray, texts: Sequence[str], has: str) -> None:
+    check_places(
+        ours,
+        np.arange(len(ours)),
+        theirs,
+        lambda row, place: (
+            f"input {row} {has} entry {place} of texts=, {_short(texts[place])}, not entry {row}, "
+            f"{_short(texts[row])}: give texts= in the order of the inputs"
+        ),
+    )
+
+
+def _short(text: str) -> str:
+    return repr(text[:40])
