@@ -142,7 +142,7 @@ def _names(table: pd.DataFrame, column: str) -> list[str]:
 
 
 # Figures -----------------------------------------------------------------------------------------------
-def _panels(atoms: pd.DataFrame) -> tuple[Figure, list[str], dict[str, str]]:
+def _side_by_side(atoms: pd.DataFrame) -> tuple[Figure, list[str], dict[str, str]]:
     """An empty figure with a panel a world, the worlds, and a colour a dictionary."""
     from graticule.probes.plots.drawing import make_subplots
     from graticule.probes.plots.style import ACCENT, BLOCKS, FAINT, INK, MUTED, SURFACE
@@ -161,7 +161,7 @@ def _cosine_figure(atoms: pd.DataFrame) -> Figure:
     from graticule.probes.plots.style import FAINT, need_columns, style
 
     need_columns(atoms, "world", "arm", "atom", "cosine")
-    fig, worlds, colours = _panels(atoms)
+    fig, worlds, colours = _side_by_side(atoms)
     for c, world in enumerate(worlds, 1):
         for arm, colour in colours.items():
             rows = atoms[(atoms["world"] == world) & (atoms["arm"] == arm)]
@@ -191,7 +191,7 @@ def _f1_figure(atoms: pd.DataFrame) -> Figure:
     from graticule.probes.plots.style import FAINT, need_columns, style
 
     need_columns(atoms, "world", "arm", "atom", "firing", "f1", "f1_floor")
-    fig, worlds, colours = _panels(atoms)
+    fig, worlds, colours = _side_by_side(atoms)
     for c, world in enumerate(worlds, 1):
         here = atoms[atoms["world"] == world]
         floor = here.drop_duplicates("atom").sort_values("firing")
