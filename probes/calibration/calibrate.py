@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,16 +13,18 @@ from graticule.hooks.artifact import library_versions
 from graticule.hooks.doors import FINDINGS, door
 from graticule.probes.applicable import NotApplicable
 from graticule.probes.calibration.components import Answers
-from graticule.probes.calibration.coverage import held_aside, resampled
 from graticule.probes.calibration.instrument import Instrument
-from graticule.probes.calibration.judging import judge
-from graticule.probes.calibration.made import Made, blocks
-from graticule.probes.calibration.rates import limit_of_detection, monotone
+from graticule.probes.calibration.judging import (
+    held_aside,
+    judge,
+    limit_of_detection,
+    monotone,
+    resampled,
+)
 from graticule.probes.calibration.result import HIDDEN, Calibration, put_under, tally
+from graticule.probes.calibration.targets import Made, blocks
 from graticule.probes.findings import Findings
 from graticule.probes.scores.metrics import r2
-
-_log = logging.getLogger(__name__)
 
 GAINS: tuple[float, ...] = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 
@@ -46,7 +46,8 @@ def calibrate(
     The findings' own activations (at the chosen point), rows, split, clusters and baselines, with synthetic
     targets in the place of the real one:
 
-    - *noise*: luck a row, half of it shared within clusters of several rows. Nothing is to be found.
+    - *noise*: independent noise per row; half its variance is shared within a cluster of several rows.
+      Nothing is to be found.
     - *surface only*: a random linear function of the text's n-grams plus noise, in such a share that the
       stacked baselines score what they score on the real target. Nothing beyond the string is to be found,
       however well the activations know the string.
@@ -62,7 +63,7 @@ def calibrate(
     one target at a time.
 
     The **true gain** is the share of the target's variance over the test rows that the hidden part makes up:
-    what a reader who knew it exactly would add to the baselines (`known` in `rates`, which differs by luck
+    what a reader who knew it exactly would add to the baselines (`known` in `rates`, which differs by chance
     alone).
 
     What ridge learns of it from these rows, and so what a verdict measures, is less (`gain` in `rates`),
@@ -70,24 +71,37 @@ def calibrate(
     must stand on the truth, and the truth is what a verdict of *no better* leaves open. The **limit of
     detection** is printed beside a measured gain and has to be on its scale: it is the mean measured gain at
     the true gain (`limit_true`) whose interval lies above 0 in 80% of the targets. The mean is over all
-    targets of that true gain, found or not, so that luck does not select it.
+    targets of that true gain, found or not, so that chance does not select it.
 
     Each target is one column: a verdict that averages several real targets varies less, so its limit is
-    rather lower. `targets` of each kind (and of each gain); `strengths` of the ridge grid, over the
-    range in which a sweep tries 24, and every `string_step`-th of TF-IDF's (by default every third; beyond
-    5,000 training rows four in all, about the chosen one): fewer are faster.
+    rather lower.
 
     Targets go through the instrument in blocks, so that beside themselves (two numbers a row and target)
     they need a memory that does not grow with them: about 2 GiB at 200,000 rows. Coverage is drawn block by
     block; all else is what one block of all targets would give.
 
-    Coverage of the interval (of `draws` draws, 1,000 at most) is measured twice, see `coverage`: with half of
+    Coverage of the interval (of `draws` draws, 1,000 at most) is measured twice: with half of
     the test clusters held aside, and with samples of the test clusters taken as the population.
 
     From then on the limit stands under the findings' own verdict (`findings.summary()`; save them again to
     keep it with them).
 
-    **Raises** `ValueError` for findings without baselines, without their material, or gains not in (0, 1).
+    Args:
+        findings: with their material.
+        targets: how many of each kind, and of each gain.
+        gains: true gains, as shares of the target's variance.
+        seed: of the targets.
+        draws: resamples of the clusters; by default the findings' own number.
+        strengths: of the ridge grid, over the range in which a sweep tries 24; fewer are faster.
+        string_step: every so many of TF-IDF's strengths are tried; by default every third, and beyond 5,000
+            training rows four in all, about the chosen one.
+        progress: whether a bar is drawn; by default where it takes long.
+
+    Returns:
+        Rates of detection and of false findings, coverage, and the limit of detection.
+
+    Raises:
+        ValueError: Findings without baselines or without their material, or gains not in (0, 1).
     """
     grid = np.unique(np.asarray(gains, np.float64))
     if not len(grid) or not ((grid > 0) & (grid < 1)).all():
@@ -102,18 +116,18 @@ def calibrate(
     quiet = not (progress if progress is not None else targets * rows > 500_000)
     instrument = Instrument.of(findings, strengths, string_step, quiet)
     made = Made.of(instrument, findings, targets, seed)
-    lines: list[pd.DataFrame] = []
+    judged: list[pd.DataFrame] = []
     parts = blocks(instrument, made, kinds=2 + len(grid))
     count = sum(len(inner) for _, inner in parts)
     with tqdm(total=targets, desc="calibrating", unit="target", disable=quiet, leave=False) as bar:
         for outer, inner in parts:
-            strings = made.said_of(instrument, outer)
+            strings = made.string_answers(instrument, outer)
             for block in inner:
-                held = made.some_of(strings, outer, block)
-                own = [seed, len(lines)]
-                lines.append(_judged(instrument, made, block, held, grid, findings, draws, own, count))
+                answers = made.some_answers(strings, outer, block)
+                own = [seed, len(judged)]
+                judged.append(_judged(instrument, made, block, answers, grid, findings, draws, own, count))
                 bar.update(len(block))
-    every = pd.concat(lines).sort_values(["kind", "true_gain", "number"], ignore_index=True)
+    every = pd.concat(judged).sort_values(["kind", "true_gain", "number"], ignore_index=True)
     rates = tally(every)
     hidden = rates[rates["kind"] == HIDDEN]
     counts = hidden["targets"].to_numpy(np.float64)
@@ -138,7 +152,16 @@ def calibrate(
         targets=every,
         surface_share=made.share,
         smooth=made.smooth,
-        provenance=_provenance(findings, targets, grid, seed, draws, strengths, instrument),
+        provenance={
+            "targets": targets,
+            "gains": grid.tolist(),
+            "seed": seed,
+            "draws": draws,
+            "ridge_strengths": strengths,
+            "string_alphas": None if instrument.strings is None else instrument.strings.alphas.tolist(),
+            "findings": dict(findings.provenance),
+            "versions": library_versions(),
+        },
     )
     put_under(findings, calibration)
     return calibration
@@ -148,7 +171,7 @@ def _judged(
     instrument: Instrument,
     made: Made,
     index: Int[np.ndarray, " _"],
-    held: Mapping[str, Answers],
+    answers: Mapping[str, Answers],
     gains: Float[np.ndarray, " gain"],
     findings: Findings,
     draws: int,
@@ -159,7 +182,7 @@ def _judged(
     components = made.components(index)
     mixture, frame = made.mixtures(index, gains)
     y = mixture.of(components[:, instrument.n_train :])
-    stacked = instrument.stacked(components, mixture, held=held)
+    stacked = instrument.stacked(components, mixture, answers=answers)
     judged = judge(
         y,
         stacked,
@@ -183,25 +206,3 @@ def _judged(
         covered_aside=held_aside(judged.sums, few, own, groups),
         covered_resampled=resampled(judged.sums, few, own, groups),
     )
-
-
-def _provenance(
-    findings: Findings,
-    targets: int,
-    gains: Float[np.ndarray, " gain"],
-    seed: int,
-    draws: int,
-    strengths: int,
-    instrument: Instrument,
-) -> dict[str, Any]:
-    strings = instrument.strings
-    return {
-        "targets": targets,
-        "gains": gains.tolist(),
-        "seed": seed,
-        "draws": draws,
-        "ridge_strengths": strengths,
-        "string_alphas": None if strings is None else strings.alphas.tolist(),
-        "findings": dict(findings.provenance),
-        "versions": library_versions(),
-    }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations_with_replacement
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -106,19 +107,15 @@ def _squares(
 ) -> Float[np.ndarray, "alpha target"]:
     """Out-of-fold squared error of every target at every strength."""
     parts = mixture.columns.shape[1]
-    triples, of = np.unique(mixture.columns, axis=0, return_inverse=True)
-    of = of.reshape(-1)
+    triples, inverse = np.unique(mixture.columns, axis=0, return_inverse=True)
+    inverse = inverse.reshape(-1)
     out = np.zeros((len(predicted), len(mixture)))
     for a, at in enumerate(predicted):
         error = components - at
-        products = {
-            (p, q): np.einsum("un,un->u", error[triples[:, p]], error[triples[:, q]])
-            for p in range(parts)
-            for q in range(p, parts)
-        }
-        for (p, q), product in products.items():
+        for p, q in combinations_with_replacement(range(parts), 2):
+            product = np.einsum("un,un->u", error[triples[:, p]], error[triples[:, q]])
             weight = mixture.weights[:, p] * mixture.weights[:, q] * (1 if p == q else 2)
-            out[a] += weight * product[of]
+            out[a] += weight * product[inverse]
     return out
 
 
@@ -206,8 +203,8 @@ class RidgeAnswerer:
         weights = 1.0 / (spectrum.eigenvalues + self.alphas[:, None])
         test = np.empty((len(self.alphas), len(components), self.test.shape[0]))
         for index, rows in self._test_rows():
-            for said, weight in zip(test, weights, strict=True):
-                said[:, index] = (rows @ (weight[:, None] * spectrum.scores)).T
+            for answer, weight in zip(test, weights, strict=True):
+                answer[:, index] = (rows @ (weight[:, None] * spectrum.scores)).T
         return Answers(self.alphas, train, test)
 
     def _step(self) -> int:
