@@ -209,7 +209,7 @@ def difference_figure(differences: pd.DataFrame) -> Figure:
             y=short_labels(differences["target"]),
             mode="markers",
             marker={"size": 9, "color": INK},
-            error_x=error_bars(middle, low, high, INK),
+            error_x=error_bars(middle, low, high, INK, width=4),
             showlegend=False,
         )
     )
