@@ -170,14 +170,10 @@ def classes(
     if not ks or repeats < 1:
         raise ValueError(f"ks={tuple(ks)} and repeats={repeats}: at least one of each")
     problem, where = material.problem, point_of(findings, point)
-    rows = _Rows(
-        material.rows(where, problem.train),
-        problem.y[problem.train],
-        problem.clusters[problem.train],
-        material.rows(where, problem.test),
-        problem.y[problem.test],
-        problem.clusters[problem.test],
-    )
+    parts = [
+        (material.rows(where, i), problem.y[i], problem.clusters[i]) for i in (problem.train, problem.test)
+    ]
+    rows = _Rows(*parts[0], *parts[1], draws, seed)
     tried = sorted(set(ks))
     dense = logistic_cv(rows.X, rows.y, rows.clusters, alphas, folds=folds, seed=seed, progress=progress)
     predicted = dense.predict(rows.X_test)
@@ -187,11 +183,11 @@ def classes(
     shuffled = np.random.default_rng(seed).permutation(rows.y)
     shuffled_predicted = held_out(rows.X, shuffled, rows.X_test, [dense.alpha])[0]
     lines = [
-        rows.scored(LOGISTIC, 0, predicted, draws, seed, _auroc(rows.y, dense.out_of_fold)),
-        rows.scored(RIDGE, 0, ridge, draws, seed),
-        rows.scored(SHUFFLED, 0, shuffled_predicted, draws, seed),
-        *_few(rows, tried, order, select, folds, draws, seed),
-        *_controls(rows, tried, select, repeats, seed, progress),
+        rows.scored(LOGISTIC, 0, predicted, _auroc(rows.y, dense.out_of_fold)),
+        rows.scored(RIDGE, 0, ridge),
+        rows.scored(SHUFFLED, 0, shuffled_predicted),
+        *_few(rows, tried, order, select, folds),
+        *_controls(rows, tried, select, repeats, progress),
     ]
     scores = pd.DataFrame(lines)
     bins = [reliability(rows.y_test, p).assign(arm=arm) for arm, p in ((LOGISTIC, predicted), (RIDGE, ridge))]
@@ -224,13 +220,15 @@ class _Rows:
     X_test: Float[np.ndarray, "test width"]
     y_test: Float[np.ndarray, "test column"]
     clusters_test: Int[np.ndarray, " test"]
+    draws: int
+    seed: int
 
-    def scored(
-        self, arm: str, k: int, p: np.ndarray, draws: int, seed: int, validation: float = float("nan")
-    ) -> dict[str, Any]:
+    def scored(self, arm: str, k: int, p: np.ndarray, validation: float = float("nan")) -> dict[str, Any]:
         """Test scores of one arm with their cluster intervals."""
         out: dict[str, Any] = {"arm": arm, "k": k, "validation": validation}
-        for name, (value, ends) in class_scores(self.y_test, p, self.clusters_test, draws, seed).items():
+        for name, (value, ends) in class_scores(
+            self.y_test, p, self.clusters_test, self.draws, self.seed
+        ).items():
             out |= {name: value, f"{name}_low": ends[0], f"{name}_high": ends[1]}
         return out
 
@@ -244,9 +242,9 @@ def _from_few(X: np.ndarray, y: np.ndarray, other: np.ndarray, chosen: np.ndarra
 
 
 def _few(
-    rows: _Rows, ks: Sequence[int], order: np.ndarray, select: Select, folds: int, draws: int, seed: int
+    rows: _Rows, ks: Sequence[int], order: np.ndarray, select: Select, folds: int
 ) -> list[dict[str, Any]]:
-    fold = group_folds(rows.clusters, folds, seed)
+    fold = group_folds(rows.clusters, folds, rows.seed)
     out_of_fold = np.zeros((len(ks), *rows.y.shape))
     for f in range(int(fold.max()) + 1):
         out = fold == f
@@ -257,15 +255,15 @@ def _few(
     lines: list[dict[str, Any]] = []
     for k, predicted in zip(ks, out_of_fold, strict=True):
         p = _from_few(rows.X, rows.y, rows.X_test, order[:k])
-        lines.append(rows.scored(FEW, k, p, draws, seed, _auroc(rows.y, predicted)))
+        lines.append(rows.scored(FEW, k, p, _auroc(rows.y, predicted)))
     return lines
 
 
 def _controls(
-    rows: _Rows, ks: Sequence[int], select: Select, repeats: int, seed: int, progress: bool | None
+    rows: _Rows, ks: Sequence[int], select: Select, repeats: int, progress: bool | None
 ) -> list[dict[str, Any]]:
     """Means over repeats, and their range in place of an interval."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(rows.seed)
     scores: dict[tuple[str, int], list[dict[str, float]]] = {}
     quiet = not (progress if progress is not None else rows.X.size * repeats > 20_000_000)
     for _ in tqdm(range(repeats), desc="class controls", unit="draw", disable=quiet, leave=False):

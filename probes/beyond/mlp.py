@@ -153,26 +153,17 @@ def mlp(
     A tenth of the training rows (whole clusters) stops the training and chooses decay and point; test rows
     are scored once. The **nonlinearity gain** is the MLP's test R² minus the ridge's at the *ridge's* chosen
     point, with a paired cluster interval. For the MLP's **verdict** it is cross-fitted in `folds` of whole
-    clusters at its chosen point and decay, and stands in the probe's place against the same surface.
+    clusters at its chosen point and decay, and stands in the probe's place against the same surface. What is
+    not named here is as in `MLPSettings` and `fit_mlps`.
 
     Args:
         findings: with their material.
         points: where to fit; all points of the findings by default, and always their chosen one.
-        hidden: as in `MLPSettings`, and so the rest that is not named here.
-        decays: as in `MLPSettings`.
         seeds: fits everything again with other initial weights and row order (`seed`, `seed` + 1, …); the
             first seed chooses.
-        epochs: as in `MLPSettings`.
-        patience: as in `MLPSettings`.
-        batch: as in `MLPSettings`.
-        learning_rate: as in `MLPSettings`.
-        scale: as in `MLPSettings`.
         dtype: `bfloat16` does the products in bfloat16, faster where the processor has it.
         folds: of the verdict.
         seed: the first.
-        device: as in `fit_mlps`.
-        at_once: as in `fit_mlps`.
-        progress: as in `fit_mlps`.
 
     Returns:
         Scores at every point beside the ridge's, the nonlinearity gain and the MLP's verdict.

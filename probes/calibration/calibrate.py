@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import library_versions
@@ -111,23 +111,55 @@ def calibrate(
     material = findings.material
     if not findings.baselines.keys() - {"shuffled"}:
         raise NotApplicable("these findings have no baselines: there is no verdict to calibrate")
-    draws = material.draws if draws is None else draws
+    n_bootstrap = material.draws if draws is None else draws
     rows = len(material.problem.y)
     quiet = not (progress if progress is not None else targets * rows > 500_000)
     instrument = Instrument.of(findings, strengths, string_step, quiet)
     made = Made.of(instrument, findings, targets, seed)
-    judged: list[pd.DataFrame] = []
     parts = blocks(instrument, made, kinds=2 + len(grid))
     count = sum(len(inner) for _, inner in parts)
+    verdicts: list[pd.DataFrame] = []
+
+    def add_verdicts(index: Int[np.ndarray, " _"], answers: Mapping[str, Answers]) -> None:
+        """On one of `count` blocks of targets, of every kind and gain."""
+        components = made.components(index)
+        mixture, frame = made.mixtures(index, grid)
+        tests = components[:, instrument.n_train :]
+        y = mixture.of(tests)
+        stacked = instrument.stacked(components, mixture, answers=answers)
+        judged = judge(
+            y,
+            stacked,
+            instrument.clusters[instrument.n_train :],
+            min_gain=material.min_gain,
+            model_baselines=findings.verdict.model_baselines,
+            draws=n_bootstrap,
+            seed=material.seed,
+        )
+        part = mixture.weights[:, 2:] * tests[mixture.columns[:, 2]]
+        known = r2(y.T, (stacked["surface"] + part).T) - r2(y.T, stacked["surface"].T)
+        few, own = min(n_bootstrap, 1000), 100_003 * seed + 101 * len(verdicts)
+        groups = max(1, min(round(40 / count), len(index) // 5))
+        verdicts.append(
+            frame.assign(
+                known=known,
+                surface=judged.surface,
+                gain=judged.gain,
+                low=judged.low,
+                high=judged.high,
+                words=judged.words,
+                covered_aside=held_aside(judged.sums, few, own, groups),
+                covered_resampled=resampled(judged.sums, few, own, groups),
+            )
+        )
+
     with tqdm(total=targets, desc="calibrating", unit="target", disable=quiet, leave=False) as bar:
         for outer, inner in parts:
             strings = made.string_answers(instrument, outer)
             for block in inner:
-                answers = made.some_answers(strings, outer, block)
-                own = [seed, len(judged)]
-                judged.append(_judged(instrument, made, block, answers, grid, findings, draws, own, count))
+                add_verdicts(block, made.some_answers(strings, outer, block))
                 bar.update(len(block))
-    every = pd.concat(judged).sort_values(["kind", "true_gain", "number"], ignore_index=True)
+    every = pd.concat(verdicts).sort_values(["kind", "true_gain", "number"], ignore_index=True)
     rates = tally(every)
     hidden = rates[rates["kind"] == HIDDEN]
     counts = hidden["targets"].to_numpy(np.float64)
@@ -156,7 +188,7 @@ def calibrate(
             "targets": targets,
             "gains": grid.tolist(),
             "seed": seed,
-            "draws": draws,
+            "draws": n_bootstrap,
             "ridge_strengths": strengths,
             "string_alphas": None if instrument.strings is None else instrument.strings.alphas.tolist(),
             "findings": dict(findings.provenance),
@@ -165,44 +197,3 @@ def calibrate(
     )
     put_under(findings, calibration)
     return calibration
-
-
-def _judged(
-    instrument: Instrument,
-    made: Made,
-    index: Int[np.ndarray, " _"],
-    answers: Mapping[str, Answers],
-    gains: Float[np.ndarray, " gain"],
-    findings: Findings,
-    draws: int,
-    seed: list[int],
-    count: int,
-) -> pd.DataFrame:
-    """Verdicts on one of `count` blocks of targets, of every kind and gain."""
-    components = made.components(index)
-    mixture, frame = made.mixtures(index, gains)
-    y = mixture.of(components[:, instrument.n_train :])
-    stacked = instrument.stacked(components, mixture, answers=answers)
-    judged = judge(
-        y,
-        stacked,
-        instrument.clusters[instrument.n_train :],
-        min_gain=findings.material.min_gain,
-        model_baselines=findings.verdict.model_baselines,
-        draws=draws,
-        seed=findings.material.seed,
-    )
-    part = mixture.weights[:, 2:] * components[mixture.columns[:, 2], instrument.n_train :]
-    known = r2(y.T, (stacked["surface"] + part).T) - r2(y.T, stacked["surface"].T)
-    few, own = min(draws, 1000), 100_003 * seed[0] + 101 * seed[1]
-    groups = max(1, min(round(40 / count), len(index) // 5))
-    return frame.assign(
-        known=known,
-        surface=judged.surface,
-        gain=judged.gain,
-        low=judged.low,
-        high=judged.high,
-        words=judged.words,
-        covered_aside=held_aside(judged.sums, few, own, groups),
-        covered_resampled=resampled(judged.sums, few, own, groups),
-    )
