@@ -22,7 +22,7 @@ from graticule.probes.calibration.judging import (
     resampled,
 )
 from graticule.probes.calibration.result import HIDDEN, Calibration, put_under, tally
-from graticule.probes.calibration.targets import Made, blocks
+from graticule.probes.calibration.targets import SyntheticTargets, blocks
 from graticule.probes.findings import Findings
 from graticule.probes.scores.metrics import r2
 
@@ -115,15 +115,15 @@ def calibrate(
     rows = len(material.problem.y)
     quiet = not (progress if progress is not None else targets * rows > 500_000)
     instrument = Instrument.of(findings, strengths, string_step, quiet)
-    made = Made.of(instrument, findings, targets, seed)
-    parts = blocks(instrument, made, kinds=2 + len(grid))
+    synthetic = SyntheticTargets.of(instrument, findings, targets, seed)
+    parts = blocks(instrument, synthetic, kinds=2 + len(grid))
     count = sum(len(inner) for _, inner in parts)
     verdicts: list[pd.DataFrame] = []
 
     def add_verdicts(index: Int[np.ndarray, " _"], answers: Mapping[str, Answers]) -> None:
         """On one of `count` blocks of targets, of every kind and gain."""
-        components = made.components(index)
-        mixture, frame = made.mixtures(index, grid)
+        components = synthetic.components(index)
+        mixture, frame = synthetic.mixtures(index, grid)
         tests = components[:, instrument.n_train :]
         y = mixture.of(tests)
         stacked = instrument.stacked(components, mixture, answers=answers)
@@ -155,9 +155,9 @@ def calibrate(
 
     with tqdm(total=targets, desc="calibrating", unit="target", disable=quiet, leave=False) as bar:
         for outer, inner in parts:
-            strings = made.string_answers(instrument, outer)
+            strings = synthetic.string_answers(instrument, outer)
             for block in inner:
-                add_verdicts(block, made.some_answers(strings, outer, block))
+                add_verdicts(block, synthetic.some_answers(strings, outer, block))
                 bar.update(len(block))
     every = pd.concat(verdicts).sort_values(["kind", "true_gain", "number"], ignore_index=True)
     rates = tally(every)
@@ -182,8 +182,8 @@ def calibrate(
         limit_by_words=limit("structure")[0],
         rates=rates,
         targets=every,
-        surface_share=made.share,
-        smooth=made.smooth,
+        surface_share=synthetic.share,
+        smooth=synthetic.smooth,
         provenance={
             "targets": targets,
             "gains": grid.tolist(),

@@ -31,7 +31,7 @@ _PREDICTED_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
-class Made:
+class SyntheticTargets:
     """Components of all targets."""
 
     noise: Float[np.ndarray, "target row"]
@@ -46,7 +46,7 @@ class Made:
     """How often the n-gram functions were smoothed."""
 
     @classmethod
-    def of(cls, instrument: Instrument, findings: Findings, count: int, seed: int) -> Made:
+    def of(cls, instrument: Instrument, findings: Findings, count: int, seed: int) -> SyntheticTargets:
         """As `calibrate` describes them."""
         rng = np.random.default_rng([seed, 0])
         n = instrument.n_train
@@ -113,18 +113,18 @@ Blocks = list[tuple[Int[np.ndarray, " _"], list[Int[np.ndarray, " _"]]]]
 """Targets whose strings are answered together → the blocks of them that are judged together."""
 
 
-def blocks(instrument: Instrument, made: Made, kinds: int) -> Blocks:
+def blocks(instrument: Instrument, synthetic: SyntheticTargets, kinds: int) -> Blocks:
     """All targets, in blocks that stay within their bytes; one block of one where they fit.
 
     Args:
         instrument: what judges them.
-        made: the targets.
+        synthetic: the targets.
         kinds: mixtures of each target.
 
     Returns:
         Blocks within blocks.
     """
-    count, n_hidden = len(made.noise), len(made.hidden)
+    count, n_hidden = len(synthetic.noise), len(synthetic.hidden)
     rows, predictors = instrument.rows, len(instrument.ridges) + 1
     strengths = 0 if instrument.strings is None else len(instrument.strings.alphas)
     answered = _STRING_BYTES // (4 * max(1, strengths) * rows)

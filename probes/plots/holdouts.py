@@ -144,24 +144,24 @@ def held_out_maps_figure(
         KeyError: A column is missing.
     """
     need_columns(predictions, "block", *(f"{k}_{axis}" for k in ("true", "pred") for axis in (lat, lon)))
-    shown = blocks.sort_values("rows", ascending=False, kind="stable").head(top)
+    largest = blocks.sort_values("rows", ascending=False, kind="stable").head(top)
     across = 3
-    down = -(-len(shown) // across)
+    down = -(-len(largest) // across)
     titles = [
         Markup(f"<b>{plain(short(str(b), 18))}</b> {n:,} rows, {a:.0f}°")
-        for b, n, a in zip(shown["block"], shown["rows"], shown["angle"], strict=True)
+        for b, n, a in zip(largest["block"], largest["rows"], largest["angle"], strict=True)
     ]
     fig = make_subplots(
         rows=down, cols=across, shared_xaxes=True, shared_yaxes=True, subplot_titles=titles,
         horizontal_spacing=0.015, vertical_spacing=0.2 / max(down, 2),
     )  # fmt: skip
-    inside = predictions[predictions["block"].isin(shown["block"])]
+    inside = predictions[predictions["block"].isin(largest["block"])]
     x_range, y_range = (_window(inside[f"true_{axis}"].to_numpy(np.float64)) for axis in (lon, lat))
     coast_x, coast_y = coastline()
     near_x = (coast_x > x_range[0] - 15) & (coast_x < x_range[1] + 15)
     near = near_x & (coast_y > y_range[0] - 15) & (coast_y < y_range[1] + 15)
     coast = _thin(np.where(near, coast_x, np.nan), np.where(near, coast_y, np.nan))
-    for i, (_, block) in enumerate(shown.iterrows()):
+    for i, (_, block) in enumerate(largest.iterrows()):
         cell = {"row": i // across + 1, "col": i % across + 1}
         part, _ = sampled(predictions[predictions["block"] == block["block"]], limit, seed)
         shore = {"color": "#a9b4bf", "width": 0.7}
@@ -190,9 +190,9 @@ def held_out_maps_figure(
         )  # fmt: skip
     shape = (y_range[1] - y_range[0]) / (x_range[1] - x_range[0])
     note = (
-        f"The {len(shown)} largest of {len(blocks)} blocks; at most {limit} rows of each are drawn. Degrees "
-        "are the angle between where the block lies and where it was put, seen from the training mean "
-        "(chance 90°)."
+        f"The {len(largest)} largest of {len(blocks)} blocks; at most {limit} rows of each are drawn. "
+        "Degrees are the angle between where the block lies and where it was put, seen from the training "
+        "mean (chance 90°)."
     )
     aspect = min(1.8, down * max(shape, 0.45) / across * 1.35 + 0.1)
     style(fig, height=140 + 190 * down, aspect=aspect, extra=110, note=note)

@@ -21,7 +21,7 @@ from graticule.probes.calibration.judging import (
 )
 from graticule.probes.calibration.result import HIDDEN, NOISE, SURFACE, Calibration, detected
 from graticule.probes.calibration.targets import (
-    Made,
+    SyntheticTargets,
     _split,
     blocks,
     hidden_from,
@@ -331,7 +331,9 @@ def test_blocks_of_targets_give_what_one_block_gives(
         monkeypatch.setattr(f"graticule.probes.calibration.{module}.BLOCK_BYTES", 300_000)
     many = calibrate(larger, targets=12, strengths=8, seed=3, draws=200).targets
     empty = np.zeros((12, 700))
-    parts = blocks(Instrument.of(larger, strengths=8), Made(empty, empty, empty, 0.5, 0), kinds=10)
+    parts = blocks(
+        Instrument.of(larger, strengths=8), SyntheticTargets(empty, empty, empty, 0.5, 0), kinds=10
+    )
     assert len(parts) > 1 and sum(len(inner) for _, inner in parts) > len(parts)
     assert sorted(np.concatenate([b for _, inner in parts for b in inner])) == list(range(12))
     figures = ["known", "surface", "gain", "low", "high"]
