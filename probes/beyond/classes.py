@@ -253,9 +253,9 @@ def _few(
         for i, k in enumerate(ks):
             out_of_fold[i, out] = _from_few(X, y, rows.X[out], inner[:k])
     lines: list[dict[str, Any]] = []
-    for k, predicted in zip(ks, out_of_fold, strict=True):
+    for i, k in enumerate(ks):
         p = _from_few(rows.X, rows.y, rows.X_test, order[:k])
-        lines.append(rows.scored(FEW, k, p, _auroc(rows.y, predicted)))
+        lines.append(rows.scored(FEW, k, p, _auroc(rows.y, out_of_fold[i])))
     return lines
 
 

@@ -58,8 +58,8 @@ def dumbbell_figure(blocks: pd.DataFrame, measure: str, by: str, top: int = 30) 
                 showlegend=False, hoverinfo="skip",
             )
         )  # fmt: skip
-    ends = (largest[f"held_out{end}"] for end in ("", "_low", "_high"))
-    bars = error_bars(*ends, ACCENT, 1.2)
+    low, high = largest["held_out_low"], largest["held_out_high"]
+    bars = error_bars(largest["held_out"], low, high, ACCENT, 1.2)
     cross: dict[str, Any] = {"symbol": "x-thin", "size": 8, "line": {"width": 2, "color": MUTED}}
     for column, what, mark in (
         ("mean_level", "training mean predicted", cross),
@@ -162,7 +162,7 @@ def held_out_maps_figure(
     near = near_x & (coast_y > y_range[0] - 15) & (coast_y < y_range[1] + 15)
     coast = _thin(np.where(near, coast_x, np.nan), np.where(near, coast_y, np.nan))
     for i, (_, block) in enumerate(largest.iterrows()):
-        cell = {"row": i // across + 1, "col": i % across + 1}
+        cell: dict[str, Any] = {"row": i // across + 1, "col": i % across + 1}
         part, _ = sampled(predictions[predictions["block"] == block["block"]], limit, seed)
         shore = {"color": "#a9b4bf", "width": 0.7}
         outline = Scatter(
