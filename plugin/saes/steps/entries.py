@@ -149,7 +149,8 @@ def top_of_rows(
 ) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
     """Values and columns of the `k` largest entries of each row, in no particular order.
 
-    **Raises** `RuntimeError`, from torch, where `k` exceeds `d_sae`.
+    Raises:
+        RuntimeError: from torch, where `k` exceeds `d_sae`.
     """
     batch, d_sae = scores.shape
     size = group_size(d_sae, k)
