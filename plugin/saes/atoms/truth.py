@@ -25,7 +25,7 @@ class Truth:
     rows: Float[np.ndarray, "row d_in"]
     """Activations, float32."""
     atoms: Float[np.ndarray, "atom d_in"]
-    """True directions, a line an atom; their lengths do not matter."""
+    """True directions, one row per atom; their lengths do not matter."""
     names: tuple[str, ...]
     """`concept=value` of each atom."""
     fires: Bool[np.ndarray, "row atom"]

@@ -116,7 +116,7 @@ def _other_request(path: Path, differing: str) -> ValueError:
 # The call as it was made -------------------------------------------------------------------------------
 def call_words(**arguments: Any) -> dict[str, Any]:
     """Arguments of `train` as plain values, kept beside the request: another call into the same folder is
-    told at once, by the names that the caller used, before a model is run or even loaded.
+    refused at once, by the names that the caller used, before a model is run or even loaded.
 
     What was not given and what has no words is left out.
     """

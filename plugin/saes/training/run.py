@@ -38,7 +38,7 @@ class Run(Result):
     manifest: Mapping[str, Any]
     """`run.json`: `state` (`training` or `complete`), `tokens`, `steps`, `request`, `versions`."""
     history: pd.DataFrame = field(repr=False)
-    """A line a logged step: `step`, `tokens`, `seconds`, `loss`, its terms, `l0`, `explained_variance`,
+    """One row per logged step: `step`, `tokens`, `seconds`, `loss`, its terms, `l0`, `explained_variance`,
     `dead`, `lr`; empty before the first checkpoint, and where there are several parts."""
     events: tuple[Mapping[str, Any], ...] = ()
     """What happened between steps: starts, resumptions, resampling, the end."""

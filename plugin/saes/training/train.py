@@ -126,8 +126,8 @@ def train(
         hook_name: the hook point; several for an SAE at each. May be left out where the data has only one.
         corpus: texts for a model: a file, a folder, a dataset, a list (`Corpus.read` says what).
         n_tokens: rows to train on, rounded down to whole batches; of a store by default all.
-        batch_size: rows a step.
-        context_size: tokens a context, BOS included; 128 by default.
+        batch_size: rows per step.
+        context_size: tokens per context, BOS included; 128 by default.
         epochs: how often the data may be read; None without end. The paper found repeats to do harm.
         stream: further arguments of `LiveStream` or `StoreStream`: `tokens_per_context`, `buffer_tokens`,
             `exclude_special`, `max_norm`, `prepend_bos`, `dtype` …
@@ -171,7 +171,7 @@ def train(
     wanted = wanted_saes(config, hook_name)
     points = list(dict.fromkeys(sae.point for sae in wanted if sae.point is not None))
     a_batch = source.batch_size if isinstance(source, Stream) else batch_size
-    at_least = None if n_tokens is None else max(n_tokens, a_batch)  # too few are told of after the rest
+    at_least = None if n_tokens is None else max(n_tokens, a_batch)  # too few are refused after the rest
     data = make_stream(
         source,
         points,
