@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import combinations_with_replacement
 
 import numpy as np
+from einops import rearrange
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
@@ -199,7 +200,8 @@ class RidgeAnswerer:
         spectrum, step = self._with_targets(y), self._step()
         train = np.empty((len(self.alphas), *components.shape))
         for index, errors in out_of_fold(spectrum, y, self.alphas, self.plan, step):
-            train[:, :, index] = (y[index][:, None, :] - errors).transpose(1, 2, 0)
+            predicted = y[index][:, None, :] - errors
+            train[:, :, index] = rearrange(predicted, "row alpha component -> alpha component row")
         weights = 1.0 / (spectrum.eigenvalues + self.alphas[:, None])
         test = np.empty((len(self.alphas), len(components), self.test.shape[0]))
         for index, rows in self._test_rows():
@@ -249,10 +251,11 @@ class StringAnswerer:
             z = np.ascontiguousarray(components.T)
             parts = self.ridge.n_folds + 1
             with tqdm(total=parts, desc="strings", unit="fit", disable=self.quiet, leave=False) as bar:
-                train = self.ridge.out_of_fold(z, self.alphas, bar, _TOLERANCE).transpose(0, 2, 1)
-                test = self.ridge.test(z, self.alphas, _TOLERANCE).transpose(0, 2, 1)
+                train = self.ridge.out_of_fold(z, self.alphas, bar, _TOLERANCE)
+                test = self.ridge.test(z, self.alphas, _TOLERANCE)
                 bar.update()
-            return Answers(self.alphas, np.ascontiguousarray(train), np.ascontiguousarray(test))
+            turned = (rearrange(x, "alpha row component -> alpha component row") for x in (train, test))
+            return Answers(self.alphas, *(np.ascontiguousarray(x) for x in turned))
         *folds, last = self.smoothers
         train = np.empty((len(self.alphas), *components.shape), last.weights.dtype)
         for fold in folds:

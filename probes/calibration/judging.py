@@ -45,7 +45,7 @@ def stacks(
 ) -> dict[str, Float[np.ndarray, "target test"]]:
     """Test predictions of the stack of `baselines`, and of the stack with `probe` added, for every target.
 
-    The very least squares of `scores.verdict.stack`, from one QR a target: the first columns' factor is the
+    The very least squares of `scores.verdict.stack`, from one QR per target: the first columns' factor is the
     factor of the first columns.
     """
     predictors = [*baselines.values(), *([] if probe is None else [probe])]

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
+from einops import rearrange
 from jaxtyping import Float, Int, Shaped
 from tqdm.auto import tqdm
 
@@ -215,11 +216,11 @@ def predicted_everywhere(
     step = max(1, _VALUES_AT_ONCE // (n * n_targets))
     for first in range(0, n_blocks, step):
         part = slice(first, first + step)
-        coef = fits.coef[part].transpose(1, 0, 2).reshape(width, -1)
+        coef = rearrange(fits.coef[part], "block width target -> width (block target)")
         out = np.empty((n, coef.shape[1]))
         for index in chunks(np.arange(n), chunk_rows_for(width)):
             out[index] = rows.gather(index) @ coef
-        by_block = out.reshape(n, -1, n_targets).transpose(1, 0, 2)
+        by_block = rearrange(out, "row (block target) -> block row target", target=n_targets)
         yield from enumerate(np.ascontiguousarray(by_block + fits.intercept[part, None]), first)
 
 

@@ -104,7 +104,7 @@ class Holdouts(SavedResult):
         return f"{self.model} on {self.table}: each {self.by} held out"
 
     def score(self, measure: str) -> Mapping[str, Any]:
-        """The row of `scores` of a measure. **Raises** `KeyError` if there is none."""
+        """The row of `scores` of a measure. Raises `KeyError` if there is none."""
         rows = self.scores[self.scores["measure"] == measure]
         if rows.empty:
             raise UnknownNameError(f"no measure {measure!r}; there are {', '.join(self.scores['measure'])}")
