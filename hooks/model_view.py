@@ -103,6 +103,20 @@ class ModelView:
         return weight.double().norm(dim=1).cpu().numpy()
 
 
+def unembedding_of(model: HookedModel) -> Tensor:
+    """`W_U` `[d_model, d_vocab]`, detached.
+
+    Raises:
+        ValueError: if the model has none of that shape; its message ends a sentence that says who needs one.
+    """
+    weight: Any = getattr(model, "W_U", None)
+    width = int(model.cfg.d_model)
+    if not isinstance(weight, Tensor) or weight.ndim != 2 or weight.shape[0] != width:
+        shape = tuple(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
+        raise ValueError(f"model.W_U of [d_model, d_vocab] with d_model {width}; found {shape}")
+    return weight.detach()
+
+
 def final_norm(model: HookedModel) -> tuple[Float[np.ndarray, " d_model"], bool]:
     """The gain of the final norm (ones where it is folded or absent), and whether it subtracts the mean.
 

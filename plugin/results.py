@@ -20,7 +20,7 @@ RESULTS: dict[str, str] = {
     "directions": "graticule.probes.directions.result:Directions",
     "erasure": "graticule.probes.causes.erase:Erasure",
     "findings": "graticule.probes.findings:Findings",
-    "holdouts": "graticule.probes.generalisation.holdouts:Holdouts",
+    "holdouts": "graticule.probes.generalisation.holdouts_result:Holdouts",
     "latents": "graticule.probes.latents.result:LatentFindings",
     "layer_band": "graticule.probes.layer_band:LayerBand",
     "mlp": "graticule.probes.beyond.mlp:MLPFindings",

@@ -85,8 +85,6 @@ class Comparison(SavedResult):
 
     def figures(self) -> dict[str, Figure]:
         """The difference of every target, and of their mean."""
-        from graticule.probes.plots.calibration import difference_figure
-
         whole = {"target": "mean", "difference": self.difference, "low": self.ci95[0], "high": self.ci95[1]}
         lines = self.by_target if len(self.by_target) > 1 else self.by_target.head(0)
         drawn = pd.concat([lines[list(whole)], pd.DataFrame([whole])], ignore_index=True)
@@ -194,3 +192,34 @@ def _linked(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     from graticule.probes.tables.groups import link_clusters
 
     return link_clusters([pd.Series(a), pd.Series(b)], len(a))
+
+
+def difference_figure(differences: pd.DataFrame) -> Figure:
+    """Differences of R² with their intervals, a line for each.
+
+    Args:
+        differences: `target`, `difference`, `low`, `high`.
+
+    Raises:
+        KeyError: A column is missing.
+    """
+    from graticule.probes.plots.drawing import Figure, Scatter
+    from graticule.probes.plots.style import FAINT, INK, error_bars, need_columns, short_labels, style
+
+    need_columns(differences, "target", "difference", "low", "high")
+    middle, low, high = (differences[name].to_numpy(np.float64) for name in ("difference", "low", "high"))
+    fig = Figure(
+        Scatter(
+            x=middle,
+            y=short_labels(differences["target"]),
+            mode="markers",
+            marker={"size": 9, "color": INK},
+            error_x=error_bars(middle, low, high, INK, width=4),
+            showlegend=False,
+        )
+    )
+    style(fig, height=120 + 28 * len(differences))
+    fig.add_vline(x=0, line={"color": FAINT, "width": 1.5})
+    fig.update_xaxes(title_text="difference of test R², first less second")
+    fig.update_yaxes(autorange="reversed", type="category")
+    return fig

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from graticule.hooks.imports import load
-from graticule.hooks.model_view import final_norm
+from graticule.hooks.model_view import final_norm, unembedding_of
 from graticule.hooks.protocols import HookedModel
 
 _COLUMNS = 1 << 14  # of the vocabulary at a time
@@ -110,19 +109,17 @@ def unembedding_covariance(model: HookedModel) -> Float[np.ndarray, "d_model d_m
     Raises:
         ValueError: if the model has no `W_U` of `[d_model, d_vocab]`.
     """
-    weight: Any = getattr(model, "W_U", None)
-    width = int(model.cfg.d_model)
-    if not isinstance(weight, Tensor) or weight.ndim != 2 or weight.shape[0] != width:
-        shape = tuple(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
+    try:
+        weight = unembedding_of(model)
+    except ValueError as reason:
         raise ValueError(
-            f"the causal inner product needs model.W_U of [d_model, d_vocab] with d_model {width}; found "
-            f"{shape}. Leave model= out to have the other geometries"
-        )
+            f"the causal inner product needs {reason}. Leave model= out to have the other geometries"
+        ) from None
     gain, centres = final_norm(model)
     through = np.diag(gain)
     if centres:
-        through = (np.eye(width) - 1 / width) @ through
-    return through @ column_covariance(weight.detach()) @ through.T
+        through = (np.eye(len(gain)) - 1 / len(gain)) @ through
+    return through @ column_covariance(weight) @ through.T
 
 
 def column_covariance(weights: Float[Tensor, "d_model d_vocab"]) -> Float[np.ndarray, "d_model d_model"]:

@@ -71,8 +71,6 @@ class LayerBand(SavedResult):
 
     def figures(self) -> dict[str, Figure]:
         """The band over depth."""
-        from graticule.probes.plots.calibration import band_figure
-
         caption = f"{_NAMES[self.what]} of every layer; the band holds all layers at once"
         return {caption: band_figure(self.layers, self.chosen_point, _NAMES[self.what])}
 
@@ -158,3 +156,43 @@ def _stacks(findings: Findings) -> dict[str, Float[np.ndarray, "test target"]]:
         full = stack({**folds, "probe": fit.fit.out_of_fold}, problem.y[problem.train])
         out[point] = full.predict({**tests, "probe": fit.test})
     return out
+
+
+def band_figure(layers: pd.DataFrame, chosen_point: str, name: str) -> Figure:
+    """A simultaneous band over depth, each layer's own interval inside it, the chosen layer marked.
+
+    Args:
+        layers: one row per point: `point`, `layer`, `estimate`, `low`, `high`, `low_alone`, `high_alone`.
+        chosen_point: the `point` chosen on training rows.
+        name: of the quantity, for the axis.
+
+    Raises:
+        KeyError: A column is missing.
+    """
+    from graticule.probes.plots.drawing import Figure, Scatter
+    from graticule.probes.plots.style import ACCENT, FAINT, INK, depth_of, layer_axis, need_columns, style
+
+    need_columns(layers, "point", "layer", "estimate", "low", "high", "low_alone", "high_alone")
+    x = depth_of(layers)
+    fig = Figure()
+    for end, colour, legend in (
+        ("", "rgba(0,99,156,0.15)", "all layers at once"),
+        ("_alone", "rgba(0,99,156,0.3)", "each layer alone"),
+    ):
+        edge: dict[str, Any] = {"x": x, "mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
+        fill = {"fill": "tonexty", "fillcolor": colour, "name": legend}
+        fig.add_trace(Scatter(y=layers[f"high{end}"], showlegend=False, **edge))
+        fig.add_trace(Scatter(y=layers[f"low{end}"], showlegend=True, **edge, **fill))
+    fig.add_trace(
+        Scatter(x=x, y=layers["estimate"], mode="lines+markers", line={"color": INK}, showlegend=False)
+    )
+    at = (layers["point"] == chosen_point).to_numpy()
+    mark = {"symbol": "diamond", "size": 12, "color": ACCENT}
+    label = "chosen on training rows"
+    fig.add_trace(Scatter(x=x[at], y=layers["estimate"][at], mode="markers", marker=mark, name=label))
+    style(fig, height=380)
+    fig.add_hline(y=0, line={"color": FAINT, "width": 1})
+    fig.update_xaxes(title_text="hook point")
+    layer_axis(fig, layers["layer"])
+    fig.update_yaxes(title_text=name)
+    return fig

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from graticule.hooks.model_view import at_border
 from graticule.hooks.points import PointError, layer_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.lengths import config_of, rope_borders
@@ -113,7 +114,7 @@ class Forward:
 def check_compilable(points: Sequence[str]) -> None:
     """**Raises** `ValueError` unless every point lies at the border of a block."""
     for point in points:
-        if not point.endswith(("hook_resid_pre", "hook_resid_post")):
+        if not at_border(point):
             raise ValueError(
                 f"compile=True reads points at the borders of blocks (resid_pre, resid_post), not {point}; "
                 "leave compile off for points inside blocks"

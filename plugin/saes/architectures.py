@@ -48,7 +48,8 @@ class BrickenTrainingSAEConfig(TrainingSAEConfig):
     over `l1_warm_up_steps` (the paper: none). The decoder's unit norm and the bias tied to the input are the
     method: other values of `decoder_init_norm` and `apply_b_dec_to_input` are refused.
 
-    **Raises** `ValueError` for those, for a negative λ, or for a normalisation at run time.
+    Raises:
+        ValueError: for those, for a negative λ, or for a normalisation at run time.
     """
 
     l1_coefficient: float = 0.004
@@ -189,7 +190,8 @@ def start_bias(sae: Any, rows: Float[Tensor, "row d_in"], method: BiasStart = "g
     Left as it is where `method` is `"zeros"`, and in an SAE that does not subtract it from its input: the
     encoder would not know. Rows that are not finite do not count.
 
-    **Raises** `ValueError` where none is left.
+    Raises:
+        ValueError: where none is left.
     """
     if method == "zeros" or not (hasattr(sae, "b_dec") and sae.cfg.apply_b_dec_to_input):
         return
@@ -207,7 +209,8 @@ def geometric_median(
     Started at the mean; stops when a step is shorter than `tolerance` times the rows' mean distance. A row
     that the iteration runs into is handled after Vardi & Zhang (2000), so that it is not stuck there.
 
-    **Raises** `ValueError` without rows, or where a value is not finite.
+    Raises:
+        ValueError: without rows, or where a value is not finite.
     """
     if not len(rows):
         raise ValueError("the geometric median of no rows: give at least one")

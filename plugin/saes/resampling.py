@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -109,7 +109,8 @@ class Resampler:
     def dead(self, step: int) -> Shaped[Tensor, " d_sae"]:
         """Which latents fired in none of the last `window` steps, or, earlier on, not since the start.
 
-        **Raises** `ValueError` before anything was observed.
+        Raises:
+            ValueError: before anything was observed.
         """
         if self._last_fired is None:
             raise ValueError("no step was observed yet: call observe(step, fired) after every step")
@@ -129,7 +130,8 @@ class Resampler:
         Their losses are the training loss of each row alone, with `coefficients` by SAELens's names (their
         final values if not given). Resampled latents count as having fired at `step`.
 
-        **Raises** `ValueError` without rows, where losses are not finite, or before anything was observed.
+        Raises:
+            ValueError: without rows, where losses are not finite, or before anything was observed.
         """
         dead = self.dead(step).nonzero().squeeze(1).to(sae.W_dec.device)
         record = ResampleRecord(step, len(dead), (), (), len(rows), float("nan"), float("nan"))
@@ -144,14 +146,12 @@ class Resampler:
             _point(sae, optimizer, dead, directions, scale)
             assert self._last_fired is not None  # `dead` has raised otherwise
             self._last_fired[dead.to(self._last_fired.device)] = step
-            record = ResampleRecord(
-                step,
-                len(dead),
-                tuple(dead.tolist()),
-                tuple(inputs.tolist()),
-                len(rows),
-                float(losses.mean()),
-                float(scale),
+            record = replace(
+                record,
+                latents=tuple(dead.tolist()),
+                inputs=tuple(inputs.tolist()),
+                mean_loss=float(losses.mean()),
+                encoder_norm=float(scale),
             )
         self.records.append(record)
         _log.info("step %d: %d dead latents resampled", step, len(dead))

@@ -18,7 +18,7 @@ from graticule.hooks.saved import SavedResult
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-_SHOWN = 4  # targets drawn
+_TARGETS = 4  # targets drawn
 _LINES = 25
 _PLURAL = {
     "embedding": "the embedding",
@@ -87,9 +87,9 @@ class Attribution(SavedResult):
 
     def summary(self) -> str:
         """Who writes what is read, for each target; then whether the sum is exact."""
-        lines = [self._line(name) for name in self.target_names[:_SHOWN]]
-        if len(self.target_names) > _SHOWN:
-            lines.append(f"… and {len(self.target_names) - _SHOWN} more targets")
+        lines = [self._line(name) for name in self.target_names[:_TARGETS]]
+        if len(self.target_names) > _TARGETS:
+            lines.append(f"… and {len(self.target_names) - _TARGETS} more targets")
         rows = f"{self.n_rows} rows, {self.n_clusters} clusters"
         lines.append(f"terms sum to the reading to {self.gap:.1e} of its standard deviation ({rows})")
         if self.unit == "neuron":
@@ -115,7 +115,7 @@ class Attribution(SavedResult):
     def figures(self) -> dict[str, Figure]:
         """By component: the build-up through the layers and the terms; heads as a map; neurons as bars."""
         out: dict[str, Figure] = {}
-        for t, name in enumerate(self.target_names[:_SHOWN]):
+        for t, name in enumerate(self.target_names[:_TARGETS]):
             table, unit = self.of(name), self.units[t]
             if not table["share"].notna().any():
                 out[f"{name}: the terms of the reading"] = _terms_figure(table, unit, "mean")
@@ -133,7 +133,7 @@ class Attribution(SavedResult):
     def tables(self) -> dict[str, pd.DataFrame]:
         """The largest terms of each target."""
         out: dict[str, pd.DataFrame] = {}
-        for t, name in enumerate(self.target_names[:_SHOWN]):
+        for t, name in enumerate(self.target_names[:_TARGETS]):
             table = self.of(name)
             size = table["share"] if table["share"].notna().any() else table["mean"]
             mean = f"mean ({self.units[t]})" if self.units[t] else "mean"
@@ -258,8 +258,8 @@ def build_up_figure(terms: pd.DataFrame, intercept: float, unit: str | None = No
 def _ticks_of_writes(layers: list[int], most: int) -> dict[str, list[Any]]:
     """The embeddings at 0, and about `most` of the layers, none so near that it touches their name."""
     step = max(1, round(len(layers) / most))
-    shown = layers[step - 1 :: step] if step > 1 else layers[1 if len(layers) > most / 2 else 0 :]
-    return {"tickvals": [0, *(v + 1 for v in shown)], "ticktext": ["embed", *map(str, shown)]}
+    ticks = layers[step - 1 :: step] if step > 1 else layers[1 if len(layers) > most / 2 else 0 :]
+    return {"tickvals": [0, *(v + 1 for v in ticks)], "ticktext": ["embed", *map(str, ticks)]}
 
 
 def _heads_figure(terms: pd.DataFrame) -> Figure:

@@ -25,7 +25,7 @@ from graticule.probes.findings import Findings
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-_SHOWN = 4
+_TARGETS = 4
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Trace(SavedResult):
         """Each target's last reading, and where it was highest and lowest."""
         lines: list[str] = []
         own = self.tokens[self.n_special :]
-        for t, name in enumerate(self.target_names[:_SHOWN]):
+        for t, name in enumerate(self.target_names[:_TARGETS]):
             reading = self._at_chosen[self.n_special :, t]
             high, low = int(reading.argmax()), int(reading.argmin())
             lines.append(
@@ -95,7 +95,7 @@ class Trace(SavedResult):
     def figures(self) -> dict[str, Figure]:
         """The reading over the text; with several layers, layers × tokens."""
         out: dict[str, Figure] = {}
-        for t, name in enumerate(self.target_names[:_SHOWN]):
+        for t, name in enumerate(self.target_names[:_TARGETS]):
             out[f"{name}: the reading at every token"] = self._over_text(t)
             if len(self.points) > 1:
                 out[f"{name}: the reading at every token and layer"] = self._over_layers(t)
@@ -141,17 +141,17 @@ class Trace(SavedResult):
         from graticule.probes.plots.drawing import Figure, Heatmap
         from graticule.probes.plots.style import DIVERGING, axis_title, style
 
-        shown, labels = (
+        readings, labels = (
             self.readings[:, self.n_special :, target],
             _token_labels(self.tokens[self.n_special :]),
         )
         mean, scale = self.mean[target], self.scale[target]
-        span = 2 * scale if scale else float(np.abs(shown - mean).max()) or 1.0
+        span = 2 * scale if scale else float(np.abs(readings - mean).max()) or 1.0
         title = axis_title(self.target_names[target], self.units[target])
         layers = [layer_of(point) for point in self.points]
         fig = Figure(
             Heatmap(
-                z=shown,
+                z=readings,
                 x=np.arange(len(labels)),
                 y=[point if n is None else str(n) for n, point in zip(layers, self.points, strict=True)],
                 zmid=mean,

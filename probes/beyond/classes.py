@@ -15,10 +15,10 @@ from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.saved import SavedResult
 from graticule.probes.applicable import NotApplicable
-from graticule.probes.beyond.given import made_of, point_of
+from graticule.probes.beyond.common import point_of, provenance_of
 from graticule.probes.beyond.reliability import SCORES, class_scores, reliability, weighted_auroc
 from graticule.probes.estimators.ksparse import Select, best_coordinates, rank_coordinates
-from graticule.probes.estimators.logistic import LogisticFit, held_out, logistic_cv
+from graticule.probes.estimators.logistic import held_out, logistic_cv
 from graticule.probes.findings import Findings
 from graticule.probes.scores.metrics import probabilities
 from graticule.probes.scores.verdict import Predictions, Verdict
@@ -36,6 +36,7 @@ _CAPTION_TABLE = (
     "Class scores on test rows (intervals over clusters; over draws for random and shuffled arms)"
 )
 _CAPTION_COORDINATES = "The coordinates, in the order in which they were chosen on training rows"
+_HEADINGS = {"auroc": "AUROC", "accuracy": "accuracy", "ece": "calibration error", "log_loss": "log-loss"}
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class ClassProbes(SavedResult):
     """The logistic probe in the probe's place: the gain of its probabilities over the same surface, as R² of
     the class indicators (the Brier skill)."""
     scores: pd.DataFrame
-    """A line an arm and k (0 where it does not apply): `arm`, `k`, `validation` (out-of-fold AUROC; NaN for
+    """One row per arm and k (0 where it does not apply): `arm`, `k`, `validation` (out-of-fold AUROC; NaN for
     controls), and `auroc`, `accuracy`, `ece`, `log_loss`, each with `_low` and `_high`."""
     coordinates: pd.DataFrame
     """`rank` and `coordinate` of the chosen ones, and `mean_0` … by class on training rows."""
@@ -77,11 +78,11 @@ class ClassProbes(SavedResult):
         return f"Class probes: {self.model} on {self.table}"
 
     def at(self, arm: str, k: int = 0) -> Any:
-        """The line of an arm. **Raises** `KeyError` if there is none."""
-        lines = self.scores[(self.scores["arm"] == arm) & (self.scores["k"] == k)]
-        if lines.empty:
+        """The row of an arm. Raises `KeyError` if there is none."""
+        rows = self.scores[(self.scores["arm"] == arm) & (self.scores["k"] == k)]
+        if rows.empty:
             raise UnknownNameError(f"no arm {arm!r} with k={k}; arms are {sorted(set(self.scores['arm']))}")
-        return lines.iloc[0]
+        return rows.iloc[0]
 
     def summary(self) -> str:
         """The logistic probe, how few coordinates come near it, the controls and the verdict."""
@@ -104,25 +105,20 @@ class ClassProbes(SavedResult):
 
     def figures(self) -> dict[str, Figure]:
         """AUROC against k, and reliability."""
-        from graticule.probes.plots.beyond import few_figure, reliability_figure
-
-        arms = {FEW: FEW, RANDOM: RANDOM, FEW_SHUFFLED: FEW_SHUFFLED}
         return {
-            _CAPTION_K: few_figure(self.scores, arms, float(self.at(LOGISTIC)["auroc"]), self.needed),
+            _CAPTION_K: few_figure(self.scores, float(self.at(LOGISTIC)["auroc"]), self.needed),
             _CAPTION_RELIABILITY: reliability_figure(self.reliability, len(self.classes) == 2),
         }
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Every arm, and the coordinates."""
-        names = {"auroc": "AUROC", "accuracy": "accuracy", "ece": "calibration error", "log_loss": "log-loss"}
-        shown = pd.DataFrame({"arm": self.scores["arm"], "k": self.scores["k"].replace(0, pd.NA)})
-        for key, name in names.items():
-            shown[name] = self.scores[key]
-            shown[f"{name}, 95%"] = [
-                f"{low:.3f} to {high:.3f}"
-                for low, high in zip(self.scores[f"{key}_low"], self.scores[f"{key}_high"], strict=True)
-            ]
-        return {_CAPTION_TABLE: shown, _CAPTION_COORDINATES: self.coordinates}
+        scores = self.scores
+        out = pd.DataFrame({"arm": scores["arm"], "k": scores["k"].replace(0, pd.NA)})
+        for key, name in _HEADINGS.items():
+            ends = zip(scores[f"{key}_low"], scores[f"{key}_high"], strict=True)
+            out[name] = scores[key]
+            out[f"{name}, 95%"] = [f"{low:.3f} to {high:.3f}" for low, high in ends]
+        return {_CAPTION_TABLE: out, _CAPTION_COORDINATES: self.coordinates}
 
 
 @door(findings=FINDINGS)
@@ -148,10 +144,25 @@ def classes(
     - **controls**: k coordinates at random (`repeats` draws), and everything, selection too, with training
       labels shuffled (`repeats` times; once for the dense probe, at the chosen strength).
 
-    `ks` are numbers of coordinates; by default `KS`, as far as there are so many that tell rows apart.
+    Args:
+        findings: with their material.
+        ks: numbers of coordinates; by default `KS`, as far as there are so many that tell rows apart.
+        point: where the probes read; the chosen point by default.
+        select: how coordinates are ranked.
+        alphas: strengths of the logistic probe.
+        folds: of whole clusters of training rows.
+        repeats: draws of random coordinates and of shuffled labels.
+        draws: resamples of the clusters for intervals.
+        seed: of folds, draws and resamples.
+        progress: whether a bar is drawn; by default where it takes long.
 
-    **Raises** `ValueError` without material, for a numeric target, for a k of `ks` above the number of
-    coordinates, or a class that no training row is of; `NotApplicable` where no coordinate tells rows apart.
+    Returns:
+        Scores of every arm, the coordinates, and the verdict on the logistic probe.
+
+    Raises:
+        ValueError: No material, a numeric target, a k of `ks` above the number of coordinates, or a class that
+            no training row is of.
+        NotApplicable: No coordinate tells rows apart.
     """
     material = findings.material
     if findings.kind == "numeric":
@@ -162,26 +173,24 @@ def classes(
     if asked == ():
         raise ValueError("ks=(): at least one number of coordinates, ks=(1, 5)")
     problem, where = material.problem, point_of(findings, point)
-    rows = _Rows(
-        material.rows(where, problem.train),
-        problem.y[problem.train],
-        problem.clusters[problem.train],
-        material.rows(where, problem.test),
-        problem.y[problem.test],
-        problem.clusters[problem.test],
-    )
+    parts = [
+        (material.rows(where, i), problem.y[i], problem.clusters[i]) for i in (problem.train, problem.test)
+    ]
+    rows = _Rows(*parts[0], *parts[1], draws, seed)
     tried = _tried(rows, asked, select, folds, seed, where)
     dense = logistic_cv(rows.X, rows.y, rows.clusters, alphas, folds=folds, seed=seed, progress=progress)
     predicted = dense.predict(rows.X_test)
     ridge = probabilities(findings.at(where).predictions)
     ridge = ridge[:, 1:] if rows.y.shape[1] == 1 else ridge
     order = rank_coordinates(rows.X, rows.y, tried[-1], select)
+    shuffled = np.random.default_rng(seed).permutation(rows.y)
+    shuffled_predicted = held_out(rows.X, shuffled, rows.X_test, [dense.alpha])[0]
     lines = [
-        rows.line(LOGISTIC, 0, predicted, draws, seed, _auroc(rows.y, dense.out_of_fold)),
-        rows.line(RIDGE, 0, ridge, draws, seed),
-        _shuffled_dense(rows, dense, draws, seed),
-        *_few(rows, tried, order, select, folds, draws, seed),
-        *_controls(rows, tried, select, repeats, seed, progress),
+        rows.scored(LOGISTIC, 0, predicted, _auroc(rows.y, dense.out_of_fold)),
+        rows.scored(RIDGE, 0, ridge),
+        rows.scored(SHUFFLED, 0, shuffled_predicted),
+        *_few(rows, tried, order, select, folds),
+        *_controls(rows, tried, select, repeats, progress),
     ]
     scores = pd.DataFrame(lines)
     bins = [reliability(rows.y_test, p).assign(arm=arm) for arm, p in ((LOGISTIC, predicted), (RIDGE, ridge))]
@@ -198,7 +207,9 @@ def classes(
         coordinates=_coordinates(rows, order, findings.classes),
         reliability=pd.concat(bins, ignore_index=True),
         probabilities=predicted,
-        provenance=made_of(findings, point=where, ks=tuple(tried), select=select, folds=folds, seed=seed),
+        provenance=provenance_of(
+            findings, point=where, ks=tuple(tried), select=select, folds=folds, seed=seed
+        ),
     )
 
 
@@ -212,13 +223,15 @@ class _Rows:
     X_test: Float[np.ndarray, "test width"]
     y_test: Float[np.ndarray, "test column"]
     clusters_test: Int[np.ndarray, " test"]
+    draws: int
+    seed: int
 
-    def line(
-        self, arm: str, k: int, p: np.ndarray, draws: int, seed: int, validation: float = float("nan")
-    ) -> dict[str, Any]:
+    def scored(self, arm: str, k: int, p: np.ndarray, validation: float = float("nan")) -> dict[str, Any]:
         """Test scores of one arm with their cluster intervals."""
         out: dict[str, Any] = {"arm": arm, "k": k, "validation": validation}
-        for name, (value, ends) in class_scores(self.y_test, p, self.clusters_test, draws, seed).items():
+        for name, (value, ends) in class_scores(
+            self.y_test, p, self.clusters_test, self.draws, self.seed
+        ).items():
             out |= {name: value, f"{name}_low": ends[0], f"{name}_high": ends[1]}
         return out
 
@@ -246,42 +259,38 @@ def _tried(
     return sorted(set(asked))
 
 
-def _on(X: np.ndarray, y: np.ndarray, other: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+def _from_few(X: np.ndarray, y: np.ndarray, other: np.ndarray, chosen: np.ndarray) -> np.ndarray:
     """Probabilities of other rows from a logistic regression on a few standardised coordinates."""
-    kept = X[:, chosen]
-    mean, spread = kept.mean(axis=0), kept.std(axis=0)
+    few = X[:, chosen]
+    mean, spread = few.mean(axis=0), few.std(axis=0)
     spread = np.where(spread > 0, spread, 1.0)
-    return held_out((kept - mean) / spread, y, (other[:, chosen] - mean) / spread, [1.0])[0]
+    return held_out((few - mean) / spread, y, (other[:, chosen] - mean) / spread, [1.0])[0]
 
 
 def _few(
-    rows: _Rows, ks: Sequence[int], order: np.ndarray, select: Select, folds: int, draws: int, seed: int
+    rows: _Rows, ks: Sequence[int], order: np.ndarray, select: Select, folds: int
 ) -> list[dict[str, Any]]:
-    fold = group_folds(rows.clusters, folds, seed)
-    held = np.zeros((len(ks), *rows.y.shape))
+    fold = group_folds(rows.clusters, folds, rows.seed)
+    out_of_fold = np.zeros((len(ks), *rows.y.shape))
     for f in range(int(fold.max()) + 1):
         out = fold == f
         X, y = rows.X[~out], rows.y[~out]
         inner = rank_coordinates(X, y, ks[-1], select)
         for i, k in enumerate(ks):
-            held[i, out] = _on(X, y, rows.X[out], inner[:k])
-    return [
-        rows.line(FEW, k, _on(rows.X, rows.y, rows.X_test, order[:k]), draws, seed, _auroc(rows.y, held[i]))
-        for i, k in enumerate(ks)
-    ]
-
-
-def _shuffled_dense(rows: _Rows, dense: LogisticFit, draws: int, seed: int) -> dict[str, Any]:
-    y = np.random.default_rng(seed).permutation(rows.y)
-    return rows.line(SHUFFLED, 0, held_out(rows.X, y, rows.X_test, [dense.alpha])[0], draws, seed)
+            out_of_fold[i, out] = _from_few(X, y, rows.X[out], inner[:k])
+    lines: list[dict[str, Any]] = []
+    for i, k in enumerate(ks):
+        p = _from_few(rows.X, rows.y, rows.X_test, order[:k])
+        lines.append(rows.scored(FEW, k, p, _auroc(rows.y, out_of_fold[i])))
+    return lines
 
 
 def _controls(
-    rows: _Rows, ks: Sequence[int], select: Select, repeats: int, seed: int, progress: bool | None
+    rows: _Rows, ks: Sequence[int], select: Select, repeats: int, progress: bool | None
 ) -> list[dict[str, Any]]:
     """Means over repeats, and their range in place of an interval."""
-    rng = np.random.default_rng(seed)
-    found: dict[tuple[str, int], list[dict[str, float]]] = {}
+    rng = np.random.default_rng(rows.seed)
+    scores: dict[tuple[str, int], list[dict[str, float]]] = {}
     quiet = not (progress if progress is not None else rows.X.size * repeats > 20_000_000)
     for _ in tqdm(range(repeats), desc="class controls", unit="draw", disable=quiet, leave=False):
         random = rng.permutation(rows.X.shape[1])
@@ -289,14 +298,14 @@ def _controls(
         ranked = rank_coordinates(rows.X, shuffled, ks[-1], select)
         for k in ks:
             for arm, y, chosen in ((RANDOM, rows.y, random[:k]), (FEW_SHUFFLED, shuffled, ranked[:k])):
-                p = _on(rows.X, y, rows.X_test, chosen)
+                p = _from_few(rows.X, y, rows.X_test, chosen)
                 values = class_scores(rows.y_test, p, rows.clusters_test, draws=1)
-                found.setdefault((arm, k), []).append({name: values[name][0] for name in SCORES})
+                scores.setdefault((arm, k), []).append({name: values[name][0] for name in SCORES})
     lines: list[dict[str, Any]] = []
-    for arm, k in sorted(found):
+    for arm, k in sorted(scores):
         line: dict[str, Any] = {"arm": arm, "k": k, "validation": float("nan")}
         for name in SCORES:
-            values = np.array([one[name] for one in found[arm, k]])
+            values = np.array([one[name] for one in scores[arm, k]])
             line |= {name: values.mean(), f"{name}_low": values.min(), f"{name}_high": values.max()}
         lines.append(line)
     return lines
@@ -315,12 +324,90 @@ def _needed(scores: pd.DataFrame, share: float = 0.9) -> int | None:
 def _coordinates(rows: _Rows, order: np.ndarray, names: Sequence[str]) -> pd.DataFrame:
     y = np.concatenate([1 - rows.y, rows.y], axis=1) if rows.y.shape[1] == 1 else rows.y
     means = (y.T @ rows.X[:, order]) / y.sum(axis=0)[:, None]
-    held = pd.DataFrame({"rank": np.arange(1, len(order) + 1), "coordinate": order})
+    out = pd.DataFrame({"rank": np.arange(1, len(order) + 1), "coordinate": order})
     labels = list(names) if len(names) == len(means) else [f"class {c}" for c in range(len(means))]
     for name, values in zip(labels[:8], means, strict=False):
-        held[f"mean, {name}"] = values
-    return held
+        out[f"mean, {name}"] = values
+    return out
 
 
 def _with_interval(line: Any, name: str) -> str:
     return f"{line[name]:.3f} [{line[f'{name}_low']:.3f}, {line[f'{name}_high']:.3f}]"
+
+
+# Figures ---------------------------------------------------------------------------------------------
+def few_figure(scores: pd.DataFrame, dense: float, needed: int | None = None) -> Figure:
+    """AUROC against the number of coordinates, with the dense probe as a dashed line.
+
+    Args:
+        scores: one row per arm and k, with `arm`, `k`, `auroc`, `auroc_low`, `auroc_high`.
+        dense: AUROC of the probe on all coordinates.
+        needed: the k to mark.
+
+    Raises:
+        KeyError: A column is missing.
+    """
+    from graticule.probes.plots.drawing import Figure, Scatter
+    from graticule.probes.plots.primitives import bare_line, line_trace, log_axis
+    from graticule.probes.plots.style import (
+        ACCENT,
+        INK,
+        MUTED,
+        SURFACE,
+        diamond,
+        error_bars,
+        need_columns,
+        style,
+    )
+
+    need_columns(scores, "arm", "k", "auroc", "auroc_low", "auroc_high")
+    fig = Figure()
+    ks = sorted({int(k) for k in scores["k"] if k > 0})
+    for arm, colour in ((FEW, ACCENT), (RANDOM, SURFACE), (FEW_SHUFFLED, MUTED)):
+        rows = scores[scores["arm"] == arm].sort_values("k")
+        bars = error_bars(rows["auroc"], rows["auroc_low"], rows["auroc_high"], colour, 1.2, 3)
+        fig.add_trace(line_trace(rows["k"], rows["auroc"], arm, colour, error_y=bars))
+    if needed is not None:
+        at = scores[(scores["arm"] == FEW) & (scores["k"] == needed)]
+        name = f"needed: {needed} (validation)"
+        fig.add_trace(
+            Scatter(x=at["k"], y=at["auroc"], mode="markers", marker=diamond(ACCENT, 13), name=name)
+        )
+    name = f"all coordinates: {dense:.3f}"
+    fig.add_trace(line_trace([ks[0], ks[-1]], [dense, dense], name, INK, **bare_line(INK, "dash")))
+    style(fig, height=420)
+    log_axis(fig, ks, "coordinates (log scale)")
+    fig.update_yaxes(title_text="AUROC")
+    return fig
+
+
+def reliability_figure(bins: pd.DataFrame, binary: bool) -> Figure:
+    """Confidence against frequency, a mark per bin as large as its rows, a colour per arm.
+
+    Args:
+        bins: one row per arm and bin, with `arm`, `rows`, `confidence`, `frequency`.
+        binary: whether confidence is P(class 1), or the largest probability of several.
+
+    Raises:
+        KeyError: A column is missing.
+    """
+    from graticule.probes.plots.drawing import Figure
+    from graticule.probes.plots.primitives import bare_line, line_trace
+    from graticule.probes.plots.style import ACCENT, FAINT, SURFACE, need_columns, style
+
+    need_columns(bins, "arm", "rows", "confidence", "frequency")
+    fig = Figure()
+    diagonal = {**bare_line(FAINT, "dash"), "hoverinfo": "skip"}
+    fig.add_trace(line_trace([0, 1], [0, 1], "calibrated", FAINT, **diagonal))
+    hover = "confidence %{x:.3f}<br>came true %{y:.3f}<br>%{customdata} rows<extra></extra>"
+    for (arm, rows), colour in zip(bins.groupby("arm", sort=False), (ACCENT, SURFACE), strict=False):
+        size = 6 + 20 * np.sqrt(rows["rows"] / bins["rows"].max())
+        marker = {"size": size, "color": colour, "opacity": 0.75, "line": {"color": "white", "width": 1}}
+        look = {"marker": marker, "line": {"color": colour, "width": 1.5}}
+        texts = {"customdata": rows["rows"], "hovertemplate": hover}
+        x, y = rows["confidence"], rows["frequency"]
+        fig.add_trace(line_trace(x, y, str(arm), colour, **look, **texts))
+    style(fig, height=440, aspect=0.8, note="A point's area grows with the rows of its bin.")
+    fig.update_xaxes(title_text="P(class 1)" if binary else "largest probability", range=[-0.02, 1.02])
+    fig.update_yaxes(title_text="share of class 1" if binary else "share right", range=[-0.02, 1.02])
+    return fig

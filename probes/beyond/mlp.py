@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -13,12 +14,12 @@ from jaxtyping import Float
 
 from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.points import layer_of
+from graticule.hooks.result import headed
 from graticule.hooks.saved import SavedResult
-from graticule.probes.beyond.given import Difference, made_of, point_of
+from graticule.probes.beyond.common import Difference, point_of, provenance_of
 from graticule.probes.compare import compare
 from graticule.probes.estimators.mlp import DECAYS, Job, MLPFit, MLPSettings, fit_mlps
 from graticule.probes.findings import Findings
-from graticule.probes.material import Material
 from graticule.probes.scores.metrics import mean_r2
 from graticule.probes.scores.verdict import Predictions, Verdict
 from graticule.probes.tables.groups import group_folds
@@ -30,6 +31,15 @@ _CAPTION = "MLP and ridge against depth; test scores of layers that were not cho
 _CAPTION_LOSS = "Validation loss of the chosen layer's MLPs while they train"
 _CAPTION_TABLE = "MLP and ridge at every layer (test scores exploratory but for each one's chosen layer)"
 _CAPTION_SEEDS = "Other seeds of initial weights and row order"
+_HEADINGS = {
+    "layer": "layer",
+    "decay": "decay",
+    "epoch": "best epoch",
+    "validation": "MLP validation R²",
+    "ridge_validation": "ridge validation R²",
+    "test_r2": "MLP test R²",
+    "ridge_test_r2": "ridge test R²",
+}
 
 
 @dataclass(frozen=True)
@@ -41,12 +51,12 @@ class MLPFindings(SavedResult):
     model: str
     table: str
     target_names: tuple[str, ...]
-    """A name a target."""
+    """One name per target."""
     settings: MLPSettings
     """How they were trained."""
     layers: pd.DataFrame
-    """A line a point and seed: `point`, `layer`, `seed`, `decay`, `epoch`, `validation` and `test_r2` (mean
-    R² over targets), `exploratory`, and `ridge_validation`, `ridge_test_r2`."""
+    """One row per point and seed: `point`, `layer`, `seed`, `decay`, `epoch`, `validation` and `test_r2`
+    (mean R² over targets), `exploratory`, and `ridge_validation`, `ridge_test_r2`."""
     chosen_point: str
     """The point whose MLP has the best validation score (first seed)."""
     ridge_point: str
@@ -72,17 +82,21 @@ class MLPFindings(SavedResult):
     @property
     def decay(self) -> float:
         """The weight decay chosen at the chosen point."""
-        return float(self._line(self.chosen_point)["decay"])
+        return float(self._chosen["decay"])
 
-    def _line(self, point: str) -> Any:
-        first = self.layers[self.layers["point"] == point]
-        return first.iloc[0]
+    @property
+    def _chosen(self) -> Any:
+        return self.layers[self.layers["point"] == self.chosen_point].iloc[0]
+
+    @property
+    def _first_seed(self) -> pd.DataFrame:
+        return self.layers[self.layers["seed"] == self.layers["seed"].iloc[0]]
 
     def summary(self) -> str:
         """The nonlinearity gain, then the MLP's verdict."""
         low, high = self.nonlinearity.ci95
         what = "reads more than" if low > 0 else "reads less than" if high < 0 else "is no different from"
-        at = self._line(self.chosen_point)
+        at = self._chosen
         lines = [
             f"the MLP {what} the ridge at {self.ridge_point}: R² {self.nonlinearity.first:.3f} against "
             f"{self.nonlinearity.second:.3f}, difference {self.nonlinearity.text}",
@@ -97,32 +111,21 @@ class MLPFindings(SavedResult):
 
     def figures(self) -> dict[str, Figure]:
         """Scores against depth, and the validation losses of the chosen layer."""
-        from graticule.probes.plots.beyond import loss_figure, mlp_depth_figure
-
-        first = self.layers[self.layers["seed"] == self.layers["seed"].iloc[0]]
         return {
-            _CAPTION: mlp_depth_figure(first, self.chosen_point, self.ridge_point),
+            _CAPTION: mlp_depth_figure(self._first_seed, self.chosen_point, self.ridge_point),
             _CAPTION_LOSS: loss_figure(self.losses, self.settings.decays),
         }
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Every layer, and every seed where there are several."""
-        names = {
-            "layer": "layer",
-            "decay": "decay",
-            "epoch": "best epoch",
-            "validation": "MLP validation R²",
-            "ridge_validation": "ridge validation R²",
-            "test_r2": "MLP test R²",
-            "ridge_test_r2": "ridge test R²",
+        first = headed(self._first_seed, _HEADINGS)
+        first["MLP − ridge"] = first["MLP test R²"] - first["ridge test R²"]
+        if len(first) == len(self.layers):
+            return {_CAPTION_TABLE: first}
+        return {
+            _CAPTION_TABLE: first,
+            _CAPTION_SEEDS: self.layers[["layer", "seed", "validation", "test_r2"]],
         }
-        first = self.layers["seed"] == self.layers["seed"].iloc[0]
-        shown = self.layers[first][list(names)].rename(columns=names).reset_index(drop=True)
-        shown["MLP − ridge"] = shown["MLP test R²"] - shown["ridge test R²"]
-        if first.all():
-            return {_CAPTION_TABLE: shown}
-        others = self.layers[["layer", "seed", "validation", "test_r2"]]
-        return {_CAPTION_TABLE: shown, _CAPTION_SEEDS: others.reset_index(drop=True)}
 
 
 @door(findings=FINDINGS)
@@ -150,13 +153,24 @@ def mlp(
     A tenth of the training rows (whole clusters) stops the training and chooses decay and point; test rows
     are scored once. The **nonlinearity gain** is the MLP's test R² minus the ridge's at the *ridge's* chosen
     point, with a paired cluster interval. For the MLP's **verdict** it is cross-fitted in `folds` of whole
-    clusters at its chosen point and decay, and stands in the probe's place against the same surface.
+    clusters at its chosen point and decay, and stands in the probe's place against the same surface. What is
+    not named here is as in `MLPSettings` and `fit_mlps`.
 
-    `seeds` fits everything again with other initial weights and row order (`seed`, `seed` + 1, …); the first
-    seed chooses. `dtype="bfloat16"` does the products in bfloat16, faster where the processor has it.
-    The other options are those of `MLPSettings` and `fit_mlps`.
+    Args:
+        findings: with their material.
+        points: where to fit; all points of the findings by default, and always their chosen one.
+        seeds: fits everything again with other initial weights and row order (`seed`, `seed` + 1, …); the
+            first seed chooses.
+        dtype: `bfloat16` does the products in bfloat16, faster where the processor has it.
+        folds: of the verdict.
+        seed: the first.
 
-    **Raises** `ValueError` without material, or as `fit_mlps` does; `KeyError` for a point not swept.
+    Returns:
+        Scores at every point beside the ridge's, the nonlinearity gain and the MLP's verdict.
+
+    Raises:
+        ValueError: No material, or as `fit_mlps` does.
+        KeyError: A point was not swept.
     """
     material = findings.material
     settings = MLPSettings(
@@ -174,18 +188,25 @@ def mlp(
         wanted.append(findings.chosen_point)
     problem = material.problem
     jobs = [Job(p, problem.train, seed + s) for p in wanted for s in range(seeds)]
-    given: dict[str, Any] = {
-        "names": problem.names,
-        "device": device,
-        "at_once": at_once,
-        "progress": progress,
-    }
-    activations = material.activations
-    fits = fit_mlps(activations.__getitem__, problem.y, problem.clusters, jobs, settings, **given)
+    fit = partial(
+        fit_mlps,
+        material.activations.__getitem__,
+        problem.y,
+        problem.clusters,
+        names=problem.names,
+        device=device,
+        at_once=at_once,
+        progress=progress,
+    )
+    fits = fit(jobs, settings)
     tests = {(f.point, f.seed): f.predict(material.rows(f.point, problem.test)) for f in fits}
     firsts = [f for f in fits if f.seed == seed]
     best = max(firsts, key=lambda f: f.score)
-    oof = _out_of_fold(material, best, settings, folds, seed, given)
+    folded = group_folds(problem.clusters[problem.train], folds, seed)
+    jobs = [Job(best.point, problem.train[folded != k], seed) for k in range(int(folded.max()) + 1)]
+    out_of_fold = np.empty((len(problem.train), problem.y.shape[1]))
+    for k, one in enumerate(fit(jobs, replace(settings, decays=(best.decay,)))):
+        out_of_fold[folded == k] = one.predict(material.rows(best.point, problem.train[folded == k]))
     ridge_point = findings.chosen_point
     test, at_ridge = tests[best.point, seed], tests[ridge_point, seed]
     return MLPFindings(
@@ -197,34 +218,19 @@ def mlp(
         chosen_point=best.point,
         ridge_point=ridge_point,
         nonlinearity=_against_ridge(findings, at_ridge),
-        verdict=material.judge(Predictions(oof, test)),
+        verdict=material.judge(Predictions(out_of_fold, test)),
         losses=best.losses,
         test=test,
         ridge_point_test=at_ridge,
-        provenance=made_of(findings, **asdict(settings), seeds=seeds, seed=seed, folds=folds),
+        provenance=provenance_of(findings, **asdict(settings), seeds=seeds, seed=seed, folds=folds),
     )
-
-
-def _out_of_fold(
-    material: Material, best: MLPFit, settings: MLPSettings, folds: int, seed: int, given: dict[str, Any]
-) -> np.ndarray:
-    """Predictions of every training row by a fit of the chosen decay without that row's fold."""
-    problem = material.problem
-    fold = group_folds(problem.clusters[problem.train], folds, seed)
-    jobs = [Job(best.point, problem.train[fold != k], seed) for k in range(int(fold.max()) + 1)]
-    one = replace(settings, decays=(best.decay,))
-    fits = fit_mlps(material.activations.__getitem__, problem.y, problem.clusters, jobs, one, **given)
-    out = np.empty((len(problem.train), problem.y.shape[1]))
-    for k, fit in enumerate(fits):
-        out[fold == k] = fit.predict(material.rows(best.point, problem.train[fold == k]))
-    return out
 
 
 def _against_ridge(findings: Findings, test: np.ndarray) -> Difference:
     material = findings.material
     both = material.predicted(f"MLP at {findings.chosen_point}", test), findings.at()
-    made = compare(*both, draws=material.draws, seed=material.seed)
-    return Difference("R²", made.score_a, made.score_b, made.difference, made.ci95)
+    pair = compare(*both, draws=material.draws, seed=material.seed)
+    return Difference("R²", pair.score_a, pair.score_b, pair.difference, pair.ci95)
 
 
 def _layers(
@@ -254,3 +260,69 @@ def _layers(
             for f in fits
         ]
     )
+
+
+# Figures ---------------------------------------------------------------------------------------------
+def mlp_depth_figure(layers: pd.DataFrame, mlp_point: str, ridge_point: str) -> Figure:
+    """Validation scores of MLP and ridge against depth, each one's test score at its chosen layer marked.
+
+    Args:
+        layers: one row per point, with `point`, `layer`, `validation`, `test_r2`, `ridge_validation` and
+            `ridge_test_r2`.
+        mlp_point: the MLP's point, chosen inside the training rows.
+        ridge_point: the ridge's.
+
+    Raises:
+        KeyError: A column is missing.
+    """
+    from graticule.probes.plots.drawing import Figure, Scatter
+    from graticule.probes.plots.primitives import line_trace
+    from graticule.probes.plots.style import (
+        ACCENT,
+        SURFACE,
+        depth_of,
+        diamond,
+        layer_axis,
+        need_columns,
+        style,
+    )
+
+    need_columns(layers, "point", "layer", "validation", "test_r2", "ridge_validation", "ridge_test_r2")
+    x = depth_of(layers)
+    fig = Figure()
+    kinds = (("MLP", "", mlp_point, ACCENT), ("ridge", "ridge_", ridge_point, SURFACE))
+    for name, prefix, chosen, colour in kinds:
+        at, test = layers["point"] == chosen, layers[f"{prefix}test_r2"]
+        fig.add_trace(line_trace(x, layers[f"{prefix}validation"], f"{name}, validation", colour))
+        others = {"size": 7, "color": "white", "line": {"color": colour, "width": 1.2}}
+        label = f"{name}, test (exploratory)"
+        fig.add_trace(Scatter(x=x[~at], y=test[~at], mode="markers", marker=others, name=label))
+        label = f"{name}, test at its chosen layer: {float(test[at].iloc[0]):.3f}"
+        fig.add_trace(Scatter(x=x[at], y=test[at], mode="markers", marker=diamond(colour, 13), name=label))
+    style(fig, height=440)
+    fig.update_yaxes(title_text="R² (mean over targets)")
+    fig.update_xaxes(showgrid=False)
+    layer_axis(fig, layers["layer"])
+    return fig
+
+
+def loss_figure(losses: Float[np.ndarray, "decay epoch"], decays: Sequence[float]) -> Figure:
+    """Validation loss after each epoch, a line per weight decay, the best epoch marked."""
+    from graticule.probes.plots.drawing import Figure, Scatter
+    from graticule.probes.plots.primitives import line_trace
+    from graticule.probes.plots.style import BLOCKS, INK, style
+
+    fig = Figure()
+    for i, (decay, values) in enumerate(zip(decays, losses, strict=True)):
+        trained = np.flatnonzero(~np.isnan(values))
+        name = f"weight decay {decay:g}"
+        fig.add_trace(line_trace(trained + 1, values[trained], name, BLOCKS[i % len(BLOCKS)]))
+        if len(trained):
+            best = int(np.nanargmin(values))
+            mark = {"symbol": "circle-open", "size": 13, "color": INK, "line": {"width": 2}}
+            at = {"x": [best + 1], "y": [values[best]], "mode": "markers", "marker": mark}
+            fig.add_trace(Scatter(name="kept", showlegend=i == 0, **at))
+    style(fig, height=360)
+    fig.update_yaxes(title_text="validation loss (variances of the target)")
+    fig.update_xaxes(title_text="epoch", showgrid=False)
+    return fig

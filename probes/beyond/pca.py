@@ -11,8 +11,9 @@ import pandas as pd
 
 from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.messages import UnknownNameError
+from graticule.hooks.result import headed
 from graticule.hooks.saved import SavedResult
-from graticule.probes.beyond.given import made_of, point_of
+from graticule.probes.beyond.common import point_of, provenance_of
 from graticule.probes.estimators.pca import KS, Components, PCAFit, components, pca_ridges
 from graticule.probes.findings import Findings
 from graticule.probes.scores.bootstrap import cluster_sums, interval, resampled_r2
@@ -24,6 +25,17 @@ if TYPE_CHECKING:
 _CAPTION = "R² of the ridge on the first k principal components (fitted on training rows)"
 _CAPTION_RHO = "Spearman correlation on the first k principal components"
 _CAPTION_TABLE = "Score against the number of principal components"
+_HEADINGS = {
+    "k": "components",
+    "explained": "variance held",
+    "alpha": "alpha",
+    "validation": "validation R²",
+    "test_r2": "test R²",
+    "low": "from",
+    "high": "to",
+    "spearman": "test Spearman",
+}
+_TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 
 
 @dataclass(frozen=True)
@@ -35,12 +47,12 @@ class PCACurve(SavedResult):
     model: str
     table: str
     target_names: tuple[str, ...]
-    """A name a target."""
+    """One name per target."""
     point: str
     """Where the activations come from."""
     curve: pd.DataFrame
-    """A line a k: `k`, `explained` (share of the training rows' variance), `alpha`, `validation` (out-of-fold
-    R² on training rows), `test_r2` with `low` and `high` (95%, clusters), `spearman`, and `r2_TARGET`,
+    """One row per k: `k`, `explained` (share of the training rows' variance), `alpha`, `validation` (out-of-
+    fold R² on training rows), `test_r2` with `low` and `high` (95%, clusters), `spearman`, and `r2_TARGET`,
     `spearman_TARGET` where there are several."""
     share: float
     """The share of the full score that is asked for."""
@@ -56,15 +68,15 @@ class PCACurve(SavedResult):
 
     @property
     def full(self) -> Any:
-        """The last line of the curve: all components."""
+        """The last row of the curve: all components."""
         return self.curve.iloc[-1]
 
     def at(self, k: int) -> Any:
-        """The line of one k. **Raises** `KeyError` if it was not tried."""
-        lines = self.curve[self.curve["k"] == k]
-        if lines.empty:
+        """The row of one k. Raises `KeyError` if it was not tried."""
+        rows = self.curve[self.curve["k"] == k]
+        if rows.empty:
             raise UnknownNameError(f"k={k} was not tried; the curve holds {list(self.curve['k'])}")
-        return lines.iloc[0]
+        return rows.iloc[0]
 
     def summary(self) -> str:
         """The k needed, its test score, and what it leaves out."""
@@ -84,8 +96,6 @@ class PCACurve(SavedResult):
 
     def figures(self) -> dict[str, Figure]:
         """R² and Spearman against k, log axis, the full width dashed."""
-        from graticule.probes.plots.beyond import pca_figure
-
         names = self.target_names if len(self.target_names) in (2, 3) else ()
         return {
             _CAPTION: pca_figure(self.curve, "r2", names, self.needed),
@@ -94,17 +104,7 @@ class PCACurve(SavedResult):
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """The curve."""
-        names = {
-            "k": "components",
-            "explained": "variance held",
-            "alpha": "alpha",
-            "validation": "validation R²",
-            "test_r2": "test R²",
-            "low": "from",
-            "high": "to",
-            "spearman": "test Spearman",
-        }
-        return {_CAPTION_TABLE: self.curve[list(names)].rename(columns=names)}
+        return {_CAPTION_TABLE: headed(self.curve, _HEADINGS)}
 
 
 @door(findings=FINDINGS)
@@ -121,7 +121,17 @@ def pca(
     k chosen out of fold. `share` of the full out-of-fold score decides how many components are needed, so
     that test rows choose nothing.
 
-    **Raises** `ValueError` without material, for a share outside (0, 1], or for a k below 1.
+    Args:
+        findings: with their material.
+        point: where the activations come from; the chosen point by default.
+        ks: numbers of components; all of them are added.
+        share: the share of the full score that is asked for.
+
+    Returns:
+        The score of every k, and the k needed.
+
+    Raises:
+        ValueError: No material, a share outside (0, 1], or a k below 1.
     """
     material = findings.material
     if not 0 < share <= 1:
@@ -132,13 +142,13 @@ def pca(
     where = point_of(findings, point)
     problem = material.problem
     X = material.rows(where, problem.train)
-    made = components(X)
-    most = made.vectors.shape[1]
+    axes = components(X)
+    most = axes.vectors.shape[1]
     tried = sorted({k for k in ks if k < most} | {most})
     fits = pca_ridges(
-        made.scores(X),
+        axes.scores(X),
         problem.y[problem.train],
-        made.scores(material.rows(where, problem.test)),
+        axes.scores(material.rows(where, problem.test)),
         tried,
         alphas=material.alphas,
         clusters=problem.clusters[problem.train],
@@ -151,26 +161,26 @@ def pca(
         table=findings.table,
         target_names=findings.target_names,
         point=where,
-        curve=_curve(findings, fits, made),
+        curve=_curve(findings, fits, axes),
         share=share,
         needed=enough[0] if full > 0 else None,
-        provenance=made_of(findings, point=where, ks=tuple(tried), share=share),
+        provenance=provenance_of(findings, point=where, ks=tuple(tried), share=share),
     )
 
 
-def _curve(findings: Findings, fits: Sequence[PCAFit], made: Components) -> pd.DataFrame:
+def _curve(findings: Findings, fits: Sequence[PCAFit], axes: Components) -> pd.DataFrame:
     material = findings.material
     problem = material.problem
     y = problem.y[problem.test]
     sums = cluster_sums(y, {str(f.k): f.test for f in fits}, problem.clusters[problem.test])
     drawn = resampled_r2(sums, material.draws, material.seed)
-    lines: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for fit, draws in zip(fits, drawn.T, strict=True):
         by_target, rho = r2(y, fit.test), spearman(y, fit.test)
         low, high = interval(np.ascontiguousarray(draws))
-        line: dict[str, Any] = {
+        row: dict[str, Any] = {
             "k": fit.k,
-            "explained": float(made.explained[fit.k - 1]),
+            "explained": float(axes.explained[fit.k - 1]),
             "alpha": fit.fit.alpha,
             "validation": fit.fit.score,
             "test_r2": mean_r2(y, fit.test),
@@ -179,6 +189,63 @@ def _curve(findings: Findings, fits: Sequence[PCAFit], made: Components) -> pd.D
             "spearman": mean(rho),
         }
         for name, one, other in zip(findings.target_names, by_target, rho, strict=True):
-            line |= {f"r2_{name}": float(one), f"spearman_{name}": float(other)}
-        lines.append(line)
-    return pd.DataFrame(lines)
+            row |= {f"r2_{name}": float(one), f"spearman_{name}": float(other)}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def pca_figure(
+    curve: pd.DataFrame, score: str, targets: Sequence[str] = (), needed: int | None = None
+) -> Figure:
+    """A score against the number of components on a log axis, with all components as a dashed line.
+
+    Args:
+        curve: one row per k, ascending, with `k`, the score's column (`test_r2` and `validation`, or
+            `spearman`), `low` and `high` for R², and `r2_TARGET` or `spearman_TARGET` for `targets`.
+        score: `r2` or `spearman`.
+        targets: drawn as thinner lines.
+        needed: the k to mark.
+
+    Raises:
+        KeyError: A column is missing.
+    """
+    from graticule.probes.plots.drawing import Figure, Scatter
+    from graticule.probes.plots.primitives import bare_line, line_trace, log_axis
+    from graticule.probes.plots.style import ACCENT, BLOCKS, INK, MUTED, diamond, need_columns, style
+
+    column = "test_r2" if score == "r2" else "spearman"
+    need_columns(curve, "k", column)
+    k = curve["k"]
+    fig = Figure()
+    for name, colour in zip(targets, BLOCKS, strict=False):
+        fig.add_trace(line_trace(k, curve[f"{score}_{name}"], f"{name}, test", colour, **bare_line(colour)))
+    if score == "r2":
+        band: dict[str, Any] = {"fill": "toself", "fillcolor": "rgba(28,39,51,.12)", "line": {"width": 0}}
+        there, back = list(k), list(k)[::-1]
+        fig.add_trace(
+            Scatter(
+                x=there + back,
+                y=[*curve["high"], *list(curve["low"])[::-1]],
+                mode="lines",
+                name="95% interval",
+                hoverinfo="skip",
+                **band,
+            )
+        )
+        name = "validation (train, out of fold)"
+        fig.add_trace(line_trace(k, curve["validation"], name, MUTED, **bare_line(MUTED, "dot")))
+    fig.add_trace(line_trace(k, curve[column], "test", INK))
+    full, ends = float(curve[column].iloc[-1]), [float(k.iloc[0]), float(k.iloc[-1])]
+    name = f"all {int(ends[1])} components: {full:.3f}"
+    fig.add_trace(line_trace(ends, [full, full], name, ACCENT, **bare_line(ACCENT, "dash")))
+    if needed is not None:
+        at = curve[k == needed]
+        name = f"needed: {needed} (validation)"
+        fig.add_trace(Scatter(x=at["k"], y=at[column], mode="markers", marker=diamond(), name=name))
+    style(fig, height=420)
+    most = int(k.max())
+    ticks = sorted({tick for tick in _TICKS if k.min() <= tick <= 0.75 * most} | {most})
+    log_axis(fig, ticks, "principal components (log scale)")
+    what = "R²" if score == "r2" else "Spearman ρ"
+    fig.update_yaxes(title_text=f"{what} (mean over targets)")
+    return fig

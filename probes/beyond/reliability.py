@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from graticule.probes.beyond.given import Interval, cluster_weights
+from graticule.probes.beyond.common import Interval, cluster_weights
 from graticule.probes.estimators.logistic import row_losses
 from graticule.probes.scores.bootstrap import interval
 
@@ -34,18 +34,18 @@ def confidence(
 def reliability(
     y: Float[np.ndarray, "row column"], p: Float[np.ndarray, "row column"], bins: int = BINS
 ) -> pd.DataFrame:
-    """A line a bin that holds rows: `low`, `high`, `rows`, `confidence` and `frequency` (means)."""
+    """One row per bin that holds rows: `low`, `high`, `rows`, `confidence` and `frequency` (means)."""
     sure, true = confidence(y, p)
     which = _bins(sure, bins)
     rows = np.bincount(which, minlength=bins)
-    held = np.flatnonzero(rows)
+    filled = np.flatnonzero(rows)
     return pd.DataFrame(
         {
-            "low": held / bins,
-            "high": (held + 1) / bins,
-            "rows": rows[held],
-            "confidence": np.bincount(which, weights=sure, minlength=bins)[held] / rows[held],
-            "frequency": np.bincount(which, weights=true, minlength=bins)[held] / rows[held],
+            "low": filled / bins,
+            "high": (filled + 1) / bins,
+            "rows": rows[filled],
+            "confidence": np.bincount(which, weights=sure, minlength=bins)[filled] / rows[filled],
+            "frequency": np.bincount(which, weights=true, minlength=bins)[filled] / rows[filled],
         }
     )
 

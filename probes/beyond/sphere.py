@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.saved import SavedResult
 from graticule.probes.applicable import NotApplicable
-from graticule.probes.beyond.given import Difference, made_of, mean_difference, point_of
+from graticule.probes.beyond.common import Difference, mean_difference, point_of, provenance_of
 from graticule.probes.estimators.solvers import ridge_cv
 from graticule.probes.findings import Findings
 from graticule.probes.scores.geo import haversine_km, unit_sphere
@@ -49,9 +49,10 @@ class Sphere(SavedResult):
     length: float
     """Mean length of the predicted vectors: 1 where the probe is sure, near 0 where it says the mean."""
     scores: pd.DataFrame
-    """A line a predictor: `predictor`, `mean_km`, `median_km`, `edge_mean_km`, `edge_median_km`."""
+    """One row per predictor: `predictor`, `mean_km`, `median_km`, `edge_mean_km`, `edge_median_km`."""
     bands: pd.DataFrame
-    """A line a band of true longitude: `low`, `high` (degrees), `rows`, `sphere_km`, `degrees_km` (means)."""
+    """One row per band of true longitude: `low`, `high` (degrees), `rows`, and means `sphere_km` and
+    `degrees_km`."""
     edge: float
     """Degrees from the date line within which a row counts as near it."""
     edge_rows: int
@@ -61,7 +62,7 @@ class Sphere(SavedResult):
     edge_difference: Difference | None
     """The same near the date line; None without rows there."""
     predictions: pd.DataFrame
-    """A line a test row: `source`, `true_lat`, `true_lon`, `pred_lat`, `pred_lon`, `km`, `degrees_km`,
+    """One row per test row: `source`, `true_lat`, `true_lon`, `pred_lat`, `pred_lon`, `km`, `degrees_km`,
     `length`, and the first block of the table."""
     block: str | None
     """The column of `predictions` that colours the map."""
@@ -94,10 +95,10 @@ class Sphere(SavedResult):
     def figures(self) -> dict[str, Figure]:
         """Error by longitude, and the map."""
         from graticule.probes.plots import map_figure
-        from graticule.probes.plots.beyond import longitude_figure
 
-        rows = self.predictions.rename(columns={"true_lat": "true_latitude", "true_lon": "true_longitude"})
-        rows = rows.rename(columns={"pred_lat": "pred_latitude", "pred_lon": "pred_longitude"})
+        ends = {"lat": "latitude", "lon": "longitude"}.items()
+        names = {f"{what}_{short}": f"{what}_{name}" for what in ("true", "pred") for short, name in ends}
+        rows = self.predictions.rename(columns=names)
         return {
             _CAPTION: longitude_figure(self.bands, self.edge),
             _CAPTION_MAP: map_figure(rows, "latitude", "longitude", self.block),
@@ -128,7 +129,16 @@ def sphere(findings: Findings, *, point: str | None = None, edge: float = 30.0) 
     mean great-circle errors has a paired cluster interval. The surface stack and the best constant place
     stand beside them.
 
-    **Raises** `ValueError` without material or unless the targets are one latitude and one longitude.
+    Args:
+        findings: with their material.
+        point: where both probes read.
+        edge: degrees from the date line within which a row counts as near it.
+
+    Returns:
+        Errors in km of both probes, of the surface and of the best constant place.
+
+    Raises:
+        ValueError: No material, or the targets are not one latitude and one longitude.
     """
     material = findings.material
     columns = coordinate_columns(findings.units)
@@ -181,7 +191,7 @@ def sphere(findings: Findings, *, point: str | None = None, edge: float = 30.0) 
         edge_difference=near_by,
         predictions=_predictions(findings, truth, guess, sphere_km, degrees_km),
         block=next(iter(findings.block_names), None),
-        provenance=made_of(findings, point=where, edge=edge),
+        provenance=provenance_of(findings, point=where, edge=edge),
     )
 
 
@@ -231,7 +241,7 @@ def _score(name: str, km: Float[np.ndarray, " row"], near: Bool[np.ndarray, " ro
 def _bands(longitude: np.ndarray, sphere_km: np.ndarray, degrees_km: np.ndarray) -> pd.DataFrame:
     ends = np.linspace(-180, 180, _BANDS + 1)
     which = np.clip(np.digitize(longitude, ends) - 1, 0, _BANDS - 1)
-    lines = [
+    rows = [
         {
             "low": ends[b],
             "high": ends[b + 1],
@@ -241,4 +251,35 @@ def _bands(longitude: np.ndarray, sphere_km: np.ndarray, degrees_km: np.ndarray)
         }
         for b in np.unique(which)
     ]
-    return pd.DataFrame(lines)
+    return pd.DataFrame(rows)
+
+
+def longitude_figure(bands: pd.DataFrame, edge: float) -> Figure:
+    """Mean error of two probes in bands of true longitude; the strip near the date line is shaded.
+
+    Args:
+        bands: one row per band, with `low`, `high`, `rows`, `sphere_km` and `degrees_km`.
+        edge: degrees from the date line that are shaded.
+
+    Raises:
+        KeyError: A column is missing.
+    """
+    from graticule.probes.plots.drawing import Figure
+    from graticule.probes.plots.primitives import line_trace
+    from graticule.probes.plots.style import ACCENT, FAINT, SURFACE, need_columns, style
+
+    need_columns(bands, "low", "high", "rows", "sphere_km", "degrees_km")
+    middle = (bands["low"] + bands["high"]) / 2
+    fig = Figure()
+    for low, high in ((-180.0, -180 + edge), (180 - edge, 180.0)):
+        fig.add_vrect(x0=low, x1=high, fillcolor=FAINT, opacity=0.25, line_width=0, layer="below")
+    hover = {
+        "customdata": bands["rows"],
+        "hovertemplate": "%{x:.0f}°E, %{customdata} rows<br>%{y:,.0f} km<extra></extra>",
+    }
+    fig.add_trace(line_trace(middle, bands["degrees_km"], "latitude and longitude probe", SURFACE, **hover))
+    fig.add_trace(line_trace(middle, bands["sphere_km"], "unit-sphere probe", ACCENT, **hover))
+    style(fig, height=380, note=f"Shaded: within {edge:g}° of the date line.")
+    fig.update_yaxes(title_text="mean error (km)", rangemode="tozero", tickformat=",.0f")
+    fig.update_xaxes(title_text="true longitude (°E)", range=[-180, 180], dtick=60, showgrid=False)
+    return fig

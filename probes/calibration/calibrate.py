@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.doors import FINDINGS, door
 from graticule.probes.applicable import NotApplicable
 from graticule.probes.calibration.components import Answers
-from graticule.probes.calibration.coverage import held_aside, resampled
 from graticule.probes.calibration.instrument import Instrument
-from graticule.probes.calibration.judging import judge
-from graticule.probes.calibration.made import Made, blocks
-from graticule.probes.calibration.rates import limit_of_detection, monotone
+from graticule.probes.calibration.judging import (
+    held_aside,
+    judge,
+    limit_of_detection,
+    monotone,
+    resampled,
+)
 from graticule.probes.calibration.result import HIDDEN, Calibration, put_under, tally
+from graticule.probes.calibration.targets import SyntheticTargets, blocks
 from graticule.probes.findings import Findings
 from graticule.probes.scores.in_words import count_of
 from graticule.probes.scores.metrics import r2
-
-_log = logging.getLogger(__name__)
 
 MIN_CLUSTERS = 5
 """Clusters of test rows below which half of them are too few to resample."""
@@ -49,7 +49,8 @@ def calibrate(
     The findings' own activations (at the chosen point), rows, split, clusters and baselines, with synthetic
     targets in the place of the real one:
 
-    - *noise*: luck a row, half of it shared within clusters of several rows. Nothing is to be found.
+    - *noise*: independent noise per row; half its variance is shared within a cluster of several rows.
+      Nothing is to be found.
     - *surface only*: a random linear function of the text's n-grams plus noise, in such a share that the
       stacked baselines score what they score on the real target. Nothing beyond the string is to be found,
       however well the activations know the string.
@@ -65,7 +66,7 @@ def calibrate(
     one target at a time.
 
     The **true gain** is the share of the target's variance over the test rows that the hidden part makes up:
-    what a reader who knew it exactly would add to the baselines (`known` in `rates`, which differs by luck
+    what a reader who knew it exactly would add to the baselines (`known` in `rates`, which differs by chance
     alone).
 
     What ridge learns of it from these rows, and so what a verdict measures, is less (`gain` in `rates`),
@@ -73,25 +74,38 @@ def calibrate(
     must stand on the truth, and the truth is what a verdict of *no better* leaves open. The **limit of
     detection** is printed beside a measured gain and has to be on its scale: it is the mean measured gain at
     the true gain (`limit_true`) whose interval lies above 0 in 80% of the targets. The mean is over all
-    targets of that true gain, found or not, so that luck does not select it.
+    targets of that true gain, found or not, so that chance does not select it.
 
     Each target is one column: a verdict that averages several real targets varies less, so its limit is
-    rather lower. `targets` of each kind (and of each gain); `strengths` of the ridge grid, over the
-    range in which a sweep tries 24, and every `string_step`-th of TF-IDF's (by default every third; beyond
-    5,000 training rows four in all, about the chosen one): fewer are faster.
+    rather lower.
 
     Targets go through the instrument in blocks, so that beside themselves (two numbers a row and target)
     they need a memory that does not grow with them: about 2 GiB at 200,000 rows. Coverage is drawn block by
     block; all else is what one block of all targets would give.
 
-    Coverage of the interval (of `draws` draws, 1,000 at most) is measured twice, see `coverage`: with half of
+    Coverage of the interval (of `draws` draws, 1,000 at most) is measured twice: with half of
     the test clusters held aside, and with samples of the test clusters taken as the population.
 
     From then on the limit stands under the findings' own verdict (`findings.summary()`; save them again to
     keep it with them).
 
-    **Raises** `ValueError` for findings without baselines, without their material, with fewer than
-    `MIN_CLUSTERS` clusters of test rows, or gains not in (0, 1).
+    Args:
+        findings: with their material.
+        targets: how many of each kind, and of each gain.
+        gains: true gains, as shares of the target's variance.
+        seed: of the targets.
+        draws: resamples of the clusters; by default the findings' own number.
+        strengths: of the ridge grid, over the range in which a sweep tries 24; fewer are faster.
+        string_step: every so many of TF-IDF's strengths are tried; by default every third, and beyond 5,000
+            training rows four in all, about the chosen one.
+        progress: whether a bar is drawn; by default where it takes long.
+
+    Returns:
+        Rates of detection and of false findings, coverage, and the limit of detection.
+
+    Raises:
+        ValueError: Findings without baselines, without their material, with fewer than `MIN_CLUSTERS` clusters
+            of test rows, or gains not in (0, 1).
     """
     grid = np.unique(np.asarray(gains, np.float64))
     if not len(grid) or not ((grid > 0) & (grid < 1)).all():
@@ -102,23 +116,55 @@ def calibrate(
     if not findings.baselines.keys() - {"shuffled"}:
         raise NotApplicable("these findings have no baselines: there is no verdict to calibrate")
     _check_enough(len(np.unique(material.problem.clusters[material.problem.test])))
-    draws = material.draws if draws is None else draws
+    n_bootstrap = material.draws if draws is None else draws
     rows = len(material.problem.y)
     quiet = not (progress if progress is not None else targets * rows > 500_000)
     instrument = Instrument.of(findings, strengths, string_step, quiet)
-    made = Made.of(instrument, findings, targets, seed)
-    lines: list[pd.DataFrame] = []
-    parts = blocks(instrument, made, kinds=2 + len(grid))
+    synthetic = SyntheticTargets.of(instrument, findings, targets, seed)
+    parts = blocks(instrument, synthetic, kinds=2 + len(grid))
     count = sum(len(inner) for _, inner in parts)
+    verdicts: list[pd.DataFrame] = []
+
+    def add_verdicts(index: Int[np.ndarray, " _"], answers: Mapping[str, Answers]) -> None:
+        """On one of `count` blocks of targets, of every kind and gain."""
+        components = synthetic.components(index)
+        mixture, frame = synthetic.mixtures(index, grid)
+        tests = components[:, instrument.n_train :]
+        y = mixture.of(tests)
+        stacked = instrument.stacked(components, mixture, answers=answers)
+        judged = judge(
+            y,
+            stacked,
+            instrument.clusters[instrument.n_train :],
+            min_gain=material.min_gain,
+            model_baselines=findings.verdict.model_baselines,
+            draws=n_bootstrap,
+            seed=material.seed,
+        )
+        part = mixture.weights[:, 2:] * tests[mixture.columns[:, 2]]
+        known = r2(y.T, (stacked["surface"] + part).T) - r2(y.T, stacked["surface"].T)
+        few, own = min(n_bootstrap, 1000), 100_003 * seed + 101 * len(verdicts)
+        groups = max(1, min(round(40 / count), len(index) // 5))
+        verdicts.append(
+            frame.assign(
+                known=known,
+                surface=judged.surface,
+                gain=judged.gain,
+                low=judged.low,
+                high=judged.high,
+                words=judged.words,
+                covered_aside=held_aside(judged.sums, few, own, groups),
+                covered_resampled=resampled(judged.sums, few, own, groups),
+            )
+        )
+
     with tqdm(total=targets, desc="calibrating", unit="target", disable=quiet, leave=False) as bar:
         for outer, inner in parts:
-            strings = made.said_of(instrument, outer)
+            strings = synthetic.string_answers(instrument, outer)
             for block in inner:
-                held = made.some_of(strings, outer, block)
-                own = [seed, len(lines)]
-                lines.append(_judged(instrument, made, block, held, grid, findings, draws, own, count))
+                add_verdicts(block, synthetic.some_answers(strings, outer, block))
                 bar.update(len(block))
-    every = pd.concat(lines).sort_values(["kind", "true_gain", "number"], ignore_index=True)
+    every = pd.concat(verdicts).sort_values(["kind", "true_gain", "number"], ignore_index=True)
     rates = tally(every)
     hidden = rates[rates["kind"] == HIDDEN]
     counts = hidden["targets"].to_numpy(np.float64)
@@ -141,53 +187,21 @@ def calibrate(
         limit_by_words=limit("structure")[0],
         rates=rates,
         targets=every,
-        surface_share=made.share,
-        smooth=made.smooth,
-        provenance=_provenance(findings, targets, grid, seed, draws, strengths, instrument),
+        surface_share=synthetic.share,
+        smooth=synthetic.smooth,
+        provenance={
+            "targets": targets,
+            "gains": grid.tolist(),
+            "seed": seed,
+            "draws": n_bootstrap,
+            "ridge_strengths": strengths,
+            "string_alphas": None if instrument.strings is None else instrument.strings.alphas.tolist(),
+            "findings": dict(findings.provenance),
+            "versions": library_versions(),
+        },
     )
     put_under(findings, calibration)
     return calibration
-
-
-def _judged(
-    instrument: Instrument,
-    made: Made,
-    index: Int[np.ndarray, " _"],
-    held: Mapping[str, Answers],
-    gains: Float[np.ndarray, " gain"],
-    findings: Findings,
-    draws: int,
-    seed: list[int],
-    count: int,
-) -> pd.DataFrame:
-    """Verdicts on one of `count` blocks of targets, of every kind and gain."""
-    components = made.components(index)
-    mixture, frame = made.mixtures(index, gains)
-    y = mixture.of(components[:, instrument.n_train :])
-    stacked = instrument.stacked(components, mixture, held=held)
-    judged = judge(
-        y,
-        stacked,
-        instrument.clusters[instrument.n_train :],
-        min_gain=findings.material.min_gain,
-        model_baselines=findings.verdict.model_baselines,
-        draws=draws,
-        seed=findings.material.seed,
-    )
-    part = mixture.weights[:, 2:] * components[mixture.columns[:, 2], instrument.n_train :]
-    known = r2(y.T, (stacked["surface"] + part).T) - r2(y.T, stacked["surface"].T)
-    few, own = min(draws, 1000), 100_003 * seed[0] + 101 * seed[1]
-    groups = max(1, min(round(40 / count), len(index) // 5))
-    return frame.assign(
-        known=known,
-        surface=judged.surface,
-        gain=judged.gain,
-        low=judged.low,
-        high=judged.high,
-        words=judged.words,
-        covered_aside=held_aside(judged.sums, few, own, groups),
-        covered_resampled=resampled(judged.sums, few, own, groups),
-    )
 
 
 def _check_enough(clusters: int) -> None:
@@ -197,25 +211,3 @@ def _check_enough(clusters: int) -> None:
             f"calibrate: the test rows make {count_of(clusters, 'cluster')} of dependent rows, at least "
             f"{MIN_CLUSTERS} are needed: give more rows, or a larger test part"
         )
-
-
-def _provenance(
-    findings: Findings,
-    targets: int,
-    gains: Float[np.ndarray, " gain"],
-    seed: int,
-    draws: int,
-    strengths: int,
-    instrument: Instrument,
-) -> dict[str, Any]:
-    strings = instrument.strings
-    return {
-        "targets": targets,
-        "gains": gains.tolist(),
-        "seed": seed,
-        "draws": draws,
-        "ridge_strengths": strengths,
-        "string_alphas": None if strings is None else strings.alphas.tolist(),
-        "findings": dict(findings.provenance),
-        "versions": library_versions(),
-    }

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations_with_replacement
 
 import numpy as np
+from einops import rearrange
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
@@ -106,19 +108,15 @@ def _squares(
 ) -> Float[np.ndarray, "alpha target"]:
     """Out-of-fold squared error of every target at every strength."""
     parts = mixture.columns.shape[1]
-    triples, of = np.unique(mixture.columns, axis=0, return_inverse=True)
-    of = of.reshape(-1)
+    triples, inverse = np.unique(mixture.columns, axis=0, return_inverse=True)
+    inverse = inverse.reshape(-1)
     out = np.zeros((len(predicted), len(mixture)))
     for a, at in enumerate(predicted):
         error = components - at
-        products = {
-            (p, q): np.einsum("un,un->u", error[triples[:, p]], error[triples[:, q]])
-            for p in range(parts)
-            for q in range(p, parts)
-        }
-        for (p, q), product in products.items():
+        for p, q in combinations_with_replacement(range(parts), 2):
+            product = np.einsum("un,un->u", error[triples[:, p]], error[triples[:, q]])
             weight = mixture.weights[:, p] * mixture.weights[:, q] * (1 if p == q else 2)
-            out[a] += weight * product[of]
+            out[a] += weight * product[inverse]
     return out
 
 
@@ -202,12 +200,13 @@ class RidgeAnswerer:
         spectrum, step = self._with_targets(y), self._step()
         train = np.empty((len(self.alphas), *components.shape))
         for index, errors in out_of_fold(spectrum, y, self.alphas, self.plan, step):
-            train[:, :, index] = (y[index][:, None, :] - errors).transpose(1, 2, 0)
+            predicted = y[index][:, None, :] - errors
+            train[:, :, index] = rearrange(predicted, "row alpha component -> alpha component row")
         weights = 1.0 / (spectrum.eigenvalues + self.alphas[:, None])
         test = np.empty((len(self.alphas), len(components), self.test.shape[0]))
         for index, rows in self._test_rows():
-            for said, weight in zip(test, weights, strict=True):
-                said[:, index] = (rows @ (weight[:, None] * spectrum.scores)).T
+            for answer, weight in zip(test, weights, strict=True):
+                answer[:, index] = (rows @ (weight[:, None] * spectrum.scores)).T
         return Answers(self.alphas, train, test)
 
     def _step(self) -> int:
@@ -252,10 +251,11 @@ class StringAnswerer:
             z = np.ascontiguousarray(components.T)
             parts = self.ridge.n_folds + 1
             with tqdm(total=parts, desc="strings", unit="fit", disable=self.quiet, leave=False) as bar:
-                train = self.ridge.out_of_fold(z, self.alphas, bar, _TOLERANCE).transpose(0, 2, 1)
-                test = self.ridge.test(z, self.alphas, _TOLERANCE).transpose(0, 2, 1)
+                train = self.ridge.out_of_fold(z, self.alphas, bar, _TOLERANCE)
+                test = self.ridge.test(z, self.alphas, _TOLERANCE)
                 bar.update()
-            return Answers(self.alphas, np.ascontiguousarray(train), np.ascontiguousarray(test))
+            turned = (rearrange(x, "alpha row component -> alpha component row") for x in (train, test))
+            return Answers(self.alphas, *(np.ascontiguousarray(x) for x in turned))
         *folds, last = self.smoothers
         train = np.empty((len(self.alphas), *components.shape), last.weights.dtype)
         for fold in folds:

@@ -62,8 +62,8 @@ class Instrument:
         n_train = len(problem.train)
         plan = plan_holdout(n_train, problem.clusters[problem.train])
 
-        def ridge(held: Rows, point: str, rows: np.ndarray) -> RidgeAnswerer:
-            train, test = (PointRows(held, point, rows[part]) for part in (problem.train, problem.test))
+        def ridge(activations: Rows, point: str, rows: np.ndarray) -> RidgeAnswerer:
+            train, test = (PointRows(activations, point, rows[p]) for p in (problem.train, problem.test))
             return RidgeAnswerer.of(train, test, plan, material.alphas, strengths)
 
         own = np.arange(len(problem.y))
@@ -74,12 +74,12 @@ class Instrument:
         strings = None
         texts = material.table.texts
         if STRINGS in findings.baselines and texts is not None:
-            named = [texts[i] for i in problem.source[order]]
+            ordered = [texts[i] for i in problem.source[order]]
             clusters = problem.clusters[problem.train]
             chosen = float(findings.baselines[STRINGS]["alpha"])
             few = string_step is None and n_train > FEW_ROWS
             grid = _about(chosen) if few else _coarse(chosen, string_step or 3)
-            ridge_on_terms = StringRidge.of(named[:n_train], clusters, named[n_train:], seed=0)
+            ridge_on_terms = StringRidge.of(ordered[:n_train], clusters, ordered[n_train:], seed=0)
             strings = StringAnswerer.of(ridge_on_terms, grid, quiet)
         return cls(ridges, strings, n_train, problem.clusters[order])
 
@@ -100,7 +100,7 @@ class Instrument:
         return max(len(ridge.alphas) for ridge in self.ridges.values())
 
     def answers(self, components: Float[np.ndarray, "component row"], name: str) -> Answers:
-        """What a predictor says of components that are centred on the training rows."""
+        """A predictor's answers to components that are centred on the training rows."""
         predictor = self.strings if name == STRINGS else self.ridges[name]
         assert predictor is not None
         return predictor.answers(components[:, : self.n_train])
@@ -109,20 +109,20 @@ class Instrument:
         self, components: Float[np.ndarray, "component row"], names: Iterable[str]
     ) -> dict[str, Answers]:
         """The answers of the first of these predictors, as many as `BLOCK_BYTES` hold."""
-        held: dict[str, Answers] = {}
+        out: dict[str, Answers] = {}
         for name in names:
-            taken = sum(a.train.nbytes + a.test.nbytes for a in held.values())
+            taken = sum(a.train.nbytes + a.test.nbytes for a in out.values())
             if taken + 8 * self.strengths * components.size > BLOCK_BYTES:
                 break
-            held[name] = self.answers(components, name)
-        return held
+            out[name] = self.answers(components, name)
+        return out
 
     def chosen(
         self,
         components: Float[np.ndarray, "component row"],
         mixture: Mixture,
         names: Iterable[str],
-        held: Mapping[str, Answers] | None = None,
+        answers: Mapping[str, Answers] | None = None,
     ) -> dict[str, Chosen]:
         """Every predictor at the strength that each target chooses, one predictor after the other.
 
@@ -130,16 +130,16 @@ class Instrument:
             components: what targets are mixed of.
             mixture: the targets.
             names: predictors.
-            held: answers to the very components, of predictors that have given theirs.
+            answers: to the very components, of predictors that have given theirs.
 
         Returns:
             Predictor → its predictions.
         """
-        train, held = components[:, : self.n_train], held or {}
+        train, given = components[:, : self.n_train], answers or {}
         out: dict[str, Chosen] = {}
         for name in names:
-            answers = held[name] if name in held else self.answers(components, name)
-            out[name] = choose(answers, train, mixture, strongest_of_equals=name == STRINGS)
+            own = given[name] if name in given else self.answers(components, name)
+            out[name] = choose(own, train, mixture, strongest_of_equals=name == STRINGS)
         return out
 
     def stacked(
@@ -148,7 +148,7 @@ class Instrument:
         mixture: Mixture,
         *,
         probe: bool = True,
-        held: Mapping[str, Answers] | None = None,
+        answers: Mapping[str, Answers] | None = None,
     ) -> dict[str, Float[np.ndarray, "target test"]]:
         """Test predictions of the stack of the baselines, `surface`, and with the probe as well, `full`.
 
@@ -156,13 +156,13 @@ class Instrument:
             components: what targets are mixed of.
             mixture: the targets.
             probe: whether the probe is asked.
-            held: as in `chosen`.
+            answers: as in `chosen`.
 
         Returns:
             Stack → its predictions.
         """
         names = (*self.baselines, PROBE) if probe else self.baselines
-        chosen = self.chosen(components, mixture, names, held)
+        chosen = self.chosen(components, mixture, names, answers)
         added = chosen.pop(PROBE) if probe else None
         return stacks(mixture.of(components[:, : self.n_train]), chosen, added)
 

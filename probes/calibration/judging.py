@@ -1,13 +1,16 @@
-"""The verdict on many targets at once: the stacks, the gains and their intervals, as `verdict` has them."""
+"""The verdict on many targets at once, whether its interval covers the gain, and the gain that it detects.
+
+Stacks, gains, intervals and labels are those of `scores.verdict`, one target at a time.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from graticule.probes.calibration.components import Chosen
 from graticule.probes.scores.bootstrap import ClusterSums, cluster_sums, resamples, weighted_r2
@@ -42,22 +45,22 @@ def stacks(
 ) -> dict[str, Float[np.ndarray, "target test"]]:
     """Test predictions of the stack of `baselines`, and of the stack with `probe` added, for every target.
 
-    The very least squares of `scores.verdict.stack`, from one QR a target: the first columns' factor is the
+    The very least squares of `scores.verdict.stack`, from one QR per target: the first columns' factor is the
     factor of the first columns.
     """
-    held = [*baselines.values(), *([] if probe is None else [probe])]
-    step = max(1, _BYTES // (8 * (len(held) + 1) * y.shape[1]))
+    predictors = [*baselines.values(), *([] if probe is None else [probe])]
+    step = max(1, _BYTES // (8 * (len(predictors) + 1) * y.shape[1]))
     names = ["surface"] if probe is None else ["surface", "full"]
-    out = {name: np.empty((len(y), held[0].test.shape[1])) for name in names}
+    out = {name: np.empty((len(y), predictors[0].test.shape[1])) for name in names}
     for start in range(0, len(y), step):
         part = slice(start, start + step)
-        columns = np.stack([c.train[part] for c in held], axis=2)
-        tests = np.stack([c.test[part] for c in held], axis=2)
+        columns = np.stack([p.train[part] for p in predictors], axis=2)
+        tests = np.stack([p.test[part] for p in predictors], axis=2)
         parts = stack_design(columns, y[part])
         offset = y[part].mean(axis=1)
         augmented = np.concatenate([parts.design, parts.right[:, :, None]], axis=2)
         factor = cast("np.ndarray", np.linalg.qr(augmented, mode="r"))
-        for name, k in zip(names, (len(baselines), len(held)), strict=False):
+        for name, k in zip(names, (len(baselines), len(predictors)), strict=False):
             weights = _least_squares(factor[:, :k, :k], factor[:, :k, -1]) * parts.per_unit[:, :k]
             intercept = offset - (parts.centre[:, :k] * weights).sum(axis=1)
             out[name][part] = np.einsum("tnk,tk->tn", tests[:, :, :k], weights) + intercept[:, None]
@@ -69,8 +72,8 @@ def _least_squares(factor: np.ndarray, right: np.ndarray) -> np.ndarray:
     if factor.shape[1] == 0:
         return np.zeros(right.shape)
     u, s, vt = np.linalg.svd(factor, full_matrices=False)  # fewer rows than predictors: not square
-    kept = s > 1e-9 * s[:, :1]
-    turned = np.einsum("tij,ti->tj", u, right) * np.where(kept, 1 / np.where(kept, s, 1.0), 0.0)
+    large = s > 1e-9 * s[:, :1]
+    turned = np.einsum("tij,ti->tj", u, right) * np.where(large, 1 / np.where(large, s, 1.0), 0.0)
     return np.einsum("tij,ti->tj", vt, turned)
 
 
@@ -84,33 +87,123 @@ def judge(
     draws: int = 2000,
     seed: int = 0,
 ) -> Judged:
-    """Gains, their intervals and words, all targets in one set of resamples: those of `verdict`."""
+    """Gains, their intervals and labels, all targets in one set of resamples: those of `verdict`."""
     sums = cluster_sums(y_test.T, {name: stacked[name].T for name in ("surface", "full")}, clusters)
-    point = whole(sums)
-    gain = difference(point[1], point[0])
-    samples = gain_samples(sums, draws, seed)
-    low, high = limits(samples)
-    said = tuple(
+    surface, full = _scores(sums)
+    gain = difference(full, surface)
+    low, high = _limits(_gain_samples(sums, draws, seed))
+    labels = tuple(
         words(float(g), (float(a), float(b)), min_gain, model_baselines)
         for g, a, b in zip(gain, low, high, strict=True)
     )
-    return Judged(point[0], gain, low, high, said, sums)
+    return Judged(surface, gain, low, high, labels, sums)
 
 
-def whole(sums: ClusterSums) -> Float[np.ndarray, "predictor target"]:
+def _scores(sums: ClusterSums) -> Float[np.ndarray, "predictor target"]:
     """R² on the rows themselves."""
     return weighted_r2(sums, np.ones((1, len(sums.n))))[0]
 
 
-def limits(samples: Float[np.ndarray, "draw target"]) -> Float[np.ndarray, "2 target"]:
+def _limits(samples: Float[np.ndarray, "draw target"]) -> Float[np.ndarray, "2 target"]:
     """The 95% percentile intervals, of the draws in which a score was defined."""
     quantile = np.nanquantile if np.isnan(samples).any() else np.quantile
     return quantile(samples, [0.025, 0.975], axis=0)
 
 
-def gain_samples(
+def _gain_samples(
     sums: ClusterSums, draws: int, seed: int, picked: Int[np.ndarray, " sample"] | None = None
 ) -> Float[np.ndarray, "draw target"]:
     """The gain in resamples; `picked` as in `scores.bootstrap.resamples`."""
     values = (weighted_r2(sums, weights) for weights in resamples(len(sums.n), draws, seed, picked))
     return np.concatenate([difference(value[:, 1], value[:, 0]) for value in values])
+
+
+# Coverage --------------------------------------------------------------------------------------------
+# Whether the interval of the gain holds what it is an interval of: the fitted predictors' own gain. Both ways
+# take clusters as independent of each other, as the interval does: they see whether so many clusters, as
+# unequal and as skewed as these, are enough for a percentile interval. Dependence *between* clusters is
+# invisible to them, and a matter of how the table's clusters are made.
+def held_aside(sums: ClusterSums, draws: int, seed: int, groups: int = 20) -> Bool[np.ndarray, " target"]:
+    """Whether an interval from half of the test clusters agrees with the gain on the half held aside.
+
+    The gain on the other half is the truth with an error of its own, known by the same bootstrap: the 95%
+    interval of the two halves' difference must hold 0 (95% of the time, if the intervals are right). Each
+    group of targets has its own halves.
+    """
+    out = np.zeros(sums.y.shape[1], bool)
+    for g, targets in _groups(len(out), groups):
+        order = np.random.default_rng([seed, 1, g]).permutation(len(sums.n))
+        half = len(order) // 2
+        samples = [
+            _gain_samples(_take(sums, index, targets), draws, seed + 7919 * (2 * g + k + 1))
+            for k, index in enumerate((order[:half], order[half:]))
+        ]
+        low, high = _limits(samples[0] - samples[1])
+        out[targets] = (low <= 0) & (high >= 0)
+    return out
+
+
+def resampled(sums: ClusterSums, draws: int, seed: int, groups: int = 20) -> Bool[np.ndarray, " target"]:
+    """Whether the interval holds the truth where all test clusters are the population.
+
+    As many clusters as there are come out of that population, with replacement; the interval is computed from
+    them as it would be from any test rows; the truth is the gain on the whole population, exactly. Each group
+    of targets has its own sample.
+    """
+    surface, full = _scores(sums)
+    size, out = len(sums.n), np.zeros(sums.y.shape[1], bool)
+    for g, targets in _groups(len(out), groups):
+        picked = np.random.default_rng([seed, 2, g]).integers(0, size, size)
+        part = _take(sums, np.arange(size), targets)
+        low, high = _limits(_gain_samples(part, draws, seed + 7919 * (g + 1), picked))
+        gain = full[targets] - surface[targets]
+        out[targets] = (low <= gain) & (gain <= high)
+    return out
+
+
+def _groups(count: int, groups: int) -> Iterator[tuple[int, Int[np.ndarray, " _"]]]:
+    """Targets dealt into numbered groups in turn, so that every kind is in every group."""
+    return ((g, np.arange(g, count, groups)) for g in range(min(groups, count)))
+
+
+def _take(sums: ClusterSums, clusters: Int[np.ndarray, " _"], targets: Int[np.ndarray, " _"]) -> ClusterSums:
+    cells = np.ix_(clusters, targets)
+    sse: Float[np.ndarray, "predictor cluster target"] = np.stack([s[cells] for s in sums.sse])
+    return ClusterSums(sums.names, sums.n[clusters], sums.y[cells], sums.yy[cells], sse)
+
+
+# The limit of detection ------------------------------------------------------------------------------
+def monotone(
+    rates: Float[np.ndarray, " gain"], counts: Float[np.ndarray, " gain"]
+) -> Float[np.ndarray, " gain"]:
+    """Least-squares fit that never falls, by pooling adjacent violators (Ayer et al. 1955)."""
+    pools: list[tuple[float, float, int]] = []
+    for rate, count in zip(rates, counts, strict=True):
+        pools.append((float(rate), float(count), 1))
+        while len(pools) > 1 and pools[-2][0] >= pools[-1][0]:
+            (a, n, k), (b, m, j) = pools[-2:]
+            pools[-2:] = [((a * n + b * m) / (n + m), n + m, k + j)]
+    return np.concatenate([np.full(k, rate) for rate, _, k in pools])
+
+
+def limit_of_detection(
+    gains: Float[np.ndarray, " gain"],
+    rates: Float[np.ndarray, " gain"],
+    counts: Float[np.ndarray, " gain"],
+    wanted: float = 0.8,
+) -> tuple[float, bool]:
+    """The gain that is found with probability `wanted`, and whether that is only an upper bound.
+
+    A monotone fit of the rates, interpolated in the logarithm of the gain. The smallest gain tried, as an
+    upper bound, where even that is found so often; NaN where no gain tried is.
+    """
+    fitted = monotone(rates, counts)
+    if fitted[0] >= wanted:
+        return float(gains[0]), True
+    above = np.flatnonzero(fitted >= wanted)
+    if not len(above):
+        return float("nan"), False
+    at = int(above[0])
+    share = (wanted - fitted[at - 1]) / (fitted[at] - fitted[at - 1])
+    logs = np.log(gains)
+    return float(np.exp(logs[at - 1] + share * (logs[at] - logs[at - 1]))), False

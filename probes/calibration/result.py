@@ -1,4 +1,4 @@
-"""`Calibration`: how often the instrument is wrong, and the smallest gain it sees."""
+"""The result of `calibrate`: how often the instrument is wrong, and the smallest gain it sees."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pandas as pd
 
 from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.saved import SavedResult
-from graticule.probes.calibration.rates import monotone
+from graticule.probes.calibration.judging import monotone
 from graticule.probes.findings import Findings
 from graticule.probes.findings_words import limit_words
 from graticule.probes.scores.bootstrap import wilson
@@ -19,7 +19,7 @@ from graticule.probes.scores.in_words import FEW, signed
 from graticule.probes.scores.verdict import STRUCTURE
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
+    from plotly.graph_objects import Figure, Scatter
 
 NOISE, SURFACE, HIDDEN = "noise", "surface only", "hidden"
 KINDS = (NOISE, SURFACE, HIDDEN)
@@ -51,11 +51,11 @@ class Calibration(SavedResult):
     limit_by_words: float
     """The true gain *called structure* 80% of the time, as a share of the variance; NaN if none tried was."""
     rates: pd.DataFrame
-    """A line a kind and true gain: `kind`, `true_gain`, `targets`, counts `above_0`, `structure`,
+    """One row per kind and true gain: `kind`, `true_gain`, `targets`, counts `above_0`, `structure`,
     `covered_aside` and `covered_resampled`, and means `surface`, `gain` and `known` (the gain, were the
     hidden part known)."""
     targets: pd.DataFrame
-    """A line a synthetic target: `kind`, `number`, `true_gain`, `known`, `surface`, `gain`, `low`, `high`,
+    """One row per synthetic target: `kind`, `number`, `true_gain`, `known`, `surface`, `gain`, `low`, `high`,
     `words`, `covered_aside`, `covered_resampled`."""
     surface_share: float
     """Share of a surface-only target's variance that its n-grams decide."""
@@ -71,7 +71,7 @@ class Calibration(SavedResult):
 
     @property
     def limit_in_words(self) -> str:
-        """What would have been seen 80% of the time, as under a verdict."""
+        """The smallest detectable gain (in 80% of targets), as under a verdict."""
         return limit_words(self.limit_of_detection, self.largest_tried, self.at_most)
 
     @property
@@ -80,24 +80,27 @@ class Calibration(SavedResult):
         return float(self.targets["true_gain"].max())
 
     def rate(self, kind: str, what: str = "structure", true_gain: float = 0.0) -> tuple[float, float, float]:
-        """A rate with its 95% interval (Wilson). `what`: `structure`, `above_0`, `covered_aside` or
-        `covered_resampled`.
+        """A rate with its 95% interval (Wilson).
 
-        **Raises** `KeyError` if no such targets were tried.
+        Args:
+            kind: of targets.
+            what: `structure`, `above_0`, `covered_aside` or `covered_resampled`.
+            true_gain: of the targets.
+
+        Raises:
+            KeyError: No such targets were tried.
         """
-        lines = self.rates[(self.rates["kind"] == kind) & np.isclose(self.rates["true_gain"], true_gain)]
-        if lines.empty:
+        rows = self.rates[(self.rates["kind"] == kind) & np.isclose(self.rates["true_gain"], true_gain)]
+        if rows.empty:
             raise UnknownNameError(f"no {kind!r} targets of true gain {true_gain:g}; see rates")
-        found, of = int(lines[what].iloc[0]), int(lines["targets"].iloc[0])
-        return found / of, *wilson(found, of)
+        return _rate(int(rows[what].iloc[0]), int(rows["targets"].iloc[0]))
 
     def coverage(self, how: str = "aside") -> tuple[float, float, float]:
         """Coverage of the gain's interval over all targets, `aside` or `resampled`, with its 95% interval.
 
         The targets share their rows, so that the interval is a little too narrow.
         """
-        found, of = int(self.rates[f"covered_{how}"].sum()), int(self.rates["targets"].sum())
-        return found / of, *wilson(found, of)
+        return _rate(int(self.rates[f"covered_{how}"].sum()), int(self.rates["targets"].sum()))
 
     def summary(self) -> str:
         """The limit of detection, then false findings and coverage."""
@@ -117,16 +120,14 @@ class Calibration(SavedResult):
             f"the 95% interval holds the fitted predictors' own gain: {_percent(self.coverage())} "
             f"(rows held aside), {_percent(self.coverage('resampled'))} (rows resampled)"
         )
-        words = self.limit_by_words
-        share = f"from {_short(words)} of the variance in 80% of targets"
-        called = "never in 80% of targets" if np.isnan(words) else share
+        limit = self.limit_by_words
+        share = f"from {_short(limit)} of the variance in 80% of targets"
+        called = "never in 80% of targets" if np.isnan(limit) else share
         lines.append(f"a hidden part is called structure (a gain of {self.min_gain:g} or more) {called}")
         return "\n".join(lines)
 
     def figures(self) -> dict[str, Figure]:
         """False findings and coverage, the detection curve, measured against true gains."""
-        from graticule.probes.plots.calibration import detection_figure, measured_figure, rates_figure
-
         limit = None if np.isnan(self.limit_true) else self.limit_true
         return {
             "How often a hidden part of known size is found, by the true gain": detection_figure(
@@ -155,7 +156,7 @@ class Calibration(SavedResult):
         lines: list[dict[str, Any]] = []
         for row in self.rates.to_dict("records"):
             of = int(row["targets"])
-            shown: dict[str, Any] = {
+            line: dict[str, Any] = {
                 "targets": row["kind"],
                 "true gain": row["true_gain"],
                 "how many": of,
@@ -164,18 +165,18 @@ class Calibration(SavedResult):
                 "gain if known": row["known"],
             }
             for name, what in (("called structure", "structure"), ("interval above 0", "above_0")):
-                found = int(row[what])
-                shown[name] = _percent((found / of, *wilson(found, of)))
+                line[name] = _percent(_rate(int(row[what]), of))
             for name, what in (("held aside", "aside"), ("resampled", "resampled")):
-                shown[f"covered, {name}"] = f"{row[f'covered_{what}'] / of:.1%}"
-            lines.append(shown)
+                line[f"covered, {name}"] = f"{row[f'covered_{what}'] / of:.1%}"
+            lines.append(line)
         return {"Synthetic targets on these rows (rates with 95% intervals)": pd.DataFrame(lines)}
 
 
 def detected(findings: Findings, calibration: Calibration) -> Findings:
     """The findings with the limit of detection that stands under their verdict.
 
-    **Raises** `ValueError` if the calibration is of other findings.
+    Raises:
+        ValueError: The calibration is of other findings.
     """
     theirs = (calibration.model, calibration.table, calibration.point)
     ours = (findings.model, findings.table, findings.chosen_point)
@@ -189,15 +190,10 @@ def detected(findings: Findings, calibration: Calibration) -> Findings:
 
 
 def put_under(findings: Findings, calibration: Calibration) -> None:
-    """Let the limit of detection stand under the verdict of these very findings, from now on.
-
-    Args:
-        findings: those that were calibrated.
-        calibration: theirs.
-    """
-    made = detected(findings, calibration)
+    """Let the limit of detection stand under the verdict of these very findings, from now on."""
+    calibrated = detected(findings, calibration)
     for name in ("limit_of_detection", "largest_gain_tried"):
-        object.__setattr__(findings, name, getattr(made, name))
+        object.__setattr__(findings, name, getattr(calibrated, name))
 
 
 def tally(targets: pd.DataFrame) -> pd.DataFrame:
@@ -212,9 +208,184 @@ def tally(targets: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _short(gain: float) -> str:
-    return f"{gain:.3f}".replace("0.", ".", 1)
+def _rate(count: int, of: int) -> tuple[float, float, float]:
+    """A share of targets with its 95% interval."""
+    return count / of, *wilson(count, of)
 
 
 def _percent(rate: tuple[float, float, float]) -> str:
     return f"{rate[0]:.1%} [{rate[1]:.1%}, {rate[2]:.1%}]"
+
+
+def _short(gain: float) -> str:
+    return f"{gain:.3f}".replace("0.", ".", 1)
+
+
+# Figures ---------------------------------------------------------------------------------------------
+def detection_figure(hidden: pd.DataFrame, gain: float | None, limit: float | None) -> Figure:
+    """How often a hidden part is found, by its true gain, with 95% intervals.
+
+    Args:
+        hidden: one row per true gain, from 0: `true_gain`, `targets`, and counts `above_0` and `structure`.
+        gain: the true gain at which the findings' own gain is measured, marked; None outside the curve.
+        limit: the true gain at the limit of detection, marked; None where there is none.
+
+    Raises:
+        KeyError: A column is missing.
+    """
+    from graticule.probes.plots.drawing import Figure
+    from graticule.probes.plots.style import ACCENT, FAINT, INK, MUTED, SURFACE, need_columns, style
+
+    need_columns(hidden, "true_gain", "targets", "above_0", "structure")
+    gains = hidden["true_gain"].to_numpy(np.float64)
+    positive = gains[gains > 0]
+    least = float(positive.min()) if len(positive) else 0.001
+    x = np.where(gains > 0, gains, least / 2)  # gain 0 stands left of a logarithmic axis
+    fig = Figure()
+    for what, name, colour in (
+        ("above_0", "interval above 0", SURFACE),
+        ("structure", "called structure", INK),
+    ):
+        rate, bars = _with_bars(hidden, what, colour)
+        texts = {"customdata": gains, "hovertemplate": "%{customdata:.3f}: %{y:.1%}<extra></extra>"}
+        fig.add_trace(_rate_trace(name, colour, "lines+markers", x=x, y=rate, error_y=bars, **texts))
+    style(fig, height=400)
+    fig.add_hline(y=0.8, line={"color": FAINT, "width": 1, "dash": "dot"})
+    ticks = [least / 2, *positive.tolist()]
+    low, high = np.log10(min(ticks)) - 0.08, np.log10(max(ticks)) + 0.08
+    middle = 10 ** float((low + high) / 2)
+    if gain is not None and gain >= least:
+        _mark(fig, gain, "where these findings' gain is measured", ACCENT, 0.95, middle)
+    if limit is not None:
+        _mark(fig, limit, "limit of detection", MUTED, 0.87, middle)
+    fig.update_xaxes(
+        type="log",
+        title_text="true gain (share of the target's variance, R²)",
+        tickvals=ticks,
+        ticktext=["0", *(_short(g) for g in positive)],
+        range=[low, high],
+    )
+    fig.update_yaxes(title_text="share of synthetic targets", range=[-0.02, 1.02], tickformat=".0%")
+    return fig
+
+
+def rates_figure(rates: pd.DataFrame) -> Figure:
+    """False findings on targets that hold nothing, and coverage of the interval, with 95% intervals.
+
+    Args:
+        rates: one row per kind and true gain, as in a `Calibration`.
+
+    Raises:
+        KeyError: A column is missing.
+    """
+    from graticule.probes.plots.drawing import make_subplots
+    from graticule.probes.plots.style import FAINT, INK, SURFACE, need_columns, style
+
+    need_columns(rates, "kind", "targets", "above_0", "structure", "covered_aside", "covered_resampled")
+    sides = (
+        (
+            "false findings",
+            rates[rates["true_gain"] == 0],
+            (("structure", "called structure", INK), ("above_0", "interval above 0", SURFACE)),
+        ),
+        (
+            "coverage of the 95% interval",
+            rates,
+            (("covered_aside", "rows held aside", INK), ("covered_resampled", "rows resampled", SURFACE)),
+        ),
+    )
+    titles = [title for title, _, _ in sides]
+    fig: Figure = make_subplots(rows=1, cols=2, subplot_titles=titles, shared_yaxes=True)
+    kinds = [str(kind) for kind in rates["kind"].drop_duplicates()]
+    for column, (_, rows, marks) in enumerate(sides, start=1):
+        grouped = rows.groupby("kind", sort=False)[["targets", *(m[0] for m in marks)]].sum()
+        places = np.array([kinds.index(str(kind)) for kind in grouped.index])
+        for (what, name, colour), shift in zip(marks, (-0.1, 0.1), strict=True):
+            rate, bars = _with_bars(grouped, what, colour)
+            texts = {"customdata": rate, "hovertemplate": "%{x:.1%}"}
+            trace = _rate_trace(name, colour, "markers", x=rate, y=places + shift, error_x=bars, **texts)
+            fig.add_trace(trace, row=1, col=column)
+    style(fig, height=300)
+    fig.update_layout(legend={"y": 1.12}, margin={"t": 60})
+    fig.update_yaxes(tickvals=list(range(len(kinds))), ticktext=kinds, range=[len(kinds) - 0.5, -0.5])
+    for column, nominal in ((1, 0.05), (2, 0.95)):
+        fig.add_vline(x=nominal, line={"color": FAINT, "dash": "dot"}, row=1, col=column)  # pyright: ignore[reportArgumentType]
+    fig.update_xaxes(tickformat=".0%", title_text="share of targets")
+    fig.update_xaxes(rangemode="tozero", row=1, col=1)
+    return fig
+
+
+def measured_figure(targets: pd.DataFrame, gain: float) -> Figure:
+    """Measured gains of the synthetic targets, a box per true gain, with what a perfect reader would measure.
+
+    Args:
+        targets: one row per target: `kind`, `true_gain`, `gain`.
+        gain: the findings' own gain, marked.
+
+    Raises:
+        KeyError: A column is missing.
+    """
+    from graticule.probes.plots.drawing import Box, Figure, Scatter
+    from graticule.probes.plots.style import ACCENT, INK, SURFACE, need_columns, style
+
+    need_columns(targets, "kind", "true_gain", "gain")
+    rows = targets.sort_values("true_gain", kind="stable")
+    names = [
+        str(kind) if true == 0 else _short(float(true))
+        for kind, true in zip(rows["kind"], rows["true_gain"], strict=True)
+    ]
+    truth: dict[str, float] = {}
+    for name, true in zip(names, rows["true_gain"], strict=True):
+        truth.setdefault(name, true)
+    box = {"boxpoints": False, "line": {"color": INK, "width": 1.2}, "fillcolor": "white"}
+    bar = {"symbol": "line-ew", "size": 26, "line": {"color": SURFACE, "width": 3}}
+    fig = Figure()
+    fig.add_trace(Box(x=names, y=rows["gain"], name="measured", hoverinfo="y", **box))
+    fig.add_trace(Scatter(x=[*truth], y=[*truth.values()], mode="markers", marker=bar, name="true gain"))
+    style(fig, height=380)
+    fig.add_hline(y=gain, line={"color": ACCENT, "width": 1.5, "dash": "dash"})
+    fig.add_annotation(
+        x=0,
+        xref="paper",
+        xanchor="left",
+        y=gain,
+        yanchor="bottom",
+        text=f"measured here {_short(gain)}",
+        showarrow=False,
+        font={"size": 12, "color": ACCENT},
+    )
+    fig.update_xaxes(title_text="true gain of the synthetic targets (R²)", type="category")
+    fig.update_yaxes(title_text="measured gain (R²)")
+    return fig
+
+
+def _with_bars(counts: pd.DataFrame, what: str, colour: str) -> tuple[np.ndarray, dict[str, Any]]:
+    """Rates of a column of counts, and Wilson's intervals as bars."""
+    from graticule.probes.plots.style import error_bars
+
+    pairs = zip(counts[what], counts["targets"], strict=True)
+    rate, low, high = np.array([_rate(int(count), int(of)) for count, of in pairs]).T
+    return rate, error_bars(rate, low, high, colour, 1.2, 3)
+
+
+def _rate_trace(name: str, colour: str, mode: str, **data: Any) -> Scatter:
+    from graticule.probes.plots.drawing import Scatter
+
+    look = {"line": {"color": colour, "width": 2}, "marker": {"size": 8, "color": colour}}
+    return Scatter(name=name, mode=mode, **look, **data)
+
+
+def _mark(fig: Figure, x: float, text: str, colour: str, y: float, middle: float) -> None:
+    """A vertical line on a logarithmic axis, with its text on the side where the figure has more room."""
+    left = x <= middle
+    fig.add_vline(x=x, line={"color": colour, "width": 1.5, "dash": "dash"})
+    fig.add_annotation(
+        x=np.log10(x),
+        y=y,
+        text=text,
+        showarrow=False,
+        xanchor="left" if left else "right",
+        xshift=4 if left else -4,
+        font={"size": 12, "color": colour},
+        bgcolor="rgba(255,255,255,0.8)",
+    )

@@ -1,17 +1,21 @@
-"""Synthetic targets: noise, what the text's n-grams say, and what only the activations hold."""
+"""Synthetic targets: noise, functions of the text's n-grams, what only the activations hold, and mixtures."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Float, Int
 
 from graticule.probes.calibration.components import Answers, Mixture, RidgeAnswerer
-from graticule.probes.calibration.instrument import BLOCK_BYTES, PROBE, Instrument
+from graticule.probes.calibration.instrument import BLOCK_BYTES, PROBE, STRINGS, Instrument
+from graticule.probes.calibration.result import HIDDEN, NOISE, SURFACE
+from graticule.probes.findings import Findings
 from graticule.probes.scores.metrics import r2
 
 logger = logging.getLogger(__name__)
@@ -21,12 +25,145 @@ SHARED_NOISE = 0.5
 _MOST_SURFACE = 0.97
 _SMOOTHEST = 3
 _FEATURE_CELLS = 1 << 24
+_DIRECTIONS = 64
+_STRING_BYTES = 1 << 28
+_PREDICTED_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class SyntheticTargets:
+    """Components of all targets."""
+
+    noise: Float[np.ndarray, "target row"]
+    """Independent of everything."""
+    strings: Float[np.ndarray, "target row"]
+    """What the text says."""
+    hidden: Float[np.ndarray, "direction row"]
+    """What only the activations hold; target i has part i, counted round."""
+    share: float
+    """Share of a surface-only target's variance that the n-grams decide."""
+    smooth: int
+    """How often the n-gram functions were smoothed."""
+
+    @classmethod
+    def of(cls, instrument: Instrument, findings: Findings, count: int, seed: int) -> SyntheticTargets:
+        """As `calibrate` describes them."""
+        rng = np.random.default_rng([seed, 0])
+        n = instrument.n_train
+        features = _features(instrument)
+        wanted = float(np.clip(findings.verdict.surface, 0.01, 0.95))
+        surface = find_surface(instrument, features, wanted, rng)
+        noises = noise(instrument.clusters, count, n, rng)
+        strings = string_functions(features, count, n, surface.smooth, rng)
+        problem = findings.material.problem
+        profile = reading_profile(instrument, problem.y[problem.train])
+        raw = read_from_activations(instrument.ridges[PROBE], profile, min(count, _DIRECTIONS), rng)
+        return cls(noises, strings, hidden_from(instrument, raw), surface.share, surface.smooth)
+
+    def hidden_of(self, index: Int[np.ndarray, " _"]) -> Int[np.ndarray, " _"]:
+        """The hidden parts of the targets `index`, each once."""
+        return np.unique(index % len(self.hidden))
+
+    def components(self, index: Int[np.ndarray, " _"]) -> Float[np.ndarray, "component row"]:
+        """Noise, n-gram functions and hidden parts of the targets `index`."""
+        return np.concatenate([self.noise[index], self.strings[index], self.hidden[self.hidden_of(index)]])
+
+    def mixtures(
+        self, index: Int[np.ndarray, " _"], gains: Float[np.ndarray, " gain"]
+    ) -> tuple[Mixture, pd.DataFrame]:
+        """Noise, surface-only and hidden targets of these components, and a line for each."""
+        count = len(index)
+        own = np.arange(count)
+        places = np.searchsorted(self.hidden_of(index), index % len(self.hidden))
+        columns = np.stack([own, count + own, 2 * count + places], axis=1)
+        kinds, true_gains, shares = [NOISE], [0.0], [(1.0, 0.0, 0.0)]
+        for gain in (0.0, *gains.tolist()):
+            rest = 1 - gain
+            kinds.append(HIDDEN if gain else SURFACE)
+            true_gains.append(gain)
+            shares.append((rest * (1 - self.share), rest * self.share, gain))
+        weights = np.repeat(np.sqrt(shares), count, axis=0)
+        frame = pd.DataFrame(
+            {
+                "kind": np.repeat(kinds, count),
+                "number": np.tile(index, len(kinds)),
+                "true_gain": np.repeat(true_gains, count),
+            }
+        )
+        return Mixture(np.tile(columns, (len(kinds), 1)), weights), frame
+
+    def string_answers(self, instrument: Instrument, index: Int[np.ndarray, " _"]) -> Answers | None:
+        """TF-IDF's answers to the components of these targets: in one go, as targets share its work."""
+        if instrument.strings is None:
+            return None
+        return instrument.answers(self.components(index), STRINGS)
+
+    def some_answers(
+        self, strings: Answers | None, outer: Int[np.ndarray, " _"], inner: Int[np.ndarray, " _"]
+    ) -> Mapping[str, Answers]:
+        """Of TF-IDF's answers to the targets `outer` those to `inner`."""
+        if strings is None:
+            return {}
+        places, count = np.searchsorted(outer, inner), len(outer)
+        hidden = np.searchsorted(self.hidden_of(outer), self.hidden_of(inner))
+        return {STRINGS: strings.some(np.concatenate([places, count + places, 2 * count + hidden]))}
+
+
+Blocks = list[tuple[Int[np.ndarray, " _"], list[Int[np.ndarray, " _"]]]]
+"""Targets whose strings are answered together → the blocks of them that are judged together."""
+
+
+def blocks(instrument: Instrument, synthetic: SyntheticTargets, kinds: int) -> Blocks:
+    """All targets, in blocks that stay within their bytes; one block of one where they fit.
+
+    Args:
+        instrument: what judges them.
+        synthetic: the targets.
+        kinds: mixtures of each target.
+
+    Returns:
+        Blocks within blocks.
+    """
+    count, n_hidden = len(synthetic.noise), len(synthetic.hidden)
+    rows, predictors = instrument.rows, len(instrument.ridges) + 1
+    strengths = 0 if instrument.strings is None else len(instrument.strings.alphas)
+    answered = _STRING_BYTES // (4 * max(1, strengths) * rows)
+    # predictions of every mixture by every predictor, and the mixtures themselves and in the stacks
+    judged = _PREDICTED_BYTES // (8 * kinds * rows * (predictors + 2))
+    at_once = min(BLOCK_BYTES // (8 * instrument.strengths * rows), 2 * judged + min(judged, n_hidden))
+    return [
+        (outer, _split(outer, n_hidden, int(at_once)))
+        for outer in _split(np.arange(count), n_hidden, int(answered))
+    ]
+
+
+def _split(index: Int[np.ndarray, " _"], n_hidden: int, most: int) -> list[Int[np.ndarray, " _"]]:
+    """Targets in blocks of at most `most` components, three a target, by the hidden part that they share."""
+    part = index % n_hidden
+    hidden = np.unique(part)
+    if 2 * len(index) + len(hidden) <= most:
+        return [index]
+    each = max(1, most // (1 + 2 * int(np.bincount(part).max())))
+    out: list[Int[np.ndarray, " _"]] = []
+    for start in range(0, len(hidden), each):
+        shared = index[np.isin(part, hidden[start : start + each])]
+        room = max(1, (most - each) // 2)
+        out += [shared[i : i + room] for i in range(0, len(shared), room)]
+    return out
+
+
+# Parts -----------------------------------------------------------------------------------------------
+def _features(instrument: Instrument) -> Any:
+    """What surface-only targets are functions of: n-grams, or else the first captured baseline."""
+    if instrument.strings is not None:
+        return instrument.strings.ridge.features()
+    return instrument.ridges[instrument.baselines[0]]
 
 
 def noise(
     clusters: Int[np.ndarray, " row"], count: int, n_train: int, rng: np.random.Generator
 ) -> Float[np.ndarray, "component row"]:
-    """Luck a row; half of its variance is shared by the rows of a cluster, where it has several.
+    """Independent noise per row; half its variance is shared within a cluster of several rows.
 
     So rows depend on each other within clusters, as the bootstrap supposes, and not beyond them.
     """
@@ -40,7 +177,7 @@ def noise(
     return standard(values, n_train)
 
 
-def said_by_strings(
+def string_functions(
     features: Any, count: int, n_train: int, smooth: int, rng: np.random.Generator
 ) -> Float[np.ndarray, "component row"]:
     """Random linear functions of the n-grams: a normal weight for every column of `features`.
@@ -97,7 +234,7 @@ class SurfaceTarget:
     share: float
     """Share of the variance that the n-grams decide; the rest is noise."""
     smooth: int
-    """How often the random function was smoothed, see `said_by_strings`."""
+    """How often the random function was smoothed, see `string_functions`."""
     score: float
     """R² of the stacked baselines on such targets, in a trial of a few."""
 
@@ -110,20 +247,13 @@ def find_surface(
     The plainest functions are tried first; smoother ones where even a target without noise would be too hard
     to learn from these rows. If none is easy enough, the easiest is taken and a warning is logged.
     """
-    luck = noise(instrument.clusters, trials, instrument.n_train, rng)
+    noises = noise(instrument.clusters, trials, instrument.n_train, rng)
     best = SurfaceTarget(_MOST_SURFACE, 0, float("-inf"))
     for smooth in range(_SMOOTHEST + 1):
-        said = said_by_strings(features, trials, instrument.n_train, smooth, rng)
-        components = np.concatenate([luck, said])
-        held = instrument.answers_that_fit(components, instrument.baselines)
-
-        def reached(
-            share: float, held: Mapping[str, Answers] = held, components: np.ndarray = components
-        ) -> float:
-            mixture = two_parts(trials, share)
-            surface = instrument.stacked(components, mixture, probe=False, held=held)["surface"]
-            return float(r2(mixture.of(components[:, instrument.n_train :]).T, surface.T).mean())
-
+        functions = string_functions(features, trials, instrument.n_train, smooth, rng)
+        components = np.concatenate([noises, functions])
+        answers = instrument.answers_that_fit(components, instrument.baselines)
+        reached = partial(_surface_score, instrument, components, answers)
         most = reached(_MOST_SURFACE)
         if most > best.score:
             best = SurfaceTarget(_MOST_SURFACE, smooth, most)
@@ -141,10 +271,18 @@ def find_surface(
     return best
 
 
-def two_parts(count: int, share: float) -> Mixture:
-    """Surface-only targets of the components [noise × count, n-grams × count]."""
+def _surface_score(
+    instrument: Instrument,
+    components: Float[np.ndarray, "component row"],
+    answers: Mapping[str, Answers],
+    share: float,
+) -> float:
+    """R² of the stacked baselines on surface-only targets of the components [noises, n-gram functions]."""
+    count = len(components) // 2
     columns = np.stack([np.arange(count), count + np.arange(count)], axis=1)
-    return Mixture(columns, np.tile(np.sqrt([1 - share, share]), (count, 1)))
+    mixture = Mixture(columns, np.tile(np.sqrt([1 - share, share]), (count, 1)))
+    surface = instrument.stacked(components, mixture, probe=False, answers=answers)["surface"]
+    return float(r2(mixture.of(components[:, instrument.n_train :]).T, surface.T).mean())
 
 
 def hidden_from(
@@ -160,12 +298,12 @@ def hidden_from(
     for start in range(0, len(raw), step):
         part = raw[start : start + step]
         mixture = Mixture(np.arange(len(part))[:, None], np.ones((len(part), 1)))
-        said = instrument.chosen(part, mixture, instrument.baselines)
+        chosen = instrument.chosen(part, mixture, instrument.baselines)
         for t, values in enumerate(part):
-            train = np.stack([c.train[t] for c in said.values()], axis=1)
+            train = np.stack([c.train[t] for c in chosen.values()], axis=1)
             design = np.concatenate([train, np.ones((n, 1))], axis=1)
             weights = np.linalg.lstsq(design, values[:n], rcond=1e-9)[0]
-            test = np.stack([c.test[t] for c in said.values()], axis=1)
+            test = np.stack([c.test[t] for c in chosen.values()], axis=1)
             out[start + t, :n] = values[:n] - design @ weights
             out[start + t, n:] = values[n:] - test @ weights[:-1] - weights[-1]
     return standard(out, n)
@@ -178,6 +316,6 @@ def reading_profile(
     probe = instrument.ridges[PROBE]
     z = (y_train - y_train.mean(axis=0)) / y_train.std(axis=0)
     answers = probe.answers(np.ascontiguousarray(z.T))
-    errors = np.array([np.square(z.T - said).sum() for said in answers.train])
+    errors = np.array([np.square(z.T - predicted).sum() for predicted in answers.train])
     coef = probe.along(z) / (probe.spectrum.eigenvalues + answers.alphas[errors.argmin()])[:, None]
     return np.sqrt(np.square(coef).mean(axis=1))

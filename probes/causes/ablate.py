@@ -184,17 +184,13 @@ class _Layer:
 
     def measure(self, index: int, controls: list[int], values: tuple[float, ...], done: Any) -> None:
         """Note everything about one neuron; `done` is the bar that its runs are counted on."""
-        asked = self._name(index)
-        neurons = [index, *controls]
-        rows = {
-            o: (f"pin {asked}", "log-odds per sd", v) for o, v in self._slopes(neurons, values, done).items()
-        }
-        for kind, divergence in self._divergences(neurons).items():
-            rows[f"{KL}, {kind}"] = (f"{kind} {asked}", "nats", divergence)
-        done.update(len(neurons))
+        asked, neurons, note = self._name(index), [index, *controls], self.experiment.measured.add
         names, norm = [self._name(n) for n in controls], float(self.written[index])
-        for outcome, (intervention, unit, measured) in rows.items():
-            self.experiment.measured.add(intervention, outcome, unit, measured, names, norm)
+        for outcome, slopes in self._slopes(neurons, values, done).items():
+            note(f"pin {asked}", outcome, "log-odds per sd", slopes, names, norm)
+        for kind, divergences in self._divergences(neurons).items():
+            note(f"{kind} {asked}", f"{KL}, {kind}", "nats", divergences, names, norm)
+        done.update(len(neurons))
 
     def _slopes(self, neurons: list[int], values: tuple[float, ...], done: Any) -> dict[str, np.ndarray]:
         """Outcome → slope of its log-odds between the pins of the dose, `[neuron, row]`."""

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from einops import rearrange, repeat
 from jaxtyping import Bool, Int
 from torch import Tensor
 
@@ -165,7 +166,7 @@ class EditedRuns:
         if self.border:
             stacked = torch.cat([residual if e is None else e.on(residual, batch.mask) for e in edits])
         else:
-            stacked = residual.repeat(len(edits), 1, 1)
+            stacked = repeat(residual, "row pos width -> (edit row) pos width", edit=len(edits))
         read: dict[str, tuple[Tensor, ...]] = {}
         with self.model.hooks(fwd_hooks=self._hooks(batch, edits, read, inside=not self.border)):
             out = self.view.run_from(stacked, self.start, self.stop)
@@ -177,7 +178,8 @@ class EditedRuns:
     def _whole(self, batch: _Batch, edits: Sequence[AffineEdit | None]) -> _Stacked:
         read: dict[str, tuple[Tensor, ...]] = {}
         with self.model.hooks(fwd_hooks=self._hooks(batch, edits, read, inside=True)):
-            out: Tensor = self.model(batch.tokens.repeat(len(edits), 1), return_type="logits")
+            tokens = repeat(batch.tokens, "row pos -> (edit row) pos", edit=len(edits))
+            out: Tensor = self.model(tokens, return_type="logits")
         return _at(out, batch.last, len(edits)).float().detach().chunk(len(edits)), read
 
     def _hooks(
@@ -197,8 +199,8 @@ class EditedRuns:
 
         def reader(point: str) -> tuple[str, Any]:
             def fn(value: Tensor, hook: Any = None) -> None:  # noqa: ARG001
-                rows = _at(value, batch.read, len(edits)).flatten(1).detach().cpu().float()
-                read[point] = rows.chunk(len(edits))
+                rows = rearrange(_at(value, batch.read, len(edits)), "row ... -> row (...)")
+                read[point] = rows.detach().cpu().float().chunk(len(edits))
 
             return point, fn
 
@@ -240,4 +242,4 @@ class EditedRuns:
 def _at(value: Tensor, position: Tensor, copies: int) -> Tensor:
     """`value` `[copy · row, pos, …]` at one position of every row."""
     rows = torch.arange(len(value), device=value.device)
-    return value[rows, position.to(value.device).repeat(copies)]
+    return value[rows, repeat(position.to(value.device), "row -> (copy row)", copy=copies)]

@@ -257,7 +257,7 @@ def _by_layer(table: pd.DataFrame, target: str, surface: float, curves: dict[str
     values = np.concatenate([table[column].to_numpy(dtype=float) for column in columns])
     low, high = min(float(values.min()), surface, 0.0), max(float(values.max()), surface)
     pad = 0.06 * (high - low)
-    zero = {"zeroline": True, "zerolinecolor": FAINT}
+    zero: dict[str, Any] = {"zeroline": True, "zerolinecolor": FAINT}
     fig.update_yaxes(title_text=f"test R² of {target}", range=[low - pad, high + pad], **zero)
     layer_axis(fig, table["layer"])
     return fig

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -146,8 +147,9 @@ def next_tokens(
     step = max(1, _LOGIT_ROWS // n)
     for first in range(0, len(edited), step):
         some = edited[first : first + step]
-        logits = runs.scores(torch.cat([r.final[:n] for r in some])).view(len(some), n, -1)
-        for k, rows in enumerate(logits, start=first):
+        logits = runs.scores(torch.cat([r.final[:n] for r in some]))
+        by_run = rearrange(logits, "(run row) token -> run row token", run=len(some))
+        for k, rows in enumerate(by_run, start=first):
             total = torch.logsumexp(rows, 1)
             out[KL][k] = (total + torch.linalg.vecdot(p, log_p - rows)).cpu().double().numpy()
             if truth is not None:

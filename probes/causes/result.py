@@ -155,7 +155,7 @@ def _dose_figure(doses: pd.DataFrame, unit: str) -> Figure:
                 )
             )
     style(fig, height=400, aspect=0.5, extra=90)
-    zero = {"zeroline": True, "zerolinecolor": FAINT}
+    zero: dict[str, Any] = {"zeroline": True, "zerolinecolor": FAINT}
     fig.update_xaxes(title_text="dose (standard deviations of the probe's reading)", **zero)
     fig.update_yaxes(title_text=f"change in {unit}", **zero)
     return fig

@@ -77,44 +77,6 @@ def sampled_r2(
 
 # Lines of the table ----------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class Line:
-    """What one control reaches, and the probe beside it on the same rows."""
-
-    group: Group
-    """Kind of line."""
-    control: str
-    """Its name."""
-    asks: str
-    """What it holds fixed, or the question it puts."""
-    metric: str = "R²"
-    """`R²`, `gain` (R² of the surface, of surface and probe, and their difference) or `r`."""
-    score: float = NAN
-    """What the control reaches; the mean over seeds. NaN where the control does not apply."""
-    low: float = NAN
-    """Lower end of its 95% interval, over clusters of rows."""
-    high: float = NAN
-    """Upper end."""
-    probe: float = NAN
-    """The probe on the same rows by the same metric."""
-    difference: float = NAN
-    """`probe` − `score`."""
-    difference_low: float = NAN
-    """Lower end of its paired 95% interval."""
-    difference_high: float = NAN
-    """Upper end."""
-    rows: int = 0
-    """Rows scored."""
-    seeds: int = 1
-    """Random draws that the score is the mean of."""
-    seed_low: float = NAN
-    """The lowest score of a seed."""
-    seed_high: float = NAN
-    """The highest."""
-    note: str = ""
-    """Coverage, strengths, or why the control does not apply."""
-
-
-@dataclass(frozen=True)
 class Question:
     """A control, before it is scored."""
 
@@ -165,6 +127,38 @@ class Question:
     def not_applicable(self, why: str) -> Line:
         """A line that says why there is none."""
         return Line(self.group, self.control, self.asks, note=f"not applicable: {why}")
+
+
+@dataclass(frozen=True)
+class Line(Question):
+    """What one control reaches, and the probe beside it on the same rows."""
+
+    metric: str = "R²"
+    """`R²`, `gain` (R² of the surface, of surface and probe, and their difference) or `r`."""
+    score: float = NAN
+    """What the control reaches; the mean over seeds. NaN where the control does not apply."""
+    low: float = NAN
+    """Lower end of its 95% interval, over clusters of rows."""
+    high: float = NAN
+    """Upper end."""
+    probe: float = NAN
+    """The probe on the same rows by the same metric."""
+    difference: float = NAN
+    """`probe` − `score`."""
+    difference_low: float = NAN
+    """Lower end of its paired 95% interval."""
+    difference_high: float = NAN
+    """Upper end."""
+    rows: int = 0
+    """Rows scored."""
+    seeds: int = 1
+    """Random draws that the score is the mean of."""
+    seed_low: float = NAN
+    """The lowest score of a seed."""
+    seed_high: float = NAN
+    """The highest."""
+    note: str = ""
+    """Coverage, strengths, or why the control does not apply."""
 
 
 # What is controlled ----------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ TWIN_ASKS = "what an untrained network of the same weights' statistics gives"
 PLACE_ASKS = "what such a twin adds to the other baselines: must be nothing"
 KS = (2, 10, 50, 100)
 """Dimensions in the matched-k curves, where the activations are wider than that."""
-SHOWN_KS = (10, 100)
+TABLE_KS = (10, 100)
 """Those of them that have a line in the table."""
 KINDS = {
     "principal components": "how few directions of largest variance hold it",
@@ -253,7 +253,7 @@ def dimension_lines(inputs: ControlInputs) -> tuple[list[Line], pd.DataFrame]:
     curve += [{"k": width, "kind": kind, "seed": 0, "r2": scores["probe"].value} for kind in KINDS]
     lines: list[Line] = []
     for kind, asks in KINDS.items():
-        for k in [k for k in SHOWN_KS if k in ks]:
+        for k in [k for k in TABLE_KS if k in ks]:
             draws = [scores[f"{k} {kind} {draw}"] for draw in range(seeds[kind])]
             question, note = Question("dimensions", f"{k} {kind}", asks), f"{k} of {width} dimensions"
             lines.append(question.line(draws, scores["probe"], len(inputs.y_test), note=note))

@@ -236,11 +236,11 @@ def _control_figure(lines: pd.DataFrame) -> Figure:
     )
 
     need_columns(lines, "group", "control", "metric", "score", "low", "high", "probe", "rows")
-    shown = lines[(lines["metric"] == "R²") & (lines["group"] != "train fit") & lines["score"].notna()]
-    shown = shown.assign(label=[short(name, 40) for name in _names(shown)])
+    rows = lines[(lines["metric"] == "R²") & (lines["group"] != "train fit") & lines["score"].notna()]
+    rows = rows.assign(label=[short(name, 40) for name in _names(rows)])
     colours = {"reference": SURFACE, "dimensions": BLOCKS[2], "oracle": BLOCKS[4]}
     fig = Figure()
-    for kind, part in shown.groupby("group", sort=False):
+    for kind, part in rows.groupby("group", sort=False):
         colour = colours.get(str(kind), MUTED)
         score = part["score"].clip(lower=_FLOOR)
         low, high = part["low"].fillna(part["score"]), part["high"].fillna(part["score"])
@@ -263,7 +263,7 @@ def _control_figure(lines: pd.DataFrame) -> Figure:
                 showlegend=False,
             )
         )
-    beside = shown[shown["probe"].notna()]
+    beside = rows[rows["probe"].notna()]
     fig.add_trace(
         Scatter(
             x=beside["probe"],
@@ -276,14 +276,14 @@ def _control_figure(lines: pd.DataFrame) -> Figure:
     )
     fig.add_vline(x=0, line={"color": FAINT, "width": 1})
     note = "Dots are the controls with 95% intervals, red strokes the probe on the same rows."
-    if (shown["score"] < _FLOOR).any():
+    if (rows["score"] < _FLOOR).any():
         note += f" Triangles lie below {_FLOOR:g}."
-    style(fig, height=90 + 22 * len(shown), note=note)
+    style(fig, height=90 + 22 * len(rows), note=note)
     fig.update_xaxes(title_text="R² on test rows")
     order: dict[str, Any] = {
         "autorange": "reversed",
         "categoryorder": "array",
-        "categoryarray": list(shown["label"]),
+        "categoryarray": list(rows["label"]),
     }
     fig.update_yaxes(**order, tickfont={"size": 11}, ticks="")
     return fig

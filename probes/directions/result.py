@@ -16,7 +16,7 @@ from graticule.probes.directions.angles import KINDS
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure, Heatmap
 
-_SHOWN = 6  # targets with a heat-map of their own
+_TARGETS = 6  # targets with a heat-map of their own
 _GRID = 40  # concepts in a heat-map
 _DASHES = ("solid", "dash", "dot", "dashdot")
 _ANGLES = {
@@ -137,7 +137,7 @@ class Directions(SavedResult):
         """Layer × layer heat-maps, angles between concepts, rank by layer."""
         out: dict[str, Figure] = {}
         if self.layer_cosines["point_a"].nunique() > 1:
-            for concept in self.concepts[:_SHOWN]:
+            for concept in self.concepts[:_TARGETS]:
                 cosines = self.layer_cosines[self.layer_cosines["concept"] == concept]
                 out[f"Cosine between layers, {concept}: read and write"] = _layers_figure(cosines)
         if not self.angles.empty:

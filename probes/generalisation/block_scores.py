@@ -1,4 +1,4 @@
-"""Scores of blocks that were held out, each beside its level of chance: pure functions of arrays.
+"""Scores of rows and blocks that were held out, and their intervals over blocks: pure functions of arrays.
 
 The block is what a hold-out generalises over, so intervals of figures over blocks resample blocks.
 """
@@ -12,35 +12,36 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from graticule.hooks.imports import load
-from graticule.probes.scores.bootstrap import interval, resamples
+from graticule.probes.scores.bootstrap import defined_mean, interval, resamples
 from graticule.probes.scores.compat import compat_proximity_error
 from graticule.probes.scores.geo import proximity_error, proximity_error_1d
 
 Draws = Float[np.ndarray, "draw block"]
 
 
-def resampled(
-    statistic: Callable[[Draws], Float[np.ndarray, " draw"]], n_blocks: int, draws: int, seed: int
-) -> tuple[float, float]:
-    """95% interval of a statistic of how often each block is taken."""
-    values = [statistic(weights) for weights in resamples(n_blocks, draws, seed)]
-    return interval(np.concatenate(values))
+Statistic = Callable[[Draws], Float[np.ndarray, " draw"]]
+"""A figure over blocks, of how often each block is taken in a draw."""
+
+
+def resampled(statistic: Statistic, n_blocks: int, draws: int, seed: int) -> tuple[float, float]:
+    """95% interval of a statistic over resamples of the blocks."""
+    return interval(np.concatenate([statistic(weights) for weights in resamples(n_blocks, draws, seed)]))
 
 
 def weighted_mean(weights: Draws, values: Float[np.ndarray, " block"]) -> Float[np.ndarray, " draw"]:
     """Mean over the blocks that have a value."""
-    known = np.isfinite(values)
-    number = weights[:, known].sum(axis=1)
-    total = weights[:, known] @ values[known]
+    present = np.isfinite(values)
+    number = weights[:, present].sum(axis=1)
+    total = weights[:, present] @ values[present]
     return np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
 
 def weighted_median(weights: Draws, values: Float[np.ndarray, " block"]) -> Float[np.ndarray, " draw"]:
     """Median over the blocks that have a value."""
-    known = np.flatnonzero(np.isfinite(values))
-    if not len(known):
+    present = np.flatnonzero(np.isfinite(values))
+    if not len(present):
         return np.full(len(weights), np.nan)
-    order = known[np.argsort(values[known], kind="stable")]
+    order = present[np.argsort(values[present], kind="stable")]
     cumulated = np.cumsum(weights[:, order], axis=1)
     half = cumulated[:, -1:] / 2
     low = (cumulated >= half).argmax(axis=1)
@@ -50,7 +51,7 @@ def weighted_median(weights: Draws, values: Float[np.ndarray, " block"]) -> Floa
 
 @dataclass(frozen=True)
 class Squares:
-    """Sums of squares a block and target, of which every pooled R² is made."""
+    """Sums of squares by block and target, of which every pooled R² is made."""
 
     error: Float[np.ndarray, "block target"]
     """(y − ŷ)²."""
@@ -72,17 +73,11 @@ class Squares:
     def r2(self, weights: Draws | None = None) -> Float[np.ndarray, " draw"]:
         """Pooled R² against the training means, mean over targets: 0 for predicting those means."""
         weights = np.ones((1, len(self.error))) if weights is None else weights
-        error, total = weights @ self.error, weights @ self.from_mean
-        ratio = np.divide(error, total, out=np.full(error.shape, np.nan), where=total > 0)
-        with np.errstate(invalid="ignore"):
-            return 1 - _nanmean(ratio)
+        return 1 - defined_mean(_ratio(weights @ self.error, weights @ self.from_mean))
 
     def by_block(self) -> Float[np.ndarray, " block"]:
         """The same for each block by itself."""
-        ratio = np.divide(
-            self.error, self.from_mean, out=np.full(self.error.shape, np.nan), where=self.from_mean > 0
-        )
-        return 1 - _nanmean(ratio)
+        return 1 - defined_mean(_ratio(self.error, self.from_mean))
 
 
 @dataclass(frozen=True)
@@ -101,8 +96,7 @@ class Centroids:
         """Cosine of the angle between c_true − m and c_pred − m; with one target the sign, −1 or 1."""
         a, b = self.true - self.mean, self.predicted - self.mean
         norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
-        cosine = np.divide((a * b).sum(axis=1), norms, out=np.full(len(a), np.nan), where=norms > 0)
-        return np.clip(cosine, -1.0, 1.0)
+        return np.clip(_ratio((a * b).sum(axis=1), norms), -1.0, 1.0)
 
     @property
     def angle(self) -> Float[np.ndarray, " block"]:
@@ -113,7 +107,7 @@ class Centroids:
     def ratio(self) -> Float[np.ndarray, " block"]:
         """|c_pred − m| / |c_true − m|: 0 stays at the training mean, 1 goes all the way."""
         a, b = (np.linalg.norm(c - self.mean, axis=1) for c in (self.true, self.predicted))
-        return np.divide(b, a, out=np.full(len(a), np.nan), where=a > 0)
+        return _ratio(b, a)
 
 
 def centroids(
@@ -132,7 +126,7 @@ def within_correlation(
     pred: Float[np.ndarray, "row target"],
     code: Int[np.ndarray, " row"],
     n_blocks: int,
-) -> Callable[[Draws], Float[np.ndarray, " draw"]]:
+) -> Statistic:
     """Correlation of y and ŷ once every block's own means are taken off, mean over targets; 0 is chance."""
     middle = centroids(y, pred, code, np.zeros((n_blocks, y.shape[1])))
     a, b = y - middle.true[code], pred - middle.predicted[code]
@@ -140,8 +134,7 @@ def within_correlation(
 
     def statistic(weights: Draws) -> Float[np.ndarray, " draw"]:
         both, first, second = (weights @ p for p in products)
-        scale = np.sqrt(first) * np.sqrt(second)
-        return _nanmean(np.divide(both, scale, out=np.full(scale.shape, np.nan), where=scale > 0))
+        return defined_mean(_ratio(both, np.sqrt(first) * np.sqrt(second)))
 
     return statistic
 
@@ -151,8 +144,8 @@ def sign_test(cosine: Float[np.ndarray, " block"]) -> float:
     load("scipy.stats")
     from scipy.stats import binomtest
 
-    known = cosine[np.isfinite(cosine) & (cosine != 0)]
-    return float(binomtest(int((known > 0).sum()), len(known)).pvalue) if len(known) else float("nan")
+    sides = cosine[np.isfinite(cosine) & (cosine != 0)]
+    return float(binomtest(int((sides > 0).sum()), len(sides)).pvalue) if len(sides) else float("nan")
 
 
 def proximity(
@@ -174,12 +167,19 @@ def proximity(
 
 def block_means(
     values: Float[np.ndarray, " row"], code: Int[np.ndarray, " row"], n_blocks: int
-) -> np.ndarray:
+) -> Float[np.ndarray, " block"]:
     """Mean over the rows of each block that have a value."""
-    known = np.isfinite(values)
-    number = np.bincount(code[known], minlength=n_blocks)
-    total = np.bincount(code[known], values[known], minlength=n_blocks)
-    return np.divide(total, number, out=np.full(n_blocks, np.nan), where=number > 0)
+    present = np.isfinite(values)
+    number = np.bincount(code[present], minlength=n_blocks)
+    return _ratio(np.bincount(code[present], values[present], minlength=n_blocks), number)
+
+
+def block_medians(
+    values: Float[np.ndarray, " row"], code: Int[np.ndarray, " row"], n_blocks: int
+) -> Float[np.ndarray, " block"]:
+    """Median over the rows of each block that have a value."""
+    own = [values[(code == i) & np.isfinite(values)] for i in range(n_blocks)]
+    return np.array([np.median(v) if len(v) else np.nan for v in own])
 
 
 def mean_intervals(
@@ -210,8 +210,6 @@ def _sums(values: Float[np.ndarray, "row target"], code: np.ndarray, n_blocks: i
     return np.stack([np.bincount(code, column, minlength=n_blocks) for column in values.T], axis=1)
 
 
-def _nanmean(values: Float[np.ndarray, "line target"]) -> Float[np.ndarray, " line"]:
-    known = np.isfinite(values)
-    number = known.sum(axis=1)
-    total = np.where(known, values, 0.0).sum(axis=1)
-    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """NaN where the whole is 0."""
+    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)

@@ -32,13 +32,20 @@ from graticule.probes.estimators.ridge_rows import (
     chunks,
 )
 from graticule.probes.estimators.side_by_side import side_by_side
-from graticule.probes.generalisation.factors import Solved, Sums, cholesky, middle_of, refit, solve
+from graticule.probes.estimators.solvers import ridge_fit
 
 _log = logging.getLogger(__name__)
 
+_LOSS = 1e-8
+"""Relative rounding that a solution may carry, by the estimated condition of its matrix."""
 _SMALL_BLOCK = 0.25
 """Share of the width up to which a block is cheaper by its hat matrix than by a factor of its own."""
-_KEPT_BYTES = 1 << 28
+_GRAM_BYTES = 1 << 28
+_SAMPLE_FOR_SHIFT = 512
+
+_Block = Int[np.ndarray, " _"]
+_Fit = tuple[np.ndarray, np.ndarray]
+"""Weights and intercept."""
 
 
 @dataclass(frozen=True)
@@ -75,24 +82,138 @@ def leave_blocks_out(
     blocks: Sequence[Int[np.ndarray, " _"]],
     alphas: Sequence[float] | Shaped[np.ndarray, " alpha"],
 ) -> tuple[BlockFits, ...]:
-    """Ridge of `y` on the rows of `X` outside each of `blocks`, one result a strength (ascending).
+    """Ridge of `y` on the rows of `X` outside each of `blocks`; the intercept is not penalised.
 
-    **Arguments:** `X` `[row, width]` of any real dtype, unscaled; `blocks` the rows that each fit must not
-    see, which may overlap; `alphas` on scikit-learn's scale. The intercept is not penalised.
+    Args:
+        X: activations of any real dtype, unscaled.
+        y: targets.
+        blocks: the rows that each fit must not see; they may overlap.
+        alphas: strengths on scikit-learn's scale.
 
-    **Raises** `ValueError` for shapes that disagree, NaN or infinity, strengths that are not positive, no
-    blocks, an empty block, or one that leaves fewer than two rows.
+    Returns:
+        One result per strength, ascending.
+
+    Raises:
+        ValueError: Shapes disagree, values are NaN or infinite, strengths are not positive, there are no
+            blocks, a block is empty or leaves fewer than two rows.
     """
     source = as_rows(X)
     grid = check_alphas(alphas)
     assert grid is not None
-    held = [np.unique(b) for b in blocks]
-    _check(source, y, held)
-    work = (_Kernel if source.shape[0] < source.shape[1] else _Gram).of(source, y, held)
+    left_out = [np.unique(block) for block in blocks]
+    _check(source, y, left_out)
+    work = (_Kernel if source.shape[0] < source.shape[1] else _Gram).of(source, y, left_out)
     return tuple(work.fits(float(alpha)) for alpha in grid)
 
 
+def _check(source: ArrayRows, y: np.ndarray, blocks: Sequence[np.ndarray]) -> None:
+    n = source.shape[0]
+    if len(y) != n:
+        raise ValueError(f"X has {n} rows and y has {len(y)}; give one target row for each activation row")
+    if not blocks:
+        raise ValueError("no blocks to hold out: give at least one array of rows")
+    check_finite_rows(y, np.arange(n), "y")
+    for i, block in enumerate(blocks):
+        if not len(block):
+            raise ValueError(f"block {i} is empty: leave it out")
+        if block[0] < 0 or block[-1] >= n:
+            raise ValueError(f"block {i} names row {block[-1] if block[0] >= 0 else block[0]} of {n}")
+        if n - len(block) < 2:
+            raise ValueError(f"block {i} holds {len(block)} of {n} rows: nothing is left to learn from")
+
+
 # Rows at least as many as the width ------------------------------------------------------------------
+@dataclass(frozen=True)
+class _Sums:
+    """What a ridge is made of: sums over some rows, which add up over sets of rows."""
+
+    gram: Float[np.ndarray, "width width"]
+    """X'X in Fortran's order, so that LAPACK does not copy it; only the lower triangle is read."""
+    x: Float[np.ndarray, " width"]
+    xy: Float[np.ndarray, "width target"]
+
+    @classmethod
+    def none(cls, width: int, n_targets: int) -> _Sums:
+        """Of no rows."""
+        return cls(np.zeros((width, width), order="F"), np.zeros(width), np.zeros((width, n_targets)))
+
+    def add(self, rows: Float[np.ndarray, "row width"], y: Float[np.ndarray, "row target"]) -> None:
+        """Take some rows in, in place."""
+        # numpy's product lets other threads run meanwhile, where SciPy's dsyrk does not
+        gram, product = self.gram, rows.T @ rows
+        gram += product.T  # symmetric, and so in the same order
+        self.x[:] += rows.sum(axis=0)
+        self.xy[:] += rows.T @ y
+
+    def merge(self, other: _Sums) -> None:
+        """Take in the rows of another, in place."""
+        for mine, theirs in ((self.gram, other.gram), (self.x, other.x), (self.xy, other.xy)):
+            mine += theirs
+
+    def without(self, other: _Sums) -> _Sums:
+        """A new one, of the rows that are not in the other."""
+        return _Sums(self.gram - other.gram, self.x - other.x, self.xy - other.xy)
+
+
+@dataclass(frozen=True)
+class _Solved:
+    """A ridge from sums, with the factor that solved it."""
+
+    factor: Float[np.ndarray, "width width"]
+    """Cholesky factor of D (G + α) D."""
+    scale: Float[np.ndarray, " width"]
+    """D: ones, or where digits are short what makes the diagonal 1: badly scaled columns then cost none."""
+    x_mean: Float[np.ndarray, " width"]
+    y_mean: Float[np.ndarray, " target"]
+    coef: Float[np.ndarray, "width target"]
+
+    @classmethod
+    def of(
+        cls, sums: _Sums, y_sum: Float[np.ndarray, " target"], n: int, alpha: float, lost: float
+    ) -> _Solved | None:
+        """From the sums of `n` rows, whose Gram is overwritten.
+
+        None where rounding, `lost` times that of a number of order 1, could reach the digits wanted.
+        """
+        from scipy.linalg import blas  # its routines are made at import, out of a checker's sight
+
+        x_mean, y_mean = sums.x / n, y_sum / n
+        matrix = blas.dsyr(-1.0 / n, sums.x, lower=1, a=sums.gram, overwrite_a=1)  # pyright: ignore[reportAttributeAccessIssue]
+        width = len(matrix)
+        matrix[np.arange(width), np.arange(width)] += alpha
+        diagonal = matrix.diagonal().copy()
+        if not (diagonal > 0).all():
+            return None
+        # no eigenvalue is below alpha: mostly that bounds the condition well enough
+        rounding = np.finfo(np.float64).eps * lost
+        doubtful = rounding * width * float(diagonal.max()) > _LOSS * alpha
+        scale, norm = np.ones(width), 0.0
+        if doubtful:
+            scale = diagonal**-0.5
+            matrix *= scale
+            matrix *= scale[:, None]
+            norm = _norm(np.abs(np.tril(matrix)))
+        factor = _cholesky(matrix, overwrite=True)
+        if factor is None or (doubtful and rounding > _LOSS * _reciprocal_condition(factor, norm)):
+            return None
+        right = (sums.xy - np.outer(sums.x, y_mean)) * scale[:, None]
+        return cls(factor, scale, x_mean, y_mean, scale[:, None] * _solve(factor, right))
+
+    def whiten(self, columns: Float[np.ndarray, "width _"]) -> Float[np.ndarray, "width _"]:
+        """L⁻¹ D of some columns: their products are those of (G + α)⁻¹."""
+        from scipy.linalg import solve_triangular
+
+        scaled = columns * self.scale[:, None]
+        return np.asarray(solve_triangular(self.factor, scaled, lower=True, check_finite=False))
+
+    def unwhiten(self, columns: Float[np.ndarray, "width _"]) -> Float[np.ndarray, "width _"]:
+        """D L⁻ᵀ of some columns."""
+        from scipy.linalg import solve_triangular
+
+        solved = solve_triangular(self.factor, columns, lower=True, trans=1, check_finite=False)
+        return np.asarray(solved) * self.scale[:, None]
+
+
 @dataclass(frozen=True)
 class _Gram:
     """Sums over all rows about one shift, and those of the large blocks."""
@@ -103,8 +224,8 @@ class _Gram:
     shift: Float[np.ndarray, " width"]
     y_shift: Float[np.ndarray, " target"]
     blocks: Sequence[Int[np.ndarray, " _"]]
-    total: Sums
-    own: Mapping[int, Sums]
+    total: _Sums
+    own: Mapping[int, _Sums]
     """Those of large blocks, as many as fit in memory."""
 
     @classmethod
@@ -113,19 +234,18 @@ class _Gram:
     ) -> _Gram:
         """One pass over the rows: a large block's Gram is made once and is a part of the sum."""
         n, width = source.shape
-        shift = middle_of(source)
-        y_shift = y.mean(axis=0)
+        shift, y_shift = _middle(source), y.mean(axis=0)
         centred = y - y_shift
-        todo = np.ones(n, bool)
+        rest = np.ones(n, bool)
         parts: list[tuple[int, np.ndarray]] = []
         for i, block in enumerate(blocks):
-            room = (len(parts) + 1) * width * width * 8 <= _KEPT_BYTES
-            if len(block) > _SMALL_BLOCK * width and room and todo[block].all():
-                todo[block] = False
+            room = (len(parts) + 1) * width * width * 8 <= _GRAM_BYTES
+            if len(block) > _SMALL_BLOCK * width and room and rest[block].all():
+                rest[block] = False
                 parts.append((i, block))
 
-        def summed(part: tuple[int, np.ndarray]) -> Sums:
-            sums = Sums.none(width, y.shape[1])
+        def summed(part: tuple[int, np.ndarray]) -> _Sums:
+            sums = _Sums.none(width, y.shape[1])
             for index in chunks(part[1], chunk_rows_for(width)):
                 rows = source.gather(index)
                 rows -= shift
@@ -134,7 +254,7 @@ class _Gram:
                     check_finite_rows(rows, index, "X")
             return sums
 
-        total = summed((-1, np.flatnonzero(todo)))
+        total = summed((-1, np.flatnonzero(rest)))
         own = {i: sums for (i, _), sums in zip(parts, side_by_side(summed, parts), strict=True)}
         for sums in own.values():
             total.merge(sums)
@@ -146,23 +266,24 @@ class _Gram:
         coef = np.zeros((len(self.blocks), width, self.y.shape[1]))
         intercept, y_mean = np.zeros((2, len(self.blocks), self.y.shape[1]))
         y_sum = self.y.sum(axis=0)  # not 0: large values leave their rounding
-        whole = Solved.of(self.total.copy(), y_sum, n, alpha, 1.0)
+        copy = _Sums(self.total.gram.copy(order="F"), self.total.x, self.total.xy)
+        whole = _Solved.of(copy, y_sum, n, alpha, 1.0)
         refitted: list[int] = []
 
-        def fitted(i: int) -> None:
+        def fit_without(i: int) -> None:
             block = self.blocks[i]
-            kept_sum = y_sum - self.y[block].sum(axis=0)
-            y_mean[i] = kept_sum / (n - len(block)) + self.y_shift
+            rest_sum = y_sum - self.y[block].sum(axis=0)
+            y_mean[i] = rest_sum / (n - len(block)) + self.y_shift
             small = len(block) <= _SMALL_BLOCK * width
             fit = self._by_hat(whole, block) if small and whole is not None else None
-            fit = self._downdated(i, block, kept_sum, alpha) if fit is None else fit
+            fit = self._downdated(i, rest_sum, alpha) if fit is None else fit
             if fit is None:
                 refitted.append(i)
-                kept = np.setdiff1d(np.arange(n), block)
-                fit = refit(self.source.gather(kept) - self.shift, self.y[kept], alpha)
+                rest = np.setdiff1d(np.arange(n), block)
+                fit = _refit(self.source.gather(rest) - self.shift, self.y[rest], alpha)
             coef[i], intercept[i] = fit[0], fit[1] + self.y_shift - self.shift @ fit[0]
 
-        side_by_side(fitted, range(len(self.blocks)))
+        side_by_side(fit_without, range(len(self.blocks)))
         if refitted:
             _log.info(
                 "%d of %d blocks refitted from their rows, for want of digits", len(refitted), len(coef)
@@ -170,38 +291,31 @@ class _Gram:
         n_train = np.array([n - len(b) for b in self.blocks])
         return BlockFits(alpha, coef, intercept, y_mean, n_train, len(refitted))
 
-    def _by_hat(self, whole: Solved, block: Int[np.ndarray, " held"]) -> tuple[np.ndarray, np.ndarray] | None:
+    def _by_hat(self, whole: _Solved, block: _Block) -> _Fit | None:
         """Weights and intercept (about the shifts) by the residuals of the fit to all rows."""
         n = len(self.y)
         rows = self.source.gather(block) - (self.shift + whole.x_mean)
         whitened = whole.whiten(rows.T)
-        maker = np.eye(len(block)) - whitened.T @ whitened - 1.0 / n
+        factor = _cholesky(np.eye(len(block)) - whitened.T @ whitened - 1.0 / n)
         residual = self.y[block] - rows @ whole.coef - whole.y_mean
-        factor = cholesky(maker)
         # a row that is its own prediction leaves its error to rounding
         if factor is None or float(np.diag(factor).min()) < 1e-3:
             return None
-        error = solve(factor, residual)
+        error = _solve(factor, residual)
         coef = whole.coef - whole.unwhiten(whitened @ error)
         return coef, whole.y_mean - error.sum(axis=0) / n - whole.x_mean @ coef
 
-    def _downdated(
-        self,
-        i: int,
-        block: Int[np.ndarray, " held"],
-        y_sum: Float[np.ndarray, " target"],
-        alpha: float,
-    ) -> tuple[np.ndarray, np.ndarray] | None:
+    def _downdated(self, i: int, y_sum: Float[np.ndarray, " target"], alpha: float) -> _Fit | None:
         """Weights and intercept (about the shifts) from the sums less the block's."""
-        own = self.own.get(i)
+        own, block = self.own.get(i), self.blocks[i]
         if own is None:
-            own = Sums.none(*self.total.xy.shape)
+            own = _Sums.none(*self.total.xy.shape)
             own.add(self.source.gather(block) - self.shift, self.y[block])
         sums = self.total.without(own)
-        kept = len(self.y) - len(block)
-        left = np.diag(sums.gram) - sums.x**2 / kept + alpha
+        n = len(self.y) - len(block)
+        left = np.diag(sums.gram) - sums.x**2 / n + alpha
         lost = float(((np.diag(self.total.gram) + alpha) / np.maximum(left, 1e-300)).max())
-        solved = Solved.of(sums, y_sum, kept, alpha, lost)
+        solved = _Solved.of(sums, y_sum, n, alpha, lost)
         return None if solved is None else (solved.coef, solved.y_mean - solved.x_mean @ solved.coef)
 
 
@@ -225,7 +339,7 @@ class _Kernel:
         every = np.arange(len(y))
         x = source.gather(every)
         check_finite_rows(x, every, "X")
-        shift = middle_of(source)
+        shift = _middle(source)
         x -= shift
         return cls(x, y, shift, x @ x.T, blocks)
 
@@ -235,33 +349,62 @@ class _Kernel:
         coef = np.zeros((len(self.blocks), width, self.y.shape[1]))
         intercept, y_mean = np.zeros((2, len(self.blocks), self.y.shape[1]))
         for i, block in enumerate(self.blocks):
-            kept = np.setdiff1d(np.arange(n), block)
-            y_mean[i] = self.y[kept].mean(axis=0)
-            kernel = self.kernel[np.ix_(kept, kept)]
+            rest = np.setdiff1d(np.arange(n), block)
+            y_mean[i] = self.y[rest].mean(axis=0)
+            kernel = self.kernel[np.ix_(rest, rest)]
             middle = kernel.mean(axis=0)
             kernel = kernel - middle - middle[:, None] + middle.mean()
             kernel.flat[:: len(kernel) + 1] += alpha
-            factor = cholesky(kernel)
-            x_mean = self.x[kept].mean(axis=0)
+            factor = _cholesky(kernel)
+            x_mean = self.x[rest].mean(axis=0)
             if factor is None:
-                coef[i] = refit(self.x[kept], self.y[kept], alpha)[0]
+                coef[i] = _refit(self.x[rest], self.y[rest], alpha)[0]
             else:
-                coef[i] = (self.x[kept] - x_mean).T @ solve(factor, self.y[kept] - y_mean[i])
+                coef[i] = (self.x[rest] - x_mean).T @ _solve(factor, self.y[rest] - y_mean[i])
             intercept[i] = y_mean[i] - (x_mean + self.shift) @ coef[i]
         return BlockFits(alpha, coef, intercept, y_mean, np.array([n - len(b) for b in self.blocks]), 0)
 
 
-def _check(source: ArrayRows, y: np.ndarray, blocks: Sequence[np.ndarray]) -> None:
-    n = source.shape[0]
-    if len(y) != n:
-        raise ValueError(f"X has {n} rows and y has {len(y)}; give one target row for each activation row")
-    if not blocks:
-        raise ValueError("no blocks to hold out: give at least one array of rows")
-    check_finite_rows(y, np.arange(n), "y")
-    for i, block in enumerate(blocks):
-        if not len(block):
-            raise ValueError(f"block {i} is empty: leave it out")
-        if block[0] < 0 or block[-1] >= n:
-            raise ValueError(f"block {i} names row {block[-1] if block[0] >= 0 else block[0]} of {n}")
-        if n - len(block) < 2:
-            raise ValueError(f"block {i} holds {len(block)} of {n} rows: nothing is left to learn from")
+# What both lean on -----------------------------------------------------------------------------------
+def _middle(source: ArrayRows) -> Float[np.ndarray, " width"]:
+    """The median of some rows: what sums are taken about, so that neither means nor outliers cost digits."""
+    rows = source.gather(np.unique(np.linspace(0, source.shape[0] - 1, _SAMPLE_FOR_SHIFT).astype(int)))
+    middle = np.median(rows, axis=0)
+    return np.where(np.isfinite(middle), middle, 0.0)
+
+
+def _refit(rows: Float[np.ndarray, "row width"], y: Float[np.ndarray, "row target"], alpha: float) -> _Fit:
+    """From the rows themselves; a target that is constant there has no weights."""
+    coef, intercept = np.zeros((rows.shape[1], y.shape[1])), y.mean(axis=0)
+    varied = np.ptp(y, axis=0) > 0
+    if varied.any() and len(rows) > 2:
+        fit = ridge_fit(rows, y[:, varied], alpha)
+        coef[:, varied], intercept[varied] = fit.coef, fit.intercept
+    return coef, intercept
+
+
+def _cholesky(matrix: Float[np.ndarray, "k k"], overwrite: bool = False) -> Float[np.ndarray, "k k"] | None:
+    """The lower factor (what stands above is of no meaning), or None where there is none."""
+    from scipy.linalg import lapack
+
+    factor, info = lapack.dpotrf(matrix, lower=1, clean=0, overwrite_a=int(overwrite))  # pyright: ignore[reportAttributeAccessIssue]
+    return np.asarray(factor) if info == 0 else None
+
+
+def _solve(factor: Float[np.ndarray, "k k"], right: Float[np.ndarray, "k _"]) -> Float[np.ndarray, "k _"]:
+    """The inverse of what was factored, times some columns."""
+    from scipy.linalg import cho_solve
+
+    return np.asarray(cho_solve((factor, True), right, check_finite=False))
+
+
+def _norm(lower: Float[np.ndarray, "k k"]) -> float:
+    """1-norm of the symmetric matrix that has this lower triangle of sizes, and ones on its diagonal."""
+    return float((lower.sum(axis=0) + lower.sum(axis=1) - 1.0).max())
+
+
+def _reciprocal_condition(factor: Float[np.ndarray, "k k"], norm: float) -> float:
+    """LAPACK's estimate, in the 1-norm."""
+    from scipy.linalg import lapack
+
+    return float(lapack.dpocon(factor, norm, uplo="L")[0])  # pyright: ignore[reportAttributeAccessIssue]

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,8 +12,6 @@ import pandas as pd
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.doors import BY, FINDINGS, door
 from graticule.hooks.messages import UnknownNameError
-from graticule.hooks.points import layer_of
-from graticule.hooks.saved import SavedResult
 from graticule.probes.applicable import NotApplicable
 from graticule.probes.findings import Findings
 from graticule.probes.generalisation.block_scores import (
@@ -24,154 +21,24 @@ from graticule.probes.generalisation.block_scores import (
     mean_intervals,
     sign_test,
 )
-from graticule.probes.generalisation.blocks import Blocks, By, find_blocks
 from graticule.probes.generalisation.held_out import (
+    Blocks,
+    By,
     ProbeWithout,
-    by_layer,
+    baselines_without,
+    find_blocks,
     probe_without,
-    rivals_without,
+    probes_without,
 )
-from graticule.probes.generalisation.holdout_tables import (
+from graticule.probes.generalisation.holdout_scores import (
     block_table,
     layer_table,
-    rival_table,
+    predictor_table,
+    score_rows,
     score_table,
 )
-from graticule.probes.generalisation.row_scores import score_rows
-from graticule.probes.scores.in_words import FEW, signed, with_interval
-from graticule.probes.scores.metrics import coordinate_columns
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
-_FEW = 10
-_CAPTION_SCORES = "Known blocks and blocks never seen, each score beside its level of chance"
-_CAPTION_RIVALS = "The same blocks predicted from baselines, refitted without each block too"
-
-
-@dataclass(frozen=True)
-class Holdouts(SavedResult):
-    """The result of `holdouts`."""
-
-    KIND: ClassVar[str] = "holdouts"
-
-    model: str
-    table: str
-    by: str
-    """What was held out, a block at a time."""
-    numeric: bool
-    """Whether the blocks are numbers, such as centuries."""
-    kind: str
-    """`numeric`, `binary` or `categorical`."""
-    target_names: tuple[str, ...]
-    """A name a target."""
-    units: tuple[str | None, ...]
-    """A unit a target."""
-    point: str
-    """Where the probe reads."""
-    alpha: float
-    """Ridge strength of all fits, in and out."""
-    measure: str
-    """What a row is scored by: `proximity error`, `accuracy` or `absolute error` (standard deviations)."""
-    verdict: str
-    """In words."""
-    scores: pd.DataFrame
-    """A line a figure: `measure`, `nominal`, `held_out`, `low`, `high` (95%, blocks resampled), `chance`,
-    `chance_is`."""
-    blocks: pd.DataFrame
-    """A line a block: sizes, scores in and out with intervals, levels of chance, centroids."""
-    rivals: pd.DataFrame
-    """A line a predictor (`probe`, `surface`, each baseline): pooled `r2` with `low`, `high`, and the
-    difference of the probe to it, `probe_adds`, with interval; `angle`, `cosine`, `ratio` of centroids."""
-    layers: pd.DataFrame
-    """A line a layer, exploratory, if asked for; else empty."""
-    predictions: pd.DataFrame
-    """A line a held-out row: `source`, `text`, `block`, `split`, and `true_`, `pred_`, `nominal_` for every
-    target."""
-    note: str
-    """Blocks left out, rows without a label, and baselines that were not refitted."""
-    paper_compat: bool
-    """Whether `blocks` and `scores` hold the paper's own scoring too (axes swapped, ties strict)."""
-    provenance: Mapping[str, Any]
-    """Model, table, settings and versions."""
-
-    @property
-    def title(self) -> str:
-        """Model, table and what was held out."""
-        return f"{self.model} on {self.table}: each {self.by} held out"
-
-    def score(self, measure: str) -> Mapping[str, Any]:
-        """The line of `scores` of a measure. **Raises** `KeyError` if there is none."""
-        found = self.scores[self.scores["measure"] == measure]
-        if found.empty:
-            raise UnknownNameError(f"no measure {measure!r}; there are {', '.join(self.scores['measure'])}")
-        return {str(k): v for k, v in found.iloc[0].to_dict().items()}
-
-    def summary(self) -> str:
-        """The answer in words, then every figure beside its level of chance."""
-        lines = [self.verdict]
-        for line in self.scores.to_dict("records"):
-            before = (
-                "" if line["nominal"] != line["nominal"] else f"{line['nominal']:.4g} with the block in, "
-            )
-            span = "" if line["low"] != line["low"] else f" [{line['low']:.4g}, {line['high']:.4g}]"
-            lines.append(
-                f"{line['measure']}: {before}{line['held_out']:.4g}{span} held out; "
-                f"{line['chance']:.4g} {line['chance_is']}"
-            )
-        surface = self.rivals[self.rivals["predictor"] == "surface"]
-        if len(surface):
-            s = surface.iloc[0]
-            lines.append(
-                f"the baselines refitted likewise: R² {signed(s['r2'], FEW)}; the probe adds "
-                f"{with_interval(s['probe_adds'], (s['adds_low'], s['adds_high']), FEW)}"
-            )
-        layer = layer_of(self.point)
-        where = self.point if layer is None else f"layer {layer}"
-        lines.append(
-            f"{len(self.blocks)} blocks of {self.by} at {where}, strength {self.alpha:.3g}; {self.note}"
-        )
-        if len(self.blocks) < _FEW:
-            lines.append(f"warning: {len(self.blocks)} blocks are few to resample: intervals are too narrow")
-        if self.paper_compat:
-            lines.append("paper_compat: scores so named read longitude as latitude and count no ties")
-        return "\n".join(lines)
-
-    def figures(self) -> dict[str, Figure]:
-        """Nominal against held out by block; where the blocks were put; layers."""
-        from graticule.probes.plots.holdouts import (
-            dumbbell_figure,
-            held_out_layers_figure,
-            held_out_maps_figure,
-            held_out_spans_figure,
-        )
-
-        out = {
-            f"Each {self.by} with its rows in training, and held out": dumbbell_figure(
-                self.blocks, self.measure, self.by
-            )
-        }
-        if coordinate_columns(self.units) is not None and self.kind == "numeric":
-            lat, lon = (self.target_names[i] for i in coordinate_columns(self.units) or (0, 1))
-            out[f"Where a fit that never saw the {self.by} puts it: true, predicted, and training mean"] = (
-                held_out_maps_figure(self.predictions, self.blocks, lat, lon)
-            )
-        elif len(self.target_names) == 1 and self.kind == "numeric":
-            name, unit = self.target_names[0], self.units[0]
-            out[f"{name} of each {self.by}, true and predicted by a fit that never saw it"] = (
-                held_out_spans_figure(self.predictions, self.blocks, name, unit)
-            )
-        if len(self.layers):
-            out["Held-out R² by layer (exploratory) beside the nominal one"] = held_out_layers_figure(
-                self.layers, self.point
-            )
-        return out
-
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """All figures with chance, baselines, blocks."""
-        from graticule.probes.generalisation.holdout_words import readable
-
-        return readable(self, _CAPTION_SCORES, _CAPTION_RIVALS)
+from graticule.probes.generalisation.holdouts_result import Holdouts
+from graticule.probes.scores.in_words import FEW, with_interval
 
 
 @door(findings=FINDINGS, by=BY)
@@ -201,19 +68,29 @@ def holdouts(
     with its level of chance. All refits come from one Gram matrix a layer, see `leave_blocks_out`. Rows that
     share a cluster with a block go out with it.
 
-    **Arguments:**
+    Args:
+        findings: with their material.
+        by: a column of the table, or one label per table row.
+        values: names the blocks; by default all with `minimum` test rows are held out.
+        minimum: test rows that a block needs.
+        point: where the probe reads; the chosen point by default.
+        layers: whether every other point is held out too, exploratory.
+        alpha: the strength of all fits, nominal too (the paper fixed 3000 and more); by default the one
+            chosen on training rows.
+        skip_majority: whether the largest block stays in (the paper's entity types).
+        strings: whether TF-IDF is refitted too, one sparse solve per block; by default where that is quick.
+        paper_compat: adds the paper's own scoring, so named.
+        draws: resamples of the blocks; the intervals of means over blocks take 1,000 at most.
+        seed: of the resamples.
+        progress: whether a bar is drawn; by default where it takes long.
 
-    - `by`: a column of the table, or a label a table row. `values` names the blocks; otherwise all with
-      `minimum` test rows are held out, without the largest if `skip_majority` (the paper's entity types).
-    - `point`: the chosen one by default; `layers` adds every other, exploratory.
-    - `alpha`: the strength of all fits, nominal too (the paper fixed 3000 and more); by default the one
-      chosen on training rows.
-    - `strings`: whether TF-IDF is refitted too, a sparse solve a block; by default where that is quick.
-    - `paper_compat`: adds the paper's own scoring, so named.
-    - `draws`, `seed`: of the bootstrap over blocks; the intervals of means over blocks take 1,000 at most.
+    Returns:
+        Scores in and out with their levels of chance, by block, predictor and layer.
 
-    **Raises** `KeyError` for an unknown column or point, `ValueError` as `find_blocks`, for a target that is
-    constant outside a block, and for findings without their material.
+    Raises:
+        KeyError: An unknown column or point.
+        ValueError: As `find_blocks`, for a target that is constant outside a block, and for findings without
+            their material.
     """
     material, point = findings.material, point or findings.chosen_point
     if point not in findings.probes:
@@ -221,18 +98,18 @@ def holdouts(
     table, problem = material.table, material.problem
     blocks = check_blocks(findings, by, values=values, minimum=minimum, skip_majority=skip_majority)
     probe = probe_without(findings, point, blocks, alpha)
-    measure, held = score_rows(material, point, blocks, probe, paper_compat, progress)
+    rows = score_rows(material, point, blocks, probe, paper_compat, progress)
     code, m = blocks.code, probe.fits.y_mean
     y = problem.y[blocks.every]
-    found, left_out = rivals_without(findings, blocks, strings, progress)
-    predictors = {"probe": probe.held_out, **dict(sorted(found.items(), key=lambda kv: kv[0] != "surface"))}
-    squares = {n: Squares.of(y, p, m[code], code, len(m)) for n, p in predictors.items()}
-    centres = {n: centroids(y, p, code, m) for n, p in predictors.items()}
-    intervals = mean_intervals(
-        held.held_out, code, problem.clusters[blocks.every], len(m), min(draws, 1000), seed
-    )
-    scores = score_table(held, probe.held_out, squares["probe"], centres["probe"], measure, draws, seed)
-    swept = by_layer(findings, blocks, progress) if layers else {}
+    baselines, left_out = baselines_without(findings, blocks, strings, progress)
+    predictors = {"probe": probe.held_out, **baselines}
+    squares = {name: Squares.of(y, pred, m[code], code, len(m)) for name, pred in predictors.items()}
+    centres = {name: centroids(y, pred, code, m) for name, pred in predictors.items()}
+    clusters = problem.clusters[blocks.every]
+    few = min(draws, 1000)
+    intervals = mean_intervals(rows.levels["held_out"], code, clusters, len(m), few, seed)
+    own = squares["probe"], centres["probe"]
+    scores = score_table(rows, probe.held_out, *own, draws, seed)
     note = blocks.note
     if left_out:
         note += f"; {', '.join(left_out)} was not refitted (pass strings=True)"
@@ -248,13 +125,13 @@ def holdouts(
         units=table.units,
         point=point,
         alpha=probe.alpha,
-        measure=measure,
-        verdict=_words(blocks, scores, centres["probe"]),
+        measure=rows.measure,
+        verdict=_answer(blocks, scores, centres["probe"]),
         scores=scores,
-        blocks=block_table(blocks, held, squares["probe"], centres["probe"], intervals, table.target_names),
-        rivals=rival_table(squares, centres, draws, seed),
-        layers=layer_table(findings, blocks, swept),
-        predictions=_rows(findings, blocks, probe),
+        blocks=block_table(blocks, rows, *own, intervals, table.target_names),
+        rivals=predictor_table(squares, centres, draws, seed),
+        layers=layer_table(problem, blocks, probes_without(findings, blocks, progress) if layers else ()),
+        predictions=_predictions(findings, blocks, probe),
         note=note,
         paper_compat=paper_compat,
         provenance={
@@ -284,44 +161,33 @@ def check_blocks(
     Raises:
         NotApplicable: Fewer than two blocks, or a block without which there is nothing to learn.
     """
-    material = findings.material
-    table, problem = material.table, material.problem
+    table, problem = findings.material.table, findings.material.problem
     blocks = find_blocks(table, problem, by, values=values, minimum=minimum, skip_majority=skip_majority)
-    _need_variation(blocks, material)
+    for name, gone in zip(blocks.names, blocks.taken_out, strict=True):
+        if (np.ptp(np.delete(problem.y, gone, axis=0), axis=0) == 0).all():
+            raise NotApplicable(
+                f"without {blocks.by} {name!r} the target is constant ({', '.join(problem.names)}): "
+                "there is nothing to learn; leave this block out with values="
+            )
     return blocks
 
 
-def _need_variation(blocks: Blocks, material: Any) -> None:
-    y = material.problem.y
-    for name, gone in zip(blocks.names, blocks.taken_out, strict=True):
-        kept = np.delete(y, gone, axis=0)
-        constant = np.ptp(kept, axis=0) == 0
-        if constant.all():
-            raise NotApplicable(
-                f"without {blocks.by} {name!r} the target is constant ({', '.join(material.problem.names)}): "
-                "there is nothing to learn; leave this block out with values="
-            )
-
-
-def _words(blocks: Blocks, scores: pd.DataFrame, centres: Centroids) -> str:
+def _answer(blocks: Blocks, scores: pd.DataFrame, centres: Centroids) -> str:
     """Does it know blocks that it never saw? By pooled R² against the training means."""
-    line = scores[scores["measure"] == "R²"].iloc[0]
-    figure = f"R² {with_interval(line['held_out'], (line['low'], line['high']), FEW)}"
-    if line["low"] > 0:
-        words = f"a {blocks.by} never seen is placed better than by the training mean"
-    elif line["high"] < 0:
-        words = f"a {blocks.by} never seen is placed worse than by the training mean"
-    else:
-        words = f"not decided whether a {blocks.by} never seen is placed better than by the training mean"
+    row = scores[scores["measure"] == "R²"].iloc[0]
+    how = "worse" if row["high"] < 0 else "better"
+    label = f"a {blocks.by} never seen is placed {how} than by the training mean"
+    if not (row["low"] > 0 or row["high"] < 0):
+        label = f"not decided whether {label}"
     if centres.true.shape[1] == 1:
         right, p = np.nanmean(centres.cosine > 0), sign_test(centres.cosine)
         side = f"{right:.0%} of the blocks on their side of the mean (chance 50%, p {p:.2g})"
     else:
         side = f"blocks moved at {np.nanmedian(centres.angle):.0f}° to where they lie (chance 90°)"
-    return f"{words}: {figure}; {side}"
+    return f"{label}: R² {with_interval(row['held_out'], (row['low'], row['high']), FEW)}; {side}"
 
 
-def _rows(findings: Findings, blocks: Blocks, probe: ProbeWithout) -> pd.DataFrame:
+def _predictions(findings: Findings, blocks: Blocks, probe: ProbeWithout) -> pd.DataFrame:
     material = findings.material
     problem, table, every = material.problem, material.table, blocks.every
     out = pd.DataFrame({"source": table.source_rows[problem.source[every]]})

@@ -66,6 +66,7 @@ def prompts(
     the entity's last token. What is not the prompt's is done once: the baselines (strings, embeddings,
     block 0 and the untrained twins) are captured from the bare names and fitted once, so that every prompt
     stands against the very same surface. A twin of its own for every prompt is `graticule.probe(prompt=…)`.
+    What is not named here is as for `graticule.probe`.
 
     Args:
         model: what reads the prompts.
@@ -74,20 +75,12 @@ def prompts(
             `Prompt`s, or a mapping of names to these; by default those of the table's own that this
             vocabulary can tell rows apart by (random ids need some to draw from, capitals to be known);
             others are told.
-        points: hook points, as for `graticule.probe`, and so the rest that is not named here.
-        layers: as for `graticule.probe`.
-        dtype: as for `graticule.probe`.
         prepend_bos: whether texts get special tokens, as for `graticule.capture`, under every prompt.
         include_bos: whether these tokens may be rows.
         reference: the prompt to compare with; by default `empty`, or else the first.
         twins: untrained twins of the bare names, 0 to leave them out.
-        alphas: as for `graticule.probe`.
-        min_gain: as for `graticule.probe`.
-        draws: as for `graticule.probe`.
-        seed: as for `graticule.probe`.
         out: a folder that keeps activations and findings of every prompt in `out/PROMPT`, the baselines in
             `out/baselines`, and goes on after a kill. Without it all prompts' activations are in memory.
-        progress: as for `graticule.probe`.
 
     Returns:
         Every prompt's verdict, and the differences between prompts.

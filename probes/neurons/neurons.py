@@ -143,8 +143,8 @@ def neurons(
         )
     block, levels = _largest_levels(findings, captured, block)
     rotated = best_over_layers(searches)
-    found = _Found(captured, searches, weights, levels, rotated)
-    best = [found.best(t, name, top) for t, name in enumerate(names)]
+    scorer = _Scorer(captured, searches, weights, levels, rotated)
+    best = [scorer.best(t, name, top) for t, name in enumerate(names)]
     return Neurons(
         model=findings.model,
         table=findings.table,
@@ -152,7 +152,7 @@ def neurons(
         layers=tuple(chosen),
         target_names=names,
         units=findings.units,
-        searches=tuple(found.search(t, own.iloc[0]) for t, own in enumerate(best)),
+        searches=tuple(scorer.search(t, own.iloc[0]) for t, own in enumerate(best)),
         best=pd.concat(best, ignore_index=True),
         weights=pd.concat([weights.of(name).head(top) for name in names], ignore_index=True),
         histogram=weights.histogram,
@@ -262,7 +262,7 @@ def _largest_levels(
 
 # Tables of the result --------------------------------------------------------------------------------
 @dataclass(frozen=True)
-class _Found:
+class _Scorer:
     """All that the chosen neurons are scored with."""
 
     captured: _Captured

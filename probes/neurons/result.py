@@ -18,7 +18,7 @@ from graticule.hooks.saved import SavedResult
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-_SHOWN = 4  # targets drawn
+_TARGETS = 4  # targets drawn
 _LINES = 20
 _LEVEL = 0.05
 SPECIAL = "carried better than a random basis could"
@@ -148,9 +148,9 @@ class Neurons(SavedResult):
 
     def summary(self) -> str:
         """For every target the best neuron and what rotated bases reach; then the weights."""
-        lines = [line for search in self.searches[:_SHOWN] for line in self._lines(search)]
-        if len(self.searches) > _SHOWN:
-            lines.append(f"… and {len(self.searches) - _SHOWN} more targets")
+        lines = [line for search in self.searches[:_TARGETS] for line in self._lines(search)]
+        if len(self.searches) > _TARGETS:
+            lines.append(f"… and {len(self.searches) - _TARGETS} more targets")
         first = self.searches[0]
         if first.permuted_95 == first.permuted_95:
             lines.append(
@@ -181,7 +181,7 @@ class Neurons(SavedResult):
     def figures(self) -> dict[str, Figure]:
         """For every target: the best neuron against the truth, the best of rotations, the cosines."""
         out: dict[str, Figure] = {}
-        for t, search in enumerate(self.searches[:_SHOWN]):
+        for t, search in enumerate(self.searches[:_TARGETS]):
             name, rotated = search.target, self.rotated[:, t]
             rows = self.scatter[self.scatter["target"] == name]
             histogram = self.histogram[self.histogram["target"] == name]
@@ -197,7 +197,7 @@ class Neurons(SavedResult):
     def tables(self) -> dict[str, pd.DataFrame]:
         """The best neurons of every target, by activation and by weights."""
         out: dict[str, pd.DataFrame] = {}
-        for name in self.target_names[:_SHOWN]:
+        for name in self.target_names[:_TARGETS]:
             best = self.of(name).head(_LINES)
             headings = dict(_BEST)
             for prefix, what, space in (("by_", "Spearman", " "), ("cos_", "cosine", " / ")):

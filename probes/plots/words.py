@@ -26,7 +26,7 @@ _EVERY_PANEL: Any = "all"  # plotly's types know booleans only
 _NAMES: dict[str, Any] = {"autorange": "reversed", "ticks": "", "tickfont": {"size": 11}, "type": "category"}
 
 
-def _panels(titles: Sequence[str], columns: int, **spacing: Any) -> tuple[Figure, list[dict[str, Any]]]:
+def _side_by_side(titles: Sequence[str], columns: int, **spacing: Any) -> tuple[Figure, list[dict[str, Any]]]:
     """A grid of panels with these titles, and where each of them is."""
     rows = -(-len(titles) // columns)
     fig = make_subplots(rows=rows, cols=columns, subplot_titles=list(titles), **spacing)
@@ -62,7 +62,7 @@ def heat_figure(
     """
     numbers = [str(i + 1) for i in range(len(concepts))]
     top = float(np.nanquantile(np.abs(means), 0.995)) or 1.0
-    fig, cells = _panels(metrics, len(metrics), horizontal_spacing=0.02, shared_yaxes=True)
+    fig, cells = _side_by_side(metrics, len(metrics), horizontal_spacing=0.02, shared_yaxes=True)
     for values, cell in zip(means, cells, strict=True):
         heatmap = Heatmap(
             z=values,
@@ -100,7 +100,7 @@ def within_figure(within: pd.DataFrame, concepts: Sequence[str], metrics: Sequen
         "level_listed": ("95% of random pairs of the listed words", "line-ns-open", MUTED),
         "largest_other": ("largest |cosine| with another concept", "x-thin-open", SURFACE),
     }
-    fig, cells = _panels(metrics, len(metrics), horizontal_spacing=0.02, shared_yaxes=True)
+    fig, cells = _side_by_side(metrics, len(metrics), horizontal_spacing=0.02, shared_yaxes=True)
     for i, (metric, cell) in enumerate(zip(metrics, cells, strict=True)):
         rows = within[within["metric"] == metric].set_index("concept").loc[list(concepts)]
         shared: dict[str, Any] = {
@@ -151,7 +151,9 @@ def loo_figure(
     low, high = float(np.nanquantile(random, 0.0005)), float(np.nanquantile(values, 0.995))
     edges = np.linspace(low, max(high, -low) * 1.05, 41)
     shared = {"shared_xaxes": _EVERY_PANEL, "shared_yaxes": _EVERY_PANEL}
-    fig, cells = _panels(concepts, columns, horizontal_spacing=0.02, vertical_spacing=0.32 / rows, **shared)
+    fig, cells = _side_by_side(
+        concepts, columns, horizontal_spacing=0.02, vertical_spacing=0.32 / rows, **shared
+    )
     for c, (concept, cell) in enumerate(zip(concepts, cells, strict=True)):
         own = values[(projections["concept"] == concept).to_numpy()]
         for name, part, colour in (("random pairs", random[c], FAINT), ("the pairs", own, ACCENT)):
@@ -188,7 +190,7 @@ def language_figure(scores: pd.DataFrame, pairs: Sequence[str], limit: int = 8) 
     columns = min(2, len(pairs))
     rows = -(-len(pairs) // columns)
     spacing = {"horizontal_spacing": 0.24, "vertical_spacing": 0.3 / rows}
-    fig, cells = _panels(pairs, columns, shared_xaxes=_EVERY_PANEL, **spacing)
+    fig, cells = _side_by_side(pairs, columns, shared_xaxes=_EVERY_PANEL, **spacing)
     for k, (pair, cell) in enumerate(zip(pairs, cells, strict=True)):
         top = scores[scores["pair"] == pair]
         top = top.reindex(top["cosine"].abs().sort_values(ascending=False).index)[:limit]
@@ -236,7 +238,7 @@ def matching_figure(
         items: texts of the contexts.
     """
     n, size = len(metrics), np.abs(cosines)
-    fig, cells = _panels(metrics, 1, vertical_spacing=0.3 / n, shared_xaxes=True)
+    fig, cells = _side_by_side(metrics, 1, vertical_spacing=0.3 / n, shared_xaxes=True)
     own = np.eye(size.shape[1], dtype=bool)
     edges = np.linspace(0.0, float(np.nanmax(size)) or 1.0, 41)
     for i, (values, cell) in enumerate(zip(size, cells, strict=True)):

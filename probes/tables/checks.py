@@ -13,6 +13,7 @@ import pandas as pd
 
 from graticule.hooks.doors import came
 from graticule.hooks.messages import UnknownNameError, half_character
+from graticule.hooks.values import unmasked
 from graticule.probes.tables.columns import LIMITS, TableError, holds_dates
 
 logger = logging.getLogger(__name__)
@@ -272,15 +273,23 @@ def duplicates(texts: Sequence[str] | None, y: np.ndarray) -> tuple[int, int]:
     return int(several.sum()), int((several & differ).sum())
 
 
-def one_order(given: Mapping[str, Any]) -> None:
-    """Refuse arrays that may stand in different orders.
+def check_arrays(given: Mapping[str, Any], texts: Sequence[str] | pd.Series | None) -> None:
+    """Refuse masked arrays, texts with half a character, and arrays that may stand in different orders.
 
     Args:
         given: What the arrays are, and the arrays; a pandas Series or DataFrame has an order of its own.
+        texts: Those of them that are texts.
 
     Raises:
-        TableError: Their indices differ, or one has an index other than 0, 1, 2, … among plain arrays.
+        MaskedError: One has masked entries.
+        TableError: A text holds half a character; indices differ, or one has an index other than 0, 1, 2, …
+            among plain arrays.
     """
+    for what, values in given.items():
+        unmasked(what, values)
+    for row, value in enumerate([] if texts is None else texts):
+        if half_character(str(value)):  # which pandas refuses in its own words
+            raise TableError(f"texts holds half a character at row {row}: {value!r}")
     indexed = {k: v.index for k, v in given.items() if isinstance(v, pd.Series | pd.DataFrame)}
     plain = [k for k, v in given.items() if v is not None and k not in indexed]
     for name, index in indexed.items():

@@ -40,6 +40,26 @@ def link_clusters(labels: Sequence[pd.Series | None], n_rows: int) -> Int[np.nda
     return dense_codes(components)
 
 
+def row_clusters(
+    texts: Sequence[str] | None, labels: pd.Series | None, n_rows: int
+) -> tuple[Int[np.ndarray, " row"], list[str] | None, str]:
+    """Clusters of rows that share a label or a text (white space at the ends aside), linked transitively.
+
+    Returns:
+        The clusters; where there are texts and no labels, the plain forms by which texts are linked instead;
+        and a note where these link more than the texts themselves would.
+    """
+    stripped = None if texts is None else pd.Series([t.strip() for t in texts], dtype=object)
+    clusters = link_clusters([labels, stripped], n_rows)
+    if texts is None or labels is not None:
+        return clusters, None, ""
+    forms = [plain_form(t) for t in texts]
+    linked = link_clusters([pd.Series(forms, dtype=object)], n_rows)
+    more = linked.max() < clusters.max()
+    note = ", texts alike but for case, blanks, punctuation or Unicode form together" if more else ""
+    return linked, forms, note
+
+
 def plain_form(text: str) -> str:
     """What texts share that differ in Unicode form, capitals, blanks or punctuation alone (NFKC, folded).
 

@@ -15,11 +15,11 @@ from jaxtyping import Bool, Float, Int, Shaped
 from graticule.hooks.alignment import by_place, named_by_text
 from graticule.hooks.doors import DATA, door
 from graticule.hooks.limits import check
-from graticule.hooks.messages import TellsNames, half_character, visible
+from graticule.hooks.messages import TellsNames, visible
 from graticule.hooks.names import user_path
-from graticule.hooks.values import unmasked
 from graticule.probes.scores.metrics import coordinate_columns
 from graticule.probes.tables.checks import (
+    check_arrays,
     check_limits,
     column_name,
     column_names,
@@ -29,7 +29,6 @@ from graticule.probes.tables.checks import (
     need_text_and_target,
     need_two_clusters,
     need_variation,
-    one_order,
     read_texts,
     refuse,
 )
@@ -49,7 +48,7 @@ from graticule.probes.tables.groups import (
     draw_rows,
     draw_split,
     link_clusters,
-    plain_form,
+    row_clusters,
 )
 from graticule.probes.tables.reading import packaged_settings, read_frame, words_for_missing
 
@@ -189,14 +188,8 @@ class Table(TellsNames):
         need_variation(y, read.names, read.kind, "")
         part = frame.iloc[usable].reset_index(drop=True)
         texts = None if texts is None else [texts[row] for row in usable]
-        stripped = None if texts is None else pd.Series([t.strip() for t in texts], dtype=object)
-        clusters = link_clusters([None if cluster is None else part[cluster], stripped], len(part))
-        forms = None if texts is None or cluster is not None else [plain_form(t) for t in texts]
-        together = ""
-        if forms is not None:
-            apart, clusters = clusters, link_clusters([pd.Series(forms, dtype=object)], len(part))
-            if clusters.max() < apart.max():
-                together = ", texts alike but for case, blanks, punctuation or Unicode form together"
+        labels = None if cluster is None else part[cluster]
+        clusters, forms, together = row_clusters(texts, labels, len(part))
         if is_test is None:
             if not 0 < test_size < 1:
                 raise TableError(f"test_size is {test_size}: it is the share of test rows, between 0 and 1")
@@ -268,12 +261,7 @@ class Table(TellsNames):
         blocks = {str(key): values for key, values in (blocks or {}).items()}
         given = {"y": y, "texts": texts, "is_test": is_test, "clusters": clusters}
         given |= {key: values for key, values in blocks.items() if key not in given}
-        for what, values in given.items():
-            unmasked(what, values)
-        for row, value in enumerate([] if texts is None else texts):
-            if half_character(str(value)):  # which pandas refuses in its own words
-                raise TableError(f"texts holds half a character at row {row}: {value!r}")
-        one_order(given)
+        check_arrays(given, texts)
         columns = columns_of(y, target_names)
         names = list(columns)
         levels = {key: list(values) for key, values in blocks.items()}

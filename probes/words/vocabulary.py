@@ -19,6 +19,7 @@ from graticule.hooks.capture import capture
 from graticule.hooks.identity import model_identity
 from graticule.hooks.imports import load
 from graticule.hooks.messages import check_whole
+from graticule.hooks.model_view import unembedding_of
 from graticule.hooks.protocols import HookedModel
 from graticule.probes.geometry import Metric, causal, column_covariance, covariance, euclidean, whitened
 from graticule.probes.words.lists import PairLists, ambiguous_contexts, parallel_contexts
@@ -149,14 +150,10 @@ class Readout:
     @classmethod
     def of(cls, model: HookedModel) -> Readout:
         """The model's own; `ValueError` if it has no `W_U` of `[d_model, d_vocab]`."""
-        weights: Any = getattr(model, "W_U", None)
-        width = int(model.cfg.d_model)
-        if not isinstance(weights, Tensor) or weights.ndim != 2 or weights.shape[0] != width:
-            shape = tuple(weights.shape) if isinstance(weights, Tensor) else type(weights).__name__
-            raise ValueError(
-                f"word pairs need model.W_U of [d_model, d_vocab], d_model {width}; found {shape}"
-            )
-        return cls(weights.detach())
+        try:
+            return cls(unembedding_of(model))
+        except ValueError as reason:
+            raise ValueError(f"word pairs need {reason}") from None
 
     @property
     def vocabulary(self) -> int:

@@ -15,7 +15,7 @@ from plotly.graph_objects import Figure
 
 from graticule.hooks.result import Result
 from graticule.probes.attribution.result import build_up_figure, shares_figure
-from graticule.probes.plots.calibration import rates_figure
+from graticule.probes.calibration.result import rates_figure
 from graticule.report.page import write_page
 from graticule.saes.training.history import curves_figure
 from graticule.sims.plots.curves import cosine_figure

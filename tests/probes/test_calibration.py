@@ -11,13 +11,24 @@ import pytest
 from graticule import Table, sweep
 from graticule.probes.calibration.calibrate import GAINS, calibrate
 from graticule.probes.calibration.components import Mixture, RidgeAnswerer, choose
-from graticule.probes.calibration.coverage import held_aside, resampled
 from graticule.probes.calibration.instrument import PROBE, STRINGS, Instrument
-from graticule.probes.calibration.judging import judge
-from graticule.probes.calibration.made import Made, _split, blocks
-from graticule.probes.calibration.rates import limit_of_detection, monotone
+from graticule.probes.calibration.judging import (
+    held_aside,
+    judge,
+    limit_of_detection,
+    monotone,
+    resampled,
+)
 from graticule.probes.calibration.result import HIDDEN, NOISE, SURFACE, Calibration, detected
-from graticule.probes.calibration.targets import hidden_from, noise, read_from_activations, said_by_strings
+from graticule.probes.calibration.targets import (
+    SyntheticTargets,
+    _split,
+    blocks,
+    hidden_from,
+    noise,
+    read_from_activations,
+    string_functions,
+)
 from graticule.probes.estimators.ridge_holdout import plan_holdout
 from graticule.probes.estimators.solvers import ridge_cv
 from graticule.probes.findings import Findings
@@ -65,7 +76,7 @@ def mixed(instrument: Instrument, rng: np.random.Generator, count: int = 3) -> t
     n = instrument.n_train
     assert instrument.strings is not None
     luck = noise(instrument.clusters, count, n, rng)
-    said = said_by_strings(instrument.strings.ridge.features(), count, n, 0, rng)
+    said = string_functions(instrument.strings.ridge.features(), count, n, 0, rng)
     probe = instrument.ridges[PROBE]
     raw = read_from_activations(probe, np.ones(probe.test.shape[1]), count, rng)
     components = np.concatenate([luck, said, hidden_from(instrument, raw)])
@@ -314,13 +325,15 @@ def test_blocks_of_targets_give_what_one_block_gives(
 ) -> None:
     """At a thousandth of the memory: strings, answers and predictions each in many blocks, all parts anew."""
     one = calibration.targets
-    for name, room in (("made._STRING_BYTES", 400_000), ("made._PREDICTED_BYTES", 3_000_000)):
+    for name, room in (("targets._STRING_BYTES", 400_000), ("targets._PREDICTED_BYTES", 3_000_000)):
         monkeypatch.setattr(f"graticule.probes.calibration.{name}", room)
-    for module in ("made", "targets", "instrument"):
+    for module in ("targets", "instrument"):
         monkeypatch.setattr(f"graticule.probes.calibration.{module}.BLOCK_BYTES", 300_000)
     many = calibrate(larger, targets=12, strengths=8, seed=3, draws=200).targets
     empty = np.zeros((12, 700))
-    parts = blocks(Instrument.of(larger, strengths=8), Made(empty, empty, empty, 0.5, 0), kinds=10)
+    parts = blocks(
+        Instrument.of(larger, strengths=8), SyntheticTargets(empty, empty, empty, 0.5, 0), kinds=10
+    )
     assert len(parts) > 1 and sum(len(inner) for _, inner in parts) > len(parts)
     assert sorted(np.concatenate([b for _, inner in parts for b in inner])) == list(range(12))
     figures = ["known", "surface", "gain", "low", "high"]

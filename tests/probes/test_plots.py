@@ -10,13 +10,14 @@ from plotly.graph_objects import Bar, Box, Figure, Heatmap, Scatter
 from sklearn.isotonic import IsotonicRegression
 
 from graticule.probes import plots
+from graticule.probes.beyond.mlp import mlp_depth_figure
 from graticule.probes.causes.erase import erasure_figure, later_figure
 from graticule.probes.causes.result import control_figure
+from graticule.probes.compare import difference_figure
 from graticule.probes.controls.result import within_figure
 from graticule.probes.generalisation.prompts_result import prompt_depth_figure
+from graticule.probes.layer_band import band_figure
 from graticule.probes.neurons.result import rotation_figure
-from graticule.probes.plots.beyond import mlp_depth_figure
-from graticule.probes.plots.calibration import band_figure, difference_figure
 from graticule.probes.plots.holdouts import held_out_layers_figure
 from graticule.probes.plots.latents import cosine_figure as latent_cosine_figure
 from graticule.probes.plots.maps import coastline

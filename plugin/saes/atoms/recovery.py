@@ -42,8 +42,7 @@ class _Candidate:
 
 @dataclass(frozen=True)
 class Firing:
-    """How an atom is told, a number an atom; shares are of the test rows that hold the atom and add up to
-    1."""
+    """How latents detect each atom; shares are of the test rows that hold the atom and add up to 1."""
 
     latent: Int[np.ndarray, " atom"]
     """The latent with the best F1 on the choosing rows; −1 where none ever fires."""
@@ -216,8 +215,8 @@ def tell(
     fires: Bool[np.ndarray, "row atom"],
     test: Bool[np.ndarray, " row"],
 ) -> Firing:
-    """How each atom is told by latents: which one, from which threshold on, and what happens where it is
-    silent. Everything is chosen on the other rows and scored on `test`."""
+    """How latents detect each atom: which one, from which threshold on, and what happens where it is silent.
+    Everything is chosen on the other rows and scored on `test`."""
     f1, threshold = best_thresholds(latents[~test], fires[~test])
     main = f1.argmax(axis=1)
     values, true = latents[test], fires[test]

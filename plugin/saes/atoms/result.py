@@ -53,13 +53,13 @@ class SaeRecovery(SavedResult):
     KIND: ClassVar[str] = "sae_recovery"
 
     arms: pd.DataFrame
-    """A line a world and dictionary: `world`, `arm`, `latents`, `cosine` (mean over atoms of the nearest
+    """One row per world and dictionary: `world`, `arm`, `latents`, `cosine` (mean over atoms of the nearest
     decoder vector's, signed), `cosine_median`, `found` (share of atoms at .9 or more), SAELens's `mcc`,
     `uniqueness` and `f1_saelens`, `f1` and `f1_floor` (always saying yes), `caught`, `split`, `absorbed`,
     `missed`, `l0`, `dead`, `explained_variance`."""
     atoms: pd.DataFrame
-    """A line a world, dictionary and atom: `world`, `arm`, `atom`, `firing` (its rate), `cosine`, `latent`,
-    `f1`, `f1_floor`, `caught`, `split`, `absorbed`, `missed`."""
+    """One row per world, dictionary and atom: `world`, `arm`, `atom`, `firing` (its rate), `cosine`,
+    `latent`, `f1`, `f1_floor`, `caught`, `split`, `absorbed`, `missed`."""
     provenance: Mapping[str, Any]
     """World → SAEs and rows; versions."""
 
@@ -125,7 +125,7 @@ class SaeRecovery(SavedResult):
         }
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """A line a world and dictionary."""
+        """One row per world and dictionary."""
         return {_CAPTION: self.arms[list(_COLUMNS)].rename(columns=_COLUMNS)}
 
 
@@ -142,8 +142,8 @@ def _names(table: pd.DataFrame, column: str) -> list[str]:
 
 
 # Figures -----------------------------------------------------------------------------------------------
-def _panels(atoms: pd.DataFrame) -> tuple[Figure, list[str], dict[str, str]]:
-    """An empty figure with a panel a world, the worlds, and a colour a dictionary."""
+def _side_by_side(atoms: pd.DataFrame) -> tuple[Figure, list[str], dict[str, str]]:
+    """An empty figure with one panel per world, the worlds, and the colour of each dictionary."""
     from graticule.probes.plots.drawing import make_subplots
     from graticule.probes.plots.style import ACCENT, BLOCKS, FAINT, INK, MUTED, SURFACE
 
@@ -156,12 +156,12 @@ def _panels(atoms: pd.DataFrame) -> tuple[Figure, list[str], dict[str, str]]:
 
 
 def _cosine_figure(atoms: pd.DataFrame) -> Figure:
-    """Every atom a point, a column a dictionary, a panel a world."""
+    """One point per atom, one column per dictionary, one panel per world."""
     from graticule.probes.plots.drawing import Box
     from graticule.probes.plots.style import FAINT, need_columns, style
 
     need_columns(atoms, "world", "arm", "atom", "cosine")
-    fig, worlds, colours = _panels(atoms)
+    fig, worlds, colours = _side_by_side(atoms)
     for c, world in enumerate(worlds, 1):
         for arm, colour in colours.items():
             rows = atoms[(atoms["world"] == world) & (atoms["arm"] == arm)]
@@ -191,7 +191,7 @@ def _f1_figure(atoms: pd.DataFrame) -> Figure:
     from graticule.probes.plots.style import FAINT, need_columns, style
 
     need_columns(atoms, "world", "arm", "atom", "firing", "f1", "f1_floor")
-    fig, worlds, colours = _panels(atoms)
+    fig, worlds, colours = _side_by_side(atoms)
     for c, world in enumerate(worlds, 1):
         here = atoms[atoms["world"] == world]
         floor = here.drop_duplicates("atom").sort_values("firing")
@@ -227,7 +227,7 @@ def _f1_figure(atoms: pd.DataFrame) -> Figure:
 
 
 def _where_figure(arms: pd.DataFrame) -> Figure:
-    """Shares of an atom's rows, mean over atoms, a bar a world and dictionary."""
+    """Shares of an atom's rows, mean over atoms, one bar per world and dictionary."""
     from graticule.probes.plots.drawing import Bar, Figure
     from graticule.probes.plots.style import BLOCKS, FAINT, SURFACE, need_columns, style
 

@@ -25,7 +25,7 @@ class Truth:
     rows: Float[np.ndarray, "row d_in"]
     """Activations, float32."""
     atoms: Float[np.ndarray, "atom d_in"]
-    """True directions, a line an atom; their lengths do not matter."""
+    """True directions, one row per atom; their lengths do not matter."""
     names: tuple[str, ...]
     """`concept=value` of each atom."""
     fires: Bool[np.ndarray, "row atom"]
@@ -34,7 +34,6 @@ class Truth:
     """Rows of one group show the same: they are never split between choosing and testing."""
 
     def __post_init__(self) -> None:
-        """**Raises** `ValueError` for counts that differ or an atom of length 0."""
         counts = {len(self.rows), len(self.fires), len(self.groups)}
         if len(counts) != 1 or not len(self.atoms) == len(self.names) == self.fires.shape[1]:
             raise ValueError(
@@ -66,7 +65,8 @@ def learned_truth(
 
     `sample` are the rows (`lookup_rows(…, n=…)`), `every` all contexts (`lookup_rows(…)`).
 
-    **Raises** `ValueError` where a value never stands beside the same context with the concept unknown.
+    Raises:
+        ValueError: where a value never stands beside the same context with the concept unknown.
     """
     x = every.activations[point].double().cpu().numpy()
     same = every.told if every.told.shape[1] else None
@@ -75,11 +75,11 @@ def learned_truth(
     fires: list[np.ndarray] = []
     for i, size in enumerate(sample.world.values):
         for v in range(size):
-            found = partners(every.known, i, (UNKNOWN, v), same)
-            if not len(found.low):
+            pairs = partners(every.known, i, (UNKNOWN, v), same)
+            if not len(pairs.low):
                 raise ValueError(f"concept {i} is never unknown beside the same context with value {v}")
-            weight = every.weights[found.low] + every.weights[found.high]
-            atoms.append(weight @ (x[found.high] - x[found.low]) / weight.sum())
+            weight = every.weights[pairs.low] + every.weights[pairs.high]
+            atoms.append(weight @ (x[pairs.high] - x[pairs.low]) / weight.sum())
             names.append(f"{i}={v}")
             fires.append(sample.known[:, i] == v)
     rows = sample.activations[point].float().cpu().numpy()
@@ -98,14 +98,12 @@ def dense_truth(
     """
     rng = np.random.default_rng(seed)
     ids, _ = contexts.sample(n, rng)
-    known = contexts.vectors[ids]
-    world = contexts.world
-    pairs = [(i, v) for i, size in enumerate(world.values) for v in range(size)]
-    fires = np.stack([known[:, i] == v for i, v in pairs], axis=1)
-    atoms = _directions(len(pairs), d_in or world.m, rng)
-    return Truth(
-        "dense", _written(fires, atoms, noise, rng), atoms, tuple(f"{i}={v}" for i, v in pairs), fires, ids
-    )
+    world, vectors = contexts.world, contexts.vectors[ids]
+    values = [(i, v) for i, size in enumerate(world.values) for v in range(size)]
+    fires = np.stack([vectors[:, i] == v for i, v in values], axis=1)
+    atoms = _directions(len(values), d_in or world.m, rng)
+    rows = _written(fires, atoms, noise, rng)
+    return Truth("dense", rows, atoms, tuple(f"{i}={v}" for i, v in values), fires, ids)
 
 
 def sparse_truth(
@@ -122,7 +120,8 @@ def sparse_truth(
     of the rows; value 1 is written, value 0 is silence. Atoms are random directions; strengths are drawn
     uniformly from [.5, 1.5], so that a row is more than a choice among finitely many.
 
-    **Raises** `ValueError` for m < 4 d_in or a firing above .05: that would not be sparse.
+    Raises:
+        ValueError: for m < 4 d_in or a firing above .05: that would not be sparse.
     """
     if m < 4 * d_in or not 0 < firing <= 0.05:
         raise ValueError(f"m={m}, d_in={d_in}, firing={firing}: sparse is m ≥ 4 d_in and firing ≤ .05")

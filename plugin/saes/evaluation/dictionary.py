@@ -66,20 +66,22 @@ def dictionary(
     density: Float[np.ndarray, " d_sae"] | None = None,
     seed: int = 0,
 ) -> tuple[Dictionary, pd.DataFrame]:
-    """The state of the latents, and a line a latent.
+    """The state of the latents, and a table of one row per latent, as `SaeEvaluation.latents` has it.
 
-    `fired` counts rows of the evaluation; `density`, from more rows (training's own count), is what the
-    ultralow cluster is looked for in, where it is given. The table has `latent`, `density`, `b_enc` (NaN
-    where the SAE has none), `encoder_decoder` (cosine of W_enc and W_dec), `decoder_norm`, `nearest` and
-    `nearest_cosine` (among living latents; −1 and NaN elsewhere) and `cluster`: `dead`, `ultralow`, `alive`.
+    Args:
+        sae: the SAE.
+        fired: on how many rows of the evaluation each latent fired.
+        n_rows: rows of the evaluation.
+        density: from more rows (training's own count), what the ultralow cluster is looked for in.
+        seed: of the random directions.
     """
     decoder = sae.W_dec.detach().to("cpu", torch.float32)
     bias, aligned = encoder_side(sae)
     share = fired / max(n_rows, 1)
-    told = share if density is None else density
-    low = ultralow(told)
+    most_counted = share if density is None else density
+    low = ultralow(most_counted)
     cluster = np.where(fired == 0, "dead", "alive").astype(object)
-    cluster[low & ((fired > 0) | (told > 0))] = "ultralow"
+    cluster[low & ((fired > 0) | (most_counted > 0))] = "ultralow"
     living = np.flatnonzero(cluster == "alive")
     nearest = np.full(len(fired), -1, np.int64)
     cosine = np.full(len(fired), np.nan)
@@ -100,17 +102,16 @@ def dictionary(
     )
     if density is not None:
         table.insert(2, "training_density", density)
-    found = cosine[living]
     state = Dictionary(
         dead=int((cluster == "dead").sum()),
         ultralow=int((cluster == "ultralow").sum()),
-        ultralow_below=float(told[low].max()) if low.any() else float("nan"),
+        ultralow_below=float(most_counted[low].max()) if low.any() else float("nan"),
         always_on=int((share > ALWAYS_ON).sum()),
         dense=int((share > DENSE).sum()),
         alive=len(living),
         lowest=float(share[living].min()) if len(living) else float("nan"),
-        copies=int((found >= ALIKE).sum()),
-        nearest_cosine=float(np.median(found)) if len(living) > 1 else float("nan"),
+        copies=int((cosine[living] >= ALIKE).sum()),
+        nearest_cosine=float(np.median(cosine[living])) if len(living) > 1 else float("nan"),
         nearest_cosine_random=random_nearest(len(living), decoder.shape[1], seed),
     )
     return state, table
@@ -124,12 +125,12 @@ def encoder_side(sae: SparseCoder) -> tuple[Float[np.ndarray, " d_sae"], Float[n
     encoder = getattr(sae, "W_enc", None)
     bias = getattr(sae, "b_enc", None)
     bias = getattr(sae, "b_gate", None) if bias is None else bias
-    told = bias.detach().to("cpu", torch.float64).numpy() if isinstance(bias, Tensor) else nothing
+    biases = bias.detach().to("cpu", torch.float64).numpy() if isinstance(bias, Tensor) else nothing
     if not isinstance(encoder, Tensor) or encoder.shape != decoder.T.shape:
-        return told, nothing
+        return biases, nothing
     rows = encoder.detach().to("cpu", torch.float32).T
     cosine = torch.nn.functional.cosine_similarity(rows, decoder, dim=1)
-    return told, cosine.double().numpy()
+    return biases, cosine.double().numpy()
 
 
 def ultralow(density: Float[np.ndarray, " d_sae"]) -> Bool[np.ndarray, " d_sae"]:
@@ -148,9 +149,8 @@ def ultralow(density: Float[np.ndarray, " d_sae"]) -> Bool[np.ndarray, " d_sae"]
     counts = np.bincount(places, minlength=len(grid)).astype(np.float64)
     away = np.arange(-8 * _SMOOTH / _STEP, 8 * _SMOOTH / _STEP + 1) * _STEP
     kernel = np.exp(-0.5 * (away / _SMOOTH) ** 2)
-    height = np.convolve(counts, kernel)[len(kernel) // 2 :][
-        : len(grid)
-    ]  # about the latents in half a decade
+    # about the latents in half a decade
+    height = np.convolve(counts, kernel)[len(kernel) // 2 :][: len(grid)]
     left, right = np.maximum.accumulate(height), np.maximum.accumulate(height[::-1])[::-1]
     hill = np.minimum(left, right)
     first = np.array([height[: k + 1].argmax() for k in range(len(grid))])

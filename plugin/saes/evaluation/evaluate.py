@@ -66,7 +66,7 @@ def evaluate(
             density that can be seen is one over this number.
         hook_name: the hook point, where the SAE's metadata names none.
         column: the corpus's column of texts.
-        context_size: tokens a context.
+        context_size: tokens per context.
         prepend_bos: whether a context begins with BOS.
         exclude_special: leaves out BOS, EOS, PAD, SEP and the decoder's start, or the ids given.
         max_norm: leaves out rows whose norm is over so many times the median of the first ones (attention

@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -54,7 +55,7 @@ class HalfRun:
     @property
     def flat(self) -> Tensor:
         """`[context, pos, width]`: heads one after another."""
-        return self.activations.flatten(2)
+        return rearrange(self.activations, "context pos ... -> context pos (...)")
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ def make_route(model: HookedModel, point: str, tokens: Int[Tensor, "context pos"
     try:
         layered = Layered(model, point)
         run = layered.read(some)
-        got = layered.logits(layered.finals(run, [run.activations])[0].flatten(0, 1))
+        finals = layered.finals(run, [run.activations])
+        got = layered.logits(rearrange(finals, "1 context pos d_model -> (context pos) d_model"))
     except (
         NotImplementedError,
         TypeError,
@@ -133,10 +135,11 @@ class Layered:
         if run.below is None:
             residual = self._view.run_from(joined, self._start)
         else:
-            below = run.below.expand(len(conditions), *run.below.shape).flatten(0, 1)
+            below = repeat(run.below, "context ... -> (condition context) ...", condition=len(conditions))
             with self.model.hooks(fwd_hooks=[(self.point, _put(joined))]):
                 residual = self._view.run_from(below, self._start)
-        return self._view.final(residual).unflatten(0, (len(conditions), -1))
+        read = self._view.final(residual)
+        return rearrange(read, "(condition context) ... -> condition context ...", condition=len(conditions))
 
     def logits(self, final: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
         """Logits in float32."""
@@ -144,7 +147,9 @@ class Layered:
 
     def scores(self, run: HalfRun, conditions: Sequence[Tensor]) -> Scores:
         """Go on with each condition's activations; the first is the reference."""
-        finals = self.finals(run, conditions).flatten(1, 2)
+        finals = rearrange(
+            self.finals(run, conditions), "condition context pos ... -> condition (context pos) ..."
+        )
         chunks = _slices(finals.shape[1], n_outputs(self.model))
         logits = ((rows, lambda i, rows=rows: self.logits(finals[i, rows])) for rows in chunks)
         return _scores(run.tokens, len(conditions), logits)
@@ -166,7 +171,7 @@ class Whole:
         hooks = [] if activations is None else [(self.point, _put(activations))]
         with self.model.hooks(fwd_hooks=hooks):
             out = self.model(tokens, return_type="logits")
-        return out.float().flatten(0, 1)
+        return rearrange(out.float(), "context pos vocab -> (context pos) vocab")
 
     def scores(self, run: HalfRun, conditions: Sequence[Tensor]) -> Scores:
         """Run with each condition's activations; the first is the reference."""

@@ -152,8 +152,8 @@ class RowSums:
         return LargeRows(int(number), self.n_rows, float(apart / total) if number else 0.0)
 
     def by_position(self) -> pd.DataFrame:
-        """A line a position that has rows: `position`, `rows`, `explained_variance` (x̄ is that of all rows),
-        `cosine` (median) and `l0` (mean)."""
+        """One row per position that has any: `position`, `rows`, `explained_variance` (x̄ is that of all
+        rows), `cosine` (median) and `l0` (mean)."""
         rows = pd.DataFrame(np.concatenate(self._rows), columns=[*_COLUMNS])
         groups = rows.groupby("position", sort=True)
         index = groups.size().index.to_numpy(np.int64)

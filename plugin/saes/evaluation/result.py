@@ -74,12 +74,12 @@ class SaeEvaluation(SavedResult):
     dictionary: Dictionary
     """Dead, ultralow and always-on latents, and copies."""
     latents: pd.DataFrame
-    """A line a latent: `latent`, `density` (share of rows on which it fires; `training_density` where a run
-    counted it), `b_enc`, `encoder_decoder` (cosine), `decoder_norm`, `nearest` (living latent with the most
-    alike decoder vector), `nearest_cosine`, `cluster` (`dead`, `ultralow` or `alive`)."""
+    """One row per latent: `latent`, `density` (share of rows on which it fires; `training_density` where a
+    run counted it), `b_enc`, `encoder_decoder` (cosine), `decoder_norm`, `nearest` (living latent with the
+    most alike decoder vector), `nearest_cosine`, `cluster` (`dead`, `ultralow` or `alive`)."""
     positions: pd.DataFrame
-    """A line a token position: `position`, `rows`, `explained_variance`, `cosine` (median), `l0` (mean) and,
-    with losses, `ce_clean`, `ce_sae`, `ce_zero`, `ce_mean`, `kl` (nats)."""
+    """One row per token position: `position`, `rows`, `explained_variance`, `cosine` (median), `l0` (mean)
+    and, with losses, `ce_clean`, `ce_sae`, `ce_zero`, `ce_mean`, `kl` (nats)."""
     provenance: Mapping[str, Any]
     """SAE, model, corpus, sample and versions."""
 
@@ -90,7 +90,7 @@ class SaeEvaluation(SavedResult):
 
     @property
     def l0(self) -> float:
-        """Mean number of active latents a row."""
+        """Mean number of active latents per row."""
         return self.reconstruction.l0
 
     @property

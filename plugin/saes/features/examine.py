@@ -17,7 +17,7 @@ from graticule.hooks.bars import bar
 from graticule.hooks.coders import SparseCoder, head_of
 from graticule.hooks.doors import MODEL, SAE, door
 from graticule.hooks.limits import check_indices
-from graticule.hooks.model_view import final_norm
+from graticule.hooks.model_view import final_norm, unembedding_of
 from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.values import finite
@@ -280,15 +280,13 @@ def logit_effects(
     Bricken et al. 2023, "logit weights": d · W_out · π · L · W_U, where π removes the mean and L is the final
     norm's gain; its scale, one number a token, is left out. The vocabulary's median is shifted to 0.
     """
-    unembedding: Any = getattr(model, "W_U", None)
-    if not isinstance(unembedding, Tensor) or unembedding.ndim != 2:
-        return None
-    if unembedding.shape[0] != directions.shape[1]:
+    try:
+        weight = unembedding_of(model)
+    except ValueError:
         return None
     gain, centres = final_norm(model)
     read = directions - directions.mean(dim=1, keepdim=True) if centres else directions
     read = read * torch.from_numpy(gain).float()
-    weight = unembedding.detach()
     out = (read.to(weight.device, weight.dtype) @ weight).to("cpu", torch.float32)
     return out - out.median(dim=1, keepdim=True).values
 

@@ -37,13 +37,13 @@ class SaeFeatures(SavedResult):
     n_tokens: int
     """Tokens that examples were looked for in, special ones left out."""
     features: pd.DataFrame
-    """A line a feature: `latent`, `density` (share of tokens on which it fires), `maximum`, `mean` (of its
+    """One row per feature: `latent`, `density` (share of tokens on which it fires), `maximum`, `mean` (of its
     activations where it fires)."""
     examples: pd.DataFrame
-    """A line an example, at most one a context: `latent`, `rank`, `activation`, `before`, `token`, `after`,
-    `context`, `position`, `token_id`."""
+    """One row per example, at most one per context: `latent`, `rank`, `activation`, `before`, `token`,
+    `after`, `context`, `position`, `token_id`."""
     effects: pd.DataFrame
-    """A line a token raised or lowered: `latent`, `sign`, `rank`, `token`, `token_id`, `effect` (logits a
+    """One row per token raised or lowered: `latent`, `sign`, `rank`, `token`, `token_id`, `effect` (logits a
     unit of activation, median of the vocabulary at 0, up to the final norm's scale). Empty where the hook
     point does not write to the residual stream."""
     provenance: Mapping[str, Any]

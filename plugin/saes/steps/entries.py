@@ -53,7 +53,7 @@ class Entries:
         values: Float[Tensor, " entry"],
         batch: int,
     ) -> Entries:
-        """Any number of entries a row; `rows` ascending."""
+        """Any number of entries per row; `rows` ascending."""
         return cls(rows, columns, values, _offsets(rows, batch))
 
     def between(self, first: int, last: int) -> tuple[Entries, Tensor]:
@@ -149,7 +149,8 @@ def top_of_rows(
 ) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
     """Values and columns of the `k` largest entries of each row, in no particular order.
 
-    **Raises** `RuntimeError`, from torch, where `k` exceeds `d_sae`.
+    Raises:
+        RuntimeError: from torch, where `k` exceeds `d_sae`.
     """
     batch, d_sae = scores.shape
     size = group_size(d_sae, k)
@@ -186,7 +187,7 @@ def top_of_batch(
 
 
 def group_size(d_sae: int, k: int) -> int:
-    """Entries a group: the divisor of `d_sae` nearest to 0.7 sqrt(d_sae / k).
+    """Entries per group: the divisor of `d_sae` nearest to 0.7 sqrt(d_sae / k).
 
     At the root both selections go through the same number of entries, but those of the second are gathered.
     """

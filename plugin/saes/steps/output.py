@@ -46,11 +46,6 @@ class Step(Protocol):
         ...
 
 
-def explained_variance(x: Float[Tensor, "batch d_in"], squared_error: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """One minus the batch's squared error over its squared distance from its own mean."""
-    return 1 - squared_error / torch.linalg.vector_norm(x - x.mean(0)).square()
-
-
 def finished(
     losses: dict[str, Tensor], fired: Tensor, x: Tensor, out: Tensor, squared_error: Tensor
 ) -> StepOutput:
@@ -62,5 +57,5 @@ def finished(
         sae_in=x,
         sae_out=out,
         l0=fired.sum().to(x.dtype) / len(x),
-        explained_variance=explained_variance(x, squared_error),
+        explained_variance=1 - squared_error / torch.linalg.vector_norm(x - x.mean(0)).square(),
     )

@@ -44,7 +44,8 @@ def fast_step(
     optimiser as they are. Latents are dead, for losses that revive them, after more than
     `dead_feature_window` steps without firing, as in SAELens's trainer.
 
-    **Raises** `TypeError` if `compute_dtype` is no floating dtype.
+    Raises:
+        TypeError: if `compute_dtype` is no floating dtype.
     """
     if compute_dtype is not None and not compute_dtype.is_floating_point:
         raise TypeError(f"compute_dtype={compute_dtype}: expected a floating dtype such as torch.bfloat16")
@@ -115,7 +116,8 @@ def make_optimizer(
 
     For a `bricken` SAE every step of the optimiser ends with the decoder at unit norm.
 
-    **Raises** `ValueError`, from torch, for a negative `lr` or betas outside 0 to 1.
+    Raises:
+        ValueError: from torch, for a negative `lr` or betas outside 0 to 1.
     """
     parameters = list(sae.parameters())
     fused = all(p.device.type in _FUSED_ON and torch.is_floating_point(p) for p in parameters)

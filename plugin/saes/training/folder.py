@@ -116,7 +116,7 @@ def _other_request(path: Path, differing: str) -> ValueError:
 # The call as it was made -------------------------------------------------------------------------------
 def call_words(**arguments: Any) -> dict[str, Any]:
     """Arguments of `train` as plain values, kept beside the request: another call into the same folder is
-    told at once, by the names that the caller used, before a model is run or even loaded.
+    refused at once, by the names that the caller used, before a model is run or even loaded.
 
     What was not given and what has no words is left out.
     """
@@ -220,10 +220,8 @@ def trainer_settings(cfg: Any, own: Any) -> dict[str, Any]:
 
 def _saelens_settings(cfg: Any) -> dict[str, Any]:
     """Without what is only of this machine."""
-    words = dataclasses.asdict(cfg)
-    for name in ("logger", "device", "checkpoint_path", "n_checkpoints", "save_final_checkpoint"):
-        words.pop(name, None)
-    return words
+    ours = ("logger", "device", "checkpoint_path", "n_checkpoints", "save_final_checkpoint")
+    return {name: value for name, value in dataclasses.asdict(cfg).items() if name not in ours}
 
 
 def write_sae(trainer: Any, folder: Path, stream: Mapping[str, Any], seed: int) -> None:
@@ -250,11 +248,11 @@ def write_sae(trainer: Any, folder: Path, stream: Mapping[str, Any], seed: int) 
 def _runner_config(trainer: Any, stream: Mapping[str, Any], seed: int) -> dict[str, Any]:
     """The run in the words of SAELens's `LanguageModelSAERunnerConfig`, as far as they apply."""
     cfg = trainer.cfg
-    words = {**sae_metadata(stream, trainer.sae.cfg.metadata.hook_name), **_saelens_settings(cfg)}
-    words.pop("total_training_samples", None)
-    words.pop("train_batch_size_samples", None)
+    settings = {**sae_metadata(stream, trainer.sae.cfg.metadata.hook_name), **_saelens_settings(cfg)}
+    settings.pop("total_training_samples", None)
+    settings.pop("train_batch_size_samples", None)
     return {
-        **words,
+        **settings,
         "training_tokens": cfg.total_training_samples,
         "train_batch_size_tokens": cfg.train_batch_size_samples,
         "device": str(cfg.device),

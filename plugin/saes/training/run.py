@@ -38,7 +38,7 @@ class Run(Result):
     manifest: Mapping[str, Any]
     """`run.json`: `state` (`training` or `complete`), `tokens`, `steps`, `request`, `versions`."""
     history: pd.DataFrame = field(repr=False)
-    """A line a logged step: `step`, `tokens`, `seconds`, `loss`, its terms, `l0`, `explained_variance`,
+    """One row per logged step: `step`, `tokens`, `seconds`, `loss`, its terms, `l0`, `explained_variance`,
     `dead`, `lr`; empty before the first checkpoint, and where there are several parts."""
     events: tuple[Mapping[str, Any], ...] = ()
     """What happened between steps: starts, resumptions, resampling, the end."""
@@ -59,7 +59,9 @@ class Run(Result):
     def sae_folder(self) -> Path:
         """The SAELens folder.
 
-        **Raises** `ArtifactError` if the run is not complete, `ValueError` if there are several parts.
+        Raises:
+            ArtifactError: if the run is not complete.
+            ValueError: if there are several parts.
         """
         if self.parts:
             raise ValueError(f"{self.path} holds several SAEs: choose one, parts[{next(iter(self.parts))!r}]")
@@ -71,7 +73,7 @@ class Run(Result):
         return self.path / "sae"
 
     def sae(self, device: str = "cpu") -> Any:
-        """The trained SAE, as SAELens loads it. **Raises** as `sae_folder` does."""
+        """The trained SAE, as SAELens loads it; raises as `sae_folder` does."""
         from sae_lens import SAE
 
         return SAE.load_from_disk(self.sae_folder, device=device)
@@ -107,15 +109,16 @@ class Run(Result):
         if not len(self.history):
             return "nothing logged yet"
         last: Any = self.history.iloc[-1]
-        dead = f"{int(last['dead']):,} dead"
-        words = f"loss {last['loss']:.4g}, L0 {last['l0']:.1f}, explained variance "
-        words += f"{last['explained_variance']:.3f}, {dead} of {self.d_sae:,} latents"
-        words += f" (last batch, step {int(last['step']):,}, {last['seconds']:.0f} s)"
+        figures = (
+            f"loss {last['loss']:.4g}, L0 {last['l0']:.1f}, explained variance "
+            f"{last['explained_variance']:.3f}, {int(last['dead']):,} dead of {self.d_sae:,} latents "
+            f"(last batch, step {int(last['step']):,}, {last['seconds']:.0f} s)"
+        )
         large = LargeRows(**self.manifest["large_rows"]) if "large_rows" in self.manifest else None
         notes = [large.words if large else "", self.manifest.get("left_out", "")]
         if explained_late(self.history["explained_variance"].tolist()) < 0:
             notes.append(LESS_THAN_MEAN)
-        return "; ".join([words, *filter(None, notes)])
+        return "; ".join([figures, *filter(None, notes)])
 
     @property
     def d_sae(self) -> int:
@@ -196,16 +199,17 @@ class Run(Result):
     def load(cls, path: Path | str) -> Self:
         """Read a run folder, complete or not.
 
-        **Raises** `ArtifactError` if there is none, or if it is damaged or of another schema.
+        Raises:
+            ArtifactError: if there is none, or if it is damaged or of another schema.
         """
         path = user_path(path)
         manifest = read_json(path / FILE)
         check_schema(manifest, KIND, path)
-        file, told = path / "history.parquet", path / "events.json"
+        logged, events_file = path / "history.parquet", path / "events.json"
         with as_damaged(path / FILE, "train into another folder"):
             parts = {name: cls.load(inside(path, name)) for name in manifest.get("saes", ())}
-            history = read_table(file) if file.is_file() else pd.DataFrame()
-            events = tuple(read_json(told)["events"]) if told.is_file() else ()
+            history = read_table(logged) if logged.is_file() else pd.DataFrame()
+            events = tuple(read_json(events_file)["events"]) if events_file.is_file() else ()
             _check(manifest)
             run = cls(path, manifest, history, events, parts)
             run.summary()  # what cannot be said does not fit together, whichever part it is
@@ -213,7 +217,7 @@ class Run(Result):
 
 
 def _check(manifest: Mapping[str, Any]) -> None:
-    """**Raises** `KeyError` and the like where a `run.json` lacks what every run says."""
+    """Raise a `KeyError` or the like where a `run.json` lacks what every run says."""
     if manifest["state"] not in ("training", "complete"):
         raise ValueError(f"its state is {manifest['state']!r}")
     counts = [manifest["tokens"], manifest["steps"]]

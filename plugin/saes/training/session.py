@@ -20,6 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import write_json, write_table
+from graticule.hooks.requests import flat
 from graticule.hooks.streams.base import Stream
 from graticule.hooks.streams.norms import LARGE_SHARE, MAX_NORM, large_rows
 from graticule.saes.steps.output import StepOutput
@@ -96,6 +97,10 @@ class Session:
             DivergedError: where a loss is no number; the last checkpoint is kept.
             KeyboardInterrupt: after Ctrl-C or SIGTERM, a checkpoint written.
         """
+        with self.tracker.running(dict(flat(self.folder.manifest["request"]))):
+            self._run()
+
+    def _run(self) -> None:
         self._started = time.monotonic()
         try:
             self._begin()
@@ -107,7 +112,9 @@ class Session:
                 )
             raise
         saved, ended = time.monotonic(), False
-        with self._bar() as bar, _asked_to_stop() as asked:
+        settings: dict[str, Any] = {"desc": "training", "unit": "tok", "unit_scale": True}
+        settings["disable"] = None if self.progress is None else not self.progress
+        with tqdm(total=self.total, initial=self.tokens, **settings) as bar, _asked_to_stop() as asked:
             while self.tokens < self.total and not ended:
                 ended = not self._advance(bar)
                 if asked:
@@ -142,11 +149,6 @@ class Session:
             return
         self.load_state_dict(state)
         _log.info("going on from step %d (%d tokens)", self.steps, self.tokens)
-
-    def _bar(self) -> Any:
-        off = None if self.progress is None else not self.progress
-        settings: dict[str, Any] = {"desc": "training", "unit": "tok", "unit_scale": True, "disable": off}
-        return tqdm(total=self.total, initial=self.tokens, **settings)
 
     # A step ------------------------------------------------------------------------------------------
     def _advance(self, bar: Any) -> bool:
@@ -311,9 +313,11 @@ class Tracker:
         self.logger = logger if logger is not None and logger.log_to_wandb else None
         self._wandb: Any = None
 
-    def begin(self, config: Mapping[str, Any]) -> None:
-        """Open the W&B run."""
+    @contextmanager
+    def running(self, config: Mapping[str, Any]) -> Generator[None]:
+        """A W&B run, open inside."""
         if self.logger is None:
+            yield
             return
         import wandb
 
@@ -326,6 +330,12 @@ class Tracker:
             resume="allow" if self.logger.wandb_id else None,
             config=dict(config),
         )
+        failed = True
+        try:
+            yield
+            failed = False
+        finally:
+            wandb.finish(exit_code=int(failed))
 
     def log(self, name: str, line: Mapping[str, float]) -> None:
         """One logged step of the SAE `name`."""
@@ -340,11 +350,6 @@ class Tracker:
         if self._wandb is not None:
             prefix = f"{name}/" if name else ""
             self._wandb.log({prefix + key: value for key, value in values.items()}, step=step)
-
-    def end(self, failed: bool) -> None:
-        """Close the W&B run."""
-        if self._wandb is not None:
-            self._wandb.finish(exit_code=int(failed))
 
 
 def wandb_name(column: str) -> str:

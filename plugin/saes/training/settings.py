@@ -26,7 +26,7 @@ Schedule = Literal["constant", "cosineannealing", "cosineannealingwarmrestarts"]
 ALIASES = {"matryoshka": "matryoshka_batchtopk"}
 """Short names of architectures."""
 EXPANSION = 8
-"""Latents a dimension where `d_sae` is not given."""
+"""Latents per dimension where `d_sae` is not given."""
 _L1 = ("l1_coefficient", "l0_coefficient")
 _WARM_UPS = ("l1_warm_up_steps", "l0_warm_up_steps")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -199,7 +199,7 @@ def sae_config(
             other name in SAELens's registry of training classes.
         d_in: width of the hook point.
         d_sae: number of latents; 8 × `d_in` by default.
-        k: latents a row (`topk`), or a row on average (`batchtopk`, `matryoshka`).
+        k: latents per row (`topk`), or per row on average (`batchtopk`, `matryoshka`).
         l1: weight of the sparsity penalty (`l1_coefficient`; for `jumprelu` `l0_coefficient`).
         fields: any other field of that config class.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +20,6 @@ from graticule.hooks.kinds import working_folder
 from graticule.hooks.names import user_path
 from graticule.hooks.points import PointError
 from graticule.hooks.protocols import HookedModel, device_of
-from graticule.hooks.requests import flat
 from graticule.hooks.streams.base import Stream
 from graticule.saes.resampling import Resampler, ResamplingConfig
 from graticule.saes.training.folder import (
@@ -127,8 +126,8 @@ def train(
         hook_name: the hook point; several for an SAE at each. May be left out where the data has only one.
         corpus: texts for a model: a file, a folder, a dataset, a list (`Corpus.read` says what).
         n_tokens: rows to train on, rounded down to whole batches; of a store by default all.
-        batch_size: rows a step.
-        context_size: tokens a context, BOS included; 128 by default.
+        batch_size: rows per step.
+        context_size: tokens per context, BOS included; 128 by default.
         epochs: how often the data may be read; None without end. The paper found repeats to do harm.
         stream: further arguments of `LiveStream` or `StoreStream`: `tokens_per_context`, `buffer_tokens`,
             `exclude_special`, `max_norm`, `prepend_bos`, `dtype` …
@@ -172,7 +171,7 @@ def train(
     wanted = wanted_saes(config, hook_name)
     points = list(dict.fromkeys(sae.point for sae in wanted if sae.point is not None))
     a_batch = source.batch_size if isinstance(source, Stream) else batch_size
-    at_least = None if n_tokens is None else max(n_tokens, a_batch)  # too few are told of after the rest
+    at_least = None if n_tokens is None else max(n_tokens, a_batch)  # too few are refused after the rest
     data = make_stream(
         source,
         points,
@@ -193,9 +192,17 @@ def train(
     base = optimisation or Optimisation()
     plans = [_plan(sae, data, base, total, where, logger, resampling, seed) for sae in wanted]
     check_one_batch(n_tokens, data.batch_size)
-    _tell_few_steps(total // data.batch_size, data.batch_size)
+    steps = total // data.batch_size
+    if steps < _FEW_STEPS:
+        _log.warning(
+            "%d steps of %d rows: a dictionary learns little in less than %d; give more tokens, or a smaller "
+            "batch_size",
+            steps,
+            data.batch_size,
+            _FEW_STEPS,
+        )
     shared = {
-        "stream": _stream_words(data),
+        "stream": _stream_request(data),
         "seed": seed,
         "compute_dtype": str(kind or "float32").removeprefix("torch."),
     }
@@ -210,25 +217,18 @@ def train(
             _log.warning("%s was begun with other library versions: resuming may not be exact", out)
         cuda = list(range(torch.cuda.device_count()))
         with torch.random.fork_rng(devices=cuda), torch.enable_grad():
-            session = Session(
+            Session(
                 data,
                 [(plan.fresh(seed, kind), folder) for plan, folder in zip(plans, folders, strict=True)],
                 whole,
                 seed,
                 total,
-                log_every=log_every or _log_every(total // data.batch_size),
+                log_every=log_every or max(1, min(10, steps // 100), steps // 10_000),
                 checkpoint_every=checkpoint_every,
                 checkpoint_minutes=checkpoint_minutes,
                 tracker=Tracker(logger),
                 progress=progress,
-            )
-            session.tracker.begin(dict(flat(whole.manifest["request"])))
-            failed = True
-            try:
-                session.run()
-                failed = False
-            finally:
-                session.tracker.end(failed)
+            ).run()
     return Run.load(out)
 
 
@@ -246,13 +246,12 @@ def _plan(
     point = _point(sae.point, data)
     config = as_config(sae.config, data.widths[point])
     steps = total // data.batch_size
-    given = {f.name: getattr(base, f.name) for f in fields(base)} | dict(sae.optimisation)
-    how = Optimisation(**given).resolved(config.architecture(), steps)
+    how = replace(base, **sae.optimisation).resolved(config.architecture(), steps)
     config = warmed_up(config, how.sparsity_warm_up_steps or 0)
     config = with_metadata(config, sae_metadata(data.metadata(), point), device)
     if getattr(data, "normalize", "none") != "none" and config.normalize_activations != "none":
         raise ValueError(
-            f"the stream scales its rows and the SAE would too (normalize_activations="
+            "the stream scales its rows and the SAE would too (normalize_activations="
             f"{config.normalize_activations!r}): leave one of them 'none'"
         )
     trainer = how.trainer_config(total, data.batch_size, device, logger)
@@ -282,26 +281,15 @@ def _open(out: Path, plans: Sequence[_Plan], shared: Mapping[str, Any]) -> tuple
     return whole, folders
 
 
-def _stream_words(data: Stream) -> dict[str, Any]:
+def _stream_request(data: Stream) -> dict[str, Any]:
     """What the stream says of itself, without what it only knows once it runs; without `max_norm` where no
     row is left out, as in runs of 0.1, which go on so."""
-    words = dict(data.metadata())
-    settings = dict(words.get("graticule") or {})
+    metadata = dict(data.metadata())
+    settings = dict(metadata.get("graticule") or {})
     settings.pop("scaling_factors", None)
     if settings.get("max_norm") is None:
         settings.pop("max_norm", None)
-    return {**words, "graticule": settings}
-
-
-def _tell_few_steps(steps: int, batch_size: int) -> None:
-    if steps < _FEW_STEPS:
-        _log.warning(
-            "%d steps of %d rows: a dictionary learns little in less than %d; give more tokens, or a smaller "
-            "batch_size",
-            steps,
-            batch_size,
-            _FEW_STEPS,
-        )
+    return {**metadata, "graticule": settings}
 
 
 def _device(source: Any, device: str | torch.device | None) -> str:
@@ -310,7 +298,3 @@ def _device(source: Any, device: str | torch.device | None) -> str:
     if isinstance(source, HookedModel) and not isinstance(source, Stream):
         return str(device_of(source))
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def _log_every(steps: int) -> int:
-    return max(1, min(10, steps // 100), steps // 10_000)

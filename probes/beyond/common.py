@@ -42,7 +42,7 @@ class Difference:
 
 
 def point_of(findings: Findings, point: str | None) -> str:
-    """`point`, or the chosen one. **Raises** `KeyError` if it was not swept."""
+    """`point`, or the chosen one. Raises `KeyError` if it was not swept."""
     if point is not None and point not in findings.probes:
         raise UnknownNameError(f"{point} was not swept; these findings hold {', '.join(findings.probes)}")
     return point or findings.chosen_point
@@ -72,8 +72,8 @@ def mean_difference(
     return Difference(score, a, b, a - b, interval(drawn))
 
 
-def made_of(findings: Findings, **settings: Any) -> dict[str, Any]:
-    """Provenance: the model and table of the findings, what was asked for, and versions."""
+def provenance_of(findings: Findings, **settings: Any) -> dict[str, Any]:
+    """The model and table of the findings, what was asked for, and versions."""
     activations: Mapping[str, Any] = findings.provenance.get("activations", {})
     return {
         "model": activations.get("model", {"name": findings.model}),

@@ -1,0 +1,194 @@
+"""The result of `holdouts`: in words, figures and tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import pandas as pd
+
+from graticule.hooks.messages import UnknownNameError
+from graticule.hooks.points import layer_text
+from graticule.hooks.result import headed
+from graticule.hooks.saved import SavedResult
+from graticule.probes.scores.in_words import FEW, signed, with_interval
+from graticule.probes.scores.metrics import coordinate_columns
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+_FEW = 10
+_SCORES = {
+    "measure": "figure",
+    "nominal": "block in training",
+    "held_out": "block held out",
+    "span": "95% interval",
+    "chance": "chance",
+    "chance_is": "chance is",
+}
+_PREDICTORS = {
+    "predictor": "predictor",
+    "r2": "R² held out",
+    "low": "95% from",
+    "high": "to",
+    "probe_adds": "the probe adds",
+    "adds_low": "adds from",
+    "adds_high": "adds to",
+    "cosine": "centroid cosine",
+    "ratio": "distance moved",
+}
+_BLOCKS = {
+    "block": "block",
+    "rows": "rows",
+    "test_rows": "test rows",
+    "nominal": "nominal",
+    "held_out": "held out",
+    "held_out_low": "95% from",
+    "held_out_high": "to",
+    "mean_level": "training mean",
+    "r2": "R²",
+    "cosine": "centroid cosine",
+    "ratio": "distance moved",
+}
+
+
+@dataclass(frozen=True)
+class Holdouts(SavedResult):
+    """The result of `holdouts`."""
+
+    KIND: ClassVar[str] = "holdouts"
+
+    model: str
+    table: str
+    by: str
+    """What was held out, a block at a time."""
+    numeric: bool
+    """Whether the blocks are numbers, such as centuries."""
+    kind: str
+    """`numeric`, `binary` or `categorical`."""
+    target_names: tuple[str, ...]
+    """One name per target."""
+    units: tuple[str | None, ...]
+    """One unit per target."""
+    point: str
+    """Where the probe reads."""
+    alpha: float
+    """Ridge strength of all fits, in and out."""
+    measure: str
+    """What a row is scored by: `proximity error`, `accuracy` or `absolute error` (standard deviations)."""
+    verdict: str
+    """In words."""
+    scores: pd.DataFrame
+    """One row per figure: `measure`, `nominal`, `held_out`, `low`, `high` (95%, blocks resampled), `chance`,
+    `chance_is`."""
+    blocks: pd.DataFrame
+    """One row per block: sizes, scores in and out with intervals, levels of chance, centroids."""
+    rivals: pd.DataFrame
+    """One row per predictor (`probe`, `surface`, each baseline): pooled `r2` with `low`, `high`, and the
+    difference of the probe to it, `probe_adds`, with interval; `angle`, `cosine`, `ratio` of centroids."""
+    layers: pd.DataFrame
+    """One row per layer, exploratory, if asked for; else empty."""
+    predictions: pd.DataFrame
+    """One row per held-out row: `source`, `text`, `block`, `split`, and `true_`, `pred_`, `nominal_` for
+    every target."""
+    note: str
+    """Blocks left out, rows without a label, and baselines that were not refitted."""
+    paper_compat: bool
+    """Whether `blocks` and `scores` hold the paper's own scoring too (axes swapped, ties strict)."""
+    provenance: Mapping[str, Any]
+    """Model, table, settings and versions."""
+
+    @property
+    def title(self) -> str:
+        """Model, table and what was held out."""
+        return f"{self.model} on {self.table}: each {self.by} held out"
+
+    def score(self, measure: str) -> Mapping[str, Any]:
+        """The row of `scores` of a measure. Raises `KeyError` if there is none."""
+        rows = self.scores[self.scores["measure"] == measure]
+        if rows.empty:
+            raise UnknownNameError(f"no measure {measure!r}; there are {', '.join(self.scores['measure'])}")
+        return {str(k): v for k, v in rows.iloc[0].to_dict().items()}
+
+    def summary(self) -> str:
+        """The answer in words, then every figure beside its level of chance."""
+        lines = [self.verdict]
+        for row in self.scores.to_dict("records"):
+            before = "" if pd.isna(row["nominal"]) else f"{row['nominal']:.4g} with the block in, "
+            span = "" if pd.isna(row["low"]) else f" [{row['low']:.4g}, {row['high']:.4g}]"
+            lines.append(
+                f"{row['measure']}: {before}{row['held_out']:.4g}{span} held out; "
+                f"{row['chance']:.4g} {row['chance_is']}"
+            )
+        surface = self.rivals[self.rivals["predictor"] == "surface"]
+        if len(surface):
+            s = surface.iloc[0]
+            lines.append(
+                f"the baselines refitted likewise: R² {signed(s['r2'], FEW)}; the probe adds "
+                f"{with_interval(s['probe_adds'], (s['adds_low'], s['adds_high']), FEW)}"
+            )
+        where = layer_text(self.point)
+        lines.append(
+            f"{len(self.blocks)} blocks of {self.by} at {where}, strength {self.alpha:.3g}; {self.note}"
+        )
+        if len(self.blocks) < _FEW:
+            lines.append(f"warning: {len(self.blocks)} blocks are few to resample: intervals are too narrow")
+        if self.paper_compat:
+            lines.append("paper_compat: scores so named read longitude as latitude and count no ties")
+        return "\n".join(lines)
+
+    def figures(self) -> dict[str, Figure]:
+        """Nominal against held out by block; where the blocks were put; layers."""
+        from graticule.probes.plots import holdouts as plots
+
+        by, names = self.by, self.target_names
+        caption = f"Each {by} with its rows in training, and held out"
+        out = {caption: plots.dumbbell_figure(self.blocks, self.measure, by)}
+        places = coordinate_columns(self.units) if self.kind == "numeric" else None
+        if places is not None:
+            caption = f"Where a fit that never saw the {by} puts it: true, predicted, and training mean"
+            lat, lon = (names[i] for i in places)
+            out[caption] = plots.held_out_maps_figure(self.predictions, self.blocks, lat, lon)
+        elif len(names) == 1 and self.kind == "numeric":
+            caption = f"{names[0]} of each {by}, true and predicted by a fit that never saw it"
+            data = self.predictions, self.blocks
+            out[caption] = plots.held_out_spans_figure(*data, names[0], self.units[0])
+        if len(self.layers):
+            caption = "Held-out R² by layer (exploratory) beside the nominal one"
+            out[caption] = plots.held_out_layers_figure(self.layers, self.point)
+        return out
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """All figures with chance, baselines, blocks."""
+        from graticule.probes.plots.style import label
+
+        # words, as kilometres and shares in one column would share their decimals
+        scores = self.scores.assign(
+            **{name: [_number(v) for v in self.scores[name]] for name in ("nominal", "held_out", "chance")},
+            span=[
+                "" if pd.isna(low) else f"{_number(low)} to {_number(high)}"
+                for low, high in zip(self.scores["low"], self.scores["high"], strict=True)
+            ],
+        )
+        predictors = self.rivals.assign(predictor=[label(p) for p in self.rivals["predictor"]])
+        columns = {"block": self.by, "nominal": f"{self.measure}, in"}
+        headings = {name: columns.get(name, heading) for name, heading in _BLOCKS.items()}
+        if "error_held_out" in self.blocks:
+            headings |= {"error_nominal": "median error, in", "error_held_out": "held out (error)"}
+        out = {
+            "Known blocks and blocks never seen, each score beside its level of chance": headed(
+                scores, _SCORES
+            ),
+            "The same blocks predicted from baselines, refitted without each block too": headed(
+                predictors, _PREDICTORS
+            ),
+            f"Every {self.by} that was held out": headed(self.blocks, headings),
+        }
+        if len(self.layers):
+            out["Every layer; exploratory but for the chosen one"] = self.layers.drop(columns=["point"])
+        return out
+
+
+def _number(value: float) -> str:
+    return "" if pd.isna(value) else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3f}"
