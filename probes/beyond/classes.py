@@ -16,7 +16,13 @@ from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.saved import SavedResult
 from graticule.probes.applicable import NotApplicable
 from graticule.probes.beyond.common import point_of, provenance_of
-from graticule.probes.beyond.reliability import SCORES, class_scores, reliability, weighted_auroc
+from graticule.probes.beyond.reliability import (
+    SCORES,
+    class_scores,
+    reliability,
+    reliability_figure,
+    weighted_auroc,
+)
 from graticule.probes.estimators.ksparse import Select, best_coordinates, rank_coordinates
 from graticule.probes.estimators.logistic import held_out, logistic_cv
 from graticule.probes.findings import Findings
@@ -160,8 +166,8 @@ def classes(
         Scores of every arm, the coordinates, and the verdict on the logistic probe.
 
     Raises:
-        ValueError: No material, a numeric target, a k of `ks` above the number of coordinates, or a class that
-            no training row is of.
+        ValueError: No material, a numeric target, a k of `ks` above the number of coordinates, or a class
+            that no training row is of.
         NotApplicable: No coordinate tells rows apart.
     """
     material = findings.material
@@ -335,7 +341,7 @@ def _with_interval(line: Any, name: str) -> str:
     return f"{line[name]:.3f} [{line[f'{name}_low']:.3f}, {line[f'{name}_high']:.3f}]"
 
 
-# Figures ---------------------------------------------------------------------------------------------
+# The figure ------------------------------------------------------------------------------------------
 def few_figure(scores: pd.DataFrame, dense: float, needed: int | None = None) -> Figure:
     """AUROC against the number of coordinates, with the dense probe as a dashed line.
 
@@ -378,36 +384,4 @@ def few_figure(scores: pd.DataFrame, dense: float, needed: int | None = None) ->
     style(fig, height=420)
     log_axis(fig, ks, "coordinates (log scale)")
     fig.update_yaxes(title_text="AUROC")
-    return fig
-
-
-def reliability_figure(bins: pd.DataFrame, binary: bool) -> Figure:
-    """Confidence against frequency, a mark per bin as large as its rows, a colour per arm.
-
-    Args:
-        bins: one row per arm and bin, with `arm`, `rows`, `confidence`, `frequency`.
-        binary: whether confidence is P(class 1), or the largest probability of several.
-
-    Raises:
-        KeyError: A column is missing.
-    """
-    from graticule.probes.plots.drawing import Figure
-    from graticule.probes.plots.primitives import bare_line, line_trace
-    from graticule.probes.plots.style import ACCENT, FAINT, SURFACE, need_columns, style
-
-    need_columns(bins, "arm", "rows", "confidence", "frequency")
-    fig = Figure()
-    diagonal = {**bare_line(FAINT, "dash"), "hoverinfo": "skip"}
-    fig.add_trace(line_trace([0, 1], [0, 1], "calibrated", FAINT, **diagonal))
-    hover = "confidence %{x:.3f}<br>came true %{y:.3f}<br>%{customdata} rows<extra></extra>"
-    for (arm, rows), colour in zip(bins.groupby("arm", sort=False), (ACCENT, SURFACE), strict=False):
-        size = 6 + 20 * np.sqrt(rows["rows"] / bins["rows"].max())
-        marker = {"size": size, "color": colour, "opacity": 0.75, "line": {"color": "white", "width": 1}}
-        look = {"marker": marker, "line": {"color": colour, "width": 1.5}}
-        texts = {"customdata": rows["rows"], "hovertemplate": hover}
-        x, y = rows["confidence"], rows["frequency"]
-        fig.add_trace(line_trace(x, y, str(arm), colour, **look, **texts))
-    style(fig, height=440, aspect=0.8, note="A point's area grows with the rows of its bin.")
-    fig.update_xaxes(title_text="P(class 1)" if binary else "largest probability", range=[-0.02, 1.02])
-    fig.update_yaxes(title_text="share of class 1" if binary else "share right", range=[-0.02, 1.02])
     return fig

@@ -8,6 +8,7 @@ and the frequency that of class 1; with several it is the largest probability an
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,9 @@ from jaxtyping import Float, Int
 from graticule.probes.beyond.common import Interval, cluster_weights
 from graticule.probes.estimators.logistic import row_losses
 from graticule.probes.scores.bootstrap import interval
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 BINS = 15
 SCORES = ("auroc", "accuracy", "ece", "log_loss")
@@ -116,3 +120,35 @@ def weighted_auroc(
 
 def _bins(sure: np.ndarray, bins: int) -> Int[np.ndarray, " row"]:
     return np.clip((sure * bins).astype(np.int64), 0, bins - 1)
+
+
+def reliability_figure(bins: pd.DataFrame, binary: bool) -> Figure:
+    """Confidence against frequency, a mark per bin as large as its rows, a colour per arm.
+
+    Args:
+        bins: one row per arm and bin, with `arm`, `rows`, `confidence`, `frequency`.
+        binary: whether confidence is P(class 1), or the largest probability of several.
+
+    Raises:
+        KeyError: A column is missing.
+    """
+    from graticule.probes.plots.drawing import Figure
+    from graticule.probes.plots.primitives import bare_line, line_trace
+    from graticule.probes.plots.style import ACCENT, FAINT, SURFACE, need_columns, style
+
+    need_columns(bins, "arm", "rows", "confidence", "frequency")
+    fig = Figure()
+    diagonal = {**bare_line(FAINT, "dash"), "hoverinfo": "skip"}
+    fig.add_trace(line_trace([0, 1], [0, 1], "calibrated", FAINT, **diagonal))
+    hover = "confidence %{x:.3f}<br>came true %{y:.3f}<br>%{customdata} rows<extra></extra>"
+    for (arm, rows), colour in zip(bins.groupby("arm", sort=False), (ACCENT, SURFACE), strict=False):
+        size = 6 + 20 * np.sqrt(rows["rows"] / bins["rows"].max())
+        marker = {"size": size, "color": colour, "opacity": 0.75, "line": {"color": "white", "width": 1}}
+        look = {"marker": marker, "line": {"color": colour, "width": 1.5}}
+        texts = {"customdata": rows["rows"], "hovertemplate": hover}
+        x, y = rows["confidence"], rows["frequency"]
+        fig.add_trace(line_trace(x, y, str(arm), colour, **look, **texts))
+    style(fig, height=440, aspect=0.8, note="A point's area grows with the rows of its bin.")
+    fig.update_xaxes(title_text="P(class 1)" if binary else "largest probability", range=[-0.02, 1.02])
+    fig.update_yaxes(title_text="share of class 1" if binary else "share right", range=[-0.02, 1.02])
+    return fig

@@ -104,8 +104,8 @@ def calibrate(
         Rates of detection and of false findings, coverage, and the limit of detection.
 
     Raises:
-        ValueError: Findings without baselines, without their material, with fewer than `MIN_CLUSTERS` clusters
-            of test rows, or gains not in (0, 1).
+        ValueError: Findings without baselines, without their material, with fewer than `MIN_CLUSTERS`
+            clusters of test rows, or gains not in (0, 1).
     """
     grid = np.unique(np.asarray(gains, np.float64))
     if not len(grid) or not ((grid > 0) & (grid < 1)).all():

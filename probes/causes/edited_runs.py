@@ -113,7 +113,6 @@ class EditedRuns:
                 f"{point} lies outside the blocks; causes are looked for at points inside them"
             )
         self.start, self.stop = start, self.view.n_layers
-        self.border = at_border(point)
         if not logits:
             self.stop = 1 + max((layer_of(p) or 0 for p in later), default=self.start)
         # small buckets pad little; edits fill the budget
@@ -141,7 +140,7 @@ class EditedRuns:
             step = max(1, self.token_budget // batch.tokens.numel())
             for start in range(0, len(edits), step):
                 some = edits[start : start + step]
-                ends, read = (self._from_block if self.restarts else self._whole)(batch, some)
+                ends, read = self._pass(batch, some, self.restarts)
                 for k in range(len(some)):
                     final[start + k].append(ends[k])
                     for point in self.later:
@@ -160,52 +159,39 @@ class EditedRuns:
             return self.view.logits(final, tokens, bias_in_float32=False)
         return final if tokens is None else final[:, torch.tensor(list(tokens), device=final.device)]
 
-    def _from_block(self, batch: _Batch, edits: Sequence[AffineEdit | None]) -> _Stacked:
-        residual = batch.residual
-        assert residual is not None
-        if self.border:
-            stacked = torch.cat([residual if e is None else e.on(residual, batch.mask) for e in edits])
-        else:
-            stacked = repeat(residual, "row pos width -> (edit row) pos width", edit=len(edits))
+    def _pass(self, batch: _Batch, edits: Sequence[AffineEdit | None], restart: bool) -> _Stacked:
+        """One forward pass of all edits: from the edited block on, or of the whole model."""
+        n = len(edits)
         read: dict[str, tuple[Tensor, ...]] = {}
-        with self.model.hooks(fwd_hooks=self._hooks(batch, edits, read, inside=not self.border)):
-            out = self.view.run_from(stacked, self.start, self.stop)
-            if not self.logits:
-                return out.new_zeros(len(out), 0).chunk(len(edits)), read
-            final = self.view.final(_at(out, batch.last, len(edits))[:, None])
-        return final[:, 0].detach().chunk(len(edits)), read
 
-    def _whole(self, batch: _Batch, edits: Sequence[AffineEdit | None]) -> _Stacked:
-        read: dict[str, tuple[Tensor, ...]] = {}
-        with self.model.hooks(fwd_hooks=self._hooks(batch, edits, read, inside=True)):
-            tokens = repeat(batch.tokens, "row pos -> (edit row) pos", edit=len(edits))
-            out: Tensor = self.model(tokens, return_type="logits")
-        return _at(out, batch.last, len(edits)).float().detach().chunk(len(edits)), read
-
-    def _hooks(
-        self,
-        batch: _Batch,
-        edits: Sequence[AffineEdit | None],
-        read: dict[str, tuple[Tensor, ...]],
-        inside: bool,
-    ) -> list[tuple[str, HookFn]]:
-        """The edits, where they are made by a hook (`inside`), and readers of the later points."""
-
-        def edit(value: Tensor, hook: Any = None) -> Tensor:  # noqa: ARG001
-            parts = value.chunk(len(edits))
-            return torch.cat(
-                [v if e is None else e.on(v, batch.mask) for e, v in zip(edits, parts, strict=True)]
-            )
+        def edited(value: Tensor, hook: Any = None) -> Tensor:  # noqa: ARG001
+            parts = zip(edits, value.chunk(n), strict=True)
+            return torch.cat([v if e is None else e.on(v, batch.mask) for e, v in parts])
 
         def reader(point: str) -> tuple[str, Any]:
             def fn(value: Tensor, hook: Any = None) -> None:  # noqa: ARG001
-                rows = rearrange(_at(value, batch.read, len(edits)), "row ... -> row (...)")
-                read[point] = rows.detach().cpu().float().chunk(len(edits))
+                rows = rearrange(_at(value, batch.read, n), "row ... -> row (...)")
+                read[point] = rows.detach().cpu().float().chunk(n)
 
             return point, fn
 
-        pairs: list[tuple[str, HookFn]] = [(self.point, edit)] if inside else []
-        return pairs + [reader(p) for p in self.later]
+        source = batch.residual if restart else batch.tokens
+        assert source is not None
+        start = repeat(source, "row ... -> (edit row) ...", edit=n)
+        hooks: list[tuple[str, HookFn]] = [reader(p) for p in self.later]
+        if restart and at_border(self.point):
+            start = edited(start)
+        else:
+            hooks.insert(0, (self.point, edited))
+        with self.model.hooks(fwd_hooks=hooks):
+            if not restart:
+                out: Tensor = self.model(start, return_type="logits")
+                return _at(out, batch.last, n).float().detach().chunk(n), read
+            out = self.view.run_from(start, self.start, self.stop)
+            if not self.logits:
+                return out.new_zeros(len(out), 0).chunk(n), read
+            final = self.view.final(_at(out, batch.last, n)[:, None])
+        return final[:, 0].detach().chunk(n), read
 
     # Restarting --------------------------------------------------------------------------------------
     def _can_restart(self) -> bool:
@@ -228,8 +214,8 @@ class EditedRuns:
         b = self.batches[0]
         assert b.residual is not None
         small = _Batch(b.tokens[:2], b.members[:2], b.last[:2], b.read[:2], b.mask[:2], b.residual[:2])
-        (started,), read = self._from_block(small, [None])
-        (whole,), expected = self._whole(small, [None])
+        (started,), read = self._pass(small, [None], restart=True)
+        (whole,), expected = self._pass(small, [None], restart=False)
         if self.logits:
             started = self.scores(started)
         else:

@@ -198,11 +198,7 @@ _Curve = tuple[str, str, str | None, str | None]
 
 
 def erasure_figure(layers: pd.DataFrame, target: str, surface: float) -> Figure:
-    """Test R² of a target against layer: before erasure, after (fresh rows), and with a matched eraser.
-
-    Raises:
-        KeyError: if a column is missing.
-    """
+    """Test R² of a target against layer: before erasure, after (fresh rows), and with a matched eraser."""
     from graticule.probes.plots.style import ACCENT, INK, MUTED
 
     curves: dict[str, _Curve] = {
@@ -214,11 +210,7 @@ def erasure_figure(layers: pd.DataFrame, target: str, surface: float) -> Figure:
 
 
 def later_figure(later: pd.DataFrame, target: str, layer: int | None, surface: float) -> Figure:
-    """Test R² of a target at the layers after an eraser in the model, and without it.
-
-    Raises:
-        KeyError: if a column is missing.
-    """
+    """Test R² of a target at the layers after an eraser in the model, and without it."""
     from graticule.probes.plots.style import ACCENT, INK
 
     curves: dict[str, _Curve] = {
@@ -229,7 +221,11 @@ def later_figure(later: pd.DataFrame, target: str, layer: int | None, surface: f
 
 
 def _by_layer(table: pd.DataFrame, target: str, surface: float, curves: dict[str, _Curve]) -> Figure:
-    """Curves of the columns `{prefix}_{target}`, by prefix, and the surface's level."""
+    """Curves of the columns `{prefix}_{target}`, by prefix, and the surface's level.
+
+    Raises:
+        KeyError: if a column is missing.
+    """
     from graticule.probes.plots.drawing import Figure, Scatter
     from graticule.probes.plots.markup import plain
     from graticule.probes.plots.style import FAINT, SURFACE, depth_of, layer_axis, need_columns, style

@@ -65,8 +65,8 @@ def holdouts(
     same fit, training ones in-sample), the mean over blocks unweighted. Proximity can look good where R² is
     far below 0, so beside it stand R² against the training mean, the error, the direction in which the
     block's centre was moved (θ = ∠(c_true − m, c_pred − m), m the mean training target) and how far, each
-    with its level of chance. All refits come from one Gram matrix a layer, see `leave_blocks_out`. Rows that
-    share a cluster with a block go out with it.
+    with its level of chance. All refits come from one Gram matrix per layer, see `leave_blocks_out`. Rows
+    that share a cluster with a block go out with it.
 
     Args:
         findings: with their material.

@@ -38,7 +38,7 @@ VIEWS = ("unembedding", "embedding", "mixed")
 
 
 @dataclass(frozen=True, eq=False)
-class Steering:
+class SteeringVectors:
     """Steering vectors of one pair of tables, a set a concept (and pair of its values)."""
 
     sets: tuple[Set, ...]
@@ -96,9 +96,9 @@ class Flips:
         """Set → (before, after) as context ids."""
         return self._pairs(self.contexts.vectors, np.flatnonzero(self.contexts.probabilities))
 
-    def of(self, f: Float[np.ndarray, "context dim"], g: Float[np.ndarray, "token dim"]) -> Steering:
+    def of(self, f: Float[np.ndarray, "context dim"], g: Float[np.ndarray, "token dim"]) -> SteeringVectors:
         """The steering vectors of a pair of tables."""
-        return Steering(
+        return SteeringVectors(
             self.sets,
             tuple(g[pair[:, 1]] - g[pair[:, 0]] for pair in self.tokens),
             tuple(f[pair[:, 1]] - f[pair[:, 0]] for pair in self.rows),
@@ -127,7 +127,7 @@ def steering_vectors(
     contexts: Contexts,
     f: Float[np.ndarray, "context dim"] | Float[Tensor, "context dim"],
     g: Float[np.ndarray, "token dim"] | Float[Tensor, "token dim"],
-) -> Steering:
+) -> SteeringVectors:
     """The steering vectors of one pair of tables (`Learned.f[run]`, `Learned.g[run]`).
 
     **Raises** `ValueError` where the tables do not have a row a context and a token.
@@ -138,7 +138,7 @@ def steering_vectors(
     return Flips(contexts).of(_numpy(f), _numpy(g))
 
 
-def steering_of(learned: Learned) -> Iterator[Steering]:
+def steering_of(learned: Learned) -> Iterator[SteeringVectors]:
     """The steering vectors of every run."""
     for run, contexts in enumerate(learned.contexts):
         yield steering_vectors(contexts, learned.f[run], learned.g[run])
