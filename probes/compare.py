@@ -195,14 +195,7 @@ def _linked(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def difference_figure(differences: pd.DataFrame) -> Figure:
-    """Differences of R² with their intervals, a line for each.
-
-    Args:
-        differences: `target`, `difference`, `low`, `high`.
-
-    Raises:
-        KeyError: A column is missing.
-    """
+    """Differences of R² with their intervals, a line for each."""
     from graticule.probes.plots.drawing import Figure, Scatter
     from graticule.probes.plots.style import FAINT, INK, error_bars, need_columns, short_labels, style
 

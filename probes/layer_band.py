@@ -159,16 +159,7 @@ def _stacks(findings: Findings) -> dict[str, Float[np.ndarray, "test target"]]:
 
 
 def band_figure(layers: pd.DataFrame, chosen_point: str, name: str) -> Figure:
-    """A simultaneous band over depth, each layer's own interval inside it, the chosen layer marked.
-
-    Args:
-        layers: one row per point: `point`, `layer`, `estimate`, `low`, `high`, `low_alone`, `high_alone`.
-        chosen_point: the `point` chosen on training rows.
-        name: of the quantity, for the axis.
-
-    Raises:
-        KeyError: A column is missing.
-    """
+    """A simultaneous band over depth, each layer's own interval inside it, the chosen layer marked."""
     from graticule.probes.plots.drawing import Figure, Scatter
     from graticule.probes.plots.style import ACCENT, FAINT, INK, depth_of, layer_axis, need_columns, style
 

@@ -343,16 +343,7 @@ def _with_interval(line: Any, name: str) -> str:
 
 # The figure ------------------------------------------------------------------------------------------
 def few_figure(scores: pd.DataFrame, dense: float, needed: int | None = None) -> Figure:
-    """AUROC against the number of coordinates, with the dense probe as a dashed line.
-
-    Args:
-        scores: one row per arm and k, with `arm`, `k`, `auroc`, `auroc_low`, `auroc_high`.
-        dense: AUROC of the probe on all coordinates.
-        needed: the k to mark.
-
-    Raises:
-        KeyError: A column is missing.
-    """
+    """AUROC against the number of coordinates, `needed` marked, with the dense probe's as a dashed line."""
     from graticule.probes.plots.drawing import Figure, Scatter
     from graticule.probes.plots.primitives import bare_line, line_trace, log_axis
     from graticule.probes.plots.style import (

@@ -264,17 +264,7 @@ def _layers(
 
 # Figures ---------------------------------------------------------------------------------------------
 def mlp_depth_figure(layers: pd.DataFrame, mlp_point: str, ridge_point: str) -> Figure:
-    """Validation scores of MLP and ridge against depth, each one's test score at its chosen layer marked.
-
-    Args:
-        layers: one row per point, with `point`, `layer`, `validation`, `test_r2`, `ridge_validation` and
-            `ridge_test_r2`.
-        mlp_point: the MLP's point, chosen inside the training rows.
-        ridge_point: the ridge's.
-
-    Raises:
-        KeyError: A column is missing.
-    """
+    """Validation scores of MLP and ridge against depth, each one's test score at its chosen layer marked."""
     from graticule.probes.plots.drawing import Figure, Scatter
     from graticule.probes.plots.primitives import line_trace
     from graticule.probes.plots.style import (

@@ -200,14 +200,10 @@ def pca_figure(
     """A score against the number of components on a log axis, with all components as a dashed line.
 
     Args:
-        curve: one row per k, ascending, with `k`, the score's column (`test_r2` and `validation`, or
-            `spearman`), `low` and `high` for R², and `r2_TARGET` or `spearman_TARGET` for `targets`.
+        curve: as `PCACurve.curve`, ascending.
         score: `r2` or `spearman`.
         targets: drawn as thinner lines.
         needed: the k to mark.
-
-    Raises:
-        KeyError: A column is missing.
     """
     from graticule.probes.plots.drawing import Figure, Scatter
     from graticule.probes.plots.primitives import bare_line, line_trace, log_axis

@@ -125,12 +125,7 @@ def _bins(sure: np.ndarray, bins: int) -> Int[np.ndarray, " row"]:
 def reliability_figure(bins: pd.DataFrame, binary: bool) -> Figure:
     """Confidence against frequency, a mark per bin as large as its rows, a colour per arm.
 
-    Args:
-        bins: one row per arm and bin, with `arm`, `rows`, `confidence`, `frequency`.
-        binary: whether confidence is P(class 1), or the largest probability of several.
-
-    Raises:
-        KeyError: A column is missing.
+    `binary` says whether confidence is P(class 1), or the largest probability of several.
     """
     from graticule.probes.plots.drawing import Figure
     from graticule.probes.plots.primitives import bare_line, line_trace

@@ -255,15 +255,7 @@ def _bands(longitude: np.ndarray, sphere_km: np.ndarray, degrees_km: np.ndarray)
 
 
 def longitude_figure(bands: pd.DataFrame, edge: float) -> Figure:
-    """Mean error of two probes in bands of true longitude; the strip near the date line is shaded.
-
-    Args:
-        bands: one row per band, with `low`, `high`, `rows`, `sphere_km` and `degrees_km`.
-        edge: degrees from the date line that are shaded.
-
-    Raises:
-        KeyError: A column is missing.
-    """
+    """Mean error of both probes in bands of true longitude, shaded within `edge` degrees of the date line."""
     from graticule.probes.plots.drawing import Figure
     from graticule.probes.plots.primitives import line_trace
     from graticule.probes.plots.style import ACCENT, FAINT, SURFACE, need_columns, style

@@ -126,14 +126,7 @@ class Instrument:
     ) -> dict[str, Chosen]:
         """Every predictor at the strength that each target chooses, one predictor after the other.
 
-        Args:
-            components: what targets are mixed of.
-            mixture: the targets.
-            names: predictors.
-            answers: to the very components, of predictors that have given theirs.
-
-        Returns:
-            Predictor → its predictions.
+        `answers` to these very components are taken from those that have been asked.
         """
         train, given = components[:, : self.n_train], answers or {}
         out: dict[str, Chosen] = {}
@@ -150,17 +143,7 @@ class Instrument:
         probe: bool = True,
         answers: Mapping[str, Answers] | None = None,
     ) -> dict[str, Float[np.ndarray, "target test"]]:
-        """Test predictions of the stack of the baselines, `surface`, and with the probe as well, `full`.
-
-        Args:
-            components: what targets are mixed of.
-            mixture: the targets.
-            probe: whether the probe is asked.
-            answers: as in `chosen`.
-
-        Returns:
-            Stack → its predictions.
-        """
+        """Test predictions of the stack of the baselines, `surface`, and with the probe as well, `full`."""
         names = (*self.baselines, PROBE) if probe else self.baselines
         chosen = self.chosen(components, mixture, names, answers)
         added = chosen.pop(PROBE) if probe else None

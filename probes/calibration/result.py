@@ -226,12 +226,9 @@ def detection_figure(hidden: pd.DataFrame, gain: float | None, limit: float | No
     """How often a hidden part is found, by its true gain, with 95% intervals.
 
     Args:
-        hidden: one row per true gain, from 0: `true_gain`, `targets`, and counts `above_0` and `structure`.
+        hidden: as `Calibration.hidden`.
         gain: the true gain at which the findings' own gain is measured, marked; None outside the curve.
         limit: the true gain at the limit of detection, marked; None where there is none.
-
-    Raises:
-        KeyError: A column is missing.
     """
     from graticule.probes.plots.drawing import Figure
     from graticule.probes.plots.style import ACCENT, FAINT, INK, MUTED, SURFACE, need_columns, style
@@ -270,14 +267,7 @@ def detection_figure(hidden: pd.DataFrame, gain: float | None, limit: float | No
 
 
 def rates_figure(rates: pd.DataFrame) -> Figure:
-    """False findings on targets that hold nothing, and coverage of the interval, with 95% intervals.
-
-    Args:
-        rates: one row per kind and true gain, as in a `Calibration`.
-
-    Raises:
-        KeyError: A column is missing.
-    """
+    """False findings on targets that hold nothing, and coverage of the interval, with 95% intervals."""
     from graticule.probes.plots.drawing import make_subplots
     from graticule.probes.plots.style import FAINT, INK, SURFACE, need_columns, style
 
@@ -318,12 +308,7 @@ def rates_figure(rates: pd.DataFrame) -> Figure:
 def measured_figure(targets: pd.DataFrame, gain: float) -> Figure:
     """Measured gains of the synthetic targets, a box per true gain, with what a perfect reader would measure.
 
-    Args:
-        targets: one row per target: `kind`, `true_gain`, `gain`.
-        gain: the findings' own gain, marked.
-
-    Raises:
-        KeyError: A column is missing.
+    `gain`, the findings' own, is a dashed line.
     """
     from graticule.probes.plots.drawing import Box, Figure, Scatter
     from graticule.probes.plots.style import ACCENT, INK, SURFACE, need_columns, style

@@ -114,16 +114,7 @@ Blocks = list[tuple[Int[np.ndarray, " _"], list[Int[np.ndarray, " _"]]]]
 
 
 def blocks(instrument: Instrument, synthetic: SyntheticTargets, kinds: int) -> Blocks:
-    """All targets, in blocks that stay within their bytes; one block of one where they fit.
-
-    Args:
-        instrument: what judges them.
-        synthetic: the targets.
-        kinds: mixtures of each target.
-
-    Returns:
-        Blocks within blocks.
-    """
+    """All targets, `kinds` mixtures of each, in blocks that stay within their bytes; one if all fit."""
     count, n_hidden = len(synthetic.noise), len(synthetic.hidden)
     rows, predictors = instrument.rows, len(instrument.ridges) + 1
     strengths = 0 if instrument.strings is None else len(instrument.strings.alphas)

@@ -275,14 +275,7 @@ def _value_text(value: float) -> str:
 def popularity_figure(strata: pd.DataFrame, column: str, unit: str) -> Figure:
     """Mean error of the probe and of the surface by stratum, at the stratum's median, with 95% intervals.
 
-    Args:
-        strata: `median_value`, `rows`, and `probe`, `surface` with `…_low`, `…_high`.
-        column: what the strata are of, for the axis; drawn on a logarithmic axis where all values are
-            positive and span a factor of ten.
-        unit: of the errors.
-
-    Raises:
-        KeyError: A column is missing.
+    The axis is logarithmic where all values are positive and span a factor of ten.
     """
     from graticule.probes.plots.drawing import Figure, Scatter
     from graticule.probes.plots.markup import plain

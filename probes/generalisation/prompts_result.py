@@ -118,13 +118,7 @@ class Prompts(SavedResult):
 def prompt_depth_figure(layers: pd.DataFrame, chosen: pd.DataFrame, surface: float | None = None) -> Figure:
     """Validation score against depth, a line per prompt; the test score at its chosen layer as a diamond.
 
-    Args:
-        layers: `prompt`, `layer`, `point`, `validation`; one row per prompt and point.
-        chosen: `prompt`, `point`, `test_r2`; one row per prompt.
-        surface: test score of the stacked baselines, as a dashed line.
-
-    Raises:
-        KeyError: A column is missing.
+    `surface`, the test score of the stacked baselines, is a dashed line.
     """
     from graticule.probes.plots.drawing import Figure, Scatter
     from graticule.probes.plots.markup import plain
@@ -185,14 +179,7 @@ def prompt_depth_figure(layers: pd.DataFrame, chosen: pd.DataFrame, surface: flo
 
 
 def prompt_gain_figure(chosen: pd.DataFrame) -> Figure:
-    """Gain over the surface with its 95% interval, a mark per prompt, the largest on top.
-
-    Args:
-        chosen: `prompt`, `gain`, `low`, `high`; one row per prompt.
-
-    Raises:
-        KeyError: A column is missing.
-    """
+    """Gain over the surface with its 95% interval, a mark per prompt, the largest on top."""
     from graticule.probes.plots.drawing import Figure, Scatter
     from graticule.probes.plots.style import INK, MUTED, error_bars, need_columns, style
 

@@ -243,8 +243,7 @@ def _check_alike(findings_by_prompt: Mapping[str, Findings]) -> None:
 def transfer_figure(scores: pd.DataFrame) -> Figure:
     """Heat-map of scores, a row per probe and a column per prompt of the activations; numbers in the cells.
 
-    Args:
-        scores: probe × activations; scores below 0 share the colour of 0.
+    Scores below 0 share the colour of 0.
     """
     from graticule.probes.plots.drawing import Figure, Heatmap
     from graticule.probes.plots.style import INK, SURFACE, short_labels, style

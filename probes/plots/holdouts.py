@@ -35,14 +35,10 @@ def dumbbell_figure(blocks: pd.DataFrame, measure: str, by: str, top: int = 30) 
     """Each block's score with its rows in training and held out, and what the training mean would score.
 
     Args:
-        blocks: one row per block, as `Holdouts.blocks`: `block`, `rows`, `nominal`, `held_out`,
-            `held_out_low`, `held_out_high`, `mean_level`.
+        blocks: as `Holdouts.blocks`.
         measure: what they are scored by.
         by: what the blocks are, for the axis.
         top: how many are drawn, those with most rows, in the table's order.
-
-    Raises:
-        KeyError: A column is missing.
     """
     need_columns(
         blocks, "block", "rows", "nominal", "held_out", "held_out_low", "held_out_high", "mean_level"
@@ -133,15 +129,13 @@ def held_out_maps_figure(
     predictions beyond it are drawn on its edge.
 
     Args:
-        predictions: one row per held-out row: `block`, `true_<lat>`, `pred_<lat>`, and so for `lon`.
-        blocks: one row per block: `block`, `rows`, `angle`, `mean_<lat>`, `mean_<lon>`.
-        lat, lon: names of the two targets.
+        predictions: as `Holdouts.predictions`.
+        blocks: as `Holdouts.blocks`.
+        lat: the target of latitude.
+        lon: the target of longitude.
         top: how many panels.
         limit: rows drawn in each.
         seed: of the rows that are drawn.
-
-    Raises:
-        KeyError: A column is missing.
     """
     need_columns(predictions, "block", *(f"{k}_{axis}" for k in ("true", "pred") for axis in (lat, lon)))
     largest = blocks.sort_values("rows", ascending=False, kind="stable").head(top)
@@ -211,13 +205,11 @@ def held_out_spans_figure(
     """One number: median and middle half of each block, true and predicted without it, and training mean ×.
 
     Args:
-        predictions: one row per held-out row: `block`, `true_<name>`, `pred_<name>`.
-        blocks: one row per block: `block`, `rows`, `mean_<name>`.
-        name, unit: of the target.
+        predictions: as `Holdouts.predictions`.
+        blocks: as `Holdouts.blocks`.
+        name: of the target.
+        unit: of the target.
         top: how many blocks are drawn, those with most rows, in the table's order.
-
-    Raises:
-        KeyError: A column is missing.
     """
     need_columns(predictions, "block", f"true_{name}", f"pred_{name}")
     drawn = _Drawn.of(blocks, top)
@@ -252,12 +244,7 @@ def held_out_spans_figure(
 
 
 def held_out_layers_figure(layers: pd.DataFrame, chosen: str) -> Figure:
-    """R² with blocks in training and held out, layer by layer.
-
-    Args:
-        layers: one row per layer: `layer`, `point`, `nominal_r2`, `held_out_r2`.
-        chosen: the point of the hold-out; it is marked.
-    """
+    """R² with blocks in training and held out, layer by layer; the point of the hold-out is marked."""
     need_columns(layers, "layer", "point", "nominal_r2", "held_out_r2")
     fig = Figure()
     for column, what, colour in (
