@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from difflib import get_close_matches
 
-from graticule.hub.private import has_secret, without_secrets
+from graticule.hub.outgoing import has_secret, without_secrets
 
 _LICENCES = """
 afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0

@@ -5,20 +5,18 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from graticule.hub.cards.card import card
+from graticule.hub.card import card
 from graticule.hub.checks import check_words
-from graticule.hub.facts import SaeFacts, hub_model
-from graticule.hub.layout import gather
 from graticule.hub.readback import read_back, tensors_of
 from graticule.hub.remote import MAIN, Head, Hub, HubError, ReadBackError, check_repo
-from graticule.hub.result import Push
-from graticule.hub.subject import NAMES, Subject
+from graticule.hub.subject import NAMES, SaeFacts, Subject, gather, hub_model
 
 if TYPE_CHECKING:
-    from graticule.hub.layout import Pushed
+    from graticule.hub.subject import Pushed
 
 README = "README.md"
 _THEIRS = ".gitattributes"  # the Hub's own, in every repository
@@ -26,6 +24,51 @@ _SAME = ("architecture", "d_in", "d_sae", "k")
 Files = Mapping[str, Path | bytes]
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Push:
+    """One push, in words and numbers."""
+
+    repo: str
+    """`owner/name`."""
+    revision: str
+    """The branch."""
+    ids: tuple[str, ...]
+    """A folder each in the repository: SAELens's `sae_id`."""
+    files: tuple[tuple[str, int], ...]
+    """Path in the repository and size in bytes."""
+    card: str
+    """`README.md`."""
+    commit: str | None
+    """The commit that was read back; None after a dry run."""
+    changed: bool
+    """Whether that commit is new: False if the repository held all of it."""
+    private: bool
+    """Whether the repository is private now (after a dry run: would be)."""
+    replaced: tuple[str, ...] = ()
+    """Ids that were there before, with other content."""
+    url: str | None = None
+    """Where it is; None after a dry run."""
+
+    def summary(self) -> str:
+        """What went where, every file with its size; after a dry run with the card."""
+        seen = "private" if self.private else "public"
+        total = sum(size for _, size in self.files)
+        sizes = [f"  {size:>12,}  {path}" for path, size in self.files]
+        if self.commit is None:
+            head = f"dry run: nothing was sent. {self.repo} ({self.revision}) would be {seen} and receive"
+            return "\n".join([head, *sizes, f"  {total:>12,}  bytes in all", "", "README.md:", "", self.card])
+        what = "pushed and read back" if self.changed else "nothing has changed; read back"
+        at = f"commit {self.commit[:12]} of {self.revision}"
+        lines = [
+            f"{what}: {', '.join(self.ids)} in {self.repo}, {seen}, {at}",
+            f"{len(self.files)} files, {total:,} bytes, every tensor equal",
+            *sizes,
+        ]
+        if self.replaced:
+            lines.append(f"replaced what {', '.join(self.replaced)} held before")
+        return "\n".join([*lines, str(self.url)])
 
 
 def push(
@@ -146,11 +189,11 @@ def _refuse_others(hub: Hub, head: Head, subjects: Sequence[Subject], chosen: bo
         if chosen or not isinstance(subject.facts, SaeFacts):
             continue
         there = _text(hub, head, f"{subject.id}/cfg.json")
-        held: dict[str, Any] = json.loads(there) if there is not None else {}
-        if differ := [n for n in _SAME if held and held.get(n) != subject.facts.cfg.get(n)]:
+        cfg: dict[str, Any] = json.loads(there) if there is not None else {}
+        if differ := [n for n in _SAME if cfg and cfg.get(n) != subject.facts.cfg.get(n)]:
             n = differ[0]
             raise ValueError(
-                f"{hub.repo} holds another SAE in {subject.id} ({n} {held.get(n)!r}, here "
+                f"{hub.repo} holds another SAE in {subject.id} ({n} {cfg.get(n)!r}, here "
                 f"{subject.facts.cfg.get(n)!r}): give this one its own sae_id, or that one to replace it"
             )
 

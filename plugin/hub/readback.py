@@ -13,10 +13,9 @@ from torch import Tensor
 
 from graticule.hooks.artifact import sha256
 from graticule.hooks.imports import load
-from graticule.hub.facts import SaeFacts
 from graticule.hub.outgoing import digest
 from graticule.hub.remote import MAIN, Hub
-from graticule.hub.subject import Subject
+from graticule.hub.subject import SaeFacts, Subject
 
 
 def tensors_of(subject: Subject) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from graticule.hub.private import has_secret, without_secrets
+from graticule.hub.outgoing import has_secret, without_secrets
 
 MAIN = "main"
 UNFINISHED = "graticule-unfinished-push"

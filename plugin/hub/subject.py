@@ -1,24 +1,41 @@
-"""One SAE or probe, ready to be pushed: its files as they are published, and what the card says of it."""
+"""What is pushed: the SAEs and probes under a path, their files, and what a card says of them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from graticule.hooks.artifact import ArtifactError, read_json, read_table, read_tensors
-from graticule.hub.cards.density import density_png
+import numpy as np
+
+from graticule.hooks.artifact import ArtifactError, as_damaged, read_json, read_table, read_tensors
+from graticule.hooks.names import user_path
 from graticule.hub.checks import check_id
-from graticule.hub.facts import ProbeFacts, SaeFacts, histogram, hub_dataset, look
-from graticule.hub.outgoing import as_published, digest, json_bytes, own_file, public_json
-from graticule.hub.private import is_path
+from graticule.hub.density import density_png, histogram
+from graticule.hub.outgoing import (
+    as_published,
+    digest,
+    is_path,
+    json_bytes,
+    own_file,
+    own_folders,
+    own_tree,
+    public_json,
+)
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from graticule.probes.estimators.ridge import RidgeProbe
+    from graticule.probes.findings import Findings
+    from graticule.saes import Run
+
+    One = str | Path | Run | RidgeProbe | Findings
+    Pushed = One | Mapping[str, One]
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_FILE = re.compile(r"\.(txt|parquet|jsonl?|csv|arrow|gz|zst|safetensors|gguf)$", re.IGNORECASE)
 
 SAE_FILES = ("cfg.json", "sae_weights.safetensors", "sparsity.safetensors", "runner_cfg.json")
 """SAELens's own files; only the first two are needed."""
@@ -30,6 +47,99 @@ VERDICT = ("words", "score", "surface", "gain", "ci95", "min_gain", "clusters")
 DENSITY = "density.png"
 NAMES = frozenset((*SAE_FILES, *RUN_FILES, *PROBE_FILES, DENSITY))
 """All that a push may put into a folder: what it does not put there any more is deleted."""
+
+
+@dataclass(frozen=True)
+class SaeFacts:
+    """A SAE as its files describe it."""
+
+    cfg: Mapping[str, Any]
+    """`cfg.json`."""
+    runner: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """SAELens's `runner_cfg.json`; empty without one."""
+    run: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """`run.json` of a graticule run; empty without one."""
+    evaluation: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """`evaluation.json`; empty if the SAE was not evaluated."""
+    last: Mapping[str, float] = field(default_factory=dict[str, float])
+    """The last line of the training history."""
+    density: tuple[tuple[float, int], ...] = ()
+    """Left edge in log10 of a latent's firing frequency, and how many latents lie in that bin."""
+    digest: str = ""
+    """SHA-256 of the weights file."""
+    dataset: str | None = None
+    """The training text's id on the Hub, if it is there."""
+    local_model: bool = False
+    """Whether the model was named by a local path, so that its name says nothing about the Hub."""
+    base_model: str | None = None
+    """The model's id on the Hub, if it is known."""
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """SAELens's metadata in `cfg.json`."""
+        return cast("Mapping[str, Any]", self.cfg.get("metadata") or {})
+
+    @property
+    def tokens(self) -> Any:
+        """How many tokens it was trained on: a run's own count before what was asked for; None if unknown."""
+        trained = look((self.metadata,), ("graticule",)) or {}
+        counted = look((self.run, trained.get("training") or {}), ("tokens", "training_tokens"))
+        return counted or self.find("tokens", "training_tokens", "n_tokens", "total_training_samples")
+
+    def find(self, *names: str) -> Any:
+        """The first setting of one of these names, in the SAE's own files before the run's; else None."""
+        return look((self.metadata, self.cfg, self.runner, self.run), names)
+
+
+@dataclass(frozen=True)
+class ProbeFacts:
+    """A ridge probe as its manifest and its verdict describe it."""
+
+    manifest: Mapping[str, Any]
+    """`manifest.json`."""
+    judged: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """`verdict.json`: model, table, verdict, baselines, limit of detection; empty if never judged."""
+    cosines: tuple[float, ...] = ()
+    """Between the read and the write direction, a target each."""
+    digest: str = ""
+    """SHA-256 of the tensors' file."""
+    base_model: str | None = None
+    """The model's id on the Hub, if it is known."""
+
+
+def look(sources: Iterable[Mapping[str, Any]], names: Sequence[str]) -> Any:
+    """The first value that is not None under one of `names`: each source's own level first, then below."""
+    for source in sources:
+        level: list[Mapping[str, Any]] = [source]
+        while level:
+            for settings in level:
+                for name in names:
+                    if settings.get(name) is not None:
+                        return settings[name]
+            below = [value for settings in level for value in settings.values()]
+            level = [cast("Mapping[str, Any]", value) for value in below if isinstance(value, Mapping)]
+    return None
+
+
+def hub_dataset(name: Any) -> str | None:
+    """`name` if it can be a dataset's id on the Hub (`owner/name`, no file), else None."""
+    return name if isinstance(name, str) and _is_hub_id(name) and not user_path(name).exists() else None
+
+
+def _is_hub_id(name: str) -> bool:
+    return _HUB_ID.fullmatch(name) is not None and not _FILE.search(name)
+
+
+def hub_model(name: Any) -> str | None:
+    """The Hub's id of a model by TransformerLens's name for it; None if it is a local one."""
+    if not isinstance(name, str) or not name or user_path(name).exists():
+        return None
+    from transformer_lens.loading_from_pretrained import get_official_model_name
+
+    try:
+        return str(get_official_model_name(name))
+    except ValueError:
+        return name if _is_hub_id(name) else None
 
 
 @dataclass(frozen=True)
@@ -74,25 +184,24 @@ def sae_in(run: Path, below: tuple[str, ...], name: str | None) -> Subject:
         if paths[needed] is None:
             raise FileNotFoundError(f"{folder / needed} is missing: {folder} is no whole SAELens folder")
     files: dict[str, Path | bytes] = {n: as_published(p) for n, p in paths.items() if p is not None}
-    words = {n: _json(content) for n, content in files.items() if n.endswith(".json")}
+    read = {n: _json(content) for n, content in files.items() if n.endswith(".json")}
     density: tuple[tuple[float, int], ...] = ()
     if "sparsity.safetensors" in files:
         density = histogram(_sparsity(folder / "sparsity.safetensors"))
         files[DENSITY] = density_png(density)
     facts = SaeFacts(
-        cfg=words["cfg.json"],
-        runner=words.get("runner_cfg.json", {}),
-        run=words.get("run.json", {}),
-        evaluation=words.get("evaluation.json", {}),
+        cfg=read["cfg.json"],
+        runner=read.get("runner_cfg.json", {}),
+        run=read.get("run.json", {}),
+        evaluation=read.get("evaluation.json", {}),
         last=_last_line(run / "history.parquet") if "history.parquet" in files else {},
         density=density,
         digest=digest(files["sae_weights.safetensors"]),
     )
     local = is_path(look((read_json(folder / "cfg.json"),), ("model_name",)))
     facts = replace(facts, dataset=hub_dataset(facts.find("dataset_path")), local_model=local)
-    hook = facts.metadata.get("hook_name")
-    fallback = run.resolve().name
-    return Subject(name or check_id(str(hook or fallback)), folder, files, facts)
+    hook = facts.metadata.get("hook_name") or run.resolve().name
+    return Subject(name or check_id(str(hook)), folder, files, facts)
 
 
 def _sparsity(path: Path) -> np.ndarray:
@@ -147,10 +256,10 @@ def from_object(what: Any, wanted: str | None) -> Subject:
             "Findings; a SAE object is saved first, with save_inference_model"
         )
     manifest, arrays = probe.as_saved()
-    words = {"manifest.json": manifest}
+    saved = {"manifest.json": manifest}
     if isinstance(what, Findings):
-        words["verdict.json"] = judged_by(what)
-    files: dict[str, Path | bytes] = {n: public_json(w, n) or json_bytes(w) for n, w in words.items()}
+        saved["verdict.json"] = judged_by(what)
+    files: dict[str, Path | bytes] = {n: public_json(v, n) or json_bytes(v) for n, v in saved.items()}
     files["probe.safetensors"] = save(arrays)
     return _probe_subject(probe, files, wanted or check_id(probe.hook_name or "probe"))
 
@@ -165,7 +274,72 @@ def _last_line(path: Path) -> dict[str, float]:
         table = read_table(path)
     except ArtifactError:
         return {}
-    if table.empty:
-        return {}
-    line: Any = table.iloc[-1].to_dict()
+    line: Any = {} if table.empty else table.iloc[-1].to_dict()
     return {str(k): float(v) for k, v in line.items() if isinstance(v, int | float)}
+
+
+def gather(what: Pushed, sae_id: str | None = None) -> list[Subject]:
+    """The SAEs and probes in `what`; nothing is written.
+
+    A folder is a SAELens folder, a run (with `sae/`), a probe, findings, or holds several of these. Of a
+    folder only what lies in it is read: a link in it is refused.
+
+    **Raises** `FileNotFoundError` if there is none, `ValueError` for an id that cannot be a folder of a
+    repository, an `sae_id` for several, or a run that is not finished.
+    """
+    if isinstance(what, Mapping):
+        if sae_id is not None:
+            raise ValueError(f"sae_id={sae_id!r} for a mapping, whose keys are the ids: leave it out")
+        subjects = [s for name, one in what.items() for s in _subjects(one, check_id(str(name)))]
+    else:
+        subjects = _subjects(what, None if sae_id is None else check_id(sae_id))
+    ids = [subject.id for subject in subjects]
+    if clash := sorted({i for i in ids if ids.count(i) > 1 or any(o.startswith(f"{i}/") for o in ids)}):
+        raise ValueError(f"several would lie in {', '.join(clash)} of the repository: give each its own id")
+    if not subjects:
+        raise ValueError("nothing to push: the mapping is empty")
+    return subjects
+
+
+def _subjects(what: Any, wanted: str | None) -> list[Subject]:
+    path = user_path(what) if isinstance(what, str | Path) else getattr(what, "path", None)  # a Run's
+    if not isinstance(path, Path):
+        return [from_object(what, wanted)]
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path} is no folder: name a SAELens folder, a run, a probe, or findings")
+    if own_file(path, "findings.json") is not None:
+        from graticule.probes.findings import Findings
+
+        own_tree(path)
+        with as_damaged(path, "write it again", also=()):
+            return [from_object(Findings.load(path), wanted)]
+    if single := _one(path, wanted):
+        return single
+    several = [replace(s, id=check_id(p.name)) for p in own_folders(path) for s in _one(p, None)]
+    if not several:
+        raise FileNotFoundError(
+            f"{path} holds neither a SAELens folder (cfg.json, sae_weights.safetensors), a run (sae/), a "
+            "probe nor findings"
+        )
+    if wanted is not None:
+        raise ValueError(f"sae_id={wanted!r}, but {path} holds {len(several)}: push one, or leave it out")
+    return several
+
+
+def _one(path: Path, name: str | None) -> list[Subject]:
+    """The SAE or probe in `path`, in a list; an empty one if there is none."""
+    with as_damaged(path, "write it again", also=()):
+        run = own_file(path, "run.json")
+        state = "complete" if run is None else read_json(run).get("state", "complete")
+        if state != "complete":
+            raise ValueError(
+                f"{path} is not finished (state {state!r}): run the same training again, it goes on"
+            )
+        if own_file(path, "sae", "cfg.json") is not None:
+            return [sae_in(path, ("sae",), name)]
+        if own_file(path, "cfg.json") is not None:
+            return [sae_in(path, (), name)]
+        manifest = own_file(path, "manifest.json")
+        if manifest is not None and read_json(manifest).get("kind") == "ridge_probe":
+            return [probe_in(path, name)]
+    return []

@@ -18,7 +18,7 @@ from graticule.hooks.artifact import write_table
 from graticule.hooks.coders import load_sae
 from graticule.hooks.names import BadNameError, user_path
 from graticule.hooks.streams.corpora import Corpus
-from graticule.hub.layout import gather
+from graticule.hub.subject import gather
 from graticule.probes.causes.leace import Eraser
 from graticule.probes.estimators.ridge import RidgeProbe
 from graticule.probes.surface.baselines import Baselines

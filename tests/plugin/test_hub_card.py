@@ -17,15 +17,13 @@ from safetensors.torch import save_file
 from graticule import RidgeProbe, sweep
 from graticule.hooks.artifact import ArtifactError
 from graticule.hooks.values import NonFiniteError
-from graticule.hub.cards.card import card
-from graticule.hub.cards.density import density_png
+from graticule.hub.card import card
 from graticule.hub.checks import check_id
-from graticule.hub.facts import SaeFacts, histogram, hub_dataset, look
-from graticule.hub.layout import gather
-from graticule.hub.private import shorten
+from graticule.hub.density import density_png, histogram
+from graticule.hub.outgoing import shorten
 from graticule.hub.readback import differences
 from graticule.hub.remote import check_repo, masked
-from graticule.hub.subject import Subject
+from graticule.hub.subject import SaeFacts, Subject, gather, hub_dataset, look
 from graticule.probes.estimators.pretrained import judged_by
 from graticule.saes import Run
 from graticule.sims.planted import planted

@@ -10,10 +10,9 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
 from graticule.hooks.messages import visible
-from graticule.hub.cards.card import card
-from graticule.hub.cards.markdown import code, table, text
-from graticule.hub.facts import ProbeFacts, SaeFacts, hub_dataset
-from graticule.hub.subject import Subject
+from graticule.hub.card import card
+from graticule.hub.markdown import code, table, text
+from graticule.hub.subject import ProbeFacts, SaeFacts, Subject, hub_dataset
 
 from ..payloads import PAYLOADS
 
@@ -194,7 +193,7 @@ class TestVisible:
 
 
 def test_a_verdict_that_lacks_something_is_refused_in_one_line(tmp_path):
-    from graticule.hub.layout import gather
+    from graticule.hub.subject import gather
     from graticule.probes.estimators.ridge import RidgeProbe
 
     rng = np.random.default_rng(0)

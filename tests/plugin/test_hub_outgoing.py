@@ -17,9 +17,8 @@ from safetensors.torch import save_file
 from graticule.cli import main
 from graticule.hub import push
 from graticule.hub.checks import LICENCES, check_licence
-from graticule.hub.layout import gather
-from graticule.hub.outgoing import as_published
-from graticule.hub.private import has_secret, public, secret_places
+from graticule.hub.outgoing import as_published, has_secret, public, secret_places
+from graticule.hub.subject import gather
 from graticule.probes.estimators.ridge import RidgeProbe
 
 SECRET = "-----BEGIN OPENSSH PRIVATE KEY-----\nnobody may read this\n-----END OPENSSH PRIVATE KEY-----\n"

@@ -12,7 +12,7 @@ import torch
 from graticule.hooks.artifact import ArtifactError, json_ready, read_json
 from graticule.hooks.coders import find_sae
 from graticule.hooks.values import NonFiniteError
-from graticule.hub.cards.sae import measured
+from graticule.hub.sections import measured
 from graticule.saes.evaluation import losses as arms
 from graticule.saes.evaluation.dictionary import dictionary, nearest_neighbours, random_nearest, ultralow
 from graticule.saes.evaluation.evaluate import evaluate, write_evaluation

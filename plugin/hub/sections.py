@@ -1,14 +1,14 @@
-"""The part of a card that tells of one SAE: what it is, how to load it, training, evaluation, provenance."""
+"""A card's parts, one per SAE or probe: what it is, how to load it, what was measured, where it is from."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
-from graticule.hub.cards.markdown import code, is_number, number, python, said, table, text
-from graticule.hub.facts import SaeFacts
+from graticule.hub.markdown import code, is_number, number, python, setting, table, text
 from graticule.hub.remote import MAIN
+from graticule.hub.subject import ProbeFacts, SaeFacts
 
 _NAMES = {
     "standard": "standard (ReLU, L1)",
@@ -81,9 +81,9 @@ _MORE = {
 }
 
 
-def summary(facts: SaeFacts) -> str:
+def sae_summary(facts: SaeFacts) -> str:
     """One line for the list of what a repository holds."""
-    parts = [f"{_kind(facts)} SAE, {number(facts.find('d_sae'))} latents", _hook(facts)]
+    parts = [f"{_kind(facts)} SAE, {number(facts.find('d_sae'))} latents", _sae_hook(facts)]
     if model := facts.find("model_name"):
         parts[1] += f" of {code(model)}"
     shown = [
@@ -94,7 +94,9 @@ def summary(facts: SaeFacts) -> str:
     return "; ".join([", ".join(parts), *([", ".join(shown)] if shown else [])])
 
 
-def section(repo: str, sae_id: str, facts: SaeFacts, revision: str = MAIN, licence: str | None = None) -> str:
+def sae_section(
+    repo: str, sae_id: str, facts: SaeFacts, revision: str = MAIN, licence: str | None = None
+) -> str:
     """The SAE's part of the card as Markdown, from its facts alone."""
     dataset = facts.find("dataset_path")
     trained = f", trained on {number(facts.tokens)} tokens" if is_number(facts.tokens) else ", trained"
@@ -106,7 +108,7 @@ def section(repo: str, sae_id: str, facts: SaeFacts, revision: str = MAIN, licen
         f"## {text(sae_id)}",
         "",
         f"A sparse autoencoder ({_kind(facts)}, {number(facts.find('d_sae'))} latents) on "
-        f"{_hook(facts)} of {model}, {number(facts.find('d_in'))} wide{trained}"
+        f"{_sae_hook(facts)} of {model}, {number(facts.find('d_in'))} wide{trained}"
         f"{f' of {_dataset(dataset, facts)}' if dataset else ''}.",
         "",
         *_loading(repo, sae_id, facts, revision),
@@ -122,11 +124,19 @@ def section(repo: str, sae_id: str, facts: SaeFacts, revision: str = MAIN, licen
     ]
     if facts.density:
         lines += ["### Firing frequency", "", *_density(sae_id, facts), ""]
-    lines += ["### Citation", "", *_citation(facts), "", "### Provenance", "", *_provenance(facts, licence)]
+    lines += [
+        "### Citation",
+        "",
+        *_citation(facts),
+        "",
+        "### Provenance",
+        "",
+        *_sae_provenance(facts, licence),
+    ]
     return "\n".join(lines)
 
 
-def _hook(facts: SaeFacts) -> str:
+def _sae_hook(facts: SaeFacts) -> str:
     name = facts.find("hook_name")
     return code(name) if name else "a hook point that `cfg.json` does not name"
 
@@ -164,33 +174,33 @@ def _training(facts: SaeFacts) -> list[tuple[str, str]]:
     trained, saved = facts.metadata.get("training_architecture"), facts.cfg.get("architecture")
     kind = code(trained or saved) + (f", saved as {code(saved)}" if trained and trained != saved else "")
     rows = [("architecture", kind)]
-    found = [(label, facts.find(*names) if names else facts.tokens) for label, names in _TRAINING]
-    rows += [(label, said(value)) for label, value in found if value is not None]
-    rows += [
-        (f"at the end: {text(key)}", number(value)) for key, value in facts.last.items() if _shown(key, value)
-    ]
-    return rows
-
-
-def _shown(key: str, value: float) -> bool:
-    return math.isfinite(value) and key not in ("step", "tokens", "seconds", "lr")
+    values = [(label, facts.find(*names) if names else facts.tokens) for label, names in _TRAINING]
+    rows += [(label, setting(value)) for label, value in values if value is not None]
+    last = {
+        key: value
+        for key, value in facts.last.items()
+        if math.isfinite(value) and key not in ("step", "tokens", "seconds", "lr")
+    }
+    return rows + [(f"at the end: {text(key)}", number(value)) for key, value in last.items()]
 
 
 def _evaluation(facts: SaeFacts) -> list[str]:
-    held = measured(facts.evaluation)
-    known = [(name, number(held[key]), what) for key, name, what in EVALUATION if is_number(held.get(key))]
-    more = [(name, number(held[key]), "") for key, name in _MORE.items() if is_number(held.get(key))]
-    if not known and not more:
+    figures = measured(facts.evaluation)
+    main = [
+        (name, number(figures[key]), what) for key, name, what in EVALUATION if is_number(figures.get(key))
+    ]
+    more = [(name, number(figures[key]), "") for key, name in _MORE.items() if is_number(figures.get(key))]
+    if not main and not more:
         return ["Not evaluated."]
-    n, losses, on = held.get("n_rows"), held.get("n_loss_tokens"), held.get("corpus")
+    n, losses, on = figures.get("n_rows"), figures.get("n_loss_tokens"), figures.get("corpus")
     sample = f"On {number(n)} tokens" if is_number(n) else "On a sample"
     sample += f" (losses on {number(losses)})" if is_number(losses) and losses else ""
     sample += f" of {_dataset(on, facts)}." if isinstance(on, str) else "."
-    costless = [name for name in ("zero", "mean") if _costs_nothing(held, name)]
+    costless = [name for name in ("zero", "mean") if _costs_nothing(figures, name)]
     if costless:
         named = " and ".join(costless)
         sample += f" Loss recovered is undefined against {named} ablation, which cost the model nothing."
-    return [sample, "", *table(("figure", "value", "what it is"), known + more)]
+    return [sample, "", *table(("figure", "value", "what it is"), main + more)]
 
 
 def measured(evaluation: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -203,7 +213,7 @@ def measured(evaluation: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _costs_nothing(evaluation: Mapping[str, Any], ablation: str) -> bool:
-    clean, ablated = (evaluation.get(f"ce_{arm}") for arm in ("clean", ablation))
+    clean, ablated = (evaluation.get(f"ce_{run}") for run in ("clean", ablation))
     return is_number(clean) and is_number(ablated) and float(ablated or 0) <= float(clean or 0)
 
 
@@ -227,21 +237,154 @@ def _citation(facts: SaeFacts) -> list[str]:
     return [*method, f"- the format and the library: {_SAELENS}"]
 
 
-def _provenance(facts: SaeFacts, licence: str | None) -> list[str]:
+def _sae_provenance(facts: SaeFacts, licence: str | None) -> list[str]:
     versions = facts.run.get("versions") or facts.run.get("request", {}).get("versions") or {}
+    by = f"- saved by SAELens {text(facts.metadata.get('sae_lens_version') or '(version unknown)')}"
+    settings = [n for n, there in (("run.json", facts.run), ("runner_cfg.json", facts.runner)) if there]
+    beside = f"- every setting: {', '.join(f'`{n}`' for n in settings)}, beside the weights"
+    lines = _provenance(licence, "sae_weights.safetensors", facts.digest or "unknown", [by], versions)
+    return [*lines, *([beside] if settings else [])]
+
+
+def _provenance(licence: str | None, file: str, digest: str, more: list[str], versions: Any) -> list[str]:
     lines = [
         f"- licence: {text(licence or 'none was given; ask before you use it for more than reading')}",
-        f"- SHA-256 of `sae_weights.safetensors`: {code(facts.digest or 'unknown')}",
-        f"- saved by SAELens {text(facts.metadata.get('sae_lens_version') or '(version unknown)')}",
+        f"- SHA-256 of `{file}`: {code(digest)}",
+        *more,
     ]
     if isinstance(versions, Mapping) and versions:
-        lines.append(f"- made with {', '.join(text(f'{k} {v}') for k, v in versions.items())}")
-    held = [n for n, there in (("run.json", facts.run), ("runner_cfg.json", facts.runner)) if there]
-    if held:
-        lines.append(f"- every setting: {', '.join(f'`{n}`' for n in held)}, beside the weights")
+        pairs = cast("Mapping[str, Any]", versions).items()
+        lines.append(f"- made with {', '.join(text(f'{k} {v}') for k, v in pairs)}")
     return lines
 
 
 def _dataset(name: Any, facts: SaeFacts) -> str:
     linked = facts.dataset is not None and name == facts.dataset
     return f"[{text(name)}](https://huggingface.co/datasets/{name})" if linked else code(name)
+
+
+def probe_summary(facts: ProbeFacts) -> str:
+    """One line for the list of what a repository holds."""
+    verdict = cast("Mapping[str, Any]", facts.judged.get("verdict") or {})
+    judged = (
+        f"; {text(verdict['words'])}, gain {number(verdict.get('gain'))} R²" if verdict else "; not judged"
+    )
+    return f"ridge probe of {_targets(facts)} at {_probe_hook(facts)}{judged}"
+
+
+def probe_section(
+    repo: str, probe_id: str, facts: ProbeFacts, revision: str = MAIN, licence: str | None = None
+) -> str:
+    """The probe's part of the card as Markdown, from its facts alone."""
+    judged = facts.judged
+    model = code(judged["model"]) if judged.get("model") else "a model that its folder does not name"
+    if facts.base_model is not None:
+        model = f"[{model}](https://huggingface.co/{facts.base_model})"
+    on = f", fitted on {number(facts.manifest.get('n_rows'))} rows"
+    on += f" of the table {code(judged['table'])}" if judged.get("table") else ""
+    at = f', revision="{revision}"' if revision != MAIN else ""
+    rows = [f"- rows: {text(judged['split'])}"] if judged.get("split") else []
+    lines = [
+        f"## {text(probe_id)}",
+        "",
+        f"A linear (ridge) probe that reads {_targets(facts)} from {_probe_hook(facts)} of {model}{on}.",
+        "",
+        *python(
+            "from graticule import RidgeProbe",
+            f'probe = RidgeProbe.from_pretrained("{repo}", "{probe_id}"{at})',
+            "predicted = probe.predict(activations)  # [row, d_model] to [row, target]",
+        ),
+        "",
+        "### Verdict",
+        "",
+        *_verdict(facts),
+        "",
+        *_surface(facts),
+        "### Directions",
+        "",
+        *_directions(facts),
+        "",
+        "### Citation",
+        "",
+        "- the method: Gurnee and Tegmark 2024, [Language Models Represent Space and Time]"
+        "(https://arxiv.org/abs/2310.02207)",
+        "",
+        "### Provenance",
+        "",
+        *_provenance(licence, "probe.safetensors", facts.digest, rows, facts.manifest.get("versions")),
+    ]
+    return "\n".join(lines)
+
+
+def _probe_hook(facts: ProbeFacts) -> str:
+    name = facts.manifest.get("hook_name")
+    return code(name) if name else "a hook point that its manifest does not name"
+
+
+def _targets(facts: ProbeFacts) -> str:
+    names = list(facts.manifest.get("target_names") or [])
+    units = [*(facts.manifest.get("units") or []), *([None] * len(names))]
+    shown = [text(f"{n} ({u})" if u else n) for n, u in zip(names, units, strict=False)]
+    return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")
+
+
+def _verdict(facts: ProbeFacts) -> list[str]:
+    verdict = cast("Mapping[str, Any]", facts.judged.get("verdict") or {})
+    if not verdict:
+        return [
+            "Not judged: nothing says whether it reads more than the text itself gives away. `graticule."
+            "probe` gives a verdict."
+        ]
+    low, high = verdict["ci95"]
+    rows = [
+        ("the probe alone", number(verdict["score"]), "R² on test rows"),
+        ("the surface", number(verdict["surface"]), "all baselines stacked: what the text gives away"),
+        (
+            "gain",
+            f"{number(verdict['gain'])} [{number(low)}, {number(high)}]",
+            "what the probe adds to the surface, with a 95% interval over clusters of dependent rows",
+        ),
+        ("smallest gain called structure", number(verdict["min_gain"]), ""),
+        ("limit of detection", *_limit(facts)),
+        ("clusters of test rows", number(verdict["clusters"]), ""),
+    ]
+    warned = [f"- warning: {text(w)}" for w in verdict.get("warnings") or []]
+    return [
+        f"**{text(verdict['words'])}**",
+        "",
+        *table(("figure", "value", "what it is"), rows),
+        *(["", *warned] if warned else []),
+    ]
+
+
+def _limit(facts: ProbeFacts) -> tuple[str, str]:
+    limit = facts.judged.get("limit_of_detection")
+    if is_number(limit):
+        return number(limit), "a true gain of this size would have been seen 80% of the time"
+    if facts.judged.get("calibrated"):
+        return "beyond what was tried", "no gain tried would have been seen 80% of the time"
+    return "not measured", "`graticule.calibrate` measures it"
+
+
+def _surface(facts: ProbeFacts) -> list[str]:
+    baselines = cast("Mapping[str, Mapping[str, Any]]", facts.judged.get("baselines") or {})
+    rows = [
+        (
+            text(name.replace("_", " ")),
+            code(line["point"]) if line.get("point") else "",
+            number(line["test"]["r2"]),
+        )
+        for name, line in baselines.items()
+    ]
+    return ["### The surface", "", *table(("baseline", "at", "test R²"), rows), ""] if rows else []
+
+
+def _directions(facts: ProbeFacts) -> list[str]:
+    names = list(facts.manifest.get("target_names") or [])
+    pairs = list(zip(names, facts.cosines, strict=False))
+    return [
+        "`probe.read_direction` reads the concept out, `probe.write_direction` is how the model writes it: "
+        "steer with the second.",
+        "",
+        *table(("target", "cosine between the two"), [(text(n), number(round(c, 3))) for n, c in pairs[:20]]),
+    ]

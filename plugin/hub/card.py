@@ -12,14 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from graticule.hooks.artifact import as_damaged
 from graticule.hooks.messages import visible
-from graticule.hub.cards import markdown
-from graticule.hub.cards import probe as probe_card
-from graticule.hub.cards import sae as sae_card
-from graticule.hub.cards.markdown import code, is_number, table
+from graticule.hub import markdown
 from graticule.hub.checks import check_licence
-from graticule.hub.facts import ProbeFacts, SaeFacts
+from graticule.hub.markdown import code, is_number, table
 from graticule.hub.remote import MAIN
-from graticule.hub.subject import Subject
+from graticule.hub.sections import (
+    EVALUATION,
+    measured,
+    probe_section,
+    probe_summary,
+    sae_section,
+    sae_summary,
+)
+from graticule.hub.subject import ProbeFacts, SaeFacts, Subject
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
@@ -54,10 +59,10 @@ def card(
     old = _parsed(existing)
     front = _front(repo, subjects, licence, old.data if old is not None else None)
     text = old.text if old is not None else f"\n# {markdown.text(repo.split('/')[1])}\n\n"
-    known = str(front.license) if front.license else None
+    stated_licence = str(front.license) if front.license else None
     for subject in subjects:
         with as_damaged(subject.id, "write it again", also=()):
-            line, part = _part(repo, subject, revision, known)
+            line, part = _part(repo, subject, revision, stated_licence)
         text = _put(text, subject.id, line, part)
     text = _listed(text)
     made = f"---\n{front.to_yaml()}\n---\n{text}"
@@ -81,10 +86,10 @@ def _parsed(existing: str | None) -> Any:
 def _part(repo: str, subject: Subject, revision: str, licence: str | None) -> tuple[str, str]:
     """The subject's line in the list, and its part."""
     if isinstance(subject.facts, SaeFacts):
-        words = sae_card.section(repo, subject.id, subject.facts, revision, licence)
-        return sae_card.summary(subject.facts), words
-    words = probe_card.section(repo, subject.id, subject.facts, revision, licence)
-    return probe_card.summary(subject.facts), words
+        section = sae_section(repo, subject.id, subject.facts, revision, licence)
+        return sae_summary(subject.facts), section
+    section = probe_section(repo, subject.id, subject.facts, revision, licence)
+    return probe_summary(subject.facts), section
 
 
 def _put(text: str, name: str, line: str, part: str) -> str:
@@ -135,8 +140,8 @@ def _front(
     for subject in subjects:  # in place, so that a push of what is there changes nothing
         mine = [i for i, r in enumerate(results) if str(r.metric_name).endswith(f" ({subject.id})")]
         at = mine[0] if mine else len(results)
-        kept = [r for i, r in enumerate(results) if i not in mine]
-        results = [*kept[:at], *_results(subject), *kept[at:]]
+        others = [r for i, r in enumerate(results) if i not in mine]
+        results = [*others[:at], *_results(subject), *others[at:]]
     front.eval_results = results or None
     if results and front.model_name is None:
         front.model_name = repo.split("/")[1]
@@ -144,8 +149,8 @@ def _front(
 
 
 def _merged(old: Any, new: Sequence[str | None]) -> list[str]:
-    held = [old] if isinstance(old, str) else list(old or [])
-    return list(dict.fromkeys([*held, *(n for n in new if n is not None)]))
+    before = [old] if isinstance(old, str) else list(old or [])
+    return list(dict.fromkeys([*before, *(n for n in new if n is not None)]))
 
 
 def _dataset(subject: Subject) -> str | None:
@@ -159,8 +164,8 @@ def _results(subject: Subject) -> list[EvalResult]:
     facts = subject.facts
     if isinstance(facts, SaeFacts):
         on = facts.evaluation.get("corpus") or facts.evaluation.get("dataset") or facts.find("dataset_path")
-        measured = sae_card.measured(facts.evaluation)
-        figures = [(key, name, measured.get(key)) for key, name, _ in sae_card.EVALUATION]
+        evaluation = measured(facts.evaluation)
+        figures = [(key, name, evaluation.get(key)) for key, name, _ in EVALUATION]
     else:
         on, figures = facts.judged.get("table"), _probe_figures(facts)
     name = (visible(on) if isinstance(on, str) else "") or "text"

@@ -1,4 +1,4 @@
-"""A histogram as a PNG, drawn without a graphics library: what a Hub card shows wherever it is read.
+"""How often latents fire: the histogram, and its PNG, drawn without a graphics library.
 
 The Hub serves a repository's own text files, SVG among them, as plain text, so that a picture has to be PNG.
 """
@@ -10,6 +10,8 @@ import zlib
 from collections.abc import Sequence
 
 import numpy as np
+
+from graticule.hooks.values import finite
 
 _WIDTH, _HEIGHT = 720, 280
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 20, 20, 40
@@ -31,6 +33,22 @@ _GLYPHS = {
     "-": "00700",
     "e": "02563",
 }
+
+
+def histogram(
+    log10_frequency: np.ndarray, low: float = -10.0, step: float = 0.25
+) -> tuple[tuple[float, int], ...]:
+    """Latents a bin of log10 firing frequency, from `low` to 0; what lies outside is in the outer bins.
+
+    **Raises** `NonFiniteError` for what is no number; minus infinity is a latent that never fired.
+    """
+    bins = round(-low / step)
+    fired = log10_frequency != -np.inf
+    finite("log10 firing frequencies", log10_frequency, lambda i: f"of latent {i}", counted=fired)
+    placed = np.where(fired, log10_frequency.astype(np.float64), low)
+    place = np.clip(np.floor((placed - low) / step), 0, bins - 1).astype(int)
+    counts = np.bincount(place, minlength=bins)
+    return tuple((low + step * i, int(n)) for i, n in enumerate(counts))
 
 
 def density_png(density: Sequence[tuple[float, int]]) -> bytes:

@@ -55,7 +55,7 @@ def number(value: Any) -> str:
     return f"{value:.4g}"
 
 
-def said(value: Any) -> str:
+def setting(value: Any) -> str:
     """A setting: yes or no, a number, or text as code."""
     if isinstance(value, bool):
         return "yes" if value else "no"
