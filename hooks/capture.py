@@ -16,7 +16,6 @@ from tqdm.auto import tqdm
 
 from graticule.hooks.activations import Activations
 from graticule.hooks.alignment import DIGEST, named_by_text, text_digests
-from graticule.hooks.answers import answer_of
 from graticule.hooks.artifact import ArtifactError, frame_digest, is_as_sealed, library_versions, read_json
 from graticule.hooks.doors import FRAME, MODEL, door, several_inputs, several_texts, texts_of
 from graticule.hooks.identity import check_unhooked, model_identity
@@ -29,6 +28,7 @@ from graticule.hooks.protocols import HookedModel, device_of, dtype_of
 from graticule.hooks.running.forward import check_compilable, compiled_blocks
 from graticule.hooks.running.runner import ROW_COLUMNS, TOKEN_BUDGET, Job, Runner, row_table, shards
 from graticule.hooks.running.session import packed, undisturbed
+from graticule.hooks.same_model import answer_of
 from graticule.hooks.store import Store
 from graticule.hooks.store_files import STORE, read_manifest
 from graticule.hooks.store_texts import check_going_on, of_texts, shards_say_texts

@@ -90,3 +90,10 @@ class TellsNames:
             if not name.startswith("_"):
                 said += did_you_mean(name, (one for one in dir(self) if not one.startswith("_")))
             raise AttributeError(said, name=name, obj=self)
+
+
+class NotApplicable(ValueError):
+    """An analysis asks something that this table, model or point has no answer to; the message says why.
+
+    A study tells the reason and goes on. Any other error is a failure, and told as one.
+    """

@@ -2,8 +2,14 @@
 
 A CPU multiplies bfloat16 matrices fast with AMX tiles (`amx_bf16`) alone. With `avx512_bf16` and no AMX, and
 without either, the same products take longer than in float32.
+
+And memory that is free already, given back to the system before more is asked for.
 """
 
+from __future__ import annotations
+
+import contextlib
+import ctypes
 import functools
 import logging
 import platform
@@ -66,3 +72,13 @@ def tell_if_slow(dtype: torch.dtype, device: torch.device | str, what: str) -> b
         described(device),
     )
     return True
+
+
+def give_back() -> None:
+    """Return the freed pieces of the C library's heap to the system, where it can (glibc).
+
+    Weights of a few megabytes lie on that heap, and what is left of a deleted model between pieces still in
+    use would otherwise be counted, and held, beside the next one.
+    """
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).malloc_trim(0)

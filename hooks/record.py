@@ -15,7 +15,6 @@ from torch import Tensor
 
 from graticule.hooks.activations import Activations
 from graticule.hooks.alignment import TOKEN_DIGEST
-from graticule.hooks.answers import answer_of
 from graticule.hooks.calls import plainly
 from graticule.hooks.doors import MODEL, door, several_texts
 from graticule.hooks.identity import attached_saes, hooked_points, model_identity
@@ -24,6 +23,7 @@ from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.positions import plain
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.session import drops_out, in_eval_mode
+from graticule.hooks.same_model import answer_of
 from graticule.hooks.special import frame_in_rows
 from graticule.hooks.texts_said import check_tokens, digests_of_rows, digests_of_texts
 

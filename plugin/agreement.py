@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from graticule.hooks.answers import TOLERANCE
 from graticule.hooks.running.lengths import config_of, rope_borders, windows
+from graticule.hooks.same_model import TOLERANCE
 
 logger = logging.getLogger(__name__)
 

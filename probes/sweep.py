@@ -27,8 +27,7 @@ from graticule.probes.scores.metrics import score
 from graticule.probes.scores.settings import JudgeSettings
 from graticule.probes.scores.verdict import Predictions, Verdict, verdict
 from graticule.probes.surface.baselines import Baselines, text_digest
-from graticule.probes.surface.fitted import fit_baselines, fit_shuffled
-from graticule.probes.surface.pairing import ANY_PROMPT, check_pair
+from graticule.probes.surface.fitted import ANY_PROMPT, check_pair, fit_baselines, fit_shuffled
 from graticule.probes.tables.table import Table
 
 _log = logging.getLogger(__name__)

@@ -20,11 +20,10 @@ from graticule.hooks.protocols import HookedModel, device_of, dtype_of
 from graticule.hooks.running.session import packed, undisturbed
 from graticule.hooks.special import special_id
 from graticule.hooks.streams.base import BaseStream, Normalize, dtype_named
-from graticule.hooks.streams.buffer import MixingBuffer
+from graticule.hooks.streams.buffer import MixingBuffer, Passes, Selection
 from graticule.hooks.streams.contexts import Contexts, ContextSettings, Separator, special_ids
 from graticule.hooks.streams.corpora import Corpus
 from graticule.hooks.streams.norms import MAX_NORM, NormLimit
-from graticule.hooks.streams.passes import Passes, Selection
 from graticule.hooks.tokenizers import tokenizer_digest
 from graticule.hooks.values import vocabulary_of
 

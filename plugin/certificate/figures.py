@@ -7,8 +7,18 @@ import pandas as pd
 
 from graticule.certificate.marks import DIRECTION, FALSE, short_point
 from graticule.probes.plots.drawing import Bar, Figure, Heatmap, Scatter, make_subplots
-from graticule.probes.plots.markup import Markup, plain
-from graticule.probes.plots.style import ACCENT, BLOCKS, FAINT, INK, MUTED, SURFACE, need_columns, style
+from graticule.probes.plots.style import (
+    ACCENT,
+    BLOCKS,
+    FAINT,
+    INK,
+    MUTED,
+    SURFACE,
+    Markup,
+    need_columns,
+    plain,
+    style,
+)
 
 MEASURES = {
     "ridge_r2": ("ridge", INK, "solid"),

@@ -137,7 +137,7 @@ def _need_several(targets: int | None) -> None:
 def _calibrated(findings: Any, out: Path, targets: int | None, seed: int) -> Any:
     """The findings with the gain that would have been seen; measured once, and kept."""
     import graticule
-    from graticule.probes.applicable import NotApplicable
+    from graticule.hooks.messages import NotApplicable
     from graticule.probes.calibration.result import detected
 
     if targets is None:

@@ -17,7 +17,7 @@ from graticule.hooks.messages import visible
 from graticule.hooks.names import user_path
 from graticule.hooks.replacing import replacing
 from graticule.hooks.result import Result
-from graticule.probes.plots.markup import figure_json
+from graticule.probes.plots.style import figure_json
 from graticule.report.cells import TableView, table_view
 
 _SCRIPTS = ("narrow.js", "page.js")

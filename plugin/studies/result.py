@@ -24,8 +24,8 @@ from graticule.hooks.question import check_same_question
 from graticule.hooks.replacing import recover
 from graticule.hooks.result import Part, Result
 from graticule.hooks.saved import SavedResult
-from graticule.probes.adjust import holm_verdicts
 from graticule.probes.causes.causes import Causes
+from graticule.probes.compare import holm_verdicts
 from graticule.probes.findings import Findings
 from graticule.probes.findings_words import test_rows
 from graticule.probes.scores.in_words import with_interval

@@ -12,12 +12,11 @@ from typing import Any
 from graticule.hooks.artifact import ArtifactError, as_damaged, check_schema, read_json, write_json
 from graticule.hooks.doors import MODEL, TABLE, door
 from graticule.hooks.kinds import ForeignFolderError, working_folder
-from graticule.hooks.messages import did_you_mean
+from graticule.hooks.messages import NotApplicable, did_you_mean
 from graticule.hooks.names import inside
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.replacing import recover, replacing_entries
 from graticule.hooks.saved import SavedResult
-from graticule.probes.applicable import NotApplicable
 from graticule.probes.calibration.result import Calibration, detected
 from graticule.probes.probe import probe
 from graticule.probes.tables.table import Table

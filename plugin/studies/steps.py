@@ -9,8 +9,8 @@ from typing import Any
 import pandas as pd
 
 from graticule.hooks.kinds import FolderKind
+from graticule.hooks.messages import NotApplicable
 from graticule.hooks.saved import SavedResult
-from graticule.probes.applicable import NotApplicable
 from graticule.studies.context import Context, Step
 from graticule.studies.settings import loaded
 

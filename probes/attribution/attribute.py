@@ -16,9 +16,9 @@ from graticule.hooks.alignment import by_place
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.doors import FINDINGS_OR_PROBE, MODEL, door
 from graticule.hooks.identity import model_identity
+from graticule.hooks.messages import NotApplicable
 from graticule.hooks.positions import Pos, plain
 from graticule.hooks.protocols import HookedModel, dtype_of
-from graticule.probes.applicable import NotApplicable
 from graticule.probes.attribution.replay import TableRows, capture_settings, columns, probe_of
 from graticule.probes.attribution.result import Attribution
 from graticule.probes.attribution.writes import Apart, NeuronsByLayer, Reading, Unit

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from graticule.hooks.messages import NotApplicable
 from graticule.hooks.protocols import HookedModel
-from graticule.probes.applicable import NotApplicable
 
 _OUTPUT_NORMED = ("Olmo2ForCausalLM", "Olmo3ForCausalLM")
 """Their `ln1` and `ln2` norm what a sublayer gives, not what it takes."""

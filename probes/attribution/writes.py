@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
+from graticule.hooks.messages import NotApplicable
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.runner import run_in_parts
-from graticule.probes.applicable import NotApplicable
 from graticule.probes.attribution.replay import CaptureSettings
 from graticule.probes.attribution.weights import Norm, head_weights, out_weights, output_norm
 

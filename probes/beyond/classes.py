@@ -12,9 +12,8 @@ from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
 from graticule.hooks.doors import FINDINGS, door
-from graticule.hooks.messages import UnknownNameError
+from graticule.hooks.messages import NotApplicable, UnknownNameError
 from graticule.hooks.saved import SavedResult
-from graticule.probes.applicable import NotApplicable
 from graticule.probes.beyond.common import point_of, provenance_of
 from graticule.probes.beyond.reliability import (
     SCORES,

@@ -11,8 +11,8 @@ import pandas as pd
 from jaxtyping import Bool, Float
 
 from graticule.hooks.doors import FINDINGS, door
+from graticule.hooks.messages import NotApplicable
 from graticule.hooks.saved import SavedResult
-from graticule.probes.applicable import NotApplicable
 from graticule.probes.beyond.common import Difference, mean_difference, point_of, provenance_of
 from graticule.probes.estimators.solvers import ridge_cv
 from graticule.probes.findings import Findings

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.doors import FINDINGS, door
-from graticule.probes.applicable import NotApplicable
+from graticule.hooks.messages import NotApplicable
 from graticule.probes.calibration.components import Answers
 from graticule.probes.calibration.instrument import Instrument
 from graticule.probes.calibration.judging import (

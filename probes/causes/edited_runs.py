@@ -13,12 +13,12 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from graticule.hooks.messages import NotApplicable
 from graticule.hooks.model_view import ModelView, at_border, start_of
 from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel, device_of, dtype_of
 from graticule.hooks.running.grouping import grouping_of
 from graticule.hooks.tokens import TokenRows, batches
-from graticule.probes.applicable import NotApplicable
 from graticule.probes.estimators.edits import AffineEdit, HookFn
 
 _log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from graticule.probes.applicable import NotApplicable
+from graticule.hooks.messages import NotApplicable
 from graticule.probes.scores.multiplicity import holm
 from graticule.probes.scores.ties import share_reaching
 

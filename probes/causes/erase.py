@@ -227,8 +227,7 @@ def _by_layer(table: pd.DataFrame, target: str, surface: float, curves: dict[str
         KeyError: if a column is missing.
     """
     from graticule.probes.plots.drawing import Figure, Scatter
-    from graticule.probes.plots.markup import plain
-    from graticule.probes.plots.style import FAINT, SURFACE, depth_of, layer_axis, need_columns, style
+    from graticule.probes.plots.style import FAINT, SURFACE, depth_of, layer_axis, need_columns, plain, style
 
     columns = {f"{prefix}_{target}": curve for prefix, curve in curves.items()}
     need_columns(table, "layer", *columns)

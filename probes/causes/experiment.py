@@ -14,13 +14,12 @@ from torch import Tensor
 
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.imports import load
-from graticule.hooks.messages import UnknownNameError
+from graticule.hooks.messages import NotApplicable, UnknownNameError
 from graticule.hooks.model_view import at_border
 from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.special import asked_bos
 from graticule.hooks.tokens import TokenRows, tokenize
-from graticule.probes.applicable import NotApplicable
 from graticule.probes.causes.edited_runs import EditedRuns, Outputs, Span, edited_tokens
 from graticule.probes.causes.effects import EffectRows, adjusted
 from graticule.probes.causes.leace import Moments

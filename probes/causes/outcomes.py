@@ -12,9 +12,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from graticule.hooks.messages import check_whole
+from graticule.hooks.messages import NotApplicable, check_whole
 from graticule.hooks.protocols import HookedModel
-from graticule.probes.applicable import NotApplicable
 from graticule.probes.causes.edited_runs import EditedRuns, Outputs
 from graticule.probes.tables.table import Table
 

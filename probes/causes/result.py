@@ -163,8 +163,7 @@ def _dose_figure(doses: pd.DataFrame, unit: str) -> Figure:
 
 def control_figure(controls: np.ndarray, effect: float, limit: float, name: str, unit: str) -> Figure:
     """Histogram of control effects, the probe's own marked, and the detection limit on either side."""
-    from graticule.probes.plots.counted import counted_bars, edges_over
-    from graticule.probes.plots.drawing import Figure, Scatter
+    from graticule.probes.plots.drawing import Figure, Scatter, counted_bars, edges_over
     from graticule.probes.plots.style import ACCENT, FAINT, SURFACE, style
 
     fig = Figure(
@@ -207,8 +206,7 @@ def pin_figures(pins: pd.DataFrame) -> dict[str, Figure]:
 def _pin_figure(pins: pd.DataFrame) -> Figure:
     """Change in log-odds by pinning a neuron to a value, the neuron asked for over its control neurons."""
     from graticule.probes.plots.drawing import Figure, Scatter
-    from graticule.probes.plots.markup import plain
-    from graticule.probes.plots.style import ACCENT, FAINT, need_columns, style
+    from graticule.probes.plots.style import ACCENT, FAINT, need_columns, plain, style
 
     need_columns(pins, "kind", "neuron", "value", "effect")
     fig = Figure()

@@ -81,7 +81,7 @@ class Controls(SavedResult):
         rows, surface = self.applicable, self.line("surface")
         lines = [
             self._headline(rows),
-            f"the surface reaches {surface['score']:.3f} on all test rows, {surface['note']}",
+            f"the surface reaches {plain(surface['score'])} on all test rows, {surface['note']}",
             *self._selectivity(rows),
             *self._twins(rows),
             *self._within(rows),
@@ -292,7 +292,6 @@ def _control_figure(lines: pd.DataFrame) -> Figure:
 def _curve_figure(curve: pd.DataFrame, probe: float, surface: float) -> Figure:
     """R² of ridge on k directions, the mean over seeds and their range; whole probe and surface as lines."""
     from graticule.probes.plots.drawing import Figure, Scatter
-    from graticule.probes.plots.markup import plain
     from graticule.probes.plots.style import (
         ACCENT,
         BLOCKS,
@@ -301,6 +300,7 @@ def _curve_figure(curve: pd.DataFrame, probe: float, surface: float) -> Figure:
         SURFACE,
         error_bars,
         need_columns,
+        plain,
         style,
     )
 
@@ -361,15 +361,16 @@ def within_figure(blocks: pd.DataFrame) -> Figure:
         KeyError: A column is missing.
     """
     from graticule.probes.plots.drawing import Bar, Figure
-    from graticule.probes.plots.markup import Markup, plain
     from graticule.probes.plots.style import (
         ACCENT,
         FAINT,
         INK,
         SURFACE,
+        Markup,
         error_bars,
         label,
         need_columns,
+        plain,
         short,
         style,
     )

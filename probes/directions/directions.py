@@ -12,9 +12,9 @@ from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.doors import FINDINGS, MODEL, door
+from graticule.hooks.messages import NotApplicable
 from graticule.hooks.points import PointError, layer_of
 from graticule.hooks.protocols import HookedModel
-from graticule.probes.applicable import NotApplicable
 from graticule.probes.directions.angles import (
     KINDS,
     Concept,

@@ -13,8 +13,7 @@ from jaxtyping import Float, Int, Shaped
 from tqdm.auto import tqdm
 
 from graticule.hooks.alignment import by_place
-from graticule.hooks.messages import UnknownNameError, did_you_mean
-from graticule.probes.applicable import NotApplicable
+from graticule.hooks.messages import NotApplicable, UnknownNameError, did_you_mean
 from graticule.probes.estimators.ridge_rows import as_rows, chunk_rows_for, chunks
 from graticule.probes.estimators.solvers import ridge_fit
 from graticule.probes.estimators.sparse_ridge import dual_ridge

@@ -11,8 +11,7 @@ import pandas as pd
 
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.doors import BY, FINDINGS, door
-from graticule.hooks.messages import UnknownNameError
-from graticule.probes.applicable import NotApplicable
+from graticule.hooks.messages import NotApplicable, UnknownNameError
 from graticule.probes.findings import Findings
 from graticule.probes.generalisation.block_scores import (
     Centroids,

@@ -278,8 +278,7 @@ def popularity_figure(strata: pd.DataFrame, column: str, unit: str) -> Figure:
     The axis is logarithmic where all values are positive and span a factor of ten.
     """
     from graticule.probes.plots.drawing import Figure, Scatter
-    from graticule.probes.plots.markup import plain
-    from graticule.probes.plots.style import ACCENT, SURFACE, error_bars, in_unit, need_columns, style
+    from graticule.probes.plots.style import ACCENT, SURFACE, error_bars, in_unit, need_columns, plain, style
 
     parts = {"surface": (SURFACE, "the surface"), "probe": (ACCENT, "the probe")}
     need_columns(strata, "median_value", "rows", *(f"{p}{e}" for p in parts for e in ("", "_low", "_high")))

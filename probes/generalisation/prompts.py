@@ -18,13 +18,13 @@ from graticule.hooks.capture import capture
 from graticule.hooks.doors import MODEL, TABLE, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.locks import only_here
+from graticule.hooks.messages import NotApplicable
 from graticule.hooks.names import inside, user_path
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.rows import Rows
 from graticule.hooks.texts_said import RewrittenTexts
 from graticule.hooks.tokens import tokenize
-from graticule.probes.applicable import NotApplicable
 from graticule.probes.compare import compare
 from graticule.probes.findings import Findings
 from graticule.probes.generalisation.prompts_result import Prompts
@@ -32,7 +32,7 @@ from graticule.probes.inputs import problem_of
 from graticule.probes.probe import asked_of, findings_of, marked
 from graticule.probes.scores.multiplicity import holm
 from graticule.probes.surface.baselines import baselines
-from graticule.probes.surface.pairing import ANY_PROMPT
+from graticule.probes.surface.fitted import ANY_PROMPT
 from graticule.probes.sweep import sweep
 from graticule.probes.tables.prompts import Prompt, read_prompts
 from graticule.probes.tables.table import Table

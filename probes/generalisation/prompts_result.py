@@ -121,7 +121,6 @@ def prompt_depth_figure(layers: pd.DataFrame, chosen: pd.DataFrame, surface: flo
     `surface`, the test score of the stacked baselines, is a dashed line.
     """
     from graticule.probes.plots.drawing import Figure, Scatter
-    from graticule.probes.plots.markup import plain
     from graticule.probes.plots.style import (
         BLOCKS,
         SURFACE,
@@ -129,6 +128,7 @@ def prompt_depth_figure(layers: pd.DataFrame, chosen: pd.DataFrame, surface: flo
         diamond,
         layer_axis,
         need_columns,
+        plain,
         style,
     )
 

@@ -11,8 +11,8 @@ import pandas as pd
 from jaxtyping import Float
 from tqdm.auto import tqdm
 
+from graticule.hooks.messages import NotApplicable
 from graticule.hooks.protocols import HookedModel
-from graticule.probes.applicable import NotApplicable
 from graticule.probes.attribution.weights import input_norm, mlp_weights, output_norm
 from graticule.probes.estimators.ridge import RidgeProbe
 from graticule.probes.neurons.rotations import Turns, exceeded, ratios, weight_form

@@ -17,12 +17,11 @@ from graticule.hooks.artifact import library_versions
 from graticule.hooks.capture import capture
 from graticule.hooks.doors import FINDINGS, MODEL, door
 from graticule.hooks.identity import model_identity
-from graticule.hooks.messages import UnknownNameError
+from graticule.hooks.messages import NotApplicable, UnknownNameError
 from graticule.hooks.points import LayerSpec, resolve_layers
 from graticule.hooks.positions import Pos
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.rows import Rows
-from graticule.probes.applicable import NotApplicable
 from graticule.probes.attribution.replay import CaptureSettings, TableRows, capture_settings
 from graticule.probes.attribution.weights import mlp_weights
 from graticule.probes.estimators.ridge_rows import as_rows

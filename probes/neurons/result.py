@@ -246,8 +246,7 @@ def _scatter_figure(rows: pd.DataFrame, search: Search, unit: str | None) -> Fig
 
 def rotation_figure(rotated: Float[np.ndarray, " rotation"], observed: float, neuron: str) -> Figure:
     """|r| on test rows of the best neuron of every rotated basis, and of the best real one."""
-    from graticule.probes.plots.counted import counted_bars
-    from graticule.probes.plots.drawing import Figure, Scatter
+    from graticule.probes.plots.drawing import Figure, Scatter, counted_bars
     from graticule.probes.plots.style import ACCENT, FAINT, INK, style
 
     low, high = float(min(rotated.min(), observed)), float(max(rotated.max(), observed))

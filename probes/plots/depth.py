@@ -9,7 +9,6 @@ import pandas as pd
 
 from graticule.hooks.messages import UnknownNameError
 from graticule.probes.plots.drawing import Figure, Scatter
-from graticule.probes.plots.markup import Markup, plain
 from graticule.probes.plots.style import (
     ACCENT,
     BLOCKS,
@@ -17,9 +16,11 @@ from graticule.probes.plots.style import (
     INK,
     MUTED,
     SURFACE,
+    Markup,
     label,
     layer_axis,
     need_columns,
+    plain,
     short,
     spread,
     style,

@@ -6,9 +6,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Shaped
 
-from graticule.probes.plots.counted import counted_bars, edges_over
-from graticule.probes.plots.drawing import Figure, Heatmap, Scatter
-from graticule.probes.plots.markup import plain
+from graticule.probes.plots.drawing import Figure, Heatmap, Scatter, counted_bars, edges_over
 from graticule.probes.plots.style import (
     BLOCKS,
     FAINT,
@@ -17,6 +15,7 @@ from graticule.probes.plots.style import (
     in_unit,
     label_series,
     need_columns,
+    plain,
     scored_rows,
     short,
     short_labels,

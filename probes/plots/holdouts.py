@@ -8,16 +8,17 @@ import pandas as pd
 
 from graticule.probes.plots.drawing import Figure, Scatter, make_subplots
 from graticule.probes.plots.maps import coastline
-from graticule.probes.plots.markup import Markup, plain
 from graticule.probes.plots.style import (
     ACCENT,
     FAINT,
     INK,
     MUTED,
     SURFACE,
+    Markup,
     error_bars,
     layer_axis,
     need_columns,
+    plain,
     sampled,
     short,
     short_labels,

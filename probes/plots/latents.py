@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from graticule.probes.plots.counted import counted_bars, edges_of_size
-from graticule.probes.plots.drawing import Figure, Scatter
-from graticule.probes.plots.markup import plain
+from graticule.probes.plots.drawing import Figure, Scatter, counted_bars, edges_of_size
 from graticule.probes.plots.style import (
     ACCENT,
     BLOCKS,
@@ -16,6 +14,7 @@ from graticule.probes.plots.style import (
     MUTED,
     SURFACE,
     need_columns,
+    plain,
     sampled,
     short,
     style,

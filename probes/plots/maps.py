@@ -9,13 +9,14 @@ import pandas as pd
 from jaxtyping import Float
 
 from graticule.probes.plots.drawing import Figure, Scatter, make_subplots
-from graticule.probes.plots.markup import Markup, plain
 from graticule.probes.plots.style import (
     BLOCKS,
     FAINT,
     INK,
+    Markup,
     block_colours,
     need_columns,
+    plain,
     sampled,
     scored_rows,
     short,

@@ -1,5 +1,7 @@
 """What every figure shares: fonts, margins, colours that colour-blind readers can tell apart, page hints."""
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
@@ -7,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 
-from graticule.hooks.messages import UnknownNameError
+from graticule.hooks.messages import UnknownNameError, visible
 from graticule.probes.plots.drawing import Figure
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
@@ -145,7 +147,7 @@ def sampled(table: pd.DataFrame, limit: int, seed: int) -> tuple[pd.DataFrame, s
     return table.iloc[keep], f"{limit:,} of {len(table):,} test rows are drawn, sampled with seed {seed}."
 
 
-def block_colours(blocks: "pd.Series[Any]") -> tuple[dict[str, str], "pd.Series[Any]"]:
+def block_colours(blocks: pd.Series[Any]) -> tuple[dict[str, str], pd.Series[Any]]:
     """The largest blocks with a colour each, and the row-aligned legend group, `OTHER` beyond the palette."""
     names = label_series(blocks)
     top = [str(b) for b in names.value_counts(sort=True).index if b][: len(BLOCKS)]
@@ -156,7 +158,7 @@ def block_colours(blocks: "pd.Series[Any]") -> tuple[dict[str, str], "pd.Series[
     return colours, groups
 
 
-def label_series(values: "pd.Series[Any]") -> "pd.Series[Any]":
+def label_series(values: pd.Series[Any]) -> pd.Series[Any]:
     """`values` as words: whole numbers without a decimal point, underscores as spaces, missing as nothing."""
     if pd.api.types.is_float_dtype(values) and bool((values.dropna() % 1 == 0).all()):
         values = values.astype("Int64")
@@ -200,7 +202,7 @@ def short_labels(names: Iterable[object], width: int = 22) -> list[str]:
     return labels
 
 
-def layer_axis(fig: Figure, layers: "pd.Series[Any]", title: str = "layer (block index)") -> None:
+def layer_axis(fig: Figure, layers: pd.Series[Any], title: str = "layer (block index)") -> None:
     """Let the horizontal axis of a styled figure be one of layers: a tick at layers alone, all marks inside.
 
     Args:
@@ -219,7 +221,7 @@ def layer_axis(fig: Figure, layers: "pd.Series[Any]", title: str = "layer (block
     fig.update_layout(meta={**layout.meta, "phone": phone})
 
 
-def layer_ticks(layers: "pd.Series[Any]", most: int = 9) -> int:
+def layer_ticks(layers: pd.Series[Any], most: int = 9) -> int:
     """The whole number of layers between ticks, so that about `most` are drawn and none is between layers."""
     return max(1, round(float(layers.max() - layers.min() + 1) / most))
 
@@ -278,7 +280,49 @@ def diamond(colour: str = ACCENT, size: int = 12) -> dict[str, Any]:
     return {"symbol": "diamond", "size": size, "color": colour, "line": {"color": "white", "width": 1}}
 
 
-def depth_of(layers: pd.DataFrame) -> "pd.Series[Any]":
+def depth_of(layers: pd.DataFrame) -> pd.Series[Any]:
     """Places of points on an axis of layers: numbers of the layers, or names if a point has no layer."""
     numbered = bool(layers["layer"].notna().all())
     return layers["layer"].astype(float) if numbered else layers["point"].astype(str)
+
+
+_OURS = ("hovertemplate", "texttemplate")
+_ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;"}
+
+
+class Markup(str):
+    """A label with tags of ours (`<b>`, `<br>`); text from outside enters it through `plain`."""
+
+    __slots__ = ()
+
+
+def plain(value: object) -> str:
+    """Text from outside as a part of a hover template or of `Markup`."""
+    return _escaped(value).replace("%{", "&#37;{")
+
+
+def figure_json(figure: Figure) -> str:
+    """`figure` as JSON in which all text from outside is text."""
+    from graticule.probes.plots.drawing import to_json
+
+    spec = cast("dict[str, Any]", figure.to_dict())
+    return str(to_json(_as_text(spec), validate=False))
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, Markup):
+        return str(value)
+    if isinstance(value, str):
+        return _escaped(value)
+    if isinstance(value, Mapping):
+        items = cast("Mapping[str, Any]", value).items()
+        return {key: inner if key in _OURS else _as_text(inner) for key, inner in items}
+    if isinstance(value, np.ndarray):
+        return value if value.dtype.kind in "biufcmM" else _as_text(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_as_text(inner) for inner in cast("list[Any]", value)]
+    return value
+
+
+def _escaped(value: object) -> str:
+    return "".join(_ESCAPES.get(letter, letter) for letter in visible(value, lines=True))

@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Float32
 
-from graticule.probes.plots.counted import counted_bars
-from graticule.probes.plots.drawing import Bar, Figure, Heatmap, Scatter, make_subplots
+from graticule.probes.plots.drawing import Bar, Figure, Heatmap, Scatter, counted_bars, make_subplots
 from graticule.probes.plots.style import (
     ACCENT,
     BLOCKS,

@@ -20,8 +20,8 @@ import pandas as pd
 from jaxtyping import Float
 
 from graticule.hooks.artifact import library_versions
+from graticule.hooks.messages import NotApplicable
 from graticule.hooks.saved import SavedResult
-from graticule.probes.applicable import NotApplicable
 from graticule.probes.material import Predicted
 from graticule.probes.scores.geo import (
     haversine_km,

@@ -31,10 +31,10 @@ from graticule.hooks.capture import capture
 from graticule.hooks.doors import MODEL, TABLE, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.kinds import FolderKind, ForeignFolderError, working_folder
-from graticule.hooks.memory import give_back
 from graticule.hooks.names import inside, user_path
 from graticule.hooks.points import LayerSpec, PointError, PointSpec, full_name, resolve
 from graticule.hooks.positions import Pos, plain
+from graticule.hooks.processor import give_back
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.requests import differences, told
 from graticule.hooks.rows import Rows

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar, cast
 import numpy as np
 import torch
 
-from graticule.hooks.answers import NO_ANSWER
+from graticule.hooks.same_model import NO_ANSWER
 
 M = TypeVar("M")
 

@@ -12,9 +12,9 @@ from typing import Literal
 
 import numpy as np
 
+from graticule.hooks.messages import NotApplicable
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.tokens import Inputs, tokenize
-from graticule.probes.applicable import NotApplicable
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 
 from graticule.probes.plots.drawing import Figure, Heatmap, Scatter, make_subplots
-from graticule.probes.plots.markup import plain
-from graticule.probes.plots.style import ACCENT, FAINT, INK, MUTED, SURFACE, need_columns, style
+from graticule.probes.plots.style import ACCENT, FAINT, INK, MUTED, SURFACE, need_columns, plain, style
 from graticule.sims.plots.views import NAMES, VIEWS
 
 _SCALE = [[0.0, SURFACE], [0.5, "#ffffff"], [1.0, ACCENT]]

@@ -6,8 +6,7 @@ import numpy as np
 import pandas as pd
 
 from graticule.probes.plots.drawing import Figure, Scatter
-from graticule.probes.plots.markup import plain
-from graticule.probes.plots.style import ACCENT, BLOCKS, INK, MUTED, need_columns, style
+from graticule.probes.plots.style import ACCENT, BLOCKS, INK, MUTED, need_columns, plain, style
 
 _COLOURS = {"4": ACCENT, "12": BLOCKS[0], "14": BLOCKS[2]}
 _DASHES = ("solid", "dot", "dash")

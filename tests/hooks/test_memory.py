@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from graticule.hooks.memory import give_back
+from graticule.hooks.processor import give_back
 
 
 def resident() -> int:

@@ -18,7 +18,7 @@ from graticule.hooks.result import Result
 from graticule.hub import push
 from graticule.options import one_line, say, show_logs
 from graticule.probes.findings import Findings
-from graticule.probes.plots.markup import Markup, figure_json, plain
+from graticule.probes.plots.style import Markup, figure_json, plain
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.words.words import Words
 from graticule.report.page import write_page

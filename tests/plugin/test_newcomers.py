@@ -10,7 +10,7 @@ from graticule.arguments import read_saes
 from graticule.cli import main
 from graticule.hooks.artifact import ArtifactError, write_json
 from graticule.hooks.requests import differences
-from graticule.saes.training.configs import architectures
+from graticule.saes.training.settings import architectures
 from graticule.studies.running import chosen_steps
 from graticule.studies.settings import digest_of, loaded
 

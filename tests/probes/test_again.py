@@ -15,7 +15,6 @@ from helpers import alike
 
 from graticule import Activations, Findings, Table, baselines, capture, sweep
 from graticule.hooks.artifact import json_ready
-from graticule.probes import adjust
 from graticule.probes.beyond.classes import classes
 from graticule.probes.beyond.mlp import mlp
 from graticule.probes.beyond.pca import pca
@@ -24,7 +23,7 @@ from graticule.probes.calibration.calibrate import calibrate
 from graticule.probes.causes.causes import causes
 from graticule.probes.causes.erase import erase
 from graticule.probes.causes.outcomes import Outcome
-from graticule.probes.compare import compare
+from graticule.probes.compare import compare, gain_p, gain_samples
 from graticule.probes.controls.controls import controls
 from graticule.probes.directions.directions import directions
 from graticule.probes.generalisation.holdouts import holdouts
@@ -98,7 +97,7 @@ ANALYSES: dict[str, Any] = {
     "directions": lambda m, f: directions(f, model=m),
     "erase": lambda m, f: erase(f, m, **QUIET),
     "causes": lambda m, f: causes(m, f, outcomes=[ASKED], rows=4, controls=3, **QUIET),
-    "p": lambda _, f: {"p": adjust.gain_samples(f)},
+    "p": lambda _, f: {"p": gain_samples(f)},
 }
 
 
@@ -150,7 +149,7 @@ def test_settings_and_the_order_of_baselines_come_back(swept: Any) -> None:
 
 def test_the_p_value_of_a_verdict_is_of_its_own_resamples(swept: Any) -> None:
     _, found, _ = swept
-    samples = adjust.gain_samples(found)
+    samples = gain_samples(found)
     assert len(samples) == SETTINGS["draws"]
     assert tuple(np.quantile(samples, [0.025, 0.975])) == pytest.approx(found.verdict.ci95, abs=1e-12)
 
@@ -169,7 +168,7 @@ def test_findings_without_settings_are_read_and_say_what_they_suppose(swept: Any
         supposed = read.with_material(*given)
     assert supposed.material.min_gain == SETTINGS["min_gain"]
     with pytest.warns(UserWarning, match="saved without their settings"):
-        adjust.gain_p(read)
+        gain_p(read)
     told = read.with_material(*given, settings=found.settings)
     assert told.material.settings == found.settings
 

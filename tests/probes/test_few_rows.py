@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 
 from graticule import Activations, Table, baselines, calibrate, sweep
-from graticule.probes.applicable import NotApplicable
+from graticule.hooks.messages import NotApplicable
 from graticule.probes.calibration.components import Chosen
 from graticule.probes.calibration.judging import stacks
-from graticule.probes.controls.run import controls
+from graticule.probes.controls.controls import controls
 from graticule.probes.scores.in_words import with_interval
 from graticule.probes.scores.verdict import stack
 

@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import false_discovery_control
 
 from graticule import Findings, sweep
-from graticule.probes.adjust import gain_p, gain_samples, holm_verdicts
+from graticule.probes.compare import gain_p, gain_samples, holm_verdicts
 from graticule.probes.layer_band import LayerBand, layer_band
 from graticule.probes.scores.bootstrap import interval
 from graticule.probes.scores.multiplicity import (

@@ -31,9 +31,8 @@ from graticule.probes.plots.style import (
     spread,
     style,
 )
-from graticule.probes.plots.word_contexts import matching_figure
-from graticule.probes.plots.words import loo_figure
-from graticule.saes.evaluation.figures import density_figure
+from graticule.probes.plots.words import loo_figure, matching_figure
+from graticule.saes.evaluation.result import density_figure
 
 from ..helpers import misread_axes
 

@@ -9,8 +9,8 @@ import torch
 
 from graticule import Table, capture, sweep
 from graticule.hooks.activations import Activations
+from graticule.hooks.messages import NotApplicable
 from graticule.hooks.tokens import tokenize
-from graticule.probes.applicable import NotApplicable
 from graticule.probes.generalisation.prompts import Prompts, prompts
 from graticule.probes.generalisation.transfer import Transfer, transfer
 from graticule.probes.tables.prompts import BEST_PROMPT, PROMPTS, Prompt, prompts_of, read_prompts

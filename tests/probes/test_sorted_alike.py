@@ -6,7 +6,7 @@ import pytest
 
 from graticule import Activations, Findings, Store, Table, baselines, capture, compare, holdouts, sweep
 from graticule.hooks.alignment import COMPARED, AlignmentError
-from graticule.probes.sweep import paired_rows
+from graticule.probes.inputs import paired_rows
 
 N = 40
 TEXTS = [

@@ -12,8 +12,7 @@ from helpers import with_two_words_exchanged
 
 import graticule
 from graticule import Table, baselines, capture, record, sweep
-from graticule.hooks.answers import answer_of
-from graticule.hooks.same_model import OtherModelError
+from graticule.hooks.same_model import OtherModelError, answer_of
 
 QUIET: dict[str, Any] = {"draws": 20, "progress": False}
 

@@ -187,8 +187,7 @@ def _cosine_figure(atoms: pd.DataFrame) -> Figure:
 def _f1_figure(atoms: pd.DataFrame) -> Figure:
     """F1 of the latent that tells each atom best, against the atom's rate; the line is always saying yes."""
     from graticule.probes.plots.drawing import Scatter
-    from graticule.probes.plots.markup import plain
-    from graticule.probes.plots.style import FAINT, need_columns, style
+    from graticule.probes.plots.style import FAINT, need_columns, plain, style
 
     need_columns(atoms, "world", "arm", "atom", "firing", "f1", "f1_floor")
     fig, worlds, colours = _side_by_side(atoms)

@@ -179,7 +179,7 @@ class SaeEvaluation(SavedResult):
     def figures(self) -> dict[str, Figure]:
         """Densities, clusters, and reconstruction by position."""
         out = {
-            _CAPTION_DENSITY: _density_figure(self.latents, self.reconstruction.n_rows),
+            _CAPTION_DENSITY: density_figure(self.latents, self.reconstruction.n_rows),
             _CAPTION_POSITION: _position_figure(self.positions),
         }
         living = self.latents[self.latents["cluster"] != "dead"]
@@ -247,7 +247,7 @@ def _attributes(value: Any, *names: str) -> dict[str, Any]:
 
 
 # Figures -----------------------------------------------------------------------------------------------
-def _density_figure(latents: pd.DataFrame, n_rows: int) -> Figure:
+def density_figure(latents: pd.DataFrame, n_rows: int) -> Figure:
     """Histogram of log densities (those of the training where a run counted them), the ultralow cluster in
     its own colour; dead latents are counted in the note."""
     from graticule.probes.plots.drawing import Bar, Figure

@@ -72,8 +72,7 @@ def curves_figure(
         resampled: tokens after which dead latents were brought back: a dotted line across all panels.
     """
     from graticule.probes.plots.drawing import Scatter, make_subplots
-    from graticule.probes.plots.markup import plain
-    from graticule.probes.plots.style import BLOCKS, style
+    from graticule.probes.plots.style import BLOCKS, plain, style
 
     fig = make_subplots(rows=2, cols=2, shared_xaxes=True, vertical_spacing=0.09, horizontal_spacing=0.1)
     for i, (name, history) in enumerate(histories.items()):
