@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from difflib import get_close_matches
 from numbers import Integral
@@ -17,6 +18,7 @@ from graticule.hooks.visible import half_character
 from graticule.probes.tables.rows import TableError, holds_dates
 from graticule.probes.tables.units import LIMITS
 
+_WHOLE = re.compile(r"-?\d+")
 _LARGEST = 1e100
 
 
@@ -66,8 +68,10 @@ def need_column(frame: pd.DataFrame, column: Any, role: str) -> str:
     hint = (
         f"nearest: {', '.join(map(repr, near))}" if near else f"columns: {', '.join(map(repr, names[:20]))}"
     )
-    values = "" if isinstance(column, str) else f"; {role} takes names of columns, not their values"
-    raise ColumnError(f"no column {column!r} for {role}; {hint}{values}")
+    numbered = any(map(_WHOLE.fullmatch, names))  # columns may be called 0, 1, 2
+    is_value = not isinstance(column, str) or (_WHOLE.fullmatch(name) is not None and not numbered)
+    values = f"; {role} takes names of columns, not their values" if is_value else ""
+    raise ColumnError(f"no column {name if is_value else repr(name)} for {role}; {hint}{values}")
 
 
 def column_name(role: str, given: Any, labels: Sequence[Any] = ()) -> str | None:
