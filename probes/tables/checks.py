@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Hashable, Mapping, Sequence
 from difflib import get_close_matches
 from numbers import Integral
@@ -15,6 +16,8 @@ from graticule.hooks.doors import came
 from graticule.hooks.messages import UnknownNameError, half_character
 from graticule.hooks.values import unmasked
 from graticule.probes.tables.columns import LIMITS, TableError, holds_dates
+
+_WHOLE = re.compile(r"-?\d+")
 
 logger = logging.getLogger(__name__)
 
@@ -64,8 +67,10 @@ def need_column(frame: pd.DataFrame, column: Any, role: str) -> str:
     hint = (
         f"nearest: {', '.join(map(repr, near))}" if near else f"columns: {', '.join(map(repr, names[:20]))}"
     )
-    values = "" if isinstance(column, str) else f"; {role} takes names of columns, not their values"
-    raise ColumnError(f"no column {column!r} for {role}; {hint}{values}")
+    numbered = any(map(_WHOLE.fullmatch, names))  # columns may be called 0, 1, 2
+    is_value = not isinstance(column, str) or (_WHOLE.fullmatch(name) is not None and not numbered)
+    values = f"; {role} takes names of columns, not their values" if is_value else ""
+    raise ColumnError(f"no column {name if is_value else repr(name)} for {role}; {hint}{values}")
 
 
 def column_name(role: str, given: Any, labels: Sequence[Any] = ()) -> str | None:

@@ -670,7 +670,7 @@ def test_what_says_nothing_is_left_out(given) -> None:
             "study --table {csv} --text-column w --target y --synthetic-targets 1",
             "--synthetic-targets 1: expected",
         ),
-        ("capture --texts {latin}", "latin.csv, line 2 is not UTF-8"),
+        ("capture --texts {lines}", "latin.txt, line 2 is not UTF-8"),
     ],
 )
 def test_the_command_line_refuses_the_same_before_a_model_is_loaded(
@@ -682,7 +682,9 @@ def test_the_command_line_refuses_the_same_before_a_model_is_loaded(
     frame.loc[0, "truth"] = "No"
     frame.to_csv(tmp_path / "data.csv", index=False)
     FRAME.assign(w="Côte " + FRAME.w).to_csv(tmp_path / "latin.csv", index=False, encoding="cp1252")
-    line = words.format(csv=tmp_path / "data.csv", latin=tmp_path / "latin.csv")
+    (tmp_path / "latin.txt").write_bytes((tmp_path / "latin.csv").read_bytes())
+    places = {"csv": "data.csv", "latin": "latin.csv", "lines": "latin.txt"}
+    line = words.format(**{name: tmp_path / file for name, file in places.items()})
     assert main([*line.split(), "--model", "no-such-model", "--out", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err.strip()
     assert said.startswith("graticule: ")
