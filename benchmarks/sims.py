@@ -22,8 +22,8 @@ from _timing import measure, medians, parser, show, write
 
 from graticule.sims.reproductions.setting import Setting
 from graticule.sims.reproductions.simulate import behind
+from graticule.sims.sampling import ExactLoss, Pairs
 from graticule.sims.train import Learned, train
-from graticule.sims.training.sampling import ExactLoss, Pairs
 from graticule.sims.truth.steering import VIEWS, watch_cosines
 
 BLOCK = 256

@@ -23,7 +23,7 @@ from torch import Tensor
 from graticule.hooks.artifact import as_damaged
 from graticule.sims.contexts import Contexts
 from graticule.sims.learners import hooked, load_learner, save_learner
-from graticule.sims.truth.tables import truth_table
+from graticule.sims.truth.optimal import truth_table
 from graticule.sims.world import UNKNOWN, World
 
 if TYPE_CHECKING:

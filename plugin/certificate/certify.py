@@ -23,8 +23,8 @@ from graticule.hooks.doors import FOLDER, PLAN, WORLD, door
 from graticule.hooks.locks import only_here
 from graticule.hooks.names import user_path
 from graticule.sims.sequence import SequenceShape
+from graticule.sims.sequence_train import SequenceTraining
 from graticule.sims.train import Training
-from graticule.sims.training.sequence_train import SequenceTraining
 from graticule.sims.world import World
 
 _log = logging.getLogger(__name__)

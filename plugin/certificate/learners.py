@@ -15,8 +15,8 @@ from graticule.hooks.artifact import ArtifactError
 from graticule.sims.contexts import Contexts
 from graticule.sims.lookup import load_lookup, lookup_model, save_lookup
 from graticule.sims.sequence import SequenceShape, SequenceTokens, load_sequence, save_sequence
+from graticule.sims.sequence_train import SequenceTraining, train_sequence
 from graticule.sims.train import Training, train
-from graticule.sims.training.sequence_train import SequenceTraining, train_sequence
 from graticule.sims.truth.rows import TrueRows, lookup_rows, sequence_rows
 from graticule.sims.world import World
 

@@ -10,7 +10,7 @@ import typer
 
 from graticule import arguments as a
 from graticule import options as o
-from graticule.sims.reproductions.names import NAMES
+from graticule.sims.reproductions import NAMES
 
 _log = logging.getLogger(__name__)
 

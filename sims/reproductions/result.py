@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import pandas as pd
 
 from graticule.hooks.saved import SavedResult
-from graticule.sims.theorems.learned import table_1_band
+from graticule.sims.theorems.result import JIANG, Check
 from graticule.sims.truth.steering import VIEWS
 
 if TYPE_CHECKING:
@@ -78,18 +79,18 @@ class Simulation(SavedResult):
 
     def summary(self) -> str:
         """How ours compares with the paper's, or how parallel the vectors are; then a line a setting."""
-        lines, shown = [self._verdict()], self.settings.head(20)
-        width = max((len(str(s)) for s in shown["setting"]), default=0)
-        for _, line in shown.iterrows():
-            told = "  ".join(_plus_minus(line, view) for view in VIEWS)
-            stuck = f", {int(line['behind'])} far above the others' loss" if line["behind"] else ""
-            lines.append(
-                f"{line['setting']:<{width}}  {told}  {line['gap']:.4f} nats  {int(line['runs'])} runs{stuck}"
-            )
+        lines, first = [self._verdict()], self.settings.head(20)
+        width = max((len(str(s)) for s in first["setting"]), default=0)
+        for _, line in first.iterrows():
+            means = "  ".join(_plus_minus(line, view) for view in VIEWS)
+            runs = f"{int(line['runs'])} runs"
+            if line["behind"]:
+                runs += f", {int(line['behind'])} far above the others' loss"
+            lines.append(f"{line['setting']:<{width}}  {means}  {line['gap']:.4f} nats  {runs}")
         if self.name == "1" and self.settings["concepts"].between(4, 7).any():
             lines.append(table_1_band(self.settings).verdict)
-        if len(self.settings) > len(shown):
-            lines.append(f"… and {len(self.settings) - len(shown)} settings more")
+        if len(self.settings) > len(first):
+            lines.append(f"… and {len(self.settings) - len(first)} settings more")
         lines.append(
             "mean cosines within a concept ± standard errors over runs: unembedding, embedding, unembedding "
             f"with embedding; loss above its floor{self._exact()}"
@@ -98,13 +99,13 @@ class Simulation(SavedResult):
 
     def _verdict(self) -> str:
         if len(self.paper):
-            known = self.paper.dropna(subset=["difference"])
-            near = int((known["difference"].abs() <= WITHIN).sum())
-            if not len(known):
+            compared = self.paper.dropna(subset=["difference"])
+            near = int((compared["difference"].abs() <= WITHIN).sum())
+            if not len(compared):
                 return "none of the paper's numbers could be set beside ours: train for longer"
-            worst = known.iloc[int(known["difference"].abs().to_numpy().argmax())]
+            worst = compared.iloc[int(compared["difference"].abs().to_numpy().argmax())]
             return (
-                f"{near} of {len(known)} numbers within {WITHIN} of the paper's; the farthest is "
+                f"{near} of {len(compared)} numbers within {WITHIN} of the paper's; the farthest is "
                 f"{worst['what']} at {worst['setting']}: {worst['ours']:.3f}, paper {worst['paper']:.3f}"
             )
         if self.name == "scales":
@@ -138,12 +139,12 @@ class Simulation(SavedResult):
         """The unembedding cosine at d = m and at the most spare dimensions, by initial scale."""
 
         def ends(view: str) -> str:
-            told: list[str] = []
+            parts: list[str] = []
             for scale, part in self.settings.groupby("scale", sort=True):
                 equal = part.loc[(part["ratio"] - 1).abs() < 1e-9, view].mean()
                 most = part.loc[part["ratio"] == part["ratio"].max(), view].mean()
-                told.append(f"{equal:.3f} to {most:.3f} at initial scale × {scale:g}")
-            return ", ".join(told[::-1])
+                parts.append(f"{equal:.3f} to {most:.3f} at initial scale × {scale:g}")
+            return ", ".join(parts[::-1])
 
         return (
             f"from d = m to d = {self.settings['ratio'].max():g} m the unembedding cosine goes from "
@@ -153,29 +154,32 @@ class Simulation(SavedResult):
 
     def figures(self) -> dict[str, Figure]:
         """The paper's numbers beside ours, the map, curves, heat-maps, the scatter, graphs."""
-        from graticule.sims.plots.curves import cosine_figure, loss_figure
-        from graticule.sims.plots.simulations import heat_figure, map_figure, paper_figure, scatter_figure
-        from graticule.sims.plots.worlds import graph_figure
+        from graticule.sims.reproductions import figures
+        from graticule.sims.reproductions.curves import cosine_figure, loss_figure
 
         out: dict[str, Figure] = {}
         if len(self.paper) and self.name not in ("orthogonality", "figure2", "figure5"):
-            out["Mean cosine within a concept, ours beside the paper's"] = paper_figure(self.paper)
+            out["Mean cosine within a concept, ours beside the paper's"] = figures.paper_figure(self.paper)
         if len(self.points):
-            out["Unembeddings after training on some contexts and on all"] = scatter_figure(self.points)
+            out["Unembeddings after training on some contexts and on all"] = figures.scatter_figure(
+                self.points
+            )
         if self.name == "scales":
-            out["Unembedding cosine by dimension, initial scale and optimiser"] = map_figure(self.settings)
+            out["Unembedding cosine by dimension, initial scale and optimiser"] = figures.map_figure(
+                self.settings
+            )
             out["The same under the product of the embeddings' covariance: without what no context moves"] = (
-                map_figure(self.settings, "unembedding_whitened")
+                figures.map_figure(self.settings, "unembedding_whitened")
             )
             return out
         out["Loss during training"] = loss_figure(self.curves)
         out["Cosines during training"] = cosine_figure(self.curves, self._points_of_paper())
         for setting in self.settings["setting"].head(6):
             heat = self.heat[self.heat["setting"] == setting]
-            out[f"Mean cosine of two concepts' steering vectors: {setting}"] = heat_figure(heat)
+            out[f"Mean cosine of two concepts' steering vectors: {setting}"] = figures.heat_figure(heat)
         first = self.settings["setting"].iloc[0]
         edges = self.edges[self.edges["setting"] == first]
-        out[f"Graph of the first run: {first}"] = graph_figure(
+        out[f"Graph of the first run: {first}"] = figures.graph_figure(
             int(self.settings["concepts"].iloc[0]), edges[["parent", "child"]].to_numpy().astype(int)
         )
         return out
@@ -202,6 +206,33 @@ class Simulation(SavedResult):
         if self.name != "figure5":
             return pd.DataFrame({"step": [], "what": [], "paper": []})
         return self.paper.assign(step=self.paper["setting"].str.extract(r"(\d+)$")[0].astype(int))
+
+
+def table_1_band(settings: pd.DataFrame, least: float = 0.95) -> Check:
+    """Whether steering vectors of one concept are parallel in every view, from four concepts on.
+
+    `settings` is `Simulation.settings` of Table 1's protocol: complete contexts and concept sets, d = m.
+
+    **Raises** `ValueError` if no line has from four to seven concepts.
+    """
+    lines = settings[settings["concepts"].between(4, 7)]
+    if not len(lines):
+        raise ValueError("no line of four to seven concepts: the band is about these")
+    means = {
+        f"{view}, m = {line['concepts']}": float(line[view])
+        for line in lines.to_dict("records")
+        for view in VIEWS
+    }
+    return Check(
+        name="Table 1's band",
+        statement="mean cosines within a concept in all three views are high from four concepts to seven",
+        source=f"{JIANG}, Table 1",
+        quantity="least mean cosine",
+        measured=float(np.min(list(means.values()))),
+        tolerance=least,
+        relation="≥",
+        details=means,
+    )
 
 
 def _span(values: pd.Series) -> str:

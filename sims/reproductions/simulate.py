@@ -6,16 +6,16 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 from tqdm.auto import tqdm
 
-from graticule.hooks.artifact import library_versions
+from graticule.hooks.artifact import ArtifactError, fingerprint, library_versions
 from graticule.hooks.doors import FOLDER, POINTS, SETTINGS, door
-from graticule.sims.reproductions.kept import Kept
-from graticule.sims.reproductions.paper import runs_of
+from graticule.hooks.names import user_path
 from graticule.sims.reproductions.result import Simulation
 from graticule.sims.reproductions.setting import Setting
 from graticule.sims.train import Learned, Optimizer, train
@@ -24,6 +24,10 @@ from graticule.sims.world import World
 
 _log = logging.getLogger(__name__)
 
+RUNS = {3: 100, 4: 100, 5: 50, 6: 20}
+"""Concepts → runs of the paper's tables; 10 for seven concepts and more."""
+MEASURED = ("settings", "concepts", "curves", "heat", "edges")
+"""What is measured of a setting."""
 GAUGE = ("log_odds", "positive", "first", "effective", "rank")
 UNDER = tuple(f"{view}_{product}" for product in ("causal", "whitened") for view in VIEWS[:2])
 """Cosines within a concept under the learner's own inner products."""
@@ -69,34 +73,70 @@ def simulate(
     batches: dict[Setting, list[Setting]] = {}
     for setting in chosen:
         batches.setdefault(replace(setting, scale=1.0), []).append(setting)
-    kept = Kept(out, runs=runs, seed=seed, nulls=nulls, points=points)
-    found = {setting: tables for setting in chosen if (tables := kept.get(setting)) is not None}
+    saved = _Saved(out, runs=runs, seed=seed, nulls=nulls, points=points)
+    done = {setting: tables for setting in chosen if (tables := saved.get(setting)) is not None}
     quiet = progress is False or len(batches) == 1
     with tqdm(batches.items(), desc="settings", unit="setting", disable=quiet, leave=False) as bar:
         for common, members in bar:
             bar.set_postfix_str(common.name)
             count = runs_of(common.concepts) if runs is None else runs
-            missing = [member for member in members if member not in found]
+            missing = [member for member in members if member not in done]
             for member in missing:
                 _log.info("%s: %d runs of %s", member.name, count, member.training_words)
             for setting, learned in _learn(missing, count, seed, points, progress) if missing else ():
-                found[setting] = measured(setting, learned, nulls)
-                kept.put(setting, found[setting])
-    parts = [found[setting] for setting in chosen]
+                done[setting] = measured(setting, learned, nulls)
+                saved.put(setting, done[setting])
+    parts = [done[setting] for setting in chosen]
     tables = {name: pd.concat([part[name] for part in parts], ignore_index=True) for name in parts[0]}
-    return Simulation(
-        name="",
-        points=pd.DataFrame(),
-        paper=pd.DataFrame(),
-        provenance={
-            "seed": seed,
-            "runs": runs,
-            "nulls": nulls,
-            "settings": [setting.described() for setting in chosen],
-            "versions": library_versions(),
-        },
-        **tables,
-    )
+    provenance = {
+        "seed": seed,
+        "runs": runs,
+        "nulls": nulls,
+        "settings": [setting.described() for setting in chosen],
+        "versions": library_versions(),
+    }
+    return _own(tables, provenance)
+
+
+def runs_of(concepts: int) -> int:
+    """How many runs the paper averages."""
+    return RUNS.get(concepts, 10)
+
+
+class _Saved:
+    """Measured settings in a folder, each a `Simulation` of its own; without a folder, none."""
+
+    def __init__(self, out: Path | str | None, **how: Any) -> None:
+        """`how` is what was asked for beside the settings: runs, seed, nulls, points."""
+        self._out, self._how = None if out is None else user_path(out), how
+
+    def get(self, setting: Setting) -> dict[str, pd.DataFrame] | None:
+        """The tables of a setting that is done; None if it is not."""
+        if self._out is None:
+            return None
+        try:
+            simulation = Simulation.load(self._place(self._out, setting))
+        except ArtifactError:
+            return None
+        return {name: getattr(simulation, name) for name in MEASURED}
+
+    def put(self, setting: Setting, tables: Mapping[str, pd.DataFrame]) -> None:
+        """Keep the tables of a setting, all of them or none."""
+        if self._out is not None:
+            place = self._place(self._out, setting)
+            _own(tables, provenance=self._request(setting)).save(place)
+
+    def _request(self, setting: Setting) -> dict[str, Any]:
+        return {"setting": setting.described(), **self._how}
+
+    def _place(self, out: Path, setting: Setting) -> Path:
+        return out / fingerprint(self._request(setting))
+
+
+def _own(tables: Mapping[str, pd.DataFrame], provenance: Mapping[str, Any]) -> Simulation:
+    """A simulation that is none of the paper's."""
+    none = pd.DataFrame()
+    return Simulation(name="", points=none, paper=none, provenance=provenance, **tables)
 
 
 def _learn(
@@ -129,28 +169,28 @@ def measured(
     setting: Setting, learned: Learned, nulls: int, label: str | None = None
 ) -> dict[str, pd.DataFrame]:
     """The tables of a `Simulation` for one setting, called by its name or `label`."""
-    told = label or setting.name
+    label = label or setting.name
     grids = _grids(learned)
-    heat = _heat(grids)
     concepts = concept_lines(learned, nulls)
     edges = pd.DataFrame(sorted(learned.contexts[0].world.graph.edges), columns=["parent", "child"])
     parts = {
-        "settings": pd.DataFrame([_setting_line(setting, learned, concepts, grids)]).assign(setting=told),
+        "settings": pd.DataFrame([_setting_line(setting, learned, concepts, grids)]).assign(setting=label),
         "concepts": concepts,
         "curves": _curves(learned),
-        "heat": heat,
+        "heat": _heat(grids),
         "edges": edges.astype(np.int64),
     }
     for name, table in parts.items():
         if name != "settings":
-            table.insert(0, "setting", told)
+            table.insert(0, "setting", label)
     return parts
 
 
 def _setting_line(
     setting: Setting, learned: Learned, concepts: pd.DataFrame, grids: Mapping[str, np.ndarray]
 ) -> dict[str, object]:
-    line: dict[str, object] = {"setting": setting.name, **_columns(setting), "dim": setting.width}
+    fixed = {name: value for name, value in setting.described().items() if name != "given"}
+    line: dict[str, object] = {"setting": setting.name, **fixed, "dim": setting.width}
     line |= {"lr": setting.rate, "masks": setting.masks or 0, "kept": setting.kept or 1.0}
     line |= {"tolerance": setting.tolerance or 0.0}
     line |= {"runs": len(learned.contexts), "updates": int(learned.steps[-1])}
@@ -170,11 +210,6 @@ def _setting_line(
     line |= {"gap": float(gap.mean()), "gap_se": error(gap), "behind": int(behind(gap).sum())}
     line |= {name: _mean(runs[name]) if name in runs else float("nan") for name in GAUGE}
     return line | {name: _mean(runs[name]) for name in ("shuffled", "random") if name in runs}
-
-
-def _columns(setting: Setting) -> dict[str, object]:
-    """What a setting fixes, a column each; a world of one's own is in its name."""
-    return {name: value for name, value in setting.described().items() if name != "given"}
 
 
 def behind(gap: Float[np.ndarray, " run"]) -> Bool[np.ndarray, " run"]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from graticule.sims.theorems.checks import JIANG, Check
 from graticule.sims.theorems.descent import (
     Descent,
     Joint,
@@ -14,6 +13,7 @@ from graticule.sims.theorems.descent import (
     separation,
     star_descent,
 )
+from graticule.sims.theorems.result import JIANG, Check
 from graticule.sims.theorems.tables import Tables
 
 SOUDRY = "Soudry et al., arXiv 1710.10345, Theorem 3"

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from graticule.sims.theorems.checks import JIANG, PARK, Check, largest
+from graticule.sims.theorems.result import JIANG, PARK, Check, largest
 from graticule.sims.theorems.tables import Tables
 from graticule.sims.world import Undirected
 

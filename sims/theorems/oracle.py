@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from graticule.sims.contexts import UNKNOWN, Contexts
-from graticule.sims.theorems.checks import JIANG, Check
+from graticule.sims.theorems.result import JIANG, Check
 from graticule.sims.theorems.tables import Tables, log_softmax
 from graticule.sims.world import World
 

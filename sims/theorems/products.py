@@ -8,7 +8,7 @@ from jaxtyping import Float
 from graticule.hooks.values import finite
 from graticule.probes.geometry import Metric, covariance, root
 from graticule.sims.contexts import UNKNOWN
-from graticule.sims.theorems.checks import JIANG, PARK, Check, largest
+from graticule.sims.theorems.result import JIANG, PARK, Check, largest
 from graticule.sims.theorems.tables import Tables, log_softmax
 
 _RCOND = 1e-11  # the oracle's vocabulary has directions of little, but real, spread

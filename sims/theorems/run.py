@@ -13,12 +13,10 @@ from tqdm.auto import tqdm
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.doors import LEARNED, TRAINING, WORLD, door
 from graticule.sims.contexts import Contexts
-from graticule.sims.theorems import learned as any_learner
 from graticule.sims.theorems import limits, log_odds, oracle, products
-from graticule.sims.theorems.checks import Check
 from graticule.sims.theorems.descent import Descent, margin_descent, pair_descent, star_descent
-from graticule.sims.theorems.result import Theorems
-from graticule.sims.theorems.tables import Tables
+from graticule.sims.theorems.result import Check, Theorems
+from graticule.sims.theorems.tables import Tables, entropy_floor, proposition_11
 from graticule.sims.train import Learned, Training, train
 from graticule.sims.world import World
 
@@ -153,8 +151,8 @@ def product_checks(world: World, seed: int) -> Iterator[Check]:
 
 def _learned(learned: Learned) -> Iterator[Check]:
     tables = Tables.of(learned)
-    yield any_learner.proposition_11(tables)
-    yield any_learner.entropy_floor(tables, float(learned.loss[-1, 0]))
+    yield proposition_11(tables)
+    yield entropy_floor(tables, float(learned.loss[-1, 0]))
 
 
 def _trained(learned: Learned) -> pd.DataFrame:
@@ -163,16 +161,16 @@ def _trained(learned: Learned) -> pd.DataFrame:
     lines: list[dict[str, str | float]] = []
     for make in _ROUGHLY:
         try:
-            found = make(tables)
+            check = make(tables)
         except ValueError as error:  # contexts that a theorem compares may never be met
             _log.info("%s: not on this learner: %s", make.__name__, error)
             continue
         lines.append(
             {
-                "check": found.name,
-                "quantity": found.quantity,
-                "measured": found.measured,
-                "premise": found.premise,
+                "check": check.name,
+                "quantity": check.quantity,
+                "measured": check.measured,
+                "premise": check.premise,
             }
         )
     return pd.DataFrame(lines, columns=["check", "quantity", "measured", "premise"])

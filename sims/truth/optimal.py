@@ -1,4 +1,4 @@
-"""What a probe ought to find: the best linear readers and the true write directions of a known world.
+"""What is true of contexts, and what a probe ought to find: best linear readers, true write directions.
 
 With every context enumerated and its probability known, the best linear reader of a posterior is one weighted
 least-squares fit, without any sampling; and how a concept is written is the mean difference of activations
@@ -8,9 +8,11 @@ al., 2403.03867, section 2, seen at any hook point of any learner).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from graticule.hooks.limits import check_indices
@@ -69,8 +71,8 @@ def optimal_reader(
 def _solve(x: np.ndarray, y: np.ndarray, rcond: float) -> np.ndarray:
     """Least squares through the Gram matrix: rows may be many, columns are few."""
     values, axes = np.linalg.eigh(x.T @ x)
-    kept = values > max(values[-1], 0.0) * rcond**2
-    inverse = np.where(kept, 1 / np.where(kept, values, 1.0), 0.0)
+    spread = values > max(values[-1], 0.0) * rcond**2
+    inverse = np.where(spread, 1 / np.where(spread, values, 1.0), 0.0)
     return (axes * inverse) @ (axes.T @ (x.T @ y))
 
 
@@ -102,12 +104,12 @@ def partners(
     rest = np.delete(known, concept, axis=1)
     keys = rest if same is None else np.concatenate([rest, same], axis=1)
     codes = np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
-    found = [np.flatnonzero(known[:, concept] == v) for v in values]
-    for rows in found:
+    ends = [np.flatnonzero(known[:, concept] == v) for v in values]
+    for rows in ends:
         if len(np.unique(codes[rows])) != len(rows):
             raise ValueError(f"rows for concept {concept} are not told apart by their contexts; give same=")
-    _, low, high = np.intersect1d(codes[found[0]], codes[found[1]], return_indices=True)
-    return Partners(found[0][low], found[1][high])
+    _, low, high = np.intersect1d(codes[ends[0]], codes[ends[1]], return_indices=True)
+    return Partners(ends[0][low], ends[1][high])
 
 
 def write_directions(
@@ -128,15 +130,70 @@ def write_directions(
     wanted = list(range(m)) if concepts is None else check_indices("concepts", list(concepts), m)
     out = np.full((activations.shape[1], len(wanted)), np.nan)
     for k, concept in enumerate(wanted):
-        found = partners(known, concept, same=same)
-        steer = activations[found.high].astype(np.float64) - activations[found.low]
-        p = np.ones(len(steer)) if weights is None else weights[found.low] + weights[found.high]
+        pairs = partners(known, concept, same=same)
+        steer = activations[pairs.high].astype(np.float64) - activations[pairs.low]
+        p = np.ones(len(steer)) if weights is None else weights[pairs.low] + weights[pairs.high]
         if normalised:
             length = np.linalg.norm(steer, axis=1)
             steer, p = steer[length > 0] / length[length > 0, None], p[length > 0]
         if p.sum() > 0:
             out[:, k] = p @ steer / p.sum()
     return out
+
+
+# The truth of contexts -------------------------------------------------------------------------------
+def truth_table(
+    world: World, known: Int[np.ndarray, "row m"], concepts: Sequence[int] | None = None
+) -> pd.DataFrame:
+    """The exact truth of contexts, one line each, for `known` concept values (−1 where unknown).
+
+    Columns: `n_known`; `floor`, the entropy in nats of the completing token; and of every concept (or of
+    some `concepts`) `known_i`, and its posterior, P(C_i = 1 | known) as `posterior_i` for two values and the
+    expected coordinates as `expected_i` or `expected_i_axis` for more (`World.coordinates`: the posterior
+    probabilities themselves where values are names, the posterior mean on a line, and the mean cosine and
+    sine on a circle).
+
+    **Raises** `ValueError` for contexts of probability 0 or worlds too large to enumerate.
+    """
+    wanted = list(range(world.m)) if concepts is None else check_indices("concepts", concepts, world.m)
+    contexts, rows, _ = context_rows(known)
+    columns: dict[str, np.ndarray] = {
+        "n_known": (contexts != UNKNOWN).sum(axis=1),
+        **{f"known_{i}": contexts[:, i] for i in wanted},
+    }
+    posterior, floor = _beliefs(world, contexts)
+    for i in wanted:
+        names = target_names(world, i)
+        expected = posterior[i] @ world.coordinates(i)
+        columns |= {name: expected[:, k] for k, name in enumerate(names)}
+    columns["floor"] = floor
+    return pd.DataFrame({name: column[rows] for name, column in columns.items()})
+
+
+def target_names(world: World, concept: int) -> list[str]:
+    """The columns of a truth table that a probe for this concept is to predict."""
+    size = world.values[concept]
+    if size == 2 and world.kind(concept) == "nominal":
+        return [f"posterior_{concept}"]
+    axes = world.coordinates(concept).shape[1]
+    return [f"expected_{concept}"] if axes == 1 else [f"expected_{concept}_{a}" for a in range(axes)]
+
+
+def _beliefs(
+    world: World, contexts: np.ndarray, cells: int = 1 << 24
+) -> tuple[list[Float[np.ndarray, "context _value"]], Float[np.ndarray, " context"]]:
+    """P(C_i = v | known) of every concept, and the entropy of the whole vector, in chunks of contexts."""
+    chunk = max(1, cells // (len(world.vectors) * world.m))
+    posterior = [np.empty((len(contexts), size)) for size in world.values]
+    floor = np.empty(len(contexts))
+    for start in range(0, len(contexts), chunk):
+        part = slice(start, start + chunk)
+        chances = world.conditional(contexts[part])
+        floor[part] = (chances * -np.log(np.where(chances > 0, chances, 1.0))).sum(axis=1)
+        joint = chances.reshape(len(chances), *world.values)
+        for i in range(world.m):
+            posterior[i][part] = joint.sum(axis=tuple(k + 1 for k in range(world.m) if k != i))
+    return posterior, floor
 
 
 def context_rows(

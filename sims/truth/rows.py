@@ -22,8 +22,13 @@ from graticule.hooks.protocols import HookedModel
 from graticule.sims.contexts import Contexts
 from graticule.sims.lookup import sequences
 from graticule.sims.sequence import SequenceTokens
-from graticule.sims.truth.optimal import LinearReader, optimal_reader, write_directions
-from graticule.sims.truth.tables import target_names, truth_table
+from graticule.sims.truth.optimal import (
+    LinearReader,
+    optimal_reader,
+    target_names,
+    truth_table,
+    write_directions,
+)
 from graticule.sims.world import UNKNOWN, World
 
 

@@ -17,8 +17,7 @@ from graticule.hooks.limits import LIMITS, LimitError, Range, check, check_limit
 from graticule.hooks.streams.live import LiveStream
 from graticule.hooks.streams.stored import StoreStream
 from graticule.saes.evaluation.measurement import take_sample
-from graticule.sims.truth.optimal import write_directions
-from graticule.sims.truth.tables import truth_table
+from graticule.sims.truth.optimal import truth_table, write_directions
 from graticule.sims.world import World
 
 

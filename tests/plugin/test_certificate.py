@@ -22,8 +22,8 @@ from graticule.probes.estimators.mlp import MLPSettings
 from graticule.probes.estimators.ridge import RidgeProbe
 from graticule.probes.scores.verdict import Predictions
 from graticule.sims.sequence import SequenceShape
+from graticule.sims.sequence_train import SequenceTraining
 from graticule.sims.train import Training
-from graticule.sims.training.sequence_train import SequenceTraining
 from graticule.sims.truth.optimal import optimal_reader
 from graticule.sims.world import UNKNOWN, World
 

@@ -10,8 +10,8 @@ from graticule import capture, record
 from graticule.hooks.artifact import ArtifactError
 from graticule.sims.contexts import Contexts
 from graticule.sims.lookup import load_lookup, lookup_model, save_lookup, sequences
-from graticule.sims.theorems import learned as any_learner
 from graticule.sims.theorems import log_odds
+from graticule.sims.theorems import tables as any_learner
 from graticule.sims.theorems.tables import Tables
 from graticule.sims.train import Training, train
 from graticule.sims.world import World

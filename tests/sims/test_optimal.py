@@ -10,8 +10,15 @@ from graticule import capture
 from graticule.probes.estimators.solvers import ridge_fit
 from graticule.sims.contexts import UNKNOWN, Contexts
 from graticule.sims.lookup import lookup_model
-from graticule.sims.truth.optimal import context_rows, optimal_reader, parity, partners, write_directions
-from graticule.sims.truth.tables import target_names, truth_table
+from graticule.sims.truth.optimal import (
+    context_rows,
+    optimal_reader,
+    parity,
+    partners,
+    target_names,
+    truth_table,
+    write_directions,
+)
 from graticule.sims.world import World
 from graticule.sims.worlds.values import smooth_world
 

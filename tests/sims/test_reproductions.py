@@ -7,12 +7,10 @@ import pandas as pd
 import pytest
 
 from graticule.sims.reproductions import simulate as module
-from graticule.sims.reproductions.kept import TABLES as TABLES_KEPT
-from graticule.sims.reproductions.paper import TABLES, runs_of
-from graticule.sims.reproductions.reproduce import reproduce
+from graticule.sims.reproductions.reproduce import TABLES, reproduce
 from graticule.sims.reproductions.result import TITLES, Simulation
 from graticule.sims.reproductions.setting import Setting
-from graticule.sims.reproductions.simulate import behind, simulate
+from graticule.sims.reproductions.simulate import MEASURED, behind, runs_of, simulate
 from graticule.sims.train import train
 from graticule.sims.truth.steering import VIEWS, Flips, concept_lines, steering_of
 
@@ -73,7 +71,7 @@ def test_a_stopped_simulation_goes_on_after_the_last_setting_done(tmp_path, monk
         simulate(settings, out=tmp_path, **how)
     found = simulate(settings, out=tmp_path, **how)
     assert asked == [[(3, 1.0), (3, 0.1)], [(4, 1.0), (4, 0.1)], [(4, 1.0), (4, 0.1)]]
-    for name in TABLES_KEPT:
+    for name in MEASURED:
         pd.testing.assert_frame_equal(getattr(found, name), getattr(whole, name))
     simulate(settings, out=tmp_path, **{**how, "runs": 1})  # another number of runs is another simulation
     assert asked[3:] == [[(3, 1.0), (3, 0.1)], [(4, 1.0), (4, 0.1)]]

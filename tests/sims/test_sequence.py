@@ -13,7 +13,7 @@ from graticule import capture, record
 from graticule.hooks.artifact import ArtifactError
 from graticule.sims.contexts import UNKNOWN, Contexts
 from graticule.sims.sequence import SequenceShape, SequenceTokens, load_sequence, save_sequence
-from graticule.sims.training.sequence_train import SequenceTraining, floors, logits_of, train_sequence
+from graticule.sims.sequence_train import SequenceTraining, floors, logits_of, train_sequence
 from graticule.sims.world import World
 from graticule.sims.worlds.structures import with_child, with_synonyms
 from graticule.sims.worlds.values import smooth_world
@@ -143,7 +143,7 @@ def test_same_settings_same_bits(world):
 def test_posteriors_kept_or_not_teach_alike(world, monkeypatch):
     short = SequenceTraining(SequenceShape(1, 8, 2), steps=4, batch=8)
     kept = train_sequence(world, short, progress=False)
-    monkeypatch.setattr("graticule.sims.training.sequence_train._TABLE", 0)
+    monkeypatch.setattr("graticule.sims.sequence_train._TABLE", 0)
     found = train_sequence(world, short, progress=False)
     np.testing.assert_array_equal(found.gap, kept.gap)
     assert torch.equal(found.model.W_U, kept.model.W_U)

@@ -8,11 +8,11 @@ import pytest
 
 from graticule.sims.contexts import UNKNOWN, Contexts
 from graticule.sims.reproductions.reproduce import reproduce
-from graticule.sims.theorems import learned as any_learner
+from graticule.sims.reproductions.result import table_1_band
 from graticule.sims.theorems import log_odds, oracle, products
 from graticule.sims.theorems import run as run_module
-from graticule.sims.theorems.checks import Check
-from graticule.sims.theorems.result import Theorems
+from graticule.sims.theorems import tables as any_learner
+from graticule.sims.theorems.result import Check, Theorems
 from graticule.sims.theorems.run import theorems
 from graticule.sims.theorems.tables import Tables
 from graticule.sims.train import Training, train
@@ -411,13 +411,13 @@ def test_table_1s_band():
     """The exact gradient in place of SGD, five of the paper's runs; trained for less, the band is missed."""
     how = {"runs": 5, "concepts": (5, 6, 7), "optimizer": "population", "progress": False}
     found = reproduce("1", **how)
-    check = any_learner.table_1_band(found.settings)
+    check = table_1_band(found.settings)
     assert check.holds and len(check.details) == 9, check.verdict
     assert check.measured == found.settings[["unembedding", "embedding", "mixed"]].to_numpy().min()
     assert check.verdict in found.summary()
-    assert not any_learner.table_1_band(reproduce("1", steps=100, **how).settings).holds
+    assert not table_1_band(reproduce("1", steps=100, **how).settings).holds
     with pytest.raises(ValueError, match="four to seven"):
-        any_learner.table_1_band(found.settings.assign(concepts=3))
+        table_1_band(found.settings.assign(concepts=3))
 
 
 def test_the_result_is_kept_told_and_drawn(learned, tmp_path):

@@ -5,10 +5,10 @@ import pytest
 import torch
 from helpers import as_installed
 
+from graticule.sims import train as module
 from graticule.sims.contexts import Contexts
+from graticule.sims.sampling import Alias, ExactLoss, Pairs, Sampler
 from graticule.sims.train import Training, initial, train
-from graticule.sims.training import updates
-from graticule.sims.training.sampling import Alias, ExactLoss, Pairs, Sampler
 from graticule.sims.world import World
 from graticule.sims.worlds.restricted import RestrictedWorld
 
@@ -189,7 +189,7 @@ def test_the_sparse_route_of_the_population_gradient_is_the_dense_one(contexts, 
     """What many concepts take, whose p(d, c) does not fit as it is."""
     settings = Training(optimizer="population", steps=200, weight_decay=1e-3, log_every=200)
     dense = train(contexts, settings, progress=False)
-    monkeypatch.setattr(updates, "_DENSE", 0)
+    monkeypatch.setattr(module, "_DENSE", 0)
     sparse = train(contexts, settings, progress=False)
     torch.testing.assert_close(sparse.f, dense.f, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(sparse.g, dense.g, rtol=1e-4, atol=1e-6)

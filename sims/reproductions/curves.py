@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import ceil, floor
 from typing import Any
 
@@ -10,7 +11,7 @@ import pandas as pd
 
 from graticule.probes.plots.drawing import Figure, Scatter, make_subplots
 from graticule.probes.plots.style import BLOCKS, INK, need_columns, style
-from graticule.sims.plots.views import NAMES, VIEWS
+from graticule.sims.reproductions.figures import NAMES, VIEWS
 
 
 def loss_figure(curves: pd.DataFrame) -> Figure:
@@ -23,18 +24,15 @@ def loss_figure(curves: pd.DataFrame) -> Figure:
     """
     need_columns(curves, "setting", "step", "gap", "gap_se")
     fig = Figure()
-    for k, (setting, part) in enumerate(curves.groupby("setting", sort=False)):
-        shown = part[part["step"] > 0]
-        colour = BLOCKS[k % len(BLOCKS)]
-        dash = ("solid", "dash", "dot")[k // len(BLOCKS) % 3]
-        _band(fig, shown["step"], shown["gap"], shown["gap_se"], colour, positive=True)
+    for setting, part, line in _settings(curves):
+        _band(fig, part, "gap", line["color"], positive=True)
         fig.add_trace(
             Scatter(
-                x=shown["step"],
-                y=shown["gap"],
+                x=part["step"],
+                y=part["gap"],
                 mode="lines",
-                name=str(setting),
-                line={"color": colour, "width": 2, "dash": dash},
+                name=setting,
+                line=line,
                 hovertemplate="update %{x:,}<br>%{y:.4f} nats above the floor<extra></extra>",
             )
         )
@@ -61,22 +59,17 @@ def cosine_figure(curves: pd.DataFrame, paper: pd.DataFrame) -> Figure:
         horizontal_spacing=0.03,
     )
     for col, view in enumerate(VIEWS, start=1):
-        for k, (setting, whole) in enumerate(curves.groupby("setting", sort=False)):
-            colour, part = BLOCKS[k % len(BLOCKS)], whole[whole["step"] > 0]
-            _band(fig, part["step"], part[view], part[f"{view}_se"], colour, row=1, col=col)
+        for setting, part, line in _settings(curves):
+            _band(fig, part, view, line["color"], row=1, col=col)
             fig.add_trace(
                 Scatter(
                     x=part["step"],
                     y=part[view],
                     mode="lines",
-                    name=str(setting),
-                    legendgroup=str(setting),
+                    name=setting,
+                    legendgroup=setting,
                     showlegend=col == 1,
-                    line={
-                        "color": colour,
-                        "width": 2,
-                        "dash": ("solid", "dash", "dot")[k // len(BLOCKS) % 3],
-                    },
+                    line=line,
                     hovertemplate="update %{x:,}<br>cosine %{y:.3f}<extra></extra>",
                 ),
                 row=1,
@@ -109,16 +102,22 @@ def cosine_figure(curves: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     return fig
 
 
+def _settings(curves: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, dict[str, Any]]]:
+    """Every setting's name, its points after the start, and how its line looks."""
+    for k, (setting, part) in enumerate(curves.groupby("setting", sort=False)):
+        dash = ("solid", "dash", "dot")[k // len(BLOCKS) % 3]
+        yield (
+            str(setting),
+            part[part["step"] > 0],
+            {"color": BLOCKS[k % len(BLOCKS)], "width": 2, "dash": dash},
+        )
+
+
 def _band(
-    fig: Figure,
-    x: pd.Series,
-    y: pd.Series,
-    error: pd.Series,
-    colour: str,
-    positive: bool = False,
-    **where: Any,
+    fig: Figure, part: pd.DataFrame, name: str, colour: str, positive: bool = False, **where: int
 ) -> None:
     """Two standard errors either side, where there are any."""
+    x, y, error = part["step"], part[name], part[f"{name}_se"]
     if not error.notna().any():
         return
     high, low = y + 2 * error.fillna(0.0), y - 2 * error.fillna(0.0)
@@ -142,8 +141,8 @@ def _band(
 
 def _ticks(values: pd.Series) -> dict[str, Any]:
     """Powers of ten on a logarithmic axis; over two decades or less, twice and five times them too."""
-    shown = values[values > 0]
-    low, high = (np.log10(float(shown.min())), np.log10(float(shown.max()))) if len(shown) else (0.0, 1.0)
+    above = values[values > 0]
+    low, high = (np.log10(float(above.min())), np.log10(float(above.max()))) if len(above) else (0.0, 1.0)
     between = (1, 2, 5) if high - low <= 2 else (1,)
     ticks = [float(n * 10.0**k) for k in range(floor(low), ceil(high) + 1) for n in between]
     return {"tickvals": ticks, "ticktext": [f"{t / 1000:g}k" if t >= 1000 else f"{t:g}" for t in ticks]}

@@ -1,1 +1,0 @@
-"""Figures of worlds and simulations: pure functions of tables."""

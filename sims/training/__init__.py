@@ -1,1 +1,0 @@
-"""How learners are trained: sampled batches, updates of two tables, texts of a transformer."""
