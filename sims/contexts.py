@@ -40,8 +40,10 @@ class Contexts:
     """How often each mask is drawn."""
 
     def __post_init__(self) -> None:
-        """**Raises** `ValueError` for masks that are not boolean, twice or of another width, or chances that
-        do not add up to 1; those that nearly do are made to."""
+        """Raises:
+        ValueError: For masks that are not boolean, twice or of another width, or chances that do not add
+            up to 1; those that nearly do are made to.
+        """
         if self.masks.dtype != bool or not len(self.masks):
             raise ValueError(f"{len(self.masks)} masks of {self.masks.dtype}: one or more, True where known")
         if self.masks.shape != (len(self.chances), self.world.m):
@@ -62,7 +64,8 @@ class Contexts:
 
         Concepts that are `hidden` are never known.
 
-        **Raises** `ValueError` for a probability outside (0, 1] or hidden concepts that are none.
+        Raises:
+            ValueError: For a probability outside (0, 1] or hidden concepts that are none.
         """
         if not 0 < known <= 1:
             raise ValueError(f"known={known}: a probability above 0")
@@ -78,7 +81,8 @@ class Contexts:
         """What is known at a random place of a text that tells all concepts but the `hidden` ones, in random
         order: every number of known concepts is equally likely, and every choice of as many.
 
-        **Raises** `ValueError` for hidden concepts that are none.
+        Raises:
+            ValueError: For hidden concepts that are none.
         """
         masks = _masks(world, hidden)
         counts = masks.sum(axis=1)
@@ -90,7 +94,8 @@ class Contexts:
         """Incomplete contexts (Table 3): `n_masks` Bernoulli(½) masks drawn once, those alike merged, each
         draw equally likely.
 
-        **Raises** `ValueError` for fewer than one mask.
+        Raises:
+            ValueError: For fewer than one mask.
         """
         if not isinstance(n_masks, Integral) or n_masks < 1:
             raise ValueError(f"n_masks={n_masks!r}: one or more")
@@ -105,7 +110,8 @@ class Contexts:
     ) -> Contexts:
         """These masks (1 where known, 0 where not); equally likely unless `chances` are given.
 
-        **Raises** `ValueError` for no mask, other numbers than 0 and 1, or what the constructor refuses.
+        Raises:
+            ValueError: For no mask, other numbers than 0 and 1, or what the constructor refuses.
         """
         told = np.asarray(masks)
         if told.ndim != 2 or not np.isin(told, (0, 1)).all():
@@ -137,7 +143,8 @@ class Contexts:
     def vectors(self) -> Int[np.ndarray, "context m"]:
         """Every context, −1 where unknown.
 
-        **Raises** `ValueError` for more than 2²³.
+        Raises:
+            ValueError: For more than 2²³.
         """
         sizes = np.where(self.masks, np.array(self.world.values, float), 1).prod(axis=1)
         if sizes.sum() > MOST_CONTEXTS:
@@ -181,7 +188,9 @@ class Contexts:
     def conditional(self, context: Int[np.ndarray, " some"]) -> Float[np.ndarray, "some vector"]:
         """p(c | d) of every token for some contexts.
 
-        **Raises** `ValueError` for a context that the world never shows."""
+        Raises:
+            ValueError: For a context that the world never shows.
+        """
         return self.world.conditional(self.vectors[context])
 
     def posterior(self, context: Int[np.ndarray, " some"]) -> Float[np.ndarray, "some m value"]:

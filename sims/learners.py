@@ -55,7 +55,8 @@ def save_learner(
 ) -> None:
     """Write `manifest.json`, `world.safetensors` and `learner.safetensors`, the learner's own tensors.
 
-    **Raises** `FileExistsError` if the folder exists and is not to be overwritten.
+    Raises:
+        FileExistsError: If the folder exists and is not to be overwritten.
     """
     world = contexts.world
     held = {f"tables/{i}": torch.from_numpy(np.ascontiguousarray(t)) for i, t in enumerate(world.tables)}
@@ -81,7 +82,8 @@ def save_learner(
 def load_learner(path: Path | str, kind: str) -> tuple[Contexts, dict[str, Tensor], dict[str, Any]]:
     """What `save_learner` wrote: contexts, tensors, settings.
 
-    **Raises** `ArtifactError` if the folder is missing, damaged or of another kind.
+    Raises:
+        ArtifactError: If the folder is missing, damaged or of another kind.
     """
     folder = user_path(path)
     manifest = read_json(folder / "manifest.json")

@@ -42,8 +42,8 @@ def lookup_model(
     `tokens` are those of an incomplete concept set (`tokens_of(world)`), over which the softmax of training
     ran: the others get a bias of −10⁹, so that their probability is 0 here too.
 
-    **Raises** `ValueError` where the widths differ, there are fewer contexts than tokens, or `tokens` are
-    none.
+    Raises:
+        ValueError: Where the widths differ, there are fewer contexts than tokens, or `tokens` are none.
     """
     if f.shape[1] != g.shape[1] or len(f) < len(g):
         raise ValueError(
@@ -107,8 +107,9 @@ def save_lookup(
     Without graticule: `HookedTransformer(HookedTransformerConfig(**manifest["settings"]["config"]))` with all
     weights 0 but `embed.W_E` = f, `unembed.W_U` = gᵀ and `unembed.b_U`, all three in `learner.safetensors`.
 
-    **Raises** `FileExistsError` if the folder exists and is not to be overwritten, `ValueError` where the
-    tables do not have a row a context and a token, of equal widths.
+    Raises:
+        FileExistsError: If the folder exists and is not to be overwritten.
+        ValueError: Where the tables do not have a row a context and a token, of equal widths.
     """
     world = contexts.world
     if len(f) < contexts.n or len(g) != world.n_vectors or f.shape[1] != g.shape[1]:
@@ -125,7 +126,8 @@ def save_lookup(
 def load_lookup(path: Path | str, sae: bool = False) -> tuple[HookedTransformer, Contexts]:
     """The hooked model that `save_lookup` wrote, and the contexts whose truth is known.
 
-    **Raises** `ArtifactError` if the folder is missing, damaged or something else.
+    Raises:
+        ArtifactError: If the folder is missing, damaged or something else.
     """
     contexts, held, _ = load_learner(path, KIND)
     with as_damaged(path, "save the learner again"):

@@ -52,7 +52,8 @@ def planted(
     the words in random directions, the hidden part in one direction a target (from the middle layer on), and
     Gaussian noise of standard deviation `noise`.
 
-    **Raises** `ValueError` where the shares are negative or exceed 1.
+    Raises:
+        ValueError: Where the shares are negative or exceed 1.
     """
     if min(surface, hidden) < 0 or surface + hidden > 1:
         raise ValueError(f"surface={surface} and hidden={hidden}: shares of the variance, together at most 1")

@@ -49,7 +49,9 @@ class SequenceShape:
     """Layer norm with gains and biases before every sublayer and the unembedding, or none."""
 
     def __post_init__(self) -> None:
-        """**Raises** `ValueError` for sizes that make no transformer."""
+        """Raises:
+        ValueError: For sizes that make no transformer.
+        """
         if min(self.n_layers, self.d_model, self.n_heads) < 1 or self.mlp_ratio < 0:
             raise ValueError(f"{self}: at least one block, head and dimension")
         if self.normalization not in ("LN", None):
@@ -114,7 +116,8 @@ class SequenceTokens:
         Some orders are drawn as random orders and all their rotations, so that each concept stands equally
         often at every position where `orders` is a multiple of the number of shown concepts.
 
-        **Raises** `ValueError` for no order, or more than 2²⁴ texts.
+        Raises:
+            ValueError: For no order, or more than 2²⁴ texts.
         """
         marginal = self.world.marginal(self.shown)
         told = np.argwhere(marginal > 0)
@@ -144,8 +147,8 @@ class SequenceTokens:
     def known(self, texts: Int[Tensor, "text pos"]) -> Int[np.ndarray, "text pos m"]:
         """What is known after every token: concept values, −1 where not yet told.
 
-        **Raises** `ValueError` for tokens that are no concept's and do not start a text, or a concept told
-        twice.
+        Raises:
+            ValueError: For tokens that are no concept's and do not start a text, or a concept told twice.
         """
         ids = texts.cpu().numpy()
         if (ids[:, 0] != self.start).any() or not (
@@ -231,8 +234,9 @@ def save_sequence(
     Without graticule: `HookedTransformer(HookedTransformerConfig(**manifest["settings"]["config"]))`, and
     `load_state_dict` of `learner.safetensors` with `strict=False`.
 
-    **Raises** `FileExistsError` if the folder exists and is not to be overwritten, `ValueError` for a model
-    of another shape or another world's language.
+    Raises:
+        FileExistsError: If the folder exists and is not to be overwritten.
+        ValueError: For a model of another shape or another world's language.
     """
     held = {name: tuple(p.shape) for name, p in model.named_parameters()}
     wanted = sequence_model(SequenceTokens.of(contexts), shape).named_parameters()
@@ -248,7 +252,8 @@ def save_sequence(
 def load_sequence(path: Path | str, sae: bool = False) -> tuple[HookedTransformer, Contexts]:
     """The hooked model that `save_sequence` wrote, frozen, and the contexts whose truth is known.
 
-    **Raises** `ArtifactError` if the folder is missing, damaged or something else.
+    Raises:
+        ArtifactError: If the folder is missing, damaged or something else.
     """
     contexts, held, settings = load_learner(path, KIND)
     with as_damaged(path, "save the learner again"), torch.no_grad():

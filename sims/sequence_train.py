@@ -53,7 +53,9 @@ class SequenceTraining:
     """Training ends once the loss is less than this above its floor (nats, mean over positions)."""
 
     def __post_init__(self) -> None:
-        """**Raises** `ValueError` for other targets, or numbers out of range."""
+        """Raises:
+        ValueError: For other targets, or numbers out of range.
+        """
         if self.targets not in ("posterior", "sampled"):
             raise ValueError(f"targets={self.targets!r}: 'posterior' or 'sampled'")
         if self.steps < 0 or min(self.batch, self.log_every) < 1:
@@ -104,8 +106,9 @@ def train_sequence(
     `watch(step, model)` is called at every point of the curves. The same settings give the same bits on the
     same number of threads.
 
-    **Raises** `ValueError` for a world too large to enumerate, or hidden concepts that are none or all;
-    `FloatingPointError` where training diverges.
+    Raises:
+        ValueError: For a world too large to enumerate, or hidden concepts that are none or all.
+        FloatingPointError: Where training diverges.
     """
     settings = settings or SequenceTraining()
     if len(set(hidden)) >= world.m:

@@ -61,7 +61,9 @@ class Training:
     """Updates between points of the curves."""
 
     def __post_init__(self) -> None:
-        """**Raises** `ValueError` for another optimiser, or numbers out of range."""
+        """Raises:
+        ValueError: For another optimiser, or numbers out of range.
+        """
         if self.optimizer not in get_args(Optimizer):
             raise ValueError(f"optimizer={self.optimizer!r}: one of {', '.join(get_args(Optimizer))}")
         check_limits(steps=self.steps, batch=self.batch, log_every=self.log_every, lr=self.lr)
@@ -120,8 +122,9 @@ def train(
     widths train as zero-padded columns, which no gradient touches; the same settings give the same bits on
     the same number of threads.
 
-    **Raises** `ValueError` for no run, worlds of different shapes, or another number of scales or widths than
-    runs; `FloatingPointError` where training diverges.
+    Raises:
+        ValueError: For no run, worlds of different shapes, or another number of scales or widths than runs.
+        FloatingPointError: Where training diverges.
     """
     settings = settings or Training()
     if not contexts or len({c.world.values for c in contexts}) != 1:
@@ -161,7 +164,8 @@ def initial(
     """The tables before training, the unembeddings transposed; each run from its own seed, so that the same
     run alone or among others starts alike.
 
-    **Raises** `ValueError` for another number of scales or widths than runs.
+    Raises:
+        ValueError: For another number of scales or widths than runs.
     """
     runs, m = len(pairs), pairs[0].contexts.world.m
     widths = _one_a_run(m if settings.dim is None else settings.dim, runs, "dim")
@@ -210,7 +214,8 @@ def _exponentials(logits: Tensor, bounded: bool) -> Tensor:
 def _are_bounded(logits: Tensor, settings: Training) -> bool:
     """Whether logits are so small that their exp is safe for some more updates.
 
-    **Raises** `FloatingPointError` if they are not finite.
+    Raises:
+        FloatingPointError: If they are not finite.
     """
     largest = float(logits.abs().max())
     if not largest < float("inf"):

@@ -47,8 +47,10 @@ class World:
     """Concept → what its values are; empty: all nominal."""
 
     def __post_init__(self) -> None:
-        """**Raises** `ValueError` for a graph that is not directed or has a cycle, other nodes or kinds, or
-        tables that are no distributions; tables in float32 are made to add up to 1 in float64."""
+        """Raises:
+        ValueError: For a graph that is not directed or has a cycle, other nodes or kinds, or tables that
+            are no distributions; tables in float32 are made to add up to 1 in float64.
+        """
         m = len(self.tables)
         if len(self.kinds) not in (0, m) or not set(self.kinds) <= set(get_args(Kind)):
             raise ValueError(
@@ -82,8 +84,8 @@ class World:
         Of a binary concept P(1 | parents) is uniform on [low, high], independently for every setting of the
         parents; of a concept with more values the weights are, and are then normalised.
 
-        **Raises** `ValueError` for another graph than a `World` has, bounds outside [0, 1] or fewer than two
-        values.
+        Raises:
+            ValueError: For another graph than a `World` has, bounds outside [0, 1] or fewer than two values.
         """
         _numbered(graph, len(graph))
         if not 0 <= low <= high <= 1:
@@ -117,7 +119,8 @@ class World:
 
         `max_parents` bounds the in-degree, the parents kept being drawn evenly. `tables` go to `on`.
 
-        **Raises** `ValueError` for no concept or a probability outside [0, 1].
+        Raises:
+            ValueError: For no concept or a probability outside [0, 1].
         """
         rng = np.random.default_rng(seed)
         order = rng.permutation(m)
@@ -153,7 +156,8 @@ class World:
     def forest(cls, m: int, trees: int = 2, seed: int = 0) -> World:
         """Random trees: every concept but the `trees` roots has one parent, drawn among earlier ones.
 
-        **Raises** `ValueError` unless 1 ≤ trees ≤ m.
+        Raises:
+            ValueError: Unless 1 ≤ trees ≤ m.
         """
         if not 1 <= trees <= m:
             raise ValueError(f"trees={trees} among {m} concepts")
@@ -230,7 +234,9 @@ class World:
         return math.prod(self.values)
 
     def enumerable(self) -> None:
-        """**Raises** `ValueError` for more than 2¹⁶ concept vectors."""
+        """Raises:
+        ValueError: For more than 2¹⁶ concept vectors.
+        """
         if self.n_vectors > EXACT_UP_TO:
             raise ValueError(
                 f"{self.m} concepts make {self.n_vectors:,} concept vectors, more than the {EXACT_UP_TO:,} "
@@ -241,7 +247,8 @@ class World:
     def joint(self) -> Float[np.ndarray, "*_value"]:
         """P(C = c), an axis a concept.
 
-        **Raises** `ValueError` for more than 2¹⁶ concept vectors; `sample` works for any number.
+        Raises:
+            ValueError: For more than 2¹⁶ concept vectors; `sample` works for any number.
         """
         self.enumerable()
         out = np.ones(self.values)
@@ -256,7 +263,8 @@ class World:
     def vectors(self) -> Int[np.ndarray, "vector m"]:
         """Every concept vector, the last concept changing fastest: row v is token v.
 
-        **Raises** `ValueError` for more than 2¹⁶.
+        Raises:
+            ValueError: For more than 2¹⁶.
         """
         self.enumerable()
         return np.stack(np.unravel_index(np.arange(int(np.prod(self.values))), self.values), axis=1).astype(
@@ -270,7 +278,8 @@ class World:
     def marginal(self, concepts: Sequence[int]) -> Float[np.ndarray, "*_value"]:
         """P of some concepts, an axis each in ascending order.
 
-        **Raises** `ValueError` for concepts that are none.
+        Raises:
+            ValueError: For concepts that are none.
         """
         if not set(concepts) <= set(range(self.m)):
             raise ValueError(f"concepts {list(concepts)}: they are 0 … {self.m - 1}")
@@ -284,7 +293,8 @@ class World:
     def conditional(self, known: Int[np.ndarray, "row m"]) -> Float[np.ndarray, "row vector"]:
         """p(c | d) of every token, given what is known of it (−1 elsewhere).
 
-        **Raises** `ValueError` where what is given as known never occurs together.
+        Raises:
+            ValueError: Where what is given as known never occurs together.
         """
         agrees = np.ones((len(known), len(self.vectors)), bool)
         for i in range(self.m):  # a concept at a time: sixteen concepts' agreement fits no memory at once
@@ -310,7 +320,9 @@ setattr(World, "__init__", door(graph=GRAPH, tables=FACTOR)(World.__init__))  # 
 
 
 def _numbered(graph: Directed, m: int) -> None:
-    """**Raises** `ValueError` unless the graph is directed with nodes 0 … m − 1."""
+    """Raises:
+    ValueError: Unless the graph is directed with nodes 0 … m − 1.
+    """
     if not graph.is_directed():
         raise ValueError("the graph is not directed: parents point at children; give an nx.DiGraph")
     if set(graph) != set(range(m)):

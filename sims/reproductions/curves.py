@@ -20,7 +20,8 @@ def loss_figure(curves: pd.DataFrame) -> Figure:
     Args:
         curves: `setting`, `step`, `gap`, `gap_se`.
 
-    **Raises** `KeyError` if a column is missing.
+    Raises:
+        KeyError: If a column is missing.
     """
     need_columns(curves, "setting", "step", "gap", "gap_se")
     fig = Figure()
@@ -49,7 +50,8 @@ def cosine_figure(curves: pd.DataFrame, paper: pd.DataFrame) -> Figure:
         curves: `setting`, `step`, and `unembedding`, `embedding`, `mixed`, each with `_se`.
         paper: `what` (a view), `step`, `paper`; may be empty.
 
-    **Raises** `KeyError` if a column is missing.
+    Raises:
+        KeyError: If a column is missing.
     """
     need_columns(curves, "setting", "step", *VIEWS, *(f"{v}_se" for v in VIEWS))
     fig: Figure = make_subplots(
@@ -114,7 +116,7 @@ def _settings(curves: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, dict[st
 
 
 def _band(
-    fig: Figure, part: pd.DataFrame, name: str, colour: str, positive: bool = False, **where: int
+    fig: Figure, part: pd.DataFrame, name: str, colour: str, positive: bool = False, **where: Any
 ) -> None:
     """Two standard errors either side, where there are any."""
     x, y, error = part["step"], part[name], part[f"{name}_se"]

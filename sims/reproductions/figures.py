@@ -47,7 +47,8 @@ def heat_figure(heat: pd.DataFrame) -> Figure:
     Args:
         heat: `view`, `i`, `j`, `mean`; the view `log_odds` is left out.
 
-    **Raises** `KeyError` if a column is missing.
+    Raises:
+        KeyError: If a column is missing.
     """
     need_columns(heat, "view", "i", "j", "mean")
     fig: Figure = make_subplots(cols=3, subplot_titles=[NAMES[v] for v in VIEWS], horizontal_spacing=0.05)
@@ -86,7 +87,8 @@ def paper_figure(paper: pd.DataFrame) -> Figure:
     Args:
         paper: `setting`, `what`, `ours`, `ours_se`, `paper`, `paper_se`.
 
-    **Raises** `KeyError` if a column is missing.
+    Raises:
+        KeyError: If a column is missing.
     """
     need_columns(paper, "setting", "what", "ours", "ours_se", "paper", "paper_se")
     labels = [f"{s} · {w}" for s, w in zip(paper["setting"], paper["what"], strict=True)]
@@ -127,7 +129,8 @@ def scatter_figure(points: pd.DataFrame) -> Figure:
     Args:
         points: `setting`, `token`, `c1` … `c3`, `x`, `y`, `z`.
 
-    **Raises** `KeyError` if a column is missing.
+    Raises:
+        KeyError: If a column is missing.
     """
     need_columns(points, "setting", "token", "c1", "x", "y", "z")
     panels = list(dict.fromkeys(points["setting"]))
@@ -190,7 +193,8 @@ def map_figure(settings: pd.DataFrame, view: str = "unembedding") -> Figure:
     Args:
         settings: `concepts`, `optimizer`, `ratio` (d / m), `scale`, the `view` and its `_se`.
 
-    **Raises** `KeyError` if a column is missing.
+    Raises:
+        KeyError: If a column is missing.
     """
     need_columns(settings, "concepts", "optimizer", "ratio", "scale", view, f"{view}_se")
     sizes, kinds = sorted(set(settings["concepts"])), list(dict.fromkeys(settings["optimizer"]))

@@ -154,7 +154,8 @@ def reproduce(
     `steps` of SGD do (`Setting.by`); `concepts` keeps the
     rows with so many concepts; `out` is `simulate`'s.
 
-    **Raises** `ValueError` for another name, `concepts` that no row has, or `runs` of figure 2's one scatter.
+    Raises:
+        ValueError: For another name, `concepts` that no row has, or `runs` of figure 2's one scatter.
     """
     if name not in NAMES:
         raise ValueError(f"name={name!r}: expected one of {', '.join(map(repr, NAMES))}")

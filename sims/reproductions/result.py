@@ -213,7 +213,8 @@ def table_1_band(settings: pd.DataFrame, least: float = 0.95) -> Check:
 
     `settings` is `Simulation.settings` of Table 1's protocol: complete contexts and concept sets, d = m.
 
-    **Raises** `ValueError` if no line has from four to seven concepts.
+    Raises:
+        ValueError: If no line has from four to seven concepts.
     """
     lines = settings[settings["concepts"].between(4, 7)]
     if not len(lines):

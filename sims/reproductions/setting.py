@@ -56,7 +56,9 @@ class Setting:
         return cls(concepts=world.m, given=world, **settings)
 
     def __post_init__(self) -> None:
-        """**Raises** `ValueError` for another graph or optimiser, or numbers out of range."""
+        """Raises:
+        ValueError: For another graph or optimiser, or numbers out of range.
+        """
         if self.graph not in get_args(Graph):
             raise ValueError(f"graph={self.graph!r}: one of {', '.join(get_args(Graph))}")
         check_limits(concepts=self.concepts, steps=self.steps, edge_probability=self.edge_probability)
@@ -70,7 +72,9 @@ class Setting:
         Training(optimizer=self.optimizer, lr=self.lr, scale=self.scale, weight_decay=self.weight_decay)
 
     def _check_given(self, world: World) -> None:
-        """**Raises** `ValueError` for another number of concepts, or a law of graphs beside a world."""
+        """Raises:
+        ValueError: For another number of concepts, or a law of graphs beside a world.
+        """
         if self.concepts != world.m:
             raise ValueError(f"concepts={self.concepts} for a world of {world.m}: leave concepts out")
         if (self.graph, self.edge_probability) != ("random", 0.5):

@@ -63,7 +63,8 @@ def simulate(
     `nulls` draws of the permutation and random-pair nulls, 0 for none; `points` on the curves; `out` a folder
     in which each setting is kept once it is done, so that the same call goes on there.
 
-    **Raises** `ValueError` for no setting, no run, or two settings that are the same.
+    Raises:
+        ValueError: For no setting, no run, or two settings that are the same.
     """
     given = list(settings) if isinstance(settings, Sequence) else [settings or Setting()]
     worlds = [Setting.on(one) if isinstance(one, World) else one for one in given]

@@ -33,8 +33,9 @@ class Descent:
 def hard_margin(a: Float[np.ndarray, " dim"], b: Float[np.ndarray, " dim"]) -> Float[np.ndarray, " dim"]:
     """The unit w of largest margin min(wᵀa, −wᵀb): towards the point of the segment [a, −b] nearest to 0.
 
-    **Raises** `ValueError` where none separates: b = αa with α > 0, or a zero vector. (That a ≠ b, as
-    Theorem 4 has it, is not enough.)
+    Raises:
+        ValueError: Where none separates: b = αa with α > 0, or a zero vector. (That a ≠ b, as Theorem 4 has
+            it, is not enough.)
     """
     nearest, share = _nearest(a, b)
     if not share > _SAME:
@@ -74,7 +75,8 @@ def margin_descent(
     each pair, whose weights are a softmax, so nothing underflows however small L is. With R the longer of a
     and b, a `rate` of None is 4 / R², or, for plain descent, 1 / 2R²L at the start, below which L only falls.
 
-    **Raises** `ValueError` where a and b do not separate, the widths differ, or plain descent diverges.
+    Raises:
+        ValueError: Where a and b do not separate, the widths differ, or plain descent diverges.
     """
     if start.shape[1:] != a.shape or a.shape != b.shape:
         raise ValueError(f"a {a.shape}, b {b.shape}, start {start.shape}: one width for all three")
@@ -124,7 +126,8 @@ def pair_descent(
 
     `ratio` is v's rate over u's; anything but 1 is outside the theorem.
 
-    **Raises** `ValueError` for u0 = −αv0 with α > 0, a zero vector, or a rate not below 1 / L(u0, v0).
+    Raises:
+        ValueError: For u0 = −αv0 with α > 0, a zero vector, or a rate not below 1 / L(u0, v0).
     """
     u, v = np.array(u, np.float64), np.array(v, np.float64)
     if cosine(u, v) < -1 + 1e-12 or not (u.any() and v.any()):
@@ -168,8 +171,9 @@ def star_descent(
     u2) keeps its direction, and the cosines of v_i with u1 − u2 and with each other increase. `start`
     (u1 and u2, then the v_i) takes the place of the orthogonal one; the theorem says nothing about it then.
 
-    **Raises** `ValueError` for a descent that diverges, or a width below `pairs` + 2, in which so many
-    vectors cannot be orthogonal: at m binary concepts the theorem needs 2^(m−1) + 2 dimensions, more than m.
+    Raises:
+        ValueError: For a descent that diverges, or a width below `pairs` + 2, in which so many vectors cannot
+            be orthogonal: at m binary concepts the theorem needs 2^(m−1) + 2 dimensions, more than m.
     """
     u, v = _orthogonal(pairs, width, embedding_norm, vector_norm, seed) if start is None else start
     u, v = np.array(u, np.float64), np.array(v, np.float64)

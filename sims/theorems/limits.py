@@ -22,7 +22,8 @@ SOUDRY = "Soudry et al., arXiv 1710.10345, Theorem 3"
 def ends(tables: Tables, concept: int) -> tuple[Float[np.ndarray, " dim"], Float[np.ndarray, " dim"]]:
     """Theorem 4's a and b: the embeddings of the contexts that know this concept alone, as 1 and as 0.
 
-    **Raises** `ValueError` if they are not met.
+    Raises:
+        ValueError: If they are not met.
     """
     alone = tables.where([i for i in range(tables.m) if i != concept], [concept])
     held = {int(tables.contexts.vectors[k, concept]): k for k in alone}
@@ -42,7 +43,8 @@ def theorem_4(
 
     Plain descent of `times` as many steps is put beside it.
 
-    **Raises** `ValueError` where a and b do not separate.
+    Raises:
+        ValueError: Where a and b do not separate.
     """
     fast = margin_descent(a, b, start, steps)
     return margin_checks(fast, margin_descent(a, b, start, steps * times, normalised=False))
@@ -103,7 +105,8 @@ def theorem_12(
 ) -> tuple[Check, ...]:
     """Theorem 12: joint descent on exp(−uᵀv). The cosine rises at every step; it is far from 1 for long.
 
-    **Raises** `ValueError` for a start or rate that the theorem leaves out.
+    Raises:
+        ValueError: For a start or rate that the theorem leaves out.
     """
     return pair_checks(pair_descent(u, v, steps, rate), tolerance)
 

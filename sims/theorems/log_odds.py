@@ -71,7 +71,8 @@ def project(tables: Tables, concept: int, neighbours: Sequence[int] | None = Non
 
     The log-odds wanted are those of p(C_i) or, with neighbours, of p(C_i | d).
 
-    **Raises** `ValueError` if no such context is met.
+    Raises:
+        ValueError: If no such context is met.
     """
     world = tables.contexts.world
     ids = tables.where([concept], neighbours or ())
@@ -99,7 +100,8 @@ def theorem_2_2(
 
     `log_p` holds ln p̂ of every context `met`, read off a model, say (None: the tables' own softmax).
 
-    **Raises** `ValueError` for log-probabilities of another shape.
+    Raises:
+        ValueError: For log-probabilities of another shape.
     """
     held = tables.log_p if log_p is None else np.asarray(log_p, np.float64)
     if held.shape != tables.truth.shape:
@@ -231,7 +233,8 @@ def theorem_10_equal(tables: Tables, graph: Undirected | None = None, tolerance:
 def neighbours_in(tables: Tables, graph: Undirected | None) -> list[list[int]]:
     """ne(i) of every concept.
 
-    **Raises** `ValueError` for a graph of other concepts.
+    Raises:
+        ValueError: For a graph of other concepts.
     """
     held = tables.contexts.world.moral_graph if graph is None else graph
     if set(held) != set(range(tables.m)):

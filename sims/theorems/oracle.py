@@ -31,7 +31,8 @@ def imposed_logits(contexts: Contexts, conflict: float = 50.0) -> Float[np.ndarr
     With a large `conflict` its softmax is p(c | d), and the log-odds of C_i do not depend on the rest of c
     even where c contradicts d: what Theorems 3 and 10 presuppose.
 
-    **Raises** `ValueError` unless p(c) > 0 for every c.
+    Raises:
+        ValueError: Unless p(c) > 0 for every c.
     """
     known, vectors = contexts.vectors[:, None], contexts.world.vectors[None]
     joint = _positive(contexts.world)
@@ -47,7 +48,8 @@ def compatible_logits(
 
     With `spread` every contradiction has a price of its own, uniform on `conflict` · (1 ± `spread`).
 
-    **Raises** `ValueError` unless p(c) > 0 for every c and 0 ≤ spread < 1.
+    Raises:
+        ValueError: Unless p(c) > 0 for every c and 0 ≤ spread < 1.
     """
     if not 0 <= spread < 1:
         raise ValueError(f"spread={spread}: a share of the price, in [0, 1)")
@@ -107,7 +109,8 @@ def linear_tables(
     The w_i are the rows of an invertible `basis` (None: orthonormal), the u_i its dual, u_iᵀw_j = δ_ij, and
     h_i is the log-odds of C_i: `known` or −`known` where its value is known, that of p(C_i) where not.
 
-    **Raises** `ValueError` for concepts that depend on each other, are not binary, or are certain.
+    Raises:
+        ValueError: For concepts that depend on each other, are not binary, or are certain.
     """
     world = contexts.world
     marginals = np.stack([world.marginal([i]) for i in range(world.m)]) if set(world.values) == {2} else None

@@ -39,7 +39,8 @@ def mean_differences(tables: Tables) -> Float[np.ndarray, "m dim"]:
 def embedding_differences(tables: Tables, concept: int) -> Float[np.ndarray, "pair dim"]:
     """f(d_(i→1)) − f(d_(i→0)) wherever both contexts are met.
 
-    **Raises** `ValueError` if there is no such pair.
+    Raises:
+        ValueError: If there is no such pair.
     """
     held = tables.met[tables.contexts.vectors[tables.met, concept] == 0]
     low, high = tables.changed(held, concept, 1)

@@ -172,7 +172,8 @@ def descent_figure(curves: pd.DataFrame) -> Figure:
     Args:
         curves: a line a point, with `theorem` (a colour each), `series`, `step` and `cosine`.
 
-    **Raises** `KeyError` if a column is missing.
+    Raises:
+        KeyError: If a column is missing.
     """
     from graticule.probes.plots.drawing import Figure, Scatter
     from graticule.probes.plots.style import ACCENT, BLOCKS, INK, MUTED, need_columns, plain, style

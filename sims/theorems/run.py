@@ -59,8 +59,9 @@ def theorems(
     to certainty, a contradiction's price (50 nats) no longer dwarfs ln p; nearer to ½, log-odds are
     themselves rounding.
 
-    **Raises** `ValueError` for a world of other concepts, one with a concept vector of probability 0, or a
-    learner of another world.
+    Raises:
+        ValueError: For a world of other concepts, one with a concept vector of probability 0, or a learner of
+            another world.
     """
     if world is None:
         world = World.random(4, seed=seed) if learned is None else learned.contexts[0].world

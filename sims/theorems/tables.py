@@ -29,7 +29,9 @@ class Tables:
     """A row a concept vector, [`len(world.vectors)`, k]."""
 
     def __post_init__(self) -> None:
-        """**Raises** `ValueError` for tables of other lengths or widths, or that hold NaN or infinity."""
+        """Raises:
+        ValueError: For tables of other lengths or widths, or that hold NaN or infinity.
+        """
         wanted = (self.contexts.n, len(self.contexts.world.vectors))
         if (len(self.f), len(self.g)) != wanted or self.f.shape[1] != self.g.shape[1]:
             raise ValueError(
@@ -81,7 +83,8 @@ class Tables:
     def token_pairs(self, concept: int) -> Int[np.ndarray, "pair 2"]:
         """Tokens (c_(i→0), c_(i→1)), a row for every setting of the other concepts that leaves both in 𝒞̂.
 
-        **Raises** `ValueError` for a concept that is not binary: the theorems are about 0 and 1.
+        Raises:
+            ValueError: For a concept that is not binary: the theorems are about 0 and 1.
         """
         world = self.contexts.world
         if world.values[concept] != 2:

@@ -49,7 +49,8 @@ def optimal_reader(
     Directions of the activations with less than `rcond` of the largest standard deviation are float rounding
     and are not read.
 
-    **Raises** `ValueError` for row counts that differ or weights that are no probabilities.
+    Raises:
+        ValueError: For row counts that differ or weights that are no probabilities.
     """
     n = len(activations)
     p = np.full(n, 1.0) if weights is None else weights
@@ -99,7 +100,8 @@ def partners(
     `same` are further columns that have to agree (the order in which a text told its concepts, say). Rows
     without a partner are left out.
 
-    **Raises** `ValueError` where two rows are the same context: give `same`, or average them first.
+    Raises:
+        ValueError: Where two rows are the same context: give `same`, or average them first.
     """
     rest = np.delete(known, concept, axis=1)
     keys = rest if same is None else np.concatenate([rest, same], axis=1)
@@ -153,7 +155,8 @@ def truth_table(
     probabilities themselves where values are names, the posterior mean on a line, and the mean cosine and
     sine on a circle).
 
-    **Raises** `ValueError` for contexts of probability 0 or worlds too large to enumerate.
+    Raises:
+        ValueError: For contexts of probability 0 or worlds too large to enumerate.
     """
     wanted = list(range(world.m)) if concepts is None else check_indices("concepts", concepts, world.m)
     contexts, rows, _ = context_rows(known)
@@ -211,7 +214,8 @@ def parity(
     """P(C_i ≠ C_j | known), the posterior of the parity of two two-valued concepts: present wherever the two
     are, and of no linear function of theirs (zero correlation with both where all four are alike likely).
 
-    **Raises** `ValueError` for concepts of more values, or one concept twice.
+    Raises:
+        ValueError: For concepts of more values, or one concept twice.
     """
     i, j = concepts
     if i == j or world.values[i] != 2 or world.values[j] != 2:

@@ -69,7 +69,8 @@ class TrueRows:
         all the empty one, are often a good part of all rows: in the test part by accident, one of them alone
         would decide the score. What is too few to share stays in the training part.
 
-        **Raises** `ValueError` for a share outside (0, 1).
+        Raises:
+            ValueError: For a share outside (0, 1).
         """
         if not 0 < share < 1:
             raise ValueError(f"share={share}: of the contexts, between 0 and 1")
@@ -96,7 +97,9 @@ class TrueRows:
         """How each two-valued concept is written at a point (`optimal.write_directions`), pairs by their
         weights.
 
-        **Raises** `ValueError` on a sample, whose rows repeat."""
+        Raises:
+            ValueError: On a sample, whose rows repeat.
+        """
         same = self.told if self.told.shape[1] else None
         return write_directions(self._numpy(point), self.known, concepts, same, self.weights, normalised)
 
@@ -143,7 +146,8 @@ def sequence_rows(
     """The sequence learner's activations after the tokens at `pos`: of every text in some `orders` (None is
     all of them; see `SequenceTokens.every`), each beginning of a text once; or of n drawn texts.
 
-    **Raises** `IndexError` for a position beyond the texts.
+    Raises:
+        IndexError: For a position beyond the texts.
     """
     if n is None:
         texts = tokens.every(orders, seed)

@@ -130,7 +130,8 @@ def steering_vectors(
 ) -> SteeringVectors:
     """The steering vectors of one pair of tables (`Learned.f[run]`, `Learned.g[run]`).
 
-    **Raises** `ValueError` where the tables do not have a row a context and a token.
+    Raises:
+        ValueError: Where the tables do not have a row a context and a token.
     """
     found, wanted = (len(f), len(g)), (contexts.n, len(contexts.world.vectors))
     if found[0] < wanted[0] or found[1] != wanted[1]:

@@ -28,7 +28,9 @@ class RestrictedWorld(World):
     """True for the concept vectors (tokens) in 𝒞̂."""
 
     def __post_init__(self) -> None:
-        """**Raises** `ValueError` for a set of another size, with no vector or with none that occurs."""
+        """Raises:
+        ValueError: For a set of another size, with no vector or with none that occurs.
+        """
         super().__post_init__()
         if self.kept.shape != (self.n_vectors,) or not self._whole[self.kept].sum() > 0:
             raise ValueError(
@@ -41,7 +43,8 @@ class RestrictedWorld(World):
         """Keep a random `share` of a world's concept vectors (rounded, two at least); of those that are left
         if the world is restricted already.
 
-        **Raises** `ValueError` for a share outside (0, 1], or more than 2¹⁶ concept vectors.
+        Raises:
+            ValueError: For a share outside (0, 1], or more than 2¹⁶ concept vectors.
         """
         if not 0 < share <= 1:
             raise ValueError(f"share={share}: of the concept vectors, above 0 and up to 1")

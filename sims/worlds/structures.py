@@ -27,7 +27,8 @@ def with_synonyms(
     favourites of its own). Hide it from contexts with `Contexts.complete(world, hidden=[world.m - 1])`;
     steering vectors then compare tokens of the same form.
 
-    **Raises** `ValueError` for fewer than two forms, parents that are none, or a `RestrictedWorld`.
+    Raises:
+        ValueError: For fewer than two forms, parents that are none, or a `RestrictedWorld`.
     """
     _whole(world)
     if forms < 2 or not set(parents) <= set(range(world.m)):
@@ -66,8 +67,8 @@ def with_child(
     on, drawn as `World.on` draws them, for every value of the parent and of further `parents`. Concept
     vectors that contradict this have probability 0 (`World.possible`).
 
-    **Raises** `ValueError` for a parent or values that are none, fewer than two values, or a
-    `RestrictedWorld`.
+    Raises:
+        ValueError: For a parent or values that are none, fewer than two values, or a `RestrictedWorld`.
     """
     _whole(world)
     above = sorted({parent, *parents})
@@ -103,8 +104,9 @@ def markov_field(
     potential), made chordal, as its moral graph: that graph itself where it is chordal, a forest or a
     triangle. `field_graph` is the graph before.
 
-    **Raises** `ValueError` for potentials that do not fit, are negative, or whose product is 0 everywhere;
-    and for more than 2¹⁶ concept vectors.
+    Raises:
+        ValueError: For potentials that do not fit, are negative, or whose product is 0 everywhere; and for
+            more than 2¹⁶ concept vectors.
     """
     if np.prod([float(v) for v in values]) > EXACT_UP_TO:
         raise ValueError(f"{tuple(values)} makes more than {EXACT_UP_TO} concept vectors")

@@ -37,7 +37,9 @@ class Smooth:
     """Greatest of the same."""
 
     def __post_init__(self) -> None:
-        """**Raises** `ValueError` for widths, shares or probabilities out of range."""
+        """Raises:
+        ValueError: For widths, shares or probabilities out of range.
+        """
         if self.width <= 0 or not 0 <= self.background <= 1 or not 0 <= self.low <= self.high <= 1:
             raise ValueError(f"{self}: width above 0, background, low and high in [0, 1], low at most high")
 
@@ -55,8 +57,9 @@ def smooth_world(
     their coordinates: the centre of the bump of an ordered or a cyclic concept, P(1 | parents) within
     [`low`, `high`] of a two-valued one, and the weight of every value of one with more names.
 
-    **Raises** `ValueError` for more than 64 places on a line or circle, fewer than two values, or a concept
-    that is not in the graph.
+    Raises:
+        ValueError: For more than 64 places on a line or circle, fewer than two values, or a concept that is
+            not in the graph.
     """
     law = law or Smooth()
     rng = np.random.default_rng(seed)
@@ -110,7 +113,8 @@ def bumps(
     On a circle they are even angles, `centre` is in radians, and the bump is von Mises with concentration
     1/(π `width`)², so that `width` is a share of the half turn. `background` of it is spread evenly.
 
-    **Raises** `ValueError` for nominal values, which have no places.
+    Raises:
+        ValueError: For nominal values, which have no places.
     """
     if kind == "nominal":
         raise ValueError("kind='nominal': values that are names have no places; 'ordered' or 'cyclic'")
