@@ -26,7 +26,7 @@ from graticule.hooks.kinds import write_folder
 from graticule.hooks.names import user_path
 from graticule.sims.contexts import Contexts
 from graticule.sims.world import World
-from graticule.sims.worlds.restricted import RestrictedWorld
+from graticule.sims.worlds.structures import RestrictedWorld
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer

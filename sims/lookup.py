@@ -20,7 +20,7 @@ from torch import Tensor
 from graticule.hooks.artifact import as_damaged
 from graticule.sims.contexts import Contexts
 from graticule.sims.learners import hooked, load_learner, save_learner
-from graticule.sims.worlds.restricted import tokens_of
+from graticule.sims.worlds.structures import tokens_of
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer

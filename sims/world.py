@@ -97,12 +97,7 @@ class World:
         tables: list[np.ndarray] = []
         for i in range(len(graph)):
             shape = tuple(sizes[p] for p in sorted(graph.predecessors(i)))
-            if sizes[i] == 2:
-                one = rng.uniform(low, high, shape)
-                tables.append(np.stack([1 - one, one], axis=-1))
-            else:
-                weight = rng.uniform(low, high, (*shape, sizes[i]))
-                tables.append(weight / weight.sum(axis=-1, keepdims=True))
+            tables.append(drawn_table(shape, sizes[i], low, high, rng))
         return cls(graph, tuple(tables))
 
     @classmethod
@@ -206,8 +201,8 @@ class World:
         """Whether graph, tables and, where it is restricted, the set kept are the same."""
         if self.values != other.values or set(self.graph.edges) != set(other.graph.edges):
             return False
-        kept = [np.asarray(getattr(world, "kept", ())) for world in (self, other)]
-        pairs = [*zip(self.tables, other.tables, strict=True), kept]
+        restrictions = [np.asarray(getattr(world, "kept", ())) for world in (self, other)]
+        pairs = [*zip(self.tables, other.tables, strict=True), restrictions]
         return all(np.array_equal(a, b) for a, b in pairs)
 
     def parents(self, concept: int) -> list[int]:
@@ -333,3 +328,14 @@ def _normalised(table: Float[np.ndarray, "*_value"]) -> Float[np.ndarray, "*_val
     """Distributions that add up to 1 in float64; those that do are left to the bit."""
     total = table.sum(axis=-1, keepdims=True)
     return table if (np.abs(total - 1) <= _ROUNDING).all() else table / total
+
+
+def drawn_table(
+    parents: tuple[int, ...], size: int, low: float, high: float, rng: np.random.Generator
+) -> Float[np.ndarray, "*_value"]:
+    """P(value | parents) as `World.on` draws it, one axis for each parent of so many values."""
+    if size == 2:
+        one = rng.uniform(low, high, parents)
+        return np.stack([1 - one, one], axis=-1)
+    weight = rng.uniform(low, high, (*parents, size))
+    return weight / weight.sum(axis=-1, keepdims=True)

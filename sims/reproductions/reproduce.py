@@ -148,11 +148,17 @@ def reproduce(
     dimensions), `orthogonality` (figure 7a), and `scales`, which the paper has not: dimension over concepts ×
     initial scale × optimiser.
 
-    **Arguments:** `runs` and `steps` in place of the paper's and ours (200,000; 500,000 for ten concepts and
-    more; figure 5's 4,900 epochs as 882,000); `optimizer` in place of the stated one: `"population"` takes
-    the exact gradient in a fraction of the updates, those that make as much learning rate × updates as
-    `steps` of SGD do (`Setting.by`); `concepts` keeps the
-    rows with so many concepts; `out` is `simulate`'s.
+    Args:
+        name: Which one.
+        runs: In place of the paper's number; figure 2 is one run.
+        steps: In place of ours (200,000; 500,000 for ten concepts and more; figure 5's 4,900 epochs as
+            882,000).
+        seed: Of the first run.
+        optimizer: In place of the stated one: `"population"` takes the exact gradient in a fraction of the
+            updates, those that make as much learning rate × updates as `steps` of SGD do (`Setting.by`).
+        concepts: Keeps the rows with so many concepts.
+        out: As in `simulate`.
+        progress: Whether bars are drawn; None: where it takes long.
 
     Raises:
         ValueError: For another name, `concepts` that no row has, or `runs` of figure 2's one scatter.

@@ -58,10 +58,16 @@ def simulate(
     one a run: 10 runs of 200,000 updates, for minutes. What is trained is logged, and drawn as a bar.
     The trained tables themselves are what `graticule.sims.train.train([Contexts.complete(world)])` returns.
 
-    **Arguments:** `steps` and `optimizer` take the place of the settings' own, as in `reproduce`; `runs` is
-    the paper's number where it is None (100 for m = 3 and 4, 50, 20, then 10);
-    `nulls` draws of the permutation and random-pair nulls, 0 for none; `points` on the curves; `out` a folder
-    in which each setting is kept once it is done, so that the same call goes on there.
+    Args:
+        settings: Worlds, settings, or both.
+        runs: None is the paper's number (100 for m = 3 and 4, 50, 20, then 10).
+        steps: In place of the settings' own, as in `reproduce`.
+        optimizer: In place of the settings' own, as in `reproduce`.
+        seed: Of the first run.
+        nulls: Draws of the permutation and random-pair nulls, 0 for none.
+        points: On the curves.
+        out: A folder in which each setting is kept once it is done, so that the same call goes on there.
+        progress: Whether bars are drawn; None: where it takes long.
 
     Raises:
         ValueError: For no setting, no run, or two settings that are the same.

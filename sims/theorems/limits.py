@@ -17,6 +17,7 @@ from graticule.sims.theorems.result import JIANG, Check
 from graticule.sims.theorems.tables import Tables
 
 SOUDRY = "Soudry et al., arXiv 1710.10345, Theorem 3"
+_TURNED = "largest distance of its unit vector from the start's"
 
 
 def ends(tables: Tables, concept: int) -> tuple[Float[np.ndarray, " dim"], Float[np.ndarray, " dim"]]:
@@ -26,10 +27,10 @@ def ends(tables: Tables, concept: int) -> tuple[Float[np.ndarray, " dim"], Float
         ValueError: If they are not met.
     """
     alone = tables.where([i for i in range(tables.m) if i != concept], [concept])
-    held = {int(tables.contexts.vectors[k, concept]): k for k in alone}
-    if not {0, 1} <= set(held):
+    context = {int(tables.contexts.vectors[k, concept]): k for k in alone}
+    if not {0, 1} <= set(context):
         raise ValueError(f"no context met knows concept {concept} alone; Theorem 4 is about those two")
-    return tables.f[held[1]], tables.f[held[0]]
+    return tables.f[context[1]], tables.f[context[0]]
 
 
 def theorem_4(
@@ -111,40 +112,23 @@ def theorem_12(
     return pair_checks(pair_descent(u, v, steps, rate), tolerance)
 
 
-def pair_checks(found: Joint, tolerance: float = 1e-13) -> tuple[Check, ...]:
+def pair_checks(joint: Joint, tolerance: float = 1e-13) -> tuple[Check, ...]:
     """Theorem 12's checks of one descent: u + v, u − v, and the cosine."""
-    source = f"{JIANG}, Theorem 12"
-    ends = {
-        "cosine at the start": float(found.curve.limit[0, 0]),
-        "at the end": float(found.curve.limit[-1, 0]),
-    }
-    return (
-        Check(
-            name="Theorem 12, sum",
-            statement="u + v keeps its direction",
-            quantity="largest distance of its unit vector from the start's",
-            measured=found.direction,
-            tolerance=tolerance,
-            source=source,
+    return _joint_checks(
+        f"{JIANG}, Theorem 12",
+        tolerance,
+        ("Theorem 12, sum", "u + v keeps its direction", _TURNED, joint.direction),
+        (
+            "Theorem 12, difference",
+            "(u − v)_{t+1} = (1 − ηL_t)(u − v)_t",
+            "largest difference over |u| + |v|",
+            joint.recursion,
         ),
-        Check(
-            name="Theorem 12, difference",
-            statement="(u − v)_{t+1} = (1 − ηL_t)(u − v)_t",
-            quantity="largest difference over |u| + |v|",
-            measured=found.recursion,
-            tolerance=tolerance,
-            source=source,
-        ),
-        Check(
-            name="Theorem 12, cosine",
-            statement="cos(u, v) increases at every step",
-            quantity="least change in a step",
-            measured=found.slowest,
-            tolerance=-1e-15,
-            relation="≥",
-            details=ends,
-            source=source,
-        ),
+        rising=("Theorem 12, cosine", "cos(u, v) increases at every step", joint.slowest),
+        details={
+            "cosine at the start": float(joint.curve.limit[0, 0]),
+            "at the end": float(joint.curve.limit[-1, 0]),
+        },
     )
 
 
@@ -153,37 +137,40 @@ def theorem_14(pairs: int = 4, steps: int = 2000, seed: int = 0) -> tuple[Check,
     return star_checks(star_descent(pairs, steps=steps, seed=seed))
 
 
-def star_checks(found: Joint, tolerance: float = 1e-12) -> tuple[Check, ...]:
+def star_checks(joint: Joint, tolerance: float = 1e-12) -> tuple[Check, ...]:
     """Theorem 14's checks of one descent: the equal loss terms, the fixed direction, the cosines."""
-    source = f"{JIANG}, Theorems 5 and 14"
+    return _joint_checks(
+        f"{JIANG}, Theorems 5 and 14",
+        tolerance,
+        (
+            "Theorem 14, loss",
+            "from an orthogonal start all 2K terms of the loss stay equal",
+            "largest over least term, − 1",
+            joint.recursion,
+        ),
+        ("Theorem 14, direction", "√2 Σ v_i + √K (u1 − u2) keeps its direction", _TURNED, joint.direction),
+        rising=(
+            "Theorem 14, cosines",
+            "cos(v_i, v_j) and cos(u1 − u2, v_i) increase at every step",
+            joint.slowest,
+        ),
+        details={
+            "cos(v_i, v_j) at the end": float(joint.curve.mutual[-1]),
+            "cos(u1 − u2, v_i) at the end": float(joint.curve.limit[-1].min()),
+        },
+    )
+
+
+def _joint_checks(
+    source: str,
+    tolerance: float,
+    *invariants: tuple[str, str, str, float],
+    rising: tuple[str, str, float],
+    details: dict[str, float],
+) -> tuple[Check, ...]:
+    """Checks of what stays the same (name, statement, quantity, measured), and of the cosines that rise."""
+    name, statement, slowest = rising
     return (
-        Check(
-            name="Theorem 14, loss",
-            statement="from an orthogonal start all 2K terms of the loss stay equal",
-            quantity="largest over least term, − 1",
-            measured=found.recursion,
-            tolerance=tolerance,
-            source=source,
-        ),
-        Check(
-            name="Theorem 14, direction",
-            statement="√2 Σ v_i + √K (u1 − u2) keeps its direction",
-            quantity="largest distance of its unit vector from the start's",
-            measured=found.direction,
-            tolerance=tolerance,
-            source=source,
-        ),
-        Check(
-            name="Theorem 14, cosines",
-            statement="cos(v_i, v_j) and cos(u1 − u2, v_i) increase at every step",
-            quantity="least change in a step",
-            measured=found.slowest,
-            tolerance=-1e-15,
-            relation="≥",
-            details={
-                "cos(v_i, v_j) at the end": float(found.curve.mutual[-1]),
-                "cos(u1 − u2, v_i) at the end": float(found.curve.limit[-1].min()),
-            },
-            source=source,
-        ),
+        *(Check(*claim[:2], source, *claim[2:], tolerance) for claim in invariants),
+        Check(name, statement, source, "least change in a step", slowest, -1e-15, "≥", details=details),
     )

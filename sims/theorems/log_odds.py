@@ -103,13 +103,13 @@ def theorem_2_2(
     Raises:
         ValueError: For log-probabilities of another shape.
     """
-    held = tables.log_p if log_p is None else np.asarray(log_p, np.float64)
-    if held.shape != tables.truth.shape:
-        raise ValueError(f"log_p is {held.shape}, expected {tables.truth.shape}: contexts met by tokens")
+    log_p = tables.log_p if log_p is None else np.asarray(log_p, np.float64)
+    if log_p.shape != tables.truth.shape:
+        raise ValueError(f"log_p is {log_p.shape}, expected {tables.truth.shape}: contexts met by tokens")
     worst = 0.0
     for i in range(tables.m):
         pairs = tables.token_pairs(i)
-        odds = held[:, pairs[:, 1]] - held[:, pairs[:, 0]]
+        odds = log_p[:, pairs[:, 1]] - log_p[:, pairs[:, 0]]
         away = np.abs(odds - tables.f[tables.met] @ tables.differences(i).T)
         worst = largest((worst, float(away.max(initial=0.0))))
     return Check(
@@ -127,23 +127,23 @@ def theorem_3(tables: Tables, tolerance: float = 1e-9) -> Check:
 
     Every concept is checked and the worst one reported.
     """
-    found = [project(tables, i) for i in range(tables.m)]
+    concepts = [project(tables, i) for i in range(tables.m)]
     return Check(
         name="Theorem 3",
         statement="if the log-odds of C_i are those of p(C_i) in every context without it, its projected "
         "steering vectors are parallel (stronger, and checked: equal)",
         source=f"{JIANG}, Theorem 3",
         quantity="largest relative distance between a concept's projected steering vectors and their mean",
-        measured=largest(p.spread for p in found),
+        measured=largest(p.spread for p in concepts),
         tolerance=tolerance,
-        premise=largest(p.deviation for p in found),
+        premise=largest(p.deviation for p in concepts),
         premise_tolerance=tolerance,
         details={
-            "rank, projected": largest(p.rank() for p in found),
-            "rank, raw": largest(p.rank(projected=False) for p in found),
-            "vacuous concepts": float(sum(p.vacuous for p in found)),
+            "rank, projected": largest(p.rank() for p in concepts),
+            "rank, raw": largest(p.rank(projected=False) for p in concepts),
+            "vacuous concepts": float(sum(p.vacuous for p in concepts)),
         },
-        note=_vacuity(found),
+        note=_vacuity(concepts),
     )
 
 
@@ -166,14 +166,14 @@ def conflicts_needed(tables: Tables, tolerance: float = 1e-2) -> Check:
 
     The premise is the fit; the conclusion is that Theorem 3's conclusion is *not* met by some concept.
     """
-    found = [project(tables, i) for i in range(tables.m)]
+    concepts = [project(tables, i) for i in range(tables.m)]
     return Check(
         name="Theorem 3, from p(c | d) alone",
         statement="fitting p(c | d) does not make projected steering vectors parallel: the premise's "
         "strength lies in pairs where c contradicts d, whose probabilities are all 0",
         source=f"{JIANG}, Theorem 3 (its premise)",
         quantity="second singular value of a concept's projected steering vectors over the first, at most",
-        measured=largest(p.beyond(1) for p in found),
+        measured=largest(p.beyond(1) for p in concepts),
         tolerance=tolerance,
         relation="≥",
         premise=tables.error,
@@ -188,8 +188,8 @@ def theorem_10(tables: Tables, graph: Undirected | None = None, tolerance: float
     be made chordal).
     """
     joined = neighbours_in(tables, graph)
-    found = [project(tables, i, joined[i]) for i in range(tables.m)]
-    sizes = [len(held) for held in joined]
+    concepts = [project(tables, i, joined[i]) for i in range(tables.m)]
+    sizes = [len(neighbours) for neighbours in joined]
     empty = sum(2**n >= 2 ** (tables.m - 1) for n in sizes)
     return Check(
         name="Theorem 10",
@@ -197,12 +197,12 @@ def theorem_10(tables: Tables, graph: Undirected | None = None, tolerance: float
         "in a subspace of 2^|ne(i)| dimensions",
         source=f"{JIANG}, Theorem 10",
         quantity="largest singular value beyond 2^|ne(i)|, over the first",
-        measured=largest(p.beyond(2**n) for p, n in zip(found, sizes, strict=True)),
+        measured=largest(p.beyond(2**n) for p, n in zip(concepts, sizes, strict=True)),
         tolerance=tolerance,
-        premise=largest(p.deviation for p in found),
+        premise=largest(p.deviation for p in concepts),
         premise_tolerance=tolerance,
         details={
-            "rank, projected": largest(p.rank() for p in found),
+            "rank, projected": largest(p.rank() for p in concepts),
             "smallest bound": float(2 ** min(sizes)),
             "concepts with no more vectors than the bound": float(empty),
         },
@@ -214,19 +214,19 @@ def theorem_10(tables: Tables, graph: Undirected | None = None, tolerance: float
 
 def theorem_10_equal(tables: Tables, graph: Undirected | None = None, tolerance: float = 1e-9) -> Check:
     """What Theorem 10's premise gives in fact: equal projected vectors, rank 1."""
-    found = [project(tables, i, joined) for i, joined in enumerate(neighbours_in(tables, graph))]
+    concepts = [project(tables, i, joined) for i, joined in enumerate(neighbours_in(tables, graph))]
     return Check(
         name="Theorem 10, sharpened",
         statement="the same premise makes ⟨Δ_{c,i}, f(d)⟩ independent of c, so the projected steering "
         "vectors are equal: rank 1, not 2^|ne(i)|",
         source=f"{JIANG}, Theorem 10 (its premise)",
         quantity="largest relative distance between a concept's projected steering vectors and their mean",
-        measured=largest(p.spread for p in found),
+        measured=largest(p.spread for p in concepts),
         tolerance=tolerance,
-        premise=largest(p.deviation for p in found),
+        premise=largest(p.deviation for p in concepts),
         premise_tolerance=tolerance,
-        details={"rank, projected": largest(p.rank() for p in found)},
-        note=_vacuity(found),
+        details={"rank, projected": largest(p.rank() for p in concepts)},
+        note=_vacuity(concepts),
     )
 
 
@@ -236,12 +236,12 @@ def neighbours_in(tables: Tables, graph: Undirected | None) -> list[list[int]]:
     Raises:
         ValueError: For a graph of other concepts.
     """
-    held = tables.contexts.world.moral_graph if graph is None else graph
-    if set(held) != set(range(tables.m)):
-        raise ValueError(f"the graph's nodes are {sorted(held)}, expected 0 … {tables.m - 1}")
-    return [sorted(held.neighbors(i)) for i in range(tables.m)]
+    graph = tables.contexts.world.moral_graph if graph is None else graph
+    if set(graph) != set(range(tables.m)):
+        raise ValueError(f"the graph's nodes are {sorted(graph)}, expected 0 … {tables.m - 1}")
+    return [sorted(graph.neighbors(i)) for i in range(tables.m)]
 
 
-def _vacuity(found: list[Projected]) -> str:
-    empty = [str(p.concept) for p in found if p.vacuous]
+def _vacuity(concepts: list[Projected]) -> str:
+    empty = [str(p.concept) for p in concepts if p.vacuous]
     return f"vacuously for concepts {', '.join(empty)}, whose projected vectors are 0" if empty else ""

@@ -6,6 +6,7 @@ the factorisation's orthogonality, and noise is added to g where no embedding ca
 
 from __future__ import annotations
 
+import networkx as nx
 import numpy as np
 from jaxtyping import Float
 
@@ -19,8 +20,6 @@ _RANK = 1e-13  # of the largest singular value: what is below is rounding
 
 def product_world(world: World) -> World:
     """The same concepts with the same marginals, but independent."""
-    import networkx as nx
-
     graph = nx.empty_graph(world.m, nx.DiGraph)
     return World(graph, tuple(world.marginal([i]) for i in range(world.m)))
 
@@ -73,9 +72,9 @@ def factor(
     told apart by coordinates.
     """
     left, values, right = np.linalg.svd(logits, full_matrices=False)
-    kept = values > _RANK * values[0]
-    f = left[:, kept] * np.sqrt(values[kept])
-    g = right[kept].T * np.sqrt(values[kept])
+    used = values > _RANK * values[0]
+    f = left[:, used] * np.sqrt(values[used])
+    g = right[used].T * np.sqrt(values[used])
     rng = np.random.default_rng(seed)
     f = np.concatenate([f, np.zeros((len(f), noise))], axis=1)
     g = np.concatenate([g, rng.standard_normal((len(g), noise))], axis=1)
@@ -120,9 +119,9 @@ def linear_tables(
         raise ValueError("the concepts depend on each other; see product_world")
     w = np.eye(world.m) if basis is None else np.asarray(basis, np.float64)
     u = np.linalg.inv(w).T
-    held = contexts.vectors
+    vectors = contexts.vectors
     prior = np.log(marginals[:, 1] / marginals[:, 0])
-    odds = np.where(held == UNKNOWN, prior, np.where(held == 1, known, -known))
+    odds = np.where(vectors == UNKNOWN, prior, np.where(vectors == 1, known, -known))
     return Tables(contexts, odds @ u, world.vectors @ w)
 
 

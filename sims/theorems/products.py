@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import networkx as nx
 import numpy as np
 from jaxtyping import Float
 
@@ -42,8 +43,8 @@ def embedding_differences(tables: Tables, concept: int) -> Float[np.ndarray, "pa
     Raises:
         ValueError: If there is no such pair.
     """
-    held = tables.met[tables.contexts.vectors[tables.met, concept] == 0]
-    low, high = tables.changed(held, concept, 1)
+    zero = tables.met[tables.contexts.vectors[tables.met, concept] == 0]
+    low, high = tables.changed(zero, concept, 1)
     if not len(low):
         raise ValueError(f"no two contexts met differ in concept {concept} alone")
     return tables.f[high] - tables.f[low]
@@ -57,11 +58,11 @@ def orthogonality(tables: Tables) -> Float[np.ndarray, "m m"]:
     for i in range(tables.m):
         vectors, tokens = tables.differences(i), tables.token_pairs(i)[:, 1]
         for j in range(tables.m):
-            held, without = tables.changed(tables.where([i], [j]), j, UNKNOWN)
-            if i == j or not len(held):
+            knowing, without = tables.changed(tables.where([i], [j]), j, UNKNOWN)
+            if i == j or not len(knowing):
                 continue
-            products = (tables.f[held] - tables.f[without]) @ vectors.T
-            agreeing = products[tables.agrees(held, tokens, ignoring=i)]
+            products = (tables.f[knowing] - tables.f[without]) @ vectors.T
+            agreeing = products[tables.agrees(knowing, tokens, ignoring=i)]
             out[i, j] = np.abs(finite(f"inner products of concepts {i} and {j}", agreeing)).max()
     return out
 
@@ -72,7 +73,7 @@ def theorem_7(tables: Tables, tolerance: float = 1e-9) -> Check:
     The paper asks for C_i and C_j separated in G_C. It is not needed: for d in D_c the log-odds of C_i are
     ln p(c_(i→1)) / p(c_(i→0)), whatever d_j. So all pairs are checked and those that the graph joins counted.
     """
-    found, world = orthogonality(tables), tables.contexts.world
+    products, world = orthogonality(tables), tables.contexts.world
     joined = [(i, j) for i in range(world.m) for j in range(world.m) if i != j and _joined(tables, i, j)]
     return Check(
         name="Theorem 7",
@@ -80,13 +81,15 @@ def theorem_7(tables: Tables, tolerance: float = 1e-9) -> Check:
         "(separation in the graph is not needed)",
         source=f"{JIANG}, Theorem 7",
         quantity="largest inner product in nats",
-        measured=float(np.nanmax(found)),
+        measured=float(np.nanmax(products)),
         tolerance=tolerance,
         premise=tables.error,
         premise_tolerance=tolerance,
         details={
             "ordered pairs that the graph does not separate": float(len(joined)),
-            "largest inner product among them": max((float(found[p]) for p in joined), default=float("nan")),
+            "largest inner product among them": max(
+                (float(products[p]) for p in joined), default=float("nan")
+            ),
         },
         note=f"{len(joined)} of {world.m * (world.m - 1)} ordered pairs are not separated",
     )
@@ -199,38 +202,24 @@ def gauge(tables: Tables, other: Tables, tolerance: float = 1e-9) -> tuple[Check
     plain = np.abs(_seen(tables, np.eye(tables.g.shape[1])) - _seen(other, np.eye(other.g.shape[1]))).max()
     empty = float(degenerate(tables))
     rows = (
-        ("Gauge, probabilities", "probabilities are the same", "max |p̂ − p̂'|", probability, 1e-12, "≤"),
-        (
-            "Gauge, log-odds",
-            "⟨Δ_{c,i}, f(d)⟩ is the same",
-            "largest difference in nats",
-            odds,
-            tolerance,
-            "≤",
-        ),
-        (
-            "Gauge, causal cosines",
-            "cosines under Cov(γ)⁻¹ are the same",
-            "largest difference",
-            causal,
-            tolerance,
-            "≤",
-        ),
-        ("Gauge, Euclidean cosines", "Euclidean cosines are not", "largest difference", plain, 0.01, "≥"),
+        ("probabilities", "probabilities are the same", "max |p̂ − p̂'|", probability, 1e-12),
+        ("log-odds", "⟨Δ_{c,i}, f(d)⟩ is the same", "largest difference in nats", odds, tolerance),
+        ("causal cosines", "cosines under Cov(γ)⁻¹ are the same", "largest difference", causal, tolerance),
+        ("Euclidean cosines", "Euclidean cosines are not", "largest difference", plain, 0.01),
     )
     return tuple(
         Check(
-            name=name,
+            name=f"Gauge, {name}",
             statement=f"after f → A⁻ᵀf, g → Ag + β, {statement}",
             source=f"{PARK}, section 3",
             quantity=quantity,
             measured=float(measured),
             tolerance=bar,
-            relation="≤" if sign == "≤" else "≥",
+            relation="≥" if name == "Euclidean cosines" else "≤",
             premise=empty if "causal" in name else 0.0,
             note=_DEGENERATE if empty and "causal" in name else "",
         )
-        for name, statement, quantity, measured, bar, sign in rows
+        for name, statement, quantity, measured, bar in rows
     )
 
 
@@ -250,6 +239,4 @@ def _cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _joined(tables: Tables, i: int, j: int) -> bool:
-    import networkx as nx
-
     return bool(nx.has_path(tables.contexts.world.moral_graph, i, j))

@@ -14,7 +14,7 @@ from graticule.sims.contexts import UNKNOWN, Contexts
 from graticule.sims.lookup import NEVER
 from graticule.sims.theorems.result import JIANG, Check, largest
 from graticule.sims.train import Learned
-from graticule.sims.worlds.restricted import tokens_of
+from graticule.sims.worlds.structures import tokens_of
 
 
 @dataclass(frozen=True, eq=False)

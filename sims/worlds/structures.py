@@ -1,18 +1,91 @@
-"""Worlds made from others or from potentials: synonyms, hierarchies, Markov random fields."""
+"""Worlds made from others or from potentials: incomplete concept sets, synonyms, hierarchies, Markov fields.
+
+Jiang et al. section 5.1, Table 4: a random subset 𝒞̂ of concept vectors is kept, and samples outside it are
+rejected, which leaves the joint distribution conditioned on the subset.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from typing import Any, cast
 
 import networkx as nx
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
-from graticule.sims.world import EXACT_UP_TO, Undirected, World
-from graticule.sims.worlds.restricted import RestrictedWorld
+from graticule.sims.world import EXACT_UP_TO, Undirected, World, drawn_table
 
 
+@dataclass(frozen=True, eq=False)
+class RestrictedWorld(World):
+    """A world conditioned on a set of its concept vectors; contexts, floors and posteriors follow.
+
+    `graph`, `parents`, `neighbours`, `moral_graph` and `separated` are those of the world before: the
+    condition joins concepts that the graph keeps apart.
+    """
+
+    kept: Bool[np.ndarray, " vector"] = field(kw_only=True)
+    """True for the concept vectors (tokens) in 𝒞̂."""
+
+    def __post_init__(self) -> None:
+        """Raises:
+        ValueError: For a set of another size, with no vector or with none that occurs.
+        """
+        super().__post_init__()
+        if self.kept.shape != (self.n_vectors,) or not self._whole[self.kept].sum() > 0:
+            raise ValueError(
+                f"kept has shape {self.kept.shape} with {int(self.kept.sum())} vectors; expected one entry "
+                f"for each of {self.n_vectors} concept vectors, some of them True and possible"
+            )
+
+    @classmethod
+    def drawn(cls, world: World, share: float = 0.5, seed: int = 0) -> RestrictedWorld:
+        """Keep a random `share` of a world's concept vectors (rounded, two at least); of those that are left
+        if the world is restricted already.
+
+        Raises:
+            ValueError: For a share outside (0, 1], or more than 2¹⁶ concept vectors.
+        """
+        if not 0 < share <= 1:
+            raise ValueError(f"share={share}: of the concept vectors, above 0 and up to 1")
+        world.enumerable()
+        there = tokens_of(world)
+        kept = np.zeros(world.n_vectors, bool)
+        drawn = np.random.default_rng(seed).permutation(there)
+        kept[drawn[: max(2, round(share * len(there)))]] = True
+        return cls(**{f.name: getattr(world, f.name) for f in fields(World)}, kept=kept)
+
+    @property
+    def _whole(self) -> Float[np.ndarray, " vector"]:
+        return World(self.graph, self.tables).joint.reshape(-1)
+
+    @cached_property
+    def joint(self) -> Float[np.ndarray, "*_value"]:
+        """P(C = c | C ∈ 𝒞̂), an axis a concept; 0 outside the set."""
+        inside = np.where(self.kept, self._whole, 0.0)
+        return (inside / inside.sum()).reshape(self.values)
+
+    def described(self) -> dict[str, Any]:
+        """All that makes it this world, the concept vectors kept among it."""
+        return {**super().described(), "kept": np.flatnonzero(self.kept).tolist()}
+
+    def sample(self, n: int, rng: np.random.Generator) -> Int[np.ndarray, "n m"]:
+        """Concept vectors drawn from the set: what rejecting the others leaves."""
+        rising = np.cumsum(self.joint.reshape(-1))
+        found = np.searchsorted(rising, rng.random(n) * rising[-1], side="right")
+        return self.vectors[found]
+
+
+def tokens_of(world: World) -> Int[np.ndarray, " token"]:
+    """The tokens over which a learner's softmax runs: 𝒞̂, or all."""
+    if isinstance(world, RestrictedWorld):
+        return np.flatnonzero(world.kept)
+    return np.arange(world.n_vectors)
+
+
+# A concept more -------------------------------------------------------------------------------------
 def with_synonyms(
     world: World,
     forms: int = 2,
@@ -44,11 +117,7 @@ def with_synonyms(
         table = rng.dirichlet(np.full(forms, concentration), int(np.prod(shape, dtype=int))).reshape(
             *shape, forms
         )
-    graph = world.graph.copy()
-    graph.add_node(world.m)
-    graph.add_edges_from((p, world.m) for p in above)
-    kinds = (*world.kinds, "nominal") if world.kinds else ()
-    return World(graph, (*world.tables, table), kinds)
+    return _grown(world, above, table)
 
 
 def with_child(
@@ -78,20 +147,25 @@ def with_child(
         raise ValueError(f"on={list(on)}: values of concept {parent}, 0 … {world.values[parent] - 1}")
     rng = np.random.default_rng(seed)
     shape = tuple(world.values[p] for p in above)
-    if values == 2:
-        one = rng.uniform(low, high, shape)
-        free = np.stack([1 - one, one], axis=-1)
-    else:
-        free = rng.uniform(low, high, (*shape, values))
-        free /= free.sum(axis=-1, keepdims=True)
+    free = drawn_table(shape, values, low, high, rng)
     place = np.arange(world.values[parent]).reshape([-1 if p == parent else 1 for p in above])
     applies = np.broadcast_to(np.isin(place, list(on)), shape)[..., None]
     table = np.concatenate([np.where(applies, 0.0, 1.0), np.where(applies, free, 0.0)], axis=-1)
+    return _grown(world, above, table)
+
+
+def _grown(world: World, parents: list[int], table: np.ndarray) -> World:
+    """The world with a last concept more."""
     graph = world.graph.copy()
     graph.add_node(world.m)
-    graph.add_edges_from((p, world.m) for p in above)
+    graph.add_edges_from((p, world.m) for p in parents)
     kinds = (*world.kinds, "nominal") if world.kinds else ()
     return World(graph, (*world.tables, table), kinds)
+
+
+def _whole(world: World) -> None:
+    if isinstance(world, RestrictedWorld):
+        raise ValueError("a concept is added to a whole world; restrict it afterwards (RestrictedWorld)")
 
 
 # Markov random fields --------------------------------------------------------------------------------
@@ -154,8 +228,3 @@ def _given(joint: np.ndarray, parents: list[int], child: int) -> np.ndarray:
     table = np.moveaxis(table, axes.index(child), -1)
     total = table.sum(axis=-1, keepdims=True)
     return np.where(total > 0, table / np.where(total > 0, total, 1.0), 1 / joint.shape[child])
-
-
-def _whole(world: World) -> None:
-    if isinstance(world, RestrictedWorld):
-        raise ValueError("a concept is added to a whole world; restrict it afterwards (RestrictedWorld)")

@@ -20,7 +20,7 @@ from graticule.sims.reproductions.simulate import simulate
 from graticule.sims.train import Training, train
 from graticule.sims.truth.steering import concept_lines
 from graticule.sims.world import World
-from graticule.sims.worlds.restricted import RestrictedWorld
+from graticule.sims.worlds.structures import RestrictedWorld
 
 WORLD = World.random(4, seed=3)
 QUICK: dict[str, Any] = {"runs": 2, "nulls": 0, "points": 2, "progress": False}

@@ -15,7 +15,7 @@ from graticule.sims.theorems import tables as any_learner
 from graticule.sims.theorems.tables import Tables
 from graticule.sims.train import Training, train
 from graticule.sims.world import World
-from graticule.sims.worlds.restricted import RestrictedWorld
+from graticule.sims.worlds.structures import RestrictedWorld
 from graticule.sims.worlds.values import smooth_world
 
 

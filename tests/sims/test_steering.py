@@ -13,8 +13,7 @@ from graticule.sims.contexts import UNKNOWN, Contexts
 from graticule.sims.train import Training, train
 from graticule.sims.truth.steering import VIEWS, Flips, concept_lines, steering_vectors, watch_cosines
 from graticule.sims.world import World
-from graticule.sims.worlds.restricted import RestrictedWorld
-from graticule.sims.worlds.structures import with_child
+from graticule.sims.worlds.structures import RestrictedWorld, with_child
 
 WORLD = World.random(4, seed=1)
 CASES = {

@@ -10,7 +10,7 @@ from graticule.sims.contexts import Contexts
 from graticule.sims.sampling import Alias, ExactLoss, Pairs, Sampler
 from graticule.sims.train import Training, initial, train
 from graticule.sims.world import World
-from graticule.sims.worlds.restricted import RestrictedWorld
+from graticule.sims.worlds.structures import RestrictedWorld
 
 
 @pytest.fixture(scope="module")
