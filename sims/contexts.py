@@ -72,8 +72,8 @@ class Contexts:
         masks = _masks(world, hidden)
         counts = masks.sum(axis=1)
         chances = known**counts * (1 - known) ** (world.m - len(set(hidden)) - counts)
-        kept = chances > 0
-        return cls(world, masks[kept], chances[kept])
+        drawn = chances > 0
+        return cls(world, masks[drawn], chances[drawn])
 
     @classmethod
     @door(world=WORLD, hidden=CONCEPTS)
@@ -113,10 +113,10 @@ class Contexts:
         Raises:
             ValueError: For no mask, other numbers than 0 and 1, or what the constructor refuses.
         """
-        told = np.asarray(masks)
-        if told.ndim != 2 or not np.isin(told, (0, 1)).all():
+        rows = np.asarray(masks)
+        if rows.ndim != 2 or not np.isin(rows, (0, 1)).all():
             raise ValueError(f"masks={list(masks)}: a row a mask, 1 where a concept is known and 0 where not")
-        given = told.astype(bool)
+        given = rows.astype(bool)
         return cls(
             world, given, np.full(len(given), 1 / len(given)) if chances is None else np.asarray(chances)
         )
@@ -158,8 +158,8 @@ class Contexts:
             if mask.all():
                 continue
             values = [self.world.values[k] if mask[k] else 1 for k in range(self.world.m)]
-            found = np.stack(np.unravel_index(np.arange(int(np.prod(values))), values), axis=1)
-            parts.append(np.where(mask, found, UNKNOWN).astype(np.int64))
+            settings = np.stack(np.unravel_index(np.arange(int(np.prod(values))), values), axis=1)
+            parts.append(np.where(mask, settings, UNKNOWN).astype(np.int64))
         return np.concatenate(parts)
 
     @cached_property
@@ -176,9 +176,9 @@ class Contexts:
         values = np.array(self.world.values)
         start = np.zeros(len(self.masks), np.int64)
         start[self._order[0]] = self._order[1]
-        shown = np.where(self.masks, values, 1)
+        sizes = np.where(self.masks, values, 1)
         # place value of every concept: the product of the values of the concepts shown after it
-        weight = np.cumprod(np.concatenate([np.ones((len(shown), 1), int), shown[:, :0:-1]], axis=1), axis=1)[
+        weight = np.cumprod(np.concatenate([np.ones((len(sizes), 1), int), sizes[:, :0:-1]], axis=1), axis=1)[
             :, ::-1
         ]
         weight = np.where(self.masks, weight, 0)
@@ -206,8 +206,8 @@ class Contexts:
     def entropy_floor(self) -> float:
         """Σ p(d) H(c | d) in nats, the least loss there is: H(C) − E[H(C_mask)], exactly."""
         whole = _entropy(self.world.joint)
-        shown = [_entropy(self.world.marginal(np.flatnonzero(mask).tolist())) for mask in self.masks]
-        return float(whole - self.chances @ np.array(shown))
+        known = [_entropy(self.world.marginal(np.flatnonzero(mask).tolist())) for mask in self.masks]
+        return float(whole - self.chances @ np.array(known))
 
     def sample(self, n: int, rng: np.random.Generator) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
         """Context ids and tokens of n draws: a concept vector, and a mask over it."""

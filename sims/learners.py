@@ -59,11 +59,11 @@ def save_learner(
         FileExistsError: If the folder exists and is not to be overwritten.
     """
     world = contexts.world
-    held = {f"tables/{i}": torch.from_numpy(np.ascontiguousarray(t)) for i, t in enumerate(world.tables)}
-    held |= {"masks": torch.from_numpy(contexts.masks.copy())}
-    held["chances"] = torch.from_numpy(contexts.chances.copy())
+    tables = {f"tables/{i}": torch.from_numpy(np.ascontiguousarray(t)) for i, t in enumerate(world.tables)}
+    tables |= {"masks": torch.from_numpy(contexts.masks.copy())}
+    tables["chances"] = torch.from_numpy(contexts.chances.copy())
     if isinstance(world, RestrictedWorld):
-        held["kept"] = torch.from_numpy(world.kept.copy())
+        tables["kept"] = torch.from_numpy(world.kept.copy())
     manifest = {
         "kind": kind,
         "schema": SCHEMA,
@@ -74,7 +74,7 @@ def save_learner(
         "versions": library_versions(),
     }
     with write_folder(path, overwrite, kind=kind) as folder:
-        write_tensors(folder / "world.safetensors", held)
+        write_tensors(folder / "world.safetensors", tables)
         write_tensors(folder / "learner.safetensors", tensors)
         write_json(folder / "manifest.json", manifest)
 
@@ -93,17 +93,17 @@ def load_learner(path: Path | str, kind: str) -> tuple[Contexts, dict[str, Tenso
 
 
 def _read(folder: Path, manifest: Mapping[str, Any]) -> tuple[Contexts, dict[str, Tensor], dict[str, Any]]:
-    held = read_tensors(folder / "world.safetensors")
+    saved = read_tensors(folder / "world.safetensors")
     graph = nx.DiGraph()
     graph.add_nodes_from(range(len(manifest["values"])))
     graph.add_edges_from(tuple(edge) for edge in manifest["edges"])
-    kept = held.get("kept")
-    tables = tuple(held[f"tables/{i}"].numpy() for i in range(len(manifest["values"])))
+    kept = saved.get("kept")
+    tables = tuple(saved[f"tables/{i}"].numpy() for i in range(len(manifest["values"])))
     kinds = tuple(manifest["kinds"])
     world = (
         World(graph, tables, kinds)
         if kept is None
         else RestrictedWorld(graph, tables, kinds, kept=kept.numpy())
     )
-    contexts = Contexts(world, held["masks"].numpy(), held["chances"].numpy())
+    contexts = Contexts(world, saved["masks"].numpy(), saved["chances"].numpy())
     return contexts, read_tensors(folder / "learner.safetensors"), manifest["settings"]

@@ -129,6 +129,6 @@ def load_lookup(path: Path | str, sae: bool = False) -> tuple[HookedTransformer,
     Raises:
         ArtifactError: If the folder is missing, damaged or something else.
     """
-    contexts, held, _ = load_learner(path, KIND)
+    contexts, tensors, _ = load_learner(path, KIND)
     with as_damaged(path, "save the learner again"):
-        return lookup_model(held["f"], held["g"], sae, tokens_of(contexts.world)), contexts
+        return lookup_model(tensors["f"], tensors["g"], sae, tokens_of(contexts.world)), contexts

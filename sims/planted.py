@@ -48,7 +48,7 @@ def planted(
 ) -> Planted:
     """Make a world whose target has `surface`, `hidden` and unreadable variance adding up to 1.
 
-    The target is `√surface · words + √hidden · hidden + √rest · luck`, all of unit variance. Activations hold
+    The target is `√surface · words + √hidden · hidden + √rest · noise`, all of unit variance. Activations hold
     the words in random directions, the hidden part in one direction a target (from the middle layer on), and
     Gaussian noise of standard deviation `noise`.
 
@@ -64,11 +64,12 @@ def planted(
     picked = rng.integers(0, n_words, (n_rows, 2))
     texts = [f"{words[a]} {words[b]} {i}" for i, (a, b) in enumerate(picked)]
     value = rng.normal(size=(n_words, n_targets))
-    said = value[picked].sum(1)
-    said = (said - said.mean(0)) / said.std(0)
-    unsaid = rng.normal(size=(n_rows, n_targets))
-    luck = rng.normal(size=(n_rows, n_targets))
-    y = np.sqrt(surface) * said + np.sqrt(hidden) * unsaid + np.sqrt(1 - surface - hidden) * luck
+    from_text = value[picked].sum(1)
+    from_text = (from_text - from_text.mean(0)) / from_text.std(0)
+    not_in_text = rng.normal(size=(n_rows, n_targets))
+    unreadable = rng.normal(size=(n_rows, n_targets))
+    y = np.sqrt(surface) * from_text + np.sqrt(hidden) * not_in_text
+    y = y + np.sqrt(1 - surface - hidden) * unreadable
 
     embedding = rng.normal(size=(n_words, width))
     words_seen = embedding[picked].sum(1)
@@ -78,7 +79,7 @@ def planted(
     for layer in range(n_layers):
         strength = 1.0 if layer >= n_layers // 2 else 0.0
         mixing = rng.normal(size=(width, width)) / np.sqrt(width)
-        x = words_seen @ mixing + strength * unsaid @ write.T + noise * rng.normal(size=(n_rows, width))
+        x = words_seen @ mixing + strength * not_in_text @ write.T + noise * rng.normal(size=(n_rows, width))
         name = f"blocks.{layer}.hook_resid_post"
         tensors[name] = torch.from_numpy(x.astype(np.float32))
         blind = words_seen @ rng.normal(size=(width, width)) / np.sqrt(width)

@@ -57,8 +57,8 @@ class Pairs:
         places = np.stack([self.table.reshape(-1), tokens.reshape(-1)])
         shape = (rows or self.contexts.n, len(self.tokens))
         weights = torch.from_numpy(self.weights.reshape(-1)).to(dtype)
-        found = torch.sparse_coo_tensor(torch.from_numpy(places), weights, shape, check_invariants=True)
-        return found.coalesce()
+        places = torch.from_numpy(places)
+        return torch.sparse_coo_tensor(places, weights, shape, check_invariants=True).coalesce()
 
 
 class ExactLoss:
@@ -111,15 +111,15 @@ class Sampler:
         self._masks = [Alias(p.contexts.chances) for p in pairs]
         self._tokens = [Alias(p.weights[int(p.contexts.chances.argmax())]) for p in pairs]
         self._rng = [np.random.default_rng([seed, 1]) for seed in seeds]
-        self._held, self._used = self._block(), 0
+        self._drawn, self._used = self._block(), 0
 
     def __call__(self, steps: int) -> tuple[Tensor, Tensor]:
         """The next updates' context ids and tokens `[step, run, sample]`: of `steps` updates, or of fewer."""
         if self._used == _BLOCK:
-            self._held, self._used = self._block(), 0
+            self._drawn, self._used = self._block(), 0
         part = slice(self._used, min(self._used + steps, _BLOCK))
         self._used = part.stop
-        return self._held[0][part], self._held[1][part]
+        return self._drawn[0][part], self._drawn[1][part]
 
     def _block(self) -> tuple[Tensor, Tensor]:
         shape = (_BLOCK, len(self._rng), self._batch)

@@ -120,15 +120,15 @@ class SequenceTokens:
             ValueError: For no order, or more than 2²⁴ texts.
         """
         marginal = self.world.marginal(self.shown)
-        told = np.argwhere(marginal > 0)
+        possible = np.argwhere(marginal > 0)
         ways = math.factorial(len(self.shown)) if orders is None else orders
-        if not 1 <= ways * len(told) <= _MOST_TEXTS:
+        if not 1 <= ways * len(possible) <= _MOST_TEXTS:
             raise ValueError(
-                f"{len(told):,} settings of the concepts in {ways:,} orders: from 1 to {_MOST_TEXTS:,} "
+                f"{len(possible):,} settings of the concepts in {ways:,} orders: from 1 to {_MOST_TEXTS:,} "
                 "texts; say orders="
             )
-        vectors = np.zeros((len(told), self.world.m), np.int64)
-        vectors[:, self.shown] = told
+        vectors = np.zeros((len(possible), self.world.m), np.int64)
+        vectors[:, self.shown] = possible
         if orders is None:
             ways = np.array(list(itertools.permutations(self.shown)))
         else:
@@ -140,8 +140,8 @@ class SequenceTokens:
     def chances(self, texts: Int[Tensor, "text pos"]) -> Float[np.ndarray, " text"]:
         """P of the values that each whole text tells, whatever their order: the rows' weights when texts are
         enumerated by `every`."""
-        told = self.known(texts)[:, -1, self.shown]
-        return self.world.marginal(self.shown)[tuple(told.T)]
+        values = self.known(texts)[:, -1, self.shown]
+        return self.world.marginal(self.shown)[tuple(values.T)]
 
     # Truth -------------------------------------------------------------------------------------------
     def known(self, texts: Int[Tensor, "text pos"]) -> Int[np.ndarray, "text pos m"]:
@@ -159,8 +159,8 @@ class SequenceTokens:
                 "SequenceTokens.texts"
             )
         concept = np.searchsorted(self.first, ids[:, 1:], side="right") - 1
-        found = np.sort(concept, axis=1)
-        if (found[:, 1:] == found[:, :-1]).any():
+        ordered = np.sort(concept, axis=1)
+        if (ordered[:, 1:] == ordered[:, :-1]).any():
             raise ValueError("a text tells a concept twice; see SequenceTokens.texts")
         out = np.full((*ids.shape, self.world.m), UNKNOWN)
         text = np.arange(len(ids))
@@ -238,12 +238,12 @@ def save_sequence(
         FileExistsError: If the folder exists and is not to be overwritten.
         ValueError: For a model of another shape or another world's language.
     """
-    held = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     wanted = sequence_model(SequenceTokens.of(contexts), shape).named_parameters()
     for name, parameter in wanted:
-        if held.get(name) != tuple(parameter.shape):
+        if shapes.get(name) != tuple(parameter.shape):
             raise ValueError(
-                f"{name} is {held.get(name)}, not {tuple(parameter.shape)} as of {shape} and these contexts"
+                f"{name} is {shapes.get(name)}, not {tuple(parameter.shape)} as of {shape} and these contexts"
             )
     settings = {"shape": asdict(shape), "config": _config(SequenceTokens.of(contexts), shape)}
     save_learner(path, KIND, contexts, dict(model.named_parameters()), settings, overwrite)
@@ -255,9 +255,9 @@ def load_sequence(path: Path | str, sae: bool = False) -> tuple[HookedTransforme
     Raises:
         ArtifactError: If the folder is missing, damaged or something else.
     """
-    contexts, held, settings = load_learner(path, KIND)
+    contexts, tensors, settings = load_learner(path, KIND)
     with as_damaged(path, "save the learner again"), torch.no_grad():
         model = sequence_model(SequenceTokens.of(contexts), SequenceShape(**settings["shape"]), sae)
         for name, parameter in model.named_parameters():
-            parameter.copy_(held[name]).requires_grad_(False)
+            parameter.copy_(tensors[name]).requires_grad_(False)
     return model, contexts

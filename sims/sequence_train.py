@@ -160,9 +160,9 @@ class _Beliefs:
         self.world, self.tokens = world, tokens
         self._place = np.cumprod([1, *(v + 1 for v in world.values[:-1])])
         n = int(np.prod([v + 1 for v in world.values]))
-        self._kept = n * tokens.start <= _TABLE
+        self._tabulated = n * tokens.start <= _TABLE
         self._rows = torch.zeros(0)
-        if self._kept:
+        if self._tabulated:
             every = contexts.vectors[contexts.probabilities > 0]
             self._rows = torch.zeros(n, tokens.start)
             self._rows[self._codes(every)] = torch.from_numpy(world.conditional(every)).float()
@@ -172,10 +172,10 @@ class _Beliefs:
 
     def __call__(self, texts: Tensor) -> Float[Tensor, "text pos token"]:
         known = self.tokens.known(texts)
-        if self._kept:
+        if self._tabulated:
             return self._rows[self._codes(known)]
-        found, rows = np.unique(known.reshape(-1, self.world.m), axis=0, return_inverse=True)
-        chances = torch.from_numpy(self.world.conditional(found)).float()
+        contexts, rows = np.unique(known.reshape(-1, self.world.m), axis=0, return_inverse=True)
+        chances = torch.from_numpy(self.world.conditional(contexts)).float()
         return chances[torch.from_numpy(rows.reshape(-1))].view(*texts.shape, -1)
 
 
@@ -225,12 +225,9 @@ class _Run:
         groups = _decayed(model, settings.weight_decay)
         self._optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.99), foreach=True)
 
+    @torch.enable_grad()
     def train(self, start: int, stop: int) -> None:
         """Updates start … stop."""
-        with torch.enable_grad():
-            self._train(start, stop)
-
-    def _train(self, start: int, stop: int) -> None:
         for step in range(start, stop):
             texts, completions = self.tokens.draw(self.settings.batch, self._rng)
             for group in self._optimizer.param_groups:

@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Int
 
 from graticule.probes.plots.drawing import Figure, Heatmap, Scatter, make_subplots
-from graticule.probes.plots.style import ACCENT, FAINT, INK, MUTED, SURFACE, need_columns, plain, style
+from graticule.probes.plots.style import ACCENT, FAINT, INK, MUTED, SURFACE, need_columns, style
 
 _GREEN = "#117733"
 VIEWS = {"unembedding": ACCENT, "embedding": SURFACE, "mixed": _GREEN}
@@ -94,25 +94,19 @@ def paper_figure(paper: pd.DataFrame) -> Figure:
     labels = [f"{s} · {w}" for s, w in zip(paper["setting"], paper["what"], strict=True)]
     rows = np.arange(len(paper))[::-1]
     fig = Figure()
-    looks = {
-        "paper": ("paper", "paper_se", MUTED, "diamond-open", 0.14),
-        "ours": ("ours", "ours_se", ACCENT, "circle", -0.14),
-    }
-    for name, (value, error, colour, symbol, shift) in looks.items():
+    for name, colour, symbol, shift in (
+        ("paper", MUTED, "diamond-open", 0.14),
+        ("ours", ACCENT, "circle", -0.14),
+    ):
         fig.add_trace(
             Scatter(
-                x=paper[value],
+                x=paper[name],
                 y=rows + shift,
                 mode="markers",
                 name=name,
                 marker={"symbol": symbol, "size": 9, "color": colour},
-                error_x={
-                    "array": 2 * paper[error].fillna(0.0),
-                    "color": colour,
-                    "thickness": 1.2,
-                    "width": 3,
-                },
-                hovertemplate=f"{plain(name)} %{{x:.3f}}<extra></extra>",
+                error_x=_two_errors(paper[f"{name}_se"], color=colour),
+                hovertemplate=f"{name} %{{x:.3f}}<extra></extra>",
             )
         )
     style(fig, height=120 + 24 * len(paper), note="Bars: two standard errors, where they are stated.")
@@ -221,7 +215,7 @@ def map_figure(settings: pd.DataFrame, view: str = "unembedding") -> Figure:
                         legendgroup=str(scale),
                         showlegend=row == col == 1,
                         line={"color": (ACCENT, SURFACE, _GREEN, INK)[k % 4], "width": 2},
-                        error_y={"array": 2 * part[f"{view}_se"].fillna(0.0), "thickness": 1.2, "width": 3},
+                        error_y=_two_errors(part[f"{view}_se"]),
                         hovertemplate="d/m %{x:.2f}<br>cosine %{y:.3f}<extra></extra>",
                     ),
                     row=row,
@@ -274,6 +268,10 @@ def graph_figure(concepts: int, edges: Int[np.ndarray, "edge 2"]) -> Figure:
     fig.update_xaxes(visible=False, range=_span(at[:, 0]))
     fig.update_yaxes(visible=False, range=_span(at[:, 1]))
     return fig
+
+
+def _two_errors(error: pd.Series, **look: str) -> dict[str, Any]:
+    return {"array": 2 * error.fillna(0.0), **look, "thickness": 1.2, "width": 3}
 
 
 def _places(generations: list[list[int]]) -> dict[int, tuple[float, float]]:

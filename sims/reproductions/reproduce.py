@@ -279,8 +279,8 @@ def _scatter(setting: Setting, seed: int, progress: bool | None) -> Simulation:
     paper: list[dict[str, object]] = []
     for panel, masks in PANELS.items():
         contexts = Contexts.complete(world) if masks is None else Contexts.of(world, masks)
-        how = setting.training((seed,), (1.0,), 40)
-        learned = train([contexts], how, watch=watch_cosines([contexts]), progress=progress)
+        training = setting.training((seed,), (1.0,), 40)
+        learned = train([contexts], training, watch=watch_cosines([contexts]), progress=progress)
         for name, table in measured(setting, learned, nulls=0, label=panel).items():
             parts.setdefault(name, []).append(table)
         g = learned.g[0].double().numpy()

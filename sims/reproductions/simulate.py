@@ -203,18 +203,17 @@ def _setting_line(
     line |= {"runs": len(learned.contexts), "updates": int(learned.steps[-1])}
     runs = concepts.groupby("run").mean(numeric_only=True)
     for view in VIEWS:
-        line |= {view: _mean(runs[view]), f"{view}_se": error(runs[view])}
+        line |= _with_error(view, runs[view])
         apart = grids[view][:, ~np.eye(grids[view].shape[1], dtype=bool)]
         for name, values in (("across", apart), ("across_abs", np.abs(apart))):
-            mean, se = _known(_known(values)[0])
+            mean, se = _mean_and_error(_mean_and_error(values)[0])
             line |= {f"{view}_{name}": float(mean), f"{view}_{name}_se": float(se)}
     line |= {f"{view}_self": _mean(runs[f"{view}_self"]) for view in VIEWS[:2]}
     for name in UNDER:
-        values = runs[name] if name in runs else pd.Series([np.nan])
-        line |= {name: _mean(values), f"{name}_se": error(values)}
+        line |= _with_error(name, runs[name] if name in runs else pd.Series([np.nan]))
     gap = learned.loss[-1] - learned.floor
     line |= {"loss": float(learned.loss[-1].mean()), "floor": float(learned.floor.mean())}
-    line |= {"gap": float(gap.mean()), "gap_se": error(gap), "behind": int(behind(gap).sum())}
+    line |= {"gap": float(gap.mean()), "gap_se": _error(gap), "behind": int(behind(gap).sum())}
     line |= {name: _mean(runs[name]) if name in runs else float("nan") for name in GAUGE}
     return line | {name: _mean(runs[name]) for name in ("shuffled", "random") if name in runs}
 
@@ -229,20 +228,20 @@ def behind(gap: Float[np.ndarray, " run"]) -> Bool[np.ndarray, " run"]:
 def _curves(learned: Learned) -> pd.DataFrame:
     gap = learned.loss - learned.floor
     out = {"step": learned.steps, "loss": learned.loss.mean(axis=1), "floor": learned.floor.mean()}
-    out |= dict(zip(("gap", "gap_se"), _known(gap), strict=True))
+    out |= dict(zip(("gap", "gap_se"), _mean_and_error(gap), strict=True))
     cosines = np.stack(learned.watched)
     for k, view in enumerate(VIEWS):
-        out |= dict(zip((view, f"{view}_se"), _known(cosines[:, :, k]), strict=True))
+        out |= dict(zip((view, f"{view}_se"), _mean_and_error(cosines[:, :, k]), strict=True))
     return pd.DataFrame(out)
 
 
 def _grids(learned: Learned) -> dict[str, Float[np.ndarray, "run set set"]]:
     """View → cosines (nats, for `log_odds`) between two concepts' sets, run by run."""
-    found: dict[str, list[np.ndarray]] = {}
+    grids: dict[str, list[np.ndarray]] = {}
     for steering in steering_of(learned):
         for view, grid in {**steering.cosines(), "log_odds": steering.log_odds()}.items():
-            found.setdefault(view, []).append(grid)
-    return {view: np.stack(grids) for view, grids in found.items()}
+            grids.setdefault(view, []).append(grid)
+    return {view: np.stack(runs) for view, runs in grids.items()}
 
 
 def _heat(grids: Mapping[str, Float[np.ndarray, "run set set"]]) -> pd.DataFrame:
@@ -250,25 +249,29 @@ def _heat(grids: Mapping[str, Float[np.ndarray, "run set set"]]) -> pd.DataFrame
     parts: list[pd.DataFrame] = []
     for view, stack in grids.items():
         i, j = np.indices(stack.shape[1:])
-        mean, se = _known(np.moveaxis(stack, 0, -1))
+        mean, se = _mean_and_error(np.moveaxis(stack, 0, -1))
         columns = {"i": i.ravel(), "j": j.ravel(), "mean": mean.ravel(), "se": se.ravel()}
         parts.append(pd.DataFrame({"view": view, **columns}))
     return pd.concat(parts, ignore_index=True)
 
 
-def _known(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard error along the last axis, over what is known: a run's concept may have no pairs."""
-    known = np.isfinite(values)
-    n = known.sum(axis=-1)
-    mean = np.divide(np.where(known, values, 0.0).sum(axis=-1), n, out=np.full(n.shape, np.nan), where=n > 0)
-    squares = np.where(known, (values - mean[..., None]) ** 2, 0.0).sum(axis=-1)
+def _mean_and_error(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard error along the last axis, over what is finite: a run's concept may have no pairs."""
+    finite = np.isfinite(values)
+    n = finite.sum(axis=-1)
+    mean = np.divide(np.where(finite, values, 0.0).sum(axis=-1), n, out=np.full(n.shape, np.nan), where=n > 0)
+    squares = np.where(finite, (values - mean[..., None]) ** 2, 0.0).sum(axis=-1)
     se = np.divide(squares, n * (n - 1), out=np.full(n.shape, np.nan), where=n > 1)
     return np.asarray(mean), np.asarray(np.sqrt(se))
 
 
-def error(values: pd.Series | np.ndarray) -> float:
+def _with_error(name: str, values: pd.Series) -> dict[str, object]:
+    return {name: _mean(values), f"{name}_se": _error(values)}
+
+
+def _error(values: pd.Series | np.ndarray) -> float:
     """Standard error of a mean over runs; NaN for one run."""
-    return float(_known(np.asarray(values, float))[1])
+    return float(_mean_and_error(np.asarray(values, float))[1])
 
 
 def _mean(values: pd.Series) -> float:

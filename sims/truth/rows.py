@@ -76,11 +76,11 @@ class TrueRows:
             raise ValueError(f"share={share}: of the contexts, between 0 and 1")
         _, first, rows = np.unique(self.contexts, return_index=True, return_inverse=True)
         size = (self.known[first] != UNKNOWN).sum(axis=1)
-        rng, held = np.random.default_rng(seed), np.zeros(len(first), bool)
+        rng, chosen = np.random.default_rng(seed), np.zeros(len(first), bool)
         for n in np.unique(size):
             alike = rng.permutation(np.flatnonzero(size == n))
-            held[alike[: round(share * len(alike))]] = True
-        return held[rows.reshape(-1)]
+            chosen[alike[: round(share * len(alike))]] = True
+        return chosen[rows.reshape(-1)]
 
     def reader(
         self, point: str | tuple[str, int], targets: Float[np.ndarray, "row target"] | None = None
@@ -122,7 +122,7 @@ def lookup_rows(
         ids, _ = contexts.sample(n, np.random.default_rng(seed))
         weights = np.full(n, 1 / n)
     known = contexts.vectors[ids]
-    found = capture(
+    activations = capture(
         model,
         sequences(ids, np.zeros_like(ids))[:, :1],
         points,
@@ -130,7 +130,7 @@ def lookup_rows(
         prepend_bos=False,
         progress=False,
     )
-    return _true(contexts.world, found, known, weights, np.zeros((len(ids), 0), np.int64))
+    return _true(contexts.world, activations, known, weights, np.zeros((len(ids), 0), np.int64))
 
 
 def sequence_rows(
@@ -155,15 +155,15 @@ def sequence_rows(
     else:
         texts, _ = tokens.draw(n, np.random.default_rng(seed))
         likely = np.ones(n)
-    found = capture(model, texts, points, pos=pos, prepend_bos=False, progress=False)
-    source, position = (found.rows[c].to_numpy() for c in ("source", "position"))
+    activations = capture(model, texts, points, pos=pos, prepend_bos=False, progress=False)
+    source, position = (activations.rows[c].to_numpy() for c in ("source", "position"))
     told, prefix = _prefixes(tokens, texts, source, position)
     known, weights = tokens.known(texts)[source, position], likely[source]
     if n is None:
         _, first, rows = np.unique(prefix, axis=0, return_index=True, return_inverse=True)
         weights = np.bincount(rows.reshape(-1), weights=weights)
-        found, known, told = found.select(first), known[first], told[first]
-    return _true(tokens.world, found, known, weights / weights.sum(), told)
+        activations, known, told = activations.select(first), known[first], told[first]
+    return _true(tokens.world, activations, known, weights / weights.sum(), told)
 
 
 def _prefixes(
@@ -177,12 +177,12 @@ def _prefixes(
 
 
 def _true(
-    world: World, found: Activations, known: np.ndarray, weights: np.ndarray, told: np.ndarray
+    world: World, captured: Activations, known: np.ndarray, weights: np.ndarray, told: np.ndarray
 ) -> TrueRows:
     table = truth_table(world, known)
     place = np.cumprod([1, *(v + 1 for v in world.values[:-1])])
     table.insert(0, "context", ((known - UNKNOWN) * place).sum(axis=1))
     for column in ("source", "position", "token"):
-        table[column] = found.rows[column].to_numpy()
-    activations = Activations(dict(found.items()), table, found.provenance)
+        table[column] = captured.rows[column].to_numpy()
+    activations = Activations(dict(captured.items()), table, captured.provenance)
     return TrueRows(world, activations, known, weights, told)

@@ -64,8 +64,8 @@ class SteeringVectors:
 
     def means(self, metric: Metric | None = None, self_pairs: bool = False) -> Float[np.ndarray, " view"]:
         """The three numbers of the paper's tables: within-set cosines by view, averaged over sets."""
-        found = self.cosines(metric, self_pairs)
-        return np.array([_mean(np.diagonal(found[view])) for view in VIEWS])
+        cosines = self.cosines(metric, self_pairs)
+        return np.array([_mean(np.diagonal(cosines[view])) for view in VIEWS])
 
     def log_odds(self) -> Float[np.ndarray, "set set"]:
         """Mean change in nats of set i's log-odds when a context is flipped as in set j: no basis enters."""
@@ -133,9 +133,9 @@ def steering_vectors(
     Raises:
         ValueError: Where the tables do not have a row a context and a token.
     """
-    found, wanted = (len(f), len(g)), (contexts.n, len(contexts.world.vectors))
-    if found[0] < wanted[0] or found[1] != wanted[1]:
-        raise ValueError(f"tables of {found} rows for {wanted[0]} contexts and {wanted[1]} tokens")
+    rows, wanted = (len(f), len(g)), (contexts.n, len(contexts.world.vectors))
+    if rows[0] < wanted[0] or rows[1] != wanted[1]:
+        raise ValueError(f"tables of {rows} rows for {wanted[0]} contexts and {wanted[1]} tokens")
     return Flips(contexts).of(_numpy(f), _numpy(g))
 
 
@@ -169,14 +169,14 @@ def products_of(
     under the second along what contexts vary most in: what no context moves is left out of account there.
     One whose table does not vary is not there.
     """
-    found: dict[str, Metric] = {}
+    products: dict[str, Metric] = {}
     tables = {"causal": _numpy(g)[contexts.world.possible], "whitened": _numpy(f)[: contexts.n]}
     tables["whitened"] = tables["whitened"][contexts.probabilities > 0]
     for (name, rows), make in zip(tables.items(), (causal, whitened), strict=True):
         spread = covariance(rows)
         if spread.any():
-            found[name] = make(spread)
-    return found
+            products[name] = make(spread)
+    return products
 
 
 def concept_lines(learned: Learned, nulls: int = 0) -> pd.DataFrame:
@@ -222,8 +222,8 @@ def concept_lines(learned: Learned, nulls: int = 0) -> pd.DataFrame:
 
 
 def _mean(values: np.ndarray) -> float:
-    known = values[np.isfinite(values)]
-    return float(known.mean()) if len(known) else float("nan")
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else float("nan")
 
 
 def _numpy(table: np.ndarray | Tensor) -> np.ndarray:

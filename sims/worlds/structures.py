@@ -74,8 +74,7 @@ class RestrictedWorld(World):
     def sample(self, n: int, rng: np.random.Generator) -> Int[np.ndarray, "n m"]:
         """Concept vectors drawn from the set: what rejecting the others leaves."""
         rising = np.cumsum(self.joint.reshape(-1))
-        found = np.searchsorted(rising, rng.random(n) * rising[-1], side="right")
-        return self.vectors[found]
+        return self.vectors[np.searchsorted(rising, rng.random(n) * rising[-1], side="right")]
 
 
 def tokens_of(world: World) -> Int[np.ndarray, " token"]:
