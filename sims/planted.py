@@ -48,9 +48,9 @@ def planted(
 ) -> Planted:
     """Make a world whose target has `surface`, `hidden` and unreadable variance adding up to 1.
 
-    The target is `√surface · words + √hidden · hidden + √rest · noise`, all of unit variance. Activations hold
-    the words in random directions, the hidden part in one direction a target (from the middle layer on), and
-    Gaussian noise of standard deviation `noise`.
+    The target is `√surface · words + √hidden · hidden + √rest · unreadable`, all of unit variance.
+    Activations hold the words in random directions, the hidden part in one direction a target (from the
+    middle layer on), and Gaussian noise of standard deviation `noise`.
 
     Raises:
         ValueError: Where the shares are negative or exceed 1.
