@@ -22,9 +22,9 @@ import torch
 from _timing import measure, medians, parser, show, write
 
 import graticule
-from graticule.gguf import folder_of_packaged
 from graticule.hooks.processor import described
 from graticule.hooks.tokens import batches, tokenize
+from graticule.loading.gguf import folder_of_packaged
 
 BUDGET = 1024
 POINT = "blocks.17.hook_resid_post"

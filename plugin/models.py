@@ -14,29 +14,29 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 import torch
 from torch import nn
 
-from graticule import gguf
-from graticule.agreement import DisagreementError, Reference, check_rotary, probe_tokens
-from graticule.bridges import bridge_of, is_bridge
-from graticule.cache import note, was_noted
-from graticule.devices import device_named
 from graticule.hooks.artifact import library_versions, users_file
 from graticule.hooks.calls import plainly
 from graticule.hooks.doors import door
 from graticule.hooks.imports import load
 from graticule.hooks.names import user_path
 from graticule.hooks.processor import auto_dtype, described, tell_if_slow
-from graticule.lens import no_code_by_name, quiet_lens
-from graticule.local import (
+from graticule.loading.agreement import DisagreementError, Reference, check_rotary, probe_tokens
+from graticule.loading.gguf import PACKAGED, folder_of_gguf, folder_of_packaged, note, tokenizer_of, was_noted
+from graticule.loading.lens import (
     NotConvertibleError,
+    bridge_of,
     check_lengths,
     fill,
+    is_bridge,
+    keep_own_tokens,
     lens_config,
     lens_weights,
+    no_code_by_name,
+    quiet_lens,
     read_tokenizer,
     tokenizer_from,
 )
-from graticule.original import Wishes
-from graticule.own_tokens import keep_own_tokens
+from graticule.loading.original import Wishes
 
 if TYPE_CHECKING:
     from transformer_lens import HookedTransformer
@@ -134,19 +134,19 @@ def _load(name_or_path: str | os.PathLike[str], wishes: Wishes, revision: str | 
     path = user_path(name_or_path)
     name = str(name_or_path)
     local = path.is_file() or any((path / file).is_file() for file in ("config.json", "adapter_config.json"))
-    if revision is not None and (local or name == gguf.PACKAGED):
+    if revision is not None and (local or name == PACKAGED):
         raise ValueError(f"{name} is local and has no revisions; leave out revision={revision!r}")
     if path.is_file():
         if path.suffix.lower() != ".gguf":
             raise ValueError(f"{path} is a file; expected a .gguf file or a Hugging Face folder")
-        return _from_folder(gguf.folder_of_gguf(path), path.stem, wishes, kept=True)
+        return _from_folder(folder_of_gguf(path), path.stem, wishes, kept=True)
     if local:
         for file in path.iterdir():
             if not file.is_dir():
                 users_file(file)
         return _from_folder(path.resolve(), path.resolve().name, wishes)
-    if name == gguf.PACKAGED:
-        return _from_folder(gguf.folder_of_packaged(), name, wishes, kept=True)
+    if name == PACKAGED:
+        return _from_folder(folder_of_packaged(), name, wishes, kept=True)
     if (
         path.is_dir()
         or isinstance(name_or_path, os.PathLike)
@@ -166,7 +166,7 @@ def _from_folder(folder: Path, name: str, wishes: Wishes, kept: bool = False) ->
     record = f"{folder.name} past its windows {wishes.dtype} {library_versions()}"
     check = wishes.verify and not (kept and was_noted(record))
     hf = wishes.original(folder)
-    tokenizer = gguf.tokenizer_of(folder) if kept else read_tokenizer(folder, wishes.trust_remote_code)
+    tokenizer = tokenizer_of(folder) if kept else read_tokenizer(folder, wishes.trust_remote_code)
     reference = Reference.of(hf) if check else None
     model, share = _hooked_or_bridge(hf, tokenizer, folder, name, wishes, reference)
     if tokenizer is not None and not kept:
@@ -230,12 +230,12 @@ def _from_name(name: str, wishes: Wishes, revision: str | None) -> HookedModel:
     except ValueError:
         official = None
     if official is None and name.count("/") != 1:
-        names = {*loading.make_model_alias_map(), gguf.PACKAGED}
+        names = {*loading.make_model_alias_map(), PACKAGED}
         near = difflib.get_close_matches(name, sorted(names), n=3)
         hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise ModelUnavailableError(
             f"{name!r} is no folder or .gguf file here, no TransformerLens name and not the packaged "
-            f"{gguf.PACKAGED!r}{hint or _WAY_OUT}"
+            f"{PACKAGED!r}{hint or _WAY_OUT}"
         )
     try:
         if official is None:
@@ -246,7 +246,7 @@ def _from_name(name: str, wishes: Wishes, revision: str | None) -> HookedModel:
         raise ModelUnavailableError(
             f"{name!r} is not on this machine and the Hugging Face Hub did not give it ({reason}). "
             "Load it once where the Hub can be reached (HF_HUB_OFFLINE unset; after `hf auth login` if it is "
-            f"gated), give a local folder, or use the packaged {gguf.PACKAGED!r}"
+            f"gated), give a local folder, or use the packaged {PACKAGED!r}"
         ) from error
 
 
@@ -310,8 +310,27 @@ def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
         chosen = auto_dtype(device)
         logger.info("dtype='auto' is %s on %s", chosen, described(device))
         return chosen
-    found = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if found not in _DTYPES.values():
+    chosen = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if chosen is None or chosen not in _DTYPES.values():
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}, auto")
-    tell_if_slow(cast("torch.dtype", found), device, "this model")
-    return cast("torch.dtype", found)
+    tell_if_slow(chosen, device, "this model")
+    return chosen
+
+
+def device_named(device: str | torch.device | None) -> torch.device:
+    """The device of that name, if this machine has it; None and `"auto"` are CUDA where there is one.
+
+    Raises:
+        ValueError: There is no such device here.
+    """
+    if device is None or device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        target = torch.device(device)
+        torch.empty(0, device=target)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # by backend and build of torch
+        here = ["auto", "cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise ValueError(
+            f"device {str(device)!r} is not on this machine; expected one of {', '.join(here)}"
+        ) from error
+    return target

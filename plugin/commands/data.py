@@ -41,7 +41,7 @@ def capture(
     inputs, columns = a.read_texts(table, texts, text_column)
     a.need_folder(out)
     import graticule
-    from graticule.depth import check_depth
+    from graticule.loading.gguf import check_depth
 
     check_depth(model, which, where)
     loaded = graticule.load_model(model, dtype=dtype, device=device)

@@ -99,7 +99,7 @@ def probe(
     _need_several(calibrate)
     FINDINGS.check(out)
     import graticule
-    from graticule.depth import check_depth
+    from graticule.loading.gguf import check_depth
 
     check_depth(model, which, where)
     entities = a.read_table(

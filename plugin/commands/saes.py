@@ -177,7 +177,7 @@ def train(
         raise ValueError(f"--model needs {' and '.join(lacking)} too")
     import graticule
     from graticule import saes
-    from graticule.depth import check_depth
+    from graticule.loading.gguf import check_depth
     from graticule.saes.training.folder import call_words, check_call
     from graticule.saes.training.settings import Optimisation
 

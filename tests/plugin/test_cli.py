@@ -14,8 +14,8 @@ import pytest
 
 from graticule import arguments, options
 from graticule.cli import main
-from graticule.depth import depth_of
 from graticule.hooks.store import Store
+from graticule.loading.gguf import depth_of
 from graticule.probes.tables.table import Table
 
 COMMANDS = ("demo", "probe", "study", "words", "sim", "certify", "capture", "tables", "report", "push")

@@ -20,7 +20,7 @@ import graticule
 from graticule import saes
 from graticule.cli import main
 from graticule.hooks.messages import TellsNames
-from graticule.lens import _SHARDING, quiet_lens
+from graticule.loading.lens import _SHARDING, quiet_lens
 from graticule.probes.findings_figures import worst_rows
 from graticule.probes.scores.verdict import STRUCTURE
 

@@ -14,10 +14,10 @@ from transformer_lens import HookedTransformer
 from transformer_lens.model_bridge import TransformerBridge
 
 from graticule import load_model
-from graticule.agreement import DisagreementError, check_agreement, check_rotary, logits_of
-from graticule.cache import cache_folder, check, checksums
 from graticule.hooks.artifact import ArtifactError
-from graticule.local import NotConvertibleError, lens_config
+from graticule.loading.agreement import DisagreementError, check_agreement, check_rotary, logits_of
+from graticule.loading.gguf import cache_folder, check, checksums
+from graticule.loading.lens import NotConvertibleError, lens_config
 from graticule.models import ModelUnavailableError
 
 
@@ -272,7 +272,7 @@ def test_a_gguf_file_is_dequantised_once(tmp_path: Path, own_cache: Path, caplog
 
 def test_two_processes_may_make_the_same_folder(own_cache: Path) -> None:
     code = (
-        "import sys, time; from graticule.cache import cached\n"
+        "import sys, time; from graticule.loading.gguf import cached\n"
         "def make(folder):\n"
         "    (folder / 'a').write_text('whole'); time.sleep(0.5)\n"
         "print(cached('x', make, {}).name)"
@@ -303,7 +303,7 @@ def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 @pytest.mark.gemma
 def test_the_packaged_gemma(caplog) -> None:
-    from graticule.gguf import folder_of_packaged, tokenizer_of
+    from graticule.loading.gguf import folder_of_packaged, tokenizer_of
 
     with caplog.at_level(logging.INFO, logger="graticule"):
         model = load_model("gemma-3-270m", device="cpu")

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from transformer_lens.model_bridge import TransformerBridge
 
 from graticule import load_model
-from graticule.original import IncompleteModelError
+from graticule.loading.original import IncompleteModelError
 
 WIDE = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "head_dim": 16}
 MODELS = {

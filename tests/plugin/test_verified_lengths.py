@@ -10,9 +10,10 @@ from helpers import relative
 from transformer_lens import HookedTransformer
 from transformer_lens.model_bridge import TransformerBridge
 
-from graticule import agreement, capture, load_model
-from graticule.agreement import DisagreementError, Reference
+from graticule import capture, load_model
 from graticule.hooks.running.lengths import RopeBorders, rope_borders, windows
+from graticule.loading import agreement
+from graticule.loading.agreement import DisagreementError, Reference
 
 WINDOW = {"use_sliding_window": True, "sliding_window": 16, "max_window_layers": 0}
 LONGROPE = {

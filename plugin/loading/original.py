@@ -155,6 +155,17 @@ def same_draws() -> Generator[None]:
         yield
 
 
+@contextlib.contextmanager
+def replaced(owner: Any, name: str, value: object) -> Generator[None]:
+    """An attribute of a library is `value` while inside."""
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
 def _several(keys: list[str], hf: Any) -> str:
     total = len(hf.state_dict())
     return f"{len(keys)} of {total} weights (first {keys[0]}) {'is' if len(keys) == 1 else 'are'}"

@@ -1,20 +1,27 @@
-"""A Hugging Face model read for TransformerLens: its tokenizer, its TransformerLens config and weights.
+"""A Hugging Face model as TransformerLens has it: its config, weights and tokenizer, or a bridge around it.
 
-TransformerLens takes a path that contains "llama" or "gemma" for a model's name, and knows Gemma by
-official name alone; both are settled here, without naming any model class of TransformerLens.
+TransformerLens takes a path that contains "llama" or "gemma" for a model's name, and knows Gemma by official
+name alone; both are settled here, without naming any model class of it. What it does unasked while it loads
+(announce, trust code, install) is kept from it.
 """
+
+from __future__ import annotations
 
 import json
 import logging
 import shutil
+import subprocess
 import tempfile
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from graticule.hooks.points import resolve
+from graticule.hooks.running.grouping import looks_ahead
 from graticule.hooks.running.lengths import (
     ATTENTION_WINDOWS,
     RopeBorders,
@@ -22,8 +29,11 @@ from graticule.hooks.running.lengths import (
     rope_borders,
     windows,
 )
+from graticule.hooks.special import own_frame
+from graticule.loading.original import Wishes, replaced, same_draws
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from transformer_lens.model_bridge import TransformerBridge
 
 _TOKENIZER_FILES = (
     "tokenizer.json",
@@ -42,10 +52,55 @@ _SHAPES = {
     "d_head": "head_dim",
     "d_mlp": "intermediate_size",
 }
+_SHARDING = "transformers.distributed.tensor_parallel"
 
 
 class NotConvertibleError(ValueError):
     """TransformerLens has no HookedTransformer config for this model."""
+
+
+@contextmanager
+def nothing_installed() -> Generator[None]:
+    """TransformerLens installs torchvision by pip for a model that also sees pictures: not while inside."""
+
+    def refuse(*_arguments: Any, **_options: Any) -> None:
+        raise OSError("nothing is installed while a model is loaded")
+
+    with replaced(subprocess, "check_call", refuse):
+        yield
+
+
+@contextmanager
+def no_code_by_name() -> Generator[None]:
+    """TransformerLens trusts the code of some official models by itself: not while inside."""
+    from transformer_lens import loading_from_pretrained as loading
+
+    with replaced(loading, "NEED_REMOTE_CODE_MODELS", ()):
+        yield
+
+
+@contextmanager
+def quiet_lens() -> Generator[None]:
+    """TransformerLens 3.9 announces its removals on import and on use: ours to heed, not the user's.
+
+    It also logs by the root logger, which then gets a handler: the user's to choose, so it is taken off. And
+    transformers 5 tells of every model on one device that its layers were not sharded.
+    """
+    handlers, sharding = list(logging.root.handlers), logging.getLogger(_SHARDING)
+    sharding.addFilter(_no_false_alarm)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The 'utils' module has been deprecated", DeprecationWarning)
+            warnings.filterwarnings("ignore", "HookedTransformer", DeprecationWarning)
+            yield
+    finally:
+        sharding.removeFilter(_no_false_alarm)
+        if not handlers:
+            logging.root.handlers.clear()
+
+
+def _no_false_alarm(record: logging.LogRecord) -> bool:
+    return "were not sharded" not in record.getMessage()
 
 
 def read_tokenizer(folder: Path, trust_remote_code: bool = False) -> Any:
@@ -181,14 +236,17 @@ def _official_gemma(hf: Any) -> str:
     for name in sorted(set(loading.make_model_alias_map().values())):
         if not name.startswith(("google/gemma", "google/medgemma")):
             continue
-        found = loading.convert_hf_model_config(name)  # from a table in TransformerLens: nothing is fetched
-        if found["original_architecture"] != type(hf).__name__:
+        config = loading.convert_hf_model_config(name)  # from a table in TransformerLens: nothing is fetched
+        if config["original_architecture"] != type(hf).__name__:
             continue
-        found = {"n_key_value_heads": found["n_heads"], **{k: v for k, v in found.items() if v is not None}}
-        if all(found.get(key) == value for key, value in wanted.items()):
+        shapes = {
+            "n_key_value_heads": config["n_heads"],
+            **{k: v for k, v in config.items() if v is not None},
+        }
+        if all(shapes.get(key) == value for key, value in wanted.items()):
             return name
-    shapes = ", ".join(f"{key}={value}" for key, value in wanted.items())
-    raise NotConvertibleError(f"no official {type(hf).__name__} has these shapes: {shapes}")
+    listed = ", ".join(f"{key}={value}" for key, value in wanted.items())
+    raise NotConvertibleError(f"no official {type(hf).__name__} has these shapes: {listed}")
 
 
 @contextmanager
@@ -214,3 +272,78 @@ def _neutral_folder(hf: Any) -> Generator[Path]:
         "every folder for temporary files has a model family's name in its path, which TransformerLens takes "
         "for a model's name; set TMPDIR to another place"
     )
+
+
+def bridge_of(folder: Path, tokenizer: Any, name: str, wishes: Wishes, tokens: Any) -> TransformerBridge:
+    """The model in `folder` as a TransformerBridge on the CPU.
+
+    **Raises** `ValueError` if TransformerLens has no adapter for its architecture, or one that cannot run
+    `tokens`.
+    """
+    from transformer_lens.model_bridge import TransformerBridge
+
+    try:
+        with same_draws(), nothing_installed():
+            model: Any = TransformerBridge.boot_transformers(
+                str(folder),
+                device="cpu",
+                dtype=wishes.dtype,
+                tokenizer=tokenizer or stand_in_tokenizer(),
+                trust_remote_code=wishes.trust_remote_code,
+            )
+        with torch.no_grad():
+            model(tokens, return_type=None)
+    except Exception as error:  # adapters fail on attributes, shapes and assertions alike
+        words = " ".join(str(error).split())
+        if "Could not determine supported architecture" in words:
+            words = "TransformerLens has no adapter for it"  # it lists all that it has
+        raise ValueError(
+            f"{name} can be loaded neither as HookedTransformer nor as TransformerBridge: "
+            f"{type(error).__name__}: {words}"
+        ) from error
+    if tokenizer is None:
+        model.tokenizer = None
+    model.cfg.model_name = name
+    return model
+
+
+def is_bridge(model: Any) -> bool:
+    """Whether `model` is one."""
+    from transformer_lens.model_bridge import TransformerBridge
+
+    return isinstance(model, TransformerBridge)
+
+
+def keep_own_tokens(
+    model: Any, source: Path | str, name: str, trust_remote_code: bool, **options: Any
+) -> None:
+    """Let an encoder, or a model that reads both ways, get what its own tokenizer puts around a text.
+
+    TransformerLens wants tokenizers that put BOS there, and they lose what else they put: `[CLS]`, `[SEP]`,
+    EOS. A model that reads from left to right stays as TransformerLens has it; an EOS lost is told.
+
+    Args:
+        model: The model, with the tokenizer that TransformerLens has made of its own.
+        source: A folder, or a name of the Hub.
+        name: What the model is called.
+        trust_remote_code: Run the code that comes with the tokenizer.
+        options: Further ones of `from_pretrained`.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = model.tokenizer
+    if not getattr(tokenizer, "is_fast", False):
+        return
+    own: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code, **options)
+    wanted, present = own_frame(own, "a"), own_frame(tokenizer, "a")
+    if not wanted or wanted == present or not getattr(own, "is_fast", False):
+        return
+    if looks_ahead(model, resolve(model, "resid_post")):
+        tokenizer.backend_tokenizer.post_processor = own.backend_tokenizer.post_processor
+    elif wanted.tail and not present.tail:
+        logger.warning(
+            "%s: its tokenizer ends texts with %s; a model that reads from left to right gets them without, "
+            "as in TransformerLens",
+            name,
+            " ".join(map(str, own.convert_ids_to_tokens(list(wanted.tail)))),
+        )
