@@ -12,17 +12,13 @@ from typing import Annotated
 
 import typer
 
-from graticule import options as o
-from graticule.commands.data import capture, tables
-from graticule.commands.pages import report
-from graticule.commands.probing import demo, probe
-from graticule.commands.publishing import push
+from graticule.commands import options as o
+from graticule.commands.data import capture, push, report, tables
+from graticule.commands.probing import demo, probe, study, words
 from graticule.commands.sae_pages import evaluate
 from graticule.commands.sae_pages import report as sae_report
 from graticule.commands.saes import sae
 from graticule.commands.simulating import certify, sim
-from graticule.commands.studying import study
-from graticule.commands.wording import words
 
 app = typer.Typer(
     name="graticule",

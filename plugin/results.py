@@ -1,9 +1,10 @@
-"""Which class reads which folder: every kind of saved result, by the name in its manifest."""
+"""Which class reads which folder, by the name in its manifest; and the folders that commands leave."""
 
 from importlib import import_module
 from pathlib import Path
 
 from graticule.hooks.artifact import ArtifactError, as_damaged, read_json
+from graticule.hooks.kinds import FolderKind
 from graticule.hooks.names import user_path
 from graticule.hooks.result import Result
 
@@ -44,6 +45,17 @@ RESULTS: dict[str, str] = {
     "words": "graticule.probes.words.words:Words",
 }
 """Kind → `module:Class`."""
+
+SIM = FolderKind("simulation", "folder of a simulation", "sim.json", ("parts", "result", "report.html"))
+"""What `sim` leaves."""
+CERTIFICATE = FolderKind(
+    "certificate_run", "folder of a certificate", "request.json", ("parts", "result", "report.html")
+)
+"""What `certify` leaves."""
+DEMO = FolderKind("demo", "folder of the demo", "", ("world_cities", "historical_figures", "report.html"))
+"""What `demo` leaves."""
+WORDS = FolderKind("words_run", "folder of 'words'", "", ("words*", "languages*", "ambiguous*"))
+"""What `words` leaves."""
 
 
 def load_result(path: Path | str) -> Result:

@@ -1,15 +1,17 @@
-"""`graticule demo` and `graticule probe`: verdicts and a page."""
+"""`graticule demo`, `probe`, `study` and `words`: verdicts on what a model represents, and their pages."""
 
-# ruff: noqa: ARG001 (--debug and --verbose act in `graticule.cli.main` and in their callbacks)
-
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from graticule import arguments as a
-from graticule import options as o
+from graticule.commands import arguments as a
+from graticule.commands import options as o
+from graticule.hooks.limits import check
+
+# ruff: noqa: ARG001 (--debug and --verbose act in `graticule.cli.main` and in their callbacks)
 
 _QUICK = 5000  # training rows up to which a calibration takes a minute at most
 
@@ -32,9 +34,9 @@ def demo(
     Example:  graticule demo --rows 1000 --out my-demo
     """
     import graticule
-    from graticule.commands.folders import DEMO
     from graticule.hooks.kinds import working_folder
     from graticule.report.page import write_page
+    from graticule.results import DEMO
 
     _need_several(calibrate)
     DEMO.check(out)
@@ -42,18 +44,18 @@ def demo(
     tables = tables if full else [table.head(rows, seed) if rows < len(table) else table for table in tables]
     o.say(f"loading {model}", err=True)
     loaded = graticule.load_model(model)
-    found: list[Any] = []
+    judged: list[Any] = []
     with working_folder(out, DEMO, "running the demo in"):
         for table in tables:
             o.say(f"probing {table.name}: {len(table):,} rows", err=True)
             findings = graticule.probe(loaded, table, twins=1, seed=seed, out=out / table.name, progress=True)
             calibrated = _calibrated(findings, out / table.name, calibrate, seed)
-            found.append(replace(calibrated, made_of=None))  # not held beside the next table's twin
-        page = write_page(found, out / "report.html", title=f"graticule demo: {model}")
-    for findings in found:
+            judged.append(replace(calibrated, made_of=None))  # not held beside the next table's twin
+        page = write_page(judged, out / "report.html", title=f"graticule demo: {model}")
+    for findings in judged:
         o.say(f"{findings.title}\n{findings.summary()}\n")
-    words = "; ".join(f"{table.name}: {f.verdict.words}" for table, f in zip(tables, found, strict=True))
-    o.say(f"{words}. The page: {page}")
+    labels = "; ".join(f"{table.name}: {f.verdict.words}" for table, f in zip(tables, judged, strict=True))
+    o.say(f"{labels}. The page: {page}")
 
 
 def probe(
@@ -151,6 +153,197 @@ def _calibrated(findings: Any, out: Path, targets: int | None, seed: int) -> Any
         o.say(f"left out: {reason}", err=True)
         return findings
     calibration.save(out / "calibration", overwrite=True)
-    found = detected(findings, calibration)
-    found.save(out, overwrite=True)
-    return found
+    calibrated = detected(findings, calibration)
+    calibrated.save(out, overwrite=True)
+    return calibrated
+
+
+# ruff: noqa: ARG001 (--debug and --verbose act in `graticule.cli.main` and in their callbacks)
+
+
+_Only = Annotated[
+    str, typer.Option(help="Steps to run beside the probe, comma-separated.", show_default=False)
+]
+_Skip = Annotated[str, typer.Option(help="Steps to leave out, comma-separated.", show_default=False)]
+_Compare = Annotated[
+    list[str] | None,
+    typer.Option(help="A prompt to compare, NAME=TEMPLATE; may be repeated.", show_default=False),
+]
+_Saes = Annotated[
+    list[str] | None,
+    typer.Option(help="A SAELens folder, or NAME=FOLDER; may be repeated.", show_default=False),
+]
+
+
+def study(
+    model: o.ModelName,
+    table: o.TableName,
+    out: o.Out,
+    text_column: o.TextColumn = None,
+    target: o.Targets = None,
+    split_column: o.SplitColumn = None,
+    cluster_column: o.ClusterColumn = None,
+    block_column: o.Blocks = None,
+    popularity_column: Annotated[
+        str | None, typer.Option(help="Column with page views, population or the like.")
+    ] = None,
+    only: _Only = "",
+    skip: _Skip = "",
+    prompt: o.Prompt = "",
+    pos: o.PosWords = "last",
+    prepend_bos: o.PrependBos = None,
+    include_bos: o.IncludeBos = None,
+    compare_prompt: _Compare = None,
+    prompt_rows: Annotated[int, typer.Option(help="Rows for the comparison of prompts.")] = 5000,
+    sae: _Saes = None,
+    rows: o.Rows = None,
+    synthetic_targets: Annotated[
+        int, typer.Option(help="Synthetic targets of each kind in the calibration.")
+    ] = 200,
+    targets: Annotated[
+        int | None, typer.Option(hidden=True, help="The old name of --synthetic-targets.")
+    ] = None,
+    twins: Annotated[int, typer.Option(help="Untrained twins among the controls.")] = 3,
+    paper_compat: Annotated[
+        bool, typer.Option("--paper-compat", help="Also score as the paper's code does.")
+    ] = False,
+    dtype: o.Dtype = "float32",
+    device: o.Device = None,
+    kind: o.KindOfTarget = None,
+    on_bad: o.OnBad = "raise",
+    seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
+    verbose: o.Verbose = False,
+    debug: o.Debug = False,
+) -> None:
+    """The whole battery: probe, calibration, controls, hold-outs, causes, pages.
+
+    Steps: calibrate, controls, layers, mlp, pca, classes, sphere, holdouts, prompts, popularity, latents,
+    neurons, attribution, directions, erase, causes, compat. Every step leaves its results in the folder; the
+    same command run again goes on where it was. Exit code 1: a step failed, and the others are whole.
+
+    \b
+    Example:  graticule study --model gemma-3-270m --table historical_figures --out figures
+              graticule study --model gemma-3-270m --table places.csv --text-column name
+                --target latitude:lat --target longitude:lon --only controls,holdouts --out places
+    """
+    tokens, names = a.read_pos(pos), [a.read_names(only), a.read_names(skip)]
+    templates, folders = a.read_pairs(compare_prompt or (), "--compare-prompt"), a.read_saes(sae or ())
+    from graticule.studies.running import chosen_steps
+    from graticule.studies.running import study as run
+    from graticule.studies.settings import Settings
+    from graticule.studies.steps import STUDY
+
+    chosen_steps(*names)
+    STUDY.check(out)
+    entities = a.read_table(
+        table,
+        text_column,
+        target or (),
+        split=split_column,
+        cluster=cluster_column,
+        blocks=block_column or (),
+        on_bad=on_bad,
+        seed=seed,
+        rows=rows,
+        kind=kind,
+    )
+    if targets is not None:
+        check("synthetic_targets", targets)
+        o.say(f"--targets is --synthetic-targets now ({targets}); the old name goes with 0.3", err=True)
+        synthetic_targets = targets
+    settings = Settings(
+        prompts=templates,
+        prompt_rows=prompt_rows,
+        popularity=popularity_column,
+        saes=folders,
+        targets=synthetic_targets,
+        twins=twins,
+        paper_compat=paper_compat,
+        seed=seed,
+    )
+    settings.check_names(entities)
+    import graticule
+
+    o.say(f"loading {model}", err=True)
+    loaded = graticule.load_model(model, dtype=dtype, device=device)
+    made = run(
+        loaded,
+        entities,
+        out,
+        only=names[0],
+        skip=names[1],
+        settings=settings,
+        prompt=prompt,
+        pos=tokens,
+        prepend_bos=prepend_bos,
+        include_bos=include_bos,
+        progress=True,
+        say=lambda line: o.say(line, err=True),
+    )
+    o.say(f"{made.summary()}\nThe pages: {out / 'report.html'}")
+    if made.failed:
+        count = "1 step" if len(made.failed) == 1 else f"{len(made.failed)} steps"
+        typer.echo(f"graticule: {count} failed: {', '.join(made.failed)}; the others are whole", err=True)
+        raise typer.Exit(1)
+
+
+# ruff: noqa: ARG001 (--debug and --verbose act in `graticule.cli.main` and in their callbacks)
+
+
+def words(
+    model: o.ModelName,
+    out: Annotated[Path, typer.Option("--out", help="The folder to write.")] = Path("runs/words"),
+    pairs: Annotated[
+        Path | None, typer.Option(help="Folder of '[a - b].txt' files, a tab between the words of a pair.")
+    ] = None,
+    contexts: Annotated[
+        Path | None,
+        typer.Option(help="Parallel contexts, a language a column; the packaged ones by default."),
+    ] = None,
+    draws: Annotated[int, typer.Option(help="Draws of every null and bootstrap.")] = 1000,
+    dtype: o.Dtype = "float32",
+    device: o.Device = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of nulls and bootstraps.")] = 0,
+    verbose: o.Verbose = False,
+    debug: o.Debug = False,
+) -> None:
+    """Set counterfactual word pairs against each other in the unembedding.
+
+    Three pages, each kept as it is made: concepts against concepts under the Euclidean, whitened and causal
+    inner product; languages in contexts against languages in the vocabulary; ambiguous words. The lists are
+    packaged unless given.
+
+    \b
+    Example:  graticule words --model gemma-3-270m --out words
+    """
+    import graticule
+    from graticule.hooks.identity import model_identity
+    from graticule.hooks.kinds import working_folder
+    from graticule.hooks.question import check_beforehand
+    from graticule.probes.words.ambiguous import Ambiguous, ambiguous
+    from graticule.probes.words.languages import Languages, languages
+    from graticule.probes.words.lists import pair_lists, parallel_contexts
+    from graticule.probes.words.vocabulary import default_texts, final_residuals
+    from graticule.probes.words.words import Words
+    from graticule.results import WORDS
+
+    WORDS.check(out)
+    for read, path in ((pair_lists, pairs), (parallel_contexts, contexts)):
+        read(path)  # what is wrong with them is said before a model is loaded
+    loaded = graticule.load_model(model, dtype=dtype, device=device)
+    shared: dict[str, Any] = {"draws": draws, "seed": seed, "progress": True}
+    makers: dict[str, Callable[[], Any]] = {
+        "words": lambda: graticule.words(loaded, pairs, **shared),
+        "languages": lambda: languages(loaded, contexts, pairs, **shared),
+        "ambiguous": lambda: ambiguous(loaded, **shared),
+    }
+    with working_folder(out, WORDS, "writing into"):
+        for name, kind in {"words": Words, "languages": Languages, "ambiguous": Ambiguous}.items():
+            check_beforehand(out / name, kind, model=str(model_identity(loaded)["name"]))
+        # the whitened product's covariance, made once for the three
+        shared["residuals"] = final_residuals(loaded, default_texts(), "all")["ln_final"].double().numpy()
+        for name, make in makers.items():
+            result = make()
+            result.save(out / name)
+            page = result.report(out / f"{name}.html")
+            o.say(f"{result.summary()}\nThe page: {page}\n")

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from graticule import arguments as a
-from graticule import options as o
+from graticule.commands import arguments as a
+from graticule.commands import options as o
 
 _FOLDER = typer.Argument(help="A run that 'graticule sae train' left, or a SAELens folder.")
 

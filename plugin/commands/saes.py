@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from graticule import arguments as a
-from graticule import options as o
+from graticule.commands import arguments as a
+from graticule.commands import options as o
 
 sae = typer.Typer(
     name="sae",

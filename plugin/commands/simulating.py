@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from graticule import arguments as a
-from graticule import options as o
+from graticule.commands import arguments as a
+from graticule.commands import options as o
 from graticule.sims.reproductions import NAMES
 
 _log = logging.getLogger(__name__)
@@ -80,8 +80,8 @@ def sim(
         "scale": scale, "optimizer": optimizer, "steps": steps, "weight_decay": weight_decay, "masks": masks,
         "kept": kept, "graph": graph, "edge_probability": edge_probability,
     }  # fmt: skip
-    from graticule.commands.folders import SIM
     from graticule.hooks.kinds import working_folder
+    from graticule.results import SIM
 
     _used(asked)
     with working_folder(out, SIM, "simulating into"):
@@ -112,8 +112,8 @@ def certify(
     """
     a.need_folder(out)
     from graticule.certificate.certify import certify as run
-    from graticule.commands.folders import CERTIFICATE
     from graticule.hooks.kinds import keep_request, working_folder
+    from graticule.results import CERTIFICATE
 
     asked: dict[str, Any] = {"concepts": concepts, "quick": quick, "seed": seed}
     with working_folder(out, CERTIFICATE, "certifying into"):

@@ -35,6 +35,8 @@ from graticule.loading.original import Wishes, replaced, same_draws
 if TYPE_CHECKING:
     from transformer_lens.model_bridge import TransformerBridge
 
+logger = logging.getLogger(__name__)
+
 _TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer.model",

@@ -41,9 +41,9 @@ import graticule
 import graticule.saes
 from graticule import cli
 from graticule.certificate.learners import Plan
-from graticule.commands.folders import CERTIFICATE
 from graticule.hooks.kinds import working_folder
 from graticule.hooks.running import runner
+from graticule.results import CERTIFICATE
 from graticule.sims.train import Training
 from graticule.sims.world import World
 

@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from graticule import arguments, options
 from graticule.cli import main
+from graticule.commands import arguments, options
 from graticule.hooks.store import Store
 from graticule.loading.gguf import depth_of
 from graticule.probes.tables.table import Table

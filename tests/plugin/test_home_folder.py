@@ -12,8 +12,8 @@ import pytest
 import torch
 
 import graticule as g
-from graticule.arguments import read_saes
 from graticule.cli import main
+from graticule.commands.arguments import read_saes
 from graticule.hooks.artifact import write_table
 from graticule.hooks.coders import load_sae
 from graticule.hooks.names import BadNameError, user_path

@@ -13,10 +13,10 @@ import torch
 
 from graticule import Activations, Table, holdouts, sweep, words
 from graticule.cli import main
+from graticule.commands.options import one_line, say, show_logs
 from graticule.hooks.messages import visible
 from graticule.hooks.result import Result
 from graticule.hub import push
-from graticule.options import one_line, say, show_logs
 from graticule.probes.findings import Findings
 from graticule.probes.plots.style import Markup, figure_json, plain
 from graticule.probes.surface.baselines import Baselines, text_digest

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import graticule as g
-from graticule.arguments import read_saes
 from graticule.cli import main
+from graticule.commands.arguments import read_saes
 from graticule.hooks.artifact import ArtifactError, write_json
 from graticule.hooks.requests import differences
 from graticule.saes.training.settings import architectures
