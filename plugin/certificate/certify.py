@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,10 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from graticule.certificate.instruments import read
-from graticule.certificate.learners import Learners, Plan, base, levels
-from graticule.certificate.marks import judge
-from graticule.certificate.nothing import found_in_nothing
+from graticule.certificate.learners import Learners, Plan, Subject, base, least_linear, levels
+from graticule.certificate.probes import found_in_nothing, read
+from graticule.certificate.requirements import judge
 from graticule.certificate.result import Certificate, Part
-from graticule.certificate.subjects import Subject, least_linear
 from graticule.hooks.artifact import ArtifactError, fingerprint, json_ready, library_versions
 from graticule.hooks.doors import FOLDER, PLAN, WORLD, door
 from graticule.hooks.locks import only_here
@@ -38,8 +37,6 @@ QUICK = Plan(
     sequence=SequenceTraining(shape=SequenceShape(n_layers=1), steps=600, log_every=300),
 )
 """What `certify(quick=True)` does."""
-
-
 LEAST, MOST = 4, 10
 """Concepts: of three, parities are read by a linear reader of as many dimensions; of more than ten, contexts
 are too many."""
@@ -91,42 +88,24 @@ def certify(
         training = (replace(chosen.lookup, seed=seed), replace(chosen.sequence, seed=seed))
         chosen = replace(chosen, lookup=training[0], sequence=training[1])
     made_of = _fingerprint(world, chosen)
-    if out is None:
-        return _run(world, chosen, None, made_of, progress, say)
-    with only_here(out, "certifying into"):
-        return _run(world, chosen, user_path(out) / "parts" / made_of[:12], made_of, progress, say)
-
-
-def _run(
-    world: World,
-    chosen: Plan,
-    folder: Path | None,
-    made_of: str,
-    progress: bool | None,
-    say: Callable[[str], None] | None,
-) -> Certificate:
+    folder = None if out is None else user_path(out) / "parts" / made_of[:12]
     learners = Learners(world, chosen, None if folder is None else folder / "learners", progress)
     parts: list[Part] = []
-    steps = levels(chosen)
-    for step in tqdm(steps, desc="certificate", unit="condition", disable=progress is False, leave=False):
-        part = _part(learners, chosen, *step, folder, made_of)
-        parts.append(part)
-        if say is not None:
-            say(part.summary())
+    with nullcontext() if out is None else only_here(out, "certifying into"):
+        steps = levels(chosen)
+        for step in tqdm(steps, desc="certificate", unit="condition", disable=progress is False, leave=False):
+            part = _part(learners, *step, folder, made_of)
+            parts.append(part)
+            if say is not None:
+                say(part.summary())
     return _assembled(world, chosen, parts)
 
 
 def _part(
-    learners: Learners,
-    plan: Plan,
-    learner: str,
-    condition: str,
-    level: float,
-    folder: Path | None,
-    made_of: str,
+    learners: Learners, learner: str, condition: str, level: float, folder: Path | None, made_of: str
 ) -> Part:
     """One condition, from disk if it is there."""
-    name = f"{learner}-{condition}-{level:g}"
+    plan, name = learners.plan, f"{learner}-{condition}-{level:g}"
     place = None if folder is None else folder / name
     if place is not None:
         try:
@@ -149,9 +128,9 @@ def _made(subject: Subject, plan: Plan, name: str, main: bool, made_of: str) -> 
     """All points of the widest learner and the last one of the others; random labels on the widest."""
     pairs = least_linear(subject.every, plan.pairs)
     last = subject.points[-1]
-    said = read(subject, pairs, None if main else (last,))
+    reading = read(subject, pairs, None if main else (last,))
     nothing = found_in_nothing(subject, last, plan.labellings) if main else pd.DataFrame()
-    frames = (said.concepts, said.parities, said.components, said.verdicts, nothing)
+    frames = (reading.concepts, reading.parities, reading.components, reading.verdicts, nothing)
     return Part(name, *frames, provenance={"fingerprint": made_of, "versions": library_versions()})
 
 
@@ -163,10 +142,9 @@ def _assembled(world: World, plan: Plan, parts: list[Part]) -> Certificate:
     tables: dict[str, pd.DataFrame] = {
         name: joined(name) for name in ("concepts", "parities", "components", "verdicts", "nothing")
     }
-    given = (tables["concepts"], tables["parities"], tables["verdicts"], tables["nothing"])
     provenance: dict[str, Any] = {"plan": json_ready(plan), "versions": library_versions()}
     return Certificate(
-        judge(*given),
+        judge(tables["concepts"], tables["parities"], tables["verdicts"], tables["nothing"]),
         world=f"{world.m} two-valued concepts, {world.graph.number_of_edges()} edges",
         covers=_covers(plan),
         **tables,
@@ -178,17 +156,17 @@ def _covers(plan: Plan) -> str:
     def listed(values: Sequence[float] | Sequence[int]) -> str:
         return ", ".join(f"{v:g}" for v in sorted(values))
 
-    words: list[str] = []
+    parts: list[str] = []
     if "lookup" in plan.learners:
         few = f"; {listed(plan.masks)} drawn masks" if plan.masks else ""
-        words.append(f"lookup tables at {listed(plan.dimensions)} dimensions a concept{few}")
+        parts.append(f"lookup tables at {listed(plan.dimensions)} dimensions a concept{few}")
     if "sequence" in plan.learners:
         blocks, widths = plan.sequence.shape.n_layers, listed(plan.sequence_dimensions)
-        words.append(
+        parts.append(
             f"transformers of {blocks} block{'s' if blocks > 1 else ''} at {widths}, from the first concept "
             "told on"
         )
-    return "; ".join([*words, f"noise {listed(plan.noises)}"] if plan.noises else words)
+    return "; ".join([*parts, f"noise {listed(plan.noises)}"] if plan.noises else parts)
 
 
 def _fingerprint(world: World, plan: Plan) -> str:

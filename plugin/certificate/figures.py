@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pandas as pd
 
-from graticule.certificate.marks import DIRECTION, FALSE, short_point
+from graticule.certificate.requirements import DIRECTION, FALSE, short_point
 from graticule.probes.plots.drawing import Bar, Figure, Heatmap, Scatter, make_subplots
 from graticule.probes.plots.style import (
     ACCENT,
@@ -78,19 +80,30 @@ def levels_figure(concepts: pd.DataFrame, title: str, log: bool = False) -> Figu
     means = concepts.groupby("level")[list(MEASURES)].mean()
     fig = Figure()
     for column, (name, colour, dash) in MEASURES.items():
-        fig.add_trace(
-            Scatter(
-                x=means.index,
-                y=means[column],
-                name=name,
-                mode="lines+markers",
-                line={"color": colour, "width": 2, "dash": dash},
-                hovertemplate="%{x:g}: R² %{y:.3f}<extra>" + plain(name) + "</extra>",
-            )
-        )
+        fig.add_trace(_line(means[column], name, colour, dash, "lines+markers", "R² %{y:.3f}"))
+    return _against_levels(
+        fig, means.index, title, log, "R² of the posterior, mean over concepts", (-0.12, 1.03)
+    )
+
+
+def _line(means: pd.Series[float], name: str, colour: str, dash: str, mode: str, figure: str) -> Scatter:
+    return Scatter(
+        x=means.index,
+        y=means,
+        name=name,
+        mode=mode,
+        line={"color": colour, "width": 2, "dash": dash},
+        hovertemplate="%{x:g}: " + figure + "<extra>" + plain(name) + "</extra>",
+    )
+
+
+def _against_levels(
+    fig: Figure, levels: Iterable[float], title: str, log: bool, y_title: str, y_range: tuple[float, float]
+) -> Figure:
+    """The figure with its axes: a condition's levels across, ticked where they were measured."""
     style(fig, height=380, aspect=0.42, extra=90)
-    fig.update_xaxes(title_text=title, type="log" if log else "linear", tickvals=list(means.index))
-    fig.update_yaxes(title_text="R² of the posterior, mean over concepts", range=[-0.12, 1.03])
+    fig.update_xaxes(title_text=title, type="log" if log else "linear", tickvals=list(levels))
+    fig.update_yaxes(title_text=y_title, range=list(y_range))
     return fig
 
 
@@ -107,19 +120,9 @@ def directions_figure(concepts: pd.DataFrame, title: str, log: bool = False) -> 
         "read_cosine": ("read direction, plain", MUTED, "dot"),
     }
     fig = Figure()
-    levels = sorted(concepts["level"].unique())
     for column, (name, colour, dash) in names.items():
         means = concepts.groupby("level")[column].mean()
-        fig.add_trace(
-            Scatter(
-                x=means.index,
-                y=means,
-                name=name,
-                mode="lines",
-                line={"color": colour, "width": 2, "dash": dash},
-                hovertemplate="%{x:g}: %{y:.4f}<extra>" + plain(name) + "</extra>",
-            )
-        )
+        fig.add_trace(_line(means, name, colour, dash, "lines", "%{y:.4f}"))
         fig.add_trace(
             Scatter(
                 x=concepts["level"],
@@ -130,11 +133,10 @@ def directions_figure(concepts: pd.DataFrame, title: str, log: bool = False) -> 
                 hovertemplate="%{x:g}: %{y:.4f}<extra>" + plain(name) + "</extra>",
             )
         )
-    style(fig, height=380, aspect=0.42, extra=90)
-    fig.add_hline(y=DIRECTION, line={"color": MUTED, "width": 1, "dash": "dash"})
     low = float(np.nanmin(concepts[list(names)].to_numpy(np.float64)))
-    fig.update_xaxes(title_text=title, type="log" if log else "linear", tickvals=levels)
-    fig.update_yaxes(title_text="cosine with the truth", range=[min(low, 0.94) - 0.02, 1.005])
+    levels, extent = sorted(concepts["level"].unique()), (min(low, 0.94) - 0.02, 1.005)
+    _against_levels(fig, levels, title, log, "cosine with the truth", extent)
+    fig.add_hline(y=DIRECTION, line={"color": MUTED, "width": 1, "dash": "dash"})
     return fig
 
 
@@ -146,11 +148,11 @@ def nothing_figure(nothing: pd.DataFrame) -> Figure:
     need_columns(nothing, "learner", "instrument", "rate", "low", "high", "above_0", "labellings")
     fig = Figure()
     for learner, colour in zip(nothing["learner"].drop_duplicates(), (INK, ACCENT), strict=False):
-        held = nothing[nothing["learner"] == learner]
+        rates = nothing[nothing["learner"] == learner]
         fig.add_trace(
             Scatter(
-                x=held["rate"],
-                y=held["instrument"],
+                x=rates["rate"],
+                y=rates["instrument"],
                 name=f"{learner} learner",
                 mode="markers",
                 orientation="h",  # learners are set apart along y
@@ -158,11 +160,11 @@ def nothing_figure(nothing: pd.DataFrame) -> Figure:
                 error_x={
                     "type": "data",
                     "symmetric": False,
-                    "array": held["high"] - held["rate"],
-                    "arrayminus": held["rate"] - held["low"],
+                    "array": rates["high"] - rates["rate"],
+                    "arrayminus": rates["rate"] - rates["low"],
                     "color": colour,
                 },
-                customdata=held[["above_0", "labellings"]],
+                customdata=rates[["above_0", "labellings"]],
                 hovertemplate="%{y}: %{x:.1%}; interval above 0 in %{customdata[0]} of %{customdata[1]}"
                 "<extra></extra>",
             )

@@ -1,35 +1,168 @@
-"""The learners that a certificate is made on: trained once, kept on disk where there is a folder."""
+"""The learners that a certificate is made on: trained once, with their sampled rows and their whole truth."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from math import ceil, factorial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
 
-from graticule.certificate.subjects import Subject
+from graticule.hooks.activations import Activations
 from graticule.hooks.artifact import ArtifactError
 from graticule.sims.contexts import Contexts
 from graticule.sims.lookup import load_lookup, lookup_model, save_lookup
 from graticule.sims.sequence import SequenceShape, SequenceTokens, load_sequence, save_sequence
 from graticule.sims.sequence_train import SequenceTraining, train_sequence
 from graticule.sims.train import Training, train
+from graticule.sims.truth.optimal import LinearReader, optimal_reader, parity
 from graticule.sims.truth.rows import TrueRows, lookup_rows, sequence_rows
 from graticule.sims.world import World
 
 LOOKUP_POINTS = ("blocks.0.hook_resid_post",)
 """The lookup learner's one block writes nothing: every point of the stream holds the same embedding."""
-
-
 TOLD = slice(1, None)
 """Positions of a text at which something is known. After the start token nothing is: one activation in every
 text, as at a language model's BOS. As a cluster of a seventh of all rows it would decide the ridge's
 strength, which leaving out clusters then makes so large that read directions turn (.97 instead of .996)."""
 TEXTS = 8192
 """Texts from which the sequence learner's truth is computed, about."""
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A trained learner as a user has it, and as only the world's maker knows it."""
+
+    learner: str
+    """`lookup` or `sequence`."""
+    condition: str
+    """What is varied: `dimension`, `noise` or `masks`."""
+    level: float
+    """By how much: width over concepts, noise over signal, or the number of masks."""
+    width: int
+    """Of the activations."""
+    masks: int
+    """Masks that the learner was trained on."""
+    rows: TrueRows
+    """A sample, with noise where the condition has it: all that instruments see."""
+    untrained: TrueRows
+    """The same rows in the learner before training."""
+    every: TrueRows
+    """Every context with its probability, without noise."""
+    noise: Mapping[str, float]
+    """Point → standard deviation of the noise in every coordinate; 0 where there is none."""
+    seed: int = 0
+    """Of the split and everything drawn."""
+
+    @property
+    def name(self) -> str:
+        """For people and for folders."""
+        return f"{self.learner}-{self.condition}-{self.level:g}"
+
+    @property
+    def points(self) -> tuple[str, ...]:
+        """Hook points, in the order in which the learner passes them."""
+        return tuple(self.rows.activations.points)
+
+    @cached_property
+    def test(self) -> Bool[np.ndarray, " row"]:
+        """Rows of the contexts that are tested on: no context is on both sides."""
+        return self.rows.test_rows(seed=self.seed)
+
+    @cached_property
+    def posteriors(self) -> Float[np.ndarray, "row m"]:
+        """P(C_i = 1 | known) of the sampled rows: what every probe is to predict."""
+        return self.rows.targets()[1]
+
+    @property
+    def clusters(self) -> Int[np.ndarray, " row"]:
+        """The context of every sampled row."""
+        return self.rows.contexts
+
+    def values(self, point: str) -> Float[np.ndarray, "row width"]:
+        """The sampled activations of a point."""
+        return self.rows.activations[point].double().numpy()
+
+    def parities(self, pairs: Sequence[tuple[int, int]]) -> Float[np.ndarray, "row pair"]:
+        """P(C_i ≠ C_j | known) of the sampled rows."""
+        return np.stack([parity(self.rows.world, self.rows.known, pair) for pair in pairs], axis=1)
+
+    def true_parities(self, pairs: Sequence[tuple[int, int]]) -> Float[np.ndarray, "row pair"]:
+        """The same of every context."""
+        return np.stack([parity(self.every.world, self.every.known, pair) for pair in pairs], axis=1)
+
+    def reader(self, point: str, targets: Float[np.ndarray, "row target"] | None = None) -> LinearReader:
+        """The best linear reader there is, by default of all posteriors, noise and all."""
+        wanted = self.every.targets()[1] if targets is None else targets
+        x = self.every.activations[point].double().numpy()
+        if not self.noise[point]:
+            return optimal_reader(x, wanted, self.every.weights)
+        return noisy_reader(x, wanted, self.every.weights, self.noise[point])
+
+    def covariance(self, point: str) -> Float[np.ndarray, "width width"]:
+        """Of the activations over all contexts, the noise's own added."""
+        p = self.every.weights
+        x = self.every.activations[point].double().numpy()
+        x = (x - p @ x) * np.sqrt(p)[:, None]
+        return x.T @ x + self.noise[point] ** 2 * np.eye(x.shape[1])
+
+    def with_noise(self, level: float) -> Subject:
+        """Independent normal noise in every coordinate, its standard deviation `level` times the mean one of
+        a point's coordinates; in the untrained learner likewise."""
+        noise = {p: level * float(np.sqrt(np.trace(self.covariance(p)) / self.width)) for p in self.points}
+        rng = np.random.default_rng([self.seed, 3])
+        rows = _noisy(self.rows, noise, rng)
+        untrained = {p: level * _spread(self.untrained, p) for p in self.points}
+        other = _noisy(self.untrained, untrained, rng)
+        # the truth of contexts stays what it is
+        return replace(self, condition="noise", level=level, rows=rows, untrained=other, noise=noise)
+
+
+def noisy_reader(
+    activations: Float[np.ndarray, "row width"],
+    targets: Float[np.ndarray, "row target"],
+    weights: Float[np.ndarray, " row"],
+    sd: float,
+) -> LinearReader:
+    """The best linear reader when independent noise of standard deviation `sd` is added to every coordinate:
+    the noise adds sd² to the covariance's diagonal, and nothing to what activations and targets share."""
+    p = weights / weights.sum()
+    x_mean, y_mean = p @ activations, p @ targets
+    x, y = activations - x_mean, targets - y_mean
+    shared = (x * p[:, None]).T @ y
+    coef = np.linalg.solve((x * p[:, None]).T @ x + sd**2 * np.eye(x.shape[1]), shared)
+    total = p @ y**2
+    r2 = np.divide((coef * shared).sum(axis=0), total, out=np.full(len(total), np.nan), where=total > 0)
+    among = np.linalg.pinv((y * p[:, None]).T @ y, rcond=1e-10, hermitian=True)
+    return LinearReader(coef, shared @ among, y_mean - x_mean @ coef, r2)
+
+
+def least_linear(every: TrueRows, count: int) -> tuple[tuple[int, int], ...]:
+    """The pairs of concepts whose parity is furthest from any linear function of all concepts' posteriors,
+    by the world alone."""
+    m = every.world.m
+    pairs = [(i, j) for i in range(m) for j in range(i + 1, m)]
+    odd = np.stack([parity(every.world, every.known, pair) for pair in pairs], axis=1)
+    linear = optimal_reader(every.targets()[1], odd, every.weights).r2
+    return tuple(pairs[k] for k in np.argsort(linear, kind="stable")[:count])
+
+
+def _spread(rows: TrueRows, point: str) -> float:
+    return float(rows.activations[point].double().var(dim=0).mean().sqrt())
+
+
+def _noisy(rows: TrueRows, noise: Mapping[str, float], rng: np.random.Generator) -> TrueRows:
+    clean = rows.activations
+    noisy = {
+        point: values + torch.from_numpy(rng.normal(0, noise[point], tuple(values.shape))).to(values.dtype)
+        for point, values in clean.items()
+    }
+    return replace(rows, activations=Activations(noisy, clean.rows, clean.provenance))
 
 
 @dataclass(frozen=True)
@@ -108,27 +241,29 @@ class Learners:
     def _train_lookups(self) -> None:
         """All of them as one batch: the tables are so small that many train in the time of one."""
         wanted = self._lookups()
-        held = [self._load("lookup", c, level) for c, level, _, _ in wanted]
-        if any(found is None for found in held):
+        learned = [self._load("lookup", c, level) for c, level, _, _ in wanted]
+        if any(one is None for one in learned):
             settings = replace(
                 self.plan.lookup,
                 dim=tuple(width for *_, width in wanted),
                 seed=(self.plan.seed,) * len(wanted),
             )
-            learned = train([c for _, _, c, _ in wanted], settings, progress=self._progress)
-            start = train([c for _, _, c, _ in wanted], replace(settings, steps=0), progress=False)
-            held = []
+            all_contexts = [contexts for _, _, contexts, _ in wanted]
+            trained = train(all_contexts, settings, progress=self._progress)
+            start = train(all_contexts, replace(settings, steps=0), progress=False)
+            learned = []
             for run, (condition, level, contexts, width) in enumerate(wanted):
-                tables = [t[run, :n, :width] for t, n in self._sized(learned, contexts)]
-                before = [t[run, :n, :width] for t, n in self._sized(start, contexts)]
+                sizes = contexts.n, len(contexts.world.vectors)
+                tables = [t[run, :n, :width] for t, n in zip((trained.f, trained.g), sizes, strict=True)]
+                before = [t[run, :n, :width] for t, n in zip((start.f, start.g), sizes, strict=True)]
                 for kind, (f, g) in (("trained", tables), ("untrained", before)):
                     if self._folder is not None:
                         place = self._place("lookup", condition, level, kind)
                         save_lookup(place, contexts, f.clone(), g.clone(), overwrite=True)
-                held.append((lookup_model(*tables), lookup_model(*before), contexts))
-        for (condition, level, _, width), found in zip(wanted, held, strict=True):
-            assert found is not None
-            model, untrained, contexts = found
+                learned.append((lookup_model(*tables), lookup_model(*before), contexts))
+        for (condition, level, _, width), models in zip(wanted, learned, strict=True):
+            assert models is not None
+            model, untrained, contexts = models
             n, seed = self.plan.rows, self.plan.seed + 1
             self._made[f"lookup-{condition}-{level:g}"] = self._subject(
                 ("lookup", condition, level, width, len(contexts.masks)),
@@ -144,26 +279,22 @@ class Learners:
         quiet = dict.fromkeys(rows.activations.points, 0.0)
         return Subject(*named, rows, untrained, every, quiet, self.plan.seed)
 
-    @staticmethod
-    def _sized(learned: Any, contexts: Contexts) -> list[tuple[Any, int]]:
-        return [(learned.f, contexts.n), (learned.g, len(contexts.world.vectors))]
-
     # Transformers ------------------------------------------------------------------------------------
     def _sequence(self, dimension: float) -> Subject:
         width = self.plan.width(self.world.m, dimension)
         heads = next(h for h in (4, 2, 1) if width % h == 0)
         shape = replace(self.plan.sequence.shape, d_model=width, n_heads=heads)
-        held = self._load("sequence", "dimension", dimension)
-        if held is None:
+        models = self._load("sequence", "dimension", dimension)
+        if models is None:
             settings = replace(self.plan.sequence, shape=shape)
             learned = train_sequence(self.world, settings, progress=self._progress)
             before = train_sequence(self.world, replace(settings, steps=0), progress=False)
-            held = (learned.model, before.model, learned.contexts)
+            models = (learned.model, before.model, learned.contexts)
             for kind, model in (("trained", learned.model), ("untrained", before.model)):
                 if self._folder is not None:
                     place = self._place("sequence", "dimension", dimension, kind)
                     save_sequence(place, model, learned.contexts, shape, overwrite=True)
-        model, untrained, contexts = held
+        model, untrained, contexts = models
         tokens, points = SequenceTokens.of(contexts), sequence_points(shape)
         n, seed = max(30, self.plan.rows // len(tokens.shown)), self.plan.seed + 1
         return self._subject(
@@ -211,9 +342,9 @@ def _masks_for(world: World, n: int, seed: int) -> Contexts:
     """`n` Bernoulli(½) masks, drawn again (with the next seed) where a concept is always or never shown:
     of such a one nothing could be read."""
     for tried in range(seed, seed + 1000):
-        found = Contexts.drawn(world, n, tried)
-        if found.masks.any(axis=0).all() and not found.masks.all(axis=0).any():
-            return found
+        contexts = Contexts.drawn(world, n, tried)
+        if contexts.masks.any(axis=0).all() and not contexts.masks.all(axis=0).any():
+            return contexts
     raise ValueError(f"masks={n}: too few for every one of {world.m} concepts to be shown and hidden")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
-from graticule.certificate.marks import HIDDEN, Mark
+from graticule.certificate.requirements import HIDDEN, Mark
 from graticule.hooks.saved import SavedResult
 
 if TYPE_CHECKING:
@@ -149,9 +149,9 @@ class Certificate(SavedResult):
         )
 
         out: dict[str, Figure] = {}
-        for learner, (_, held) in zip(self._learners, self._widest(), strict=True):
+        for learner, (_, widest) in zip(self._learners, self._widest(), strict=True):
             caption = f"R² of each concept's posterior on contexts not trained on: {learner} learner, widest"
-            out[caption] = heat_figure(held)
+            out[caption] = heat_figure(widest)
         for learner, condition, last in self._conditions():
             axis, log = _AXES[condition]
             out[f"{_WORDS[condition]}: directions against the truth, {learner} learner"] = directions_figure(
@@ -160,14 +160,14 @@ class Certificate(SavedResult):
             out[f"{_WORDS[condition]}: what is read, {learner} learner"] = levels_figure(last, axis, log)
         out["Random labels of contexts called structure; dashed: the bound"] = nothing_figure(self.nothing)
         enough = (self.parities["condition"] == "dimension") & (self.parities["level"] >= 1)
-        shown = self.parities[enough & self.parities["point"].str.contains("resid_p")]
+        parities = self.parities[enough & self.parities["point"].str.contains("resid_p")]
         caption = f"Parity of two concepts; where the best linear R² is at most {HIDDEN:g}, only the MLP may"
-        out[f"{caption} find it"] = parity_figure(shown)
+        out[f"{caption} find it"] = parity_figure(parities)
         return out
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """The marks, a table a condition, components, verdicts, random labels."""
-        shown = pd.DataFrame(
+        marks = pd.DataFrame(
             {
                 "": ["pass" if m.passed else "FAIL" for m in self.marks],
                 "instrument": [m.instrument for m in self.marks],
@@ -178,7 +178,7 @@ class Certificate(SavedResult):
                 "where": [m.where for m in self.marks],
             }
         )
-        out = {"Requirements, with the worst that was found (of the MLP on parities: the best point)": shown}
+        out = {"Requirements, with the worst that was found (of the MLP on parities: the best point)": marks}
         for learner, condition, last in self._conditions():
             means = last.groupby("level").mean(numeric_only=True).drop(columns=["concept"]).reset_index()
             odd = self._odd(learner, condition, str(last["point"].iloc[0]))
@@ -201,27 +201,26 @@ class Certificate(SavedResult):
     def _widest(self) -> list[tuple[float, pd.DataFrame]]:
         out: list[tuple[float, pd.DataFrame]] = []
         for learner in self._learners:
-            held = self.concepts[
-                (self.concepts["learner"] == learner) & (self.concepts["condition"] == "dimension")
-            ]
-            level = float(held["level"].max())
-            out.append((level, held[held["level"] == level]))
+            rows = self.concepts[self.concepts["learner"] == learner]
+            rows = rows[rows["condition"] == "dimension"]
+            level = float(rows["level"].max())
+            out.append((level, rows[rows["level"] == level]))
         return out
 
     def _odd(self, learner: str, condition: str, point: str) -> pd.DataFrame:
         """Parities at a point by level, means over pairs."""
-        held = self.parities[self.parities["learner"] == learner]
-        held = held[(held["condition"] == condition) & (held["point"] == point)]
-        means = held.groupby("level")[["ridge", "mlp", "best_linear"]].mean()
+        rows = self.parities[self.parities["learner"] == learner]
+        rows = rows[(rows["condition"] == condition) & (rows["point"] == point)]
+        means = rows.groupby("level")[["ridge", "mlp", "best_linear"]].mean()
         return means.add_prefix("parity_").reset_index()
 
     def _conditions(self) -> list[tuple[str, str, pd.DataFrame]]:
         """Learner, condition and the lines of its last point; noise starts from the learner without any."""
         out: list[tuple[str, str, pd.DataFrame]] = []
         for learner, (_, widest) in zip(self._learners, self._widest(), strict=True):
-            held = self.concepts[self.concepts["learner"] == learner]
-            for condition in held["condition"].drop_duplicates():
-                part = held[held["condition"] == condition]
+            rows = self.concepts[self.concepts["learner"] == learner]
+            for condition in rows["condition"].drop_duplicates():
+                part = rows[rows["condition"] == condition]
                 if condition == "noise":
                     part = pd.concat([widest.assign(level=0.0), part])
                 last = part["point"].iloc[-1]

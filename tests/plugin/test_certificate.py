@@ -9,14 +9,20 @@ import typer
 from typer.testing import CliRunner
 
 from graticule.certificate import certify as module
-from graticule.certificate import instruments, nothing
+from graticule.certificate import probes
 from graticule.certificate.certify import certify
 from graticule.certificate.figures import nothing_figure
-from graticule.certificate.instruments import agreement
-from graticule.certificate.learners import Learners, Plan, sequence_points
-from graticule.certificate.marks import Mark, judge
+from graticule.certificate.learners import (
+    Learners,
+    Plan,
+    Subject,
+    least_linear,
+    noisy_reader,
+    sequence_points,
+)
+from graticule.certificate.probes import agreement
+from graticule.certificate.requirements import Mark, judge
 from graticule.certificate.result import SCOPE, Certificate
-from graticule.certificate.subjects import Subject, least_linear, noisy_reader
 from graticule.hooks.artifact import ArtifactError
 from graticule.probes.estimators.mlp import MLPSettings
 from graticule.probes.estimators.ridge import RidgeProbe
@@ -51,8 +57,7 @@ def world():
 @pytest.fixture(scope="module", autouse=True)
 def small_networks():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(instruments, "MLP", SMALL)
-        patch.setattr(nothing, "MLP", SMALL)
+        patch.setattr(probes, "MLP", SMALL)
         yield
 
 
@@ -115,7 +120,7 @@ def test_agreement_is_the_correlation_of_readings():
 def test_rows_are_split_by_context_and_so_are_random_labels(subject):
     contexts, test = subject.rows.contexts, subject.test
     assert not set(contexts[test]) & set(contexts[~test])
-    labels = nothing.random_labels(subject, 12)
+    labels = probes.random_labels(subject, 12)
     for context in np.unique(contexts):
         assert np.ptp(labels[contexts == context], axis=0).max() == 0
     assert (labels[test].std(axis=0) > 0).all() and (labels[~test].std(axis=0) > 0).all()
@@ -273,14 +278,14 @@ def test_shuffled_directions_fail(world, monkeypatch):
         def read_direction(self):
             return np.roll(super().read_direction, 1, axis=1)
 
-    real = instruments.sweep
+    real = probes.sweep
 
     def broken(*args, **kwargs):
         found = real(*args, **kwargs)
-        probes = {p: Shuffled.from_fit(probe.weights, p) for p, probe in found.probes.items()}
-        return replace(found, probes=probes)
+        shuffled = {p: Shuffled.from_fit(probe.weights, p) for p, probe in found.probes.items()}
+        return replace(found, probes=shuffled)
 
-    monkeypatch.setattr(instruments, "sweep", broken)
+    monkeypatch.setattr(probes, "sweep", broken)
     bad = again(world)
     assert not bad.passed and bad.summary().startswith("FAIL")
     for words in ("write direction", "read direction"):
@@ -292,7 +297,7 @@ def test_an_instrument_that_saw_the_labels_fails(world, monkeypatch):
     def peeking(X, y, subject):
         return Predictions(y[~subject.test], y[subject.test])
 
-    monkeypatch.setattr(nothing, "_pca", peeking)
+    monkeypatch.setattr(probes, "_pca", peeking)
     bad = again(world)
     assert not mark(bad.marks, "PCA", "random labels").passed
     assert mark(bad.marks, "ridge", "random labels").passed
@@ -303,7 +308,7 @@ def test_a_split_by_sample_fails(subject, monkeypatch):
     rows = len(subject.rows.weights)
     monkeypatch.setattr(Subject, "clusters", property(lambda self: np.arange(len(self.rows.weights))))
     monkeypatch.setattr(Subject, "test", np.random.default_rng(0).random(rows) < 0.25)
-    told = nothing.found_in_nothing(replace(subject, seed=1), subject.points[-1], 12)
+    told = probes.found_in_nothing(replace(subject, seed=1), subject.points[-1], 12)
     assert told.set_index("instrument").loc["MLP", "rate"] > 0.5
     assert told.set_index("instrument").loc["ridge", "rate"] > 0.2
 

@@ -66,24 +66,24 @@ def judge(
     concepts, trained on all contexts, without noise: the others are reported."""
     out: list[Mark] = []
     for learner in concepts["learner"].drop_duplicates():
-        held = _held(concepts, learner)
-        out += _ridge(learner, held, _held(verdicts, learner))
-        out += _others(learner, held)
-        out += _odd(learner, _held(parities, learner))
+        scores = _required_of(concepts, learner)
+        out += _ridge(learner, scores, _required_of(verdicts, learner))
+        out += _others(learner, scores)
+        out += _odd(learner, _required_of(parities, learner))
         for line in nothing[nothing["learner"] == learner].to_dict("records"):
-            found = f"{line['structure']} of {line['labellings']}"
-            words = f"random labels called structure ({found}), lower end of the rate's 95% interval"
+            count = f"{line['structure']} of {line['labellings']}"
+            words = f"random labels called structure ({count}), lower end of the rate's 95% interval"
             out.append(Mark(str(line["instrument"]), learner, words, float(line["low"]), FALSE, False))
     return tuple(out)
 
 
-def _held(table: pd.DataFrame, learner: str) -> pd.DataFrame:
+def _required_of(table: pd.DataFrame, learner: str) -> pd.DataFrame:
     enough = (table["condition"] == "dimension") & (table["level"] >= 1)
     return table[(table["learner"] == learner) & enough]
 
 
-def _ridge(learner: str, held: pd.DataFrame, verdicts: pd.DataFrame) -> Iterable[Mark]:
-    stream = held[held["point"].str.contains("resid_post")]
+def _ridge(learner: str, concepts: pd.DataFrame, verdicts: pd.DataFrame) -> Iterable[Mark]:
+    stream = concepts[concepts["point"].str.contains("resid_post")]
     by_point = _means(stream)
     write, at_write = _extreme(by_point["write_cosine"], worst="low")
     read, at_read = _extreme(by_point["read_agreement"], worst="low")
@@ -98,8 +98,8 @@ def _ridge(learner: str, held: pd.DataFrame, verdicts: pd.DataFrame) -> Iterable
     yield Mark("ridge", learner, words, read, DIRECTION, True, at_read)
 
 
-def _others(learner: str, held: pd.DataFrame) -> Iterable[Mark]:
-    end = held[held["point"] == held["point"].iloc[-1]]
+def _others(learner: str, concepts: pd.DataFrame) -> Iterable[Mark]:
+    end = concepts[concepts["point"] == concepts["point"].iloc[-1]]
     by_point = _means(
         end[end[["logistic_r2", "mlp_r2", "pca_r2"]].notna().any(axis=1)]
     )  # where they were fitted
@@ -115,10 +115,10 @@ def _odd(learner: str, parities: pd.DataFrame) -> Iterable[Mark]:
     by_point = _means(parities, ["ridge", "mlp", "best_linear"])
     hidden = by_point[~(by_point["best_linear"] > HIDDEN)]
     ridge, at_ridge = _extreme(hidden["ridge"], worst="high")
-    found, at_found = _extreme(hidden["mlp"], worst="high")  # the best point, for what is present at all
+    network, at_network = _extreme(hidden["mlp"], worst="high")  # the best point, for what is present at all
     words = "parity of two concepts, where no linear reader has it: R²"
     yield Mark("ridge", learner, words, ridge, HIDDEN + LESS, False, at_ridge)
-    yield Mark("MLP", learner, f"{words} at the best point", found, FOUND, True, at_found)
+    yield Mark("MLP", learner, f"{words} at the best point", network, FOUND, True, at_network)
 
 
 _NUMBERS = ("ridge_r2", "best_r2", "write_cosine", "read_agreement", "logistic_r2", "mlp_r2", "pca_r2")
@@ -131,12 +131,12 @@ def _means(table: pd.DataFrame, numbers: Sequence[str] = _NUMBERS) -> pd.DataFra
 
 def _extreme(values: pd.Series[float], worst: str) -> tuple[float, str]:
     """The lowest or highest value and where it is, NaN before any number; NaN for nothing."""
-    found = values.to_numpy(np.float64)
-    if not len(found):
+    numbers = values.to_numpy(np.float64)
+    if not len(numbers):
         return float("nan"), ""
-    place = int(found.argmin() if worst == "low" else found.argmax())  # both take a NaN for the extreme
+    place = int(numbers.argmin() if worst == "low" else numbers.argmax())  # both take a NaN for the extreme
     level, point = values.index[place]
-    return float(found[place]), f"d/m={level:g}, {short_point(str(point))}"
+    return float(numbers[place]), f"d/m={level:g}, {short_point(str(point))}"
 
 
 def short_point(point: str) -> str:
