@@ -94,7 +94,7 @@ def certify(
     with nullcontext() if out is None else only_here(out, "certifying into"):
         steps = levels(chosen)
         for step in tqdm(steps, desc="certificate", unit="condition", disable=progress is False, leave=False):
-            part = _part(learners, *step, folder, made_of)
+            part = _part(learners, chosen, *step, folder, made_of)
             parts.append(part)
             if say is not None:
                 say(part.summary())
@@ -102,10 +102,16 @@ def certify(
 
 
 def _part(
-    learners: Learners, learner: str, condition: str, level: float, folder: Path | None, made_of: str
+    learners: Learners,
+    plan: Plan,
+    learner: str,
+    condition: str,
+    level: float,
+    folder: Path | None,
+    made_of: str,
 ) -> Part:
     """One condition, from disk if it is there."""
-    plan, name = learners.plan, f"{learner}-{condition}-{level:g}"
+    name = f"{learner}-{condition}-{level:g}"
     place = None if folder is None else folder / name
     if place is not None:
         try:

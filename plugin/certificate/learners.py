@@ -254,8 +254,12 @@ class Learners:
             learned = []
             for run, (condition, level, contexts, width) in enumerate(wanted):
                 sizes = contexts.n, len(contexts.world.vectors)
-                tables = [t[run, :n, :width] for t, n in zip((trained.f, trained.g), sizes, strict=True)]
-                before = [t[run, :n, :width] for t, n in zip((start.f, start.g), sizes, strict=True)]
+                tables: list[Any] = [
+                    t[run, :n, :width] for t, n in zip((trained.f, trained.g), sizes, strict=True)
+                ]
+                before: list[Any] = [
+                    t[run, :n, :width] for t, n in zip((start.f, start.g), sizes, strict=True)
+                ]
                 for kind, (f, g) in (("trained", tables), ("untrained", before)):
                     if self._folder is not None:
                         place = self._place("lookup", condition, level, kind)

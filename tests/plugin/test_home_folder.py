@@ -178,7 +178,7 @@ def test_commands_write_at_home(home: Path) -> None:
 def test_every_path_of_a_user_goes_through_one_function() -> None:
     """What makes a path of an argument says `user_path`; the rest make paths of what is theirs."""
     own = {"hooks/names.py", "hooks/artifact.py", "hooks/replacing.py", "plugin/hub/private.py"}
-    own |= {"plugin/hub/outgoing.py", "plugin/local.py", "probes/data/make.py"}
+    own |= {"plugin/hub/outgoing.py", "plugin/loading/lens.py", "probes/data/make.py"}
     for room in ("hooks", "probes", "sims", "plugin"):
         for file in sorted((ROOT / room).rglob("*.py")):
             if str(file.relative_to(ROOT)) in own:
