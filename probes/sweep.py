@@ -80,8 +80,8 @@ def sweep(
         baselines = Baselines(text_digest(table), {}, table.texts is not None)
     else:
         _check_baselines(baselines, table)
-        pairing = _by_tokens(activations, baselines, table, pairing)
-    on_trust = check_pair(baselines, activations)
+    on_trust = check_pair(baselines, activations)  # another tokenizer is told as such
+    pairing = _by_tokens(activations, baselines, table, pairing)
     if len(texts_read := np.unique(source)) < len(table):
         _log.warning(
             "sweep: the activations are of %d of the %d rows of table %r: what is found is of these alone",

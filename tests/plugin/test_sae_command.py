@@ -148,7 +148,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_a_message(words, tmp_path, capsys, monke
     [
         ([], "give either --model"),
         (["--model", "m", "--store", "s"], "give either --model"),
-        (["--model", "m", "--corpus", "c"], "--model needs --corpus, --hook-name and --tokens"),
+        (["--model", "m", "--corpus", "c"], "--model needs --hook-name and --tokens too"),
         (["--store", "s", "--corpus", "c"], "--corpus is read by a model"),
         (["--store", "nowhere"], "nowhere"),
     ],
