@@ -81,9 +81,7 @@ def levels_figure(concepts: pd.DataFrame, title: str, log: bool = False) -> Figu
     fig = Figure()
     for column, (name, colour, dash) in MEASURES.items():
         fig.add_trace(_line(means[column], name, colour, dash, "lines+markers", "R² %{y:.3f}"))
-    return _against_levels(
-        fig, means.index, title, log, "R² of the posterior, mean over concepts", (-0.12, 1.03)
-    )
+    return _finish(fig, means.index, title, log, "R² of the posterior, mean over concepts", (-0.12, 1.03))
 
 
 def _line(means: pd.Series[float], name: str, colour: str, dash: str, mode: str, figure: str) -> Scatter:
@@ -97,7 +95,7 @@ def _line(means: pd.Series[float], name: str, colour: str, dash: str, mode: str,
     )
 
 
-def _against_levels(
+def _finish(
     fig: Figure, levels: Iterable[float], title: str, log: bool, y_title: str, y_range: tuple[float, float]
 ) -> Figure:
     """The figure with its axes: a condition's levels across, ticked where they were measured."""
@@ -135,7 +133,7 @@ def directions_figure(concepts: pd.DataFrame, title: str, log: bool = False) -> 
         )
     low = float(np.nanmin(concepts[list(names)].to_numpy(np.float64)))
     levels, extent = sorted(concepts["level"].unique()), (min(low, 0.94) - 0.02, 1.005)
-    _against_levels(fig, levels, title, log, "cosine with the truth", extent)
+    _finish(fig, levels, title, log, "cosine with the truth", extent)
     fig.add_hline(y=DIRECTION, line={"color": MUTED, "width": 1, "dash": "dash"})
     return fig
 
