@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from graticule.hooks.padding import Extent, Ids
+from graticule.hooks.padding import Extent, Ids, embedded_ids, embeds_ids
 from graticule.hooks.texts_said import digests_of_rows
 
 _COLUMNS = 8
@@ -33,19 +33,17 @@ def digests_of_cache(cache: Any, model: Any, extent: Extent) -> Int[np.ndarray, 
 
 def _ids(cache: Any, model: Any) -> Ids | None:
     """The ids that a bridge embeds, else those whose embeddings stand in the cache."""
-    names = set(cache.keys())
-    if "embed.hook_in" in names and not cache["embed.hook_in"].is_floating_point():
-        ids: Tensor = cache["embed.hook_in"]
-        return ids.cpu().numpy() if ids.ndim == 2 else None
+    if embeds_ids(cache):
+        return embedded_ids(cache)
     table = getattr(getattr(model, "embed", None), "W_E", None)
-    if "hook_embed" not in names or not isinstance(table, Tensor) or table.ndim != 2:
+    if "hook_embed" not in set(cache.keys()) or not isinstance(table, Tensor) or table.ndim != 2:
         return None
     value: Tensor = cache["hook_embed"]
     if value.ndim != 3 or value.shape[-1] != table.shape[1] or value.dtype != table.dtype:
         return None
     of = {key: token for token, key in enumerate(_keys(table))}
-    found = [of.get(key, -1) for key in _keys(value.flatten(0, 1))]
-    at = torch.tensor(found, device=table.device)
+    tokens = [of.get(key, -1) for key in _keys(value.flatten(0, 1))]
+    at = torch.tensor(tokens, device=table.device)
     if (at < 0).any() or not torch.equal(table.detach()[at], value.flatten(0, 1).to(table.device)):
         return None
     return at.view(value.shape[:2]).cpu().numpy()
@@ -55,5 +53,5 @@ def _keys(rows: Tensor) -> list[bytes]:
     """The first numbers of every row."""
     first = rows.detach()[:, :_COLUMNS].to("cpu", torch.float64).contiguous().numpy()
     width = first.shape[1] * first.itemsize
-    held = first.tobytes()
-    return [held[start : start + width] for start in range(0, len(held), width)]
+    data = first.tobytes()
+    return [data[start : start + width] for start in range(0, len(data), width)]

@@ -165,6 +165,17 @@ def extent_of(
     )
 
 
+def embeds_ids(cache: Any) -> bool:
+    """Whether a cache holds what its model embeds, as a bridge's does."""
+    return "embed.hook_in" in set(cache.keys()) and not cache["embed.hook_in"].is_floating_point()
+
+
+def embedded_ids(cache: Any) -> Ids | None:
+    """The ids `[batch, pos]` that a bridge embeds; None where they have another shape."""
+    ids: Tensor = cache["embed.hook_in"]
+    return ids.cpu().numpy() if ids.ndim == 2 else None
+
+
 def ids_of_cache(cache: Any, model: Any) -> Ids | None:
     """As much of a cache's token ids as tells padding: the ids a bridge embeds, else the pad token where its
     embedding is that token's.
@@ -173,10 +184,9 @@ def ids_of_cache(cache: Any, model: Any) -> Ids | None:
         `[batch, pos]` ids, -1 for every token that is not padding where only that is known; None where the
         cache or the model does not tell.
     """
+    if embeds_ids(cache):
+        return embedded_ids(cache)
     names = set(cache.keys())
-    if "embed.hook_in" in names and not cache["embed.hook_in"].is_floating_point():
-        ids: Tensor = cache["embed.hook_in"]
-        return ids.cpu().numpy() if ids.ndim == 2 else None
     pad = getattr(getattr(model, "tokenizer", None), "pad_token_id", None)
     embed = getattr(model, "embed", None)
     name = next((n for n in ("embed.hook_out", "hook_embed") if n in names), None)

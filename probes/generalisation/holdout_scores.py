@@ -30,7 +30,7 @@ from graticule.probes.generalisation.block_scores import (
 from graticule.probes.generalisation.held_out import Blocks, ProbeWithout, predicted_everywhere
 from graticule.probes.layers import Problem
 from graticule.probes.material import Material
-from graticule.probes.scores.bootstrap import cluster_sums, weighted_r2
+from graticule.probes.scores.bootstrap import cluster_sums, defined_mean, weighted_r2
 from graticule.probes.scores.geo import haversine_km
 from graticule.probes.scores.metrics import auroc, coordinate_columns, mean, mean_r2
 
@@ -265,14 +265,12 @@ def _nominal_r2(rows: RowScores) -> float:
 
 
 def _grand_r2(rows: RowScores, predicted: np.ndarray) -> Statistic:
-    """R² against the mean of the scored rows, as scikit-learn's, for any resample of blocks."""
+    """R² against the mean of the scored rows, as scikit-learn's; NaN where no target varies in a resample."""
     sums = cluster_sums(rows.y, {"probe": predicted}, rows.code)
     assert len(sums.n) == rows.n_blocks
 
     def statistic(weights: Draws) -> np.ndarray:
-        values = weighted_r2(sums, weights)[:, 0]
-        varied = np.isfinite(values)
-        return np.where(varied, values, 0.0).sum(axis=1) / np.maximum(varied.sum(axis=1), 1)
+        return defined_mean(weighted_r2(sums, weights)[:, 0])
 
     return statistic
 

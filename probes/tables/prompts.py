@@ -6,7 +6,7 @@ for headlines, which end in a period, that is the period unless the prompt takes
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -180,7 +180,7 @@ def read_prompts(
     own = prompts_of(table)
     if given is None:
         return dict(own)
-    if isinstance(given, str):
+    if isinstance(given, str) or not isinstance(given, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"prompts={given!r}: pass a list, or a mapping of names to templates")
     items = list(given.items()) if isinstance(given, Mapping) else [(None, p) for p in given]
     out: dict[str, Prompt] = {}

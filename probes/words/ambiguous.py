@@ -16,7 +16,7 @@ from graticule.hooks.protocols import HookedModel
 from graticule.hooks.saved import SavedResult
 from graticule.probes.geometry import Metric
 from graticule.probes.scores.ties import share_reaching
-from graticule.probes.words.cosines import ALPHA, TAILS, bootstrap_weights, unit_rows
+from graticule.probes.words.cosines import ALPHA, TAILS, bootstrap_weights, check_draws, unit_rows
 from graticule.probes.words.lists import ContextPair, ambiguous_contexts
 from graticule.probes.words.vocabulary import (
     LEAST,
@@ -83,7 +83,9 @@ class Ambiguous(SavedResult):
             f"{self.items['log_odds'].mean():.2f} nats in the mean, in whatever basis",
         ]
         if len(self.dropped):
-            lines.append(f"{len(self.dropped)} pairs left out: completions of several tokens")
+            lines.append(
+                f"{len(self.dropped)} pairs left out: their completions are not single, different tokens"
+            )
         return "\n".join(lines)
 
     def _verdict(self) -> str:
@@ -132,6 +134,7 @@ def ambiguous(
     Raises:
         ValueError: As `words` does, and for fewer than three pairs with single-token completions.
     """
+    check_draws(draws)
     given = ambiguous_contexts(contexts) if contexts is None or isinstance(contexts, str | Path) else contexts
     kept, ids, dropped = _single(model, given)
     readout = Readout.of(model)

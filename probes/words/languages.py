@@ -20,7 +20,15 @@ from graticule.probes.geometry import Metric
 from graticule.probes.scores.multiplicity import holm
 from graticule.probes.scores.ties import share_reaching
 from graticule.probes.steering import signs
-from graticule.probes.words.cosines import LEVEL, TAILS, PairRows, bootstrap_weights, pair_rows, unit_rows
+from graticule.probes.words.cosines import (
+    LEVEL,
+    TAILS,
+    PairRows,
+    bootstrap_weights,
+    check_draws,
+    pair_rows,
+    unit_rows,
+)
 from graticule.probes.words.lists import ARROW, PairLists, pair_lists, parallel_contexts
 from graticule.probes.words.vocabulary import (
     METRICS,
@@ -137,6 +145,7 @@ def languages(
     Raises:
         ValueError: As `words` and `parallel_contexts` do.
     """
+    check_draws(draws)
     texts = contexts if isinstance(contexts, Mapping) else parallel_contexts(contexts)
     if len({len(column) for column in texts.values()}) != 1 or len(texts) < 2:
         raise ValueError(f"contexts of {', '.join(texts)}: two or more languages with as many contexts each")

@@ -18,7 +18,7 @@ from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.result import headed
 from graticule.hooks.saved import SavedResult
-from graticule.probes.words.cosines import ALPHA, ConceptCosines, concept_cosines, pair_rows
+from graticule.probes.words.cosines import ALPHA, ConceptCosines, check_draws, concept_cosines, pair_rows
 from graticule.probes.words.lists import PairLists, pair_lists
 from graticule.probes.words.vocabulary import METRICS, Readout, keep_pairs, make_metrics, provenance_of
 
@@ -226,8 +226,7 @@ def words(
             few draws.
         FileNotFoundError: A folder without lists.
     """
-    if draws < 20:
-        raise ValueError(f"draws={draws}: at least 20, and 1,000 for p-values that survive a correction")
+    check_draws(draws)
     tokens, readout = keep_pairs(model, pair_lists(pairs)), Readout.of(model)
     rows = pair_rows(readout, tokens, n_random, seed)
     products = make_metrics(model, readout, metrics, residuals, progress=progress)

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.linear_model import Ridge
+from sklearn.metrics import r2_score
 
 from graticule import Activations, Table, sweep
 from graticule.probes.generalisation.block_scores import (
@@ -14,6 +15,7 @@ from graticule.probes.generalisation.block_scores import (
     weighted_median,
     within_correlation,
 )
+from graticule.probes.generalisation.holdout_scores import RowScores, _grand_r2
 from graticule.probes.generalisation.holdouts import Holdouts, holdouts
 from graticule.probes.scores.geo import proximity_error
 from graticule.probes.surface.baselines import Baselines, text_digest
@@ -233,3 +235,14 @@ def test_scores_of_blocks_by_hand():
     assert squares.r2()[0] == pytest.approx(0.75) and np.allclose(squares.by_block(), 0.75)
     shifted = y + 10 * code[:, None]
     assert within_correlation(shifted, y, code, 3)(np.ones((1, 3)))[0] == pytest.approx(1.0)
+
+
+def test_a_resample_in_which_nothing_varies_has_no_r2() -> None:
+    """One value a block: of the same block twice there is no R², and 0 was counted for it."""
+    y, code = np.repeat([0.0, 1.0], 3)[:, None], np.repeat([0, 1], 3)
+    predicted = y + np.array([0.1, -0.1, 0.2, 0.0, 0.1, -0.2])[:, None]
+    none = np.full(6, np.nan)
+    rows = RowScores("accuracy", y, code, 2, none > 0, y, y.mean(axis=0), {"held_out": none}, {}, "")
+    both, first, twice = _grand_r2(rows, predicted)(np.array([[1.0, 1.0], [2.0, 0.0], [0.0, 2.0]]))
+    assert both == pytest.approx(r2_score(y, predicted))
+    assert np.isnan([first, twice]).all()

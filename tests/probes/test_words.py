@@ -384,6 +384,13 @@ def test_wrong_arguments_say_what_was_expected(planted: Any):
         languages(model, {"a": ["w2"], "b": ["w3", "w4"]}, lists)
     with pytest.raises(ValueError, match="context pairs have single"):
         ambiguous(model, [ContextPair("w2", "w3", "unheard", "w5")])
+    for few in (
+        lambda: words(model, lists, draws=19),
+        lambda: languages(model, {"a": ["w2"], "b": ["w3"]}, lists, draws=19),
+        lambda: ambiguous(model, [ContextPair("w2", "w3", "w4", "w5")], draws=19),
+    ):
+        with pytest.raises(ValueError, match="draws=19: at least 20"):
+            few()
 
 
 # Contexts ---------------------------------------------------------------------------------------------
