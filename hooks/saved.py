@@ -27,7 +27,7 @@ from graticule.hooks.artifact import (
     write_table,
     write_tensors,
 )
-from graticule.hooks.kinds import check_replaceable, write_folder
+from graticule.hooks.kinds import write_folder
 from graticule.hooks.names import inside, user_path
 from graticule.hooks.question import check_same_question
 from graticule.hooks.result import Result
@@ -72,7 +72,6 @@ class SavedResult(Result):
             FileExistsError: `path` holds something else, or a result that was asked something else.
         """
         path = user_path(path)
-        check_replaceable(path, self.KIND)
         check_same_question(path, self, overwrite)
         with write_folder(path, overwrite=True, kind=self.KIND) as folder:
             values = _fields(self)
