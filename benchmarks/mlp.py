@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from _timing import measure, medians, parser, show, write
 
-from graticule.probes.estimators.mlp import Job, MLPFit, MLPSettings, fit_mlps, validation_rows
-from graticule.probes.estimators.mlp_train import Shape
+from graticule.probes.mlp import Job, MLPFit, MLPSettings, fit_mlps, validation_rows
+from graticule.probes.mlp_train import Shape
 
 TARGETS = 2
 

@@ -1,4 +1,4 @@
-"""What the code inside one public call shares: a memory of what was worked out, and plain torch.
+"""What the code inside one public call shares: a memory of what was worked out, plain torch, old names.
 
 It begins with the outermost call, and ends with it. Torch computes as in a fresh process, whatever the
 session around the call has switched on.
@@ -6,13 +6,18 @@ session around the call has switched on.
 
 from __future__ import annotations
 
-from collections.abc import Generator, MutableMapping
+import warnings
+from collections.abc import Callable, Generator, MutableMapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
-from typing import Any
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _memory: ContextVar[MutableMapping[Any, Any] | None] = ContextVar("graticule_call", default=None)
 
@@ -82,3 +87,34 @@ def products() -> dict[str, Any]:
     except RuntimeError:  # torch's older and newer switches were both used
         precision = "mixed"
     return {} if precision == "highest" else {"float32_products": precision}
+
+
+def old_name(old: str, new: str, stacklevel: int = 3) -> None:
+    """Warn that a name of 0.1 was used, which goes on working for one version."""
+    warnings.warn(f"{old} is now {new}, and goes in 0.3", DeprecationWarning, stacklevel=stacklevel)
+
+
+def renamed(**old: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A public call whose keywords were renamed: the old ones work, with a `DeprecationWarning`.
+
+    Args:
+        old: Old keyword → the new one.
+
+    Returns:
+        A decorator, the outermost of the call's. The call raises `TypeError` where both are given.
+    """
+
+    def decorate(call: Callable[P, R]) -> Callable[P, R]:
+        @wraps(call)
+        def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
+            for before in old.keys() & kwargs.keys():
+                now = old[before]
+                if now in kwargs:
+                    raise TypeError(f"{call.__name__}: {before}= is the old name of {now}=: give one of them")
+                old_name(f"{call.__name__}({before}=)", f"{now}=")
+                kwargs[now] = kwargs.pop(before)
+            return call(*args, **kwargs)
+
+        return wrapper
+
+    return decorate

@@ -31,19 +31,19 @@ if TYPE_CHECKING:
     from graticule.probes.causes.steer import steer as steer
     from graticule.probes.compare import compare as compare
     from graticule.probes.controls.controls import controls as controls
+    from graticule.probes.core.findings import Findings as Findings
+    from graticule.probes.core.settings import JudgeSettings as JudgeSettings
+    from graticule.probes.core.sweep import sweep as sweep
     from graticule.probes.directions.directions import directions as directions
-    from graticule.probes.estimators.ridge import RidgeProbe as RidgeProbe
-    from graticule.probes.findings import Findings as Findings
     from graticule.probes.generalisation.holdouts import holdouts as holdouts
     from graticule.probes.generalisation.popularity import popularity as popularity
     from graticule.probes.generalisation.prompts import prompts as prompts
     from graticule.probes.generalisation.transfer import transfer as transfer
     from graticule.probes.latents.latents import latents as latents
+    from graticule.probes.linear.ridge import RidgeProbe as RidgeProbe
     from graticule.probes.neurons.neurons import neurons as neurons
     from graticule.probes.probe import probe as probe
-    from graticule.probes.scores.settings import JudgeSettings as JudgeSettings
     from graticule.probes.surface.baselines import baselines as baselines
-    from graticule.probes.sweep import sweep as sweep
     from graticule.probes.tables.table import Table as Table
     from graticule.probes.words.ambiguous import ambiguous as ambiguous
     from graticule.probes.words.languages import languages as languages
@@ -111,10 +111,10 @@ __all__ = [
 _HOMES = {
     "Activations": "graticule.hooks.activations",
     "Contexts": "graticule.sims.contexts",
-    "Findings": "graticule.probes.findings",
-    "JudgeSettings": "graticule.probes.scores.settings",
+    "Findings": "graticule.probes.core.findings",
+    "JudgeSettings": "graticule.probes.core.settings",
     "Outcome": "graticule.probes.causes.outcomes",
-    "RidgeProbe": "graticule.probes.estimators.ridge",
+    "RidgeProbe": "graticule.probes.linear.ridge",
     "Sample": "graticule.hooks.positions",
     "SequenceTokens": "graticule.sims.sequence",
     "Store": "graticule.hooks.store",
@@ -150,7 +150,7 @@ _HOMES = {
     "sphere": "graticule.probes.beyond.sphere",
     "steer": "graticule.probes.causes.steer",
     "study": "graticule.studies.running",
-    "sweep": "graticule.probes.sweep",
+    "sweep": "graticule.probes.core.sweep",
     "theorems": "graticule.sims.theorems.run",
     "trace": "graticule.probes.attribution.trace",
     "transfer": "graticule.probes.generalisation.transfer",

@@ -20,7 +20,7 @@ RESULTS: dict[str, str] = {
     "controls": "graticule.probes.controls.result:Controls",
     "directions": "graticule.probes.directions.result:Directions",
     "erasure": "graticule.probes.causes.erase:Erasure",
-    "findings": "graticule.probes.findings:Findings",
+    "findings": "graticule.probes.core.findings:Findings",
     "holdouts": "graticule.probes.generalisation.holdouts_result:Holdouts",
     "latents": "graticule.probes.latents.result:LatentFindings",
     "layer_band": "graticule.probes.layer_band:LayerBand",

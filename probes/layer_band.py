@@ -13,13 +13,13 @@ from jaxtyping import Float
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.points import layer_of
 from graticule.hooks.saved import SavedResult
-from graticule.probes.findings import Findings
-from graticule.probes.layers import fit_points
-from graticule.probes.scores.bootstrap import cluster_sums, resampled_r2
+from graticule.probes.core.findings import Findings
+from graticule.probes.core.fit import fit_points
+from graticule.probes.core.resample import cluster_sums, resampled_r2
+from graticule.probes.core.verdict import stack
 from graticule.probes.scores.metrics import mean_r2
 from graticule.probes.scores.multiplicity import max_t_band
 from graticule.probes.scores.ties import difference
-from graticule.probes.scores.verdict import stack
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -95,13 +95,13 @@ def layer_band(
     strays most in each of them (max-T): reading any layer off the curve is then covered. Fits are held
     fixed. For gains each layer is fitted again at its own strength, for its out-of-fold predictions.
 
-    **Raises** `ValueError` without the findings' material, or for another `what`.
+    **Raises** `ValueError` without the findings' inputs, or for another `what`.
     """
     if what not in _NAMES:
         raise ValueError(f"what={what!r}: expected 'score' or 'gain'")
     predictions = _scores(findings) if what == "score" else _stacks(findings)
-    material = findings.material
-    problem = material.problem
+    swept = findings.inputs
+    problem = swept.problem
     y = problem.y[problem.test]
     sums = cluster_sums(y, predictions, problem.clusters[problem.test])
     samples = resampled_r2(sums, draws, seed)
@@ -145,13 +145,13 @@ def _scores(findings: Findings) -> dict[str, Float[np.ndarray, "test target"]]:
 
 def _stacks(findings: Findings) -> dict[str, Float[np.ndarray, "test target"]]:
     """The surface, and for each point the stack of the baselines with the probe there."""
-    material = findings.material
-    problem = material.problem
-    folds = {name: p.out_of_fold for name, p in material.rivals.items()}
-    tests = {name: p.test for name, p in material.rivals.items()}
-    out = {"surface": material.surface().test}
+    swept = findings.inputs
+    problem = swept.problem
+    folds = {name: p.out_of_fold for name, p in swept.rivals.items()}
+    tests = {name: p.test for name, p in swept.rivals.items()}
+    out = {"surface": swept.surface().test}
     for point, probe in findings.probes.items():
-        one = material.activations.select(points=point)
+        one = swept.activations.select(points=point)
         fit = fit_points(one, problem, alphas=[probe.alpha], progress=False)[0]
         full = stack({**folds, "probe": fit.fit.out_of_fold}, problem.y[problem.train])
         out[point] = full.predict({**tests, "probe": fit.test})

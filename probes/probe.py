@@ -31,9 +31,9 @@ from graticule.hooks.replacing import recover
 from graticule.hooks.requests import differences, told
 from graticule.hooks.store import Store
 from graticule.hooks.tokens import tokenize
-from graticule.probes.findings import FINDINGS, Findings
+from graticule.probes.core.findings import FINDINGS, Findings
+from graticule.probes.core.sweep import sweep
 from graticule.probes.surface.baselines import Baselines, baselines
-from graticule.probes.sweep import sweep
 from graticule.probes.tables.table import Table
 
 _log = logging.getLogger(__name__)
@@ -138,7 +138,7 @@ def _probe(
         **settings,
     )
     if found is not None:  # what lies beside them was damaged, and is whole again
-        return found.with_material(acts, table, beside)
+        return found.with_inputs(acts, table, beside)
     findings = sweep(acts, table, beside, min_gain=min_gain, draws=draws, seed=seed,
                      progress=settings["progress"])  # fmt: skip
     findings = replace(findings, provenance={**findings.provenance, **marked(made_from)})
@@ -157,7 +157,7 @@ def _with_material(found: Findings, table: Table, folder: Path, twins: int) -> F
             beside = Baselines.load(folder / "baselines")
             if beside.provenance.get("model") != found.provenance["baselines"].get("model"):
                 raise ArtifactError(f"{folder / 'baselines'} tells of another model than the findings do")
-            return found.with_material(Store(folder / "activations"), table, beside)
+            return found.with_inputs(Store(folder / "activations"), table, beside)
         except ValueError as error:  # the fingerprint says that all of it was made together
             damaged = [str(error)]
     for told in damaged:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from graticule.probes.scores.verdict import NOT_DECIDED
+from graticule.probes.core.verdict import NOT_DECIDED
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Jupyter's own machinery

@@ -87,14 +87,14 @@ def certify(
     if plan is None:
         training = (replace(chosen.lookup, seed=seed), replace(chosen.sequence, seed=seed))
         chosen = replace(chosen, lookup=training[0], sequence=training[1])
-    made_of = _fingerprint(world, chosen)
-    folder = None if out is None else user_path(out) / "parts" / made_of[:12]
+    fingerprint = _fingerprint(world, chosen)
+    folder = None if out is None else user_path(out) / "parts" / fingerprint[:12]
     learners = Learners(world, chosen, None if folder is None else folder / "learners", progress)
     parts: list[Part] = []
     with nullcontext() if out is None else only_here(out, "certifying into"):
         steps = levels(chosen)
         for step in tqdm(steps, desc="certificate", unit="condition", disable=progress is False, leave=False):
-            part = _part(learners, chosen, *step, folder, made_of)
+            part = _part(learners, chosen, *step, folder, fingerprint)
             parts.append(part)
             if say is not None:
                 say(part.summary())
@@ -108,7 +108,7 @@ def _part(
     condition: str,
     level: float,
     folder: Path | None,
-    made_of: str,
+    fingerprint: str,
 ) -> Part:
     """One condition, from disk if it is there."""
     name = f"{learner}-{condition}-{level:g}"
@@ -124,20 +124,20 @@ def _part(
     else:
         subject = learners.subject(learner, condition, level)
     main = condition == "dimension" and level == widest
-    part = _made(subject, plan, name, main, made_of)
+    part = _made(subject, plan, name, main, fingerprint)
     if place is not None:
         part.save(place)
     return part
 
 
-def _made(subject: Subject, plan: Plan, name: str, main: bool, made_of: str) -> Part:
+def _made(subject: Subject, plan: Plan, name: str, main: bool, fingerprint: str) -> Part:
     """All points of the widest learner and the last one of the others; random labels on the widest."""
     pairs = least_linear(subject.every, plan.pairs)
     last = subject.points[-1]
     reading = read(subject, pairs, None if main else (last,))
     nothing = found_in_nothing(subject, last, plan.labellings) if main else pd.DataFrame()
     frames = (reading.concepts, reading.parities, reading.components, reading.verdicts, nothing)
-    return Part(name, *frames, provenance={"fingerprint": made_of, "versions": library_versions()})
+    return Part(name, *frames, provenance={"fingerprint": fingerprint, "versions": library_versions()})
 
 
 def _assembled(world: World, plan: Plan, parts: list[Part]) -> Certificate:

@@ -12,19 +12,19 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from graticule.certificate.learners import Subject, noisy_reader
-from graticule.probes.estimators.logistic import held_out, logistic_cv
-from graticule.probes.estimators.mlp import Job, MLPSettings, fit_mlps
-from graticule.probes.estimators.pca import components, pca_ridges
-from graticule.probes.estimators.ridge import cosines
-from graticule.probes.estimators.solvers import ridge_cv
-from graticule.probes.findings import Findings
-from graticule.probes.inputs import problem_of
-from graticule.probes.layers import fit_points
-from graticule.probes.scores.bootstrap import wilson
+from graticule.probes.core.findings import Findings
+from graticule.probes.core.fit import fit_points
+from graticule.probes.core.inputs import problem_of
+from graticule.probes.core.resample import wilson
+from graticule.probes.core.sweep import sweep
+from graticule.probes.core.verdict import STRUCTURE, Predictions, verdict
+from graticule.probes.linear.logistic import held_out, logistic_cv
+from graticule.probes.linear.pca import components, pca_ridges
+from graticule.probes.linear.ridge import cosines
+from graticule.probes.linear.solvers import ridge_cv
+from graticule.probes.mlp import Job, MLPSettings, fit_mlps
 from graticule.probes.scores.metrics import r2
-from graticule.probes.scores.verdict import STRUCTURE, Predictions, verdict
 from graticule.probes.surface.baselines import Baselines, text_digest
-from graticule.probes.sweep import sweep
 from graticule.probes.tables.groups import group_folds
 from graticule.probes.tables.table import Table
 from graticule.sims.truth.optimal import LinearReader
@@ -54,7 +54,7 @@ class Reading:
 def read(subject: Subject, pairs: Sequence[tuple[int, int]], points: Sequence[str] | None = None) -> Reading:
     """Ridge at every point; logistic, MLP and PCA probes at `points`, by default at all."""
     chosen = tuple(subject.points if points is None else points)
-    findings = swept(subject)
+    findings = sweep_subject(subject)
     parts = [(p, _concepts(subject, findings, p)) for p in subject.points]
     networks = mlp_predictions(subject, pairs, chosen)
     m = subject.rows.world.m
@@ -74,7 +74,7 @@ def read(subject: Subject, pairs: Sequence[tuple[int, int]], points: Sequence[st
     odd = pd.concat([_parities(subject, pairs, p, networks[p][:, m:]) for p in chosen], ignore_index=True)
     verdicts = [_verdict(findings, chosen=True)]
     ends = [p for p in subject.points if p.endswith("resid_post") and p != findings.chosen_point]
-    verdicts += [_verdict(swept(subject, (end,)), chosen=False) for end in ends]
+    verdicts += [_verdict(sweep_subject(subject, (end,)), chosen=False) for end in ends]
     tables = (pd.concat(lines), odd, pd.concat(curves), pd.DataFrame(verdicts))
     return Reading(*(_marked(table, subject) for table in tables))
 
@@ -95,7 +95,7 @@ def _marked(table: pd.DataFrame, subject: Subject) -> pd.DataFrame:
 
 
 # Ridge -----------------------------------------------------------------------------------------------
-def swept(subject: Subject, points: Sequence[str] | None = None) -> Findings:
+def sweep_subject(subject: Subject, points: Sequence[str] | None = None) -> Findings:
     """`graticule.sweep` of all posteriors over all points or some, against the untrained learner."""
     rows, before = subject.rows.activations, subject.untrained.activations
     if points is not None:
@@ -136,8 +136,8 @@ def _concepts(subject: Subject, findings: Findings, point: str) -> pd.DataFrame:
 
 
 def _untrained(subject: Subject, findings: Findings, point: str) -> np.ndarray:
-    material = findings.material
-    problem = problem_of(subject.rows.activations, material.table, material.problem.source)
+    swept = findings.inputs
+    problem = problem_of(subject.rows.activations, swept.table, swept.problem.source)
     before = subject.untrained.activations.select(points=point)
     (fit,) = fit_points(before, problem, progress=False)
     return r2(problem.y[problem.test], fit.test)

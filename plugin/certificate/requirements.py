@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from graticule.probes.scores.verdict import STRUCTURE
+from graticule.probes.core.verdict import STRUCTURE
 
 DIRECTION = 0.98
 """Least cosine of a direction with its truth, mean over concepts, at every point of the stream."""

@@ -50,7 +50,7 @@ def demo(
             o.say(f"probing {table.name}: {len(table):,} rows", err=True)
             findings = graticule.probe(loaded, table, twins=1, seed=seed, out=out / table.name, progress=True)
             calibrated = _calibrated(findings, out / table.name, calibrate, seed)
-            judged.append(replace(calibrated, made_of=None))  # not held beside the next table's twin
+            judged.append(replace(calibrated, swept=None))  # not held beside the next table's twin
         page = write_page(judged, out / "report.html", title=f"graticule demo: {model}")
     for findings in judged:
         o.say(f"{findings.title}\n{findings.summary()}\n")
@@ -95,7 +95,7 @@ def probe(
                 --block-column country --out places
     """
     from graticule.hooks.kinds import working_folder
-    from graticule.probes.findings import FINDINGS
+    from graticule.probes.core.findings import FINDINGS
 
     where, which, tokens = a.read_layers(layers), a.read_points(points), a.read_pos(pos)
     _need_several(calibrate)
@@ -143,7 +143,7 @@ def _calibrated(findings: Any, out: Path, targets: int | None, seed: int) -> Any
     from graticule.probes.calibration.result import detected
 
     if targets is None:
-        targets = 100 if len(findings.material.problem.train) <= _QUICK else 0
+        targets = 100 if len(findings.inputs.problem.train) <= _QUICK else 0
     if targets == 0 or findings.limit_of_detection is not None:
         return findings
     o.say("measuring how small a gain would have been seen", err=True)

@@ -32,7 +32,7 @@ def _loaded(subject: Subject, folder: Path) -> dict[str, Tensor]:
     """The tensors in a folder, of the subject's kind."""
     if isinstance(subject.facts, SaeFacts):
         return _sae_tensors(subject.facts, folder)
-    from graticule.probes.estimators.ridge import RidgeProbe
+    from graticule.probes.linear.ridge import RidgeProbe
 
     return _probe_tensors(RidgeProbe.load(folder))
 
@@ -136,7 +136,7 @@ def _from_main(repo: str, subject: Subject, sent: Mapping[str, Tensor]) -> list[
 
 def _pretrained(repo: str, subject: Subject) -> dict[str, Tensor]:
     if not isinstance(subject.facts, SaeFacts):
-        from graticule.probes.estimators.ridge import RidgeProbe
+        from graticule.probes.linear.ridge import RidgeProbe
 
         return _probe_tensors(RidgeProbe.from_pretrained(repo, subject.id))
     load("sae_lens")

@@ -27,8 +27,8 @@ from graticule.hub.outgoing import (
 )
 
 if TYPE_CHECKING:
-    from graticule.probes.estimators.ridge import RidgeProbe
-    from graticule.probes.findings import Findings
+    from graticule.probes.core.findings import Findings
+    from graticule.probes.linear.ridge import RidgeProbe
     from graticule.saes import Run
 
     One = str | Path | Run | RidgeProbe | Findings
@@ -212,7 +212,7 @@ def _sparsity(path: Path) -> np.ndarray:
 
 
 def probe_in(folder: Path, name: str | None) -> Subject:
-    from graticule.probes.estimators.ridge import RidgeProbe
+    from graticule.probes.linear.ridge import RidgeProbe
 
     paths = {n: path for n in PROBE_FILES if (path := own_file(folder, n)) is not None}
     probe = RidgeProbe.load(folder)
@@ -245,9 +245,9 @@ def from_object(what: Any, wanted: str | None) -> Subject:
     """A probe, or the chosen one of findings with its verdict: the files that saving it would write."""
     from safetensors.torch import save
 
-    from graticule.probes.estimators.pretrained import judged_by
-    from graticule.probes.estimators.ridge import RidgeProbe
-    from graticule.probes.findings import Findings
+    from graticule.probes.core.findings import Findings
+    from graticule.probes.linear.pretrained import judged_by
+    from graticule.probes.linear.ridge import RidgeProbe
 
     probe = what.probe if isinstance(what, Findings) else what
     if not isinstance(probe, RidgeProbe):
@@ -308,7 +308,7 @@ def _subjects(what: Any, wanted: str | None) -> list[Subject]:
     if not path.is_dir():
         raise FileNotFoundError(f"{path} is no folder: name a SAELens folder, a run, a probe, or findings")
     if own_file(path, "findings.json") is not None:
-        from graticule.probes.findings import Findings
+        from graticule.probes.core.findings import Findings
 
         own_tree(path)
         with as_damaged(path, "write it again", also=()):

@@ -9,7 +9,7 @@ from typing import Any
 
 from graticule.hooks.artifact import fingerprint
 from graticule.hooks.saved import SavedResult
-from graticule.probes.findings import Findings
+from graticule.probes.core.findings import Findings
 from graticule.probes.tables.table import Table
 from graticule.studies.settings import Settings, digest_of
 

@@ -22,8 +22,8 @@ from graticule.hooks.protocols import HookedModel, dtype_of
 from graticule.probes.attribution.replay import TableRows, capture_settings, columns, probe_of
 from graticule.probes.attribution.result import Attribution
 from graticule.probes.attribution.writes import Apart, NeuronsByLayer, Reading, Unit
-from graticule.probes.estimators.ridge import RidgeProbe
-from graticule.probes.findings import Findings
+from graticule.probes.core.findings import Findings
+from graticule.probes.linear.ridge import RidgeProbe
 
 _log = logging.getLogger(__name__)
 
@@ -152,19 +152,19 @@ def _inputs(
             raise ValueError(f"{len(codes)} clusters for {len(given)} texts; give one a text")
         return given, np.unique(codes, return_inverse=True)[1].reshape(-1).astype(np.int64), None
     if findings is None:
-        raise ValueError("a probe alone has no table: pass texts=, or findings with their material")
+        raise ValueError("a probe alone has no table: pass texts=, or findings with their inputs")
     rows = TableRows.of(findings)
     if rows.texts is None:
-        raise NotApplicable(f"{findings.material.table.name} has no texts to run the model on: pass texts=")
+        raise NotApplicable(f"{findings.inputs.table.name} has no texts to run the model on: pass texts=")
     index = rows.draw(rows.test, limit, seed)
     return [rows.texts[i] for i in index], rows.clusters[index], rows.y[index]
 
 
 def _training_texts(findings: Findings | None, limit: int | None, seed: int) -> list[str]:
     """Training rows to choose neurons on and to compare single texts with; none without a table."""
-    if findings is None or findings.made_of is None or findings.made_of.table.texts is None:
+    if findings is None or findings.swept is None or findings.swept.table.texts is None:
         return []
-    rows, texts = TableRows.of(findings), findings.made_of.table.texts
+    rows, texts = TableRows.of(findings), findings.swept.table.texts
     return [texts[i] for i in rows.draw(rows.train, limit, seed)]
 
 

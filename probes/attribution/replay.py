@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Int
 from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.positions import Pos, from_plain
 from graticule.hooks.special import asked_bos
-from graticule.probes.estimators.ridge import RidgeProbe
-from graticule.probes.findings import Findings
+from graticule.probes.core.findings import Findings
+from graticule.probes.linear.ridge import RidgeProbe
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ def capture_settings(
         ValueError: Where the positions of the findings cannot be told from their provenance.
     """
     made: Mapping[str, Any] = {}
-    if findings is not None and findings.made_of is not None:
-        made = findings.made_of.activations.provenance
+    if findings is not None and findings.swept is not None:
+        made = findings.swept.activations.provenance
     return CaptureSettings(
         str(made.get("prompt", "")) if prompt is None else prompt,
         from_plain(made.get("pos", "last")) if pos is None else pos,
@@ -81,9 +81,9 @@ class TableRows:
         """Targets, clusters and split by table row.
 
         Raises:
-            ValueError: Without material.
+            ValueError: Without inputs.
         """
-        problem, table = findings.material.problem, findings.material.table
+        problem, table = findings.inputs.problem, findings.inputs.table
         clusters = table.clusters.copy()
         clusters[problem.source] = problem.clusters
         swept = np.zeros(len(table), bool)

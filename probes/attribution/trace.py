@@ -19,8 +19,8 @@ from graticule.hooks.protocols import HookedModel
 from graticule.hooks.saved import SavedResult
 from graticule.hooks.tokens import tokenize
 from graticule.probes.attribution.replay import capture_settings, columns, probe_of
-from graticule.probes.estimators.ridge import RidgeProbe
-from graticule.probes.findings import Findings
+from graticule.probes.core.findings import Findings
+from graticule.probes.linear.ridge import RidgeProbe
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -22,11 +22,11 @@ from graticule.probes.beyond.reliability import (
     reliability_figure,
     weighted_auroc,
 )
-from graticule.probes.estimators.ksparse import Select, best_coordinates, rank_coordinates
-from graticule.probes.estimators.logistic import held_out, logistic_cv
-from graticule.probes.findings import Findings
+from graticule.probes.core.findings import Findings
+from graticule.probes.core.verdict import Predictions, Verdict
+from graticule.probes.linear.ksparse import Select, best_coordinates, rank_coordinates
+from graticule.probes.linear.logistic import held_out, logistic_cv
 from graticule.probes.scores.metrics import probabilities
-from graticule.probes.scores.verdict import Predictions, Verdict
 from graticule.probes.tables.groups import group_folds
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ def classes(
       labels shuffled (`repeats` times; once for the dense probe, at the chosen strength).
 
     Args:
-        findings: with their material.
+        findings: with their inputs.
         ks: numbers of coordinates; by default `KS`, as far as there are so many that tell rows apart.
         point: where the probes read; the chosen point by default.
         select: how coordinates are ranked.
@@ -165,11 +165,11 @@ def classes(
         Scores of every arm, the coordinates, and the verdict on the logistic probe.
 
     Raises:
-        ValueError: No material, a numeric target, a k of `ks` above the number of coordinates, or a class
+        ValueError: No inputs, a numeric target, a k of `ks` above the number of coordinates, or a class
             that no training row is of.
         NotApplicable: No coordinate tells rows apart.
     """
-    material = findings.material
+    swept = findings.inputs
     if findings.kind == "numeric":
         raise NotApplicable(
             f"{findings.table} has numbers as targets; classes(...) is for yes-or-no and categories"
@@ -177,10 +177,8 @@ def classes(
     asked = (ks,) if isinstance(ks, int) else None if ks is None else tuple(ks)
     if asked == ():
         raise ValueError("ks=(): at least one number of coordinates, ks=(1, 5)")
-    problem, where = material.problem, point_of(findings, point)
-    parts = [
-        (material.rows(where, i), problem.y[i], problem.clusters[i]) for i in (problem.train, problem.test)
-    ]
+    problem, where = swept.problem, point_of(findings, point)
+    parts = [(swept.rows(where, i), problem.y[i], problem.clusters[i]) for i in (problem.train, problem.test)]
     rows = _Rows(*parts[0], *parts[1], draws, seed)
     tried = _tried(rows, asked, select, folds, seed, where)
     dense = logistic_cv(rows.X, rows.y, rows.clusters, alphas, folds=folds, seed=seed, progress=progress)
@@ -207,7 +205,7 @@ def classes(
         alpha=dense.alpha,
         select=select,
         needed=_needed(scores),
-        verdict=material.judge(Predictions(dense.out_of_fold, predicted)),
+        verdict=swept.judge(Predictions(dense.out_of_fold, predicted)),
         scores=scores,
         coordinates=_coordinates(rows, order, findings.classes),
         reliability=pd.concat(bins, ignore_index=True),

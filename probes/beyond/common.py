@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.messages import UnknownNameError
-from graticule.probes.findings import Findings
-from graticule.probes.scores.bootstrap import interval, resamples
+from graticule.probes.core.findings import Findings
+from graticule.probes.core.resample import interval, resamples
 from graticule.probes.scores.in_words import FEW, with_interval
 
 Interval = tuple[float, float]

@@ -18,10 +18,10 @@ from graticule.hooks.result import headed
 from graticule.hooks.saved import SavedResult
 from graticule.probes.beyond.common import Difference, point_of, provenance_of
 from graticule.probes.compare import compare
-from graticule.probes.estimators.mlp import DECAYS, Job, MLPFit, MLPSettings, fit_mlps
-from graticule.probes.findings import Findings
+from graticule.probes.core.findings import Findings
+from graticule.probes.core.verdict import Predictions, Verdict
+from graticule.probes.mlp import DECAYS, Job, MLPFit, MLPSettings, fit_mlps
 from graticule.probes.scores.metrics import mean_r2
-from graticule.probes.scores.verdict import Predictions, Verdict
 from graticule.probes.tables.groups import group_folds
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def mlp(
     not named here is as in `MLPSettings` and `fit_mlps`.
 
     Args:
-        findings: with their material.
+        findings: with their inputs.
         points: where to fit; all points of the findings by default, and always their chosen one.
         seeds: fits everything again with other initial weights and row order (`seed`, `seed` + 1, …); the
             first seed chooses.
@@ -169,10 +169,10 @@ def mlp(
         Scores at every point beside the ridge's, the nonlinearity gain and the MLP's verdict.
 
     Raises:
-        ValueError: No material, or as `fit_mlps` does.
+        ValueError: No inputs, or as `fit_mlps` does.
         KeyError: A point was not swept.
     """
-    material = findings.material
+    swept = findings.inputs
     settings = MLPSettings(
         hidden=hidden,
         decays=tuple(decays),
@@ -186,11 +186,11 @@ def mlp(
     wanted = [point_of(findings, p) for p in (points if points is not None else findings.probes)]
     if findings.chosen_point not in wanted:
         wanted.append(findings.chosen_point)
-    problem = material.problem
+    problem = swept.problem
     jobs = [Job(p, problem.train, seed + s) for p in wanted for s in range(seeds)]
     fit = partial(
         fit_mlps,
-        material.activations.__getitem__,
+        swept.activations.__getitem__,
         problem.y,
         problem.clusters,
         names=problem.names,
@@ -199,14 +199,14 @@ def mlp(
         progress=progress,
     )
     fits = fit(jobs, settings)
-    tests = {(f.point, f.seed): f.predict(material.rows(f.point, problem.test)) for f in fits}
+    tests = {(f.point, f.seed): f.predict(swept.rows(f.point, problem.test)) for f in fits}
     firsts = [f for f in fits if f.seed == seed]
     best = max(firsts, key=lambda f: f.score)
     folded = group_folds(problem.clusters[problem.train], folds, seed)
     jobs = [Job(best.point, problem.train[folded != k], seed) for k in range(int(folded.max()) + 1)]
     out_of_fold = np.empty((len(problem.train), problem.y.shape[1]))
     for k, one in enumerate(fit(jobs, replace(settings, decays=(best.decay,)))):
-        out_of_fold[folded == k] = one.predict(material.rows(best.point, problem.train[folded == k]))
+        out_of_fold[folded == k] = one.predict(swept.rows(best.point, problem.train[folded == k]))
     ridge_point = findings.chosen_point
     test, at_ridge = tests[best.point, seed], tests[ridge_point, seed]
     return MLPFindings(
@@ -218,7 +218,7 @@ def mlp(
         chosen_point=best.point,
         ridge_point=ridge_point,
         nonlinearity=_against_ridge(findings, at_ridge),
-        verdict=material.judge(Predictions(out_of_fold, test)),
+        verdict=swept.judge(Predictions(out_of_fold, test)),
         losses=best.losses,
         test=test,
         ridge_point_test=at_ridge,
@@ -227,9 +227,9 @@ def mlp(
 
 
 def _against_ridge(findings: Findings, test: np.ndarray) -> Difference:
-    material = findings.material
-    both = material.predicted(f"MLP at {findings.chosen_point}", test), findings.at()
-    pair = compare(*both, draws=material.draws, seed=material.seed)
+    swept = findings.inputs
+    both = swept.predicted(f"MLP at {findings.chosen_point}", test), findings.at()
+    pair = compare(*both, draws=swept.draws, seed=swept.seed)
     return Difference("R²", pair.score_a, pair.score_b, pair.difference, pair.ci95)
 
 
@@ -240,7 +240,7 @@ def _layers(
     chosen: str,
     first: int,
 ) -> pd.DataFrame:
-    problem = findings.material.problem
+    problem = findings.inputs.problem
     ridge = findings.layers.set_index("point")
     y = problem.y[problem.test]
     return pd.DataFrame(

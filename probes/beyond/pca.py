@@ -14,9 +14,9 @@ from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.result import headed
 from graticule.hooks.saved import SavedResult
 from graticule.probes.beyond.common import point_of, provenance_of
-from graticule.probes.estimators.pca import KS, Components, PCAFit, components, pca_ridges
-from graticule.probes.findings import Findings
-from graticule.probes.scores.bootstrap import cluster_sums, interval, resampled_r2
+from graticule.probes.core.findings import Findings
+from graticule.probes.core.resample import cluster_sums, interval, resampled_r2
+from graticule.probes.linear.pca import KS, Components, PCAFit, components, pca_ridges
 from graticule.probes.scores.metrics import mean, mean_r2, r2, spearman
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def pca(
     that test rows choose nothing.
 
     Args:
-        findings: with their material.
+        findings: with their inputs.
         point: where the activations come from; the chosen point by default.
         ks: numbers of components; all of them are added.
         share: the share of the full score that is asked for.
@@ -131,26 +131,26 @@ def pca(
         The score of every k, and the k needed.
 
     Raises:
-        ValueError: No material, a share outside (0, 1], or a k below 1.
+        ValueError: No inputs, a share outside (0, 1], or a k below 1.
     """
-    material = findings.material
+    swept = findings.inputs
     if not 0 < share <= 1:
         raise ValueError(f"share={share}: above 0, at most 1")
     ks = (ks,) if isinstance(ks, int) else tuple(ks)
     if min(ks, default=0) < 1:
         raise ValueError(f"ks={ks}: numbers of components, at least 1")
     where = point_of(findings, point)
-    problem = material.problem
-    X = material.rows(where, problem.train)
+    problem = swept.problem
+    X = swept.rows(where, problem.train)
     axes = components(X)
     most = axes.vectors.shape[1]
     tried = sorted({k for k in ks if k < most} | {most})
     fits = pca_ridges(
         axes.scores(X),
         problem.y[problem.train],
-        axes.scores(material.rows(where, problem.test)),
+        axes.scores(swept.rows(where, problem.test)),
         tried,
-        alphas=material.alphas,
+        alphas=swept.alphas,
         clusters=problem.clusters[problem.train],
         names=problem.names,
     )
@@ -169,11 +169,11 @@ def pca(
 
 
 def _curve(findings: Findings, fits: Sequence[PCAFit], axes: Components) -> pd.DataFrame:
-    material = findings.material
-    problem = material.problem
+    swept = findings.inputs
+    problem = swept.problem
     y = problem.y[problem.test]
     sums = cluster_sums(y, {str(f.k): f.test for f in fits}, problem.clusters[problem.test])
-    drawn = resampled_r2(sums, material.draws, material.seed)
+    drawn = resampled_r2(sums, swept.draws, swept.seed)
     rows: list[dict[str, Any]] = []
     for fit, draws in zip(fits, drawn.T, strict=True):
         by_target, rho = r2(y, fit.test), spearman(y, fit.test)

@@ -15,8 +15,8 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from graticule.probes.beyond.common import Interval, cluster_weights
-from graticule.probes.estimators.logistic import row_losses
-from graticule.probes.scores.bootstrap import interval
+from graticule.probes.core.resample import interval
+from graticule.probes.linear.logistic import row_losses
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

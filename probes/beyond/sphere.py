@@ -14,8 +14,8 @@ from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.messages import NotApplicable
 from graticule.hooks.saved import SavedResult
 from graticule.probes.beyond.common import Difference, mean_difference, point_of, provenance_of
-from graticule.probes.estimators.solvers import ridge_cv
-from graticule.probes.findings import Findings
+from graticule.probes.core.findings import Findings
+from graticule.probes.linear.solvers import ridge_cv
 from graticule.probes.scores.geo import haversine_km, unit_sphere
 from graticule.probes.scores.metrics import coordinate_columns, r2
 
@@ -130,7 +130,7 @@ def sphere(findings: Findings, *, point: str | None = None, edge: float = 30.0) 
     stand beside them.
 
     Args:
-        findings: with their material.
+        findings: with their inputs.
         point: where both probes read.
         edge: degrees from the date line within which a row counts as near it.
 
@@ -138,9 +138,9 @@ def sphere(findings: Findings, *, point: str | None = None, edge: float = 30.0) 
         Errors in km of both probes, of the surface and of the best constant place.
 
     Raises:
-        ValueError: No material, or the targets are not one latitude and one longitude.
+        ValueError: No inputs, or the targets are not one latitude and one longitude.
     """
-    material = findings.material
+    swept = findings.inputs
     columns = coordinate_columns(findings.units)
     if findings.kind != "numeric" or columns is None:
         raise NotApplicable(
@@ -149,29 +149,29 @@ def sphere(findings: Findings, *, point: str | None = None, edge: float = 30.0) 
     if not 0 < edge < 180:
         raise ValueError(f"edge={edge}: degrees from the date line, between 0 and 180")
     lat, lon = columns
-    problem, where = material.problem, point_of(findings, point)
+    problem, where = swept.problem, point_of(findings, point)
     train, test = problem.train, problem.test
     vectors = unit_sphere(problem.y[:, lat], problem.y[:, lon])
     fit = ridge_cv(
-        material.rows(where, train),
+        swept.rows(where, train),
         vectors[train],
-        alphas=material.alphas,
+        alphas=swept.alphas,
         clusters=problem.clusters[train],
         names=AXES,
     )
-    guess = fit.predict(material.rows(where, test))
+    guess = fit.predict(swept.rows(where, test))
     truth = problem.y[test][:, [lat, lon]]
     plain = findings.at(where).predictions
     mean = vectors[train].mean(axis=0)
     km = {
         "unit-sphere probe": _km(truth, to_degrees(guess)),
         "latitude and longitude probe": _km(truth, plain[:, [lat, lon]]),
-        "surface stack": _km(truth, material.surface().test[:, [lat, lon]]),
+        "surface stack": _km(truth, swept.surface().test[:, [lat, lon]]),
         "middle of the training places": _km(truth, to_degrees(np.tile(mean, (len(test), 1)))),
     }
     near = np.abs(np.abs(truth[:, 1]) - 180) <= edge
     sphere_km, degrees_km = km["unit-sphere probe"], km["latitude and longitude probe"]
-    clusters, draws, seed = problem.clusters[test], material.draws, material.seed
+    clusters, draws, seed = problem.clusters[test], swept.draws, swept.seed
     near_by: Difference | None = None
     if near.any():
         near_by = mean_difference("mean km", sphere_km[near], degrees_km[near], clusters[near], draws, seed)
@@ -204,11 +204,11 @@ def to_degrees(vectors: Float[np.ndarray, "row 3"]) -> Float[np.ndarray, "row 2"
 def _predictions(
     findings: Findings, truth: np.ndarray, guess: np.ndarray, sphere_km: np.ndarray, degrees_km: np.ndarray
 ) -> pd.DataFrame:
-    material = findings.material
-    source, places = material.problem.source[material.problem.test], to_degrees(guess)
+    swept = findings.inputs
+    source, places = swept.problem.source[swept.problem.test], to_degrees(guess)
     out = pd.DataFrame(
         {
-            "source": material.table.source_rows[source],
+            "source": swept.table.source_rows[source],
             "true_lat": truth[:, 0],
             "true_lon": truth[:, 1],
             "pred_lat": places[:, 0],
@@ -219,7 +219,7 @@ def _predictions(
         }
     )
     for name in findings.block_names[:1]:
-        out[name] = material.table.blocks[name].to_numpy()[source]
+        out[name] = swept.table.blocks[name].to_numpy()[source]
     return out
 
 

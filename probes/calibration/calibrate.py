@@ -23,7 +23,7 @@ from graticule.probes.calibration.judging import (
 )
 from graticule.probes.calibration.result import HIDDEN, Calibration, put_under, tally
 from graticule.probes.calibration.targets import SyntheticTargets, blocks
-from graticule.probes.findings import Findings
+from graticule.probes.core.findings import Findings
 from graticule.probes.scores.in_words import count_of
 from graticule.probes.scores.metrics import r2
 
@@ -90,7 +90,7 @@ def calibrate(
     keep it with them).
 
     Args:
-        findings: with their material.
+        findings: with their inputs.
         targets: how many of each kind, and of each gain.
         gains: true gains, as shares of the target's variance.
         seed: of the targets.
@@ -104,7 +104,7 @@ def calibrate(
         Rates of detection and of false findings, coverage, and the limit of detection.
 
     Raises:
-        ValueError: Findings without baselines, without their material, with fewer than `MIN_CLUSTERS`
+        ValueError: Findings without baselines, without their inputs, with fewer than `MIN_CLUSTERS`
             clusters of test rows, or gains not in (0, 1).
     """
     grid = np.unique(np.asarray(gains, np.float64))
@@ -112,12 +112,12 @@ def calibrate(
         raise ValueError(f"gains={tuple(gains)}: expected shares of the variance, above 0 and below 1")
     if targets < 2:
         raise ValueError(f"targets={targets}: at least 2 of each kind are needed for a rate")
-    material = findings.material
+    swept = findings.inputs
     if not findings.baselines.keys() - {"shuffled"}:
         raise NotApplicable("these findings have no baselines: there is no verdict to calibrate")
-    _check_enough(len(np.unique(material.problem.clusters[material.problem.test])))
-    n_bootstrap = material.draws if draws is None else draws
-    rows = len(material.problem.y)
+    _check_enough(len(np.unique(swept.problem.clusters[swept.problem.test])))
+    n_bootstrap = swept.draws if draws is None else draws
+    rows = len(swept.problem.y)
     quiet = not (progress if progress is not None else targets * rows > 500_000)
     instrument = Instrument.of(findings, strengths, string_step, quiet)
     synthetic = SyntheticTargets.of(instrument, findings, targets, seed)
@@ -136,10 +136,10 @@ def calibrate(
             y,
             stacked,
             instrument.clusters[instrument.n_train :],
-            min_gain=material.min_gain,
+            min_gain=swept.min_gain,
             model_baselines=findings.verdict.model_baselines,
             draws=n_bootstrap,
-            seed=material.seed,
+            seed=swept.seed,
         )
         part = mixture.weights[:, 2:] * tests[mixture.columns[:, 2]]
         known = r2(y.T, (stacked["surface"] + part).T) - r2(y.T, stacked["surface"].T)
@@ -180,7 +180,7 @@ def calibrate(
         point=findings.chosen_point,
         gain=findings.verdict.gain,
         surface=findings.verdict.surface,
-        min_gain=material.min_gain,
+        min_gain=swept.min_gain,
         limit_of_detection=float(np.interp(np.log(seen), np.log(grid), measured)),
         limit_true=seen,
         at_most=at_most,

@@ -16,8 +16,8 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
-from graticule.probes.estimators.ridge_holdout import HoldoutPlan, out_of_fold
-from graticule.probes.estimators.ridge_rows import (
+from graticule.probes.linear.ridge_holdout import HoldoutPlan, out_of_fold
+from graticule.probes.linear.ridge_rows import (
     ArrayRows,
     RowSource,
     chunk_rows_for,
@@ -25,7 +25,7 @@ from graticule.probes.estimators.ridge_rows import (
     default_alphas,
     gather_float64,
 )
-from graticule.probes.estimators.ridge_spectrum import GramSpectrum, KernelSpectrum, Spectrum
+from graticule.probes.linear.ridge_spectrum import GramSpectrum, KernelSpectrum, Spectrum
 from graticule.probes.surface.string_ridge import Smoother, StringRidge
 
 FEW_ROWS = 5000

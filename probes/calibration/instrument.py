@@ -19,9 +19,9 @@ from graticule.probes.calibration.components import (
     choose,
 )
 from graticule.probes.calibration.judging import stacks
-from graticule.probes.estimators.ridge_holdout import plan_holdout
-from graticule.probes.findings import Findings
-from graticule.probes.layers import PointRows
+from graticule.probes.core.findings import Findings
+from graticule.probes.core.fit import PointRows
+from graticule.probes.linear.ridge_holdout import plan_holdout
 from graticule.probes.surface.fitted import served_by
 from graticule.probes.surface.string_ridge import StringRidge
 from graticule.probes.surface.tfidf import ALPHAS
@@ -56,23 +56,23 @@ class Instrument:
         beyond 5,000 training rows, four strengths: two steps of the grid below the chosen one, that one, and
         two and six above it.
         """
-        material = findings.material
-        problem = material.problem
+        swept = findings.inputs
+        problem = swept.problem
         order = np.concatenate([problem.train, problem.test])
         n_train = len(problem.train)
         plan = plan_holdout(n_train, problem.clusters[problem.train])
 
         def ridge(activations: Rows, point: str, rows: np.ndarray) -> RidgeAnswerer:
             train, test = (PointRows(activations, point, rows[p]) for p in (problem.train, problem.test))
-            return RidgeAnswerer.of(train, test, plan, material.alphas, strengths)
+            return RidgeAnswerer.of(train, test, plan, swept.alphas, strengths)
 
         own = np.arange(len(problem.y))
-        ridges = {PROBE: ridge(material.activations, findings.chosen_point, own)}
-        for name, feature in material.baselines.features.items():
-            rows = served_by(feature, material.activations, problem.source)
+        ridges = {PROBE: ridge(swept.activations, findings.chosen_point, own)}
+        for name, feature in swept.baselines.features.items():
+            rows = served_by(feature, swept.activations, problem.source)
             ridges[name] = ridge(feature, findings.baselines[name]["point"], rows)
         strings = None
-        texts = material.table.texts
+        texts = swept.table.texts
         if STRINGS in findings.baselines and texts is not None:
             ordered = [texts[i] for i in problem.source[order]]
             clusters = problem.clusters[problem.train]

@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from graticule.probes.calibration.components import Chosen
-from graticule.probes.scores.bootstrap import ClusterSums, cluster_sums, resamples, weighted_r2
+from graticule.probes.core.resample import ClusterSums, cluster_sums, resamples, weighted_r2
+from graticule.probes.core.verdict import stack_design, words
 from graticule.probes.scores.ties import difference
-from graticule.probes.scores.verdict import stack_design, words
 
 _BYTES = 1 << 25
 

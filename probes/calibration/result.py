@@ -12,11 +12,11 @@ import pandas as pd
 from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.saved import SavedResult
 from graticule.probes.calibration.judging import monotone
-from graticule.probes.findings import Findings
-from graticule.probes.findings_words import limit_words
-from graticule.probes.scores.bootstrap import wilson
+from graticule.probes.core.findings import Findings
+from graticule.probes.core.findings_text import limit_words
+from graticule.probes.core.resample import wilson
+from graticule.probes.core.verdict import STRUCTURE
 from graticule.probes.scores.in_words import FEW, signed
-from graticule.probes.scores.verdict import STRUCTURE
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure, Scatter

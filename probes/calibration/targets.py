@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from graticule.probes.calibration.components import Answers, Mixture, RidgeAnswerer
 from graticule.probes.calibration.instrument import BLOCK_BYTES, PROBE, STRINGS, Instrument
 from graticule.probes.calibration.result import HIDDEN, NOISE, SURFACE
-from graticule.probes.findings import Findings
+from graticule.probes.core.findings import Findings
 from graticule.probes.scores.metrics import r2
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class SyntheticTargets:
         surface = find_surface(instrument, features, wanted, rng)
         noises = noise(instrument.clusters, count, n, rng)
         strings = string_functions(features, count, n, surface.smooth, rng)
-        problem = findings.material.problem
+        problem = findings.inputs.problem
         profile = reading_profile(instrument, problem.y[problem.train])
         raw = read_from_activations(instrument.ridges[PROBE], profile, min(count, _DIRECTIONS), rng)
         return cls(noises, strings, hidden_from(instrument, raw), surface.share, surface.smooth)

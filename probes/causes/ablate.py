@@ -25,8 +25,8 @@ from graticule.probes.causes.effects import needed
 from graticule.probes.causes.experiment import Experiment
 from graticule.probes.causes.outcomes import KL, Outcome, next_tokens
 from graticule.probes.causes.result import N_SWEPT, InterventionResult, pin_figures
-from graticule.probes.estimators.edits import AffineEdit
-from graticule.probes.findings import Findings
+from graticule.probes.core.findings import Findings
+from graticule.probes.linear.edits import AffineEdit
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -24,8 +24,8 @@ from graticule.probes.causes.leace import Eraser, frame_of, matched_erasers
 from graticule.probes.causes.outcomes import KL, LOSS, Outcome, next_tokens
 from graticule.probes.causes.result import InterventionResult, pin_figures
 from graticule.probes.causes.steer import MOST_TARGETS, SCALES, need_dose, steer_targets, steering_tests
-from graticule.probes.findings import Findings
-from graticule.probes.scores.verdict import STRUCTURE
+from graticule.probes.core.findings import Findings
+from graticule.probes.core.verdict import STRUCTURE
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

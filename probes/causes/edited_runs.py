@@ -19,7 +19,7 @@ from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel, device_of, dtype_of
 from graticule.hooks.running.grouping import grouping_of
 from graticule.hooks.tokens import TokenRows, batches
-from graticule.probes.estimators.edits import AffineEdit, HookFn
+from graticule.probes.linear.edits import AffineEdit, HookFn
 
 _log = logging.getLogger(__name__)
 

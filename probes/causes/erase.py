@@ -18,9 +18,9 @@ from graticule.hooks.protocols import HookedModel
 from graticule.hooks.saved import SavedResult
 from graticule.probes.causes.experiment import asked_targets
 from graticule.probes.causes.reprobe import FreshProbes, reprobe_later
-from graticule.probes.findings import Findings
+from graticule.probes.core.findings import Findings
+from graticule.probes.core.verdict import STRUCTURE
 from graticule.probes.scores.metrics import r2
-from graticule.probes.scores.verdict import STRUCTURE
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -148,9 +148,9 @@ def erase(
 
     Raises:
         KeyError: for an unknown target or point.
-        ValueError: where the findings have no material.
+        ValueError: where the findings have no swept.
     """
-    material, names = findings.material, findings.target_names
+    swept, names = findings.inputs, findings.target_names
     erased = [names.index(t) for t in asked_targets(findings, targets)]
     chosen = list(findings.probes) if points is None else list(points)
     if unknown := [p for p in chosen if p not in findings.probes]:
@@ -168,7 +168,7 @@ def erase(
     if model is not None:
         where = point or findings.chosen_point
         later = reprobe_later(model, findings, where, erased, rows=rows, seed=seed, progress=progress)
-    surface = r2(material.problem.y[material.problem.test], material.surface().test)
+    surface = r2(swept.problem.y[swept.problem.test], swept.surface().test)
     return Erasure(
         model=findings.model,
         table=findings.table,
@@ -178,7 +178,7 @@ def erase(
         layers=pd.DataFrame(lines),
         later=later,
         point=where,
-        min_gain=material.min_gain,
+        min_gain=swept.min_gain,
         provenance={
             "findings": dict(findings.provenance.get("table", {})),
             "rows": rows,

@@ -24,8 +24,8 @@ from graticule.probes.causes.edited_runs import EditedRuns, Outputs, Span, edite
 from graticule.probes.causes.effects import EffectRows, adjusted
 from graticule.probes.causes.leace import Moments
 from graticule.probes.causes.outcomes import VOCAB_ROWS, Outcome, check_outcomes, default_outcomes, log_odds
-from graticule.probes.estimators.edits import unit_moves
-from graticule.probes.findings import Findings
+from graticule.probes.core.findings import Findings
+from graticule.probes.linear.edits import unit_moves
 
 _MOMENT_ROWS = 20_000
 
@@ -55,7 +55,7 @@ class Experiment:
             ValueError: for outcomes that do not fit the table or the tokenizer.
             KeyError: for a point without a probe.
         """
-        material, table = findings.material, findings.material.table
+        swept, table = findings.inputs, findings.inputs.table
         if table.texts is None:
             raise NotApplicable(f"table {table.name!r} has no texts: there is nothing to run the model on")
         self.model, self.findings, self.seed = model, findings, seed
@@ -70,9 +70,9 @@ class Experiment:
                 f"no probe at {self.point}; these findings have {', '.join(findings.probes)}"
             )
         self.probe = findings.probes[self.point]
-        problem, rng = material.problem, np.random.default_rng(seed)
+        problem, rng = swept.problem, np.random.default_rng(seed)
         train = some_rows(problem.train, _MOMENT_ROWS, rng)
-        self.X, self.y = material.rows(self.point, train), problem.y[train]
+        self.X, self.y = swept.rows(self.point, train), problem.y[train]
         self.moments = Moments.of(self.X)
         self.sd = self.probe.predict(self.X).std(axis=0)
         self.moves = unit_moves(self.probe.read_direction, self.probe.write_direction)
@@ -125,9 +125,9 @@ class Experiment:
 
     def tokens(self, prompt: str) -> TokenRows:
         """The rows' texts in a prompt."""
-        texts = self.findings.material.table.texts
+        texts = self.findings.inputs.table.texts
         assert texts is not None
-        bos = asked_bos(self.findings.material.activations.provenance)
+        bos = asked_bos(self.findings.inputs.activations.provenance)
         return tokenize(self.model, [texts[i] for i in self.sources], prompt, bos)
 
     def runs_at(self, prompt: str, point: str, span: Span, later: Sequence[str]) -> EditedRuns:

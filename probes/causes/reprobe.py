@@ -20,10 +20,10 @@ from graticule.hooks.tokens import TokenRows, tokenize
 from graticule.probes.causes.edited_runs import EditedRuns
 from graticule.probes.causes.experiment import some_rows
 from graticule.probes.causes.leace import Eraser, Moments, frame_of, matched_erasers
-from graticule.probes.estimators.solvers import ridge_cv
-from graticule.probes.findings import Findings
+from graticule.probes.core.findings import Findings
+from graticule.probes.core.verdict import Predictions, Verdict, verdict
+from graticule.probes.linear.solvers import ridge_cv
 from graticule.probes.scores.metrics import r2
-from graticule.probes.scores.verdict import Predictions, Verdict, verdict
 
 _FOLDS = 5
 _FACTORS = (0.1, 1.0, 10.0, 100.0, 1e3, 1e4)
@@ -34,8 +34,8 @@ class FreshProbes:
     """Training clusters in two halves: erasers are fitted on the first, probes on the second."""
 
     def __init__(self, findings: Findings, erased: list[int], seed: int) -> None:
-        self.findings, self.material, self.erased, self.seed = findings, findings.material, erased, seed
-        problem = self.material.problem
+        self.findings, self.inputs, self.erased, self.seed = findings, findings.inputs, erased, seed
+        problem = self.inputs.problem
         self.train, self.test = problem.train, problem.test
         self.y = problem.y[self.train]
         rng = np.random.default_rng(seed)
@@ -47,7 +47,7 @@ class FreshProbes:
 
     def line(self, point: str) -> dict[str, Any]:
         """Everything about one point."""
-        X = self.material.rows(point)
+        X = self.inputs.rows(point)
         train, test = X[self.train], X[self.test]
         alpha = self.findings.probes[point].alpha
         moments = Moments.of(train[self.first])
@@ -69,7 +69,7 @@ class FreshProbes:
             "rank": whole.rank,
             "removed": whole.removed / float(train.var(axis=0).sum()),
         }
-        truth = self.material.problem.y[self.test]
+        truth = self.inputs.problem.y[self.test]
         for name, predicted in scored.items():
             scores = r2(truth, predicted)
             targets = self.findings.target_names
@@ -91,10 +91,10 @@ class FreshProbes:
 
     def _judge(self, predictions: Predictions) -> Verdict:
         """The gain over the surface of the erased targets, the stack fitted on the second half."""
-        problem, rows, columns = self.material.problem, self.second, self.erased
+        problem, rows, columns = self.inputs.problem, self.second, self.erased
         baselines = {
             name: Predictions(p.out_of_fold[rows][:, columns], p.test[:, columns])
-            for name, p in self.material.rivals.items()
+            for name, p in self.inputs.rivals.items()
         }
         return verdict(
             self.y[rows][:, columns],
@@ -103,9 +103,9 @@ class FreshProbes:
             baselines,
             test_clusters=problem.clusters[self.test],
             target_names=tuple(problem.names[i] for i in columns),
-            model_baselines=self.material.model_baselines,
-            min_gain=self.material.min_gain,
-            draws=self.material.draws,
+            model_baselines=self.inputs.model_baselines,
+            min_gain=self.inputs.min_gain,
+            draws=self.inputs.draws,
             seed=self.seed,
         )[0]
 
@@ -130,16 +130,16 @@ def reprobe_later(
     Raises:
         ValueError: for activations whose rows are not single tokens of the table's texts.
     """
-    material, names = findings.material, findings.target_names
+    swept, names = findings.inputs, findings.target_names
     layer = layer_of(point)
     later = [p for p in findings.probes if (layer_of(p) or 0) > (-1 if layer is None else layer)]
     if not later:
         return pd.DataFrame(columns=["layer", "point"])
-    problem = material.problem
+    problem = swept.problem
     rng = np.random.default_rng(seed)
     train = some_rows(problem.train, rows, rng)
     chosen = np.concatenate([train, some_rows(problem.test, max(rows // 3, 2), rng)])
-    eraser = Eraser.fit(material.rows(point, problem.train), problem.y[problem.train][:, erased])
+    eraser = Eraser.fit(swept.rows(point, problem.train), problem.y[problem.train][:, erased])
     ids, position = captured_tokens(model, findings, chosen)
     with undisturbed(model), packed(model):
         edited = [np.array([p]) for p in position]
@@ -168,12 +168,12 @@ def captured_tokens(
     Raises:
         ValueError: where they do not belong to texts of the table, or to other tokens than these.
     """
-    material = findings.material
-    frame, provenance = material.activations.rows, material.activations.provenance
-    if material.table.texts is None or "position" not in frame or "token" not in frame:
+    swept = findings.inputs
+    frame, provenance = swept.activations.rows, swept.activations.provenance
+    if swept.table.texts is None or "position" not in frame or "token" not in frame:
         raise ValueError("these activations do not say which token of which text they are: capture them anew")
-    source = material.problem.source[rows]
-    texts = [material.table.texts[i] for i in source]
+    source = swept.problem.source[rows]
+    texts = [swept.table.texts[i] for i in source]
     tokens = tokenize(model, texts, str(provenance.get("prompt", "")), asked_bos(provenance))
     position = frame["position"].to_numpy(np.int64)[rows]
     expected = frame["token"].to_numpy(np.int64)[rows]

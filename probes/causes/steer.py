@@ -23,8 +23,8 @@ from graticule.probes.causes.experiment import Experiment, asked_targets
 from graticule.probes.causes.leace import covariance_directions
 from graticule.probes.causes.outcomes import Outcome
 from graticule.probes.causes.result import InterventionResult
-from graticule.probes.estimators.edits import AffineEdit
-from graticule.probes.findings import Findings
+from graticule.probes.core.findings import Findings
+from graticule.probes.linear.edits import AffineEdit
 
 SCALES = (-3.0, -2.0, -1.0, 1.0, 2.0, 3.0)
 MOST_TARGETS = 4

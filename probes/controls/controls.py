@@ -25,7 +25,7 @@ from graticule.probes.controls.randomised import (
     twin_lines,
 )
 from graticule.probes.controls.result import Controls
-from graticule.probes.findings import Findings
+from graticule.probes.core.findings import Findings
 from graticule.probes.scores.in_words import count_of, signed
 
 _SHOW_PROGRESS = 2_000_000  # training rows × width from which a bar is shown
@@ -56,7 +56,7 @@ def controls(
     held fixed, paired between probe and control. What cannot be done has a line that says why.
 
     Args:
-        findings: A sweep's findings, with their material.
+        findings: A sweep's findings, with their inputs.
         model: The model that was captured; twins that the baselines lack are made from it.
         seeds: Random draws per control, and twins.
         seed: Of all draws and of the bootstrap.
@@ -67,7 +67,7 @@ def controls(
         One line per control, beside the probe on the same rows.
 
     Raises:
-        ValueError: If the findings come without material (`Findings.with_material`), for fewer than one
+        ValueError: If the findings come without their inputs (`Findings.with_inputs`), for fewer than one
             seed, or for another model than the baselines'.
     """
     inputs = ControlInputs.of(findings, seeds, seed)
@@ -128,7 +128,7 @@ def _reference(inputs: ControlInputs) -> list[Line]:
     pairs = {"probe": (y, inputs.probe.test), "surface": (y, inputs.surface.test)}
     best = verdict.strongest_baseline
     if best is not None:
-        pairs[best] = y, inputs.material.rivals[best].test
+        pairs[best] = y, inputs.swept.rivals[best].test
     scores = inputs.scores(pairs)
     asks = {"probe": "the probe of the findings", "surface": "all baselines stacked: the verdict's surface"}
     gain = signed(verdict.gain, count_of(len(y), "test row"))

@@ -9,12 +9,12 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from graticule.probes.estimators.solvers import RidgeFit, RidgeWeights, ridge_cv, ridge_fit
-from graticule.probes.findings import Findings
-from graticule.probes.material import Material
-from graticule.probes.scores.bootstrap import cluster_sums, defined_mean, interval, resamples, weighted_r2
+from graticule.probes.core.findings import Findings
+from graticule.probes.core.resample import cluster_sums, defined_mean, interval, resamples, weighted_r2
+from graticule.probes.core.sweep_inputs import SweepInputs
+from graticule.probes.core.verdict import Predictions, stack
+from graticule.probes.linear.solvers import RidgeFit, RidgeWeights, ridge_cv, ridge_fit
 from graticule.probes.scores.metrics import mean_r2
-from graticule.probes.scores.verdict import Predictions, stack
 
 Pair = tuple[Float[np.ndarray, "row target"], Float[np.ndarray, "row target"]]
 """Truth and prediction of the same rows."""
@@ -179,7 +179,7 @@ class ControlInputs:
     """The probe at the chosen point and everything that stands beside it."""
 
     findings: Findings
-    """With their material."""
+    """With their inputs."""
     x_train: Float[np.ndarray, "train width"]
     """Activations at the chosen point."""
     x_test: Float[np.ndarray, "test width"]
@@ -197,52 +197,52 @@ class ControlInputs:
 
     @classmethod
     def of(cls, findings: Findings, seeds: int, seed: int) -> ControlInputs:
-        """Raises `ValueError` if the findings come without their material."""
-        material = findings.material
-        problem, point = material.problem, findings.chosen_point
-        columns = [f"pred_{name}" for name in material.table.target_names]
+        """Raises `ValueError` if the findings come without their inputs."""
+        swept = findings.swept
+        problem, point = swept.problem, findings.chosen_point
+        columns = [f"pred_{name}" for name in swept.table.target_names]
         predicted = findings.predictions[columns].to_numpy(np.float64)
         return cls(
             findings,
-            material.rows(point, problem.train),
-            material.rows(point, problem.test),
+            swept.rows(point, problem.train),
+            swept.rows(point, problem.test),
             Predictions(predicted[problem.train], predicted[problem.test]),
-            material.surface(),
-            material.draws,
+            swept.surface(),
+            swept.draws,
             seed,
             seeds,
         )
 
     @property
-    def material(self) -> Material:
+    def swept(self) -> SweepInputs:
         """What the findings were made from."""
-        return self.findings.material
+        return self.findings.inputs
 
     @property
     def y_train(self) -> Float[np.ndarray, "train target"]:
         """Targets of the training rows."""
-        return self.material.problem.y[self.material.problem.train]
+        return self.swept.problem.y[self.swept.problem.train]
 
     @property
     def y_test(self) -> Float[np.ndarray, "test target"]:
         """Targets of the test rows."""
-        return self.material.problem.y[self.material.problem.test]
+        return self.swept.problem.y[self.swept.problem.test]
 
     @property
     def clusters_train(self) -> Int[np.ndarray, " train"]:
         """Clusters of the training rows."""
-        return self.material.problem.clusters[self.material.problem.train]
+        return self.swept.problem.clusters[self.swept.problem.train]
 
     @property
     def clusters_test(self) -> Int[np.ndarray, " test"]:
         """Clusters of the test rows."""
-        return self.material.problem.clusters[self.material.problem.test]
+        return self.swept.problem.clusters[self.swept.problem.test]
 
     @property
     def texts(self) -> list[str] | None:
         """The text of every activation row, where there are texts."""
-        texts = self.material.table.texts
-        return None if texts is None else [texts[i] for i in self.material.problem.source]
+        texts = self.swept.table.texts
+        return None if texts is None else [texts[i] for i in self.swept.problem.source]
 
     def rng(self, control: int, draw: int) -> np.random.Generator:
         """A generator of its own for every draw of every control."""
@@ -277,9 +277,7 @@ class ControlInputs:
             )
         fit: RidgeFit | RidgeWeights
         if alpha is None:
-            fit = ridge_cv(
-                train_rows, y[:, varied], alphas=self.material.alphas, clusters=self.clusters_train
-            )
+            fit = ridge_cv(train_rows, y[:, varied], alphas=self.swept.alphas, clusters=self.clusters_train)
         else:
             fit = ridge_fit(train_rows, y[:, varied], alpha)
         train, test = (np.tile(y.mean(axis=0), (len(rows), 1)) for rows in (train_rows, test_rows))
@@ -296,7 +294,7 @@ class ControlInputs:
         note: str = "",
     ) -> Line:
         """What the probe adds to the surface on some test rows, the stacks refitted on some training rows."""
-        baselines = self.material.rivals
+        baselines = self.swept.rivals
         folds = {name: p.out_of_fold[train] for name, p in baselines.items()}
         tests = {name: p.test[test] for name, p in baselines.items()}
         y_train, y, count = self.y_train[train], self.y_test[test], int(test.sum())

@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Int
 
 from graticule.hooks.imports import load
 from graticule.probes.controls.inputs import ControlInputs, Line, Question, Sampled
-from graticule.probes.scores.bootstrap import resamples
-from graticule.probes.scores.verdict import stack
+from graticule.probes.core.resample import resamples
+from graticule.probes.core.verdict import stack
 from graticule.probes.tables.groups import block_oracle_predictions
 
 LETTERS_ASKS = "the probe and the surface without names that are digits alone (zip codes)"
@@ -53,7 +53,7 @@ def digit_lines(inputs: ControlInputs) -> list[Line]:
     )
     if inputs.texts is None:
         return [question.not_applicable("there are no texts") for question in questions]
-    digits, problem = digit_only(inputs.texts), inputs.material.problem
+    digits, problem = digit_only(inputs.texts), inputs.swept.problem
     train, test = digits[problem.train], digits[problem.test]
     if not train.any() and not test.any():
         return [question.not_applicable("no name is digits alone") for question in questions]
@@ -72,7 +72,7 @@ def digit_lines(inputs: ControlInputs) -> list[Line]:
 
 def repeated_lines(inputs: ControlInputs) -> list[Line]:
     """Test rows whose text, title or near-duplicate is in training rows too: set aside, and alone."""
-    table, problem = inputs.material.table, inputs.material.problem
+    table, problem = inputs.swept.table, inputs.swept.problem
     kinds: dict[str, pd.Series] = {}
     if inputs.texts is not None:
         kinds["text"] = pd.Series(inputs.texts)
@@ -212,7 +212,7 @@ def block_lines(inputs: ControlInputs) -> tuple[list[Line], pd.DataFrame]:
     The second value has one row per block column and predictor: `block`, `predictor`, `r`, `r_low`,
     `r_high`, `r2`, `r2_low`, `r2_high`, `blocks`, `rows`.
     """
-    table, problem = inputs.material.table, inputs.material.problem
+    table, problem = inputs.swept.table, inputs.swept.problem
     lines: list[Line] = []
     frames: list[dict[str, object]] = []
     for block, labels in table.blocks.items():
@@ -234,7 +234,7 @@ def block_lines(inputs: ControlInputs) -> tuple[list[Line], pd.DataFrame]:
 def _within_lines(
     inputs: ControlInputs, block: str, labels: pd.Series, frames: list[dict[str, object]]
 ) -> list[Line]:
-    name, problem = f"within {block}", inputs.material.problem
+    name, problem = f"within {block}", inputs.swept.problem
 
     def question(what: str = "", asks: str = _within_asks(block)) -> Question:
         return Question("within blocks", name + what, asks)
@@ -278,7 +278,7 @@ def _predictors(
     A stack fitted across blocks has the spread of whole blocks, many times that inside one: its R² inside
     would say only that. So two more are fitted on training rows with every block's means taken out.
     """
-    baselines, best = inputs.material.rivals, inputs.findings.verdict.strongest_baseline
+    baselines, best = inputs.swept.rivals, inputs.findings.verdict.strongest_baseline
     rows = np.flatnonzero(codes >= 0)
     left = {n: _residual(p.out_of_fold[rows], codes[rows]) for n, p in baselines.items()}
     tests = {n: p.test for n, p in baselines.items()}
@@ -300,7 +300,7 @@ def _residual(
 
 
 def _oracle_line(inputs: ControlInputs, block: str, labels: pd.Series) -> Line:
-    problem, question = inputs.material.problem, Question("oracle", f"oracle: {block}", _oracle_asks(block))
+    problem, question = inputs.swept.problem, Question("oracle", f"oracle: {block}", _oracle_asks(block))
     train = labels.iloc[problem.train].dropna()
     if train.empty:
         return question.not_applicable(f"no training row has a {block}")

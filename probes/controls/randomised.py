@@ -18,8 +18,8 @@ from graticule.hooks.positions import from_plain
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.same_model import check_model
 from graticule.probes.controls.inputs import ControlInputs, Line, Pair, Question, Sampled, average
-from graticule.probes.scores.bootstrap import effective_clusters
-from graticule.probes.scores.verdict import Predictions, stack
+from graticule.probes.core.resample import effective_clusters
+from graticule.probes.core.verdict import Predictions, stack
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.surface.fitted import fit_baselines
 from graticule.probes.surface.twin import make_twin
@@ -53,7 +53,7 @@ def token_keys(inputs: ControlInputs) -> tuple[Int[np.ndarray, " row"] | None, s
     The last word of the text stands in where activations come without tokens, or were all read at the same
     one (a prompt that ends in a period). None where neither tells rows apart; the text then says why.
     """
-    rows = inputs.material.activations.rows
+    rows = inputs.swept.activations.rows
     if "token" in rows and bool((rows["token"] >= 0).all()) and rows["token"].nunique() > 1:
         return pd.factorize(rows["token"])[0].astype(np.int64), "last token"
     if inputs.texts is None:
@@ -100,7 +100,7 @@ def token_lines(inputs: ControlInputs) -> list[Line]:
     question = Question("control", name, TOKEN_ASKS)
     if codes is None:
         return [question.not_applicable(key)]
-    problem = inputs.material.problem
+    problem = inputs.swept.problem
     scored = np.isin(codes[problem.test], codes[problem.train])
     count = int(scored.sum())
     coverage = f"{count:,} of {len(scored):,} test rows have a {key} that training rows have"
@@ -126,7 +126,7 @@ def token_lines(inputs: ControlInputs) -> list[Line]:
 
 def entity_lines(inputs: ControlInputs) -> list[Line]:
     """The control task keyed on the text: what memorising training rows gives, beside the probe's own fit."""
-    problem, texts = inputs.material.problem, inputs.texts
+    problem, texts = inputs.swept.problem, inputs.texts
     keys = pd.Series(problem.source) if texts is None else pd.Series(texts)
     codes = pd.factorize(keys)[0].astype(np.int64)
     alpha = inputs.findings.probe.alpha
@@ -194,7 +194,7 @@ def text_lines(inputs: ControlInputs) -> list[Line]:
     questions = {name: Question("control", name, TEXT_ASKS) for name in names}
     if inputs.texts is None:
         return [question.not_applicable("there are no texts") for question in questions.values()]
-    grams, width, problem = hashed_ngrams(inputs.texts), inputs.x_train.shape[1], inputs.material.problem
+    grams, width, problem = hashed_ngrams(inputs.texts), inputs.x_train.shape[1], inputs.swept.problem
     pairs: dict[str, Pair] = {"probe": (inputs.y_test, inputs.probe.test)}
     for draw in range(inputs.seeds):
         rng = inputs.rng(3, draw)
@@ -278,7 +278,7 @@ def twin_lines(
     if not twins:
         return [alone.not_applicable(note), in_place.not_applicable(note)]
     y, count = inputs.y_test, len(inputs.y_test)
-    others = {n: p for n, p in inputs.material.rivals.items() if not n.startswith("twin_")}
+    others = {n: p for n, p in inputs.swept.rivals.items() if not n.startswith("twin_")}
     folds, tests = {n: p.out_of_fold for n, p in others.items()}, {n: p.test for n, p in others.items()}
     base = stack(folds, inputs.y_train).predict(tests, count)
     pairs: dict[str, Pair] = {"probe": (y, inputs.probe.test), "base": (y, base)}
@@ -299,12 +299,12 @@ def _twins(
     inputs: ControlInputs, model: HookedModel | None, store: Path | None, progress: bool | None
 ) -> tuple[dict[str, Predictions], str]:
     """Predictions of every twin, and what to say about where they come from."""
-    material, table, baselines = inputs.material, inputs.material.table, inputs.findings.baselines
-    twins = {n: p for n, p in material.rivals.items() if n.startswith("twin_")}
+    swept, table, baselines = inputs.swept, inputs.swept.table, inputs.findings.baselines
+    twins = {n: p for n, p in swept.rivals.items() if n.startswith("twin_")}
     missing = range(len(twins), inputs.seeds)
     if not missing:
         return twins, "the twins of the baselines"
-    made: dict[str, Any] = dict(material.baselines.provenance)
+    made: dict[str, Any] = dict(swept.baselines.provenance)
     why = _why_not(inputs, model, made)
     if why:
         have = f"{len(twins)} of {inputs.seeds} seeds" if twins else "no twin among the baselines"
@@ -317,7 +317,7 @@ def _twins(
         "prompt": made["prompt"],
         "prepend_bos": made.get("prepend_bos"),
         "include_bos": made.get("include_bos"),
-        "dtype": material.activations[points[0]].dtype,
+        "dtype": swept.activations[points[0]].dtype,
         "progress": progress,
     }
     for i in missing:
@@ -329,9 +329,7 @@ def _twins(
             activations = capture(twin, table.texts, **settings)
         del twin
         feature = Baselines(text_digest(table), {name: activations}, strings=False)
-        fitted, _ = fit_baselines(
-            feature, material.activations, table, material.problem, material.alphas, progress
-        )
+        fitted, _ = fit_baselines(feature, swept.activations, table, swept.problem, swept.alphas, progress)
         twins[name] = fitted[name]
         _log.info("%s captured at %s", name, ", ".join(points))
     return twins, f"seeds {', '.join(map(str, missing))} captured here, at {', '.join(points)}"
@@ -341,7 +339,7 @@ def _why_not(inputs: ControlInputs, model: HookedModel | None, made: dict[str, A
     """Why no further twins can be made; empty where they can."""
     if model is None:
         return "give controls(findings, model) to make more"
-    if inputs.material.table.texts is None:
+    if inputs.swept.table.texts is None:
         return "there are no texts to run a twin on"
     if "unembed" in inputs.findings.chosen_point:
         return "further twins are not made of points behind the unembedding"

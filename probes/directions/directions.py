@@ -15,6 +15,7 @@ from graticule.hooks.doors import FINDINGS, MODEL, door
 from graticule.hooks.messages import NotApplicable
 from graticule.hooks.points import PointError, layer_of
 from graticule.hooks.protocols import HookedModel
+from graticule.probes.core.findings import Findings
 from graticule.probes.directions.angles import (
     KINDS,
     Concept,
@@ -26,8 +27,6 @@ from graticule.probes.directions.angles import (
     shuffled,
 )
 from graticule.probes.directions.result import Directions
-from graticule.probes.estimators.ridge import cosines
-from graticule.probes.findings import Findings
 from graticule.probes.geometry import (
     Metric,
     causal,
@@ -36,6 +35,7 @@ from graticule.probes.geometry import (
     unembedding_covariance,
     whitened,
 )
+from graticule.probes.linear.ridge import cosines
 
 _SHUFFLES = 20
 _LAYERS = [
@@ -138,8 +138,7 @@ def directions(
         provenance={
             "model": findings.model,
             "tables": [
-                {"name": f.table, "digest": f.material.table.digest, "point": f.chosen_point}
-                for f in everyone
+                {"name": f.table, "digest": f.inputs.table.digest, "point": f.chosen_point} for f in everyone
             ],
             "point": at,
             "seed": seed,
@@ -168,9 +167,9 @@ def _alpha(findings: Findings, point: str) -> float:
 
 
 def _fits_at(findings: Findings, point: str, seed: int) -> PointFits:
-    material, problem = findings.material, findings.material.problem
+    swept, problem = findings.inputs, findings.inputs.problem
     train = problem.train
-    rows, y, clusters = material.rows(point, train), problem.y[train], problem.clusters[train]
+    rows, y, clusters = swept.rows(point, train), problem.y[train], problem.clusters[train]
     return point_fits(rows, y, clusters, _alpha(findings, point), seed)
 
 
@@ -244,9 +243,9 @@ def _across_layers(
     progress: bool | None,
 ) -> list[dict[str, Any]]:
     """Cosines between all points of a width, beside noise fitted at both; stacks of targets go to `ranks`."""
-    material, train = findings.material, findings.material.problem.train
+    swept, train = findings.inputs, findings.inputs.problem.train
     points = [p for p, probe in findings.probes.items() if len(probe.coef) == width]
-    y = material.problem.y[train]
+    y = swept.problem.y[train]
     z = (y - y.mean(axis=0)) / y.std(axis=0)
     targets = rng.standard_normal((len(train), draws))
     if several := z.shape[1] > 1:
@@ -254,7 +253,7 @@ def _across_layers(
     noise: dict[str, dict[str, np.ndarray]] = {kind: {} for kind in KINDS}
     quiet = not (progress if progress is not None else len(train) * len(points) > 50_000)
     for point in tqdm(points, desc="directions", unit="layer", disable=quiet, leave=False):
-        fitted = noise_fits(material.rows(point, train), targets, _alpha(findings, point))
+        fitted = noise_fits(swept.rows(point, train), targets, _alpha(findings, point))
         for kind, values in zip(KINDS, fitted, strict=True):
             noise[kind][point] = values[:, :draws]
             if several:

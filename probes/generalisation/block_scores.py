@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from graticule.hooks.imports import load
-from graticule.probes.scores.bootstrap import defined_mean, interval, resamples
+from graticule.probes.core.resample import defined_mean, interval, resamples
 from graticule.probes.scores.compat import compat_proximity_error
 from graticule.probes.scores.geo import proximity_error, proximity_error_1d
 

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 
-from graticule.probes.estimators.ridge_rows import (
+from graticule.probes.linear.ridge_rows import (
     ArrayRows,
     as_rows,
     check_alphas,
@@ -31,8 +31,8 @@ from graticule.probes.estimators.ridge_rows import (
     chunk_rows_for,
     chunks,
 )
-from graticule.probes.estimators.side_by_side import side_by_side
-from graticule.probes.estimators.solvers import ridge_fit
+from graticule.probes.linear.side_by_side import side_by_side
+from graticule.probes.linear.solvers import ridge_fit
 
 _log = logging.getLogger(__name__)
 

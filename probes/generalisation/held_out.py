@@ -14,14 +14,14 @@ from tqdm.auto import tqdm
 
 from graticule.hooks.alignment import by_place
 from graticule.hooks.messages import NotApplicable, UnknownNameError, did_you_mean
-from graticule.probes.estimators.ridge_rows import as_rows, chunk_rows_for, chunks
-from graticule.probes.estimators.solvers import ridge_fit
-from graticule.probes.estimators.sparse_ridge import dual_ridge
-from graticule.probes.findings import Findings
+from graticule.probes.core.findings import Findings
+from graticule.probes.core.fit import Problem
+from graticule.probes.core.sweep_inputs import SweepInputs
+from graticule.probes.core.verdict import stack
 from graticule.probes.generalisation.downdate import BlockFits, leave_blocks_out
-from graticule.probes.layers import Problem
-from graticule.probes.material import Material
-from graticule.probes.scores.verdict import stack
+from graticule.probes.linear.ridge_rows import as_rows, chunk_rows_for, chunks
+from graticule.probes.linear.solvers import ridge_fit
+from graticule.probes.linear.sparse_ridge import dual_ridge
 from graticule.probes.surface.fitted import served_by
 from graticule.probes.surface.string_ridge import TermCounts
 from graticule.probes.tables.checks import need_column
@@ -186,15 +186,15 @@ class ProbeWithout:
 
 def probe_without(findings: Findings, point: str, blocks: Blocks, alpha: float | None = None) -> ProbeWithout:
     """Refit the probe of `point` without each block, at its own strength or at `alpha`."""
-    material, probe = findings.material, findings.probes[point]
-    X, problem = material.activations[point], material.problem
+    swept, probe = findings.inputs, findings.probes[point]
+    X, problem = swept.activations[point], swept.problem
     if alpha is None:
         strength, nominal = probe.alpha, probe.predict(X)
     else:
         strength, train = float(alpha), problem.train
-        nominal = ridge_fit(material.rows(point, train), problem.y[train], strength).predict(X)
+        nominal = ridge_fit(swept.rows(point, train), problem.y[train], strength).predict(X)
     (fits,) = leave_blocks_out(X, problem.y, blocks.taken_out, [strength])
-    held_out = [fits.predict(i, material.rows(point, rows)) for i, rows in enumerate(blocks.rows)]
+    held_out = [fits.predict(i, swept.rows(point, rows)) for i, rows in enumerate(blocks.rows)]
     return ProbeWithout(strength, nominal, fits, np.concatenate(held_out))
 
 
@@ -208,10 +208,10 @@ def probes_without(
 
 
 def predicted_everywhere(
-    material: Material, point: str, fits: BlockFits
+    swept: SweepInputs, point: str, fits: BlockFits
 ) -> Iterator[tuple[int, Float[np.ndarray, "row target"]]]:
     """Every block's number, and what the fit without it says of all rows; a few blocks in one product."""
-    rows = as_rows(material.activations[point])
+    rows = as_rows(swept.activations[point])
     n, width = rows.shape
     n_blocks, n_targets = fits.intercept.shape
     step = max(1, _VALUES_AT_ONCE // (n * n_targets))
@@ -235,12 +235,12 @@ def baselines_without(
     asked for (`strings=True`) it is left out where these would take minutes, and the stack is then made
     without it.
     """
-    material = findings.material
-    problem = material.problem
+    swept = findings.inputs
+    problem = swept.problem
     out: dict[str, np.ndarray] = {}
-    for name, feature in material.baselines.features.items():
+    for name, feature in swept.baselines.features.items():
         fitted = findings.baselines[name]
-        rows = served_by(feature, material.activations, problem.source)
+        rows = served_by(feature, swept.activations, problem.source)
         X = as_rows(feature[fitted["point"]])
         same = np.array_equal(rows, np.arange(X.shape[0]))
         values = X.values if same else X.gather(rows)
@@ -248,7 +248,7 @@ def baselines_without(
         held_out = [fits.predict(i, X.gather(rows[r])) for i, r in enumerate(blocks.rows)]
         out[name] = np.concatenate(held_out)
     left_out: tuple[str, ...] = ()
-    if "tfidf" in material.rivals:
+    if "tfidf" in swept.rivals:
         if strings is None:
             strings = len(blocks.rows) * len(problem.y) <= _STRING_WORK
         if strings:
@@ -256,15 +256,15 @@ def baselines_without(
         else:
             left_out = ("tfidf",)
     if out:
-        folds = {name: material.rivals[name].out_of_fold for name in out}
+        folds = {name: swept.rivals[name].out_of_fold for name in out}
         out = {"surface": stack(folds, problem.y[problem.train]).predict(out), **out}
     return out, left_out
 
 
 def _strings_without(findings: Findings, blocks: Blocks, progress: bool | None) -> Iterable[np.ndarray]:
     """TF-IDF of each block's rows from those outside it, by ridge at the strength chosen on training rows."""
-    material = findings.material
-    table, problem = material.table, material.problem
+    swept = findings.inputs
+    table, problem = swept.table, swept.problem
     texts = [(table.texts or [])[i] for i in problem.source]
     counts = TermCounts.of(texts, len(texts))
     min_df = counts.usable_df(2)

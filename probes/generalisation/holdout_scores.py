@@ -13,6 +13,9 @@ from jaxtyping import Bool, Float, Int
 from tqdm.auto import tqdm
 
 from graticule.hooks.points import layer_of
+from graticule.probes.core.fit import Problem
+from graticule.probes.core.resample import cluster_sums, defined_mean, weighted_r2
+from graticule.probes.core.sweep_inputs import SweepInputs
 from graticule.probes.generalisation.block_scores import (
     Centroids,
     Draws,
@@ -28,9 +31,6 @@ from graticule.probes.generalisation.block_scores import (
     within_correlation,
 )
 from graticule.probes.generalisation.held_out import Blocks, ProbeWithout, predicted_everywhere
-from graticule.probes.layers import Problem
-from graticule.probes.material import Material
-from graticule.probes.scores.bootstrap import cluster_sums, defined_mean, weighted_r2
 from graticule.probes.scores.geo import haversine_km
 from graticule.probes.scores.metrics import auroc, coordinate_columns, mean, mean_r2
 
@@ -80,7 +80,7 @@ class RowScores:
 
 
 def score_rows(
-    material: Material,
+    swept: SweepInputs,
     point: str,
     blocks: Blocks,
     probe: ProbeWithout,
@@ -92,7 +92,7 @@ def score_rows(
     Proximity error where there are coordinates or one number, absolute error in standard deviations of the
     training targets for several numbers, accuracy for classes.
     """
-    problem, table = material.problem, material.table
+    problem, table = swept.problem, swept.table
     every, code = blocks.every, blocks.code
     y, test = problem.y[every], problem.is_test[every]
     nominal = np.where(test[:, None], probe.nominal[every], np.nan)
@@ -114,7 +114,7 @@ def score_rows(
         error = each(lambda pred: np.abs(y - pred)[:, 0])
     if error:
         measure = "proximity error"
-        levels = _ranked(material, point, blocks, probe, list(places or [0]), paper_compat, progress)
+        levels = _ranked(swept, point, blocks, probe, list(places or [0]), paper_compat, progress)
     elif numeric:
         measure = "absolute error"
         spread = problem.y[problem.train].std(axis=0)
@@ -135,7 +135,7 @@ def _correct(y: np.ndarray, pred: np.ndarray) -> np.ndarray:
 
 
 def _ranked(
-    material: Material,
+    swept: SweepInputs,
     point: str,
     blocks: Blocks,
     probe: ProbeWithout,
@@ -144,16 +144,16 @@ def _ranked(
     progress: bool | None,
 ) -> dict[str, np.ndarray]:
     """Combined proximity errors of every held-out row, block by block."""
-    problem = material.problem
+    problem = swept.problem
     y = problem.y[:, columns]
     nominal = np.ascontiguousarray(probe.nominal[:, columns])
     rules = {"": False, "_paper_compat": True} if paper_compat else {"": False}
     names = ["mean", "other_row", *(f"{level}{rule}" for level in ("nominal", "held_out") for rule in rules)]
     out = {name: np.full(len(blocks.every), np.nan) for name in names}
-    rng = np.random.default_rng(material.seed)
+    rng = np.random.default_rng(swept.seed)
     ends = np.cumsum([len(rows) for rows in blocks.rows])
     quiet = progress is False or (progress is None and len(y) * len(blocks.every) < 10**8)
-    fits = predicted_everywhere(material, point, probe.fits)
+    fits = predicted_everywhere(swept, point, probe.fits)
     for i, predicted in tqdm(
         fits, desc="hold-outs", total=len(ends), unit="block", disable=quiet, leave=False
     ):

@@ -12,7 +12,7 @@ import pandas as pd
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.doors import BY, FINDINGS, door
 from graticule.hooks.messages import NotApplicable, UnknownNameError
-from graticule.probes.findings import Findings
+from graticule.probes.core.findings import Findings
 from graticule.probes.generalisation.block_scores import (
     Centroids,
     Squares,
@@ -68,7 +68,7 @@ def holdouts(
     that share a cluster with a block go out with it.
 
     Args:
-        findings: with their material.
+        findings: with their inputs.
         by: a column of the table, or one label per table row.
         values: names the blocks; by default all with `minimum` test rows are held out.
         minimum: test rows that a block needs.
@@ -89,15 +89,15 @@ def holdouts(
     Raises:
         KeyError: An unknown column or point.
         ValueError: As `find_blocks`, for a target that is constant outside a block, and for findings without
-            their material.
+            their inputs.
     """
-    material, point = findings.material, point or findings.chosen_point
+    swept, point = findings.inputs, point or findings.chosen_point
     if point not in findings.probes:
         raise UnknownNameError(f"no probe at {point!r}: {', '.join(findings.probes)}")
-    table, problem = material.table, material.problem
+    table, problem = swept.table, swept.problem
     blocks = check_blocks(findings, by, values=values, minimum=minimum, skip_majority=skip_majority)
     probe = probe_without(findings, point, blocks, alpha)
-    rows = score_rows(material, point, blocks, probe, paper_compat, progress)
+    rows = score_rows(swept, point, blocks, probe, paper_compat, progress)
     code, m = blocks.code, probe.fits.y_mean
     y = problem.y[blocks.every]
     baselines, left_out = baselines_without(findings, blocks, strings, progress)
@@ -160,7 +160,7 @@ def check_blocks(
     Raises:
         NotApplicable: Fewer than two blocks, or a block without which there is nothing to learn.
     """
-    table, problem = findings.material.table, findings.material.problem
+    table, problem = findings.inputs.table, findings.inputs.problem
     blocks = find_blocks(table, problem, by, values=values, minimum=minimum, skip_majority=skip_majority)
     for name, gone in zip(blocks.names, blocks.taken_out, strict=True):
         if (np.ptp(np.delete(problem.y, gone, axis=0), axis=0) == 0).all():
@@ -187,8 +187,8 @@ def _answer(blocks: Blocks, scores: pd.DataFrame, centres: Centroids) -> str:
 
 
 def _predictions(findings: Findings, blocks: Blocks, probe: ProbeWithout) -> pd.DataFrame:
-    material = findings.material
-    problem, table, every = material.problem, material.table, blocks.every
+    swept = findings.inputs
+    problem, table, every = swept.problem, swept.table, blocks.every
     out = pd.DataFrame({"source": table.source_rows[problem.source[every]]})
     if table.texts is not None:
         out["text"] = [table.texts[i] for i in problem.source[every]]

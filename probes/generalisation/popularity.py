@@ -14,9 +14,9 @@ from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.points import layer_text
 from graticule.hooks.saved import SavedResult
-from graticule.probes.findings import Findings
-from graticule.probes.material import Material
-from graticule.probes.scores.bootstrap import interval, resamples
+from graticule.probes.core.findings import Findings
+from graticule.probes.core.resample import interval, resamples
+from graticule.probes.core.sweep_inputs import SweepInputs
 from graticule.probes.scores.geo import haversine_km
 from graticule.probes.scores.in_words import count_of, with_interval
 from graticule.probes.scores.ties import ranks
@@ -125,7 +125,7 @@ def popularity(
     Intervals resample clusters; those of the correlations keep the ranks of the whole.
 
     Args:
-        findings: what the probe was fitted for, with their material.
+        findings: what the probe was fitted for, with their inputs.
         column: of the table's frame (`page_views`, `population`).
         strata: how many at most.
         point: where the probe reads; by default the chosen point.
@@ -138,20 +138,20 @@ def popularity(
     Raises:
         ColumnError: There is no such column.
         ValueError: It holds no numbers, too few test rows or one value only, `strata` is below 2, or the
-            findings lack their material.
+            findings lack their inputs.
         KeyError: There is no probe at `point`.
     """
-    material, point = findings.material, point or findings.chosen_point
+    swept, point = findings.inputs, point or findings.chosen_point
     if point not in findings.probes:
         raise UnknownNameError(f"no probe at {point!r}: {', '.join(findings.probes)}")
-    problem = material.problem
-    column = need_column(material.table.frame, column, "popularity")
-    values = _values(material, column)
+    problem = swept.problem
+    column = need_column(swept.table.frame, column, "popularity")
+    values = _values(swept, column)
     present = np.isfinite(values)
     if present.sum() < 2 * strata:
         raise ValueError(f"{int(present.sum())} test rows have {column!r}; {strata} strata need {2 * strata}")
-    probe, unit = _errors(material, findings.probes[point].predict(material.rows(point, problem.test)))
-    surface, _ = _errors(material, material.surface().test)
+    probe, unit = _errors(swept, findings.probes[point].predict(swept.rows(point, problem.test)))
+    surface, _ = _errors(swept, swept.surface().test)
     errors = np.stack([probe, surface, surface - probe], axis=1)[present]
     values, clusters = values[present], problem.clusters[problem.test][present]
     stratum = _strata(values, strata, column)
@@ -167,7 +167,7 @@ def popularity(
         spearman=_correlations(values, errors, clusters, draws, seed),
         provenance=json_ready(
             {
-                "model": material.activations.provenance.get("model", {}),
+                "model": swept.activations.provenance.get("model", {}),
                 "table": findings.provenance.get("table", {}),
                 "point": point,
                 "strata": strata,
@@ -180,18 +180,18 @@ def popularity(
 
 
 # Parts -----------------------------------------------------------------------------------------------
-def _values(material: Material, column: str) -> np.ndarray:
+def _values(swept: SweepInputs, column: str) -> np.ndarray:
     """The column at every test row, NaN where missing."""
-    frame, problem = material.table.frame, material.problem
+    frame, problem = swept.table.frame, swept.problem
     series = pd.to_numeric(frame[column], errors="coerce")
     if series.isna().all():
         raise ValueError(f"column {column!r} holds no numbers (e.g. {frame[column].iloc[0]!r})")
     return series.to_numpy(np.float64, na_value=np.nan)[problem.source[problem.test]]
 
 
-def _errors(material: Material, predicted: np.ndarray) -> tuple[np.ndarray, str]:
+def _errors(swept: SweepInputs, predicted: np.ndarray) -> tuple[np.ndarray, str]:
     """The error of every test row, and its unit."""
-    table, problem = material.table, material.problem
+    table, problem = swept.table, swept.problem
     y = problem.y[problem.test]
     if table.kind == "binary":
         return ((predicted[:, 0] > 0.5) != (y[:, 0] > 0.5)).astype(np.float64), "share wrong"

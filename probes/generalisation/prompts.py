@@ -26,14 +26,14 @@ from graticule.hooks.rows import Rows
 from graticule.hooks.texts_said import RewrittenTexts
 from graticule.hooks.tokens import tokenize
 from graticule.probes.compare import compare
-from graticule.probes.findings import Findings
+from graticule.probes.core.findings import Findings
+from graticule.probes.core.inputs import problem_of
+from graticule.probes.core.sweep import sweep
 from graticule.probes.generalisation.prompts_result import Prompts
-from graticule.probes.inputs import problem_of
 from graticule.probes.probe import asked_of, findings_of, marked
 from graticule.probes.scores.multiplicity import holm
 from graticule.probes.surface.baselines import baselines
 from graticule.probes.surface.fitted import ANY_PROMPT
-from graticule.probes.sweep import sweep
 from graticule.probes.tables.prompts import Prompt, read_prompts
 from graticule.probes.tables.table import Table
 
@@ -175,7 +175,7 @@ def _findings(
         request = {**made_from, "prompt": asdict(prompt)}
         saved = None if folder is None else findings_of(inside(folder, name), request)
         if saved is not None:
-            findings[name] = saved.with_material(captured[name], linked, beside)
+            findings[name] = saved.with_inputs(captured[name], linked, beside)
             continue
         swept = sweep(
             captured[name],
@@ -236,7 +236,7 @@ def _result(
 def _chosen_row(name: str, findings: Findings) -> dict[str, Any]:
     verdict = findings.verdict
     scores = next(s for s in findings.layer_scores if s["point"] == findings.chosen_point)
-    lengths = findings.material.activations.rows["position"] + 1
+    lengths = findings.inputs.activations.rows["position"] + 1
     return {
         "prompt": name,
         "tokens": float(lengths.median()),

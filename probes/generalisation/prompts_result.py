@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from graticule.hooks.saved import SavedResult
-from graticule.probes.findings import Findings
+from graticule.probes.core.findings import Findings
+from graticule.probes.core.verdict import Verdict
 from graticule.probes.scores.in_words import FEW, with_interval
-from graticule.probes.scores.verdict import Verdict
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

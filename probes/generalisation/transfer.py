@@ -16,8 +16,8 @@ from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.points import layer_text
 from graticule.hooks.same_model import check_one_model
 from graticule.hooks.saved import SavedResult
-from graticule.probes.findings import Findings
-from graticule.probes.scores.bootstrap import cluster_sums, interval, resampled_r2
+from graticule.probes.core.findings import Findings
+from graticule.probes.core.resample import cluster_sums, interval, resampled_r2
 from graticule.probes.scores.metrics import mean, mean_r2, spearman
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def transfer(
     scores lose and the shifted ones keep is an offset of the prompt, not another direction.
 
     Args:
-        findings_by_prompt: findings of the same rows (`prompts(…).findings`), with their material.
+        findings_by_prompt: findings of the same rows (`prompts(…).findings`), with their inputs.
         point: one hook point for all; by default the one with the best mean validation score over the
             prompts, which training rows alone decide.
         draws: resamples of the clusters.
@@ -141,14 +141,14 @@ def transfer(
             raise UnknownNameError(
                 f"{point!r} was not probed under prompt {name!r}: {', '.join(findings.probes)}"
             )
-    problem = first.material.problem
+    problem = first.inputs.problem
     means = {
-        name: findings.material.rows(point, problem.train).mean(axis=0)
+        name: findings.inputs.rows(point, problem.train).mean(axis=0)
         for name, findings in findings_by_prompt.items()
     }
     predictions: dict[_Cell, np.ndarray] = {}
     for a, findings in findings_by_prompt.items():
-        rows = findings.material.rows(point, problem.test)
+        rows = findings.inputs.rows(point, problem.test)
         for b in names:
             probe = findings_by_prompt[b].probes[point]
             raw = probe.predict(rows)
@@ -164,7 +164,7 @@ def transfer(
         cells=cells,
         provenance=json_ready(
             {
-                "model": first.material.activations.provenance.get("model", {}),
+                "model": first.inputs.activations.provenance.get("model", {}),
                 "table": first.provenance.get("table", {}),
                 "point": point,
                 "draws": draws,
@@ -220,15 +220,15 @@ def _best_point(findings_by_prompt: Mapping[str, Findings]) -> str:
 def _check_alike(findings_by_prompt: Mapping[str, Findings]) -> None:
     """Raise `ValueError` unless all findings are of the same model, rows, split and targets."""
     first_name, first_findings = next(iter(findings_by_prompt.items()))
-    first, first_made = first_findings.material.problem, first_findings.material.activations.provenance
+    first, first_made = first_findings.inputs.problem, first_findings.inputs.activations.provenance
     for name, findings in findings_by_prompt.items():
-        made = findings.material.activations.provenance
+        made = findings.inputs.activations.provenance
         check_one_model(
             "transfer", (f"prompt {first_name!r} is", first_made), (repr(name), made),
             "give findings of one model",
         )  # fmt: skip
     for name, findings in findings_by_prompt.items():
-        problem = findings.material.problem
+        problem = findings.inputs.problem
         if problem.names != first.names:
             raise ValueError(f"prompt {name!r} has targets {problem.names}, {first_name!r} {first.names}")
         for part in ("source", "is_test", "y"):

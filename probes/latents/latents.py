@@ -16,8 +16,9 @@ from graticule.hooks.coders import SparseCoder, architecture, describe, load_sae
 from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.latents import Latents, encode
 from graticule.hooks.points import layer_of
-from graticule.probes.estimators.solvers import RidgeFit
-from graticule.probes.findings import Findings
+from graticule.probes.core.findings import Findings
+from graticule.probes.core.sweep_inputs import SweepInputs
+from graticule.probes.core.verdict import Predictions, stack
 from graticule.probes.geometry import RandomVectors, covariance
 from graticule.probes.latents.predictors import all_latents, dense_ridge, fixed, matched, select
 from graticule.probes.latents.result import (
@@ -31,9 +32,8 @@ from graticule.probes.latents.result import (
     LatentFindings,
 )
 from graticule.probes.latents.single import decoder_cosines, scatter_rows, top_latents, univariate
-from graticule.probes.material import Material
+from graticule.probes.linear.solvers import RidgeFit
 from graticule.probes.scores.metrics import mean_r2
-from graticule.probes.scores.verdict import Predictions, stack
 
 _log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def latents(
         PointError: An SAE's point was not swept.
         ValueError: An SAE has another width or is a transcoder, or `ks` are not positive.
     """
-    material, ks = findings.material, (ks,) if isinstance(ks, int) else ks
+    swept, ks = findings.inputs, (ks,) if isinstance(ks, int) else ks
     several = cast("Mapping[str, Any]", saes) if isinstance(saes, Mapping) else {"": saes}
     loaded = {name: load_sae(one).sae for name, one in several.items()}
     named = {name or _name(sae): sae for name, sae in loaded.items()}
@@ -100,10 +100,10 @@ def latents(
                 f"{name} is a transcoder (it writes to {other}): only SAEs that reconstruct what they read "
                 "are judged here; activations.encode(sae) gives its latents"
             )
-    judged = _Judged(material, counts, top, null, draws, folds, seed)
+    judged = _Judged(swept, counts, top, null, draws, folds, seed)
     with bar(len(named) * 5, "latents", "step", progress) as advance:
         for name, sae in named.items():
-            judged.judge(name, encode(material.activations, sae, point, progress=progress), advance.update)
+            judged.judge(name, encode(swept.activations, sae, point, progress=progress), advance.update)
     return judged.result(findings, {name: describe(sae) for name, sae in named.items()})
 
 
@@ -115,7 +115,7 @@ def _name(sae: SparseCoder) -> str:
 class _Judged:
     """What was asked for, and the tables of all SAEs as they come in: those of `LatentFindings`."""
 
-    material: Material
+    swept: SweepInputs
     ks: tuple[int, ...]
     n_top: int
     null: str
@@ -133,7 +133,7 @@ class _Judged:
 
     def judge(self, sae: str, latents: Latents, step: Callable[[], Any]) -> None:
         """Add all rows of one SAE."""
-        problem, alphas = self.material.problem, self.material.alphas
+        problem, alphas = self.inputs.problem, self.inputs.alphas
         width = int(latents.sae.cfg.d_in)
         dense, predictions = dense_ridge(latents.inputs, width, problem, alphas)
         self._add(sae, DENSE, predictions, dense.score)
@@ -173,8 +173,8 @@ class _Judged:
         *,
         width: int | None = None,
     ) -> None:
-        """An arm of predictions, judged against the surface; `width` as `Material.judge` has it."""
-        verdict = self.material.judge(predictions, width=width)
+        """An arm of predictions, judged against the surface; `width` as `SweepInputs.judge` has it."""
+        verdict = self.inputs.judge(predictions, width=width)
         columns = {
             "score": verdict.score,
             "gain": verdict.gain,
@@ -189,7 +189,7 @@ class _Judged:
 
     def _few_columns(self, sae: str, latents: Latents) -> None:
         """The arms with k columns: latents, coordinates, random latents."""
-        problem = self.material.problem
+        problem = self.inputs.problem
         train, test = problem.train, problem.test
         y, clusters = problem.y[train], problem.clusters[train]
         folds: dict[str, Any] = {"folds": self.folds, "seed": self.seed}
@@ -229,24 +229,24 @@ class _Judged:
 
     def _gain(self, predictions: Predictions) -> float:
         """What predictions add to the surface on test rows: the verdict's gain, without its interval."""
-        material, problem = self.material, self.material.problem
+        swept, problem = self.inputs, self.inputs.problem
         y_train, y_test = problem.y[problem.train], problem.y[problem.test]
-        every = {**material.rivals, "probe": predictions}
+        every = {**swept.rivals, "probe": predictions}
         fit = stack({name: p.out_of_fold for name, p in every.items()}, y_train)
         with_it = fit.predict({name: p.test for name, p in every.items()})
-        return mean_r2(y_test, with_it) - mean_r2(y_test, material.surface().test)
+        return mean_r2(y_test, with_it) - mean_r2(y_test, swept.surface().test)
 
     def _single_latents(self, sae: str, latents: Latents, dense: RidgeFit) -> None:
         """Top latents, cosines and scatters, one target after another."""
-        material, problem, train = self.material, self.material.problem, self.material.problem.train
+        swept, problem, train = self.inputs, self.inputs.problem, self.inputs.problem.train
         correlations = univariate(latents.values[train].astype(np.float64), problem.y[train])
         decoder = latents.decoder
         if self.null == "decoder":
             spread = covariance(decoder, centred=False)
         else:
             spread = covariance(latents.inputs(train[:: max(1, len(train) // _COVARIANCE_ROWS)]))
-        chance, classes = RandomVectors.of(spread), material.table.kind != "numeric"
-        for t, target in enumerate(material.table.target_names):
+        chance, classes = RandomVectors.of(spread), swept.table.kind != "numeric"
+        for t, target in enumerate(swept.table.target_names):
             directions = {"read": dense.coef[:, t], "write": dense.write[:, t]}
             cosines = decoder_cosines(decoder, directions, chance)
             r = correlations[:, t]
@@ -262,7 +262,7 @@ class _Judged:
 
     def result(self, findings: Findings, saes: Mapping[str, Any]) -> LatentFindings:
         """All SAEs together, the best of them chosen on training rows."""
-        problem, table = self.material.problem, self.material.table
+        problem, table = self.inputs.problem, self.inputs.table
         arms = pd.DataFrame(self.arms)
         most = arms[(arms["arm"] == LATENTS) & (arms["k"] == max(self.ks))]
         settings = {"ks": self.ks, "null": self.null, "draws": self.draws, "folds": self.folds}

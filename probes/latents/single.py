@@ -12,8 +12,8 @@ from jaxtyping import Float
 from graticule.hooks.imports import load
 from graticule.hooks.latents import Latents
 from graticule.hooks.values import finite
+from graticule.probes.core.fit import Problem
 from graticule.probes.geometry import RandomVectors, cosine_matrix, largest_of
-from graticule.probes.layers import Problem
 from graticule.probes.scores.metrics import auroc, pearson, r2, spearman
 from graticule.probes.scores.multiplicity import benjamini_hochberg
 

@@ -24,8 +24,8 @@ from graticule.hooks.protocols import HookedModel
 from graticule.hooks.rows import Rows
 from graticule.probes.attribution.replay import CaptureSettings, TableRows, capture_settings
 from graticule.probes.attribution.weights import mlp_weights
-from graticule.probes.estimators.ridge_rows import as_rows
-from graticule.probes.findings import Findings
+from graticule.probes.core.findings import Findings
+from graticule.probes.linear.ridge_rows import as_rows
 from graticule.probes.neurons.cosines import DIRECTIONS, WEIGHTS, Cosines, cosines
 from graticule.probes.neurons.result import Neurons, Search
 from graticule.probes.neurons.rotations import (
@@ -78,7 +78,7 @@ def neurons(
 
     Args:
         model: The model that was captured.
-        findings: A sweep's findings, with their material.
+        findings: A sweep's findings, with their inputs.
         layers: The chosen layer and two on either side by default; `"all"`, or any layers.
         top: Neurons per target that the tables list.
         rotations: Of each layer's basis.
@@ -98,7 +98,7 @@ def neurons(
         The best neurons of every target, the search on rotated bases, and the cosines of weights.
 
     Raises:
-        ValueError: Without material, without texts, or for a model whose MLP weights are not found.
+        ValueError: Without inputs, without texts, or for a model whose MLP weights are not found.
         KeyError: For an unknown block.
     """
     if directions not in ("layer", "chosen"):
@@ -227,7 +227,7 @@ def _capture(
 ) -> _Captured:
     """Run the model on the findings' table as they were captured, reading the neurons of `layers`."""
     if rows.texts is None:
-        raise NotApplicable(f"{findings.material.table.name} has no texts to run the model on")
+        raise NotApplicable(f"{findings.inputs.table.name} has no texts to run the model on")
     index = rows.draw(np.sort(np.concatenate([rows.train, rows.test])), limit, seed)
     texts, points = [rows.texts[i] for i in index], [_point(layer) for layer in layers]
     arguments: dict[str, Any] = {**settings.arguments, "points": points, "progress": progress}
@@ -245,7 +245,7 @@ def _largest_levels(
     findings: Findings, captured: _Captured, block: str | None
 ) -> tuple[str | None, dict[str, Int[np.ndarray, " some"]]]:
     """A block of the table, and level → indices into the test rows, of its largest levels."""
-    blocks = findings.material.table.blocks
+    blocks = findings.inputs.table.blocks
     if block is not None and block not in blocks:
         raise UnknownNameError(f"no block {block!r}; the table has {', '.join(blocks) or 'none'}")
     if block is None:
@@ -338,7 +338,7 @@ def _scatter(
     findings: Findings, captured: _Captured, best: Sequence[pd.DataFrame], block: str | None, seed: int
 ) -> pd.DataFrame:
     """The best neuron of every target on (a sample of) the test rows."""
-    table, rows = findings.material.table, captured.test
+    table, rows = findings.inputs.table, captured.test
     assert table.texts is not None
     if len(rows) > _SCATTER_ROWS:
         rows = np.sort(np.random.default_rng(seed).permutation(rows)[:_SCATTER_ROWS])

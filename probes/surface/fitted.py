@@ -12,10 +12,10 @@ import pandas as pd
 from graticule.hooks.alignment import sources
 from graticule.hooks.rows import Rows
 from graticule.hooks.same_model import check_one_model
-from graticule.probes.layers import PointFit, Problem, chosen, fit_points
-from graticule.probes.scores.bootstrap import cluster_sums, interval, resampled_r2
+from graticule.probes.core.fit import PointFit, Problem, chosen, fit_points
+from graticule.probes.core.resample import cluster_sums, interval, resampled_r2
+from graticule.probes.core.verdict import Predictions
 from graticule.probes.scores.metrics import score
-from graticule.probes.scores.verdict import Predictions
 from graticule.probes.surface.baselines import Baselines
 from graticule.probes.surface.tfidf import tfidf_predictions
 from graticule.probes.tables.table import Table

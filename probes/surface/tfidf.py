@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
+from graticule.probes.core.verdict import Predictions
 from graticule.probes.scores.metrics import mean_r2
-from graticule.probes.scores.verdict import Predictions
 from graticule.probes.surface.string_ridge import StringRidge
 
 logger = logging.getLogger(__name__)

@@ -118,7 +118,7 @@ class Table:
     """Likewise."""
 
 
-Findings.__module__, Table.__module__ = "graticule.probes.findings", "graticule.probes.tables.table"
+Findings.__module__, Table.__module__ = "graticule.probes.core.findings", "graticule.probes.tables.table"
 
 
 @door(model=MODEL, findings=FINDINGS, table=TABLE)

@@ -328,7 +328,7 @@ def test_findings_are_replayed_with_the_special_tokens_of_their_capture(around, 
     findings = probe(model, table, pos="last", twins=0, prepend_bos=prepend, draws=20, progress=False)
     bare = [tokenizer(t, add_special_tokens=False).input_ids for t in texts]
     whole = [[*frame[0], *ids, *frame[1]] for ids in bare]
-    rows = findings.material.activations.rows
+    rows = findings.inputs.activations.rows
     assert rows["token"].to_list() == [ids[-1] for ids in whole]
     found = attribute(model, findings, draws=20, progress=False)
     np.testing.assert_allclose(found.rows["reading_target"], findings.at().predictions[:, 0], atol=1e-4)
@@ -343,10 +343,10 @@ def test_probe_hands_on_which_tokens_are_rows(bert, tmp_path):
     table = Table.from_arrays(np.random.default_rng(0).normal(size=60), texts=TEXTS * 20)
     asked = {"layers": 0, "pos": "last", "twins": 1, "draws": 20, "progress": False, "out": tmp_path / "out"}
     findings = probe(bert[0], table, include_bos=False, **asked)
-    ends = bert[2].convert_ids_to_tokens(findings.material.activations.rows["token"].to_list())
+    ends = bert[2].convert_ids_to_tokens(findings.inputs.activations.rows["token"].to_list())
     assert ends == [t.split()[-1] for t in TEXTS * 20]
-    twin = findings.material.baselines.features["twin_0"]
-    assert twin.rows["token"].to_list() == findings.material.activations.rows["token"].to_list()
+    twin = findings.inputs.baselines.features["twin_0"]
+    assert twin.rows["token"].to_list() == findings.inputs.activations.rows["token"].to_list()
     assert probe(bert[0], table, include_bos=False, **asked).verdict == findings.verdict
     with pytest.raises(FileExistsError, match=r"ask something else.*include_bos: False → not set"):
         probe(bert[0], table, **asked)

@@ -17,7 +17,7 @@ import torch
 from graticule import Activations, Store, Table, capture, sweep
 from graticule.hooks.alignment import COMPARED, AlignmentError
 from graticule.hooks.artifact import ArtifactError
-from graticule.probes.inputs import paired_rows
+from graticule.probes.core.inputs import paired_rows
 
 SCRIPT = """
 import sys, torch, numpy as np

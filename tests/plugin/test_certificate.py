@@ -24,9 +24,9 @@ from graticule.certificate.probes import agreement
 from graticule.certificate.requirements import Mark, judge
 from graticule.certificate.result import SCOPE, Certificate
 from graticule.hooks.artifact import ArtifactError
-from graticule.probes.estimators.mlp import MLPSettings
-from graticule.probes.estimators.ridge import RidgeProbe
-from graticule.probes.scores.verdict import Predictions
+from graticule.probes.core.verdict import Predictions
+from graticule.probes.linear.ridge import RidgeProbe
+from graticule.probes.mlp import MLPSettings
 from graticule.sims.sequence import SequenceShape
 from graticule.sims.sequence_train import SequenceTraining
 from graticule.sims.train import Training

@@ -20,7 +20,7 @@ from graticule.hooks.names import BadNameError, user_path
 from graticule.hooks.streams.corpora import Corpus
 from graticule.hub.subject import gather
 from graticule.probes.causes.leace import Eraser
-from graticule.probes.estimators.ridge import RidgeProbe
+from graticule.probes.linear.ridge import RidgeProbe
 from graticule.probes.surface.baselines import Baselines
 from graticule.probes.tables.spacetime import find_space_time
 from graticule.probes.words.lists import ambiguous_contexts, parallel_contexts, read_pairs

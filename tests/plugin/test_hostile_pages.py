@@ -17,7 +17,7 @@ from graticule.commands.options import one_line, say, show_logs
 from graticule.hooks.messages import visible
 from graticule.hooks.result import Result
 from graticule.hub import push
-from graticule.probes.findings import Findings
+from graticule.probes.core.findings import Findings
 from graticule.probes.plots.style import Markup, figure_json, plain
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.words.words import Words
@@ -47,7 +47,7 @@ ELEMENTS = set(
 SEEN = [name for name in NAMES if len(name) < 100]
 
 
-def swept(**columns: Any) -> Findings:
+def sweep_subject(**columns: Any) -> Findings:
     """Findings of a table of hostile texts, blocks, targets, classes and a name of its own."""
     rng = np.random.default_rng(0)
     n = len(NAMES) * EACH

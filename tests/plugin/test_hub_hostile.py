@@ -194,7 +194,7 @@ class TestVisible:
 
 def test_a_verdict_that_lacks_something_is_refused_in_one_line(tmp_path):
     from graticule.hub.subject import gather
-    from graticule.probes.estimators.ridge import RidgeProbe
+    from graticule.probes.linear.ridge import RidgeProbe
 
     rng = np.random.default_rng(0)
     one = RidgeProbe("blocks.0.hook_mlp_out", ("north",)).fit(rng.normal(size=(30, 4)), rng.normal(size=30))

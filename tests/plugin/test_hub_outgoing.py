@@ -19,7 +19,7 @@ from graticule.hub import push
 from graticule.hub.checks import LICENCES, check_licence
 from graticule.hub.outgoing import as_published, has_secret, public, secret_places
 from graticule.hub.subject import gather
-from graticule.probes.estimators.ridge import RidgeProbe
+from graticule.probes.linear.ridge import RidgeProbe
 
 SECRET = "-----BEGIN OPENSSH PRIVATE KEY-----\nnobody may read this\n-----END OPENSSH PRIVATE KEY-----\n"
 TOKEN = "hf_" + "aB3" * 11

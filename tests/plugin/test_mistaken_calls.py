@@ -21,8 +21,8 @@ from graticule import saes
 from graticule.cli import main
 from graticule.hooks.messages import TellsNames
 from graticule.loading.lens import _SHARDING, quiet_lens
-from graticule.probes.findings_figures import worst_rows
-from graticule.probes.scores.verdict import STRUCTURE
+from graticule.probes.core.findings_figures import worst_rows
+from graticule.probes.core.verdict import STRUCTURE
 
 N = 48
 TOPK = {"architecture": "topk", "d_sae": 16, "k": 2}
@@ -104,10 +104,10 @@ CALLS = {
     ),
     "a number for an SAE": (lambda m, t, a, b, f, e: graticule.latents(f, 3), "int is no SAE"),
     "no baselines": (
-        lambda m, t, a, b, f, e: f.with_material(a, t, None),
+        lambda m, t, a, b, f, e: f.with_inputs(a, t, None),
         "judged against .* given are tfidf: give the baselines",
     ),
-    "a table for baselines": (lambda m, t, a, b, f, e: f.with_material(a, t, t), r"graticule\.baselines\("),
+    "a table for baselines": (lambda m, t, a, b, f, e: f.with_inputs(a, t, t), r"graticule\.baselines\("),
     "a name to train on": (
         lambda m, t, a, b, f, e: saes.train("gemma", corpus=["a"], config={"architecture": "topk"}, out="o"),
         r"graticule\.load_model\('gemma'\)",
@@ -470,8 +470,8 @@ def test_a_mistaken_call_is_told_in_one_line(given, what: str, tmp_path: Path, m
     [
         (lambda f: f, "verdit", "verdict"),
         (lambda f: f.verdict, "gian", "gain"),
-        (lambda f: f.material.table, "taget_names", "target_names"),
-        (lambda f: f.material.activations, "poins", "points"),
+        (lambda f: f.inputs.table, "taget_names", "target_names"),
+        (lambda f: f.inputs.activations, "poins", "points"),
         (lambda f: graticule, "lod_model", "load_model"),
         (lambda f: saes, "trian", "train"),
     ],

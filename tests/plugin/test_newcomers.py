@@ -58,7 +58,7 @@ def test_the_argument_that_is_missing_is_named(found, tiny):
         ):
             call(found)
     with pytest.raises(TypeError, match=r"probe: model is missing: expected a loaded model.*probe\(model, t"):
-        g.probe(found.material.table)
+        g.probe(found.inputs.table)
     with pytest.raises(TypeError, match=r"Store\('x'\)"):
         g.sweep("x", "y")
 
@@ -70,7 +70,7 @@ def test_latents_are_no_activations(found):
     sae.cfg.metadata.hook_name = POINT
     encoded = g.Activations.from_tensors({POINT: X[:, [0, 1, 2, 3, 0, 1]]}).encode(sae)
     with pytest.raises(TypeError, match=r"activations is a Latents; .*graticule\.latents\(findings, sae\)"):
-        g.sweep(encoded, found.material.table)
+        g.sweep(encoded, found.inputs.table)
 
 
 def test_one_where_several_are_expected(found):
@@ -78,7 +78,7 @@ def test_one_where_several_are_expected(found):
     with as_installed(), pytest.raises(ValueError, match=r"units=5: expected a unit, or one for each target"):
         g.Table(frame, text="name", target="y", units=5)
     with as_installed(), pytest.raises(ValueError, match=r"alphas=1\.0: expected several numbers, alphas="):
-        g.sweep(found.material.activations, found.material.table, alphas=1.0)
+        g.sweep(found.inputs.activations, found.inputs.table, alphas=1.0)
     with pytest.raises(ValueError, match=r"no step 'mlp, pca' in a study; did you mean \['mlp', 'pca'\]\?"):
         chosen_steps("mlp, pca", ())
 

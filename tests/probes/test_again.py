@@ -25,6 +25,8 @@ from graticule.probes.causes.erase import erase
 from graticule.probes.causes.outcomes import Outcome
 from graticule.probes.compare import compare, gain_p, gain_samples
 from graticule.probes.controls.controls import controls
+from graticule.probes.core.settings import JudgeSettings
+from graticule.probes.core.verdict import Verdict
 from graticule.probes.directions.directions import directions
 from graticule.probes.generalisation.holdouts import holdouts
 from graticule.probes.generalisation.popularity import popularity
@@ -32,8 +34,6 @@ from graticule.probes.generalisation.transfer import transfer
 from graticule.probes.latents.latents import latents
 from graticule.probes.layer_band import layer_band
 from graticule.probes.neurons.neurons import neurons
-from graticule.probes.scores.settings import JudgeSettings
-from graticule.probes.scores.verdict import Verdict
 from graticule.sims.planted import planted
 
 SETTINGS: dict[str, Any] = {"alphas": [0.3, 3.0, 30.0], "min_gain": 0.02, "draws": 60, "seed": 5}
@@ -68,7 +68,7 @@ def swept(load_tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any
     found = sweep(acts, table, beside, **SETTINGS, **QUIET)
     folder = tmp_path_factory.mktemp("findings")
     found.save(folder)
-    return model, found, Findings.load(folder).with_material(acts, table, beside)
+    return model, found, Findings.load(folder).with_inputs(acts, table, beside)
 
 
 def random_sae(findings: Findings) -> Any:
@@ -81,7 +81,7 @@ def random_sae(findings: Findings) -> Any:
 
 
 ANALYSES: dict[str, Any] = {
-    "verdict": lambda _, f: f.material.judge(f.material.rivals["twin_0"], leave_out=["twin_0"]),
+    "verdict": lambda _, f: f.inputs.judge(f.inputs.rivals["twin_0"], leave_out=["twin_0"]),
     "calibrate": lambda _, f: calibrate(f, targets=2, gains=[0.1], strengths=3, **QUIET),
     "controls": lambda _, f: controls(f, seeds=2, **QUIET),
     "layers": lambda _, f: layer_band(f, "gain", draws=50),
@@ -132,7 +132,7 @@ def test_classes_of_findings_from_disk_are_the_same_to_the_bit(tmp_path: Any) ->
     table = Table(frame, text="text", target="label", split="is_test")
     found = sweep(world.activations, table, world.baselines, **SETTINGS, **QUIET)
     found.save(tmp_path)
-    again = Findings.load(tmp_path).with_material(world.activations, table, world.baselines)
+    again = Findings.load(tmp_path).with_inputs(world.activations, table, world.baselines)
     one, other = (classes(f, ks=(1, 2), **QUIET) for f in (found, again))
     assert alike(plain(one), plain(other))
 
@@ -142,7 +142,7 @@ def test_settings_and_the_order_of_baselines_come_back(swept: Any) -> None:
     asked = JudgeSettings(
         tuple(SETTINGS["alphas"]), SETTINGS["min_gain"], SETTINGS["draws"], SETTINGS["seed"]
     )
-    assert found.settings == again.settings == again.material.settings == asked
+    assert found.settings == again.settings == again.inputs.settings == asked
     assert list(found.rivals) == list(again.rivals) == [n for n in found.baselines if n != "shuffled"]
     assert list(found.rivals) != sorted(found.rivals)  # a file's own order would be this one
 
@@ -161,16 +161,16 @@ def test_findings_without_settings_are_read_and_say_what_they_suppose(swept: Any
     old = json.loads((tmp_path / "findings.json").read_text())
     del old["settings"]
     (tmp_path / "findings.json").write_text(json.dumps(old))
-    read, made_of = Findings.load(tmp_path), found.material
-    given = made_of.activations, made_of.table, made_of.baselines
+    read, swept = Findings.load(tmp_path), found.inputs
+    given = swept.activations, swept.table, swept.baselines
     assert read.settings is None and read.summary() == found.summary()
     with pytest.warns(UserWarning, match="saved without their settings.*draws=2000, seed=5.*JudgeSettings"):
-        supposed = read.with_material(*given)
-    assert supposed.material.min_gain == SETTINGS["min_gain"]
+        supposed = read.with_inputs(*given)
+    assert supposed.inputs.min_gain == SETTINGS["min_gain"]
     with pytest.warns(UserWarning, match="saved without their settings"):
         gain_p(read)
-    told = read.with_material(*given, settings=found.settings)
-    assert told.material.settings == found.settings
+    told = read.with_inputs(*given, settings=found.settings)
+    assert told.inputs.settings == found.settings
 
 
 def test_array_targets_are_aligned_as_the_sweep_aligned_them(tmp_path: Any) -> None:
@@ -184,36 +184,34 @@ def test_array_targets_are_aligned_as_the_sweep_aligned_them(tmp_path: Any) -> N
     found.save(tmp_path)
     read = Findings.load(tmp_path)
     for again in (
-        read.with_material(acts, y, split=is_test),
-        read.with_material(acts, found.material.table, found.material.baselines),
+        read.with_inputs(acts, y, split=is_test),
+        read.with_inputs(acts, found.inputs.table, found.inputs.baselines),
     ):
         for part in ("source", "y", "is_test", "clusters"):
-            assert np.array_equal(
-                getattr(again.material.problem, part), getattr(found.material.problem, part)
-            )
+            assert np.array_equal(getattr(again.inputs.problem, part), getattr(found.inputs.problem, part))
         assert compare(found, again, draws=20).difference == 0
     with pytest.raises(ValueError, match="another table"):
-        read.with_material(acts, y[::-1].copy(), split=is_test)
+        read.with_inputs(acts, y[::-1].copy(), split=is_test)
 
 
 def test_material_that_is_not_the_findings_own_is_refused(swept: Any) -> None:
     _, found, again = swept
-    acts, table, beside = again.material.activations, again.material.table, again.material.baselines
+    acts, table, beside = again.inputs.activations, again.inputs.table, again.inputs.baselines
     order = np.random.default_rng(0).permutation(acts.n_rows)
     turned = Activations.from_tensors(
         {point: acts[point][order] for point in acts.points},
         rows=acts.rows.iloc[order].reset_index(drop=True),
     )
     with pytest.raises(ValueError, match="in another order than these findings: row 0 was of table row 0"):
-        found.with_material(turned, table, beside)
+        found.with_inputs(turned, table, beside)
     fewer = replace(beside, features={n: f for n, f in beside.features.items() if n != "twin_0"})
     with pytest.raises(ValueError, match=r"judged against .*twin_0.*give the baselines that `sweep` was"):
-        found.with_material(acts, table, fewer)
+        found.with_inputs(acts, table, fewer)
     with pytest.raises(ValueError, match="judged against"):
-        found.with_material(acts, table, None)
+        found.with_inputs(acts, table, None)
     few = Activations.from_tensors({point: acts[point][:90] for point in acts.points})
     with pytest.raises(ValueError, match="come from 90 inputs, table 'table' has 130 rows"):
-        found.with_material(few, table, beside)
+        found.with_inputs(few, table, beside)
     few = acts.select(rows=slice(90))  # which says that it is of the first ones
     with pytest.raises(ValueError, match="of 130 activation rows, these activations hold 90"):
-        found.with_material(few, table, beside)
+        found.with_inputs(few, table, beside)

@@ -10,7 +10,7 @@ import torch
 import graticule
 from graticule import Activations, Findings, Store, Table, baselines, capture, holdouts, record, sweep
 from graticule.hooks.alignment import BY_PLACE, BY_TOKENS, COMPARED, DIGEST, AlignmentError, text_digests
-from graticule.probes.inputs import paired_rows, problem_of
+from graticule.probes.core.inputs import paired_rows, problem_of
 from graticule.probes.tables.prompts import Prompt
 
 N = 40
@@ -173,13 +173,13 @@ def test_token_rows_are_of_texts_that_are_said(load_tiny, table: Table) -> None:
 def test_findings_are_given_back_only_what_they_were_made_from(X: np.ndarray, table: Table) -> None:
     acts, none = Activations.from_tensors({POINT: X}, texts=TEXTS), baselines(None, table)
     findings = sweep(acts, table, none, draws=20)
-    findings.with_material(acts, table, none)
+    findings.with_inputs(acts, table, none)
     with pytest.raises(AlignmentError, match="another order"):
-        findings.with_material(shuffled(X, SHUFFLED), table, none)
+        findings.with_inputs(shuffled(X, SHUFFLED), table, none)
     with pytest.raises(TypeError, match=r"baselines is a Table; expected baselines: graticule\.baselines\("):
-        findings.with_material(acts, table, table)
+        findings.with_inputs(acts, table, table)
     with pytest.raises(TypeError, match="activations is a Table; expected Activations or a Store"):
-        findings.with_material(table, acts, none)
+        findings.with_inputs(table, acts, none)
 
 
 def test_what_cannot_be_compared_is_said(X: np.ndarray, table: Table) -> None:

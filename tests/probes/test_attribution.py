@@ -15,7 +15,7 @@ from graticule.hooks.running.runner import run_in_parts
 from graticule.probes.attribution.attribute import TOLERANCE, DecompositionError, attribute, means_and_shares
 from graticule.probes.attribution.result import Attribution
 from graticule.probes.attribution.trace import Trace, trace
-from graticule.probes.estimators.ridge import RidgeProbe
+from graticule.probes.linear.ridge import RidgeProbe
 
 MODELS = [(f, k) for f in ("gpt2", "llama", "gemma3") for k in ("hooked", "bridge")]
 
@@ -323,7 +323,7 @@ def test_terms_sum_on_gemma(gemma, names, unit):
 @pytest.mark.parametrize("pos", [slice(-2, None), Sample(50), Sample(1, seed=2), -1], ids=str)
 def test_findings_of_any_positions_are_read_again_as_they_were_captured(swept, pos):
     model, made = swept
-    table = made.material.table
+    table = made.inputs.table
     acts = capture(model, table.texts, prompt="where is ", pos=pos, layers=1, include_bos=False)
     findings = sweep(acts, table, progress=False)
     found = attribute(model, findings, draws=20)

@@ -13,8 +13,8 @@ from graticule.probes.beyond.classes import FEW, LOGISTIC, RANDOM, SHUFFLED, Cla
 from graticule.probes.beyond.mlp import MLPFindings, mlp
 from graticule.probes.beyond.pca import PCACurve, pca
 from graticule.probes.beyond.sphere import Sphere, sphere, to_degrees
+from graticule.probes.core.verdict import NO_BETTER, STRUCTURE
 from graticule.probes.scores.geo import haversine_km, unit_sphere
-from graticule.probes.scores.verdict import NO_BETTER, STRUCTURE
 from graticule.sims.planted import planted
 
 
@@ -68,7 +68,7 @@ class TestMLP:
         assert "reads more than the ridge" in found.summary()
 
     def test_scores_are_those_of_its_predictions(self, found, bent):
-        problem = bent.material.problem
+        problem = bent.inputs.problem
         y = problem.y[problem.test]
         line = found.layers[(found.layers["point"] == found.chosen_point) & (found.layers["seed"] == 0)].iloc[
             0
@@ -107,9 +107,9 @@ class TestPCA:
         return pca(findings, ks=(1, 4, 16, 64))
 
     def test_every_k_is_scikit_learns(self, found, findings):
-        material = findings.material
-        problem = material.problem
-        X, y = material.rows(found.point), problem.y
+        swept = findings.inputs
+        problem = swept.problem
+        X, y = swept.rows(found.point), problem.y
         assert found.curve["k"].tolist() == [1, 4, 16, 32]
         for _, line in found.curve.iterrows():
             oracle = PCA(int(line["k"])).fit(X[problem.train])
@@ -132,7 +132,7 @@ class TestPCA:
         assert pca(findings, ks=(1, 4, 16), share=1.0).needed == 32
 
     def test_more_columns_than_rows(self):
-        from graticule.probes.estimators.pca import components
+        from graticule.probes.linear.pca import components
 
         X = np.random.default_rng(0).normal(size=(20, 50))
         made, oracle = components(X), PCA().fit(X)
@@ -228,7 +228,7 @@ class TestClasses:
     def test_scores_are_those_of_its_probabilities(self, found, labelled):
         from sklearn.metrics import roc_auc_score
 
-        problem = labelled.material.problem
+        problem = labelled.inputs.problem
         y, p = problem.y[problem.test], found.probabilities
         assert found.at(LOGISTIC)["auroc"] == pytest.approx(roc_auc_score(y, p))
         bins = found.reliability[found.reliability["arm"] == LOGISTIC]

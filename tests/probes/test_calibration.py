@@ -29,12 +29,12 @@ from graticule.probes.calibration.targets import (
     read_from_activations,
     string_functions,
 )
-from graticule.probes.estimators.ridge_holdout import plan_holdout
-from graticule.probes.estimators.solvers import ridge_cv
-from graticule.probes.findings import Findings
-from graticule.probes.scores.bootstrap import cluster_sums, wilson
+from graticule.probes.core.findings import Findings
+from graticule.probes.core.resample import cluster_sums, wilson
+from graticule.probes.core.verdict import NO_BETTER, NOT_DECIDED, STRUCTURE, Predictions, verdict
+from graticule.probes.linear.ridge_holdout import plan_holdout
+from graticule.probes.linear.solvers import ridge_cv
 from graticule.probes.scores.metrics import r2
-from graticule.probes.scores.verdict import NO_BETTER, NOT_DECIDED, STRUCTURE, Predictions, verdict
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.surface.tfidf import tfidf_predictions
 from graticule.sims.planted import planted
@@ -87,10 +87,10 @@ def mixed(instrument: Instrument, rng: np.random.Generator, count: int = 3) -> t
 
 def one_at_a_time(findings: Findings, instrument: Instrument, y: np.ndarray) -> dict[str, Predictions]:
     """Every predictor fitted to one target by the functions that a sweep uses."""
-    material = findings.material
-    problem = material.problem
+    swept = findings.inputs
+    problem = swept.problem
     clusters = problem.clusters[problem.train]
-    texts = np.array(material.table.texts)
+    texts = np.array(swept.table.texts)
     n = instrument.n_train
     assert instrument.strings is not None
     found = {
@@ -104,7 +104,7 @@ def one_at_a_time(findings: Findings, instrument: Instrument, y: np.ndarray) -> 
         )[0]
     }
     for name, ridge in instrument.ridges.items():
-        held = material.activations if name == PROBE else material.baselines.features[name]
+        held = swept.activations if name == PROBE else swept.baselines.features[name]
         point = findings.chosen_point if name == PROBE else findings.baselines[name]["point"]
         X = held[point].double().numpy()
         fit = ridge_cv(X[problem.train], y[:n], alphas=ridge.alphas, clusters=clusters)
@@ -116,7 +116,7 @@ def test_many_verdicts_at_once_are_those_one_at_a_time(findings: Findings, instr
     """The same strengths, stacks, draws, intervals and words, for noise, strings and hidden parts alike."""
     components, mixture = mixed(instrument, np.random.default_rng(0))
     stacked = instrument.stacked(components, mixture)
-    n, problem = instrument.n_train, findings.material.problem
+    n, problem = instrument.n_train, findings.inputs.problem
     every = mixture.of(components)
     judged = judge(every[:, n:], stacked, instrument.clusters[n:], draws=150, seed=5)
     for t, y in enumerate(every):
@@ -265,17 +265,17 @@ def test_what_cannot_be_calibrated_is_refused(findings: Findings) -> None:
         calibrate(findings, gains=[0.0])
     with pytest.raises(ValueError, match="at least 2"):
         calibrate(findings, targets=1)
-    bare = sweep(findings.material.activations, np.arange(260.0), progress=False)
+    bare = sweep(findings.inputs.activations, np.arange(260.0), progress=False)
     with pytest.raises(ValueError, match="no baselines"):
         calibrate(bare)
 
 
 def test_without_texts_the_surface_is_the_first_captured_baseline(findings: Findings) -> None:
-    material = findings.material
-    frame = material.table.frame.drop(columns="text")
+    swept = findings.inputs
+    frame = swept.table.frame.drop(columns="text")
     table = Table(frame, target="target", split="is_test", cluster="pair", name="pairs")
-    beside = Baselines(text_digest(table), material.baselines.features, False)
-    found = sweep(material.activations, table, beside, draws=100, progress=False)
+    beside = Baselines(text_digest(table), swept.baselines.features, False)
+    found = sweep(swept.activations, table, beside, draws=100, progress=False)
     done = calibrate(found, targets=4, gains=[0.7], strengths=6, draws=100)
     assert done.rate(HIDDEN, "above_0", 0.7)[0] == 1
     assert done.provenance["string_alphas"] is None

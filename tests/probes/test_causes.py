@@ -19,8 +19,8 @@ from graticule.probes.causes.erase import erase
 from graticule.probes.causes.experiment import Experiment
 from graticule.probes.causes.outcomes import Outcome, default_outcomes
 from graticule.probes.causes.steer import Steering, steer
-from graticule.probes.estimators.edits import AffineEdit, mask_of, unit_moves
-from graticule.probes.scores.verdict import STRUCTURE
+from graticule.probes.core.verdict import STRUCTURE
+from graticule.probes.linear.edits import AffineEdit, mask_of, unit_moves
 
 POINT = "blocks.0.hook_resid_post"
 ANSWER = Outcome("north or south", "{} is in the", {"north": ("north",), "south": ("south",)}, "height")

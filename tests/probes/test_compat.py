@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from graticule.probes.material import Predicted
+from graticule.probes.core.sweep_inputs import Predicted
 from graticule.probes.scores.compat import PaperCompat, compat_proximity_error, score_paper_compat
 from graticule.probes.scores.geo import (
     haversine_km,

@@ -12,7 +12,7 @@ from graticule.probes.controls.controls import controls
 from graticule.probes.controls.inputs import ControlInputs
 from graticule.probes.controls.randomised import control_target, dimension_lines, entity_lines
 from graticule.probes.controls.result import Controls
-from graticule.probes.scores.verdict import verdict
+from graticule.probes.core.verdict import verdict
 
 POINT = "blocks.0.hook_resid_post"
 
@@ -67,9 +67,9 @@ def test_a_probe_of_a_concept_is_selective():
 
 def test_the_control_task_is_scikit_learns(lookup, found):
     """The whole line once more: the target by hand, the strength by RidgeCV, the score by r2_score."""
-    problem = lookup.material.problem
-    token = lookup.material.activations.rows["token"].to_numpy()
-    X = lookup.material.activations[POINT].double().numpy()
+    problem = lookup.inputs.problem
+    token = lookup.inputs.activations.rows["token"].to_numpy()
+    X = lookup.inputs.activations[POINT].double().numpy()
     scores = []
     for draw in range(3):
         setting = ControlInputs.of(lookup, 3, 0)
@@ -105,8 +105,8 @@ def test_control_targets_are_functions_of_the_key_with_the_targets_own_values():
 def test_memory_of_training_rows_is_the_hat_matrix(lookup):
     """In sample a random target is fitted to trace(H − 1/n) / (n − 1) on average, whatever it is."""
     same, _, held_out = entity_lines(ControlInputs.of(lookup, 40, 0))
-    problem, alpha = lookup.material.problem, lookup.probe.alpha
-    X = lookup.material.activations[POINT].double().numpy()[problem.train]
+    problem, alpha = lookup.inputs.problem, lookup.probe.alpha
+    X = lookup.inputs.activations[POINT].double().numpy()[problem.train]
     X = X - X.mean(0)
     squares = np.linalg.svd(X, compute_uv=False) ** 2
     shrunk = squares / (squares + alpha)
@@ -118,8 +118,8 @@ def test_memory_of_training_rows_is_the_hat_matrix(lookup):
 
 
 def test_k_directions_are_refits_on_projections(lookup, found):
-    problem = lookup.material.problem
-    X = lookup.material.activations[POINT].double().numpy()
+    problem = lookup.inputs.problem
+    X = lookup.inputs.activations[POINT].double().numpy()
     X = X - X[problem.train].mean(0)
     basis = np.linalg.svd(X[problem.train], full_matrices=False)[2][:10].T
     y = problem.y[problem.train, 0]
@@ -143,7 +143,7 @@ def test_whitened_random_directions_hold_their_share():
 
 
 def test_a_part_of_the_rows_is_judged_as_the_verdict_judges(lookup):
-    setting, problem = ControlInputs.of(lookup, 1, 0), lookup.material.problem
+    setting, problem = ControlInputs.of(lookup, 1, 0), lookup.inputs.problem
     rng = np.random.default_rng(3)
     train, test = rng.random(len(problem.train)) < 0.7, rng.random(len(problem.test)) < 0.6
     one = setting.gain_line("subset", "some", "?", train, test)
@@ -257,7 +257,7 @@ def test_several_rows_a_text(load_tiny, names):
     findings = probe(model, table, layers=1, pos="all", twins=1, progress=False)
     found = controls(findings, model, seeds=2, progress=False)
     assert found.line("untrained twin")["seeds"] == 2
-    assert found.line("probe")["rows"] == len(findings.material.problem.test) > 60
+    assert found.line("probe")["rows"] == len(findings.inputs.problem.test) > 60
     assert found.line("control task, last token")["rows"] > 0
 
 

@@ -9,8 +9,8 @@ from graticule.hooks.points import PointError
 from graticule.probes.directions.angles import noise_fits, point_fits, shuffled
 from graticule.probes.directions.directions import directions
 from graticule.probes.directions.result import Directions
-from graticule.probes.estimators.solvers import ridge_fit
 from graticule.probes.geometry import cosine_matrix, effective_rank
+from graticule.probes.linear.solvers import ridge_fit
 from graticule.sims.planted import planted
 
 POINT = "blocks.1.hook_resid_post"
@@ -55,8 +55,8 @@ def test_cosines_are_those_of_the_probes(findings, found):
 
 def test_whitened_reads_are_what_readings_share(findings, found):
     """⟨a, b⟩ = aᵀ Σ b: the cosine is the correlation of the two probes' readings of the training rows."""
-    material = findings.material
-    read = findings.probes[POINT].predict(material.rows(POINT, material.problem.train))
+    swept = findings.inputs
+    read = findings.probes[POINT].predict(swept.rows(POINT, swept.problem.train))
     line = found.angles[(found.angles["kind"] == "read") & (found.angles["geometry"] == "whitened")].iloc[0]
     assert line["cosine"] == pytest.approx(np.corrcoef(read.T)[0, 1], abs=1e-6)
     own = found.alone[found.alone["geometry"] == "whitened"]
@@ -83,11 +83,11 @@ def test_concepts_that_share_are_told_from_those_that_do_not(world, findings):
 
 def test_chance_is_that_of_targets_really_shuffled(findings):
     """The covariances behind p, and p itself, against 400 shuffled targets that are really fitted."""
-    material = findings.material
-    train = material.problem.train
-    X, y = material.rows(POINT, train), material.problem.y[train]
+    swept = findings.inputs
+    train = swept.problem.train
+    X, y = swept.rows(POINT, train), swept.problem.y[train]
     alpha = findings.probes[POINT].alpha
-    fits = point_fits(X, y, material.problem.clusters[train], alpha, 0)
+    fits = point_fits(X, y, swept.problem.clusters[train], alpha, 0)
     drawn = noise_fits(X, shuffled(y[:, :1], 400, np.random.default_rng(0)), alpha)
     from graticule.probes.geometry import RandomVectors
 
@@ -104,13 +104,13 @@ def test_chance_is_that_of_targets_really_shuffled(findings):
 
 
 def test_closed_form_fits_are_the_solvers(findings):
-    material = findings.material
-    train = material.problem.train
-    X, y = material.rows(POINT, train), material.problem.y[train]
+    swept = findings.inputs
+    train = swept.problem.train
+    X, y = swept.rows(POINT, train), swept.problem.y[train]
     weights = ridge_fit(X, y, 7.0)
     read = noise_fits(X, (y - y.mean(0)) / y.std(0), 7.0)[0] * y.std(0)
     assert np.allclose(read, weights.coef)
-    clusters = material.problem.clusters[train]
+    clusters = swept.problem.clusters[train]
     halves = point_fits(X, y, clusters, 14.0, 3).halves
     labels = np.unique(clusters)
     side = np.isin(clusters, labels[np.random.default_rng(3).permutation(len(labels)) < len(labels) / 2])
@@ -185,5 +185,5 @@ def test_what_does_not_fit_is_refused(findings, found):
     with pytest.raises(ValueError, match="different models"):
         directions(findings, replace(findings, model="another"))
     with pytest.raises(ValueError, match="without their activations"):
-        directions(replace(findings, made_of=None))
+        directions(replace(findings, swept=None))
     assert "give model=" in found.summary()

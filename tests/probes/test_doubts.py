@@ -9,10 +9,10 @@ import torch
 from sae_lens import StandardSAE, StandardSAEConfig
 
 from graticule import Activations, Findings, Table, calibrate, controls, holdouts, latents, mlp, sweep
-from graticule.probes.doubts import outlying
-from graticule.probes.layers import PointRows
+from graticule.probes.core.doubts import outlying
+from graticule.probes.core.fit import PointRows
+from graticule.probes.core.verdict import NO_BETTER, NOT_DECIDED, STRUCTURE, Predictions, stack
 from graticule.probes.scores.metrics import pearson
-from graticule.probes.scores.verdict import NO_BETTER, NOT_DECIDED, STRUCTURE, Predictions, stack
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.sims.planted import Planted, planted
 
@@ -210,8 +210,8 @@ def test_a_fit_that_is_the_mean_decides_as_far_as_its_rows_would_have_shown() ->
         assert said in beside.summary()
         y = np.full((rows, 1), y[~table.is_test].mean())
         still = Predictions(y[~table.is_test], y[table.is_test])
-        assert found.material.judge(still).words == said
-        assert found.material.judge(still, width=2).words == said
+        assert found.inputs.judge(still).words == said
+        assert found.inputs.judge(still, width=2).words == said
 
 
 def test_latents_of_luck_decide_nothing_either() -> None:

@@ -15,8 +15,8 @@ from graticule.hooks.kinds import ForeignFolderError
 from graticule.hooks.question import check_beforehand
 from graticule.probes.beyond.pca import pca
 from graticule.probes.causes.leace import Eraser
-from graticule.probes.estimators.ridge import RidgeProbe
 from graticule.probes.layer_band import LayerBand, layer_band
+from graticule.probes.linear.ridge import RidgeProbe
 from graticule.probes.surface.baselines import Baselines
 from graticule.studies.result import Study
 
@@ -74,8 +74,8 @@ def test_nothing_is_saved_among_things_of_the_user(found, tmp_path):
     found.report(tmp_path / "own" / "report.html")
     found.save(tmp_path / "own")
     assert Findings.load(tmp_path / "own").verdict == found.verdict
-    things = {"f": found, "acts": found.material.activations, "probe": found.probe,
-              "baselines": found.material.baselines, "band": layer_band(found), "study": Study(found, {}, {}),
+    things = {"f": found, "acts": found.inputs.activations, "probe": found.probe,
+              "baselines": found.inputs.baselines, "band": layer_band(found), "study": Study(found, {}, {}),
               "eraser": Eraser.fit(np.eye(4), np.arange(4.0)[:, None])}  # fmt: skip
     for name in ("elements.csv", "predictions.parquet", "probes", "rivals.safetensors"):
         theirs = tmp_path / f"theirs {name}"
@@ -87,7 +87,7 @@ def test_nothing_is_saved_among_things_of_the_user(found, tmp_path):
             assert "\n" not in str(told.value), what
             assert {p.name for p in theirs.iterdir()} == {name, "script.py"}
     for place in (tmp_path / "store", tmp_path / "probe"):
-        saved = found.material.activations if place.name == "store" else found.probe
+        saved = found.inputs.activations if place.name == "store" else found.probe
         saved.save(place)
         before = sorted(p.name for p in place.iterdir())
         with pytest.raises(ForeignFolderError, match="choose another place"):
@@ -97,7 +97,7 @@ def test_nothing_is_saved_among_things_of_the_user(found, tmp_path):
 
 def test_an_answer_to_another_question_is_not_written_over(found, frame, tmp_path):
     """Another target, table, rows, points or activations: refused by what differs, unless it is said."""
-    acts, seen = found.material.activations, {"draws": 20, "progress": False}
+    acts, seen = found.inputs.activations, {"draws": 20, "progress": False}
 
     def asked(table: Table, activations=acts, **settings) -> Findings:
         return sweep(activations, table, baselines(None, table), **{**seen, **settings})
@@ -139,7 +139,7 @@ def test_an_answer_to_another_question_is_not_written_over(found, frame, tmp_pat
         with pytest.raises(FileExistsError, match="answers another question"):
             of(other).save(tmp_path / name)
         of(other).save(tmp_path / name, overwrite=True)
-    found.material.baselines.save(tmp_path / "beside")
+    found.inputs.baselines.save(tmp_path / "beside")
     shorter = Table(frame[:40], text="name", target="value", split="test")
     with pytest.raises(FileExistsError, match=r"baselines of something else.*table: another one"):
         baselines(None, shorter).save(tmp_path / "beside")
@@ -226,8 +226,8 @@ def saved_things(found: Findings, root) -> dict[str, tuple]:
     things = {
         "findings": (found, "findings.json", Findings.load),
         "probe": (found.probe, "manifest.json", RidgeProbe.load),
-        "activations": (found.material.activations, "manifest.json", lambda p: Store(p).load()),
-        "baselines": (found.material.baselines, "manifest.json", Baselines.load),
+        "activations": (found.inputs.activations, "manifest.json", lambda p: Store(p).load()),
+        "baselines": (found.inputs.baselines, "manifest.json", Baselines.load),
         "layer band": (layer_band(found), "manifest.json", LayerBand.load),
     }
     rng = np.random.default_rng(0)

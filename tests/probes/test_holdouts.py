@@ -88,8 +88,8 @@ def test_lands_that_are_known_by_name_only_are_not_found_once_held_out():
 
 def test_every_figure_is_that_of_honest_refits(linear, found):
     """Scikit-learn's Ridge without each land, and the paper's definitions written out."""
-    table, point = linear.material.table, linear.chosen_point
-    X, y = linear.material.rows(point), table.y
+    table, point = linear.inputs.table, linear.chosen_point
+    X, y = linear.inputs.rows(point), table.y
     alpha, error, total = linear.probe.alpha, np.zeros(2), np.zeros(2)
     nominal = linear.probe.predict(X)
     for line in found.blocks.to_dict("records"):

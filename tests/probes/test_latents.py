@@ -10,6 +10,7 @@ from sklearn.metrics import r2_score, roc_auc_score
 from graticule import Table, sweep
 from graticule.hooks.latents import encode
 from graticule.hooks.points import PointError
+from graticule.probes.core.verdict import NO_BETTER, STRUCTURE
 from graticule.probes.latents.latents import latents
 from graticule.probes.latents.predictors import all_latents, fixed, forward_selection, matched, select
 from graticule.probes.latents.result import (
@@ -22,7 +23,6 @@ from graticule.probes.latents.result import (
     RECONSTRUCTION,
     LatentFindings,
 )
-from graticule.probes.scores.verdict import NO_BETTER, STRUCTURE
 from graticule.sims.planted import planted
 
 from ..helpers import misread_axes
@@ -125,8 +125,8 @@ def test_what_the_sae_loses_is_in_the_error_term(world, findings):
 
 
 def test_the_dense_arm_is_the_sweeps_own_probe(findings, found):
-    problem = findings.material.problem
-    test = findings.probes[POINT].predict(findings.material.rows(POINT, problem.test))
+    problem = findings.inputs.problem
+    test = findings.probes[POINT].predict(findings.inputs.rows(POINT, problem.test))
     assert np.allclose(found.at(DENSE).predictions, test)
     if findings.chosen_point == POINT:
         assert found.arm(DENSE)["gain"] == findings.verdict.gain
@@ -204,7 +204,7 @@ def test_all_latents_are_ridge_on_what_each_writes(world, findings, sparse, monk
         sae.W_dec[7] *= 10  # a latent in other units, which changes nothing it writes
         sae.W_enc[:, 7] /= 10
         sae.b_enc[7] /= 10
-    problem = findings.material.problem
+    problem = findings.inputs.problem
     held = encode(world.activations, sae)
     predictions, validation = all_latents(held, problem, None if sparse else (50.0,))
     X = held.values.toarray().astype(float) * np.linalg.norm(held.decoder, axis=1)

@@ -7,8 +7,8 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 from sklearn.metrics import log_loss as sklearn_log_loss
 
 from graticule.probes.beyond.reliability import class_scores, reliability, weighted_auroc
-from graticule.probes.estimators.ksparse import rank_coordinates
-from graticule.probes.estimators.logistic import held_out, log_loss, logistic, logistic_cv
+from graticule.probes.linear.ksparse import rank_coordinates
+from graticule.probes.linear.logistic import held_out, log_loss, logistic, logistic_cv
 from graticule.probes.tables.groups import group_folds
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from graticule.hooks.values import NonFiniteError
+from graticule.probes.core.resample import cluster_sums
 from graticule.probes.scores import metrics
-from graticule.probes.scores.bootstrap import cluster_sums
 from graticule.probes.scores.geo import haversine_km, proximity_error, proximity_error_1d, unit_sphere
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from graticule.probes.estimators.mlp import Job, MLPSettings, fit_mlps, validation_rows
-from graticule.probes.estimators.mlp_train import Shape
+from graticule.probes.mlp import Job, MLPSettings, fit_mlps, validation_rows
+from graticule.probes.mlp_train import Shape
 
 
 @pytest.fixture(scope="module")

@@ -11,8 +11,8 @@ from scipy.stats import false_discovery_control
 
 from graticule import Findings, sweep
 from graticule.probes.compare import gain_p, gain_samples, holm_verdicts
+from graticule.probes.core.resample import interval
 from graticule.probes.layer_band import LayerBand, layer_band
-from graticule.probes.scores.bootstrap import interval
 from graticule.probes.scores.multiplicity import (
     adjusted_table,
     benjamini_hochberg,

@@ -124,8 +124,8 @@ def test_the_neuron_that_carries_the_target(swept, found):
     assert (best.layer, best.neuron) == (1, 7)
     assert best.words == SPECIAL and best.p <= 0.01
     assert found.n_neurons == 3 * 48
-    test = findings.material.problem.is_test
-    y = findings.material.table.y[:, 0]
+    test = findings.inputs.problem.is_test
+    y = findings.inputs.table.y[:, 0]
     for _, line in found.best.iterrows():
         h = acts[f"blocks.{line['layer']}.mlp.hook_post"][:, int(line["neuron"])].double().numpy()
         assert line["r_train"] == pytest.approx(np.corrcoef(h[~test], y[~test])[0, 1], abs=1e-5)
@@ -133,7 +133,7 @@ def test_the_neuron_that_carries_the_target(swept, found):
         # ties broken by float rounding of another batch move a rank
         assert line["spearman_test"] == pytest.approx(spearmanr(h[test], y[test]).statistic, abs=1e-3)
         for kind in ("city", "river"):
-            rows = test & (findings.material.table.blocks["kind"] == kind).to_numpy()
+            rows = test & (findings.inputs.table.blocks["kind"] == kind).to_numpy()
             assert line[f"by_{kind}"] == pytest.approx(spearmanr(h[rows], y[rows]).statistic, abs=1e-3)
     assert (found.best["p_bh"] >= found.best["p"]).all()
     assert found.best["r_train"].abs().is_monotonic_decreasing
@@ -159,7 +159,7 @@ def test_cosines_are_those_of_the_stored_weights(swept, found):
 
 def test_weights_of_no_concept_pass_no_test(load_tiny):
     """Random weights against a random direction: adjusted p stay large."""
-    from graticule.probes.estimators.ridge import RidgeProbe
+    from graticule.probes.linear.ridge import RidgeProbe
 
     model, rng = load_tiny("gpt2", "hooked"), np.random.default_rng(0)
     point = "blocks.1.hook_resid_post"
@@ -208,13 +208,13 @@ def test_round_trip_figures_and_store(swept, found, tmp_path):
 
 def test_where_no_neuron_stands_out(swept):
     model, findings, acts = swept
-    table = findings.material.table
+    table = findings.inputs.table
     hidden = acts["blocks.1.mlp.hook_post"].double().numpy()
     hidden = hidden - hidden.mean(0)
     values, axes = np.linalg.eigh(hidden.T @ hidden)
     spread = hidden @ axes @ (np.ones(48) / np.sqrt(np.maximum(values, 1e-9)))  # along no neuron
     other = table.with_target(spread / spread.std())
-    of = sweep(findings.material.activations, other, findings.material.baselines, progress=False)
+    of = sweep(findings.inputs.activations, other, findings.inputs.baselines, progress=False)
     got = neurons(model, of, layers=[1], top=3, rotations=199)
     assert got.searches[0].words == NOT_SPECIAL
 
@@ -228,7 +228,7 @@ def test_refusals(swept):
     with pytest.raises(ValueError, match="no probe reads or writes"):
         cosines(model, {}, [0, 1], ["y"])
     with pytest.raises(ValueError, match="without their activations"):
-        neurons(model, replace(findings, made_of=None))
+        neurons(model, replace(findings, swept=None))
 
 
 def test_experts_are_named_as_what_is_missing(tiny):

@@ -127,8 +127,8 @@ def test_the_same_weights_with_another_tokenizer_or_other_hooks_are_refused_at_e
         "their findings, the model": lambda: graticule.trace(model, found, "paris king"),
         "sweep": lambda: sweep(acts, table, rivals, **QUIET),
         "sweep, the other way round": lambda: sweep(theirs, table, beside, **QUIET),
-        "with_material": lambda: read.with_material(theirs, table, beside),
-        "with_material, baselines": lambda: read.with_material(acts, table, rivals),
+        "with_inputs": lambda: read.with_inputs(theirs, table, beside),
+        "with_inputs, baselines": lambda: read.with_inputs(acts, table, rivals),
         "transfer": lambda: graticule.transfer({"one": findings, "two": found}),
         "other=": lambda: graticule.steer(model, findings, rows=2, controls=2, other=found, **QUIET),
         "Store": lambda: Store(tmp_path / "acts", model=stranger),
@@ -220,22 +220,22 @@ def test_findings_take_only_the_activations_that_were_swept(
 ) -> None:
     findings.save(tmp_path)
     read = Findings.load(tmp_path)
-    assert read.with_material(acts, table, beside).at().predictions.shape[1] == 1
+    assert read.with_inputs(acts, table, beside).at().predictions.shape[1] == 1
     here = findings.chosen_point
     rival = next(p for p in acts.points if p != here)
     first = int(np.flatnonzero(table.is_test)[3])
     with pytest.raises(
         ValueError, match=rf"the probe reads .* of activation row {first}, these findings say"
     ):
-        read.with_material(changed(acts, table, here, first, 0.3), table, beside)
+        read.with_inputs(changed(acts, table, here, first, 0.3), table, beside)
     with pytest.raises(ValueError, match=rf"at {rival} the probe's test R² is"):
-        read.with_material(changed(acts, table, rival, 0, 0.5), table, beside)
+        read.with_inputs(changed(acts, table, rival, 0, 0.5), table, beside)
     with pytest.raises(OtherModelError, match="give those that were swept"):
-        read.with_material(capture(other, table.texts), table, beside)
+        read.with_inputs(capture(other, table.texts), table, beside)
     with pytest.raises(ValueError, match="baselines of seed=0, given are those of seed=5"):
-        read.with_material(acts, table, baselines(model, table, seed=5, **QUIET))
+        read.with_inputs(acts, table, baselines(model, table, seed=5, **QUIET))
     with pytest.raises(OtherModelError, match="judged against baselines of"):
-        read.with_material(acts, table, baselines(other, table, **QUIET))
+        read.with_inputs(acts, table, baselines(other, table, **QUIET))
 
 
 OWN: dict[str, Any] = {
@@ -265,9 +265,9 @@ def test_baselines_of_ones_own_are_fitted_again(
     given = replace(beside, features=features) if of_model else Baselines(beside.table_digest, features)
     sweep(acts, table, given, draws=20, **QUIET).save(tmp_path)
     read = Findings.load(tmp_path)
-    assert read.with_material(acts, table, given).rivals["mine"].test.shape == (table.is_test.sum(), 1)
+    assert read.with_inputs(acts, table, given).rivals["mine"].test.shape == (table.is_test.sum(), 1)
     with pytest.raises(ValueError, match=r"the baseline mine.*give the baselines that") as error:
-        read.with_material(acts, table, OWN[other](own, given))
+        read.with_inputs(acts, table, OWN[other](own, given))
     assert "\n" not in str(error.value)
 
 

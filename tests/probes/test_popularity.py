@@ -58,7 +58,7 @@ def test_strata_and_correlations_by_hand(found):
     findings, result = found
     rows = findings.predictions[findings.predictions["split"] == "test"]
     error = (rows["true_y0"] - rows["pred_y0"]).abs().to_numpy()
-    views = findings.material.table.frame["page_views"].to_numpy()[rows["source"]]
+    views = findings.inputs.table.frame["page_views"].to_numpy()[rows["source"]]
     assert result.strata["rows"].sum() == len(rows) == result.rows
     assert result.strata["rows"].max() - result.strata["rows"].min() <= 2
     fifth = views <= np.quantile(views, 0.2)
@@ -121,5 +121,5 @@ def test_columns_that_cannot_serve(found):
         popularity(findings, "page_views", strata=1)
     with pytest.raises(KeyError, match=r"blocks\.5"):
         popularity(findings, "page_views", point="blocks.5.hook_resid_post")
-    with pytest.raises(ValueError, match="with_material"):
-        popularity(replace(findings, made_of=None), "page_views")
+    with pytest.raises(ValueError, match="with_inputs"):
+        popularity(replace(findings, swept=None), "page_views")

@@ -141,10 +141,10 @@ def test_every_prompt_reads_its_own_place(found, tiny, table):
         for i in (0, 41):
             ids = [tokenizer.bos_token_id, *tokenizer(whole[i], add_special_tokens=False)["input_ids"]]
             oracle = cached(tiny, torch.tensor([ids]))[point][0, -1]
-            assert relative(result.findings[name].material.activations[point][i], oracle) < 1e-5
+            assert relative(result.findings[name].inputs.activations[point][i], oracle) < 1e-5
     ids, _, _ = RANDOM.inputs(tiny, table.texts)
     oracle = cached(tiny, torch.tensor([ids[7]]))[point][0, -1]
-    assert relative(result.findings["random"].material.activations[point][7], oracle) < 1e-5
+    assert relative(result.findings["random"].inputs.activations[point][7], oracle) < 1e-5
 
 
 def test_random_ids_get_special_tokens_as_asked(tiny, table):
@@ -161,11 +161,11 @@ def test_special_tokens_are_asked_for_by_name_and_remembered(tiny, table, tmp_pa
     made = ask(prepend_bos=False, include_bos=False).findings["where"]
     request = made.provenance["request"]
     assert request["prepend_bos"] is request["include_bos"] is False
-    for held in (made.material.activations, *made.material.baselines.features.values()):
+    for held in (made.inputs.activations, *made.inputs.baselines.features.values()):
         assert held.provenance["bos"] is False
-    ids = tiny.tokenizer(f"where is the city of {made.material.table.texts[3]}", add_special_tokens=False)
+    ids = tiny.tokenizer(f"where is the city of {made.inputs.table.texts[3]}", add_special_tokens=False)
     oracle = cached(tiny, torch.tensor([ids["input_ids"]]))["blocks.1.hook_resid_post"][0, -1]
-    assert relative(made.material.activations["blocks.1.hook_resid_post"][3], oracle) < 1e-5
+    assert relative(made.inputs.activations["blocks.1.hook_resid_post"][3], oracle) < 1e-5
     with pytest.raises(ValueError, match="holds another capture"):
         ask()
 
@@ -183,8 +183,8 @@ def test_one_surface_for_all_prompts(found, table):
 def test_what_was_taken_over_is_what_would_have_been_fitted(found):
     """The surface of the second prompt, fitted anew."""
     result, _ = found
-    material = result.findings["where"].material
-    anew = sweep(material.activations, material.table, material.baselines, draws=200, progress=False)
+    swept = result.findings["where"].inputs
+    anew = sweep(swept.activations, swept.table, swept.baselines, draws=200, progress=False)
     assert anew.verdict == result.verdicts["where"]
 
 
@@ -272,7 +272,7 @@ def test_rows_alike_under_one_prompt_are_linked_under_all(tiny):
     plain = capture(tiny, names, progress=False).rows["same_tokens_as"]
     assert plain[1] != plain[0]
     for findings in result.findings.values():
-        clusters = findings.material.problem.clusters
+        clusters = findings.inputs.problem.clusters
         assert clusters[0] == clusters[1]
         assert len(set(clusters)) == 47
 
@@ -318,7 +318,7 @@ def test_transfer_by_its_definition(three):
     """Moving the activations and predicting, where the code moves the predictions."""
     point = "blocks.3.hook_resid_post"
     result = transfer({k: three[k] for k in ("plain", "turned")}, point=point, draws=50)
-    a, b = three["turned"].material, three["plain"].material
+    a, b = three["turned"].inputs, three["plain"].inputs
     train, test = a.problem.train, a.problem.test
     gap = a.rows(point, train).mean(0) - b.rows(point, train).mean(0)
     predicted = three["plain"].probes[point].predict(a.rows(point, test) - gap)
@@ -348,5 +348,5 @@ def test_transfer_needs_the_same_rows(three):
     findings = sweep(other.activations, other.table, other.baselines, progress=False, draws=50)
     with pytest.raises(ValueError, match="other rows"):
         transfer({"plain": three["plain"], "other": findings})
-    with pytest.raises(ValueError, match="with_material"):
-        transfer({"plain": three["plain"], "bare": replace(three["plain"], made_of=None)})
+    with pytest.raises(ValueError, match="with_inputs"):
+        transfer({"plain": three["plain"], "bare": replace(three["plain"], swept=None)})

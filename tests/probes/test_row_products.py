@@ -5,8 +5,8 @@ import pytest
 import scipy.sparse as sp
 from sklearn.linear_model import Ridge
 
-from graticule.probes.estimators import row_products
-from graticule.probes.estimators.row_products import factor_lower, fits, product_duals, solve_lower
+from graticule.probes.linear import row_products
+from graticule.probes.linear.row_products import factor_lower, fits, product_duals, solve_lower
 from graticule.probes.surface.string_ridge import StringRidge
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from graticule import Activations, Findings, Store, Table, baselines, capture, compare, holdouts, sweep
 from graticule.hooks.alignment import COMPARED, AlignmentError
-from graticule.probes.inputs import paired_rows
+from graticule.probes.core.inputs import paired_rows
 
 N = 40
 TEXTS = [
@@ -57,7 +57,7 @@ def test_the_whole_path_is_that_of_rows_in_plain_order(
     got.save(tmp_path / "found")
     alike.save(tmp_path / "acts")
     again = [
-        Findings.load(tmp_path / "found").with_material(acts, table, beside)
+        Findings.load(tmp_path / "found").with_inputs(acts, table, beside)
         for acts in (alike, Store(tmp_path / "acts"), Activations.load(tmp_path / "acts"))
     ]
     columns = ["source", "position", "split", "text", "true_y"]

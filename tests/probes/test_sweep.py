@@ -11,9 +11,9 @@ from sklearn.metrics import r2_score
 
 from graticule import Activations, Findings, Store, Table, baselines, capture, probe, sweep
 from graticule.hooks.artifact import ArtifactError
-from graticule.probes.estimators.ridge import cosines
-from graticule.probes.layers import Problem, chosen, fit_points
-from graticule.probes.scores.verdict import MISSING, NO_BETTER, STRUCTURE
+from graticule.probes.core.fit import Problem, chosen, fit_points
+from graticule.probes.core.verdict import MISSING, NO_BETTER, STRUCTURE
+from graticule.probes.linear.ridge import cosines
 from graticule.probes.surface.baselines import Baselines
 from graticule.sims.planted import planted
 

@@ -319,7 +319,7 @@ def test_columns_that_are_not_named_by_text(labels: tuple[object, ...], tmp_path
     assert f"true_{target}" in findings.predictions
     assert popularity(findings, other, strata=2, draws=20).column == str(other)
     if isinstance(group, int):
-        blocks = find_blocks(table, findings.material.problem, group, minimum=1)
+        blocks = find_blocks(table, findings.inputs.problem, group, minimum=1)
         assert (blocks.by, sorted(blocks.names)) == (str(group), ["a", "b"])
 
 
@@ -342,7 +342,7 @@ def test_a_first_column_that_is_called_0_is_a_column() -> None:
 def test_findings_of_an_earlier_version_with_numbers_for_names(tmp_path: Path) -> None:
     from graticule import Activations, Findings, sweep
     from graticule.hooks.artifact import read_json, sealed, write_json
-    from graticule.probes.estimators.ridge import RidgeProbe
+    from graticule.probes.linear.ridge import RidgeProbe
 
     y = np.random.default_rng(0).normal(size=(N, 2))
     acts = Activations.from_tensors({"blocks.0.hook_resid_post": y})
@@ -413,7 +413,7 @@ def test_a_class_of_one_cluster_or_one_part_is_refused() -> None:
 def test_bad_activations_are_named_by_row_and_point(bad: float, tmp_path: Path) -> None:
     """Of the activations, of a streamed store, and of a baseline's features."""
     from graticule import Activations, Store, sweep
-    from graticule.probes import layers as fitting
+    from graticule.probes.core import fit as fitting
     from graticule.probes.surface.baselines import Baselines, text_digest
 
     X = np.random.default_rng(0).normal(size=(N, 4)).astype(np.float32)

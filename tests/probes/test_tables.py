@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from graticule.hooks.activations import Activations
-from graticule.probes.inputs import table_of
+from graticule.probes.core.inputs import table_of
 from graticule.probes.tables.checks import ColumnError
 from graticule.probes.tables.columns import TableError
 from graticule.probes.tables.groups import group_folds, link_clusters, plain_form

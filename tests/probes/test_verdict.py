@@ -9,19 +9,15 @@ from sklearn.metrics import r2_score
 
 from graticule.hooks.artifact import json_ready
 from graticule.probes.causes.effects import rank_p
-from graticule.probes.neurons.rotations import exceeded
-from graticule.probes.scores.bootstrap import (
+from graticule.probes.core.resample import (
     cluster_sums,
     effective_clusters,
     interval,
     resampled_r2,
     weighted_r2,
 )
-from graticule.probes.scores.metrics import auroc
-from graticule.probes.scores.multiplicity import bootstrap_p
-from graticule.probes.scores.settings import JudgeSettings
-from graticule.probes.scores.ties import ranks, share_reaching
-from graticule.probes.scores.verdict import (
+from graticule.probes.core.settings import JudgeSettings
+from graticule.probes.core.verdict import (
     HARDLY_VARIES,
     MISSING,
     NO_BETTER,
@@ -34,6 +30,10 @@ from graticule.probes.scores.verdict import (
     verdict,
     words,
 )
+from graticule.probes.neurons.rotations import exceeded
+from graticule.probes.scores.metrics import auroc
+from graticule.probes.scores.multiplicity import bootstrap_p
+from graticule.probes.scores.ties import ranks, share_reaching
 
 
 def split(values: np.ndarray, n_train: int) -> Predictions:
@@ -292,7 +292,7 @@ def test_bootstrap_is_seeded_and_does_not_depend_on_its_chunks(monkeypatch: pyte
     y = rng.normal(size=(50, 1))
     sums = cluster_sums(y, {"a": y * 0.5}, np.arange(50))
     whole = resampled_r2(sums, 64, seed=3)
-    monkeypatch.setattr("graticule.probes.scores.bootstrap._CHUNK_CELLS", 333)
+    monkeypatch.setattr("graticule.probes.core.resample._CHUNK_CELLS", 333)
     assert np.allclose(resampled_r2(sums, 64, seed=3), whole, rtol=1e-12)
     assert not np.array_equal(resampled_r2(sums, 64, seed=4), whole)
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from graticule.probes.estimators.ridge import cosines
-from graticule.probes.estimators.solvers import ridge_cv
+from graticule.probes.linear.ridge import cosines
+from graticule.probes.linear.solvers import ridge_cv
 from graticule.sims.contexts import UNKNOWN, Contexts
 from graticule.sims.lookup import lookup_model
 from graticule.sims.sequence import SequenceShape, SequenceTokens, sequence_model

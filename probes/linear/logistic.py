@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
-from graticule.probes.estimators.ridge_rows import check_alphas, gram_of
+from graticule.probes.linear.ridge_rows import check_alphas, gram_of
 from graticule.probes.tables.groups import group_folds
 
 _log = logging.getLogger(__name__)

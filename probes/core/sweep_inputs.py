@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from graticule.hooks.rows import Rows
-from graticule.probes.doubts import undecided_at_mean
-from graticule.probes.estimators.ridge_rows import as_rows
-from graticule.probes.layers import Problem
-from graticule.probes.scores.settings import JudgeSettings
-from graticule.probes.scores.verdict import Predictions, StackFit, Verdict, stack, verdict
+from graticule.probes.core.doubts import undecided_at_mean
+from graticule.probes.core.fit import Problem
+from graticule.probes.core.settings import JudgeSettings
+from graticule.probes.core.verdict import Predictions, StackFit, Verdict, stack, verdict
+from graticule.probes.linear.ridge_rows import as_rows
 from graticule.probes.surface.baselines import Baselines
 from graticule.probes.tables.table import Table
 
@@ -39,7 +39,7 @@ class Predicted:
 
 
 @dataclass(frozen=True)
-class Material:
+class SweepInputs:
     """Activations, table and baselines of a sweep, aligned: row i of everything is activation row i."""
 
     activations: Rows

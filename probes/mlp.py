@@ -17,8 +17,8 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from graticule.probes.estimators.mlp_train import Group, Shape, train
-from graticule.probes.estimators.ridge_rows import as_targets, check_finite_rows
+from graticule.probes.linear.ridge_rows import as_targets, check_finite_rows
+from graticule.probes.mlp_train import Group, Shape, train
 from graticule.probes.tables.groups import dense_codes
 
 DECAYS = (0.01, 0.03, 0.1, 0.3)

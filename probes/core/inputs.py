@@ -12,7 +12,7 @@ from jaxtyping import Int, Shaped
 from graticule.hooks.alignment import by_place, paired, sources
 from graticule.hooks.messages import did_you_mean
 from graticule.hooks.rows import Rows
-from graticule.probes.layers import Problem
+from graticule.probes.core.fit import Problem
 from graticule.probes.tables.checks import ColumnError
 from graticule.probes.tables.groups import link_clusters, plain_form
 from graticule.probes.tables.table import Table

@@ -10,8 +10,8 @@ from graticule.hooks.artifact import ArtifactError, json_ready, write_json
 from graticule.hooks.names import user_path
 
 if TYPE_CHECKING:
-    from graticule.probes.estimators.ridge import RidgeProbe
-    from graticule.probes.findings import Findings
+    from graticule.probes.core.findings import Findings
+    from graticule.probes.linear.ridge import RidgeProbe
 
 FILES = ("manifest.json", "probe.safetensors")
 VERDICT = "verdict.json"

@@ -16,16 +16,16 @@ from graticule.hooks.artifact import library_versions
 from graticule.hooks.doors import ACTIVATIONS, BASELINES, FINDINGS, TARGET, door
 from graticule.hooks.limits import check_several
 from graticule.hooks.rows import Rows
-from graticule.probes.doubts import doubted, undecided_at_mean
-from graticule.probes.estimators.ridge import RidgeProbe
-from graticule.probes.findings import ON_TRUST, Findings
-from graticule.probes.inputs import OF_ROWS, Target, problem_of, table_of
-from graticule.probes.layers import PointFit, PointRows, Problem, chosen, fit_points
-from graticule.probes.material import Material
+from graticule.probes.core.doubts import doubted, undecided_at_mean
+from graticule.probes.core.findings import ON_TRUST, Findings
+from graticule.probes.core.fit import PointFit, PointRows, Problem, chosen, fit_points
+from graticule.probes.core.inputs import OF_ROWS, Target, problem_of, table_of
+from graticule.probes.core.settings import JudgeSettings
+from graticule.probes.core.sweep_inputs import SweepInputs
+from graticule.probes.core.verdict import Predictions, Verdict, verdict
+from graticule.probes.linear.ridge import RidgeProbe
 from graticule.probes.scores.geo import haversine_km
 from graticule.probes.scores.metrics import score
-from graticule.probes.scores.settings import JudgeSettings
-from graticule.probes.scores.verdict import Predictions, Verdict, verdict
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.surface.fitted import ANY_PROMPT, check_pair, fit_baselines, fit_shuffled
 from graticule.probes.tables.table import Table
@@ -142,7 +142,7 @@ def sweep(
         },
         rivals=rivals,
         settings=judged_by,
-        made_of=Material(
+        swept=SweepInputs(
             activations,
             table,
             baselines,
@@ -171,12 +171,12 @@ def _fitted_before(
     findings: Findings, baselines: Baselines, problem: Problem, alphas: Sequence[float] | None
 ) -> tuple[dict[str, Predictions], dict[str, dict[str, Any]]] | None:
     """The fitted baselines of other findings, if rows, clusters and strengths are the same."""
-    made_of = findings.made_of
-    if made_of is None or made_of.baselines is not baselines:
+    swept = findings.swept
+    if swept is None or swept.baselines is not baselines:
         return None
-    if made_of.alphas != (None if alphas is None else tuple(alphas)):
+    if swept.alphas != (None if alphas is None else tuple(alphas)):
         return None
-    before = made_of.problem
+    before = swept.problem
     same = all(
         np.array_equal(getattr(before, part), getattr(problem, part))
         for part in ("source", "y", "is_test", "clusters")

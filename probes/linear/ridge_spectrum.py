@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float, Int
 
 from graticule.hooks.values import finite
-from graticule.probes.estimators.ridge_rows import (
+from graticule.probes.linear.ridge_rows import (
     OVERFLOWS,
     RowSource,
     check_finite_rows,

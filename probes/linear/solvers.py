@@ -14,8 +14,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from graticule.hooks.values import finite
-from graticule.probes.estimators.ridge_holdout import HoldoutPlan, out_of_fold, plan_holdout
-from graticule.probes.estimators.ridge_rows import (
+from graticule.probes.linear.ridge_holdout import HoldoutPlan, out_of_fold, plan_holdout
+from graticule.probes.linear.ridge_rows import (
     ArrayRows,
     RowSource,
     Targets,
@@ -27,7 +27,7 @@ from graticule.probes.estimators.ridge_rows import (
     chunks,
     default_alphas,
 )
-from graticule.probes.estimators.ridge_spectrum import GramSpectrum, KernelSpectrum, Spectrum
+from graticule.probes.linear.ridge_spectrum import GramSpectrum, KernelSpectrum, Spectrum
 
 _KEPT_ERRORS = 1 << 25
 _OVERFLOW = "squares of these rows or targets overflow: divide them by a constant"

@@ -31,6 +31,7 @@ from graticule.hooks.artifact import (
     write_table,
     write_tensors,
 )
+from graticule.hooks.calls import old_name
 from graticule.hooks.doors import ACTIVATIONS, BASELINES, door
 from graticule.hooks.kinds import FolderKind
 from graticule.hooks.locks import only_here
@@ -41,18 +42,18 @@ from graticule.hooks.question import check_same_question
 from graticule.hooks.replacing import replacing_entries
 from graticule.hooks.result import Part, Result
 from graticule.hooks.rows import Rows
-from graticule.probes.estimators.ridge import RidgeProbe
-from graticule.probes.findings_words import detection, part_of_table, reading, test_rows
-from graticule.probes.material import Material, Predicted
+from graticule.probes.core.findings_text import detection, part_of_table, reading, test_rows
+from graticule.probes.core.settings import JudgeSettings
+from graticule.probes.core.sweep_inputs import Predicted, SweepInputs
+from graticule.probes.core.verdict import Predictions, Verdict
+from graticule.probes.linear.ridge import RidgeProbe
 from graticule.probes.scores.in_words import signed, with_interval
-from graticule.probes.scores.settings import JudgeSettings
-from graticule.probes.scores.verdict import Predictions, Verdict
 from graticule.probes.surface.baselines import Baselines
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-    from graticule.probes.inputs import Target
+    from graticule.probes.core.inputs import Target
 
 _log = logging.getLogger(__name__)
 
@@ -121,24 +122,24 @@ class Findings(Result):
     """The gain that would have been found 80% of the time, once `calibrate` has measured it."""
     largest_gain_tried: float | None = None
     """The largest gain that `calibrate` tried."""
-    made_of: Material | None = field(default=None, repr=False, compare=False)
-    """The activations, table and baselines; not saved, see `with_material`."""
+    swept: SweepInputs | None = field(default=None, repr=False, compare=False)
+    """The activations, table and baselines; not saved, see `with_inputs`."""
 
     @property
-    def material(self) -> Material:
+    def inputs(self) -> SweepInputs:
         """What these findings were made from.
 
         **Raises** `ValueError` if they were read from disk and not given it since.
         """
-        if self.made_of is None:
+        if self.swept is None:
             raise ValueError(
-                "these findings were loaded without their activations: use findings.with_material("
+                "these findings were loaded without their activations: use findings.with_inputs("
                 "activations, table, baselines), or call probe(model, table, out=folder) again"
             )
-        return self.made_of
+        return self.swept
 
     @door(activations=ACTIVATIONS, baselines=BASELINES)
-    def with_material(
+    def with_inputs(
         self,
         activations: Rows,
         table: Target,
@@ -164,13 +165,30 @@ class Findings(Result):
         Raises:
             ValueError: if rows, targets, split, clusters, baselines or points are others than theirs.
         """
-        from graticule.probes.again import material_of
+        from graticule.probes.core.reread import sweep_inputs_of
 
         if settings is not None and self.settings is None:
-            return replace(self, settings=settings).with_material(
+            return replace(self, settings=settings).with_inputs(
                 activations, table, baselines, split=split, cluster=cluster
             )
-        return replace(self, made_of=material_of(self, activations, table, baselines, split, cluster))
+        return replace(self, swept=sweep_inputs_of(self, activations, table, baselines, split, cluster))
+
+    @property
+    def material(self) -> SweepInputs:
+        """The old name of `inputs`."""
+        old_name("findings.material", "findings.inputs")
+        return self.inputs
+
+    @property
+    def made_of(self) -> SweepInputs | None:
+        """The old name of `swept`."""
+        old_name("findings.made_of", "findings.swept")
+        return self.swept
+
+    def with_material(self, *args: Any, **kwargs: Any) -> Findings:
+        """The old name of `with_inputs`."""
+        old_name("findings.with_material", "findings.with_inputs")
+        return self.with_inputs(*args, **kwargs)
 
     @property
     def judged_by(self) -> JudgeSettings:
@@ -183,18 +201,18 @@ class Findings(Result):
         warnings.warn(
             f"these findings of {self.table!r} were saved without their settings: what is judged again takes "
             f"draws={guess.draws}, seed={guess.seed} and the default strengths; run the sweep again, or say "
-            "with_material(…, settings=JudgeSettings(…))",
+            "with_inputs(…, settings=JudgeSettings(…))",
             stacklevel=2,
         )
         return guess
 
     def at(self, point: str | None = None) -> Predicted:
         """The probe of a point (by default the chosen one) on the test rows, for `compare`."""
-        material, point = self.material, point or self.chosen_point
+        swept, point = self.inputs, point or self.chosen_point
         if point not in self.probes:
             raise UnknownNameError(f"no probe at {point!r}; there are probes at {', '.join(self.probes)}")
-        test = self.probes[point].predict(material.rows(point, material.problem.test))
-        return material.predicted(f"ridge at {point}", test)
+        test = self.probes[point].predict(swept.rows(point, swept.problem.test))
+        return swept.predicted(f"ridge at {point}", test)
 
     # Looking -----------------------------------------------------------------------------------------
     @property
@@ -289,14 +307,14 @@ class Findings(Result):
 
     def figures(self) -> dict[str, Figure]:
         """Score against depth; the map, time scatter or classes; the error by block."""
-        from graticule.probes.findings_figures import target_figures
+        from graticule.probes.core.findings_figures import target_figures
 
         depth = "Score against depth: chosen on training rows, scored once on test rows"
         return {depth: self.plot(), **target_figures(self)}
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Baselines, layers, and the rows that are most wrong."""
-        from graticule.probes.findings_figures import layer_table, worst_rows
+        from graticule.probes.core.findings_figures import layer_table, worst_rows
         from graticule.probes.plots.style import label
 
         rows = [

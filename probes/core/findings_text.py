@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from graticule.probes.core.verdict import STRUCTURE
 from graticule.probes.scores.in_words import count_of, signed
-from graticule.probes.scores.verdict import STRUCTURE
 
 if TYPE_CHECKING:
-    from graticule.probes.findings import Findings
+    from graticule.probes.core.findings import Findings
 
 _FEW = 10
 """Whole numbers that may have been meant as classes."""

@@ -12,27 +12,27 @@ from jaxtyping import Int, Shaped
 from graticule.hooks.artifact import json_ready
 from graticule.hooks.rows import Rows
 from graticule.hooks.same_model import check_one_model
-from graticule.probes.inputs import OF_ROWS, problem_of, table_of
-from graticule.probes.layers import PointRows, Problem, fit_points
-from graticule.probes.material import Material
+from graticule.probes.core.fit import PointRows, Problem, fit_points
+from graticule.probes.core.inputs import OF_ROWS, problem_of, table_of
+from graticule.probes.core.sweep_inputs import SweepInputs
 from graticule.probes.scores.metrics import mean_r2
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.surface.fitted import served_by
 from graticule.probes.tables.table import Table
 
 if TYPE_CHECKING:
-    from graticule.probes.findings import Findings
-    from graticule.probes.inputs import Target
+    from graticule.probes.core.findings import Findings
+    from graticule.probes.core.inputs import Target
 
 
-def material_of(
+def sweep_inputs_of(
     findings: Findings,
     activations: Rows,
     target: Target,
     baselines: Baselines | None,
     split: str | Shaped[np.ndarray, " row"] | None = None,
     cluster: str | Shaped[np.ndarray, " row"] | None = None,
-) -> Material:
+) -> SweepInputs:
     """What `findings` were made from, its rows aligned as their own predictions say they were.
 
     Args:
@@ -44,7 +44,7 @@ def material_of(
         cluster: as `sweep` was given it.
 
     Returns:
-        The very material of the sweep.
+        The very inputs of the sweep.
 
     Raises:
         ValueError: if rows, targets, split, clusters, baselines or points are others.
@@ -68,7 +68,7 @@ def material_of(
     _check_problem(findings, problem)
     check_read_again(findings, activations, problem)
     check_fitted_again(findings, baselines, activations, problem)
-    return Material(activations, table, baselines, problem, findings.rivals, findings.judged_by)
+    return SweepInputs(activations, table, baselines, problem, findings.rivals, findings.judged_by)
 
 
 def _source(findings: Findings, here: Int[np.ndarray, " row"], table: Table) -> Int[np.ndarray, " row"]:
@@ -139,7 +139,7 @@ def check_read_again(findings: Findings, activations: Rows, problem: Problem) ->
     """
     swept: Mapping[str, Any] = findings.provenance.get("activations") or {}
     check_one_model(
-        "with_material", ("these findings are", swept), ("the activations", activations.provenance),
+        "with_inputs", ("these findings are", swept), ("the activations", activations.provenance),
         "give those that were swept",
     )  # fmt: skip
     test = problem.test
@@ -151,14 +151,14 @@ def check_read_again(findings: Findings, activations: Rows, problem: Problem) ->
         if point == findings.chosen_point and (off := (np.abs(now - saved) / scale > _TOLERANCE)).any():
             row, target = np.argwhere(off)[0]
             raise ValueError(
-                f"with_material: at {point} the probe reads {now[row, target]:.6g} "
+                f"with_inputs: at {point} the probe reads {now[row, target]:.6g} "
                 f"{findings.target_names[target]} of activation row {test[row]}, these findings say "
                 f"{saved[row, target]:.6g}: give the activations that were swept"
             )
         then, again = scores["test"].get("r2"), mean_r2(problem.y[test], now)
         if then is not None and abs(again - float(then)) > _TOLERANCE:
             raise ValueError(
-                f"with_material: at {point} the probe's test R² is {again:.4f} on these activations, these "
+                f"with_inputs: at {point} the probe's test R² is {again:.4f} on these activations, these "
                 f"findings say {float(then):.4f}: give the activations that were swept"
             )
 
@@ -176,7 +176,7 @@ def check_same_capture(saved: Mapping[str, Any], given: Mapping[str, Any]) -> No
     """
     of, model = saved.get("model") or {}, given.get("model") or {}
     check_one_model(
-        "with_material",
+        "with_inputs",
         ("these findings were judged against baselines", saved), ("given are those", given),
         "give the baselines that `sweep` was given",
     )  # fmt: skip
@@ -186,7 +186,7 @@ def check_same_capture(saved: Mapping[str, Any], given: Mapping[str, Any]) -> No
         then, now = json_ready(saved.get(what)), json_ready(given.get(what))
         if then != now:
             raise ValueError(
-                f"with_material: these findings were judged against baselines of {what}={then!r}, given are "
+                f"with_inputs: these findings were judged against baselines of {what}={then!r}, given are "
                 f"those of {what}={now!r}: give the baselines that `sweep` was given"
             )
 
@@ -210,7 +210,7 @@ def check_fitted_again(findings: Findings, baselines: Baselines, activations: Ro
             continue
         if line["point"] not in feature.points:
             raise ValueError(
-                f"with_material: the baseline {name} lacks {line['point']}, at which these findings read it: "
+                f"with_inputs: the baseline {name} lacks {line['point']}, at which these findings read it: "
                 "give the baselines that `sweep` was given"
             )
         rows = served_by(feature, activations, problem.source)
@@ -222,7 +222,7 @@ def check_fitted_again(findings: Findings, baselines: Baselines, activations: Ro
         then, again = line["test"].get("r2"), mean_r2(problem.y[problem.test], fit.test)
         if other or (then is not None and abs(again - float(then)) > _TOLERANCE):
             raise ValueError(
-                f"with_material: the baseline {name}, fitted again, predicts otherwise than that of these "
+                f"with_inputs: the baseline {name}, fitted again, predicts otherwise than that of these "
                 f"findings (test R² {again:.4f}): give the baselines that `sweep` was given"
             )
 

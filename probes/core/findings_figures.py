@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from graticule.probes.findings_words import class_columns, class_names
+from graticule.probes.core.findings_text import class_columns, class_names
 from graticule.probes.scores.metrics import coordinate_columns
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-    from graticule.probes.findings import Findings
+    from graticule.probes.core.findings import Findings
 
 
 def target_figures(findings: Findings) -> dict[str, Figure]:

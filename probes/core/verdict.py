@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 
 from graticule.hooks.limits import check_limits
 from graticule.hooks.messages import TellsNames, UnknownNameError
-from graticule.probes.scores.bootstrap import cluster_sums, effective_clusters, interval, resampled_r2
+from graticule.probes.core.resample import cluster_sums, effective_clusters, interval, resampled_r2
 from graticule.probes.scores.in_words import plain, with_interval
 from graticule.probes.scores.metrics import mean, mean_r2, r2
 from graticule.probes.scores.ties import difference

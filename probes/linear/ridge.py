@@ -1,6 +1,6 @@
 """`RidgeProbe`: a linear probe as an object that predicts, gives its two directions, and is saved.
 
-The solvers are in `graticule.probes.estimators.solvers`. A probe has two directions and no single one:
+The solvers are in `graticule.probes.linear.solvers`. A probe has two directions and no single one:
 
 - `read_direction`, the ridge weights: how to read the concept out of an activation;
 - `write_direction`, the regression of the activations on the target: how the model writes the concept.
@@ -32,10 +32,10 @@ from graticule.hooks.artifact import (
 from graticule.hooks.kinds import write_folder
 from graticule.hooks.limits import LIMITS, LimitError
 from graticule.hooks.names import user_path
-from graticule.probes.estimators.edits import AffineEdit, EditOp, EditPos, Erases, HookFn, ridge_edit
-from graticule.probes.estimators.pretrained import from_pretrained, save_pretrained
-from graticule.probes.estimators.ridge_rows import as_targets
-from graticule.probes.estimators.solvers import RidgeFit, RidgeWeights, ridge_cv
+from graticule.probes.linear.edits import AffineEdit, EditOp, EditPos, Erases, HookFn, ridge_edit
+from graticule.probes.linear.pretrained import from_pretrained, save_pretrained
+from graticule.probes.linear.ridge_rows import as_targets
+from graticule.probes.linear.solvers import RidgeFit, RidgeWeights, ridge_cv
 
 _KIND = "ridge_probe"
 _ARRAYS = ("alpha_by_target", "coef", "intercept", "write", "x_mean", "y_mean", "y_scale")

@@ -12,11 +12,11 @@ from jaxtyping import Float, Int
 
 from graticule.hooks.rows import Rows
 from graticule.hooks.streams.norms import MAX_NORM
-from graticule.probes.estimators.ridge_rows import chunk_rows_for, chunks
-from graticule.probes.layers import PointFit, PointRows, Problem, chosen
-from graticule.probes.scores.bootstrap import effective_clusters
+from graticule.probes.core.fit import PointFit, PointRows, Problem, chosen
+from graticule.probes.core.resample import effective_clusters
+from graticule.probes.core.verdict import NO_BETTER, NOT_DECIDED, STRUCTURE, Predictions, Verdict
+from graticule.probes.linear.ridge_rows import chunk_rows_for, chunks
 from graticule.probes.scores.metrics import mean_r2
-from graticule.probes.scores.verdict import NO_BETTER, NOT_DECIDED, STRUCTURE, Predictions, Verdict
 from graticule.probes.surface.baselines import Baselines
 from graticule.probes.surface.fitted import served_by
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from graticule.probes.estimators.row_products import gram, is_small
+from graticule.probes.linear.row_products import gram, is_small
 
 logger = logging.getLogger(__name__)
 

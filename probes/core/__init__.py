@@ -1,0 +1,1 @@
+"""Sweep, verdict, surface: from activations and a target to findings."""
