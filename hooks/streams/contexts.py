@@ -126,7 +126,7 @@ def special_ids(
     return tuple(sorted({int(i) for i in (*found, start) if i is not None}))
 
 
-class Contexts:
+class ContextReader:
     """Contexts of a corpus in order, with a place to go on from.
 
     The place is the next document and token, which is exact wherever a context has just been completed.
@@ -263,6 +263,6 @@ def contexts(
     """
     read = Corpus.read(corpus, column)
     settings = ContextSettings.of(model, read, context_size, prepend_bos, separator, pack)
-    return Contexts(read, getattr(model, "tokenizer", None), settings, vocabulary=vocabulary_of(model)).take(
-        n
-    )
+    return ContextReader(
+        read, getattr(model, "tokenizer", None), settings, vocabulary=vocabulary_of(model)
+    ).take(n)

@@ -21,7 +21,7 @@ from graticule.hooks.running.session import packed, undisturbed
 from graticule.hooks.special import special_id
 from graticule.hooks.streams.base import BaseStream, Normalize, dtype_named
 from graticule.hooks.streams.buffer import MixingBuffer, Passes, Selection
-from graticule.hooks.streams.contexts import Contexts, ContextSettings, Separator, special_ids
+from graticule.hooks.streams.contexts import ContextReader, ContextSettings, Separator, special_ids
 from graticule.hooks.streams.corpora import Corpus
 from graticule.hooks.streams.norms import MAX_NORM, NormLimit
 from graticule.hooks.tokenizers import tokenizer_digest
@@ -116,7 +116,9 @@ class LiveStream(BaseStream):
         self._buffer = MixingBuffer(
             self.widths, room, self.dtype, device_of(model) if device is None else device
         )
-        self._contexts = Contexts(self.corpus, self._tokenizer, self.contexts, epochs, vocabulary_of(model))
+        self._contexts = ContextReader(
+            self.corpus, self._tokenizer, self.contexts, epochs, vocabulary_of(model)
+        )
         self._ran = self._drawn = self._produced = 0
         self._ended = self._told = self._said_left_out = False
         self._progress = progress

@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers import as_installed
 
-from graticule.hooks.streams.contexts import Contexts, ContextSettings, contexts, special_ids
+from graticule.hooks.streams.contexts import ContextReader, ContextSettings, contexts, special_ids
 from graticule.hooks.streams.corpora import Corpus
 
 TEXTS = [f"the city of {name} is in the {side}" for name in ("oslo", "lima", "rome") for side in "abcdefg"]
@@ -281,7 +281,7 @@ def test_contexts_are_those_of_saelens_to_the_token(pack):
         size = int(rng.integers(2, 12))
         corpus = Corpus("random", False, None, lambda start, d=documents: iter(d[start:]))
         settings = ContextSettings(size, bos is not None, bos, separator, pack)
-        source = Contexts(corpus, None, settings)
+        source = ContextReader(corpus, None, settings)
         # texts after tokenising: what `tokens` would give
         object.__setattr__(corpus, "tokens", lambda _t, s, watch, d=documents: enumerate(d[s:], s))
         expected = of_saelens(documents, size, bos, separator, pack)
@@ -295,7 +295,7 @@ def test_contexts_go_on_from_any_place(tiny):
     settings = ContextSettings.of(tiny, corpus, 7)
 
     def fresh():
-        return Contexts(corpus, tiny.tokenizer, settings, epochs=3)
+        return ContextReader(corpus, tiny.tokenizer, settings, epochs=3)
 
     everything = fresh().take(10_000)
     assert len(everything) > 60
@@ -355,7 +355,9 @@ def test_settings_that_do_not_fit_are_refused(tiny):
         with as_installed(), pytest.raises(ValueError, match=words):
             ContextSettings.of(tiny, corpus, **arguments)
     with pytest.raises(ValueError, match="does not fill one context"):
-        Contexts(Corpus.read(["a"]), tiny.tokenizer, ContextSettings.of(tiny, corpus), epochs=None).take(1)
+        ContextReader(Corpus.read(["a"]), tiny.tokenizer, ContextSettings.of(tiny, corpus), epochs=None).take(
+            1
+        )
 
 
 def test_special_ids_are_saelens_own(tiny):
