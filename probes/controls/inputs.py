@@ -198,7 +198,7 @@ class ControlInputs:
     @classmethod
     def of(cls, findings: Findings, seeds: int, seed: int) -> ControlInputs:
         """Raises `ValueError` if the findings come without their inputs."""
-        swept = findings.swept
+        swept = findings.inputs
         problem, point = swept.problem, findings.chosen_point
         columns = [f"pred_{name}" for name in swept.table.target_names]
         predicted = findings.predictions[columns].to_numpy(np.float64)
