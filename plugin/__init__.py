@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from graticule.probes.compare import compare as compare
     from graticule.probes.controls.controls import controls as controls
     from graticule.probes.core.findings import Findings as Findings
-    from graticule.probes.core.settings import JudgeSettings as JudgeSettings
     from graticule.probes.core.sweep import sweep as sweep
+    from graticule.probes.core.verdict import JudgeSettings as JudgeSettings
     from graticule.probes.directions.directions import directions as directions
     from graticule.probes.generalisation.holdouts import holdouts as holdouts
     from graticule.probes.generalisation.popularity import popularity as popularity
@@ -112,7 +112,7 @@ _HOMES = {
     "Activations": "graticule.hooks.activations",
     "Contexts": "graticule.sims.contexts",
     "Findings": "graticule.probes.core.findings",
-    "JudgeSettings": "graticule.probes.core.settings",
+    "JudgeSettings": "graticule.probes.core.verdict",
     "Outcome": "graticule.probes.causes.outcomes",
     "RidgeProbe": "graticule.probes.linear.ridge",
     "Sample": "graticule.hooks.positions",

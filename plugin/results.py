@@ -26,7 +26,7 @@ RESULTS: dict[str, str] = {
     "layer_band": "graticule.probes.layer_band:LayerBand",
     "mlp": "graticule.probes.beyond.mlp:MLPFindings",
     "neurons": "graticule.probes.neurons.result:Neurons",
-    "paper_compat": "graticule.probes.scores.compat:PaperCompat",
+    "paper_compat": "graticule.probes.papers.compat:PaperCompat",
     "pca": "graticule.probes.beyond.pca:PCACurve",
     "popularity": "graticule.probes.generalisation.popularity:Popularity",
     "prompts": "graticule.probes.generalisation.prompts_result:Prompts",

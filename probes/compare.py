@@ -14,13 +14,12 @@ from graticule.hooks.artifact import library_versions
 from graticule.hooks.doors import COMPARED, door
 from graticule.hooks.saved import SavedResult
 from graticule.probes.core.findings import Findings
+from graticule.probes.core.inputs import Predicted
 from graticule.probes.core.resample import cluster_sums, interval, resampled_by_target, resampled_r2
-from graticule.probes.core.sweep_inputs import Predicted
-from graticule.probes.core.verdict import Predictions, stack
+from graticule.probes.core.stack import Predictions, stack
 from graticule.probes.scores.in_words import count_of, with_interval
 from graticule.probes.scores.metrics import mean, r2
-from graticule.probes.scores.multiplicity import adjusted_table, bootstrap_p, holm
-from graticule.probes.scores.ties import difference
+from graticule.probes.scores.significance import adjusted_table, bootstrap_p, difference, holm
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -16,10 +16,9 @@ from graticule.hooks.saved import SavedResult
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.fit import fit_points
 from graticule.probes.core.resample import cluster_sums, resampled_r2
-from graticule.probes.core.verdict import stack
+from graticule.probes.core.stack import stack
 from graticule.probes.scores.metrics import mean_r2
-from graticule.probes.scores.multiplicity import max_t_band
-from graticule.probes.scores.ties import difference
+from graticule.probes.scores.significance import difference, max_t_band
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -16,8 +16,9 @@ from graticule.probes.core.findings import Findings
 from graticule.probes.core.fit import fit_points
 from graticule.probes.core.inputs import problem_of
 from graticule.probes.core.resample import wilson
+from graticule.probes.core.stack import Predictions
 from graticule.probes.core.sweep import sweep
-from graticule.probes.core.verdict import STRUCTURE, Predictions, verdict
+from graticule.probes.core.verdict import STRUCTURE, verdict
 from graticule.probes.linear.logistic import held_out, logistic_cv
 from graticule.probes.linear.pca import components, pca_ridges
 from graticule.probes.linear.ridge import cosines

@@ -181,8 +181,8 @@ def _described(
     seed: int,
     kind: str | None,
 ) -> "graticule.probes.tables.table.Table":
+    from graticule.probes.papers.spacetime import read_space_time
     from graticule.probes.tables.reading import packaged_tables
-    from graticule.probes.tables.spacetime import read_space_time
     from graticule.probes.tables.table import Table
 
     if table in packaged_tables() and not user_path(table).exists():

@@ -197,7 +197,7 @@ def _causes(context: Context) -> Made:
 
 
 def _compat(context: Context) -> Made:
-    from graticule.probes.scores.compat import score_paper_compat
+    from graticule.probes.papers.compat import score_paper_compat
 
     if not context.settings.paper_compat:
         raise NotApplicable("scoring as the paper's code does is off; turn it on with --paper-compat")

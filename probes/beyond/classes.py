@@ -23,7 +23,8 @@ from graticule.probes.beyond.reliability import (
     weighted_auroc,
 )
 from graticule.probes.core.findings import Findings
-from graticule.probes.core.verdict import Predictions, Verdict
+from graticule.probes.core.stack import Predictions
+from graticule.probes.core.verdict import Verdict
 from graticule.probes.linear.ksparse import Select, best_coordinates, rank_coordinates
 from graticule.probes.linear.logistic import held_out, logistic_cv
 from graticule.probes.scores.metrics import probabilities
@@ -341,8 +342,7 @@ def _with_interval(line: Any, name: str) -> str:
 # The figure ------------------------------------------------------------------------------------------
 def few_figure(scores: pd.DataFrame, dense: float, needed: int | None = None) -> Figure:
     """AUROC against the number of coordinates, `needed` marked, with the dense probe's as a dashed line."""
-    from graticule.probes.plots.drawing import Figure, Scatter
-    from graticule.probes.plots.primitives import bare_line, line_trace, log_axis
+    from graticule.probes.plots.drawing import Figure, Scatter, bare_line, line_trace, log_axis
     from graticule.probes.plots.style import (
         ACCENT,
         INK,

@@ -19,7 +19,8 @@ from graticule.hooks.saved import SavedResult
 from graticule.probes.beyond.common import Difference, point_of, provenance_of
 from graticule.probes.compare import compare
 from graticule.probes.core.findings import Findings
-from graticule.probes.core.verdict import Predictions, Verdict
+from graticule.probes.core.stack import Predictions
+from graticule.probes.core.verdict import Verdict
 from graticule.probes.mlp import DECAYS, Job, MLPFit, MLPSettings, fit_mlps
 from graticule.probes.scores.metrics import mean_r2
 from graticule.probes.tables.groups import group_folds
@@ -265,8 +266,7 @@ def _layers(
 # Figures ---------------------------------------------------------------------------------------------
 def mlp_depth_figure(layers: pd.DataFrame, mlp_point: str, ridge_point: str) -> Figure:
     """Validation scores of MLP and ridge against depth, each one's test score at its chosen layer marked."""
-    from graticule.probes.plots.drawing import Figure, Scatter
-    from graticule.probes.plots.primitives import line_trace
+    from graticule.probes.plots.drawing import Figure, Scatter, line_trace
     from graticule.probes.plots.style import (
         ACCENT,
         SURFACE,
@@ -298,8 +298,7 @@ def mlp_depth_figure(layers: pd.DataFrame, mlp_point: str, ridge_point: str) -> 
 
 def loss_figure(losses: Float[np.ndarray, "decay epoch"], decays: Sequence[float]) -> Figure:
     """Validation loss after each epoch, a line per weight decay, the best epoch marked."""
-    from graticule.probes.plots.drawing import Figure, Scatter
-    from graticule.probes.plots.primitives import line_trace
+    from graticule.probes.plots.drawing import Figure, Scatter, line_trace
     from graticule.probes.plots.style import BLOCKS, INK, style
 
     fig = Figure()

@@ -205,8 +205,7 @@ def pca_figure(
         targets: drawn as thinner lines.
         needed: the k to mark.
     """
-    from graticule.probes.plots.drawing import Figure, Scatter
-    from graticule.probes.plots.primitives import bare_line, line_trace, log_axis
+    from graticule.probes.plots.drawing import Figure, Scatter, bare_line, line_trace, log_axis
     from graticule.probes.plots.style import ACCENT, BLOCKS, INK, MUTED, diamond, need_columns, style
 
     column = "test_r2" if score == "r2" else "spearman"

@@ -14,8 +14,9 @@ from jaxtyping import Bool, Float, Int
 
 from graticule.probes.calibration.components import Chosen
 from graticule.probes.core.resample import ClusterSums, cluster_sums, resamples, weighted_r2
-from graticule.probes.core.verdict import stack_design, words
-from graticule.probes.scores.ties import difference
+from graticule.probes.core.stack import stack_design
+from graticule.probes.core.verdict import words
+from graticule.probes.scores.significance import difference
 
 _BYTES = 1 << 25
 

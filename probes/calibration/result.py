@@ -13,7 +13,7 @@ from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.saved import SavedResult
 from graticule.probes.calibration.judging import monotone
 from graticule.probes.core.findings import Findings
-from graticule.probes.core.findings_text import limit_words
+from graticule.probes.core.findings_display import limit_words
 from graticule.probes.core.resample import wilson
 from graticule.probes.core.verdict import STRUCTURE
 from graticule.probes.scores.in_words import FEW, signed

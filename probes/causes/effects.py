@@ -10,8 +10,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from graticule.hooks.messages import NotApplicable
-from graticule.probes.scores.multiplicity import holm
-from graticule.probes.scores.ties import share_reaching
+from graticule.probes.scores.significance import holm, share_reaching
 
 LEVEL = 0.05
 """Of the adjusted p-values."""

@@ -21,7 +21,8 @@ from graticule.probes.causes.edited_runs import EditedRuns
 from graticule.probes.causes.experiment import some_rows
 from graticule.probes.causes.leace import Eraser, Moments, frame_of, matched_erasers
 from graticule.probes.core.findings import Findings
-from graticule.probes.core.verdict import Predictions, Verdict, verdict
+from graticule.probes.core.stack import Predictions
+from graticule.probes.core.verdict import Verdict, verdict
 from graticule.probes.linear.solvers import ridge_cv
 from graticule.probes.scores.metrics import r2
 

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from graticule.probes.core.findings import Findings
+from graticule.probes.core.inputs import SweepInputs
 from graticule.probes.core.resample import cluster_sums, defined_mean, interval, resamples, weighted_r2
-from graticule.probes.core.sweep_inputs import SweepInputs
-from graticule.probes.core.verdict import Predictions, stack
+from graticule.probes.core.stack import Predictions, stack
 from graticule.probes.linear.solvers import RidgeFit, RidgeWeights, ridge_cv, ridge_fit
 from graticule.probes.scores.metrics import mean_r2
 

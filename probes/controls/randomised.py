@@ -19,7 +19,7 @@ from graticule.hooks.protocols import HookedModel
 from graticule.hooks.same_model import check_model
 from graticule.probes.controls.inputs import ControlInputs, Line, Pair, Question, Sampled, average
 from graticule.probes.core.resample import effective_clusters
-from graticule.probes.core.verdict import Predictions, stack
+from graticule.probes.core.stack import Predictions, stack
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.surface.fitted import fit_baselines
 from graticule.probes.surface.twin import make_twin

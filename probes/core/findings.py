@@ -42,10 +42,10 @@ from graticule.hooks.question import check_same_question
 from graticule.hooks.replacing import replacing_entries
 from graticule.hooks.result import Part, Result
 from graticule.hooks.rows import Rows
-from graticule.probes.core.findings_text import detection, part_of_table, reading, test_rows
-from graticule.probes.core.settings import JudgeSettings
-from graticule.probes.core.sweep_inputs import Predicted, SweepInputs
-from graticule.probes.core.verdict import Predictions, Verdict
+from graticule.probes.core.findings_display import detection, part_of_table, reading, test_rows
+from graticule.probes.core.inputs import Predicted, SweepInputs
+from graticule.probes.core.stack import Predictions
+from graticule.probes.core.verdict import JudgeSettings, Verdict
 from graticule.probes.linear.ridge import RidgeProbe
 from graticule.probes.scores.in_words import signed, with_interval
 from graticule.probes.surface.baselines import Baselines
@@ -165,13 +165,13 @@ class Findings(Result):
         Raises:
             ValueError: if rows, targets, split, clusters, baselines or points are others than theirs.
         """
-        from graticule.probes.core.reread import sweep_inputs_of
+        from graticule.probes.core.reread import sweep_inputsof
 
         if settings is not None and self.settings is None:
             return replace(self, settings=settings).with_inputs(
                 activations, table, baselines, split=split, cluster=cluster
             )
-        return replace(self, swept=sweep_inputs_of(self, activations, table, baselines, split, cluster))
+        return replace(self, swept=sweep_inputsof(self, activations, table, baselines, split, cluster))
 
     @property
     def material(self) -> SweepInputs:
@@ -307,14 +307,14 @@ class Findings(Result):
 
     def figures(self) -> dict[str, Figure]:
         """Score against depth; the map, time scatter or classes; the error by block."""
-        from graticule.probes.core.findings_figures import target_figures
+        from graticule.probes.core.findings_display import target_figures
 
         depth = "Score against depth: chosen on training rows, scored once on test rows"
         return {depth: self.plot(), **target_figures(self)}
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Baselines, layers, and the rows that are most wrong."""
-        from graticule.probes.core.findings_figures import layer_table, worst_rows
+        from graticule.probes.core.findings_display import layer_table, worst_rows
         from graticule.probes.plots.style import label
 
         rows = [

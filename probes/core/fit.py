@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from graticule.hooks.points import layer_of
 from graticule.hooks.rows import Rows
 from graticule.hooks.values import finite
-from graticule.probes.core.verdict import Predictions
+from graticule.probes.core.stack import Predictions
 from graticule.probes.linear.ridge_rows import as_rows
 from graticule.probes.linear.solvers import RidgeFit, ridge_cv, ridge_cv_stream
 

@@ -13,8 +13,7 @@ from graticule.hooks.artifact import json_ready
 from graticule.hooks.rows import Rows
 from graticule.hooks.same_model import check_one_model
 from graticule.probes.core.fit import PointRows, Problem, fit_points
-from graticule.probes.core.inputs import OF_ROWS, problem_of, table_of
-from graticule.probes.core.sweep_inputs import SweepInputs
+from graticule.probes.core.inputs import OF_ROWS, SweepInputs, problem_of, table_of
 from graticule.probes.scores.metrics import mean_r2
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.surface.fitted import served_by
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from graticule.probes.core.inputs import Target
 
 
-def sweep_inputs_of(
+def sweep_inputsof(
     findings: Findings,
     activations: Rows,
     target: Target,

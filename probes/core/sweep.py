@@ -19,10 +19,9 @@ from graticule.hooks.rows import Rows
 from graticule.probes.core.doubts import doubted, undecided_at_mean
 from graticule.probes.core.findings import ON_TRUST, Findings
 from graticule.probes.core.fit import PointFit, PointRows, Problem, chosen, fit_points
-from graticule.probes.core.inputs import OF_ROWS, Target, problem_of, table_of
-from graticule.probes.core.settings import JudgeSettings
-from graticule.probes.core.sweep_inputs import SweepInputs
-from graticule.probes.core.verdict import Predictions, Verdict, verdict
+from graticule.probes.core.inputs import OF_ROWS, SweepInputs, Target, problem_of, table_of
+from graticule.probes.core.stack import Predictions
+from graticule.probes.core.verdict import JudgeSettings, Verdict, verdict
 from graticule.probes.linear.ridge import RidgeProbe
 from graticule.probes.scores.geo import haversine_km
 from graticule.probes.scores.metrics import score

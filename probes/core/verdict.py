@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from graticule.hooks.limits import check_limits
-from graticule.hooks.messages import TellsNames, UnknownNameError
+from graticule.hooks.messages import TellsNames
 from graticule.probes.core.resample import cluster_sums, effective_clusters, interval, resampled_r2
+from graticule.probes.core.stack import Predictions, stack
 from graticule.probes.scores.in_words import plain, with_interval
 from graticule.probes.scores.metrics import mean, mean_r2, r2
-from graticule.probes.scores.ties import difference
+from graticule.probes.scores.significance import difference
 
 STRUCTURE = "structure beyond the baselines"
 NO_BETTER = "no better than the baselines"
@@ -27,51 +29,34 @@ MIN_APART = 3
 """Clusters of test rows that must differ from the most frequent value: with fewer, one resample in twenty or
 more holds that value alone."""
 MIN_EFFECTIVE_CLUSTERS = 30
-_ROUNDING = 1e-13  # of a target in standard deviations from 0
 
 
 @dataclass(frozen=True)
-class Predictions:
-    """What one predictor says about every row without having seen it."""
+class JudgeSettings:
+    """What `sweep` was asked to judge by."""
 
-    out_of_fold: Float[np.ndarray, "train target"]
-    """Training rows, each predicted by a fit without its fold (or its cluster), in the target's units."""
-    test: Float[np.ndarray, "test target"]
-    """Test rows, predicted by the fit on all training rows."""
+    alphas: tuple[float, ...] | None = None
+    """Ridge strengths asked for; None is the default grid."""
+    min_gain: float = 0.01
+    """The smallest gain called structure."""
+    draws: int = 2000
+    """Of the bootstrap."""
+    seed: int = 0
+    """Of the bootstrap and of the shuffled targets."""
 
     def __post_init__(self) -> None:
-        """Lay both out row by row: sums round by the layout, and files know no other."""
-        for part in ("out_of_fold", "test"):
-            object.__setattr__(self, part, np.ascontiguousarray(getattr(self, part)))
+        """Raises `LimitError` for a setting out of its range."""
+        check_limits(alpha=self.alphas, min_gain=self.min_gain, draws=self.draws, seed=self.seed)
 
-
-@dataclass(frozen=True)
-class StackFit:
-    """Least squares of each target on the predictors' own-target columns, with an intercept."""
-
-    names: tuple[str, ...]
-    """Predictors, in the order of ``coef``."""
-    coef: Float[np.ndarray, "predictor target"]
-    """Weight of every predictor, for each target."""
-    intercept: Float[np.ndarray, " target"]
-    """The training mean of each target if there are no predictors."""
-
-    def predict(
-        self, predictions: Mapping[str, Float[np.ndarray, "row target"]], n_rows: int | None = None
-    ) -> Float[np.ndarray, "row target"]:
-        """Stacked predictions; ``n_rows`` is needed only where the stack holds no predictor.
-
-        **Raises** KeyError if a predictor of the fit is missing.
-        """
-        missing = [name for name in self.names if name not in predictions]
-        if missing:
-            raise UnknownNameError(
-                f"the stack was fitted with {missing} too; predictions hold {list(predictions)}"
-            )
-        if not self.names:
-            return np.tile(self.intercept, (n_rows or 0, 1))
-        return sum(
-            (predictions[name] * self.coef[i] for i, name in enumerate(self.names)), start=self.intercept
+    @classmethod
+    def read(cls, saved: Mapping[str, Any]) -> JudgeSettings:
+        """Settings out of JSON, where a tuple is a list."""
+        alphas = saved["alphas"]
+        return cls(
+            None if alphas is None else tuple(float(a) for a in alphas),
+            float(saved["min_gain"]),
+            int(saved["draws"]),
+            int(saved["seed"]),
         )
 
 
@@ -129,73 +114,6 @@ class Verdict(TellsNames):
             *(f"warning: {warning}" for warning in self.warnings),
         ]
         return "\n".join(lines)
-
-
-def stack(
-    out_of_fold: Mapping[str, Float[np.ndarray, "train target"]], y: Float[np.ndarray, "train target"]
-) -> StackFit:
-    """Fit the stack on out-of-fold predictions of training rows, each target by its own columns.
-
-    A predictor that goes against the target out of fold is left out of that target's stack: at a strong
-    penalty the prediction of a left-out row is nearly minus its own value over n, and least squares would
-    turn such noise round with a huge weight. Copies of one predictor, constant ones or none at all are
-    allowed: the solution of least norm (in units of each predictor's standard deviation) is taken.
-    """
-    names = tuple(out_of_fold)
-    mean = y.mean(axis=0)
-    coef, intercept = np.zeros((len(names), y.shape[1])), mean.copy()
-    for target in range(y.shape[1] if names else 0):
-        columns = np.stack([out_of_fold[name][:, target] for name in names], axis=1)
-        parts = stack_design(columns, y[:, target])
-        weights = np.linalg.lstsq(parts.design, parts.right, rcond=1e-9)[0]
-        coef[:, target] = weights * parts.per_unit
-        intercept[target] -= parts.centre @ coef[:, target]
-    return StackFit(names, coef, intercept)
-
-
-@dataclass(frozen=True)
-class StackDesign:
-    """The least squares of a stack, in standard deviations, of one target or (first axis) of many."""
-
-    design: Float[np.ndarray, "*target row predictor"]
-    """Standardised predictions; 0 for predictors that are left out."""
-    right: Float[np.ndarray, "*target row"]
-    """The standardised target."""
-    centre: Float[np.ndarray, "*target predictor"]
-    """Mean of every predictor, in the target's unit."""
-    per_unit: Float[np.ndarray, "*target predictor"]
-    """What turns a standardised weight into one of the target's unit; exactly 0 for what is left out."""
-
-
-def stack_design(
-    columns: Float[np.ndarray, "*target row predictor"], y: Float[np.ndarray, "*target row"]
-) -> StackDesign:
-    """Out-of-fold predictions and their target on one scale, so that no unit of the target matters.
-
-    Args:
-        columns: predictions, a predictor a column.
-        y: the target.
-
-    Returns:
-        The design, without predictors that go against the target or vary by no more than rounding.
-    """
-    mean = y.mean(axis=-1, keepdims=True)
-    right = y - mean
-    unit = right.std(axis=-1, keepdims=True)
-    unit = np.where(unit > 0, unit, 1.0)
-    right = right / unit
-    centre = columns.mean(axis=-2, keepdims=True)
-    standard = (columns - centre) / unit[..., None]
-    spread = standard.std(axis=-2, keepdims=True)
-    helps = (standard * right[..., None]).sum(axis=-2, keepdims=True) > 0
-    used = helps & (spread > _ROUNDING * (1 + np.abs(mean / unit)[..., None]))
-    scale = np.where(used, spread, 1.0)
-    return StackDesign(
-        np.where(used, standard / scale, 0.0),
-        right,
-        centre[..., 0, :],
-        np.where(used, 1 / scale, 0.0)[..., 0, :],
-    )
 
 
 def verdict(

@@ -12,7 +12,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 
 from graticule.probes.geometry import Metric, RandomVectors, cosine_matrix, degrees
-from graticule.probes.scores.multiplicity import benjamini_hochberg
+from graticule.probes.scores.significance import benjamini_hochberg
 
 KINDS = ("read", "write")
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 
 from graticule.hooks.imports import load
 from graticule.probes.core.resample import defined_mean, interval, resamples
-from graticule.probes.scores.compat import compat_proximity_error
+from graticule.probes.papers.compat import compat_proximity_error
 from graticule.probes.scores.geo import proximity_error, proximity_error_1d
 
 Draws = Float[np.ndarray, "draw block"]

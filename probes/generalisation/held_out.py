@@ -16,8 +16,8 @@ from graticule.hooks.alignment import by_place
 from graticule.hooks.messages import NotApplicable, UnknownNameError, did_you_mean
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.fit import Problem
-from graticule.probes.core.sweep_inputs import SweepInputs
-from graticule.probes.core.verdict import stack
+from graticule.probes.core.inputs import SweepInputs
+from graticule.probes.core.stack import stack
 from graticule.probes.generalisation.downdate import BlockFits, leave_blocks_out
 from graticule.probes.linear.ridge_rows import as_rows, chunk_rows_for, chunks
 from graticule.probes.linear.solvers import ridge_fit

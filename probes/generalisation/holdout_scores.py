@@ -14,8 +14,8 @@ from tqdm.auto import tqdm
 
 from graticule.hooks.points import layer_of
 from graticule.probes.core.fit import Problem
+from graticule.probes.core.inputs import SweepInputs
 from graticule.probes.core.resample import cluster_sums, defined_mean, weighted_r2
-from graticule.probes.core.sweep_inputs import SweepInputs
 from graticule.probes.generalisation.block_scores import (
     Centroids,
     Draws,

@@ -15,11 +15,11 @@ from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.points import layer_text
 from graticule.hooks.saved import SavedResult
 from graticule.probes.core.findings import Findings
+from graticule.probes.core.inputs import SweepInputs
 from graticule.probes.core.resample import interval, resamples
-from graticule.probes.core.sweep_inputs import SweepInputs
 from graticule.probes.scores.geo import haversine_km
 from graticule.probes.scores.in_words import count_of, with_interval
-from graticule.probes.scores.ties import ranks
+from graticule.probes.scores.significance import ranks
 from graticule.probes.tables.checks import need_column
 
 if TYPE_CHECKING:

@@ -31,7 +31,7 @@ from graticule.probes.core.inputs import problem_of
 from graticule.probes.core.sweep import sweep
 from graticule.probes.generalisation.prompts_result import Prompts
 from graticule.probes.probe import asked_of, findings_of, marked
-from graticule.probes.scores.multiplicity import holm
+from graticule.probes.scores.significance import holm
 from graticule.probes.surface.baselines import baselines
 from graticule.probes.surface.fitted import ANY_PROMPT
 from graticule.probes.tables.prompts import Prompt, read_prompts

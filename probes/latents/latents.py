@@ -17,8 +17,8 @@ from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.latents import Latents, encode
 from graticule.hooks.points import layer_of
 from graticule.probes.core.findings import Findings
-from graticule.probes.core.sweep_inputs import SweepInputs
-from graticule.probes.core.verdict import Predictions, stack
+from graticule.probes.core.inputs import SweepInputs
+from graticule.probes.core.stack import Predictions, stack
 from graticule.probes.geometry import RandomVectors, covariance
 from graticule.probes.latents.predictors import all_latents, dense_ridge, fixed, matched, select
 from graticule.probes.latents.result import (
@@ -115,7 +115,7 @@ def _name(sae: SparseCoder) -> str:
 class _Judged:
     """What was asked for, and the tables of all SAEs as they come in: those of `LatentFindings`."""
 
-    swept: SweepInputs
+    inputs: SweepInputs
     ks: tuple[int, ...]
     n_top: int
     null: str

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.result import Part, headed
 from graticule.hooks.saved import SavedResult
-from graticule.probes.core.sweep_inputs import Predicted
+from graticule.probes.core.inputs import Predicted
 from graticule.probes.scores.in_words import count_of, plain, signed, with_interval
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from graticule.hooks.values import finite
 from graticule.probes.core.fit import Problem
 from graticule.probes.geometry import RandomVectors, cosine_matrix, largest_of
 from graticule.probes.scores.metrics import auroc, pearson, r2, spearman
-from graticule.probes.scores.multiplicity import benjamini_hochberg
+from graticule.probes.scores.significance import benjamini_hochberg
 
 
 @dataclass(frozen=True)

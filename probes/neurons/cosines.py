@@ -16,7 +16,7 @@ from graticule.hooks.protocols import HookedModel
 from graticule.probes.attribution.weights import input_norm, mlp_weights, output_norm
 from graticule.probes.linear.ridge import RidgeProbe
 from graticule.probes.neurons.rotations import Turns, exceeded, ratios, weight_form
-from graticule.probes.scores.multiplicity import benjamini_hochberg
+from graticule.probes.scores.significance import benjamini_hochberg
 
 _BINS = np.linspace(-1, 1, 201)
 DIRECTIONS = ("read", "write")

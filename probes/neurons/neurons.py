@@ -36,7 +36,7 @@ from graticule.probes.neurons.rotations import (
     search_layer,
     spearman_by_level,
 )
-from graticule.probes.scores.multiplicity import benjamini_hochberg
+from graticule.probes.scores.significance import benjamini_hochberg
 
 _AROUND = 2  # layers either side of the chosen one
 _LEVELS = 8  # of a block, the largest

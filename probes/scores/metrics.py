@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 
 from graticule.hooks.values import finite
 from graticule.probes.scores.geo import haversine_km, proximity_error, proximity_error_1d
-from graticule.probes.scores.ties import ranks
+from graticule.probes.scores.significance import ranks
 
 
 @runtime_checkable

@@ -14,7 +14,7 @@ from graticule.hooks.rows import Rows
 from graticule.hooks.same_model import check_one_model
 from graticule.probes.core.fit import PointFit, Problem, chosen, fit_points
 from graticule.probes.core.resample import cluster_sums, interval, resampled_r2
-from graticule.probes.core.verdict import Predictions
+from graticule.probes.core.stack import Predictions
 from graticule.probes.scores.metrics import score
 from graticule.probes.surface.baselines import Baselines
 from graticule.probes.surface.tfidf import tfidf_predictions

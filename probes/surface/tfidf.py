@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
-from graticule.probes.core.verdict import Predictions
+from graticule.probes.core.stack import Predictions
 from graticule.probes.scores.metrics import mean_r2
 from graticule.probes.surface.string_ridge import StringRidge
 

@@ -15,7 +15,7 @@ from graticule.hooks.doors import MODEL, door
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.saved import SavedResult
 from graticule.probes.geometry import Metric
-from graticule.probes.scores.ties import share_reaching
+from graticule.probes.scores.significance import share_reaching
 from graticule.probes.words.cosines import ALPHA, TAILS, bootstrap_weights, check_draws, unit_rows
 from graticule.probes.words.lists import ContextPair, ambiguous_contexts
 from graticule.probes.words.vocabulary import (

@@ -11,8 +11,7 @@ from jaxtyping import Float, Float32, Int
 
 from graticule.hooks.imports import load
 from graticule.probes.geometry import Metric
-from graticule.probes.scores.multiplicity import benjamini_hochberg, holm
-from graticule.probes.scores.ties import share_reaching
+from graticule.probes.scores.significance import benjamini_hochberg, holm, share_reaching
 from graticule.probes.steering import (
     block_means,
     diagonal,

@@ -17,8 +17,7 @@ from graticule.hooks.doors import MODEL, door
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.saved import SavedResult
 from graticule.probes.geometry import Metric
-from graticule.probes.scores.multiplicity import holm
-from graticule.probes.scores.ties import share_reaching
+from graticule.probes.scores.significance import holm, share_reaching
 from graticule.probes.steering import signs
 from graticule.probes.words.cosines import (
     LEVEL,

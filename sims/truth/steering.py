@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from graticule.probes.geometry import Metric, causal, covariance, whitened
-from graticule.probes.scores.ties import share_reaching
+from graticule.probes.scores.significance import share_reaching
 from graticule.probes.steering import (
     gauge_free,
     mean_cosines,

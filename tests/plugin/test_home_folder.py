@@ -21,8 +21,8 @@ from graticule.hooks.streams.corpora import Corpus
 from graticule.hub.subject import gather
 from graticule.probes.causes.leace import Eraser
 from graticule.probes.linear.ridge import RidgeProbe
+from graticule.probes.papers.spacetime import find_space_time
 from graticule.probes.surface.baselines import Baselines
-from graticule.probes.tables.spacetime import find_space_time
 from graticule.probes.words.lists import ambiguous_contexts, parallel_contexts, read_pairs
 from graticule.report.page import write_page
 from graticule.results import load_result

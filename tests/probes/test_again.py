@@ -25,8 +25,7 @@ from graticule.probes.causes.erase import erase
 from graticule.probes.causes.outcomes import Outcome
 from graticule.probes.compare import compare, gain_p, gain_samples
 from graticule.probes.controls.controls import controls
-from graticule.probes.core.settings import JudgeSettings
-from graticule.probes.core.verdict import Verdict
+from graticule.probes.core.verdict import JudgeSettings, Verdict
 from graticule.probes.directions.directions import directions
 from graticule.probes.generalisation.holdouts import holdouts
 from graticule.probes.generalisation.popularity import popularity

@@ -10,7 +10,7 @@ from sklearn.metrics import r2_score
 
 from graticule import Findings, sweep
 from graticule.probes.compare import FIRST, NEITHER, SECOND, Comparison, compare
-from graticule.probes.core.sweep_inputs import Predicted
+from graticule.probes.core.inputs import Predicted
 from graticule.sims.planted import planted
 
 

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from graticule.probes.core.sweep_inputs import Predicted
-from graticule.probes.scores.compat import PaperCompat, compat_proximity_error, score_paper_compat
+from graticule.probes.core.inputs import Predicted
+from graticule.probes.papers.compat import PaperCompat, compat_proximity_error, score_paper_compat
 from graticule.probes.scores.geo import (
     haversine_km,
     proximity_counts,

@@ -3,15 +3,15 @@
 import pandas as pd
 import pytest
 
-from graticule.probes.tables.checks import ColumnError
-from graticule.probes.tables.columns import TableError
-from graticule.probes.tables.entity_strings import (
+from graticule.probes.papers.entity_strings import (
     ENTITY_STRINGS,
     entity_strings,
     possessive_place,
     possessive_work,
     title_case_place,
 )
+from graticule.probes.tables.checks import ColumnError
+from graticule.probes.tables.columns import TableError
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from graticule import Findings, sweep
 from graticule.probes.compare import gain_p, gain_samples, holm_verdicts
 from graticule.probes.core.resample import interval
 from graticule.probes.layer_band import LayerBand, layer_band
-from graticule.probes.scores.multiplicity import (
+from graticule.probes.scores.significance import (
     adjusted_table,
     benjamini_hochberg,
     bootstrap_p,

@@ -7,10 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from graticule.probes.tables.checks import ColumnError
-from graticule.probes.tables.columns import TableError
-from graticule.probes.tables.groups import block_oracle_predictions
-from graticule.probes.tables.spacetime import (
+from graticule.probes.papers.spacetime import (
     FOLDER_VARIABLE,
     SPACE_TIME,
     block_oracle,
@@ -19,6 +16,9 @@ from graticule.probes.tables.spacetime import (
     sae_probes_table,
     space_time_table,
 )
+from graticule.probes.tables.checks import ColumnError
+from graticule.probes.tables.columns import TableError
+from graticule.probes.tables.groups import block_oracle_predictions
 from graticule.probes.tables.table import Table
 
 FILES = {

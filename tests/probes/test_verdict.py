@@ -16,7 +16,7 @@ from graticule.probes.core.resample import (
     resampled_r2,
     weighted_r2,
 )
-from graticule.probes.core.settings import JudgeSettings
+from graticule.probes.core.stack import Predictions, stack
 from graticule.probes.core.verdict import (
     HARDLY_VARIES,
     MISSING,
@@ -24,16 +24,14 @@ from graticule.probes.core.verdict import (
     NO_BETTER_THAN_MEAN,
     NOT_DECIDED,
     STRUCTURE,
-    Predictions,
+    JudgeSettings,
     Verdict,
-    stack,
     verdict,
     words,
 )
 from graticule.probes.neurons.rotations import exceeded
 from graticule.probes.scores.metrics import auroc
-from graticule.probes.scores.multiplicity import bootstrap_p
-from graticule.probes.scores.ties import ranks, share_reaching
+from graticule.probes.scores.significance import bootstrap_p, ranks, share_reaching
 
 
 def split(values: np.ndarray, n_train: int) -> Predictions:

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.messages import NotApplicable
 from graticule.hooks.saved import SavedResult
-from graticule.probes.core.sweep_inputs import Predicted
+from graticule.probes.core.inputs import Predicted
 from graticule.probes.scores.geo import (
     haversine_km,
     proximity_counts,
