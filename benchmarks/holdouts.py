@@ -17,7 +17,7 @@ from _timing import measure, medians, parser, show, write
 from ridge import draw
 from sklearn.linear_model import Ridge
 
-from graticule.probes.generalisation.downdate import leave_blocks_out
+from graticule.probes.linear.refits import leave_blocks_out
 
 STATES = (
     2415, 2077, 1620, 1499, 1351, 1150, 1108, 1091, 905, 880, 841, 830, 788, 771, 742, 719, 690, 662, 655,

@@ -15,7 +15,7 @@ import numpy as np
 from _timing import measure, medians, parser, show, write
 from sklearn.linear_model import RidgeCV
 
-from graticule.probes.linear.solvers import ridge_cv
+from graticule.probes.linear.ridge_cv import ridge_cv
 
 
 def draw(layer: int, n: int, width: int, n_targets: int) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from graticule.probes.linear.ridge_rows import as_targets, check_finite_rows
+from graticule.probes.linear.rows import as_targets, check_finite_rows
 from graticule.probes.mlp_train import Group, Shape, train
 from graticule.probes.tables.groups import dense_codes
 

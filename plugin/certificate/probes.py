@@ -22,7 +22,7 @@ from graticule.probes.core.verdict import STRUCTURE, verdict
 from graticule.probes.linear.logistic import held_out, logistic_cv
 from graticule.probes.linear.pca import components, pca_ridges
 from graticule.probes.linear.ridge import cosines
-from graticule.probes.linear.solvers import ridge_cv
+from graticule.probes.linear.ridge_cv import ridge_cv
 from graticule.probes.mlp import Job, MLPSettings, fit_mlps
 from graticule.probes.scores.metrics import r2
 from graticule.probes.surface.baselines import Baselines, text_digest

@@ -246,8 +246,7 @@ def from_object(what: Any, wanted: str | None) -> Subject:
     from safetensors.torch import save
 
     from graticule.probes.core.findings import Findings
-    from graticule.probes.linear.pretrained import judged_by
-    from graticule.probes.linear.ridge import RidgeProbe
+    from graticule.probes.linear.ridge import RidgeProbe, judged_by
 
     probe = what.probe if isinstance(what, Findings) else what
     if not isinstance(probe, RidgeProbe):

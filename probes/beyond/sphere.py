@@ -15,7 +15,7 @@ from graticule.hooks.messages import NotApplicable
 from graticule.hooks.saved import SavedResult
 from graticule.probes.beyond.common import Difference, mean_difference, point_of, provenance_of
 from graticule.probes.core.findings import Findings
-from graticule.probes.linear.solvers import ridge_cv
+from graticule.probes.linear.ridge_cv import ridge_cv
 from graticule.probes.scores.geo import haversine_km, unit_sphere
 from graticule.probes.scores.metrics import coordinate_columns, r2
 

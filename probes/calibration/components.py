@@ -16,16 +16,10 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
-from graticule.probes.linear.ridge_holdout import HoldoutPlan, out_of_fold
-from graticule.probes.linear.ridge_rows import (
-    ArrayRows,
-    RowSource,
-    chunk_rows_for,
-    chunks,
-    default_alphas,
-    gather_float64,
-)
-from graticule.probes.linear.ridge_spectrum import GramSpectrum, KernelSpectrum, Spectrum
+from graticule.probes.linear.holdout import HoldoutPlan, out_of_fold
+from graticule.probes.linear.moments import GramSpectrum, KernelSpectrum, Spectrum
+from graticule.probes.linear.ridge_cv import default_alphas
+from graticule.probes.linear.rows import ArrayRows, RowSource, chunk_rows_for, chunks, gather_float64
 from graticule.probes.surface.string_ridge import Smoother, StringRidge
 
 FEW_ROWS = 5000

@@ -20,12 +20,12 @@ from graticule.probes.causes.ablate import PINS, ablate_neurons, neuron_tests, p
 from graticule.probes.causes.edited_runs import Span
 from graticule.probes.causes.effects import LEVEL, NEGLIGIBLE, needed
 from graticule.probes.causes.experiment import Experiment, asked_targets
-from graticule.probes.causes.leace import Eraser, frame_of, matched_erasers
 from graticule.probes.causes.outcomes import KL, LOSS, Outcome, next_tokens
 from graticule.probes.causes.result import InterventionResult, pin_figures
 from graticule.probes.causes.steer import MOST_TARGETS, SCALES, need_dose, steer_targets, steering_tests
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.verdict import STRUCTURE
+from graticule.probes.linear.leace import Eraser, frame_of, matched_erasers
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

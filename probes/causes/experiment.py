@@ -22,10 +22,10 @@ from graticule.hooks.special import asked_bos
 from graticule.hooks.tokens import TokenRows, tokenize
 from graticule.probes.causes.edited_runs import EditedRuns, Outputs, Span, edited_tokens
 from graticule.probes.causes.effects import EffectRows, adjusted
-from graticule.probes.causes.leace import Moments
 from graticule.probes.causes.outcomes import VOCAB_ROWS, Outcome, check_outcomes, default_outcomes, log_odds
 from graticule.probes.core.findings import Findings
 from graticule.probes.linear.edits import unit_moves
+from graticule.probes.linear.leace import Moments
 
 _MOMENT_ROWS = 20_000
 

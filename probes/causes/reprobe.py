@@ -19,11 +19,11 @@ from graticule.hooks.special import asked_bos
 from graticule.hooks.tokens import TokenRows, tokenize
 from graticule.probes.causes.edited_runs import EditedRuns
 from graticule.probes.causes.experiment import some_rows
-from graticule.probes.causes.leace import Eraser, Moments, frame_of, matched_erasers
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.stack import Predictions
 from graticule.probes.core.verdict import Verdict, verdict
-from graticule.probes.linear.solvers import ridge_cv
+from graticule.probes.linear.leace import Eraser, Moments, frame_of, matched_erasers
+from graticule.probes.linear.ridge_cv import ridge_cv
 from graticule.probes.scores.metrics import r2
 
 _FOLDS = 5

@@ -13,7 +13,7 @@ from graticule.probes.core.findings import Findings
 from graticule.probes.core.inputs import SweepInputs
 from graticule.probes.core.resample import cluster_sums, defined_mean, interval, resamples, weighted_r2
 from graticule.probes.core.stack import Predictions, stack
-from graticule.probes.linear.solvers import RidgeFit, RidgeWeights, ridge_cv, ridge_fit
+from graticule.probes.linear.ridge_cv import RidgeFit, RidgeWeights, ridge_cv, ridge_fit
 from graticule.probes.scores.metrics import mean_r2
 
 Pair = tuple[Float[np.ndarray, "row target"], Float[np.ndarray, "row target"]]

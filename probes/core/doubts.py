@@ -16,7 +16,7 @@ from graticule.probes.core.fit import PointFit, PointRows, Problem, chosen
 from graticule.probes.core.resample import effective_clusters
 from graticule.probes.core.stack import Predictions
 from graticule.probes.core.verdict import NO_BETTER, NOT_DECIDED, STRUCTURE, Verdict
-from graticule.probes.linear.ridge_rows import chunk_rows_for, chunks
+from graticule.probes.linear.rows import chunk_rows_for, chunks
 from graticule.probes.scores.metrics import mean_r2
 from graticule.probes.surface.baselines import Baselines
 from graticule.probes.surface.fitted import served_by

@@ -14,8 +14,8 @@ from graticule.hooks.points import layer_of
 from graticule.hooks.rows import Rows
 from graticule.hooks.values import finite
 from graticule.probes.core.stack import Predictions
-from graticule.probes.linear.ridge_rows import as_rows
-from graticule.probes.linear.solvers import RidgeFit, ridge_cv, ridge_cv_stream
+from graticule.probes.linear.ridge_cv import RidgeFit, ridge_cv, ridge_cv_stream
+from graticule.probes.linear.rows import as_rows
 
 _log = logging.getLogger(__name__)
 

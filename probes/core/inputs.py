@@ -17,7 +17,7 @@ from graticule.probes.core.doubts import undecided_at_mean
 from graticule.probes.core.fit import Problem
 from graticule.probes.core.stack import Predictions, StackFit, stack
 from graticule.probes.core.verdict import JudgeSettings, Verdict, verdict
-from graticule.probes.linear.ridge_rows import as_rows
+from graticule.probes.linear.rows import as_rows
 from graticule.probes.surface.baselines import Baselines
 from graticule.probes.tables.checks import ColumnError
 from graticule.probes.tables.groups import link_clusters, plain_form

@@ -18,10 +18,10 @@ from graticule.probes.core.findings import Findings
 from graticule.probes.core.fit import Problem
 from graticule.probes.core.inputs import SweepInputs
 from graticule.probes.core.stack import stack
-from graticule.probes.generalisation.downdate import BlockFits, leave_blocks_out
-from graticule.probes.linear.ridge_rows import as_rows, chunk_rows_for, chunks
-from graticule.probes.linear.solvers import ridge_fit
-from graticule.probes.linear.sparse_ridge import dual_ridge
+from graticule.probes.linear.refits import BlockFits, leave_blocks_out
+from graticule.probes.linear.ridge_cv import ridge_fit
+from graticule.probes.linear.rows import as_rows, chunk_rows_for, chunks
+from graticule.probes.linear.sparse import dual_ridge
 from graticule.probes.surface.fitted import served_by
 from graticule.probes.surface.string_ridge import TermCounts
 from graticule.probes.tables.checks import need_column

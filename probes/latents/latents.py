@@ -32,7 +32,7 @@ from graticule.probes.latents.result import (
     LatentFindings,
 )
 from graticule.probes.latents.single import decoder_cosines, scatter_rows, top_latents, univariate
-from graticule.probes.linear.solvers import RidgeFit
+from graticule.probes.linear.ridge_cv import RidgeFit
 from graticule.probes.scores.metrics import mean_r2
 
 _log = logging.getLogger(__name__)

@@ -13,8 +13,8 @@ from graticule.hooks.imports import load
 from graticule.hooks.latents import Latents
 from graticule.probes.core.fit import Problem
 from graticule.probes.core.stack import Predictions
-from graticule.probes.linear.solvers import RidgeFit, ridge_cv, ridge_cv_stream
-from graticule.probes.linear.sparse_ridge import dual_ridge
+from graticule.probes.linear.ridge_cv import RidgeFit, ridge_cv, ridge_cv_stream
+from graticule.probes.linear.sparse import dual_ridge
 from graticule.probes.scores.metrics import mean_r2
 from graticule.probes.tables.groups import group_folds
 

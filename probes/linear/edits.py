@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from graticule.hooks.messages import UnknownNameError
-from graticule.probes.linear.solvers import RidgeWeights
+from graticule.probes.linear.ridge_cv import RidgeWeights
 
 EditPos = int | slice | Sequence[int] | Sequence[Sequence[int]] | Tensor | None
 """Which tokens are edited: all (None), an index, a slice, one position a row, several a row (ragged), or a

@@ -17,7 +17,8 @@ import torch
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
-from graticule.probes.linear.ridge_rows import check_alphas, gram_of
+from graticule.probes.linear.ridge_cv import check_alphas
+from graticule.probes.linear.rows import gram_of
 from graticule.probes.tables.groups import group_folds
 
 _log = logging.getLogger(__name__)

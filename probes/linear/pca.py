@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from graticule.probes.linear.ridge_rows import gram_of
-from graticule.probes.linear.solvers import RidgeFit, ridge_cv
+from graticule.probes.linear.ridge_cv import RidgeFit, ridge_cv
+from graticule.probes.linear.rows import gram_of
 
 KS = (2, 4, 6, 8, 10, 15, 20, 30, 40, 50, 75, 100)
 """Numbers of components of Gurnee & Tegmark's figure 4; the full width is added."""

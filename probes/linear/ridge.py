@@ -1,6 +1,6 @@
 """`RidgeProbe`: a linear probe as an object that predicts, gives its two directions, and is saved.
 
-The solvers are in `graticule.probes.linear.solvers`. A probe has two directions and no single one:
+The solvers are in `graticule.probes.linear.ridge_cv`. A probe has two directions and no single one:
 
 - `read_direction`, the ridge weights: how to read the concept out of an activation;
 - `write_direction`, the regression of the activations on the target: how the model writes the concept.
@@ -9,9 +9,11 @@ They differ wherever the activations' other causes are correlated with the conce
 on language models their cosine is often near .1. Steer with the second, read with the first.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +25,7 @@ from graticule.hooks.artifact import (
     ArtifactError,
     as_damaged,
     check_schema,
+    json_ready,
     library_versions,
     read_json,
     read_tensors,
@@ -33,9 +36,11 @@ from graticule.hooks.kinds import write_folder
 from graticule.hooks.limits import LIMITS, LimitError
 from graticule.hooks.names import user_path
 from graticule.probes.linear.edits import AffineEdit, EditOp, EditPos, Erases, HookFn, ridge_edit
-from graticule.probes.linear.pretrained import from_pretrained, save_pretrained
-from graticule.probes.linear.ridge_rows import as_targets
-from graticule.probes.linear.solvers import RidgeFit, RidgeWeights, ridge_cv
+from graticule.probes.linear.ridge_cv import RidgeFit, RidgeWeights, ridge_cv
+from graticule.probes.linear.rows import as_targets
+
+if TYPE_CHECKING:
+    from graticule.probes.core.findings import Findings
 
 _KIND = "ridge_probe"
 _ARRAYS = ("alpha_by_target", "coef", "intercept", "write", "x_mean", "y_mean", "y_scale")
@@ -61,7 +66,7 @@ class RidgeProbe:
         hook_name: str | None = None,
         target_names: Sequence[str] = (),
         units: Sequence[str | None] = (),
-        alphas: Shaped[np.ndarray, "..."] | Sequence[float] | None = None,
+        alphas: Shaped[np.ndarray, ...] | Sequence[float] | None = None,
     ) -> None:
         self.hook_name = hook_name
         self.target_names = tuple(map(str, target_names))
@@ -76,10 +81,10 @@ class RidgeProbe:
 
     def fit(
         self,
-        X: Shaped[np.ndarray, "..."] | Shaped[Tensor, "..."],
-        y: Shaped[np.ndarray, "..."] | Shaped[Tensor, "..."],
-        clusters: Shaped[np.ndarray, "..."] | None = None,
-    ) -> "RidgeProbe":
+        X: Shaped[np.ndarray, ...] | Shaped[Tensor, ...],
+        y: Shaped[np.ndarray, ...] | Shaped[Tensor, ...],
+        clusters: Shaped[np.ndarray, ...] | None = None,
+    ) -> RidgeProbe:
         """Fit on training rows `X` `[row, width]`, `y` `[row]` or `[row, target]`; see `ridge_cv`."""
         return self._take(ridge_cv(X, y, alphas=self.alphas, clusters=clusters, names=self.target_names))
 
@@ -90,11 +95,11 @@ class RidgeProbe:
         hook_name: str | None = None,
         target_names: Sequence[str] = (),
         units: Sequence[str | None] = (),
-    ) -> "RidgeProbe":
+    ) -> RidgeProbe:
         """A probe from what `ridge_cv`, `ridge_cv_stream` or `ridge_fit` returned."""
         return cls(hook_name, target_names, units)._take(fit)
 
-    def _take(self, fit: RidgeWeights) -> "RidgeProbe":
+    def _take(self, fit: RidgeWeights) -> RidgeProbe:
         n_targets = fit.coef.shape[1]
         if self.target_names and len(self.target_names) != n_targets:
             raise ValueError(f"target_names {self.target_names} for {n_targets} targets: give one each")
@@ -162,16 +167,14 @@ class RidgeProbe:
         """How the strength was chosen (`alphas`, `validation`, `score`, `alpha_at_edge`, `scheme`)."""
         return dict(self._selection)
 
-    def predict(
-        self, X: Shaped[np.ndarray, "..."] | Shaped[Tensor, "..."]
-    ) -> Float[np.ndarray, "row target"]:
+    def predict(self, X: Shaped[np.ndarray, ...] | Shaped[Tensor, ...]) -> Float[np.ndarray, "row target"]:
         """Predictions in target units. **Raises** `ValueError` if not fitted or of another width."""
         return self.weights.predict(X)
 
     def score(
         self,
-        X: Shaped[np.ndarray, "..."] | Shaped[Tensor, "..."],
-        y: Shaped[np.ndarray, "..."] | Shaped[Tensor, "..."],
+        X: Shaped[np.ndarray, ...] | Shaped[Tensor, ...],
+        y: Shaped[np.ndarray, ...] | Shaped[Tensor, ...],
     ) -> float:
         """R² on these rows, mean over targets. **Raises** `ValueError` as `ridge_cv` does for its `y`."""
         predicted = self.predict(X)
@@ -185,7 +188,7 @@ class RidgeProbe:
         scale: float = 1.0,
         *,
         target: int | str | None = None,
-        sd: Shaped[np.ndarray, "..."] | Sequence[float] | None = None,
+        sd: Shaped[np.ndarray, ...] | Sequence[float] | None = None,
         eraser: Erases | None = None,
     ) -> AffineEdit:
         """The edit behind `fwd_hooks`, as a function of arrays (`edit.apply(X)`)."""
@@ -200,7 +203,7 @@ class RidgeProbe:
         pos: EditPos = None,
         *,
         target: int | str | None = None,
-        sd: Shaped[np.ndarray, "..."] | Sequence[float] | None = None,
+        sd: Shaped[np.ndarray, ...] | Sequence[float] | None = None,
         eraser: Erases | None = None,
     ) -> list[tuple[str, HookFn]]:
         """TransformerLens `(hook_name, fn)` pairs, for `run_with_hooks(…, fwd_hooks=…)` and `model.hooks`.
@@ -250,7 +253,7 @@ class RidgeProbe:
             write_json(folder / "manifest.json", manifest)
 
     @classmethod
-    def load(cls, path: Path | str) -> "RidgeProbe":
+    def load(cls, path: Path | str) -> RidgeProbe:
         """Read a probe that `save` wrote. **Raises** `ArtifactError` if missing or damaged or no probe."""
         folder = user_path(path)
         manifest = read_json(folder / "manifest.json")
@@ -271,12 +274,69 @@ class RidgeProbe:
             return probe
 
     def save_pretrained(self, path: Path | str, judged: Mapping[str, Any] | None = None) -> None:
-        """Write the probe, and what judged it, as a folder for the Hub; see `estimators.pretrained`."""
-        save_pretrained(self, path, judged)
+        """Write the probe as a folder for the Hub, in place of an earlier probe there.
+
+        Args:
+            path: The folder.
+            judged: What `judged_by` says; written beside the probe as `verdict.json`, for the card.
+
+        Raises:
+            FileExistsError: `path` holds something other than a probe.
+            ValueError: Before `fit`.
+        """
+        path = user_path(path)
+        self.save(path, overwrite=True)
+        if judged is not None:
+            write_json(path / "verdict.json", judged)
 
     @classmethod
     def from_pretrained(
         cls, name_or_path: Path | str, probe_id: str | None = None, revision: str | None = None
-    ) -> "RidgeProbe":
-        """A probe from a local folder or the Hub; see `estimators.pretrained`."""
-        return from_pretrained(cls, name_or_path, probe_id, revision)
+    ) -> RidgeProbe:
+        """A probe from a local folder, or from a repository on the Hub.
+
+        Args:
+            name_or_path: A folder, or `owner/name`.
+            probe_id: The probe's folder in the repository (its card names it).
+            revision: A branch, tag or commit.
+
+        Raises:
+            ArtifactError: There is no whole probe; and what `hf_hub_download` raises if the repository cannot
+                be reached or read.
+        """
+        local = user_path(name_or_path)
+        if local.is_dir():
+            return cls.load(local / (probe_id or ""))
+        repo = str(name_or_path)
+        if repo.count("/") != 1 or repo.startswith(("/", ".", "~")):
+            raise ArtifactError(f"{repo} is neither a folder here nor a repository's name (owner/name)")
+        from huggingface_hub import hf_hub_download
+
+        folder = f"{probe_id}/" if probe_id else ""
+        files = ("manifest.json", "probe.safetensors")
+        paths = [hf_hub_download(repo, f"{folder}{name}", revision=revision) for name in files]
+        return cls.load(Path(paths[0]).parent)
+
+
+def judged_by(findings: Findings) -> dict[str, Any]:
+    """What findings say about their chosen probe, in JSON's own types: verdict, baselines, split and the gain
+    that would have been seen 80% of the time (`limit_of_detection`, None before `calibrate`)."""
+    chosen = next(line for line in findings.layer_scores if line["point"] == findings.chosen_point)
+    return json_ready(
+        {
+            "model": findings.model,
+            "table": findings.table,
+            "kind_of_target": findings.kind,
+            "target_names": findings.target_names,
+            "units": findings.units,
+            "chosen_point": findings.chosen_point,
+            "scores": chosen,
+            "split": findings.split_note,
+            "verdict": findings.verdict,
+            "baselines": findings.baselines,
+            "checks": findings.checks,
+            "calibrated": findings.limit_of_detection is not None,
+            "limit_of_detection": findings.limit_of_detection,
+            "provenance": findings.provenance,
+        }
+    )

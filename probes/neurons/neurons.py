@@ -25,7 +25,7 @@ from graticule.hooks.rows import Rows
 from graticule.probes.attribution.replay import CaptureSettings, TableRows, capture_settings
 from graticule.probes.attribution.weights import mlp_weights
 from graticule.probes.core.findings import Findings
-from graticule.probes.linear.ridge_rows import as_rows
+from graticule.probes.linear.rows import as_rows
 from graticule.probes.neurons.cosines import DIRECTIONS, WEIGHTS, Cosines, cosines
 from graticule.probes.neurons.result import Neurons, Search
 from graticule.probes.neurons.rotations import (

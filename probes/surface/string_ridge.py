@@ -11,14 +11,14 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from graticule.hooks.imports import load
-from graticule.probes.linear.row_products import (
+from graticule.probes.linear.sparse import (
+    dual_ridge,
     fits,
     is_small,
     kernel_predictions,
     kernel_smoothers,
     product_duals,
 )
-from graticule.probes.linear.sparse_ridge import dual_ridge
 from graticule.probes.tables.groups import group_folds
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ from graticule.hooks.coders import load_sae
 from graticule.hooks.names import BadNameError, user_path
 from graticule.hooks.streams.corpora import Corpus
 from graticule.hub.subject import gather
-from graticule.probes.causes.leace import Eraser
+from graticule.probes.linear.leace import Eraser
 from graticule.probes.linear.ridge import RidgeProbe
 from graticule.probes.papers.spacetime import find_space_time
 from graticule.probes.surface.baselines import Baselines

@@ -24,7 +24,7 @@ from graticule.hub.outgoing import shorten
 from graticule.hub.readback import differences
 from graticule.hub.remote import check_repo, masked
 from graticule.hub.subject import SaeFacts, Subject, gather, hub_dataset, look
-from graticule.probes.linear.pretrained import judged_by
+from graticule.probes.linear.ridge import judged_by
 from graticule.saes import Run
 from graticule.sims.planted import planted
 

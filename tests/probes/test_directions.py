@@ -10,7 +10,7 @@ from graticule.probes.directions.angles import noise_fits, point_fits, shuffled
 from graticule.probes.directions.directions import directions
 from graticule.probes.directions.result import Directions
 from graticule.probes.geometry import cosine_matrix, effective_rank
-from graticule.probes.linear.solvers import ridge_fit
+from graticule.probes.linear.ridge_cv import ridge_fit
 from graticule.sims.planted import planted
 
 POINT = "blocks.1.hook_resid_post"

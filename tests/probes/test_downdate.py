@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from graticule.probes.generalisation.downdate import leave_blocks_out
+from graticule.probes.linear.refits import leave_blocks_out
 
 
 def made(n: int, width: int, scaled: bool = False, seed: int = 0):

@@ -14,8 +14,8 @@ from graticule.hooks.artifact import ArtifactError
 from graticule.hooks.kinds import ForeignFolderError
 from graticule.hooks.question import check_beforehand
 from graticule.probes.beyond.pca import pca
-from graticule.probes.causes.leace import Eraser
 from graticule.probes.layer_band import LayerBand, layer_band
+from graticule.probes.linear.leace import Eraser
 from graticule.probes.linear.ridge import RidgeProbe
 from graticule.probes.surface.baselines import Baselines
 from graticule.studies.result import Study

@@ -8,10 +8,10 @@ from graticule import sweep
 from graticule.hooks.artifact import ArtifactError
 from graticule.probes.causes.effects import detection_limit, needed, rank_p
 from graticule.probes.causes.erase import Erasure, erase
-from graticule.probes.causes.leace import Eraser, Moments, covariance_directions, matched_erasers
 from graticule.probes.causes.reprobe import refit, ridge_at
 from graticule.probes.core.verdict import STRUCTURE
 from graticule.probes.linear.edits import unit_moves
+from graticule.probes.linear.leace import Eraser, Moments, covariance_directions, matched_erasers
 from graticule.sims.planted import planted
 
 

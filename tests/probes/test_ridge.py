@@ -8,13 +8,13 @@ import torch
 
 from graticule.hooks.artifact import ArtifactError, write_json
 from graticule.hooks.values import NonFiniteError
-from graticule.probes.causes.leace import Eraser
+from graticule.probes.linear.holdout import LARGEST_CLUSTER, plan_holdout
+from graticule.probes.linear.leace import Eraser
 from graticule.probes.linear.logistic import logistic_cv
 from graticule.probes.linear.pca import components
 from graticule.probes.linear.ridge import RidgeProbe, cosines
-from graticule.probes.linear.ridge_holdout import LARGEST_CLUSTER, plan_holdout
-from graticule.probes.linear.ridge_rows import ArrayRows, default_alphas
-from graticule.probes.linear.solvers import ridge_cv, ridge_cv_stream, ridge_fit
+from graticule.probes.linear.ridge_cv import default_alphas, ridge_cv, ridge_cv_stream, ridge_fit
+from graticule.probes.linear.rows import ArrayRows
 
 TOLERANCE = 1e-6
 
@@ -179,7 +179,7 @@ def test_large_clusters_are_held_out_by_folds(monkeypatch):
 
 @pytest.mark.parametrize("width", [12, 200])
 def test_more_large_clusters_than_folds(monkeypatch, width):
-    monkeypatch.setattr("graticule.probes.linear.ridge_holdout.LARGEST_CLUSTER", 4)
+    monkeypatch.setattr("graticule.probes.linear.holdout.LARGEST_CLUSTER", 4)
     X, y = data(150, width)
     clusters = np.random.default_rng(2).permutation(
         np.r_[np.repeat(np.arange(14), 10), [20, 20, 21, 21, *range(30, 36)]]
@@ -196,7 +196,7 @@ def test_many_targets_take_the_second_pass(monkeypatch):
     X, y = data(90, 10, n_targets=5)
     clusters = np.repeat(np.arange(45), 2)
     kept = ridge_cv(X, y, clusters=clusters, per_target=True)
-    monkeypatch.setattr("graticule.probes.linear.solvers._KEPT_ERRORS", 1)
+    monkeypatch.setattr("graticule.probes.linear.ridge_cv._KEPT_ERRORS", 1)
     again = ridge_cv(X, y, clusters=clusters, per_target=True)
     assert np.allclose(kept.out_of_fold, again.out_of_fold, rtol=1e-10)
     assert (kept.alpha_by_target == again.alpha_by_target).all()
@@ -273,7 +273,7 @@ def test_default_grid_reaches_signal_beside_massive_directions():
 def test_edge_hits_are_reported(caplog):
     X, y = data(100, 30)
     y = X[:, :1] + 5 * np.random.default_rng(0).standard_normal((100, 1))
-    with caplog.at_level(logging.INFO, logger="graticule.probes.linear.ridge_rows"):
+    with caplog.at_level(logging.INFO, logger="graticule.probes.linear.ridge_cv"):
         assert ridge_cv(X, y, alphas=[1e-3, 1e-1, 10.0]).alpha_at_edge
     assert "upper end of the grid 0.001 to 10" in caplog.text
     assert not ridge_cv(X, y).alpha_at_edge
@@ -282,7 +282,7 @@ def test_edge_hits_are_reported(caplog):
 def test_edge_hits_without_consequence_are_not_reported(caplog):
     X, _ = data(200, 10)
     rng = np.random.default_rng(1)
-    with caplog.at_level(logging.INFO, logger="graticule.probes.linear.ridge_rows"):
+    with caplog.at_level(logging.INFO, logger="graticule.probes.linear.ridge_cv"):
         exact = ridge_cv(X, X[:, :2] @ rng.standard_normal((2, 2)))  # no noise: less is better, without end
         noise = ridge_cv(X, rng.standard_normal((200, 2)))  # nothing to find: more is better, without end
     assert exact.alpha == exact.alphas[0] and not exact.alpha_at_edge

@@ -5,8 +5,8 @@ import pytest
 import scipy.sparse as sp
 from sklearn.linear_model import Ridge
 
-from graticule.probes.linear import row_products
-from graticule.probes.linear.row_products import factor_lower, fits, product_duals, solve_lower
+from graticule.probes.linear import sparse
+from graticule.probes.linear.sparse import factor_lower, fits, product_duals, solve_lower
 from graticule.probes.surface.string_ridge import StringRidge
 
 
@@ -18,7 +18,7 @@ def made(n: int = 300, width: int = 500, targets: int = 20) -> tuple[sp.csr_matr
 
 @pytest.mark.parametrize("block", [64, 1024])
 def test_every_strength_is_scikit_learns(monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    monkeypatch.setattr(row_products, "_BLOCK_ROWS", block)  # several blocks, and one
+    monkeypatch.setattr(sparse, "_BLOCK_ROWS", block)  # several blocks, and one
     X, y = made()
     alphas = np.array([0.003, 1.0, 100.0])
     for alpha, dual in zip(alphas, product_duals(X, y, alphas, tol=1e-6), strict=True):
@@ -34,10 +34,10 @@ def test_without_refinement_a_weak_strength_misses_the_tolerance(
     heavy = sp.csr_matrix(X + sp.csr_matrix(0.5 * np.ones((1, 500)) * np.arange(300)[:, None] / 300))
     good = next(product_duals(heavy, y, np.array([1.0]), tol=1e-4))
     assert not caplog.records
-    monkeypatch.setattr(row_products, "_REFINEMENTS", 1)
+    monkeypatch.setattr(sparse, "_REFINEMENTS", 1)
     poor = next(product_duals(heavy, y, np.array([1.0]), tol=1e-4))
     assert "residuals stay at" in caplog.text
-    exact = np.linalg.solve(row_products.gram(heavy) + np.eye(300), y - y.mean(axis=0))
+    exact = np.linalg.solve(sparse.gram(heavy) + np.eye(300), y - y.mean(axis=0))
     assert np.abs(good - exact).max() < 0.1 * np.abs(poor - exact).max()
 
 

@@ -11,7 +11,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_union
 
-from graticule.probes.linear.sparse_ridge import dual_ridge, sparse_ridge
+from graticule.probes.linear.sparse import dual_ridge, sparse_ridge
 from graticule.probes.surface.tfidf import tfidf_predictions
 from graticule.probes.tables.groups import group_folds
 
@@ -50,9 +50,7 @@ def test_sparse_ridge_is_scikit_learns(n: int, d: int, targets: int) -> None:
 def test_targets_solved_together_are_those_solved_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     X = sp.random(80, 60, 0.2, format="csr", random_state=1)
     y = np.random.default_rng(1).normal(size=(80, 5)) * [1, 1e6, 1e-6, 0, 1]
-    monkeypatch.setattr(
-        "graticule.probes.linear.sparse_ridge._CHUNK_CELLS", 2 * 80 * 2
-    )  # two targets a chunk
+    monkeypatch.setattr("graticule.probes.linear.sparse._CHUNK_CELLS", 2 * 80 * 2)  # two targets a chunk
     both = dual_ridge(X, y, [0.1, 10.0], tol=1e-9)
     for t in range(5):
         alone = dual_ridge(X, y[:, t : t + 1], [0.1], tol=1e-9)[0, :, 0]

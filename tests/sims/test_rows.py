@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from graticule.probes.linear.ridge import cosines
-from graticule.probes.linear.solvers import ridge_cv
+from graticule.probes.linear.ridge_cv import ridge_cv
 from graticule.sims.contexts import UNKNOWN, Contexts
 from graticule.sims.lookup import lookup_model
 from graticule.sims.sequence import SequenceShape, SequenceTokens, sequence_model

@@ -16,23 +16,18 @@ fitted anew from its rows.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 
-from graticule.probes.linear.ridge_rows import (
-    ArrayRows,
-    as_rows,
-    check_alphas,
-    check_finite_rows,
-    chunk_rows_for,
-    chunks,
-)
-from graticule.probes.linear.side_by_side import side_by_side
-from graticule.probes.linear.solvers import ridge_fit
+from graticule.probes.linear.ridge_cv import check_alphas, ridge_fit
+from graticule.probes.linear.rows import ArrayRows, as_rows, check_finite_rows, chunk_rows_for, chunks
 
 _log = logging.getLogger(__name__)
 
@@ -408,3 +403,31 @@ def _reciprocal_condition(factor: Float[np.ndarray, "k k"], norm: float) -> floa
     from scipy.linalg import lapack
 
     return float(lapack.dpocon(factor, norm, uplo="L")[0])  # pyright: ignore[reportAttributeAccessIssue]
+
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def side_by_side(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """`work` of every item, in their order, in as many threads as PyTorch uses.
+
+    Meanwhile BLAS runs a single thread in each: pieces of a few hundred columns are too small to be shared
+    out within, and what stands between the products (copies, sums) is shared out as well.
+    """
+    threads = min(torch.get_num_threads(), len(items))
+    if threads < 2:
+        return [work(item) for item in items]
+    with _pools().limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(work, items))
+
+
+@cache
+def _pools() -> Any:
+    """Handles of the BLAS libraries that are loaded."""
+    from importlib import import_module
+
+    from threadpoolctl import ThreadpoolController
+
+    import_module("scipy.linalg")  # brings a BLAS of its own
+    return ThreadpoolController()

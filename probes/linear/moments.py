@@ -12,6 +12,8 @@ Each route gives `eigenvalues`; `basis`, the rows of Z or U; `weights`, the diag
 X is centred throughout; strengths are sklearn's `alpha`: the loss is |y − Xw|² + α |w|².
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, TypeAlias
@@ -21,7 +23,7 @@ import torch
 from jaxtyping import Float, Int
 
 from graticule.hooks.values import finite
-from graticule.probes.linear.ridge_rows import (
+from graticule.probes.linear.rows import (
     OVERFLOWS,
     RowSource,
     check_finite_rows,
@@ -94,7 +96,7 @@ class GramSpectrum:
     complement: ClassVar[bool] = False
 
     @classmethod
-    def of(cls, source: RowSource, y: Float[np.ndarray, "row target"], chunk_rows: int) -> "GramSpectrum":
+    def of(cls, source: RowSource, y: Float[np.ndarray, "row target"], chunk_rows: int) -> GramSpectrum:
         """One pass over `source`. **Raises** `ValueError` naming the first rows that are not finite."""
         mean, gram, x_dot_y = _moments(source, y, chunk_rows)
         values, vectors = _eigh(gram)
@@ -163,7 +165,7 @@ class KernelSpectrum:
     complement: ClassVar[bool] = True
 
     @classmethod
-    def of(cls, x: Float[np.ndarray, "row width"], y: Float[np.ndarray, "row target"]) -> "KernelSpectrum":
+    def of(cls, x: Float[np.ndarray, "row width"], y: Float[np.ndarray, "row target"]) -> KernelSpectrum:
         """Takes `x` over: it is centred in place. **Raises** `ValueError` naming rows that are not finite."""
         check_finite_rows(x, np.arange(len(x)), "X")
         mean = x.mean(axis=0)

@@ -4,14 +4,16 @@ Leave-one-out is Golub, Heath & Wahba (1979): e_i = (y_i − ŷ_i) / (1 − h_ii
 block form, e_G = (I − H_GG)⁻¹ (y_G − ŷ_G). Both are exact, intercept included.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from graticule.probes.linear.ridge_rows import chunks
-from graticule.probes.linear.ridge_spectrum import Errors, Spectrum
+from graticule.probes.linear.moments import Errors, Spectrum
+from graticule.probes.linear.rows import chunks
 
 LARGEST_CLUSTER = 500
 """Clusters with more rows than this are held out by refits, in folds of whole clusters."""
@@ -35,7 +37,7 @@ class HoldoutPlan:
     """In words."""
 
 
-def plan_holdout(n_rows: int, clusters: Shaped[np.ndarray, "..."] | None = None) -> HoldoutPlan:
+def plan_holdout(n_rows: int, clusters: Shaped[np.ndarray, ...] | None = None) -> HoldoutPlan:
     """Every row by itself, or every cluster by itself, or (clusters above 500 rows) folds of clusters.
 
     **Raises** `ValueError` if `clusters` is not `[row]` or holds fewer than two clusters.

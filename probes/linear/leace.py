@@ -33,7 +33,7 @@ from graticule.hooks.artifact import (
 from graticule.hooks.kinds import write_folder
 from graticule.hooks.names import user_path
 from graticule.probes.linear.edits import AffineEdit
-from graticule.probes.linear.ridge_rows import as_rows, as_targets, gram_of
+from graticule.probes.linear.rows import as_rows, as_targets, gram_of
 
 _BISECTIONS = 60
 _KIND = "eraser"
