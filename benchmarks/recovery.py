@@ -29,8 +29,8 @@ from graticule.saes.atoms.truth import Truth, dense_truth, learned_truth, sparse
 from graticule.saes.training.train import train
 from graticule.sims.contexts import Contexts
 from graticule.sims.lookup import lookup_model
-from graticule.sims.train import Training
-from graticule.sims.train import train as train_tables
+from graticule.sims.training.lookup import train_tables
+from graticule.sims.training.settings import Training
 from graticule.sims.truth.rows import lookup_rows
 from graticule.sims.world import World
 

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from _timing import measure, medians, parser, show, write
 
-from graticule.sims.reproductions.setting import Setting
-from graticule.sims.reproductions.simulate import behind
-from graticule.sims.sampling import ExactLoss, Pairs
-from graticule.sims.train import Learned, train
+from graticule.sims.papers.setting import Setting
+from graticule.sims.papers.simulate import behind
+from graticule.sims.training.lookup import Learned, train_tables
+from graticule.sims.training.sampling import ExactLoss, Pairs
 from graticule.sims.truth.steering import VIEWS, watch_cosines
 
 BLOCK = 256
@@ -53,7 +53,7 @@ def batched(setting: Setting, runs: int, points: int = 1) -> Learned:
     """All runs at once."""
     contexts = [setting.contexts(seed) for seed in range(runs)]
     training = setting.training(tuple(range(runs)), (1.0,) * runs, points)
-    return train(contexts, training, watch=watch_cosines(contexts), progress=False)
+    return train_tables(contexts, training, watch=watch_cosines(contexts), progress=False)
 
 
 def population(setting: Setting, runs: int, wanted: np.ndarray) -> tuple[float, int, np.ndarray, np.ndarray]:
@@ -76,7 +76,7 @@ def population(setting: Setting, runs: int, wanted: np.ndarray) -> tuple[float, 
     try:
         longer = replace(setting, steps=2 * setting.steps)
         training = longer.training(tuple(range(runs)), (1.0,) * runs, LOOKS)
-        train(contexts, training, watch=look, progress=False)
+        train_tables(contexts, training, watch=look, progress=False)
     except Reached:
         pass
     seconds = time.perf_counter() - start

@@ -171,7 +171,11 @@ SETTINGS = Kind(
     lambda v: f"simulate({_make_world(v)})",
 )
 """What learners are trained on, and how."""
-LEARNED = Kind("what train returns", of_class("Learned"), lambda v: "train([Contexts.complete(world)])")  # noqa: ARG005
+LEARNED = Kind(
+    "what train_tables returns",
+    of_class("Learned"),
+    lambda v: "train_tables([Contexts.complete(world)])",  # noqa: ARG005
+)
 """Trained tables."""
 TRAINING = Kind("a Training", of_class("Training"), lambda v: "Training(steps=2000)")  # noqa: ARG005
 """How tables are trained."""

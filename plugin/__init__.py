@@ -49,11 +49,11 @@ if TYPE_CHECKING:
     from graticule.probes.words.languages import languages as languages
     from graticule.probes.words.words import words as words
     from graticule.sims.contexts import Contexts as Contexts
-    from graticule.sims.reproductions.reproduce import reproduce as reproduce
-    from graticule.sims.reproductions.simulate import simulate as simulate
+    from graticule.sims.papers.reproduce import reproduce as reproduce
+    from graticule.sims.papers.simulate import simulate as simulate
+    from graticule.sims.papers.theorems import theorems as theorems
     from graticule.sims.sequence import SequenceTokens as SequenceTokens
-    from graticule.sims.theorems.run import theorems as theorems
-    from graticule.sims.train import Training as Training
+    from graticule.sims.training.settings import Training as Training
     from graticule.sims.world import World as World
     from graticule.studies.running import study as study
 
@@ -119,7 +119,7 @@ _HOMES = {
     "SequenceTokens": "graticule.sims.sequence",
     "Store": "graticule.hooks.store",
     "Table": "graticule.probes.tables.table",
-    "Training": "graticule.sims.train",
+    "Training": "graticule.sims.training.settings",
     "World": "graticule.sims.world",
     "ablate": "graticule.probes.causes.ablate",
     "ambiguous": "graticule.probes.words.ambiguous",
@@ -145,13 +145,13 @@ _HOMES = {
     "probe": "graticule.probes.probe",
     "prompts": "graticule.probes.generalisation.prompts",
     "record": "graticule.hooks.record",
-    "reproduce": "graticule.sims.reproductions.reproduce",
-    "simulate": "graticule.sims.reproductions.simulate",
+    "reproduce": "graticule.sims.papers.reproduce",
+    "simulate": "graticule.sims.papers.simulate",
     "sphere": "graticule.probes.beyond.sphere",
     "steer": "graticule.probes.causes.steer",
     "study": "graticule.studies.running",
     "sweep": "graticule.probes.core.sweep",
-    "theorems": "graticule.sims.theorems.run",
+    "theorems": "graticule.sims.papers.theorems",
     "trace": "graticule.probes.attribution.trace",
     "transfer": "graticule.probes.generalisation.transfer",
     "words": "graticule.probes.words.words",

@@ -12,7 +12,7 @@ import itertools
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ from torch import Tensor
 from graticule.hooks.artifact import as_damaged
 from graticule.sims.contexts import Contexts
 from graticule.sims.learners import hooked, load_learner, save_learner
+from graticule.sims.training.settings import SequenceShape
 from graticule.sims.truth.optimal import truth_table
 from graticule.sims.world import UNKNOWN, World
 
@@ -31,31 +32,6 @@ if TYPE_CHECKING:
 
 KIND = "sequence_learner"
 _MOST_TEXTS = 1 << 24
-
-
-@dataclass(frozen=True)
-class SequenceShape:
-    """The transformer's size."""
-
-    n_layers: int = 2
-    """Blocks, 1 to 4 being plenty."""
-    d_model: int = 32
-    """Width of the residual stream."""
-    n_heads: int = 4
-    """Attention heads a block."""
-    mlp_ratio: int = 4
-    """Width of a block's hidden layer over `d_model`; 0 leaves the MLPs out."""
-    normalization: Literal["LN"] | None = "LN"
-    """Layer norm with gains and biases before every sublayer and the unembedding, or none."""
-
-    def __post_init__(self) -> None:
-        """Raises:
-        ValueError: For sizes that make no transformer.
-        """
-        if min(self.n_layers, self.d_model, self.n_heads) < 1 or self.mlp_ratio < 0:
-            raise ValueError(f"{self}: at least one block, head and dimension")
-        if self.normalization not in ("LN", None):
-            raise ValueError(f"normalization={self.normalization!r}: 'LN' or None")
 
 
 @dataclass(frozen=True, eq=False)

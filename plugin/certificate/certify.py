@@ -21,9 +21,7 @@ from graticule.hooks.artifact import ArtifactError, fingerprint, json_ready, lib
 from graticule.hooks.doors import FOLDER, PLAN, WORLD, door
 from graticule.hooks.locks import only_here
 from graticule.hooks.names import user_path
-from graticule.sims.sequence import SequenceShape
-from graticule.sims.sequence_train import SequenceTraining
-from graticule.sims.train import Training
+from graticule.sims.training.settings import SequenceShape, SequenceTraining, Training
 from graticule.sims.world import World
 
 _log = logging.getLogger(__name__)

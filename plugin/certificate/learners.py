@@ -17,9 +17,10 @@ from graticule.hooks.activations import Activations
 from graticule.hooks.artifact import ArtifactError
 from graticule.sims.contexts import Contexts
 from graticule.sims.lookup import load_lookup, lookup_model, save_lookup
-from graticule.sims.sequence import SequenceShape, SequenceTokens, load_sequence, save_sequence
-from graticule.sims.sequence_train import SequenceTraining, train_sequence
-from graticule.sims.train import Training, train
+from graticule.sims.sequence import SequenceTokens, load_sequence, save_sequence
+from graticule.sims.training.lookup import train_tables
+from graticule.sims.training.sequence import train_sequence
+from graticule.sims.training.settings import SequenceShape, SequenceTraining, Training
 from graticule.sims.truth.optimal import LinearReader, optimal_reader, parity
 from graticule.sims.truth.rows import TrueRows, lookup_rows, sequence_rows
 from graticule.sims.world import World
@@ -249,8 +250,8 @@ class Learners:
                 seed=(self.plan.seed,) * len(wanted),
             )
             all_contexts = [contexts for _, _, contexts, _ in wanted]
-            trained = train(all_contexts, settings, progress=self._progress)
-            start = train(all_contexts, replace(settings, steps=0), progress=False)
+            trained = train_tables(all_contexts, settings, progress=self._progress)
+            start = train_tables(all_contexts, replace(settings, steps=0), progress=False)
             learned = []
             for run, (condition, level, contexts, width) in enumerate(wanted):
                 sizes = contexts.n, len(contexts.world.vectors)

@@ -10,7 +10,7 @@ import typer
 
 from graticule.commands import arguments as a
 from graticule.commands import options as o
-from graticule.sims.reproductions import NAMES
+from graticule.sims.papers import NAMES
 
 _log = logging.getLogger(__name__)
 
@@ -142,9 +142,9 @@ def _used(asked: dict[str, Any]) -> None:
 
 def _made(asked: dict[str, Any], parts: Path) -> Any:
     """The result that was asked for; settings of a simulation are kept in `parts` as they are done."""
-    from graticule.sims.reproductions.reproduce import reproduce
-    from graticule.sims.reproductions.setting import Setting
-    from graticule.sims.reproductions.simulate import simulate
+    from graticule.sims.papers.reproduce import reproduce
+    from graticule.sims.papers.setting import Setting
+    from graticule.sims.papers.simulate import simulate
 
     shared: dict[str, Any] = {"runs": asked["seeds"], "seed": asked["seed"], "progress": True, "out": parts}
     if asked["table"] is not None:
@@ -157,7 +157,7 @@ def _made(asked: dict[str, Any], parts: Path) -> Any:
         if value is not None and name not in ("theorems", "table", "seeds", "seed", "optimizer")
     }
     if asked["theorems"]:
-        from graticule.sims.theorems.run import theorems
+        from graticule.sims.papers.theorems import theorems
 
         chosen.setdefault("concepts", 4)
         return theorems(Setting(**chosen).world(asked["seed"]), asked["seed"], progress=True)

@@ -29,7 +29,7 @@ from graticule.probes.steering import (
     usable,
 )
 from graticule.sims.contexts import UNKNOWN, Contexts
-from graticule.sims.train import Learned
+from graticule.sims.training.lookup import Learned
 
 Set = tuple[int, int, int]
 """Concept, value before, value after."""

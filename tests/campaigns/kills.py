@@ -44,7 +44,7 @@ from graticule.certificate.learners import Plan
 from graticule.hooks.kinds import working_folder
 from graticule.hooks.running import runner
 from graticule.results import CERTIFICATE
-from graticule.sims.train import Training
+from graticule.sims.training.settings import Training
 from graticule.sims.world import World
 
 PLAN = Plan(

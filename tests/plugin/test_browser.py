@@ -18,8 +18,8 @@ from graticule.probes.attribution.result import build_up_figure, shares_figure
 from graticule.probes.calibration.result import rates_figure
 from graticule.report.page import write_page
 from graticule.saes.training.history import curves_figure
-from graticule.sims.reproductions.curves import cosine_figure
-from graticule.sims.reproductions.figures import VIEWS, heat_figure
+from graticule.sims.papers.curves import cosine_figure
+from graticule.sims.papers.figures import VIEWS, heat_figure
 
 from .conftest import Places
 

@@ -27,9 +27,7 @@ from graticule.hooks.artifact import ArtifactError
 from graticule.probes.core.stack import Predictions
 from graticule.probes.linear.ridge import RidgeProbe
 from graticule.probes.mlp import MLPSettings
-from graticule.sims.sequence import SequenceShape
-from graticule.sims.sequence_train import SequenceTraining
-from graticule.sims.train import Training
+from graticule.sims.training.settings import SequenceShape, SequenceTraining, Training
 from graticule.sims.truth.optimal import optimal_reader
 from graticule.sims.world import UNKNOWN, World
 

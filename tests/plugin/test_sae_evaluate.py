@@ -19,7 +19,8 @@ from graticule.saes.evaluation.evaluate import evaluate, write_evaluation
 from graticule.saes.evaluation.losses import LossSums, Scores
 from graticule.saes.evaluation.reconstruction import RowSums
 from graticule.saes.evaluation.result import SaeEvaluation
-from graticule.sims.sequence import SequenceShape, SequenceTokens, sequence_model
+from graticule.sims.sequence import SequenceTokens, sequence_model
+from graticule.sims.training.settings import SequenceShape
 from graticule.sims.world import World
 
 pytestmark = [

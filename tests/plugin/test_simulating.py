@@ -13,7 +13,7 @@ from graticule.cli import main
 from graticule.hooks import artifact
 from graticule.probes.words.lists import packaged_pairs
 from graticule.results import load_result
-from graticule.sims.reproductions.setting import Setting
+from graticule.sims.papers.setting import Setting
 
 
 def told(folder: Path) -> dict[str, Any]:

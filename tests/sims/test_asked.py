@@ -14,10 +14,11 @@ from graticule.certificate.learners import Plan
 from graticule.cli import main
 from graticule.results import load_result
 from graticule.sims.contexts import Contexts
-from graticule.sims.reproductions.reproduce import reproduce
-from graticule.sims.reproductions.setting import Setting
-from graticule.sims.reproductions.simulate import simulate
-from graticule.sims.train import Training, train
+from graticule.sims.papers.reproduce import reproduce
+from graticule.sims.papers.setting import Setting
+from graticule.sims.papers.simulate import simulate
+from graticule.sims.training.lookup import train_tables
+from graticule.sims.training.settings import Training
 from graticule.sims.truth.steering import concept_lines
 from graticule.sims.world import World
 from graticule.sims.worlds.structures import RestrictedWorld
@@ -30,7 +31,7 @@ def test_a_world_of_ones_own_is_what_every_run_learns(tmp_path: Path) -> None:
     """The same means as training on it by hand; another world of the same shape is another simulation."""
     found = simulate(WORLD, steps=300, out=tmp_path, **QUICK)
     by_hand = Training(dim=4, steps=300, seed=(0, 1), log_every=300)
-    lines = concept_lines(train([Contexts.complete(WORLD)] * 2, by_hand, progress=False))
+    lines = concept_lines(train_tables([Contexts.complete(WORLD)] * 2, by_hand, progress=False))
     for view in ("unembedding", "embedding", "mixed"):
         assert found.settings[view].item() == pytest.approx(
             lines.groupby("run")[view].mean().mean(), abs=1e-6

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from graticule.sims.reproductions.figures import graph_figure
+from graticule.sims.papers.figures import graph_figure
 
 RADIUS = 17
 

@@ -10,10 +10,11 @@ from graticule import capture, record
 from graticule.hooks.artifact import ArtifactError
 from graticule.sims.contexts import Contexts
 from graticule.sims.lookup import load_lookup, lookup_model, save_lookup, sequences
-from graticule.sims.theorems import log_odds
-from graticule.sims.theorems import tables as any_learner
-from graticule.sims.theorems.tables import Tables
-from graticule.sims.train import Training, train
+from graticule.sims.papers import log_odds
+from graticule.sims.papers import tables as any_learner
+from graticule.sims.papers.tables import Tables
+from graticule.sims.training.lookup import train_tables
+from graticule.sims.training.settings import Training
 from graticule.sims.world import World
 from graticule.sims.worlds.structures import RestrictedWorld
 from graticule.sims.worlds.values import smooth_world
@@ -22,7 +23,7 @@ from graticule.sims.worlds.values import smooth_world
 @pytest.fixture(scope="module")
 def learned():
     contexts = Contexts.complete(World.random(4, seed=1))
-    return train([contexts], Training(steps=500, scale=5.0, dim=5, log_every=500), progress=False)
+    return train_tables([contexts], Training(steps=500, scale=5.0, dim=5, log_every=500), progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +158,7 @@ def test_an_incomplete_concept_set_has_the_papers_loss_too(tmp_path):
     """Tokens outside 𝒞̂ have no share of the softmax: in training, in the model, in the theorems' tables."""
     contexts = Contexts.complete(RestrictedWorld.drawn(World.random(4, seed=1), 0.5, seed=2))
     settings = Training(optimizer="population", steps=2000, log_every=2000)
-    learned = train([contexts], settings, progress=False)
+    learned = train_tables([contexts], settings, progress=False)
     save_lookup(tmp_path / "learner", contexts, learned.f[0], learned.g[0])
     model, _ = load_lookup(tmp_path / "learner")
     met = np.flatnonzero(contexts.probabilities)

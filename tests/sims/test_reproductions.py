@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from graticule.sims.reproductions import simulate as module
-from graticule.sims.reproductions.reproduce import TABLES, reproduce
-from graticule.sims.reproductions.result import TITLES, Simulation
-from graticule.sims.reproductions.setting import Setting
-from graticule.sims.reproductions.simulate import MEASURED, behind, runs_of, simulate
-from graticule.sims.train import train
+from graticule.sims.papers import simulate as module
+from graticule.sims.papers.reproduce import TABLES, reproduce
+from graticule.sims.papers.setting import Setting
+from graticule.sims.papers.simulate import MEASURED, behind, runs_of, simulate
+from graticule.sims.papers.simulation import TITLES, Simulation
+from graticule.sims.training.lookup import train_tables
 from graticule.sims.truth.steering import VIEWS, Flips, concept_lines, steering_of
 
 from ..helpers import misread_axes
@@ -31,7 +31,7 @@ def test_a_setting_is_measured_as_its_runs_are(simulation):
     """Whatever it was trained beside: the same as training the setting alone, run by run."""
     setting = Setting(3, steps=4000, scale=0.1).by("population")
     contexts = [setting.contexts(seed) for seed in (5, 6, 7)]
-    learned = train(contexts, setting.training((5, 6, 7), (0.1,) * 3, 4), progress=False)
+    learned = train_tables(contexts, setting.training((5, 6, 7), (0.1,) * 3, 4), progress=False)
     runs = concept_lines(learned).groupby("run").mean()
     line = simulation.settings.iloc[1]
     for view in VIEWS:
@@ -211,7 +211,7 @@ def test_cosines_across_concepts_are_those_of_runs():
     setting = Setting(4, steps=2000)
     found = simulate(setting, runs=3, seed=2, nulls=0, progress=False)
     contexts = [setting.contexts(seed) for seed in (2, 3, 4)]
-    learned = train(contexts, setting.training((2, 3, 4), (1.0,) * 3, 40), progress=False)
+    learned = train_tables(contexts, setting.training((2, 3, 4), (1.0,) * 3, 40), progress=False)
     sizes, signed = [], []
     for steering in steering_of(learned):
         grid = steering.cosines()["unembedding"]
@@ -236,7 +236,7 @@ def test_products_of_the_learner_itself():
     assert found["unembedding_causal"].iloc[1] < found["unembedding"].iloc[1] - 0.2
     seeds = (0, 1)
     contexts = [settings[1].contexts(seed) for seed in seeds]
-    learned = train(contexts, settings[1].training(seeds, (1.0, 1.0), 2), progress=False)
+    learned = train_tables(contexts, settings[1].training(seeds, (1.0, 1.0), 2), progress=False)
     means = []
     for run, held in enumerate(contexts):
         f = learned.f[run, : held.n].double().numpy()[held.probabilities > 0]

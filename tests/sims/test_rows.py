@@ -9,8 +9,9 @@ from graticule.probes.linear.ridge import cosines
 from graticule.probes.linear.ridge_cv import ridge_cv
 from graticule.sims.contexts import UNKNOWN, Contexts
 from graticule.sims.lookup import lookup_model
-from graticule.sims.sequence import SequenceShape, SequenceTokens, sequence_model
-from graticule.sims.train import Training, train
+from graticule.sims.sequence import SequenceTokens, sequence_model
+from graticule.sims.training.lookup import train_tables
+from graticule.sims.training.settings import SequenceShape, Training
 from graticule.sims.truth.optimal import parity
 from graticule.sims.truth.rows import lookup_rows, sequence_rows
 from graticule.sims.world import World
@@ -101,7 +102,9 @@ def test_a_trained_learner_writes_a_line_and_a_circle():
     contexts = Contexts.complete(world)
     found = []
     for steps in (6000, 0):
-        learned = train([contexts], Training(dim=8, optimizer="population", lr=4.0, steps=steps, scale=0.1))
+        learned = train_tables(
+            [contexts], Training(dim=8, optimizer="population", lr=4.0, steps=steps, scale=0.1)
+        )
         rows = lookup_rows(lookup_model(learned.f[0], learned.g[0]), contexts, POINT, n=6000, seed=1)
         x, (names, y), test = rows.activations[POINT].double().numpy(), rows.targets(), rows.test_rows()
         fit = ridge_cv(x[~test], y[~test], clusters=rows.contexts[~test])

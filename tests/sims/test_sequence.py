@@ -12,8 +12,9 @@ from helpers import as_installed, cached, relative, sae_by_override
 from graticule import capture, record
 from graticule.hooks.artifact import ArtifactError
 from graticule.sims.contexts import UNKNOWN, Contexts
-from graticule.sims.sequence import SequenceShape, SequenceTokens, load_sequence, save_sequence
-from graticule.sims.sequence_train import SequenceTraining, floors, logits_of, train_sequence
+from graticule.sims.sequence import SequenceTokens, load_sequence, save_sequence
+from graticule.sims.training.sequence import floors, sequence_logits, train_sequence
+from graticule.sims.training.settings import SequenceShape, SequenceTraining
 from graticule.sims.world import World
 from graticule.sims.worlds.structures import with_child, with_synonyms
 from graticule.sims.worlds.values import smooth_world
@@ -124,7 +125,9 @@ def test_plain_forward_is_the_models(learned, texts):
             short = SequenceTraining(shape, steps=1, batch=2)
             model = train_sequence(learned.contexts.world, short, progress=False).model
         with torch.no_grad():
-            torch.testing.assert_close(logits_of(dict(model.named_parameters()), shape, texts), model(texts))
+            torch.testing.assert_close(
+                sequence_logits(dict(model.named_parameters()), shape, texts), model(texts)
+            )
 
 
 def test_same_settings_same_bits(world):
@@ -143,7 +146,7 @@ def test_same_settings_same_bits(world):
 def test_posteriors_kept_or_not_teach_alike(world, monkeypatch):
     short = SequenceTraining(SequenceShape(1, 8, 2), steps=4, batch=8)
     kept = train_sequence(world, short, progress=False)
-    monkeypatch.setattr("graticule.sims.sequence_train._TABLE", 0)
+    monkeypatch.setattr("graticule.sims.training.sequence._TABLE", 0)
     found = train_sequence(world, short, progress=False)
     np.testing.assert_array_equal(found.gap, kept.gap)
     assert torch.equal(found.model.W_U, kept.model.W_U)

@@ -10,7 +10,8 @@ from helpers import as_installed
 
 from graticule.probes.geometry import causal, covariance
 from graticule.sims.contexts import UNKNOWN, Contexts
-from graticule.sims.train import Training, train
+from graticule.sims.training.lookup import train_tables
+from graticule.sims.training.settings import Training
 from graticule.sims.truth.steering import VIEWS, Flips, concept_lines, steering_vectors, watch_cosines
 from graticule.sims.world import World
 from graticule.sims.worlds.structures import RestrictedWorld, with_child
@@ -115,7 +116,7 @@ def test_tables_of_other_lengths_are_refused():
 def test_watched_cosines_and_lines_are_those_of_the_tables():
     contexts = [CASES["complete"], Contexts.complete(World.random(4, seed=6))]
     settings = Training(optimizer="population", lr=2.0, steps=400, log_every=200)
-    learned = train(contexts, settings, watch=watch_cosines(contexts), progress=False)
+    learned = train_tables(contexts, settings, watch=watch_cosines(contexts), progress=False)
     lines = concept_lines(learned, nulls=10)
     assert isinstance(lines, pd.DataFrame) and len(lines) == 8
     assert (lines["n_unembedding"] == 8).all() and (lines["n_embedding"] == 27).all()

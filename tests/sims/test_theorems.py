@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 
 from graticule.sims.contexts import UNKNOWN, Contexts
-from graticule.sims.reproductions.reproduce import reproduce
-from graticule.sims.reproductions.result import table_1_band
-from graticule.sims.theorems import log_odds, oracle, products
-from graticule.sims.theorems import run as run_module
-from graticule.sims.theorems import tables as any_learner
-from graticule.sims.theorems.result import Check, Theorems
-from graticule.sims.theorems.run import theorems
-from graticule.sims.theorems.tables import Tables
-from graticule.sims.train import Training, train
+from graticule.sims.papers import log_odds, oracle, products
+from graticule.sims.papers import tables as any_learner
+from graticule.sims.papers import theorems as run_module
+from graticule.sims.papers.checks import Check
+from graticule.sims.papers.reproduce import reproduce
+from graticule.sims.papers.simulation import table_1_band
+from graticule.sims.papers.tables import Tables
+from graticule.sims.papers.theorems import Theorems, theorems
+from graticule.sims.training.lookup import train_tables
+from graticule.sims.training.settings import Training
 from graticule.sims.world import World
 from graticule.sims.worlds.structures import field_graph, markov_field
 
@@ -46,7 +47,7 @@ def compatible(world: World, seed: int = 0, spread: float = 0.0) -> Tables:
 def learned():
     contexts = [complete(World.random(4, seed=s)) for s in range(2)]
     settings = Training(optimizer="population", steps=3000, log_every=3000)
-    return train(contexts, settings, progress=False)
+    return train_tables(contexts, settings, progress=False)
 
 
 # Tables ----------------------------------------------------------------------------------------------
@@ -446,7 +447,7 @@ def test_the_result_is_kept_told_and_drawn(learned, tmp_path):
 def test_a_learner_of_few_contexts():
     """Theorems about contexts that were never met are left out; those of any learner are not."""
     contexts = Contexts.of(World.random(3, seed=0), [[1, 1, 0], [1, 0, 0]])
-    learned = train([contexts], Training(steps=300, log_every=300), progress=False)
+    learned = train_tables([contexts], Training(steps=300, log_every=300), progress=False)
     found = theorems(learned=learned, steps=100, progress=False)
     assert "Entropy floor" not in {c.name for c in found.failed}
     assert set(found.trained["check"]) == {"Theorem 7", "Causal inner product"}

@@ -9,32 +9,30 @@ from helpers import as_installed
 from scipy.optimize import minimize
 
 from graticule.sims.contexts import Contexts
-from graticule.sims.theorems.descent import (
+from graticule.sims.papers.descents import (
+    collinear,
     cosine,
     hard_margin,
+    margin_checks,
     margin_descent,
+    pair_checks,
     pair_descent,
     separation,
+    star_checks,
     star_descent,
 )
-from graticule.sims.theorems.limits import (
-    collinear,
-    ends,
-    margin_checks,
-    pair_checks,
-    star_checks,
-    theorem_4,
-    theorem_12,
-    theorem_14,
-)
-from graticule.sims.theorems.oracle import linear_tables
-from graticule.sims.theorems.tables import Tables
+from graticule.sims.papers.oracle import linear_tables
 from graticule.sims.world import World
 
 
 def drawn(seed: int, width: int = 5, pairs: int = 6):
     rng = np.random.default_rng(seed)
     return rng.standard_normal(width), rng.standard_normal(width), rng.standard_normal((pairs, width))
+
+
+def theorem_4(a, b, start, steps=1000, times=10):
+    slow = margin_descent(a, b, start, steps * times, normalised=False)
+    return margin_checks(margin_descent(a, b, start, steps), slow)
 
 
 # Theorem 4 -------------------------------------------------------------------------------------------
@@ -120,18 +118,12 @@ def test_plain_descent_only_falls_at_its_default_rate():
         assert (np.diff(margin_descent(a, b, start, 500, normalised=False).loss) < 0).all()
 
 
-def test_ends_of_a_table():
+def test_theorem_4_between_the_contexts_that_know_one_concept_alone():
     contexts = Contexts.complete(World.independent(3, seed=1))
     tables = linear_tables(contexts, known=3.0)
-    a, b = ends(tables, 1)
-    for vector, found in (([-1, 1, -1], a), ([-1, 0, -1], b)):
-        row = int(np.flatnonzero((contexts.vectors == vector).all(axis=1))[0])
-        np.testing.assert_array_equal(found, tables.f[row])
-    fast, _ = theorem_4(a, b, drawn(0, width=3)[2])
+    ends = [np.flatnonzero((contexts.vectors == [-1, v, -1]).all(axis=1))[0] for v in (1, 0)]
+    fast, _ = theorem_4(tables.f[ends[0]], tables.f[ends[1]], drawn(0, width=3)[2])
     assert fast.holds
-    few = Contexts.of(contexts.world, [[1, 1, 0]])
-    with pytest.raises(ValueError, match="knows concept 1 alone"):
-        ends(Tables(few, np.ones((few.n, 3)), tables.g), 1)
 
 
 def test_a_rate_too_large_is_said():
@@ -152,7 +144,7 @@ def test_widths_must_agree():
 @pytest.mark.parametrize("seed", range(6))
 def test_theorem_12(seed):
     u, v, _ = drawn(seed)
-    checks = theorem_12(u, v)
+    checks = pair_checks(pair_descent(u, v))
     assert all(c.holds for c in checks), [c.verdict for c in checks]
     assert checks[0].measured < 1e-13 and checks[1].measured < 1e-13
 
@@ -195,7 +187,7 @@ def test_theorem_12s_checks_can_fail():
 # Theorem 14 ------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("pairs", [2, 4, 8])
 def test_theorem_14(pairs):
-    checks = theorem_14(pairs, steps=1500)
+    checks = star_checks(star_descent(pairs, steps=1500))
     assert all(c.holds for c in checks), [c.verdict for c in checks]
     ended = checks[2].details
     assert ended["cos(v_i, v_j) at the end"] > 0.7 and ended["cos(u1 − u2, v_i) at the end"] > 0.8

@@ -5,10 +5,11 @@ import pytest
 import torch
 from helpers import as_installed
 
-from graticule.sims import train as module
 from graticule.sims.contexts import Contexts
-from graticule.sims.sampling import Alias, ExactLoss, Pairs, Sampler
-from graticule.sims.train import Training, initial, train
+from graticule.sims.training import lookup as module
+from graticule.sims.training.lookup import Learned, initial, train_tables
+from graticule.sims.training.sampling import Alias, ExactLoss, Pairs, Sampler
+from graticule.sims.training.settings import Training
 from graticule.sims.world import World
 from graticule.sims.worlds.structures import RestrictedWorld
 
@@ -51,7 +52,7 @@ def plain(contexts, settings: Training):
 @pytest.mark.parametrize("weight_decay", [0.0, 0.01])
 def test_batched_training_is_the_plain_loop(contexts, optimizer, weight_decay):
     settings = Training(optimizer=optimizer, steps=300, scale=3.0, weight_decay=weight_decay, log_every=130)
-    learned = train(contexts, settings, progress=False)
+    learned = train_tables(contexts, settings, progress=False)
     for run, (f, g) in enumerate(plain(contexts, settings)):
         torch.testing.assert_close(learned.f[run], f, rtol=1e-3, atol=2e-5)
         torch.testing.assert_close(learned.g[run], g, rtol=1e-3, atol=2e-5)
@@ -59,14 +60,16 @@ def test_batched_training_is_the_plain_loop(contexts, optimizer, weight_decay):
 
 def test_large_logits_take_the_safe_route(contexts):
     settings = Training(steps=100, scale=60.0, lr=0.01, log_every=100)
-    learned = train(contexts, settings, progress=False)
+    learned = train_tables(contexts, settings, progress=False)
     for run, (_, g) in enumerate(plain(contexts, settings)):
         assert torch.isfinite(learned.f[run]).all()
         torch.testing.assert_close(learned.g[run], g, rtol=1e-3, atol=1e-4)
 
 
 def test_the_population_gradient_reaches_the_floor(contexts):
-    learned = train(contexts, Training(optimizer="population", steps=4000, log_every=1000), progress=False)
+    learned = train_tables(
+        contexts, Training(optimizer="population", steps=4000, log_every=1000), progress=False
+    )
     gap = learned.loss - learned.floor
     assert (gap >= -1e-9).all()
     assert (np.diff(learned.loss, axis=0) < 0).all()
@@ -75,7 +78,7 @@ def test_the_population_gradient_reaches_the_floor(contexts):
 
 def test_the_population_gradient_is_autograds(contexts):
     settings = Training(optimizer="population", steps=1, lr=1.0, scale=2.0, log_every=1)
-    learned = train(contexts, settings, progress=False)
+    learned = train_tables(contexts, settings, progress=False)
     f0, g0 = start(contexts, settings)
     for run, held in enumerate(contexts):
         f, g = f0[run].double().requires_grad_(), g0[run].double().requires_grad_()
@@ -89,7 +92,7 @@ def test_the_population_gradient_is_autograds(contexts):
 
 
 def test_the_loss_falls_towards_the_floor_and_never_below(contexts):
-    learned = train(contexts, Training(steps=4000, lr=0.3, log_every=1000), progress=False)
+    learned = train_tables(contexts, Training(steps=4000, lr=0.3, log_every=1000), progress=False)
     assert (learned.loss >= learned.floor - 1e-9).all()
     assert learned.loss[0] == pytest.approx(np.log(16), abs=0.05)  # small weights guess evenly
     assert (learned.loss[-1] < learned.loss[0] - 0.5).all()
@@ -97,29 +100,32 @@ def test_the_loss_falls_towards_the_floor_and_never_below(contexts):
 
 def test_same_seed_same_bits_and_runs_do_not_depend_on_each_other(contexts):
     settings = Training(steps=200, log_every=100)
-    first, again = train(contexts, settings, progress=False), train(contexts, settings, progress=False)
+    first, again = (
+        train_tables(contexts, settings, progress=False),
+        train_tables(contexts, settings, progress=False),
+    )
     assert torch.equal(first.f, again.f) and torch.equal(first.g, again.g)
-    alone = train(contexts[:1], settings, progress=False)
+    alone = train_tables(contexts[:1], settings, progress=False)
     torch.testing.assert_close(alone.f[0], first.f[0], rtol=1e-4, atol=1e-6)
 
 
 def test_watching_sees_every_point_of_the_curves(contexts):
     seen: list[int] = []
     settings = Training(steps=250, log_every=100)
-    learned = train(contexts, settings, watch=lambda step, f, g: seen.append(step), progress=False)
+    learned = train_tables(contexts, settings, watch=lambda step, f, g: seen.append(step), progress=False)
     assert seen == [0, 100, 200, 250] == learned.steps.tolist()
 
 
 def test_worlds_of_different_shapes_are_refused(contexts):
     with pytest.raises(ValueError, match="same number of values"):
-        train([contexts[0], Contexts.complete(World.random(3))])
+        train_tables([contexts[0], Contexts.complete(World.random(3))])
     with pytest.raises(ValueError, match="one run or more"):
-        train([])
+        train_tables([])
 
 
 def test_training_stops_at_the_floor(contexts):
     settings = Training(optimizer="population", lr=2.0, steps=8000, log_every=50, tolerance=0.2)
-    learned = train(contexts, settings, progress=False)
+    learned = train_tables(contexts, settings, progress=False)
     gap = learned.loss - learned.floor
     assert learned.steps[-1] < 8000 and len(learned.steps) == len(learned.loss)
     assert (gap[-1] < 0.2).all() and gap[-2].max() >= 0.2
@@ -127,7 +133,9 @@ def test_training_stops_at_the_floor(contexts):
 
 def test_what_watch_returns_is_kept(contexts):
     settings = Training(steps=120, log_every=50)
-    learned = train(contexts, settings, watch=lambda step, f, g: (step, float(f.norm())), progress=False)
+    learned = train_tables(
+        contexts, settings, watch=lambda step, f, g: (step, float(f.norm())), progress=False
+    )
     assert [step for step, _ in learned.watched] == [0, 50, 100, 120]
     assert learned.watched[-1][1] == pytest.approx(float(learned.f.norm()))
 
@@ -138,11 +146,11 @@ def test_widths_and_scales_beside_one_another_are_those_runs_alone(contexts, opt
     settings = Training(
         optimizer=optimizer, steps=60, log_every=60, dim=(2, 6), scale=(1.0, 5.0), seed=(4, 9)
     )
-    both = train(contexts[:2], settings, progress=False)
+    both = train_tables(contexts[:2], settings, progress=False)
     assert not both.f[0, :, 2:].any() and not both.g[0, :, 2:].any()
     for run, (dim, scale, seed) in enumerate([(2, 1.0, 4), (6, 5.0, 9)]):
         alone = Training(optimizer=optimizer, steps=60, log_every=60, dim=dim, scale=scale, seed=seed)
-        learned = train(contexts[run : run + 1], alone, progress=False)
+        learned = train_tables(contexts[run : run + 1], alone, progress=False)
         torch.testing.assert_close(both.f[run, :, :dim], learned.f[0], rtol=1e-3, atol=1e-5)
         torch.testing.assert_close(both.g[run, :, :dim], learned.g[0], rtol=1e-3, atol=1e-5)
 
@@ -150,19 +158,19 @@ def test_widths_and_scales_beside_one_another_are_those_runs_alone(contexts, opt
 def test_a_number_a_run_is_refused_for_other_numbers_of_runs(contexts):
     for settings in (Training(dim=(3, 4)), Training(scale=(1.0,)), Training(seed=(1, 2, 3, 4))):
         with pytest.raises(ValueError, match="for 3 runs; give one, or one a run"):
-            train(contexts, settings)
+            train_tables(contexts, settings)
 
 
 def test_divergence_is_told(contexts):
     with pytest.raises(FloatingPointError, match="lower lr"):
-        train(contexts, Training(lr=1e6, scale=50.0, steps=400, log_every=400), progress=False)
+        train_tables(contexts, Training(lr=1e6, scale=50.0, steps=400, log_every=400), progress=False)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "population"])
 def test_no_table_that_is_not_finite_is_given_back(contexts, optimizer):
     """In fewer updates than there are between two looks at the logits."""
     with pytest.raises(FloatingPointError, match="lower lr"):
-        train(contexts, Training(optimizer=optimizer, lr=1e30, scale=50.0, steps=20), progress=False)
+        train_tables(contexts, Training(optimizer=optimizer, lr=1e30, scale=50.0, steps=20), progress=False)
 
 
 @pytest.mark.parametrize(
@@ -188,9 +196,9 @@ def test_settings_that_cannot_be(wrong, said):
 def test_the_sparse_route_of_the_population_gradient_is_the_dense_one(contexts, monkeypatch):
     """What many concepts take, whose p(d, c) does not fit as it is."""
     settings = Training(optimizer="population", steps=200, weight_decay=1e-3, log_every=200)
-    dense = train(contexts, settings, progress=False)
+    dense = train_tables(contexts, settings, progress=False)
     monkeypatch.setattr(module, "_DENSE", 0)
-    sparse = train(contexts, settings, progress=False)
+    sparse = train_tables(contexts, settings, progress=False)
     torch.testing.assert_close(sparse.f, dense.f, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(sparse.g, dense.g, rtol=1e-4, atol=1e-6)
 
@@ -215,7 +223,7 @@ def test_a_restricted_world_is_the_world_given_the_set(restricted):
 
 
 def test_tokens_outside_the_set_are_neither_drawn_nor_guessed(restricted):
-    learned = train([restricted], Training(steps=3000, log_every=1000), progress=False)
+    learned = train_tables([restricted], Training(steps=3000, log_every=1000), progress=False)
     assert not learned.g[0][~torch.from_numpy(restricted.world.kept)].any()
     assert learned.g[0][torch.from_numpy(restricted.world.kept)].norm(dim=1).min() > 0.1
     assert (learned.loss >= learned.floor - 1e-9).all()
@@ -237,7 +245,7 @@ def test_the_exact_loss_is_a_sum_over_contexts_and_tokens(restricted, contexts):
 
 def test_concept_sets_of_several_sizes_are_refused(restricted, contexts):
     with pytest.raises(ValueError, match="runs need one size"):
-        train([restricted, contexts[0]])
+        train_tables([restricted, contexts[0]])
     with pytest.raises(ValueError, match="above 0 and up to 1"):
         RestrictedWorld.drawn(contexts[0].world, 0.0)
     with pytest.raises(ValueError, match="expected one entry for each of 16"):
@@ -267,3 +275,13 @@ def test_samples_follow_the_joint_of_contexts_and_tokens(contexts):
     wanted[met] = held.conditional(met) * held.probabilities[met, None]
     np.testing.assert_allclose(counts / counts.sum(), wanted, atol=0.003)
     assert not counts[wanted == 0].any()
+
+
+def test_the_old_place_works_and_warns():
+    from graticule.sims import train as old
+
+    for name, now in (("train", train_tables), ("Training", Training), ("Learned", Learned)):
+        with pytest.warns(DeprecationWarning, match=f"sims.train.{name} is now graticule.sims.training"):
+            assert getattr(old, name) is now
+    with pytest.raises(AttributeError, match="no attribute 'loss'"):
+        _ = old.loss

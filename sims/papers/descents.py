@@ -12,6 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
+from graticule.sims.papers.checks import JIANG, Check
+
+SOUDRY = "Soudry et al., arXiv 1710.10345, Theorem 3"
+_TURNED = "largest distance of its unit vector from the start's"
 _FAR = 300.0  # exp of more, times anything, may leave float64's range
 _SAME = 1e-9  # of the longer vector: a min-norm point shorter than this is 0
 
@@ -256,3 +260,109 @@ class _Log:
 
     def done(self) -> Descent:
         return Descent(self._at, np.stack(self._limit), np.array(self._mutual), np.array(self._loss))
+
+
+# Checks ----------------------------------------------------------------------------------------------
+def margin_checks(
+    fast: Descent, slow: Descent, tolerance: float = 1e-4, ratio: float = 10.0
+) -> tuple[Check, ...]:
+    """Theorem 4's checks of a normalised and a plain descent from one start."""
+    away, left = float(1 - fast.limit[-1].min()), float(1 - slow.limit[-1].min())
+    return (
+        Check(
+            name="Theorem 4",
+            statement="with embeddings fixed, descent takes all steering vectors of C_i to one direction, "
+            "that of the point of the segment [a, −b] nearest to 0",
+            source=f"{JIANG}, Theorem 4; {SOUDRY}",
+            quantity=f"1 − cosine with the closed form after {fast.steps[-1]:,} normalised steps",
+            measured=away,
+            tolerance=tolerance,
+            details={
+                "1 − least mutual cosine": float(1 - fast.mutual[-1]),
+                "1 − least cosine at the start": float(1 - fast.limit[0].min()),
+            },
+        ),
+        Check(
+            name="Theorem 4, plain descent",
+            statement="plain descent nears the same direction only as 1 / ln t",
+            source=SOUDRY,
+            quantity=f"1 − cosine after {slow.steps[-1]:,} plain steps over that after {fast.steps[-1]:,} "
+            "normalised ones",
+            measured=left / max(away, 1e-16),
+            tolerance=ratio,
+            relation="≥",
+            details={"1 − cosine, plain": left},
+        ),
+    )
+
+
+def collinear(a: Float[np.ndarray, " dim"], b: Float[np.ndarray, " dim"], tolerance: float = 1e-9) -> Check:
+    """Whether a ≠ b fails to separate: b a positive multiple of a, which `hard_margin` refuses."""
+    return Check(
+        name="Theorem 4, its condition",
+        statement="a ≠ b is not enough: with b = αa, α > 0, no direction separates and there is no limit",
+        source=f"{JIANG}, Theorem 4 (its assumption)",
+        quantity="largest margin over the longer embedding",
+        measured=separation(a, b),
+        tolerance=tolerance,
+        premise=0.0 if (a != b).any() else 1.0,
+    )
+
+
+def pair_checks(joint: Joint, tolerance: float = 1e-13) -> tuple[Check, ...]:
+    """Theorem 12's checks of one descent: u + v, u − v, and the cosine."""
+    return _joint_checks(
+        f"{JIANG}, Theorem 12",
+        tolerance,
+        ("Theorem 12, sum", "u + v keeps its direction", _TURNED, joint.direction),
+        (
+            "Theorem 12, difference",
+            "(u − v)_{t+1} = (1 − ηL_t)(u − v)_t",
+            "largest difference over |u| + |v|",
+            joint.recursion,
+        ),
+        rising=("Theorem 12, cosine", "cos(u, v) increases at every step", joint.slowest),
+        details={
+            "cosine at the start": float(joint.curve.limit[0, 0]),
+            "at the end": float(joint.curve.limit[-1, 0]),
+        },
+    )
+
+
+def star_checks(joint: Joint, tolerance: float = 1e-12) -> tuple[Check, ...]:
+    """Theorem 14's checks of one descent: the equal loss terms, the fixed direction, the cosines."""
+    return _joint_checks(
+        f"{JIANG}, Theorems 5 and 14",
+        tolerance,
+        (
+            "Theorem 14, loss",
+            "from an orthogonal start all 2K terms of the loss stay equal",
+            "largest over least term, − 1",
+            joint.recursion,
+        ),
+        ("Theorem 14, direction", "√2 Σ v_i + √K (u1 − u2) keeps its direction", _TURNED, joint.direction),
+        rising=(
+            "Theorem 14, cosines",
+            "cos(v_i, v_j) and cos(u1 − u2, v_i) increase at every step",
+            joint.slowest,
+        ),
+        details={
+            "cos(v_i, v_j) at the end": float(joint.curve.mutual[-1]),
+            "cos(u1 − u2, v_i) at the end": float(joint.curve.limit[-1].min()),
+        },
+    )
+
+
+def _joint_checks(
+    source: str,
+    tolerance: float,
+    *invariants: tuple[str, str, str, float],
+    rising: tuple[str, str, float],
+    details: dict[str, float],
+) -> tuple[Check, ...]:
+    """Checks of what stays the same (name, statement, quantity, measured), and of the cosines that rise."""
+    name, statement, slowest = rising
+    return (
+        *(Check(*claim[:2], source, *claim[2:], tolerance) for claim in invariants),
+        Check(name, statement, source, "least change in a step", slowest, -1e-15, "≥", details=details),
+    )

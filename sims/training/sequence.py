@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from graticule.sims.contexts import Contexts
-from graticule.sims.sequence import SequenceShape, SequenceTokens, sequence_model
+from graticule.sims.sequence import SequenceTokens, sequence_model
+from graticule.sims.training.settings import SequenceShape, SequenceTraining
 from graticule.sims.world import World
 
 if TYPE_CHECKING:
@@ -25,47 +26,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _TABLE = 1 << 24  # posterior probabilities that are kept at most: nine concepts' 3⁹ contexts of 2⁹ tokens
 _WATCHED = 512  # texts on which the curves are taken
-
-
-@dataclass(frozen=True)
-class SequenceTraining:
-    """How the transformer is trained: Adam with a cosine schedule down to zero."""
-
-    shape: SequenceShape = field(default_factory=SequenceShape)
-    """The transformer."""
-    steps: int = 2000
-    """Updates."""
-    lr: float = 3e-3
-    """Highest learning rate, reached after a twentieth of the updates."""
-    batch: int = 64
-    """Texts an update."""
-    scale: float = 1.0
-    """Factor on the initial weights N(0, 1/fan-in)."""
-    weight_decay: float = 0.0
-    """Of AdamW, on all matrices."""
-    targets: Literal["posterior", "sampled"] = "posterior"
-    """Every position learns the exact p(c | known), or the token that completes its own text."""
-    seed: int = 0
-    """Of weights and texts."""
-    log_every: int = 250
-    """Updates between points of the curves."""
-    enough: float = 0.0
-    """Training ends once the loss is less than this above its floor (nats, mean over positions)."""
-
-    def __post_init__(self) -> None:
-        """Raises:
-        ValueError: For other targets, or numbers out of range.
-        """
-        if self.targets not in ("posterior", "sampled"):
-            raise ValueError(f"targets={self.targets!r}: 'posterior' or 'sampled'")
-        if self.steps < 0 or min(self.batch, self.log_every) < 1:
-            raise ValueError(
-                f"steps={self.steps}, batch={self.batch}, log_every={self.log_every}: 1 or more, steps 0"
-            )
-        if not (0 < self.lr < math.inf and 0 <= self.weight_decay < math.inf and 0 <= self.scale < math.inf):
-            raise ValueError(
-                f"lr={self.lr}, weight_decay={self.weight_decay}, scale={self.scale}: finite, none below 0"
-            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +139,7 @@ class _Beliefs:
         return chances[torch.from_numpy(rows.reshape(-1))].view(*texts.shape, -1)
 
 
-def logits_of(
+def sequence_logits(
     weights: Mapping[str, Tensor], shape: SequenceShape, texts: Int[Tensor, "text pos"]
 ) -> Float[Tensor, "text pos token"]:
     """The hooked model's logits from its own parameters in plain torch, in a third of the time or less."""
@@ -253,7 +213,7 @@ class _Run:
         return total / len(self._watched)
 
     def _logits(self, texts: Tensor) -> Tensor:
-        return logits_of(self._weights, self.settings.shape, texts)
+        return sequence_logits(self._weights, self.settings.shape, texts)
 
     def _rate(self, step: int) -> float:
         warm = max(1, self.settings.steps // 20)

@@ -16,9 +16,10 @@ from tqdm.auto import tqdm
 from graticule.hooks.artifact import ArtifactError, fingerprint, library_versions
 from graticule.hooks.doors import FOLDER, POINTS, SETTINGS, door
 from graticule.hooks.names import user_path
-from graticule.sims.reproductions.result import Simulation
-from graticule.sims.reproductions.setting import Setting
-from graticule.sims.train import Learned, Optimizer, train
+from graticule.sims.papers.setting import Setting
+from graticule.sims.papers.simulation import Simulation
+from graticule.sims.training.lookup import Learned, train_tables
+from graticule.sims.training.settings import Optimizer
 from graticule.sims.truth.steering import VIEWS, concept_lines, steering_of, watch_cosines
 from graticule.sims.world import World
 
@@ -56,7 +57,8 @@ def simulate(
 
     `simulate(world)` trains every run on that world; with nothing given, worlds of seven concepts are drawn,
     one a run: 10 runs of 200,000 updates, for minutes. What is trained is logged, and drawn as a bar.
-    The trained tables themselves are what `graticule.sims.train.train([Contexts.complete(world)])` returns.
+    The trained tables themselves are what `train_tables([Contexts.complete(world)])` of
+    `graticule.sims.training.lookup` returns.
 
     Args:
         settings: Worlds, settings, or both.
@@ -91,7 +93,7 @@ def simulate(
             for member in missing:
                 _log.info("%s: %d runs of %s", member.name, count, member.training_words)
             for setting, learned in _learn(missing, count, seed, points, progress) if missing else ():
-                done[setting] = measured(setting, learned, nulls)
+                done[setting] = measure(setting, learned, nulls)
                 saved.put(setting, done[setting])
     parts = [done[setting] for setting in chosen]
     tables = {name: pd.concat([part[name] for part in parts], ignore_index=True) for name in parts[0]}
@@ -155,7 +157,7 @@ def _learn(
     contexts = worlds * len(members)
     scales = tuple(member.scale for member in members for _ in seeds)
     settings = members[0].training(seeds * len(members), scales, points)
-    whole = train(contexts, settings, watch=watch_cosines(contexts), progress=progress)
+    whole = train_tables(contexts, settings, watch=watch_cosines(contexts), progress=progress)
     out: list[tuple[Setting, Learned]] = []
     for k, member in enumerate(members):
         part = slice(k * runs, (k + 1) * runs)
@@ -172,7 +174,7 @@ def _learn(
     return out
 
 
-def measured(
+def measure(
     setting: Setting, learned: Learned, nulls: int, label: str | None = None
 ) -> dict[str, pd.DataFrame]:
     """The tables of a `Simulation` for one setting, called by its name or `label`."""

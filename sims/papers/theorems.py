@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -12,13 +13,27 @@ from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.doors import LEARNED, TRAINING, WORLD, door
+from graticule.hooks.saved import SavedResult
 from graticule.sims.contexts import Contexts
-from graticule.sims.theorems import limits, log_odds, oracle, products
-from graticule.sims.theorems.descent import Descent, margin_descent, pair_descent, star_descent
-from graticule.sims.theorems.result import Check, Theorems
-from graticule.sims.theorems.tables import Tables, entropy_floor, proposition_11
-from graticule.sims.train import Learned, Training, train
+from graticule.sims.papers import log_odds, oracle, products
+from graticule.sims.papers.checks import Check
+from graticule.sims.papers.descents import (
+    Descent,
+    collinear,
+    margin_checks,
+    margin_descent,
+    pair_checks,
+    pair_descent,
+    star_checks,
+    star_descent,
+)
+from graticule.sims.papers.tables import Tables, entropy_floor, proposition_11
+from graticule.sims.training.lookup import Learned, train_tables
+from graticule.sims.training.settings import Training
 from graticule.sims.world import World
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +50,102 @@ _ROUGHLY: tuple[Callable[[Tables], Check], ...] = (
     products.unification,
     products.theorem_2_5,
 )
+_CURVES = "Descent of Theorems 4, 12 and 14: cosine with the direction that each theorem names"
+_TABLE = "Every check"
+_TRAINED = "The same quantities on a trained learner, which meets the premises roughly at best: no verdict"
+_STATEMENTS = "What is claimed"
+
+
+@dataclass(frozen=True)
+class Theorems(SavedResult):
+    """The result of `theorems`."""
+
+    KIND: ClassVar[str] = "theorems"
+
+    m: int
+    """Binary concepts of the world."""
+    edges: tuple[tuple[int, int], ...]
+    """Its graph, parents first."""
+    checks: tuple[Check, ...]
+    """Every check, in the order of the groups."""
+    trained: pd.DataFrame
+    """The theorems' quantities on a trained learner: `check`, `quantity`, `measured`, `premise` (how far it
+    is from what the theorem presupposes). No verdict: it meets the premises roughly at best."""
+    curves: pd.DataFrame
+    """A line a point of a descent: `theorem`, `series`, `step`, `cosine`."""
+    seed: int
+    """Seed of gauges, noise, starts and training."""
+    provenance: Mapping[str, Any]
+    """Settings and versions."""
+
+    @property
+    def title(self) -> str:
+        """What was checked."""
+        return f"The paper's theorems as exact checks, {self.m} concepts"
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        """The checks that do not hold."""
+        return tuple(c for c in self.checks if not c.holds)
+
+    def summary(self) -> str:
+        """How many hold, then a line a check."""
+        if self.failed:
+            names = ", ".join(c.name for c in self.failed)
+            first = f"{len(self.failed)} of {len(self.checks)} exact checks FAIL: {names}"
+        else:
+            first = f"all {len(self.checks)} exact checks hold"
+        where = f"{self.m} concepts, {len(self.edges)} edges, seed {self.seed}"
+        return "\n".join([f"{first} ({where})", *(c.verdict for c in self.checks)])
+
+    def figures(self) -> dict[str, Figure]:
+        """The descents."""
+        from graticule.sims.papers.curves import descent_figure
+
+        return {_CURVES: descent_figure(self.curves)}
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Numbers and bars; what a trained learner keeps of them; statements and sources."""
+        numbers = pd.DataFrame(
+            {
+                "check": [c.name for c in self.checks],
+                "holds": ["yes" if c.holds else "NO" for c in self.checks],
+                "measured": [f"{c.measured:.3g}" for c in self.checks],
+                "bar": [f"{c.relation} {c.tolerance:.3g}" for c in self.checks],
+                "what is measured": [c.quantity for c in self.checks],
+                "further": [_further(c) for c in self.checks],
+            }
+        )
+        claims = pd.DataFrame(
+            {
+                "check": [c.name for c in self.checks],
+                "statement": [c.statement for c in self.checks],
+                "source": [c.source for c in self.checks],
+            }
+        )
+        trained = pd.DataFrame(
+            {
+                "check": self.trained["check"],
+                "measured": [f"{x:.3g}" for x in self.trained["measured"]],
+                "premise off by": [f"{x:.3g}" for x in self.trained["premise"]],
+                "what is measured": self.trained["quantity"],
+            }
+        )
+        return {_TABLE: numbers, **({_TRAINED: trained} if len(trained) else {}), _STATEMENTS: claims}
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields, and of every check whether it holds and its line."""
+        out = super().to_json()
+        out["checks"] = [
+            {**check, "holds": c.holds, "verdict": c.verdict}
+            for check, c in zip(out["checks"], self.checks, strict=True)
+        ]
+        return {**out, "holds": not self.failed}
+
+
+def _further(check: Check) -> str:
+    details = [f"{name} {value:.3g}" for name, value in check.details.items()]
+    return "; ".join([*details, *([check.note] if check.note else [])])
 
 
 @door(world=WORLD.or_none(), learned=LEARNED.or_none(), training=TRAINING.or_none())
@@ -72,7 +183,7 @@ def theorems(
     if learned is None:
         training = training or Training(optimizer="population", steps=2000, log_every=2000, seed=seed)
         _log.info("training a learner of %d concepts, %d steps", world.m, training.steps)
-        learned = train([Contexts.complete(world)], training, progress=False)
+        learned = train_tables([Contexts.complete(world)], training, progress=False)
     groups = {
         "oracle": lambda: _oracle(world, seed),
         "log-odds": lambda: _log_odds(world, learned, seed),
@@ -187,10 +298,10 @@ def _descents(m: int, steps: int, seed: int) -> tuple[list[Check], pd.DataFrame]
     normalised = margin_descent(a, b, start, steps)
     plain = margin_descent(a, b, start, 10 * steps, normalised=False)
     checks = [
-        *limits.margin_checks(normalised, plain),
-        limits.collinear(a, 2 * a),
-        *limits.pair_checks(pair),
-        *limits.star_checks(star),
+        *margin_checks(normalised, plain),
+        collinear(a, 2 * a),
+        *pair_checks(pair),
+        *star_checks(star),
     ]
     curves = [
         _curve("4", "Theorem 4, normalised descent", normalised, normalised.limit.min(axis=1)),

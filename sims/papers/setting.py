@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from graticule.hooks.limits import LimitError, Range, check_limits
 from graticule.sims.contexts import Contexts
-from graticule.sims.train import Optimizer, Training
+from graticule.sims.training.settings import Optimizer, Training
 from graticule.sims.world import World
 from graticule.sims.worlds.structures import RestrictedWorld
 

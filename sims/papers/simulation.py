@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from graticule.hooks.saved import SavedResult
-from graticule.sims.theorems.result import JIANG, Check
+from graticule.sims.papers.checks import JIANG, Check
 from graticule.sims.truth.steering import VIEWS
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ WITHIN = 0.02
 
 @dataclass(frozen=True)
 class Simulation(SavedResult):
-    """The result of `graticule.sims.reproductions.simulate` and `reproduce`."""
+    """The result of `graticule.sims.papers.simulate` and `reproduce`."""
 
     KIND: ClassVar[str] = "sim"
 
@@ -154,8 +154,8 @@ class Simulation(SavedResult):
 
     def figures(self) -> dict[str, Figure]:
         """The paper's numbers beside ours, the map, curves, heat-maps, the scatter, graphs."""
-        from graticule.sims.reproductions import figures
-        from graticule.sims.reproductions.curves import cosine_figure, loss_figure
+        from graticule.sims.papers import figures
+        from graticule.sims.papers.curves import cosine_figure, loss_figure
 
         out: dict[str, Figure] = {}
         if len(self.paper) and self.name not in ("orthogonality", "figure2", "figure5"):

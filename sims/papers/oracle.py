@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float
 
 from graticule.sims.contexts import UNKNOWN, Contexts
-from graticule.sims.theorems.result import JIANG, Check
-from graticule.sims.theorems.tables import Tables, log_softmax
+from graticule.sims.papers.checks import JIANG, Check
+from graticule.sims.papers.tables import Tables, log_softmax
 from graticule.sims.world import World
 
 _RANK = 1e-13  # of the largest singular value: what is below is rounding

@@ -22,11 +22,12 @@ from graticule.hooks.artifact import library_versions
 from graticule.hooks.doors import FOLDER, door
 from graticule.probes.geometry import cosine_matrix
 from graticule.sims.contexts import Contexts
-from graticule.sims.reproductions import NAMES, Name
-from graticule.sims.reproductions.result import Simulation
-from graticule.sims.reproductions.setting import Setting
-from graticule.sims.reproductions.simulate import measured, simulate
-from graticule.sims.train import Optimizer, train
+from graticule.sims.papers import NAMES, Name
+from graticule.sims.papers.setting import Setting
+from graticule.sims.papers.simulate import measure, simulate
+from graticule.sims.papers.simulation import Simulation
+from graticule.sims.training.lookup import train_tables
+from graticule.sims.training.settings import Optimizer
 from graticule.sims.truth.steering import VIEWS, watch_cosines
 
 LONG = 500_000
@@ -280,8 +281,8 @@ def _scatter(setting: Setting, seed: int, progress: bool | None) -> Simulation:
     for panel, masks in PANELS.items():
         contexts = Contexts.complete(world) if masks is None else Contexts.of(world, masks)
         training = setting.training((seed,), (1.0,), 40)
-        learned = train([contexts], training, watch=watch_cosines([contexts]), progress=progress)
-        for name, table in measured(setting, learned, nulls=0, label=panel).items():
+        learned = train_tables([contexts], training, watch=watch_cosines([contexts]), progress=progress)
+        for name, table in measure(setting, learned, nulls=0, label=panel).items():
             parts.setdefault(name, []).append(table)
         g = learned.g[0].double().numpy()
         parts.setdefault("points", []).append(_coordinates(panel, world.vectors, g))

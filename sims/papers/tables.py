@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Int
 
 from graticule.sims.contexts import UNKNOWN, Contexts
 from graticule.sims.lookup import NEVER
-from graticule.sims.theorems.result import JIANG, Check, largest
-from graticule.sims.train import Learned
+from graticule.sims.papers.checks import JIANG, Check, largest
+from graticule.sims.training.lookup import Learned
 from graticule.sims.worlds.structures import tokens_of
 
 

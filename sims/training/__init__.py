@@ -1,0 +1,1 @@
+"""Learners of known worlds, trained: lookup tables, and transformers that read concepts one by one."""
