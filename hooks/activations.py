@@ -27,6 +27,7 @@ from graticule.hooks.padding import (
 )
 from graticule.hooks.points import LayerSpec, PointSpec
 from graticule.hooks.rows import PointKey, Rows, wanted_names
+from graticule.hooks.values import dtype_name
 
 if TYPE_CHECKING:
     from typing import Self
@@ -157,7 +158,7 @@ class Activations(TellsNames, Rows):
         write_saelens(self, path, point, context_size)
 
     def __repr__(self) -> str:
-        kinds = sorted({str(t.dtype).removeprefix("torch.") for t in self._tensors.values()})
+        kinds = sorted({dtype_name(t.dtype) for t in self._tensors.values()})
         widths = sorted(set(self.widths.values()))
         first, last = self.points[0], self.points[-1]
         span = first if first == last else f"{first} … {last}"

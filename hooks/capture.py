@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, overload
@@ -17,12 +17,13 @@ from tqdm.auto import tqdm
 from graticule.hooks.activations import Activations
 from graticule.hooks.alignment import DIGEST, named_by_text, text_digests
 from graticule.hooks.artifact import ArtifactError, frame_digest, is_as_sealed, library_versions, read_json
+from graticule.hooks.capture_spec import CaptureSpec
 from graticule.hooks.doors import FRAME, MODEL, door, several_inputs, several_texts, texts_of
 from graticule.hooks.identity import check_unhooked, model_identity
 from graticule.hooks.kinds import working_folder
 from graticule.hooks.names import user_path
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
-from graticule.hooks.positions import Pos, check_pos, plain, select
+from graticule.hooks.positions import Pos, check_pos, pos_to_data, select_positions
 from graticule.hooks.processor import described, tell_if_slow
 from graticule.hooks.protocols import HookedModel, device_of, dtype_of
 from graticule.hooks.running.forward import check_compilable, compiled_blocks
@@ -35,7 +36,7 @@ from graticule.hooks.store_texts import check_going_on, of_texts, shards_say_tex
 from graticule.hooks.store_writer import StoreWriter, is_finished, with_widths
 from graticule.hooks.texts_said import RewrittenTexts, check_strings, check_tokens
 from graticule.hooks.tokens import Inputs, TokenRows, tokenize
-from graticule.hooks.values import NonFiniteError
+from graticule.hooks.values import NonFiniteError, dtype_name, dtype_named
 
 __all__ = ["NonFiniteError", "capture"]
 
@@ -153,32 +154,36 @@ def capture(
     if compile:
         check_compilable(names)
     given = several_inputs("capture", inputs)
-    kept = _dtype(dtype) or dtype_of(model)
+    stored_as = dtype_named(dtype, auto=True) or dtype_of(model)
     token_rows = tokenize(model, given, prompt, prepend_bos)
     of = _texts(inputs, texts, token_rows, prompt, getattr(model, "tokenizer", None))
     columns = _columns(inputs, len(token_rows.ids), rows, of)
-    positions = select(pos, token_rows, include_bos)
-    job = Job(token_rows, positions, pos == "entity_mean", names, kept)
+    positions = select_positions(pos, token_rows, include_bos)
+    job = Job(token_rows, positions, pos == "entity_mean", names, stored_as)
     if job.counts.sum() == 0:
         raise ValueError(f"pos={pos!r} selects no token of any text")
+    spec = CaptureSpec(
+        model=model_identity(model),
+        inputs=token_rows.digest(),
+        n_inputs=len(token_rows.ids),
+        prompt=prompt,
+        positions=pos_to_data(pos),
+        points=names,
+        dtype=dtype_name(stored_as),
+        framed=token_rows.framed,
+        prepend_bos=prepend_bos,
+        include_bos=include_bos,
+    )
     request: dict[str, Any] = {
-        "model": model_identity(model),
-        "inputs": token_rows.digest(),
-        "n_inputs": len(token_rows.ids),
-        "prompt": prompt,
-        "pos": plain(pos),
-        "bos": token_rows.framed,
-        "prepend_bos": prepend_bos,
+        **spec.request(),
         "compile": compile,
         "token_budget": token_budget or TOKEN_BUDGET,
         "share_prefix": share_prefix,
     }
-    if include_bos is not None:
-        request["include_bos"] = include_bos
     if rows is not None:
         request["row_columns"] = list(map(str, rows.columns))
         request["rows"] = frame_digest(rows)
-    if store is not None and is_finished(store, request, names, _word(kept)):
+    if store is not None and is_finished(store, request, names, dtype_name(stored_as)):
         return of_texts(Store(store), shards_say_texts(store, read_manifest(store), of), of)
     tell_if_slow(dtype_of(model), device_of(model), "capture: this model")
     started = time.time()
@@ -191,7 +196,7 @@ def capture(
     with ExitStack() as stack:
         if store is not None:
             stack.enter_context(working_folder(store, STORE, "capturing into"))
-            if (verified := _verified(model, store, request, names, _word(kept), started)) is not None:
+            if (verified := _verified(model, store, spec, request, started)) is not None:
                 return of_texts(verified, shards_say_texts(store, read_manifest(store), of), of)
         made = {**request, "answer": answer_of(model)}
         stack.enter_context(bar)
@@ -205,12 +210,12 @@ def capture(
             tensors = runner.shard(everything)
             table = row_table(job, everything, columns)
             return Activations(tensors, table, {**made, **_when(started, model)})
-        writer = StoreWriter(store, request, runner.widths, _word(kept))
+        writer = StoreWriter(store, request, runner.widths, dtype_name(stored_as))
         say = shards_say_texts(store, writer.manifest, of, writer.damaged)
         check_going_on(store, say, of)
         if say == {False}:  # the rows that are added say no texts either
             columns = _columns(inputs, len(token_rows.ids), rows, None)
-        parts = shards(job.counts, sum(runner.widths.values()) * kept.itemsize)
+        parts = shards(job.counts, sum(runner.widths.values()) * stored_as.itemsize)
         lacking = writer.lacking([int(job.counts[part].sum()) for part in parts])
         bar.update(sum(len(part) for i, part in enumerate(parts) if i not in set(lacking)))
         for part in (parts[i] for i in lacking):
@@ -270,32 +275,14 @@ def _when(started: float, model: HookedModel) -> dict[str, Any]:
     }
 
 
-def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    if dtype is None or dtype == "auto":
-        return None
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ValueError(f"dtype={dtype!r}: expected 'float32', 'bfloat16', 'float16' or 'auto'")
-    return found
-
-
-def _word(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
-
-
 def _verified(
-    model: HookedModel,
-    store: Path,
-    request: Mapping[str, Any],
-    points: Sequence[str],
-    dtype: str,
-    started: float,
+    model: HookedModel, store: Path, spec: CaptureSpec, request: dict[str, Any], started: float
 ) -> Store | None:
     """A complete store whose files have been touched since they were verified, if all of them are whole."""
     if not (store / "manifest.json").is_file() or not read_manifest(store)["complete"]:
         return None
-    widths = {p["name"]: p["width"] for p in with_widths(store, points)}
-    writer = StoreWriter(store, request, widths, dtype)
+    widths = {p["name"]: p["width"] for p in with_widths(store, spec.points)}
+    writer = StoreWriter(store, request, widths, str(spec.dtype))
     if writer.damaged:
         return None
     try:  # a capture by an earlier version tells none

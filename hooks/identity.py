@@ -17,6 +17,7 @@ from torch import Tensor
 from graticule.hooks.calls import memory, products
 from graticule.hooks.protocols import HookedModel, dtype_of, modules_of
 from graticule.hooks.tokenizers import tokenizer_digest
+from graticule.hooks.values import dtype_name
 
 _RECOMPUTED = frozenset({"mask", "IGNORE", "inv_freq"})
 """Buffers that a forward makes anew, as long as its texts."""
@@ -51,7 +52,7 @@ def model_identity(model: HookedModel) -> dict[str, Any]:
         "class": type(model).__name__,
         "n_layers": int(cfg.n_layers),
         "d_model": int(cfg.d_model),
-        "dtype": str(dtype_of(model)).removeprefix("torch."),
+        "dtype": dtype_name(dtype_of(model)),
         "digest": weight_digest(model),
         "config": config_digest(model),
         **({} if tokenizer is None else {"tokenizer": tokenizer_digest(tokenizer)}),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import re
 from collections.abc import Mapping
@@ -70,7 +69,7 @@ def check_pos(pos: Any) -> None:
 
 
 # As plain data ---------------------------------------------------------------------------------------
-def plain(pos: Pos) -> Any:
+def pos_to_data(pos: Pos) -> Any:
     """`pos` as JSON: a name, an index, `{"slice": [start, stop, step]}`, or `{"sample": k, "seed": seed}`
     with `"by": "tokens"`, what the draws follow."""
     if isinstance(pos, slice):
@@ -80,11 +79,12 @@ def plain(pos: Pos) -> Any:
     return pos
 
 
-def from_plain(value: Any) -> Pos:
-    """What `plain` wrote, or what 0.1 did: `"'last'"`, `"slice(1, None, None)"`.
+def pos_from_data(value: Any) -> Pos:
+    """What `pos_to_data` wrote, or what 0.1 did: `"'last'"`, `"slice(1, None, None)"`.
 
-    **Raises** `ValueError` for anything else, a `Sample` of 0.1 included: it was drawn by a text's place in
-    the input, so that a part of the texts would be read elsewhere than they were captured.
+    Raises:
+        ValueError: It is anything else, or a `Sample` of 0.1: that was drawn by a text's place in the input,
+            so that a part of the texts would be read elsewhere than they were captured.
     """
     drawn = value.get("by") is None and "sample" in value if isinstance(value, Mapping) else None
     if drawn or re.fullmatch(r"Sample\(k=\d+, seed=\d+\)", str(value)):
@@ -96,7 +96,7 @@ def from_plain(value: Any) -> Pos:
         pos = _from_mapping(value) if isinstance(value, Mapping) else _from_text(value)
         check_pos(pos)
         return pos
-    except (ValueError, TypeError, KeyError, SyntaxError):
+    except (ValueError, TypeError, KeyError):
         raise ValueError(f"pos={value!r} is no position that was saved; pass pos= yourself") from None
 
 
@@ -110,15 +110,16 @@ def _from_mapping(value: Mapping[str, Any]) -> Pos:
 
 
 def _from_text(value: Any) -> Any:
+    """A position itself, or one as 0.1 wrote it."""
     if not isinstance(value, str) or value in _NAMES:
         return value
-    if (cut := re.fullmatch(r"slice\((.+)\)", value)) is not None:
-        return slice(*ast.literal_eval(f"({cut[1]})"))
-    return ast.literal_eval(value)
+    if (cut := re.fullmatch(r"slice\((.+), (.+), (.+)\)", value)) is not None:
+        return slice(*(None if part == "None" else int(part) for part in cut.groups()))
+    return value[1:-1] if value[1:-1] in _NAMES else int(value)
 
 
 # Selection -------------------------------------------------------------------------------------------
-def select(pos: Pos, rows: TokenRows, include_bos: bool | None = None) -> list[np.ndarray]:
+def select_positions(pos: Pos, rows: TokenRows, include_bos: bool | None = None) -> list[np.ndarray]:
     """Token positions (from the start of the row, BOS included) of every text.
 
     `include_bos=False` leaves the special tokens out of what `pos` selects (`"last"` is then the last of the

@@ -20,7 +20,7 @@ from graticule.hooks.doors import MODEL, door, several_texts
 from graticule.hooks.identity import attached_saes, hooked_points, model_identity
 from graticule.hooks.padding import Extent, Lengths, check_unseen, extent_of
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
-from graticule.hooks.positions import plain
+from graticule.hooks.positions import pos_to_data
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.session import drops_out, in_eval_mode
 from graticule.hooks.same_model import answer_of
@@ -164,7 +164,7 @@ class Recording:
         identity |= {"hooks": self._hooked} if self._hooked else {}
         provenance: dict[str, Any] = {
             "model": identity,
-            "pos": plain(self._pos),
+            "pos": pos_to_data(self._pos),
             "captured_by": "record",
             "answer": answer_of(
                 self._model

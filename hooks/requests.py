@@ -67,5 +67,5 @@ def told(differing: list[str]) -> str:
 
 
 def _short(value: Any) -> str:
-    words = str(value)
+    words = str(value) or "''"
     return words if len(words) <= _LONGEST else f"{words[: _LONGEST - 1]}…"

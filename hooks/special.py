@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -83,13 +83,6 @@ def frame_of(tokenizer: Any, text: str, default_bos: bool, prepend_bos: bool | N
             "prepend_bos=True, but this model's tokenizer has no BOS token; leave prepend_bos out"
         )
     return Frame((bos,), own.tail)
-
-
-def asked_bos(provenance: Mapping[str, Any]) -> bool | None:
-    """The `prepend_bos=` of a capture; of one by an earlier version, whether its rows got special tokens."""
-    if "prepend_bos" in provenance:
-        return provenance["prepend_bos"]
-    return bool(provenance["bos"]) if "bos" in provenance else None
 
 
 def frame_in_rows(tokenizer: Any) -> Frame:

@@ -24,7 +24,7 @@ from graticule.hooks.artifact import (
 from graticule.hooks.identity import EARLIER, of_earlier_digest
 from graticule.hooks.kinds import write_folder
 from graticule.hooks.names import inside_file, user_path
-from graticule.hooks.positions import from_plain, plain
+from graticule.hooks.positions import pos_from_data, pos_to_data
 from graticule.hooks.replacing import tidy
 from graticule.hooks.requests import differences, told
 from graticule.hooks.rows import Rows
@@ -178,7 +178,7 @@ def check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> No
     if "prepend_bos" not in theirs:  # earlier versions kept what came of it alone
         ours.pop("prepend_bos", None)
     with suppress(ValueError, KeyError):  # as 0.1 wrote it
-        theirs["pos"] = plain(from_plain(theirs["pos"]))
+        theirs["pos"] = pos_to_data(pos_from_data(theirs["pos"]))
     if of_earlier_digest(theirs.get("model")):
         raise ArtifactError(
             f"{path} holds another capture (model: {EARLIER}); it is read as before by "

@@ -48,6 +48,26 @@ def finite(
     raise NonFiniteError(f"{what}: {count} non-finite entries{place}{f'; {hint}' if hint else ''}")
 
 
+def dtype_named(dtype: torch.dtype | str | None, *, auto: bool = False) -> torch.dtype | None:
+    """A floating-point dtype or its name; None for None, and for `"auto"` where that will do.
+
+    Raises:
+        ValueError: It is anything else.
+    """
+    if dtype is None or (auto and dtype == "auto"):
+        return None
+    named = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(named, torch.dtype) or not named.is_floating_point:
+        names = ["'float32'", "'bfloat16'", "'float16'", *(["'auto'"] if auto else [])]
+        raise ValueError(f"dtype={dtype!r}: expected {', '.join(names[:-1])} or {names[-1]}")
+    return named
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """`float32` of `torch.float32`."""
+    return str(dtype).removeprefix("torch.")
+
+
 class MaskedError(ValueError):
     """An array whose mask says that entries are missing; the message names how many and the first."""
 

@@ -19,18 +19,21 @@ from graticule.hooks.artifact import (
     read_json,
 )
 from graticule.hooks.capture import capture
+from graticule.hooks.capture_spec import CaptureSpec
 from graticule.hooks.doors import MODEL, TABLE, door
 from graticule.hooks.identity import check_unhooked, model_identity
 from graticule.hooks.kinds import ForeignFolderError, working_folder
 from graticule.hooks.mending import damage_of
 from graticule.hooks.names import inside
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
-from graticule.hooks.positions import Pos
+from graticule.hooks.positions import Pos, check_pos, pos_to_data
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.replacing import recover
 from graticule.hooks.requests import differences, told
+from graticule.hooks.rows import Rows
 from graticule.hooks.store import Store
 from graticule.hooks.tokens import tokenize
+from graticule.hooks.values import dtype_name, dtype_named
 from graticule.probes.core.findings import FINDINGS, Findings
 from graticule.probes.core.sweep import sweep
 from graticule.probes.surface.baselines import Baselines, baselines
@@ -77,70 +80,60 @@ def probe(
         raise ValueError(
             f"table {table.name!r} has no texts; give text= when making it, or sweep activations"
         )
-    settings: dict[str, Any] = {
-        "points": points,
-        "layers": layers,
-        "pos": pos,
-        "prompt": prompt,
-        "dtype": dtype,
-        "prepend_bos": prepend_bos,
-        "include_bos": include_bos,
-        "progress": progress,
-    }
+    check_pos(pos)
+    stored_as = dtype_named(dtype, auto=True)
+    spec = CaptureSpec(
+        model=model_identity(model),
+        prompt=prompt,
+        positions=pos_to_data(pos),
+        points=resolve(model, points, layers),
+        dtype=None if stored_as is None else dtype_name(stored_as),
+        prepend_bos=prepend_bos,
+        include_bos=include_bos,
+    )
+    judging = {"twins": twins, "twin": twin, "min_gain": min_gain, "draws": draws, "seed": seed}
     if out is None:
-        return _probe(model, table, None, settings, twins, twin, min_gain, draws, seed)
+        return _probe(model, table, None, spec, judging, progress)
     with working_folder(out, FINDINGS, "probing into") as folder:
-        return _probe(model, table, folder, settings, twins, twin, min_gain, draws, seed)
+        return _probe(model, table, folder, spec, judging, progress)
 
 
 def _probe(
     model: HookedModel,
     table: Table,
     folder: Path | None,
-    settings: Mapping[str, Any],
-    twins: int,
-    twin: Literal["permuted", "fresh"],
-    min_gain: float,
-    draws: int,
-    seed: int,
+    spec: CaptureSpec,
+    judging: Mapping[str, Any],
+    progress: bool | None,
 ) -> Findings:
-    names = resolve(model, settings["points"], settings["layers"])
-    made_from = {
-        "model": model_identity(model),
-        "table": table.digest,
-        **asked_of(table),
-        "points": names,
-        **{k: repr(settings[k]) for k in ("pos", "prompt", "dtype")},
-        **{k: settings[k] for k in ("prepend_bos", "include_bos") if settings[k] is not None},
-        "twin": repr(twin),
-        "twins": twins,
-        "min_gain": min_gain,
-        "draws": draws,
-        "seed": seed,
-    }
+    texts = table.texts or ()  # there are some: checked at the door
     if folder is not None:
         check_unhooked(model, folder)
-        made_from["inputs"] = inputs_of(model, table, settings)
-    found = None if folder is None else findings_of(folder, made_from)
-    if folder is not None and found is not None and (whole := _with_material(found, table, folder, twins)):
-        return whole
-    _log.info("capturing %d texts at %d points", len(table), len(names))
-    texts = table.texts or ()  # there are some: checked at the door
-    acts = capture(model, texts, store=folder / "activations", **settings) if folder else None
-    acts = acts if acts is not None else capture(model, texts, **settings)
+        rows = tokenize(model, list(texts), spec.prompt or "", spec.prepend_bos)
+        spec = replace(spec, inputs=rows.digest())  # an edited tokenizer shows
+    asked = {**spec.to_json(), "table": table.digest, **asked_of(table)}
+    made_from = {**asked, **judging, "twin": repr(judging["twin"])}
+    saved = None if folder is None else findings_of(folder, made_from)
+    if folder is not None and saved is not None:
+        whole = _with_material(saved, table, folder, judging["twins"])
+        if whole is not None:
+            return whole
+    _log.info("capturing %d texts at %d points", len(table), len(spec.points))
+    place: dict[str, Any] = {} if folder is None else {"store": folder / "activations"}
+    acts: Rows = capture(model, texts, **spec.arguments(progress=progress), **place)
     beside = baselines(
         model,
         table,
-        twins,
-        twin=twin,
-        seed=seed,
+        judging["twins"],
+        twin=judging["twin"],
+        seed=judging["seed"],
         store=None if folder is None else folder / "baselines",
-        **settings,
+        **spec.arguments(progress=progress),
     )
-    if found is not None:  # what lies beside them was damaged, and is whole again
-        return found.with_inputs(acts, table, beside)
-    findings = sweep(acts, table, beside, min_gain=min_gain, draws=draws, seed=seed,
-                     progress=settings["progress"])  # fmt: skip
+    if saved is not None:  # what lies beside them was damaged, and is whole again
+        return saved.with_inputs(acts, table, beside)
+    verdict = {name: judging[name] for name in ("min_gain", "draws", "seed")}
+    findings = sweep(acts, table, beside, **verdict, progress=progress)
     findings = replace(findings, provenance={**findings.provenance, **marked(made_from)})
     if folder is not None:
         findings.save(folder, overwrite=True)  # what lay there was compared by `findings_of`
@@ -181,9 +174,19 @@ def asked_of(table: Table) -> dict[str, Any]:
     }
 
 
-def inputs_of(model: HookedModel, table: Table, settings: Mapping[str, Any]) -> str:
-    """A digest of the token rows that `capture` makes of the table's texts: an edited tokenizer shows."""
-    return tokenize(model, list(table.texts or ()), settings["prompt"], settings["prepend_bos"]).digest()
+def _as_data(before: Mapping[str, Any], made_from: Mapping[str, Any]) -> dict[str, Any]:
+    """A saved request as data: 0.1 wrote some of its values as Python does, so that they are compared as
+    `made_from` would have been written."""
+    dtype = str(before.get("dtype", ""))
+    if not dtype.startswith(("None", "'", "torch.")):
+        return dict(before)
+    request = {**before, "dtype": dtype.strip("'").removeprefix("torch.")}
+    if request["dtype"] in ("None", "auto"):
+        del request["dtype"]
+    if "pos" in before:
+        request["pos"] = CaptureSpec.from_json(before).positions
+    worded = [name for name in ("prompt", "alphas") if before.get(name) == repr(made_from.get(name))]
+    return request | {name: made_from[name] for name in worded}
 
 
 def marked(made_from: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,13 +212,17 @@ def findings_of(folder: Path, made_from: Mapping[str, Any]) -> Findings | None:
     except ArtifactError as error:
         _log.warning("findings in %s are made again: %s", folder, error)
         return None
-    if found.provenance.get("fingerprint") == fingerprint(made_from) and not whole:
+    made, request = found.provenance.get("fingerprint"), found.provenance.get("request")
+    before = None if request is None else _as_data(request, made_from)
+    same = made == fingerprint(made_from) or (
+        request is not None and made == fingerprint(request) and before == json_ready(made_from)
+    )
+    if same and not whole:
         _log.warning("findings in %s are made again: their findings.json is not as it was written", folder)
         return None
-    if found.provenance.get("fingerprint") == fingerprint(made_from):
+    if same:
         _log.info("%s holds these very findings; nothing is run again", folder)
         return found
-    before = found.provenance.get("request")
     if before is None:
         _log.warning("findings in %s are made again: whether they ask the same cannot be told", folder)
         return None

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from graticule.hooks.alignment import TOKEN_DIGEST
+from graticule.hooks.capture_spec import CaptureSpec
 from graticule.hooks.points import resolve
-from graticule.hooks.positions import Pos, select
+from graticule.hooks.positions import select_positions
 from graticule.hooks.protocols import HookedModel, device_of, dtype_of
 from graticule.hooks.running.forward import Forward, check_shape
 from graticule.hooks.running.grouping import Grouping, Trial
@@ -203,11 +204,7 @@ def run_in_parts(
     take: Callable[[dict[str, Tensor], pd.DataFrame], None],
     texts_at_once: int,
     bar: Any,
-    *,
-    pos: Pos = "last",
-    prompt: str = "",
-    prepend_bos: bool | None = None,
-    include_bos: bool | None = None,
+    spec: CaptureSpec,
 ) -> None:
     """Hand the activations of all `inputs` to `take`, as one `capture` of them would give them.
 
@@ -220,16 +217,14 @@ def run_in_parts(
         take: Called with point → `[row, width]` and the row table of each part.
         texts_at_once: Texts a part.
         bar: Told of every text, by `update`.
-        pos: As in `capture`.
-        prompt: As in `capture`.
-        prepend_bos: As in `capture`.
-        include_bos: As in `capture`.
+        spec: Prompt, positions and special tokens.
 
     Raises:
         ValueError: As `capture` does.
     """
-    rows = tokenize(model, inputs, prompt, prepend_bos)
-    positions = select(pos, rows, include_bos)
+    pos = spec.pos
+    rows = tokenize(model, inputs, spec.prompt or "", spec.prepend_bos)
+    positions = select_positions(pos, rows, spec.include_bos)
     names = resolve(model, list(points))
     job = Job(rows, positions, pos == "entity_mean", names, dtype_of(model))
     if job.counts.sum() == 0:

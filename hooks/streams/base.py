@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, Protocol, runtime_checkable
 
-import torch
 from torch import Tensor
 
 from graticule.hooks.identity import EARLIER, of_earlier_digest
@@ -109,14 +108,6 @@ class BaseStream:
     def _load_factors(self, state: Mapping[str, Any]) -> None:
         factors: Mapping[str, float] | None = state["scaling_factors"]
         self._factors = None if factors is None else dict(factors)
-
-
-def dtype_named(dtype: torch.dtype | str | None, default: torch.dtype) -> torch.dtype:
-    """A floating-point dtype or its name. **Raises** `ValueError` for anything else."""
-    found = default if dtype is None else getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ValueError(f"dtype={dtype!r}: expected 'float32', 'bfloat16' or 'float16'")
-    return found
 
 
 @runtime_checkable

@@ -19,13 +19,13 @@ from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.protocols import HookedModel, device_of, dtype_of
 from graticule.hooks.running.session import packed, undisturbed
 from graticule.hooks.special import special_id
-from graticule.hooks.streams.base import BaseStream, Normalize, dtype_named
+from graticule.hooks.streams.base import BaseStream, Normalize
 from graticule.hooks.streams.buffer import MixingBuffer, Passes, Selection
 from graticule.hooks.streams.contexts import ContextReader, ContextSettings, Separator, special_ids
 from graticule.hooks.streams.corpora import Corpus
 from graticule.hooks.streams.norms import MAX_NORM, NormLimit
 from graticule.hooks.tokenizers import tokenizer_digest
-from graticule.hooks.values import vocabulary_of
+from graticule.hooks.values import dtype_name, dtype_named, vocabulary_of
 
 _log = logging.getLogger(__name__)
 
@@ -109,7 +109,7 @@ class LiveStream(BaseStream):
         super().__init__(names, self._passes.widths, batch_size, normalize)
         self.seed, self.n_tokens, self.epochs, self.buffer_tokens = seed, n_tokens, epochs, buffer_tokens
         self._n_batches = self._check_sizes()
-        self.dtype = dtype_named(dtype, dtype_of(model))
+        self.dtype = dtype_named(dtype) or dtype_of(model)
         self.token_budget = token_budget or (2048 if device_of(model).type == "cpu" else 16_384)
         self._a_pass = max(1, self.token_budget // self.contexts.context_size)
         room = buffer_tokens + self._a_pass * self.selection.most(self.contexts.context_size)
@@ -278,7 +278,7 @@ class LiveStream(BaseStream):
             "special_ids": list(self.selection.special),
             "max_norm": self.norm_limit.multiple,
             "seqpos_slice": list(self.selection.seqpos_slice),
-            "dtype": str(self.dtype).removeprefix("torch."),
+            "dtype": dtype_name(self.dtype),
             "normalize": self.normalize,
             "seed": self.seed,
             "token_budget": self.token_budget,

@@ -20,10 +20,10 @@ from graticule.hooks.messages import visible
 from graticule.hooks.points import PointError
 from graticule.hooks.rows import Rows, wanted_names
 from graticule.hooks.store import Store
-from graticule.hooks.streams.base import BaseStream, Normalize, dtype_named
+from graticule.hooks.streams.base import BaseStream, Normalize
 from graticule.hooks.streams.contexts import special_ids
 from graticule.hooks.streams.norms import MAX_NORM, NormLimit, check_longest, row_norms
-from graticule.hooks.values import finite, unmasked
+from graticule.hooks.values import dtype_name, dtype_named, finite, unmasked
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ class StoreStream(BaseStream):
         super().__init__(names, widths, batch_size, normalize)
         self.epochs, self.seed, self.device = epochs, seed, torch.device(device)
         self.exclude_special = exclude_special if isinstance(exclude_special, bool) else list(exclude_special)
-        self.dtype = None if dtype is None else dtype_named(dtype, torch.float32)
+        self.dtype = dtype_named(dtype)
         self.norm_limit = NormLimit(max_norm)
         self._rows = self._within(self._kept(rows, exclude_special, tokenizer))
         if len(self._rows) < batch_size:
@@ -214,7 +214,7 @@ class StoreStream(BaseStream):
             "rows": _digest(self._rows),
             "max_norm": self.norm_limit.multiple,
             "batch_size": self.batch_size,
-            "dtype": None if self.dtype is None else str(self.dtype).removeprefix("torch."),
+            "dtype": None if self.dtype is None else dtype_name(self.dtype),
             "normalize": self.normalize,
             "seed": self.seed,
         }

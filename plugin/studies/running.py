@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from graticule.hooks.artifact import ArtifactError, as_damaged, check_schema, read_json, write_json
+from graticule.hooks.capture_spec import CaptureSpec
 from graticule.hooks.doors import MODEL, TABLE, door
 from graticule.hooks.kinds import ForeignFolderError, working_folder
 from graticule.hooks.messages import NotApplicable, did_you_mean
 from graticule.hooks.names import inside
+from graticule.hooks.positions import check_pos, pos_to_data
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.replacing import recover, replacing_entries
 from graticule.hooks.saved import SavedResult
@@ -63,14 +65,11 @@ def study(
     wanted = chosen_steps(only, skip)
     settings, tell = settings or Settings(), say or _log.info
     settings.check_names(table)
-    shared: dict[str, Any] = {
-        "prompt": prompt,
-        "pos": pos,
-        "prepend_bos": prepend_bos,
-        "include_bos": include_bos,
-        "seed": settings.seed,
-        "progress": progress,
-    }
+    check_pos(pos)
+    spec = CaptureSpec(
+        prompt=prompt, positions=pos_to_data(pos), prepend_bos=prepend_bos, include_bos=include_bos
+    )
+    shared = spec.arguments(seed=settings.seed, progress=progress)
     with working_folder(out, STUDY, "running a study in") as folder:
         _check_steps(folder, wanted)
         return _study(model, table, folder, wanted, settings, shared, pages, tell)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from graticule.hooks.capture_spec import CaptureSpec
 from graticule.hooks.kinds import FolderKind
 from graticule.hooks.messages import NotApplicable
 from graticule.hooks.saved import SavedResult
@@ -124,10 +125,17 @@ def _prompts(context: Context) -> Made:
     table = context.table.head(settings.prompt_rows, settings.seed)
     out = context.out / "prompts" / "captures"
     asked = settings.prompts or None
-    main = context.findings.provenance["activations"]
-    shared: dict[str, Any] = {k: main.get(k) for k in ("prepend_bos", "include_bos")}
-    shared |= {"seed": settings.seed, "progress": context.progress}
-    made = prompts(context.model, table, asked, out=out, **shared)
+    main = CaptureSpec.from_json(context.findings.provenance["activations"])
+    made = prompts(
+        context.model,
+        table,
+        asked,
+        prepend_bos=main.prepend_bos,
+        include_bos=main.include_bos,
+        seed=settings.seed,
+        out=out,
+        progress=context.progress,
+    )
     return {"prompts": made, "transfer": transfer(made.findings)}
 
 

@@ -17,9 +17,9 @@ from graticule.hooks.artifact import library_versions
 from graticule.hooks.doors import FINDINGS_OR_PROBE, MODEL, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.messages import NotApplicable
-from graticule.hooks.positions import Pos, plain
+from graticule.hooks.positions import Pos, pos_to_data
 from graticule.hooks.protocols import HookedModel, dtype_of
-from graticule.probes.attribution.replay import TableRows, capture_settings, columns, probe_of
+from graticule.probes.attribution.replay import TableRows, columns, probe_of, spec_of
 from graticule.probes.attribution.result import Attribution
 from graticule.probes.attribution.writes import Apart, NeuronsByLayer, Reading, Unit
 from graticule.probes.core.findings import Findings
@@ -91,8 +91,8 @@ def attribute(
     probe, name = probe_of(findings, point)
     picked = columns(probe, target)
     of = findings if isinstance(findings, Findings) else None
-    settings = capture_settings(of, prompt, pos)
-    reading = Reading(model, settings, name, probe.coef[:, picked], probe.intercept[picked], progress)
+    spec = spec_of(of, prompt, pos)
+    reading = Reading(model, spec, name, probe.coef[:, picked], probe.intercept[picked], progress)
     read, text_clusters, truth = _inputs(of, texts, clusters, rows, seed)
     training = _training_texts(of, rows, seed)
     chosen: NeuronsByLayer | None = None
@@ -125,8 +125,8 @@ def attribute(
         provenance={
             **({} if of is None else {"table": dict(of.provenance.get("table", {}))}),
             "model": dict(identity),
-            "prompt": settings.prompt,
-            "pos": plain(settings.pos),
+            "prompt": spec.prompt or "",
+            "pos": pos_to_data(spec.pos),
             "rows": rows,
             "top": top,
             "neurons_chosen_on": "training rows" if training else "the rows shown",

@@ -2,60 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from graticule.hooks.capture_spec import CaptureSpec
 from graticule.hooks.messages import UnknownNameError
-from graticule.hooks.positions import Pos, from_plain
-from graticule.hooks.special import asked_bos
+from graticule.hooks.positions import Pos, pos_to_data
 from graticule.probes.core.findings import Findings
 from graticule.probes.linear.ridge import RidgeProbe
 
 
-@dataclass(frozen=True)
-class CaptureSettings:
-    """How activations were captured."""
-
-    prompt: str
-    """Text around every input."""
-    pos: Pos
-    """Which tokens are read."""
-    prepend_bos: bool | None
-    """Whether rows start with BOS; None follows the model."""
-    include_bos: bool | None = None
-    """Whether special tokens may be read; None follows the positions."""
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """As `capture` takes them."""
-        return {
-            "pos": self.pos,
-            "prompt": self.prompt,
-            "prepend_bos": self.prepend_bos,
-            "include_bos": self.include_bos,
-        }
-
-
-def capture_settings(
-    findings: Findings | None, prompt: str | None = None, pos: Pos | None = None
-) -> CaptureSettings:
-    """The capture's own prompt and positions, unless others are given.
-
-    Raises:
-        ValueError: Where the positions of the findings cannot be told from their provenance.
-    """
-    made: Mapping[str, Any] = {}
-    if findings is not None and findings.swept is not None:
-        made = findings.swept.activations.provenance
-    return CaptureSettings(
-        str(made.get("prompt", "")) if prompt is None else prompt,
-        from_plain(made.get("pos", "last")) if pos is None else pos,
-        asked_bos(made),
-        made.get("include_bos"),
+def spec_of(findings: Findings | None, prompt: str | None = None, pos: Pos | None = None) -> CaptureSpec:
+    """How the findings' activations were captured; a prompt and positions that are given stand instead."""
+    saved = {} if findings is None or findings.swept is None else findings.swept.activations.provenance
+    spec = CaptureSpec.from_json(saved)
+    return replace(
+        spec,
+        prompt=spec.prompt if prompt is None else prompt,
+        positions=spec.positions if pos is None else pos_to_data(pos),
     )
 
 

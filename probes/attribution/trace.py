@@ -18,7 +18,7 @@ from graticule.hooks.points import layer_of, layer_text
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.saved import SavedResult
 from graticule.hooks.tokens import tokenize
-from graticule.probes.attribution.replay import capture_settings, columns, probe_of
+from graticule.probes.attribution.replay import columns, probe_of, spec_of
 from graticule.probes.core.findings import Findings
 from graticule.probes.linear.ridge import RidgeProbe
 
@@ -225,7 +225,7 @@ def trace(
         probes = dict(findings.probes)
     picked = columns(probe, target)
     if prepend_bos is None and isinstance(findings, Findings):
-        prepend_bos = capture_settings(findings).prepend_bos
+        prepend_bos = spec_of(findings).prepend_bos
     rows = tokenize(model, [text], "", prepend_bos)
     captured = capture(model, [text], points=list(probes), pos="all", prepend_bos=prepend_bos, progress=False)
     points = tuple(p for p in captured.points if p in probes)

@@ -11,10 +11,10 @@ import numpy as np
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
+from graticule.hooks.capture_spec import CaptureSpec
 from graticule.hooks.messages import NotApplicable
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.runner import run_in_parts
-from graticule.probes.attribution.replay import CaptureSettings
 from graticule.probes.attribution.weights import Norm, head_weights, out_weights, output_norm
 
 _STREAM = re.compile(r"^blocks\.(\d+)\.hook_resid_(pre|mid|post)$")
@@ -213,7 +213,7 @@ class Reading:
 
     model: HookedModel
     """What reads."""
-    settings: CaptureSettings
+    spec: CaptureSpec
     """Prompt and positions."""
     point: str
     """A hook name of the residual stream."""
@@ -300,5 +300,5 @@ class Reading:
                 ),
                 at_once,
                 bar,
-                **self.settings.arguments,
+                self.spec,
             )

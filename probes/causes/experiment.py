@@ -13,12 +13,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from graticule.hooks.artifact import library_versions
+from graticule.hooks.capture_spec import CaptureSpec
 from graticule.hooks.imports import load
 from graticule.hooks.messages import NotApplicable, UnknownNameError
 from graticule.hooks.model_view import at_border
 from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
-from graticule.hooks.special import asked_bos
 from graticule.hooks.tokens import TokenRows, tokenize
 from graticule.probes.causes.edited_runs import EditedRuns, Outputs, Span, edited_tokens
 from graticule.probes.causes.effects import EffectRows, adjusted
@@ -127,8 +127,8 @@ class Experiment:
         """The rows' texts in a prompt."""
         texts = self.findings.inputs.table.texts
         assert texts is not None
-        bos = asked_bos(self.findings.inputs.activations.provenance)
-        return tokenize(self.model, [texts[i] for i in self.sources], prompt, bos)
+        spec = CaptureSpec.from_json(self.findings.inputs.activations.provenance)
+        return tokenize(self.model, [texts[i] for i in self.sources], prompt, spec.prepend_bos)
 
     def runs_at(self, prompt: str, point: str, span: Span, later: Sequence[str]) -> EditedRuns:
         """Runs of a prompt edited at a point; `later` is read at the entity's last token."""

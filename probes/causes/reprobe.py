@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float, Int
 
 from graticule.hooks.bars import bar
+from graticule.hooks.capture_spec import CaptureSpec
 from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.session import packed, undisturbed
-from graticule.hooks.special import asked_bos
 from graticule.hooks.tokens import TokenRows, tokenize
 from graticule.probes.causes.edited_runs import EditedRuns
 from graticule.probes.causes.experiment import some_rows
@@ -170,12 +170,12 @@ def captured_tokens(
         ValueError: where they do not belong to texts of the table, or to other tokens than these.
     """
     swept = findings.inputs
-    frame, provenance = swept.activations.rows, swept.activations.provenance
+    frame, spec = swept.activations.rows, CaptureSpec.from_json(swept.activations.provenance)
     if swept.table.texts is None or "position" not in frame or "token" not in frame:
         raise ValueError("these activations do not say which token of which text they are: capture them anew")
     source = swept.problem.source[rows]
     texts = [swept.table.texts[i] for i in source]
-    tokens = tokenize(model, texts, str(provenance.get("prompt", "")), asked_bos(provenance))
+    tokens = tokenize(model, texts, spec.prompt or "", spec.prepend_bos)
     position = frame["position"].to_numpy(np.int64)[rows]
     expected = frame["token"].to_numpy(np.int64)[rows]
     for i, (ids, at, token) in enumerate(zip(tokens.ids, position, expected, strict=True)):

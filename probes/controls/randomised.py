@@ -12,9 +12,9 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from graticule.hooks.capture import capture
+from graticule.hooks.capture_spec import CaptureSpec
 from graticule.hooks.imports import load
 from graticule.hooks.names import inside
-from graticule.hooks.positions import from_plain
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.same_model import check_model
 from graticule.probes.controls.inputs import ControlInputs, Line, Pair, Question, Sampled, average
@@ -311,15 +311,8 @@ def _twins(
         return twins, f"{have}: {why}"
     assert model is not None and table.texts is not None
     points = list(dict.fromkeys([inputs.findings.chosen_point, *(baselines[n]["point"] for n in twins)]))
-    settings: dict[str, Any] = {
-        "points": points,
-        "pos": from_plain(made["pos"]),
-        "prompt": made["prompt"],
-        "prepend_bos": made.get("prepend_bos"),
-        "include_bos": made.get("include_bos"),
-        "dtype": swept.activations[points[0]].dtype,
-        "progress": progress,
-    }
+    dtype = swept.activations[points[0]].dtype
+    settings = CaptureSpec.from_json(made).arguments(points=points, dtype=dtype, progress=progress)
     for i in missing:
         name, seed = f"twin_{i}", int(made.get("seed", 0)) + i
         twin = make_twin(model, seed, made.get("twin", "permuted"), keep=("unembed.",))
@@ -343,10 +336,11 @@ def _why_not(inputs: ControlInputs, model: HookedModel | None, made: dict[str, A
         return "there are no texts to run a twin on"
     if "unembed" in inputs.findings.chosen_point:
         return "further twins are not made of points behind the unembedding"
-    if "pos" not in made or "prompt" not in made:
+    spec = CaptureSpec.from_json(made)
+    if spec.positions is None or spec.prompt is None:
         return "the baselines do not say at which positions they were captured: use baselines(model, table)"
     try:
-        from_plain(made["pos"])
+        spec.arguments()
     except ValueError:
         return f"positions {made['pos']} cannot be repeated here: use baselines(model, table, twins=…)"
     check_model("controls: the baselines of these findings", made, model)

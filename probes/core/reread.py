@@ -10,6 +10,7 @@ import pandas as pd
 from jaxtyping import Int, Shaped
 
 from graticule.hooks.artifact import json_ready
+from graticule.hooks.capture_spec import CaptureSpec
 from graticule.hooks.rows import Rows
 from graticule.hooks.same_model import check_one_model
 from graticule.probes.core.fit import PointRows, Problem, fit_points
@@ -181,8 +182,9 @@ def check_same_capture(saved: Mapping[str, Any], given: Mapping[str, Any]) -> No
     )  # fmt: skip
     if not of or not model:
         return
+    both = [{**made, **CaptureSpec.from_json(made).to_json()} for made in (saved, given)]
     for what in _ASKED:
-        then, now = json_ready(saved.get(what)), json_ready(given.get(what))
+        then, now = (json_ready(made.get(what)) for made in both)
         if then != now:
             raise ValueError(
                 f"with_inputs: these findings were judged against baselines of {what}={then!r}, given are "

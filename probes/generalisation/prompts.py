@@ -15,6 +15,7 @@ import torch
 
 from graticule.hooks.artifact import json_ready, library_versions
 from graticule.hooks.capture import capture
+from graticule.hooks.capture_spec import CaptureSpec
 from graticule.hooks.doors import MODEL, TABLE, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.locks import only_here
@@ -25,6 +26,7 @@ from graticule.hooks.protocols import HookedModel
 from graticule.hooks.rows import Rows
 from graticule.hooks.texts_said import RewrittenTexts
 from graticule.hooks.tokens import tokenize
+from graticule.hooks.values import dtype_name, dtype_named
 from graticule.probes.compare import compare
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.inputs import problem_of
@@ -105,18 +107,18 @@ def prompts(
                 raise
             _log.warning("prompt %r is left out: %s", name, reason)
             del asked[name]
-    settings: dict[str, Any] = {
-        "points": points,
-        "layers": layers,
-        "dtype": dtype,
-        "prepend_bos": prepend_bos,
-        "include_bos": include_bos,
-        "progress": progress,
-    }
+    stored_as = dtype_named(dtype, auto=True)
+    spec = CaptureSpec(
+        model=model_identity(model),
+        points=resolve(model, points, layers),
+        dtype=None if stored_as is None else dtype_name(stored_as),
+        prepend_bos=prepend_bos,
+        include_bos=include_bos,
+    )
     judging = {"alphas": alphas, "twins": twins, "min_gain": min_gain, "draws": draws, "seed": seed}
     with nullcontext() if out is None else only_here(out, "probing prompts into"):
         folder = None if out is None else user_path(out)
-        findings = _findings(model, table, asked, folder, settings, judging)
+        findings = _findings(model, table, asked, folder, spec, judging, progress)
     return _result(findings, asked, reference, draws, seed)
 
 
@@ -137,39 +139,31 @@ def _findings(
     table: Table,
     asked: Mapping[str, Prompt],
     folder: Path | None,
-    settings: Mapping[str, Any],
+    spec: CaptureSpec,
     judging: Mapping[str, Any],
+    progress: bool | None,
 ) -> dict[str, Findings]:
     """Prompt → its findings, those in the folder as they are; no other process writes into it."""
     alphas, min_gain, draws, seed = (judging[name] for name in ("alphas", "min_gain", "draws", "seed"))
     captured: dict[str, Rows] = {}
     texts = RewrittenTexts(table.texts or ())
     for name, prompt in asked.items():
-        inputs, template, pos = prompt.inputs(model, table.texts or (), settings["prepend_bos"])
+        inputs, template, pos = prompt.inputs(model, table.texts or (), spec.prepend_bos)
         place: dict[str, Any] = {} if folder is None else {"store": inside(folder, name, "activations")}
         _log.info("capturing %d texts under prompt %r", len(table), name)
-        captured[name] = capture(model, inputs, prompt=template, pos=pos, texts=texts, **settings, **place)
+        how = spec.arguments(prompt=template, pos=pos, progress=progress)
+        captured[name] = capture(model, inputs, texts=texts, **how, **place)
     linked = _linked(table, captured)
     beside = baselines(
         model,
         table,
         judging["twins"],
-        pos="entity_last",
         seed=seed,
         store=None if folder is None else folder / "baselines",
-        **settings,
+        **spec.arguments(pos="entity_last", progress=progress),
     )
     beside = replace(beside, provenance={**beside.provenance, ANY_PROMPT: True})
-    made_from = {
-        "model": model_identity(model),
-        "table": linked.digest,
-        **asked_of(linked),
-        "points": resolve(model, settings["points"], settings["layers"]),
-        "dtype": repr(settings["dtype"]),
-        **{k: settings[k] for k in ("prepend_bos", "include_bos") if settings[k] is not None},
-        **judging,
-        "alphas": repr(alphas),
-    }
+    made_from = {**spec.to_json(), "table": linked.digest, **asked_of(linked), **judging}
     findings: dict[str, Findings] = {}
     for name, prompt in asked.items():
         request = {**made_from, "prompt": asdict(prompt)}
@@ -186,7 +180,7 @@ def _findings(
             draws=draws,
             seed=seed,
             surface_of=next(iter(findings.values()), None),
-            progress=settings["progress"],
+            progress=progress,
         )
         findings[name] = replace(swept, provenance={**swept.provenance, **marked(request), "prompt": name})
         if folder is not None:

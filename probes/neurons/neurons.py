@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.capture import capture
+from graticule.hooks.capture_spec import CaptureSpec
 from graticule.hooks.doors import FINDINGS, MODEL, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.messages import NotApplicable, UnknownNameError
@@ -22,7 +23,7 @@ from graticule.hooks.points import LayerSpec, resolve_layers
 from graticule.hooks.positions import Pos
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.rows import Rows
-from graticule.probes.attribution.replay import CaptureSettings, TableRows, capture_settings
+from graticule.probes.attribution.replay import TableRows, spec_of
 from graticule.probes.attribution.weights import mlp_weights
 from graticule.probes.core.findings import Findings
 from graticule.probes.linear.rows import as_rows
@@ -106,8 +107,8 @@ def neurons(
     chosen = _layers(model, findings, layers)
     for layer in chosen:
         mlp_weights(model, layer)  # before anything is run
-    table_rows, settings = TableRows.of(findings), capture_settings(findings, prompt, pos)
-    captured = _capture(model, findings, table_rows, settings, chosen, rows, seed, store, progress)
+    table_rows, spec = TableRows.of(findings), spec_of(findings, prompt, pos)
+    captured = _capture(model, findings, table_rows, spec, chosen, rows, seed, store, progress)
     train, test = captured.train, captured.test
     names = findings.target_names
     weights = cosines(
@@ -218,7 +219,7 @@ def _capture(
     model: HookedModel,
     findings: Findings,
     rows: TableRows,
-    settings: CaptureSettings,
+    spec: CaptureSpec,
     layers: Sequence[int],
     limit: int | None,
     seed: int,
@@ -230,7 +231,7 @@ def _capture(
         raise NotApplicable(f"{findings.inputs.table.name} has no texts to run the model on")
     index = rows.draw(np.sort(np.concatenate([rows.train, rows.test])), limit, seed)
     texts, points = [rows.texts[i] for i in index], [_point(layer) for layer in layers]
-    arguments: dict[str, Any] = {**settings.arguments, "points": points, "progress": progress}
+    arguments = spec.arguments(points=points, progress=progress)
     activations: Rows = (
         capture(model, texts, **arguments)
         if store is None

@@ -28,12 +28,13 @@ from graticule.hooks.artifact import (
     write_json,
 )
 from graticule.hooks.capture import capture
+from graticule.hooks.capture_spec import CaptureSpec
 from graticule.hooks.doors import MODEL, TABLE, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.kinds import FolderKind, ForeignFolderError, working_folder
 from graticule.hooks.names import inside, user_path
 from graticule.hooks.points import LayerSpec, PointError, PointSpec, full_name, resolve
-from graticule.hooks.positions import Pos, plain
+from graticule.hooks.positions import Pos, check_pos, pos_to_data
 from graticule.hooks.processor import give_back
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.requests import differences, told
@@ -192,15 +193,20 @@ def baselines(
     """
     if table.texts is None:
         raise ValueError(f"table {table.name!r} has no texts; give text= when making it")
-    asked: dict[str, Any] = {
-        "points": points, "layers": layers, "pos": pos, "prompt": prompt, "dtype": dtype,
-        "prepend_bos": prepend_bos, "include_bos": include_bos,
-    }  # fmt: skip
-    how: dict[str, Any] = {"twins": twins, "twin": twin, "seed": seed, "progress": progress}
+    check_pos(pos)
+    spec = CaptureSpec(
+        model=None if model is None else model_identity(model),
+        prompt=prompt,
+        positions=pos_to_data(pos),
+        prepend_bos=prepend_bos,
+        include_bos=include_bos,
+    )
+    where: dict[str, Any] = {"points": points, "layers": layers}
+    how: dict[str, Any] = {"twins": twins, "twin": twin, "seed": seed, "dtype": dtype, "progress": progress}
     if store is None:
-        return _made(model, table, None, asked, how)
+        return _made(model, table, None, spec, where, how)
     with working_folder(store, BASELINES, "capturing baselines into") as folder:
-        made = _made(model, table, folder, asked, how)
+        made = _made(model, table, folder, spec, where, how)
         _write_manifest(folder, made)
         if unused := sorted(p.name for p in folder.glob("twin_*") if p.name not in made.features):
             _log.warning(
@@ -213,47 +219,41 @@ def _made(
     model: HookedModel | None,
     table: Table,
     folder: Path | None,
-    asked: Mapping[str, Any],
+    spec: CaptureSpec,
+    where: Mapping[str, Any],
     how: Mapping[str, Any],
 ) -> Baselines:
-    """Capture every feature; `asked` are the probe's own settings, `how` the twins'."""
+    """Capture every feature; `spec` is the probe's own capture, at the points that `where` names."""
     provenance: dict[str, Any] = {"versions": library_versions()}
     if model is None:
         return Baselines(text_digest(table), {}, True, provenance)
     texts, seed, twin = table.texts or (), how["seed"], how["twin"]
-    points, layers, pos = asked["points"], asked["layers"], asked["pos"]
-    prepend_bos, include_bos = asked["prepend_bos"], asked["include_bos"]
-    shared: dict[str, Any] = {k: asked[k] for k in ("prompt", "dtype", "prepend_bos")}
-    shared["progress"] = how["progress"]
 
-    def run(name: str, network: HookedModel, **settings: Any) -> Rows:
+    def run(name: str, network: HookedModel, **others: Any) -> Rows:
         target: dict[str, Any] = {} if folder is None else {"store": folder / name}
-        return capture(network, texts, **{**shared, **settings, **target})
+        arguments = spec.arguments(dtype=how["dtype"], progress=how["progress"], **others)
+        return capture(network, texts, **arguments, **target)
 
     features: dict[str, Rows] = {}
-    embed = full_name("embed")
+    entity: dict[str, Any] = {"points": full_name("embed"), "include_bos": None}
     try:
-        features["mean_embedding"] = run("mean_embedding", model, points=embed, pos="entity_mean")
-        features["last_embedding"] = run("last_embedding", model, points=embed, pos="entity_last")
+        features["mean_embedding"] = run("mean_embedding", model, pos="entity_mean", **entity)
+        features["last_embedding"] = run("last_embedding", model, pos="entity_last", **entity)
     except PointError as error:
         _log.warning("no embedding baselines: %s", error)
-    features["block_0"] = run("block_0", model, points=("resid_post", 0), pos=pos, include_bos=include_bos)
-    reads_logits = any("unembed" in point for point in resolve(model, points, layers))
+    features["block_0"] = run("block_0", model, points=("resid_post", 0))
+    reads_logits = any("unembed" in point for point in resolve(model, **where))
     for i in range(how["twins"]):
         give_back()  # here and below: a twin is the largest thing beside the model
         copy = make_twin(model, seed + i, twin, keep=() if reads_logits else ("unembed.",))
         lay_out(copy)
         give_back()
-        features[f"twin_{i}"] = run(f"twin_{i}", copy, points=points, layers=layers, pos=pos,
-                                      include_bos=include_bos)  # fmt: skip
+        features[f"twin_{i}"] = run(f"twin_{i}", copy, **where)
         del copy
         give_back()
     provenance |= {
-        "model": model_identity(model),
+        **spec.to_json(),
         "answer": features["block_0"].provenance.get("answer") or {},
-        "prompt": asked["prompt"],
-        "pos": plain(pos),
-        **{k: v for k, v in (("prepend_bos", prepend_bos), ("include_bos", include_bos)) if v is not None},
         "twin": twin,
         "seed": seed,
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from graticule.hooks.alignment import sources
+from graticule.hooks.capture_spec import CaptureSpec
 from graticule.hooks.rows import Rows
 from graticule.hooks.same_model import check_one_model
 from graticule.probes.core.fit import PointFit, Problem, chosen, fit_points
@@ -146,19 +146,20 @@ def check_pair(baselines: Baselines, activations: Rows) -> bool:
 
 def _check_reading(name: str, feature: Rows, activations: Rows) -> None:
     """**Raises** `PairError` for another prompt, special tokens or other positions."""
-    theirs, ours = feature.provenance, activations.provenance
-    if "prompt" in theirs and "prompt" in ours and theirs["prompt"] != ours["prompt"]:
-        raise _other(name, "prompt", theirs["prompt"], ours["prompt"])
-    if "bos" in theirs and "bos" in ours and theirs["bos"] != ours["bos"]:
+    theirs, ours = (CaptureSpec.from_json(rows.provenance) for rows in (feature, activations))
+    if None not in (theirs.prompt, ours.prompt) and theirs.prompt != ours.prompt:
+        raise _other(name, "prompt", theirs.prompt, ours.prompt)
+    if None not in (theirs.framed, ours.framed) and theirs.framed != ours.framed:
         raise PairError(
-            f"sweep: {name} of the baselines was captured with{'' if theirs['bos'] else 'out'} special "
-            f"tokens, the activations with{'' if ours['bos'] else 'out'}: give both one prepend_bos="
+            f"sweep: {name} of the baselines was captured with{'' if theirs.framed else 'out'} special "
+            f"tokens, the activations with{'' if ours.framed else 'out'}: give both one prepend_bos="
         )
-    if "pos" not in theirs or "pos" not in ours or _plain(theirs["pos"]) == _plain(ours["pos"]):
+    places = (theirs.positions, ours.positions)
+    if None in places or theirs.positions == ours.positions:
         return
-    means = "entity_mean" in (theirs["pos"], ours["pos"])  # of several tokens, whatever place it is put at
+    means = "entity_mean" in places  # of several tokens, whatever place it is put at
     if means or not _same_places(feature, activations):
-        raise _other(name, "pos", theirs["pos"], ours["pos"])
+        raise _other(name, "pos", *places)
 
 
 def _same_places(feature: Rows, activations: Rows) -> bool:
@@ -175,7 +176,3 @@ def _other(name: str, what: str, theirs: Any, ours: Any) -> PairError:
         f"sweep: {name} of the baselines was captured with {what}={theirs!r}, the activations with "
         f"{what}={ours!r}: give both one, baselines(model, table, {what}={ours!r})"
     )
-
-
-def _plain(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)

@@ -13,7 +13,7 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from graticule import Table, capture, load_model
 from graticule.hooks.artifact import ArtifactError
-from graticule.hooks.positions import Sample, from_plain, plain
+from graticule.hooks.positions import Sample, pos_from_data, pos_to_data
 from graticule.hooks.special import Frame, frame_of, special_id
 from graticule.hooks.streams.contexts import contexts, special_ids
 from graticule.hooks.tokens import tokenize
@@ -246,9 +246,9 @@ def test_an_index_that_is_a_special_token_is_refused_where_these_are_left_out(be
 def test_positions_are_plain_data(pos):
     import json
 
-    assert from_plain(json.loads(json.dumps(plain(pos)))) == pos
+    assert pos_from_data(json.loads(json.dumps(pos_to_data(pos)))) == pos
     if not isinstance(pos, Sample):
-        assert from_plain(repr(pos)) == pos  # as 0.1 wrote it
+        assert pos_from_data(repr(pos)) == pos  # as 0.1 wrote it
 
 
 @pytest.mark.parametrize(
@@ -257,13 +257,13 @@ def test_positions_are_plain_data(pos):
 )
 def test_what_is_no_position_is_refused_in_a_line(written):
     with pytest.raises(ValueError, match="is no position that was saved; pass pos="):
-        from_plain(written)
+        pos_from_data(written)
 
 
 @pytest.mark.parametrize("written", ["Sample(k=2, seed=3)", {"sample": 2, "seed": 3}], ids=str)
 def test_draws_by_place_are_not_repeated(written):
     with pytest.raises(ValueError, match=r"was drawn by each text's place in the input.*capture again"):
-        from_plain(written)
+        pos_from_data(written)
 
 
 def test_a_text_gives_the_same_positions_wherever_it_stands(tiny, names, tmp_path):

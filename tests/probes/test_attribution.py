@@ -10,6 +10,7 @@ from helpers import as_installed, cached, misread_axes, relative
 
 from graticule import Table, baselines, capture, sweep
 from graticule.hooks.artifact import ArtifactError
+from graticule.hooks.capture_spec import CaptureSpec
 from graticule.hooks.positions import Sample
 from graticule.hooks.running.runner import run_in_parts
 from graticule.probes.attribution.attribute import TOLERANCE, DecompositionError, attribute, means_and_shares
@@ -347,8 +348,7 @@ def test_in_parts_as_in_one_capture(tiny, names, pos, monkeypatch):
         lambda held, table: parts.append((held, table)),
         13,
         SimpleNamespace(update=seen.append),
-        pos=pos,
-        prompt="where is ",
+        CaptureSpec.from_json(whole.provenance),
     )
     assert len(parts) == 5 and sum(seen) == len(names)
     table = pd.concat([t for _, t in parts], ignore_index=True)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from graticule import Activations, Findings, Store, Table, baselines, capture, probe, sweep
-from graticule.hooks.artifact import ArtifactError
+from graticule.hooks.artifact import ArtifactError, fingerprint, sealed
 from graticule.hooks.kinds import ForeignFolderError
 from graticule.hooks.question import check_beforehand
 from graticule.probes.beyond.pca import pca
@@ -173,6 +173,33 @@ def test_what_is_not_of_the_folder_is_refused_when_it_is_read(found, tmp_path):
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
     with pytest.raises(ArtifactError, match=r"probe\.safetensors is missing or damaged"):
         Findings.load(tmp_path / "f")
+
+
+@pytest.mark.parametrize(
+    "asked", [{}, {"pos": slice(1, None), "prompt": "it's {}", "dtype": "float32"}], ids=str
+)
+def test_findings_whose_request_is_in_words_are_not_made_again(tiny, frame, tmp_path, asked):
+    out = tmp_path / "out"
+    settings = {"layers": 0, "draws": 20, "twins": 0, "progress": False, "out": out, **asked}
+    first = probe(tiny, table_of(frame), **settings)
+    written = json.loads((out / "findings.json").read_text())
+    request = written["provenance"]["request"]  # as 0.1 wrote it
+    worded = {
+        k: repr(settings.get(k, default)) for k, default in (("pos", "last"), ("prompt", ""), ("dtype", None))
+    }
+    written["provenance"]["request"] = {**request, **worded}
+    written["provenance"]["fingerprint"] = fingerprint(written["provenance"]["request"])
+    (out / "findings.json").write_text(json.dumps(sealed(written)))
+    before = (out / "findings.json").read_bytes()
+    assert probe(tiny, table_of(frame), **settings).verdict == first.verdict
+    assert (out / "findings.json").read_bytes() == before
+    for changed, what in (
+        ({"pos": "all"}, "pos"),
+        ({"prompt": "of {}"}, "prompt"),
+        ({"dtype": "float16"}, "dtype"),
+    ):
+        with pytest.raises(ForeignFolderError, match=rf"something else \({what}"):
+            probe(tiny, table_of(frame), **{**settings, **changed})
 
 
 # Stale -----------------------------------------------------------------------------------------------
