@@ -43,6 +43,8 @@ class Check:
     """Further numbers, by name."""
     note: str = ""
     """What a reader should know beside the number."""
+    undecided: str = ""
+    """Why the number decides nothing yet, and what would make it; empty where it decides."""
 
     @property
     def premise_holds(self) -> bool:
@@ -52,7 +54,12 @@ class Check:
     @property
     def holds(self) -> bool:
         """Whether premise and conclusion are both met; NaN is never."""
-        return self.premise_holds and self._clears_bar
+        return self.premise_holds and self._clears_bar and not self.undecided
+
+    @property
+    def fails(self) -> bool:
+        """Whether it is decided, and does not hold."""
+        return not self.holds and not self.undecided
 
     @property
     def _clears_bar(self) -> bool:
@@ -67,5 +74,7 @@ class Check:
         line = f"{self.quantity} {self.measured:.3g} {sign[self._clears_bar]} {self.tolerance:.3g}"
         if not self.premise_holds:
             line += f"; its premise is off by {self.premise:.3g} (at most {self.premise_tolerance:.3g})"
-        end = f"; {self.note}" if self.note else ""
-        return f"{self.name}: {'holds' if self.holds else 'FAILS'}, {line}{end}"
+        label = "not decided" if self.undecided else "holds" if self.holds else "FAILS"
+        return "; ".join(
+            part for part in (f"{self.name}: {label}, {line}", self.undecided, self.note) if part
+        )

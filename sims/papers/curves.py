@@ -1,4 +1,4 @@
-"""Losses and cosines during training."""
+"""Figures of training and of descents: losses and cosines by updates."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import pandas as pd
 
 from graticule.probes.plots.drawing import Figure, Scatter, make_subplots
 from graticule.probes.plots.style import ACCENT, BLOCKS, INK, MUTED, need_columns, plain, style
-from graticule.sims.papers.figures import NAMES, VIEWS
+from graticule.sims.papers.figures import VIEW_TITLES, VIEWS
+
+_BANDS = "Bands: two standard errors over runs."
 
 
-def loss_figure(curves: pd.DataFrame) -> Figure:
-    """Nats above the entropy floor by updates, a line a setting, both axes logarithmic.
+def loss_curve_figure(curves: pd.DataFrame) -> Figure:
+    """Nats above the entropy floor by updates, a line per setting, both axes logarithmic.
 
     Args:
         curves: `setting`, `step`, `gap`, `gap_se`.
@@ -27,24 +29,18 @@ def loss_figure(curves: pd.DataFrame) -> Figure:
     fig = Figure()
     for setting, part, line in _settings(curves):
         _band(fig, part, "gap", line["color"], positive=True)
+        over = "update %{x:,}<br>%{y:.4f} nats above the floor<extra></extra>"
         fig.add_trace(
-            Scatter(
-                x=part["step"],
-                y=part["gap"],
-                mode="lines",
-                name=setting,
-                line=line,
-                hovertemplate="update %{x:,}<br>%{y:.4f} nats above the floor<extra></extra>",
-            )
+            Scatter(x=part["step"], y=part["gap"], mode="lines", name=setting, line=line, hovertemplate=over)
         )
-    style(fig, height=400, aspect=0.5, extra=60, note="Bands: two standard errors over runs.")
+    style(fig, height=400, aspect=0.5, extra=60, note=_BANDS)
     fig.update_xaxes(title_text="updates", type="log", **_ticks(curves["step"]))
     fig.update_yaxes(title_text="loss above its floor (nats)", type="log", **_ticks(curves["gap"]))
     return fig
 
 
-def cosine_figure(curves: pd.DataFrame, paper: pd.DataFrame) -> Figure:
-    """Mean cosines within a concept by updates (logarithmic), a panel a view; the paper's points as crosses.
+def cosine_curve_figure(curves: pd.DataFrame, paper: pd.DataFrame) -> Figure:
+    """Mean cosines within a concept by updates (logarithmic), a panel per view; the paper's as crosses.
 
     Args:
         curves: `setting`, `step`, and `unembedding`, `embedding`, `mixed`, each with `_se`.
@@ -55,45 +51,36 @@ def cosine_figure(curves: pd.DataFrame, paper: pd.DataFrame) -> Figure:
     """
     need_columns(curves, "setting", "step", *VIEWS, *(f"{v}_se" for v in VIEWS))
     fig: Figure = make_subplots(
-        cols=3,
-        subplot_titles=[NAMES[v] for v in VIEWS],
-        shared_yaxes=True,
-        horizontal_spacing=0.03,
+        cols=3, subplot_titles=VIEW_TITLES, shared_yaxes=True, horizontal_spacing=0.03
     )
     for col, view in enumerate(VIEWS, start=1):
         for setting, part, line in _settings(curves):
             _band(fig, part, view, line["color"], row=1, col=col)
-            fig.add_trace(
-                Scatter(
-                    x=part["step"],
-                    y=part[view],
-                    mode="lines",
-                    name=setting,
-                    legendgroup=setting,
-                    showlegend=col == 1,
-                    line=line,
-                    hovertemplate="update %{x:,}<br>cosine %{y:.3f}<extra></extra>",
-                ),
-                row=1,
-                col=col,
+            trace = Scatter(
+                x=part["step"],
+                y=part[view],
+                mode="lines",
+                name=setting,
+                legendgroup=setting,
+                showlegend=col == 1,
+                line=line,
+                hovertemplate="update %{x:,}<br>cosine %{y:.3f}<extra></extra>",
             )
+            fig.add_trace(trace, row=1, col=col)
         stated = paper[paper["what"] == view]
         if len(stated):
-            fig.add_trace(
-                Scatter(
-                    x=stated["step"],
-                    y=stated["paper"],
-                    mode="markers",
-                    name="paper's figure 5",
-                    legendgroup="paper",
-                    showlegend=col == 1,
-                    marker={"symbol": "x", "size": 9, "color": INK},
-                    hovertemplate="paper %{y:.3f}<extra></extra>",
-                ),
-                row=1,
-                col=col,
+            trace = Scatter(
+                x=stated["step"],
+                y=stated["paper"],
+                mode="markers",
+                name="paper's figure 5",
+                legendgroup="paper",
+                showlegend=col == 1,
+                marker={"symbol": "x", "size": 9, "color": INK},
+                hovertemplate="paper %{y:.3f}<extra></extra>",
             )
-    style(fig, height=380, aspect=0.42, extra=80, note="Bands: two standard errors over runs.")
+            fig.add_trace(trace, row=1, col=col)
+    style(fig, height=380, aspect=0.42, extra=80, note=_BANDS)
     fig.update_layout(margin={"t": 40}, legend={"y": -0.2, "yanchor": "top"})
     fig.update_xaxes(title_text="updates", type="log", **_ticks(curves["step"]))
     for col in (2, 3):
@@ -105,10 +92,10 @@ def cosine_figure(curves: pd.DataFrame, paper: pd.DataFrame) -> Figure:
 
 
 def descent_figure(curves: pd.DataFrame) -> Figure:
-    """Cosine with the limit against the number of steps, from 1 on, a line a series; the limit is 1.
+    """Cosine with the limit against the number of steps, from 1 on, one line per series; the limit is 1.
 
     Args:
-        curves: a line a point, with `theorem` (a colour each), `series`, `step` and `cosine`.
+        curves: one row per point, with `theorem` (a colour each), `series`, `step` and `cosine`.
 
     Raises:
         KeyError: If a column is missing.
@@ -151,11 +138,8 @@ def _settings(curves: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, dict[st
     """Every setting's name, its points after the start, and how its line looks."""
     for k, (setting, part) in enumerate(curves.groupby("setting", sort=False)):
         dash = ("solid", "dash", "dot")[k // len(BLOCKS) % 3]
-        yield (
-            str(setting),
-            part[part["step"] > 0],
-            {"color": BLOCKS[k % len(BLOCKS)], "width": 2, "dash": dash},
-        )
+        line = {"color": BLOCKS[k % len(BLOCKS)], "width": 2, "dash": dash}
+        yield str(setting), part[part["step"] > 0], line
 
 
 def _band(

@@ -1,4 +1,4 @@
-"""Figures of trained tables: heat-maps, ours beside the paper, the scatter, dimensions and scales, graphs."""
+"""Figures of trained tables: ours beside the paper, cosines, tokens, dimensions and scales, graphs."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ import pandas as pd
 from jaxtyping import Int
 
 from graticule.probes.plots.drawing import Figure, Heatmap, Scatter, make_subplots
-from graticule.probes.plots.style import ACCENT, FAINT, INK, MUTED, SURFACE, need_columns, style
+from graticule.probes.plots.style import (
+    ACCENT,
+    FAINT,
+    INK,
+    MUTED,
+    SURFACE,
+    need_columns,
+    style,
+)
 
 _GREEN = "#117733"
 VIEWS = {"unembedding": ACCENT, "embedding": SURFACE, "mixed": _GREEN}
 """View of steering vectors → colour."""
-NAMES = {
-    "unembedding": "unembedding",
-    "embedding": "embedding",
-    "mixed": "unembedding with embedding",
-    "log_odds": "log-odds (nats)",
-}
-"""View → its name on figures."""
+VIEW_TITLES = ["unembedding", "embedding", "unembedding with embedding"]
 _SCALE = [[0.0, SURFACE], [0.5, "#ffffff"], [1.0, ACCENT]]
 _GENERATION = 72
 """Pixels between two generations, at least: nodes are 34 across."""
@@ -41,48 +43,8 @@ _ARROW = {
 }
 
 
-def heat_figure(heat: pd.DataFrame) -> Figure:
-    """Mean cosines of two concepts' sets, by view; the diagonal is within a concept.
-
-    Args:
-        heat: `view`, `i`, `j`, `mean`; the view `log_odds` is left out.
-
-    Raises:
-        KeyError: If a column is missing.
-    """
-    need_columns(heat, "view", "i", "j", "mean")
-    fig: Figure = make_subplots(cols=3, subplot_titles=[NAMES[v] for v in VIEWS], horizontal_spacing=0.05)
-    for col, view in enumerate(VIEWS, start=1):
-        grid = heat[heat["view"] == view].pivot(index="i", columns="j", values="mean").to_numpy(float)
-        names = [f"C{k}" for k in range(len(grid))]
-        written = [[f"{round(v, 2) + 0.0:.2f}" if np.isfinite(v) else "" for v in row] for row in grid]
-        fig.add_trace(
-            Heatmap(
-                z=grid,
-                x=names,
-                y=names,
-                zmin=-1,
-                zmax=1,
-                colorscale=_SCALE,
-                showscale=col == 3,
-                colorbar={"title": {"text": "cosine"}, "thickness": 12},
-                text=written if len(grid) <= 7 else None,
-                texttemplate="%{text}" if len(grid) <= 7 else None,
-                textfont={"size": 9},
-                hovertemplate="%{y} with %{x}<br>cosine %{z:.3f}<extra></extra>",
-            ),
-            row=1,
-            col=col,
-        )
-    style(fig, height=340, aspect=0.36, extra=70)
-    fig.update_layout(margin={"t": 36})
-    fig.update_xaxes(showgrid=False, tickfont={"size": 11})
-    fig.update_yaxes(showgrid=False, autorange="reversed", tickfont={"size": 11})
-    return fig
-
-
 def paper_figure(paper: pd.DataFrame) -> Figure:
-    """Ours beside the paper's, a line a setting and view, with two standard errors each.
+    """Ours beside the paper's, one row per setting and view, with two standard errors each.
 
     Args:
         paper: `setting`, `what`, `ours`, `ours_se`, `paper`, `paper_se`.
@@ -115,8 +77,45 @@ def paper_figure(paper: pd.DataFrame) -> Figure:
     return fig
 
 
-def scatter_figure(points: pd.DataFrame) -> Figure:
-    """Unembeddings of three concepts' eight tokens, a panel a setting, in their first two principal axes.
+def concept_cosines_figure(heat: pd.DataFrame) -> Figure:
+    """Mean cosines of two concepts' sets, by view; the diagonal is within a concept.
+
+    Args:
+        heat: `view`, `i`, `j`, `mean`; the view `log_odds` is left out.
+
+    Raises:
+        KeyError: If a column is missing.
+    """
+    need_columns(heat, "view", "i", "j", "mean")
+    fig: Figure = make_subplots(cols=3, subplot_titles=VIEW_TITLES, horizontal_spacing=0.05)
+    for col, view in enumerate(VIEWS, start=1):
+        grid = heat[heat["view"] == view].pivot(index="i", columns="j", values="mean").to_numpy(float)
+        names = [f"C{k}" for k in range(len(grid))]
+        written = [[f"{round(v, 2) + 0.0:.2f}" if np.isfinite(v) else "" for v in row] for row in grid]
+        trace = Heatmap(
+            z=grid,
+            x=names,
+            y=names,
+            zmin=-1,
+            zmax=1,
+            colorscale=_SCALE,
+            showscale=col == 3,
+            colorbar={"title": {"text": "cosine"}, "thickness": 12},
+            text=written if len(grid) <= 7 else None,
+            texttemplate="%{text}" if len(grid) <= 7 else None,
+            textfont={"size": 9},
+            hovertemplate="%{y} with %{x}<br>cosine %{z:.3f}<extra></extra>",
+        )
+        fig.add_trace(trace, row=1, col=col)
+    style(fig, height=340, aspect=0.36, extra=70)
+    fig.update_layout(margin={"t": 36})
+    fig.update_xaxes(showgrid=False, tickfont={"size": 11})
+    fig.update_yaxes(showgrid=False, autorange="reversed", tickfont={"size": 11})
+    return fig
+
+
+def tokens_figure(points: pd.DataFrame) -> Figure:
+    """Unembeddings of three concepts' eight tokens, a panel per setting, in their first two principal axes.
 
     Edges join tokens that differ in one concept; filled marks have C1 = 1.
 
@@ -136,10 +135,8 @@ def scatter_figure(points: pd.DataFrame) -> Figure:
         at = rows @ np.linalg.svd(rows, full_matrices=False)[2][:2].T
         for a, b in combinations(range(len(part)), 2):
             differ = [k for k in range(3) if part["token"][a][k] != part["token"][b][k]]
-            if len(differ) != 1:
-                continue
-            fig.add_trace(
-                Scatter(
+            if len(differ) == 1:
+                edge = Scatter(
                     x=at[[a, b], 0],
                     y=at[[a, b], 1],
                     mode="lines",
@@ -148,30 +145,25 @@ def scatter_figure(points: pd.DataFrame) -> Figure:
                     legendgroup=f"C{differ[0]}",
                     showlegend=col == 1 and part["token"][a] == "000",
                     hoverinfo="skip",
-                ),
-                row=1,
-                col=col,
-            )
-        fig.add_trace(
-            Scatter(
-                x=at[:, 0],
-                y=at[:, 1],
-                mode="markers+text",
-                text=part["token"],
-                textposition="top center",
-                textfont={"size": 10},
-                cliponaxis=False,
-                showlegend=False,
-                marker={
-                    "size": 8,
-                    "color": [INK if c else "white" for c in part["c1"]],
-                    "line": {"color": INK, "width": 1.3},
-                },
-                hovertemplate="%{text}<extra></extra>",
-            ),
-            row=1,
-            col=col,
+                )
+                fig.add_trace(edge, row=1, col=col)
+        marks = Scatter(
+            x=at[:, 0],
+            y=at[:, 1],
+            mode="markers+text",
+            text=part["token"],
+            textposition="top center",
+            textfont={"size": 10},
+            cliponaxis=False,
+            showlegend=False,
+            marker={
+                "size": 8,
+                "color": [INK if c else "white" for c in part["c1"]],
+                "line": {"color": INK, "width": 1.3},
+            },
+            hovertemplate="%{text}<extra></extra>",
         )
+        fig.add_trace(marks, row=1, col=col)
     note = "Lines join tokens that differ in one concept; filled: C1 = 1. First two principal axes of each."
     style(fig, height=380, aspect=0.4, extra=70, note=note)
     fig.update_layout(margin={"t": 44}, legend={"y": -0.08, "yanchor": "top"})
@@ -180,9 +172,9 @@ def scatter_figure(points: pd.DataFrame) -> Figure:
     return fig
 
 
-def map_figure(settings: pd.DataFrame, view: str = "unembedding") -> Figure:
-    """Mean cosine by dimension over concepts: a panel an optimiser and number of concepts, a line an initial
-    scale.
+def scales_figure(settings: pd.DataFrame, view: str = "unembedding") -> Figure:
+    """Mean cosine by dimension over concepts: a panel per optimiser and number of concepts, a line per
+    initial scale.
 
     Args:
         settings: `concepts`, `optimizer`, `ratio` (d / m), `scale`, the `view` and its `_se`.
@@ -206,21 +198,18 @@ def map_figure(settings: pd.DataFrame, view: str = "unembedding") -> Figure:
             for col, kind in enumerate(kinds, start=1):
                 chosen = (settings["concepts"] == m) & (settings["optimizer"] == kind)
                 part = settings[chosen & (settings["scale"] == scale)].sort_values("ratio")
-                fig.add_trace(
-                    Scatter(
-                        x=part["ratio"],
-                        y=part[view],
-                        mode="lines+markers",
-                        name=f"initial scale × {scale:g}",
-                        legendgroup=str(scale),
-                        showlegend=row == col == 1,
-                        line={"color": (ACCENT, SURFACE, _GREEN, INK)[k % 4], "width": 2},
-                        error_y=_two_errors(part[f"{view}_se"]),
-                        hovertemplate="d/m %{x:.2f}<br>cosine %{y:.3f}<extra></extra>",
-                    ),
-                    row=row,
-                    col=col,
+                trace = Scatter(
+                    x=part["ratio"],
+                    y=part[view],
+                    mode="lines+markers",
+                    name=f"initial scale × {scale:g}",
+                    legendgroup=str(scale),
+                    showlegend=row == col == 1,
+                    line={"color": (ACCENT, SURFACE, _GREEN, INK)[k % 4], "width": 2},
+                    error_y=_two_errors(part[f"{view}_se"]),
+                    hovertemplate="d/m %{x:.2f}<br>cosine %{y:.3f}<extra></extra>",
                 )
+                fig.add_trace(trace, row=row, col=col)
     style(fig, height=120 + 240 * len(sizes), aspect=0.34 * len(sizes), extra=90)
     fig.update_layout(margin={"t": 64}, legend={"y": 1.14 if len(sizes) == 1 else 1.09})
     fig.update_xaxes(type="log", tickvals=[0.5, 0.75, 1, 2, 4], ticktext=["½", "¾", "1", "2", "4"])

@@ -140,7 +140,7 @@ def fit(tables: Tables, logits: Float[np.ndarray, "context token"], tolerance: f
     )
 
 
-def probabilities(tables: Tables, tolerance: float = 1e-12) -> Check:
+def fits_probabilities(tables: Tables, tolerance: float = 1e-12) -> Check:
     """Whether p̂(c | d) = p(c | d) for every context met."""
     return Check(
         name="Oracle probabilities",

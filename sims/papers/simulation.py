@@ -155,34 +155,30 @@ class Simulation(SavedResult):
     def figures(self) -> dict[str, Figure]:
         """The paper's numbers beside ours, the map, curves, heat-maps, the scatter, graphs."""
         from graticule.sims.papers import figures
-        from graticule.sims.papers.curves import cosine_figure, loss_figure
+        from graticule.sims.papers.curves import cosine_curve_figure, loss_curve_figure
 
+        settings = self.settings
         out: dict[str, Figure] = {}
         if len(self.paper) and self.name not in ("orthogonality", "figure2", "figure5"):
             out["Mean cosine within a concept, ours beside the paper's"] = figures.paper_figure(self.paper)
         if len(self.points):
-            out["Unembeddings after training on some contexts and on all"] = figures.scatter_figure(
-                self.points
-            )
+            title = "Unembeddings after training on some contexts and on all"
+            out[title] = figures.tokens_figure(self.points)
         if self.name == "scales":
-            out["Unembedding cosine by dimension, initial scale and optimiser"] = figures.map_figure(
-                self.settings
-            )
-            out["The same under the product of the embeddings' covariance: without what no context moves"] = (
-                figures.map_figure(self.settings, "unembedding_whitened")
-            )
-            return out
-        out["Loss during training"] = loss_figure(self.curves)
-        out["Cosines during training"] = cosine_figure(self.curves, self._points_of_paper())
-        for setting in self.settings["setting"].head(6):
+            title = "Unembedding cosine by dimension, initial scale and optimiser"
+            out[title] = figures.scales_figure(settings)
+            title = "The same under the product of the embeddings' covariance: without what no context moves"
+            return {**out, title: figures.scales_figure(settings, "unembedding_whitened")}
+        out["Loss during training"] = loss_curve_figure(self.curves)
+        out["Cosines during training"] = cosine_curve_figure(self.curves, self._points_of_paper())
+        for setting in settings["setting"].head(6):
             heat = self.heat[self.heat["setting"] == setting]
-            out[f"Mean cosine of two concepts' steering vectors: {setting}"] = figures.heat_figure(heat)
-        first = self.settings["setting"].iloc[0]
-        edges = self.edges[self.edges["setting"] == first]
-        out[f"Graph of the first run: {first}"] = figures.graph_figure(
-            int(self.settings["concepts"].iloc[0]), edges[["parent", "child"]].to_numpy().astype(int)
-        )
-        return out
+            title = f"Mean cosine of two concepts' steering vectors: {setting}"
+            out[title] = figures.concept_cosines_figure(heat)
+        first = settings["setting"].iloc[0]
+        edges = self.edges.loc[self.edges["setting"] == first, ["parent", "child"]].to_numpy().astype(int)
+        graph = figures.graph_figure(int(settings["concepts"].iloc[0]), edges)
+        return {**out, f"Graph of the first run: {first}": graph}
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Ours beside the paper's; settings; concepts."""

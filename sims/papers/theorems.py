@@ -85,16 +85,27 @@ class Theorems(SavedResult):
 
     @property
     def failed(self) -> tuple[Check, ...]:
-        """The checks that do not hold."""
-        return tuple(c for c in self.checks if not c.holds)
+        """The checks that do not hold; those that decide nothing are not among them."""
+        return tuple(c for c in self.checks if c.fails)
+
+    @property
+    def undecided(self) -> tuple[Check, ...]:
+        """The checks that decide nothing: descents that had not converged."""
+        return tuple(c for c in self.checks if c.undecided)
 
     def summary(self) -> str:
         """How many hold, then a line a check."""
-        if self.failed:
-            names = ", ".join(c.name for c in self.failed)
-            first = f"{len(self.failed)} of {len(self.checks)} exact checks FAIL: {names}"
+        failed, open_ = (", ".join(c.name for c in some) for some in (self.failed, self.undecided))
+        n = len(self.checks)
+        if failed:
+            first = f"{len(self.failed)} of {n} exact checks FAIL: {failed}"
         else:
-            first = f"all {len(self.checks)} exact checks hold"
+            first = (
+                f"{n - len(self.undecided)} of {n} exact checks hold"
+                if open_
+                else f"all {n} exact checks hold"
+            )
+        first += f"; not decided: {open_}" if open_ else ""
         where = f"{self.m} concepts, {len(self.edges)} edges, seed {self.seed}"
         return "\n".join([f"{first} ({where})", *(c.verdict for c in self.checks)])
 
@@ -109,7 +120,7 @@ class Theorems(SavedResult):
         numbers = pd.DataFrame(
             {
                 "check": [c.name for c in self.checks],
-                "holds": ["yes" if c.holds else "NO" for c in self.checks],
+                "holds": ["not decided" if c.undecided else "yes" if c.holds else "NO" for c in self.checks],
                 "measured": [f"{c.measured:.3g}" for c in self.checks],
                 "bar": [f"{c.relation} {c.tolerance:.3g}" for c in self.checks],
                 "what is measured": [c.quantity for c in self.checks],
@@ -140,12 +151,12 @@ class Theorems(SavedResult):
             {**check, "holds": c.holds, "verdict": c.verdict}
             for check, c in zip(out["checks"], self.checks, strict=True)
         ]
-        return {**out, "holds": not self.failed}
+        return {**out, "holds": all(c.holds for c in self.checks)}
 
 
 def _further(check: Check) -> str:
     details = [f"{name} {value:.3g}" for name, value in check.details.items()]
-    return "; ".join([*details, *([check.note] if check.note else [])])
+    return "; ".join([*details, *(part for part in (check.undecided, check.note) if part)])
 
 
 @door(world=WORLD.or_none(), learned=LEARNED.or_none(), training=TRAINING.or_none())
@@ -164,7 +175,8 @@ def theorems(
     joined one. What holds of any learner is checked on run 0 of `learned`, which is trained here if None (as
     `training` says, by default 2,000 steps of the population gradient); the quantities of the other theorems
     are reported for it too, without a verdict. `steps` are those of the normalised descents; plain descent
-    takes ten times as many, and that from a star twice as many.
+    takes ten times as many, and that from a star twice as many. Where they are so few that a descent has not
+    converged, Theorem 4 is not decided.
 
     The tolerances are for conditional probabilities from .01 to .99, and away from ½ by 10⁻⁴ or more: nearer
     to certainty, a contradiction's price (50 nats) no longer dwarfs ln p; nearer to ½, log-odds are
@@ -218,7 +230,7 @@ def _oracle(world: World, seed: int) -> Iterator[Check]:
     logits = oracle.imposed_logits(contexts)
     tables = oracle.factor(contexts, logits, seed=seed)
     yield oracle.fit(tables, logits)
-    yield oracle.probabilities(tables)
+    yield oracle.fits_probabilities(tables)
     yield oracle.conflict_limit(contexts)
 
 

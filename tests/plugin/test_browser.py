@@ -18,8 +18,8 @@ from graticule.probes.attribution.result import build_up_figure, shares_figure
 from graticule.probes.calibration.result import rates_figure
 from graticule.report.page import write_page
 from graticule.saes.training.history import curves_figure
-from graticule.sims.papers.curves import cosine_figure
-from graticule.sims.papers.figures import VIEWS, heat_figure
+from graticule.sims.papers.curves import cosine_curve_figure
+from graticule.sims.papers.figures import VIEWS, concept_cosines_figure
 
 from .conftest import Places
 
@@ -166,8 +166,8 @@ class Panels(Places):
             share=np.linspace(-0.2, 0.4, 29), share_low=np.nan, share_high=np.nan, mean=np.arange(29.0)
         )
         return {
-            "Cosines": heat_figure(pd.DataFrame(heat)),
-            "Cosines during training": cosine_figure(
+            "Cosines": concept_cosines_figure(pd.DataFrame(heat)),
+            "Cosines during training": cosine_curve_figure(
                 pd.DataFrame({**steps, **views}), pd.DataFrame({"what": [], "step": [], "paper": []})
             ),
             "Rates": rates_figure(pd.DataFrame(kinds)),

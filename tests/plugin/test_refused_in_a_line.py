@@ -13,7 +13,7 @@ from helpers import as_installed
 
 from graticule import Activations, Findings, Table, World, baselines, pca, sweep
 from graticule.cli import main
-from graticule.sims.worlds.values import smooth_world
+from graticule.sims.worlds import smooth_world
 
 POINT = "blocks.0.hook_resid_post"
 ROWS = 40

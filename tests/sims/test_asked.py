@@ -21,7 +21,7 @@ from graticule.sims.training.lookup import train_tables
 from graticule.sims.training.settings import Training
 from graticule.sims.truth.steering import concept_lines
 from graticule.sims.world import World
-from graticule.sims.worlds.structures import RestrictedWorld
+from graticule.sims.worlds import RestrictedWorld
 
 WORLD = World.random(4, seed=3)
 QUICK: dict[str, Any] = {"runs": 2, "nulls": 0, "points": 2, "progress": False}

@@ -16,8 +16,7 @@ from graticule.sims.papers.tables import Tables
 from graticule.sims.training.lookup import train_tables
 from graticule.sims.training.settings import Training
 from graticule.sims.world import World
-from graticule.sims.worlds.structures import RestrictedWorld
-from graticule.sims.worlds.values import smooth_world
+from graticule.sims.worlds import RestrictedWorld, smooth_world
 
 
 @pytest.fixture(scope="module")

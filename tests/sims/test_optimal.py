@@ -20,7 +20,7 @@ from graticule.sims.truth.optimal import (
     write_directions,
 )
 from graticule.sims.world import World
-from graticule.sims.worlds.values import smooth_world
+from graticule.sims.worlds import smooth_world
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,7 @@ import pytest
 
 from graticule.sims.contexts import UNKNOWN, Contexts
 from graticule.sims.world import World
-from graticule.sims.worlds.structures import field_graph, markov_field, with_child, with_synonyms
-from graticule.sims.worlds.values import smooth_world
+from graticule.sims.worlds import field_graph, markov_field, smooth_world, with_child, with_synonyms
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it announces its own moves on import

@@ -15,7 +15,7 @@ from graticule.sims.training.settings import SequenceShape, Training
 from graticule.sims.truth.optimal import parity
 from graticule.sims.truth.rows import lookup_rows, sequence_rows
 from graticule.sims.world import World
-from graticule.sims.worlds.values import smooth_world
+from graticule.sims.worlds import smooth_world
 
 POINT = "blocks.0.hook_resid_post"
 

@@ -16,8 +16,7 @@ from graticule.sims.sequence import SequenceTokens, load_sequence, save_sequence
 from graticule.sims.training.sequence import floors, sequence_logits, train_sequence
 from graticule.sims.training.settings import SequenceShape, SequenceTraining
 from graticule.sims.world import World
-from graticule.sims.worlds.structures import with_child, with_synonyms
-from graticule.sims.worlds.values import smooth_world
+from graticule.sims.worlds import smooth_world, with_child, with_synonyms
 
 POINTS = ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]
 SETTINGS = SequenceTraining(SequenceShape(2, 16, 2), steps=300, batch=64, lr=5e-3, log_every=100)

@@ -14,7 +14,7 @@ from graticule.sims.training.lookup import train_tables
 from graticule.sims.training.settings import Training
 from graticule.sims.truth.steering import VIEWS, Flips, concept_lines, steering_vectors, watch_cosines
 from graticule.sims.world import World
-from graticule.sims.worlds.structures import RestrictedWorld, with_child
+from graticule.sims.worlds import RestrictedWorld, with_child
 
 WORLD = World.random(4, seed=1)
 CASES = {

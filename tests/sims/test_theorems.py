@@ -1,6 +1,7 @@
 """Exact checks on tables: each holds at its tolerance on an oracle, and fails on tables that break it."""
 
 import itertools
+from dataclasses import replace
 
 import networkx as nx
 import numpy as np
@@ -18,7 +19,7 @@ from graticule.sims.papers.theorems import Theorems, theorems
 from graticule.sims.training.lookup import train_tables
 from graticule.sims.training.settings import Training
 from graticule.sims.world import World
-from graticule.sims.worlds.structures import field_graph, markov_field
+from graticule.sims.worlds import field_graph, markov_field
 
 SIZES = [(2, 0), (3, 1), (4, 2), (5, 3)]
 
@@ -88,9 +89,9 @@ def test_oracle_tables_are_the_logits_and_the_truth(m, seed):
     contexts = complete(world)
     for logits in (oracle.imposed_logits(contexts), oracle.compatible_logits(contexts)):
         tables = oracle.factor(contexts, logits, noise=3, seed=seed)
-        assert oracle.fit(tables, logits).holds and oracle.probabilities(tables).holds
+        assert oracle.fit(tables, logits).holds and oracle.fits_probabilities(tables).holds
         for broken in (perturbed(tables, 1e-6, "f"), perturbed(tables, 1e-6, "g")):
-            assert not oracle.fit(broken, logits).holds and not oracle.probabilities(broken).holds
+            assert not oracle.fit(broken, logits).holds and not oracle.fits_probabilities(broken).holds
     assert oracle.conflict_limit(contexts).holds
     # far from the limit the error does not fall as e^-K yet
     assert not oracle.conflict_limit(contexts, (0.1, 1.0)).holds
@@ -265,7 +266,7 @@ def skewed(request) -> Tables:
 
 
 def test_linear_tables_are_the_truth(skewed):
-    assert oracle.probabilities(skewed).holds and log_odds.theorem_3(skewed).holds
+    assert oracle.fits_probabilities(skewed).holds and log_odds.theorem_3(skewed).holds
 
 
 def test_corollary_8(skewed):
@@ -453,11 +454,26 @@ def test_a_learner_of_few_contexts():
     assert set(found.trained["check"]) == {"Theorem 7", "Causal inner product"}
 
 
-def test_a_failure_is_said_first(learned):
-    """Too few steps of descent: Theorem 4 is not reached, and nothing else breaks."""
+def test_too_few_steps_of_descent_decide_nothing(learned, tmp_path):
     found = theorems(learned=learned, steps=3, progress=False)
-    assert [c.name for c in found.failed][:1] == ["Theorem 4"]
-    assert "FAIL: Theorem 4" in found.summary().splitlines()[0]
+    assert found.failed == () and found.undecided[0].name == "Theorem 4"
+    first = found.summary().splitlines()[0]
+    assert "exact checks hold; not decided: Theorem 4" in first and "FAIL" not in found.summary()
+    assert (
+        "Theorem 4: not decided" in found.summary() and "had not converged after 3 steps" in found.summary()
+    )
+    assert found.to_json()["holds"] is False
+    assert "not decided" in list(found.tables()["Every check"]["holds"])
+    found.save(tmp_path / "theorems")
+    assert Theorems.load(tmp_path / "theorems").undecided == found.undecided
+
+
+def test_a_failure_is_said_first(learned):
+    found = theorems(learned=learned, steps=3, progress=False)
+    wrong = replace(found.checks[1], measured=1.0)
+    found = replace(found, checks=(found.checks[0], wrong, *found.checks[2:]))
+    assert [c.name for c in found.failed] == ["Oracle probabilities"]
+    assert "FAIL: Oracle probabilities; not decided: Theorem 4" in found.summary().splitlines()[0]
     assert found.to_json()["holds"] is False
 
 

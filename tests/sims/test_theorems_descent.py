@@ -101,8 +101,25 @@ def test_theorem_4(seed):
     assert slow.holds and slow.details["1 − cosine, plain"] > 1e-3
     short, _ = theorem_4(a, b, start, steps=3)
     assert not short.holds  # three steps do not get there
+    assert short.undecided and not short.fails  # and are still on their way
     again = margin_descent(a, b, start, 1000)
     assert not margin_checks(again, again)[1].holds  # one descent is not slower than itself
+
+
+@pytest.mark.parametrize("steps", [1, 3, 60])
+def test_a_descent_that_had_not_converged_decides_nothing(steps):
+    short = margin_checks(*(margin_descent(*drawn(0), steps) for _ in range(2)))[0]
+    assert short.verdict.startswith("Theorem 4: not decided, 1 − cosine")
+    assert f"had not converged after {steps:,} steps: give more steps=" in short.verdict
+
+
+def test_a_descent_that_stays_away_from_the_direction_fails():
+    """Another direction in the closed form's place: the cosines stay where they are."""
+    a, b, start = drawn(0)
+    fast = margin_descent(a, b, start, 1000)
+    away = replace(fast, limit=0.9 * fast.limit)
+    elsewhere = margin_checks(away, away)[0]
+    assert elsewhere.fails and elsewhere.verdict.startswith("Theorem 4: FAILS")
 
 
 def test_long_descents_do_not_underflow():

@@ -11,7 +11,7 @@ from graticule.sims.training.lookup import Learned, initial, train_tables
 from graticule.sims.training.sampling import Alias, ExactLoss, Pairs, Sampler
 from graticule.sims.training.settings import Training
 from graticule.sims.world import World
-from graticule.sims.worlds.structures import RestrictedWorld
+from graticule.sims.worlds import RestrictedWorld
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import pytest
 
 from graticule.sims.contexts import Contexts
 from graticule.sims.world import World
-from graticule.sims.worlds.structures import field_graph, markov_field, with_child, with_synonyms
-from graticule.sims.worlds.values import Smooth, bumps, smooth_world
+from graticule.sims.worlds import Smooth, field_graph, markov_field, smooth_world, with_child, with_synonyms
+from graticule.sims.worlds.values import bumps
 
 
 @pytest.fixture(scope="module")

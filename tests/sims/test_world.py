@@ -9,7 +9,7 @@ from helpers import as_installed
 
 from graticule.sims.contexts import UNKNOWN, Contexts
 from graticule.sims.world import World
-from graticule.sims.worlds.structures import RestrictedWorld, with_child, with_synonyms
+from graticule.sims.worlds import RestrictedWorld, with_child, with_synonyms
 
 WORLDS = {
     "random": lambda: World.random(5, seed=3),
