@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from graticule.hooks.model_view import ModelView
 from graticule.hooks.padding import Extent, Ids, embedded_ids, embeds_ids
 from graticule.hooks.texts_said import digests_of_rows
 
@@ -35,8 +36,8 @@ def _ids(cache: Any, model: Any) -> Ids | None:
     """The ids that a bridge embeds, else those whose embeddings stand in the cache."""
     if embeds_ids(cache):
         return embedded_ids(cache)
-    table = getattr(getattr(model, "embed", None), "W_E", None)
-    if "hook_embed" not in set(cache.keys()) or not isinstance(table, Tensor) or table.ndim != 2:
+    table = None if model is None else ModelView(model).embedding
+    if "hook_embed" not in set(cache.keys()) or table is None:
         return None
     value: Tensor = cache["hook_embed"]
     if value.ndim != 3 or value.shape[-1] != table.shape[1] or value.dtype != table.dtype:

@@ -1,18 +1,24 @@
-"""A model's inside, known in one place: block borders, a start at a layer, final norm, unembedding."""
+"""A model's inside, known in one place: sizes, block borders, parts of a pass, final norm, unembedding.
+
+What TransformerLens calls a component, an argument or a setting is named here; what it calls the weights of a
+block, in `weights` beside it; what it calls hook points, in `points`.
+"""
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Sequence
-from typing import Any, cast
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from graticule.hooks.points import layer_of
-from graticule.hooks.protocols import HookedModel
+from graticule.hooks.protocols import HookedModel, device_of
 
 _BORDERS = ("hook_resid_pre", "hook_resid_post")
 
@@ -28,26 +34,79 @@ def start_of(point: str) -> int | None:
     return None if layer is None else layer + int(point.endswith("hook_resid_post"))
 
 
-class ModelView:
-    """What can be asked of a `HookedTransformer`'s inside: parts of its pass, and what ends it.
+def official_name(name: str) -> str | None:
+    """The Hugging Face name of a model that TransformerLens knows; None of any other."""
+    from transformer_lens.loading_from_pretrained import get_official_model_name
 
-    Whether parts give the model's own logits only a comparison tells: whoever runs them compares first.
+    try:
+        return str(get_official_model_name(name))
+    except ValueError:
+        return None
+
+
+class ModelView:
+    """What can be asked of a TransformerLens model's inside: its sizes, and parts of its pass.
+
+    A `HookedTransformer` or a `TransformerBridge`; of any other model with hooks as much as it has. Whether
+    parts of a pass give the model's own logits only a comparison tells (`hooks.running.restart`).
     """
 
     def __init__(self, model: HookedModel) -> None:
         self.model = model
         self._owner: Any = model
-        self.n_layers = int(model.cfg.n_layers)
+
+    # Sizes and settings ------------------------------------------------------------------------------
+    @property
+    def n_layers(self) -> int:
+        """Blocks."""
+        return int(self._owner.cfg.n_layers)
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens that a row may have; 0 where the model does not say."""
+        return int(getattr(self._owner.cfg, "n_ctx", 0) or 0)
+
+    @property
+    def d_vocab(self) -> int | None:
+        """How many ids the model has an embedding for; None where nobody knows."""
+        table = self.embedding
+        return int(getattr(self._owner.cfg, "d_vocab", 0) or 0) or None if table is None else len(table)
+
+    @property
+    def d_vocab_out(self) -> int:
+        """Tokens that the model can predict; by default as many as it reads."""
+        return int(getattr(self._owner.cfg, "d_vocab_out", 0) or self._owner.cfg.d_vocab)
+
+    @property
+    def prepends_bos(self) -> bool:
+        """Whether texts begin with BOS where nothing else is said."""
+        return bool(getattr(self._owner.cfg, "default_prepend_bos", True))
+
+    @property
+    def window(self) -> int | None:
+        """Tokens that local attention sees back, of a model whose own settings have it."""
+        cfg = getattr(self._owner, "cfg", None)
+        size = getattr(cfg, "window_size", None) if getattr(cfg, "use_local_attn", False) else None
+        return int(size) if size else None
+
+    # Parts of a pass ---------------------------------------------------------------------------------
+    @cached_property
+    def _arguments(self) -> set[str]:
+        return set(inspect.signature(getattr(self.model, "forward", self.model)).parameters)
 
     @property
     def takes_layers(self) -> bool:
         """Whether the forward pass can start and stop at a layer."""
-        names = inspect.signature(getattr(self.model, "forward", self.model)).parameters
-        return {"start_at_layer", "stop_at_layer"} <= set(names)
+        return {"start_at_layer", "stop_at_layer"} <= self._arguments
 
-    def run_to(self, tokens: Tensor, layer: int) -> Float[Tensor, "row pos d_model"]:
+    @property
+    def takes_key_values(self) -> bool:
+        """Whether the forward pass can stop at a layer and takes TransformerLens's own key-value cache."""
+        return {"stop_at_layer", "past_kv_cache"} <= self._arguments
+
+    def run_to(self, tokens: Tensor, layer: int, **arguments: Any) -> Float[Tensor, "row pos d_model"]:
         """The residual stream that enters block `layer`."""
-        return self.model(tokens, stop_at_layer=layer).detach()
+        return self.model(tokens, stop_at_layer=layer, **arguments).detach()
 
     def run_from(
         self, residual: Float[Tensor, "row pos d_model"], start: int, stop: int | None = None
@@ -56,9 +115,88 @@ class ModelView:
         stop = self.n_layers if stop is None else stop
         return self.model(residual, start_at_layer=start, stop_at_layer=stop)
 
+    def empty_cache(self) -> Any:
+        """A key-value cache for one row, with nothing in it."""
+        from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
+
+        return TransformerLensKeyValueCache.init_cache(self._owner.cfg, device_of(self.model), 1)
+
+    @staticmethod
+    def after_cache(cache: Any, tokens: Int[Tensor, "row pos"]) -> dict[str, Any]:
+        """What the forward pass takes so that every row of `tokens` follows the one row in `cache`.
+
+        An empty cache is filled by the pass; any other is left as it is.
+        """
+        entries, before = cache.entries, int(cache.entries[0].past_keys.shape[1])
+        if before:
+            entries = [copy.copy(e) for e in entries]
+            for entry in entries:
+                entry.past_keys = entry.past_keys.expand(len(tokens), -1, -1, -1)
+                entry.past_values = entry.past_values.expand(len(tokens), -1, -1, -1)
+            mask = torch.ones(len(tokens), before, dtype=torch.int64, device=tokens.device)
+            cache = type(cache)(entries, mask)
+            cache.freeze()
+        return {"past_kv_cache": cache, "attention_mask": torch.ones_like(tokens)}
+
+    # Embedding, final norm, unembedding --------------------------------------------------------------
+    @property
+    def embedding(self) -> Float[Tensor, "d_vocab d_model"] | None:
+        """`W_E`; None where the model has no such table."""
+        try:
+            table = self._owner.W_E
+        except (AttributeError, NotImplementedError):
+            return None
+        return table if isinstance(table, Tensor) and table.ndim == 2 else None
+
+    @property
+    def embed(self) -> Any:
+        """The module that embeds ids; None where there is none."""
+        return getattr(self._owner, "embed", None)
+
+    @property
+    def _final_norm(self) -> Any:
+        norm = getattr(self._owner, "ln_final", None)
+        return norm if callable(norm) else None
+
     def final(self, residual: Float[Tensor, "row pos d_model"]) -> Float[Tensor, "row pos d_model"]:
         """What the unembedding reads of the residual stream: after the final norm, where there is one."""
-        return self._owner.ln_final(residual) if self._owner.cfg.normalization_type is not None else residual
+        plain = getattr(self._owner.cfg, "normalization_type", "") is None
+        return residual if plain or self._final_norm is None else self._final_norm(residual)
+
+    def final_gain(self) -> tuple[Float[np.ndarray, " d_model"], bool]:
+        """The gain of the final norm (ones where it is folded or absent), and whether it subtracts the mean.
+
+        Read off what the norm *does* to a row of mean 0 and one of equal entries, as models store gains in
+        several conventions (w, 1 + w, folded).
+        """
+        width = int(self._owner.cfg.d_model)
+        if self._final_norm is None:
+            return np.ones(width), False
+        signs = torch.where(torch.arange(width) % 2 == 0, 1.0, -1.0)
+        if width % 2:
+            signs[-3:] = torch.tensor([1.0, 1.0, -2.0])
+        rows = torch.stack([signs, -signs, torch.ones(width), -torch.ones(width)])[:, None]
+        with torch.no_grad():
+            normed: Tensor = self._final_norm(rows.to(device_of(self.model), self._owner.W_U.dtype))
+            out = normed.to("cpu", torch.float64)[:, 0].numpy()
+        scaled = signs.double().numpy() / np.sqrt(float(signs.double().square().mean()))
+        gain = (out[0] - out[1]) / 2 / scaled  # halves of differences: a bias drops out
+        level = (out[2] - out[3]) / 2
+        return gain, bool(np.abs(level).max() < 1e-2 * np.abs(gain).max())
+
+    def unembedding(self) -> Float[Tensor, "d_model d_vocab"]:
+        """`W_U`, detached.
+
+        Raises:
+            ValueError: if the model has none of that shape; its message ends a sentence that says who needs
+                one.
+        """
+        weight: Any = getattr(self._owner, "W_U", None)
+        width = int(self._owner.cfg.d_model)
+        if not isinstance(weight, Tensor) or weight.ndim != 2 or weight.shape[0] != width:
+            shape = tuple(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
+            raise ValueError(f"model.W_U of [d_model, d_vocab] with d_model {width}; found {shape}")
+        return weight.detach()
 
     def logits(
         self,
@@ -92,51 +230,8 @@ class ModelView:
         cap = float(getattr(self._owner.cfg, "output_logits_soft_cap", None) or 0.0)
         return cap * torch.tanh(out / cap) if cap > 0 else out
 
-    def written_norms(self, layer: int, n_neurons: int) -> Float[np.ndarray, " neuron"]:
-        """Norm of every MLP neuron's output weights; ones where the model keeps them elsewhere."""
-        try:
-            weight: Tensor = self._owner.blocks[layer].mlp.W_out.detach()
-        except AttributeError:
-            return np.ones(n_neurons)
-        if weight.ndim != 2 or weight.shape[0] != n_neurons:
-            return np.ones(n_neurons)
-        return weight.double().norm(dim=1).cpu().numpy()
-
-
-def unembedding_of(model: HookedModel) -> Tensor:
-    """`W_U` `[d_model, d_vocab]`, detached.
-
-    Raises:
-        ValueError: if the model has none of that shape; its message ends a sentence that says who needs one.
-    """
-    weight: Any = getattr(model, "W_U", None)
-    width = int(model.cfg.d_model)
-    if not isinstance(weight, Tensor) or weight.ndim != 2 or weight.shape[0] != width:
-        shape = tuple(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
-        raise ValueError(f"model.W_U of [d_model, d_vocab] with d_model {width}; found {shape}")
-    return weight.detach()
-
-
-def final_norm(model: HookedModel) -> tuple[Float[np.ndarray, " d_model"], bool]:
-    """The gain of the final norm (ones where it is folded or absent), and whether it subtracts the mean.
-
-    Read off what the norm *does* to a row of mean 0 and one of equal entries, as models store gains in
-    several conventions (w, 1 + w, folded).
-    """
-    width = int(model.cfg.d_model)
-    owner: Any = model
-    norm: Any = getattr(model, "ln_final", None)
-    if norm is None or not callable(norm):
-        return np.ones(width), False
-    signs = torch.where(torch.arange(width) % 2 == 0, 1.0, -1.0)
-    if width % 2:
-        signs[-3:] = torch.tensor([1.0, 1.0, -2.0])
-    where: dict[str, Any] = {"device": next(iter(model.parameters())).device, "dtype": owner.W_U.dtype}
-    rows = torch.stack([signs, -signs, torch.ones(width), -torch.ones(width)])[:, None]
-    with torch.no_grad():
-        normed: Tensor = cast("Any", norm)(rows.to(**where))
-        out = normed.to("cpu", torch.float64)[:, 0].numpy()
-    scaled = signs.double().numpy() / np.sqrt(float(signs.double().square().mean()))
-    gain = (out[0] - out[1]) / 2 / scaled  # halves of differences: a bias drops out
-    level = (out[2] - out[3]) / 2
-    return gain, bool(np.abs(level).max() < 1e-2 * np.abs(gain).max())
+    # Blocks ------------------------------------------------------------------------------------------
+    @property
+    def blocks(self) -> list[Any]:
+        """The blocks' modules; none of a model that keeps them elsewhere."""
+        return list(getattr(self._owner, "blocks", None) or ())

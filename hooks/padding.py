@@ -12,9 +12,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from graticule.hooks.doors import ACTIVATIONS, came
+from graticule.hooks.model_view import ModelView
 from graticule.hooks.points import LayerSpec, PointSpec, layer_of, resolve_layers, resolve_names
 from graticule.hooks.running.grouping import looks_ahead
-from graticule.hooks.values import MaskedError, unmasked, vocabulary_of
+from graticule.hooks.values import MaskedError, unmasked
 
 _PART = 8192
 """Tokens whose embeddings are looked at together."""
@@ -188,7 +189,7 @@ def ids_of_cache(cache: Any, model: Any) -> Ids | None:
         return embedded_ids(cache)
     names = set(cache.keys())
     pad = getattr(getattr(model, "tokenizer", None), "pad_token_id", None)
-    embed = getattr(model, "embed", None)
+    embed = None if model is None else ModelView(model).embed
     name = next((n for n in ("embed.hook_out", "hook_embed") if n in names), None)
     if pad is None or embed is None or name is None:
         return None
@@ -202,7 +203,7 @@ def ids_of_cache(cache: Any, model: Any) -> Ids | None:
 
 def _is_embedded(row: Tensor, embed: Any, model: Any) -> bool:
     """Whether a row is some token's embedding as it is: an encoder adds positions and norms to its own."""
-    n = vocabulary_of(model) or 0
+    n = ModelView(model).d_vocab or 0
     with torch.no_grad():
         for ids in torch.arange(n, device=row.device).split(_PART):
             if bool((embed(ids[None])[0].to(row.dtype) == row).all(-1).any()):

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from graticule.hooks.identity import hooked_points, is_earlier, is_of, model_identity
+from graticule.hooks.model_view import ModelView
 from graticule.hooks.protocols import HookedModel, device_of
 from graticule.hooks.running.session import undisturbed
-from graticule.hooks.values import vocabulary_of
 
 _log = logging.getLogger(__name__)
 
@@ -163,11 +163,12 @@ def answer_of(model: HookedModel, ids: Sequence[int] | None = None) -> dict[str,
     """
     if getattr(model, NO_ANSWER, False):
         return {}
-    vocabulary = vocabulary_of(model)
+    view = ModelView(model)
+    vocabulary = view.d_vocab
     if hooked_points(model) or vocabulary is None or (ids is not None and max(ids) >= vocabulary):
         return {}
     half = vocabulary // 2
-    length = min(_TOKENS, int(getattr(model.cfg, "n_ctx", 0) or 0) or _TOKENS)
+    length = min(_TOKENS, view.n_ctx or _TOKENS)
     asked = list(ids) if ids else [half + (7919 * i) % (vocabulary - half) for i in range(length)]
     with undisturbed(model):
         try:

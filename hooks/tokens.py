@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from graticule.hooks.messages import check_whole
+from graticule.hooks.model_view import ModelView
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.special import frame_in_rows, frame_of
-from graticule.hooks.values import token_ids, vocabulary_of
+from graticule.hooks.values import token_ids
 
 Inputs = Sequence[str] | Sequence[Sequence[int]] | Tensor
 """Texts, ready token rows (ragged lists of ids, special tokens included), or a `[text, pos]` tensor."""
@@ -108,7 +109,7 @@ def tokenize(
         rows = _ready_rows(model, inputs)
     else:
         rows = _text_rows(model, cast("Sequence[str]", inputs), prompt, prepend_bos)
-    n_ctx = int(getattr(model.cfg, "n_ctx", 0) or 0)
+    n_ctx = ModelView(model).n_ctx
     for i, row in enumerate(rows.ids):
         if n_ctx and len(row) > n_ctx:
             raise ValueError(f"text {i} has {len(row)} tokens, the model's context is {n_ctx}; shorten it")
@@ -116,7 +117,7 @@ def tokenize(
 
 
 def _ready_rows(model: HookedModel, inputs: Inputs) -> TokenRows:
-    vocabulary = vocabulary_of(model)
+    vocabulary = ModelView(model).d_vocab
     rows = [token_ids(row, f"token row {i}", vocabulary) for i, row in enumerate(inputs)]
     for i, row in enumerate(rows):
         if len(row) == 0:
@@ -168,7 +169,7 @@ def _text_rows(model: HookedModel, texts: Sequence[str], prompt: str, prepend_bo
     if spans_needed and not getattr(tokenizer, "is_fast", False):
         raise ValueError("a prompt needs a fast tokenizer (character offsets); this model has a slow one")
     encoded = tokenizer(full, add_special_tokens=False, return_offsets_mapping=spans_needed)
-    default_bos = bool(getattr(model.cfg, "default_prepend_bos", True))
+    default_bos = ModelView(model).prepends_bos
     frame, known = frame_of(tokenizer, texts[0], default_bos, prepend_bos), frame_in_rows(tokenizer)
     rows = [frame.around(ids) for ids in encoded["input_ids"]]
     ids, own = [row for row, _ in rows], [(frame or known).own(row.tolist()) for row, _ in rows]

@@ -98,17 +98,6 @@ def unmasked(what: str, values: Any) -> Any:
     return values
 
 
-def vocabulary_of(model: Any) -> int | None:
-    """How many ids a model has an embedding for; None where nobody knows."""
-    try:
-        table = model.W_E
-    except (AttributeError, NotImplementedError):
-        table = None
-    if isinstance(table, Tensor) and table.ndim == 2:
-        return int(table.shape[0])
-    return int(getattr(model.cfg, "d_vocab", 0) or 0) or None
-
-
 def token_ids(row: Any, where: str, vocabulary: int | None = None) -> np.ndarray:
     """One row of token ids as int64.
 

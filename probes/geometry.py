@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from graticule.hooks.imports import load
-from graticule.hooks.model_view import final_norm, unembedding_of
+from graticule.hooks.model_view import ModelView
 from graticule.hooks.protocols import HookedModel
 
 _COLUMNS = 1 << 14  # of the vocabulary at a time
@@ -109,13 +109,14 @@ def unembedding_covariance(model: HookedModel) -> Float[np.ndarray, "d_model d_m
     Raises:
         ValueError: if the model has no `W_U` of `[d_model, d_vocab]`.
     """
+    view = ModelView(model)
     try:
-        weight = unembedding_of(model)
+        weight = view.unembedding()
     except ValueError as reason:
         raise ValueError(
             f"the causal inner product needs {reason}. Leave model= out to have the other geometries"
         ) from None
-    gain, centres = final_norm(model)
+    gain, centres = view.final_gain()
     through = np.diag(gain)
     if centres:
         through = (np.eye(len(gain)) - 1 / len(gain)) @ through

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from graticule.hooks.model_view import at_border
+from graticule.hooks.model_view import ModelView, at_border
 from graticule.hooks.points import PointError, layer_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.lengths import config_of, rope_borders
@@ -36,16 +35,13 @@ class _Done(Exception):
 class Forward:
     """Runs `model` up to the last wanted point and hands every wanted activation to a reader.
 
-    Two ways to stop early: `stop_at_layer`, which a `HookedTransformer` knows, and otherwise an exception
+    Two ways to stop early: at a layer, as a `HookedTransformer` can, and otherwise an exception
     after the last wanted point, which ends any forward pass. No logits are computed either way.
     """
 
     def __init__(self, model: HookedModel, points: Sequence[str], compiled: bool = False) -> None:
-        self.model = model
+        self.model, self.view = model, ModelView(model)
         self.points = tuple(points)
-        forward: Any = getattr(model, "forward", model)
-        names = set(inspect.signature(forward).parameters)
-        self.native = {"stop_at_layer", "past_kv_cache"} <= names
         layers = [layer_of(p) for p in points]
         inside = [layer for layer in layers if layer is not None]
         after = any(
@@ -68,10 +64,9 @@ class Forward:
     def run(self, tokens: Tensor, read: Reader, arguments: Mapping[str, Any]) -> None:
         """Run `tokens` with further arguments of the model's own, and read every point once."""
         kwargs: dict[str, Any] = {"return_type": self._return_type, **arguments}
-        if self.native and self._stop is not None:
-            kwargs["stop_at_layer"] = self._stop
+        if self.view.takes_key_values and self._stop is not None:
             with self._hooked(read):
-                self.model(tokens, **kwargs)
+                self.view.run_to(tokens, self._stop, **kwargs)
             return
         left = set(self.points)
 
@@ -124,7 +119,7 @@ def check_compilable(points: Sequence[str]) -> None:
 @contextmanager
 def compiled_blocks(model: HookedModel) -> Generator[None]:
     """Run every block through `torch.compile` (dynamic shapes) while inside; leave no trace after."""
-    blocks: Any = list(getattr(model, "blocks", []))
+    blocks = ModelView(model).blocks
     if not blocks:
         raise ValueError("compile=True needs a model with .blocks")
     own = [block.__dict__.get("forward") for block in blocks]
@@ -142,11 +137,11 @@ def compiled_blocks(model: HookedModel) -> Generator[None]:
 @contextmanager
 def _block_hooks(model: HookedModel, points: Sequence[str], read: Reader) -> Generator[None]:
     """Read block borders from outside the compiled blocks."""
-    blocks: Any = model.blocks  # pyright: ignore[reportAttributeAccessIssue]
+    blocks = ModelView(model).blocks
     handles: list[Any] = []
     try:
         for point in points:
-            block = blocks[layer_of(point)]
+            block = blocks[layer_of(point) or 0]
             if point.endswith("hook_resid_pre"):
                 handles.append(block.register_forward_pre_hook(lambda _m, args, p=point: read(p, args[0])))
             else:

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graticule.hooks.model_view import ModelView
 from graticule.hooks.protocols import HookedModel, device_of
 from graticule.hooks.running.forward import Forward, check_shape
 from graticule.hooks.running.lengths import RopeBorders, config_of, rope_borders
 from graticule.hooks.running.prefixes import differ
 from graticule.hooks.running.session import undisturbed
-from graticule.hooks.values import vocabulary_of
 
 _TRIAL, _AFTER = 24, 8
 """Tokens that the trial's rows have at most, without a prefix and after it."""
@@ -106,6 +106,6 @@ def grouping_of(model: HookedModel, points: Sequence[str], rows: Sequence[np.nda
 
 def looks_ahead(model: HookedModel, points: Sequence[str]) -> bool:
     """Whether earlier tokens see later ones at `points`, padding included; the model runs on a few tokens."""
-    rows = [np.arange(min(vocabulary_of(model) or _TRIAL, _TRIAL))]
+    rows = [np.arange(min(ModelView(model).d_vocab or _TRIAL, _TRIAL))]
     with undisturbed(model):
         return grouping_of(model, points, rows).looks_ahead

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
+from graticule.hooks.model_view import ModelView
+
 _LOCAL = re.compile(r"window|chunk_size|local_attention|block_size|attention_block")
 """Settings of attention, or of a scan, that reaches no further than so many tokens …"""
 _OF_LAYERS = re.compile(r"layers|pattern")
@@ -55,9 +57,8 @@ def windows(config: Mapping[str, Any]) -> dict[str, int]:
 
 def reach_of(model: Any) -> tuple[int, ...]:
     """Tokens that some layers of a model see back at most, as its configs name them."""
-    cfg = getattr(model, "cfg", None)
-    own = getattr(cfg, "window_size", None) if getattr(cfg, "use_local_attn", False) else None
-    return (*windows(config_of(model)).values(), *((int(own),) if own else ()))
+    own = ModelView(model).window
+    return (*windows(config_of(model)).values(), *((own,) if own else ()))
 
 
 def _only_full(config: Mapping[str, Any]) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graticule.hooks.model_view import ModelView
 from graticule.hooks.protocols import device_of
 
 if TYPE_CHECKING:
@@ -40,14 +41,7 @@ class Prefix:
             return {}
         batch, length = tokens.shape
         if self.native:
-            entries = [copy.copy(e) for e in self.cache.entries]
-            for entry in entries:
-                entry.past_keys = entry.past_keys.expand(batch, -1, -1, -1)
-                entry.past_values = entry.past_values.expand(batch, -1, -1, -1)
-            mask = torch.ones(batch, self.length, dtype=torch.int64, device=tokens.device)
-            cache = type(self.cache)(entries, mask)
-            cache.freeze()
-            return {"past_kv_cache": cache, "attention_mask": torch.ones_like(tokens)}
+            return ModelView.after_cache(self.cache, tokens)
         cache = copy.deepcopy(self.cache)
         cache.batch_repeat_interleave(batch)
         whole = torch.ones(batch, self.length + length, dtype=torch.int64, device=tokens.device)
@@ -82,26 +76,23 @@ def shared_prefix(forward: Forward, ids: np.ndarray, trial: Trial) -> Prefix:
 
 
 def _run(forward: Forward, ids: np.ndarray) -> Prefix:
-    device = device_of(forward.model)
-    tokens = torch.from_numpy(ids)[None].to(device)
+    tokens = torch.from_numpy(ids)[None].to(device_of(forward.model))
     found: dict[str, Tensor] = {}
 
     def read(point: str, value: Tensor) -> None:
         found[point] = value[0].reshape(value.shape[1], -1).clone()
 
-    if forward.native:
-        from transformer_lens.cache.key_value_cache import TransformerLensKeyValueCache
-
-        model: Any = forward.model
-        cache: Any = TransformerLensKeyValueCache.init_cache(model.cfg, device, 1)
-        extra: dict[str, Any] = {"past_kv_cache": cache, "attention_mask": torch.ones_like(tokens)}
+    native = forward.view.takes_key_values
+    if native:
+        cache: Any = forward.view.empty_cache()
+        extra = ModelView.after_cache(cache, tokens)
     else:
         from transformers import DynamicCache
 
         cache = DynamicCache()
         extra = {"past_key_values": cache, "use_cache": True, "attention_mask": torch.ones_like(tokens)}
     forward.run(tokens, read, extra)
-    return Prefix(len(ids), cache, found, forward.native)
+    return Prefix(len(ids), cache, found, native)
 
 
 def _agrees(forward: Forward, prefix: Prefix, trial: Trial) -> bool:

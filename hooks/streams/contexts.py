@@ -16,10 +16,11 @@ import numpy as np
 from jaxtyping import Int
 
 from graticule.hooks.limits import check_indices
+from graticule.hooks.model_view import ModelView
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.special import Kind, frame_of, special_id
 from graticule.hooks.streams.corpora import Corpus, ReadSoFar
-from graticule.hooks.values import check_range, token_ids, vocabulary_of
+from graticule.hooks.values import check_range, token_ids
 
 _log = logging.getLogger(__name__)
 
@@ -65,12 +66,12 @@ class ContextSettings:
         """
         tokenizer: Any = getattr(model, "tokenizer", None)
         joined = pack if pack is not None else not corpus.tokenised
-        n_ctx = int(getattr(model.cfg, "n_ctx", 0) or 0)
+        n_ctx = ModelView(model).n_ctx
         size = context_size if context_size is not None else _size(corpus, joined, n_ctx)
         bos = special_id(tokenizer, "bos")
         if prepend_bos and bos is None:
             raise ValueError("prepend_bos=True, but the model's tokenizer has no BOS token")
-        default = bool(getattr(model.cfg, "default_prepend_bos", True))
+        default = ModelView(model).prepends_bos
         if not (default if prepend_bos is None else prepend_bos) or (corpus.tokenised and not joined):
             bos = None
         if n_ctx and size > n_ctx:
@@ -85,7 +86,7 @@ class ContextSettings:
         between = _separator(separator, tokenizer) if joined else None
         for what, special in (("the BOS token", bos), ("separator", between)):
             if special is not None:
-                token_ids([special], what, vocabulary_of(model))
+                token_ids([special], what, ModelView(model).d_vocab)
         return cls(size, bos is not None, bos, between, joined)
 
     def to_dict(self) -> dict[str, Any]:
@@ -264,5 +265,5 @@ def contexts(
     read = Corpus.read(corpus, column)
     settings = ContextSettings.of(model, read, context_size, prepend_bos, separator, pack)
     return ContextReader(
-        read, getattr(model, "tokenizer", None), settings, vocabulary=vocabulary_of(model)
+        read, getattr(model, "tokenizer", None), settings, vocabulary=ModelView(model).d_vocab
     ).take(n)

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from graticule.hooks.calls import plainly
 from graticule.hooks.identity import model_identity
 from graticule.hooks.messages import visible
+from graticule.hooks.model_view import ModelView
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.protocols import HookedModel, device_of, dtype_of
 from graticule.hooks.running.session import packed, undisturbed
@@ -25,7 +26,7 @@ from graticule.hooks.streams.contexts import ContextReader, ContextSettings, Sep
 from graticule.hooks.streams.corpora import Corpus
 from graticule.hooks.streams.norms import MAX_NORM, NormLimit
 from graticule.hooks.tokenizers import tokenizer_digest
-from graticule.hooks.values import dtype_name, dtype_named, vocabulary_of
+from graticule.hooks.values import dtype_name, dtype_named
 
 _log = logging.getLogger(__name__)
 
@@ -98,7 +99,7 @@ class LiveStream(BaseStream):
         self.separator: Separator = separator
         self.exclude_special = exclude_special if isinstance(exclude_special, bool) else list(exclude_special)
         self.selection = Selection(
-            special_ids(exclude_special, self._tokenizer, vocabulary_of(model)),
+            special_ids(exclude_special, self._tokenizer, ModelView(model).d_vocab),
             tuple(seqpos_slice),
             tokens_per_context,
             seed,
@@ -117,7 +118,7 @@ class LiveStream(BaseStream):
             self.widths, room, self.dtype, device_of(model) if device is None else device
         )
         self._contexts = ContextReader(
-            self.corpus, self._tokenizer, self.contexts, epochs, vocabulary_of(model)
+            self.corpus, self._tokenizer, self.contexts, epochs, ModelView(model).d_vocab
         )
         self._ran = self._drawn = self._produced = 0
         self._ended = self._told = self._said_left_out = False

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from graticule.hooks.artifact import ArtifactError, as_damaged, read_json, read_table, read_tensors
+from graticule.hooks.model_view import official_name
 from graticule.hooks.names import user_path
 from graticule.hub.checks import check_id
 from graticule.hub.density import density_png, histogram
@@ -134,12 +135,7 @@ def hub_model(name: Any) -> str | None:
     """The Hub's id of a model by TransformerLens's name for it; None if it is a local one."""
     if not isinstance(name, str) or not name or user_path(name).exists():
         return None
-    from transformer_lens.loading_from_pretrained import get_official_model_name
-
-    try:
-        return str(get_official_model_name(name))
-    except ValueError:
-        return name if _is_hub_id(name) else None
+    return official_name(name) or (name if _is_hub_id(name) else None)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from graticule.hooks.capture_spec import CaptureSpec
 from graticule.hooks.messages import NotApplicable
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.runner import run_in_parts
-from graticule.probes.attribution.weights import Norm, head_weights, out_weights, output_norm
+from graticule.hooks.weights import Norm, output_norm, output_weights
 
 _STREAM = re.compile(r"^blocks\.(\d+)\.hook_resid_(pre|mid|post)$")
 _CHUNK_VALUES = 1 << 25  # activations in memory at once (128 MiB in float32)
@@ -133,10 +133,10 @@ class _Writes:
         return _Source((point,), (term,), lambda r: (r[point] @ coef)[:, None])
 
     def _heads(self, layer: int) -> _Source:
-        weights, norm = head_weights(self._model, layer), output_norm(self._model, layer, "attn")
+        weights, norm = output_weights(self._model, layer, "attn"), output_norm(self._model, layer, "attn")
         pulled = self._coef if norm is None else norm.pull(self._coef)
-        n_heads, d_head = weights.w_o.shape[:2]
-        to_reading = weights.w_o @ pulled
+        n_heads, d_head = weights.weight.shape[:2]
+        to_reading = weights.weight @ pulled
         point = f"blocks.{layer}.attn.hook_z"
         terms = [Term(f"L{layer} head {h}", "head", layer, h) for h in range(n_heads)]
 
@@ -144,12 +144,12 @@ class _Writes:
             z = rows[point].reshape(-1, n_heads, d_head)
             return np.einsum("rhd,hdt->rht", z, to_reading, optimize=True)
 
-        return self._normed(point, terms, read, norm, weights.b_o @ pulled, f"L{layer} attention bias")
+        return self._normed(point, terms, read, norm, weights.bias @ pulled, f"L{layer} attention bias")
 
     def _neurons(self, layer: int, chosen: Int[np.ndarray, " neuron"]) -> _Source:
-        weights, norm = out_weights(self._model, layer), output_norm(self._model, layer, "mlp")
+        weights, norm = output_weights(self._model, layer, "mlp"), output_norm(self._model, layer, "mlp")
         pulled = self._coef if norm is None else norm.pull(self._coef)
-        to_reading = weights.w_out @ pulled
+        to_reading = weights.weight @ pulled
         point = f"blocks.{layer}.mlp.hook_post"
         self.neurons[layer] = _NeuronWrites(point, to_reading, norm)
         terms = [Term(f"L{layer} neuron {n}", "neuron", layer, int(n)) for n in chosen]
@@ -160,7 +160,7 @@ class _Writes:
             alone = post[:, chosen, None] * to_reading[chosen]
             return np.concatenate([alone, (post @ to_reading - alone.sum(axis=1))[:, None]], axis=1)
 
-        return self._normed(point, terms, read, norm, weights.b_out @ pulled, f"L{layer} MLP bias")
+        return self._normed(point, terms, read, norm, weights.bias @ pulled, f"L{layer} MLP bias")
 
     def _normed(
         self,

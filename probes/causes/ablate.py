@@ -16,10 +16,10 @@ import pandas as pd
 from graticule.hooks.bars import bar
 from graticule.hooks.doors import FINDINGS, MODEL, NEURONS, door
 from graticule.hooks.limits import LimitError, check_indices
-from graticule.hooks.model_view import ModelView
 from graticule.hooks.points import resolve
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.session import packed, undisturbed
+from graticule.hooks.weights import output_norms
 from graticule.probes.causes.edited_runs import Outputs, Span
 from graticule.probes.causes.effects import needed
 from graticule.probes.causes.experiment import Experiment
@@ -162,7 +162,7 @@ class _Layer:
         self.bases = {p: runs.run() for p, runs in self.runs.items()}
         own = self.bases[experiment.prompts[0]].later[point].double().numpy()
         self.mean, self.sd = own.mean(axis=0), own.std(axis=0)
-        self.written = self.sd * ModelView(experiment.model).written_norms(layer, len(self.sd))
+        self.written = self.sd * output_norms(experiment.model, layer, len(self.sd))
 
     def alike(self, index: int, count: int, leave_out: Sequence[int]) -> list[int]:
         """The neurons of the layer whose spread writes most nearly as much as this one's."""

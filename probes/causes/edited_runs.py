@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -14,16 +13,13 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from graticule.hooks.messages import NotApplicable
-from graticule.hooks.model_view import ModelView, at_border, start_of
+from graticule.hooks.model_view import start_of
 from graticule.hooks.points import layer_of
-from graticule.hooks.protocols import HookedModel, device_of, dtype_of
+from graticule.hooks.protocols import HookedModel, device_of
 from graticule.hooks.running.grouping import grouping_of
+from graticule.hooks.running.restart import Restart
 from graticule.hooks.tokens import TokenRows, batches
-from graticule.probes.linear.edits import AffineEdit, HookFn
-
-_log = logging.getLogger(__name__)
-
-_TOLERANCE = 1e-3
+from graticule.probes.linear.edits import AffineEdit
 
 Span = Literal["entity_last", "entity", "from_entity", "all"]
 """Which tokens of a prompt are edited: the entity's last one, all of its tokens, its last one and everything
@@ -76,9 +72,8 @@ def edited_tokens(rows: TokenRows, span: Span, include_bos: bool = False) -> lis
 class EditedRuns:
     """Token rows in batches, with the residual stream that enters the edited block kept for every one.
 
-    A `HookedTransformer` is restarted from there (`start_at_layer`) and its logits are taken at the last
-    token alone; any other model, or one whose restart does not reproduce its own pass, is run whole every
-    time.
+    A `HookedTransformer` is restarted from there and its logits are taken at the last token alone; any other
+    model, or one whose restart does not reproduce its own pass, is run whole every time.
     """
 
     def __init__(
@@ -105,16 +100,14 @@ class EditedRuns:
             logits: False leaves the end of the model out.
             token_budget: of one forward pass.
         """
-        self.model, self.point, self.later, self.logits = model, point, tuple(later), logits
-        self.view, self.token_budget = ModelView(model), token_budget
-        start = start_of(point)
-        if start is None:
+        if start_of(point) is None:
             raise NotApplicable(
                 f"{point} lies outside the blocks; causes are looked for at points inside them"
             )
-        self.start, self.stop = start, self.view.n_layers
-        if not logits:
-            self.stop = 1 + max((layer_of(p) or 0 for p in later), default=self.start)
+        self.later, self.logits, self.token_budget = tuple(later), logits, token_budget
+        self.restart = Restart(model, point)
+        self.view = self.restart.view
+        self.stop = None if logits else 1 + max(layer_of(p) or 0 for p in (point, *later))
         # small buckets pad little; edits fill the budget
         last = f"blocks.{self.view.n_layers - 1}.hook_resid_post"
         grouping = grouping_of(model, [last if last in model.hook_dict else point], rows.ids)
@@ -164,7 +157,7 @@ class EditedRuns:
         n = len(edits)
         read: dict[str, tuple[Tensor, ...]] = {}
 
-        def edited(value: Tensor, hook: Any = None) -> Tensor:  # noqa: ARG001
+        def edited(value: Tensor) -> Tensor:
             parts = zip(edits, value.chunk(n), strict=True)
             return torch.cat([v if e is None else e.on(v, batch.mask) for e, v in parts])
 
@@ -178,51 +171,40 @@ class EditedRuns:
         source = batch.residual if restart else batch.tokens
         assert source is not None
         start = repeat(source, "row ... -> (edit row) ...", edit=n)
-        hooks: list[tuple[str, HookFn]] = [reader(p) for p in self.later]
-        if restart and at_border(self.point):
-            start = edited(start)
-        else:
-            hooks.insert(0, (self.point, edited))
-        with self.model.hooks(fwd_hooks=hooks):
-            if not restart:
-                out: Tensor = self.model(start, return_type="logits")
-                return _at(out, batch.last, n).float().detach().chunk(n), read
-            out = self.view.run_from(start, self.start, self.stop)
-            if not self.logits:
-                return out.new_zeros(len(out), 0).chunk(n), read
-            final = self.view.final(_at(out, batch.last, n)[:, None])
+        hooks = [reader(p) for p in self.later]
+        if not restart:
+            logits = self.restart.whole(start, edited, hooks)
+            return _at(logits, batch.last, n).float().detach().chunk(n), read
+        out = self.restart.onward(start, edited, hooks, self.stop)
+        if not self.logits:
+            return out.new_zeros(len(out), 0).chunk(n), read
+        final = self.view.final(_at(out, batch.last, n)[:, None])
         return final[:, 0].detach().chunk(n), read
 
     # Restarting --------------------------------------------------------------------------------------
     def _can_restart(self) -> bool:
-        if not self.view.takes_layers:
-            return False
-        plain = self.batches
-        self.restarts = True  # `scores` must take what the trial ends with for what it is
-        try:
-            self.batches = [replace(b, residual=self.view.run_to(b.tokens, self.start)) for b in plain]
-            if self._agrees():
-                return True
-            _log.info("a restart from block %d differs from the whole pass; runs are whole", self.start)
-        except (AttributeError, TypeError, AssertionError, RuntimeError) as error:
-            _log.info("no restart from block %d (%s); runs are whole", self.start, error)
-        self.batches = plain
+        whole, self.restarts = (
+            self.batches,
+            True,
+        )  # `scores` must take what the trial ends with for what it is
+        if self.restart.agrees(self._trial):
+            return True
+        self.batches = whole
         return False
 
-    def _agrees(self) -> bool:
-        """Compare a restart with the whole pass on two rows, logits or later points."""
+    def _trial(self) -> tuple[Tensor, Tensor]:
+        """Logits or later points of two rows, restarted and whole; the batches then have their residuals."""
+        start = self.restart.start or 0
+        self.batches = [replace(b, residual=self.view.run_to(b.tokens, start)) for b in self.batches]
         b = self.batches[0]
         assert b.residual is not None
         small = _Batch(b.tokens[:2], b.members[:2], b.last[:2], b.read[:2], b.mask[:2], b.residual[:2])
         (started,), read = self._pass(small, [None], restart=True)
         (whole,), expected = self._pass(small, [None], restart=False)
         if self.logits:
-            started = self.scores(started)
-        else:
-            started, whole = (torch.cat([values[p][0] for p in self.later]) for values in (read, expected))
-        half = dtype_of(self.model) in (torch.bfloat16, torch.float16)
-        tolerance = 5e-2 if half else _TOLERANCE
-        return bool((started - whole).norm() <= tolerance * whole.norm().clamp_min(1e-12))
+            return self.scores(started), whole
+        started, whole = (torch.cat([values[p][0] for p in self.later]) for values in (read, expected))
+        return started, whole
 
 
 def _at(value: Tensor, position: Tensor, copies: int) -> Tensor:

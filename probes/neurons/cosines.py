@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from graticule.hooks.messages import NotApplicable
 from graticule.hooks.protocols import HookedModel
-from graticule.probes.attribution.weights import input_norm, mlp_weights, output_norm
+from graticule.hooks.weights import input_norm, mlp_weights, output_norm
 from graticule.probes.linear.ridge import RidgeProbe
 from graticule.probes.neurons.rotations import Turns, exceeded, ratios, weight_form
 from graticule.probes.scores.significance import benjamini_hochberg

@@ -19,12 +19,13 @@ from graticule.hooks.capture_spec import CaptureSpec
 from graticule.hooks.doors import FINDINGS, MODEL, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.messages import NotApplicable, UnknownNameError
+from graticule.hooks.model_view import ModelView
 from graticule.hooks.points import LayerSpec, resolve_layers
 from graticule.hooks.positions import Pos
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.rows import Rows
+from graticule.hooks.weights import mlp_weights
 from graticule.probes.attribution.replay import TableRows, spec_of
-from graticule.probes.attribution.weights import mlp_weights
 from graticule.probes.core.findings import Findings
 from graticule.probes.linear.rows import as_rows
 from graticule.probes.neurons.cosines import DIRECTIONS, WEIGHTS, Cosines, cosines
@@ -180,7 +181,7 @@ def neurons(
 
 
 def _layers(model: HookedModel, findings: Findings, layers: LayerSpec | None) -> list[int]:
-    count = int(model.cfg.n_layers)
+    count = ModelView(model).n_layers
     if layers is not None:
         return sorted(resolve_layers(count, layers))
     middle = findings.chosen_layer

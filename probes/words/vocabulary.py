@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from graticule.hooks.capture import capture
 from graticule.hooks.identity import model_identity
 from graticule.hooks.imports import load
 from graticule.hooks.messages import check_whole
-from graticule.hooks.model_view import unembedding_of
+from graticule.hooks.model_view import ModelView
 from graticule.hooks.protocols import HookedModel
 from graticule.probes.geometry import Metric, causal, column_covariance, covariance, euclidean, whitened
 from graticule.probes.words.lists import PairLists, ambiguous_contexts, parallel_contexts
@@ -151,7 +151,7 @@ class Readout:
     def of(cls, model: HookedModel) -> Readout:
         """The model's own; `ValueError` if it has no `W_U` of `[d_model, d_vocab]`."""
         try:
-            return cls(unembedding_of(model))
+            return cls(ModelView(model).unembedding())
         except ValueError as reason:
             raise ValueError(f"word pairs need {reason}") from None
 
@@ -179,16 +179,15 @@ def final_residuals(
 
     One point, `ln_final`, beside its row table.
     """
-    layer = int(model.cfg.n_layers) - 1
+    view = ModelView(model)
     where = slice(1, None) if pos == "all" else "last"
-    captured = capture(model, texts, "resid_post", [layer], pos=where, dtype="float32", progress=progress)
+    captured = capture(
+        model, texts, "resid_post", [view.n_layers - 1], pos=where, dtype="float32", progress=progress
+    )
     rows = captured[captured.points[0]]
-    norm: Any = getattr(model, "ln_final", None)
-    if norm is not None and callable(norm):
-        parameter = next(iter(model.parameters()))
-        with torch.no_grad():
-            normed = cast("Tensor", norm(rows[:, None].to(parameter.device, parameter.dtype)))
-        rows = normed[:, 0].float().cpu()
+    parameter = next(iter(model.parameters()))
+    with torch.no_grad():
+        rows = view.final(rows[:, None].to(parameter.device, parameter.dtype))[:, 0].float().cpu()
     return Activations({"ln_final": rows}, captured.rows, captured.provenance)
 
 

@@ -232,9 +232,10 @@ def test_ids_without_an_embedding_are_refused_at_every_door(tiny, bad):
 
 def test_ids_are_read_from_every_kind_of_row(tiny):
     """As the model itself reads them."""
-    from graticule.hooks.values import token_ids, vocabulary_of
+    from graticule.hooks.model_view import ModelView
+    from graticule.hooks.values import token_ids
 
-    assert vocabulary_of(tiny) == tiny.W_E.shape[0]
+    assert ModelView(tiny).d_vocab == tiny.W_E.shape[0]
     for row in ([1, 2], (1, 2), np.array([1, 2], np.uint16), torch.tensor([1, 2]), [np.int32(1), 2]):
         got = token_ids(row, "row", 3)
         assert got.dtype == np.int64 and got.tolist() == [1, 2]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.stats import beta
 
-from graticule.hooks.model_view import final_norm
+from graticule.hooks.model_view import ModelView
 from graticule.probes.geometry import (
     RandomVectors,
     causal,
@@ -159,7 +159,7 @@ def test_folding_the_final_norm_changes_nothing(load_tiny):
     model = copy.deepcopy(load_tiny("gpt2", "hooked"))
     with torch.no_grad():
         model.ln_final.w.copy_(torch.rand(model.cfg.d_model) + 0.5)
-    before, gain = unembedding_covariance(model), final_norm(model)
+    before, gain = unembedding_covariance(model), ModelView(model).final_gain()
     assert gain[1]
     assert np.allclose(gain[0], model.ln_final.w.detach().numpy(), rtol=1e-4)
     model.load_and_process_state_dict(model.state_dict(), fold_ln=True, center_unembed=False)

@@ -10,7 +10,7 @@ from helpers import as_installed
 from scipy.stats import kstest, spearmanr
 
 from graticule import Table, baselines, capture, sweep
-from graticule.probes.attribution.weights import mlp_weights
+from graticule.hooks.weights import mlp_weights
 from graticule.probes.neurons.cosines import cosines, probe_points
 from graticule.probes.neurons.neurons import neurons
 from graticule.probes.neurons.result import NOT_SPECIAL, SPECIAL, Neurons

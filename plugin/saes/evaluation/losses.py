@@ -1,17 +1,16 @@
 """What the model loses when other activations take the place of a hook point's: the SAE's reconstruction,
 zeros, the mean.
 
-The layers below the point are run once for all conditions. A `HookedTransformer` goes on from the next block
-(`start_at_layer`); any other model with hooks is run again for every condition. Losses and divergences are
-taken a few rows at a time, because a row of logits can be a megabyte.
+The layers below the point are run once for all conditions. A `HookedTransformer` goes on from the next block;
+any other model with hooks is run again for every condition. Losses and divergences are taken a few rows at a
+time, because a row of logits can be a megabyte.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,13 +18,12 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from graticule.hooks.model_view import ModelView, at_border, start_of
+from graticule.hooks.model_view import at_border
 from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.forward import Forward
+from graticule.hooks.running.restart import Edit, Restart
 from graticule.hooks.values import finite
-
-_log = logging.getLogger(__name__)
 
 CONDITIONS = ("clean", "sae", "zero", "mean")
 """Versions of the activations, in the order of `Losses`."""
@@ -85,41 +83,25 @@ class Route(Protocol):
 def make_route(model: HookedModel, point: str, tokens: Int[Tensor, "context pos"]) -> Route:
     """The fastest way that gives this model's own logits, compared on the first tokens of `tokens`."""
     whole = Whole(model, point)
-    if not ModelView(model).takes_layers or layer_of(point) is None:
+    if layer_of(point) is None:
         return whole
-    some = tokens[:2, :8]
-    try:
-        layered = Layered(model, point)
+    layered, some = Layered(model, point), tokens[:2, :8]
+
+    def trial() -> tuple[Tensor, Tensor]:
         run = layered.read(some)
         finals = layered.finals(run, [run.activations])
-        got = layered.logits(rearrange(finals, "1 context pos d_model -> (context pos) d_model"))
-    except (
-        NotImplementedError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        ValueError,
-        AssertionError,
-    ) as error:  # whatever a model that cannot start at a layer raises: the whole pass always works
-        _log.info("every version is a whole forward pass: this model cannot go on from a layer (%s)", error)
-        return whole
-    plain = whole.logits(some, None)
-    half = got.dtype != torch.float32 or any(p.dtype != torch.float32 for p in model.parameters())
-    if got.shape == plain.shape and (got - plain).norm() <= (5e-2 if half else 1e-4) * plain.norm():
-        return layered
-    _log.info("every version is a whole forward pass: going on from a layer gives other logits")
-    return whole
+        logits = layered.logits(rearrange(finals, "1 context pos d_model -> (context pos) d_model"))
+        return logits, whole.logits(some, None)
+
+    return layered if layered.restart.agrees(trial) else whole
 
 
 class Layered:
-    """Going on from a layer, for models with `start_at_layer`, `ln_final` and `unembed.W_U`."""
+    """Going on from a layer, for models that can."""
 
     def __init__(self, model: HookedModel, point: str) -> None:
-        self.model, self.point = model, point
-        self._view = ModelView(model)
-        layer, start = layer_of(point), start_of(point)
-        assert layer is not None and start is not None
-        self._start, self._below = start, f"blocks.{layer}.hook_resid_pre"
+        self.point, self.restart = point, Restart(model, point)
+        self._below = f"blocks.{layer_of(point)}.hook_resid_pre"
         self._forward = Forward(model, [point] if at_border(point) else [self._below, point])
 
     def read(self, tokens: Int[Tensor, "context pos"]) -> HalfRun:
@@ -132,25 +114,22 @@ class Layered:
     ) -> Float[Tensor, "condition context pos d_model"]:
         """What the unembedding reads, for each condition."""
         joined = torch.cat(list(conditions))
-        if run.below is None:
-            residual = self._view.run_from(joined, self._start)
-        else:
+        below = joined
+        if run.below is not None:
             below = repeat(run.below, "context ... -> (condition context) ...", condition=len(conditions))
-            with self.model.hooks(fwd_hooks=[(self.point, _put(joined))]):
-                residual = self._view.run_from(below, self._start)
-        read = self._view.final(residual)
+        read = self.restart.view.final(self.restart.onward(below, _put(joined)))
         return rearrange(read, "(condition context) ... -> condition context ...", condition=len(conditions))
 
     def logits(self, final: Float[Tensor, "row d_model"]) -> Float[Tensor, "row vocab"]:
         """Logits in float32."""
-        return self._view.logits(final)
+        return self.restart.view.logits(final)
 
     def scores(self, run: HalfRun, conditions: Sequence[Tensor]) -> Scores:
         """Go on with each condition's activations; the first is the reference."""
         finals = rearrange(
             self.finals(run, conditions), "condition context pos ... -> condition (context pos) ..."
         )
-        chunks = _slices(finals.shape[1], n_outputs(self.model))
+        chunks = _slices(finals.shape[1], self.restart.view.d_vocab_out)
         logits = ((rows, lambda i, rows=rows: self.logits(finals[i, rows])) for rows in chunks)
         return _scores(run.tokens, len(conditions), logits)
 
@@ -159,7 +138,7 @@ class Whole:
     """Running the whole model for each condition, for any model with hooks that returns logits."""
 
     def __init__(self, model: HookedModel, point: str) -> None:
-        self.model, self.point = model, point
+        self.point, self._runs = point, Restart(model, point)
         self._forward = Forward(model, [point])
 
     def read(self, tokens: Int[Tensor, "context pos"]) -> HalfRun:
@@ -168,9 +147,7 @@ class Whole:
 
     def logits(self, tokens: Tensor, activations: Tensor | None) -> Float[Tensor, "row vocab"]:
         """Logits of whole contexts, one row a token, with the activations replaced."""
-        hooks = [] if activations is None else [(self.point, _put(activations))]
-        with self.model.hooks(fwd_hooks=hooks):
-            out = self.model(tokens, return_type="logits")
+        out = self._runs.whole(tokens, None if activations is None else _put(activations))
         return rearrange(out.float(), "context pos vocab -> (context pos) vocab")
 
     def scores(self, run: HalfRun, conditions: Sequence[Tensor]) -> Scores:
@@ -181,7 +158,7 @@ class Whole:
         self, tokens: Tensor, conditions: Sequence[Tensor]
     ) -> Iterator[tuple[slice, Callable[[int], Tensor]]]:
         width = tokens.shape[1]
-        for some in _slices(len(tokens), n_outputs(self.model) * width):
+        for some in _slices(len(tokens), self._runs.view.d_vocab_out * width):
             rows = slice(some.start * width, some.stop * width)
             yield rows, lambda i, some=some: self.logits(tokens[some], conditions[i][some])
 
@@ -192,11 +169,8 @@ def _activations(forward: Forward, tokens: Tensor) -> dict[str, Tensor]:
     return read
 
 
-def _put(activations: Tensor) -> Any:
-    def fn(tensor: Tensor, hook: Any) -> Tensor:  # noqa: ARG001
-        return activations.to(tensor.device, tensor.dtype)
-
-    return fn
+def _put(activations: Tensor) -> Edit:
+    return lambda tensor: activations.to(tensor.device, tensor.dtype)
 
 
 def _slices(n: int, cells: int) -> Iterator[slice]:
@@ -227,11 +201,6 @@ def _scores(
 
 def _log_softmax(logits: Tensor) -> Tensor:
     return logits.sub_(logits.logsumexp(dim=-1, keepdim=True))
-
-
-def n_outputs(model: HookedModel) -> int:
-    """Tokens that a model can predict; by default as many as it reads."""
-    return int(getattr(model.cfg, "d_vocab_out", 0) or model.cfg.d_vocab)
 
 
 # Losses ------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -27,14 +27,14 @@ from graticule.hooks.doors import Kind
 from graticule.hooks.identity import is_of, model_identity
 from graticule.hooks.latents import Latents, encode
 from graticule.hooks.limits import LIMITS
+from graticule.hooks.model_view import ModelView, official_name
 from graticule.hooks.points import resolve
 from graticule.hooks.protocols import HookedModel, device_of
 from graticule.hooks.running.session import undisturbed
 from graticule.hooks.streams.contexts import contexts, special_ids
 from graticule.hooks.streams.corpora import Corpus
 from graticule.hooks.streams.norms import NormLimit
-from graticule.hooks.values import vocabulary_of
-from graticule.saes.evaluation.losses import HalfRun, Route, Whole, make_route, n_outputs
+from graticule.saes.evaluation.losses import HalfRun, Route, Whole, make_route
 
 _log = logging.getLogger(__name__)
 
@@ -149,11 +149,7 @@ def _warn_if_foreign(model: HookedModel, identity: Mapping[str, Any], sae: Spars
 
 def _official(name: str) -> str:
     """A model's name as TransformerLens has it, without the owner: `gpt2-small` and `openai/gpt2` are one."""
-    from transformer_lens.loading_from_pretrained import get_official_model_name
-
-    with suppress(ValueError):
-        name = str(get_official_model_name(name))
-    return name.rstrip("/").rpartition("/")[2].lower()
+    return (official_name(name) or name).rstrip("/").rpartition("/")[2].lower()
 
 
 # The contexts ------------------------------------------------------------------------------------------
@@ -200,7 +196,7 @@ def take_sample(
     bos = prepend_bos if prepend_bos is not None else metadata(sae, "prepend_bos")
     size = context_size
     if size is None and not read.tokenised and (trained := metadata(sae, "context_size")) is not None:
-        size = min(int(trained), int(getattr(model.cfg, "n_ctx", 0) or trained))
+        size = min(int(trained), ModelView(model).n_ctx or trained)
     how: dict[str, Any] = {"context_size": size, "prepend_bos": bos}
     first = contexts(model, read, 1, **how)
     if not len(first):
@@ -209,7 +205,7 @@ def take_sample(
         )
     width = int(first.shape[1])
     rows = contexts(model, read, -(-max(n_tokens, n_activation_tokens or 0) // width), **how)
-    special = special_ids(exclude_special, getattr(model, "tokenizer", None), vocabulary_of(model))
+    special = special_ids(exclude_special, getattr(model, "tokenizer", None), ModelView(model).d_vocab)
     counted = ~np.isin(rows, np.array(special, np.int64))
     return ContextSample(rows, counted, min(len(rows), -(-n_tokens // width)), special, read.identity())
 
@@ -222,7 +218,7 @@ def _check_predictable(model: HookedModel, sample: ContextSample) -> None:
             f"no loss can be taken on contexts of {sample.tokens.shape[1]} tokens: special tokens do not "
             "count, and nothing follows the last; write a larger context_size=, or losses=False"
         )
-    outputs, following = n_outputs(model), sample.tokens[: sample.n_loss, 1:]
+    outputs, following = ModelView(model).d_vocab_out, sample.tokens[: sample.n_loss, 1:]
     if following.size and outputs <= (largest := int(following.max())):
         raise ValueError(
             f"token {largest} cannot be predicted, the model has {outputs} outputs: these contexts have no "

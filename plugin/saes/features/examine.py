@@ -17,10 +17,11 @@ from graticule.hooks.bars import bar
 from graticule.hooks.coders import SparseCoder, head_of
 from graticule.hooks.doors import MODEL, SAE, door
 from graticule.hooks.limits import check_indices
-from graticule.hooks.model_view import final_norm, unembedding_of
+from graticule.hooks.model_view import ModelView
 from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.values import finite
+from graticule.hooks.weights import output_weight
 from graticule.saes.evaluation.measurement import LONGEST, Measurement, measuring
 from graticule.saes.features.result import SaeFeatures
 
@@ -255,20 +256,15 @@ def residual_directions(
     if point.endswith(_RESIDUAL) or point == "hook_embed":
         return rows if rows.shape[1] == width else None
     layer = layer_of(point)
-    blocks: Any = getattr(model, "blocks", None)
-    if layer is None or blocks is None:
+    of_heads = point.endswith("attn.hook_z")
+    if layer is None or not (of_heads or point.endswith(_HIDDEN)):
         return None
-    try:
-        if point.endswith(_HIDDEN):
-            out = blocks[layer].mlp.W_out
-        elif point.endswith("attn.hook_z"):
-            out = blocks[layer].attn.W_O
-            out = out.flatten(0, 1) if head is None else out[head]
-        else:
-            return None
-    except AttributeError:
+    out = output_weight(model, layer, "attn" if of_heads else "mlp")
+    if out is None:
         return None
-    weight = out.detach().to("cpu", torch.float32)
+    if of_heads:
+        out = out.flatten(0, 1) if head is None else out[head]
+    weight = out.to("cpu", torch.float32)
     return rows @ weight if weight.shape == (rows.shape[1], width) else None
 
 
@@ -280,11 +276,12 @@ def logit_effects(
     Bricken et al. 2023, "logit weights": d · W_out · π · L · W_U, where π removes the mean and L is the final
     norm's gain; its scale, one number a token, is left out. The vocabulary's median is shifted to 0.
     """
+    view = ModelView(model)
     try:
-        weight = unembedding_of(model)
+        weight = view.unembedding()
     except ValueError:
         return None
-    gain, centres = final_norm(model)
+    gain, centres = view.final_gain()
     read = directions - directions.mean(dim=1, keepdim=True) if centres else directions
     read = read * torch.from_numpy(gain).float()
     out = (read.to(weight.device, weight.dtype) @ weight).to("cpu", torch.float32)
