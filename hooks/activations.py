@@ -16,7 +16,7 @@ from torch import Tensor
 from graticule.hooks.alignment import TOKEN_DIGEST, named_by_text, sources, with_digests
 from graticule.hooks.doors import ACTIVATIONS, came, several_texts
 from graticule.hooks.messages import TellsNames, visible
-from graticule.hooks.names import check_name, user_path
+from graticule.hooks.names import check_name, place_of
 from graticule.hooks.padding import (
     as_tensor,
     cache_shape,
@@ -274,7 +274,7 @@ class Activations(TellsNames, Rows):
 
     # Disk --------------------------------------------------------------------------------------------
     def save(self, path: Path | str, overwrite: bool = False) -> None:
-        """Write a store (schema 1) that `Store` and `load` read.
+        """Write a store (schema 1) that `Store` and `load` read, as a folder or behind a url (`s3://…`).
 
         **Raises** `FileExistsError` if `path` exists, unless `overwrite`.
         """
@@ -288,9 +288,9 @@ class Activations(TellsNames, Rows):
 
         **Raises** `ArtifactError` if it is incomplete, damaged, or of another schema.
         """
-        from graticule.hooks.store_files import StoreFiles
+        from graticule.hooks.store_files import files_of
 
-        files = StoreFiles(user_path(path))
+        files = files_of(place_of(path))
         return cls({point: files.tensor(point) for point in files.points}, files.rows(), files.provenance())
 
     @classmethod

@@ -5,6 +5,7 @@ A file that exists under its own name is whole (`hooks.replacing`); nothing is p
 
 import dataclasses
 import hashlib
+import io
 import json
 import math
 import os
@@ -19,7 +20,8 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from graticule.hooks.names import user_path
+from graticule.hooks.names import place_of, user_path
+from graticule.hooks.places import Place, RemotePath
 from graticule.hooks.replacing import recover, replacing
 
 SCHEMA = 1
@@ -53,9 +55,9 @@ def json_ready(value: Any) -> Any:
     return str(value)
 
 
-def write_json(path: Path | str, value: Any) -> None:
+def write_json(path: Place | str, value: Any) -> None:
     """Write `value` as JSON, keys in their own order, atomically; NaN becomes null."""
-    with replacing(user_path(path)) as temporary:
+    with replacing(place_of(path)) as temporary:
         text = json.dumps(json_ready(value), indent=1, ensure_ascii=False, allow_nan=False)
         temporary.write_text(text + "\n", encoding="utf-8")
 
@@ -76,7 +78,7 @@ def unsealed(value: Mapping[str, Any]) -> dict[str, Any]:
     return {key: entry for key, entry in value.items() if key != _SEAL}
 
 
-def only_file(path: Path | str, remedy: str = "remove it, and write the file again") -> Path:
+def only_file(path: Place | str, remedy: str = "remove it, and write the file again") -> Place:
     """`path`, which is opened next: a file, or nothing. Who opens a pipe or a device may wait for ever.
 
     Args:
@@ -89,7 +91,11 @@ def only_file(path: Path | str, remedy: str = "remove it, and write the file aga
     Raises:
         ArtifactError: if it is a folder, pipe, socket or device.
     """
-    path = user_path(path)
+    path = place_of(path)
+    if isinstance(path, RemotePath):
+        if path.is_dir():
+            raise ArtifactError(f"{path} is a folder, expected a file; {remedy}")
+        return path
     try:
         mode = path.stat().st_mode  # once: between two looks another process may have replaced it
     except OSError:  # not there, or not to be seen: told by who opens it
@@ -106,7 +112,9 @@ def users_file(path: Path | str) -> Path:
     Raises:
         ArtifactError: As `only_file` does.
     """
-    return only_file(path, "write what it gives to a file, and name that")
+    path = user_path(path)
+    only_file(path, "write what it gives to a file, and name that")
+    return path
 
 
 def users_folder(folder: Path | str) -> Path:
@@ -121,7 +129,7 @@ def users_folder(folder: Path | str) -> Path:
     return Path(folder)
 
 
-def _settled_text(path: Path, tries: int = 5) -> str:
+def _settled_text(path: Place, tries: int = 5) -> str:
     """The text of a file that others may be replacing, with its folder, at this moment.
 
     Where two folders cannot change places in one step, there is a moment without either: a file missing then
@@ -137,12 +145,12 @@ def _settled_text(path: Path, tries: int = 5) -> str:
     raise AssertionError("tries is 1 or more")
 
 
-def read_json(path: Path | str) -> dict[str, Any]:
+def read_json(path: Place | str) -> dict[str, Any]:
     """The JSON object in `path`, after what a killed writer had committed beside it is in its place.
 
     **Raises** `ArtifactError` if the file is missing, is not JSON, or is not an object.
     """
-    path = user_path(path)
+    path = place_of(path)
     try:
         value = json.loads(_settled_text(path))
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -158,7 +166,7 @@ def read_json(path: Path | str) -> dict[str, Any]:
     return cast("dict[str, Any]", value)
 
 
-def check_schema(manifest: Mapping[str, Any], kind: str, path: Path | str) -> None:
+def check_schema(manifest: Mapping[str, Any], kind: str, path: Place | str) -> None:
     """**Raises** `ArtifactError` unless `manifest` is of this `kind` and schema."""
     if manifest.get("kind") != kind:
         raise ArtifactError(f"{path} holds a {manifest.get('kind')!r} folder, expected {kind!r}")
@@ -171,7 +179,7 @@ def check_schema(manifest: Mapping[str, Any], kind: str, path: Path | str) -> No
 
 @contextmanager
 def as_damaged(
-    path: Path | str, remedy: str, also: tuple[type[Exception], ...] = (ValueError, RuntimeError)
+    path: Place | str, remedy: str, also: tuple[type[Exception], ...] = (ValueError, RuntimeError)
 ) -> Generator[None]:
     """**Raises** `ArtifactError` for whatever does not fit together in what was read from `path`.
 
@@ -190,41 +198,42 @@ def as_damaged(
         raise ArtifactError(f"{path} does not fit together: {why}; {remedy}") from error
 
 
-def write_tensors(path: Path | str, tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(path: Place | str, tensors: Mapping[str, Tensor]) -> None:
     """Write `tensors` as one safetensors file, atomically."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    with replacing(user_path(path)) as temporary:
+    with replacing(place_of(path)) as temporary:
         try:
             save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary)
         except SafetensorError as error:  # a full disk, say
             raise OSError(f"{path} cannot be written: {error}") from error
 
 
-def read_tensors(path: Path | str) -> dict[str, Tensor]:
+def read_tensors(path: Place | str) -> dict[str, Tensor]:
     """The tensors in a safetensors file.
 
     **Raises** `ArtifactError` if the file is missing or damaged.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load, load_file
 
     try:
-        return load_file(only_file(path))
+        file = only_file(path)
+        return load_file(file) if isinstance(file, Path) else load(file.read_bytes())
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} is missing") from error
     except SafetensorError as error:
         raise ArtifactError(f"{path} is damaged ({error}); write it again") from error
 
 
-def write_table(path: Path | str, table: pd.DataFrame) -> None:
+def write_table(path: Place | str, table: pd.DataFrame) -> None:
     """Write `table` as Parquet, atomically; the same table gives the same bytes."""
-    with replacing(user_path(path)) as temporary:
+    with replacing(place_of(path)) as temporary:
         table.to_parquet(temporary, index=False, compression="zstd")
 
 
-def read_table(path: Path | str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+def read_table(path: Place | str, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """The table in a Parquet file, or those of some columns that it has.
 
     **Raises** `ArtifactError` if the file is missing or damaged.
@@ -234,6 +243,8 @@ def read_table(path: Path | str, columns: Sequence[str] | None = None) -> pd.Dat
 
     try:
         file = only_file(path)
+        if isinstance(file, RemotePath):
+            file = io.BytesIO(file.read_bytes())
         if columns is not None:
             has = pyarrow.parquet.read_schema(file).names
             columns = [column for column in columns if column in has]
@@ -259,9 +270,9 @@ def frame_digest(frame: pd.DataFrame) -> str:
     return digest.hexdigest()[:16]
 
 
-def sha256(path: Path | str) -> str:
+def sha256(path: Place | str) -> str:
     """The SHA-256 of a file, in hexadecimal. **Raises** `ArtifactError` for what is no file."""
-    with open(only_file(path), "rb") as file:
+    with only_file(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -21,7 +21,8 @@ from graticule.hooks.capture_spec import CaptureSpec
 from graticule.hooks.doors import FRAME, MODEL, door, several_inputs, several_texts, texts_of
 from graticule.hooks.identity import check_unhooked, model_identity
 from graticule.hooks.kinds import working_folder
-from graticule.hooks.names import user_path
+from graticule.hooks.names import place_of
+from graticule.hooks.places import Place
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.positions import Pos, check_pos, pos_to_data, select_positions
 from graticule.hooks.processor import described, tell_if_slow
@@ -95,7 +96,7 @@ def capture(
     prompt: str = "",
     dtype: torch.dtype | str | None = None,
     token_budget: int | None = None,
-    store: Path | str | None = None,
+    store: Place | str | None = None,
     *,
     rows: pd.DataFrame | None = None,
     texts: Sequence[str] | None = None,
@@ -122,10 +123,10 @@ def capture(
       model in bfloat16 is slow on a CPU without AMX: that is warned of, and the provenance names the
       processor.
     - `token_budget`: padded tokens a batch, 1,024 by default.
-    - `store`: a folder to stream to, in shards, with bounded memory; a killed run called again goes on after
-      its last whole shard, a finished one is opened without running the model (its files are verified where
-      their sizes or times have changed, and as they are used; damaged shards are captured anew). One whose
-      rows say other texts than are given now is refused; one that says none is taken to be of these.
+    - `store`: a folder or url to stream to, in shards, with bounded memory; a killed run called again goes on
+      after its last whole shard, a finished one is opened without running the model (its files are verified
+      where their sizes or times have changed, and as they are used; damaged shards are captured anew). One
+      whose rows say other texts than are given now is refused; one that says none is taken to be of these.
     - `rows`: one line an input, whose columns are added to the row table (`source`, `position`, `token` and
       the others that are its own are refused).
     - `texts`: what the inputs are of, where they are not a table's texts themselves (token rows, texts
@@ -148,8 +149,8 @@ def capture(
     """
     check_pos(pos)
     if store is not None:
-        store = user_path(store)
-        check_unhooked(model, store)
+        store = place_of(store)
+        check_unhooked(model, str(store))
     names = resolve(model, points, layers)
     if compile:
         check_compilable(names)
@@ -276,7 +277,7 @@ def _when(started: float, model: HookedModel) -> dict[str, Any]:
 
 
 def _verified(
-    model: HookedModel, store: Path, spec: CaptureSpec, request: dict[str, Any], started: float
+    model: HookedModel, store: Place, spec: CaptureSpec, request: dict[str, Any], started: float
 ) -> Store | None:
     """A complete store whose files have been touched since they were verified, if all of them are whole."""
     if not (store / "manifest.json").is_file() or not read_manifest(store)["complete"]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from graticule.hooks.artifact import (
     SCHEMA,
@@ -19,7 +18,8 @@ from graticule.hooks.artifact import (
     write_json,
 )
 from graticule.hooks.locks import only_here
-from graticule.hooks.names import check_leads_somewhere, user_path
+from graticule.hooks.names import check_leads_somewhere, place_of, user_path
+from graticule.hooks.places import Place, RemotePath
 from graticule.hooks.replacing import replacing_folder, tidy
 from graticule.hooks.requests import differences, told
 
@@ -55,7 +55,7 @@ class FolderKind:
     holds: tuple[str, ...]
     """Patterns of the other names in it."""
 
-    def check(self, folder: Path) -> None:
+    def check(self, folder: Place) -> None:
         """Refuse a folder that is not to be written into.
 
         Args:
@@ -68,7 +68,7 @@ class FolderKind:
         if folder.is_file():
             raise ForeignFolderError(f"{folder} is a file; name a folder")
         try:
-            names = sorted(os.listdir(folder))
+            names = sorted(entry.name for entry in folder.iterdir())
         except FileNotFoundError:
             return
         for mark in (name for name in names if name in _MARKS):
@@ -87,7 +87,7 @@ class FolderKind:
                 )
 
 
-def kind_of(folder: Path) -> str | None:
+def kind_of(folder: Place) -> str | None:
     """The kind of graticule folder that `folder` is; None if it is none, or its mark is damaged."""
     for mark in _MARKS:
         if (folder / mark).is_file() and (kind := _kind_in(folder / mark)) is not None:
@@ -95,19 +95,29 @@ def kind_of(folder: Path) -> str | None:
     return None
 
 
+@overload
+def working_folder(folder: Path | str, kind: FolderKind, doing: str) -> AbstractContextManager[Path]: ...
+
+
+@overload
+def working_folder(
+    folder: RemotePath, kind: FolderKind, doing: str
+) -> AbstractContextManager[RemotePath]: ...
+
+
 @contextmanager
-def working_folder(folder: Path | str, kind: FolderKind, doing: str) -> Generator[Path]:
+def working_folder(folder: Place | str, kind: FolderKind, doing: str) -> Generator[Any]:
     """Hold a folder to work in: of this kind or empty, no other process in it, nothing half-made left.
 
     Args:
-        folder: where is written; made if it is not there.
+        folder: where is written; made if it is not there. Text names a folder of this machine.
         kind: what it must be.
         doing: as in `only_here`.
 
     Raises:
         FileExistsError: if it holds something else (`ForeignFolderError`), or another process writes there.
     """
-    folder = user_path(folder)
+    folder = folder if isinstance(folder, RemotePath) else user_path(folder)
     kind.check(folder)
     with only_here(folder, doing):
         tidy(folder)
@@ -115,7 +125,7 @@ def working_folder(folder: Path | str, kind: FolderKind, doing: str) -> Generato
         yield folder
 
 
-def keep_request(folder: Path, kind: FolderKind, request: Mapping[str, Any]) -> None:
+def keep_request(folder: Place, kind: FolderKind, request: Mapping[str, Any]) -> None:
     """Note in the kind's mark what `folder` is made for, or compare it with what is noted there.
 
     Raises:
@@ -137,7 +147,7 @@ def keep_request(folder: Path, kind: FolderKind, request: Mapping[str, Any]) -> 
 
 
 @contextmanager
-def write_folder(path: Path | str, overwrite: bool = False, *, kind: str) -> Generator[Path]:
+def write_folder(path: Place | str, overwrite: bool = False, *, kind: str) -> Generator[Path]:
     """Yield an empty folder to fill; on a clean exit it is synced and takes the place of `path`, in one step.
 
     On an exception nothing is left behind and an existing `path` is untouched.
@@ -150,7 +160,7 @@ def write_folder(path: Path | str, overwrite: bool = False, *, kind: str) -> Gen
     Raises:
         FileExistsError: if `path` exists and `overwrite` is False, or holds something other than a `kind`.
     """
-    path = user_path(path)
+    path = place_of(path)
     check_leads_somewhere(path)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; choose another place, or say overwrite=True")
@@ -159,7 +169,7 @@ def write_folder(path: Path | str, overwrite: bool = False, *, kind: str) -> Gen
         yield folder
 
 
-def check_replaceable(path: Path, kind: str) -> None:
+def check_replaceable(path: Place, kind: str) -> None:
     """**Raises** `ForeignFolderError` unless `path` is missing, empty, or a folder of this very kind."""
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
@@ -169,7 +179,7 @@ def check_replaceable(path: Path, kind: str) -> None:
         )
 
 
-def _kind_in(mark: Path) -> str | None:
+def _kind_in(mark: Place) -> str | None:
     try:
         words = read_json(mark)
     except ArtifactError:

@@ -1,13 +1,18 @@
 """One writer a folder: a lock that a killed process lets go, and that leaves no file behind."""
 
+import hashlib
+import json
 import logging
 import os
+import socket
+import tempfile
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from graticule.hooks.names import check_leads_somewhere, user_path
+from graticule.hooks.names import check_leads_somewhere, place_of
+from graticule.hooks.places import LOCK, Place, RemotePath
 
 _log = logging.getLogger(__name__)
 _HELD: dict[tuple[int, int], int] = {}
@@ -16,12 +21,15 @@ _GUARD = threading.Lock()
 
 
 @contextmanager
-def only_here(folder: Path | str, doing: str) -> Generator[None]:
+def only_here(folder: Place | str, doing: str) -> Generator[None]:
     """Hold `folder` against every other writer, as long as the block runs.
 
     The lock is on the folder itself, so that there is no lock file to leave behind and a killed process
     lets go at once. The folder is made if it is not there, and is taken away again if the block leaves it
     empty. Within one thread the same folder may be held twice: a call may use another that locks.
+
+    A remote folder is held by a file in it, which is made only where there is none. One that a killed process
+    of this machine has left is taken over; of another machine's nobody can tell.
 
     Args:
         folder: where is written.
@@ -30,12 +38,16 @@ def only_here(folder: Path | str, doing: str) -> Generator[None]:
     Raises:
         FileExistsError: if another process or thread holds it, or it is a file.
     """
-    folder = user_path(folder)
+    folder = place_of(folder)
+    if isinstance(folder, RemotePath):
+        with _only_here_remotely(folder, doing):
+            yield
+        return
     check_leads_somewhere(folder)
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file; name a folder")
     new = not folder.exists()
-    descriptor = _locked(folder, doing)
+    descriptor = _locked(folder, doing, folder)
     try:
         yield
     finally:
@@ -46,8 +58,75 @@ def only_here(folder: Path | str, doing: str) -> Generator[None]:
             _release(descriptor)
 
 
-def _locked(folder: Path, doing: str) -> int | None:
-    """An open descriptor of `folder` that holds its lock; None where there is none to take."""
+@contextmanager
+def _only_here_remotely(folder: RemotePath, doing: str) -> Generator[None]:
+    """Hold a folder of this machine that stands for the remote one, then the remote one's lock file."""
+    if folder.is_file():
+        raise FileExistsError(f"{folder} is a file; name a folder")
+    name = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+    stand_in = Path(tempfile.gettempdir(), f"graticule-locks-{getattr(os, 'getuid', int)()}", name)
+    descriptor = _locked(stand_in, doing, folder)
+    if descriptor is None:  # this thread holds it, or there are no locks here
+        yield
+        return
+    try:
+        new = not folder.exists()
+        lock = _take(folder, doing)
+        try:
+            yield
+        finally:
+            lock.unlink()
+            if new and not folder.entries():
+                with suppress(OSError):
+                    folder.fs.rmdir(folder.path)
+    finally:
+        with suppress(OSError):
+            stand_in.rmdir()
+        _release(descriptor)
+
+
+def _take(folder: RemotePath, doing: str) -> RemotePath:
+    """The lock file of `folder`, made by this process; what a killed one of this machine left is replaced."""
+    lock = folder / LOCK
+    ours = {"host": socket.gethostname(), "process": os.getpid()}
+    if lock.exists():
+        try:
+            theirs = json.loads(lock.read_bytes())
+        except (FileNotFoundError, ValueError):  # let go just now, or not yet written
+            theirs = {}
+        if theirs.get("host") != ours["host"] or _runs(theirs.get("process")):
+            holder = f"process {theirs['process']} on {theirs['host']}" if theirs else "whoever made it"
+            raise FileExistsError(
+                f"another process is {doing} {folder}; wait for it (if {holder} runs no more, remove {lock})"
+            )
+        lock.unlink()
+    folder.mkdir()
+    try:
+        with lock.open("xb") as file:
+            file.write(json.dumps(ours).encode())
+    except FileExistsError as error:
+        raise FileExistsError(f"another process is {doing} {folder}; wait for it") from error
+    except (NotImplementedError, ValueError) as error:  # a file system that cannot make what is not there
+        _log.warning("%s cannot be locked (%s): let only one process write there", folder, error)
+    return lock
+
+
+def _runs(process: object) -> bool:
+    """Whether another process of this machine has that number."""
+    if not isinstance(process, int) or process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
+def _locked(folder: Path, doing: str, place: Place) -> int | None:
+    """An open descriptor of `folder`, which stands for `place`, that holds its lock; None where there is none
+    to take."""
     try:
         import fcntl
     except ImportError:  # no such locks on this system
@@ -69,10 +148,10 @@ def _locked(folder: Path, doing: str) -> int | None:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(descriptor)
-            raise FileExistsError(f"another process is {doing} {folder}; wait for it") from error
+            raise FileExistsError(f"another process is {doing} {place}; wait for it") from error
         except OSError as error:  # a network file system without them
             os.close(descriptor)
-            _log.warning("%s cannot be locked (%s): let only one process write there", folder, error)
+            _log.warning("%s cannot be locked (%s): let only one process write there", place, error)
             return None
         if _is_still(folder, key):
             with _GUARD:

@@ -4,12 +4,21 @@ Names come from manifests, models, tables and command lines; none of them may le
 """
 
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar, cast
+
+from graticule.hooks.places import Place, RemotePath
+
+P = TypeVar("P", bound=Place)
 
 _LONGEST = 200
 """Bytes; file systems take 255, and temporary names are longer than their own."""
 _LONGEST_PART, _LONGEST_PATH = 255, 4095
 """Bytes that file systems take in one part of a path, and in all."""
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+_LOCAL_URL = re.compile(r"(file|local)://")
 
 
 class BadNameError(ValueError):
@@ -58,34 +67,90 @@ def user_path(path: str | os.PathLike[str]) -> Path:
     if not isinstance(path, str | os.PathLike):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"{_short(path)} is no path: expected the name of a file or folder, 'runs/one'")
     given = Path(path)
-    if "\0" in str(given):
-        raise BadNameError(f"path {_short(str(given))} holds a NUL, which no file's name can: leave it out")
+    _check_readable(str(given))
     meant = Path(os.path.expanduser(given))
     if meant.parts[:1] == ("~",):
         raise BadNameError(f"{_short(str(given))}: no home folder is known; write the whole path")
+    _check_length(str(meant), meant.parts)
+    return meant
+
+
+def place_of(path: str | os.PathLike[str] | RemotePath) -> Place:
+    """Where a user means something to be saved or read: a path of this machine, or one by a url.
+
+    Args:
+        path: A path, or the url of a file or folder on a file system of fsspec: `s3://bucket/findings`.
+
+    Returns:
+        `user_path` of what lies on this machine, `file://…` too; otherwise its place there.
+
+    Raises:
+        BadNameError: As `user_path` does, and for a url that leads through `..` or to nowhere, or is of a
+            file system that fsspec does not know or lacks a library for.
+        TypeError: If it is no path.
+    """
+    if isinstance(path, RemotePath):
+        return path
+    if not isinstance(path, str) or not _URL.match(path):
+        return user_path(path)
+    if local := _LOCAL_URL.match(path):
+        return user_path(path[local.end() :])
+    from fsspec.core import url_to_fs
+
+    _check_readable(path, "strict")
+    parts = path.partition("://")[2].rstrip("/").split("/")
+    _check_length(path, parts)
+    if {".", ".."} & set(parts) or "" in parts[1:] or parts == [""]:
+        raise BadNameError(
+            f"url {_short(path)} leads nowhere: write the whole of it, without '.', '..' and '//'"
+        )
     try:
-        os.fsencode(meant)
+        return RemotePath(*url_to_fs(path.rstrip("/")))
+    except (ValueError, ImportError) as error:
+        raise BadNameError(f"url {_short(path)} cannot be opened: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
+
+
+def _check_readable(path: str, errors: str = "surrogateescape") -> None:
+    """**Raises** `BadNameError` for what no file's name can hold."""
+    if "\0" in path:
+        raise BadNameError(f"path {_short(path)} holds a NUL, which no file's name can: leave it out")
+    try:
+        path.encode("utf-8", errors)
     except UnicodeEncodeError:
         raise BadNameError(
-            f"path {_short(str(given))} holds half a character (a lone surrogate), which no file's name can: "
+            f"path {_short(path)} holds half a character (a lone surrogate), which no file's name can: "
             "leave it out"
         ) from None
-    for part in meant.parts:
+
+
+def _check_length(path: str, parts: Sequence[str]) -> None:
+    """**Raises** `BadNameError` for more bytes than file systems take."""
+    for part in parts:
         if (size := len(os.fsencode(part))) > _LONGEST_PART:
             raise BadNameError(
                 f"path: {_short(part)} has {size} bytes; expected at most {_LONGEST_PART} between slashes: "
                 "write a shorter name"
             )
-    if (size := len(os.fsencode(meant))) > _LONGEST_PATH:
+    if (size := len(os.fsencode(path))) > _LONGEST_PATH:
         raise BadNameError(
-            f"path: {_short(str(meant))} has {size} bytes; expected at most {_LONGEST_PATH}: write a shorter "
-            "path"
+            f"path: {_short(path)} has {size} bytes; expected at most {_LONGEST_PATH}: write a shorter path"
         )
-    return meant
 
 
-def check_leads_somewhere(path: Path) -> None:
-    """**Raises** `BadNameError` for a symbolic link to what is not there: no folder can take its place."""
+def check_leads_somewhere(path: Place) -> None:
+    """**Raises** `BadNameError` for a symbolic link to what is not there, whose place no folder can take, and
+    for a url where only a path of this machine will do."""
+    if isinstance(path, RemotePath):
+        return
+    if (scheme := path.parts[0] if path.parts else "").endswith(":") and _is_protocol(scheme[:-1]):
+        raise BadNameError(
+            f"{path} is a url, expected a folder of this machine: results, activations and stores alone are "
+            "saved elsewhere, by a url that is text"
+        )
     if path.is_symlink() and not path.exists():
         raise BadNameError(
             f"{path} is a symbolic link to {os.readlink(path)}, which is not there: make that folder, or "
@@ -93,7 +158,13 @@ def check_leads_somewhere(path: Path) -> None:
         )
 
 
-def inside(folder: Path | str, *parts: object) -> Path:
+def _is_protocol(name: str) -> bool:
+    from fsspec import available_protocols
+
+    return name in available_protocols()
+
+
+def inside(folder: P, *parts: object) -> P:
     """The path of `parts` under `folder`, which it cannot leave.
 
     Args:
@@ -106,14 +177,13 @@ def inside(folder: Path | str, *parts: object) -> Path:
     Raises:
         BadNameError: if a part is no such name, or a symbolic link on the way leads out of `folder`.
     """
-    folder = Path(folder)
-    path = folder.joinpath(*(check_name(part, f"in {folder}, the name") for part in parts))
-    if not path.resolve().is_relative_to(folder.resolve()):
+    path = cast("P", folder.joinpath(*(check_name(part, f"in {folder}, the name") for part in parts)))
+    if isinstance(folder, Path) and not cast("Path", path).resolve().is_relative_to(folder.resolve()):
         raise BadNameError(f"{path} leads out of {folder} by a symbolic link; remove the link")
     return path
 
 
-def inside_file(folder: Path | str, relative: object) -> Path:
+def inside_file(folder: P, relative: object) -> P:
     """The path of a file that a manifest names by `a/b/c`, under `folder`, which it cannot leave.
 
     Raises:

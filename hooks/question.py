@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from graticule.hooks.artifact import ArtifactError, json_ready
 from graticule.hooks.kinds import ForeignFolderError
+from graticule.hooks.places import Place
 from graticule.hooks.requests import differences, flat, told
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def question_of(result: Result) -> dict[str, Any]:
     return json_ready(asked)
 
 
-def check_same_question(path: Path, now: Result, overwrite: bool) -> None:
+def check_same_question(path: Place, now: Result, overwrite: bool) -> None:
     """Refuse to write a result over one that was asked something else.
 
     Args:
@@ -47,7 +48,7 @@ def check_same_question(path: Path, now: Result, overwrite: bool) -> None:
     if overwrite or not path.is_dir():
         return
     try:
-        before = type(now).load(path)
+        before = type(now).load(path if isinstance(path, Path) else str(path))
     except ArtifactError:  # missing, damaged or of another version: what it was asked cannot be told
         return
     if differing := now.differs_from(before):

@@ -3,7 +3,7 @@
 What is made lies in a hidden folder beside its place until it is whole. A process holds a lock on the hidden
 folders it works in, so that what a killed one has left is known for that, and removed (`tidy`). Several
 entries that belong together are committed by one rename of their hidden folder; a kill after it is made good
-by whoever reads or writes there next (`recover`).
+by whoever reads or writes there next (`recover`). What lies behind a url goes through `hooks.remote`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,8 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-TEMPORARY = ".graticule-tmp"
-"""Ending of a hidden folder whose content is being made."""
-COMMITTED = ".graticule-new"
-"""Ending of a hidden folder whose entries are whole and on their way to their places."""
+from graticule.hooks import remote
+from graticule.hooks.places import COMMITTED, TEMPORARY, Place, RemotePath
 
 _OUTGOING = ".outgoing."
 _LONGEST = 200  # bytes of a name that stands in a hidden folder's, which must not be longer than 255
@@ -30,13 +28,17 @@ _AT_CWD = -100
 
 
 @contextmanager
-def replacing(path: Path) -> Generator[Path]:
+def replacing(path: Place) -> Generator[Path]:
     """Yield a temporary file name; on a clean exit the file is synced and renamed onto `path`.
 
     Raises:
         IsADirectoryError: if `path` is a folder.
         NotADirectoryError: if what is to be its folder, or one above, is a file.
     """
+    if isinstance(path, RemotePath):
+        with remote.replacing_remote_file(path) as temporary:
+            yield temporary
+        return
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a file in it")
     with _workspace(path.parent, path.name) as place:
@@ -50,11 +52,15 @@ def replacing(path: Path) -> Generator[Path]:
 
 
 @contextmanager
-def replacing_folder(path: Path) -> Generator[Path]:
+def replacing_folder(path: Place) -> Generator[Path]:
     """Yield an empty folder to fill; on a clean exit it takes the place of `path`, in one step.
 
     A symbolic link at `path` stays, and what it leads to is replaced.
     """
+    if isinstance(path, RemotePath):
+        with remote.replacing_remote_folder(path, whole=True) as made:
+            yield made
+        return
     path = Path(os.path.realpath(path))
     recover(path.parent)
     with _workspace(path.parent, path.name) as place:
@@ -72,7 +78,7 @@ def replacing_folder(path: Path) -> Generator[Path]:
 
 
 @contextmanager
-def replacing_entries(folder: Path, name: str) -> Generator[Path]:
+def replacing_entries(folder: Place, name: str) -> Generator[Path]:
     """Yield an empty folder; on a clean exit its entries take their places in `folder`, all of them or none.
 
     A reader that begins with `recover(folder)`, as `read_json` does, sees the old entries or the new ones.
@@ -81,6 +87,10 @@ def replacing_entries(folder: Path, name: str) -> Generator[Path]:
         folder: where the entries belong; other things may lie there.
         name: of the whole, for the hidden folder.
     """
+    if isinstance(folder, RemotePath):
+        with remote.replacing_remote_folder(folder, whole=False) as made:
+            yield made
+        return
     recover(folder)
     with _workspace(folder, name) as place:
         with _naming(folder, place):
@@ -111,23 +121,29 @@ def exchange(one: Path, other: Path) -> bool:
     return rename(_AT_CWD, os.fsencode(one), _AT_CWD, os.fsencode(other), _EXCHANGE) == 0
 
 
-def recover(folder: Path) -> None:
+def recover(folder: Place) -> None:
     """Move what was committed in `folder`, and not all moved when its writer was killed, into place.
 
     Raises:
         OSError: if the folder cannot be written.
     """
+    if isinstance(folder, RemotePath):
+        remote.recover(folder)
+        return
     for place in _hidden(folder, COMMITTED):
         with _locked(place):  # a living writer moves its entries itself
             if place.is_dir():
                 _move_entries(place, folder)
 
 
-def tidy(folder: Path) -> None:
+def tidy(folder: Place) -> None:
     """Remove what killed processes left half-made under and beside `folder`; make good what they committed.
 
     What a living process works on stays.
     """
+    if isinstance(folder, RemotePath):
+        remote.tidy(folder)
+        return
     _tidy_here(folder.parent, _prefix(folder.name))
     for root, folders, _ in os.walk(folder):
         folders[:] = [name for name in folders if not name.endswith((TEMPORARY, COMMITTED))]

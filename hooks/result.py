@@ -97,7 +97,7 @@ class Result(TellsNames, ABC):
         """Write the result as a folder, in place of an earlier answer to the same question.
 
         Args:
-            path: The folder.
+            path: The folder, or its url on a file system of fsspec.
             overwrite: Whether it may take the place of an answer to another question too.
 
         Raises:

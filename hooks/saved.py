@@ -27,8 +27,10 @@ from graticule.hooks.artifact import (
     write_table,
     write_tensors,
 )
-from graticule.hooks.kinds import write_folder
-from graticule.hooks.names import inside, user_path
+from graticule.hooks.kinds import check_replaceable, write_folder
+from graticule.hooks.locks import only_here
+from graticule.hooks.names import check_leads_somewhere, inside, place_of
+from graticule.hooks.places import Place
 from graticule.hooks.question import check_same_question
 from graticule.hooks.result import Result
 
@@ -60,39 +62,46 @@ class SavedResult(Result):
                 out[name] = json_ready(value)
         return out
 
-    def save(self, path: Path | str, overwrite: bool = False) -> None:
+    def save(self, path: Place | str, overwrite: bool = False) -> None:
         """Write the result as a folder, in place of an earlier answer to the same question.
 
         Args:
-            path: The folder.
+            path: The folder, or its url on a file system of fsspec: `s3://bucket/holdouts`.
             overwrite: Whether it may take the place of a result of the same kind that was asked something
                 else.
 
         Raises:
-            FileExistsError: `path` holds something else, or a result that was asked something else.
+            FileExistsError: `path` holds something else, or a result that was asked something else, or
+                another process saves there.
         """
-        path = user_path(path)
-        check_same_question(path, self, overwrite)
-        with write_folder(path, overwrite=True, kind=self.KIND) as folder:
-            values = _fields(self)
-            arrays = {k: torch.from_numpy(_plain_array(v)) for k, v in values.items() if _is_array(v)}
-            if arrays:
-                write_tensors(folder / _ARRAYS, arrays)
-            tables = [k for k, v in values.items() if isinstance(v, pd.DataFrame)]
-            for name in tables:
-                write_table(folder / f"{name}.parquet", values[name])
-            rest = {k: v for k, v in values.items() if k not in arrays and k not in tables}
-            files = {f.name: sha256(f) for f in sorted(folder.iterdir())}
-            manifest = {"kind": self.KIND, "schema": SCHEMA, "files": files, "tables": tables}
-            write_json(folder / "manifest.json", {**manifest, "fields": rest, "versions": library_versions()})
+        path = place_of(path)
+        check_leads_somewhere(path)
+        check_replaceable(path, self.KIND)
+        with only_here(path, f"saving a {self.KIND} into"):
+            check_same_question(path, self, overwrite)
+            with write_folder(path, overwrite=True, kind=self.KIND) as folder:
+                self._write(folder)
+
+    def _write(self, folder: Path) -> None:
+        values = _fields(self)
+        arrays = {k: torch.from_numpy(_plain_array(v)) for k, v in values.items() if _is_array(v)}
+        if arrays:
+            write_tensors(folder / _ARRAYS, arrays)
+        tables = [k for k, v in values.items() if isinstance(v, pd.DataFrame)]
+        for name in tables:
+            write_table(folder / f"{name}.parquet", values[name])
+        rest = {k: v for k, v in values.items() if k not in arrays and k not in tables}
+        files = {f.name: sha256(f) for f in sorted(folder.iterdir())}
+        manifest = {"kind": self.KIND, "schema": SCHEMA, "files": files, "tables": tables}
+        write_json(folder / "manifest.json", {**manifest, "fields": rest, "versions": library_versions()})
 
     @classmethod
-    def load(cls, path: Path | str) -> Self:
+    def load(cls, path: Place | str) -> Self:
         """Read what `save` wrote.
 
         **Raises** `ArtifactError` if the folder is missing, incomplete, damaged or of another kind or schema.
         """
-        path = user_path(path)
+        path = place_of(path)
         manifest = read_json(path / "manifest.json")
         check_schema(manifest, cls.KIND, path)
         with as_damaged(path / "manifest.json", f"make the {cls.KIND} again"):

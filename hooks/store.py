@@ -25,11 +25,12 @@ from graticule.hooks.alignment import with_digests
 from graticule.hooks.artifact import ArtifactError
 from graticule.hooks.identity import is_of, model_identity, of_earlier_digest
 from graticule.hooks.messages import visible
-from graticule.hooks.names import user_path
+from graticule.hooks.names import place_of
+from graticule.hooks.places import Place
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.rows import PointKey, Rows, wanted_names
 from graticule.hooks.same_model import difference
-from graticule.hooks.store_files import StoreFiles
+from graticule.hooks.store_files import files_of
 
 if TYPE_CHECKING:
     from graticule.hooks.latents import Latents
@@ -45,15 +46,22 @@ class Store(Rows):
 
     in_memory = False
 
-    def __init__(self, path: Path | str, model: HookedModel | None = None, verify: bool = True) -> None:
-        """`verify=False` leaves checksums alone: random rows of a large store then come at once, without
-        reading all of it first.
+    def __init__(self, path: Place | str, model: HookedModel | None = None, verify: bool = True) -> None:
+        """Open a finished store.
 
-        **Raises** `ArtifactError` if the store is missing, incomplete, damaged, of another schema, or of
-        another model than `model`.
+        Args:
+            path: Its folder, or its url on a file system of fsspec: `s3://bucket/store`. Files of a remote
+                store are copied to this machine as they are used, for as long as the store is open.
+            model: The model that it must be of.
+            verify: False leaves checksums alone: random rows of a large store then come at once, without
+                reading (or copying) all of it first.
+
+        Raises:
+            ArtifactError: If the store is missing, incomplete, damaged, of another schema, or of another
+                model than `model`.
         """
-        self.path = user_path(path)
-        self._files = StoreFiles(self.path, verify)
+        self.path = place_of(path)
+        self._files = files_of(self.path, verify)
         self._rows: pd.DataFrame | None = None
         self._n_inputs: int | None = None
         if model is not None:

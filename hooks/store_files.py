@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
+import shutil
+import tempfile
+import weakref
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -32,8 +34,10 @@ from graticule.hooks.artifact import (
 )
 from graticule.hooks.kinds import FolderKind
 from graticule.hooks.names import BadNameError, check_name, inside_file
+from graticule.hooks.places import Place, RemotePath, mark_of, size_of
 
 _NUMPY = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F64": np.float64}
+_TORCH = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
 _LONGEST_HEADER = 100_000_000  # safetensors' own bound
 _OPEN = 64
 """Maps that stay open; each takes a file handle."""
@@ -42,7 +46,7 @@ _OPEN = 64
 class StoreFiles:
     """A finished store's folder: every file's checksum is verified the first time it is touched."""
 
-    def __init__(self, path: Path, verify: bool = True) -> None:
+    def __init__(self, path: Place, verify: bool = True) -> None:
         """`verify=False` leaves checksums alone.
 
         **Raises** `ArtifactError` if the store is missing, incomplete, damaged, or of another schema.
@@ -62,7 +66,8 @@ class StoreFiles:
         self.widths = {p["name"]: int(p["width"]) for p in self.manifest["points"]}
         self.n_rows = int(self.manifest["n_rows"])
         for point in self.points:
-            if (path / tensor_file(point, 0)).is_file():  # a missing file is told where it is read
+            file = path / tensor_file(point, 0)
+            if isinstance(file, Path) and file.is_file():  # a missing file is told where it is read
                 self._header(tensor_file(point, 0))
 
     def provenance(self) -> dict[str, Any]:
@@ -76,7 +81,7 @@ class StoreFiles:
         names = [rows_file(i) for i in range(len(self.manifest["shards"]))]
         for name in names:
             self._verify(name)
-        parts = [read_table(inside_file(self.path, n)) for n in names]
+        parts = [read_table(self._file(n)) for n in names]
         for name, part, shard in zip(names, parts, self.manifest["shards"], strict=True):
             start, stop = shard["rows"]
             if len(part) != stop - start:
@@ -110,16 +115,23 @@ class StoreFiles:
         shard_of = np.searchsorted(starts, index, side="right") - 1
         order = np.argsort(shard_of, kind="stable")
         bounds = np.searchsorted(shard_of[order], np.arange(len(starts) + 1))
-        out = torch.empty(len(index), self.widths[point], dtype=self._open(point, 0).dtype)
+        out = torch.empty(len(index), self.widths[point], dtype=self._dtype(point))
         for shard in np.flatnonzero(np.diff(bounds)):
             here = slice(bounds[shard], bounds[shard + 1])
             inside = torch.from_numpy(index[order[here]].astype(np.int64) - starts[shard])
-            torch.index_select(self._open(point, int(shard)), 0, inside, out=out[here])
+            self._select(point, int(shard), inside, out[here])
         if len(starts) == 1:
             return out
         back = np.empty_like(order)
         back[order] = np.arange(len(order))
         return torch.index_select(out, 0, torch.from_numpy(back))
+
+    def _dtype(self, point: str) -> torch.dtype:
+        return self._open(point, 0).dtype
+
+    def _select(self, point: str, shard: int, rows: Tensor, out: Tensor) -> None:
+        """Write some rows of a shard into `out`."""
+        torch.index_select(self._open(point, shard), 0, rows, out=out)
 
     def checksum(self, points: Sequence[str]) -> str:
         """A digest of every value at `points`, from the checksums of their files."""
@@ -136,36 +148,42 @@ class StoreFiles:
                 if name not in self._verified:
                     self._check_file(name)
 
+    def _file(self, name: str) -> Place:
+        """Where a file of the store is read."""
+        return inside_file(self.path, name)
+
     def _verify(self, name: str) -> None:
         if self._check_sums and name not in self._verified:
             self._check_file(name)
 
     def _check_file(self, name: str) -> None:
         shard = next(s for s in self.manifest["shards"] if name in s["files"])
-        file = inside_file(self.path, name)
+        file = self._file(name)
         if not file.exists() or sha256(file) != shard["files"][name]:
             forget_times(self.path)  # so that the next capture verifies every file
-            raise ArtifactError(f"{file} is missing or damaged (its checksum differs); capture again")
+            raise ArtifactError(
+                f"{self.path / name} is missing or damaged (its checksum differs); capture again"
+            )
         self._verified.add(name)
 
     def _map(self, name: str) -> Tensor:
         """A shard's tensor, memory-mapped copy-on-write: nothing is read until it is used."""
         self._verify(name)
         offset, kind, shape = self._header(name)
-        array = np.memmap(inside_file(self.path, name), _NUMPY[kind], mode="c", offset=offset, shape=shape)
+        array = np.memmap(cast("Path", self._file(name)), _NUMPY[kind], mode="c", offset=offset, shape=shape)
         tensor = torch.from_numpy(array)
         return tensor.view(torch.bfloat16) if kind == "BF16" else tensor
 
-    def _header(self, name: str) -> tuple[int, str, tuple[int, int]]:
+    def _header(self, name: str, file: Place | None = None) -> tuple[int, str, tuple[int, int]]:
         """Where a file's numbers begin, their kind, and `(row, width)` as the manifest has it.
 
         **Raises** `ArtifactError` if it has another shape, or is no such file.
         """
-        file = inside_file(self.path, name)
+        file = self._file(name) if file is None else file
         point, number = name.split("/")
         start, stop = self.manifest["shards"][int(number.split(".")[0])]["rows"]
         wanted = (stop - start, self.widths[point])
-        with as_damaged(file, "capture again"), open(only_file(file), "rb") as handle:
+        with as_damaged(file, "capture again"), only_file(file).open("rb") as handle:
             size = int.from_bytes(handle.read(8), "little")
             if size > _LONGEST_HEADER:
                 raise ValueError(f"its header would be {size} bytes long")
@@ -174,8 +192,8 @@ class StoreFiles:
             if shape != wanted:
                 raise ValueError(f"it has shape {shape}, the manifest says {wanted}")
             expected = 8 + size + wanted[0] * wanted[1] * np.dtype(_NUMPY[kind]).itemsize
-            if os.path.getsize(file) != expected:
-                raise ValueError(f"it has {os.path.getsize(file)} bytes, expected {expected}")
+            if size_of(file) != expected:
+                raise ValueError(f"it has {size_of(file)} bytes, expected {expected}")
         return 8 + size, kind, wanted
 
     def _open(self, point: str, shard: int) -> Tensor:
@@ -187,6 +205,56 @@ class StoreFiles:
                 self._maps.popitem(last=False)
         self._maps.move_to_end(file)
         return self._maps[file]
+
+
+class RemoteStoreFiles(StoreFiles):
+    """Those of a remote store, copied to this machine when they are touched; the copies go with this object.
+
+    Without checksums, `gather` copies no file: it reads its rows alone.
+    """
+
+    path: RemotePath
+
+    def __init__(self, path: RemotePath, verify: bool = True) -> None:
+        self._copies = Path(tempfile.mkdtemp(prefix="graticule-"))
+        weakref.finalize(self, shutil.rmtree, self._copies, ignore_errors=True)
+        self._layouts: dict[str, tuple[int, str, tuple[int, int]]] = {}
+        super().__init__(path, verify)
+
+    def _file(self, name: str) -> Path:
+        copy = inside_file(self._copies, name)
+        if not copy.exists() and (remote := inside_file(self.path, name)).is_file():
+            copy.parent.mkdir(exist_ok=True)
+            remote.fs.get_file(remote.path, str(copy))
+        return copy
+
+    def _dtype(self, point: str) -> torch.dtype:
+        return super()._dtype(point) if self._check_sums else _TORCH[self._layout(tensor_file(point, 0))[1]]
+
+    def _select(self, point: str, shard: int, rows: Tensor, out: Tensor) -> None:
+        if self._check_sums:
+            super()._select(point, shard, rows, out)
+            return
+        name = tensor_file(point, shard)
+        offset, kind, (_, width) = self._layout(name)
+        size = width * np.dtype(_NUMPY[kind]).itemsize
+        wanted, back = np.unique(rows.numpy(), return_inverse=True)
+        breaks = np.flatnonzero(np.diff(wanted) > 1) + 1
+        runs = [(int(run[0]), int(run[-1]) + 1) for run in np.split(wanted, breaks)]
+        ranges = [(offset + start * size, offset + stop * size) for start, stop in runs]
+        data = bytearray(b"".join(inside_file(self.path, name).read_ranges(ranges)))
+        values = torch.frombuffer(data, dtype=_TORCH[kind]).reshape(len(wanted), width)
+        torch.index_select(values, 0, torch.from_numpy(back), out=out)
+
+    def _layout(self, name: str) -> tuple[int, str, tuple[int, int]]:
+        if name not in self._layouts:
+            self._layouts[name] = self._header(name, inside_file(self.path, name))
+        return self._layouts[name]
+
+
+def files_of(path: Place, verify: bool = True) -> StoreFiles:
+    """The files of the store in `path`. **Raises** `ArtifactError` as `StoreFiles` does."""
+    return StoreFiles(path, verify) if isinstance(path, Path) else RemoteStoreFiles(path, verify)
 
 
 KIND = "activations"
@@ -211,7 +279,7 @@ def check_points(points: Any) -> None:
             raise BadNameError(f"a hook point cannot be called {point!r}: a store has that itself")
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
+def read_manifest(path: Place) -> dict[str, Any]:
     """The manifest of the store in `path`, whole in itself.
 
     Raises:
@@ -255,12 +323,12 @@ def _check(manifest: Mapping[str, Any]) -> None:
 
 
 # Sizes and times -------------------------------------------------------------------------------------
-def note_times(path: Path, manifest: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
+def note_times(path: Place, manifest: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
     """Write `provenance.json`, with the sizes and times of the files, all of which were just verified."""
     write_json(path / "provenance.json", sealed({**provenance, "noted": _times(path, manifest)}))
 
 
-def forget_times(path: Path) -> None:
+def forget_times(path: Place) -> None:
     """Let the next capture into the store verify every file; one that cannot be written stays as it is."""
     with suppress(ArtifactError, OSError):
         provenance = read_json(path / "provenance.json")
@@ -268,7 +336,7 @@ def forget_times(path: Path) -> None:
             write_json(path / "provenance.json", sealed(provenance))
 
 
-def as_noted(path: Path, manifest: Mapping[str, Any]) -> bool:
+def as_noted(path: Place, manifest: Mapping[str, Any]) -> bool:
     """Whether every file has the size and time that it had when it was last verified."""
     try:
         told = read_json(path / "provenance.json")
@@ -277,6 +345,6 @@ def as_noted(path: Path, manifest: Mapping[str, Any]) -> bool:
         return False
 
 
-def _times(path: Path, manifest: Mapping[str, Any]) -> dict[str, list[int]]:
-    stats = {n: inside_file(path, n).stat() for shard in manifest["shards"] for n in shard["files"]}
-    return {name: [stat.st_size, stat.st_mtime_ns] for name, stat in stats.items()}
+def _times(path: Place, manifest: Mapping[str, Any]) -> dict[str, list[int | str]]:
+    files = {n: inside_file(path, n) for shard in manifest["shards"] for n in shard["files"]}
+    return {name: [size_of(file), mark_of(file)] for name, file in files.items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from graticule.hooks.alignment import DIGEST, text_digests, whole_column
 from graticule.hooks.artifact import ArtifactError, read_table, sha256
 from graticule.hooks.names import inside_file
+from graticule.hooks.places import Place
 from graticule.hooks.store import Store
 from graticule.hooks.store_files import rows_file
 
@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 def shards_say_texts(
-    path: Path, manifest: Mapping[str, Any], texts: Sequence[str] | None, damaged: Collection[int] = ()
+    path: Place, manifest: Mapping[str, Any], texts: Sequence[str] | None, damaged: Collection[int] = ()
 ) -> set[bool]:
     """Whether shards say their rows' texts; both where some do and some do not.
 
@@ -58,7 +58,7 @@ def shards_say_texts(
     return say
 
 
-def check_going_on(path: Path, say: set[bool], texts: Sequence[str] | None) -> None:
+def check_going_on(path: Place, say: set[bool], texts: Sequence[str] | None) -> None:
     """**Raises** `ArtifactError` where rows are to be added that say no texts to rows that do."""
     if texts is None and True in say:
         raise ArtifactError(

@@ -6,7 +6,6 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
@@ -23,7 +22,8 @@ from graticule.hooks.artifact import (
 )
 from graticule.hooks.identity import EARLIER, of_earlier_digest
 from graticule.hooks.kinds import write_folder
-from graticule.hooks.names import inside_file, user_path
+from graticule.hooks.names import inside_file, place_of
+from graticule.hooks.places import Place
 from graticule.hooks.positions import pos_from_data, pos_to_data
 from graticule.hooks.replacing import tidy
 from graticule.hooks.requests import differences, told
@@ -52,14 +52,14 @@ class StoreWriter:
     """
 
     def __init__(
-        self, path: Path | str, request: Mapping[str, Any], widths: Mapping[str, int], dtype: str
+        self, path: Place | str, request: Mapping[str, Any], widths: Mapping[str, int], dtype: str
     ) -> None:
         """Start a store, or take up one of the same request where it stopped; its files are verified.
 
         **Raises** `ArtifactError` if `path` holds something else, or a store of another request (naming what
         differs).
         """
-        self.path = user_path(path)
+        self.path = place_of(path)
         STORE.check(self.path)
         check_points(widths)
         fresh: dict[str, Any] = {
@@ -77,7 +77,6 @@ class StoreWriter:
             self.manifest = read_manifest(self.path)
             check_same(self.manifest, fresh, self.path)
         else:
-            self.path.mkdir(parents=True, exist_ok=True)
             self.manifest = fresh
             write_json(manifest, fresh)
         self.damaged = [i for i, shard in enumerate(self.manifest["shards"]) if not self._is_whole(shard)]
@@ -119,7 +118,7 @@ class StoreWriter:
         self.manifest["n_rows"] = shards[-1]["rows"][1]
         write_json(self.path / "manifest.json", self.manifest)
 
-    def finish(self, provenance: Mapping[str, Any]) -> Path:
+    def finish(self, provenance: Mapping[str, Any]) -> Place:
         """Mark the store complete; returns its folder."""
         note_times(self.path, self.manifest, provenance)
         if not self.manifest["complete"]:
@@ -133,7 +132,7 @@ def plain_request(request: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(dict(request), sort_keys=True))
 
 
-def is_finished(path: Path, request: Mapping[str, Any], points: Sequence[str], dtype: str) -> bool:
+def is_finished(path: Place, request: Mapping[str, Any], points: Sequence[str], dtype: str) -> bool:
     """Whether `path` holds the complete store of this very request, its files as they were last verified.
 
     **Raises** `ArtifactError` if it holds a complete store of another request.
@@ -153,13 +152,13 @@ def is_finished(path: Path, request: Mapping[str, Any], points: Sequence[str], d
     return as_noted(path, manifest)
 
 
-def with_widths(path: Path, points: Sequence[str]) -> list[dict[str, Any]]:
+def with_widths(path: Place, points: Sequence[str]) -> list[dict[str, Any]]:
     """The points as a manifest has them, with the widths that the store in `path` says."""
     widths = {p["name"]: p["width"] for p in read_manifest(path)["points"]}
     return [{"name": name, "width": widths.get(name, 0)} for name in points]
 
 
-def check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Path) -> None:
+def check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Place) -> None:
     """**Raises** `ArtifactError` naming what two manifests of the same place do not share."""
     names = [[point["name"] for point in manifest["points"]] for manifest in (old, new)]
     if names[0] != names[1]:
@@ -203,7 +202,7 @@ def _worded(value: Any) -> str:
     return repr(value)
 
 
-def save_rows(acts: Rows, path: Path | str, overwrite: bool) -> None:
+def save_rows(acts: Rows, path: Place | str, overwrite: bool) -> None:
     """Write `acts` as a complete store of one shard."""
     kinds = {str(t.dtype).removeprefix("torch.") for t in acts.values()}
     with write_folder(path, overwrite, kind=KIND) as folder:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from graticule.hooks.artifact import ArtifactError, as_damaged, read_json
 from graticule.hooks.kinds import FolderKind
-from graticule.hooks.names import user_path
+from graticule.hooks.names import place_of
 from graticule.hooks.result import Result
 
 RESULTS: dict[str, str] = {
@@ -59,13 +59,13 @@ WORDS = FolderKind("words_run", "folder of 'words'", "", ("words*", "languages*"
 
 
 def load_result(path: Path | str) -> Result:
-    """The result in a folder, whatever it is.
+    """The result in a folder, or behind a url of fsspec, whatever it is.
 
     **Raises** `ArtifactError` if there is none, or if this graticule knows no such kind.
     """
-    path = user_path(path)
+    place = place_of(path)
     names = ("findings.json", "run.json", "manifest.json")
-    manifest = path / next((n for n in names if (path / n).is_file()), names[-1])
+    manifest = place / next((n for n in names if (place / n).is_file()), names[-1])
     kind = read_json(manifest).get("kind")
     if not isinstance(kind, str) or kind not in RESULTS:
         raise ArtifactError(f"{path} holds {kind!r}; this graticule reads {', '.join(sorted(RESULTS))}")

@@ -36,7 +36,8 @@ from graticule.hooks.doors import ACTIVATIONS, BASELINES, door
 from graticule.hooks.kinds import FolderKind
 from graticule.hooks.locks import only_here
 from graticule.hooks.messages import UnknownNameError
-from graticule.hooks.names import inside, inside_file, user_path
+from graticule.hooks.names import inside, inside_file, place_of
+from graticule.hooks.places import Place
 from graticule.hooks.points import layer_of
 from graticule.hooks.question import check_same_question
 from graticule.hooks.replacing import replacing_entries
@@ -365,7 +366,7 @@ class Findings(Result):
             }
         )
 
-    def save(self, path: Path | str, overwrite: bool = False) -> None:
+    def save(self, path: Place | str, overwrite: bool = False) -> None:
         """Write `findings.json`, `predictions.parquet` and `probes/` into `path`, beside what `probe` and a
         page left there.
 
@@ -373,14 +374,14 @@ class Findings(Result):
         the earlier ones or these can be loaded.
 
         Args:
-            path: The folder.
+            path: The folder, or its url on a file system of fsspec: `s3://bucket/findings`.
             overwrite: Whether they may take the place of findings that ask something else too.
 
         Raises:
             FileExistsError: `path` holds anything else, or findings of another model, table, target, points
                 or inputs; or another process writes there.
         """
-        path = user_path(path)
+        path = place_of(path)
         with only_here(path, "saving findings into"):
             FINDINGS.check(path)
             check_same_question(path, self, overwrite)
@@ -415,12 +416,12 @@ class Findings(Result):
         write_json(folder / "findings.json", sealed({**manifest, **self.to_json()}))
 
     @classmethod
-    def load(cls, path: Path | str) -> Findings:
+    def load(cls, path: Place | str) -> Findings:
         """Read what `save` wrote.
 
         **Raises** `ArtifactError` if there are no whole findings in `path`.
         """
-        path = user_path(path)
+        path = place_of(path)
         found = read_json(path / "findings.json")
         check_schema(found, KIND, path)
         with as_damaged(path / "findings.json", "run the sweep again"):
@@ -437,7 +438,7 @@ class Findings(Result):
         return findings
 
     @classmethod
-    def _read(cls, path: Path, found: Mapping[str, Any]) -> Findings:
+    def _read(cls, path: Place, found: Mapping[str, Any]) -> Findings:
         for name, digest in found["files"].items():
             file = inside_file(path, name)
             if not file.exists() or sha256(file) != digest:
@@ -478,7 +479,7 @@ def _limit(found: Mapping[str, Any]) -> float | None:
     return float("nan") if limit is None else float(limit)
 
 
-def _read_rivals(path: Path, order: Iterable[str]) -> dict[str, Predictions]:
+def _read_rivals(path: Place, order: Iterable[str]) -> dict[str, Predictions]:
     """Baselines' predictions in the order in which they were stacked: the file has an order of its own."""
     held = {name: tensor.numpy() for name, tensor in read_tensors(path).items()}
     names = [name for name in order if f"{name}/{_PARTS[0]}" in held]

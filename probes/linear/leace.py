@@ -31,7 +31,7 @@ from graticule.hooks.artifact import (
     write_tensors,
 )
 from graticule.hooks.kinds import write_folder
-from graticule.hooks.names import user_path
+from graticule.hooks.names import place_of
 from graticule.probes.linear.edits import AffineEdit
 from graticule.probes.linear.rows import as_rows, as_targets, gram_of
 
@@ -160,7 +160,7 @@ class Eraser:
         Raises:
             ArtifactError: if it is missing, damaged or no eraser.
         """
-        folder = user_path(path)
+        folder = place_of(path)
         manifest = read_json(folder / "manifest.json")
         check_schema(manifest, _KIND, folder)
         tensors = read_tensors(folder / "eraser.safetensors")

@@ -34,7 +34,8 @@ from graticule.hooks.artifact import (
 )
 from graticule.hooks.kinds import write_folder
 from graticule.hooks.limits import LIMITS, LimitError
-from graticule.hooks.names import user_path
+from graticule.hooks.names import place_of
+from graticule.hooks.places import Place
 from graticule.probes.linear.edits import AffineEdit, EditOp, EditPos, Erases, HookFn, ridge_edit
 from graticule.probes.linear.ridge_cv import RidgeFit, RidgeWeights, ridge_cv
 from graticule.probes.linear.rows import as_targets
@@ -253,9 +254,9 @@ class RidgeProbe:
             write_json(folder / "manifest.json", manifest)
 
     @classmethod
-    def load(cls, path: Path | str) -> RidgeProbe:
+    def load(cls, path: Place | str) -> RidgeProbe:
         """Read a probe that `save` wrote. **Raises** `ArtifactError` if missing or damaged or no probe."""
-        folder = user_path(path)
+        folder = place_of(path)
         manifest = read_json(folder / "manifest.json")
         check_schema(manifest, _KIND, folder)
         tensors = read_tensors(folder / "probe.safetensors")

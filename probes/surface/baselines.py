@@ -32,7 +32,8 @@ from graticule.hooks.capture_spec import CaptureSpec
 from graticule.hooks.doors import MODEL, TABLE, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.kinds import FolderKind, ForeignFolderError, working_folder
-from graticule.hooks.names import inside, user_path
+from graticule.hooks.names import inside, place_of
+from graticule.hooks.places import Place
 from graticule.hooks.points import LayerSpec, PointError, PointSpec, full_name, resolve
 from graticule.hooks.positions import Pos, check_pos, pos_to_data
 from graticule.hooks.processor import give_back
@@ -94,7 +95,7 @@ class Baselines:
             FileExistsError: `path` holds something else, or baselines of other texts or another model; or
                 another process writes there.
         """
-        with working_folder(path, BASELINES, "saving baselines into") as folder:
+        with working_folder(place_of(path), BASELINES, "saving baselines into") as folder:
             if not overwrite:
                 self._check_others(folder)
             for name, feature in self.features.items():
@@ -103,7 +104,7 @@ class Baselines:
                     save_rows(feature, place, overwrite=True)
             _write_manifest(folder, self)
 
-    def _check_others(self, folder: Path) -> None:
+    def _check_others(self, folder: Place) -> None:
         """**Raises** `ForeignFolderError` where `folder` holds baselines of other texts or another model."""
         try:
             before = Baselines.load(folder)
@@ -120,12 +121,12 @@ class Baselines:
             )
 
     @classmethod
-    def load(cls, path: Path | str) -> Baselines:
+    def load(cls, path: Place | str) -> Baselines:
         """Read what `save` or `baselines(…, store=path)` wrote.
 
         **Raises** `ArtifactError` if the folder is missing, incomplete, damaged, or of another schema.
         """
-        path = user_path(path)
+        path = place_of(path)
         manifest = read_json(path / "manifest.json")
         check_schema(manifest, KIND, path)
         provenance = read_json(path / "provenance.json")
@@ -147,7 +148,7 @@ def text_digest(table: Table) -> str:
     return digest.hexdigest()[:16]
 
 
-def _write_manifest(path: Path, made: Baselines) -> None:
+def _write_manifest(path: Place, made: Baselines) -> None:
     manifest = {
         "kind": KIND,
         "schema": SCHEMA,
