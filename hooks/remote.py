@@ -32,7 +32,7 @@ def replacing_remote_file(path: RemotePath) -> Generator[Path]:
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; name a file in it")
     with tempfile.TemporaryDirectory(prefix="graticule-") as scratch:
-        file = Path(scratch) / path.name
+        file = Path(scratch, path.name)
         yield file
         path.parent.mkdir()
         _send(file, path)
@@ -51,7 +51,7 @@ def replacing_remote_folder(folder: RemotePath, whole: bool) -> Generator[Path]:
     """
     with only_here(folder, _DOING), tempfile.TemporaryDirectory(prefix="graticule-") as scratch:
         tidy(folder)
-        made = Path(scratch) / folder.name
+        made = Path(scratch, folder.name)
         made.mkdir()
         yield made
         name = f".{secrets.token_hex(8)}"
@@ -60,7 +60,7 @@ def replacing_remote_folder(folder: RemotePath, whole: bool) -> Generator[Path]:
             place = inside_file(folder / f"{name}{TEMPORARY}", file)
             place.parent.mkdir()
             place.fs.put_file(str(made / file), place.path)
-        note = Path(scratch) / "committed.json"
+        note = Path(scratch, "committed.json")
         note.write_text(json.dumps({"files": files, "whole": whole}), encoding="utf-8")
         _send(note, folder / f"{name}{COMMITTED}")
         recover(folder)
