@@ -34,7 +34,7 @@ from graticule.hooks.artifact import (
 )
 from graticule.hooks.kinds import write_folder
 from graticule.hooks.limits import LIMITS, LimitError
-from graticule.hooks.names import place_of
+from graticule.hooks.names import place_of, user_path
 from graticule.hooks.places import Place
 from graticule.probes.linear.edits import AffineEdit, EditOp, EditPos, Erases, HookFn, ridge_edit
 from graticule.probes.linear.ridge_cv import RidgeFit, RidgeWeights, ridge_cv

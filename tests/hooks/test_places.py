@@ -39,7 +39,7 @@ from graticule.hooks.names import BadNameError, inside, inside_file, place_of, u
 from graticule.hooks.places import LOCK, RemotePath
 from graticule.hooks.replacing import replacing_entries
 from graticule.hooks.store_files import STORE
-from graticule.probes.causes.leace import Eraser
+from graticule.probes.linear.leace import Eraser
 from graticule.results import load_result
 
 POINT = "blocks.0.hook_resid_post"
