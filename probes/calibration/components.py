@@ -8,7 +8,7 @@ activation costs no fit of its own, and still chooses its own strength.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations_with_replacement
 
 import numpy as np
@@ -17,9 +17,9 @@ from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
 from graticule.probes.linear.holdout import HoldoutPlan, out_of_fold
-from graticule.probes.linear.moments import GramSpectrum, KernelSpectrum, Spectrum
 from graticule.probes.linear.ridge_cv import default_alphas
 from graticule.probes.linear.rows import ArrayRows, RowSource, chunk_rows_for, chunks, gather_float64
+from graticule.probes.linear.spectrum import Spectrum, spectrum_of
 from graticule.probes.surface.string_ridge import Smoother, StringRidge
 
 FEW_ROWS = 5000
@@ -139,12 +139,7 @@ class RidgeAnswerer:
         """`alphas` as in `ridge_cv`; without them the default grid with `strengths` of them."""
         rows, others = (ArrayRows(x) if isinstance(x, np.ndarray) else x for x in (train, test))
         n, width = rows.shape
-        nothing = np.zeros((n, 1))
-        spectrum: Spectrum
-        if n < width:
-            spectrum = KernelSpectrum.of(gather_float64(rows, np.arange(n)), nothing)
-        else:
-            spectrum = GramSpectrum.of(rows, nothing, chunk_rows_for(width))
+        spectrum = spectrum_of(rows, np.zeros((n, 1)), chunk_rows_for(width))
         grid = default_alphas(spectrum.eigenvalues, strengths) if alphas is None else np.unique(alphas)
         return cls(spectrum, others, plan, grid.astype(np.float64))
 
@@ -161,11 +156,9 @@ class RidgeAnswerer:
     def __matmul__(self, weights: Float[np.ndarray, "rank count"]) -> Float[np.ndarray, "row count"]:
         """Linear functions of all rows, training rows first, by their `weights` along the principal axes."""
         spectrum, out = self.spectrum, np.empty((self.shape[0], weights.shape[1]))
-        inside = outside = weights
-        if isinstance(spectrum, KernelSpectrum):
-            spread = np.sqrt(spectrum.eigenvalues)[:, None]
-            inside = spread * weights
-            outside = weights / np.where(spread > 1e-7 * spread.max(), spread, np.inf)
+        spread = spectrum.spread[:, None]
+        inside = spread * weights
+        outside = weights / np.where(spread > 1e-7 * spread.max(), spread, np.inf)
         for index in chunks(np.arange(self.n_train), self._step()):
             out[index] = spectrum.basis(index) @ inside
         for index, rows in self._test_rows():
@@ -174,24 +167,19 @@ class RidgeAnswerer:
 
     def along(self, values: Float[np.ndarray, "train count"]) -> Float[np.ndarray, "rank count"]:
         """Products of the principal axes' training rows with centred `values`."""
-        spectrum = self._with_targets(values)
-        if isinstance(spectrum, KernelSpectrum):
-            return np.sqrt(spectrum.eigenvalues)[:, None] * spectrum.scores
-        return spectrum.scores
+        spectrum = self.spectrum.with_targets(values, self._step())
+        return spectrum.spread[:, None] * spectrum.scores
 
     def _test_rows(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Test rows in the basis that `spectrum.scores` belong to, a few at a time."""
-        spectrum = self.spectrum
         for index in chunks(np.arange(self.test.shape[0]), self._step()):
-            rows = gather_float64(self.test, index) - spectrum.x_mean
-            if isinstance(spectrum, KernelSpectrum):
-                rows = rows @ spectrum.x.T
-            yield index, rows @ spectrum.vectors
+            yield index, self.spectrum.project(gather_float64(self.test, index))
 
     def answers(self, components: Float[np.ndarray, "component train"]) -> Answers:
         """For components that are centred on the training rows."""
         y = np.ascontiguousarray(components.T)
-        spectrum, step = self._with_targets(y), self._step()
+        step = self._step()
+        spectrum = self.spectrum.with_targets(y, step)
         train = np.empty((len(self.alphas), *components.shape))
         for index, errors in out_of_fold(spectrum, y, self.alphas, self.plan, step):
             predicted = y[index][:, None, :] - errors
@@ -205,15 +193,6 @@ class RidgeAnswerer:
 
     def _step(self) -> int:
         return chunk_rows_for(self.shape[1])
-
-    def _with_targets(self, y: np.ndarray) -> Spectrum:
-        spectrum = self.spectrum
-        if isinstance(spectrum, KernelSpectrum):
-            return replace(spectrum, y=y, scores=spectrum.vectors.T @ y, x_dot_y=spectrum.x.T @ y)
-        x_dot_y = np.zeros((len(spectrum.x_mean), y.shape[1]))
-        for index in chunks(np.arange(len(y)), self._step()):
-            x_dot_y += (spectrum.source.gather(index) - spectrum.x_mean).T @ y[index]
-        return replace(spectrum, y=y, scores=spectrum.vectors.T @ x_dot_y, x_dot_y=x_dot_y)
 
 
 @dataclass(frozen=True)

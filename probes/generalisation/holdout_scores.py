@@ -1,42 +1,226 @@
-"""Scores of a hold-out: of every row with its block in, out and at chance, and the tables made of them."""
+"""Scores of rows and blocks that were held out, and their intervals over blocks.
+
+The block is what a hold-out generalises over, so intervals of figures over blocks resample blocks.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Bool, Float, Int
 from tqdm.auto import tqdm
 
-from graticule.hooks.points import layer_of
-from graticule.probes.core.fit import Problem
+from graticule.hooks.imports import load
 from graticule.probes.core.inputs import SweepInputs
-from graticule.probes.core.resample import cluster_sums, defined_mean, weighted_r2
-from graticule.probes.generalisation.block_scores import (
-    Centroids,
-    Draws,
-    Squares,
-    Statistic,
-    block_means,
-    block_medians,
-    centroids,
-    proximity,
-    resampled,
-    weighted_mean,
-    weighted_median,
-    within_correlation,
-)
-from graticule.probes.generalisation.held_out import Blocks, ProbeWithout, predicted_everywhere
-from graticule.probes.scores.geo import haversine_km
-from graticule.probes.scores.metrics import auroc, coordinate_columns, mean, mean_r2
+from graticule.probes.core.resample import defined_mean, interval, resamples
+from graticule.probes.generalisation.blocks import Blocks, ProbeWithout, predicted_everywhere
+from graticule.probes.papers.compat import compat_proximity_error
+from graticule.probes.scores.geo import haversine_km, proximity_error, proximity_error_1d
+from graticule.probes.scores.metrics import coordinate_columns
 
+Draws = Float[np.ndarray, "draw block"]
+
+
+Statistic = Callable[[Draws], Float[np.ndarray, " draw"]]
+"""A figure over blocks, of how often each block is taken in a draw."""
+
+
+def resampled(statistic: Statistic, n_blocks: int, draws: int, seed: int) -> tuple[float, float]:
+    """95% interval of a statistic over resamples of the blocks."""
+    return interval(np.concatenate([statistic(weights) for weights in resamples(n_blocks, draws, seed)]))
+
+
+def weighted_mean(weights: Draws, values: Float[np.ndarray, " block"]) -> Float[np.ndarray, " draw"]:
+    """Mean over the blocks that have a value."""
+    present = np.isfinite(values)
+    number = weights[:, present].sum(axis=1)
+    total = weights[:, present] @ values[present]
+    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+
+
+def weighted_median(weights: Draws, values: Float[np.ndarray, " block"]) -> Float[np.ndarray, " draw"]:
+    """Median over the blocks that have a value."""
+    present = np.flatnonzero(np.isfinite(values))
+    if not len(present):
+        return np.full(len(weights), np.nan)
+    order = present[np.argsort(values[present], kind="stable")]
+    cumulated = np.cumsum(weights[:, order], axis=1)
+    half = cumulated[:, -1:] / 2
+    low = (cumulated >= half).argmax(axis=1)
+    high = (cumulated > half).argmax(axis=1)
+    return np.where(half[:, 0] > 0, (values[order][low] + values[order][high]) / 2, np.nan)
+
+
+@dataclass(frozen=True)
+class Squares:
+    """Sums of squares by block and target, of which every pooled R² is made."""
+
+    error: Float[np.ndarray, "block target"]
+    """(y − ŷ)²."""
+    from_mean: Float[np.ndarray, "block target"]
+    """(y − m)², with m the mean that the block's fit was given: what no activations at all would do."""
+
+    @classmethod
+    def of(
+        cls,
+        y: Float[np.ndarray, "row target"],
+        pred: Float[np.ndarray, "row target"],
+        mean: Float[np.ndarray, "row target"],
+        code: Int[np.ndarray, " row"],
+        n_blocks: int,
+    ) -> Squares:
+        """`mean` is the training mean that belongs to each row."""
+        return cls(_sums((y - pred) ** 2, code, n_blocks), _sums((y - mean) ** 2, code, n_blocks))
+
+    def r2(self, weights: Draws | None = None) -> Float[np.ndarray, " draw"]:
+        """Pooled R² against the training means, mean over targets: 0 for predicting those means."""
+        weights = np.ones((1, len(self.error))) if weights is None else weights
+        return 1 - defined_mean(_ratio(weights @ self.error, weights @ self.from_mean))
+
+    def by_block(self) -> Float[np.ndarray, " block"]:
+        """The same for each block by itself."""
+        return 1 - defined_mean(_ratio(self.error, self.from_mean))
+
+
+@dataclass(frozen=True)
+class Centroids:
+    """Where each block's centre is, and where it was put by a fit that never saw the block."""
+
+    true: Float[np.ndarray, "block target"]
+    """Mean of the block's true targets."""
+    predicted: Float[np.ndarray, "block target"]
+    """Mean of its predictions."""
+    mean: Float[np.ndarray, "block target"]
+    """Mean target of the rows that the block's fit was given."""
+
+    @property
+    def cosine(self) -> Float[np.ndarray, " block"]:
+        """Cosine of the angle between c_true − m and c_pred − m; with one target the sign, −1 or 1."""
+        a, b = self.true - self.mean, self.predicted - self.mean
+        norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
+        return np.clip(_ratio((a * b).sum(axis=1), norms), -1.0, 1.0)
+
+    @property
+    def angle(self) -> Float[np.ndarray, " block"]:
+        """That angle in degrees; 90 on average where the direction is chance."""
+        return np.degrees(np.arccos(self.cosine))
+
+    @property
+    def ratio(self) -> Float[np.ndarray, " block"]:
+        """|c_pred − m| / |c_true − m|: 0 stays at the training mean, 1 goes all the way."""
+        a, b = (np.linalg.norm(c - self.mean, axis=1) for c in (self.true, self.predicted))
+        return _ratio(b, a)
+
+
+def centroids(
+    y: Float[np.ndarray, "row target"],
+    pred: Float[np.ndarray, "row target"],
+    code: Int[np.ndarray, " row"],
+    mean: Float[np.ndarray, "block target"],
+) -> Centroids:
+    """Centroids of rows whose block is `code`."""
+    size = np.bincount(code, minlength=len(mean))[:, None]
+    return Centroids(_sums(y, code, len(mean)) / size, _sums(pred, code, len(mean)) / size, mean)
+
+
+def within_correlation(
+    y: Float[np.ndarray, "row target"],
+    pred: Float[np.ndarray, "row target"],
+    code: Int[np.ndarray, " row"],
+    n_blocks: int,
+) -> Statistic:
+    """Correlation of y and ŷ once every block's own means are taken off, mean over targets; 0 is chance."""
+    middle = centroids(y, pred, code, np.zeros((n_blocks, y.shape[1])))
+    a, b = y - middle.true[code], pred - middle.predicted[code]
+    products = [_sums(v, code, n_blocks) for v in (a * b, a * a, b * b)]
+
+    def statistic(weights: Draws) -> Float[np.ndarray, " draw"]:
+        both, first, second = (weights @ p for p in products)
+        return defined_mean(_ratio(both, np.sqrt(first) * np.sqrt(second)))
+
+    return statistic
+
+
+def sign_test(cosine: Float[np.ndarray, " block"]) -> float:
+    """Two-sided p of as many blocks on the right side of the training mean, if each side had chance 1/2."""
+    load("scipy.stats")
+    from scipy.stats import binomtest
+
+    sides = cosine[np.isfinite(cosine) & (cosine != 0)]
+    return float(binomtest(int((sides > 0).sum()), len(sides)).pvalue) if len(sides) else float("nan")
+
+
+def proximity(
+    true: Float[np.ndarray, "row axis"],
+    pred: Float[np.ndarray, "row axis"],
+    among: Float[np.ndarray, "other axis"],
+    paper_compat: bool = False,
+) -> Float[np.ndarray, " row"]:
+    """Combined proximity error; axes are (latitude, longitude), or one of any unit.
+
+    With `paper_compat` as the paper's code has it: longitude read as latitude, and no ties.
+    """
+    if paper_compat:
+        return compat_proximity_error(true, pred, among)
+    if true.shape[1] == 1:
+        return proximity_error_1d(true[:, 0], pred[:, 0], among[:, 0])
+    return proximity_error(true, pred, among)
+
+
+def block_means(
+    values: Float[np.ndarray, " row"], code: Int[np.ndarray, " row"], n_blocks: int
+) -> Float[np.ndarray, " block"]:
+    """Mean over the rows of each block that have a value."""
+    present = np.isfinite(values)
+    number = np.bincount(code[present], minlength=n_blocks)
+    return _ratio(np.bincount(code[present], values[present], minlength=n_blocks), number)
+
+
+def block_medians(
+    values: Float[np.ndarray, " row"], code: Int[np.ndarray, " row"], n_blocks: int
+) -> Float[np.ndarray, " block"]:
+    """Median over the rows of each block that have a value."""
+    own = [values[(code == i) & np.isfinite(values)] for i in range(n_blocks)]
+    return np.array([np.median(v) if len(v) else np.nan for v in own])
+
+
+def mean_intervals(
+    values: Float[np.ndarray, " row"],
+    code: Int[np.ndarray, " row"],
+    clusters: Int[np.ndarray, " row"],
+    n_blocks: int,
+    draws: int,
+    seed: int,
+) -> Float[np.ndarray, "block 2"]:
+    """95% interval of each block's mean, by a bootstrap over its clusters."""
+    out = np.full((n_blocks, 2), np.nan)
+    for block in range(n_blocks):
+        rows = np.flatnonzero((code == block) & np.isfinite(values))
+        if len(rows) < 2:
+            continue
+        _, label = np.unique(clusters[rows], return_inverse=True)
+        total, size = np.bincount(label, values[rows]), np.bincount(label).astype(np.float64)
+
+        def statistic(weights: Draws, total: np.ndarray = total, size: np.ndarray = size) -> np.ndarray:
+            return (weights @ total) / (weights @ size)
+
+        out[block] = resampled(statistic, len(size), draws, seed)
+    return out
+
+
+def _sums(values: Float[np.ndarray, "row target"], code: np.ndarray, n_blocks: int) -> np.ndarray:
+    return np.stack([np.bincount(code, column, minlength=n_blocks) for column in values.T], axis=1)
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """NaN where the whole is 0."""
+    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=whole > 0)
+
+
+# Scores of rows ------------------------------------------------------------------------------------
 Line = Float[np.ndarray, " held"]
-_NAN = float("nan")
-_LAYER_COLUMNS = ["layer", "point", "alpha", "nominal_r2", "held_out_r2", "angle", "cosine", "refitted"]
 
 
 @dataclass(frozen=True)
@@ -175,195 +359,3 @@ def _ranked(
         out["other_row"][place] = proximity(y[rows], own[other], every)
         out["mean"][place] = proximity(y[rows], flat[rows], flat)
     return out
-
-
-# Tables ----------------------------------------------------------------------------------------------
-def score_table(
-    rows: RowScores,
-    predicted: Float[np.ndarray, "held target"],
-    squares: Squares,
-    centres: Centroids,
-    draws: int,
-    seed: int,
-) -> pd.DataFrame:
-    """One row per figure, each with its interval over resampled blocks and its level of chance."""
-    n, test, measure = rows.n_blocks, rows.test, rows.measure
-    whole = np.ones((1, n))
-    table: list[dict[str, Any]] = []
-
-    def add(name: str, nominal: float, statistic: Statistic, chance: float, chance_is: str) -> None:
-        low, high = resampled(statistic, n, draws, seed)
-        held_out = float(statistic(whole)[0])
-        table.append(
-            {"measure": name, "nominal": nominal, "held_out": held_out, "low": low, "high": high,
-             "chance": chance, "chance_is": chance_is}
-        )  # fmt: skip
-
-    def add_mean(name: str, nominal: float, values: np.ndarray, chance: float, chance_is: str) -> None:
-        add(name, nominal, partial(weighted_mean, values=values), chance, chance_is)
-
-    def add_median(name: str, values: np.ndarray, chance: float, chance_is: str) -> None:
-        add(name, _NAN, partial(weighted_median, values=values), chance, chance_is)
-
-    def level(name: str) -> float:
-        return float(np.nanmean(rows.by_block(name)))
-
-    if measure == "proximity error":
-        others = f"({level('mean'):.3f} for the training mean, {level('other_row'):.3f} with another row of"
-        chance_is = f"for shuffled predictions {others} the block)"
-        add_mean(measure, level("nominal"), rows.by_block("held_out"), 0.5, chance_is)
-        rise = rows.on_test_rows(rows.levels["held_out"] - rows.levels["nominal"])
-        add_mean(f"{measure}, rise on the same test rows", _NAN, rise, 0.0, "for no loss")
-    else:
-        floor = level("mean")
-        add_mean(measure, level("nominal"), rows.by_block("held_out"), floor, "for the training mean")
-    if "held_out_paper_compat" in rows.levels:
-        papers = rows.by_block("held_out_paper_compat")
-        nominal = level("nominal_paper_compat")
-        add_mean("paper_compat proximity error", nominal, papers, 0.5, "for shuffled predictions")
-    add("R²", _nominal_r2(rows), squares.r2, 0.0, "for the training mean of each fit")
-    add(
-        "R² against the mean of the scored rows",
-        mean_r2(rows.y[test], rows.nominal_prediction[test]),
-        _grand_r2(rows, predicted),
-        mean_r2(rows.y, centres.mean[rows.code]),
-        "for the training mean of each fit",
-    )
-    if rows.error:
-        median = {name: rows.error_by_block(name) for name in rows.error}
-        nominal, floor = float(np.nanmean(median["nominal"])), float(np.nanmean(median["mean"]))
-        name = f"median error ({rows.error_unit}), mean over blocks"
-        add_mean(name, nominal, median["held_out"], floor, "for the training mean")
-    if centres.true.shape[1] == 1:
-        right = np.where(np.isfinite(centres.cosine), centres.cosine > 0, np.nan)
-        add_mean("blocks on their side of the mean", _NAN, right, 0.5, "for a coin")
-    else:
-        add_median("centroid angle (°), median", centres.angle, 90.0, "by chance")
-        add_mean("centroid cosine, mean", _NAN, centres.cosine, 0.0, "by chance")
-    moved = "for the training mean, 1 all the way"
-    add_median("centroid distance moved, median", centres.ratio, 0.0, moved)
-    inside = within_correlation(rows.y, predicted, rows.code, n)
-    before = within_correlation(rows.y[test], rows.nominal_prediction[test], rows.code[test], n)
-    add("correlation within blocks", float(before(whole)[0]), inside, 0.0, "by chance")
-    if measure == "accuracy":
-        held_out = mean(auroc(rows.y, predicted))
-        nominal = mean(auroc(rows.y[test], rows.nominal_prediction[test]))
-        table.append(
-            {"measure": "AUROC, pooled", "nominal": nominal, "held_out": held_out, "low": _NAN,
-             "high": _NAN, "chance": 0.5, "chance_is": "by chance"}
-        )  # fmt: skip
-    return pd.DataFrame(table)
-
-
-def _nominal_r2(rows: RowScores) -> float:
-    """Pooled R² of the nominal fit on the blocks' test rows, against the mean of its training rows."""
-    test = rows.test
-    one_block = np.zeros(int(test.sum()), np.int64)
-    mean_rows = np.tile(rows.train_mean, (len(one_block), 1))
-    squares = Squares.of(rows.y[test], rows.nominal_prediction[test], mean_rows, one_block, 1)
-    return float(squares.r2()[0])
-
-
-def _grand_r2(rows: RowScores, predicted: np.ndarray) -> Statistic:
-    """R² against the mean of the scored rows, as scikit-learn's; NaN where no target varies in a resample."""
-    sums = cluster_sums(rows.y, {"probe": predicted}, rows.code)
-    assert len(sums.n) == rows.n_blocks
-
-    def statistic(weights: Draws) -> np.ndarray:
-        return defined_mean(weighted_r2(sums, weights)[:, 0])
-
-    return statistic
-
-
-def block_table(
-    blocks: Blocks,
-    rows: RowScores,
-    squares: Squares,
-    centres: Centroids,
-    intervals: Float[np.ndarray, "block 2"],
-    target_names: Sequence[str],
-) -> pd.DataFrame:
-    """One row per block."""
-    out = pd.DataFrame(
-        {
-            "block": list(blocks.names),
-            "rows": [len(r) for r in blocks.rows],
-            "test_rows": np.bincount(rows.code[rows.test], minlength=rows.n_blocks),
-            "cluster_mates": [len(m) for m in blocks.mates],
-            "nominal": rows.by_block("nominal"),
-            "held_out": rows.by_block("held_out"),
-            "held_out_low": intervals[:, 0],
-            "held_out_high": intervals[:, 1],
-            "held_out_on_test_rows": rows.on_test_rows(rows.levels["held_out"]),
-            "mean_level": rows.by_block("mean"),
-            "r2": squares.by_block(),
-            "angle": centres.angle,
-            "cosine": centres.cosine,
-            "ratio": centres.ratio,
-        }
-    )
-    for name in ("other_row", "nominal_paper_compat", "held_out_paper_compat"):
-        if name in rows.levels:
-            out[name] = rows.by_block(name)
-    for name in rows.error:
-        out[f"error_{name}"] = rows.error_by_block(name)
-    for t, name in enumerate(target_names):
-        out[f"true_{name}"], out[f"pred_{name}"] = centres.true[:, t], centres.predicted[:, t]
-        out[f"mean_{name}"] = centres.mean[:, t]
-    return out
-
-
-def predictor_table(
-    squares: Mapping[str, Squares], centres: Mapping[str, Centroids], draws: int, seed: int
-) -> pd.DataFrame:
-    """One row per predictor; the same resamples of blocks for all, so the differences are paired."""
-    table: list[dict[str, Any]] = []
-    probe, n = squares["probe"], len(squares["probe"].error)
-    whole = np.ones((1, n))
-    for name, own in squares.items():
-
-        def adds(weights: Draws, own: Squares = own) -> np.ndarray:
-            return probe.r2(weights) - own.r2(weights)
-
-        low, high = resampled(own.r2, n, draws, seed)
-        adds_low, adds_high = resampled(adds, n, draws, seed)
-        table.append(
-            {
-                "predictor": name,
-                "r2": float(own.r2()[0]),
-                "low": low,
-                "high": high,
-                "probe_adds": float(adds(whole)[0]),
-                "adds_low": adds_low,
-                "adds_high": adds_high,
-                "angle": float(weighted_median(whole, centres[name].angle)[0]),
-                "cosine": float(weighted_mean(whole, centres[name].cosine)[0]),
-                "ratio": float(weighted_median(whole, centres[name].ratio)[0]),
-            }
-        )
-    return pd.DataFrame(table)
-
-
-def layer_table(problem: Problem, blocks: Blocks, probes: Iterable[tuple[str, ProbeWithout]]) -> pd.DataFrame:
-    """One row per layer: R² in and out, and the centroids."""
-    y, code = problem.y[blocks.every], blocks.code
-    test = problem.is_test[blocks.every]
-    train_mean = np.tile(problem.y[problem.train].mean(axis=0), (test.sum(), 1))
-    table: list[dict[str, Any]] = []
-    for point, probe in probes:
-        fit_mean, n = probe.fits.y_mean, len(blocks.names)
-        centres = centroids(y, probe.held_out, code, fit_mean)
-        nominal = Squares.of(y[test], probe.nominal[blocks.every][test], train_mean, code[test], n)
-        table.append(
-            {
-                "layer": layer_of(point),
-                "point": point,
-                "alpha": probe.alpha,
-                "nominal_r2": float(nominal.r2()[0]),
-                "held_out_r2": float(Squares.of(y, probe.held_out, fit_mean[code], code, n).r2()[0]),
-                "angle": float(np.nanmedian(centres.angle)),
-                "cosine": float(np.nanmean(centres.cosine)),
-                "refitted": probe.fits.refitted,
-            }
-        )
-    return pd.DataFrame(table, columns=_LAYER_COLUMNS)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from graticule.probes.linear.moments import Errors, Spectrum
 from graticule.probes.linear.rows import chunks
+from graticule.probes.linear.spectrum import Errors, Spectrum
 
 LARGEST_CLUSTER = 500
 """Clusters with more rows than this are held out by refits, in folds of whole clusters."""

@@ -33,7 +33,8 @@ from graticule.hooks.artifact import (
 from graticule.hooks.kinds import write_folder
 from graticule.hooks.names import place_of
 from graticule.probes.linear.edits import AffineEdit
-from graticule.probes.linear.rows import as_rows, as_targets, gram_of
+from graticule.probes.linear.moments import gram_of
+from graticule.probes.linear.rows import as_rows, as_targets
 
 _BISECTIONS = 60
 _KIND = "eraser"

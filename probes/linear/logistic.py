@@ -13,17 +13,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
+from graticule.probes.linear.moments import Axes
 from graticule.probes.linear.ridge_cv import check_alphas
-from graticule.probes.linear.rows import gram_of
 from graticule.probes.tables.groups import group_folds
 
 _log = logging.getLogger(__name__)
 
-_PRESENT = 1e-12
 _STRENGTHS = 8
 
 
@@ -87,14 +85,16 @@ def logistic(
     present = np.concatenate([y, 1 - y], axis=1) if y.shape[1] == 1 else y
     if lacking := np.flatnonzero(present.sum(axis=0) == 0).tolist():
         raise ValueError(f"no training row is of class {lacking}: drop the class, or give it rows")
-    basis = _Basis.of(X)
+    axes = Axes.of(X)
+    if not len(axes.squares):
+        raise ValueError("X is the same in every row: there is nothing to tell classes by")
     grid = check_alphas(alphas)
-    grid = default_strengths(basis.values) if grid is None else grid
-    theta, converged = _solve(basis, y, grid, tolerance * len(X), iterations)
+    grid = default_strengths(axes.squares) if grid is None else grid
+    theta, converged = _solve(axes.scores(X), axes.squares, y, grid, tolerance * len(X), iterations)
     if not converged:
         _log.warning("logistic regression stopped after %d steps before it settled; raise alphas", iterations)
-    coef = np.einsum("wr,arc->awc", basis.vectors, theta[:, 1:])
-    return LogisticWeights(grid, coef, theta[:, 0] - basis.mean @ coef, converged)
+    coef = np.einsum("wr,arc->awc", np.ascontiguousarray(axes.vectors), theta[:, 1:])
+    return LogisticWeights(grid, coef, theta[:, 0] - axes.mean @ coef, converged)
 
 
 def logistic_cv(
@@ -169,31 +169,6 @@ def default_strengths(values: Float[np.ndarray, " rank"]) -> Float[np.ndarray, "
     return np.geomspace(low, max(float(values[0]), 1e3 * low), _STRENGTHS)
 
 
-@dataclass(frozen=True)
-class _Basis:
-    """X, centred, in the eigenbasis of X'X."""
-
-    rows: Float[np.ndarray, "row rank"]
-    vectors: Float[np.ndarray, "width rank"]
-    values: Float[np.ndarray, " rank"]
-    mean: Float[np.ndarray, " width"]
-
-    @classmethod
-    def of(cls, X: np.ndarray) -> _Basis:
-        mean = X.mean(axis=0)
-        centred = X - mean
-        few = len(X) < X.shape[1]
-        gram = gram_of(centred, by_row=few)
-        values, vectors = (part.numpy()[..., ::-1] for part in torch.linalg.eigh(torch.from_numpy(gram)))
-        if values[0] <= 0:
-            raise ValueError("X is the same in every row: there is nothing to tell classes by")
-        kept = values > _PRESENT * values[0]
-        values, vectors = values[kept].copy(), vectors[:, kept]
-        if few:
-            vectors = (centred.T @ vectors) / np.sqrt(values)
-        return cls(centred @ vectors, np.ascontiguousarray(vectors), values, mean)
-
-
 def _probabilities(scores: np.ndarray) -> np.ndarray:
     if scores.shape[-1] == 1:
         return 0.5 * (1 + np.tanh(0.5 * scores))
@@ -202,15 +177,15 @@ def _probabilities(scores: np.ndarray) -> np.ndarray:
 
 
 def _solve(
-    basis: _Basis, y: np.ndarray, grid: np.ndarray, tolerance: float, iterations: int
+    rows: np.ndarray, squares: np.ndarray, y: np.ndarray, grid: np.ndarray, tolerance: float, iterations: int
 ) -> tuple[Float[np.ndarray, "alpha rank1 column"], bool]:
     """Intercept and weights in the eigenbasis, every strength; and whether all settled."""
     n, columns = y.shape
     bound = 0.25 if columns == 1 else 0.5
-    metric = np.empty((len(grid), len(basis.values) + 1, 1))
+    metric = np.empty((len(grid), len(squares) + 1, 1))
     metric[:, 0, 0] = bound * n
-    metric[:, 1:, 0] = bound * basis.values + grid[:, None]
-    out = np.zeros((len(grid), len(basis.values) + 1, columns))
+    metric[:, 1:, 0] = bound * squares + grid[:, None]
+    out = np.zeros((len(grid), len(squares) + 1, columns))
     out[:, 0] = _log_odds(y)
     running = np.arange(len(grid))
     theta, before = out.copy(), out.copy()
@@ -219,7 +194,7 @@ def _solve(
         faster = 0.5 * (1 + np.sqrt(1 + 4 * speed**2))
         ahead = theta + ((speed - 1) / faster)[:, None, None] * (theta - before)
         m = metric[running]
-        step = _gradient(basis, y, ahead, grid[running]) / m
+        step = _gradient(rows, y, ahead, grid[running]) / m
         before, theta, speed = theta, ahead - step, faster
         uphill = ((ahead - theta) * m * (theta - before)).sum(axis=(1, 2)) > 0
         speed[uphill] = 1.0
@@ -234,15 +209,15 @@ def _solve(
     return out, False
 
 
-def _gradient(basis: _Basis, y: np.ndarray, theta: np.ndarray, alphas: np.ndarray) -> np.ndarray:
+def _gradient(rows: np.ndarray, y: np.ndarray, theta: np.ndarray, alphas: np.ndarray) -> np.ndarray:
     """Of the penalised loss, all strengths; the products of all strengths are one matrix product."""
     n, columns = y.shape
-    flat = theta[:, 1:].transpose(1, 0, 2).reshape(len(basis.values), -1)
-    scores = (basis.rows @ flat).reshape(n, len(theta), columns) + theta[:, 0]
+    flat = theta[:, 1:].transpose(1, 0, 2).reshape(rows.shape[1], -1)
+    scores = (rows @ flat).reshape(n, len(theta), columns) + theta[:, 0]
     error = _probabilities(scores) - y[:, None]
     out = np.empty_like(theta)
     out[:, 0] = error.sum(axis=0)
-    back = (basis.rows.T @ error.reshape(n, -1)).reshape(len(basis.values), len(theta), columns)
+    back = (rows.T @ error.reshape(n, -1)).reshape(rows.shape[1], len(theta), columns)
     out[:, 1:] = back.transpose(1, 0, 2) + alphas[:, None, None] * theta[:, 1:]
     return out
 

@@ -1,22 +1,18 @@
-"""One eigendecomposition that serves every ridge strength: of the Gram matrix X'X, or of the kernel XX'.
+"""Moments of rows: the sums that every linear probe is made of, about a mean, and their eigenvectors.
 
-Both say the same thing, the residual maker I − H(α) as a function of α, where H holds the intercept too:
-
-- Gram (`width` small): I − H = I − 1/n − Z diag(1 / (a + α)) Z', with X'X = V a V' and Z = XV;
-- kernel (rows fewer than `width`): I − H = U diag(α / (a + α)) U', with XX' = U a U', where nothing is
-  subtracted, so that a tiny α loses no digits.
-
-Each route gives `eigenvalues`; `basis`, the rows of Z or U; `weights`, the diagonal at each strength;
-`scores`, the targets in that basis; and `complement`, true where basis and weights make I − H itself.
-
-X is centred throughout; strengths are sklearn's `alpha`: the loss is |y − Xw|² + α |w|².
+`Moments` add up over sets of rows, and rows can be taken out of them again: a ridge reads the whole in
+chunks, and its hold-outs and refits take theirs out. `Axes` are the eigenvectors that principal components
+and logistic regression turn rows into. Whether the products between columns (X'X) serve, or those between
+rows (XX') where rows are fewer, is decided by `fewer_rows` and nowhere else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, TypeAlias
+from functools import cache
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -24,37 +20,51 @@ from jaxtyping import Float, Int
 
 from graticule.hooks.values import finite
 from graticule.probes.linear.rows import (
-    OVERFLOWS,
     RowSource,
     check_finite_rows,
     check_squares,
     chunks,
     gather_float64,
-    gram_of,
 )
 
+T = TypeVar("T")
+R = TypeVar("R")
+
+_OVERFLOWS = "squares of these rows overflow: divide them by a constant"
 _SAMPLE_FOR_SHIFT = 512
 _ONE_THREAD_UP_TO = 1024
+_PRESENT = 1e-12
 
 
-class Errors(NamedTuple):
-    """Out-of-fold errors y − ŷ of some rows, for the standardised targets."""
-
-    rows: Int[np.ndarray, " chunk"]
-    """The rows."""
-    errors: Float[np.ndarray, "chunk alpha target"]
-    """The errors at each strength."""
+def fewer_rows(shape: tuple[int, ...]) -> bool:
+    """Whether `[row, width]` has fewer rows than columns: the products between rows are then the smaller."""
+    return shape[0] < shape[1]
 
 
-def _eigh(matrix: Float[np.ndarray, "k k"]) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, "k k"]]:
-    """Eigenvalues (never negative) and eigenvectors, on one thread where the matrix is small.
+def gram_of(centred: Float[np.ndarray, "row width"], by_row: bool = False) -> Float[np.ndarray, "k k"]:
+    """X'X of centred rows, or XX' `by_row`.
+
+    Raises:
+        NonFiniteError: Squares of the rows overflow.
+        ValueError: They vanish.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        gram = centred @ centred.T if by_row else centred.T @ centred
+        finite("products of activations", gram, hint=_OVERFLOWS)
+    check_squares(float(np.trace(gram)), [centred])
+    return gram
+
+
+def eigen(matrix: Float[np.ndarray, "k k"]) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, "k k"]]:
+    """Eigenvalues (ascending, never negative) and eigenvectors, on one thread where the matrix is small.
 
     Up to about a thousand columns the threads of a symmetric eigensolver mostly wait for each other: alone
     on the machine they gain little, and on a busy one they lose a factor of three to fifty.
 
-    **Raises** `NonFiniteError` for entries that are no numbers.
+    Raises:
+        NonFiniteError: Entries are no numbers.
     """
-    finite("products of activations", matrix, hint=OVERFLOWS)
+    finite("products of activations", matrix, hint=_OVERFLOWS)
     threads = torch.get_num_threads()
     try:
         if len(matrix) <= _ONE_THREAD_UP_TO:
@@ -65,169 +75,150 @@ def _eigh(matrix: Float[np.ndarray, "k k"]) -> tuple[Float[np.ndarray, " k"], Fl
     return np.maximum(values.numpy(), 0.0), np.ascontiguousarray(vectors.numpy())
 
 
-def _weigh(
-    weights: Float[np.ndarray, "alpha rank"], scores: Float[np.ndarray, "rank target"]
-) -> Float[np.ndarray, "rank alpha_target"]:
-    """Every strength's weighted scores side by side, so that one thin product serves the grid."""
-    return (weights.T[:, :, None] * scores[:, None, :]).reshape(len(scores), -1)
-
-
-@dataclass(frozen=True)
-class GramSpectrum:
-    """The `width` × `width` route: activations are read in chunks and never held."""
-
-    source: RowSource
-    """Where rows come from."""
-    y: Float[np.ndarray, "row target"]
-    """Standardised targets."""
-    eigenvalues: Float[np.ndarray, " width"]
-    """Of the centred X'X."""
-    vectors: Float[np.ndarray, "width width"]
-    """Its eigenvectors, in columns."""
-    scores: Float[np.ndarray, "width target"]
-    """V'X'y."""
-    x_mean: Float[np.ndarray, " width"]
-    """Mean activation."""
-    gram: Float[np.ndarray, "width width"]
-    """X'X, centred; kept so that a fold can be taken out of it."""
-    x_dot_y: Float[np.ndarray, "width target"]
-    """X'y, centred."""
-
-    complement: ClassVar[bool] = False
-
-    @classmethod
-    def of(cls, source: RowSource, y: Float[np.ndarray, "row target"], chunk_rows: int) -> GramSpectrum:
-        """One pass over `source`. **Raises** `ValueError` naming the first rows that are not finite."""
-        mean, gram, x_dot_y = _moments(source, y, chunk_rows)
-        values, vectors = _eigh(gram)
-        made = cls(source, y, values, vectors, vectors.T @ x_dot_y, mean, gram, x_dot_y)
-        check_squares(float(values[-1]), map(made._centred, chunks(np.arange(len(y)), chunk_rows)))
-        return made
-
-    def weights(self, alphas: Float[np.ndarray, " alpha"]) -> Float[np.ndarray, "alpha width"]:
-        """1 / (a + α)."""
-        return 1.0 / (self.eigenvalues + alphas[:, None])
-
-    def basis(self, index: Int[np.ndarray, " chunk"]) -> Float[np.ndarray, "chunk width"]:
-        """Rows of Z = XV."""
-        return self._centred(index) @ self.vectors
-
-    def coef(self, alphas: Float[np.ndarray, " target"]) -> Float[np.ndarray, "width target"]:
-        """V diag(1 / (a + α)) V'X'y."""
-        return self.vectors @ (self.scores / (self.eigenvalues[:, None] + alphas))
-
-    def _centred(self, index: Int[np.ndarray, " chunk"]) -> Float[np.ndarray, "chunk width"]:
-        rows = gather_float64(self.source, index)
-        rows -= self.x_mean
-        return rows
-
-    def fold_errors(
-        self, fold: Int[np.ndarray, " held"], alphas: Float[np.ndarray, " alpha"], chunk_rows: int
-    ) -> Iterator[Errors]:
-        """Errors of `fold` under an exact refit: its rows are taken out of X'X, X'y and both means."""
-        gram, x_dot_y = self.gram.copy(), self.x_dot_y.copy()
-        x_sum = np.zeros(len(gram))
-        for index in chunks(fold, chunk_rows):
-            rows = self._centred(index)
-            gram -= rows.T @ rows
-            x_dot_y -= rows.T @ self.y[index]
-            x_sum += rows.sum(axis=0)
-        n_kept = len(self.y) - len(fold)
-        x_mean, y_mean = -x_sum / n_kept, -self.y[fold].sum(axis=0) / n_kept
-        gram -= n_kept * np.outer(x_mean, x_mean)
-        x_dot_y -= n_kept * np.outer(x_mean, y_mean)
-        values, vectors = _eigh(gram)
-        coef = vectors @ _weigh(1.0 / (values + alphas[:, None]), vectors.T @ x_dot_y)
-        for index in chunks(fold, chunk_rows):
-            fitted = ((self._centred(index) - x_mean) @ coef).reshape(len(index), len(alphas), -1)
-            yield Errors(index, (self.y[index] - y_mean)[:, None, :] - fitted)
-
-
-@dataclass(frozen=True)
-class KernelSpectrum:
-    """The row × row route, for fewer rows than `width`, with the activations in memory."""
-
-    x: Float[np.ndarray, "row width"]
-    """Centred activations."""
-    y: Float[np.ndarray, "row target"]
-    """Standardised targets."""
-    eigenvalues: Float[np.ndarray, " row"]
-    """Of the centred XX'."""
-    vectors: Float[np.ndarray, "row row"]
-    """Its eigenvectors in columns, with the constant vector projected out of them."""
-    scores: Float[np.ndarray, "row target"]
-    """U'y."""
-    x_mean: Float[np.ndarray, " width"]
-    """Mean activation."""
-    x_dot_y: Float[np.ndarray, "width target"]
-    """X'y, centred."""
-
-    complement: ClassVar[bool] = True
-
-    @classmethod
-    def of(cls, x: Float[np.ndarray, "row width"], y: Float[np.ndarray, "row target"]) -> KernelSpectrum:
-        """Takes `x` over: it is centred in place. **Raises** `ValueError` naming rows that are not finite."""
-        check_finite_rows(x, np.arange(len(x)), "X")
-        mean = x.mean(axis=0)
-        x -= mean
-        values, vectors = _eigh(gram_of(x, by_row=True))
-        # The constant lies in the kernel's null space, mixed with whatever else does; the intercept fits it.
-        vectors -= vectors.mean(axis=0)
-        return cls(x, y, values, vectors, vectors.T @ y, mean, x.T @ y)
-
-    def weights(self, alphas: Float[np.ndarray, " alpha"]) -> Float[np.ndarray, "alpha row"]:
-        """α / (a + α)."""
-        return alphas[:, None] / (self.eigenvalues + alphas[:, None])
-
-    def basis(self, index: Int[np.ndarray, " chunk"]) -> Float[np.ndarray, "chunk row"]:
-        """Rows of U."""
-        return self.vectors[index]
-
-    def coef(self, alphas: Float[np.ndarray, " target"]) -> Float[np.ndarray, "width target"]:
-        """X'U diag(1 / (a + α)) U'y."""
-        return self.x.T @ (self.vectors @ (self.scores / (self.eigenvalues[:, None] + alphas)))
-
-    def fold_errors(
-        self, fold: Int[np.ndarray, " held"], alphas: Float[np.ndarray, " alpha"], chunk_rows: int
-    ) -> Iterator[Errors]:
-        """Errors of `fold` under a refit on the other rows."""
-        kept = np.setdiff1d(np.arange(len(self.y)), fold)
-        y_mean = self.y[kept].mean(axis=0)
-        refit = KernelSpectrum.of(self.x[kept], self.y[kept] - y_mean)
-        dual = refit.vectors @ _weigh(1.0 / (refit.eigenvalues + alphas[:, None]), refit.scores)
-        for index in chunks(fold, chunk_rows):
-            kernel = (self.x[index] - refit.x_mean) @ refit.x.T
-            fitted = (kernel @ dual).reshape(len(index), len(alphas), -1)
-            yield Errors(index, (self.y[index] - y_mean)[:, None, :] - fitted)
-
-
-Spectrum: TypeAlias = GramSpectrum | KernelSpectrum
-"""Either route."""
-
-
-def _moments(
-    source: RowSource, y: Float[np.ndarray, "row target"], chunk_rows: int
-) -> tuple[Float[np.ndarray, " width"], Float[np.ndarray, "width width"], Float[np.ndarray, "width target"]]:
-    """Mean, centred X'X and X'y in one pass, about a rough mean first so that no digits cancel."""
-    n, width = source.shape
+def rough_middle(
+    source: RowSource, middle: Callable[..., Float[np.ndarray, " width"]]
+) -> Float[np.ndarray, " width"]:
+    """The mean or the median of some rows: sums about it lose no digits to what all rows share."""
+    some = np.unique(np.linspace(0, source.shape[0] - 1, _SAMPLE_FOR_SHIFT).astype(int))
     with np.errstate(invalid="ignore"):
-        shift = gather_float64(source, np.unique(np.linspace(0, n - 1, _SAMPLE_FOR_SHIFT).astype(int))).mean(
-            axis=0
-        )
-    shift = np.where(np.isfinite(shift), shift, 0.0)
-    total, gram, x_dot_y = np.zeros(width), np.zeros((width, width)), np.zeros((width, y.shape[1]))
-    for index in chunks(np.arange(n), chunk_rows):
-        rows = gather_float64(source, index)
-        rows -= shift
-        with np.errstate(invalid="ignore"):
-            sums = rows.sum(axis=0)
-        if not np.isfinite(sums).all():
-            check_finite_rows(rows, index, "X")
-        total += sums
-        with np.errstate(over="ignore", invalid="ignore"):  # told where eigenvalues are asked for
-            gram += rows.T @ rows
-        x_dot_y += rows.T @ y[index]
-    offset = total / n
-    with np.errstate(over="ignore", invalid="ignore"):
-        gram -= n * np.outer(offset, offset)
-    return shift + offset, gram, x_dot_y
+        shift = middle(gather_float64(source, some), axis=0)
+    return np.where(np.isfinite(shift), shift, 0.0)
+
+
+def side_by_side(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """`work` of every item, in their order, in as many threads as PyTorch uses.
+
+    Meanwhile BLAS runs a single thread in each: pieces of a few hundred columns are too small to be shared
+    out within, and what stands between the products (copies, sums) is shared out as well.
+    """
+    threads = min(torch.get_num_threads(), len(items))
+    if threads < 2:
+        return [work(item) for item in items]
+    with _pools().limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(work, items))
+
+
+@cache
+def _pools() -> Any:
+    """Handles of the BLAS libraries that are loaded."""
+    from importlib import import_module
+
+    from threadpoolctl import ThreadpoolController
+
+    import_module("scipy.linalg")  # brings a BLAS of its own
+    return ThreadpoolController()
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over some rows, about a shift that all of them share; changed in place."""
+
+    gram: Float[np.ndarray, "width width"]
+    """X'X in Fortran's order, so that LAPACK does not copy it."""
+    x: Float[np.ndarray, " width"]
+    """The sum of the rows."""
+    xy: Float[np.ndarray, "width target"]
+    """X'y."""
+
+    @classmethod
+    def none(cls, width: int, n_targets: int) -> Moments:
+        """Of no rows."""
+        return cls(np.zeros((width, width), order="F"), np.zeros(width), np.zeros((width, n_targets)))
+
+    @classmethod
+    def of(
+        cls,
+        source: RowSource,
+        y: Float[np.ndarray, "row target"],
+        index: Int[np.ndarray, " part"],
+        shift: Float[np.ndarray, " width"],
+        chunk_rows: int,
+    ) -> Moments:
+        """Of the rows `index` about `shift`, never more than `chunk_rows` of them in memory.
+
+        Raises:
+            ValueError: Rows are not finite; names the first.
+        """
+        moments = cls.none(source.shape[1], y.shape[1])
+        for part in chunks(index, chunk_rows):
+            rows = gather_float64(source, part)
+            rows -= shift
+            with np.errstate(
+                over="ignore", invalid="ignore"
+            ):  # told here, or where eigenvalues are asked for
+                moments.add(rows, y[part])
+            if not np.isfinite(moments.x).all():
+                check_finite_rows(rows, part, "X")
+        return moments
+
+    def add(self, rows: Float[np.ndarray, "row width"], y: Float[np.ndarray, "row target"]) -> None:
+        """Take some rows in."""
+        self._change(np.add, rows.T @ rows, rows.sum(axis=0), rows.T @ y)
+
+    def take_out(self, rows: Float[np.ndarray, "row width"], y: Float[np.ndarray, "row target"]) -> None:
+        """Take some rows out."""
+        self._change(np.subtract, rows.T @ rows, rows.sum(axis=0), rows.T @ y)
+
+    def merge(self, other: Moments) -> None:
+        """Take in the rows of another."""
+        self._change(np.add, other.gram, other.x, other.xy)
+
+    def _change(self, how: np.ufunc, gram: np.ndarray, x: np.ndarray, xy: np.ndarray) -> None:
+        # a product is symmetric to the bit: transposed it lies in this one's order
+        how(self.gram, gram if gram.flags.f_contiguous else gram.T, out=self.gram)
+        how(self.x, x, out=self.x)
+        how(self.xy, xy, out=self.xy)
+
+    def without(self, other: Moments) -> Moments:
+        """New ones, of the rows that are not in the other."""
+        return Moments(self.gram - other.gram, self.x - other.x, self.xy - other.xy)
+
+    def copy(self) -> Moments:
+        """New ones of the same rows."""
+        return Moments(self.gram.copy(order="F"), self.x.copy(), self.xy.copy())
+
+    def centre(
+        self, n: int, y_mean: Float[np.ndarray, " target"] | None = None
+    ) -> Float[np.ndarray, " width"]:
+        """Put the sums of `n` rows about their own mean, and targets about `y_mean` (0 where None).
+
+        Returns:
+            The rows' mean, from the shift that they were about.
+        """
+        mean = self.x / n
+        with np.errstate(over="ignore", invalid="ignore"):
+            self.gram[:] -= n * np.outer(mean, mean)
+        if y_mean is not None:
+            self.xy[:] -= n * np.outer(mean, y_mean)
+        self.x[:] = 0.0
+        return mean
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Principal axes of rows in memory, those of most variance first; axes without any are left out."""
+
+    mean: Float[np.ndarray, " width"]
+    """Mean row."""
+    vectors: Float[np.ndarray, "width axis"]
+    """Unit vectors in columns."""
+    squares: Float[np.ndarray, " axis"]
+    """Sums of squares along each, about the mean."""
+
+    @classmethod
+    def of(cls, X: Float[np.ndarray, "row width"]) -> Axes:
+        """Of all rows; none where no coordinate varies. Raises as `gram_of`."""
+        mean = X.mean(axis=0)
+        centred = X - mean
+        by_row = fewer_rows(X.shape)
+        gram = gram_of(centred, by_row)
+        values, vectors = (part.numpy()[..., ::-1] for part in torch.linalg.eigh(torch.from_numpy(gram)))
+        present = values > _PRESENT * values[0]
+        values, vectors = values[present].copy(), vectors[:, present]
+        if by_row:
+            vectors = (centred.T @ vectors) / np.sqrt(values)
+        return cls(mean, vectors, values)
+
+    def scores(self, X: Float[np.ndarray, "row width"]) -> Float[np.ndarray, "row axis"]:
+        """Rows in these coordinates."""
+        return (X - self.mean) @ self.vectors

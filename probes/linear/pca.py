@@ -10,16 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 
+from graticule.probes.linear.moments import Axes
 from graticule.probes.linear.ridge_cv import RidgeFit, ridge_cv
-from graticule.probes.linear.rows import gram_of
 
 KS = (2, 4, 6, 8, 10, 15, 20, 30, 40, 50, 75, 100)
 """Numbers of components of Gurnee & Tegmark's figure 4; the full width is added."""
-
-_PRESENT = 1e-12
 
 
 @dataclass(frozen=True)
@@ -60,19 +57,12 @@ def components(X: Float[np.ndarray, "row width"]) -> Components:
 
     **Raises** `ValueError` if no coordinate varies.
     """
-    mean = X.mean(axis=0)
-    centred = X - mean
-    few = len(X) < X.shape[1]
-    gram = gram_of(centred, by_row=few)
-    values, vectors = (part.numpy()[..., ::-1] for part in torch.linalg.eigh(torch.from_numpy(gram)))
-    kept = values > _PRESENT * values[0]
-    if values[0] <= 0:
+    axes = Axes.of(X)
+    if not len(axes.squares):
         raise ValueError("the activations are the same in every training row: there are no components")
-    values, vectors = values[kept], vectors[:, kept]
-    if few:
-        vectors = (centred.T @ vectors) / np.sqrt(values)
+    vectors = axes.vectors
     largest = vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])]
-    return Components(mean, np.ascontiguousarray(vectors * np.sign(largest)), values / len(X))
+    return Components(axes.mean, np.ascontiguousarray(vectors * np.sign(largest)), axes.squares / len(X))
 
 
 def pca_ridges(

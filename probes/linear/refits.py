@@ -16,18 +16,16 @@ fitted anew from its rows.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
 
+from graticule.probes.linear.moments import Moments, fewer_rows, rough_middle, side_by_side
 from graticule.probes.linear.ridge_cv import check_alphas, ridge_fit
-from graticule.probes.linear.rows import ArrayRows, as_rows, check_finite_rows, chunk_rows_for, chunks
+from graticule.probes.linear.rows import ArrayRows, as_rows, check_finite_rows, chunk_rows_for, linear_map
 
 _log = logging.getLogger(__name__)
 
@@ -36,9 +34,7 @@ _LOSS = 1e-8
 _SMALL_BLOCK = 0.25
 """Share of the width up to which a block is cheaper by its hat matrix than by a factor of its own."""
 _GRAM_BYTES = 1 << 28
-_SAMPLE_FOR_SHIFT = 512
 
-_Block = Int[np.ndarray, " _"]
 _Fit = tuple[np.ndarray, np.ndarray]
 """Weights and intercept."""
 
@@ -64,11 +60,7 @@ class BlockFits:
         self, block: int, X: Shaped[np.ndarray, "row width"] | Shaped[torch.Tensor, "row width"]
     ) -> Float[np.ndarray, "row target"]:
         """What the fit without block `block` says of rows of activations."""
-        rows = as_rows(X)
-        out = np.empty((rows.shape[0], self.intercept.shape[1]))
-        for index in chunks(np.arange(len(out)), chunk_rows_for(rows.shape[1])):
-            out[index] = rows.gather(index) @ self.coef[block] + self.intercept[block]
-        return out
+        return linear_map(as_rows(X), self.coef[block], self.intercept[block])
 
 
 def leave_blocks_out(
@@ -97,7 +89,7 @@ def leave_blocks_out(
     assert grid is not None
     left_out = [np.unique(block) for block in blocks]
     _check(source, y, left_out)
-    work = (_Kernel if source.shape[0] < source.shape[1] else _Gram).of(source, y, left_out)
+    work = (_Kernel if fewer_rows(source.shape) else _Gram).of(source, y, left_out)
     return tuple(work.fits(float(alpha)) for alpha in grid)
 
 
@@ -119,38 +111,6 @@ def _check(source: ArrayRows, y: np.ndarray, blocks: Sequence[np.ndarray]) -> No
 
 # Rows at least as many as the width ------------------------------------------------------------------
 @dataclass(frozen=True)
-class _Sums:
-    """What a ridge is made of: sums over some rows, which add up over sets of rows."""
-
-    gram: Float[np.ndarray, "width width"]
-    """X'X in Fortran's order, so that LAPACK does not copy it; only the lower triangle is read."""
-    x: Float[np.ndarray, " width"]
-    xy: Float[np.ndarray, "width target"]
-
-    @classmethod
-    def none(cls, width: int, n_targets: int) -> _Sums:
-        """Of no rows."""
-        return cls(np.zeros((width, width), order="F"), np.zeros(width), np.zeros((width, n_targets)))
-
-    def add(self, rows: Float[np.ndarray, "row width"], y: Float[np.ndarray, "row target"]) -> None:
-        """Take some rows in, in place."""
-        # numpy's product lets other threads run meanwhile, where SciPy's dsyrk does not
-        gram, product = self.gram, rows.T @ rows
-        gram += product.T  # symmetric, and so in the same order
-        self.x[:] += rows.sum(axis=0)
-        self.xy[:] += rows.T @ y
-
-    def merge(self, other: _Sums) -> None:
-        """Take in the rows of another, in place."""
-        for mine, theirs in ((self.gram, other.gram), (self.x, other.x), (self.xy, other.xy)):
-            mine += theirs
-
-    def without(self, other: _Sums) -> _Sums:
-        """A new one, of the rows that are not in the other."""
-        return _Sums(self.gram - other.gram, self.x - other.x, self.xy - other.xy)
-
-
-@dataclass(frozen=True)
 class _Solved:
     """A ridge from sums, with the factor that solved it."""
 
@@ -164,13 +124,13 @@ class _Solved:
 
     @classmethod
     def of(
-        cls, sums: _Sums, y_sum: Float[np.ndarray, " target"], n: int, alpha: float, lost: float
+        cls, sums: Moments, y_sum: Float[np.ndarray, " target"], n: int, alpha: float, lost: float
     ) -> _Solved | None:
         """From the sums of `n` rows, whose Gram is overwritten.
 
         None where rounding, `lost` times that of a number of order 1, could reach the digits wanted.
         """
-        from scipy.linalg import blas  # its routines are made at import, out of a checker's sight
+        from scipy.linalg import blas, lapack  # their routines are made at import, out of a checker's sight
 
         x_mean, y_mean = sums.x / n, y_sum / n
         matrix = blas.dsyr(-1.0 / n, sums.x, lower=1, a=sums.gram, overwrite_a=1)  # pyright: ignore[reportAttributeAccessIssue]
@@ -187,9 +147,12 @@ class _Solved:
             scale = diagonal**-0.5
             matrix *= scale
             matrix *= scale[:, None]
-            norm = _norm(np.abs(np.tril(matrix)))
+            sizes = np.abs(np.tril(matrix))
+            norm = float((sizes.sum(axis=0) + sizes.sum(axis=1) - 1.0).max())  # the diagonal is ones
         factor = _cholesky(matrix, overwrite=True)
-        if factor is None or (doubtful and rounding > _LOSS * _reciprocal_condition(factor, norm)):
+        if factor is None:
+            return None
+        if doubtful and rounding > _LOSS * float(lapack.dpocon(factor, norm, uplo="L")[0]):  # pyright: ignore[reportAttributeAccessIssue]
             return None
         right = (sums.xy - np.outer(sums.x, y_mean)) * scale[:, None]
         return cls(factor, scale, x_mean, y_mean, scale[:, None] * _solve(factor, right))
@@ -219,8 +182,8 @@ class _Gram:
     shift: Float[np.ndarray, " width"]
     y_shift: Float[np.ndarray, " target"]
     blocks: Sequence[Int[np.ndarray, " _"]]
-    total: _Sums
-    own: Mapping[int, _Sums]
+    total: Moments
+    own: Mapping[int, Moments]
     """Those of large blocks, as many as fit in memory."""
 
     @classmethod
@@ -229,28 +192,21 @@ class _Gram:
     ) -> _Gram:
         """One pass over the rows: a large block's Gram is made once and is a part of the sum."""
         n, width = source.shape
-        shift, y_shift = _middle(source), y.mean(axis=0)
+        shift, y_shift = rough_middle(source, np.median), y.mean(axis=0)
         centred = y - y_shift
         rest = np.ones(n, bool)
-        parts: list[tuple[int, np.ndarray]] = []
+        parts: list[int] = []
         for i, block in enumerate(blocks):
             room = (len(parts) + 1) * width * width * 8 <= _GRAM_BYTES
             if len(block) > _SMALL_BLOCK * width and room and rest[block].all():
                 rest[block] = False
-                parts.append((i, block))
+                parts.append(i)
 
-        def summed(part: tuple[int, np.ndarray]) -> _Sums:
-            sums = _Sums.none(width, y.shape[1])
-            for index in chunks(part[1], chunk_rows_for(width)):
-                rows = source.gather(index)
-                rows -= shift
-                sums.add(rows, centred[index])
-                if not np.isfinite(sums.x).all():
-                    check_finite_rows(rows, index, "X")
-            return sums
+        def moments(block: np.ndarray) -> Moments:
+            return Moments.of(source, centred, block, shift, chunk_rows_for(width))
 
-        total = summed((-1, np.flatnonzero(rest)))
-        own = {i: sums for (i, _), sums in zip(parts, side_by_side(summed, parts), strict=True)}
+        total = moments(np.flatnonzero(rest))
+        own = dict(zip(parts, side_by_side(moments, [blocks[i] for i in parts]), strict=True))
         for sums in own.values():
             total.merge(sums)
         return cls(source, centred, shift, y_shift, blocks, total, own)
@@ -261,8 +217,7 @@ class _Gram:
         coef = np.zeros((len(self.blocks), width, self.y.shape[1]))
         intercept, y_mean = np.zeros((2, len(self.blocks), self.y.shape[1]))
         y_sum = self.y.sum(axis=0)  # not 0: large values leave their rounding
-        copy = _Sums(self.total.gram.copy(order="F"), self.total.x, self.total.xy)
-        whole = _Solved.of(copy, y_sum, n, alpha, 1.0)
+        whole = _Solved.of(self.total.copy(), y_sum, n, alpha, 1.0)
         refitted: list[int] = []
 
         def fit_without(i: int) -> None:
@@ -286,7 +241,7 @@ class _Gram:
         n_train = np.array([n - len(b) for b in self.blocks])
         return BlockFits(alpha, coef, intercept, y_mean, n_train, len(refitted))
 
-    def _by_hat(self, whole: _Solved, block: _Block) -> _Fit | None:
+    def _by_hat(self, whole: _Solved, block: Int[np.ndarray, " _"]) -> _Fit | None:
         """Weights and intercept (about the shifts) by the residuals of the fit to all rows."""
         n = len(self.y)
         rows = self.source.gather(block) - (self.shift + whole.x_mean)
@@ -304,7 +259,7 @@ class _Gram:
         """Weights and intercept (about the shifts) from the sums less the block's."""
         own, block = self.own.get(i), self.blocks[i]
         if own is None:
-            own = _Sums.none(*self.total.xy.shape)
+            own = Moments.none(*self.total.xy.shape)
             own.add(self.source.gather(block) - self.shift, self.y[block])
         sums = self.total.without(own)
         n = len(self.y) - len(block)
@@ -334,7 +289,7 @@ class _Kernel:
         every = np.arange(len(y))
         x = source.gather(every)
         check_finite_rows(x, every, "X")
-        shift = _middle(source)
+        shift = rough_middle(source, np.median)
         x -= shift
         return cls(x, y, shift, x @ x.T, blocks)
 
@@ -361,13 +316,6 @@ class _Kernel:
 
 
 # What both lean on -----------------------------------------------------------------------------------
-def _middle(source: ArrayRows) -> Float[np.ndarray, " width"]:
-    """The median of some rows: what sums are taken about, so that neither means nor outliers cost digits."""
-    rows = source.gather(np.unique(np.linspace(0, source.shape[0] - 1, _SAMPLE_FOR_SHIFT).astype(int)))
-    middle = np.median(rows, axis=0)
-    return np.where(np.isfinite(middle), middle, 0.0)
-
-
 def _refit(rows: Float[np.ndarray, "row width"], y: Float[np.ndarray, "row target"], alpha: float) -> _Fit:
     """From the rows themselves; a target that is constant there has no weights."""
     coef, intercept = np.zeros((rows.shape[1], y.shape[1])), y.mean(axis=0)
@@ -391,43 +339,3 @@ def _solve(factor: Float[np.ndarray, "k k"], right: Float[np.ndarray, "k _"]) ->
     from scipy.linalg import cho_solve
 
     return np.asarray(cho_solve((factor, True), right, check_finite=False))
-
-
-def _norm(lower: Float[np.ndarray, "k k"]) -> float:
-    """1-norm of the symmetric matrix that has this lower triangle of sizes, and ones on its diagonal."""
-    return float((lower.sum(axis=0) + lower.sum(axis=1) - 1.0).max())
-
-
-def _reciprocal_condition(factor: Float[np.ndarray, "k k"], norm: float) -> float:
-    """LAPACK's estimate, in the 1-norm."""
-    from scipy.linalg import lapack
-
-    return float(lapack.dpocon(factor, norm, uplo="L")[0])  # pyright: ignore[reportAttributeAccessIssue]
-
-
-T = TypeVar("T")
-R = TypeVar("R")
-
-
-def side_by_side(work: Callable[[T], R], items: Sequence[T]) -> list[R]:
-    """`work` of every item, in their order, in as many threads as PyTorch uses.
-
-    Meanwhile BLAS runs a single thread in each: pieces of a few hundred columns are too small to be shared
-    out within, and what stands between the products (copies, sums) is shared out as well.
-    """
-    threads = min(torch.get_num_threads(), len(items))
-    if threads < 2:
-        return [work(item) for item in items]
-    with _pools().limit(limits=1, user_api="blas"), ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(work, items))
-
-
-@cache
-def _pools() -> Any:
-    """Handles of the BLAS libraries that are loaded."""
-    from importlib import import_module
-
-    from threadpoolctl import ThreadpoolController
-
-    import_module("scipy.linalg")  # brings a BLAS of its own
-    return ThreadpoolController()

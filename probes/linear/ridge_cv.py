@@ -18,16 +18,15 @@ from torch import Tensor
 
 from graticule.hooks.values import finite, unmasked
 from graticule.probes.linear.holdout import HoldoutPlan, out_of_fold, plan_holdout
-from graticule.probes.linear.moments import GramSpectrum, KernelSpectrum, Spectrum
 from graticule.probes.linear.rows import (
-    ArrayRows,
     RowSource,
     Targets,
     as_rows,
     as_targets,
     chunk_rows_for,
-    chunks,
+    linear_map,
 )
+from graticule.probes.linear.spectrum import GramSpectrum, Spectrum, spectrum_of
 
 logger = logging.getLogger(__name__)
 
@@ -77,10 +76,7 @@ class RidgeWeights:
         rows = as_rows(X)
         if rows.shape[1] != len(self.coef):
             raise ValueError(f"X has width {rows.shape[1]}, this ridge was fitted on width {len(self.coef)}")
-        fitted = np.empty((rows.shape[0], self.coef.shape[1]))
-        for index in chunks(np.arange(len(fitted)), chunk_rows_for(rows.shape[1])):
-            fitted[index] = rows.gather(index) @ self.coef + self.intercept
-        return fitted
+        return linear_map(rows, self.coef, self.intercept)
 
 
 @dataclass(frozen=True)
@@ -133,7 +129,9 @@ def ridge_cv(
     plan = plan_holdout(source.shape[0], clusters)
     grid = check_alphas(alphas)
     chunk_rows = chunk_rows_for(source.shape[1])
-    return _choose(_spectrum(source, targets, chunk_rows), targets, plan, grid, per_target, chunk_rows)
+    return _choose(
+        spectrum_of(source, targets.standard, chunk_rows), targets, plan, grid, per_target, chunk_rows
+    )
 
 
 def ridge_cv_stream(
@@ -176,15 +174,8 @@ def ridge_fit(
     targets = as_targets(y, source.shape[0], names)
     grid = check_alphas([alpha])
     assert grid is not None
-    spectrum = _spectrum(source, targets, chunk_rows_for(source.shape[1]))
+    spectrum = spectrum_of(source, targets.standard, chunk_rows_for(source.shape[1]))
     return RidgeWeights(**_weights(spectrum, targets, np.repeat(grid, len(targets.mean))))
-
-
-def _spectrum(source: ArrayRows, targets: Targets, chunk_rows: int) -> Spectrum:
-    n, width = source.shape
-    if n < width:
-        return KernelSpectrum.of(source.gather(np.arange(n)), targets.standard)
-    return GramSpectrum.of(source, targets.standard, chunk_rows)
 
 
 def _choose(

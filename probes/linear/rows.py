@@ -15,7 +15,6 @@ from graticule.hooks.values import finite, unmasked
 
 _CHUNK_VALUES = 1 << 20
 _BAD_ROWS_NAMED = 5
-OVERFLOWS = "squares of these rows overflow: divide them by a constant"
 _LEAST_SQUARE = 1e-280
 """Ridge strengths reach down to 1e-12 of it, and stay numbers of full precision."""
 
@@ -99,6 +98,17 @@ def chunks(index: Int[np.ndarray, " row"], step: int) -> Iterator[Int[np.ndarray
         yield index[start : start + step]
 
 
+def linear_map(
+    rows: RowSource, coef: Float[np.ndarray, "width column"], intercept: Float[np.ndarray, " column"]
+) -> Float[np.ndarray, "row column"]:
+    """`rows @ coef + intercept`, a few rows at a time."""
+    n, width = rows.shape
+    out = np.empty((n, coef.shape[1]))
+    for index in chunks(np.arange(n), chunk_rows_for(width)):
+        out[index] = gather_float64(rows, index) @ coef + intercept
+    return out
+
+
 def check_finite_rows(
     rows: Float[np.ndarray, "chunk width"], index: Int[np.ndarray, " chunk"], what: str
 ) -> None:
@@ -122,18 +132,6 @@ def check_squares(largest: float, rows: Iterable[Float[np.ndarray, "chunk width"
         raise ValueError(
             f"{what} varies by {most:.3g} at most, and squares of that vanish: multiply it by a constant"
         )
-
-
-def gram_of(centred: Float[np.ndarray, "row width"], by_row: bool = False) -> Float[np.ndarray, "k k"]:
-    """X'X of centred rows, or XX' `by_row`.
-
-    **Raises** `NonFiniteError` where squares of the rows overflow, `ValueError` where they vanish.
-    """
-    with np.errstate(over="ignore", invalid="ignore"):
-        gram = centred @ centred.T if by_row else centred.T @ centred
-        finite("products of activations", gram, hint=OVERFLOWS)
-    check_squares(float(np.trace(gram)), [centred])
-    return gram
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Float32
+
+from graticule.probes.linear.moments import side_by_side
 
 logger = logging.getLogger(__name__)
 
@@ -77,9 +77,7 @@ def dual_ridge(
         columns = centred[:, part].astype(dtype)
         out[:, :, part] = _shifted_cg(matrix, transposed, columns, strengths, tol, max_iter)
 
-    starts = range(0, y.shape[1], step)
-    with ThreadPoolExecutor(max(1, min(torch.get_num_threads(), len(starts)))) as pool:
-        list(pool.map(solve, starts))
+    side_by_side(solve, range(0, y.shape[1], step))
     return out
 
 

@@ -19,6 +19,7 @@ import pandas as pd
 from jaxtyping import Float, Float32, Int
 
 from graticule.hooks.imports import load
+from graticule.probes.linear.moments import fewer_rows, gram_of
 
 _AT_ONCE = 128  # rotations
 
@@ -44,11 +45,11 @@ def activation_form(rows: Float[np.ndarray, "row width"], y: Float[np.ndarray, "
     x, y = rows - rows.mean(axis=0), y - y.mean(axis=0)
     y = y / np.maximum(np.linalg.norm(y, axis=0), 1e-300)
     n, width = x.shape
-    if n >= width:
-        values, axes = np.linalg.eigh(x.T @ x)
-        return Form(np.maximum(values, 0.0), axes, (x @ axes).T @ y)
-    values, left = np.linalg.eigh(x @ x.T)
+    by_row = fewer_rows(x.shape)
+    values, left = np.linalg.eigh(gram_of(x, by_row))
     values = np.maximum(values, 0.0)
+    if not by_row:
+        return Form(values, left, (x @ left).T @ y)
     root = np.sqrt(values)
     varies = root > 1e-9 * root.max(initial=1e-300)
     axes, full = np.zeros((width, width)), np.zeros(width)

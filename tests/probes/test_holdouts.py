@@ -8,15 +8,15 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 
 from graticule import Activations, Table, sweep
-from graticule.probes.generalisation.block_scores import (
+from graticule.probes.generalisation.holdout_scores import (
     Centroids,
+    RowScores,
     Squares,
     sign_test,
     weighted_median,
     within_correlation,
 )
-from graticule.probes.generalisation.holdout_scores import RowScores, _grand_r2
-from graticule.probes.generalisation.holdouts import Holdouts, holdouts
+from graticule.probes.generalisation.holdouts import Holdouts, _grand_r2, holdouts
 from graticule.probes.scores.geo import proximity_error
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.sims.planted import planted

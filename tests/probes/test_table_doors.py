@@ -295,7 +295,7 @@ DAYS = pd.date_range("2020-01-01", periods=4)
 def test_columns_that_are_not_named_by_text(labels: tuple[object, ...], tmp_path: Path) -> None:
     """They are found by what they are called and by its text, and are text in all that comes after."""
     from graticule import Activations, Findings, sweep
-    from graticule.probes.generalisation.held_out import find_blocks
+    from graticule.probes.generalisation.blocks import find_blocks
     from graticule.probes.generalisation.popularity import popularity
 
     y = np.random.default_rng(0).normal(size=N)

@@ -20,7 +20,7 @@ from graticule.probes.core.inputs import SweepInputs
 from graticule.probes.core.stack import stack
 from graticule.probes.linear.refits import BlockFits, leave_blocks_out
 from graticule.probes.linear.ridge_cv import ridge_fit
-from graticule.probes.linear.rows import as_rows, chunk_rows_for, chunks
+from graticule.probes.linear.rows import as_rows, linear_map
 from graticule.probes.linear.sparse import dual_ridge
 from graticule.probes.surface.fitted import served_by
 from graticule.probes.surface.string_ridge import TermCounts
@@ -212,17 +212,15 @@ def predicted_everywhere(
 ) -> Iterator[tuple[int, Float[np.ndarray, "row target"]]]:
     """Every block's number, and what the fit without it says of all rows; a few blocks in one product."""
     rows = as_rows(swept.activations[point])
-    n, width = rows.shape
+    n = rows.shape[0]
     n_blocks, n_targets = fits.intercept.shape
     step = max(1, _VALUES_AT_ONCE // (n * n_targets))
     for first in range(0, n_blocks, step):
         part = slice(first, first + step)
         coef = rearrange(fits.coef[part], "block width target -> width (block target)")
-        out = np.empty((n, coef.shape[1]))
-        for index in chunks(np.arange(n), chunk_rows_for(width)):
-            out[index] = rows.gather(index) @ coef
-        by_block = rearrange(out, "row (block target) -> block row target", target=n_targets)
-        yield from enumerate(np.ascontiguousarray(by_block + fits.intercept[part, None]), first)
+        readings = linear_map(rows, coef, fits.intercept[part].ravel())
+        by_block = rearrange(readings, "row (block target) -> block row target", target=n_targets)
+        yield from enumerate(np.ascontiguousarray(by_block), first)
 
 
 def baselines_without(
