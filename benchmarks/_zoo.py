@@ -4,21 +4,13 @@ Settings that are easily lost are on wherever an architecture has them: sliding 
 rotary embeddings, parallel residuals, soft caps, biases, few experts.
 """
 
-import random
-import string
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-import torch
 
 WINDOW = 16
 """Tokens after which a sliding window, a chunk or a short rotary table ends."""
-LENGTHS = (2, 7, WINDOW - 1, WINDOW, WINDOW + 1, 2 * WINDOW + 1, 40, 4 * WINDOW)
-"""Letters of the texts: up to four windows, in a ragged batch. A letter is a token."""
 LAYERS = 4
-SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "[CLS]", "[SEP]", "[MASK]", "<eot>")
 
 
 @dataclass(frozen=True)
@@ -53,44 +45,32 @@ SIZES: dict[str, dict[str, Any]] = {
     "llama": {**_COMMON, "num_key_value_heads": 2, "intermediate_size": 48, **IDS},
     "heads": {**_COMMON, "intermediate_size": 48, **IDS},
     "gpt2": {"n_embd": 32, "n_layer": LAYERS, "n_head": 4, "n_positions": 128, **IDS},
+    "blocks": {"hidden_size": 32, "num_hidden_layers": LAYERS, "num_attention_heads": 4, **IDS},
+    "states": {"hidden_size": 32, "num_hidden_layers": LAYERS, "state_size": 8, **IDS},
+    "d_model": {"d_model": 32, "max_position_embeddings": 128, **IDS},
     "none": dict(IDS),
 }
 _SLIDING = {"sliding_window": WINDOW}
 _MIXED = {"layer_types": ["sliding_attention", "full_attention"] * (LAYERS // 2), **_SLIDING}
 _GEMMA = {"head_dim": 16, "hidden_activation": "gelu_pytorch_tanh"}
-_MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
-_MLA = {
-    "q_lora_rank": 16,
-    "kv_lora_rank": 16,
-    "qk_nope_head_dim": 8,
-    "qk_rope_head_dim": 8,
-    "v_head_dim": 8,
-    "num_key_value_heads": 4,
-}
-_GROUPED = {
-    "n_routed_experts": 4,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 16,
-    "n_group": 2,
-    "topk_group": 1,
-    "first_k_dense_replace": 1,
-    "n_shared_experts": 1,
-}
-_MAMBA2 = {
-    "mamba_n_heads": 8,
-    "mamba_d_head": 8,
-    "mamba_n_groups": 1,
-    "mamba_d_state": 8,
-    "mamba_chunk_size": 8,
-}
-_LINEAR = {
+_SOFT = {"attn_logit_softcapping": 2.0, "query_pre_attn_scalar": 16}
+_EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
+_LOCAL = {"num_local_experts": 4, "num_experts_per_tok": 2}
+_MOE = {**_EXPERTS, "moe_intermediate_size": 16}
+_SHARED = {"shared_expert_intermediate_size": 16}
+_MLA = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8}
+_MLA |= {"num_key_value_heads": 4}
+_ROUTED = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+_GROUPED = {**_ROUTED, "n_group": 2, "topk_group": 1, "first_k_dense_replace": 1, "n_shared_experts": 1}
+_MAMBA2 = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 8}
+_MAMBA2 |= {"mamba_chunk_size": 8}
+_LINEAR_ONLY = {
     "layer_types": ["linear_attention", "full_attention"] * (LAYERS // 2),
-    "linear_num_key_heads": 2,
-    "linear_num_value_heads": 4,
-    "linear_key_head_dim": 8,
-    "linear_value_head_dim": 8,
-    "head_dim": 16,
+    **{f"linear_{name}": n for name, n in (("num_key_heads", 2), ("num_value_heads", 4))},
+    **{f"linear_{name}": 8 for name in ("key_head_dim", "value_head_dim")},
 }
+_LINEAR = {**_LINEAR_ONLY, "head_dim": 16}
+_OPT = {"ffn_dim": 48, "max_position_embeddings": 128}
 
 
 def _rope(kind: str, **more: Any) -> dict[str, Any]:
@@ -117,15 +97,13 @@ ARCHITECTURES = (
     _a(
         "Bart",
         "decoder only",
-        "none",
-        d_model=32,
+        "d_model",
         decoder_layers=LAYERS,
         decoder_attention_heads=4,
         decoder_ffn_dim=48,
         encoder_layers=LAYERS,
         encoder_attention_heads=4,
         encoder_ffn_dim=48,
-        max_position_embeddings=128,
     ),
     _a("Bert", "masked", "heads", masked=True),
     _a("Bert", "decoder", "heads", is_decoder=True),
@@ -143,10 +121,7 @@ ARCHITECTURES = (
     _a(
         "Falcon",
         "multi-query, parallel",
-        "none",
-        hidden_size=32,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
+        "blocks",
         multi_query=True,
         parallel_attn=True,
         new_decoder_architecture=False,
@@ -154,38 +129,19 @@ ARCHITECTURES = (
     _a(
         "Falcon",
         "alibi",
-        "none",
-        hidden_size=32,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
+        "blocks",
         alibi=True,
         parallel_attn=False,
         multi_query=False,
         new_decoder_architecture=False,
         bias=True,
     ),
-    _a(
-        "Falcon",
-        "new decoder",
-        "none",
-        hidden_size=32,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        num_kv_heads=2,
-        new_decoder_architecture=True,
-    ),
+    _a("Falcon", "new decoder", "blocks", num_kv_heads=2, new_decoder_architecture=True),
     _a("FalconH1", **_MAMBA2, mamba_d_ssm=64),
-    _a("FalconMamba", "", "none", hidden_size=32, num_hidden_layers=LAYERS, state_size=8),
-    _a("FlexOlmo", num_experts=4, num_experts_per_tok=2),
+    _a("FalconMamba", "", "states"),
+    _a("FlexOlmo", **_EXPERTS),
     _a("Gemma", **_GEMMA),
-    _a(
-        "Gemma2",
-        "sliding, soft caps",
-        attn_logit_softcapping=2.0,
-        query_pre_attn_scalar=16,
-        **_MIXED,
-        **_GEMMA,
-    ),
+    _a("Gemma2", "sliding, soft caps", **_SOFT, **_MIXED, **_GEMMA),
     _a("Gemma3Text", "sliding", query_pre_attn_scalar=16, **_MIXED, **_GEMMA),
     _a("Gemma3Text", "looks both ways", use_bidirectional_attention=True, **_MIXED, **_GEMMA),
     _a(
@@ -219,15 +175,14 @@ ARCHITECTURES = (
     ),
     _a("GPTNeoX", "parallel", "heads", **_rope("default", partial_rotary_factor=0.5)),
     _a("GPTNeoX", "sequential", "heads", use_parallel_residual=False),
-    _a("GptOss", "sliding, sinks", head_dim=8, num_local_experts=4, num_experts_per_tok=2, **_MIXED),
+    _a("GptOss", "sliding, sinks", head_dim=8, **_LOCAL, **_MIXED),
     _a("GPTJ", "parallel", "gpt2", rotary_dim=4),
     _a("Granite", "multipliers", embedding_multiplier=2.0, attention_multiplier=0.5, residual_multiplier=0.5),
-    _a("GraniteMoe", num_local_experts=4, num_experts_per_tok=2, residual_multiplier=0.5),
+    _a("GraniteMoe", **_LOCAL, residual_multiplier=0.5),
     _a(
         "GraniteMoeHybrid",
         layer_types=["mamba", "attention"] * 2,
-        num_local_experts=4,
-        num_experts_per_tok=2,
+        **_LOCAL,
         shared_intermediate_size=16,
         **_MAMBA2,
     ),
@@ -238,8 +193,7 @@ ARCHITECTURES = (
         "Jamba",
         attn_layer_period=2,
         attn_layer_offset=1,
-        num_experts=4,
-        num_experts_per_tok=2,
+        **_EXPERTS,
         expert_layer_period=2,
         expert_layer_offset=1,
         mamba_d_state=8,
@@ -255,8 +209,7 @@ ARCHITECTURES = (
         num_key_value_heads=2,
         kv_channels=16,
         intermediate_size=48,
-        num_local_experts=4,
-        num_experts_per_tok=2,
+        **_LOCAL,
         max_position_embeddings=128,
     ),
     _a(
@@ -264,7 +217,7 @@ ARCHITECTURES = (
         "sliding",
         head_dim=8,
         num_attention_heads_per_layer=[4] * LAYERS,
-        shared_expert_intermediate_size=16,
+        **_SHARED,
         mlp_layer_types=["dense", *["sparse"] * (LAYERS - 1)],
         **_MIXED,
         **_MOE,
@@ -297,24 +250,13 @@ ARCHITECTURES = (
         intermediate_size_mlp=48,
         no_rope_layers=[1, 1, 1, 0],
     ),
-    _a("Mamba", "", "none", hidden_size=32, num_hidden_layers=LAYERS, state_size=8),
-    _a(
-        "Mamba2",
-        "",
-        "none",
-        hidden_size=32,
-        num_hidden_layers=LAYERS,
-        state_size=8,
-        num_heads=8,
-        head_dim=8,
-        n_groups=1,
-        chunk_size=8,
-    ),
-    _a("MiniMaxM2", head_dim=8, num_local_experts=4, num_experts_per_tok=2),
+    _a("Mamba", "", "states"),
+    _a("Mamba2", "", "states", num_heads=8, head_dim=8, n_groups=1, chunk_size=8),
+    _a("MiniMaxM2", head_dim=8, **_LOCAL),
     _a("Ministral3", "sliding", head_dim=8, **_SLIDING),
     _a("Mistral", "sliding", **_SLIDING),
     _a("Mistral", "full", sliding_window=None),
-    _a("Mixtral", "sliding", num_local_experts=4, num_experts_per_tok=2, **_SLIDING),
+    _a("Mixtral", "sliding", **_LOCAL, **_SLIDING),
     _a("ModernBertDecoder", "sliding", "heads", local_attention=WINDOW, global_attn_every_n_layers=2),
     _a("Mpt", "alibi", "none", d_model=32, n_layers=LAYERS, n_heads=4, max_seq_len=128, expansion_ratio=2),
     _a("NanoChat"),
@@ -323,9 +265,7 @@ ARCHITECTURES = (
         "NemotronH",
         layers_block_type=["mamba", "attention", "moe", "attention"],
         head_dim=8,
-        n_routed_experts=4,
-        num_experts_per_tok=2,
-        moe_intermediate_size=16,
+        **_ROUTED,
         moe_shared_expert_intermediate_size=16,
         ssm_state_size=8,
         mamba_num_heads=8,
@@ -337,51 +277,24 @@ ARCHITECTURES = (
     _a("Olmo", clip_qkv=2.0),
     _a("Olmo2"),
     _a("Olmo3", "sliding", **_MIXED),
-    _a("OlmoHybrid", **{k: v for k, v in _LINEAR.items() if k != "head_dim"}),
-    _a("Olmoe", num_experts=4, num_experts_per_tok=2),
+    _a("OlmoHybrid", **_LINEAR_ONLY),
+    _a("Olmoe", **_EXPERTS),
     _a("OpenAIGPT", "post-norm", "gpt2"),
-    _a(
-        "OPT",
-        "",
-        "none",
-        hidden_size=32,
-        ffn_dim=48,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        max_position_embeddings=128,
-        word_embed_proj_dim=32,
-    ),
-    _a(
-        "OPT",
-        "post-norm, projected",
-        "none",
-        hidden_size=32,
-        ffn_dim=48,
-        num_hidden_layers=LAYERS,
-        num_attention_heads=4,
-        max_position_embeddings=128,
-        word_embed_proj_dim=16,
-        do_layer_norm_before=False,
-    ),
+    _a("OPT", "", "blocks", word_embed_proj_dim=32, **_OPT),
+    _a("OPT", "post-norm, projected", "blocks", word_embed_proj_dim=16, do_layer_norm_before=False, **_OPT),
     _a("Phi", "partial rotary, parallel", **_rope("default", partial_rotary_factor=0.5)),
     _a("Phi3", "sliding", **_SLIDING),
     _a("Phi3", "longrope", **_long(4)),
-    _a("Phimoe", "longrope", num_local_experts=4, num_experts_per_tok=2, **_SLIDING),
+    _a("Phimoe", "longrope", **_LOCAL, **_SLIDING),
     _a("Qwen2", "full"),
     _a("Qwen2", "sliding", use_sliding_window=True, max_window_layers=0, **_SLIDING),
-    _a(
-        "Qwen2Moe",
-        num_experts=4,
-        num_experts_per_tok=2,
-        moe_intermediate_size=16,
-        shared_expert_intermediate_size=16,
-    ),
+    _a("Qwen2Moe", **_MOE, **_SHARED),
     _a("Qwen3", "full", head_dim=16),
     _a("Qwen3", "sliding", head_dim=16, use_sliding_window=True, max_window_layers=2, **_SLIDING),
     _a("Qwen3Moe", head_dim=16, **_MOE),
-    _a("Qwen3Next", **_MOE, **_LINEAR, shared_expert_intermediate_size=16),
+    _a("Qwen3Next", **_MOE, **_LINEAR, **_SHARED),
     _a("Qwen3_5Text", **_LINEAR),
-    _a("Qwen3_5MoeText", **_MOE, **_LINEAR, shared_expert_intermediate_size=16),
+    _a("Qwen3_5MoeText", **_MOE, **_LINEAR, **_SHARED),
     _a(
         "RecurrentGemma",
         "local",
@@ -403,24 +316,8 @@ ARCHITECTURES = (
     _a("SmolLM3", "layers without rope", no_rope_layers=[1, 0, 1, 0]),
     _a("StableLm", "parallel, partial rotary", use_parallel_residual=True, qk_layernorm=True),
     _a("Starcoder2", "sliding", **_SLIDING),
-    _a(
-        "VaultGemma",
-        "sliding, soft caps",
-        attn_logit_softcapping=2.0,
-        query_pre_attn_scalar=16,
-        **_MIXED,
-        **_GEMMA,
-    ),
-    _a(
-        "XGLM",
-        "sinusoids",
-        "none",
-        d_model=32,
-        num_layers=LAYERS,
-        attention_heads=4,
-        ffn_dim=48,
-        max_position_embeddings=128,
-    ),
+    _a("VaultGemma", "sliding, soft caps", **_SOFT, **_MIXED, **_GEMMA),
+    _a("XGLM", "sinusoids", "d_model", num_layers=LAYERS, attention_heads=4, ffn_dim=48),
     _a("Youtu", "latent attention", **_MLA),
     _a(
         "Zamba2",
@@ -438,61 +335,3 @@ ARCHITECTURES = (
         use_mamba_kernels=False,
     ),
 )
-
-
-def config_of(architecture: Architecture) -> Any:
-    """Its config."""
-    import transformers
-
-    settings = {**SIZES[architecture.sizes], **architecture.settings}
-    return getattr(transformers, architecture.config)(**settings)
-
-
-def tokenizer_of(architecture: Architecture) -> Any:
-    """A token for every byte; masked models have `[CLS] … [SEP]` put around every text."""
-    from tokenizers import Tokenizer
-    from tokenizers.decoders import ByteLevel as Decoder
-    from tokenizers.models import BPE
-    from tokenizers.pre_tokenizers import ByteLevel
-    from tokenizers.processors import TemplateProcessing
-    from transformers import PreTrainedTokenizerFast
-
-    ids = {token: i for i, token in enumerate((*SPECIAL, *sorted(ByteLevel.alphabet())))}
-    inner = Tokenizer(BPE(ids, []))
-    inner.pre_tokenizer = ByteLevel(add_prefix_space=False)
-    inner.decoder = Decoder()
-    special = {"pad_token": "<pad>", "unk_token": "<unk>"}
-    if architecture.masked:
-        ends = [(token, ids[token]) for token in ("[CLS]", "[SEP]")]
-        inner.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
-        special |= {"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
-    else:
-        special |= {"bos_token": "<s>", "eos_token": "</s>"}
-    return PreTrainedTokenizerFast(tokenizer_object=inner, **special)
-
-
-def save(architecture: Architecture, folder: Path) -> None:
-    """Write a random model of it, its weights large enough that attention attends, and its tokenizer."""
-    import transformers
-
-    kind: Any = (
-        transformers.AutoModelForMaskedLM if architecture.masked else transformers.AutoModelForCausalLM
-    )
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
-        model = kind.from_config(config_of(architecture))
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.mul_(6)
-            else:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-        model.save_pretrained(folder)
-    tokenizer_of(architecture).save_pretrained(folder)
-
-
-def texts(seed: int = 0) -> list[str]:
-    """One text of each length, in a random order."""
-    rng = random.Random(seed)
-    made = ["".join(rng.choices(string.ascii_letters, k=length)) for length in LENGTHS]
-    rng.shuffle(made)
-    return made

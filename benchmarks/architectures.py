@@ -12,6 +12,8 @@ line in which the model, or the longer texts, are refused.
 
 import argparse
 import logging
+import random
+import string
 import tempfile
 import time
 import warnings
@@ -20,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _zoo import ARCHITECTURES, LAYERS, Architecture, config_of, save, texts
+from _zoo import ARCHITECTURES, LAYERS, SIZES, WINDOW, Architecture
 
 import graticule
 from graticule.hooks.points import PointError
@@ -28,6 +30,9 @@ from graticule.hooks.running.lengths import rope_borders, windows
 from graticule.hooks.tokens import tokenize
 
 LIMIT = 1e-4
+LENGTHS = (2, 7, WINDOW - 1, WINDOW, WINDOW + 1, 2 * WINDOW + 1, 40, 4 * WINDOW)
+"""Letters of the texts: up to four windows, in a ragged batch. A letter is a token."""
+SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "[CLS]", "[SEP]", "[MASK]", "<eot>")
 PROMPT = "xyz{}q"
 
 
@@ -53,6 +58,68 @@ class Outcome:
         return refused if self.worst is None else self.worst <= LIMIT
 
 
+# Making ----------------------------------------------------------------------------------------------
+def config_of(architecture: Architecture) -> Any:
+    """Its config."""
+    import transformers
+
+    settings = {**SIZES[architecture.sizes], **architecture.settings}
+    return getattr(transformers, architecture.config)(**settings)
+
+
+def class_of(architecture: Architecture) -> Any:
+    """The class of transformers that makes its models."""
+    import transformers
+
+    return transformers.AutoModelForMaskedLM if architecture.masked else transformers.AutoModelForCausalLM
+
+
+def tokenizer_of(architecture: Architecture) -> Any:
+    """A token for every byte; masked models have `[CLS] … [SEP]` put around every text."""
+    from tokenizers import Tokenizer
+    from tokenizers.decoders import ByteLevel as Decoder
+    from tokenizers.models import BPE
+    from tokenizers.pre_tokenizers import ByteLevel
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
+    ids = {token: i for i, token in enumerate((*SPECIAL, *sorted(ByteLevel.alphabet())))}
+    inner = Tokenizer(BPE(ids, []))
+    inner.pre_tokenizer = ByteLevel(add_prefix_space=False)
+    inner.decoder = Decoder()
+    special = {"pad_token": "<pad>", "unk_token": "<unk>"}
+    if architecture.masked:
+        ends = [(token, ids[token]) for token in ("[CLS]", "[SEP]")]
+        inner.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=ends)
+        special |= {"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]"}
+    else:
+        special |= {"bos_token": "<s>", "eos_token": "</s>"}
+    return PreTrainedTokenizerFast(tokenizer_object=inner, **special)
+
+
+def save(architecture: Architecture, folder: Path) -> None:
+    """Write a random model of it, its weights large enough that attention attends, and its tokenizer."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        model = class_of(architecture).from_config(config_of(architecture))
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.mul_(6)
+            else:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        model.save_pretrained(folder)
+    tokenizer_of(architecture).save_pretrained(folder)
+
+
+def texts(seed: int = 0) -> list[str]:
+    """One text of each length, in a random order."""
+    rng = random.Random(seed)
+    made = ["".join(rng.choices(string.ascii_letters, k=length)) for length in LENGTHS]
+    rng.shuffle(made)
+    return made
+
+
+# Comparing -------------------------------------------------------------------------------------------
 def blocks_of(hf: Any) -> list[Any]:
     """The blocks of a Hugging Face model: its first list of as many modules as it has layers."""
     for module in hf.modules():
@@ -138,11 +205,7 @@ def sets_in(architecture: Architecture) -> str:
 
 def hf_of(architecture: Architecture, folder: Path) -> Any:
     """The Hugging Face model in the folder."""
-    import transformers
-
-    kind = transformers.AutoModelForMaskedLM if architecture.masked else transformers.AutoModelForCausalLM
-    hf: Any = kind.from_pretrained(folder, dtype=torch.float32)
-    return hf.eval()
+    return class_of(architecture).from_pretrained(folder, dtype=torch.float32).eval()
 
 
 def table(outcomes: list[Outcome]) -> str:
