@@ -16,7 +16,7 @@ from graticule.hooks.saved import SavedResult
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.inputs import Predicted
 from graticule.probes.core.resample import cluster_sums, interval, resampled_by_target, resampled_r2
-from graticule.probes.core.stack import Predictions, stack
+from graticule.probes.core.stack import Predictions, with_and_without
 from graticule.probes.scores.in_words import count_of, with_interval
 from graticule.probes.scores.metrics import mean, r2
 from graticule.probes.scores.significance import adjusted_table, bootstrap_p, difference, holm
@@ -230,7 +230,8 @@ def gain_samples(
 
     **Raises** `ValueError` for findings saved before they held the baselines' predictions.
     """
-    if findings.baselines.keys() - {"shuffled"} - findings.rivals.keys():
+    beside = findings.baseline_predictions
+    if findings.baselines.keys() - {"shuffled"} - beside.keys():
         raise ValueError("these findings hold no predictions of their baselines: run the sweep again")
     if draws is None or seed is None:
         judged_by = findings.judged_by
@@ -244,14 +245,9 @@ def gain_samples(
         return np.ascontiguousarray(named.to_numpy(np.float64))
 
     y, probe = columns("true"), columns("pred")
-    held = {**findings.rivals, "probe": Predictions(probe[~is_test], probe[is_test])}
-    tests = {name: p.test for name, p in held.items()}
-    folds = {name: p.out_of_fold for name, p in held.items()}
-    base = stack({name: folds[name] for name in findings.rivals}, y[~is_test])
-    compared = {
-        "surface": base.predict(tests, int(is_test.sum())),
-        "full": stack(folds, y[~is_test]).predict(tests),
-    }
+    ours = Predictions(probe[~is_test], probe[is_test])
+    surface, full = with_and_without(beside, ours, y[~is_test])
+    compared = {"surface": surface, "full": full}
     sums = cluster_sums(y[is_test], compared, rows["cluster"].to_numpy(np.int64)[is_test])
     samples = resampled_r2(sums, draws, seed)
     return difference(samples[:, 1], samples[:, 0])

@@ -16,7 +16,7 @@ from graticule.hooks.saved import SavedResult
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.fit import fit_points
 from graticule.probes.core.resample import cluster_sums, resampled_r2
-from graticule.probes.core.stack import stack
+from graticule.probes.core.stack import with_and_without
 from graticule.probes.scores.metrics import mean_r2
 from graticule.probes.scores.significance import difference, max_t_band
 
@@ -146,14 +146,12 @@ def _stacks(findings: Findings) -> dict[str, Float[np.ndarray, "test target"]]:
     """The surface, and for each point the stack of the baselines with the probe there."""
     swept = findings.inputs
     problem = swept.problem
-    folds = {name: p.out_of_fold for name, p in swept.rivals.items()}
-    tests = {name: p.test for name, p in swept.rivals.items()}
     out = {"surface": swept.surface().test}
     for point, probe in findings.probes.items():
         one = swept.activations.select(points=point)
         fit = fit_points(one, problem, alphas=[probe.alpha], progress=False)[0]
-        full = stack({**folds, "probe": fit.fit.out_of_fold}, problem.y[problem.train])
-        out[point] = full.predict({**tests, "probe": fit.test})
+        y_train = problem.y[problem.train]
+        out[point] = with_and_without(swept.baseline_predictions, fit.predictions, y_train)[1]
     return out
 
 

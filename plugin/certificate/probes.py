@@ -13,12 +13,12 @@ from tqdm.auto import tqdm
 
 from graticule.certificate.learners import Subject, noisy_reader
 from graticule.probes.core.findings import Findings
-from graticule.probes.core.fit import fit_points
+from graticule.probes.core.fit import Problem, fit_points
 from graticule.probes.core.inputs import problem_of
 from graticule.probes.core.resample import wilson
 from graticule.probes.core.stack import Predictions
 from graticule.probes.core.sweep import sweep
-from graticule.probes.core.verdict import STRUCTURE, verdict
+from graticule.probes.core.verdict import STRUCTURE, JudgeSettings, judge_predictions
 from graticule.probes.linear.logistic import held_out, logistic_cv
 from graticule.probes.linear.pca import components, pca_ridges
 from graticule.probes.linear.ridge import cosines
@@ -278,17 +278,13 @@ def found_in_nothing(
     ):
         predictions = predict()
         judged = [
-            verdict(
-                y[~test][:, [k]],
-                y[test][:, [k]],
-                _one(predictions, k),
-                {"untrained": _one(baseline, k)},
-                test_clusters=subject.clusters[test],
-                target_names=("label",),
+            judge_predictions(
+                Problem(np.arange(len(y)), y[:, [k]], test, subject.clusters, ("label",)),
+                predictions.part(targets=[k]),
+                {"untrained": baseline.part(targets=[k])},
+                JudgeSettings(draws=draws, seed=subject.seed),
                 model_baselines=("untrained",),
-                draws=draws,
-                seed=subject.seed,
-            )[0]
+            )
             for k in range(count)
         ]
         structure = sum(v.words == STRUCTURE for v in judged)
@@ -308,10 +304,6 @@ def found_in_nothing(
             }
         )
     return pd.DataFrame(lines)
-
-
-def _one(predictions: Predictions, k: int) -> Predictions:
-    return Predictions(predictions.out_of_fold[:, [k]], predictions.test[:, [k]])
 
 
 def _ridge(X: np.ndarray, y: np.ndarray, subject: Subject) -> Predictions:

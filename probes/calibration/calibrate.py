@@ -16,7 +16,7 @@ from graticule.probes.calibration.components import Answers
 from graticule.probes.calibration.instrument import Instrument
 from graticule.probes.calibration.judging import (
     held_aside,
-    judge,
+    judge_many,
     limit_of_detection,
     monotone,
     resampled,
@@ -132,7 +132,7 @@ def calibrate(
         tests = components[:, instrument.n_train :]
         y = mixture.of(tests)
         stacked = instrument.stacked(components, mixture, answers=answers)
-        judged = judge(
+        judged = judge_many(
             y,
             stacked,
             instrument.clusters[instrument.n_train :],

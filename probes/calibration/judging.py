@@ -78,15 +78,15 @@ def _least_squares(factor: np.ndarray, right: np.ndarray) -> np.ndarray:
     return np.einsum("tij,ti->tj", vt, turned)
 
 
-def judge(
+def judge_many(
     y_test: Float[np.ndarray, "target test"],
     stacked: Mapping[str, Float[np.ndarray, "target test"]],
     clusters: Int[np.ndarray, " test"],
     *,
-    min_gain: float = 0.01,
-    model_baselines: bool = True,
-    draws: int = 2000,
-    seed: int = 0,
+    min_gain: float,
+    model_baselines: bool,
+    draws: int,
+    seed: int,
 ) -> Judged:
     """Gains, their intervals and labels, all targets in one set of resamples: those of `verdict`."""
     sums = cluster_sums(y_test.T, {name: stacked[name].T for name in ("surface", "full")}, clusters)

@@ -3,7 +3,7 @@ behind an eraser that was put into the model."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from graticule.probes.causes.edited_runs import EditedRuns
 from graticule.probes.causes.experiment import some_rows
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.stack import Predictions
-from graticule.probes.core.verdict import Verdict, verdict
+from graticule.probes.core.verdict import Verdict, judge_predictions
 from graticule.probes.linear.leace import Eraser, Moments, frame_of, matched_erasers
 from graticule.probes.linear.ridge_cv import ridge_cv
 from graticule.probes.scores.metrics import r2
@@ -92,23 +92,14 @@ class FreshProbes:
 
     def _judge(self, predictions: Predictions) -> Verdict:
         """The gain over the surface of the erased targets, the stack fitted on the second half."""
-        problem, rows, columns = self.inputs.problem, self.second, self.erased
-        baselines = {
-            name: Predictions(p.out_of_fold[rows][:, columns], p.test[:, columns])
-            for name, p in self.inputs.rivals.items()
-        }
-        return verdict(
-            self.y[rows][:, columns],
-            problem.y[self.test][:, columns],
-            Predictions(predictions.out_of_fold[:, columns], predictions.test[:, columns]),
-            baselines,
-            test_clusters=problem.clusters[self.test],
-            target_names=tuple(problem.names[i] for i in columns),
+        rows, columns = self.second, self.erased
+        return judge_predictions(
+            self.inputs.problem.part(rows, columns),
+            predictions.part(targets=columns),
+            {name: p.part(rows, columns) for name, p in self.inputs.baseline_predictions.items()},
+            replace(self.inputs.settings, seed=self.seed),
             model_baselines=self.inputs.model_baselines,
-            min_gain=self.inputs.min_gain,
-            draws=self.inputs.draws,
-            seed=self.seed,
-        )[0]
+        )
 
 
 # Behind an eraser in the model -------------------------------------------------------------------------

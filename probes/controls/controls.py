@@ -128,7 +128,7 @@ def _reference(inputs: ControlInputs) -> list[Line]:
     pairs = {"probe": (y, inputs.probe.test), "surface": (y, inputs.surface.test)}
     best = verdict.strongest_baseline
     if best is not None:
-        pairs[best] = y, inputs.swept.rivals[best].test
+        pairs[best] = y, inputs.swept.baseline_predictions[best].test
     scores = inputs.scores(pairs)
     asks = {"probe": "the probe of the findings", "surface": "all baselines stacked: the verdict's surface"}
     gain = signed(verdict.gain, count_of(len(y), "test row"))

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.inputs import SweepInputs
 from graticule.probes.core.resample import cluster_sums, defined_mean, interval, resamples, weighted_r2
-from graticule.probes.core.stack import Predictions, stack
+from graticule.probes.core.stack import Predictions, with_and_without
 from graticule.probes.linear.ridge_cv import RidgeFit, RidgeWeights, ridge_cv, ridge_fit
 from graticule.probes.scores.metrics import mean_r2
 
@@ -294,13 +294,12 @@ class ControlInputs:
         note: str = "",
     ) -> Line:
         """What the probe adds to the surface on some test rows, the stacks refitted on some training rows."""
-        baselines = self.swept.rivals
-        folds = {name: p.out_of_fold[train] for name, p in baselines.items()}
-        tests = {name: p.test[test] for name, p in baselines.items()}
-        y_train, y, count = self.y_train[train], self.y_test[test], int(test.sum())
-        base = stack(folds, y_train).predict(tests, count)
-        folds["probe"], tests["probe"] = self.probe.out_of_fold[train], self.probe.test[test]
-        full = stack(folds, y_train).predict(tests, count)
+        y, count = self.y_test[test], int(test.sum())
+        baselines, probe = (
+            {name: Predictions(p.out_of_fold[train], p.test[test]) for name, p in of.items()}
+            for of in (self.swept.baseline_predictions, {"probe": self.probe})
+        )
+        base, full = with_and_without(baselines, probe["probe"], self.y_train[train])
         pairs = {"base": (y, base), "full": (y, full), "probe": (y, self.probe.test[test])}
         scores = self.scores(pairs, self.clusters_test[test])
         alone = f"probe alone {scores['probe'].value:.3f}"

@@ -278,7 +278,7 @@ def _predictors(
     A stack fitted across blocks has the spread of whole blocks, many times that inside one: its R² inside
     would say only that. So two more are fitted on training rows with every block's means taken out.
     """
-    baselines, best = inputs.swept.rivals, inputs.findings.verdict.strongest_baseline
+    baselines, best = inputs.swept.baseline_predictions, inputs.findings.verdict.strongest_baseline
     rows = np.flatnonzero(codes >= 0)
     left = {n: _residual(p.out_of_fold[rows], codes[rows]) for n, p in baselines.items()}
     tests = {n: p.test for n, p in baselines.items()}

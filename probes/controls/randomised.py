@@ -19,7 +19,7 @@ from graticule.hooks.protocols import HookedModel
 from graticule.hooks.same_model import check_model
 from graticule.probes.controls.inputs import ControlInputs, Line, Pair, Question, Sampled, average
 from graticule.probes.core.resample import effective_clusters
-from graticule.probes.core.stack import Predictions, stack
+from graticule.probes.core.stack import Predictions, with_and_without
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.surface.fitted import fit_baselines
 from graticule.probes.surface.twin import make_twin
@@ -278,13 +278,11 @@ def twin_lines(
     if not twins:
         return [alone.not_applicable(note), in_place.not_applicable(note)]
     y, count = inputs.y_test, len(inputs.y_test)
-    others = {n: p for n, p in inputs.swept.rivals.items() if not n.startswith("twin_")}
-    folds, tests = {n: p.out_of_fold for n, p in others.items()}, {n: p.test for n, p in others.items()}
-    base = stack(folds, inputs.y_train).predict(tests, count)
-    pairs: dict[str, Pair] = {"probe": (y, inputs.probe.test), "base": (y, base)}
+    others = {n: p for n, p in inputs.swept.baseline_predictions.items() if not n.startswith("twin_")}
+    pairs: dict[str, Pair] = {"probe": (y, inputs.probe.test)}
     for name, twin in twins.items():
-        full = stack({**folds, name: twin.out_of_fold}, inputs.y_train)
-        pairs |= {name: (y, twin.test), f"with {name}": (y, full.predict({**tests, name: twin.test}, count))}
+        base, full = with_and_without(others, twin, inputs.y_train)
+        pairs |= {"base": (y, base), name: (y, twin.test), f"with {name}": (y, full)}
     scores = inputs.scores(pairs)
     added = [scores[f"with {name}"] for name in twins]
     gains = ", ".join(f"{with_twin.value - scores['base'].value:+.4f}" for with_twin in added)
@@ -300,7 +298,7 @@ def _twins(
 ) -> tuple[dict[str, Predictions], str]:
     """Predictions of every twin, and what to say about where they come from."""
     swept, table, baselines = inputs.swept, inputs.swept.table, inputs.findings.baselines
-    twins = {n: p for n, p in swept.rivals.items() if n.startswith("twin_")}
+    twins = {n: p for n, p in swept.baseline_predictions.items() if n.startswith("twin_")}
     missing = range(len(twins), inputs.seeds)
     if not missing:
         return twins, "the twins of the baselines"

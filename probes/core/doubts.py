@@ -13,19 +13,21 @@ from jaxtyping import Float, Int
 from graticule.hooks.rows import Rows
 from graticule.hooks.streams.norms import MAX_NORM
 from graticule.probes.core.fit import PointFit, PointRows, Problem, chosen
-from graticule.probes.core.resample import effective_clusters
-from graticule.probes.core.stack import Predictions
-from graticule.probes.core.verdict import NO_BETTER, NOT_DECIDED, STRUCTURE, Verdict
+from graticule.probes.core.inputs import SweepInputs
+from graticule.probes.core.verdict import (
+    AT_MEAN,
+    NO_BETTER,
+    NOT_DECIDED,
+    STRUCTURE,
+    Verdict,
+    least_seen,
+    still,
+)
 from graticule.probes.linear.rows import chunk_rows_for, chunks
-from graticule.probes.scores.metrics import mean_r2
-from graticule.probes.surface.baselines import Baselines
 from graticule.probes.surface.fitted import served_by
 
 WIDE_COLUMN = 1e4
 """A column that varies so many times as much as the median one hides the others from every strength tried."""
-STILL = 1e-2
-"""Predictions that vary by less than this share of the target's standard deviation are a constant."""
-AT_MEAN = "the probe's best fit is the training mean"
 _SAMPLE = 512
 
 
@@ -86,10 +88,7 @@ def doubted(
     judged: Verdict,
     checks: Mapping[str, Verdict],
     fits: Sequence[PointFit],
-    activations: Rows,
-    problem: Problem,
-    baselines: Baselines,
-    rivals: Mapping[str, Predictions],
+    inputs: SweepInputs,
     lines: Mapping[str, Mapping[str, Any]],
 ) -> Verdict:
     """The verdict with all that stands against it, and undecided where that is why it says what it says.
@@ -98,17 +97,14 @@ def doubted(
         judged: the verdict by gain and interval.
         checks: the same with a twin in the probe's place.
         fits: the fits at all points, one of which was chosen.
-        activations: what was swept.
-        problem: rows, split and clusters.
-        baselines: features of the baselines.
-        rivals: their predictions.
+        inputs: what was swept, and the baselines.
         lines: a line a baseline, with its point, and of the shuffled targets.
 
     Returns:
         The same verdict, or one that is not decided, with more warnings.
     """
-    of_probe, no_less = _of_probe(judged, fits, activations, problem)
-    of_baselines, no_more = _of_baselines(activations, problem, baselines, rivals, lines)
+    of_probe, no_less = _of_probe(judged, fits, inputs.activations, inputs.problem)
+    of_baselines, no_more = _of_baselines(inputs, lines)
     nulls = _nulls(checks, lines.get("shuffled", {}), judged.min_gain)
     said = [*of_probe, *of_baselines, *(f"{null}: a null check must find nothing" for null in nulls)]
     against = {NO_BETTER: no_less, STRUCTURE: [*nulls, *no_more]}.get(judged.words)
@@ -147,61 +143,21 @@ def _of_probe(
     return said, why
 
 
-def _of_baselines(
-    activations: Rows,
-    problem: Problem,
-    baselines: Baselines,
-    rivals: Mapping[str, Predictions],
-    lines: Mapping[str, Mapping[str, Any]],
-) -> tuple[list[str], list[str]]:
+def _of_baselines(inputs: SweepInputs, lines: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[str]]:
     """What to say of the baselines, and why they may read less than there is."""
     said, why = list[str](), list[str]()
-    for name, feature in baselines.features.items():
+    activations, problem, beside = inputs.activations, inputs.problem, inputs.baseline_predictions
+    for name, feature in inputs.baselines.features.items():
         point, served = lines[name]["point"], served_by(feature, activations, problem.source)
         found = outlying(PointRows(feature, point, served))
         said += _outlying_said(found, point, f"the baseline {name}", problem, activations)
-        if found.any and (lines[name]["validation"] <= 0 or still(rivals[name], problem)):
+        if found.any and (lines[name]["validation"] <= 0 or still(beside[name], problem)):
             why.append(f"outliers leave the baseline {name} nothing but the training mean")
     return said, why
 
 
 def _at(activations: Rows, fit: PointFit) -> Outlying:
     return outlying(PointRows(activations, fit.point, np.arange(activations.n_rows)))
-
-
-def still(predictions: Predictions, problem: Problem) -> bool:
-    """Whether predictions of test rows hardly vary, for any target: the fit is the training mean."""
-    unit = problem.y[problem.train].std(axis=0)
-    return bool((predictions.test.std(axis=0) < STILL * unit).all())
-
-
-def undecided_at_mean(judged: Verdict, predictions: Predictions, problem: Problem, width: int) -> Verdict:
-    """The verdict, not decided where a predictor of few rows is the training mean and so adds nothing.
-
-    Args:
-        judged: The verdict by gain and interval.
-        predictions: What was judged.
-        problem: Its rows.
-        width: Columns that the predictor could choose from.
-
-    Returns:
-        The same verdict, or one that is not decided.
-    """
-    if judged.words != NO_BETTER or least_seen(problem, width) < judged.min_gain:
-        return judged
-    if mean_r2(problem.y[problem.train], predictions.out_of_fold) > 0 and not still(predictions, problem):
-        return judged
-    return replace(judged, words=f"{NOT_DECIDED}: {AT_MEAN}")
-
-
-def least_seen(problem: Problem, width: int) -> float:
-    """About the smallest share of the variance, spread over all directions, that leave-one-out would see.
-
-    Among n rows and k directions the squared correlations with pure luck add up to k / n, give or take
-    √(2k) / n: twice that stands out.
-    """
-    n = effective_clusters(np.bincount(problem.clusters[problem.train]))
-    return 2 * float(np.sqrt(2 * min(width, n))) / n
 
 
 def _nulls(checks: Mapping[str, Verdict], shuffled: Mapping[str, Any], min_gain: float) -> list[str]:

@@ -62,7 +62,7 @@ KIND = "findings"
 ON_TRUST = "baselines_on_trust"
 """In the provenance where the activations say of no model, and baselines of a model stand against them."""
 _SAME_SCORE = 1e-3
-_RIVALS = "rivals.safetensors"
+_BESIDE = "rivals.safetensors"  # the name of 0.1
 _PARTS = ("out_of_fold", "test")
 FINDINGS = FolderKind(
     KIND,
@@ -70,7 +70,7 @@ FINDINGS = FolderKind(
     "findings.json",
     (
         *("activations", "baselines", "calibration", "report.html", "pages"),
-        *("predictions.parquet", _RIVALS, "probes"),
+        *("predictions.parquet", _BESIDE, "probes"),
     ),
 )
 """The folder of findings, and of what `probe` keeps beside them."""
@@ -115,7 +115,9 @@ class Findings(Result):
     """A line a row: `source`, `text`, `split`, blocks, and `true_`, `pred_`, `surface_` for every target."""
     provenance: Mapping[str, Any]
     """Model, table, settings and versions."""
-    rivals: Mapping[str, Predictions] = field(default_factory=dict[str, Predictions], repr=False)
+    baseline_predictions: Mapping[str, Predictions] = field(
+        default_factory=dict[str, Predictions], repr=False
+    )
     """Baseline → its predictions, out of fold on training rows and plain on test rows."""
     settings: JudgeSettings | None = None
     """How they were judged; None for findings that graticule 0.1 saved."""
@@ -185,6 +187,12 @@ class Findings(Result):
         """The old name of `swept`."""
         old_name("findings.made_of", "findings.swept")
         return self.swept
+
+    @property
+    def rivals(self) -> Mapping[str, Predictions]:
+        """The old name of `baseline_predictions`."""
+        old_name("findings.rivals", "findings.baseline_predictions")
+        return self.baseline_predictions
 
     def with_material(self, *args: Any, **kwargs: Any) -> Findings:
         """The old name of `with_inputs`."""
@@ -280,9 +288,9 @@ class Findings(Result):
         return [
             f"the baseline {name} reads what the probe reads at {self.chosen_point}: the gain is 0 by "
             "construction, since no later point was better on training rows"
-            for name, rival in self.rivals.items()
-            if rival.test.shape == ours.shape
-            and (np.abs(rival.test - ours) <= 1e-6 * np.ptp(ours, axis=0)).all()
+            for name, one in self.baseline_predictions.items()
+            if one.test.shape == ours.shape
+            and (np.abs(one.test - ours) <= 1e-6 * np.ptp(ours, axis=0)).all()
             and np.ptp(ours) > 0
         ]
 
@@ -407,8 +415,9 @@ class Findings(Result):
 
     def _write(self, folder: Path) -> None:
         write_table(folder / "predictions.parquet", self.predictions)
-        rivals = {f"{n}/{part}": getattr(p, part) for n, p in self.rivals.items() for part in _PARTS}
-        write_tensors(folder / _RIVALS, {k: torch.from_numpy(v.copy()) for k, v in rivals.items()})
+        beside = self.baseline_predictions.items()
+        arrays = {f"{n}/{part}": getattr(p, part) for n, p in beside for part in _PARTS}
+        write_tensors(folder / _BESIDE, {k: torch.from_numpy(v.copy()) for k, v in arrays.items()})
         for point, probe in self.probes.items():
             probe.save(inside(folder / "probes", point))
         files = {str(f.relative_to(folder)): sha256(f) for f in sorted(folder.rglob("*")) if f.is_file()}
@@ -464,7 +473,9 @@ class Findings(Result):
             probes=probes,
             predictions=read_table(path / "predictions.parquet"),
             provenance=found["provenance"],
-            rivals=_read_rivals(path / _RIVALS, found["baselines"]) if _RIVALS in found["files"] else {},
+            baseline_predictions=(
+                _read_predictions(path / _BESIDE, found["baselines"]) if _BESIDE in found["files"] else {}
+            ),
             settings=JudgeSettings.read(found["settings"]) if found.get("settings") else None,
             limit_of_detection=_limit(found),
             largest_gain_tried=found.get("largest_gain_tried"),
@@ -479,7 +490,7 @@ def _limit(found: Mapping[str, Any]) -> float | None:
     return float("nan") if limit is None else float(limit)
 
 
-def _read_rivals(path: Place, order: Iterable[str]) -> dict[str, Predictions]:
+def _read_predictions(path: Place, order: Iterable[str]) -> dict[str, Predictions]:
     """Baselines' predictions in the order in which they were stacked: the file has an order of its own."""
     held = {name: tensor.numpy() for name, tensor in read_tensors(path).items()}
     names = [name for name in order if f"{name}/{_PARTS[0]}" in held]

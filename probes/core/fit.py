@@ -47,6 +47,13 @@ class Problem:
         """Indices of the test rows."""
         return np.flatnonzero(self.is_test)
 
+    def part(self, train: Int[np.ndarray, " part"], targets: list[int]) -> Problem:
+        """Some training rows (`train` counts them alone), all test rows, and some targets."""
+        rows = np.concatenate([self.train[train], self.test])
+        names = tuple(self.names[i] for i in targets)
+        y = self.y[rows][:, targets]
+        return Problem(self.source[rows], y, self.is_test[rows], self.clusters[rows], names)
+
 
 @dataclass(frozen=True)
 class PointFit:

@@ -11,12 +11,12 @@ import pandas as pd
 from jaxtyping import Float, Int, Shaped
 
 from graticule.hooks.alignment import by_place, paired, sources
+from graticule.hooks.calls import old_name
 from graticule.hooks.messages import did_you_mean
 from graticule.hooks.rows import Rows
-from graticule.probes.core.doubts import undecided_at_mean
 from graticule.probes.core.fit import Problem
-from graticule.probes.core.stack import Predictions, StackFit, stack
-from graticule.probes.core.verdict import JudgeSettings, Verdict, verdict
+from graticule.probes.core.stack import Predictions, stack
+from graticule.probes.core.verdict import JudgeSettings, Verdict, judge_predictions
 from graticule.probes.linear.rows import as_rows
 from graticule.probes.surface.baselines import Baselines
 from graticule.probes.tables.checks import ColumnError
@@ -178,7 +178,7 @@ class SweepInputs:
     """Features of the baselines."""
     problem: Problem
     """Targets, split and clusters of the activation rows."""
-    rivals: Mapping[str, Predictions]
+    baseline_predictions: Mapping[str, Predictions]
     """Baseline → its predictions of the table's own target."""
     settings: JudgeSettings
     """How the findings were judged: anything else is judged alike."""
@@ -215,18 +215,19 @@ class SweepInputs:
         """The baselines that read the model."""
         return tuple(self.baselines.features)
 
-    def surface_stack(self) -> StackFit:
-        """The stack of all baselines, fitted on out-of-fold predictions of training rows."""
-        folds = {name: p.out_of_fold for name, p in self.rivals.items()}
-        return stack(folds, self.problem.y[self.problem.train])
+    @property
+    def rivals(self) -> Mapping[str, Predictions]:
+        """The old name of `baseline_predictions`."""
+        old_name("inputs.rivals", "inputs.baseline_predictions")
+        return self.baseline_predictions
 
     def surface(self) -> Predictions:
-        """What the surface predicts: out of fold on training rows, plainly on test rows."""
-        fit = self.surface_stack()
-        train = fit.predict({n: p.out_of_fold for n, p in self.rivals.items()}, len(self.problem.train))
-        return Predictions(
-            train, fit.predict({n: p.test for n, p in self.rivals.items()}, len(self.problem.test))
-        )
+        """What the stack of all baselines predicts: out of fold on training rows, plainly on test rows."""
+        problem = self.problem
+        folds = {name: p.out_of_fold for name, p in self.baseline_predictions.items()}
+        tests = {name: p.test for name, p in self.baseline_predictions.items()}
+        fit = stack(folds, problem.y[problem.train])
+        return Predictions(fit.predict(folds, len(problem.train)), fit.predict(tests, len(problem.test)))
 
     def judge(
         self, predictions: Predictions, leave_out: Sequence[str] = (), *, width: int | None = None
@@ -241,21 +242,14 @@ class SweepInputs:
         Returns:
             The verdict; not decided where the predictor is still the training mean, as the sweep's own.
         """
-        problem = self.problem
-        judged = verdict(
-            problem.y[problem.train],
-            problem.y[problem.test],
+        return judge_predictions(
+            self.problem,
             predictions,
-            {name: p for name, p in self.rivals.items() if name not in leave_out},
-            test_clusters=problem.clusters[problem.test],
-            target_names=problem.names,
+            {name: p for name, p in self.baseline_predictions.items() if name not in leave_out},
+            self.settings,
             model_baselines=self.model_baselines,
-            min_gain=self.min_gain,
-            draws=self.draws,
-            seed=self.seed,
-        )[0]
-        columns = max(self.activations.widths.values()) if width is None else width
-        return undecided_at_mean(judged, predictions, problem, columns)
+            width=max(self.activations.widths.values()) if width is None else width,
+        )
 
     def predicted(self, name: str, test: Float[np.ndarray, "test target"]) -> Predicted:
         """Predictions of the test rows as something to compare."""

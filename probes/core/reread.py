@@ -68,7 +68,9 @@ def sweep_inputsof(
     _check_problem(findings, problem)
     check_read_again(findings, activations, problem)
     check_fitted_again(findings, baselines, activations, problem)
-    return SweepInputs(activations, table, baselines, problem, findings.rivals, findings.judged_by)
+    return SweepInputs(
+        activations, table, baselines, problem, findings.baseline_predictions, findings.judged_by
+    )
 
 
 def _source(findings: Findings, here: Int[np.ndarray, " row"], table: Table) -> Int[np.ndarray, " row"]:
@@ -108,10 +110,10 @@ def _check_problem(findings: Findings, problem: Problem) -> None:
 def _check_baselines(findings: Findings, baselines: Baselines, table: Table) -> None:
     """**Raises** `ValueError` unless these are the baselines that the findings were judged against."""
     check_same_capture(findings.provenance.get("baselines") or {}, baselines.provenance)
-    if not findings.rivals:  # saved before findings held their baselines' predictions
+    if not findings.baseline_predictions:  # saved before findings held their baselines' predictions
         return
     strings = ["tfidf"] if baselines.strings and table.texts is not None else []
-    given, judged = {*strings, *baselines.features}, set(findings.rivals)
+    given, judged = {*strings, *baselines.features}, set(findings.baseline_predictions)
     if given != judged:
         raise ValueError(
             f"these findings were judged against {', '.join(sorted(judged)) or 'no baselines'}, given are "
@@ -218,7 +220,7 @@ def check_fitted_again(findings: Findings, baselines: Baselines, activations: Ro
         one = feature.select(points=line["point"])
         fit = fit_points(one, problem, rows, alphas=[line["alpha"]], progress=False)[0]
         scale = np.maximum(problem.y.std(axis=0), 1e-12)
-        saved = findings.rivals.get(name)
+        saved = findings.baseline_predictions.get(name)
         other = saved is not None and bool((np.abs(fit.test - saved.test) / scale > _TOLERANCE).any())
         then, again = line["test"].get("r2"), mean_r2(problem.y[problem.test], fit.test)
         if other or (then is not None and abs(again - float(then)) > _TOLERANCE):

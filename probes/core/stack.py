@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -26,6 +27,10 @@ class Predictions:
         """Lay both out row by row: sums round by the layout, and files know no other."""
         for part in ("out_of_fold", "test"):
             object.__setattr__(self, part, np.ascontiguousarray(getattr(self, part)))
+
+    def part(self, train: Any = slice(None), targets: Any = slice(None)) -> Predictions:
+        """Of some training rows, all test rows and some targets."""
+        return Predictions(self.out_of_fold[train][:, targets], self.test[:, targets])
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,19 @@ def stack(
         coef[:, target] = weights * parts.per_unit
         intercept[target] -= parts.centre @ coef[:, target]
     return StackFit(names, coef, intercept)
+
+
+def with_and_without(
+    baselines: Mapping[str, Predictions],
+    probe: Predictions,
+    y_train: Float[np.ndarray, "train target"],
+) -> tuple[Float[np.ndarray, "test target"], Float[np.ndarray, "test target"]]:
+    """What the stack of `baselines` predicts of the test rows, and the stack of these and `probe`."""
+    everything = {**baselines, "probe": probe}
+    folds = {name: p.out_of_fold for name, p in everything.items()}
+    tests = {name: p.test for name, p in everything.items()}
+    surface = stack({name: folds[name] for name in baselines}, y_train).predict(tests, len(probe.test))
+    return surface, stack(folds, y_train).predict(tests)
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from graticule.hooks.artifact import library_versions
 from graticule.hooks.doors import ACTIVATIONS, BASELINES, FINDINGS, TARGET, door
 from graticule.hooks.limits import check_several
 from graticule.hooks.rows import Rows
-from graticule.probes.core.doubts import doubted, undecided_at_mean
+from graticule.probes.core.doubts import doubted
 from graticule.probes.core.findings import ON_TRUST, Findings
 from graticule.probes.core.fit import PointFit, PointRows, Problem, chosen, fit_points
 from graticule.probes.core.inputs import OF_ROWS, SweepInputs, Target, problem_of, table_of
 from graticule.probes.core.stack import Predictions
-from graticule.probes.core.verdict import JudgeSettings, Verdict, verdict
+from graticule.probes.core.verdict import JudgeSettings, Verdict, judge_predictions
 from graticule.probes.linear.ridge import RidgeProbe
 from graticule.probes.scores.geo import haversine_km
 from graticule.probes.scores.metrics import score
@@ -98,26 +98,18 @@ def sweep(
     _check_varied(activations, problem)
     fits = fit_points(activations, problem, alphas=alphas, progress=progress)
     best = chosen(fits)
-    known = None if surface_of is None else _fitted_before(surface_of, baselines, problem, alphas)
-    rivals, rows = known or fit_baselines(baselines, activations, table, problem, alphas, progress)
-    settings: dict[str, Any] = {
-        "test_clusters": problem.clusters[problem.test],
-        "target_names": table.target_names,
-        "model_baselines": tuple(baselines.features),
-        "min_gain": min_gain,
-        "draws": draws,
-        "seed": seed,
-    }
-    y_train, y_test = problem.y[problem.train], problem.y[problem.test]
-    result, surface = verdict(y_train, y_test, best.predictions, rivals, **settings)
+    fitted = None if surface_of is None else _fitted_before(surface_of, baselines, problem, alphas)
+    predictions, rows = fitted or fit_baselines(baselines, activations, table, problem, alphas, progress)
+    inputs = SweepInputs(activations, table, baselines, problem, predictions, judged_by)
+    result = judge_predictions(
+        problem, best.predictions, predictions, judged_by, model_baselines=inputs.model_baselines
+    )
     checks: dict[str, Verdict] = {}
     for twin in baselines.twins:
-        others = {name: p for name, p in rivals.items() if name != twin}
-        null = verdict(y_train, y_test, rivals[twin], others, **settings)[0]
         width = max(baselines.features[twin].widths.values())
-        checks[f"{twin} in the probe's place"] = undecided_at_mean(null, rivals[twin], problem, width)
-    rows["shuffled"] = fit_shuffled(activations, best, problem, table, alphas, draws, seed)
-    result = doubted(result, checks, fits, activations, problem, baselines, rivals, rows)
+        checks[f"{twin} in the probe's place"] = inputs.judge(predictions[twin], [twin], width=width)
+    rows["shuffled"] = fit_shuffled(inputs, best)
+    result = doubted(result, checks, fits, inputs, rows)
     return Findings(
         model=_model_name(activations),
         table=table.name,
@@ -133,22 +125,15 @@ def sweep(
         verdict=result,
         checks=checks,
         probes={f.point: RidgeProbe.from_fit(f.fit, f.point, table.target_names, table.units) for f in fits},
-        predictions=_predictions(activations, table, problem, best, surface),
+        predictions=_predictions(inputs, best),
         provenance={
             **_provenance(activations, table, baselines, seed),
             "pairing": pairing,
             **({ON_TRUST: True} if on_trust else {}),
         },
-        rivals=rivals,
+        baseline_predictions=predictions,
         settings=judged_by,
-        swept=SweepInputs(
-            activations,
-            table,
-            baselines,
-            problem,
-            rivals,
-            judged_by,
-        ),
+        swept=inputs,
     )
 
 
@@ -180,9 +165,10 @@ def _fitted_before(
         np.array_equal(getattr(before, part), getattr(problem, part))
         for part in ("source", "y", "is_test", "clusters")
     )
-    if not same or not set(findings.rivals) <= set(findings.baselines):
+    predictions = findings.baseline_predictions
+    if not same or not set(predictions) <= set(findings.baselines):
         return None
-    return dict(findings.rivals), {name: dict(findings.baselines[name]) for name in findings.rivals}
+    return dict(predictions), {name: dict(findings.baselines[name]) for name in predictions}
 
 
 def _check_baselines(baselines: Baselines, table: Table) -> None:
@@ -235,14 +221,13 @@ def _layer_score(fit: PointFit, problem: Problem, table: Table, is_chosen: bool)
     }
 
 
-def _predictions(
-    activations: Rows, table: Table, problem: Problem, best: PointFit, surface: np.ndarray
-) -> pd.DataFrame:
+def _predictions(inputs: SweepInputs, best: PointFit) -> pd.DataFrame:
     """One line a row: out-of-fold predictions on training rows, plain ones on test rows."""
+    activations, table, problem = inputs.activations, inputs.table, inputs.problem
     predicted = np.empty_like(problem.y)
     predicted[problem.train], predicted[problem.test] = best.fit.out_of_fold, best.test
     stacked = np.full_like(problem.y, np.nan)
-    stacked[problem.test] = surface
+    stacked[problem.test] = inputs.surface().test
     out = pd.DataFrame({"source": table.source_rows[problem.source]})
     if table.texts is not None:
         out["text"] = [table.texts[i] for i in problem.source]

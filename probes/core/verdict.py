@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,9 @@ from jaxtyping import Float, Int
 
 from graticule.hooks.limits import check_limits
 from graticule.hooks.messages import TellsNames
+from graticule.probes.core.fit import Problem
 from graticule.probes.core.resample import cluster_sums, effective_clusters, interval, resampled_r2
-from graticule.probes.core.stack import Predictions, stack
+from graticule.probes.core.stack import Predictions, with_and_without
 from graticule.probes.scores.in_words import plain, with_interval
 from graticule.probes.scores.metrics import mean, mean_r2, r2
 from graticule.probes.scores.significance import difference
@@ -29,6 +30,9 @@ MIN_APART = 3
 """Clusters of test rows that must differ from the most frequent value: with fewer, one resample in twenty or
 more holds that value alone."""
 MIN_EFFECTIVE_CLUSTERS = 30
+STILL = 1e-2
+"""Predictions that vary by less than this share of the target's standard deviation are a constant."""
+AT_MEAN = "the probe's best fit is the training mean"
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,67 @@ class Verdict(TellsNames):
         return "\n".join(lines)
 
 
+def judge_predictions(
+    problem: Problem,
+    predictions: Predictions,
+    baselines: Mapping[str, Predictions],
+    settings: JudgeSettings,
+    *,
+    model_baselines: Collection[str],
+    width: int | None = None,
+) -> Verdict:
+    """The verdict on whatever predicts out of fold and on test rows: ridge, MLP, classes, latents, a twin.
+
+    Args:
+        problem: Targets, split and clusters.
+        predictions: What is judged.
+        baselines: What it stands against.
+        settings: By which it is judged.
+        model_baselines: Names of the baselines that read the model.
+        width: Columns that the predictor could choose from: where so many would not be seen in so few rows,
+            a predictor that is still the training mean decides nothing. None leaves that out.
+
+    Returns:
+        The verdict.
+
+    Raises:
+        ValueError: Shapes do not fit, a value is not finite, or a setting is out of its range.
+    """
+    judged = verdict(
+        problem.y[problem.train],
+        problem.y[problem.test],
+        predictions,
+        baselines,
+        test_clusters=problem.clusters[problem.test],
+        target_names=problem.names,
+        model_baselines=model_baselines,
+        min_gain=settings.min_gain,
+        draws=settings.draws,
+        seed=settings.seed,
+    )[0]
+    if width is None or judged.words != NO_BETTER or least_seen(problem, width) < judged.min_gain:
+        return judged
+    if mean_r2(problem.y[problem.train], predictions.out_of_fold) > 0 and not still(predictions, problem):
+        return judged
+    return replace(judged, words=f"{NOT_DECIDED}: {AT_MEAN}")
+
+
+def still(predictions: Predictions, problem: Problem) -> bool:
+    """Whether predictions of test rows hardly vary, for any target: the fit is the training mean."""
+    unit = problem.y[problem.train].std(axis=0)
+    return bool((predictions.test.std(axis=0) < STILL * unit).all())
+
+
+def least_seen(problem: Problem, width: int) -> float:
+    """About the smallest share of the variance, spread over all directions, that leave-one-out would see.
+
+    Among n rows and k directions the squared correlations with pure luck add up to k / n, give or take
+    √(2k) / n: twice that stands out.
+    """
+    n = effective_clusters(np.bincount(problem.clusters[problem.train]))
+    return 2 * float(np.sqrt(2 * min(width, n))) / n
+
+
 def verdict(
     y_train: Float[np.ndarray, "train target"],
     y_test: Float[np.ndarray, "test target"],
@@ -125,9 +190,9 @@ def verdict(
     test_clusters: Int[np.ndarray, " test"],
     target_names: Sequence[str],
     model_baselines: Collection[str],
-    min_gain: float = 0.01,
-    draws: int = 2000,
-    seed: int = 0,
+    min_gain: float,
+    draws: int,
+    seed: int,
 ) -> tuple[Verdict, Float[np.ndarray, "test target"]]:
     """The verdict, and the surface predictor's values on the test rows (for a table of predictions).
 
@@ -146,16 +211,13 @@ def verdict(
     if "probe" in baselines:
         raise ValueError("'probe' names the probe itself: call that baseline something else")
     _check(y_train, y_test, everything, test_clusters, target_names)
-    tests = {name: p.test for name, p in everything.items()}
-    folds = {name: p.out_of_fold for name, p in everything.items()}
-    base_fit = stack({name: folds[name] for name in baselines}, y_train)
-    surface = base_fit.predict(tests, len(y_test))
-    full = stack(folds, y_train).predict(tests)
-    strongest = max(baselines, key=lambda name: _rank(mean_r2(y_train, folds[name])), default=None)
-    rival = surface if strongest is None else tests[strongest]
+    surface, full = with_and_without(baselines, probe, y_train)
+    scores = {name: mean_r2(y_train, p.out_of_fold) for name, p in baselines.items()}
+    strongest = max(scores, key=lambda name: _rank(scores[name]), default=None)
+    best = surface if strongest is None else baselines[strongest].test
 
     constant = np.tile(y_train.mean(axis=0), (len(y_test), 1))
-    compared = {"surface": surface, "full": full, "probe": probe.test, "rival": rival, "mean": constant}
+    compared = {"surface": surface, "full": full, "probe": probe.test, "best": best, "mean": constant}
     sums = cluster_sums(y_test, compared, test_clusters)
     samples = resampled_r2(sums, draws, seed)
     point = {name: r2(y_test, pred) for name, pred in compared.items()}
@@ -178,7 +240,7 @@ def verdict(
         gain=gain,
         ci95=ci95,
         gain_by_target={name: float(g) for name, g in zip(target_names, by_target, strict=True)},
-        margin=mean(difference(point["probe"], point["rival"])),
+        margin=mean(difference(point["probe"], point["best"])),
         margin_ci95=interval(difference(samples[:, 2], samples[:, 3])),
         strongest_baseline=strongest,
         min_gain=min_gain,

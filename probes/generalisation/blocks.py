@@ -246,7 +246,7 @@ def baselines_without(
         held_out = [fits.predict(i, X.gather(rows[r])) for i, r in enumerate(blocks.rows)]
         out[name] = np.concatenate(held_out)
     left_out: tuple[str, ...] = ()
-    if "tfidf" in swept.rivals:
+    if "tfidf" in swept.baseline_predictions:
         if strings is None:
             strings = len(blocks.rows) * len(problem.y) <= _STRING_WORK
         if strings:
@@ -254,7 +254,7 @@ def baselines_without(
         else:
             left_out = ("tfidf",)
     if out:
-        folds = {name: swept.rivals[name].out_of_fold for name in out}
+        folds = {name: swept.baseline_predictions[name].out_of_fold for name in out}
         out = {"surface": stack(folds, problem.y[problem.train]).predict(out), **out}
     return out, left_out
 

@@ -210,7 +210,7 @@ def _result(
         table=first.table,
         target_names=first.target_names,
         reference=reference,
-        surface=tuple(sorted(first.rivals)),
+        surface=tuple(sorted(first.baseline_predictions)),
         words={name: prompt.words for name, prompt in asked.items()},
         verdicts={name: f.verdict for name, f in findings.items()},
         chosen=chosen.merge(_differences(findings, reference, draws, seed), on="prompt", how="left"),

@@ -18,7 +18,7 @@ from graticule.hooks.latents import Latents, encode
 from graticule.hooks.points import layer_of
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.inputs import SweepInputs
-from graticule.probes.core.stack import Predictions, stack
+from graticule.probes.core.stack import Predictions, with_and_without
 from graticule.probes.geometry import RandomVectors, covariance
 from graticule.probes.latents.predictors import all_latents, dense_ridge, fixed, matched, select
 from graticule.probes.latents.result import (
@@ -115,7 +115,7 @@ def _name(sae: SparseCoder) -> str:
 class _Judged:
     """What was asked for, and the tables of all SAEs as they come in: those of `LatentFindings`."""
 
-    inputs: SweepInputs
+    swept: SweepInputs
     ks: tuple[int, ...]
     n_top: int
     null: str
@@ -231,10 +231,8 @@ class _Judged:
         """What predictions add to the surface on test rows: the verdict's gain, without its interval."""
         swept, problem = self.swept, self.swept.problem
         y_train, y_test = problem.y[problem.train], problem.y[problem.test]
-        every = {**swept.rivals, "probe": predictions}
-        fit = stack({name: p.out_of_fold for name, p in every.items()}, y_train)
-        with_it = fit.predict({name: p.test for name, p in every.items()})
-        return mean_r2(y_test, with_it) - mean_r2(y_test, swept.surface().test)
+        surface, full = with_and_without(swept.baseline_predictions, predictions, y_train)
+        return mean_r2(y_test, full) - mean_r2(y_test, surface)
 
     def _single_latents(self, sae: str, latents: Latents, dense: RidgeFit) -> None:
         """Top latents, cosines and scatters, one target after another."""

@@ -13,6 +13,7 @@ from graticule.hooks.capture_spec import CaptureSpec
 from graticule.hooks.rows import Rows
 from graticule.hooks.same_model import check_one_model
 from graticule.probes.core.fit import PointFit, Problem, chosen, fit_points
+from graticule.probes.core.inputs import SweepInputs
 from graticule.probes.core.resample import cluster_sums, interval, resampled_r2
 from graticule.probes.core.stack import Predictions
 from graticule.probes.scores.metrics import score
@@ -55,33 +56,26 @@ def fit_baselines(
     return found, lines
 
 
-def fit_shuffled(
-    activations: Rows,
-    best: PointFit,
-    problem: Problem,
-    table: Table,
-    alphas: Sequence[float] | None,
-    draws: int,
-    seed: int,
-) -> dict[str, Any]:
+def fit_shuffled(inputs: SweepInputs, best: PointFit) -> dict[str, Any]:
     """The chosen layer against targets dealt anew within each part of the split: must score about 0.
 
     `ci95` is of the test R², by the verdict's own bootstrap over clusters.
     """
-    rng = np.random.default_rng(seed)
+    problem, settings = inputs.problem, inputs.settings
+    rng = np.random.default_rng(settings.seed)
     y = problem.y.copy()
     for part in (problem.train, problem.test):
         y[part] = y[rng.permutation(part)]
     dealt = Problem(problem.source, y, problem.is_test, problem.clusters, problem.names)
-    point = activations.select(points=best.point)
-    fit = fit_points(point, dealt, alphas=alphas, progress=False)[0]
+    point = inputs.activations.select(points=best.point)
+    fit = fit_points(point, dealt, alphas=settings.alphas, progress=False)[0]
     sums = cluster_sums(y[problem.test], {"shuffled": fit.test}, problem.clusters[problem.test])
     return {
         "validation": fit.validation,
         "alpha": fit.fit.alpha,
         "point": best.point,
-        "test": score(y[problem.test], fit.test, table),
-        "ci95": interval(resampled_r2(sums, draws, seed)[:, 0]),
+        "test": score(y[problem.test], fit.test, inputs.table),
+        "ci95": interval(resampled_r2(sums, settings.draws, settings.seed)[:, 0]),
     }
 
 

@@ -80,7 +80,7 @@ def random_sae(findings: Findings) -> Any:
 
 
 ANALYSES: dict[str, Any] = {
-    "verdict": lambda _, f: f.inputs.judge(f.inputs.rivals["twin_0"], leave_out=["twin_0"]),
+    "verdict": lambda _, f: f.inputs.judge(f.inputs.baseline_predictions["twin_0"], leave_out=["twin_0"]),
     "calibrate": lambda _, f: calibrate(f, targets=2, gains=[0.1], strengths=3, **QUIET),
     "controls": lambda _, f: controls(f, seeds=2, **QUIET),
     "layers": lambda _, f: layer_band(f, "gain", draws=50),
@@ -142,8 +142,16 @@ def test_settings_and_the_order_of_baselines_come_back(swept: Any) -> None:
         tuple(SETTINGS["alphas"]), SETTINGS["min_gain"], SETTINGS["draws"], SETTINGS["seed"]
     )
     assert found.settings == again.settings == again.inputs.settings == asked
-    assert list(found.rivals) == list(again.rivals) == [n for n in found.baselines if n != "shuffled"]
-    assert list(found.rivals) != sorted(found.rivals)  # a file's own order would be this one
+    names = list(found.baseline_predictions)
+    assert names == list(again.baseline_predictions) == [n for n in found.baselines if n != "shuffled"]
+    assert names != sorted(names)  # a file's own order would be this one
+
+
+def test_the_old_name_of_the_baselines_predictions_works_and_warns(swept: Any) -> None:
+    found = swept[1]
+    for old in (found, found.inputs):
+        with pytest.warns(DeprecationWarning, match="baseline_predictions"):
+            assert old.rivals is old.baseline_predictions
 
 
 def test_the_p_value_of_a_verdict_is_of_its_own_resamples(swept: Any) -> None:

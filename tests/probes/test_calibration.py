@@ -14,7 +14,7 @@ from graticule.probes.calibration.components import Mixture, RidgeAnswerer, choo
 from graticule.probes.calibration.instrument import PROBE, STRINGS, Instrument
 from graticule.probes.calibration.judging import (
     held_aside,
-    judge,
+    judge_many,
     limit_of_detection,
     monotone,
     resampled,
@@ -119,7 +119,8 @@ def test_many_verdicts_at_once_are_those_one_at_a_time(findings: Findings, instr
     stacked = instrument.stacked(components, mixture)
     n, problem = instrument.n_train, findings.inputs.problem
     every = mixture.of(components)
-    judged = judge(every[:, n:], stacked, instrument.clusters[n:], draws=150, seed=5)
+    settings = {"min_gain": 0.01, "model_baselines": True, "draws": 150, "seed": 5}
+    judged = judge_many(every[:, n:], stacked, instrument.clusters[n:], **settings)
     for t, y in enumerate(every):
         parts = one_at_a_time(findings, instrument, y)
         alone, surface = verdict(
@@ -130,6 +131,7 @@ def test_many_verdicts_at_once_are_those_one_at_a_time(findings: Findings, instr
             test_clusters=problem.clusters[problem.test],
             target_names=["y"],
             model_baselines=tuple(instrument.baselines),
+            min_gain=0.01,
             draws=150,
             seed=5,
         )

@@ -155,10 +155,13 @@ def test_a_part_of_the_rows_is_judged_as_the_verdict_judges(lookup):
         setting.y_train[train],
         setting.y_test[test],
         part(setting.probe),
-        {name: part(p) for name, p in lookup.rivals.items()},
+        {name: part(p) for name, p in lookup.baseline_predictions.items()},
         test_clusters=setting.clusters_test[test],
         target_names=lookup.target_names,
         model_baselines=(),
+        min_gain=0.01,
+        draws=2000,
+        seed=0,
     )
     assert (one.difference, one.score) == pytest.approx((expected.gain, expected.surface), abs=1e-12)
     assert (one.difference_low, one.difference_high) == pytest.approx(expected.ci95, abs=1e-12)

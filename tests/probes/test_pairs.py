@@ -148,7 +148,7 @@ def test_hooks_that_both_have_are_on_trust(model: Any, table: Table, caplog: Any
     hooked = STRANGERS["a hook"](model, table.texts)
     acts, beside = capture(hooked, table.texts, layers=[1]), baselines(hooked, table, layers=[1], **QUIET)
     caplog.clear()
-    assert sweep(acts, table, beside, draws=20, **QUIET).rivals
+    assert sweep(acts, table, beside, draws=20, **QUIET).baseline_predictions
     assert f"hooks of the user's own at {HERE}, in both: that they do the same is on trust" in caplog.text
 
 
@@ -265,7 +265,10 @@ def test_baselines_of_ones_own_are_fitted_again(
     given = replace(beside, features=features) if of_model else Baselines(beside.table_digest, features)
     sweep(acts, table, given, draws=20, **QUIET).save(tmp_path)
     read = Findings.load(tmp_path)
-    assert read.with_inputs(acts, table, given).rivals["mine"].test.shape == (table.is_test.sum(), 1)
+    assert read.with_inputs(acts, table, given).baseline_predictions["mine"].test.shape == (
+        table.is_test.sum(),
+        1,
+    )
     with pytest.raises(ValueError, match=r"the baseline mine.*give the baselines that") as error:
         read.with_inputs(acts, table, OWN[other](own, given))
     assert "\n" not in str(error.value)

@@ -174,7 +174,7 @@ def test_one_surface_for_all_prompts(found, table):
     result, _ = found
     surfaces = {name: verdict.surface for name, verdict in result.verdicts.items()}
     assert len(set(surfaces.values())) == 1
-    rivals = [f.rivals for f in result.findings.values()]
+    rivals = [f.baseline_predictions for f in result.findings.values()]
     for name in rivals[0]:
         assert all(np.array_equal(rivals[0][name].test, other[name].test) for other in rivals)
     assert {"tfidf", "twin_0", "block_0", "mean_embedding"} <= set(rivals[0])

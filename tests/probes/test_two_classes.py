@@ -74,7 +74,7 @@ def test_what_was_captured_of_two_classes_is_of_one_model_alone(
     findings = sweep(acts, table, **QUIET)
     ours = baselines(bridge, table, points=point, twins=0, progress=False)
     theirs = baselines(edited(bridge), table, points=point, twins=0, progress=False)
-    assert sweep(acts, table, ours, **QUIET).rivals
+    assert sweep(acts, table, ours, **QUIET).baseline_predictions
     with pytest.raises(OtherModelError, match="capture both of one model"):
         sweep(acts, table, theirs, **QUIET)
     with record(edited(bridge), point, pos=-1, texts=table.texts) as recording:
