@@ -215,7 +215,7 @@ def set_slices(sizes: Int[np.ndarray, " set"]) -> list[slice]:
     return [slice(int(e - n), int(e)) for e, n in zip(ends, sizes, strict=True)]
 
 
-def block_means(
+def mean_block_cosines(
     gram: Float[np.ndarray, "n n"],
     apart: Int[np.ndarray, "entry 2"],
     sizes: Int[np.ndarray, " set"],
@@ -267,7 +267,7 @@ def signs(n: int, draws: int, rng: np.random.Generator) -> Float32[np.ndarray, "
     return np.where(rng.random((n, draws)) < 0.5, np.float32(-1), np.float32(1))
 
 
-def resamples(
+def bootstrap_counts(
     sizes: Int[np.ndarray, " set"], draws: int, rng: np.random.Generator
 ) -> Float32[np.ndarray, "n draw"]:
     """How often a bootstrap draws each vector, from within its own set."""

@@ -21,7 +21,7 @@ from graticule.hooks.positions import Pos, pos_to_data
 from graticule.hooks.protocols import HookedModel, dtype_of
 from graticule.probes.attribution.replay import TableRows, columns, probe_of, spec_of
 from graticule.probes.attribution.result import Attribution
-from graticule.probes.attribution.writes import Apart, NeuronsByLayer, Reading, Unit
+from graticule.probes.attribution.writes import Apart, NeuronsByLayer, ProbeReading, Unit
 from graticule.probes.core.findings import Findings
 from graticule.probes.linear.ridge import RidgeProbe
 
@@ -92,7 +92,7 @@ def attribute(
     picked = columns(probe, target)
     of = findings if isinstance(findings, Findings) else None
     spec = spec_of(of, prompt, pos)
-    reading = Reading(model, spec, name, probe.coef[:, picked], probe.intercept[picked], progress)
+    reading = ProbeReading(model, spec, name, probe.coef[:, picked], probe.intercept[picked], progress)
     read, text_clusters, truth = _inputs(of, texts, clusters, rows, seed)
     training = _training_texts(of, rows, seed)
     chosen: NeuronsByLayer | None = None

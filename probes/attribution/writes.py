@@ -208,7 +208,7 @@ class Apart:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ProbeReading:
     """A linear reading of a model's residual stream, and how texts are run to take it."""
 
     model: HookedModel

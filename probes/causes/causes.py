@@ -18,10 +18,9 @@ from graticule.hooks.question import check_beforehand
 from graticule.hooks.running.session import packed, undisturbed
 from graticule.probes.causes.ablate import PINS, ablate_neurons, neuron_tests, pin_table
 from graticule.probes.causes.edited_runs import Span
-from graticule.probes.causes.effects import LEVEL, NEGLIGIBLE, needed
 from graticule.probes.causes.experiment import Experiment, asked_targets
 from graticule.probes.causes.outcomes import KL, LOSS, Outcome, next_tokens
-from graticule.probes.causes.result import InterventionResult, pin_figures
+from graticule.probes.causes.result import LEVEL, NEGLIGIBLE, InterventionResult, needed, pin_figures
 from graticule.probes.causes.steer import MOST_TARGETS, SCALES, need_dose, steer_targets, steering_tests
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.verdict import STRUCTURE

@@ -21,8 +21,8 @@ from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.tokens import TokenRows, tokenize
 from graticule.probes.causes.edited_runs import EditedRuns, Outputs, Span, edited_tokens
-from graticule.probes.causes.effects import EffectRows, adjusted
 from graticule.probes.causes.outcomes import VOCAB_ROWS, Outcome, check_outcomes, default_outcomes, log_odds
+from graticule.probes.causes.result import EffectRows, adjusted
 from graticule.probes.core.findings import Findings
 from graticule.probes.linear.edits import unit_moves
 from graticule.probes.linear.leace import Moments

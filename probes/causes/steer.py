@@ -18,10 +18,9 @@ from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.session import packed, undisturbed
 from graticule.hooks.same_model import check_one_model
 from graticule.probes.causes.edited_runs import Span
-from graticule.probes.causes.effects import effect_line, needed, row_interval
 from graticule.probes.causes.experiment import Experiment, asked_targets
 from graticule.probes.causes.outcomes import Outcome
-from graticule.probes.causes.result import InterventionResult
+from graticule.probes.causes.result import InterventionResult, effect_line, needed, row_interval
 from graticule.probes.core.findings import Findings
 from graticule.probes.linear.edits import AffineEdit
 from graticule.probes.linear.leace import covariance_directions

@@ -19,7 +19,7 @@ from graticule.probes.scores.significance import benjamini_hochberg
 
 
 @dataclass(frozen=True)
-class Cosines:
+class DecoderCosines:
     """Decoder cosines to the two directions of one target, beside decoders drawn at random."""
 
     table: pd.DataFrame
@@ -32,7 +32,7 @@ def decoder_cosines(
     decoder: Float[np.ndarray, "d_sae width"],
     directions: dict[str, Float[np.ndarray, " width"]],
     chance: RandomVectors,
-) -> Cosines:
+) -> DecoderCosines:
     """Cosine of every decoder vector with both directions, against vectors drawn at random.
 
     `p_` is the chance of one such vector (two-sided), `p_max_` that of the largest of as many as there are
@@ -52,7 +52,7 @@ def decoder_cosines(
         out[f"cos_{kind}"], out[f"p_{kind}"] = cosines, p
         out[f"p_max_{kind}"], out[f"p_bh_{kind}"] = largest_of(p, len(p)), benjamini_hochberg(p)
         levels[kind] = chance.level(-np.expm1(np.log(0.95) / len(p)), direction)
-    return Cosines(pd.DataFrame(out), levels)
+    return DecoderCosines(pd.DataFrame(out), levels)
 
 
 def univariate(X: Any, y: Float[np.ndarray, "row target"]) -> Float[np.ndarray, "column target"]:

@@ -24,7 +24,7 @@ WEIGHTS = ("in", "gate", "out")
 
 
 @dataclass(frozen=True)
-class Cosines:
+class WeightCosines:
     """Every neuron's cosines in some layers, with their nulls."""
 
     table: pd.DataFrame
@@ -55,7 +55,7 @@ def probe_points(probes: Mapping[str, RidgeProbe], layer: int) -> tuple[str | No
     return next((p for p in into if p in probes), None), next((p for p in out if p in probes), None)
 
 
-def cosines(
+def weight_cosines(
     model: HookedModel,
     probes: Mapping[str, RidgeProbe],
     layers: Sequence[int],
@@ -66,7 +66,7 @@ def cosines(
     draws: int = 200,
     seed: int = 0,
     progress: bool | None = None,
-) -> Cosines:
+) -> WeightCosines:
     """Cosines of input, gate and output weights with the read and the write direction of every target.
 
     Args:
@@ -86,7 +86,7 @@ def cosines(
     Raises:
         ValueError: Where no layer has a probe, or weights are missing.
     """
-    by_weight: list[_Cosines] = []
+    by_weight: list[_Compared] = []
     for layer in tqdm(layers, desc="weights", unit="layer", disable=not progress, leave=False):
         into, out = (always, always) if always else probe_points(probes, layer)
         points = {"in": into, "out": out, "gate": into}
@@ -104,7 +104,7 @@ def cosines(
             f"no probe reads or writes beside layers {list(layers)[:5]}: sweep 'resid_post' of the layers "
             "below them, or pass directions='chosen'"
         )
-    return Cosines(_table(by_weight, names), _histogram(by_weight, names))
+    return WeightCosines(_table(by_weight, names), _histogram(by_weight, names))
 
 
 def _matrices(model: HookedModel, layer: int, fold_norm: bool) -> dict[str, Float[np.ndarray, "d neuron"]]:
@@ -119,7 +119,7 @@ def _matrices(model: HookedModel, layer: int, fold_norm: bool) -> dict[str, Floa
 
 
 @dataclass(frozen=True)
-class _Cosines:
+class _Compared:
     """One weight matrix against one direction."""
 
     layer: int
@@ -139,21 +139,21 @@ def _compare(
     toward: np.ndarray,
     normal: np.ndarray,
     turns: Turns,
-) -> _Cosines:
+) -> _Compared:
     null = ratios(weight_form(matrix, toward), normal, turns)
     cosine = _unit(matrix).T @ _unit(toward)
     size, targets = np.abs(null), range(toward.shape[1])
     p = [exceeded(np.sort(size[..., t], axis=None), np.abs(cosine[:, t])) for t in targets]
     bins = [_shares(null[..., t]) for t in targets]
     largest = size.max(axis=1).astype(np.float64)
-    return _Cosines(layer, weight, direction, cosine, np.stack(p, axis=1), largest, np.stack(bins, axis=1))
+    return _Compared(layer, weight, direction, cosine, np.stack(p, axis=1), largest, np.stack(bins, axis=1))
 
 
 def _unit(columns: np.ndarray) -> np.ndarray:
     return columns / np.maximum(np.linalg.norm(columns, axis=0), 1e-300)
 
 
-def _table(by_weight: Sequence[_Cosines], names: Sequence[str]) -> pd.DataFrame:
+def _table(by_weight: Sequence[_Compared], names: Sequence[str]) -> pd.DataFrame:
     largest = np.sort(np.max([c.largest for c in by_weight], axis=0), axis=0).astype(np.float32)
     parts: list[pd.DataFrame] = []
     for t, name in enumerate(names):
@@ -178,7 +178,7 @@ def _table(by_weight: Sequence[_Cosines], names: Sequence[str]) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def _histogram(by_weight: Sequence[_Cosines], names: Sequence[str]) -> pd.DataFrame:
+def _histogram(by_weight: Sequence[_Compared], names: Sequence[str]) -> pd.DataFrame:
     parts: list[pd.DataFrame] = []
     for (t, name), direction, weight in product(enumerate(names), DIRECTIONS, WEIGHTS):
         own = [c for c in by_weight if c.direction == direction and c.weight == weight]

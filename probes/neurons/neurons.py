@@ -28,7 +28,7 @@ from graticule.hooks.weights import mlp_weights
 from graticule.probes.attribution.replay import TableRows, spec_of
 from graticule.probes.core.findings import Findings
 from graticule.probes.linear.rows import as_rows
-from graticule.probes.neurons.cosines import DIRECTIONS, WEIGHTS, Cosines, cosines
+from graticule.probes.neurons.cosines import DIRECTIONS, WEIGHTS, WeightCosines, weight_cosines
 from graticule.probes.neurons.result import Neurons, Search
 from graticule.probes.neurons.rotations import (
     LayerSearch,
@@ -112,7 +112,7 @@ def neurons(
     captured = _capture(model, findings, table_rows, spec, chosen, rows, seed, store, progress)
     train, test = captured.train, captured.test
     names = findings.target_names
-    weights = cosines(
+    weights = weight_cosines(
         model,
         findings.probes,
         chosen,
@@ -268,7 +268,7 @@ class _Scorer:
 
     captured: _Captured
     searches: Sequence[LayerSearch]
-    weights: Cosines
+    weights: WeightCosines
     levels: Mapping[str, Int[np.ndarray, " some"]]
     rotated: Float[np.ndarray, "rotation target"]
 

@@ -24,9 +24,9 @@ from graticule.probes.words.vocabulary import (
     Readout,
     last_residuals,
     make_metrics,
-    provenance_of,
     shared_tokens,
     single_token,
+    words_provenance,
 )
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def ambiguous(
     differences = readout.rows(ids[:, 1]) - readout.rows(ids[:, 0])
     shared = shared_tokens(ids)
     cosines = {name: _cosines(steering, differences, metric, shared) for name, metric in products.items()}
-    provenance = provenance_of(
+    provenance = words_provenance(
         model,
         {"draws": draws, "seed": seed, "metrics": list(products)},
         contexts="packaged" if contexts is None else "given",

@@ -13,11 +13,11 @@ from graticule.hooks.imports import load
 from graticule.probes.geometry import Metric
 from graticule.probes.scores.significance import benjamini_hochberg, holm, share_reaching
 from graticule.probes.steering import (
-    block_means,
+    bootstrap_counts,
     diagonal,
+    mean_block_cosines,
     random_sets,
     re_paired,
-    resamples,
     set_slices,
     signs,
 )
@@ -104,10 +104,10 @@ def concept_cosines(rows: PairRows, draws: int, seed: int) -> ConceptCosines:
     unit = unit_rows(rows.steering)
     gram = unit @ unit.T
     rng = np.random.default_rng(seed)
-    means = block_means(gram, shared, sizes)[0]
-    plain = block_means(gram, diagonal(len(gram)), sizes)[0]
-    low, high = _interval(block_means(gram, shared, sizes, resamples(sizes, draws, rng)))
-    flipped = block_means(gram, shared, sizes, signs(len(gram), draws, rng))
+    means = mean_block_cosines(gram, shared, sizes)[0]
+    plain = mean_block_cosines(gram, diagonal(len(gram)), sizes)[0]
+    low, high = _interval(mean_block_cosines(gram, shared, sizes, bootstrap_counts(sizes, draws, rng)))
+    flipped = mean_block_cosines(gram, shared, sizes, signs(len(gram), draws, rng))
     entries = {"mean": means, "low": low, "high": high, "plain": plain}
     within = pd.DataFrame({"concept": rows.tokens.concepts, "kept": sizes})
     within = within.assign(**{name: np.diag(value) for name, value in entries.items()})

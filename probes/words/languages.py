@@ -35,7 +35,7 @@ from graticule.probes.words.vocabulary import (
     keep_pairs,
     last_residuals,
     make_metrics,
-    provenance_of,
+    words_provenance,
 )
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def languages(
                 table.insert(0, "metric", metric.name)
                 scores.append(table.assign(matching=table["concept"] == name))
             advance.update()
-    provenance = provenance_of(
+    provenance = words_provenance(
         model,
         {"draws": draws, "n_random": n_random, "seed": seed, "metrics": list(products)},
         contexts="packaged" if contexts is None else "given",

@@ -237,7 +237,7 @@ def make_metrics(
     return out
 
 
-def provenance_of(model: HookedModel, settings: Mapping[str, Any], **sources: str) -> dict[str, Any]:
+def words_provenance(model: HookedModel, settings: Mapping[str, Any], **sources: str) -> dict[str, Any]:
     """The model, where lists and rows came from, settings and versions."""
     identity = model_identity(model)
     return {"model": identity, **sources, "settings": settings, "versions": library_versions()}

@@ -20,7 +20,7 @@ from graticule.hooks.result import headed
 from graticule.hooks.saved import SavedResult
 from graticule.probes.words.cosines import ALPHA, ConceptCosines, check_draws, concept_cosines, pair_rows
 from graticule.probes.words.lists import PairLists, pair_lists
-from graticule.probes.words.vocabulary import METRICS, Readout, keep_pairs, make_metrics, provenance_of
+from graticule.probes.words.vocabulary import METRICS, Readout, keep_pairs, make_metrics, words_provenance
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -235,7 +235,7 @@ def words(
         for name, metric in products.items():
             cosines[name] = concept_cosines(rows.under(metric), draws, seed)
             advance.update()
-    provenance = provenance_of(
+    provenance = words_provenance(
         model,
         {"draws": draws, "n_random": n_random, "seed": seed, "metrics": list(products)},
         pairs="packaged" if pairs is None else "given",

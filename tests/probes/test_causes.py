@@ -14,10 +14,10 @@ from graticule.hooks.tokens import tokenize
 from graticule.probes.causes.ablate import Ablation, ablate
 from graticule.probes.causes.causes import NOT_SEEN, UNDECIDED, USED, Causes, causes, second_verdict
 from graticule.probes.causes.edited_runs import EditedRuns, edited_tokens
-from graticule.probes.causes.effects import adjusted, effect_line
 from graticule.probes.causes.erase import erase
 from graticule.probes.causes.experiment import Experiment
 from graticule.probes.causes.outcomes import Outcome, default_outcomes
+from graticule.probes.causes.result import adjusted, effect_line
 from graticule.probes.causes.steer import Steering, steer
 from graticule.probes.core.verdict import STRUCTURE
 from graticule.probes.linear.edits import AffineEdit, mask_of, unit_moves

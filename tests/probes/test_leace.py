@@ -6,9 +6,9 @@ from sklearn.linear_model import LinearRegression
 
 from graticule import sweep
 from graticule.hooks.artifact import ArtifactError
-from graticule.probes.causes.effects import detection_limit, needed, rank_p
 from graticule.probes.causes.erase import Erasure, erase
 from graticule.probes.causes.reprobe import refit, ridge_at
+from graticule.probes.causes.result import detection_limit, needed, rank_p
 from graticule.probes.core.verdict import STRUCTURE
 from graticule.probes.linear.edits import unit_moves
 from graticule.probes.linear.leace import Eraser, Moments, covariance_directions, matched_erasers

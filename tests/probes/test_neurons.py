@@ -11,7 +11,7 @@ from scipy.stats import kstest, spearmanr
 
 from graticule import Table, baselines, capture, sweep
 from graticule.hooks.weights import mlp_weights
-from graticule.probes.neurons.cosines import cosines, probe_points
+from graticule.probes.neurons.cosines import probe_points, weight_cosines
 from graticule.probes.neurons.neurons import neurons
 from graticule.probes.neurons.result import NOT_SPECIAL, SPECIAL, Neurons
 from graticule.probes.neurons.rotations import (
@@ -164,7 +164,7 @@ def test_weights_of_no_concept_pass_no_test(load_tiny):
     model, rng = load_tiny("gpt2", "hooked"), np.random.default_rng(0)
     point = "blocks.1.hook_resid_post"
     probe = RidgeProbe(point, ["t"]).fit(rng.normal(size=(90, 32)), rng.normal(size=90))
-    got = cosines(model, {point: probe}, [0, 1, 2], ["t"], always=point, draws=100)
+    got = weight_cosines(model, {point: probe}, [0, 1, 2], ["t"], always=point, draws=100)
     assert set(got.table["weight"]) == {"in", "out"}  # no gate in GPT-2
     assert got.table["p_bh"].min() > 0.05
     assert got.table["p_max"].min() > 0.05
@@ -176,7 +176,7 @@ def test_bridge_and_folded_norms(load_tiny, swept):
     bridge = load_tiny("llama", "bridge")
     for fold in (False, True):
         tables = [
-            cosines(m, findings.probes, [1, 2], ["y"], fold_norm=fold, draws=20).table
+            weight_cosines(m, findings.probes, [1, 2], ["y"], fold_norm=fold, draws=20).table
             for m in (hooked, bridge)
         ]
         np.testing.assert_allclose(tables[0]["cosine"], tables[1]["cosine"], atol=1e-5)
@@ -226,7 +226,7 @@ def test_refusals(swept):
     with pytest.raises(ValueError, match="rotations=0: expected"):
         neurons(model, findings, rotations=0)
     with pytest.raises(ValueError, match="no probe reads or writes"):
-        cosines(model, {}, [0, 1], ["y"])
+        weight_cosines(model, {}, [0, 1], ["y"])
     with pytest.raises(ValueError, match="without their activations"):
         neurons(model, replace(findings, swept=None))
 

@@ -8,7 +8,7 @@ from scipy.stats import rankdata
 from sklearn.metrics import r2_score
 
 from graticule.hooks.artifact import json_ready
-from graticule.probes.causes.effects import rank_p
+from graticule.probes.causes.result import rank_p
 from graticule.probes.core.resample import (
     cluster_sums,
     effective_clusters,

@@ -8,12 +8,12 @@ import torch
 
 from graticule.hooks.artifact import ArtifactError
 from graticule.probes.steering import (
-    block_means,
+    bootstrap_counts,
     diagonal,
+    mean_block_cosines,
     mean_cosines,
     random_sets,
     re_paired,
-    resamples,
     signs,
 )
 from graticule.probes.words.ambiguous import Ambiguous, ambiguous
@@ -199,8 +199,8 @@ def test_intervals_hold_the_mean_of_fresh_pairs(planted: Any):
         own = big[rng.choice(4000, 30, replace=False)]
         unit = own / np.linalg.norm(own, axis=1, keepdims=True)
         sizes = np.array([30])
-        weights = resamples(sizes, 300, rng)
-        booted = block_means(unit @ unit.T, diagonal(30), sizes, weights)[:, 0, 0]
+        weights = bootstrap_counts(sizes, 300, rng)
+        booted = mean_block_cosines(unit @ unit.T, diagonal(30), sizes, weights)[:, 0, 0]
         low, high = np.quantile(booted, [0.025, 0.975])
         missed += not low <= truth <= high
     assert missed <= 9
@@ -214,8 +214,8 @@ def test_block_means_against_loops():
     gram = unit @ unit.T
     apart = np.eye(7, dtype=np.float32)
     apart[0, 5] = apart[5, 0] = apart[1, 2] = apart[2, 1] = 1
-    weights = np.concatenate([signs(7, 2, rng), resamples(sizes, 2, rng)], axis=1)
-    made = block_means(gram, np.argwhere(apart), sizes, weights)
+    weights = np.concatenate([signs(7, 2, rng), bootstrap_counts(sizes, 2, rng)], axis=1)
+    made = mean_block_cosines(gram, np.argwhere(apart), sizes, weights)
     for d in range(4):
         w = weights[:, d].astype(float)
         for i, first in enumerate((range(3), range(3, 7))):
@@ -225,9 +225,9 @@ def test_block_means_against_loops():
                 if size:
                     expected = sum(w[p] * w[q] * gram[p, q] for p, q in kept) / size
                     assert made[d, i, j] == pytest.approx(expected, abs=1e-6)
-    assert np.isnan(block_means(np.eye(1), diagonal(1), np.array([1]))[0, 0, 0])
+    assert np.isnan(mean_block_cosines(np.eye(1), diagonal(1), np.array([1]))[0, 0, 0])
     assert np.allclose(
-        block_means(gram, diagonal(7), sizes)[0], mean_cosines([unit[:3], unit[3:]]), atol=1e-6
+        mean_block_cosines(gram, diagonal(7), sizes)[0], mean_cosines([unit[:3], unit[3:]]), atol=1e-6
     )
 
 
