@@ -38,7 +38,8 @@ class ArtifactError(ValueError):
 def json_ready(value: Any) -> Any:
     """`value` in JSON's own types: arrays as lists, NaN and infinity as None."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: json_ready(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        fields = dataclasses.fields(value)
+        return {f.metadata.get("saved_as", f.name): json_ready(getattr(value, f.name)) for f in fields}
     if isinstance(value, Mapping):
         return {str(k): json_ready(v) for k, v in cast("Mapping[Any, Any]", value).items()}
     if isinstance(value, list | tuple | set | frozenset):

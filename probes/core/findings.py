@@ -4,45 +4,31 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Shaped
 
 from graticule.hooks.alignment import BY_PLACE
 from graticule.hooks.artifact import (
     SCHEMA,
-    ArtifactError,
     as_damaged,
-    check_schema,
     is_as_sealed,
     json_ready,
-    read_json,
-    read_table,
-    read_tensors,
     sealed,
-    sha256,
-    write_json,
-    write_table,
-    write_tensors,
 )
 from graticule.hooks.calls import old_name
 from graticule.hooks.doors import ACTIVATIONS, BASELINES, door
 from graticule.hooks.kinds import FolderKind
-from graticule.hooks.locks import only_here
 from graticule.hooks.messages import UnknownNameError
-from graticule.hooks.names import inside, inside_file, place_of
 from graticule.hooks.places import Place
 from graticule.hooks.points import layer_of
-from graticule.hooks.question import check_same_question
-from graticule.hooks.replacing import replacing_entries
-from graticule.hooks.result import Part, Result
+from graticule.hooks.result import Part
 from graticule.hooks.rows import Rows
+from graticule.hooks.saved import SavedResult
 from graticule.probes.core.findings_display import detection, part_of_table, reading, test_rows
 from graticule.probes.core.inputs import Predicted, SweepInputs
 from graticule.probes.core.stack import Predictions
@@ -62,15 +48,14 @@ KIND = "findings"
 ON_TRUST = "baselines_on_trust"
 """In the provenance where the activations say of no model, and baselines of a model stand against them."""
 _SAME_SCORE = 1e-3
-_BESIDE = "rivals.safetensors"  # the name of 0.1
-_PARTS = ("out_of_fold", "test")
+_BESIDE = "rivals"  # the name of 0.1
 FINDINGS = FolderKind(
     KIND,
     "folder of findings",
     "findings.json",
     (
         *("activations", "baselines", "calibration", "report.html", "pages"),
-        *("predictions.parquet", _BESIDE, "probes"),
+        *("predictions.parquet", f"{_BESIDE}.safetensors", "probes"),
     ),
 )
 """The folder of findings, and of what `probe` keeps beside them."""
@@ -80,14 +65,24 @@ _CAPTION_WORST = "Test rows that the probe gets most wrong"
 
 
 @dataclass(frozen=True)
-class Findings(Result):
-    """The result of `graticule.sweep`."""
+class Findings(SavedResult):
+    """The result of `graticule.sweep`.
+
+    It is saved as `findings.json`, `predictions.parquet` and `probes/`, beside what `probe` and a page left.
+    All of it takes the place of earlier findings of the same question at once; whatever is killed when, the
+    earlier ones or these can be loaded.
+    """
+
+    KIND: ClassVar[str] = KIND
+    MARK: ClassVar[str] = "findings.json"
+    BESIDE: ClassVar[FolderKind | None] = FINDINGS
+    REMEDY: ClassVar[str] = "run the sweep again"
 
     model: str
     """The model's name."""
     table: str
     """The table's name."""
-    kind: str
+    kind: str = field(metadata={"saved_as": "kind_of_target"})
     """`numeric`, `binary` or `categorical`."""
     target_names: tuple[str, ...]
     """A name a target; the classes for categories."""
@@ -97,9 +92,9 @@ class Findings(Result):
     """Class names; empty for numbers."""
     block_names: tuple[str, ...]
     """Columns of `predictions` that hold levels of the target."""
-    split_note: str
+    split_note: str = field(metadata={"saved_as": "split"})
     """Where the split comes from, and its sizes."""
-    layer_scores: tuple[Mapping[str, Any], ...]
+    layer_scores: tuple[Mapping[str, Any], ...] = field(metadata={"saved_as": "layers"})
     """A layer each, as in `findings.json`; `layers` is the same as a DataFrame."""
     chosen_point: str
     """The hook point with the best out-of-fold score on training rows."""
@@ -116,7 +111,7 @@ class Findings(Result):
     provenance: Mapping[str, Any]
     """Model, table, settings and versions."""
     baseline_predictions: Mapping[str, Predictions] = field(
-        default_factory=dict[str, Predictions], repr=False
+        default_factory=dict[str, Predictions], repr=False, metadata={"saved_as": _BESIDE}
     )
     """Baseline → its predictions, out of fold on training rows and plain on test rows."""
     settings: JudgeSettings | None = None
@@ -125,7 +120,7 @@ class Findings(Result):
     """The gain that would have been found 80% of the time, once `calibrate` has measured it."""
     largest_gain_tried: float | None = None
     """The largest gain that `calibrate` tried."""
-    swept: SweepInputs | None = field(default=None, repr=False, compare=False)
+    swept: SweepInputs | None = field(default=None, repr=False, compare=False, metadata={"saved": False})
     """The activations, table and baselines; not saved, see `with_inputs`."""
 
     @property
@@ -374,28 +369,6 @@ class Findings(Result):
             }
         )
 
-    def save(self, path: Place | str, overwrite: bool = False) -> None:
-        """Write `findings.json`, `predictions.parquet` and `probes/` into `path`, beside what `probe` and a
-        page left there.
-
-        All of it takes the place of earlier findings of the same question at once; whatever is killed when,
-        the earlier ones or these can be loaded.
-
-        Args:
-            path: The folder, or its url on a file system of fsspec: `s3://bucket/findings`.
-            overwrite: Whether they may take the place of findings that ask something else too.
-
-        Raises:
-            FileExistsError: `path` holds anything else, or findings of another model, table, target, points
-                or inputs; or another process writes there.
-        """
-        path = place_of(path)
-        with only_here(path, "saving findings into"):
-            FINDINGS.check(path)
-            check_same_question(path, self, overwrite)
-            with replacing_entries(path, KIND) as folder:
-                self._write(folder)
-
     def differs_from(self, before: Any) -> list[str]:
         """`name: before → now` for what two findings ask, and whether their activations hold other values."""
         then, now = ([str(s["point"]) for s in one.layer_scores] for one in (before, self))
@@ -413,28 +386,28 @@ class Findings(Result):
         )
         return np.allclose(ours, theirs, atol=_SAME_SCORE, rtol=_SAME_SCORE, equal_nan=True)
 
-    def _write(self, folder: Path) -> None:
-        write_table(folder / "predictions.parquet", self.predictions)
-        beside = self.baseline_predictions.items()
-        arrays = {f"{n}/{part}": getattr(p, part) for n, p in beside for part in _PARTS}
-        write_tensors(folder / _BESIDE, {k: torch.from_numpy(v.copy()) for k, v in arrays.items()})
-        for point, probe in self.probes.items():
-            probe.save(inside(folder / "probes", point))
-        files = {str(f.relative_to(folder)): sha256(f) for f in sorted(folder.rglob("*")) if f.is_file()}
+    def _manifest(self, files: Mapping[str, str]) -> dict[str, Any]:
+        """The fields beside the files, under the names of `to_json`, and all of it sealed."""
         manifest = {"kind": KIND, "schema": SCHEMA, "files": files, "points": list(self.probes)}
-        write_json(folder / "findings.json", sealed({**manifest, **self.to_json()}))
+        return sealed({**manifest, **self.to_json()})
 
     @classmethod
-    def load(cls, path: Place | str) -> Findings:
-        """Read what `save` wrote.
-
-        **Raises** `ArtifactError` if there are no whole findings in `path`.
-        """
-        path = place_of(path)
-        found = read_json(path / "findings.json")
-        check_schema(found, KIND, path)
-        with as_damaged(path / "findings.json", "run the sweep again"):
-            findings = cls._read(path, found)
+    def _read(cls, path: Place, manifest: Mapping[str, Any]) -> Findings:
+        with as_damaged(path / cls.MARK, cls.REMEDY):
+            values = cls._in_files(path, manifest)
+            values |= cls._in_json({"settings": None, "largest_gain_tried": None, **manifest})
+            # numbers once were names of columns
+            values["target_names"] = tuple(
+                str(name) if isinstance(name, int) else name for name in values["target_names"]
+            )
+            if not manifest.get("calibrated", False):
+                values["limit_of_detection"] = None
+            elif values["limit_of_detection"] is None:  # no gain tried was found often enough
+                values["limit_of_detection"] = float("nan")
+            values["probes"] = {point: values["probes"][point] for point in manifest["points"]}
+            stacked = values.get("baseline_predictions", {})  # the file has an order of its own
+            values["baseline_predictions"] = {k: stacked[k] for k in manifest["baselines"] if k in stacked}
+            findings = cls(**values)
             if findings.chosen_point not in findings.probes:
                 raise ValueError(f"the point chosen, {findings.chosen_point!r}, has no probe")
             if bare := set(findings.probes) - {str(line["point"]) for line in findings.layer_scores}:
@@ -442,72 +415,6 @@ class Findings(Result):
             findings.summary()  # what cannot be said does not fit together, whichever part it is
             findings.tables()
             findings.to_json()
-        if not is_as_sealed(found):
-            _log.warning("%s is not as it was written: its figures may be another's", path / "findings.json")
+        if not is_as_sealed(manifest):
+            _log.warning("%s is not as it was written: its figures may be another's", path / cls.MARK)
         return findings
-
-    @classmethod
-    def _read(cls, path: Place, found: Mapping[str, Any]) -> Findings:
-        for name, digest in found["files"].items():
-            file = inside_file(path, name)
-            if not file.exists() or sha256(file) != digest:
-                raise ArtifactError(f"{file} is missing or damaged; run the sweep again")
-        probes = {point: RidgeProbe.load(inside(path / "probes", point)) for point in found["points"]}
-        return cls(
-            model=found["model"],
-            table=found["table"],
-            kind=found["kind_of_target"],
-            # numbers once were names of columns
-            target_names=tuple(
-                str(name) if isinstance(name, int) else name for name in found["target_names"]
-            ),
-            units=tuple(found["units"]),
-            classes=tuple(found["classes"]),
-            block_names=tuple(found["block_names"]),
-            split_note=found["split"],
-            layer_scores=tuple(found["layers"]),
-            chosen_point=found["chosen_point"],
-            baselines=found["baselines"],
-            verdict=_verdict(found["verdict"]),
-            checks={name: _verdict(v) for name, v in found["checks"].items()},
-            probes=probes,
-            predictions=read_table(path / "predictions.parquet"),
-            provenance=found["provenance"],
-            baseline_predictions=(
-                _read_predictions(path / _BESIDE, found["baselines"]) if _BESIDE in found["files"] else {}
-            ),
-            settings=JudgeSettings.read(found["settings"]) if found.get("settings") else None,
-            limit_of_detection=_limit(found),
-            largest_gain_tried=found.get("largest_gain_tried"),
-        )
-
-
-def _limit(found: Mapping[str, Any]) -> float | None:
-    """None before calibration; NaN, which JSON has as null, where no gain tried was found often enough."""
-    if not found.get("calibrated", False):
-        return None
-    limit = found["limit_of_detection"]
-    return float("nan") if limit is None else float(limit)
-
-
-def _read_predictions(path: Place, order: Iterable[str]) -> dict[str, Predictions]:
-    """Baselines' predictions in the order in which they were stacked: the file has an order of its own."""
-    held = {name: tensor.numpy() for name, tensor in read_tensors(path).items()}
-    names = [name for name in order if f"{name}/{_PARTS[0]}" in held]
-    return {name: Predictions(*(held[f"{name}/{part}"] for part in _PARTS)) for name in names}
-
-
-def _verdict(found: Mapping[str, Any]) -> Verdict:
-    """A verdict out of JSON, where tuples are lists and undefined numbers null."""
-
-    def number(value: Any) -> float:
-        return float("nan") if value is None else float(value)
-
-    read: dict[str, Any] = {f.name: found[f.name] for f in fields(Verdict)}
-    for key in ("ci95", "margin_ci95"):
-        read[key] = tuple(number(v) for v in read[key])
-    for key in ("score", "surface", "gain", "margin", "effective_clusters"):
-        read[key] = number(read[key])
-    read["gain_by_target"] = {k: number(v) for k, v in read["gain_by_target"].items()}
-    read["warnings"] = tuple(read["warnings"])
-    return Verdict(**read)

@@ -53,7 +53,7 @@ class JudgeSettings:
         check_limits(alpha=self.alphas, min_gain=self.min_gain, draws=self.draws, seed=self.seed)
 
     @classmethod
-    def read(cls, saved: Mapping[str, Any]) -> JudgeSettings:
+    def from_json(cls, saved: Mapping[str, Any]) -> JudgeSettings:
         """Settings out of JSON, where a tuple is a list."""
         alphas = saved["alphas"]
         return cls(

@@ -389,7 +389,7 @@ def test_two_answers_saved_at_once_cannot_both_pass(tmp_path, monkeypatch):
 
     monkeypatch.setattr(saved, "check_same_question", meanwhile)
     sample(provenance={"model": "one"}).save(tmp_path / "result")
-    assert told == [f"another process is saving a sample into {tmp_path / 'result'}; wait for it"]
+    assert told == [f"another process is saving sample into {tmp_path / 'result'}; wait for it"]
     assert Sample.load(tmp_path / "result").provenance == {"model": "one"}
     with pytest.raises(FileExistsError, match="another question"):
         sample(provenance={"model": "two"}).save(tmp_path / "result")

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 import pytest
+from jaxtyping import Float
 
 from graticule.hooks import artifact
-from graticule.hooks.artifact import ArtifactError, fingerprint, read_json, write_json
-from graticule.hooks.saved import SavedResult
+from graticule.hooks.artifact import ArtifactError, fingerprint, json_ready, read_json, write_json
+from graticule.hooks.saved import SavedResult, decode
 
 
 @dataclass(frozen=True)
@@ -121,3 +122,64 @@ def test_a_fingerprint_is_of_settings_and_version(monkeypatch):
     assert now != fingerprint({"levels": [1, 2], "seed": 1})
     monkeypatch.setattr(artifact, "library_versions", lambda: {"graticule": "0.0.1"})
     assert now != fingerprint({"levels": [1, 2], "seed": 0})
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What a mapping leads to, in arrays."""
+
+    first: np.ndarray
+    second: Float[np.ndarray, " row"]
+
+
+@dataclass(frozen=True)
+class Renamed(Sample):
+    """A result with entries that have files of their own, and names of an earlier version."""
+
+    KIND: ClassVar[str] = "renamed"
+    MARK: ClassVar[str] = "study.json"
+
+    pairs: Mapping[str, Pair] = field(default_factory=dict, metadata={"saved_as": "couples"})
+    samples: dict[str, Sample] = field(default_factory=dict, metadata={"saved_as": "parts of it"})
+    label: str = field(default="", metadata={"saved_as": "verdict"})
+    curve: pd.DataFrame | None = field(default=None, metadata={"saved_as": "lines"})
+    unsaved: Any = field(default=None, metadata={"saved": False})
+
+
+def test_entries_have_files_of_their_own_and_earlier_names_are_read(tmp_path):
+    pairs = {"b/c": Pair(np.eye(2), np.arange(3.0)), "a": Pair(np.ones(1), np.zeros(1))}
+    samples = {"one.two": sample(words="inner")}
+    made = Renamed(
+        **vars(sample()), pairs=pairs, samples=samples, label="yes", curve=sample().table, unsaved=1
+    )
+    made.save(tmp_path / "here")
+    files = {str(f.relative_to(tmp_path / "here")) for f in (tmp_path / "here").rglob("*") if f.is_file()}
+    inner = {
+        f"parts of it/one.two/{name}" for name in ("manifest.json", "arrays.safetensors", "table.parquet")
+    }
+    own = {"study.json", "arrays.safetensors", "table.parquet", "couples.safetensors", "lines.parquet"}
+    assert files == own | inner
+    noted = read_json(tmp_path / "here" / "study.json")
+    assert noted["fields"]["verdict"] == "yes" and "unsaved" not in noted["fields"]
+    again = Renamed.load(tmp_path / "here")
+    assert again.label == "yes" and again.unsaved is None and again.samples["one.two"].words == "inner"
+    assert again.pairs.keys() == pairs.keys()
+    for name, pair in pairs.items():
+        np.testing.assert_array_equal(again.pairs[name].first, pair.first)
+        np.testing.assert_array_equal(again.pairs[name].second, pair.second)
+    pd.testing.assert_frame_equal(again.curve, made.curve)
+    (tmp_path / "here" / "couples.safetensors").write_bytes(b"?")
+    with pytest.raises(ArtifactError, match=r"couples\.safetensors is missing or damaged; make the renamed"):
+        Renamed.load(tmp_path / "here")
+
+
+def test_a_nested_field_is_read_under_an_earlier_name():
+    @dataclass(frozen=True)
+    class Judged:
+        label: str = field(metadata={"saved_as": "words"})
+        gain: float = 0.0
+
+    assert json_ready(Judged("yes")) == {"words": "yes", "gain": 0.0}
+    assert decode({"words": "yes", "gain": None}, Judged).label == "yes"
+    with pytest.raises(KeyError, match="label"):
+        decode({"label": "yes"}, Judged)
