@@ -80,9 +80,34 @@ def parser(description: str | None, repeats: int = 5) -> argparse.ArgumentParser
     return options
 
 
-def write(path: Path | None, figures: Mapping[str, Any]) -> None:
-    """Write `figures` and `machine()` as JSON, if a path is given."""
+def add_names(options: argparse.ArgumentParser, count: int) -> None:
+    """The options that say which names are captured."""
+    options.add_argument("--names", type=Path, help="a CSV file; the packaged cities by default")
+    options.add_argument("--column", default="name")
+    options.add_argument("--count", type=int, default=count)
+
+
+def drawn_names(args: argparse.Namespace) -> list[str]:
+    """So many names of the file, each once, in a random order."""
+    import numpy as np
+    import pandas as pd
+
+    from graticule import Table
+
+    if args.names is None:
+        texts = Table.packaged("world_cities").texts
+    else:
+        texts = pd.read_csv(args.names, keep_default_na=False)[args.column]
+    names = [str(name) for name in dict.fromkeys(texts)]
+    return [names[i] for i in np.random.default_rng(0).permutation(len(names))[: args.count]]
+
+
+def write(args: argparse.Namespace, figures: Mapping[str, Any]) -> None:
+    """Write `figures`, the options and `machine()` as JSON, if `--json` gives a path."""
+    path = args.json
     if path is not None:
+        settings = {name: value for name, value in vars(args).items() if name != "json"}
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"machine": machine(), **figures}, indent=1, sort_keys=True) + "\n")
+        whole = {"machine": machine(), "settings": settings, **figures}
+        path.write_text(json.dumps(whole, indent=1, sort_keys=True, default=str) + "\n")
         print(f"written to {path}")

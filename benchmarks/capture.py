@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
-from _timing import measure, medians, parser, show, write
+from _timing import add_names, drawn_names, measure, medians, parser, show, write
 
 import graticule
 from graticule.hooks.processor import described
@@ -94,16 +93,11 @@ def nnsight(traced: Any, names: list[str]) -> None:
 def main() -> None:
     """Measure, print, write."""
     options = parser(__doc__, repeats=3)
-    options.add_argument("--names", type=Path, help="a CSV file; the packaged cities by default")
-    options.add_argument("--column", default="name")
-    options.add_argument("--count", type=int, default=2000)
+    add_names(options, count=2000)
     options.add_argument("--slow-count", type=int, default=256)
     options.add_argument("--skip", nargs="*", default=[], help="parts of names of runs to leave out")
     args = options.parse_args()
-    source = (
-        pd.read_csv(args.names)[args.column] if args.names else graticule.Table.packaged("world_cities").texts
-    )
-    names = pd.Series(source).drop_duplicates().sample(args.count, random_state=0).tolist()
+    names = drawn_names(args)
     few = names[: args.slow_count]
 
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -156,7 +150,7 @@ def main() -> None:
         for k, r in rates.items()
     ]
     show(rows, f"{len(names)} names ({len(few)} for slow runs), last token, 18 layers, {described()}")
-    write(args.json, figures)
+    write(args, figures)
 
 
 def first_call(runs: dict[str, tuple[Callable[[], object], int]]) -> dict[str, float]:

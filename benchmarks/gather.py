@@ -254,7 +254,7 @@ def main(options: argparse.Namespace) -> None:
         "readers": rows,
         "checksums GB/s": checksums,
     }
-    write(options.json, figures)
+    write(options, figures)
 
 
 if __name__ == "__main__":

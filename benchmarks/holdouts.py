@@ -108,7 +108,7 @@ def main() -> None:
         "spread (required: 1e-6)"
     )
     figures = {"layers": lines, "ratio": ratio, "worst": worst, "graticule_seconds": ours}
-    write(args.json, {"figures": figures, "settings": {k: v for k, v in vars(args).items() if k != "json"}})
+    write(args, {"figures": figures})
 
 
 if __name__ == "__main__":

@@ -29,6 +29,8 @@ from graticule.saes.evaluation.evaluate import evaluate
 from graticule.saes.training.settings import Optimisation
 from graticule.saes.training.train import train
 
+FIGURES = ("explained_variance", "loss_recovered_zero", "loss_recovered_mean", "kl", "l0", "dead_fraction")
+
 
 def main() -> None:
     """Train, measure, print, write."""
@@ -54,13 +56,13 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     texts = pd.read_parquet(args.corpus)["text"].tolist()
     apart = set(range(0, len(texts), len(texts) // args.held_out))
-    args.train = [text for i, text in enumerate(texts) if i not in apart]
-    args.test = [texts[i] for i in sorted(apart)]
+    train_texts = [text for i, text in enumerate(texts) if i not in apart]
+    test_texts = [texts[i] for i in sorted(apart)]
     runs = {"graticule": ours, "SAELens": saelens}
     model = None
     if not all((args.out / f"{name}.json").is_file() for name in runs):
         model = load_model(args.model, dtype=args.dtype, device="cpu")
-    minutes = {name: timed(args.out / name, run, model, args) for name, run in runs.items()}
+    minutes = {name: timed(args.out / name, run, model, args, train_texts) for name, run in runs.items()}
     folders = {name: args.out / name / "sae" for name in runs}
     tokens = dict.fromkeys(runs, args.tokens)
     reached = checkpoints(args)
@@ -70,38 +72,33 @@ def main() -> None:
         folders[name] = args.out / "SAELens" / "checkpoints" / str(then[-1])
         minutes[name], tokens[name] = reached[then[-1]], then[-1]
     model = load_model(args.model, device="cpu")
-    found = {name: measured(model, args, name, folder) for name, folder in folders.items()}
+    found = {name: measured(model, args, name, folder, test_texts) for name, folder in folders.items()}
     rows = [
         {
             "run": name,
             "minutes": minutes[name],
             "tokens": tokens[name],
-            **{
-                key: found[name][key]
-                for key in (
-                    "explained_variance",
-                    "loss_recovered_zero",
-                    "loss_recovered_mean",
-                    "kl",
-                    "l0",
-                    "dead_fraction",
-                )
-            },
+            **{key: found[name][key] for key in FIGURES},
         }
         for name in folders
     ]
     show(rows, f"{args.model}, {args.hook_name}, TopK k {args.k}, d_sae {args.d_sae}, batch {args.batch}")
-    settings = {k: v for k, v in vars(args).items() if k not in ("json", "train", "test", "corpus", "out")}
-    write(args.json, {"settings": settings, "minutes": minutes, "evaluations": found, "rows": rows})
+    write(args, {"minutes": minutes, "evaluations": found, "rows": rows})
 
 
-def timed(folder: Path, run: Callable[[Any, Any, Path], None], model: Any, args: Any) -> float:
+def timed(
+    folder: Path,
+    run: Callable[[Any, Any, Path, list[str]], None],
+    model: Any,
+    args: Any,
+    texts: list[str],
+) -> float:
     """Minutes that a run took, now or when it was made."""
     told = folder.with_suffix(".json")
     if not told.is_file():
         begun = folder.with_suffix(".begun")
         begun.write_text(json.dumps(time.time()))
-        run(model, args, folder)
+        run(model, args, folder, texts)
         told.write_text(json.dumps((time.time() - float(json.loads(begun.read_text()))) / 60))
     return float(json.loads(told.read_text()))
 
@@ -114,12 +111,12 @@ def checkpoints(args: Any) -> dict[int, float]:
     return {n: (files[n].stat().st_mtime - begun) / 60 for n in sorted(files)}
 
 
-def ours(model: Any, args: Any, folder: Path) -> None:
+def ours(model: Any, args: Any, folder: Path, texts: list[str]) -> None:
     """`graticule.saes.train`, live from the model."""
     steps = args.tokens // args.batch
     train(
         model,
-        corpus=args.train,
+        corpus=texts,
         hook_name=args.hook_name,
         config={"architecture": "topk", "d_sae": args.d_sae, "k": args.k},
         optimisation=Optimisation(lr=args.lr, lr_warm_up_steps=steps // 20, lr_decay_steps=0),
@@ -132,7 +129,7 @@ def ours(model: Any, args: Any, folder: Path) -> None:
     )
 
 
-def saelens(model: Any, args: Any, folder: Path) -> None:
+def saelens(model: Any, args: Any, folder: Path, texts: list[str]) -> None:
     """SAELens's runner with the same settings."""
     from datasets import Dataset
     from sae_lens import LanguageModelSAERunnerConfig, LanguageModelSAETrainingRunner, TopKTrainingSAEConfig
@@ -160,27 +157,27 @@ def saelens(model: Any, args: Any, folder: Path) -> None:
         output_path=str(folder / "sae"),
         device="cpu",
     )
-    texts = Dataset.from_dict({"text": args.train})
-    LanguageModelSAETrainingRunner(config, override_dataset=texts, override_model=model).run()
+    dataset = Dataset.from_dict({"text": texts})
+    LanguageModelSAETrainingRunner(config, override_dataset=dataset, override_model=model).run()
     made = next((folder / "made").iterdir())  # under a name drawn at random
     made.rename(folder / "checkpoints")
     for part in (folder / "checkpoints").iterdir():
         part.rename(part.with_name(part.name.removeprefix("final_")))
 
 
-def measured(model: Any, args: Any, name: str, folder: Path) -> dict[str, Any]:
+def measured(model: Any, args: Any, name: str, folder: Path, texts: list[str]) -> dict[str, Any]:
     """Our evaluation of an SAE on the held-out texts."""
     told = args.out / f"{name} measured.json"
     if not told.is_file():
-        result = evaluate(model, folder, args.test, n_tokens=args.eval_tokens, progress=True)
+        result = evaluate(model, folder, texts, n_tokens=args.eval_tokens, progress=True)
         figures = {k: v for k, v in result.figures_by_name().items() if isinstance(v, int | float)}
         if args.saelens_evals and name == "graticule":
-            figures |= by_saelens(model, args, folder)
+            figures |= by_saelens(model, args, folder, texts)
         told.write_text(json.dumps(figures))
     return dict(json.loads(told.read_text()))
 
 
-def by_saelens(model: Any, args: Any, folder: Path) -> dict[str, float]:
+def by_saelens(model: Any, args: Any, folder: Path, texts: list[str]) -> dict[str, float]:
     """The figures of SAELens's own evaluator, on as many tokens of the same texts."""
     from datasets import Dataset
     from sae_lens import SAE, ActivationsStore
@@ -193,7 +190,7 @@ def by_saelens(model: Any, args: Any, folder: Path) -> dict[str, float]:
     store = ActivationsStore.from_sae(
         model,
         sae,
-        dataset=Dataset.from_dict({"text": args.test}),
+        dataset=Dataset.from_dict({"text": texts}),
         context_size=args.context_size,
         streaming=False,
         store_batch_size_prompts=prompts,

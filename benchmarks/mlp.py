@@ -142,7 +142,7 @@ def main() -> None:
         f"{reference / share:.1f} s projected: ratio {reference / share / whole:.1f} (required: 2)"
     )
     figures = {"runs": rows, "ratio": reference / share / whole, "all_layers_bfloat16_seconds": whole}
-    write(args.json, {"figures": figures, "settings": {k: v for k, v in vars(args).items() if k != "json"}})
+    write(args, {"figures": figures})
 
 
 if __name__ == "__main__":

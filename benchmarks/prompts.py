@@ -8,13 +8,10 @@ that of the shared prefix alone. `--short` takes the paper's own prompts of 3 to
 """
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
-import torch
-from _timing import measure, medians, parser, show, write
+from _timing import add_names, drawn_names, measure, medians, parser, show, write
 
 import graticule
 from graticule.hooks.tokens import tokenize
@@ -52,22 +49,13 @@ def agreement(model: Any, names: list[str], prompts: dict[str, str]) -> float:
 def main() -> None:
     """Measure, print, write."""
     options = parser(__doc__, repeats=3)
-    options.add_argument("--names", type=Path, help="a CSV file; the packaged cities by default")
-    options.add_argument("--column", default="name")
-    options.add_argument("--count", type=int, default=500)
+    add_names(options, count=500)
     options.add_argument("--model", default="gemma-3-270m")
     options.add_argument("--dtype", default="float32")
     options.add_argument("--device", default="cpu")
     options.add_argument("--short", action="store_true", help="the paper's own shorter prompts too")
     args = options.parse_args()
-    source = (
-        pd.read_csv(args.names, keep_default_na=False)[args.column]
-        if args.names
-        else graticule.Table.packaged("world_cities").texts
-    )
-    names = [str(n) for n in pd.Series(source).drop_duplicates()]
-    rng = np.random.default_rng(0)
-    names = [names[i] for i in rng.permutation(len(names))[: args.count]]
+    names = drawn_names(args)
     model = graticule.load_model(args.model, dtype=args.dtype, device=args.device)
     sets = {"five prompts of 10 tokens or more": LONG}
     if args.short:
@@ -103,8 +91,7 @@ def main() -> None:
         )
     show(rows, f"{args.model}, {args.dtype}, {args.device}, medians of {args.repeats}")
     print(f"ratio {rows[0]['ratio']:.2f} (required: 2 for prompts of 10 tokens or more)")
-    settings = {k: str(v) for k, v in vars(args).items() if k != "json"}
-    write(args.json, {"prompts": rows, "settings": settings, "threads": torch.get_num_threads()})
+    write(args, {"prompts": rows})
 
 
 if __name__ == "__main__":

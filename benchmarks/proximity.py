@@ -118,7 +118,7 @@ def main() -> None:
     show(lines, f"n {args.rows}; the plain matrix did {did} rows")
     worst, peak = min(line["ratio"] for line in lines), max(line["peak MiB"] for line in lines)
     print(f"\nsmallest ratio {worst:.1f} (required: 10); peak {peak:.0f} MiB (at most 1024)")
-    write(args.json, {"figures": lines, "settings": {k: v for k, v in vars(args).items() if k != "json"}})
+    write(args, {"figures": lines})
 
 
 if __name__ == "__main__":

@@ -77,9 +77,7 @@ def main() -> None:
     ]
     show(told, f"{args.seeds} seeds, {args.steps} steps of {args.batch} rows; mean ± standard error")
     print("penalty or k:", chosen)
-    write(
-        args.json, {"chosen": chosen, "arms": arms.to_dict("records"), "settings": vars(args) | {"json": ""}}
-    )
+    write(args, {"chosen": chosen, "arms": arms.to_dict("records")})
 
 
 def sparse(n: int, seed: int) -> Truth:

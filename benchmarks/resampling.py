@@ -79,8 +79,7 @@ def main() -> None:
         keys = ("l0", "explained_variance", "loss_recovered_zero", "dead_fraction")
         lines.append({"run": name, **{key: found[key] for key in keys}})
     show(lines, f"held-out texts (the model's loss in training: {loss:.2f} nats)")
-    settings = {key: str(value) for key, value in vars(args).items()}
-    write(args.json, {"settings": settings, "model loss": loss, "resamplings": events, "evaluations": lines})
+    write(args, {"model loss": loss, "resamplings": events, "evaluations": lines})
 
 
 def language_model(texts: list[str], args: Any) -> tuple[Any, float]:

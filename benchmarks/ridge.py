@@ -93,7 +93,7 @@ def main() -> None:
         f"from {len(rows)} layers\nratio {ratio:.1f} (required: 8), same chosen strengths: {same}"
     )
     figures = {"layers": rows, "ratio": ratio, "same_strengths": same, "graticule_seconds": ours}
-    write(args.json, {"figures": figures, "settings": {k: v for k, v in vars(args).items() if k != "json"}})
+    write(args, {"figures": figures})
 
 
 if __name__ == "__main__":

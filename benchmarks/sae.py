@@ -67,8 +67,7 @@ def main() -> None:
     title = f"d_in {args.d_in}, d_sae {args.d_sae}, batch {args.batch}, k {args.k}, {described(args.device)}"
     show(rows, title)
     print("ratio: tokens/s over SAELens's in float32. loss off: largest |ours / SAELens's - 1| on the curve.")
-    settings = {key: value for key, value in vars(args).items() if key != "json"}
-    write(args.json, {"settings": settings, "architectures": figures})
+    write(args, {"architectures": figures})
 
 
 def draw(args: Any) -> list[torch.Tensor]:

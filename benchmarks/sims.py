@@ -144,7 +144,7 @@ def main() -> None:
     print(f"\nbatched loss {gap:.4f} nats above the floor; ratio {ratio:.1f} (required: 8)")
     print(f"population gradient: {left.sum()} of {args.runs} runs far behind, at {reached[left, 0].round(3)}")
     figures = {"routes": rows, "ratio": ratio, "gap": gap, "behind": int(left.sum())}
-    write(args.json, {"figures": figures, "settings": {k: v for k, v in vars(args).items() if k != "json"}})
+    write(args, {"figures": figures})
 
 
 def _error(values: np.ndarray) -> float:
