@@ -30,11 +30,11 @@ def main() -> None:
     given = parser.parse_args()
     began = time.perf_counter()
     world = planted(n_rows=given.rows, width=given.width, n_layers=1, surface=0.4, hidden=0.2)
-    findings = sweep(world.activations, world.table, world.baselines, progress=False)
+    findings = sweep(world.activations, world.table, baselines=world.baselines, progress=False)
     print(f"swept in {time.perf_counter() - began:.0f} s, {most_gib():.2f} GiB at most", flush=True)
     began = time.perf_counter()
     calibration = calibrate(
-        findings, targets=given.targets, draws=given.draws, string_step=given.string_step, progress=True
+        findings, targets=given.targets, n_bootstrap=given.draws, string_step=given.string_step, progress=True
     )
     print(calibration.summary())
     print(f"calibrated in {time.perf_counter() - began:.0f} s, {most_gib():.2f} GiB at most")

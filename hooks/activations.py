@@ -14,6 +14,7 @@ from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from graticule.hooks.alignment import TOKEN_DIGEST, named_by_text, sources, with_digests
+from graticule.hooks.calls import renamed
 from graticule.hooks.doors import ACTIVATIONS, came, several_texts
 from graticule.hooks.messages import TellsNames, visible
 from graticule.hooks.names import check_name, place_of
@@ -202,13 +203,14 @@ class Activations(TellsNames, Rows):
         return acts if texts is None else acts.with_texts(texts)
 
     @classmethod
+    @renamed("pos", "points", "layers")
     def from_cache(
         cls,
         cache: Any,
+        *,
         pos: int | slice | str = -1,
         points: PointSpec | None = None,
         layers: LayerSpec = "all",
-        *,
         lengths: Lengths | None = None,
         attention_mask: Any = None,
         texts: Sequence[str] | None = None,

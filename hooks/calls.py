@@ -6,12 +6,14 @@ session around the call has switched on.
 
 from __future__ import annotations
 
+import inspect
+import sys
 import warnings
 from collections.abc import Callable, Generator, MutableMapping
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -89,22 +91,33 @@ def products() -> dict[str, Any]:
     return {} if precision == "highest" else {"float32_products": precision}
 
 
-def old_name(old: str, new: str, stacklevel: int = 3) -> None:
-    """Warn that a name of 0.1 was used, which goes on working for one version."""
-    warnings.warn(f"{old} is now {new}, and goes in 0.3", DeprecationWarning, stacklevel=stacklevel)
+def old_name(old: str, new: str) -> None:
+    """Warn, where the caller's code stands, that a form of 0.1 was used, which works for one version."""
+    frame, level = inspect.currentframe(), 1
+    while frame is not None and _is_ours(frame.f_globals.get("__name__", "")):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(f"{old} is now {new}, and goes in 0.3", DeprecationWarning, stacklevel=level)
 
 
-def renamed(**old: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """A public call whose keywords were renamed: the old ones work, with a `DeprecationWarning`.
+def _is_ours(module: str) -> bool:
+    """Whether a frame stands between a call of ours and its caller."""
+    return module.split(".")[0] in ("graticule", "jaxtyping", "beartype", "contextlib")
+
+
+def renamed(*positional: str, **old: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """A public call that 0.1 took in other forms: these work, with a `DeprecationWarning`.
 
     Args:
+        positional: Options that are given by name now and could be given by position, in their old order.
         old: Old keyword → the new one.
 
     Returns:
-        A decorator, the outermost of the call's. The call raises `TypeError` where both are given.
+        A decorator, the outermost of the call's. The call raises `TypeError` where an option is given twice.
     """
 
     def decorate(call: Callable[P, R]) -> Callable[P, R]:
+        places = _places(call)
+
         @wraps(call)
         def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
             for before in old.keys() & kwargs.keys():
@@ -113,8 +126,22 @@ def renamed(**old: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
                     raise TypeError(f"{call.__name__}: {before}= is the old name of {now}=: give one of them")
                 old_name(f"{call.__name__}({before}=)", f"{now}=")
                 kwargs[now] = kwargs.pop(before)
-            return call(*args, **kwargs)
+            if not 0 < len(args) - places <= len(positional):
+                return call(*args, **kwargs)
+            named = dict(zip(positional, args[places:], strict=False))
+            if twice := named.keys() & kwargs.keys():
+                raise TypeError(f"{call.__name__}: {min(twice)} is given twice, by position and by name")
+            old_name(f"{call.__name__}: {', '.join(named)} by position", ", ".join(f"{n}=" for n in named))
+            return cast("Callable[..., R]", call)(*args[:places], **named, **kwargs)
 
         return wrapper
 
     return decorate
+
+
+def _places(call: Callable[..., Any]) -> int:
+    """How many arguments a call takes by position."""
+    kinds = [p.kind for p in inspect.signature(call).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        return sys.maxsize
+    return sum(kind is not inspect.Parameter.KEYWORD_ONLY for kind in kinds)

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from graticule.hooks.activations import Activations
 from graticule.hooks.alignment import DIGEST, named_by_text, text_digests
 from graticule.hooks.artifact import ArtifactError, frame_digest, is_as_sealed, library_versions, read_json
+from graticule.hooks.calls import renamed
 from graticule.hooks.capture_spec import CaptureSpec
 from graticule.hooks.doors import FRAME, MODEL, door, several_inputs, several_texts, texts_of
 from graticule.hooks.identity import check_unhooked, model_identity
@@ -46,6 +47,7 @@ __all__ = ["NonFiniteError", "capture"]
 def capture(
     model: HookedModel,
     inputs: Inputs | pd.Series,
+    *,
     points: PointSpec = ...,
     layers: LayerSpec = ...,
     pos: Pos = ...,
@@ -53,7 +55,6 @@ def capture(
     dtype: torch.dtype | str | None = ...,
     token_budget: int | None = ...,
     store: None = ...,
-    *,
     rows: pd.DataFrame | None = ...,
     texts: Sequence[str] | None = ...,
     prepend_bos: bool | None = ...,
@@ -68,13 +69,13 @@ def capture(
 def capture(
     model: HookedModel,
     inputs: Inputs | pd.Series,
+    *,
     points: PointSpec = ...,
     layers: LayerSpec = ...,
     pos: Pos = ...,
     prompt: str = ...,
     dtype: torch.dtype | str | None = ...,
     token_budget: int | None = ...,
-    *,
     store: Path | str,
     rows: pd.DataFrame | None = ...,
     texts: Sequence[str] | None = ...,
@@ -86,10 +87,12 @@ def capture(
 ) -> Store: ...
 
 
+@renamed("points", "layers", "pos", "prompt", "dtype", "token_budget", "store")
 @door(model=MODEL, rows=FRAME)
 def capture(
     model: HookedModel,
     inputs: Inputs | pd.Series,
+    *,
     points: PointSpec = "resid_post",
     layers: LayerSpec = "all",
     pos: Pos = "last",
@@ -97,7 +100,6 @@ def capture(
     dtype: torch.dtype | str | None = None,
     token_budget: int | None = None,
     store: Place | str | None = None,
-    *,
     rows: pd.DataFrame | None = None,
     texts: Sequence[str] | None = None,
     prepend_bos: bool | None = None,

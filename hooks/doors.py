@@ -16,7 +16,7 @@ from numbers import Integral
 from os import PathLike
 from typing import Any, ParamSpec, TypeVar
 
-from graticule.hooks.calls import one_call, outermost
+from graticule.hooks.calls import old_name, one_call, outermost
 from graticule.hooks.limits import LIMITS, LimitError, check
 from graticule.hooks.values import unmasked
 
@@ -243,7 +243,7 @@ def came(value: Any) -> str:
 def door(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A function that looks at its arguments before it begins.
 
-    A model and findings may come in either order; they are told apart.
+    Findings come before a model; the other order, which was that of 0.1, works with a `DeprecationWarning`.
 
     Args:
         **kinds: The kind of each argument that has one, by its name.
@@ -261,14 +261,16 @@ def door(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
         every = {**{n: kind for n, kind in _ANYWHERE.items() if n in signature.parameters}, **kinds}
         ranged = [p for p in signature.parameters if p in LIMITS and p not in kinds]
 
+        pair = _findings_and_model(signature, kinds)
+
         @functools.wraps(function)
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+            places, named = _findings_first(name, args, kwargs, pair) if pair else (args, kwargs)
             try:
-                given = signature.bind_partial(*args, **kwargs)
+                given = signature.bind_partial(*places, **named)
             except TypeError as error:
-                near = _meant([*list(signature.parameters)[: len(args)], *kwargs], signature, kinds)
+                near = _meant([*list(signature.parameters)[: len(places)], *named], signature, kinds)
                 raise TypeError(f"{name}: {error}; it takes {_takes(name, signature)}{near}") from None
-            _either_order(given.arguments, kinds)
             _check_kinds(name, signature, given.arguments, every)
             _need_all(name, signature, given.arguments, kinds)
             for argument, value in given.arguments.items():
@@ -345,13 +347,37 @@ def _meant(given: Sequence[str], signature: inspect.Signature, kinds: Mapping[st
     return f"{write}; its other arguments are {', '.join(others)}" if others else write
 
 
-def _either_order(given: dict[str, Any], kinds: Mapping[str, Kind]) -> None:
-    """Put a model and findings that came in each other's place where they belong."""
-    models = [argument for argument, kind in kinds.items() if kind.fits is _is_model]
-    found = [argument for argument, kind in kinds.items() if kind.fits in _FINDINGS]
-    for model, findings in zip(models, found, strict=False):
-        if kinds[findings].fits(given.get(model)) and _is_model(given.get(findings)):
-            given[model], given[findings] = given[findings], given[model]
+def _findings_and_model(
+    signature: inspect.Signature, kinds: Mapping[str, Kind]
+) -> tuple[str, str, Kind] | None:
+    """The names of a call's first two arguments and the first one's kind, where these are findings and a
+    model."""
+    first, second = [*signature.parameters, "", ""][:2]
+    if (
+        first in kinds
+        and second in kinds
+        and kinds[first].fits in _FINDINGS
+        and kinds[second].fits is _is_model
+    ):
+        return first, second, kinds[first]
+    return None
+
+
+def _findings_first(
+    call: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], pair: tuple[str, str, Kind]
+) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """Arguments in their order, also where the model came first, as it did in 0.1."""
+    findings, model, kind = pair
+    if not args or kind.fits(args[0]) or not _is_model(args[0]):
+        return args, kwargs
+    if len(args) > 1 and kind.fits(args[1]):
+        args = (args[1], args[0], *args[2:])
+    elif findings in kwargs and model not in kwargs:
+        args, kwargs = (kwargs[findings], *args), {k: v for k, v in kwargs.items() if k != findings}
+    else:
+        return args, kwargs
+    old_name(f"{call}({model}, {findings})", f"{call}({findings}, {model})")
+    return args, kwargs
 
 
 def _check_kinds(

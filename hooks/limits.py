@@ -1,8 +1,8 @@
 """One table of what numbers an argument takes, for Python calls and the command line alike.
 
-A name means the same everywhere, so that its range stands here once: `check_limits(draws=draws, seed=seed)`
-in a call or a settings class, `graticule.hooks.doors.door` for every argument of a function at once, and the
-command line for every option before anything is loaded.
+A name means the same everywhere, so that its range stands here once: `check_limits(seed=seed)` in a call or
+a settings class, `graticule.hooks.doors.door` for every argument of a function at once, and the command line
+for every option before anything is loaded.
 """
 
 from __future__ import annotations
@@ -80,6 +80,8 @@ LIMITS: Mapping[str, Range] = {
     # drawing and repeating
     "seed": Range(0, _SEEDS),
     "draws": _DRAWS,
+    "n_bootstrap": _DRAWS,
+    "n_noise": _DRAWS,
     "n_random": _DRAWS,
     "rotations": _DRAWS,
     "permutations": _DRAWS,

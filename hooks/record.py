@@ -15,7 +15,7 @@ from torch import Tensor
 
 from graticule.hooks.activations import Activations
 from graticule.hooks.alignment import TOKEN_DIGEST
-from graticule.hooks.calls import plainly
+from graticule.hooks.calls import plainly, renamed
 from graticule.hooks.doors import MODEL, door, several_texts
 from graticule.hooks.identity import attached_saes, hooked_points, model_identity
 from graticule.hooks.padding import Extent, Lengths, check_unseen, extent_of
@@ -250,14 +250,15 @@ def _forward_seen(model: Any, begin: Callable[[dict[str, Any]], None]) -> Genera
             del model.forward
 
 
+@renamed("pos", "layers")
 @door(model=MODEL)
 @contextmanager
 def record(
     model: HookedModel,
     points: PointSpec = "resid_post",
+    *,
     pos: int | slice = slice(None),
     layers: LayerSpec = "all",
-    *,
     lengths: Lengths | None = None,
     attention_mask: Any = None,
     texts: Sequence[str] | None = None,

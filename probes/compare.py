@@ -11,6 +11,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from graticule.hooks.artifact import library_versions
+from graticule.hooks.calls import renamed
 from graticule.hooks.doors import COMPARED, door
 from graticule.hooks.saved import SavedResult
 from graticule.probes.core.findings import Findings
@@ -99,9 +100,10 @@ class Comparison(SavedResult):
         return {"By target": shown}
 
 
+@renamed(draws="n_bootstrap")
 @door(a=COMPARED, b=COMPARED)
 def compare(
-    a: Predicted | Findings, b: Predicted | Findings, *, draws: int = 2000, seed: int = 0
+    a: Predicted | Findings, b: Predicted | Findings, *, n_bootstrap: int = 2000, seed: int = 0
 ) -> Comparison:
     """Does `a` predict the test rows better than `b`? Layers, prompts, models, checkpoints, estimators.
 
@@ -117,7 +119,7 @@ def compare(
     clusters = _linked(first.clusters, second.clusters[order])
     held = {"a": first.predictions, "b": second.predictions[order]}
     sums = cluster_sums(first.y, held, clusters)
-    samples = resampled_by_target(sums, draws, seed)
+    samples = resampled_by_target(sums, n_bootstrap, seed)
     score_a, score_b = r2(first.y, held["a"]), r2(first.y, held["b"])
     by_draw = difference(samples[:, 0], samples[:, 1])
     apart = difference(score_a, score_b)
@@ -153,7 +155,7 @@ def compare(
         by_target=table.assign(p_holm=holm(table["p"].to_numpy(np.float64))),
         rows=len(first.y),
         clusters=len(sums.n),
-        provenance={"draws": draws, "seed": seed, "versions": library_versions()},
+        provenance={"draws": n_bootstrap, "seed": seed, "versions": library_versions()},
     )
 
 

@@ -18,6 +18,7 @@ from graticule.hooks.artifact import (
     json_ready,
     read_json,
 )
+from graticule.hooks.calls import renamed
 from graticule.hooks.capture import capture
 from graticule.hooks.capture_spec import CaptureSpec
 from graticule.hooks.doors import MODEL, TABLE, door
@@ -42,6 +43,7 @@ from graticule.probes.tables.table import Table
 _log = logging.getLogger(__name__)
 
 
+@renamed(draws="n_bootstrap")
 @door(model=MODEL, table=TABLE)
 def probe(
     model: HookedModel,
@@ -57,7 +59,7 @@ def probe(
     twins: int = 1,
     twin: Literal["permuted", "fresh"] = "permuted",
     min_gain: float = 0.01,
-    draws: int = 2000,
+    n_bootstrap: int = 2000,
     seed: int = 0,
     out: Path | str | None = None,
     progress: bool | None = None,
@@ -91,7 +93,7 @@ def probe(
         prepend_bos=prepend_bos,
         include_bos=include_bos,
     )
-    judging = {"twins": twins, "twin": twin, "min_gain": min_gain, "draws": draws, "seed": seed}
+    judging = {"twins": twins, "twin": twin, "min_gain": min_gain, "draws": n_bootstrap, "seed": seed}
     if out is None:
         return _probe(model, table, None, spec, judging, progress)
     with working_folder(out, FINDINGS, "probing into") as folder:
@@ -124,7 +126,7 @@ def _probe(
     beside = baselines(
         model,
         table,
-        judging["twins"],
+        twins=judging["twins"],
         twin=judging["twin"],
         seed=judging["seed"],
         store=None if folder is None else folder / "baselines",
@@ -132,8 +134,8 @@ def _probe(
     )
     if saved is not None:  # what lies beside them was damaged, and is whole again
         return saved.with_inputs(acts, table, beside)
-    verdict = {name: judging[name] for name in ("min_gain", "draws", "seed")}
-    findings = sweep(acts, table, beside, **verdict, progress=progress)
+    verdict = {"min_gain": judging["min_gain"], "n_bootstrap": judging["draws"], "seed": judging["seed"]}
+    findings = sweep(acts, table, baselines=beside, **verdict, progress=progress)
     findings = replace(findings, provenance={**findings.provenance, **marked(made_from)})
     if folder is not None:
         findings.save(folder, overwrite=True)  # what lay there was compared by `findings_of`

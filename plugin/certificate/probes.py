@@ -106,10 +106,10 @@ def sweep_subject(subject: Subject, points: Sequence[str] | None = None) -> Find
     return sweep(
         rows,
         subject.posteriors,
-        surface,
+        baselines=surface,
         split=subject.test,
         cluster="context",
-        draws=1000,
+        n_bootstrap=1000,
         seed=subject.seed,
         progress=False,
     )

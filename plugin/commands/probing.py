@@ -269,7 +269,7 @@ def study(
     made = run(
         loaded,
         entities,
-        out,
+        out=out,
         only=names[0],
         skip=names[1],
         settings=settings,
@@ -331,10 +331,10 @@ def words(
     for read, path in ((pair_lists, pairs), (parallel_contexts, contexts)):
         read(path)  # what is wrong with them is said before a model is loaded
     loaded = graticule.load_model(model, dtype=dtype, device=device)
-    shared: dict[str, Any] = {"draws": draws, "seed": seed, "progress": True}
+    shared: dict[str, Any] = {"n_bootstrap": draws, "seed": seed, "progress": True}
     makers: dict[str, Callable[[], Any]] = {
         "words": lambda: graticule.words(loaded, pairs, **shared),
-        "languages": lambda: languages(loaded, contexts, pairs, **shared),
+        "languages": lambda: languages(loaded, contexts, pairs=pairs, **shared),
         "ambiguous": lambda: ambiguous(loaded, **shared),
     }
     with working_folder(out, WORDS, "writing into"):

@@ -160,7 +160,7 @@ def _made(asked: dict[str, Any], parts: Path) -> Any:
         from graticule.sims.papers.theorems import theorems
 
         chosen.setdefault("concepts", 4)
-        return theorems(Setting(**chosen).world(asked["seed"]), asked["seed"], progress=True)
+        return theorems(Setting(**chosen).world(asked["seed"]), seed=asked["seed"], progress=True)
     return simulate(Setting(**chosen), optimizer=asked["optimizer"] or "sgd", **shared)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from graticule.hooks.artifact import ArtifactError, as_damaged, check_schema, read_json, write_json
+from graticule.hooks.calls import renamed
 from graticule.hooks.capture_spec import CaptureSpec
 from graticule.hooks.doors import MODEL, TABLE, door
 from graticule.hooks.kinds import ForeignFolderError, working_folder
@@ -32,12 +33,13 @@ _log = logging.getLogger(__name__)
 Say = Callable[[str], None]
 
 
+@renamed("out")
 @door(model=MODEL, table=TABLE)
 def study(
     model: HookedModel,
     table: Table,
-    out: Path | str,
     *,
+    out: Path | str,
     only: str | Sequence[str] = (),
     skip: str | Sequence[str] = (),
     settings: Settings | None = None,

@@ -165,7 +165,7 @@ def _neurons(context: Context) -> Made:
 
     shared: dict[str, Any] = {"seed": context.settings.seed, "progress": context.progress}
     store = context.out / "neurons" / "captures"
-    return {"neurons": neurons(context.model, context.findings, store=store, **shared)}
+    return {"neurons": neurons(context.findings, context.model, store=store, **shared)}
 
 
 def _attribution(context: Context) -> Made:
@@ -178,8 +178,8 @@ def _attribution(context: Context) -> Made:
         "seed": settings.seed,
         "progress": context.progress,
     }
-    found = {u: attribute(context.model, context.findings, unit=u, **shared) for u in ("component", "head")}
-    return {**found, "trace": trace(context.model, context.findings, max(texts[:200], key=len))}
+    found = {u: attribute(context.findings, context.model, unit=u, **shared) for u in ("component", "head")}
+    return {**found, "trace": trace(context.findings, context.model, max(texts[:200], key=len))}
 
 
 def _directions(context: Context) -> Made:
@@ -199,7 +199,7 @@ def _causes(context: Context) -> Made:
 
     settings = context.settings
     rows, seed = settings.cause_rows, settings.seed
-    made = causes(context.model, context.findings, rows=rows, controls=settings.cause_controls, seed=seed,
+    made = causes(context.findings, context.model, rows=rows, controls=settings.cause_controls, seed=seed,
                   progress=context.progress)  # fmt: skip
     return {"causes": made}
 

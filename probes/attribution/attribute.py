@@ -14,6 +14,7 @@ from jaxtyping import Float, Int, Shaped
 
 from graticule.hooks.alignment import by_place
 from graticule.hooks.artifact import library_versions
+from graticule.hooks.calls import renamed
 from graticule.hooks.doors import FINDINGS_OR_PROBE, MODEL, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.messages import NotApplicable
@@ -35,21 +36,22 @@ class DecompositionError(ValueError):
     """The terms do not sum to the reading: something is written that is not accounted for."""
 
 
+@renamed("texts", "unit", point="hook_name", draws="n_bootstrap")
 @door(model=MODEL, findings=FINDINGS_OR_PROBE)
 def attribute(
-    model: HookedModel,
     findings: Findings | RidgeProbe,
+    model: HookedModel,
+    *,
     texts: str | Sequence[str] | None = None,
     unit: Unit = "component",
-    *,
     target: str | int | None = None,
-    point: str | None = None,
+    hook_name: str | None = None,
     pos: Pos | None = None,
     prompt: str | None = None,
     clusters: Shaped[np.ndarray, " text"] | Sequence[int] | None = None,
     rows: int | None = 500,
     top: int = 40,
-    draws: int = 1000,
+    n_bootstrap: int = 1000,
     seed: int = 0,
     progress: bool | None = None,
 ) -> Attribution:
@@ -62,19 +64,19 @@ def attribute(
     standard deviation; the gap is part of the result.
 
     Args:
-        model: What reads.
         findings: A sweep's findings, or a fitted `RidgeProbe` with a `hook_name`.
+        model: What reads.
         texts: What to read; by default test rows of the findings' table.
         unit: `"component"` (attention and MLP of every layer), `"head"`, or `"neuron"`: the `top` neurons,
             chosen on training rows (on `texts` where there are none), and the others of each layer.
         target: One target; all by default.
-        point: Another point of the findings than the chosen one.
+        hook_name: Another point of the findings than the chosen one.
         pos: As the findings were captured, unless given.
         prompt: As the findings were captured, unless given.
         clusters: Of `texts`, one per text; resampled together. Every text is its own by default.
         rows: At most so many table rows, whole clusters drawn with `seed`; None is all.
         top: Neurons that are a term each.
-        draws: Of the cluster bootstrap.
+        n_bootstrap: Of the cluster bootstrap.
         seed: Of rows and bootstrap.
         progress: Whether to show a bar; by default for many texts.
 
@@ -88,7 +90,7 @@ def attribute(
     """
     if unit not in get_args(Unit):
         raise ValueError(f"unit={unit!r}: expected 'component', 'head' or 'neuron'")
-    probe, name = probe_of(findings, point)
+    probe, name = probe_of(findings, hook_name)
     picked = columns(probe, target)
     of = findings if isinstance(findings, Findings) else None
     spec = spec_of(of, prompt, pos)
@@ -115,7 +117,7 @@ def attribute(
         unit=unit,
         target_names=names,
         units=tuple(units[i] for i in picked),
-        terms=_terms(apart, names, row_clusters, y, reference, draws, seed),
+        terms=_terms(apart, names, row_clusters, y, reference, n_bootstrap, seed),
         rows=_rows(apart, names, read, y),
         values=apart.values.astype(np.float32),
         intercept=tuple(float(b) for b in reading.intercept),
@@ -130,7 +132,7 @@ def attribute(
             "rows": rows,
             "top": top,
             "neurons_chosen_on": "training rows" if training else "the rows shown",
-            "draws": draws,
+            "draws": n_bootstrap,
             "seed": seed,
             "versions": library_versions(),
         },

@@ -11,6 +11,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from graticule.hooks.artifact import library_versions
+from graticule.hooks.calls import renamed
 from graticule.hooks.capture import capture
 from graticule.hooks.doors import FINDINGS_OR_PROBE, MODEL, TEXT, door
 from graticule.hooks.identity import model_identity
@@ -188,26 +189,27 @@ def _token_axis(labels: list[str]) -> dict[str, Any]:
     }
 
 
+@renamed(point="hook_name")
 @door(model=MODEL, findings=FINDINGS_OR_PROBE, text=TEXT)
 def trace(
-    model: HookedModel,
     findings: Findings | RidgeProbe,
+    model: HookedModel,
     text: str,
     *,
     target: str | int | None = None,
-    point: str | None = None,
+    hook_name: str | None = None,
     layers: Literal["chosen", "all"] = "all",
     prepend_bos: bool | None = None,
 ) -> Trace:
     """Read `text` with the probe at every token.
 
     Args:
-        model: What reads.
         findings: A sweep's findings, or a fitted `RidgeProbe`, which reads at its `hook_name`.
+        model: What reads.
         text: What to read.
         target: One target; all by default.
-        point: Where the probe reads; the findings' choice by default.
-        layers: `"all"` reads with every probe of the findings, `"chosen"` with the one at `point`.
+        hook_name: Where the probe reads; the findings' choice by default.
+        layers: `"all"` reads with every probe of the findings, `"chosen"` with the one at `hook_name`.
         prepend_bos: By default that of the findings' capture.
 
     Returns:
@@ -219,7 +221,7 @@ def trace(
     """
     if layers not in ("chosen", "all"):
         raise ValueError(f"layers={layers!r}: expected 'chosen' or 'all'")
-    probe, chosen = probe_of(findings, point)
+    probe, chosen = probe_of(findings, hook_name)
     probes: dict[str, RidgeProbe] = {chosen: probe}
     if isinstance(findings, Findings) and layers == "all":
         probes = dict(findings.probes)

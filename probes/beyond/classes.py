@@ -11,6 +11,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
+from graticule.hooks.calls import renamed
 from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.messages import NotApplicable, UnknownNameError
 from graticule.hooks.saved import SavedResult
@@ -127,21 +128,22 @@ class ClassProbes(SavedResult):
         return {_CAPTION_TABLE: out, _CAPTION_COORDINATES: self.coordinates}
 
 
+@renamed("ks", point="hook_name", draws="n_bootstrap")
 @door(findings=FINDINGS)
 def classes(
     findings: Findings,
-    ks: int | Sequence[int] | None = None,
     *,
-    point: str | None = None,
+    ks: int | Sequence[int] | None = None,
+    hook_name: str | None = None,
     select: Select = "difference",
     alphas: Sequence[float] | None = None,
     folds: int = 5,
     repeats: int = 5,
-    draws: int = 500,
+    n_bootstrap: int = 500,
     seed: int = 0,
     progress: bool | None = None,
 ) -> ClassProbes:
-    """Logistic and k-sparse probes of a yes-or-no or categorical target, at the chosen point or at `point`.
+    """Logistic and k-sparse probes of a yes-or-no or categorical target, at the chosen point or `hook_name`.
 
     - **logistic**: all coordinates, L2 penalty, the strength chosen by the log-loss of `folds` of whole
       clusters of training rows.
@@ -153,12 +155,12 @@ def classes(
     Args:
         findings: with their inputs.
         ks: numbers of coordinates; by default `KS`, as far as there are so many that tell rows apart.
-        point: where the probes read; the chosen point by default.
+        hook_name: where the probes read; the chosen point by default.
         select: how coordinates are ranked.
         alphas: strengths of the logistic probe.
         folds: of whole clusters of training rows.
         repeats: draws of random coordinates and of shuffled labels.
-        draws: resamples of the clusters for intervals.
+        n_bootstrap: resamples of the clusters for intervals.
         seed: of folds, draws and resamples.
         progress: whether a bar is drawn; by default where it takes long.
 
@@ -178,9 +180,9 @@ def classes(
     asked = (ks,) if isinstance(ks, int) else None if ks is None else tuple(ks)
     if asked == ():
         raise ValueError("ks=(): at least one number of coordinates, ks=(1, 5)")
-    problem, where = swept.problem, point_of(findings, point)
+    problem, where = swept.problem, point_of(findings, hook_name)
     parts = [(swept.rows(where, i), problem.y[i], problem.clusters[i]) for i in (problem.train, problem.test)]
-    rows = _Rows(*parts[0], *parts[1], draws, seed)
+    rows = _Rows(*parts[0], *parts[1], n_bootstrap, seed)
     tried = _tried(rows, asked, select, folds, seed, where)
     dense = logistic_cv(rows.X, rows.y, rows.clusters, alphas, folds=folds, seed=seed, progress=progress)
     predicted = dense.predict(rows.X_test)

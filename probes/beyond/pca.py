@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
+from graticule.hooks.calls import renamed
 from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.result import headed
@@ -107,15 +108,16 @@ class PCACurve(SavedResult):
         return {_CAPTION_TABLE: headed(self.curve, _HEADINGS)}
 
 
+@renamed(point="hook_name")
 @door(findings=FINDINGS)
 def pca(
     findings: Findings,
     *,
-    point: str | None = None,
+    hook_name: str | None = None,
     ks: int | Sequence[int] = KS,
     share: float = 0.9,
 ) -> PCACurve:
-    """Ridges on the first k principal components at the chosen point, or at `point`.
+    """Ridges on the first k principal components at the chosen point, or at `hook_name`.
 
     Gurnee & Tegmark figures 4 and 13, with components fitted on training rows only and a strength for every
     k chosen out of fold. `share` of the full out-of-fold score decides how many components are needed, so
@@ -123,7 +125,7 @@ def pca(
 
     Args:
         findings: with their inputs.
-        point: where the activations come from; the chosen point by default.
+        hook_name: where the activations come from; the chosen point by default.
         ks: numbers of components; all of them are added.
         share: the share of the full score that is asked for.
 
@@ -139,7 +141,7 @@ def pca(
     ks = (ks,) if isinstance(ks, int) else tuple(ks)
     if min(ks, default=0) < 1:
         raise ValueError(f"ks={ks}: numbers of components, at least 1")
-    where = point_of(findings, point)
+    where = point_of(findings, hook_name)
     problem = swept.problem
     X = swept.rows(where, problem.train)
     axes = components(X)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
+from graticule.hooks.calls import renamed
 from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.messages import NotApplicable
 from graticule.hooks.saved import SavedResult
@@ -120,9 +121,10 @@ class Sphere(SavedResult):
         return {_CAPTION_TABLE: self.scores.rename(columns=names), _CAPTION_BANDS: bands}
 
 
+@renamed(point="hook_name")
 @door(findings=FINDINGS)
-def sphere(findings: Findings, *, point: str | None = None, edge: float = 30.0) -> Sphere:
-    """A ridge to unit vectors at the chosen point (or `point`), beside the probe of latitude and longitude.
+def sphere(findings: Findings, *, hook_name: str | None = None, edge: float = 30.0) -> Sphere:
+    """A ridge to unit vectors at the chosen point (or `hook_name`), beside the probe of two angles.
 
     The three targets are `scores.geo.unit_sphere`; a prediction is the place its vector points to, whatever
     its length. Both probes see the same rows and choose their strengths out of fold; the difference of their
@@ -131,7 +133,7 @@ def sphere(findings: Findings, *, point: str | None = None, edge: float = 30.0) 
 
     Args:
         findings: with their inputs.
-        point: where both probes read.
+        hook_name: where both probes read.
         edge: degrees from the date line within which a row counts as near it.
 
     Returns:
@@ -149,7 +151,7 @@ def sphere(findings: Findings, *, point: str | None = None, edge: float = 30.0) 
     if not 0 < edge < 180:
         raise ValueError(f"edge={edge}: degrees from the date line, between 0 and 180")
     lat, lon = columns
-    problem, where = swept.problem, point_of(findings, point)
+    problem, where = swept.problem, point_of(findings, hook_name)
     train, test = problem.train, problem.test
     vectors = unit_sphere(problem.y[:, lat], problem.y[:, lon])
     fit = ridge_cv(

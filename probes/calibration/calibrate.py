@@ -10,6 +10,7 @@ from jaxtyping import Int
 from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import library_versions
+from graticule.hooks.calls import renamed
 from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.messages import NotApplicable
 from graticule.probes.calibration.components import Answers
@@ -32,6 +33,7 @@ MIN_CLUSTERS = 5
 GAINS: tuple[float, ...] = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 
 
+@renamed(draws="n_bootstrap")
 @door(findings=FINDINGS)
 def calibrate(
     findings: Findings,
@@ -39,7 +41,7 @@ def calibrate(
     targets: int = 200,
     gains: Sequence[float] = GAINS,
     seed: int = 0,
-    draws: int | None = None,
+    n_bootstrap: int | None = None,
     strengths: int = 12,
     string_step: int | None = None,
     progress: bool | None = None,
@@ -83,7 +85,7 @@ def calibrate(
     they need a memory that does not grow with them: about 2 GiB at 200,000 rows. Coverage is drawn block by
     block; all else is what one block of all targets would give.
 
-    Coverage of the interval (of `draws` draws, 1,000 at most) is measured twice: with half of
+    Coverage of the interval (of `n_bootstrap` resamples, 1,000 at most) is measured twice: with half of
     the test clusters held aside, and with samples of the test clusters taken as the population.
 
     From then on the limit stands under the findings' own verdict (`findings.summary()`; save them again to
@@ -94,7 +96,7 @@ def calibrate(
         targets: how many of each kind, and of each gain.
         gains: true gains, as shares of the target's variance.
         seed: of the targets.
-        draws: resamples of the clusters; by default the findings' own number.
+        n_bootstrap: resamples of the clusters; by default the findings' own number.
         strengths: of the ridge grid, over the range in which a sweep tries 24; fewer are faster.
         string_step: every so many of TF-IDF's strengths are tried; by default every third, and beyond 5,000
             training rows four in all, about the chosen one.
@@ -116,7 +118,7 @@ def calibrate(
     if not findings.baselines.keys() - {"shuffled"}:
         raise NotApplicable("these findings have no baselines: there is no verdict to calibrate")
     _check_enough(len(np.unique(swept.problem.clusters[swept.problem.test])))
-    n_bootstrap = swept.draws if draws is None else draws
+    n_bootstrap = swept.draws if n_bootstrap is None else n_bootstrap
     rows = len(swept.problem.y)
     quiet = not (progress if progress is not None else targets * rows > 500_000)
     instrument = Instrument.of(findings, strengths, string_step, quiet)

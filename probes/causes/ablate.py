@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from graticule.hooks.bars import bar
+from graticule.hooks.calls import renamed
 from graticule.hooks.doors import FINDINGS, MODEL, NEURONS, door
 from graticule.hooks.limits import LimitError, check_indices
 from graticule.hooks.points import resolve
@@ -55,13 +56,14 @@ class Ablation(InterventionResult):
         return {**pin_figures(self.pins), **super().figures()}
 
 
+@renamed("outcomes")
 @door(model=MODEL, findings=FINDINGS, neurons=NEURONS)
 def ablate(
-    model: HookedModel,
     findings: Findings,
+    model: HookedModel,
     neurons: Sequence[tuple[int, int]],
-    outcomes: Sequence[Outcome] | None = None,
     *,
+    outcomes: Sequence[Outcome] | None = None,
     values: Sequence[float] = PINS,
     rows: int = 100,
     controls: int = 100,
@@ -77,8 +79,8 @@ def ablate(
     much (sd · |W_out|).
 
     Args:
-        model: that the findings are of.
         findings: of a sweep.
+        model: the model that the findings are of.
         neurons: (layer, index) pairs of `blocks.{layer}.mlp.hook_post`.
         outcomes: stated answers; by default the packaged ones (`default_outcomes`).
         values: to pin to, in standard deviations from the neuron's mean over the prompts' entity tokens.

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from graticule.hooks.bars import bar
+from graticule.hooks.calls import renamed
 from graticule.hooks.doors import FINDINGS, MODEL, door
 from graticule.hooks.names import user_path
 from graticule.hooks.protocols import HookedModel
@@ -89,14 +90,15 @@ class Causes(InterventionResult):
         return {**super().figures(), **pin_figures(self.pins)}
 
 
+@renamed(point="hook_name")
 @door(model=MODEL, findings=FINDINGS)
 def causes(
-    model: HookedModel,
     findings: Findings,
+    model: HookedModel,
     *,
     outcomes: Sequence[Outcome] | None = None,
     targets: Sequence[str] | None = None,
-    point: str | None = None,
+    hook_name: str | None = None,
     rows: int = 100,
     controls: int = 100,
     neurons: Sequence[tuple[int, int]] | None = None,
@@ -109,7 +111,7 @@ def causes(
     progress: bool | None = None,
     out: Path | str | None = None,
 ) -> Causes:
-    """Does the model use what the probe reads at `point`? Interventions beside matched controls.
+    """Does the model use what the probe reads at `hook_name`? Interventions beside matched controls.
 
     Every target is steered (`steer`), all of them together are erased (LEACE), and `neurons` are pinned and
     ablated (`ablate`), on at most `rows` test rows, their names set into the prompts of `outcomes`. Every
@@ -123,11 +125,11 @@ def causes(
     general.
 
     Args:
-        model: that the findings are of.
         findings: of a sweep.
+        model: the model that the findings are of.
         outcomes: stated answers; by default those packaged for latitude, longitude and year.
         targets: by default the first four.
-        point: by default the chosen one.
+        hook_name: by default the chosen one.
         rows: test rows at most.
         controls: at least so many.
         neurons: (layer, index) pairs.
@@ -149,7 +151,7 @@ def causes(
         asked = {"model": findings.model, "table": findings.table}
         check_beforehand(user_path(out), Causes, **asked)
     experiment = Experiment(
-        model, findings, outcomes, point=point, rows=rows, span=pos, seed=seed, include_bos=include_bos
+        model, findings, outcomes, point=hook_name, rows=rows, span=pos, seed=seed, include_bos=include_bos
     )
     names = asked_targets(findings, targets, MOST_TARGETS)
     with undisturbed(model), packed(model):

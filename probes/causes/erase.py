@@ -11,6 +11,7 @@ import pandas as pd
 
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.bars import bar
+from graticule.hooks.calls import renamed
 from graticule.hooks.doors import FINDINGS, MODEL, door
 from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.points import layer_of
@@ -115,6 +116,7 @@ class Erasure(SavedResult):
         return out
 
 
+@renamed(point="hook_name")
 @door(findings=FINDINGS, model=MODEL)
 def erase(
     findings: Findings,
@@ -122,7 +124,7 @@ def erase(
     *,
     targets: Sequence[str] | None = None,
     points: Sequence[str] | None = None,
-    point: str | None = None,
+    hook_name: str | None = None,
     rows: int = 1500,
     seed: int = 0,
     progress: bool | None = None,
@@ -141,7 +143,7 @@ def erase(
         model: the model that they are of; left out, no eraser is run inside it.
         targets: to erase, by default all (`["longitude"]` leaves latitude in).
         points: to look at, by default all.
-        point: whose eraser is put into the model, by default the chosen one.
+        hook_name: whose eraser is put into the model, by default the chosen one.
         rows: training rows at most behind that eraser, and a third as many test rows.
         seed: of the halves, the controls and those rows.
         progress: whether bars are shown.
@@ -166,7 +168,7 @@ def erase(
     later = pd.DataFrame()
     where = None
     if model is not None:
-        where = point or findings.chosen_point
+        where = hook_name or findings.chosen_point
         later = reprobe_later(model, findings, where, erased, rows=rows, seed=seed, progress=progress)
     surface = r2(swept.problem.y[swept.problem.test], swept.surface().test)
     return Erasure(

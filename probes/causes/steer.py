@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from graticule.hooks.bars import bar
+from graticule.hooks.calls import renamed
 from graticule.hooks.doors import FINDINGS, MODEL, door
 from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.points import layer_of
@@ -52,14 +53,15 @@ class Steering(InterventionResult):
         return f"Steering {self.model} on {self.table} at {self.point}"
 
 
+@renamed("outcomes", point="hook_name")
 @door(model=MODEL, findings=FINDINGS)
 def steer(
-    model: HookedModel,
     findings: Findings,
-    outcomes: Sequence[Outcome] | None = None,
+    model: HookedModel,
     *,
+    outcomes: Sequence[Outcome] | None = None,
     targets: Sequence[str] | None = None,
-    point: str | None = None,
+    hook_name: str | None = None,
     scales: Sequence[float] = SCALES,
     dose: float = 2.0,
     rows: int = 100,
@@ -72,7 +74,7 @@ def steer(
 ) -> Steering:
     """Move the probe's reading by some standard deviations inside the model: a dose-response beside controls.
 
-    At `point` the activations are moved along the write direction until the target's reading has moved by
+    At `hook_name` the activations are moved along the write direction until the target's reading has moved by
     `scale` standard deviations of the readings over training rows, the other targets' readings held.
     The effect is the slope between −`dose` and +`dose`, mean over test rows. Outcomes: the log-odds between
     stated answers, and the last later probe's reading with the displacement carried there by the skip path
@@ -83,11 +85,11 @@ def steer(
     with `other`, another concept's. p is the effect's rank among the controls, two-sided, Holm over all.
 
     Args:
-        model: that the findings are of.
         findings: of a sweep.
+        model: the model that the findings are of.
         outcomes: stated answers; by default the packaged ones (`default_outcomes`).
         targets: by default the first four.
-        point: by default the chosen one.
+        hook_name: by default the chosen one.
         scales: doses; `dose` and its negative among them.
         dose: at which effects are measured.
         rows: test rows at most.
@@ -104,7 +106,7 @@ def steer(
     """
     need_dose(dose, scales)
     experiment = Experiment(
-        model, findings, outcomes, point=point, rows=rows, span=pos, seed=seed, include_bos=include_bos
+        model, findings, outcomes, point=hook_name, rows=rows, span=pos, seed=seed, include_bos=include_bos
     )
     names = asked_targets(findings, targets, MOST_TARGETS)
     with undisturbed(model), packed(model):

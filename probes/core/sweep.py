@@ -13,6 +13,7 @@ from jaxtyping import Shaped
 
 from graticule.hooks.alignment import BY_PLACE, BY_TOKENS, DIGEST, by_tokens
 from graticule.hooks.artifact import library_versions
+from graticule.hooks.calls import renamed
 from graticule.hooks.doors import ACTIVATIONS, BASELINES, FINDINGS, TARGET, door
 from graticule.hooks.limits import check_several
 from graticule.hooks.rows import Rows
@@ -35,17 +36,18 @@ _OWN_COLUMNS = ("source", "text", "split", "cluster", "position", "token", "erro
 """Columns of predictions, beside those of targets and blocks."""
 
 
+@renamed("baselines", draws="n_bootstrap")
 @door(activations=ACTIVATIONS, target=TARGET, baselines=BASELINES, surface_of=FINDINGS)
 def sweep(
     activations: Rows,
     target: Target,
-    baselines: Baselines | None = None,
     *,
+    baselines: Baselines | None = None,
     split: str | Shaped[np.ndarray, " row"] | pd.Series | None = None,
     cluster: str | Shaped[np.ndarray, " row"] | pd.Series | None = None,
     alphas: Sequence[float] | None = None,
     min_gain: float = 0.01,
-    draws: int = 2000,
+    n_bootstrap: int = 2000,
     seed: int = 0,
     surface_of: Findings | None = None,
     progress: bool | None = None,
@@ -63,7 +65,7 @@ def sweep(
     - `baselines`: from `graticule.baselines(model, table)`. Without them only TF-IDF of the texts (where
       there are texts) stands against the probe, and the verdict is left open.
     - `alphas`: ridge strengths; by default a wide grid relative to the activations' scale.
-    - `min_gain`: the smallest gain called structure. `draws`, `seed`: of the bootstrap.
+    - `min_gain`: the smallest gain called structure. `n_bootstrap`, `seed`: of the bootstrap.
     - `surface_of`: findings of the same table and baselines (of another prompt, say), whose fitted baselines
       are taken over where rows and clusters are the same, instead of fitting them once more.
 
@@ -72,7 +74,7 @@ def sweep(
     """
     check_several("alphas", "alpha", alphas)
     judged_by = JudgeSettings(
-        None if alphas is None else tuple(float(a) for a in alphas), min_gain, draws, seed
+        None if alphas is None else tuple(float(a) for a in alphas), min_gain, n_bootstrap, seed
     )
     table, activations, source, pairing = table_of(activations, target, split, cluster)
     if baselines is None:

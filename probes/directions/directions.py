@@ -11,6 +11,7 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import library_versions
+from graticule.hooks.calls import renamed
 from graticule.hooks.doors import FINDINGS, MODEL, door
 from graticule.hooks.messages import NotApplicable
 from graticule.hooks.points import PointError, layer_of
@@ -49,21 +50,23 @@ _RANKS = [
 _SINGULAR = ["set", "point", "kind", "order", "value"]
 
 
+@renamed(point="hook_name", draws="n_noise")
 @door(findings=FINDINGS, model=MODEL)
 def directions(
     findings: Findings,
     *others: Findings,
     model: HookedModel | None = None,
-    point: str | None = None,
-    draws: int = 50,
+    hook_name: str | None = None,
+    n_noise: int = 50,
     seed: int = 0,
     progress: bool | None = None,
 ) -> Directions:
     """Layer × layer cosines, rank and angles of the probes' read and write directions.
 
-    Angles between concepts (all targets of all findings) are taken at `point` under three inner products. A
-    read direction is a functional (it reads a number off an activation, as an unembedding row does), a write
-    direction a vector (a change of the activation), and an inner product M on one side is M⁻¹ on the other:
+    Angles between concepts (all targets of all findings) are taken under three inner products, at
+    `hook_name`. A read direction is a functional (it reads a number off an activation, as an unembedding
+    row does), a write direction a vector (a change of the activation), and an inner product M on one side is
+    M⁻¹ on the other:
 
     - *euclidean*;
     - *whitened*, by the activations' covariance Σ (the mean over tables): reads aᵀ Σ b, the covariance of
@@ -81,8 +84,8 @@ def directions(
         findings: The first findings.
         others: Findings of other tables in the same model.
         model: Adds the causal inner product.
-        point: Where angles are taken; by default the first findings' chosen point.
-        draws: Noise targets that layers are compared with, each fitted at both; also the shuffled sets of
+        hook_name: Where angles are taken; by default the first findings' chosen point.
+        n_noise: Noise targets that layers are compared with, each fitted at both; also the shuffled sets of
             targets that ranks are compared with, 20 at most.
         seed: Of the halves, the noise and the shuffles.
         progress: Whether to show a bar; by default for large tables.
@@ -91,7 +94,7 @@ def directions(
         Cosines, ranks and angles, with figures and tables.
 
     Raises:
-        PointError: If findings lack `point`.
+        PointError: If findings lack `hook_name`.
         ValueError: For findings of different models, widths, or without their activations, and if `model`
             has no unembedding.
     """
@@ -100,7 +103,7 @@ def directions(
         raise ValueError(
             f"findings of different models ({sorted({f.model for f in everyone})}) share no space"
         )
-    at = point or findings.chosen_point
+    at = hook_name or findings.chosen_point
     for each in everyone:
         if at not in each.probes:
             raise PointError(
@@ -120,7 +123,7 @@ def directions(
     layers = [
         line
         for f, own in zip(everyone, names, strict=True)
-        for line in _across_layers(f, own, len(fits[0].covariance), ranks, draws, rng, progress)
+        for line in _across_layers(f, own, len(fits[0].covariance), ranks, n_noise, rng, progress)
     ]
     if len(everyone) > 1:
         ranks.add_together(concepts, len(everyone), at)
@@ -142,7 +145,7 @@ def directions(
             ],
             "point": at,
             "seed": seed,
-            "settings": {"draws": draws, "causal": model is not None},
+            "settings": {"draws": n_noise, "causal": model is not None},
             "versions": library_versions(),
         },
     )

@@ -12,6 +12,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from graticule.hooks.artifact import library_versions
+from graticule.hooks.calls import renamed
 from graticule.hooks.doors import BY, FINDINGS, door
 from graticule.hooks.messages import NotApplicable, UnknownNameError
 from graticule.hooks.points import layer_of
@@ -50,6 +51,7 @@ _NAN = float("nan")
 _LAYER_COLUMNS = ["layer", "point", "alpha", "nominal_r2", "held_out_r2", "angle", "cosine", "refitted"]
 
 
+@renamed(point="hook_name", draws="n_bootstrap")
 @door(findings=FINDINGS, by=BY)
 def holdouts(
     findings: Findings,
@@ -57,13 +59,13 @@ def holdouts(
     *,
     values: Sequence[Any] | None = None,
     minimum: int = 10,
-    point: str | None = None,
+    hook_name: str | None = None,
     layers: bool = False,
     alpha: float | None = None,
     skip_majority: bool = False,
     strings: bool | None = None,
     paper_compat: bool = False,
-    draws: int = 2000,
+    n_bootstrap: int = 2000,
     seed: int = 0,
     progress: bool | None = None,
 ) -> Holdouts:
@@ -82,14 +84,14 @@ def holdouts(
         by: a column of the table, or one label per table row.
         values: names the blocks; by default all with `minimum` test rows are held out.
         minimum: test rows that a block needs.
-        point: where the probe reads; the chosen point by default.
+        hook_name: where the probe reads; the chosen point by default.
         layers: whether every other point is held out too, exploratory.
         alpha: the strength of all fits, nominal too (the paper fixed 3000 and more); by default the one
             chosen on training rows.
         skip_majority: whether the largest block stays in (the paper's entity types).
         strings: whether TF-IDF is refitted too, one sparse solve per block; by default where that is quick.
         paper_compat: adds the paper's own scoring, so named.
-        draws: resamples of the blocks; the intervals of means over blocks take 1,000 at most.
+        n_bootstrap: resamples of the blocks; the intervals of means over blocks take 1,000 at most.
         seed: of the resamples.
         progress: whether a bar is drawn; by default where it takes long.
 
@@ -101,13 +103,13 @@ def holdouts(
         ValueError: As `find_blocks`, for a target that is constant outside a block, and for findings without
             their inputs.
     """
-    swept, point = findings.inputs, point or findings.chosen_point
-    if point not in findings.probes:
-        raise UnknownNameError(f"no probe at {point!r}: {', '.join(findings.probes)}")
+    swept, hook_name = findings.inputs, hook_name or findings.chosen_point
+    if hook_name not in findings.probes:
+        raise UnknownNameError(f"no probe at {hook_name!r}: {', '.join(findings.probes)}")
     table, problem = swept.table, swept.problem
     blocks = check_blocks(findings, by, values=values, minimum=minimum, skip_majority=skip_majority)
-    probe = probe_without(findings, point, blocks, alpha)
-    rows = score_rows(swept, point, blocks, probe, paper_compat, progress)
+    probe = probe_without(findings, hook_name, blocks, alpha)
+    rows = score_rows(swept, hook_name, blocks, probe, paper_compat, progress)
     code, m = blocks.code, probe.fits.y_mean
     y = problem.y[blocks.every]
     baselines, left_out = baselines_without(findings, blocks, strings, progress)
@@ -115,10 +117,10 @@ def holdouts(
     squares = {name: Squares.of(y, pred, m[code], code, len(m)) for name, pred in predictors.items()}
     centres = {name: centroids(y, pred, code, m) for name, pred in predictors.items()}
     clusters = problem.clusters[blocks.every]
-    few = min(draws, 1000)
+    few = min(n_bootstrap, 1000)
     intervals = mean_intervals(rows.levels["held_out"], code, clusters, len(m), few, seed)
     own = squares["probe"], centres["probe"]
-    scores = score_table(rows, probe.held_out, *own, draws, seed)
+    scores = score_table(rows, probe.held_out, *own, n_bootstrap, seed)
     note = blocks.note
     if left_out:
         note += f"; {', '.join(left_out)} was not refitted (pass strings=True)"
@@ -132,13 +134,13 @@ def holdouts(
         kind=table.kind,
         target_names=table.target_names,
         units=table.units,
-        point=point,
+        point=hook_name,
         alpha=probe.alpha,
         measure=rows.measure,
         verdict=_answer(blocks, scores, centres["probe"]),
         scores=scores,
         blocks=block_table(blocks, rows, *own, intervals, table.target_names),
-        rivals=predictor_table(squares, centres, draws, seed),
+        rivals=predictor_table(squares, centres, n_bootstrap, seed),
         layers=layer_table(problem, blocks, probes_without(findings, blocks, progress) if layers else ()),
         predictions=_predictions(findings, blocks, probe),
         note=note,
@@ -147,8 +149,8 @@ def holdouts(
             "findings": dict(findings.provenance),
             "settings": {
                 "by": blocks.by, "values": None if values is None else [str(v) for v in values],
-                "minimum": minimum, "point": point, "alpha": alpha, "skip_majority": skip_majority,
-                "paper_compat": paper_compat, "draws": draws, "seed": seed,
+                "minimum": minimum, "point": hook_name, "alpha": alpha, "skip_majority": skip_majority,
+                "paper_compat": paper_compat, "draws": n_bootstrap, "seed": seed,
             },
             "refitted_for_want_of_digits": probe.fits.refitted,
             "versions": library_versions(),

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from graticule.hooks.artifact import json_ready, library_versions
+from graticule.hooks.calls import renamed
 from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.points import layer_text
@@ -106,14 +107,15 @@ class Popularity(SavedResult):
         return {self._caption: pd.DataFrame({self.column: spans, "rows": self.strata["rows"], **errors})}
 
 
+@renamed(point="hook_name", draws="n_bootstrap")
 @door(findings=FINDINGS)
 def popularity(
     findings: Findings,
     column: Hashable,
     *,
     strata: int = 5,
-    point: str | None = None,
-    draws: int = 2000,
+    hook_name: str | None = None,
+    n_bootstrap: int = 2000,
     seed: int = 0,
 ) -> Popularity:
     """Error of the probe and of the surface on test rows, by how well known the row is.
@@ -128,8 +130,8 @@ def popularity(
         findings: what the probe was fitted for, with their inputs.
         column: of the table's frame (`page_views`, `population`).
         strata: how many at most.
-        point: where the probe reads; by default the chosen point.
-        draws: resamples of the clusters.
+        hook_name: where the probe reads; by default the chosen point.
+        n_bootstrap: resamples of the clusters.
         seed: of the resamples.
 
     Returns:
@@ -139,18 +141,18 @@ def popularity(
         ColumnError: There is no such column.
         ValueError: It holds no numbers, too few test rows or one value only, `strata` is below 2, or the
             findings lack their inputs.
-        KeyError: There is no probe at `point`.
+        KeyError: There is no probe at `hook_name`.
     """
-    swept, point = findings.inputs, point or findings.chosen_point
-    if point not in findings.probes:
-        raise UnknownNameError(f"no probe at {point!r}: {', '.join(findings.probes)}")
+    swept, hook_name = findings.inputs, hook_name or findings.chosen_point
+    if hook_name not in findings.probes:
+        raise UnknownNameError(f"no probe at {hook_name!r}: {', '.join(findings.probes)}")
     problem = swept.problem
     column = need_column(swept.table.frame, column, "popularity")
     values = _values(swept, column)
     present = np.isfinite(values)
     if present.sum() < 2 * strata:
         raise ValueError(f"{int(present.sum())} test rows have {column!r}; {strata} strata need {2 * strata}")
-    probe, unit = _errors(swept, findings.probes[point].predict(swept.rows(point, problem.test)))
+    probe, unit = _errors(swept, findings.probes[hook_name].predict(swept.rows(hook_name, problem.test)))
     surface, _ = _errors(swept, swept.surface().test)
     errors = np.stack([probe, surface, surface - probe], axis=1)[present]
     values, clusters = values[present], problem.clusters[problem.test][present]
@@ -159,19 +161,19 @@ def popularity(
         model=findings.model,
         table=findings.table,
         column=column,
-        point=point,
+        point=hook_name,
         unit=unit,
         rows=len(values),
         missing=int((~present).sum()),
-        strata=_by_stratum(values, errors, stratum, clusters, draws, seed),
-        spearman=_correlations(values, errors, clusters, draws, seed),
+        strata=_by_stratum(values, errors, stratum, clusters, n_bootstrap, seed),
+        spearman=_correlations(values, errors, clusters, n_bootstrap, seed),
         provenance=json_ready(
             {
                 "model": swept.activations.provenance.get("model", {}),
                 "table": findings.provenance.get("table", {}),
-                "point": point,
+                "point": hook_name,
                 "strata": strata,
-                "draws": draws,
+                "draws": n_bootstrap,
                 "seed": seed,
                 "versions": library_versions(),
             }

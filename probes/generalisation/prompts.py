@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 
 from graticule.hooks.artifact import json_ready, library_versions
+from graticule.hooks.calls import renamed
 from graticule.hooks.capture import capture
 from graticule.hooks.capture_spec import CaptureSpec
 from graticule.hooks.doors import MODEL, TABLE, door
@@ -42,6 +43,7 @@ from graticule.probes.tables.table import Table
 _log = logging.getLogger(__name__)
 
 
+@renamed(draws="n_bootstrap")
 @door(model=MODEL, table=TABLE)
 def prompts(
     model: HookedModel,
@@ -57,7 +59,7 @@ def prompts(
     twins: int = 1,
     alphas: Sequence[float] | None = None,
     min_gain: float = 0.01,
-    draws: int = 2000,
+    n_bootstrap: int = 2000,
     seed: int = 0,
     out: Path | str | None = None,
     progress: bool | None = None,
@@ -115,11 +117,11 @@ def prompts(
         prepend_bos=prepend_bos,
         include_bos=include_bos,
     )
-    judging = {"alphas": alphas, "twins": twins, "min_gain": min_gain, "draws": draws, "seed": seed}
+    judging = {"alphas": alphas, "twins": twins, "min_gain": min_gain, "draws": n_bootstrap, "seed": seed}
     with nullcontext() if out is None else only_here(out, "probing prompts into"):
         folder = None if out is None else user_path(out)
         findings = _findings(model, table, asked, folder, spec, judging, progress)
-    return _result(findings, asked, reference, draws, seed)
+    return _result(findings, asked, reference, n_bootstrap, seed)
 
 
 def _check_rows(model: HookedModel, prompt: Prompt, texts: Sequence[str], prepend_bos: bool | None) -> None:
@@ -157,7 +159,7 @@ def _findings(
     beside = baselines(
         model,
         table,
-        judging["twins"],
+        twins=judging["twins"],
         seed=seed,
         store=None if folder is None else folder / "baselines",
         **spec.arguments(pos="entity_last", progress=progress),
@@ -174,10 +176,10 @@ def _findings(
         swept = sweep(
             captured[name],
             linked,
-            beside,
+            baselines=beside,
             alphas=alphas,
             min_gain=min_gain,
-            draws=draws,
+            n_bootstrap=draws,
             seed=seed,
             surface_of=next(iter(findings.values()), None),
             progress=progress,
@@ -257,7 +259,7 @@ def _differences(findings: Mapping[str, Findings], reference: str, draws: int, s
     rows = []
     for name in findings:
         if name != reference:
-            pair = compare(findings[name], findings[reference], draws=draws, seed=seed)
+            pair = compare(findings[name], findings[reference], n_bootstrap=draws, seed=seed)
             rows.append([name, pair.difference, *pair.ci95, pair.p])
     frame = pd.DataFrame(rows, columns=columns)
     adjusted = holm(frame["p"].to_numpy(np.float64)) if rows else np.zeros(0)

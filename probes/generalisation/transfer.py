@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from graticule.hooks.artifact import json_ready, library_versions
+from graticule.hooks.calls import renamed
 from graticule.hooks.doors import FINDINGS, came
 from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.points import layer_text
@@ -97,8 +98,13 @@ class Transfer(SavedResult):
         return {_CAPTION_CELLS: self.cells.rename(columns=names)}
 
 
+@renamed(point="hook_name", draws="n_bootstrap")
 def transfer(
-    findings_by_prompt: Mapping[str, Findings], *, point: str | None = None, draws: int = 2000, seed: int = 0
+    findings_by_prompt: Mapping[str, Findings],
+    *,
+    hook_name: str | None = None,
+    n_bootstrap: int = 2000,
+    seed: int = 0,
 ) -> Transfer:
     """Apply the probe of every prompt to the activations of every prompt.
 
@@ -108,9 +114,9 @@ def transfer(
 
     Args:
         findings_by_prompt: findings of the same rows (`prompts(…).findings`), with their inputs.
-        point: one hook point for all; by default the one with the best mean validation score over the
+        hook_name: one hook point for all; by default the one with the best mean validation score over the
             prompts, which training rows alone decide.
-        draws: resamples of the clusters.
+        n_bootstrap: resamples of the clusters.
         seed: of the resamples.
 
     Returns:
@@ -118,7 +124,7 @@ def transfer(
 
     Raises:
         ValueError: Fewer than two prompts, findings of other rows or targets, or loaded without activations.
-        KeyError: A prompt was not probed at `point`.
+        KeyError: A prompt was not probed at `hook_name`.
     """
     if not isinstance(findings_by_prompt, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(
@@ -135,39 +141,41 @@ def transfer(
     names = tuple(findings_by_prompt)
     first = findings_by_prompt[names[0]]
     _check_alike(findings_by_prompt)
-    point = point or _best_point(findings_by_prompt)
+    hook_name = hook_name or _best_point(findings_by_prompt)
     for name, findings in findings_by_prompt.items():
-        if point not in findings.probes:
+        if hook_name not in findings.probes:
             raise UnknownNameError(
-                f"{point!r} was not probed under prompt {name!r}: {', '.join(findings.probes)}"
+                f"{hook_name!r} was not probed under prompt {name!r}: {', '.join(findings.probes)}"
             )
     problem = first.inputs.problem
     means = {
-        name: findings.inputs.rows(point, problem.train).mean(axis=0)
+        name: findings.inputs.rows(hook_name, problem.train).mean(axis=0)
         for name, findings in findings_by_prompt.items()
     }
     predictions: dict[_Cell, np.ndarray] = {}
     for a, findings in findings_by_prompt.items():
-        rows = findings.inputs.rows(point, problem.test)
+        rows = findings.inputs.rows(hook_name, problem.test)
         for b in names:
-            probe = findings_by_prompt[b].probes[point]
+            probe = findings_by_prompt[b].probes[hook_name]
             raw = probe.predict(rows)
             predictions["raw", b, a] = raw
             predictions["shifted", b, a] = raw - (means[a] - means[b]) @ probe.coef
-    cells = _cells(names, predictions, problem.y[problem.test], problem.clusters[problem.test], draws, seed)
+    cells = _cells(
+        names, predictions, problem.y[problem.test], problem.clusters[problem.test], n_bootstrap, seed
+    )
     return Transfer(
         model=first.model,
         table=first.table,
         target_names=first.target_names,
-        point=point,
+        point=hook_name,
         prompts=names,
         cells=cells,
         provenance=json_ready(
             {
                 "model": first.inputs.activations.provenance.get("model", {}),
                 "table": first.provenance.get("table", {}),
-                "point": point,
-                "draws": draws,
+                "point": hook_name,
+                "draws": n_bootstrap,
                 "seed": seed,
                 "versions": library_versions(),
             }

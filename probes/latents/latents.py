@@ -12,6 +12,7 @@ import pandas as pd
 
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.bars import bar
+from graticule.hooks.calls import renamed
 from graticule.hooks.coders import SparseCoder, architecture, describe, load_sae, writes_elsewhere
 from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.latents import Latents, encode
@@ -40,16 +41,17 @@ _log = logging.getLogger(__name__)
 _COVARIANCE_ROWS = 20_000
 
 
+@renamed("ks", point="hook_name", draws="n_random")
 @door(findings=FINDINGS)
 def latents(
     findings: Findings,
     saes: Any,
-    ks: int | Sequence[int] = (1, 2, 5, 20),
     *,
-    point: str | None = None,
+    ks: int | Sequence[int] = (1, 2, 5, 20),
+    hook_name: str | None = None,
     top: int = 20,
     null: Literal["decoder", "activations"] = "decoder",
-    draws: int = 5,
+    n_random: int = 5,
     folds: int = 5,
     seed: int = 0,
     progress: bool | None = None,
@@ -63,7 +65,7 @@ def latents(
       predictions that the stack is fitted on come from a group k-fold which *chooses the latents anew* in
       every fold; k latents of a larger k are its first ones;
     - *k coordinates*: the same of the activations' own coordinates; *random latents*: for each
-      chosen one another that is active about as often, mean and range of `draws`;
+      chosen one another that is active about as often, mean and range of `n_random`;
     - *all latents*: sparse ridge, its strength chosen in the same folds;
     - *reconstruction* and *error term*: the sweep's ridge on what the SAE gives back and on the rest.
 
@@ -75,10 +77,10 @@ def latents(
         findings: Of a sweep, whose targets, split and surface these are.
         saes: One SAELens SAE, its folder or a run, or several by name.
         ks: How many latents.
-        point: A hook point instead of the one that the SAE names.
+        hook_name: A hook point instead of the one that the SAE names.
         top: How many latents are listed per target.
         null: Whose covariance the random vectors have.
-        draws: Random latents, so many times.
+        n_random: Random latents, so many times.
         folds: Folds of clusters in which latents are chosen anew.
 
     Raises:
@@ -100,10 +102,10 @@ def latents(
                 f"{name} is a transcoder (it writes to {other}): only SAEs that reconstruct what they read "
                 "are judged here; activations.encode(sae) gives its latents"
             )
-    judged = _Judged(swept, counts, top, null, draws, folds, seed)
+    judged = _Judged(swept, counts, top, null, n_random, folds, seed)
     with bar(len(named) * 5, "latents", "step", progress) as advance:
         for name, sae in named.items():
-            judged.judge(name, encode(swept.activations, sae, point, progress=progress), advance.update)
+            judged.judge(name, encode(swept.activations, sae, hook_name, progress=progress), advance.update)
     return judged.result(findings, {name: describe(sae) for name, sae in named.items()})
 
 

@@ -49,8 +49,8 @@ _OF_THE_MOMENT = ("versions", "captured_at", "seconds")
 
 @door(model=MODEL, findings=FINDINGS)
 def neurons(
-    model: HookedModel,
     findings: Findings,
+    model: HookedModel,
     *,
     layers: LayerSpec | None = None,
     top: int = 50,
@@ -79,8 +79,8 @@ def neurons(
     every layer searched, against vectors drawn with the covariance of that layer's own weights.
 
     Args:
-        model: The model that was captured.
         findings: A sweep's findings, with their inputs.
+        model: The model that was captured.
         layers: The chosen layer and two on either side by default; `"all"`, or any layers.
         top: Neurons per target that the tables list.
         rotations: Of each layer's basis.

@@ -27,6 +27,7 @@ from graticule.hooks.artifact import (
     unsealed,
     write_json,
 )
+from graticule.hooks.calls import renamed
 from graticule.hooks.capture import capture
 from graticule.hooks.capture_spec import CaptureSpec
 from graticule.hooks.doors import MODEL, TABLE, door
@@ -160,12 +161,13 @@ def _write_manifest(path: Place, made: Baselines) -> None:
     write_json(path / "manifest.json", manifest)
 
 
+@renamed("twins")
 @door(model=MODEL.or_none(), table=TABLE)
 def baselines(
     model: HookedModel | None,
     table: Table,
-    twins: int = 1,
     *,
+    twins: int = 1,
     points: PointSpec = "resid_post",
     layers: LayerSpec = "all",
     pos: Pos = "last",

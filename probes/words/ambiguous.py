@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from graticule.hooks.calls import renamed
 from graticule.hooks.doors import MODEL, door
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.saved import SavedResult
@@ -110,13 +111,14 @@ class Ambiguous(SavedResult):
         }
 
 
+@renamed(draws="n_bootstrap")
 @door(model=MODEL)
 def ambiguous(
     model: HookedModel,
     contexts: Sequence[ContextPair] | Path | str | None = None,
     *,
     metrics: Sequence[str] = METRICS,
-    draws: int = 1000,
+    n_bootstrap: int = 1000,
     residuals: Float[np.ndarray, "row d_model"] | None = None,
     seed: int = 0,
     progress: bool | None = None,
@@ -129,12 +131,12 @@ def ambiguous(
 
     Args:
         contexts: As `lists.ambiguous_contexts` gives or reads them; None for the packaged ones.
-        metrics: As for `words`, and so are `draws` and `residuals`.
+        metrics: As for `words`, and so are `n_bootstrap` and `residuals`.
 
     Raises:
         ValueError: As `words` does, and for fewer than three pairs with single-token completions.
     """
-    check_draws(draws)
+    check_draws(n_bootstrap)
     given = ambiguous_contexts(contexts) if contexts is None or isinstance(contexts, str | Path) else contexts
     kept, ids, dropped = _single(model, given)
     readout = Readout.of(model)
@@ -147,7 +149,7 @@ def ambiguous(
     cosines = {name: _cosines(steering, differences, metric, shared) for name, metric in products.items()}
     provenance = words_provenance(
         model,
-        {"draws": draws, "seed": seed, "metrics": list(products)},
+        {"draws": n_bootstrap, "seed": seed, "metrics": list(products)},
         contexts="packaged" if contexts is None else "given",
     )
     return Ambiguous(
@@ -155,9 +157,9 @@ def ambiguous(
         metrics=tuple(products),
         items=pd.DataFrame([vars(c) for c in kept]).assign(log_odds=(steering * differences).sum(axis=1)),
         cosines=np.stack(list(cosines.values())),
-        scores=pd.DataFrame([{"metric": m, **_scores(c, draws, seed)} for m, c in cosines.items()]),
+        scores=pd.DataFrame([{"metric": m, **_scores(c, n_bootstrap, seed)} for m, c in cosines.items()]),
         dropped=dropped,
-        draws=draws,
+        draws=n_bootstrap,
         provenance=provenance,
     )
 

@@ -217,10 +217,12 @@ def unit_rows(vectors: Float[np.ndarray, "n width"]) -> Float[np.ndarray, "n wid
     return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
 
 
-def check_draws(draws: int) -> None:
+def check_draws(n_bootstrap: int) -> None:
     """**Raises** `ValueError` for too few draws to give an interval."""
-    if draws < 20:
-        raise ValueError(f"draws={draws}: at least 20, and 1,000 for p-values that survive a correction")
+    if n_bootstrap < 20:
+        raise ValueError(
+            f"n_bootstrap={n_bootstrap}: at least 20, and 1,000 for p-values that survive a correction"
+        )
 
 
 def bootstrap_weights(n: int, draws: int, rng: np.random.Generator) -> Float[np.ndarray, "draw n"]:

@@ -13,6 +13,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from graticule.hooks.bars import bar
+from graticule.hooks.calls import renamed
 from graticule.hooks.doors import MODEL, door
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.saved import SavedResult
@@ -116,14 +117,15 @@ class Languages(SavedResult):
         return {_RANKS: self.matches[[*_SHOWN, "log_odds", "positive"]].round(4)}
 
 
+@renamed("pairs", draws="n_bootstrap")
 @door(model=MODEL)
 def languages(
     model: HookedModel,
     contexts: Mapping[str, Sequence[str]] | Path | str | None = None,
-    pairs: PairLists | Path | str | None = None,
     *,
+    pairs: PairLists | Path | str | None = None,
     metrics: Sequence[str] = METRICS,
-    draws: int = 1000,
+    n_bootstrap: int = 1000,
     n_random: int = 5000,
     residuals: Float[np.ndarray, "row d_model"] | None = None,
     seed: int = 0,
@@ -139,12 +141,12 @@ def languages(
     Args:
         contexts: Languages → contexts, line by line the same sentence, or a file as `lists.parallel_contexts`
             reads it; None for the packaged English, French, German and Spanish ones.
-        pairs: As for `words`, and so are `metrics`, `draws`, `n_random` and `residuals`.
+        pairs: As for `words`, and so are `metrics`, `n_bootstrap`, `n_random` and `residuals`.
 
     Raises:
         ValueError: As `words` and `parallel_contexts` do.
     """
-    check_draws(draws)
+    check_draws(n_bootstrap)
     texts = contexts if isinstance(contexts, Mapping) else parallel_contexts(contexts)
     if len({len(column) for column in texts.values()}) != 1 or len(texts) < 2:
         raise ValueError(f"contexts of {', '.join(texts)}: two or more languages with as many contexts each")
@@ -163,7 +165,7 @@ def languages(
     scores: list[pd.DataFrame] = []
     with bar(len(products), "languages", "metric", progress) as advance:
         for metric in products.values():
-            tables = _scores(rows, list(steering.values()), metric, draws, seed)
+            tables = _scores(rows, list(steering.values()), metric, n_bootstrap, seed)
             for name, table in zip(steering, tables, strict=True):
                 table.insert(0, "pair", name)
                 table.insert(0, "metric", metric.name)
@@ -171,7 +173,7 @@ def languages(
             advance.update()
     provenance = words_provenance(
         model,
-        {"draws": draws, "n_random": n_random, "seed": seed, "metrics": list(products)},
+        {"draws": n_bootstrap, "n_random": n_random, "seed": seed, "metrics": list(products)},
         contexts="packaged" if contexts is None else "given",
         pairs="packaged" if pairs is None else "given",
     )
@@ -181,7 +183,7 @@ def languages(
         pairs=tuple(steering),
         contexts=len(finals) // len(texts),
         scores=pd.concat(scores, ignore_index=True),
-        draws=draws,
+        draws=n_bootstrap,
         provenance=provenance,
     )
 

@@ -182,7 +182,13 @@ def final_residuals(
     view = ModelView(model)
     where = slice(1, None) if pos == "all" else "last"
     captured = capture(
-        model, texts, "resid_post", [view.n_layers - 1], pos=where, dtype="float32", progress=progress
+        model,
+        texts,
+        points="resid_post",
+        layers=[view.n_layers - 1],
+        pos=where,
+        dtype="float32",
+        progress=progress,
     )
     rows = captured[captured.points[0]]
     parameter = next(iter(model.parameters()))

@@ -13,6 +13,7 @@ import pandas as pd
 from jaxtyping import Float, Float32
 
 from graticule.hooks.bars import bar
+from graticule.hooks.calls import renamed
 from graticule.hooks.doors import MODEL, door
 from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.protocols import HookedModel
@@ -192,13 +193,14 @@ class Words(SavedResult):
         }
 
 
+@renamed(draws="n_bootstrap")
 @door(model=MODEL)
 def words(
     model: HookedModel,
     pairs: PairLists | Path | str | None = None,
     *,
     metrics: Sequence[str] = METRICS,
-    draws: int = 1000,
+    n_bootstrap: int = 1000,
     n_random: int = 5000,
     residuals: Float[np.ndarray, "row d_model"] | None = None,
     seed: int = 0,
@@ -216,7 +218,7 @@ def words(
             Pairs whose words are not single, different tokens are left out and counted.
         metrics: Of `euclidean`, `whitened` (covariance of the residual after the final norm) and `causal`
             (inverse covariance of the unembedding rows).
-        draws: Of each null and of the bootstrap.
+        n_bootstrap: Of each null and of the bootstrap.
         n_random: Random pairs of vocabulary tokens, and of the lists' words.
         residuals: Rows after the final norm for the whitened product; by default the model is run on the
             packaged contexts. With fewer rows than `d_model` it sees only the directions in which they vary.
@@ -226,18 +228,18 @@ def words(
             few draws.
         FileNotFoundError: A folder without lists.
     """
-    check_draws(draws)
+    check_draws(n_bootstrap)
     tokens, readout = keep_pairs(model, pair_lists(pairs)), Readout.of(model)
     rows = pair_rows(readout, tokens, n_random, seed)
     products = make_metrics(model, readout, metrics, residuals, progress=progress)
     cosines: dict[str, ConceptCosines] = {}
     with bar(len(products), "words", "metric", progress) as advance:
         for name, metric in products.items():
-            cosines[name] = concept_cosines(rows.under(metric), draws, seed)
+            cosines[name] = concept_cosines(rows.under(metric), n_bootstrap, seed)
             advance.update()
     provenance = words_provenance(
         model,
-        {"draws": draws, "n_random": n_random, "seed": seed, "metrics": list(products)},
+        {"draws": n_bootstrap, "n_random": n_random, "seed": seed, "metrics": list(products)},
         pairs="packaged" if pairs is None else "given",
         residuals="packaged contexts" if residuals is None else f"{len(residuals)} given rows",
     )
@@ -254,7 +256,7 @@ def words(
         projections=_joined({name: c.projections for name, c in cosines.items()}),
         counts=tokens.counts,
         dropped=tokens.dropped,
-        draws=draws,
+        draws=n_bootstrap,
         provenance=provenance,
     )
 

@@ -179,7 +179,7 @@ def reproduce(
         return _scatter(Setting(3).asked(steps, optimizer), seed, progress)
     if name == "figure5":
         setting = Setting(7, steps=EPOCH * max(LOSS)).asked(steps, optimizer)
-        simulation = simulate(setting, points=_points(setting), **how)
+        simulation = simulate(setting, n_points=_points(setting), **how)
         return replace(simulation, name=name, paper=_curve_lines(simulation.curves, setting))
     if name == "orthogonality":
         simulation = simulate(Setting(10, masks=50, steps=LONG).asked(steps, optimizer), **how)
@@ -256,7 +256,7 @@ def _scales(
         for m, kind, ratio, scale in product(concepts, kinds, RATIOS, SCALES)
     ]
     settings = list(dict.fromkeys(settings))  # few concepts: two ratios round up to one dimension
-    simulation = simulate(settings, nulls=0, points=10, **how)
+    simulation = simulate(settings, nulls=0, n_points=10, **how)
     ratio = simulation.settings["dim"] / simulation.settings["concepts"]
     provenance = {
         **simulation.provenance,

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float
 from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import ArtifactError, fingerprint, library_versions
+from graticule.hooks.calls import renamed
 from graticule.hooks.doors import FOLDER, POINTS, SETTINGS, door
 from graticule.hooks.names import user_path
 from graticule.sims.papers.setting import Setting
@@ -37,7 +38,8 @@ FAR = 0.05
 _POINTS = 40
 
 
-@door(settings=SETTINGS.or_none(), points=POINTS, out=FOLDER.or_none())
+@renamed(points="n_points")
+@door(settings=SETTINGS.or_none(), n_points=POINTS, out=FOLDER.or_none())
 def simulate(
     settings: World | Setting | Sequence[World | Setting] | None = None,
     *,
@@ -46,7 +48,7 @@ def simulate(
     optimizer: Optimizer | None = None,
     seed: int = 0,
     nulls: int = 20,
-    points: int = _POINTS,
+    n_points: int = _POINTS,
     out: Path | str | None = None,
     progress: bool | None = None,
 ) -> Simulation:
@@ -67,7 +69,7 @@ def simulate(
         optimizer: In place of the settings' own, as in `reproduce`.
         seed: Of the first run.
         nulls: Draws of the permutation and random-pair nulls, 0 for none.
-        points: On the curves.
+        n_points: On the curves.
         out: A folder in which each setting is kept once it is done, so that the same call goes on there.
         progress: Whether bars are drawn; None: where it takes long.
 
@@ -82,7 +84,7 @@ def simulate(
     batches: dict[Setting, list[Setting]] = {}
     for setting in chosen:
         batches.setdefault(replace(setting, scale=1.0), []).append(setting)
-    saved = _Saved(out, runs=runs, seed=seed, nulls=nulls, points=points)
+    saved = _Saved(out, runs=runs, seed=seed, nulls=nulls, points=n_points)
     done = {setting: tables for setting in chosen if (tables := saved.get(setting)) is not None}
     quiet = progress is False or len(batches) == 1
     with tqdm(batches.items(), desc="settings", unit="setting", disable=quiet, leave=False) as bar:
@@ -92,7 +94,7 @@ def simulate(
             missing = [member for member in members if member not in done]
             for member in missing:
                 _log.info("%s: %d runs of %s", member.name, count, member.training_words)
-            for setting, learned in _learn(missing, count, seed, points, progress) if missing else ():
+            for setting, learned in _learn(missing, count, seed, n_points, progress) if missing else ():
                 done[setting] = measure(setting, learned, nulls)
                 saved.put(setting, done[setting])
     parts = [done[setting] for setting in chosen]

@@ -12,6 +12,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import library_versions
+from graticule.hooks.calls import renamed
 from graticule.hooks.doors import LEARNED, TRAINING, WORLD, door
 from graticule.hooks.saved import SavedResult
 from graticule.sims.contexts import Contexts
@@ -159,11 +160,12 @@ def _further(check: Check) -> str:
     return "; ".join([*details, *(part for part in (check.undecided, check.note) if part)])
 
 
+@renamed("seed")
 @door(world=WORLD.or_none(), learned=LEARNED.or_none(), training=TRAINING.or_none())
 def theorems(
     world: World | None = None,
-    seed: int = 0,
     *,
+    seed: int = 0,
     learned: Learned | None = None,
     training: Training | None = None,
     steps: int = _STEPS,

@@ -125,7 +125,7 @@ def lookup_rows(
     activations = capture(
         model,
         sequences(ids, np.zeros_like(ids))[:, :1],
-        points,
+        points=points,
         pos="last",
         prepend_bos=False,
         progress=False,
@@ -155,7 +155,7 @@ def sequence_rows(
     else:
         texts, _ = tokens.draw(n, np.random.default_rng(seed))
         likely = np.ones(n)
-    activations = capture(model, texts, points, pos=pos, prepend_bos=False, progress=False)
+    activations = capture(model, texts, points=points, pos=pos, prepend_bos=False, progress=False)
     source, position = (activations.rows[c].to_numpy() for c in ("source", "position"))
     told, prefix = _prefixes(tokens, texts, source, position)
     known, weights = tokens.known(texts)[source, position], likely[source]

@@ -215,8 +215,8 @@ def scenarios() -> tuple[Scenario, ...]:
     )
     table = graticule.Table(frame, text="name", target="value", split="split")
     runner._SHARD_BYTES = 60 * 16 * 4  # several shards
-    findings = graticule.probe(model, table, draws=20, progress=False)
-    other = graticule.probe(model, table, draws=20, seed=1, progress=False)
+    findings = graticule.probe(model, table, n_bootstrap=20, progress=False)
+    other = graticule.probe(model, table, n_bootstrap=20, seed=1, progress=False)
     acts = graticule.capture(model, names, pos="all", progress=False)
     quiet: dict[str, Any] = {"progress": False}
 
@@ -239,7 +239,7 @@ def scenarios() -> tuple[Scenario, ...]:
         cli.main([*words, "--debug"])
 
     def study(out: Path) -> None:
-        graticule.study(model, table, out, only=("layers", "pca"), **quiet)
+        graticule.study(model, table, out=out, only=("layers", "pca"), **quiet)
 
     def certify(out: Path) -> None:
         with working_folder(out, CERTIFICATE, "certifying into"):
@@ -259,7 +259,7 @@ def scenarios() -> tuple[Scenario, ...]:
     asked = {"bare": "", "the": "the city of {}"}
 
     def prompts(out: Path) -> None:
-        graticule.prompts(model, table, asked, layers=[0], twins=0, draws=20, out=out, **quiet)
+        graticule.prompts(model, table, asked, layers=[0], twins=0, n_bootstrap=20, out=out, **quiet)
 
     @functools.cache
     def run() -> Path:
@@ -291,9 +291,9 @@ def scenarios() -> tuple[Scenario, ...]:
         Scenario("activations.save", lambda out: acts.save(out, overwrite=True),
                  lambda out: acts.select(rows=slice(9)).save(out), graticule.Activations.load),
         Scenario("findings.save", other.save, findings.save, graticule.Findings.load),
-        Scenario("probe", lambda out: graticule.probe(model, table, out=out, draws=20, **quiet)),
-        Scenario("probe again", lambda out: graticule.probe(model, table, out=out, draws=20, **quiet),
-                 lambda out: graticule.probe(model, table, out=out, draws=10, **quiet),
+        Scenario("probe", lambda out: graticule.probe(model, table, out=out, n_bootstrap=20, **quiet)),
+        Scenario("probe again", lambda out: graticule.probe(model, table, out=out, n_bootstrap=20, **quiet),
+                 lambda out: graticule.probe(model, table, out=out, n_bootstrap=10, **quiet),
                  graticule.Findings.load),
         Scenario("sim", sim),
         Scenario("study", study),

@@ -40,7 +40,7 @@ def made() -> Findings:
     frame = pd.DataFrame({"name": [f"place {i}" for i in range(40)], "value": rng.normal(size=40)})
     table = Table(frame.assign(test=np.arange(40) % 3 == 0), text="name", target="value", split="test")
     acts = Activations.from_tensors({POINT: torch.from_numpy(rng.normal(size=(40, 4)))})
-    return sweep(acts, table, baselines(None, table), draws=20, progress=False)
+    return sweep(acts, table, baselines=baselines(None, table), n_bootstrap=20, progress=False)
 
 
 @pytest.fixture

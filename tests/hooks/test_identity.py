@@ -52,8 +52,8 @@ def kept(load_tiny, names, tmp_path_factory):
     """A store and findings of one model, finished."""
     model, folder = load_tiny("llama", "hooked"), tmp_path_factory.mktemp("kept")
     table = Table.from_arrays(np.random.default_rng(0).normal(size=60), (names * 60)[:60], name="t")
-    capture(model, names[:4], POINT, store=folder / "store")
-    probe(model, table, points=POINT, twins=0, draws=20, out=folder / "findings", progress=False)
+    capture(model, names[:4], points=POINT, store=folder / "store")
+    probe(model, table, points=POINT, twins=0, n_bootstrap=20, out=folder / "findings", progress=False)
     return folder, table
 
 
@@ -63,11 +63,11 @@ def test_folders_of_a_model_do_not_answer_for_an_edited_one(tiny, names, kept, e
     edited = copy.deepcopy(tiny)
     edit(edited)
     with pytest.raises((ArtifactError, ValueError), match=r"holds another capture|hooks of its own"):
-        capture(edited, names[:4], POINT, store=folder / "store")
+        capture(edited, names[:4], points=POINT, store=folder / "store")
     with pytest.raises(
         (ForeignFolderError, ValueError), match=r"ask something else .*model|hooks of its own"
     ):
-        probe(edited, table, points=POINT, twins=0, draws=20, out=folder / "findings", progress=False)
+        probe(edited, table, points=POINT, twins=0, n_bootstrap=20, out=folder / "findings", progress=False)
     state = LiveStream(tiny, names, POINT, 4, context_size=8, buffer_tokens=16).state_dict()
     with pytest.raises(ValueError, match="of another stream"):
         LiveStream(edited, names, POINT, 4, context_size=8, buffer_tokens=16).load_state_dict(state)
@@ -105,7 +105,7 @@ def _load(folder, kind):
 @pytest.mark.parametrize("kind", ["hooked", "bridge"])
 def test_two_loads_are_one_model_wherever_it_lies_and_after_runs(load_tiny, hf_folder, names, tmp_path, kind):
     used = load_tiny("llama", kind)
-    capture(used, names[:4], POINT)
+    capture(used, names[:4], points=POINT)
     shutil.copytree(hf_folder("llama"), tmp_path / "elsewhere")
     ours, theirs = model_identity(used), model_identity(_load(tmp_path / "elsewhere", kind))
     assert (ours["digest"], ours["config"]) == (theirs["digest"], theirs["config"])
@@ -137,7 +137,7 @@ def test_hooks_are_named_in_memory_and_a_recordings_own_are_not(tiny, names):
     with record(hooked, POINT) as recording:
         hooked(names[:2])
         inside = recording.activations.provenance["model"]["hooks"]
-    made = capture(hooked, names[:4], POINT).provenance["model"]["hooks"]
+    made = capture(hooked, names[:4], points=POINT).provenance["model"]["hooks"]
     assert inside == made == ["blocks.0.hook_resid_post"]
 
 
@@ -145,7 +145,7 @@ def test_findings_do_not_answer_for_an_edited_tokenizer(tiny, kept):
     folder, table = kept
     edited = with_two_words_exchanged(tiny, table.texts)
     with pytest.raises(ForeignFolderError, match=r"ask something else .*inputs"):
-        probe(edited, table, points=POINT, twins=0, draws=20, out=folder / "findings", progress=False)
+        probe(edited, table, points=POINT, twins=0, n_bootstrap=20, out=folder / "findings", progress=False)
 
 
 def test_streams_do_not_answer_for_an_edited_tokenizer(tiny, names):
@@ -190,7 +190,9 @@ def test_what_an_earlier_version_wrote_is_read_and_not_gone_on_with(tiny, names,
     manifest = json.loads((store / "manifest.json").read_text())
     manifest["request"]["model"] = earlier
     (store / "manifest.json").write_text(json.dumps(manifest))
-    np.testing.assert_array_equal(Store(store, model=tiny)[POINT], capture(tiny, names[:4], POINT)[POINT])
+    np.testing.assert_array_equal(
+        Store(store, model=tiny)[POINT], capture(tiny, names[:4], points=POINT)[POINT]
+    )
     other = copy.deepcopy(tiny)
     other.W_E.data[0, 0] += 1
     with pytest.raises(ArtifactError, match="was captured from"):
@@ -198,14 +200,14 @@ def test_what_an_earlier_version_wrote_is_read_and_not_gone_on_with(tiny, names,
     with pytest.raises(
         ArtifactError, match=r"recorded by an earlier version.*choose another place or remove"
     ):
-        capture(tiny, names[:4], POINT, store=store)
+        capture(tiny, names[:4], points=POINT, store=store)
     written = json.loads((findings / "findings.json").read_text())
     written["provenance"]["request"]["model"] = earlier
     written["provenance"]["request"].pop("inputs")
     written["provenance"]["fingerprint"] = "0" * 16
     (findings / "findings.json").write_text(json.dumps(written))
     with pytest.raises(ForeignFolderError, match=r"model: recorded by an earlier version.*remove it"):
-        probe(tiny, kept[1], points=POINT, twins=0, draws=20, out=findings, progress=False)
+        probe(tiny, kept[1], points=POINT, twins=0, n_bootstrap=20, out=findings, progress=False)
     now = {"stream": {"model": model_identity(tiny), "seed": 0}}
     (line,) = requests.differences({"stream": {"model": earlier, "seed": 0}}, now)
     assert line.startswith("stream.model: recorded by an earlier version")
@@ -246,15 +248,18 @@ EDITS_IN_PLACE = [scale, scale_through_data, swap_data, replace_a_module, edit_a
 def test_weights_are_read_once_a_call_and_an_edit_is_seen_by_the_next(tiny, names, reads, edit):
     model = copy.deepcopy(tiny)
     table = Table.from_arrays(np.arange(52.0), names[:52], name="t")
-    findings = probe(model, table, points=POINT, twins=0, draws=20, progress=False)
+    findings = probe(model, table, points=POINT, twins=0, n_bootstrap=20, progress=False)
     reads.clear()
-    trace(model, findings, names[0])
+    trace(findings, model, names[0])
     assert len(reads) == 1
     edit(model)
     with pytest.raises(ValueError, match="the model given is"):
-        trace(model, findings, names[0])
+        trace(findings, model, names[0])
     assert len(reads) == 2
-    assert capture(model, names[:1], POINT).provenance["model"] != findings.provenance["activations"]["model"]
+    assert (
+        capture(model, names[:1], points=POINT).provenance["model"]
+        != findings.provenance["activations"]["model"]
+    )
 
 
 @pytest.mark.parametrize("edit", EDITS_IN_PLACE[:-2], ids=lambda edit: edit.__name__)
@@ -297,30 +302,30 @@ def test_an_attached_sae_is_said_and_is_no_part_of_what_is_kept(spliced, names, 
     model, sae = spliced
     later = "blocks.1.hook_resid_post"
     table = Table.from_arrays(np.random.default_rng(0).normal(size=52), names[:52], name="t")
-    findings = probe(model, table, points=later, twins=0, draws=20, progress=False)
-    clean = capture(model, names, later, store=tmp_path / "store")[later]
+    findings = probe(model, table, points=later, twins=0, n_bootstrap=20, progress=False)
+    clean = capture(model, names, points=later, store=tmp_path / "store")[later]
     assert "hooks of its own" not in caplog.text
     model.add_sae(sae)
     said = "hooks of its own at blocks.0.hook_resid_post (an SAE)"
     with pytest.raises(ValueError, match=r"hooks of its own at blocks\.0\.hook_resid_post \(an SAE\)"):
-        capture(model, names, later, store=tmp_path / "store")
+        capture(model, names, points=later, store=tmp_path / "store")
     config = {"architecture": "topk", "d_sae": 8, "k": 2}
     with pytest.raises(ValueError, match=r"hooks of its own at .* \(an SAE\)"):
         saes.train(model, corpus=names, config=config, hook_name=later, out=tmp_path / "run", n_tokens=64,
                    batch_size=32, context_size=8)  # fmt: skip
     caplog.clear()
-    acts = capture(model, names, later)
+    acts = capture(model, names, points=later)
     assert [r.message for r in caplog.records if said in r.message] and caplog.text.count(said) == 1
     assert acts.provenance["model"]["hooks"] == ["blocks.0.hook_resid_post (an SAE)"]
     assert not np.allclose(np.asarray(acts[later]), np.asarray(clean), atol=1e-3)
     caplog.clear()
     with pytest.raises(ValueError, match=r"hooks differ, none and hooks .* \(an SAE\)"):
-        causes(model, findings, rows=4, controls=2, progress=False)
+        causes(findings, model, rows=4, controls=2, progress=False)
     assert caplog.text.count(f"causes: the model has {said}") == 1
     model.reset_saes()
     with record(model, later) as recording, model.saes(saes=[sae]):  # attached while it is recorded
         model(names[:4])
     assert recording.activations.provenance["model"]["hooks"] == ["blocks.0.hook_resid_post (an SAE)"]
     caplog.clear()
-    np.testing.assert_array_equal(np.asarray(capture(model, names, later)[later]), np.asarray(clean))
+    np.testing.assert_array_equal(np.asarray(capture(model, names, points=later)[later]), np.asarray(clean))
     assert "hooks of its own" not in caplog.text

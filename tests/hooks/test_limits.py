@@ -1,5 +1,6 @@
 """Numbers that arguments take, one table for calls and the command line; kinds of arguments at the door."""
 
+import inspect
 import math
 from fractions import Fraction
 from itertools import product
@@ -12,6 +13,7 @@ from helpers import as_installed
 
 from graticule import Activations, capture
 from graticule.cli import main
+from graticule.hooks.calls import renamed
 from graticule.hooks.doors import FINDINGS, MODEL, TABLE, door
 from graticule.hooks.limits import LIMITS, LimitError, Range, check, check_limits
 from graticule.hooks.streams.live import LiveStream
@@ -121,33 +123,48 @@ class Table:
 Findings.__module__, Table.__module__ = "graticule.probes.core.findings", "graticule.probes.tables.table"
 
 
-@door(model=MODEL, findings=FINDINGS, table=TABLE)
-def call(model, findings, *, table=None, draws: int = 2):
+@renamed("table", noise="draws")
+@door(findings=FINDINGS, model=MODEL, table=TABLE)
+def call(findings, model, *, table=None, draws: int = 2):
     """A call."""
-    return model, findings, table, draws
+    return findings, model, table, draws
 
 
-def test_a_model_and_findings_come_in_either_order() -> None:
-    model, findings = Model(), Findings()
-    assert call(model, findings) == call(findings, model) == (model, findings, None, 2)
-    assert call(findings=findings, model=model, draws=5) == (model, findings, None, 5)
+def test_findings_come_before_a_model_and_the_order_of_0_1_warns() -> None:
+    model, findings, table = Model(), Findings(), Table()
+    assert call(findings, model) == call(model=model, findings=findings) == (findings, model, None, 2)
+    with pytest.warns(DeprecationWarning, match=r"^call\(model, findings\) is now call\(findings, model\)"):
+        assert call(model, findings, draws=5) == (findings, model, None, 5)
+    with pytest.warns(DeprecationWarning, match=r"call\(findings, model\)") as told:
+        assert call(model, findings=findings) == (findings, model, None, 2)
+    assert told[0].filename == __file__
+    with pytest.warns(DeprecationWarning, match="call: table by position is now table=, and goes") as told:
+        assert call(findings, model, table) == (findings, model, table, 2)
+    assert told[0].filename == __file__
+    with pytest.warns(DeprecationWarning, match=r"call\(noise=\) is now draws="):
+        assert call(findings, model, noise=7) == (findings, model, None, 7)
+    with pytest.raises(TypeError, match="table is given twice, by position and by name"):
+        call(findings, model, table, table=table)
+    with pytest.raises(TypeError, match="too many positional arguments"):
+        call(findings, model, table, 3)
     assert call.__name__ == "call"
+    assert str(inspect.signature(call)) == "(findings, model, *, table=None, draws: int = 2)"
 
 
 def test_the_door_says_what_came_and_what_to_write() -> None:
     model, findings = Model(), Findings()
     with pytest.raises(TypeError, match=r"^call: model is 'gemma'; expected a loaded model: graticule.load_"):
-        call("gemma", findings)
+        call(findings, "gemma")
     with pytest.raises(TypeError, match=r"findings is None; expected findings: graticule\.probe\(model"):
-        call(model, None)
+        call(None, model)
     with pytest.raises(TypeError, match=r"^call: model is a Table: swap the two, call\(model, table\)"):
-        call(Table(), findings, table=model)
+        call(findings, Table(), table=model)
     with pytest.raises(LimitError, match="draws=0"):
-        call(model, findings, draws=0)
+        call(findings, model, draws=0)
     with pytest.raises(
-        TypeError, match=r"unexpected keyword argument 'drws'; it takes call\(model, findings, …\)"
+        TypeError, match=r"unexpected keyword argument 'drws'; it takes call\(findings, model, …\)"
     ):
-        call(model, findings, drws=1)
+        call(findings, model, drws=1)
     with pytest.raises(TypeError, match="call: findings is missing: expected findings"):
         call(model)
 
@@ -157,7 +174,7 @@ NUMBERS: dict[str, Any] = {
         m, ["paris king"] * 9, "resid_post", 4, layers=0, context_size=8, buffer_tokens=16, exclude_special=v
     ),
     "a stored stream's exclude_special": lambda m, v: StoreStream(
-        capture(m, [[1, 2, 3]], "resid_post", 0, pos="all"), batch_size=1, exclude_special=v
+        capture(m, [[1, 2, 3]], points="resid_post", layers=0, pos="all"), batch_size=1, exclude_special=v
     ),
     "a stored stream's rows": lambda m, v: StoreStream(
         Activations.from_tensors({"a": np.eye(4)}), batch_size=1, rows=v

@@ -65,8 +65,8 @@ def test_masked_entries_are_refused_in_one_line(door: str) -> None:
 
 
 def test_a_mask_without_a_masked_entry_is_taken() -> None:
-    plain = sweep(acts(), Y, split=TEST, draws=20).verdict
-    found = sweep(acts(), np.ma.masked_array(Y, mask=False), split=TEST, draws=20).verdict
+    plain = sweep(acts(), Y, split=TEST, n_bootstrap=20).verdict
+    found = sweep(acts(), np.ma.masked_array(Y, mask=False), split=TEST, n_bootstrap=20).verdict
     assert found == plain
     assert unmasked("y", Y) is Y
     frame = pd.DataFrame({"y": masked(Y)})  # pandas reads the mask: a missing value

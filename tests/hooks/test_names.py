@@ -65,7 +65,7 @@ def test_a_path_that_file_systems_do_not_take_is_refused_in_one_line(path, tmp_p
     monkeypatch.chdir(tmp_path)
     values = np.random.default_rng(0).normal(size=(40, 3))
     acts = Activations.from_tensors({"blocks.0.hook_resid_post": values})
-    findings = sweep(acts, values[:, 0], draws=10)
+    findings = sweep(acts, values[:, 0], n_bootstrap=10)
     probe = findings.probes[findings.chosen_point]
     doors = (findings.save, findings.report, acts.save, probe.save, Findings.load, Store, user_path,
              lambda place: Table(place, "a", "b"))  # fmt: skip
@@ -80,7 +80,7 @@ def test_names_as_long_as_file_systems_take_them_are_written(tmp_path):
     """The hidden folder that they are made in has room for its own ending."""
     values = np.random.default_rng(0).normal(size=(40, 3))
     acts = Activations.from_tensors({"blocks.0.hook_resid_post": values})
-    findings = sweep(acts, values[:, 0], draws=10)
+    findings = sweep(acts, values[:, 0], n_bootstrap=10)
     for name in ("s" * 255, "é" * 127):
         findings.save(tmp_path / name)
         assert Findings.load(tmp_path / name).target_names == findings.target_names

@@ -41,9 +41,9 @@ def test_both_ways_give_what_a_capture_gives(padded, pos) -> None:
     mask = np.arange(tokens.shape[1]) < np.array(lengths)[:, None]
     ways = {
         "recorded": recording.activations,
-        "cached": Activations.from_cache(cache, pos, POINTS),
-        "lengths": Activations.from_cache(cache, pos, POINTS, lengths=lengths),
-        "mask": Activations.from_cache(cache, pos, POINTS, attention_mask=torch.from_numpy(mask)),
+        "cached": Activations.from_cache(cache, pos=pos, points=POINTS),
+        "lengths": Activations.from_cache(cache, pos=pos, points=POINTS, lengths=lengths),
+        "mask": Activations.from_cache(cache, pos=pos, points=POINTS, attention_mask=torch.from_numpy(mask)),
     }
     for name, acts in ways.items():
         assert far(acts, want) < 1e-5, name
@@ -134,7 +134,7 @@ def test_what_is_said_must_fit(padded, said, told) -> None:
 def test_a_row_that_was_padded_among_others_is_padded_alone_too(padded) -> None:
     tokens = padded.to_tokens(TEXTS)[1:2]
     _, cache = padded.run_with_cache(tokens)
-    acts = Activations.from_cache(cache, slice(None), POINTS)
+    acts = Activations.from_cache(cache, pos=slice(None), points=POINTS)
     assert acts.rows["position"].tolist() == list(range(len(padded.to_tokens(TEXTS[1])[0])))
 
 
@@ -175,11 +175,17 @@ def test_what_saw_padding_is_refused_where_a_model_reads_both_ways(encoder) -> N
     with torch.no_grad(), record(encoder, pos=slice(None)) as recording:
         encoder(tokens, attention_mask=mask)
     _, cache = encoder.run_with_cache(tokens, attention_mask=mask)
-    for acts in (recording.activations, Activations.from_cache(cache, "all", POINTS, attention_mask=mask)):
+    for acts in (
+        recording.activations,
+        Activations.from_cache(cache, pos="all", points=POINTS, attention_mask=mask),
+    ):
         assert far(acts, want) < 1e-5
         assert acts.rows["position"].tolist() == want.rows["position"].tolist()
     _, alone = encoder.run_with_cache(encoder.to_tokens(TEXTS[:1]))
-    assert far(Activations.from_cache(alone, "all", POINTS), capture(encoder, TEXTS[:1], pos="all")) < 1e-5
+    assert (
+        far(Activations.from_cache(alone, pos="all", points=POINTS), capture(encoder, TEXTS[:1], pos="all"))
+        < 1e-5
+    )
     embedded = "embed.hook_out"
     with torch.no_grad(), record(encoder, [embedded], pos=slice(None)) as recording:
         encoder(tokens)  # nothing looks ahead yet
@@ -206,7 +212,9 @@ def test_what_is_no_cache_is_refused_in_a_line(padded) -> None:
             Activations.from_cache(wrong, **said)
     with as_installed(), pytest.raises(TypeError, match=r"from_tensors: tensors is a Tensor; .*\{'blocks"):
         Activations.from_tensors(output)
-    last, every = (Activations.from_cache(cache, pos, "resid_post", layers=1) for pos in ("last", "all"))
+    last, every = (
+        Activations.from_cache(cache, pos=pos, points="resid_post", layers=1) for pos in ("last", "all")
+    )
     assert list(last) == list(every) == POINTS[1:2]
     assert torch.equal(last[POINTS[1]], Activations.from_cache(cache)[POINTS[1]])
     assert every.n_rows == sum(len(padded.to_tokens(text)[0]) for text in TEXTS)

@@ -77,12 +77,12 @@ def everything(model, names, folder, table, findings):
     with record(model, POINT, texts=names[:3]) as recording:
         model(names[:3], return_type=None)
     return {
-        "capture": capture(model, names[:12], POINT)[POINT],
-        "store": capture(model, names[:12], POINT, store=folder)[POINT],
+        "capture": capture(model, names[:12], points=POINT)[POINT],
+        "store": capture(model, names[:12], points=POINT, store=folder)[POINT],
         "twin": baselines(model, table, points=POINT, progress=False).features["twin_0"][POINT],
         "record": recording.activations[POINT],
         "stream": next(stream)[POINT],
-        "trace": torch.tensor(trace(model, findings, names[0]).readings),
+        "trace": torch.tensor(trace(findings, model, names[0]).readings),
     }
 
 
@@ -92,7 +92,7 @@ def calm(load_tiny, names, tmp_path_factory):
     made, table = {}, Table.from_arrays(np.arange(24.0), names[:24], name="t")
     for kind in ("bridge", "hooked"):
         model, folder = load_tiny("gpt2", kind), tmp_path_factory.mktemp(kind) / "store"
-        of = table, sweep(capture(model, table.texts, POINT), table, draws=20, progress=False)
+        of = table, sweep(capture(model, table.texts, points=POINT), table, n_bootstrap=20, progress=False)
         made[kind] = everything(model, names, folder, *of), folder, of
     return made
 
@@ -103,7 +103,7 @@ def test_a_session_changes_no_row_and_is_left_as_found(load_tiny, names, calm, t
     with SESSIONS[session](model):
         before = state(model)
         found = everything(model, names, tmp_path / "store", *of)
-        found["finished"] = capture(model, names[:12], POINT, store=folder)[POINT]
+        found["finished"] = capture(model, names[:12], points=POINT, store=folder)[POINT]
         assert alike(state(model), before)
     for door, values in found.items():
         want = expected["store" if door == "finished" else door]
@@ -123,7 +123,7 @@ def test_in_train_mode_a_bridge_gives_what_its_hugging_face_model_gives_in_eval_
     hf = AutoModelForCausalLM.from_pretrained(hf_folder("gpt2")).eval()
     assert hf.config.resid_pdrop > 0
     with training(model):
-        rows = capture(model, names[:6], POINT)[POINT]
+        rows = capture(model, names[:6], points=POINT)[POINT]
     for text, row in zip(names[:6], rows, strict=True):
         with torch.no_grad():
             ids = model.to_tokens(text)
@@ -157,8 +157,8 @@ def test_dropout_that_cannot_be_switched_off_is_refused(tiny, names, tmp_path):
     table = Table.from_arrays(np.arange(52.0), names[:52], name="t")
     refused = pytest.raises(RandomForwardError, match="draws random numbers in its forward pass although")
     for call in (
-        lambda: capture(model, names, POINT),
-        lambda: capture(model, names, POINT, store=tmp_path / "store"),
+        lambda: capture(model, names, points=POINT),
+        lambda: capture(model, names, points=POINT, store=tmp_path / "store"),
         lambda: probe(model, table, points=POINT, progress=False),
         lambda: next(LiveStream(model, names, POINT, 8, context_size=8, buffer_tokens=32)),
     ):
@@ -171,17 +171,17 @@ def test_dropout_that_cannot_be_switched_off_is_refused(tiny, names, tmp_path):
     noise = model.blocks[0].mlp.part
     model.blocks[0].mlp = noise
     model.add_hook(POINT, lambda value, hook: value + torch.randn_like(value))  # the user's own, and told
-    assert capture(model, names, POINT).provenance["model"]["hooks"] == [POINT]
+    assert capture(model, names, points=POINT).provenance["model"]["hooks"] == [POINT]
 
 
 def test_how_float32_matrices_are_multiplied_is_part_of_what_is_kept(tiny, names, tmp_path):
     plain = model_identity(tiny)
-    capture(tiny, names, POINT, store=tmp_path / "store")
+    capture(tiny, names, points=POINT, store=tmp_path / "store")
     torch.set_float32_matmul_precision("medium")
     try:
         assert model_identity(tiny) == {**plain, "float32_products": "medium"}
         with pytest.raises(ArtifactError, match=r"model.float32_products: not set → medium"):
-            capture(tiny, names, POINT, store=tmp_path / "store")
+            capture(tiny, names, points=POINT, store=tmp_path / "store")
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision("highest")
@@ -209,6 +209,6 @@ def test_hooks_of_the_hugging_face_model_in_a_bridge_are_seen(load_tiny, place):
 def test_weights_made_in_inference_mode_are_those_of_the_model(tiny, names):
     with torch.inference_mode():
         model = copy.deepcopy(tiny)
-    made = capture(model, names, POINT)
+    made = capture(model, names, points=POINT)
     assert made.provenance["model"] == model_identity(tiny)
-    assert torch.equal(made[POINT], capture(tiny, names, POINT)[POINT])
+    assert torch.equal(made[POINT], capture(tiny, names, points=POINT)[POINT])

@@ -325,14 +325,14 @@ def test_findings_are_replayed_with_the_special_tokens_of_their_capture(around, 
     rng = np.random.default_rng(0)
     texts = [" ".join(rng.choice(WORDS, rng.integers(2, 6))) for _ in range(60)]
     table = Table.from_arrays(rng.normal(size=60), texts=texts)
-    findings = probe(model, table, pos="last", twins=0, prepend_bos=prepend, draws=20, progress=False)
+    findings = probe(model, table, pos="last", twins=0, prepend_bos=prepend, n_bootstrap=20, progress=False)
     bare = [tokenizer(t, add_special_tokens=False).input_ids for t in texts]
     whole = [[*frame[0], *ids, *frame[1]] for ids in bare]
     rows = findings.inputs.activations.rows
     assert rows["token"].to_list() == [ids[-1] for ids in whole]
-    found = attribute(model, findings, draws=20, progress=False)
+    found = attribute(findings, model, n_bootstrap=20, progress=False)
     np.testing.assert_allclose(found.rows["reading_target"], findings.at().predictions[:, 0], atol=1e-4)
-    assert len(trace(model, findings, texts[3]).readings[0]) == len(whole[3])
+    assert len(trace(findings, model, texts[3]).readings[0]) == len(whole[3])
     tokens, _ = captured_tokens(model, findings, np.arange(60))
     assert [ids.tolist() for ids in tokens.ids] == whole
     experiment = Experiment(model, findings, [], point=None, rows=9, span="entity_last", seed=0)
@@ -341,7 +341,14 @@ def test_findings_are_replayed_with_the_special_tokens_of_their_capture(around, 
 
 def test_probe_hands_on_which_tokens_are_rows(bert, tmp_path):
     table = Table.from_arrays(np.random.default_rng(0).normal(size=60), texts=TEXTS * 20)
-    asked = {"layers": 0, "pos": "last", "twins": 1, "draws": 20, "progress": False, "out": tmp_path / "out"}
+    asked = {
+        "layers": 0,
+        "pos": "last",
+        "twins": 1,
+        "n_bootstrap": 20,
+        "progress": False,
+        "out": tmp_path / "out",
+    }
     findings = probe(bert[0], table, include_bos=False, **asked)
     ends = bert[2].convert_ids_to_tokens(findings.inputs.activations.rows["token"].to_list())
     assert ends == [t.split()[-1] for t in TEXTS * 20]

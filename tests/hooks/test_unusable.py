@@ -46,12 +46,12 @@ def test_tensors_that_are_no_plain_numbers(kind, make):
 
 
 def test_texts_that_can_be_read_but_once(tiny, names):
-    acts = capture(tiny, names[:4], POINT)
+    acts = capture(tiny, names[:4], points=POINT)
     tensors = {POINT: acts[POINT]}
     for call in (
         lambda texts: Activations.from_tensors(tensors, texts=texts),
         lambda texts: acts.with_texts(texts),
-        lambda texts: capture(tiny, names[:4], POINT, texts=texts),
+        lambda texts: capture(tiny, names[:4], points=POINT, texts=texts),
         lambda texts: record(tiny, POINT, texts=texts).__enter__(),
     ):
         with as_installed():
@@ -62,8 +62,8 @@ def test_texts_that_can_be_read_but_once(tiny, names):
 
 def test_half_characters(tiny, names):
     for call in (
-        lambda: capture(tiny, ["rome", HALF], POINT),
-        lambda: capture(tiny, ["rome"], POINT, prompt=HALF),
+        lambda: capture(tiny, ["rome", HALF], points=POINT),
+        lambda: capture(tiny, ["rome"], points=POINT, prompt=HALF),
         lambda: next(LiveStream(tiny, [HALF, *names], POINT, 8, context_size=8, buffer_tokens=32)),
         lambda: Outcome("o", "{} is", {"a": (HALF,), "b": ("rome",)}, "t").tokens(tiny),
     ):
@@ -71,21 +71,21 @@ def test_half_characters(tiny, names):
 
 
 def test_paths_with_a_nul_and_links_to_nowhere(tiny, names, table, tmp_path):
-    findings = sweep(capture(tiny, table.texts, POINT), table, draws=20, progress=False)
+    findings = sweep(capture(tiny, table.texts, points=POINT), table, n_bootstrap=20, progress=False)
     link = tmp_path / "link"
     link.symlink_to(tmp_path / "nowhere")
     for call in (
-        lambda path: capture(tiny, names[:4], POINT, store=path),
+        lambda path: capture(tiny, names[:4], points=POINT, store=path),
         lambda path: probe(tiny, table, points=POINT, out=path, progress=False),
         lambda path: findings.save(path),
-        lambda path: capture(tiny, names[:4], POINT).save(path),
+        lambda path: capture(tiny, names[:4], points=POINT).save(path),
     ):
         refused(lambda call=call: call("a\0b"), r"path 'a\\x00b' holds a NUL")
         refused(lambda call=call: call(link), "is a symbolic link to .*nowhere, which is not there")
     refused(lambda: Store("a\0b"), "holds a NUL")
     assert link.is_symlink() and not (tmp_path / "nowhere").exists()
     (tmp_path / "nowhere").mkdir()  # as it is told to
-    assert capture(tiny, names[:4], POINT, store=link).n_rows == 4
+    assert capture(tiny, names[:4], points=POINT, store=link).n_rows == 4
     assert (tmp_path / "nowhere" / "manifest.json").is_file()
 
 
@@ -93,7 +93,7 @@ def test_a_model_of_several_dtypes_that_cannot_run(tiny, names, table):
     model = copy.deepcopy(tiny)
     model.blocks[1].to(torch.bfloat16)
     for call in (
-        lambda: capture(model, names[:4], POINT),
+        lambda: capture(model, names[:4], points=POINT),
         lambda: probe(model, table, points=POINT, progress=False),
         lambda: next(LiveStream(model, names, POINT, 8, context_size=8, buffer_tokens=32)),
     ):

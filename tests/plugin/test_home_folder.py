@@ -61,7 +61,7 @@ def table() -> g.Table:
 def findings(table: g.Table) -> g.Findings:
     rng = np.random.default_rng(1)
     acts = g.Activations.from_tensors({POINT: torch.from_numpy(rng.normal(size=(ROWS, 4))).float()})
-    return g.sweep(acts, table, g.baselines(None, table), draws=20, progress=False)
+    return g.sweep(acts, table, baselines=g.baselines(None, table), n_bootstrap=20, progress=False)
 
 
 def _only_at_home(home: Path, *made: str) -> None:
@@ -134,7 +134,7 @@ def test_runs_are_kept_at_home(
     texts = list(table.texts or ())
     g.capture(model, texts, layers=[0], store="~/store")
     assert g.capture(model, texts, layers=[0], store=Path("~/store")).path == home / "store"
-    study = g.study(model, table, "~/study", only=["layers"], pages=False, progress=False)
+    study = g.study(model, table, out="~/study", only=["layers"], pages=False, progress=False)
     study.report("~/study/pages.html")
     assert Study.load("~/study").findings.verdict == study.findings.verdict
     assert g.Findings.load("~/study/probe").verdict == study.findings.verdict

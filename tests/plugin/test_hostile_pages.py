@@ -68,7 +68,7 @@ def sweep_subject(**columns: Any) -> Findings:
     acts = Activations.from_tensors(
         points, provenance={"captured_by": NAMES[3], NAMES[5]: {NAMES[6]: NAMES[7]}}
     )
-    return sweep(acts, table, given, progress=False)
+    return sweep(acts, table, baselines=given, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def hostile_words() -> Words:
     starts = {name: 10 + 2 * PAIRS * k for k, name in enumerate(names)}
     lists = {n: [(f"w{i}", f"w{i + PAIRS}") for i in range(s, s + PAIRS)] for n, s in starts.items()}
     model, rows = _model(rng.normal(size=(TOKENS, WIDTH))), rng.normal(size=(300, WIDTH))
-    return words(model, lists, draws=20, n_random=100, residuals=rows, progress=False)
+    return words(model, lists, n_bootstrap=20, n_random=100, residuals=rows, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def results(numbers, load_tiny, tmp_path_factory) -> dict[str, Result]:
         "words": hostile_words(),
         "numbers": numbers,
         "classes": swept(target=[NAMES[2]]),
-        "hold-outs": holdouts(numbers, NAMES[2], draws=50, minimum=3, progress=False),
+        "hold-outs": holdouts(numbers, NAMES[2], n_bootstrap=50, minimum=3, progress=False),
         "features": features,
         "history": replace(run, parts=parts),
     }

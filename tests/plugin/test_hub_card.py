@@ -235,7 +235,7 @@ class TestProbeCard:
     @classmethod
     def findings(cls):
         world = planted(surface=0.4, hidden=0.3, n_targets=2)
-        return sweep(world.activations, world.table, world.baselines, progress=False)
+        return sweep(world.activations, world.table, baselines=world.baselines, progress=False)
 
     @pytest.fixture(scope="class")
     @classmethod

@@ -131,7 +131,7 @@ class TestLinks:
         from graticule.sims.planted import planted
 
         world = planted(n_rows=300, width=8, n_layers=2)
-        found = sweep(world.activations, world.table, world.baselines, progress=False)
+        found = sweep(world.activations, world.table, baselines=world.baselines, progress=False)
         found.save(tmp_path / "findings")
         assert len(gather(tmp_path / "findings")) == 1
         deep = next(p for p in (tmp_path / "findings").rglob("*.safetensors"))
@@ -352,7 +352,7 @@ def test_damaged_folders_are_refused_in_one_line(tmp_path, capsys):
 
     world = planted(n_rows=300, width=8, n_layers=1)
     saved = tmp_path / "findings"
-    sweep(world.activations, world.table, world.baselines, progress=False).save(saved)
+    sweep(world.activations, world.table, baselines=world.baselines, progress=False).save(saved)
     run = run_folder(tmp_path / "run")
     tried = refused = 0
     for folder in (saved, run):

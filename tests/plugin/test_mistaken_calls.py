@@ -39,7 +39,7 @@ def given(load_tiny):
     model = load_tiny()
     table = graticule.Table(FRAME, text="w", target="y")
     acts, beside = graticule.capture(model, table.texts), graticule.baselines(model, table, twins=0)
-    findings = graticule.sweep(acts, table, beside, draws=20)
+    findings = graticule.sweep(acts, table, baselines=beside, n_bootstrap=20)
     return model, table, acts, beside, findings, graticule.capture(model, table.texts, pos="all", layers=[0])
 
 
@@ -126,7 +126,7 @@ CALLS = {
         r"'resid_post' names no layer: write \('resid_post', \d\)",
     ),
     "findings and a name": (
-        lambda m, t, a, b, f, e: graticule.causes(f, "gemma-3-270m"),
+        lambda m, t, a, b, f, e: graticule.causes("gemma-3-270m", f),
         r"model is 'gemma-3-270m', in the place of findings; .*load_model\('gemma-3-270m'\)",
     ),
     "a table and a name": (
@@ -134,7 +134,7 @@ CALLS = {
         r"model is 'gemma', in the place of table; .*load_model\('gemma'\)",
     ),
     "a table and a folder": (
-        lambda m, t, a, b, f, e: graticule.sweep(t, None, b),
+        lambda m, t, a, b, f, e: graticule.sweep(t, None, baselines=b),
         r"activations is a Table; expected",
     ),
     "numbers for texts": (
@@ -146,19 +146,19 @@ CALLS = {
         "token row 0 is None; expected a text",
     ),
     "nothing to trace": (
-        lambda m, t, a, b, f, e: graticule.trace(m, f, None),
+        lambda m, t, a, b, f, e: graticule.trace(f, m, None),
         "trace: text is None; expected one text",
     ),
     "several texts to trace": (
-        lambda m, t, a, b, f, e: graticule.trace(m, f, ["a"]),
+        lambda m, t, a, b, f, e: graticule.trace(f, m, ["a"]),
         "trace: text is a list; expected one text",
     ),
     "a word for scales": (
-        lambda m, t, a, b, f, e: graticule.steer(m, f, scales="3"),
+        lambda m, t, a, b, f, e: graticule.steer(f, m, scales="3"),
         r"scales='3': expected several numbers",
     ),
     "words for scales": (
-        lambda m, t, a, b, f, e: graticule.causes(m, f, scales=["-2", "2"]),
+        lambda m, t, a, b, f, e: graticule.causes(f, m, scales=["-2", "2"]),
         r"scales=\['-2', '2'\]: expected several numbers",
     ),
     "nowhere to train into": (
@@ -271,7 +271,7 @@ CALLS = {
     ),
     "a word to compare": (lambda m, t, a, b, f, e: graticule.compare(f, "x"), r"Findings\.load\('x'\)"),
     "baselines for labels a token": (
-        lambda m, t, a, b, f, e: graticule.sweep(e, np.arange(e.n_rows) % 2, b),
+        lambda m, t, a, b, f, e: graticule.sweep(e, np.arange(e.n_rows) % 2, baselines=b),
         "a label a token.*leave baselines out",
     ),
     "labels a text and token": (
@@ -291,10 +291,13 @@ CALLS = {
         lambda m, t, a, b, f, e: graticule.probe(m, t, min_gain=-1.0),
         "min_gain=-1.0: expected",
     ),
-    "no draws": (lambda m, t, a, b, f, e: graticule.sweep(a, t, draws=0), "draws=0: expected a whole number"),
+    "no draws": (
+        lambda m, t, a, b, f, e: graticule.sweep(a, t, n_bootstrap=0),
+        "n_bootstrap=0: expected a whole number",
+    ),
     "no epochs": (lambda m, t, a, b, f, e: graticule.mlp(f, epochs=0), "epochs=0: expected a whole number"),
     "draws without end": (
-        lambda m, t, a, b, f, e: graticule.compare(f, f, draws=10**12),
+        lambda m, t, a, b, f, e: graticule.compare(f, f, n_bootstrap=10**12),
         "at most 1,000,000",
     ),
     "a seed below 0": (lambda m, t, a, b, f, e: graticule.probe(m, t, seed=-1), "seed=-1"),
@@ -339,7 +342,7 @@ CALLS = {
         "48 classes in 48 rows.*: name a column of numbers or of few classes",
     ),
     "a column without its table": (
-        lambda m, t, a, b, f, e: graticule.sweep(a, "y", b),
+        lambda m, t, a, b, f, e: graticule.sweep(a, "y", baselines=b),
         r"no column 'y' among the activation rows, .*sweep\(activations, graticule\.Table\(…, target='y'\)\)",
     ),
     "a word among layers": (
@@ -401,7 +404,7 @@ CALLS = {
     ),
     "no neurons": (
         lambda m, t, a, b, f, e: graticule.ablate(f, m),
-        r"neurons is missing: expected \(layer, index\) pairs, \[\(3, 17\)\]; it takes ablate\(model",
+        r"neurons is missing: expected \(layer, index\) pairs, \[\(3, 17\)\]; it takes ablate\(findings",
     ),
     "no blocks": (
         lambda m, t, a, b, f, e: graticule.holdouts(f),
@@ -423,15 +426,15 @@ CALLS = {
     ),
     "a number to certify": (lambda m, t, a, b, f, e: graticule.certify(3), r"graticule\.World\.random\(3\)"),
     "a misspelt step": (
-        lambda m, t, a, b, f, e: graticule.study(m, t, "o", only="controlls"),
+        lambda m, t, a, b, f, e: graticule.study(m, t, out="o", only="controlls"),
         "no step 'controlls' in a study; did you mean 'controls'",
     ),
     "a misspelt step left out": (
-        lambda m, t, a, b, f, e: graticule.study(m, t, "o", skip="controlls"),
+        lambda m, t, a, b, f, e: graticule.study(m, t, out="o", skip="controlls"),
         "did you mean 'controls'",
     ),
     "a number of steps": (
-        lambda m, t, a, b, f, e: graticule.study(m, t, "o", only=3),
+        lambda m, t, a, b, f, e: graticule.study(m, t, out="o", only=3),
         r"only=\['controls'\]",
     ),
     "a name with no model": (
@@ -498,20 +501,19 @@ def test_what_fails_inside_a_property_is_not_told_as_missing(given) -> None:
 
 
 @pytest.mark.parametrize("call", [graticule.erase, graticule.steer, graticule.causes])
-def test_model_and_findings_come_in_either_order(given, call) -> None:
+def test_a_model_before_findings_as_in_0_1_is_the_same_call_with_a_warning(given, call) -> None:
     model, _, _, _, findings, _ = given
     small = {"rows": 4} if call is graticule.erase else {"rows": 4, "controls": 2}
-    one, other = (
-        json.dumps(call(*pair, **small, progress=False).to_json())
-        for pair in ((model, findings), (findings, model))
-    )
+    one = json.dumps(call(findings, model, **small, progress=False).to_json())
+    with pytest.warns(DeprecationWarning, match=rf"is now {call.__name__}\(findings, model\)"):
+        other = json.dumps(call(model, findings, **small, progress=False).to_json())
     assert one == other
 
 
 def test_yes_or_no_is_told_as_such(given) -> None:
     _, _, acts, _, _, _ = given
     table = graticule.Table(FRAME.assign(half=np.where(FRAME.half == 1, "cold", "warm")), "w", "half")
-    findings = graticule.sweep(acts, table, draws=20)
+    findings = graticule.sweep(acts, table, n_bootstrap=20)
     assert "half: 1 is 'warm', 0 is 'cold', R² is of that number; on test rows AUROC" in findings.summary()
     worst = worst_rows(findings)
     assert (worst["true class"] == np.where(worst["half, true"] > 0.5, "cold", "warm")).all()
@@ -526,7 +528,7 @@ def test_classes_are_told_by_name_and_beside_the_most_frequent(given) -> None:
     place = acts[acts.points[-1]][:, 0].argsort().argsort().numpy()  # what the model holds, in unequal parts
     words = np.array(["=a b", "2000", "c"], dtype=object)[np.digitize(place, [24, 38])]
     table = graticule.Table(FRAME.assign(sort=words), "w", "sort", kind="categorical")
-    findings = graticule.sweep(acts, table, draws=20)
+    findings = graticule.sweep(acts, table, n_bootstrap=20)
     rows = findings.predictions
     columns = [f"sort={name}" for name in findings.classes]
     names = np.asarray(findings.classes)
@@ -563,11 +565,11 @@ def test_classes_are_told_by_name_and_beside_the_most_frequent(given) -> None:
 
 def test_whole_numbers_and_labels_of_tokens_are_told_as_such(given) -> None:
     _, _, acts, _, _, every = given
-    summary = graticule.sweep(acts, graticule.Table(FRAME, "w", "third"), draws=20).summary()
+    summary = graticule.sweep(acts, graticule.Table(FRAME, "w", "third"), n_bootstrap=20).summary()
     assert "third was read as 3 whole numbers; classes need kind='categorical'" in summary
     labels = np.where(every.rows["token"].to_numpy() % 2 == 1, "odd", "even")
     split = every.rows["source"].to_numpy() % 4 == 0
-    findings = graticule.sweep(every, labels, split=split, draws=20)
+    findings = graticule.sweep(every, labels, split=split, n_bootstrap=20)
     worst = worst_rows(findings)
     assert {"source", "position", "token"} <= set(worst.columns)
 
@@ -600,7 +602,7 @@ def test_a_gain_that_is_no_gain_is_never_one_that_would_have_been_seen(given, li
 
 def test_a_result_is_shown_in_a_few_lines(given) -> None:
     model, _, _, _, findings, _ = given
-    for result in (findings, graticule.trace(model, findings, "paris king")):
+    for result in (findings, graticule.trace(findings, model, "paris king")):
         assert 2 <= len(repr(result).splitlines()) <= 8
         assert len(repr(result)) < 2000
         assert repr(result).startswith(f"{type(result).__name__}: {result.title}")
@@ -611,7 +613,7 @@ def test_what_says_nothing_is_left_out(given) -> None:
     from dataclasses import replace
 
     _, _, acts, _, _, _ = given
-    findings = graticule.sweep(acts, graticule.Table(FRAME, "w", "half"), draws=20)
+    findings = graticule.sweep(acts, graticule.Table(FRAME, "w", "half"), n_bootstrap=20)
     assert "half: R² is of 0 and 1; on test rows AUROC" in findings.summary()
     assert "0 is '0'" not in findings.summary()
     right = findings.predictions.assign(pred_half=findings.predictions["true_half"])
@@ -709,8 +711,8 @@ def test_long_work_says_how_long_it_will_take(given, what: str, monkeypatch, cap
     short = {"rows": 4, "controls": 3}
     calls = {
         "erase": lambda **k: graticule.erase(findings, model, rows=8, **k),
-        "steer": lambda **k: graticule.steer(model, findings, **short, **k),
-        "ablate": lambda **k: graticule.ablate(model, findings, [(0, 1), (1, 2)], **short, **k),
+        "steer": lambda **k: graticule.steer(findings, model, **short, **k),
+        "ablate": lambda **k: graticule.ablate(findings, model, [(0, 1), (1, 2)], **short, **k),
     }
     monkeypatch.setattr(bars, "EVERY", 0.0)
     for progress, patience, seen in (

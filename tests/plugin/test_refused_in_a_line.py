@@ -34,7 +34,7 @@ def acts() -> Activations:
 @pytest.fixture(scope="module")
 def findings(frame: pd.DataFrame, acts: Activations) -> Findings:
     table = Table(frame, text="name", target="value")
-    return sweep(acts, table, baselines(None, table), draws=20, progress=False)
+    return sweep(acts, table, baselines=baselines(None, table), n_bootstrap=20, progress=False)
 
 
 def _refused(call: Callable[[], Any], *words: str) -> None:
@@ -90,7 +90,7 @@ def test_a_split_and_clusters_have_an_entry_a_row(frame: pd.DataFrame, acts: Act
     ):
         values: dict[str, Any] = {role: given}
         _refused(
-            lambda values=values: sweep(acts, y, draws=20, progress=False, **values),
+            lambda values=values: sweep(acts, y, n_bootstrap=20, progress=False, **values),
             f"sweep: {role} is of {came}",
             f"one entry for each of {ROWS} activation rows",
         )

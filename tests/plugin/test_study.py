@@ -65,7 +65,7 @@ NO_BLOCKS += "give another column or a lower minimum="
 @pytest.fixture(scope="module")
 def made(load_tiny: Any, places: Table, tmp_path_factory: pytest.TempPathFactory) -> tuple[Study, Path]:
     out = tmp_path_factory.mktemp("studies") / "places"
-    return study(load_tiny("llama", "hooked"), places, out, settings=SMALL, **BARE), out
+    return study(load_tiny("llama", "hooked"), places, out=out, settings=SMALL, **BARE), out
 
 
 def test_every_step_gives_its_results_or_says_why_not(made):
@@ -126,7 +126,7 @@ def test_the_first_page_links_to_the_others(made):
 def test_nothing_that_is_whole_is_run_again(made, load_tiny, places):
     found, out = made
     before = {f: f.stat().st_mtime_ns for f in out.glob("*/step.json")}
-    again = study(load_tiny("llama", "hooked"), places, out, settings=SMALL, **BARE, pages=False)
+    again = study(load_tiny("llama", "hooked"), places, out=out, settings=SMALL, **BARE, pages=False)
     assert {f: f.stat().st_mtime_ns for f in out.glob("*/step.json")} == before
     assert again.summary() == found.summary()
 
@@ -145,7 +145,7 @@ def test_a_step_without_its_index_is_run_again_alone(made, load_tiny, places):
     for step in ("calibrate", "layers", "pca"):
         (out / step / "step.json").unlink()
     other = (out / "mlp" / "step.json").stat().st_mtime_ns
-    again = study(load_tiny("llama", "hooked"), places, out, settings=SMALL, **BARE, pages=False)
+    again = study(load_tiny("llama", "hooked"), places, out=out, settings=SMALL, **BARE, pages=False)
     assert (out / "pca" / "step.json").is_file()
     assert (out / "mlp" / "step.json").stat().st_mtime_ns == other
     assert files_of(out) == before
@@ -247,6 +247,6 @@ def test_other_settings_run_only_what_depends_on_them(made, load_tiny, places):
     _, out = made
     before = {f.parent.name: f.stat().st_mtime_ns for f in out.glob("*/step.json")}
     changed = replace(SMALL, attribution_rows=25)
-    study(load_tiny("llama", "hooked"), places, out, settings=changed, **BARE, pages=False)
+    study(load_tiny("llama", "hooked"), places, out=out, settings=changed, **BARE, pages=False)
     after = {f.parent.name: f.stat().st_mtime_ns for f in out.glob("*/step.json")}
     assert {step for step in after if after[step] != before[step]} == {"attribution"}

@@ -40,7 +40,7 @@ quiet = {"progress": False}
 import graticule, graticule.saes
 model = step("load_model", lambda: graticule.load_model(folder, device="cpu"))
 table = step("Table", lambda: graticule.Table(frame, text="w", target="y"))
-findings = step("probe", lambda: graticule.probe(model, table, draws=20, **quiet))
+findings = step("probe", lambda: graticule.probe(model, table, n_bootstrap=20, **quiet))
 step("report", lambda: findings.report(out + "/page.html"))
 step("controls", lambda: graticule.controls(findings))
 rows = step("capture", lambda: graticule.capture(model, words, layers=[0], pos="all", **quiet))

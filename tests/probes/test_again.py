@@ -35,7 +35,7 @@ from graticule.probes.layer_band import layer_band
 from graticule.probes.neurons.neurons import neurons
 from graticule.sims.planted import planted
 
-SETTINGS: dict[str, Any] = {"alphas": [0.3, 3.0, 30.0], "min_gain": 0.02, "draws": 60, "seed": 5}
+SETTINGS: dict[str, Any] = {"alphas": [0.3, 3.0, 30.0], "min_gain": 0.02, "n_bootstrap": 60, "seed": 5}
 QUIET: dict[str, Any] = {"progress": False}
 ASKED = Outcome("river or lake", "{} is a", {"river": ("river",), "lake": ("lake",)}, "lat")
 
@@ -64,7 +64,7 @@ def swept(load_tiny: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any
     """A model, findings with settings of their own, and the same findings read from disk."""
     model, table = load_tiny("llama", "hooked"), places()
     acts, beside = capture(model, table.texts), baselines(model, table)
-    found = sweep(acts, table, beside, **SETTINGS, **QUIET)
+    found = sweep(acts, table, baselines=beside, **SETTINGS, **QUIET)
     folder = tmp_path_factory.mktemp("findings")
     found.save(folder)
     return model, found, Findings.load(folder).with_inputs(acts, table, beside)
@@ -89,13 +89,13 @@ ANALYSES: dict[str, Any] = {
     "sphere": lambda _, f: sphere(f),
     "holdouts": lambda _, f: holdouts(f, "land", **QUIET),
     "popularity": lambda _, f: popularity(f, "page_views"),
-    "compare": lambda _, f: compare(f, f.at("blocks.0.hook_resid_post"), draws=50),
+    "compare": lambda _, f: compare(f, f.at("blocks.0.hook_resid_post"), n_bootstrap=50),
     "transfer": lambda _, f: transfer({"one": f, "two": f}),
     "latents": lambda _, f: latents(f, {"random": random_sae(f)}, ks=(1, 2), **QUIET),
-    "neurons": lambda m, f: neurons(m, f, rotations=2, **QUIET),
+    "neurons": lambda m, f: neurons(f, m, rotations=2, **QUIET),
     "directions": lambda m, f: directions(f, model=m),
     "erase": lambda m, f: erase(f, m, **QUIET),
-    "causes": lambda m, f: causes(m, f, outcomes=[ASKED], rows=4, controls=3, **QUIET),
+    "causes": lambda m, f: causes(f, m, outcomes=[ASKED], rows=4, controls=3, **QUIET),
     "p": lambda _, f: {"p": gain_samples(f)},
 }
 
@@ -129,7 +129,7 @@ def test_classes_of_findings_from_disk_are_the_same_to_the_bit(tmp_path: Any) ->
     label = np.where(world.table.y[:, 0] > 0, "warm", "cold").astype(object)
     frame = world.table.frame.assign(label=label)
     table = Table(frame, text="text", target="label", split="is_test")
-    found = sweep(world.activations, table, world.baselines, **SETTINGS, **QUIET)
+    found = sweep(world.activations, table, baselines=world.baselines, **SETTINGS, **QUIET)
     found.save(tmp_path)
     again = Findings.load(tmp_path).with_inputs(world.activations, table, world.baselines)
     one, other = (classes(f, ks=(1, 2), **QUIET) for f in (found, again))
@@ -139,7 +139,7 @@ def test_classes_of_findings_from_disk_are_the_same_to_the_bit(tmp_path: Any) ->
 def test_settings_and_the_order_of_baselines_come_back(swept: Any) -> None:
     _, found, again = swept
     asked = JudgeSettings(
-        tuple(SETTINGS["alphas"]), SETTINGS["min_gain"], SETTINGS["draws"], SETTINGS["seed"]
+        tuple(SETTINGS["alphas"]), SETTINGS["min_gain"], SETTINGS["n_bootstrap"], SETTINGS["seed"]
     )
     assert found.settings == again.settings == again.inputs.settings == asked
     names = list(found.baseline_predictions)
@@ -157,7 +157,7 @@ def test_the_old_name_of_the_baselines_predictions_works_and_warns(swept: Any) -
 def test_the_p_value_of_a_verdict_is_of_its_own_resamples(swept: Any) -> None:
     _, found, _ = swept
     samples = gain_samples(found)
-    assert len(samples) == SETTINGS["draws"]
+    assert len(samples) == SETTINGS["n_bootstrap"]
     assert tuple(np.quantile(samples, [0.025, 0.975])) == pytest.approx(found.verdict.ci95, abs=1e-12)
 
 
@@ -196,7 +196,7 @@ def test_array_targets_are_aligned_as_the_sweep_aligned_them(tmp_path: Any) -> N
     ):
         for part in ("source", "y", "is_test", "clusters"):
             assert np.array_equal(getattr(again.inputs.problem, part), getattr(found.inputs.problem, part))
-        assert compare(found, again, draws=20).difference == 0
+        assert compare(found, again, n_bootstrap=20).difference == 0
     with pytest.raises(ValueError, match="another table"):
         read.with_inputs(acts, y[::-1].copy(), split=is_test)
 

@@ -43,7 +43,7 @@ def shuffled(X: np.ndarray, order: np.ndarray) -> Activations:
 
 
 def test_the_right_rows_are_compared_and_predict(X: np.ndarray, table: Table) -> None:
-    findings = sweep(Activations.from_tensors({POINT: X}, texts=TEXTS), table, draws=20)
+    findings = sweep(Activations.from_tensors({POINT: X}, texts=TEXTS), table, n_bootstrap=20)
     assert findings.verdict.score > 0.99
     assert findings.provenance["pairing"] == COMPARED
     assert "by place" not in findings.summary()
@@ -79,10 +79,10 @@ def test_a_text_too_many_or_too_few_is_refused_at_every_door(X: np.ndarray, capt
 
 
 def test_a_part_of_the_table_is_told_first_and_logged(X: np.ndarray, table: Table, caplog, tmp_path) -> None:
-    findings = sweep(Activations.from_tensors({POINT: X}, texts=TEXTS), table, draws=20)
+    findings = sweep(Activations.from_tensors({POINT: X}, texts=TEXTS), table, n_bootstrap=20)
     assert "rows alone" not in findings.summary() + caplog.text
     half = Activations.from_tensors({POINT: X[:24]}, texts=TEXTS[:24])
-    findings = sweep(half, table, draws=20)
+    findings = sweep(half, table, n_bootstrap=20)
     assert "activations are of 24 of the 40 rows of table 'table'" in caplog.text
     findings.save(tmp_path / "f")
     for one in (findings, Findings.load(tmp_path / "f")):
@@ -172,7 +172,7 @@ def test_token_rows_are_of_texts_that_are_said(load_tiny, table: Table) -> None:
 
 def test_findings_are_given_back_only_what_they_were_made_from(X: np.ndarray, table: Table) -> None:
     acts, none = Activations.from_tensors({POINT: X}, texts=TEXTS), baselines(None, table)
-    findings = sweep(acts, table, none, draws=20)
+    findings = sweep(acts, table, baselines=none, n_bootstrap=20)
     findings.with_inputs(acts, table, none)
     with pytest.raises(AlignmentError, match="another order"):
         findings.with_inputs(shuffled(X, SHUFFLED), table, none)
@@ -183,7 +183,7 @@ def test_findings_are_given_back_only_what_they_were_made_from(X: np.ndarray, ta
 
 
 def test_what_cannot_be_compared_is_said(X: np.ndarray, table: Table) -> None:
-    findings = sweep(Activations.from_tensors({POINT: X}), table, draws=20)
+    findings = sweep(Activations.from_tensors({POINT: X}), table, n_bootstrap=20)
     assert findings.provenance["pairing"] == BY_PLACE
     assert "paired with the table by place" in findings.summary()
 
@@ -234,7 +234,7 @@ def series(values: np.ndarray) -> pd.Series:
         lambda acts, table, v: Table.from_arrays(v, texts=pd.Series(TEXTS, index=SHUFFLED)),
         lambda acts, table, v: Table.from_arrays(series(v), texts=pd.Series(TEXTS)),
         lambda acts, table, v: Table.from_arrays(v, texts=TEXTS, blocks={"b": series(v)}),
-        lambda acts, table, v: holdouts(sweep(acts, table, draws=20), by=series(np.arange(N) % 3)),
+        lambda acts, table, v: holdouts(sweep(acts, table, n_bootstrap=20), by=series(np.arange(N) % 3)),
     ],
 )
 def test_an_index_that_says_another_order_is_refused(captured, table, X, call) -> None:
@@ -247,8 +247,8 @@ def test_an_index_that_says_another_order_is_refused(captured, table, X, call) -
 
 def test_an_index_that_says_the_order_is_taken(captured, X) -> None:
     y, split = X[:, 0].astype(float), np.arange(N) % 4 == 0
-    want = sweep(captured, y, split=split, draws=20).verdict
-    assert sweep(captured, pd.Series(y), split=pd.Series(split), draws=20).verdict == want
+    want = sweep(captured, y, split=split, n_bootstrap=20).verdict
+    assert sweep(captured, pd.Series(y), split=pd.Series(split), n_bootstrap=20).verdict == want
     both = Table.from_arrays(series(y), texts=pd.Series(TEXTS, index=SHUFFLED))  # one order of both
     assert (both.y[:, 0] == y).all()
 
@@ -264,7 +264,7 @@ def test_captured_columns_stand_in_the_inputs_order(load_tiny) -> None:
 
 def test_prompts_are_of_the_tables_texts(load_tiny, table: Table) -> None:
     asked = {"bare": "", "cut": Prompt("cut", drop_last=True)}
-    made = graticule.prompts(load_tiny(), table, asked, layers=[0], twins=0, draws=20)
+    made = graticule.prompts(load_tiny(), table, asked, layers=[0], twins=0, n_bootstrap=20)
     for findings in made.findings.values():
         assert findings.provenance["pairing"] == COMPARED
 
@@ -287,7 +287,9 @@ def test_token_rows_are_compared_with_what_a_baseline_read(load_tiny) -> None:
     beside = baselines(model, table, layers=[0], twins=0, progress=False)
 
     def ask(rows: list[list[int]], beside=beside):
-        return sweep(capture(model, rows, layers=[0]), table, beside, draws=20, progress=False)
+        return sweep(
+            capture(model, rows, layers=[0]), table, baselines=beside, n_bootstrap=20, progress=False
+        )
 
     rows = tokenised(model, texts)
     found = ask(rows)
@@ -307,7 +309,7 @@ def test_token_rows_are_compared_with_what_a_baseline_read(load_tiny) -> None:
     mislabelled = Activations(dict(capture(model, rows, layers=[0])), said)
     assert paired_rows(mislabelled, table)[1] == COMPARED
     with pytest.raises(AlignmentError, match=r"row 5 has the tokens of row 9 of table 'w'"):
-        sweep(mislabelled, table, beside, draws=20, progress=False)
+        sweep(mislabelled, table, baselines=beside, n_bootstrap=20, progress=False)
     for unknown in (ask(tokenised(model, texts, "the city of ")), ask(rows, None)):
         assert unknown.provenance["pairing"] == BY_PLACE
         assert "their order cannot be checked" in unknown.summary()
@@ -358,7 +360,7 @@ def test_texts_in_another_order_than_the_tokens_are_refused_at_every_door(load_t
         assert set(door([f"in {text}" for text in TEXTS]).rows["source"]) == set(range(N))
     for door in (*doors[:3], read):  # nothing is said, and a baseline read the table's texts
         with pytest.raises(AlignmentError, match=r"row 5 has the tokens of row 9 of table 'table'"):
-            sweep(door(None), table, beside, draws=20, progress=False)
+            sweep(door(None), table, baselines=beside, n_bootstrap=20, progress=False)
 
 
 def test_generated_tokens_are_no_texts_of_their_own(load_tiny) -> None:
@@ -383,6 +385,11 @@ def test_a_prompt_that_makes_one_text_another_is_no_disorder(load_tiny) -> None:
     texts = ["oslos", "oslo", *TEXTS[:20]]
     table = Table.from_arrays(np.arange(22.0), texts)
     made = graticule.prompts(
-        load_tiny(), table, {"bare": "", "cut": Prompt("cut", drop_last=True)}, layers=[0], twins=0, draws=20
+        load_tiny(),
+        table,
+        {"bare": "", "cut": Prompt("cut", drop_last=True)},
+        layers=[0],
+        twins=0,
+        n_bootstrap=20,
     )
     assert {f.provenance["pairing"] for f in made.findings.values()} == {COMPARED}

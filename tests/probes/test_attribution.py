@@ -99,7 +99,7 @@ def test_terms_sum_to_the_reading(any_model, names, family, kind, unit):
     point = "blocks.2.hook_resid_post"
     probe = probe_at(point)
     hooks = _hooks(model)
-    found = attribute(model, probe, names[:24], unit, top=6, draws=20, progress=False)
+    found = attribute(probe, model, texts=names[:24], unit=unit, top=6, n_bootstrap=20, progress=False)
     assert _hooks(model) == hooks
     assert found.gap <= TOLERANCE
     whole = found.values.astype(np.float64).sum(1) + probe.intercept
@@ -122,9 +122,9 @@ def _hooks(model):
 def test_terms_are_transformer_lens_own(any_model, names, family):
     model = any_model(family, "hooked")
     probe = probe_at("blocks.2.hook_resid_post")
-    components = attribute(model, probe, names[:5], "component", draws=10)
-    heads = attribute(model, probe, names[:5], "head", draws=10)
-    neurons = attribute(model, probe, names[:5], "neuron", top=9, draws=10)
+    components = attribute(probe, model, texts=names[:5], unit="component", n_bootstrap=10)
+    heads = attribute(probe, model, texts=names[:5], unit="head", n_bootstrap=10)
+    neurons = attribute(probe, model, texts=names[:5], unit="neuron", top=9, n_bootstrap=10)
     for i in range(5):
         cache = cached(model, model.to_tokens(names[i]))
         stack, labels = cache.decompose_resid(3, pos_slice=-1, return_labels=True)
@@ -150,8 +150,8 @@ def test_terms_are_transformer_lens_own(any_model, names, family):
 def test_heads_behind_a_norm_sum_to_what_the_attention_adds(any_model, names, kind):
     model = any_model("gemma3", kind)
     probe = probe_at("blocks.1.hook_resid_mid")
-    by_component = attribute(model, probe, names[:6], "component", draws=10)
-    by_head = attribute(model, probe, names[:6], "head", draws=10)
+    by_component = attribute(probe, model, texts=names[:6], unit="component", n_bootstrap=10)
+    by_head = attribute(probe, model, texts=names[:6], unit="head", n_bootstrap=10)
     whole, apart = by_component.of("t0"), by_head.of("t0")
     assert "L1 MLP" not in set(whole["term"])  # written after the point
     for layer in range(2):
@@ -164,7 +164,7 @@ def test_heads_behind_a_norm_sum_to_what_the_attention_adds(any_model, names, ki
 def test_the_neurons_that_make_the_reading_vary_stand_alone(tiny, names):
     probe = probe_at("blocks.2.hook_resid_post", targets=1)
     texts = names[:52]
-    found = attribute(tiny, probe, texts, "neuron", top=3, draws=10)
+    found = attribute(probe, tiny, texts=texts, unit="neuron", top=3, n_bootstrap=10)
     acts = capture(tiny, texts, points=["mlp_post", "resid_post"])
     read = probe.predict(acts["resid_post", 2])[:, 0]
     share = {}
@@ -209,12 +209,12 @@ def swept(load_tiny, names):
     frame = pd.DataFrame({"text": texts, "y": y, "is_test": rng.random(len(y)) < 0.3})
     table = Table(frame, text="text", target="y", split="is_test", name="swept")
     beside = baselines(model, table, prompt="where is ", progress=False)
-    return model, sweep(acts, table, beside, progress=False)
+    return model, sweep(acts, table, baselines=beside, progress=False)
 
 
 def test_test_rows_of_the_findings_as_they_were_captured(swept):
     model, findings = swept
-    found = attribute(model, findings, draws=50)
+    found = attribute(findings, model, n_bootstrap=50)
     said = findings.at()
     assert found.n_rows == len(said.y)
     np.testing.assert_allclose(found.rows["reading_y"], said.predictions[:, 0], atol=1e-4)
@@ -222,15 +222,15 @@ def test_test_rows_of_the_findings_as_they_were_captured(swept):
     table = found.of("y")
     assert table["toward_truth"].sum() == pytest.approx(1, abs=1e-4)
     assert (table["share_low"] <= table["share"] + 1e-9).all()
-    some = attribute(model, findings, rows=20, draws=50, seed=3)
+    some = attribute(findings, model, rows=20, n_bootstrap=50, seed=3)
     assert 10 < some.n_rows <= 20
-    again = attribute(model, findings, rows=20, draws=50, seed=3)
+    again = attribute(findings, model, rows=20, n_bootstrap=50, seed=3)
     assert some.to_json()["terms"] == again.to_json()["terms"]
 
 
 def test_one_text_is_set_against_training_rows(swept):
     model, findings = swept
-    found = attribute(model, findings, "rome 7", "head", rows=30)
+    found = attribute(findings, model, texts="rome 7", unit="head", rows=30)
     table = found.of("y")
     assert found.n_rows == 1 and table["share"].isna().all()
     assert table["reference"].notna().all()
@@ -241,7 +241,7 @@ def test_one_text_is_set_against_training_rows(swept):
 def test_round_trip_and_figures(swept, tmp_path):
     model, findings = swept
     for unit in ("component", "head", "neuron"):
-        found = attribute(model, findings, unit=unit, rows=30, top=5, draws=20)
+        found = attribute(findings, model, unit=unit, rows=30, top=5, n_bootstrap=20)
         found.save(tmp_path / unit)
         back = Attribution.load(tmp_path / unit)
         assert back.summary() == found.summary()
@@ -262,7 +262,7 @@ def test_a_stream_that_something_else_writes_into_is_noticed(load_tiny, names):
         model.hooks(fwd_hooks=[("blocks.1.hook_resid_post", lambda v, hook: v * 1.01)]),
         pytest.raises(DecompositionError, match="something else writes"),
     ):
-        attribute(model, probe, names[:20])
+        attribute(probe, model, texts=names[:20])
     assert _hooks(model) == hooks
 
 
@@ -270,18 +270,18 @@ def test_refusals(load_tiny, names):
     model = load_tiny("llama", "hooked")
     probe = probe_at("blocks.2.hook_resid_post")
     with pytest.raises(ValueError, match="no point of the residual stream"):
-        attribute(model, probe_at("blocks.2.hook_mlp_out"), names[:3])
+        attribute(probe_at("blocks.2.hook_mlp_out"), model, texts=names[:3])
     with pytest.raises(ValueError, match="pass texts="):
-        attribute(model, probe)
+        attribute(probe, model)
     with pytest.raises(KeyError, match="t0, t1"):
-        attribute(model, probe, names[:3], target="t7")
+        attribute(probe, model, texts=names[:3], target="t7")
     with pytest.raises(ValueError, match="2 clusters for 3 texts"):
-        attribute(model, probe, names[:3], clusters=[0, 1])
+        attribute(probe, model, texts=names[:3], clusters=[0, 1])
     with as_installed(), pytest.raises(ValueError, match="'component', 'head' or 'neuron'"):
-        attribute(model, probe, names[:3], "layer")
+        attribute(probe, model, texts=names[:3], unit="layer")
     nameless = RidgeProbe().fit(np.random.default_rng(0).normal(size=(9, 32)), np.arange(9.0))
     with pytest.raises(ValueError, match="no hook_name"):
-        attribute(model, nameless, names[:3])
+        attribute(nameless, model, texts=names[:3])
 
 
 @pytest.mark.parametrize(("family", "kind"), [("gpt2", "hooked"), ("llama", "bridge")])
@@ -289,7 +289,7 @@ def test_trace_is_the_probe_at_every_token(any_model, names, family, kind, tmp_p
     model = any_model(family, kind)
     probe = probe_at("blocks.1.hook_resid_post")
     text = max(names, key=len)
-    found = trace(model, probe, text)
+    found = trace(probe, model, text)
     tokens = model.to_tokens(text)
     cache = cached(model, tokens)
     np.testing.assert_allclose(
@@ -305,11 +305,11 @@ def test_trace_is_the_probe_at_every_token(any_model, names, family, kind, tmp_p
 
 def test_trace_with_every_probe(swept):
     model, findings = swept
-    found = trace(model, findings, "where is north rome")
+    found = trace(findings, model, "where is north rome")
     assert found.points == tuple(findings.probes)
     assert found.chosen == findings.chosen_point
     assert len(found.figures()) == 2
-    one = trace(model, findings, "where is north rome", layers="chosen", target="y")
+    one = trace(findings, model, "where is north rome", layers="chosen", target="y")
     at = found.points.index(found.chosen)
     np.testing.assert_allclose(one.readings[0], found.readings[at], atol=1e-6)
 
@@ -317,7 +317,9 @@ def test_trace_with_every_probe(swept):
 @pytest.mark.gemma
 @pytest.mark.parametrize("unit", ["component", "head", "neuron"])
 def test_terms_sum_on_gemma(gemma, names, unit):
-    found = attribute(gemma, probe_at("blocks.5.hook_resid_post", 640), names[:12], unit, top=5, draws=10)
+    found = attribute(
+        probe_at("blocks.5.hook_resid_post", 640), gemma, texts=names[:12], unit=unit, top=5, n_bootstrap=10
+    )
     assert found.gap <= TOLERANCE
 
 
@@ -327,7 +329,7 @@ def test_findings_of_any_positions_are_read_again_as_they_were_captured(swept, p
     table = made.inputs.table
     acts = capture(model, table.texts, prompt="where is ", pos=pos, layers=1, include_bos=False)
     findings = sweep(acts, table, progress=False)
-    found = attribute(model, findings, draws=20)
+    found = attribute(findings, model, n_bootstrap=20)
     said = findings.at()
     assert found.n_rows == len(said.y) > 0
     np.testing.assert_allclose(found.rows["reading_y"], said.predictions[:, 0], atol=1e-4)

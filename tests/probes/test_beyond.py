@@ -25,7 +25,7 @@ def world():
 
 @pytest.fixture(scope="module")
 def findings(world):
-    return sweep(world.activations, world.table, world.baselines, progress=False)
+    return sweep(world.activations, world.table, baselines=world.baselines, progress=False)
 
 
 def again(result, folder):
@@ -54,7 +54,7 @@ class TestMLP:
             x[:, 0] = torch.from_numpy(3 * hidden).float()
             tensors[point] = x
         table = world.table.with_target(y, ["bent"])
-        return sweep(Activations.from_tensors(tensors), table, world.baselines, progress=False)
+        return sweep(Activations.from_tensors(tensors), table, baselines=world.baselines, progress=False)
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -89,7 +89,7 @@ class TestMLP:
 
     def test_where_the_string_says_it_all_the_mlp_finds_nothing_either(self):
         world = planted(surface=0.6, hidden=0.0)
-        found = sweep(world.activations, world.table, world.baselines, progress=False)
+        found = sweep(world.activations, world.table, baselines=world.baselines, progress=False)
         judged = mlp(found, points=[found.chosen_point], hidden=32, decays=[0.1], progress=False)
         assert judged.verdict.words == NO_BETTER
 
@@ -206,12 +206,12 @@ class TestClasses:
         )
         frame = world.table.frame.assign(label=np.asarray(labels, dtype=object))
         table = Table(frame, text="text", target="label", split="is_test", name="labels")
-        return sweep(world.activations, table, world.baselines, progress=False)
+        return sweep(world.activations, table, baselines=world.baselines, progress=False)
 
     @pytest.fixture(scope="class")
     @classmethod
     def found(cls, labelled):
-        return classes(labelled, (1, 4, 16), repeats=3, draws=200, progress=False)
+        return classes(labelled, ks=(1, 4, 16), repeats=3, n_bootstrap=200, progress=False)
 
     def test_arms_stand_in_the_right_order(self, found):
         dense = found.at(LOGISTIC)
@@ -249,13 +249,13 @@ class TestClasses:
         X[:, 6] = X[:, 4] + X[:, 5]
         labels = np.where(X[:, 0] + X[:, 1] > 0, "north", "south")
         acts = Activations.from_tensors({"blocks.0.hook_resid_post": torch.from_numpy(X)})
-        narrow = sweep(acts, pd.Series(labels), split=np.arange(90) % 3 == 0, draws=50, progress=False)
-        few = {"repeats": 1, "draws": 20, "progress": False}
+        narrow = sweep(acts, pd.Series(labels), split=np.arange(90) % 3 == 0, n_bootstrap=50, progress=False)
+        few = {"repeats": 1, "n_bootstrap": 20, "progress": False}
         found = classes(narrow, **few)
         assert sorted(set(found.scores["k"])) == [0, 1, 2, 5, 7]
         assert sorted(found.coordinates["coordinate"]) == list(range(7))
         assert set(classes(narrow, select="omp", **few).scores["k"]) == {0, 1, 2, 5, 6}
         with pytest.raises(ValueError, match=r"ks=8: .*hook_resid_post has 7 coordinates.*at most 7"):
-            classes(narrow, (1, 8), **few)
+            classes(narrow, ks=(1, 8), **few)
         with pytest.raises(ValueError, match=r"ks=7: .* 6 coordinates to choose from .*at most 6"):
-            classes(narrow, 7, select="omp", **few)
+            classes(narrow, ks=7, select="omp", **few)

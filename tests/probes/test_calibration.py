@@ -49,7 +49,7 @@ def in_pairs(n_rows: int = 260, width: int = 12, seed: int = 0, **shares: float)
     frame["is_test"] = frame.groupby("pair")["is_test"].transform("first")
     table = Table(frame, text="text", target="target", split="is_test", cluster="pair", name="pairs")
     beside = Baselines(text_digest(table), world.baselines.features, True)
-    return sweep(world.activations, table, beside, draws=200, progress=False)
+    return sweep(world.activations, table, baselines=beside, n_bootstrap=200, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def larger() -> Findings:
 
 @pytest.fixture(scope="module")
 def calibration(larger: Findings) -> Calibration:
-    return calibrate(larger, targets=12, strengths=8, seed=3, draws=200)
+    return calibrate(larger, targets=12, strengths=8, seed=3, n_bootstrap=200)
 
 
 def mixed(instrument: Instrument, rng: np.random.Generator, count: int = 3) -> tuple[np.ndarray, Mixture]:
@@ -204,7 +204,7 @@ def test_a_planted_world_is_calibrated(calibration: Calibration, larger: Finding
 
 def test_the_same_seed_gives_the_same_calibration(findings: Findings) -> None:
     one, other, third = (
-        calibrate(findings, targets=3, gains=[0.1], strengths=5, draws=50, seed=s) for s in (1, 1, 2)
+        calibrate(findings, targets=3, gains=[0.1], strengths=5, n_bootstrap=50, seed=s) for s in (1, 1, 2)
     )
     pd.testing.assert_frame_equal(one.targets, other.targets)
     assert not np.allclose(one.targets["gain"], third.targets["gain"])
@@ -213,7 +213,7 @@ def test_the_same_seed_gives_the_same_calibration(findings: Findings) -> None:
 def test_the_limit_stands_under_the_verdict_that_was_calibrated(findings: Findings, tmp_path) -> None:
     fresh = dataclasses.replace(findings, limit_of_detection=None, largest_gain_tried=None)
     before = fresh.summary().splitlines()
-    made = calibrate(fresh, targets=3, gains=[0.1, 0.5], strengths=5, draws=50)
+    made = calibrate(fresh, targets=3, gains=[0.1, 0.5], strengths=5, n_bootstrap=50)
     after = fresh.summary().splitlines()
     (line,) = [line for line in after if line not in before]
     assert [one for one in after if one != line] == before
@@ -278,8 +278,8 @@ def test_without_texts_the_surface_is_the_first_captured_baseline(findings: Find
     frame = swept.table.frame.drop(columns="text")
     table = Table(frame, target="target", split="is_test", cluster="pair", name="pairs")
     beside = Baselines(text_digest(table), swept.baselines.features, False)
-    found = sweep(swept.activations, table, beside, draws=100, progress=False)
-    done = calibrate(found, targets=4, gains=[0.7], strengths=6, draws=100)
+    found = sweep(swept.activations, table, baselines=beside, n_bootstrap=100, progress=False)
+    done = calibrate(found, targets=4, gains=[0.7], strengths=6, n_bootstrap=100)
     assert done.rate(HIDDEN, "above_0", 0.7)[0] == 1
     assert done.provenance["string_alphas"] is None
 
@@ -332,7 +332,7 @@ def test_blocks_of_targets_give_what_one_block_gives(
         monkeypatch.setattr(f"graticule.probes.calibration.{name}", room)
     for module in ("targets", "instrument"):
         monkeypatch.setattr(f"graticule.probes.calibration.{module}.BLOCK_BYTES", 300_000)
-    many = calibrate(larger, targets=12, strengths=8, seed=3, draws=200).targets
+    many = calibrate(larger, targets=12, strengths=8, seed=3, n_bootstrap=200).targets
     empty = np.zeros((12, 700))
     parts = blocks(
         Instrument.of(larger, strengths=8), SyntheticTargets(empty, empty, empty, 0.5, 0), kinds=10

@@ -114,7 +114,7 @@ def test_what_the_answers_read_is_called_used(model, findings, readers, tmp_path
         return weight
 
     readers(read_it)
-    result = causes(model, findings, outcomes=[ANSWER], point=POINT, rows=30, progress=False)
+    result = causes(findings, model, outcomes=[ANSWER], hook_name=POINT, rows=30, progress=False)
     assert result.words == USED
     (line,) = result.effects[
         (result.effects["intervention"] == "steer height") & (result.effects["outcome"] == ANSWER.name)
@@ -147,7 +147,7 @@ def test_what_nothing_reads_is_present_without_an_effect(model, findings, reader
     unit = write / np.linalg.norm(write)
     readers(lambda weight: weight - np.outer(unit, unit @ weight))
     seen = dataclasses.replace(findings, verdict=dataclasses.replace(findings.verdict, words=STRUCTURE))
-    result = causes(model, seen, outcomes=[ANSWER], point=POINT, rows=30, progress=False)
+    result = causes(seen, model, outcomes=[ANSWER], hook_name=POINT, rows=30, progress=False)
     assert result.words == NOT_SEEN
     steered = result.effects[result.effects["intervention"] == "steer height"]
     assert (steered["effect"].abs() < 1e-5).all()
@@ -176,7 +176,7 @@ def test_the_second_verdict_in_words():
 
 def test_same_seed_same_bytes_and_the_skip_path_is_subtracted(model, findings):
     settings = {"outcomes": [ANSWER], "point": POINT, "rows": 20, "controls": 5, "progress": False}
-    one, two = steer(model, findings, **settings), steer(model, findings, **settings)
+    one, two = steer(findings, model, **settings), steer(findings, model, **settings)
     pd.testing.assert_frame_equal(one.effects, two.effects)
     pd.testing.assert_frame_equal(one.controls, two.controls)
     # block 1 does nothing: what reaches the later probe is the displacement itself, and that is subtracted
@@ -266,13 +266,13 @@ def test_what_is_wrong_is_named(tiny_findings, findings, model):
     with pytest.raises(ValueError, match="both sets of answers begin with"):
         Outcome("o", "{} is", {"a": ("north",), "b": ("north", "south")}, "height").tokens(model)
     with pytest.raises(ValueError, match="is about 'depth'"):
-        steer(model, findings, [dataclasses.replace(ANSWER, target="depth")])
+        steer(findings, model, outcomes=[dataclasses.replace(ANSWER, target="depth")])
     with pytest.raises(ValueError, match="must be among scales"):
-        steer(model, findings, [ANSWER], dose=5.0)
+        steer(findings, model, outcomes=[ANSWER], dose=5.0)
     with pytest.raises(KeyError, match="no probe at"):
-        steer(model, findings, [ANSWER], point="blocks.7.hook_resid_post")
+        steer(findings, model, outcomes=[ANSWER], hook_name="blocks.7.hook_resid_post")
     with pytest.raises(ValueError, match="no neurons"):
-        ablate(model, findings, [], [ANSWER])
+        ablate(findings, model, [], outcomes=[ANSWER])
 
 
 def test_unit_moves_hold_the_other_readings():
@@ -342,7 +342,7 @@ def test_the_model_is_left_as_found_after_an_exception(model, findings, monkeypa
 
     monkeypatch.setattr(Experiment, "odds", broken)
     with pytest.raises(RuntimeError, match="no logits today"):
-        causes(model, findings, outcomes=[ANSWER], point=POINT, rows=20, progress=False)
+        causes(findings, model, outcomes=[ANSWER], hook_name=POINT, rows=20, progress=False)
     assert model.training
     assert all(not hook.fwd_hooks for hook in model.hook_dict.values())
     model.eval()
@@ -352,8 +352,8 @@ def test_a_bridge_gives_the_same_effects(load_tiny, tiny_findings):
     outcome = dataclasses.replace(ANSWER, prompt="the {} is in the")
     found = [
         steer(
-            load_tiny("llama", kind), tiny_findings, [outcome], point="blocks.1.hook_resid_post", rows=10,
-            controls=2, targets=["height"], scales=(-2.0, 2.0), progress=False,
+            tiny_findings, load_tiny("llama", kind), outcomes=[outcome], hook_name="blocks.1.hook_resid_post",
+            rows=10, controls=2, targets=["height"], scales=(-2.0, 2.0), progress=False,
         ).effects
         for kind in ("hooked", "bridge")
     ]  # fmt: skip
@@ -364,7 +364,7 @@ def test_a_bridge_gives_the_same_effects(load_tiny, tiny_findings):
 
 # Neurons and erasure in the model ------------------------------------------------------------------------
 def test_pinned_neurons_against_hooks_by_hand(tiny, tiny_findings, tmp_path):
-    result = ablate(tiny, tiny_findings, [(1, 3)], [ANSWER], rows=12, controls=6, progress=False)
+    result = ablate(tiny_findings, tiny, [(1, 3)], outcomes=[ANSWER], rows=12, controls=6, progress=False)
     assert set(result.pins["kind"]) == {"neuron", "control"}
     experiment = Experiment(tiny, tiny_findings, [ANSWER], point=None, rows=12, span="all", seed=0)
     high, low = ids(tiny, "north", "south")
@@ -390,15 +390,15 @@ def test_pinned_neurons_against_hooks_by_hand(tiny, tiny_findings, tmp_path):
     assert Ablation.load(tmp_path / "a").summary() == result.summary()
     assert any("pinned" in caption for caption in result.figures())
     with pytest.raises(IndexError, match="no 99"):
-        ablate(tiny, tiny_findings, [(1, 99)], [ANSWER], rows=12, controls=2, progress=False)
+        ablate(tiny_findings, tiny, [(1, 99)], outcomes=[ANSWER], rows=12, controls=2, progress=False)
     for bad in ([(1, 3), (1, 3)], [(1, -1)], [(1.0, 3)], [3]):
         with as_installed(), pytest.raises(ValueError, match=r"^neurons=.*: expected "):
-            ablate(tiny, tiny_findings, bad, [ANSWER], rows=12, controls=2, progress=False)
+            ablate(tiny_findings, tiny, bad, outcomes=[ANSWER], rows=12, controls=2, progress=False)
 
 
 def test_erased_in_the_model_and_probed_later(tiny, tiny_findings):
     first = "blocks.0.hook_resid_post"
-    result = erase(tiny_findings, tiny, points=[first], point=first, rows=150)
+    result = erase(tiny_findings, tiny, points=[first], hook_name=first, rows=150)
     assert list(result.later["layer"]) == [1, 2]
     for name in tiny_findings.target_names:
         assert (result.later[f"after_{name}"] < result.later[f"before_{name}"]).all()
@@ -425,7 +425,14 @@ def test_packaged_answers_are_single_tokens_of_the_packaged_model(gemma):
 
 def test_steering_is_saved_whole(model, findings, tmp_path):
     result = steer(
-        model, findings, [ANSWER], point=POINT, rows=20, controls=5, other=findings, progress=False
+        findings,
+        model,
+        outcomes=[ANSWER],
+        hook_name=POINT,
+        rows=20,
+        controls=5,
+        other=findings,
+        progress=False,
     )
     assert {"control", "shuffled", "other"} == set(result.controls["kind"])
     result.save(tmp_path / "s")

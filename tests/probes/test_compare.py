@@ -42,7 +42,7 @@ def test_scores_differences_and_words() -> None:
 def test_the_interval_is_the_brute_force_one() -> None:
     rng = np.random.default_rng(1)
     a, b = predicted("a", 0.5, rng, rows=60), predicted("b", 0.55, rng, rows=60)
-    found = compare(a, b, draws=50, seed=3)
+    found = compare(a, b, n_bootstrap=50, seed=3)
     draws, brute = np.random.default_rng(3), []
     for _ in range(50):
         rows = draws.integers(0, 60, 60)
@@ -55,7 +55,7 @@ def test_equal_predictors_seldom_differ() -> None:
     for seed in range(100):
         rng = np.random.default_rng(seed)
         pair = predicted("a", 0.5, rng, rows=150), predicted("b", 0.5, rng, rows=150)
-        p.append(compare(*pair, draws=100).p)
+        p.append(compare(*pair, n_bootstrap=100).p)
     assert np.mean(np.array(p) < 0.05) < 0.14
     assert 0.4 < np.mean(p) < 0.6
 
@@ -96,11 +96,11 @@ def test_what_cannot_be_compared_is_refused() -> None:
 @pytest.fixture(scope="module")
 def findings() -> Findings:
     world = planted(n_rows=500, width=12, surface=0.4, hidden=0.3)
-    return sweep(world.activations, world.table, world.baselines, draws=200, progress=False)
+    return sweep(world.activations, world.table, baselines=world.baselines, n_bootstrap=200, progress=False)
 
 
 def test_layers_of_findings(findings: Findings, tmp_path) -> None:
-    found = compare(findings, findings.at("blocks.0.hook_resid_post"), draws=300)
+    found = compare(findings, findings.at("blocks.0.hook_resid_post"), n_bootstrap=300)
     assert found.words == FIRST
     assert found.score_a == pytest.approx(findings.verdict.score, abs=1e-9)
     assert compare(findings, findings).words == NEITHER

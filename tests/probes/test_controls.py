@@ -35,7 +35,7 @@ def token_world(concept: bool, n_rows: int = 900, seed: int = 0, **table):
         is_test=rng.random(n_rows) < 0.25,
         blocks={"decile": np.digitize(y, [-1, 0, 1]).tolist()},
     )
-    return sweep(acts, made, baselines(None, made), progress=False)
+    return sweep(acts, made, baselines=baselines(None, made), progress=False)
 
 
 @pytest.fixture(scope="module")

@@ -23,18 +23,24 @@ def world():
 
 @pytest.fixture(scope="module")
 def findings(world):
-    return sweep(world.activations, world.table, world.baselines, draws=50, progress=False)
+    return sweep(world.activations, world.table, baselines=world.baselines, n_bootstrap=50, progress=False)
 
 
 @pytest.fixture(scope="module")
 def found(findings):
-    return directions(findings, point=POINT, progress=False)
+    return directions(findings, hook_name=POINT, progress=False)
 
 
 def second(world, mix):
     """The same rows with a target that is a mixture of the first table's: its angle to them is known."""
     y = world.table.y @ np.array([1.0, mix]) + 0.1 * np.random.default_rng(9).normal(size=len(world.table))
-    return sweep(world.activations, world.table.with_target(y), world.baselines, draws=50, progress=False)
+    return sweep(
+        world.activations,
+        world.table.with_target(y),
+        baselines=world.baselines,
+        n_bootstrap=50,
+        progress=False,
+    )
 
 
 def test_cosines_are_those_of_the_probes(findings, found):
@@ -64,7 +70,7 @@ def test_whitened_reads_are_what_readings_share(findings, found):
 
 
 def test_concepts_that_share_are_told_from_those_that_do_not(world, findings):
-    found = directions(findings, second(world, 1.0), point=POINT, progress=False)
+    found = directions(findings, second(world, 1.0), hook_name=POINT, progress=False)
     assert len(set(found.concepts)) == 3
     held = found.angles[found.angles["geometry"] == "whitened"].set_index(["kind", "a", "b"])
     mixture = found.concepts[2]
@@ -125,8 +131,8 @@ def test_rank_is_that_of_the_stack(world):
     rng = np.random.default_rng(2)
     y = world.table.y @ rng.normal(size=(2, 4)) + 0.02 * rng.normal(size=(len(world.table), 4))
     table = world.table.with_target(y)
-    findings = sweep(world.activations, table, world.baselines, draws=50, progress=False)
-    found = directions(findings, point=POINT, progress=False)
+    findings = sweep(world.activations, table, baselines=world.baselines, n_bootstrap=50, progress=False)
+    found = directions(findings, hook_name=POINT, progress=False)
     held = found.ranks[(found.ranks["point"] == POINT) & (found.ranks["kind"] == "read")].iloc[0]
     weights = findings.probes[POINT].weights
     values = np.linalg.svd(weights.coef / weights.y_scale, compute_uv=False)
@@ -141,7 +147,9 @@ def test_many_concepts_make_a_grid(world):
     frame = world.table.frame.assign(label=np.asarray(labels, dtype=object))
     table = Table(frame, text="text", target="label", split="is_test", name="labels")
     acts = world.activations.select(points=POINT)
-    found = directions(sweep(acts, table, world.baselines, draws=50, progress=False), progress=False)
+    found = directions(
+        sweep(acts, table, baselines=world.baselines, n_bootstrap=50, progress=False), progress=False
+    )
     assert len(found.angles) == 2 * 2 * 21
     assert found.ranks["effective_rank"].max() <= 6.01  # indicators sum to one
     assert "one layer only" in found.summary()
@@ -160,7 +168,7 @@ def test_with_a_model_the_causal_product_too(load_tiny, names, kind, tmp_path):
     table = Table(
         pd.DataFrame({"name": distinct, "a": y[:, 0], "b": y[:, 1]}), text="name", target=["a", "b"]
     )
-    findings = sweep(capture(model, distinct), table, draws=50, progress=False)
+    findings = sweep(capture(model, distinct), table, n_bootstrap=50, progress=False)
     found = directions(findings, model=model, progress=False)
     assert found.geometries == ("euclidean", "whitened", "causal")
     metric, probe = causal(unembedding_covariance(model)), findings.probe
@@ -179,7 +187,7 @@ def test_with_a_model_the_causal_product_too(load_tiny, names, kind, tmp_path):
 
 def test_what_does_not_fit_is_refused(findings, found):
     with pytest.raises(PointError, match="was not swept"):
-        directions(findings, point="blocks.9.hook_resid_post")
+        directions(findings, hook_name="blocks.9.hook_resid_post")
     from dataclasses import replace
 
     with pytest.raises(ValueError, match="different models"):

@@ -29,7 +29,7 @@ def swept(world: Planted, x: np.ndarray | None = None, y: np.ndarray | None = No
     acts = world.activations if x is None else Activations.from_tensors({POINT: torch.from_numpy(x)})
     table = world.table if y is None else world.table.with_target(y)
     others = replace(world.baselines, features={**world.baselines.features, **baselines}, strings=False)
-    return sweep(acts, table, others, draws=200, progress=False)
+    return sweep(acts, table, baselines=others, n_bootstrap=200, progress=False)
 
 
 def values(world: Planted) -> np.ndarray:
@@ -91,8 +91,8 @@ def test_no_unit_moves_what_goes_on_from_findings(world: Planted) -> None:
         table = Table.from_arrays(
             world.table.y[:, 0] * unit, world.table.texts, world.table.is_test, blocks=blocks
         )
-        findings = sweep(world.activations, table, others, draws=50, progress=False)
-        held = holdouts(findings, "block", draws=50, strings=False, progress=False).to_json()["scores"]
+        findings = sweep(world.activations, table, baselines=others, n_bootstrap=50, progress=False)
+        held = holdouts(findings, "block", n_bootstrap=50, strings=False, progress=False).to_json()["scores"]
         within = controls(findings, seeds=1, progress=False).tables()
         measured = calibrate(findings, targets=4, gains=[0.1], progress=False)
         found[unit] = [float("nan") if s["held_out"] is None else s["held_out"] for s in held[-3:]]
@@ -114,7 +114,7 @@ def test_a_row_far_from_the_others_is_told_and_decides_nothing(world: Planted, r
     assert told[0] in found.summary()
     kept = world.activations.select(np.delete(np.arange(300), at))
     again = sweep(
-        kept, world.table, world.baselines, draws=200, progress=False
+        kept, world.table, baselines=world.baselines, n_bootstrap=200, progress=False
     ).verdict  # as the warning says
     assert again.words == STRUCTURE and not any("middle" in w for w in again.warnings)
 
@@ -136,15 +136,15 @@ def test_a_point_that_an_outlier_leaves_nothing_is_told_though_another_is_chosen
     """The words are at an earlier point: no better than the baselines, but for the point that was lost."""
     words = world.baselines.features["mean_embedding"]["hook_embed"].double()
     both = {"blocks.0.hook_resid_pre": words, POINT: torch.from_numpy(values(world))}
-    settings = {"draws": 200, "progress": False}
+    settings = {"n_bootstrap": 200, "progress": False}
     features = dict(world.baselines.features)
     features["twin_0"] = Activations.from_tensors(dict.fromkeys(both, features["twin_0"][POINT]))
     others = replace(world.baselines, features=features)
-    seen = sweep(Activations.from_tensors(both), world.table, others, **settings)
+    seen = sweep(Activations.from_tensors(both), world.table, baselines=others, **settings)
     assert (seen.verdict.words, seen.chosen_point) == (STRUCTURE, POINT)
     both[POINT] = both[POINT].clone()
     both[POINT][int(np.flatnonzero(~world.table.is_test)[0])] *= 1e4
-    found = sweep(Activations.from_tensors(both), world.table, others, **settings)
+    found = sweep(Activations.from_tensors(both), world.table, baselines=others, **settings)
     assert found.chosen_point == "blocks.0.hook_resid_pre" and found.verdict.ci95[1] < 0.01
     reason = f"outliers at {POINT} leave the probe nothing but the training mean there"
     assert found.verdict.words == f"{NOT_DECIDED}: {reason}"
@@ -201,7 +201,7 @@ def test_a_fit_that_is_the_mean_decides_as_far_as_its_rows_would_have_shown() ->
         luck = Activations.from_tensors({"hook_embed": torch.from_numpy(rng.normal(size=(rows, 2)))})
         twin = Activations.from_tensors({POINT: torch.from_numpy(x[:, ::-1].copy())})
         others = Baselines(text_digest(table), {"mean_embedding": luck, "twin_0": twin}, False)
-        found = sweep(acts, table, others, draws=50, progress=False)
+        found = sweep(acts, table, baselines=others, n_bootstrap=50, progress=False)
         assert found.verdict.words == said, found
         assert found.checks["twin_0 in the probe's place"].words == said  # the twin, judged by the same rule
         if rows > 1000:
@@ -226,8 +226,8 @@ def test_latents_of_luck_decide_nothing_either() -> None:
     found = sweep(
         acts,
         table,
-        Baselines(text_digest(table), {"mean_embedding": luck}, False),
-        draws=50,
+        baselines=Baselines(text_digest(table), {"mean_embedding": luck}, False),
+        n_bootstrap=50,
         progress=False,
     )
     sae = StandardSAE(StandardSAEConfig(d_in=width, d_sae=width, dtype="float32", device="cpu"))
@@ -235,7 +235,7 @@ def test_latents_of_luck_decide_nothing_either() -> None:
     with torch.no_grad():
         sae.W_enc.copy_(torch.eye(width))
         sae.W_dec.copy_(torch.eye(width))
-    judged = latents(found, sae, (1, 2), draws=2, progress=False)
+    judged = latents(found, sae, ks=(1, 2), n_random=2, progress=False)
     at_mean = judged.arms[(judged.arms["gain"].abs() < 1e-9) & (judged.arms["arm"] != "random latents")]
     assert found.verdict.words.startswith(NOT_DECIDED) and len(at_mean)
     assert at_mean["words"].str.startswith(NOT_DECIDED).all(), at_mean
@@ -243,7 +243,12 @@ def test_latents_of_luck_decide_nothing_either() -> None:
 
 def test_a_strength_at_the_end_of_the_grid_is_told_in_the_summary(world: Planted) -> None:
     found = sweep(
-        world.activations, world.table, world.baselines, alphas=[1e4, 1e5], draws=50, progress=False
+        world.activations,
+        world.table,
+        baselines=world.baselines,
+        alphas=[1e4, 1e5],
+        n_bootstrap=50,
+        progress=False,
     )
     assert found.layer_scores[0]["alpha_at_edge"]
     assert "the chosen strength 1e+04 is an end of the strengths tried" in found.summary()

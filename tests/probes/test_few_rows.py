@@ -23,7 +23,7 @@ def few(n: int, tests: int, constant: bool = False, name=lambda i: f"place {i}")
     frame = pd.DataFrame({"name": [name(i) for i in range(n + 1)], "y": y, "test": test})
     table = Table(frame, text="name", target="y", split="test").take(np.arange(n))
     acts = Activations.from_tensors({POINT: rng.normal(size=(n, 6))})
-    return sweep(acts, table, baselines(None, table), draws=40, progress=False)
+    return sweep(acts, table, baselines=baselines(None, table), n_bootstrap=40, progress=False)
 
 
 def test_nothing_says_nan_where_a_score_is_undefined():
@@ -47,10 +47,10 @@ def test_an_interval_in_words_has_no_nan():
 def test_what_is_too_small_to_calibrate_is_refused_in_a_line():
     for n, tests in ((5, 2), (8, 2), (16, 4)):
         with pytest.raises(NotApplicable, match=rf"{tests} clusters .* at least 5 are needed") as told:
-            calibrate(few(n, tests), targets=2, gains=[0.5], draws=20)
+            calibrate(few(n, tests), targets=2, gains=[0.5], n_bootstrap=20)
         assert "\n" not in str(told.value)
     alike = few(24, 6, name=lambda i: chr(0x4E00 + i))  # no two share an n-gram
-    made = calibrate(alike, targets=2, gains=[0.5], strengths=3, draws=20)
+    made = calibrate(alike, targets=2, gains=[0.5], strengths=3, n_bootstrap=20)
     assert "nan" not in made.summary()
 
 

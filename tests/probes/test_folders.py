@@ -50,7 +50,7 @@ def found(frame) -> Findings:
     table = table_of(frame)
     rng = np.random.default_rng(1)
     acts = Activations.from_tensors({p: torch.from_numpy(rng.normal(size=(60, 6))) for p in POINTS})
-    return sweep(acts, table, baselines(None, table), draws=20, progress=False)
+    return sweep(acts, table, baselines=baselines(None, table), n_bootstrap=20, progress=False)
 
 
 # Whose folder ----------------------------------------------------------------------------------------
@@ -97,10 +97,10 @@ def test_nothing_is_saved_among_things_of_the_user(found, tmp_path):
 
 def test_an_answer_to_another_question_is_not_written_over(found, frame, tmp_path):
     """Another target, table, rows, points or activations: refused by what differs, unless it is said."""
-    acts, seen = found.inputs.activations, {"draws": 20, "progress": False}
+    acts, seen = found.inputs.activations, {"n_bootstrap": 20, "progress": False}
 
     def asked(table: Table, activations=acts, **settings) -> Findings:
-        return sweep(activations, table, baselines(None, table), **{**seen, **settings})
+        return sweep(activations, table, baselines=baselines(None, table), **{**seen, **settings})
 
     rng = np.random.default_rng(7)
     values = {p: torch.from_numpy(rng.normal(size=(60, 6))) for p in POINTS}
@@ -205,7 +205,7 @@ def test_findings_whose_request_is_in_words_are_not_made_again(tiny, frame, tmp_
 # Stale -----------------------------------------------------------------------------------------------
 def test_an_edited_column_or_another_target_is_never_answered_with_the_old_one(tiny, frame, tmp_path, caplog):
     out = tmp_path / "out"
-    settings = {"layers": 0, "draws": 20, "progress": False, "out": out}
+    settings = {"layers": 0, "n_bootstrap": 20, "progress": False, "out": out}
     first = probe(tiny, table_of(frame), **settings)
     made = (out / "findings.json").read_bytes()
     for other, what in (

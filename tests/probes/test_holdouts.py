@@ -54,7 +54,7 @@ def globe(linear: bool, seed: int = 0, per_land: int = 90, width: int = 24):
     noise = rng.normal(size=(len(land), 4)).astype(np.float32)
     features = {"mean_embedding": Activations.from_tensors({"hook_embed": noise})}
     base = Baselines(text_digest(table), features, True, {})
-    return sweep(activations, table, base, progress=False)
+    return sweep(activations, table, baselines=base, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +149,7 @@ def test_same_seed_same_result(linear, found):
 
 def test_numbers_are_sorted_and_signs_tested():
     world = planted(surface=0.3, hidden=0.5)
-    findings = sweep(world.activations, world.table, world.baselines, progress=False)
+    findings = sweep(world.activations, world.table, baselines=world.baselines, progress=False)
     bins = np.digitize(world.table.y[:, 0], [-1.0, 0.0, 1.0]) * 100.0
     bins[:5] = np.nan
     got = holdouts(findings, pd.Series(bins, name="century"))
@@ -212,7 +212,7 @@ def test_wrong_calls_say_what_to_do(linear):
         (lambda: holdouts(linear, "land", minimum=1000), ValueError, "lower minimum="),
         (lambda: holdouts(linear, "land", values=["Avalon"] * 2), ValueError, "'Avalon' twice: name every"),
         (lambda: holdouts(linear, [1, "1", 2] * 180, values=["1", 2]), ValueError, "as text and as a number"),
-        (lambda: holdouts(linear, "land", point="nowhere"), KeyError, "no probe"),
+        (lambda: holdouts(linear, "land", hook_name="nowhere"), KeyError, "no probe"),
     ):
         with pytest.raises(error, match=words):
             call()

@@ -38,7 +38,7 @@ def world():
 
 @pytest.fixture(scope="module")
 def findings(world):
-    return sweep(world.activations, world.table, world.baselines, progress=False)
+    return sweep(world.activations, world.table, baselines=world.baselines, progress=False)
 
 
 def hand_made(world, concepts=True, loss=False, point=POINT):
@@ -89,7 +89,7 @@ def _hidden(world):
 
 @pytest.fixture(scope="module")
 def found(world, findings):
-    return latents(findings, hand_made(world), KS, progress=False)
+    return latents(findings, hand_made(world), ks=KS, progress=False)
 
 
 def test_the_latents_that_carry_the_concept_are_found(world, findings, found):
@@ -109,7 +109,7 @@ def test_the_latents_that_carry_the_concept_are_found(world, findings, found):
 
 
 def test_where_no_latent_carries_it_few_lie_beyond_chance(world, findings):
-    blind = latents(findings, hand_made(world, concepts=False), (1,), progress=False)
+    blind = latents(findings, hand_made(world, concepts=False), ks=(1,), progress=False)
     for kind in ("read", "write"):
         p = blind.cosines[f"p_{kind}"].to_numpy()
         assert (p < 0.05).mean() == pytest.approx(0.05, abs=0.04)
@@ -118,7 +118,7 @@ def test_where_no_latent_carries_it_few_lie_beyond_chance(world, findings):
 
 
 def test_what_the_sae_loses_is_in_the_error_term(world, findings):
-    lossy = latents(findings, hand_made(world, loss=True), (2,), progress=False)
+    lossy = latents(findings, hand_made(world, loss=True), ks=(2,), progress=False)
     assert lossy.arm(RECONSTRUCTION)["words"] == NO_BETTER
     assert lossy.arm(ERROR)["gain"] > 0.75 * lossy.arm(DENSE)["gain"]
     assert lossy.arm(LATENTS, 2)["gain"] > 0.1  # the latents know; their decoder does not write it
@@ -176,9 +176,9 @@ def test_selection_is_repeated_inside_every_fold():
 def test_test_rows_never_reach_the_choice(world, findings):
     y = world.table.y.copy()
     y[world.table.is_test] = np.random.default_rng(1).normal(size=y[world.table.is_test].shape) * 50
-    other = sweep(world.activations, world.table.with_target(y), world.baselines, progress=False)
+    other = sweep(world.activations, world.table.with_target(y), baselines=world.baselines, progress=False)
     sae = hand_made(world)
-    one, two = (latents(f, sae, (2,), progress=False) for f in (findings, other))
+    one, two = (latents(f, sae, ks=(2,), progress=False) for f in (findings, other))
     assert one.selected["latent"].tolist() == two.selected["latent"].tolist()
     assert one.top["latent"].tolist() == two.top["latent"].tolist()
     assert one.arms["validation"].tolist() == two.arms["validation"].tolist()
@@ -188,10 +188,10 @@ def test_test_rows_never_reach_the_choice(world, findings):
 def test_a_folder_or_a_run_is_judged_as_the_sae_it_holds(world, findings, tmp_path):
     sae = hand_made(world)
     sae.save_model(tmp_path / "sae")
-    given = {"progress": False, "draws": 1}
-    one = latents(findings, sae, (1,), **given)
+    given = {"progress": False, "n_random": 1}
+    one = latents(findings, sae, ks=(1,), **given)
     for there in (str(tmp_path / "sae"), tmp_path, {one.saes["sae"].iloc[0]: tmp_path}):
-        again = latents(findings, there, (1,), **given)
+        again = latents(findings, there, ks=(1,), **given)
         assert np.allclose(again.predictions, one.predictions, atol=1e-5)
 
 
@@ -243,8 +243,8 @@ def test_classes(world, kind):
     frame = world.table.frame.assign(label=np.asarray(labels, dtype=object))
     table = Table(frame, text="text", target="label", split="is_test", name="labels")
     acts = world.activations.select(points=POINT)
-    findings = sweep(acts, table, world.baselines, progress=False)
-    found = latents(findings, hand_made(world), (2,), progress=False)
+    findings = sweep(acts, table, baselines=world.baselines, progress=False)
+    found = latents(findings, hand_made(world), ks=(2,), progress=False)
     assert found.arm(LATENTS, 2)["words"] == STRUCTURE
     best = found.top.iloc[0]
     test = table.is_test
@@ -262,7 +262,7 @@ def test_several_saes_saved_and_shown(world, findings, tmp_path):
     early = "blocks.0.hook_resid_post"
     topk = TopKSAE(TopKSAEConfig(d_in=WIDTH, d_sae=64, k=4, metadata=SAEMetadata(hook_name=early)))
     found = latents(
-        findings, {"early": topk, "late": hand_made(world)}, KS, null="activations", progress=False
+        findings, {"early": topk, "late": hand_made(world)}, ks=KS, null="activations", progress=False
     )
     assert found.chosen_sae == "late"
     assert found.saes.set_index("sae").loc["early", "l0"] <= 4
@@ -278,7 +278,7 @@ def test_several_saes_saved_and_shown(world, findings, tmp_path):
     assert np.array_equal(back.at(ALL, sae="early").predictions, found.at(ALL, sae="early").predictions)
     assert STRUCTURE in found.report(tmp_path / "page.html").read_text()
     again = latents(
-        findings, {"early": topk, "late": hand_made(world)}, KS, null="activations", progress=False
+        findings, {"early": topk, "late": hand_made(world)}, ks=KS, null="activations", progress=False
     )
     pd.testing.assert_frame_equal(again.arms, found.arms)
 
@@ -287,7 +287,7 @@ def test_what_does_not_fit_is_refused(world, findings, found):
     with pytest.raises(PointError, match="was not captured"):
         latents(findings, hand_made(world, point="blocks.9.hook_resid_post"))
     with pytest.raises(ValueError, match="ks=0: expected a whole number of at least 1"):
-        latents(findings, hand_made(world), (0, 1))
+        latents(findings, hand_made(world), ks=(0, 1))
     with pytest.raises(ValueError, match="at least one SAE"):
         latents(findings, {})
     with pytest.raises(KeyError, match="no arm 'latents' with k=3"):
@@ -296,7 +296,7 @@ def test_what_does_not_fit_is_refused(world, findings, found):
 
     other = Transcoder(TranscoderConfig(d_in=WIDTH, d_sae=8, d_out=WIDTH, apply_b_dec_to_input=False))
     with pytest.raises(ValueError, match="is a transcoder"):
-        latents(findings, other, point=POINT)
+        latents(findings, other, hook_name=POINT)
 
 
 def test_more_latents_than_there_are_is_told(world, findings, found, caplog):
@@ -304,7 +304,7 @@ def test_more_latents_than_there_are_is_told(world, findings, found, caplog):
     sae = hand_made(world)
     with torch.no_grad():
         sae.b_enc[2:] = -1e6
-    few = latents(findings, sae, (1, 5), draws=1, progress=False)
+    few = latents(findings, sae, ks=(1, 5), n_random=1, progress=False)
     assert len(few.selected) == 2
     assert (
         "2 latents are all that add anything on training rows; what is said of k=5 is of these" in caplog.text

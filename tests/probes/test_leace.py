@@ -171,7 +171,7 @@ def test_the_refit_is_ridge_and_its_folds_are_honest():
 @pytest.fixture(scope="module")
 def findings():
     world = planted(surface=0.4, hidden=0.3, n_targets=2)
-    return sweep(world.activations, world.table, world.baselines, progress=False)
+    return sweep(world.activations, world.table, baselines=world.baselines, progress=False)
 
 
 def test_erased_activations_fall_to_the_surface(findings, tmp_path):

@@ -19,7 +19,7 @@ from graticule.probes.surface.baselines import Baselines
 
 POINT = "blocks.0.hook_resid_post"
 ROWS = 30
-HOW: dict[str, Any] = {"layers": [0], "twins": 0, "draws": 20, "progress": False}
+HOW: dict[str, Any] = {"layers": [0], "twins": 0, "n_bootstrap": 20, "progress": False}
 STORE = ("manifest.json", "provenance.json", "rows/00000.parquet", f"{POINT}/00000.safetensors")
 BESIDE = (
     *(f"activations/{name}" for name in STORE),

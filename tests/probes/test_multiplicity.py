@@ -26,7 +26,7 @@ from graticule.sims.planted import planted
 @pytest.fixture(scope="module")
 def findings() -> Findings:
     world = planted(n_rows=500, width=12, surface=0.4, hidden=0.2, n_targets=2)
-    return sweep(world.activations, world.table, world.baselines, draws=300, progress=False)
+    return sweep(world.activations, world.table, baselines=world.baselines, n_bootstrap=300, progress=False)
 
 
 def test_benjamini_hochberg_is_scipys() -> None:

@@ -109,13 +109,17 @@ def swept(load_tiny, names):
     table = Table(frame, text="text", target="y", split="is_test", blocks="kind", name="carried")
     stream = acts.select(points=[p for p in acts.points if "resid" in p])
     stream.provenance["prompt"], stream.provenance["pos"] = "", "'last'"
-    return model, sweep(stream, table, baselines(model, table, progress=False), progress=False), acts
+    return (
+        model,
+        sweep(stream, table, baselines=baselines(model, table, progress=False), progress=False),
+        acts,
+    )
 
 
 @pytest.fixture(scope="module")
 def found(swept):
     model, findings, _ = swept
-    return neurons(model, findings, layers="all", top=8, rotations=199, progress=False)
+    return neurons(findings, model, layers="all", top=8, rotations=199, progress=False)
 
 
 def test_the_neuron_that_carries_the_target(swept, found):
@@ -199,9 +203,9 @@ def test_round_trip_figures_and_store(swept, found, tmp_path):
     pd.testing.assert_frame_equal(back.best, found.best)
     assert len(back.figures()) == 3 and len(back.tables()) == 2
     settings = {"layers": [1], "top": 4, "rotations": 50, "rows": 200}
-    here = neurons(model, findings, **settings)
+    here = neurons(findings, model, **settings)
     assert here.n_train + here.n_test <= 200
-    stored = neurons(model, findings, **settings, store=tmp_path / "store")
+    stored = neurons(findings, model, **settings, store=tmp_path / "store")
     assert stored.summary() == here.summary()
     np.testing.assert_array_equal(stored.rotated, here.rotated)
 
@@ -214,21 +218,21 @@ def test_where_no_neuron_stands_out(swept):
     values, axes = np.linalg.eigh(hidden.T @ hidden)
     spread = hidden @ axes @ (np.ones(48) / np.sqrt(np.maximum(values, 1e-9)))  # along no neuron
     other = table.with_target(spread / spread.std())
-    of = sweep(findings.inputs.activations, other, findings.inputs.baselines, progress=False)
-    got = neurons(model, of, layers=[1], top=3, rotations=199)
+    of = sweep(findings.inputs.activations, other, baselines=findings.inputs.baselines, progress=False)
+    got = neurons(of, model, layers=[1], top=3, rotations=199)
     assert got.searches[0].words == NOT_SPECIAL
 
 
 def test_refusals(swept):
     model, findings, _ = swept
     with pytest.raises(KeyError, match="kind"):
-        neurons(model, findings, block="century")
+        neurons(findings, model, block="century")
     with pytest.raises(ValueError, match="rotations=0: expected"):
-        neurons(model, findings, rotations=0)
+        neurons(findings, model, rotations=0)
     with pytest.raises(ValueError, match="no probe reads or writes"):
         weight_cosines(model, {}, [0, 1], ["y"])
     with pytest.raises(ValueError, match="without their activations"):
-        neurons(model, replace(findings, swept=None))
+        neurons(replace(findings, swept=None), model)
 
 
 def test_experts_are_named_as_what_is_missing(tiny):

@@ -56,19 +56,24 @@ def beside(model: Any, table: Table) -> Any:
 
 @pytest.fixture(scope="module")
 def findings(acts: Any, table: Table, beside: Any) -> Findings:
-    return sweep(acts, table, beside, draws=20, **QUIET)
+    return sweep(acts, table, baselines=beside, n_bootstrap=20, **QUIET)
+
+
+def erase_in_the_old_order(model: Any, findings: Findings) -> Any:
+    with pytest.warns(DeprecationWarning, match="findings, model"):
+        return graticule.erase(model, findings)
 
 
 WITH_A_MODEL: dict[str, Any] = {
     "erase": lambda m, f: graticule.erase(f, m),
-    "erase, the other way round": lambda m, f: graticule.erase(m, f),
-    "steer": lambda m, f: graticule.steer(m, f),
-    "ablate": lambda m, f: graticule.ablate(m, f, [(0, 1)]),
-    "causes": lambda m, f: graticule.causes(m, f),
-    "attribute": lambda m, f: graticule.attribute(m, f),
-    "trace": lambda m, f: graticule.trace(m, f, "paris king"),
+    "erase, the other way round": erase_in_the_old_order,
+    "steer": lambda m, f: graticule.steer(f, m),
+    "ablate": lambda m, f: graticule.ablate(f, m, [(0, 1)]),
+    "causes": lambda m, f: graticule.causes(f, m),
+    "attribute": lambda m, f: graticule.attribute(f, m),
+    "trace": lambda m, f: graticule.trace(f, m, "paris king"),
     "directions": lambda m, f: graticule.directions(f, model=m),
-    "neurons": lambda m, f: graticule.neurons(m, f),
+    "neurons": lambda m, f: graticule.neurons(f, m),
     "controls": lambda m, f: graticule.controls(f, m),
 }
 
@@ -85,7 +90,7 @@ def test_findings_of_another_model_of_the_same_shape_are_refused(
 def test_findings_of_two_models_are_not_transferred(
     model: Any, other: Any, findings: Findings, table: Table
 ) -> None:
-    theirs = sweep(capture(other, table.texts), table, draws=20, **QUIET)
+    theirs = sweep(capture(other, table.texts), table, n_bootstrap=20, **QUIET)
     with pytest.raises(OtherModelError, match="give findings of one model"):
         graticule.transfer({"one": findings, "two": theirs})
 
@@ -121,16 +126,16 @@ def test_the_same_weights_with_another_tokenizer_or_other_hooks_are_refused_at_e
     findings.save(tmp_path / "findings")
     read = Findings.load(tmp_path / "findings")
     theirs, rivals = capture(stranger, table.texts), baselines(stranger, table, **QUIET)
-    found = sweep(theirs, table, rivals, draws=20, **QUIET)
+    found = sweep(theirs, table, baselines=rivals, n_bootstrap=20, **QUIET)
     doors = {
         **{name: lambda call=call: call(stranger, findings) for name, call in WITH_A_MODEL.items()},
-        "their findings, the model": lambda: graticule.trace(model, found, "paris king"),
-        "sweep": lambda: sweep(acts, table, rivals, **QUIET),
-        "sweep, the other way round": lambda: sweep(theirs, table, beside, **QUIET),
+        "their findings, the model": lambda: graticule.trace(found, model, "paris king"),
+        "sweep": lambda: sweep(acts, table, baselines=rivals, **QUIET),
+        "sweep, the other way round": lambda: sweep(theirs, table, baselines=beside, **QUIET),
         "with_inputs": lambda: read.with_inputs(theirs, table, beside),
         "with_inputs, baselines": lambda: read.with_inputs(acts, table, rivals),
         "transfer": lambda: graticule.transfer({"one": findings, "two": found}),
-        "other=": lambda: graticule.steer(model, findings, rows=2, controls=2, other=found, **QUIET),
+        "other=": lambda: graticule.steer(findings, model, rows=2, controls=2, other=found, **QUIET),
         "Store": lambda: Store(tmp_path / "acts", model=stranger),
         "capture": lambda: capture(stranger, table.texts, store=tmp_path / "acts"),
     }
@@ -148,16 +153,18 @@ def test_hooks_that_both_have_are_on_trust(model: Any, table: Table, caplog: Any
     hooked = STRANGERS["a hook"](model, table.texts)
     acts, beside = capture(hooked, table.texts, layers=[1]), baselines(hooked, table, layers=[1], **QUIET)
     caplog.clear()
-    assert sweep(acts, table, beside, draws=20, **QUIET).baseline_predictions
+    assert sweep(acts, table, baselines=beside, n_bootstrap=20, **QUIET).baseline_predictions
     assert f"hooks of the user's own at {HERE}, in both: that they do the same is on trust" in caplog.text
 
 
 def test_findings_that_say_of_no_model_go_with_any(other: Any, acts: Any, table: Table) -> None:
     own = Activations.from_tensors({p: acts[p] for p in acts.points}, texts=table.texts)
-    found = sweep(own, table, draws=20, **QUIET)
-    assert graticule.trace(other, found, "paris king").provenance["model"]["name"]
-    probe = sweep(acts, table, draws=20, **QUIET).probe  # a direction of one's own goes where one puts it
-    assert graticule.trace(other, probe, "paris king").title
+    found = sweep(own, table, n_bootstrap=20, **QUIET)
+    assert graticule.trace(found, other, "paris king").provenance["model"]["name"]
+    probe = sweep(
+        acts, table, n_bootstrap=20, **QUIET
+    ).probe  # a direction of one's own goes where one puts it
+    assert graticule.trace(probe, other, "paris king").title
 
 
 # Baselines -------------------------------------------------------------------------------------------
@@ -189,7 +196,7 @@ def test_baselines_of_another_capture_are_refused(
 ) -> None:
     made, message = APART[apart]
     with pytest.raises(ValueError, match=message) as error:
-        sweep(acts, table, made(model, other, table), **QUIET)
+        sweep(acts, table, baselines=made(model, other, table), **QUIET)
     assert "\n" not in str(error.value)
 
 
@@ -197,15 +204,21 @@ def test_baselines_of_the_same_tokens_in_other_words_stand(
     model: Any, acts: Any, table: Table, beside: Any
 ) -> None:
     last = capture(model, table.texts, pos=-1)
-    assert "on trust" not in sweep(last, table, beside, draws=20, **QUIET).summary()
+    assert "on trust" not in sweep(last, table, baselines=beside, n_bootstrap=20, **QUIET).summary()
     one = acts.select(points="blocks.1.hook_resid_post")  # fewer points than the twin has
-    assert sweep(one, table, beside, draws=20, **QUIET).chosen_layer == 1
+    assert sweep(one, table, baselines=beside, n_bootstrap=20, **QUIET).chosen_layer == 1
 
 
 def test_own_activations_beside_a_models_baselines_are_said(acts: Any, table: Table, beside: Any) -> None:
     own = Activations.from_tensors({p: acts[p] for p in acts.points}, texts=table.texts)
-    assert "the baselines are of it is on trust" in sweep(own, table, beside, draws=20, **QUIET).summary()
-    assert "on trust" not in sweep(own, table, baselines(None, table), draws=20, **QUIET).summary()
+    assert (
+        "the baselines are of it is on trust"
+        in sweep(own, table, baselines=beside, n_bootstrap=20, **QUIET).summary()
+    )
+    assert (
+        "on trust"
+        not in sweep(own, table, baselines=baselines(None, table), n_bootstrap=20, **QUIET).summary()
+    )
 
 
 # Findings from disk ----------------------------------------------------------------------------------
@@ -263,7 +276,7 @@ def test_baselines_of_ones_own_are_fitted_again(
     of_model = other == "put among a model's"
     features = {**(beside.features if of_model else {}), "mine": own}
     given = replace(beside, features=features) if of_model else Baselines(beside.table_digest, features)
-    sweep(acts, table, given, draws=20, **QUIET).save(tmp_path)
+    sweep(acts, table, baselines=given, n_bootstrap=20, **QUIET).save(tmp_path)
     read = Findings.load(tmp_path)
     assert read.with_inputs(acts, table, given).baseline_predictions["mine"].test.shape == (
         table.is_test.sum(),
@@ -276,12 +289,12 @@ def test_baselines_of_ones_own_are_fitted_again(
 
 # Rows ------------------------------------------------------------------------------------------------
 def test_the_counts_are_of_the_rows_that_were_used(model: Any, table: Table, findings: Findings) -> None:
-    some = sweep(capture(model, table.texts[:45]), table, draws=20, **QUIET)
+    some = sweep(capture(model, table.texts[:45]), table, n_bootstrap=20, **QUIET)
     n_test = int(table.is_test[:45].sum())
     counted = f"{45 - n_test} training and {n_test} test rows, of 45 of the table's 60 rows"
     assert counted in some.summary() and counted in some.to_json()["split"]
     assert findings.split_note == table.split_note
-    tokens = sweep(capture(model, table.texts, pos="all"), table, draws=20, **QUIET)
+    tokens = sweep(capture(model, table.texts, pos="all"), table, n_bootstrap=20, **QUIET)
     rows = tokens.predictions["split"].value_counts()
     assert f"{rows['train']} training and {rows['test']} test rows, of 60 texts" in tokens.summary()
 
@@ -289,16 +302,18 @@ def test_the_counts_are_of_the_rows_that_were_used(model: Any, table: Table, fin
 # Verdicts --------------------------------------------------------------------------------------------
 def test_a_probe_against_itself_is_said(model: Any, acts: Any, table: Table, beside: Any) -> None:
     first = acts.select(points="blocks.0.hook_resid_post")
-    found = sweep(first, table, beside, draws=20, **QUIET)
+    found = sweep(first, table, baselines=beside, n_bootstrap=20, **QUIET)
     assert "the baseline block_0 reads what the probe reads at blocks.0.hook_resid_post" in found.summary()
-    second = sweep(acts.select(points="blocks.1.hook_resid_post"), table, beside, draws=20, **QUIET)
+    second = sweep(
+        acts.select(points="blocks.1.hook_resid_post"), table, baselines=beside, n_bootstrap=20, **QUIET
+    )
     assert "reads what the probe reads" not in second.summary()
 
 
 def test_without_baselines_the_summary_speaks_of_the_mean() -> None:
     X = np.random.default_rng(0).normal(size=(60, 4))
     own = Activations.from_tensors({"blocks.0.hook_resid_post": X})
-    summary = sweep(own, X[:, 0] * 2, split=np.arange(60) % 3 == 0, draws=20, **QUIET).summary()
+    summary = sweep(own, X[:, 0] * 2, split=np.arange(60) % 3 == 0, n_bootstrap=20, **QUIET).summary()
     assert "over the training mean's (no baseline)" in summary and "stacked" not in summary
 
 
@@ -311,10 +326,10 @@ def test_activations_that_nothing_can_be_read_of_are_refused(values: float, mess
     X = np.full((60, 4), values) if values < 1e100 else values * rng.normal(size=(60, 4))
     own = Activations.from_tensors({"blocks.0.hook_resid_post": torch.from_numpy(X)})
     with pytest.raises(ValueError, match=message) as error:
-        sweep(own, rng.normal(size=60), split=np.arange(60) % 3 == 0, draws=20, **QUIET)
+        sweep(own, rng.normal(size=60), split=np.arange(60) % 3 == 0, n_bootstrap=20, **QUIET)
     assert "\n" not in str(error.value)
 
 
 def test_steering_where_nothing_is_measured_is_said(model: Any, findings: Findings) -> None:
     with pytest.raises(ValueError, match=r"nothing to measure: .*outcomes=\[Outcome"):
-        graticule.steer(model, findings, point="blocks.2.hook_resid_post", rows=5, controls=2, **QUIET)
+        graticule.steer(findings, model, hook_name="blocks.2.hook_resid_post", rows=5, controls=2, **QUIET)

@@ -32,13 +32,13 @@ def _findings(known_part, units=(None,), views=None, n=1500, seed=0):
     weak = Activations.from_tensors({"hook_embed": torch.from_numpy(rng.normal(size=(n, 3)))})
     beside = Baselines(text_digest(table), {"mean_embedding": weak}, False, {})
     activations = Activations.from_tensors({"blocks.0.hook_resid_post": torch.from_numpy(X)})
-    return sweep(activations, table, beside, draws=50, progress=False)
+    return sweep(activations, table, baselines=beside, n_bootstrap=50, progress=False)
 
 
 @pytest.fixture(scope="module")
 def found():
     findings = _findings(known_part=True)
-    return findings, popularity(findings, "page_views", draws=500)
+    return findings, popularity(findings, "page_views", n_bootstrap=500)
 
 
 def test_errors_fall_with_popularity(found):
@@ -73,7 +73,7 @@ def test_strata_and_correlations_by_hand(found):
 
 
 def test_where_nothing_depends_on_popularity_nothing_is_seen():
-    result = popularity(_findings(known_part=False, seed=4), "page_views", draws=500)
+    result = popularity(_findings(known_part=False, seed=4), "page_views", n_bootstrap=500)
     line = result.spearman.set_index("error").loc["probe"]
     assert line["low"] < 0 < line["high"]
 
@@ -81,7 +81,7 @@ def test_where_nothing_depends_on_popularity_nothing_is_seen():
 def test_ties_and_missing_values():
     rng = np.random.default_rng(1)
     views = rng.choice([1.0, 1.0, 1.0, 2.0, 2.0, 5.0, np.nan], 1500)
-    result = popularity(_findings(known_part=False, views=views), "page_views", draws=50)
+    result = popularity(_findings(known_part=False, views=views), "page_views", n_bootstrap=50)
     assert result.strata["low_value"].tolist() == result.strata["high_value"].tolist() == [1, 2, 5]
     assert 130 > result.missing > 50
     assert "without page_views left out" in result.summary()
@@ -91,11 +91,11 @@ def test_ties_and_missing_values():
 
 
 def test_units_of_the_error():
-    places = popularity(_findings(True, units=("lat", "lon")), "page_views", strata=3, draws=50)
+    places = popularity(_findings(True, units=("lat", "lon")), "page_views", strata=3, n_bootstrap=50)
     assert places.unit == "km"
     assert places.strata["probe"].max() < 20_100
     assert len(places.strata) == 3
-    two = popularity(_findings(True, units=("kg", "year")), "page_views", draws=50)
+    two = popularity(_findings(True, units=("kg", "year")), "page_views", n_bootstrap=50)
     assert two.unit == "sd"
     assert two.strata["surface"].mean() == pytest.approx(np.sqrt(2 / np.pi), rel=0.1)  # E|z|
 
@@ -120,6 +120,6 @@ def test_columns_that_cannot_serve(found):
     with pytest.raises(ValueError, match="strata=1"):
         popularity(findings, "page_views", strata=1)
     with pytest.raises(KeyError, match=r"blocks\.5"):
-        popularity(findings, "page_views", point="blocks.5.hook_resid_post")
+        popularity(findings, "page_views", hook_name="blocks.5.hook_resid_post")
     with pytest.raises(ValueError, match="with_inputs"):
         popularity(replace(findings, swept=None), "page_views")

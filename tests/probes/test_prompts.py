@@ -124,7 +124,7 @@ def table(names):
 @pytest.fixture(scope="module")
 def found(load_tiny, table, tmp_path_factory):
     out = tmp_path_factory.mktemp("prompts")
-    return prompts(load_tiny(), table, ASKED, draws=200, out=out, progress=False), out
+    return prompts(load_tiny(), table, ASKED, n_bootstrap=200, out=out, progress=False), out
 
 
 def test_every_prompt_reads_its_own_place(found, tiny, table):
@@ -156,7 +156,7 @@ def test_random_ids_get_special_tokens_as_asked(tiny, table):
 def test_special_tokens_are_asked_for_by_name_and_remembered(tiny, table, tmp_path):
     def ask(**bos):
         some, prompt = table.head(60, 0), {"where": "where is the city of {}"}
-        return prompts(tiny, some, prompt, twins=0, draws=20, out=tmp_path, progress=False, **bos)
+        return prompts(tiny, some, prompt, twins=0, n_bootstrap=20, out=tmp_path, progress=False, **bos)
 
     made = ask(prepend_bos=False, include_bos=False).findings["where"]
     request = made.provenance["request"]
@@ -184,7 +184,7 @@ def test_what_was_taken_over_is_what_would_have_been_fitted(found):
     """The surface of the second prompt, fitted anew."""
     result, _ = found
     swept = result.findings["where"].inputs
-    anew = sweep(swept.activations, swept.table, swept.baselines, draws=200, progress=False)
+    anew = sweep(swept.activations, swept.table, baselines=swept.baselines, n_bootstrap=200, progress=False)
     assert anew.verdict == result.verdicts["where"]
 
 
@@ -215,7 +215,7 @@ def test_called_again_nothing_is_run(found, load_tiny, table, monkeypatch):
 
     monkeypatch.setattr(model, "forward", forbidden)
     monkeypatch.setattr("graticule.probes.generalisation.prompts.sweep", forbidden)
-    again = prompts(model, table, ASKED, draws=200, out=out, progress=False)
+    again = prompts(model, table, ASKED, n_bootstrap=200, out=out, progress=False)
     assert again.summary() == result.summary()
 
 
@@ -253,12 +253,12 @@ def test_a_vocabulary_too_small_for_random_ids(tiny, caplog):
     letters = Table.from_arrays(rng.normal(size=48), texts, np.arange(48) % 3 == 2)
     highest = max(int(row.max()) for row in tokenize(tiny, texts).ids)
     told = f"random ids are drawn from 100 up to the entities' largest token id, which is {highest}"
-    result = prompts(tiny, letters, twins=0, draws=20, layers=[0], progress=False)
+    result = prompts(tiny, letters, twins=0, n_bootstrap=20, layers=[0], progress=False)
     assert list(result.words) == ["empty"]
     assert f"prompt 'random' is left out: {told}" in caplog.text
     assert "prompt 'empty_all_caps' is left out: all 48 texts are the same tokens" in caplog.text
     with pytest.raises(NotApplicable, match=told):
-        prompts(tiny, letters, ["empty", "random"], twins=0, draws=20, layers=[0], progress=False)
+        prompts(tiny, letters, ["empty", "random"], twins=0, n_bootstrap=20, layers=[0], progress=False)
 
 
 def test_rows_alike_under_one_prompt_are_linked_under_all(tiny):
@@ -268,7 +268,7 @@ def test_rows_alike_under_one_prompt_are_linked_under_all(tiny):
     names[1] = names[0][:-1] + "y"
     frame = pd.DataFrame({"name": names, "y": rng.normal(size=48), "is_test": np.arange(48) % 3 == 2})
     table = Table(frame, text="name", target="y", split="is_test")
-    result = prompts(tiny, table, {"empty": "", "cut": ASKED["cut"]}, twins=0, draws=50, progress=False)
+    result = prompts(tiny, table, {"empty": "", "cut": ASKED["cut"]}, twins=0, n_bootstrap=50, progress=False)
     plain = capture(tiny, names, progress=False).rows["same_tokens_as"]
     assert plain[1] != plain[0]
     for findings in result.findings.values():
@@ -280,7 +280,13 @@ def test_rows_alike_under_one_prompt_are_linked_under_all(tiny):
 # Transfer --------------------------------------------------------------------------------------------
 def _moved(world, change):
     tensors = {p: change(world.activations[p].double()).float() for p in world.activations.points}
-    return sweep(Activations.from_tensors(tensors), world.table, world.baselines, progress=False, draws=50)
+    return sweep(
+        Activations.from_tensors(tensors),
+        world.table,
+        baselines=world.baselines,
+        progress=False,
+        n_bootstrap=50,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -298,7 +304,7 @@ def three():
 
 
 def test_an_offset_is_taken_out_by_the_shift_and_a_rotation_is_not(three):
-    result = transfer(three, draws=200)
+    result = transfer(three, n_bootstrap=200)
     raw, shifted = result.matrix("r2"), result.matrix("shifted_r2")
     own = raw.loc["plain", "plain"]
     assert own > 0.6
@@ -317,7 +323,7 @@ def test_an_offset_is_taken_out_by_the_shift_and_a_rotation_is_not(three):
 def test_transfer_by_its_definition(three):
     """Moving the activations and predicting, where the code moves the predictions."""
     point = "blocks.3.hook_resid_post"
-    result = transfer({k: three[k] for k in ("plain", "turned")}, point=point, draws=50)
+    result = transfer({k: three[k] for k in ("plain", "turned")}, hook_name=point, n_bootstrap=50)
     a, b = three["turned"].inputs, three["plain"].inputs
     train, test = a.problem.train, a.problem.test
     gap = a.rows(point, train).mean(0) - b.rows(point, train).mean(0)
@@ -328,7 +334,7 @@ def test_transfer_by_its_definition(three):
 
 
 def test_transfer_is_saved_and_drawn(three, tmp_path):
-    result = transfer(three, draws=50)
+    result = transfer(three, n_bootstrap=50)
     result.save(tmp_path / "transfer")
     loaded = Transfer.load(tmp_path / "transfer")
     assert loaded.summary() == result.summary()
@@ -343,9 +349,11 @@ def test_transfer_needs_the_same_rows(three):
     with pytest.raises(ValueError, match="two prompts"):
         transfer({"plain": three["plain"]})
     with pytest.raises(KeyError, match=r"blocks\.9"):
-        transfer(three, point="blocks.9.hook_resid_post")
+        transfer(three, hook_name="blocks.9.hook_resid_post")
     other = planted(n_targets=2, seed=5)
-    findings = sweep(other.activations, other.table, other.baselines, progress=False, draws=50)
+    findings = sweep(
+        other.activations, other.table, baselines=other.baselines, progress=False, n_bootstrap=50
+    )
     with pytest.raises(ValueError, match="other rows"):
         transfer({"plain": three["plain"], "other": findings})
     with pytest.raises(ValueError, match="with_inputs"):

@@ -53,7 +53,9 @@ def test_the_whole_path_is_that_of_rows_in_plain_order(
     source, how = paired_rows(alike, table)
     assert how == COMPARED
     np.testing.assert_array_equal(source, plain.rows["source"])
-    want, got = (sweep(acts, table, beside, draws=50, progress=False) for acts in (plain, alike))
+    want, got = (
+        sweep(acts, table, baselines=beside, n_bootstrap=50, progress=False) for acts in (plain, alike)
+    )
     got.save(tmp_path / "found")
     alike.save(tmp_path / "acts")
     again = [
@@ -62,15 +64,15 @@ def test_the_whole_path_is_that_of_rows_in_plain_order(
     ]
     columns = ["source", "position", "split", "text", "true_y"]
     by = np.arange(len(table)) % 4
-    expected = holdouts(want, by=by, draws=20).scores
+    expected = holdouts(want, by=by, n_bootstrap=20).scores
     for one in (got, *again):
         assert one.verdict.score == pytest.approx(want.verdict.score, abs=1e-4)
         pd.testing.assert_frame_equal(one.predictions[columns], want.predictions[columns])
         np.testing.assert_allclose(one.predictions["pred_y"], want.predictions["pred_y"], atol=1e-3)
         for name, line in want.baselines.items():
             assert one.baselines[name]["test"]["r2"] == pytest.approx(line["test"]["r2"], abs=1e-4), name
-        assert compare(one, want, draws=20).difference == pytest.approx(0, abs=1e-4)
-        pd.testing.assert_frame_equal(holdouts(one, by=by, draws=20).scores, expected, atol=1e-3)
+        assert compare(one, want, n_bootstrap=20).difference == pytest.approx(0, abs=1e-4)
+        pd.testing.assert_frame_equal(holdouts(one, by=by, n_bootstrap=20).scores, expected, atol=1e-3)
 
 
 def test_a_planted_target_is_read_from_own_arrays_sorted_or_filtered_with_the_table(frame) -> None:
@@ -81,14 +83,14 @@ def test_a_planted_target_is_read_from_own_arrays_sorted_or_filtered_with_the_ta
         table = table_of(planted, rows)
         fresh = Activations.from_tensors({POINT: X[rows]}, texts=table.texts)
         for one in (table, Table(planted, text="w", target="y", split="split", name="some").take(rows)):
-            found = sweep(acts.select(rows=rows), one, draws=20)
+            found = sweep(acts.select(rows=rows), one, n_bootstrap=20)
             assert found.verdict.score > 0.99
-            assert found.verdict == sweep(fresh, one, draws=20).verdict
+            assert found.verdict == sweep(fresh, one, n_bootstrap=20).verdict
     gone = planted.assign(y=planted["y"].where(np.arange(N) != 4))
     table = Table(gone, text="w", target="y", split="split", on_bad="drop")
     with pytest.raises(AlignmentError, match=r"1 of the rows are of none.*activations\.select\(rows\)"):
         sweep(acts, table)
-    found = sweep(acts.select(rows=np.delete(np.arange(N), 4)), table, draws=20)
+    found = sweep(acts.select(rows=np.delete(np.arange(N), 4)), table, n_bootstrap=20)
     assert found.verdict.score > 0.99
     assert found.predictions["source"].tolist() == np.delete(np.arange(N), 4).tolist()
 

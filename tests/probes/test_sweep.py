@@ -25,7 +25,7 @@ def world():
 
 @pytest.fixture(scope="module")
 def findings(world):
-    return sweep(world.activations, world.table, world.baselines, progress=False)
+    return sweep(world.activations, world.table, baselines=world.baselines, progress=False)
 
 
 def test_what_is_planted_is_found(world, findings):
@@ -42,7 +42,7 @@ def test_what_is_planted_is_found(world, findings):
 @pytest.mark.parametrize("seed", range(3))
 def test_where_the_string_says_it_all_nothing_is_found(seed):
     world = planted(surface=0.6, hidden=0.0, seed=seed)
-    verdict = sweep(world.activations, world.table, world.baselines, progress=False).verdict
+    verdict = sweep(world.activations, world.table, baselines=world.baselines, progress=False).verdict
     assert verdict.words == NO_BETTER
     assert verdict.gain < 0.01
 
@@ -104,8 +104,8 @@ def test_test_rows_never_reach_the_choice(world):
     table = world.table
     y = table.y.copy()
     y[table.is_test] = np.random.default_rng(1).normal(size=y[table.is_test].shape) * 50
-    one = sweep(world.activations, table, world.baselines, progress=False)
-    other = sweep(world.activations, table.with_target(y), world.baselines, progress=False)
+    one = sweep(world.activations, table, baselines=world.baselines, progress=False)
+    other = sweep(world.activations, table.with_target(y), baselines=world.baselines, progress=False)
     assert one.chosen_point == other.chosen_point
     for point in one.probes:
         assert np.array_equal(one.probes[point].coef, other.probes[point].coef)
@@ -118,7 +118,7 @@ def test_two_directions(world, findings):
     """The write direction of the hidden part is recovered once the words are taken out of the target."""
     table = world.table
     pure = planted(surface=0.0, hidden=0.9, n_targets=2)
-    found = sweep(pure.activations, pure.table, pure.baselines, progress=False)
+    found = sweep(pure.activations, pure.table, baselines=pure.baselines, progress=False)
     assert cosines(found.probe.write_direction, pure.write).min() > 0.9
     read = found.probe.read_direction
     assert read.shape == (32, 2)
@@ -131,7 +131,7 @@ def test_two_directions(world, findings):
 
 def test_without_model_baselines_nothing_is_decided(world):
     for given in (None, baselines(None, world.table)):
-        found = sweep(world.activations, world.table, given, progress=False)
+        found = sweep(world.activations, world.table, baselines=given, progress=False)
         assert found.verdict.words == MISSING
         assert set(found.baselines) == {"tfidf", "shuffled"}
 
@@ -154,7 +154,7 @@ def test_several_rows_a_text_share_its_cluster_and_its_baselines(tiny, names):
     frame = pd.DataFrame({"name": names * 2, "size": [float(len(n)) for n in names] * 2})
     table = Table(frame, text="name", target="size")
     acts = capture(tiny, table.texts, pos="entity")
-    found = sweep(acts, table, baselines(tiny, table, pos="entity"), progress=False)
+    found = sweep(acts, table, baselines=baselines(tiny, table, pos="entity"), progress=False)
     assert found.verdict.clusters < len(names)
     assert len(found.predictions) == acts.n_rows
     for cluster, part in found.predictions.groupby("cluster"):
@@ -179,7 +179,7 @@ def test_classes(world, kind):
     labels = np.where(y > 0, "north", "south") if kind == "binary" else pd.qcut(y, 3, labels=["a", "b", "c"])
     frame = world.table.frame.assign(label=np.asarray(labels, dtype=object))
     table = Table(frame, text="text", target="label", split="is_test", name="labels")
-    found = sweep(world.activations, table, world.baselines, progress=False)
+    found = sweep(world.activations, table, baselines=world.baselines, progress=False)
     assert found.kind == kind
     assert found.verdict.words == STRUCTURE
     scores = found.layer_scores[-1]["test"]
@@ -229,7 +229,7 @@ def test_what_does_not_fit_together_is_refused(world, tiny, names):
     with pytest.raises(ValueError, match="come from 2000 texts"):
         sweep(world.activations, world.table.head(500))
     with pytest.raises(ValueError, match="other texts"):
-        sweep(world.activations, world.table, planted(seed=5).baselines)
+        sweep(world.activations, world.table, baselines=planted(seed=5).baselines)
     with pytest.raises(ValueError, match="no texts"):
         baselines(tiny, Table(pd.DataFrame({"y": np.arange(20.0)}), target="y"))
 

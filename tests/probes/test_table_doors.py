@@ -310,14 +310,14 @@ def test_columns_that_are_not_named_by_text(labels: tuple[object, ...], tmp_path
     assert Table(frame, text=str(text), target=str(target)).digest == table.digest
     acts = Activations.from_tensors({"blocks.0.hook_resid_post": y[:, None] * [1.0, 0.5, -1.0]},
                                     frame.rename(columns={text: "text"}))  # fmt: skip
-    findings = sweep(acts, table, draws=20)
+    findings = sweep(acts, table, n_bootstrap=20)
     assert findings.title.endswith(f": {target}")
     assert str(target) in html.unescape(findings.report(tmp_path / "page.html").read_text())
     findings.save(tmp_path / "findings")
     assert Findings.load(tmp_path / "findings").target_names == (str(target),)
-    assert sweep(acts, str(target), draws=20).target_names == (str(target),)
+    assert sweep(acts, str(target), n_bootstrap=20).target_names == (str(target),)
     assert f"true_{target}" in findings.predictions
-    assert popularity(findings, other, strata=2, draws=20).column == str(other)
+    assert popularity(findings, other, strata=2, n_bootstrap=20).column == str(other)
     if isinstance(group, int):
         blocks = find_blocks(table, findings.inputs.problem, group, minimum=1)
         assert (blocks.by, sorted(blocks.names)) == (str(group), ["a", "b"])
@@ -346,7 +346,7 @@ def test_findings_of_an_earlier_version_with_numbers_for_names(tmp_path: Path) -
 
     y = np.random.default_rng(0).normal(size=(N, 2))
     acts = Activations.from_tensors({"blocks.0.hook_resid_post": y})
-    findings = sweep(acts, Table.from_arrays(y, NAMES, target_names=["0", "1"]), draws=20)
+    findings = sweep(acts, Table.from_arrays(y, NAMES, target_names=["0", "1"]), n_bootstrap=20)
     findings.save(tmp_path)
     written = {k: v for k, v in read_json(tmp_path / "findings.json").items() if k != "seal"}
     write_json(tmp_path / "findings.json", sealed({**written, "target_names": [0, 1]}))
@@ -435,7 +435,7 @@ def test_bad_activations_are_named_by_row_and_point(bad: float, tmp_path: Path) 
         table = Table.from_arrays(y, NAMES, is_test)
         beside = Baselines(text_digest(table), {"embedding": acts.select(points=acts.points[1])}, False)
         with pytest.raises(ValueError, match=told):
-            sweep(acts.select(points=acts.points[0]), table, beside)
+            sweep(acts.select(points=acts.points[0]), table, baselines=beside)
     with pytest.raises(TableError, match=r"needs 40 finite rows; row 7 is .nan"):
         table.with_target(np.where(np.arange(N) == 7, np.nan, y))
 

@@ -14,7 +14,7 @@ import graticule
 from graticule import Table, baselines, capture, record, sweep
 from graticule.hooks.same_model import OtherModelError, answer_of
 
-QUIET: dict[str, Any] = {"draws": 20, "progress": False}
+QUIET: dict[str, Any] = {"n_bootstrap": 20, "progress": False}
 
 
 @pytest.fixture(scope="module")
@@ -56,13 +56,13 @@ def test_findings_go_with_the_other_class_of_one_model_alone(
     acts = capture(hooked, table.texts, points="blocks.1.hook_resid_post")
     findings = sweep(acts, table, **QUIET)
     with caplog.at_level(logging.WARNING, logger="graticule"):
-        assert graticule.trace(bridge, findings, "paris king").title
+        assert graticule.trace(findings, bridge, "paris king").title
     assert "beyond the logits of 8 tokens, which agree, that they are one model is on trust" in caplog.text
     with pytest.raises(OtherModelError, match=r"the model given is .* of a TransformerBridge") as error:
-        graticule.trace(edited(bridge), findings, "paris king")
+        graticule.trace(findings, edited(bridge), "paris king")
     assert "\n" not in str(error.value)
     with pytest.raises(OtherModelError, match="tokenizers differ, which make other ids of texts"):
-        graticule.trace(with_two_words_exchanged(bridge, table.texts), findings, "paris king")
+        graticule.trace(findings, with_two_words_exchanged(bridge, table.texts), "paris king")
 
 
 def test_what_was_captured_of_two_classes_is_of_one_model_alone(
@@ -74,9 +74,9 @@ def test_what_was_captured_of_two_classes_is_of_one_model_alone(
     findings = sweep(acts, table, **QUIET)
     ours = baselines(bridge, table, points=point, twins=0, progress=False)
     theirs = baselines(edited(bridge), table, points=point, twins=0, progress=False)
-    assert sweep(acts, table, ours, **QUIET).baseline_predictions
+    assert sweep(acts, table, baselines=ours, **QUIET).baseline_predictions
     with pytest.raises(OtherModelError, match="capture both of one model"):
-        sweep(acts, table, theirs, **QUIET)
+        sweep(acts, table, baselines=theirs, **QUIET)
     with record(edited(bridge), point, pos=-1, texts=table.texts) as recording:
         for text in table.texts or ():
             recording._model(text)

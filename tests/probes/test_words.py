@@ -100,7 +100,7 @@ def planted() -> Any:
 def result(planted: Any) -> Words:
     table, lists, _ = planted
     rows = np.random.default_rng(3).normal(size=(300, WIDTH))
-    return words(_model(table), lists, draws=400, n_random=500, residuals=rows, progress=False)
+    return words(_model(table), lists, n_bootstrap=400, n_random=500, residuals=rows, progress=False)
 
 
 def test_planted_concepts_are_found_and_a_random_one_is_not(result: Words):
@@ -128,7 +128,7 @@ def test_planted_concepts_are_found_and_a_random_one_is_not(result: Words):
 def test_mean_cosines_are_the_sums_written_out(planted: Any):
     table, lists, _ = planted
     lists = {**lists, "wing ⇒ beak": [("w10", "w300"), ("w11", "w301"), ("w12", "w300")]}
-    made = words(_model(table), lists, metrics=["euclidean", "causal"], draws=50, n_random=100)
+    made = words(_model(table), lists, metrics=["euclidean", "causal"], n_bootstrap=50, n_random=100)
     table = table.astype(np.float32).astype(np.float64)
     spread = np.cov(table.T, bias=True)
     for m, inverse in enumerate((np.eye(WIDTH), np.linalg.inv(spread))):
@@ -154,7 +154,9 @@ def test_mean_cosines_are_the_sums_written_out(planted: Any):
 def test_the_causal_product_does_not_depend_on_the_basis_and_the_euclidean_does(planted: Any, result: Words):
     table, lists, _ = planted
     skew = np.eye(WIDTH) + 3 * np.outer(np.ones(WIDTH), np.random.default_rng(5).normal(size=WIDTH))
-    moved = words(_model(table @ skew.T), lists, metrics=["euclidean", "causal"], draws=400, n_random=500)
+    moved = words(
+        _model(table @ skew.T), lists, metrics=["euclidean", "causal"], n_bootstrap=400, n_random=500
+    )
     i, j = result.metrics.index("causal"), moved.metrics.index("causal")
     assert np.allclose(result.means[i], moved.means[j], atol=1e-4)
     assert np.abs(result.means[0] - moved.means[0]).max() > 0.2
@@ -176,14 +178,14 @@ def test_leave_one_out_by_hand(planted: Any, result: Words):
 def test_one_concept_alone_and_one_whose_pairs_all_share_a_word(planted: Any):
     table, lists, _ = planted
     model = _model(table)
-    alone = words(model, {PLANTED[0]: lists[PLANTED[0]]}, metrics=["causal"], draws=50, n_random=50)
+    alone = words(model, {PLANTED[0]: lists[PLANTED[0]]}, metrics=["causal"], n_bootstrap=50, n_random=50)
     assert alone.means.shape == (1, 1, 1) and alone.contrast("causal")[1] == 0
     assert alone.between.empty and np.isnan(alone.within["largest_other"].iloc[0])
     told = f"mean cosine of the pairs: {alone.means[0, 0, 0]:.3f} under the causal"
     assert alone.summary().startswith(told)
     assert "nearest" not in alone.summary() and alone.figures() and alone.tables()
     star = {PLANTED[0]: lists[PLANTED[0]], "hub ⇒ rim": [("w400", f"w{i}") for i in range(401, 406)]}
-    made = words(model, star, metrics=["causal"], draws=50, n_random=50)
+    made = words(model, star, metrics=["causal"], n_bootstrap=50, n_random=50)
     assert np.isnan(made.means[0, 1, 1]) and made.plain[0, 1, 1] > 0.2
     assert made.found("causal") == (PLANTED[0],)
     assert made.summary() and made.figures()
@@ -276,7 +278,7 @@ def test_pairs_of_several_tokens_or_of_one_are_left_out(planted: Any):
     assert kept.sizes.tolist() == [PAIRS] * 4
     with pytest.raises(ValueError, match="no concept keeps 3 pairs"):
         keep_pairs(model, {"a ⇒ b": [("w5", "unheard")]})
-    made = words(model, given, metrics=["euclidean"], draws=20, n_random=100)
+    made = words(model, given, metrics=["euclidean"], n_bootstrap=20, n_random=100)
     assert "1 more have too few" in made.summary()
     ids = np.array([[2, 3], [3, 4], [5, 6]])
     assert sorted(map(tuple, shared_tokens(ids))) == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 2)]
@@ -299,9 +301,9 @@ def test_a_tokenizer_that_puts_a_space_before_every_text(planted: Any):
 
 def test_too_few_draws_are_said(planted: Any):
     table, lists, _ = planted
-    few = words(_model(table), lists, metrics=["causal"], draws=40, n_random=100)
+    few = words(_model(table), lists, metrics=["causal"], n_bootstrap=40, n_random=100)
     assert "not decidable: 40 draws cannot bring a p-value below 0.05 / 4 (Holm); take 80" in few.summary()
-    enough = words(_model(table), lists, metrics=["causal"], draws=80, n_random=100)
+    enough = words(_model(table), lists, metrics=["causal"], n_bootstrap=80, n_random=100)
     assert "not decidable" not in enough.summary() and len(enough.found("causal")) >= 3
 
 
@@ -332,7 +334,7 @@ def test_a_users_folder_of_lists(tmp_path: Any, planted: Any):
     found = read_pairs(tmp_path)
     assert list(found) == ["wing ⇒ fin", "own name"]
     assert list(found["wing ⇒ fin"]) == lists[PLANTED[0]]
-    made = words(_model(table), str(tmp_path), metrics=["causal"], draws=100, n_random=200)
+    made = words(_model(table), str(tmp_path), metrics=["causal"], n_bootstrap=100, n_random=200)
     assert made.found("causal") == ("wing ⇒ fin",)
     (tmp_path / "own name.txt").write_text("w200\tw210\nw201 w212\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"own name\.txt, line 2: 'w201 w212' has 1 fields"):
@@ -368,8 +370,8 @@ def test_wrong_arguments_say_what_was_expected(planted: Any):
     model = _model(table)
     with pytest.raises(ValueError, match="expected some of euclidean, whitened, causal"):
         words(model, lists, metrics=["cosine"])
-    with pytest.raises(ValueError, match="draws=5"):
-        words(model, lists, draws=5)
+    with pytest.raises(ValueError, match="n_bootstrap=5"):
+        words(model, lists, n_bootstrap=5)
     with pytest.raises(ValueError, match="n_random=3"):
         words(model, lists, n_random=3)
     with pytest.raises(ValueError, match="residuals have width 3"):
@@ -381,15 +383,15 @@ def test_wrong_arguments_say_what_was_expected(planted: Any):
     with pytest.raises(ValueError, match="tokenizer"):
         words(bare, lists)
     with pytest.raises(ValueError, match="with as many contexts each"):
-        languages(model, {"a": ["w2"], "b": ["w3", "w4"]}, lists)
+        languages(model, {"a": ["w2"], "b": ["w3", "w4"]}, pairs=lists)
     with pytest.raises(ValueError, match="context pairs have single"):
         ambiguous(model, [ContextPair("w2", "w3", "unheard", "w5")])
     for few in (
-        lambda: words(model, lists, draws=19),
-        lambda: languages(model, {"a": ["w2"], "b": ["w3"]}, lists, draws=19),
-        lambda: ambiguous(model, [ContextPair("w2", "w3", "w4", "w5")], draws=19),
+        lambda: words(model, lists, n_bootstrap=19),
+        lambda: languages(model, {"a": ["w2"], "b": ["w3"]}, pairs=lists, n_bootstrap=19),
+        lambda: ambiguous(model, [ContextPair("w2", "w3", "w4", "w5")], n_bootstrap=19),
     ):
-        with pytest.raises(ValueError, match="draws=19: at least 20"):
+        with pytest.raises(ValueError, match="n_bootstrap=19: at least 20"):
             few()
 
 
@@ -425,7 +427,9 @@ def languages_result(planted: Any) -> Languages:
     embedding[320:332] = embedding[300:312] + along + 0.1 * rng.normal(size=(12, WIDTH)) * size
     contexts = {"wing": [f"w{i}" for i in range(300, 312)], "fin": [f"w{i}" for i in range(320, 332)]}
     made = _model(table, embedding)
-    return languages(made, contexts, lists, metrics=["euclidean", "causal"], draws=300, n_random=300)
+    return languages(
+        made, contexts, pairs=lists, metrics=["euclidean", "causal"], n_bootstrap=300, n_random=300
+    )
 
 
 def test_parallel_contexts_point_to_their_own_concept(languages_result: Languages):
@@ -465,7 +469,7 @@ def test_log_odds_of_ambiguous_contexts_are_the_models_own(planted: Any, tmp_pat
         embedding[b] = embedding[a] + own + 0.3 * rng.normal(size=WIDTH)
     model = _model(table, embedding)
     rows = rng.normal(size=(200, WIDTH))
-    made = ambiguous(model, pairs, draws=300, residuals=rows)
+    made = ambiguous(model, pairs, n_bootstrap=300, residuals=rows)
     assert len(made.items) == 10 and len(made.dropped) == 1
     with torch.no_grad():
         for k, pair in enumerate(pairs[:10]):
@@ -492,6 +496,6 @@ def test_unrelated_contexts_point_nowhere(planted: Any):
     table, _, _ = planted
     embedding = np.random.default_rng(12).normal(size=(TOKENS, WIDTH))
     pairs = [ContextPair(f"w{i}", f"w{i + 12}", f"w{i + 40}", f"w{i + 60}") for i in range(300, 312)]
-    made = ambiguous(_model(table, embedding), pairs, metrics=["causal"], draws=300)
+    made = ambiguous(_model(table, embedding), pairs, metrics=["causal"], n_bootstrap=300)
     assert made.scores["p"].iloc[0] > 0.05
     assert made.summary().startswith("context pairs are no nearer")

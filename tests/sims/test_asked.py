@@ -93,7 +93,7 @@ CALLS = {
     "a word to simulate": (lambda: simulate("4"), r"settings is '4'; expected a World, a Setting"),
     "a number among worlds": (lambda: simulate([WORLD, 3]), r"settings is a list; expected"),
     "runs in words": (lambda: simulate(WORLD, runs="3"), r"runs='3'"),
-    "points in words": (lambda: simulate(WORLD, points="3"), r"points is '3'"),
+    "points in words": (lambda: simulate(WORLD, n_points="3"), r"points is '3'"),
     "too large a world": (lambda: simulate(World.random(17, 0.1)), r"concepts=17: .* at most 16"),
     "a graph beside a world": (lambda: simulate(Setting.on(WORLD, graph="chain")), r"graph='chain' for a"),
     "concepts beside a world": (lambda: Setting(3, given=WORLD), r"concepts=3 for a world of 4"),

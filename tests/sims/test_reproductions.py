@@ -24,7 +24,7 @@ def simulation():
         Setting(3, steps=4000, scale=0.1).by("population"),
         Setting(4, dim=6, steps=300, masks=3, kept=0.75),
     ]
-    return simulate(settings, runs=3, seed=5, nulls=5, points=4, progress=False)
+    return simulate(settings, runs=3, seed=5, nulls=5, n_points=4, progress=False)
 
 
 def test_a_setting_is_measured_as_its_runs_are(simulation):
@@ -44,7 +44,7 @@ def test_a_setting_is_measured_as_its_runs_are(simulation):
 
 def test_a_run_that_stays_on_a_plateau_is_told():
     """Seed 7 at m = 7 does so on the exact gradient at every learning rate, its neighbours do not."""
-    found = simulate(Setting(7).by("population"), runs=3, seed=6, nulls=0, points=2, progress=False)
+    found = simulate(Setting(7).by("population"), runs=3, seed=6, nulls=0, n_points=2, progress=False)
     runs = found.concepts.groupby("run")["unembedding"].mean()
     assert runs.iloc[1] < 0.9 < 0.98 < min(runs.iloc[0], runs.iloc[2])
     assert found.settings["behind"].tolist() == [1]
@@ -230,7 +230,7 @@ def test_cosines_across_concepts_are_those_of_runs():
 def test_products_of_the_learner_itself():
     """The whitened one by hand; and spare dimensions hide linearity from the Euclidean product alone."""
     settings = [Setting(5, dim=d).by("population") for d in (5, 20)]
-    found = simulate(settings, runs=2, nulls=0, points=2, progress=False).settings
+    found = simulate(settings, runs=2, nulls=0, n_points=2, progress=False).settings
     assert found["unembedding"].iloc[0] > 0.98 and found["unembedding"].iloc[1] < 0.7
     assert found["unembedding_whitened"].iloc[1] > found["unembedding"].iloc[1] + 0.2
     assert found["unembedding_causal"].iloc[1] < found["unembedding"].iloc[1] - 0.2
