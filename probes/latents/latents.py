@@ -117,7 +117,7 @@ def _name(sae: SparseCoder) -> str:
 class _Judged:
     """What was asked for, and the tables of all SAEs as they come in: those of `LatentFindings`."""
 
-    swept: SweepInputs
+    inputs: SweepInputs
     ks: tuple[int, ...]
     n_top: int
     null: str
