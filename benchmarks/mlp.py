@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from _timing import measure, medians, parser, show, write
 
-from graticule.probes.mlp import Job, MLPFit, MLPSettings, fit_mlps, validation_rows
+from graticule.probes.mlp import MLPFit, MLPJob, MLPSettings, fit_mlps, validation_rows
 from graticule.probes.mlp_train import Shape
 
 TARGETS = 2
@@ -36,7 +36,7 @@ def draw(layer: int, n: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     return (latent * scale) @ rotation, y
 
 
-def plain_torch(x: torch.Tensor, y: torch.Tensor, job: Job, settings: MLPSettings, decay: float) -> float:
+def plain_torch(x: torch.Tensor, y: torch.Tensor, job: MLPJob, settings: MLPSettings, decay: float) -> float:
     """One network, as one would write it; returns its best validation loss."""
     fitted, held = validation_rows(job.rows, np.arange(len(x)), settings.validation, settings.split_seed)
     net = torch.nn.Sequential(
@@ -89,7 +89,7 @@ def main() -> None:
             lambda point: torch.from_numpy(drawn[point][0]),
             y,
             np.arange(n),
-            [Job(point, np.arange(n)) for point in chosen],
+            [MLPJob(point, np.arange(n)) for point in chosen],
             settings(dtype),
             device=args.device,
             at_once=args.at_once,
@@ -101,7 +101,7 @@ def main() -> None:
         for point in few:
             x = drawn[point][0]
             x = torch.from_numpy((x - x.mean(0)) / np.median(x.std(0))).to(args.device)
-            job = Job(point, np.arange(n))
+            job = MLPJob(point, np.arange(n))
             losses[point] = [
                 plain_torch(x, t, job, settings("float32"), d) for d in settings("float32").decays
             ]

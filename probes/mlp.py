@@ -13,12 +13,13 @@ from typing import Literal
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from graticule.probes.linear.rows import as_targets, check_finite_rows
-from graticule.probes.mlp_train import Group, Shape, train
+from graticule.probes.linear.rows import StandardTargets, as_targets, check_finite_rows
+from graticule.probes.mlp_train import Group, Shape, train_groups
 from graticule.probes.tables.groups import dense_codes
 
 DECAYS = (0.01, 0.03, 0.1, 0.3)
@@ -54,11 +55,10 @@ class MLPSettings:
     """Of the matrix products; weights and AdamW are float32 in either case."""
 
     def check(self) -> None:
-        """**Raises** `ValueError` for settings that nothing can be trained with."""
-        counts = {n: getattr(self, n) for n in ("hidden", "batch", "epochs", "patience")}
-        for name, value in counts.items():
-            if value < 1:
-                raise ValueError(f"{name}={value}: at least 1")
+        """Raises `ValueError` for settings that nothing can be trained with."""
+        for name in ("hidden", "batch", "epochs", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: at least 1")
         if not self.decays or min(self.decays) < 0:
             raise ValueError(f"decays={self.decays}: one or more, none negative")
         if not 0 < self.validation < 1:
@@ -71,7 +71,7 @@ class MLPSettings:
 
 
 @dataclass(frozen=True)
-class Job:
+class MLPJob:
     """One group of fits: a point, its training rows, and a seed; a member for each decay."""
 
     point: str
@@ -135,7 +135,8 @@ class MLPFit:
     ) -> Float[np.ndarray, "row target"]:
         """Predictions in target units, by the chosen decay or another member; products in float32.
 
-        **Raises** `ValueError` for activations of another width.
+        Raises:
+            ValueError: Activations of another width.
         """
         if X.shape[1] != self.w1.shape[1]:
             raise ValueError(f"X has width {X.shape[1]}, this MLP was fitted on width {self.w1.shape[1]}")
@@ -150,29 +151,30 @@ class MLPFit:
 
 def validation_rows(
     rows: Int[np.ndarray, " train"], clusters: Int[np.ndarray, " row"], share: float, seed: int
-) -> tuple[Int[np.ndarray, " fitted"], Int[np.ndarray, " held"]]:
+) -> tuple[Int[np.ndarray, " fitted"], Int[np.ndarray, " validation"]]:
     """Training rows in two parts, the second about `share` of them, in whole clusters, both in order.
 
-    **Raises** `ValueError` if either part would be empty.
+    Raises:
+        ValueError: Either part would be empty.
     """
     codes = dense_codes(clusters[rows])
     order = np.random.default_rng(seed).permutation(int(codes.max(initial=-1)) + 1)
     sizes = np.cumsum(np.bincount(codes)[order])
     count = int(np.searchsorted(sizes, share * len(rows)) + 1)
-    held = np.isin(codes, order[:count])
-    if held.all() or not held.any():
+    validating = np.isin(codes, order[:count])
+    if validating.all() or not validating.any():
         raise ValueError(
             f"{len(rows)} training rows in {len(order)} clusters cannot give {share:g} to validation; "
             "an MLP needs at least two clusters of training rows"
         )
-    return rows[~held], rows[held]
+    return rows[~validating], rows[validating]
 
 
 def fit_mlps(
     rows: Rows,
     y: Float[np.ndarray, "row target"],
     clusters: Int[np.ndarray, " row"],
-    jobs: Sequence[Job],
+    jobs: Sequence[MLPJob],
     settings: MLPSettings | None = None,
     *,
     names: Sequence[str] = (),
@@ -182,14 +184,25 @@ def fit_mlps(
 ) -> list[MLPFit]:
     """Fit every job, in their order.
 
-    **Arguments:** `rows(point)` gives all activations at a point; `y` and `clusters` are row-aligned with it;
-    `names` of the targets, for messages; `at_once` is how many jobs train together. On a GPU the default is
-    all jobs of a width. On a CPU it is one (with its decays): a job's weights and moments then stay in the
-    cache, and its products are large enough to fill the cores. Memory: each job that is training holds its
-    rows once more, in the dtype of the products (39,585 × 640 in bfloat16: 51 MB).
+    Memory: each job that is training holds its rows once more, in the dtype of the products (39,585 × 640 in
+    bfloat16: 51 MB).
 
-    **Raises** `ValueError` for settings that cannot be, activations that are not finite, a constant target or
-    too few clusters.
+    Args:
+        rows: All activations at a point.
+        y: Targets, row-aligned with them.
+        clusters: Labels of rows that stay together.
+        jobs: What is fitted.
+        settings: How.
+        names: Of the targets, for messages.
+        device: Where it trains.
+        at_once: How many jobs train together. On a GPU the default is all jobs of a width; on a CPU it is
+            one (with its decays): a job's weights and moments then stay in the cache, and its products are
+            large enough to fill the cores.
+        progress: Whether a bar is drawn; by default where it takes long.
+
+    Raises:
+        ValueError: Settings that cannot be, activations that are not finite, a constant target, too few
+            clusters.
     """
     settings = settings or MLPSettings()
     settings.check()
@@ -198,20 +211,20 @@ def fit_mlps(
     quiet = not (progress if progress is not None else len(jobs) * len(y) > 40_000)
     done: list[MLPFit] = []
     with tqdm(total=len(jobs), desc="MLP probes", unit="fit", disable=quiet, leave=False) as bar:
-        held: list[_Ready] = []
+        batch: list[_Ready] = []
         source = ("", torch.empty(0, 0))
         for job in jobs:
             if job.point != source[0]:
                 source = (job.point, rows(job.point))
             ready = _prepare(job, source[1], y, clusters, settings, names, where)
-            if held and (len(held) == step or held[0].group.x.shape[1] != ready.group.x.shape[1]):
-                done += _fit(held, settings)
-                bar.update(len(held))
-                held = []
-            held.append(ready)
-        if held:
-            done += _fit(held, settings)
-            bar.update(len(held))
+            if batch and (len(batch) == step or batch[0].group.x.shape[1] != ready.group.x.shape[1]):
+                done += _fit(batch, settings)
+                bar.update(len(batch))
+                batch = []
+            batch.append(ready)
+        if batch:
+            done += _fit(batch, settings)
+            bar.update(len(batch))
     return done
 
 
@@ -219,18 +232,17 @@ def fit_mlps(
 class _Ready:
     """A job with its rows as the training loop wants them."""
 
-    job: Job
+    job: MLPJob
     group: Group
     x_mean: np.ndarray
     x_scale: float
-    y_mean: np.ndarray
-    y_scale: np.ndarray
+    targets: StandardTargets
     spread: float
     """Variance of the standardised targets over the validation rows, mean over targets."""
 
 
 def _prepare(
-    job: Job,
+    job: MLPJob,
     X: Tensor,
     y: np.ndarray,
     clusters: np.ndarray,
@@ -238,30 +250,20 @@ def _prepare(
     names: Sequence[str],
     device: torch.device,
 ) -> _Ready:
-    fitted, held = validation_rows(job.rows, clusters, settings.validation, settings.split_seed)
+    fitted, validating = validation_rows(job.rows, clusters, settings.validation, settings.split_seed)
     targets = as_targets(y[job.rows], len(job.rows), names)
     standard = (y - targets.mean) / targets.scale
     x = X.detach().to(device=device, dtype=torch.float32, copy=True)
     if not bool(torch.isfinite(x.sum())):
-        kept = x[torch.from_numpy(job.rows).to(device)].double().cpu().numpy()
-        check_finite_rows(kept, job.rows, job.point)
+        check_finite_rows(
+            x[torch.from_numpy(job.rows).to(device)].double().cpu().numpy(), job.rows, job.point
+        )
     mean, scale = _standardise(x, torch.from_numpy(fitted).to(device), settings.scale)
-    held_y = standard[held]
-    return _Ready(
-        job,
-        Group(
-            x.to(getattr(torch, settings.dtype)),
-            torch.from_numpy(standard.astype(np.float32)).to(device),
-            fitted,
-            held,
-            job.seed,
-        ),
-        mean,
-        scale,
-        targets.mean,
-        targets.scale,
-        float(np.square(held_y - held_y.mean(axis=0)).mean()),
-    )
+    on_device = torch.from_numpy(standard.astype(np.float32)).to(device)
+    group = Group(x.to(getattr(torch, settings.dtype)), on_device, fitted, validating, job.seed)
+    validation = standard[validating]
+    spread = float(np.square(validation - validation.mean(axis=0)).mean())
+    return _Ready(job, group, mean, scale, targets, spread)
 
 
 def _standardise(x: Tensor, fitted: Tensor, how: str) -> tuple[np.ndarray, float]:
@@ -285,7 +287,7 @@ def _fit(ready: list[_Ready], settings: MLPSettings) -> list[MLPFit]:
     first = ready[0].group
     decays = np.asarray(settings.decays, dtype=np.float64)
     shape = Shape(first.x.shape[1], len(decays), settings.hidden, first.y.shape[1])
-    trained = train(
+    trained = train_groups(
         [r.group for r in ready],
         shape,
         decays,
@@ -302,8 +304,8 @@ def _fit(ready: list[_Ready], settings: MLPSettings) -> list[MLPFit]:
 
 def _finished(r: _Ready, shape: Shape, decays: np.ndarray, theta: Tensor, losses: np.ndarray) -> MLPFit:
     w1, b1, w2, b2 = (part[0].cpu().numpy() for part in shape.views(theta[None]))
-    m, h, k = shape.members, shape.hidden, shape.targets
-    blocks = w2.reshape(m, h, m, k)
+    m = shape.members
+    blocks = rearrange(w2, "(m hidden) (own target) -> m hidden own target", m=m, own=m)
     lowest = np.nanmin(losses, axis=1)
     return MLPFit(
         point=r.job.point,
@@ -312,12 +314,12 @@ def _finished(r: _Ready, shape: Shape, decays: np.ndarray, theta: Tensor, losses
         chosen=int(lowest.argmin()),
         validation=1.0 - lowest / r.spread if r.spread > 0 else np.full(m, np.nan),
         losses=losses,
-        w1=np.ascontiguousarray(w1.reshape(shape.width, m, h).transpose(1, 0, 2)),
-        b1=b1.reshape(m, h).copy(),
+        w1=np.ascontiguousarray(rearrange(w1, "width (m hidden) -> m width hidden", m=m)),
+        b1=b1.reshape(m, -1).copy(),
         w2=np.stack([blocks[i, :, i] for i in range(m)]),
-        b2=b2.reshape(m, k).copy(),
+        b2=b2.reshape(m, -1).copy(),
         x_mean=r.x_mean,
         x_scale=r.x_scale,
-        y_mean=r.y_mean,
-        y_scale=r.y_scale,
+        y_mean=r.targets.mean,
+        y_scale=r.targets.scale,
     )

@@ -96,7 +96,7 @@ class Trained:
     """Validation loss after each epoch; NaN once a member has stopped."""
 
 
-def train(
+def train_groups(
     groups: list[Group],
     shape: Shape,
     decays: Float[np.ndarray, " member"],

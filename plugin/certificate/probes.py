@@ -23,7 +23,7 @@ from graticule.probes.linear.logistic import held_out, logistic_cv
 from graticule.probes.linear.pca import components, pca_ridges
 from graticule.probes.linear.ridge import cosines
 from graticule.probes.linear.ridge_cv import ridge_cv
-from graticule.probes.mlp import Job, MLPSettings, fit_mlps
+from graticule.probes.mlp import MLPJob, MLPSettings, fit_mlps
 from graticule.probes.scores.metrics import r2
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.tables.groups import group_folds
@@ -179,7 +179,7 @@ def mlp_predictions(
     """Of an MLP a point that is to say all posteriors and parities of pairs at once."""
     y = np.concatenate([subject.posteriors, subject.parities(pairs)], axis=1)
     train = np.flatnonzero(~subject.test)
-    jobs = [Job(point, train, subject.seed) for point in points]
+    jobs = [MLPJob(point, train, subject.seed) for point in points]
     activations = subject.rows.activations.__getitem__
     fits = fit_mlps(activations, y, subject.clusters, jobs, MLP, progress=False)
     return {fit.point: fit.predict(subject.values(fit.point)[subject.test]) for fit in fits}
@@ -344,7 +344,7 @@ def _mlp(point: str, y: np.ndarray, subject: Subject) -> Predictions:
     fold = group_folds(subject.clusters[train], FOLDS, subject.seed)
     parts = [*(train[fold != f] for f in range(FOLDS)), train]
     settings = replace(MLP, epochs=_SHORT, decays=MLP.decays[-1:])
-    jobs = [Job(point, rows, subject.seed) for rows in parts]
+    jobs = [MLPJob(point, rows, subject.seed) for rows in parts]
     activations = subject.rows.activations.__getitem__
     fits = fit_mlps(activations, y, subject.clusters, jobs, settings, progress=False)
     X, folded = subject.values(point), np.empty((len(train), y.shape[1]))

@@ -21,7 +21,7 @@ from graticule.probes.compare import compare
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.stack import Predictions
 from graticule.probes.core.verdict import Verdict
-from graticule.probes.mlp import DECAYS, Job, MLPFit, MLPSettings, fit_mlps
+from graticule.probes.mlp import DECAYS, MLPFit, MLPJob, MLPSettings, fit_mlps
 from graticule.probes.scores.metrics import mean_r2
 from graticule.probes.tables.groups import group_folds
 
@@ -188,7 +188,7 @@ def mlp(
     if findings.chosen_point not in wanted:
         wanted.append(findings.chosen_point)
     problem = swept.problem
-    jobs = [Job(p, problem.train, seed + s) for p in wanted for s in range(seeds)]
+    jobs = [MLPJob(p, problem.train, seed + s) for p in wanted for s in range(seeds)]
     fit = partial(
         fit_mlps,
         swept.activations.__getitem__,
@@ -204,7 +204,7 @@ def mlp(
     firsts = [f for f in fits if f.seed == seed]
     best = max(firsts, key=lambda f: f.score)
     folded = group_folds(problem.clusters[problem.train], folds, seed)
-    jobs = [Job(best.point, problem.train[folded != k], seed) for k in range(int(folded.max()) + 1)]
+    jobs = [MLPJob(best.point, problem.train[folded != k], seed) for k in range(int(folded.max()) + 1)]
     out_of_fold = np.empty((len(problem.train), problem.y.shape[1]))
     for k, one in enumerate(fit(jobs, replace(settings, decays=(best.decay,)))):
         out_of_fold[folded == k] = one.predict(swept.rows(best.point, problem.train[folded == k]))

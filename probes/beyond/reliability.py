@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 
 from graticule.probes.beyond.common import Interval, cluster_weights
 from graticule.probes.core.resample import interval
-from graticule.probes.linear.logistic import row_losses
+from graticule.probes.linear.logistic import row_cross_entropies
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -91,7 +91,7 @@ def _weighted(
         "auroc": weighted_auroc(y, p, weights),
         "accuracy": weights @ right / total,
         "ece": np.abs(weights @ gaps).sum(axis=1) / total,
-        "log_loss": weights @ row_losses(y, p) / total,
+        "log_loss": weights @ row_cross_entropies(y, p) / total,
     }
 
 

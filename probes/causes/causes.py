@@ -25,7 +25,7 @@ from graticule.probes.causes.result import LEVEL, NEGLIGIBLE, InterventionResult
 from graticule.probes.causes.steer import MOST_TARGETS, SCALES, need_dose, steer_targets, steering_tests
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.verdict import STRUCTURE
-from graticule.probes.linear.leace import Eraser, frame_of, matched_erasers
+from graticule.probes.linear.leace import Eraser, matched_erasers, whitened_frame
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -235,9 +235,9 @@ def _erase_targets(
     """
     moments = experiment.moments
     columns = [experiment.findings.target_names.index(n) for n in names]
-    eraser = Eraser.fit(experiment.X, experiment.y[:, columns], moments=moments)
+    eraser = Eraser.fit(experiment.X, experiment.y[:, columns], covariance=moments)
     rng = np.random.default_rng([experiment.seed, 3])
-    erasers = [eraser, *matched_erasers(moments, frame_of(moments, eraser), controls, rng)]
+    erasers = [eraser, *matched_erasers(moments, whitened_frame(moments, eraser), controls, rng)]
     name = f"erase {' and '.join(names)}"
     parts: dict[str, list[np.ndarray]] = {}
     with bar(len(erasers), name, "eraser", progress) as done:

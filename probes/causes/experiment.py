@@ -25,7 +25,7 @@ from graticule.probes.causes.outcomes import VOCAB_ROWS, Outcome, check_outcomes
 from graticule.probes.causes.result import EffectRows, adjusted
 from graticule.probes.core.findings import Findings
 from graticule.probes.linear.edits import unit_moves
-from graticule.probes.linear.leace import Moments
+from graticule.probes.linear.leace import Covariance
 
 _MOMENT_ROWS = 20_000
 
@@ -73,7 +73,7 @@ class Experiment:
         problem, rng = swept.problem, np.random.default_rng(seed)
         train = some_rows(problem.train, _MOMENT_ROWS, rng)
         self.X, self.y = swept.rows(self.point, train), problem.y[train]
-        self.moments = Moments.of(self.X)
+        self.moments = Covariance.of(self.X)
         self.sd = self.probe.predict(self.X).std(axis=0)
         self.moves = unit_moves(self.probe.read_direction, self.probe.write_direction)
         self.sources = some_rows(np.unique(problem.source[problem.test]), rows, rng)

@@ -22,7 +22,7 @@ from graticule.probes.causes.experiment import some_rows
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.stack import Predictions
 from graticule.probes.core.verdict import Verdict, judge_predictions
-from graticule.probes.linear.leace import Eraser, Moments, frame_of, matched_erasers
+from graticule.probes.linear.leace import Covariance, Eraser, matched_erasers, whitened_frame
 from graticule.probes.linear.ridge_cv import ridge_cv
 from graticule.probes.scores.metrics import r2
 
@@ -51,11 +51,11 @@ class FreshProbes:
         X = self.inputs.rows(point)
         train, test = X[self.train], X[self.test]
         alpha = self.findings.probes[point].alpha
-        moments = Moments.of(train[self.first])
-        fresh = Eraser.fit(train[self.first], self.y[self.first][:, self.erased], moments=moments)
+        moments = Covariance.of(train[self.first])
+        fresh = Eraser.fit(train[self.first], self.y[self.first][:, self.erased], covariance=moments)
         whole = Eraser.fit(train, self.y[:, self.erased])
         rng = np.random.default_rng([self.seed, 1])
-        control = matched_erasers(moments, frame_of(moments, fresh), 1, rng)[0]
+        control = matched_erasers(moments, whitened_frame(moments, fresh), 1, rng)[0]
         coef, intercept = ridge_at(whole.apply(train), self.y, alpha)
 
         def erased_by(eraser: Eraser) -> Predictions:

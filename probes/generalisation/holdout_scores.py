@@ -27,7 +27,7 @@ Statistic = Callable[[Draws], Float[np.ndarray, " draw"]]
 """A figure over blocks, of how often each block is taken in a draw."""
 
 
-def resampled(statistic: Statistic, n_blocks: int, draws: int, seed: int) -> tuple[float, float]:
+def block_interval(statistic: Statistic, n_blocks: int, draws: int, seed: int) -> tuple[float, float]:
     """95% interval of a statistic over resamples of the blocks."""
     return interval(np.concatenate([statistic(weights) for weights in resamples(n_blocks, draws, seed)]))
 
@@ -169,7 +169,7 @@ def proximity(
     return proximity_error(true, pred, among)
 
 
-def block_means(
+def means_by_block(
     values: Float[np.ndarray, " row"], code: Int[np.ndarray, " row"], n_blocks: int
 ) -> Float[np.ndarray, " block"]:
     """Mean over the rows of each block that have a value."""
@@ -178,7 +178,7 @@ def block_means(
     return _ratio(np.bincount(code[present], values[present], minlength=n_blocks), number)
 
 
-def block_medians(
+def medians_by_block(
     values: Float[np.ndarray, " row"], code: Int[np.ndarray, " row"], n_blocks: int
 ) -> Float[np.ndarray, " block"]:
     """Median over the rows of each block that have a value."""
@@ -206,7 +206,7 @@ def mean_intervals(
         def statistic(weights: Draws, total: np.ndarray = total, size: np.ndarray = size) -> np.ndarray:
             return (weights @ total) / (weights @ size)
 
-        out[block] = resampled(statistic, len(size), draws, seed)
+        out[block] = block_interval(statistic, len(size), draws, seed)
     return out
 
 
@@ -252,15 +252,15 @@ class RowScores:
 
     def by_block(self, level: str) -> Float[np.ndarray, " block"]:
         """Mean score of each block's rows."""
-        return block_means(self.levels[level], self.code, self.n_blocks)
+        return means_by_block(self.levels[level], self.code, self.n_blocks)
 
     def on_test_rows(self, values: Line) -> Float[np.ndarray, " block"]:
         """Mean of some values over each block's test rows."""
-        return block_means(np.where(self.test, values, np.nan), self.code, self.n_blocks)
+        return means_by_block(np.where(self.test, values, np.nan), self.code, self.n_blocks)
 
     def error_by_block(self, level: str) -> Float[np.ndarray, " block"]:
         """Median error of each block's rows."""
-        return block_medians(self.error[level], self.code, self.n_blocks)
+        return medians_by_block(self.error[level], self.code, self.n_blocks)
 
 
 def score_rows(

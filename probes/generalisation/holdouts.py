@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -15,9 +15,7 @@ from graticule.hooks.artifact import library_versions
 from graticule.hooks.calls import renamed
 from graticule.hooks.doors import BY, FINDINGS, door
 from graticule.hooks.messages import NotApplicable, UnknownNameError
-from graticule.hooks.points import layer_of
 from graticule.probes.core.findings import Findings
-from graticule.probes.core.fit import Problem
 from graticule.probes.core.resample import cluster_sums, defined_mean, weighted_r2
 from graticule.probes.generalisation.blocks import (
     Blocks,
@@ -34,21 +32,25 @@ from graticule.probes.generalisation.holdout_scores import (
     RowScores,
     Squares,
     Statistic,
+    block_interval,
     centroids,
     mean_intervals,
-    resampled,
     score_rows,
     sign_test,
     weighted_mean,
     weighted_median,
     within_correlation,
 )
-from graticule.probes.generalisation.holdouts_result import Holdouts
+from graticule.probes.generalisation.holdouts_result import (
+    Holdouts,
+    block_table,
+    held_out_layer_table,
+    predictor_table,
+)
 from graticule.probes.scores.in_words import FEW, with_interval
 from graticule.probes.scores.metrics import auroc, mean, mean_r2
 
 _NAN = float("nan")
-_LAYER_COLUMNS = ["layer", "point", "alpha", "nominal_r2", "held_out_r2", "angle", "cosine", "refitted"]
 
 
 @renamed(point="hook_name", draws="n_bootstrap")
@@ -121,6 +123,7 @@ def holdouts(
     intervals = mean_intervals(rows.levels["held_out"], code, clusters, len(m), few, seed)
     own = squares["probe"], centres["probe"]
     scores = score_table(rows, probe.held_out, *own, n_bootstrap, seed)
+    others = probes_without(findings, blocks, progress) if layers else ()
     note = blocks.note
     if left_out:
         note += f"; {', '.join(left_out)} was not refitted (pass strings=True)"
@@ -141,7 +144,7 @@ def holdouts(
         scores=scores,
         blocks=block_table(blocks, rows, *own, intervals, table.target_names),
         rivals=predictor_table(squares, centres, n_bootstrap, seed),
-        layers=layer_table(problem, blocks, probes_without(findings, blocks, progress) if layers else ()),
+        layers=held_out_layer_table(problem, blocks, others),
         predictions=_predictions(findings, blocks, probe),
         note=note,
         paper_compat=paper_compat,
@@ -228,7 +231,7 @@ def score_table(
     table: list[dict[str, Any]] = []
 
     def add(name: str, nominal: float, statistic: Statistic, chance: float, chance_is: str) -> None:
-        low, high = resampled(statistic, n, draws, seed)
+        low, high = block_interval(statistic, n, draws, seed)
         held_out = float(statistic(whole)[0])
         table.append(
             {"measure": name, "nominal": nominal, "held_out": held_out, "low": low, "high": high,
@@ -309,97 +312,3 @@ def _grand_r2(rows: RowScores, predicted: np.ndarray) -> Statistic:
         return defined_mean(weighted_r2(sums, weights)[:, 0])
 
     return statistic
-
-
-def block_table(
-    blocks: Blocks,
-    rows: RowScores,
-    squares: Squares,
-    centres: Centroids,
-    intervals: Float[np.ndarray, "block 2"],
-    target_names: Sequence[str],
-) -> pd.DataFrame:
-    """One row per block."""
-    out = pd.DataFrame(
-        {
-            "block": list(blocks.names),
-            "rows": [len(r) for r in blocks.rows],
-            "test_rows": np.bincount(rows.code[rows.test], minlength=rows.n_blocks),
-            "cluster_mates": [len(m) for m in blocks.mates],
-            "nominal": rows.by_block("nominal"),
-            "held_out": rows.by_block("held_out"),
-            "held_out_low": intervals[:, 0],
-            "held_out_high": intervals[:, 1],
-            "held_out_on_test_rows": rows.on_test_rows(rows.levels["held_out"]),
-            "mean_level": rows.by_block("mean"),
-            "r2": squares.by_block(),
-            "angle": centres.angle,
-            "cosine": centres.cosine,
-            "ratio": centres.ratio,
-        }
-    )
-    for name in ("other_row", "nominal_paper_compat", "held_out_paper_compat"):
-        if name in rows.levels:
-            out[name] = rows.by_block(name)
-    for name in rows.error:
-        out[f"error_{name}"] = rows.error_by_block(name)
-    for t, name in enumerate(target_names):
-        out[f"true_{name}"], out[f"pred_{name}"] = centres.true[:, t], centres.predicted[:, t]
-        out[f"mean_{name}"] = centres.mean[:, t]
-    return out
-
-
-def predictor_table(
-    squares: Mapping[str, Squares], centres: Mapping[str, Centroids], draws: int, seed: int
-) -> pd.DataFrame:
-    """One row per predictor; the same resamples of blocks for all, so the differences are paired."""
-    table: list[dict[str, Any]] = []
-    probe, n = squares["probe"], len(squares["probe"].error)
-    whole = np.ones((1, n))
-    for name, own in squares.items():
-
-        def adds(weights: Draws, own: Squares = own) -> np.ndarray:
-            return probe.r2(weights) - own.r2(weights)
-
-        low, high = resampled(own.r2, n, draws, seed)
-        adds_low, adds_high = resampled(adds, n, draws, seed)
-        table.append(
-            {
-                "predictor": name,
-                "r2": float(own.r2()[0]),
-                "low": low,
-                "high": high,
-                "probe_adds": float(adds(whole)[0]),
-                "adds_low": adds_low,
-                "adds_high": adds_high,
-                "angle": float(weighted_median(whole, centres[name].angle)[0]),
-                "cosine": float(weighted_mean(whole, centres[name].cosine)[0]),
-                "ratio": float(weighted_median(whole, centres[name].ratio)[0]),
-            }
-        )
-    return pd.DataFrame(table)
-
-
-def layer_table(problem: Problem, blocks: Blocks, probes: Iterable[tuple[str, ProbeWithout]]) -> pd.DataFrame:
-    """One row per layer: R² in and out, and the centroids."""
-    y, code = problem.y[blocks.every], blocks.code
-    test = problem.is_test[blocks.every]
-    train_mean = np.tile(problem.y[problem.train].mean(axis=0), (test.sum(), 1))
-    table: list[dict[str, Any]] = []
-    for point, probe in probes:
-        fit_mean, n = probe.fits.y_mean, len(blocks.names)
-        centres = centroids(y, probe.held_out, code, fit_mean)
-        nominal = Squares.of(y[test], probe.nominal[blocks.every][test], train_mean, code[test], n)
-        table.append(
-            {
-                "layer": layer_of(point),
-                "point": point,
-                "alpha": probe.alpha,
-                "nominal_r2": float(nominal.r2()[0]),
-                "held_out_r2": float(Squares.of(y, probe.held_out, fit_mean[code], code, n).r2()[0]),
-                "angle": float(np.nanmedian(centres.angle)),
-                "cosine": float(np.nanmean(centres.cosine)),
-                "refitted": probe.fits.refitted,
-            }
-        )
-    return pd.DataFrame(table, columns=_LAYER_COLUMNS)

@@ -1,17 +1,31 @@
-"""The result of `holdouts`: in words, figures and tables."""
+"""The result of `holdouts`: its tables, and the answer in words and figures."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from graticule.hooks.messages import UnknownNameError
-from graticule.hooks.points import layer_text
+from graticule.hooks.points import layer_of, layer_text
 from graticule.hooks.result import headed
 from graticule.hooks.saved import SavedResult
+from graticule.probes.core.fit import Problem
+from graticule.probes.generalisation.blocks import Blocks, ProbeWithout
+from graticule.probes.generalisation.holdout_scores import (
+    Centroids,
+    Draws,
+    RowScores,
+    Squares,
+    block_interval,
+    centroids,
+    weighted_mean,
+    weighted_median,
+)
 from graticule.probes.scores.in_words import FEW, signed, with_interval
 from graticule.probes.scores.metrics import coordinate_columns
 
@@ -19,6 +33,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 _FEW = 10
+_LAYER_COLUMNS = ["layer", "point", "alpha", "nominal_r2", "held_out_r2", "angle", "cosine", "refitted"]
 _SCORES = {
     "measure": "figure",
     "nominal": "block in training",
@@ -192,3 +207,100 @@ class Holdouts(SavedResult):
 
 def _number(value: float) -> str:
     return "" if pd.isna(value) else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3f}"
+
+
+# How its tables are made ----------------------------------------------------------------------------
+def block_table(
+    blocks: Blocks,
+    rows: RowScores,
+    squares: Squares,
+    centres: Centroids,
+    intervals: Float[np.ndarray, "block 2"],
+    target_names: Sequence[str],
+) -> pd.DataFrame:
+    """One row per block."""
+    out = pd.DataFrame(
+        {
+            "block": list(blocks.names),
+            "rows": [len(r) for r in blocks.rows],
+            "test_rows": np.bincount(rows.code[rows.test], minlength=rows.n_blocks),
+            "cluster_mates": [len(m) for m in blocks.mates],
+            "nominal": rows.by_block("nominal"),
+            "held_out": rows.by_block("held_out"),
+            "held_out_low": intervals[:, 0],
+            "held_out_high": intervals[:, 1],
+            "held_out_on_test_rows": rows.on_test_rows(rows.levels["held_out"]),
+            "mean_level": rows.by_block("mean"),
+            "r2": squares.by_block(),
+            "angle": centres.angle,
+            "cosine": centres.cosine,
+            "ratio": centres.ratio,
+        }
+    )
+    for name in ("other_row", "nominal_paper_compat", "held_out_paper_compat"):
+        if name in rows.levels:
+            out[name] = rows.by_block(name)
+    for name in rows.error:
+        out[f"error_{name}"] = rows.error_by_block(name)
+    for t, name in enumerate(target_names):
+        out[f"true_{name}"], out[f"pred_{name}"] = centres.true[:, t], centres.predicted[:, t]
+        out[f"mean_{name}"] = centres.mean[:, t]
+    return out
+
+
+def predictor_table(
+    squares: Mapping[str, Squares], centres: Mapping[str, Centroids], draws: int, seed: int
+) -> pd.DataFrame:
+    """One row per predictor; the same resamples of blocks for all, so the differences are paired."""
+    table: list[dict[str, Any]] = []
+    probe, n = squares["probe"], len(squares["probe"].error)
+    whole = np.ones((1, n))
+    for name, own in squares.items():
+
+        def adds(weights: Draws, own: Squares = own) -> np.ndarray:
+            return probe.r2(weights) - own.r2(weights)
+
+        low, high = block_interval(own.r2, n, draws, seed)
+        adds_low, adds_high = block_interval(adds, n, draws, seed)
+        table.append(
+            {
+                "predictor": name,
+                "r2": float(own.r2()[0]),
+                "low": low,
+                "high": high,
+                "probe_adds": float(adds(whole)[0]),
+                "adds_low": adds_low,
+                "adds_high": adds_high,
+                "angle": float(weighted_median(whole, centres[name].angle)[0]),
+                "cosine": float(weighted_mean(whole, centres[name].cosine)[0]),
+                "ratio": float(weighted_median(whole, centres[name].ratio)[0]),
+            }
+        )
+    return pd.DataFrame(table)
+
+
+def held_out_layer_table(
+    problem: Problem, blocks: Blocks, probes: Iterable[tuple[str, ProbeWithout]]
+) -> pd.DataFrame:
+    """One row per layer: R² in and out, and the centroids."""
+    y, code = problem.y[blocks.every], blocks.code
+    test = problem.is_test[blocks.every]
+    train_mean = np.tile(problem.y[problem.train].mean(axis=0), (test.sum(), 1))
+    table: list[dict[str, Any]] = []
+    for point, probe in probes:
+        fit_mean, n = probe.fits.y_mean, len(blocks.names)
+        centres = centroids(y, probe.held_out, code, fit_mean)
+        nominal = Squares.of(y[test], probe.nominal[blocks.every][test], train_mean, code[test], n)
+        table.append(
+            {
+                "layer": layer_of(point),
+                "point": point,
+                "alpha": probe.alpha,
+                "nominal_r2": float(nominal.r2()[0]),
+                "held_out_r2": float(Squares.of(y, probe.held_out, fit_mean[code], code, n).r2()[0]),
+                "angle": float(np.nanmedian(centres.angle)),
+                "cosine": float(np.nanmean(centres.cosine)),
+                "refitted": probe.fits.refitted,
+            }
+        )
+    return pd.DataFrame(table, columns=_LAYER_COLUMNS)

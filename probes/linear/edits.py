@@ -198,7 +198,7 @@ def ridge_edit(
     **Raises** `ValueError` for an unknown op or an `sd` of the wrong length, `KeyError` for an unknown
     target.
     """
-    chosen = columns_of(names, target)
+    chosen = target_columns(names, target)
     if op == "ablate":
         left, values, _ = np.linalg.svd(weights.write[:, chosen], full_matrices=False)
         basis = left[:, values > 1e-10 * values.max(initial=0.0)]
@@ -220,7 +220,7 @@ def ridge_edit(
     return AffineEdit.setting(weights.coef[:, chosen], goal - weights.intercept[chosen], moves.T)
 
 
-def columns_of(names: Sequence[str], target: int | str | None) -> list[int]:
+def target_columns(names: Sequence[str], target: int | str | None) -> list[int]:
     """Columns that `target` means: all for None. **Raises** `KeyError` for an unknown one."""
     if target is None:
         return list(range(len(names)))

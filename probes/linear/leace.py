@@ -42,7 +42,7 @@ _ARRAYS = ("mean", "left", "right")
 
 
 @dataclass(frozen=True)
-class Moments:
+class Covariance:
     """Mean and covariance of activations, diagonalised: what erasers and matched controls are made from."""
 
     mean: Float[np.ndarray, " width"]
@@ -55,7 +55,7 @@ class Moments:
     """Rows."""
 
     @classmethod
-    def of(cls, X: Float[np.ndarray, "row width"]) -> Moments:
+    def of(cls, X: Float[np.ndarray, "row width"]) -> Covariance:
         """Of rows in float64."""
         mean = X.mean(axis=0)
         centred = X - mean
@@ -93,14 +93,14 @@ class Eraser:
         X: Shaped[np.ndarray, ...] | Shaped[Tensor, ...],
         Z: Shaped[np.ndarray, ...] | Shaped[Tensor, ...],
         *,
-        moments: Moments | None = None,
+        covariance: Covariance | None = None,
     ) -> Eraser:
         """LEACE of `Z` from `X`: **training rows only**.
 
         Args:
             X: activations `[row, width]`.
             Z: the concept, `[row]` or `[row, target]`.
-            moments: of the same rows, which saves their covariance's diagonalisation.
+            covariance: of the same rows, which saves their covariance's diagonalisation.
 
         Raises:
             ValueError: where shapes disagree or values are not finite or constant, as `ridge_cv`.
@@ -108,15 +108,15 @@ class Eraser:
         source = as_rows(X)
         targets = as_targets(Z, source.shape[0])
         rows = source.gather(np.arange(source.shape[0]))
-        moments = Moments.of(rows) if moments is None else moments
-        cross = (rows - moments.mean).T @ targets.standard / len(rows)
-        frame, size, basis = np.linalg.svd(moments.whitened(cross), full_matrices=False)
+        covariance = Covariance.of(rows) if covariance is None else covariance
+        cross = (rows - covariance.mean).T @ targets.standard / len(rows)
+        frame, size, basis = np.linalg.svd(covariance.whitened(cross), full_matrices=False)
         above = size > 1e-10 * size.max(initial=0.0)  # collinear targets, such as one-hot columns
         frame, size, basis = frame[:, above], size[above], basis[above]
         # C·V/S is W⁺U wherever small eigenvalues of Σ count, and undoes C exactly where they do not
-        right = (moments.vectors @ (frame / np.sqrt(moments.values)[:, None])).T
+        right = (covariance.vectors @ (frame / np.sqrt(covariance.values)[:, None])).T
         left = cross @ basis.T / size
-        return cls(moments.mean, np.ascontiguousarray(left), np.ascontiguousarray(right), len(rows))
+        return cls(covariance.mean, np.ascontiguousarray(left), np.ascontiguousarray(right), len(rows))
 
     @property
     def rank(self) -> int:
@@ -173,7 +173,7 @@ class Eraser:
 
 # Controls ----------------------------------------------------------------------------------------------
 def covariance_directions(
-    moments: Moments,
+    covariance: Covariance,
     count: int,
     rng: np.random.Generator,
     read: Float[np.ndarray, "width target"] | None = None,
@@ -185,19 +185,21 @@ def covariance_directions(
     With `read` and `move` (`unit_moves`) what the probe reads of them is taken out, along `move`: as large a
     step, the reading left where it is.
     """
-    drawn = (rng.normal(size=(count, len(moments.values))) * np.sqrt(moments.values)) @ moments.vectors.T
+    drawn = (
+        rng.normal(size=(count, len(covariance.values))) * np.sqrt(covariance.values)
+    ) @ covariance.vectors.T
     if read is not None and move is not None:
         drawn = drawn - (drawn @ read) @ move.T
     return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
 
 
-def frame_of(moments: Moments, eraser: Eraser) -> Float[np.ndarray, "rank k"]:
+def whitened_frame(covariance: Covariance, eraser: Eraser) -> Float[np.ndarray, "rank k"]:
     """An orthonormal frame, in the whitened space, of what an eraser takes away."""
-    return np.linalg.qr(moments.whitened(eraser.left))[0]
+    return np.linalg.qr(covariance.whitened(eraser.left))[0]
 
 
 def matched_erasers(
-    moments: Moments, frame: Float[np.ndarray, "rank k"], count: int, rng: np.random.Generator
+    covariance: Covariance, frame: Float[np.ndarray, "rank k"], count: int, rng: np.random.Generator
 ) -> list[Eraser]:
     """Erasers of random linear features: the rank of `frame`, the same removed variance, none of its concept.
 
@@ -207,10 +209,10 @@ def matched_erasers(
     """
 
     def removed(some: np.ndarray) -> float:
-        return float((moments.values[:, None] * np.square(some)).sum())
+        return float((covariance.values[:, None] * np.square(some)).sum())
 
     wanted = removed(frame)
-    logs = np.log(moments.values / moments.values[-1])
+    logs = np.log(covariance.values / covariance.values[-1])
     erasers: list[Eraser] = []
     for _ in range(count):
         draw = rng.normal(size=frame.shape)
@@ -225,5 +227,5 @@ def matched_erasers(
                 low = power
             else:
                 high = power
-        erasers.append(moments.eraser(matched))
+        erasers.append(covariance.eraser(matched))
     return erasers

@@ -113,13 +113,13 @@ def logistic_cv(
     """
     whole = logistic(X, y, alphas)
     fold = group_folds(clusters, folds, seed)
-    held = np.zeros((len(whole.alphas), *y.shape))
+    predicted = np.zeros((len(whole.alphas), *y.shape))
     count = int(fold.max()) + 1
     quiet = not (progress if progress is not None else X.size * y.shape[1] > 5_000_000)
     for k in tqdm(range(count), desc="logistic folds", unit="fold", disable=quiet, leave=False):
         out = fold == k
-        held[:, out] = held_out(X[~out], y[~out], X[out], whole.alphas)
-    losses = np.array([log_loss(y, held[a]) for a in range(len(held))])
+        predicted[:, out] = held_out(X[~out], y[~out], X[out], whole.alphas)
+    losses = np.array([cross_entropy(y, p) for p in predicted])
     chosen = int(losses.argmin())
     return LogisticFit(
         alphas=whole.alphas,
@@ -128,16 +128,16 @@ def logistic_cv(
         converged=whole.converged,
         validation=losses,
         chosen=chosen,
-        out_of_fold=held[chosen],
+        out_of_fold=predicted[chosen],
     )
 
 
 def held_out(
     X: Float[np.ndarray, "train width"],
     y: Float[np.ndarray, "train column"],
-    other: Float[np.ndarray, "held width"],
+    other: Float[np.ndarray, "other width"],
     alphas: Sequence[float] | Float[np.ndarray, " alpha"],
-) -> Float[np.ndarray, "alpha held column"]:
+) -> Float[np.ndarray, "alpha other column"]:
     """Probabilities of other rows from fits to these, which may lack a class: its probability is then 0."""
     out = np.zeros((len(alphas), len(other), y.shape[1]))
     if y.shape[1] == 1 and len(np.unique(y)) < 2:
@@ -149,12 +149,12 @@ def held_out(
     return out
 
 
-def log_loss(y: Float[np.ndarray, "row column"], p: Float[np.ndarray, "row column"]) -> float:
+def cross_entropy(y: Float[np.ndarray, "row column"], p: Float[np.ndarray, "row column"]) -> float:
     """Mean −log probability (nats) of the true class."""
-    return float(row_losses(y, p).mean())
+    return float(row_cross_entropies(y, p).mean())
 
 
-def row_losses(
+def row_cross_entropies(
     y: Float[np.ndarray, "row column"], p: Float[np.ndarray, "row column"]
 ) -> Float[np.ndarray, " row"]:
     """−log probability of each row's class, probabilities kept above 1e-15."""

@@ -143,9 +143,7 @@ class Moments:
         for part in chunks(index, chunk_rows):
             rows = gather_float64(source, part)
             rows -= shift
-            with np.errstate(
-                over="ignore", invalid="ignore"
-            ):  # told here, or where eigenvalues are asked for
+            with np.errstate(over="ignore", invalid="ignore"):  # reported here, or by `eigen`
                 moments.add(rows, y[part])
             if not np.isfinite(moments.x).all():
                 check_finite_rows(rows, part, "X")

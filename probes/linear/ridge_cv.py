@@ -20,7 +20,7 @@ from graticule.hooks.values import finite, unmasked
 from graticule.probes.linear.holdout import HoldoutPlan, out_of_fold, plan_holdout
 from graticule.probes.linear.rows import (
     RowSource,
-    Targets,
+    StandardTargets,
     as_rows,
     as_targets,
     chunk_rows_for,
@@ -36,7 +36,7 @@ EDGE_TOLERANCE = 1e-3
 
 _PRESENT = 1e-13
 
-_KEPT_ERRORS = 1 << 25
+_ERRORS_IN_MEMORY = 1 << 25
 _OVERFLOW = "squares of these rows or targets overflow: divide them by a constant"
 
 
@@ -180,7 +180,7 @@ def ridge_fit(
 
 def _choose(
     spectrum: Spectrum,
-    targets: Targets,
+    targets: StandardTargets,
     plan: HoldoutPlan,
     grid: Float[np.ndarray, " alpha"] | None,
     per_target: bool,
@@ -191,18 +191,18 @@ def _choose(
     y = targets.standard
     n, n_targets = y.shape
     squares = np.zeros((len(alphas), n_targets))
-    kept = np.empty((n, len(alphas), n_targets)) if n * squares.size <= _KEPT_ERRORS else None
+    all_errors = np.empty((n, len(alphas), n_targets)) if n * squares.size <= _ERRORS_IN_MEMORY else None
     for index, errors in out_of_fold(spectrum, y, alphas, plan, chunk_rows):
         squares += np.einsum("ijk,ijk->jk", errors, errors)
-        if kept is not None:
-            kept[index] = errors
+        if all_errors is not None:
+            all_errors[index] = errors
     by_target = 1.0 - squares / n
     finite("out-of-fold R²", by_target, lambda i: f"at strength {alphas[i]:.3g}", _OVERFLOW)
     validation = by_target.mean(axis=1)
     chosen = by_target.argmax(axis=0) if per_target else np.repeat(validation.argmax(), n_targets)
     columns = np.arange(n_targets)
-    if kept is not None:
-        errors_at_chosen = kept[:, chosen, columns]
+    if all_errors is not None:
+        errors_at_chosen = all_errors[:, chosen, columns]
     else:
         errors_at_chosen = np.empty((n, n_targets))
         used, place = np.unique(chosen, return_inverse=True)
@@ -220,7 +220,9 @@ def _choose(
     )
 
 
-def _weights(spectrum: Spectrum, targets: Targets, alphas: Float[np.ndarray, " target"]) -> dict[str, Any]:
+def _weights(
+    spectrum: Spectrum, targets: StandardTargets, alphas: Float[np.ndarray, " target"]
+) -> dict[str, Any]:
     """The fields of `RidgeWeights`, in the targets' units."""
     coef = spectrum.coef(alphas) * targets.scale
     covariance = targets.standard.T @ targets.standard

@@ -135,7 +135,7 @@ def check_squares(largest: float, rows: Iterable[Float[np.ndarray, "chunk width"
 
 
 @dataclass(frozen=True)
-class Targets:
+class StandardTargets:
     """Targets of the training rows, centred and scaled to variance 1 (ddof 0), as in Gurnee & Tegmark §3."""
 
     standard: Float[np.ndarray, "row target"]
@@ -150,7 +150,7 @@ class Targets:
 
 def as_targets(
     y: Shaped[np.ndarray, ...] | Shaped[Tensor, ...], n_rows: int, names: Sequence[str] = ()
-) -> Targets:
+) -> StandardTargets:
     """Check `y` (`[row]` or `[row, target]`) against `n_rows` rows of activations and standardise it.
 
     **Raises** `ValueError` if the shapes disagree, fewer than three rows are given, a value is not finite
@@ -176,11 +176,11 @@ def as_targets(
     check_finite_rows(values, np.arange(n_rows), "y")
     mean = values.mean(axis=0)
     values -= mean
-    with np.errstate(over="ignore"):  # told below
+    with np.errstate(over="ignore"):  # `finite` reports it
         scale = np.sqrt(np.mean(values**2, axis=0))
     finite("standard deviations of targets", scale, lambda i: f"of {named[i]}", "divide it by a constant")
     for i in np.flatnonzero(scale <= 8 * np.finfo(np.float64).eps * np.abs(mean)):
         raise ValueError(
             f"{named[i]} is constant ({mean[i]:g} in every row): there is nothing to predict; drop it"
         )
-    return Targets(values / scale, mean, scale, named)
+    return StandardTargets(values / scale, mean, scale, named)

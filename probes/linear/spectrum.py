@@ -75,9 +75,9 @@ class GramSpectrum:
         moments = Moments.of(source, y, every, shift, chunk_rows)
         mean = shift + moments.centre(len(y))
         values, vectors = eigen(moments.gram)
-        made = cls(source, y, values, vectors, vectors.T @ moments.xy, mean, moments)
-        check_squares(float(values[-1]), map(made._centred, chunks(every, chunk_rows)))
-        return made
+        spectrum = cls(source, y, values, vectors, vectors.T @ moments.xy, mean, moments)
+        check_squares(float(values[-1]), map(spectrum._centred, chunks(every, chunk_rows)))
+        return spectrum
 
     @property
     def x_dot_y(self) -> Float[np.ndarray, "width target"]:
@@ -119,7 +119,7 @@ class GramSpectrum:
         return rows
 
     def fold_errors(
-        self, fold: Int[np.ndarray, " held"], alphas: Float[np.ndarray, " alpha"], chunk_rows: int
+        self, fold: Int[np.ndarray, " fold"], alphas: Float[np.ndarray, " alpha"], chunk_rows: int
     ) -> Iterator[Errors]:
         """Errors of `fold` under an exact refit: its rows are taken out of X'X, X'y and both means."""
         moments = self.moments.copy()
@@ -197,7 +197,7 @@ class KernelSpectrum:
         return self.x.T @ (self.vectors @ (self.scores / (self.eigenvalues[:, None] + alphas)))
 
     def fold_errors(
-        self, fold: Int[np.ndarray, " held"], alphas: Float[np.ndarray, " alpha"], chunk_rows: int
+        self, fold: Int[np.ndarray, " fold"], alphas: Float[np.ndarray, " alpha"], chunk_rows: int
     ) -> Iterator[Errors]:
         """Errors of `fold` under a refit on the other rows."""
         rest = np.setdiff1d(np.arange(len(self.y)), fold)

@@ -11,7 +11,7 @@ from graticule.probes.causes.reprobe import refit, ridge_at
 from graticule.probes.causes.result import detection_limit, needed, rank_p
 from graticule.probes.core.verdict import STRUCTURE
 from graticule.probes.linear.edits import unit_moves
-from graticule.probes.linear.leace import Eraser, Moments, covariance_directions, matched_erasers
+from graticule.probes.linear.leace import Covariance, Eraser, covariance_directions, matched_erasers
 from graticule.sims.planted import planted
 
 
@@ -101,8 +101,8 @@ def test_saved_and_loaded(tmp_path):
 
 def test_control_erasers_match_in_rank_and_variance_and_spare_the_concept():
     X, Z = material(width=24, targets=2, spread=1.0)
-    moments = Moments.of(X)
-    eraser = Eraser.fit(X, Z, moments=moments)
+    moments = Covariance.of(X)
+    eraser = Eraser.fit(X, Z, covariance=moments)
     frame = np.linalg.qr(moments.whitened(eraser.left))[0]
     drawn = matched_erasers(moments, frame, 5, np.random.default_rng(0))
     own = np.linalg.lstsq(X - X.mean(0), Z - Z.mean(0), rcond=None)[0]
@@ -118,7 +118,7 @@ def test_control_erasers_match_in_rank_and_variance_and_spare_the_concept():
 
 def test_control_directions_vary_like_the_rows_and_leave_the_reading():
     X, Z = material(n=5000, width=12, targets=2, spread=1.0)
-    moments, rng = Moments.of(X), np.random.default_rng(0)
+    moments, rng = Covariance.of(X), np.random.default_rng(0)
     read = np.linalg.lstsq(X - X.mean(0), Z - Z.mean(0), rcond=None)[0]
     moves = unit_moves(read, cross(X, Z))
     drawn = covariance_directions(moments, 400, rng, read, moves)

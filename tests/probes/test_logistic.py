@@ -8,7 +8,7 @@ from sklearn.metrics import log_loss as sklearn_log_loss
 
 from graticule.probes.beyond.reliability import class_scores, reliability, weighted_auroc
 from graticule.probes.linear.ksparse import rank_coordinates
-from graticule.probes.linear.logistic import held_out, log_loss, logistic, logistic_cv
+from graticule.probes.linear.logistic import cross_entropy, held_out, logistic, logistic_cv
 from graticule.probes.tables.groups import group_folds
 
 
@@ -66,7 +66,7 @@ def test_the_strength_is_chosen_by_the_log_loss_of_whole_clusters():
         losses.append(sklearn_log_loss(labels, p))
     np.testing.assert_allclose(found.validation, losses, atol=1e-4)
     assert found.chosen == int(np.argmin(losses))
-    assert log_loss(y, found.out_of_fold) == pytest.approx(min(losses), abs=1e-4)
+    assert cross_entropy(y, found.out_of_fold) == pytest.approx(min(losses), abs=1e-4)
 
 
 def test_a_class_that_some_rows_lack_has_no_probability():

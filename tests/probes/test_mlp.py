@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from graticule.probes.mlp import Job, MLPSettings, fit_mlps, validation_rows
+from graticule.probes.mlp import MLPJob, MLPSettings, fit_mlps, validation_rows
 from graticule.probes.mlp_train import Shape
 
 
@@ -71,10 +71,10 @@ def test_the_batch_is_one_fit_after_another(data, at_once):
         hidden=16, decays=(0.0, 0.1, 3.0), epochs=12, patience=2, batch=64, learning_rate=0.01
     )
     jobs = [
-        Job("a", np.arange(500)),
-        Job("a", np.arange(500), seed=1),
-        Job("b", np.arange(100, 520)),
-        Job("b", np.arange(37, 521)),
+        MLPJob("a", np.arange(500)),
+        MLPJob("a", np.arange(500), seed=1),
+        MLPJob("b", np.arange(100, 520)),
+        MLPJob("b", np.arange(37, 521)),
     ]
     fits = fit(data, jobs, settings, at_once=at_once)
     stopped = 0
@@ -93,7 +93,7 @@ def test_it_bends_where_a_line_cannot(data):
     from sklearn.metrics import r2_score
 
     found = fit(
-        data, [Job("a", np.arange(500))], MLPSettings(hidden=64, batch=64, epochs=60, learning_rate=0.01)
+        data, [MLPJob("a", np.arange(500))], MLPSettings(hidden=64, batch=64, epochs=60, learning_rate=0.01)
     )[0]
     line = np.linalg.lstsq(np.c_[X["a"][:500], np.ones(500)], y[:500, 0], rcond=None)[0]
     test = slice(500, None)
@@ -105,7 +105,7 @@ def test_it_bends_where_a_line_cannot(data):
 def test_bfloat16_products_cost_no_score(data):
     settings = {"hidden": 64, "batch": 64, "epochs": 10, "learning_rate": 0.01}
     scores = [
-        fit(data, [Job("a", np.arange(500))], MLPSettings(dtype=dtype, **settings))[0].score
+        fit(data, [MLPJob("a", np.arange(500))], MLPSettings(dtype=dtype, **settings))[0].score
         for dtype in ("float32", "bfloat16")
     ]
     assert scores[0] > 0.5
@@ -116,7 +116,7 @@ def test_same_seed_same_bytes_and_the_users_generator_is_left_alone(data):
     torch.manual_seed(3)
     before = torch.get_rng_state()
     settings = MLPSettings(hidden=8, epochs=2)
-    first, second = (fit(data, [Job("a", np.arange(500))], settings)[0] for _ in range(2))
+    first, second = (fit(data, [MLPJob("a", np.arange(500))], settings)[0] for _ in range(2))
     assert np.array_equal(first.w1, second.w1) and np.array_equal(first.losses, second.losses)
     assert torch.equal(before, torch.get_rng_state())
 
@@ -133,7 +133,7 @@ def test_validation_rows_are_whole_clusters():
 
 
 def test_what_cannot_be_trained_is_refused(data):
-    jobs = [Job("a", np.arange(500))]
+    jobs = [MLPJob("a", np.arange(500))]
     for wrong, words in (
         ({"decays": ()}, "one or more"),
         ({"epochs": 0}, "epochs=0"),

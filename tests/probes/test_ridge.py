@@ -196,7 +196,7 @@ def test_many_targets_take_the_second_pass(monkeypatch):
     X, y = data(90, 10, n_targets=5)
     clusters = np.repeat(np.arange(45), 2)
     kept = ridge_cv(X, y, clusters=clusters, per_target=True)
-    monkeypatch.setattr("graticule.probes.linear.ridge_cv._KEPT_ERRORS", 1)
+    monkeypatch.setattr("graticule.probes.linear.ridge_cv._ERRORS_IN_MEMORY", 1)
     again = ridge_cv(X, y, clusters=clusters, per_target=True)
     assert np.allclose(kept.out_of_fold, again.out_of_fold, rtol=1e-10)
     assert (kept.alpha_by_target == again.alpha_by_target).all()
