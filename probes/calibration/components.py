@@ -16,10 +16,9 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
-from graticule.probes.linear.holdout import HoldoutPlan, out_of_fold
 from graticule.probes.linear.ridge_cv import default_alphas
 from graticule.probes.linear.rows import ArrayRows, RowSource, chunk_rows_for, chunks, gather_float64
-from graticule.probes.linear.spectrum import Spectrum, spectrum_of
+from graticule.probes.linear.spectrum import HoldoutPlan, Spectrum, out_of_fold, spectrum_of
 from graticule.probes.surface.string_ridge import Smoother, StringRidge
 
 FEW_ROWS = 5000
@@ -167,7 +166,7 @@ class RidgeAnswerer:
 
     def along(self, values: Float[np.ndarray, "train count"]) -> Float[np.ndarray, "rank count"]:
         """Products of the principal axes' training rows with centred `values`."""
-        spectrum = self.spectrum.with_targets(values, self._step())
+        spectrum = self.spectrum.with_targets(values)
         return spectrum.spread[:, None] * spectrum.scores
 
     def _test_rows(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -179,7 +178,7 @@ class RidgeAnswerer:
         """For components that are centred on the training rows."""
         y = np.ascontiguousarray(components.T)
         step = self._step()
-        spectrum = self.spectrum.with_targets(y, step)
+        spectrum = self.spectrum.with_targets(y)
         train = np.empty((len(self.alphas), *components.shape))
         for index, errors in out_of_fold(spectrum, y, self.alphas, self.plan, step):
             predicted = y[index][:, None, :] - errors

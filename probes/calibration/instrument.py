@@ -21,7 +21,7 @@ from graticule.probes.calibration.components import (
 from graticule.probes.calibration.judging import stacks
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.fit import PointRows
-from graticule.probes.linear.holdout import plan_holdout
+from graticule.probes.linear.spectrum import plan_holdout
 from graticule.probes.surface.fitted import served_by
 from graticule.probes.surface.string_ridge import StringRidge
 from graticule.probes.surface.tfidf import ALPHAS

@@ -21,7 +21,7 @@ from graticule.probes.core.stack import stack
 from graticule.probes.linear.refits import BlockFits, leave_blocks_out
 from graticule.probes.linear.ridge_cv import ridge_fit
 from graticule.probes.linear.rows import as_rows, linear_map
-from graticule.probes.linear.sparse import dual_ridge
+from graticule.probes.linear.sparse import sparse_ridge
 from graticule.probes.surface.fitted import served_by
 from graticule.probes.surface.string_ridge import TermCounts
 from graticule.probes.tables.checks import need_column
@@ -279,9 +279,6 @@ def _strings_without(findings: Findings, blocks: Blocks, progress: bool | None) 
         if matrix.shape[1] == 0:
             yield np.tile(middle, (len(rows), 1))
             continue
-        inside = matrix[rest]
         z = (problem.y[rest] - middle) / np.where(spread > 0, spread, 1.0)
-        dual = dual_ridge(inside, z, [alpha], tol=_TOLERANCE)[0]
-        coef = np.asarray(inside.T @ dual, np.float64)
-        means = np.asarray(inside.mean(axis=0)).ravel()
-        yield (matrix[rows] @ coef - means @ coef) * spread + middle
+        (coef,), (intercept,) = sparse_ridge(matrix[rest], z, [alpha], tol=_TOLERANCE)
+        yield (matrix[rows] @ coef + intercept) * spread + middle

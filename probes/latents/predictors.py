@@ -14,7 +14,7 @@ from graticule.hooks.latents import Latents
 from graticule.probes.core.fit import Problem
 from graticule.probes.core.stack import Predictions
 from graticule.probes.linear.ridge_cv import RidgeFit, ridge_cv, ridge_cv_stream
-from graticule.probes.linear.sparse import dual_ridge
+from graticule.probes.linear.sparse import sparse_ridge
 from graticule.probes.scores.metrics import mean_r2
 from graticule.probes.tables.groups import group_folds
 
@@ -122,9 +122,8 @@ def _sparse_cv(
 
 def _sparse_fit(X: Any, y: np.ndarray, strengths: np.ndarray, Z: Any) -> np.ndarray:
     """Predictions `[alpha, row, target]` of the rows of `Z`."""
-    means, offset = np.asarray(X.mean(axis=0)).ravel(), y.mean(axis=0)
-    coefs = [np.asarray(X.T @ dual) for dual in dual_ridge(X, y, strengths, tol=1e-4)]
-    return np.stack([np.asarray(Z @ coef) + (offset - means @ coef) for coef in coefs])
+    fits = zip(*sparse_ridge(X, y, strengths, tol=1e-4), strict=True)
+    return np.stack([np.asarray(Z @ coef) + intercept for coef, intercept in fits])
 
 
 # Least squares on a few columns -----------------------------------------------------------------------

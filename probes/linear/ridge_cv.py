@@ -17,7 +17,6 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from graticule.hooks.values import finite, unmasked
-from graticule.probes.linear.holdout import HoldoutPlan, out_of_fold, plan_holdout
 from graticule.probes.linear.rows import (
     RowSource,
     StandardTargets,
@@ -26,7 +25,14 @@ from graticule.probes.linear.rows import (
     chunk_rows_for,
     linear_map,
 )
-from graticule.probes.linear.spectrum import GramSpectrum, Spectrum, spectrum_of
+from graticule.probes.linear.spectrum import (
+    GramSpectrum,
+    HoldoutPlan,
+    Spectrum,
+    out_of_fold,
+    plan_holdout,
+    spectrum_of,
+)
 
 logger = logging.getLogger(__name__)
 

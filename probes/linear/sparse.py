@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 _CHUNK_CELLS = 1 << 24  # numbers in the solutions of one chunk of targets: 128 MiB
 _CHUNK_TARGETS = 64  # so that the vectors of a chunk are not far from the processor
 _ALONG_TARGETS = 8  # from so many targets, vectors lie along targets
+_MOST_ITERATIONS = 5000
 _SINGLE_FROM = 1e-5  # a tolerance that single precision reaches
 
 
@@ -25,18 +26,17 @@ def sparse_ridge(
     alphas: Sequence[float] | Float[np.ndarray, " alpha"],
     *,
     tol: float = 1e-6,
-    max_iter: int = 5000,
 ) -> tuple[Float[np.ndarray, "alpha feature target"], Float[np.ndarray, "alpha target"]]:
     """Coefficients and intercepts of ``min |y − X w − b|² + alpha |w|²`` for every strength.
 
     ``X`` is a SciPy sparse matrix [row, feature]; the intercept is not penalised. The result has
     alpha · feature · target numbers: for many targets use :func:`dual_ridge` and keep what is needed of it.
 
-    **Raises** ValueError for strengths that are not positive or shapes that do not fit.
+    Raises:
+        ValueError: Strengths are not positive, or shapes do not fit.
     """
     means, offset = np.asarray(X.mean(axis=0)).ravel(), y.mean(axis=0)
-    duals = dual_ridge(X, y, alphas, tol=tol, max_iter=max_iter)
-    coefs = np.stack([np.asarray(X.T @ dual) for dual in duals])
+    coefs = np.stack([np.asarray(X.T @ dual) for dual in dual_ridge(X, y, alphas, tol=tol)])
     return coefs, offset - means @ coefs
 
 
@@ -46,7 +46,6 @@ def dual_ridge(
     alphas: Sequence[float] | Float[np.ndarray, " alpha"],
     *,
     tol: float = 1e-6,
-    max_iter: int = 5000,
 ) -> Float[np.ndarray, "alpha row target"]:
     """Solutions a of ``(K + alpha) a = y − ȳ`` with K = X̄ X̄ᵀ of the centred rows; then ``w = Xᵀ a``.
 
@@ -75,7 +74,7 @@ def dual_ridge(
     def solve(start: int) -> None:
         part = slice(start, start + step)
         columns = centred[:, part].astype(dtype)
-        out[:, :, part] = _shifted_cg(matrix, transposed, columns, strengths, tol, max_iter)
+        out[:, :, part] = _shifted_cg(matrix, transposed, columns, strengths, tol)
 
     side_by_side(solve, range(0, y.shape[1], step))
     return out
@@ -90,9 +89,7 @@ def _dense_dual(X: Any, y: np.ndarray, alphas: np.ndarray) -> np.ndarray:
     return np.stack([cho_solve(factor, y, check_finite=False) for factor in factors])
 
 
-def _shifted_cg(
-    X: Any, transposed: Any, y: np.ndarray, alphas: np.ndarray, tol: float, max_iter: int
-) -> np.ndarray:
+def _shifted_cg(X: Any, transposed: Any, y: np.ndarray, alphas: np.ndarray, tol: float) -> np.ndarray:
     """Conjugate gradients on (K + min alpha) a = y; every other strength by its own short recurrence.
 
     The residual at shift s is ζ_s times the common one, which gives its step lengths for free and says
@@ -118,7 +115,7 @@ def _shifted_cg(
     def wide(scalars: np.ndarray) -> np.ndarray:
         return scalars.astype(y.dtype)[:, None]
 
-    for _ in range(max_iter):
+    for _ in range(_MOST_ITERATIONS):
         unsolved &= zeta**2 * square > goal
         going = unsolved.any(axis=0)
         if not going.any():
@@ -147,7 +144,7 @@ def _shifted_cg(
     left = int((unsolved & (zeta**2 * square > goal)).any(axis=0).sum())
     logger.warning(
         "sparse ridge stopped after %d iterations with %d of %d targets above the tolerance %g (alpha %g)",
-        max_iter, left, len(b), tol, alphas.min(),
+        _MOST_ITERATIONS, left, len(b), tol, alphas.min(),
     )  # fmt: skip
     return solution.transpose(0, 2, 1)
 
@@ -171,7 +168,7 @@ def is_small(n_rows: int, n_targets: int) -> bool:
     return n_rows <= _FEW_ROWS and n_targets >= _MANY_TARGETS
 
 
-def fits(n_rows: int, n_targets: int) -> bool:
+def duals_fit_in_memory(n_rows: int, n_targets: int) -> bool:
     """Whether :func:`product_duals` is worth its while and takes a gibibyte at most."""
     return n_targets >= _MORE_TARGETS and 4 * n_rows**2 <= _MOST_BYTES
 
@@ -205,17 +202,6 @@ def kernel_smoothers(
         yield np.ascontiguousarray(cho_solve(factor, between, check_finite=False).T)
 
 
-def kernel_predictions(
-    X: Any,
-    wanted: Any,
-    y: Float[np.ndarray, "row target"],
-    alphas: Float[np.ndarray, " alpha"],
-) -> Float[np.ndarray, "alpha wanted target"]:
-    """What ridge of ``y`` on the sparse ``X`` says of other rows, through products between rows."""
-    offset = y.mean(axis=0)
-    return np.stack([smoother @ (y - offset) + offset for smoother in kernel_smoothers(X, wanted, alphas)])
-
-
 def product_duals(
     X: Any,
     y: Float[np.ndarray, "row target"],
@@ -228,7 +214,8 @@ def product_duals(
     Cholesky factor is made below it. Where residuals are above ``tol`` · |y − ȳ| the solution is refined with
     the same factor, the residual in double precision.
 
-    **Raises** `numpy.linalg.LinAlgError` where K + alpha is not positive definite in single precision.
+    Raises:
+        LinAlgError: K + alpha is not positive definite in single precision.
     """
     matrix = X.astype(np.float64).tocsr()
     transposed = matrix.T.tocsr()
@@ -309,7 +296,8 @@ def factor_lower(matrix: Float32[np.ndarray, "n n"], block: int = BLOCK) -> None
 
     Only the lower triangle is read. ``matrix`` is held column after column (Fortran order).
 
-    **Raises** `numpy.linalg.LinAlgError` where it is not positive definite in single precision.
+    Raises:
+        LinAlgError: It is not positive definite in single precision.
     """
     from scipy.linalg import blas, lapack  # made at import, out of a checker's sight
 

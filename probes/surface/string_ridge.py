@@ -13,9 +13,8 @@ from jaxtyping import Float, Int, Shaped
 from graticule.hooks.imports import load
 from graticule.probes.linear.sparse import (
     dual_ridge,
-    fits,
+    duals_fit_in_memory,
     is_small,
-    kernel_predictions,
     kernel_smoothers,
     product_duals,
 )
@@ -217,10 +216,11 @@ class StringRidge:
         if matrix.shape[1] == 0:
             return np.broadcast_to(offset, (len(alphas), len(wanted), z.shape[1])).copy()
         if is_small(len(fit), z.shape[1]):  # then products between rows are fewer than coefficients
-            return kernel_predictions(inside, outside, z[fit], alphas)
+            smoothers = kernel_smoothers(inside, outside, alphas)
+            return np.stack([smoother @ (z[fit] - offset) + offset for smoother in smoothers])
         out = np.empty((len(alphas), len(wanted), z.shape[1]), np.float64 if tol < 1e-5 else np.float32)
         step = max(1, (1 << 25) // (len(alphas) * len(fit)))
-        if tol >= 1e-5 and fits(len(fit), z.shape[1]):
+        if tol >= 1e-5 and duals_fit_in_memory(len(fit), z.shape[1]):
             for i, dual in enumerate(product_duals(inside, z[fit], alphas, tol)):
                 for start in range(0, z.shape[1], step):
                     part = slice(start, start + step)

@@ -8,13 +8,13 @@ import torch
 
 from graticule.hooks.artifact import ArtifactError, write_json
 from graticule.hooks.values import NonFiniteError
-from graticule.probes.linear.holdout import LARGEST_CLUSTER, plan_holdout
 from graticule.probes.linear.leace import Eraser
 from graticule.probes.linear.logistic import logistic_cv
 from graticule.probes.linear.pca import components
 from graticule.probes.linear.ridge import RidgeProbe, cosines
 from graticule.probes.linear.ridge_cv import default_alphas, ridge_cv, ridge_cv_stream, ridge_fit
 from graticule.probes.linear.rows import ArrayRows
+from graticule.probes.linear.spectrum import LARGEST_CLUSTER, plan_holdout
 
 TOLERANCE = 1e-6
 
@@ -179,7 +179,7 @@ def test_large_clusters_are_held_out_by_folds(monkeypatch):
 
 @pytest.mark.parametrize("width", [12, 200])
 def test_more_large_clusters_than_folds(monkeypatch, width):
-    monkeypatch.setattr("graticule.probes.linear.holdout.LARGEST_CLUSTER", 4)
+    monkeypatch.setattr("graticule.probes.linear.spectrum.LARGEST_CLUSTER", 4)
     X, y = data(150, width)
     clusters = np.random.default_rng(2).permutation(
         np.r_[np.repeat(np.arange(14), 10), [20, 20, 21, 21, *range(30, 36)]]

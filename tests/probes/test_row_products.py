@@ -6,7 +6,7 @@ import scipy.sparse as sp
 from sklearn.linear_model import Ridge
 
 from graticule.probes.linear import sparse
-from graticule.probes.linear.sparse import factor_lower, fits, product_duals, solve_lower
+from graticule.probes.linear.sparse import duals_fit_in_memory, factor_lower, product_duals, solve_lower
 from graticule.probes.surface.string_ridge import StringRidge
 
 
@@ -57,9 +57,9 @@ def test_many_targets_on_strings_are_answered_alike_by_both_routes(monkeypatch: 
 
 
 def test_products_are_made_for_many_targets_that_memory_holds() -> None:
-    assert fits(4000, 1000)
-    assert not fits(4000, 10)
-    assert not fits(10_000_000, 1000)
+    assert duals_fit_in_memory(4000, 1000)
+    assert not duals_fit_in_memory(4000, 10)
+    assert not duals_fit_in_memory(10_000_000, 1000)
 
 
 @pytest.mark.parametrize("block", [7, 64, 200])
