@@ -119,7 +119,7 @@ def logistic_cv(
     for k in tqdm(range(count), desc="logistic folds", unit="fold", disable=quiet, leave=False):
         out = fold == k
         predicted[:, out] = held_out(X[~out], y[~out], X[out], whole.alphas)
-    losses = np.array([cross_entropy(y, p) for p in predicted])
+    losses = np.array([cross_entropy(y, predicted[a]) for a in range(len(predicted))])
     chosen = int(losses.argmin())
     return LogisticFit(
         alphas=whole.alphas,

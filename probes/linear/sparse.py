@@ -16,7 +16,6 @@ logger = logging.getLogger(__name__)
 _CHUNK_CELLS = 1 << 24  # numbers in the solutions of one chunk of targets: 128 MiB
 _CHUNK_TARGETS = 64  # so that the vectors of a chunk are not far from the processor
 _ALONG_TARGETS = 8  # from so many targets, vectors lie along targets
-_MOST_ITERATIONS = 5000
 _SINGLE_FROM = 1e-5  # a tolerance that single precision reaches
 
 
@@ -46,6 +45,7 @@ def dual_ridge(
     alphas: Sequence[float] | Float[np.ndarray, " alpha"],
     *,
     tol: float = 1e-6,
+    max_iter: int = 5000,
 ) -> Float[np.ndarray, "alpha row target"]:
     """Solutions a of ``(K + alpha) a = y − ȳ`` with K = X̄ X̄ᵀ of the centred rows; then ``w = Xᵀ a``.
 
@@ -74,7 +74,7 @@ def dual_ridge(
     def solve(start: int) -> None:
         part = slice(start, start + step)
         columns = centred[:, part].astype(dtype)
-        out[:, :, part] = _shifted_cg(matrix, transposed, columns, strengths, tol)
+        out[:, :, part] = _shifted_cg(matrix, transposed, columns, strengths, tol, max_iter)
 
     side_by_side(solve, range(0, y.shape[1], step))
     return out
@@ -89,7 +89,9 @@ def _dense_dual(X: Any, y: np.ndarray, alphas: np.ndarray) -> np.ndarray:
     return np.stack([cho_solve(factor, y, check_finite=False) for factor in factors])
 
 
-def _shifted_cg(X: Any, transposed: Any, y: np.ndarray, alphas: np.ndarray, tol: float) -> np.ndarray:
+def _shifted_cg(
+    X: Any, transposed: Any, y: np.ndarray, alphas: np.ndarray, tol: float, max_iter: int
+) -> np.ndarray:
     """Conjugate gradients on (K + min alpha) a = y; every other strength by its own short recurrence.
 
     The residual at shift s is ζ_s times the common one, which gives its step lengths for free and says
@@ -115,7 +117,7 @@ def _shifted_cg(X: Any, transposed: Any, y: np.ndarray, alphas: np.ndarray, tol:
     def wide(scalars: np.ndarray) -> np.ndarray:
         return scalars.astype(y.dtype)[:, None]
 
-    for _ in range(_MOST_ITERATIONS):
+    for _ in range(max_iter):
         unsolved &= zeta**2 * square > goal
         going = unsolved.any(axis=0)
         if not going.any():
@@ -144,7 +146,7 @@ def _shifted_cg(X: Any, transposed: Any, y: np.ndarray, alphas: np.ndarray, tol:
     left = int((unsolved & (zeta**2 * square > goal)).any(axis=0).sum())
     logger.warning(
         "sparse ridge stopped after %d iterations with %d of %d targets above the tolerance %g (alpha %g)",
-        _MOST_ITERATIONS, left, len(b), tol, alphas.min(),
+        max_iter, left, len(b), tol, alphas.min(),
     )  # fmt: skip
     return solution.transpose(0, 2, 1)
 
