@@ -135,7 +135,7 @@ class _Judged:
 
     def judge(self, sae: str, latents: Latents, step: Callable[[], Any]) -> None:
         """Add all rows of one SAE."""
-        problem, alphas = self.swept.problem, self.swept.alphas
+        problem, alphas = self.inputs.problem, self.inputs.alphas
         width = int(latents.sae.cfg.d_in)
         dense, predictions = dense_ridge(latents.inputs, width, problem, alphas)
         self._add(sae, DENSE, predictions, dense.score)
@@ -176,7 +176,7 @@ class _Judged:
         width: int | None = None,
     ) -> None:
         """An arm of predictions, judged against the surface; `width` as `SweepInputs.judge` has it."""
-        verdict = self.swept.judge(predictions, width=width)
+        verdict = self.inputs.judge(predictions, width=width)
         columns = {
             "score": verdict.score,
             "gain": verdict.gain,
@@ -191,7 +191,7 @@ class _Judged:
 
     def _few_columns(self, sae: str, latents: Latents) -> None:
         """The arms with k columns: latents, coordinates, random latents."""
-        problem = self.swept.problem
+        problem = self.inputs.problem
         train, test = problem.train, problem.test
         y, clusters = problem.y[train], problem.clusters[train]
         folds: dict[str, Any] = {"folds": self.folds, "seed": self.seed}
@@ -231,14 +231,14 @@ class _Judged:
 
     def _gain(self, predictions: Predictions) -> float:
         """What predictions add to the surface on test rows: the verdict's gain, without its interval."""
-        swept, problem = self.swept, self.swept.problem
+        swept, problem = self.inputs, self.inputs.problem
         y_train, y_test = problem.y[problem.train], problem.y[problem.test]
         surface, full = with_and_without(swept.baseline_predictions, predictions, y_train)
         return mean_r2(y_test, full) - mean_r2(y_test, surface)
 
     def _single_latents(self, sae: str, latents: Latents, dense: RidgeFit) -> None:
         """Top latents, cosines and scatters, one target after another."""
-        swept, problem, train = self.swept, self.swept.problem, self.swept.problem.train
+        swept, problem, train = self.inputs, self.inputs.problem, self.inputs.problem.train
         correlations = univariate(latents.values[train].astype(np.float64), problem.y[train])
         decoder = latents.decoder
         if self.null == "decoder":
@@ -262,7 +262,7 @@ class _Judged:
 
     def result(self, findings: Findings, saes: Mapping[str, Any]) -> LatentFindings:
         """All SAEs together, the best of them chosen on training rows."""
-        problem, table = self.swept.problem, self.swept.table
+        problem, table = self.inputs.problem, self.inputs.table
         arms = pd.DataFrame(self.arms)
         most = arms[(arms["arm"] == LATENTS) & (arms["k"] == max(self.ks))]
         settings = {"ks": self.ks, "null": self.null, "draws": self.draws, "folds": self.folds}
