@@ -99,7 +99,7 @@ def only_file(path: Place | str, remedy: str = "remove it, and write the file ag
         return path
     try:
         mode = path.stat().st_mode  # once: between two looks another process may have replaced it
-    except OSError:  # not there, or not to be seen: told by who opens it
+    except OSError:  # not there, or not to be seen: whoever opens it says so
         return path
     if not stat.S_ISREG(mode):
         what = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
@@ -149,7 +149,8 @@ def _settled_text(path: Place, tries: int = 5) -> str:
 def read_json(path: Place | str) -> dict[str, Any]:
     """The JSON object in `path`, after what a killed writer had committed beside it is in its place.
 
-    **Raises** `ArtifactError` if the file is missing, is not JSON, or is not an object.
+    Raises:
+        ArtifactError: If the file is missing, is not JSON, or is not an object.
     """
     path = place_of(path)
     try:
@@ -168,7 +169,11 @@ def read_json(path: Place | str) -> dict[str, Any]:
 
 
 def check_schema(manifest: Mapping[str, Any], kind: str, path: Place | str) -> None:
-    """**Raises** `ArtifactError` unless `manifest` is of this `kind` and schema."""
+    """Check what a folder says of itself.
+
+    Raises:
+        ArtifactError: Unless `manifest` is of this `kind` and schema.
+    """
     if manifest.get("kind") != kind:
         raise ArtifactError(f"{path} holds a {manifest.get('kind')!r} folder, expected {kind!r}")
     if manifest.get("schema") != SCHEMA:
@@ -182,13 +187,16 @@ def check_schema(manifest: Mapping[str, Any], kind: str, path: Place | str) -> N
 def as_damaged(
     path: Place | str, remedy: str, also: tuple[type[Exception], ...] = (ValueError, RuntimeError)
 ) -> Generator[None]:
-    """**Raises** `ArtifactError` for whatever does not fit together in what was read from `path`.
+    """Let what does not fit together in what was read from `path` be damage.
 
     Args:
         path: the file or folder, for the message.
         remedy: what to do about it.
         also: what else than a lacking key and a value of the wrong kind means damage here; nothing where
             these are raised for other reasons, too.
+
+    Raises:
+        ArtifactError: With the first line of the reason.
     """
     try:
         yield
@@ -214,7 +222,8 @@ def write_tensors(path: Place | str, tensors: Mapping[str, Tensor]) -> None:
 def read_tensors(path: Place | str) -> dict[str, Tensor]:
     """The tensors in a safetensors file.
 
-    **Raises** `ArtifactError` if the file is missing or damaged.
+    Raises:
+        ArtifactError: If the file is missing or damaged.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load, load_file
@@ -237,7 +246,8 @@ def write_table(path: Place | str, table: pd.DataFrame) -> None:
 def read_table(path: Place | str, columns: Sequence[str] | None = None) -> pd.DataFrame:
     """The table in a Parquet file, or those of some columns that it has.
 
-    **Raises** `ArtifactError` if the file is missing or damaged.
+    Raises:
+        ArtifactError: If the file is missing or damaged.
     """
     import pyarrow
     import pyarrow.parquet
@@ -272,7 +282,11 @@ def frame_digest(frame: pd.DataFrame) -> str:
 
 
 def sha256(path: Place | str) -> str:
-    """The SHA-256 of a file, in hexadecimal. **Raises** `ArtifactError` for what is no file."""
+    """The SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        ArtifactError: For what is no file.
+    """
     with only_file(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -289,10 +303,10 @@ def fingerprint(made_from: Mapping[str, Any]) -> str:
 
 def library_versions() -> dict[str, str]:
     """Versions of the libraries whose numbers enter a result."""
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     for name in _LIBRARIES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions

@@ -170,7 +170,11 @@ def write_folder(path: Place | str, overwrite: bool = False, *, kind: str) -> Ge
 
 
 def check_replaceable(path: Place, kind: str) -> None:
-    """**Raises** `ForeignFolderError` unless `path` is missing, empty, or a folder of this very kind."""
+    """Check that a folder of a kind may take the place of what is at `path`.
+
+    Raises:
+        ForeignFolderError: Unless `path` is missing, empty, or a folder of this very kind.
+    """
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not path.is_dir() or kind_of(path) != kind:
@@ -181,11 +185,11 @@ def check_replaceable(path: Place, kind: str) -> None:
 
 def _kind_in(mark: Place) -> str | None:
     try:
-        words = read_json(mark)
+        marked = read_json(mark)
     except ArtifactError:
         return None
     if mark.name == "cfg.json":  # SAELens's: ours say so in their metadata
-        metadata = words.get("metadata")
+        metadata = marked.get("metadata")
         return SAE if isinstance(metadata, dict) and "graticule" in metadata else "SAELens's"
-    kind = words.get("kind")
+    kind = marked.get("kind")
     return kind if isinstance(kind, str) else None

@@ -11,7 +11,8 @@ from typing import Any
 from graticule.hooks.artifact import ArtifactError, is_as_sealed, read_json, sha256
 from graticule.hooks.names import inside_file
 from graticule.hooks.store import Store
-from graticule.hooks.store_files import as_noted, note_times, read_manifest
+from graticule.hooks.store_files import read_manifest
+from graticule.hooks.store_writer import as_noted, note_times
 
 _SHARD = re.compile(r"\d{5}\.(safetensors|parquet)")
 

@@ -115,7 +115,7 @@ def _first_line(error: Exception) -> str:
 
 
 def _check_readable(path: str, errors: str = "surrogateescape") -> None:
-    """**Raises** `BadNameError` for what no file's name can hold."""
+    """Refuse what no file's name can hold."""
     if "\0" in path:
         raise BadNameError(f"path {_short(path)} holds a NUL, which no file's name can: leave it out")
     try:
@@ -128,7 +128,7 @@ def _check_readable(path: str, errors: str = "surrogateescape") -> None:
 
 
 def _check_length(path: str, parts: Sequence[str]) -> None:
-    """**Raises** `BadNameError` for more bytes than file systems take."""
+    """Refuse more bytes than file systems take."""
     for part in parts:
         if (size := len(os.fsencode(part))) > _LONGEST_PART:
             raise BadNameError(
@@ -142,8 +142,12 @@ def _check_length(path: str, parts: Sequence[str]) -> None:
 
 
 def check_leads_somewhere(path: Place) -> None:
-    """**Raises** `BadNameError` for a symbolic link to what is not there, whose place no folder can take, and
-    for a url where only a path of this machine will do."""
+    """Check that a folder can be made at `path`.
+
+    Raises:
+        BadNameError: For a symbolic link to what is not there, whose place no folder can take, and for a url
+            where only a path of this machine will do.
+    """
     if isinstance(path, RemotePath):
         return
     if (scheme := path.parts[0] if path.parts else "").endswith(":") and _is_protocol(scheme[:-1]):

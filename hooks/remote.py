@@ -2,7 +2,7 @@
 
 File systems behind a url move one file at a time. So all files are sent into a hidden folder first, and then
 one file is written that names them: from then on they are what the folder holds. A kill after it is made
-good by whoever reads or writes there next (`recover`); what a kill before it left is removed (`tidy`).
+good by whoever reads or writes there next; what a kill before it left is removed by who writes there next.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def replacing_remote_folder(folder: RemotePath, whole: bool) -> Generator[Path]:
         FileExistsError: If another process writes there.
     """
     with only_here(folder, _DOING), tempfile.TemporaryDirectory(prefix="graticule-") as scratch:
-        tidy(folder)
+        tidy_remote_folder(folder)
         made = Path(scratch, folder.name)
         made.mkdir()
         yield made
@@ -63,10 +63,10 @@ def replacing_remote_folder(folder: RemotePath, whole: bool) -> Generator[Path]:
         note = Path(scratch, "committed.json")
         note.write_text(json.dumps({"files": files, "whole": whole}), encoding="utf-8")
         _send(note, folder / f"{name}{COMMITTED}")
-        recover(folder)
+        recover_remote_folder(folder)
 
 
-def recover(folder: RemotePath) -> None:
+def recover_remote_folder(folder: RemotePath) -> None:
     """Move what was committed in `folder`, and not all moved when its writer was killed, into place.
 
     Raises:
@@ -78,12 +78,12 @@ def recover(folder: RemotePath) -> None:
                 _move_files(folder, note)
 
 
-def tidy(folder: RemotePath) -> None:
+def tidy_remote_folder(folder: RemotePath) -> None:
     """Make good what killed processes have committed in `folder`, and remove the rest of what they left.
 
     What a living process works on stays.
     """
-    recover(folder)
+    recover_remote_folder(folder)
     if any(_is_temporary(entry) for entry in folder.entries()):
         with suppress(FileExistsError), only_here(folder, _DOING):
             for entry in filter(_is_temporary, folder.entries()):

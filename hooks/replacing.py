@@ -128,7 +128,7 @@ def recover(folder: Place) -> None:
         OSError: if the folder cannot be written.
     """
     if isinstance(folder, RemotePath):
-        remote.recover(folder)
+        remote.recover_remote_folder(folder)
         return
     for place in _hidden(folder, COMMITTED):
         with _locked(place):  # a living writer moves its entries itself
@@ -142,7 +142,7 @@ def tidy(folder: Place) -> None:
     What a living process works on stays.
     """
     if isinstance(folder, RemotePath):
-        remote.tidy(folder)
+        remote.tidy_remote_folder(folder)
         return
     _tidy_here(folder.parent, _prefix(folder.name))
     for root, folders, _ in os.walk(folder):

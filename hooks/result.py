@@ -41,8 +41,11 @@ def _table_html(table: pd.DataFrame) -> str:
     def seen(value: Any) -> Any:
         return visible(value) if isinstance(value, str) else value
 
-    shown = table.rename(columns=seen).map(seen)
-    return shown.to_html(index=False, float_format="{:.3f}".format)
+    return table.rename(columns=seen).map(seen).to_html(index=False, float_format="{:.3f}".format)
+
+
+def _parts(kind: Literal["figure", "table"], captions: Sequence[str]) -> list[Part]:
+    return [(kind, caption) for caption in captions]
 
 
 def headed(table: pd.DataFrame, headings: Mapping[str, str]) -> pd.DataFrame:
@@ -109,7 +112,8 @@ class Result(TellsNames, ABC):
     def load(cls, path: Path | str) -> Self:
         """Read a result that `save` wrote.
 
-        **Raises** `ArtifactError` if the folder is missing, incomplete, damaged or of another schema.
+        Raises:
+            ArtifactError: If the folder is missing, incomplete, damaged or of another schema.
         """
 
     def differs_from(self, before: Any) -> list[str]:
@@ -119,16 +123,13 @@ class Result(TellsNames, ABC):
     def layout(self, figures: Sequence[str], tables: Sequence[str]) -> list[Part]:
         """The order of parts on a page, by their captions: figures, then tables, unless a subclass knows
         better."""
-        drawn: list[Part] = [("figure", caption) for caption in figures]
-        told: list[Part] = [("table", caption) for caption in tables]
-        return drawn + told
+        return [*_parts("figure", figures), *_parts("table", tables)]
 
     @staticmethod
     def figure_then_table(figures: Sequence[str], tables: Sequence[str]) -> list[Part]:
         """A layout: the first figure, the table behind it, then the rest."""
-        drawn: list[Part] = [("figure", caption) for caption in figures]
-        told: list[Part] = [("table", caption) for caption in tables]
-        return [drawn[0], told[0], *drawn[1:], *told[1:]]
+        drawn, tabulated = _parts("figure", figures), _parts("table", tables)
+        return [drawn[0], tabulated[0], *drawn[1:], *tabulated[1:]]
 
     def report(self, path: Path | str) -> Path:
         """Write one self-contained HTML page with this result on it; returns where it is."""

@@ -140,7 +140,8 @@ class SavedResult(Result):
     def load(cls, path: Place | str) -> Self:
         """Read what `save` wrote.
 
-        **Raises** `ArtifactError` if the folder is missing, incomplete, damaged or of another kind or schema.
+        Raises:
+            ArtifactError: If the folder is missing, incomplete, damaged or of another kind or schema.
         """
         path = place_of(path)
         manifest = read_json(path / cls.MARK)
@@ -166,7 +167,7 @@ class SavedResult(Result):
 
     @classmethod
     def _in_files(cls, path: Place, manifest: Mapping[str, Any]) -> dict[str, Any]:
-        """The fields that have files of their own. **Raises** `ArtifactError` for one that is damaged."""
+        """The fields that have files of their own, which are checked."""
         files: Mapping[str, str] = manifest["files"]
         for name, digest in files.items():
             file = inside_file(path, name)

@@ -68,8 +68,11 @@ class Store(Rows):
             self.check_model(model)
 
     def check_model(self, model: HookedModel) -> None:
-        """**Raises** `ArtifactError` unless the store was captured from this very model: its weights,
-        settings and tokenizer, without hooks of the user's own."""
+        """Check that the store was captured from this very model, without hooks of the user's own.
+
+        Raises:
+            ArtifactError: If weights, settings or tokenizer are others.
+        """
         theirs = self.request.get("model", {})
         ours = model_identity(model)
         if not is_of(theirs, model, ours):
@@ -137,7 +140,11 @@ class Store(Rows):
         return self._files.checksum(points)
 
     def verify(self) -> None:
-        """**Raises** `ArtifactError` at the first file whose checksum differs."""
+        """Check every file that was not checked yet.
+
+        Raises:
+            ArtifactError: At the first whose checksum differs.
+        """
         self._files.verify()
 
     def load(self) -> Activations:

@@ -23,7 +23,6 @@ from graticule.hooks.artifact import (
     ArtifactError,
     as_damaged,
     check_schema,
-    is_as_sealed,
     only_file,
     read_json,
     read_table,
@@ -34,7 +33,7 @@ from graticule.hooks.artifact import (
 )
 from graticule.hooks.kinds import FolderKind
 from graticule.hooks.names import BadNameError, check_name, inside_file
-from graticule.hooks.places import Place, RemotePath, mark_of, size_of
+from graticule.hooks.places import Place, RemotePath, size_of
 
 _NUMPY = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F64": np.float64}
 _TORCH = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "F64": torch.float64}
@@ -49,7 +48,8 @@ class StoreFiles:
     def __init__(self, path: Place, verify: bool = True) -> None:
         """`verify=False` leaves checksums alone.
 
-        **Raises** `ArtifactError` if the store is missing, incomplete, damaged, or of another schema.
+        Raises:
+            ArtifactError: If the store is missing, incomplete, damaged, or of another schema.
         """
         self.path = path
         self.manifest = read_manifest(path)
@@ -105,7 +105,8 @@ class StoreFiles:
     def gather(self, point: str, index: np.ndarray) -> Float[Tensor, "row width"]:
         """Rows `index` of a point, in that order; some maps stay open for the next call.
 
-        **Raises** `IndexError` for a row that is not there.
+        Raises:
+            IndexError: For a row that is not there.
         """
         if len(index) and not 0 <= index.min() <= index.max() < self.n_rows:
             raise IndexError(
@@ -142,7 +143,11 @@ class StoreFiles:
         return digest.hexdigest()[:16]
 
     def verify(self) -> None:
-        """**Raises** `ArtifactError` at the first file whose checksum differs."""
+        """Check every file that was not checked yet.
+
+        Raises:
+            ArtifactError: At the first whose checksum differs.
+        """
         for shard in self.manifest["shards"]:
             for name in shard["files"]:
                 if name not in self._verified:
@@ -177,7 +182,8 @@ class StoreFiles:
     def _header(self, name: str, file: Place | None = None) -> tuple[int, str, tuple[int, int]]:
         """Where a file's numbers begin, their kind, and `(row, width)` as the manifest has it.
 
-        **Raises** `ArtifactError` if it has another shape, or is no such file.
+        Raises:
+            ArtifactError: If it has another shape, or is no such file.
         """
         file = self._file(name) if file is None else file
         point, number = name.split("/")
@@ -253,7 +259,7 @@ class RemoteStoreFiles(StoreFiles):
 
 
 def files_of(path: Place, verify: bool = True) -> StoreFiles:
-    """The files of the store in `path`. **Raises** `ArtifactError` as `StoreFiles` does."""
+    """The files of the store in `path`, wherever it is."""
     return StoreFiles(path, verify) if isinstance(path, Path) else RemoteStoreFiles(path, verify)
 
 
@@ -273,7 +279,7 @@ def rows_file(shard: int) -> str:
 
 
 def check_points(points: Any) -> None:
-    """**Raises** `BadNameError` for a hook name that cannot be a folder's, or is the row table's."""
+    """Refuse a hook name that cannot be a folder's, or is the row table's."""
     for point in points:
         if check_name(point, "hook name") in ("rows", "manifest.json", "provenance.json"):
             raise BadNameError(f"a hook point cannot be called {point!r}: a store has that itself")
@@ -322,29 +328,9 @@ def _check(manifest: Mapping[str, Any]) -> None:
         raise ValueError("'dtype' is no text")
 
 
-# Sizes and times -------------------------------------------------------------------------------------
-def note_times(path: Place, manifest: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
-    """Write `provenance.json`, with the sizes and times of the files, all of which were just verified."""
-    write_json(path / "provenance.json", sealed({**provenance, "noted": _times(path, manifest)}))
-
-
 def forget_times(path: Place) -> None:
     """Let the next capture into the store verify every file; one that cannot be written stays as it is."""
     with suppress(ArtifactError, OSError):
         provenance = read_json(path / "provenance.json")
         if provenance.pop("noted", None) is not None:
             write_json(path / "provenance.json", sealed(provenance))
-
-
-def as_noted(path: Place, manifest: Mapping[str, Any]) -> bool:
-    """Whether every file has the size and time that it had when it was last verified."""
-    try:
-        told = read_json(path / "provenance.json")
-        return is_as_sealed(told) and told.get("noted") == _times(path, manifest)
-    except (ArtifactError, OSError):
-        return False
-
-
-def _times(path: Place, manifest: Mapping[str, Any]) -> dict[str, list[int | str]]:
-    files = {n: inside_file(path, n) for shard in manifest["shards"] for n in shard["files"]}
-    return {name: [size_of(file), mark_of(file)] for name, file in files.items()}

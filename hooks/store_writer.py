@@ -14,7 +14,10 @@ from torch import Tensor
 from graticule.hooks.artifact import (
     SCHEMA,
     ArtifactError,
+    is_as_sealed,
     library_versions,
+    read_json,
+    sealed,
     sha256,
     write_json,
     write_table,
@@ -23,7 +26,7 @@ from graticule.hooks.artifact import (
 from graticule.hooks.identity import EARLIER, of_earlier_digest
 from graticule.hooks.kinds import write_folder
 from graticule.hooks.names import inside_file, place_of
-from graticule.hooks.places import Place
+from graticule.hooks.places import Place, mark_of, size_of
 from graticule.hooks.positions import pos_from_data, pos_to_data
 from graticule.hooks.replacing import tidy
 from graticule.hooks.requests import differences, told
@@ -31,9 +34,7 @@ from graticule.hooks.rows import Rows
 from graticule.hooks.store_files import (
     KIND,
     STORE,
-    as_noted,
     check_points,
-    note_times,
     read_manifest,
     rows_file,
     tensor_file,
@@ -56,8 +57,9 @@ class StoreWriter:
     ) -> None:
         """Start a store, or take up one of the same request where it stopped; its files are verified.
 
-        **Raises** `ArtifactError` if `path` holds something else, or a store of another request (naming what
-        differs).
+        Raises:
+            ArtifactError: If `path` holds something else, or a store of another request (naming what
+                differs).
         """
         self.path = place_of(path)
         STORE.check(self.path)
@@ -135,7 +137,8 @@ def plain_request(request: Mapping[str, Any]) -> dict[str, Any]:
 def is_finished(path: Place, request: Mapping[str, Any], points: Sequence[str], dtype: str) -> bool:
     """Whether `path` holds the complete store of this very request, its files as they were last verified.
 
-    **Raises** `ArtifactError` if it holds a complete store of another request.
+    Raises:
+        ArtifactError: If it holds a complete store of another request.
     """
     if not (path / "manifest.json").is_file():
         return False
@@ -159,7 +162,11 @@ def with_widths(path: Place, points: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Place) -> None:
-    """**Raises** `ArtifactError` naming what two manifests of the same place do not share."""
+    """Compare the manifest in `path` with that of a new capture.
+
+    Raises:
+        ArtifactError: Naming what they do not share.
+    """
     names = [[point["name"] for point in manifest["points"]] for manifest in (old, new)]
     if names[0] != names[1]:
         there, here = (", ".join(one) for one in names)
@@ -210,3 +217,23 @@ def save_rows(acts: Rows, path: Place | str, overwrite: bool) -> None:
         writer = StoreWriter(folder, request, acts.widths, "/".join(sorted(kinds)))
         writer.append(dict(acts), acts.rows)
         writer.finish({**acts.provenance, "saved_with": library_versions()})
+
+
+# Sizes and times -------------------------------------------------------------------------------------
+def note_times(path: Place, manifest: Mapping[str, Any], provenance: Mapping[str, Any]) -> None:
+    """Write `provenance.json`, with the sizes and times of the files, all of which were just verified."""
+    write_json(path / "provenance.json", sealed({**provenance, "noted": _times(path, manifest)}))
+
+
+def as_noted(path: Place, manifest: Mapping[str, Any]) -> bool:
+    """Whether every file has the size and time that it had when it was last verified."""
+    try:
+        provenance = read_json(path / "provenance.json")
+        return is_as_sealed(provenance) and provenance.get("noted") == _times(path, manifest)
+    except (ArtifactError, OSError):
+        return False
+
+
+def _times(path: Place, manifest: Mapping[str, Any]) -> dict[str, list[int | str]]:
+    files = {n: inside_file(path, n) for shard in manifest["shards"] for n in shard["files"]}
+    return {name: [size_of(file), mark_of(file)] for name, file in files.items()}
