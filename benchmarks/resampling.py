@@ -20,8 +20,7 @@ import torch
 from _timing import parser, show, write
 
 from graticule.saes.evaluation.evaluate import evaluate
-from graticule.saes.training.history import curves_figure
-from graticule.saes.training.run import Run
+from graticule.saes.training.run import Run, curves_figure
 from graticule.saes.training.train import train
 
 HOOK = "blocks.0.mlp.hook_post"

@@ -28,7 +28,7 @@ from sae_lens.registry import get_sae_training_class
 
 import graticule.saes.architectures  # noqa: F401 registers `bricken`
 from graticule.hooks.processor import described
-from graticule.saes.steps.step import fast_step, make_optimizer
+from graticule.saes.steps.fast import fast_step, make_optimizer
 
 LR = 3e-4
 SETTINGS: dict[str, dict[str, Any]] = {

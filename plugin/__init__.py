@@ -4,8 +4,7 @@ The face of the package. Every name is loaded on first use, so that importing gr
 neither TransformerLens nor SAELens.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from graticule import hub as hub
@@ -56,122 +55,58 @@ if TYPE_CHECKING:
     from graticule.sims.training.settings import Training as Training
     from graticule.sims.world import World as World
     from graticule.studies.running import study as study
+else:
+    from graticule.lazy import lazy_names
 
-__all__ = [
-    "Activations",
-    "Contexts",
-    "Findings",
-    "JudgeSettings",
-    "Outcome",
-    "RidgeProbe",
-    "Sample",
-    "SequenceTokens",
-    "Store",
-    "Table",
-    "Training",
-    "World",
-    "ablate",
-    "ambiguous",
-    "attribute",
-    "baselines",
-    "calibrate",
-    "capture",
-    "causes",
-    "certify",
-    "classes",
-    "compare",
-    "controls",
-    "directions",
-    "erase",
-    "holdouts",
-    "hub",
-    "languages",
-    "latents",
-    "load_model",
-    "mlp",
-    "neurons",
-    "pca",
-    "popularity",
-    "probe",
-    "prompts",
-    "record",
-    "reproduce",
-    "saes",
-    "simulate",
-    "sphere",
-    "steer",
-    "study",
-    "sweep",
-    "theorems",
-    "trace",
-    "transfer",
-    "words",
-]
-
-_HOMES = {
-    "Activations": "graticule.hooks.activations",
-    "Contexts": "graticule.sims.contexts",
-    "Findings": "graticule.probes.core.findings",
-    "JudgeSettings": "graticule.probes.core.verdict",
-    "Outcome": "graticule.probes.causes.outcomes",
-    "RidgeProbe": "graticule.probes.linear.ridge",
-    "Sample": "graticule.hooks.positions",
-    "SequenceTokens": "graticule.sims.sequence",
-    "Store": "graticule.hooks.store",
-    "Table": "graticule.probes.tables.table",
-    "Training": "graticule.sims.training.settings",
-    "World": "graticule.sims.world",
-    "ablate": "graticule.probes.causes.ablate",
-    "ambiguous": "graticule.probes.words.ambiguous",
-    "attribute": "graticule.probes.attribution.attribute",
-    "baselines": "graticule.probes.surface.baselines",
-    "calibrate": "graticule.probes.calibration.calibrate",
-    "capture": "graticule.hooks.capture",
-    "causes": "graticule.probes.causes.causes",
-    "certify": "graticule.certificate.certify",
-    "classes": "graticule.probes.beyond.classes",
-    "compare": "graticule.probes.compare",
-    "controls": "graticule.probes.controls.controls",
-    "directions": "graticule.probes.directions.directions",
-    "erase": "graticule.probes.causes.erase",
-    "holdouts": "graticule.probes.generalisation.holdouts",
-    "languages": "graticule.probes.words.languages",
-    "latents": "graticule.probes.latents.latents",
-    "load_model": "graticule.models",
-    "mlp": "graticule.probes.beyond.mlp",
-    "neurons": "graticule.probes.neurons.neurons",
-    "pca": "graticule.probes.beyond.pca",
-    "popularity": "graticule.probes.generalisation.popularity",
-    "probe": "graticule.probes.probe",
-    "prompts": "graticule.probes.generalisation.prompts",
-    "record": "graticule.hooks.record",
-    "reproduce": "graticule.sims.papers.reproduce",
-    "simulate": "graticule.sims.papers.simulate",
-    "sphere": "graticule.probes.beyond.sphere",
-    "steer": "graticule.probes.causes.steer",
-    "study": "graticule.studies.running",
-    "sweep": "graticule.probes.core.sweep",
-    "theorems": "graticule.sims.papers.theorems",
-    "trace": "graticule.probes.attribution.trace",
-    "transfer": "graticule.probes.generalisation.transfer",
-    "words": "graticule.probes.words.words",
-}
-
-_ROOMS = ("hub", "saes")
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        value = getattr(import_module(_HOMES[name]), name)
-        globals()[name] = value  # a second look-up does not come here
-        return value
-    if name in _ROOMS:
-        return import_module(f"graticule.{name}")  # which makes it an attribute
-    from graticule.hooks.messages import did_you_mean
-
-    near = did_you_mean(name, __all__) or f"; it has {', '.join(__all__)}"
-    raise AttributeError(f"module 'graticule' has no attribute {name!r}{near}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+    __all__, __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "certificate.certify": "certify",
+            "hooks.activations": "Activations",
+            "hooks.capture": "capture",
+            "hooks.positions": "Sample",
+            "hooks.record": "record",
+            "hooks.store": "Store",
+            "models": "load_model",
+            "probes.attribution.attribute": "attribute",
+            "probes.attribution.trace": "trace",
+            "probes.beyond.classes": "classes",
+            "probes.beyond.mlp": "mlp",
+            "probes.beyond.pca": "pca",
+            "probes.beyond.sphere": "sphere",
+            "probes.calibration.calibrate": "calibrate",
+            "probes.causes.ablate": "ablate",
+            "probes.causes.causes": "causes",
+            "probes.causes.erase": "erase",
+            "probes.causes.outcomes": "Outcome",
+            "probes.causes.steer": "steer",
+            "probes.compare": "compare",
+            "probes.controls.controls": "controls",
+            "probes.core.findings": "Findings",
+            "probes.core.verdict": "JudgeSettings",
+            "probes.core.sweep": "sweep",
+            "probes.directions.directions": "directions",
+            "probes.generalisation.holdouts": "holdouts",
+            "probes.generalisation.popularity": "popularity",
+            "probes.generalisation.prompts": "prompts",
+            "probes.generalisation.transfer": "transfer",
+            "probes.latents.latents": "latents",
+            "probes.linear.ridge": "RidgeProbe",
+            "probes.neurons.neurons": "neurons",
+            "probes.probe": "probe",
+            "probes.surface.baselines": "baselines",
+            "probes.tables.table": "Table",
+            "probes.words.ambiguous": "ambiguous",
+            "probes.words.languages": "languages",
+            "probes.words.words": "words",
+            "sims.contexts": "Contexts",
+            "sims.papers.reproduce": "reproduce",
+            "sims.papers.simulate": "simulate",
+            "sims.sequence": "SequenceTokens",
+            "sims.papers.theorems": "theorems",
+            "sims.training.settings": "Training",
+            "sims.world": "World",
+            "studies.running": "study",
+        },
+        packages=("hub", "saes"),
+    )

@@ -13,12 +13,11 @@ from typing import Annotated
 import typer
 
 from graticule.commands import options as o
-from graticule.commands.data import capture, push, report, tables
-from graticule.commands.probing import demo, probe, study, words
-from graticule.commands.sae_pages import evaluate
-from graticule.commands.sae_pages import report as sae_report
-from graticule.commands.saes import sae
-from graticule.commands.simulating import certify, sim
+from graticule.commands.data import capture_command, push_command, report_command, tables_command
+from graticule.commands.probing import demo_command, probe_command, study_command, words_command
+from graticule.commands.sae_pages import sae_eval_command, sae_report_command
+from graticule.commands.saes import sae_train_command
+from graticule.commands.simulating import certify_command, sim_command
 
 app = typer.Typer(
     name="graticule",
@@ -26,6 +25,12 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
+)
+sae = typer.Typer(
+    name="sae",
+    help="Sparse autoencoders: trained, evaluated and read; SAELens loads them.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 
 
@@ -53,10 +58,24 @@ def graticule(
     """
 
 
-for command in (demo, probe, study, words, sim, certify, capture, tables, report, push):
-    app.command(cls=o.Checked)(command)
-sae.command("eval", cls=o.Checked)(evaluate)
-sae.command("report", cls=o.Checked)(sae_report)
+_COMMANDS = {
+    "demo": demo_command,
+    "probe": probe_command,
+    "study": study_command,
+    "words": words_command,
+    "sim": sim_command,
+    "certify": certify_command,
+    "capture": capture_command,
+    "tables": tables_command,
+    "report": report_command,
+    "push": push_command,
+}
+_SAE_COMMANDS = {"train": sae_train_command, "eval": sae_eval_command, "report": sae_report_command}
+
+for _name, _function in _COMMANDS.items():
+    app.command(_name, cls=o.Checked)(o.command(_function))
+for _name, _function in _SAE_COMMANDS.items():
+    sae.command(_name, cls=o.Checked)(o.command(_function))
 app.add_typer(sae)
 
 

@@ -78,7 +78,7 @@ def load_model(
     A folder is loaded as a `HookedTransformer` where TransformerLens can convert it (Gemma: where the shapes
     are an official size's), else as a `TransformerBridge`; the log says which, and why.
 
-    Arguments:
+    Args:
         name_or_path: one of
             `"gemma-3-270m"`, the packaged model (the `demo` extra; dequantised once into the user cache);
             a local Hugging Face folder; a local `.gguf` file;
@@ -96,9 +96,11 @@ def load_model(
             it a model that needs such code is refused.
         allow_missing: leave weights that the model's files lack at random values, instead of refusing it.
 
-    **Raises** `ModelUnavailableError` (a `ValueError`) if the model is not here and cannot be fetched,
-    `TypeError` for what is no name or path, and `ValueError` if the model cannot be read, lacks weights or
-    brings code, if its logits are not those of the Hugging Face model, or if there is no such device.
+    Raises:
+        ModelUnavailableError: (a `ValueError`) if the model is not here and cannot be fetched.
+        TypeError: for what is no name or path.
+        ValueError: if the model cannot be read, lacks weights or brings code, if its logits are not those of
+            the Hugging Face model, or if there is no such device.
     """
     _check_name(name_or_path)
     target = device_named(device)
@@ -114,7 +116,7 @@ def load_model(
 
 
 def _check_name(name_or_path: Any) -> None:
-    """**Raises** `TypeError` for what is no name or path, `ValueError` for an empty one."""
+    """Raise `TypeError` for what is no name or path, `ValueError` for an empty one."""
     if isinstance(name_or_path, str) and not name_or_path.strip():
         raise ValueError(f"model {name_or_path!r}: expected a name, a folder or a .gguf file")
     if isinstance(name_or_path, str | os.PathLike):
@@ -139,14 +141,14 @@ def _load(name_or_path: str | os.PathLike[str], wishes: Wishes, revision: str | 
     if path.is_file():
         if path.suffix.lower() != ".gguf":
             raise ValueError(f"{path} is a file; expected a .gguf file or a Hugging Face folder")
-        return _from_folder(folder_of_gguf(path), path.stem, wishes, kept=True)
+        return _from_folder(folder_of_gguf(path), path.stem, wishes, cached=True)
     if local:
         for file in path.iterdir():
             if not file.is_dir():
                 users_file(file)
         return _from_folder(path.resolve(), path.resolve().name, wishes)
     if name == PACKAGED:
-        return _from_folder(folder_of_packaged(), name, wishes, kept=True)
+        return _from_folder(folder_of_packaged(), name, wishes, cached=True)
     if (
         path.is_dir()
         or isinstance(name_or_path, os.PathLike)
@@ -158,24 +160,25 @@ def _load(name_or_path: str | os.PathLike[str], wishes: Wishes, revision: str | 
     return _from_name(name, wishes, revision)
 
 
-def _from_folder(folder: Path, name: str, wishes: Wishes, kept: bool = False) -> HookedModel:
+def _from_folder(folder: Path, name: str, wishes: Wishes, cached: bool = False) -> HookedModel:
     """The model in a Hugging Face folder as HookedTransformer if it can be one, else as TransformerBridge.
 
-    With `kept` the folder lies in the cache, where it cannot change: it is verified once for these libraries.
+    A `cached` folder cannot change: it is verified once for these libraries.
     """
     record = f"{folder.name} past its windows {wishes.dtype} {library_versions()}"
-    check = wishes.verify and not (kept and was_noted(record))
+    check = wishes.verify and not (cached and was_noted(record))
     hf = wishes.original(folder)
-    tokenizer = tokenizer_of(folder) if kept else read_tokenizer(folder, wishes.trust_remote_code)
+    tokenizer = tokenizer_of(folder) if cached else read_tokenizer(folder, wishes.trust_remote_code)
     reference = Reference.of(hf) if check else None
     model, share = _hooked_or_bridge(hf, tokenizer, folder, name, wishes, reference)
-    if tokenizer is not None and not kept:
+    if tokenizer is not None and not cached:
         keep_own_tokens(model, folder, name, wishes.trust_remote_code, local_files_only=True)
     if share is not None:
         logger.info(
             "%s: logits as in the Hugging Face model (largest difference %.1e of the largest)", name, share
         )
-        if kept and not is_bridge(model):  # a bridge may stand for a HookedTransformer that failed the check
+        # a bridge may stand for a HookedTransformer that failed the check
+        if cached and not is_bridge(model):
             note(record, {"difference": share})
     return model
 
@@ -205,7 +208,8 @@ def _hooked_or_bridge(
 def _hooked(hf: Any, tokenizer: Any, name: str, dtype: torch.dtype) -> "HookedModel":
     """`hf` as a HookedTransformer on the CPU, without any processing of its weights.
 
-    **Raises** `NotConvertibleError` if TransformerLens cannot convert it.
+    Raises:
+        NotConvertibleError: if TransformerLens cannot convert it.
     """
     from transformer_lens import HookedTransformer
 

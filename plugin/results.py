@@ -61,7 +61,8 @@ WORDS = FolderKind("words_run", "folder of 'words'", "", ("words*", "languages*"
 def load_result(path: Path | str) -> Result:
     """The result in a folder, or behind a url of fsspec, whatever it is.
 
-    **Raises** `ArtifactError` if there is none, or if this graticule knows no such kind.
+    Raises:
+        ArtifactError: if there is none, or if this graticule knows no such kind.
     """
     place = place_of(path)
     names = ("findings.json", "run.json", "manifest.json")

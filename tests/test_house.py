@@ -1,6 +1,7 @@
 """The shape of the package: its arrows, its face, what importing costs, what a wheel holds."""
 
 import ast
+import importlib
 import os
 import re
 import shutil
@@ -117,6 +118,21 @@ def test_the_face():
         assert getattr(graticule, name).__name__.removeprefix("graticule.") == name
     with pytest.raises(AttributeError, match="no attribute 'captures'"):
         _ = graticule.captures
+
+
+@pytest.mark.parametrize("name", ["graticule", "graticule.saes"])
+def test_type_checkers_see_what_is_loaded_on_first_use(name):
+    """The names are written twice: where they are checked, and where they are loaded from."""
+    package = importlib.import_module(name)
+    tree = ast.parse(Path(package.__file__).read_text())
+    (branch,) = (node for node in tree.body if isinstance(node, ast.If))
+    pairs = [(n.module, a) for n in branch.body if isinstance(n, ast.ImportFrom) for a in n.names]
+    assert sorted(alias.name for _, alias in pairs) == package.__all__ == dir(package)
+    for home, alias in pairs:
+        assert alias.asname == alias.name
+        checked = sys.modules.get(f"{home}.{alias.name}") if home == name else None
+        expected = checked or getattr(importlib.import_module(home), alias.name)
+        assert getattr(package, alias.name) is expected
 
 
 def said(tree: ast.AST) -> Iterator[str]:

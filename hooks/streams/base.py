@@ -141,7 +141,7 @@ class Stream(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Position, random state and buffer: what `pack` can write (`hooks/streams/state.py`)."""
+        """Position, random state and buffer: what `pack` can write (`saes/training/folder.py`)."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

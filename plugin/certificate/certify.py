@@ -10,12 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from graticule.certificate.learners import Learners, Plan, Subject, base, least_linear, levels
-from graticule.certificate.probes import found_in_nothing, read
-from graticule.certificate.requirements import judge
+from graticule.certificate.learners import Learners, Plan, Subject, least_linear
+from graticule.certificate.probes import found_in_nothing, readings
+from graticule.certificate.requirements import marks_of
 from graticule.certificate.result import Certificate, Part
 from graticule.hooks.artifact import ArtifactError, fingerprint, json_ready, library_versions
 from graticule.hooks.doors import FOLDER, PLAN, WORLD, door
@@ -61,15 +62,19 @@ def certify(
     learner, the completeness of contexts. Random labels of contexts give the false-positive rate, and
     parities of two concepts stand for what is present but not linear.
 
-    **Arguments:**
+    Args:
+        world: of two-valued concepts; by default a random one of `concepts` concepts, drawn with `seed`.
+        concepts: of a random world.
+        quick: one block, fewer widths and levels.
+        plan: everything in detail, in place of `quick`.
+        seed: of world, learners, samples and labels; by default the plan's.
+        out: a folder for learners and conditions, each kept once it is done: the same call goes on there.
+        say: called with a line when a condition is done.
+        progress: a bar; by default on a terminal.
 
-    - `world`: of two-valued concepts; by default a random one of `concepts` concepts, drawn with `seed`.
-    - `quick`: one block, fewer widths and levels. `plan`: everything in detail, in place of `quick`.
-    - `out`: a folder for learners and conditions, each kept once it is done: the same call goes on there.
-    - `say`: called with a line when a condition is done.
-
-    **Raises** `ValueError` for a world of other values, fewer than four concepts or more than ten,
-    or a plan that cannot be.
+    Raises:
+        ValueError: for a world of other values, fewer than four concepts or more than ten, or a plan that
+            cannot be.
     """
     if world is None:
         world = World.random(concepts, seed=(0 if plan is None else plan.seed) if seed is None else seed)
@@ -132,10 +137,10 @@ def _made(subject: Subject, plan: Plan, name: str, main: bool, fingerprint: str)
     """All points of the widest learner and the last one of the others; random labels on the widest."""
     pairs = least_linear(subject.every, plan.pairs)
     last = subject.points[-1]
-    reading = read(subject, pairs, None if main else (last,))
+    tables = readings(subject, pairs, None if main else (last,))
     nothing = found_in_nothing(subject, last, plan.labellings) if main else pd.DataFrame()
-    frames = (reading.concepts, reading.parities, reading.components, reading.verdicts, nothing)
-    return Part(name, *frames, provenance={"fingerprint": fingerprint, "versions": library_versions()})
+    provenance = {"fingerprint": fingerprint, "versions": library_versions()}
+    return Part(name, **tables, nothing=nothing, provenance=provenance)
 
 
 def _assembled(world: World, plan: Plan, parts: list[Part]) -> Certificate:
@@ -143,12 +148,11 @@ def _assembled(world: World, plan: Plan, parts: list[Part]) -> Certificate:
         frames = [frame for part in parts if len(frame := getattr(part, name))]
         return pd.concat(frames, ignore_index=True)
 
-    tables: dict[str, pd.DataFrame] = {
-        name: joined(name) for name in ("concepts", "parities", "components", "verdicts", "nothing")
-    }
+    names = ("concepts", "parities", "components", "verdicts", "nothing")
+    tables: dict[str, pd.DataFrame] = {name: joined(name) for name in names}
     provenance: dict[str, Any] = {"plan": json_ready(plan), "versions": library_versions()}
     return Certificate(
-        judge(tables["concepts"], tables["parities"], tables["verdicts"], tables["nothing"]),
+        marks_of(tables["concepts"], tables["parities"], tables["verdicts"], tables["nothing"]),
         world=f"{world.m} two-valued concepts, {world.graph.number_of_edges()} edges",
         covers=_covers(plan),
         **tables,
@@ -175,3 +179,20 @@ def _covers(plan: Plan) -> str:
 
 def _fingerprint(world: World, plan: Plan) -> str:
     return fingerprint({**world.described(), "plan": dataclasses.asdict(plan)})
+
+
+def levels(plan: Plan) -> Sequence[tuple[str, str, float]]:
+    """Every (learner, condition, level) of a plan, those first that bounds hold for."""
+    out: list[tuple[str, str, float]] = []
+    for learner in plan.learners:
+        wide = plan.dimensions if learner == "lookup" else plan.sequence_dimensions
+        out += [(learner, "dimension", d) for d in sorted(wide, reverse=True)]
+        out += [(learner, "noise", level) for level in plan.noises]
+        if learner == "lookup":
+            out += [(learner, "masks", float(n)) for n in plan.masks]
+    return out
+
+
+def base(plan: Plan, learner: str) -> float:
+    """The width over concepts of the learner that noise is added to: the widest."""
+    return float(np.max(plan.dimensions if learner == "lookup" else plan.sequence_dimensions))

@@ -35,12 +35,9 @@ LOWEST = -0.1
 """R² at which bars of parities end."""
 
 
-def heat_figure(concepts: pd.DataFrame) -> Figure:
+def points_figure(concepts: pd.DataFrame) -> Figure:
     """R² of the ridge by point and concept, with that of the best linear reader and of the untrained learner
-    beside it.
-
-    **Raises** `KeyError` if a column is missing.
-    """
+    beside it."""
     need_columns(concepts, "point", "concept", "ridge_r2", "best_r2", "untrained_r2")
     columns = ("ridge_r2", "best_r2", "untrained_r2")
     titles = ["ridge", "best linear reader", "untrained learner"]
@@ -72,10 +69,7 @@ def heat_figure(concepts: pd.DataFrame) -> Figure:
 
 
 def levels_figure(concepts: pd.DataFrame, title: str, log: bool = False) -> Figure:
-    """Mean R² over concepts of every instrument against a condition's level, at one point.
-
-    **Raises** `KeyError` if a column is missing.
-    """
+    """Mean R² over concepts of every instrument against a condition's level, at one point."""
     need_columns(concepts, "level", *MEASURES)
     means = concepts.groupby("level")[list(MEASURES)].mean()
     fig = Figure()
@@ -107,10 +101,7 @@ def _finish(
 
 def directions_figure(concepts: pd.DataFrame, title: str, log: bool = False) -> Figure:
     """Cosines of the ridge's directions with their truth against a condition's level: every concept a mark,
-    lines their means; dashed what is required where there are as many dimensions as concepts.
-
-    **Raises** `KeyError` if a column is missing.
-    """
+    lines their means; dashed what is required where there are as many dimensions as concepts."""
     need_columns(concepts, "level", "write_cosine", "read_agreement", "read_cosine")
     names = {
         "write_cosine": ("write direction", ACCENT, "solid"),
@@ -139,10 +130,7 @@ def directions_figure(concepts: pd.DataFrame, title: str, log: bool = False) -> 
 
 
 def nothing_figure(nothing: pd.DataFrame) -> Figure:
-    """How often random labels of contexts were called structure, with 95% intervals, an instrument a row.
-
-    **Raises** `KeyError` if a column is missing.
-    """
+    """How often random labels of contexts were called structure, with 95% intervals, an instrument a row."""
     need_columns(nothing, "learner", "instrument", "rate", "low", "high", "above_0", "labellings")
     fig = Figure()
     for learner, colour in zip(nothing["learner"].drop_duplicates(), (INK, ACCENT), strict=False):
@@ -180,10 +168,7 @@ def nothing_figure(nothing: pd.DataFrame) -> Figure:
 
 def parity_figure(parities: pd.DataFrame) -> Figure:
     """R² of the parity of two concepts, mean over pairs: ridge, the best linear reader and the MLP, a group
-    of bars a learner, width and point.
-
-    **Raises** `KeyError` if a column is missing.
-    """
+    of bars a learner, width and point."""
     need_columns(parities, "learner", "level", "point", "ridge", "mlp", "best_linear")
     means = parities.groupby(["learner", "level", "point"], sort=False)[
         ["ridge", "best_linear", "mlp"]

@@ -198,7 +198,7 @@ class Plan:
         return ceil(round(dimension * m, 6))
 
     def check(self) -> None:
-        """**Raises** `ValueError` for a plan that nothing can be certified by."""
+        """Refuse a plan that nothing can be certified by."""
         if not self.learners or not set(self.learners) <= {"lookup", "sequence"}:
             raise ValueError(f"learners={self.learners}: 'lookup', 'sequence' or both")
         for name in ("dimensions", "sequence_dimensions", "noises", "masks"):
@@ -254,18 +254,14 @@ class Learners:
             start = train_tables(all_contexts, replace(settings, steps=0), progress=False)
             learned = []
             for run, (condition, level, contexts, width) in enumerate(wanted):
-                sizes = contexts.n, len(contexts.world.vectors)
-                tables: list[Any] = [
-                    t[run, :n, :width] for t, n in zip((trained.f, trained.g), sizes, strict=True)
-                ]
-                before: list[Any] = [
-                    t[run, :n, :width] for t, n in zip((start.f, start.g), sizes, strict=True)
-                ]
-                for kind, (f, g) in (("trained", tables), ("untrained", before)):
+                sizes, models = (contexts.n, len(contexts.world.vectors)), list[Any]()
+                for kind, result in (("trained", trained), ("untrained", start)):
+                    f, g = (t[run, :n, :width] for t, n in zip((result.f, result.g), sizes, strict=True))
                     if self._folder is not None:
                         place = self._place("lookup", condition, level, kind)
                         save_lookup(place, contexts, f.clone(), g.clone(), overwrite=True)
-                learned.append((lookup_model(*tables), lookup_model(*before), contexts))
+                    models.append(lookup_model(f, g))
+                learned.append((models[0], models[1], contexts))
         for (condition, level, _, width), models in zip(wanted, learned, strict=True):
             assert models is not None
             model, untrained, contexts = models
@@ -351,20 +347,3 @@ def _masks_for(world: World, n: int, seed: int) -> Contexts:
         if contexts.masks.any(axis=0).all() and not contexts.masks.all(axis=0).any():
             return contexts
     raise ValueError(f"masks={n}: too few for every one of {world.m} concepts to be shown and hidden")
-
-
-def levels(plan: Plan) -> Sequence[tuple[str, str, float]]:
-    """Every (learner, condition, level) of a plan, those first that bounds hold for."""
-    out: list[tuple[str, str, float]] = []
-    for learner in plan.learners:
-        wide = plan.dimensions if learner == "lookup" else plan.sequence_dimensions
-        out += [(learner, "dimension", d) for d in sorted(wide, reverse=True)]
-        out += [(learner, "noise", level) for level in plan.noises]
-        if learner == "lookup":
-            out += [(learner, "masks", float(n)) for n in plan.masks]
-    return out
-
-
-def base(plan: Plan, learner: str) -> float:
-    """The width over concepts of the learner that noise is added to: the widest."""
-    return float(np.max(plan.dimensions if learner == "lookup" else plan.sequence_dimensions))

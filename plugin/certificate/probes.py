@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,6 @@ from graticule.probes.scores.metrics import r2
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.tables.groups import group_folds
 from graticule.probes.tables.table import Table
-from graticule.sims.truth.optimal import LinearReader
 
 UNTRAINED = "twin_untrained"
 """The name of the only baseline: the learner before its training."""
@@ -38,22 +37,16 @@ FOLDS = 3
 _SHORT = 20  # epochs of an MLP on labels that mean nothing: it overfits sooner than that
 
 
-@dataclass(frozen=True)
-class Reading:
-    """What the instruments said of one learner, a table each."""
+def readings(
+    subject: Subject, pairs: Sequence[tuple[int, int]], points: Sequence[str] | None = None
+) -> dict[str, pd.DataFrame]:
+    """What the probes say of one learner: ridge at every point; logistic, MLP and PCA probes at `points`, by
+    default at all.
 
-    concepts: pd.DataFrame
-    """A line a point and concept."""
-    parities: pd.DataFrame
-    """A line a point and pair."""
-    components: pd.DataFrame
-    """A line a point and number of principal components."""
-    verdicts: pd.DataFrame
-    """A line a verdict: of the sweep over all points, and of each block's end by itself."""
-
-
-def read(subject: Subject, pairs: Sequence[tuple[int, int]], points: Sequence[str] | None = None) -> Reading:
-    """Ridge at every point; logistic, MLP and PCA probes at `points`, by default at all."""
+    Returns:
+        `concepts`, one row per point and concept; `parities`, per point and pair; `components`, per point and
+        number of principal components; `verdicts`, of the sweep over all points and of each block's end.
+    """
     chosen = tuple(subject.points if points is None else points)
     findings = sweep_subject(subject)
     parts = [(p, _concepts(subject, findings, p)) for p in subject.points]
@@ -72,12 +65,16 @@ def read(subject: Subject, pairs: Sequence[tuple[int, int]], points: Sequence[st
         else:
             part[["logistic_r2", "mlp_r2", "pca_r2"]] = np.nan
         lines.append(part)
-    odd = pd.concat([_parities(subject, pairs, p, networks[p][:, m:]) for p in chosen], ignore_index=True)
     verdicts = [_verdict(findings, chosen=True)]
     ends = [p for p in subject.points if p.endswith("resid_post") and p != findings.chosen_point]
     verdicts += [_verdict(sweep_subject(subject, (end,)), chosen=False) for end in ends]
-    tables = (pd.concat(lines), odd, pd.concat(curves), pd.DataFrame(verdicts))
-    return Reading(*(_marked(table, subject) for table in tables))
+    tables = {
+        "concepts": pd.concat(lines),
+        "parities": pd.concat([_parities(subject, pairs, p, networks[p][:, m:]) for p in chosen]),
+        "components": pd.concat(curves),
+        "verdicts": pd.DataFrame(verdicts),
+    }
+    return {name: _marked(table, subject) for name, table in tables.items()}
 
 
 def _verdict(findings: Findings, chosen: bool) -> dict[str, Any]:
@@ -199,24 +196,20 @@ def principal(subject: Subject, point: str) -> pd.DataFrame:
         ks,
         clusters=subject.clusters[~test],
     )
-    axes = np.linalg.eigh(subject.covariance(point))[1][:, ::-1]
-    lines = [
+    covariance = subject.covariance(point)
+    axes = np.linalg.eigh(covariance)[1][:, ::-1]
+    # the best reader that sees activations along a few axes alone
+    sd = max(subject.noise[point], 1e-6 * float(np.sqrt(np.trace(covariance))))
+    every, targets = subject.every.activations[point].double().numpy(), subject.every.targets()[1]
+    best = [noisy_reader(every @ axes[:, : f.k], targets, subject.every.weights, sd) for f in fits]
+    return pd.DataFrame(
         {
             "point": point,
-            "k": f.k,
-            "probe": float(r2(subject.posteriors[test], f.test).mean()),
-            "truth": float(_restricted(subject, point, axes[:, : f.k]).r2.mean()),
+            "k": [f.k for f in fits],
+            "probe": [float(r2(subject.posteriors[test], f.test).mean()) for f in fits],
+            "truth": [float(reader.r2.mean()) for reader in best],
         }
-        for f in fits
-    ]
-    return pd.DataFrame(lines)
-
-
-def _restricted(subject: Subject, point: str, axes: np.ndarray) -> LinearReader:
-    """The best reader that sees activations along a few axes alone."""
-    x = subject.every.activations[point].double().numpy() @ axes
-    sd = max(subject.noise[point], 1e-6 * float(np.sqrt(np.trace(subject.covariance(point)))))
-    return noisy_reader(x, subject.every.targets()[1], subject.every.weights, sd)
+    )
 
 
 # Present but not linear ------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ class Mark:
         )
 
 
-def judge(
+def marks_of(
     concepts: pd.DataFrame, parities: pd.DataFrame, verdicts: pd.DataFrame, nothing: pd.DataFrame
 ) -> tuple[Mark, ...]:
     """All requirements. Directions and scores are required of learners with at least as many dimensions as

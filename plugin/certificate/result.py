@@ -142,16 +142,16 @@ class Certificate(SavedResult):
         """Points and concepts, dimensions, noise, masks, false positives, parity."""
         from graticule.certificate.figures import (
             directions_figure,
-            heat_figure,
             levels_figure,
             nothing_figure,
             parity_figure,
+            points_figure,
         )
 
         out: dict[str, Figure] = {}
         for learner, (_, widest) in zip(self._learners, self._widest(), strict=True):
             caption = f"R² of each concept's posterior on contexts not trained on: {learner} learner, widest"
-            out[caption] = heat_figure(widest)
+            out[caption] = points_figure(widest)
         for learner, condition, last in self._conditions():
             axis, log = _AXES[condition]
             out[f"{_WORDS[condition]}: directions against the truth, {learner} learner"] = directions_figure(

@@ -1,34 +1,28 @@
 """`graticule capture`, `tables`, `report` and `push`: files read, and written here or to the Hub."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from graticule.commands import arguments as a
 from graticule.commands import options as o
+from graticule.hooks.names import user_path
 
-# ruff: noqa: ARG001 (--debug and --verbose act in `graticule.cli.main` and in their callbacks)
+if TYPE_CHECKING:
+    import pandas
 
 
-def capture(
-    model: o.ModelName,
+def capture_command(
+    model: a.ModelOptions,
     out: o.Out,
+    where: a.PointOptions,
+    tokens: a.PositionOptions,
     table: Annotated[
         str | None, typer.Option(help="CSV, Parquet, a datasets folder, or a packaged name.")
     ] = None,
     texts: Annotated[Path | None, typer.Option(help="A .txt file, one text a line.")] = None,
-    text_column: o.TextColumn = None,
-    prompt: o.Prompt = "",
-    points: o.Points = "resid_post",
-    layers: o.LayersWords = "all",
-    pos: o.PosWords = "last",
-    prepend_bos: o.PrependBos = None,
-    include_bos: o.IncludeBos = None,
-    dtype: o.Dtype = "float32",
-    device: o.Device = None,
-    verbose: o.Verbose = False,
-    debug: o.Debug = False,
+    text_column: a.TextColumn = None,
 ) -> None:
     """Stream a model's activations on texts to a store on disk.
 
@@ -37,29 +31,87 @@ def capture(
     \b
     Example:  graticule capture --model gemma-3-270m --texts lines.txt --layers 0.5 --out store
     """
-    where, which, tokens = a.read_layers(layers), a.read_points(points), a.read_pos(pos)
-    inputs, columns = a.read_texts(table, texts, text_column)
-    a.need_folder(out)
+    settings = where.arguments() | tokens.arguments()
+    inputs, columns = _texts(table, texts, text_column)
+    o.need_folder(out)
     import graticule
-    from graticule.loading.gguf import check_depth
 
-    check_depth(model, which, where)
-    loaded = graticule.load_model(model, dtype=dtype, device=device)
-    settings: dict[str, Any] = {
-        "points": which, "layers": where, "pos": tokens, "prompt": prompt,
-        "prepend_bos": prepend_bos, "include_bos": include_bos,
-    }  # fmt: skip
-    store = graticule.capture(loaded, inputs, **settings, rows=columns, store=out, progress=True)
+    model.check_depth(settings["points"], settings["layers"])
+    store = graticule.capture(model.load(), inputs, **settings, rows=columns, store=out, progress=True)
     widths = ", ".join(map(str, sorted(set(store.widths.values()))))
     o.say(f"{store.n_rows:,} rows at {len(store.points)} points of width {widths}: {', '.join(store.points)}")
     o.say(f"The store: {out}")
 
 
-def tables(
+def _texts(
+    table: str | None, texts: Path | None, column: str | None
+) -> "tuple[list[str], pandas.DataFrame | None]":
+    """What a capture reads: the lines of a file, or a column of a table, whose other columns go along."""
+    if (table is None) == (texts is None):
+        raise ValueError("give either --table (with --text-column) or --texts")
+    if texts is not None:
+        from graticule.hooks.lines import plain_lines
+
+        _need_lines(texts)
+        lines = plain_lines(texts)
+        if not lines:
+            raise ValueError(f"--texts {texts} is empty")
+        return lines, None
+    from graticule.probes.tables.reading import packaged_settings, packaged_tables, read_frame
+
+    name = str(table)
+    if name in packaged_tables() and not user_path(name).exists():
+        frame, settings = packaged_settings(name)
+        column = column or str(settings["text"])
+    elif column is None:
+        raise ValueError(f"--table {name} needs --text-column")
+    else:
+        frame, _, _ = read_frame(name, column, [])
+    if column not in frame.columns:
+        from graticule.hooks.messages import UnknownNameError
+
+        raise UnknownNameError(f"--text-column {column!r}: {name} has {', '.join(map(str, frame.columns))}")
+    missing = frame[column].isna()
+    if bool(missing.any()):
+        raise ValueError(
+            f"--text-column {column!r} is empty in row {int(missing.to_numpy().argmax())} of {name}"
+        )
+    return frame[column].astype(str).tolist(), frame
+
+
+def _need_lines(texts: Path) -> None:
+    """Refuse a file of records, whose lines are no texts."""
+    endings = [ending.lower() for ending in texts.suffixes if ending.lower() != ".gz"]
+    ending = endings[-1] if endings else ""
+    if ending in (".csv", ".tsv", ".parquet", ".pq"):
+        raise ValueError(
+            f"--texts {texts}: expected a file with one text a line; {ending} holds a table: write --table "
+            f"{texts} --text-column COLUMN"
+        )
+    if ending in (".json", ".jsonl", ".ndjson"):
+        raise ValueError(
+            f"--texts {texts}: expected a file with one text a line; {ending} holds records: write their "
+            "texts to a .txt file, one a line, or to a .csv file, --table FILE.csv --text-column COLUMN"
+        )
+
+
+def _write_frame(frame: "pandas.DataFrame", out: Path) -> None:
+    """Write a table as .csv or .parquet, atomically; its folder is made, as everything that writes does."""
+    from graticule.hooks.artifact import write_table
+    from graticule.hooks.replacing import replacing
+
+    if out.suffix == ".parquet":
+        write_table(out, frame)
+    elif out.suffix == ".csv":
+        with replacing(out) as temporary:
+            frame.to_csv(temporary, index=False)
+    else:
+        raise ValueError(f"--out {out}: expected a name that ends in .csv or .parquet")
+
+
+def tables_command(
     name: Annotated[str | None, typer.Argument(help="A packaged table.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the table here, .csv or .parquet.")] = None,
-    verbose: o.Verbose = False,
-    debug: o.Debug = False,
 ) -> None:
     """List the packaged tables, or export one.
 
@@ -83,17 +135,12 @@ def tables(
         for line in table.describe().itertuples(index=False):
             o.say(f"{line[0]}: {line[1]}")
         return
-    a.write_frame(table.frame, out)
+    _write_frame(table.frame, out)
     o.say(f"{len(table):,} rows of {name}: {out}")
 
 
-# ruff: noqa: ARG001 (--debug and --verbose act in `graticule.cli.main` and in their callbacks)
-
-
-def report(
+def report_command(
     folder: Annotated[Path, typer.Argument(help="What 'graticule probe', 'study' or 'demo' wrote.")],
-    verbose: o.Verbose = False,
-    debug: o.Debug = False,
 ) -> None:
     """Write the page of saved results anew, without a model.
 
@@ -127,10 +174,7 @@ def report(
     o.say(f"The page: {page}")
 
 
-# ruff: noqa: ARG001 (--debug and --verbose act in `graticule.cli.main` and in their callbacks)
-
-
-def push(
+def push_command(
     run: Annotated[
         Path, typer.Argument(help="A run, a SAELens folder, findings, a probe, or a folder of several.")
     ],
@@ -149,8 +193,6 @@ def push(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print files, sizes and card; touch nothing.")
     ] = False,
-    verbose: o.Verbose = False,
-    debug: o.Debug = False,
 ) -> None:
     """Publish on the Hugging Face Hub: public by default; --private leaves it private.
 
@@ -161,16 +203,12 @@ def push(
     \b
     Example:  graticule push runs/topk --repo user/my-saes --license mit
     """
-    from graticule.hub import push as publish
+    from graticule.hub import push
 
-    done = publish(
-        run,
-        repo,
-        sae_id=sae_id,
-        private=private,
-        revision=revision,
-        licence=licence,
-        base_model=base_model,
-        dry_run=dry_run,
-    )
-    o.say(done.summary())
+    where: dict[str, Any] = {
+        "sae_id": sae_id,
+        "revision": revision,
+        "licence": licence,
+        "base_model": base_model,
+    }
+    o.say(push(run, repo, **where, private=private, dry_run=dry_run).summary())

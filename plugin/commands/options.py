@@ -1,14 +1,17 @@
 """What the commands share: options, logs, and errors on one line."""
 
+import dataclasses
 import errno
+import functools
+import inspect
 import logging
 import os
 import re
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 from typer.core import TyperCommand
@@ -43,7 +46,7 @@ class Checked(TyperCommand):
 
 
 def _check_words(params: Mapping[str, Any]) -> None:
-    """**Raises** `ValueError` for a model, prompt or folder that no run could use."""
+    """Raise `ValueError` for a model, prompt or folder that no run could use."""
     model, prompt, out = params.get("model"), params.get("prompt"), params.get("out")
     if isinstance(model, str) and not model.strip():
         raise ValueError(f"--model {model!r}: expected a name, a folder or a .gguf file")
@@ -56,7 +59,7 @@ def _check_words(params: Mapping[str, Any]) -> None:
 
 
 def _check_writable(out: Path) -> None:
-    """**Raises** `ValueError` where a folder that is not there yet could not be made."""
+    """Raise `ValueError` where a folder that is not there yet could not be made."""
     place = next(parent for parent in (out, *out.absolute().parents) if parent.exists())
     if place == out or not place.is_dir():
         return
@@ -70,6 +73,11 @@ def _check_writable(out: Path) -> None:
 def say(words: object, err: bool = False) -> None:
     """Print `words`; control characters, and what hides or turns a line, are seen as escapes."""
     typer.echo(visible(words, lines=True), err=err)
+
+
+def tell(line: str) -> None:
+    """A line on stderr: what is being done."""
+    say(line, err=True)
 
 
 class _Handler(logging.Handler):
@@ -97,64 +105,9 @@ Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", callback=show_logs, help="Say what is being done, on stderr.")
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the whole traceback of an error.")]
-ModelName = Annotated[
-    str,
-    typer.Option(
-        "--model", help="gemma-3-270m (packaged), a local Hugging Face folder, a .gguf file, or a name."
-    ),
-]
-Prompt = Annotated[
-    str, typer.Option(help="Text before every row, or a template with one slot {}; a trailing space counts.")
-]
-Points = Annotated[
-    str, typer.Option(help="Hook points, comma-separated: resid_post, mlp_out, blocks.*.hook_…")
-]
-LayersWords = Annotated[
-    str, typer.Option("--layers", help="all, 7, 3,7,11, a slice 0:18:2, or a depth fraction 0.5.")
-]
-PosWords = Annotated[
-    str, typer.Option("--pos", help="last, all, entity, entity_last, entity_mean, an index, or a slice 1:.")
-]
-PrependBos = Annotated[
-    bool | None,
-    typer.Option(
-        help="Whether texts get special tokens (BOS, [CLS] … [SEP]); by default as the model has it.",
-        show_default=False,
-    ),
-]
-IncludeBos = Annotated[
-    bool | None,
-    typer.Option(
-        help="Whether special tokens may be among the tokens of --pos; by default they may.",
-        show_default=False,
-    ),
-]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto (the faster here).")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda …; by default CUDA where there is one.")]
-TableName = Annotated[
-    str,
-    typer.Option(
-        "--table",
-        help="CSV, Parquet, a datasets folder, a packaged name, or a table of the space-and-time paper, "
-        "world_place=FILE.",
-    ),
-]
 Out = Annotated[Path, typer.Option("--out", help="The folder to write.")]
-TextColumn = Annotated[str | None, typer.Option(help="Column that the model reads.")]
-Targets = Annotated[
-    list[str] | None,
-    typer.Option(help="Column to read out, NAME[:lat|lon|year|UNIT]; may be repeated.", show_default=False),
-]
-SplitColumn = Annotated[str | None, typer.Option(help="Column with the split, used as it is.")]
-ClusterColumn = Annotated[str | None, typer.Option(help="Column of rows that belong together.")]
-Rows = Annotated[int | None, typer.Option(help="Only this many rows, drawn by whole clusters.")]
-KindOfTarget = Annotated[
-    str | None,
-    typer.Option(
-        "--kind", help="numeric, binary or categorical; by default as the column tells.", show_default=False
-    ),
-]
-OnBad = Annotated[str, typer.Option(help="Rows with a missing target: 'raise' or 'drop'.")]
 Calibrate = Annotated[
     int | None,
     typer.Option(
@@ -163,10 +116,45 @@ Calibrate = Annotated[
         show_default=False,
     ),
 ]
-Blocks = Annotated[
-    list[str] | None,
-    typer.Option(help="Column of groups for maps and errors; may be repeated.", show_default=False),
-]
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """`function` for the command line: a parameter that is a dataclass of options is written out as its
+    fields, and `--verbose` and `--debug` are there, which act in their callback and in `cli.main`."""
+    hints = get_type_hints(function, include_extras=True)
+    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
+    empty = inspect.Parameter.empty
+    options: list[tuple[str, Any, Any]] = []
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.name not in groups:
+            options.append((parameter.name, hints[parameter.name], parameter.default))
+            continue
+        fields_of = get_type_hints(group := groups[parameter.name], include_extras=True)
+        for field in dataclasses.fields(group):
+            default = empty if field.default is dataclasses.MISSING else field.default
+            options.append((field.name, fields_of[field.name], default))
+    options += [("verbose", Verbose, False), ("debug", Debug, False)]
+
+    @functools.wraps(function)
+    def run(**words: Any) -> None:
+        del words["verbose"], words["debug"]
+        for name, group in groups.items():
+            words[name] = group(**{field.name: words.pop(field.name) for field in dataclasses.fields(group)})
+        function(**words)
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    parameters = [
+        inspect.Parameter(name, keyword, annotation=kind, default=default) for name, kind, default in options
+    ]
+    setattr(run, "__signature__", inspect.Signature(parameters))  # noqa: B010 (no attribute of a function's type)
+    run.__annotations__ = {name: kind for name, kind, _ in options}
+    return run
+
+
+def need_folder(out: Path) -> None:
+    """Refuse an `out` that is a file: before the long work, not after it."""
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(f"--out {out} is a file; name a folder")
 
 
 _OPTIONS = (

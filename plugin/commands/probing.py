@@ -11,20 +11,16 @@ from graticule.commands import arguments as a
 from graticule.commands import options as o
 from graticule.hooks.limits import check
 
-# ruff: noqa: ARG001 (--debug and --verbose act in `graticule.cli.main` and in their callbacks)
-
 _QUICK = 5000  # training rows up to which a calibration takes a minute at most
 
 
-def demo(
+def demo_command(
     rows: Annotated[int, typer.Option(help="Rows of each table.")] = 3000,
     full: Annotated[bool, typer.Option("--full", help="All rows.")] = False,
     out: o.Out = Path("graticule-demo"),
-    model: o.ModelName = "gemma-3-270m",
+    model: Annotated[str, a.MODEL] = "gemma-3-270m",
     calibrate: o.Calibrate = None,
     seed: Annotated[int, typer.Option(help="Seed of the rows drawn and of the twin.")] = 0,
-    verbose: o.Verbose = False,
-    debug: o.Debug = False,
 ) -> None:
     """Space and time in a small language model, on one page.
 
@@ -58,32 +54,16 @@ def demo(
     o.say(f"{labels}. The page: {page}")
 
 
-def probe(
-    model: o.ModelName,
-    table: o.TableName,
+def probe_command(
+    model: a.ModelOptions,
+    table: a.TableOptions,
     out: o.Out,
-    text_column: o.TextColumn = None,
-    target: o.Targets = None,
-    split_column: o.SplitColumn = None,
-    cluster_column: o.ClusterColumn = None,
-    block_column: o.Blocks = None,
-    prompt: o.Prompt = "",
-    points: o.Points = "resid_post",
-    layers: o.LayersWords = "all",
-    pos: o.PosWords = "last",
-    prepend_bos: o.PrependBos = None,
-    include_bos: o.IncludeBos = None,
-    dtype: o.Dtype = "float32",
-    device: o.Device = None,
-    rows: o.Rows = None,
+    where: a.PointOptions,
+    tokens: a.PositionOptions,
     twins: Annotated[int, typer.Option(help="Untrained twins among the baselines.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of splits, draws and twins.")] = 0,
-    kind: o.KindOfTarget = None,
-    on_bad: o.OnBad = "raise",
     min_gain: Annotated[float, typer.Option(help="Smallest gain that is called structure.")] = 0.01,
     calibrate: o.Calibrate = None,
-    verbose: o.Verbose = False,
-    debug: o.Debug = False,
 ) -> None:
     """Probe every layer for your targets: a verdict and a page.
 
@@ -97,41 +77,24 @@ def probe(
     from graticule.hooks.kinds import working_folder
     from graticule.probes.core.findings import FINDINGS
 
-    where, which, tokens = a.read_layers(layers), a.read_points(points), a.read_pos(pos)
+    settings = where.arguments() | tokens.arguments()
     _need_several(calibrate)
     FINDINGS.check(out)
     import graticule
-    from graticule.loading.gguf import check_depth
 
-    check_depth(model, which, where)
-    entities = a.read_table(
-        table,
-        text_column,
-        target or (),
-        split=split_column,
-        cluster=cluster_column,
-        blocks=block_column or (),
-        on_bad=on_bad,
-        seed=seed,
-        rows=rows,
-        kind=kind,
-    )
-    loaded = graticule.load_model(model, dtype=dtype, device=device)
-    settings: dict[str, Any] = {
-        "points": which, "layers": where, "pos": tokens, "prompt": prompt,
-        "prepend_bos": prepend_bos, "include_bos": include_bos,
-    }  # fmt: skip
+    model.check_depth(settings["points"], settings["layers"])
+    entities = table.read(seed)
+    settings |= {"twins": twins, "seed": seed, "min_gain": min_gain}
+    hooked = model.load()
     with working_folder(out, FINDINGS, "probing into"):
-        findings = graticule.probe(
-            loaded, entities, **settings, twins=twins, seed=seed, min_gain=min_gain, out=out, progress=True
-        )
+        findings = graticule.probe(hooked, entities, **settings, out=out, progress=True)
         findings = _calibrated(findings, out, calibrate, seed)
         page = findings.report(out / "report.html")
     o.say(f"{o.in_options(findings.summary())}\nThe page: {page}")
 
 
 def _need_several(targets: int | None) -> None:
-    """**Raises** `ValueError` for one synthetic target, of which there is no rate."""
+    """Refuse one synthetic target, of which there is no rate."""
     if targets == 1:
         raise ValueError("--calibrate 1: expected 0 to leave it out, or at least 2 targets of each kind")
 
@@ -158,45 +121,27 @@ def _calibrated(findings: Any, out: Path, targets: int | None, seed: int) -> Any
     return calibrated
 
 
-# ruff: noqa: ARG001 (--debug and --verbose act in `graticule.cli.main` and in their callbacks)
-
-
-_Only = Annotated[
-    str, typer.Option(help="Steps to run beside the probe, comma-separated.", show_default=False)
-]
-_Skip = Annotated[str, typer.Option(help="Steps to leave out, comma-separated.", show_default=False)]
-_Compare = Annotated[
-    list[str] | None,
-    typer.Option(help="A prompt to compare, NAME=TEMPLATE; may be repeated.", show_default=False),
-]
-_Saes = Annotated[
-    list[str] | None,
-    typer.Option(help="A SAELens folder, or NAME=FOLDER; may be repeated.", show_default=False),
-]
-
-
-def study(
-    model: o.ModelName,
-    table: o.TableName,
+def study_command(
+    model: a.ModelOptions,
+    table: a.TableOptions,
     out: o.Out,
-    text_column: o.TextColumn = None,
-    target: o.Targets = None,
-    split_column: o.SplitColumn = None,
-    cluster_column: o.ClusterColumn = None,
-    block_column: o.Blocks = None,
+    tokens: a.PositionOptions,
     popularity_column: Annotated[
         str | None, typer.Option(help="Column with page views, population or the like.")
     ] = None,
-    only: _Only = "",
-    skip: _Skip = "",
-    prompt: o.Prompt = "",
-    pos: o.PosWords = "last",
-    prepend_bos: o.PrependBos = None,
-    include_bos: o.IncludeBos = None,
-    compare_prompt: _Compare = None,
+    only: Annotated[
+        str, typer.Option(help="Steps to run beside the probe, comma-separated.", show_default=False)
+    ] = "",
+    skip: Annotated[str, typer.Option(help="Steps to leave out, comma-separated.", show_default=False)] = "",
+    compare_prompt: Annotated[
+        list[str] | None,
+        typer.Option(help="A prompt to compare, NAME=TEMPLATE; may be repeated.", show_default=False),
+    ] = None,
     prompt_rows: Annotated[int, typer.Option(help="Rows for the comparison of prompts.")] = 5000,
-    sae: _Saes = None,
-    rows: o.Rows = None,
+    sae: Annotated[
+        list[str] | None,
+        typer.Option(help="A SAELens folder, or NAME=FOLDER; may be repeated.", show_default=False),
+    ] = None,
     synthetic_targets: Annotated[
         int, typer.Option(help="Synthetic targets of each kind in the calibration.")
     ] = 200,
@@ -207,13 +152,7 @@ def study(
     paper_compat: Annotated[
         bool, typer.Option("--paper-compat", help="Also score as the paper's code does.")
     ] = False,
-    dtype: o.Dtype = "float32",
-    device: o.Device = None,
-    kind: o.KindOfTarget = None,
-    on_bad: o.OnBad = "raise",
     seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
-    verbose: o.Verbose = False,
-    debug: o.Debug = False,
 ) -> None:
     """The whole battery: probe, calibration, controls, hold-outs, causes, pages.
 
@@ -226,27 +165,14 @@ def study(
               graticule study --model gemma-3-270m --table places.csv --text-column name
                 --target latitude:lat --target longitude:lon --only controls,holdouts --out places
     """
-    tokens, names = a.read_pos(pos), [a.read_names(only), a.read_names(skip)]
-    templates, folders = a.read_pairs(compare_prompt or (), "--compare-prompt"), a.read_saes(sae or ())
-    from graticule.studies.running import chosen_steps
-    from graticule.studies.running import study as run
-    from graticule.studies.settings import Settings
-    from graticule.studies.steps import STUDY
+    capturing, names = tokens.arguments(), [a.read_names(only), a.read_names(skip)]
+    templates, folders = a.read_assignments(compare_prompt or (), "--compare-prompt"), a.read_saes(sae or ())
+    from graticule.studies.running import chosen_steps, study
+    from graticule.studies.steps import STUDY, Settings
 
     chosen_steps(*names)
     STUDY.check(out)
-    entities = a.read_table(
-        table,
-        text_column,
-        target or (),
-        split=split_column,
-        cluster=cluster_column,
-        blocks=block_column or (),
-        on_bad=on_bad,
-        seed=seed,
-        rows=rows,
-        kind=kind,
-    )
+    entities = table.read(seed)
     if targets is not None:
         check("synthetic_targets", targets)
         o.say(f"--targets is --synthetic-targets now ({targets}); the old name goes with 0.3", err=True)
@@ -262,24 +188,9 @@ def study(
         seed=seed,
     )
     settings.check_names(entities)
-    import graticule
-
-    o.say(f"loading {model}", err=True)
-    loaded = graticule.load_model(model, dtype=dtype, device=device)
-    made = run(
-        loaded,
-        entities,
-        out=out,
-        only=names[0],
-        skip=names[1],
-        settings=settings,
-        prompt=prompt,
-        pos=tokens,
-        prepend_bos=prepend_bos,
-        include_bos=include_bos,
-        progress=True,
-        say=lambda line: o.say(line, err=True),
-    )
+    o.say(f"loading {model.model}", err=True)
+    options: dict[str, Any] = {"only": names[0], "skip": names[1], "settings": settings, **capturing}
+    made = study(model.load(), entities, out=out, **options, progress=True, say=o.tell)
     o.say(f"{made.summary()}\nThe pages: {out / 'report.html'}")
     if made.failed:
         count = "1 step" if len(made.failed) == 1 else f"{len(made.failed)} steps"
@@ -287,12 +198,9 @@ def study(
         raise typer.Exit(1)
 
 
-# ruff: noqa: ARG001 (--debug and --verbose act in `graticule.cli.main` and in their callbacks)
-
-
-def words(
-    model: o.ModelName,
-    out: Annotated[Path, typer.Option("--out", help="The folder to write.")] = Path("runs/words"),
+def words_command(
+    model: a.ModelOptions,
+    out: o.Out = Path("runs/words"),
     pairs: Annotated[
         Path | None, typer.Option(help="Folder of '[a - b].txt' files, a tab between the words of a pair.")
     ] = None,
@@ -301,11 +209,7 @@ def words(
         typer.Option(help="Parallel contexts, a language a column; the packaged ones by default."),
     ] = None,
     draws: Annotated[int, typer.Option(help="Draws of every null and bootstrap.")] = 1000,
-    dtype: o.Dtype = "float32",
-    device: o.Device = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of nulls and bootstraps.")] = 0,
-    verbose: o.Verbose = False,
-    debug: o.Debug = False,
 ) -> None:
     """Set counterfactual word pairs against each other in the unembedding.
 
@@ -330,18 +234,18 @@ def words(
     WORDS.check(out)
     for read, path in ((pair_lists, pairs), (parallel_contexts, contexts)):
         read(path)  # what is wrong with them is said before a model is loaded
-    loaded = graticule.load_model(model, dtype=dtype, device=device)
+    hooked = model.load()
     shared: dict[str, Any] = {"n_bootstrap": draws, "seed": seed, "progress": True}
     makers: dict[str, Callable[[], Any]] = {
-        "words": lambda: graticule.words(loaded, pairs, **shared),
-        "languages": lambda: languages(loaded, contexts, pairs=pairs, **shared),
-        "ambiguous": lambda: ambiguous(loaded, **shared),
+        "words": lambda: graticule.words(hooked, pairs, **shared),
+        "languages": lambda: languages(hooked, contexts, pairs=pairs, **shared),
+        "ambiguous": lambda: ambiguous(hooked, **shared),
     }
     with working_folder(out, WORDS, "writing into"):
         for name, kind in {"words": Words, "languages": Languages, "ambiguous": Ambiguous}.items():
-            check_beforehand(out / name, kind, model=str(model_identity(loaded)["name"]))
+            check_beforehand(out / name, kind, model=str(model_identity(hooked)["name"]))
         # the whitened product's covariance, made once for the three
-        shared["residuals"] = final_residuals(loaded, default_texts(), "all")["ln_final"].double().numpy()
+        shared["residuals"] = final_residuals(hooked, default_texts(), "all")["ln_final"].double().numpy()
         for name, make in makers.items():
             result = make()
             result.save(out / name)

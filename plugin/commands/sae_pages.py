@@ -1,7 +1,5 @@
 """`graticule sae eval` and `graticule sae report`: an SAE measured, and its page."""
 
-# ruff: noqa: ARG001 (--debug and --verbose act in `graticule.cli.main` and in their callbacks)
-
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +11,7 @@ from graticule.commands import options as o
 _FOLDER = typer.Argument(help="A run that 'graticule sae train' left, or a SAELens folder.")
 
 
-def evaluate(
+def sae_eval_command(
     folder: Annotated[Path, _FOLDER],
     corpus: Annotated[
         str,
@@ -58,8 +56,6 @@ def evaluate(
     dtype: o.Dtype = "float32",
     device: o.Device = None,
     seed: Annotated[int, typer.Option(help="Seed of intervals and of random directions.")] = 0,
-    verbose: o.Verbose = False,
-    debug: o.Debug = False,
 ) -> None:
     """Measure an SAE: reconstruction, loss recovered, and the state of its dictionary.
 
@@ -73,18 +69,17 @@ def evaluate(
     from graticule.hooks.coders import find_sae, metadata
     from graticule.hooks.locks import only_here
     from graticule.hooks.replacing import tidy
-    from graticule.saes.evaluation.evaluate import evaluate as measure
-    from graticule.saes.evaluation.evaluate import write_evaluation
+    from graticule.saes.evaluation.evaluate import evaluate, write_evaluation
     from graticule.saes.features.examine import examine
 
     longest: Any = a.read_max_norm(max_norm, trained=True)
     folders = runs_in(folder)
     if out is not None:
-        a.need_folder(out)
+        o.need_folder(out)
     elif (folder / "cfg.json").is_file():
         raise ValueError(f"{folder} is a SAELens folder: say with --out where its evaluation goes")
-    found = [find_sae(one) for one in folders]
-    named = model or metadata(found[0].sae, "model_name")
+    sources = [find_sae(one) for one in folders]
+    named = model or metadata(sources[0].sae, "model_name")
     if named is None:
         raise ValueError("the SAE's metadata names no model: say which with --model")
     loaded = graticule.load_model(str(named), dtype=dtype, device=device)
@@ -102,17 +97,15 @@ def evaluate(
         home = home / one.name if out and len(folders) > 1 else home
         with only_here(home, "evaluating into"):
             tidy(home)
-            result = measure(loaded, one, corpus, **how, **shared)
+            result = evaluate(loaded, one, corpus, **how, **shared)
             written = write_evaluation(result, home)
             if features:
                 examine(loaded, one, corpus, n=features, **shared).save(home / "features", overwrite=True)
         o.say(f"{result.title}\n{result.summary()}\nThe figures: {written}\n")
 
 
-def report(
+def sae_report_command(
     folder: Annotated[Path, typer.Argument(help="A run, or the --out of 'graticule sae eval'.")],
-    verbose: o.Verbose = False,
-    debug: o.Debug = False,
 ) -> None:
     """Write an SAE's page: training curves, evaluation, and the first features; no model is needed.
 
@@ -135,7 +128,8 @@ def report(
 def runs_in(folder: Path) -> list[Path]:
     """The folder itself, or the runs of one SAE each inside a run of several.
 
-    **Raises** `FileNotFoundError` if there is neither.
+    Raises:
+        FileNotFoundError: if there is neither.
     """
     if (folder / "cfg.json").is_file() or (folder / "sae" / "cfg.json").is_file():
         return [folder]

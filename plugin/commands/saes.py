@@ -1,7 +1,5 @@
 """`graticule sae …`: sparse autoencoders trained, evaluated and read."""
 
-# ruff: noqa: ARG001 (--debug and --verbose act in `graticule.cli.main` and in their callbacks)
-
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,18 +9,10 @@ import typer
 from graticule.commands import arguments as a
 from graticule.commands import options as o
 
-sae = typer.Typer(
-    name="sae",
-    help="Sparse autoencoders: trained, evaluated and read; SAELens loads them.",
-    no_args_is_help=True,
-    rich_markup_mode=None,
-)
-
 _MANY = "may be repeated, for an SAE each from one stream."
 
 
-@sae.command(cls=o.Checked)
-def train(
+def sae_train_command(
     out: o.Out,
     model: Annotated[
         str | None,
@@ -153,8 +143,6 @@ def train(
     wandb: Annotated[
         str | None, typer.Option(help="Weights & Biases project to log to; off by default.")
     ] = None,
-    verbose: o.Verbose = False,
-    debug: o.Debug = False,
 ) -> None:
     """Train sparse autoencoders on a model's activations.
 
@@ -166,7 +154,7 @@ def train(
     Example:  graticule sae train --model gemma-3-270m --hook-name blocks.9.hook_resid_post
                 --corpus texts.txt --architecture batchtopk --d-sae 5120 --k 32 --tokens 2000000 --out my-sae
     """
-    a.need_folder(out)
+    o.need_folder(out)
     if (store is None) == (model is None):
         raise ValueError("give either --model (with --corpus and --hook-name) or --store")
     if store is not None and corpus is not None:
@@ -243,7 +231,8 @@ def read_resampling(
     """`--resample-steps` and what goes with them as `train` takes them; a latent is dead that has not fired
     for half the shortest time between two resamplings.
 
-    **Raises** `ValueError` for words that are no steps.
+    Raises:
+        ValueError: for words that are no steps.
     """
     if steps is None:
         if tokens is not None or subtract_bias:
@@ -253,11 +242,11 @@ def read_resampling(
     if steps.strip() == "none":
         return None
     try:
-        found = sorted({int(part) for part in steps.split(",")})
+        numbers = sorted({int(part) for part in steps.split(",")})
     except ValueError:
         raise ValueError(f"--resample-steps {steps!r}: expected steps like 5000,10000, or none") from None
-    gaps = [later - earlier for earlier, later in pairwise([0, *found])]
-    settings: dict[str, Any] = {"steps": tuple(found), "window": max(1, min(gaps) // 2)}
+    gaps = [later - earlier for earlier, later in pairwise([0, *numbers])]
+    settings: dict[str, Any] = {"steps": tuple(numbers), "window": max(1, min(gaps) // 2)}
     settings["subtract_bias"] = subtract_bias
     return settings if tokens is None else {**settings, "sample_size": tokens}
 

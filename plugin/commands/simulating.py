@@ -1,21 +1,18 @@
 """`graticule sim` and `graticule certify`: learners of known worlds, and instruments pointed at them."""
 
-# ruff: noqa: ARG001 (--debug and --verbose act in `graticule.cli.main` and in their callbacks)
-
 import logging
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from graticule.commands import arguments as a
 from graticule.commands import options as o
 from graticule.sims.papers import NAMES
 
 _log = logging.getLogger(__name__)
 
 
-def sim(
+def sim_command(
     out: o.Out,
     concepts: Annotated[int | None, typer.Option(help="Binary concepts, m; 7 unless a table says.")] = None,
     seeds: Annotated[
@@ -56,8 +53,6 @@ def sim(
     ] = None,
     edge_probability: Annotated[float | None, typer.Option(help="Of a random graph; .5 by default.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of worlds, tables and samples.")] = 0,
-    verbose: o.Verbose = False,
-    debug: o.Debug = False,
 ) -> None:
     """Train learners on worlds whose concepts are known, and measure their geometry.
 
@@ -70,7 +65,7 @@ def sim(
               graticule sim --table 1 --out table-1
               graticule sim --theorems --out theorems
     """
-    a.need_folder(out)
+    o.need_folder(out)
     if theorems and table is not None:
         raise ValueError(f"--theorems and --table {table}: one of the two")
     if table is not None and table not in NAMES:
@@ -85,21 +80,19 @@ def sim(
 
     _used(asked)
     with working_folder(out, SIM, "simulating into"):
-        found = _held(out, asked)
-        if found is None:
-            found = _made(asked, out / "parts")
-            _keep(found, out, asked)
-        page = found.report(out / "report.html")
-    o.say(f"{found.summary()}\nThe page: {page}")
+        result = _saved(out, asked)
+        if result is None:
+            result = _made(asked, out / "parts")
+            _save(result, out, asked)
+        page = result.report(out / "report.html")
+    o.say(f"{result.summary()}\nThe page: {page}")
 
 
-def certify(
-    out: Annotated[Path, typer.Option("--out", help="The folder to write.")] = Path("runs/certificate"),
+def certify_command(
+    out: o.Out = Path("runs/certificate"),
     concepts: Annotated[int, typer.Option(help="Two-valued concepts of the world, 4 to 10.")] = 6,
     seed: Annotated[int, typer.Option(min=0, help="Seed of world, learners, samples and labels.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer conditions, shorter training.")] = False,
-    verbose: o.Verbose = False,
-    debug: o.Debug = False,
 ) -> None:
     """Certify ridge, logistic, MLP and PCA probes on learners whose truth is known.
 
@@ -110,15 +103,15 @@ def certify(
     Example:  graticule certify --quick --out certificate
               graticule certify --concepts 6 --out certificate
     """
-    a.need_folder(out)
-    from graticule.certificate.certify import certify as run
+    o.need_folder(out)
+    from graticule.certificate.certify import certify
     from graticule.hooks.kinds import keep_request, working_folder
     from graticule.results import CERTIFICATE
 
     asked: dict[str, Any] = {"concepts": concepts, "quick": quick, "seed": seed}
     with working_folder(out, CERTIFICATE, "certifying into"):
         keep_request(out, CERTIFICATE, asked)
-        made = run(**asked, out=out, say=lambda line: o.say(line, err=True), progress=True)
+        made = certify(**asked, out=out, say=o.tell, progress=True)
         made.save(out / "result", overwrite=True)
         page = made.report(out / "report.html")
     o.say(f"{made.summary()}\nThe page: {page}")
@@ -129,7 +122,7 @@ _OF_THEOREMS = ("theorems", "table", "concepts", "seed", "graph", "edge_probabil
 
 
 def _used(asked: dict[str, Any]) -> None:
-    """**Raises** `ValueError` for options that what is asked for has no use for."""
+    """Raise `ValueError` for options that what is asked for has no use for."""
     if not asked["theorems"] and asked["table"] is None:
         return
     used = _OF_THEOREMS if asked["theorems"] else _OF_TABLES
@@ -164,10 +157,11 @@ def _made(asked: dict[str, Any], parts: Path) -> Any:
     return simulate(Setting(**chosen), optimizer=asked["optimizer"] or "sgd", **shared)
 
 
-def _held(out: Path, asked: dict[str, Any]) -> Any:
+def _saved(out: Path, asked: dict[str, Any]) -> Any:
     """The result of the very same command, if the folder holds it.
 
-    **Raises** `ForeignFolderError` if it holds that of another.
+    Raises:
+        ForeignFolderError: if it holds that of another.
     """
     from graticule.hooks.artifact import ArtifactError, fingerprint, read_json
     from graticule.hooks.kinds import ForeignFolderError
@@ -192,22 +186,22 @@ def _held(out: Path, asked: dict[str, Any]) -> Any:
     return None
 
 
-def _keep(found: Any, out: Path, asked: dict[str, Any]) -> None:
+def _save(result: Any, out: Path, asked: dict[str, Any]) -> None:
     from graticule.hooks.artifact import fingerprint, write_json
     from graticule.hooks.replacing import replacing_entries
 
-    numbers = found.to_json() if asked["theorems"] else _numbers(found)
+    numbers = result.to_json() if asked["theorems"] else _numbers(result)
     request = {"asked": asked, "fingerprint": fingerprint(asked)}
     with replacing_entries(out, "sim") as place:
-        found.save(place / "result")
+        result.save(place / "result")
         write_json(place / "sim.json", {**numbers, **request})
 
 
-def _numbers(found: Any) -> dict[str, Any]:
+def _numbers(result: Any) -> dict[str, Any]:
     """What a simulation measured, setting by setting: every mean with its standard error over runs."""
     settings: list[dict[str, Any]] = []
-    for line in found.settings.to_dict("records"):
+    for line in result.settings.to_dict("records"):
         means = {name for name in line if f"{name}_se" in line}
         plain = {k: v for k, v in line.items() if k not in means and not k.endswith("_se")}
         settings.append({**plain, **{m: {"mean": line[m], "se": line[f"{m}_se"]} for m in sorted(means)}})
-    return {"title": found.title, "settings": settings, "paper": found.paper.to_dict("records")}
+    return {"title": result.title, "settings": settings, "paper": result.paper.to_dict("records")}

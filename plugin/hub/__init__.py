@@ -5,9 +5,7 @@ through Xet, huggingface_hub's default where `hf_xet` is installed, go through t
 the same read-back, but are untested.
 """
 
-from graticule.hub.pushing import Push as Push
-from graticule.hub.pushing import push as push
-from graticule.hub.remote import HubError as HubError
-from graticule.hub.remote import ReadBackError as ReadBackError
+from graticule.hub.pushing import Push, push
+from graticule.hub.remote import HubError, ReadBackError
 
 __all__ = ["HubError", "Push", "ReadBackError", "push"]

@@ -13,18 +13,11 @@ from typing import TYPE_CHECKING, Any
 from graticule.hooks.artifact import as_damaged
 from graticule.hooks.messages import visible
 from graticule.hub import markdown
-from graticule.hub.checks import check_licence
+from graticule.hub.evaluation import EVALUATION, defined_figures
 from graticule.hub.markdown import code, is_number, table
-from graticule.hub.remote import MAIN
-from graticule.hub.sections import (
-    EVALUATION,
-    measured,
-    probe_section,
-    probe_summary,
-    sae_section,
-    sae_summary,
-)
-from graticule.hub.subject import ProbeFacts, SaeFacts, Subject
+from graticule.hub.remote import MAIN, check_licence
+from graticule.hub.sections import probe_section, probe_summary, sae_section, sae_summary
+from graticule.hub.uploads import ProbeFacts, SaeFacts, Upload
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCardData
@@ -41,29 +34,30 @@ _LIST = re.compile(
 
 def card(
     repo: str,
-    subjects: Sequence[Subject],
+    uploads: Sequence[Upload],
     *,
     licence: str | None = None,
     revision: str = MAIN,
     existing: str | None = None,
 ) -> str:
-    """`README.md` for `repo` once it holds `subjects`: front matter, the list, a part each.
+    """`README.md` for `repo` once it holds `uploads`: front matter, the list, a part each.
 
     `existing` is the card that is there: parts of other ids and everything outside the marks are kept, and
     the front matter is added to.
 
-    **Raises** `ValueError` for a licence that is no Hub identifier, or front matter that cannot be read.
+    Raises:
+        ValueError: for a licence that is no Hub identifier, or front matter that cannot be read.
     """
     from huggingface_hub import ModelCard
 
     old = _parsed(existing)
-    front = _front(repo, subjects, licence, old.data if old is not None else None)
+    front = _front(repo, uploads, licence, old.data if old is not None else None)
     text = old.text if old is not None else f"\n# {markdown.text(repo.split('/')[1])}\n\n"
     stated_licence = str(front.license) if front.license else None
-    for subject in subjects:
-        with as_damaged(subject.id, "write it again", also=()):
-            line, part = _part(repo, subject, revision, stated_licence)
-        text = _put(text, subject.id, line, part)
+    for upload in uploads:
+        with as_damaged(upload.id, "write it again", also=()):
+            line, part = _part(repo, upload, revision, stated_licence)
+        text = _put(text, upload.id, line, part)
     text = _listed(text)
     made = f"---\n{front.to_yaml()}\n---\n{text}"
     return str(ModelCard(made))  # the Hub's own class reads it: what it cannot read is not pushed
@@ -83,31 +77,31 @@ def _parsed(existing: str | None) -> Any:
         ) from error
 
 
-def _part(repo: str, subject: Subject, revision: str, licence: str | None) -> tuple[str, str]:
-    """The subject's line in the list, and its part."""
-    if isinstance(subject.facts, SaeFacts):
-        section = sae_section(repo, subject.id, subject.facts, revision, licence)
-        return sae_summary(subject.facts), section
-    section = probe_section(repo, subject.id, subject.facts, revision, licence)
-    return probe_summary(subject.facts), section
+def _part(repo: str, upload: Upload, revision: str, licence: str | None) -> tuple[str, str]:
+    """The upload's line in the list, and its part."""
+    if isinstance(upload.facts, SaeFacts):
+        section = sae_section(repo, upload.id, upload.facts, revision, licence)
+        return sae_summary(upload.facts), section
+    section = probe_section(repo, upload.id, upload.facts, revision, licence)
+    return probe_summary(upload.facts), section
 
 
 def _put(text: str, name: str, line: str, part: str) -> str:
     hidden = line.replace("&", "&amp;").replace(">", "&gt;")  # so that it ends no comment
     block = f"<!-- graticule:begin {name} | {hidden} -->\n{part}\n<!-- graticule:end {name} -->\n"
-    for found in _PART.finditer(text):
-        if found["id"] == name:
-            return text[: found.start()] + block + text[found.end() :]
+    for match in _PART.finditer(text):
+        if match["id"] == name:
+            return text[: match.start()] + block + text[match.end() :]
     return f"{text.rstrip()}\n\n{block}"
 
 
 def _listed(text: str) -> str:
     """The list of parts, brought up to date; put before the first part if there is none yet."""
-    rows = [(code(found["id"]), _line(found["line"])) for found in _PART.finditer(text)]
+    rows = [(code(match["id"]), _line(match["line"])) for match in _PART.finditer(text)]
     lines = "\n".join(table(("id", "what it is"), rows))
     block = f"<!-- graticule:list -->\n{lines}\n<!-- graticule:end-list -->\n"
-    if found := _LIST.search(text):
-        return text[: found.start()] + block + text[found.end() :]
+    if match := _LIST.search(text):
+        return text[: match.start()] + block + text[match.end() :]
     first = _PART.search(text)
     at = first.start() if first is not None else len(text)
     return f"{text[:at].rstrip()}\n\n{block}\n{text[at:]}"
@@ -120,28 +114,28 @@ def _line(hidden: str) -> str:
 
 # Front matter -------------------------------------------------------------------------------------
 def _front(
-    repo: str, subjects: Sequence[Subject], licence: str | None, old: ModelCardData | None
+    repo: str, uploads: Sequence[Upload], licence: str | None, old: ModelCardData | None
 ) -> ModelCardData:
     from huggingface_hub import ModelCardData
 
     if licence is not None:
         check_licence(licence)
     front = ModelCardData() if old is None else old
-    saes = [s for s in subjects if isinstance(s.facts, SaeFacts)]
-    probes = len(saes) < len(subjects)
+    saes = [s for s in uploads if isinstance(s.facts, SaeFacts)]
+    probes = len(saes) < len(uploads)
     if front.library_name in (None, "graticule"):
         front.library_name = "saelens" if saes else "graticule"
     tags = [*([TAGS[0]] if saes else []), *([TAGS[1]] if probes else []), *TAGS[2:]]
     front.tags = _merged(front.tags, tags)
-    front.base_model = _merged(front.base_model, [s.facts.base_model for s in subjects]) or None
-    front.datasets = _merged(front.datasets, [_dataset(s) for s in subjects]) or None
+    front.base_model = _merged(front.base_model, [s.facts.base_model for s in uploads]) or None
+    front.datasets = _merged(front.datasets, [_dataset(s) for s in uploads]) or None
     front.license = licence or front.license
     results = list(front.eval_results or [])
-    for subject in subjects:  # in place, so that a push of what is there changes nothing
-        mine = [i for i, r in enumerate(results) if str(r.metric_name).endswith(f" ({subject.id})")]
+    for upload in uploads:  # in place, so that a push of what is there changes nothing
+        mine = [i for i, r in enumerate(results) if str(r.metric_name).endswith(f" ({upload.id})")]
         at = mine[0] if mine else len(results)
         others = [r for i, r in enumerate(results) if i not in mine]
-        results = [*others[:at], *_results(subject), *others[at:]]
+        results = [*others[:at], *_results(upload), *others[at:]]
     front.eval_results = results or None
     if results and front.model_name is None:
         front.model_name = repo.split("/")[1]
@@ -153,30 +147,30 @@ def _merged(old: Any, new: Sequence[str | None]) -> list[str]:
     return list(dict.fromkeys([*before, *(n for n in new if n is not None)]))
 
 
-def _dataset(subject: Subject) -> str | None:
-    return subject.facts.dataset if isinstance(subject.facts, SaeFacts) else None
+def _dataset(upload: Upload) -> str | None:
+    return upload.facts.dataset if isinstance(upload.facts, SaeFacts) else None
 
 
-def _results(subject: Subject) -> list[EvalResult]:
+def _results(upload: Upload) -> list[EvalResult]:
     """The figures that the Hub shows beside a model; their names say which SAE or probe they are of."""
     from huggingface_hub import EvalResult
 
-    facts = subject.facts
+    facts = upload.facts
     if isinstance(facts, SaeFacts):
         on = facts.evaluation.get("corpus") or facts.evaluation.get("dataset") or facts.find("dataset_path")
-        evaluation = measured(facts.evaluation)
+        evaluation = defined_figures(facts.evaluation)
         figures = [(key, name, evaluation.get(key)) for key, name, _ in EVALUATION]
     else:
         on, figures = facts.judged.get("table"), _probe_figures(facts)
     name = (visible(on) if isinstance(on, str) else "") or "text"
-    dataset = name if name == _dataset(subject) else "custom"
+    dataset = name if name == _dataset(upload) else "custom"
     return [
         EvalResult(
             task_type="feature-extraction",
             dataset_type=dataset,
             dataset_name=name,
             metric_type=key,
-            metric_name=f"{label} ({subject.id})",
+            metric_name=f"{label} ({upload.id})",
             metric_value=value,
         )
         for key, label, value in figures

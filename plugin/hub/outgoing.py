@@ -110,9 +110,9 @@ def _several(text: str) -> bool:
     return re.search(r"""[\s:,;=|'"`]+(?:~|/|file:|[A-Za-z]:[\\/])""", text[3:]) is not None
 
 
-def _cut(found: re.Match[str]) -> str:
-    quote = found["quote"] or ""
-    return quote + _last_part(found["quoted"] if quote else found[0]) + quote
+def _cut(match: re.Match[str]) -> str:
+    quote = match["quote"] or ""
+    return quote + _last_part(match["quoted"] if quote else match[0]) + quote
 
 
 def _last_part(path: str) -> str:
@@ -178,8 +178,9 @@ def _without(value: Any) -> Any:
 def own_file(root: Path, *parts: str) -> Path | None:
     """The file `parts` of the folder `root`; None if there is none.
 
-    **Raises** `ValueError` for a link, symbolic or hard, at any step below `root`, and for what is no file:
-    whatever lies behind it is not the folder's own, and is never read.
+    Raises:
+        ValueError: for a link, symbolic or hard, at any step below `root`, and for what is no file: whatever
+            lies behind it is not the folder's own, and is never read.
     """
     path, seen = root, None
     for part in parts:
@@ -205,7 +206,11 @@ def own_file(root: Path, *parts: str) -> Path | None:
 
 
 def own_folders(root: Path) -> list[Path]:
-    """The folders in `root`, hidden ones left out. **Raises** `ValueError` for a link to a folder."""
+    """The folders in `root`, hidden ones left out.
+
+    Raises:
+        ValueError: for a link to a folder.
+    """
     for path in sorted(root.iterdir()):
         if path.is_symlink() and path.is_dir():
             raise ValueError(
@@ -216,7 +221,7 @@ def own_folders(root: Path) -> list[Path]:
 
 
 def own_tree(root: Path) -> None:
-    """**Raises** `ValueError` unless all in `root`, at any depth, is files and folders of its own."""
+    """Raise `ValueError` unless all in `root`, at any depth, is files and folders of its own."""
     for folder, folders, files in os.walk(root):
         where = Path(folder).relative_to(root).parts
         for name in folders:
@@ -226,11 +231,13 @@ def own_tree(root: Path) -> None:
             own_file(root, *where, name)
 
 
-def as_published(path: Path) -> Path | bytes:
+def publishable(path: Path) -> Path | bytes:
     """The file itself, or its content where it named a token or a place on this machine.
 
-    **Raises** `ValueError` (`ArtifactError` for a damaged one) for a file that is not of the kind that its
-    name says, and for tensors or a table whose names or notes hold what must not be published.
+    Raises:
+        ArtifactError: for a damaged file.
+        ValueError: for a file that is not of the kind that its name says, and for tensors or a table whose
+            names or notes hold what must not be published.
     """
     if path.suffix == ".json":
         value = read_json(path)

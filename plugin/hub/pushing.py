@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from graticule.hub.card import card
-from graticule.hub.checks import check_words
 from graticule.hub.readback import read_back, tensors_of
-from graticule.hub.remote import MAIN, Head, Hub, HubError, ReadBackError, check_repo
-from graticule.hub.subject import NAMES, SaeFacts, Subject, gather, hub_model
+from graticule.hub.remote import MAIN, Head, Hub, HubError, ReadBackError, check_repo, check_words
+from graticule.hub.uploads import NAMES, SaeFacts, Upload, gather, hub_model
 
 if TYPE_CHECKING:
-    from graticule.hub.subject import Pushed
+    from graticule.hub.uploads import Pushed
 
 README = "README.md"
 _THEIRS = ".gitattributes"  # the Hub's own, in every repository
@@ -95,76 +94,70 @@ def push(
     Absolute local paths in the JSON files are cut to their last part. What was read back stays in the Hub's
     cache, as after any download.
 
-    **Arguments:**
+    Args:
+        what: a SAELens folder, a run or its folder, a `RidgeProbe` or its folder, `Findings` or their folder,
+            whose chosen probe goes with its verdict; a folder of several, or `{id: any of these}`.
+        repo: the repository, `owner/name`.
+        sae_id: the folder in the repository; by default the hook name, for several their folders' names.
+        private: whether a new repository stays private.
+        revision: a branch, made from main if it is not there; by default main.
+        licence: the Hub's identifier (mit, apache-2.0, gemma …); by default what the card there says.
+        base_model: the model's id on the Hub; by default as TransformerLens knows it.
+        dry_run: return files, sizes and card as they would be in a new repository, and touch nothing.
 
-    - `what`: a SAELens folder, a run or its folder, a `RidgeProbe` or its folder, `Findings` or their
-      folder, whose chosen probe goes with its verdict; a folder of several, or `{id: any of these}`.
-    - `sae_id`: the folder in the repository; by default the hook name, for several their folders' names.
-    - `revision`: a branch, made from main if it is not there; by default main.
-    - `licence`: the Hub's identifier (mit, apache-2.0, gemma …); by default what the card there says.
-    - `base_model`: the model's id on the Hub; by default as TransformerLens knows it.
-    - `dry_run`: return files, sizes and card as they would be in a new repository, and touch nothing.
-
-    **Raises** `FileNotFoundError` or `ValueError` for what cannot be pushed; `ConnectionError` where the Hub
-    cannot be reached or is switched off, `PermissionError` where it denies, `HubError` where it fails, and
-    `ReadBackError` where it gives back something else. All of these say how the repository stands.
+    Raises:
+        FileNotFoundError: where there is nothing to push.
+        ValueError: for what cannot be pushed.
+        ConnectionError: where the Hub cannot be reached or is switched off.
+        PermissionError: where it denies.
+        HubError: where it fails.
+        ReadBackError: where it gives back something else. All of these say how the repository stands.
     """
     check_repo(repo)
     check_words(sae_id=sae_id, revision=revision, licence=licence, base_model=base_model)
-    subjects = gather(what, sae_id)
+    uploads = gather(what, sae_id)
     if dry_run:
-        ready = _ready(subjects, base_model)
+        ready = _ready(uploads, base_model)
         text = card(repo, ready, licence=licence, revision=revision or MAIN)
         files = {**_content(ready), README: text.encode()}
         return Push(repo, revision or MAIN, _ids(ready), _sizes(files), text, None, True, private)
     hub = Hub(repo, revision)
-    found = hub.look()  # fails at once where nothing can be pushed
-    if found is not None and private and not found.private:
+    there = hub.look()  # fails at once where nothing can be pushed
+    if there is not None and private and not there.private:
         raise ValueError(f"{repo} is public: --private cannot hide it; choose another repository")
-    ready = _ready(subjects, base_model)
-    head = _head(hub, found, not private)
-    _refuse_others(hub, head, subjects, chosen=sae_id is not None or isinstance(what, Mapping))
+    ready = _ready(uploads, base_model)
+    head = _head(hub, there, not private)
+    _refuse_others(hub, head, uploads, chosen=sae_id is not None or isinstance(what, Mapping))
     return _push(hub, head, ready, licence, private)
 
 
-def _push(hub: Hub, head: Head, subjects: Sequence[Subject], licence: str | None, private: bool) -> Push:
-    text = card(hub.repo, subjects, licence=licence, revision=hub.revision, existing=_text(hub, head, README))
-    files: dict[str, Path | bytes] = {**_content(subjects), README: text.encode()}
-    gone = sorted(p for s in subjects for n in NAMES if (p := f"{s.id}/{n}") in head.files - files.keys())
-    commit = hub.commit(files, f"Add {', '.join(_ids(subjects))}", head.commit, gone)
+def _push(hub: Hub, head: Head, uploads: Sequence[Upload], licence: str | None, private: bool) -> Push:
+    text = card(hub.repo, uploads, licence=licence, revision=hub.revision, existing=_text(hub, head, README))
+    files: dict[str, Path | bytes] = {**_content(uploads), README: text.encode()}
+    gone = sorted(p for s in uploads for n in NAMES if (p := f"{s.id}/{n}") in head.files - files.keys())
+    commit = hub.commit(files, f"Add {', '.join(_ids(uploads))}", head.commit, gone)
     seen = "private" if head.private else "public"
     hub.state = f"{hub.repo} is {seen} and holds commit {commit[:12]}, which is not checked yet"
     log.info("%d files are in %s, which is %s; reading them back", len(files), hub.repo, seen)
-    if wrong := read_back(hub, commit, files, subjects):
+    if wrong := read_back(hub, commit, files, uploads):
         raise _mismatch(hub, head, commit, wrong, [*files, *gone])
     hub.state = f"{hub.repo} is {seen} and whole"
     still_private = _opened(hub, head, files, private)
     changed = commit != head.commit
-    replaced = tuple(s.id for s in subjects if changed and any(p in head.files for p in s.in_repo))
-    return Push(
-        hub.repo,
-        hub.revision,
-        _ids(subjects),
-        _sizes(files),
-        text,
-        commit,
-        changed,
-        still_private,
-        replaced,
-        hub.url,
-    )
+    replaced = tuple(s.id for s in uploads if changed and any(p in head.files for p in s.in_repo))
+    sent = (_ids(uploads), _sizes(files), text, commit, changed)
+    return Push(hub.repo, hub.revision, *sent, still_private, replaced, hub.url)
 
 
-def _ready(subjects: Sequence[Subject], base_model: str | None) -> list[Subject]:
-    """The subjects with their model's id, after a look whether they can be loaded at all."""
-    for subject in subjects:
-        tensors_of(subject)
-    return [subject.of(base_model or hub_model(subject.model_name)) for subject in subjects]
+def _ready(uploads: Sequence[Upload], base_model: str | None) -> list[Upload]:
+    """The uploads with their model's id, after a look whether they can be loaded at all."""
+    for upload in uploads:
+        tensors_of(upload)
+    return [upload.of(base_model or hub_model(upload.model_name)) for upload in uploads]
 
 
-def _head(hub: Hub, found: Head | None, to_be_public: bool) -> Head:
+def _head(hub: Hub, head: Head | None, to_be_public: bool) -> Head:
     """What the commit goes on top of: the repository and the branch are made if they are not there."""
-    head = found
     if head is None:
         hub.create(to_be_public)
         head = hub.look()
@@ -180,21 +173,21 @@ def _head(hub: Hub, found: Head | None, to_be_public: bool) -> Head:
     return head
 
 
-def _refuse_others(hub: Hub, head: Head, subjects: Sequence[Subject], chosen: bool) -> None:
-    """**Raises** `ValueError` where an id is a file there, or one that nobody chose holds another SAE."""
-    for subject in subjects:
-        above = ["/".join(subject.id.split("/")[: n + 1]) for n in range(subject.id.count("/") + 1)]
+def _refuse_others(hub: Hub, head: Head, uploads: Sequence[Upload], chosen: bool) -> None:
+    """Raise `ValueError` where an id is a file there, or one that nobody chose holds another SAE."""
+    for upload in uploads:
+        above = ["/".join(upload.id.split("/")[: n + 1]) for n in range(upload.id.count("/") + 1)]
         if clash := [path for path in above if path in head.files]:
             raise ValueError(f"{clash[0]} is a file of {hub.repo}: give the SAE another sae_id")
-        if chosen or not isinstance(subject.facts, SaeFacts):
+        if chosen or not isinstance(upload.facts, SaeFacts):
             continue
-        there = _text(hub, head, f"{subject.id}/cfg.json")
+        there = _text(hub, head, f"{upload.id}/cfg.json")
         cfg: dict[str, Any] = json.loads(there) if there is not None else {}
-        if differ := [n for n in _SAME if cfg and cfg.get(n) != subject.facts.cfg.get(n)]:
+        if differ := [n for n in _SAME if cfg and cfg.get(n) != upload.facts.cfg.get(n)]:
             n = differ[0]
             raise ValueError(
-                f"{hub.repo} holds another SAE in {subject.id} ({n} {cfg.get(n)!r}, here "
-                f"{subject.facts.cfg.get(n)!r}): give this one its own sae_id, or that one to replace it"
+                f"{hub.repo} holds another SAE in {upload.id} ({n} {cfg.get(n)!r}, here "
+                f"{upload.facts.cfg.get(n)!r}): give this one its own sae_id, or that one to replace it"
             )
 
 
@@ -238,12 +231,12 @@ def _opened(hub: Hub, head: Head, files: Files, private: bool) -> bool:
     return head.private and not to_open
 
 
-def _content(subjects: Sequence[Subject]) -> Files:
-    return {path: content for subject in subjects for path, content in subject.in_repo.items()}
+def _content(uploads: Sequence[Upload]) -> Files:
+    return {path: content for upload in uploads for path, content in upload.in_repo.items()}
 
 
-def _ids(subjects: Sequence[Subject]) -> tuple[str, ...]:
-    return tuple(subject.id for subject in subjects)
+def _ids(uploads: Sequence[Upload]) -> tuple[str, ...]:
+    return tuple(upload.id for upload in uploads)
 
 
 def _sizes(files: Files) -> tuple[tuple[str, int], ...]:

@@ -15,23 +15,24 @@ from graticule.hooks.artifact import sha256
 from graticule.hooks.imports import load
 from graticule.hub.outgoing import digest
 from graticule.hub.remote import MAIN, Hub
-from graticule.hub.subject import SaeFacts, Subject
+from graticule.hub.uploads import SaeFacts, Upload
 
 
-def tensors_of(subject: Subject) -> dict[str, Tensor]:
+def tensors_of(upload: Upload) -> dict[str, Tensor]:
     """What is sent: the tensors of a SAE as `SAE.load_from_disk` has them here, or of a probe.
 
-    **Raises** `ValueError` if they cannot be loaded or are not finite: such a thing is not pushed.
+    Raises:
+        ValueError: if they cannot be loaded or are not finite: such a thing is not pushed.
     """
-    if subject.folder is not None:
-        return _finite(_loaded(subject, subject.folder), str(subject.folder))
-    return _finite(_probe_tensors(subject.probe), f"the probe {subject.id}")
+    if upload.folder is not None:
+        return _finite(_loaded(upload, upload.folder), str(upload.folder))
+    return _finite(_probe_tensors(upload.probe), f"the probe {upload.id}")
 
 
-def _loaded(subject: Subject, folder: Path) -> dict[str, Tensor]:
-    """The tensors in a folder, of the subject's kind."""
-    if isinstance(subject.facts, SaeFacts):
-        return _sae_tensors(subject.facts, folder)
+def _loaded(upload: Upload, folder: Path) -> dict[str, Tensor]:
+    """The tensors in a folder, of the upload's kind."""
+    if isinstance(upload.facts, SaeFacts):
+        return _sae_tensors(upload.facts, folder)
     from graticule.probes.linear.ridge import RidgeProbe
 
     return _probe_tensors(RidgeProbe.load(folder))
@@ -45,8 +46,8 @@ def _finite(tensors: dict[str, Tensor], where: str) -> dict[str, Tensor]:
 
 
 def _probe_tensors(probe: Any) -> dict[str, Tensor]:
-    held = vars(probe.weights)
-    return {name: torch.from_numpy(value) for name, value in held.items() if isinstance(value, np.ndarray)}
+    arrays = vars(probe.weights)
+    return {name: torch.from_numpy(value) for name, value in arrays.items() if isinstance(value, np.ndarray)}
 
 
 def _sae_tensors(facts: SaeFacts, folder: Path) -> dict[str, Tensor]:
@@ -68,47 +69,47 @@ def _sae_tensors(facts: SaeFacts, folder: Path) -> dict[str, Tensor]:
     return dict(sae.state_dict())
 
 
-def differences(sent: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> list[str]:
+def tensor_differences(sent: Mapping[str, Tensor], got: Mapping[str, Tensor]) -> list[str]:
     """What differs between two sets of tensors, by name, shape, dtype and bits; nothing if they are equal."""
-    found = [f"{name} is missing" for name in sent if name not in got]
-    found += [f"{name} was not sent" for name in got if name not in sent]
+    differing = [f"{name} is missing" for name in sent if name not in got]
+    differing += [f"{name} was not sent" for name in got if name not in sent]
     for name in sent.keys() & got.keys():
         a, b = sent[name], got[name]
         if a.shape != b.shape or a.dtype != b.dtype:
-            found.append(f"{name} is {tuple(b.shape)} {b.dtype}, sent {tuple(a.shape)} {a.dtype}")
+            differing.append(f"{name} is {tuple(b.shape)} {b.dtype}, sent {tuple(a.shape)} {a.dtype}")
         elif not torch.equal(_bits(a), _bits(b)):
-            found.append(f"{name} differs in {int((a != b).sum())} of {a.numel()} values")
-    return found
+            differing.append(f"{name} differs in {int((a != b).sum())} of {a.numel()} values")
+    return differing
 
 
 def read_back(
-    hub: Hub, commit: str, files: Mapping[str, Path | bytes], subjects: Sequence[Subject]
+    hub: Hub, commit: str, files: Mapping[str, Path | bytes], uploads: Sequence[Upload]
 ) -> list[str]:
-    """Fetch `files` at `commit` and load every subject from them; what differs, in words.
+    """Fetch `files` at `commit` and load every upload from them; what differs, in words.
 
     On the main branch `SAE.from_pretrained` (or `RidgeProbe.from_pretrained`) is compared as well, because
     that is what readers of the card will call.
     """
-    found: list[str] = []
+    wrong: list[str] = []
     copies: dict[str, Path] = {}
     for path, content in files.items():
         copy = hub.read(path, commit)
         if copy is None:
-            found.append(f"{path} is missing")
+            wrong.append(f"{path} is missing")
             continue
         copies[path] = copy
         if sha256(copy) != digest(content):
-            found.append(f"{path} is not what was sent")
-    for subject in subjects:
-        sent = tensors_of(subject)
-        here = [copies[path] for path in subject.in_repo if path in copies]
+            wrong.append(f"{path} is not what was sent")
+    for upload in uploads:
+        sent = tensors_of(upload)
+        here = [copies[path] for path in upload.in_repo if path in copies]
         if here:
-            found += [f"{subject.id}: {d}" for d in _differs(subject, sent, here[0].parent)]
+            wrong += [f"{upload.id}: {d}" for d in _differs(upload, sent, here[0].parent)]
         if hub.revision == MAIN:
-            found += [f"{subject.id}, from_pretrained: {d}" for d in _from_main(hub.repo, subject, sent)]
-    if found:
+            wrong += [f"{upload.id}, from_pretrained: {d}" for d in _from_main(hub.repo, upload, sent)]
+    if wrong:
         _forget(copies.values())
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(wrong))
 
 
 def _forget(copies: Iterable[Path]) -> None:
@@ -118,32 +119,32 @@ def _forget(copies: Iterable[Path]) -> None:
         copy.unlink(missing_ok=True)
 
 
-def _differs(subject: Subject, sent: Mapping[str, Tensor], folder: Path) -> list[str]:
+def _differs(upload: Upload, sent: Mapping[str, Tensor], folder: Path) -> list[str]:
     try:
-        return differences(sent, _loaded(subject, folder))
+        return tensor_differences(sent, _loaded(upload, folder))
     except (ValueError, OSError) as error:
         return [str(error)]
 
 
-def _from_main(repo: str, subject: Subject, sent: Mapping[str, Tensor]) -> list[str]:
+def _from_main(repo: str, upload: Upload, sent: Mapping[str, Tensor]) -> list[str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # on scaling factors that only its own releases have
         try:
-            return differences(sent, _pretrained(repo, subject))
+            return tensor_differences(sent, _pretrained(repo, upload))
         except (KeyError, RuntimeError, TypeError, ValueError, OSError) as error:
             return [f"{type(error).__name__}: {error}"]
 
 
-def _pretrained(repo: str, subject: Subject) -> dict[str, Tensor]:
-    if not isinstance(subject.facts, SaeFacts):
+def _pretrained(repo: str, upload: Upload) -> dict[str, Tensor]:
+    if not isinstance(upload.facts, SaeFacts):
         from graticule.probes.linear.ridge import RidgeProbe
 
-        return _probe_tensors(RidgeProbe.from_pretrained(repo, subject.id))
+        return _probe_tensors(RidgeProbe.from_pretrained(repo, upload.id))
     load("sae_lens")
     from sae_lens import SAE
 
-    dtype = str(subject.facts.cfg.get("dtype", "float32")).removeprefix("torch.")
-    sae: Any = SAE.from_pretrained(repo, subject.id, device="cpu", dtype=dtype)
+    dtype = str(upload.facts.cfg.get("dtype", "float32")).removeprefix("torch.")
+    sae: Any = SAE.from_pretrained(repo, upload.id, device="cpu", dtype=dtype)
     return dict(sae.state_dict())
 
 

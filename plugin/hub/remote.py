@@ -1,4 +1,5 @@
-"""One repository on the Hub: the few requests that a push makes, and its errors in words."""
+"""One repository on the Hub: the words given to a push, checked before anything is read (folder, branch,
+licence, model; no tokens); the few requests that it makes; and its errors in words."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,25 @@ UNFINISHED = "graticule-unfinished-push"
 
 _TRANSPORTS = ("httpx", "httpx2", "requests")
 _TOKEN = re.compile(r"hf_\w{4,}")
+_LICENCES = """
+afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0
+bigscience-openrail-m bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5
+cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0
+cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0 cdla-permissive-1.0
+cdla-permissive-2.0 cdla-sharing-1.0 creativeml-openrail-m deepfloyd-if-license ecl-2.0 epl-1.0 epl-2.0
+etalab-2.0 eupl-1.1 eupl-1.2 fair-noncommercial-research-license gemma gfdl gpl gpl-2.0 gpl-3.0
+grok2-community h-research intel-research isc lgpl lgpl-2.1 lgpl-3.0 lgpl-lr llama2 llama3 llama3.1 llama3.2
+llama3.3 llama4 lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openmdw-1.0 openmdw-1.1 openrail
+openrail++ osl-3.0 other pddl postgresql unknown unlicense wtfpl zlib
+"""
+LICENCES = frozenset(_LICENCES.split())
+"""The Hub's identifiers, as its documentation of repositories' licences lists them (August 2026)."""
+
+_LONGEST = 200
+"""Bytes of a folder's name."""
+_ID = re.compile(r"[A-Za-z0-9_][\w.=+-]*(/[A-Za-z0-9_][\w.=+-]*)*")
+_BRANCH = re.compile(r"[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)*", re.ASCII)
+_MODEL = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _REPO = re.compile(r"[\w][\w.-]{0,95}/[\w][\w.-]{0,95}")
 
 log = logging.getLogger(__name__)
@@ -51,10 +72,12 @@ def masked(text: object) -> str:
     return _TOKEN.sub("hf_…", without_secrets(text))
 
 
+# Words given to a push ---------------------------------------------------------------------------------
 def check_repo(repo: str) -> str:
     """`repo`, if it is `owner/name`.
 
-    **Raises** `ValueError` otherwise, without repeating a token that may be in it.
+    Raises:
+        ValueError: otherwise, without repeating a token that may be in it.
     """
     wrong = not _REPO.fullmatch(repo) or "--" in repo or ".." in repo or repo.endswith((".git", ".", "-"))
     if wrong or has_secret(repo):
@@ -63,10 +86,73 @@ def check_repo(repo: str) -> str:
     return repo
 
 
+def check_id(name: str) -> str:
+    """`name`, if it can be a folder of a repository.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    if not _ID.fullmatch(name):
+        raise ValueError(
+            f"sae_id={without_secrets(name)!r}: expected letters, digits, '_', '-', '.', '=' and '+', '/' "
+            "between folders, e.g. blocks.9.hook_resid_post"
+        )
+    if long := [part for part in name.split("/") if len(part.encode()) > _LONGEST]:
+        raise ValueError(f"sae_id={name[:40]!r}…: {long[0][:20]!r}… is longer than {_LONGEST} bytes")
+    if name.split("/")[0].casefold() == "readme.md":
+        raise ValueError(f"sae_id={name!r}: README.md is the repository's card; choose another folder")
+    return name
+
+
+def check_words(
+    sae_id: str | None = None,
+    revision: str | None = None,
+    licence: str | None = None,
+    base_model: str | None = None,
+) -> None:
+    """Raise `ValueError` for a word that the Hub would not take, or a token, which is not repeated."""
+    given = {"sae_id": sae_id, "revision": revision, "licence": licence, "base_model": base_model}
+    for name, word in given.items():
+        if word is not None and has_secret(word):
+            raise ValueError(
+                f"{name}={without_secrets(word)!r} holds a token or a password: that is for 'hf auth login'"
+            )
+    if revision is not None and (
+        not _BRANCH.fullmatch(revision)
+        or ".." in revision
+        or revision.endswith((".", ".lock"))
+        or len(revision) > 200
+    ):
+        raise ValueError(f"revision={revision[:80]!r}: expected a branch's name, e.g. v2")
+    if base_model is not None and not _MODEL.fullmatch(base_model):
+        raise ValueError(f"base_model={base_model[:80]!r}: expected a model's id on the Hub, owner/name")
+    if licence is not None:
+        check_licence(licence)
+
+
+def check_licence(licence: str) -> str:
+    """`licence`, if the Hub knows it.
+
+    Raises:
+        ValueError: otherwise, with the nearest that it knows.
+    """
+    if licence in LICENCES:
+        return licence
+    near = get_close_matches(licence.lower().replace(" ", "-"), sorted(LICENCES), n=3)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    raise ValueError(
+        f"licence={licence[:80]!r}: expected one of the Hub's identifiers, e.g. mit, apache-2.0, gemma, or "
+        f"'other' for one that it does not list{hint}"
+    )
+
+
+# Requests ------------------------------------------------------------------------------------------------
 class Hub:
     """Requests about one branch of one model repository, with the login that huggingface_hub has.
 
-    **Raises** `ConnectionError` where the Hub is switched off, `PermissionError` without a login.
+    Raises:
+        ConnectionError: where the Hub is switched off.
+        PermissionError: without a login.
     """
 
     def __init__(self, repo: str, revision: str | None = None) -> None:
@@ -95,7 +181,7 @@ class Hub:
         """The repository as it is now; None if there is none (or none that this login may see)."""
         from huggingface_hub.errors import RepositoryNotFoundError
 
-        with self._told("looking at the repository"):
+        with self._explained("looking at the repository"):
             try:
                 info = self._api.model_info(self.repo)
             except RepositoryNotFoundError:
@@ -119,7 +205,7 @@ class Hub:
 
     def create(self, to_be_public: bool) -> None:
         """Make the repository, private; mark it if it is to be public in the end."""
-        with self._told("making the repository"):
+        with self._explained("making the repository"):
             self._api.create_repo(self.repo, private=True)
             self.state = f"{self.repo} is private and empty"
             if to_be_public:
@@ -127,14 +213,14 @@ class Hub:
 
     def branch(self) -> None:
         """Make the branch that is pushed to, from main."""
-        with self._told(f"making the branch {self.revision}"):
+        with self._explained(f"making the branch {self.revision}"):
             self._api.create_branch(self.repo, branch=self.revision, exist_ok=True)
 
     def read(self, path: str, commit: str) -> Path | None:
         """A file of a commit, fetched anew: where the copy lies in the Hub's cache; None if it is missing."""
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
-        with self._told(f"reading {path} back"):
+        with self._explained(f"reading {path} back"):
             try:
                 return Path(self._api.hf_hub_download(self.repo, path, revision=commit, force_download=True))
             except LocalEntryNotFoundError:  # the Hub could not be asked
@@ -164,7 +250,7 @@ class Hub:
         return self._send(back, "Take back what did not read back", commit)
 
     def _send(self, operations: list[Any], message: str, parent: str | None) -> str:
-        with self._told("sending the files"), warnings.catch_warnings(record=True) as said:
+        with self._explained("sending the files"), warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
             made = self._api.create_commit(
                 self.repo,
@@ -173,7 +259,7 @@ class Hub:
                 revision=self.revision,
                 parent_commit=parent,
             )
-        for warning in said:
+        for warning in warned:
             on_purpose = "data file" in str(warning.message)  # history.parquet
             if warning.category is UserWarning and not on_purpose:
                 log.warning("the Hub: %s", masked(warning.message))
@@ -181,7 +267,7 @@ class Hub:
 
     def publish(self) -> None:
         """Open the repository to everybody, and take the mark away."""
-        with self._told("making the repository public"):
+        with self._explained("making the repository public"):
             self._api.update_repo_settings(self.repo, private=False)
         self.state = f"{self.repo} is public and whole"
 
@@ -189,34 +275,34 @@ class Hub:
         """Take the mark of an unfinished push away, unless a push beside this one has."""
         from huggingface_hub.errors import RevisionNotFoundError
 
-        with self._told("taking the mark of the unfinished push away"), suppress(RevisionNotFoundError):
+        with self._explained("taking the mark of the unfinished push away"), suppress(RevisionNotFoundError):
             self._api.delete_branch(self.repo, branch=UNFINISHED)
 
     @contextmanager
-    def _told(self, doing: str) -> Generator[None]:
+    def _explained(self, doing: str) -> Generator[None]:
         """Errors of huggingface_hub in words: what failed, how the repository stands, what to do."""
         try:
             yield
         except Exception as error:
-            told = self._words(error, doing)
-            if told is None:
+            explanation = self._explanation(error, doing)
+            if explanation is None:
                 raise
-            raise told from error
+            raise explanation from error
 
-    def _words(self, error: BaseException, doing: str) -> Exception | None:
+    def _explanation(self, error: BaseException, doing: str) -> Exception | None:
         from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
         cause = _root(error)
         where = f"{doing} failed: {{}}; {self.state}; once that is mended, run the same command again"
         if isinstance(cause, HfHubHTTPError):
             code = cause.response.status_code
-            said = masked(cause.server_message or str(cause).splitlines()[0])
+            answer = masked(cause.server_message or str(cause).splitlines()[0])
             if code in (401, 403):
-                reason = f"the Hub denies it to this login ({code}: {said})"
+                reason = f"the Hub denies it to this login ({code}: {answer})"
                 return PermissionError(where.format(reason))
             if code in (409, 412):
-                return HubError(where.format(f"the repository changed meanwhile ({code}: {said})"))
-            return HubError(where.format(f"the Hub answered {code}: {said}"))
+                return HubError(where.format(f"the repository changed meanwhile ({code}: {answer})"))
+            return HubError(where.format(f"the Hub answered {code}: {answer}"))
         if _is_transport(cause) or isinstance(cause, OfflineModeIsEnabled):
             reason = f"{self._api.endpoint} cannot be reached ({masked(cause) or type(cause).__name__})"
             return ConnectionError(where.format(reason))

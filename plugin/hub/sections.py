@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+from graticule.hub.evaluation import EVALUATION, FURTHER, costs_nothing, defined_figures
 from graticule.hub.markdown import code, is_number, number, python, setting, table, text
 from graticule.hub.remote import MAIN
-from graticule.hub.subject import ProbeFacts, SaeFacts
+from graticule.hub.uploads import ProbeFacts, SaeFacts
 
 _NAMES = {
     "standard": "standard (ReLU, L1)",
@@ -28,6 +29,9 @@ _PAPERS = {
     "matryoshka_batchtopk": "Bussmann et al. 2025, [Learning Multi-Level Features with Matryoshka Sparse Autoencoders](https://arxiv.org/abs/2503.17547)",
 }
 _PAPERS["bricken"] = _PAPERS["standard"]
+_RIDGE = (
+    "Gurnee and Tegmark 2024, [Language Models Represent Space and Time](https://arxiv.org/abs/2310.02207)"
+)
 _SAELENS = "Bloom, Tigges, Duong and Chanin 2024, [SAELens](https://github.com/decoderesearch/SAELens)"
 
 _TRAINING: tuple[tuple[str, tuple[str, ...]], ...] = (
@@ -47,38 +51,6 @@ _TRAINING: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("seed", ("seed",)),
     ("dtype of the weights", ("dtype",)),
 )
-EVALUATION: tuple[tuple[str, str, str], ...] = (
-    ("l0", "L0", "latents active a token"),
-    ("explained_variance", "explained variance", "1 − Σ‖x − x̂‖² / Σ‖x − x̄‖²"),
-    (
-        "loss_recovered_zero",
-        "loss recovered, against zero ablation",
-        "(L zero − L SAE) / (L zero − L clean); a flattering floor",
-    ),
-    (
-        "loss_recovered_mean",
-        "loss recovered, against mean ablation",
-        "(L mean − L SAE) / (L mean − L clean)",
-    ),
-    ("kl", "KL to the clean model", "nats a token"),
-    ("dead_fraction", "dead latents", "share of latents that never fired on the sample"),
-)
-"""Key in `evaluation.json`, its name on the card, what it is; these are in the front matter too."""
-_MORE = {
-    "explained_variance_without_top": "explained variance without the largest principal directions",
-    "cosine_median": "cosine of row and reconstruction, median",
-    "norm_ratio": "norm of the reconstruction over the row's",
-    "mse": "squared error a token",
-    "ce_clean": "loss of the clean model, nats",
-    "ce_sae": "loss with the SAE, nats",
-    "ce_zero": "loss with zeros, nats",
-    "ce_mean": "loss with the mean, nats",
-    "alive": "latents alive",
-    "dead": "latents dead",
-    "ultralow": "latents in the ultralow-density cluster",
-    "always_on": "latents always on",
-    "copies": "latents that copy another",
-}
 
 
 def sae_summary(facts: SaeFacts) -> str:
@@ -86,12 +58,12 @@ def sae_summary(facts: SaeFacts) -> str:
     parts = [f"{_kind(facts)} SAE, {number(facts.find('d_sae'))} latents", _sae_hook(facts)]
     if model := facts.find("model_name"):
         parts[1] += f" of {code(model)}"
-    shown = [
+    figures = [
         f"{name} {number(facts.evaluation[key])}"
         for key, name, _ in EVALUATION[:2]
         if is_number(facts.evaluation.get(key))
     ]
-    return "; ".join([", ".join(parts), *([", ".join(shown)] if shown else [])])
+    return "; ".join([", ".join(parts), *([", ".join(figures)] if figures else [])])
 
 
 def sae_section(
@@ -112,28 +84,17 @@ def sae_section(
         f"{f' of {_dataset(dataset, facts)}' if dataset else ''}.",
         "",
         *_loading(repo, sae_id, facts, revision),
-        "",
-        "### Training",
-        "",
-        *table(("setting", "value"), _training(facts)),
-        "",
-        "### Evaluation",
-        "",
-        *_evaluation(facts),
-        "",
-    ]
-    if facts.density:
-        lines += ["### Firing frequency", "", *_density(sae_id, facts), ""]
-    lines += [
-        "### Citation",
-        "",
-        *_citation(facts),
-        "",
-        "### Provenance",
-        "",
-        *_sae_provenance(facts, licence),
+        *_titled("Training", table(("setting", "value"), _training(facts))),
+        *_titled("Evaluation", _evaluation(facts)),
+        *(_titled("Firing frequency", _density(sae_id, facts)) if facts.density else []),
+        *_titled("Citation", _citation(facts)),
+        *_titled("Provenance", _sae_provenance(facts, licence)),
     ]
     return "\n".join(lines)
+
+
+def _titled(title: str, lines: Sequence[str]) -> list[str]:
+    return ["", f"### {title}", "", *lines]
 
 
 def _sae_hook(facts: SaeFacts) -> str:
@@ -185,36 +146,22 @@ def _training(facts: SaeFacts) -> list[tuple[str, str]]:
 
 
 def _evaluation(facts: SaeFacts) -> list[str]:
-    figures = measured(facts.evaluation)
+    figures = defined_figures(facts.evaluation)
     main = [
         (name, number(figures[key]), what) for key, name, what in EVALUATION if is_number(figures.get(key))
     ]
-    more = [(name, number(figures[key]), "") for key, name in _MORE.items() if is_number(figures.get(key))]
+    more = [(name, number(figures[key]), "") for key, name in FURTHER.items() if is_number(figures.get(key))]
     if not main and not more:
         return ["Not evaluated."]
     n, losses, on = figures.get("n_rows"), figures.get("n_loss_tokens"), figures.get("corpus")
     sample = f"On {number(n)} tokens" if is_number(n) else "On a sample"
     sample += f" (losses on {number(losses)})" if is_number(losses) and losses else ""
     sample += f" of {_dataset(on, facts)}." if isinstance(on, str) else "."
-    costless = [name for name in ("zero", "mean") if _costs_nothing(figures, name)]
+    costless = [name for name in ("zero", "mean") if costs_nothing(figures, name)]
     if costless:
         named = " and ".join(costless)
         sample += f" Loss recovered is undefined against {named} ablation, which cost the model nothing."
     return [sample, "", *table(("figure", "value", "what it is"), main + more)]
-
-
-def measured(evaluation: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The figures of an evaluation without shares of a loss that was not there to be recovered."""
-    return {
-        key: value
-        for key, value in evaluation.items()
-        if not _costs_nothing(evaluation, key.removeprefix("loss_recovered_"))
-    }
-
-
-def _costs_nothing(evaluation: Mapping[str, Any], ablation: str) -> bool:
-    clean, ablated = (evaluation.get(f"ce_{run}") for run in ("clean", ablation))
-    return is_number(clean) and is_number(ablated) and float(ablated or 0) <= float(clean or 0)
 
 
 def _density(sae_id: str, facts: SaeFacts) -> list[str]:
@@ -284,6 +231,8 @@ def probe_section(
     on += f" of the table {code(judged['table'])}" if judged.get("table") else ""
     at = f', revision="{revision}"' if revision != MAIN else ""
     rows = [f"- rows: {text(judged['split'])}"] if judged.get("split") else []
+    versions = facts.manifest.get("versions")
+    provenance = _provenance(licence, "probe.safetensors", facts.digest, rows, versions)
     lines = [
         f"## {text(probe_id)}",
         "",
@@ -294,24 +243,11 @@ def probe_section(
             f'probe = RidgeProbe.from_pretrained("{repo}", "{probe_id}"{at})',
             "predicted = probe.predict(activations)  # [row, d_model] to [row, target]",
         ),
-        "",
-        "### Verdict",
-        "",
-        *_verdict(facts),
-        "",
-        *_surface(facts),
-        "### Directions",
-        "",
-        *_directions(facts),
-        "",
-        "### Citation",
-        "",
-        "- the method: Gurnee and Tegmark 2024, [Language Models Represent Space and Time]"
-        "(https://arxiv.org/abs/2310.02207)",
-        "",
-        "### Provenance",
-        "",
-        *_provenance(licence, "probe.safetensors", facts.digest, rows, facts.manifest.get("versions")),
+        *_titled("Verdict", _verdict(facts)),
+        *(_titled("The surface", _surface(facts)) if facts.judged.get("baselines") else []),
+        *_titled("Directions", _directions(facts)),
+        *_titled("Citation", [f"- the method: {_RIDGE}"]),
+        *_titled("Provenance", provenance),
     ]
     return "\n".join(lines)
 
@@ -324,8 +260,8 @@ def _probe_hook(facts: ProbeFacts) -> str:
 def _targets(facts: ProbeFacts) -> str:
     names = list(facts.manifest.get("target_names") or [])
     units = [*(facts.manifest.get("units") or []), *([None] * len(names))]
-    shown = [text(f"{n} ({u})" if u else n) for n, u in zip(names, units, strict=False)]
-    return ", ".join(shown[:8]) + (f" and {len(shown) - 8} more" if len(shown) > 8 else "")
+    targets = [text(f"{n} ({u})" if u else n) for n, u in zip(names, units, strict=False)]
+    return ", ".join(targets[:8]) + (f" and {len(targets) - 8} more" if len(targets) > 8 else "")
 
 
 def _verdict(facts: ProbeFacts) -> list[str]:
@@ -367,7 +303,7 @@ def _limit(facts: ProbeFacts) -> tuple[str, str]:
 
 
 def _surface(facts: ProbeFacts) -> list[str]:
-    baselines = cast("Mapping[str, Mapping[str, Any]]", facts.judged.get("baselines") or {})
+    baselines = cast("Mapping[str, Mapping[str, Any]]", facts.judged["baselines"])
     rows = [
         (
             text(name.replace("_", " ")),
@@ -376,7 +312,7 @@ def _surface(facts: ProbeFacts) -> list[str]:
         )
         for name, line in baselines.items()
     ]
-    return ["### The surface", "", *table(("baseline", "at", "test R²"), rows), ""] if rows else []
+    return table(("baseline", "at", "test R²"), rows)
 
 
 def _directions(facts: ProbeFacts) -> list[str]:

@@ -39,7 +39,7 @@ def probe_tokens(d_vocab: int, length: int = _SHORT) -> Int[Tensor, "1 pos"]:
 
 
 @torch.no_grad()
-def logits_of(
+def model_logits(
     model: Any, tokens: Int[Tensor, "1 pos"], last: int | None = None
 ) -> Float[Tensor, "last d_vocab"]:
     """The logits of a Hugging Face or TransformerLens model in float32, on the CPU; with `last`, of so many
@@ -88,7 +88,7 @@ class Reference:
         vocabulary = int(hf.config.get_text_config().vocab_size)
         lengths, unseen = _lengths(config, _affordable(hf, config))
         tokens = tuple(probe_tokens(vocabulary, n) for n in (_SHORT, *lengths))
-        logits = tuple(logits_of(hf, t, None if i == 0 else _LAST) for i, t in enumerate(tokens))
+        logits = tuple(model_logits(hf, t, None if i == 0 else _LAST) for i, t in enumerate(tokens))
         return cls(tokens, logits, unseen)
 
     def check(self, model: Any, dtype: torch.dtype, what: str) -> float:
@@ -96,14 +96,15 @@ class Reference:
 
         What sets in within the model's context but could not be run is told in a warning.
 
-        **Raises** `DisagreementError` as `check_agreement` does.
+        Raises:
+            DisagreementError: as `check_agreement` does.
         """
         n_ctx = int(getattr(model.cfg, "n_ctx", 0) or 0) or 2**62
         shares: list[float] = []
         for i, (tokens, expected) in enumerate(zip(self.tokens, self.logits, strict=True)):
             if i and tokens.shape[1] > n_ctx:
                 continue
-            got = logits_of(model, tokens, None if i == 0 else _LAST)
+            got = model_logits(model, tokens, None if i == 0 else _LAST)
             over = what if i == 0 else f"{what}, on {tokens.shape[1]} tokens,"
             shares.append(check_agreement(got, expected, dtype, over))
         unseen = {name: n for name, n in self.unseen.items() if n < n_ctx}
@@ -152,8 +153,9 @@ def check_agreement(
 ) -> float:
     """The largest difference between two sets of logits, as a share of the largest expected one.
 
-    **Raises** `DisagreementError` if it is above the tolerance for `dtype`, and `ValueError` if the expected
-    logits are not finite.
+    Raises:
+        DisagreementError: if it is above the tolerance for `dtype`.
+        ValueError: if the expected logits are not finite.
     """
     if not bool(expected.isfinite().all()):
         raise ValueError(

@@ -62,15 +62,15 @@ def checksums(folder: Path) -> dict[str, str]:
     return {str(p.relative_to(folder)): d for p, d in zip(files, digests, strict=True)}
 
 
-def check(folder: Path) -> None:
-    """**Raises** `ArtifactError` if a file of a cached folder is missing, altered or too many."""
+def check_cached(folder: Path) -> None:
+    """Raise `ArtifactError` if a file of a cached folder is missing, altered or too many."""
     manifest = read_json(folder / _MANIFEST)
     check_schema(manifest, _KIND, folder)
     expected = cast("dict[str, str]", manifest.get("checksums", {}))
-    found = checksums(folder)
-    for name in sorted(expected.keys() | found.keys()):
-        if expected.get(name) != found.get(name):
-            state = "missing" if name not in found else "unexpected" if name not in expected else "altered"
+    actual = checksums(folder)
+    for name in sorted(expected.keys() | actual.keys()):
+        if expected.get(name) != actual.get(name):
+            state = "missing" if name not in actual else "unexpected" if name not in expected else "altered"
             raise ArtifactError(f"{folder / name} is {state}")
 
 
@@ -80,7 +80,7 @@ def cached(name: str, make: Callable[[Path], None], about: dict[str, Any]) -> Pa
     Two processes may make the same folder at once: each works under its own temporary name, and the one
     that ends last puts its own, which is the same, in the other's place.
 
-    Arguments:
+    Args:
         name: the folder's name in `cache_folder()`: it must change whenever the content would.
         make: fills an empty folder.
         about: what the folder was made from, kept in its manifest.
@@ -88,7 +88,7 @@ def cached(name: str, make: Callable[[Path], None], about: dict[str, Any]) -> Pa
     folder = inside(cache_folder(), name)
     if folder.exists():
         try:
-            check(folder)
+            check_cached(folder)
             return folder
         except ArtifactError as error:
             logger.warning("%s: the cached copy is damaged and is made again", error)
@@ -119,7 +119,8 @@ def _note(key: str) -> Path:
 def folder_of_packaged() -> Path:
     """The packaged Gemma 3 270M as a Hugging Face folder (1.1 GB, float32) in the cache.
 
-    **Raises** `ValueError` if the package that brings it is not installed.
+    Raises:
+        ValueError: if the package that brings it is not installed.
     """
     if importlib.util.find_spec(_PACKAGE) is None:
         raise ValueError(
@@ -141,7 +142,8 @@ def folder_of_packaged() -> Path:
 def folder_of_gguf(path: Path) -> Path:
     """A `.gguf` file as a Hugging Face folder in the cache, keyed by the file's SHA-256.
 
-    **Raises** `ValueError` if the file is not GGUF, or of a family that transformers cannot read.
+    Raises:
+        ValueError: if the file is not GGUF, or of a family that transformers cannot read.
     """
     with users_file(path).open("rb") as file:
         if file.read(4) != b"GGUF":
@@ -241,7 +243,7 @@ def check_depth(model: str, points: str | Sequence[str] = (), layers: Any = "all
     """
     from graticule.hooks.points import PointError, layer_of, resolve_layers
 
-    depth = depth_of(model)
+    depth = n_layers_of(model)
     if depth is None:
         return
     resolve_layers(depth, layers)
@@ -251,7 +253,7 @@ def check_depth(model: str, points: str | Sequence[str] = (), layers: Any = "all
             raise PointError(f"no hook point {point!r}: this model has layers 0 to {depth - 1}")
 
 
-def depth_of(model: str) -> int | None:
+def n_layers_of(model: str) -> int | None:
     """The layers that a folder's config, or what is packaged, tells of; None where neither does."""
     file = user_path(model) / "config.json"
     if not file.is_file():

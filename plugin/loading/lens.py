@@ -38,12 +38,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "vocab.json",
-    "vocab.txt",
-    "spiece.model",
+    *("tokenizer.json", "tokenizer.model", "tokenizer_config.json"),
+    *("vocab.json", "vocab.txt", "spiece.model"),
 )
 _TAKEN_FOR_NAMES = ("llama", "gemma", "wav2vec2", "santacoder")
 _SHAPES = {
@@ -151,7 +147,8 @@ def stand_in_tokenizer() -> Any:
 def lens_config(hf: Any, dtype: torch.dtype) -> tuple[Any, str]:
     """TransformerLens's config for the Hugging Face model `hf`, and the name it was found under.
 
-    **Raises** `NotConvertibleError` with the reason if TransformerLens has none.
+    Raises:
+        NotConvertibleError: with the reason if TransformerLens has none.
     """
     from transformer_lens import loading_from_pretrained as loading
 
@@ -175,8 +172,8 @@ def lens_config(hf: Any, dtype: torch.dtype) -> tuple[Any, str]:
 
 
 def check_lengths(hf: Any, config: Any) -> None:
-    """**Raises** `NotConvertibleError` where TransformerLens's config loses what sets in with length: a
-    window of attention, a rotary table that follows the length."""
+    """Raise `NotConvertibleError` where TransformerLens's config loses what sets in with length: a window of
+    attention, a rotary table that follows the length."""
     original = config_of(hf)
     seen = {k: n for k, n in windows(original).items() if k in ATTENTION_WINDOWS and n < config.n_ctx}
     for name, size in seen.items():
@@ -197,7 +194,8 @@ def check_lengths(hf: Any, config: Any) -> None:
 def lens_weights(hf: Any, config: Any, name: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """The weights of `hf` under TransformerLens's names.
 
-    **Raises** `NotConvertibleError` with the reason if TransformerLens cannot convert them.
+    Raises:
+        NotConvertibleError: with the reason if TransformerLens cannot convert them.
     """
     from transformer_lens import loading_from_pretrained as loading
 
@@ -279,8 +277,8 @@ def _neutral_folder(hf: Any) -> Generator[Path]:
 def bridge_of(folder: Path, tokenizer: Any, name: str, wishes: Wishes, tokens: Any) -> TransformerBridge:
     """The model in `folder` as a TransformerBridge on the CPU.
 
-    **Raises** `ValueError` if TransformerLens has no adapter for its architecture, or one that cannot run
-    `tokens`.
+    Raises:
+        ValueError: if TransformerLens has no adapter for its architecture, or one that cannot run `tokens`.
     """
     from transformer_lens.model_bridge import TransformerBridge
 

@@ -3,14 +3,15 @@
 Every name is loaded on first use.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
-
-from graticule.hooks.imports import load
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from graticule.saes.architectures import BrickenTrainingSAEConfig as BrickenTrainingSAEConfig
     from graticule.saes.atoms.recovery import recovery as recovery
+    from graticule.saes.atoms.truth import Truth as Truth
+    from graticule.saes.atoms.truth import dense_truth as dense_truth
+    from graticule.saes.atoms.truth import learned_truth as learned_truth
+    from graticule.saes.atoms.truth import sparse_truth as sparse_truth
     from graticule.saes.evaluation.evaluate import evaluate as evaluate
     from graticule.saes.features.examine import examine as examine
     from graticule.saes.resampling import ResamplingConfig as ResamplingConfig
@@ -19,45 +20,22 @@ if TYPE_CHECKING:
     from graticule.saes.training.settings import sae_config as sae_config
     from graticule.saes.training.train import train as train
     from graticule.saes.training.trainer import Trainer as Trainer
+else:
+    from graticule.lazy import lazy_names
 
-__all__ = [
-    "BrickenTrainingSAEConfig",
-    "Optimisation",
-    "ResamplingConfig",
-    "Run",
-    "Trainer",
-    "evaluate",
-    "examine",
-    "recovery",
-    "sae_config",
-    "train",
-]
-
-_HOMES = {
-    "BrickenTrainingSAEConfig": "graticule.saes.architectures",
-    "Optimisation": "graticule.saes.training.settings",
-    "ResamplingConfig": "graticule.saes.resampling",
-    "Run": "graticule.saes.training.run",
-    "Trainer": "graticule.saes.training.trainer",
-    "evaluate": "graticule.saes.evaluation.evaluate",
-    "examine": "graticule.saes.features.examine",
-    "recovery": "graticule.saes.atoms.recovery",
-    "sae_config": "graticule.saes.training.settings",
-    "train": "graticule.saes.training.train",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        load("sae_lens")
-        value = getattr(import_module(_HOMES[name]), name)
-        globals()[name] = value  # a second look-up does not come here
-        return value
-    from graticule.hooks.messages import did_you_mean
-
-    near = did_you_mean(name, __all__) or f"; it has {', '.join(__all__)}"
-    raise AttributeError(f"module 'graticule.saes' has no attribute {name!r}{near}")
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+    __all__, __getattr__, __dir__ = lazy_names(
+        __name__,
+        {
+            "saes.architectures": "BrickenTrainingSAEConfig",
+            "saes.atoms.recovery": "recovery",
+            "saes.atoms.truth": "Truth dense_truth learned_truth sparse_truth",
+            "saes.evaluation.evaluate": "evaluate",
+            "saes.features.examine": "examine",
+            "saes.resampling": "ResamplingConfig",
+            "saes.training.run": "Run",
+            "saes.training.settings": "Optimisation sae_config",
+            "saes.training.train": "train",
+            "saes.training.trainer": "Trainer",
+        },
+        needs="sae_lens",
+    )

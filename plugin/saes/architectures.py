@@ -114,7 +114,7 @@ class BrickenTrainingSAE(TrainingSAE[BrickenTrainingSAEConfig]):
     """The paper's autoencoder in training.
 
     Every training pass starts by giving the decoder unit norm again, so that SAELens's own trainer trains it
-    properly; `graticule.saes.steps.step.make_optimizer` does so after each step as well. Start the bias
+    properly; `graticule.saes.steps.fast.make_optimizer` does so after each step as well. Start the bias
     with `start_bias`. Resampling is `graticule.saes.resampling.Resampler`'s.
     """
 

@@ -136,7 +136,7 @@ class Resampler:
         dead = self.dead(step).nonzero().squeeze(1).to(sae.W_dec.device)
         record = ResampleRecord(step, len(dead), (), (), len(rows), float("nan"), float("nan"))
         if len(dead):
-            losses = row_losses(sae, rows, self.config.batch_size, coefficients)
+            losses = sae_row_losses(sae, rows, self.config.batch_size, coefficients)
             inputs = self._draw(losses, len(dead), step)
             scale = self._alive_norm(sae, dead) * self.config.encoder_scale
             directions = rows[inputs.to(rows.device)].to(sae.W_dec)
@@ -190,7 +190,7 @@ class Resampler:
 
 
 @torch.no_grad()
-def row_losses(
+def sae_row_losses(
     sae: TrainingSAE[Any],
     rows: Float[Tensor, "row d_in"],
     batch_size: int = 8192,

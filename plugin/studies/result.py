@@ -90,9 +90,9 @@ class Study(Result):
 
     def layout(self, figures: Sequence[str], tables: Sequence[str]) -> list[Part]:
         """The verdicts, score against depth, the parts, the controls, then the other figures."""
-        told: list[Part] = [("table", caption) for caption in tables]
+        listed: list[Part] = [("table", caption) for caption in tables]
         drawn: list[Part] = [("figure", caption) for caption in figures]
-        return [*told[:2], drawn[0], *told[2:], *drawn[1:]]
+        return [*listed[:2], drawn[0], *listed[2:], *drawn[1:]]
 
     def to_json(self) -> dict[str, Any]:
         """Findings and every part."""
@@ -110,11 +110,12 @@ class Study(Result):
         back = {"The study": f"../{path.name}"}
         pages = {"The probe in full": "pages/probe.html"}
         write_page(self.findings, path.parent / "pages" / "probe.html", links=back)
-        for step, found in self.results.items():
+        for step, results in self.results.items():
             name = step.upper() if step in ("mlp", "pca") else step.capitalize()
             pages[f"{name}: {asked.get(step, step)}"] = f"pages/{step}.html"
-            title = next(iter(found.values())).title if len(found) == 1 else f"{step}: {self.findings.title}"
-            write_page(list(found.values()), path.parent / "pages" / f"{step}.html", title, links=back)
+            listed = list(results.values())
+            title = listed[0].title if len(listed) == 1 else f"{step}: {self.findings.title}"
+            write_page(listed, path.parent / "pages" / f"{step}.html", title, links=back)
         return write_page(self, path, self.title, links=pages)
 
     def save(self, path: Path | str, overwrite: bool = False) -> None:
@@ -128,10 +129,10 @@ class Study(Result):
             FileExistsError: `path` holds something else, or a study that asks something else; or another
                 process writes there.
         """
-        held = {"kind": STUDY.kind, "schema": SCHEMA, "steps": list(self.results), **self.to_json()}
+        index = {"kind": STUDY.kind, "schema": SCHEMA, "steps": list(self.results), **self.to_json()}
         with working_folder(path, STUDY, "saving a study into") as folder:
             check_same_question(folder, self, overwrite)
-            write_json(folder / "study.json", held)
+            write_json(folder / "study.json", index)
 
     def differs_from(self, before: Any) -> list[str]:
         """`name: before → now` for what the two studies' findings ask."""
@@ -141,7 +142,8 @@ class Study(Result):
     def load(cls, path: Path | str) -> Study:
         """Read a study's folder.
 
-        **Raises** `ArtifactError` if it is no whole study.
+        Raises:
+            ArtifactError: if it is no whole study.
         """
         path = user_path(path)
         index = read_json(path / "study.json")
@@ -191,16 +193,20 @@ class Study(Result):
 
     def _parts(self) -> pd.DataFrame:
         lines = [
-            {"part": step if len(found) == 1 else f"{step}: {name}", "answer": self._line(result)}
-            for step, found in self.results.items()
-            for name, result in found.items()
+            {"part": step if len(results) == 1 else f"{step}: {name}", "answer": self._line(result)}
+            for step, results in self.results.items()
+            for name, result in results.items()
         ]
         lines += [{"part": step, "answer": why} for step, why in self.failures.items()]
         return pd.DataFrame(lines, columns=["part", "answer"])
 
 
 def read_step(folder: Path) -> dict[str, SavedResult]:
-    """The saved results of a step, by name. **Raises** `ArtifactError` if they are not whole."""
+    """The saved results of a step, by name.
+
+    Raises:
+        ArtifactError: if they are not whole.
+    """
     out: dict[str, SavedResult] = {}
     index = read_json(folder / "step.json")
     with as_damaged(folder / "step.json", "run the study again"):

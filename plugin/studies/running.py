@@ -23,10 +23,8 @@ from graticule.hooks.saved import SavedResult
 from graticule.probes.calibration.result import Calibration, detected
 from graticule.probes.probe import probe
 from graticule.probes.tables.table import Table
-from graticule.studies.context import Context, Step
 from graticule.studies.result import Study, read_step
-from graticule.studies.settings import Settings
-from graticule.studies.steps import STEPS, STUDY
+from graticule.studies.steps import STEPS, STUDY, Context, Settings, StudyStep
 
 _log = logging.getLogger(__name__)
 
@@ -58,11 +56,23 @@ def study(
     read, not run: a killed study called again goes on where it was. A step that does not apply to this
     table or model says why; one that fails is recorded with its error (`Study.failed`), and the others go on.
 
-    **Arguments:** `out` the folder; `only`, `skip` names of steps; `settings` what they do; `prompt`, `pos`,
-    `prepend_bos`, `include_bos` of the main capture, the last two of the other prompts' as well;
-    `pages=False` writes none; `say` is given a line a step.
+    Args:
+        model: a hooked model.
+        table: the table.
+        out: the folder.
+        only: names of the only steps to run.
+        skip: names of steps to leave out.
+        settings: what the steps do.
+        prompt: of the main capture.
+        pos: of the main capture.
+        prepend_bos: of the main capture and of the other prompts' as well.
+        include_bos: likewise.
+        pages: False writes none.
+        progress: bars; by default by size.
+        say: is given a line per step.
 
-    **Raises** `ValueError` for unknown steps, and what `probe` raises.
+    Raises:
+        ValueError: for unknown steps, and what `probe` raises.
     """
     wanted = chosen_steps(only, skip)
     settings, tell = settings or Settings(), say or _log.info
@@ -81,7 +91,7 @@ def _study(
     model: HookedModel,
     table: Table,
     folder: Path,
-    wanted: Sequence[Step],
+    wanted: Sequence[StudyStep],
     settings: Settings,
     shared: Mapping[str, Any],
     pages: bool,
@@ -107,7 +117,7 @@ def _study(
             failures[step.name] = f"failed: {type(error).__name__}: {error}"
             tell(f"    {failures[step.name]}")
             continue
-        context = context.with_made(step.name, results)
+        context = replace(context, made={**context.made, step.name: results})
         for column, why in ({} if step.skips is None else step.skips(context)).items():
             failures[f"{step.name}: {column}"] = f"not applicable: {why}"
             tell(f"    {column}: not applicable: {why}")
@@ -127,8 +137,12 @@ def _study(
     return made
 
 
-def chosen_steps(only: str | Sequence[str], skip: str | Sequence[str]) -> list[Step]:
-    """The steps of a study in their order. **Raises** `ValueError` for a name that is none."""
+def chosen_steps(only: str | Sequence[str], skip: str | Sequence[str]) -> list[StudyStep]:
+    """The steps of a study in their order.
+
+    Raises:
+        ValueError: for a name that is none.
+    """
     names = [step.name for step in STEPS]
     only, skip = (
         [one] if isinstance(one, str) else one for one in (only, skip)
@@ -145,12 +159,12 @@ def chosen_steps(only: str | Sequence[str], skip: str | Sequence[str]) -> list[S
     return [step for step in STEPS if (not only or step.name in only) and step.name not in skip]
 
 
-def results_of(step: Step, context: Context) -> Mapping[str, SavedResult]:
+def results_of(step: StudyStep, context: Context) -> Mapping[str, SavedResult]:
     """Results of a step, read where they are whole and of this very request, made and saved otherwise."""
     folder, fingerprint = context.out / step.name, step.fingerprint(context)
-    found = _already(folder, fingerprint)
-    if found is not None:
-        return found
+    saved = _already(folder, fingerprint)
+    if saved is not None:
+        return saved
     results = step.run(context)
     with replacing_entries(folder, step.name) as place:
         for name, result in results.items():
@@ -174,8 +188,8 @@ def _already(folder: Path, fingerprint: str) -> dict[str, SavedResult] | None:
     return None
 
 
-def _check_steps(folder: Path, wanted: Sequence[Step]) -> None:
-    """**Raises** `ForeignFolderError` if a finished study there has steps that this one would drop."""
+def _check_steps(folder: Path, wanted: Sequence[StudyStep]) -> None:
+    """Raise `ForeignFolderError` if a finished study there has steps that this one would drop."""
     if not (folder / "study.json").is_file():
         return
     names = [step.name for step in wanted]

@@ -1,68 +1,193 @@
-"""The steps of a study in their order: each asks one question of the findings."""
+"""What a study is asked to do, what its steps work on, and the steps in their order."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from graticule.hooks.artifact import fingerprint, sha256
 from graticule.hooks.capture_spec import CaptureSpec
+from graticule.hooks.coders import load_sae, sae_folder
+from graticule.hooks.identity import weight_digest
 from graticule.hooks.kinds import FolderKind
+from graticule.hooks.limits import check_limits
 from graticule.hooks.messages import NotApplicable
+from graticule.hooks.names import check_name
 from graticule.hooks.saved import SavedResult
-from graticule.studies.context import Context, Step
-from graticule.studies.settings import loaded
+from graticule.probes.core.findings import Findings
+from graticule.probes.tables.checks import need_column
+from graticule.probes.tables.table import Table
 
-Made = Mapping[str, SavedResult]
+Results = Mapping[str, SavedResult]
 
 POPULARITY = ("page_views", "population")
 """Columns that are taken for popularity unless one is named."""
 
 
-def _calibrate(context: Context) -> Made:
+@dataclass(frozen=True)
+class Settings:
+    """What a study does; the defaults fit a small model on two cores."""
+
+    prompts: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Name → prompt or template to compare; by default the table's own (`probes.tables.prompts`)."""
+    prompt_rows: int = 5000
+    """Rows of the table for the comparison of prompts: every prompt is another capture."""
+    blocks: tuple[str, ...] | None = None
+    """Columns to hold out level by level; None takes the table's blocks."""
+    popularity: str | None = None
+    """Column with page views, population or the like; None takes `page_views` or `population`."""
+    saes: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Name → SAELens SAE, for the step on latents."""
+    targets: int = 200
+    """Synthetic targets of each kind in the calibration."""
+    twins: int = 3
+    """Untrained twins among the controls."""
+    cause_rows: int = 40
+    """Test rows on which the model is intervened upon."""
+    cause_controls: int = 100
+    """Matched control directions."""
+    attribution_rows: int = 200
+    """Test rows whose readings are taken apart."""
+    paper_compat: bool = False
+    """Also score as the paper's code does."""
+    seed: int = 0
+    """Of everything drawn."""
+
+    def __post_init__(self) -> None:
+        check_limits(
+            prompt_rows=self.prompt_rows,
+            synthetic_targets=self.targets,
+            twins=self.twins,
+            rows=[self.cause_rows, self.attribution_rows],
+            controls=self.cause_controls,
+            seed=self.seed,
+        )
+
+    def check_names(self, table: Table) -> None:
+        """Refuse names that no folder can have, and a popularity column that the table does not have.
+
+        Raises:
+            BadNameError: for a name that is to be a folder's and cannot be one.
+            ColumnError: for a popularity column that is not there.
+        """
+        for what, names in (
+            ("popularity column", () if self.popularity is None else (self.popularity,)),
+            ("block column", tuple(table.blocks) if self.blocks is None else self.blocks),
+            ("prompt", self.prompts),
+            ("SAE", self.saes),
+        ):
+            for name in names:
+                check_name(name, what)
+        if self.popularity is not None:
+            need_column(table.frame, self.popularity, "popularity")
+
+
+def digest_of(sae: Any) -> str:
+    """A digest of an SAE, given as an object or as the SAELens folder that holds it."""
+    if isinstance(sae, str | Path):
+        files = sorted(f for f in sae_folder(sae).iterdir() if f.suffix in (".json", ".safetensors"))
+        return " ".join(sha256(f)[:16] for f in files)
+    return weight_digest(sae)
+
+
+def loaded(sae: Any) -> Any:
+    """An SAE as an object; a folder, a run's too, is read by SAELens."""
+    return load_sae(sae).sae if isinstance(sae, str | Path) else sae
+
+
+@dataclass(frozen=True)
+class Context:
+    """The model, the table and its findings, and where things are written."""
+
+    model: Any
+    """A hooked model."""
+    table: Table
+    """The table as probed."""
+    findings: Findings
+    """Of the first step."""
+    out: Path
+    """The study's folder."""
+    settings: Settings
+    """What was asked for."""
+    made: Mapping[str, Results] = field(default_factory=dict[str, Any])
+    """Step → results so far, for steps that go on from others."""
+    progress: bool | None = None
+    """Progress bars; None decides by size."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """`seed` and `progress`, as most analyses take them."""
+        return {"seed": self.settings.seed, "progress": self.progress}
+
+    def captures(self, step: str) -> Path:
+        """Where a step keeps activations of its own."""
+        return self.out / step / "captures"
+
+
+@dataclass(frozen=True)
+class StudyStep:
+    """One part of a study: a page of its own."""
+
+    name: str
+    """For `--only` and `--skip`."""
+    title: str
+    """What it answers, as a heading."""
+    run: Callable[[Context], Results]
+    """Results by name, in page order; raises `NotApplicable` where there is nothing to do."""
+    uses: tuple[str, ...] = ()
+    """Settings that it depends on; with the findings they make its fingerprint."""
+    skips: Callable[[Context], Mapping[str, str]] | None = None
+    """Of a step with one result per column: the columns that it does not apply to, and why."""
+
+    def fingerprint(self, context: Context) -> str:
+        """What a result must have been made from to be taken for this step's."""
+        settings = {name: getattr(context.settings, name) for name in (*self.uses, "seed")}
+        if "saes" in settings:
+            settings["saes"] = {name: digest_of(sae) for name, sae in context.settings.saes.items()}
+        findings = context.findings.provenance.get("fingerprint")
+        return fingerprint({"step": self.name, "findings": findings, **settings})
+
+
+# The steps ---------------------------------------------------------------------------------------------
+def _calibrate(context: Context) -> Results:
     from graticule.probes.calibration.calibrate import calibrate
 
-    settings = context.settings
-    options: dict[str, Any] = {
-        "targets": settings.targets,
-        "seed": settings.seed,
-        "progress": context.progress,
-    }
-    return {"calibration": calibrate(context.findings, **options)}
+    calibration = calibrate(context.findings, targets=context.settings.targets, **context.options)
+    return {"calibration": calibration}
 
 
-def _controls(context: Context) -> Made:
+def _controls(context: Context) -> Results:
     from graticule.probes.controls.controls import controls
 
-    settings = context.settings
-    seeds, seed = settings.twins, settings.seed
-    store = context.out / "controls" / "captures"
-    shared: dict[str, Any] = {"store": store, "progress": context.progress}
-    made = controls(context.findings, context.model, seeds=seeds, seed=seed, **shared)
-    return {"controls": made}
+    store, seeds = context.captures("controls"), context.settings.twins
+    return {
+        "controls": controls(context.findings, context.model, seeds=seeds, store=store, **context.options)
+    }
 
 
-def _layers(context: Context) -> Made:
+def _layers(context: Context) -> Results:
     from graticule.probes.layer_band import layer_band
 
     return {"band": layer_band(context.findings)}
 
 
-def _mlp(context: Context) -> Made:
+def _mlp(context: Context) -> Results:
     from graticule.probes.beyond.mlp import mlp
 
     return {"mlp": mlp(context.findings, progress=context.progress)}
 
 
-def _pca(context: Context) -> Made:
+def _pca(context: Context) -> Results:
     from graticule.probes.beyond.pca import pca
 
     return {"pca": pca(context.findings)}
 
 
-def _classes(context: Context) -> Made:
+def _classes(context: Context) -> Results:
     from graticule.probes.beyond.classes import classes
 
     if context.table.kind == "numeric":
@@ -70,7 +195,7 @@ def _classes(context: Context) -> Made:
     return {"classes": classes(context.findings, progress=context.progress)}
 
 
-def _sphere(context: Context) -> Made:
+def _sphere(context: Context) -> Results:
     from graticule.probes.beyond.sphere import sphere
 
     if not context.table.has_coordinates:
@@ -84,7 +209,7 @@ def _columns(context: Context) -> tuple[str, ...]:
     return tuple(context.table.blocks) if named is None else named
 
 
-def _holdouts(context: Context) -> Made:
+def _holdouts(context: Context) -> Results:
     from graticule.probes.generalisation.holdouts import holdouts
 
     columns, skipped = _columns(context), _no_holdouts(context)
@@ -93,13 +218,12 @@ def _holdouts(context: Context) -> Made:
     if len(skipped) == len(set(columns)):
         raise NotApplicable("; ".join(f"{column}: {why}" for column, why in skipped.items()))
     note = "".join(f"; no hold-outs of {column}: {why}" for column, why in skipped.items())
-    made: dict[str, SavedResult] = {}
+    results: dict[str, SavedResult] = {}
     for column in columns:
         if column not in skipped:
-            shared: dict[str, Any] = {"seed": context.settings.seed, "progress": context.progress}
-            one = holdouts(context.findings, column, **shared)
-            made[column] = replace(one, note=one.note + note)
-    return made
+            one = holdouts(context.findings, column, **context.options)
+            results[column] = replace(one, note=one.note + note)
+    return results
 
 
 def _no_holdouts(context: Context) -> dict[str, str]:
@@ -115,7 +239,7 @@ def _no_holdouts(context: Context) -> dict[str, str]:
     return skipped
 
 
-def _prompts(context: Context) -> Made:
+def _prompts(context: Context) -> Results:
     from graticule.probes.generalisation.prompts import prompts
     from graticule.probes.generalisation.transfer import transfer
 
@@ -123,23 +247,14 @@ def _prompts(context: Context) -> Made:
     if context.table.texts is None:
         raise NotApplicable("the table has no texts")
     table = context.table.head(settings.prompt_rows, settings.seed)
-    out = context.out / "prompts" / "captures"
-    asked = settings.prompts or None
     main = CaptureSpec.from_json(context.findings.provenance["activations"])
-    made = prompts(
-        context.model,
-        table,
-        asked,
-        prepend_bos=main.prepend_bos,
-        include_bos=main.include_bos,
-        seed=settings.seed,
-        out=out,
-        progress=context.progress,
-    )
+    options: dict[str, Any] = {"prepend_bos": main.prepend_bos, "include_bos": main.include_bos}
+    options |= context.options
+    made = prompts(context.model, table, settings.prompts or None, out=context.captures("prompts"), **options)
     return {"prompts": made, "transfer": transfer(made.findings)}
 
 
-def _popularity(context: Context) -> Made:
+def _popularity(context: Context) -> Results:
     from graticule.probes.generalisation.popularity import popularity
 
     frame = context.table.frame
@@ -150,61 +265,55 @@ def _popularity(context: Context) -> Made:
     return {column: popularity(context.findings, column)}
 
 
-def _latents(context: Context) -> Made:
+def _latents(context: Context) -> Results:
     from graticule.probes.latents.latents import latents
 
     if not context.settings.saes:
         raise NotApplicable("no SAE; name a SAELens folder with --sae")
     saes = {name: loaded(sae) for name, sae in context.settings.saes.items()}
-    seed = context.settings.seed
-    return {"latents": latents(context.findings, saes, seed=seed, progress=context.progress)}
+    return {"latents": latents(context.findings, saes, **context.options)}
 
 
-def _neurons(context: Context) -> Made:
+def _neurons(context: Context) -> Results:
     from graticule.probes.neurons.neurons import neurons
 
-    shared: dict[str, Any] = {"seed": context.settings.seed, "progress": context.progress}
-    store = context.out / "neurons" / "captures"
-    return {"neurons": neurons(context.findings, context.model, store=store, **shared)}
+    store = context.captures("neurons")
+    return {"neurons": neurons(context.findings, context.model, store=store, **context.options)}
 
 
-def _attribution(context: Context) -> Made:
+def _attribution(context: Context) -> Results:
     from graticule.probes.attribution.attribute import attribute
     from graticule.probes.attribution.trace import trace
 
-    settings, texts = context.settings, context.table.texts or [""]
-    shared: dict[str, Any] = {
-        "rows": settings.attribution_rows,
-        "seed": settings.seed,
-        "progress": context.progress,
+    texts, options = context.table.texts or [""], {"rows": context.settings.attribution_rows}
+    results: dict[str, SavedResult] = {
+        unit: attribute(context.findings, context.model, unit=unit, **options, **context.options)
+        for unit in ("component", "head")
     }
-    found = {u: attribute(context.findings, context.model, unit=u, **shared) for u in ("component", "head")}
-    return {**found, "trace": trace(context.findings, context.model, max(texts[:200], key=len))}
+    return {**results, "trace": trace(context.findings, context.model, max(texts[:200], key=len))}
 
 
-def _directions(context: Context) -> Made:
+def _directions(context: Context) -> Results:
     from graticule.probes.directions.directions import directions
 
     return {"directions": directions(context.findings, model=context.model)}
 
 
-def _erase(context: Context) -> Made:
+def _erase(context: Context) -> Results:
     from graticule.probes.causes.erase import erase
 
     return {"erasure": erase(context.findings, context.model, progress=context.progress)}
 
 
-def _causes(context: Context) -> Made:
+def _causes(context: Context) -> Results:
     from graticule.probes.causes.causes import causes
 
-    settings = context.settings
-    rows, seed = settings.cause_rows, settings.seed
-    made = causes(context.findings, context.model, rows=rows, controls=settings.cause_controls, seed=seed,
-                  progress=context.progress)  # fmt: skip
+    rows, controls = context.settings.cause_rows, context.settings.cause_controls
+    made = causes(context.findings, context.model, rows=rows, controls=controls, **context.options)
     return {"causes": made}
 
 
-def _compat(context: Context) -> Made:
+def _compat(context: Context) -> Results:
     from graticule.probes.papers.compat import score_paper_compat
 
     if not context.settings.paper_compat:
@@ -212,28 +321,30 @@ def _compat(context: Context) -> Made:
     return {"paper_compat": score_paper_compat(context.findings.at())}
 
 
-STEPS: tuple[Step, ...] = (
-    Step("calibrate", "how small a gain would have been seen", _calibrate, ("targets",)),
-    Step("controls", "what other things in the probe's place reach", _controls, ("twins",)),
-    Step("layers", "which layers differ", _layers),
-    Step("mlp", "does a nonlinear probe read more", _mlp),
-    Step("pca", "how many dimensions hold it", _pca),
-    Step("classes", "few neurons, or calibrated classes", _classes),
-    Step("sphere", "on the globe, without the wrap of longitude", _sphere),
-    Step("holdouts", "does it hold for places and times never seen", _holdouts, ("blocks",), _no_holdouts),
-    Step("prompts", "what the prompt does", _prompts, ("prompts", "prompt_rows")),
-    Step("popularity", "is it known for the famous only", _popularity, ("popularity",)),
-    Step("latents", "in which SAE latents", _latents, ("saes",)),
-    Step("neurons", "in which neurons", _neurons),
-    Step("attribution", "who writes it", _attribution, ("attribution_rows",)),
-    Step("directions", "how its directions lie", _directions),
-    Step("erase", "is it gone when erased", _erase),
-    Step("causes", "does the model use it", _causes, ("cause_rows", "cause_controls")),
-    Step("compat", "the paper's own scoring", _compat, ("paper_compat",)),
+STEPS: tuple[StudyStep, ...] = (
+    StudyStep("calibrate", "how small a gain would have been seen", _calibrate, ("targets",)),
+    StudyStep("controls", "what other things in the probe's place reach", _controls, ("twins",)),
+    StudyStep("layers", "which layers differ", _layers),
+    StudyStep("mlp", "does a nonlinear probe read more", _mlp),
+    StudyStep("pca", "how many dimensions hold it", _pca),
+    StudyStep("classes", "few neurons, or calibrated classes", _classes),
+    StudyStep("sphere", "on the globe, without the wrap of longitude", _sphere),
+    StudyStep(
+        "holdouts", "does it hold for places and times never seen", _holdouts, ("blocks",), _no_holdouts
+    ),
+    StudyStep("prompts", "what the prompt does", _prompts, ("prompts", "prompt_rows")),
+    StudyStep("popularity", "is it known for the famous only", _popularity, ("popularity",)),
+    StudyStep("latents", "in which SAE latents", _latents, ("saes",)),
+    StudyStep("neurons", "in which neurons", _neurons),
+    StudyStep("attribution", "who writes it", _attribution, ("attribution_rows",)),
+    StudyStep("directions", "how its directions lie", _directions),
+    StudyStep("erase", "is it gone when erased", _erase),
+    StudyStep("causes", "does the model use it", _causes, ("cause_rows", "cause_controls")),
+    StudyStep("compat", "the paper's own scoring", _compat, ("paper_compat",)),
 )
 """All steps, in the order they run."""
 
 STUDY = FolderKind(
     "study", "study", "study.json", ("probe", "pages", "report.html", *(step.name for step in STEPS))
 )
-"""The folder of a study, a folder a step."""
+"""The folder of a study, a folder per step."""

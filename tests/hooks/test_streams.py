@@ -19,8 +19,8 @@ from graticule.hooks.streams.base import Stream
 from graticule.hooks.streams.buffer import MixingBuffer
 from graticule.hooks.streams.contexts import contexts
 from graticule.hooks.streams.live import LiveStream
-from graticule.hooks.streams.state import pack, unpack
 from graticule.hooks.streams.stored import StoreStream
+from graticule.saes.training.folder import pack, unpack
 
 POINTS = (
     "blocks.0.hook_resid_pre",

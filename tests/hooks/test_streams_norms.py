@@ -11,8 +11,8 @@ from helpers import as_installed
 from graticule import Activations
 from graticule.hooks.streams.live import LiveStream
 from graticule.hooks.streams.norms import NormLimit, large_rows, median_norm
-from graticule.hooks.streams.state import pack, unpack
 from graticule.hooks.streams.stored import StoreStream
+from graticule.saes.training.folder import pack, unpack
 
 POINT, OTHER = "blocks.0.hook_resid_pre", "blocks.1.hook_resid_post"
 

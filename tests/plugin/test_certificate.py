@@ -21,7 +21,7 @@ from graticule.certificate.learners import (
     sequence_points,
 )
 from graticule.certificate.probes import agreement
-from graticule.certificate.requirements import Mark, judge
+from graticule.certificate.requirements import Mark, marks_of
 from graticule.certificate.result import SCOPE, Certificate
 from graticule.hooks.artifact import ArtifactError
 from graticule.probes.core.stack import Predictions
@@ -259,9 +259,9 @@ def test_a_figure_that_is_undefined_for_one_concept_does_not_pass(certificate, c
     held = concepts[(concepts["condition"] == "dimension") & (concepts["level"] >= 1)]
     at = held.index[held["point"] == held["point"].iloc[-1]][0]
     tables = certificate.parities, certificate.verdicts, certificate.nothing
-    assert not any(np.isnan(m.value) for m in judge(concepts, *tables))
+    assert not any(np.isnan(m.value) for m in marks_of(concepts, *tables))
     concepts.loc[at, column] = np.nan
-    undefined = [m for m in judge(concepts, *tables) if np.isnan(m.value)]
+    undefined = [m for m in marks_of(concepts, *tables) if np.isnan(m.value)]
     assert undefined and not any(m.passed for m in undefined)
 
 
@@ -320,10 +320,10 @@ def test_a_learner_that_knows_nothing_fails(world):
 def test_marks_by_hand(certificate):
     tables = (certificate.parities, certificate.verdicts, certificate.nothing)
     worse = certificate.concepts.assign(logistic_r2=certificate.concepts["logistic_r2"] - 0.5)
-    bad = judge(worse, *tables)
+    bad = marks_of(worse, *tables)
     assert [m.instrument for m in bad if not m.passed] == ["logistic"]
     linear = certificate.parities.assign(ridge=0.9)
-    bad = judge(certificate.concepts, linear, *tables[1:])
+    bad = marks_of(certificate.concepts, linear, *tables[1:])
     assert [(m.instrument, "parity" in m.what) for m in bad if not m.passed] == [("ridge", True)]
     assert not Mark("ridge", "lookup", "", float("nan"), 0.5, True).passed
 
@@ -352,7 +352,7 @@ def test_sequence_learner_at_every_point(world, tmp_path):
 
 
 def test_command(monkeypatch, tmp_path):
-    from graticule.commands.simulating import certify as command
+    from graticule.commands.simulating import certify_command as command
 
     tiny = replace(PLAN, noises=(), masks=(), dimensions=(1.0,), labellings=2, rows=400, pairs=1)
     monkeypatch.setattr(module, "QUICK", tiny)

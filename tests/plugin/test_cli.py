@@ -15,7 +15,7 @@ import pytest
 from graticule.cli import main
 from graticule.commands import arguments, options
 from graticule.hooks.store import Store
-from graticule.loading.gguf import depth_of
+from graticule.loading.gguf import n_layers_of
 from graticule.probes.tables.table import Table
 
 COMMANDS = ("demo", "probe", "study", "words", "sim", "certify", "capture", "tables", "report", "push")
@@ -254,7 +254,7 @@ def test_words_become_arguments() -> None:
     assert {words: arguments.read_pos(words) for words in positions} == positions
     assert arguments.read_points("resid_post") == "resid_post"
     assert arguments.read_points("resid_post, mlp_out") == ["resid_post", "mlp_out"]
-    assert arguments.read_targets(["latitude:lat", "height:metres", "n"]) == (
+    assert arguments.targets_and_units(["latitude:lat", "height:metres", "n"]) == (
         ["latitude", "height", "n"],
         {"latitude": "lat", "height": "metres"},
     )
@@ -262,17 +262,21 @@ def test_words_become_arguments() -> None:
         with pytest.raises(ValueError, match="slice"):
             arguments.read_layers(wrong)
     with pytest.raises(ValueError, match="NAME"):
-        arguments.read_targets([":lat"])
+        arguments.targets_and_units([":lat"])
+
+
+def table_options(csv: Path, target: list[str], **options: Any) -> arguments.TableOptions:
+    return arguments.TableOptions(str(csv), "name", target, **options)
 
 
 def test_table_options_reach_the_table(csv: Path) -> None:
-    table = arguments.read_table(str(csv), "name", ["value:m"], blocks=["half"], cluster="value", seed=3)
+    table = table_options(csv, ["value:m"], block_column=["half"], cluster_column="value").read(seed=3)
     assert table.target_names == ("value",)
     assert table.units == ("m",)
     assert list(table.blocks) == ["half"]
     assert table.clusters.max() + 1 == table.frame["value"].nunique() == 140
     with pytest.raises(ValueError, match="'raise' or 'drop'"):
-        arguments.read_table(str(csv), "name", ["value"], on_bad="ignore")
+        table_options(csv, ["value"], on_bad="ignore").read()
 
 
 def test_a_name_that_holds_the_separator_is_a_name(csv: Path, tmp_path: Path) -> None:
@@ -286,7 +290,7 @@ def test_a_name_that_holds_the_separator_is_a_name(csv: Path, tmp_path: Path) ->
         (["a:b:c"], ("a:b:c",), [2], (None,)),
         (["a:b", "a:years"], ("a:b", "a"), [0, 1], (None, "years")),
     ):
-        table = arguments.read_table(str(csv), "name", words)
+        table = table_options(csv, words).read()
         assert (table.target_names, table.y[0].tolist(), table.units) == (names, first, units)
     for name in ("k=32", "plain"):
         (tmp_path / name).mkdir()
@@ -335,13 +339,13 @@ def test_a_layer_that_a_config_denies_is_refused_before_the_model_is_loaded(
 
 def test_the_depth_that_a_config_tells_is_the_models(load_tiny: Any, hf_folder: Any) -> None:
     for family in ("gpt2", "llama", "qwen3"):
-        assert depth_of(str(hf_folder(family))) == load_tiny(family).cfg.n_layers
-    assert depth_of("no-such-model") is None
+        assert n_layers_of(str(hf_folder(family))) == load_tiny(family).cfg.n_layers
+    assert n_layers_of("no-such-model") is None
 
 
 @pytest.mark.gemma
 def test_the_depth_of_the_packaged_model(gemma: Any) -> None:
-    assert depth_of("gemma-3-270m") == gemma.cfg.n_layers
+    assert n_layers_of("gemma-3-270m") == gemma.cfg.n_layers
 
 
 def test_capture_to_a_store(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,7 +18,7 @@ from graticule.hooks.artifact import write_table
 from graticule.hooks.coders import load_sae
 from graticule.hooks.names import BadNameError, user_path
 from graticule.hooks.streams.corpora import Corpus
-from graticule.hub.subject import gather
+from graticule.hub.uploads import gather
 from graticule.probes.linear.leace import Eraser
 from graticule.probes.linear.ridge import RidgeProbe
 from graticule.probes.papers.spacetime import find_space_time
@@ -28,7 +28,7 @@ from graticule.report.page import write_page
 from graticule.results import load_result
 from graticule.sims.lookup import load_lookup, save_lookup
 from graticule.studies.result import Study
-from graticule.studies.settings import digest_of, loaded
+from graticule.studies.steps import digest_of, loaded
 
 ROOT = Path(__file__).parents[2]
 POINT = "blocks.0.hook_resid_post"

@@ -18,12 +18,11 @@ from graticule import RidgeProbe, sweep
 from graticule.hooks.artifact import ArtifactError
 from graticule.hooks.values import NonFiniteError
 from graticule.hub.card import card
-from graticule.hub.checks import check_id
-from graticule.hub.density import density_png, histogram
+from graticule.hub.evaluation import density_png, histogram
 from graticule.hub.outgoing import shorten
-from graticule.hub.readback import differences
-from graticule.hub.remote import check_repo, masked
-from graticule.hub.subject import SaeFacts, Subject, gather, hub_dataset, look
+from graticule.hub.readback import tensor_differences
+from graticule.hub.remote import check_id, check_repo, masked
+from graticule.hub.uploads import SaeFacts, Upload, gather, hub_dataset, look
 from graticule.probes.linear.ridge import judged_by
 from graticule.saes import Run
 from graticule.sims.planted import planted
@@ -70,8 +69,8 @@ FACTS = SaeFacts(
 )
 
 
-def sae(name: str = HOOK, facts: SaeFacts = FACTS) -> Subject:
-    return Subject(name, Path("nowhere"), {}, facts)
+def sae(name: str = HOOK, facts: SaeFacts = FACTS) -> Upload:
+    return Upload(name, Path("nowhere"), {}, facts)
 
 
 def with_cfg(**metadata) -> SaeFacts:
@@ -485,13 +484,15 @@ class TestPicture:
 def test_differences_name_what_differs():
     a = {"W": torch.tensor([1.0, 0.0]), "b": torch.zeros(3)}
     nan = {"W": torch.tensor([float("nan")])}
-    assert differences(a, {k: v.clone() for k, v in a.items()}) == []
-    assert differences(nan, {"W": nan["W"].clone()}) == []
-    assert differences(a, {"W": torch.tensor([1.0, 2.0]), "b": a["b"]}) == ["W differs in 1 of 2 values"]
-    assert len(differences(a, {"W": torch.tensor([1.0, -0.0]), "b": a["b"]})) == 1
-    assert "b is missing" in differences(a, {"W": a["W"]})
-    assert "c was not sent" in differences(a, {**a, "c": a["b"]})
-    assert "float64" in differences(a, {**a, "b": a["b"].double()})[0]
+    assert tensor_differences(a, {k: v.clone() for k, v in a.items()}) == []
+    assert tensor_differences(nan, {"W": nan["W"].clone()}) == []
+    assert tensor_differences(a, {"W": torch.tensor([1.0, 2.0]), "b": a["b"]}) == [
+        "W differs in 1 of 2 values"
+    ]
+    assert len(tensor_differences(a, {"W": torch.tensor([1.0, -0.0]), "b": a["b"]})) == 1
+    assert "b is missing" in tensor_differences(a, {"W": a["W"]})
+    assert "c was not sent" in tensor_differences(a, {**a, "c": a["b"]})
+    assert "float64" in tensor_differences(a, {**a, "b": a["b"].double()})[0]
 
 
 def test_settings_are_looked_up_near_before_far():

@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 from graticule.hooks.messages import visible
 from graticule.hub.card import card
 from graticule.hub.markdown import code, table, text
-from graticule.hub.subject import ProbeFacts, SaeFacts, Subject, hub_dataset
+from graticule.hub.uploads import ProbeFacts, SaeFacts, Upload, hub_dataset
 
 from ..payloads import PAYLOADS
 
@@ -70,7 +70,7 @@ def outline(source: str) -> list[str]:
     return [t.type + t.tag for t in reader().parse(source)]
 
 
-def sae(word: str) -> Subject:
+def sae(word: str) -> Upload:
     """An SAE all of whose words are `word`."""
     facts = SaeFacts(
         cfg={
@@ -85,10 +85,10 @@ def sae(word: str) -> Subject:
         last={word: 1.0},
         dataset=hub_dataset(word),
     )  # fmt: skip
-    return Subject("blocks.9.hook_resid_post", None, {}, facts)
+    return Upload("blocks.9.hook_resid_post", None, {}, facts)
 
 
-def probe(word: str) -> Subject:
+def probe(word: str) -> Upload:
     """A probe all of whose words are `word`."""
     verdict = {"words": word, "score": 0.5, "surface": 0.25, "gain": 0.25, "ci95": [0.1, 0.4],
                "min_gain": 0.01, "clusters": 9, "warnings": [word, word]}  # fmt: skip
@@ -96,7 +96,7 @@ def probe(word: str) -> Subject:
               "baselines": {word: {"point": word, "test": {"r2": 0.1}}}}  # fmt: skip
     manifest = {"hook_name": word, "target_names": [word, word], "units": [word, None], "n_rows": 9,
                 "versions": {word: word}}  # fmt: skip
-    return Subject("probes/one", None, {}, ProbeFacts(manifest, judged, (0.5, 0.25)))
+    return Upload("probes/one", None, {}, ProbeFacts(manifest, judged, (0.5, 0.25)))
 
 
 @pytest.mark.parametrize("what", PAYLOADS)
@@ -193,7 +193,7 @@ class TestVisible:
 
 
 def test_a_verdict_that_lacks_something_is_refused_in_one_line(tmp_path):
-    from graticule.hub.subject import gather
+    from graticule.hub.uploads import gather
     from graticule.probes.linear.ridge import RidgeProbe
 
     rng = np.random.default_rng(0)
@@ -216,6 +216,6 @@ def test_the_tokens_of_a_run_are_those_it_was_trained_on():
         runner={"training_tokens": 60_000},
         run={"tokens": 59_904, "request": {"trainer": {"total_training_samples": 60_000}}},
     )
-    made = card("user/my-saes", [Subject("x", None, {}, facts)])
+    made = card("user/my-saes", [Upload("x", None, {}, facts)])
     assert "trained on 59,904 tokens" in made
     assert "60,000" not in made

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 
 from graticule.cli import main
 from graticule.hub import push
-from graticule.hub.checks import LICENCES, check_licence
-from graticule.hub.outgoing import as_published, has_secret, public, secret_places
-from graticule.hub.subject import gather
+from graticule.hub.outgoing import has_secret, public, publishable, secret_places
+from graticule.hub.remote import LICENCES, check_licence
+from graticule.hub.uploads import gather
 from graticule.probes.linear.ridge import RidgeProbe
 
 SECRET = "-----BEGIN OPENSSH PRIVATE KEY-----\nnobody may read this\n-----END OPENSSH PRIVATE KEY-----\n"
@@ -284,7 +284,7 @@ class TestSecrets:
         run = run_folder(tmp_path / "run")
         (subject,) = gather(run)
         assert subject.files["history.parquet"] == run / "history.parquet"
-        assert as_published(run / "run.json") == run / "run.json"
+        assert publishable(run / "run.json") == run / "run.json"
 
 
 class TestWords:

@@ -15,8 +15,8 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from graticule import load_model
 from graticule.hooks.artifact import ArtifactError
-from graticule.loading.agreement import DisagreementError, check_agreement, check_rotary, logits_of
-from graticule.loading.gguf import cache_folder, check, checksums
+from graticule.loading.agreement import DisagreementError, check_agreement, check_rotary, model_logits
+from graticule.loading.gguf import cache_folder, check_cached, checksums
 from graticule.loading.lens import NotConvertibleError, lens_config
 from graticule.models import ModelUnavailableError
 
@@ -157,7 +157,7 @@ def test_a_gemma_of_official_shape_with_another_window_is_no_official_gemma() ->
 def test_disagreement_names_the_largest_difference(tmp_path: Path) -> None:
     right = make(CONVERTED["llama"](), tmp_path / "a", seed=0)
     wrong = make(CONVERTED["llama"](), tmp_path / "b", seed=1)
-    want, got = (logits_of(m, TOKENS[:1]) for m in (right, wrong))
+    want, got = (model_logits(m, TOKENS[:1]) for m in (right, wrong))
     largest = f"{float((want - got).abs().max()):.3g}"
     with pytest.raises(DisagreementError, match=f"largest difference between logits {largest}"):
         check_agreement(got, want, torch.float32, "b")
@@ -281,14 +281,14 @@ def test_two_processes_may_make_the_same_folder(own_cache: Path) -> None:
     assert [job.communicate()[0].strip() for job in jobs] == [b"x"] * 2
     assert [job.returncode for job in jobs] == [0] * 2
     assert sorted(p.name for p in own_cache.iterdir()) == ["x"]
-    check(own_cache / "x")
+    check_cached(own_cache / "x")
     (own_cache / "x" / "b").write_text("of nobody")
     with pytest.raises(ArtifactError, match="unexpected"):
-        check(own_cache / "x")
+        check_cached(own_cache / "x")
     (own_cache / "x" / "b").unlink()
     (own_cache / "x" / "a").unlink()
     with pytest.raises(ArtifactError, match="missing"):
-        check(own_cache / "x")
+        check_cached(own_cache / "x")
 
 
 def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from graticule.hooks.artifact import ArtifactError, write_json
 from graticule.hooks.requests import differences
 from graticule.saes.training.settings import architectures
 from graticule.studies.running import chosen_steps
-from graticule.studies.settings import digest_of, loaded
+from graticule.studies.steps import digest_of, loaded
 
 from ..helpers import as_installed
 from ..probes.test_few_rows import POINT, few

@@ -13,8 +13,7 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from graticule.hooks.result import Result
-from graticule.report.cells import MAX_ROWS, table_view
-from graticule.report.page import flattened, write_page
+from graticule.report.page import MAX_ROWS, flattened, table_view, write_page
 
 
 class Page(HTMLParser):

@@ -24,7 +24,7 @@ from graticule.saes.architectures import (
     start_bias,
     sum_convention,
 )
-from graticule.saes.steps.step import fast_step, make_optimizer
+from graticule.saes.steps.fast import fast_step, make_optimizer
 
 D_IN, D_SAE = 12, 40
 

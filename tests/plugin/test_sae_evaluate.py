@@ -12,7 +12,7 @@ import torch
 from graticule.hooks.artifact import ArtifactError, json_ready, read_json
 from graticule.hooks.coders import find_sae
 from graticule.hooks.values import NonFiniteError
-from graticule.hub.sections import measured
+from graticule.hub.evaluation import defined_figures
 from graticule.saes.evaluation import losses as arms
 from graticule.saes.evaluation.dictionary import dictionary, nearest_neighbours, random_nearest, ultralow
 from graticule.saes.evaluation.evaluate import evaluate, write_evaluation
@@ -586,8 +586,8 @@ def test_where_an_ablation_costs_nothing_no_share_of_loss_is_recovered(model, to
     assert "undefined" in found.report(tmp_path / "page.html").read_text()
     # a folder of before says 140.4%: its card does not
     old = {**found.figures_by_name(), "loss_recovered_zero": 1.404}
-    assert "loss_recovered_zero" not in measured(old)
-    assert measured(old)["loss_recovered_mean"] == pytest.approx(1.8)
+    assert "loss_recovered_zero" not in defined_figures(old)
+    assert defined_figures(old)["loss_recovered_mean"] == pytest.approx(1.8)
 
 
 def test_an_interval_whose_loss_is_not_always_there_is_none():

@@ -197,11 +197,11 @@ def app():
     """`graticule sae`, as the command line has it."""
     import typer
 
-    from graticule.commands.sae_pages import evaluate, report
+    from graticule.commands.sae_pages import sae_eval_command, sae_report_command
 
     sae = typer.Typer()
-    sae.command("eval")(evaluate)
-    sae.command("report")(report)
+    sae.command("eval")(sae_eval_command)
+    sae.command("report")(sae_report_command)
     return sae
 
 

@@ -8,8 +8,8 @@ import torch
 from sae_lens.registry import get_sae_training_class
 
 import graticule.saes.architectures  # noqa: F401 registers `bricken`
-from graticule.saes.resampling import Resampler, ResamplingConfig, row_losses
-from graticule.saes.steps.step import fast_step, make_optimizer
+from graticule.saes.resampling import Resampler, ResamplingConfig, sae_row_losses
+from graticule.saes.steps.fast import fast_step, make_optimizer
 
 D_IN, D_SAE, ROWS = 8, 24, 400
 NOTHING = torch.zeros(D_SAE)
@@ -115,7 +115,7 @@ def test_rows_are_drawn_by_squared_loss():
     sae, _ = trained()
     x = rows_of(6)
     x[0] *= 3.0
-    loss = row_losses(sae, x).double().numpy()
+    loss = sae_row_losses(sae, x).double().numpy()
     counts = np.zeros(6)
     resampler = Resampler()
     for step in range(2000):
@@ -195,7 +195,7 @@ def test_other_architectures(architecture):
 def test_losses_of_standard_are_saelens_losses():
     sae, _ = trained("standard", l1_coefficient=0.4)
     x = rows_of(30)
-    losses = row_losses(sae, x, batch_size=7, coefficients={"l1": 0.1})
+    losses = sae_row_losses(sae, x, batch_size=7, coefficients={"l1": 0.1})
     from sae_lens.saes.sae import TrainStepInput
 
     for i in range(30):

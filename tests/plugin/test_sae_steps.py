@@ -13,7 +13,8 @@ from sae_lens.saes.sae import TrainStepInput
 import graticule.saes.architectures  # noqa: F401 registers `bricken`
 from graticule.saes.steps.dense import DenseStep, JumpReLUStep
 from graticule.saes.steps.entries import Entries, group_size, top_of_batch, top_of_rows
-from graticule.saes.steps.step import GenericStep, fast_step, make_optimizer
+from graticule.saes.steps.fast import fast_step, make_optimizer
+from graticule.saes.steps.step import GenericStep
 from graticule.saes.steps.topk import SparseStep
 
 BATCH, D_IN, D_SAE = 48, 10, 64

@@ -15,8 +15,7 @@ from graticule.hooks.artifact import ArtifactError
 from graticule.results import RESULTS, load_result
 from graticule.studies.result import Study
 from graticule.studies.running import chosen_steps
-from graticule.studies.settings import Settings
-from graticule.studies.steps import STEPS
+from graticule.studies.steps import STEPS, Settings
 
 SMALL = Settings(
     prompts={"empty": "", "where": "where is {}"},

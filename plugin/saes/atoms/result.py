@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pandas as pd
 
 from graticule.hooks.messages import UnknownNameError
+from graticule.hooks.result import headed
 from graticule.hooks.saved import SavedResult
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class SaeRecovery(SavedResult):
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """One row per world and dictionary."""
-        return {_CAPTION: self.arms[list(_COLUMNS)].rename(columns=_COLUMNS)}
+        return {_CAPTION: headed(self.arms, _COLUMNS)}
 
 
 def _verdict(mine: Any, floor: pd.DataFrame) -> str:
@@ -147,12 +148,12 @@ def _side_by_side(atoms: pd.DataFrame) -> tuple[Figure, list[str], dict[str, str
     from graticule.probes.plots.drawing import make_subplots
     from graticule.probes.plots.style import ACCENT, BLOCKS, FAINT, INK, MUTED, SURFACE
 
-    worlds, arms = _names(atoms, "world"), _names(atoms, "arm")
-    own, palette = [a for a in arms if a not in BASELINES], (ACCENT, SURFACE, BLOCKS[2], BLOCKS[4])
-    colours = {arm: palette[i % len(palette)] for i, arm in enumerate(own)}
+    worlds, names = _names(atoms, "world"), _names(atoms, "arm")
+    own, palette = [a for a in names if a not in BASELINES], (ACCENT, SURFACE, BLOCKS[2], BLOCKS[4])
+    colours = {name: palette[i % len(palette)] for i, name in enumerate(own)}
     colours |= zip(BASELINES, (MUTED, FAINT, INK), strict=True)
     fig = make_subplots(rows=1, cols=len(worlds), subplot_titles=worlds, shared_yaxes=True)
-    return fig, worlds, {arm: colours[arm] for arm in arms}
+    return fig, worlds, {name: colours[name] for name in names}
 
 
 def _cosine_figure(atoms: pd.DataFrame) -> Figure:
@@ -163,11 +164,11 @@ def _cosine_figure(atoms: pd.DataFrame) -> Figure:
     need_columns(atoms, "world", "arm", "atom", "cosine")
     fig, worlds, colours = _side_by_side(atoms)
     for c, world in enumerate(worlds, 1):
-        for arm, colour in colours.items():
-            rows = atoms[(atoms["world"] == world) & (atoms["arm"] == arm)]
+        for name, colour in colours.items():
+            rows = atoms[(atoms["world"] == world) & (atoms["arm"] == name)]
             points = Box(
                 y=rows["cosine"],
-                name=arm,
+                name=name,
                 boxpoints="all",
                 jitter=0.6,
                 pointpos=0,
@@ -205,18 +206,18 @@ def _f1_figure(atoms: pd.DataFrame) -> Figure:
             hoverinfo="skip",
         )
         fig.add_trace(always, row=1, col=c)
-        for arm, colour in colours.items():
-            rows = here[here["arm"] == arm]
+        for name, colour in colours.items():
+            rows = here[here["arm"] == name]
             points = Scatter(
                 x=rows["firing"],
                 y=rows["f1"],
                 mode="markers",
-                name=arm,
-                legendgroup=arm,
+                name=name,
+                legendgroup=name,
                 showlegend=c == 1,
                 marker={"color": colour, "size": 5, "opacity": 0.7},
                 customdata=rows["atom"],
-                hovertemplate=f"%{{customdata}}: F1 %{{y:.2f}} at rate %{{x:.3f}}<extra>{plain(arm)}</extra>",
+                hovertemplate="%{customdata}: F1 %{y:.2f} at rate %{x:.3f}<extra>" + plain(name) + "</extra>",
             )
             fig.add_trace(points, row=1, col=c)
     fig.update_xaxes(title={"text": "share of rows that hold the atom"})
@@ -225,13 +226,13 @@ def _f1_figure(atoms: pd.DataFrame) -> Figure:
     return style(fig, height=380, aspect=0.42, extra=80).update_layout(margin={"t": 36}, legend={"y": 1.1})
 
 
-def _where_figure(arms: pd.DataFrame) -> Figure:
+def _where_figure(dictionaries: pd.DataFrame) -> Figure:
     """Shares of an atom's rows, mean over atoms, one bar per world and dictionary."""
     from graticule.probes.plots.drawing import Bar, Figure
     from graticule.probes.plots.style import BLOCKS, FAINT, SURFACE, need_columns, style
 
-    need_columns(arms, "world", "arm", "caught", "split", "absorbed", "missed")
-    upwards = arms.iloc[::-1]
+    need_columns(dictionaries, "world", "arm", "caught", "split", "absorbed", "missed")
+    upwards = dictionaries.iloc[::-1]
     fig = Figure()
     colours = {"caught": SURFACE, "split": BLOCKS[3], "absorbed": BLOCKS[4], "missed": FAINT}
     for part, colour in colours.items():
@@ -246,4 +247,4 @@ def _where_figure(arms: pd.DataFrame) -> Figure:
         fig.add_trace(bars)
     fig.update_layout(barmode="stack", bargap=0.25, legend={"traceorder": "normal"})
     fig.update_xaxes(title={"text": "share of the rows that hold an atom"}, range=[0, 1], tickformat=".0%")
-    return style(fig, height=120 + 26 * len(arms), aspect=0.045 * len(arms), extra=110)
+    return style(fig, height=120 + 26 * len(dictionaries), aspect=0.045 * len(dictionaries), extra=110)

@@ -104,9 +104,9 @@ def evaluate(
         exclude_special=exclude_special,
     ) as m:
         total = len(m.tokens) + (m.sample.n_loss if losses else 0)
-        with bar(total, visible(f"evaluating at {m.point}"), "context", progress) as shown:
-            rows, runs = _measure(m, losses, shown)
-            sums = _lose(m, runs, rows.mean, shown) if losses else None
+        with bar(total, visible(f"evaluating at {m.point}"), "context", progress) as progress_bar:
+            rows, runs = _measure(m, losses, progress_bar)
+            sums = _lose(m, runs, rows.mean, progress_bar) if losses else None
     reconstruction = replace(rows.reconstruction(), left_out=m.limit.words)
     if reconstruction.large.share >= LARGE_SHARE:
         _log.warning(
@@ -141,15 +141,15 @@ def evaluate(
     )
 
 
-def training_density(found: Found) -> Float[np.ndarray, " d_sae"] | None:
+def training_density(source: Found) -> Float[np.ndarray, " d_sae"] | None:
     """How often each latent fired in training, as the run's `sparsity.safetensors` has it (log₁₀ there)."""
-    if found.run is None:
+    if source.run is None:
         return None
-    path = found.run / "sae" / "sparsity.safetensors"
+    path = source.run / "sae" / "sparsity.safetensors"
     if not path.is_file():
         return None
     log = read_tensors(path).get("sparsity")
-    if log is None or log.numel() != int(found.sae.cfg.d_sae):
+    if log is None or log.numel() != int(source.sae.cfg.d_sae):
         return None
     share = 10.0 ** log.double().numpy()
     return np.where(share <= 1.1e-10, 0.0, share)  # SAELens adds 1e-10 before the logarithm

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from graticule.hooks.activations import Activations
 from graticule.hooks.artifact import library_versions
-from graticule.hooks.coders import Found, SparseCoder, describe, find_sae, hook_name, metadata
+from graticule.hooks.coders import Found, SparseCoder, describe, find_sae, metadata
+from graticule.hooks.coders import hook_name as home_of
 from graticule.hooks.doors import Kind
 from graticule.hooks.identity import is_of, model_identity
 from graticule.hooks.latents import Latents, encode
@@ -143,7 +144,7 @@ def _warn_if_foreign(model: HookedModel, identity: Mapping[str, Any], sae: Spars
         _log.warning(
             "the SAE was trained on %s, and is measured on %s: are they the same model?", on, identity["name"]
         )
-    if (home := hook_name(sae)) is not None and home != point:
+    if (home := home_of(sae)) is not None and home != point:
         _log.warning("the SAE was trained at %s, and is measured at %s", home, point)
 
 
@@ -314,11 +315,14 @@ def measuring(
         ValueError: where nobody names a point, for contexts or an SAE that cannot be measured.
         PointError: where the model does not have the point.
     """
-    found = find_sae(sae)
-    point = resolve(model, _point_of(found, hook_name))[0]
+    source = find_sae(sae)
+    name = hook_name or home_of(source.sae)
+    if name is None:
+        raise ValueError("this SAE's metadata names no hook_name: say which point it reads with hook_name=")
+    point = resolve(model, name)[0]
     identity = model_identity(model)
-    _warn_if_foreign(model, identity, found.sae, point)
-    sample = take_sample(model, found.sae, corpus, n_tokens, n_activation_tokens, **reading)
+    _warn_if_foreign(model, identity, source.sae, point)
+    sample = take_sample(model, source.sae, corpus, n_tokens, n_activation_tokens, **reading)
     if losses:
         _check_predictable(model, sample)
     with undisturbed(model):
@@ -328,16 +332,9 @@ def measuring(
         flat = route.read(tokens[batch]).flat
         first = flat[torch.from_numpy(sample.counted[batch]).to(flat.device)]
         first = first if len(first) else flat.flatten(0, 1)
-        limit = _norm_limit(found.sae, max_norm)
-        coder = _make_coder(found.sae, point, first[~limit.beyond(point, first)], scale)
-        yield Measurement(found, coder, sample, route, tokens, limit, identity)
-
-
-def _point_of(found: Found, given: str | None) -> str:
-    name = given or hook_name(found.sae)
-    if name is None:
-        raise ValueError("this SAE's metadata names no hook_name: say which point it reads with hook_name=")
-    return name
+        limit = _norm_limit(source.sae, max_norm)
+        coder = _make_coder(source.sae, point, first[~limit.beyond(point, first)], scale)
+        yield Measurement(source, coder, sample, route, tokens, limit, identity)
 
 
 def _norm_limit(sae: SparseCoder, max_norm: float | int | Literal["trained"] | None) -> NormLimit:

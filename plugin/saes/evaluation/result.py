@@ -151,15 +151,13 @@ class SaeEvaluation(SavedResult):
             + (f", {_headline(self.losses)}" if self.losses else "")
             + f"; {d.dead_fraction:.1%} of {self.d_sae:,} latents fire on none of {r.n_rows:,} tokens"
         ]
-        without = (
+        lines.append(
             f"without the {r.n_top} largest directions, which hold {r.top_share:.0%} of the variance, it "
             f"explains {r.explained_variance_without_top:.1%}; median cosine {r.cosine_median:.3f}, "
             f"norm ratio {r.norm_ratio:.3f} ({r.n_rows:,} tokens, special ones left out)"
         )
-        lines.append(without)
         lines += filter(None, (r.left_out, r.large.words))
-        if self.losses:
-            lost = self.losses
+        if lost := self.losses:
             zero = _share(lost.recovered_zero, lost.recovered_zero_ci95)
             mean = _share(lost.recovered_mean, lost.recovered_mean_ci95)
             lines.append(
@@ -251,7 +249,7 @@ def density_figure(latents: pd.DataFrame, n_rows: int) -> Figure:
     """Histogram of log densities (those of the training where a run counted them), the ultralow cluster in
     its own colour; dead latents are counted in the note."""
     from graticule.probes.plots.drawing import Bar, Figure
-    from graticule.probes.plots.style import need_columns, style
+    from graticule.probes.plots.style import ACCENT, SURFACE, need_columns, style
 
     need_columns(latents, "density", "cluster")
     counted = "training_density" in latents
@@ -261,7 +259,7 @@ def density_figure(latents: pd.DataFrame, n_rows: int) -> Figure:
     low = min(-1, int(np.floor(log.min()))) if len(log) else -6
     edges = np.linspace(low, 0.0, -low * _BINS_A_DECADE + 1)
     fig = Figure()
-    for name, picked in (("alive", ~ultralow), ("ultralow", ultralow)):
+    for name, picked, colour in (("alive", ~ultralow, SURFACE), ("ultralow", ultralow, ACCENT)):
         counts = np.histogram(log[picked], edges)[0]
         if counts.sum():
             bars = Bar(
@@ -269,7 +267,7 @@ def density_figure(latents: pd.DataFrame, n_rows: int) -> Figure:
                 y=counts,
                 width=10 ** edges[1:] - 10 ** edges[:-1],
                 name=_CLUSTERS[name],
-                marker={"color": _colour(name), "line": {"color": "white", "width": 0.5}},
+                marker={"color": colour, "line": {"color": "white", "width": 0.5}},
                 hovertemplate="density %{x:.1e}: %{y} latents<extra></extra>",
             )
             fig.add_trace(bars)
@@ -287,7 +285,7 @@ def density_figure(latents: pd.DataFrame, n_rows: int) -> Figure:
 def _cluster_figure(latents: pd.DataFrame) -> Figure:
     """Encoder bias, and encoder·decoder cosine, against density: where the paper's two clusters part."""
     from graticule.probes.plots.drawing import Scatter, make_subplots
-    from graticule.probes.plots.style import need_columns, style
+    from graticule.probes.plots.style import ACCENT, SURFACE, need_columns, style
 
     need_columns(latents, "latent", "density", "b_enc", "encoder_decoder", "cluster")
     column = "training_density" if "training_density" in latents else "density"
@@ -296,7 +294,7 @@ def _cluster_figure(latents: pd.DataFrame) -> Figure:
     drawn = firing.iloc[::step]
     fig = make_subplots(rows=1, cols=2, horizontal_spacing=0.12)
     for c, y in enumerate(("b_enc", "encoder_decoder"), 1):
-        for name in _CLUSTERS:
+        for name, colour in (("alive", SURFACE), ("ultralow", ACCENT)):
             rows = drawn[(drawn["cluster"] == "ultralow") == (name == "ultralow")]
             if len(rows):
                 points = Scatter(
@@ -306,7 +304,7 @@ def _cluster_figure(latents: pd.DataFrame) -> Figure:
                     name=_CLUSTERS[name],
                     legendgroup=name,
                     showlegend=c == 1,
-                    marker={"color": _colour(name), "size": 4, "opacity": 0.5},
+                    marker={"color": colour, "size": 4, "opacity": 0.5},
                     customdata=rows["latent"],
                     hovertemplate="latent %{customdata}: %{x:.1e}, %{y:.3f}<extra></extra>",
                 )
@@ -316,12 +314,6 @@ def _cluster_figure(latents: pd.DataFrame) -> Figure:
     fig.update_yaxes(title={"text": "cosine of encoder and decoder"}, col=2)
     note = "" if step == 1 else f"One in {step} latents is drawn."
     return style(fig, height=360, aspect=0.4, extra=60, note=note)
-
-
-def _colour(cluster: str) -> str:
-    from graticule.probes.plots.style import ACCENT, SURFACE
-
-    return ACCENT if cluster == "ultralow" else SURFACE
 
 
 def _position_figure(positions: pd.DataFrame) -> Figure:

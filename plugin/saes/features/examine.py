@@ -160,8 +160,8 @@ def _look(
     for."""
     fired, total = np.zeros(m.coder.d_sae, np.int64), np.zeros(m.coder.d_sae)
     number = np.arange(m.sample.tokens.size).reshape(m.sample.tokens.shape)
-    with bar(len(m.tokens), "looking at features", "context", progress) as shown:
-        for batch, _, rows in m.batches(shown):
+    with bar(len(m.tokens), "looking at features", "context", progress) as progress_bar:
+        for batch, _, rows in m.batches(progress_bar):
             values = m.coder.encode(rows).values
             place = number[batch][m.sample.counted[batch]]
             fired += np.bincount(values.indices, minlength=m.coder.d_sae)

@@ -11,7 +11,7 @@ are straight-through estimates from the entries within w/2 of their threshold (R
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,8 +20,9 @@ from sae_lens import JumpReLUTrainingSAE, StandardTrainingSAE, TrainingSAE
 from torch import Tensor
 
 from graticule.saes.architectures import BrickenTrainingSAE, without_parallel
-from graticule.saes.steps.output import StepOutput, finished
-from graticule.saes.steps.passes import Workspace, column_sums, shut, sums_and_counts
+from graticule.saes.steps.step import StepOutput, Workspace, finished
+
+_BLOCK = 1 << 18  # entries that pass through the cache together
 
 
 class Products:
@@ -237,3 +238,41 @@ class JumpReLUStep:
         W_dec_grad[latents] += (weight * summed / norms)[:, None] * W_dec
         hidden_grad[:, latents] -= (below * (weight * norms)).to(hidden_grad.dtype)
         return weight * (summed @ norms)
+
+
+# Sums taken while a block is in the cache ------------------------------------------------------------
+def sums_and_counts(
+    acts: Float[Tensor, "batch d_sae"], dtype: torch.dtype
+) -> tuple[Float[Tensor, " d_sae"], Float[Tensor, " d_sae"]]:
+    """Each column's sum, and how many of its entries are not zero; no entry is negative."""
+    sums, counts = torch.zeros((2, acts.shape[1]), dtype=dtype, device=acts.device).unbind()
+    for block in _blocks(acts):
+        wide = block.to(dtype)
+        sums += wide.sum(0)
+        counts += wide.sign().sum(0)
+    return sums, counts
+
+
+def column_sums(matrix: Float[Tensor, "batch d_sae"], dtype: torch.dtype) -> Float[Tensor, " d_sae"]:
+    """Each column's sum, taken in `dtype`."""
+    sums = torch.zeros(matrix.shape[1], dtype=dtype, device=matrix.device)
+    for block in _blocks(matrix):
+        sums += block.sum(0, dtype=dtype)
+    return sums
+
+
+def shut(
+    gradient: Float[Tensor, "batch d_sae"], acts: Float[Tensor, "batch d_sae"], dtype: torch.dtype
+) -> Float[Tensor, " d_sae"]:
+    """Zero `gradient` in place where `acts` is not positive, as ReLU's backward does; returns column sums."""
+    sums = torch.zeros(acts.shape[1], dtype=dtype, device=acts.device)
+    for pulled, block in zip(_blocks(gradient), _blocks(acts), strict=True):
+        torch.ops.aten.threshold_backward.grad_input(pulled, block, 0, grad_input=pulled)
+        sums += pulled.sum(0, dtype=dtype)
+    return sums
+
+
+def _blocks(matrix: Tensor) -> Sequence[Tensor]:
+    if matrix.device.type != "cpu":
+        return (matrix,)
+    return matrix.split(max(1, _BLOCK // max(1, matrix.shape[1])))

@@ -1,74 +1,84 @@
-"""The training step of any SAELens autoencoder, the fast one where there is one, and its optimiser."""
+"""What a training step takes and gives back, whatever the architecture; and SAELens's own step."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Shaped
-from sae_lens import (
-    BatchTopKTrainingSAE,
-    JumpReLUTrainingSAE,
-    MatryoshkaBatchTopKTrainingSAE,
-    StandardTrainingSAE,
-    TopKTrainingSAE,
-    TrainingSAE,
-)
+from sae_lens import TrainingSAE
 from sae_lens.saes.sae import TrainStepInput
 from torch import Tensor
-from torch.optim import Adam
-
-from graticule.saes.architectures import BrickenTrainingSAE
-from graticule.saes.steps.dense import DenseStep, JumpReLUStep
-from graticule.saes.steps.output import Step, StepOutput, finished
-from graticule.saes.steps.topk import SparseStep
-
-_log = logging.getLogger(__name__)
-
-_FUSED_ON = ("cpu", "cuda", "mps", "xpu")
-_SPARSE = (TopKTrainingSAE, BatchTopKTrainingSAE, MatryoshkaBatchTopKTrainingSAE)
 
 
-def fast_step(
-    sae: TrainingSAE[Any], *, compute_dtype: torch.dtype | None = None, dead_feature_window: int = 1000
-) -> Step:
-    """A training step with SAELens's losses and gradients: the same to rounding, in less time.
+@dataclass(frozen=True)
+class StepOutput:
+    """One step's losses and statistics; the gradients are in `.grad` of the SAE's parameters."""
 
-    TopK, BatchTopK, Matryoshka BatchTopK, standard (`lp_norm` 1), bricken and JumpReLU have a fast one.
-    Every other architecture, subclasses of these, SAEs in half precision, SAEs that normalise at run time and
-    SAEs with hooks attached take SAELens's own `training_forward_pass` and backward.
-
-    `compute_dtype=torch.bfloat16` does the dense products in bfloat16 and keeps weights, sums and the
-    optimiser as they are. Latents are dead, for losses that revive them, after more than
-    `dead_feature_window` steps without firing, as in SAELens's trainer.
-
-    Raises:
-        TypeError: if `compute_dtype` is no floating dtype.
-    """
-    if compute_dtype is not None and not compute_dtype.is_floating_point:
-        raise TypeError(f"compute_dtype={compute_dtype}: expected a floating dtype such as torch.bfloat16")
-    if _plain(sae):
-        # subclasses may override any part of the step, so only the very classes take the fast one
-        if isinstance(sae, TopKTrainingSAE) and type(sae) in _SPARSE:
-            return SparseStep(sae, dead_feature_window, compute_dtype)
-        if type(sae) is BrickenTrainingSAE or (type(sae) is StandardTrainingSAE and sae.cfg.lp_norm == 1):
-            return DenseStep(sae, compute_dtype)
-        if type(sae) is JumpReLUTrainingSAE:
-            return JumpReLUStep(sae, dead_feature_window, compute_dtype)
-    _log.info("no fast step for %s as it is set up: SAELens's own", type(sae).__name__)
-    return GenericStep(sae, dead_feature_window, compute_dtype)
+    loss: Float[Tensor, ""]
+    """The sum of `losses`, as SAELens adds them; detached."""
+    losses: dict[str, Tensor]
+    """Each term under SAELens's name for it: `mse_loss`, `l1_loss`, `auxiliary_reconstruction_loss`, …"""
+    fired: Shaped[Tensor, " d_sae"]
+    """On how many rows of the batch each latent fired."""
+    sae_in: Float[Tensor, "batch d_in"]
+    """The batch, in the SAE's dtype."""
+    sae_out: Float[Tensor, "batch d_in"] | None
+    """Its reconstruction."""
+    l0: Float[Tensor, ""]
+    """Mean number of latents that fired on a row."""
+    explained_variance: Float[Tensor, ""]
+    """1 - Σ‖x - x̂‖² / Σ‖x - x̄‖² over the batch: SAELens's `metrics/explained_variance`."""
 
 
-def _plain(sae: TrainingSAE[Any]) -> bool:
-    """Whether nothing but the architecture's own losses enters the step."""
-    return (
-        sae.dtype in (torch.float32, torch.float64)
-        and sae.cfg.normalize_activations not in ("layer_norm", "constant_norm_rescale")
-        and not any(hook.has_hooks() for hook in sae.hook_dict.values())
-        and not sae.use_error_term
+@runtime_checkable
+class Step(Protocol):
+    """Forward and backward of one batch. It *sets* `.grad` of every parameter; it does not add to it."""
+
+    def __call__(
+        self,
+        x: Float[Tensor, "batch d_in"],
+        n_forward_passes_since_fired: Shaped[Tensor, " d_sae"],
+        coefficients: Mapping[str, float],
+    ) -> StepOutput:
+        """`x` as the SAE is to see it (scaled, on its device); for each latent the number of steps since it
+        last fired, which says which are dead; SAELens's coefficients by name (`l1`, `l0`), warmed up."""
+        ...
+
+
+def finished(
+    losses: dict[str, Tensor], fired: Tensor, x: Tensor, out: Tensor, squared_error: Tensor
+) -> StepOutput:
+    """A `StepOutput` of a step whose squared error Σ‖x - x̂‖² is already known."""
+    return StepOutput(
+        loss=torch.stack([value.to(x.dtype) for value in losses.values()]).sum(),
+        losses=losses,
+        fired=fired,
+        sae_in=x,
+        sae_out=out,
+        l0=fired.sum().to(x.dtype) / len(x),
+        explained_variance=1 - squared_error / torch.linalg.vector_norm(x - x.mean(0)).square(),
     )
+
+
+class Workspace:
+    """Tensors that a step fills anew at every call.
+
+    A fresh `[batch, d_sae]` tensor costs as much in page faults as the arithmetic on it.
+    """
+
+    def __init__(self) -> None:
+        self._tensors: dict[str, Tensor] = {}
+
+    def take(self, name: str, shape: Sequence[int], like: Tensor) -> Tensor:
+        """The tensor of this name, of `like`'s dtype and device; its content is of no meaning."""
+        tensor = self._tensors.get(name)
+        wanted = (tuple(shape), like.dtype, like.device)
+        if tensor is None or (tuple(tensor.shape), tensor.dtype, tensor.device) != wanted:
+            tensor = self._tensors[name] = like.new_empty(tuple(shape))
+        return tensor
 
 
 class GenericStep:
@@ -107,25 +117,3 @@ class GenericStep:
             losses = {name: value.detach() for name, value in made.losses.items()}
             x, out = step_input.sae_in, made.sae_out.detach().to(self.sae.dtype)
             return finished(losses, fired, x, out, (out - x).square().sum())
-
-
-def make_optimizer(
-    sae: TrainingSAE[Any], lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
-) -> Adam:
-    """SAELens's Adam, fused where the device has it: the same update in one pass instead of a dozen.
-
-    For a `bricken` SAE every step of the optimiser ends with the decoder at unit norm.
-
-    Raises:
-        ValueError: from torch, for a negative `lr` or betas outside 0 to 1.
-    """
-    parameters = list(sae.parameters())
-    fused = all(p.device.type in _FUSED_ON and torch.is_floating_point(p) for p in parameters)
-    optimizer = Adam(parameters, lr=lr, betas=betas, eps=eps, fused=fused)
-    if isinstance(sae, BrickenTrainingSAE):
-
-        def renormalize(*_: Any) -> None:
-            sae.renormalize_decoder()
-
-        optimizer.register_step_post_hook(renormalize)
-    return optimizer

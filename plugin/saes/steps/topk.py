@@ -21,8 +21,7 @@ from sae_lens import BatchTopKTrainingSAE, MatryoshkaBatchTopKTrainingSAE, TopKT
 from torch import Tensor
 
 from graticule.saes.steps.entries import ByColumn, Decoded, Entries, top_of_batch, top_of_rows
-from graticule.saes.steps.output import StepOutput, finished
-from graticule.saes.steps.passes import Workspace, transposed
+from graticule.saes.steps.step import StepOutput, Workspace, finished
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ class SparseStep:
         sae = self.sae
         sae.W_dec.grad, sae.b_enc.grad = gradient.W_dec, gradient.b_enc
         space = self.space.take("W_enc", sae.W_enc.shape, gradient.W_enc)
-        sae.W_enc.grad = transposed(gradient.W_enc, space)
+        sae.W_enc.grad = _transposed(gradient.W_enc, space)
         sae.b_dec.grad = pull.sum(0)
         if sae.cfg.apply_b_dec_to_input:
             # the input's gradient is wanted only for its sum over the batch
@@ -237,3 +236,15 @@ def _revive(
     gradient.W_enc.index_add_(0, latents, acts_grad.t() @ centred)
     gradient.b_enc.index_add_(0, latents, acts_grad.sum(0))
     return weight * error.square().sum()
+
+
+def _transposed(
+    matrix: Float[Tensor, "d_sae d_in"], out: Float[Tensor, "d_in d_sae"]
+) -> Float[Tensor, "d_in d_sae"]:
+    """`matrix.T` written into `out`, block by block."""
+    if matrix.device.type != "cpu":
+        return out.copy_(matrix.t())
+    rows = 128
+    for i in range(0, len(matrix), rows):
+        out[:, i : i + rows].copy_(matrix[i : i + rows].t())
+    return out

@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,7 +39,6 @@ from graticule.hooks.artifact import (
 from graticule.hooks.kinds import SAE, FolderKind, write_folder
 from graticule.hooks.names import inside
 from graticule.hooks.requests import differences, flat, told
-from graticule.hooks.streams.state import apart, pack, unpack
 
 _log = logging.getLogger(__name__)
 
@@ -150,8 +151,8 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {name: _plain(item) for name, item in dataclasses.asdict(value).items() if name != "metadata"}
     if isinstance(value, Mapping):
-        items = cast("Mapping[Any, Any]", value)
-        return {str(key): _plain(item) for key, item in items.items()}
+        mapping = cast("Mapping[Any, Any]", value)
+        return {str(key): _plain(item) for key, item in mapping.items()}
     if isinstance(value, Sequence) and all(isinstance(v, bool | int | float | str) for v in value):
         return list(cast("Sequence[Any]", value)) if len(value) <= 100 else _OBJECT
     return _OBJECT
@@ -196,6 +197,77 @@ def read_checkpoint(folder: Path) -> dict[str, Any] | None:
                 f"{file} is missing or damaged (its checksum differs); train into another folder"
             )
         return unpack(index["state"], read_tensors(file))
+
+
+# A state as JSON and tensors ------------------------------------------------------------------------------
+def pack(value: Any, tensors: dict[str, Tensor], path: str = "state") -> Any:
+    """`value` in JSON's own types, its tensors moved into `tensors` under the path that leads to them.
+
+    What JSON would not give back as it was (tuples, keys that are no strings, infinities) is marked.
+
+    Raises:
+        TypeError: for anything but tensors, arrays, numbers, strings, None, lists, tuples and dicts.
+    """
+    if isinstance(value, Tensor):
+        while path in tensors:  # {"a.b": …} beside {"a": {"b": …}}
+            path += "'"
+        tensors[path] = value.detach()
+        return {"$tensor": path}
+    if isinstance(value, np.ndarray):
+        return {"$array": pack(torch.from_numpy(value), tensors, path)["$tensor"]}
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"$float": repr(value)}
+    if isinstance(value, list | tuple):
+        items = cast("list[Any]", value)
+        packed = [pack(item, tensors, f"{path}.{i}") for i, item in enumerate(items)]
+        return packed if isinstance(value, list) else {"$tuple": packed}
+    if isinstance(value, Mapping):
+        mapping = cast("Mapping[Any, Any]", value)
+        if all(isinstance(key, str) and not key.startswith("$") for key in mapping):
+            return {key: pack(item, tensors, f"{path}.{key}") for key, item in mapping.items()}
+        pairs = [[pack(k, tensors), pack(v, tensors, f"{path}.{k}")] for k, v in mapping.items()]
+        return {"$pairs": pairs}
+    raise TypeError(f"{path} is a {type(value).__name__}: a state holds tensors and plain values only")
+
+
+def unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """What `pack` was given.
+
+    Raises:
+        KeyError: for a tensor that is not there.
+    """
+    if isinstance(value, list):
+        return [unpack(item, tensors) for item in cast("list[Any]", value)]
+    if not isinstance(value, dict):
+        return value
+    packed = cast("dict[str, Any]", value)
+    if "$tensor" in packed:
+        return tensors[packed["$tensor"]]
+    if "$array" in packed:
+        return tensors[packed["$array"]].numpy()
+    if "$float" in packed:
+        return float(packed["$float"])
+    if "$tuple" in packed:
+        return tuple(unpack(item, tensors) for item in packed["$tuple"])
+    if "$pairs" in packed:
+        return {unpack(k, tensors): unpack(v, tensors) for k, v in packed["$pairs"]}
+    return {key: unpack(item, tensors) for key, item in packed.items()}
+
+
+def apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Every tensor with a storage of its own: safetensors refuses shared ones."""
+    seen: set[int] = set()
+    out: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        storage = tensor.untyped_storage()
+        shared = storage.data_ptr() in seen or storage.nbytes() != tensor.numel() * tensor.element_size()
+        seen.add(storage.data_ptr())
+        out[name] = tensor.clone(memory_format=torch.contiguous_format) if shared else tensor
+    return out
 
 
 # The SAE -----------------------------------------------------------------------------------------------

@@ -23,9 +23,9 @@ from graticule.hooks.artifact import write_json, write_table
 from graticule.hooks.requests import flat
 from graticule.hooks.streams.base import Stream
 from graticule.hooks.streams.norms import LARGE_SHARE, MAX_NORM, large_rows
-from graticule.saes.steps.output import StepOutput
+from graticule.saes.steps.step import StepOutput
 from graticule.saes.training.folder import RunFolder, read_checkpoint, write_checkpoint, write_sae
-from graticule.saes.training.history import LESS_THAN_MEAN
+from graticule.saes.training.run import LESS_THAN_MEAN
 from graticule.saes.training.trainer import DivergedError, Trainer
 
 _log = logging.getLogger(__name__)
@@ -159,7 +159,7 @@ class Session:
             return False
         outputs: list[StepOutput] = []
         for trainer in self._trainers:
-            self.tracker.log_sparsity(trainer.name, trainer.maybe_reset_sparsity(), self.steps)
+            self.tracker.log(trainer.name, trainer.maybe_reset_sparsity(), self.steps)
             outputs.append(trainer.advance(batch[trainer.point], self.stream, self.seed))
             if trainer.cfg.device == "cpu":
                 self._check_finite(trainer)  # elsewhere looking at the loss would wait for the device
@@ -168,7 +168,7 @@ class Session:
                 self._check_finite(trainer)
                 line = trainer.line(output) | {"seconds": self._elapsed()}
                 trainer.history.add(line)
-                self.tracker.log(trainer.name, line)
+                self.tracker.log(trainer.name, {wandb_name(k): v for k, v in line.items()}, self.steps)
             bar.set_postfix_str(_postfix(self._trainers), refresh=False)
         bar.update(len(batch[self._trainers[0].point]))
         return True
@@ -304,10 +304,7 @@ def _asked_to_stop() -> Generator[list[int]]:
 
 # Weights & Biases --------------------------------------------------------------------------------------
 class Tracker:
-    """Sends logged rows to W&B under SAELens's own names, for those who ask for it.
-
-    Off unless SAELens's `LoggingConfig`, as its runner takes it, says otherwise.
-    """
+    """Sends figures to W&B, where SAELens's `LoggingConfig`, as its runner takes it, asks for it."""
 
     def __init__(self, logger: LoggingConfig | None) -> None:
         self.logger = logger if logger is not None and logger.log_to_wandb else None
@@ -337,17 +334,9 @@ class Tracker:
         finally:
             wandb.finish(exit_code=int(failed))
 
-    def log(self, name: str, line: Mapping[str, float]) -> None:
-        """One logged step of the SAE `name`."""
-        self._log(name, {wandb_name(key): value for key, value in line.items()}, int(line["step"]))
-
-    def log_sparsity(self, name: str, figures: Mapping[str, Any], step: int) -> None:
-        """SAELens's figures of a whole sparsity window, as they come."""
-        if figures:
-            self._log(name, figures, step)
-
-    def _log(self, name: str, values: Mapping[str, Any], step: int) -> None:
-        if self._wandb is not None:
+    def log(self, name: str, values: Mapping[str, Any], step: int) -> None:
+        """Figures of the SAE `name`, if there are any."""
+        if self._wandb is not None and values:
             prefix = f"{name}/" if name else ""
             self._wandb.log({prefix + key: value for key, value in values.items()}, step=step)
 

@@ -18,9 +18,9 @@ from torch import Tensor
 from graticule.hooks.streams.base import Stream
 from graticule.saes.architectures import BiasStart, start_bias
 from graticule.saes.resampling import Resampler
-from graticule.saes.steps.output import StepOutput
-from graticule.saes.steps.step import fast_step, make_optimizer
-from graticule.saes.training.history import History
+from graticule.saes.steps.fast import fast_step, make_optimizer
+from graticule.saes.steps.step import StepOutput
+from graticule.saes.training.run import History
 
 _COUNTERS = ("n_training_steps", "n_training_samples", "n_frac_active_samples", "started_fine_tuning")
 _COUNTS = ("act_freq_scores", "n_forward_passes_since_fired")

@@ -14,10 +14,8 @@ import numpy as np
 from graticule.hooks.artifact import ArtifactError, as_damaged, read_json, read_table, read_tensors
 from graticule.hooks.model_view import official_name
 from graticule.hooks.names import user_path
-from graticule.hub.checks import check_id
-from graticule.hub.density import density_png, histogram
+from graticule.hub.evaluation import density_png, histogram
 from graticule.hub.outgoing import (
-    as_published,
     digest,
     is_path,
     json_bytes,
@@ -25,7 +23,9 @@ from graticule.hub.outgoing import (
     own_folders,
     own_tree,
     public_json,
+    publishable,
 )
+from graticule.hub.remote import check_id
 
 if TYPE_CHECKING:
     from graticule.probes.core.findings import Findings
@@ -139,7 +139,7 @@ def hub_model(name: Any) -> str | None:
 
 
 @dataclass(frozen=True)
-class Subject:
+class Upload:
     """One SAE or probe, ready to be pushed."""
 
     id: str
@@ -166,12 +166,12 @@ class Subject:
         name = self.facts.judged.get("model")
         return name if isinstance(name, str) else None
 
-    def of(self, base_model: str | None) -> Subject:
+    def of(self, base_model: str | None) -> Upload:
         """The same with the model's id on the Hub."""
         return replace(self, facts=replace(self.facts, base_model=base_model))
 
 
-def sae_in(run: Path, below: tuple[str, ...], name: str | None) -> Subject:
+def sae_in(run: Path, below: tuple[str, ...], name: str | None) -> Upload:
     """The SAE in `run`, or in its folder `below`."""
     folder = run.joinpath(*below)
     paths = {n: own_file(run, *below, n) for n in SAE_FILES}
@@ -179,7 +179,7 @@ def sae_in(run: Path, below: tuple[str, ...], name: str | None) -> Subject:
     for needed in SAE_FILES[:2]:
         if paths[needed] is None:
             raise FileNotFoundError(f"{folder / needed} is missing: {folder} is no whole SAELens folder")
-    files: dict[str, Path | bytes] = {n: as_published(p) for n, p in paths.items() if p is not None}
+    files: dict[str, Path | bytes] = {n: publishable(p) for n, p in paths.items() if p is not None}
     read = {n: _json(content) for n, content in files.items() if n.endswith(".json")}
     density: tuple[tuple[float, int], ...] = ()
     if "sparsity.safetensors" in files:
@@ -197,7 +197,7 @@ def sae_in(run: Path, below: tuple[str, ...], name: str | None) -> Subject:
     local = is_path(look((read_json(folder / "cfg.json"),), ("model_name",)))
     facts = replace(facts, dataset=hub_dataset(facts.find("dataset_path")), local_model=local)
     hook = facts.metadata.get("hook_name") or run.resolve().name
-    return Subject(name or check_id(str(hook)), folder, files, facts)
+    return Upload(name or check_id(str(hook)), folder, files, facts)
 
 
 def _sparsity(path: Path) -> np.ndarray:
@@ -207,17 +207,21 @@ def _sparsity(path: Path) -> np.ndarray:
     return tensors["sparsity"].float().numpy()
 
 
-def probe_in(folder: Path, name: str | None) -> Subject:
+def probe_in(folder: Path, name: str | None) -> Upload:
     from graticule.probes.linear.ridge import RidgeProbe
 
     paths = {n: path for n in PROBE_FILES if (path := own_file(folder, n)) is not None}
     probe = RidgeProbe.load(folder)
-    files = {n: as_published(path) for n, path in paths.items()}
-    return _probe_subject(probe, files, name or check_id(probe.hook_name or folder.resolve().name))
+    files = {n: publishable(path) for n, path in paths.items()}
+    return _probe_upload(probe, files, name or check_id(probe.hook_name or folder.resolve().name))
 
 
 def _judged(content: Path | bytes) -> dict[str, Any]:
-    """`verdict.json`. **Raises** `ArtifactError` if its verdict lacks what a card says."""
+    """`verdict.json`.
+
+    Raises:
+        ArtifactError: if its verdict lacks what a card says.
+    """
     judged = _json(content)
     verdict = judged.get("verdict")
     lacking = [name for name in VERDICT if name not in verdict] if isinstance(verdict, dict) else []
@@ -227,17 +231,17 @@ def _judged(content: Path | bytes) -> dict[str, Any]:
     return judged
 
 
-def _probe_subject(probe: RidgeProbe, files: Mapping[str, Path | bytes], name: str) -> Subject:
+def _probe_upload(probe: RidgeProbe, files: Mapping[str, Path | bytes], name: str) -> Upload:
     facts = ProbeFacts(
         manifest=_json(files["manifest.json"]),
         judged=_judged(files["verdict.json"]) if "verdict.json" in files else {},
         cosines=tuple(float(c) for c in probe.read_write_cosine),
         digest=digest(files["probe.safetensors"]),
     )
-    return Subject(name, None, files, facts, probe)
+    return Upload(name, None, files, facts, probe)
 
 
-def from_object(what: Any, wanted: str | None) -> Subject:
+def from_object(what: Any, wanted: str | None) -> Upload:
     """A probe, or the chosen one of findings with its verdict: the files that saving it would write."""
     from safetensors.torch import save
 
@@ -256,7 +260,7 @@ def from_object(what: Any, wanted: str | None) -> Subject:
         saved["verdict.json"] = judged_by(what)
     files: dict[str, Path | bytes] = {n: public_json(v, n) or json_bytes(v) for n, v in saved.items()}
     files["probe.safetensors"] = save(arrays)
-    return _probe_subject(probe, files, wanted or check_id(probe.hook_name or "probe"))
+    return _probe_upload(probe, files, wanted or check_id(probe.hook_name or "probe"))
 
 
 def _json(content: Path | bytes) -> dict[str, Any]:
@@ -273,30 +277,32 @@ def _last_line(path: Path) -> dict[str, float]:
     return {str(k): float(v) for k, v in line.items() if isinstance(v, int | float)}
 
 
-def gather(what: Pushed, sae_id: str | None = None) -> list[Subject]:
+def gather(what: Pushed, sae_id: str | None = None) -> list[Upload]:
     """The SAEs and probes in `what`; nothing is written.
 
     A folder is a SAELens folder, a run (with `sae/`), a probe, findings, or holds several of these. Of a
     folder only what lies in it is read: a link in it is refused.
 
-    **Raises** `FileNotFoundError` if there is none, `ValueError` for an id that cannot be a folder of a
-    repository, an `sae_id` for several, or a run that is not finished.
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: for an id that cannot be a folder of a repository, an `sae_id` for several, or a run that
+            is not finished.
     """
     if isinstance(what, Mapping):
         if sae_id is not None:
             raise ValueError(f"sae_id={sae_id!r} for a mapping, whose keys are the ids: leave it out")
-        subjects = [s for name, one in what.items() for s in _subjects(one, check_id(str(name)))]
+        uploads = [s for name, one in what.items() for s in _uploads(one, check_id(str(name)))]
     else:
-        subjects = _subjects(what, None if sae_id is None else check_id(sae_id))
-    ids = [subject.id for subject in subjects]
+        uploads = _uploads(what, None if sae_id is None else check_id(sae_id))
+    ids = [upload.id for upload in uploads]
     if clash := sorted({i for i in ids if ids.count(i) > 1 or any(o.startswith(f"{i}/") for o in ids)}):
         raise ValueError(f"several would lie in {', '.join(clash)} of the repository: give each its own id")
-    if not subjects:
+    if not uploads:
         raise ValueError("nothing to push: the mapping is empty")
-    return subjects
+    return uploads
 
 
-def _subjects(what: Any, wanted: str | None) -> list[Subject]:
+def _uploads(what: Any, wanted: str | None) -> list[Upload]:
     path = user_path(what) if isinstance(what, str | Path) else getattr(what, "path", None)  # a Run's
     if not isinstance(path, Path):
         return [from_object(what, wanted)]
@@ -321,7 +327,7 @@ def _subjects(what: Any, wanted: str | None) -> list[Subject]:
     return several
 
 
-def _one(path: Path, name: str | None) -> list[Subject]:
+def _one(path: Path, name: str | None) -> list[Upload]:
     """The SAE or probe in `path`, in a list; an empty one if there is none."""
     with as_damaged(path, "write it again", also=()):
         run = own_file(path, "run.json")

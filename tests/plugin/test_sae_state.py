@@ -8,7 +8,7 @@ import torch
 from helpers import STATE, alike
 
 from graticule.hooks.artifact import read_tensors, write_tensors
-from graticule.hooks.streams.state import apart, pack, unpack
+from graticule.saes.training.folder import apart, pack, unpack
 
 
 def test_what_is_packed_comes_back_through_json():

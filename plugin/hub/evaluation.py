@@ -1,4 +1,5 @@
-"""How often latents fire: the histogram, and its PNG, drawn without a graphics library.
+"""What was measured of an SAE, as a card shows it: figures under their names, and how often latents fire, a
+histogram and its PNG, drawn without a graphics library.
 
 The Hub serves a repository's own text files, SVG among them, as plain text, so that a picture has to be PNG.
 """
@@ -7,11 +8,47 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from graticule.hooks.values import finite
+from graticule.hub.markdown import is_number
+
+EVALUATION: tuple[tuple[str, str, str], ...] = (
+    ("l0", "L0", "latents active a token"),
+    ("explained_variance", "explained variance", "1 − Σ‖x − x̂‖² / Σ‖x − x̄‖²"),
+    (
+        "loss_recovered_zero",
+        "loss recovered, against zero ablation",
+        "(L zero − L SAE) / (L zero − L clean); a flattering floor",
+    ),
+    (
+        "loss_recovered_mean",
+        "loss recovered, against mean ablation",
+        "(L mean − L SAE) / (L mean − L clean)",
+    ),
+    ("kl", "KL to the clean model", "nats a token"),
+    ("dead_fraction", "dead latents", "share of latents that never fired on the sample"),
+)
+"""Key in `evaluation.json`, its name on the card, what it is; these are in the front matter too."""
+FURTHER = {
+    "explained_variance_without_top": "explained variance without the largest principal directions",
+    "cosine_median": "cosine of row and reconstruction, median",
+    "norm_ratio": "norm of the reconstruction over the row's",
+    "mse": "squared error a token",
+    "ce_clean": "loss of the clean model, nats",
+    "ce_sae": "loss with the SAE, nats",
+    "ce_zero": "loss with zeros, nats",
+    "ce_mean": "loss with the mean, nats",
+    "alive": "latents alive",
+    "dead": "latents dead",
+    "ultralow": "latents in the ultralow-density cluster",
+    "always_on": "latents always on",
+    "copies": "latents that copy another",
+}
+"""Further keys and their names."""
 
 _WIDTH, _HEIGHT = 720, 280
 _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 20, 20, 40
@@ -35,12 +72,29 @@ _GLYPHS = {
 }
 
 
+def defined_figures(evaluation: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The figures of an evaluation without shares of a loss that was not there to be recovered."""
+    return {
+        key: value
+        for key, value in evaluation.items()
+        if not costs_nothing(evaluation, key.removeprefix("loss_recovered_"))
+    }
+
+
+def costs_nothing(evaluation: Mapping[str, Any], ablation: str) -> bool:
+    """Whether the model loses nothing by an ablation (`zero`, `mean`): then there is no loss to recover."""
+    clean, ablated = (evaluation.get(f"ce_{run}") for run in ("clean", ablation))
+    return is_number(clean) and is_number(ablated) and float(ablated or 0) <= float(clean or 0)
+
+
+# How often latents fire --------------------------------------------------------------------------------
 def histogram(
     log10_frequency: np.ndarray, low: float = -10.0, step: float = 0.25
 ) -> tuple[tuple[float, int], ...]:
     """Latents a bin of log10 firing frequency, from `low` to 0; what lies outside is in the outer bins.
 
-    **Raises** `NonFiniteError` for what is no number; minus infinity is a latent that never fired.
+    Raises:
+        NonFiniteError: for what is no number; minus infinity is a latent that never fired.
     """
     bins = round(-low / step)
     fired = log10_frequency != -np.inf
@@ -54,7 +108,8 @@ def histogram(
 def density_png(density: Sequence[tuple[float, int]]) -> bytes:
     """Latents a bin of log10 firing frequency as a PNG of 720 by 280 pixels; the same input, the same bytes.
 
-    **Raises** `ValueError` for an empty histogram.
+    Raises:
+        ValueError: for an empty histogram.
     """
     if not density:
         raise ValueError("no histogram to draw: the SAE has no sparsity.safetensors")
