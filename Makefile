@@ -8,7 +8,7 @@ ROWS ?= 3000
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help demo test check lint format types dev bench clean
+.PHONY: help demo test quick check lint format types dev bench clean
 
 help:  ## Say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -35,6 +35,9 @@ dev: $(VENV)/.dev  ## Install for development, with the git hooks
 # two workers with a thread each: most tests are small, and threads on small matrices mostly wait
 test: $(VENV)/.dev  ## Install and run the whole suite, with coverage of the four rooms
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov=plugin --cov=hooks --cov=probes --cov=sims --cov-report=term
+
+quick: $(VENV)/.dev  ## Install and run the tests that take less than half a second, in two minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 lint: $(VENV)/.dev  ## Check format and lint
 	$(BIN)/ruff format --check .

@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 SAMPLE = """
 import sys
 from campaigns import pushes  # before all that reads where the Hub is

@@ -21,6 +21,7 @@ def printed_by(name: str, folder: Path) -> str:
     return "".join(o.get("text", "") for cell in notebook.cells for o in cell.get("outputs", []))
 
 
+@pytest.mark.slow
 @pytest.mark.gemma
 def test_own_activations(tmp_path):
     printed = printed_by("own_activations", tmp_path)
@@ -28,6 +29,7 @@ def test_own_activations(tmp_path):
     assert "twin_0 in the probe's place: no better than the baselines" in printed
 
 
+@pytest.mark.slow
 def test_known_world(tmp_path):
     printed = printed_by("known_world", tmp_path)
     assert f"{NOT_DECIDED}: model baselines missing" in printed

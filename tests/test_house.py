@@ -102,6 +102,7 @@ def test_hooked_transformer_is_named_in_two_places_only():
                 assert room == "sims" or file == ROOT / "plugin" / "models.py", file
 
 
+@pytest.mark.slow
 def test_the_face():
     assert set(graticule.__all__) == {
         *("load_model", "capture", "record", "Activations", "Store", "Table"),
@@ -143,6 +144,7 @@ def said(tree: ast.AST) -> Iterator[str]:
             yield node.value
 
 
+@pytest.mark.slow
 def test_what_messages_and_the_readme_say_to_write_is_on_the_face():
     """A class of ours that a message calls, or that stands in the README's code, can be had as it stands."""
     ours, written = set(), {}
@@ -176,6 +178,7 @@ def loaded_after(code: str) -> set[str]:
     return {name.split(".")[0] for name in out.stdout.split()}
 
 
+@pytest.mark.slow
 def test_importing_loads_neither_library():
     heavy = {"transformer_lens", "sae_lens", "transformers", "datasets", "sklearn", "plotly"}
     assert not loaded_after("import graticule") & (heavy | {"torch", "pandas"})
@@ -202,6 +205,7 @@ def wheel(tmp_path_factory) -> Path:
     return next(folder.glob("*.whl"))
 
 
+@pytest.mark.slow
 def test_a_wheel_holds_every_module_and_the_packaged_tables(wheel):
     inside = set(zipfile.ZipFile(wheel).namelist())
     for room, package in ROOMS.items():
@@ -216,6 +220,7 @@ def test_a_wheel_holds_every_module_and_the_packaged_tables(wheel):
     assert not stray
 
 
+@pytest.mark.slow
 def test_a_wheel_in_an_environment_of_its_own_imports_and_runs(wheel, tmp_path):
     """Installed without the source tree; third parties come from the environment that runs this."""
     env = tmp_path / "env"

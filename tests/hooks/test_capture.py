@@ -25,6 +25,7 @@ def vector_points(model, tokens):
     return [n for n in names if cache[n].ndim >= 3 and cache[n].shape[:2] == tokens.shape]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("kind", ["hooked", "bridge"])
 def test_every_point_is_what_run_with_cache_gives(load_tiny, names, family, kind):
@@ -40,6 +41,7 @@ def test_every_point_is_what_run_with_cache_gives(load_tiny, names, family, kind
             assert relative(acts[point][i], cache[point][0, -1].reshape(-1)) <= TOLERANCE, (point, text)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hooked", "bridge"])
 @pytest.mark.parametrize(
     "pos",
@@ -89,6 +91,7 @@ def test_positions_and_prompts(load_tiny, names, kind, pos):
     assert row == acts.n_rows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hooked", "bridge"])
 def test_the_result_does_not_depend_on_batching_or_on_a_shared_prefix(load_tiny, names, kind):
     model = load_tiny("gpt2", kind)
@@ -212,6 +215,7 @@ def test_non_finite_values_name_their_text_and_point(load_tiny, names):
         capture(model, texts, dtype="float16")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning")
 def test_compiled_blocks_give_the_same_and_leave_no_trace(load_tiny, names):
     import copy

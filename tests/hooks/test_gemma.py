@@ -6,6 +6,8 @@ from helpers import cached, relative
 
 from graticule import capture
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ["Reykjavik", "Lake Titicaca", "the Great Barrier Reef", "Ouagadougou", "Reykjavik"]
 PROMPT = "What are the lat/lon coordinates of "
 

@@ -244,6 +244,7 @@ def replace_a_module(model):
 EDITS_IN_PLACE = [scale, scale_through_data, swap_data, replace_a_module, edit_a_table]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edit", EDITS_IN_PLACE, ids=lambda edit: edit.__name__)
 def test_weights_are_read_once_a_call_and_an_edit_is_seen_by_the_next(tiny, names, reads, edit):
     model = copy.deepcopy(tiny)
@@ -295,6 +296,7 @@ def spliced(tiny):
     return model, sae
 
 
+@pytest.mark.slow
 def test_an_attached_sae_is_said_and_is_no_part_of_what_is_kept(spliced, names, tmp_path, caplog):
     """Blocks after it read its reconstruction: not what the same model gives without it."""
     from graticule import causes, saes

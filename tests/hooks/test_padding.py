@@ -29,6 +29,7 @@ def far(acts: Activations, want: Activations) -> float:
     return max(float((acts[p] - want[p]).abs().max()) for p in POINTS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padded", ["hooked", "bridge"], indirect=True)
 @pytest.mark.parametrize("pos", [-1, -2, 0, 1, slice(None), slice(-2, None), slice(1, 3)])
 def test_both_ways_give_what_a_capture_gives(padded, pos) -> None:
@@ -150,6 +151,7 @@ def encoder(tmp_path_factory):
     return load_model(folder, device="cpu", verify=False)
 
 
+@pytest.mark.slow
 def test_what_saw_padding_is_refused_where_a_model_reads_both_ways(encoder) -> None:
     tokens = encoder.to_tokens(TEXTS)
     mask = (tokens != 0).long()

@@ -8,6 +8,7 @@ from helpers import cached, relative
 from graticule import capture, record
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hooked", "bridge"])
 def test_several_passes_in_a_row(load_tiny, kind):
     model = load_tiny("llama", kind)

@@ -45,6 +45,7 @@ def no_exchange(monkeypatch) -> None:
 WAYS = {"folder": write_whole, "folder, without exchange": write_whole, "entries": write_entries}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_killed_at_any_call_the_old_or_the_new_is_there_whole(way, tmp_path, monkeypatch):
     write = WAYS[way]
@@ -78,6 +79,7 @@ def test_two_paths_change_places(tmp_path):
     assert not exchange(tmp_path / "a", tmp_path / "missing")
 
 
+@pytest.mark.slow
 def test_a_reader_never_sees_neither_while_a_folder_is_replaced_again_and_again(tmp_path, monkeypatch):
     no_exchange(monkeypatch)
     write_whole(tmp_path / "place", 0)

@@ -97,6 +97,7 @@ def calm(load_tiny, names, tmp_path_factory):
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("session", "kind"), PLACES)
 def test_a_session_changes_no_row_and_is_left_as_found(load_tiny, names, calm, tmp_path, session, kind):
     model, (expected, folder, of) = load_tiny("gpt2", kind), calm[kind]

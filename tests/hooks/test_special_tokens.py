@@ -92,6 +92,7 @@ CLS = {"cls_token": "[CLS]", "sep_token": "[SEP]"}
 BOTH = {"bos_token": "[CLS]", "eos_token": "[SEP]"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "special", "followed"),
     [
@@ -266,6 +267,7 @@ def test_draws_by_place_are_not_repeated(written):
         pos_from_data(written)
 
 
+@pytest.mark.slow
 def test_a_text_gives_the_same_positions_wherever_it_stands(tiny, names, tmp_path):
     pos = Sample(2, seed=3)
     texts = [f"{name} of the old city" for name in names]  # some names come twice
@@ -309,6 +311,7 @@ def test_a_position_of_another_kind_is_refused_in_a_line(tiny, names, pos):
 BEGINS_AND_ENDS = {"bos_token": "<s>", "eos_token": "</s>"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("around", "default", "prepend", "frame"),
     [
@@ -339,6 +342,7 @@ def test_findings_are_replayed_with_the_special_tokens_of_their_capture(around, 
     assert [ids.tolist() for ids in experiment.tokens("").ids] == [whole[i] for i in experiment.sources]
 
 
+@pytest.mark.slow
 def test_probe_hands_on_which_tokens_are_rows(bert, tmp_path):
     table = Table.from_arrays(np.random.default_rng(0).normal(size=60), texts=TEXTS * 20)
     asked = {

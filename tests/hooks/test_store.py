@@ -49,6 +49,7 @@ def run(folder: Path, rows: int, shard_bytes: int) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "HF_HUB_OFFLINE": "1"})
 
 
+@pytest.mark.slow
 def test_killed_three_times_and_resumed_it_is_the_same_byte_for_byte(tmp_path):
     rows, shard_bytes = 50_000, 400_000  # 128 bytes a row: 16 shards
     calm = run(tmp_path / "calm", rows, shard_bytes)
@@ -81,6 +82,7 @@ def small_shards(monkeypatch):
     monkeypatch.setattr("graticule.hooks.running.runner._SHARD_BYTES", 4096)
 
 
+@pytest.mark.slow
 def test_a_store_is_what_capture_gives_in_memory(tiny, names, tmp_path, small_shards):
     settings = {"points": ["resid_post", "mlp_post"], "pos": "all", "prompt": "where is "}
     store = capture(tiny, names, store=tmp_path / "store", **settings)
@@ -166,6 +168,7 @@ def test_a_manifest_that_is_gone_or_no_json(tiny, names, tmp_path):
         Store(tmp_path / "store")
 
 
+@pytest.mark.slow
 def test_a_full_disk_loses_no_whole_shard(tiny, names, tmp_path, small_shards, monkeypatch):
     """The third shard meets ENOSPC; the two before stay, and the same call goes on from there."""
     from graticule.hooks import store_writer as store_module
@@ -189,6 +192,7 @@ def test_a_full_disk_loses_no_whole_shard(tiny, names, tmp_path, small_shards, m
     assert contents(tmp_path / "store") == contents(calm.path)
 
 
+@pytest.mark.slow
 def test_memory_stays_bounded_while_streaming(tiny, tmp_path, small_shards, monkeypatch):
     """No shard in memory is larger than its bound (but for one text's own rows)."""
     from graticule.hooks.store_writer import StoreWriter
@@ -215,6 +219,7 @@ def damage(file: Path) -> None:
     os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
+@pytest.mark.slow
 def test_capture_again_repairs_damaged_shards_and_only_these(tiny, names, tmp_path, small_shards):
     labels = pd.DataFrame({"name": names})
     store = capture(tiny, names, store=tmp_path / "store", rows=labels)
@@ -264,6 +269,7 @@ def test_a_finished_store_is_hashed_where_something_changed_and_not_otherwise(
     assert "noted" not in store.provenance
 
 
+@pytest.mark.slow
 def test_other_labels_are_refused_and_not_taken_for_the_old_ones(
     tiny, names, tmp_path, small_shards, monkeypatch
 ):
@@ -318,6 +324,7 @@ def _ids(model, texts: list[str]) -> list[list[int]]:
     return [model.to_tokens(text)[0].tolist() for text in texts]
 
 
+@pytest.mark.slow
 def test_a_finished_store_is_of_the_texts_it_was_captured_with(tiny, names, tmp_path, caplog):
     """Other texts are refused; rows that say none are taken to be of those given, and that is said."""
     texts = [f"{name} {i}" for i, name in enumerate(names)]
@@ -351,6 +358,7 @@ def test_a_finished_store_is_of_the_texts_it_was_captured_with(tiny, names, tmp_
         capture(tiny, ids, store=unsaid.path, texts=[*names[1:], names[0]])
 
 
+@pytest.mark.slow
 def test_a_store_that_was_stopped_goes_on_with_the_same_texts(
     tiny, names, tmp_path, small_shards, monkeypatch
 ):
@@ -461,6 +469,7 @@ def test_names_that_would_leave_the_folder_are_refused_where_they_enter(tmp_path
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_store_of_very_many_shards_needs_few_file_handles(tmp_path):
     import resource
 

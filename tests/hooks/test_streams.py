@@ -94,6 +94,7 @@ def test_the_order_follows_from_the_seed_alone(store):
     assert not torch.equal(order(seed=1), order(seed=2))
 
 
+@pytest.mark.slow
 def test_a_store_stream_goes_on_from_any_batch(store):
     def fresh(**more):
         return StoreStream(store, batch_size=10, epochs=3, normalize="expected_average_only_in", **more)
@@ -216,6 +217,7 @@ def matched(rows, expected):
     return nearest
 
 
+@pytest.mark.slow
 def test_live_rows_are_those_of_run_with_cache_each_once_and_the_same_at_every_point(tiny, live):
     stream = live(batch_size=11)
     assert stream.points == POINTS and stream.widths == dict(zip(POINTS, (32, 32, 48, 32), strict=True))
@@ -234,6 +236,7 @@ def test_live_rows_are_those_of_run_with_cache_each_once_and_the_same_at_every_p
     assert (order[1:] < order[:-1]).float().mean() > 0.4  # mixed
 
 
+@pytest.mark.slow
 def test_a_batch_mixes_many_contexts(tiny, live):
     stream = live(batch_size=48, buffer_tokens=480)
     tokens = contexts(tiny, corpus(), 10_000, context_size=12)
@@ -245,6 +248,7 @@ def test_a_batch_mixes_many_contexts(tiny, live):
     assert np.mean(seen[:-8]) > 0.8 * chance
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more", [{}, {"tokens_per_context": 3, "epochs": 2, "normalize": "expected_average_only_in"}]
 )
@@ -269,6 +273,7 @@ def test_a_live_stream_goes_on_from_any_batch_to_the_bit(live, more):
         assert all(torch.equal(a, b[POINTS[0]]) for a, b in zip(follow, left, strict=True))
 
 
+@pytest.mark.slow
 def test_a_state_of_another_stream_is_refused_naming_what_differs(live):
     state = live().state_dict()
     for more, words in (
@@ -296,6 +301,7 @@ def test_more_tokens_can_be_asked_for_after_the_end(tiny, live):
     assert (kinds.bincount() - given.bincount(minlength=int(kinds.max()) + 1)).min() >= 0  # none twice
 
 
+@pytest.mark.slow
 def test_tokens_are_sampled_within_contexts(tiny, live):
     stream = live(tokens_per_context=2, seqpos_slice=(4, None), batch_size=8)
     tokens = contexts(tiny, corpus(), 10_000, context_size=12)
@@ -309,6 +315,7 @@ def test_tokens_are_sampled_within_contexts(tiny, live):
     assert set(position[order].tolist()) == set(range(4, 12))
 
 
+@pytest.mark.slow
 def test_special_tokens_are_left_out_unless_asked_for(tiny, live):
     tokens = contexts(tiny, corpus(), 10_000, context_size=12)
     for exclude, keep in ((False, tokens >= 0), ([int(tokens[0, 1])], tokens != tokens[0, 1])):
@@ -319,6 +326,7 @@ def test_special_tokens_are_left_out_unless_asked_for(tiny, live):
         assert torch.equal(kinds[order].bincount(), kinds.bincount())
 
 
+@pytest.mark.slow
 def test_the_session_is_left_as_found_and_an_interrupted_pass_changes_nothing(tiny, live, monkeypatch):
     everything = list(live())
     stream, torch_state = live(), torch.get_rng_state()
@@ -366,6 +374,7 @@ def test_rows_that_are_not_finite_stop_the_stream_and_are_named(tiny):
         next(large)
 
 
+@pytest.mark.slow
 def test_samples_do_not_move_a_live_stream(live):
     calm, sampled = live(), live()
     taken = sampled.sample(50, seed=1)
@@ -386,6 +395,7 @@ def test_a_corpus_that_fills_no_context_is_named_with_its_size(tiny, texts):
             look()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("epochs", "batches"), [(1, 40), (3, 120)])
 def test_a_corpus_changed_anywhere_before_the_place_is_not_gone_on_from(tiny, epochs, batches):
     texts = corpus(60)
@@ -412,6 +422,7 @@ def test_a_corpus_changed_anywhere_before_the_place_is_not_gone_on_from(tiny, ep
         fresh([*texts[:read], *(t + " oslo" for t in texts[read:])]).load_state_dict(state)
 
 
+@pytest.mark.slow
 def test_dtype_of_the_rows(live):
     wide, half = live(POINTS[3:]), live(POINTS[3:], dtype="bfloat16")
     for a, b in zip(wide, half, strict=True):
@@ -421,6 +432,7 @@ def test_dtype_of_the_rows(live):
         live(dtype="int64")
 
 
+@pytest.mark.slow
 def test_the_end_of_the_corpus_is_told(live, caplog):
     stream = live(POINTS[:1], n_tokens=10**6)
     with caplog.at_level("WARNING"):
@@ -452,6 +464,7 @@ def test_settings_that_do_not_fit_are_refused(live):
         stream.provider("blocks.9.hook_resid_post")
 
 
+@pytest.mark.slow
 def test_bridges_stream_the_same_rows_under_the_names_asked_for(load_tiny, live):
     bridge = load_tiny("llama", "bridge")
     points = (POINTS[0], POINTS[3])

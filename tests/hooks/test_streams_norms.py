@@ -45,6 +45,7 @@ def test_multiples_that_leave_nothing_are_refused(bad):
         NormLimit(bad)
 
 
+@pytest.mark.slow
 def test_a_store_leaves_out_the_rows_that_are_long_at_any_point(caplog):
     rows, sinks = with_sinks()
     other, more = with_sinks(seed=5)
@@ -76,6 +77,7 @@ def sinking(load_tiny):
 TEXTS = [f"the city of {name} is in the {side}" for name in ("oslo", "lima", "rome") for side in "abcdefgh"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("points", [POINT, [POINT, OTHER]], ids=["one", "two"])
 def test_a_live_stream_gives_the_rows_it_would_give_without_the_long_ones(sinking, points, caplog):
     model, word = sinking
@@ -107,6 +109,7 @@ def tokens_of(model, made):
     return contexts(model, TEXTS * 4, 10_000, context_size=made["context_size"])
 
 
+@pytest.mark.slow
 def test_a_live_stream_that_leaves_rows_out_goes_on_to_the_bit(sinking):
     model, _ = sinking
     made = {"context_size": 16, "buffer_tokens": 64, "token_budget": 64}

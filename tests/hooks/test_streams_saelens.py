@@ -48,6 +48,7 @@ def trained(provider, n_samples):
     return SAETrainer(cfg, sae, provider).fit()
 
 
+@pytest.mark.slow
 def test_saelens_trainer_runs_on_both_streams(tiny, texts):
     live = LiveStream(tiny, texts, POINT, 32, context_size=16, buffer_tokens=256, epochs=None, n_tokens=4800)
     rows = contexts(tiny, texts, 10_000, context_size=16)

@@ -89,6 +89,7 @@ def alone(original, row) -> list[torch.Tensor]:
         return [h[0] for h in original(torch.tensor([row]), output_hidden_states=True).hidden_states[1:3]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"share_prefix": False}, {"token_budget": 10**6}], ids=str)
 @pytest.mark.parametrize("begin", [(), (5, 9, 2, 7, 7, 31)], ids=["", "prefix"])
 @pytest.mark.parametrize("kind", CONFIGS)
@@ -104,6 +105,7 @@ def test_batched_as_alone(pair, kind, begin, settings):
         at += len(row)
 
 
+@pytest.mark.slow
 def test_a_model_is_asked_whether_it_looks_ahead(pair, load_tiny):
     rows = [np.array(r) for r in rows_of(LENGTHS)]
     ahead = {

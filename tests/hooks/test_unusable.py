@@ -70,6 +70,7 @@ def test_half_characters(tiny, names):
         refused(call, r"holds half a character \('\\ud800'\), which no model can read")
 
 
+@pytest.mark.slow
 def test_paths_with_a_nul_and_links_to_nowhere(tiny, names, table, tmp_path):
     findings = sweep(capture(tiny, table.texts, points=POINT), table, n_bootstrap=20, progress=False)
     link = tmp_path / "link"

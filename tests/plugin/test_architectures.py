@@ -34,6 +34,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RIGHT)
 def test_every_layer_of_every_text_is_hugging_faces(name: str) -> None:
     result = outcome(BY_NAME[name])

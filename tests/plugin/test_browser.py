@@ -137,6 +137,7 @@ def test_the_watch_notices(chromium: str, tmp_path: Path) -> None:
     assert any("nothing is not defined" in line for line in seen.console)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1200, 500])
 def test_page_is_drawn_and_quiet(chromium: str, places: Result, tmp_path: Path, width: int) -> None:
     page = write_page(places, tmp_path / "report.html")
@@ -177,6 +178,7 @@ class Panels(Places):
         }
 
 
+@pytest.mark.slow
 def test_on_a_phone_panels_stand_below_one_another_and_no_text_on_text(chromium, places, tmp_path) -> None:
     page = write_page(Panels(places.words, places.predictions), tmp_path / "report.html")
     narrow, seen = measured(chromium, page, tmp_path / "narrow", 500)  # as narrow as a window can be

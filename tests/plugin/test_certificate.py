@@ -115,6 +115,7 @@ def test_agreement_is_the_correlation_of_readings():
     np.testing.assert_allclose(agreement(a, other, np.cov(x.T, ddof=0)), 1.0)
 
 
+@pytest.mark.slow
 def test_rows_are_split_by_context_and_so_are_random_labels(subject):
     contexts, test = subject.rows.contexts, subject.test
     assert not set(contexts[test]) & set(contexts[~test])
@@ -125,6 +126,7 @@ def test_rows_are_split_by_context_and_so_are_random_labels(subject):
     assert len(np.unique(labels, axis=1).T) == 12
 
 
+@pytest.mark.slow
 def test_noise_is_as_loud_as_it_is_said(subject):
     noisy, point = subject.with_noise(0.5), subject.points[-1]
     added = noisy.values(point) - subject.values(point)
@@ -135,6 +137,7 @@ def test_noise_is_as_loud_as_it_is_said(subject):
     assert noisy.reader(point).r2.max() < subject.reader(point).r2.max()
 
 
+@pytest.mark.slow
 def test_parities_least_linear_in_all_posteriors(subject):
     every = subject.every
     (first,) = least_linear(every, 1)
@@ -146,6 +149,7 @@ def test_parities_least_linear_in_all_posteriors(subject):
 
 
 # A whole certificate -----------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_instruments_pass_on_what_is_linear(certificate, subject):
     assert certificate.passed, certificate.summary()
     at = certificate.concepts[
@@ -163,6 +167,7 @@ def test_instruments_pass_on_what_is_linear(certificate, subject):
     assert odd[odd["condition"] == "dimension"]["mlp"].mean() > 0.5
 
 
+@pytest.mark.slow
 def test_conditions_cost_what_they_must(certificate):
     means = certificate.concepts.groupby(["condition", "level"])[["ridge_r2", "best_r2"]].mean()
     whole, shared, noisy = (
@@ -173,6 +178,7 @@ def test_conditions_cost_what_they_must(certificate):
     assert certificate.concepts.loc[certificate.concepts["condition"] == "masks", "masks"].max() <= 8
 
 
+@pytest.mark.slow
 def test_page_says_what_passed_and_what_it_does_not_cover(certificate, tmp_path):
     lines = certificate.summary().splitlines()
     assert lines[0].startswith("PASS: ") and certificate.title == "graticule: certificate"
@@ -184,6 +190,7 @@ def test_page_says_what_passed_and_what_it_does_not_cover(certificate, tmp_path)
     assert not any(t.empty for t in certificate.tables().values())
 
 
+@pytest.mark.slow
 def test_saved_and_loaded(certificate, tmp_path):
     certificate.save(tmp_path / "c")
     back = Certificate.load(tmp_path / "c")
@@ -194,6 +201,7 @@ def test_saved_and_loaded(certificate, tmp_path):
         Certificate.load(tmp_path / "c")
 
 
+@pytest.mark.slow
 def test_goes_on_from_what_is_done(certificate, world, folder, monkeypatch):
     import shutil
 
@@ -210,12 +218,14 @@ def test_goes_on_from_what_is_done(certificate, world, folder, monkeypatch):
     assert back.marks == certificate.marks and back.concepts.equals(certificate.concepts)
 
 
+@pytest.mark.slow
 def test_a_part_that_cannot_be_read_is_made_again(world, certificate, folder):
     (place,) = folder.glob("parts/*")
     (place / "lookup-noise-1" / "concepts.parquet").write_bytes(b"")
     assert certify(world, plan=PLAN, out=folder, progress=False).marks == certificate.marks
 
 
+@pytest.mark.slow
 def test_a_folder_in_a_parts_place_that_does_not_say_what_it_is_stays(world, certificate, folder, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
     (place,) = copy.glob("parts/*/lookup-noise-1")
@@ -242,6 +252,7 @@ def test_a_plans_own_seed_is_kept(world, monkeypatch):
     assert seen == [7, 5, PLAN.seed]
 
 
+@pytest.mark.slow
 def test_false_positives_are_drawn_where_they_are(certificate):
     """Learners are set apart along the instruments' axis: along the rates' they would be moved."""
     found = nothing_figure(certificate.nothing)
@@ -251,6 +262,7 @@ def test_false_positives_are_drawn_where_they_are(certificate):
         np.testing.assert_array_equal(trace.x, held["rate"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "column", ["ridge_r2", "best_r2", "write_cosine", "read_agreement", "pca_r2", "mlp_r2"]
 )
@@ -266,6 +278,7 @@ def test_a_figure_that_is_undefined_for_one_concept_does_not_pass(certificate, c
 
 
 # What must not pass ------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_shuffled_directions_fail(world, monkeypatch):
     class Shuffled(RidgeProbe):
         @property
@@ -291,6 +304,7 @@ def test_shuffled_directions_fail(world, monkeypatch):
     assert mark(bad.marks, "ridge", "R² away").passed
 
 
+@pytest.mark.slow
 def test_an_instrument_that_saw_the_labels_fails(world, monkeypatch):
     def peeking(X, y, subject):
         return Predictions(y[~subject.test], y[subject.test])
@@ -301,6 +315,7 @@ def test_an_instrument_that_saw_the_labels_fails(world, monkeypatch):
     assert mark(bad.marks, "ridge", "random labels").passed
 
 
+@pytest.mark.slow
 def test_a_split_by_sample_fails(subject, monkeypatch):
     """Random rows share contexts: whoever splits them reads labels that mean nothing."""
     rows = len(subject.rows.weights)
@@ -311,12 +326,14 @@ def test_a_split_by_sample_fails(subject, monkeypatch):
     assert told.set_index("instrument").loc["ridge", "rate"] > 0.2
 
 
+@pytest.mark.slow
 def test_a_learner_that_knows_nothing_fails(world):
     bad = again(world, lookup=Training(optimizer="population", steps=1), labellings=2)
     assert not mark(bad.marks, "ridge", "verdict").passed
     assert not mark(bad.marks, "MLP", "parity").passed
 
 
+@pytest.mark.slow
 def test_marks_by_hand(certificate):
     tables = (certificate.parities, certificate.verdicts, certificate.nothing)
     worse = certificate.concepts.assign(logistic_r2=certificate.concepts["logistic_r2"] - 0.5)
@@ -329,6 +346,7 @@ def test_marks_by_hand(certificate):
 
 
 # The sequence learner and the command ------------------------------------------------------------------
+@pytest.mark.slow
 def test_sequence_learner_at_every_point(world, tmp_path):
     plan = replace(
         PLAN, learners=("sequence",), sequence_dimensions=(2.0,), noises=(), rows=600, labellings=2, pairs=1
@@ -351,6 +369,7 @@ def test_sequence_learner_at_every_point(world, tmp_path):
     assert len(np.unique(seen.every.told, axis=0)) == 4 + 12 + 24 + 24  # all orders of four concepts
 
 
+@pytest.mark.slow
 def test_command(monkeypatch, tmp_path):
     from graticule.commands.simulating import certify_command as command
 

@@ -198,6 +198,7 @@ def test_debug_shows_the_traceback(words: list[str], monkeypatch: pytest.MonkeyP
         main(["tables", "nations"])
 
 
+@pytest.mark.slow
 def test_interrupt_says_how_to_go_on(tmp_path: Path) -> None:
     """The interrupt comes while the command trains for hours."""
     words = ["sim", "--concepts", "3", "--seeds", "1", "--steps", "1000000000", "--out", str(tmp_path / "o")]
@@ -300,6 +301,7 @@ def test_a_name_that_holds_the_separator_is_a_name(csv: Path, tmp_path: Path) ->
     assert arguments.read_saes([f"mine={where[0]}"]) == {"mine": where[0]}
 
 
+@pytest.mark.slow
 def test_tables_are_listed_described_and_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tables"]) == 0
     listed = capsys.readouterr().out.strip().splitlines()
@@ -343,11 +345,13 @@ def test_the_depth_that_a_config_tells_is_the_models(load_tiny: Any, hf_folder: 
     assert n_layers_of("no-such-model") is None
 
 
+@pytest.mark.slow
 @pytest.mark.gemma
 def test_the_depth_of_the_packaged_model(gemma: Any) -> None:
     assert n_layers_of("gemma-3-270m") == gemma.cfg.n_layers
 
 
+@pytest.mark.slow
 def test_capture_to_a_store(tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = tmp_path / "lines.txt"
     lines.write_text("w1 w2\nw3\nw4 w5 w6\n")
@@ -361,6 +365,7 @@ def test_capture_to_a_store(tiny_model: Path, tmp_path: Path, capsys: pytest.Cap
         assert Store(tmp_path / flag).n_rows == tokens
 
 
+@pytest.mark.slow
 def test_probe_then_report(tiny_model: Path, csv: Path, tmp_path: Path) -> None:
     """The whole path as a user runs it, on the model above; the page is written anew from the folder."""
     out = tmp_path / "found"
@@ -380,6 +385,7 @@ def test_probe_then_report(tiny_model: Path, csv: Path, tmp_path: Path) -> None:
     assert (tmp_path / "report.html").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.gemma
 def test_demo(tmp_path: Path) -> None:
     """Both packaged tables, the packaged model, one page; the same command again runs nothing."""

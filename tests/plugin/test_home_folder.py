@@ -70,6 +70,7 @@ def _only_at_home(home: Path, *made: str) -> None:
         assert (home / name).exists(), name
 
 
+@pytest.mark.slow
 def test_results_are_written_and_read_at_home(home: Path, findings: g.Findings) -> None:
     acts = g.Activations.from_tensors({POINT: torch.arange(12.0).reshape(4, 3)})
     acts.save("~/acts")
@@ -127,6 +128,7 @@ def test_texts_and_tables_are_read_at_home(home: Path) -> None:
     _only_at_home(home)
 
 
+@pytest.mark.slow
 def test_runs_are_kept_at_home(
     home: Path, table: g.Table, load_tiny: Callable[..., Any], hf_folder: Callable[[str], Path]
 ) -> None:

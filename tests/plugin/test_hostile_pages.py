@@ -140,6 +140,7 @@ def strings(value: Any, key: str = "") -> list[tuple[str, str]]:
     return [pair for v in value for pair in strings(v, key)] if isinstance(value, list) else []
 
 
+@pytest.mark.slow
 def test_a_page_holds_them_as_text(results, page):
     read = Page(page)
     drawn = sum(len(result.figures()) for result in results.values())
@@ -158,6 +159,7 @@ def test_a_page_holds_them_as_text(results, page):
     assert not any(":" in link for link in links)
 
 
+@pytest.mark.slow
 def test_figures_hold_them_as_text(results):
     for result in results.values():
         for caption, figure in result.figures().items():
@@ -173,6 +175,7 @@ def test_figures_hold_them_as_text(results):
                     assert text.isprintable() or "\n" in text, (caption, key)
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_nothing_of_them_runs_in_a_browser(chromium, page, tmp_path):  # noqa: F811
     probe = """<script>setTimeout(function () {
@@ -250,6 +253,7 @@ def test_findings_are_saved_and_told_inside_their_folder(numbers, tmp_path):
     assert attacks(made.card.split("\n---\n", 1)[1]) == []
 
 
+@pytest.mark.slow
 def test_a_terminal_sees_them(numbers, tmp_path, capsys):
     numbers.save(tmp_path / "findings")
     for arguments in (

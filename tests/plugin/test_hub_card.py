@@ -242,6 +242,7 @@ class TestProbeCard:
         (subject,) = gather(findings)
         return subject
 
+    @pytest.mark.slow
     def test_it_carries_the_verdict_its_surface_and_its_limit(self, findings, subject):
         text = card("user/probes", [subject], licence="mit")
         held, verdict = rows(text), findings.verdict

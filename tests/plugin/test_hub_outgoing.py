@@ -126,6 +126,7 @@ class TestLinks:
         named.symlink_to(elsewhere)
         assert len(gather(named)) == 1
 
+    @pytest.mark.slow
     def test_findings_with_a_link_at_any_depth(self, tmp_path):
         from graticule import sweep
         from graticule.sims.planted import planted
@@ -345,6 +346,7 @@ def test_a_push_writes_nothing_here(tmp_path, monkeypatch):
     assert sorted(p.name for p in tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_damaged_folders_are_refused_in_one_line(tmp_path, capsys):
     """Every key of every file taken out, or of another kind: `report` and `push` name the folder."""
     from graticule import sweep

@@ -15,6 +15,8 @@ import pytest
 
 from .hub_server import OWNER, READER, HubServer
 
+pytestmark = pytest.mark.slow
+
 CLIENT = Path(__file__).with_name("hub_client.py")
 HOOK = "blocks.3.hook_resid_post"
 MARK = "graticule-unfinished-push"

@@ -456,6 +456,7 @@ CALLS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", CALLS)
 def test_a_mistaken_call_is_told_in_one_line(given, what: str, tmp_path: Path, monkeypatch) -> None:
     call, told = CALLS[what]
@@ -702,6 +703,7 @@ def test_the_old_name_of_synthetic_targets(tmp_path: Path, capsys: pytest.Captur
     assert "--targets is --synthetic-targets now" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["erase", "steer", "ablate"])
 def test_long_work_says_how_long_it_will_take(given, what: str, monkeypatch, capsys) -> None:
     """A bar that ends at its total, unasked once the work lasts, never where it was refused."""

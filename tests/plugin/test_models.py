@@ -45,6 +45,7 @@ def test_a_folder_becomes_a_hooked_transformer(family: str, tmp_path: Path) -> N
     assert model.cfg.model_name == tmp_path.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", BRIDGED)
 def test_a_folder_becomes_a_bridge_and_says_why(family: str, tmp_path: Path, caplog) -> None:
     original = make(BRIDGED[family](), tmp_path)
@@ -111,6 +112,7 @@ def test_what_transformer_lens_misreads_becomes_a_bridge(tmp_path: Path, caplog)
     assert difference(load_model(tmp_path, device="cpu", verify=False), original) > 1e-2
 
 
+@pytest.mark.slow
 def test_what_is_misread_far_from_the_start_alone_becomes_a_bridge(tmp_path: Path, caplog) -> None:
     # TransformerLens drops this scaling of Mistral's slow frequencies, which twelve tokens do not tell
     rope = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0}
@@ -270,6 +272,7 @@ def test_a_gguf_file_is_dequantised_once(tmp_path: Path, own_cache: Path, caplog
     assert difference(model, original) <= 1e-4
 
 
+@pytest.mark.slow
 def test_two_processes_may_make_the_same_folder(own_cache: Path) -> None:
     code = (
         "import sys, time; from graticule.loading.gguf import cached\n"
@@ -301,6 +304,7 @@ def test_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert cache_folder() == tmp_path / "own"
 
 
+@pytest.mark.slow
 @pytest.mark.gemma
 def test_the_packaged_gemma(caplog) -> None:
     from graticule.loading.gguf import folder_of_packaged, tokenizer_of

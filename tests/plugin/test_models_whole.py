@@ -299,6 +299,7 @@ def test_official_names_that_transformer_lens_trusts_by_itself(with_code, tmp_pa
 SMALL_PHI = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, **WORDS}
 
 
+@pytest.mark.slow
 def test_the_command_line_runs_no_own_code(with_code, tmp_path: Path) -> None:
     folder, marker = with_code("own-kind")
     (tmp_path / "lines.txt").write_text("the city\n")

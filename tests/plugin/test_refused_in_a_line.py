@@ -128,6 +128,7 @@ def test_a_point_without_a_probe_is_named(findings: Findings) -> None:
     _refused(lambda: findings.at("nowhere"), "no probe at 'nowhere'", POINT)
 
 
+@pytest.mark.slow
 def test_a_page_is_no_folder(
     findings: Findings, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,7 @@ class Page(HTMLParser):
             self.specs[name] = self.specs.get(name, "") + data
 
 
+@pytest.mark.slow
 def test_page_is_complete_and_in_order(places: Result, tmp_path: Path) -> None:
     page = Page(write_page(places, tmp_path / "deep" / "report.html"))
     assert all(link.startswith("#") or link == "data:," for link in page.links), page.links
@@ -73,6 +74,7 @@ def test_page_is_complete_and_in_order(places: Result, tmp_path: Path) -> None:
     assert page.texts["p"][0] == "structure beyond the baselines"
 
 
+@pytest.mark.slow
 def test_hostile_text_stays_text(places: Result, tmp_path: Path) -> None:
     page = Page(write_page(places, tmp_path / "report.html"))
     assert page.counts["script"] == 2 + len(page.specs)  # plotly.js, the page's own, and a figure each
@@ -86,12 +88,14 @@ def test_hostile_text_stays_text(places: Result, tmp_path: Path) -> None:
     assert "toy <i>v1</i>" in page.texts["dd"]
 
 
+@pytest.mark.slow
 def test_figures_survive_the_page(places: Result, tmp_path: Path) -> None:
     page = Page(write_page(places, tmp_path / "report.html"))
     for figure, spec in zip(places.figures().values(), page.specs.values(), strict=True):
         assert json.loads(unescape(spec)) == json.loads(figure.to_json())
 
 
+@pytest.mark.slow
 def test_same_result_same_bytes_and_save_load(places: Result, tmp_path: Path) -> None:
     places.save(tmp_path / "kept")
     again = type(places).load(tmp_path / "kept")
@@ -100,6 +104,7 @@ def test_same_result_same_bytes_and_save_load(places: Result, tmp_path: Path) ->
     assert first.read_bytes() == second.read_bytes()
 
 
+@pytest.mark.slow
 def test_several_results(places: Result, tmp_path: Path) -> None:
     other = replace(places, words="not decided")  # pyright: ignore
     page = Page(write_page([places, other], tmp_path / "report.html", title="Two & more"))

@@ -169,6 +169,7 @@ def in_plain_saelens(folder: Path, x: torch.Tensor) -> tuple[dict[str, Any], dic
     return json.loads(done.stdout.splitlines()[-1]), load_file(folder / "theirs.safetensors")
 
 
+@pytest.mark.slow
 def test_plain_saelens_loads_it_without_graticule(tmp_path):
     sae = make(l1_coefficient=0.007)
     optimizer, step = make_optimizer(sae, 0.01), fast_step(sae)

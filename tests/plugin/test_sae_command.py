@@ -42,6 +42,7 @@ def train(*options: str) -> int:
     return main(["sae", "train", *options])
 
 
+@pytest.mark.slow
 def test_from_texts_to_a_saelens_folder(words, tmp_path, capsys):
     out = tmp_path / "run"
     line = [*words, "--architecture", "batchtopk", "--d-sae", "48", "--k", "4.5", "--tokens", "1920"]
@@ -107,6 +108,7 @@ def test_resampling_is_set_in_steps(store, tmp_path, capsys):
         read_resampling("soon", None)
 
 
+@pytest.mark.slow
 def test_options_given_twice_train_every_combination(store, tmp_path, capsys):
     line = ["--store", store, "--hook-name", POINT, "--d-sae", "16", "--d-sae", "24", "--k", "2", "--k", "3"]
     line += ["--batch-size", "32", "--tokens", "128", "--out", str(tmp_path / "run")]
@@ -117,6 +119,7 @@ def test_options_given_twice_train_every_combination(store, tmp_path, capsys):
     assert "4 SAEs from one stream: complete, 128 tokens" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_checkpoint_and_a_message(words, tmp_path, capsys, monkeypatch):
     from graticule.saes.training.trainer import Trainer
 

@@ -97,6 +97,7 @@ CASES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("point", "kind", "cfg"), CASES, ids=lambda v: str(v)[:24])
 def test_figures_are_those_of_run_evals(model, tokens, point, kind, cfg):
     sae = make(point, kind, **cfg)
@@ -170,6 +171,7 @@ def test_mean_ablation_and_one_head_by_brute_force(model, tokens):
     assert got.kl_mean == pytest.approx(divergence, rel=1e-3, abs=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", [RESIDUAL, HIDDEN])
 def test_a_bridge_and_a_whole_pass_give_the_same(load_tiny, model, tokens, point, monkeypatch):
     sae = make(point)
@@ -322,6 +324,7 @@ def test_a_scale_is_estimated_or_given(model, tokens, caplog):
         assert given.l0 == pytest.approx(float((sae.encode(x) != 0).sum(1).float().mean()), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_texts_become_the_contexts_of_the_saes_metadata(model, names):
     sae = make(metadata={"context_size": 10})
     texts = [" ".join(names[i : i + 8]) for i in range(0, 48, 8)]
@@ -339,6 +342,7 @@ def test_texts_become_the_contexts_of_the_saes_metadata(model, names):
     assert everything.reconstruction.n_rows == 50
 
 
+@pytest.mark.slow
 def test_a_run_keeps_its_evaluation(model, tokens, tmp_path):
     from safetensors.torch import save_file
 

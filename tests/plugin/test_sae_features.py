@@ -211,6 +211,7 @@ def run(app, *words):
     return CliRunner().invoke(app, [str(w) for w in words], catch_exceptions=False)
 
 
+@pytest.mark.slow
 def test_eval_and_report_from_the_command_line(app, hf_folder, names, tmp_path):
     make(model_name=str(hf_folder("llama")), prepend_bos=True).save_model(tmp_path / "sae")
     (tmp_path / "texts.txt").write_text("\n".join(names * 6))

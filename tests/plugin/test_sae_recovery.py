@@ -88,6 +88,7 @@ def both(sparse, dense):
     return first.beside(recovery({"TopK": trained(dense, 32, 2, steps=300)}, dense))
 
 
+@pytest.mark.slow
 def test_a_sparse_world_is_recovered_and_the_dense_one_is_not(both):
     mine = both.line("sparse", "TopK")
     assert mine["cosine"] > 0.85
@@ -111,6 +112,7 @@ def test_shares_of_an_atoms_rows_add_up(both):
     assert (parts >= -1e-12).all(axis=None)
 
 
+@pytest.mark.slow
 def test_results_keep_and_draw_themselves(both, tmp_path):
     both.save(tmp_path / "recovery")
     again = SaeRecovery.load(tmp_path / "recovery")

@@ -203,6 +203,7 @@ def test_losses_of_standard_are_saelens_losses():
         assert float(losses[i]) == pytest.approx(float(made.loss.detach()), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_it_revives_latents():
     """On inputs with more directions than living latents, the dead ones fire again and the error falls."""
     torch.manual_seed(0)

@@ -158,6 +158,7 @@ def test_float32(name):
     check(name, [3, 9, 40], "float32", 1e-5)
 
 
+@pytest.mark.slow
 def test_whole_trainings_agree():
     """Thirty steps of ours end at the weights of SAELens's trainer, latents dying and reviving meanwhile."""
     for name in ("topk", "batchtopk", "standard"):

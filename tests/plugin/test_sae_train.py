@@ -59,6 +59,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 # The same training as SAELens's own ------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "config",
     [
@@ -249,6 +250,7 @@ def killed(tmp_path_factory) -> tuple[Path, dict[str, int]]:
     return root, json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["stepwise", "timed", "asked"])
 def test_a_killed_run_goes_on_to_the_bit(killed, how):
     """SIGKILL at any moment, as often as one likes, and Ctrl-C: the weights of a run that was left alone."""
@@ -263,6 +265,7 @@ def test_a_killed_run_goes_on_to_the_bit(killed, how):
     assert not [f for f in (root / how).rglob(".*") if f.suffix in (".tmp", ".old")]
 
 
+@pytest.mark.slow
 def test_it_was_killed_and_interrupted_indeed(killed):
     _, codes = killed
     assert codes["died"] >= 6
@@ -272,6 +275,7 @@ def test_it_was_killed_and_interrupted_indeed(killed):
     assert codes["checkpoint"] % 9  # not one that was due anyway
 
 
+@pytest.mark.slow
 def test_saelens_reads_the_folders_without_graticule(killed):
     """Batch TopK as JumpReLU, the paper's as standard: what a process reads that never imported graticule."""
     root, codes = killed
@@ -298,6 +302,7 @@ def live(load_tiny, names, tmp_path_factory) -> tuple[saes.Run, Path]:
     return run, out
 
 
+@pytest.mark.slow
 def test_the_metadata_is_complete(live):
     _, out = live
     cfg = read_json(out / "sae" / "cfg.json")
@@ -384,6 +389,7 @@ def test_a_run_of_another_request_is_refused(acts, tmp_path):
     assert [f.name for f in (tmp_path / "other").iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.slow
 def test_several_saes_come_out_as_each_alone(acts, tmp_path):
     """Sizes, architectures and hook points from one stream, each to the bit what it is on its own."""
     shared = {"batch_size": BATCH, "n_tokens": 12 * BATCH, "seed": 1}
@@ -406,6 +412,7 @@ def test_several_saes_come_out_as_each_alone(acts, tmp_path):
     assert list(at_both.parts) == [f"{c}-{p}" for c in ("0-topk-40", "1-standard") for p in POINTS]
 
 
+@pytest.mark.slow
 def test_the_scale_is_saelens_own_and_folded(acts, tmp_path):
     """Trained on scaled rows, the SAE reads raw ones: its folder asks for no scaling any more."""
     config = {**TOPK, "normalize_activations": "expected_average_only_in"}
@@ -424,6 +431,7 @@ def test_the_scale_is_saelens_own_and_folded(acts, tmp_path):
 
 
 # What goes wrong -------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_the_bias_starts_at_the_geometric_median(acts, tmp_path):
     """At a learning rate of next to nothing it stays there, scaled rows or not."""
     median = geometric_median(acts[POINTS[0]])
@@ -445,6 +453,7 @@ def test_the_bias_starts_at_the_geometric_median(acts, tmp_path):
     assert weights(run.path)["b_dec"].abs().max() < 1e-6
 
 
+@pytest.mark.slow
 def test_a_short_batchtopk_run_keeps_as_many_as_it_was_trained_with(acts, tmp_path):
     """SAELens's running mean of thresholds starts at 0; after 64 steps half of it is still missing."""
     given = BatchTopKTrainingSAEConfig(d_in=D_IN, d_sae=D_SAE, k=4)
@@ -588,6 +597,7 @@ def test_weights_and_biases_gets_saelens_names(acts, tmp_path, monkeypatch):
     assert isinstance(SAE.load_from_disk(tmp_path / "loud" / "sae"), SAE)
 
 
+@pytest.mark.slow
 def test_long_rows_are_left_out_and_said_or_warned_of(acts, tmp_path, caplog):
     rows = acts[POINTS[0]].clone()
     rows[::100] *= 200
@@ -638,6 +648,7 @@ def test_settings_that_cannot_be_are_refused_in_one_line(acts, tmp_path, change,
     assert "\n" not in str(error.value) and not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_takes_few_steps_or_learns_nothing_says_so(acts, tmp_path, caplog):
     poor = {"config": {**TOPK, "lr": 1e-6, "b_dec_init_method": "zeros"}, "batch_size": 256}
     few = saes.train(acts, hook_name=POINTS[0], out=tmp_path / "few", **poor)
@@ -671,6 +682,7 @@ def test_interrupted_before_the_first_step_nothing_is_said_to_be_kept(acts, tmp_
     assert [*run.parts] == ["a", "b"] and "2 SAEs from one stream: training, 0 tokens" in run.summary()
 
 
+@pytest.mark.slow
 def test_another_call_into_a_run_is_told_by_its_own_names_before_the_data_are_looked_at(acts, tmp_path):
     given = {"hook_name": POINTS[0], "batch_size": BATCH, "epochs": 2, "seed": 3}
     saes.train(acts, config=TOPK, out=tmp_path / "run", **given)
@@ -695,6 +707,7 @@ def test_another_call_into_a_run_is_told_by_its_own_names_before_the_data_are_lo
     assert "abc" not in str(error.value) or "not set" in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_run_of_other_rows_is_another_run_whether_complete_or_interrupted(acts, tmp_path, caplog):
     given = {"config": TOPK, "hook_name": POINTS[0], "batch_size": BATCH}
     one = Activations.from_tensors({p: acts[p][:512] for p in POINTS})
@@ -743,6 +756,7 @@ def test_rows_that_are_all_the_same_are_refused(tmp_path, normalize, value, word
         saes.train(same, config=TOPK, out=tmp_path / "run", batch_size=BATCH, stream={"normalize": normalize})
 
 
+@pytest.mark.slow
 def test_a_run_begun_before_long_rows_were_left_out_goes_on_with_all_of_them(acts, tmp_path):
     given = {"config": TOPK, "hook_name": POINTS[0], "batch_size": BATCH, "out": tmp_path / "run"}
     saes.train(acts, **given, stream={"max_norm": None})

@@ -20,6 +20,7 @@ def told(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "sim.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_sim_leaves_means_and_errors_of_the_very_simulation(tmp_path: Path, capsys: Any) -> None:
     command = ["sim", "--concepts", "3", "--seeds", "2", "--steps", "300", "--out", str(tmp_path / "s")]
     assert main(command) == 0
@@ -47,6 +48,7 @@ def test_sim_leaves_means_and_errors_of_the_very_simulation(tmp_path: Path, caps
     assert "it holds something other, 'notes.txt'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_kill_between_result_and_request_is_no_answer(
     tmp_path: Path, capsys: Any, monkeypatch: Any
 ) -> None:
@@ -63,12 +65,14 @@ def test_a_kill_between_result_and_request_is_no_answer(
     assert told(tmp_path / "s")["settings"][0]["concepts"] == 3
 
 
+@pytest.mark.slow
 def test_sim_without_a_pair_to_compare_says_so(tmp_path: Path, capsys: Any) -> None:
     command = ["sim", "--concepts", "3", "--kept", "0.1", "--seeds", "2", "--steps", "100"]
     assert main([*command, "--out", str(tmp_path)]) == 0
     assert "no concept has two steering vectors" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_sim_sets_a_table_beside_the_papers(tmp_path: Path) -> None:
     command = ["sim", "--table", "1", "--concepts", "3", "--seeds", "2", "--steps", "200"]
     assert main([*command, "--out", str(tmp_path)]) == 0
@@ -76,6 +80,7 @@ def test_sim_sets_a_table_beside_the_papers(tmp_path: Path) -> None:
     assert {value for _, value in paper} == {0.972, 0.982, 0.980}
 
 
+@pytest.mark.slow
 def test_sim_checks_the_theorems(tmp_path: Path, capsys: Any) -> None:
     assert main(["sim", "--theorems", "--concepts", "3", "--out", str(tmp_path)]) == 0
     assert told(tmp_path)["holds"] is True
@@ -114,6 +119,7 @@ def test_what_sim_cannot_do_is_one_line(tmp_path: Path, capsys: Any, words: list
     assert not (tmp_path / "x" / "sim.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.gemma
 def test_words_reads_a_folder_of_pairs(tmp_path: Path, capsys: Any) -> None:
     pairs = tmp_path / "pairs"

@@ -67,6 +67,7 @@ def made(load_tiny: Any, places: Table, tmp_path_factory: pytest.TempPathFactory
     return study(load_tiny("llama", "hooked"), places, out=out, settings=SMALL, **BARE), out
 
 
+@pytest.mark.slow
 def test_every_step_gives_its_results_or_says_why_not(made):
     found, out = made
     assert found.failed == {}
@@ -89,6 +90,7 @@ def test_every_step_gives_its_results_or_says_why_not(made):
     assert set(parts["part"].str.split(":").str[0]) == {step.name for step in STEPS}
 
 
+@pytest.mark.slow
 def test_special_tokens_are_left_out_of_every_part_as_asked(made, load_tiny, places):
     _, out = made
     stores = {f.parent for f in out.rglob("manifest.json") if "shards" in json.loads(f.read_text())}
@@ -104,6 +106,7 @@ def test_special_tokens_are_left_out_of_every_part_as_asked(made, load_tiny, pla
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_column_that_cannot_be_held_out_is_said_where_the_results_are(made):
     found, out = made
     (land,) = found.results["holdouts"].values()
@@ -114,6 +117,7 @@ def test_a_column_that_cannot_be_held_out_is_said_where_the_results_are(made):
         assert NO_BLOCKS in page.read_text()
 
 
+@pytest.mark.slow
 def test_the_first_page_links_to_the_others(made):
     found, out = made
     page = (out / "report.html").read_text()
@@ -122,6 +126,7 @@ def test_the_first_page_links_to_the_others(made):
     assert 'href="../report.html"' in (out / "pages" / "controls.html").read_text()
 
 
+@pytest.mark.slow
 def test_nothing_that_is_whole_is_run_again(made, load_tiny, places):
     found, out = made
     before = {f: f.stat().st_mtime_ns for f in out.glob("*/step.json")}
@@ -137,6 +142,7 @@ def files_of(out: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 def test_a_step_without_its_index_is_run_again_alone(made, load_tiny, places):
     """What a kill between a step's results and its index leaves behind; resumed is as undisturbed."""
     found, out = made
@@ -152,6 +158,7 @@ def test_a_step_without_its_index_is_run_again_alone(made, load_tiny, places):
         pd.testing.assert_frame_equal(again.tables()[caption], table, check_exact=True)
 
 
+@pytest.mark.slow
 def test_saved_and_loaded(made):
     found, out = made
     again = Study.load(out)
@@ -162,6 +169,7 @@ def test_saved_and_loaded(made):
     assert set(held["parts"]) == set(found.results)
 
 
+@pytest.mark.slow
 def test_every_saved_part_is_read_by_its_kind(made):
     found, out = made
     for step, results in found.results.items():
@@ -172,6 +180,7 @@ def test_every_saved_part_is_read_by_its_kind(made):
             assert RESULTS[result.KIND].endswith(type(result).__name__)
 
 
+@pytest.mark.slow
 def test_the_pages_are_made_again_without_a_model(made, capsys):
     _, out = made
     (out / "report.html").unlink()
@@ -179,6 +188,7 @@ def test_the_pages_are_made_again_without_a_model(made, capsys):
     assert (out / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_a_part_that_is_gone_is_told(made, tmp_path):
     import shutil
 
@@ -195,6 +205,7 @@ def test_unknown_steps_are_refused_with_the_nearest():
     assert [s.name for s in chosen_steps(["pca", "mlp"], ["mlp"])] == ["pca"]
 
 
+@pytest.mark.slow
 def test_the_command_line_runs_a_part(hf_folder, tmp_path, capsys):
     frame = pd.DataFrame(
         {
@@ -240,6 +251,7 @@ def test_the_command_line_runs_a_part(hf_folder, tmp_path, capsys):
             Study.load(tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_other_settings_run_only_what_depends_on_them(made, load_tiny, places):
     from dataclasses import replace
 

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 SCRIPT = """
 import logging, os, random, sys, warnings
@@ -52,6 +54,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 def test_a_call_leaves_the_process_as_it_was(hf_folder, tmp_path: Path) -> None:
     """Each call the first of its kind, so that what it imports is imported now."""
     command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(hf_folder("gpt2")), str(tmp_path)]

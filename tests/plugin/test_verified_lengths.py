@@ -40,6 +40,7 @@ def large(config, folder):
     return original
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "kind"),
     [

@@ -115,6 +115,7 @@ def plain(result: Any) -> Any:
     return undated(result.to_json())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("analysis", ANALYSES)
 def test_what_is_made_of_findings_from_disk_is_the_same_to_the_bit(swept: Any, analysis: str) -> None:
     model, found, again = swept
@@ -124,6 +125,7 @@ def test_what_is_made_of_findings_from_disk_is_the_same_to_the_bit(swept: Any, a
     assert alike(one, other)
 
 
+@pytest.mark.slow
 def test_classes_of_findings_from_disk_are_the_same_to_the_bit(tmp_path: Any) -> None:
     world = planted(n_rows=160, width=8, n_layers=1)
     label = np.where(world.table.y[:, 0] > 0, "warm", "cold").astype(object)

@@ -262,6 +262,7 @@ def test_captured_columns_stand_in_the_inputs_order(load_tiny) -> None:
         capture(load_tiny(), frame["w"], rows=frame.sort_index())
 
 
+@pytest.mark.slow
 def test_prompts_are_of_the_tables_texts(load_tiny, table: Table) -> None:
     asked = {"bare": "", "cut": Prompt("cut", drop_last=True)}
     made = graticule.prompts(load_tiny(), table, asked, layers=[0], twins=0, n_bootstrap=20)
@@ -280,6 +281,7 @@ def tokenised(model, texts: list[str], prompt: str = "", bos: bool = True) -> li
     return [head + model.tokenizer(prompt + t, add_special_tokens=False)["input_ids"] for t in texts]
 
 
+@pytest.mark.slow
 def test_token_rows_are_compared_with_what_a_baseline_read(load_tiny) -> None:
     model = load_tiny()
     texts = [*TEXTS[:-2], "paris rome", "paris  rome"]  # the last two are the same tokens
@@ -326,6 +328,7 @@ def test_the_digest_of_tokens_is_of_a_texts_own(load_tiny, tmp_path) -> None:
     assert len(set(first)) == len(set(of_rows["same_tokens_as"]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hooked", "bridge"])
 def test_texts_in_another_order_than_the_tokens_are_refused_at_every_door(load_tiny, table, kind) -> None:
     """Token rows, a recorded pass of strings or of ids, a cache: their tokens say which text each is of."""
@@ -380,6 +383,7 @@ def test_generated_tokens_are_no_texts_of_their_own(load_tiny) -> None:
         _ = recording.activations
 
 
+@pytest.mark.slow
 def test_a_prompt_that_makes_one_text_another_is_no_disorder(load_tiny) -> None:
     """With its last character dropped `oslos` is `oslo`, and `oslo` is `osl`, each in its own place."""
     texts = ["oslos", "oslo", *TEXTS[:20]]

@@ -92,6 +92,7 @@ def probe_at(point, width=32, targets=2, seed=0):
     return RidgeProbe(point, [f"t{i}" for i in range(targets)], [None] * targets).fit(X, y)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["component", "head", "neuron"])
 @pytest.mark.parametrize(("family", "kind"), MODELS)
 def test_terms_sum_to_the_reading(any_model, names, family, kind, unit):
@@ -118,6 +119,7 @@ def _hooks(model):
     return sum(len(h.fwd_hooks) + len(h.bwd_hooks) for h in model.hook_dict.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
 def test_terms_are_transformer_lens_own(any_model, names, family):
     model = any_model(family, "hooked")
@@ -212,6 +214,7 @@ def swept(load_tiny, names):
     return model, sweep(acts, table, baselines=beside, progress=False)
 
 
+@pytest.mark.slow
 def test_test_rows_of_the_findings_as_they_were_captured(swept):
     model, findings = swept
     found = attribute(findings, model, n_bootstrap=50)
@@ -228,6 +231,7 @@ def test_test_rows_of_the_findings_as_they_were_captured(swept):
     assert some.to_json()["terms"] == again.to_json()["terms"]
 
 
+@pytest.mark.slow
 def test_one_text_is_set_against_training_rows(swept):
     model, findings = swept
     found = attribute(findings, model, texts="rome 7", unit="head", rows=30)
@@ -238,6 +242,7 @@ def test_one_text_is_set_against_training_rows(swept):
     assert len(found.figures()) == 1
 
 
+@pytest.mark.slow
 def test_round_trip_and_figures(swept, tmp_path):
     model, findings = swept
     for unit in ("component", "head", "neuron"):
@@ -314,6 +319,7 @@ def test_trace_with_every_probe(swept):
     np.testing.assert_allclose(one.readings[0], found.readings[at], atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.gemma
 @pytest.mark.parametrize("unit", ["component", "head", "neuron"])
 def test_terms_sum_on_gemma(gemma, names, unit):
@@ -323,6 +329,7 @@ def test_terms_sum_on_gemma(gemma, names, unit):
     assert found.gap <= TOLERANCE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pos", [slice(-2, None), Sample(50), Sample(1, seed=2), -1], ids=str)
 def test_findings_of_any_positions_are_read_again_as_they_were_captured(swept, pos):
     model, made = swept

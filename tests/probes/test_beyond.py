@@ -87,12 +87,14 @@ class TestMLP:
         back = again(found, tmp_path / "mlp")
         assert isinstance(back, MLPFindings) and np.array_equal(back.test, found.test)
 
+    @pytest.mark.slow
     def test_where_the_string_says_it_all_the_mlp_finds_nothing_either(self):
         world = planted(surface=0.6, hidden=0.0)
         found = sweep(world.activations, world.table, baselines=world.baselines, progress=False)
         judged = mlp(found, points=[found.chosen_point], hidden=32, decays=[0.1], progress=False)
         assert judged.verdict.words == NO_BETTER
 
+    @pytest.mark.slow
     def test_what_cannot_be_is_refused(self, findings):
         with pytest.raises(KeyError, match="was not swept"):
             mlp(findings, points=["blocks.9.hook_resid_post"])
@@ -213,6 +215,7 @@ class TestClasses:
     def found(cls, labelled):
         return classes(labelled, ks=(1, 4, 16), repeats=3, n_bootstrap=200, progress=False)
 
+    @pytest.mark.slow
     def test_arms_stand_in_the_right_order(self, found):
         dense = found.at(LOGISTIC)
         assert found.verdict.words == STRUCTURE

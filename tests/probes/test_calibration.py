@@ -183,6 +183,7 @@ def test_hidden_parts_are_of_the_activations_and_beyond_the_baselines(instrument
     assert r2(truth, stacked["full"].T).mean() > 0.3
 
 
+@pytest.mark.slow
 def test_a_planted_world_is_calibrated(calibration: Calibration, larger: Findings) -> None:
     """Larger hidden parts are found more often; noise and strings seldom; true gains are as made."""
     rates = calibration.rates
@@ -202,6 +203,7 @@ def test_a_planted_world_is_calibrated(calibration: Calibration, larger: Finding
     assert calibration.equivalent(5.0) is None
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_calibration(findings: Findings) -> None:
     one, other, third = (
         calibrate(findings, targets=3, gains=[0.1], strengths=5, n_bootstrap=50, seed=s) for s in (1, 1, 2)
@@ -224,6 +226,7 @@ def test_the_limit_stands_under_the_verdict_that_was_calibrated(findings: Findin
     assert Findings.load(tmp_path).summary() == fresh.summary()
 
 
+@pytest.mark.slow
 def test_what_is_printed_under_the_verdict(calibration: Calibration, larger: Findings, tmp_path) -> None:
     told = detected(larger, calibration)
     assert told.limit_of_detection == calibration.limit_of_detection
@@ -273,6 +276,7 @@ def test_what_cannot_be_calibrated_is_refused(findings: Findings) -> None:
         calibrate(bare)
 
 
+@pytest.mark.slow
 def test_without_texts_the_surface_is_the_first_captured_baseline(findings: Findings) -> None:
     swept = findings.inputs
     frame = swept.table.frame.drop(columns="text")
@@ -284,6 +288,7 @@ def test_without_texts_the_surface_is_the_first_captured_baseline(findings: Find
     assert done.provenance["string_alphas"] is None
 
 
+@pytest.mark.slow
 def test_coverage_is_nominal_where_it_should_be_and_not_where_it_cannot() -> None:
     """Two fixed predictors of many targets: about 95% on plain rows, less where a few rows decide it all."""
     rng = np.random.default_rng(0)
@@ -314,6 +319,7 @@ def test_wilson_is_scipys() -> None:
         assert wilson(found, of) == pytest.approx((oracle.low, oracle.high), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_the_words_are_those_of_gain_and_interval(calibration: Calibration) -> None:
     said = calibration.targets
     least = calibration.min_gain
@@ -323,6 +329,7 @@ def test_the_words_are_those_of_gain_and_interval(calibration: Calibration) -> N
     assert set(expected) == {STRUCTURE, NO_BETTER, NOT_DECIDED}
 
 
+@pytest.mark.slow
 def test_blocks_of_targets_give_what_one_block_gives(
     larger: Findings, calibration: Calibration, monkeypatch: pytest.MonkeyPatch
 ) -> None:

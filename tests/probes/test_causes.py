@@ -103,6 +103,7 @@ def ids(model, *words):
 
 
 # The verdict on constructed models -----------------------------------------------------------------------
+@pytest.mark.slow
 def test_what_the_answers_read_is_called_used(model, findings, readers, tmp_path):
     """The unembedding reads the write direction: steering moves the log-odds by a product of two vectors."""
     write = findings.probes[POINT].write_direction[:, 0]
@@ -141,6 +142,7 @@ def test_what_the_answers_read_is_called_used(model, findings, readers, tmp_path
     assert any("among its controls" in c for c in captions)
 
 
+@pytest.mark.slow
 def test_what_nothing_reads_is_present_without_an_effect(model, findings, readers):
     """The unembedding is orthogonal to the write direction, and no later block reads at all."""
     write = findings.probes[POINT].write_direction[:, 0]
@@ -174,6 +176,7 @@ def test_the_second_verdict_in_words():
     assert second_verdict(table(0.0, np.zeros(100)), STRUCTURE, 50)[0] == UNDECIDED
 
 
+@pytest.mark.slow
 def test_same_seed_same_bytes_and_the_skip_path_is_subtracted(model, findings):
     settings = {"outcomes": [ANSWER], "point": POINT, "rows": 20, "controls": 5, "progress": False}
     one, two = steer(findings, model, **settings), steer(findings, model, **settings)
@@ -348,6 +351,7 @@ def test_the_model_is_left_as_found_after_an_exception(model, findings, monkeypa
     model.eval()
 
 
+@pytest.mark.slow
 def test_a_bridge_gives_the_same_effects(load_tiny, tiny_findings):
     outcome = dataclasses.replace(ANSWER, prompt="the {} is in the")
     found = [
@@ -363,6 +367,7 @@ def test_a_bridge_gives_the_same_effects(load_tiny, tiny_findings):
 
 
 # Neurons and erasure in the model ------------------------------------------------------------------------
+@pytest.mark.slow
 def test_pinned_neurons_against_hooks_by_hand(tiny, tiny_findings, tmp_path):
     result = ablate(tiny_findings, tiny, [(1, 3)], outcomes=[ANSWER], rows=12, controls=6, progress=False)
     assert set(result.pins["kind"]) == {"neuron", "control"}
@@ -396,6 +401,7 @@ def test_pinned_neurons_against_hooks_by_hand(tiny, tiny_findings, tmp_path):
             ablate(tiny_findings, tiny, bad, outcomes=[ANSWER], rows=12, controls=2, progress=False)
 
 
+@pytest.mark.slow
 def test_erased_in_the_model_and_probed_later(tiny, tiny_findings):
     first = "blocks.0.hook_resid_post"
     result = erase(tiny_findings, tiny, points=[first], hook_name=first, rows=150)
@@ -413,6 +419,7 @@ def test_default_outcomes_follow_units():
     assert [(o.target, next(iter(o.answers))) for o in made] == [("y", "northern"), ("x", "eastern")]
 
 
+@pytest.mark.slow
 @pytest.mark.gemma
 def test_packaged_answers_are_single_tokens_of_the_packaged_model(gemma):
     frame = pd.DataFrame({"name": list("abcdefghijkl"), **{c: range(12) for c in "yxt"}})
@@ -423,6 +430,7 @@ def test_packaged_answers_are_single_tokens_of_the_packaged_model(gemma):
         assert [gemma.tokenizer.decode([t]) for t in (*high, *low)] == words
 
 
+@pytest.mark.slow
 def test_steering_is_saved_whole(model, findings, tmp_path):
     result = steer(
         findings,

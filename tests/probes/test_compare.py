@@ -50,6 +50,7 @@ def test_the_interval_is_the_brute_force_one() -> None:
     assert found.ci95 == pytest.approx(tuple(np.quantile(brute, [0.025, 0.975])))
 
 
+@pytest.mark.slow
 def test_equal_predictors_seldom_differ() -> None:
     p = []
     for seed in range(100):

@@ -48,6 +48,7 @@ def found(lookup):
     return controls(lookup, progress=False)
 
 
+@pytest.mark.slow
 def test_a_probe_of_the_token_is_not_selective(found):
     """The target is a function of the token, so is the control's: both are learnt alike."""
     one = found.line("control task, last token")
@@ -58,6 +59,7 @@ def test_a_probe_of_the_token_is_not_selective(found):
     assert one["seed_low"] <= one["score"] <= one["seed_high"]
 
 
+@pytest.mark.slow
 def test_a_probe_of_a_concept_is_selective():
     one = controls(token_world(concept=True), progress=False).line("control task, last token")
     assert one["probe"] > 0.9
@@ -65,6 +67,7 @@ def test_a_probe_of_a_concept_is_selective():
     assert one["difference_low"] > 0.8
 
 
+@pytest.mark.slow
 def test_the_control_task_is_scikit_learns(lookup, found):
     """The whole line once more: the target by hand, the strength by RidgeCV, the score by r2_score."""
     problem = lookup.inputs.problem
@@ -102,6 +105,7 @@ def test_control_targets_are_functions_of_the_key_with_the_targets_own_values():
     assert all((y == row).all(axis=1).any() for row in drawn)
 
 
+@pytest.mark.slow
 def test_memory_of_training_rows_is_the_hat_matrix(lookup):
     """In sample a random target is fitted to trace(H − 1/n) / (n − 1) on average, whatever it is."""
     same, _, held_out = entity_lines(ControlInputs.of(lookup, 40, 0))
@@ -134,6 +138,7 @@ def test_k_directions_are_refits_on_projections(lookup, found):
         assert curve[kind, 2] < curve[kind, 50] < curve[kind, 80]
 
 
+@pytest.mark.slow
 def test_whitened_random_directions_hold_their_share():
     """k of d directions, all of them equally likely, hold about k / d of a planted direction's R²."""
     curve = dimension_lines(ControlInputs.of(token_world(concept=True, n_rows=2000), 20, 0))[1]
@@ -167,6 +172,7 @@ def test_a_part_of_the_rows_is_judged_as_the_verdict_judges(lookup):
     assert (one.difference_low, one.difference_high) == pytest.approx(expected.ci95, abs=1e-12)
 
 
+@pytest.mark.slow
 def test_saved_drawn_and_said(found, tmp_path):
     found.save(tmp_path / "controls")
     again = Controls.load(tmp_path / "controls")
@@ -182,12 +188,14 @@ def test_saved_drawn_and_said(found, tmp_path):
         found.line("luck")
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_table(lookup, found):
     pd.testing.assert_frame_equal(controls(lookup, progress=False).table, found.table)
     other = controls(lookup, seed=1, progress=False).line("control task, last token")
     assert other["score"] != found.line("control task, last token")["score"]
 
 
+@pytest.mark.slow
 def test_without_texts_tokens_or_blocks_lines_say_why():
     rng = np.random.default_rng(0)
     X, kind = rng.normal(size=(300, 20)), rng.integers(0, 3, 300)
@@ -221,6 +229,7 @@ def small(load_tiny, names):
     return model, table, probe(model, table, layers=1, twins=1, progress=False)
 
 
+@pytest.mark.slow
 def test_twins_made_here_are_those_of_the_baselines(small, tmp_path):
     model, table, findings = small
     found = controls(findings, model, store=tmp_path / "twins", progress=False)
@@ -253,6 +262,7 @@ def test_another_model_is_refused(small, load_tiny):
         controls(small[2], load_tiny("qwen3", "hooked"), progress=False)
 
 
+@pytest.mark.slow
 def test_several_rows_a_text(load_tiny, names):
     """Every token of every name is a row: rows of one text share a cluster, tokens are the rows' own."""
     model = load_tiny("llama", "hooked")
@@ -264,6 +274,7 @@ def test_several_rows_a_text(load_tiny, names):
     assert found.line("control task, last token")["rows"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pos", [slice(-1, None), Sample(1, seed=4)], ids=str)
 def test_twins_read_the_positions_that_the_probe_reads(small, pos):
     model, table, _ = small

@@ -99,6 +99,7 @@ def country_world(within: float, seed: int = 0):
     return controls(sweep(acts, table, progress=False), seeds=1, progress=False)
 
 
+@pytest.mark.slow
 def test_what_is_held_inside_blocks_is_found_there_and_only_there():
     sorted_only, both = country_world(0.0), country_world(3.0)
     assert sorted_only.line("probe")["score"] > 0.8  # the score alone does not tell the two apart
@@ -118,6 +119,7 @@ def test_digits_and_plain_names():
     assert plain("???") == "???"
 
 
+@pytest.mark.slow
 def test_zip_codes_and_repeats_are_set_aside():
     """Zip codes tell the target linearly, names tell nothing; some test texts are in training rows."""
     rng = np.random.default_rng(0)

@@ -69,6 +69,7 @@ def test_whitened_reads_are_what_readings_share(findings, found):
     assert (own["read_write"] > 0.97).all()  # at no shrinkage and one target the two are one, whitened
 
 
+@pytest.mark.slow
 def test_concepts_that_share_are_told_from_those_that_do_not(world, findings):
     found = directions(findings, second(world, 1.0), hook_name=POINT, progress=False)
     assert len(set(found.concepts)) == 3
@@ -126,6 +127,7 @@ def test_closed_form_fits_are_the_solvers(findings):
         assert np.allclose(two / y[half].std(0), own.write)
 
 
+@pytest.mark.slow
 def test_rank_is_that_of_the_stack(world):
     """Four targets that are mixtures of two: their directions span a plane, shuffled ones do not."""
     rng = np.random.default_rng(2)
@@ -142,6 +144,7 @@ def test_rank_is_that_of_the_stack(world):
     assert np.allclose(shares, values / values.sum())
 
 
+@pytest.mark.slow
 def test_many_concepts_make_a_grid(world):
     labels = pd.qcut(world.table.y[:, 0], 7, labels=list("abcdefg"))
     frame = world.table.frame.assign(label=np.asarray(labels, dtype=object))
@@ -156,6 +159,7 @@ def test_many_concepts_make_a_grid(world):
     assert len(found.figures()) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hooked", "bridge"])
 def test_with_a_model_the_causal_product_too(load_tiny, names, kind, tmp_path):
     from graticule import capture

@@ -82,6 +82,7 @@ def test_no_unit_moves_a_correlation() -> None:
         assert pearson(y * unit, p * unit) == pytest.approx(np.corrcoef(y[:, 0], p[:, 0])[0, 1])
 
 
+@pytest.mark.slow
 def test_no_unit_moves_what_goes_on_from_findings(world: Planted) -> None:
     """Hold-outs, controls within blocks, and calibration, at units whose squares nearly leave float64."""
     blocks = {"block": np.random.default_rng(2).choice(list("abc"), len(world.table)).tolist()}
@@ -119,6 +120,7 @@ def test_a_row_far_from_the_others_is_told_and_decides_nothing(world: Planted, r
     assert again.words == STRUCTURE and not any("middle" in w for w in again.warnings)
 
 
+@pytest.mark.slow
 def test_where_a_far_row_leaves_the_mean_alone_the_reason_stands_in_the_first_line(
     world: Planted, tmp_path: Path
 ) -> None:
@@ -187,6 +189,7 @@ def test_rows_of_one_size_are_no_outliers() -> None:
     assert outlying(PointRows(acts, POINT, np.arange(200))).rows.tolist() == [7, 30]
 
 
+@pytest.mark.slow
 def test_a_fit_that_is_the_mean_decides_as_far_as_its_rows_would_have_shown() -> None:
     """Luck in the activations' place: 150 rows show too little, 60,000 rows of width 2 enough."""
     rng = np.random.default_rng(5)

@@ -26,6 +26,7 @@ def few(n: int, tests: int, constant: bool = False, name=lambda i: f"place {i}")
     return sweep(acts, table, baselines=baselines(None, table), n_bootstrap=40, progress=False)
 
 
+@pytest.mark.slow
 def test_nothing_says_nan_where_a_score_is_undefined():
     for n, tests, constant in ((9, 2, False), (12, 3, True), (30, 10, True)):
         found = few(n, tests, constant)
@@ -44,6 +45,7 @@ def test_an_interval_in_words_has_no_nan():
     assert with_interval(0.1, (nan, nan), "x") == "+0.100, its interval undefined with x"
 
 
+@pytest.mark.slow
 def test_what_is_too_small_to_calibrate_is_refused_in_a_line():
     for n, tests in ((5, 2), (8, 2), (16, 4)):
         with pytest.raises(NotApplicable, match=rf"{tests} clusters .* at least 5 are needed") as told:

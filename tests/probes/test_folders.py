@@ -95,6 +95,7 @@ def test_nothing_is_saved_among_things_of_the_user(found, tmp_path):
         assert sorted(p.name for p in place.iterdir()) == before
 
 
+@pytest.mark.slow
 def test_an_answer_to_another_question_is_not_written_over(found, frame, tmp_path):
     """Another target, table, rows, points or activations: refused by what differs, unless it is said."""
     acts, seen = found.inputs.activations, {"n_bootstrap": 20, "progress": False}
@@ -203,6 +204,7 @@ def test_findings_whose_request_is_in_words_are_not_made_again(tiny, frame, tmp_
 
 
 # Stale -----------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_an_edited_column_or_another_target_is_never_answered_with_the_old_one(tiny, frame, tmp_path, caplog):
     out = tmp_path / "out"
     settings = {"layers": 0, "n_bootstrap": 20, "progress": False, "out": out}
@@ -266,6 +268,7 @@ def saved_things(found: Findings, root) -> dict[str, tuple]:
     return {name: (root / name, file, load) for name, (_, file, load) in things.items()}
 
 
+@pytest.mark.slow
 def test_a_key_that_is_missing_or_of_another_kind_is_told_in_one_line(found, tmp_path):
     refused = 0
     for name, (folder, file, load) in saved_things(found, tmp_path).items():

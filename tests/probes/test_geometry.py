@@ -33,6 +33,7 @@ def spread_out(rng, width=8):
     return mixing @ mixing.T
 
 
+@pytest.mark.slow
 def test_isotropic_chance_is_the_beta_distribution():
     """cos² of a uniform direction in d dimensions is Beta(1/2, (d − 1)/2)."""
     for width in (3, 20, 640):

@@ -67,6 +67,7 @@ def found(linear):
     return holdouts(linear, "land", layers=True, paper_compat=True)
 
 
+@pytest.mark.slow
 def test_lands_that_are_held_linearly_are_found_though_never_seen(found):
     assert found.verdict.startswith("a land never seen is placed better")
     assert found.score("R²")["low"] > 0.5
@@ -77,6 +78,7 @@ def test_lands_that_are_held_linearly_are_found_though_never_seen(found):
     assert {"tfidf", "mean_embedding"} <= set(found.rivals["predictor"])
 
 
+@pytest.mark.slow
 def test_lands_that_are_known_by_name_only_are_not_found_once_held_out():
     """Six labels tell the probe all about seen lands and nothing about unseen ones."""
     got = holdouts(globe(linear=False), "land")
@@ -119,6 +121,7 @@ def test_every_figure_is_that_of_honest_refits(linear, found):
     assert found.layers["held_out_r2"].iloc[0] == pytest.approx(found.score("R²")["held_out"])
 
 
+@pytest.mark.slow
 def test_paper_compat_is_named_and_off_by_default(linear, found):
     assert "paper_compat" in found.summary()
     assert (
@@ -142,11 +145,13 @@ def test_figures_tables_saving(found, tmp_path):
     assert found.to_json()["scores"][0]["measure"] == "proximity error"
 
 
+@pytest.mark.slow
 def test_same_seed_same_result(linear, found):
     again = holdouts(linear, "land", layers=True, paper_compat=True)
     assert again.scores.equals(found.scores) and again.blocks.equals(found.blocks)
 
 
+@pytest.mark.slow
 def test_numbers_are_sorted_and_signs_tested():
     world = planted(surface=0.3, hidden=0.5)
     findings = sweep(world.activations, world.table, baselines=world.baselines, progress=False)
@@ -160,6 +165,7 @@ def test_numbers_are_sorted_and_signs_tested():
     assert got.rivals["predictor"].iloc[0] == "probe" and len(got.rivals) == 5
 
 
+@pytest.mark.slow
 def test_rows_that_share_a_cluster_with_a_block_go_out_with_it():
     """Every place has a copy in another land: learning from it would give the answer away."""
     rng = np.random.default_rng(0)
@@ -181,6 +187,7 @@ def test_rows_that_share_a_cluster_with_a_block_go_out_with_it():
     assert got.score("R²")["held_out"] < 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["binary", "categorical"])
 def test_classes_are_scored_by_accuracy(kind):
     rng = np.random.default_rng(3)

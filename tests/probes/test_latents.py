@@ -92,6 +92,7 @@ def found(world, findings):
     return latents(findings, hand_made(world), ks=KS, progress=False)
 
 
+@pytest.mark.slow
 def test_the_latents_that_carry_the_concept_are_found(world, findings, found):
     assert set(found.selected["latent"][:4]) <= {0, 1, 2, 3}
     for t, target in enumerate(found.target_names):
@@ -108,6 +109,7 @@ def test_the_latents_that_carry_the_concept_are_found(world, findings, found):
     assert found.arm(COORDINATES, 1)["score"] < found.arm(LATENTS, 2)["score"]
 
 
+@pytest.mark.slow
 def test_where_no_latent_carries_it_few_lie_beyond_chance(world, findings):
     blind = latents(findings, hand_made(world, concepts=False), ks=(1,), progress=False)
     for kind in ("read", "write"):
@@ -117,6 +119,7 @@ def test_where_no_latent_carries_it_few_lie_beyond_chance(world, findings):
         assert (blind.cosines[f"p_bh_{kind}"] < 0.05).sum() == 0
 
 
+@pytest.mark.slow
 def test_what_the_sae_loses_is_in_the_error_term(world, findings):
     lossy = latents(findings, hand_made(world, loss=True), ks=(2,), progress=False)
     assert lossy.arm(RECONSTRUCTION)["words"] == NO_BETTER
@@ -173,6 +176,7 @@ def test_selection_is_repeated_inside_every_fold():
     assert np.allclose(honest.predictions[1].test, plain)
 
 
+@pytest.mark.slow
 def test_test_rows_never_reach_the_choice(world, findings):
     y = world.table.y.copy()
     y[world.table.is_test] = np.random.default_rng(1).normal(size=y[world.table.is_test].shape) * 50
@@ -185,6 +189,7 @@ def test_test_rows_never_reach_the_choice(world, findings):
     assert np.array_equal(one.predictions, two.predictions)
 
 
+@pytest.mark.slow
 def test_a_folder_or_a_run_is_judged_as_the_sae_it_holds(world, findings, tmp_path):
     sae = hand_made(world)
     sae.save_model(tmp_path / "sae")
@@ -195,6 +200,7 @@ def test_a_folder_or_a_run_is_judged_as_the_sae_it_holds(world, findings, tmp_pa
         assert np.allclose(again.predictions, one.predictions, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sparse", [False, True])
 def test_all_latents_are_ridge_on_what_each_writes(world, findings, sparse, monkeypatch):
     if sparse:
@@ -236,6 +242,7 @@ def test_random_latents_are_as_active_as_the_chosen():
         assert np.abs(active[drawn] - active[chosen]).max() <= 101
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["binary", "categorical"])
 def test_classes(world, kind):
     y = world.table.y[:, 0]
@@ -254,6 +261,7 @@ def test_classes(world, kind):
     assert len(found.figures()) >= 4
 
 
+@pytest.mark.slow
 def test_several_saes_saved_and_shown(world, findings, tmp_path):
     from sae_lens.saes.sae import SAEMetadata
     from sae_lens.saes.topk_sae import TopKSAE, TopKSAEConfig
@@ -299,6 +307,7 @@ def test_what_does_not_fit_is_refused(world, findings, found):
         latents(findings, other, hook_name=POINT)
 
 
+@pytest.mark.slow
 def test_more_latents_than_there_are_is_told(world, findings, found, caplog):
     """Two latents that fire: k=5 is of these two, and is not called five."""
     sae = hand_made(world)

@@ -78,6 +78,7 @@ def _values(folder: Path) -> dict[str, torch.Tensor]:
     return {f"{name}/{point}": store[point].clone() for name, store in stores.items() for point in store}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_what_is_damaged_is_made_again(
     damage: str,

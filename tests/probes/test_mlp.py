@@ -64,6 +64,7 @@ def one_by_one(data, job, settings, decay):
         return best, net(x).double().numpy() * y[job.rows].std(0) + y[job.rows].mean(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_once", [1, 4])
 def test_the_batch_is_one_fit_after_another(data, at_once):
     """Two points, two seeds, training parts of different sizes, three decays, early stopping in some."""

@@ -73,6 +73,7 @@ def test_bootstrap_p_and_the_interval_agree() -> None:
     assert 0.3 < np.mean(low) < 0.7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared", [0.0, 0.9])
 def test_the_band_holds_all_parts_at_once(shared: float) -> None:
     """Means of twelve parts, independent or rising and falling together; Bonferroni would be wider then."""

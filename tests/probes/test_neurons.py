@@ -77,6 +77,7 @@ def p_of(rng, **kwargs):
     return best, (1 + (rotated >= abs(found.test[best, 0])).sum()) / 200, found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("carrier", ["nowhere", "dense"])
 def test_on_a_basis_that_is_not_special_p_is_uniform(carrier):
     """Isotropic activations look alike in every basis: p over 120 worlds passes for uniform."""
@@ -194,6 +195,7 @@ def test_bridge_and_folded_norms(load_tiny, swept):
     )
 
 
+@pytest.mark.slow
 def test_round_trip_figures_and_store(swept, found, tmp_path):
     model, findings, _ = swept
     found.save(tmp_path / "neurons")
@@ -210,6 +212,7 @@ def test_round_trip_figures_and_store(swept, found, tmp_path):
     np.testing.assert_array_equal(stored.rotated, here.rotated)
 
 
+@pytest.mark.slow
 def test_where_no_neuron_stands_out(swept):
     model, findings, acts = swept
     table = findings.inputs.table

@@ -78,6 +78,7 @@ WITH_A_MODEL: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", WITH_A_MODEL)
 def test_findings_of_another_model_of_the_same_shape_are_refused(
     call: str, other: Any, findings: Findings
@@ -87,6 +88,7 @@ def test_findings_of_another_model_of_the_same_shape_are_refused(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_findings_of_two_models_are_not_transferred(
     model: Any, other: Any, findings: Findings, table: Table
 ) -> None:
@@ -110,6 +112,7 @@ def _with(model: Any, edit: Any) -> Any:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", STRANGERS)
 def test_the_same_weights_with_another_tokenizer_or_other_hooks_are_refused_at_every_door(
     what: str,
@@ -149,6 +152,7 @@ def test_the_same_weights_with_another_tokenizer_or_other_hooks_are_refused_at_e
     assert not capsys.readouterr().out  # no pass was run
 
 
+@pytest.mark.slow
 def test_hooks_that_both_have_are_on_trust(model: Any, table: Table, caplog: Any) -> None:
     hooked = STRANGERS["a hook"](model, table.texts)
     acts, beside = capture(hooked, table.texts, layers=[1]), baselines(hooked, table, layers=[1], **QUIET)
@@ -157,6 +161,7 @@ def test_hooks_that_both_have_are_on_trust(model: Any, table: Table, caplog: Any
     assert f"hooks of the user's own at {HERE}, in both: that they do the same is on trust" in caplog.text
 
 
+@pytest.mark.slow
 def test_findings_that_say_of_no_model_go_with_any(other: Any, acts: Any, table: Table) -> None:
     own = Activations.from_tensors({p: acts[p] for p in acts.points}, texts=table.texts)
     found = sweep(own, table, n_bootstrap=20, **QUIET)
@@ -190,6 +195,7 @@ APART: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("apart", APART)
 def test_baselines_of_another_capture_are_refused(
     apart: str, model: Any, other: Any, acts: Any, table: Table
@@ -200,6 +206,7 @@ def test_baselines_of_another_capture_are_refused(
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_baselines_of_the_same_tokens_in_other_words_stand(
     model: Any, acts: Any, table: Table, beside: Any
 ) -> None:
@@ -209,6 +216,7 @@ def test_baselines_of_the_same_tokens_in_other_words_stand(
     assert sweep(one, table, baselines=beside, n_bootstrap=20, **QUIET).chosen_layer == 1
 
 
+@pytest.mark.slow
 def test_own_activations_beside_a_models_baselines_are_said(acts: Any, table: Table, beside: Any) -> None:
     own = Activations.from_tensors({p: acts[p] for p in acts.points}, texts=table.texts)
     assert (
@@ -228,6 +236,7 @@ def changed(acts: Any, table: Table, point: str, row: int, by: float) -> Activat
     return Activations.from_tensors(tensors, texts=table.texts)
 
 
+@pytest.mark.slow
 def test_findings_take_only_the_activations_that_were_swept(
     model: Any, other: Any, findings: Findings, acts: Any, table: Table, beside: Any, tmp_path: Any
 ) -> None:
@@ -288,6 +297,7 @@ def test_baselines_of_ones_own_are_fitted_again(
 
 
 # Rows ------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_the_counts_are_of_the_rows_that_were_used(model: Any, table: Table, findings: Findings) -> None:
     some = sweep(capture(model, table.texts[:45]), table, n_bootstrap=20, **QUIET)
     n_test = int(table.is_test[:45].sum())
@@ -300,6 +310,7 @@ def test_the_counts_are_of_the_rows_that_were_used(model: Any, table: Table, fin
 
 
 # Verdicts --------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_a_probe_against_itself_is_said(model: Any, acts: Any, table: Table, beside: Any) -> None:
     first = acts.select(points="blocks.0.hook_resid_post")
     found = sweep(first, table, baselines=beside, n_bootstrap=20, **QUIET)

@@ -402,6 +402,7 @@ def test_long_names_that_begin_alike_stand_on_lines_of_their_own() -> None:
     assert len(set(plots.block_error_figure(rows, "b", true="true", pred="pred").data[0].y)) == 2
 
 
+@pytest.mark.slow
 def test_every_figure_is_styled_after_its_last_trace() -> None:
     """What `style` sees to, it sees to for all traces."""
     seen = 0

@@ -153,6 +153,7 @@ def test_random_ids_get_special_tokens_as_asked(tiny, table):
     assert [row[1:] for row in with_bos] == without
 
 
+@pytest.mark.slow
 def test_special_tokens_are_asked_for_by_name_and_remembered(tiny, table, tmp_path):
     def ask(**bos):
         some, prompt = table.head(60, 0), {"where": "where is the city of {}"}
@@ -180,6 +181,7 @@ def test_one_surface_for_all_prompts(found, table):
     assert {"tfidf", "twin_0", "block_0", "mean_embedding"} <= set(rivals[0])
 
 
+@pytest.mark.slow
 def test_what_was_taken_over_is_what_would_have_been_fitted(found):
     """The surface of the second prompt, fitted anew."""
     result, _ = found
@@ -206,6 +208,7 @@ def test_lines_and_differences(found):
     assert result.summary().startswith(f"best prompt {best!r}")
 
 
+@pytest.mark.slow
 def test_called_again_nothing_is_run(found, load_tiny, table, monkeypatch):
     result, out = found
     model = load_tiny()
@@ -246,6 +249,7 @@ def test_what_does_not_fit_is_said_before_the_model_runs(tiny, table, monkeypatc
         prompts(tiny, bare)
 
 
+@pytest.mark.slow
 def test_a_vocabulary_too_small_for_random_ids(tiny, caplog):
     """They, and capitals, are left out of the table's own and told; asked for, they are refused."""
     rng = np.random.default_rng(0)
@@ -261,6 +265,7 @@ def test_a_vocabulary_too_small_for_random_ids(tiny, caplog):
         prompts(tiny, letters, ["empty", "random"], twins=0, n_bootstrap=20, layers=[0], progress=False)
 
 
+@pytest.mark.slow
 def test_rows_alike_under_one_prompt_are_linked_under_all(tiny):
     """Names that differ in their last letter are one row without it, so they share a cluster everywhere."""
     rng = np.random.default_rng(0)
@@ -345,6 +350,7 @@ def test_transfer_is_saved_and_drawn(three, tmp_path):
     assert own > others
 
 
+@pytest.mark.slow
 def test_transfer_needs_the_same_rows(three):
     with pytest.raises(ValueError, match="two prompts"):
         transfer({"plain": three["plain"]})

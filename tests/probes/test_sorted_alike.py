@@ -40,6 +40,7 @@ def rows_of(acts: Activations, texts: np.ndarray) -> np.ndarray:
     return np.concatenate([np.flatnonzero(acts.rows["source"] == text) for text in texts])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", [ORDER, KEPT, ORDER[:30]], ids=["sorted", "filtered", "both"])
 @pytest.mark.filterwarnings("ignore:.*clusters")
 def test_the_whole_path_is_that_of_rows_in_plain_order(
@@ -75,6 +76,7 @@ def test_the_whole_path_is_that_of_rows_in_plain_order(
         pd.testing.assert_frame_equal(holdouts(one, by=by, n_bootstrap=20).scores, expected, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_planted_target_is_read_from_own_arrays_sorted_or_filtered_with_the_table(frame) -> None:
     X = np.random.default_rng(0).normal(size=(N, 6)).astype(np.float32)
     planted = frame.assign(y=X[:, 0].astype(float))

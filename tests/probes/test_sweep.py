@@ -28,6 +28,7 @@ def findings(world):
     return sweep(world.activations, world.table, baselines=world.baselines, progress=False)
 
 
+@pytest.mark.slow
 def test_what_is_planted_is_found(world, findings):
     """The surface can explain .4 of the variance and the hidden part adds .3: the verdict says so."""
     verdict = findings.verdict
@@ -39,6 +40,7 @@ def test_what_is_planted_is_found(world, findings):
     assert abs(findings.baselines["shuffled"]["test"]["r2"]) < 0.03
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(3))
 def test_where_the_string_says_it_all_nothing_is_found(seed):
     world = planted(surface=0.6, hidden=0.0, seed=seed)
@@ -99,6 +101,7 @@ def test_the_verdict_is_the_difference_of_two_refitted_stacks(world, findings):
     assert findings.verdict.gain == pytest.approx(stacked(full) - stacked(parts), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_test_rows_never_reach_the_choice(world):
     """Other targets on the test rows change test scores alone: layer, strength and weights stay."""
     table = world.table
@@ -114,6 +117,7 @@ def test_test_rows_never_reach_the_choice(world):
     assert one.verdict.score != other.verdict.score
 
 
+@pytest.mark.slow
 def test_two_directions(world, findings):
     """The write direction of the hidden part is recovered once the words are taken out of the target."""
     table = world.table
@@ -129,6 +133,7 @@ def test_two_directions(world, findings):
     assert table.target_names == findings.probe.target_names
 
 
+@pytest.mark.slow
 def test_without_model_baselines_nothing_is_decided(world):
     for given in (None, baselines(None, world.table)):
         found = sweep(world.activations, world.table, baselines=given, progress=False)
@@ -136,6 +141,7 @@ def test_without_model_baselines_nothing_is_decided(world):
         assert set(found.baselines) == {"tfidf", "shuffled"}
 
 
+@pytest.mark.slow
 def test_targets_as_arrays_and_columns(world):
     table = world.table
     rows = pd.DataFrame({"value": table.y[:, 0], "held": table.is_test, "pair": np.arange(len(table)) // 2})
@@ -150,6 +156,7 @@ def test_targets_as_arrays_and_columns(world):
     assert by_column.verdict.clusters == by_table.verdict.clusters
 
 
+@pytest.mark.slow
 def test_several_rows_a_text_share_its_cluster_and_its_baselines(tiny, names):
     frame = pd.DataFrame({"name": names * 2, "size": [float(len(n)) for n in names] * 2})
     table = Table(frame, text="name", target="size")
@@ -173,6 +180,7 @@ def test_texts_that_are_the_same_tokens_share_a_cluster(tiny):
     assert found.predictions["cluster"].nunique() == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["binary", "categorical"])
 def test_classes(world, kind):
     y = world.table.y[:, 0]
@@ -188,6 +196,7 @@ def test_classes(world, kind):
     assert len(found.figures()) == 2
 
 
+@pytest.mark.slow
 def test_saved_loaded_and_shown(findings, tmp_path):
     findings.save(tmp_path)
     back = Findings.load(tmp_path)
@@ -242,6 +251,7 @@ def sized(names):
     return Table(frame, text="name", target="letters", name="sized")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hooked", "bridge"])
 def test_the_whole_path_resumes_step_by_step(load_tiny, sized, tmp_path, kind, monkeypatch):
     model = load_tiny("llama", kind)
@@ -260,6 +270,7 @@ def test_the_whole_path_resumes_step_by_step(load_tiny, sized, tmp_path, kind, m
     assert refitted.verdict.min_gain == 0.5
 
 
+@pytest.mark.slow
 def test_baselines_are_what_their_names_say(tiny, sized, tmp_path):
     prompt = "where is the city of "
     made = baselines(tiny, sized, twins=2, prompt=prompt, store=tmp_path / "b")

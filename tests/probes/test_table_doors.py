@@ -286,6 +286,7 @@ def test_columns_in_two_roles() -> None:
 DAYS = pd.date_range("2020-01-01", periods=4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "labels",
     [(0, 1, 2, 3), tuple(np.arange(4)), (0.5, 1.0, 2.0, 3.0), (("a", 0), ("a", 1), ("b", 0), ("b", 1)),

@@ -94,6 +94,7 @@ def test_predictions_are_those_of_scikit_learn_fold_by_fold() -> None:
     assert info["validation"] == pytest.approx(residual.mean(), abs=1e-5) and info["validation"] > 0.7
 
 
+@pytest.mark.slow
 def test_the_strength_is_the_best_of_the_whole_grid() -> None:
     """Weak strengths are tried only while the best is the weakest so far; here that must not matter."""
     rng = np.random.default_rng(3)

@@ -49,6 +49,7 @@ def test_the_same_model_answers_alike_in_both_classes(both: tuple[Any, Any]) -> 
     torch.testing.assert_close(torch.tensor(one["logits"]), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_findings_go_with_the_other_class_of_one_model_alone(
     both: tuple[Any, Any], table: Table, caplog: Any
 ) -> None:
@@ -65,6 +66,7 @@ def test_findings_go_with_the_other_class_of_one_model_alone(
         graticule.trace(findings, with_two_words_exchanged(bridge, table.texts), "paris king")
 
 
+@pytest.mark.slow
 def test_what_was_captured_of_two_classes_is_of_one_model_alone(
     load_tiny: Any, table: Table, tmp_path: Any
 ) -> None:

@@ -58,6 +58,7 @@ def judge(
     )[0]
 
 
+@pytest.mark.slow
 def test_surface_signal_alone_is_not_structure() -> None:
     """The probe only repeats, with its own noise, what the baselines already say."""
     rng = np.random.default_rng(0)
@@ -298,6 +299,7 @@ def test_bootstrap_is_seeded_and_does_not_depend_on_its_chunks(monkeypatch: pyte
     assert not np.array_equal(resampled_r2(sums, 64, seed=4), whole)
 
 
+@pytest.mark.slow
 def test_interval_covers_the_true_difference() -> None:
     """Errors shared within clusters: resampling clusters covers, resampling rows does not."""
     rng = np.random.default_rng(11)

@@ -103,6 +103,7 @@ def result(planted: Any) -> Words:
     return words(_model(table), lists, n_bootstrap=400, n_random=500, residuals=rows, progress=False)
 
 
+@pytest.mark.slow
 def test_planted_concepts_are_found_and_a_random_one_is_not(result: Words):
     assert result.concepts == (*PLANTED, "any ⇒ other")
     for metric in result.metrics:
@@ -346,6 +347,7 @@ def test_a_users_folder_of_lists(tmp_path: Any, planted: Any):
         read_pairs(tmp_path)
 
 
+@pytest.mark.slow
 def test_result_saves_loads_and_draws(result: Words, tmp_path: Any):
     result.save(tmp_path / "words")
     again = Words.load(tmp_path / "words")

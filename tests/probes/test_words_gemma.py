@@ -9,7 +9,7 @@ from graticule.probes.words.languages import languages
 from graticule.probes.words.lists import parallel_contexts
 from graticule.probes.words.words import words
 
-pytestmark = pytest.mark.gemma
+pytestmark = [pytest.mark.slow, pytest.mark.gemma]
 
 
 def test_the_causal_product_tells_concepts_apart_where_the_euclidean_does_not(gemma: Any):

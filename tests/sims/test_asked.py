@@ -27,6 +27,7 @@ WORLD = World.random(4, seed=3)
 QUICK: dict[str, Any] = {"runs": 2, "nulls": 0, "points": 2, "progress": False}
 
 
+@pytest.mark.slow
 def test_a_world_of_ones_own_is_what_every_run_learns(tmp_path: Path) -> None:
     """The same means as training on it by hand; another world of the same shape is another simulation."""
     found = simulate(WORLD, steps=300, out=tmp_path, **QUICK)
@@ -53,6 +54,7 @@ def test_worlds_that_differ_in_what_is_kept_are_different_certificates() -> None
     assert len(prints) == 3
 
 
+@pytest.mark.slow
 def test_updates_on_the_exact_gradient_are_told_in_those_that_were_asked_for(
     tmp_path: Path, capsys: Any, caplog: Any
 ) -> None:

@@ -27,6 +27,7 @@ def simulation():
     return simulate(settings, runs=3, seed=5, nulls=5, n_points=4, progress=False)
 
 
+@pytest.mark.slow
 def test_a_setting_is_measured_as_its_runs_are(simulation):
     """Whatever it was trained beside: the same as training the setting alone, run by run."""
     setting = Setting(3, steps=4000, scale=0.1).by("population")
@@ -42,6 +43,7 @@ def test_a_setting_is_measured_as_its_runs_are(simulation):
     assert line["gap"] == pytest.approx(line["loss"] - line["floor"])
 
 
+@pytest.mark.slow
 def test_a_run_that_stays_on_a_plateau_is_told():
     """Seed 7 at m = 7 does so on the exact gradient at every learning rate, its neighbours do not."""
     found = simulate(Setting(7).by("population"), runs=3, seed=6, nulls=0, n_points=2, progress=False)
@@ -53,6 +55,7 @@ def test_a_run_that_stays_on_a_plateau_is_told():
     assert behind(np.array([0.01, 0.01, 0.07])).tolist() == [False, False, True]
 
 
+@pytest.mark.slow
 def test_a_stopped_simulation_goes_on_after_the_last_setting_done(tmp_path, monkeypatch):
     """The second batch is stopped; the same call trains it alone, and gives what a whole one does."""
     settings = [Setting(3, dim=d, scale=s, steps=300) for d in (3, 4) for s in (1.0, 0.1)]
@@ -103,6 +106,7 @@ def test_tables_hang_together(simulation):
     )
 
 
+@pytest.mark.slow
 def test_result_is_saved_told_and_drawn(simulation, tmp_path):
     simulation.save(tmp_path / "sim")
     again = Simulation.load(tmp_path / "sim")
@@ -118,6 +122,7 @@ def test_result_is_saved_told_and_drawn(simulation, tmp_path):
     assert {"Mean cosines and losses"} < set(simulation.tables())
 
 
+@pytest.mark.slow
 def test_same_seed_same_numbers():
     first, again = (simulate(Setting(3, steps=200), runs=2, seed=1, progress=False) for _ in range(2))
     pd.testing.assert_frame_equal(first.settings, again.settings)
@@ -147,6 +152,7 @@ def test_what_cannot_be_simulated_is_refused():
 
 
 # Reproductions ----------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_table_1_at_three_and_four_concepts():
     found = reproduce("1", runs=3, concepts=(3, 4), steps=60_000, optimizer="population", progress=False)
     assert list(found.paper["paper"][:3]) == [0.972, 0.982, 0.980]
@@ -156,6 +162,7 @@ def test_table_1_at_three_and_four_concepts():
     assert found.title == f"{TITLES['1']}; here the exact gradient"
 
 
+@pytest.mark.slow
 def test_figure_6_smaller_dimensions_are_less_parallel():
     found = reproduce("figure6", runs=2, concepts=(7,), steps=60_000, optimizer="population", progress=False)
     assert found.settings["dim"].tolist() == [5, 6, 7]
@@ -163,6 +170,7 @@ def test_figure_6_smaller_dimensions_are_less_parallel():
     assert found.settings["embedding"].iloc[0] < found.settings["embedding"].iloc[2] - 0.02
 
 
+@pytest.mark.slow
 def test_figure_2_pairs_beside_the_same_first_concept_are_parallel():
     found = reproduce("figure2", steps=4000, optimizer="population", progress=False)
     cosines = found.paper.set_index(["setting", "what"])["ours"]
@@ -178,6 +186,7 @@ def test_figure_2_pairs_beside_the_same_first_concept_are_parallel():
     assert np.linalg.norm(centres[1] - centres[0]) > 2 * spread  # two clusters
 
 
+@pytest.mark.slow
 def test_figure_5_is_set_beside_the_curves_at_the_papers_epochs():
     found = reproduce("figure5", runs=1, steps=20_000, optimizer="population", progress=False)
     loss = found.paper[found.paper["what"] == "loss"].set_index("paper")
@@ -187,6 +196,7 @@ def test_figure_5_is_set_beside_the_curves_at_the_papers_epochs():
     assert "Cosines during training" in found.figures()
 
 
+@pytest.mark.slow
 def test_across_concepts_and_the_map_keep_their_form():
     flat = reproduce("orthogonality", runs=1, steps=2000, optimizer="population", progress=False)
     assert flat.paper["what"].tolist()[1] == "mean within a concept"
@@ -206,6 +216,7 @@ def test_across_concepts_and_the_map_keep_their_form():
     )
 
 
+@pytest.mark.slow
 def test_cosines_across_concepts_are_those_of_runs():
     """Worlds differ from run to run: cosines of opposite signs do not cancel before their size is taken."""
     setting = Setting(4, steps=2000)
@@ -227,6 +238,7 @@ def test_cosines_across_concepts_are_those_of_runs():
     assert f"a mean |cosine| of {line['unembedding_across_abs']:.3f} in a run" in found.summary()
 
 
+@pytest.mark.slow
 def test_products_of_the_learner_itself():
     """The whitened one by hand; and spare dimensions hide linearity from the Euclidean product alone."""
     settings = [Setting(5, dim=d).by("population") for d in (5, 20)]

@@ -49,6 +49,7 @@ def sequence(contexts):
     return model, tokens
 
 
+@pytest.mark.slow
 def test_every_context_once_with_its_probability(contexts, linear):
     rows = lookup_rows(linear, contexts, POINT)
     np.testing.assert_allclose(rows.weights, contexts.probabilities)
@@ -59,6 +60,7 @@ def test_every_context_once_with_its_probability(contexts, linear):
     np.testing.assert_allclose(values, contexts.posterior(np.arange(contexts.n))[:, :, 1], atol=1e-12)
 
 
+@pytest.mark.slow
 def test_a_sample_has_the_same_truth(contexts, linear):
     every, some = lookup_rows(linear, contexts, POINT), lookup_rows(linear, contexts, POINT, n=20_000, seed=1)
     number = {c: i for i, c in enumerate(every.contexts)}
@@ -95,6 +97,7 @@ def test_ridge_finds_what_is_written(contexts, linear, directions):
     assert every.reader(POINT, odd).r2[0] < 0.1 and abs(np.corrcoef(product[:, 0], odd[:, 0])[0, 1]) > 0.9
 
 
+@pytest.mark.slow
 def test_a_trained_learner_writes_a_line_and_a_circle():
     """The synthetic twin of time and longitude: the posterior mean of an ordered concept, and the mean cosine
     and sine of a cyclic one, are read from contexts that the probe never saw; not so before training."""
@@ -113,6 +116,7 @@ def test_a_trained_learner_writes_a_line_and_a_circle():
     assert found[0].min() > 0.6 and found[1].max() < 0.1, found
 
 
+@pytest.mark.slow
 def test_beginnings_of_texts_once_with_their_probability(contexts, sequence):
     model, tokens = sequence
     rows = sequence_rows(model, tokens, "blocks.0.hook_resid_pre", orders=None)
@@ -130,6 +134,7 @@ def test_beginnings_of_texts_once_with_their_probability(contexts, sequence):
     np.testing.assert_array_equal(told.sum(axis=1), (rows.known != UNKNOWN).sum(axis=1))
 
 
+@pytest.mark.slow
 def test_write_directions_at_a_position(sequence):
     """After the embedding alone, a concept is written by its own token and only where that is the last."""
     model, tokens = sequence

@@ -151,6 +151,7 @@ def test_posteriors_kept_or_not_teach_alike(world, monkeypatch):
     assert torch.equal(found.model.W_U, kept.model.W_U)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "other",
     [
@@ -183,6 +184,7 @@ def test_capture_and_record_see_what_the_cache_sees(learned, texts):
         assert torch.equal(tape.activations[point], cache[point].flatten(0, 1))
 
 
+@pytest.mark.slow
 def test_truth_follows_any_capture(learned, texts):
     whole = learned.tokens.truth(texts)
     for pos in ("last", 2, slice(1, 3)):

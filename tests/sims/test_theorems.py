@@ -378,6 +378,7 @@ def test_entropy_floor(learned, run):
 
 
 # All of them -----------------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize("world", [World.random(2, seed=1), World.chain(3, seed=2), World.dense(4, seed=3)])
 def test_every_check_holds_on_any_world(world):
     training = Training(steps=1000, log_every=1000)
@@ -409,6 +410,7 @@ def test_a_learner_of_another_world_is_refused(learned):
         theorems(World.chain(3), learned=learned)
 
 
+@pytest.mark.slow
 def test_table_1s_band():
     """The exact gradient in place of SGD, five of the paper's runs; trained for less, the band is missed."""
     how = {"runs": 5, "concepts": (5, 6, 7), "optimizer": "population", "progress": False}
@@ -422,6 +424,7 @@ def test_table_1s_band():
         table_1_band(found.settings.assign(concepts=3))
 
 
+@pytest.mark.slow
 def test_the_result_is_kept_told_and_drawn(learned, tmp_path):
     found = theorems(learned=learned, seed=1, steps=300, progress=False)
     assert found.summary().splitlines()[0].startswith("all 30 exact checks hold (4 concepts")

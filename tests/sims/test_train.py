@@ -91,6 +91,7 @@ def test_the_population_gradient_is_autograds(contexts):
         assert learned.loss[0, run] == pytest.approx(float(loss.detach()), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_loss_falls_towards_the_floor_and_never_below(contexts):
     learned = train_tables(contexts, Training(steps=4000, lr=0.3, log_every=1000), progress=False)
     assert (learned.loss >= learned.floor - 1e-9).all()
