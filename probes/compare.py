@@ -16,7 +16,13 @@ from graticule.hooks.doors import COMPARED, door
 from graticule.hooks.saved import SavedResult
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.inputs import Predicted
-from graticule.probes.core.resample import cluster_sums, interval, resampled_by_target, resampled_r2
+from graticule.probes.core.resample import (
+    cluster_sums,
+    defined_mean,
+    interval,
+    resampled_by_target,
+    resampled_r2,
+)
 from graticule.probes.core.stack import Predictions, with_and_without
 from graticule.probes.scores.in_words import count_of, with_interval
 from graticule.probes.scores.metrics import mean, r2
@@ -123,10 +129,7 @@ def compare(
     score_a, score_b = r2(first.y, held["a"]), r2(first.y, held["b"])
     by_draw = difference(samples[:, 0], samples[:, 1])
     apart = difference(score_a, score_b)
-    defined = ~np.isnan(by_draw)
-    count = defined.sum(axis=1)
-    total = np.where(defined, by_draw, 0.0).sum(axis=1)
-    whole = np.where(count > 0, total / np.maximum(count, 1), np.nan)
+    whole = defined_mean(by_draw)
     ci95 = interval(whole)
     lines: list[dict[str, Any]] = []
     for t, name in enumerate(first.target_names):

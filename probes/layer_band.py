@@ -15,7 +15,7 @@ from graticule.hooks.points import layer_of
 from graticule.hooks.saved import SavedResult
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.fit import fit_points
-from graticule.probes.core.resample import cluster_sums, resampled_r2
+from graticule.probes.core.resample import cluster_sums, interval, resampled_r2
 from graticule.probes.core.stack import with_and_without
 from graticule.probes.scores.metrics import mean_r2
 from graticule.probes.scores.significance import difference, max_t_band
@@ -109,7 +109,7 @@ def layer_band(
         samples = difference(samples[:, 1:], samples[:, :1])
         estimates = difference(estimates[1:], estimates[:1])
     low, high = max_t_band(estimates, samples, level)
-    alone = np.nanquantile(samples, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    alone = np.array([interval(column, level) for column in samples.T])
     points = [name for name in predictions if name != "surface"]
     layers = pd.DataFrame(
         {
@@ -118,8 +118,8 @@ def layer_band(
             "estimate": estimates,
             "low": low,
             "high": high,
-            "low_alone": alone[0],
-            "high_alone": alone[1],
+            "low_alone": alone[:, 0],
+            "high_alone": alone[:, 1],
         }
     )
     return LayerBand(

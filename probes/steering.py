@@ -267,14 +267,6 @@ def signs(n: int, draws: int, rng: np.random.Generator) -> Float32[np.ndarray, "
     return np.where(rng.random((n, draws)) < 0.5, np.float32(-1), np.float32(1))
 
 
-def bootstrap_counts(
-    sizes: Int[np.ndarray, " set"], draws: int, rng: np.random.Generator
-) -> Float32[np.ndarray, "n draw"]:
-    """How often a bootstrap draws each vector, from within its own set."""
-    parts = [rng.multinomial(int(n), np.full(int(n), 1 / n), size=draws).T for n in sizes]
-    return np.concatenate(parts).astype(np.float32)
-
-
 def random_sets(
     unit: Float[np.ndarray, "pool width"],
     sizes: Int[np.ndarray, " set"],

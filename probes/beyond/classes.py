@@ -15,7 +15,6 @@ from graticule.hooks.calls import renamed
 from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.messages import NotApplicable, UnknownNameError
 from graticule.hooks.saved import SavedResult
-from graticule.probes.beyond.common import point_of, provenance_of
 from graticule.probes.beyond.reliability import (
     SCORES,
     class_scores,
@@ -180,7 +179,7 @@ def classes(
     asked = (ks,) if isinstance(ks, int) else None if ks is None else tuple(ks)
     if asked == ():
         raise ValueError("ks=(): at least one number of coordinates, ks=(1, 5)")
-    problem, where = swept.problem, point_of(findings, hook_name)
+    problem, where = swept.problem, findings.point_of(hook_name)
     parts = [(swept.rows(where, i), problem.y[i], problem.clusters[i]) for i in (problem.train, problem.test)]
     rows = _Rows(*parts[0], *parts[1], n_bootstrap, seed)
     tried = _tried(rows, asked, select, folds, seed, where)
@@ -213,8 +212,8 @@ def classes(
         coordinates=_coordinates(rows, order, findings.classes),
         reliability=pd.concat(bins, ignore_index=True),
         probabilities=predicted,
-        provenance=provenance_of(
-            findings, point=where, ks=tuple(tried), select=select, folds=folds, seed=seed
+        provenance=findings.provenance_of(
+            point=where, ks=tuple(tried), select=select, folds=folds, seed=seed
         ),
     )
 
@@ -305,7 +304,7 @@ def _controls(
         for k in ks:
             for arm, y, chosen in ((RANDOM, rows.y, random[:k]), (FEW_SHUFFLED, shuffled, ranked[:k])):
                 p = _from_few(rows.X, y, rows.X_test, chosen)
-                values = class_scores(rows.y_test, p, rows.clusters_test, draws=1)
+                values = class_scores(rows.y_test, p, rows.clusters_test, 1, 0)
                 scores.setdefault((arm, k), []).append({name: values[name][0] for name in SCORES})
     lines: list[dict[str, Any]] = []
     for arm, k in sorted(scores):

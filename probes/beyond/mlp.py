@@ -16,9 +16,9 @@ from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.points import layer_of
 from graticule.hooks.result import headed
 from graticule.hooks.saved import SavedResult
-from graticule.probes.beyond.common import Difference, point_of, provenance_of
 from graticule.probes.compare import compare
 from graticule.probes.core.findings import Findings
+from graticule.probes.core.resample import Difference
 from graticule.probes.core.stack import Predictions
 from graticule.probes.core.verdict import Verdict
 from graticule.probes.mlp import DECAYS, MLPFit, MLPJob, MLPSettings, fit_mlps
@@ -184,7 +184,7 @@ def mlp(
         scale=scale,
         dtype=dtype,
     )
-    wanted = [point_of(findings, p) for p in (points if points is not None else findings.probes)]
+    wanted = [findings.point_of(p) for p in (points if points is not None else findings.probes)]
     if findings.chosen_point not in wanted:
         wanted.append(findings.chosen_point)
     problem = swept.problem
@@ -223,7 +223,7 @@ def mlp(
         losses=best.losses,
         test=test,
         ridge_point_test=at_ridge,
-        provenance=provenance_of(findings, **asdict(settings), seeds=seeds, seed=seed, folds=folds),
+        provenance=findings.provenance_of(**asdict(settings), seeds=seeds, seed=seed, folds=folds),
     )
 
 

@@ -14,7 +14,6 @@ from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.result import headed
 from graticule.hooks.saved import SavedResult
-from graticule.probes.beyond.common import point_of, provenance_of
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.resample import cluster_sums, interval, resampled_r2
 from graticule.probes.linear.pca import KS, Components, PCAFit, components, pca_ridges
@@ -141,7 +140,7 @@ def pca(
     ks = (ks,) if isinstance(ks, int) else tuple(ks)
     if min(ks, default=0) < 1:
         raise ValueError(f"ks={ks}: numbers of components, at least 1")
-    where = point_of(findings, hook_name)
+    where = findings.point_of(hook_name)
     problem = swept.problem
     X = swept.rows(where, problem.train)
     axes = components(X)
@@ -166,7 +165,7 @@ def pca(
         curve=_curve(findings, fits, axes),
         share=share,
         needed=enough[0] if full > 0 else None,
-        provenance=provenance_of(findings, point=where, ks=tuple(tried), share=share),
+        provenance=findings.provenance_of(point=where, ks=tuple(tried), share=share),
     )
 
 

@@ -14,8 +14,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from graticule.probes.beyond.common import Interval, cluster_weights
-from graticule.probes.core.resample import interval
+from graticule.probes.core.resample import cluster_weights, interval
 from graticule.probes.linear.logistic import row_cross_entropies
 
 if TYPE_CHECKING:
@@ -58,10 +57,10 @@ def class_scores(
     y: Float[np.ndarray, "row column"],
     p: Float[np.ndarray, "row column"],
     clusters: Int[np.ndarray, " row"],
-    draws: int = 500,
-    seed: int = 0,
+    draws: int,
+    seed: int,
     bins: int = BINS,
-) -> dict[str, tuple[float, Interval]]:
+) -> dict[str, tuple[float, tuple[float, float]]]:
     """`auroc` (mean over the columns that hold both classes), `accuracy`, `ece`, `log_loss` (nats): value and
     95% interval over resamples of whole clusters, fits fixed.
 

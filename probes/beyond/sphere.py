@@ -14,8 +14,8 @@ from graticule.hooks.calls import renamed
 from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.messages import NotApplicable
 from graticule.hooks.saved import SavedResult
-from graticule.probes.beyond.common import Difference, mean_difference, point_of, provenance_of
 from graticule.probes.core.findings import Findings
+from graticule.probes.core.resample import Difference, mean_difference
 from graticule.probes.linear.ridge_cv import ridge_cv
 from graticule.probes.scores.geo import haversine_km, unit_sphere
 from graticule.probes.scores.metrics import coordinate_columns, r2
@@ -151,7 +151,7 @@ def sphere(findings: Findings, *, hook_name: str | None = None, edge: float = 30
     if not 0 < edge < 180:
         raise ValueError(f"edge={edge}: degrees from the date line, between 0 and 180")
     lat, lon = columns
-    problem, where = swept.problem, point_of(findings, hook_name)
+    problem, where = swept.problem, findings.point_of(hook_name)
     train, test = problem.train, problem.test
     vectors = unit_sphere(problem.y[:, lat], problem.y[:, lon])
     fit = ridge_cv(
@@ -193,7 +193,7 @@ def sphere(findings: Findings, *, hook_name: str | None = None, edge: float = 30
         edge_difference=near_by,
         predictions=_predictions(findings, truth, guess, sphere_km, degrees_km),
         block=next(iter(findings.block_names), None),
-        provenance=provenance_of(findings, point=where, edge=edge),
+        provenance=findings.provenance_of(point=where, edge=edge),
     )
 
 

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from graticule.hooks.messages import NotApplicable
 from graticule.hooks.saved import SavedResult
 from graticule.probes.causes.outcomes import Outcome
+from graticule.probes.core.resample import resampled_interval
 from graticule.probes.scores.significance import holm, share_reaching
 
 if TYPE_CHECKING:
@@ -138,10 +139,7 @@ def row_interval(
     values: Float[np.ndarray, " row"], seed: int, n_bootstrap: int = 2000
 ) -> tuple[float, float]:
     """95% percentile interval of the mean, rows resampled."""
-    rng = np.random.default_rng(seed)
-    means = values[rng.integers(0, len(values), (n_bootstrap, len(values)))].mean(axis=1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
+    return resampled_interval(lambda weights: weights @ values / len(values), len(values), n_bootstrap, seed)
 
 
 # Rows --------------------------------------------------------------------------------------------------

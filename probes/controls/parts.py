@@ -11,8 +11,8 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int
 
 from graticule.hooks.imports import load
-from graticule.probes.controls.inputs import ControlInputs, Line, Question, Sampled
-from graticule.probes.core.resample import resamples
+from graticule.probes.controls.inputs import ControlInputs, Line, Question
+from graticule.probes.core.resample import Sampled, resamples
 from graticule.probes.core.stack import stack
 from graticule.probes.tables.groups import block_oracle_predictions
 

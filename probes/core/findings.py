@@ -18,6 +18,7 @@ from graticule.hooks.artifact import (
     as_damaged,
     is_as_sealed,
     json_ready,
+    library_versions,
     sealed,
 )
 from graticule.hooks.calls import old_name
@@ -217,6 +218,23 @@ class Findings(SavedResult):
             raise UnknownNameError(f"no probe at {point!r}; there are probes at {', '.join(self.probes)}")
         test = self.probes[point].predict(swept.rows(point, swept.problem.test))
         return swept.predicted(f"ridge at {point}", test)
+
+    def point_of(self, point: str | None) -> str:
+        """`point`, or the chosen one. Raises `KeyError` if it was not swept."""
+        if point is not None and point not in self.probes:
+            raise UnknownNameError(f"{point} was not swept; these findings hold {', '.join(self.probes)}")
+        return point or self.chosen_point
+
+    def provenance_of(self, **settings: Any) -> dict[str, Any]:
+        """Of an analysis that goes on from here: model and table, what was asked for, and versions."""
+        activations: Mapping[str, Any] = self.provenance.get("activations", {})
+        return {
+            "model": activations.get("model", {"name": self.model}),
+            "table": self.provenance.get("table", {"name": self.table}),
+            "findings_point": self.chosen_point,
+            "settings": settings,
+            "versions": library_versions(),
+        }
 
     # Looking -----------------------------------------------------------------------------------------
     @property

@@ -1,16 +1,22 @@
-"""Paired bootstrap of R² over clusters of rows, with every fit held fixed."""
+"""Resampling, every fit held fixed: whole clusters of rows, paired R², means, and vectors within sets."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float32, Int
 
+from graticule.hooks.imports import load
 from graticule.hooks.values import finite
+from graticule.probes.scores.in_words import FEW, with_interval
+from graticule.probes.scores.metrics import mean_r2
 
 _CHUNK_CELLS = 1 << 22  # cluster weights held at once (32 MiB)
+
+Pair = tuple[Float[np.ndarray, "row target"], Float[np.ndarray, "row target"]]
+"""Truth and prediction of the same rows."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,7 @@ def weighted_r2(
     return np.where(varied[:, None, :], 1 - error / np.where(varied, total, 1.0)[:, None, :], np.nan)
 
 
-def resampled_r2(sums: ClusterSums, draws: int = 2000, seed: int = 0) -> Float[np.ndarray, "draw predictor"]:
+def resampled_r2(sums: ClusterSums, draws: int, seed: int) -> Float[np.ndarray, "draw predictor"]:
     """Mean R² over targets of every predictor, in ``draws`` resamples of the clusters with replacement.
 
     The same resamples serve all predictors, so differences of columns are paired. A target that is
@@ -95,7 +101,7 @@ def defined_mean(values: Float[np.ndarray, "*part target"]) -> Float[np.ndarray,
 
 
 def resamples(
-    size: int, draws: int = 2000, seed: int = 0, picked: Int[np.ndarray, " sample"] | None = None
+    size: int, draws: int, seed: int, picked: Int[np.ndarray, " sample"] | None = None
 ) -> Iterator[Float[np.ndarray, "draw cluster"]]:
     """How often each of ``size`` clusters is taken in each of ``draws`` resamples, some draws at a time.
 
@@ -112,7 +118,7 @@ def resamples(
 
 
 def resampled_by_target(
-    sums: ClusterSums, draws: int = 2000, seed: int = 0, picked: Int[np.ndarray, " sample"] | None = None
+    sums: ClusterSums, draws: int, seed: int, picked: Int[np.ndarray, " sample"] | None = None
 ) -> Float[np.ndarray, "draw predictor target"]:
     """:func:`resampled_r2` for every target by itself, in the same resamples (of :func:`resamples`)."""
     return np.concatenate([weighted_r2(sums, w) for w in resamples(len(sums.n), draws, seed, picked)])
@@ -137,11 +143,132 @@ def _by_cluster(values: np.ndarray, codes: np.ndarray) -> np.ndarray:
     return np.stack([np.bincount(codes, weights=column) for column in values.T], axis=1)
 
 
-def wilson(found: int, of: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson(count: int, of: int) -> tuple[float, float]:
     """Wilson's 95% interval of a rate (JASA 1927): good near 0 and 1 and for small counts. NaN for none."""
     if of == 0:
         return float("nan"), float("nan")
-    rate = found / of
-    centre = (rate + z**2 / (2 * of)) / (1 + z**2 / of)
-    half = z / (1 + z**2 / of) * float(np.sqrt(rate * (1 - rate) / of + z**2 / (4 * of**2)))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    load("scipy.stats")
+    from scipy.stats import binomtest
+
+    ends = binomtest(count, of).proportion_ci(method="wilson")
+    return float(ends.low), float(ends.high)
+
+
+# One score of several predictors ---------------------------------------------------------------------
+@dataclass(frozen=True)
+class Sampled:
+    """A score, and what it would have been in every resample of the clusters."""
+
+    value: float
+    """On the rows themselves."""
+    samples: Float[np.ndarray, " draw"]
+    """NaN where the score is undefined."""
+
+    def __sub__(self, other: Sampled) -> Sampled:
+        """A difference over the same resamples, so a paired one."""
+        return Sampled(self.value - other.value, self.samples - other.samples)
+
+    @property
+    def ci95(self) -> tuple[float, float]:
+        """Percentile interval; NaN, NaN where no resample says anything."""
+        return interval(self.samples)
+
+
+def average(scores: Sequence[Sampled]) -> Sampled:
+    """The mean of scores over the same resamples, such as those of several seeds."""
+    value = float(np.mean([s.value for s in scores]))
+    return Sampled(value, np.mean([s.samples for s in scores], axis=0))
+
+
+def sampled_r2(
+    pairs: Mapping[str, Pair], clusters: Int[np.ndarray, " row"], draws: int, seed: int
+) -> dict[str, Sampled]:
+    """Mean R² over targets of every pair, in `draws` resamples of whole clusters, the same for all pairs.
+
+    Unlike `resampled_r2` the truth may differ between pairs: a probe on its target beside a probe on a
+    control target. The draws are those of `resampled_r2` with this seed. With one cluster nothing is
+    resampled, and all samples are NaN.
+    """
+    ends = np.cumsum([0, *(truth.shape[1] for truth, _ in pairs.values())])
+    truth, predicted = (np.concatenate([pair[side] for pair in pairs.values()], axis=1) for side in (0, 1))
+    sums = cluster_sums(truth, {"all": predicted}, clusters)
+    parts = [weighted_r2(sums, weights)[:, 0] for weights in resamples(len(sums.n), draws, seed)]
+    by_target = np.concatenate(parts)
+    scores: dict[str, Sampled] = {}
+    for i, (name, (y, pred)) in enumerate(pairs.items()):
+        samples = defined_mean(by_target[:, ends[i] : ends[i + 1]])
+        scores[name] = Sampled(mean_r2(y, pred), samples if len(sums.n) > 1 else np.full(draws, np.nan))
+    return scores
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One score of two predictors of the same test rows, compared pair by pair."""
+
+    score: str
+    """What is compared, with its unit: `R²`, `mean km`."""
+    first: float
+    """The first predictor's."""
+    second: float
+    """The second's."""
+    difference: float
+    """First minus second."""
+    ci95: tuple[float, float]
+    """Of the difference: paired bootstrap over clusters of test rows, fits fixed."""
+
+    @property
+    def text(self) -> str:
+        """The difference and its interval."""
+        digits = 3 if self.score.startswith("R") else 1
+        return with_interval(self.difference, self.ci95, FEW, digits)
+
+
+# Any statistic ---------------------------------------------------------------------------------------
+def cluster_weights(
+    clusters: Int[np.ndarray, " row"], draws: int, seed: int
+) -> tuple[Float[np.ndarray, "draw cluster"], Int[np.ndarray, " row"]]:
+    """How often each cluster is taken in every resample with replacement, and the cluster of each row."""
+    _, codes = np.unique(clusters, return_inverse=True)
+    return np.concatenate(list(resamples(int(codes.max()) + 1, draws, seed))), codes
+
+
+def resampled_sums(
+    columns: Float[np.ndarray, "row column"], clusters: Int[np.ndarray, " row"], draws: int, seed: int
+) -> Float[np.ndarray, "draw column"]:
+    """Sums of columns over resamples of whole clusters: of all that a mean or a correlation is made of."""
+    _, codes = np.unique(clusters, return_inverse=True)
+    sums = _by_cluster(columns, codes)
+    return np.concatenate([weights @ sums for weights in resamples(len(sums), draws, seed)])
+
+
+def mean_difference(
+    score: str,
+    first: Float[np.ndarray, " row"],
+    second: Float[np.ndarray, " row"],
+    clusters: Int[np.ndarray, " row"],
+    draws: int,
+    seed: int,
+) -> Difference:
+    """The mean of one number a row (an error), compared by paired bootstrap over clusters."""
+    columns = np.column_stack([first - second, np.ones(len(first))])
+    total, size = resampled_sums(columns, clusters, draws, seed).T
+    a, b = float(first.mean()), float(second.mean())
+    return Difference(score, a, b, a - b, interval(total / size))
+
+
+def resampled_interval(
+    statistic: Callable[[Float[np.ndarray, "draw cluster"]], Float[np.ndarray, " draw"]],
+    size: int,
+    draws: int,
+    seed: int,
+) -> tuple[float, float]:
+    """95% interval of a figure that is a function of how often each of `size` clusters is taken."""
+    return interval(np.concatenate([statistic(weights) for weights in resamples(size, draws, seed)]))
+
+
+def weights_within(
+    sizes: Int[np.ndarray, " set"], draws: int, rng: np.random.Generator
+) -> Float32[np.ndarray, "n draw"]:
+    """How often a bootstrap draws each vector, from within its own set."""
+    parts = [rng.multinomial(int(n), np.full(int(n), 1 / n), size=draws).T for n in sizes]
+    return np.concatenate(parts).astype(np.float32)

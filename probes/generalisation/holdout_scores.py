@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from graticule.hooks.imports import load
 from graticule.probes.core.inputs import SweepInputs
-from graticule.probes.core.resample import defined_mean, interval, resamples
+from graticule.probes.core.resample import defined_mean, resampled_interval
 from graticule.probes.generalisation.blocks import Blocks, ProbeWithout, predicted_everywhere
 from graticule.probes.papers.compat import compat_proximity_error
 from graticule.probes.scores.geo import haversine_km, proximity_error, proximity_error_1d
@@ -25,11 +25,6 @@ Draws = Float[np.ndarray, "draw block"]
 
 Statistic = Callable[[Draws], Float[np.ndarray, " draw"]]
 """A figure over blocks, of how often each block is taken in a draw."""
-
-
-def block_interval(statistic: Statistic, n_blocks: int, draws: int, seed: int) -> tuple[float, float]:
-    """95% interval of a statistic over resamples of the blocks."""
-    return interval(np.concatenate([statistic(weights) for weights in resamples(n_blocks, draws, seed)]))
 
 
 def weighted_mean(weights: Draws, values: Float[np.ndarray, " block"]) -> Float[np.ndarray, " draw"]:
@@ -206,7 +201,7 @@ def mean_intervals(
         def statistic(weights: Draws, total: np.ndarray = total, size: np.ndarray = size) -> np.ndarray:
             return (weights @ total) / (weights @ size)
 
-        out[block] = block_interval(statistic, len(size), draws, seed)
+        out[block] = resampled_interval(statistic, len(size), draws, seed)
     return out
 
 

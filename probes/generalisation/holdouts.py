@@ -16,7 +16,7 @@ from graticule.hooks.calls import renamed
 from graticule.hooks.doors import BY, FINDINGS, door
 from graticule.hooks.messages import NotApplicable, UnknownNameError
 from graticule.probes.core.findings import Findings
-from graticule.probes.core.resample import cluster_sums, defined_mean, weighted_r2
+from graticule.probes.core.resample import cluster_sums, defined_mean, resampled_interval, weighted_r2
 from graticule.probes.generalisation.blocks import (
     Blocks,
     By,
@@ -32,7 +32,6 @@ from graticule.probes.generalisation.holdout_scores import (
     RowScores,
     Squares,
     Statistic,
-    block_interval,
     centroids,
     mean_intervals,
     score_rows,
@@ -231,7 +230,7 @@ def score_table(
     table: list[dict[str, Any]] = []
 
     def add(name: str, nominal: float, statistic: Statistic, chance: float, chance_is: str) -> None:
-        low, high = block_interval(statistic, n, draws, seed)
+        low, high = resampled_interval(statistic, n, draws, seed)
         held_out = float(statistic(whole)[0])
         table.append(
             {"measure": name, "nominal": nominal, "held_out": held_out, "low": low, "high": high,

@@ -15,13 +15,13 @@ from graticule.hooks.points import layer_of, layer_text
 from graticule.hooks.result import headed
 from graticule.hooks.saved import SavedResult
 from graticule.probes.core.fit import Problem
+from graticule.probes.core.resample import resampled_interval
 from graticule.probes.generalisation.blocks import Blocks, ProbeWithout
 from graticule.probes.generalisation.holdout_scores import (
     Centroids,
     Draws,
     RowScores,
     Squares,
-    block_interval,
     centroids,
     weighted_mean,
     weighted_median,
@@ -260,8 +260,8 @@ def predictor_table(
         def adds(weights: Draws, own: Squares = own) -> np.ndarray:
             return probe.r2(weights) - own.r2(weights)
 
-        low, high = block_interval(own.r2, n, draws, seed)
-        adds_low, adds_high = block_interval(adds, n, draws, seed)
+        low, high = resampled_interval(own.r2, n, draws, seed)
+        adds_low, adds_high = resampled_interval(adds, n, draws, seed)
         table.append(
             {
                 "predictor": name,

@@ -17,7 +17,7 @@ from graticule.hooks.points import layer_text
 from graticule.hooks.saved import SavedResult
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.inputs import SweepInputs
-from graticule.probes.core.resample import interval, resamples
+from graticule.probes.core.resample import interval, resampled_sums
 from graticule.probes.scores.geo import haversine_km
 from graticule.probes.scores.in_words import count_of, with_interval
 from graticule.probes.scores.significance import ranks
@@ -225,7 +225,7 @@ def _by_stratum(
     for number in range(int(stratum.max()) + 1):
         inside = stratum == number
         sums = np.column_stack([errors[inside], np.ones(int(inside.sum()))])
-        drawn = _resampled_sums(sums, clusters[inside], draws, seed + number)
+        drawn = resampled_sums(sums, clusters[inside], draws, seed + number)
         row: dict[str, Any] = {
             "stratum": number + 1,
             "low_value": values[inside].min(),
@@ -251,18 +251,11 @@ def _correlations(
     for i, name in enumerate(_ERRORS):
         e = standard_ranks(errors[:, i])
         sums = np.column_stack([np.ones(len(x)), x, e, x * x, e * e, x * e])
-        n, sx, se, sxx, see, sxe = _resampled_sums(sums, clusters, draws, seed).T
+        n, sx, se, sxx, see, sxe = resampled_sums(sums, clusters, draws, seed).T
         spread = np.sqrt(np.maximum((sxx - sx**2 / n) * (see - se**2 / n), 1e-300))
         low, high = interval((sxe - sx * se / n) / spread)
         rows.append({"error": name, "rho": float((x * e).mean()), "low": low, "high": high})
     return pd.DataFrame(rows)
-
-
-def _resampled_sums(columns: np.ndarray, clusters: np.ndarray, draws: int, seed: int) -> np.ndarray:
-    """Sums of `columns` `[row, column]` over resamples of whole clusters: `[draw, column]`."""
-    _, codes = np.unique(clusters, return_inverse=True)
-    sums = np.stack([np.bincount(codes, weights=c) for c in columns.T], axis=1)
-    return np.concatenate([weights @ sums for weights in resamples(len(sums), draws, seed)])
 
 
 def _with_interval(row: pd.Series, name: str) -> str:

@@ -94,12 +94,11 @@ def benjamini_hochberg(p: Sequence[float] | Float[np.ndarray, " test"]) -> Float
     **Raises** `ValueError` for values outside [0, 1].
     """
     values, defined = _checked(p)
-    given = values[defined]
-    order = np.argsort(-given, kind="stable")
-    steps = given[order] * len(given) / np.arange(len(given), 0, -1)
-    adjusted = np.empty(len(given))
-    adjusted[order] = np.minimum(np.minimum.accumulate(steps), 1.0)
-    values[defined] = adjusted
+    load("scipy.stats")
+    from scipy.stats import false_discovery_control
+
+    if defined.any():
+        values[defined] = false_discovery_control(values[defined])
     return values
 
 

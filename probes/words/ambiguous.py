@@ -15,9 +15,10 @@ from graticule.hooks.calls import renamed
 from graticule.hooks.doors import MODEL, door
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.saved import SavedResult
+from graticule.probes.core.resample import weights_within
 from graticule.probes.geometry import Metric
 from graticule.probes.scores.significance import share_reaching
-from graticule.probes.words.cosines import ALPHA, TAILS, bootstrap_weights, check_draws, unit_rows
+from graticule.probes.words.cosines import ALPHA, TAILS, check_draws, unit_rows
 from graticule.probes.words.lists import ContextPair, ambiguous_contexts
 from graticule.probes.words.vocabulary import (
     LEAST,
@@ -197,7 +198,7 @@ def _scores(cosines: np.ndarray, draws: int, seed: int) -> dict[str, float]:
     other = np.where(own | np.isnan(size), 0.0, size)
     counted = (~own & ~np.isnan(size)).astype(np.float64)
     mean_other = other.sum() / counted.sum()
-    weights = bootstrap_weights(n, draws, rng)
+    weights = weights_within(np.array([n]), draws, rng).T.astype(np.float64)
     others = ((weights @ other) * weights).sum(axis=1) / ((weights @ counted) * weights).sum(axis=1)
     low, high = np.quantile(weights @ matching / n - others, TAILS)
     orders = np.argsort(rng.random((draws, n)), axis=1)

@@ -10,10 +10,10 @@ import pandas as pd
 from jaxtyping import Float, Float32, Int
 
 from graticule.hooks.imports import load
+from graticule.probes.core.resample import weights_within
 from graticule.probes.geometry import Metric
 from graticule.probes.scores.significance import benjamini_hochberg, holm, share_reaching
 from graticule.probes.steering import (
-    bootstrap_counts,
     diagonal,
     mean_block_cosines,
     random_sets,
@@ -106,7 +106,7 @@ def concept_cosines(rows: PairRows, draws: int, seed: int) -> ConceptCosines:
     rng = np.random.default_rng(seed)
     means = mean_block_cosines(gram, shared, sizes)[0]
     plain = mean_block_cosines(gram, diagonal(len(gram)), sizes)[0]
-    low, high = _interval(mean_block_cosines(gram, shared, sizes, bootstrap_counts(sizes, draws, rng)))
+    low, high = _interval(mean_block_cosines(gram, shared, sizes, weights_within(sizes, draws, rng)))
     flipped = mean_block_cosines(gram, shared, sizes, signs(len(gram), draws, rng))
     entries = {"mean": means, "low": low, "high": high, "plain": plain}
     within = pd.DataFrame({"concept": rows.tokens.concepts, "kept": sizes})
@@ -223,8 +223,3 @@ def check_draws(n_bootstrap: int) -> None:
         raise ValueError(
             f"n_bootstrap={n_bootstrap}: at least 20, and 1,000 for p-values that survive a correction"
         )
-
-
-def bootstrap_weights(n: int, draws: int, rng: np.random.Generator) -> Float[np.ndarray, "draw n"]:
-    """How often a bootstrap draws each of `n`."""
-    return rng.multinomial(n, np.full(n, 1 / n), size=draws).astype(np.float64)

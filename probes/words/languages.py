@@ -17,6 +17,7 @@ from graticule.hooks.calls import renamed
 from graticule.hooks.doors import MODEL, door
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.saved import SavedResult
+from graticule.probes.core.resample import weights_within
 from graticule.probes.geometry import Metric
 from graticule.probes.scores.significance import holm, share_reaching
 from graticule.probes.steering import signs
@@ -24,7 +25,6 @@ from graticule.probes.words.cosines import (
     LEVEL,
     TAILS,
     PairRows,
-    bootstrap_weights,
     check_draws,
     pair_rows,
     unit_rows,
@@ -195,12 +195,12 @@ def _scores(
     rng, n, slices, tokens = np.random.default_rng(seed), len(contexts[0]), rows.slices, rows.tokens
     steering = np.stack([c @ metric.write.T for c in contexts])  # [pair, context, width]
     averages = unit_rows(steering.mean(axis=1))
-    weights = bootstrap_weights(n, draws, rng)
+    weights = weights_within(np.array([n]), draws, rng).T.astype(np.float64)
     drawn = np.stack([unit_rows(weights @ s) for s in steering]).astype(np.float32)
     differences = (rows.steering @ metric.read.T).astype(np.float32)
     booted = np.empty((len(contexts), draws, len(slices)), np.float32)
     for c, s in enumerate(slices):
-        weights = bootstrap_weights(s.stop - s.start, draws, rng).astype(np.float32)
+        weights = weights_within(np.array([s.stop - s.start]), draws, rng).T
         booted[:, :, c] = (unit_rows(weights @ differences[s]) * drawn).sum(axis=2)
     pool = (rows.vocabulary @ metric.read.T).astype(np.float32)
     chance = _random_level(pool, averages.astype(np.float32), tokens.sizes, draws, rng)

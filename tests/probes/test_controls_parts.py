@@ -7,9 +7,8 @@ from sklearn.metrics import r2_score
 
 from graticule import Activations, Table, sweep
 from graticule.probes.controls.controls import controls
-from graticule.probes.controls.inputs import average, sampled_r2
 from graticule.probes.controls.parts import digit_only, plain, scored_blocks, within_scores
-from graticule.probes.core.resample import cluster_sums, resampled_r2, resamples
+from graticule.probes.core.resample import average, cluster_sums, resampled_r2, resamples, sampled_r2
 
 
 @pytest.fixture

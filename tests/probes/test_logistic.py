@@ -113,7 +113,7 @@ def test_matching_pursuit_takes_what_adds_most_each_time():
 def test_scores_are_scikit_learns_and_weights_count_rows():
     X, y, labels = problem(3)
     p = logistic(X, y, [100.0]).probabilities(X)
-    found = class_scores(y, p, np.arange(len(y)), draws=50)
+    found = class_scores(y, p, np.arange(len(y)), 50, 0)
     assert found["auroc"][0] == pytest.approx(roc_auc_score(labels, p, multi_class="ovr"))
     assert found["accuracy"][0] == accuracy_score(labels, p.argmax(1))
     assert found["log_loss"][0] == pytest.approx(sklearn_log_loss(labels, p))
@@ -130,14 +130,14 @@ def test_calibration_error_is_a_sum_over_bins():
     p = rng.random((5000, 1))
     honest = (rng.random((5000, 1)) < p).astype(float)
     clusters = np.arange(5000)
-    assert class_scores(honest, p, clusters, 2)["ece"][0] < 0.03
+    assert class_scores(honest, p, clusters, 2, 0)["ece"][0] < 0.03
     sure = np.where(p > 0.5, 0.95, 0.05)  # as right as before, far surer
     bins = reliability(honest, sure, 10)
     assert bins["rows"].tolist() == [int((p <= 0.5).sum()), int((p > 0.5).sum())]
     by_hand = sum(
         abs(sure[sure == v].mean() - honest[sure == v].mean()) * (sure == v).mean() for v in (0.05, 0.95)
     )
-    assert class_scores(honest, sure, clusters, 2, bins=10)["ece"][0] == pytest.approx(by_hand)
+    assert class_scores(honest, sure, clusters, 2, 0, bins=10)["ece"][0] == pytest.approx(by_hand)
     assert by_hand == pytest.approx(0.2, abs=0.03)
 
 

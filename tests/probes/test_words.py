@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from graticule.hooks.artifact import ArtifactError
+from graticule.probes.core.resample import weights_within
 from graticule.probes.steering import (
-    bootstrap_counts,
     diagonal,
     mean_block_cosines,
     mean_cosines,
@@ -202,7 +202,7 @@ def test_intervals_hold_the_mean_of_fresh_pairs(planted: Any):
         own = big[rng.choice(4000, 30, replace=False)]
         unit = own / np.linalg.norm(own, axis=1, keepdims=True)
         sizes = np.array([30])
-        weights = bootstrap_counts(sizes, 300, rng)
+        weights = weights_within(sizes, 300, rng)
         booted = mean_block_cosines(unit @ unit.T, diagonal(30), sizes, weights)[:, 0, 0]
         low, high = np.quantile(booted, [0.025, 0.975])
         missed += not low <= truth <= high
@@ -217,7 +217,7 @@ def test_block_means_against_loops():
     gram = unit @ unit.T
     apart = np.eye(7, dtype=np.float32)
     apart[0, 5] = apart[5, 0] = apart[1, 2] = apart[2, 1] = 1
-    weights = np.concatenate([signs(7, 2, rng), bootstrap_counts(sizes, 2, rng)], axis=1)
+    weights = np.concatenate([signs(7, 2, rng), weights_within(sizes, 2, rng)], axis=1)
     made = mean_block_cosines(gram, np.argwhere(apart), sizes, weights)
     for d in range(4):
         w = weights[:, d].astype(float)
