@@ -79,7 +79,8 @@ def place_of(path: str | os.PathLike[str] | RemotePath) -> Place:
     """Where a user means something to be saved or read: a path of this machine, or one by a url.
 
     Args:
-        path: A path, or the url of a file or folder on a file system of fsspec: `s3://bucket/findings`.
+        path: A path, or the url of a file or folder on a file system of fsspec: `s3://bucket/findings`. A
+            `Path` made of a url has one slash less, and is taken for it.
 
     Returns:
         `user_path` of what lies on this machine, `file://…` too; otherwise its place there.
@@ -91,6 +92,9 @@ def place_of(path: str | os.PathLike[str] | RemotePath) -> Place:
     """
     if isinstance(path, RemotePath):
         return path
+    if isinstance(path, Path) and (protocol := _protocol_of(path)):
+        root = "/" if protocol in ("file", "local") else ""
+        path = f"{protocol}://{root}{'/'.join(path.parts[1:])}"
     if not isinstance(path, str) or not _URL.match(path):
         return user_path(path)
     if local := _LOCAL_URL.match(path):
@@ -150,10 +154,10 @@ def check_leads_somewhere(path: Place) -> None:
     """
     if isinstance(path, RemotePath):
         return
-    if (scheme := path.parts[0] if path.parts else "").endswith(":") and _is_protocol(scheme[:-1]):
+    if _protocol_of(path):
         raise BadNameError(
             f"{path} is a url, expected a folder of this machine: results, activations and stores alone are "
-            "saved elsewhere, by a url that is text"
+            "saved elsewhere"
         )
     if path.is_symlink() and not path.exists():
         raise BadNameError(
@@ -162,10 +166,14 @@ def check_leads_somewhere(path: Place) -> None:
         )
 
 
-def _is_protocol(name: str) -> bool:
+def _protocol_of(path: Path) -> str | None:
+    """The file system that a path names which was made of a url; None for a path of this machine."""
+    if not path.parts or not path.parts[0].endswith(":"):
+        return None
     from fsspec import available_protocols
 
-    return name in available_protocols()
+    protocol = path.parts[0].removesuffix(":")
+    return protocol if protocol in available_protocols() else None
 
 
 def inside(folder: P, *parts: object) -> P:
