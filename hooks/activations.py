@@ -19,6 +19,7 @@ from graticule.hooks.doors import ACTIVATIONS, came, several_texts
 from graticule.hooks.messages import TellsNames, visible
 from graticule.hooks.names import check_name, place_of
 from graticule.hooks.padding import (
+    RowPos,
     as_tensor,
     cache_shape,
     check_cache,

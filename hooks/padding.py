@@ -21,6 +21,8 @@ _PART = 8192
 """Tokens whose embeddings are looked at together."""
 Lengths = int | Sequence[int] | Int[np.ndarray, " batch"] | Tensor
 """Tokens of every row, or one number for all."""
+RowPos = int | slice | str
+"""Which tokens of a row are meant, where no entity is known: an index, a slice, `"last"` or `"all"`."""
 Ids = Int[np.ndarray, "batch pos"]
 """Token ids of a batch."""
 

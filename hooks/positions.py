@@ -125,21 +125,20 @@ def select_positions(pos: Pos, rows: TokenRows, include_bos: bool | None = None)
     `include_bos=False` leaves the special tokens out of what `pos` selects (`"last"` is then the last of the
     text's own); by default only `Sample` does.
 
-    **Raises** `IndexError` naming the first text that is too short for an index, `ValueError` for an index
-    that is a special token where these are left out.
+    Raises:
+        IndexError: naming the first text that is too short for an index.
+        ValueError: for an index that is a special token where these are left out.
     """
-    return [_one(pos, rows, include_bos, text) for text in range(len(rows.ids))]
-
-
-def _one(pos: Pos, rows: TokenRows, include_bos: bool | None, text: int) -> np.ndarray:
-    length, span = len(rows.ids[text]), rows.spans[text]
     if pos in ("entity", "entity_mean"):
-        return np.arange(*span)
+        return [np.arange(*span) for span in rows.spans]
     if pos == "entity_last":
-        return np.array([span[1] - 1])
-    sampled = isinstance(pos, Sample)
-    start, end = (0, length) if include_bos or (include_bos is None and not sampled) else rows.own[text]
-    candidates = np.arange(start, end)
+        return [np.array([end - 1]) for _, end in rows.spans]
+    within = rows.within(not isinstance(pos, Sample) if include_bos is None else include_bos)
+    return [_of_text(pos, rows, text, *bounds) for text, bounds in enumerate(within)]
+
+
+def _of_text(pos: Pos, rows: TokenRows, text: int, start: int, end: int) -> np.ndarray:
+    length, candidates = len(rows.ids[text]), np.arange(start, end)
     if pos == "all":
         return candidates
     if pos == "last":

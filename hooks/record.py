@@ -18,7 +18,7 @@ from graticule.hooks.alignment import TOKEN_DIGEST
 from graticule.hooks.calls import plainly, renamed
 from graticule.hooks.doors import MODEL, door, several_texts
 from graticule.hooks.identity import attached_saes, hooked_points, model_identity
-from graticule.hooks.padding import Extent, Lengths, check_unseen, extent_of
+from graticule.hooks.padding import Extent, Lengths, RowPos, check_unseen, extent_of, index_or_slice
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.positions import pos_to_data
 from graticule.hooks.protocols import HookedModel
@@ -40,11 +40,11 @@ class Recording:
         self,
         model: HookedModel,
         points: tuple[str, ...],
-        pos: int | slice,
+        pos: RowPos,
         lengths: Lengths | None = None,
         attention_mask: Any = None,
         texts: Sequence[str] | None = None,
-        include_bos: bool = True,
+        include_bos: bool | None = None,
     ) -> None:
         self._model, self._points, self._pos = model, points, pos
         self._lengths, self._mask, self._texts = lengths, attention_mask, texts
@@ -53,7 +53,7 @@ class Recording:
         self._batches: list[int] = []
         self._digests: list[np.ndarray | None] = []
         self._extent: Extent | None = None
-        self._include_bos = include_bos
+        self._include_bos = include_bos is not False
         self._passed: dict[str, Any] = {}
         self._unmasked: tuple[Extent, int] | None = None
         self._trying = False
@@ -74,11 +74,7 @@ class Recording:
             self._extent = self._texts_of_pass(batch, length)
             if (self._extent.stop < length).any() and not _MASKS & {*self._passed}:
                 self._unmasked = self._extent, length
-        row, place, position = self._extent.pick(self._pos)
-        if not self._include_bos:
-            own = self._own(self._extent)
-            kept = (position >= own[row, 0]) & (position < own[row, 1])
-            row, place, position = row[kept], place[kept], position[kept]
+        row, place, position = self._picked(self._extent)
         at = torch.from_numpy(row).to(value.device), torch.from_numpy(place).to(value.device)
         with torch.inference_mode(mode=False), torch.no_grad():  # rows that can be used outside it
             self._parts[point].append(value.detach()[at].flatten(1).to("cpu", copy=True))
@@ -87,6 +83,19 @@ class Recording:
             self._rows.append(pd.DataFrame(table))
             self._batches.append(batch)
             self._digests.append(self._tokens_of_pass(self._extent))
+
+    def _picked(self, extent: Extent) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Batch row, place in the row and position in the text of the tokens at `pos`."""
+        if self._include_bos:
+            return extent.pick(index_or_slice(self._pos))
+        start, stop = self._own(extent).T
+        if isinstance(self._pos, str):  # of the text's own tokens
+            inside = Extent(extent.start + start, extent.start + stop)
+            row, place, position = inside.pick(slice(-1 if self._pos == "last" else None, None))
+            return row, place, position + start[row]
+        row, place, position = extent.pick(self._pos)
+        own = (position >= start[row]) & (position < stop[row])
+        return row[own], place[own], position[own]
 
     def _tokens_of_pass(self, extent: Extent) -> np.ndarray | None:
         """The digest of each text's own tokens, or None where the pass does not tell them."""
@@ -257,12 +266,12 @@ def record(
     model: HookedModel,
     points: PointSpec = "resid_post",
     *,
-    pos: int | slice = slice(None),
+    pos: RowPos = slice(None),
     layers: LayerSpec = "all",
     lengths: Lengths | None = None,
     attention_mask: Any = None,
     texts: Sequence[str] | None = None,
-    include_bos: bool = True,
+    include_bos: bool | None = None,
 ) -> Generator[Recording]:
     """Record `points` during every forward pass of `model` inside the block, `generate` included.
 
@@ -280,19 +289,21 @@ def record(
     Args:
         model: A model with named hook points.
         points: Hook points, as in `graticule.hooks.points.resolve`.
-        pos: An index, negative from a text's end, or a slice.
+        pos: An index, negative from a text's end, a slice, `"last"` or `"all"`, as in `graticule.capture`.
         layers: Layers, for points without one.
         lengths: Tokens of every row of each pass, BOS included, padded on the right.
         attention_mask: 1 where a token is the text's own, for each pass.
         texts: What is run, over all calls and in their order, so that a table's rows are compared with it;
             in another order than the tokens that were run they are refused (`AlignmentError`).
-        include_bos: Whether BOS (an encoder's `[CLS]`, `[SEP]`) may be among the tokens of `pos`.
+        include_bos: Whether special tokens (BOS, an encoder's `[CLS]`, `[SEP]`) may be among the tokens of
+            `pos`, as in `graticule.capture`; by default they may. A pass that has others only gives no row.
 
     Raises:
         PointError: For unknown points.
         ValueError: For attention patterns, and passes of which it cannot be told which tokens are padding.
     """
     texts = None if texts is None else several_texts("texts", texts)
+    index_or_slice(pos)
     names = resolve(model, points, layers)
     recording = Recording(model, names, pos, lengths, attention_mask, texts, include_bos)
 

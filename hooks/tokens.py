@@ -42,6 +42,10 @@ class TokenRows:
         """Special tokens that every row begins with: 1 with BOS, else 0."""
         return min(start for start, _ in self.own)
 
+    def within(self, include_bos: bool) -> list[tuple[int, int]]:
+        """Where in every row tokens may be chosen: anywhere, or among the text's own."""
+        return [(0, len(row)) for row in self.ids] if include_bos else self.own
+
     @property
     def lengths(self) -> list[int]:
         """Tokens in every row."""

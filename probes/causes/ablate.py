@@ -69,7 +69,7 @@ def ablate(
     controls: int = 100,
     pos: Span = "all",
     seed: int = 0,
-    include_bos: bool = False,
+    include_bos: bool | None = None,
     progress: bool | None = None,
 ) -> Ablation:
     """Pin MLP neurons to a sweep of values, and set them to zero and to their mean, one at a time.
@@ -86,9 +86,10 @@ def ablate(
         values: to pin to, in standard deviations from the neuron's mean over the prompts' entity tokens.
         rows: test rows at most.
         controls: at least so many; more where fewer could not reach .05 after Holm's correction.
-        pos: which tokens are edited; BOS among them with `include_bos` alone.
+        pos: which tokens are edited.
         seed: of rows.
-        include_bos: see `pos`.
+        include_bos: whether special tokens (BOS, `[CLS]`, `[SEP]`) may be among the tokens of `pos`, as in
+            `graticule.capture`; by default they are left alone.
         progress: whether bars are shown.
 
     Raises:

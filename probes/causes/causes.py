@@ -107,7 +107,7 @@ def causes(
     scales: Sequence[float] = SCALES,
     dose: float = 2.0,
     seed: int = 0,
-    include_bos: bool = False,
+    include_bos: bool | None = None,
     progress: bool | None = None,
     out: Path | str | None = None,
 ) -> Causes:
@@ -134,11 +134,12 @@ def causes(
         controls: at least so many.
         neurons: (layer, index) pairs.
         other: findings of another concept at the same points, to steer beside.
-        pos: which tokens are steered and erased; BOS among them with `include_bos` alone.
+        pos: which tokens are steered and erased.
         scales: doses of steering; `dose` and its negative among them.
         dose: at which steering is measured.
         seed: of rows and controls.
-        include_bos: see `pos`.
+        include_bos: whether special tokens (BOS, `[CLS]`, `[SEP]`) may be among the tokens of `pos`, as in
+            `graticule.capture`; by default they are left alone.
         progress: whether bars are shown.
         out: a folder in which the result is saved.
 

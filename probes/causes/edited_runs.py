@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 from graticule.hooks.messages import NotApplicable
 from graticule.hooks.model_view import start_of
 from graticule.hooks.points import layer_of
+from graticule.hooks.positions import select_positions
 from graticule.hooks.protocols import HookedModel, device_of
 from graticule.hooks.running.grouping import grouping_of
 from graticule.hooks.running.restart import Restart
@@ -56,16 +57,11 @@ def edited_tokens(rows: TokenRows, span: Span, include_bos: bool = False) -> lis
     Raises:
         ValueError: for an unknown span.
     """
-    ends = [end for _, end in rows.spans]
-    allowed = [(0, n) for n in rows.lengths] if include_bos else rows.own
-    if span == "entity_last":
-        return [np.array([end - 1]) for end in ends]
-    if span == "entity":
-        return [np.arange(*s) for s in rows.spans]
     if span == "from_entity":
-        return [np.arange(end - 1, stop) for end, (_, stop) in zip(ends, allowed, strict=True)]
-    if span == "all":
-        return [np.arange(*which) for which in allowed]
+        starts = [end - 1 for _, end in rows.spans]
+        return [np.arange(at, end) for at, (_, end) in zip(starts, rows.within(include_bos), strict=True)]
+    if span in get_args(Span):
+        return select_positions(span, rows, include_bos)
     raise ValueError(f"pos={span!r}: expected 'entity_last', 'entity', 'from_entity' or 'all'")
 
 

@@ -46,7 +46,7 @@ class Experiment:
         rows: int,
         span: Span,
         seed: int,
-        include_bos: bool = False,
+        include_bos: bool | None = None,
     ) -> None:
         """Draw the rows, and look up the answers' tokens; nothing is run yet.
 
@@ -60,7 +60,7 @@ class Experiment:
             raise NotApplicable(f"table {table.name!r} has no texts: there is nothing to run the model on")
         self.model, self.findings, self.seed = model, findings, seed
         self.span: Span = span
-        self.include_bos = include_bos
+        self.include_bos = bool(include_bos)
         self.outcomes = default_outcomes(table) if outcomes is None else tuple(outcomes)
         check_outcomes(self.outcomes, findings.target_names)
         self.answers = _answers(model, self.outcomes, packaged=outcomes is None)

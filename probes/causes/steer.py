@@ -69,7 +69,7 @@ def steer(
     pos: Span = "from_entity",
     other: Findings | None = None,
     seed: int = 0,
-    include_bos: bool = False,
+    include_bos: bool | None = None,
     progress: bool | None = None,
 ) -> Steering:
     """Move the probe's reading by some standard deviations inside the model: a dose-response beside controls.
@@ -94,10 +94,11 @@ def steer(
         dose: at which effects are measured.
         rows: test rows at most.
         controls: at least so many; more where fewer could not reach .05 after Holm's correction.
-        pos: which tokens are moved; BOS among them with `include_bos` alone.
+        pos: which tokens are moved.
         other: findings of another concept at the same points.
         seed: of rows and controls.
-        include_bos: see `pos`.
+        include_bos: whether special tokens (BOS, `[CLS]`, `[SEP]`) may be among the tokens of `pos`, as in
+            `graticule.capture`; by default they are left alone.
         progress: whether bars are shown.
 
     Raises:

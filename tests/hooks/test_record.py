@@ -87,3 +87,17 @@ def test_bos_is_recorded_where_it_may_be(tiny, names, pos):
         )
         assert torch.equal(own["resid_post", 1], whole["resid_post", 1][torch.from_numpy(kept)])
     assert own.provenance["include_bos"] is False
+
+
+@pytest.mark.parametrize("include_bos", [None, True, False])
+@pytest.mark.parametrize("pos", ["last", "all", -1, slice(1, None)], ids=str)
+def test_a_position_means_in_a_recording_what_it_means_in_a_capture(tiny, names, pos, include_bos):
+    captured = capture(tiny, names[:5], layers=1, pos=pos, include_bos=include_bos)
+    with record(tiny, layers=1, pos=pos, include_bos=include_bos) as recording:
+        tiny(names[:5])
+    columns = ["source", "position"]
+    assert (
+        recording.activations.rows[columns].to_numpy().tolist() == captured.rows[columns].to_numpy().tolist()
+    )
+    torch.testing.assert_close(recording.activations["resid_post", 1], captured["resid_post", 1])
+    assert recording.activations.provenance["pos"] == captured.provenance["pos"]

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, pre_tokenizers, processors
 from tokenizers.models import WordLevel
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 
-from graticule import Table, capture, load_model
+from graticule import Table, capture, load_model, record
 from graticule.hooks.artifact import ArtifactError
 from graticule.hooks.positions import Sample, pos_from_data, pos_to_data
 from graticule.hooks.special import Frame, frame_of, special_id
@@ -241,6 +241,18 @@ def test_an_index_that_is_a_special_token_is_refused_where_these_are_left_out(be
     assert (capture(bert[0], TEXTS, pos=0).rows["token"] == 2).all()
     with pytest.raises(ValueError, match="pos=0 is a special token of text 0, and include_bos=False"):
         capture(bert[0], TEXTS, pos=0, include_bos=False)
+
+
+def test_a_recording_leaves_special_tokens_out_as_a_capture_does(bert):
+    model, _, tokenizer = bert
+    captured = capture(model, TEXTS, layers=0, pos="last", include_bos=False)
+    with record(model, layers=0, pos="last", include_bos=False) as recording:
+        for text in TEXTS:
+            model(tokenizer(text, return_tensors="pt")["input_ids"])
+    assert recording.activations.rows["position"].tolist() == captured.rows["position"].tolist()
+    with record(model, layers=0, pos=-1, include_bos=False) as recording:  # [SEP]
+        model(tokenizer(TEXTS[0], return_tensors="pt")["input_ids"])
+    assert recording.activations.n_rows == 0
 
 
 @pytest.mark.parametrize("pos", ["last", "entity_mean", 3, -2, slice(1, None, 2), Sample(2, seed=3)], ids=str)
