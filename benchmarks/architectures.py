@@ -26,7 +26,7 @@ from _zoo import ARCHITECTURES, LAYERS, SIZES, WINDOW, Architecture
 
 import graticule
 from graticule.hooks.points import PointError
-from graticule.hooks.running.lengths import rope_borders, windows
+from graticule.hooks.running.forward import rope_borders, windows
 from graticule.hooks.tokens import tokenize
 
 LIMIT = 1e-4

@@ -22,7 +22,8 @@ from _timing import add_names, drawn_names, measure, medians, parser, show, writ
 
 import graticule
 from graticule.hooks.processor import described
-from graticule.hooks.tokens import batches, tokenize
+from graticule.hooks.running.grouping import batches
+from graticule.hooks.tokens import tokenize
 from graticule.loading.gguf import folder_of_packaged
 
 BUDGET = 1024

@@ -19,7 +19,6 @@ from graticule.hooks.doors import ACTIVATIONS, came, several_texts
 from graticule.hooks.messages import TellsNames, visible
 from graticule.hooks.names import check_name, place_of
 from graticule.hooks.padding import (
-    RowPos,
     as_tensor,
     cache_shape,
     check_cache,
@@ -240,9 +239,8 @@ class Activations(TellsNames, Rows):
             ValueError: It has no `[batch, pos, …]` shape, or it cannot be told which tokens are padding.
             IndexError: A text has no token at `pos`.
         """
-        from graticule.hooks.cache_tokens import digests_of_cache
         from graticule.hooks.padding import check_unseen, extent_of, ids_of_cache
-        from graticule.hooks.texts_said import check_tokens
+        from graticule.hooks.token_digests import check_tokens, digests_of_cache
 
         check_cache(cache)
         at_pos = index_or_slice(pos)

@@ -1,4 +1,4 @@
-"""Words in messages and on pages: text from outside made visible, and names that were meant."""
+"""What people see: text from outside made visible, names that were meant, bars for long work."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from html import escape
 from typing import TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
 
 _UNSEEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 _JOINERS = "\u200c\u200d"
@@ -97,3 +99,34 @@ class NotApplicable(ValueError):
 
     A study tells the reason and goes on. Any other error is a failure, and told as one.
     """
+
+
+PATIENCE = 3.0
+"""Seconds of work before a bar that nobody asked for appears."""
+EVERY = 0.1
+"""Seconds between two drawings of a bar, at least."""
+
+
+def bar(total: int, what: str, unit: str, progress: bool | None) -> Any:
+    """A bar of `total` units on standard error, gone once the work is done; use it in a `with`.
+
+    Args:
+        total: how many units the work has; each is a second or less where that can be.
+        what: the work, before the bar.
+        unit: what is counted.
+        progress: True for a bar at once, False for none; None for one as soon as the work has taken
+            `PATIENCE` seconds, however little it looked beforehand.
+
+    Returns:
+        A tqdm bar, which says how much is done and about how long the rest will take.
+    """
+    return tqdm(
+        total=total,
+        desc=what,
+        unit=unit,
+        disable=progress is False,
+        leave=False,
+        delay=0.0 if progress else PATIENCE,
+        mininterval=EVERY,
+        miniters=1,
+    )

@@ -24,8 +24,8 @@ from graticule.hooks.positions import pos_to_data
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.session import drops_out, in_eval_mode
 from graticule.hooks.same_model import answer_of
-from graticule.hooks.special import frame_in_rows
-from graticule.hooks.texts_said import check_tokens, digests_of_rows, digests_of_texts
+from graticule.hooks.token_digests import check_tokens, digests_of_rows, digests_of_texts
+from graticule.hooks.tokens import frame_in_rows
 
 _log = logging.getLogger(__name__)
 

@@ -1,25 +1,124 @@
-"""Texts and prompts to token rows: explicit special tokens, entity spans, a shared prefix, length buckets.
+"""Texts and prompts to token rows: explicit special tokens, entity spans, a shared prefix.
 
-Rows are padded on the right and masked by their length, never by token id: BOS, EOS and PAD share an id
-in some models.
+Special tokens are what the tokenizer itself puts around a text, and BOS where the model wants it.
 """
 
+from __future__ import annotations
+
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from graticule.hooks.messages import check_whole
 from graticule.hooks.model_view import ModelView
 from graticule.hooks.protocols import HookedModel
-from graticule.hooks.special import frame_in_rows, frame_of
 from graticule.hooks.values import token_ids
 
+# Special tokens ----------------------------------------------------------------------------------------
+SpecialToken = Literal["bos", "eos", "pad", "sep", "cls"]
+
+
+def special_id(tokenizer: Any, kind: SpecialToken) -> int | None:
+    """The id of a special token; None where there is none.
+
+    A name that is no word of the vocabulary has the id of the unknown token (TransformerLens gives every
+    tokenizer without BOS the name `<|endoftext|>`): that is none either.
+    """
+    found = getattr(tokenizer, f"{kind}_token_id", None)
+    if found is None:
+        return None
+    name, unknown = getattr(tokenizer, f"{kind}_token", None), getattr(tokenizer, "unk_token_id", None)
+    if found == unknown and str(tokenizer.convert_ids_to_tokens(int(found))) != str(name):
+        return None
+    return int(found)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """Special tokens before and after a text."""
+
+    head: tuple[int, ...] = ()
+    """In front: BOS, `[CLS]`."""
+    tail: tuple[int, ...] = ()
+    """Behind: `[SEP]`, EOS."""
+
+    def __bool__(self) -> bool:
+        return bool(self.head or self.tail)
+
+    def around(self, ids: Sequence[int]) -> tuple[np.ndarray, int]:
+        """`ids` with what is missing of the frame, and how many tokens that put in front.
+
+        A text that begins with BOS itself, as every chat template writes it, gets no second one.
+        """
+        row = list(ids)
+        head = [] if self._begins(row) else list(self.head)
+        tail = [] if self._ends(row) else list(self.tail)
+        return np.array([*head, *row, *tail], dtype=np.int64), len(head)
+
+    def own(self, row: Sequence[int]) -> tuple[int, int]:
+        """Which tokens of a row are the text's own, as a half-open range."""
+        row = list(row)
+        start = len(self.head) if self._begins(row) else 0
+        return start, max(start, len(row) - (len(self.tail) if self._ends(row) else 0))
+
+    def _begins(self, row: list[int]) -> bool:
+        return tuple(row[: len(self.head)]) == self.head
+
+    def _ends(self, row: list[int]) -> bool:
+        return tuple(row[len(row) - len(self.tail) :]) == self.tail
+
+
+def special_frame(tokenizer: Any, text: str, default_bos: bool, prepend_bos: bool | None = None) -> Frame:
+    """The frame that rows of this tokenizer get; `text` is any text, for the tokenizer to show its own.
+
+    A tokenizer that puts more than BOS around a text (an encoder's `[CLS] … [SEP]`) is followed, else there
+    is BOS or none: as `prepend_bos` says, by default as the model has it (`default_bos`). `prepend_bos=False`
+    leaves all special tokens out.
+
+    **Raises** `ValueError` for `prepend_bos=True` and a tokenizer that has none to put in front.
+    """
+    if prepend_bos is False:
+        return Frame()
+    own, bos = own_frame(tokenizer, text), special_id(tokenizer, "bos")
+    more = bool(own.tail or len(own.head) > 1 or (own.head and own.head != (bos,)))
+    if prepend_bos is None:
+        return own if more else Frame((bos,)) if default_bos and bos is not None else Frame()
+    if more and (own.head or bos is None):
+        return own
+    if bos is None:
+        raise ValueError(
+            "prepend_bos=True, but this model's tokenizer has no BOS token; leave prepend_bos out"
+        )
+    return Frame((bos,), own.tail)
+
+
+def frame_in_rows(tokenizer: Any) -> Frame:
+    """The special tokens that ready token rows of this tokenizer may begin and end with."""
+    if tokenizer is None:
+        return Frame()
+    try:
+        return special_frame(tokenizer, "a", True)
+    except (TypeError, ValueError, AttributeError):  # made for decoding, or for something else than text
+        return Frame()
+
+
+def own_frame(tokenizer: Any, text: str) -> Frame:
+    """What the tokenizer puts around a text by itself."""
+    some = text[:200]  # enough, and no warning of a text that is too long
+    bare: list[int] = list(tokenizer(some, add_special_tokens=False)["input_ids"])
+    whole: list[int] = list(tokenizer(some)["input_ids"])
+    for start in range(len(whole) - len(bare) + 1):
+        if bare and whole[start : start + len(bare)] == bare:
+            return Frame(tuple(whole[:start]), tuple(whole[start + len(bare) :]))
+    return Frame()
+
+
+# Rows --------------------------------------------------------------------------------------------------
 Inputs = Sequence[str] | Sequence[Sequence[int]] | Tensor
 """Texts, ready token rows (ragged lists of ids, special tokens included), or a `[text, pos]` tensor."""
 
@@ -99,7 +198,7 @@ def tokenize(
     """Token rows of `inputs`, each text set into `prompt`.
 
     `prompt` holds one slot `{}` for the text, or is put before it as it stands (a trailing space counts).
-    Special tokens are those of `special.frame_of`: an encoder's own, else BOS; `prepend_bos=None` follows
+    Special tokens are those of `special_frame`: an encoder's own, else BOS; `prepend_bos=None` follows
     `model.cfg.default_prepend_bos`, False leaves them all out.
 
     **Raises** `ValueError` for no inputs, an empty text, a prompt without or with several slots, a text
@@ -174,7 +273,7 @@ def _text_rows(model: HookedModel, texts: Sequence[str], prompt: str, prepend_bo
         raise ValueError("a prompt needs a fast tokenizer (character offsets); this model has a slow one")
     encoded = tokenizer(full, add_special_tokens=False, return_offsets_mapping=spans_needed)
     default_bos = ModelView(model).prepends_bos
-    frame, known = frame_of(tokenizer, texts[0], default_bos, prepend_bos), frame_in_rows(tokenizer)
+    frame, known = special_frame(tokenizer, texts[0], default_bos, prepend_bos), frame_in_rows(tokenizer)
     rows = [frame.around(ids) for ids in encoded["input_ids"]]
     ids, own = [row for row, _ in rows], [(frame or known).own(row.tolist()) for row, _ in rows]
     if spans_needed:
@@ -195,51 +294,3 @@ def _span(offsets: Sequence[tuple[int, int]], start: int, end: int, shift: int) 
     """The half-open range of tokens that overlap characters `start … end`."""
     inside = [i for i, (a, b) in enumerate(offsets) if b > start and a < end and b > a]
     return (inside[0] + shift, inside[-1] + 1 + shift) if inside else (0, 0)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Rows of nearly one length, ready to run."""
-
-    tokens: Tensor
-    """`[row, pos]` ids without the shared prefix, padded on the right."""
-    members: np.ndarray
-    """Which of the given rows these are."""
-    lengths: np.ndarray
-    """Tokens of every row, without the prefix; what lies beyond is padding."""
-
-
-def batches(
-    rows: Sequence[np.ndarray],
-    skip: int,
-    token_budget: int,
-    group: Callable[[int], int] | None = None,
-    device: Any = "cpu",
-) -> Iterator[Batch]:
-    """Length buckets of `rows` without their first `skip` tokens, at most `token_budget` tokens each.
-
-    Sorted by length; a batch takes rows of several lengths only while it is short of half its budget, so
-    that little is padded, and only where `group` gives their whole lengths the same number.
-    """
-    lengths = np.array([len(row) - skip for row in rows])
-    groups = lengths * 0 if group is None else np.array([group(len(row)) for row in rows])
-    order = np.argsort(lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        end = start + 1
-        first = order[start]
-        while end < len(order):
-            longest = lengths[order[end]]
-            size = (end - start + 1) * longest
-            mixed = longest != lengths[order[end - 1]] and (
-                groups[order[end]] != groups[first] or (end - start) * lengths[first] > token_budget // 2
-            )
-            if size > token_budget or mixed:
-                break
-            end += 1
-        members = order[start:end]
-        tokens = np.zeros((len(members), int(lengths[members].max())), dtype=np.int64)
-        for r, member in enumerate(members):
-            tokens[r, : lengths[member]] = rows[member][skip:]
-        yield Batch(torch.from_numpy(tokens).to(device), members, lengths[members])
-        start = end

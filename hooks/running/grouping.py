@@ -1,6 +1,7 @@
 """Which rows may share a batch: a text's activations must not depend on what runs beside it.
 
-Rows are padded on the right, which a model that reads from left to right does not notice. Whether this one
+Rows are padded on the right and masked by their length, never by token id: BOS, EOS and PAD share an id in
+some models. A model that reads from left to right does not notice the padding. Whether this one
 does is found out by running it: two rows that differ in later tokens alone must agree in the earlier ones.
 A model that looks ahead gets rows of one length at a time, without any padding; so does one whose rotary
 table follows the longest row, beyond the length where that begins.
@@ -8,8 +9,9 @@ table follows the longest row, beyond the length where that begins.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,8 +19,7 @@ from torch import Tensor
 
 from graticule.hooks.model_view import ModelView
 from graticule.hooks.protocols import HookedModel, device_of
-from graticule.hooks.running.forward import Forward, check_shape
-from graticule.hooks.running.lengths import RopeBorders, config_of, rope_borders
+from graticule.hooks.running.forward import Forward, RopeBorders, check_shape, config_of, rope_borders
 from graticule.hooks.running.prefixes import differ
 from graticule.hooks.running.session import undisturbed
 
@@ -109,3 +110,51 @@ def looks_ahead(model: HookedModel, points: Sequence[str]) -> bool:
     rows = [np.arange(min(ModelView(model).d_vocab or _TRIAL, _TRIAL))]
     with undisturbed(model):
         return grouping_of(model, points, rows).looks_ahead
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of nearly one length, ready to run."""
+
+    tokens: Tensor
+    """`[row, pos]` ids without the shared prefix, padded on the right."""
+    members: np.ndarray
+    """Which of the given rows these are."""
+    lengths: np.ndarray
+    """Tokens of every row, without the prefix; what lies beyond is padding."""
+
+
+def batches(
+    rows: Sequence[np.ndarray],
+    skip: int,
+    token_budget: int,
+    group: Callable[[int], int] | None = None,
+    device: Any = "cpu",
+) -> Iterator[Batch]:
+    """Length buckets of `rows` without their first `skip` tokens, at most `token_budget` tokens each.
+
+    Sorted by length; a batch takes rows of several lengths only while it is short of half its budget, so
+    that little is padded, and only where `group` gives their whole lengths the same number.
+    """
+    lengths = np.array([len(row) - skip for row in rows])
+    groups = lengths * 0 if group is None else np.array([group(len(row)) for row in rows])
+    order = np.argsort(lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        end = start + 1
+        first = order[start]
+        while end < len(order):
+            longest = lengths[order[end]]
+            size = (end - start + 1) * longest
+            mixed = longest != lengths[order[end - 1]] and (
+                groups[order[end]] != groups[first] or (end - start) * lengths[first] > token_budget // 2
+            )
+            if size > token_budget or mixed:
+                break
+            end += 1
+        members = order[start:end]
+        tokens = np.zeros((len(members), int(lengths[members].max())), dtype=np.int64)
+        for r, member in enumerate(members):
+            tokens[r, : lengths[member]] = rows[member][skip:]
+        yield Batch(torch.from_numpy(tokens).to(device), members, lengths[members])
+        start = end

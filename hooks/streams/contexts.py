@@ -18,8 +18,8 @@ from jaxtyping import Int
 from graticule.hooks.limits import check_indices
 from graticule.hooks.model_view import ModelView
 from graticule.hooks.protocols import HookedModel
-from graticule.hooks.special import Kind, frame_of, special_id
 from graticule.hooks.streams.corpora import Corpus, ReadSoFar
+from graticule.hooks.tokens import SpecialToken, special_frame, special_id
 from graticule.hooks.values import check_range, token_ids
 
 _log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ Separator = int | Literal["bos", "eos", "sep"] | None
 """A token id, a special token's name, or none."""
 
 _DEFAULT_SIZE = 128
-_SPECIAL: tuple[Kind, ...] = ("bos", "eos", "pad", "sep")
+_SPECIAL: tuple[SpecialToken, ...] = ("bos", "eos", "pad", "sep")
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,11 @@ class ContextSettings:
             raise ValueError(f"context_size={size}: the model takes at most {n_ctx} tokens")
         if size < (1 if bos is None else 2):
             raise ValueError(f"context_size={size} leaves no room for a token beside BOS")
-        if tokenizer is not None and not corpus.tokenised and frame_of(tokenizer, "a", default_bos=False):
+        if (
+            tokenizer is not None
+            and not corpus.tokenised
+            and special_frame(tokenizer, "a", default_bos=False)
+        ):
             _log.warning(
                 "this tokenizer puts special tokens around every text (an encoder's [CLS] and [SEP]), and "
                 "contexts of joined texts have none: train on token rows that hold them"

@@ -13,19 +13,18 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from graticule.hooks.calls import plainly
-from graticule.hooks.identity import model_identity
+from graticule.hooks.identity import model_identity, tokenizer_digest
 from graticule.hooks.messages import visible
 from graticule.hooks.model_view import ModelView
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.protocols import HookedModel, device_of, dtype_of
 from graticule.hooks.running.session import packed, undisturbed
-from graticule.hooks.special import special_id
 from graticule.hooks.streams.base import BaseStream, Normalize
 from graticule.hooks.streams.buffer import MixingBuffer, Passes, Selection
 from graticule.hooks.streams.contexts import ContextReader, ContextSettings, Separator, special_ids
 from graticule.hooks.streams.corpora import Corpus
 from graticule.hooks.streams.norms import MAX_NORM, NormLimit
-from graticule.hooks.tokenizers import tokenizer_digest
+from graticule.hooks.tokens import special_id
 from graticule.hooks.values import dtype_name, dtype_named
 
 _log = logging.getLogger(__name__)

@@ -50,7 +50,7 @@ def _texts(
     if (table is None) == (texts is None):
         raise ValueError("give either --table (with --text-column) or --texts")
     if texts is not None:
-        from graticule.hooks.lines import plain_lines
+        from graticule.hooks.streams.files import plain_lines
 
         _need_lines(texts)
         lines = plain_lines(texts)

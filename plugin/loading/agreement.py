@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from graticule.hooks.running.lengths import config_of, rope_borders, windows
+from graticule.hooks.running.forward import config_of, rope_borders, windows
 from graticule.hooks.same_model import TOLERANCE
 
 logger = logging.getLogger(__name__)

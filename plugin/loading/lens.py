@@ -21,15 +21,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from graticule.hooks.points import resolve
-from graticule.hooks.running.grouping import looks_ahead
-from graticule.hooks.running.lengths import (
+from graticule.hooks.running.forward import (
     ATTENTION_WINDOWS,
     RopeBorders,
     config_of,
     rope_borders,
     windows,
 )
-from graticule.hooks.special import own_frame
+from graticule.hooks.running.grouping import looks_ahead
+from graticule.hooks.tokens import own_frame
 from graticule.loading.original import Wishes, replaced, same_draws
 
 if TYPE_CHECKING:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from graticule.hooks.bars import bar
 from graticule.hooks.calls import renamed
 from graticule.hooks.doors import FINDINGS, MODEL, NEURONS, door
 from graticule.hooks.limits import LimitError, check_indices
+from graticule.hooks.messages import bar
 from graticule.hooks.points import resolve
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.session import packed, undisturbed

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pandas as pd
 
-from graticule.hooks.bars import bar
 from graticule.hooks.calls import renamed
 from graticule.hooks.doors import FINDINGS, MODEL, door
+from graticule.hooks.messages import bar
 from graticule.hooks.names import user_path
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.question import check_beforehand

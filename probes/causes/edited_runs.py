@@ -17,9 +17,9 @@ from graticule.hooks.model_view import start_of
 from graticule.hooks.points import layer_of
 from graticule.hooks.positions import select_positions
 from graticule.hooks.protocols import HookedModel, device_of
-from graticule.hooks.running.grouping import grouping_of
+from graticule.hooks.running.grouping import batches, grouping_of
 from graticule.hooks.running.restart import Restart
-from graticule.hooks.tokens import TokenRows, batches
+from graticule.hooks.tokens import TokenRows
 from graticule.probes.linear.edits import AffineEdit
 
 Span = Literal["entity_last", "entity", "from_entity", "all"]

@@ -10,10 +10,9 @@ import numpy as np
 import pandas as pd
 
 from graticule.hooks.artifact import library_versions
-from graticule.hooks.bars import bar
 from graticule.hooks.calls import renamed
 from graticule.hooks.doors import FINDINGS, MODEL, door
-from graticule.hooks.messages import UnknownNameError
+from graticule.hooks.messages import UnknownNameError, bar
 from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.saved import SavedResult

@@ -11,8 +11,8 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 
-from graticule.hooks.bars import bar
 from graticule.hooks.capture_spec import CaptureSpec
+from graticule.hooks.messages import bar
 from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.session import packed, undisturbed

@@ -25,7 +25,7 @@ from graticule.hooks.names import inside, user_path
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.rows import Rows
-from graticule.hooks.texts_said import RewrittenTexts
+from graticule.hooks.token_digests import RewrittenTexts
 from graticule.hooks.tokens import tokenize
 from graticule.hooks.values import dtype_name, dtype_named
 from graticule.probes.compare import compare

@@ -11,11 +11,11 @@ import numpy as np
 import pandas as pd
 
 from graticule.hooks.artifact import library_versions
-from graticule.hooks.bars import bar
 from graticule.hooks.calls import renamed
 from graticule.hooks.coders import SparseCoder, architecture, describe, load_sae, writes_elsewhere
 from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.latents import Latents, encode
+from graticule.hooks.messages import bar
 from graticule.hooks.points import layer_of
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.inputs import SweepInputs

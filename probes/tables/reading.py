@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from graticule.hooks.artifact import users_file, users_folder
-from graticule.hooks.lines import numbered_lines
 from graticule.hooks.names import user_path
+from graticule.hooks.streams.files import numbered_lines
 from graticule.probes.tables.columns import TableError
 
 logger = logging.getLogger(__name__)

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from graticule.hooks.bars import bar
 from graticule.hooks.calls import renamed
 from graticule.hooks.doors import MODEL, door
+from graticule.hooks.messages import bar
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.saved import SavedResult
 from graticule.probes.core.resample import weights_within

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from graticule.hooks.lines import plain_lines
 from graticule.hooks.names import user_path
+from graticule.hooks.streams.files import plain_lines
 
 ARROW = " ⇒ "
 

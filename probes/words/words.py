@@ -12,10 +12,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Float32
 
-from graticule.hooks.bars import bar
 from graticule.hooks.calls import renamed
 from graticule.hooks.doors import MODEL, door
-from graticule.hooks.messages import UnknownNameError
+from graticule.hooks.messages import UnknownNameError, bar
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.result import headed
 from graticule.hooks.saved import SavedResult

@@ -13,10 +13,9 @@ from graticule import Store, Table, capture, load_model, probe, record, trace
 from graticule.hooks import identity, requests
 from graticule.hooks.artifact import ArtifactError
 from graticule.hooks.calls import one_call
-from graticule.hooks.identity import _earlier_digest, model_identity, weight_digest
+from graticule.hooks.identity import _earlier_digest, model_identity, tokenizer_digest, weight_digest
 from graticule.hooks.kinds import ForeignFolderError
 from graticule.hooks.streams.live import LiveStream
-from graticule.hooks.tokenizers import tokenizer_digest
 
 POINT = "blocks.1.hook_resid_post"
 

@@ -14,9 +14,8 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 from graticule import Table, capture, load_model, record
 from graticule.hooks.artifact import ArtifactError
 from graticule.hooks.positions import Sample, pos_from_data, pos_to_data
-from graticule.hooks.special import Frame, frame_of, special_id
 from graticule.hooks.streams.contexts import contexts, special_ids
-from graticule.hooks.tokens import tokenize
+from graticule.hooks.tokens import Frame, special_frame, special_id, tokenize
 from graticule.probes.attribution.attribute import attribute
 from graticule.probes.attribution.trace import trace
 from graticule.probes.causes.experiment import Experiment
@@ -161,7 +160,7 @@ def test_prompts_and_spans_inside_an_encoders_tokens(bert):
 )
 def test_what_is_put_around_a_text(around, special, default, prepend, expected):
     tokenizer = word_tokenizer(around, **special)
-    assert frame_of(tokenizer, TEXTS[0], default, prepend) == expected
+    assert special_frame(tokenizer, TEXTS[0], default, prepend) == expected
     rows = tokenize(model_with(tokenizer, default_prepend_bos=default), TEXTS, prepend_bos=prepend)
     for text, row, (start, end) in zip(TEXTS, rows.ids, rows.own, strict=True):
         own = tokenizer(text, add_special_tokens=False).input_ids

@@ -707,7 +707,7 @@ def test_the_old_name_of_synthetic_targets(tmp_path: Path, capsys: pytest.Captur
 @pytest.mark.parametrize("what", ["erase", "steer", "ablate"])
 def test_long_work_says_how_long_it_will_take(given, what: str, monkeypatch, capsys) -> None:
     """A bar that ends at its total, unasked once the work lasts, never where it was refused."""
-    from graticule.hooks import bars
+    from graticule.hooks import messages
 
     model, _, _, _, findings, _ = given
     short = {"rows": 4, "controls": 3}
@@ -716,14 +716,14 @@ def test_long_work_says_how_long_it_will_take(given, what: str, monkeypatch, cap
         "steer": lambda **k: graticule.steer(findings, model, **short, **k),
         "ablate": lambda **k: graticule.ablate(findings, model, [(0, 1), (1, 2)], **short, **k),
     }
-    monkeypatch.setattr(bars, "EVERY", 0.0)
+    monkeypatch.setattr(messages, "EVERY", 0.0)
     for progress, patience, seen in (
         (True, 1e9, True),
         (None, 0.0, True),
         (None, 1e9, False),
         (False, 0.0, False),
     ):
-        monkeypatch.setattr(bars, "PATIENCE", patience)
+        monkeypatch.setattr(messages, "PATIENCE", patience)
         calls[what](progress=progress)
         drawn = re.findall(r"(\d+)/(\d+) \[(\S+)<(\S+),", capsys.readouterr().err)
         assert bool(drawn) == seen, (progress, patience)

@@ -10,8 +10,8 @@ import pytest
 
 from graticule import Activations, Table, load_model
 from graticule.cli import main
-from graticule.hooks.lines import plain_lines
 from graticule.hooks.streams.corpora import Corpus
+from graticule.hooks.streams.files import plain_lines
 from graticule.probes.papers.spacetime import sae_probes_table
 from graticule.probes.words.lists import ambiguous_contexts, parallel_contexts, read_pairs
 

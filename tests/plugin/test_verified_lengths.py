@@ -11,7 +11,7 @@ from transformer_lens import HookedTransformer
 from transformer_lens.model_bridge import TransformerBridge
 
 from graticule import capture, load_model
-from graticule.hooks.running.lengths import RopeBorders, rope_borders, windows
+from graticule.hooks.running.forward import RopeBorders, rope_borders, windows
 from graticule.loading import agreement
 from graticule.loading.agreement import DisagreementError, Reference
 

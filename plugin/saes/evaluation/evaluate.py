@@ -14,11 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from graticule.hooks.artifact import read_tensors, write_json
-from graticule.hooks.bars import bar
 from graticule.hooks.coders import Found, architecture
 from graticule.hooks.doors import MODEL, SAE, door
 from graticule.hooks.locks import only_here
-from graticule.hooks.messages import visible
+from graticule.hooks.messages import bar, visible
 from graticule.hooks.names import user_path
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.streams.norms import LARGE_SHARE, MAX_NORM

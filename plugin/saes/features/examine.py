@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from graticule.hooks.bars import bar
 from graticule.hooks.coders import SparseCoder, head_of
 from graticule.hooks.doors import MODEL, SAE, door
 from graticule.hooks.limits import check_indices
+from graticule.hooks.messages import bar
 from graticule.hooks.model_view import ModelView
 from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
