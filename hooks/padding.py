@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ _PART = 8192
 """Tokens whose embeddings are looked at together."""
 Lengths = int | Sequence[int] | Int[np.ndarray, " batch"] | Tensor
 """Tokens of every row, or one number for all."""
-RowPos = int | slice | str
+RowPos = int | slice | Literal["last", "all"]
 """Which tokens of a row are meant, where no entity is known: an index, a slice, `"last"` or `"all"`."""
 Ids = Int[np.ndarray, "batch pos"]
 """Token ids of a batch."""
