@@ -46,7 +46,8 @@ class Recording:
         texts: Sequence[str] | None = None,
         include_bos: bool | None = None,
     ) -> None:
-        self._model, self._points, self._pos = model, points, pos
+        self._model, self._points = model, points
+        self._pos: RowPos = pos
         self._lengths, self._mask, self._texts = lengths, attention_mask, texts
         self._parts: dict[str, list[Tensor]] = {p: [] for p in points}
         self._rows: list[pd.DataFrame] = []
