@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from jaxtyping import Bool, Float, Int
 from tqdm.auto import tqdm
 
@@ -21,8 +22,6 @@ from graticule.probes.scores.geo import haversine_km, proximity_error, proximity
 from graticule.probes.scores.metrics import coordinate_columns
 
 Draws = Float[np.ndarray, "draw block"]
-
-
 Statistic = Callable[[Draws], Float[np.ndarray, " draw"]]
 """A figure over blocks, of how often each block is taken in a draw."""
 
@@ -173,14 +172,6 @@ def means_by_block(
     return _ratio(np.bincount(code[present], values[present], minlength=n_blocks), number)
 
 
-def medians_by_block(
-    values: Float[np.ndarray, " row"], code: Int[np.ndarray, " row"], n_blocks: int
-) -> Float[np.ndarray, " block"]:
-    """Median over the rows of each block that have a value."""
-    own = [values[(code == i) & np.isfinite(values)] for i in range(n_blocks)]
-    return np.array([np.median(v) if len(v) else np.nan for v in own])
-
-
 def mean_intervals(
     values: Float[np.ndarray, " row"],
     code: Int[np.ndarray, " row"],
@@ -255,7 +246,8 @@ class RowScores:
 
     def error_by_block(self, level: str) -> Float[np.ndarray, " block"]:
         """Median error of each block's rows."""
-        return medians_by_block(self.error[level], self.code, self.n_blocks)
+        median = pd.Series(self.error[level]).groupby(self.code).median()
+        return median.reindex(range(self.n_blocks)).to_numpy()
 
 
 def score_rows(

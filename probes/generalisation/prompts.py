@@ -125,7 +125,7 @@ def prompts(
 
 
 def _check_rows(model: HookedModel, prompt: Prompt, texts: Sequence[str], prepend_bos: bool | None) -> None:
-    """**Raises** `NotApplicable` where there is no random id to draw, or all texts are the same tokens."""
+    """Raise `NotApplicable` where there is no random id to draw, or all texts are the same tokens."""
     inputs, template, _ = prompt.inputs(model, texts, prepend_bos)
     if prompt.random_ids:
         return

@@ -86,7 +86,8 @@ class AffineEdit:
 
         Sums are in float64 (float32 on devices without it) and rounded to `value`'s dtype once.
 
-        **Raises** `ValueError` if the width differs.
+        Raises:
+            ValueError: The width differs.
         """
         if int(np.prod(value.shape[2:])) != self.width:
             raise ValueError(
@@ -117,7 +118,9 @@ class AffineEdit:
 def mask_of(pos: EditPos, batch: int, length: int) -> Bool[Tensor, "batch pos"]:
     """Which tokens of a `[batch, pos]` input `pos` means.
 
-    **Raises** `ValueError` for as many entries as there are no rows, `IndexError` for a position outside.
+    Raises:
+        ValueError: As many entries as there are no rows.
+        IndexError: A position outside.
     """
     mask = torch.zeros(batch, length, dtype=torch.bool)
     if pos is None:
@@ -154,7 +157,8 @@ def unit_moves(
     Where readings depend on each other (indicator columns of classes add up to one) none can move alone:
     then each column is its own write direction, scaled to move its own reading by one.
 
-    **Raises** `ValueError` where a write direction does not move its reading.
+    Raises:
+        ValueError: A write direction does not move its reading.
     """
     gains = read.T @ write
     norms = np.linalg.norm(read, axis=0)[:, None] * np.linalg.norm(write, axis=0)[None]
@@ -195,8 +199,9 @@ def ridge_edit(
 ) -> AffineEdit:
     """The edit that `RidgeProbe.fwd_hooks` makes; see there.
 
-    **Raises** `ValueError` for an unknown op or an `sd` of the wrong length, `KeyError` for an unknown
-    target.
+    Raises:
+        ValueError: An unknown op, or an `sd` of the wrong length.
+        KeyError: An unknown target.
     """
     chosen = target_columns(names, target)
     if op == "ablate":
@@ -221,7 +226,7 @@ def ridge_edit(
 
 
 def target_columns(names: Sequence[str], target: int | str | None) -> list[int]:
-    """Columns that `target` means: all for None. **Raises** `KeyError` for an unknown one."""
+    """Columns that `target` means, all for None; raises `KeyError` for an unknown one."""
     if target is None:
         return list(range(len(names)))
     if isinstance(target, str):

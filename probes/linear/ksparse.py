@@ -29,8 +29,9 @@ def rank_coordinates(
 
     Constant coordinates are never chosen; with `omp` neither are those that the chosen ones already give.
 
-    **Raises** `ValueError` for an unknown way to select, or fewer coordinates than `count` to choose from:
-    that vary, and with `omp` that are not given by those chosen before.
+    Raises:
+        ValueError: An unknown way to select, or fewer coordinates than `count` to choose from: that vary, and
+            with `omp` that are not given by those chosen before.
     """
     varied = int((X.std(axis=0) > 0).sum())
     if not 1 <= count <= varied:
@@ -47,10 +48,7 @@ def rank_coordinates(
 def best_coordinates(
     X: Float[np.ndarray, "row width"], y: Float[np.ndarray, "row column"], most: int, select: Select
 ) -> Int[np.ndarray, " chosen"]:
-    """As `rank_coordinates`, as many as there are up to `most`.
-
-    **Raises** `ValueError` for an unknown way to select.
-    """
+    """As `rank_coordinates`, as many as there are up to `most`."""
     if select not in ("difference", "omp"):
         raise ValueError(f"select={select!r}: 'difference' or 'omp'")
     spread = X.std(axis=0)

@@ -78,7 +78,8 @@ def logistic(
 
     `tolerance` bounds the last step's squared length in the metric of the curvature bound, a row.
 
-    **Raises** `ValueError` for shapes that disagree, a class without a row, or strengths not above 0.
+    Raises:
+        ValueError: Shapes that disagree, a class without a row, or strengths not above 0.
     """
     if X.ndim != 2 or len(X) != len(y):
         raise ValueError(f"X has shape {X.shape} and y {y.shape}; give a row of y for each row of X")
@@ -107,10 +108,7 @@ def logistic_cv(
     seed: int = 0,
     progress: bool | None = None,
 ) -> LogisticFit:
-    """Choose the strength by the log-loss of `folds` of whole clusters, then fit all rows.
-
-    **Raises** `ValueError` as `logistic` does.
-    """
+    """Choose the strength by the log-loss of `folds` of whole clusters, then fit all rows as `logistic`."""
     whole = logistic(X, y, alphas)
     fold = group_folds(clusters, folds, seed)
     predicted = np.zeros((len(whole.alphas), *y.shape))

@@ -55,7 +55,8 @@ class PCAFit:
 def components(X: Float[np.ndarray, "row width"]) -> Components:
     """Components of `X` with variance in them: at most the smaller of rows − 1 and width.
 
-    **Raises** `ValueError` if no coordinate varies.
+    Raises:
+        ValueError: No coordinate varies.
     """
     axes = Axes.of(X)
     if not len(axes.squares):
@@ -79,7 +80,8 @@ def pca_ridges(
 
     The components have seen the rows that the out-of-fold error holds out, though not their targets.
 
-    **Raises** `ValueError` for a k below 1 or beyond the components, or as `ridge_cv` does.
+    Raises:
+        ValueError: A k below 1 or beyond the components, or as `ridge_cv` does.
     """
     done: list[PCAFit] = []
     for k in ks:

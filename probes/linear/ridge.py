@@ -58,8 +58,11 @@ def cosines(
 class RidgeProbe:
     """A ridge probe at one hook point (Gurnee & Tegmark 2023, section 3).
 
-    **Arguments:** `hook_name` where the activations come from; `target_names` and `units`, one for each
-    column of `y`; `alphas` the grid of strengths (default: `default_alphas`, relative to the data's scale).
+    Args:
+        hook_name: Where the activations come from.
+        target_names: One for each column of `y`.
+        units: One for each, or none.
+        alphas: The grid of strengths; by default relative to the data's scale.
     """
 
     def __init__(
@@ -122,7 +125,7 @@ class RidgeProbe:
 
     @property
     def weights(self) -> RidgeWeights:
-        """The fitted ridge. **Raises** `ValueError` before `fit`."""
+        """The fitted ridge; raises `ValueError` before `fit`."""
         if self._weights is None:
             raise ValueError(
                 f"this probe ({self.hook_name or 'no hook name'}) is not fitted: call fit(X, y) first"
@@ -169,7 +172,7 @@ class RidgeProbe:
         return dict(self._selection)
 
     def predict(self, X: Shaped[np.ndarray, ...] | Shaped[Tensor, ...]) -> Float[np.ndarray, "row target"]:
-        """Predictions in target units. **Raises** `ValueError` if not fitted or of another width."""
+        """Predictions in target units; raises `ValueError` if not fitted or of another width."""
         return self.weights.predict(X)
 
     def score(
@@ -177,7 +180,7 @@ class RidgeProbe:
         X: Shaped[np.ndarray, ...] | Shaped[Tensor, ...],
         y: Shaped[np.ndarray, ...] | Shaped[Tensor, ...],
     ) -> float:
-        """R² on these rows, mean over targets. **Raises** `ValueError` as `ridge_cv` does for its `y`."""
+        """R² on these rows, mean over targets; raises `ValueError` as `ridge_cv` does for its `y`."""
         predicted = self.predict(X)
         truth = as_targets(y, len(predicted), self.target_names)
         errors = truth.standard - (predicted - truth.mean) / truth.scale
@@ -214,17 +217,19 @@ class RidgeProbe:
         (`predict`) by exactly r target units, and the readings of targets that are not named by nothing. Its
         norm is |D·r|, in activation units (`edit("add", scale).shift` is the vector itself).
 
-        **Arguments:**
+        Args:
+            op: "add" or "steer" moves the reading by `scale` standard deviations; "clamp" sets it to `scale`
+                target units; "erase" sets it to the training mean (or applies `eraser`); "ablate" sets the
+                component along the unit write direction to its training mean, whatever is read.
+            scale: How much.
+            pos: None for all tokens, an index, a slice, one position a row, several a row, a boolean mask.
+            target: A name or column; None is all targets at once.
+            sd: Of every target's reading; by default the target's own over the training rows.
+            eraser: A LEACE `Eraser`.
 
-        - `op`: "add" or "steer" moves the reading by `scale` standard deviations; "clamp" sets it to `scale`
-          target units; "erase" sets it to the training mean (or applies `eraser`, a LEACE `Eraser`); "ablate"
-          sets the component along the unit write direction to its training mean, whatever is read.
-        - `pos`: None for all tokens, an index, a slice, one position a row, several a row, or a boolean mask.
-        - `target`: a name or column; None is all targets at once.
-        - `sd`: of every target's reading; by default the target's own over the training rows.
-
-        **Raises** `ValueError` for an unknown op, a probe without hook name or not fitted; `KeyError` for an
-        unknown target.
+        Raises:
+            ValueError: An unknown op, a probe without hook name or not fitted.
+            KeyError: An unknown target.
         """
         if self.hook_name is None:
             raise ValueError("this probe has no hook_name: set probe.hook_name to where its rows come from")
@@ -255,7 +260,7 @@ class RidgeProbe:
 
     @classmethod
     def load(cls, path: Place | str) -> RidgeProbe:
-        """Read a probe that `save` wrote. **Raises** `ArtifactError` if missing or damaged or no probe."""
+        """Read a probe that `save` wrote; raises `ArtifactError` if missing, damaged or no probe."""
         folder = place_of(path)
         manifest = read_json(folder / "manifest.json")
         check_schema(manifest, _KIND, folder)

@@ -71,14 +71,14 @@ class RidgeWeights:
 
     @property
     def alpha(self) -> float:
-        """The one strength of all targets. **Raises** `ValueError` if each target chose its own."""
+        """The one strength of all targets; raises `ValueError` if each target chose its own."""
         alphas = np.unique(self.alpha_by_target)
         if len(alphas) > 1:
             raise ValueError(f"the targets chose {len(alphas)} different strengths: read alpha_by_target")
         return float(alphas[0])
 
     def predict(self, X: Shaped[np.ndarray, ...] | Shaped[Tensor, ...]) -> Float[np.ndarray, "row target"]:
-        """Predictions in target units. **Raises** `ValueError` if `X` is not `[row, width]` of this width."""
+        """Predictions in target units; raises `ValueError` if `X` is not `[row, width]` of this width."""
         rows = as_rows(X)
         if rows.shape[1] != len(self.coef):
             raise ValueError(f"X has width {rows.shape[1]}, this ridge was fitted on width {len(self.coef)}")
@@ -120,15 +120,19 @@ def ridge_cv(
 ) -> RidgeFit:
     """Ridge of `y` on `X` with the strength chosen by exact leave-one-out (Golub, Heath & Wahba 1979).
 
-    **Arguments:** `X` `[row, width]`, any real dtype; `y` `[row]` or `[row, target]`; `alphas` the grid (by
-    default `default_alphas`, relative to the data's scale); `clusters` `[row]` labels of rows that are not
-    independent, which are then held out together, exactly; clusters above 500 rows are dealt, whole, into at
-    most ten folds and held out by exact refits; `per_target` lets each target choose its own strength, where
-    otherwise the mean over targets of the standardised out-of-fold error chooses one; `names` of the targets,
-    for messages.
+    Args:
+        X: `[row, width]`, any real dtype.
+        y: `[row]` or `[row, target]`.
+        alphas: The grid; by default `default_alphas`, relative to the data's scale.
+        clusters: `[row]`, labels of rows that are not independent and are held out together, exactly;
+            clusters above 500 rows are dealt, whole, into at most ten folds and held out by exact refits.
+        per_target: Each target chooses its own strength; otherwise the mean over targets of the standardised
+            out-of-fold error chooses one.
+        names: Of the targets, for messages.
 
-    **Raises** `ValueError` for shapes that disagree, fewer than three rows, NaN or infinity (naming the first
-    rows), a constant target (naming it), strengths that are not positive, all rows in one cluster.
+    Raises:
+        ValueError: Shapes that disagree, fewer than three rows, NaN or infinity (names the first rows), a
+            constant target (names it), strengths that are not positive, all rows in one cluster.
     """
     source = as_rows(X)
     targets = as_targets(y, source.shape[0], names)
@@ -157,7 +161,8 @@ def ridge_cv_stream(
     so is everything where rows × strengths × targets would not fit in 256 MB. X'X is `width` × `width` also
     where there are fewer rows than that.
 
-    **Raises** as `ridge_cv`, and `ValueError` if `source` does not give what its shape says.
+    Raises:
+        ValueError: As `ridge_cv`, and if `source` does not give what its shape says.
     """
     targets = as_targets(y, source.shape[0], names)
     plan = plan_holdout(source.shape[0], clusters)
@@ -175,7 +180,7 @@ def ridge_fit(
     *,
     names: Sequence[str] = (),
 ) -> RidgeWeights:
-    """Ridge of `y` on `X` at a fixed strength, in closed form. **Raises** as `ridge_cv`."""
+    """Ridge of `y` on `X` at a fixed strength, in closed form; raises as `ridge_cv`."""
     source = as_rows(X)
     targets = as_targets(y, source.shape[0], names)
     grid = check_alphas([alpha])
@@ -270,7 +275,7 @@ def default_alphas(
 def check_alphas(
     alphas: Shaped[np.ndarray, ...] | Sequence[float] | None,
 ) -> Float[np.ndarray, " alpha"] | None:
-    """The grid ascending without repeats. **Raises** `ValueError` unless all strengths are positive."""
+    """The grid ascending without repeats; raises `ValueError` unless all strengths are positive."""
     if alphas is None:
         return None
     grid = np.asarray(unmasked("alphas", alphas), dtype=np.float64)

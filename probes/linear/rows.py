@@ -58,8 +58,9 @@ class ArrayRows:
 def as_rows(X: Shaped[np.ndarray, ...] | Shaped[Tensor, ...]) -> ArrayRows:
     """`X` as a source of rows.
 
-    **Raises** `TypeError` if `X` is complex or not numeric, `ValueError` if it is not `[row, width]` or has
-    masked entries.
+    Raises:
+        TypeError: It is complex or not numeric.
+        ValueError: It is not `[row, width]`, or has masked entries.
     """
     if not hasattr(X, "dtype") or not hasattr(X, "ndim"):
         raise TypeError(
@@ -112,7 +113,7 @@ def linear_map(
 def check_finite_rows(
     rows: Float[np.ndarray, "chunk width"], index: Int[np.ndarray, " chunk"], what: str
 ) -> None:
-    """**Raises** `ValueError` naming the first rows of `rows` that hold NaN or infinity."""
+    """Raise `ValueError` naming the first rows that hold NaN or infinity."""
     bad = index[~np.isfinite(rows).all(axis=1)]
     if len(bad):
         named = ", ".join(str(i) for i in bad[:_BAD_ROWS_NAMED])
@@ -124,7 +125,7 @@ def check_finite_rows(
 
 
 def check_squares(largest: float, rows: Iterable[Float[np.ndarray, "chunk width"]], what: str = "X") -> None:
-    """**Raises** `ValueError` for rows that vary, by so little that their squares vanish in float64.
+    """Raise `ValueError` for rows that vary, by so little that their squares vanish in float64.
 
     `largest` is their largest sum of squares about the mean; only where it vanishes are centred `rows` read.
     """
@@ -153,8 +154,9 @@ def as_targets(
 ) -> StandardTargets:
     """Check `y` (`[row]` or `[row, target]`) against `n_rows` rows of activations and standardise it.
 
-    **Raises** `ValueError` if the shapes disagree, fewer than three rows are given, a value is not finite
-    (naming the first rows), or a target is constant (naming it).
+    Raises:
+        ValueError: Shapes disagree, there are fewer than three rows, a value is not finite (names the first
+            rows), or a target is constant (names it).
     """
     unmasked("y", y)
     values = y.detach().to(device="cpu", dtype=torch.float64).numpy() if isinstance(y, Tensor) else y
