@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Generator, Sequence
+from importlib.metadata import entry_points
 from typing import Annotated
 
 import typer
@@ -78,6 +79,21 @@ for _name, _function in _SAE_COMMANDS.items():
     sae.command(_name, cls=o.Checked)(o.command(_function))
 app.add_typer(sae)
 
+ENTRY_POINTS = "graticule.commands"
+"""The group of entry points in which other packages register commands: functions for Typer."""
+
+
+def _registered_elsewhere() -> None:
+    """Add the commands of other packages; one that cannot be imported is said on standard error."""
+    ours = {c.name or getattr(c.callback, "__name__", None) for c in app.registered_commands}
+    for entry in entry_points(group=ENTRY_POINTS):
+        if entry.name in ours:
+            continue
+        try:
+            app.command(entry.name, cls=o.Checked)(entry.load())
+        except Exception as error:  # another package's
+            o.say(f"graticule: the command {entry.name} ({entry.value}) is left out: {error}", err=True)
+
 
 @contextlib.contextmanager
 def _no_deprecations() -> Generator[None]:
@@ -94,6 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with _no_deprecations():
+            _registered_elsewhere()
             code = app(args=given or ["--help"], prog_name="graticule", standalone_mode=False)
     except (KeyboardInterrupt, typer.Abort):
         code = 130

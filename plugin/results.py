@@ -1,6 +1,7 @@
 """Which class reads which folder, by the name in its manifest; and the folders that commands leave."""
 
 from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from graticule.hooks.artifact import ArtifactError, as_damaged, read_json
@@ -46,6 +47,9 @@ RESULTS: dict[str, str] = {
 }
 """Kind → `module:Class`."""
 
+ENTRY_POINTS = "graticule.results"
+"""The group of entry points in which other packages register their kinds, in the same form."""
+
 SIM = FolderKind("simulation", "folder of a simulation", "sim.json", ("parts", "result", "report.html"))
 """What `sim` leaves."""
 CERTIFICATE = FolderKind(
@@ -68,8 +72,9 @@ def load_result(path: Path | str) -> Result:
     names = ("findings.json", "run.json", "manifest.json")
     manifest = place / next((n for n in names if (place / n).is_file()), names[-1])
     kind = read_json(manifest).get("kind")
-    if not isinstance(kind, str) or kind not in RESULTS:
-        raise ArtifactError(f"{path} holds {kind!r}; this graticule reads {', '.join(sorted(RESULTS))}")
-    module, name = RESULTS[kind].split(":")
+    kinds = {**{one.name: one.value for one in entry_points(group=ENTRY_POINTS)}, **RESULTS}
+    if not isinstance(kind, str) or kind not in kinds:
+        raise ArtifactError(f"{path} holds {kind!r}; this graticule reads {', '.join(sorted(kinds))}")
+    module, name = kinds[kind].split(":")
     with as_damaged(path, "write it again", also=()):
         return getattr(import_module(module), name).load(path)
