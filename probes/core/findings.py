@@ -25,6 +25,7 @@ from graticule.hooks.calls import old_name
 from graticule.hooks.doors import ACTIVATIONS, BASELINES, door
 from graticule.hooks.kinds import FolderKind
 from graticule.hooks.messages import UnknownNameError
+from graticule.hooks.names import inside
 from graticule.hooks.places import Place
 from graticule.hooks.points import layer_of
 from graticule.hooks.result import Part
@@ -422,7 +423,11 @@ class Findings(SavedResult):
                 values["limit_of_detection"] = None
             elif values["limit_of_detection"] is None:  # no gain tried was found often enough
                 values["limit_of_detection"] = float("nan")
-            values["probes"] = {point: values["probes"][point] for point in manifest["points"]}
+            probes = values["probes"]
+            for point in manifest["points"]:  # 0.1 did not list them among the folder's files
+                if point not in probes:
+                    probes[point] = RidgeProbe.load(inside(path / "probes", point))
+            values["probes"] = {point: probes[point] for point in manifest["points"]}
             stacked = values.get("baseline_predictions", {})  # the file has an order of its own
             values["baseline_predictions"] = {k: stacked[k] for k in manifest["baselines"] if k in stacked}
             findings = cls(**values)
