@@ -270,6 +270,15 @@ class World:
         """The token of concept vectors: their place in `vectors`."""
         return np.asarray(np.ravel_multi_index(tuple(np.moveaxis(vectors, -1, 0)), self.values), np.int64)
 
+    @property
+    def places(self) -> Int[np.ndarray, " m"]:
+        """The place value of every concept in `context_code`: unknown is a digit too."""
+        return np.cumprod([1, *(size + 1 for size in self.values[:-1])])
+
+    def context_code(self, known: Int[np.ndarray, "*row m"]) -> Int[np.ndarray, "*row"]:
+        """A number for the values that are known (−1 elsewhere), another for every context."""
+        return np.asarray(((known - UNKNOWN) * self.places).sum(axis=-1))
+
     def marginal(self, concepts: Sequence[int]) -> Float[np.ndarray, "*_value"]:
         """P of some concepts, an axis each in ascending order.
 

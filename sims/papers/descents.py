@@ -102,7 +102,6 @@ def margin_descent(
     return log.done()
 
 
-# Joint descent ---------------------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
 class Joint:
     """What stays and what moves when both sides are trained: deviations along the whole run."""
@@ -182,7 +181,7 @@ def star_descent(
     u, v = _orthogonal(pairs, width, embedding_norm, vector_norm, seed) if start is None else start
     u, v = np.array(u, np.float64), np.array(v, np.float64)
     n, log = len(v), _Log(steps)
-    first = _unit(_conserved(u, v))
+    first = _conserved(u, v)
     away = uneven = 0.0
     slowest, before = np.inf, _cosines(u, v)
     for step in range(steps + 1):
@@ -194,9 +193,8 @@ def star_descent(
         if step in log:
             log.add(v, u[0] - u[1], float(np.log(terms.sum())))
         du = np.stack([terms[0] @ v, -(terms[1] @ v)])
-        v = v + rate * (terms[0][:, None] * u[0] - terms[1][:, None] * u[1])
-        u = u + rate * du
-        away = max(away, float(np.linalg.norm(_unit(_conserved(u, v)) - first)))
+        u, v = u + rate * du, v + rate * (terms[0][:, None] * u[0] - terms[1][:, None] * u[1])
+        away = max(away, float(np.linalg.norm(_conserved(u, v) - first)))
         now = _cosines(u, v)
         slowest, before = min(slowest, float((now - before)[: n + n * (n - 1) // 2].min())), now
     return Joint(log.done(), away, uneven, slowest)
@@ -211,18 +209,18 @@ def cosine(a: Float[np.ndarray, " dim"], b: Float[np.ndarray, " dim"]) -> float:
 def _orthogonal(
     pairs: int, width: int | None, embedding_norm: float, vector_norm: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    width = pairs + 2 if width is None else width
-    if width < pairs + 2:
-        raise ValueError(
-            f"{pairs} pairs and two contexts cannot start orthogonal in {width} dimensions: give "
-            f"{pairs + 2} or more"
-        )
+    least = pairs + 2
+    width = least if width is None else width
+    if width < least:
+        few = f"{pairs} pairs and two contexts cannot start orthogonal in {width} dimensions"
+        raise ValueError(f"{few}: give {least} or more")
     axes = np.linalg.qr(np.random.default_rng(seed).standard_normal((width, width)))[0]
     return embedding_norm * axes[:2], vector_norm * axes[2 : pairs + 2]
 
 
 def _conserved(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    return np.sqrt(2) * v.sum(axis=0) + np.sqrt(len(v)) * (u[0] - u[1])
+    """The direction that stays."""
+    return _unit(np.sqrt(2) * v.sum(axis=0) + np.sqrt(len(v)) * (u[0] - u[1]))
 
 
 def _cosines(u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -244,9 +242,7 @@ class _Log:
             raise ValueError(f"steps={steps}: one or more")
         self._at = np.unique(np.concatenate([[0], np.geomspace(1, steps, 60).round()])).astype(np.int64)
         self._wanted = set(self._at.tolist())
-        self._limit: list[np.ndarray] = []
-        self._mutual: list[float] = []
-        self._loss: list[float] = []
+        self._points: list[tuple[np.ndarray, float, float]] = []
 
     def __contains__(self, step: int) -> bool:
         return step in self._wanted
@@ -254,15 +250,14 @@ class _Log:
     def add(self, vectors: np.ndarray, limit: np.ndarray, loss: float) -> None:
         units = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         both = (units @ units.T)[np.triu_indices(len(units), 1)]
-        self._limit.append(units @ _unit(limit))
-        self._mutual.append(float(both.min()) if len(both) else float("nan"))
-        self._loss.append(loss)
+        mutual = float(both.min()) if len(both) else float("nan")
+        self._points.append((units @ _unit(limit), mutual, loss))
 
     def done(self) -> Descent:
-        return Descent(self._at, np.stack(self._limit), np.array(self._mutual), np.array(self._loss))
+        limit, mutual, loss = zip(*self._points, strict=True)
+        return Descent(self._at, np.stack(limit), np.array(mutual), np.array(loss))
 
 
-# Checks ----------------------------------------------------------------------------------------------
 def margin_checks(
     fast: Descent, slow: Descent, tolerance: float = 1e-4, ratio: float = 10.0
 ) -> tuple[Check, ...]:
@@ -271,19 +266,18 @@ def margin_checks(
     Beyond the tolerance they are not decided as long as the normalised descent still nears the closed form:
     where over the second half of its steps 1 − cosine has fallen by a tenth or more.
     """
-    aways = 1 - fast.limit.min(axis=1)
-    away, left = float(aways[-1]), float(1 - slow.limit[-1].min())
-    half = float(aways[np.searchsorted(fast.steps, fast.steps[-1] / 2, side="right") - 1])
+    steps, aways, left = fast.steps[-1], 1 - fast.limit.min(axis=1), float(1 - slow.limit[-1].min())
+    away, half = float(aways[-1]), float(aways[np.searchsorted(fast.steps, steps / 2, side="right") - 1])
     slower, undecided = left / max(away, 1e-16), ""
     if tolerance < away < 0.9 * half:
-        undecided = f"the descent had not converged after {fast.steps[-1]:,} steps: give more steps="
+        undecided = f"the descent had not converged after {steps:,} steps: give more steps="
     return (
         Check(
             name="Theorem 4",
             statement="with embeddings fixed, descent takes all steering vectors of C_i to one direction, "
             "that of the point of the segment [a, −b] nearest to 0",
             source=f"{JIANG}, Theorem 4; {SOUDRY}",
-            quantity=f"1 − cosine with the closed form after {fast.steps[-1]:,} normalised steps",
+            quantity=f"1 − cosine with the closed form after {steps:,} normalised steps",
             measured=away,
             tolerance=tolerance,
             details={
@@ -296,8 +290,8 @@ def margin_checks(
             name="Theorem 4, plain descent",
             statement="plain descent nears the same direction only as 1 / ln t",
             source=SOUDRY,
-            quantity=f"1 − cosine after {slow.steps[-1]:,} plain steps over that after {fast.steps[-1]:,} "
-            "normalised ones",
+            quantity=f"1 − cosine after {slow.steps[-1]:,} plain steps over that after {steps:,} normalised "
+            "ones",
             measured=slower,
             tolerance=ratio,
             relation="≥",
@@ -322,58 +316,36 @@ def collinear(a: Float[np.ndarray, " dim"], b: Float[np.ndarray, " dim"], tolera
 
 def pair_checks(joint: Joint, tolerance: float = 1e-13) -> tuple[Check, ...]:
     """Theorem 12's checks of one descent: u + v, u − v, and the cosine."""
-    return _joint_checks(
-        f"{JIANG}, Theorem 12",
-        tolerance,
-        ("Theorem 12, sum", "u + v keeps its direction", _TURNED, joint.direction),
-        (
-            "Theorem 12, difference",
-            "(u − v)_{t+1} = (1 − ηL_t)(u − v)_t",
-            "largest difference over |u| + |v|",
-            joint.recursion,
-        ),
-        rising=("Theorem 12, cosine", "cos(u, v) increases at every step", joint.slowest),
-        details={
-            "cosine at the start": float(joint.curve.limit[0, 0]),
-            "at the end": float(joint.curve.limit[-1, 0]),
-        },
+    source, recursion = f"{JIANG}, Theorem 12", "(u − v)_{t+1} = (1 − ηL_t)(u − v)_t"
+    size = "largest difference over |u| + |v|"
+    first, last = (float(cosines[0]) for cosines in joint.curve.limit[[0, -1]])
+    details = {"cosine at the start": first, "at the end": last}
+    return (
+        Check("Theorem 12, sum", "u + v keeps its direction", source, _TURNED, joint.direction, tolerance),
+        Check("Theorem 12, difference", recursion, source, size, joint.recursion, tolerance),
+        _rising("Theorem 12, cosine", "cos(u, v) increases at every step", source, joint, details),
     )
 
 
 def star_checks(joint: Joint, tolerance: float = 1e-12) -> tuple[Check, ...]:
     """Theorem 14's checks of one descent: the equal loss terms, the fixed direction, the cosines."""
-    return _joint_checks(
-        f"{JIANG}, Theorems 5 and 14",
-        tolerance,
-        (
-            "Theorem 14, loss",
-            "from an orthogonal start all 2K terms of the loss stay equal",
-            "largest over least term, − 1",
-            joint.recursion,
-        ),
-        ("Theorem 14, direction", "√2 Σ v_i + √K (u1 − u2) keeps its direction", _TURNED, joint.direction),
-        rising=(
-            "Theorem 14, cosines",
-            "cos(v_i, v_j) and cos(u1 − u2, v_i) increase at every step",
-            joint.slowest,
-        ),
-        details={
-            "cos(v_i, v_j) at the end": float(joint.curve.mutual[-1]),
-            "cos(u1 − u2, v_i) at the end": float(joint.curve.limit[-1].min()),
-        },
+    source, size = f"{JIANG}, Theorems 5 and 14", "largest over least term, − 1"
+    equal = "from an orthogonal start all 2K terms of the loss stay equal"
+    fixed = "√2 Σ v_i + √K (u1 − u2) keeps its direction"
+    rising = "cos(v_i, v_j) and cos(u1 − u2, v_i) increase at every step"
+    details = {
+        "cos(v_i, v_j) at the end": float(joint.curve.mutual[-1]),
+        "cos(u1 − u2, v_i) at the end": float(joint.curve.limit[-1].min()),
+    }
+    return (
+        Check("Theorem 14, loss", equal, source, size, joint.recursion, tolerance),
+        Check("Theorem 14, direction", fixed, source, _TURNED, joint.direction, tolerance),
+        _rising("Theorem 14, cosines", rising, source, joint, details),
     )
 
 
-def _joint_checks(
-    source: str,
-    tolerance: float,
-    *invariants: tuple[str, str, str, float],
-    rising: tuple[str, str, float],
-    details: dict[str, float],
-) -> tuple[Check, ...]:
-    """Checks of what stays the same (name, statement, quantity, measured), and of the cosines that rise."""
-    name, statement, slowest = rising
-    return (
-        *(Check(*claim[:2], source, *claim[2:], tolerance) for claim in invariants),
-        Check(name, statement, source, "least change in a step", slowest, -1e-15, "≥", details=details),
+def _rising(name: str, statement: str, source: str, joint: Joint, details: dict[str, float]) -> Check:
+    """Whether all cosines rise."""
+    return Check(
+        name, statement, source, "least change in a step", joint.slowest, -1e-15, "≥", details=details
     )

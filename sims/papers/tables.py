@@ -114,7 +114,7 @@ class Tables:
         """Those of `ids` whose d_(i→value) is met too, and the ids of these; `value` may be `UNKNOWN`."""
         vectors = self.contexts.vectors[ids].copy()
         vectors[:, concept] = value
-        wanted = self._code(vectors)
+        wanted = self.contexts.world.context_code(vectors)
         codes, numbers = self._codes
         place = np.minimum(np.searchsorted(codes, wanted), len(codes) - 1)
         met = codes[place] == wanted
@@ -129,13 +129,9 @@ class Tables:
         of_tokens = self.contexts.world.vectors[tokens][None, :, compared]
         return ((values == UNKNOWN) | (values == of_tokens)).all(axis=2)
 
-    def _code(self, vectors: np.ndarray) -> np.ndarray:
-        sizes = [v + 1 for v in self.contexts.world.values]
-        return np.asarray(np.ravel_multi_index(tuple((vectors + 1).T), sizes), np.int64)
-
     @cached_property
     def _codes(self) -> tuple[np.ndarray, np.ndarray]:
-        codes = self._code(self.contexts.vectors[self.met])
+        codes = self.contexts.world.context_code(self.contexts.vectors[self.met])
         order = np.argsort(codes)
         return codes[order], self.met[order]
 

@@ -118,22 +118,20 @@ class _Beliefs:
     def __init__(self, contexts: Contexts, tokens: SequenceTokens) -> None:
         world = contexts.world
         self.world, self.tokens = world, tokens
-        self._place = np.cumprod([1, *(v + 1 for v in world.values[:-1])])
         n = int(np.prod([v + 1 for v in world.values]))
         self._tabulated = n * tokens.start <= _TABLE
         self._rows = torch.zeros(0)
         if self._tabulated:
             every = contexts.vectors[contexts.probabilities > 0]
             self._rows = torch.zeros(n, tokens.start)
-            self._rows[self._codes(every)] = torch.from_numpy(world.conditional(every)).float()
-
-    def _codes(self, known: np.ndarray) -> Tensor:
-        return torch.from_numpy(((known + 1) * self._place).sum(axis=-1))
+            self._rows[torch.from_numpy(world.context_code(every))] = torch.from_numpy(
+                world.conditional(every)
+            ).float()
 
     def __call__(self, texts: Tensor) -> Float[Tensor, "text pos token"]:
         known = self.tokens.known(texts)
         if self._tabulated:
-            return self._rows[self._codes(known)]
+            return self._rows[torch.from_numpy(self.world.context_code(known))]
         contexts, rows = np.unique(known.reshape(-1, self.world.m), axis=0, return_inverse=True)
         chances = torch.from_numpy(self.world.conditional(contexts)).float()
         return chances[torch.from_numpy(rows.reshape(-1))].view(*texts.shape, -1)

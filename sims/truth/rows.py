@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from graticule.hooks.activations import Activations
+from graticule.hooks.calls import old_name
 from graticule.hooks.capture import capture
 from graticule.hooks.limits import check_indices
 from graticule.hooks.points import PointSpec
@@ -44,9 +45,15 @@ class TrueRows:
     """What is known at every row, −1 where unknown."""
     weights: Float[np.ndarray, " row"]
     """How likely each row is; they add up to 1."""
-    told: Int[np.ndarray, "row pos"]
+    order: Int[np.ndarray, "row pos"]
     """The order in which a text told its concepts, −1 beyond: rows that differ in one concept's value and in
     nothing else agree in it. Without columns for the lookup learner."""
+
+    @property
+    def told(self) -> Int[np.ndarray, "row pos"]:
+        """The old name of `order`."""
+        old_name("TrueRows.told", "TrueRows.order")
+        return self.order
 
     @property
     def contexts(self) -> Int[np.ndarray, " row"]:
@@ -100,7 +107,7 @@ class TrueRows:
         Raises:
             ValueError: On a sample, whose rows repeat.
         """
-        same = self.told if self.told.shape[1] else None
+        same = self.order if self.order.shape[1] else None
         return write_directions(self._numpy(point), self.known, concepts, same, self.weights, normalised)
 
     def _numpy(self, point: str | tuple[str, int]) -> np.ndarray:
@@ -157,13 +164,13 @@ def sequence_rows(
         likely = np.ones(n)
     activations = capture(model, texts, points=points, pos=pos, prepend_bos=False, progress=False)
     source, position = (activations.rows[c].to_numpy() for c in ("source", "position"))
-    told, prefix = _prefixes(tokens, texts, source, position)
+    order, prefix = _prefixes(tokens, texts, source, position)
     known, weights = tokens.known(texts)[source, position], likely[source]
     if n is None:
         _, first, rows = np.unique(prefix, axis=0, return_index=True, return_inverse=True)
         weights = np.bincount(rows.reshape(-1), weights=weights)
-        activations, known, told = activations.select(first), known[first], told[first]
-    return _true(tokens.world, activations, known, weights / weights.sum(), told)
+        activations, known, order = activations.select(first), known[first], order[first]
+    return _true(tokens.world, activations, known, weights / weights.sum(), order)
 
 
 def _prefixes(
@@ -177,12 +184,11 @@ def _prefixes(
 
 
 def _true(
-    world: World, captured: Activations, known: np.ndarray, weights: np.ndarray, told: np.ndarray
+    world: World, captured: Activations, known: np.ndarray, weights: np.ndarray, order: np.ndarray
 ) -> TrueRows:
     table = truth_table(world, known)
-    place = np.cumprod([1, *(v + 1 for v in world.values[:-1])])
-    table.insert(0, "context", ((known - UNKNOWN) * place).sum(axis=1))
+    table.insert(0, "context", world.context_code(known))
     for column in ("source", "position", "token"):
         table[column] = captured.rows[column].to_numpy()
     activations = Activations(dict(captured.items()), table, captured.provenance)
-    return TrueRows(world, activations, known, weights, told)
+    return TrueRows(world, activations, known, weights, order)

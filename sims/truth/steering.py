@@ -28,7 +28,7 @@ from graticule.probes.steering import (
     shuffled_pairs,
     usable,
 )
-from graticule.sims.contexts import UNKNOWN, Contexts
+from graticule.sims.contexts import Contexts
 from graticule.sims.training.lookup import Learned
 
 Set = tuple[int, int, int]
@@ -108,14 +108,13 @@ class Flips:
         self, vectors: Int[np.ndarray, "row m"], trained: Int[np.ndarray, " trained"]
     ) -> tuple[Int[np.ndarray, "_ 2"], ...]:
         """Pairs of trained rows for every set, by numbers that vectors and only they have in common."""
-        sizes = np.array(self.contexts.world.values) + 1  # the unknown is a digit too
-        place = np.concatenate([np.cumprod(sizes[:0:-1])[::-1], [1]])
-        keys = (vectors[trained] - UNKNOWN) @ place
+        world = self.contexts.world
+        keys = world.context_code(vectors[trained])
         order = np.argsort(keys)
         out: list[np.ndarray] = []
         for i, a, b in self.sets:
             before = np.flatnonzero(vectors[trained, i] == a)
-            wanted = keys[before] + (b - a) * place[i]
+            wanted = keys[before] + (b - a) * world.places[i]
             spot = np.minimum(np.searchsorted(keys, wanted, sorter=order), len(keys) - 1)
             after = order[spot]
             both = keys[after] == wanted

@@ -366,7 +366,7 @@ def test_sequence_learner_at_every_point(world, tmp_path):
     seen = Learners(world, plan, learner.parents[1], progress=False).subject("sequence", "dimension", 2.0)
     for rows in (seen.rows, seen.untrained, seen.every):  # the start token's one row is no context of its own
         assert (rows.known != UNKNOWN).any(axis=1).all() and (rows.known != UNKNOWN).all(axis=1).any()
-    assert len(np.unique(seen.every.told, axis=0)) == 4 + 12 + 24 + 24  # all orders of four concepts
+    assert len(np.unique(seen.every.order, axis=0)) == 4 + 12 + 24 + 24  # all orders of four concepts
 
 
 @pytest.mark.slow

@@ -130,7 +130,9 @@ def test_beginnings_of_texts_once_with_their_probability(contexts, sequence):
     assert len(got) == 243
     for v, p in got.items():
         assert p == pytest.approx(place[v])
-    told = rows.told >= 0
+    with pytest.warns(DeprecationWarning, match="TrueRows.told is now TrueRows.order"):
+        assert rows.told is rows.order
+    told = rows.order >= 0
     np.testing.assert_array_equal(told.sum(axis=1), (rows.known != UNKNOWN).sum(axis=1))
 
 
@@ -141,7 +143,7 @@ def test_write_directions_at_a_position(sequence):
     rows = sequence_rows(model, tokens, "hook_embed", pos=2, orders=None)
     table = model.W_E.detach()
     steer = table[tokens.first + 1] - table[tokens.first]
-    last = rows.weights[rows.told[:, 1] == 3].sum() / rows.weights[(rows.told == 3).any(axis=1)].sum()
+    last = rows.weights[rows.order[:, 1] == 3].sum() / rows.weights[(rows.order == 3).any(axis=1)].sum()
     got = rows.write_directions("hook_embed", [3])[:, 0]
     np.testing.assert_allclose(got, last * steer[3].numpy(), rtol=1e-5)
     some = sequence_rows(model, tokens, "hook_embed", n=300)

@@ -69,7 +69,7 @@ def learned_truth(
         ValueError: where a value never stands beside the same context with the concept unknown.
     """
     x = every.activations[point].double().cpu().numpy()
-    same = every.told if every.told.shape[1] else None
+    same = every.order if every.order.shape[1] else None
     atoms: list[np.ndarray] = []
     names: list[str] = []
     fires: list[np.ndarray] = []
