@@ -16,7 +16,8 @@ from graticule.hooks.result import headed
 from graticule.hooks.saved import SavedResult
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.resample import cluster_sums, interval, resampled_r2
-from graticule.probes.linear.pca import KS, Components, PCAFit, components, pca_ridges
+from graticule.probes.linear.moments import Axes
+from graticule.probes.linear.pca import KS, PCAFit, components, pca_ridges
 from graticule.probes.scores.metrics import mean, mean_r2, r2, spearman
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def pca(
     )
 
 
-def _curve(findings: Findings, fits: Sequence[PCAFit], axes: Components) -> pd.DataFrame:
+def _curve(findings: Findings, fits: Sequence[PCAFit], axes: Axes) -> pd.DataFrame:
     swept = findings.inputs
     problem = swept.problem
     y = problem.y[problem.test]

@@ -99,10 +99,10 @@ def find_blocks(
         order = np.argsort(np.asarray(values_there, np.float64) if numeric else -size, kind="stable")
         chosen = [int(i) for i in order if tests[i] >= max(minimum, 1)]
     else:
-        asked = [_text(v) for v in values]
-        if twice := [v for i, v in enumerate(asked) if v in asked[:i]]:
+        wanted = [_text(v) for v in values]
+        if twice := [v for i, v in enumerate(wanted) if v in wanted[:i]]:
             raise ValueError(f"values= names {name} {twice[0]!r} twice: name every block once")
-        chosen = [_find(v, labels, name) for v in asked]
+        chosen = [_find(v, labels, name) for v in wanted]
         if without := [labels[i] for i in chosen if tests[i] == 0]:
             raise ValueError(
                 f"{name} {without[0]!r} has no test row, so there is no nominal score to compare"

@@ -1,4 +1,4 @@
-"""All prompts of a table in one run: how much of what a model knows depends on how it is asked."""
+"""All prompts of a table in one run: how much of what a model knows depends on how it is by_name."""
 
 from __future__ import annotations
 
@@ -95,20 +95,20 @@ def prompts(
     """
     if table.texts is None:
         raise ValueError(f"table {table.name!r} has no texts; give text= when making it")
-    asked = read_prompts(prompts, table.name)
-    reference = reference or ("empty" if "empty" in asked else next(iter(asked)))
-    if reference not in asked:
-        raise ValueError(f"reference {reference!r} is none of the prompts: {', '.join(asked)}")
-    for prompt in asked.values():  # cheap mistakes first: every prompt's texts before any long work
+    by_name = read_prompts(prompts, table.name)
+    reference = reference or ("empty" if "empty" in by_name else next(iter(by_name)))
+    if reference not in by_name:
+        raise ValueError(f"reference {reference!r} is none of the prompts: {', '.join(by_name)}")
+    for prompt in by_name.values():  # cheap mistakes first: every prompt's texts before any long work
         prompt.texts(table.texts)
-    for name, prompt in list(asked.items()):
+    for name, prompt in list(by_name.items()):
         try:
             _check_rows(model, prompt, table.texts, prepend_bos)
         except NotApplicable as reason:
             if prompts is not None or name == reference:
                 raise
             _log.warning("prompt %r is left out: %s", name, reason)
-            del asked[name]
+            del by_name[name]
     stored_as = dtype_named(dtype, auto=True)
     spec = CaptureSpec(
         model=model_identity(model),
@@ -120,8 +120,8 @@ def prompts(
     judging = {"alphas": alphas, "twins": twins, "min_gain": min_gain, "draws": n_bootstrap, "seed": seed}
     with nullcontext() if out is None else only_here(out, "probing prompts into"):
         folder = None if out is None else user_path(out)
-        findings = _findings(model, table, asked, folder, spec, judging, progress)
-    return _result(findings, asked, reference, n_bootstrap, seed)
+        findings = _findings(model, table, by_name, folder, spec, judging, progress)
+    return _result(findings, by_name, reference, n_bootstrap, seed)
 
 
 def _check_rows(model: HookedModel, prompt: Prompt, texts: Sequence[str], prepend_bos: bool | None) -> None:
@@ -139,7 +139,7 @@ def _check_rows(model: HookedModel, prompt: Prompt, texts: Sequence[str], prepen
 def _findings(
     model: HookedModel,
     table: Table,
-    asked: Mapping[str, Prompt],
+    by_name: Mapping[str, Prompt],
     folder: Path | None,
     spec: CaptureSpec,
     judging: Mapping[str, Any],
@@ -149,7 +149,7 @@ def _findings(
     alphas, min_gain, draws, seed = (judging[name] for name in ("alphas", "min_gain", "draws", "seed"))
     captured: dict[str, Rows] = {}
     texts = RewrittenTexts(table.texts or ())
-    for name, prompt in asked.items():
+    for name, prompt in by_name.items():
         inputs, template, pos = prompt.inputs(model, table.texts or (), spec.prepend_bos)
         place: dict[str, Any] = {} if folder is None else {"store": inside(folder, name, "activations")}
         _log.info("capturing %d texts under prompt %r", len(table), name)
@@ -165,10 +165,10 @@ def _findings(
         **spec.arguments(pos="entity_last", progress=progress),
     )
     beside = replace(beside, provenance={**beside.provenance, ANY_PROMPT: True})
-    made_from = {**spec.to_json(), "table": linked.digest, **asked_of(linked), **judging}
+    request_of_all = {**spec.to_json(), "table": linked.digest, **asked_of(linked), **judging}
     findings: dict[str, Findings] = {}
-    for name, prompt in asked.items():
-        request = {**made_from, "prompt": asdict(prompt)}
+    for name, prompt in by_name.items():
+        request = {**request_of_all, "prompt": asdict(prompt)}
         saved = None if folder is None else findings_of(inside(folder, name), request)
         if saved is not None:
             findings[name] = saved.with_inputs(captured[name], linked, beside)
@@ -202,25 +202,27 @@ def _linked(table: Table, captured: Mapping[str, Rows]) -> Table:
 
 # The result ------------------------------------------------------------------------------------------
 def _result(
-    findings: dict[str, Findings], asked: Mapping[str, Prompt], reference: str, draws: int, seed: int
+    findings: dict[str, Findings], by_name: Mapping[str, Prompt], reference: str, draws: int, seed: int
 ) -> Prompts:
     first = findings[reference]
     chosen = pd.DataFrame([_chosen_row(name, f) for name, f in findings.items()])
-    made: dict[str, Any] = {k: v for k, v in first.provenance.items() if k not in ("activations", "made_at")}
+    provenance: dict[str, Any] = {
+        k: v for k, v in first.provenance.items() if k not in ("activations", "made_at")
+    }
     return Prompts(
         model=first.model,
         table=first.table,
         target_names=first.target_names,
         reference=reference,
         surface=tuple(sorted(first.baseline_predictions)),
-        words={name: prompt.words for name, prompt in asked.items()},
+        words={name: prompt.words for name, prompt in by_name.items()},
         verdicts={name: f.verdict for name, f in findings.items()},
         chosen=chosen.merge(_differences(findings, reference, draws, seed), on="prompt", how="left"),
         layers=pd.concat([_layer_rows(name, f) for name, f in findings.items()], ignore_index=True),
         provenance=json_ready(
             {
-                **made,
-                "prompts": {name: asdict(prompt) for name, prompt in asked.items()},
+                **provenance,
+                "prompts": {name: asdict(prompt) for name, prompt in by_name.items()},
                 "draws": draws,
                 "versions": library_versions(),
             }

@@ -228,11 +228,11 @@ def _best_point(findings_by_prompt: Mapping[str, Findings]) -> str:
 def _check_alike(findings_by_prompt: Mapping[str, Findings]) -> None:
     """Raise `ValueError` unless all findings are of the same model, rows, split and targets."""
     first_name, first_findings = next(iter(findings_by_prompt.items()))
-    first, first_made = first_findings.inputs.problem, first_findings.inputs.activations.provenance
+    first, first_provenance = first_findings.inputs.problem, first_findings.inputs.activations.provenance
     for name, findings in findings_by_prompt.items():
-        made = findings.inputs.activations.provenance
+        provenance = findings.inputs.activations.provenance
         check_one_model(
-            "transfer", (f"prompt {first_name!r} is", first_made), (repr(name), made),
+            "transfer", (f"prompt {first_name!r} is", first_provenance), (repr(name), provenance),
             "give findings of one model",
         )  # fmt: skip
     for name, findings in findings_by_prompt.items():

@@ -94,7 +94,7 @@ def logistic(
     theta, converged = _solve(axes.scores(X), axes.squares, y, grid, tolerance * len(X), iterations)
     if not converged:
         _log.warning("logistic regression stopped after %d steps before it settled; raise alphas", iterations)
-    coef = np.einsum("wr,arc->awc", np.ascontiguousarray(axes.vectors), theta[:, 1:])
+    coef = np.einsum("wr,arc->awc", axes.vectors, theta[:, 1:])
     return LogisticWeights(grid, coef, theta[:, 0] - axes.mean @ coef, converged)
 
 

@@ -199,9 +199,11 @@ class Axes:
     mean: Float[np.ndarray, " width"]
     """Mean row."""
     vectors: Float[np.ndarray, "width axis"]
-    """Unit vectors in columns."""
+    """Unit vectors in columns; the largest entry of each is positive."""
     squares: Float[np.ndarray, " axis"]
     """Sums of squares along each, about the mean."""
+    n_rows: int
+    """Rows."""
 
     @classmethod
     def of(cls, X: Float[np.ndarray, "row width"]) -> Axes:
@@ -215,7 +217,18 @@ class Axes:
         values, vectors = values[present].copy(), vectors[:, present]
         if by_row:
             vectors = (centred.T @ vectors) / np.sqrt(values)
-        return cls(mean, vectors, values)
+        largest = vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])]
+        return cls(mean, np.ascontiguousarray(vectors * np.sign(largest)), values, len(X))
+
+    @property
+    def variance(self) -> Float[np.ndarray, " axis"]:
+        """Variance along each, ddof 0."""
+        return self.squares / self.n_rows
+
+    @property
+    def explained(self) -> Float[np.ndarray, " axis"]:
+        """Share of the rows' variance along the first 1, 2, 3, … of them."""
+        return np.cumsum(self.variance) / self.variance.sum()
 
     def scores(self, X: Float[np.ndarray, "row width"]) -> Float[np.ndarray, "row axis"]:
         """Rows in these coordinates."""

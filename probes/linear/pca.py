@@ -20,27 +20,6 @@ KS = (2, 4, 6, 8, 10, 15, 20, 30, 40, 50, 75, 100)
 
 
 @dataclass(frozen=True)
-class Components:
-    """Principal components of training rows, by falling variance."""
-
-    mean: Float[np.ndarray, " width"]
-    """Mean training row."""
-    vectors: Float[np.ndarray, "width component"]
-    """Unit vectors in columns; the largest entry of each is positive."""
-    variance: Float[np.ndarray, " component"]
-    """Variance along each, ddof 0."""
-
-    def scores(self, X: Float[np.ndarray, "row width"]) -> Float[np.ndarray, "row component"]:
-        """Rows in these coordinates."""
-        return (X - self.mean) @ self.vectors
-
-    @property
-    def explained(self) -> Float[np.ndarray, " component"]:
-        """Share of the training rows' variance in the first 1, 2, 3, … components."""
-        return np.cumsum(self.variance) / self.variance.sum()
-
-
-@dataclass(frozen=True)
 class PCAFit:
     """A ridge on the first `k` components."""
 
@@ -52,7 +31,7 @@ class PCAFit:
     """Predictions of the test rows, in target units."""
 
 
-def components(X: Float[np.ndarray, "row width"]) -> Components:
+def components(X: Float[np.ndarray, "row width"]) -> Axes:
     """Components of `X` with variance in them: at most the smaller of rows − 1 and width.
 
     Raises:
@@ -61,9 +40,7 @@ def components(X: Float[np.ndarray, "row width"]) -> Components:
     axes = Axes.of(X)
     if not len(axes.squares):
         raise ValueError("the activations are the same in every training row: there are no components")
-    vectors = axes.vectors
-    largest = vectors[np.abs(vectors).argmax(axis=0), np.arange(vectors.shape[1])]
-    return Components(axes.mean, np.ascontiguousarray(vectors * np.sign(largest)), axes.squares / len(X))
+    return axes
 
 
 def pca_ridges(
