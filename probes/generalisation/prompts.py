@@ -1,4 +1,4 @@
-"""All prompts of a table in one run: how much of what a model knows depends on how it is by_name."""
+"""All prompts of a table in one run: how much of what a model knows depends on how it is asked."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def prompts(
         prompts: names of the table's own prompts (`prompts_of`), templates with one slot `{}` or prefixes,
             `Prompt`s, or a mapping of names to these; by default those of the table's own that this
             vocabulary can tell rows apart by (random ids need some to draw from, capitals to be known);
-            others are told.
+            others are left out, with a warning.
         prepend_bos: whether texts get special tokens, as for `graticule.capture`, under every prompt.
         include_bos: whether these tokens may be rows.
         reference: the prompt to compare with; by default `empty`, or else the first.
