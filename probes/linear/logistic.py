@@ -184,7 +184,8 @@ def _solve(
     metric[:, 0, 0] = bound * n
     metric[:, 1:, 0] = bound * squares + grid[:, None]
     out = np.zeros((len(grid), len(squares) + 1, columns))
-    out[:, 0] = _log_odds(y)
+    share = y.mean(axis=0)
+    out[:, 0] = np.log(share / (1 - share)) if columns == 1 else np.log(share)  # without features
     running = np.arange(len(grid))
     theta, before = out.copy(), out.copy()
     speed = np.ones(len(grid))
@@ -218,9 +219,3 @@ def _gradient(rows: np.ndarray, y: np.ndarray, theta: np.ndarray, alphas: np.nda
     back = (rows.T @ error.reshape(n, -1)).reshape(rows.shape[1], len(theta), columns)
     out[:, 1:] = back.transpose(1, 0, 2) + alphas[:, None, None] * theta[:, 1:]
     return out
-
-
-def _log_odds(y: np.ndarray) -> np.ndarray:
-    """Intercepts of the fit without features."""
-    share = y.mean(axis=0)
-    return np.log(share / (1 - share)) if y.shape[1] == 1 else np.log(share)
