@@ -109,7 +109,7 @@ def save_lookup(
 
     Raises:
         FileExistsError: If the folder exists and is not to be overwritten.
-        ValueError: Where the tables do not have a row a context and a token, of equal widths.
+        ValueError: Where the tables do not have one row per context and per token, of equal widths.
     """
     world = contexts.world
     if len(f) < contexts.n or len(g) != world.n_vectors or f.shape[1] != g.shape[1]:

@@ -24,7 +24,7 @@ class Planted:
     """A planted world."""
 
     activations: Activations
-    """One point a layer; the hidden part is written at full strength from the middle layer on."""
+    """One point per layer; the hidden part is written at full strength from the middle layer on."""
     table: Table
     """Texts, target, split and clusters."""
     baselines: Baselines
@@ -49,7 +49,7 @@ def planted(
     """Make a world whose target has `surface`, `hidden` and unreadable variance adding up to 1.
 
     The target is `√surface · words + √hidden · hidden + √rest · unreadable`, all of unit variance.
-    Activations hold the words in random directions, the hidden part in one direction a target (from the
+    Activations hold the words in random directions, the hidden part in one direction per target (from the
     middle layer on), and Gaussian noise of standard deviation `noise`.
 
     Raises:

@@ -148,7 +148,7 @@ class SequenceTokens:
     def truth(self, texts: Int[Tensor, "text pos"], rows: pd.DataFrame | None = None) -> pd.DataFrame:
         """The truth of activations' rows: `source`, `position`, and the columns of `truth_table`.
 
-        `rows` is the row table of a capture of these texts; without it a line a token, in order, as
+        `rows` is the row table of a capture of these texts; without it one row per token, in order, as
         `capture(model, texts, pos="all")` gives them.
         """
         known = self.known(texts)

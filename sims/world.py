@@ -1,4 +1,4 @@
-"""Worlds of discrete concepts: a directed graph, a conditional table a concept, and all that follows exactly.
+"""Worlds of discrete concepts: a directed graph, a conditional table for each, and all that follows exactly.
 
 Jiang et al., *On the Origins of Linear Representations in Large Language Models* (2403.03867), section 2 and
 appendix: concepts C = (C_1 … C_m) with a joint distribution that is Markov to a graph; their simulations draw
@@ -42,7 +42,7 @@ class World:
     graph: Directed
     """Parents point at children; the nodes are 0 … m − 1."""
     tables: tuple[Float[np.ndarray, "*_value"], ...]
-    """Concept → P(value | parents): one axis a parent, in ascending order, then the concept's own values."""
+    """Concept → P(value | parents): one axis per parent, in ascending order, then the values."""
     kinds: tuple[Kind, ...] = ()
     """Concept → what its values are; empty: all nominal."""
 
@@ -240,7 +240,7 @@ class World:
 
     @cached_property
     def joint(self) -> Float[np.ndarray, "*_value"]:
-        """P(C = c), an axis a concept.
+        """P(C = c), one axis per concept.
 
         Raises:
             ValueError: For more than 2¹⁶ concept vectors; `sample` works for any number.
@@ -280,7 +280,7 @@ class World:
         return np.asarray(((known - UNKNOWN) * self.places).sum(axis=-1))
 
     def marginal(self, concepts: Sequence[int]) -> Float[np.ndarray, "*_value"]:
-        """P of some concepts, an axis each in ascending order.
+        """P of some concepts, one axis each in ascending order.
 
         Raises:
             ValueError: For concepts that are none.

@@ -48,7 +48,7 @@ class Setting:
     tolerance: float | None = None
     """Stop once every run is so close to its entropy floor, in nats."""
     given: World | None = None
-    """A world of one's own, the same in every run; None: one a run, by the law of the graph."""
+    """A world of one's own, the same in every run; None: one per run, by the law of the graph."""
 
     @classmethod
     def on(cls, world: World, **settings: Any) -> Setting:

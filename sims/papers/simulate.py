@@ -58,7 +58,7 @@ def simulate(
     takes world, tables and samples from seed + r, whatever it is trained beside.
 
     `simulate(world)` trains every run on that world; with nothing given, worlds of seven concepts are drawn,
-    one a run: 10 runs of 200,000 updates, for minutes. What is trained is logged, and drawn as a bar.
+    one per run: 10 runs of 200,000 updates, for minutes. What is trained is logged, and drawn as a bar.
     The trained tables themselves are what `train_tables([Contexts.complete(world)])` of
     `graticule.sims.training.lookup` returns.
 

@@ -43,25 +43,25 @@ class Simulation(SavedResult):
     name: str
     """Which of the paper's tables or figures, one of `TITLES`; empty for a simulation of one's own."""
     settings: pd.DataFrame
-    """A line a setting: `setting` and what it fixes, `runs`; `unembedding`, `embedding`, `mixed` (mean cosine
-    within a concept) with `_se` over runs, `_self` with self-pairs counted, `_across` (mean over pairs of
-    concepts) and `_across_abs` (of their size), `_causal` and `_whitened` under the learner's own products
-    (`products_of`); `loss`, `floor`, `gap` and `gap_se` in nats; `behind`,
-    how many runs stayed far above the others' loss; the gauge-free `log_odds`, `positive`, `first`,
-    `effective`, `rank`; with nulls `shuffled`, `random`."""
+    """One row per setting: `setting` and what it fixes, `runs`; `unembedding`, `embedding`, `mixed` (mean
+    cosine within a concept) with `_se` over runs, `_self` with self-pairs counted, `_across` (mean over pairs
+    of concepts) and `_across_abs` (of their size), `_causal` and `_whitened` under the learner's own products
+    (`products_of`); `loss`, `floor`, `gap` and `gap_se` in nats; `behind`, how many runs stayed far above the
+    others' loss; the gauge-free `log_odds`, `positive`, `first`, `effective`, `rank`; with nulls `shuffled`,
+    `random`."""
     concepts: pd.DataFrame
-    """A line a setting, run and concept: see `graticule.sims.truth.steering.concept_lines`."""
+    """One row per setting, run and concept: see `graticule.sims.truth.steering.concept_lines`."""
     curves: pd.DataFrame
-    """A line a setting and point: `step`, `loss`, `floor`, `gap`, the three cosines, each with `_se`."""
+    """One row per setting and point: `step`, `loss`, `floor`, `gap`, the three cosines, each with `_se`."""
     heat: pd.DataFrame
-    """A line a setting, `view` and pair of concepts `i`, `j`: `mean` cosine and `se` over runs; the view
+    """One row per setting, `view` and pair of concepts `i`, `j`: `mean` cosine and `se` over runs; the view
     `log_odds` holds nats."""
     edges: pd.DataFrame
     """`setting`, `parent`, `child`: the graph of each setting's first run."""
     points: pd.DataFrame
     """Figure 2's scatter: `setting`, `token`, `c1` …, `x`, `y`, `z`; else empty."""
     paper: pd.DataFrame
-    """A line a number of the paper: `setting`, `what`, `ours`, `ours_se`, `paper`, `paper_se`,
+    """One row per number of the paper: `setting`, `what`, `ours`, `ours_se`, `paper`, `paper_se`,
     `difference`."""
     provenance: Mapping[str, Any]
     """Seed, runs, settings, versions."""
@@ -78,7 +78,7 @@ class Simulation(SavedResult):
         return f"Lookup tables of latent concepts: {', '.join(self.settings['setting'].head(3))}"
 
     def summary(self) -> str:
-        """How ours compares with the paper's, or how parallel the vectors are; then a line a setting."""
+        """How ours compares with the paper's, or how parallel the vectors are; then one line per setting."""
         lines, first = [self._verdict()], self.settings.head(20)
         width = max((len(str(s)) for s in first["setting"]), default=0)
         for _, line in first.iterrows():

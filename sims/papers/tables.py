@@ -19,14 +19,14 @@ from graticule.sims.worlds.structures import tokens_of
 
 @dataclass(frozen=True, eq=False)
 class Tables:
-    """Embeddings f, a row a context, and unembeddings g, a row a token: p̂(c | d) = softmax_c(f(d)ᵀg(c))."""
+    """Embeddings f, one row per context, unembeddings g, one per token: p̂(c | d) = softmax_c(f(d)ᵀg(c))."""
 
     contexts: Contexts
     """World and contexts; rows of f and g are in its order."""
     f: Float[np.ndarray, "context dim"]
-    """A row a context id, [`contexts.n`, k]."""
+    """One row per context id, [`contexts.n`, k]."""
     g: Float[np.ndarray, "token dim"]
-    """A row a concept vector, [`len(world.vectors)`, k]."""
+    """One row per concept vector, [`len(world.vectors)`, k]."""
 
     def __post_init__(self) -> None:
         """Raises:

@@ -73,7 +73,7 @@ class Theorems(SavedResult):
     """The theorems' quantities on a trained learner: `check`, `quantity`, `measured`, `premise` (how far it
     is from what the theorem presupposes). No verdict: it meets the premises roughly at best."""
     curves: pd.DataFrame
-    """A line a point of a descent: `theorem`, `series`, `step`, `cosine`."""
+    """One row per point of a descent: `theorem`, `series`, `step`, `cosine`."""
     seed: int
     """Seed of gauges, noise, starts and training."""
     provenance: Mapping[str, Any]
@@ -95,7 +95,7 @@ class Theorems(SavedResult):
         return tuple(c for c in self.checks if c.undecided)
 
     def summary(self) -> str:
-        """How many hold, then a line a check."""
+        """How many hold, then one line per check."""
         failed, open_ = (", ".join(c.name for c in some) for some in (self.failed, self.undecided))
         n = len(self.checks)
         if failed:
@@ -120,20 +120,17 @@ class Theorems(SavedResult):
         """Numbers and bars; what a trained learner keeps of them; statements and sources."""
         numbers = pd.DataFrame(
             {
-                "check": [c.name for c in self.checks],
-                "holds": ["not decided" if c.undecided else "yes" if c.holds else "NO" for c in self.checks],
-                "measured": [f"{c.measured:.3g}" for c in self.checks],
-                "bar": [f"{c.relation} {c.tolerance:.3g}" for c in self.checks],
-                "what is measured": [c.quantity for c in self.checks],
-                "further": [_further(c) for c in self.checks],
+                "check": c.name,
+                "holds": "not decided" if c.undecided else "yes" if c.holds else "NO",
+                "measured": f"{c.measured:.3g}",
+                "bar": f"{c.relation} {c.tolerance:.3g}",
+                "what is measured": c.quantity,
+                "further": _further(c),
             }
+            for c in self.checks
         )
         claims = pd.DataFrame(
-            {
-                "check": [c.name for c in self.checks],
-                "statement": [c.statement for c in self.checks],
-                "source": [c.source for c in self.checks],
-            }
+            {"check": c.name, "statement": c.statement, "source": c.source} for c in self.checks
         )
         trained = pd.DataFrame(
             {
@@ -284,21 +281,14 @@ def _learned(learned: Learned) -> Iterator[Check]:
 def _trained(learned: Learned) -> pd.DataFrame:
     """What the other theorems' quantities are on a trained learner, whose premises hold roughly at best."""
     tables = Tables.of(learned)
-    lines: list[dict[str, str | float]] = []
+    lines: list[tuple[str, str, float, float]] = []
     for make in _ROUGHLY:
         try:
             check = make(tables)
         except ValueError as error:  # contexts that a theorem compares may never be met
             _log.info("%s: not on this learner: %s", make.__name__, error)
-            continue
-        lines.append(
-            {
-                "check": check.name,
-                "quantity": check.quantity,
-                "measured": check.measured,
-                "premise": check.premise,
-            }
-        )
+        else:
+            lines.append((check.name, check.quantity, check.measured, check.premise))
     return pd.DataFrame(lines, columns=["check", "quantity", "measured", "premise"])
 
 

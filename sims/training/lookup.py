@@ -38,10 +38,10 @@ class Learned:
     contexts: tuple[Contexts, ...]
     """The world and contexts of each run."""
     f: Float[Tensor, "run context dim"]
-    """Embeddings: a row a context (rows beyond a run's own contexts are never trained). Columns beyond a
+    """Embeddings: one row per context (rows beyond a run's own contexts are never trained). Columns beyond a
     run's own width are 0."""
     g: Float[Tensor, "run token dim"]
-    """Unembeddings: a row a token; 0 for tokens outside the concept set."""
+    """Unembeddings: one row per token; 0 for tokens outside the concept set."""
     steps: Int[np.ndarray, " log"]
     """Updates done at each point of the curves."""
     loss: Float[np.ndarray, "log run"]

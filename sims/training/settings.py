@@ -16,7 +16,7 @@ class Training:
     """How the tables are trained."""
 
     dim: int | tuple[int, ...] | None = None
-    """Width k of both tables, or one a run; None is the number of concepts, as in the paper."""
+    """Width k of both tables, or one per run; None is the number of concepts, as in the paper."""
     optimizer: Optimizer = "sgd"
     """Sampled batches under SGD or Adam, or SGD on the exact gradient over all contexts and tokens."""
     steps: int = 200_000
@@ -24,17 +24,17 @@ class Training:
     lr: float | None = None
     """Learning rate; None is .1 for SGD, .001 for Adam, 1 for the population gradient."""
     batch: int = 100
-    """Samples an update and run."""
+    """Samples per update and run."""
     scale: float | tuple[float, ...] = 1.0
     """Factor on the initial weights U(±1/√n), n being a table's rows (`torch.nn.Linear` on one-hot inputs),
-    or one a run."""
+    or one per run."""
     weight_decay: float = 0.0
     """L2 penalty on both tables, as in `torch.optim.SGD`."""
     tolerance: float | None = None
     """Stop once every run's exact loss is within so many nats of its floor (looked at every `log_every`
     updates); None trains for all `steps`."""
     seed: int | tuple[int, ...] = 0
-    """Run r draws its tables and samples from seed + r, or one a run."""
+    """Run r draws its tables and samples from seed + r, or one per run."""
     log_every: int = 1000
     """Updates between points of the curves."""
 
@@ -72,7 +72,7 @@ class SequenceShape:
     d_model: int = 32
     """Width of the residual stream."""
     n_heads: int = 4
-    """Attention heads a block."""
+    """Attention heads per block."""
     mlp_ratio: int = 4
     """Width of a block's hidden layer over `d_model`; 0 leaves the MLPs out."""
     normalization: Literal["LN"] | None = "LN"
@@ -99,7 +99,7 @@ class SequenceTraining:
     lr: float = 3e-3
     """Highest learning rate, reached after a twentieth of the updates."""
     batch: int = 64
-    """Texts an update."""
+    """Texts per update."""
     scale: float = 1.0
     """Factor on the initial weights N(0, 1/fan-in)."""
     weight_decay: float = 0.0

@@ -147,7 +147,7 @@ def write_directions(
 def truth_table(
     world: World, known: Int[np.ndarray, "row m"], concepts: Sequence[int] | None = None
 ) -> pd.DataFrame:
-    """The exact truth of contexts, one line each, for `known` concept values (−1 where unknown).
+    """The exact truth of contexts, one row each, for `known` concept values (−1 where unknown).
 
     Columns: `n_known`; `floor`, the entropy in nats of the completing token; and of every concept (or of
     some `concepts`) `known_i`, and its posterior, P(C_i = 1 | known) as `posterior_i` for two values and the

@@ -39,7 +39,7 @@ VIEWS = ("unembedding", "embedding", "mixed")
 
 @dataclass(frozen=True, eq=False)
 class SteeringVectors:
-    """Steering vectors of one pair of tables, a set a concept (and pair of its values)."""
+    """Steering vectors of one pair of tables, one set per concept (and pair of its values)."""
 
     sets: tuple[Set, ...]
     """What each set flips."""
@@ -130,7 +130,7 @@ def steering_vectors(
     """The steering vectors of one pair of tables (`Learned.f[run]`, `Learned.g[run]`).
 
     Raises:
-        ValueError: Where the tables do not have a row a context and a token.
+        ValueError: Where the tables do not have one row per context and per token.
     """
     rows, wanted = (len(f), len(g)), (contexts.n, len(contexts.world.vectors))
     if rows[0] < wanted[0] or rows[1] != wanted[1]:
@@ -179,7 +179,7 @@ def products_of(
 
 
 def concept_lines(learned: Learned, nulls: int = 0) -> pd.DataFrame:
-    """A line a run and set: `run`, `concept`, `before`, `after`, the numbers of vectors, mean cosines by view
+    """One row per run and set: `run`, `concept`, `before`, `after`, numbers of vectors, mean cosines by view
     without and (`_self`) with self-pairs, and what no basis alters: `log_odds`, `positive`, `first`,
     `effective`, `rank` (see `graticule.probes.steering.Gauge`); and the cosines within `unembedding` and
     `embedding` under the learner's own `_causal` and `_whitened` products (`products_of`).

@@ -63,7 +63,7 @@ class RestrictedWorld(World):
 
     @cached_property
     def joint(self) -> Float[np.ndarray, "*_value"]:
-        """P(C = c | C ∈ 𝒞̂), an axis a concept; 0 outside the set."""
+        """P(C = c | C ∈ 𝒞̂), one axis per concept; 0 outside the set."""
         inside = np.where(self.kept, self._whole, 0.0)
         return (inside / inside.sum()).reshape(self.values)
 
