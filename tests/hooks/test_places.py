@@ -193,6 +193,7 @@ def test_activations_are_saved_and_loaded_behind_a_url(memory):
     acts().save(f"{memory}/store", overwrite=True)
 
 
+@pytest.mark.slow
 def test_a_capture_behind_a_url_goes_on_and_is_the_same_bytes(tiny, names, memory, tmp_path, monkeypatch):
     monkeypatch.setattr("graticule.hooks.running.runner._SHARD_BYTES", 4096)
     capture(tiny, names, pos="all", store=tmp_path / "store")
@@ -242,6 +243,7 @@ def fill(folder: Path, number: int) -> None:
     (folder / "deep" / f"only in {number}").touch()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [write_folder_of, write_entries_of])
 def test_killed_at_any_call_the_old_or_the_new_is_there_whole(write, tmp_path):
     """On a file system that moves one file at a time."""
