@@ -14,8 +14,9 @@ from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from graticule.hooks.alignment import TOKEN_DIGEST, named_by_text, sources, with_digests
+from graticule.hooks.arguments import came
 from graticule.hooks.calls import renamed
-from graticule.hooks.doors import ACTIVATIONS, came, several_texts
+from graticule.hooks.doors import ACTIVATIONS, several_texts
 from graticule.hooks.messages import TellsNames, visible
 from graticule.hooks.names import check_name, place_of
 from graticule.hooks.padding import (
@@ -112,7 +113,8 @@ class Activations(TellsNames, Rows):
     def data(self) -> Float[Tensor, "point row d_model"]:
         """All points as one `[point, row, d_model]` tensor.
 
-        **Raises** `ValueError` where widths differ.
+        Raises:
+            ValueError: where widths differ.
         """
         if len(set(self.widths.values())) != 1:
             raise ValueError(f"widths differ between points ({self.widths}); take them one by one")
@@ -125,7 +127,9 @@ class Activations(TellsNames, Rows):
     ) -> Self:
         """The activations of some rows (indices, a boolean mask, or a slice) and points.
 
-        **Raises** `PointError` for a point that was not captured, `IndexError` for a row that is not there.
+        Raises:
+            PointError: for a point that was not captured.
+            IndexError: for a row that is not there.
         """
         chosen = {name: self[name] for name in wanted_names(points, self.points)}
         table = self.rows
@@ -277,7 +281,8 @@ class Activations(TellsNames, Rows):
     def save(self, path: Path | str, overwrite: bool = False) -> None:
         """Write a store (schema 1) that `Store` and `load` read, as a folder or behind a url (`s3://…`).
 
-        **Raises** `FileExistsError` if `path` exists, unless `overwrite`.
+        Raises:
+            FileExistsError: if `path` exists, unless `overwrite`.
         """
         from graticule.hooks.store_writer import save_rows
 
@@ -287,7 +292,8 @@ class Activations(TellsNames, Rows):
     def load(cls, path: Path | str) -> Self:
         """Read a whole store into memory.
 
-        **Raises** `ArtifactError` if it is incomplete, damaged, or of another schema.
+        Raises:
+            ArtifactError: if it is incomplete, damaged, or of another schema.
         """
         from graticule.hooks.store_files import files_of
 

@@ -115,39 +115,44 @@ def capture(
     (BOS, a prompt) are computed once. Rows come back in input order; batching moves them by float rounding
     at most.
 
-    **Arguments:**
+    Args:
+        inputs: texts, ragged lists of token ids, or a `[text, pos]` tensor of ids.
+        points: hook points, as in `graticule.hooks.points.resolve`.
+        layers: see `points`.
+        pos: which tokens become rows (`graticule.hooks.positions.Pos`).
+        prompt: text before every input, or a template with one slot `{}`; a trailing space counts.
+        dtype: of the activations kept; by default, and for `"auto"`, the model's own, in which it computes. A
+            model in bfloat16 is slow on a CPU without AMX: that is warned of, and the provenance names the
+            processor.
+        token_budget: padded tokens a batch, 1,024 by default.
+        store: a folder or url to stream to, in shards, with bounded memory; a killed run called again goes on
+            after its last whole shard, a finished one is opened without running the model (its files are
+            verified where their sizes or times have changed, and as they are used; damaged shards are
+            captured anew). One whose rows say other texts than are given now is refused; one that says none
+            is taken to be of these.
+        rows: one line an input, whose columns are added to the row table (`source`, `position`, `token` and
+            the others that are its own are refused).
+        texts: what the inputs are of, where they are not a table's texts themselves (token rows, texts
+            written otherwise), in the inputs' order: a table's rows are compared with them, and an input that
+            is another of them is refused. By default the inputs, if they are texts.
+        prepend_bos: None follows the model's `default_prepend_bos`, and a tokenizer that puts more than BOS
+            around a text (an encoder's `[CLS] … [SEP]`); False leaves special tokens out. A text that begins
+            with BOS gets no second one.
+        include_bos: whether special tokens (BOS, `[CLS]`, `[SEP]`) may become rows. By default they do, as
+            one of `"all"` or as the `"last"` token, but for `Sample`; `causes`, `steer` and `ablate` leave
+            them out by default.
+        compile: run blocks through `torch.compile` (slow to start, faster on long jobs; block borders only).
+        share_prefix: compute a common token prefix once.
+        progress: a progress bar; by default for more than 2,000 inputs.
 
-    - `inputs`: texts, ragged lists of token ids, or a `[text, pos]` tensor of ids.
-    - `points`, `layers`: hook points, as in `graticule.hooks.points.resolve`.
-    - `pos`: which tokens become rows (`graticule.hooks.positions.Pos`).
-    - `prompt`: text before every input, or a template with one slot `{}`; a trailing space counts.
-    - `dtype`: of the activations kept; by default, and for `"auto"`, the model's own, in which it computes. A
-      model in bfloat16 is slow on a CPU without AMX: that is warned of, and the provenance names the
-      processor.
-    - `token_budget`: padded tokens a batch, 1,024 by default.
-    - `store`: a folder or url to stream to, in shards, with bounded memory; a killed run called again goes on
-      after its last whole shard, a finished one is opened without running the model (its files are verified
-      where their sizes or times have changed, and as they are used; damaged shards are captured anew). One
-      whose rows say other texts than are given now is refused; one that says none is taken to be of these.
-    - `rows`: one line an input, whose columns are added to the row table (`source`, `position`, `token` and
-      the others that are its own are refused).
-    - `texts`: what the inputs are of, where they are not a table's texts themselves (token rows, texts
-      written otherwise), in the inputs' order: a table's rows are compared with them, and an input that is
-      another of them is refused. By default the inputs, if they are texts.
-    - `prepend_bos`: None follows the model's `default_prepend_bos`, and a tokenizer that puts more than BOS
-      around a text (an encoder's `[CLS] … [SEP]`); False leaves special tokens out. A text that begins with
-      BOS gets no second one.
-    - `include_bos`: whether special tokens (BOS, `[CLS]`, `[SEP]`) may become rows. By default they do, as
-      one of `"all"` or as the `"last"` token, but for `Sample`; `causes`, `steer` and `ablate` leave them out
-      by default.
-    - `compile`: run blocks through `torch.compile` (slow to start, faster on long jobs; block borders only).
-    - `share_prefix`: compute a common token prefix once.
-    - `progress`: a progress bar; by default for more than 2,000 inputs.
+    Returns:
+        `Activations`, or the `Store` where `store` is given.
 
-    **Returns:** `Activations`, or the `Store` where `store` is given.
-
-    **Raises** `PointError` for unknown points, `ValueError` for inputs, prompts or positions that do not fit,
-    `NonFiniteError` for NaN or infinite activations, `ArtifactError` for a store of another capture.
+    Raises:
+        PointError: for unknown points.
+        ValueError: for inputs, prompts or positions that do not fit.
+        NonFiniteError: for NaN or infinite activations.
+        ArtifactError: for a store of another capture.
     """
     check_pos(pos)
     if store is not None:

@@ -7,44 +7,19 @@ other rooms are known by name, so that nothing is imported for it.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
 from numbers import Integral
 from os import PathLike
 from typing import Any, ParamSpec, TypeVar
 
+from graticule.hooks.arguments import Call, Kind, came
 from graticule.hooks.calls import old_name, one_call, outermost
-from graticule.hooks.limits import LIMITS, LimitError, check
 from graticule.hooks.values import unmasked
 
-_OWN = ("self", "cls")
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-@dataclass(frozen=True)
-class Kind:
-    """What an argument is to be."""
-
-    what: str
-    """In words: `a loaded model`."""
-    fits: Callable[[Any], bool]
-    """Whether a value is one."""
-    write: Callable[[Any], str]
-    """What to write in place of a value that is none."""
-    optional: bool = False
-    """Whether None will do."""
-
-    def or_none(self) -> Kind:
-        """The same, or None."""
-        return replace(self, optional=True)
-
-    def takes(self, value: Any) -> bool:
-        """Whether `value` is one, or None where that will do."""
-        return (self.optional and value is None) or self.fits(value)
 
 
 def of_class(*names: str) -> Callable[[Any], bool]:
@@ -58,6 +33,10 @@ def of_class(*names: str) -> Callable[[Any], bool]:
 
 def _is_ours(kind: type) -> bool:
     return kind.__module__.split(".")[0] == "graticule"
+
+
+def _always(write: str) -> Callable[[Any], str]:
+    return lambda _: write
 
 
 def _is_model(value: Any) -> bool:
@@ -96,14 +75,6 @@ def _make_activations(value: Any) -> str:
     return "graticule.capture(model, table.texts), or graticule.Activations.from_cache(cache)"
 
 
-def _make_frame(value: Any) -> str:  # noqa: ARG001
-    return "pandas.DataFrame({'column': values})"
-
-
-def _make_baselines(value: Any) -> str:  # noqa: ARG001
-    return "graticule.baselines(model, table), or graticule.baselines(None, table) for the strings alone"
-
-
 def _is_frame(value: Any) -> bool:
     return hasattr(value, "iloc") and hasattr(value, "columns")
 
@@ -119,10 +90,6 @@ def _are_whole(values: Any) -> bool:
     return all(not isinstance(one, bool) and isinstance(one, Integral) for one in values)
 
 
-def _make_rows(value: Any) -> str:  # noqa: ARG001
-    return "pandas.DataFrame({'text': texts, 'target': values})"
-
-
 MODEL = Kind("a loaded model", _is_model, _load_model)
 """A model with named hook points."""
 TABLE = Kind("a graticule.Table", of_class("Table"), _make_table)
@@ -135,12 +102,12 @@ COMPARED = Kind(
     "findings, or what `at` of findings returns", of_class("Findings", "Predicted"), _make_findings
 )
 """Predictions of test rows."""
-FRAME = Kind("a pandas DataFrame", _is_frame, _make_frame)
+FRAME = Kind("a pandas DataFrame", _is_frame, _always("pandas.DataFrame({'column': values})"))
 """Columns beside something else's rows."""
 DATA = Kind("a pandas DataFrame, or a file of rows", lambda v: _is_frame(v) or isinstance(v, str | PathLike),
-            _make_rows)  # fmt: skip
+            _always("pandas.DataFrame({'text': texts, 'target': values})"))  # fmt: skip
 """What a table is made of."""
-FOLDER = Kind("a folder to write", lambda v: isinstance(v, str | PathLike), lambda v: "'runs/one'")  # noqa: ARG005
+FOLDER = Kind("a folder to write", lambda v: isinstance(v, str | PathLike), _always("'runs/one'"))
 """Where a run leaves what it made."""
 PROMPT = Kind(
     "text before every row, or a template with one slot {}",
@@ -148,7 +115,7 @@ PROMPT = Kind(
     lambda v: repr(v[0]) if isinstance(v, list | tuple) and v and isinstance(v[0], str) else "'The city of'",
 )
 """What stands around each text."""
-TEXT = Kind("one text", lambda v: isinstance(v, str), lambda v: "'The text to read'")  # noqa: ARG005
+TEXT = Kind("one text", lambda v: isinstance(v, str), _always("'The text to read'"))
 """What a model reads."""
 ACTIVATIONS = Kind("Activations or a Store", of_class("Activations", "Store"), _make_activations)
 """Rows of activations, in memory or on disk."""
@@ -158,7 +125,11 @@ TARGET = Kind(
     _make_table,
 )
 """What is to be read out of activations."""
-BASELINES = Kind("baselines", of_class("Baselines"), _make_baselines)
+BASELINES = Kind(
+    "baselines",
+    of_class("Baselines"),
+    _always("graticule.baselines(model, table), or graticule.baselines(None, table) for the strings alone"),
+)
 """What stands against a probe."""
 
 GRAPH = Kind("a directed graph", lambda v: hasattr(v, "is_directed"), lambda v: _make_world(v))
@@ -174,27 +145,27 @@ SETTINGS = Kind(
 LEARNED = Kind(
     "what train_tables returns",
     of_class("Learned"),
-    lambda v: "train_tables([Contexts.complete(world)])",  # noqa: ARG005
+    _always("train_tables([Contexts.complete(world)])"),
 )
 """Trained tables."""
-TRAINING = Kind("a Training", of_class("Training"), lambda v: "Training(steps=2000)")  # noqa: ARG005
+TRAINING = Kind("a Training", of_class("Training"), _always("Training(steps=2000)"))
 """How tables are trained."""
-PLAN = Kind("a Plan", of_class("Plan"), lambda v: "quick=True, or a Plan")  # noqa: ARG005
+PLAN = Kind("a Plan", of_class("Plan"), _always("quick=True, or a Plan"))
 """What a certificate goes through."""
-CONCEPTS = Kind("the numbers of concepts", lambda v: _are_whole(v), lambda v: "(0, 1)")  # noqa: ARG005
+CONCEPTS = Kind("the numbers of concepts", lambda v: _are_whole(v), _always("(0, 1)"))
 """Some of a world's concepts."""
-POINTS = Kind("a whole number of at least 1", lambda v: _are_whole([v]) and v >= 1, lambda v: "40")  # noqa: ARG005
+POINTS = Kind("a whole number of at least 1", lambda v: _are_whole([v]) and v >= 1, _always("40"))
 """How many points a curve has."""
 DRAWN = Kind(
     "a seed, or a numpy Generator",
     lambda v: hasattr(v, "integers") or (_are_whole([v]) and v >= 0),
-    lambda v: "seed=0",  # noqa: ARG005
+    _always("seed=0"),
 )
 """Where draws come from."""
 FACTOR = Kind(
     "one array of probabilities a concept",
     lambda v: hasattr(v, "__len__") and not isinstance(v, str) and all(hasattr(one, "__len__") for one in v),
-    lambda v: "World.random(4)",  # noqa: ARG005
+    _always("World.random(4)"),
 )
 """Conditional tables of a world."""
 
@@ -208,18 +179,18 @@ NEURONS = Kind(
 """Neurons of a model."""
 BY = Kind(
     "a column of the table, or a label a row", lambda v: isinstance(v, str | int) or hasattr(v, "__len__"),
-    lambda v: "'COLUMN'",  # noqa: ARG005
+    _always("'COLUMN'"),
 )  # fmt: skip
 """What parts a table into blocks."""
 CONFIG = Kind(
     "what an SAE is made of", lambda v: v is not None,
-    lambda v: "{'architecture': 'topk', 'd_sae': 4096, 'k': 32}",  # noqa: ARG005
+    _always("{'architecture': 'topk', 'd_sae': 4096, 'k': 32}"),
 )  # fmt: skip
 """The architecture of a dictionary, or a SAELens config."""
 SAE = Kind(
     "a SAELens SAE, its folder or a run",
     lambda value: not _is_model(value) or hasattr(value, "encode"),
-    lambda value: "SAE.load_from_disk('FOLDER'), or the folder",  # noqa: ARG005
+    _always("SAE.load_from_disk('FOLDER'), or the folder"),
 )
 """A dictionary; what else it must be, its own reader says."""
 
@@ -228,16 +199,6 @@ _ANYWHERE = {"prompt": PROMPT, "out": FOLDER.or_none(), "store": FOLDER.or_none(
 _THINGS = (MODEL, TABLE, FINDINGS, FINDINGS_OR_PROBE, ACTIVATIONS, BASELINES)
 """Kinds that nothing else is taken for: one in another's place says which is missing."""
 _FINDINGS = (FINDINGS.fits, FINDINGS_OR_PROBE.fits)
-
-
-def came(value: Any) -> str:
-    """A value for people: short words and paths whole, anything else by its class."""
-    if isinstance(value, str | PathLike):
-        shown = repr(str(value))
-        return shown if len(shown) <= 60 else f"{shown[:50]}…' ({len(shown) - 2:,} characters)"
-    if value is None or isinstance(value, bool | int | float):
-        return repr(value)
-    return f"a {type(value).__name__}"
 
 
 def door(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -256,95 +217,28 @@ def door(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        signature = inspect.signature(function)
-        name = _call(function, signature)
-        every = {**{n: kind for n, kind in _ANYWHERE.items() if n in signature.parameters}, **kinds}
-        ranged = [p for p in signature.parameters if p in LIMITS and p not in kinds]
-
-        pair = _findings_and_model(signature, kinds)
+        call = Call(function, kinds)
+        every = {**{n: kind for n, kind in _ANYWHERE.items() if n in call.signature.parameters}, **kinds}
+        pair = _findings_and_model(call.signature, kinds)
 
         @functools.wraps(function)
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-            places, named = _findings_first(name, args, kwargs, pair) if pair else (args, kwargs)
-            try:
-                given = signature.bind_partial(*places, **named)
-            except TypeError as error:
-                near = _meant([*list(signature.parameters)[: len(places)], *named], signature, kinds)
-                raise TypeError(f"{name}: {error}; it takes {_takes(name, signature)}{near}") from None
-            _check_kinds(name, signature, given.arguments, every)
-            _need_all(name, signature, given.arguments, kinds)
+            places, named = _findings_first(call.name, args, kwargs, pair) if pair else (args, kwargs)
+            given = call.bind(places, named)
+            call.check_kinds(given.arguments, every, _THINGS)
+            call.need_all(given.arguments)
             for argument, value in given.arguments.items():
-                unmasked(f"{name}: {argument}", value)
-            for argument in ranged:
-                if argument in given.arguments:
-                    _check_number(argument, given.arguments[argument], signature)
+                unmasked(f"{call.name}: {argument}", value)
+            call.check_numbers(given.arguments)
             if outermost():
-                _tell_hooks(name, given.arguments, kinds)
+                _tell_hooks(call.name, given.arguments, kinds)
             with one_call():
-                _check_same_model(name, given.arguments, kinds)
+                _check_same_model(call.name, given.arguments, kinds)
                 return function(*given.args, **given.kwargs)
 
         return checked
 
     return decorate
-
-
-def _check_number(argument: str, value: Any, signature: inspect.Signature) -> None:
-    """A number in its range; None only where the call says that it takes it."""
-    if value is None and signature.parameters[argument].annotation in (int, float, "int", "float"):
-        raise LimitError(argument, value, LIMITS[argument].words)
-    check(argument, value)
-
-
-def _call(function: Callable[..., Any], signature: inspect.Signature) -> str:
-    """What is called, for people: a function's name, a class, or `Class.method` of a class method."""
-    *_, owner, own = ("", *function.__qualname__.split("."))
-    if own == "__init__":
-        return owner
-    return f"{owner}.{own}" if next(iter(signature.parameters), "") == "cls" else own
-
-
-def _takes(name: str, signature: inspect.Signature) -> str:
-    """The call with the arguments that it cannot do without: `probe(model, table, …)`."""
-    needed, others = _needed(signature), [p for p in signature.parameters if p not in _OWN]
-    return f"{name}({', '.join(needed)}{', …' if len(needed) < len(others) else ''})"
-
-
-def _needed(signature: inspect.Signature) -> list[str]:
-    """Arguments without a default."""
-    packed = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    every = signature.parameters.values()
-    return [p.name for p in every if p.default is p.empty and p.kind not in packed and p.name not in _OWN]
-
-
-def _need_all(
-    name: str, signature: inspect.Signature, given: Mapping[str, Any], kinds: Mapping[str, Kind]
-) -> None:
-    """**Raises** `TypeError` for an argument that is not there, saying what to write."""
-    for argument in _needed(signature):
-        if argument not in given:
-            raise TypeError(f"{name}: {_lacking(argument, kinds)}; it takes {_takes(name, signature)}")
-
-
-def _lacking(argument: str, kinds: Mapping[str, Kind]) -> str:
-    """That an argument is not there, and what to write."""
-    kind = kinds.get(argument)
-    return f"{argument} is missing" + (f": expected {kind.what}, {kind.write(None)}" if kind else "")
-
-
-def _meant(given: Sequence[str], signature: inspect.Signature, kinds: Mapping[str, Kind]) -> str:
-    """The argument that an unknown one was meant to be, `; did you mean n_tokens?`, or those there are."""
-    unknown = next((argument for argument in given if argument not in signature.parameters), None)
-    if unknown is None:
-        return ""
-    whole = [p for p in signature.parameters if unknown in p.split("_") or p in unknown.split("_")]
-    near = whole or difflib.get_close_matches(unknown, signature.parameters, n=1)
-    if near:
-        return f"; did you mean {near[0]}?"
-    lacking = [a for a in _needed(signature) if a not in given and a in kinds]
-    write = f"; {_lacking(lacking[0], kinds)}" if lacking else ""
-    others = [p for p in signature.parameters if p not in (*_OWN, *_needed(signature))]
-    return f"{write}; its other arguments are {', '.join(others)}" if others else write
 
 
 def _findings_and_model(
@@ -378,38 +272,6 @@ def _findings_first(
         return args, kwargs
     old_name(f"{call}({model}, {findings})", f"{call}({findings}, {model})")
     return args, kwargs
-
-
-def _check_kinds(
-    name: str, signature: inspect.Signature, given: Mapping[str, Any], kinds: Mapping[str, Kind]
-) -> None:
-    for argument, kind in kinds.items():
-        if argument not in given or kind.takes(given[argument]):
-            continue
-        value = given[argument]
-        if value is None and signature.parameters[argument].default is None:
-            continue
-        swapped = [o for o, other in kinds.items() if other.fits(value) and kind.fits(given.get(o))]
-        if swapped:
-            order = ", ".join(p for p in signature.parameters if p in (argument, swapped[0]))
-            raise TypeError(f"{name}: {argument} is {came(value)}: swap the two, {name}({order})")
-        if any(
-            other.fits(value) and o in _needed(signature) and o not in given
-            for o, other in kinds.items()
-            if other in _THINGS
-        ):
-            raise TypeError(f"{name}: {_lacking(argument, kinds)}; it takes {_takes(name, signature)}")
-        beside = [
-            o
-            for o, other in kinds.items()
-            if other.fits(value) and given.get(o) is not None and not other.takes(given[o])
-        ]
-        if beside:
-            raise TypeError(
-                f"{name}: {argument} is {came(given[beside[0]])}, in the place of {beside[0]}; expected "
-                f"{kind.what}: {kind.write(given[beside[0]])}"
-            )
-        raise TypeError(f"{name}: {argument} is {came(value)}; expected {kind.what}: {kind.write(value)}")
 
 
 def _tell_hooks(name: str, given: Mapping[str, Any], kinds: Mapping[str, Kind]) -> None:

@@ -94,7 +94,8 @@ class Latents:
     def reconstruction(self, index: Int[np.ndarray, " row"]) -> Float[np.ndarray, "row d_in"]:
         """The SAE's reconstruction of rows `index`, normalisation undone as its cfg says; float64.
 
-        **Raises** `ValueError` for a transcoder, whose decoder writes to another point than it reads.
+        Raises:
+            ValueError: for a transcoder, whose decoder writes to another point than it reads.
         """
         if (other := writes_elsewhere(self.sae)) is not None:
             raise ValueError(
@@ -135,8 +136,10 @@ def encode(
     with the normalisation that its cfg asks for; SAEs on concatenated heads (`hook_z`) and on one head of a
     point are understood. The SAE is left as it was found: mode, device, dtype and gradients included.
 
-    **Raises** `PointError` if the point was not captured (naming the nearest), `ValueError` if its width is
-    not the SAE's, the SAE names no point, or its latents of a row depend on other rows.
+    Raises:
+        PointError: if the point was not captured (naming the nearest).
+        ValueError: if its width is not the SAE's, the SAE names no point, or its latents of a row depend on
+            other rows.
     """
     sae = load_sae(sae).sae
     check_coder(sae)

@@ -131,7 +131,8 @@ def resolve_layers(n_layers: int, layers: LayerSpec = "all") -> list[int]:
 
     A float is a fraction of the depth: `0.5` of 18 layers is layer 9, `1.0` the last.
 
-    **Raises** `PointError` for a layer the model does not have or a fraction outside [0, 1].
+    Raises:
+        PointError: for a layer the model does not have or a fraction outside [0, 1].
     """
     if isinstance(layers, str) and layers == "all":
         return list(range(n_layers))
@@ -169,8 +170,10 @@ def resolve(
 
     `layers` applies to short names without a layer and to patterns that name blocks by `*`.
 
-    **Raises** `PointError` for an unknown point (naming the nearest), `ValueError` for attention patterns,
-    whose `[head, query, key]` entries are no `[row, width]` activation.
+    Raises:
+        PointError: for an unknown point (naming the nearest).
+        ValueError: for attention patterns, whose `[head, query, key]` entries are no `[row, width]`
+            activation.
     """
     known: list[str] = list(model.hook_dict)
     names = _named(known, points, layers, int(model.cfg.n_layers))

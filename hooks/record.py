@@ -161,7 +161,8 @@ class Recording:
         `texts=`, the text), and `position` counts a text's tokens within the call (a `generate` step with a
         cache sees one position).
 
-        **Raises** `ValueError` if the model was not run, or some points were reached more often than others.
+        Raises:
+            ValueError: if the model was not run, or some points were reached more often than others.
         """
         counts = {p: len(parts) for p, parts in self._parts.items()}
         if not any(counts.values()):

@@ -62,7 +62,11 @@ class Rows(Mapping[str, Tensor], ABC):
 
     @abstractmethod
     def gather(self, point: PointKey, index: Integer[np.ndarray, " chunk"]) -> Float[Tensor, "chunk width"]:
-        """Rows `index` of a point, in that order. **Raises** `IndexError` for a row that is not there."""
+        """Rows `index` of a point, in that order.
+
+        Raises:
+            IndexError: for a row that is not there.
+        """
 
     @abstractmethod
     def select(self, rows: Any = None, points: Any = None) -> Rows:
@@ -118,7 +122,11 @@ class Rows(Mapping[str, Tensor], ABC):
         return isinstance(key, str | tuple) and name_of(key) in self.points
 
     def name(self, key: PointKey) -> str:
-        """The full name of a captured point. **Raises** `PointError` if it was not captured."""
+        """The full name of a captured point.
+
+        Raises:
+            PointError: if it was not captured.
+        """
         return captured_name(key, self.points)
 
 

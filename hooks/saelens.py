@@ -23,8 +23,10 @@ def write_saelens(acts: Rows, path: Path | str, point: str | None, context_size:
 
     Without `context_size`, the rows of one text are one context.
 
-    **Raises** `ValueError` where `point` is not given and there are several, where texts have different
-    numbers of rows, or where the rows do not fill whole contexts; `FileExistsError` if `path` exists.
+    Raises:
+        ValueError: where `point` is not given and there are several, where texts have different numbers of
+            rows, or where the rows do not fill whole contexts.
+        FileExistsError: if `path` exists.
     """
     from datasets import Array2D, Dataset, Features, Sequence, Value
 
@@ -64,7 +66,9 @@ def _rows_a_text(acts: Rows) -> int:
 def read_saelens(path: Path | str) -> tuple[dict[str, torch.Tensor], pd.DataFrame, dict[str, Any]]:
     """The tensors, row table and provenance of a SAELens cached-activation dataset, contexts in order.
 
-    **Raises** `FileNotFoundError` if there is none, `ValueError` if it has no activation column.
+    Raises:
+        FileNotFoundError: if there is none.
+        ValueError: if it has no activation column.
     """
     from datasets import load_from_disk
 

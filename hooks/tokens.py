@@ -80,7 +80,8 @@ def special_frame(tokenizer: Any, text: str, default_bos: bool, prepend_bos: boo
     is BOS or none: as `prepend_bos` says, by default as the model has it (`default_bos`). `prepend_bos=False`
     leaves all special tokens out.
 
-    **Raises** `ValueError` for `prepend_bos=True` and a tokenizer that has none to put in front.
+    Raises:
+        ValueError: for `prepend_bos=True` and a tokenizer that has none to put in front.
     """
     if prepend_bos is False:
         return Frame()
@@ -201,8 +202,10 @@ def tokenize(
     Special tokens are those of `special_frame`: an encoder's own, else BOS; `prepend_bos=None` follows
     `model.cfg.default_prepend_bos`, False leaves them all out.
 
-    **Raises** `ValueError` for no inputs, an empty text, a prompt without or with several slots, a text
-    longer than the model's context, or a model without a tokenizer; `TypeError` for mixed inputs.
+    Raises:
+        ValueError: for no inputs, an empty text, a prompt without or with several slots, a text longer than
+            the model's context, or a model without a tokenizer.
+        TypeError: for mixed inputs.
     """
     if len(inputs) == 0:
         raise ValueError("no inputs: give at least one text")

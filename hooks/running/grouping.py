@@ -70,7 +70,8 @@ class Trial:
         They are short, unless the longest row goes beyond one of `reaches` and `begin` does not: they are
         then as long as that row, so that the model's cached route is seen beyond its window.
 
-        **Raises** `ValueError` for points that are not `[batch, pos, …]`.
+        Raises:
+            ValueError: for points that are not `[batch, pos, …]`.
         """
         longest = max(len(row) for row in rows)
         length = min(longest, len(begin) + _AFTER if len(begin) else _TRIAL)

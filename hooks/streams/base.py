@@ -46,8 +46,9 @@ class BaseStream:
 
         It draws from the stream itself: what one provider has taken does not come again from another.
 
-        **Raises** `PointError` for a point that is not in the stream, `ValueError` where `point` is not given
-        and there are several.
+        Raises:
+            PointError: for a point that is not in the stream.
+            ValueError: where `point` is not given and there are several.
         """
         if point is None and len(self.points) > 1:
             raise ValueError(f"several points: say which, one of {', '.join(self.points)}")
@@ -145,8 +146,11 @@ class Stream(Protocol):
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state` with the very batches that would have come. **Raises** `ValueError` where the
-        state is of another stream."""
+        """Go on from `state` with the very batches that would have come.
+
+        Raises:
+            ValueError: where the state is of another stream.
+        """
         ...
 
     def metadata(self) -> dict[str, Any]:

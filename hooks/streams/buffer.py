@@ -39,7 +39,8 @@ class MixingBuffer:
     def claim(self, n: int) -> Tensor:
         """Free slots `[n]` for new rows, which count as held from now on: `write` every point's rows there.
 
-        **Raises** `ValueError` where there are not so many.
+        Raises:
+            ValueError: where there are not so many.
         """
         if n > self.capacity - self.held:
             raise ValueError(f"{n} rows do not fit beside {self.held} in a buffer of {self.capacity}")
@@ -97,7 +98,11 @@ class MixingBuffer:
         return {"rows": {p: rows.cpu() for p, rows in self._read(self._slots[: self.held]).items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Hold these rows and no others. **Raises** `ValueError` where they do not fit."""
+        """Hold these rows and no others.
+
+        Raises:
+            ValueError: where they do not fit.
+        """
         rows: Mapping[str, Tensor] = state["rows"]
         for point, own in self._rows.items():
             given = rows.get(point)
@@ -128,7 +133,8 @@ class Selection:
     def most(self, context_size: int) -> int:
         """Rows that a context gives at most.
 
-        **Raises** `ValueError` where there would be none.
+        Raises:
+            ValueError: where there would be none.
         """
         if self.tokens_per_context is not None and self.tokens_per_context < 1:
             raise ValueError(f"tokens_per_context={self.tokens_per_context}: at least 1, or None for all")

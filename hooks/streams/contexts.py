@@ -62,7 +62,8 @@ class ContextSettings:
 
         Token rows that are not joined are used as they are: no BOS is prepended.
 
-        **Raises** `ValueError` for a context that the model cannot take or that has no room for a token.
+        Raises:
+            ValueError: for a context that the model cannot take or that has no room for a token.
         """
         tokenizer: Any = getattr(model, "tokenizer", None)
         joined = pack if pack is not None else not corpus.tokenised
@@ -119,7 +120,9 @@ def special_ids(
     """Ids of the tokens whose rows are left out: for True BOS, EOS, PAD, SEP and the decoder's start, as
     SAELens's `exclude_special_tokens` has it; a list is used as it is.
 
-    **Raises** `LimitError` or `IndexError` for a list with anything but ids of the vocabulary.
+    Raises:
+        LimitError: for a list with anything but ids of the vocabulary.
+        IndexError: for a list with anything but ids of the vocabulary.
     """
     if exclude is False:
         return ()
@@ -243,7 +246,8 @@ class ContextReader:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a place.
 
-        **Raises** `ValueError` where the documents read until then are others now.
+        Raises:
+            ValueError: where the documents read until then are others now.
         """
         self._so_far.load_state_dict(state)
         self.epoch, self.document, self.offset = state["epoch"], state["document"], state["offset"]

@@ -74,8 +74,9 @@ class Corpus:
         that is there, as SAELens looks for it. `sample_by` says what a document of a `.txt` file is: a line,
         a paragraph (up to a blank line) or the whole file (`"document"`); the names are those of `datasets`.
 
-        **Raises** `ValueError` for nothing to read, an unknown kind of file or a column that is not there;
-        `TypeError` for anything else.
+        Raises:
+            ValueError: for nothing to read, an unknown kind of file or a column that is not there.
+            TypeError: for anything else.
         """
         if isinstance(source, Corpus):
             return source
@@ -114,7 +115,8 @@ class Corpus:
         Texts get no special tokens; empty documents are passed over. `watch` is told the number and digest
         of every document that is read, empty ones too, before its tokens are given.
 
-        **Raises** `ValueError` where texts need a tokenizer and there is none.
+        Raises:
+            ValueError: where texts need a tokenizer and there is none.
         """
         documents: Iterator[Document] = self.open(start)
         if watch is not None:

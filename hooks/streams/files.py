@@ -37,7 +37,8 @@ def file_rows(file: Path) -> int | None:
 def file_documents(file: Path, column: str | None, sample_by: SampleBy) -> Callable[[int], Iterator[Any]]:
     """A reader of the documents of one file from a number on (Parquet), or of all (the others).
 
-    **Raises** `ValueError` where a table has none of the columns.
+    Raises:
+        ValueError: where a table has none of the columns.
     """
     if file.suffix == ".parquet":
         chosen = choose_column(_open_parquet(file).schema_arrow.names, column, str(file))
@@ -48,7 +49,11 @@ def file_documents(file: Path, column: str | None, sample_by: SampleBy) -> Calla
 
 
 def choose_column(present: Sequence[str], column: str | None, where: str) -> str:
-    """The column asked for, or the first known one. **Raises** `ValueError` where there is none."""
+    """The column asked for, or the first known one.
+
+    Raises:
+        ValueError: where there is none.
+    """
     chosen = column if column is not None else next((c for c in _COLUMNS if c in present), None)
     if chosen is None or chosen not in present:
         wanted = repr(column) if column else " or ".join(map(repr, _COLUMNS))

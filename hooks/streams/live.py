@@ -69,28 +69,32 @@ class LiveStream(BaseStream):
         token_budget: int | None = None,
         progress: bool | None = None,
     ) -> None:
-        """**Arguments:**
+        """Args:
+            corpus: a `Corpus`, or what `Corpus.read` takes (`column` goes there).
+            points: hook points, as in `graticule.hooks.points.resolve`.
+            layers: see `points`.
+            context_size: tokens a context, BOS included; by default 128 or as many as the model takes (token
+                rows: the first row's length).
+            tokens_per_context: so many tokens drawn at random from every context; None is all of them.
+            buffer_tokens: rows mixed together. They are in memory: times width, points and bytes an entry.
+            exclude_special: leave out the rows of BOS, EOS, PAD and SEP; or the token ids to leave out.
+            max_norm: leave out rows (at every point) whose norm at any point is over so many times the median
+                of the first pass there: attention sinks. None takes all in.
+            prepend_bos: whether BOS stands before each context; None: as the model has it.
+            separator: what parts two documents in a context.
+            pack: whether documents are joined at all; texts are, token rows not.
+            seqpos_slice: positions of a context that count, `(start, stop, step)` as in SAELens.
+            dtype: of the rows; the model's own by default.
+            device: see `dtype`.
+            normalize: as in SAELens; the mean norm is that of the first full buffer.
+            n_tokens: rows in all, in whole batches. None is as many as the corpus gives.
+            epochs: how often the corpus is read; None is without end.
+            token_budget: tokens a forward pass; 2,048 on a CPU, 16,384 elsewhere.
+            progress: a bar for the first filling; by default where the buffer is large.
 
-        - `corpus`: a `Corpus`, or what `Corpus.read` takes (`column` goes there).
-        - `points`, `layers`: hook points, as in `graticule.hooks.points.resolve`.
-        - `context_size`: tokens a context, BOS included; by default 128 or as many as the model takes (token
-          rows: the first row's length).
-        - `tokens_per_context`: so many tokens drawn at random from every context; None is all of them.
-        - `buffer_tokens`: rows mixed together. They are in memory: times width, points and bytes an entry.
-        - `exclude_special`: leave out the rows of BOS, EOS, PAD and SEP; or the token ids to leave out.
-        - `max_norm`: leave out rows (at every point) whose norm at any point is over so many times the median
-          of the first pass there: attention sinks. None takes all in.
-        - `prepend_bos`, `separator`, `pack`: BOS before each context (None: as the model has it), what parts
-          two documents in a context, and whether documents are joined at all (texts are, token rows not).
-        - `seqpos_slice`: positions of a context that count, `(start, stop, step)` as in SAELens.
-        - `dtype`, `device`: of the rows; the model's own by default.
-        - `normalize`: as in SAELens; the mean norm is that of the first full buffer.
-        - `n_tokens`: rows in all, in whole batches. None is as many as the corpus gives.
-        - `epochs`: how often the corpus is read; None is without end.
-        - `token_budget`: tokens a forward pass; 2,048 on a CPU, 16,384 elsewhere.
-        - `progress`: a bar for the first filling; by default where the buffer is large.
-
-        **Raises** `PointError` for unknown points, `ValueError` for settings that do not fit each other.
+        Raises:
+            PointError: for unknown points.
+            ValueError: for settings that do not fit each other.
         """
         self.model, self.corpus = model, Corpus.read(corpus, column)
         self._tokenizer: Any = getattr(model, "tokenizer", None)
@@ -251,7 +255,8 @@ class LiveStream(BaseStream):
 
         `n_tokens` and `epochs` may have been raised since.
 
-        **Raises** `ValueError` where the state is of another stream, naming what differs.
+        Raises:
+            ValueError: where the state is of another stream, naming what differs.
         """
         self._check(state)
         self._contexts.load_state_dict(state["place"])

@@ -55,21 +55,23 @@ class StoreStream(BaseStream):
         device: torch.device | str = "cpu",
         normalize: Normalize = "none",
     ) -> None:
-        """**Arguments:**
+        """Args:
+            points: hook names or (short name, layer) pairs; all by default.
+            epochs: how often every row comes; None is without end.
+            rows: the rows to draw from (numbers, or a mask), before exclusion; all by default.
+            exclude_special: leave out the rows of special tokens, where the store knows its tokens: those of
+                `tokenizer`, and a token that stands first in every text (BOS, whose activations are like no
+                other's). A list of token ids is used as it is.
+            max_norm: leave out rows whose norm at any of the points is over so many times the median there:
+                attention sinks. The norms take one reading of the rows. None takes all in.
+            dtype: of the batches; the store's dtype and the CPU by default.
+            device: see `dtype`.
+            normalize: as in SAELens; the mean norm is that of 262,144 rows at most.
 
-        - `points`: hook names or (short name, layer) pairs; all by default.
-        - `epochs`: how often every row comes; None is without end.
-        - `rows`: the rows to draw from (numbers, or a mask), before exclusion; all by default.
-        - `exclude_special`: leave out the rows of special tokens, where the store knows its tokens: those of
-          `tokenizer`, and a token that stands first in every text (BOS, whose activations are like no
-          other's). A list of token ids is used as it is.
-        - `max_norm`: leave out rows whose norm at any of the points is over so many times the median there:
-          attention sinks. The norms take one reading of the rows. None takes all in.
-        - `dtype`, `device`: of the batches; the store's dtype and the CPU by default.
-        - `normalize`: as in SAELens; the mean norm is that of 262,144 rows at most.
-
-        **Raises** `PointError` for points that were not captured, `ArtifactError` for a damaged store,
-        `ValueError` where less than a batch of rows is left.
+        Raises:
+            PointError: for points that were not captured.
+            ArtifactError: for a damaged store.
+            ValueError: where less than a batch of rows is left.
         """
         self.store = Store(store) if isinstance(store, Path | str) else store
         names = tuple(wanted_names(points, self.store.points))
@@ -198,7 +200,8 @@ class StoreStream(BaseStream):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state` with the very batches that would have come; `epochs` may have been raised since.
 
-        **Raises** `ValueError` where the state is of another stream, naming what differs.
+        Raises:
+            ValueError: where the state is of another stream, naming what differs.
         """
         self._check(state)
         self._epoch, self._batch, self._order = state["epoch"], state["batch"], None

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
+from graticule.hooks.arguments import came
 from graticule.hooks.artifact import json_ready, library_versions
 from graticule.hooks.calls import renamed
-from graticule.hooks.doors import FINDINGS, came
+from graticule.hooks.doors import FINDINGS
 from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.points import layer_text
 from graticule.hooks.same_model import check_one_model

@@ -21,10 +21,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from graticule.hooks.activations import Activations
+from graticule.hooks.arguments import Kind
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.coders import Found, SparseCoder, describe, find_sae, metadata
 from graticule.hooks.coders import hook_name as home_of
-from graticule.hooks.doors import Kind
 from graticule.hooks.identity import is_of, model_identity
 from graticule.hooks.latents import Latents, encode
 from graticule.hooks.limits import LIMITS

@@ -11,7 +11,8 @@ from typing import Any, cast
 
 from sae_lens import TrainingSAEConfig
 
-from graticule.hooks.doors import MODEL, came
+from graticule.hooks.arguments import came
+from graticule.hooks.doors import MODEL
 from graticule.hooks.names import check_name, user_path
 from graticule.hooks.points import PointError
 from graticule.hooks.protocols import HookedModel
