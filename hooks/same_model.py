@@ -40,7 +40,7 @@ def check_model(what: str, made: Mapping[str, Any], model: HookedModel) -> None:
     else:
         crossed = theirs.get("class") != ours["class"]
         ids = (made.get("answer") or {}).get("ids") if crossed else None
-        other = difference(made, {"model": ours, "answer": answer_of(model, ids) if ids else {}})
+        other = model_difference(made, {"model": ours, "answer": answer_of(model, ids) if ids else {}})
     if other:
         raise OtherModelError(
             f"{what} are of {named(theirs)}, the model given is {named(ours)}: {other}; give the same one"
@@ -60,7 +60,7 @@ def check_one_model(call: str, one: tuple[str, Mapping[str, Any]], other: tuple[
     Raises:
         OtherModelError: Weights, settings, tokenizer or hooks are others.
     """
-    differing = difference(one[1], other[1])
+    differing = model_difference(one[1], other[1])
     if differing:
         told = [f"{words} of {named(made['model'])}" for words, made in (one, other)]
         raise OtherModelError(f"{call}: {told[0]}, {told[1]}: {differing}; {write}")
@@ -69,7 +69,7 @@ def check_one_model(call: str, one: tuple[str, Mapping[str, Any]], other: tuple[
 _WEIGHTS = "weights or settings differ"
 
 
-def difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
+def model_difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str | None:
     """What differs between the models of which two things were made, by their provenance.
 
     Weights have other names in a `TransformerBridge` than in a `HookedTransformer`, and an earlier version's

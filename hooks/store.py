@@ -29,7 +29,7 @@ from graticule.hooks.names import place_of
 from graticule.hooks.places import Place
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.rows import PointKey, Rows, wanted_names
-from graticule.hooks.same_model import difference
+from graticule.hooks.same_model import model_difference
 from graticule.hooks.store_files import files_of
 
 if TYPE_CHECKING:
@@ -78,7 +78,9 @@ class Store(Rows):
         if not is_of(theirs, model, ours):
             other: str | None = "weights or settings differ"
         else:
-            other = None if of_earlier_digest(theirs) else difference({"model": theirs}, {"model": ours})
+            other = (
+                None if of_earlier_digest(theirs) else model_difference({"model": theirs}, {"model": ours})
+            )
         if other:
             raise ArtifactError(
                 f"{self.path} was captured from {theirs.get('name')} (weights {theirs.get('digest')}), "
