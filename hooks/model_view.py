@@ -154,6 +154,11 @@ class ModelView:
         return getattr(self._owner, "embed", None)
 
     @property
+    def embeds_positions(self) -> bool:
+        """Whether positions have embeddings of their own, which are added to those of ids."""
+        return getattr(self._owner, "pos_embed", None) is not None
+
+    @property
     def _final_norm(self) -> Any:
         norm = getattr(self._owner, "ln_final", None)
         return norm if callable(norm) else None

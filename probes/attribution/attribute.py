@@ -192,11 +192,11 @@ def _terms(
     clusters: Int[np.ndarray, " row"],
     y: Float[np.ndarray, "row target"] | None,
     reference: Float[np.ndarray, "term target"] | None,
-    draws: int,
+    n_bootstrap: int,
     seed: int,
 ) -> pd.DataFrame:
     """`Attribution.terms`."""
-    mean, share = means_and_shares(apart.values, apart.reading, clusters, draws, seed)
+    mean, share = means_and_shares(apart.values, apart.reading, clusters, n_bootstrap, seed)
     unknown = np.full(share.value.shape, np.nan)
     by_target = {
         "mean": mean.value,
@@ -252,7 +252,7 @@ def means_and_shares(
     terms: Float[np.ndarray, "row term target"],
     reading: Float[np.ndarray, "row target"],
     clusters: Int[np.ndarray, " row"],
-    draws: int = 1000,
+    n_bootstrap: int = 1000,
     seed: int = 0,
 ) -> tuple[Spread, Spread]:
     """Mean of each term, and its share of the reading's variance, `Cov(term, reading) / Var(reading)`.
@@ -267,7 +267,7 @@ def means_and_shares(
     by_row = {"n": np.ones(len(t)), "t": t, "r": r, "tr": t * r[:, None], "rr": r * r}
     sums = {name: _by_cluster(values, codes, size) for name, values in by_row.items()}
     rng = np.random.default_rng(seed)
-    weights = rng.multinomial(size, np.full(size, 1 / size), draws).astype(np.float64)
+    weights = rng.multinomial(size, np.full(size, 1 / size), n_bootstrap).astype(np.float64)
     whole, drawn = _estimates(np.ones((1, size)), sums), _estimates(weights, sums)
     few = size < 3
     return _spread(whole[0] + centre, drawn[0] + centre, few), _spread(whole[1], drawn[1], few)

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 
 from graticule.hooks.capture_spec import CaptureSpec
 from graticule.hooks.messages import NotApplicable
+from graticule.hooks.model_view import ModelView
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.runner import run_in_parts
 from graticule.hooks.weights import Norm, output_norm, output_weights
@@ -117,7 +118,7 @@ class _Writes:
     def _embeddings(self) -> _Source:
         start, position, coef = "blocks.0.hook_resid_pre", "hook_pos_embed", self._coef
         token = Term("embedding", "embedding")
-        if position not in self._model.hook_dict or getattr(self._model, "pos_embed", None) is None:
+        if position not in self._model.hook_dict or not ModelView(self._model).embeds_positions:
             return _Source((start,), (token,), lambda r: (r[start] @ coef)[:, None])
         # what enters the first block less the positions: embeddings are scaled or normed in some models
         return _Source(

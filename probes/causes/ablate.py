@@ -204,12 +204,12 @@ class _Layer:
                 done.update(len(neurons))
                 continue
             for k, neuron in enumerate(neurons):
-                swept = k <= N_SWEPT
-                pins = values if swept else (-_DOSE, _DOSE)
+                all_pins = k <= N_SWEPT
+                pins = values if all_pins else (-_DOSE, _DOSE)
                 goals = [(neuron, float(self.mean[neuron] + value * self.sd[neuron])) for value in pins]
                 outputs = self.pinned(prompt, goals)
                 odds = {v: self._odds(prompt, o) for v, o in zip(pins, outputs, strict=True)}
-                for value in pins if swept else ():
+                for value in pins if all_pins else ():
                     for outcome, row_odds in odds[value].items():
                         self.experiment.measured.pins.append(
                             {"outcome": outcome, "asked": asked, "kind": "control" if k else "neuron",

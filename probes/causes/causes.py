@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
 
-from graticule.hooks.calls import renamed
+from graticule.hooks.calls import old_name, renamed
 from graticule.hooks.doors import FINDINGS, MODEL, door
 from graticule.hooks.messages import bar
 from graticule.hooks.names import user_path
@@ -46,7 +46,7 @@ class Causes(InterventionResult):
 
     target_names: tuple[str, ...]
     """Targets that were steered and erased."""
-    words: str
+    label: str = field(metadata={"saved_as": "words"})
     """The second verdict: `used`, `present, no effect seen` or `not decided`."""
     reason: str
     """Why, in a sentence."""
@@ -60,13 +60,19 @@ class Causes(InterventionResult):
     """Pin sweeps of the neurons asked for; empty without any."""
 
     @property
+    def words(self) -> str:
+        """The old name of `label`."""
+        old_name("Causes.words", "label")
+        return self.label
+
+    @property
     def title(self) -> str:
         """Model, table and point."""
         return f"Causes: {', '.join(self.target_names)} in {self.model} on {self.table}, at {self.point}"
 
     def summary(self) -> str:
         """The second verdict, why, and every outcome with what its controls reach."""
-        return "\n".join([f"{self.words}: {self.reason}", *self.effect_lines(), *self._beside()])
+        return "\n".join([f"{self.label}: {self.reason}", *self.effect_lines(), *self._beside()])
 
     def _beside(self) -> list[str]:
         """What directions of shuffled targets and of another concept reach, where they were run."""
@@ -172,11 +178,11 @@ def causes(
         neurons=[list(n) for n in neurons or ()],
         other=None if other is None else other.table,
     )
-    words, reason = second_verdict(fields["effects"], findings.verdict.words, fields["rows"])
+    label, reason = second_verdict(fields["effects"], findings.verdict.words, fields["rows"])
     result = Causes(
         **fields,
         target_names=tuple(names),
-        words=words,
+        label=label,
         reason=reason,
         first_verdict=findings.verdict.words,
         point=experiment.point,

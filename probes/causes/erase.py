@@ -149,9 +149,9 @@ def erase(
 
     Raises:
         KeyError: for an unknown target or point.
-        ValueError: where the findings have no swept.
+        ValueError: where the findings have no inputs.
     """
-    swept, names = findings.inputs, findings.target_names
+    inputs, names = findings.inputs, findings.target_names
     erased = [names.index(t) for t in asked_targets(findings, targets)]
     chosen = list(findings.probes) if points is None else list(points)
     if unknown := [p for p in chosen if p not in findings.probes]:
@@ -169,7 +169,7 @@ def erase(
     if model is not None:
         where = hook_name or findings.chosen_point
         later = reprobe_later(model, findings, where, erased, rows=rows, seed=seed, progress=progress)
-    surface = r2(swept.problem.y[swept.problem.test], swept.surface().test)
+    surface = r2(inputs.problem.y[inputs.problem.test], inputs.surface().test)
     return Erasure(
         model=findings.model,
         table=findings.table,
@@ -179,7 +179,7 @@ def erase(
         layers=pd.DataFrame(lines),
         later=later,
         point=where,
-        min_gain=swept.min_gain,
+        min_gain=inputs.min_gain,
         provenance={
             "findings": dict(findings.provenance.get("table", {})),
             "rows": rows,

@@ -55,7 +55,7 @@ class Experiment:
             ValueError: for outcomes that do not fit the table or the tokenizer.
             KeyError: for a point without a probe.
         """
-        swept, table = findings.inputs, findings.inputs.table
+        inputs, table = findings.inputs, findings.inputs.table
         if table.texts is None:
             raise NotApplicable(f"table {table.name!r} has no texts: there is nothing to run the model on")
         self.model, self.findings, self.seed = model, findings, seed
@@ -70,9 +70,9 @@ class Experiment:
                 f"no probe at {self.point}; these findings have {', '.join(findings.probes)}"
             )
         self.probe = findings.probes[self.point]
-        problem, rng = swept.problem, np.random.default_rng(seed)
+        problem, rng = inputs.problem, np.random.default_rng(seed)
         train = some_rows(problem.train, _MOMENT_ROWS, rng)
-        self.X, self.y = swept.rows(self.point, train), problem.y[train]
+        self.X, self.y = inputs.rows(self.point, train), problem.y[train]
         self.moments = Covariance.of(self.X)
         self.sd = self.probe.predict(self.X).std(axis=0)
         self.moves = unit_moves(self.probe.read_direction, self.probe.write_direction)

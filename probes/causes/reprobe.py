@@ -23,6 +23,7 @@ from graticule.probes.core.findings import Findings
 from graticule.probes.core.stack import Predictions
 from graticule.probes.core.verdict import Verdict, judge_predictions
 from graticule.probes.linear.leace import Covariance, Eraser, matched_erasers, whitened_frame
+from graticule.probes.linear.moments import Moments
 from graticule.probes.linear.ridge_cv import ridge_cv
 from graticule.probes.scores.metrics import r2
 
@@ -51,11 +52,11 @@ class FreshProbes:
         X = self.inputs.rows(point)
         train, test = X[self.train], X[self.test]
         alpha = self.findings.probes[point].alpha
-        moments = Covariance.of(train[self.first])
-        fresh = Eraser.fit(train[self.first], self.y[self.first][:, self.erased], covariance=moments)
+        covariance = Covariance.of(train[self.first])
+        fresh = Eraser.fit(train[self.first], self.y[self.first][:, self.erased], covariance=covariance)
         whole = Eraser.fit(train, self.y[:, self.erased])
         rng = np.random.default_rng([self.seed, 1])
-        control = matched_erasers(moments, whitened_frame(moments, fresh), 1, rng)[0]
+        control = matched_erasers(covariance, whitened_frame(covariance, fresh), 1, rng)[0]
         coef, intercept = ridge_at(whole.apply(train), self.y, alpha)
 
         def erased_by(eraser: Eraser) -> Predictions:
@@ -122,16 +123,16 @@ def reprobe_later(
     Raises:
         ValueError: for activations whose rows are not single tokens of the table's texts.
     """
-    swept, names = findings.inputs, findings.target_names
+    inputs, names = findings.inputs, findings.target_names
     layer = layer_of(point)
     later = [p for p in findings.probes if (layer_of(p) or 0) > (-1 if layer is None else layer)]
     if not later:
         return pd.DataFrame(columns=["layer", "point"])
-    problem = swept.problem
+    problem = inputs.problem
     rng = np.random.default_rng(seed)
     train = some_rows(problem.train, rows, rng)
     chosen = np.concatenate([train, some_rows(problem.test, max(rows // 3, 2), rng)])
-    eraser = Eraser.fit(swept.rows(point, problem.train), problem.y[problem.train][:, erased])
+    eraser = Eraser.fit(inputs.rows(point, problem.train), problem.y[problem.train][:, erased])
     ids, position = captured_tokens(model, findings, chosen)
     with undisturbed(model), packed(model):
         edited = [np.array([p]) for p in position]
@@ -160,12 +161,12 @@ def captured_tokens(
     Raises:
         ValueError: where they do not belong to texts of the table, or to other tokens than these.
     """
-    swept = findings.inputs
-    frame, spec = swept.activations.rows, CaptureSpec.from_json(swept.activations.provenance)
-    if swept.table.texts is None or "position" not in frame or "token" not in frame:
+    inputs = findings.inputs
+    frame, spec = inputs.activations.rows, CaptureSpec.from_json(inputs.activations.provenance)
+    if inputs.table.texts is None or "position" not in frame or "token" not in frame:
         raise ValueError("these activations do not say which token of which text they are: capture them anew")
-    source = swept.problem.source[rows]
-    texts = [swept.table.texts[i] for i in source]
+    source = inputs.problem.source[rows]
+    texts = [inputs.table.texts[i] for i in source]
     tokens = tokenize(model, texts, spec.prompt or "", spec.prepend_bos)
     position = frame["position"].to_numpy(np.int64)[rows]
     expected = frame["token"].to_numpy(np.int64)[rows]
@@ -205,20 +206,21 @@ def refit(
     Folds, not leave-one-out: where nothing is left to read, a leave-one-out prediction is the mean of the
     other rows, from which a stack would learn the row's own target. One factor per fold and strength.
     """
-    scale, centre = y.std(axis=0), X.mean(axis=0)
+    scale, centre, n, y_sum = y.std(axis=0), X.mean(axis=0), len(y), y.sum(axis=0)
     rows = X - centre  # sums of centred rows keep their digits
-    whole = _sums(rows, y)
+    whole = _moments(rows, y)
     errors = np.zeros(len(_FACTORS))
     predicted = np.empty((len(_FACTORS), *y.shape))
     for label in np.unique(folds):
         out = folds == label
-        rest = whole.without(_sums(rows[out], y[out]))
+        rest = whole.without(_moments(rows[out], y[out]))
+        n_rest, y_rest = n - int(out.sum()), y_sum - y[out].sum(axis=0)
         for k, factor in enumerate(_FACTORS):
-            coef, intercept = rest.solve(alpha * factor * (rest.n / whole.n))
+            coef, intercept = _solve(rest, n_rest, y_rest, alpha * factor * (n_rest / n))
             predicted[k, out] = rows[out] @ coef + intercept
             errors[k] += float(np.square((predicted[k, out] - y[out]) / scale).sum())
     best = int(errors.argmin())
-    coef, intercept = whole.solve(alpha * _FACTORS[best])
+    coef, intercept = _solve(whole, n, y_sum, alpha * _FACTORS[best])
     return Refit(coef, intercept - centre @ coef, predicted[best])
 
 
@@ -227,33 +229,22 @@ def ridge_at(
 ) -> tuple[Float[np.ndarray, "width target"], Float[np.ndarray, " target"]]:
     """Coefficients and intercept at one strength."""
     centre = X.mean(axis=0)
-    coef, intercept = _sums(X - centre, y).solve(alpha)
+    coef, intercept = _solve(_moments(X - centre, y), len(y), y.sum(axis=0), alpha)
     return coef, intercept - centre @ coef
 
 
-@dataclass(frozen=True)
-class _Sums:
-    """All that a ridge with intercept depends on; differences of sums are the sums of the other rows."""
-
-    n: float
-    x: np.ndarray
-    y: np.ndarray
-    xx: np.ndarray
-    xy: np.ndarray
-
-    def without(self, part: _Sums) -> _Sums:
-        return _Sums(self.n - part.n, self.x - part.x, self.y - part.y, self.xx - part.xx, self.xy - part.xy)
-
-    def solve(self, alpha: float) -> tuple[np.ndarray, np.ndarray]:
-        from scipy.linalg import cho_factor, cho_solve
-
-        x_mean, y_mean = self.x / self.n, self.y / self.n
-        gram = self.xx - self.n * np.outer(x_mean, x_mean)
-        gram[np.diag_indices_from(gram)] += alpha
-        cross = self.xy - self.n * np.outer(x_mean, y_mean)
-        coef = cho_solve(cho_factor(gram, overwrite_a=True), cross)
-        return coef, y_mean - x_mean @ coef
+def _moments(X: np.ndarray, y: np.ndarray) -> Moments:
+    moments = Moments.none(X.shape[1], y.shape[1])
+    moments.add(X, y)
+    return moments
 
 
-def _sums(X: np.ndarray, y: np.ndarray) -> _Sums:
-    return _Sums(float(len(X)), X.sum(axis=0), y.sum(axis=0), X.T @ X, X.T @ y)
+def _solve(moments: Moments, n: int, y_sum: np.ndarray, alpha: float) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients and intercept of a ridge on the `n` rows that the moments are of."""
+    from scipy.linalg import cho_factor, cho_solve
+
+    about_mean, y_mean = moments.copy(), y_sum / n
+    x_mean = about_mean.centre(n, y_mean)
+    about_mean.gram[np.diag_indices_from(about_mean.gram)] += alpha
+    coef = cho_solve(cho_factor(about_mean.gram, overwrite_a=True), about_mean.xy)
+    return coef, y_mean - x_mean @ coef

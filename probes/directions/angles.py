@@ -66,10 +66,10 @@ def noise_fits(X: Float[np.ndarray, "row width"], z: Float[np.ndarray, "row colu
 
 
 def shuffled(
-    y: Float[np.ndarray, "row target"], draws: int, rng: np.random.Generator
+    y: Float[np.ndarray, "row target"], n_shuffles: int, rng: np.random.Generator
 ) -> Float[np.ndarray, "row column"]:
-    """The targets' rows in `draws` random orders, side by side."""
-    return np.concatenate([y[rng.permutation(len(y))] for _ in range(draws)], axis=1)
+    """The targets' rows in `n_shuffles` random orders, side by side."""
+    return np.concatenate([y[rng.permutation(len(y))] for _ in range(n_shuffles)], axis=1)
 
 
 def _fit(X: np.ndarray, y: np.ndarray, alpha: float) -> Pair:

@@ -170,9 +170,9 @@ def _alpha(findings: Findings, point: str) -> float:
 
 
 def _fits_at(findings: Findings, point: str, seed: int) -> PointFits:
-    swept, problem = findings.inputs, findings.inputs.problem
+    inputs, problem = findings.inputs, findings.inputs.problem
     train = problem.train
-    rows, y, clusters = swept.rows(point, train), problem.y[train], problem.clusters[train]
+    rows, y, clusters = inputs.rows(point, train), problem.y[train], problem.clusters[train]
     return point_fits(rows, y, clusters, _alpha(findings, point), seed)
 
 
@@ -246,9 +246,9 @@ def _across_layers(
     progress: bool | None,
 ) -> list[dict[str, Any]]:
     """Cosines between all points of a width, beside noise fitted at both; stacks of targets go to `ranks`."""
-    swept, train = findings.inputs, findings.inputs.problem.train
+    inputs, train = findings.inputs, findings.inputs.problem.train
     points = [p for p, probe in findings.probes.items() if len(probe.coef) == width]
-    y = swept.problem.y[train]
+    y = inputs.problem.y[train]
     z = (y - y.mean(axis=0)) / y.std(axis=0)
     targets = rng.standard_normal((len(train), draws))
     if several := z.shape[1] > 1:
@@ -256,7 +256,7 @@ def _across_layers(
     noise: dict[str, dict[str, np.ndarray]] = {kind: {} for kind in KINDS}
     quiet = not (progress if progress is not None else len(train) * len(points) > 50_000)
     for point in tqdm(points, desc="directions", unit="layer", disable=quiet, leave=False):
-        fitted = noise_fits(swept.rows(point, train), targets, _alpha(findings, point))
+        fitted = noise_fits(inputs.rows(point, train), targets, _alpha(findings, point))
         for kind, values in zip(KINDS, fitted, strict=True):
             noise[kind][point] = values[:, :draws]
             if several:

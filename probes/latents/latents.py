@@ -87,7 +87,7 @@ def latents(
         PointError: An SAE's point was not swept.
         ValueError: An SAE has another width or is a transcoder, or `ks` are not positive.
     """
-    swept, ks = findings.inputs, (ks,) if isinstance(ks, int) else ks
+    inputs, ks = findings.inputs, (ks,) if isinstance(ks, int) else ks
     several = cast("Mapping[str, Any]", saes) if isinstance(saes, Mapping) else {"": saes}
     loaded = {name: load_sae(one).sae for name, one in several.items()}
     named = {name or _name(sae): sae for name, sae in loaded.items()}
@@ -102,10 +102,10 @@ def latents(
                 f"{name} is a transcoder (it writes to {other}): only SAEs that reconstruct what they read "
                 "are judged here; activations.encode(sae) gives its latents"
             )
-    judged = _Judged(swept, counts, top, null, n_random, folds, seed)
+    judged = _Judged(inputs, counts, top, null, n_random, folds, seed)
     with bar(len(named) * 5, "latents", "step", progress) as advance:
         for name, sae in named.items():
-            judged.judge(name, encode(swept.activations, sae, hook_name, progress=progress), advance.update)
+            judged.judge(name, encode(inputs.activations, sae, hook_name, progress=progress), advance.update)
     return judged.result(findings, {name: describe(sae) for name, sae in named.items()})
 
 
@@ -125,7 +125,7 @@ class _Judged:
     folds: int
     seed: int
     saes: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
-    arms: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    predictors: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     predictions: list[np.ndarray] = field(default_factory=list[np.ndarray])
     top: list[pd.DataFrame] = field(default_factory=list[pd.DataFrame])
     selected: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
@@ -145,9 +145,9 @@ class _Judged:
         predictions, score = all_latents(latents, problem, alphas, folds=self.folds, seed=self.seed)
         self._add(sae, ALL, predictions, score, width=int(latents.sae.cfg.d_sae))
         step()
-        for arm, make in ((RECONSTRUCTION, latents.reconstruction), (ERROR, latents.error)):
+        for name, make in ((RECONSTRUCTION, latents.reconstruction), (ERROR, latents.error)):
             fit, predictions = dense_ridge(make, width, problem, alphas)
-            self._add(sae, arm, predictions, fit.score)
+            self._add(sae, name, predictions, fit.score)
         step()
         described = describe(latents.sae)
         self.saes.append(
@@ -168,14 +168,14 @@ class _Judged:
     def _add(
         self,
         sae: str,
-        arm: str,
+        name: str,
         predictions: Predictions,
         validation: float,
         k: int | None = None,
         *,
         width: int | None = None,
     ) -> None:
-        """An arm of predictions, judged against the surface; `width` as `SweepInputs.judge` has it."""
+        """Predictions, judged against the surface; `width` as `SweepInputs.judge` has it."""
         verdict = self.inputs.judge(predictions, width=width)
         columns = {
             "score": verdict.score,
@@ -183,14 +183,16 @@ class _Judged:
             "low": verdict.ci95[0],
             "high": verdict.ci95[1],
         }
-        self._append(sae, arm, k, predictions.test, validation=validation, **columns, words=verdict.words)
+        self._append(sae, name, k, predictions.test, validation=validation, **columns, words=verdict.words)
 
-    def _append(self, sae: str, arm: str, k: int | None, test: np.ndarray, **columns: Any) -> None:
-        self.arms.append({"sae": sae, "arm": arm, "k": float("nan") if k is None else float(k), **columns})
+    def _append(self, sae: str, name: str, k: int | None, test: np.ndarray, **columns: Any) -> None:
+        self.predictors.append(
+            {"sae": sae, "arm": name, "k": float("nan") if k is None else float(k), **columns}
+        )
         self.predictions.append(test)
 
     def _few_columns(self, sae: str, latents: Latents) -> None:
-        """The arms with k columns: latents, coordinates, random latents."""
+        """The predictors with k columns: latents, coordinates, random latents."""
         problem = self.inputs.problem
         train, test = problem.train, problem.test
         y, clusters = problem.y[train], problem.clusters[train]
@@ -207,9 +209,9 @@ class _Judged:
                 ", ".join(map(str, more)),
             )
         coordinates = select(latents.inputs(train), latents.inputs(test), y, clusters, self.ks, **folds)
-        for arm, few, width in ((LATENTS, selected, X.shape[1]), (COORDINATES, coordinates, None)):
+        for name, few, width in ((LATENTS, selected, X.shape[1]), (COORDINATES, coordinates, None)):
             for k in self.ks:
-                self._add(sae, arm, few.predictions[k], few.validation[k], k, width=width)
+                self._add(sae, name, few.predictions[k], few.validation[k], k, width=width)
         active = np.bincount(X.indices, minlength=X.shape[1])
         others = int((active > 0).sum()) - len(chosen)
         if others < len(chosen):
@@ -231,22 +233,22 @@ class _Judged:
 
     def _gain(self, predictions: Predictions) -> float:
         """What predictions add to the surface on test rows: the verdict's gain, without its interval."""
-        swept, problem = self.inputs, self.inputs.problem
+        inputs, problem = self.inputs, self.inputs.problem
         y_train, y_test = problem.y[problem.train], problem.y[problem.test]
-        surface, full = with_and_without(swept.baseline_predictions, predictions, y_train)
+        surface, full = with_and_without(inputs.baseline_predictions, predictions, y_train)
         return mean_r2(y_test, full) - mean_r2(y_test, surface)
 
     def _single_latents(self, sae: str, latents: Latents, dense: RidgeFit) -> None:
         """Top latents, cosines and scatters, one target after another."""
-        swept, problem, train = self.inputs, self.inputs.problem, self.inputs.problem.train
+        inputs, problem, train = self.inputs, self.inputs.problem, self.inputs.problem.train
         correlations = univariate(latents.values[train].astype(np.float64), problem.y[train])
         decoder = latents.decoder
         if self.null == "decoder":
             spread = covariance(decoder, centred=False)
         else:
             spread = covariance(latents.inputs(train[:: max(1, len(train) // _COVARIANCE_ROWS)]))
-        chance, classes = RandomVectors.of(spread), swept.table.kind != "numeric"
-        for t, target in enumerate(swept.table.target_names):
+        chance, classes = RandomVectors.of(spread), inputs.table.kind != "numeric"
+        for t, target in enumerate(inputs.table.target_names):
             directions = {"read": dense.coef[:, t], "write": dense.write[:, t]}
             cosines = decoder_cosines(decoder, directions, chance)
             r = correlations[:, t]
@@ -263,8 +265,8 @@ class _Judged:
     def result(self, findings: Findings, saes: Mapping[str, Any]) -> LatentFindings:
         """All SAEs together, the best of them chosen on training rows."""
         problem, table = self.inputs.problem, self.inputs.table
-        arms = pd.DataFrame(self.arms)
-        most = arms[(arms["arm"] == LATENTS) & (arms["k"] == max(self.ks))]
+        predictors = pd.DataFrame(self.predictors)
+        most = predictors[(predictors["arm"] == LATENTS) & (predictors["k"] == max(self.ks))]
         settings = {"ks": self.ks, "null": self.null, "draws": self.draws, "folds": self.folds}
         return LatentFindings(
             model=findings.model,
@@ -275,7 +277,7 @@ class _Judged:
             ks=self.ks,
             chosen_sae=str(most["sae"].iloc[int(most["validation"].to_numpy().argmax())]),
             saes=pd.DataFrame(self.saes),
-            arms=arms,
+            predictors=predictors,
             top=_joined(self.top),
             selected=pd.DataFrame(self.selected, columns=["sae", "order", "latent"]),
             cosines=_joined(self.cosines),

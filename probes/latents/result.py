@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from graticule.hooks.calls import old_name, renamed
 from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.result import Part, headed
 from graticule.hooks.saved import SavedResult
@@ -45,7 +46,7 @@ _SAES = {
     "alive": "latents ever active",
     "explained_variance": "variance explained (test rows)",
 }
-_ARMS = {
+_PREDICTORS = {
     "sae": "SAE",
     "arm": "predictor",
     "k": "k",
@@ -81,9 +82,10 @@ class LatentFindings(SavedResult):
     saes: pd.DataFrame
     """One row per SAE: `sae`, `point`, `layer`, `architecture`, `d_sae`, `l0`, `alive` (share of latents
     active on any row), `explained_variance` (on test rows)."""
-    arms: pd.DataFrame
-    """One row per SAE and arm: `sae`, `arm`, `k` (at most: see `selected`), `validation`, `score`, `gain`,
-    `low`, `high`, `words`. Of random latents these are the mean over draws, `low` and `high` the range."""
+    predictors: pd.DataFrame = field(metadata={"saved_as": "arms"})
+    """One row per SAE and predictor: `sae`, `arm` (the predictor), `k` (at most: see `selected`),
+    `validation`, `score`, `gain`, `low`, `high`, `words`. Of random latents these are the mean over draws,
+    `low` and `high` the range."""
     top: pd.DataFrame
     """The latents that go with each target best on training rows, scored on test rows: see `top_latents`."""
     selected: pd.DataFrame
@@ -95,8 +97,8 @@ class LatentFindings(SavedResult):
     below with probability .95."""
     scatter: pd.DataFrame
     """Test rows of each target's best latent: `sae`, `target`, `latent`, `source`, `activation`, `value`."""
-    predictions: Float[np.ndarray, "arm test target"]
-    """Test predictions of every row of `arms` (the first draw of random latents), in target units."""
+    predictions: Float[np.ndarray, "predictor test target"]
+    """Test predictions of every row of `predictors` (the first draw of random latents), in target units."""
     y: Float[np.ndarray, "test target"]
     """Targets of the test rows."""
     source: Int[np.ndarray, " test"]
@@ -113,19 +115,35 @@ class LatentFindings(SavedResult):
         saes = names.iloc[0] if len(names) == 1 else f"{len(names)} SAEs"
         return f"Latents of {saes} on {self.model}, {self.table}"
 
-    def arm(self, arm: str, k: int | None = None, sae: str | None = None) -> Mapping[str, Any]:
-        """One row of `arms`; of the chosen SAE unless another is named.
+    def predictor(self, name: str, k: int | None = None, sae: str | None = None) -> Mapping[str, Any]:
+        """One row of `predictors`; of the chosen SAE unless another is named.
 
         Raises:
-            KeyError: There is no such arm; those there are are named.
+            KeyError: There is no such predictor; those there are are named.
         """
-        return dict(self.arms.iloc[self._row(arm, k, sae)])
+        return dict(self.predictors.iloc[self._row(name, k, sae)])
 
-    def at(self, arm: str, k: int | None = None, sae: str | None = None) -> Predicted:
-        """The test predictions of one arm, for `compare`; `KeyError` as `arm`."""
-        row = self._row(arm, k, sae)
+    @property
+    def arms(self) -> pd.DataFrame:
+        """The old name of `predictors`."""
+        old_name("LatentFindings.arms", "predictors")
+        return self.predictors
+
+    def arm(self, arm: str, k: int | None = None, sae: str | None = None) -> Mapping[str, Any]:
+        """The old name of `predictor`."""
+        old_name("LatentFindings.arm", "predictor")
+        return self.predictor(arm, k, sae)
+
+    @renamed(arm="name")
+    def at(self, name: str, k: int | None = None, sae: str | None = None) -> Predicted:
+        """The test predictions of one predictor, for `compare`.
+
+        Raises:
+            KeyError: As `predictor` does.
+        """
+        row = self._row(name, k, sae)
         return Predicted(
-            name=f"{'' if k is None else f'{k} '}{arm}, {sae or self.chosen_sae}",
+            name=f"{'' if k is None else f'{k} '}{name}, {sae or self.chosen_sae}",
             target_names=self.target_names,
             units=self.units,
             source=self.source,
@@ -134,14 +152,14 @@ class LatentFindings(SavedResult):
             predictions=self.predictions[row],
         )
 
-    def _row(self, arm: str, k: int | None, sae: str | None) -> int:
-        sae, arms = sae or self.chosen_sae, self.arms
-        wanted = (arms["sae"] == sae) & (arms["arm"] == arm)
-        rows = np.flatnonzero(wanted & (arms["k"].isna() if k is None else arms["k"] == k))
+    def _row(self, name: str, k: int | None, sae: str | None) -> int:
+        sae, table = sae or self.chosen_sae, self.predictors
+        wanted = (table["sae"] == sae) & (table["arm"] == name)
+        rows = np.flatnonzero(wanted & (table["k"].isna() if k is None else table["k"] == k))
         if not len(rows):
-            pairs = arms[["arm", "k"]].drop_duplicates().itertuples(index=False)
+            pairs = table[["arm", "k"]].drop_duplicates().itertuples(index=False)
             names = [f"{a}{'' if pd.isna(n) else f' (k={int(n)})'}" for a, n in pairs]
-            raise UnknownNameError(f"no arm {arm!r} with k={k} of SAE {sae!r}; there are {names}")
+            raise UnknownNameError(f"no arm {name!r} with k={k} of SAE {sae!r}; there are {names}")
         return int(rows[0])
 
     def _of_chosen(self, table: pd.DataFrame, target: str | None = None) -> pd.DataFrame:
@@ -152,22 +170,22 @@ class LatentFindings(SavedResult):
     def summary(self) -> str:
         """What the most latents give against the dense probe, then what the SAE keeps and loses."""
         largest = max(self.ks)
-        few, dense = self.arm(LATENTS, largest), self.arm(DENSE)
+        few, dense = self.predictor(LATENTS, largest), self.predictor(DENSE)
         sae = self._of_chosen(self.saes).iloc[0]
         there = min(largest, len(self._of_chosen(self.selected)))
         fewer = f" ({largest} were asked for, and no other adds anything)" if there < largest else ""
         among = f"; chosen among {len(self.saes)} SAEs on training rows" if len(self.saes) > 1 else ""
-        rest = [(name, self.arm(name)) for name in (ALL, RECONSTRUCTION, ERROR)]
+        rest = [(name, self.predictor(name)) for name in (ALL, RECONSTRUCTION, ERROR)]
         why = count_of(len(self.y), "test row")
         lines = [
             f"{few['words']}: {_count(there)} of {self.chosen_sae}{fewer} {_gain(few, why)}; "
             f"the dense probe {_gain(dense, why)}",
             f"at {sae['point']}: {int(sae['d_sae']):,} latents, {sae['l0']:.1f} active a row, "
             f"{sae['explained_variance']:.3f} of the variance reconstructed{among}",
-            "; ".join(f"{name} {_gain(arm, why)}, {arm['words']}" for name, arm in rest),
+            "; ".join(f"{name} {_gain(row, why)}, {row['words']}" for name, row in rest),
         ]
         for k in self.ks:
-            chosen, other, random = (self.arm(a, k) for a in (LATENTS, COORDINATES, RANDOM))
+            chosen, other, random = (self.predictor(a, k) for a in (LATENTS, COORDINATES, RANDOM))
             lines.append(
                 f"{_count(k)}: R² {plain(chosen['score'])}, gain {signed(chosen['gain'], why)}, "
                 f"{chosen['words']} (as many coordinates R² {plain(other['score'])}, random latents "
@@ -191,12 +209,12 @@ class LatentFindings(SavedResult):
         ]
 
     def figures(self) -> dict[str, Figure]:
-        """Gain of every arm, R² by k, the best latent against the target, decoder cosines against chance."""
+        """Gains, R² by k, the best latent against the target, decoder cosines against chance."""
         from graticule.probes.plots.latents import arms_figure, cosine_figure, count_figure, latent_figure
 
         out = {
-            "What each predictor adds to the surface on test rows": arms_figure(self.arms),
-            "Test R² by the number of latents": count_figure(self._of_chosen(self.arms)),
+            "What each predictor adds to the surface on test rows": arms_figure(self.predictors),
+            "Test R² by the number of latents": count_figure(self._of_chosen(self.predictors)),
         }
         for target, unit in list(zip(self.target_names, self.units, strict=True))[:4]:
             if len(rows := self._of_chosen(self.scatter, target)):
@@ -209,12 +227,14 @@ class LatentFindings(SavedResult):
         return out
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """The arms, the top latents of the chosen SAE, and the SAEs."""
-        arms, top = self.arms.assign(k=self.arms["k"].astype("Int64")), self._of_chosen(self.top)
-        arm_headings = _ARMS if arms["sae"].nunique() > 1 else {k: v for k, v in _ARMS.items() if k != "sae"}
+        """The predictors, the top latents of the chosen SAE, and the SAEs."""
+        predictors = self.predictors.assign(k=self.predictors["k"].astype("Int64"))
+        top = self._of_chosen(self.top)
+        several = predictors["sae"].nunique() > 1
+        headings = {k: v for k, v in _PREDICTORS.items() if several or k != "sae"}
         top_headings = {k: v for k, v in _TOP.items() if k in top}
         return {
-            "Every predictor against the same surface": headed(arms, arm_headings),
+            "Every predictor against the same surface": headed(predictors, headings),
             "Latents chosen on training rows, scored on test rows": headed(top, top_headings),
             "The SAEs": headed(self.saes, _SAES),
         }

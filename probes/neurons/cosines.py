@@ -63,7 +63,7 @@ def weight_cosines(
     *,
     always: str | None = None,
     fold_norm: bool = False,
-    draws: int = 200,
+    n_random: int = 200,
     seed: int = 0,
     progress: bool | None = None,
 ) -> WeightCosines:
@@ -76,7 +76,7 @@ def weight_cosines(
         names: The probes' targets.
         always: One point whose probe serves every layer, instead of each layer's own.
         fold_norm: Take the gains of the norms before and after the MLP into the weights.
-        draws: Random sets of weights per layer.
+        n_random: Random sets of weights per layer.
         seed: Of these.
         progress: Whether to show a bar.
 
@@ -93,7 +93,7 @@ def weight_cosines(
         matrices = _matrices(model, layer, fold_norm)
         rng = np.random.default_rng([seed, layer])
         normal = rng.standard_normal(matrices["in"].shape, dtype=np.float32)
-        turns = Turns.draw(len(normal), draws, rng)
+        turns = Turns.draw(len(normal), n_random, rng)
         for weight, matrix in matrices.items():
             point = points[weight]
             for direction in DIRECTIONS if point is not None else ():

@@ -123,10 +123,8 @@ def neurons(
         progress=progress,
     )
     searches: list[LayerSearch] = []
-    shared = {
-        width: haar(width, np.random.default_rng(seed))
-        for width in sorted(set(captured.activations.widths.values()))
-    }
+    widths = sorted(set(captured.activations.widths.values()))
+    shared = {width: haar(width, np.random.default_rng(seed)) for width in widths}
     for layer in tqdm(chosen, desc="neurons", unit="layer", disable=not progress, leave=False):
         values = captured.layer(layer)
         searches.append(
@@ -193,18 +191,13 @@ def _layers(model: HookedModel, findings: Findings, layers: LayerSpec | None) ->
 # Activations of the findings' table ------------------------------------------------------------------
 @dataclass(frozen=True)
 class _Captured:
-    """Neurons' activations, aligned with the table."""
+    """Neurons' activations, each row with its place in the table (`source`) and its targets."""
 
     activations: Rows
-    """Points `blocks.L.mlp.hook_post`."""
     source: Int[np.ndarray, " row"]
-    """The table row of every captured row."""
     y: Float[np.ndarray, "row target"]
-    """Targets."""
     train: Int[np.ndarray, " train"]
-    """Training rows."""
     test: Int[np.ndarray, " test"]
-    """Test rows."""
 
     def layer(self, layer: int) -> Float[np.ndarray, "row neuron"]:
         """All rows of a layer in float64."""
@@ -232,12 +225,8 @@ def _capture(
         raise NotApplicable(f"{findings.inputs.table.name} has no texts to run the model on")
     index = rows.draw(np.sort(np.concatenate([rows.train, rows.test])), limit, seed)
     texts, points = [rows.texts[i] for i in index], [_point(layer) for layer in layers]
-    arguments = spec.arguments(points=points, progress=progress)
-    activations: Rows = (
-        capture(model, texts, **arguments)
-        if store is None
-        else capture(model, texts, store=store, **arguments)
-    )
+    place: dict[str, Any] = {} if store is None else {"store": store}
+    activations: Rows = capture(model, texts, **spec.arguments(points=points, progress=progress), **place)
     source = index[activations.rows["source"].to_numpy()]
     is_test = rows.is_test[source]
     return _Captured(activations, source, rows.y[source], np.flatnonzero(~is_test), np.flatnonzero(is_test))

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from graticule.hooks.calls import old_name
 from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.result import headed
 from graticule.hooks.saved import SavedResult
@@ -74,9 +75,15 @@ class Search:
     """Share of all neurons above it."""
 
     @property
-    def words(self) -> str:
+    def label(self) -> str:
         """Whether single neurons carry the target beyond what any basis of these activations would."""
         return SPECIAL if self.p <= _LEVEL and abs(self.r_test) > self.rotated_95 else NOT_SPECIAL
+
+    @property
+    def words(self) -> str:
+        """The old name of `label`."""
+        old_name("Search.words", "label")
+        return self.label
 
     @property
     def name(self) -> str:
@@ -168,7 +175,7 @@ class Neurons(SavedResult):
         single, whole = (int((best[p] <= _LEVEL).sum()) for p in ("p_bh", "p_max"))
         near = self.weights[self.weights["target"] == s.target].iloc[0]
         return [
-            f"{s.target}: {s.words}: {s.name}, r {s.r_test:+.3f} on test rows (Spearman "
+            f"{s.target}: {s.label}: {s.name}, r {s.r_test:+.3f} on test rows (Spearman "
             f"{s.spearman_test:+.3f}; {s.r_train:+.3f} on training rows); best of random rotations "
             f"{s.rotated_median:.3f} (95th percentile {s.rotated_95:.3f}), p = {s.p:.2g}",
             f"  of its {len(best)} best, {single} beat a random direction (Benjamini-Hochberg), "

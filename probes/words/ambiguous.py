@@ -18,7 +18,7 @@ from graticule.hooks.saved import SavedResult
 from graticule.probes.core.resample import weights_within
 from graticule.probes.geometry import Metric
 from graticule.probes.scores.significance import share_reaching
-from graticule.probes.words.cosines import ALPHA, TAILS, check_draws, unit_rows
+from graticule.probes.words.cosines import ALPHA, TAILS, check_n_bootstrap, unit_rows
 from graticule.probes.words.lists import ContextPair, ambiguous_contexts
 from graticule.probes.words.vocabulary import (
     LEAST,
@@ -137,7 +137,7 @@ def ambiguous(
     Raises:
         ValueError: As `words` does, and for fewer than three pairs with single-token completions.
     """
-    check_draws(n_bootstrap)
+    check_n_bootstrap(n_bootstrap)
     given = ambiguous_contexts(contexts) if contexts is None or isinstance(contexts, str | Path) else contexts
     kept, ids, dropped = _single(model, given)
     readout = Readout.of(model)
@@ -190,7 +190,7 @@ def _cosines(steering: np.ndarray, differences: np.ndarray, metric: Metric, shar
     return out
 
 
-def _scores(cosines: np.ndarray, draws: int, seed: int) -> dict[str, float]:
+def _scores(cosines: np.ndarray, n_bootstrap: int, seed: int) -> dict[str, float]:
     """Matching against other |cosines|, with a bootstrap over pairs and permuted matches."""
     rng, n = np.random.default_rng(seed), len(cosines)
     size = np.abs(cosines)
@@ -198,10 +198,10 @@ def _scores(cosines: np.ndarray, draws: int, seed: int) -> dict[str, float]:
     other = np.where(own | np.isnan(size), 0.0, size)
     counted = (~own & ~np.isnan(size)).astype(np.float64)
     mean_other = other.sum() / counted.sum()
-    weights = weights_within(np.array([n]), draws, rng).T.astype(np.float64)
+    weights = weights_within(np.array([n]), n_bootstrap, rng).T.astype(np.float64)
     others = ((weights @ other) * weights).sum(axis=1) / ((weights @ counted) * weights).sum(axis=1)
     low, high = np.quantile(weights @ matching / n - others, TAILS)
-    orders = np.argsort(rng.random((draws, n)), axis=1)
+    orders = np.argsort(rng.random((n_bootstrap, n)), axis=1)
     # a permuted match that shares a word counts with the others' mean, which is neither for nor against
     null = np.where(np.isnan(size), mean_other, size)[np.arange(n), orders].mean(axis=1)
     return {

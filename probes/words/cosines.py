@@ -98,16 +98,16 @@ class ConceptCosines:
     projections: pd.DataFrame
 
 
-def concept_cosines(rows: PairRows, draws: int, seed: int) -> ConceptCosines:
-    """Every concept and every two of mapped rows, with `draws` of every null and of the bootstrap."""
+def concept_cosines(rows: PairRows, n_bootstrap: int, seed: int) -> ConceptCosines:
+    """Every concept and every two of mapped rows, with `n_bootstrap` of every null and of the bootstrap."""
     sizes, shared = rows.tokens.sizes, rows.tokens.shared
     unit = unit_rows(rows.steering)
     gram = unit @ unit.T
     rng = np.random.default_rng(seed)
     means = mean_block_cosines(gram, shared, sizes)[0]
     plain = mean_block_cosines(gram, diagonal(len(gram)), sizes)[0]
-    low, high = _interval(mean_block_cosines(gram, shared, sizes, weights_within(sizes, draws, rng)))
-    flipped = mean_block_cosines(gram, shared, sizes, signs(len(gram), draws, rng))
+    low, high = _interval(mean_block_cosines(gram, shared, sizes, weights_within(sizes, n_bootstrap, rng)))
+    flipped = mean_block_cosines(gram, shared, sizes, signs(len(gram), n_bootstrap, rng))
     entries = {"mean": means, "low": low, "high": high, "plain": plain}
     within = pd.DataFrame({"concept": rows.tokens.concepts, "kept": sizes})
     within = within.assign(**{name: np.diag(value) for name, value in entries.items()})
@@ -115,7 +115,7 @@ def concept_cosines(rows: PairRows, draws: int, seed: int) -> ConceptCosines:
     np.fill_diagonal(others, -1.0)
     largest = others.max(axis=1)
     within["largest_other"] = np.where(largest < 0, np.nan, largest)
-    nulls = {"flipped": (np.diagonal(flipped, axis1=1, axis2=2), "mean"), **_nulls(rows, draws, rng)}
+    nulls = {"flipped": (np.diagonal(flipped, axis1=1, axis2=2), "mean"), **_nulls(rows, n_bootstrap, rng)}
     for name, (null, against) in nulls.items():
         within[f"level_{name}"] = np.quantile(null, LEVEL, axis=0)
         within[f"p_{name}"] = share_reaching(null, within[against].to_numpy(float))
@@ -217,8 +217,12 @@ def unit_rows(vectors: Float[np.ndarray, "n width"]) -> Float[np.ndarray, "n wid
     return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 0)
 
 
-def check_draws(n_bootstrap: int) -> None:
-    """**Raises** `ValueError` for too few draws to give an interval."""
+def check_n_bootstrap(n_bootstrap: int) -> None:
+    """Refuse a bootstrap that is too small for an interval.
+
+    Raises:
+        ValueError: For fewer than 20.
+    """
     if n_bootstrap < 20:
         raise ValueError(
             f"n_bootstrap={n_bootstrap}: at least 20, and 1,000 for p-values that survive a correction"

@@ -25,7 +25,7 @@ from graticule.probes.words.cosines import (
     LEVEL,
     TAILS,
     PairRows,
-    check_draws,
+    check_n_bootstrap,
     pair_rows,
     unit_rows,
 )
@@ -146,7 +146,7 @@ def languages(
     Raises:
         ValueError: As `words` and `parallel_contexts` do.
     """
-    check_draws(n_bootstrap)
+    check_n_bootstrap(n_bootstrap)
     texts = contexts if isinstance(contexts, Mapping) else parallel_contexts(contexts)
     if len({len(column) for column in texts.values()}) != 1 or len(texts) < 2:
         raise ValueError(f"contexts of {', '.join(texts)}: two or more languages with as many contexts each")
@@ -189,23 +189,23 @@ def languages(
 
 
 def _scores(
-    rows: PairRows, contexts: Sequence[np.ndarray], metric: Metric, draws: int, seed: int
+    rows: PairRows, contexts: Sequence[np.ndarray], metric: Metric, n_bootstrap: int, seed: int
 ) -> list[pd.DataFrame]:
     """Every concept against each pair of languages' `[context, width]` differences."""
     rng, n, slices, tokens = np.random.default_rng(seed), len(contexts[0]), rows.slices, rows.tokens
     steering = np.stack([c @ metric.write.T for c in contexts])  # [pair, context, width]
     averages = unit_rows(steering.mean(axis=1))
-    weights = weights_within(np.array([n]), draws, rng).T.astype(np.float64)
+    weights = weights_within(np.array([n]), n_bootstrap, rng).T.astype(np.float64)
     drawn = np.stack([unit_rows(weights @ s) for s in steering]).astype(np.float32)
     differences = (rows.steering @ metric.read.T).astype(np.float32)
-    booted = np.empty((len(contexts), draws, len(slices)), np.float32)
+    booted = np.empty((len(contexts), n_bootstrap, len(slices)), np.float32)
     for c, s in enumerate(slices):
-        weights = weights_within(np.array([s.stop - s.start]), draws, rng).T
+        weights = weights_within(np.array([s.stop - s.start]), n_bootstrap, rng).T
         booted[:, :, c] = (unit_rows(weights @ differences[s]) * drawn).sum(axis=2)
     pool = (rows.vocabulary @ metric.read.T).astype(np.float32)
-    chance = _random_level(pool, averages.astype(np.float32), tokens.sizes, draws, rng)
+    chance = _random_level(pool, averages.astype(np.float32), tokens.sizes, n_bootstrap, rng)
     means = unit_rows(np.stack([differences[s].mean(axis=0, dtype=np.float64) for s in slices]))
-    turns = signs(n, draws, np.random.default_rng(seed))
+    turns = signs(n, n_bootstrap, np.random.default_rng(seed))
     tables: list[pd.DataFrame] = []
     for k, context in enumerate(contexts):
         cosine, samples = means @ averages[k], booted[k].astype(np.float64)
@@ -234,11 +234,11 @@ def _scores(
 
 
 def _random_level(
-    pool: np.ndarray, averages: np.ndarray, sizes: np.ndarray, draws: int, rng: np.random.Generator
+    pool: np.ndarray, averages: np.ndarray, sizes: np.ndarray, n_bootstrap: int, rng: np.random.Generator
 ) -> np.ndarray:
     """`LEVEL` of |cosine| of means of so many random pairs with each average: `[pair, concept]`."""
-    most, out = int(sizes.max()), np.empty((draws, len(averages), len(sizes)))
-    for d in range(draws):
+    most, out = int(sizes.max()), np.empty((n_bootstrap, len(averages), len(sizes)))
+    for d in range(n_bootstrap):
         running = np.cumsum(pool[rng.choice(len(pool), most, replace=False)], axis=0, dtype=np.float32)
         out[d] = np.abs(averages @ unit_rows(running[sizes - 1]).T)
     return np.quantile(out, LEVEL, axis=0)

@@ -149,7 +149,11 @@ class Readout:
 
     @classmethod
     def of(cls, model: HookedModel) -> Readout:
-        """The model's own; `ValueError` if it has no `W_U` of `[d_model, d_vocab]`."""
+        """The model's own.
+
+        Raises:
+            ValueError: It has no `W_U` of `[d_model, d_vocab]`.
+        """
         try:
             return cls(ModelView(model).unembedding())
         except ValueError as reason:
@@ -161,7 +165,11 @@ class Readout:
         return int(self.weights.shape[1])
 
     def rows(self, ids: Int[np.ndarray, " token"]) -> Float[np.ndarray, "token d_model"]:
-        """γ of some tokens; `IndexError` for a token that the unembedding has no row for."""
+        """γ of some tokens.
+
+        Raises:
+            IndexError: A token that the unembedding has no row for.
+        """
         if len(ids) and (ids.min() < 0 or ids.max() >= self.vocabulary):
             raise IndexError(f"token {int(ids.max())}: the unembedding has {self.vocabulary} rows")
         picked = self.weights[:, torch.tensor(ids, device=self.weights.device)]

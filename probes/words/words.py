@@ -12,13 +12,19 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Float32
 
-from graticule.hooks.calls import renamed
+from graticule.hooks.calls import old_name, renamed
 from graticule.hooks.doors import MODEL, door
 from graticule.hooks.messages import UnknownNameError, bar
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.result import headed
 from graticule.hooks.saved import SavedResult
-from graticule.probes.words.cosines import ALPHA, ConceptCosines, check_draws, concept_cosines, pair_rows
+from graticule.probes.words.cosines import (
+    ALPHA,
+    ConceptCosines,
+    check_n_bootstrap,
+    concept_cosines,
+    pair_rows,
+)
 from graticule.probes.words.lists import PairLists, pair_lists
 from graticule.probes.words.vocabulary import METRICS, Readout, keep_pairs, make_metrics, words_provenance
 
@@ -93,7 +99,7 @@ class Words(SavedResult):
         """The model."""
         return f"Counterfactual word pairs: {self.model}"
 
-    def found(self, metric: str) -> tuple[str, ...]:
+    def above_chance(self, metric: str) -> tuple[str, ...]:
         """Concepts whose pairs point one way under a metric: Holm's p over concepts at most 0.05.
 
         Raises:
@@ -101,6 +107,11 @@ class Words(SavedResult):
         """
         rows = self._rows(metric)
         return tuple(map(str, rows.loc[rows["holm"] <= ALPHA, "concept"]))
+
+    def found(self, metric: str) -> tuple[str, ...]:
+        """The old name of `above_chance`."""
+        old_name("Words.found", "above_chance")
+        return self.above_chance(metric)
 
     def own(self, metric: str) -> int:
         """How many concepts' pairs are closer to each other in the mean than to any other concept's; 0 where
@@ -155,9 +166,9 @@ class Words(SavedResult):
         rows, n = self._rows(metric), len(self.concepts)
         paired = int((rows["holm_shuffled"] <= ALPHA).sum())
         line = (
-            f"{metric}: {len(self.found(metric))} of {n} concepts above chance (Holm), the pairing matters "
-            f"(re-paired words do worse) in {paired}; {rows['above'].mean():.0%} of pairs lie beyond 95% of "
-            f"random ones"
+            f"{metric}: {len(self.above_chance(metric))} of {n} concepts above chance (Holm), the pairing "
+            f"matters (re-paired words do worse) in {paired}; {rows['above'].mean():.0%} of pairs lie beyond "
+            f"95% of random ones"
         )
         shared = self.between[(self.between["metric"] == metric) & (self.between["shared"] > 0)]
         moved = (shared["plain"] - shared["mean"])[shared["mean"].notna()].abs()
@@ -227,7 +238,7 @@ def words(
             few draws.
         FileNotFoundError: A folder without lists.
     """
-    check_draws(n_bootstrap)
+    check_n_bootstrap(n_bootstrap)
     tokens, readout = keep_pairs(model, pair_lists(pairs)), Readout.of(model)
     rows = pair_rows(readout, tokens, n_random, seed)
     products = make_metrics(model, readout, metrics, residuals, progress=progress)

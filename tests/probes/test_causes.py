@@ -116,7 +116,7 @@ def test_what_the_answers_read_is_called_used(model, findings, readers, tmp_path
 
     readers(read_it)
     result = causes(findings, model, outcomes=[ANSWER], hook_name=POINT, rows=30, progress=False)
-    assert result.words == USED
+    assert result.label == USED
     (line,) = result.effects[
         (result.effects["intervention"] == "steer height") & (result.effects["outcome"] == ANSWER.name)
     ].to_dict("records")
@@ -137,6 +137,9 @@ def test_what_the_answers_read_is_called_used(model, findings, readers, tmp_path
     assert back.summary() == result.summary()
     assert back.to_json() == result.to_json()
     assert back.outcomes == (ANSWER,)
+    assert '"words": "used"' in (tmp_path / "c" / "manifest.json").read_text()  # as it was called
+    with pytest.warns(DeprecationWarning, match="Causes.words is now label"):
+        assert back.words == USED
     captions = list(back.figures())
     assert sum(c.startswith("Dose-response") for c in captions) == 2
     assert any("among its controls" in c for c in captions)
@@ -150,7 +153,7 @@ def test_what_nothing_reads_is_present_without_an_effect(model, findings, reader
     readers(lambda weight: weight - np.outer(unit, unit @ weight))
     seen = dataclasses.replace(findings, verdict=dataclasses.replace(findings.verdict, words=STRUCTURE))
     result = causes(seen, model, outcomes=[ANSWER], hook_name=POINT, rows=30, progress=False)
-    assert result.words == NOT_SEEN
+    assert result.label == NOT_SEEN
     steered = result.effects[result.effects["intervention"] == "steer height"]
     assert (steered["effect"].abs() < 1e-5).all()
     assert (result.effects[result.effects["outcome"] == ANSWER.name]["limit"] > 1e-3).all()
@@ -178,7 +181,7 @@ def test_the_second_verdict_in_words():
 
 @pytest.mark.slow
 def test_same_seed_same_bytes_and_the_skip_path_is_subtracted(model, findings):
-    settings = {"outcomes": [ANSWER], "point": POINT, "rows": 20, "controls": 5, "progress": False}
+    settings = {"outcomes": [ANSWER], "hook_name": POINT, "rows": 20, "controls": 5, "progress": False}
     one, two = steer(findings, model, **settings), steer(findings, model, **settings)
     pd.testing.assert_frame_equal(one.effects, two.effects)
     pd.testing.assert_frame_equal(one.controls, two.controls)

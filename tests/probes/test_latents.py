@@ -101,12 +101,12 @@ def test_the_latents_that_carry_the_concept_are_found(world, findings, found):
         assert best["p_bh_test"] < 1e-6
         assert best["p_max_write"] < 0.01
         assert abs(best["cos_write"]) > 0.8
-    line = found.arm(LATENTS, 5)
+    line = found.predictor(LATENTS, 5)
     assert line["words"] == STRUCTURE
-    assert line["gain"] == pytest.approx(found.arm(DENSE)["gain"], abs=0.06)
-    assert found.arm(LATENTS, 1)["gain"] > found.arm(RANDOM, 1)["high"] + 0.03
-    assert found.arm(LATENTS, 5)["gain"] > found.arm(RANDOM, 5)["high"] + 0.1
-    assert found.arm(COORDINATES, 1)["score"] < found.arm(LATENTS, 2)["score"]
+    assert line["gain"] == pytest.approx(found.predictor(DENSE)["gain"], abs=0.06)
+    assert found.predictor(LATENTS, 1)["gain"] > found.predictor(RANDOM, 1)["high"] + 0.03
+    assert found.predictor(LATENTS, 5)["gain"] > found.predictor(RANDOM, 5)["high"] + 0.1
+    assert found.predictor(COORDINATES, 1)["score"] < found.predictor(LATENTS, 2)["score"]
 
 
 @pytest.mark.slow
@@ -122,9 +122,9 @@ def test_where_no_latent_carries_it_few_lie_beyond_chance(world, findings):
 @pytest.mark.slow
 def test_what_the_sae_loses_is_in_the_error_term(world, findings):
     lossy = latents(findings, hand_made(world, loss=True), ks=(2,), progress=False)
-    assert lossy.arm(RECONSTRUCTION)["words"] == NO_BETTER
-    assert lossy.arm(ERROR)["gain"] > 0.75 * lossy.arm(DENSE)["gain"]
-    assert lossy.arm(LATENTS, 2)["gain"] > 0.1  # the latents know; their decoder does not write it
+    assert lossy.predictor(RECONSTRUCTION)["words"] == NO_BETTER
+    assert lossy.predictor(ERROR)["gain"] > 0.75 * lossy.predictor(DENSE)["gain"]
+    assert lossy.predictor(LATENTS, 2)["gain"] > 0.1  # the latents know; their decoder does not write it
 
 
 def test_the_dense_arm_is_the_sweeps_own_probe(findings, found):
@@ -132,10 +132,10 @@ def test_the_dense_arm_is_the_sweeps_own_probe(findings, found):
     test = findings.probes[POINT].predict(findings.inputs.rows(POINT, problem.test))
     assert np.allclose(found.at(DENSE).predictions, test)
     if findings.chosen_point == POINT:
-        assert found.arm(DENSE)["gain"] == findings.verdict.gain
+        assert found.predictor(DENSE)["gain"] == findings.verdict.gain
     line = next(s for s in findings.layer_scores if s["point"] == POINT)
-    assert found.arm(DENSE)["validation"] == pytest.approx(line["validation"])
-    assert found.arm(DENSE)["score"] == pytest.approx(line["test"]["r2"])
+    assert found.predictor(DENSE)["validation"] == pytest.approx(line["validation"])
+    assert found.predictor(DENSE)["score"] == pytest.approx(line["test"]["r2"])
 
 
 def test_forward_selection_is_brute_force(world):
@@ -185,7 +185,7 @@ def test_test_rows_never_reach_the_choice(world, findings):
     one, two = (latents(f, sae, ks=(2,), progress=False) for f in (findings, other))
     assert one.selected["latent"].tolist() == two.selected["latent"].tolist()
     assert one.top["latent"].tolist() == two.top["latent"].tolist()
-    assert one.arms["validation"].tolist() == two.arms["validation"].tolist()
+    assert one.predictors["validation"].tolist() == two.predictors["validation"].tolist()
     assert np.array_equal(one.predictions, two.predictions)
 
 
@@ -252,7 +252,7 @@ def test_classes(world, kind):
     acts = world.activations.select(points=POINT)
     findings = sweep(acts, table, baselines=world.baselines, progress=False)
     found = latents(findings, hand_made(world), ks=(2,), progress=False)
-    assert found.arm(LATENTS, 2)["words"] == STRUCTURE
+    assert found.predictor(LATENTS, 2)["words"] == STRUCTURE
     best = found.top.iloc[0]
     test = table.is_test
     activation = encode(acts, hand_made(world)).values[:, [int(best["latent"])]].toarray()[test, 0]
@@ -274,7 +274,7 @@ def test_several_saes_saved_and_shown(world, findings, tmp_path):
     )
     assert found.chosen_sae == "late"
     assert found.saes.set_index("sae").loc["early", "l0"] <= 4
-    assert found.arm(LATENTS, 5, "early")["score"] < found.arm(LATENTS, 5)["score"]
+    assert found.predictor(LATENTS, 5, "early")["score"] < found.predictor(LATENTS, 5)["score"]
     found.save(tmp_path / "latents")
     back = LatentFindings.load(tmp_path / "latents")
     assert back.summary() == found.summary()
@@ -288,7 +288,14 @@ def test_several_saes_saved_and_shown(world, findings, tmp_path):
     again = latents(
         findings, {"early": topk, "late": hand_made(world)}, ks=KS, null="activations", progress=False
     )
-    pd.testing.assert_frame_equal(again.arms, found.arms)
+    pd.testing.assert_frame_equal(again.predictors, found.predictors)
+    assert (tmp_path / "latents" / "arms.parquet").exists()  # as it was called
+    with pytest.warns(DeprecationWarning, match="LatentFindings.arms is now predictors"):
+        assert back.arms is back.predictors
+    with pytest.warns(DeprecationWarning, match="LatentFindings.arm is now predictor"):
+        assert back.arm(DENSE)["gain"] == back.predictor(DENSE)["gain"]
+    with pytest.warns(DeprecationWarning, match=r"at\(arm=\) is now name="):
+        assert np.array_equal(back.at(arm=DENSE).predictions, back.at(DENSE).predictions)
 
 
 def test_what_does_not_fit_is_refused(world, findings, found):

@@ -127,7 +127,9 @@ def test_the_neuron_that_carries_the_target(swept, found):
     _, findings, acts = swept
     best = found.searches[0]
     assert (best.layer, best.neuron) == (1, 7)
-    assert best.words == SPECIAL and best.p <= 0.01
+    assert best.label == SPECIAL and best.p <= 0.01
+    with pytest.warns(DeprecationWarning, match="Search.words is now label"):
+        assert best.words == SPECIAL
     assert found.n_neurons == 3 * 48
     test = findings.inputs.problem.is_test
     y = findings.inputs.table.y[:, 0]
@@ -169,7 +171,7 @@ def test_weights_of_no_concept_pass_no_test(load_tiny):
     model, rng = load_tiny("gpt2", "hooked"), np.random.default_rng(0)
     point = "blocks.1.hook_resid_post"
     probe = RidgeProbe(point, ["t"]).fit(rng.normal(size=(90, 32)), rng.normal(size=90))
-    got = weight_cosines(model, {point: probe}, [0, 1, 2], ["t"], always=point, draws=100)
+    got = weight_cosines(model, {point: probe}, [0, 1, 2], ["t"], always=point, n_random=100)
     assert set(got.table["weight"]) == {"in", "out"}  # no gate in GPT-2
     assert got.table["p_bh"].min() > 0.05
     assert got.table["p_max"].min() > 0.05
@@ -181,7 +183,7 @@ def test_bridge_and_folded_norms(load_tiny, swept):
     bridge = load_tiny("llama", "bridge")
     for fold in (False, True):
         tables = [
-            weight_cosines(m, findings.probes, [1, 2], ["y"], fold_norm=fold, draws=20).table
+            weight_cosines(m, findings.probes, [1, 2], ["y"], fold_norm=fold, n_random=20).table
             for m in (hooked, bridge)
         ]
         np.testing.assert_allclose(tables[0]["cosine"], tables[1]["cosine"], atol=1e-5)
@@ -223,7 +225,7 @@ def test_where_no_neuron_stands_out(swept):
     other = table.with_target(spread / spread.std())
     of = sweep(findings.inputs.activations, other, baselines=findings.inputs.baselines, progress=False)
     got = neurons(of, model, layers=[1], top=3, rotations=199)
-    assert got.searches[0].words == NOT_SPECIAL
+    assert got.searches[0].label == NOT_SPECIAL
 
 
 def test_refusals(swept):

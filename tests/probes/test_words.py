@@ -107,7 +107,7 @@ def result(planted: Any) -> Words:
 def test_planted_concepts_are_found_and_a_random_one_is_not(result: Words):
     assert result.concepts == (*PLANTED, "any ⇒ other")
     for metric in result.metrics:
-        assert set(result.found(metric)) == set(PLANTED)
+        assert set(result.above_chance(metric)) == set(PLANTED)
         lines = result.within[result.within["metric"] == metric].set_index("concept")
         assert lines.loc["any ⇒ other", "p_vocabulary"] > 0.05
         assert lines.loc["any ⇒ other", "p_listed"] > 0.05
@@ -188,7 +188,9 @@ def test_one_concept_alone_and_one_whose_pairs_all_share_a_word(planted: Any):
     star = {PLANTED[0]: lists[PLANTED[0]], "hub ⇒ rim": [("w400", f"w{i}") for i in range(401, 406)]}
     made = words(model, star, metrics=["causal"], n_bootstrap=50, n_random=50)
     assert np.isnan(made.means[0, 1, 1]) and made.plain[0, 1, 1] > 0.2
-    assert made.found("causal") == (PLANTED[0],)
+    assert made.above_chance("causal") == (PLANTED[0],)
+    with pytest.warns(DeprecationWarning, match="Words.found is now above_chance"):
+        assert made.found("causal") == (PLANTED[0],)
     assert made.summary() and made.figures()
 
 
@@ -305,7 +307,7 @@ def test_too_few_draws_are_said(planted: Any):
     few = words(_model(table), lists, metrics=["causal"], n_bootstrap=40, n_random=100)
     assert "not decidable: 40 draws cannot bring a p-value below 0.05 / 4 (Holm); take 80" in few.summary()
     enough = words(_model(table), lists, metrics=["causal"], n_bootstrap=80, n_random=100)
-    assert "not decidable" not in enough.summary() and len(enough.found("causal")) >= 3
+    assert "not decidable" not in enough.summary() and len(enough.above_chance("causal")) >= 3
 
 
 def test_packaged_lists_are_many_and_sound():
@@ -336,7 +338,7 @@ def test_a_users_folder_of_lists(tmp_path: Any, planted: Any):
     assert list(found) == ["wing ⇒ fin", "own name"]
     assert list(found["wing ⇒ fin"]) == lists[PLANTED[0]]
     made = words(_model(table), str(tmp_path), metrics=["causal"], n_bootstrap=100, n_random=200)
-    assert made.found("causal") == ("wing ⇒ fin",)
+    assert made.above_chance("causal") == ("wing ⇒ fin",)
     (tmp_path / "own name.txt").write_text("w200\tw210\nw201 w212\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"own name\.txt, line 2: 'w201 w212' has 1 fields"):
         read_pairs(tmp_path)
@@ -362,7 +364,7 @@ def test_result_saves_loads_and_draws(result: Words, tmp_path: Any):
         result.concepts
     )
     with pytest.raises(KeyError, match="no metric 'cosine'"):
-        result.found("cosine")
+        result.above_chance("cosine")
     with pytest.raises(ArtifactError):
         Words.load(tmp_path)
 
