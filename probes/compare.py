@@ -26,7 +26,7 @@ from graticule.probes.core.resample import (
 from graticule.probes.core.stack import Predictions, with_and_without
 from graticule.probes.scores.in_words import count_of, with_interval
 from graticule.probes.scores.metrics import mean, r2
-from graticule.probes.scores.significance import adjusted_table, bootstrap_p, difference, holm
+from graticule.probes.scores.significance import adjusted_table, bootstrap_p, holm, score_difference
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -127,8 +127,8 @@ def compare(
     sums = cluster_sums(first.y, held, clusters)
     samples = resampled_by_target(sums, n_bootstrap, seed)
     score_a, score_b = r2(first.y, held["a"]), r2(first.y, held["b"])
-    by_draw = difference(samples[:, 0], samples[:, 1])
-    apart = difference(score_a, score_b)
+    by_draw = score_difference(samples[:, 0], samples[:, 1])
+    apart = score_difference(score_a, score_b)
     whole = defined_mean(by_draw)
     ci95 = interval(whole)
     lines: list[dict[str, Any]] = []
@@ -203,21 +203,13 @@ def _linked(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def difference_figure(differences: pd.DataFrame) -> Figure:
     """Differences of R² with their intervals, a line for each."""
-    from graticule.probes.plots.drawing import Figure, Scatter
-    from graticule.probes.plots.style import FAINT, INK, error_bars, need_columns, short_labels, style
+    from graticule.probes.plots.drawing import Figure
+    from graticule.probes.plots.primitives import dots_trace
+    from graticule.probes.plots.style import FAINT, INK, need_columns, short_labels, style
 
     need_columns(differences, "target", "difference", "low", "high")
     middle, low, high = (differences[name].to_numpy(np.float64) for name in ("difference", "low", "high"))
-    fig = Figure(
-        Scatter(
-            x=middle,
-            y=short_labels(differences["target"]),
-            mode="markers",
-            marker={"size": 9, "color": INK},
-            error_x=error_bars(middle, low, high, INK, width=4),
-            showlegend=False,
-        )
-    )
+    fig = Figure(dots_trace(middle, short_labels(differences["target"]), low, high, INK))
     style(fig, height=120 + 28 * len(differences))
     fig.add_vline(x=0, line={"color": FAINT, "width": 1.5})
     fig.update_xaxes(title_text="difference of test R², first less second")
@@ -255,7 +247,7 @@ def gain_samples(
     compared = {"surface": surface, "full": full}
     sums = cluster_sums(y[is_test], compared, rows["cluster"].to_numpy(np.int64)[is_test])
     samples = resampled_r2(sums, draws, seed)
-    return difference(samples[:, 1], samples[:, 0])
+    return score_difference(samples[:, 1], samples[:, 0])
 
 
 def gain_p(findings: Findings, draws: int | None = None, seed: int | None = None) -> float:

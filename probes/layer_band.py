@@ -18,7 +18,7 @@ from graticule.probes.core.fit import fit_points
 from graticule.probes.core.resample import cluster_sums, interval, resampled_r2
 from graticule.probes.core.stack import with_and_without
 from graticule.probes.scores.metrics import mean_r2
-from graticule.probes.scores.significance import difference, max_t_band
+from graticule.probes.scores.significance import max_t_band, score_difference
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -106,8 +106,8 @@ def layer_band(
     samples = resampled_r2(sums, draws, seed)
     estimates = np.array([mean_r2(y, p) for p in predictions.values()])
     if what == "gain":
-        samples = difference(samples[:, 1:], samples[:, :1])
-        estimates = difference(estimates[1:], estimates[:1])
+        samples = score_difference(samples[:, 1:], samples[:, :1])
+        estimates = score_difference(estimates[1:], estimates[:1])
     low, high = max_t_band(estimates, samples, level)
     alone = np.array([interval(column, level) for column in samples.T])
     points = [name for name in predictions if name != "surface"]
@@ -158,7 +158,8 @@ def _stacks(findings: Findings) -> dict[str, Float[np.ndarray, "test target"]]:
 def band_figure(layers: pd.DataFrame, chosen_point: str, name: str) -> Figure:
     """A simultaneous band over depth, each layer's own interval inside it, the chosen layer marked."""
     from graticule.probes.plots.drawing import Figure, Scatter
-    from graticule.probes.plots.style import ACCENT, FAINT, INK, depth_of, layer_axis, need_columns, style
+    from graticule.probes.plots.primitives import band_traces, mark_trace
+    from graticule.probes.plots.style import FAINT, INK, depth_of, layer_axis, need_columns, style
 
     need_columns(layers, "point", "layer", "estimate", "low", "high", "low_alone", "high_alone")
     x = depth_of(layers)
@@ -167,17 +168,12 @@ def band_figure(layers: pd.DataFrame, chosen_point: str, name: str) -> Figure:
         ("", "rgba(0,99,156,0.15)", "all layers at once"),
         ("_alone", "rgba(0,99,156,0.3)", "each layer alone"),
     ):
-        edge: dict[str, Any] = {"x": x, "mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
-        fill = {"fill": "tonexty", "fillcolor": colour, "name": legend}
-        fig.add_trace(Scatter(y=layers[f"high{end}"], showlegend=False, **edge))
-        fig.add_trace(Scatter(y=layers[f"low{end}"], showlegend=True, **edge, **fill))
+        fig.add_traces(band_traces(x, layers[f"low{end}"], layers[f"high{end}"], legend, colour))
     fig.add_trace(
         Scatter(x=x, y=layers["estimate"], mode="lines+markers", line={"color": INK}, showlegend=False)
     )
     at = (layers["point"] == chosen_point).to_numpy()
-    mark = {"symbol": "diamond", "size": 12, "color": ACCENT}
-    label = "chosen on training rows"
-    fig.add_trace(Scatter(x=x[at], y=layers["estimate"][at], mode="markers", marker=mark, name=label))
+    fig.add_trace(mark_trace(x[at], layers["estimate"][at], "chosen on training rows"))
     style(fig, height=380)
     fig.add_hline(y=0, line={"color": FAINT, "width": 1})
     fig.update_xaxes(title_text="hook point")

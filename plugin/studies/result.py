@@ -27,7 +27,7 @@ from graticule.hooks.saved import SavedResult
 from graticule.probes.causes.causes import Causes
 from graticule.probes.compare import holm_verdicts
 from graticule.probes.core.findings import Findings
-from graticule.probes.core.findings_display import test_rows
+from graticule.probes.core.findings_display import count_of_test_rows
 from graticule.probes.scores.in_words import with_interval
 from graticule.results import load_result
 from graticule.studies.steps import STEPS, STUDY
@@ -175,7 +175,7 @@ class Study(Result):
             ("Held beyond the baselines?", verdict.words),
             (
                 "Gain over the surface",
-                with_interval(verdict.gain, verdict.ci95, test_rows(self.findings), 4),
+                with_interval(verdict.gain, verdict.ci95, count_of_test_rows(self.findings), 4),
             ),
             ("Gain that would have been seen", seen),
             ("Used by the model?", "not asked" if used is None else self._line(used)),

@@ -343,13 +343,13 @@ def _with_interval(line: Any, name: str) -> str:
 # The figure ------------------------------------------------------------------------------------------
 def few_figure(scores: pd.DataFrame, dense: float, needed: int | None = None) -> Figure:
     """AUROC against the number of coordinates, `needed` marked, with the dense probe's as a dashed line."""
-    from graticule.probes.plots.drawing import Figure, Scatter, bare_line, line_trace, log_axis
+    from graticule.probes.plots.drawing import Figure
+    from graticule.probes.plots.primitives import bare_line, line_trace, log_axis, mark_trace
     from graticule.probes.plots.style import (
         ACCENT,
         INK,
         MUTED,
         SURFACE,
-        diamond,
         error_bars,
         need_columns,
         style,
@@ -365,9 +365,7 @@ def few_figure(scores: pd.DataFrame, dense: float, needed: int | None = None) ->
     if needed is not None:
         at = scores[(scores["arm"] == FEW) & (scores["k"] == needed)]
         name = f"needed: {needed} (validation)"
-        fig.add_trace(
-            Scatter(x=at["k"], y=at["auroc"], mode="markers", marker=diamond(ACCENT, 13), name=name)
-        )
+        fig.add_trace(mark_trace(at["k"], at["auroc"], name, size=13))
     name = f"all coordinates: {dense:.3f}"
     fig.add_trace(line_trace([ks[0], ks[-1]], [dense, dense], name, INK, **bare_line(INK, "dash")))
     style(fig, height=420)

@@ -266,12 +266,12 @@ def _layers(
 # Figures ---------------------------------------------------------------------------------------------
 def mlp_depth_figure(layers: pd.DataFrame, mlp_point: str, ridge_point: str) -> Figure:
     """Validation scores of MLP and ridge against depth, each one's test score at its chosen layer marked."""
-    from graticule.probes.plots.drawing import Figure, Scatter, line_trace
+    from graticule.probes.plots.drawing import Figure, Scatter
+    from graticule.probes.plots.primitives import line_trace, mark_trace
     from graticule.probes.plots.style import (
         ACCENT,
         SURFACE,
         depth_of,
-        diamond,
         layer_axis,
         need_columns,
         style,
@@ -288,7 +288,7 @@ def mlp_depth_figure(layers: pd.DataFrame, mlp_point: str, ridge_point: str) -> 
         label = f"{name}, test (exploratory)"
         fig.add_trace(Scatter(x=x[~at], y=test[~at], mode="markers", marker=others, name=label))
         label = f"{name}, test at its chosen layer: {float(test[at].iloc[0]):.3f}"
-        fig.add_trace(Scatter(x=x[at], y=test[at], mode="markers", marker=diamond(colour, 13), name=label))
+        fig.add_trace(mark_trace(x[at], test[at], label, colour, 13))
     style(fig, height=440)
     fig.update_yaxes(title_text="R² (mean over targets)")
     fig.update_xaxes(showgrid=False)
@@ -298,7 +298,8 @@ def mlp_depth_figure(layers: pd.DataFrame, mlp_point: str, ridge_point: str) -> 
 
 def loss_figure(losses: Float[np.ndarray, "decay epoch"], decays: Sequence[float]) -> Figure:
     """Validation loss after each epoch, a line per weight decay, the best epoch marked."""
-    from graticule.probes.plots.drawing import Figure, Scatter, line_trace
+    from graticule.probes.plots.drawing import Figure, Scatter
+    from graticule.probes.plots.primitives import line_trace
     from graticule.probes.plots.style import BLOCKS, INK, style
 
     fig = Figure()

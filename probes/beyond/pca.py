@@ -207,8 +207,9 @@ def pca_figure(
         targets: drawn as thinner lines.
         needed: the k to mark.
     """
-    from graticule.probes.plots.drawing import Figure, Scatter, bare_line, line_trace, log_axis
-    from graticule.probes.plots.style import ACCENT, BLOCKS, INK, MUTED, diamond, need_columns, style
+    from graticule.probes.plots.drawing import Figure
+    from graticule.probes.plots.primitives import band_traces, bare_line, line_trace, log_axis, mark_trace
+    from graticule.probes.plots.style import ACCENT, BLOCKS, INK, MUTED, need_columns, style
 
     column = "test_r2" if score == "r2" else "spearman"
     need_columns(curve, "k", column)
@@ -217,18 +218,7 @@ def pca_figure(
     for name, colour in zip(targets, BLOCKS, strict=False):
         fig.add_trace(line_trace(k, curve[f"{score}_{name}"], f"{name}, test", colour, **bare_line(colour)))
     if score == "r2":
-        band: dict[str, Any] = {"fill": "toself", "fillcolor": "rgba(28,39,51,.12)", "line": {"width": 0}}
-        there, back = list(k), list(k)[::-1]
-        fig.add_trace(
-            Scatter(
-                x=there + back,
-                y=[*curve["high"], *list(curve["low"])[::-1]],
-                mode="lines",
-                name="95% interval",
-                hoverinfo="skip",
-                **band,
-            )
-        )
+        fig.add_traces(band_traces(k, curve["low"], curve["high"], "95% interval", "rgba(28,39,51,.12)"))
         name = "validation (train, out of fold)"
         fig.add_trace(line_trace(k, curve["validation"], name, MUTED, **bare_line(MUTED, "dot")))
     fig.add_trace(line_trace(k, curve[column], "test", INK))
@@ -238,7 +228,7 @@ def pca_figure(
     if needed is not None:
         at = curve[k == needed]
         name = f"needed: {needed} (validation)"
-        fig.add_trace(Scatter(x=at["k"], y=at[column], mode="markers", marker=diamond(), name=name))
+        fig.add_trace(mark_trace(at["k"], at[column], name))
     style(fig, height=420)
     most = int(k.max())
     ticks = sorted({tick for tick in _TICKS if k.min() <= tick <= 0.75 * most} | {most})

@@ -126,7 +126,8 @@ def reliability_figure(bins: pd.DataFrame, binary: bool) -> Figure:
 
     `binary` says whether confidence is P(class 1), or the largest probability of several.
     """
-    from graticule.probes.plots.drawing import Figure, bare_line, line_trace
+    from graticule.probes.plots.drawing import Figure
+    from graticule.probes.plots.primitives import bare_line, line_trace
     from graticule.probes.plots.style import ACCENT, FAINT, SURFACE, need_columns, style
 
     need_columns(bins, "arm", "rows", "confidence", "frequency")

@@ -258,7 +258,8 @@ def _bands(longitude: np.ndarray, sphere_km: np.ndarray, degrees_km: np.ndarray)
 
 def longitude_figure(bands: pd.DataFrame, edge: float) -> Figure:
     """Mean error of both probes in bands of true longitude, shaded within `edge` degrees of the date line."""
-    from graticule.probes.plots.drawing import Figure, line_trace
+    from graticule.probes.plots.drawing import Figure
+    from graticule.probes.plots.primitives import line_trace
     from graticule.probes.plots.style import ACCENT, FAINT, SURFACE, need_columns, style
 
     need_columns(bands, "low", "high", "rows", "sphere_km", "degrees_km")

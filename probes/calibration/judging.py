@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Int
 from graticule.probes.calibration.components import Chosen
 from graticule.probes.core.resample import ClusterSums, cluster_sums, resamples, weighted_r2
 from graticule.probes.core.stack import stack_design
-from graticule.probes.core.verdict import words
-from graticule.probes.scores.significance import difference
+from graticule.probes.core.verdict import label_of
+from graticule.probes.scores.significance import score_difference
 
 _BYTES = 1 << 25
 
@@ -91,10 +91,10 @@ def judge_many(
     """Gains, their intervals and labels, all targets in one set of resamples: those of `verdict`."""
     sums = cluster_sums(y_test.T, {name: stacked[name].T for name in ("surface", "full")}, clusters)
     surface, full = _scores(sums)
-    gain = difference(full, surface)
+    gain = score_difference(full, surface)
     low, high = _limits(_gain_samples(sums, draws, seed))
     labels = tuple(
-        words(float(g), (float(a), float(b)), min_gain, model_baselines)
+        label_of(float(g), (float(a), float(b)), min_gain, model_baselines)
         for g, a, b in zip(gain, low, high, strict=True)
     )
     return Judged(surface, gain, low, high, labels, sums)
@@ -116,7 +116,7 @@ def _gain_samples(
 ) -> Float[np.ndarray, "draw target"]:
     """The gain in resamples; `picked` as in `scores.bootstrap.resamples`."""
     values = (weighted_r2(sums, weights) for weights in resamples(len(sums.n), draws, seed, picked))
-    return np.concatenate([difference(value[:, 1], value[:, 0]) for value in values])
+    return np.concatenate([score_difference(value[:, 1], value[:, 0]) for value in values])
 
 
 # Coverage --------------------------------------------------------------------------------------------

@@ -311,6 +311,7 @@ def measured_figure(targets: pd.DataFrame, gain: float) -> Figure:
     `gain`, the findings' own, is a dashed line.
     """
     from graticule.probes.plots.drawing import Box, Figure, Scatter
+    from graticule.probes.plots.primitives import named_level
     from graticule.probes.plots.style import ACCENT, INK, SURFACE, need_columns, style
 
     need_columns(targets, "kind", "true_gain", "gain")
@@ -328,17 +329,7 @@ def measured_figure(targets: pd.DataFrame, gain: float) -> Figure:
     fig.add_trace(Box(x=names, y=rows["gain"], name="measured", hoverinfo="y", **box))
     fig.add_trace(Scatter(x=[*truth], y=[*truth.values()], mode="markers", marker=bar, name="true gain"))
     style(fig, height=380)
-    fig.add_hline(y=gain, line={"color": ACCENT, "width": 1.5, "dash": "dash"})
-    fig.add_annotation(
-        x=0,
-        xref="paper",
-        xanchor="left",
-        y=gain,
-        yanchor="bottom",
-        text=f"measured here {_short(gain)}",
-        showarrow=False,
-        font={"size": 12, "color": ACCENT},
-    )
+    named_level(fig, gain, f"measured here {_short(gain)}", ACCENT)
     fig.update_xaxes(title_text="true gain of the synthetic targets (R²)", type="category")
     fig.update_yaxes(title_text="measured gain (R²)")
     return fig

@@ -31,7 +31,7 @@ def digit_only(texts: Sequence[str]) -> Bool[np.ndarray, " row"]:
     return np.array([any(c.isdigit() for c in t) and not any(c.isalpha() for c in t) for t in texts], bool)
 
 
-def plain(text: str) -> str:
+def bare_text(text: str) -> str:
     """Lower case without accents, punctuation and doubled spaces: what makes near-duplicates equal.
 
     A text that has nothing but such marks stays as it is.
@@ -76,11 +76,11 @@ def repeated_lines(inputs: ControlInputs) -> list[Line]:
     kinds: dict[str, pd.Series] = {}
     if inputs.texts is not None:
         kinds["text"] = pd.Series(inputs.texts)
-        kinds["text but for case, accents and punctuation"] = kinds["text"].map(plain)
+        kinds["text but for case, accents and punctuation"] = kinds["text"].map(bare_text)
     for column in table.frame:
         if str(column).lower() == "title":
             titles = table.frame[column].iloc[problem.source].reset_index(drop=True)
-            kinds["title"] = titles.map(lambda t: plain(str(t)), na_action="ignore")
+            kinds["title"] = titles.map(lambda t: bare_text(str(t)), na_action="ignore")
     if not kinds:
         asks = "the score on texts that training rows do not have"
         return [Question("subset", "repeated texts set aside", asks).not_applicable("there are no texts")]

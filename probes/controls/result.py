@@ -11,7 +11,7 @@ import pandas as pd
 
 from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.saved import SavedResult
-from graticule.probes.scores.in_words import count_of, plain, with_interval
+from graticule.probes.scores.in_words import count_of, number_text, with_interval
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -81,7 +81,7 @@ class Controls(SavedResult):
         rows, surface = self.applicable, self.line("surface")
         lines = [
             self._headline(rows),
-            f"the surface reaches {plain(surface['score'])} on all test rows, {surface['note']}",
+            f"the surface reaches {number_text(surface['score'])} on all test rows, {surface['note']}",
             *self._selectivity(rows),
             *self._twins(rows),
             *self._within(rows),
@@ -96,7 +96,7 @@ class Controls(SavedResult):
         probe, count = float(whole["score"]), int(whole["rows"])
         controls = rows[rows["group"] == "control"]
         if controls.empty:
-            return f"no control applies: the probe's R² of {plain(probe)} stands by itself"
+            return f"no control applies: the probe's R² of {number_text(probe)} stands by itself"
         nearest = controls.sort_values("difference", kind="stable").iloc[0]
         if int(nearest["rows"]) == count:
             reads, on = f"the probe ({probe:.3f} R²)", f"on the same {count:,} test rows"
@@ -150,7 +150,7 @@ class Controls(SavedResult):
             probe, surface = (float(self.line(name)["score"]) for name in ("probe", "surface"))
             out[_CAPTION_CURVE] = _curve_figure(self.curve, probe, surface)
         if not self.blocks.empty:
-            out[_CAPTION_BLOCKS] = within_figure(self.blocks)
+            out[_CAPTION_BLOCKS] = within_blocks_figure(self.blocks)
         return out
 
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -223,13 +223,13 @@ def _seeds(line: pd.Series) -> str:
 def _control_figure(lines: pd.DataFrame) -> Figure:
     """R² of every control on test rows, and of the probe on the same rows; fits, gains and r left out."""
     from graticule.probes.plots.drawing import Figure, Scatter
+    from graticule.probes.plots.primitives import dots_trace
     from graticule.probes.plots.style import (
         ACCENT,
         BLOCKS,
         FAINT,
         MUTED,
         SURFACE,
-        error_bars,
         need_columns,
         short,
         style,
@@ -246,21 +246,21 @@ def _control_figure(lines: pd.DataFrame) -> Figure:
         low, high = part["low"].fillna(part["score"]), part["high"].fillna(part["score"])
         ends = np.minimum(low.clip(lower=_FLOOR), score), np.maximum(high.clip(lower=_FLOOR), score)
         fig.add_trace(
-            Scatter(
-                x=score,
-                y=list(part["label"]),
-                mode="markers",
+            dots_trace(
+                score,
+                list(part["label"]),
+                *ends,
+                colour,
+                width=0,
                 marker={
                     "size": 9,
                     "color": [ACCENT if name == "probe" else colour for name in part["control"]],
                     "symbol": ["triangle-left" if s < _FLOOR else "circle" for s in part["score"]],
                 },
-                error_x=error_bars(score, *ends, colour),
                 customdata=np.stack([part["score"], low, high, part["rows"]], axis=-1),
                 hovertemplate="%{y}<br>R² %{customdata[0]:.3f} [%{customdata[1]:.3f}, "
                 "%{customdata[2]:.3f}]<br>%{customdata[3]} rows<extra></extra>",
                 name=str(kind),
-                showlegend=False,
             )
         )
     beside = rows[rows["probe"].notna()]
@@ -292,6 +292,7 @@ def _control_figure(lines: pd.DataFrame) -> Figure:
 def _curve_figure(curve: pd.DataFrame, probe: float, surface: float) -> Figure:
     """R² of ridge on k directions, the mean over seeds and their range; whole probe and surface as lines."""
     from graticule.probes.plots.drawing import Figure, Scatter
+    from graticule.probes.plots.primitives import named_level
     from graticule.probes.plots.style import (
         ACCENT,
         BLOCKS,
@@ -330,17 +331,8 @@ def _curve_figure(curve: pd.DataFrame, probe: float, surface: float) -> Figure:
         (probe, "probe, all dimensions", ACCENT, "dash"),
         (surface, "surface", SURFACE, "dot"),
     ):
-        fig.add_hline(y=value, line={"color": colour, "width": 1.5, "dash": dash})
-        fig.add_annotation(
-            x=0.01,
-            xref="paper",
-            y=value,
-            text=f"{name} {value:.3f}",
-            showarrow=False,
-            xanchor="left",
-            yanchor="top" if value == min(probe, surface) else "bottom",
-            font={"size": 12, "color": colour},
-        )
+        below = value == min(probe, surface)
+        named_level(fig, value, f"{name} {value:.3f}", colour, dash, x=0.01, below=below)
     seeds = int(curve["seed"].max()) + 1
     style(fig, height=400, note=f"Bars span {seeds} random draws." if seeds > 1 else None)
     ks = sorted(curve["k"].unique())
@@ -351,7 +343,7 @@ def _curve_figure(curve: pd.DataFrame, probe: float, surface: float) -> Figure:
     return fig
 
 
-def within_figure(blocks: pd.DataFrame) -> Figure:
+def within_blocks_figure(blocks: pd.DataFrame) -> Figure:
     """Correlation inside blocks of the probe, the surface and the strongest baseline.
 
     Args:

@@ -31,7 +31,12 @@ from graticule.hooks.points import layer_of
 from graticule.hooks.result import Part
 from graticule.hooks.rows import Rows
 from graticule.hooks.saved import SavedResult
-from graticule.probes.core.findings_display import detection, part_of_table, reading, test_rows
+from graticule.probes.core.findings_display import (
+    count_of_test_rows,
+    detection,
+    part_of_table,
+    reading,
+)
 from graticule.probes.core.inputs import Predicted, SweepInputs
 from graticule.probes.core.stack import Predictions
 from graticule.probes.core.verdict import JudgeSettings, Verdict
@@ -286,7 +291,7 @@ class Findings(SavedResult):
             *reading(self),
             f"at {where} ({self.chosen_point}), chosen on training rows; {self.split_note}",
         ]
-        why = test_rows(self)
+        why = count_of_test_rows(self)
         for name, check in self.checks.items():
             gain = with_interval(check.gain, check.ci95, why)
             lines.append(f"check, {name}: {check.words} (gain {gain})")

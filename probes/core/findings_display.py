@@ -22,7 +22,7 @@ _FEW = 10
 _HERE = "with these rows, at this layer"
 
 
-def test_rows(findings: Findings) -> str:
+def count_of_test_rows(findings: Findings) -> str:
     """`16 test rows`."""
     return count_of(int((findings.predictions["split"] == "test").sum()), "test row")
 
@@ -63,7 +63,7 @@ def detection(findings: Findings) -> list[str]:
     if limit is None:
         return []
     verdict = findings.verdict
-    gain = f"gain {signed(verdict.gain, test_rows(findings))}"
+    gain = f"gain {signed(verdict.gain, count_of_test_rows(findings))}"
     if limit != limit and findings.verdict.words.startswith(STRUCTURE):
         upto = "" if tried is None else f", up to {tried:g} of the target's variance,"
         return [

@@ -14,9 +14,9 @@ from graticule.hooks.messages import TellsNames
 from graticule.probes.core.fit import Problem
 from graticule.probes.core.resample import cluster_sums, effective_clusters, interval, resampled_r2
 from graticule.probes.core.stack import Predictions, with_and_without
-from graticule.probes.scores.in_words import plain, with_interval
+from graticule.probes.scores.in_words import number_text, with_interval
 from graticule.probes.scores.metrics import mean, mean_r2, r2
-from graticule.probes.scores.significance import difference
+from graticule.probes.scores.significance import score_difference
 
 STRUCTURE = "structure beyond the baselines"
 NO_BETTER = "no better than the baselines"
@@ -111,9 +111,9 @@ class Verdict(TellsNames):
         surface = "stacked baselines'" if self.strongest_baseline else "training mean's (no baseline)"
         lines = [
             f"{self.words}: gain {gain}",
-            f"over the {surface} {plain(self.surface)}; structure needs a gain of {self.min_gain:g} "
+            f"over the {surface} {number_text(self.surface)}; structure needs a gain of {self.min_gain:g} "
             "and an interval above 0",
-            f"probe alone {plain(self.score)}, {margin} against {against}",
+            f"probe alone {number_text(self.score)}, {margin} against {against}",
             f"{few} (effective {self.effective_clusters:.0f})",
             *(f"warning: {warning}" for warning in self.warnings),
         ]
@@ -221,13 +221,13 @@ def verdict(
     sums = cluster_sums(y_test, compared, test_clusters)
     samples = resampled_r2(sums, draws, seed)
     point = {name: r2(y_test, pred) for name, pred in compared.items()}
-    by_target = difference(point["full"], point["surface"])
-    gain, ci95 = mean(by_target), interval(difference(samples[:, 1], samples[:, 0]))
+    by_target = score_difference(point["full"], point["surface"])
+    gain, ci95 = mean(by_target), interval(score_difference(samples[:, 1], samples[:, 0]))
     known = any(name in model_baselines for name in baselines)
     effective = effective_clusters(sums.n)
-    label = words(gain, ci95, min_gain, known)
-    over_mean = mean(difference(point["full"], point["mean"]))
-    lower = interval(difference(samples[:, 1], samples[:, 4]))[0]
+    label = label_of(gain, ci95, min_gain, known)
+    over_mean = mean(score_difference(point["full"], point["mean"]))
+    lower = interval(score_difference(samples[:, 1], samples[:, 4]))[0]
     if label == STRUCTURE and not (over_mean >= min_gain and lower > 0):
         label = NO_BETTER_THAN_MEAN
     rare = {name: n for name, n in _apart(y_test, test_clusters, target_names).items() if 0 < n < MIN_APART}
@@ -240,8 +240,8 @@ def verdict(
         gain=gain,
         ci95=ci95,
         gain_by_target={name: float(g) for name, g in zip(target_names, by_target, strict=True)},
-        margin=mean(difference(point["probe"], point["best"])),
-        margin_ci95=interval(difference(samples[:, 2], samples[:, 3])),
+        margin=mean(score_difference(point["probe"], point["best"])),
+        margin_ci95=interval(score_difference(samples[:, 2], samples[:, 3])),
         strongest_baseline=strongest,
         min_gain=min_gain,
         clusters=len(sums.n),
@@ -253,7 +253,7 @@ def verdict(
     return result, surface
 
 
-def words(gain: float, ci95: tuple[float, float], min_gain: float, model_baselines: bool) -> str:
+def label_of(gain: float, ci95: tuple[float, float], min_gain: float, model_baselines: bool) -> str:
     """The verdict in words, by the gain and its interval; what is undefined decides nothing."""
     if not model_baselines:
         return MISSING

@@ -172,7 +172,7 @@ def _line(points: Sequence[tuple[float, float]]) -> Line:
     return [[x for x, _ in points], [y for _, y in points]]
 
 
-def coastline(path: Path) -> list[Line]:
+def coastline_lines(path: Path) -> list[Line]:
     """The land outline out of the npm package world-atlas at `path` (.tgz), or out of its own .json file."""
     if path.suffix == ".tgz":
         with tarfile.open(path) as package:
@@ -200,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if chosen.figures is not None:
         write_table(chosen.out / "historical_figures.parquet", historical_figures(chosen.figures))
     if chosen.coastline is not None:
-        lines = coastline(chosen.coastline)
+        lines = coastline_lines(chosen.coastline)
         with replacing(chosen.out / "coastline.json") as temporary:
             temporary.write_text(json.dumps(lines, separators=(",", ":")) + "\n", encoding="utf-8")
 

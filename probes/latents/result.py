@@ -15,7 +15,7 @@ from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.result import Part, headed
 from graticule.hooks.saved import SavedResult
 from graticule.probes.core.inputs import Predicted
-from graticule.probes.scores.in_words import count_of, plain, signed, with_interval
+from graticule.probes.scores.in_words import count_of, number_text, signed, with_interval
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -187,9 +187,9 @@ class LatentFindings(SavedResult):
         for k in self.ks:
             chosen, other, random = (self.predictor(a, k) for a in (LATENTS, COORDINATES, RANDOM))
             lines.append(
-                f"{_count(k)}: R² {plain(chosen['score'])}, gain {signed(chosen['gain'], why)}, "
-                f"{chosen['words']} (as many coordinates R² {plain(other['score'])}, random latents "
-                f"{plain(random['score'])})"
+                f"{_count(k)}: R² {number_text(chosen['score'])}, gain {signed(chosen['gain'], why)}, "
+                f"{chosen['words']} (as many coordinates R² {number_text(other['score'])}, random latents "
+                f"{number_text(random['score'])})"
             )
         best = [line for target in self.target_names for line in self._best(target)]
         return "\n".join(
@@ -250,4 +250,4 @@ def _count(k: int) -> str:
 
 def _gain(line: Mapping[str, Any], why: str) -> str:
     gain = with_interval(line["gain"], (line["low"], line["high"]), why)
-    return f"gain {gain} (R² {plain(line['score'])})"
+    return f"gain {gain} (R² {number_text(line['score'])})"

@@ -9,8 +9,8 @@ import pandas as pd
 
 from graticule.hooks.messages import UnknownNameError
 from graticule.probes.plots.drawing import Figure, Scatter
+from graticule.probes.plots.primitives import mark_trace
 from graticule.probes.plots.style import (
-    ACCENT,
     BLOCKS,
     FAINT,
     INK,
@@ -68,12 +68,10 @@ def depth_figure(
     at = int(np.flatnonzero((layers["point"] == chosen_point).to_numpy())[0])
     chosen = layers.iloc[at]
     fig.add_trace(
-        Scatter(
-            x=[x.iloc[at]],
-            y=[chosen["test_r2"]],
-            mode="markers",
-            marker={"symbol": "diamond", "size": 12, "color": ACCENT, "line": {"color": "white", "width": 1}},
-            name=f"test at the chosen layer: {_score(chosen['test_r2'])}",
+        mark_trace(
+            [x.iloc[at]],
+            [chosen["test_r2"]],
+            f"test at the chosen layer: {_score(chosen['test_r2'])}",
             hovertemplate=f"{plain(chosen_point)}<br>test {score} %{{y:.3f}}"
             "<extra>chosen on training rows</extra>",
         )

@@ -5,7 +5,7 @@ Histograms are counted here and drawn as bars: plotly's own leave out what lies 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -70,27 +70,3 @@ def counted_bars(
     counts = np.histogram(clipped, edges)[0]
     share = counts if per is None else per * counts / max(1, len(clipped))
     return Bar(x=(edges[:-1] + edges[1:]) / 2, y=share, width=np.diff(edges), marker=dict(marker), **drawn)
-
-
-def line_trace(x: Any, y: Any, name: str, colour: str, **more: Any) -> Scatter:
-    """A line with a small mark at every value, unless `more` has it otherwise."""
-    look = {"marker": {"size": 5, "color": colour}, "line": {"color": colour, "width": 2.5}}
-    return Scatter(x=x, y=y, name=name, **{"mode": "lines+markers", **look, **more})
-
-
-def bare_line(colour: str, dash: str | None = None) -> dict[str, Any]:
-    """What makes a `line_trace` thin and without marks."""
-    line = {"color": colour, "width": 1.5, **({"dash": dash} if dash else {})}
-    return {"mode": "lines", "line": line}
-
-
-def log_axis(fig: Figure, ticks: Sequence[int], title: str) -> None:
-    """Let the horizontal axis of a styled figure be logarithmic, with these ticks alone."""
-    fig.update_xaxes(
-        type="log",
-        tickvals=list(ticks),
-        ticktext=[str(k) for k in ticks],
-        title_text=title,
-        showgrid=False,
-        tickangle=0,
-    )

@@ -11,7 +11,7 @@ def count_of(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
-def plain(value: float, digits: int = 3) -> str:
+def number_text(value: float, digits: int = 3) -> str:
     """`0.123`, or `undefined`."""
     return "undefined" if value != value else f"{value:.{digits}f}"
 

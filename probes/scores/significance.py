@@ -16,7 +16,7 @@ _REACH = 1e-6  # of a statistic's own size: some are made in single precision
 
 
 # Two numbers -----------------------------------------------------------------------------------------
-def difference(a: Float[np.ndarray, ...], b: Float[np.ndarray, ...]) -> Float[np.ndarray, ...]:
+def score_difference(a: Float[np.ndarray, ...], b: Float[np.ndarray, ...]) -> Float[np.ndarray, ...]:
     """`a − b` of scores, exactly 0 where they differ by rounding alone."""
     gap = a - b
     return np.where(np.abs(gap) <= _ROUNDING * np.maximum(1.0, np.abs(b)), 0.0, gap)
@@ -113,7 +113,7 @@ def bootstrap_p(samples: Float[np.ndarray, " draw"], null: float = 0.0, two_side
     defined = samples[~np.isnan(samples)]
     if not len(defined):
         return float("nan")
-    from_null = difference(defined, np.full(len(defined), null))
+    from_null = score_difference(defined, np.full(len(defined), null))
     below = (1 + int((from_null <= 0).sum())) / (1 + len(defined))
     above = (1 + int((from_null >= 0).sum())) / (1 + len(defined))
     return min(1.0, 2 * min(below, above)) if two_sided else below

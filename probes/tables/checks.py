@@ -195,7 +195,7 @@ def need_text_and_target(texts: pd.Series, target: pd.Series) -> None:
     )
 
 
-def check_limits(
+def check_coordinates(
     y: np.ndarray, units: Sequence[str | None], names: Sequence[str], bad: dict[int, str]
 ) -> None:
     """Note in ``bad`` the latitudes and longitudes that cannot be (swapped columns, say)."""

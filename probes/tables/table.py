@@ -20,7 +20,7 @@ from graticule.hooks.names import user_path
 from graticule.probes.scores.metrics import coordinate_columns
 from graticule.probes.tables.checks import (
     check_arrays,
-    check_limits,
+    check_coordinates,
     column_name,
     column_names,
     columns_of,
@@ -175,7 +175,7 @@ class Table(TellsNames):
         read = read_targets(frame, targets, kind, bad, words)
         hint = "" if read.kind == "numeric" else read_as_missing(words.values())
         unit_of = read_units(units, targets, read.names, read.kind)
-        check_limits(read.y, unit_of, read.names, bad)
+        check_coordinates(read.y, unit_of, read.names, bad)
         is_test = None if split is None else read_split(frame[split], split, bad)
         if on_bad == "raise":
             refuse(bad, len(frame), hint)

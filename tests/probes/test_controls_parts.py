@@ -7,7 +7,7 @@ from sklearn.metrics import r2_score
 
 from graticule import Activations, Table, sweep
 from graticule.probes.controls.controls import controls
-from graticule.probes.controls.parts import digit_only, plain, scored_blocks, within_scores
+from graticule.probes.controls.parts import bare_text, digit_only, scored_blocks, within_scores
 from graticule.probes.core.resample import average, cluster_sums, resampled_r2, resamples, sampled_r2
 
 
@@ -114,8 +114,8 @@ def test_what_is_held_inside_blocks_is_found_there_and_only_there():
 def test_digits_and_plain_names():
     names = ["90210", "12-34", "Route 66", "", "--", "١٢٣", "Пермь 36"]
     assert digit_only(names).tolist() == [True, True, False, False, False, True, False]
-    assert plain("  São  PAULO, (city)!") == plain("sao paulo city") == "sao paulo city"
-    assert plain("???") == "???"
+    assert bare_text("  São  PAULO, (city)!") == bare_text("sao paulo city") == "sao paulo city"
+    assert bare_text("???") == "???"
 
 
 @pytest.mark.slow

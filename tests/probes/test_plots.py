@@ -14,7 +14,7 @@ from graticule.probes.beyond.mlp import mlp_depth_figure
 from graticule.probes.causes.erase import erasure_figure, later_figure
 from graticule.probes.causes.result import control_figure
 from graticule.probes.compare import difference_figure
-from graticule.probes.controls.result import within_figure
+from graticule.probes.controls.result import within_blocks_figure
 from graticule.probes.generalisation.prompts_result import prompt_depth_figure
 from graticule.probes.layer_band import band_figure
 from graticule.probes.neurons.result import rotation_figure
@@ -377,7 +377,7 @@ def test_blocks_classes_and_points_named_by_numbers_are_drawn_as_names() -> None
         plots.confusion_figure(years, rng.permutation(years), ["1880", "1990", "2000"]),
         plots.depth_figure(points.assign(validation=0.1, test_r2=0.2), {}, "1"),
         erasure_figure(points.assign(**arms), "t", 0.1),
-        within_figure(pd.DataFrame({"block": ["1990"], **inside})),
+        within_blocks_figure(pd.DataFrame({"block": ["1990"], **inside})),
         difference_figure(differences),
     ]
     assert [misread_axes(figure) for figure in figures] == [[]] * len(figures)

@@ -26,8 +26,8 @@ from graticule.probes.core.verdict import (
     STRUCTURE,
     JudgeSettings,
     Verdict,
+    label_of,
     verdict,
-    words,
 )
 from graticule.probes.neurons.rotations import exceeded
 from graticule.probes.scores.metrics import auroc
@@ -221,12 +221,12 @@ def test_a_target_constant_over_the_test_rows_is_left_out_and_said() -> None:
 
 
 def test_words() -> None:
-    assert words(0.02, (0.001, 0.04), 0.01, True) == STRUCTURE
-    assert words(0.005, (0.001, 0.009), 0.01, True) == NO_BETTER
-    assert words(0.005, (0.001, 0.02), 0.01, True) == NOT_DECIDED
-    assert words(0.02, (-0.01, 0.04), 0.01, True) == NOT_DECIDED
-    assert words(float("nan"), (float("nan"),) * 2, 0.01, True) == NOT_DECIDED
-    assert words(0.9, (0.8, 1.0), 0.01, False) == MISSING
+    assert label_of(0.02, (0.001, 0.04), 0.01, True) == STRUCTURE
+    assert label_of(0.005, (0.001, 0.009), 0.01, True) == NO_BETTER
+    assert label_of(0.005, (0.001, 0.02), 0.01, True) == NOT_DECIDED
+    assert label_of(0.02, (-0.01, 0.04), 0.01, True) == NOT_DECIDED
+    assert label_of(float("nan"), (float("nan"),) * 2, 0.01, True) == NOT_DECIDED
+    assert label_of(0.9, (0.8, 1.0), 0.01, False) == MISSING
 
 
 def test_wrong_shapes_and_values_are_named() -> None:
@@ -387,4 +387,4 @@ def test_a_target_that_is_no_number_gives_no_word() -> None:
         bad[row] = np.nan
         with pytest.raises(ValueError, match=r"'t0' of (training row 3|test row 10) is nan"):
             judge(bad, y + 0.1, {"embedding": y * 0.5}, 30)
-    assert words(float("nan"), (-0.02, 0.001), 0.01, True) == NOT_DECIDED
+    assert label_of(float("nan"), (-0.02, 0.001), 0.01, True) == NOT_DECIDED
