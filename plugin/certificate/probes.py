@@ -250,7 +250,7 @@ def random_labels(subject: Subject, count: int) -> Float[np.ndarray, "row labell
 
 
 def found_in_nothing(
-    subject: Subject, point: str, count: int, draws: int = 300, progress: bool | None = None
+    subject: Subject, point: str, count: int, n_bootstrap: int = 300, progress: bool | None = None
 ) -> pd.DataFrame:
     """A line an instrument: of `count` random labellings, how many it called structure beyond the baseline,
     by the same verdict as on a language model (against the untrained learner's ridge on the same labels), and
@@ -275,7 +275,7 @@ def found_in_nothing(
                 Problem(np.arange(len(y)), y[:, [k]], test, subject.clusters, ("label",)),
                 predictions.part(targets=[k]),
                 {"untrained": baseline.part(targets=[k])},
-                JudgeSettings(draws=draws, seed=subject.seed),
+                JudgeSettings(draws=n_bootstrap, seed=subject.seed),
                 model_baselines=("untrained",),
             )
             for k in range(count)

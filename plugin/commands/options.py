@@ -75,7 +75,7 @@ def say(words: object, err: bool = False) -> None:
     typer.echo(visible(words, lines=True), err=err)
 
 
-def tell(line: str) -> None:
+def say_aside(line: str) -> None:
     """A line on stderr: what is being done."""
     say(line, err=True)
 

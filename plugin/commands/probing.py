@@ -190,7 +190,7 @@ def study_command(
     settings.check_names(entities)
     o.say(f"loading {model.model}", err=True)
     options: dict[str, Any] = {"only": names[0], "skip": names[1], "settings": settings, **capturing}
-    made = study(model.load(), entities, out=out, **options, progress=True, say=o.tell)
+    made = study(model.load(), entities, out=out, **options, progress=True, say=o.say_aside)
     o.say(f"{made.summary()}\nThe pages: {out / 'report.html'}")
     if made.failed:
         count = "1 step" if len(made.failed) == 1 else f"{len(made.failed)} steps"

@@ -111,7 +111,7 @@ def certify_command(
     asked: dict[str, Any] = {"concepts": concepts, "quick": quick, "seed": seed}
     with working_folder(out, CERTIFICATE, "certifying into"):
         keep_request(out, CERTIFICATE, asked)
-        made = certify(**asked, out=out, say=o.tell, progress=True)
+        made = certify(**asked, out=out, say=o.say_aside, progress=True)
         made.save(out / "result", overwrite=True)
         page = made.report(out / "report.html")
     o.say(f"{made.summary()}\nThe page: {page}")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from graticule.saes.architectures import BrickenTrainingSAEConfig as BrickenTrainingSAEConfig
+    from graticule.saes.architectures import mean_convention as mean_convention
+    from graticule.saes.architectures import sum_convention as sum_convention
     from graticule.saes.atoms.recovery import recovery as recovery
     from graticule.saes.atoms.truth import Truth as Truth
     from graticule.saes.atoms.truth import dense_truth as dense_truth
@@ -26,7 +28,7 @@ else:
     __all__, __getattr__, __dir__ = lazy_names(
         __name__,
         {
-            "saes.architectures": "BrickenTrainingSAEConfig",
+            "saes.architectures": "BrickenTrainingSAEConfig mean_convention sum_convention",
             "saes.atoms.recovery": "recovery",
             "saes.atoms.truth": "Truth dense_truth learned_truth sparse_truth",
             "saes.evaluation.evaluate": "evaluate",

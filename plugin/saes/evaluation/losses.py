@@ -35,7 +35,7 @@ _IN_WORDS = {
 }
 _HINT = "run the model in float32, or leave losses out (losses=False)"
 _CELLS = 1 << 25  # logits of one condition in memory at once: 128 MiB in float32
-_DRAWS = 1000
+_N_BOOTSTRAP = 1000
 
 
 # The model with other activations ----------------------------------------------------------------------
@@ -263,16 +263,18 @@ class LossSums:
         sums = ce.nansum(dim=2).numpy()  # [condition, context]
         counts = (~ce[0].isnan()).sum(dim=1).numpy()
         whole = sums.sum(axis=1) / max(counts.sum(), 1)
-        picked = np.random.default_rng(seed).integers(0, sums.shape[1], (_DRAWS, sums.shape[1]))
-        drawn = np.stack([row[picked].sum(axis=1) for row in sums])  # sums serve: counts cancel in the ratio
+        picked = np.random.default_rng(seed).integers(0, sums.shape[1], (_N_BOOTSTRAP, sums.shape[1]))
+        resampled = np.stack(
+            [row[picked].sum(axis=1) for row in sums]
+        )  # sums serve: counts cancel in the ratio
         divergence = kl.nanmean(dim=(1, 2)).tolist()
         return Losses(
             int(counts.sum()),
             *(float(x) for x in whole),
             recovered_zero=_recovered(whole[2], whole[1], whole[0]),
-            recovered_zero_ci95=_interval(drawn[2], drawn[1], drawn[0]),
+            recovered_zero_ci95=_interval(resampled[2], resampled[1], resampled[0]),
             recovered_mean=_recovered(whole[3], whole[1], whole[0]),
-            recovered_mean_ci95=_interval(drawn[3], drawn[1], drawn[0]),
+            recovered_mean_ci95=_interval(resampled[3], resampled[1], resampled[0]),
             kl=divergence[1],
             kl_zero=divergence[2],
             kl_mean=divergence[3],

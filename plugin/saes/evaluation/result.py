@@ -262,15 +262,16 @@ def density_figure(latents: pd.DataFrame, n_rows: int) -> Figure:
     for name, picked, colour in (("alive", ~ultralow, SURFACE), ("ultralow", ultralow, ACCENT)):
         counts = np.histogram(log[picked], edges)[0]
         if counts.sum():
-            bars = Bar(
-                x=10 ** ((edges[1:] + edges[:-1]) / 2),
-                y=counts,
-                width=10 ** edges[1:] - 10 ** edges[:-1],
-                name=_CLUSTERS[name],
-                marker={"color": colour, "line": {"color": "white", "width": 0.5}},
-                hovertemplate="density %{x:.1e}: %{y} latents<extra></extra>",
+            fig.add_trace(
+                Bar(
+                    x=10 ** ((edges[1:] + edges[:-1]) / 2),
+                    y=counts,
+                    width=10 ** edges[1:] - 10 ** edges[:-1],
+                    name=_CLUSTERS[name],
+                    marker={"color": colour, "line": {"color": "white", "width": 0.5}},
+                    hovertemplate="density %{x:.1e}: %{y} latents<extra></extra>",
+                )
             )
-            fig.add_trace(bars)
     dead = int((latents["cluster"] == "dead").sum())
     note = f"{dead:,} of {len(latents):,} latents fired on none of {n_rows:,} tokens and are not drawn."
     if counted:
@@ -317,8 +318,7 @@ def _cluster_figure(latents: pd.DataFrame) -> Figure:
 
 
 def _position_figure(positions: pd.DataFrame) -> Figure:
-    """Explained variance and cosine along a context, and the losses of all conditions where they were
-    taken."""
+    """Explained variance and cosine along a context, and the losses where they were taken."""
     from graticule.probes.plots.drawing import Scatter, make_subplots
     from graticule.probes.plots.style import ACCENT, BLOCKS, FAINT, INK, MUTED, SURFACE, need_columns, style
 
@@ -344,8 +344,7 @@ def _position_figure(positions: pd.DataFrame) -> Figure:
                 hovertemplate=f"%{{y:.3f}}<extra>{label}</extra>",
             )
             fig.add_trace(curve, row=1, col=col)
-    if losses:
-        fig.update_yaxes(title={"text": "nats a token"}, rangemode="tozero", col=2)
+    fig.update_yaxes(title={"text": "nats a token"}, rangemode="tozero", col=2)
     # no further down than −.5: a bad position must not flatten the rest
     low = float(np.nanmin(positions[["explained_variance", "cosine"]].to_numpy()))
     limits = (max(-0.5, min(0.0, low - 0.05)), 1.02)
