@@ -220,10 +220,8 @@ class SaeEvaluation(SavedResult):
 
 def _headline(lost: Losses) -> str:
     if np.isnan(lost.recovered_zero):
-        return (
-            f"loss recovered is undefined (zeros cost this model nothing: {lost.zero:.3f} nats, clean "
-            f"{lost.clean:.3f})"
-        )
+        nats = f"{lost.zero:.3f} nats, clean {lost.clean:.3f}"
+        return f"loss recovered is undefined (zeros cost this model nothing: {nats})"
     return f"recovers {lost.recovered_zero:.1%} of the loss"
 
 
@@ -236,7 +234,6 @@ def _share(share: float, interval: tuple[float, float]) -> str:
 
 
 def _number(value: float) -> str:
-    """Four significant digits, as words: one column holds nats, shares and counts."""
     return "–" if np.isnan(value) else f"{value:.4g}"
 
 
@@ -346,9 +343,9 @@ def _position_figure(positions: pd.DataFrame) -> Figure:
             fig.add_trace(curve, row=1, col=col)
     fig.update_yaxes(title={"text": "nats a token"}, rangemode="tozero", col=2)
     # no further down than −.5: a bad position must not flatten the rest
-    low = float(np.nanmin(positions[["explained_variance", "cosine"]].to_numpy()))
-    limits = (max(-0.5, min(0.0, low - 0.05)), 1.02)
-    fig.update_yaxes(title={"text": "of the rows at the position"}, range=limits, col=1)
+    least = np.nanmin(positions[["explained_variance", "cosine"]].to_numpy())
+    low = max(-0.5, min(0.0, float(least) - 0.05))
+    fig.update_yaxes(title={"text": "of the rows at the position"}, range=(low, 1.02), col=1)
     fig.update_xaxes(title={"text": "token position"})
     fig.update_layout(hovermode="x", legend={"font": {"color": MUTED}})
     return style(fig, height=340, aspect=0.38, extra=80)

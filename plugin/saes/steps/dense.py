@@ -20,7 +20,7 @@ from sae_lens import JumpReLUTrainingSAE, StandardTrainingSAE, TrainingSAE
 from torch import Tensor
 
 from graticule.saes.architectures import BrickenTrainingSAE, without_parallel
-from graticule.saes.steps.step import StepOutput, Workspace, finished
+from graticule.saes.steps.step import StepOutput, Workspace, finished, set_decoder_bias_gradient
 
 _BLOCK = 1 << 18  # entries that pass through the cache together
 
@@ -77,17 +77,11 @@ class Products:
         W_dec_grad: Float[Tensor, "d_sae d_in"],
         pull: Float[Tensor, "batch d_in"],
     ) -> None:
-        """Set the gradients of weights and biases; the encoder's come from those by pre-activations.
-
-        The input's gradient is wanted only for its sum over the batch, which is what decoder bias and
-        encoder share: a product with a vector, `W_enc @ b_enc_grad`, in place of the sixth with a matrix.
-        """
+        """Set the gradients of weights and biases; the encoder's come from those by pre-activations."""
         sae = self.sae
         sae.W_dec.grad, _bias(sae).grad = W_dec_grad, b_enc_grad
         sae.W_enc.grad = torch.mm(centred.t(), hidden_grad).to(sae.dtype)
-        sae.b_dec.grad = pull.sum(0)
-        if sae.cfg.apply_b_dec_to_input:
-            sae.b_dec.grad -= sae.W_enc @ b_enc_grad
+        set_decoder_bias_gradient(sae, pull, b_enc_grad)
 
 
 def _bias(sae: Any) -> Tensor:

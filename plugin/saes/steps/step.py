@@ -63,6 +63,17 @@ def finished(
     )
 
 
+def set_decoder_bias_gradient(sae: Any, pull: Tensor, b_enc_grad: Tensor) -> None:
+    """Set `b_dec.grad`, `pull` being the gradient by reconstructions.
+
+    The input's gradient is wanted only for its sum over the batch, which is what decoder bias and encoder
+    share: a product with a vector, where the whole of it would take one with a matrix.
+    """
+    sae.b_dec.grad = pull.sum(0)
+    if sae.cfg.apply_b_dec_to_input:
+        sae.b_dec.grad -= sae.W_enc @ b_enc_grad
+
+
 class Workspace:
     """Tensors that a step fills anew at every call.
 

@@ -21,7 +21,7 @@ from sae_lens import BatchTopKTrainingSAE, MatryoshkaBatchTopKTrainingSAE, TopKT
 from torch import Tensor
 
 from graticule.saes.steps.entries import ByColumn, Decoded, Entries, top_of_batch, top_of_rows
-from graticule.saes.steps.step import StepOutput, Workspace, finished
+from graticule.saes.steps.step import StepOutput, Workspace, finished, set_decoder_bias_gradient
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,7 @@ class SparseStep:
         sae.W_dec.grad, sae.b_enc.grad = gradient.W_dec, gradient.b_enc
         space = self.space.take("W_enc", sae.W_enc.shape, gradient.W_enc)
         sae.W_enc.grad = _transposed(gradient.W_enc, space)
-        sae.b_dec.grad = pull.sum(0)
-        if sae.cfg.apply_b_dec_to_input:
-            # the input's gradient is wanted only for its sum over the batch
-            sae.b_dec.grad -= sae.W_enc @ gradient.b_enc
+        set_decoder_bias_gradient(sae, pull, gradient.b_enc)
 
     def _encode(self, centred: Tensor, norms: Tensor | None) -> Tensor:
         W_enc, b_enc = self.sae.W_enc, self.sae.b_enc
