@@ -130,7 +130,8 @@ def directions_figure(concepts: pd.DataFrame, title: str, log: bool = False) -> 
 
 
 def nothing_figure(nothing: pd.DataFrame) -> Figure:
-    """How often random labels of contexts were called structure, with 95% intervals, an instrument a row."""
+    """How often random labels of contexts were called structure, with 95% intervals, one row per
+    instrument."""
     need_columns(nothing, "learner", "instrument", "rate", "low", "high", "above_0", "labellings")
     fig = Figure()
     for learner, colour in zip(nothing["learner"].drop_duplicates(), (INK, ACCENT), strict=False):

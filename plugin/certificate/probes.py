@@ -252,7 +252,7 @@ def random_labels(subject: Subject, count: int) -> Float[np.ndarray, "row labell
 def found_in_nothing(
     subject: Subject, point: str, count: int, n_bootstrap: int = 300, progress: bool | None = None
 ) -> pd.DataFrame:
-    """A line an instrument: of `count` random labellings, how many it called structure beyond the baseline,
+    """One row per instrument: of `count` random labellings, how many it called structure beyond the baseline,
     by the same verdict as on a language model (against the untrained learner's ridge on the same labels), and
     how many had an interval above 0."""
     y = random_labels(subject, count)

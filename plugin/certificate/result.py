@@ -89,10 +89,10 @@ class Certificate(SavedResult):
     covers: str
     """Learners and conditions in words."""
     concepts: pd.DataFrame
-    """A line a learner, condition, level, point and concept: R² of the posterior on test contexts by `ridge`,
-    `logistic`, `mlp` and `pca` probes (all components), by the ridge on the `untrained` learner, and by the
-    `best` linear reader over all contexts; cosines of the ridge's directions, `write_cosine` with the mean
-    steering vector, `write_best` of the best regression with it, `read_cosine` with the best reader's
+    """One row per learner, condition, level, point and concept: R² of the posterior on test contexts by
+    `ridge`, `logistic`, `mlp` and `pca` probes (all components), by the ridge on the `untrained` learner, and
+    by the `best` linear reader over all contexts; cosines of the ridge's directions, `write_cosine` with the
+    mean steering vector, `write_best` of the best regression with it, `read_cosine` with the best reader's
     coefficients and `read_agreement` the same on the activations' own covariance."""
     parities: pd.DataFrame
     """R² of the parity of `pair`: `ridge`, `mlp`, and `best_linear` over all contexts."""
@@ -100,11 +100,11 @@ class Certificate(SavedResult):
     """Mean R² of a ridge on the first `k` principal components, `probe`, and of the best reader of as many
     components of all contexts, `truth`."""
     verdicts: pd.DataFrame
-    """Verdicts against the untrained learner, a line a condition and block: at the point that the sweep chose
-    (`chosen`), and at the end of every other block by itself."""
+    """Verdicts against the untrained learner, one row per condition and block: at the point that the sweep
+    chose (`chosen`), and at the end of every other block by itself."""
     nothing: pd.DataFrame
-    """A line a learner and instrument: random `labellings` of the contexts, how many were called `structure`,
-    the `rate` with its interval `low` … `high`, how many had an interval `above_0`."""
+    """One row per learner and instrument: random `labellings` of the contexts, how many were called
+    `structure`, the `rate` with its interval `low` … `high`, how many had an interval `above_0`."""
     provenance: Mapping[str, Any]
     """Plan, seeds and versions."""
 
@@ -166,7 +166,7 @@ class Certificate(SavedResult):
         return out
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """The marks, a table a condition, components, verdicts, random labels."""
+        """The marks, one table per condition, components, verdicts, random labels."""
         marks = pd.DataFrame(
             {
                 "": ["pass" if m.passed else "FAIL" for m in self.marks],

@@ -55,7 +55,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 70, 20, 20, 40
 _BAR, _AXIS, _GRID = (31, 111, 180), (60, 60, 60), (225, 225, 225)
 _SCALE = 2
 
-# 3 by 5 dots a glyph, a row a digit in octal, top first
+# 3 by 5 dots per glyph, one octal digit per row, top first
 _GLYPHS = {
     "0": "75557",
     "1": "26227",

@@ -1,1 +1,1 @@
-"""The whole battery on one table: steps that write artefacts, and a page a part."""
+"""The whole battery on one table: steps that write artefacts, and one page per part."""

@@ -1,4 +1,4 @@
-"""What a study found: the two verdicts, how small a gain would have been seen, and a page a part."""
+"""What a study found: the two verdicts, how small a gain would have been seen, and one page per part."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class Study(Result):
                            "provenance": found["provenance"]})  # fmt: skip
 
     def report(self, path: Path | str) -> Path:
-        """The first page at `path`, and beside it a page a part; returns where the first is."""
+        """The first page at `path`, and beside it one page per part; returns where the first is."""
         from graticule.report.page import write_page
 
         path = user_path(path)

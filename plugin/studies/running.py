@@ -49,7 +49,7 @@ def study(
     progress: bool | None = None,
     say: Say | None = None,
 ) -> Study:
-    """The whole battery on one table, in steps that are kept on disk, with a page a part.
+    """The whole battery on one table, in steps that are kept on disk, with one page per part.
 
     The first step is `probe`, and its verdict stands first; the others (`studies.steps.STEPS`) go on
     from its findings. A step whose results are whole and were made from the same findings and settings is
