@@ -21,6 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from graticule.hooks.artifact import as_damaged
+from graticule.hooks.calls import old_name, renamed
 from graticule.sims.contexts import Contexts
 from graticule.sims.learners import hooked, load_learner, save_learner
 from graticule.sims.training.settings import SequenceShape
@@ -40,13 +41,19 @@ class SequenceTokens:
 
     world: World
     """Where concepts come from."""
-    shown: tuple[int, ...]
+    concepts: tuple[int, ...]
     """Concepts that texts tell, in ascending order; the others are never known."""
 
     @classmethod
     def of(cls, contexts: Contexts) -> SequenceTokens:
         """The language of contexts: a concept is told where any mask shows it."""
         return cls(contexts.world, tuple(np.flatnonzero(contexts.masks.any(axis=0)).tolist()))
+
+    @property
+    def shown(self) -> tuple[int, ...]:
+        """The old name of `concepts`."""
+        old_name("SequenceTokens.shown", "SequenceTokens.concepts")
+        return self.concepts
 
     @property
     def start(self) -> int:
@@ -71,7 +78,7 @@ class SequenceTokens:
 
     # Texts -------------------------------------------------------------------------------------------
     def texts(
-        self, vectors: Int[np.ndarray, "text m"], order: Int[np.ndarray, "text shown"]
+        self, vectors: Int[np.ndarray, "text m"], order: Int[np.ndarray, "text concept"]
     ) -> Int[Tensor, "text pos"]:
         """Token ids `[start, concept, …]`: of each concept vector the concepts in `order`, in that order."""
         values = np.take_along_axis(vectors, order, axis=1)
@@ -83,7 +90,7 @@ class SequenceTokens:
     ) -> tuple[Int[Tensor, "text pos"], Int[np.ndarray, " text"]]:
         """n texts, and the token that completes each."""
         vectors = self.world.sample(n, rng)
-        order = rng.permuted(np.tile(self.shown, (n, 1)), axis=1)
+        order = rng.permuted(np.tile(self.concepts, (n, 1)), axis=1)
         return self.texts(vectors, order), self.world.token(vectors)
 
     def every(self, orders: int | None = None, seed: int = 0) -> Int[Tensor, "text pos"]:
@@ -95,29 +102,29 @@ class SequenceTokens:
         Raises:
             ValueError: For no order, or more than 2²⁴ texts.
         """
-        marginal = self.world.marginal(self.shown)
+        marginal = self.world.marginal(self.concepts)
         possible = np.argwhere(marginal > 0)
-        ways = math.factorial(len(self.shown)) if orders is None else orders
+        ways = math.factorial(len(self.concepts)) if orders is None else orders
         if not 1 <= ways * len(possible) <= _MOST_TEXTS:
             raise ValueError(
                 f"{len(possible):,} settings of the concepts in {ways:,} orders: from 1 to {_MOST_TEXTS:,} "
                 "texts; say orders="
             )
         vectors = np.zeros((len(possible), self.world.m), np.int64)
-        vectors[:, self.shown] = possible
+        vectors[:, self.concepts] = possible
         if orders is None:
-            ways = np.array(list(itertools.permutations(self.shown)))
+            ways = np.array(list(itertools.permutations(self.concepts)))
         else:
-            rng, size = np.random.default_rng(seed), len(self.shown)
-            drawn = [rng.permutation(self.shown) for _ in range(-(-orders // size))]
+            rng, size = np.random.default_rng(seed), len(self.concepts)
+            drawn = [rng.permutation(self.concepts) for _ in range(-(-orders // size))]
             ways = np.array([np.roll(way, k) for way in drawn for k in range(size)])[:orders]
         return self.texts(np.repeat(vectors, len(ways), axis=0), np.tile(ways, (len(vectors), 1)))
 
     def chances(self, texts: Int[Tensor, "text pos"]) -> Float[np.ndarray, " text"]:
         """P of the values that each whole text tells, whatever their order: the rows' weights when texts are
         enumerated by `every`."""
-        values = self.known(texts)[:, -1, self.shown]
-        return self.world.marginal(self.shown)[tuple(values.T)]
+        values = self.known(texts)[:, -1, self.concepts]
+        return self.world.marginal(self.concepts)[tuple(values.T)]
 
     # Truth -------------------------------------------------------------------------------------------
     def known(self, texts: Int[Tensor, "text pos"]) -> Int[np.ndarray, "text pos m"]:
@@ -163,6 +170,11 @@ class SequenceTokens:
         return table
 
 
+setattr(  # noqa: B010 (a dataclass's own)
+    SequenceTokens, "__init__", renamed(shown="concepts")(SequenceTokens.__init__)
+)
+
+
 def sequence_model(tokens: SequenceTokens, shape: SequenceShape, sae: bool = False) -> HookedTransformer:
     """A hooked transformer for a language, weights zero: `train_sequence` or `load_sequence` fill them.
 
@@ -188,7 +200,7 @@ def _config(tokens: SequenceTokens, shape: SequenceShape) -> dict[str, Any]:
         "act_fn": "gelu" if shape.mlp_ratio else None,
         "normalization_type": shape.normalization,
         "positional_embedding_type": "standard",
-        "n_ctx": len(tokens.shown) + 2,
+        "n_ctx": len(tokens.concepts) + 2,
         "d_vocab": tokens.d_vocab,
         "d_vocab_out": tokens.start,
         "default_prepend_bos": False,

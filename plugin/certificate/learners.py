@@ -297,7 +297,7 @@ class Learners:
                     save_sequence(place, model, learned.contexts, shape, overwrite=True)
         model, untrained, contexts = models
         tokens, points = SequenceTokens.of(contexts), sequence_points(shape)
-        n, seed = max(30, self.plan.rows // len(tokens.shown)), self.plan.seed + 1
+        n, seed = max(30, self.plan.rows // len(tokens.concepts)), self.plan.seed + 1
         return self._subject(
             ("sequence", "dimension", dimension, width, len(contexts.masks)),
             sequence_rows(model, tokens, points, n, seed, pos=TOLD),
@@ -325,7 +325,7 @@ class Learners:
 def _orders(tokens: SequenceTokens) -> int | None:
     """Orders of telling from which the truth is computed, all (None) or so many: every concept equally often
     at every position."""
-    size = len(tokens.shown)
+    size = len(tokens.concepts)
     some = size * min(10, max(1, TEXTS // (size * 2**size)))
     return None if factorial(size) <= some else some
 

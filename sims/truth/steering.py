@@ -184,7 +184,7 @@ def concept_lines(learned: Learned, nulls: int = 0) -> pd.DataFrame:
     `effective`, `rank` (see `graticule.probes.steering.Gauge`); and the cosines within `unembedding` and
     `embedding` under the learner's own `_causal` and `_whitened` products (`products_of`).
 
-    With `nulls` draws, also `shuffled` (ends dealt out anew among starts) and `random` (pairs of any two
+    With `nulls` draws, also `shuffled` (starts and ends re-paired at random) and `random` (pairs of any two
     tokens): the unembeddings' mean cosine under either, by the mean over draws, and the share of draws that
     reach the observed cosine, `p_shuffled` and `p_random`, the observed one counted.
     """

@@ -72,7 +72,7 @@ def test_hidden_concepts_are_never_told():
     world = with_synonyms(World.random(3, seed=0), 2)
     contexts = Contexts.prefixes(world, hidden=[3])
     tokens = SequenceTokens.of(contexts)
-    assert tokens.shown == (0, 1, 2) and tokens.start == 16
+    assert tokens.concepts == (0, 1, 2) and tokens.start == 16
     truth = tokens.truth(tokens.every())
     np.testing.assert_allclose(truth["posterior_3"], 0.5)
     assert truth["floor"].min() == pytest.approx(np.log(2))  # which word is left to guess
@@ -309,3 +309,11 @@ def test_it_trains_where_gradients_are_off(world, learned):
     with torch.no_grad():
         again = train_sequence(world, replace(SETTINGS, steps=10), progress=False)
     assert again.gap[-1].mean() < again.gap[0].mean()
+
+
+def test_the_old_name_of_a_languages_concepts_works_and_warns():
+    world = World.independent(3)
+    with pytest.warns(DeprecationWarning, match="shown=.* is now concepts="):
+        tokens = SequenceTokens(world, shown=(0, 2))
+    with pytest.warns(DeprecationWarning, match=r"SequenceTokens\.shown is now SequenceTokens\.concepts"):
+        assert tokens.shown == tokens.concepts == (0, 2)
