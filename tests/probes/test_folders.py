@@ -181,7 +181,7 @@ def test_what_is_not_of_the_folder_is_refused_when_it_is_read(found, tmp_path):
 )
 def test_findings_whose_request_is_in_words_are_not_made_again(tiny, frame, tmp_path, asked):
     out = tmp_path / "out"
-    settings = {"layers": 0, "draws": 20, "twins": 0, "progress": False, "out": out, **asked}
+    settings = {"layers": 0, "n_bootstrap": 20, "twins": 0, "progress": False, "out": out, **asked}
     first = probe(tiny, table_of(frame), **settings)
     written = json.loads((out / "findings.json").read_text())
     request = written["provenance"]["request"]  # as 0.1 wrote it
