@@ -16,8 +16,12 @@ from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.messages import NotApplicable, UnknownNameError
 from graticule.hooks.saved import SavedResult
 from graticule.probes.beyond.reliability import (
+    FEW,
+    FEW_SHUFFLED,
+    RANDOM,
     SCORES,
     class_scores,
+    few_figure,
     reliability,
     reliability_figure,
     weighted_auroc,
@@ -35,7 +39,6 @@ if TYPE_CHECKING:
 
 KS = (1, 2, 5, 10, 20, 50)
 LOGISTIC, RIDGE, SHUFFLED = "logistic", "ridge", "logistic, shuffled labels"
-FEW, RANDOM, FEW_SHUFFLED = "k coordinates", "k random coordinates", "k coordinates, shuffled labels"
 _CAPTION_K = "AUROC against the number of coordinates, test rows"
 _CAPTION_RELIABILITY = "Confidence against what came true, test rows"
 _CAPTION_TABLE = (
@@ -338,37 +341,3 @@ def _coordinates(rows: _Rows, order: np.ndarray, names: Sequence[str]) -> pd.Dat
 
 def _with_interval(line: Any, name: str) -> str:
     return f"{line[name]:.3f} [{line[f'{name}_low']:.3f}, {line[f'{name}_high']:.3f}]"
-
-
-# The figure ------------------------------------------------------------------------------------------
-def few_figure(scores: pd.DataFrame, dense: float, needed: int | None = None) -> Figure:
-    """AUROC against the number of coordinates, `needed` marked, with the dense probe's as a dashed line."""
-    from graticule.probes.plots.drawing import Figure
-    from graticule.probes.plots.primitives import bare_line, line_trace, log_axis, mark_trace
-    from graticule.probes.plots.style import (
-        ACCENT,
-        INK,
-        MUTED,
-        SURFACE,
-        error_bars,
-        need_columns,
-        style,
-    )
-
-    need_columns(scores, "arm", "k", "auroc", "auroc_low", "auroc_high")
-    fig = Figure()
-    ks = sorted({int(k) for k in scores["k"] if k > 0})
-    for arm, colour in ((FEW, ACCENT), (RANDOM, SURFACE), (FEW_SHUFFLED, MUTED)):
-        rows = scores[scores["arm"] == arm].sort_values("k")
-        bars = error_bars(rows["auroc"], rows["auroc_low"], rows["auroc_high"], colour, 1.2, 3)
-        fig.add_trace(line_trace(rows["k"], rows["auroc"], arm, colour, error_y=bars))
-    if needed is not None:
-        at = scores[(scores["arm"] == FEW) & (scores["k"] == needed)]
-        name = f"needed: {needed} (validation)"
-        fig.add_trace(mark_trace(at["k"], at["auroc"], name, size=13))
-    name = f"all coordinates: {dense:.3f}"
-    fig.add_trace(line_trace([ks[0], ks[-1]], [dense, dense], name, INK, **bare_line(INK, "dash")))
-    style(fig, height=420)
-    log_axis(fig, ks, "coordinates (log scale)")
-    fig.update_yaxes(title_text="AUROC")
-    return fig

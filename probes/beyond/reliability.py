@@ -1,4 +1,4 @@
-"""Scores of class probabilities, with cluster-bootstrap intervals: AUROC, accuracy, log-loss, calibration.
+"""Scores and figures of class probabilities, with cluster intervals: AUROC, accuracy, log-loss, calibration.
 
 The **expected calibration error** (ECE, Naeini et al. 2015; Guo et al. 2017) is Σ over equal bins of
 (rows in bin / rows) · |mean confidence − observed frequency|. With two classes the confidence is P(class 1)
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 BINS = 15
+FEW, RANDOM, FEW_SHUFFLED = "k coordinates", "k random coordinates", "k coordinates, shuffled labels"
 SCORES = ("auroc", "accuracy", "ece", "log_loss")
 _CHUNK = 1 << 22
 
@@ -145,4 +146,37 @@ def reliability_figure(bins: pd.DataFrame, binary: bool) -> Figure:
     style(fig, height=440, aspect=0.8, note="A point's area grows with the rows of its bin.")
     fig.update_xaxes(title_text="P(class 1)" if binary else "largest probability", range=[-0.02, 1.02])
     fig.update_yaxes(title_text="share of class 1" if binary else "share right", range=[-0.02, 1.02])
+    return fig
+
+
+def few_figure(scores: pd.DataFrame, dense: float, needed: int | None = None) -> Figure:
+    """AUROC against the number of coordinates, `needed` marked, with the dense probe's as a dashed line."""
+    from graticule.probes.plots.drawing import Figure
+    from graticule.probes.plots.primitives import bare_line, line_trace, log_axis, mark_trace
+    from graticule.probes.plots.style import (
+        ACCENT,
+        INK,
+        MUTED,
+        SURFACE,
+        error_bars,
+        need_columns,
+        style,
+    )
+
+    need_columns(scores, "arm", "k", "auroc", "auroc_low", "auroc_high")
+    fig = Figure()
+    ks = sorted({int(k) for k in scores["k"] if k > 0})
+    for arm, colour in ((FEW, ACCENT), (RANDOM, SURFACE), (FEW_SHUFFLED, MUTED)):
+        rows = scores[scores["arm"] == arm].sort_values("k")
+        bars = error_bars(rows["auroc"], rows["auroc_low"], rows["auroc_high"], colour, 1.2, 3)
+        fig.add_trace(line_trace(rows["k"], rows["auroc"], arm, colour, error_y=bars))
+    if needed is not None:
+        at = scores[(scores["arm"] == FEW) & (scores["k"] == needed)]
+        name = f"needed: {needed} (validation)"
+        fig.add_trace(mark_trace(at["k"], at["auroc"], name, size=13))
+    name = f"all coordinates: {dense:.3f}"
+    fig.add_trace(line_trace([ks[0], ks[-1]], [dense, dense], name, INK, **bare_line(INK, "dash")))
+    style(fig, height=420)
+    log_axis(fig, ks, "coordinates (log scale)")
+    fig.update_yaxes(title_text="AUROC")
     return fig

@@ -231,6 +231,7 @@ def detection_figure(hidden: pd.DataFrame, gain: float | None, limit: float | No
         limit: the true gain at the limit of detection, marked; None where there is none.
     """
     from graticule.probes.plots.drawing import Figure
+    from graticule.probes.plots.primitives import named_place
     from graticule.probes.plots.style import ACCENT, FAINT, INK, MUTED, SURFACE, need_columns, style
 
     need_columns(hidden, "true_gain", "targets", "above_0", "structure")
@@ -252,9 +253,9 @@ def detection_figure(hidden: pd.DataFrame, gain: float | None, limit: float | No
     low, high = np.log10(min(ticks)) - 0.08, np.log10(max(ticks)) + 0.08
     middle = 10 ** float((low + high) / 2)
     if gain is not None and gain >= least:
-        _mark(fig, gain, "where these findings' gain is measured", ACCENT, 0.95, middle)
+        named_place(fig, gain, "where these findings' gain is measured", ACCENT, 0.95, middle)
     if limit is not None:
-        _mark(fig, limit, "limit of detection", MUTED, 0.87, middle)
+        named_place(fig, limit, "limit of detection", MUTED, 0.87, middle)
     fig.update_xaxes(
         type="log",
         title_text="true gain (share of the target's variance, R²)",
@@ -349,19 +350,3 @@ def _rate_trace(name: str, colour: str, mode: str, **data: Any) -> Scatter:
 
     look = {"line": {"color": colour, "width": 2}, "marker": {"size": 8, "color": colour}}
     return Scatter(name=name, mode=mode, **look, **data)
-
-
-def _mark(fig: Figure, x: float, text: str, colour: str, y: float, middle: float) -> None:
-    """A vertical line on a logarithmic axis, with its text on the side where the figure has more room."""
-    left = x <= middle
-    fig.add_vline(x=x, line={"color": colour, "width": 1.5, "dash": "dash"})
-    fig.add_annotation(
-        x=np.log10(x),
-        y=y,
-        text=text,
-        showarrow=False,
-        xanchor="left" if left else "right",
-        xshift=4 if left else -4,
-        font={"size": 12, "color": colour},
-        bgcolor="rgba(255,255,255,0.8)",
-    )

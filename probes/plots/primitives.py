@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from graticule.probes.plots.drawing import Figure, Scatter
 from graticule.probes.plots.style import ACCENT, diamond, error_bars
 
@@ -59,3 +61,19 @@ def named_level(
     place: dict[str, Any] = {"x": x, "xref": "paper", "xanchor": "left", "y": y}
     look: dict[str, Any] = {"showarrow": False, "font": {"size": 12, "color": colour}}
     fig.add_annotation(text=text, yanchor="top" if below else "bottom", **place, **look)
+
+
+def named_place(fig: Figure, x: float, text: str, colour: str, y: float, middle: float) -> None:
+    """A vertical line on a logarithmic axis, with its text on the side where the figure has more room."""
+    left = x <= middle
+    fig.add_vline(x=x, line={"color": colour, "width": 1.5, "dash": "dash"})
+    fig.add_annotation(
+        x=np.log10(x),
+        y=y,
+        text=text,
+        showarrow=False,
+        xanchor="left" if left else "right",
+        xshift=4 if left else -4,
+        font={"size": 12, "color": colour},
+        bgcolor="rgba(255,255,255,0.8)",
+    )
