@@ -13,6 +13,7 @@ from jaxtyping import Float
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.calls import renamed
 from graticule.hooks.doors import COMPARED, door
+from graticule.hooks.messages import bar
 from graticule.hooks.saved import SavedResult
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.inputs import Predicted
@@ -109,7 +110,12 @@ class Comparison(SavedResult):
 @renamed(draws="n_bootstrap")
 @door(a=COMPARED, b=COMPARED)
 def compare(
-    a: Predicted | Findings, b: Predicted | Findings, *, n_bootstrap: int = 2000, seed: int = 0
+    a: Predicted | Findings,
+    b: Predicted | Findings,
+    *,
+    n_bootstrap: int = 2000,
+    seed: int = 0,
+    progress: bool | None = None,
 ) -> Comparison:
     """Does `a` predict the test rows better than `b`? Layers, prompts, models, checkpoints, estimators.
 
@@ -118,14 +124,24 @@ def compare(
     two clusters. `Findings` stand for the probe at their chosen point; other points are
     `findings.at(point)`. The p-value inverts the percentile interval; targets are adjusted after Holm.
 
-    **Raises** `ValueError` if targets, test rows or true values differ, naming how.
+    Args:
+        a: findings, or one predictor of them.
+        b: the other.
+        n_bootstrap: resamples of the clusters.
+        seed: of the resamples.
+        progress: whether a bar is drawn; by default where it takes long.
+
+    Raises:
+        ValueError: Targets, test rows or true values differ, naming how.
     """
     first, second = _predicted(a), _predicted(b)
     order = _aligned(first, second)
     clusters = _linked(first.clusters, second.clusters[order])
     held = {"a": first.predictions, "b": second.predictions[order]}
     sums = cluster_sums(first.y, held, clusters)
-    samples = resampled_by_target(sums, n_bootstrap, seed)
+    with bar(1, "comparing", "bootstrap", progress) as advance:
+        samples = resampled_by_target(sums, n_bootstrap, seed)
+        advance.update()
     score_a, score_b = r2(first.y, held["a"]), r2(first.y, held["b"])
     by_draw = score_difference(samples[:, 0], samples[:, 1])
     apart = score_difference(score_a, score_b)

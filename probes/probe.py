@@ -67,7 +67,7 @@ def probe(
     """Does `model` know the target of `table`, beyond what the strings tell, and where?
 
     The three steps, `capture`, `baselines` and `sweep`, with one set of points, positions and prompt, and of
-    special tokens: `prepend_bos` says whether rows get any, `include_bos` whether these may be rows.
+    special tokens.
 
     With `out`, activations and baselines are stores in `out/activations` and `out/baselines`, and the
     findings are saved in `out`. Called again, a step whose artefact is complete and was made from the same
@@ -75,8 +75,27 @@ def probe(
     else (another table, target, prompt, or a seed that other twins are made by) are never replaced; the same
     ones judged by other settings are.
 
-    **Raises** `FileExistsError` if `out` holds something else or another process writes there, `ValueError`
-    if the table has no texts, and whatever the three steps raise.
+    Args:
+        model: what reads.
+        table: texts and their target.
+        points: hook points, as in `graticule.hooks.points.resolve`.
+        layers: of `points` that name no layer.
+        pos: which tokens become rows.
+        prompt: text before every input, or a template with one slot `{}`.
+        dtype: of the activations, as for `graticule.capture`.
+        prepend_bos: whether rows get special tokens.
+        include_bos: whether these may be rows.
+        twins: untrained twins, 0 to leave them out.
+        twin: how they are made: the model's own weights permuted, or fresh ones.
+        min_gain: the smallest gain called structure.
+        n_bootstrap: resamples of the clusters.
+        seed: of twins and resamples.
+        out: the folder of the findings and of what they are made from.
+        progress: whether a bar is drawn; by default where it takes long.
+
+    Raises:
+        FileExistsError: `out` holds something else, or another process writes there.
+        ValueError: The table has no texts; and whatever the three steps raise.
     """
     if table.texts is None:
         raise ValueError(

@@ -200,6 +200,7 @@ def trace(
     hook_name: str | None = None,
     layers: Literal["chosen", "all"] = "all",
     prepend_bos: bool | None = None,
+    progress: bool | None = None,
 ) -> Trace:
     """Read `text` with the probe at every token.
 
@@ -211,6 +212,7 @@ def trace(
         hook_name: Where the probe reads; the findings' choice by default.
         layers: `"all"` reads with every probe of the findings, `"chosen"` with the one at `hook_name`.
         prepend_bos: By default that of the findings' capture.
+        progress: Whether a bar is drawn.
 
     Returns:
         A reading per point, token and target.
@@ -229,7 +231,9 @@ def trace(
     if prepend_bos is None and isinstance(findings, Findings):
         prepend_bos = spec_of(findings).prepend_bos
     rows = tokenize(model, [text], "", prepend_bos)
-    captured = capture(model, [text], points=list(probes), pos="all", prepend_bos=prepend_bos, progress=False)
+    captured = capture(
+        model, [text], points=list(probes), pos="all", prepend_bos=prepend_bos, progress=progress
+    )
     points = tuple(p for p in captured.points if p in probes)
     tokenizer: Any = getattr(model, "tokenizer", None)
     identity = model_identity(model)

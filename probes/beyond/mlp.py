@@ -154,17 +154,26 @@ def mlp(
     A tenth of the training rows (whole clusters) stops the training and chooses decay and point; test rows
     are scored once. The **nonlinearity gain** is the MLP's test R² minus the ridge's at the *ridge's* chosen
     point, with a paired cluster interval. For the MLP's **verdict** it is cross-fitted in `folds` of whole
-    clusters at its chosen point and decay, and stands in the probe's place against the same surface. What is
-    not named here is as in `MLPSettings` and `fit_mlps`.
+    clusters at its chosen point and decay, and stands in the probe's place against the same surface.
 
     Args:
         findings: with their inputs.
         points: where to fit; all points of the findings by default, and always their chosen one.
+        hidden: units.
+        decays: weight decays to choose from.
         seeds: fits everything again with other initial weights and row order (`seed`, `seed` + 1, …); the
             first seed chooses.
+        epochs: at most.
+        patience: epochs without a better score on the stopping rows.
+        batch: rows of a step.
+        learning_rate: of Adam.
+        scale: `"point"` divides by the spread of each point's activations, `"none"` leaves them as they are.
         dtype: `bfloat16` does the products in bfloat16, faster where the processor has it.
         folds: of the verdict.
         seed: the first.
+        device: where it is trained.
+        at_once: networks trained side by side; by default as many as fit.
+        progress: whether a bar is drawn; by default where it takes long.
 
     Returns:
         Scores at every point beside the ridge's, the nonlinearity gain and the MLP's verdict.

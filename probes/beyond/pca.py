@@ -11,7 +11,7 @@ import pandas as pd
 
 from graticule.hooks.calls import renamed
 from graticule.hooks.doors import FINDINGS, door
-from graticule.hooks.messages import UnknownNameError
+from graticule.hooks.messages import UnknownNameError, bar
 from graticule.hooks.result import headed
 from graticule.hooks.saved import SavedResult
 from graticule.probes.core.findings import Findings
@@ -116,6 +116,7 @@ def pca(
     hook_name: str | None = None,
     ks: int | Sequence[int] = KS,
     share: float = 0.9,
+    progress: bool | None = None,
 ) -> PCACurve:
     """Ridges on the first k principal components at the chosen point, or at `hook_name`.
 
@@ -128,6 +129,7 @@ def pca(
         hook_name: where the activations come from; the chosen point by default.
         ks: numbers of components; all of them are added.
         share: the share of the full score that is asked for.
+        progress: whether a bar is drawn; by default where it takes long.
 
     Returns:
         The score of every k, and the k needed.
@@ -147,15 +149,17 @@ def pca(
     axes = components(X)
     most = axes.vectors.shape[1]
     tried = sorted({k for k in ks if k < most} | {most})
-    fits = pca_ridges(
-        axes.scores(X),
-        problem.y[problem.train],
-        axes.scores(swept.rows(where, problem.test)),
-        tried,
-        alphas=swept.alphas,
-        clusters=problem.clusters[problem.train],
-        names=problem.names,
-    )
+    with bar(1, "components", "fit", progress) as advance:
+        fits = pca_ridges(
+            axes.scores(X),
+            problem.y[problem.train],
+            axes.scores(swept.rows(where, problem.test)),
+            tried,
+            alphas=swept.alphas,
+            clusters=problem.clusters[problem.train],
+            names=problem.names,
+        )
+        advance.update()
     full = fits[-1].fit.score
     enough = [f.k for f in fits if f.fit.score >= share * full]
     return PCACurve(

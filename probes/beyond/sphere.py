@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 
 from graticule.hooks.calls import renamed
 from graticule.hooks.doors import FINDINGS, door
-from graticule.hooks.messages import NotApplicable
+from graticule.hooks.messages import NotApplicable, bar
 from graticule.hooks.saved import SavedResult
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.resample import Difference, mean_difference
@@ -123,7 +123,9 @@ class Sphere(SavedResult):
 
 @renamed(point="hook_name")
 @door(findings=FINDINGS)
-def sphere(findings: Findings, *, hook_name: str | None = None, edge: float = 30.0) -> Sphere:
+def sphere(
+    findings: Findings, *, hook_name: str | None = None, edge: float = 30.0, progress: bool | None = None
+) -> Sphere:
     """A ridge to unit vectors at the chosen point (or `hook_name`), beside the probe of two angles.
 
     The three targets are `scores.geo.unit_sphere`; a prediction is the place its vector points to, whatever
@@ -135,6 +137,7 @@ def sphere(findings: Findings, *, hook_name: str | None = None, edge: float = 30
         findings: with their inputs.
         hook_name: where both probes read.
         edge: degrees from the date line within which a row counts as near it.
+        progress: whether a bar is drawn; by default where it takes long.
 
     Returns:
         Errors in km of both probes, of the surface and of the best constant place.
@@ -154,13 +157,15 @@ def sphere(findings: Findings, *, hook_name: str | None = None, edge: float = 30
     problem, where = swept.problem, findings.point_of(hook_name)
     train, test = problem.train, problem.test
     vectors = unit_sphere(problem.y[:, lat], problem.y[:, lon])
-    fit = ridge_cv(
-        swept.rows(where, train),
-        vectors[train],
-        alphas=swept.alphas,
-        clusters=problem.clusters[train],
-        names=AXES,
-    )
+    with bar(1, "sphere", "probe", progress) as advance:
+        fit = ridge_cv(
+            swept.rows(where, train),
+            vectors[train],
+            alphas=swept.alphas,
+            clusters=problem.clusters[train],
+            names=AXES,
+        )
+        advance.update()
     guess = fit.predict(swept.rows(where, test))
     truth = problem.y[test][:, [lat, lon]]
     plain = findings.at(where).predictions

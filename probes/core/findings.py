@@ -249,6 +249,11 @@ class Findings(SavedResult):
         return layer_of(self.chosen_point)
 
     @property
+    def chosen_hook_name(self) -> str:
+        """The full name of the hook point that was chosen on training rows."""
+        return self.chosen_point
+
+    @property
     def probe(self) -> RidgeProbe:
         """The probe at the chosen point."""
         return self.probes[self.chosen_point]

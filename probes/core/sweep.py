@@ -58,19 +58,25 @@ def sweep(
     rows once, at the chosen layer (Gurnee & Tegmark section 3, with the selection their code left to the
     test rows moved into the training rows). Other layers' test scores are stored as exploratory.
 
-    **Arguments:**
+    Args:
+        activations: rows of a model, in memory or on disk.
+        target: a `Table` whose row i is input text i; or a column of `activations.rows`, or an array with one
+            entry per activation row.
+        baselines: from `graticule.baselines(model, table)`. Without them only TF-IDF of the texts (where
+            there are texts) stands against the probe, and the verdict is left open.
+        split: of a target that is no table: a column, or booleans, True for test.
+        cluster: of a target that is no table: rows of one cluster are held out together.
+        alphas: ridge strengths; by default a wide grid relative to the activations' scale.
+        min_gain: the smallest gain called structure.
+        n_bootstrap: resamples of the clusters.
+        seed: of the resamples and of the shuffled targets.
+        surface_of: findings of the same table and baselines (of another prompt, say), whose fitted baselines
+            are taken over where rows and clusters are the same, instead of fitting them once more.
+        progress: whether a bar is drawn; by default where it takes long.
 
-    - `target`: a `Table` whose row i is input text i; or a column of `activations.rows`, or an array with an
-      entry an activation row, with `split` (column or booleans, True for test) and `cluster` beside it.
-    - `baselines`: from `graticule.baselines(model, table)`. Without them only TF-IDF of the texts (where
-      there are texts) stands against the probe, and the verdict is left open.
-    - `alphas`: ridge strengths; by default a wide grid relative to the activations' scale.
-    - `min_gain`: the smallest gain called structure. `n_bootstrap`, `seed`: of the bootstrap.
-    - `surface_of`: findings of the same table and baselines (of another prompt, say), whose fitted baselines
-      are taken over where rows and clusters are the same, instead of fitting them once more.
-
-    **Raises** `ValueError` where rows and target do not fit together, for baselines of another table, model,
-    prompt, position or layers, and for NaN, infinite or constant targets.
+    Raises:
+        ValueError: Rows and target do not fit together, the baselines are of another table, model, prompt,
+            position or layers, or targets are NaN, infinite or constant.
     """
     check_several("alphas", "alpha", alphas)
     judged_by = JudgeSettings(

@@ -12,7 +12,7 @@ import pandas as pd
 from graticule.hooks.artifact import json_ready, library_versions
 from graticule.hooks.calls import renamed
 from graticule.hooks.doors import FINDINGS, door
-from graticule.hooks.messages import UnknownNameError
+from graticule.hooks.messages import UnknownNameError, bar
 from graticule.hooks.points import layer_text
 from graticule.hooks.saved import SavedResult
 from graticule.probes.core.findings import Findings
@@ -117,6 +117,7 @@ def popularity(
     hook_name: str | None = None,
     n_bootstrap: int = 2000,
     seed: int = 0,
+    progress: bool | None = None,
 ) -> Popularity:
     """Error of the probe and of the surface on test rows, by how well known the row is.
 
@@ -133,6 +134,7 @@ def popularity(
         hook_name: where the probe reads; by default the chosen point.
         n_bootstrap: resamples of the clusters.
         seed: of the resamples.
+        progress: whether a bar is drawn; by default where it takes long.
 
     Returns:
         Mean errors by stratum, and rank correlations of the errors with the column.
@@ -157,6 +159,11 @@ def popularity(
     errors = np.stack([probe, surface, surface - probe], axis=1)[present]
     values, clusters = values[present], problem.clusters[problem.test][present]
     stratum = _strata(values, strata, column)
+    with bar(2, "popularity", "bootstrap", progress) as advance:
+        by_stratum = _by_stratum(values, errors, stratum, clusters, n_bootstrap, seed)
+        advance.update()
+        correlations = _correlations(values, errors, clusters, n_bootstrap, seed)
+        advance.update()
     return Popularity(
         model=findings.model,
         table=findings.table,
@@ -165,8 +172,8 @@ def popularity(
         unit=unit,
         rows=len(values),
         missing=int((~present).sum()),
-        strata=_by_stratum(values, errors, stratum, clusters, n_bootstrap, seed),
-        spearman=_correlations(values, errors, clusters, n_bootstrap, seed),
+        strata=by_stratum,
+        spearman=correlations,
         provenance=json_ready(
             {
                 "model": swept.activations.provenance.get("model", {}),

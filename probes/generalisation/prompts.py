@@ -70,7 +70,6 @@ def prompts(
     the entity's last token. What is not the prompt's is done once: the baselines (strings, embeddings,
     block 0 and the untrained twins) are captured from the bare names and fitted once, so that every prompt
     stands against the very same surface. A twin of its own for every prompt is `graticule.probe(prompt=…)`.
-    What is not named here is as for `graticule.probe`.
 
     Args:
         model: what reads the prompts.
@@ -83,8 +82,13 @@ def prompts(
         include_bos: whether these tokens may be rows.
         reference: the prompt to compare with; by default `empty`, or else the first.
         twins: untrained twins of the bare names, 0 to leave them out.
+        alphas: ridge strengths to choose from.
+        min_gain: the smallest gain called structure.
+        n_bootstrap: resamples of the clusters.
+        seed: of twins and resamples.
         out: a folder that keeps activations and findings of every prompt in `out/PROMPT`, the baselines in
             `out/baselines`, and goes on after a kill. Without it all prompts' activations are in memory.
+        progress: whether a bar is drawn; by default where it takes long.
 
     Returns:
         Every prompt's verdict, and the differences between prompts.

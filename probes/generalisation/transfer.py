@@ -13,8 +13,8 @@ import pandas as pd
 from graticule.hooks.arguments import came
 from graticule.hooks.artifact import json_ready, library_versions
 from graticule.hooks.calls import renamed
-from graticule.hooks.doors import FINDINGS
-from graticule.hooks.messages import UnknownNameError
+from graticule.hooks.doors import FINDINGS, came
+from graticule.hooks.messages import UnknownNameError, bar
 from graticule.hooks.points import layer_text
 from graticule.hooks.same_model import check_one_model
 from graticule.hooks.saved import SavedResult
@@ -106,6 +106,7 @@ def transfer(
     hook_name: str | None = None,
     n_bootstrap: int = 2000,
     seed: int = 0,
+    progress: bool | None = None,
 ) -> Transfer:
     """Apply the probe of every prompt to the activations of every prompt.
 
@@ -119,6 +120,7 @@ def transfer(
             prompts, which training rows alone decide.
         n_bootstrap: resamples of the clusters.
         seed: of the resamples.
+        progress: whether a bar is drawn; by default where it takes long.
 
     Returns:
         Every probe's scores on every prompt's activations.
@@ -154,13 +156,15 @@ def transfer(
         for name, findings in findings_by_prompt.items()
     }
     predictions: dict[_Cell, np.ndarray] = {}
-    for a, findings in findings_by_prompt.items():
-        rows = findings.inputs.rows(hook_name, problem.test)
-        for b in names:
-            probe = findings_by_prompt[b].probes[hook_name]
-            raw = probe.predict(rows)
-            predictions["raw", b, a] = raw
-            predictions["shifted", b, a] = raw - (means[a] - means[b]) @ probe.coef
+    with bar(len(names), "transfer", "prompt", progress) as advance:
+        for a, findings in findings_by_prompt.items():
+            rows = findings.inputs.rows(hook_name, problem.test)
+            for b in names:
+                probe = findings_by_prompt[b].probes[hook_name]
+                raw = probe.predict(rows)
+                predictions["raw", b, a] = raw
+                predictions["shifted", b, a] = raw - (means[a] - means[b]) @ probe.coef
+            advance.update()
     cells = _cells(
         names, predictions, problem.y[problem.test], problem.clusters[problem.test], n_bootstrap, seed
     )

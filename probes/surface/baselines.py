@@ -188,11 +188,27 @@ def baselines(
     - `twin_0`, …: the probe's own points in untrained twins (`twin.make_twin`), seeds `seed`, ….
     - TF-IDF of the strings needs no model and no capture; `baselines(None, table)` is TF-IDF alone.
 
-    `points`, `layers`, `pos`, `prompt`, `dtype`, `prepend_bos` and `include_bos` are those of the probe's
-    own `capture`. With `store`, the features are written to a folder, each resumed after a kill as `capture`
-    is.
+    What is captured is as in the probe's own `capture`.
 
-    **Raises** `ValueError` if the table has no texts, `PointError` for unknown points.
+    Args:
+        model: what the probe reads; None for the strings alone.
+        table: texts and their target.
+        twins: untrained twins, 0 to leave them out.
+        points: hook points, as in `graticule.hooks.points.resolve`.
+        layers: of `points` that name no layer.
+        pos: which tokens become rows.
+        prompt: text before every input, or a template with one slot `{}`.
+        dtype: of the activations, as for `graticule.capture`.
+        twin: how twins are made: the model's own weights permuted, or fresh ones.
+        seed: of the first twin.
+        prepend_bos: whether rows get special tokens.
+        include_bos: whether these may be rows.
+        store: a folder for the features, each resumed after a kill as `capture` is.
+        progress: whether a bar is drawn; by default where it takes long.
+
+    Raises:
+        ValueError: The table has no texts.
+        PointError: For unknown points.
     """
     if table.texts is None:
         raise ValueError(f"table {table.name!r} has no texts; give text= when making it")

@@ -131,8 +131,13 @@ def ambiguous(
     word) of the same pair and of all others (Jiang et al. 2403.03867, section 5.2, on Winograd schemas).
 
     Args:
+        model: With `W_U` and a tokenizer.
         contexts: As `lists.ambiguous_contexts` gives or reads them; None for the packaged ones.
-        metrics: As for `words`, and so are `n_bootstrap` and `residuals`.
+        metrics: As for `words`.
+        n_bootstrap: Resamples, and draws of the null.
+        residuals: As for `words`.
+        seed: Of what is drawn.
+        progress: Whether a bar is drawn; by default where it takes long.
 
     Raises:
         ValueError: As `words` does, and for fewer than three pairs with single-token completions.

@@ -139,9 +139,16 @@ def languages(
     Cov^−½ γ̄, and does not depend on the basis.
 
     Args:
+        model: With `W_U` and a tokenizer.
         contexts: Languages → contexts, line by line the same sentence, or a file as `lists.parallel_contexts`
             reads it; None for the packaged English, French, German and Spanish ones.
-        pairs: As for `words`, and so are `metrics`, `n_bootstrap`, `n_random` and `residuals`.
+        pairs: As for `words`.
+        metrics: As for `words`.
+        n_bootstrap: Resamples, and draws of each null.
+        n_random: Random pairs of vocabulary tokens.
+        residuals: As for `words`.
+        seed: Of what is drawn.
+        progress: Whether a bar is drawn; by default where it takes long.
 
     Raises:
         ValueError: As `words` and `parallel_contexts` do.

@@ -224,14 +224,17 @@ def words(
     pairs. Two pairs that share a word are never set against each other: they are alike for that alone.
 
     Args:
+        model: With `W_U` and a tokenizer.
         pairs: Concept → pairs of words, a folder of `[a - b].txt` files, or None for the packaged lists.
             Pairs whose words are not single, different tokens are left out and counted.
         metrics: Of `euclidean`, `whitened` (covariance of the residual after the final norm) and `causal`
             (inverse covariance of the unembedding rows).
-        n_bootstrap: Of each null and of the bootstrap.
+        n_bootstrap: Resamples, and draws of each null.
         n_random: Random pairs of vocabulary tokens, and of the lists' words.
         residuals: Rows after the final norm for the whitened product; by default the model is run on the
             packaged contexts. With fewer rows than `d_model` it sees only the directions in which they vary.
+        seed: Of what is drawn.
+        progress: Whether a bar is drawn; by default where it takes long.
 
     Raises:
         ValueError: Unknown metrics, a model without `W_U` or tokenizer, too few single-token pairs, or too

@@ -181,6 +181,14 @@ def theorems(
     to certainty, a contradiction's price (50 nats) no longer dwarfs ln p; nearer to ½, log-odds are
     themselves rounding.
 
+    Args:
+        world: Its concepts.
+        seed: Of the world drawn and of the descents.
+        learned: Tables that were trained on it.
+        training: How they are trained here, without `learned`.
+        steps: Of the normalised descents.
+        progress: Whether a bar is drawn; by default where it takes long.
+
     Raises:
         ValueError: For a world of other concepts, one with a concept vector of probability 0, or a learner of
             another world.

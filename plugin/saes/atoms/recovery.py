@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.coders import SparseCoder, as_published, describe
+from graticule.hooks.messages import bar
 from graticule.saes.atoms.result import BASELINES, SaeRecovery
 from graticule.saes.atoms.truth import Truth
 
@@ -62,7 +63,12 @@ class Firing:
 
 
 def recovery(
-    saes: SparseCoder | Mapping[str, SparseCoder], truth: Truth, *, test_share: float = 0.5, seed: int = 0
+    saes: SparseCoder | Mapping[str, SparseCoder],
+    truth: Truth,
+    *,
+    test_share: float = 0.5,
+    seed: int = 0,
+    progress: bool | None = None,
 ) -> SaeRecovery:
     """How many of the true atoms one or several SAEs recover, beside the same SAE untrained, as many random
     directions, and PCA: in few dimensions chance alone comes close to every direction.
@@ -76,6 +82,7 @@ def recovery(
         test_share: share of the groups of rows that latents are scored on; which latents tell an atom, and
             from which threshold on, is chosen on the others.
         seed: of the split and of what is drawn for comparison.
+        progress: whether a bar is drawn; by default where it takes long.
 
     Raises:
         ValueError: for no SAE, an SAE of another width, or a share outside (0, 1).
@@ -87,7 +94,12 @@ def recovery(
         raise ValueError("no SAE: give one, or a {name: SAE} mapping")
     groups, place = np.unique(truth.groups, return_inverse=True)
     test = (np.random.default_rng([seed, 7]).random(len(groups)) < test_share)[place.reshape(-1)]
-    scored = [_score(candidate, truth, test) for candidate in _candidates(named, truth, seed)]
+    scored: list[tuple[dict[str, Any], pd.DataFrame]] = []
+    candidates = list(_candidates(named, truth, seed))
+    with bar(len(candidates), "atoms", "dictionary", progress) as advance:
+        for candidate in candidates:
+            scored.append(_score(candidate, truth, test))
+            advance.update()
     return SaeRecovery(
         arms=pd.DataFrame([line for line, _ in scored]),
         atoms=pd.concat([atoms for _, atoms in scored], ignore_index=True),

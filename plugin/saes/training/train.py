@@ -142,6 +142,7 @@ def train(
         log_every: steps between lines of the history; by default 100 lines, more in runs of 1,000 steps and
             up, where it is every tenth step.
         checkpoint_every: steps between checkpoints, beside `checkpoint_minutes`.
+        checkpoint_minutes: minutes between checkpoints.
         logger: SAELens's `LoggingConfig` sends the history to Weights & Biases; off by default.
         progress: show a bar with loss, L0, explained variance and dead latents.
 

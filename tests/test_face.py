@@ -1,0 +1,219 @@
+"""The rule for calls, held over everything that is exported; and every form of 0.1, which works and warns."""
+
+import inspect
+import re
+import warnings
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import graticule
+from graticule import hub, saes
+from graticule.hooks.result import Result
+from graticule.results import RESULTS
+
+TRUTHS = ("dense_truth", "learned_truth", "sparse_truth")
+"""Calls that make planted rows, and analyse nothing."""
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    f"{room.__name__}.{name}": getattr(room, name)
+    for room in (graticule, saes, hub)
+    for name in room.__all__
+    if inspect.isfunction(getattr(room, name)) and name not in TRUTHS
+}
+SUBJECTS = {
+    "ablate": "neurons",
+    "baselines": "table",
+    "capture": "inputs",
+    "holdouts": "by",
+    "languages": "contexts",
+    "ambiguous": "contexts",
+    "latents": "saes",
+    "popularity": "column",
+    "probe": "table",
+    "prompts": "table prompts",
+    "record": "points",
+    "study": "table",
+    "trace": "text",
+    "words": "pairs",
+    "evaluate": "sae corpus",
+    "examine": "sae corpus",
+    "compare": "a b",
+    "transfer": "findings_by_prompt",
+    "sweep": "activations target",
+    "load_model": "name_or_path",
+    "certify": "world",
+    "simulate": "settings",
+    "theorems": "world",
+    "reproduce": "name",
+    "recovery": "saes truth",
+    "sae_config": "architecture d_in d_sae",
+    "train": "source",
+    "push": "what repo",
+    "directions": "others",
+}
+"""What a call is about, beside findings and a model: given by position too."""
+NO_PROGRESS = {
+    "record": "runs nothing itself: the model's passes in its block are the user's",
+    "load_model": "the libraries that read weights draw their own bars",
+    "sae_config": "makes settings",
+    "push": "huggingface_hub draws its own bars",
+}
+DRAWS_NOTHING = {
+    "capture": "`Sample` has a seed of its own",
+    "record": "keeps what a pass computes",
+    "load_model": "reads weights",
+    "pca": "its bootstrap has the findings' own seed",
+    "sphere": "its bootstrap has the findings' own seed",
+    "trace": "reads one text",
+    "study": "its seed stands in its settings",
+    "examine": "takes the corpus in its order",
+    "sae_config": "makes settings",
+    "push": "sends what there is",
+}
+BANNED = frozenset(
+    ["held", "found", "told", "kept", "known", "shown", "said", "rivals", "material", "made_of", "with_material", "arms", "arm", "draws", "point", "bench", "rig", "again", "given", "marks"]
+)
+"""Words of the plan's table; `point` and `draws` were keywords of 0.1."""
+
+
+def own(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_findings_come_first_then_the_model_and_options_have_names(name):
+    parameters = list(inspect.signature(FUNCTIONS[name]).parameters.values())
+    places = [p.name for p in parameters if p.kind is not p.KEYWORD_ONLY and p.kind is not p.VAR_KEYWORD]
+    subject = SUBJECTS.get(own(name), "").split()
+    leading = [place for place in places if place not in subject]
+    assert leading in (["findings", "model"], ["findings"], ["model"], [])
+    assert places == leading + subject, f"by position: {places}"
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_progress_and_seed_are_everywhere(name):
+    parameters = inspect.signature(FUNCTIONS[name]).parameters
+    assert ("progress" in parameters) is (own(name) not in NO_PROGRESS)
+    assert ("seed" in parameters) is (own(name) not in DRAWS_NOTHING)
+    if "progress" in parameters:
+        assert parameters["progress"].default is None
+
+
+def classes() -> list[type]:
+    """Classes that are exported, results of every kind, and what these inherit from us."""
+    named = [getattr(room, n) for room in (graticule, saes, hub) for n in room.__all__]
+    loaded = [getattr(import_module(home), name) for home, name in (p.split(":") for p in RESULTS.values())]
+    every = {b for c in [*named, *loaded] if inspect.isclass(c) for b in c.__mro__}
+    return sorted((c for c in every if c.__module__.startswith("graticule.")), key=lambda c: c.__qualname__)
+
+
+def methods(owner: type) -> dict[str, Callable[..., Any]]:
+    found = {n: getattr(m, "__func__", m) for n, m in vars(owner).items() if not n.startswith("_")}
+    return {n: m for n, m in found.items() if inspect.isfunction(m)}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_arguments_are_called_what_they_are(name):
+    parameters = set(inspect.signature(FUNCTIONS[name]).parameters)
+    assert not parameters & BANNED
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_argument_is_described(name):
+    said = inspect.getdoc(FUNCTIONS[name]) or ""
+    parameters = inspect.signature(FUNCTIONS[name]).parameters
+    assert [a for a in parameters if not re.search(rf"^ +\*{{0,2}}{a}: ", said, re.M)] == []
+    assert said.index("Args:\n") > 0
+
+
+@pytest.mark.parametrize("owner", [c for c in classes() if issubclass(c, Result)], ids=lambda c: c.__name__)
+def test_a_hook_point_of_a_method_is_a_hook_name(owner):
+    for name, method in methods(owner).items():
+        parameters = inspect.signature(method).parameters
+        assert "draws" not in parameters, name
+        assert not {"held", "told", "rivals", "material"} & set(parameters), name
+
+
+# The forms of 0.1 ------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def made(load_tiny) -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    words = ["paris", "rome", "oslo", "lima", "cairo", "river", "king", "lake"]
+    picked, values = rng.integers(0, 8, (60, 2)), rng.normal(size=8)
+    frame = pd.DataFrame(
+        {
+            "name": [f"{words[a]} {words[b]} {i % 7}" for i, (a, b) in enumerate(picked)],
+            "y": values[picked[:, 0]] + 0.5 * values[picked[:, 1]],
+            "views": rng.integers(1, 99, 60),
+            "kind": np.where(rng.random(60) < 0.5, "hill", "valley"),
+        }
+    )
+    model = load_tiny("llama", "hooked")
+    table = graticule.Table(frame, text="name", target="y", blocks=["kind"])
+    acts = graticule.capture(model, table.texts, layers=[0, 1], progress=False)
+    beside = graticule.baselines(None, table)
+    findings = graticule.sweep(acts, table, baselines=beside, n_bootstrap=20, progress=False)
+    return {"m": model, "t": table, "a": acts, "b": beside, "f": findings, "p": findings.chosen_point}
+
+
+QUIET = {"progress": False}
+OLD: dict[str, tuple[Callable[..., Any], str]] = {
+    "capture": (lambda m, t, **_: graticule.capture(m, t.texts[:3], "resid_post", [0], "all"), "points="),
+    "sweep": (lambda a, t, b, **_: graticule.sweep(a, t, b, n_bootstrap=20, **QUIET), "baselines="),
+    "sweep, draws": (lambda a, t, **_: graticule.sweep(a, t, draws=20, **QUIET), "n_bootstrap="),
+    "baselines": (lambda t, **_: graticule.baselines(None, t, 0), "twins="),
+    "trace": (lambda m, f, **_: graticule.trace(m, f, "paris king"), r"trace\(findings, model\)"),
+    "trace, point": (lambda m, f, p, **_: graticule.trace(f, m, "paris king", point=p), "hook_name="),
+    "attribute": (lambda m, f, **_: graticule.attribute(m, f, ["paris king"], "head"), "texts=, unit="),
+    "erase, point": (lambda f, p, **_: graticule.erase(f, point=p, **QUIET), "hook_name="),
+    "compare": (lambda f, **_: graticule.compare(f, f, draws=20), "n_bootstrap="),
+    "pca": (lambda f, p, **_: graticule.pca(f, point=p, ks=2), "hook_name="),
+    "popularity": (lambda f, **_: graticule.popularity(f, "views", strata=2, draws=20), "n_bootstrap="),
+    "directions": (lambda f, **_: graticule.directions(f, draws=3, **QUIET), "n_noise="),
+    "transfer": (lambda f, **_: graticule.transfer({"one": f, "two": f}, draws=20), "n_bootstrap="),
+}
+
+
+@pytest.mark.parametrize("old", OLD)
+def test_a_call_written_for_0_1_works_and_names_the_new_form(made, old):
+    call, now = OLD[old]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert call(**made) is not None
+    told = [str(one.message) for one in caught if "goes in 0.3" in str(one.message)]
+    assert any(re.search(now, message) for message in told), told
+    assert all(one.filename == __file__ for one in caught if "goes in 0.3" in str(one.message))
+
+
+def test_the_chosen_point_has_its_full_name_under_both_names(made):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert made["f"].chosen_hook_name == made["f"].chosen_point == made["p"]
+
+
+def test_bos_is_among_the_positions_where_it_is_said_alone(made):
+    """One meaning of `pos` and `include_bos` for a capture and a recording of the same tokens."""
+    model, texts = made["m"], list(made["t"].texts[:2])
+    for bos in (True, False):
+        captured = graticule.capture(model, texts[:1], layers=[0], pos="all", include_bos=bos, progress=False)
+        with graticule.record(model, "resid_post", layers=[0], include_bos=bos) as recording:
+            model(texts[:1])
+        assert list(captured.rows["position"]) == list(recording.activations.rows["position"])
+        assert (0 in list(captured.rows["position"])) is bos
+
+
+def test_ends_of_intervals_are_low_and_high(made):
+    """Columns of intervals, over the tables of some results."""
+    f = made["f"]
+    results = [graticule.compare(f, f, n_bootstrap=20), graticule.pca(f, ks=2)]
+    results.append(graticule.popularity(f, "views", strata=2, n_bootstrap=20))
+    for result in results:
+        for value in vars(result).values():
+            if isinstance(value, pd.DataFrame):
+                names = {str(c) for c in value.columns}
+                assert not names & {"lower", "upper", "ci_low", "ci_high", "from", "to"}
+                assert ("low" in names) is ("high" in names)
