@@ -74,16 +74,10 @@ DRAWS_NOTHING = {
     "sae_config": "makes settings",
     "push": "sends what there is",
 }
-<<<<<<< HEAD
-BANNED = frozenset(
-    ["held", "found", "told", "kept", "known", "shown", "said", "rivals", "material", "made_of", "with_material", "arms", "arm", "draws", "point", "bench", "rig", "again", "given", "marks"]
-)
-=======
 BANNED = {
     *("held", "found", "told", "kept", "known", "shown", "said", "rivals", "material", "made_of", "again"),
     *("with_material", "arms", "arm", "draws", "point", "bench", "rig", "given", "marks"),
 }
->>>>>>> f01088a (Words of the plan in a set)
 """Words of the plan's table; `point` and `draws` were keywords of 0.1."""
 
 
