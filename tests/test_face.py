@@ -16,13 +16,13 @@ from graticule import hub, saes
 from graticule.hooks.result import Result
 from graticule.results import RESULTS
 
-TRUTHS = ("dense_truth", "learned_truth", "sparse_truth")
-"""Calls that make planted rows, and analyse nothing."""
+NO_ANALYSIS = ("dense_truth", "learned_truth", "sparse_truth", "mean_convention", "sum_convention")
+"""Calls that make planted rows or turn a number, and analyse nothing."""
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     f"{room.__name__}.{name}": getattr(room, name)
     for room in (graticule, saes, hub)
     for name in room.__all__
-    if inspect.isfunction(getattr(room, name)) and name not in TRUTHS
+    if inspect.isfunction(getattr(room, name)) and name not in NO_ANALYSIS
 }
 SUBJECTS = {
     "ablate": "neurons",

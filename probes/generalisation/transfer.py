@@ -13,7 +13,7 @@ import pandas as pd
 from graticule.hooks.arguments import came
 from graticule.hooks.artifact import json_ready, library_versions
 from graticule.hooks.calls import renamed
-from graticule.hooks.doors import FINDINGS, came
+from graticule.hooks.doors import FINDINGS
 from graticule.hooks.messages import UnknownNameError, bar
 from graticule.hooks.points import layer_text
 from graticule.hooks.same_model import check_one_model
