@@ -116,6 +116,7 @@ def capture(
     at most.
 
     Args:
+        model: a hooked model.
         inputs: texts, ragged lists of token ids, or a `[text, pos]` tensor of ids.
         points: hook points, as in `graticule.hooks.points.resolve`.
         layers: see `points`.

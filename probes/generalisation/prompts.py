@@ -78,6 +78,9 @@ def prompts(
             `Prompt`s, or a mapping of names to these; by default those of the table's own that this
             vocabulary can tell rows apart by (random ids need some to draw from, capitals to be known);
             others are left out, with a warning.
+        points: hook points, as in `graticule.hooks.points.resolve`.
+        layers: of `points` that name no layer.
+        dtype: of the activations, as for `graticule.capture`.
         prepend_bos: whether texts get special tokens, as for `graticule.capture`, under every prompt.
         include_bos: whether these tokens may be rows.
         reference: the prompt to compare with; by default `empty`, or else the first.
