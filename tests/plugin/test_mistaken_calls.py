@@ -501,6 +501,7 @@ def test_what_fails_inside_a_property_is_not_told_as_missing(given) -> None:
     assert copy.deepcopy(given[4].verdict) == pickle.loads(pickle.dumps(given[4].verdict)) == given[4].verdict
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", [graticule.erase, graticule.steer, graticule.causes])
 def test_a_model_before_findings_as_in_0_1_is_the_same_call_with_a_warning(given, call) -> None:
     model, _, _, _, findings, _ = given

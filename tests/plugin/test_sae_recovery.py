@@ -106,6 +106,7 @@ def test_a_sparse_world_is_recovered_and_the_dense_one_is_not(both):
     assert "TopK recovers no more atoms than chance" in lines[1]
 
 
+@pytest.mark.slow
 def test_shares_of_an_atoms_rows_add_up(both):
     parts = both.atoms[["caught", "split", "absorbed", "missed"]]
     assert np.allclose(parts.sum(axis=1), 1)

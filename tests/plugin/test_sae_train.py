@@ -320,6 +320,7 @@ def test_the_metadata_is_complete(live):
     assert metadata["training_architecture"] == "topk"
 
 
+@pytest.mark.slow
 def test_the_run_folder_holds_what_it_says(live):
     run, out = live
     files = {f.name for f in (out / "sae").iterdir()}

@@ -138,6 +138,7 @@ def test_classes_of_findings_from_disk_are_the_same_to_the_bit(tmp_path: Any) ->
     assert alike(plain(one), plain(other))
 
 
+@pytest.mark.slow
 def test_settings_and_the_order_of_baselines_come_back(swept: Any) -> None:
     _, found, again = swept
     asked = JudgeSettings(

@@ -308,6 +308,7 @@ def test_trace_is_the_probe_at_every_token(any_model, names, family, kind, tmp_p
     assert len(back.figures()) == 2
 
 
+@pytest.mark.slow
 def test_trace_with_every_probe(swept):
     model, findings = swept
     found = trace(findings, model, "where is north rome")

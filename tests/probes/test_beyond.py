@@ -62,6 +62,7 @@ class TestMLP:
         points = list(bent.probes)[-2:]
         return mlp(bent, points=points, hidden=64, learning_rate=0.005, seeds=2, batch=128, progress=False)
 
+    @pytest.mark.slow
     def test_what_bends_is_a_nonlinearity_gain(self, found):
         assert found.nonlinearity.ci95[0] > 0.2
         assert found.verdict.words == STRUCTURE
@@ -228,6 +229,7 @@ class TestClasses:
         with pytest.raises(KeyError, match="no arm"):
             found.at(FEW, 3)
 
+    @pytest.mark.slow
     def test_scores_are_those_of_its_probabilities(self, found, labelled):
         from sklearn.metrics import roc_auc_score
 

@@ -113,6 +113,7 @@ def one_at_a_time(findings: Findings, instrument: Instrument, y: np.ndarray) -> 
     return found
 
 
+@pytest.mark.slow
 def test_many_verdicts_at_once_are_those_one_at_a_time(findings: Findings, instrument: Instrument) -> None:
     """The same strengths, stacks, draws, intervals and words, for noise, strings and hidden parts alike."""
     components, mixture = mixed(instrument, np.random.default_rng(0))
@@ -252,6 +253,7 @@ def test_what_is_printed_under_the_verdict(calibration: Calibration, larger: Fin
         detected(dataclasses.replace(larger, table="another"), calibration)
 
 
+@pytest.mark.slow
 def test_saved_loaded_and_shown(calibration: Calibration, tmp_path) -> None:
     calibration.save(tmp_path / "c")
     back = Calibration.load(tmp_path / "c")

@@ -194,6 +194,7 @@ def test_same_seed_same_bytes_and_the_skip_path_is_subtracted(model, findings):
 
 
 # Hooks of a probe ----------------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hooked", "bridge"])
 def test_fwd_hooks_move_the_reading_exactly(load_tiny, tiny_findings, kind):
     model, point = load_tiny("llama", kind), "blocks.1.hook_resid_post"
@@ -250,6 +251,7 @@ def test_hooks_work_in_the_models_own_dtype(tiny_findings):
         assert np.allclose(read, 0.5, atol=tolerance)
 
 
+@pytest.mark.slow
 def test_what_is_wrong_is_named(tiny_findings, findings, model):
     fitted = tiny_findings.probes["blocks.1.hook_resid_post"]
     with pytest.raises(KeyError, match="no target 'depth'"):

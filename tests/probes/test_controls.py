@@ -121,6 +121,7 @@ def test_memory_of_training_rows_is_the_hat_matrix(lookup):
     assert abs(held_out.score) < 0.03
 
 
+@pytest.mark.slow
 def test_k_directions_are_refits_on_projections(lookup, found):
     problem = lookup.inputs.problem
     X = lookup.inputs.activations[POINT].double().numpy()
@@ -245,6 +246,7 @@ def test_twins_made_here_are_those_of_the_baselines(small, tmp_path):
     assert again.line("untrained twin")["score"] == one["score"]
 
 
+@pytest.mark.slow
 def test_without_a_model_the_twins_at_hand_are_used(small):
     _, _, findings = small
     found = controls(findings, progress=False)

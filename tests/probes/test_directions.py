@@ -43,6 +43,7 @@ def second(world, mix):
     )
 
 
+@pytest.mark.slow
 def test_cosines_are_those_of_the_probes(findings, found):
     probe = findings.probes[POINT]
     for kind, held in (("read", probe.read_direction), ("write", probe.write_direction)):

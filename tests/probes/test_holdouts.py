@@ -88,6 +88,7 @@ def test_lands_that_are_known_by_name_only_are_not_found_once_held_out():
     assert got.score("proximity error")["held_out"] > got.score("proximity error")["nominal"] + 0.1
 
 
+@pytest.mark.slow
 def test_every_figure_is_that_of_honest_refits(linear, found):
     """Scikit-learn's Ridge without each land, and the paper's definitions written out."""
     table, point = linear.inputs.table, linear.chosen_point
@@ -132,6 +133,7 @@ def test_paper_compat_is_named_and_off_by_default(linear, found):
     assert not any("paper_compat" in str(m) for m in plain.scores["measure"])
 
 
+@pytest.mark.slow
 def test_figures_tables_saving(found, tmp_path):
     from graticule.probes.plots.style import note_of
 

@@ -127,6 +127,7 @@ def test_what_the_sae_loses_is_in_the_error_term(world, findings):
     assert lossy.predictor(LATENTS, 2)["gain"] > 0.1  # the latents know; their decoder does not write it
 
 
+@pytest.mark.slow
 def test_the_dense_arm_is_the_sweeps_own_probe(findings, found):
     problem = findings.inputs.problem
     test = findings.probes[POINT].predict(findings.inputs.rows(POINT, problem.test))

@@ -174,6 +174,7 @@ def findings():
     return sweep(world.activations, world.table, baselines=world.baselines, progress=False)
 
 
+@pytest.mark.slow
 def test_erased_activations_fall_to_the_surface(findings, tmp_path):
     result = erase(findings)
     rows = result.layers

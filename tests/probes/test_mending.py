@@ -117,6 +117,7 @@ def test_what_is_damaged_is_made_again(
         shutil.rmtree(folder)
 
 
+@pytest.mark.slow
 def test_a_whole_store_is_verified_once(finished: tuple[Path, Findings], tmp_path: Path) -> None:
     store = tmp_path / "store"
     shutil.copytree(finished[0] / "activations", store, copy_function=shutil.copy)

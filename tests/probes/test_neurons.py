@@ -123,6 +123,7 @@ def found(swept):
     return neurons(findings, model, layers="all", top=8, rotations=199, progress=False)
 
 
+@pytest.mark.slow
 def test_the_neuron_that_carries_the_target(swept, found):
     _, findings, acts = swept
     best = found.searches[0]

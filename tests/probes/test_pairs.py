@@ -275,6 +275,7 @@ def changed_rows(own: Activations) -> Activations:
     return Activations.from_tensors({"mine": values}, own.rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", OWN)
 def test_baselines_of_ones_own_are_fitted_again(
     other: str, acts: Any, table: Table, beside: Any, tmp_path: Any

@@ -127,6 +127,7 @@ def found(load_tiny, table, tmp_path_factory):
     return prompts(load_tiny(), table, ASKED, n_bootstrap=200, out=out, progress=False), out
 
 
+@pytest.mark.slow
 def test_every_prompt_reads_its_own_place(found, tiny, table):
     """Against `run_with_cache` on the whole text, at the token that the prompt names."""
     result, _ = found
@@ -308,6 +309,7 @@ def three():
     }
 
 
+@pytest.mark.slow
 def test_an_offset_is_taken_out_by_the_shift_and_a_rotation_is_not(three):
     result = transfer(three, n_bootstrap=200)
     raw, shifted = result.matrix("r2"), result.matrix("shifted_r2")

@@ -75,6 +75,7 @@ def test_updates_on_the_exact_gradient_are_told_in_those_that_were_asked_for(
     assert "count SGD's" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.slow
 def test_no_updates_are_none_in_every_reproduction() -> None:
     found = reproduce("scales", runs=1, steps=0, concepts=3, optimizer="sgd", progress=False)
     assert set(found.settings["updates"]) == {0}

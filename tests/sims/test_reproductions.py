@@ -83,6 +83,7 @@ def test_a_stopped_simulation_goes_on_after_the_last_setting_done(tmp_path, monk
     assert len(simulate(settings, out=tmp_path, **how).settings) == 4
 
 
+@pytest.mark.slow
 def test_tables_hang_together(simulation):
     assert list(simulation.settings["setting"]) == [
         "m=3, population",

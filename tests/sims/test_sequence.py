@@ -78,6 +78,7 @@ def test_hidden_concepts_are_never_told():
     assert truth["floor"].min() == pytest.approx(np.log(2))  # which word is left to guess
 
 
+@pytest.mark.slow
 def test_truth_is_the_worlds(world, texts, learned):
     """Each row against Bayes' rule over the joint, concept by concept."""
     table = learned.tokens.truth(texts)
