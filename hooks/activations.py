@@ -14,8 +14,7 @@ from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
 from graticule.hooks.alignment import TOKEN_DIGEST, named_by_text, sources, with_digests
-from graticule.hooks.arguments import came
-from graticule.hooks.calls import renamed
+from graticule.hooks.calls import came, renamed
 from graticule.hooks.doors import ACTIVATIONS, several_texts
 from graticule.hooks.messages import TellsNames, visible
 from graticule.hooks.names import check_name, place_of

@@ -1,22 +1,27 @@
-"""What the code inside one public call shares: a memory of what was worked out, plain torch, old names.
+"""Public calls: their memory of what was worked out, plain torch, old names, and what arguments are to be.
 
-It begins with the outermost call, and ends with it. Torch computes as in a fresh process, whatever the
-session around the call has switched on.
+The memory begins with the outermost call, and ends with it. Torch computes as in a fresh process, whatever
+the session around the call has switched on.
 """
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import sys
 import warnings
-from collections.abc import Callable, Generator, MutableMapping
+from collections.abc import Callable, Generator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from functools import wraps
+from os import PathLike
 from typing import Any, ParamSpec, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import torch
+
+from graticule.hooks.limits import LIMITS, LimitError, check
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -145,3 +150,151 @@ def _places(call: Callable[..., Any]) -> int:
     if inspect.Parameter.VAR_POSITIONAL in kinds:
         return sys.maxsize
     return sum(kind is not inspect.Parameter.KEYWORD_ONLY for kind in kinds)
+
+
+_OWN = ("self", "cls")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What an argument is to be."""
+
+    what: str
+    """In words: `a loaded model`."""
+    fits: Callable[[Any], bool]
+    """Whether a value is one."""
+    write: Callable[[Any], str]
+    """What to write in place of a value that is none."""
+    optional: bool = False
+    """Whether None will do."""
+
+    def or_none(self) -> Kind:
+        """The same, or None."""
+        return replace(self, optional=True)
+
+    def takes(self, value: Any) -> bool:
+        """Whether `value` is one, or None where that will do."""
+        return (self.optional and value is None) or self.fits(value)
+
+
+def came(value: Any) -> str:
+    """A value for people: short words and paths whole, anything else by its class."""
+    if isinstance(value, str | PathLike):
+        shown = repr(str(value))
+        return shown if len(shown) <= 60 else f"{shown[:50]}…' ({len(shown) - 2:,} characters)"
+    if value is None or isinstance(value, bool | int | float):
+        return repr(value)
+    return f"a {type(value).__name__}"
+
+
+class Call:
+    """A function whose arguments are looked at before it begins."""
+
+    def __init__(self, function: Callable[..., Any], kinds: Mapping[str, Kind]) -> None:
+        self.signature, self.kinds = inspect.signature(function), kinds
+        parameters = self.signature.parameters
+        *_, owner, own = ("", *function.__qualname__.split("."))
+        of_class = own if next(iter(parameters), "") != "cls" else f"{owner}.{own}"
+        self.name = owner if own == "__init__" else of_class
+        """For people: a function's name, a class, or `Class.method` of a class method."""
+        packed = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        self._others = [p for p in parameters if p not in _OWN]
+        self._needed = [
+            p.name
+            for p in parameters.values()
+            if p.default is p.empty and p.kind not in packed and p.name not in _OWN
+        ]
+        self._ranged = [p for p in parameters if p in LIMITS and p not in kinds]
+
+    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
+        """The arguments by name.
+
+        Raises:
+            TypeError: One is unknown or given twice, saying which may have been meant.
+        """
+        try:
+            return self.signature.bind_partial(*args, **kwargs)
+        except TypeError as error:
+            near = self._meant([*list(self.signature.parameters)[: len(args)], *kwargs])
+            raise TypeError(f"{self.name}: {error}; it takes {self._takes}{near}") from None
+
+    def need_all(self, given: Mapping[str, Any]) -> None:
+        """**Raises** `TypeError` for an argument that is not there, saying what to write."""
+        for argument in self._needed:
+            if argument not in given:
+                raise TypeError(f"{self.name}: {self._lacking(argument)}; it takes {self._takes}")
+
+    def check_numbers(self, given: Mapping[str, Any]) -> None:
+        """**Raises** `LimitError` for a number outside its range; for None where the call takes none."""
+        for argument in self._ranged:
+            if argument not in given:
+                continue
+            value, hint = given[argument], self.signature.parameters[argument].annotation
+            if value is None and hint in (int, float, "int", "float"):
+                raise LimitError(argument, value, LIMITS[argument].words)
+            check(argument, value)
+
+    def check_kinds(
+        self, given: Mapping[str, Any], kinds: Mapping[str, Kind], things: Sequence[Kind]
+    ) -> None:
+        """Refuse what is of another kind.
+
+        Args:
+            given: The arguments by name.
+            kinds: Their kinds.
+            things: Kinds that nothing else is taken for: one in another's place says which is missing.
+
+        Raises:
+            TypeError: saying what came and what to write.
+        """
+        for argument, kind in kinds.items():
+            if argument not in given or kind.takes(given[argument]):
+                continue
+            value = given[argument]
+            if value is None and self.signature.parameters[argument].default is None:
+                continue
+            alike = {name: other for name, other in kinds.items() if other.fits(value)}
+            swapped = [name for name in alike if kind.fits(given.get(name))]
+            if swapped:
+                order = ", ".join(p for p in self.signature.parameters if p in (argument, swapped[0]))
+                raise TypeError(
+                    f"{self.name}: {argument} is {came(value)}: swap the two, {self.name}({order})"
+                )
+            if any(n in self._needed and n not in given for n, other in alike.items() if other in things):
+                raise TypeError(f"{self.name}: {self._lacking(argument)}; it takes {self._takes}")
+            beside = [
+                n for n, other in alike.items() if given.get(n) is not None and not other.takes(given[n])
+            ]
+            if beside:
+                raise TypeError(
+                    f"{self.name}: {argument} is {came(given[beside[0]])}, in the place of {beside[0]}; "
+                    f"expected {kind.what}: {kind.write(given[beside[0]])}"
+                )
+            raise TypeError(
+                f"{self.name}: {argument} is {came(value)}; expected {kind.what}: {kind.write(value)}"
+            )
+
+    @property
+    def _takes(self) -> str:
+        """The call with the arguments that it cannot do without: `probe(model, table, …)`."""
+        more = ", …" if len(self._needed) < len(self._others) else ""
+        return f"{self.name}({', '.join(self._needed)}{more})"
+
+    def _lacking(self, argument: str) -> str:
+        """That an argument is not there, and what to write."""
+        kind = self.kinds.get(argument)
+        return f"{argument} is missing" + (f": expected {kind.what}, {kind.write(None)}" if kind else "")
+
+    def _meant(self, given: Sequence[str]) -> str:
+        """The argument that an unknown one was meant for, `; did you mean n_tokens?`, or those there are."""
+        parameters = self.signature.parameters
+        unknown = next((argument for argument in given if argument not in parameters), None)
+        if unknown is None:
+            return ""
+        whole = [p for p in parameters if unknown in p.split("_") or p in unknown.split("_")]
+        if near := whole or difflib.get_close_matches(unknown, parameters, n=1):
+            return f"; did you mean {near[0]}?"
+        lacking = [a for a in self._needed if a not in given and a in self.kinds]
+        write = f"; {self._lacking(lacking[0])}" if lacking else ""
+        others = [p for p in self._others if p not in self._needed]
+        return f"{write}; its other arguments are {', '.join(others)}" if others else write

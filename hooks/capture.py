@@ -32,8 +32,7 @@ from graticule.hooks.running.forward import check_compilable, compiled_blocks
 from graticule.hooks.running.runner import ROW_COLUMNS, TOKEN_BUDGET, Job, Runner, row_table, shards
 from graticule.hooks.running.session import packed, undisturbed
 from graticule.hooks.same_model import answer_of
-from graticule.hooks.store import Store
-from graticule.hooks.store_checks import check_going_on, of_texts, shards_say_texts
+from graticule.hooks.store import Store, check_going_on, of_texts, shards_say_texts
 from graticule.hooks.store_files import STORE, read_manifest
 from graticule.hooks.store_writer import StoreWriter, is_finished, with_widths
 from graticule.hooks.token_digests import RewrittenTexts, check_strings, check_tokens

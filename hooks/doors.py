@@ -14,8 +14,7 @@ from numbers import Integral
 from os import PathLike
 from typing import Any, ParamSpec, TypeVar
 
-from graticule.hooks.arguments import Call, Kind, came
-from graticule.hooks.calls import old_name, one_call, outermost
+from graticule.hooks.calls import Call, Kind, came, old_name, one_call, outermost
 from graticule.hooks.values import unmasked
 
 P = ParamSpec("P")

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from graticule.hooks.arguments import came
+from graticule.hooks.calls import came
 from graticule.hooks.doors import ACTIVATIONS
 from graticule.hooks.model_view import ModelView
 from graticule.hooks.points import LayerSpec, PointSpec, layer_of, resolve_layers, resolve_names

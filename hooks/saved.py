@@ -31,9 +31,8 @@ from graticule.hooks.kinds import FolderKind, check_replaceable, write_folder
 from graticule.hooks.locks import only_here
 from graticule.hooks.names import check_leads_somewhere, inside, inside_file, place_of
 from graticule.hooks.places import Place
-from graticule.hooks.question import check_same_question
 from graticule.hooks.replacing import replacing_entries
-from graticule.hooks.result import Result
+from graticule.hooks.result import Result, check_same_question
 
 if TYPE_CHECKING:
     from typing import Self

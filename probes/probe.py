@@ -23,16 +23,14 @@ from graticule.hooks.capture import capture
 from graticule.hooks.capture_spec import CaptureSpec
 from graticule.hooks.doors import MODEL, TABLE, door
 from graticule.hooks.identity import check_unhooked, model_identity
-from graticule.hooks.kinds import ForeignFolderError, working_folder
+from graticule.hooks.kinds import ForeignFolderError, differences, told, working_folder
 from graticule.hooks.names import inside
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.positions import Pos, check_pos, pos_to_data
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.replacing import recover
-from graticule.hooks.requests import differences, told
 from graticule.hooks.rows import Rows
-from graticule.hooks.store import Store
-from graticule.hooks.store_checks import damage_of
+from graticule.hooks.store import Store, damage_of
 from graticule.hooks.tokens import tokenize
 from graticule.hooks.values import dtype_name, dtype_named
 from graticule.probes.core.findings import FINDINGS, Findings

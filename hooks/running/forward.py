@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,35 @@ from torch import Tensor
 from graticule.hooks.model_view import ModelView, at_border
 from graticule.hooks.points import PointError, layer_of
 from graticule.hooks.protocols import HookedModel
-from graticule.hooks.running.prefixes import NO_PREFIX, Prefix
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Keys and values of a token prefix that all rows share, and the activations at its positions."""
+
+    length: int
+    """Tokens in the prefix."""
+    cache: Any
+    """The model's own key-value cache for one row, or None where the prefix is empty."""
+    activations: Mapping[str, Tensor]
+    """Point → `[pos, width]` at the prefix's positions."""
+    native: bool = False
+    """Whether the cache is a `HookedTransformer`'s."""
+
+    def arguments(self, tokens: Tensor) -> dict[str, Any]:
+        """What the forward pass takes so that `tokens` `[batch, pos]` follow the prefix; nothing without."""
+        if not self.length:
+            return {}
+        batch, length = tokens.shape
+        if self.native:
+            return ModelView.after_cache(self.cache, tokens)
+        cache = copy.deepcopy(self.cache)
+        cache.batch_repeat_interleave(batch)
+        whole = torch.ones(batch, self.length + length, dtype=torch.int64, device=tokens.device)
+        return {"past_key_values": cache, "use_cache": True, "attention_mask": whole}
+
+
+NO_PREFIX = Prefix(0, None, {})
 
 Reader = Callable[[str, Tensor], None]
 """Called with the point asked for and the activation there."""

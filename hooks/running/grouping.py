@@ -9,6 +9,7 @@ table follows the longest row, beyond the length where that begins.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,9 +20,18 @@ from torch import Tensor
 
 from graticule.hooks.model_view import ModelView
 from graticule.hooks.protocols import HookedModel, device_of
-from graticule.hooks.running.forward import Forward, RopeBorders, check_shape, config_of, rope_borders
-from graticule.hooks.running.prefixes import differ
+from graticule.hooks.running.forward import (
+    NO_PREFIX,
+    Forward,
+    Prefix,
+    RopeBorders,
+    check_shape,
+    config_of,
+    rope_borders,
+)
 from graticule.hooks.running.session import undisturbed
+
+_log = logging.getLogger(__name__)
 
 _TRIAL, _AFTER = 24, 8
 """Tokens that the trial's rows have at most, without a prefix and after it."""
@@ -159,3 +169,64 @@ def batches(
             tokens[r, : lengths[member]] = rows[member][skip:]
         yield Batch(torch.from_numpy(tokens).to(device), members, lengths[members])
         start = end
+
+
+# Prefixes ----------------------------------------------------------------------------------------------
+def shared_prefix(forward: Forward, ids: np.ndarray, trial: Trial) -> Prefix:
+    """Run the prefix `ids`, keep its keys, values and activations.
+
+    `trial` is what the model's plain route gives for two rows that begin with the prefix: where the cached
+    route does not give the same, `NO_PREFIX`.
+    """
+    try:
+        prefix = _run(forward, ids)
+        agrees = _agrees(forward, prefix, trial)
+    except (TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+        _log.info("no shared prefix: this model's cached route fails (%s)", error)
+        return NO_PREFIX
+    if not agrees:
+        _log.info("no shared prefix: this model's cached route differs from its plain one")
+        return NO_PREFIX
+    return prefix
+
+
+def _run(forward: Forward, ids: np.ndarray) -> Prefix:
+    tokens = torch.from_numpy(ids)[None].to(device_of(forward.model))
+    found: dict[str, Tensor] = {}
+
+    def read(point: str, value: Tensor) -> None:
+        found[point] = value[0].reshape(value.shape[1], -1).clone()
+
+    native = forward.view.takes_key_values
+    if native:
+        cache: Any = forward.view.empty_cache()
+        extra = ModelView.after_cache(cache, tokens)
+    else:
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        extra = {"past_key_values": cache, "use_cache": True, "attention_mask": torch.ones_like(tokens)}
+    forward.run(tokens, read, extra)
+    return Prefix(len(ids), cache, found, native)
+
+
+def _agrees(forward: Forward, prefix: Prefix, trial: Trial) -> bool:
+    """Compare both routes on the trial's rows, at the prefix's positions and after."""
+    n = prefix.length
+    cached: dict[str, Tensor] = {}
+    forward(trial.tokens[:, n:], lambda point, value: cached.__setitem__(point, value), prefix)
+    for point in forward.points:
+        plain = trial.activations[point]
+        after, before = plain[:, n:], plain[0, :n].reshape(n, -1)
+        if cached[point].shape != after.shape or differ(cached[point], after, 1e-4, 5e-2):
+            return False
+        if differ(prefix.activations[point], before, 1e-4, 5e-2):
+            return False
+    return True
+
+
+def differ(a: Tensor, b: Tensor, single: float, half: float) -> bool:
+    """Whether two activations differ by more than a share of their size: `single`, or `half` in 16 bits."""
+    tolerance = half if a.dtype in (torch.bfloat16, torch.float16) else single
+    a, b = a.float(), b.float()
+    return not bool((a - b).norm() <= tolerance * b.norm().clamp_min(1e-12))

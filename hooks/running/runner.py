@@ -17,8 +17,7 @@ from graticule.hooks.points import resolve
 from graticule.hooks.positions import select_positions
 from graticule.hooks.protocols import HookedModel, device_of, dtype_of
 from graticule.hooks.running.forward import Forward, check_shape, config_of, reach_of, rope_borders
-from graticule.hooks.running.grouping import Grouping, Trial, batches
-from graticule.hooks.running.prefixes import NO_PREFIX, Prefix, shared_prefix
+from graticule.hooks.running.grouping import NO_PREFIX, Grouping, Prefix, Trial, batches, shared_prefix
 from graticule.hooks.running.session import packed, undisturbed
 from graticule.hooks.tokens import Inputs, TokenRows, tokenize
 from graticule.hooks.values import finite

@@ -15,7 +15,7 @@ from graticule.hooks.protocols import HookedModel, device_of
 from graticule.hooks.running.forward import Forward, check_shape
 from graticule.hooks.running.runner import overflow
 from graticule.hooks.running.session import undisturbed
-from graticule.hooks.streams.norms import NormLimit
+from graticule.hooks.streams.base import NormLimit
 from graticule.hooks.values import finite
 
 

@@ -19,11 +19,10 @@ from graticule.hooks.model_view import ModelView
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.protocols import HookedModel, device_of, dtype_of
 from graticule.hooks.running.session import packed, undisturbed
-from graticule.hooks.streams.base import BaseStream, Normalize
+from graticule.hooks.streams.base import MAX_NORM, BaseStream, Normalize, NormLimit
 from graticule.hooks.streams.buffer import MixingBuffer, Passes, Selection
 from graticule.hooks.streams.contexts import ContextReader, ContextSettings, Separator, special_ids
 from graticule.hooks.streams.corpora import Corpus
-from graticule.hooks.streams.norms import MAX_NORM, NormLimit
 from graticule.hooks.tokens import special_id
 from graticule.hooks.values import dtype_name, dtype_named
 

@@ -20,9 +20,8 @@ from graticule.hooks.messages import visible
 from graticule.hooks.points import PointError
 from graticule.hooks.rows import Rows, wanted_names
 from graticule.hooks.store import Store
-from graticule.hooks.streams.base import BaseStream, Normalize
+from graticule.hooks.streams.base import MAX_NORM, BaseStream, Normalize, NormLimit, check_longest, row_norms
 from graticule.hooks.streams.contexts import special_ids
-from graticule.hooks.streams.norms import MAX_NORM, NormLimit, check_longest, row_norms
 from graticule.hooks.values import dtype_name, dtype_named, finite, unmasked
 
 _log = logging.getLogger(__name__)

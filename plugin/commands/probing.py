@@ -223,7 +223,7 @@ def words_command(
     import graticule
     from graticule.hooks.identity import model_identity
     from graticule.hooks.kinds import working_folder
-    from graticule.hooks.question import check_beforehand
+    from graticule.hooks.result import check_beforehand
     from graticule.probes.words.ambiguous import Ambiguous, ambiguous
     from graticule.probes.words.languages import Languages, languages
     from graticule.probes.words.lists import pair_lists, parallel_contexts

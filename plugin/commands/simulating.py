@@ -164,8 +164,7 @@ def _saved(out: Path, asked: dict[str, Any]) -> Any:
         ForeignFolderError: if it holds that of another.
     """
     from graticule.hooks.artifact import ArtifactError, fingerprint, read_json
-    from graticule.hooks.kinds import ForeignFolderError
-    from graticule.hooks.requests import differences, told
+    from graticule.hooks.kinds import ForeignFolderError, differences, told
     from graticule.results import load_result
 
     if not (out / "sim.json").is_file():

@@ -20,9 +20,8 @@ from graticule.hooks.artifact import (
 )
 from graticule.hooks.kinds import working_folder
 from graticule.hooks.names import inside, user_path
-from graticule.hooks.question import check_same_question
 from graticule.hooks.replacing import recover
-from graticule.hooks.result import Part, Result
+from graticule.hooks.result import Part, Result, check_same_question
 from graticule.hooks.saved import SavedResult
 from graticule.probes.causes.causes import Causes
 from graticule.probes.compare import holm_verdicts

@@ -15,7 +15,7 @@ from graticule.hooks.doors import FINDINGS, MODEL, door
 from graticule.hooks.messages import bar
 from graticule.hooks.names import user_path
 from graticule.hooks.protocols import HookedModel
-from graticule.hooks.question import check_beforehand
+from graticule.hooks.result import check_beforehand
 from graticule.hooks.running.session import packed, undisturbed
 from graticule.probes.causes.ablate import PINS, ablate_neurons, neuron_tests, pin_table
 from graticule.probes.causes.edited_runs import Span

@@ -13,12 +13,11 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from graticule.hooks.messages import NotApplicable
-from graticule.hooks.model_view import start_of
+from graticule.hooks.model_view import Restart, start_of
 from graticule.hooks.points import layer_of
 from graticule.hooks.positions import select_positions
 from graticule.hooks.protocols import HookedModel, device_of
 from graticule.hooks.running.grouping import batches, grouping_of
-from graticule.hooks.running.restart import Restart
 from graticule.hooks.tokens import TokenRows
 from graticule.probes.linear.edits import AffineEdit
 

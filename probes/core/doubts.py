@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from graticule.hooks.rows import Rows
-from graticule.hooks.streams.norms import MAX_NORM
+from graticule.hooks.streams.base import MAX_NORM
 from graticule.probes.core.fit import PointFit, PointRows, Problem, chosen
 from graticule.probes.core.inputs import SweepInputs
 from graticule.probes.core.verdict import (

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from graticule.hooks.arguments import came
 from graticule.hooks.artifact import json_ready, library_versions
-from graticule.hooks.calls import renamed
+from graticule.hooks.calls import came, renamed
 from graticule.hooks.doors import FINDINGS
 from graticule.hooks.messages import UnknownNameError, bar
 from graticule.hooks.points import layer_text

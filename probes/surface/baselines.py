@@ -32,14 +32,13 @@ from graticule.hooks.capture import capture
 from graticule.hooks.capture_spec import CaptureSpec
 from graticule.hooks.doors import MODEL, TABLE, door
 from graticule.hooks.identity import model_identity
-from graticule.hooks.kinds import FolderKind, ForeignFolderError, working_folder
+from graticule.hooks.kinds import FolderKind, ForeignFolderError, differences, told, working_folder
 from graticule.hooks.names import inside, place_of
 from graticule.hooks.places import Place
 from graticule.hooks.points import LayerSpec, PointError, PointSpec, full_name, resolve
 from graticule.hooks.positions import Pos, check_pos, pos_to_data
 from graticule.hooks.processor import give_back
 from graticule.hooks.protocols import HookedModel
-from graticule.hooks.requests import differences, told
 from graticule.hooks.rows import Rows
 from graticule.hooks.running.session import lay_out
 from graticule.hooks.store import Store

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from graticule.hooks.arguments import came
+from graticule.hooks.calls import came
 from graticule.hooks.messages import UnknownNameError, half_character
 from graticule.hooks.values import unmasked
 from graticule.probes.tables.columns import LIMITS, TableError, holds_dates

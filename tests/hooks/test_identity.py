@@ -10,7 +10,7 @@ import torch
 from helpers import with_two_words_exchanged
 
 from graticule import Store, Table, capture, load_model, probe, record, trace
-from graticule.hooks import identity, requests
+from graticule.hooks import identity, kinds
 from graticule.hooks.artifact import ArtifactError
 from graticule.hooks.calls import one_call
 from graticule.hooks.identity import _earlier_digest, model_identity, tokenizer_digest, weight_digest
@@ -208,9 +208,9 @@ def test_what_an_earlier_version_wrote_is_read_and_not_gone_on_with(tiny, names,
     with pytest.raises(ForeignFolderError, match=r"model: recorded by an earlier version.*remove it"):
         probe(tiny, kept[1], points=POINT, twins=0, n_bootstrap=20, out=findings, progress=False)
     now = {"stream": {"model": model_identity(tiny), "seed": 0}}
-    (line,) = requests.differences({"stream": {"model": earlier, "seed": 0}}, now)
+    (line,) = kinds.differences({"stream": {"model": earlier, "seed": 0}}, now)
     assert line.startswith("stream.model: recorded by an earlier version")
-    assert requests.differences(now, now) == []
+    assert kinds.differences(now, now) == []
 
 
 @pytest.fixture

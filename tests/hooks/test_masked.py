@@ -118,7 +118,7 @@ def test_chances_that_are_none_are_named(chances: list[float], said: str) -> Non
 
 def test_long_rows_are_long_and_not_infinite() -> None:
     """Squares of 1e20 overflow float32, the rows themselves do not."""
-    from graticule.hooks.streams.norms import row_norms
+    from graticule.hooks.streams.base import row_norms
     from graticule.hooks.streams.stored import StoreStream
 
     rows = torch.full((8, 4), 1e20)

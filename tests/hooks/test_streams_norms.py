@@ -9,8 +9,8 @@ import torch
 from helpers import as_installed
 
 from graticule import Activations
+from graticule.hooks.streams.base import NormLimit, large_rows, median_norm
 from graticule.hooks.streams.live import LiveStream
-from graticule.hooks.streams.norms import NormLimit, large_rows, median_norm
 from graticule.hooks.streams.stored import StoreStream
 from graticule.saes.training.folder import pack, unpack
 

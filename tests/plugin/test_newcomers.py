@@ -9,7 +9,7 @@ import graticule as g
 from graticule.cli import main
 from graticule.commands.arguments import read_saes
 from graticule.hooks.artifact import ArtifactError, write_json
-from graticule.hooks.requests import differences
+from graticule.hooks.kinds import differences
 from graticule.saes.training.settings import architectures
 from graticule.studies.running import chosen_steps
 from graticule.studies.steps import digest_of, loaded

@@ -8,7 +8,7 @@ import torch
 from helpers import STATE, alike
 
 from graticule.hooks.artifact import ArtifactError, read_json
-from graticule.hooks.requests import differences, flat
+from graticule.hooks.kinds import differences, flat
 from graticule.saes.training.folder import read_checkpoint, write_checkpoint
 
 

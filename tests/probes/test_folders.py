@@ -12,7 +12,7 @@ import torch
 from graticule import Activations, Findings, Store, Table, baselines, capture, probe, sweep
 from graticule.hooks.artifact import ArtifactError, fingerprint, sealed
 from graticule.hooks.kinds import ForeignFolderError
-from graticule.hooks.question import check_beforehand
+from graticule.hooks.result import check_beforehand
 from graticule.probes.beyond.pca import pca
 from graticule.probes.layer_band import LayerBand, layer_band
 from graticule.probes.linear.leace import Eraser

@@ -14,7 +14,7 @@ import torch
 
 from graticule import Activations, Findings, Store, Table, probe
 from graticule.hooks.artifact import ArtifactError
-from graticule.hooks.store_checks import damage_of
+from graticule.hooks.store import damage_of
 from graticule.probes.surface.baselines import Baselines
 
 POINT = "blocks.0.hook_resid_post"

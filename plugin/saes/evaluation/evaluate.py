@@ -20,7 +20,7 @@ from graticule.hooks.locks import only_here
 from graticule.hooks.messages import bar, visible
 from graticule.hooks.names import user_path
 from graticule.hooks.protocols import HookedModel
-from graticule.hooks.streams.norms import LARGE_SHARE, MAX_NORM
+from graticule.hooks.streams.base import LARGE_SHARE, MAX_NORM
 from graticule.saes.evaluation.dictionary import dictionary
 from graticule.saes.evaluation.losses import HalfRun, LossSums
 from graticule.saes.evaluation.measurement import LONGEST, Coder, Measurement, measuring

@@ -18,11 +18,10 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from graticule.hooks.model_view import at_border
+from graticule.hooks.model_view import Edit, Restart, at_border
 from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.forward import Forward
-from graticule.hooks.running.restart import Edit, Restart
 from graticule.hooks.values import finite
 
 CONDITIONS = ("clean", "sae", "zero", "mean")

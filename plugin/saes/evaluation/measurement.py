@@ -21,8 +21,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from graticule.hooks.activations import Activations
-from graticule.hooks.arguments import Kind
 from graticule.hooks.artifact import library_versions
+from graticule.hooks.calls import Kind
 from graticule.hooks.coders import Found, SparseCoder, describe, find_sae, metadata
 from graticule.hooks.coders import hook_name as home_of
 from graticule.hooks.identity import is_of, model_identity
@@ -32,9 +32,9 @@ from graticule.hooks.model_view import ModelView, official_name
 from graticule.hooks.points import resolve
 from graticule.hooks.protocols import HookedModel, device_of
 from graticule.hooks.running.session import undisturbed
+from graticule.hooks.streams.base import NormLimit
 from graticule.hooks.streams.contexts import contexts, special_ids
 from graticule.hooks.streams.corpora import Corpus
-from graticule.hooks.streams.norms import NormLimit
 from graticule.saes.evaluation.losses import HalfRun, Route, Whole, make_route
 
 _log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from graticule.hooks.latents import Latents
-from graticule.hooks.streams.norms import MAX_NORM, NO_LARGE, LargeRows, NormLimit
+from graticule.hooks.streams.base import MAX_NORM, NO_LARGE, LargeRows, NormLimit
 from graticule.hooks.values import finite
 
 _COLUMNS = ("position", "size", "error", "cosine", "ratio", "l0")  # of a row: ‖x‖², ‖x − x̂‖², ‖x̂‖ / ‖x‖

@@ -36,9 +36,8 @@ from graticule.hooks.artifact import (
     write_json,
     write_tensors,
 )
-from graticule.hooks.kinds import SAE, FolderKind, write_folder
+from graticule.hooks.kinds import SAE, FolderKind, differences, flat, told, write_folder
 from graticule.hooks.names import inside
-from graticule.hooks.requests import differences, flat, told
 
 _log = logging.getLogger(__name__)
 

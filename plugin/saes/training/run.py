@@ -15,7 +15,7 @@ from graticule.hooks.artifact import ArtifactError, as_damaged, check_schema, re
 from graticule.hooks.kinds import write_folder
 from graticule.hooks.names import inside, user_path
 from graticule.hooks.result import Result
-from graticule.hooks.streams.norms import LargeRows
+from graticule.hooks.streams.base import LargeRows
 from graticule.saes.training.folder import FILE, KIND
 
 if TYPE_CHECKING:

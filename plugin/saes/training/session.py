@@ -20,9 +20,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import write_json, write_table
-from graticule.hooks.requests import flat
-from graticule.hooks.streams.base import Stream
-from graticule.hooks.streams.norms import LARGE_SHARE, MAX_NORM, large_rows
+from graticule.hooks.kinds import flat
+from graticule.hooks.streams.base import LARGE_SHARE, MAX_NORM, Stream, large_rows
 from graticule.saes.steps.step import StepOutput
 from graticule.saes.training.folder import RunFolder, read_checkpoint, write_checkpoint, write_sae
 from graticule.saes.training.run import LESS_THAN_MEAN

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from sae_lens import TrainingSAEConfig
 
-from graticule.hooks.arguments import came
+from graticule.hooks.calls import came
 from graticule.hooks.doors import MODEL
 from graticule.hooks.names import check_name, user_path
 from graticule.hooks.points import PointError
