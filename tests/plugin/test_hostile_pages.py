@@ -74,7 +74,7 @@ def sweep_subject(**columns: Any) -> Findings:
 @pytest.fixture(scope="module")
 def numbers() -> Findings:
     chosen = ("script", "html link", "figure's markup", "formula", "template", "terminal", "table", "path")
-    return replace(swept(target=[PAYLOADS[what] for what in chosen]), model=NAMES[0])
+    return replace(sweep_subject(target=[PAYLOADS[what] for what in chosen]), model=NAMES[0])
 
 
 def hostile_words() -> Words:
@@ -116,7 +116,7 @@ def results(numbers, load_tiny, tmp_path_factory) -> dict[str, Result]:
     return {
         "words": hostile_words(),
         "numbers": numbers,
-        "classes": swept(target=[NAMES[2]]),
+        "classes": sweep_subject(target=[NAMES[2]]),
         "hold-outs": holdouts(numbers, NAMES[2], n_bootstrap=50, minimum=3, progress=False),
         "features": features,
         "history": replace(run, parts=parts),

@@ -135,7 +135,7 @@ def test_only_the_last_logits_of_a_long_sequence_are_made(tmp_path):
     model = load_model(tmp_path, device="cpu", verify=False)
     tokens = agreement.probe_tokens(100, 30)
     for one in (original, model):
-        whole, some = agreement.logits_of(one, tokens), agreement.logits_of(one, tokens, 5)
+        whole, some = agreement.model_logits(one, tokens), agreement.model_logits(one, tokens, 5)
         assert whole.shape == (30, 100) and some.shape == (5, 100)
         torch.testing.assert_close(some, whole[-5:])
     assert not original.get_output_embeddings()._forward_pre_hooks
