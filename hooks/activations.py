@@ -94,8 +94,11 @@ class Activations(TellsNames, Rows):
     def __getitem__(self, key: PointKey) -> Float[Tensor, "row width"]:
         return self._tensors[self.name(key)]
 
-    def gather(self, point: PointKey, index: Integer[np.ndarray, " chunk"]) -> Float[Tensor, "chunk width"]:
-        values = self[point]
+    @renamed(point="hook_name")
+    def gather(
+        self, hook_name: PointKey, index: Integer[np.ndarray, " chunk"]
+    ) -> Float[Tensor, "chunk width"]:
+        values = self[hook_name]
         chosen = torch.from_numpy(np.asarray(index, dtype=np.int64)).to(values.device)
         return torch.index_select(values, 0, chosen)
 
@@ -148,18 +151,22 @@ class Activations(TellsNames, Rows):
         rows = self.rows.assign(source=source)
         return type(self)(self._tensors, rows, {**self.provenance, "n_inputs": n_inputs})
 
-    def encode(self, sae: Any, point: str | None = None, *, batch: int = 4096) -> Latents:
+    @renamed(point="hook_name")
+    def encode(self, sae: Any, hook_name: str | None = None, *, batch: int = 4096) -> Latents:
         """The latents of a SAELens SAE (or its folder, or a run) on the rows of its own hook point, sparse:
         see `latents.encode`."""
         from graticule.hooks.latents import encode
 
-        return encode(self, sae, point, batch=batch)
+        return encode(self, sae, hook_name, batch=batch)
 
-    def to_saelens(self, path: Path | str, point: str | None = None, context_size: int | None = None) -> None:
+    @renamed("context_size", point="hook_name")
+    def to_saelens(
+        self, path: Path | str, hook_name: str | None = None, *, context_size: int | None = None
+    ) -> None:
         """Export one point as the cached-activation dataset that SAELens's `ActivationsStore` reads."""
         from graticule.hooks.saelens import write_saelens
 
-        write_saelens(self, path, point, context_size)
+        write_saelens(self, path, hook_name, context_size)
 
     def __repr__(self) -> str:
         kinds = sorted({dtype_name(t.dtype) for t in self._tensors.values()})
@@ -277,7 +284,8 @@ class Activations(TellsNames, Rows):
         return acts if texts is None else acts.with_texts(texts)
 
     # Disk --------------------------------------------------------------------------------------------
-    def save(self, path: Path | str, overwrite: bool = False) -> None:
+    @renamed("overwrite")
+    def save(self, path: Path | str, *, overwrite: bool = False) -> None:
         """Write a store (schema 1) that `Store` and `load` read, as a folder or behind a url (`s3://…`).
 
         Raises:

@@ -25,6 +25,7 @@ from graticule.hooks.limits import LIMITS, LimitError, check
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 _memory: ContextVar[MutableMapping[Any, Any] | None] = ContextVar("graticule_call", default=None)
 
@@ -122,26 +123,57 @@ def renamed(*positional: str, **old: str) -> Callable[[Callable[P, R]], Callable
 
     def decorate(call: Callable[P, R]) -> Callable[P, R]:
         places = _places(call)
+        title = call.__qualname__.split(".")[-2] if call.__name__ == "__init__" else call.__name__
 
         @wraps(call)
         def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
             for before in old.keys() & kwargs.keys():
                 now = old[before]
                 if now in kwargs:
-                    raise TypeError(f"{call.__name__}: {before}= is the old name of {now}=: give one of them")
-                old_name(f"{call.__name__}({before}=)", f"{now}=")
+                    raise TypeError(f"{title}: {before}= is the old name of {now}=: give one of them")
+                old_name(f"{title}({before}=)", f"{now}=")
                 kwargs[now] = kwargs.pop(before)
             if not 0 < len(args) - places <= len(positional):
                 return call(*args, **kwargs)
             named = dict(zip(positional, args[places:], strict=False))
             if twice := named.keys() & kwargs.keys():
-                raise TypeError(f"{call.__name__}: {min(twice)} is given twice, by position and by name")
-            old_name(f"{call.__name__}: {', '.join(named)} by position", ", ".join(f"{n}=" for n in named))
+                raise TypeError(f"{title}: {min(twice)} is given twice, by position and by name")
+            old_name(f"{title}: {', '.join(named)} by position", ", ".join(f"{n}=" for n in named))
             return cast("Callable[..., R]", call)(*args[:places], **named, **kwargs)
 
         return wrapper
 
     return decorate
+
+
+def renamed_fields(**old: str) -> Callable[[type[T]], type[T]]:
+    """A public class whose attributes 0.1 called otherwise: the old ones work, with a `DeprecationWarning`.
+
+    Args:
+        old: Old attribute → the new one. Where that is a field, the constructor takes the old keyword too.
+
+    Returns:
+        A decorator, the outermost of the class's.
+    """
+
+    def decorate(cls: type[T]) -> type[T]:
+        fields = inspect.signature(cls).parameters
+        taken = {before: now for before, now in old.items() if now in fields}
+        if taken:
+            type.__setattr__(cls, "__init__", renamed(**taken)(cls.__init__))
+        for before, now in old.items():
+            type.__setattr__(cls, before, _old_attribute(cls.__name__, before, now))
+        return cls
+
+    return decorate
+
+
+def _old_attribute(owner: str, before: str, now: str) -> property:
+    def read(self: Any) -> Any:
+        old_name(f"{owner}.{before}", now)
+        return getattr(self, now)
+
+    return property(read, doc=f"The old name of `{now}`.")
 
 
 def _places(call: Callable[..., Any]) -> int:

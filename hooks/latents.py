@@ -177,13 +177,13 @@ def _point_of(activations: Rows, sae: SparseCoder, point: str | None) -> str:
     name = point or hook_name(sae)
     if name is None:
         raise ValueError(
-            "this SAE's metadata names no hook_name: say which point it reads with point=, one of "
+            "this SAE's metadata names no hook_name: say which point it reads with hook_name=, one of "
             f"{', '.join(activations.points)}"
         )
     if name not in activations:
         raise PointError(
             f"the SAE reads {name}, which was not captured; the nearest captured point is "
-            f"{_nearest(name, activations.points)}: capture {name} too, or say point= if the names differ"
+            f"{_nearest(name, activations.points)}: capture {name} too, or say hook_name= if the names differ"
         )
     return name
 

@@ -102,7 +102,7 @@ class Result(TellsNames, ABC):
         """The whole result in JSON's own types; tables by row are left to Parquet."""
 
     @abstractmethod
-    def save(self, path: Path | str, overwrite: bool = False) -> None:
+    def save(self, path: Path | str, *, overwrite: bool = False) -> None:
         """Write the result as a folder, in place of an earlier answer to the same question.
 
         Args:

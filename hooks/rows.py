@@ -61,7 +61,9 @@ class Rows(Mapping[str, Tensor], ABC):
         """The `[row, width]` tensor of a point. **Raises** `PointError` if it was not captured."""
 
     @abstractmethod
-    def gather(self, point: PointKey, index: Integer[np.ndarray, " chunk"]) -> Float[Tensor, "chunk width"]:
+    def gather(
+        self, hook_name: PointKey, index: Integer[np.ndarray, " chunk"]
+    ) -> Float[Tensor, "chunk width"]:
         """Rows `index` of a point, in that order.
 
         Raises:

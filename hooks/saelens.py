@@ -34,7 +34,7 @@ def write_saelens(acts: Rows, path: Path | str, point: str | None, context_size:
     if path.exists():
         raise FileExistsError(f"{path} exists; choose another place")
     if point is None and len(acts) > 1:
-        raise ValueError(f"several points: say which with point=, one of {', '.join(acts.points)}")
+        raise ValueError(f"several points: say which with hook_name=, one of {', '.join(acts.points)}")
     name = point or acts.points[0]
     size = context_size or _rows_a_text(acts)
     if acts.n_rows % size:

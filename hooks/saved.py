@@ -27,6 +27,7 @@ from graticule.hooks.artifact import (
     write_table,
     write_tensors,
 )
+from graticule.hooks.calls import renamed
 from graticule.hooks.kinds import FolderKind, check_replaceable, write_folder
 from graticule.hooks.locks import only_here
 from graticule.hooks.names import check_leads_somewhere, inside, inside_file, place_of
@@ -71,7 +72,8 @@ class SavedResult(Result):
                 out[name] = json_ready(value)
         return out
 
-    def save(self, path: Place | str, overwrite: bool = False) -> None:
+    @renamed("overwrite")
+    def save(self, path: Place | str, *, overwrite: bool = False) -> None:
         """Write the result as a folder, in place of an earlier answer to the same question.
 
         Args:

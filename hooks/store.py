@@ -26,6 +26,7 @@ from torch import Tensor
 from graticule.hooks.activations import Activations
 from graticule.hooks.alignment import DIGEST, text_digests, whole_column, with_digests
 from graticule.hooks.artifact import ArtifactError, is_as_sealed, read_json, read_table, sha256
+from graticule.hooks.calls import renamed
 from graticule.hooks.identity import is_of, model_identity, of_earlier_digest
 from graticule.hooks.messages import visible
 from graticule.hooks.names import inside_file, place_of
@@ -118,8 +119,11 @@ class Store(Rows):
     def __getitem__(self, key: PointKey) -> Float[Tensor, "row width"]:
         return self._files.tensor(self.name(key))
 
-    def gather(self, point: PointKey, index: Integer[np.ndarray, " chunk"]) -> Float[Tensor, "chunk width"]:
-        return self._files.gather(self.name(point), index)
+    @renamed(point="hook_name")
+    def gather(
+        self, hook_name: PointKey, index: Integer[np.ndarray, " chunk"]
+    ) -> Float[Tensor, "chunk width"]:
+        return self._files.gather(self.name(hook_name), index)
 
     def with_texts(self, texts: Sequence[str]) -> Store:
         return self._as(with_digests(self.rows, texts, self.provenance.get("n_inputs")), len(texts))
@@ -162,18 +166,22 @@ class Store(Rows):
         tensors = {n: self[n] for n in wanted_names(points, self.points)}
         return Activations(tensors, self.rows, self.provenance).select(rows=rows)
 
-    def encode(self, sae: Any, point: str | None = None, *, batch: int = 4096) -> Latents:
+    @renamed(point="hook_name")
+    def encode(self, sae: Any, hook_name: str | None = None, *, batch: int = 4096) -> Latents:
         """The latents of a SAELens SAE (or its folder, or a run) on the rows of its own hook point, sparse:
         see `latents.encode`."""
         from graticule.hooks.latents import encode
 
-        return encode(self, sae, point, batch=batch)
+        return encode(self, sae, hook_name, batch=batch)
 
-    def to_saelens(self, path: Path | str, point: str | None = None, context_size: int | None = None) -> None:
+    @renamed("context_size", point="hook_name")
+    def to_saelens(
+        self, path: Path | str, hook_name: str | None = None, *, context_size: int | None = None
+    ) -> None:
         """Export one point as the cached-activation dataset that SAELens's `ActivationsStore` reads."""
         from graticule.hooks.saelens import write_saelens
 
-        write_saelens(self, path, point, context_size)
+        write_saelens(self, path, hook_name, context_size)
 
     def __repr__(self) -> str:
         dtype = self._files.manifest["dtype"]

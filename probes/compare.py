@@ -248,7 +248,7 @@ def gain_samples(
         raise ValueError("these findings hold no predictions of their baselines: run the sweep again")
     if draws is None or seed is None:
         judged_by = findings.judged_by
-        draws = judged_by.draws if draws is None else draws
+        draws = judged_by.n_bootstrap if draws is None else draws
         seed = judged_by.seed if seed is None else seed
     rows = findings.predictions
     is_test = (rows["split"] == "test").to_numpy()

@@ -13,6 +13,7 @@ import pytest
 
 import graticule
 from graticule import hub, saes
+from graticule.hooks.artifact import json_ready
 from graticule.hooks.result import Result
 from graticule.results import RESULTS
 
@@ -188,6 +189,39 @@ def test_a_call_written_for_0_1_works_and_names_the_new_form(made, old):
     told = [str(one.message) for one in caught if "goes in 0.3" in str(one.message)]
     assert any(re.search(now, message) for message in told), told
     assert all(one.filename == __file__ for one in caught if "goes in 0.3" in str(one.message))
+
+
+def warned(call: Callable[[], Any], now: str) -> Any:
+    """What a call gives, which says what its form is called now."""
+    with pytest.warns(DeprecationWarning, match=now):
+        return call()
+
+
+def test_settings_take_and_show_the_resamples_under_both_names():
+    settings = warned(
+        lambda: graticule.JudgeSettings(draws=70, seed=3), r"JudgeSettings\(draws=\).*n_bootstrap="
+    )
+    assert settings == graticule.JudgeSettings(n_bootstrap=70, seed=3)
+    assert warned(lambda: settings.draws, "JudgeSettings.draws is now n_bootstrap") == 70
+    assert json_ready(settings)["draws"] == 70  # as folders of today and of 0.1 have it
+    assert graticule.JudgeSettings.from_json(json_ready(settings)) == settings
+    with pytest.raises(TypeError, match="give one of them"):
+        graticule.JudgeSettings(draws=70, n_bootstrap=70)
+
+
+def test_hook_points_of_methods_are_hook_names_and_options_have_names(made, tmp_path):
+    a, f, p = made["a"], made["f"], made["p"]
+    first = np.arange(2)
+    assert warned(lambda: a.gather(point=p, index=first), "hook_name=").equal(a.gather(p, first))
+    assert warned(lambda: f.at(point=p), "hook_name=").name == f.at(hook_name=p).name == f.at(p).name
+    assert warned(lambda: f.point_of(point=p), "hook_name=") == f.point_of(p)
+    warned(lambda: a.to_saelens(tmp_path / "point", point=p), "hook_name=")
+    warned(lambda: a.to_saelens(tmp_path / "size", p, 1), "context_size=")
+    for saved in (a, f, f.probe, graticule.compare(f, f, n_bootstrap=20)):
+        folder = tmp_path / type(saved).__name__
+        saved.save(folder)
+        warned(lambda saved=saved, folder=folder: saved.save(folder, True), "overwrite=")
+    assert warned(lambda: f.inputs.draws, "n_bootstrap") == f.inputs.n_bootstrap == 20
 
 
 def test_the_chosen_point_has_its_full_name_under_both_names(made):

@@ -275,7 +275,7 @@ def found_in_nothing(
                 Problem(np.arange(len(y)), y[:, [k]], test, subject.clusters, ("label",)),
                 predictions.part(targets=[k]),
                 {"untrained": baseline.part(targets=[k])},
-                JudgeSettings(draws=n_bootstrap, seed=subject.seed),
+                JudgeSettings(n_bootstrap=n_bootstrap, seed=subject.seed),
                 model_baselines=("untrained",),
             )
             for k in range(count)

@@ -18,6 +18,7 @@ from graticule.hooks.artifact import (
     read_json,
     write_json,
 )
+from graticule.hooks.calls import renamed
 from graticule.hooks.kinds import working_folder
 from graticule.hooks.names import inside, user_path
 from graticule.hooks.replacing import recover
@@ -117,7 +118,8 @@ class Study(Result):
             write_page(listed, path.parent / "pages" / f"{step}.html", title, links=back)
         return write_page(self, path, self.title, links=pages)
 
-    def save(self, path: Path | str, overwrite: bool = False) -> None:
+    @renamed("overwrite")
+    def save(self, path: Path | str, *, overwrite: bool = False) -> None:
         """Write `study.json`; the findings and every part are saved by their steps, beside it.
 
         Args:

@@ -87,7 +87,7 @@ def probe_of(findings: Findings | RidgeProbe, point: str | None = None) -> tuple
     name = point or findings.hook_name
     if name is None:
         raise ValueError(
-            "this probe has no hook_name: pass point=, the hook name of the activations it reads"
+            "this probe has no hook_name: pass hook_name=, the hook name of the activations it reads"
         )
     return findings, name
 

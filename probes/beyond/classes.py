@@ -231,14 +231,14 @@ class _Rows:
     X_test: Float[np.ndarray, "test width"]
     y_test: Float[np.ndarray, "test column"]
     clusters_test: Int[np.ndarray, " test"]
-    draws: int
+    n_bootstrap: int
     seed: int
 
     def scored(self, arm: str, k: int, p: np.ndarray, validation: float = float("nan")) -> dict[str, Any]:
         """Test scores of one arm with their cluster intervals."""
         out: dict[str, Any] = {"arm": arm, "k": k, "validation": validation}
         for name, (value, ends) in class_scores(
-            self.y_test, p, self.clusters_test, self.draws, self.seed
+            self.y_test, p, self.clusters_test, self.n_bootstrap, self.seed
         ).items():
             out |= {name: value, f"{name}_low": ends[0], f"{name}_high": ends[1]}
         return out

@@ -239,7 +239,7 @@ def mlp(
 def _against_ridge(findings: Findings, test: np.ndarray) -> Difference:
     swept = findings.inputs
     both = swept.predicted(f"MLP at {findings.chosen_point}", test), findings.at()
-    pair = compare(*both, n_bootstrap=swept.draws, seed=swept.seed)
+    pair = compare(*both, n_bootstrap=swept.n_bootstrap, seed=swept.seed)
     return Difference("R²", pair.score_a, pair.score_b, pair.difference, pair.ci95)
 
 

@@ -179,7 +179,7 @@ def _curve(findings: Findings, fits: Sequence[PCAFit], axes: Axes) -> pd.DataFra
     problem = swept.problem
     y = problem.y[problem.test]
     sums = cluster_sums(y, {str(f.k): f.test for f in fits}, problem.clusters[problem.test])
-    drawn = resampled_r2(sums, swept.draws, swept.seed)
+    drawn = resampled_r2(sums, swept.n_bootstrap, swept.seed)
     rows: list[dict[str, Any]] = []
     for fit, draws in zip(fits, drawn.T, strict=True):
         by_target, rho = r2(y, fit.test), spearman(y, fit.test)

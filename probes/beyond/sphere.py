@@ -178,10 +178,12 @@ def sphere(
     }
     near = np.abs(np.abs(truth[:, 1]) - 180) <= edge
     sphere_km, degrees_km = km["unit-sphere probe"], km["latitude and longitude probe"]
-    clusters, draws, seed = problem.clusters[test], swept.draws, swept.seed
+    clusters, n_bootstrap, seed = problem.clusters[test], swept.n_bootstrap, swept.seed
     near_by: Difference | None = None
     if near.any():
-        near_by = mean_difference("mean km", sphere_km[near], degrees_km[near], clusters[near], draws, seed)
+        near_by = mean_difference(
+            "mean km", sphere_km[near], degrees_km[near], clusters[near], n_bootstrap, seed
+        )
     return Sphere(
         model=findings.model,
         table=findings.table,
@@ -194,7 +196,7 @@ def sphere(
         bands=_bands(truth[:, 1], sphere_km, degrees_km),
         edge=edge,
         edge_rows=int(near.sum()),
-        difference=mean_difference("mean km", sphere_km, degrees_km, clusters, draws, seed),
+        difference=mean_difference("mean km", sphere_km, degrees_km, clusters, n_bootstrap, seed),
         edge_difference=near_by,
         predictions=_predictions(findings, truth, guess, sphere_km, degrees_km),
         block=next(iter(findings.block_names), None),

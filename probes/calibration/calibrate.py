@@ -118,7 +118,7 @@ def calibrate(
     if not findings.baselines.keys() - {"shuffled"}:
         raise NotApplicable("these findings have no baselines: there is no verdict to calibrate")
     _check_enough(len(np.unique(swept.problem.clusters[swept.problem.test])))
-    n_bootstrap = swept.draws if n_bootstrap is None else n_bootstrap
+    n_bootstrap = swept.n_bootstrap if n_bootstrap is None else n_bootstrap
     rows = len(swept.problem.y)
     quiet = not (progress if progress is not None else targets * rows > 500_000)
     instrument = Instrument.of(findings, strengths, string_step, quiet)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
+from graticule.hooks.calls import renamed
 from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.saved import SavedResult
 from graticule.probes.calibration.judging import monotone
@@ -79,7 +80,10 @@ class Calibration(SavedResult):
         """The largest hidden part tried, as a share of the target's variance."""
         return float(self.targets["true_gain"].max())
 
-    def rate(self, kind: str, what: str = "structure", true_gain: float = 0.0) -> tuple[float, float, float]:
+    @renamed("what", "true_gain")
+    def rate(
+        self, kind: str, *, what: str = "structure", true_gain: float = 0.0
+    ) -> tuple[float, float, float]:
         """A rate with its 95% interval (Wilson).
 
         Args:
@@ -112,7 +116,7 @@ class Calibration(SavedResult):
                 "target's variance"
             )
         for kind in (NOISE, SURFACE):
-            called, above = self.rate(kind), self.rate(kind, "above_0")
+            called, above = self.rate(kind), self.rate(kind, what="above_0")
             lines.append(
                 f"{kind} targets called structure: {_percent(called)}; interval above 0: {_percent(above)}"
             )

@@ -182,7 +182,7 @@ def adjusted(effects: pd.DataFrame) -> pd.DataFrame:
     if not len(effects):
         raise NotApplicable(
             "nothing to measure: the table has no stated answers and no probe reads behind this point; give "
-            "outcomes=[Outcome(…)], or an earlier point="
+            "outcomes=[Outcome(…)], or an earlier hook_name="
         )
     out = effects.copy()
     tested = out["tested"].to_numpy(dtype=bool)

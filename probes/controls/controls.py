@@ -114,7 +114,7 @@ def controls(
             "point": findings.chosen_point,
             "seeds": seeds,
             "seed": seed,
-            "draws": inputs.draws,
+            "draws": inputs.n_bootstrap,
             "with_model": model is not None,
             "versions": library_versions(),
             "made_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

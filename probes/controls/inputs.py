@@ -137,7 +137,7 @@ class ControlInputs:
     """The probe's own, out of fold on training rows."""
     surface: Predictions
     """The stack of all baselines."""
-    draws: int
+    n_bootstrap: int
     """Of the bootstrap."""
     seed: int
     """Of the bootstrap and of every random draw."""
@@ -157,7 +157,7 @@ class ControlInputs:
             swept.rows(point, problem.test),
             Predictions(predicted[problem.train], predicted[problem.test]),
             swept.surface(),
-            swept.draws,
+            swept.n_bootstrap,
             seed,
             seeds,
         )
@@ -201,7 +201,9 @@ class ControlInputs:
         self, pairs: dict[str, Pair], clusters: Int[np.ndarray, " row"] | None = None
     ) -> dict[str, Sampled]:
         """R² of every pair; `clusters` where the rows are not all test rows."""
-        return sampled_r2(pairs, self.clusters_test if clusters is None else clusters, self.draws, self.seed)
+        return sampled_r2(
+            pairs, self.clusters_test if clusters is None else clusters, self.n_bootstrap, self.seed
+        )
 
     def fit(
         self,

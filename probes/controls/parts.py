@@ -248,7 +248,9 @@ def _within_lines(
         return [question().not_applicable(f"no {block} has two training rows")]
     predictions = {k: p[rows] for k, p in _predictors(inputs, of_train).items()}
     clusters = inputs.clusters_test[rows]
-    scores = within_scores(inputs.y_test[rows], predictions, codes[rows], clusters, inputs.draws, inputs.seed)
+    scores = within_scores(
+        inputs.y_test[rows], predictions, codes[rows], clusters, inputs.n_bootstrap, inputs.seed
+    )
     if np.isnan(scores.r2[PROBE].value):
         return [question().not_applicable(f"the target is constant in every {block}")]
     n, blocks = len(rows), int(codes.max()) + 1

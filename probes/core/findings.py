@@ -21,7 +21,7 @@ from graticule.hooks.artifact import (
     library_versions,
     sealed,
 )
-from graticule.hooks.calls import old_name
+from graticule.hooks.calls import old_name, renamed
 from graticule.hooks.doors import ACTIVATIONS, BASELINES, door
 from graticule.hooks.kinds import FolderKind
 from graticule.hooks.messages import UnknownNameError
@@ -211,25 +211,27 @@ class Findings(SavedResult):
         )
         warnings.warn(
             f"these findings of {self.table!r} were saved without their settings: what is judged again takes "
-            f"draws={guess.draws}, seed={guess.seed} and the default strengths; run the sweep again, or say "
-            "with_inputs(…, settings=JudgeSettings(…))",
+            f"n_bootstrap={guess.n_bootstrap}, seed={guess.seed} and the default strengths; run the sweep "
+            "again, or say with_inputs(…, settings=JudgeSettings(…))",
             stacklevel=2,
         )
         return guess
 
-    def at(self, point: str | None = None) -> Predicted:
+    @renamed(point="hook_name")
+    def at(self, hook_name: str | None = None) -> Predicted:
         """The probe of a point (by default the chosen one) on the test rows, for `compare`."""
-        swept, point = self.inputs, point or self.chosen_point
+        swept, point = self.inputs, hook_name or self.chosen_point
         if point not in self.probes:
             raise UnknownNameError(f"no probe at {point!r}; there are probes at {', '.join(self.probes)}")
         test = self.probes[point].predict(swept.rows(point, swept.problem.test))
         return swept.predicted(f"ridge at {point}", test)
 
-    def point_of(self, point: str | None) -> str:
-        """`point`, or the chosen one. Raises `KeyError` if it was not swept."""
-        if point is not None and point not in self.probes:
-            raise UnknownNameError(f"{point} was not swept; these findings hold {', '.join(self.probes)}")
-        return point or self.chosen_point
+    @renamed(point="hook_name")
+    def point_of(self, hook_name: str | None) -> str:
+        """`hook_name`, or the chosen one. Raises `KeyError` if it was not swept."""
+        if hook_name is not None and hook_name not in self.probes:
+            raise UnknownNameError(f"{hook_name} was not swept; these findings hold {', '.join(self.probes)}")
+        return hook_name or self.chosen_point
 
     def provenance_of(self, **settings: Any) -> dict[str, Any]:
         """Of an analysis that goes on from here: model and table, what was asked for, and versions."""

@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float, Int, Shaped
 
 from graticule.hooks.alignment import by_place, paired, sources
-from graticule.hooks.calls import old_name
+from graticule.hooks.calls import old_name, renamed_fields
 from graticule.hooks.messages import did_you_mean
 from graticule.hooks.rows import Rows
 from graticule.probes.core.fit import Problem
@@ -166,6 +166,7 @@ class Predicted:
     """In target units."""
 
 
+@renamed_fields(draws="n_bootstrap")
 @dataclass(frozen=True)
 class SweepInputs:
     """Activations, table and baselines of a sweep, aligned: row i of everything is activation row i."""
@@ -194,9 +195,9 @@ class SweepInputs:
         return self.settings.min_gain
 
     @property
-    def draws(self) -> int:
-        """Of the bootstrap."""
-        return self.settings.draws
+    def n_bootstrap(self) -> int:
+        """Resamples of an interval."""
+        return self.settings.n_bootstrap
 
     @property
     def seed(self) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from graticule.hooks.calls import renamed_fields
 from graticule.hooks.limits import check_limits
 from graticule.hooks.messages import TellsNames
 from graticule.probes.core.fit import Problem
@@ -35,6 +36,7 @@ STILL = 1e-2
 AT_MEAN = "the probe's best fit is the training mean"
 
 
+@renamed_fields(draws="n_bootstrap")
 @dataclass(frozen=True)
 class JudgeSettings:
     """What `sweep` was asked to judge by."""
@@ -43,14 +45,14 @@ class JudgeSettings:
     """Ridge strengths asked for; None is the default grid."""
     min_gain: float = 0.01
     """The smallest gain called structure."""
-    draws: int = 2000
+    n_bootstrap: int = field(default=2000, metadata={"saved_as": "draws"})
     """Of the bootstrap."""
     seed: int = 0
     """Of the bootstrap and of the shuffled targets."""
 
     def __post_init__(self) -> None:
         """Raises `LimitError` for a setting out of its range."""
-        check_limits(alpha=self.alphas, min_gain=self.min_gain, draws=self.draws, seed=self.seed)
+        check_limits(alpha=self.alphas, min_gain=self.min_gain, n_bootstrap=self.n_bootstrap, seed=self.seed)
 
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> JudgeSettings:
@@ -155,7 +157,7 @@ def judge_predictions(
         target_names=problem.names,
         model_baselines=model_baselines,
         min_gain=settings.min_gain,
-        draws=settings.draws,
+        draws=settings.n_bootstrap,
         seed=settings.seed,
     )[0]
     if width is None or judged.words != NO_BETTER or least_seen(problem, width) < judged.min_gain:

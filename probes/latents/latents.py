@@ -123,7 +123,7 @@ class _Judged:
     ks: tuple[int, ...]
     n_top: int
     null: str
-    draws: int
+    n_random: int
     folds: int
     seed: int
     saes: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
@@ -220,7 +220,7 @@ class _Judged:
             _log.warning("%s: %d other latents are ever active: random ones are so many at most", sae, others)
         rng = np.random.default_rng(self.seed)
         for k in self.ks:
-            drawn = [matched(active, chosen[:k], rng) for _ in range(self.draws)]
+            drawn = [matched(active, chosen[:k], rng) for _ in range(self.n_random)]
             random = [fixed(X, X_test, y, clusters, columns, **folds) for columns in drawn]
             gains = [self._gain(p) for p in random]
             columns: dict[str, Any] = {
@@ -229,7 +229,7 @@ class _Judged:
                 "gain": float(np.mean(gains)),
                 "low": min(gains),
                 "high": max(gains),
-                "words": f"mean and range of {self.draws} draws",
+                "words": f"mean and range of {self.n_random} draws",
             }
             self._append(sae, RANDOM, k, random[0].test, **columns)
 
@@ -269,7 +269,7 @@ class _Judged:
         problem, table = self.inputs.problem, self.inputs.table
         predictors = pd.DataFrame(self.predictors)
         most = predictors[(predictors["arm"] == LATENTS) & (predictors["k"] == max(self.ks))]
-        settings = {"ks": self.ks, "null": self.null, "draws": self.draws, "folds": self.folds}
+        settings = {"ks": self.ks, "null": self.null, "draws": self.n_random, "folds": self.folds}
         return LatentFindings(
             model=findings.model,
             table=findings.table,

@@ -30,6 +30,7 @@ from graticule.hooks.artifact import (
     write_json,
     write_tensors,
 )
+from graticule.hooks.calls import renamed
 from graticule.hooks.kinds import write_folder
 from graticule.hooks.names import place_of
 from graticule.probes.linear.edits import AffineEdit
@@ -146,7 +147,8 @@ class Eraser:
         rows = source.gather(np.arange(source.shape[0]))
         return rows - ((rows - self.mean) @ self.right.T) @ self.left.T
 
-    def save(self, path: Path | str, overwrite: bool = False) -> None:
+    @renamed("overwrite")
+    def save(self, path: Path | str, *, overwrite: bool = False) -> None:
         """Write the eraser as a folder: `manifest.json` and `eraser.safetensors` (float64)."""
         with write_folder(path, overwrite, kind=_KIND) as folder:
             arrays = {name: torch.from_numpy(np.ascontiguousarray(getattr(self, name))) for name in _ARRAYS}

@@ -32,6 +32,7 @@ from graticule.hooks.artifact import (
     write_json,
     write_tensors,
 )
+from graticule.hooks.calls import renamed
 from graticule.hooks.kinds import write_folder
 from graticule.hooks.limits import LIMITS, LimitError
 from graticule.hooks.names import place_of, user_path
@@ -251,7 +252,8 @@ class RidgeProbe:
         }
         return manifest, arrays
 
-    def save(self, path: Path | str, overwrite: bool = False) -> None:
+    @renamed("overwrite")
+    def save(self, path: Path | str, *, overwrite: bool = False) -> None:
         """Write the probe as a folder: `manifest.json` and `probe.safetensors` (float64)."""
         manifest, arrays = self.as_saved()
         with write_folder(path, overwrite, kind=_KIND) as folder:

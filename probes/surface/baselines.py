@@ -84,7 +84,8 @@ class Baselines:
                 "capture them again with baselines(model, table)"
             )
 
-    def save(self, path: Path | str, overwrite: bool = False) -> None:
+    @renamed("overwrite")
+    def save(self, path: Path | str, *, overwrite: bool = False) -> None:
         """Write every feature as a store in `path`, in place of earlier ones of the same texts and model.
 
         Args:

@@ -75,7 +75,7 @@ def fit_shuffled(inputs: SweepInputs, best: PointFit) -> dict[str, Any]:
         "alpha": fit.fit.alpha,
         "point": best.point,
         "test": score(y[problem.test], fit.test, inputs.table),
-        "ci95": interval(resampled_r2(sums, settings.draws, settings.seed)[:, 0]),
+        "ci95": interval(resampled_r2(sums, settings.n_bootstrap, settings.seed)[:, 0]),
     }
 
 

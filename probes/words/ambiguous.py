@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from graticule.hooks.calls import renamed
+from graticule.hooks.calls import renamed, renamed_fields
 from graticule.hooks.doors import MODEL, door
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.saved import SavedResult
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 _STRIP = "|cosine| of a context pair's embedding difference with its own completions' and with others'"
 
 
+@renamed_fields(draws="n_bootstrap")
 @dataclass(frozen=True)
 class Ambiguous(SavedResult):
     """Pairs of contexts that differ in a word, against the difference of the words that complete them."""
@@ -59,7 +60,7 @@ class Ambiguous(SavedResult):
     (share of matching cosines above 0) and `nearest` (share whose own words have the largest |cosine|)."""
     dropped: pd.DataFrame
     """Pairs whose completions are not single, different tokens."""
-    draws: int
+    n_bootstrap: int = field(metadata={"saved_as": "draws"})
     """Draws of the bootstrap and of the permutations."""
     provenance: Mapping[str, Any]
     """Model, settings and versions."""
@@ -165,7 +166,7 @@ def ambiguous(
         cosines=np.stack(list(cosines.values())),
         scores=pd.DataFrame([{"metric": m, **_scores(c, n_bootstrap, seed)} for m, c in cosines.items()]),
         dropped=dropped,
-        draws=n_bootstrap,
+        n_bootstrap=n_bootstrap,
         provenance=provenance,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from graticule.hooks.calls import renamed
+from graticule.hooks.calls import renamed, renamed_fields
 from graticule.hooks.doors import MODEL, door
 from graticule.hooks.messages import bar
 from graticule.hooks.protocols import HookedModel
@@ -47,6 +47,7 @@ _RANKS = "The matching concept among all, by pair of languages and inner product
 _SHOWN = ("metric", "pair", "cosine", "low", "high", "rank", "first", "level_random", "p", "holm")
 
 
+@renamed_fields(draws="n_bootstrap")
 @dataclass(frozen=True)
 class Languages(SavedResult):
     """Parallel contexts in several languages against the concepts of word pairs."""
@@ -68,7 +69,7 @@ class Languages(SavedResult):
     |cosine| of as many random vocabulary pairs), `matching`. The same in every basis: `log_odds`, the
     mean product γᵀλ of differences in nats, `positive`, the share of sentences × word pairs in which it is
     above 0, and `p` of the mean (each sentence's difference in a random order) with `holm` over concepts."""
-    draws: int
+    n_bootstrap: int = field(metadata={"saved_as": "draws"})
     """Draws of the bootstrap and of the nulls."""
     provenance: Mapping[str, Any]
     """Model, settings and versions."""
@@ -190,7 +191,7 @@ def languages(
         pairs=tuple(steering),
         contexts=len(finals) // len(texts),
         scores=pd.concat(scores, ignore_index=True),
-        draws=n_bootstrap,
+        n_bootstrap=n_bootstrap,
         provenance=provenance,
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Float32
 
-from graticule.hooks.calls import old_name, renamed
+from graticule.hooks.calls import old_name, renamed, renamed_fields
 from graticule.hooks.doors import MODEL, door
 from graticule.hooks.messages import UnknownNameError, bar
 from graticule.hooks.protocols import HookedModel
@@ -52,6 +52,7 @@ _COLUMNS = {
 }
 
 
+@renamed_fields(draws="n_bootstrap")
 @dataclass(frozen=True)
 class Words(SavedResult):
     """Counterfactual word pairs in a model's unembedding, under several inner products."""
@@ -89,7 +90,7 @@ class Words(SavedResult):
     """`concept`, `given` and `kept` pairs, concepts with too few for analysis among them."""
     dropped: pd.DataFrame
     """Pairs left out: `concept`, `start`, `end`, `why`."""
-    draws: int
+    n_bootstrap: int = field(metadata={"saved_as": "draws"})
     """Draws of every null and of the bootstrap."""
     provenance: Mapping[str, Any]
     """Model, settings and versions."""
@@ -151,10 +152,10 @@ class Words(SavedResult):
                 for m in order
             ]
         lines = [f"{head}: {'; '.join(each)}"]
-        if n / (1 + self.draws) > ALPHA:
+        if n / (1 + self.n_bootstrap) > ALPHA:
             lines.append(
-                f"not decidable: {self.draws} draws cannot bring a p-value below {ALPHA:g} / {n} (Holm); "
-                f"take {ceil(n / ALPHA):,} or more"
+                f"not decidable: {self.n_bootstrap} draws cannot bring a p-value below {ALPHA:g} / {n} "
+                f"(Holm); take {ceil(n / ALPHA):,} or more"
             )
         few = int((self.counts["kept"] > 0).sum()) - n
         kept, given = int(self.counts["kept"].sum()), int(self.counts["given"].sum())
@@ -269,7 +270,7 @@ def words(
         projections=_joined({name: c.projections for name, c in cosines.items()}),
         counts=tokens.counts,
         dropped=tokens.dropped,
-        draws=n_bootstrap,
+        n_bootstrap=n_bootstrap,
         provenance=provenance,
     )
 

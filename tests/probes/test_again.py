@@ -174,7 +174,9 @@ def test_findings_without_settings_are_read_and_say_what_they_suppose(swept: Any
     read, swept = Findings.load(tmp_path), found.inputs
     given = swept.activations, swept.table, swept.baselines
     assert read.settings is None and read.summary() == found.summary()
-    with pytest.warns(UserWarning, match="saved without their settings.*draws=2000, seed=5.*JudgeSettings"):
+    with pytest.warns(
+        UserWarning, match="saved without their settings.*n_bootstrap=2000, seed=5.*JudgeSettings"
+    ):
         supposed = read.with_inputs(*given)
     assert supposed.inputs.min_gain == SETTINGS["min_gain"]
     with pytest.warns(UserWarning, match="saved without their settings"):

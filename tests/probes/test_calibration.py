@@ -193,7 +193,7 @@ def test_a_planted_world_is_calibrated(calibration: Calibration, larger: Finding
     assert (rates["targets"] == 12).all()
     assert np.allclose(hidden["known"], hidden["true_gain"], atol=0.03)
     assert hidden["gain"].is_monotonic_increasing
-    assert hidden["above_0"].iloc[-1] >= 11 > 3 >= calibration.rate(SURFACE, "above_0")[0] * 12
+    assert hidden["above_0"].iloc[-1] >= 11 > 3 >= calibration.rate(SURFACE, what="above_0")[0] * 12
     assert calibration.rate(NOISE)[0] <= 0.25
     assert 0.8 < calibration.coverage()[0] <= 1
     surface = rates.loc[rates["kind"] == SURFACE, "surface"].iloc[0]
@@ -286,7 +286,7 @@ def test_without_texts_the_surface_is_the_first_captured_baseline(findings: Find
     beside = Baselines(text_digest(table), swept.baselines.features, False)
     found = sweep(swept.activations, table, baselines=beside, n_bootstrap=100, progress=False)
     done = calibrate(found, targets=4, gains=[0.7], strengths=6, n_bootstrap=100)
-    assert done.rate(HIDDEN, "above_0", 0.7)[0] == 1
+    assert done.rate(HIDDEN, what="above_0", true_gain=0.7)[0] == 1
     assert done.provenance["string_alphas"] is None
 
 

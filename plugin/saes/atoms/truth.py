@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from graticule.hooks.calls import renamed
 from graticule.sims.contexts import UNKNOWN, Contexts
 from graticule.sims.truth.optimal import partners
 from graticule.sims.truth.rows import TrueRows
@@ -55,20 +56,25 @@ class Truth:
         return self.fires.mean(axis=0)
 
 
+@renamed("name", point="hook_name")
 def learned_truth(
-    sample: TrueRows, every: TrueRows, point: str | tuple[str, int], name: str = "learned"
+    sample: TrueRows, every: TrueRows, hook_name: str | tuple[str, int], *, name: str = "learned"
 ) -> Truth:
     """The atoms that a learner of a latent-DAG world writes at a hook point.
 
     Atom (i, v) is the mean of x(d with C_i = v) − x(d with C_i unknown) over all contexts that differ in
     nothing else, weighted by how likely they are: the steering vector of a value (Jiang et al., section 2).
 
-    `sample` are the rows (`lookup_rows(…, n=…)`), `every` all contexts (`lookup_rows(…)`).
+    Args:
+        sample: The rows (`lookup_rows(…, n=…)`).
+        every: All contexts (`lookup_rows(…)`).
+        hook_name: The hook point, or its short name and block.
+        name: What the truth is called.
 
     Raises:
         ValueError: where a value never stands beside the same context with the concept unknown.
     """
-    x = every.activations[point].double().cpu().numpy()
+    x = every.activations[hook_name].double().cpu().numpy()
     same = every.order if every.order.shape[1] else None
     atoms: list[np.ndarray] = []
     names: list[str] = []
@@ -82,7 +88,7 @@ def learned_truth(
             atoms.append(weight @ (x[pairs.high] - x[pairs.low]) / weight.sum())
             names.append(f"{i}={v}")
             fires.append(sample.known[:, i] == v)
-    rows = sample.activations[point].float().cpu().numpy()
+    rows = sample.activations[hook_name].float().cpu().numpy()
     return Truth(name, rows, np.stack(atoms), tuple(names), np.stack(fires, axis=1), sample.contexts)
 
 

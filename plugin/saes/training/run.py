@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from graticule.hooks.artifact import ArtifactError, as_damaged, check_schema, read_json, read_table
+from graticule.hooks.calls import renamed
 from graticule.hooks.kinds import write_folder
 from graticule.hooks.names import inside, user_path
 from graticule.hooks.result import Result
@@ -178,7 +179,8 @@ class Run(Result):
         lines: Any = self.history.tail(_LINES).to_dict("records")
         return {**self.manifest, "history": lines, "events": [dict(event) for event in self.events]}
 
-    def save(self, path: Path | str, overwrite: bool = False) -> None:
+    @renamed("overwrite")
+    def save(self, path: Path | str, *, overwrite: bool = False) -> None:
         """Copy the run folder without its checkpoint.
 
         Args:
