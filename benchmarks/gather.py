@@ -174,7 +174,7 @@ def ours_mixed(path: Path) -> Reader:
     buffer = MixingBuffer({POINT: WIDTH}, size + BATCH, torch.float32)
 
     def read() -> torch.Tensor:
-        while buffer.held < size:
+        while buffer.n_rows < size:
             buffer.write(POINT, buffer.claim(BATCH), store.get_raw_llm_batch()[0])
         return buffer.draw(BATCH, rng)[POINT]
 

@@ -212,8 +212,8 @@ class Kind:
 def came(value: Any) -> str:
     """A value for people: short words and paths whole, anything else by its class."""
     if isinstance(value, str | PathLike):
-        shown = repr(str(value))
-        return shown if len(shown) <= 60 else f"{shown[:50]}…' ({len(shown) - 2:,} characters)"
+        text = repr(str(value))
+        return text if len(text) <= 60 else f"{text[:50]}…' ({len(text) - 2:,} characters)"
     if value is None or isinstance(value, bool | int | float):
         return repr(value)
     return f"a {type(value).__name__}"

@@ -294,8 +294,8 @@ def _verified(
     if writer.damaged:
         return None
     try:  # a capture by an earlier version tells none
-        told = read_json(store / "provenance.json")
+        provenance = read_json(store / "provenance.json")
     except ArtifactError:
-        told = {"answer": answer_of(model)}
-    answer = told.get("answer") or {} if is_as_sealed(told) else answer_of(model)
+        provenance = {"answer": answer_of(model)}
+    answer = provenance.get("answer") or {} if is_as_sealed(provenance) else answer_of(model)
     return Store(writer.finish({**request, "answer": answer, **_when(started, model)}))

@@ -63,8 +63,8 @@ def architecture(sae: SparseCoder) -> str:
 
 def hook_name(sae: SparseCoder) -> str | None:
     """The hook point the SAE was trained on, as its metadata says."""
-    found = metadata(sae, "hook_name")
-    return None if found is None else str(found)
+    name = metadata(sae, "hook_name")
+    return None if name is None else str(name)
 
 
 def writes_elsewhere(sae: SparseCoder) -> str | None:
@@ -77,22 +77,22 @@ def writes_elsewhere(sae: SparseCoder) -> str | None:
 
 def describe(sae: SparseCoder) -> dict[str, Any]:
     """What an SAE is, for provenance: plain values only."""
-    kept = ("model_name", "hook_name", "hook_name_out", "hook_head_index", "neuronpedia_id")
+    keys = ("model_name", "hook_name", "hook_name_out", "hook_head_index", "neuronpedia_id")
     return {
         "architecture": architecture(sae),
         "d_in": int(sae.cfg.d_in),
         "d_sae": int(sae.cfg.d_sae),
         "normalize_activations": str(getattr(sae.cfg, "normalize_activations", "none")),
         "apply_b_dec_to_input": bool(getattr(sae.cfg, "apply_b_dec_to_input", False)),
-        **{k: v for k in kept if (v := metadata(sae, k)) is not None},
+        **{k: v for k in keys if (v := metadata(sae, k)) is not None},
     }
 
 
 def metadata(sae: SparseCoder, key: str) -> Any:
     """An entry of the SAE's metadata, or of its cfg as older SAEs keep it; None if there is none."""
-    held = getattr(sae.cfg, "metadata", None)
-    found = held.get(key) if isinstance(held, dict) else getattr(held, key, None)
-    return getattr(sae.cfg, key, None) if found is None else found
+    entries = getattr(sae.cfg, "metadata", None)
+    value = entries.get(key) if isinstance(entries, dict) else getattr(entries, key, None)
+    return getattr(sae.cfg, key, None) if value is None else value
 
 
 def head_of(sae: SparseCoder) -> int | None:
@@ -104,8 +104,8 @@ def head_of(sae: SparseCoder) -> int | None:
 @contextmanager
 def as_found(sae: Any) -> Generator[None]:
     """Evaluation mode and flat heads inside; mode and whatever SAELens keeps on the SAE as before after."""
-    held = vars(sae)
-    before = {key: held[key] for key in _STATE if key in held}
+    attributes = vars(sae)
+    before = {key: attributes[key] for key in _STATE if key in attributes}
     modules: list[Any] = list(sae.modules()) if hasattr(sae, "modules") else []
     modes = [m.training for m in modules]
     try:
@@ -121,8 +121,8 @@ def as_found(sae: Any) -> Generator[None]:
         for module, mode in zip(modules, modes, strict=True):
             module.training = mode
         for key in _STATE:
-            held.pop(key, None)
-        held.update(before)
+            attributes.pop(key, None)
+        attributes.update(before)
 
 
 def _same(x: Tensor, d_head: int | None = None) -> Tensor:  # noqa: ARG001
@@ -161,15 +161,15 @@ def find_sae(source: Any) -> Found:
         TypeError: for anything else.
         ValueError: for a transcoder, or an SAE that reads whole sequences.
     """
-    found = load_sae(source)
-    sae = as_published(found.sae)
+    loaded = load_sae(source)
+    sae = as_published(loaded.sae)
     check_coder(sae)
     if (other := writes_elsewhere(sae)) is not None:
         raise ValueError(
             f"this is a transcoder from {hook_name(sae)} to {other}: it does not reconstruct what it reads, "
             "and what is measured here is reconstruction"
         )
-    return Found(sae, found.name, found.run)
+    return Found(sae, loaded.name, loaded.run)
 
 
 def load_sae(source: Any) -> Found:

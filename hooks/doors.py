@@ -286,8 +286,10 @@ def _check_same_model(name: str, given: Mapping[str, Any], kinds: Mapping[str, K
     from graticule.hooks.same_model import check_model
 
     models = [given[a] for a, kind in kinds.items() if kind.fits is _is_model and given.get(a) is not None]
-    found = [given[a] for a, kind in kinds.items() if kind.fits in _FINDINGS and FINDINGS.fits(given.get(a))]
-    for model, findings in zip(models, found, strict=False):
+    analysed = [
+        given[a] for a, kind in kinds.items() if kind.fits in _FINDINGS and FINDINGS.fits(given.get(a))
+    ]
+    for model, findings in zip(models, analysed, strict=False):
         if about := findings.provenance.get("activations"):
             check_model(f"{name}: these findings", about, model)
 

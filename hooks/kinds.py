@@ -142,8 +142,8 @@ def keep_request(folder: Place, kind: FolderKind, request: Mapping[str, Any]) ->
         differing = differences(noted["request"], request)
     if differing:
         raise ForeignFolderError(
-            f"{folder} is a {kind.words} of another request ({told(differing)}); choose another folder, or "
-            "remove it"
+            f"{folder} is a {kind.words} of another request ({listing(differing)}); choose another folder, "
+            "or remove it"
         )
 
 
@@ -248,7 +248,7 @@ def _difference(name: str, before: Any, now: Any) -> str:
     return f"{name}: {_short(before)} → {_short(now)}"
 
 
-def told(differing: list[str]) -> str:
+def listing(differing: list[str]) -> str:
     """The first differences on one line, and how many more there are."""
     more = f" and {len(differing) - _SHOWN} more" if len(differing) > _SHOWN else ""
     return "; ".join(differing[:_SHOWN]) + more

@@ -226,9 +226,9 @@ def _sparse(acts: Tensor, index: np.ndarray) -> Any:
     import scipy.sparse as sp
 
     dense = acts.to_dense() if acts.is_sparse else acts
-    kept = torch.float64 if dense.dtype == torch.float64 else torch.float32
+    dtype = torch.float64 if dense.dtype == torch.float64 else torch.float32
     row, column = dense.nonzero(as_tuple=True)
-    data = dense[row, column].to("cpu", kept).numpy()
+    data = dense[row, column].to("cpu", dtype).numpy()
     of = row.cpu().numpy()
     finite(
         "latents", data, lambda i: f"in row {index[of[i]]}", "are the SAE's weights and these rows numbers?"

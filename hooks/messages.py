@@ -54,8 +54,8 @@ def check_whole(text: str, what: str) -> None:
         )
 
 
-def _seen(found: re.Match[str]) -> str:
-    letter, text, place = found[0], found.string, found.start()
+def _seen(match: re.Match[str]) -> str:
+    letter, text, place = match[0], match.string, match.start()
     if letter.isprintable() or unicodedata.category(letter) not in _UNSEEN:
         return letter
     if letter in _JOINERS and 0 < place < len(text) - 1:
@@ -88,10 +88,10 @@ class TellsNames:
                 return object.__getattribute__(
                     self, name
                 )  # a property failed: its own error is the one to see
-            said = f"{type(self).__name__!r} object has no attribute {name!r}"
+            message = f"{type(self).__name__!r} object has no attribute {name!r}"
             if not name.startswith("_"):
-                said += did_you_mean(name, (one for one in dir(self) if not one.startswith("_")))
-            raise AttributeError(said, name=name, obj=self)
+                message += did_you_mean(name, (one for one in dir(self) if not one.startswith("_")))
+            raise AttributeError(message, name=name, obj=self)
 
 
 class NotApplicable(ValueError):

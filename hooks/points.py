@@ -175,29 +175,29 @@ def resolve(
         ValueError: for attention patterns, whose `[head, query, key]` entries are no `[row, width]`
             activation.
     """
-    known: list[str] = list(model.hook_dict)
-    names = _named(known, points, layers, int(model.cfg.n_layers))
+    hook_names: list[str] = list(model.hook_dict)
+    names = _named(hook_names, points, layers, int(model.cfg.n_layers))
     for name in names:
         if name.endswith(_SQUARE):
             raise ValueError(
                 f"{name} is an attention pattern [batch, head, query, key], not a [row, width] activation; "
                 "capture 'z' or 'attn_out' instead, or use run_with_cache for patterns"
             )
-    order = {name: i for i, name in enumerate(known)}
+    order = {name: i for i, name in enumerate(hook_names)}
     return tuple(sorted(names, key=lambda n: (_place(n), order[n])))
 
 
-def resolve_names(known: Sequence[str], points: PointSpec, layers: LayerSpec = "all") -> tuple[str, ...]:
+def resolve_names(hook_names: Sequence[str], points: PointSpec, layers: LayerSpec = "all") -> tuple[str, ...]:
     """Full hook names for `points` among names that are there, without a model.
 
     Raises:
         PointError: A point is not among them (naming the nearest).
     """
-    n_layers = 1 + max((layer for name in known if (layer := layer_of(name)) is not None), default=-1)
-    return tuple(_named(list(known), points, layers, n_layers))
+    n_layers = 1 + max((layer for name in hook_names if (layer := layer_of(name)) is not None), default=-1)
+    return tuple(_named(list(hook_names), points, layers, n_layers))
 
 
-def _named(known: list[str], points: PointSpec, layers: LayerSpec, n_layers: int) -> dict[str, None]:
+def _named(hook_names: list[str], points: PointSpec, layers: LayerSpec, n_layers: int) -> dict[str, None]:
     if isinstance(points, str):
         specs: list[Any] = [points]
     elif isinstance(points, tuple) and len(points) == 2 and isinstance(points[1], int):
@@ -209,7 +209,7 @@ def _named(known: list[str], points: PointSpec, layers: LayerSpec, n_layers: int
     if not specs:
         raise PointError("points=[] selects nothing; 'resid_post' is the usual choice")
     allowed = resolve_layers(n_layers, layers)
-    return {name: None for spec in specs for name in _expand(spec, known, allowed, n_layers)}
+    return {name: None for spec in specs for name in _expand(spec, hook_names, allowed, n_layers)}
 
 
 def _place(name: str) -> float:
@@ -219,45 +219,45 @@ def _place(name: str) -> float:
     return -1.0 if "embed" in name and "unembed" not in name else float("inf")
 
 
-def _expand(spec: Any, known: list[str], allowed: list[int], n_layers: int) -> list[str]:
+def _expand(spec: Any, hook_names: list[str], allowed: list[int], n_layers: int) -> list[str]:
     if not isinstance(spec, str):
         if not (isinstance(spec, tuple) and len(spec) == 2):
             raise PointError(f"point {spec!r}: expected a name or a (name, layer) pair")
-        return [_known(full_name(spec[0], _one_layer(n_layers, spec[1])), known)]
+        return [_checked_name(full_name(spec[0], _one_layer(n_layers, spec[1])), hook_names)]
     if "*" in spec:
-        found = [n for n in known if fnmatchcase(n, spec)]
-        found = [n for n in found if layer_of(n) is None or layer_of(n) in allowed]
-        if not found:
-            raise PointError(f"pattern {spec!r} matches no hook point{_nearest(spec, known)}")
-        return found
-    if spec in known:
+        matches = [n for n in hook_names if fnmatchcase(n, spec)]
+        matches = [n for n in matches if layer_of(n) is None or layer_of(n) in allowed]
+        if not matches:
+            raise PointError(f"pattern {spec!r} matches no hook point{_nearest(spec, hook_names)}")
+        return matches
+    if spec in hook_names:
         return [spec]
     if spec in _GLOBAL:
-        return [_known(full_name(spec), known)]
+        return [_checked_name(full_name(spec), hook_names)]
     if "." in spec or spec.startswith("hook_"):
-        return [_known(spec, known)]
-    if spec not in _SHORT and full_name(spec, allowed[0]) not in known:
+        return [_checked_name(spec, hook_names)]
+    if spec not in _SHORT and full_name(spec, allowed[0]) not in hook_names:
         shorts = [*_SHORT, *_GLOBAL]
         close = difflib.get_close_matches(spec, shorts, n=3, cutoff=0.4)
         raise PointError(
             f"no hook point {spec!r}; did you mean {' or '.join(map(repr, close or shorts[:3]))}?"
         )
-    return [_known(full_name(spec, layer), known) for layer in allowed]
+    return [_checked_name(full_name(spec, layer), hook_names) for layer in allowed]
 
 
-def _known(name: str, known: list[str]) -> str:
-    if name not in known:
-        raise PointError(f"this model has no hook point {name!r}{_nearest(name, known)}")
+def _checked_name(name: str, hook_names: list[str]) -> str:
+    if name not in hook_names:
+        raise PointError(f"this model has no hook point {name!r}{_nearest(name, hook_names)}")
     return name
 
 
-def _nearest(name: str, known: list[str]) -> str:
-    if f"{name}.hook_sae_input" in known:
+def _nearest(name: str, hook_names: list[str]) -> str:
+    if f"{name}.hook_sae_input" in hook_names:
         return f": an SAE is attached there; model.reset_saes() first, or read {name}.hook_sae_input"
-    close = difflib.get_close_matches(_as_lens(name), known, n=3, cutoff=0.5)
+    close = difflib.get_close_matches(_as_lens(name), hook_names, n=3, cutoff=0.5)
     if close:
         return f"; the nearest are {', '.join(close)}"
-    some = [name for name in known if layer_of(name) == 0][-1:] or known[:1]
+    some = [name for name in hook_names if layer_of(name) == 0][-1:] or hook_names[:1]
     return f"; names look like {some[0]}, short ones like 'resid_post'" if some else ""
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import pandas as pd
 
 from graticule.hooks.artifact import ArtifactError, json_ready
-from graticule.hooks.kinds import ForeignFolderError, differences, flat, told
+from graticule.hooks.kinds import ForeignFolderError, differences, flat, listing
 from graticule.hooks.messages import TellsNames, as_html, visible
 from graticule.hooks.names import user_path
 from graticule.hooks.places import Place
@@ -189,7 +189,7 @@ def check_same_question(path: Place, now: Result, overwrite: bool) -> None:
         return
     if differing := now.differs_from(before):
         raise ForeignFolderError(
-            f"{path} answers another question ({told(differing)}); choose another folder, or say "
+            f"{path} answers another question ({listing(differing)}); choose another folder, or say "
             "overwrite=True"
         )
 
@@ -243,8 +243,8 @@ def _named(name: str, value: Any) -> Any:
 
 def _lasting(value: Any) -> Any:
     if isinstance(value, Mapping):
-        held = cast("Mapping[str, Any]", value)
-        return {name: _lasting(item) for name, item in held.items() if name not in _OF_THE_MOMENT}
+        entries = cast("Mapping[str, Any]", value)
+        return {name: _lasting(item) for name, item in entries.items() if name not in _OF_THE_MOMENT}
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_lasting(item) for item in cast("Sequence[Any]", value)]
     return value

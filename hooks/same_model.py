@@ -62,8 +62,8 @@ def check_one_model(call: str, one: tuple[str, Mapping[str, Any]], other: tuple[
     """
     differing = model_difference(one[1], other[1])
     if differing:
-        told = [f"{words} of {named(made['model'])}" for words, made in (one, other)]
-        raise OtherModelError(f"{call}: {told[0]}, {told[1]}: {differing}; {write}")
+        descriptions = [f"{words} of {named(made['model'])}" for words, made in (one, other)]
+        raise OtherModelError(f"{call}: {descriptions[0]}, {descriptions[1]}: {differing}; {write}")
 
 
 _WEIGHTS = "weights or settings differ"
@@ -117,8 +117,8 @@ def _weights(
 def _hooks(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str | None:
     places = [sorted(identity.get("hooks") or ()) for identity in (ours, theirs)]
     if places[0] != places[1]:
-        told = [f"hooks of the user's own at {', '.join(p[:3])}" if p else "none" for p in places]
-        return f"hooks differ, {told[0]} and {told[1]} (model.reset_hooks() removes them)"
+        descriptions = [f"hooks of the user's own at {', '.join(p[:3])}" if p else "none" for p in places]
+        return f"hooks differ, {descriptions[0]} and {descriptions[1]} (model.reset_hooks() removes them)"
     if places[0]:
         _log.warning("hooks of the user's own at %s, in both: that they do the same is on trust",
                      ", ".join(places[0][:3]))  # fmt: skip
@@ -178,9 +178,9 @@ def answer_of(model: HookedModel, ids: Sequence[int] | None = None) -> dict[str,
     logits = getattr(out, "logits", out)
     if not isinstance(logits, torch.Tensor) or logits.ndim != 3 or logits.shape[-1] <= max(asked):
         return {}
-    told = logits[0].float().cpu()[:, asked]
-    told = told - told.mean(dim=1, keepdim=True)
-    values = [float(f"{told[i, (i + 1) % len(asked)]:.7g}") for i in range(len(asked))]
+    asked_logits = logits[0].float().cpu()[:, asked]
+    asked_logits = asked_logits - asked_logits.mean(dim=1, keepdim=True)
+    values = [float(f"{asked_logits[i, (i + 1) % len(asked)]:.7g}") for i in range(len(asked))]
     return {"ids": asked, "logits": values}
 
 

@@ -209,8 +209,8 @@ def damage_of(path: Path) -> str | None:
     """
     try:
         manifest = read_manifest(path)
-        told = _provenance(path)
-        if told and any(told.get(key) != value for key, value in manifest["request"].items()):
+        provenance = _provenance(path)
+        if provenance and any(provenance.get(key) != value for key, value in manifest["request"].items()):
             raise ArtifactError(f"{path}: manifest.json and provenance.json tell of different captures")
         noted = as_noted(path, manifest)
         if not noted and (damaged := _first_damaged(path, manifest)):
@@ -221,21 +221,21 @@ def damage_of(path: Path) -> str | None:
             raise
         _clear(path)
         return str(error)
-    if not told:
+    if not provenance:
         return f"{path / 'provenance.json'} is missing or damaged"
     if not noted:
         with suppress(OSError):  # a folder that can only be read is verified every time
-            note_times(path, manifest, told)
+            note_times(path, manifest, provenance)
     return None
 
 
 def _provenance(path: Path) -> dict[str, Any]:
     """What the store tells of its capture; nothing where the file is damaged, which `capture` writes anew."""
     try:
-        told = read_json(path / "provenance.json")
+        provenance = read_json(path / "provenance.json")
     except ArtifactError:
         return {}
-    return told if is_as_sealed(told) else {}
+    return provenance if is_as_sealed(provenance) else {}
 
 
 def _first_damaged(path: Path, manifest: Mapping[str, Any]) -> Path | None:

@@ -24,7 +24,7 @@ from graticule.hooks.artifact import (
     write_tensors,
 )
 from graticule.hooks.identity import EARLIER, of_earlier_digest
-from graticule.hooks.kinds import differences, told, write_folder
+from graticule.hooks.kinds import differences, listing, write_folder
 from graticule.hooks.names import inside_file, place_of
 from graticule.hooks.places import Place, mark_of, size_of
 from graticule.hooks.positions import pos_from_data, pos_to_data
@@ -193,11 +193,11 @@ def check_same(old: Mapping[str, Any], new: Mapping[str, Any], path: Place) -> N
     for key in (k for k in sorted({*theirs, *ours}) if theirs.get(k) != ours.get(k)):
         there, here = theirs.get(key), ours.get(key)
         nested = isinstance(there, Mapping) and isinstance(here, Mapping)
-        told_here = f"{key}: {_worded(there)} there, {_worded(here)} here"
-        differing += differences({key: there}, {key: here}) if nested else [told_here]
+        entry = f"{key}: {_worded(there)} there, {_worded(here)} here"
+        differing += differences({key: there}, {key: here}) if nested else [entry]
     if differing:
         raise ArtifactError(
-            f"{path} holds another capture ({told(differing)}); choose another place or remove it"
+            f"{path} holds another capture ({listing(differing)}); choose another place or remove it"
         )
 
 

@@ -29,13 +29,13 @@ def special_id(tokenizer: Any, kind: SpecialToken) -> int | None:
     A name that is no word of the vocabulary has the id of the unknown token (TransformerLens gives every
     tokenizer without BOS the name `<|endoftext|>`): that is none either.
     """
-    found = getattr(tokenizer, f"{kind}_token_id", None)
-    if found is None:
+    token_id = getattr(tokenizer, f"{kind}_token_id", None)
+    if token_id is None:
         return None
     name, unknown = getattr(tokenizer, f"{kind}_token", None), getattr(tokenizer, "unk_token_id", None)
-    if found == unknown and str(tokenizer.convert_ids_to_tokens(int(found))) != str(name):
+    if token_id == unknown and str(tokenizer.convert_ids_to_tokens(int(token_id))) != str(name):
         return None
-    return int(found)
+    return int(token_id)
 
 
 @dataclass(frozen=True)
@@ -276,9 +276,12 @@ def _text_rows(model: HookedModel, texts: Sequence[str], prompt: str, prepend_bo
         raise ValueError("a prompt needs a fast tokenizer (character offsets); this model has a slow one")
     encoded = tokenizer(full, add_special_tokens=False, return_offsets_mapping=spans_needed)
     default_bos = ModelView(model).prepends_bos
-    frame, known = special_frame(tokenizer, texts[0], default_bos, prepend_bos), frame_in_rows(tokenizer)
+    frame, default_frame = (
+        special_frame(tokenizer, texts[0], default_bos, prepend_bos),
+        frame_in_rows(tokenizer),
+    )
     rows = [frame.around(ids) for ids in encoded["input_ids"]]
-    ids, own = [row for row, _ in rows], [(frame or known).own(row.tolist()) for row, _ in rows]
+    ids, own = [row for row, _ in rows], [(frame or default_frame).own(row.tolist()) for row, _ in rows]
     if spans_needed:
         starts = len(before)
         spans = [

@@ -76,11 +76,11 @@ class Comparison(SavedResult):
         """Which is better and by how much."""
         low, high = self.ci95
         why = count_of(self.rows, "test row")
-        told = f"{self.difference:+.3f}, 95% interval {low:+.3f} to {high:+.3f}, p {self.p:.3g}"
+        difference = f"{self.difference:+.3f}, 95% interval {low:+.3f} to {high:+.3f}, p {self.p:.3g}"
         if np.isnan([self.difference, low, high]).any():
-            told = with_interval(self.difference, self.ci95, why)
+            difference = with_interval(self.difference, self.ci95, why)
         lines = [
-            f"{self.words}: R² {told}",
+            f"{self.words}: R² {difference}",
             f"{self.a}: {self.score_a:.3f}; {self.b}: {self.score_b:.3f}",
             f"{self.rows} test rows in {self.clusters} clusters",
         ]
@@ -137,12 +137,12 @@ def compare(
     first, second = _predicted(a), _predicted(b)
     order = _aligned(first, second)
     clusters = _linked(first.clusters, second.clusters[order])
-    held = {"a": first.predictions, "b": second.predictions[order]}
-    sums = cluster_sums(first.y, held, clusters)
+    predictions = {"a": first.predictions, "b": second.predictions[order]}
+    sums = cluster_sums(first.y, predictions, clusters)
     with bar(1, "comparing", "bootstrap", progress) as advance:
         samples = resampled_by_target(sums, n_bootstrap, seed)
         advance.update()
-    score_a, score_b = r2(first.y, held["a"]), r2(first.y, held["b"])
+    score_a, score_b = r2(first.y, predictions["a"]), r2(first.y, predictions["b"])
     by_draw = score_difference(samples[:, 0], samples[:, 1])
     apart = score_difference(score_a, score_b)
     whole = defined_mean(by_draw)
@@ -181,8 +181,8 @@ def compare(
 def _predicted(given: Predicted | Findings) -> Predicted:
     if not isinstance(given, Findings):
         return given
-    held = given.at()
-    return Predicted(f"{given.model}, {held.name}", *(getattr(held, f) for f in _REST))
+    best = given.at()
+    return Predicted(f"{given.model}, {best.name}", *(getattr(best, f) for f in _REST))
 
 
 _REST = ("target_names", "units", "source", "clusters", "y", "predictions")
@@ -286,8 +286,8 @@ def holm_verdicts(
         raise ValueError("no verdicts to adjust")
     p = {n: gain_p(v, draws, seed) if isinstance(v, Findings) else float(v) for n, v in verdicts.items()}
     table = adjusted_table(p)
-    held = {n: v.verdict for n, v in verdicts.items() if isinstance(v, Findings)}
-    if held:
-        table["gain"] = [held[n].gain if n in held else float("nan") for n in table["name"]]
-        table["words"] = [held[n].words if n in held else "" for n in table["name"]]
+    of_findings = {n: v.verdict for n, v in verdicts.items() if isinstance(v, Findings)}
+    if of_findings:
+        table["gain"] = [of_findings[n].gain if n in of_findings else float("nan") for n in table["name"]]
+        table["words"] = [of_findings[n].words if n in of_findings else "" for n in table["name"]]
     return table

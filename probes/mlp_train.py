@@ -165,13 +165,13 @@ class _State:
         chosen = torch.from_numpy(np.append(members, False)).to(self._owners.device)
         return chosen[self._owners]
 
-    def keep(self, kept: Bool[np.ndarray, " group"]) -> None:
+    def keep(self, stays: Bool[np.ndarray, " group"]) -> None:
         """Go on with some of the groups."""
-        index = torch.from_numpy(np.flatnonzero(kept)).to(self.theta.device)
+        index = torch.from_numpy(np.flatnonzero(stays)).to(self.theta.device)
         self.theta, self._gradient = self.theta[index], self._gradient[index]
         first, second = self._moments
         self._moments = (first[index], second[index])
-        self._steps = [step for step, k in zip(self._steps, kept, strict=True) if k]
+        self._steps = [step for step, k in zip(self._steps, stays, strict=True) if k]
 
     def epoch(self, groups: list[Group], orders: list[np.random.Generator], batch: int) -> None:
         """One pass over every group's training rows, in its own order."""

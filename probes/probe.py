@@ -23,7 +23,7 @@ from graticule.hooks.capture import capture
 from graticule.hooks.capture_spec import CaptureSpec
 from graticule.hooks.doors import MODEL, TABLE, door
 from graticule.hooks.identity import check_unhooked, model_identity
-from graticule.hooks.kinds import ForeignFolderError, differences, told, working_folder
+from graticule.hooks.kinds import ForeignFolderError, differences, listing, working_folder
 from graticule.hooks.names import inside
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
 from graticule.hooks.positions import Pos, check_pos, pos_to_data
@@ -159,21 +159,21 @@ def _probe(
     return findings
 
 
-def _with_material(found: Findings, table: Table, folder: Path, twins: int) -> Findings | None:
+def _with_material(findings: Findings, table: Table, folder: Path, twins: int) -> Findings | None:
     """Finished findings with what lies beside them; None, and a warning, where that is damaged."""
     names = ("mean_embedding", "last_embedding", "block_0", *(f"twin_{i}" for i in range(twins)))
     stores = [folder / "activations", *(inside(folder / "baselines", name) for name in names)]
-    damaged = [told for store in stores if store.is_dir() and (told := damage_of(store))]
+    damaged = [reason for store in stores if store.is_dir() and (reason := damage_of(store))]
     if not damaged:
         try:
             beside = Baselines.load(folder / "baselines")
-            if beside.provenance.get("model") != found.provenance["baselines"].get("model"):
+            if beside.provenance.get("model") != findings.provenance["baselines"].get("model"):
                 raise ArtifactError(f"{folder / 'baselines'} tells of another model than the findings do")
-            return found.with_inputs(Store(folder / "activations"), table, beside)
+            return findings.with_inputs(Store(folder / "activations"), table, beside)
         except ValueError as error:  # the fingerprint says that all of it was made together
             damaged = [str(error)]
-    for told in damaged:
-        _log.warning("%s holds finished findings; captured again beside them: %s", folder, told)
+    for reason in damaged:
+        _log.warning("%s holds finished findings; captured again beside them: %s", folder, reason)
     return None
 
 
@@ -226,12 +226,12 @@ def findings_of(folder: Path, made_from: Mapping[str, Any]) -> Findings | None:
     if not (folder / "findings.json").exists():
         return None
     try:
-        found = Findings.load(folder)
+        findings = Findings.load(folder)
         whole = is_as_sealed(read_json(folder / "findings.json"))
     except ArtifactError as error:
         _log.warning("findings in %s are made again: %s", folder, error)
         return None
-    made, request = found.provenance.get("fingerprint"), found.provenance.get("request")
+    made, request = findings.provenance.get("fingerprint"), findings.provenance.get("request")
     before = None if request is None else _as_data(request, made_from)
     same = made == fingerprint(made_from) or (
         request is not None and made == fingerprint(request) and before == json_ready(made_from)
@@ -241,7 +241,7 @@ def findings_of(folder: Path, made_from: Mapping[str, Any]) -> Findings | None:
         return None
     if same:
         _log.info("%s holds these very findings; nothing is run again", folder)
-        return found
+        return findings
     if before is None:
         _log.warning("findings in %s are made again: whether they ask the same cannot be told", folder)
         return None
@@ -249,9 +249,9 @@ def findings_of(folder: Path, made_from: Mapping[str, Any]) -> Findings | None:
     judging = [name for name in JUDGING if not (name in _OF_TWINS and before.get("twins"))]
     if others := [d for d in differing if d.split(":")[0] not in judging]:
         raise ForeignFolderError(
-            f"{folder} holds findings that ask something else ({told(others)}); choose another folder, or "
+            f"{folder} holds findings that ask something else ({listing(others)}); choose another folder, or "
             "remove it"
         )
-    why = told(differing) or "another version made them"
+    why = listing(differing) or "another version made them"
     _log.warning("findings in %s are made again: %s", folder, why)
     return None

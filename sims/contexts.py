@@ -206,8 +206,8 @@ class Contexts:
     def entropy_floor(self) -> float:
         """Σ p(d) H(c | d) in nats, the least loss there is: H(C) − E[H(C_mask)], exactly."""
         whole = _entropy(self.world.joint)
-        known = [_entropy(self.world.marginal(np.flatnonzero(mask).tolist())) for mask in self.masks]
-        return float(whole - self.chances @ np.array(known))
+        entropies = [_entropy(self.world.marginal(np.flatnonzero(mask).tolist())) for mask in self.masks]
+        return float(whole - self.chances @ np.array(entropies))
 
     def sample(self, n: int, rng: np.random.Generator) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
         """Context ids and tokens of n draws: a concept vector, and a mask over it."""

@@ -97,13 +97,13 @@ def _read(folder: Path, manifest: Mapping[str, Any]) -> tuple[Contexts, dict[str
     graph = nx.DiGraph()
     graph.add_nodes_from(range(len(manifest["values"])))
     graph.add_edges_from(tuple(edge) for edge in manifest["edges"])
-    kept = saved.get("kept")
+    subset = saved.get("kept")
     tables = tuple(saved[f"tables/{i}"].numpy() for i in range(len(manifest["values"])))
     kinds = tuple(manifest["kinds"])
     world = (
         World(graph, tables, kinds)
-        if kept is None
-        else RestrictedWorld(graph, tables, kinds, kept=kept.numpy())
+        if subset is None
+        else RestrictedWorld(graph, tables, kinds, kept=subset.numpy())
     )
     contexts = Contexts(world, saved["masks"].numpy(), saved["chances"].numpy())
     return contexts, read_tensors(folder / "learner.safetensors"), manifest["settings"]

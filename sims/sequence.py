@@ -158,13 +158,13 @@ class SequenceTokens:
         `rows` is the row table of a capture of these texts; without it one row per token, in order, as
         `capture(model, texts, pos="all")` gives them.
         """
-        known = self.known(texts)
+        values = self.known(texts)
         if rows is None:
             n, length = texts.shape
             source, position = np.repeat(np.arange(n), length), np.tile(np.arange(length), n)
         else:
             source, position = rows["source"].to_numpy(), rows["position"].to_numpy()
-        table = truth_table(self.world, known[source, position])
+        table = truth_table(self.world, values[source, position])
         table.insert(0, "source", source)
         table.insert(1, "position", position)
         return table

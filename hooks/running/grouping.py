@@ -94,14 +94,14 @@ class Trial:
         second = first.copy()
         second[split:] = pool[(np.searchsorted(pool, first[split:]) + 1) % len(pool)]
         tokens = torch.from_numpy(np.stack([first, second])).to(device_of(forward.model))
-        found: dict[str, Tensor] = {}
+        activations: dict[str, Tensor] = {}
 
         def read(point: str, value: Tensor) -> None:
             check_shape(point, value, tokens)
-            found[point] = value.detach().clone()
+            activations[point] = value.detach().clone()
 
         forward(tokens, read)
-        return cls(tokens, split, found)  # in the order in which the model reaches them
+        return cls(tokens, split, activations)  # in the order in which the model reaches them
 
     def looks_ahead(self) -> bool:
         """Whether a point's values at the common tokens differ by more than rounding."""
@@ -192,10 +192,10 @@ def shared_prefix(forward: Forward, ids: np.ndarray, trial: Trial) -> Prefix:
 
 def _run(forward: Forward, ids: np.ndarray) -> Prefix:
     tokens = torch.from_numpy(ids)[None].to(device_of(forward.model))
-    found: dict[str, Tensor] = {}
+    activations: dict[str, Tensor] = {}
 
     def read(point: str, value: Tensor) -> None:
-        found[point] = value[0].reshape(value.shape[1], -1).clone()
+        activations[point] = value[0].reshape(value.shape[1], -1).clone()
 
     native = forward.view.takes_key_values
     if native:
@@ -207,7 +207,7 @@ def _run(forward: Forward, ids: np.ndarray) -> Prefix:
         cache = DynamicCache()
         extra = {"past_key_values": cache, "use_cache": True, "attention_mask": torch.ones_like(tokens)}
     forward.run(tokens, read, extra)
-    return Prefix(len(ids), cache, found, native)
+    return Prefix(len(ids), cache, activations, native)
 
 
 def _agrees(forward: Forward, prefix: Prefix, trial: Trial) -> bool:

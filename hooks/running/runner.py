@@ -118,8 +118,10 @@ class Runner:
         rows = picked.new_empty(len(position), picked.shape[1])
         rows[fresh.to(rows.device)] = picked
         if len(shared):
-            known = self.prefix.activations[point]
-            rows[shared.to(rows.device)] = known[torch.from_numpy(position)[shared].to(known.device)]
+            prefix_rows = self.prefix.activations[point]
+            rows[shared.to(rows.device)] = prefix_rows[
+                torch.from_numpy(position)[shared].to(prefix_rows.device)
+            ]
         return rows
 
 
@@ -158,12 +160,12 @@ def shards(counts: np.ndarray, bytes_a_row: int) -> list[np.ndarray]:
     """Runs of texts whose rows fill at most 256 MiB (one text at least)."""
     limit = max(1, _SHARD_BYTES // bytes_a_row)
     shards: list[np.ndarray] = []
-    start, held = 0, 0
+    start, n_rows = 0, 0
     for i, count in enumerate(counts):
-        if held and held + count > limit:
+        if n_rows and n_rows + count > limit:
             shards.append(np.arange(start, i))
-            start, held = i, 0
-        held += int(count)
+            start, n_rows = i, 0
+        n_rows += int(count)
     shards.append(np.arange(start, len(counts)))
     return shards
 

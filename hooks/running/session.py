@@ -89,8 +89,8 @@ def _several_dtypes(model: HookedModel) -> str:
     for name, parameter in model.named_parameters():
         if parameter.is_floating_point():
             first.setdefault(parameter.dtype, name)
-    told = (f"{name} in {str(dtype).removeprefix('torch.')}" for dtype, name in first.items())
-    return f"the model has {' and '.join(told)}" if len(first) > 1 else ""
+    examples = (f"{name} in {str(dtype).removeprefix('torch.')}" for dtype, name in first.items())
+    return f"the model has {' and '.join(examples)}" if len(first) > 1 else ""
 
 
 def _check_drew_nothing(model: HookedModel, before: list[torch.Tensor]) -> None:

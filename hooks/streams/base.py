@@ -235,8 +235,8 @@ class NormLimit:
 
     def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
         """Go on from there; a state of 0.1 has none."""
-        held = state or {"limits": {}, "rows": 0, "left_out": 0}
-        self.limits, self.rows, self.left_out = dict(held["limits"]), held["rows"], held["left_out"]
+        saved = state or {"limits": {}, "rows": 0, "left_out": 0}
+        self.limits, self.rows, self.left_out = dict(saved["limits"]), saved["rows"], saved["left_out"]
 
     @property
     def words(self) -> str:

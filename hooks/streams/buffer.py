@@ -31,7 +31,7 @@ class MixingBuffer:
     ) -> None:
         """`capacity` rows of `widths` entries; memory is touched only as it fills."""
         self.capacity, self.dtype = capacity, dtype
-        self.held = 0
+        self.n_rows = 0
         self._rows = {p: torch.empty(capacity, w, dtype=dtype, device=device) for p, w in widths.items()}
         # a permutation of the slots: the first `held` are in use
         self._slots = np.arange(capacity, dtype=np.int64)
@@ -42,10 +42,10 @@ class MixingBuffer:
         Raises:
             ValueError: where there are not so many.
         """
-        if n > self.capacity - self.held:
-            raise ValueError(f"{n} rows do not fit beside {self.held} in a buffer of {self.capacity}")
-        slots = self._slots[self.held : self.held + n]
-        self.held += n
+        if n > self.capacity - self.n_rows:
+            raise ValueError(f"{n} rows do not fit beside {self.n_rows} in a buffer of {self.capacity}")
+        slots = self._slots[self.n_rows : self.n_rows + n]
+        self.n_rows += n
         return self._tensor(slots)
 
     def write(self, point: str, slots: Tensor, rows: Float[Tensor, "row width"]) -> None:
@@ -55,35 +55,35 @@ class MixingBuffer:
 
     def drop(self, since: int, away: Bool[np.ndarray, " slot"]) -> None:
         """Take back some of the slots claimed since `held` was `since`: their rows do not count."""
-        slots = self._slots[since : self.held]
-        self._slots[since : self.held] = np.concatenate([slots[~away], slots[away]])
-        self.held -= int(away.sum())
+        slots = self._slots[since : self.n_rows]
+        self._slots[since : self.n_rows] = np.concatenate([slots[~away], slots[away]])
+        self.n_rows -= int(away.sum())
 
     def draw(self, n: int, rng: np.random.Generator) -> dict[str, Tensor]:
         """`{point: [n, width]}` of rows drawn without replacement; their slots are free afterwards."""
-        chosen = rng.choice(self.held, n, replace=False)
+        chosen = rng.choice(self.n_rows, n, replace=False)
         slots = self._slots[chosen]
         rows = self._read(slots)
-        kept = np.ones(self.held, dtype=bool)
-        kept[chosen] = False
-        left = self._slots[: self.held][kept]
+        is_left = np.ones(self.n_rows, dtype=bool)
+        is_left[chosen] = False
+        left = self._slots[: self.n_rows][is_left]
         self._slots[: len(left)] = left
-        self._slots[len(left) : self.held] = slots
-        self.held = len(left)
+        self._slots[len(left) : self.n_rows] = slots
+        self.n_rows = len(left)
         return rows
 
     def sample(self, n: int, rng: np.random.Generator) -> dict[str, Tensor]:
         """`{point: [n, width]}` (fewer where fewer are held) of rows that stay where they are."""
-        return self._read(self._slots[rng.choice(self.held, min(n, self.held), replace=False)])
+        return self._read(self._slots[rng.choice(self.n_rows, min(n, self.n_rows), replace=False)])
 
     def mean_norms(self) -> dict[str, float]:
         """Point → mean Euclidean norm of the rows held."""
-        slots = self._tensor(self._slots[: self.held])
-        found: dict[str, float] = {}
+        slots = self._tensor(self._slots[: self.n_rows])
+        norms: dict[str, float] = {}
         for point, rows in self._rows.items():
             total = sum(float(rows[part].float().norm(dim=1).double().sum()) for part in slots.split(8192))
-            found[point] = total / max(self.held, 1)
-        return found
+            norms[point] = total / max(self.n_rows, 1)
+        return norms
 
     def _read(self, slots: np.ndarray) -> dict[str, Tensor]:
         index = self._tensor(slots)
@@ -95,7 +95,7 @@ class MixingBuffer:
     # State -------------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
         """The rows held, in the order of their slots: with it, the draws to come are the same."""
-        return {"rows": {p: rows.cpu() for p, rows in self._read(self._slots[: self.held]).items()}}
+        return {"rows": {p: rows.cpu() for p, rows in self._read(self._slots[: self.n_rows]).items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Hold these rows and no others.
@@ -113,7 +113,7 @@ class MixingBuffer:
             if len(given) > self.capacity:
                 raise ValueError(f"{point}: {len(given)} rows do not fit a buffer of {self.capacity}")
             own[: len(given)] = given.to(own.device)
-            self.held = len(given)
+            self.n_rows = len(given)
         self._slots = np.arange(self.capacity, dtype=np.int64)
 
 
@@ -170,15 +170,15 @@ class Passes:
     def _measure(self, points: Sequence[str]) -> dict[str, int]:
         """Widths of the points, from one token."""
         tokens = torch.zeros(1, 1, dtype=torch.int64, device=device_of(self.model))
-        found: dict[str, int] = {}
+        widths: dict[str, int] = {}
 
         def read(point: str, value: Tensor) -> None:
             check_shape(point, value, tokens)
-            found[point] = int(np.prod(value.shape[2:]))
+            widths[point] = int(np.prod(value.shape[2:]))
 
         with undisturbed(self.model):
             self._forward(tokens, read)
-        return {p: found[p] for p in points}
+        return {p: widths[p] for p in points}
 
     def __call__(self, contexts: np.ndarray, number: int, buffer: MixingBuffer, what: str) -> int:
         """Run `contexts` `[context, pos]` and write their rows to `buffer`, but for those too long at any
@@ -191,7 +191,7 @@ class Passes:
         row, position = self.selection.choose(contexts, number)
         tokens = torch.from_numpy(contexts).to(device_of(self.model))
         at = (torch.from_numpy(row).to(tokens.device), torch.from_numpy(position).to(tokens.device))
-        held = buffer.held
+        n_before = buffer.n_rows
         slots = buffer.claim(len(row))
         away = torch.zeros(len(row), dtype=torch.bool, device=tokens.device)
 
@@ -206,8 +206,8 @@ class Passes:
         try:
             self._forward(tokens, read)
         except BaseException:
-            buffer.held = held
+            buffer.n_rows = n_before
             raise
-        buffer.drop(held, away.cpu().numpy())
-        self.limit.count(len(row), len(row) - (buffer.held - held))
-        return buffer.held - held
+        buffer.drop(n_before, away.cpu().numpy())
+        self.limit.count(len(row), len(row) - (buffer.n_rows - n_before))
+        return buffer.n_rows - n_before

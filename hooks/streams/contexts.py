@@ -129,9 +129,9 @@ def special_ids(
     if exclude is not True:
         ids = check_indices("exclude_special", exclude, vocabulary, "the model's vocabulary", once=False)
         return tuple(sorted(set(ids)))
-    found = (special_id(tokenizer, kind) for kind in _SPECIAL)
+    named = (special_id(tokenizer, kind) for kind in _SPECIAL)
     start = getattr(tokenizer, "decoder_start_token_id", None)
-    return tuple(sorted({int(i) for i in (*found, start) if i is not None}))
+    return tuple(sorted({int(i) for i in (*named, start) if i is not None}))
 
 
 class ContextReader:
@@ -158,21 +158,21 @@ class ContextReader:
         self._ids: np.ndarray | None = None
         self._made = 0  # contexts in this epoch: a corpus too small for one must not be read for ever
         self._partial = np.empty(settings.context_size, dtype=np.int64)
-        self._held = 0
+        self._filled = 0
 
     def take(self, n: int) -> Int[np.ndarray, "context pos"]:
         """The next `n` contexts; fewer where the corpus ends."""
-        found: list[np.ndarray] = []
-        while len(found) < n:
+        contexts: list[np.ndarray] = []
+        while len(contexts) < n:
             if self._ids is None and not self._next_document():
                 break
             context = self._step()
             if context is not None:
-                found.append(context)
+                contexts.append(context)
                 self._made += 1
-        if not found:
+        if not contexts:
             return np.empty((0, self.settings.context_size), dtype=np.int64)
-        return np.stack(found)
+        return np.stack(contexts)
 
     def _next_document(self) -> bool:
         """Go to the next document, in the next epoch where one has ended."""
@@ -193,7 +193,7 @@ class ContextReader:
                 )
             self._so_far.finish(None)
             self.epoch, self.document, self.offset, self._documents = self.epoch + 1, 0, 0, None
-            self._made, self._held = 0, 0
+            self._made, self._filled = 0, 0
         return False
 
     def _step(self) -> np.ndarray | None:
@@ -203,20 +203,20 @@ class ContextReader:
         if not self.settings.pack:
             self._finish_document()
             return self._alone(ids)
-        held, size = self._held, self.settings.context_size
-        lead = self.settings.bos if held == 0 else self.settings.separator
+        length, size = self._filled, self.settings.context_size
+        lead = self.settings.bos if length == 0 else self.settings.separator
         if lead is not None and ids[self.offset] != lead:
-            self._partial[held] = lead
-            held += 1
-        taken = ids[self.offset : self.offset + size - held]
-        self._partial[held : held + len(taken)] = taken
+            self._partial[length] = lead
+            length += 1
+        taken = ids[self.offset : self.offset + size - length]
+        self._partial[length : length + len(taken)] = taken
         self.offset += len(taken)
-        self._held = held + len(taken)
+        self._filled = length + len(taken)
         if self.offset >= len(ids):
             self._finish_document()
-        if self._held < size:
+        if self._filled < size:
             return None
-        self._held = 0
+        self._filled = 0
         return self._partial.copy()
 
     def _finish_document(self) -> None:
@@ -251,7 +251,7 @@ class ContextReader:
         """
         self._so_far.load_state_dict(state)
         self.epoch, self.document, self.offset = state["epoch"], state["document"], state["offset"]
-        self._made, self._held = state["made"], 0
+        self._made, self._filled = state["made"], 0
         self._documents, self._ids = None, None
 
 

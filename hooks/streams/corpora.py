@@ -171,15 +171,15 @@ def _watched(
 def _groups(numbered: Iterator[tuple[int, str]], size: int) -> Iterator[list[tuple[int, str]]]:
     """At most `size` texts at a time, fewer where they are long; without empty ones."""
     group: list[tuple[int, str]] = []
-    held = 0
+    n_characters = 0
     for number, text in numbered:
         if not text:
             continue
         group.append((number, text))
-        held += len(text)
-        if len(group) == size or held >= _CHARACTERS:
+        n_characters += len(text)
+        if len(group) == size or n_characters >= _CHARACTERS:
             yield group
-            group, held = [], 0
+            group, n_characters = [], 0
     if group:
         yield group
 
@@ -236,12 +236,12 @@ def _of_dataset(dataset: Any, column: str | None, name: str | None) -> Corpus:
     if hasattr(dataset, "keys"):
         raise ValueError(f"several splits ({', '.join(dataset)}); give one of them, as in dataset['train']")
     info = getattr(dataset, "info", None)
-    found = name or str(getattr(info, "dataset_name", None) or type(dataset).__name__)
+    corpus_name = name or str(getattr(info, "dataset_name", None) or type(dataset).__name__)
     sample = next(iter(dataset.take(1)), None)
     if sample is None:
-        raise ValueError(f"{found}: no document there")
+        raise ValueError(f"{corpus_name}: no document there")
     present = list(sample)
-    chosen = choose_column(present, column, found)
+    chosen = choose_column(present, column, corpus_name)
     dataset = dataset.select_columns([chosen])
     length: int | None = len(dataset) if hasattr(dataset, "__len__") else None
 
@@ -253,7 +253,9 @@ def _of_dataset(dataset: Any, column: str | None, name: str | None) -> Corpus:
         for at in range(start, length, _BATCH):
             yield from dataset[at : at + _BATCH][chosen]
 
-    return _corpus(found, length, values, f"column {chosen!r} of {found}", other_column(present, chosen))
+    return _corpus(
+        corpus_name, length, values, f"column {chosen!r} of {corpus_name}", other_column(present, chosen)
+    )
 
 
 def _of_array(array: Any, name: str | None) -> Corpus:
@@ -273,8 +275,8 @@ def _of_list(source: Sequence[Any], column: str | None, name: str | None, sample
         return _of_files(files, column, name or str(files[0].parent), sample_by)
     if len({isinstance(d, str) for d in source if d is not None}) > 1:
         raise TypeError("texts and token rows are mixed; give one or the other")
-    found = _corpus(name or "the list", len(source), lambda start: iter(source[start:]))
-    return found if name else replace(found, name="token ids" if found.tokenised else "texts")
+    corpus = _corpus(name or "the list", len(source), lambda start: iter(source[start:]))
+    return corpus if name else replace(corpus, name="token ids" if corpus.tokenised else "texts")
 
 
 def _corpus(

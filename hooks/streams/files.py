@@ -235,11 +235,11 @@ def as_documents(values: Iterator[Any], tokenised: bool, name: str, first: int =
         if _is_missing(value):
             yield empty
             continue
-        found = _document(value, f"document {number} of {name}")
-        if isinstance(found, str) == tokenised:
+        document = _document(value, f"document {number} of {name}")
+        if isinstance(document, str) == tokenised:
             kinds = ("token ids", "a text") if tokenised else ("texts", "token ids")
             raise ValueError(f"document {number} of {name} is {kinds[1]} where the others are {kinds[0]}")
-        yield found
+        yield document
 
 
 def _document(value: Any, where: str, offer: str = "") -> Document:

@@ -123,7 +123,7 @@ class LiveStream(BaseStream):
             self.corpus, self._tokenizer, self.contexts, epochs, ModelView(model).d_vocab
         )
         self._ran = self._drawn = self._produced = 0
-        self._ended = self._told = self._said_left_out = False
+        self._ended = self._warned = self._said_left_out = False
         self._progress = progress
         self._identity: dict[str, Any] | None = None
 
@@ -148,7 +148,7 @@ class LiveStream(BaseStream):
         if self._n_batches is not None and self._drawn >= self._n_batches:
             raise StopIteration
         self._fill()
-        if self._buffer.held < self.batch_size:
+        if self._buffer.n_rows < self.batch_size:
             self._tell_end()
             raise StopIteration
         self._know_factors()  # of the first full buffer: before anything leaves it
@@ -160,7 +160,7 @@ class LiveStream(BaseStream):
     def sample(self, n: int, seed: int = 0) -> dict[str, Tensor]:
         """Up to `n` of the rows now in the buffer, scaled as batches are; the batches to come stay."""
         self._fill()
-        if self._buffer.held == 0 and self._drawn == 0:
+        if self._buffer.n_rows == 0 and self._drawn == 0:
             self._tell_end()
         return self._scaled(self._buffer.sample(n, np.random.default_rng(seed)))
 
@@ -180,14 +180,14 @@ class LiveStream(BaseStream):
                 f"{self.corpus.name} gives {self._produced} rows, fewer than one batch of {self.batch_size}: "
                 "give more text or a smaller batch_size"
             )
-        if self._n_batches is not None and not self._told:
+        if self._n_batches is not None and not self._warned:
             _log.warning(
                 "%s ended after %d of %d batches; give more text, or epochs=2 to read it again",
                 self.corpus.name,
                 self._drawn,
                 self._n_batches,
             )
-        self._told = True
+        self._warned = True
 
     # Filling -----------------------------------------------------------------------------------------
     def _fill(self) -> None:
@@ -199,17 +199,17 @@ class LiveStream(BaseStream):
         target = self.buffer_tokens
         if self._n_batches is not None:
             target = min(target, (self._n_batches - self._drawn) * self.batch_size)
-        missing = target - self._buffer.held
-        if self._ended or self._buffer.held >= low or missing <= 0:
+        missing = target - self._buffer.n_rows
+        if self._ended or self._buffer.n_rows >= low or missing <= 0:
             return
-        shown = self._progress if self._progress is not None else missing > 20_000 and not self._drawn
+        show_progress = self._progress if self._progress is not None else missing > 20_000 and not self._drawn
         with ExitStack() as stack:
             bar = stack.enter_context(
-                tqdm(total=missing, desc="activations", unit="row", leave=False, disable=not shown)
+                tqdm(total=missing, desc="activations", unit="row", leave=False, disable=not show_progress)
             )
             stack.enter_context(undisturbed(self.model))
             stack.enter_context(packed(self.model))
-            while not self._ended and self._buffer.held < target:
+            while not self._ended and self._buffer.n_rows < target:
                 bar.update(self._pass())
 
     def _pass(self) -> int:
@@ -261,7 +261,7 @@ class LiveStream(BaseStream):
         self._contexts.load_state_dict(state["place"])
         self._buffer.load_state_dict(state["buffer"])
         self._ran, self._drawn, self._produced = state["passes"], state["drawn"], state["produced"]
-        self._ended = self._told = False
+        self._ended = self._warned = False
         self._load_factors(state)
         self.norm_limit.load_state_dict(state.get("norm_limit"))
 

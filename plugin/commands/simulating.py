@@ -164,7 +164,7 @@ def _saved(out: Path, asked: dict[str, Any]) -> Any:
         ForeignFolderError: if it holds that of another.
     """
     from graticule.hooks.artifact import ArtifactError, fingerprint, read_json
-    from graticule.hooks.kinds import ForeignFolderError, differences, told
+    from graticule.hooks.kinds import ForeignFolderError, differences, listing
     from graticule.results import load_result
 
     if not (out / "sim.json").is_file():
@@ -179,7 +179,7 @@ def _saved(out: Path, asked: dict[str, Any]) -> Any:
     differing = differences(index.get("asked", {}), asked)
     if differing:
         raise ForeignFolderError(
-            f"{out} holds another simulation ({told(differing)}); choose another folder, or remove it"
+            f"{out} holds another simulation ({listing(differing)}); choose another folder, or remove it"
         )
     _log.warning("what %s holds was made by another version, and is made again", out)
     return None

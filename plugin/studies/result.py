@@ -96,10 +96,10 @@ class Study(Result):
 
     def to_json(self) -> dict[str, Any]:
         """Findings and every part."""
-        parts = {s: {n: r.to_json() for n, r in found.items()} for s, found in self.results.items()}
-        found = self.findings.to_json()
-        return json_ready({"findings": found, "parts": parts, "failures": self.failures,
-                           "provenance": found["provenance"]})  # fmt: skip
+        parts = {s: {n: r.to_json() for n, r in of.items()} for s, of in self.results.items()}
+        findings = self.findings.to_json()
+        return json_ready({"findings": findings, "parts": parts, "failures": self.failures,
+                           "provenance": findings["provenance"]})  # fmt: skip
 
     def report(self, path: Path | str) -> Path:
         """The first page at `path`, and beside it one page per part; returns where the first is."""

@@ -144,12 +144,12 @@ def calibrate(
             seed=swept.seed,
         )
         part = mixture.weights[:, 2:] * tests[mixture.columns[:, 2]]
-        known = r2(y.T, (stacked["surface"] + part).T) - r2(y.T, stacked["surface"].T)
+        true_gain = r2(y.T, (stacked["surface"] + part).T) - r2(y.T, stacked["surface"].T)
         few, own = min(n_bootstrap, 1000), 100_003 * seed + 101 * len(verdicts)
         groups = max(1, min(round(40 / count), len(index) // 5))
         verdicts.append(
             frame.assign(
-                known=known,
+                known=true_gain,
                 surface=judged.surface,
                 gain=judged.gain,
                 low=judged.low,

@@ -106,10 +106,10 @@ def doubted(
     of_probe, no_less = _of_probe(judged, fits, inputs.activations, inputs.problem)
     of_baselines, no_more = _of_baselines(inputs, lines)
     nulls = _nulls(checks, lines.get("shuffled", {}), judged.min_gain)
-    said = [*of_probe, *of_baselines, *(f"{null}: a null check must find nothing" for null in nulls)]
+    warnings = [*of_probe, *of_baselines, *(f"{null}: a null check must find nothing" for null in nulls)]
     against = {NO_BETTER: no_less, STRUCTURE: [*nulls, *no_more]}.get(judged.words)
     words = f"{NOT_DECIDED}: {against[0]}" if against else judged.words
-    return replace(judged, words=words, warnings=(*judged.warnings, *said))
+    return replace(judged, words=words, warnings=(*judged.warnings, *warnings))
 
 
 def _of_probe(
@@ -117,43 +117,43 @@ def _of_probe(
 ) -> tuple[list[str], list[str]]:
     """What to say of the probe, and why it may read less than there is."""
     best, why = chosen(fits), list[str]()
-    found = _at(activations, best)
-    said = _outlying_said(found, best.point, "the probe", problem, activations)
+    outliers = _at(activations, best)
+    warnings = _outlying_said(outliers, best.point, "the probe", problem, activations)
     if best.fit.alpha_at_edge:
-        said.append(
+        warnings.append(
             f"the chosen strength {best.fit.alpha:.3g} is an end of the strengths tried "
             f"({best.fit.alphas[0]:.3g} to {best.fit.alphas[-1]:.3g}), and a wider grid might do better: "
             "sweep(…, alphas=…)"
         )
     if best.validation <= 0 or still(best.predictions, problem):
         least = least_seen(problem, len(best.fit.coef))
-        if found.any:
+        if outliers.any:
             why.append(f"outliers at {best.point} leave the probe nothing but the training mean")
         elif least >= judged.min_gain:
             why.append(AT_MEAN)
-        cause = "" if found.any else f"; these rows would show a part of about {least:.2g}"
-        said.append(
+        cause = "" if outliers.any else f"; these rows would show a part of about {least:.2g}"
+        warnings.append(
             "out of fold the probe's best fit is no better than the training mean, so that the interval of "
             f"the gain says nothing{cause}"
         )
     for fit in fits:
         if fit is not best and fit.validation <= 0 and (other := _at(activations, fit)).any:
-            said += _outlying_said(other, fit.point, "the probe", problem, activations)
+            warnings += _outlying_said(other, fit.point, "the probe", problem, activations)
             why.append(f"outliers at {fit.point} leave the probe nothing but the training mean there")
-    return said, why
+    return warnings, why
 
 
 def _of_baselines(inputs: SweepInputs, lines: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[str]]:
     """What to say of the baselines, and why they may read less than there is."""
-    said, why = list[str](), list[str]()
+    warnings, why = list[str](), list[str]()
     activations, problem, beside = inputs.activations, inputs.problem, inputs.baseline_predictions
     for name, feature in inputs.baselines.features.items():
         point, served = lines[name]["point"], served_by(feature, activations, problem.source)
-        found = outlying(PointRows(feature, point, served))
-        said += _outlying_said(found, point, f"the baseline {name}", problem, activations)
-        if found.any and (lines[name]["validation"] <= 0 or still(beside[name], problem)):
+        outliers = outlying(PointRows(feature, point, served))
+        warnings += _outlying_said(outliers, point, f"the baseline {name}", problem, activations)
+        if outliers.any and (lines[name]["validation"] <= 0 or still(beside[name], problem)):
             why.append(f"outliers leave the baseline {name} nothing but the training mean")
-    return said, why
+    return warnings, why
 
 
 def _at(activations: Rows, fit: PointFit) -> Outlying:
@@ -162,33 +162,35 @@ def _at(activations: Rows, fit: PointFit) -> Outlying:
 
 def _nulls(checks: Mapping[str, Verdict], shuffled: Mapping[str, Any], min_gain: float) -> list[str]:
     """Null checks that find something, in words."""
-    told = [f"{name} also finds structure" for name, check in checks.items() if check.words == STRUCTURE]
+    warnings = [f"{name} also finds structure" for name, check in checks.items() if check.words == STRUCTURE]
     low = shuffled.get("ci95", (float("nan"),))[0]
     if low > 0 and shuffled["test"]["r2"] >= min_gain:
-        told.append("shuffled targets are also read")
-    return told
+        warnings.append("shuffled targets are also read")
+    return warnings
 
 
-def _outlying_said(found: Outlying, point: str, who: str, problem: Problem, activations: Rows) -> list[str]:
-    said: list[str] = []
-    if len(found.rows):
-        row = int(found.rows[0])
+def _outlying_said(
+    outliers: Outlying, point: str, who: str, problem: Problem, activations: Rows
+) -> list[str]:
+    warnings: list[str] = []
+    if len(outliers.rows):
+        row = int(outliers.rows[0])
         part = "test" if problem.is_test[row] else "training"
         token = f", token {activations.rows['token'].iloc[row]!r}" if "token" in activations.rows else ""
-        said.append(
+        warnings.append(
             f"rows over {MAX_NORM:g} times as far from the middle as the median row at {point}: "
-            f"{len(found.rows)} of {len(problem.y)}, the farthest row {row} ({part}{token}), "
-            f"{found.times[0]:.3g} times; a few such rows decide what {who} reads: look at them, and leave "
-            "them out, activations.select(rows)"
+            f"{len(outliers.rows)} of {len(problem.y)}, the farthest row {row} ({part}{token}), "
+            f"{outliers.times[0]:.3g} times; a few such rows decide what {who} reads: look at them, and "
+            "leave them out, activations.select(rows)"
         )
-    if len(found.columns):
-        column = _numbers(found.columns)
-        said.append(
+    if len(outliers.columns):
+        column = _numbers(outliers.columns)
+        warnings.append(
             f"column {column} of {point} varies over {WIDE_COLUMN:g} times as much as the median column: "
             f"strengths that suit it hardly let {who} read the others: divide it by a constant, or leave it "
             "out"
         )
-    return said
+    return warnings
 
 
 def _numbers(values: Sequence[int] | np.ndarray) -> str:

@@ -207,9 +207,9 @@ def worst_rows(findings: Findings, count: int = 20) -> pd.DataFrame:
     if findings.kind != "numeric":
         order = order[(taken != was)[order]]
     order = order[:count]
-    shown = rows.iloc[order]
-    places = ("source", "position", "token") if "position" in shown else ()
-    out = shown[[c for c in ("text", *places) if c in shown]].copy()
+    worst = rows.iloc[order]
+    places = ("source", "position", "token") if "position" in worst else ()
+    out = worst[[c for c in ("text", *places) if c in worst]].copy()
     if findings.kind != "numeric":
         names = class_names(findings)
         out["true class"], out["predicted class"] = names[was[order]], names[taken[order]]
@@ -221,8 +221,8 @@ def worst_rows(findings: Findings, count: int = 20) -> pd.DataFrame:
         out[f"{target}, predicted"] = pred[order, i]
     out[name] = error[order]
     for block in findings.block_names:
-        if block in shown:
-            out[block] = shown[block]
+        if block in worst:
+            out[block] = worst[block]
     return out.reset_index(drop=True)
 
 

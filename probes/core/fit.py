@@ -133,8 +133,8 @@ def fit_points(
             predicted = fit.predict(_finite(point, activations.gather(point, test).float().numpy(), test))
         else:
             values = as_rows(activations[point])
-            known = _finite(point, values.gather(train), train)
-            fit = ridge_cv(known, y, alphas=alphas, clusters=clusters, names=problem.names)
+            x = _finite(point, values.gather(train), train)
+            fit = ridge_cv(x, y, alphas=alphas, clusters=clusters, names=problem.names)
             predicted = fit.predict(_finite(point, values.gather(test), test))
         if fit.alpha_at_edge:
             _log.info("%s: the chosen strength %.3g lies at the edge of the grid", point, fit.alpha)

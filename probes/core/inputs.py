@@ -208,8 +208,8 @@ class SweepInputs:
         self, point: str, index: Int[np.ndarray, " row"] | None = None
     ) -> Float[np.ndarray, "row width"]:
         """Activations at a point in float64, all rows or those of `index`."""
-        held = as_rows(self.activations[point])
-        return held.gather(np.arange(held.shape[0]) if index is None else index)
+        values = as_rows(self.activations[point])
+        return values.gather(np.arange(values.shape[0]) if index is None else index)
 
     @property
     def model_baselines(self) -> tuple[str, ...]:

@@ -75,12 +75,12 @@ def sweep_inputsof(
 
 def _source(findings: Findings, here: Int[np.ndarray, " row"], table: Table) -> Int[np.ndarray, " row"]:
     """The table row of every activation row, `here`, which must be what it was in the findings."""
-    said = findings.predictions["source"].to_numpy(np.int64)
-    if len(said) != len(here):
+    recorded = findings.predictions["source"].to_numpy(np.int64)
+    if len(recorded) != len(here):
         raise ValueError(
-            f"these findings are of {len(said)} activation rows, these activations hold {len(here)}"
+            f"these findings are of {len(recorded)} activation rows, these activations hold {len(here)}"
         )
-    place = pd.Series(np.arange(len(table)), index=table.source_rows).reindex(said)
+    place = pd.Series(np.arange(len(table)), index=table.source_rows).reindex(recorded)
     source = place.fillna(-1).to_numpy(np.int64)
     if len(others := np.flatnonzero(source != here)):
         row = others[0]

@@ -225,9 +225,9 @@ def verdict(
     point = {name: r2(y_test, pred) for name, pred in compared.items()}
     by_target = score_difference(point["full"], point["surface"])
     gain, ci95 = mean(by_target), interval(score_difference(samples[:, 1], samples[:, 0]))
-    known = any(name in model_baselines for name in baselines)
+    beside_model = any(name in model_baselines for name in baselines)
     effective = effective_clusters(sums.n)
-    label = label_of(gain, ci95, min_gain, known)
+    label = label_of(gain, ci95, min_gain, beside_model)
     over_mean = mean(score_difference(point["full"], point["mean"]))
     lower = interval(score_difference(samples[:, 1], samples[:, 4]))[0]
     if label == STRUCTURE and not (over_mean >= min_gain and lower > 0):
@@ -249,7 +249,7 @@ def verdict(
         clusters=len(sums.n),
         effective_clusters=effective,
         words=label,
-        model_baselines=known,
+        model_baselines=beside_model,
         warnings=_warnings(effective, by_target, samples, target_names, rare),
     )
     return result, surface
@@ -273,25 +273,27 @@ def _warnings(
     target_names: Sequence[str],
     rare: Mapping[str, int],
 ) -> tuple[str, ...]:
-    found: list[str] = []
+    warnings: list[str] = []
     if effective < MIN_EFFECTIVE_CLUSTERS:
-        found.append(
+        warnings.append(
             f"only {effective:.1f} effective clusters of test rows (fewer than {MIN_EFFECTIVE_CLUSTERS}): "
             "the interval is too narrow to lean on"
         )
     constant = [name for name, g in zip(target_names, by_target, strict=True) if np.isnan(g)]
     if constant:
-        found.append(f"constant over the test rows, so left out of the mean: {', '.join(constant[:5])}")
+        warnings.append(f"constant over the test rows, so left out of the mean: {', '.join(constant[:5])}")
     if rare:
         names = ", ".join(f"{name} ({count})" for name, count in list(rare.items())[:5])
-        found.append(
+        warnings.append(
             f"fewer than {MIN_APART} clusters of test rows differ from the most frequent value of {names}: "
             "what its scores say is luck; more of them in the test part (split=) can decide"
         )
     undefined = int(np.isnan(samples).any(axis=1).sum())
     if undefined:
-        found.append(f"{undefined} of {len(samples)} resamples held one target value only and were left out")
-    return tuple(found)
+        warnings.append(
+            f"{undefined} of {len(samples)} resamples held one target value only and were left out"
+        )
+    return tuple(warnings)
 
 
 def _apart(y: np.ndarray, clusters: np.ndarray, target_names: Sequence[str]) -> dict[str, int]:

@@ -32,7 +32,7 @@ from graticule.hooks.capture import capture
 from graticule.hooks.capture_spec import CaptureSpec
 from graticule.hooks.doors import MODEL, TABLE, door
 from graticule.hooks.identity import model_identity
-from graticule.hooks.kinds import FolderKind, ForeignFolderError, differences, told, working_folder
+from graticule.hooks.kinds import FolderKind, ForeignFolderError, differences, listing, working_folder
 from graticule.hooks.names import inside, place_of
 from graticule.hooks.places import Place
 from graticule.hooks.points import LayerSpec, PointError, PointSpec, full_name, resolve
@@ -117,8 +117,8 @@ class Baselines:
         )
         if differing := differences(old, new):
             raise ForeignFolderError(
-                f"{folder} holds baselines of something else ({told(differing)}); choose another folder, or "
-                "say overwrite=True"
+                f"{folder} holds baselines of something else ({listing(differing)}); choose another folder, "
+                "or say overwrite=True"
             )
 
     @classmethod

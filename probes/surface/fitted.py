@@ -31,13 +31,13 @@ def fit_baselines(
     progress: bool | None,
 ) -> tuple[dict[str, Predictions], dict[str, dict[str, Any]]]:
     """Predictions of every baseline, and its line in the findings."""
-    found: dict[str, Predictions] = {}
+    predictions: dict[str, Predictions] = {}
     lines: dict[str, dict[str, Any]] = {}
     y_test = problem.y[problem.test]
     if baselines.strings and table.texts is not None:
         texts = [table.texts[i] for i in problem.source]
         quiet = None if progress is None else not progress
-        found["tfidf"], info = tfidf_predictions(
+        predictions["tfidf"], info = tfidf_predictions(
             [texts[i] for i in problem.train],
             problem.y[problem.train],
             problem.clusters[problem.train],
@@ -49,11 +49,11 @@ def fit_baselines(
     for name, feature in baselines.features.items():
         rows = served_by(feature, activations, problem.source)
         best = chosen(fit_points(feature, problem, rows, alphas=alphas, desc=name, progress=progress))
-        found[name] = best.predictions
+        predictions[name] = best.predictions
         lines[name] = {"validation": best.validation, "alpha": best.fit.alpha, "point": best.point}
     for name, line in lines.items():
-        line["test"] = score(y_test, found[name].test, table)
-    return found, lines
+        line["test"] = score(y_test, predictions[name].test, table)
+    return predictions, lines
 
 
 def fit_shuffled(inputs: SweepInputs, best: PointFit) -> dict[str, Any]:

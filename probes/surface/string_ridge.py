@@ -71,11 +71,11 @@ class TermCounts:
         parts: list[Any] = []
         for counts in self.blocks:
             frequency = np.bincount(counts[fit_rows].indices, minlength=counts.shape[1])
-            kept = np.flatnonzero(frequency >= min_df)
-            if len(kept) == 0:
+            frequent = np.flatnonzero(frequency >= min_df)
+            if len(frequent) == 0:
                 continue
-            inverse = np.log((1 + len(fit_rows)) / (1 + frequency[kept])) + 1
-            parts.append(normalize(counts[:, kept] @ sp.diags_array(inverse), norm="l2"))
+            inverse = np.log((1 + len(fit_rows)) / (1 + frequency[frequent])) + 1
+            parts.append(normalize(counts[:, frequent] @ sp.diags_array(inverse), norm="l2"))
         return sp.csr_matrix(sp.hstack(parts) if parts else (self.blocks[0].shape[0], 0))
 
     def n_terms(self, rows: Int[np.ndarray, " row"], min_df: int) -> int:

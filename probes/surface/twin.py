@@ -91,8 +91,8 @@ def _learned(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     for place, part in module.named_modules():
         fleeting: Any = getattr(part, "_non_persistent_buffers_set", ())
         for name, buffer in part.named_buffers(recurse=False):
-            known = name in fleeting or any(word in name for word in _COMPUTED)
-            if buffer.is_floating_point() and not known:
+            is_computed = name in fleeting or any(word in name for word in _COMPUTED)
+            if buffer.is_floating_point() and not is_computed:
                 yield f"{place}.{name}" if place else name, buffer
 
 

@@ -116,8 +116,8 @@ def column_names(role: str, given: Any, labels: Sequence[Any] = ()) -> list[str]
     names = [_one_name(one, labels) for one in several]
     if None not in names:
         return [name for name in names if name is not None]
-    found: list[Any] = list(getattr(given, "columns", [getattr(given, "name", None)]))
-    write = found[0] if len(found) == 1 else found
+    columns: list[Any] = list(getattr(given, "columns", [getattr(given, "name", None)]))
+    write = columns[0] if len(columns) == 1 else columns
     write = write if write is not None and not isinstance(write, int) else "COLUMN"
     raise TypeError(f"Table: {role} is {came(given)}; expected names of columns: {role}={write!r}")
 

@@ -145,10 +145,10 @@ def ambiguous(
     """
     check_n_bootstrap(n_bootstrap)
     given = ambiguous_contexts(contexts) if contexts is None or isinstance(contexts, str | Path) else contexts
-    kept, ids, dropped = _single(model, given)
+    usable, ids, dropped = _single(model, given)
     readout = Readout.of(model)
     products = make_metrics(model, readout, metrics, residuals, progress=progress)
-    texts = [c.first for c in kept] + [c.second for c in kept]
+    texts = [c.first for c in usable] + [c.second for c in usable]
     first, second = np.split(last_residuals(model, texts, progress), 2)
     steering = second - first
     differences = readout.rows(ids[:, 1]) - readout.rows(ids[:, 0])
@@ -162,7 +162,7 @@ def ambiguous(
     return Ambiguous(
         model=str(provenance["model"]["name"]),
         metrics=tuple(products),
-        items=pd.DataFrame([vars(c) for c in kept]).assign(log_odds=(steering * differences).sum(axis=1)),
+        items=pd.DataFrame([vars(c) for c in usable]).assign(log_odds=(steering * differences).sum(axis=1)),
         cosines=np.stack(list(cosines.values())),
         scores=pd.DataFrame([{"metric": m, **_scores(c, n_bootstrap, seed)} for m, c in cosines.items()]),
         dropped=dropped,
@@ -177,16 +177,16 @@ def _single(
     """The pairs with single, different completions, their token ids `[item, 2]`, and the others."""
     tokens = [(single_token(model, p.first_word), single_token(model, p.second_word)) for p in given]
     fit = [None not in ids and ids[0] != ids[1] for ids in tokens]
-    kept = [pair for pair, fits in zip(given, fit, strict=True) if fits]
-    if len(kept) < LEAST:
+    usable = [pair for pair, fits in zip(given, fit, strict=True) if fits]
+    if len(usable) < LEAST:
         raise ValueError(
-            f"{len(kept)} of {len(given)} context pairs have single, different tokens as completions; at "
+            f"{len(usable)} of {len(given)} context pairs have single, different tokens as completions; at "
             f"least {LEAST} are needed"
         )
     dropped = [vars(pair) for pair, fits in zip(given, fit, strict=True) if not fits]
     columns = ["first", "second", "first_word", "second_word"]
     ids = np.array([ids for ids, fits in zip(tokens, fit, strict=True) if fits], np.int64)
-    return kept, ids, pd.DataFrame(dropped, columns=columns)
+    return usable, ids, pd.DataFrame(dropped, columns=columns)
 
 
 def _cosines(steering: np.ndarray, differences: np.ndarray, metric: Metric, shared: np.ndarray) -> np.ndarray:

@@ -113,8 +113,8 @@ def keep_pairs(model: HookedModel, pairs: PairLists) -> TokenPairs:
                 (concept, start, end, first, second, f"not one token: {several}" if several else same)
             )
     table = pd.DataFrame(rows, columns=["concept", "start", "end", "start_id", "end_id", "why"])
-    kept = table[table["why"] == ""].drop(columns="why").astype({"start_id": np.int64, "end_id": np.int64})
-    number = kept["concept"].value_counts()
+    single = table[table["why"] == ""].drop(columns="why").astype({"start_id": np.int64, "end_id": np.int64})
+    number = single["concept"].value_counts()
     counts = pd.DataFrame(
         {
             "concept": list(pairs),
@@ -130,7 +130,7 @@ def keep_pairs(model: HookedModel, pairs: PairLists) -> TokenPairs:
         )
     return TokenPairs(
         concepts=enough,
-        kept=kept[kept["concept"].isin(enough)].reset_index(drop=True),
+        kept=single[single["concept"].isin(enough)].reset_index(drop=True),
         counts=counts,
         dropped=table.loc[table["why"] != "", ["concept", "start", "end", "why"]].reset_index(drop=True),
     )

@@ -158,10 +158,10 @@ class Words(SavedResult):
                 f"(Holm); take {ceil(n / ALPHA):,} or more"
             )
         few = int((self.counts["kept"] > 0).sum()) - n
-        kept, given = int(self.counts["kept"].sum()), int(self.counts["given"].sum())
+        n_usable, given = int(self.counts["kept"].sum()), int(self.counts["given"].sum())
         more = f"; {few} more have too few" if few > 0 else ""
         lines += [self._metric_line(metric) for metric in order]
-        return "\n".join([*lines, f"{kept} of {given} pairs kept (single tokens) in {n} concepts{more}"])
+        return "\n".join([*lines, f"{n_usable} of {given} pairs kept (single tokens) in {n} concepts{more}"])
 
     def _metric_line(self, metric: str) -> str:
         rows, n = self._rows(metric), len(self.concepts)

@@ -33,10 +33,10 @@ def imposed_logits(contexts: Contexts, conflict: float = 50.0) -> Float[np.ndarr
     Raises:
         ValueError: Unless p(c) > 0 for every c.
     """
-    known, vectors = contexts.vectors[:, None], contexts.world.vectors[None]
+    values, vectors = contexts.vectors[:, None], contexts.world.vectors[None]
     joint = _positive(contexts.world)
-    imposed = np.where(known == UNKNOWN, vectors, known)
-    conflicts = ((known != UNKNOWN) & (known != vectors)).sum(axis=2)
+    imposed = np.where(values == UNKNOWN, vectors, values)
+    conflicts = ((values != UNKNOWN) & (values != vectors)).sum(axis=2)
     return np.log(joint[contexts.world.token(imposed)]) - conflict * conflicts
 
 
@@ -52,8 +52,8 @@ def compatible_logits(
     """
     if not 0 <= spread < 1:
         raise ValueError(f"spread={spread}: a share of the price, in [0, 1)")
-    known, vectors = contexts.vectors[:, None], contexts.world.vectors[None]
-    agrees = ((known == UNKNOWN) | (known == vectors)).all(axis=2)
+    values, vectors = contexts.vectors[:, None], contexts.world.vectors[None]
+    agrees = ((values == UNKNOWN) | (values == vectors)).all(axis=2)
     price = conflict * (1 + spread * np.random.default_rng(seed).uniform(-1, 1, agrees.shape))
     return np.where(agrees, np.log(_positive(contexts.world)), -price)
 

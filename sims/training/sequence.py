@@ -129,10 +129,10 @@ class _Beliefs:
             ).float()
 
     def __call__(self, texts: Tensor) -> Float[Tensor, "text pos token"]:
-        known = self.tokens.known(texts)
+        values = self.tokens.known(texts)
         if self._tabulated:
-            return self._rows[torch.from_numpy(self.world.context_code(known))]
-        contexts, rows = np.unique(known.reshape(-1, self.world.m), axis=0, return_inverse=True)
+            return self._rows[torch.from_numpy(self.world.context_code(values))]
+        contexts, rows = np.unique(values.reshape(-1, self.world.m), axis=0, return_inverse=True)
         chances = torch.from_numpy(self.world.conditional(contexts)).float()
         return chances[torch.from_numpy(rows.reshape(-1))].view(*texts.shape, -1)
 

@@ -128,7 +128,7 @@ def lookup_rows(
     else:
         ids, _ = contexts.sample(n, np.random.default_rng(seed))
         weights = np.full(n, 1 / n)
-    known = contexts.vectors[ids]
+    values = contexts.vectors[ids]
     activations = capture(
         model,
         sequences(ids, np.zeros_like(ids))[:, :1],
@@ -137,7 +137,7 @@ def lookup_rows(
         prepend_bos=False,
         progress=False,
     )
-    return _true(contexts.world, activations, known, weights, np.zeros((len(ids), 0), np.int64))
+    return _true(contexts.world, activations, values, weights, np.zeros((len(ids), 0), np.int64))
 
 
 def sequence_rows(
@@ -165,12 +165,12 @@ def sequence_rows(
     activations = capture(model, texts, points=points, pos=pos, prepend_bos=False, progress=False)
     source, position = (activations.rows[c].to_numpy() for c in ("source", "position"))
     order, prefix = _prefixes(tokens, texts, source, position)
-    known, weights = tokens.known(texts)[source, position], likely[source]
+    values, weights = tokens.known(texts)[source, position], likely[source]
     if n is None:
         _, first, rows = np.unique(prefix, axis=0, return_index=True, return_inverse=True)
         weights = np.bincount(rows.reshape(-1), weights=weights)
-        activations, known, order = activations.select(first), known[first], order[first]
-    return _true(tokens.world, activations, known, weights / weights.sum(), order)
+        activations, values, order = activations.select(first), values[first], order[first]
+    return _true(tokens.world, activations, values, weights / weights.sum(), order)
 
 
 def _prefixes(
@@ -184,11 +184,11 @@ def _prefixes(
 
 
 def _true(
-    world: World, captured: Activations, known: np.ndarray, weights: np.ndarray, order: np.ndarray
+    world: World, captured: Activations, values: np.ndarray, weights: np.ndarray, order: np.ndarray
 ) -> TrueRows:
-    table = truth_table(world, known)
-    table.insert(0, "context", world.context_code(known))
+    table = truth_table(world, values)
+    table.insert(0, "context", world.context_code(values))
     for column in ("source", "position", "token"):
         table[column] = captured.rows[column].to_numpy()
     activations = Activations(dict(captured.items()), table, captured.provenance)
-    return TrueRows(world, activations, known, weights, order)
+    return TrueRows(world, activations, values, weights, order)

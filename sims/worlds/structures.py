@@ -52,10 +52,10 @@ class RestrictedWorld(World):
             raise ValueError(f"share={share}: of the concept vectors, above 0 and up to 1")
         world.enumerable()
         there = tokens_of(world)
-        kept = np.zeros(world.n_vectors, bool)
+        chosen = np.zeros(world.n_vectors, bool)
         drawn = np.random.default_rng(seed).permutation(there)
-        kept[drawn[: max(2, round(share * len(there)))]] = True
-        return cls(**{f.name: getattr(world, f.name) for f in fields(World)}, kept=kept)
+        chosen[drawn[: max(2, round(share * len(there)))]] = True
+        return cls(**{f.name: getattr(world, f.name) for f in fields(World)}, kept=chosen)
 
     @property
     def _whole(self) -> Float[np.ndarray, " vector"]:

@@ -365,7 +365,7 @@ def test_rows_that_are_not_finite_stop_the_stream_and_are_named(tiny):
     stream = LiveStream(broken, [*corpus(4)[:3], "tokyo"] * 4, POINTS[0], 8, context_size=8, buffer_tokens=16)
     with pytest.raises(NonFiniteError, match=r"hook_resid_pre: .* in documents 0 to \d+ of texts"):
         next(stream)
-    assert stream._buffer.held == 0 and stream._contexts.state_dict()["document"] == 0
+    assert stream._buffer.n_rows == 0 and stream._contexts.state_dict()["document"] == 0
     large = LiveStream(tiny, corpus(9), POINTS[3], 8, context_size=8, buffer_tokens=16, dtype="float16")
     with (
         tiny.hooks([(POINTS[3], lambda value, hook: value * 1e6)]),
@@ -481,16 +481,16 @@ def test_a_buffer_gives_back_every_row_once_whatever_the_order_of_writes_and_dra
     buffer = MixingBuffer({"a": 1}, 50, torch.float32)
     written = drawn = 0
     seen = []
-    while written < 1000 or buffer.held:
-        if written < 1000 and (n := int(rng.integers(0, buffer.capacity - buffer.held + 1))):
+    while written < 1000 or buffer.n_rows:
+        if written < 1000 and (n := int(rng.integers(0, buffer.capacity - buffer.n_rows + 1))):
             buffer.write(
                 "a", buffer.claim(n), torch.arange(written, written + n, dtype=torch.float32)[:, None]
             )
             written += n
-        n = int(rng.integers(0, buffer.held + 1))
+        n = int(rng.integers(0, buffer.n_rows + 1))
         seen += buffer.draw(n, rng)["a"][:, 0].tolist()
         drawn += n
-        assert buffer.held == written - drawn
+        assert buffer.n_rows == written - drawn
         if drawn % 3 == 0:
             copy = MixingBuffer({"a": 1}, 50, torch.float32)
             copy.load_state_dict(buffer.state_dict())

@@ -103,9 +103,9 @@ def test_a_batch_mixes_more_contexts_than_saelens_does_with_the_same_buffer(monk
     rng, buffer, ours = np.random.default_rng(0), MixingBuffer({"a": 1}, size + a_pass, torch.float32), []
     passes = chain(context.split(a_pass), repeat(None))
     while True:
-        while buffer.held < size and (rows := next(passes)) is not None:
+        while buffer.n_rows < size and (rows := next(passes)) is not None:
             buffer.write("a", buffer.claim(len(rows)), rows)
-        if buffer.held < batch:
+        if buffer.n_rows < batch:
             break
         ours.append(buffer.draw(batch, rng)["a"])
 

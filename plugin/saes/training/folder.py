@@ -36,7 +36,7 @@ from graticule.hooks.artifact import (
     write_json,
     write_tensors,
 )
-from graticule.hooks.kinds import SAE, FolderKind, differences, flat, told, write_folder
+from graticule.hooks.kinds import SAE, FolderKind, differences, flat, listing, write_folder
 from graticule.hooks.names import inside
 
 _log = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ class RunFolder:
                 "%s was begun by an earlier version: whether its rows are the same is not known", path
             )
         elif differing:
-            raise _other_request(path, told(differing))
+            raise _other_request(path, listing(differing))
         return cls(path, manifest)
 
     def update(self, **changes: Any) -> None:
