@@ -16,6 +16,7 @@ from graticule.hooks.doors import COMPARED, door
 from graticule.hooks.messages import bar
 from graticule.hooks.saved import SavedResult
 from graticule.probes.core.findings import Findings
+from graticule.probes.core.fit import Predictions, with_and_without
 from graticule.probes.core.inputs import Predicted
 from graticule.probes.core.resample import (
     cluster_sums,
@@ -24,9 +25,7 @@ from graticule.probes.core.resample import (
     resampled_by_target,
     resampled_r2,
 )
-from graticule.probes.core.stack import Predictions, with_and_without
-from graticule.probes.scores.in_words import count_of, with_interval
-from graticule.probes.scores.metrics import mean, r2
+from graticule.probes.scores.metrics import count_of, mean, r2, with_interval
 from graticule.probes.scores.significance import adjusted_table, bootstrap_p, holm, score_difference
 
 if TYPE_CHECKING:

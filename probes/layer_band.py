@@ -14,9 +14,8 @@ from graticule.hooks.artifact import library_versions
 from graticule.hooks.points import layer_of
 from graticule.hooks.saved import SavedResult
 from graticule.probes.core.findings import Findings
-from graticule.probes.core.fit import fit_points
+from graticule.probes.core.fit import fit_points, with_and_without
 from graticule.probes.core.resample import cluster_sums, interval, resampled_r2
-from graticule.probes.core.stack import with_and_without
 from graticule.probes.scores.metrics import mean_r2
 from graticule.probes.scores.significance import max_t_band, score_difference
 

@@ -226,8 +226,12 @@ def words_command(
     from graticule.hooks.result import check_beforehand
     from graticule.probes.words.ambiguous import Ambiguous, ambiguous
     from graticule.probes.words.languages import Languages, languages
-    from graticule.probes.words.lists import pair_lists, parallel_contexts
-    from graticule.probes.words.vocabulary import default_texts, final_residuals
+    from graticule.probes.words.vocabulary import (
+        default_texts,
+        final_residuals,
+        pair_lists,
+        parallel_contexts,
+    )
     from graticule.probes.words.words import Words
     from graticule.results import WORDS
 

@@ -28,7 +28,7 @@ from graticule.probes.causes.causes import Causes
 from graticule.probes.compare import holm_verdicts
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.findings_display import count_of_test_rows
-from graticule.probes.scores.in_words import with_interval
+from graticule.probes.scores.metrics import with_interval
 from graticule.results import load_result
 from graticule.studies.steps import STEPS, STUDY
 

@@ -20,8 +20,8 @@ from graticule.hooks.identity import model_identity
 from graticule.hooks.messages import NotApplicable
 from graticule.hooks.positions import Pos, pos_to_data
 from graticule.hooks.protocols import HookedModel, dtype_of
-from graticule.probes.attribution.replay import TableRows, columns, probe_of, spec_of
 from graticule.probes.attribution.result import Attribution
+from graticule.probes.attribution.trace import TableRows, columns, probe_of, spec_of
 from graticule.probes.attribution.writes import Apart, NeuronsByLayer, ProbeReading, Unit
 from graticule.probes.core.findings import Findings
 from graticule.probes.linear.ridge import RidgeProbe

@@ -27,10 +27,9 @@ from graticule.probes.beyond.reliability import (
     weighted_auroc,
 )
 from graticule.probes.core.findings import Findings
-from graticule.probes.core.stack import Predictions
+from graticule.probes.core.fit import Predictions
 from graticule.probes.core.verdict import Verdict
-from graticule.probes.linear.ksparse import Select, best_coordinates, rank_coordinates
-from graticule.probes.linear.logistic import held_out, logistic_cv
+from graticule.probes.linear.logistic import Select, best_coordinates, held_out, logistic_cv, rank_coordinates
 from graticule.probes.scores.metrics import probabilities
 from graticule.probes.tables.groups import group_folds
 

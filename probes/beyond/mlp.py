@@ -18,8 +18,8 @@ from graticule.hooks.result import headed
 from graticule.hooks.saved import SavedResult
 from graticule.probes.compare import compare
 from graticule.probes.core.findings import Findings
+from graticule.probes.core.fit import Predictions
 from graticule.probes.core.resample import Difference
-from graticule.probes.core.stack import Predictions
 from graticule.probes.core.verdict import Verdict
 from graticule.probes.mlp import DECAYS, MLPFit, MLPJob, MLPSettings, fit_mlps
 from graticule.probes.scores.metrics import mean_r2

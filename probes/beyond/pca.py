@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float, Int
 
 from graticule.hooks.calls import renamed
 from graticule.hooks.doors import FINDINGS, door
@@ -17,11 +18,14 @@ from graticule.hooks.saved import SavedResult
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.resample import cluster_sums, interval, resampled_r2
 from graticule.probes.linear.moments import Axes
-from graticule.probes.linear.pca import KS, PCAFit, components, pca_ridges
+from graticule.probes.linear.ridge_cv import RidgeFit, ridge_cv
 from graticule.probes.scores.metrics import mean, mean_r2, r2, spearman
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
+
+KS = (2, 4, 6, 8, 10, 15, 20, 30, 40, 50, 75, 100)
+"""Numbers of components of Gurnee & Tegmark's figure 4; the full width is added."""
 
 _CAPTION = "R² of the ridge on the first k principal components (fitted on training rows)"
 _CAPTION_RHO = "Spearman correlation on the first k principal components"
@@ -37,6 +41,56 @@ _HEADINGS = {
     "spearman": "test Spearman",
 }
 _TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+
+
+@dataclass(frozen=True)
+class PCAFit:
+    """A ridge on the first `k` components."""
+
+    k: int
+    """How many."""
+    fit: RidgeFit
+    """In component coordinates, its strength chosen out of fold."""
+    test: Float[np.ndarray, "test target"]
+    """Predictions of the test rows, in target units."""
+
+
+def components(X: Float[np.ndarray, "row width"]) -> Axes:
+    """Components of `X` with variance in them: at most the smaller of rows − 1 and width.
+
+    Raises:
+        ValueError: No coordinate varies.
+    """
+    axes = Axes.of(X)
+    if not len(axes.squares):
+        raise ValueError("the activations are the same in every training row: there are no components")
+    return axes
+
+
+def pca_ridges(
+    scores: Float[np.ndarray, "train component"],
+    y: Float[np.ndarray, "train target"],
+    test: Float[np.ndarray, "test component"],
+    ks: Sequence[int],
+    *,
+    alphas: Sequence[float] | None = None,
+    clusters: Int[np.ndarray, " train"] | None = None,
+    names: Sequence[str] = (),
+) -> list[PCAFit]:
+    """A ridge on the first k columns of `scores` for every k, each with its own strength.
+
+    The components have seen the rows that the out-of-fold error holds out, though not their targets.
+
+    Raises:
+        ValueError: A k below 1 or beyond the components, or as `ridge_cv` does.
+    """
+    done: list[PCAFit] = []
+    for k in ks:
+        if not 1 <= k <= scores.shape[1]:
+            raise ValueError(f"k={k}: there are {scores.shape[1]} components")
+        fit = ridge_cv(scores[:, :k], y, alphas=alphas, clusters=clusters, names=names)
+        done.append(PCAFit(k, fit, fit.predict(test[:, :k])))
+    return done
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,7 @@ from graticule.probes.calibration.judging import (
 from graticule.probes.calibration.result import HIDDEN, Calibration, put_under, tally
 from graticule.probes.calibration.targets import SyntheticTargets, blocks
 from graticule.probes.core.findings import Findings
-from graticule.probes.scores.in_words import count_of
-from graticule.probes.scores.metrics import r2
+from graticule.probes.scores.metrics import count_of, r2
 
 MIN_CLUSTERS = 5
 """Clusters of test rows below which half of them are too few to resample."""

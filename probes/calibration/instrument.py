@@ -23,8 +23,7 @@ from graticule.probes.core.findings import Findings
 from graticule.probes.core.fit import PointRows
 from graticule.probes.linear.spectrum import plan_holdout
 from graticule.probes.surface.fitted import served_by
-from graticule.probes.surface.string_ridge import StringRidge
-from graticule.probes.surface.tfidf import ALPHAS
+from graticule.probes.surface.string_ridge import ALPHAS, StringRidge
 
 PROBE = "probe"
 STRINGS = "tfidf"

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from graticule.probes.calibration.components import Chosen
+from graticule.probes.core.fit import stack_design
 from graticule.probes.core.resample import ClusterSums, cluster_sums, resamples, weighted_r2
-from graticule.probes.core.stack import stack_design
 from graticule.probes.core.verdict import label_of
 from graticule.probes.scores.significance import score_difference
 

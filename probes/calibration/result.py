@@ -17,7 +17,7 @@ from graticule.probes.core.findings import Findings
 from graticule.probes.core.findings_display import limit_words
 from graticule.probes.core.resample import wilson
 from graticule.probes.core.verdict import STRUCTURE
-from graticule.probes.scores.in_words import FEW, signed
+from graticule.probes.scores.metrics import FEW, signed
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure, Scatter

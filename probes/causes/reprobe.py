@@ -20,7 +20,7 @@ from graticule.hooks.tokens import TokenRows, tokenize
 from graticule.probes.causes.edited_runs import EditedRuns
 from graticule.probes.causes.experiment import some_rows
 from graticule.probes.core.findings import Findings
-from graticule.probes.core.stack import Predictions
+from graticule.probes.core.fit import Predictions
 from graticule.probes.core.verdict import Verdict, judge_predictions
 from graticule.probes.linear.leace import Covariance, Eraser, matched_erasers, whitened_frame
 from graticule.probes.linear.moments import Moments

@@ -26,7 +26,7 @@ from graticule.probes.controls.randomised import (
 )
 from graticule.probes.controls.result import Controls
 from graticule.probes.core.findings import Findings
-from graticule.probes.scores.in_words import count_of, signed
+from graticule.probes.scores.metrics import count_of, signed
 
 _SHOW_PROGRESS = 2_000_000  # training rows × width from which a bar is shown
 

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from graticule.probes.core.findings import Findings
+from graticule.probes.core.fit import Predictions, with_and_without
 from graticule.probes.core.inputs import SweepInputs
 from graticule.probes.core.resample import Pair, Sampled, average, sampled_r2
-from graticule.probes.core.stack import Predictions, with_and_without
 from graticule.probes.linear.ridge_cv import RidgeFit, RidgeWeights, ridge_cv, ridge_fit
 
 Group = Literal[

@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float, Int
 
 from graticule.hooks.imports import load
 from graticule.probes.controls.inputs import ControlInputs, Line, Question
+from graticule.probes.core.fit import stack
 from graticule.probes.core.resample import Sampled, resamples
-from graticule.probes.core.stack import stack
 from graticule.probes.tables.groups import block_oracle_predictions
 
 LETTERS_ASKS = "the probe and the surface without names that are digits alone (zip codes)"

@@ -18,8 +18,8 @@ from graticule.hooks.names import inside
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.same_model import check_model
 from graticule.probes.controls.inputs import ControlInputs, Line, Question
+from graticule.probes.core.fit import Predictions, with_and_without
 from graticule.probes.core.resample import Pair, Sampled, average, effective_clusters
-from graticule.probes.core.stack import Predictions, with_and_without
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.surface.fitted import fit_baselines
 from graticule.probes.surface.twin import make_twin

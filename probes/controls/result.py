@@ -11,7 +11,7 @@ import pandas as pd
 
 from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.saved import SavedResult
-from graticule.probes.scores.in_words import count_of, number_text, with_interval
+from graticule.probes.scores.metrics import count_of, number_text, with_interval
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

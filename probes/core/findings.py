@@ -37,11 +37,11 @@ from graticule.probes.core.findings_display import (
     part_of_table,
     reading,
 )
+from graticule.probes.core.fit import Predictions
 from graticule.probes.core.inputs import Predicted, SweepInputs
-from graticule.probes.core.stack import Predictions
 from graticule.probes.core.verdict import JudgeSettings, Verdict
 from graticule.probes.linear.ridge import RidgeProbe
-from graticule.probes.scores.in_words import signed, with_interval
+from graticule.probes.scores.metrics import signed, with_interval
 from graticule.probes.surface.baselines import Baselines
 
 if TYPE_CHECKING:

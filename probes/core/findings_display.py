@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 
 from graticule.probes.core.verdict import STRUCTURE
-from graticule.probes.scores.in_words import count_of, signed
-from graticule.probes.scores.metrics import coordinate_columns
+from graticule.probes.scores.metrics import coordinate_columns, count_of, signed
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

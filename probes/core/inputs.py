@@ -14,8 +14,7 @@ from graticule.hooks.alignment import by_place, paired, sources
 from graticule.hooks.calls import old_name, renamed_fields
 from graticule.hooks.messages import did_you_mean
 from graticule.hooks.rows import Rows
-from graticule.probes.core.fit import Problem
-from graticule.probes.core.stack import Predictions, stack
+from graticule.probes.core.fit import Predictions, Problem, stack
 from graticule.probes.core.verdict import JudgeSettings, Verdict, judge_predictions
 from graticule.probes.linear.rows import as_rows
 from graticule.probes.surface.baselines import Baselines

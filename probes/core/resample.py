@@ -10,8 +10,7 @@ from jaxtyping import Float, Float32, Int
 
 from graticule.hooks.imports import load
 from graticule.hooks.values import finite
-from graticule.probes.scores.in_words import FEW, with_interval
-from graticule.probes.scores.metrics import mean_r2
+from graticule.probes.scores.metrics import FEW, mean_r2, with_interval
 
 _CHUNK_CELLS = 1 << 22  # cluster weights held at once (32 MiB)
 

@@ -19,9 +19,8 @@ from graticule.hooks.limits import check_several
 from graticule.hooks.rows import Rows
 from graticule.probes.core.doubts import doubted
 from graticule.probes.core.findings import ON_TRUST, Findings
-from graticule.probes.core.fit import PointFit, PointRows, Problem, chosen, fit_points
+from graticule.probes.core.fit import PointFit, PointRows, Predictions, Problem, chosen, fit_points
 from graticule.probes.core.inputs import OF_ROWS, SweepInputs, Target, problem_of, table_of
-from graticule.probes.core.stack import Predictions
 from graticule.probes.core.verdict import JudgeSettings, Verdict, judge_predictions
 from graticule.probes.linear.ridge import RidgeProbe
 from graticule.probes.scores.geo import haversine_km

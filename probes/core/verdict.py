@@ -12,11 +12,9 @@ from jaxtyping import Float, Int
 from graticule.hooks.calls import renamed_fields
 from graticule.hooks.limits import check_limits
 from graticule.hooks.messages import TellsNames
-from graticule.probes.core.fit import Problem
+from graticule.probes.core.fit import Predictions, Problem, with_and_without
 from graticule.probes.core.resample import cluster_sums, effective_clusters, interval, resampled_r2
-from graticule.probes.core.stack import Predictions, with_and_without
-from graticule.probes.scores.in_words import number_text, with_interval
-from graticule.probes.scores.metrics import mean, mean_r2, r2
+from graticule.probes.scores.metrics import mean, mean_r2, number_text, r2, with_interval
 from graticule.probes.scores.significance import score_difference
 
 STRUCTURE = "structure beyond the baselines"

@@ -15,9 +15,8 @@ from tqdm.auto import tqdm
 from graticule.hooks.alignment import by_place
 from graticule.hooks.messages import NotApplicable, UnknownNameError, did_you_mean
 from graticule.probes.core.findings import Findings
-from graticule.probes.core.fit import Problem
+from graticule.probes.core.fit import Problem, stack
 from graticule.probes.core.inputs import SweepInputs
-from graticule.probes.core.stack import stack
 from graticule.probes.linear.refits import BlockFits, leave_blocks_out
 from graticule.probes.linear.ridge_cv import ridge_fit
 from graticule.probes.linear.rows import as_rows, linear_map

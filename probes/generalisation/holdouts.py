@@ -46,8 +46,7 @@ from graticule.probes.generalisation.holdouts_result import (
     held_out_layer_table,
     predictor_table,
 )
-from graticule.probes.scores.in_words import FEW, with_interval
-from graticule.probes.scores.metrics import auroc, mean, mean_r2
+from graticule.probes.scores.metrics import FEW, auroc, mean, mean_r2, with_interval
 
 _NAN = float("nan")
 

@@ -26,8 +26,7 @@ from graticule.probes.generalisation.holdout_scores import (
     weighted_mean,
     weighted_median,
 )
-from graticule.probes.scores.in_words import FEW, signed, with_interval
-from graticule.probes.scores.metrics import coordinate_columns
+from graticule.probes.scores.metrics import FEW, coordinate_columns, signed, with_interval
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

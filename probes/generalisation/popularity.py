@@ -19,7 +19,7 @@ from graticule.probes.core.findings import Findings
 from graticule.probes.core.inputs import SweepInputs
 from graticule.probes.core.resample import interval, resampled_sums
 from graticule.probes.scores.geo import haversine_km
-from graticule.probes.scores.in_words import count_of, with_interval
+from graticule.probes.scores.metrics import count_of, with_interval
 from graticule.probes.scores.significance import ranks
 from graticule.probes.tables.checks import need_column
 

@@ -12,7 +12,7 @@ import pandas as pd
 from graticule.hooks.saved import SavedResult
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.verdict import Verdict
-from graticule.probes.scores.in_words import FEW, with_interval
+from graticule.probes.scores.metrics import FEW, with_interval
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -18,8 +18,8 @@ from graticule.hooks.latents import Latents, encode
 from graticule.hooks.messages import bar
 from graticule.hooks.points import layer_of
 from graticule.probes.core.findings import Findings
+from graticule.probes.core.fit import Predictions, with_and_without
 from graticule.probes.core.inputs import SweepInputs
-from graticule.probes.core.stack import Predictions, with_and_without
 from graticule.probes.geometry import RandomVectors, covariance
 from graticule.probes.latents.predictors import all_latents, dense_ridge, fixed, matched, select
 from graticule.probes.latents.result import (

@@ -11,8 +11,7 @@ from jaxtyping import Float, Int
 
 from graticule.hooks.imports import load
 from graticule.hooks.latents import Latents
-from graticule.probes.core.fit import Problem
-from graticule.probes.core.stack import Predictions
+from graticule.probes.core.fit import Predictions, Problem
 from graticule.probes.linear.ridge_cv import RidgeFit, ridge_cv, ridge_cv_stream
 from graticule.probes.linear.sparse import sparse_ridge
 from graticule.probes.scores.metrics import mean_r2

@@ -15,7 +15,7 @@ from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.result import Part, headed
 from graticule.hooks.saved import SavedResult
 from graticule.probes.core.inputs import Predicted
-from graticule.probes.scores.in_words import count_of, number_text, signed, with_interval
+from graticule.probes.scores.metrics import count_of, number_text, signed, with_interval
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

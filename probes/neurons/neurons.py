@@ -25,7 +25,7 @@ from graticule.hooks.positions import Pos
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.rows import Rows
 from graticule.hooks.weights import mlp_weights
-from graticule.probes.attribution.replay import TableRows, spec_of
+from graticule.probes.attribution.trace import TableRows, spec_of
 from graticule.probes.core.findings import Findings
 from graticule.probes.linear.rows import as_rows
 from graticule.probes.neurons.cosines import DIRECTIONS, WEIGHTS, WeightCosines, weight_cosines

@@ -19,7 +19,7 @@ import pandas as pd
 
 from graticule.hooks.artifact import users_file
 from graticule.hooks.names import user_path
-from graticule.probes.papers.entity_strings import entity_strings
+from graticule.probes.papers.compat import entity_strings
 from graticule.probes.scores.metrics import r2
 from graticule.probes.tables.checks import need_column
 from graticule.probes.tables.columns import TableError

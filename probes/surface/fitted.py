@@ -12,13 +12,12 @@ from graticule.hooks.alignment import sources
 from graticule.hooks.capture_spec import CaptureSpec
 from graticule.hooks.rows import Rows
 from graticule.hooks.same_model import check_one_model
-from graticule.probes.core.fit import PointFit, Problem, chosen, fit_points
+from graticule.probes.core.fit import PointFit, Predictions, Problem, chosen, fit_points
 from graticule.probes.core.inputs import SweepInputs
 from graticule.probes.core.resample import cluster_sums, interval, resampled_r2
-from graticule.probes.core.stack import Predictions
 from graticule.probes.scores.metrics import score
 from graticule.probes.surface.baselines import Baselines
-from graticule.probes.surface.tfidf import tfidf_predictions
+from graticule.probes.surface.string_ridge import tfidf_predictions
 from graticule.probes.tables.table import Table
 
 

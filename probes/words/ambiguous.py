@@ -19,11 +19,12 @@ from graticule.probes.core.resample import weights_within
 from graticule.probes.geometry import Metric
 from graticule.probes.scores.significance import share_reaching
 from graticule.probes.words.cosines import ALPHA, TAILS, check_n_bootstrap, unit_rows
-from graticule.probes.words.lists import ContextPair, ambiguous_contexts
 from graticule.probes.words.vocabulary import (
     LEAST,
     METRICS,
+    ContextPair,
     Readout,
+    ambiguous_contexts,
     last_residuals,
     make_metrics,
     shared_tokens,

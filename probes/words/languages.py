@@ -29,13 +29,16 @@ from graticule.probes.words.cosines import (
     pair_rows,
     unit_rows,
 )
-from graticule.probes.words.lists import ARROW, PairLists, pair_lists, parallel_contexts
 from graticule.probes.words.vocabulary import (
+    ARROW,
     METRICS,
+    PairLists,
     Readout,
     keep_pairs,
     last_residuals,
     make_metrics,
+    pair_lists,
+    parallel_contexts,
     words_provenance,
 )
 

@@ -1,10 +1,12 @@
-"""What a model's vocabulary gives: single-token words, unembedding rows, final residuals, inner products."""
+"""Lists of words and contexts, and what a model's vocabulary makes of them: tokens, rows, inner products."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,17 +22,130 @@ from graticule.hooks.identity import model_identity
 from graticule.hooks.imports import load
 from graticule.hooks.messages import check_whole
 from graticule.hooks.model_view import ModelView
+from graticule.hooks.names import user_path
 from graticule.hooks.protocols import HookedModel
+from graticule.hooks.streams.files import plain_lines
 from graticule.probes.geometry import Metric, causal, column_covariance, covariance, euclidean, whitened
-from graticule.probes.words.lists import PairLists, ambiguous_contexts, parallel_contexts
 
 LEAST = 3
 """Single-token pairs that a concept needs to be analysed."""
 METRICS = ("euclidean", "whitened", "causal")
 """The inner products: plain, by the covariance of final residuals, by that of the unembedding rows."""
+ARROW = " ⇒ "
+
+PairLists = Mapping[str, Sequence[tuple[str, str]]]
+"""Concept (`male ⇒ female`) → its pairs of words."""
+
+_HERE = Path(__file__).parent
+_ORDER = ("verb", "Ving", "3pSg", "adj", "noun", "male", "pronoun", "small", "thing", "country", "lower")
 _SPACE = "▁"  # how SentencePiece writes a space
 
 
+# Lists ------------------------------------------------------------------------------------------------
+def pair_lists(given: PairLists | Path | str | None) -> PairLists:
+    """The lists as given, those in a folder, or for None the packaged ones."""
+    if given is None:
+        return packaged_pairs()
+    return read_pairs(given) if isinstance(given, str | Path) else given
+
+
+def packaged_pairs() -> dict[str, tuple[tuple[str, str], ...]]:
+    """The packaged lists: 30 concepts of 19 to 86 common words, word forms first and languages last."""
+
+    def place(concept: str) -> int:
+        first = concept.split(ARROW)[0]
+        return _ORDER.index(first) if first in _ORDER else len(_ORDER) + (first[0].isupper())
+
+    lists = read_pairs(_HERE / "pairs")
+    return {concept: lists[concept] for concept in sorted(lists, key=place)}
+
+
+def read_pairs(folder: Path | str) -> dict[str, tuple[tuple[str, str], ...]]:
+    """Every `*.txt` of a folder as one concept, in the order of file names.
+
+    `[male - female].txt` becomes `male ⇒ female`; other names are taken as they are. Empty lines and lines
+    that begin with `#` are skipped, as are repeated pairs.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or no list in it.
+        ValueError: A line is not two words with a tab between; file and line are named.
+    """
+    folder = user_path(folder)
+    files = sorted(folder.glob("*.txt")) if folder.is_dir() else []
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no word lists: expected files such as '[male - female].txt'")
+    lists: dict[str, tuple[tuple[str, str], ...]] = {}
+    for file in files:
+        bracketed = re.fullmatch(r"\[(.*?) - (.*)\]", file.stem, re.DOTALL)
+        concept = ARROW.join(bracketed.groups()) if bracketed else file.stem
+        lists[concept] = tuple(dict.fromkeys((a, b) for a, b in _fields(file, 2)))
+    return lists
+
+
+def _fields(file: Path, fields: int | None) -> list[list[str]]:
+    """Tab-separated fields of non-empty lines, `fields` of them (None: as many as in the first)."""
+    out: list[list[str]] = []
+    for number, line in enumerate(plain_lines(file), 1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        parts = [part.strip() for part in line.split("\t")]
+        fields = len(parts) if fields is None else fields
+        if len(parts) != fields or not all(parts):
+            raise ValueError(
+                f"{file.name}, line {number}: {line!r} has {len(parts)} fields; expected {fields}, none of "
+                f"them empty, with a tab between"
+            )
+        out.append(parts)
+    if not out:
+        raise ValueError(f"{file} is empty: expected one line a pair, with a tab between")
+    return out
+
+
+def parallel_contexts(path: Path | str | None = None) -> dict[str, tuple[str, ...]]:
+    """Language → contexts, line by line the same sentence in each: the packaged 32, or a file of the user's.
+
+    A file begins with a line of the languages' names; every further line holds one context per language,
+    tabs between. Contexts should break off where the next token is a word.
+
+    Raises:
+        ValueError: There are fewer than two languages, a repeated name, or a line that is not complete.
+    """
+    file = _HERE / "contexts" / "parallel.txt" if path is None else user_path(path)
+    names, *rows = _fields(file, None)
+    if len(names) < 2 or len(set(names)) != len(names):
+        raise ValueError(f"{file.name} begins with {names}: expected two or more different languages' names")
+    if len(rows) < 2:
+        raise ValueError(f"{file.name} has {len(rows)} lines of contexts; at least 2 are needed")
+    return {name: tuple(row[i] for row in rows) for i, name in enumerate(names)}
+
+
+@dataclass(frozen=True)
+class ContextPair:
+    """Two contexts that differ in a word and force different completions."""
+
+    first: str
+    """A context, up to just before the completing word."""
+    second: str
+    """The same context with another word."""
+    first_word: str
+    """What completes the first."""
+    second_word: str
+    """What completes the second."""
+
+
+def ambiguous_contexts(path: Path | str | None = None) -> tuple[ContextPair, ...]:
+    """Winograd-like pairs of contexts: the packaged 44, or a file of the user's.
+
+    One line per pair: first context, second context, first completion, second completion, tabs between.
+
+    Raises:
+        ValueError: A line has another number of fields.
+    """
+    file = _HERE / "contexts" / "ambiguous.txt" if path is None else user_path(path)
+    return tuple(ContextPair(*row) for row in _fields(file, 4))
+
+
+# Tokens -----------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class TokenPairs:
     """The pairs of single, different tokens, concept after concept."""
@@ -104,24 +219,16 @@ def keep_pairs(model: HookedModel, pairs: PairLists) -> TokenPairs:
         ValueError: No concept keeps `LEAST` pairs.
     """
     rows: list[tuple[Any, ...]] = []
-    for concept, listed in pairs.items():
-        for start, end in listed:
-            first, second = single_token(model, start), single_token(model, end)
-            several = " and ".join(w for w, t in ((start, first), (end, second)) if t is None)
-            same = "the same token" if first == second else ""
-            rows.append(
-                (concept, start, end, first, second, f"not one token: {several}" if several else same)
-            )
+    for concept, start, end in ((concept, *pair) for concept, listed in pairs.items() for pair in listed):
+        first, second = single_token(model, start), single_token(model, end)
+        several = " and ".join(w for w, t in ((start, first), (end, second)) if t is None)
+        why = f"not one token: {several}" if several else "the same token" if first == second else ""
+        rows.append((concept, start, end, first, second, why))
     table = pd.DataFrame(rows, columns=["concept", "start", "end", "start_id", "end_id", "why"])
     single = table[table["why"] == ""].drop(columns="why").astype({"start_id": np.int64, "end_id": np.int64})
     number = single["concept"].value_counts()
-    counts = pd.DataFrame(
-        {
-            "concept": list(pairs),
-            "given": [len(listed) for listed in pairs.values()],
-            "kept": [int(number.get(concept, 0)) for concept in pairs],
-        }
-    )
+    counts = pd.DataFrame({"concept": list(pairs), "given": [len(listed) for listed in pairs.values()]})
+    counts["kept"] = [int(number.get(concept, 0)) for concept in pairs]
     enough = tuple(counts["concept"][counts["kept"] >= LEAST])
     if not enough:
         raise ValueError(
@@ -183,21 +290,11 @@ def final_residuals(
     *,
     progress: bool | None = None,
 ) -> Activations:
-    """λ: the residual after the final norm, at the last token of each text or at all but BOS.
-
-    One point, `ln_final`, beside its row table.
-    """
+    """λ, the residual after the final norm (`ln_final`), at the last token of each text or all but BOS."""
     view = ModelView(model)
-    where = slice(1, None) if pos == "all" else "last"
-    captured = capture(
-        model,
-        texts,
-        points="resid_post",
-        layers=[view.n_layers - 1],
-        pos=where,
-        dtype="float32",
-        progress=progress,
-    )
+    where: dict[str, Any] = {"points": "resid_post", "layers": [view.n_layers - 1]}
+    where["pos"] = slice(1, None) if pos == "all" else "last"
+    captured = capture(model, texts, dtype="float32", progress=progress, **where)
     rows = captured[captured.points[0]]
     parameter = next(iter(model.parameters()))
     with torch.no_grad():
@@ -214,9 +311,8 @@ def last_residuals(
 
 def default_texts() -> list[str]:
     """The packaged contexts: what the whitened product is measured on unless rows are given."""
-    texts = [text for column in parallel_contexts().values() for text in column]
-    texts += [text for pair in ambiguous_contexts() for text in (pair.first, pair.second)]
-    return list(dict.fromkeys(texts))
+    pairs = [(pair.first, pair.second) for pair in ambiguous_contexts()]
+    return list(dict.fromkeys(text for texts in (*parallel_contexts().values(), *pairs) for text in texts))
 
 
 def make_metrics(
@@ -253,5 +349,5 @@ def make_metrics(
 
 def words_provenance(model: HookedModel, settings: Mapping[str, Any], **sources: str) -> dict[str, Any]:
     """The model, where lists and rows came from, settings and versions."""
-    identity = model_identity(model)
-    return {"model": identity, **sources, "settings": settings, "versions": library_versions()}
+    named = {"model": model_identity(model), **sources}
+    return {**named, "settings": settings, "versions": library_versions()}

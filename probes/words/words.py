@@ -25,8 +25,15 @@ from graticule.probes.words.cosines import (
     concept_cosines,
     pair_rows,
 )
-from graticule.probes.words.lists import PairLists, pair_lists
-from graticule.probes.words.vocabulary import METRICS, Readout, keep_pairs, make_metrics, words_provenance
+from graticule.probes.words.vocabulary import (
+    METRICS,
+    PairLists,
+    Readout,
+    keep_pairs,
+    make_metrics,
+    pair_lists,
+    words_provenance,
+)
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -188,7 +188,7 @@ def word_tokenizer() -> Any:
     from tokenizers.pre_tokenizers import Whitespace
     from transformers import PreTrainedTokenizerFast
 
-    from graticule.probes.words.lists import ambiguous_contexts, packaged_pairs, parallel_contexts
+    from graticule.probes.words.vocabulary import ambiguous_contexts, packaged_pairs, parallel_contexts
 
     texts = [word for pairs in packaged_pairs().values() for pair in pairs for word in pair]
     texts += [text for pair in ambiguous_contexts() for text in vars(pair).values() if isinstance(text, str)]

@@ -24,7 +24,7 @@ from graticule.certificate.probes import agreement
 from graticule.certificate.requirements import Mark, marks_of
 from graticule.certificate.result import SCOPE, Certificate
 from graticule.hooks.artifact import ArtifactError
-from graticule.probes.core.stack import Predictions
+from graticule.probes.core.fit import Predictions
 from graticule.probes.linear.ridge import RidgeProbe
 from graticule.probes.mlp import MLPSettings
 from graticule.sims.training.settings import SequenceShape, SequenceTraining, Training

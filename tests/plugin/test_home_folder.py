@@ -23,7 +23,7 @@ from graticule.probes.linear.leace import Eraser
 from graticule.probes.linear.ridge import RidgeProbe
 from graticule.probes.papers.spacetime import find_space_time
 from graticule.probes.surface.baselines import Baselines
-from graticule.probes.words.lists import ambiguous_contexts, parallel_contexts, read_pairs
+from graticule.probes.words.vocabulary import ambiguous_contexts, parallel_contexts, read_pairs
 from graticule.report.page import write_page
 from graticule.results import load_result
 from graticule.sims.lookup import load_lookup, save_lookup

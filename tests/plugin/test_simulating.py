@@ -11,7 +11,7 @@ from helpers import as_installed
 import graticule
 from graticule.cli import main
 from graticule.hooks import artifact
-from graticule.probes.words.lists import packaged_pairs
+from graticule.probes.words.vocabulary import packaged_pairs
 from graticule.results import load_result
 from graticule.sims.papers.setting import Setting
 

@@ -13,7 +13,7 @@ from graticule.cli import main
 from graticule.hooks.streams.corpora import Corpus
 from graticule.hooks.streams.files import plain_lines
 from graticule.probes.papers.spacetime import sae_probes_table
-from graticule.probes.words.lists import ambiguous_contexts, parallel_contexts, read_pairs
+from graticule.probes.words.vocabulary import ambiguous_contexts, parallel_contexts, read_pairs
 
 
 @pytest.fixture(autouse=True)

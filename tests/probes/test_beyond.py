@@ -135,7 +135,7 @@ class TestPCA:
         assert pca(findings, ks=(1, 4, 16), share=1.0).needed == 32
 
     def test_more_columns_than_rows(self):
-        from graticule.probes.linear.pca import components
+        from graticule.probes.beyond.pca import components
 
         X = np.random.default_rng(0).normal(size=(20, 50))
         made, oracle = components(X), PCA().fit(X)

@@ -30,14 +30,14 @@ from graticule.probes.calibration.targets import (
     string_functions,
 )
 from graticule.probes.core.findings import Findings
+from graticule.probes.core.fit import Predictions
 from graticule.probes.core.resample import cluster_sums, wilson
-from graticule.probes.core.stack import Predictions
 from graticule.probes.core.verdict import NO_BETTER, NOT_DECIDED, STRUCTURE, verdict
 from graticule.probes.linear.ridge_cv import ridge_cv
 from graticule.probes.linear.spectrum import plan_holdout
 from graticule.probes.scores.metrics import r2
 from graticule.probes.surface.baselines import Baselines, text_digest
-from graticule.probes.surface.tfidf import tfidf_predictions
+from graticule.probes.surface.string_ridge import tfidf_predictions
 from graticule.sims.planted import planted
 
 

@@ -10,8 +10,7 @@ from sae_lens import StandardSAE, StandardSAEConfig
 
 from graticule import Activations, Findings, Table, calibrate, controls, holdouts, latents, mlp, sweep
 from graticule.probes.core.doubts import outlying
-from graticule.probes.core.fit import PointRows
-from graticule.probes.core.stack import Predictions, stack
+from graticule.probes.core.fit import PointRows, Predictions, stack
 from graticule.probes.core.verdict import NO_BETTER, NOT_DECIDED, STRUCTURE
 from graticule.probes.scores.metrics import pearson
 from graticule.probes.surface.baselines import Baselines, text_digest

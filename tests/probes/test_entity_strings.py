@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from graticule.probes.papers.entity_strings import (
+from graticule.probes.papers.compat import (
     ENTITY_STRINGS,
     entity_strings,
     possessive_place,

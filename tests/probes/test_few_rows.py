@@ -9,8 +9,8 @@ from graticule.hooks.messages import NotApplicable
 from graticule.probes.calibration.components import Chosen
 from graticule.probes.calibration.judging import stacks
 from graticule.probes.controls.controls import controls
-from graticule.probes.core.stack import stack
-from graticule.probes.scores.in_words import with_interval
+from graticule.probes.core.fit import stack
+from graticule.probes.scores.metrics import with_interval
 
 POINT = "blocks.0.hook_resid_post"
 

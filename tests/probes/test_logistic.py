@@ -7,8 +7,7 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 from sklearn.metrics import log_loss as sklearn_log_loss
 
 from graticule.probes.beyond.reliability import class_scores, reliability, weighted_auroc
-from graticule.probes.linear.ksparse import rank_coordinates
-from graticule.probes.linear.logistic import cross_entropy, held_out, logistic, logistic_cv
+from graticule.probes.linear.logistic import cross_entropy, held_out, logistic, logistic_cv, rank_coordinates
 from graticule.probes.tables.groups import group_folds
 
 

@@ -8,9 +8,9 @@ import torch
 
 from graticule.hooks.artifact import ArtifactError, write_json
 from graticule.hooks.values import NonFiniteError
+from graticule.probes.beyond.pca import components
 from graticule.probes.linear.leace import Eraser
 from graticule.probes.linear.logistic import logistic_cv
-from graticule.probes.linear.pca import components
 from graticule.probes.linear.ridge import RidgeProbe, cosines
 from graticule.probes.linear.ridge_cv import default_alphas, ridge_cv, ridge_cv_stream, ridge_fit
 from graticule.probes.linear.rows import ArrayRows

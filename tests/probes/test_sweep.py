@@ -76,7 +76,7 @@ def test_the_verdict_is_the_difference_of_two_refitted_stacks(world, findings):
 
     table = world.table
     problem = Problem(np.arange(len(table)), table.y, table.is_test, table.clusters, table.target_names)
-    from graticule.probes.surface.tfidf import tfidf_predictions
+    from graticule.probes.surface.string_ridge import tfidf_predictions
 
     texts = np.array(table.texts)
     train, test = problem.train, problem.test

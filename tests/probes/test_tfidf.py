@@ -12,7 +12,7 @@ from sklearn.linear_model import Ridge
 from sklearn.pipeline import make_union
 
 from graticule.probes.linear.sparse import dual_ridge, sparse_ridge
-from graticule.probes.surface.tfidf import tfidf_predictions
+from graticule.probes.surface.string_ridge import tfidf_predictions
 from graticule.probes.tables.groups import group_folds
 
 STEMS = ["san", "new", "fort", "lake", "mount", "villa", "bad", "saint", "el", "upper"]

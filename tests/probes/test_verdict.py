@@ -9,6 +9,7 @@ from sklearn.metrics import r2_score
 
 from graticule.hooks.artifact import json_ready
 from graticule.probes.causes.result import rank_p
+from graticule.probes.core.fit import Predictions, stack
 from graticule.probes.core.resample import (
     cluster_sums,
     effective_clusters,
@@ -16,7 +17,6 @@ from graticule.probes.core.resample import (
     resampled_r2,
     weighted_r2,
 )
-from graticule.probes.core.stack import Predictions, stack
 from graticule.probes.core.verdict import (
     HARDLY_VARIES,
     MISSING,

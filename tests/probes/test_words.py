@@ -18,18 +18,16 @@ from graticule.probes.steering import (
 )
 from graticule.probes.words.ambiguous import Ambiguous, ambiguous
 from graticule.probes.words.languages import Languages, languages
-from graticule.probes.words.lists import (
-    ContextPair,
-    ambiguous_contexts,
-    packaged_pairs,
-    parallel_contexts,
-    read_pairs,
-)
 from graticule.probes.words.vocabulary import (
+    ContextPair,
     Readout,
+    ambiguous_contexts,
     final_residuals,
     keep_pairs,
     make_metrics,
+    packaged_pairs,
+    parallel_contexts,
+    read_pairs,
     shared_tokens,
     single_token,
 )

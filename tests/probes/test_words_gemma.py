@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from graticule.probes.words.languages import languages
-from graticule.probes.words.lists import parallel_contexts
+from graticule.probes.words.vocabulary import parallel_contexts
 from graticule.probes.words.words import words
 
 pytestmark = [pytest.mark.slow, pytest.mark.gemma]
