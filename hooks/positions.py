@@ -51,8 +51,16 @@ all its tokens (`"entity"`), the last one (`"entity_last"`) or their mean (`"ent
 _NAMES = ("last", "all", "entity", "entity_last", "entity_mean")
 
 
-def check_pos(pos: Any) -> None:
-    """**Raises** `ValueError` if `pos` is none of the forms of `Pos`, whatever its type."""
+def check_pos(pos: Any, *more: str) -> None:
+    """Refuse what is none of the forms of `Pos`, whatever its type.
+
+    Args:
+        pos: What was given.
+        more: Names that the caller takes besides, for the message.
+
+    Raises:
+        ValueError: for such a `pos`.
+    """
     if isinstance(pos, Sample) or (isinstance(pos, str) and pos in _NAMES):
         return
     if isinstance(pos, int) and not isinstance(pos, bool):
@@ -63,13 +71,13 @@ def check_pos(pos: Any) -> None:
     ):
         return
     raise ValueError(
-        f"pos={pos!r}: expected one of {', '.join(map(repr, _NAMES))}, an index such as -1, a slice of "
-        "indices, or Sample(k)"
+        f"pos={pos!r}: expected one of {', '.join(map(repr, (*_NAMES, *more)))}, an index such as -1, a "
+        "slice of indices, or Sample(k)"
     )
 
 
 # As plain data ---------------------------------------------------------------------------------------
-def pos_to_data(pos: Pos) -> Any:
+def pos_to_data(pos: Pos | str) -> Any:
     """`pos` as JSON: a name, an index, `{"slice": [start, stop, step]}`, or `{"sample": k, "seed": seed}`
     with `"by": "tokens"`, what the draws follow."""
     if isinstance(pos, slice):

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from graticule import Activations, RidgeProbe, Store
-from graticule.results import load_result
+from graticule.results import RESULTS, load_result
 
 ARCHIVE = Path(__file__).parent / "data" / "v01.tar.xz"
 with tarfile.open(ARCHIVE) as packed:
@@ -57,6 +57,20 @@ def check(value: Any, expected: Any, what: str) -> None:
 
 def test_there_is_one_of_every_kind(folders):
     assert {path.name for path in folders.iterdir() if path.is_dir()} == set(EXPECTED) and len(EXPECTED) > 30
+    assert RESULTS.keys() - {"certificate_part"} <= EXPECTED.keys()
+
+
+@pytest.mark.parametrize("name", ["words", "word_languages", "word_contexts"])
+def test_resamples_are_read_and_written_under_their_old_name(folders, name, tmp_path):
+    result: Any = load_result(folders / name)
+    with pytest.warns(DeprecationWarning, match=rf"{type(result).__name__}.draws is now n_bootstrap"):
+        assert result.draws == result.n_bootstrap == EXPECTED[name]["fields"]["draws"] == 99
+    with pytest.warns(DeprecationWarning, match=r"\(draws=\) is now n_bootstrap="):
+        values = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
+        again = type(result)(**{"draws": values.pop("n_bootstrap"), **values})
+    again.save(tmp_path / name)
+    before, now = (json.loads((at / name / "manifest.json").read_text()) for at in (folders, tmp_path))
+    assert before["fields"] == now["fields"]
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))

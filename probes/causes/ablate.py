@@ -86,7 +86,8 @@ def ablate(
         values: to pin to, in standard deviations from the neuron's mean over the prompts' entity tokens.
         rows: test rows at most.
         controls: at least so many; more where fewer could not reach .05 after Holm's correction.
-        pos: which tokens are edited.
+        pos: which tokens are edited, as `graticule.capture` takes them (an index, a slice, a name, a
+            `Sample`), or `"from_entity"`: the entity's last one and everything after it.
         seed: of rows.
         include_bos: whether special tokens (BOS, `[CLS]`, `[SEP]`) may be among the tokens of `pos`, as in
             `graticule.capture`; by default they are left alone.

@@ -140,7 +140,8 @@ def causes(
         controls: at least so many.
         neurons: (layer, index) pairs.
         other: findings of another concept at the same points, to steer beside.
-        pos: which tokens are steered and erased.
+        pos: which tokens are steered and erased, as `graticule.capture` takes them (an index, a slice, a
+            name, a `Sample`), or `"from_entity"`: the entity's last one and everything after it.
         scales: doses of steering; `dose` and its negative among them.
         dose: at which steering is measured.
         seed: of rows and controls.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,15 +15,15 @@ from torch import Tensor
 from graticule.hooks.messages import NotApplicable
 from graticule.hooks.model_view import Restart, start_of
 from graticule.hooks.points import layer_of
-from graticule.hooks.positions import select_positions
+from graticule.hooks.positions import Pos, check_pos, select_positions
 from graticule.hooks.protocols import HookedModel, device_of
 from graticule.hooks.running.grouping import batches, grouping_of
 from graticule.hooks.tokens import TokenRows
 from graticule.probes.linear.edits import AffineEdit
 
-Span = Literal["entity_last", "entity", "from_entity", "all"]
-"""Which tokens of a prompt are edited: the entity's last one, all of its tokens, its last one and everything
-after it, or all tokens; BOS and an encoder's special tokens only where `include_bos` says so."""
+Span = Literal["from_entity"] | Pos
+"""Which tokens of a prompt are edited: those that `graticule.capture` means by the same `pos`, or the
+entity's last one and everything after it; BOS and an encoder's special tokens only with `include_bos`."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +54,31 @@ def edited_tokens(rows: TokenRows, span: Span, include_bos: bool = False) -> lis
     """Positions of every row that `span` means; special tokens among them only with `include_bos`.
 
     Raises:
-        ValueError: for an unknown span.
+        IndexError: for an index that a row is too short for.
+        ValueError: for a special token's index without `include_bos`, or where no row has such a token.
     """
     if span == "from_entity":
         starts = [end - 1 for _, end in rows.spans]
         return [np.arange(at, end) for at, (_, end) in zip(starts, rows.within(include_bos), strict=True)]
-    if span in get_args(Span):
-        return select_positions(span, rows, include_bos)
-    raise ValueError(f"pos={span!r}: expected 'entity_last', 'entity', 'from_entity' or 'all'")
+    chosen = select_positions(span, rows, include_bos)
+    if not any(map(len, chosen)):
+        raise ValueError(f"pos={span!r} means no token of any prompt: there is nothing to edit")
+    return chosen
+
+
+def check_span(span: Any) -> None:
+    """Refuse what means no tokens that could be edited.
+
+    Raises:
+        ValueError: for such a `pos`.
+    """
+    if span == "entity_mean":
+        raise ValueError(
+            "pos='entity_mean' is a mean over tokens, which no forward pass holds: edit 'entity', all of "
+            "them, or 'entity_last'"
+        )
+    if span != "from_entity":
+        check_pos(span, "from_entity")
 
 
 class EditedRuns:

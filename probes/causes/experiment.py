@@ -18,9 +18,10 @@ from graticule.hooks.imports import load
 from graticule.hooks.messages import NotApplicable, UnknownNameError
 from graticule.hooks.model_view import at_border
 from graticule.hooks.points import layer_of
+from graticule.hooks.positions import pos_to_data
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.tokens import TokenRows, tokenize
-from graticule.probes.causes.edited_runs import EditedRuns, Outputs, Span, edited_tokens
+from graticule.probes.causes.edited_runs import EditedRuns, Outputs, Span, check_span, edited_tokens
 from graticule.probes.causes.outcomes import VOCAB_ROWS, Outcome, check_outcomes, default_outcomes, log_odds
 from graticule.probes.causes.result import EffectRows, adjusted
 from graticule.probes.core.findings import Findings
@@ -52,9 +53,10 @@ class Experiment:
 
         Raises:
             NotApplicable: for a table without texts.
-            ValueError: for outcomes that do not fit the table or the tokenizer.
+            ValueError: for outcomes that do not fit the table or the tokenizer, or a `span` of no tokens.
             KeyError: for a point without a probe.
         """
+        check_span(span)
         inputs, table = findings.inputs, findings.inputs.table
         if table.texts is None:
             raise NotApplicable(f"table {table.name!r} has no texts: there is nothing to run the model on")
@@ -99,11 +101,11 @@ class Experiment:
             NotApplicable: there is no outcome at all.
         """
         made = self.findings.provenance
-        shared = {"pos": self.span, "seed": self.seed, "include_bos": self.include_bos}
+        shared = {"pos": pos_to_data(self.span), "seed": self.seed, "include_bos": self.include_bos}
         return {
             "model": self.findings.model,
             "table": self.findings.table,
-            "span": self.span,
+            "span": str(self.span),
             "rows": len(self.sources),
             "effects": adjusted(pd.DataFrame(self.measured.effects)),
             "controls": pd.DataFrame(self.measured.controls),

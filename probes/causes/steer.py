@@ -93,7 +93,8 @@ def steer(
         dose: at which effects are measured.
         rows: test rows at most.
         controls: at least so many; more where fewer could not reach .05 after Holm's correction.
-        pos: which tokens are moved.
+        pos: which tokens are moved, as `graticule.capture` takes them (an index, a slice, a name, a
+            `Sample`), or `"from_entity"`: the entity's last one and everything after it.
         other: findings of another concept at the same points.
         seed: of rows and controls.
         include_bos: whether special tokens (BOS, `[CLS]`, `[SEP]`) may be among the tokens of `pos`, as in

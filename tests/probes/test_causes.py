@@ -9,11 +9,11 @@ import torch
 from conftest import WORDS
 from helpers import as_installed, cached
 
-from graticule import Table, probe
+from graticule import Sample, Table, capture, probe
 from graticule.hooks.tokens import tokenize
 from graticule.probes.causes.ablate import Ablation, ablate
 from graticule.probes.causes.causes import NOT_SEEN, UNDECIDED, USED, Causes, causes, second_verdict
-from graticule.probes.causes.edited_runs import EditedRuns, edited_tokens
+from graticule.probes.causes.edited_runs import EditedRuns, check_span, edited_tokens
 from graticule.probes.causes.erase import erase
 from graticule.probes.causes.experiment import Experiment
 from graticule.probes.causes.outcomes import Outcome, default_outcomes
@@ -340,6 +340,73 @@ def test_points_inside_a_block_are_edited_too(tiny):
     assert torch.allclose(got, expected, atol=1e-4)
     with pytest.raises(ValueError, match="outside the blocks"):
         EditedRuns(tiny, rows, "hook_embed", edited, read)
+
+
+PLACES = [-1, 2, slice(-3, -1), "last", "all", Sample(2), "entity", "entity_last"]
+
+
+@pytest.mark.parametrize("pos", PLACES, ids=str)
+def test_a_position_edited_is_the_position_captured(tiny, pos):
+    """Hooks by hand at the positions that a capture of the same `pos` says."""
+    texts, prompt, point = ["paris rome", "old city", "king"], "the {} is in", "blocks.1.hook_resid_post"
+    rows = tokenize(tiny, texts, prompt)
+    table = capture(tiny, texts, prompt=prompt, layers=[1], pos=pos, include_bos=False, progress=False).rows
+    edited = edited_tokens(rows, pos)
+    read = np.array([len(row) - 1 for row in rows.ids])
+    with torch.no_grad():
+        runs = EditedRuns(tiny, rows, point, edited, read)
+        got = runs.scores(runs.run(AffineEdit.translation(np.ones(32))).final)
+        for text, row in enumerate(rows.ids):
+            places = table.loc[table["source"] == text, "position"].to_list()
+            assert edited[text].tolist() == places
+
+            def push(value, hook, places=places):
+                value[:, places] += 1
+                return value
+
+            logits = tiny.run_with_hooks(torch.from_numpy(row)[None], fwd_hooks=[(point, push)])[0, -1]
+            assert torch.allclose(got[text], logits, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("pos", "include_bos"), [(-2, None), (slice(0, 2), True), (slice(0, 2), False)])
+def test_steering_at_any_position_against_hooks_by_hand(tiny, tiny_findings, pos, include_bos):
+    asked = {"outcomes": [ANSWER], "rows": 5, "targets": ["height"], "scales": (-2.0, 2.0)}
+    result = steer(tiny_findings, tiny, pos=pos, include_bos=include_bos, controls=2, progress=False, **asked)
+    point = tiny_findings.chosen_point
+    experiment = Experiment(tiny, tiny_findings, [ANSWER], point=None, rows=5, span=pos, seed=0)
+    high, low = ids(tiny, "north", "south")
+    odds = {-2.0: [], 2.0: []}
+    with torch.no_grad():
+        for scale in odds:
+            push = torch.from_numpy(scale * experiment.moves[:, 0] * experiment.sd[0]).float()
+
+            def move(value, hook, push=push):
+                places = list(range(value.shape[1])[pos]) if isinstance(pos, slice) else [pos]
+                value[:, [i for i in places if i or include_bos]] += push
+                return value
+
+            for row in experiment.tokens(ANSWER.prompt).ids:
+                logits = tiny.run_with_hooks(torch.from_numpy(row)[None], fwd_hooks=[(point, move)])[0, -1]
+                odds[scale].append(float(logits[high] - logits[low]))
+    (line,) = result.effects[result.effects["outcome"] == ANSWER.name].to_dict("records")
+    assert line["effect"] == pytest.approx((np.mean(odds[2.0]) - np.mean(odds[-2.0])) / 4, abs=1e-5)
+    assert result.provenance["settings"]["pos"] == (-2 if pos == -2 else {"slice": [0, 2, None]})
+
+
+@pytest.mark.parametrize(
+    ("pos", "reason"),
+    [
+        ("entity_mean", "a mean over tokens, which no forward pass holds: edit 'entity'"),
+        (0, "pos=0 is a special token of text 0, and include_bos=False leaves it out"),
+        (slice(9, 9), "means no token of any prompt: there is nothing to edit"),
+    ],
+)
+def test_positions_that_cannot_be_edited_are_refused_in_a_line(tiny, tiny_findings, pos, reason):
+    with pytest.raises(ValueError, match=reason):
+        ablate(tiny_findings, tiny, [(0, 1)], outcomes=[ANSWER], rows=4, pos=pos, progress=False)
+    with pytest.raises(ValueError, match=r"pos='first': expected one of .*'from_entity', an index"):
+        check_span("first")
 
 
 def test_the_model_is_left_as_found_after_an_exception(model, findings, monkeypatch):
