@@ -242,27 +242,27 @@ def gain_samples(
 
     **Raises** `ValueError` for findings saved before they held the baselines' predictions.
     """
-    beside = findings.baseline_predictions
-    if findings.baselines.keys() - {"shuffled"} - beside.keys():
-        raise ValueError("these findings hold no predictions of their baselines: run the sweep again")
+    beside = saved_baselines(findings)
     if draws is None or seed is None:
         judged_by = findings.judged_by
         draws = judged_by.n_bootstrap if draws is None else draws
         seed = judged_by.seed if seed is None else seed
-    rows = findings.predictions
-    is_test = (rows["split"] == "test").to_numpy()
-
-    def columns(kind: str) -> np.ndarray:
-        named = rows[[f"{kind}_{name}" for name in findings.target_names]]
-        return np.ascontiguousarray(named.to_numpy(np.float64))
-
-    y, probe = columns("true"), columns("pred")
-    ours = Predictions(probe[~is_test], probe[is_test])
-    surface, full = with_and_without(beside, ours, y[~is_test])
-    compared = {"surface": surface, "full": full}
-    sums = cluster_sums(y[is_test], compared, rows["cluster"].to_numpy(np.int64)[is_test])
+    problem = findings.problem
+    train, test = problem.train, problem.test
+    surface, full = with_and_without(beside, findings.predictions_at(), problem.y[train])
+    sums = cluster_sums(problem.y[test], {"surface": surface, "full": full}, problem.clusters[test])
     samples = resampled_r2(sums, draws, seed)
     return score_difference(samples[:, 1], samples[:, 0])
+
+
+def saved_baselines(findings: Findings) -> Mapping[str, Predictions]:
+    """The predictions of all baselines of findings.
+
+    **Raises** `ValueError` for findings saved before they held them.
+    """
+    if findings.baselines.keys() - {"shuffled"} - findings.baseline_predictions.keys():
+        raise ValueError("these findings hold no predictions of their baselines: run the sweep again")
+    return findings.baseline_predictions
 
 
 def gain_p(findings: Findings, draws: int | None = None, seed: int | None = None) -> float:

@@ -13,8 +13,9 @@ from jaxtyping import Float
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.points import layer_of
 from graticule.hooks.saved import SavedResult
+from graticule.probes.compare import saved_baselines
 from graticule.probes.core.findings import Findings
-from graticule.probes.core.fit import fit_points, with_and_without
+from graticule.probes.core.fit import with_and_without
 from graticule.probes.core.resample import cluster_sums, interval, resampled_r2
 from graticule.probes.scores.metrics import mean_r2
 from graticule.probes.scores.significance import max_t_band, score_difference
@@ -91,15 +92,15 @@ def layer_band(
 
     One set of resamples of the test clusters serves all layers, and the band's width is set by the layer that
     strays most in each of them (max-T): reading any layer off the curve is then covered. Fits are held
-    fixed. For gains each layer is fitted again at its own strength, for its out-of-fold predictions.
+    fixed: nothing is fitted again, and no activations are needed, but for findings that were saved before
+    they held every layer's predictions.
 
-    **Raises** `ValueError` without the findings' inputs, or for another `what`.
+    **Raises** `ValueError` for another `what`, and where such earlier findings lack their inputs.
     """
     if what not in _NAMES:
         raise ValueError(f"what={what!r}: expected 'score' or 'gain'")
     predictions = _scores(findings) if what == "score" else _stacks(findings)
-    swept = findings.inputs
-    problem = swept.problem
+    problem = findings.problem
     y = problem.y[problem.test]
     sums = cluster_sums(y, predictions, problem.clusters[problem.test])
     samples = resampled_r2(sums, draws, seed)
@@ -143,14 +144,10 @@ def _scores(findings: Findings) -> dict[str, Float[np.ndarray, "test target"]]:
 
 def _stacks(findings: Findings) -> dict[str, Float[np.ndarray, "test target"]]:
     """The surface, and for each point the stack of the baselines with the probe there."""
-    swept = findings.inputs
-    problem = swept.problem
-    out = {"surface": swept.surface().test}
-    for point, probe in findings.probes.items():
-        one = swept.activations.select(points=point)
-        fit = fit_points(one, problem, alphas=[probe.alpha], progress=False)[0]
-        y_train = problem.y[problem.train]
-        out[point] = with_and_without(swept.baseline_predictions, fit.predictions, y_train)[1]
+    y, beside = findings.problem.y[findings.problem.train], saved_baselines(findings)
+    out: dict[str, np.ndarray] = {}
+    for point in findings.probes:
+        out["surface"], out[point] = with_and_without(beside, findings.predictions_at(point), y)
     return out
 
 

@@ -149,13 +149,11 @@ class ControlInputs:
         """Raises `ValueError` if the findings come without their inputs."""
         swept = findings.inputs
         problem, point = swept.problem, findings.chosen_point
-        columns = [f"pred_{name}" for name in swept.table.target_names]
-        predicted = findings.predictions[columns].to_numpy(np.float64)
         return cls(
             findings,
             swept.rows(point, problem.train),
             swept.rows(point, problem.test),
-            Predictions(predicted[problem.train], predicted[problem.test]),
+            findings.predictions_at(),
             swept.surface(),
             swept.n_bootstrap,
             seed,

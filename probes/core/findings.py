@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Shaped
+from jaxtyping import Int, Shaped
 
 from graticule.hooks.alignment import BY_PLACE
 from graticule.hooks.artifact import (
@@ -37,8 +37,8 @@ from graticule.probes.core.findings_display import (
     part_of_table,
     reading,
 )
-from graticule.probes.core.fit import Predictions
-from graticule.probes.core.inputs import Predicted, SweepInputs
+from graticule.probes.core.fit import Predictions, Problem, fit_points
+from graticule.probes.core.inputs import Predicted, SweepInputs, predicted_rows
 from graticule.probes.core.verdict import JudgeSettings, Verdict
 from graticule.probes.linear.ridge import RidgeProbe
 from graticule.probes.scores.metrics import signed, with_interval
@@ -62,7 +62,8 @@ FINDINGS = FolderKind(
     "findings.json",
     (
         *("activations", "baselines", "calibration", "report.html", "pages"),
-        *("predictions.parquet", f"{_BESIDE}.safetensors", "probes"),
+        *("predictions.parquet", f"{_BESIDE}.safetensors", "point_predictions.safetensors"),
+        *("arrays.safetensors", "probes"),
     ),
 )
 """The folder of findings, and of what `probe` keeps beside them."""
@@ -75,7 +76,7 @@ _CAPTION_WORST = "Test rows that the probe gets most wrong"
 class Findings(SavedResult):
     """The result of `graticule.sweep`.
 
-    It is saved as `findings.json`, `predictions.parquet` and `probes/`, beside what `probe` and a page left.
+    It is saved as `findings.json`, tables and arrays, and `probes/`, beside what `probe` and a page left.
     All of it takes the place of earlier findings of the same question at once; whatever is killed when, the
     earlier ones or these can be loaded.
     """
@@ -121,6 +122,11 @@ class Findings(SavedResult):
         default_factory=dict[str, Predictions], repr=False, metadata={"saved_as": _BESIDE}
     )
     """Baseline → its predictions, out of fold on training rows and plain on test rows."""
+    point_predictions: Mapping[str, Predictions] = field(default_factory=dict[str, Predictions], repr=False)
+    """Hook name → its probe's predictions, out of fold on training rows and plain on test rows; empty for
+    findings that were saved before they held them."""
+    table_rows: Int[np.ndarray, " row"] | None = field(default=None, repr=False)
+    """The row of the table, among those that it uses, of every line of `predictions`; None likewise."""
     settings: JudgeSettings | None = None
     """How they were judged; None for findings that graticule 0.1 saved."""
     limit_of_detection: float | None = None
@@ -217,14 +223,66 @@ class Findings(SavedResult):
         )
         return guess
 
+    @property
+    def problem(self) -> Problem:
+        """Targets, split and clusters of the rows; read from disk, as `predictions` has them."""
+        if self.swept is not None:
+            return self.swept.problem
+        rows = self.predictions
+        return Problem(
+            rows["source"].to_numpy(np.int64) if self.table_rows is None else self.table_rows,
+            self._columns("true"),
+            (rows["split"] == "test").to_numpy(),
+            rows["cluster"].to_numpy(np.int64),
+            self.target_names,
+        )
+
+    def _columns(self, kind: str) -> np.ndarray:
+        columns = self.predictions[[f"{kind}_{name}" for name in self.target_names]]
+        return np.ascontiguousarray(columns.to_numpy(np.float64))
+
     @renamed(point="hook_name")
     def at(self, hook_name: str | None = None) -> Predicted:
-        """The probe of a point (by default the chosen one) on the test rows, for `compare`."""
-        swept, point = self.inputs, hook_name or self.chosen_point
+        """The probe of a point on the test rows, for `compare`; no activations are needed.
+
+        Args:
+            hook_name: by default the chosen one.
+
+        Raises:
+            KeyError: There is no probe at `hook_name`.
+            ValueError: These findings were saved before they held predictions, and lack their inputs.
+        """
+        point = hook_name or self.chosen_point
         if point not in self.probes:
             raise UnknownNameError(f"no probe at {point!r}; there are probes at {', '.join(self.probes)}")
-        test = self.probes[point].predict(swept.rows(point, swept.problem.test))
-        return swept.predicted(f"ridge at {point}", test)
+        if point in self.point_predictions:
+            test = self.point_predictions[point].test
+        else:
+            test = self.probes[point].predict(self.inputs.rows(point, self.problem.test))
+        return predicted_rows(f"ridge at {point}", self.problem, self.units, test)
+
+    def predictions_at(self, hook_name: str | None = None) -> Predictions:
+        """What the probe of a point says of every row without having seen it.
+
+        Findings that were saved before they held it are fitted again at the probe's own strength, but at the
+        chosen point.
+
+        Args:
+            hook_name: by default the chosen one.
+
+        Raises:
+            KeyError: `hook_name` was not swept.
+            ValueError: It has to be fitted again, and these findings lack their inputs.
+        """
+        point = self.point_of(hook_name)
+        if point in self.point_predictions:
+            return self.point_predictions[point]
+        if point == self.chosen_point:
+            problem, values = self.problem, self._columns("pred")
+            return Predictions(values[problem.train], values[problem.test])
+        one = self.inputs.activations.select(points=point)
+        (fit,) = fit_points(one, self.problem, alphas=[self.probes[point].alpha], progress=False)
+        return fit.predictions
 
     @renamed(point="hook_name")
     def point_of(self, hook_name: str | None) -> str:
@@ -309,8 +367,7 @@ class Findings(SavedResult):
 
     def _against_itself(self) -> list[str]:
         """A baseline that reads at the chosen point what the probe reads."""
-        test = self.predictions[self.predictions["split"] == "test"]
-        ours = test[[f"pred_{name}" for name in self.target_names]].to_numpy(np.float64)
+        ours = self._columns("pred")[(self.predictions["split"] == "test").to_numpy()]
         return [
             f"the baseline {name} reads what the probe reads at {self.chosen_point}: the gain is 0 by "
             "construction, since no later point was better on training rows"
@@ -439,9 +496,13 @@ class Findings(SavedResult):
             for point in manifest["points"]:  # 0.1 did not list them among the folder's files
                 if point not in probes:
                     probes[point] = RidgeProbe.load(inside(path / "probes", point))
-            values["probes"] = {point: probes[point] for point in manifest["points"]}
+            values["probes"] = probes = {point: probes[point] for point in manifest["points"]}
             stacked = values.get("baseline_predictions", {})  # the file has an order of its own
             values["baseline_predictions"] = {k: stacked[k] for k in manifest["baselines"] if k in stacked}
+            by_point = values.get("point_predictions", {})
+            if others := by_point.keys() - probes.keys():
+                raise ValueError(f"{min(others)} has predictions and no probe")
+            values["point_predictions"] = {point: by_point[point] for point in probes if point in by_point}
             findings = cls(**values)
             if findings.chosen_point not in findings.probes:
                 raise ValueError(f"the point chosen, {findings.chosen_point!r}, has no probe")
@@ -450,6 +511,20 @@ class Findings(SavedResult):
             findings.summary()  # what cannot be said does not fit together, whichever part it is
             findings.tables()
             findings.to_json()
+            _check_rows(findings)
         if not is_as_sealed(manifest):
             _log.warning("%s is not as it was written: its figures may be another's", path / cls.MARK)
         return findings
+
+
+def _check_rows(findings: Findings) -> None:
+    """**Raises** `ValueError` where predictions of points are of other rows or targets than `predictions`."""
+    problem = findings.problem
+    y = problem.y[problem.train].shape, problem.y[problem.test].shape
+    for point, one in findings.point_predictions.items():
+        if (one.out_of_fold.shape, one.test.shape) != y:
+            raise ValueError(f"the predictions at {point} are of other rows than predictions.parquet")
+    if len(problem.source) != len(findings.predictions):
+        raise ValueError(
+            f"{len(problem.source)} rows of the table for {len(findings.predictions)} lines of predictions"
+        )

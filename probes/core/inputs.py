@@ -253,14 +253,20 @@ class SweepInputs:
 
     def predicted(self, name: str, test: Float[np.ndarray, "test target"]) -> Predicted:
         """Predictions of the test rows as something to compare."""
-        problem = self.problem
-        index = problem.test
-        return Predicted(
-            name=name,
-            target_names=self.table.target_names,
-            units=self.table.units,
-            source=problem.source[index],
-            clusters=problem.clusters[index],
-            y=problem.y[index],
-            predictions=test,
-        )
+        return predicted_rows(name, self.problem, self.table.units, test)
+
+
+def predicted_rows(
+    name: str, problem: Problem, units: tuple[str | None, ...], test: Float[np.ndarray, "test target"]
+) -> Predicted:
+    """Predictions of a problem's test rows as something to compare."""
+    index = problem.test
+    return Predicted(
+        name=name,
+        target_names=problem.names,
+        units=units,
+        source=problem.source[index],
+        clusters=problem.clusters[index],
+        y=problem.y[index],
+        predictions=test,
+    )

@@ -139,6 +139,8 @@ def sweep(
             **({ON_TRUST: True} if on_trust else {}),
         },
         baseline_predictions=predictions,
+        point_predictions={f.point: f.predictions for f in fits},
+        table_rows=problem.source,
         settings=judged_by,
         swept=inputs,
     )

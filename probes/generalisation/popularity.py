@@ -154,7 +154,7 @@ def popularity(
     present = np.isfinite(values)
     if present.sum() < 2 * strata:
         raise ValueError(f"{int(present.sum())} test rows have {column!r}; {strata} strata need {2 * strata}")
-    probe, unit = _errors(swept, findings.probes[hook_name].predict(swept.rows(hook_name, problem.test)))
+    probe, unit = _errors(swept, findings.at(hook_name).predictions)
     surface, _ = _errors(swept, swept.surface().test)
     errors = np.stack([probe, surface, surface - probe], axis=1)[present]
     values, clusters = values[present], problem.clusters[problem.test][present]

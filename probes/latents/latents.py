@@ -33,7 +33,7 @@ from graticule.probes.latents.result import (
     LatentFindings,
 )
 from graticule.probes.latents.single import decoder_cosines, scatter_rows, top_latents, univariate
-from graticule.probes.linear.ridge_cv import RidgeFit
+from graticule.probes.linear.ridge_cv import RidgeWeights
 from graticule.probes.scores.metrics import mean_r2
 
 _log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ def latents(
                 f"{name} is a transcoder (it writes to {other}): only SAEs that reconstruct what they read "
                 "are judged here; activations.encode(sae) gives its latents"
             )
-    judged = _Judged(inputs, counts, top, null, n_random, folds, seed)
+    judged = _Judged(findings, counts, top, null, n_random, folds, seed)
     with bar(len(named) * 5, "latents", "step", progress) as advance:
         for name, sae in named.items():
             judged.judge(name, encode(inputs.activations, sae, hook_name, progress=progress), advance.update)
@@ -119,7 +119,7 @@ def _name(sae: SparseCoder) -> str:
 class _Judged:
     """What was asked for, and the tables of all SAEs as they come in: those of `LatentFindings`."""
 
-    inputs: SweepInputs
+    findings: Findings
     ks: tuple[int, ...]
     n_top: int
     null: str
@@ -135,12 +135,16 @@ class _Judged:
     levels: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     scatter: list[pd.DataFrame] = field(default_factory=list[pd.DataFrame])
 
+    @property
+    def inputs(self) -> SweepInputs:
+        return self.findings.inputs
+
     def judge(self, sae: str, latents: Latents, step: Callable[[], Any]) -> None:
         """Add all rows of one SAE."""
         problem, alphas = self.inputs.problem, self.inputs.alphas
         width = int(latents.sae.cfg.d_in)
-        dense, predictions = dense_ridge(latents.inputs, width, problem, alphas)
-        self._add(sae, DENSE, predictions, dense.score)
+        dense, predictions, score = self._dense(latents, width)
+        self._add(sae, DENSE, predictions, score)
         step()
         self._few_columns(sae, latents)
         step()
@@ -166,6 +170,15 @@ class _Judged:
         )
         self._single_latents(sae, latents, dense)
         step()
+
+    def _dense(self, latents: Latents, width: int) -> tuple[RidgeWeights, Predictions, float]:
+        """The sweep's own probe of what the SAE reads: the saved one, unless it reads a single head."""
+        point, problem = latents.point, self.inputs.problem
+        probe, saved = self.findings.probes.get(point), self.findings.point_predictions.get(point)
+        if probe is not None and saved is not None and len(probe.coef) == width:
+            return probe.weights, saved, float(probe.selection["score"])
+        fit, predictions = dense_ridge(latents.inputs, width, problem, self.inputs.alphas)
+        return fit, predictions, fit.score
 
     def _add(
         self,
@@ -240,7 +253,7 @@ class _Judged:
         surface, full = with_and_without(inputs.baseline_predictions, predictions, y_train)
         return mean_r2(y_test, full) - mean_r2(y_test, surface)
 
-    def _single_latents(self, sae: str, latents: Latents, dense: RidgeFit) -> None:
+    def _single_latents(self, sae: str, latents: Latents, dense: RidgeWeights) -> None:
         """Top latents, cosines and scatters, one target after another."""
         inputs, problem, train = self.inputs, self.inputs.problem, self.inputs.problem.train
         correlations = univariate(latents.values[train].astype(np.float64), problem.y[train])

@@ -27,7 +27,10 @@ BESIDE = (
     "baselines/manifest.json",
     "baselines/provenance.json",
 )
-OWN = ("findings.json", "predictions.parquet", "rivals.safetensors", f"probes/{POINT}/manifest.json")
+OWN = (
+    *("findings.json", "predictions.parquet", "rivals.safetensors", "point_predictions.safetensors"),
+    *("arrays.safetensors", f"probes/{POINT}/manifest.json"),
+)
 
 
 @pytest.fixture(scope="module")
