@@ -65,7 +65,7 @@ def main() -> None:
                     chosen[key] = nearest(fit, truth, args)
                 saes[kind] = fit(truth, args, seed, chosen[key])
             found = recovery(saes, truth, seed=seed)
-            lines.append(found.arms.assign(world=name, seed=seed))
+            lines.append(found.dictionaries.assign(world=name, seed=seed))
             print(found.summary(), flush=True)
     arms = pd.concat(lines, ignore_index=True)
     mean = arms.groupby(["world", "arm"], sort=False)[COLUMNS].mean()

@@ -64,12 +64,13 @@ class SavedResult(Result):
     def to_json(self) -> dict[str, Any]:
         """All fields but arrays, in JSON's own types; of tables those of up to 200 lines."""
         out: dict[str, Any] = {}
+        names = _saved_names(type(self))
         for name, value in _fields(self).items():
             if isinstance(value, pd.DataFrame):
                 if len(value) <= _RECORDS:
-                    out[name] = json_ready(value.to_dict("records"))
+                    out[names[name]] = json_ready(value.to_dict("records"))
             elif not isinstance(value, np.ndarray):
-                out[name] = json_ready(value)
+                out[names[name]] = json_ready(value)
         return out
 
     @renamed("overwrite")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from graticule.hooks.artifact import library_versions
-from graticule.hooks.calls import renamed
+from graticule.hooks.calls import renamed, renamed_fields
 from graticule.hooks.doors import COMPARED, door
 from graticule.hooks.messages import bar
 from graticule.hooks.saved import SavedResult
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 FIRST, SECOND, NEITHER = "the first is better", "the second is better", "no difference seen"
 
 
+@renamed_fields(words="label")
 @dataclass(frozen=True)
 class Comparison(SavedResult):
     """The result of `graticule.compare`."""
@@ -55,7 +56,7 @@ class Comparison(SavedResult):
     """Of the difference: paired bootstrap over clusters of test rows, both fits held fixed."""
     p: float
     """Two-sided, that there is no difference."""
-    words: str
+    label: str = field(metadata={"saved_as": "words"})
     """The answer: the interval decides."""
     by_target: pd.DataFrame
     """A line a target: `target`, `a`, `b`, `difference`, `low`, `high`, `p`, `p_holm`."""
@@ -79,7 +80,7 @@ class Comparison(SavedResult):
         if np.isnan([self.difference, low, high]).any():
             difference = with_interval(self.difference, self.ci95, why)
         lines = [
-            f"{self.words}: R² {difference}",
+            f"{self.label}: R² {difference}",
             f"{self.a}: {self.score_a:.3f}; {self.b}: {self.score_b:.3f}",
             f"{self.rows} test rows in {self.clusters} clusters",
         ]
@@ -102,8 +103,8 @@ class Comparison(SavedResult):
     def tables(self) -> dict[str, pd.DataFrame]:
         """By target."""
         names = {"a": "R², first", "b": "R², second", "low": "95% from", "high": "95% to"}
-        shown = self.by_target.rename(columns={**names, "p_holm": "p, adjusted (Holm)"})
-        return {"By target": shown}
+        table = self.by_target.rename(columns={**names, "p_holm": "p, adjusted (Holm)"})
+        return {"By target": table}
 
 
 @renamed(draws="n_bootstrap")
@@ -169,7 +170,7 @@ def compare(
         difference=mean(apart),
         ci95=ci95,
         p=bootstrap_p(whole),
-        words=FIRST if ci95[0] > 0 else SECOND if ci95[1] < 0 else NEITHER,
+        label=FIRST if ci95[0] > 0 else SECOND if ci95[1] < 0 else NEITHER,
         by_target=table.assign(p_holm=holm(table["p"].to_numpy(np.float64))),
         rows=len(first.y),
         clusters=len(sums.n),
@@ -288,5 +289,5 @@ def holm_verdicts(
     of_findings = {n: v.verdict for n, v in verdicts.items() if isinstance(v, Findings)}
     if of_findings:
         table["gain"] = [of_findings[n].gain if n in of_findings else float("nan") for n in table["name"]]
-        table["words"] = [of_findings[n].words if n in of_findings else "" for n in table["name"]]
+        table["words"] = [of_findings[n].label if n in of_findings else "" for n in table["name"]]
     return table

@@ -14,6 +14,7 @@ from numbers import Integral
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from graticule.hooks.calls import renamed
 from graticule.hooks.doors import CONCEPTS, WORLD, door
 from graticule.sims.world import EXACT_UP_TO, UNKNOWN, World
 
@@ -58,20 +59,21 @@ class Contexts:
             object.__setattr__(self, "chances", self.chances / self.chances.sum())
 
     @classmethod
+    @renamed(known="p_known")
     @door(world=WORLD, hidden=CONCEPTS)
-    def complete(cls, world: World, known: float = 0.5, hidden: Sequence[int] = ()) -> Contexts:
-        """Every mask: each concept is known with probability `known`, independently (the paper's law, ½).
+    def complete(cls, world: World, p_known: float = 0.5, hidden: Sequence[int] = ()) -> Contexts:
+        """Every mask: each concept is known with probability `p_known`, independently (the paper's law, ½).
 
         Concepts that are `hidden` are never known.
 
         Raises:
             ValueError: For a probability outside (0, 1] or hidden concepts that are none.
         """
-        if not 0 < known <= 1:
-            raise ValueError(f"known={known}: a probability above 0")
+        if not 0 < p_known <= 1:
+            raise ValueError(f"p_known={p_known}: a probability above 0")
         masks = _masks(world, hidden)
         counts = masks.sum(axis=1)
-        chances = known**counts * (1 - known) ** (world.m - len(set(hidden)) - counts)
+        chances = p_known**counts * (1 - p_known) ** (world.m - len(set(hidden)) - counts)
         drawn = chances > 0
         return cls(world, masks[drawn], chances[drawn])
 

@@ -63,7 +63,7 @@ def save_learner(
     tables |= {"masks": torch.from_numpy(contexts.masks.copy())}
     tables["chances"] = torch.from_numpy(contexts.chances.copy())
     if isinstance(world, RestrictedWorld):
-        tables["kept"] = torch.from_numpy(world.kept.copy())
+        tables["kept"] = torch.from_numpy(world.allowed.copy())
     manifest = {
         "kind": kind,
         "schema": SCHEMA,
@@ -103,7 +103,7 @@ def _read(folder: Path, manifest: Mapping[str, Any]) -> tuple[Contexts, dict[str
     world = (
         World(graph, tables, kinds)
         if subset is None
-        else RestrictedWorld(graph, tables, kinds, kept=subset.numpy())
+        else RestrictedWorld(graph, tables, kinds, allowed=subset.numpy())
     )
     contexts = Contexts(world, saved["masks"].numpy(), saved["chances"].numpy())
     return contexts, read_tensors(folder / "learner.safetensors"), manifest["settings"]

@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from graticule.hooks.artifact import as_damaged
-from graticule.hooks.calls import old_name, renamed
+from graticule.hooks.calls import renamed_fields
 from graticule.sims.contexts import Contexts
 from graticule.sims.learners import hooked, load_learner, save_learner
 from graticule.sims.training.settings import SequenceShape
@@ -35,6 +35,7 @@ KIND = "sequence_learner"
 _MOST_TEXTS = 1 << 24
 
 
+@renamed_fields(shown="concepts")
 @dataclass(frozen=True, eq=False)
 class SequenceTokens:
     """The learner's language: token ids, texts, and the truth at every position."""
@@ -48,12 +49,6 @@ class SequenceTokens:
     def of(cls, contexts: Contexts) -> SequenceTokens:
         """The language of contexts: a concept is told where any mask shows it."""
         return cls(contexts.world, tuple(np.flatnonzero(contexts.masks.any(axis=0)).tolist()))
-
-    @property
-    def shown(self) -> tuple[int, ...]:
-        """The old name of `concepts`."""
-        old_name("SequenceTokens.shown", "SequenceTokens.concepts")
-        return self.concepts
 
     @property
     def start(self) -> int:
@@ -168,11 +163,6 @@ class SequenceTokens:
         table.insert(0, "source", source)
         table.insert(1, "position", position)
         return table
-
-
-setattr(  # noqa: B010 (a dataclass's own)
-    SequenceTokens, "__init__", renamed(shown="concepts")(SequenceTokens.__init__)
-)
 
 
 def sequence_model(tokens: SequenceTokens, shape: SequenceShape, sae: bool = False) -> HookedTransformer:

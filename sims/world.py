@@ -18,6 +18,7 @@ import networkx as nx
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from graticule.hooks.calls import renamed
 from graticule.hooks.doors import DRAWN, FACTOR, GRAPH, door
 
 if TYPE_CHECKING:  # networkx is generic to type checkers only
@@ -275,9 +276,10 @@ class World:
         """The place value of every concept in `context_code`: unknown is a digit too."""
         return np.cumprod([1, *(size + 1 for size in self.values[:-1])])
 
-    def context_code(self, known: Int[np.ndarray, "*row m"]) -> Int[np.ndarray, "*row"]:
+    @renamed(known="concept_values")
+    def context_code(self, concept_values: Int[np.ndarray, "*row m"]) -> Int[np.ndarray, "*row"]:
         """A number for the values that are known (−1 elsewhere), another for every context."""
-        return np.asarray(((known - UNKNOWN) * self.places).sum(axis=-1))
+        return np.asarray(((concept_values - UNKNOWN) * self.places).sum(axis=-1))
 
     def marginal(self, concepts: Sequence[int]) -> Float[np.ndarray, "*_value"]:
         """P of some concepts, one axis each in ascending order.
@@ -294,19 +296,21 @@ class World:
         """Which concept vectors ever occur: all of them where no table holds a 0."""
         return self.joint.reshape(-1) > 0
 
-    def conditional(self, known: Int[np.ndarray, "row m"]) -> Float[np.ndarray, "row vector"]:
+    @renamed(known="concept_values")
+    def conditional(self, concept_values: Int[np.ndarray, "row m"]) -> Float[np.ndarray, "row vector"]:
         """p(c | d) of every token, given what is known of it (−1 elsewhere).
 
         Raises:
             ValueError: Where what is given as known never occurs together.
         """
-        agrees = np.ones((len(known), len(self.vectors)), bool)
+        agrees = np.ones((len(concept_values), len(self.vectors)), bool)
         for i in range(self.m):  # a concept at a time: sixteen concepts' agreement fits no memory at once
-            agrees &= (known[:, i, None] == UNKNOWN) | (known[:, i, None] == self.vectors[None, :, i])
+            value = concept_values[:, i, None]
+            agrees &= (value == UNKNOWN) | (value == self.vectors[None, :, i])
         joint = np.where(agrees, self.joint.reshape(-1), 0.0)
         total = joint.sum(axis=1, keepdims=True)
         if (total == 0).any():
-            never = known[int(np.argmin(total[:, 0]))].tolist()
+            never = concept_values[int(np.argmin(total[:, 0]))].tolist()
             raise ValueError(f"context {never} has probability 0: nothing follows from it; leave it out")
         return joint / total
 

@@ -91,11 +91,11 @@ class Subject:
 
     def parities(self, pairs: Sequence[tuple[int, int]]) -> Float[np.ndarray, "row pair"]:
         """P(C_i ≠ C_j | known) of the sampled rows."""
-        return np.stack([parity(self.rows.world, self.rows.known, pair) for pair in pairs], axis=1)
+        return np.stack([parity(self.rows.world, self.rows.concept_values, pair) for pair in pairs], axis=1)
 
     def true_parities(self, pairs: Sequence[tuple[int, int]]) -> Float[np.ndarray, "row pair"]:
         """The same of every context."""
-        return np.stack([parity(self.every.world, self.every.known, pair) for pair in pairs], axis=1)
+        return np.stack([parity(self.every.world, self.every.concept_values, pair) for pair in pairs], axis=1)
 
     def reader(self, point: str, targets: Float[np.ndarray, "row target"] | None = None) -> LinearReader:
         """The best linear reader there is, by default of all posteriors, noise and all."""
@@ -148,7 +148,7 @@ def least_linear(every: TrueRows, count: int) -> tuple[tuple[int, int], ...]:
     by the world alone."""
     m = every.world.m
     pairs = [(i, j) for i in range(m) for j in range(i + 1, m)]
-    odd = np.stack([parity(every.world, every.known, pair) for pair in pairs], axis=1)
+    odd = np.stack([parity(every.world, every.concept_values, pair) for pair in pairs], axis=1)
     linear = optimal_reader(every.targets()[1], odd, every.weights).r2
     return tuple(pairs[k] for k in np.argsort(linear, kind="stable")[:count])
 

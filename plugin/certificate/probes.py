@@ -78,9 +78,19 @@ def readings(
 
 def _verdict(findings: Findings, chosen: bool) -> dict[str, Any]:
     judged = findings.verdict
-    figures = {name: getattr(judged, name) for name in ("words", "score", "surface", "gain")}
+    figures = {
+        "words": judged.label,
+        **{name: getattr(judged, name) for name in ("score", "surface", "gain")},
+    }
     low, high = judged.ci95
-    return {"point": findings.chosen_point, "chosen": chosen, **figures, "low": low, "high": high}
+    return {
+        "point": findings.chosen_point,
+        "chosen": chosen,
+        "words": judged.label,
+        **figures,
+        "low": low,
+        "high": high,
+    }
 
 
 def _marked(table: pd.DataFrame, subject: Subject) -> pd.DataFrame:
@@ -279,7 +289,7 @@ def found_in_nothing(
             )
             for k in range(count)
         ]
-        structure = sum(v.words == STRUCTURE for v in judged)
+        structure = sum(v.label == STRUCTURE for v in judged)
         low, high = wilson(structure, count)
         lines.append(
             {

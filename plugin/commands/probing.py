@@ -50,7 +50,7 @@ def demo_command(
         page = write_page(judged, out / "report.html", title=f"graticule demo: {model}")
     for findings in judged:
         o.say(f"{findings.title}\n{findings.summary()}\n")
-    labels = "; ".join(f"{table.name}: {f.verdict.words}" for table, f in zip(tables, judged, strict=True))
+    labels = "; ".join(f"{table.name}: {f.verdict.label}" for table, f in zip(tables, judged, strict=True))
     o.say(f"{labels}. The page: {page}")
 
 

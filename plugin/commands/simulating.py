@@ -45,8 +45,8 @@ def sim_command(
     masks: Annotated[
         int | None, typer.Option(help="Train on so many masks alone: incomplete contexts.")
     ] = None,
-    kept: Annotated[
-        float | None, typer.Option(help="Train on this share of the concept vectors alone.")
+    vector_share: Annotated[
+        float | None, typer.Option("--kept", help="Train on this share of the concept vectors alone.")
     ] = None,
     graph: Annotated[
         str | None, typer.Option(help="random (by default), dense, chain, forest or independent.")
@@ -73,7 +73,7 @@ def sim_command(
     asked: dict[str, Any] = {
         "theorems": theorems, "table": table, "concepts": concepts, "seeds": seeds, "seed": seed, "dim": dim,
         "scale": scale, "optimizer": optimizer, "steps": steps, "weight_decay": weight_decay, "masks": masks,
-        "kept": kept, "graph": graph, "edge_probability": edge_probability,
+        "kept": vector_share, "graph": graph, "edge_probability": edge_probability,
     }  # fmt: skip
     from graticule.hooks.kinds import working_folder
     from graticule.results import SIM
@@ -145,7 +145,7 @@ def _made(asked: dict[str, Any], parts: Path) -> Any:
         settings = {"steps": asked["steps"], "optimizer": asked["optimizer"], "concepts": only}
         return reproduce(asked["table"], **settings, **shared)
     chosen: dict[str, Any] = {
-        name: value
+        "vector_share" if name == "kept" else name: value
         for name, value in asked.items()
         if value is not None and name not in ("theorems", "table", "seeds", "seed", "optimizer")
     }

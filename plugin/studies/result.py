@@ -173,7 +173,7 @@ class Study(Result):
             "not measured" if limit is None else "none of those tried" if limit != limit else f"{limit:.4f}"
         )
         lines = [
-            ("Held beyond the baselines?", verdict.words),
+            ("Held beyond the baselines?", verdict.label),
             (
                 "Gain over the surface",
                 with_interval(verdict.gain, verdict.ci95, count_of_test_rows(self.findings), 4),

@@ -100,7 +100,7 @@ def _study(
     started = time.monotonic()
     tell(f"probe: {len(table):,} rows")
     findings = probe(model, table, out=folder / "probe", **shared)
-    tell(f"probe: {findings.verdict.words} ({_took(started)})")
+    tell(f"probe: {findings.verdict.label} ({_took(started)})")
     context = Context(model, table, findings, folder, settings, progress=shared["progress"])
     failures: dict[str, str] = {}
     for number, step in enumerate(wanted, start=1):

@@ -179,13 +179,13 @@ def causes(
         neurons=[list(n) for n in neurons or ()],
         other=None if other is None else other.table,
     )
-    label, reason = second_verdict(fields["effects"], findings.verdict.words, fields["rows"])
+    label, reason = second_verdict(fields["effects"], findings.verdict.label, fields["rows"])
     result = Causes(
         **fields,
         target_names=tuple(names),
         label=label,
         reason=reason,
-        first_verdict=findings.verdict.words,
+        first_verdict=findings.verdict.label,
         point=experiment.point,
         dose=dose,
         pins=pin_table(experiment) if neurons else pd.DataFrame(),

@@ -80,7 +80,7 @@ class FreshProbes:
             gained = self._judge(predictions)
             line[f"gain_{name}"] = gained.gain
             line[f"gain_{name}_low"], line[f"gain_{name}_high"] = gained.ci95
-            line[f"words_{name}"] = gained.words
+            line[f"words_{name}"] = gained.label
         return line
 
     def _probe(

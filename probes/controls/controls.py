@@ -132,7 +132,7 @@ def _reference(inputs: ControlInputs) -> list[Line]:
     scores = inputs.scores(pairs)
     asks = {"probe": "the probe of the findings", "surface": "all baselines stacked: the verdict's surface"}
     gain = signed(verdict.gain, count_of(len(y), "test row"))
-    notes = {"surface": f"the probe adds {gain} to it: {verdict.words}"}
+    notes = {"surface": f"the probe adds {gain} to it: {verdict.label}"}
     lines: list[Line] = []
     for name, score in scores.items():
         question = asks.get(name, "the strongest single baseline on training rows")

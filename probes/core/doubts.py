@@ -107,9 +107,9 @@ def doubted(
     of_baselines, no_more = _of_baselines(inputs, lines)
     nulls = _nulls(checks, lines.get("shuffled", {}), judged.min_gain)
     warnings = [*of_probe, *of_baselines, *(f"{null}: a null check must find nothing" for null in nulls)]
-    against = {NO_BETTER: no_less, STRUCTURE: [*nulls, *no_more]}.get(judged.words)
-    words = f"{NOT_DECIDED}: {against[0]}" if against else judged.words
-    return replace(judged, words=words, warnings=(*judged.warnings, *warnings))
+    against = {NO_BETTER: no_less, STRUCTURE: [*nulls, *no_more]}.get(judged.label)
+    label = f"{NOT_DECIDED}: {against[0]}" if against else judged.label
+    return replace(judged, label=label, warnings=(*judged.warnings, *warnings))
 
 
 def _of_probe(
@@ -162,7 +162,7 @@ def _at(activations: Rows, fit: PointFit) -> Outlying:
 
 def _nulls(checks: Mapping[str, Verdict], shuffled: Mapping[str, Any], min_gain: float) -> list[str]:
     """Null checks that find something, in words."""
-    warnings = [f"{name} also finds structure" for name, check in checks.items() if check.words == STRUCTURE]
+    warnings = [f"{name} also finds structure" for name, check in checks.items() if check.label == STRUCTURE]
     low = shuffled.get("ci95", (float("nan"),))[0]
     if low > 0 and shuffled["test"]["r2"] >= min_gain:
         warnings.append("shuffled targets are also read")

@@ -359,7 +359,7 @@ class Findings(SavedResult):
         why = count_of_test_rows(self)
         for name, check in self.checks.items():
             gain = with_interval(check.gain, check.ci95, why)
-            lines.append(f"check, {name}: {check.words} (gain {gain})")
+            lines.append(f"check, {name}: {check.label} (gain {gain})")
         if "shuffled" in self.baselines:
             r2 = float(self.baselines["shuffled"]["test"]["r2"])
             lines.append(f"check, shuffled targets: test R² {signed(r2, why)}")

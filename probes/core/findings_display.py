@@ -63,7 +63,7 @@ def detection(findings: Findings) -> list[str]:
         return []
     verdict = findings.verdict
     gain = f"gain {signed(verdict.gain, count_of_test_rows(findings))}"
-    if limit != limit and findings.verdict.words.startswith(STRUCTURE):
+    if limit != limit and findings.verdict.label.startswith(STRUCTURE):
         upto = "" if tried is None else f", up to {tried:g} of the target's variance,"
         return [
             f"{gain} was seen, though calibration says that the hidden parts it tried{upto} would each have "

@@ -64,6 +64,7 @@ class JudgeSettings:
         )
 
 
+@renamed_fields(words="label")
 @dataclass(frozen=True)
 class Verdict(TellsNames):
     """Whether the probe holds structure that the baselines do not, in numbers and in words."""
@@ -92,7 +93,7 @@ class Verdict(TellsNames):
     """Clusters of dependent rows among the test rows."""
     effective_clusters: float
     """(Σn)²/Σn² of their sizes."""
-    words: str
+    label: str = field(metadata={"saved_as": "words"})
     """The verdict."""
     model_baselines: bool
     """Whether a baseline that reads the model (embedding, block 0, twin) was among them."""
@@ -110,7 +111,7 @@ class Verdict(TellsNames):
         against = self.strongest_baseline or "the training mean"
         surface = "stacked baselines'" if self.strongest_baseline else "training mean's (no baseline)"
         lines = [
-            f"{self.words}: gain {gain}",
+            f"{self.label}: gain {gain}",
             f"over the {surface} {number_text(self.surface)}; structure needs a gain of {self.min_gain:g} "
             "and an interval above 0",
             f"probe alone {number_text(self.score)}, {margin} against {against}",
@@ -158,11 +159,11 @@ def judge_predictions(
         draws=settings.n_bootstrap,
         seed=settings.seed,
     )[0]
-    if width is None or judged.words != NO_BETTER or least_seen(problem, width) < judged.min_gain:
+    if width is None or judged.label != NO_BETTER or least_seen(problem, width) < judged.min_gain:
         return judged
     if mean_r2(problem.y[problem.train], predictions.out_of_fold) > 0 and not still(predictions, problem):
         return judged
-    return replace(judged, words=f"{NOT_DECIDED}: {AT_MEAN}")
+    return replace(judged, label=f"{NOT_DECIDED}: {AT_MEAN}")
 
 
 def still(predictions: Predictions, problem: Problem) -> bool:
@@ -246,7 +247,7 @@ def verdict(
         min_gain=min_gain,
         clusters=len(sums.n),
         effective_clusters=effective,
-        words=label,
+        label=label,
         model_baselines=beside_model,
         warnings=_warnings(effective, by_target, samples, target_names, rare),
     )

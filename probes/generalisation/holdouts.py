@@ -141,7 +141,7 @@ def holdouts(
         verdict=_answer(blocks, scores, centres["probe"]),
         scores=scores,
         blocks=block_table(blocks, rows, *own, intervals, table.target_names),
-        rivals=predictor_table(squares, centres, n_bootstrap, seed),
+        predictors=predictor_table(squares, centres, n_bootstrap, seed),
         layers=held_out_layer_table(problem, blocks, others),
         predictions=_predictions(findings, blocks, probe),
         note=note,

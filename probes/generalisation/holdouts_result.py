@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from graticule.hooks.calls import renamed_fields
 from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.points import layer_of, layer_text
 from graticule.hooks.result import headed
@@ -67,6 +68,7 @@ _BLOCKS = {
 }
 
 
+@renamed_fields(rivals="predictors")
 @dataclass(frozen=True)
 class Holdouts(SavedResult):
     """The result of `holdouts`."""
@@ -98,7 +100,7 @@ class Holdouts(SavedResult):
     `chance_is`."""
     blocks: pd.DataFrame
     """One row per block: sizes, scores in and out with intervals, levels of chance, centroids."""
-    rivals: pd.DataFrame
+    predictors: pd.DataFrame = field(metadata={"saved_as": "rivals"})
     """One row per predictor (`probe`, `surface`, each baseline): pooled `r2` with `low`, `high`, and the
     difference of the probe to it, `probe_adds`, with interval; `angle`, `cosine`, `ratio` of centroids."""
     layers: pd.DataFrame
@@ -135,7 +137,7 @@ class Holdouts(SavedResult):
                 f"{row['measure']}: {before}{row['held_out']:.4g}{span} held out; "
                 f"{row['chance']:.4g} {row['chance_is']}"
             )
-        surface = self.rivals[self.rivals["predictor"] == "surface"]
+        surface = self.predictors[self.predictors["predictor"] == "surface"]
         if len(surface):
             s = surface.iloc[0]
             lines.append(
@@ -185,7 +187,7 @@ class Holdouts(SavedResult):
                 for low, high in zip(self.scores["low"], self.scores["high"], strict=True)
             ],
         )
-        predictors = self.rivals.assign(predictor=[label(p) for p in self.rivals["predictor"]])
+        against = self.predictors.assign(predictor=[label(p) for p in self.predictors["predictor"]])
         columns = {"block": self.by, "nominal": f"{self.measure}, in"}
         headings = {name: columns.get(name, heading) for name, heading in _BLOCKS.items()}
         if "error_held_out" in self.blocks:
@@ -195,7 +197,7 @@ class Holdouts(SavedResult):
                 scores, _SCORES
             ),
             "The same blocks predicted from baselines, refitted without each block too": headed(
-                predictors, _PREDICTORS
+                against, _PREDICTORS
             ),
             f"Every {self.by} that was held out": headed(self.blocks, headings),
         }

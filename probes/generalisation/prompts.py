@@ -253,7 +253,7 @@ def _chosen_row(name: str, findings: Findings) -> dict[str, Any]:
         "gain": float(verdict.gain),
         "low": float(verdict.ci95[0]),
         "high": float(verdict.ci95[1]),
-        "verdict": verdict.words,
+        "verdict": verdict.label,
     }
 
 

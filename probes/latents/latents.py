@@ -198,7 +198,7 @@ class _Judged:
             "low": verdict.ci95[0],
             "high": verdict.ci95[1],
         }
-        self._append(sae, name, k, predictions.test, validation=validation, **columns, words=verdict.words)
+        self._append(sae, name, k, predictions.test, validation=validation, **columns, words=verdict.label)
 
     def _append(self, sae: str, name: str, k: int | None, test: np.ndarray, **columns: Any) -> None:
         self.predictors.append(

@@ -174,12 +174,12 @@ def _baseline_lines(
                 y=value,
                 line={"color": colour, "width": 2 if strong else 1, "dash": "dash" if strong else "dot"},
             )
-        said = f"{_score(value)} {short(label(name), 20)}{'' if value >= low else ' ↓'}"
+        text = f"{_score(value)} {short(label(name), 20)}{'' if value >= low else ' ↓'}"
         fig.add_annotation(
             x=1,
             xref="paper",
             y=max(value, low),
-            text=Markup(f"<b>{plain(said)}</b>") if strong else said,
+            text=Markup(f"<b>{plain(text)}</b>") if strong else text,
             hovertext=f"{name}: test score {value:.3f}",
             font={"size": 11, "color": colour},
             showarrow=True,

@@ -62,27 +62,29 @@ def block_error_figure(
         high=("error", lambda e: e.quantile(0.75)),
         value=("value", "first"),
     )
-    shown = stats.sort_values("n", ascending=False, kind="stable").head(top)
+    largest = stats.sort_values("n", ascending=False, kind="stable").head(top)
     ordered = pd.api.types.is_numeric_dtype(rows[block])
-    shown = shown.sort_values("value" if ordered else "median", ascending=False, kind="stable")
-    labels = [f"{name}  {n:,}" for name, n in zip(short_labels(shown.index), shown["n"], strict=True)]
+    largest = largest.sort_values("value" if ordered else "median", ascending=False, kind="stable")
+    labels = [f"{name}  {n:,}" for name, n in zip(short_labels(largest.index), largest["n"], strict=True)]
     fig = Figure()
     fig.add_trace(
         Scatter(
-            x=shown["median"],
+            x=largest["median"],
             y=labels,
             mode="markers",
             marker={"size": 8, "color": SURFACE},
             error_x={
                 "type": "data",
                 "symmetric": False,
-                "array": shown["high"] - shown["median"],
-                "arrayminus": shown["median"] - shown["low"],
+                "array": largest["high"] - largest["median"],
+                "arrayminus": largest["median"] - largest["low"],
                 "color": SURFACE,
                 "thickness": 2,
                 "width": 0,
             },
-            customdata=np.stack([shown.index.to_numpy(), shown["low"], shown["high"], shown["n"]], axis=-1),
+            customdata=np.stack(
+                [largest.index.to_numpy(), largest["low"], largest["high"], largest["n"]], axis=-1
+            ),
             hovertemplate="%{customdata[0]}<br>median %{x:.4~g} "
             + plain(unit or "")
             + "<br>middle half %{customdata[1]:.4~g} to "
@@ -101,16 +103,16 @@ def block_error_figure(
         font={"size": 11, "color": MUTED},
         text=f"all rows: {overall:.4g} {unit or ''}".rstrip(),
     )
-    beyond = len(stats) - len(shown)
+    beyond = len(stats) - len(largest)
     note = "Dots are medians, bars the middle half, numbers the test rows in the block."
     style(
         fig,
-        height=110 + 20 * len(shown),
+        height=110 + 20 * len(largest),
         note=note + (f" {beyond:,} smaller blocks are not drawn." if beyond else ""),
     )
     fig.update_layout(margin={"t": 28})
     fig.update_xaxes(title_text=in_unit("error", unit), rangemode="tozero")
-    fig.update_yaxes(showgrid=True, ticks="", tickfont={"size": 11}, range=[-0.7, len(shown) - 0.3])
+    fig.update_yaxes(showgrid=True, ticks="", tickfont={"size": 11}, range=[-0.7, len(largest) - 0.3])
     return fig
 
 

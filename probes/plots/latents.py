@@ -39,7 +39,7 @@ _COUNTED = {
 _UNCOUNTED = {"dense probe": "solid", "all latents": "dash", "reconstruction": "dash", "error term": "dash"}
 
 
-def arms_figure(arms: pd.DataFrame) -> Figure:
+def arms_figure(predictors: pd.DataFrame) -> Figure:
     """Gain of every predictor over the surface, with its interval; several SAEs in one colour each.
 
     Args:
@@ -48,19 +48,19 @@ def arms_figure(arms: pd.DataFrame) -> Figure:
     Raises:
         KeyError: a column is missing.
     """
-    need_columns(arms, "sae", "arm", "k", "gain", "low", "high")
+    need_columns(predictors, "sae", "arm", "k", "gain", "low", "high")
     rank = {arm: i for i, arm in enumerate(_COLOURS)}
-    arms = arms.assign(
-        name=[_name(arm, k) for arm, k in zip(arms["arm"], arms["k"], strict=True)],
-        rank=arms["arm"].map(rank),
-        size=-arms["k"].fillna(0),
+    predictors = predictors.assign(
+        name=[_name(arm, k) for arm, k in zip(predictors["arm"], predictors["k"], strict=True)],
+        rank=predictors["arm"].map(rank),
+        size=-predictors["k"].fillna(0),
     )
-    names = arms.sort_values(["rank", "size"])["name"].drop_duplicates().to_list()
+    names = predictors.sort_values(["rank", "size"])["name"].drop_duplicates().to_list()
     place = {name: len(names) - 1 - i for i, name in enumerate(names)}
     fig = Figure()
-    saes = arms["sae"].drop_duplicates().to_list()
+    saes = predictors["sae"].drop_duplicates().to_list()
     for s, sae in enumerate(saes):
-        rows = arms[arms["sae"] == sae]
+        rows = predictors[predictors["sae"] == sae]
         shift, colours = 0.0, [_COLOURS.get(arm, MUTED) for arm in rows["arm"]]
         if len(saes) > 1:
             shift, colours = 0.5 * (0.5 - (s + 0.5) / len(saes)), [BLOCKS[s % len(BLOCKS)]] * len(rows)
@@ -99,7 +99,7 @@ def _name(arm: str, k: float) -> str:
     return f"{int(k)} {arm if k != 1 else arm.removesuffix('s')}"
 
 
-def count_figure(arms: pd.DataFrame) -> Figure:
+def count_figure(predictors: pd.DataFrame) -> Figure:
     """Test R² against k for chosen latents, chosen coordinates and random latents, beside what has no k.
 
     Args:
@@ -108,9 +108,9 @@ def count_figure(arms: pd.DataFrame) -> Figure:
     Raises:
         KeyError: a column is missing.
     """
-    need_columns(arms, "arm", "k", "score")
+    need_columns(predictors, "arm", "k", "score")
     fig = Figure()
-    counted = arms[arms["k"].notna()]
+    counted = predictors[predictors["k"].notna()]
     for arm, name in _COUNTED.items():
         rows = counted[counted["arm"] == arm].sort_values("k")
         curve = Scatter(
@@ -125,7 +125,7 @@ def count_figure(arms: pd.DataFrame) -> Figure:
         fig.add_trace(curve)
     span = [float(counted["k"].min()), float(counted["k"].max())]
     for arm, dash in _UNCOUNTED.items():
-        for score in arms["score"][arms["arm"] == arm]:
+        for score in predictors["score"][predictors["arm"] == arm]:
             level = Scatter(
                 x=span,
                 y=[score] * 2,

@@ -74,13 +74,13 @@ def map_figure(
     x_range, y_range = _window(
         rows[f"true_{lon}"].to_numpy(np.float64), rows[f"true_{lat}"].to_numpy(np.float64)
     )
-    shown, note = sampled(rows, limit, seed)
+    sample, note = sampled(rows, limit, seed)
     colours, groups = block_colours(rows[block]) if block else ({"": BLOCKS[0]}, None)
     fig = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.06)
     for row, kind in ((1, "true"), (2, "pred")):
         _draw_coast(fig, row, x_range, y_range)
         for name, colour in colours.items():
-            part = shown if groups is None else shown[groups[shown.index] == name]
+            part = sample if groups is None else sample[groups[sample.index] == name]
             _draw_places(
                 fig, row, part, (f"{kind}_{lon}", f"{kind}_{lat}"), (x_range, y_range), short(name), colour
             )

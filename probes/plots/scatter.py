@@ -42,23 +42,23 @@ def scatter_figure(
     need_columns(predictions, true, pred, *([block] if block else []))
     rows = scored_rows(predictions)
     rows = rows[np.isfinite(rows[true].astype(float)) & np.isfinite(rows[pred].astype(float))]
-    shown, note = sampled(rows, limit, seed)
+    sample, note = sampled(rows, limit, seed)
     fig = Figure()
     words = block is not None and not pd.api.types.is_numeric_dtype(rows[block])
     colours, groups = block_colours(rows[block]) if block and words else ({"": BLOCKS[0]}, None)
     hover = (
-        shown["text"].astype(str)
-        if "text" in shown.columns
-        else shown.index.astype(str).to_series(shown.index)
+        sample["text"].astype(str)
+        if "text" in sample.columns
+        else sample.index.astype(str).to_series(sample.index)
     )
     for name, colour in colours.items():
-        part = shown if groups is None else shown[groups[shown.index] == name]
+        part = sample if groups is None else sample[groups[sample.index] == name]
         fig.add_trace(
             Scatter(
                 x=part[true].to_numpy(np.float32),
                 y=part[pred].to_numpy(np.float32),
                 mode="markers",
-                marker={"size": 7 if len(shown) < 200 else 4, "color": colour, "opacity": 0.55},
+                marker={"size": 7 if len(sample) < 200 else 4, "color": colour, "opacity": 0.55},
                 name=short(name),
                 showlegend=groups is not None,
                 text=hover[part.index],

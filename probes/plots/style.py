@@ -125,8 +125,8 @@ def scored_rows(predictions: pd.DataFrame) -> pd.DataFrame:
         return predictions
     rows = predictions[predictions["split"] == "test"]
     if rows.empty:
-        found = sorted(map(str, predictions["split"].unique()))
-        raise ValueError(f"no row has split 'test': the column holds {found}; give test rows to draw")
+        splits = sorted(map(str, predictions["split"].unique()))
+        raise ValueError(f"no row has split 'test': the column holds {splits}; give test rows to draw")
     return rows
 
 

@@ -208,7 +208,7 @@ def leave_one_out(
         np.divide(inner, lengths * scale, out=projection[s], where=lengths > 0)
         if len(defined := projection[s][~np.isnan(projection[s])]):
             above[c] = (defined > np.quantile(random[c], LEVEL)).mean()
-    return rows.tokens.kept[["concept", "start", "end"]].assign(projection=projection), random, above
+    return rows.tokens.pairs[["concept", "start", "end"]].assign(projection=projection), random, above
 
 
 def unit_rows(vectors: Float[np.ndarray, "n width"]) -> Float[np.ndarray, "n width"]:

@@ -152,7 +152,7 @@ class TokenPairs:
 
     concepts: tuple[str, ...]
     """Analysed concepts, each with `LEAST` pairs or more."""
-    kept: pd.DataFrame
+    pairs: pd.DataFrame
     """One row per pair of these: `concept`, `start`, `end` (words), `start_id`, `end_id` (tokens)."""
     counts: pd.DataFrame
     """One row per concept, analysed or not: `concept`, `given` and `kept` pairs."""
@@ -167,7 +167,7 @@ class TokenPairs:
     @property
     def ids(self) -> Int[np.ndarray, "pair 2"]:
         """Token ids of every kept pair, start and end."""
-        return self.kept[["start_id", "end_id"]].to_numpy(np.int64)
+        return self.pairs[["start_id", "end_id"]].to_numpy(np.int64)
 
     @cached_property
     def shared(self) -> Int[np.ndarray, "entry 2"]:
@@ -237,7 +237,7 @@ def keep_pairs(model: HookedModel, pairs: PairLists) -> TokenPairs:
         )
     return TokenPairs(
         concepts=enough,
-        kept=single[single["concept"].isin(enough)].reset_index(drop=True),
+        pairs=single[single["concept"].isin(enough)].reset_index(drop=True),
         counts=counts,
         dropped=table.loc[table["why"] != "", ["concept", "start", "end", "why"]].reset_index(drop=True),
     )

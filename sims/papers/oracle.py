@@ -10,6 +10,7 @@ import networkx as nx
 import numpy as np
 from jaxtyping import Float
 
+from graticule.hooks.calls import renamed
 from graticule.sims.contexts import UNKNOWN, Contexts
 from graticule.sims.papers.checks import JIANG, Check
 from graticule.sims.papers.tables import Tables, log_softmax
@@ -100,13 +101,14 @@ def regauge(
     return np.linalg.solve(a.T, f.T).T, g @ a.T + (0.0 if shift is None else shift)
 
 
+@renamed(known="log_odds")
 def linear_tables(
-    contexts: Contexts, basis: Float[np.ndarray, "m dim"] | None = None, known: float = 50.0
+    contexts: Contexts, basis: Float[np.ndarray, "m dim"] | None = None, log_odds: float = 50.0
 ) -> Tables:
     """The perfectly linear learner of independent concepts: g(c) = Σ c_i w_i, f(d) = Σ h_i(d_i) u_i.
 
     The w_i are the rows of an invertible `basis` (None: orthonormal), the u_i its dual, u_iᵀw_j = δ_ij, and
-    h_i is the log-odds of C_i: `known` or −`known` where its value is known, that of p(C_i) where not.
+    h_i is the log-odds of C_i: `log_odds` or −`log_odds` where its value is known, that of p(C_i) where not.
 
     Raises:
         ValueError: For concepts that depend on each other, are not binary, or are certain.
@@ -121,7 +123,7 @@ def linear_tables(
     u = np.linalg.inv(w).T
     vectors = contexts.vectors
     prior = np.log(marginals[:, 1] / marginals[:, 0])
-    odds = np.where(vectors == UNKNOWN, prior, np.where(vectors == 1, known, -known))
+    odds = np.where(vectors == UNKNOWN, prior, np.where(vectors == 1, log_odds, -log_odds))
     return Tables(contexts, odds @ u, world.vectors @ w)
 
 

@@ -66,7 +66,7 @@ def _tables() -> dict[str, tuple[Stated, ...]]:
     }
 
     def incomplete(concepts: int, dim: int | None = None) -> Setting:
-        return Setting(concepts, dim=dim, masks=50, kept=0.5, steps=LONG)
+        return Setting(concepts, dim=dim, masks=50, vector_share=0.5, steps=LONG)
 
     return {
         "1": tuple(Stated(Setting(m), *row) for m, row in sgd.items()),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
+from graticule.hooks.calls import renamed_fields
 from graticule.hooks.limits import LimitError, Range, check_limits
 from graticule.sims.contexts import Contexts
 from graticule.sims.training.settings import Optimizer, Training
@@ -17,6 +18,7 @@ _WHOLE = Range(1)
 Graph = Literal["random", "dense", "chain", "forest", "independent"]
 
 
+@renamed_fields(kept="vector_share")
 @dataclass(frozen=True)
 class Setting:
     """What a simulation fixes; worlds, contexts, tables and samples differ from run to run."""
@@ -39,7 +41,7 @@ class Setting:
     """L2 penalty."""
     masks: int | None = None
     """Draw so many masks and train on those alone (incomplete contexts); None: every mask."""
-    kept: float | None = None
+    vector_share: float | None = field(default=None, metadata={"saved_as": "kept"})
     """Train on a random share of the concept vectors alone (incomplete 𝒞̂); None: all."""
     graph: Graph = "random"
     """Law of the graph."""
@@ -65,8 +67,8 @@ class Setting:
         for name, value in {"dim": self.dim, "masks": self.masks}.items():
             if value is not None and not _WHOLE.takes(value):
                 raise LimitError(name, value, _WHOLE.words)
-        if self.kept is not None and not 0 < self.kept <= 1:
-            raise ValueError(f"kept={self.kept}: a share above 0 and up to 1")
+        if self.vector_share is not None and not 0 < self.vector_share <= 1:
+            raise ValueError(f"vector_share={self.vector_share}: a share above 0 and up to 1")
         if self.given is not None:
             self._check_given(self.given)
         Training(optimizer=self.optimizer, lr=self.lr, scale=self.scale, weight_decay=self.weight_decay)
@@ -82,7 +84,11 @@ class Setting:
 
     def described(self) -> dict[str, Any]:
         """The setting in JSON's own types: what a request or a fingerprint holds."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "given"}
+        plain = {
+            f.metadata.get("saved_as", f.name): getattr(self, f.name)
+            for f in fields(self)
+            if f.name != "given"
+        }
         return plain if self.given is None else {**plain, "given": self.given.described()}
 
     @property
@@ -105,7 +111,7 @@ class Setting:
         if self.width != self.concepts:
             parts.append(f"k={self.width}")
         parts += [] if self.masks is None else [f"{self.masks} masks"]
-        parts += [] if self.kept is None else [f"{self.kept:.0%} of 𝒞"]
+        parts += [] if self.vector_share is None else [f"{self.vector_share:.0%} of 𝒞"]
         parts += [] if self.graph == "random" else [self.graph]
         parts += [] if self.optimizer == "sgd" else [self.optimizer]
         parts += [] if self.scale == 1 else [f"scale {self.scale:g}"]
@@ -115,8 +121,8 @@ class Setting:
     def contexts(self, seed: int) -> Contexts:
         """The world and contexts of one run."""
         world = self.world(seed)
-        if self.kept is not None:
-            world = RestrictedWorld.drawn(world, self.kept, seed)
+        if self.vector_share is not None:
+            world = RestrictedWorld.drawn(world, self.vector_share, seed)
         return Contexts.complete(world) if self.masks is None else Contexts.drawn(world, self.masks, seed)
 
     def training(self, seeds: tuple[int, ...], scales: tuple[float, ...], points: int) -> Training:

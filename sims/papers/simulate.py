@@ -202,7 +202,7 @@ def _setting_line(
 ) -> dict[str, object]:
     fixed = {name: value for name, value in setting.described().items() if name != "given"}
     line: dict[str, object] = {"setting": setting.name, **fixed, "dim": setting.width}
-    line |= {"lr": setting.rate, "masks": setting.masks or 0, "kept": setting.kept or 1.0}
+    line |= {"lr": setting.rate, "masks": setting.masks or 0, "kept": setting.vector_share or 1.0}
     line |= {"tolerance": setting.tolerance or 0.0}
     line |= {"runs": len(learned.contexts), "updates": int(learned.steps[-1])}
     runs = concepts.groupby("run").mean(numeric_only=True)

@@ -10,6 +10,7 @@ from functools import cached_property
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from graticule.hooks.calls import renamed
 from graticule.sims.contexts import UNKNOWN, Contexts
 from graticule.sims.lookup import NEVER
 from graticule.sims.papers.checks import JIANG, Check, largest
@@ -102,11 +103,12 @@ class Tables:
         pairs = self.token_pairs(concept)
         return self.g[pairs[:, 1]] - self.g[pairs[:, 0]]
 
-    def where(self, unknown: Sequence[int] = (), known: Sequence[int] = ()) -> Int[np.ndarray, " some"]:
+    @renamed(known="determined")
+    def where(self, unknown: Sequence[int] = (), determined: Sequence[int] = ()) -> Int[np.ndarray, " some"]:
         """Ids of the contexts met in which these concepts are ⋄ and those are not."""
         values = self.contexts.vectors[self.met]
         left_open = (values[:, list(unknown)] == UNKNOWN).all(axis=1)
-        return self.met[left_open & (values[:, list(known)] != UNKNOWN).all(axis=1)]
+        return self.met[left_open & (values[:, list(determined)] != UNKNOWN).all(axis=1)]
 
     def changed(
         self, ids: Int[np.ndarray, " some"], concept: int, value: int

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int
 
+from graticule.hooks.calls import renamed
 from graticule.hooks.limits import check_indices
 from graticule.sims.world import UNKNOWN, World
 
@@ -88,8 +89,9 @@ class Partners:
     """Their partners."""
 
 
+@renamed(known="concept_values")
 def partners(
-    known: Int[np.ndarray, "row m"],
+    concept_values: Int[np.ndarray, "row m"],
     concept: int,
     values: tuple[int, int] = (0, 1),
     same: Int[np.ndarray, "row key"] | None = None,
@@ -103,10 +105,10 @@ def partners(
     Raises:
         ValueError: Where two rows are the same context: give `same`, or average them first.
     """
-    rest = np.delete(known, concept, axis=1)
+    rest = np.delete(concept_values, concept, axis=1)
     keys = rest if same is None else np.concatenate([rest, same], axis=1)
     codes = np.unique(keys, axis=0, return_inverse=True)[1].reshape(-1)
-    ends = [np.flatnonzero(known[:, concept] == v) for v in values]
+    ends = [np.flatnonzero(concept_values[:, concept] == v) for v in values]
     for rows in ends:
         if len(np.unique(codes[rows])) != len(rows):
             raise ValueError(f"rows for concept {concept} are not told apart by their contexts; give same=")
@@ -114,9 +116,10 @@ def partners(
     return Partners(ends[0][low], ends[1][high])
 
 
+@renamed(known="concept_values")
 def write_directions(
     activations: Float[np.ndarray, "row width"],
-    known: Int[np.ndarray, "row m"],
+    concept_values: Int[np.ndarray, "row m"],
     concepts: Int[np.ndarray, " concept"] | list[int] | None = None,
     same: Int[np.ndarray, "row key"] | None = None,
     weights: Float[np.ndarray, " row"] | None = None,
@@ -128,11 +131,11 @@ def write_directions(
     `normalised` averages steering vectors of length 1 (those of length 0 are left out). A concept without any
     pair has a column of NaN.
     """
-    m = known.shape[1]
+    m = concept_values.shape[1]
     wanted = list(range(m)) if concepts is None else check_indices("concepts", list(concepts), m)
     out = np.full((activations.shape[1], len(wanted)), np.nan)
     for k, concept in enumerate(wanted):
-        pairs = partners(known, concept, same=same)
+        pairs = partners(concept_values, concept, same=same)
         steer = activations[pairs.high].astype(np.float64) - activations[pairs.low]
         p = np.ones(len(steer)) if weights is None else weights[pairs.low] + weights[pairs.high]
         if normalised:
@@ -144,10 +147,11 @@ def write_directions(
 
 
 # The truth of contexts -------------------------------------------------------------------------------
+@renamed(known="concept_values")
 def truth_table(
-    world: World, known: Int[np.ndarray, "row m"], concepts: Sequence[int] | None = None
+    world: World, concept_values: Int[np.ndarray, "row m"], concepts: Sequence[int] | None = None
 ) -> pd.DataFrame:
-    """The exact truth of contexts, one row each, for `known` concept values (−1 where unknown).
+    """The exact truth of contexts, one row each, for concept values (−1 where unknown).
 
     Columns: `n_known`; `floor`, the entropy in nats of the completing token; and of every concept (or of
     some `concepts`) `known_i`, and its posterior, P(C_i = 1 | known) as `posterior_i` for two values and the
@@ -159,7 +163,7 @@ def truth_table(
         ValueError: For contexts of probability 0 or worlds too large to enumerate.
     """
     wanted = list(range(world.m)) if concepts is None else check_indices("concepts", concepts, world.m)
-    contexts, rows, _ = context_rows(known)
+    contexts, rows, _ = context_rows(concept_values)
     columns: dict[str, np.ndarray] = {
         "n_known": (contexts != UNKNOWN).sum(axis=1),
         **{f"known_{i}": contexts[:, i] for i in wanted},
@@ -199,17 +203,19 @@ def _beliefs(
     return posterior, floor
 
 
+@renamed(known="concept_values")
 def context_rows(
-    known: Int[np.ndarray, "row m"],
+    concept_values: Int[np.ndarray, "row m"],
 ) -> tuple[Int[np.ndarray, "context m"], Int[np.ndarray, " row"], Bool[np.ndarray, " context"]]:
     """Contexts in rows, the context of every row, and which contexts know everything: what a split by context
     goes by, as rows of one context are copies as far as the truth goes."""
-    contexts, rows = np.unique(known, axis=0, return_inverse=True)
+    contexts, rows = np.unique(concept_values, axis=0, return_inverse=True)
     return contexts, rows.reshape(-1), np.asarray((contexts != UNKNOWN).all(axis=1))
 
 
+@renamed(known="concept_values")
 def parity(
-    world: World, known: Int[np.ndarray, "row m"], concepts: tuple[int, int]
+    world: World, concept_values: Int[np.ndarray, "row m"], concepts: tuple[int, int]
 ) -> Float[np.ndarray, " row"]:
     """P(C_i ≠ C_j | known), the posterior of the parity of two two-valued concepts: present wherever the two
     are, and of no linear function of theirs (zero correlation with both where all four are alike likely).
@@ -220,6 +226,6 @@ def parity(
     i, j = concepts
     if i == j or world.values[i] != 2 or world.values[j] != 2:
         raise ValueError(f"parity of concepts {concepts}: two different ones, two values each")
-    contexts, rows, _ = context_rows(known)
+    contexts, rows, _ = context_rows(concept_values)
     differ = world.vectors[:, i] != world.vectors[:, j]
     return (world.conditional(contexts) @ differ.astype(np.float64))[rows]

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from graticule.hooks.activations import Activations
-from graticule.hooks.calls import old_name
+from graticule.hooks.calls import renamed_fields
 from graticule.hooks.capture import capture
 from graticule.hooks.limits import check_indices
 from graticule.hooks.points import PointSpec
@@ -33,6 +33,7 @@ from graticule.sims.truth.optimal import (
 from graticule.sims.world import UNKNOWN, World
 
 
+@renamed_fields(known="concept_values", told="order")
 @dataclass(frozen=True, eq=False)
 class TrueRows:
     """Activations, the truth of every row, and how likely each is."""
@@ -41,19 +42,13 @@ class TrueRows:
     """Where concepts come from."""
     activations: Activations
     """Its row table has the columns of `truth_table` and `context`, a number for what is known."""
-    known: Int[np.ndarray, "row m"]
+    concept_values: Int[np.ndarray, "row m"]
     """What is known at every row, −1 where unknown."""
     weights: Float[np.ndarray, " row"]
     """How likely each row is; they add up to 1."""
     order: Int[np.ndarray, "row pos"]
     """The order in which a text told its concepts, −1 beyond: rows that differ in one concept's value and in
     nothing else agree in it. Without columns for the lookup learner."""
-
-    @property
-    def told(self) -> Int[np.ndarray, "row pos"]:
-        """The old name of `order`."""
-        old_name("TrueRows.told", "TrueRows.order")
-        return self.order
 
     @property
     def contexts(self) -> Int[np.ndarray, " row"]:
@@ -82,7 +77,7 @@ class TrueRows:
         if not 0 < share < 1:
             raise ValueError(f"share={share}: of the contexts, between 0 and 1")
         _, first, rows = np.unique(self.contexts, return_index=True, return_inverse=True)
-        size = (self.known[first] != UNKNOWN).sum(axis=1)
+        size = (self.concept_values[first] != UNKNOWN).sum(axis=1)
         rng, chosen = np.random.default_rng(seed), np.zeros(len(first), bool)
         for n in np.unique(size):
             alike = rng.permutation(np.flatnonzero(size == n))
@@ -108,7 +103,9 @@ class TrueRows:
             ValueError: On a sample, whose rows repeat.
         """
         same = self.order if self.order.shape[1] else None
-        return write_directions(self._numpy(point), self.known, concepts, same, self.weights, normalised)
+        return write_directions(
+            self._numpy(point), self.concept_values, concepts, same, self.weights, normalised
+        )
 
     def _numpy(self, point: str | tuple[str, int]) -> np.ndarray:
         return self.activations[point].double().cpu().numpy()

@@ -15,9 +15,11 @@ import networkx as nx
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from graticule.hooks.calls import renamed_fields
 from graticule.sims.world import EXACT_UP_TO, Undirected, World, drawn_table
 
 
+@renamed_fields(kept="allowed")
 @dataclass(frozen=True, eq=False)
 class RestrictedWorld(World):
     """A world conditioned on a set of its concept vectors; contexts, floors and posteriors follow.
@@ -26,7 +28,7 @@ class RestrictedWorld(World):
     condition joins concepts that the graph keeps apart.
     """
 
-    kept: Bool[np.ndarray, " vector"] = field(kw_only=True)
+    allowed: Bool[np.ndarray, " vector"] = field(kw_only=True)
     """True for the concept vectors (tokens) in 𝒞̂."""
 
     def __post_init__(self) -> None:
@@ -34,10 +36,10 @@ class RestrictedWorld(World):
         ValueError: For a set of another size, with no vector or with none that occurs.
         """
         super().__post_init__()
-        if self.kept.shape != (self.n_vectors,) or not self._whole[self.kept].sum() > 0:
+        if self.allowed.shape != (self.n_vectors,) or not self._whole[self.allowed].sum() > 0:
             raise ValueError(
-                f"kept has shape {self.kept.shape} with {int(self.kept.sum())} vectors; expected one entry "
-                f"for each of {self.n_vectors} concept vectors, some of them True and possible"
+                f"allowed has shape {self.allowed.shape} with {int(self.allowed.sum())} vectors; expected "
+                f"one entry for each of {self.n_vectors} concept vectors, some of them True and possible"
             )
 
     @classmethod
@@ -55,7 +57,7 @@ class RestrictedWorld(World):
         chosen = np.zeros(world.n_vectors, bool)
         drawn = np.random.default_rng(seed).permutation(there)
         chosen[drawn[: max(2, round(share * len(there)))]] = True
-        return cls(**{f.name: getattr(world, f.name) for f in fields(World)}, kept=chosen)
+        return cls(**{f.name: getattr(world, f.name) for f in fields(World)}, allowed=chosen)
 
     @property
     def _whole(self) -> Float[np.ndarray, " vector"]:
@@ -64,12 +66,12 @@ class RestrictedWorld(World):
     @cached_property
     def joint(self) -> Float[np.ndarray, "*_value"]:
         """P(C = c | C ∈ 𝒞̂), one axis per concept; 0 outside the set."""
-        inside = np.where(self.kept, self._whole, 0.0)
+        inside = np.where(self.allowed, self._whole, 0.0)
         return (inside / inside.sum()).reshape(self.values)
 
     def described(self) -> dict[str, Any]:
         """All that makes it this world, the concept vectors kept among it."""
-        return {**super().described(), "kept": np.flatnonzero(self.kept).tolist()}
+        return {**super().described(), "kept": np.flatnonzero(self.allowed).tolist()}
 
     def sample(self, n: int, rng: np.random.Generator) -> Int[np.ndarray, "n m"]:
         """Concept vectors drawn from the set: what rejecting the others leaves."""
@@ -80,7 +82,7 @@ class RestrictedWorld(World):
 def tokens_of(world: World) -> Int[np.ndarray, " token"]:
     """The tokens over which a learner's softmax runs: 𝒞̂, or all."""
     if isinstance(world, RestrictedWorld):
-        return np.flatnonzero(world.kept)
+        return np.flatnonzero(world.allowed)
     return np.arange(world.n_vectors)
 
 

@@ -133,7 +133,7 @@ def test_noise_is_as_loud_as_it_is_said(subject):
     assert added.std() == pytest.approx(noisy.noise[point], rel=0.05)
     signal = np.sqrt(np.trace(subject.covariance(point)) / subject.width)
     assert noisy.noise[point] == pytest.approx(0.5 * signal)
-    np.testing.assert_array_equal(noisy.every.known, subject.every.known)
+    np.testing.assert_array_equal(noisy.every.concept_values, subject.every.concept_values)
     assert noisy.reader(point).r2.max() < subject.reader(point).r2.max()
 
 
@@ -365,7 +365,9 @@ def test_sequence_learner_at_every_point(world, tmp_path):
     assert (learner / "learner.safetensors").is_file()
     seen = Learners(world, plan, learner.parents[1], progress=False).subject("sequence", "dimension", 2.0)
     for rows in (seen.rows, seen.untrained, seen.every):  # the start token's one row is no context of its own
-        assert (rows.known != UNKNOWN).any(axis=1).all() and (rows.known != UNKNOWN).all(axis=1).any()
+        assert (rows.concept_values != UNKNOWN).any(axis=1).all() and (rows.concept_values != UNKNOWN).all(
+            axis=1
+        ).any()
     assert len(np.unique(seen.every.order, axis=0)) == 4 + 12 + 24 + 24  # all orders of four concepts
 
 

@@ -246,7 +246,7 @@ class TestProbeCard:
     def test_it_carries_the_verdict_its_surface_and_its_limit(self, findings, subject):
         text = card("user/probes", [subject], licence="mit")
         held, verdict = rows(text), findings.verdict
-        assert f"**{verdict.words}**" in text
+        assert f"**{verdict.label}**" in text
         assert float(held["the probe alone"][0]) == pytest.approx(verdict.score, rel=1e-3)
         assert float(held["the surface"][0]) == pytest.approx(verdict.surface, rel=1e-3)
         assert float(held["gain"][0].split()[0]) == pytest.approx(verdict.gain, rel=1e-3)

@@ -585,7 +585,7 @@ def test_a_gain_above_all_that_were_tried_is_no_contradiction(given) -> None:
     assert f"gain {findings.verdict.gain:+.3f}; with these rows, at this layer, {none}" in told
     tried = replace(findings, limit_of_detection=float("nan"), largest_gain_tried=0.2)
     assert "tried (up to 0.2 of the target's variance) would have been seen" in tried.summary()
-    clear = replace(tried, verdict=replace(findings.verdict, words=STRUCTURE, gain=0.86)).summary()
+    clear = replace(tried, verdict=replace(findings.verdict, label=STRUCTURE, gain=0.86)).summary()
     assert (
         "gain +0.860 was seen, though calibration says that the hidden parts it tried, up to 0.2 of the "
         "target's variance, would each have been missed more than 20% of the time with these rows" in clear

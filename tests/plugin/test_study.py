@@ -85,7 +85,7 @@ def test_every_step_gives_its_results_or_says_why_not(made):
     for step in found.results:
         assert (out / "pages" / f"{step}.html").stat().st_size > 1000
     lines = found.summary().splitlines()
-    assert lines[0].startswith(found.findings.verdict.words)
+    assert lines[0].startswith(found.findings.verdict.label)
     parts = found.tables()["The parts of the study, a page each"]
     assert set(parts["part"].str.split(":").str[0]) == {step.name for step in STEPS}
 
@@ -165,7 +165,7 @@ def test_saved_and_loaded(made):
     assert again.findings.verdict == found.findings.verdict
     assert {s: list(r) for s, r in again.results.items()} == {s: list(r) for s, r in found.results.items()}
     held = json.loads((out / "study.json").read_text())
-    assert held["findings"]["verdict"]["words"] == found.findings.verdict.words
+    assert held["findings"]["verdict"]["words"] == found.findings.verdict.label
     assert set(held["parts"]) == set(found.results)
 
 

@@ -87,7 +87,7 @@ def test_a_part_of_the_table_is_told_first_and_logged(X: np.ndarray, table: Tabl
     findings.save(tmp_path / "f")
     for one in (findings, Findings.load(tmp_path / "f")):
         told = one.summary().splitlines()
-        assert told[0].startswith(one.verdict.words)
+        assert told[0].startswith(one.verdict.label)
         assert told[1].startswith("of 24 of the table's 40 rows alone")
 
 

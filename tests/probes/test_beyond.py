@@ -65,7 +65,7 @@ class TestMLP:
     @pytest.mark.slow
     def test_what_bends_is_a_nonlinearity_gain(self, found):
         assert found.nonlinearity.ci95[0] > 0.2
-        assert found.verdict.words == STRUCTURE
+        assert found.verdict.label == STRUCTURE
         assert "reads more than the ridge" in found.summary()
 
     def test_scores_are_those_of_its_predictions(self, found, bent):
@@ -93,7 +93,7 @@ class TestMLP:
         world = planted(surface=0.6, hidden=0.0)
         found = sweep(world.activations, world.table, baselines=world.baselines, progress=False)
         judged = mlp(found, points=[found.chosen_point], hidden=32, decays=[0.1], progress=False)
-        assert judged.verdict.words == NO_BETTER
+        assert judged.verdict.label == NO_BETTER
 
     @pytest.mark.slow
     def test_what_cannot_be_is_refused(self, findings):
@@ -219,7 +219,7 @@ class TestClasses:
     @pytest.mark.slow
     def test_arms_stand_in_the_right_order(self, found):
         dense = found.at(LOGISTIC)
-        assert found.verdict.words == STRUCTURE
+        assert found.verdict.label == STRUCTURE
         assert dense["auroc"] > 0.75 and dense["ece"] < 0.1
         assert found.at(FEW, 1)["auroc"] < found.at(FEW, 16)["auroc"] < dense["auroc"] + 0.02
         assert found.at(FEW, 1)["auroc"] > found.at(RANDOM, 1)["auroc"]

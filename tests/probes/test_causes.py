@@ -151,14 +151,14 @@ def test_what_nothing_reads_is_present_without_an_effect(model, findings, reader
     write = findings.probes[POINT].write_direction[:, 0]
     unit = write / np.linalg.norm(write)
     readers(lambda weight: weight - np.outer(unit, unit @ weight))
-    seen = dataclasses.replace(findings, verdict=dataclasses.replace(findings.verdict, words=STRUCTURE))
+    seen = dataclasses.replace(findings, verdict=dataclasses.replace(findings.verdict, label=STRUCTURE))
     result = causes(seen, model, outcomes=[ANSWER], hook_name=POINT, rows=30, progress=False)
     assert result.label == NOT_SEEN
     steered = result.effects[result.effects["intervention"] == "steer height"]
     assert (steered["effect"].abs() < 1e-5).all()
     assert (result.effects[result.effects["outcome"] == ANSWER.name]["limit"] > 1e-3).all()
-    unseen = dataclasses.replace(findings, verdict=dataclasses.replace(findings.verdict, words="not decided"))
-    again = second_verdict(result.effects, unseen.verdict.words, 30)
+    unseen = dataclasses.replace(findings, verdict=dataclasses.replace(findings.verdict, label="not decided"))
+    again = second_verdict(result.effects, unseen.verdict.label, 30)
     assert again[0] == UNDECIDED
 
 

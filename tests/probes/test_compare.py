@@ -30,9 +30,11 @@ def test_scores_differences_and_words() -> None:
     found = compare(good, poor)
     assert found.score_a == pytest.approx(r2_score(good.y, good.predictions))
     assert found.difference == pytest.approx(found.score_a - found.score_b)
-    assert found.words == FIRST and found.p < 0.01
+    assert found.label == FIRST and found.p < 0.01
+    with pytest.warns(DeprecationWarning, match=r"Comparison\.words is now label"):
+        assert found.words == FIRST
     back = compare(poor, good)
-    assert back.words == SECOND
+    assert back.label == SECOND
     assert back.ci95 == pytest.approx((-found.ci95[1], -found.ci95[0]))
     assert found.ci95[0] < found.difference < found.ci95[1]
     assert (found.by_target["p_holm"] >= found.by_target["p"]).all()
@@ -102,9 +104,9 @@ def findings() -> Findings:
 
 def test_layers_of_findings(findings: Findings, tmp_path) -> None:
     found = compare(findings, findings.at("blocks.0.hook_resid_post"), n_bootstrap=300)
-    assert found.words == FIRST
+    assert found.label == FIRST
     assert found.score_a == pytest.approx(findings.verdict.score, abs=1e-9)
-    assert compare(findings, findings).words == NEITHER
+    assert compare(findings, findings).label == NEITHER
     found.save(tmp_path / "c")
     back = Comparison.load(tmp_path / "c")
     assert back.summary() == found.summary()

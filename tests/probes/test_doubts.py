@@ -46,7 +46,7 @@ def test_no_unit_of_the_target_moves_the_verdict(world: Planted, plain: Findings
     for name in ("gain", "surface", "score", "margin", "ci95", "margin_ci95"):
         expected = pytest.approx(getattr(plain.verdict, name), abs=1e-9)
         assert getattr(found, name) == expected, name
-    assert found.words == plain.verdict.words == STRUCTURE
+    assert found.label == plain.verdict.label == STRUCTURE
 
 
 def test_no_offset_of_the_target_moves_the_verdict(world: Planted, plain: Findings) -> None:
@@ -56,7 +56,7 @@ def test_no_offset_of_the_target_moves_the_verdict(world: Planted, plain: Findin
 @pytest.mark.parametrize("offset", [0, 1e6, 1e9])
 def test_no_offset_makes_predictors_alike(world: Planted, offset: float) -> None:
     findings = swept(world, y=world.table.y + offset)
-    assert findings.verdict.words == STRUCTURE
+    assert findings.verdict.label == STRUCTURE
     assert "by construction" not in findings.summary()
 
 
@@ -108,7 +108,7 @@ def test_a_row_far_from_the_others_is_told_and_decides_nothing(world: Planted, r
     at = int(np.flatnonzero(world.table.is_test == (row == "test"))[3])
     x[at] *= 1e3
     found = swept(world, x)
-    assert found.verdict.words.startswith(NOT_DECIDED)
+    assert found.verdict.label.startswith(NOT_DECIDED)
     told = [w for w in found.verdict.warnings if "as far from the middle" in w]
     assert len(told) == 1 and f"row {at} ({row})" in told[0] and "1 of 300" in told[0]
     assert told[0] in found.summary()
@@ -116,7 +116,7 @@ def test_a_row_far_from_the_others_is_told_and_decides_nothing(world: Planted, r
     again = sweep(
         kept, world.table, baselines=world.baselines, n_bootstrap=200, progress=False
     ).verdict  # as the warning says
-    assert again.words == STRUCTURE and not any("middle" in w for w in again.warnings)
+    assert again.label == STRUCTURE and not any("middle" in w for w in again.warnings)
 
 
 @pytest.mark.slow
@@ -142,20 +142,20 @@ def test_a_point_that_an_outlier_leaves_nothing_is_told_though_another_is_chosen
     features["twin_0"] = Activations.from_tensors(dict.fromkeys(both, features["twin_0"][POINT]))
     others = replace(world.baselines, features=features)
     seen = sweep(Activations.from_tensors(both), world.table, baselines=others, **settings)
-    assert (seen.verdict.words, seen.chosen_point) == (STRUCTURE, POINT)
+    assert (seen.verdict.label, seen.chosen_point) == (STRUCTURE, POINT)
     both[POINT] = both[POINT].clone()
     both[POINT][int(np.flatnonzero(~world.table.is_test)[0])] *= 1e4
     found = sweep(Activations.from_tensors(both), world.table, baselines=others, **settings)
     assert found.chosen_point == "blocks.0.hook_resid_pre" and found.verdict.ci95[1] < 0.01
     reason = f"outliers at {POINT} leave the probe nothing but the training mean there"
-    assert found.verdict.words == f"{NOT_DECIDED}: {reason}"
+    assert found.verdict.label == f"{NOT_DECIDED}: {reason}"
     assert any(f"row at {POINT}" in w for w in found.verdict.warnings)
 
 
 def test_a_column_far_wider_than_the_others_is_told(world: Planted) -> None:
     wide = 1e7 * np.random.default_rng(3).normal(size=(300, 1))
     found = swept(world, np.concatenate([values(world), wide], axis=1))
-    assert found.verdict.words.startswith(f"{NOT_DECIDED}: outliers")
+    assert found.verdict.label.startswith(f"{NOT_DECIDED}: outliers")
     assert any(w.startswith(f"column 16 of {POINT}") for w in found.verdict.warnings)
 
 
@@ -163,14 +163,14 @@ def test_a_baseline_that_an_outlier_leaves_nothing_makes_no_structure(world: Pla
     """The twin knows all that the probe knows, but for one row: what the probe adds to it is not its own."""
     x = values(world)
     assert (
-        swept(world, twin_0=Activations.from_tensors({POINT: torch.from_numpy(x)})).verdict.words == NO_BETTER
+        swept(world, twin_0=Activations.from_tensors({POINT: torch.from_numpy(x)})).verdict.label == NO_BETTER
     )
     x = x.copy()
     x[int(np.flatnonzero(~world.table.is_test)[0])] *= 1e4
     found = swept(world, twin_0=Activations.from_tensors({POINT: torch.from_numpy(x)}))
     assert found.verdict.ci95[0] > 0.1  # structure, by gain and interval
     assert (
-        found.verdict.words
+        found.verdict.label
         == f"{NOT_DECIDED}: outliers leave the baseline twin_0 nothing but the training mean"
     )
 
@@ -204,17 +204,17 @@ def test_a_fit_that_is_the_mean_decides_as_far_as_its_rows_would_have_shown() ->
         twin = Activations.from_tensors({POINT: torch.from_numpy(x[:, ::-1].copy())})
         others = Baselines(text_digest(table), {"mean_embedding": luck, "twin_0": twin}, False)
         found = sweep(acts, table, baselines=others, n_bootstrap=50, progress=False)
-        assert found.verdict.words == said, found
-        assert found.checks["twin_0 in the probe's place"].words == said  # the twin, judged by the same rule
+        assert found.verdict.label == said, found
+        assert found.checks["twin_0 in the probe's place"].label == said  # the twin, judged by the same rule
         if rows > 1000:
             continue
         beside = mlp(found, hidden=4, decays=[1.0], epochs=2, progress=False)
-        assert beside.verdict.words == said, beside.verdict
+        assert beside.verdict.label == said, beside.verdict
         assert said in beside.summary()
         y = np.full((rows, 1), y[~table.is_test].mean())
         still = Predictions(y[~table.is_test], y[table.is_test])
-        assert found.inputs.judge(still).words == said
-        assert found.inputs.judge(still, width=2).words == said
+        assert found.inputs.judge(still).label == said
+        assert found.inputs.judge(still, width=2).label == said
 
 
 def test_latents_of_luck_decide_nothing_either() -> None:
@@ -241,7 +241,7 @@ def test_latents_of_luck_decide_nothing_either() -> None:
     at_mean = judged.predictors[
         (judged.predictors["gain"].abs() < 1e-9) & (judged.predictors["arm"] != "random latents")
     ]
-    assert found.verdict.words.startswith(NOT_DECIDED) and len(at_mean)
+    assert found.verdict.label.startswith(NOT_DECIDED) and len(at_mean)
     assert at_mean["words"].str.startswith(NOT_DECIDED).all(), at_mean
 
 
@@ -262,7 +262,7 @@ def test_a_twin_that_finds_structure_in_the_probes_place_leaves_nothing_decided(
     hidden = values(world) + 1.5 * np.random.default_rng(6).normal(size=values(world).shape)
     found = swept(world, twin_0=Activations.from_tensors({POINT: torch.from_numpy(hidden)}))
     check = found.checks["twin_0 in the probe's place"]
-    assert check.words == STRUCTURE
+    assert check.label == STRUCTURE
     assert found.verdict.ci95[0] > found.verdict.min_gain
     first = found.summary().splitlines()[0]
     assert first.startswith(f"{NOT_DECIDED}: twin_0 in the probe's place also finds structure: gain")
@@ -285,5 +285,5 @@ def test_shuffled_targets_that_are_read_leave_nothing_decided(
         "graticule.probes.surface.fitted.np.random.default_rng", lambda seed: Still(np.random.PCG64(seed))
     )
     found = swept(world)
-    assert found.verdict.words == f"{NOT_DECIDED}: shuffled targets are also read"
+    assert found.verdict.label == f"{NOT_DECIDED}: shuffled targets are also read"
     assert found.baselines["shuffled"]["ci95"][0] > 0.1

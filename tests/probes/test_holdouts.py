@@ -73,9 +73,11 @@ def test_lands_that_are_held_linearly_are_found_though_never_seen(found):
     assert found.score("R²")["low"] > 0.5
     assert found.score("centroid angle (°), median")["high"] < 20
     assert found.score("proximity error")["held_out"] < 0.1
-    surface = found.rivals.set_index("predictor").loc["surface"]
+    with pytest.warns(DeprecationWarning, match=r"Holdouts\.rivals is now predictors"):
+        assert found.rivals is found.predictors
+    surface = found.predictors.set_index("predictor").loc["surface"]
     assert surface["r2"] < 0.2 < surface["adds_low"]
-    assert {"tfidf", "mean_embedding"} <= set(found.rivals["predictor"])
+    assert {"tfidf", "mean_embedding"} <= set(found.predictors["predictor"])
 
 
 @pytest.mark.slow
@@ -140,7 +142,7 @@ def test_figures_tables_saving(found, tmp_path):
     figures = found.figures()
     assert len(figures) == 3
     assert any("largest of 6 blocks" in note_of(f) for f in figures.values())
-    assert [len(t) for t in found.tables().values()] == [len(found.scores), len(found.rivals), 6, 1]
+    assert [len(t) for t in found.tables().values()] == [len(found.scores), len(found.predictors), 6, 1]
     found.save(tmp_path / "held")
     read = Holdouts.load(tmp_path / "held")
     assert read.summary() == found.summary() and read.blocks.equals(found.blocks)
@@ -164,7 +166,7 @@ def test_numbers_are_sorted_and_signs_tested():
     assert got.numeric and "5 rows without century" in got.note
     assert got.score("blocks on their side of the mean")["held_out"] == 1.0
     assert "coin" in got.summary() and len(got.figures()) == 2
-    assert got.rivals["predictor"].iloc[0] == "probe" and len(got.rivals) == 5
+    assert got.predictors["predictor"].iloc[0] == "probe" and len(got.predictors) == 5
 
 
 @pytest.mark.slow

@@ -109,7 +109,7 @@ def test_the_verdicts_of_a_study(findings: Findings) -> None:
     table = holm_verdicts({"weak": 0.03, "found": findings, "idle": 0.4}, draws=300)
     assert table["name"].to_list() == ["found", "weak", "idle"]
     assert np.allclose(table["holm"], holm(table["p"].to_numpy()))
-    assert table["words"][0] == findings.verdict.words and table["words"][1] == ""
+    assert table["words"][0] == findings.verdict.label and table["words"][1] == ""
     assert table.columns.to_list() == ["name", "p", "holm", "benjamini_hochberg", "gain", "words"]
     assert "gain" not in holm_verdicts({"a": 0.1})
     pd.testing.assert_frame_equal(adjusted_table({"a": 0.1}), holm_verdicts({"a": 0.1}))

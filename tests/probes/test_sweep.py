@@ -32,7 +32,7 @@ def findings(world):
 def test_what_is_planted_is_found(world, findings):
     """The surface can explain .4 of the variance and the hidden part adds .3: the verdict says so."""
     verdict = findings.verdict
-    assert verdict.words == STRUCTURE
+    assert verdict.label == STRUCTURE
     assert 0.28 < verdict.surface < 0.43  # at best .4; 1,500 rows do not pin down sixty words
     assert verdict.ci95[0] <= 0.3 <= verdict.ci95[1]
     assert verdict.gain == pytest.approx(0.3, abs=0.05)
@@ -45,13 +45,13 @@ def test_what_is_planted_is_found(world, findings):
 def test_where_the_string_says_it_all_nothing_is_found(seed):
     world = planted(surface=0.6, hidden=0.0, seed=seed)
     verdict = sweep(world.activations, world.table, baselines=world.baselines, progress=False).verdict
-    assert verdict.words == NO_BETTER
+    assert verdict.label == NO_BETTER
     assert verdict.gain < 0.01
 
 
 def test_the_twin_in_the_probes_place_finds_nothing(findings):
     check = findings.checks["twin_0 in the probe's place"]
-    assert check.words == NO_BETTER
+    assert check.label == NO_BETTER
     assert check.ci95[1] < 0.01
 
 
@@ -137,7 +137,7 @@ def test_two_directions(world, findings):
 def test_without_model_baselines_nothing_is_decided(world):
     for given in (None, baselines(None, world.table)):
         found = sweep(world.activations, world.table, baselines=given, progress=False)
-        assert found.verdict.words == MISSING
+        assert found.verdict.label == MISSING
         assert set(found.baselines) == {"tfidf", "shuffled"}
 
 
@@ -189,7 +189,7 @@ def test_classes(world, kind):
     table = Table(frame, text="text", target="label", split="is_test", name="labels")
     found = sweep(world.activations, table, baselines=world.baselines, progress=False)
     assert found.kind == kind
-    assert found.verdict.words == STRUCTURE
+    assert found.verdict.label == STRUCTURE
     scores = found.layer_scores[-1]["test"]
     assert 0.6 < scores["auroc"] <= 1
     assert scores["accuracy"] > 1 / len(table.classes)
@@ -209,7 +209,7 @@ def test_saved_loaded_and_shown(findings, tmp_path):
     assert np.array_equal(back.probes[point].coef, findings.probes[point].coef)
     first, second = findings.report(tmp_path / "a.html"), back.report(tmp_path / "b.html")
     assert first.read_bytes() == second.read_bytes()
-    assert findings.verdict.words in findings._repr_html_()
+    assert findings.verdict.label in findings._repr_html_()
     (tmp_path / "predictions.parquet").write_bytes(b"no")
     with pytest.raises(ArtifactError, match="damaged"):
         Findings.load(tmp_path)

@@ -70,7 +70,7 @@ def test_surface_signal_alone_is_not_structure() -> None:
         result = judge(
             y, noisy[0] + 0 * signal, {"tfidf": signal * 0.5, "embedding": noisy[2]}, 200, seed=seed
         )
-        called.append(result.words)
+        called.append(result.label)
     assert called.count(STRUCTURE) <= 10
     assert called.count(NO_BETTER) > called.count(STRUCTURE)
 
@@ -84,7 +84,7 @@ def test_planted_extra_signal_is_structure() -> None:
         probe = 0.7 * surface + 0.7 * extra
         result = judge(y, probe, {"tfidf": 0.9 * surface, "embedding": 0.5 * surface}, 600)
         assert result.gain == pytest.approx(1 / 3, abs=0.1)
-        called.append(result.words)
+        called.append(result.label)
     assert called.count(STRUCTURE) >= 19
 
 
@@ -97,7 +97,9 @@ def test_a_probe_weaker_than_the_string_can_still_add_to_it() -> None:
     result = judge(y, probe, {"tfidf": 0.74 * string, "embedding": 0.3 * string}, 3000)
     assert result.margin_ci95[1] < 0 < result.ci95[0]
     assert result.strongest_baseline == "tfidf"
-    assert result.words == STRUCTURE
+    assert result.label == STRUCTURE
+    with pytest.warns(DeprecationWarning, match=r"Verdict\.words is now label"):
+        assert result.words == STRUCTURE
 
 
 def test_repeated_rows_widen_the_interval() -> None:
@@ -151,7 +153,7 @@ def test_a_gain_over_a_surface_worse_than_the_mean_is_no_structure_unless_the_st
         assert result.surface < -1
         assert result.gain > 0.5
         assert result.ci95[0] > 0
-        assert result.words == label
+        assert result.label == label
         assert label in result.summary().splitlines()[0]
 
 
@@ -163,8 +165,8 @@ def test_a_gain_over_a_surface_that_is_the_mean_needs_no_more_than_its_interval(
         y = rng.normal(size=(120, 1))
         nothing = 0.02 * rng.normal(size=y.shape)
         result = judge(y, 0.5 * y + 0.35 * rng.normal(size=y.shape), {"embedding": nothing}, 80)
-        assert result.words != NO_BETTER_THAN_MEAN, seed
-        decided += result.words == STRUCTURE
+        assert result.label != NO_BETTER_THAN_MEAN, seed
+        decided += result.label == STRUCTURE
     assert decided == 20
 
 
@@ -177,12 +179,12 @@ def test_a_target_with_one_value_but_for_a_few_test_rows_is_not_decided(others: 
     for name, label in (("wrong", NO_BETTER), ("right", STRUCTURE)):
         values = np.concatenate([probe["right"][:80], probe[name][80:]])
         result = judge(y, values, {"embedding": 0.1 * rng.normal(size=y.shape)}, 80)
-        assert (result.words == HARDLY_VARIES) == (others < 3)
+        assert (result.label == HARDLY_VARIES) == (others < 3)
         assert any("t0" in said and f"({others})" in said for said in result.warnings) == (others < 3)
         if others == 6:
-            assert result.words == label
+            assert result.label == label
     repeated = judge(y, probe["right"], {"embedding": 0.1 * y}, 80, clusters=np.maximum(np.arange(40), 5))
-    assert repeated.words == HARDLY_VARIES
+    assert repeated.label == HARDLY_VARIES
 
 
 def test_of_several_targets_the_one_that_hardly_varies_is_said() -> None:
@@ -191,7 +193,7 @@ def test_of_several_targets_the_one_that_hardly_varies_is_said() -> None:
     y[100:, 1] = 0
     y[100, 1] = 1
     result = judge(y, y + 0.1 * rng.normal(size=y.shape), {"embedding": rng.normal(size=y.shape)}, 100)
-    assert result.words != HARDLY_VARIES
+    assert result.label != HARDLY_VARIES
     assert any("t1 (1)" in said for said in result.warnings)
 
 
@@ -199,9 +201,9 @@ def test_missing_model_baselines_no_baselines_and_few_clusters() -> None:
     rng = np.random.default_rng(5)
     y = rng.normal(size=(120, 1))
     result = judge(y, y + 0.1, {"tfidf": rng.normal(size=y.shape)}, 60)
-    assert (result.words, result.model_baselines) == (MISSING, False)
+    assert (result.label, result.model_baselines) == (MISSING, False)
     alone = judge(y, y + 0.1, {}, 60)
-    assert (alone.words, alone.strongest_baseline) == (MISSING, None)
+    assert (alone.label, alone.strongest_baseline) == (MISSING, None)
     assert alone.surface == pytest.approx(r2_score(y[60:], np.full((60, 1), y[:60].mean())))
     assert alone.gain == pytest.approx(1 - alone.surface)
     few = judge(y, y + 0.1, {"embedding": y * 0.5}, 60, clusters=np.arange(60) % 6)
@@ -337,7 +339,7 @@ def test_what_differs_by_rounding_alone_is_a_tie() -> None:
     for names in (("a", "b"), ("b", "a")):
         given = {name: {"a": a, "b": b}[name] for name in names}
         result = judge(y, against, given, 200, model_baselines=set(names), min_gain=0.0)
-        assert (result.gain, result.ci95, result.words) == (0.0, (0.0, 0.0), NOT_DECIDED)
+        assert (result.gain, result.ci95, result.label) == (0.0, (0.0, 0.0), NOT_DECIDED)
     noise = np.array([2e-16, -1e-16, 0.0, 4e-16])
     assert bootstrap_p(noise, two_sided=False) == bootstrap_p(-noise, two_sided=False) == 1.0
     assert bootstrap_p(noise + 0.3, null=0.3) == 1.0

@@ -162,7 +162,7 @@ def test_an_incomplete_concept_set_has_the_papers_loss_too(tmp_path):
     model, _ = load_lookup(tmp_path / "learner")
     met = np.flatnonzero(contexts.probabilities)
     log_p = torch.log_softmax(model(sequences(met, met % 16))[:, 0].double(), dim=-1).numpy()
-    assert np.exp(log_p[:, ~contexts.world.kept]).max() == 0
+    assert np.exp(log_p[:, ~contexts.world.allowed]).max() == 0
     loss = -float(contexts.probabilities[met] @ (contexts.conditional(met) * log_p).sum(axis=1))
     assert loss == pytest.approx(learned.loss[-1, 0], abs=1e-5)
     tables = Tables.of(learned)
@@ -171,7 +171,7 @@ def test_an_incomplete_concept_set_has_the_papers_loss_too(tmp_path):
     assert any_learner.proposition_11(tables).holds
     assert log_odds.theorem_2_2(tables).holds
     for i in range(4):
-        assert contexts.world.kept[tables.token_pairs(i)].all()
+        assert contexts.world.allowed[tables.token_pairs(i)].all()
 
 
 def test_parks_theorem_2_2_through_the_hooked_model(learned, model):

@@ -22,7 +22,7 @@ def simulation():
     settings = [
         Setting(3, steps=4000).by("population"),
         Setting(3, steps=4000, scale=0.1).by("population"),
-        Setting(4, dim=6, steps=300, masks=3, kept=0.75),
+        Setting(4, dim=6, steps=300, masks=3, vector_share=0.75),
     ]
     return simulate(settings, runs=3, seed=5, nulls=5, n_points=4, progress=False)
 

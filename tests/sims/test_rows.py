@@ -9,13 +9,15 @@ from graticule.probes.linear.ridge import cosines
 from graticule.probes.linear.ridge_cv import ridge_cv
 from graticule.sims.contexts import UNKNOWN, Contexts
 from graticule.sims.lookup import lookup_model
+from graticule.sims.papers.setting import Setting
 from graticule.sims.sequence import SequenceTokens, sequence_model
 from graticule.sims.training.lookup import train_tables
 from graticule.sims.training.settings import SequenceShape, Training
-from graticule.sims.truth.optimal import parity
+from graticule.sims.truth.optimal import parity, truth_table
 from graticule.sims.truth.rows import lookup_rows, sequence_rows
 from graticule.sims.world import World
 from graticule.sims.worlds import smooth_world
+from graticule.sims.worlds.structures import RestrictedWorld
 
 POINT = "blocks.0.hook_resid_post"
 
@@ -53,7 +55,7 @@ def sequence(contexts):
 def test_every_context_once_with_its_probability(contexts, linear):
     rows = lookup_rows(linear, contexts, POINT)
     np.testing.assert_allclose(rows.weights, contexts.probabilities)
-    np.testing.assert_array_equal(rows.known, contexts.vectors)
+    np.testing.assert_array_equal(rows.concept_values, contexts.vectors)
     assert len(np.unique(rows.contexts)) == contexts.n
     names, values = rows.targets()
     assert names == [f"posterior_{i}" for i in range(5)]
@@ -72,10 +74,10 @@ def test_a_sample_has_the_same_truth(contexts, linear):
     test = some.test_rows(0.25, seed=2)
     assert not set(some.contexts[test]) & set(some.contexts[~test])
     assert 0.1 < test.mean() < 0.4
-    empty = (some.known == UNKNOWN).all(axis=1)
+    empty = (some.concept_values == UNKNOWN).all(axis=1)
     assert empty.any() and not test[empty].any()
     for size in range(1, 6):  # a quarter of the contexts of every size
-        alike = (some.known != UNKNOWN).sum(axis=1) == size
+        alike = (some.concept_values != UNKNOWN).sum(axis=1) == size
         held = len(np.unique(some.contexts[alike & test])) / len(np.unique(some.contexts[alike]))
         assert abs(held - 0.25) < 0.06
 
@@ -92,7 +94,7 @@ def test_ridge_finds_what_is_written(contexts, linear, directions):
     for truth in (every.write_directions(POINT), directions.T, best.write):
         assert cosines(fit.write, truth).min() > 0.98
     # parity is there for whoever multiplies, and not on a line
-    odd = parity(contexts.world, every.known, (0, 1))[:, None]
+    odd = parity(contexts.world, every.concept_values, (0, 1))[:, None]
     product = (every.targets()[1][:, :1] - 0.5) * (every.targets()[1][:, 1:2] - 0.5)
     assert every.reader(POINT, odd).r2[0] < 0.1 and abs(np.corrcoef(product[:, 0], odd[:, 0])[0, 1]) > 0.9
 
@@ -125,7 +127,7 @@ def test_beginnings_of_texts_once_with_their_probability(contexts, sequence):
     law = Contexts.prefixes(contexts.world)
     place = {tuple(v): p for v, p in zip(law.vectors, law.probabilities, strict=True)}
     got: dict[tuple, float] = {}
-    for v, p in zip(rows.known, rows.weights, strict=True):
+    for v, p in zip(rows.concept_values, rows.weights, strict=True):
         got[tuple(v)] = got.get(tuple(v), 0.0) + p
     assert len(got) == 243
     for v, p in got.items():
@@ -133,7 +135,7 @@ def test_beginnings_of_texts_once_with_their_probability(contexts, sequence):
     with pytest.warns(DeprecationWarning, match="TrueRows.told is now TrueRows.order"):
         assert rows.told is rows.order
     told = rows.order >= 0
-    np.testing.assert_array_equal(told.sum(axis=1), (rows.known != UNKNOWN).sum(axis=1))
+    np.testing.assert_array_equal(told.sum(axis=1), (rows.concept_values != UNKNOWN).sum(axis=1))
 
 
 @pytest.mark.slow
@@ -152,3 +154,16 @@ def test_write_directions_at_a_position(sequence):
         some.write_directions("hook_embed")
     with pytest.raises(ValueError, match="share=1"):
         some.test_rows(1.0)
+
+
+def test_the_old_names_of_concept_values_and_allowed_vectors_work_and_warn(contexts):
+    world = RestrictedWorld.drawn(contexts.world, 0.5)
+    with pytest.warns(DeprecationWarning, match=r"RestrictedWorld\.kept is now allowed"):
+        assert world.kept is world.allowed
+    with pytest.warns(DeprecationWarning, match=r"Setting\(kept=\) is now vector_share="):
+        setting = Setting(4, kept=0.5)
+    assert setting == Setting(4, vector_share=0.5) and setting.described()["kept"] == 0.5
+    with pytest.warns(DeprecationWarning, match=r"complete\(known=\) is now p_known="):
+        assert len(Contexts.complete(contexts.world, known=1.0).masks) == 1
+    with pytest.warns(DeprecationWarning, match=r"truth_table\(known=\) is now concept_values="):
+        truth_table(contexts.world, known=contexts.vectors)

@@ -316,5 +316,5 @@ def test_the_old_name_of_a_languages_concepts_works_and_warns():
     world = World.independent(3)
     with pytest.warns(DeprecationWarning, match="shown=.* is now concepts="):
         tokens = SequenceTokens(world, shown=(0, 2))
-    with pytest.warns(DeprecationWarning, match=r"SequenceTokens\.shown is now SequenceTokens\.concepts"):
+    with pytest.warns(DeprecationWarning, match=r"SequenceTokens\.shown is now concepts"):
         assert tokens.shown == tokens.concepts == (0, 2)

@@ -373,7 +373,7 @@ def test_entropy_floor(learned, run):
     assert any_learner.entropy_floor(perturbed(tables, 3.0)).holds  # of any tables
     assert not any_learner.entropy_floor(tables, loss + 1e-6).holds
     assert not any_learner.entropy_floor(tables, float(learned.floor[run]) - 1e-6).holds
-    other = Contexts.complete(tables.contexts.world, known=0.7)  # the floor of other masks
+    other = Contexts.complete(tables.contexts.world, p_known=0.7)  # the floor of other masks
     assert not any_learner.entropy_floor(Tables(other, tables.f, tables.g), loss).holds
 
 

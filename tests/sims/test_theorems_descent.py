@@ -137,7 +137,7 @@ def test_plain_descent_only_falls_at_its_default_rate():
 
 def test_theorem_4_between_the_contexts_that_know_one_concept_alone():
     contexts = Contexts.complete(World.independent(3, seed=1))
-    tables = linear_tables(contexts, known=3.0)
+    tables = linear_tables(contexts, log_odds=3.0)
     ends = [np.flatnonzero((contexts.vectors == [-1, v, -1]).all(axis=1))[0] for v in (1, 0)]
     fast, _ = theorem_4(tables.f[ends[0]], tables.f[ends[1]], drawn(0, width=3)[2])
     assert fast.holds

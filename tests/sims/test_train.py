@@ -213,20 +213,20 @@ def restricted():
 def test_a_restricted_world_is_the_world_given_the_set(restricted):
     world = restricted.world
     whole = World(world.graph, world.tables).joint.reshape(-1)
-    assert world.kept.sum() == 6
+    assert world.allowed.sum() == 6
     np.testing.assert_allclose(
-        world.joint.reshape(-1)[world.kept], whole[world.kept] / whole[world.kept].sum()
+        world.joint.reshape(-1)[world.allowed], whole[world.allowed] / whole[world.allowed].sum()
     )
     drawn = world.token(world.sample(40_000, np.random.default_rng(0)))
     share = np.bincount(drawn, minlength=16) / 40_000
-    assert not share[~world.kept].any()
+    assert not share[~world.allowed].any()
     np.testing.assert_allclose(share, world.joint.reshape(-1), atol=0.015)
 
 
 def test_tokens_outside_the_set_are_neither_drawn_nor_guessed(restricted):
     learned = train_tables([restricted], Training(steps=3000, log_every=1000), progress=False)
-    assert not learned.g[0][~torch.from_numpy(restricted.world.kept)].any()
-    assert learned.g[0][torch.from_numpy(restricted.world.kept)].norm(dim=1).min() > 0.1
+    assert not learned.g[0][~torch.from_numpy(restricted.world.allowed)].any()
+    assert learned.g[0][torch.from_numpy(restricted.world.allowed)].norm(dim=1).min() > 0.1
     assert (learned.loss >= learned.floor - 1e-9).all()
     assert learned.loss[0, 0] == pytest.approx(np.log(6), abs=0.1)  # a softmax over six tokens
     assert learned.loss[-1, 0] - learned.floor[0] < 0.3
@@ -250,7 +250,7 @@ def test_concept_sets_of_several_sizes_are_refused(restricted, contexts):
     with pytest.raises(ValueError, match="above 0 and up to 1"):
         RestrictedWorld.drawn(contexts[0].world, 0.0)
     with pytest.raises(ValueError, match="expected one entry for each of 16"):
-        RestrictedWorld(contexts[0].world.graph, contexts[0].world.tables, kept=np.zeros(16, bool))
+        RestrictedWorld(contexts[0].world.graph, contexts[0].world.tables, allowed=np.zeros(16, bool))
 
 
 # Draws ------------------------------------------------------------------------------------------------

@@ -128,7 +128,7 @@ def test_contexts_against_enumeration(world, make):
 
 
 def test_sampled_contexts_show_what_their_mask_shows(world):
-    contexts = Contexts.complete(world, known=0.6)
+    contexts = Contexts.complete(world, p_known=0.6)
     ids, tokens = contexts.sample(20_000, np.random.default_rng(0))
     shown, truth = contexts.vectors[ids], world.vectors[tokens]
     np.testing.assert_array_equal(shown, np.where(shown == UNKNOWN, UNKNOWN, truth))
@@ -201,4 +201,4 @@ def test_a_restricted_world_is_neither_extended_nor_given_back_what_it_lost():
         with pytest.raises(ValueError, match="restrict it afterwards"):
             make()
     quarter = RestrictedWorld.drawn(half, 0.5, seed=1)
-    assert quarter.kept.sum() == 4 and not (quarter.kept & ~half.kept).any()
+    assert quarter.allowed.sum() == 4 and not (quarter.allowed & ~half.allowed).any()

@@ -101,7 +101,7 @@ def recovery(
             scored.append(_score(candidate, truth, test))
             advance.update()
     return SaeRecovery(
-        arms=pd.DataFrame([line for line, _ in scored]),
+        dictionaries=pd.DataFrame([line for line, _ in scored]),
         atoms=pd.concat([atoms for _, atoms in scored], ignore_index=True),
         provenance={
             truth.name: {

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
+from graticule.hooks.calls import renamed_fields
 from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.result import headed
 from graticule.hooks.saved import SavedResult
@@ -44,16 +45,17 @@ _COLUMNS = {
     "l0": "L0",
     "explained_variance": "explained variance",
 }
-"""Column of `arms` → its heading on a page."""
+"""Column of `dictionaries` → its heading on a page."""
 
 
+@renamed_fields(arms="dictionaries")
 @dataclass(frozen=True)
 class SaeRecovery(SavedResult):
     """How many of one or several worlds' true atoms dictionaries recover."""
 
     KIND: ClassVar[str] = "sae_recovery"
 
-    arms: pd.DataFrame
+    dictionaries: pd.DataFrame = field(metadata={"saved_as": "arms"})
     """One row per world and dictionary: `world`, `arm`, `latents`, `cosine` (mean over atoms of the nearest
     decoder vector's, signed), `cosine_median`, `found` (share of atoms at .9 or more), SAELens's `mcc`,
     `uniqueness` and `f1_saelens`, `f1` and `f1_floor` (always saying yes), `caught`, `split`, `absorbed`,
@@ -72,7 +74,7 @@ class SaeRecovery(SavedResult):
     @property
     def worlds(self) -> list[str]:
         """Worlds, in order."""
-        return _names(self.arms, "world")
+        return _names(self.dictionaries, "world")
 
     def line(self, world: str, arm: str) -> dict[str, Any]:
         """The figures of one dictionary in one world.
@@ -80,9 +82,9 @@ class SaeRecovery(SavedResult):
         Raises:
             KeyError: naming what there is.
         """
-        rows = self.arms[(self.arms["world"] == world) & (self.arms["arm"] == arm)]
+        rows = self.dictionaries[(self.dictionaries["world"] == world) & (self.dictionaries["arm"] == arm)]
         if rows.empty:
-            pairs = ", ".join(f"({w}, {a})" for w, a in self.arms[["world", "arm"]].to_numpy(str))
+            pairs = ", ".join(f"({w}, {a})" for w, a in self.dictionaries[["world", "arm"]].to_numpy(str))
             raise UnknownNameError(f"no ({world}, {arm}); there are {pairs}")
         return {str(k): v for k, v in rows.iloc[0].items()}
 
@@ -95,7 +97,7 @@ class SaeRecovery(SavedResult):
         if common := sorted(set(self.worlds) & set(other.worlds)):
             raise ValueError(f"both results hold {common}; name the worlds apart")
         return SaeRecovery(
-            pd.concat([self.arms, other.arms], ignore_index=True),
+            pd.concat([self.dictionaries, other.dictionaries], ignore_index=True),
             pd.concat([self.atoms, other.atoms], ignore_index=True),
             {**self.provenance, **other.provenance},
         )
@@ -104,7 +106,7 @@ class SaeRecovery(SavedResult):
         """World by world: every SAE against the best of what needs no training."""
         lines: list[str] = []
         for world in self.worlds:
-            rows = self.arms[self.arms["world"] == world].set_index("arm")
+            rows = self.dictionaries[self.dictionaries["world"] == world].set_index("arm")
             floor = rows.loc[[b for b in BASELINES if b in rows.index]]
             names = [str(a) for a in rows.index if a not in BASELINES]
             for name in names:
@@ -122,12 +124,12 @@ class SaeRecovery(SavedResult):
         return {
             _CAPTION_COSINE: _cosine_figure(self.atoms),
             _CAPTION_F1: _f1_figure(self.atoms),
-            _CAPTION_WHERE: _where_figure(self.arms),
+            _CAPTION_WHERE: _where_figure(self.dictionaries),
         }
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """One row per world and dictionary."""
-        return {_CAPTION: headed(self.arms, _COLUMNS)}
+        return {_CAPTION: headed(self.dictionaries, _COLUMNS)}
 
 
 def _verdict(mine: Any, floor: pd.DataFrame) -> str:

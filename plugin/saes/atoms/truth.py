@@ -81,13 +81,13 @@ def learned_truth(
     fires: list[np.ndarray] = []
     for i, size in enumerate(sample.world.values):
         for v in range(size):
-            pairs = partners(every.known, i, (UNKNOWN, v), same)
+            pairs = partners(every.concept_values, i, (UNKNOWN, v), same)
             if not len(pairs.low):
                 raise ValueError(f"concept {i} is never unknown beside the same context with value {v}")
             weight = every.weights[pairs.low] + every.weights[pairs.high]
             atoms.append(weight @ (x[pairs.high] - x[pairs.low]) / weight.sum())
             names.append(f"{i}={v}")
-            fires.append(sample.known[:, i] == v)
+            fires.append(sample.concept_values[:, i] == v)
     rows = sample.activations[hook_name].float().cpu().numpy()
     return Truth(name, rows, np.stack(atoms), tuple(names), np.stack(fires, axis=1), sample.contexts)
 
