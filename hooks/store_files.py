@@ -52,6 +52,7 @@ class StoreFiles:
             ArtifactError: If the store is missing, incomplete, damaged, or of another schema.
         """
         self.path = path
+        self._mark = self._manifest_mark()
         self.manifest = read_manifest(path)
         if not self.manifest["complete"]:
             done = len(self.manifest["shards"])
@@ -72,12 +73,14 @@ class StoreFiles:
 
     def provenance(self) -> dict[str, Any]:
         """Times, versions and settings of the capture."""
+        self._check_unchanged()
         provenance = unsealed(read_json(self.path / "provenance.json"))
         provenance.pop("noted", None)
         return provenance
 
     def rows(self) -> pd.DataFrame:
         """The row table."""
+        self._begin_reading()
         names = [rows_file(i) for i in range(len(self.manifest["shards"]))]
         for name in names:
             self._verify(name)
@@ -93,6 +96,7 @@ class StoreFiles:
 
     def tensor(self, point: str) -> Float[Tensor, "row width"]:
         """All rows of a point, in memory (mapped where it is one shard)."""
+        self._begin_reading()
         shards = self.manifest["shards"]
         first = self._map(tensor_file(point, 0))
         if len(shards) == 1:
@@ -112,6 +116,7 @@ class StoreFiles:
             raise IndexError(
                 f"rows {index.min()} to {index.max()}; {self.path} has rows 0 to {self.n_rows - 1}"
             )
+        self._begin_reading()
         starts = np.array([s["rows"][0] for s in self.manifest["shards"]])
         shard_of = np.searchsorted(starts, index, side="right") - 1
         order = np.argsort(shard_of, kind="stable")
@@ -148,10 +153,44 @@ class StoreFiles:
         Raises:
             ArtifactError: At the first whose checksum differs.
         """
+        self._begin_reading()
         for shard in self.manifest["shards"]:
             for name in shard["files"]:
                 if name not in self._verified:
                     self._check_file(name)
+
+    def _begin_reading(self) -> None:
+        """Before files that are open, too, are read."""
+        self._check_unchanged()
+
+    def _manifest_mark(self) -> Any:
+        """What changes when another manifest lies here; None where there is none."""
+        file = self.path / "manifest.json"
+        try:
+            if isinstance(file, Path):
+                status = file.stat()
+                return status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size
+            return hashlib.sha256(file.read_bytes()).digest()
+        except OSError:
+            return None
+
+    def _check_unchanged(self) -> None:
+        """Refuse another capture that has come to lie where this store was opened.
+
+        Raises:
+            ArtifactError: The manifest names other files than the one that was opened. Where there is none at
+                all any more, whoever opens the next file says so.
+        """
+        mark = self._manifest_mark()
+        if mark is None or mark == self._mark:
+            return
+        now = read_manifest(self.path)
+        if any(now[key] != self.manifest[key] for key in ("points", "dtype", "request", "shards")):
+            raise ArtifactError(
+                f"{self.path} is another capture now than the one that was opened: open it anew (findings of "
+                "the old one need the old one), and give each capture a place of its own"
+            )
+        self._mark = mark
 
     def _file(self, name: str) -> Place:
         """Where a file of the store is read."""
@@ -189,6 +228,8 @@ class StoreFiles:
         point, number = name.split("/")
         start, stop = self.manifest["shards"][int(number.split(".")[0])]["rows"]
         wanted = (stop - start, self.widths[point])
+        if isinstance(file, Path) and not file.exists():
+            raise ArtifactError(f"{file} is missing: open the store where it is now, or capture again")
         with as_damaged(file, "capture again"), only_file(file).open("rb") as handle:
             size = int.from_bytes(handle.read(8), "little")
             if size > _LONGEST_HEADER:
@@ -227,9 +268,13 @@ class RemoteStoreFiles(StoreFiles):
         self._layouts: dict[str, tuple[int, str, tuple[int, int]]] = {}
         super().__init__(path, verify)
 
+    def _begin_reading(self) -> None:
+        """What was copied stays what it was; a file that is not is looked at when it is copied."""
+
     def _file(self, name: str) -> Path:
         copy = inside_file(self._copies, name)
         if not copy.exists() and (remote := inside_file(self.path, name)).is_file():
+            self._check_unchanged()
             copy.parent.mkdir(exist_ok=True)
             remote.fs.get_file(remote.path, str(copy))
         return copy
@@ -241,6 +286,7 @@ class RemoteStoreFiles(StoreFiles):
         if self._check_sums:
             super()._select(point, shard, rows, out)
             return
+        self._check_unchanged()
         name = tensor_file(point, shard)
         offset, kind, (_, width) = self._layout(name)
         size = width * np.dtype(_NUMPY[kind]).itemsize

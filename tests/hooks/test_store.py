@@ -17,6 +17,7 @@ import torch
 from graticule import Activations, Store, Table, capture, sweep
 from graticule.hooks.alignment import COMPARED, AlignmentError
 from graticule.hooks.artifact import ArtifactError
+from graticule.hooks.names import place_of
 from graticule.probes.core.inputs import paired_rows
 
 SCRIPT = """
@@ -502,3 +503,37 @@ def test_a_store_whose_files_were_touched_is_opened_once_they_are_verified(tiny,
         os.utime(file, (1, 1))
     again = capture(tiny, texts, layers=[0], store=tmp_path / "s")
     assert torch.equal(first["resid_post", 0], again["resid_post", 0])
+
+
+@pytest.mark.parametrize("place", ["local", "remote", "remote without checksums"])
+def test_another_capture_at_the_place_of_an_open_store_is_refused(tiny, names, tmp_path, place):
+    where = tmp_path / "s" if place == "local" else f"memory://another-{place.replace(' ', '-')}/s"
+    verify = place != "remote without checksums"
+    capture(tiny, names[:6], layers=[0], store=where)
+    opened = Store(where, verify=verify)
+    point, index = opened.points[0], np.arange(3)
+    if place != "remote":  # of which this would copy the file
+        opened.gather(point, index)
+    place_of(where).rename(tmp_path / "old") if place == "local" else place_of(where).remove()
+    if place == "local":
+        with pytest.raises(ArtifactError, match="missing"):
+            opened[point]
+    capture(tiny, names[:6], layers=[0], prompt="Where is {} now?", store=where)
+    reads = [lambda: opened.gather(point, index), lambda: opened[point], lambda: opened.provenance]
+    if place == "local":
+        reads += [lambda: opened.with_texts(names[:6]), opened.verify, opened.load]
+    for read in reads:
+        with pytest.raises(ArtifactError, match="is another capture now than the one that was opened"):
+            read()
+    assert Store(where).provenance["prompt"] == "Where is {} now?"
+
+
+def test_a_store_saved_over_another_is_refused_and_the_same_one_goes_on(tiny, names, tmp_path):
+    first, second = (capture(tiny, names[i : i + 6], layers=[0]) for i in (0, 6))
+    first.save(tmp_path / "s")
+    opened = Store(tmp_path / "s")
+    first.save(tmp_path / "s", overwrite=True)
+    assert torch.equal(opened.gather(opened.points[0], np.arange(6)), first["resid_post", 0])
+    second.save(tmp_path / "s", overwrite=True)
+    with pytest.raises(ArtifactError, match="another capture now"):
+        opened.gather(opened.points[0], np.arange(6))
