@@ -24,11 +24,11 @@ import torch
 from _timing import parser, show, write
 
 from graticule import Activations
-from graticule.saes.atoms.recovery import recovery
-from graticule.saes.atoms.truth import Truth, dense_truth, learned_truth, sparse_truth
+from graticule.saes.features.recovery import recovery
+from graticule.saes.features.truth import Truth, dense_truth, learned_truth, sparse_truth
 from graticule.saes.training.train import train
 from graticule.sims.contexts import Contexts
-from graticule.sims.lookup import lookup_model
+from graticule.sims.learners import lookup_model
 from graticule.sims.training.lookup import train_tables
 from graticule.sims.training.settings import Training
 from graticule.sims.truth.rows import lookup_rows

@@ -164,7 +164,7 @@ class Activations(TellsNames, Rows):
         self, path: Path | str, hook_name: str | None = None, *, context_size: int | None = None
     ) -> None:
         """Export one point as the cached-activation dataset that SAELens's `ActivationsStore` reads."""
-        from graticule.hooks.saelens import write_saelens
+        from graticule.hooks.coders import write_saelens
 
         write_saelens(self, path, hook_name, context_size)
 
@@ -310,6 +310,6 @@ class Activations(TellsNames, Rows):
     @classmethod
     def from_saelens(cls, path: Path | str) -> Self:
         """Read a SAELens cached-activation dataset."""
-        from graticule.hooks.saelens import read_saelens
+        from graticule.hooks.coders import read_saelens
 
         return cls(*read_saelens(path))

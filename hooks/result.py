@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Part = tuple[Literal["figure", "table"], str]
 """A part of a page: a figure or a table, by its caption."""
 
-PAGE_RENDERER = "graticule.report.page:write_page"
+PAGE_RENDERER = "graticule.report:write_page"
 """Where pages are laid out: a string, resolved on use, because imports point down and the page is up."""
 
 

@@ -179,7 +179,7 @@ class Store(Rows):
         self, path: Path | str, hook_name: str | None = None, *, context_size: int | None = None
     ) -> None:
         """Export one point as the cached-activation dataset that SAELens's `ActivationsStore` reads."""
-        from graticule.hooks.saelens import write_saelens
+        from graticule.hooks.coders import write_saelens
 
         write_saelens(self, path, hook_name, context_size)
 

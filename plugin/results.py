@@ -33,7 +33,7 @@ RESULTS: dict[str, str] = {
     "prompts": "graticule.probes.generalisation.prompts_result:Prompts",
     "sae_evaluation": "graticule.saes.evaluation.result:SaeEvaluation",
     "sae_features": "graticule.saes.features.result:SaeFeatures",
-    "sae_recovery": "graticule.saes.atoms.result:SaeRecovery",
+    "sae_recovery": "graticule.saes.features.recovered:SaeRecovery",
     "sae_run": "graticule.saes.training.run:Run",
     "sim": "graticule.sims.papers.simulation:Simulation",
     "sphere": "graticule.probes.beyond.sphere:Sphere",

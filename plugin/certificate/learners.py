@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from graticule.hooks.activations import Activations
 from graticule.hooks.artifact import ArtifactError
 from graticule.sims.contexts import Contexts
-from graticule.sims.lookup import load_lookup, lookup_model, save_lookup
+from graticule.sims.learners import load_lookup, lookup_model, save_lookup
 from graticule.sims.sequence import SequenceTokens, load_sequence, save_sequence
 from graticule.sims.training.lookup import train_tables
 from graticule.sims.training.sequence import train_sequence

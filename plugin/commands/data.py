@@ -148,7 +148,7 @@ def report_command(
     Example:  graticule report graticule-demo
     """
     from graticule.hooks.artifact import as_damaged
-    from graticule.report.page import write_page
+    from graticule.report import write_page
     from graticule.results import load_result
 
     if not folder.is_dir():

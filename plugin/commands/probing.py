@@ -31,7 +31,7 @@ def demo_command(
     """
     import graticule
     from graticule.hooks.kinds import working_folder
-    from graticule.report.page import write_page
+    from graticule.report import write_page
     from graticule.results import DEMO
 
     _need_several(calibrate)

@@ -112,7 +112,7 @@ def sae_report_command(
     \b
     Example:  graticule sae report my-sae
     """
-    from graticule.report.page import write_page
+    from graticule.report import write_page
 
     parts = page_parts(folder)
     if not parts:

@@ -9,13 +9,13 @@ if TYPE_CHECKING:
     from graticule.saes.architectures import BrickenTrainingSAEConfig as BrickenTrainingSAEConfig
     from graticule.saes.architectures import mean_convention as mean_convention
     from graticule.saes.architectures import sum_convention as sum_convention
-    from graticule.saes.atoms.recovery import recovery as recovery
-    from graticule.saes.atoms.truth import Truth as Truth
-    from graticule.saes.atoms.truth import dense_truth as dense_truth
-    from graticule.saes.atoms.truth import learned_truth as learned_truth
-    from graticule.saes.atoms.truth import sparse_truth as sparse_truth
     from graticule.saes.evaluation.evaluate import evaluate as evaluate
     from graticule.saes.features.examine import examine as examine
+    from graticule.saes.features.recovery import recovery as recovery
+    from graticule.saes.features.truth import Truth as Truth
+    from graticule.saes.features.truth import dense_truth as dense_truth
+    from graticule.saes.features.truth import learned_truth as learned_truth
+    from graticule.saes.features.truth import sparse_truth as sparse_truth
     from graticule.saes.resampling import ResamplingConfig as ResamplingConfig
     from graticule.saes.training.run import Run as Run
     from graticule.saes.training.settings import Optimisation as Optimisation
@@ -29,8 +29,8 @@ else:
         __name__,
         {
             "saes.architectures": "BrickenTrainingSAEConfig mean_convention sum_convention",
-            "saes.atoms.recovery": "recovery",
-            "saes.atoms.truth": "Truth dense_truth learned_truth sparse_truth",
+            "saes.features.recovery": "recovery",
+            "saes.features.truth": "Truth dense_truth learned_truth sparse_truth",
             "saes.evaluation.evaluate": "evaluate",
             "saes.features.examine": "examine",
             "saes.resampling": "ResamplingConfig",

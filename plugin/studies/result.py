@@ -103,7 +103,7 @@ class Study(Result):
 
     def report(self, path: Path | str) -> Path:
         """The first page at `path`, and beside it one page per part; returns where the first is."""
-        from graticule.report.page import write_page
+        from graticule.report import write_page
 
         path = user_path(path)
         asked = {step.name: step.title for step in STEPS}

@@ -12,7 +12,7 @@ from graticule.hooks.limits import LimitError, Range, check_limits
 from graticule.sims.contexts import Contexts
 from graticule.sims.training.settings import Optimizer, Training
 from graticule.sims.world import World
-from graticule.sims.worlds.structures import RestrictedWorld
+from graticule.sims.worlds import RestrictedWorld
 
 _WHOLE = Range(1)
 Graph = Literal["random", "dense", "chain", "forest", "independent"]

@@ -12,10 +12,10 @@ from jaxtyping import Bool, Float, Int
 
 from graticule.hooks.calls import renamed
 from graticule.sims.contexts import UNKNOWN, Contexts
-from graticule.sims.lookup import NEVER
+from graticule.sims.learners import NEVER
 from graticule.sims.papers.checks import JIANG, Check, largest
 from graticule.sims.training.lookup import Learned
-from graticule.sims.worlds.structures import tokens_of
+from graticule.sims.worlds import tokens_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from graticule.sims.contexts import Contexts
-from graticule.sims.worlds.structures import tokens_of
+from graticule.sims.worlds import tokens_of
 
 _BLOCK = 256  # updates whose samples are drawn at once: fixed, so that the draws depend on the seed alone
 _CELLS = 1 << 21  # logits held at once by the exact loss

@@ -21,7 +21,7 @@ from graticule.hooks.points import PointSpec
 from graticule.hooks.positions import Pos
 from graticule.hooks.protocols import HookedModel
 from graticule.sims.contexts import Contexts
-from graticule.sims.lookup import sequences
+from graticule.sims.learners import sequences
 from graticule.sims.sequence import SequenceTokens
 from graticule.sims.truth.optimal import (
     LinearReader,

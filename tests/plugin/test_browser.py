@@ -16,7 +16,7 @@ from plotly.graph_objects import Figure
 from graticule.hooks.result import Result
 from graticule.probes.attribution.result import build_up_figure, shares_figure
 from graticule.probes.calibration.result import rates_figure
-from graticule.report.page import write_page
+from graticule.report import write_page
 from graticule.saes.training.run import curves_figure
 from graticule.sims.papers.curves import cosine_curve_figure
 from graticule.sims.papers.figures import VIEWS, concept_cosines_figure

@@ -24,9 +24,9 @@ from graticule.probes.linear.ridge import RidgeProbe
 from graticule.probes.papers.spacetime import find_space_time
 from graticule.probes.surface.baselines import Baselines
 from graticule.probes.words.vocabulary import ambiguous_contexts, parallel_contexts, read_pairs
-from graticule.report.page import write_page
+from graticule.report import write_page
 from graticule.results import load_result
-from graticule.sims.lookup import load_lookup, save_lookup
+from graticule.sims.learners import load_lookup, save_lookup
 from graticule.studies.result import Study
 from graticule.studies.steps import digest_of, loaded
 

@@ -21,7 +21,7 @@ from graticule.probes.core.findings import Findings
 from graticule.probes.plots.style import Markup, figure_json, plain
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.words.words import Words
-from graticule.report.page import write_page
+from graticule.report import write_page
 from graticule.saes.features.examine import examine
 from graticule.saes.training.run import Run
 

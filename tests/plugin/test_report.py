@@ -13,7 +13,7 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from graticule.hooks.result import Result
-from graticule.report.page import MAX_ROWS, flattened, table_view, write_page
+from graticule.report import MAX_ROWS, flattened, table_view, write_page
 
 
 class Page(HTMLParser):

@@ -14,11 +14,11 @@ from graticule.hooks.coders import find_sae
 from graticule.hooks.values import NonFiniteError
 from graticule.hub.evaluation import defined_figures
 from graticule.saes.evaluation import losses as arms
-from graticule.saes.evaluation.dictionary import dictionary, nearest_neighbours, random_nearest, ultralow
 from graticule.saes.evaluation.evaluate import evaluate, write_evaluation
 from graticule.saes.evaluation.losses import LossSums, Scores
 from graticule.saes.evaluation.reconstruction import RowSums
 from graticule.saes.evaluation.result import SaeEvaluation
+from graticule.saes.features.dictionary import dictionary, nearest_neighbours, random_nearest, ultralow
 from graticule.sims.sequence import SequenceTokens, sequence_model
 from graticule.sims.training.settings import SequenceShape
 from graticule.sims.world import World

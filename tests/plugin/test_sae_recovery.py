@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from graticule.saes.atoms.recovery import best_cosines, best_thresholds, recovery, tell, untrained
-from graticule.saes.atoms.result import BASELINES, SaeRecovery
-from graticule.saes.atoms.truth import Truth, dense_truth, learned_truth, sparse_truth
+from graticule.saes.features.recovered import BASELINES, SaeRecovery
+from graticule.saes.features.recovery import best_cosines, best_thresholds, recovery, tell, untrained
+from graticule.saes.features.truth import Truth, dense_truth, learned_truth, sparse_truth
 from graticule.sims.contexts import Contexts
-from graticule.sims.lookup import lookup_model
+from graticule.sims.learners import lookup_model
 from graticule.sims.truth.rows import lookup_rows
 from graticule.sims.world import World
 

@@ -9,7 +9,7 @@ from helpers import as_installed, sae_by_override
 from graticule import capture, record
 from graticule.hooks.artifact import ArtifactError
 from graticule.sims.contexts import Contexts
-from graticule.sims.lookup import load_lookup, lookup_model, save_lookup, sequences
+from graticule.sims.learners import load_lookup, lookup_model, save_lookup, sequences
 from graticule.sims.papers import log_odds
 from graticule.sims.papers import tables as any_learner
 from graticule.sims.papers.tables import Tables

@@ -9,7 +9,7 @@ from helpers import as_installed
 from graticule import capture
 from graticule.probes.linear.ridge_cv import ridge_fit
 from graticule.sims.contexts import UNKNOWN, Contexts
-from graticule.sims.lookup import lookup_model
+from graticule.sims.learners import lookup_model
 from graticule.sims.truth.optimal import (
     context_rows,
     optimal_reader,

@@ -8,7 +8,7 @@ import torch
 from graticule.probes.linear.ridge import cosines
 from graticule.probes.linear.ridge_cv import ridge_cv
 from graticule.sims.contexts import UNKNOWN, Contexts
-from graticule.sims.lookup import lookup_model
+from graticule.sims.learners import lookup_model
 from graticule.sims.papers.setting import Setting
 from graticule.sims.sequence import SequenceTokens, sequence_model
 from graticule.sims.training.lookup import train_tables

@@ -8,8 +8,15 @@ import pytest
 
 from graticule.sims.contexts import Contexts
 from graticule.sims.world import World
-from graticule.sims.worlds import Smooth, field_graph, markov_field, smooth_world, with_child, with_synonyms
-from graticule.sims.worlds.values import bumps
+from graticule.sims.worlds import (
+    Smooth,
+    bumps,
+    field_graph,
+    markov_field,
+    smooth_world,
+    with_child,
+    with_synonyms,
+)
 
 
 @pytest.fixture(scope="module")

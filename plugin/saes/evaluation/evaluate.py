@@ -21,11 +21,11 @@ from graticule.hooks.messages import bar, visible
 from graticule.hooks.names import user_path
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.streams.base import LARGE_SHARE, MAX_NORM
-from graticule.saes.evaluation.dictionary import dictionary
 from graticule.saes.evaluation.losses import HalfRun, LossSums
 from graticule.saes.evaluation.measurement import LONGEST, Coder, Measurement, measuring
 from graticule.saes.evaluation.reconstruction import RowSums
 from graticule.saes.evaluation.result import SaeEvaluation
+from graticule.saes.features.dictionary import dictionary
 
 _log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ import pandas as pd
 
 from graticule.hooks.names import user_path
 from graticule.hooks.saved import SavedResult
-from graticule.saes.evaluation.dictionary import ALIKE, ALWAYS_ON, Dictionary
 from graticule.saes.evaluation.losses import CONDITIONS, Losses
 from graticule.saes.evaluation.reconstruction import Reconstruction
+from graticule.saes.features.dictionary import ALIKE, ALWAYS_ON, Dictionary
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Int
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.coders import SparseCoder, as_published, describe
 from graticule.hooks.messages import bar
-from graticule.saes.atoms.result import BASELINES, SaeRecovery
-from graticule.saes.atoms.truth import Truth
+from graticule.saes.features.recovered import BASELINES, SaeRecovery
+from graticule.saes.features.truth import Truth
 
 FOUND = 0.9
 """Cosine from which an atom counts as found."""

@@ -1,1 +1,0 @@
-"""SAEs on worlds whose true atoms are known: what is recovered, beside what chance and PCA recover."""
