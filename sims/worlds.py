@@ -285,10 +285,7 @@ def smooth_world(
         raise ValueError(
             f"values={values}, kinds={kinds} for concepts 0 … {m - 1}: two values or more for each"
         )
-    listed: list[Kind] = ["nominal"] * m
-    for i, kind in given.items():
-        listed[i] = kind
-    names: tuple[Kind, ...] = tuple(listed)
+    names: tuple[Kind, ...] = tuple(given.get(i, "nominal") for i in range(m))
     for i in range(m):
         if names[i] != "nominal" and sizes[i] > MOST_VALUES:
             raise ValueError(f"concept {i} has {sizes[i]} places; at most {MOST_VALUES}")

@@ -16,8 +16,7 @@ from graticule.sims.training.settings import SequenceShape, Training
 from graticule.sims.truth.optimal import parity, truth_table
 from graticule.sims.truth.rows import lookup_rows, sequence_rows
 from graticule.sims.world import World
-from graticule.sims.worlds import smooth_world
-from graticule.sims.worlds.structures import RestrictedWorld
+from graticule.sims.worlds import RestrictedWorld, smooth_world
 
 POINT = "blocks.0.hook_resid_post"
 
