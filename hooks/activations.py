@@ -43,7 +43,7 @@ class Activations(TellsNames, Rows):
     """A mapping from hook name to a `[row, width]` tensor, with the row table beside it.
 
     Widths may differ between points; heads are flattened. `acts["blocks.7.hook_resid_post"]` and
-    `acts["resid_post", 7]` are the same tensor. `rows` has one line a row: `source` (which input text),
+    `acts["resid_post", 7]` are the same tensor. `rows` has one line per row: `source` (which input text),
     `position`, `token` where they are known, and the caller's own columns.
     """
 
@@ -55,8 +55,10 @@ class Activations(TellsNames, Rows):
         rows: pd.DataFrame,
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
-        """**Raises** `ValueError` if a tensor is not `[row, width]`, row counts differ, there is none, or a
-        hook name cannot be a folder's (`BadNameError`)."""
+        """Raises:
+        ValueError: If a tensor is not `[row, width]`, row counts differ, there is none, or a hook name
+            cannot be a folder's (`BadNameError`).
+        """
         if not tensors:
             raise ValueError("no points: give at least one {hook name: [row, width] tensor}")
         for name, tensor in tensors.items():
@@ -225,7 +227,7 @@ class Activations(TellsNames, Rows):
         attention_mask: Any = None,
         texts: Sequence[str] | None = None,
     ) -> Self:
-        """Rows of a TransformerLens `ActivationCache`: one a text for an index, several for a slice.
+        """Rows of a TransformerLens `ActivationCache`: one per text for an index, several for a slice.
 
         `pos` counts a text's own tokens, never padding: as `lengths` (tokens of each row, BOS included,
         padded on the right) or `attention_mask` say, or as the cache's embeddings tell. Points of another

@@ -197,7 +197,8 @@ def _compared(
 ) -> Int[np.ndarray, " row"]:
     """The table row of every row, whose text is the table's.
 
-    **Raises** `AlignmentError` naming the first row of another text.
+    Raises:
+        AlignmentError: Naming the first row of another text.
     """
     expected = text_digests(texts)
     inside = (source >= 0) & (source < len(expected))

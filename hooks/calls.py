@@ -251,13 +251,17 @@ class Call:
             raise TypeError(f"{self.name}: {error}; it takes {self._takes}{near}") from None
 
     def need_all(self, given: Mapping[str, Any]) -> None:
-        """**Raises** `TypeError` for an argument that is not there, saying what to write."""
+        """Raises:
+        TypeError: For an argument that is not there, saying what to write.
+        """
         for argument in self._needed:
             if argument not in given:
                 raise TypeError(f"{self.name}: {self._lacking(argument)}; it takes {self._takes}")
 
     def check_numbers(self, given: Mapping[str, Any]) -> None:
-        """**Raises** `LimitError` for a number outside its range; for None where the call takes none."""
+        """Raises:
+        LimitError: For a number outside its range; for None where the call takes none.
+        """
         for argument in self._ranged:
             if argument not in given:
                 continue

@@ -236,7 +236,9 @@ def _texts(
 ) -> list[str] | None:
     """The text that each input is of, or None where nothing says it.
 
-    **Raises** `ValueError` for more or fewer texts than inputs, `AlignmentError` for texts in another order.
+    Raises:
+        ValueError: For more or fewer texts than inputs.
+        AlignmentError: For texts in another order.
     """
     strings = texts_of(inputs)
     if texts is None:

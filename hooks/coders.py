@@ -53,7 +53,9 @@ class SparseCoder(Protocol):
 
 
 def check_coder(sae: SparseCoder) -> None:
-    """**Raises** `ValueError` unless a row's latents depend on that row alone."""
+    """Raises:
+    ValueError: Unless a row's latents depend on that row alone.
+    """
     kind = architecture(sae)
     if kind in OF_BATCHES:
         raise ValueError(
@@ -225,7 +227,11 @@ def sae_folder(folder: Path | str) -> Path:
 
 
 def _read(folder: Path) -> SparseCoder:
-    """The SAE of a SAELens folder, whole. **Raises** `ArtifactError` where it is not."""
+    """The SAE of a SAELens folder, whole.
+
+    Raises:
+        ArtifactError: Where it is not.
+    """
     load("sae_lens")
     from sae_lens import SAE
     from safetensors import SafetensorError

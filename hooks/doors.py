@@ -119,7 +119,7 @@ TEXT = Kind("one text", lambda v: isinstance(v, str), _always("'The text to read
 ACTIVATIONS = Kind("Activations or a Store", of_class("Activations", "Store"), _make_activations)
 """Rows of activations, in memory or on disk."""
 TARGET = Kind(
-    "a Table, a column of the rows, or an entry a row",
+    "a Table, a column of the rows, or one entry per row",
     lambda value: value is not None and not of_class("Activations", "Store", "Findings", "Baselines")(value),
     _make_table,
 )

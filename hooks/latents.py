@@ -219,8 +219,9 @@ def _read(activations: Rows, point: str, sae: SparseCoder, index: np.ndarray) ->
 def _sparse(acts: Tensor, index: np.ndarray) -> Any:
     """One chunk of latents, of the rows `index`, as SciPy CSR.
 
-    **Raises** `NonFiniteError` for latents that are no numbers: a correlation with one is undefined, and the
-    latent would count as one that never fires.
+    Raises:
+        NonFiniteError: For latents that are no numbers: a correlation with one is undefined, and the latent
+            would count as one that never fires.
     """
     load("scipy.sparse")
     import scipy.sparse as sp

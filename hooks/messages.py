@@ -46,7 +46,9 @@ def half_character(text: str) -> str | None:
 
 
 def check_whole(text: str, what: str) -> None:
-    """**Raises** `ValueError` for a text with half a character, which no tokenizer reads."""
+    """Raises:
+    ValueError: For a text with half a character, which no tokenizer reads.
+    """
     if (half := half_character(text)) is not None:
         raise ValueError(
             f"{what} holds half a character ({half!r}), which no model can read: read its file as UTF-8, or "

@@ -253,7 +253,10 @@ def names_in(cache: Any, points: PointSpec | None, layers: LayerSpec) -> list[st
 
 
 def check_cache(cache: Any) -> None:
-    """**Raises** `TypeError` for what is no cache, `ValueError` for a text without its batch dimension."""
+    """Raises:
+    TypeError: For what is no cache.
+    ValueError: For a text without its batch dimension.
+    """
     if isinstance(cache, tuple):
         raise TypeError(
             "from_cache: cache is a tuple, the output and the cache; expected the second: "
@@ -270,7 +273,9 @@ def check_cache(cache: Any) -> None:
 
 
 def check_dense(name: str, tensor: Tensor) -> None:
-    """**Raises** `ValueError` for a tensor that is no array of numbers as they are."""
+    """Raises:
+    ValueError: For a tensor that is no array of numbers as they are.
+    """
     kinds = (
         (tensor.is_nested, "nested", "torch.cat(tensor.unbind())"),
         (tensor.layout != torch.strided, "sparse", "tensor.to_dense()"),
@@ -316,7 +321,9 @@ def as_tensor(name: str, values: Any) -> Tensor:
 
 
 def index_or_slice(pos: Any) -> int | slice:
-    """**Raises** `ValueError` for what is neither, nor "last" or "all"."""
+    """Raises:
+    ValueError: For what is neither, nor "last" or "all".
+    """
     named = {"last": -1, "all": slice(None)}.get(pos) if isinstance(pos, str) else pos
     if not isinstance(named, int | np.integer | slice) or isinstance(named, bool):
         raise ValueError(

@@ -126,7 +126,8 @@ class Recording:
     def _own(self, extent: Extent) -> np.ndarray:
         """`[batch, 2]`: where in each text its own tokens, without BOS and its like, begin and end.
 
-        **Raises** `ValueError` for a pass whose tokens are not known.
+        Raises:
+            ValueError: For a pass whose tokens are not known.
         """
         given = self._passed.get("input", self._passed.get("input_ids"))
         model: Any = self._model
@@ -203,7 +204,8 @@ class Recording:
     def _checked(self, texts: Sequence[str]) -> np.ndarray | None:
         """The digest of each text's own tokens as they were run, or None where that is not known.
 
-        **Raises** `AlignmentError` where the tokens that were run are those of the texts in another order.
+        Raises:
+            AlignmentError: Where the tokens that were run are those of the texts in another order.
         """
         tokenizer = getattr(self._model, "tokenizer", None)
         digests = [one for one in self._digests if one is not None]
@@ -216,7 +218,9 @@ class Recording:
         return first
 
     def _check_unseen(self) -> None:
-        """**Raises** `ValueError` where texts of a padded pass without a mask saw the padding behind them."""
+        """Raises:
+        ValueError: Where texts of a padded pass without a mask saw the padding behind them.
+        """
         if self._unmasked is None:
             return
         self._trying = True

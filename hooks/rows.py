@@ -49,7 +49,7 @@ class Rows(Mapping[str, Tensor], ABC):
     @property
     @abstractmethod
     def rows(self) -> pd.DataFrame:
-        """One line a row: `source` (which input text), `position`, `token` where known, own columns."""
+        """One line per row: `source` (which input text), `position`, `token` where known, own columns."""
 
     @property
     @abstractmethod
@@ -58,7 +58,11 @@ class Rows(Mapping[str, Tensor], ABC):
 
     @abstractmethod
     def __getitem__(self, key: PointKey) -> Float[Tensor, "row width"]:
-        """The `[row, width]` tensor of a point. **Raises** `PointError` if it was not captured."""
+        """The `[row, width]` tensor of a point.
+
+        Raises:
+            PointError: If it was not captured.
+        """
 
     @abstractmethod
     def gather(

@@ -3,7 +3,7 @@
 ```
 NAME/manifest.json       schema, points with their widths, dtype, shards with row ranges and checksums
 NAME/provenance.json     times, versions, settings: outside the checksums
-NAME/rows/00000.parquet  one line a row
+NAME/rows/00000.parquet  one line per row
 NAME/POINT/00000.safetensors   `[row, width]` under the key "data"
 ```
 """
@@ -301,7 +301,9 @@ def shards_say_texts(
 
 
 def check_going_on(path: Place, say: set[bool], texts: Sequence[str] | None) -> None:
-    """**Raises** `ArtifactError` where rows are to be added that say no texts to rows that do."""
+    """Raises:
+    ArtifactError: Where rows are to be added that say no texts to rows that do.
+    """
     if texts is None and True in say:
         raise ArtifactError(
             f"{path} is not whole, and its rows say which texts they are of: give texts= as before, or "

@@ -38,7 +38,9 @@ def digests_of_texts(tokenizer: Any, texts: Sequence[str]) -> Int[np.ndarray, " 
 
 
 def check_strings(inputs: Sequence[str], texts: Sequence[str]) -> None:
-    """**Raises** `AlignmentError` where an input is itself one of the texts, and not its own."""
+    """Raises:
+    AlignmentError: Where an input is itself one of the texts, and not its own.
+    """
     _check(text_digests(inputs), text_digests(texts), texts, "is")
 
 

@@ -235,7 +235,9 @@ def _ready_rows(model: HookedModel, inputs: Inputs) -> TokenRows:
 
 
 def check_prompt(prompt: str) -> None:
-    """**Raises** `ValueError` for a prompt with braces that are not one slot."""
+    """Raises:
+    ValueError: For a prompt with braces that are not one slot.
+    """
     _template(prompt)
 
 

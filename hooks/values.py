@@ -129,7 +129,9 @@ def token_ids(row: Any, where: str, vocabulary: int | None = None) -> np.ndarray
 
 
 def check_range(ids: np.ndarray, where: str, vocabulary: int | None) -> None:
-    """**Raises** `ValueError` naming the first id that has no embedding."""
+    """Raises:
+    ValueError: Naming the first id that has no embedding.
+    """
     bad = ids < 0 if vocabulary is None else (ids < 0) | (ids >= vocabulary)
     if not bad.any():
         return

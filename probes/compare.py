@@ -59,7 +59,7 @@ class Comparison(SavedResult):
     label: str = field(metadata={"saved_as": "words"})
     """The answer: the interval decides."""
     by_target: pd.DataFrame
-    """A line a target: `target`, `a`, `b`, `difference`, `low`, `high`, `p`, `p_holm`."""
+    """One row per target: `target`, `a`, `b`, `difference`, `low`, `high`, `p`, `p_holm`."""
     rows: int
     """Test rows."""
     clusters: int
@@ -241,7 +241,8 @@ def gain_samples(
     Nothing is refitted and no activations are needed: the findings hold all predictions. `draws` and `seed`
     are the findings' own unless others are given.
 
-    **Raises** `ValueError` for findings saved before they held the baselines' predictions.
+    Raises:
+        ValueError: For findings saved before they held the baselines' predictions.
     """
     beside = saved_baselines(findings)
     if draws is None or seed is None:
@@ -259,7 +260,8 @@ def gain_samples(
 def saved_baselines(findings: Findings) -> Mapping[str, Predictions]:
     """The predictions of all baselines of findings.
 
-    **Raises** `ValueError` for findings saved before they held them.
+    Raises:
+        ValueError: For findings saved before they held them.
     """
     if findings.baselines.keys() - {"shuffled"} - findings.baseline_predictions.keys():
         raise ValueError("these findings hold no predictions of their baselines: run the sweep again")
@@ -277,10 +279,13 @@ def holm_verdicts(
     """The verdicts of a study together: `name`, raw `p`, `holm`, `benjamini_hochberg`, and for findings their
     `gain` and `words`; the smallest p first.
 
-    **Arguments:** name → findings, or a p-value where it is known already; `draws` and `seed` as in
-    `gain_samples`.
+    Args:
+        verdicts: Name → findings, or a p-value where it is known already.
+        draws: As in `gain_samples`.
+        seed: As in `gain_samples`.
 
-    **Raises** `ValueError` if there are none, or for p-values outside [0, 1].
+    Raises:
+        ValueError: There are none, or p-values are outside [0, 1].
     """
     if not verdicts:
         raise ValueError("no verdicts to adjust")

@@ -42,7 +42,7 @@ class LayerBand(SavedResult):
     chosen_point: str
     """The point chosen on training rows."""
     layers: pd.DataFrame
-    """A line a point: `point`, `layer`, `estimate`, `low`, `high` (the band, all layers at once) and
+    """One row per point: `point`, `layer`, `estimate`, `low`, `high` (the band, all layers at once) and
     `low_alone`, `high_alone` (each layer's own 95% interval)."""
     level: float
     """The band holds every layer's own value with this probability."""
@@ -74,7 +74,7 @@ class LayerBand(SavedResult):
         return {caption: band_figure(self.layers, self.chosen_point, _NAMES[self.what])}
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """A line a layer."""
+        """One row per layer."""
         names = {
             "estimate": _NAMES[self.what],
             "low": "band from",
@@ -95,7 +95,8 @@ def layer_band(
     fixed: nothing is fitted again, and no activations are needed, but for findings that were saved before
     they held every layer's predictions.
 
-    **Raises** `ValueError` for another `what`, and where such earlier findings lack their inputs.
+    Raises:
+        ValueError: For another `what`, and where such earlier findings lack their inputs.
     """
     if what not in _NAMES:
         raise ValueError(f"what={what!r}: expected 'score' or 'gain'")

@@ -208,7 +208,7 @@ class _State:
             beta1=BETAS[0],
             beta2=BETAS[1],
             lr=self.rate,
-            weight_decay=0.0,  # done above, a decay a member
+            weight_decay=0.0,  # done above, one decay per member
             eps=EPS,
             maximize=False,
         )

@@ -219,7 +219,8 @@ def findings_of(folder: Path, made_from: Mapping[str, Any]) -> Findings | None:
     Findings that ask the same and are judged otherwise, or were made by another version, count as none; this
     is told.
 
-    **Raises** `ForeignFolderError` for findings that ask something else.
+    Raises:
+        ForeignFolderError: For findings that ask something else.
     """
     if not (folder / "findings.json").exists():
         recover(folder)

@@ -117,7 +117,9 @@ class Contexts:
         """
         rows = np.asarray(masks)
         if rows.ndim != 2 or not np.isin(rows, (0, 1)).all():
-            raise ValueError(f"masks={list(masks)}: a row a mask, 1 where a concept is known and 0 where not")
+            raise ValueError(
+                f"masks={list(masks)}: one row per mask, 1 where a concept is known and 0 where not"
+            )
         given = rows.astype(bool)
         return cls(
             world, given, np.full(len(given), 1 / len(given)) if chances is None else np.asarray(chances)

@@ -1,1 +1,1 @@
-"""A model run over texts: its own forward pass, no further than needed, and the session left as found."""
+"""A model run over texts: its own forward pass, no further than needed; global state is restored after."""

@@ -50,7 +50,9 @@ Reader = Callable[[str, Tensor], None]
 
 
 def check_shape(point: str, value: Tensor, tokens: Tensor) -> None:
-    """**Raises** `ValueError` for an activation that is not `[batch, pos, …]`."""
+    """Raises:
+    ValueError: For an activation that is not `[batch, pos, …]`.
+    """
     if value.ndim < 3 or value.shape[:2] != tokens.shape:
         raise ValueError(
             f"{point} has shape {tuple(value.shape)}; expected [batch, pos, …] with {tuple(tokens.shape)} of "
@@ -137,7 +139,9 @@ class Forward:
 
 # Compilation -------------------------------------------------------------------------------------------
 def check_compilable(points: Sequence[str]) -> None:
-    """**Raises** `ValueError` unless every point lies at the border of a block."""
+    """Raises:
+    ValueError: Unless every point lies at the border of a block.
+    """
     for point in points:
         if not at_border(point):
             raise ValueError(

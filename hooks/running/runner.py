@@ -176,7 +176,7 @@ ROW_COLUMNS = ("source", "position", "token", "same_tokens_as", TOKEN_DIGEST)
 
 def row_table(job: Job, texts: np.ndarray, rows: pd.DataFrame | None) -> pd.DataFrame:
     """`source`, `position`, `token`, `same_tokens_as` (the first text with this text's very tokens),
-    `token_digest` (of the text's own tokens) and the caller's columns, one line a row."""
+    `token_digest` (of the text's own tokens) and the caller's columns, one line per row."""
     chosen = [job.positions[t][-1:] if job.mean else job.positions[t] for t in texts]
     source = np.repeat(texts, [len(c) for c in chosen])
     values = (

@@ -33,7 +33,9 @@ class BaseStream:
     def __init__(
         self, points: tuple[str, ...], widths: Mapping[str, int], batch_size: int, normalize: Normalize
     ) -> None:
-        """**Raises** `ValueError` for a batch size below one or an unknown `normalize`."""
+        """Raises:
+        ValueError: For a batch size below one or an unknown `normalize`.
+        """
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size}: a batch has at least one row")
         if normalize not in ("none", "expected_average_only_in"):
@@ -183,7 +185,9 @@ def row_norms(rows: Float[Tensor, "row width"]) -> Float[Tensor, " row"]:
 
 
 def check_longest(point: str, norms: Float[Tensor, " row"]) -> None:
-    """**Raises** `ValueError` for rows so long that nothing can be trained on them in float32."""
+    """Raises:
+    ValueError: For rows so long that nothing can be trained on them in float32.
+    """
     longest = float(norms.max()) if len(norms) else 0.0
     if longest > LONGEST:
         raise ValueError(

@@ -186,7 +186,9 @@ class Passes:
 
         `what` is what the contexts are called in an error. After an exception the buffer holds what it held.
 
-        **Raises** `NonFiniteError` for NaN or infinite rows, `ValueError` for points not of single tokens.
+        Raises:
+            NonFiniteError: For NaN or infinite rows.
+            ValueError: For points not of single tokens.
         """
         row, position = self.selection.choose(contexts, number)
         tokens = torch.from_numpy(contexts).to(device_of(self.model))

@@ -128,7 +128,11 @@ class LiveStream(BaseStream):
         self._identity: dict[str, Any] | None = None
 
     def _check_sizes(self) -> int | None:
-        """Batches in all. **Raises** `ValueError` for sizes that do not fit."""
+        """Batches in all.
+
+        Raises:
+            ValueError: For sizes that do not fit.
+        """
         if self.buffer_tokens < self.batch_size:
             raise ValueError(
                 f"buffer_tokens={self.buffer_tokens} is smaller than batch_size={self.batch_size}"

@@ -34,8 +34,8 @@ class StoreStream(BaseStream):
     """Rows of a store (or of `Activations` in memory), each once an epoch, in an order drawn from the seed.
 
     Every batch is a sample of all rows there are. An epoch's last rows, short of a batch, are left out:
-    others in every epoch. The permutation takes 4 bytes a row; of the rows themselves a batch at a time is in
-    memory.
+    others in every epoch. The permutation takes 4 bytes per row; of the rows themselves one batch at a time is
+    in memory.
     """
 
     def __init__(
@@ -263,8 +263,9 @@ class StoreStream(BaseStream):
 def _numbers(rows: Any, count: int) -> np.ndarray:
     """Rows by number, or a mask of all rows, as an index.
 
-    **Raises** `LimitError` for a mask of another length, for what is not whole and for a row named twice;
-    `IndexError` for one that is not there.
+    Raises:
+        LimitError: For a mask of another length, for what is not whole and for a row named twice.
+        IndexError: For one that is not there.
     """
     index = np.asarray(unmasked("rows", rows))
     if index.dtype == bool:

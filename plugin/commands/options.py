@@ -111,7 +111,7 @@ Out = Annotated[Path, typer.Option("--out", help="The folder to write.")]
 Calibrate = Annotated[
     int | None,
     typer.Option(
-        help="Synthetic targets of each kind for the gain that would have been seen; 0 leaves it out. "
+        help="Synthetic targets of each kind for the smallest detectable gain; 0 leaves it out. "
         "By default 100 up to 5,000 training rows, none beyond.",
         show_default=False,
     ),

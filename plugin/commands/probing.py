@@ -100,7 +100,7 @@ def _need_several(targets: int | None) -> None:
 
 
 def _calibrated(findings: Any, out: Path, targets: int | None, seed: int) -> Any:
-    """The findings with the gain that would have been seen; measured once, and kept."""
+    """The findings with the smallest detectable gain; measured once, and kept."""
     import graticule
     from graticule.hooks.messages import NotApplicable
     from graticule.probes.calibration.result import detected
@@ -109,7 +109,7 @@ def _calibrated(findings: Any, out: Path, targets: int | None, seed: int) -> Any
         targets = 100 if len(findings.inputs.problem.train) <= _QUICK else 0
     if targets == 0 or findings.limit_of_detection is not None:
         return findings
-    o.say("measuring how small a gain would have been seen", err=True)
+    o.say("measuring the smallest detectable gain", err=True)
     try:
         calibration = graticule.calibrate(findings, targets=targets, seed=seed, progress=True)
     except NotApplicable as reason:
@@ -206,7 +206,7 @@ def words_command(
     ] = None,
     contexts: Annotated[
         Path | None,
-        typer.Option(help="Parallel contexts, a language a column; the packaged ones by default."),
+        typer.Option(help="Parallel contexts, one language per column; the packaged ones by default."),
     ] = None,
     draws: Annotated[int, typer.Option(help="Draws of every null and bootstrap.")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of nulls and bootstraps.")] = 0,

@@ -1,4 +1,4 @@
-"""What a study found: the two verdicts, how small a gain would have been seen, and one page per part."""
+"""What a study found: the two verdicts, the smallest detectable gain, and one page per part."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ class Study(Result):
                 "Gain over the surface",
                 with_interval(verdict.gain, verdict.ci95, count_of_test_rows(self.findings), 4),
             ),
-            ("Gain that would have been seen", seen),
+            ("Smallest detectable gain", seen),
             ("Used by the model?", "not asked" if used is None else self._line(used)),
         ]
         return pd.DataFrame(lines, columns=["question", "answer"])

@@ -322,8 +322,8 @@ def _compat(context: Context) -> Results:
 
 
 STEPS: tuple[StudyStep, ...] = (
-    StudyStep("calibrate", "how small a gain would have been seen", _calibrate, ("targets",)),
-    StudyStep("controls", "what other things in the probe's place reach", _controls, ("twins",)),
+    StudyStep("calibrate", "the smallest detectable gain", _calibrate, ("targets",)),
+    StudyStep("controls", "how well control features score", _controls, ("twins",)),
     StudyStep("layers", "which layers differ", _layers),
     StudyStep("mlp", "does a nonlinear probe read more", _mlp),
     StudyStep("pca", "how many dimensions hold it", _pca),

@@ -151,7 +151,7 @@ def _inputs(
         given = [texts] if isinstance(texts, str) else list(texts)
         codes = np.arange(len(given)) if clusters is None else by_place("clusters", clusters, "texts")
         if len(codes) != len(given):
-            raise ValueError(f"{len(codes)} clusters for {len(given)} texts; give one a text")
+            raise ValueError(f"{len(codes)} clusters for {len(given)} texts; give one per text")
         return given, np.unique(codes, return_inverse=True)[1].reshape(-1).astype(np.int64), None
     if findings is None:
         raise ValueError("a probe alone has no table: pass texts=, or findings with their inputs")

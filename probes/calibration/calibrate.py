@@ -80,7 +80,7 @@ def calibrate(
     Each target is one column: a verdict that averages several real targets varies less, so its limit is
     rather lower.
 
-    Targets go through the instrument in blocks, so that beside themselves (two numbers a row and target)
+    Targets go through the instrument in blocks, so that beside themselves (two numbers per row and target)
     they need a memory that does not grow with them: about 2 GiB at 200,000 rows. Coverage is drawn block by
     block; all else is what one block of all targets would give.
 
@@ -206,7 +206,9 @@ def calibrate(
 
 
 def _check_enough(clusters: int) -> None:
-    """**Raises** `NotApplicable` where intervals of half of the test rows would say nothing."""
+    """Raises:
+    NotApplicable: Where intervals of half of the test rows would say nothing.
+    """
     if clusters < MIN_CLUSTERS:
         raise NotApplicable(
             f"calibrate: the test rows make {count_of(clusters, 'cluster')} of dependent rows, at least "

@@ -98,7 +98,7 @@ def doubted(
         checks: the same with a twin in the probe's place.
         fits: the fits at all points, one of which was chosen.
         inputs: what was swept, and the baselines.
-        lines: a line a baseline, with its point, and of the shuffled targets.
+        lines: One entry per baseline, with its point, and of the shuffled targets.
 
     Returns:
         The same verdict, or one that is not decided, with more warnings.

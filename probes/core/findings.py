@@ -93,9 +93,9 @@ class Findings(SavedResult):
     kind: str = field(metadata={"saved_as": "kind_of_target"})
     """`numeric`, `binary` or `categorical`."""
     target_names: tuple[str, ...]
-    """A name a target; the classes for categories."""
+    """One name per target; the classes for categories."""
     units: tuple[str | None, ...]
-    """A unit a target."""
+    """One unit per target."""
     classes: tuple[str, ...]
     """Class names; empty for numbers."""
     block_names: tuple[str, ...]
@@ -115,7 +115,8 @@ class Findings(SavedResult):
     probes: Mapping[str, RidgeProbe]
     """Hook name → the probe fitted there."""
     predictions: pd.DataFrame
-    """A line a row: `source`, `text`, `split`, blocks, and `true_`, `pred_`, `surface_` for every target."""
+    """One row per activation row: `source`, `text`, `split`, blocks, and `true_`, `pred_`, `surface_` for
+    every target."""
     provenance: Mapping[str, Any]
     """Model, table, settings and versions."""
     baseline_predictions: Mapping[str, Predictions] = field(
@@ -130,7 +131,7 @@ class Findings(SavedResult):
     settings: JudgeSettings | None = None
     """How they were judged; None for findings that graticule 0.1 saved."""
     limit_of_detection: float | None = None
-    """The gain that would have been found 80% of the time, once `calibrate` has measured it."""
+    """The smallest detectable gain (seen 80% of the time), once `calibrate` has measured it."""
     largest_gain_tried: float | None = None
     """The largest gain that `calibrate` tried."""
     swept: SweepInputs | None = field(default=None, repr=False, compare=False, metadata={"saved": False})
@@ -140,7 +141,8 @@ class Findings(SavedResult):
     def inputs(self) -> SweepInputs:
         """What these findings were made from.
 
-        **Raises** `ValueError` if they were read from disk and not given it since.
+        Raises:
+            ValueError: If they were read from disk and not given it since.
         """
         if self.swept is None:
             raise ValueError(
@@ -320,7 +322,7 @@ class Findings(SavedResult):
 
     @property
     def layers(self) -> pd.DataFrame:
-        """A line a layer: `layer`, `point`, `depth`, `alpha`, `validation`, and its test scores."""
+        """One row per layer: `layer`, `point`, `depth`, `alpha`, `validation`, and its test scores."""
         lines: list[dict[str, Any]] = []
         count = max((s["layer"] or 0 for s in self.layer_scores), default=0) + 1
         for scores in self.layer_scores:
@@ -518,7 +520,9 @@ class Findings(SavedResult):
 
 
 def _check_rows(findings: Findings) -> None:
-    """**Raises** `ValueError` where predictions of points are of other rows or targets than `predictions`."""
+    """Raises:
+    ValueError: Where predictions of points are of other rows or targets than `predictions`.
+    """
     problem = findings.problem
     y = problem.y[problem.train].shape, problem.y[problem.test].shape
     for point, one in findings.point_predictions.items():

@@ -57,7 +57,7 @@ def part_of_table(findings: Findings) -> list[str]:
 
 
 def detection(findings: Findings) -> list[str]:
-    """The gain that would have been seen, once `calibrate` has measured it."""
+    """The smallest detectable gain, once `calibrate` has measured it."""
     limit, tried = findings.limit_of_detection, findings.largest_gain_tried
     if limit is None:
         return []
@@ -138,7 +138,7 @@ def _figure(value: float | None) -> str:
 
 # Figures and tables ----------------------------------------------------------------------------------
 def target_figures(findings: Findings) -> dict[str, Figure]:
-    """Caption → figure: a map for coordinates, a scatter a number, scores or confusions for classes."""
+    """Caption → figure: a map for coordinates, one scatter per number, scores or confusions for classes."""
     rows = findings.predictions
     block = findings.block_names[0] if findings.block_names else None
     if findings.kind != "numeric":

@@ -59,7 +59,8 @@ class StackFit:
     ) -> Float[np.ndarray, "row target"]:
         """Stacked predictions; ``n_rows`` is needed only where the stack holds no predictor.
 
-        **Raises** KeyError if a predictor of the fit is missing.
+        Raises:
+            KeyError: If a predictor of the fit is missing.
         """
         missing = [name for name in self.names if name not in predictions]
         if missing:
@@ -224,7 +225,11 @@ class PointRows:
         self.shape = (len(index), activations.widths[point])
 
     def gather(self, index: Int[np.ndarray, " chunk"]) -> Shaped[np.ndarray, "chunk width"]:
-        """Of these rows the ones named. **Raises** `NonFiniteError` naming point and row."""
+        """Of these rows the ones named.
+
+        Raises:
+            NonFiniteError: Naming point and row.
+        """
         rows = self._index[index]
         if self._values is None:
             return _finite(self._point, self._activations.gather(self._point, rows).float().numpy(), rows)
@@ -232,7 +237,11 @@ class PointRows:
 
 
 def _finite(point: str, values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Values of a point, all of them numbers. **Raises** `NonFiniteError` naming point and row."""
+    """Values of a point, all of them numbers.
+
+    Raises:
+        NonFiniteError: Naming point and row.
+    """
     hint = "drop these rows, or capture in float32 or bfloat16 if float16 overflowed"
     return finite(point, values, lambda i: f"in row {rows[i]}", hint)
 
@@ -250,7 +259,8 @@ def fit_points(
 
     Points of a store that would not fit in 4 GiB are streamed.
 
-    **Raises** `ValueError` as `ridge_cv` does.
+    Raises:
+        ValueError: As `ridge_cv` does.
     """
     index = np.arange(len(problem.y)) if rows is None else rows
     train, test = index[problem.train], index[problem.test]

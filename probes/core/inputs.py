@@ -73,11 +73,13 @@ def table_of(
         frame["given cluster"] = link_clusters([frame["source"], forms], len(frame))
         columns["cluster"] = "given cluster"
     table = Table(frame, text=text, target=names, name=OF_ROWS, **columns)
-    return table, activations, np.arange(len(frame)), "the target is an entry a row"
+    return table, activations, np.arange(len(frame)), "the target is one entry per row"
 
 
 def _one_a_row(role: str, given: Any, n_rows: int) -> np.ndarray:
-    """**Raises** `ValueError` unless there is an entry an activation row."""
+    """Raises:
+    ValueError: Unless there is one entry per activation row.
+    """
     values = by_place(role, given, "activation rows")
     if values.shape != (n_rows,):
         came = f"the single entry {given!r}" if values.ndim == 0 else f"shape {values.shape}"
@@ -88,7 +90,7 @@ def _one_a_row(role: str, given: Any, n_rows: int) -> np.ndarray:
 
 
 def _entries(target: Any, rows: pd.DataFrame) -> np.ndarray:
-    """A target that was given as values, an entry an activation row."""
+    """A target that was given as values, one entry per activation row."""
     if isinstance(target, pd.DataFrame) and not all(map(pd.api.types.is_numeric_dtype, target.dtypes)):
         columns = ", ".join(map(str, target.columns[:6]))
         raise TypeError(
@@ -152,9 +154,9 @@ class Predicted:
     name: str
     """For titles: `ridge at blocks.7.hook_resid_post`."""
     target_names: tuple[str, ...]
-    """A name a column."""
+    """One name per column."""
     units: tuple[str | None, ...]
-    """A unit a column."""
+    """One unit per column."""
     source: Int[np.ndarray, " test"]
     """The table row of each test row."""
     clusters: Int[np.ndarray, " test"]

@@ -92,7 +92,9 @@ def _source(findings: Findings, here: Int[np.ndarray, " row"], table: Table) -> 
 
 
 def _check_problem(findings: Findings, problem: Problem) -> None:
-    """**Raises** `ValueError` unless targets, split and clusters are those of the findings."""
+    """Raises:
+    ValueError: Unless targets, split and clusters are those of the findings.
+    """
     rows = findings.predictions
     columns = [f"true_{name}" for name in findings.target_names]
     same = {
@@ -108,7 +110,9 @@ def _check_problem(findings: Findings, problem: Problem) -> None:
 
 
 def _check_baselines(findings: Findings, baselines: Baselines, table: Table) -> None:
-    """**Raises** `ValueError` unless these are the baselines that the findings were judged against."""
+    """Raises:
+    ValueError: Unless these are the baselines that the findings were judged against.
+    """
     check_same_capture(findings.provenance.get("baselines") or {}, baselines.provenance)
     if not findings.baseline_predictions:  # saved before findings held their baselines' predictions
         return

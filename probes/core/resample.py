@@ -41,7 +41,8 @@ def cluster_sums(
 ) -> ClusterSums:
     """Sums over the rows of each cluster (any integer labels), for :func:`resampled_r2`.
 
-    **Raises** ValueError where shapes differ or there is no row or no predictor.
+    Raises:
+        ValueError: Where shapes differ or there is no row or no predictor.
     """
     if len(y) == 0 or not predictions:
         raise ValueError("the bootstrap needs at least one row and one predictor")

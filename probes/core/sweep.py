@@ -149,7 +149,8 @@ def sweep(
 def _by_tokens(activations: Rows, baselines: Baselines, table: Table, pairing: str) -> str:
     """How rows are paired, where a baseline read the table's texts: their tokens are compared as well.
 
-    **Raises** `AlignmentError` for rows in another order than the table's.
+    Raises:
+        AlignmentError: For rows in another order than the table's.
     """
     if baselines.provenance.get(ANY_PROMPT):  # of other tokens than rows under a prompt, by themselves
         return pairing
@@ -181,21 +182,25 @@ def _fitted_before(
 
 
 def _check_baselines(baselines: Baselines, table: Table) -> None:
-    """**Raises** `ValueError` for baselines of other texts than the table's, or where it has none."""
+    """Raises:
+    ValueError: For baselines of other texts than the table's, or where it has none.
+    """
     try:
         baselines.check(table)
     except ValueError:
         if table.name != OF_ROWS or table.texts is not None:
             raise
         raise ValueError(
-            "these baselines are of a Table's texts, and this target is an entry an activation row (a label "
-            "a token, say): there are none for it yet; leave baselines out, and the verdict says that they "
+            "these baselines are of a Table's texts, and this target is one entry per activation row (a "
+            "label per token, say): there are none for it yet; leave baselines out, and the verdict says that they "
             "are missing"
         ) from None
 
 
 def _check_blocks(table: Table) -> None:
-    """**Raises** `ValueError` for a block whose name is one of the columns that findings have themselves."""
+    """Raises:
+    ValueError: For a block whose name is one of the columns that findings have themselves.
+    """
     of_targets = {f"{part}_{name}" for part in ("true", "pred", "surface") for name in table.target_names}
     if taken := [name for name in table.blocks if name in of_targets or name in _OWN_COLUMNS]:
         raise ValueError(
@@ -205,7 +210,9 @@ def _check_blocks(table: Table) -> None:
 
 
 def _check_varied(activations: Rows, problem: Problem) -> None:
-    """**Raises** `ValueError` where no point tells one training row from another."""
+    """Raises:
+    ValueError: Where no point tells one training row from another.
+    """
     for point in activations.points:
         rows = PointRows(activations, point, problem.train)
         for some in (np.arange(min(256, rows.shape[0])), np.arange(rows.shape[0])):
@@ -231,7 +238,7 @@ def _layer_score(fit: PointFit, problem: Problem, table: Table, is_chosen: bool)
 
 
 def _predictions(inputs: SweepInputs, best: PointFit) -> pd.DataFrame:
-    """One line a row: out-of-fold predictions on training rows, plain ones on test rows."""
+    """One row per activation row: out-of-fold predictions on training rows, plain ones on test rows."""
     activations, table, problem = inputs.activations, inputs.table, inputs.problem
     predicted = np.empty_like(problem.y)
     predicted[problem.train], predicted[problem.test] = best.fit.out_of_fold, best.test

@@ -205,7 +205,8 @@ def verdict(
     the columns of ``y``; for categories these are indicators, and R² is the Brier skill. ``model_baselines``
     names the baselines that read the model; if none of ``baselines`` is among them nothing is decided.
 
-    **Raises** ValueError where shapes do not fit, a value is not finite, or a setting is out of its range.
+    Raises:
+        ValueError: Where shapes do not fit, a value is not finite, or a setting is out of its range.
     """
     check_limits(min_gain=min_gain, draws=draws, seed=seed)
     everything = {**baselines, "probe": probe}

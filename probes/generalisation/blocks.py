@@ -146,7 +146,7 @@ def _labels(table: Table, by: By) -> tuple[str, pd.Series]:
         return by, table.frame[need_column(table.frame, by, "blocks")].reset_index(drop=True)
     labels = pd.Series(by_place("by", by, "table rows") if isinstance(by, pd.Series) else list(by))
     if len(labels) != len(table):
-        raise ValueError(f"{len(labels)} labels for the {len(table)} rows of {table.name}: give one a row")
+        raise ValueError(f"{len(labels)} labels for the {len(table)} rows of {table.name}: give one per row")
     return (str(by.name) if isinstance(by, pd.Series) and by.name is not None else "block"), labels
 
 

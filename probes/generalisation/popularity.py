@@ -303,7 +303,7 @@ def popularity_figure(strata: pd.DataFrame, column: str, unit: str) -> Figure:
                 "<br>%{customdata} rows<extra></extra>",
             )
         )
-    style(fig, height=400, note="A point a stratum, at its median; bars are 95% intervals over clusters.")
+    style(fig, height=400, note="One point per stratum, at its median; bars are 95% intervals over clusters.")
     fig.update_xaxes(title_text=column.replace("_", " "), type="log" if wide else "linear")
     if wide:
         fig.update_xaxes(tickvals=_round_values(float(x.min()), float(x.max())), tickformat="~s")

@@ -92,7 +92,7 @@ class AffineEdit:
         if int(np.prod(value.shape[2:])) != self.width:
             raise ValueError(
                 f"the hook's activation has shape {tuple(value.shape)}, this edit is for "
-                f"[batch, pos, …] with {self.width} numbers a token; hook the point of the probe"
+                f"[batch, pos, …] with {self.width} numbers per token; hook the point of the probe"
             )
         work = torch.float32 if value.device.type == "mps" else torch.float64
         shift, right, offset, left = (
@@ -137,7 +137,7 @@ def mask_of(pos: EditPos, batch: int, length: int) -> Bool[Tensor, "batch pos"]:
     rows = cast("Sequence[Any]", pos.tolist() if isinstance(pos, Tensor) else pos)
     if len(rows) != batch:
         raise ValueError(
-            f"pos holds positions of {len(rows)} rows, the batch has {batch}; give an entry a row, an index, "
+            f"pos holds positions of {len(rows)} rows, the batch has {batch}; give one entry per row, an index, "
             "a slice, or None for all tokens"
         )
     for row, entry in enumerate(rows):

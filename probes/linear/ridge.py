@@ -327,8 +327,8 @@ class RidgeProbe:
 
 
 def judged_by(findings: Findings) -> dict[str, Any]:
-    """What findings say about their chosen probe, in JSON's own types: verdict, baselines, split and the gain
-    that would have been seen 80% of the time (`limit_of_detection`, None before `calibrate`)."""
+    """What findings say about their chosen probe, in JSON's own types: verdict, baselines, split and the
+    smallest detectable gain, seen 80% of the time (`limit_of_detection`, None before `calibrate`)."""
     chosen = next(line for line in findings.layer_scores if line["point"] == findings.chosen_point)
     return json_ready(
         {

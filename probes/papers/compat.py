@@ -52,7 +52,8 @@ def compat_proximity_error(
 ) -> Float[np.ndarray, " row"]:
     """Proximity error as the paper's code has it; axes are latitude, longitude (read swapped), or one time.
 
-    **Raises** ValueError as `proximity_error`.
+    Raises:
+        ValueError: As `proximity_error`.
     """
     n = len(pred if among is None else among)
     if true.shape[1] == 1:
@@ -74,7 +75,7 @@ class PaperCompat(SavedResult):
     rows: int
     """Test rows."""
     scores: pd.DataFrame
-    """A line a score: `score`, `graticule`, `paper_compat`."""
+    """One row per score: `score`, `graticule`, `paper_compat`."""
     provenance: Mapping[str, Any]
     """Versions."""
 
@@ -107,7 +108,8 @@ class PaperCompat(SavedResult):
 def score_paper_compat(predicted: Predicted) -> PaperCompat:
     """Scores of some predictions of test rows (`findings.at()`) as the paper's tables have them.
 
-    **Raises** ValueError unless the target is a pair of coordinates or one number.
+    Raises:
+        ValueError: Unless the target is a pair of coordinates or one number.
     """
     columns = coordinate_columns(predicted.units)
     y, pred = predicted.y, predicted.predictions

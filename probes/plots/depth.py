@@ -42,14 +42,15 @@ def depth_figure(
     Other layers' test scores are faint: they are exploratory and feed no verdict.
 
     Args:
-        layers: a row a hook point, with `layer` (None for points that have none), `point`, `validation`
+        layers: One row per hook point, with `layer` (None for points that have none), `point`, `validation`
             (out-of-fold on training rows) and `test_r2`.
         baselines: name → test score, drawn as labelled horizontal lines.
         chosen_point: the `point` chosen inside the training rows.
         surface: test score of the stacked baselines, emphasised.
         score: the metric's name, for the axis.
 
-    **Raises** `KeyError` if a column or the chosen point is missing.
+    Raises:
+        KeyError: If a column or the chosen point is missing.
     """
     need_columns(layers, "layer", "point", "validation", "test_r2")
     if chosen_point not in set(layers["point"]):

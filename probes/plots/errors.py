@@ -35,14 +35,16 @@ def block_error_figure(
     """Median and inter-quartile range of the test rows' error in the `top` largest blocks, with their sizes.
 
     Args:
-        predictions: a line a row; a `split` column, if there is one, picks the test rows.
+        predictions: One row per prediction; a `split` column, if there is one, picks the test rows.
         block: column of groups. Groups of words are sorted by median error, numbers (a century) by value.
         error: column of errors, in `unit`; without it the error is |`pred` − `true`|.
         true, pred: columns of true and predicted values.
         unit: for the axis title; None for a target without one.
         top: how many blocks are drawn.
 
-    **Raises** `KeyError` if a column is missing, `ValueError` if neither `error` nor both others are given.
+    Raises:
+        KeyError: If a column is missing.
+        ValueError: If neither `error` nor both others are given.
     """
     unit = "years" if unit == "year" else unit
     if error is None and (true is None or pred is None):

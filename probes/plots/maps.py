@@ -55,8 +55,8 @@ def map_figure(
     """True places (above) and predicted places (below) of the test rows, coloured by block, on shared axes.
 
     Args:
-        predictions: a line a row, with `true_<lat>`, `pred_<lat>`, `true_<lon>`, `pred_<lon>` in degrees; a
-            `split` column, if there is one, picks the test rows; a `text` column is shown on hover.
+        predictions: One row per prediction, with `true_<lat>`, `pred_<lat>`, `true_<lon>`, `pred_<lon>` in
+            degrees; a `split` column, if there is one, picks the test rows; a `text` column is shown on hover.
         lat, lon: names of the two targets.
         block: column of groups; the nine largest have a colour, the rest are grey.
         limit, seed: at most `limit` rows are drawn, sampled with `seed`.
@@ -64,7 +64,9 @@ def map_figure(
     Where the true places fill a small part of the world, the axes are zoomed to it. Predictions beyond the
     axes are drawn on their edge, and the note (`note_of`) says how many there are.
 
-    **Raises** `KeyError` if a column is missing, `ValueError` if there is no test row.
+    Raises:
+        KeyError: If a column is missing.
+        ValueError: If there is no test row.
     """
     names = {f"{kind}_{axis}": f"{kind}_{axis}" for kind in ("true", "pred") for axis in (lat, lon)}
     need_columns(predictions, *names, *([block] if block else []))

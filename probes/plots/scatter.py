@@ -30,14 +30,16 @@ def scatter_figure(
     """Predicted against true values of the test rows, with the identity and the median prediction.
 
     Args:
-        predictions: a line a row, with the columns named by `true`, `pred` and `block`; a `split` column,
+        predictions: One row per prediction, with the columns named by `true`, `pred` and `block`; a `split` column,
             if there is one, picks the test rows; a `text` column is shown on hover.
         true, pred: columns of true and predicted values, in `unit`.
         block: column of groups; words are coloured, numbers (a century) are left to the axis.
         unit: for the axis titles.
         limit, seed: at most `limit` points are drawn, sampled with `seed`.
 
-    **Raises** `KeyError` if a column is missing, `ValueError` if there is no test row.
+    Raises:
+        KeyError: If a column is missing.
+        ValueError: If there is no test row.
     """
     need_columns(predictions, true, pred, *([block] if block else []))
     rows = scored_rows(predictions)

@@ -131,7 +131,9 @@ def scored_rows(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def need_columns(table: pd.DataFrame, *names: str) -> None:
-    """**Raises** `KeyError` naming the columns of `names` that `table` lacks, and those it has."""
+    """Raises:
+    KeyError: Naming the columns of `names` that `table` lacks, and those it has.
+    """
     missing = [name for name in names if name not in table.columns]
     if missing:
         raise UnknownNameError(
@@ -183,7 +185,7 @@ def short_labels(names: Iterable[object], width: int = 22) -> list[str]:
         width: letters of a label.
 
     Returns:
-        A label a name: where beginnings are the same, beginning and end; where these are too, a number.
+        One label per name: where beginnings are the same, beginning and end; where these are too, a number.
     """
     whole = [str(name) for name in names]
     labels = [short(name, width) for name in whole]

@@ -54,7 +54,8 @@ def proximity_error(
     rows it is the paper's *combined* error of some rows. Each row's own prediction must be among them, and
     counts once as the row itself.
 
-    **Raises** ValueError if a value is not finite, or a row's own prediction is not in ``among``.
+    Raises:
+        ValueError: If a value is not finite, or a row's own prediction is not in ``among``.
     """
     closer, ties = proximity_counts(true, pred, among)
     return (closer + ties / 2) / max(len(pred if among is None else among), 1)
@@ -72,7 +73,8 @@ def proximity_counts(
     and ties are exact. Nearly all pairs are decided by a float32 matrix product before: only those that it
     cannot tell from the row's own, by the bound on its rounding, are looked at again.
 
-    **Raises** as :func:`proximity_error`.
+    Raises:
+        ValueError: As `proximity_error`.
     """
     _need_finite(true, pred)
     own = unit_sphere(pred[:, 0], pred[:, 1])
@@ -176,7 +178,8 @@ def proximity_error_1d(
 
     ``among`` as in :func:`proximity_error`.
 
-    **Raises** as :func:`proximity_error`.
+    Raises:
+        ValueError: As `proximity_error`.
     """
     closer, ties = proximity_counts_1d(true, pred, among)
     return (closer + ties / 2) / max(len(pred if among is None else among), 1)

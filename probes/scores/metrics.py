@@ -178,8 +178,11 @@ def _named(names: Sequence[str], values: np.ndarray) -> dict[str, float]:
 
 
 def _check(y: np.ndarray, pred: np.ndarray) -> None:
-    """**Raises** `ValueError` without rows, `NonFiniteError` for targets or predictions that are no numbers:
-    a class is not chosen, and a target not left out, because of a NaN."""
+    """Raises:
+    ValueError: Without rows.
+    NonFiniteError: For targets or predictions that are no numbers: a class is not chosen, and a target
+        not left out, because of a NaN.
+    """
     if len(y) == 0:
         raise ValueError("no rows to score: the split is empty")
     finite("targets", y, lambda row: f"in row {row} of those scored")

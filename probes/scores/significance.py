@@ -30,7 +30,7 @@ def share_reaching(
     A draw that falls short of `observed` by rounding alone ties with it, and so counts.
 
     Args:
-        null: a draw a row.
+        null: One draw per row.
         observed: the statistic, of the shape of one draw.
 
     Returns:
@@ -74,7 +74,8 @@ def holm(p: Sequence[float] | Float[np.ndarray, " test"]) -> Float[np.ndarray, "
 
     Whatever the dependence between the tests. NaN stays NaN and is not counted as a test.
 
-    **Raises** `ValueError` for values outside [0, 1].
+    Raises:
+        ValueError: For values outside [0, 1].
     """
     values, defined = _checked(p)
     given = values[defined]
@@ -91,7 +92,8 @@ def benjamini_hochberg(p: Sequence[float] | Float[np.ndarray, " test"]) -> Float
 
     For independent or positively dependent tests. NaN stays NaN and is not counted as a test.
 
-    **Raises** `ValueError` for values outside [0, 1].
+    Raises:
+        ValueError: For values outside [0, 1].
     """
     values, defined = _checked(p)
     load("scipy.stats")
@@ -128,7 +130,8 @@ def max_t_band(
     resample is what the band must hold (Romano & Wolf, Econometrica 2005): where parts rise and fall together
     the band is narrower than Bonferroni's. Draws with an undefined part are left out.
 
-    **Raises** `ValueError` if no draw is defined.
+    Raises:
+        ValueError: If no draw is defined.
     """
     defined = samples[~np.isnan(samples).any(axis=1)]
     if not len(defined):

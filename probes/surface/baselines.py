@@ -77,7 +77,9 @@ class Baselines:
         return tuple(name for name in self.features if name.startswith("twin_"))
 
     def check(self, table: Table) -> None:
-        """**Raises** `ValueError` unless these were captured for `table`'s very rows, or for its texts."""
+        """Raises:
+        ValueError: Unless these were captured for `table`'s very rows, or for its texts.
+        """
         if self.table_digest != text_digest(table):
             raise ValueError(
                 f"these baselines were captured for other texts than those of {table.name!r}; "
@@ -106,7 +108,9 @@ class Baselines:
             _write_manifest(folder, self)
 
     def _check_others(self, folder: Place) -> None:
-        """**Raises** `ForeignFolderError` where `folder` holds baselines of other texts or another model."""
+        """Raises:
+        ForeignFolderError: Where `folder` holds baselines of other texts or another model.
+        """
         try:
             before = Baselines.load(folder)
         except ArtifactError:  # none, or what cannot be read
@@ -125,7 +129,8 @@ class Baselines:
     def load(cls, path: Place | str) -> Baselines:
         """Read what `save` or `baselines(…, store=path)` wrote.
 
-        **Raises** `ArtifactError` if the folder is missing, incomplete, damaged, or of another schema.
+        Raises:
+            ArtifactError: If the folder is missing, incomplete, damaged, or of another schema.
         """
         path = place_of(path)
         manifest = read_json(path / "manifest.json")

@@ -81,7 +81,8 @@ def fit_shuffled(inputs: SweepInputs, best: PointFit) -> dict[str, Any]:
 def served_by(feature: Rows, activations: Rows, source: np.ndarray) -> np.ndarray:
     """Which row of `feature` serves each activation row: the same position, or the text's only row.
 
-    **Raises** `ValueError` if some activation row's position was not captured for the feature.
+    Raises:
+        ValueError: If some activation row's position was not captured for the feature.
     """
     rows, ours = feature.rows, activations.rows
     if rows["source"].is_unique:
@@ -138,7 +139,9 @@ def check_pair(baselines: Baselines, activations: Rows) -> bool:
 
 
 def _check_reading(name: str, feature: Rows, activations: Rows) -> None:
-    """**Raises** `PairError` for another prompt, special tokens or other positions."""
+    """Raises:
+    PairError: For another prompt, special tokens or other positions.
+    """
     theirs, ours = (CaptureSpec.from_json(rows.provenance) for rows in (feature, activations))
     if None not in (theirs.prompt, ours.prompt) and theirs.prompt != ours.prompt:
         raise _other(name, "prompt", theirs.prompt, ours.prompt)

@@ -272,8 +272,9 @@ def tfidf_predictions(
     ``validation_by_alpha`` (NaN where not tried), ``n_terms``, ``min_df`` and ``folds``.
     ``disable`` goes to tqdm.
 
-    **Raises** ValueError where the numbers of rows differ, for an empty train or test part, or values that
-    are not finite.
+    Raises:
+        ValueError: Where the numbers of rows differ, for an empty train or test part, or values that are not
+            finite.
     """
     strengths = np.sort(np.asarray(ALPHAS if alphas is None else alphas, np.float64))
     _check(texts_train, y_train, clusters_train, texts_test)

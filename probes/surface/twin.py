@@ -34,7 +34,8 @@ def make_twin(
     of their names, that are left unpermuted because nothing will read what they give (the unembedding is a
     third of a small model, and dealing it anew takes seconds): they are the model's own, not copies.
 
-    **Raises** `ValueError` for another `how`, or where `"fresh"` would leave a parameter as it was learned.
+    Raises:
+        ValueError: For another `how`, or where `"fresh"` would leave a parameter as it was learned.
     """
     if how not in ("permuted", "fresh"):
         raise ValueError(f"how={how!r}: expected 'permuted' or 'fresh'")

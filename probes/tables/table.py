@@ -251,7 +251,7 @@ class Table(TellsNames):
         name: str = "arrays",
         **settings: Any,
     ) -> Table:
-        """A table of arrays with one entry a row; ``y`` is [row] or [row, target].
+        """A table of arrays with one entry per row; ``y`` is [row] or [row, target].
 
         ``settings`` are ``units``, ``on_bad``, ``test_size``, ``seed`` and ``kind`` of the constructor.
 
@@ -277,7 +277,7 @@ class Table(TellsNames):
                 roles[role], columns[column] = column, list(values)
         lengths = {key: len(values) for key, values in columns.items()}
         if len(set(lengths.values())) > 1:
-            raise TableError(f"all arrays need one entry a row, but their lengths are {lengths}")
+            raise TableError(f"all arrays need one entry per row, but their lengths are {lengths}")
         frame = pd.DataFrame({key: pd.Series(values) for key, values in columns.items()})
         return cls(frame, target=names, blocks=list(levels), name=name, **roles, **settings)
 

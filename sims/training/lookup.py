@@ -63,7 +63,7 @@ def train_tables(
 ) -> Learned:
     """Train a pair of tables a run, all runs in one batch, on the CPU.
 
-    `contexts` holds one entry a run; the runs' worlds have the same values and concept sets of one size.
+    `contexts` holds one entry per run; the runs' worlds have the same values and concept sets of one size.
     `watch(step, f, g)` is called at every point of the curves, and what it returns is kept. Runs of different
     widths train as zero-padded columns, which no gradient touches; the same settings give the same bits on
     the same number of threads.
@@ -146,7 +146,7 @@ def _one_a_run(value: Any, runs: int, name: str) -> list[Any]:
     values = list(value) if isinstance(value, tuple) else [value] * runs
     if len(values) != runs:
         raise ValueError(
-            f"{name}={value!r} holds {len(values)} values for {runs} runs; give one, or one a run"
+            f"{name}={value!r} holds {len(values)} values for {runs} runs; give one, or one per run"
         )
     return values
 

@@ -261,7 +261,7 @@ def test_what_is_wrong_is_named(tiny_findings, findings, model):
     with pytest.raises(ValueError, match="sd has shape"):
         fitted.fwd_hooks("add", sd=[1.0])
     ((_, fn),) = fitted.fwd_hooks("add")
-    with pytest.raises(ValueError, match="32 numbers a token"):
+    with pytest.raises(ValueError, match="32 numbers per token"):
         fn(torch.zeros(1, 2, 31))
     with pytest.raises(ValueError, match="positions of 3 rows, the batch has 2"):
         mask_of([0, 1, 2], 2, 4)

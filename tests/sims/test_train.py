@@ -158,7 +158,7 @@ def test_widths_and_scales_beside_one_another_are_those_runs_alone(contexts, opt
 
 def test_a_number_a_run_is_refused_for_other_numbers_of_runs(contexts):
     for settings in (Training(dim=(3, 4)), Training(scale=(1.0,)), Training(seed=(1, 2, 3, 4))):
-        with pytest.raises(ValueError, match="for 3 runs; give one, or one a run"):
+        with pytest.raises(ValueError, match="for 3 runs; give one, or one per run"):
             train_tables(contexts, settings)
 
 

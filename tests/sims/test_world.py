@@ -145,9 +145,9 @@ def test_wrong_contexts_are_refused():
         Contexts.of(world, [[1, 0]])
     with pytest.raises(ValueError, match="add up to"):
         Contexts.of(world, [[1, 0, 1]], [0.5])
-    with pytest.raises(ValueError, match="a row a mask"):
+    with pytest.raises(ValueError, match="one row per mask"):
         Contexts.of(world, [])
-    with pytest.raises(ValueError, match="a row a mask"):
+    with pytest.raises(ValueError, match="one row per mask"):
         Contexts.of(world, [[1, -1, 0]])
     with as_installed(), pytest.raises(ValueError, match="True where known"):
         Contexts(world, np.array([[1, 0, 1]]), np.ones(1))

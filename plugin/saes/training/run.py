@@ -146,7 +146,7 @@ class Run(Result):
         return {caption: curves_figure(histories, resampled)}
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Settings and last figures, a line an SAE; events where there were any."""
+        """Settings and last figures, one line per SAE; events where there were any."""
         runs = self.parts or {"": self}
         lines = [run.table_line(name) for name, run in runs.items()]
         out = {_TABLE: pd.DataFrame(lines)}
