@@ -34,8 +34,8 @@ class StoreStream(BaseStream):
     """Rows of a store (or of `Activations` in memory), each once an epoch, in an order drawn from the seed.
 
     Every batch is a sample of all rows there are. An epoch's last rows, short of a batch, are left out:
-    others in every epoch. The permutation takes 4 bytes per row; of the rows themselves one batch at a time is
-    in memory.
+    others in every epoch. The permutation takes 4 bytes per row; of the rows themselves one batch at a time
+    is in memory.
     """
 
     def __init__(

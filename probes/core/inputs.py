@@ -98,7 +98,7 @@ def _entries(target: Any, rows: pd.DataFrame) -> np.ndarray:
             "text='COLUMN', target='COLUMN'), or values, frame['COLUMN']"
         )
     flat = (
-        "for a label a token, [text, position], take labels[text][position] of the 'source' and 'position' "
+        "for a label per token, [text, position], take labels[text][position] of the 'source' and 'position' "
         "of each line of activations.rows"
     )
     try:

@@ -192,8 +192,8 @@ def _check_baselines(baselines: Baselines, table: Table) -> None:
             raise
         raise ValueError(
             "these baselines are of a Table's texts, and this target is one entry per activation row (a "
-            "label per token, say): there are none for it yet; leave baselines out, and the verdict says that they "
-            "are missing"
+            "label per token, say): there are none for it yet; leave baselines out, and the verdict says "
+            "that they are missing"
         ) from None
 
 

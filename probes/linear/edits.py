@@ -137,8 +137,8 @@ def mask_of(pos: EditPos, batch: int, length: int) -> Bool[Tensor, "batch pos"]:
     rows = cast("Sequence[Any]", pos.tolist() if isinstance(pos, Tensor) else pos)
     if len(rows) != batch:
         raise ValueError(
-            f"pos holds positions of {len(rows)} rows, the batch has {batch}; give one entry per row, an index, "
-            "a slice, or None for all tokens"
+            f"pos holds positions of {len(rows)} rows, the batch has {batch}; give one entry per row, an "
+            "index, a slice, or None for all tokens"
         )
     for row, entry in enumerate(rows):
         for position in [entry] if isinstance(entry, int) else cast("Sequence[int]", entry):

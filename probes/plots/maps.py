@@ -56,7 +56,8 @@ def map_figure(
 
     Args:
         predictions: One row per prediction, with `true_<lat>`, `pred_<lat>`, `true_<lon>`, `pred_<lon>` in
-            degrees; a `split` column, if there is one, picks the test rows; a `text` column is shown on hover.
+            degrees; a `split` column, if there is one, picks the test rows; a `text` column is shown on
+            hover.
         lat, lon: names of the two targets.
         block: column of groups; the nine largest have a colour, the rest are grey.
         limit, seed: at most `limit` rows are drawn, sampled with `seed`.

@@ -30,8 +30,8 @@ def scatter_figure(
     """Predicted against true values of the test rows, with the identity and the median prediction.
 
     Args:
-        predictions: One row per prediction, with the columns named by `true`, `pred` and `block`; a `split` column,
-            if there is one, picks the test rows; a `text` column is shown on hover.
+        predictions: One row per prediction, with the columns named by `true`, `pred` and `block`; a `split`
+            column, if there is one, picks the test rows; a `text` column is shown on hover.
         true, pred: columns of true and predicted values, in `unit`.
         block: column of groups; words are coloured, numbers (a century) are left to the axis.
         unit: for the axis titles.

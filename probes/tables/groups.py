@@ -240,7 +240,8 @@ def block_oracle_predictions(
     labels = pd.Series(by_place("blocks", blocks).astype(object))
     if not len(y) == len(labels) == len(is_test):
         raise ValueError(
-            f"{len(y)} rows of y, {len(labels)} of blocks and {len(is_test)} of is_test; one entry per row each"
+            f"{len(y)} rows of y, {len(labels)} of blocks and {len(is_test)} of is_test; "
+            "one entry per row each"
         )
     if is_test.all() or not is_test.any():
         raise ValueError("is_test leaves no training row or no test row; a block oracle needs both")
