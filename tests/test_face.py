@@ -1,5 +1,6 @@
 """The rule for calls, held over everything that is exported; and every form of 0.1, which works and warns."""
 
+import dataclasses
 import inspect
 import re
 import warnings
@@ -10,12 +11,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import graticule
-from graticule import hub, saes
+from graticule import Outcome, RidgeProbe, hub, saes
 from graticule.hooks.artifact import json_ready
 from graticule.hooks.result import Result
+from graticule.hooks.rows import Rows
 from graticule.results import RESULTS
+from graticule.sims.papers.setting import Setting
 
 NO_ANALYSIS = ("dense_truth", "learned_truth", "sparse_truth", "mean_convention", "sum_convention")
 """Calls that make planted rows or turn a number, and analyse nothing."""
@@ -132,17 +136,67 @@ def test_every_argument_is_described(name):
     assert said.index("Args:\n") > 0
 
 
-@pytest.mark.parametrize("owner", [c for c in classes() if issubclass(c, Result)], ids=lambda c: c.__name__)
-def test_a_hook_point_of_a_method_is_a_hook_name(owner):
+BY_PLACE = {
+    "at": "hook_name k sae",
+    "predictor": "k sae",
+    "arm": "k sae",
+    "coverage": "how",
+    "matrix": "score",
+    "average": "score",
+    "fit": "clusters",
+    "sae": "device",
+    "select": "rows points",
+    "encode": "hook_name",
+    "to_saelens": "hook_name",
+    "save_pretrained": "judged",
+    "with_inputs": "baselines",
+    "from_pretrained": "probe_id revision",
+    "from_fit": "hook_name target_names units",
+    "from_tensors": "rows provenance",
+    "edit": "scale",
+    "fwd_hooks": "scale pos",
+}
+"""What a method is about and can be left out: given by position too."""
+OWN_WORDS = {
+    "marks": "what a certificate gives",
+    "known": "whether a world's concept is seen: a term of its theory",
+    "given": "what two concepts are separated by: likewise",
+    "point": "the column of its tables is called so too; `chosen_hook_name` and `hook_name=` name it",
+}
+"""Words that are names for their own sake where a class of ours has them as fields or in a world's terms."""
+
+
+def public(owner: type) -> dict[str, Any]:
+    """Methods, properties and fields of a class, by name, that are not there for 0.1 alone."""
+    names = {n: v for n, v in vars(owner).items() if not n.startswith("_")}
+    names |= {f.name: f for f in dataclasses.fields(owner)} if dataclasses.is_dataclass(owner) else {}
+    return {n: v for n, v in names.items() if not (inspect.getdoc(v) or "").startswith("The old name of")}
+
+
+@pytest.mark.parametrize("owner", classes(), ids=lambda c: c.__qualname__)
+def test_methods_fields_and_properties_are_called_what_they_are(owner):
+    assert not public(owner).keys() & (BANNED - OWN_WORDS.keys())
     for name, method in methods(owner).items():
-        parameters = inspect.signature(method).parameters
-        assert "draws" not in parameters, name
-        assert not {"held", "told", "rivals", "material"} & set(parameters), name
+        if name in public(owner):
+            allowed = (
+                OWN_WORDS.keys() - {"point"} if owner.__module__.startswith("graticule.sims.") else set()
+            )
+            assert not set(inspect.signature(method).parameters) & (BANNED - allowed), name
+
+
+@pytest.mark.parametrize("owner", [c for c in classes() if issubclass(c, Result | Rows | RidgeProbe)])
+def test_options_of_methods_have_names(owner):
+    for name, method in methods(owner).items():
+        parameters = inspect.signature(method).parameters.values()
+        options = {
+            p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is not p.empty
+        }
+        assert options <= set(BY_PLACE.get(name, "").split()), name
 
 
 # The forms of 0.1 ------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
-def made(load_tiny) -> dict[str, Any]:
+def made(load_tiny, tmp_path_factory) -> dict[str, Any]:
     rng = np.random.default_rng(0)
     words = ["paris", "rome", "oslo", "lima", "cairo", "river", "king", "lake"]
     picked, values = rng.integers(0, 8, (60, 2)), rng.normal(size=8)
@@ -159,7 +213,40 @@ def made(load_tiny) -> dict[str, Any]:
     acts = graticule.capture(model, table.texts, layers=[0, 1], progress=False)
     beside = graticule.baselines(None, table)
     findings = graticule.sweep(acts, table, baselines=beside, n_bootstrap=20, progress=False)
-    return {"m": model, "t": table, "a": acts, "b": beside, "f": findings, "p": findings.chosen_point}
+    pairs = list(zip(words[:4], words[4:], strict=True))
+    return {
+        "m": model,
+        "t": table,
+        "a": acts,
+        "b": beside,
+        "f": findings,
+        "p": findings.chosen_point,
+        "ask": [Outcome("river or lake", "{} is", {"river": ("river",), "lake": ("lake",)}, "y")],
+        "few": {"rows": 4, "controls": 2, "progress": False},
+        "tmp": tmp_path_factory.mktemp("face"),
+        "pairs": {"city ⇒ other": pairs, "other ⇒ city": [(b, a) for a, b in pairs]},
+        "kinds": graticule.Table(frame.assign(warm=(frame["y"] > 0) * 1), text="name", target="warm"),
+    }
+
+
+def an_sae(point: str) -> Any:
+    from sae_lens import TopKSAE, TopKSAEConfig
+
+    torch.manual_seed(0)
+    config = TopKSAEConfig(d_in=32, d_sae=16, k=4)
+    config.metadata.hook_name = point
+    return TopKSAE(config)
+
+
+def cached(model: Any, texts: Any) -> Any:
+    return model.run_with_cache(list(texts))[1]
+
+
+def recorded(model: Any, texts: Any) -> Any:
+    """A recording whose points and positions are given by position."""
+    with graticule.record(model, "resid_post", -1) as recording:
+        model(list(texts))
+    return recording.activations
 
 
 QUIET = {"progress": False}
@@ -176,6 +263,71 @@ OLD: dict[str, tuple[Callable[..., Any], str]] = {
     "pca": (lambda f, p, **_: graticule.pca(f, point=p, ks=2), "hook_name="),
     "popularity": (lambda f, **_: graticule.popularity(f, "views", strata=2, draws=20), "n_bootstrap="),
     "directions": (lambda f, **_: graticule.directions(f, draws=3, **QUIET), "n_noise="),
+    "steer": (lambda m, f, ask, few, **_: graticule.steer(f, m, ask, scales=(-2.0, 2.0), **few), "outcomes="),
+    "steer, the model first": (
+        lambda m, f, ask, few, **_: graticule.steer(m, f, outcomes=ask, scales=(-2.0, 2.0), **few),
+        r"steer\(findings, model\)",
+    ),
+    "ablate": (
+        lambda m, f, ask, few, **_: graticule.ablate(m, f, [(0, 1)], ask, values=(-2.0, 2.0), **few),
+        "outcomes=",
+    ),
+    "causes": (
+        lambda m, f, ask, few, p, **_: graticule.causes(
+            f, m, outcomes=ask, point=p, scales=(-2.0, 2.0), **few
+        ),
+        "hook_name=",
+    ),
+    "neurons": (
+        lambda m, f, **_: graticule.neurons(m, f, top=2, rotations=9, permutations=5, **QUIET),
+        r"neurons\(findings, model\)",
+    ),
+    "classes": (
+        lambda a, kinds, **_: graticule.classes(
+            graticule.sweep(a, kinds, n_bootstrap=20, **QUIET), (1,), repeats=1, n_bootstrap=20, **QUIET
+        ),
+        "ks=",
+    ),
+    "latents": (
+        lambda f, p, **_: graticule.latents(f, an_sae(p), ks=(1,), top=2, draws=1, **QUIET),
+        "n_random=",
+    ),
+    "holdouts": (lambda f, **_: graticule.holdouts(f, "kind", minimum=3, draws=20, **QUIET), "n_bootstrap="),
+    "words": (
+        lambda m, pairs, **_: graticule.words(
+            m, pairs, metrics=["euclidean"], draws=50, n_random=50, **QUIET
+        ),
+        "n_bootstrap=",
+    ),
+    "languages": (
+        lambda m, pairs, **_: graticule.languages(
+            m,
+            {"a": ["paris", "king"], "b": ["rome", "lake"]},
+            pairs,
+            metrics=["euclidean"],
+            n_bootstrap=50,
+            n_random=50,
+            **QUIET,
+        ),
+        "pairs=",
+    ),
+    "record": (lambda m, t, **_: recorded(m, t.texts[:2]), "pos="),
+    "from_cache": (
+        lambda m, t, **_: graticule.Activations.from_cache(cached(m, t.texts[:1]), -1),
+        "pos=",
+    ),
+    "study": (
+        lambda m, t, tmp, **_: graticule.study(m, t, tmp / "study", only=["probe"], pages=False, **QUIET),
+        "out=",
+    ),
+    "simulate": (
+        lambda **_: graticule.simulate(Setting(3, steps=20), runs=1, nulls=2, points=3, **QUIET),
+        "n_points=",
+    ),
+    "theorems": (
+        lambda **_: graticule.theorems(graticule.World.random(3, seed=1), 0, steps=5, **QUIET),
+        "seed=",
+    ),
     "transfer": (lambda f, **_: graticule.transfer({"one": f, "two": f}, draws=20), "n_bootstrap="),
 }
 
