@@ -250,6 +250,8 @@ def recorded(model: Any, texts: Any) -> Any:
 
 
 QUIET = {"progress": False}
+SLOW = {"ablate", "causes", "classes", "latents", "study", "theorems"}
+"""Calls of more than half a second."""
 OLD: dict[str, tuple[Callable[..., Any], str]] = {
     "capture": (lambda m, t, **_: graticule.capture(m, t.texts[:3], "resid_post", [0], "all"), "points="),
     "sweep": (lambda a, t, b, **_: graticule.sweep(a, t, b, n_bootstrap=20, **QUIET), "baselines="),
@@ -317,7 +319,7 @@ OLD: dict[str, tuple[Callable[..., Any], str]] = {
         "pos=",
     ),
     "study": (
-        lambda m, t, tmp, **_: graticule.study(m, t, tmp / "study", only=["probe"], pages=False, **QUIET),
+        lambda m, t, tmp, **_: graticule.study(m, t, tmp / "study", only="pca", pages=False, **QUIET),
         "out=",
     ),
     "simulate": (
@@ -332,7 +334,7 @@ OLD: dict[str, tuple[Callable[..., Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("old", OLD)
+@pytest.mark.parametrize("old", [pytest.param(old, marks=[pytest.mark.slow] * (old in SLOW)) for old in OLD])
 def test_a_call_written_for_0_1_works_and_names_the_new_form(made, old):
     call, now = OLD[old]
     with warnings.catch_warnings(record=True) as caught:

@@ -98,4 +98,8 @@ def test_a_folder_of_0_1_is_read_with_the_same_numbers(folders, name):
     assert fields
     for old, expected in fields.items():
         check(getattr(result, today.get(old, old)), expected, f"{name}.{old}")
+    for table in (value for value in vars(result).values() if isinstance(value, pd.DataFrame)):
+        columns = set(map(str, table.columns))
+        assert not columns & {"lower", "upper", "ci_low", "ci_high", "ci95"}
+        assert {f"{c[:-3]}high" for c in columns if c.split("_")[-1] == "low"} <= columns
     assert result.summary() and all(isinstance(table, pd.DataFrame) for table in result.tables().values())

@@ -85,11 +85,12 @@ class ClassProbes(SavedResult):
         """Model and table."""
         return f"Class probes: {self.model} on {self.table}"
 
-    def at(self, arm: str, k: int = 0) -> Any:
-        """The row of an arm. Raises `KeyError` if there is none."""
-        rows = self.scores[(self.scores["arm"] == arm) & (self.scores["k"] == k)]
+    @renamed(arm="name")
+    def at(self, name: str, k: int = 0) -> Any:
+        """The row of an arm, by its name. Raises `KeyError` if there is none."""
+        rows = self.scores[(self.scores["arm"] == name) & (self.scores["k"] == k)]
         if rows.empty:
-            raise UnknownNameError(f"no arm {arm!r} with k={k}; arms are {sorted(set(self.scores['arm']))}")
+            raise UnknownNameError(f"no arm {name!r} with k={k}; arms are {sorted(set(self.scores['arm']))}")
         return rows.iloc[0]
 
     def summary(self) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 
-from graticule.hooks.calls import renamed_fields
+from graticule.hooks.calls import renamed, renamed_fields
 from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.result import headed
 from graticule.hooks.saved import SavedResult
@@ -76,16 +76,17 @@ class SaeRecovery(SavedResult):
         """Worlds, in order."""
         return _names(self.dictionaries, "world")
 
-    def line(self, world: str, arm: str) -> dict[str, Any]:
+    @renamed(arm="name")
+    def line(self, world: str, name: str) -> dict[str, Any]:
         """The figures of one dictionary in one world.
 
         Raises:
             KeyError: naming what there is.
         """
-        rows = self.dictionaries[(self.dictionaries["world"] == world) & (self.dictionaries["arm"] == arm)]
+        rows = self.dictionaries[(self.dictionaries["world"] == world) & (self.dictionaries["arm"] == name)]
         if rows.empty:
             pairs = ", ".join(f"({w}, {a})" for w, a in self.dictionaries[["world", "arm"]].to_numpy(str))
-            raise UnknownNameError(f"no ({world}, {arm}); there are {pairs}")
+            raise UnknownNameError(f"no ({world}, {name}); there are {pairs}")
         return {str(k): v for k, v in rows.iloc[0].items()}
 
     def beside(self, other: SaeRecovery) -> SaeRecovery:
