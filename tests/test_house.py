@@ -167,6 +167,32 @@ def test_what_messages_and_the_readme_say_to_write_is_on_the_face():
     assert not missing
 
 
+SAY_NOTHING = {"held", "found", "told", "kept", "known", "shown", "said", "arms", "rivals"}
+"""Names that tell nobody what a value is; what such a value holds has a noun."""
+DIALECT = (
+    *(
+        r"\*\*(Arguments|Args|Raises|Returns)\b",
+        r"\b[Aa]n? (name|unit|line|row|entry|page|column) an? [a-z]+\b",
+    ),
+    *(r"luck a row", r"dealt out anew", r"session left as", r"in the probe's place reach"),
+    r"[Gg]ain that would have been seen",
+)
+"""Phrases for which the field has words: one row per layer, the smallest detectable gain, Args and Raises."""
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_names_and_phrases_are_the_fields(room):
+    for file in sources(room):
+        text = file.read_text()
+        for node in ast.walk(ast.parse(text)):
+            name = getattr(node, "id", None) or getattr(node, "arg", None)
+            if isinstance(node, ast.Name | ast.arg):
+                assert name not in SAY_NOTHING, f"{file.relative_to(ROOT)}:{node.lineno}: {name}"
+        for phrase in DIALECT:
+            match = re.search(phrase, text)
+            assert not match, f"{file.relative_to(ROOT)}: {match[0]!r}"
+
+
 def loaded_after(code: str) -> set[str]:
     out = subprocess.run(
         [sys.executable, "-c", f"{code}\nimport sys; print(' '.join(sys.modules))"],
