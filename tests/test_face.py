@@ -138,6 +138,7 @@ def test_every_argument_is_described(name):
 
 BY_PLACE = {
     "at": "hook_name k sae",
+    "predictions_at": "hook_name",
     "predictor": "k sae",
     "arm": "k sae",
     "coverage": "how",
