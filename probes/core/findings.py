@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -12,7 +11,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int, Shaped
 
-from graticule.hooks.alignment import BY_PLACE
 from graticule.hooks.artifact import (
     SCHEMA,
     as_damaged,
@@ -21,27 +19,29 @@ from graticule.hooks.artifact import (
     library_versions,
     sealed,
 )
-from graticule.hooks.calls import old_name, renamed
+from graticule.hooks.calls import renamed, renamed_fields
 from graticule.hooks.doors import ACTIVATIONS, BASELINES, door
 from graticule.hooks.kinds import FolderKind
 from graticule.hooks.messages import UnknownNameError
-from graticule.hooks.names import inside
 from graticule.hooks.places import Place
 from graticule.hooks.points import layer_of
 from graticule.hooks.result import Part
 from graticule.hooks.rows import Rows
 from graticule.hooks.saved import SavedResult
-from graticule.probes.core.findings_display import (
-    count_of_test_rows,
-    detection,
-    part_of_table,
-    reading,
-)
+from graticule.probes.core.findings_display import scores_by_layer, summary_lines, tables_of, target_figures
 from graticule.probes.core.fit import Predictions, Problem, fit_points
 from graticule.probes.core.inputs import Predicted, SweepInputs, predicted_rows
+from graticule.probes.core.reread import (
+    as_of_today,
+    check_whole,
+    saved_problem,
+    score_alike,
+    supposed_settings,
+    sweep_inputsof,
+    target_columns,
+)
 from graticule.probes.core.verdict import JudgeSettings, Verdict
 from graticule.probes.linear.ridge import RidgeProbe
-from graticule.probes.scores.metrics import signed, with_interval
 from graticule.probes.surface.baselines import Baselines
 
 if TYPE_CHECKING:
@@ -52,9 +52,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 KIND = "findings"
-ON_TRUST = "baselines_on_trust"
-"""In the provenance where the activations say of no model, and baselines of a model stand against them."""
-_SAME_SCORE = 1e-3
 _BESIDE = "rivals"  # the name of 0.1
 FINDINGS = FolderKind(
     KIND,
@@ -67,11 +64,11 @@ FINDINGS = FolderKind(
     ),
 )
 """The folder of findings, and of what `probe` keeps beside them."""
-_CAPTION_LAYERS = "Every layer; test scores of layers that were not chosen are exploratory"
-_CAPTION_BASELINES = "The baselines, each with its layer and strength chosen on training rows"
-_CAPTION_WORST = "Test rows that the probe gets most wrong"
 
 
+@renamed_fields(
+    material="inputs", made_of="swept", rivals="baseline_predictions", with_material="with_inputs"
+)
 @dataclass(frozen=True)
 class Findings(SavedResult):
     """The result of `graticule.sweep`.
@@ -178,70 +175,18 @@ class Findings(SavedResult):
         Raises:
             ValueError: if rows, targets, split, clusters, baselines or points are others than theirs.
         """
-        from graticule.probes.core.reread import sweep_inputsof
-
-        if settings is not None and self.settings is None:
-            return replace(self, settings=settings).with_inputs(
-                activations, table, baselines, split=split, cluster=cluster
-            )
-        return replace(self, swept=sweep_inputsof(self, activations, table, baselines, split, cluster))
-
-    @property
-    def material(self) -> SweepInputs:
-        """The old name of `inputs`."""
-        old_name("findings.material", "findings.inputs")
-        return self.inputs
-
-    @property
-    def made_of(self) -> SweepInputs | None:
-        """The old name of `swept`."""
-        old_name("findings.made_of", "findings.swept")
-        return self.swept
-
-    @property
-    def rivals(self) -> Mapping[str, Predictions]:
-        """The old name of `baseline_predictions`."""
-        old_name("findings.rivals", "findings.baseline_predictions")
-        return self.baseline_predictions
-
-    def with_material(self, *args: Any, **kwargs: Any) -> Findings:
-        """The old name of `with_inputs`."""
-        old_name("findings.with_material", "findings.with_inputs")
-        return self.with_inputs(*args, **kwargs)
+        one = self if self.settings is not None else replace(self, settings=settings)
+        return replace(one, swept=sweep_inputsof(one, activations, table, baselines, split, cluster))
 
     @property
     def judged_by(self) -> JudgeSettings:
         """What the verdict was reached with; for findings that were saved without it, a warned guess."""
-        if self.settings is not None:
-            return self.settings
-        guess = JudgeSettings(
-            min_gain=self.verdict.min_gain, seed=int(self.provenance.get("seed", JudgeSettings.seed))
-        )
-        warnings.warn(
-            f"these findings of {self.table!r} were saved without their settings: what is judged again takes "
-            f"n_bootstrap={guess.n_bootstrap}, seed={guess.seed} and the default strengths; run the sweep "
-            "again, or say with_inputs(…, settings=JudgeSettings(…))",
-            stacklevel=2,
-        )
-        return guess
+        return self.settings or supposed_settings(self)
 
     @property
     def problem(self) -> Problem:
         """Targets, split and clusters of the rows; read from disk, as `predictions` has them."""
-        if self.swept is not None:
-            return self.swept.problem
-        rows = self.predictions
-        return Problem(
-            rows["source"].to_numpy(np.int64) if self.table_rows is None else self.table_rows,
-            self._columns("true"),
-            (rows["split"] == "test").to_numpy(),
-            rows["cluster"].to_numpy(np.int64),
-            self.target_names,
-        )
-
-    def _columns(self, kind: str) -> np.ndarray:
-        columns = self.predictions[[f"{kind}_{name}" for name in self.target_names]]
-        return np.ascontiguousarray(columns.to_numpy(np.float64))
+        return saved_problem(self) if self.swept is None else self.swept.problem
 
     @renamed(point="hook_name")
     def at(self, hook_name: str | None = None) -> Predicted:
@@ -280,7 +225,7 @@ class Findings(SavedResult):
         if point in self.point_predictions:
             return self.point_predictions[point]
         if point == self.chosen_point:
-            problem, values = self.problem, self._columns("pred")
+            problem, values = self.problem, target_columns(self, "pred")
             return Predictions(values[problem.train], values[problem.test])
         one = self.inputs.activations.select(points=point)
         (fit,) = fit_points(one, self.problem, alphas=[self.probes[point].alpha], progress=False)
@@ -323,20 +268,7 @@ class Findings(SavedResult):
     @property
     def layers(self) -> pd.DataFrame:
         """One row per layer: `layer`, `point`, `depth`, `alpha`, `validation`, and its test scores."""
-        lines: list[dict[str, Any]] = []
-        count = max((s["layer"] or 0 for s in self.layer_scores), default=0) + 1
-        for scores in self.layer_scores:
-            line = {k: v for k, v in scores.items() if k != "test"}
-            line["depth"] = None if scores["layer"] is None else (scores["layer"] + 1) / count
-            for name, value in scores["test"].items():
-                key = "test_r2" if name == "r2" else name
-                if isinstance(value, Mapping):
-                    prefix = "test_r2" if name == "r2_by_target" else name
-                    line |= {f"{prefix}_{target}": v for target, v in value.items()}
-                else:
-                    line[key] = value
-            lines.append(line)
-        return pd.DataFrame(lines)
+        return scores_by_layer(self)
 
     @property
     def title(self) -> str:
@@ -346,51 +278,7 @@ class Findings(SavedResult):
 
     def summary(self) -> str:
         """The verdict, where it was found, what it stands against, and the checks."""
-        where = self.chosen_point if self.chosen_layer is None else f"layer {self.chosen_layer}"
-        first, *rest = self.verdict.summary().splitlines()  # the verdict is the first line everywhere
-        lines = [
-            first,
-            *part_of_table(self),
-            *rest,
-            *detection(self),
-            *self._against_itself(),
-            *self._pairing(),
-            *reading(self),
-            f"at {where} ({self.chosen_point}), chosen on training rows; {self.split_note}",
-        ]
-        why = count_of_test_rows(self)
-        for name, check in self.checks.items():
-            gain = with_interval(check.gain, check.ci95, why)
-            lines.append(f"check, {name}: {check.label} (gain {gain})")
-        if "shuffled" in self.baselines:
-            r2 = float(self.baselines["shuffled"]["test"]["r2"])
-            lines.append(f"check, shuffled targets: test R² {signed(r2, why)}")
-        return "\n".join(lines)
-
-    def _against_itself(self) -> list[str]:
-        """A baseline that reads at the chosen point what the probe reads."""
-        ours = self._columns("pred")[(self.predictions["split"] == "test").to_numpy()]
-        return [
-            f"the baseline {name} reads what the probe reads at {self.chosen_point}: the gain is 0 by "
-            "construction, since no later point was better on training rows"
-            for name, one in self.baseline_predictions.items()
-            if one.test.shape == ours.shape
-            and (np.abs(one.test - ours) <= 1e-6 * np.ptp(ours, axis=0)).all()
-            and np.ptp(ours) > 0
-        ]
-
-    def _pairing(self) -> list[str]:
-        lines: list[str] = []
-        if self.provenance.get("pairing") == BY_PLACE:
-            lines.append(
-                "rows were paired with the table by place: nothing says which texts the activations are of, "
-                "and their order cannot be checked"
-            )
-        if self.provenance.get(ON_TRUST):
-            lines.append(
-                "nothing says which model the activations are of: that the baselines are of it is on trust"
-            )
-        return lines
+        return "\n".join(summary_lines(self))
 
     def plot(self) -> Figure:
         """Score against depth, with the baselines."""
@@ -401,32 +289,12 @@ class Findings(SavedResult):
 
     def figures(self) -> dict[str, Figure]:
         """Score against depth; the map, time scatter or classes; the error by block."""
-        from graticule.probes.core.findings_display import target_figures
-
         depth = "Score against depth: chosen on training rows, scored once on test rows"
         return {depth: self.plot(), **target_figures(self)}
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Baselines, layers, and the rows that are most wrong."""
-        from graticule.probes.core.findings_display import layer_table, worst_rows
-        from graticule.probes.plots.style import label
-
-        rows = [
-            {
-                "baseline": label(name),
-                "test R²": line["test"]["r2"],
-                "validation R²": line["validation"],
-                "layer": layer_of(line["point"]) if line["point"] else None,
-                "alpha": line["alpha"],
-            }
-            for name, line in self.baselines.items()
-        ]
-        worst = worst_rows(self)
-        return {
-            _CAPTION_BASELINES: pd.DataFrame(rows),
-            **({_CAPTION_WORST: worst} if len(worst) else {}),
-            _CAPTION_LAYERS: layer_table(self),
-        }
+        return tables_of(self)
 
     def layout(self, figures: Sequence[str], tables: Sequence[str]) -> list[Part]:
         """Depth, the baselines behind it, the target's own figures, then the tables."""
@@ -465,16 +333,9 @@ class Findings(SavedResult):
         apart = super().differs_from(before)
         if then != now:
             apart.append(f"points: {', '.join(then)} → {', '.join(now)}")
-        if not apart and before.settings == self.settings and not self._scores_as(before):
+        if not apart and before.settings == self.settings and not score_alike(self, before):
             apart.append("activations: other values, though nothing names them otherwise")
         return apart
-
-    def _scores_as(self, other: Findings) -> bool:
-        """Whether the probes score alike at every point, but for another processor's rounding."""
-        ours, theirs = (
-            np.array([float(s["test"].get("r2", np.nan)) for s in one.layer_scores]) for one in (self, other)
-        )
-        return np.allclose(ours, theirs, atol=_SAME_SCORE, rtol=_SAME_SCORE, equal_nan=True)
 
     def _manifest(self, files: Mapping[str, str]) -> dict[str, Any]:
         """The fields beside the files, under the names of `to_json`, and all of it sealed."""
@@ -486,49 +347,8 @@ class Findings(SavedResult):
         with as_damaged(path / cls.MARK, cls.REMEDY):
             values = cls._in_files(path, manifest)
             values |= cls._in_json({"settings": None, "largest_gain_tried": None, **manifest})
-            # numbers once were names of columns
-            values["target_names"] = tuple(
-                str(name) if isinstance(name, int) else name for name in values["target_names"]
-            )
-            if not manifest.get("calibrated", False):
-                values["limit_of_detection"] = None
-            elif values["limit_of_detection"] is None:  # no gain tried was found often enough
-                values["limit_of_detection"] = float("nan")
-            probes = values["probes"]
-            for point in manifest["points"]:  # 0.1 did not list them among the folder's files
-                if point not in probes:
-                    probes[point] = RidgeProbe.load(inside(path / "probes", point))
-            values["probes"] = probes = {point: probes[point] for point in manifest["points"]}
-            stacked = values.get("baseline_predictions", {})  # the file has an order of its own
-            values["baseline_predictions"] = {k: stacked[k] for k in manifest["baselines"] if k in stacked}
-            by_point = values.get("point_predictions", {})
-            if others := by_point.keys() - probes.keys():
-                raise ValueError(f"{min(others)} has predictions and no probe")
-            values["point_predictions"] = {point: by_point[point] for point in probes if point in by_point}
-            findings = cls(**values)
-            if findings.chosen_point not in findings.probes:
-                raise ValueError(f"the point chosen, {findings.chosen_point!r}, has no probe")
-            if bare := set(findings.probes) - {str(line["point"]) for line in findings.layer_scores}:
-                raise ValueError(f"{min(bare)} has a probe and no scores")
-            findings.summary()  # what cannot be said does not fit together, whichever part it is
-            findings.tables()
-            findings.to_json()
-            _check_rows(findings)
+            findings = cls(**as_of_today(values, path, manifest))
+            check_whole(findings)
         if not is_as_sealed(manifest):
             _log.warning("%s is not as it was written: its figures may be another's", path / cls.MARK)
         return findings
-
-
-def _check_rows(findings: Findings) -> None:
-    """Raises:
-    ValueError: Where predictions of points are of other rows or targets than `predictions`.
-    """
-    problem = findings.problem
-    y = problem.y[problem.train].shape, problem.y[problem.test].shape
-    for point, one in findings.point_predictions.items():
-        if (one.out_of_fold.shape, one.test.shape) != y:
-            raise ValueError(f"the predictions at {point} are of other rows than predictions.parquet")
-    if len(problem.source) != len(findings.predictions):
-        raise ValueError(
-            f"{len(problem.source)} rows of the table for {len(findings.predictions)} lines of predictions"
-        )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from graticule.hooks.alignment import BY_PLACE
+from graticule.hooks.points import layer_of
 from graticule.probes.core.verdict import STRUCTURE
-from graticule.probes.scores.metrics import coordinate_columns, count_of, signed
+from graticule.probes.scores.metrics import coordinate_columns, count_of, signed, with_interval
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -16,6 +19,11 @@ if TYPE_CHECKING:
     from graticule.probes.core.findings import Findings
 
 
+ON_TRUST = "baselines_on_trust"
+"""In the provenance where the activations say of no model, and baselines of a model stand against them."""
+_CAPTION_LAYERS = "Every layer; test scores of layers that were not chosen are exploratory"
+_CAPTION_BASELINES = "The baselines, each with its layer and strength chosen on training rows"
+_CAPTION_WORST = "Test rows that the probe gets most wrong"
 _FEW = 10
 """Whole numbers that may have been meant as classes."""
 _HERE = "with these rows, at this layer"
@@ -24,6 +32,59 @@ _HERE = "with these rows, at this layer"
 def count_of_test_rows(findings: Findings) -> str:
     """`16 test rows`."""
     return count_of(int((findings.predictions["split"] == "test").sum()), "test row")
+
+
+def summary_lines(findings: Findings) -> list[str]:
+    """The verdict, where it was found, what it stands against, and the checks."""
+    point, layer = findings.chosen_point, findings.chosen_layer
+    first, *rest = findings.verdict.summary().splitlines()  # the verdict is the first line everywhere
+    lines = [
+        first,
+        *part_of_table(findings),
+        *rest,
+        *detection(findings),
+        *_against_itself(findings),
+        *_pairing(findings),
+        *reading(findings),
+        f"at {point if layer is None else f'layer {layer}'} ({point}), chosen on training rows; "
+        f"{findings.split_note}",
+    ]
+    why = count_of_test_rows(findings)
+    for name, check in findings.checks.items():
+        gain = with_interval(check.gain, check.ci95, why)
+        lines.append(f"check, {name}: {check.label} (gain {gain})")
+    if "shuffled" in findings.baselines:
+        r2 = float(findings.baselines["shuffled"]["test"]["r2"])
+        lines.append(f"check, shuffled targets: test R² {signed(r2, why)}")
+    return lines
+
+
+def _against_itself(findings: Findings) -> list[str]:
+    """A baseline that reads at the chosen point what the probe reads."""
+    test = findings.predictions[findings.predictions["split"] == "test"]
+    ours = test[[f"pred_{name}" for name in findings.target_names]].to_numpy(np.float64)
+    return [
+        f"the baseline {name} reads what the probe reads at {findings.chosen_point}: the gain is 0 by "
+        "construction, since no later point was better on training rows"
+        for name, one in findings.baseline_predictions.items()
+        if one.test.shape == ours.shape
+        and (np.abs(one.test - ours) <= 1e-6 * np.ptp(ours, axis=0)).all()
+        and np.ptp(ours) > 0
+    ]
+
+
+def _pairing(findings: Findings) -> list[str]:
+    lines: list[str] = []
+    if findings.provenance.get("pairing") == BY_PLACE:
+        lines.append(
+            "rows were paired with the table by place: nothing says which texts the activations are of, "
+            "and their order cannot be checked"
+        )
+    if findings.provenance.get(ON_TRUST):
+        lines.append(
+            "nothing says which model the activations are of: that the baselines are of it is on trust"
+        )
+    return lines
 
 
 def limit_words(limit: float, tried: float | None, at_most: bool = False) -> str:
@@ -234,3 +295,43 @@ def layer_table(findings: Findings) -> pd.DataFrame:
     first = ["layer", "test_r2", "validation"]
     columns = [c for c in layers.columns if c not in (*first, *ends)]
     return layers[[c for c in (*first, *columns, *ends) if c in layers]]
+
+
+def scores_by_layer(findings: Findings) -> pd.DataFrame:
+    """`Findings.layers`."""
+    lines: list[dict[str, Any]] = []
+    count = max((s["layer"] or 0 for s in findings.layer_scores), default=0) + 1
+    for scores in findings.layer_scores:
+        line = {k: v for k, v in scores.items() if k != "test"}
+        line["depth"] = None if scores["layer"] is None else (scores["layer"] + 1) / count
+        for name, value in scores["test"].items():
+            key = "test_r2" if name == "r2" else name
+            if isinstance(value, Mapping):
+                prefix = "test_r2" if name == "r2_by_target" else name
+                line |= {f"{prefix}_{target}": v for target, v in value.items()}
+            else:
+                line[key] = value
+        lines.append(line)
+    return pd.DataFrame(lines)
+
+
+def tables_of(findings: Findings) -> dict[str, pd.DataFrame]:
+    """Caption → table: baselines, the rows that are most wrong, layers."""
+    from graticule.probes.plots.style import label
+
+    rows = [
+        {
+            "baseline": label(name),
+            "test R²": line["test"]["r2"],
+            "validation R²": line["validation"],
+            "layer": layer_of(line["point"]) if line["point"] else None,
+            "alpha": line["alpha"],
+        }
+        for name, line in findings.baselines.items()
+    ]
+    worst = worst_rows(findings)
+    return {
+        _CAPTION_BASELINES: pd.DataFrame(rows),
+        **({_CAPTION_WORST: worst} if len(worst) else {}),
+        _CAPTION_LAYERS: layer_table(findings),
+    }

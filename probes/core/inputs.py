@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float, Int, Shaped
 
 from graticule.hooks.alignment import by_place, paired, sources
-from graticule.hooks.calls import old_name, renamed_fields
+from graticule.hooks.calls import renamed_fields
 from graticule.hooks.messages import did_you_mean
 from graticule.hooks.rows import Rows
 from graticule.probes.core.fit import Predictions, Problem, stack
@@ -167,7 +167,7 @@ class Predicted:
     """In target units."""
 
 
-@renamed_fields(draws="n_bootstrap")
+@renamed_fields(draws="n_bootstrap", rivals="baseline_predictions")
 @dataclass(frozen=True)
 class SweepInputs:
     """Activations, table and baselines of a sweep, aligned: row i of everything is activation row i."""
@@ -216,12 +216,6 @@ class SweepInputs:
     def model_baselines(self) -> tuple[str, ...]:
         """The baselines that read the model."""
         return tuple(self.baselines.features)
-
-    @property
-    def rivals(self) -> Mapping[str, Predictions]:
-        """The old name of `baseline_predictions`."""
-        old_name("inputs.rivals", "inputs.baseline_predictions")
-        return self.baseline_predictions
 
     def surface(self) -> Predictions:
         """What the stack of all baselines predicts: out of fold on training rows, plainly on test rows."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +12,14 @@ from jaxtyping import Int, Shaped
 
 from graticule.hooks.artifact import json_ready
 from graticule.hooks.capture_spec import CaptureSpec
+from graticule.hooks.names import inside
+from graticule.hooks.places import Place
 from graticule.hooks.rows import Rows
 from graticule.hooks.same_model import check_one_model
 from graticule.probes.core.fit import PointRows, Problem, fit_points
 from graticule.probes.core.inputs import OF_ROWS, SweepInputs, problem_of, table_of
+from graticule.probes.core.verdict import JudgeSettings
+from graticule.probes.linear.ridge import RidgeProbe
 from graticule.probes.scores.metrics import mean_r2
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.surface.fitted import served_by
@@ -23,6 +28,104 @@ from graticule.probes.tables.table import Table
 if TYPE_CHECKING:
     from graticule.probes.core.findings import Findings
     from graticule.probes.core.inputs import Target
+
+
+def as_of_today(values: Mapping[str, Any], path: Place, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of findings as they are today, in an order that files do not keep.
+
+    Args:
+        values: as they were read.
+        path: the folder.
+        manifest: its `findings.json`.
+
+    Returns:
+        All fields; what earlier versions wrote otherwise or left out is made good.
+
+    Raises:
+        ValueError: predictions are there for a point without a probe.
+    """
+    probes, limit = values["probes"], values["limit_of_detection"]
+    for point in manifest["points"]:  # 0.1 did not list them among the folder's files
+        if point not in probes:
+            probes[point] = RidgeProbe.load(inside(path / "probes", point))
+    beside, by_point = values.get("baseline_predictions", {}), values.get("point_predictions", {})
+    if others := by_point.keys() - set(manifest["points"]):
+        raise ValueError(f"{min(others)} has predictions and no probe")
+    if not manifest.get("calibrated", False):
+        limit = None
+    elif limit is None:  # no gain tried was found often enough
+        limit = float("nan")
+    return {
+        **values,
+        # numbers once were names of columns
+        "target_names": tuple(str(n) if isinstance(n, int) else n for n in values["target_names"]),
+        "limit_of_detection": limit,
+        "probes": {point: probes[point] for point in manifest["points"]},
+        "baseline_predictions": {name: beside[name] for name in manifest["baselines"] if name in beside},
+        "point_predictions": {point: by_point[point] for point in manifest["points"] if point in by_point},
+    }
+
+
+def check_whole(findings: Findings) -> None:
+    """Check that the parts of findings fit together.
+
+    Raises:
+        ValueError: They do not; or whatever else the part that does not fit raises.
+    """
+    if findings.chosen_point not in findings.probes:
+        raise ValueError(f"the point chosen, {findings.chosen_point!r}, has no probe")
+    if bare := set(findings.probes) - {str(line["point"]) for line in findings.layer_scores}:
+        raise ValueError(f"{min(bare)} has a probe and no scores")
+    findings.summary()  # what cannot be said does not fit together, whichever part it is
+    findings.tables()
+    findings.to_json()
+    problem = findings.problem
+    shapes = problem.y[problem.train].shape, problem.y[problem.test].shape
+    for point, one in findings.point_predictions.items():
+        if (one.out_of_fold.shape, one.test.shape) != shapes:
+            raise ValueError(f"the predictions at {point} are of other rows than predictions.parquet")
+    if len(problem.source) != len(findings.predictions):
+        raise ValueError(
+            f"{len(problem.source)} rows of the table for {len(findings.predictions)} lines of predictions"
+        )
+
+
+def target_columns(findings: Findings, kind: str) -> np.ndarray:
+    """Of every row of `predictions` the `true`, `pred` or `surface` values, a target a column."""
+    columns = findings.predictions[[f"{kind}_{name}" for name in findings.target_names]]
+    return np.ascontiguousarray(columns.to_numpy(np.float64))
+
+
+def saved_problem(findings: Findings) -> Problem:
+    """Targets, split and clusters as `predictions` has them."""
+    rows, places = findings.predictions, findings.table_rows
+    return Problem(
+        rows["source"].to_numpy(np.int64) if places is None else places,
+        target_columns(findings, "true"),
+        (rows["split"] == "test").to_numpy(),
+        rows["cluster"].to_numpy(np.int64),
+        findings.target_names,
+    )
+
+
+def supposed_settings(findings: Findings) -> JudgeSettings:
+    """How findings that were saved without their settings were judged: a warned guess."""
+    guess = JudgeSettings(
+        min_gain=findings.verdict.min_gain, seed=int(findings.provenance.get("seed", JudgeSettings.seed))
+    )
+    warnings.warn(
+        f"these findings of {findings.table!r} were saved without their settings: what is judged again takes "
+        f"n_bootstrap={guess.n_bootstrap}, seed={guess.seed} and the default strengths; run the sweep "
+        "again, or say with_inputs(…, settings=JudgeSettings(…))",
+        stacklevel=3,
+    )
+    return guess
+
+
+def score_alike(one: Findings, other: Findings) -> bool:
+    """Whether the probes score alike at every point, but for another processor's rounding."""
+    scores = (np.array([float(s["test"].get("r2", np.nan)) for s in f.layer_scores]) for f in (one, other))
+    return np.allclose(*scores, atol=_TOLERANCE, rtol=_TOLERANCE, equal_nan=True)
 
 
 def sweep_inputsof(

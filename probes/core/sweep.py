@@ -18,7 +18,8 @@ from graticule.hooks.doors import ACTIVATIONS, BASELINES, FINDINGS, TARGET, door
 from graticule.hooks.limits import check_several
 from graticule.hooks.rows import Rows
 from graticule.probes.core.doubts import doubted
-from graticule.probes.core.findings import ON_TRUST, Findings
+from graticule.probes.core.findings import Findings
+from graticule.probes.core.findings_display import ON_TRUST
 from graticule.probes.core.fit import PointFit, PointRows, Predictions, Problem, chosen, fit_points
 from graticule.probes.core.inputs import OF_ROWS, SweepInputs, Target, problem_of, table_of
 from graticule.probes.core.verdict import JudgeSettings, Verdict, judge_predictions
