@@ -26,6 +26,7 @@ from graticule.hooks.padding import (
     index_or_slice,
     names_in,
 )
+from graticule.hooks.places import Place
 from graticule.hooks.points import LayerSpec, PointSpec
 from graticule.hooks.rows import PointKey, Rows, wanted_names
 from graticule.hooks.values import dtype_name
@@ -287,8 +288,11 @@ class Activations(TellsNames, Rows):
 
     # Disk --------------------------------------------------------------------------------------------
     @renamed("overwrite")
-    def save(self, path: Path | str, *, overwrite: bool = False) -> None:
+    def save(self, path: Path | str, *, overwrite: bool = False) -> Place:
         """Write a store (schema 1) that `Store` and `load` read, as a folder or behind a url (`s3://…`).
+
+        Returns:
+            Where it is.
 
         Raises:
             FileExistsError: if `path` exists, unless `overwrite`.
@@ -296,6 +300,7 @@ class Activations(TellsNames, Rows):
         from graticule.hooks.store_writer import save_rows
 
         save_rows(self, path, overwrite)
+        return place_of(path)
 
     @classmethod
     def load(cls, path: Path | str) -> Self:

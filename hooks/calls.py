@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import wraps
+from itertools import permutations
 from os import PathLike
 from typing import Any, ParamSpec, TypeVar, cast
 from weakref import WeakKeyDictionary
@@ -97,12 +98,12 @@ def products() -> dict[str, Any]:
     return {} if precision == "highest" else {"float32_products": precision}
 
 
-def old_name(old: str, new: str) -> None:
+def old_name(old: str, new: str, what: str = "name") -> None:
     """Warn, where the caller's code stands, that a form of 0.1 was used, which works for one version."""
     frame, level = inspect.currentframe(), 1
     while frame is not None and _is_ours(frame.f_globals.get("__name__", "")):
         frame, level = frame.f_back, level + 1
-    warnings.warn(f"{old} is now {new}, and goes in 0.3", DeprecationWarning, stacklevel=level)
+    warnings.warn(f"{old} is the old {what} of {new} and goes in 0.3", DeprecationWarning, stacklevel=level)
 
 
 def _is_ours(module: str) -> bool:
@@ -138,7 +139,7 @@ def renamed(*positional: str, **old: str) -> Callable[[Callable[P, R]], Callable
             named = dict(zip(positional, args[places:], strict=False))
             if twice := named.keys() & kwargs.keys():
                 raise TypeError(f"{title}: {min(twice)} is given twice, by position and by name")
-            old_name(f"{title}: {', '.join(named)} by position", ", ".join(f"{n}=" for n in named))
+            old_name(f"{title}: {', '.join(named)} by position", ", ".join(f"{n}=" for n in named), "form")
             return cast("Callable[..., R]", call)(*args[:places], **named, **kwargs)
 
         return wrapper
@@ -219,6 +220,15 @@ def came(value: Any) -> str:
     return f"a {type(value).__name__}"
 
 
+def _fit_in_another_order(given: Mapping[str, Any], kinds: Mapping[str, Kind]) -> bool:
+    """Whether arguments that do not fit their own places, three of them or more, fit one another's."""
+    wrong = [n for n, kind in kinds.items() if not kind.takes(given[n])]
+    return 2 < len(wrong) < 6 and any(
+        all(kinds[name].takes(given[other]) for name, other in zip(wrong, order, strict=True))
+        for order in permutations(wrong)
+    )
+
+
 class Call:
     """A function whose arguments are looked at before it begins."""
 
@@ -248,6 +258,9 @@ class Call:
             return self.signature.bind_partial(*args, **kwargs)
         except TypeError as error:
             near = self._meant([*list(self.signature.parameters)[: len(args)], *kwargs])
+            options = [p.name for p in self.signature.parameters.values() if p.kind is p.KEYWORD_ONLY]
+            if len(args) > (places := len(self.signature.parameters) - len(options)) and options:
+                near = f"; give by name {', '.join(f'{n}=' for n in options[: len(args) - places])}"
             raise TypeError(f"{self.name}: {error}; it takes {self._takes}{near}") from None
 
     def need_all(self, given: Mapping[str, Any]) -> None:
@@ -291,10 +304,16 @@ class Call:
                 continue
             alike = {name: other for name, other in kinds.items() if other.fits(value)}
             swapped = [name for name in alike if kind.fits(given.get(name))]
+            order = ", ".join(
+                p for p in self.signature.parameters if p in {argument, *self._needed, *swapped[:1]}
+            )
             if swapped:
-                order = ", ".join(p for p in self.signature.parameters if p in (argument, swapped[0]))
                 raise TypeError(
                     f"{self.name}: {argument} is {came(value)}: swap the two, {self.name}({order})"
+                )
+            if _fit_in_another_order(given, {n: k for n, k in kinds.items() if given.get(n) is not None}):
+                raise TypeError(
+                    f"{self.name}: {argument} is {came(value)}: the order is {self.name}({order})"
                 )
             if any(n in self._needed and n not in given for n, other in alike.items() if other in things):
                 raise TypeError(f"{self.name}: {self._lacking(argument)}; it takes {self._takes}")

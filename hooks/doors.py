@@ -269,7 +269,7 @@ def _findings_first(
         args, kwargs = (kwargs[findings], *args), {k: v for k, v in kwargs.items() if k != findings}
     else:
         return args, kwargs
-    old_name(f"{call}({model}, {findings})", f"{call}({findings}, {model})")
+    old_name(f"{call}({model}, {findings})", f"{call}({findings}, {model})", "form")
     return args, kwargs
 
 

@@ -102,12 +102,15 @@ class Result(TellsNames, ABC):
         """The whole result in JSON's own types; tables by row are left to Parquet."""
 
     @abstractmethod
-    def save(self, path: Path | str, *, overwrite: bool = False) -> None:
+    def save(self, path: Path | str, *, overwrite: bool = False) -> Place:
         """Write the result as a folder, in place of an earlier answer to the same question.
 
         Args:
             path: The folder, or its url on a file system of fsspec.
             overwrite: Whether it may take the place of an answer to another question too.
+
+        Returns:
+            Where it is.
 
         Raises:
             FileExistsError: `path` holds something else, or an answer to another question.

@@ -74,13 +74,16 @@ class SavedResult(Result):
         return out
 
     @renamed("overwrite")
-    def save(self, path: Place | str, *, overwrite: bool = False) -> None:
+    def save(self, path: Place | str, *, overwrite: bool = False) -> Place:
         """Write the result as a folder, in place of an earlier answer to the same question.
 
         Args:
             path: The folder, or its url on a file system of fsspec: `s3://bucket/holdouts`.
             overwrite: Whether it may take the place of a result of the same kind that was asked something
                 else.
+
+        Returns:
+            Where it is.
 
         Raises:
             FileExistsError: `path` holds something else, or a result that was asked something else, or
@@ -101,6 +104,7 @@ class SavedResult(Result):
             )
             with replaced as folder:
                 self._write(folder)
+        return path
 
     def _write(self, folder: Path) -> None:
         arrays: dict[str, torch.Tensor] = {}

@@ -357,7 +357,7 @@ def test_settings_take_and_show_the_resamples_under_both_names():
         lambda: graticule.JudgeSettings(draws=70, seed=3), r"JudgeSettings\(draws=\).*n_bootstrap="
     )
     assert settings == graticule.JudgeSettings(n_bootstrap=70, seed=3)
-    assert warned(lambda: settings.draws, "JudgeSettings.draws is now n_bootstrap") == 70
+    assert warned(lambda: settings.draws, "JudgeSettings.draws is the old name of n_bootstrap") == 70
     assert json_ready(settings)["draws"] == 70  # as folders of today and of 0.1 have it
     assert graticule.JudgeSettings.from_json(json_ready(settings)) == settings
     with pytest.raises(TypeError, match="give one of them"):

@@ -63,9 +63,11 @@ def test_there_is_one_of_every_kind(folders):
 @pytest.mark.parametrize("name", ["words", "word_languages", "word_contexts"])
 def test_resamples_are_read_and_written_under_their_old_name(folders, name, tmp_path):
     result: Any = load_result(folders / name)
-    with pytest.warns(DeprecationWarning, match=rf"{type(result).__name__}.draws is now n_bootstrap"):
+    with pytest.warns(
+        DeprecationWarning, match=rf"{type(result).__name__}.draws is the old name of n_bootstrap"
+    ):
         assert result.draws == result.n_bootstrap == EXPECTED[name]["fields"]["draws"] == 99
-    with pytest.warns(DeprecationWarning, match=r"\(draws=\) is now n_bootstrap="):
+    with pytest.warns(DeprecationWarning, match=r"\(draws=\) is the old name of n_bootstrap="):
         values = {f.name: getattr(result, f.name) for f in dataclasses.fields(result)}
         again = type(result)(**{"draws": values.pop("n_bootstrap"), **values})
     again.save(tmp_path / name)

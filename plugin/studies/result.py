@@ -119,12 +119,15 @@ class Study(Result):
         return write_page(self, path, self.title, links=pages)
 
     @renamed("overwrite")
-    def save(self, path: Path | str, *, overwrite: bool = False) -> None:
+    def save(self, path: Path | str, *, overwrite: bool = False) -> Path:
         """Write `study.json`; the findings and every part are saved by their steps, beside it.
 
         Args:
             path: The folder.
             overwrite: Whether it may take the place of a study that asks something else.
+
+        Returns:
+            Where it is.
 
         Raises:
             FileExistsError: `path` holds something else, or a study that asks something else; or another
@@ -134,6 +137,7 @@ class Study(Result):
         with working_folder(path, STUDY, "saving a study into") as folder:
             check_same_question(folder, self, overwrite)
             write_json(folder / "study.json", index)
+        return user_path(path)
 
     def differs_from(self, before: Any) -> list[str]:
         """`name: before → now` for what the two studies' findings ask."""

@@ -33,6 +33,7 @@ from graticule.hooks.artifact import (
 from graticule.hooks.calls import renamed
 from graticule.hooks.kinds import write_folder
 from graticule.hooks.names import place_of
+from graticule.hooks.places import Place
 from graticule.probes.linear.edits import AffineEdit
 from graticule.probes.linear.moments import gram_of
 from graticule.probes.linear.rows import as_rows, as_targets
@@ -148,13 +149,14 @@ class Eraser:
         return rows - ((rows - self.mean) @ self.right.T) @ self.left.T
 
     @renamed("overwrite")
-    def save(self, path: Path | str, *, overwrite: bool = False) -> None:
-        """Write the eraser as a folder: `manifest.json` and `eraser.safetensors` (float64)."""
+    def save(self, path: Path | str, *, overwrite: bool = False) -> Place:
+        """Write the eraser as a folder: `manifest.json` and `eraser.safetensors`; returns where it is."""
         with write_folder(path, overwrite, kind=_KIND) as folder:
             arrays = {name: torch.from_numpy(np.ascontiguousarray(getattr(self, name))) for name in _ARRAYS}
             write_tensors(folder / "eraser.safetensors", arrays)
             manifest = {"kind": _KIND, "schema": SCHEMA, "n_rows": self.n_rows}
             write_json(folder / "manifest.json", {**manifest, "versions": library_versions()})
+        return place_of(path)
 
     @classmethod
     def load(cls, path: Path | str) -> Eraser:

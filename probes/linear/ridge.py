@@ -253,12 +253,13 @@ class RidgeProbe:
         return manifest, arrays
 
     @renamed("overwrite")
-    def save(self, path: Path | str, *, overwrite: bool = False) -> None:
-        """Write the probe as a folder: `manifest.json` and `probe.safetensors` (float64)."""
+    def save(self, path: Path | str, *, overwrite: bool = False) -> Place:
+        """Write the probe as a folder: `manifest.json` and `probe.safetensors`; returns where it is."""
         manifest, arrays = self.as_saved()
         with write_folder(path, overwrite, kind=_KIND) as folder:
             write_tensors(folder / "probe.safetensors", arrays)
             write_json(folder / "manifest.json", manifest)
+        return place_of(path)
 
     @classmethod
     def load(cls, path: Place | str) -> RidgeProbe:

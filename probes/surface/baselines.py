@@ -87,12 +87,15 @@ class Baselines:
             )
 
     @renamed("overwrite")
-    def save(self, path: Path | str, *, overwrite: bool = False) -> None:
+    def save(self, path: Path | str, *, overwrite: bool = False) -> Place:
         """Write every feature as a store in `path`, in place of earlier ones of the same texts and model.
 
         Args:
             path: The folder.
             overwrite: Whether they may take the place of baselines of other texts, or of another model.
+
+        Returns:
+            Where they are.
 
         Raises:
             FileExistsError: `path` holds something else, or baselines of other texts or another model; or
@@ -106,6 +109,7 @@ class Baselines:
                 if not (isinstance(feature, Store) and feature.path.resolve() == place.resolve()):
                     save_rows(feature, place, overwrite=True)
             _write_manifest(folder, self)
+        return place_of(path)
 
     def _check_others(self, folder: Place) -> None:
         """Raises:

@@ -14,7 +14,7 @@ from helpers import as_installed
 from graticule import Activations, capture
 from graticule.cli import main
 from graticule.hooks.calls import renamed
-from graticule.hooks.doors import FINDINGS, MODEL, TABLE, door
+from graticule.hooks.doors import FINDINGS, MODEL, TABLE, TEXT, door
 from graticule.hooks.limits import LIMITS, LimitError, Range, check, check_limits
 from graticule.hooks.streams.live import LiveStream
 from graticule.hooks.streams.stored import StoreStream
@@ -133,19 +133,23 @@ def call(findings, model, *, table=None, draws: int = 2):
 def test_findings_come_before_a_model_and_the_order_of_0_1_warns() -> None:
     model, findings, table = Model(), Findings(), Table()
     assert call(findings, model) == call(model=model, findings=findings) == (findings, model, None, 2)
-    with pytest.warns(DeprecationWarning, match=r"^call\(model, findings\) is now call\(findings, model\)"):
+    with pytest.warns(
+        DeprecationWarning, match=r"^call\(model, findings\) is the old form of call\(findings, model\)"
+    ):
         assert call(model, findings, draws=5) == (findings, model, None, 5)
     with pytest.warns(DeprecationWarning, match=r"call\(findings, model\)") as told:
         assert call(model, findings=findings) == (findings, model, None, 2)
     assert told[0].filename == __file__
-    with pytest.warns(DeprecationWarning, match="call: table by position is now table=, and goes") as told:
+    with pytest.warns(
+        DeprecationWarning, match="call: table by position is the old form of table= and goes"
+    ) as told:
         assert call(findings, model, table) == (findings, model, table, 2)
     assert told[0].filename == __file__
-    with pytest.warns(DeprecationWarning, match=r"call\(noise=\) is now draws="):
+    with pytest.warns(DeprecationWarning, match=r"call\(noise=\) is the old name of draws="):
         assert call(findings, model, noise=7) == (findings, model, None, 7)
     with pytest.raises(TypeError, match="table is given twice, by position and by name"):
         call(findings, model, table, table=table)
-    with pytest.raises(TypeError, match="too many positional arguments"):
+    with pytest.raises(TypeError, match=r"too many positional arguments; .* give by name table=, draws=$"):
         call(findings, model, table, 3)
     assert call.__name__ == "call"
     assert str(inspect.signature(call)) == "(findings, model, *, table=None, draws: int = 2)"
@@ -157,8 +161,12 @@ def test_the_door_says_what_came_and_what_to_write() -> None:
         call(findings, "gemma")
     with pytest.raises(TypeError, match=r"findings is None; expected findings: graticule\.probe\(model"):
         call(None, model)
-    with pytest.raises(TypeError, match=r"^call: model is a Table: swap the two, call\(model, table\)"):
+    with pytest.raises(
+        TypeError, match=r"^call: model is a Table: swap the two, call\(findings, model, table\)$"
+    ):
         call(findings, Table(), table=model)
+    with pytest.raises(TypeError, match=r"is a Model: the order is call\(findings, model, text\)$"):
+        door(findings=FINDINGS, model=MODEL, text=TEXT)(lambda findings, model, text: 0)(model, "a", findings)
     with pytest.raises(LimitError, match="draws=0"):
         call(findings, model, draws=0)
     with pytest.raises(

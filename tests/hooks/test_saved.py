@@ -72,8 +72,7 @@ def sample(**changes: Any) -> Sample:
 class TestSaved:
     def test_everything_comes_back_as_it_was(self, tmp_path):
         made = sample()
-        made.save(tmp_path / "here")
-        again = Sample.load(tmp_path / "here")
+        again = Sample.load(made.save(str(tmp_path / "here")))
         assert np.isnan(again.score) and again.layer is None
         assert again.parts[1] == made.parts[1] and again.parts[0].name == "a"
         assert np.isnan(again.parts[0].ci95[1]) and isinstance(again.parts[0].ci95, tuple)

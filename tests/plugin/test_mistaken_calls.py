@@ -251,11 +251,11 @@ CALLS = {
     ),
     "SAE and model of an evaluation": (
         lambda m, t, a, b, f, e: saes.evaluate("my-sae", m, t.texts),
-        r"swap the two, evaluate\(model, sae\)",
+        r"swap the two, evaluate\(model, sae, corpus\)",
     ),
     "SAE and model to examine": (
         lambda m, t, a, b, f, e: saes.examine("my-sae", m, t.texts),
-        r"swap the two, examine\(model, sae\)",
+        r"swap the two, examine\(model, sae, corpus\)",
     ),
     "an unknown popularity column": (
         lambda m, t, a, b, f, e: graticule.popularity(f, "x"),
@@ -507,7 +507,7 @@ def test_a_model_before_findings_as_in_0_1_is_the_same_call_with_a_warning(given
     model, _, _, _, findings, _ = given
     small = {"rows": 4} if call is graticule.erase else {"rows": 4, "controls": 2}
     one = json.dumps(call(findings, model, **small, progress=False).to_json())
-    with pytest.warns(DeprecationWarning, match=rf"is now {call.__name__}\(findings, model\)"):
+    with pytest.warns(DeprecationWarning, match=rf"is the old form of {call.__name__}\(findings, model\)"):
         other = json.dumps(call(model, findings, **small, progress=False).to_json())
     assert one == other
 

@@ -138,7 +138,7 @@ def test_what_the_answers_read_is_called_used(model, findings, readers, tmp_path
     assert back.to_json() == result.to_json()
     assert back.outcomes == (ANSWER,)
     assert '"words": "used"' in (tmp_path / "c" / "manifest.json").read_text()  # as it was called
-    with pytest.warns(DeprecationWarning, match="Causes.words is now label"):
+    with pytest.warns(DeprecationWarning, match="Causes.words is the old name of label"):
         assert back.words == USED
     captions = list(back.figures())
     assert sum(c.startswith("Dose-response") for c in captions) == 2

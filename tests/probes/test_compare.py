@@ -31,7 +31,7 @@ def test_scores_differences_and_words() -> None:
     assert found.score_a == pytest.approx(r2_score(good.y, good.predictions))
     assert found.difference == pytest.approx(found.score_a - found.score_b)
     assert found.label == FIRST and found.p < 0.01
-    with pytest.warns(DeprecationWarning, match=r"Comparison\.words is now label"):
+    with pytest.warns(DeprecationWarning, match=r"Comparison\.words is the old name of label"):
         assert found.words == FIRST
     back = compare(poor, good)
     assert back.label == SECOND

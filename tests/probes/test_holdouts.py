@@ -73,7 +73,7 @@ def test_lands_that_are_held_linearly_are_found_though_never_seen(found):
     assert found.score("R²")["low"] > 0.5
     assert found.score("centroid angle (°), median")["high"] < 20
     assert found.score("proximity error")["held_out"] < 0.1
-    with pytest.warns(DeprecationWarning, match=r"Holdouts\.rivals is now predictors"):
+    with pytest.warns(DeprecationWarning, match=r"Holdouts\.rivals is the old name of predictors"):
         assert found.rivals is found.predictors
     surface = found.predictors.set_index("predictor").loc["surface"]
     assert surface["r2"] < 0.2 < surface["adds_low"]

@@ -291,11 +291,11 @@ def test_several_saes_saved_and_shown(world, findings, tmp_path):
     )
     pd.testing.assert_frame_equal(again.predictors, found.predictors)
     assert (tmp_path / "latents" / "arms.parquet").exists()  # as it was called
-    with pytest.warns(DeprecationWarning, match="LatentFindings.arms is now predictors"):
+    with pytest.warns(DeprecationWarning, match="LatentFindings.arms is the old name of predictors"):
         assert back.arms is back.predictors
-    with pytest.warns(DeprecationWarning, match="LatentFindings.arm is now predictor"):
+    with pytest.warns(DeprecationWarning, match="LatentFindings.arm is the old name of predictor"):
         assert back.arm(DENSE)["gain"] == back.predictor(DENSE)["gain"]
-    with pytest.warns(DeprecationWarning, match=r"at\(arm=\) is now name="):
+    with pytest.warns(DeprecationWarning, match=r"at\(arm=\) is the old name of name="):
         assert np.array_equal(back.at(arm=DENSE).predictions, back.at(DENSE).predictions)
 
 

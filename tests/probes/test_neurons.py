@@ -129,7 +129,7 @@ def test_the_neuron_that_carries_the_target(swept, found):
     best = found.searches[0]
     assert (best.layer, best.neuron) == (1, 7)
     assert best.label == SPECIAL and best.p <= 0.01
-    with pytest.warns(DeprecationWarning, match="Search.words is now label"):
+    with pytest.warns(DeprecationWarning, match="Search.words is the old name of label"):
         assert best.words == SPECIAL
     assert found.n_neurons == 3 * 48
     test = findings.inputs.problem.is_test

@@ -98,7 +98,7 @@ def test_a_probe_weaker_than_the_string_can_still_add_to_it() -> None:
     assert result.margin_ci95[1] < 0 < result.ci95[0]
     assert result.strongest_baseline == "tfidf"
     assert result.label == STRUCTURE
-    with pytest.warns(DeprecationWarning, match=r"Verdict\.words is now label"):
+    with pytest.warns(DeprecationWarning, match=r"Verdict\.words is the old name of label"):
         assert result.words == STRUCTURE
 
 

@@ -187,7 +187,7 @@ def test_one_concept_alone_and_one_whose_pairs_all_share_a_word(planted: Any):
     made = words(model, star, metrics=["causal"], n_bootstrap=50, n_random=50)
     assert np.isnan(made.means[0, 1, 1]) and made.plain[0, 1, 1] > 0.2
     assert made.above_chance("causal") == (PLANTED[0],)
-    with pytest.warns(DeprecationWarning, match="Words.found is now above_chance"):
+    with pytest.warns(DeprecationWarning, match="Words.found is the old name of above_chance"):
         assert made.found("causal") == (PLANTED[0],)
     assert made.summary() and made.figures()
 

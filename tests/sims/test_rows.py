@@ -131,7 +131,7 @@ def test_beginnings_of_texts_once_with_their_probability(contexts, sequence):
     assert len(got) == 243
     for v, p in got.items():
         assert p == pytest.approx(place[v])
-    with pytest.warns(DeprecationWarning, match="TrueRows.told is now TrueRows.order"):
+    with pytest.warns(DeprecationWarning, match="TrueRows.told is the old name of TrueRows.order"):
         assert rows.told is rows.order
     told = rows.order >= 0
     np.testing.assert_array_equal(told.sum(axis=1), (rows.concept_values != UNKNOWN).sum(axis=1))
@@ -157,12 +157,12 @@ def test_write_directions_at_a_position(sequence):
 
 def test_the_old_names_of_concept_values_and_allowed_vectors_work_and_warn(contexts):
     world = RestrictedWorld.drawn(contexts.world, 0.5)
-    with pytest.warns(DeprecationWarning, match=r"RestrictedWorld\.kept is now allowed"):
+    with pytest.warns(DeprecationWarning, match=r"RestrictedWorld\.kept is the old name of allowed"):
         assert world.kept is world.allowed
-    with pytest.warns(DeprecationWarning, match=r"Setting\(kept=\) is now vector_share="):
+    with pytest.warns(DeprecationWarning, match=r"Setting\(kept=\) is the old name of vector_share="):
         setting = Setting(4, kept=0.5)
     assert setting == Setting(4, vector_share=0.5) and setting.described()["kept"] == 0.5
-    with pytest.warns(DeprecationWarning, match=r"complete\(known=\) is now p_known="):
+    with pytest.warns(DeprecationWarning, match=r"complete\(known=\) is the old name of p_known="):
         assert len(Contexts.complete(contexts.world, known=1.0).masks) == 1
-    with pytest.warns(DeprecationWarning, match=r"truth_table\(known=\) is now concept_values="):
+    with pytest.warns(DeprecationWarning, match=r"truth_table\(known=\) is the old name of concept_values="):
         truth_table(contexts.world, known=contexts.vectors)

@@ -314,7 +314,7 @@ def test_it_trains_where_gradients_are_off(world, learned):
 
 def test_the_old_name_of_a_languages_concepts_works_and_warns():
     world = World.independent(3)
-    with pytest.warns(DeprecationWarning, match="shown=.* is now concepts="):
+    with pytest.warns(DeprecationWarning, match="shown=.* is the old name of concepts="):
         tokens = SequenceTokens(world, shown=(0, 2))
-    with pytest.warns(DeprecationWarning, match=r"SequenceTokens\.shown is now concepts"):
+    with pytest.warns(DeprecationWarning, match=r"SequenceTokens\.shown is the old name of concepts"):
         assert tokens.shown == tokens.concepts == (0, 2)

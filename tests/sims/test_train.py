@@ -282,7 +282,9 @@ def test_the_old_place_works_and_warns():
     from graticule.sims import train as old
 
     for name, now in (("train", train_tables), ("Training", Training), ("Learned", Learned)):
-        with pytest.warns(DeprecationWarning, match=f"sims.train.{name} is now graticule.sims.training"):
+        with pytest.warns(
+            DeprecationWarning, match=f"sims.train.{name} is the old name of graticule.sims.training"
+        ):
             assert getattr(old, name) is now
     with pytest.raises(AttributeError, match="no attribute 'loss'"):
         _ = old.loss

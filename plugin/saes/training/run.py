@@ -180,12 +180,15 @@ class Run(Result):
         return {**self.manifest, "history": lines, "events": [dict(event) for event in self.events]}
 
     @renamed("overwrite")
-    def save(self, path: Path | str, *, overwrite: bool = False) -> None:
+    def save(self, path: Path | str, *, overwrite: bool = False) -> Path:
         """Copy the run folder without its checkpoint.
 
         Args:
             path: The folder.
             overwrite: Whether another run there is replaced.
+
+        Returns:
+            Where it is.
 
         Raises:
             FileExistsError: `path` exists, unless `overwrite`; or it is the run itself.
@@ -197,6 +200,7 @@ class Run(Result):
             shutil.copytree(
                 self.path, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("checkpoint", ".*")
             )
+        return path
 
     @classmethod
     def load(cls, path: Path | str) -> Self:
