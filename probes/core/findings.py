@@ -202,8 +202,8 @@ class Findings(SavedResult):
         point = hook_name or self.chosen_point
         if point not in self.probes:
             raise UnknownNameError(f"no probe at {point!r}; there are probes at {', '.join(self.probes)}")
-        if point in self.point_predictions:
-            test = self.point_predictions[point].test
+        if point in self.point_predictions or (self.swept is None and point == self.chosen_point):
+            test = self.predictions_at(point).test
         else:
             test = self.probes[point].predict(self.inputs.rows(point, self.problem.test))
         return predicted_rows(f"ridge at {point}", self.problem, self.units, test)

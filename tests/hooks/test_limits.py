@@ -165,7 +165,7 @@ def test_the_door_says_what_came_and_what_to_write() -> None:
         TypeError, match=r"^call: model is a Table: swap the two, call\(findings, model, table\)$"
     ):
         call(findings, Table(), table=model)
-    with pytest.raises(TypeError, match=r"is a Model: the order is call\(findings, model, text\)$"):
+    with pytest.raises(TypeError, match=r"is a Model: the order is .*\(findings, model, text\)$"):
         door(findings=FINDINGS, model=MODEL, text=TEXT)(lambda findings, model, text: 0)(model, "a", findings)
     with pytest.raises(LimitError, match="draws=0"):
         call(findings, model, draws=0)
