@@ -18,14 +18,13 @@ from graticule.hooks.activations import Activations
 from graticule.hooks.alignment import DIGEST, named_by_text, text_digests
 from graticule.hooks.artifact import ArtifactError, frame_digest, is_as_sealed, library_versions, read_json
 from graticule.hooks.calls import renamed
-from graticule.hooks.capture_spec import CaptureSpec
+from graticule.hooks.capture_spec import CaptureSpec, Pos, check_pos, pos_to_data, select_positions
 from graticule.hooks.doors import FRAME, MODEL, door, several_inputs, several_texts, texts_of
 from graticule.hooks.identity import check_unhooked, model_identity
 from graticule.hooks.kinds import working_folder
 from graticule.hooks.names import place_of
 from graticule.hooks.places import Place
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
-from graticule.hooks.positions import Pos, check_pos, pos_to_data, select_positions
 from graticule.hooks.processor import described, tell_if_slow
 from graticule.hooks.protocols import HookedModel, device_of, dtype_of
 from graticule.hooks.running.forward import check_compilable, compiled_blocks
@@ -119,7 +118,7 @@ def capture(
         inputs: texts, ragged lists of token ids, or a `[text, pos]` tensor of ids.
         points: hook points, as in `graticule.hooks.points.resolve`.
         layers: see `points`.
-        pos: which tokens become rows (`graticule.hooks.positions.Pos`).
+        pos: which tokens become rows (`graticule.hooks.capture_spec.Pos`).
         prompt: text before every input, or a template with one slot `{}`; a trailing space counts.
         dtype: of the activations kept; by default, and for `"auto"`, the model's own, in which it computes. A
             model in bfloat16 is slow on a CPU without AMX: that is warned of, and the provenance names the

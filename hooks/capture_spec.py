@@ -1,15 +1,172 @@
-"""What a capture was asked, as plain data: saved with what it gave, replayed by whatever captures again."""
+"""What a capture was asked, its positions among it: as plain data, saved with what it gave, and replayed."""
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from graticule.hooks.positions import Pos, pos_from_data, pos_to_data
+import numpy as np
+
+if TYPE_CHECKING:
+    from graticule.hooks.tokens import TokenRows
 
 
+Named = Literal["last", "all", "entity", "entity_last", "entity_mean"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """k tokens of every text, drawn without replacement (all of them where a text has fewer); never BOS.
+
+    The draw depends on the seed and the text's tokens alone: the same text gives the same positions wherever
+    it stands, in all of a table's texts or in some of them.
+    """
+
+    k: int
+    """Tokens a text."""
+    seed: int = 0
+    """Seed of the draws."""
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise ValueError(f"Sample(k={self.k}): k is at least 1")
+        if self.seed < 0:
+            raise ValueError(f"Sample(seed={self.seed}): seed is at least 0")
+
+    def of(self, row: np.ndarray, candidates: np.ndarray) -> np.ndarray:
+        """The positions drawn among `candidates` of a row of token ids, sorted."""
+        if len(candidates) <= self.k:
+            return candidates
+        digest = hashlib.blake2b(row.astype("<i8").tobytes(), digest_size=16).digest()
+        rng = np.random.default_rng([self.seed, int.from_bytes(digest, "little")])
+        return np.sort(rng.choice(candidates, self.k, replace=False))
+
+
+Pos = Named | int | slice | Sample
+"""`"last"`, `"all"`, an index (negative from the end), a slice, `Sample(k)`, or the entity inside a prompt:
+all its tokens (`"entity"`), the last one (`"entity_last"`) or their mean (`"entity_mean"`)."""
+
+_NAMES = ("last", "all", "entity", "entity_last", "entity_mean")
+
+
+def check_pos(pos: Any, *more: str) -> None:
+    """Refuse what is none of the forms of `Pos`, whatever its type.
+
+    Args:
+        pos: What was given.
+        more: Names that the caller takes besides, for the message.
+
+    Raises:
+        ValueError: for such a `pos`.
+    """
+    if isinstance(pos, Sample) or (isinstance(pos, str) and pos in _NAMES):
+        return
+    if isinstance(pos, int) and not isinstance(pos, bool):
+        return
+    if isinstance(pos, slice) and all(
+        part is None or (isinstance(part, int) and not isinstance(part, bool))
+        for part in (pos.start, pos.stop, pos.step)
+    ):
+        return
+    raise ValueError(
+        f"pos={pos!r}: expected one of {', '.join(map(repr, (*_NAMES, *more)))}, an index such as -1, a "
+        "slice of indices, or Sample(k)"
+    )
+
+
+# As plain data ---------------------------------------------------------------------------------------
+def pos_to_data(pos: Pos | str) -> Any:
+    """`pos` as JSON: a name, an index, `{"slice": [start, stop, step]}`, or `{"sample": k, "seed": seed}`
+    with `"by": "tokens"`, what the draws follow."""
+    if isinstance(pos, slice):
+        return {"slice": [pos.start, pos.stop, pos.step]}
+    if isinstance(pos, Sample):
+        return {"sample": pos.k, "seed": pos.seed, "by": "tokens"}
+    return pos
+
+
+def pos_from_data(value: Any) -> Pos:
+    """What `pos_to_data` wrote, or what 0.1 did: `"'last'"`, `"slice(1, None, None)"`.
+
+    Raises:
+        ValueError: It is anything else, or a `Sample` of 0.1: that was drawn by a text's place in the input,
+            so that a part of the texts would be read elsewhere than they were captured.
+    """
+    drawn = value.get("by") is None and "sample" in value if isinstance(value, Mapping) else None
+    if drawn or re.fullmatch(r"Sample\(k=\d+, seed=\d+\)", str(value)):
+        raise ValueError(
+            f"pos={value!r} was drawn by each text's place in the input, as earlier versions did; capture "
+            "again, or pass pos= yourself"
+        )
+    try:
+        pos = _from_mapping(value) if isinstance(value, Mapping) else _from_text(value)
+        check_pos(pos)
+        return pos
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(f"pos={value!r} is no position that was saved; pass pos= yourself") from None
+
+
+def _from_mapping(value: Mapping[str, Any]) -> Pos:
+    if "slice" in value:
+        start, stop, step = value["slice"]
+        return slice(start, stop, step)
+    if value["by"] != "tokens":
+        raise ValueError(value["by"])
+    return Sample(int(value["sample"]), int(value["seed"]))
+
+
+def _from_text(value: Any) -> Any:
+    """A position itself, or one as 0.1 wrote it."""
+    if not isinstance(value, str) or value in _NAMES:
+        return value
+    if (cut := re.fullmatch(r"slice\((.+), (.+), (.+)\)", value)) is not None:
+        return slice(*(None if part == "None" else int(part) for part in cut.groups()))
+    return value[1:-1] if value[1:-1] in _NAMES else int(value)
+
+
+# Selection -------------------------------------------------------------------------------------------
+def select_positions(pos: Pos, rows: TokenRows, include_bos: bool | None = None) -> list[np.ndarray]:
+    """Token positions (from the start of the row, BOS included) of every text.
+
+    `include_bos=False` leaves the special tokens out of what `pos` selects (`"last"` is then the last of the
+    text's own); by default only `Sample` does.
+
+    Raises:
+        IndexError: naming the first text that is too short for an index.
+        ValueError: for an index that is a special token where these are left out.
+    """
+    if pos in ("entity", "entity_mean"):
+        return [np.arange(*span) for span in rows.spans]
+    if pos == "entity_last":
+        return [np.array([end - 1]) for _, end in rows.spans]
+    within = rows.within(not isinstance(pos, Sample) if include_bos is None else include_bos)
+    return [_of_text(pos, rows, text, *bounds) for text, bounds in enumerate(within)]
+
+
+def _of_text(pos: Pos, rows: TokenRows, text: int, start: int, end: int) -> np.ndarray:
+    length, candidates = len(rows.ids[text]), np.arange(start, end)
+    if pos == "all":
+        return candidates
+    if pos == "last":
+        return candidates[-1:]
+    if isinstance(pos, Sample):
+        return pos.of(rows.ids[text], candidates)
+    if isinstance(pos, slice):
+        chosen = np.arange(length)[pos]
+        return chosen[(chosen >= start) & (chosen < end)]
+    assert isinstance(pos, int)
+    if not -length <= pos < length:
+        raise IndexError(f"pos={pos}: text {text} has {length} tokens (BOS included)")
+    if not start <= pos % length < end:
+        raise ValueError(f"pos={pos} is a special token of text {text}, and include_bos=False leaves it out")
+    return np.array([pos % length])
+
+
+# Everything that was asked -----------------------------------------------------------------------------
 @dataclass(frozen=True)
 class CaptureSpec:
     """Which model read which inputs, at which positions and points, in which dtype.

@@ -16,11 +16,11 @@ from torch import Tensor
 from graticule.hooks.activations import Activations
 from graticule.hooks.alignment import TOKEN_DIGEST
 from graticule.hooks.calls import plainly, renamed
+from graticule.hooks.capture_spec import pos_to_data
 from graticule.hooks.doors import MODEL, door, several_texts
 from graticule.hooks.identity import attached_saes, hooked_points, model_identity
 from graticule.hooks.padding import Extent, Lengths, RowPos, check_unseen, extent_of, index_or_slice
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
-from graticule.hooks.positions import pos_to_data
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.session import drops_out, in_eval_mode
 from graticule.hooks.same_model import answer_of

@@ -23,11 +23,11 @@ from graticule.hooks.artifact import (
     write_table,
     write_tensors,
 )
+from graticule.hooks.capture_spec import pos_from_data, pos_to_data
 from graticule.hooks.identity import EARLIER, of_earlier_digest
 from graticule.hooks.kinds import differences, listing, write_folder
 from graticule.hooks.names import inside_file, place_of
 from graticule.hooks.places import Place, mark_of, size_of
-from graticule.hooks.positions import pos_from_data, pos_to_data
 from graticule.hooks.replacing import tidy
 from graticule.hooks.rows import Rows
 from graticule.hooks.store_files import (

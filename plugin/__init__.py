@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from graticule.certificate.certify import certify as certify
     from graticule.hooks.activations import Activations as Activations
     from graticule.hooks.capture import capture as capture
-    from graticule.hooks.positions import Sample as Sample
+    from graticule.hooks.capture_spec import Sample as Sample
     from graticule.hooks.record import record as record
     from graticule.hooks.store import Store as Store
     from graticule.models import load_model as load_model
@@ -64,7 +64,7 @@ else:
             "certificate.certify": "certify",
             "hooks.activations": "Activations",
             "hooks.capture": "capture",
-            "hooks.positions": "Sample",
+            "hooks.capture_spec": "Sample",
             "hooks.record": "record",
             "hooks.store": "Store",
             "models": "load_model",

@@ -20,13 +20,12 @@ from graticule.hooks.artifact import (
 )
 from graticule.hooks.calls import renamed
 from graticule.hooks.capture import capture
-from graticule.hooks.capture_spec import CaptureSpec
+from graticule.hooks.capture_spec import CaptureSpec, Pos, check_pos, pos_to_data
 from graticule.hooks.doors import MODEL, TABLE, door
 from graticule.hooks.identity import check_unhooked, model_identity
 from graticule.hooks.kinds import ForeignFolderError, differences, listing, working_folder
 from graticule.hooks.names import inside
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
-from graticule.hooks.positions import Pos, check_pos, pos_to_data
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.replacing import recover
 from graticule.hooks.rows import Rows

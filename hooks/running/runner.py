@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from graticule.hooks.alignment import TOKEN_DIGEST
-from graticule.hooks.capture_spec import CaptureSpec
+from graticule.hooks.capture_spec import CaptureSpec, select_positions
 from graticule.hooks.points import resolve
-from graticule.hooks.positions import select_positions
 from graticule.hooks.protocols import HookedModel, device_of, dtype_of
 from graticule.hooks.running.forward import Forward, check_shape, config_of, reach_of, rope_borders
 from graticule.hooks.running.grouping import NO_PREFIX, Grouping, Prefix, Trial, batches, shared_prefix

@@ -73,7 +73,7 @@ def read_layers(text: str) -> Layers:
 
 def read_pos(text: str) -> str | int | slice:
     """A position's name, an index, or a slice."""
-    from graticule.hooks.positions import check_pos
+    from graticule.hooks.capture_spec import check_pos
 
     text = text.strip()
     if ":" in text:

@@ -11,12 +11,11 @@ from typing import Any
 
 from graticule.hooks.artifact import ArtifactError, as_damaged, check_schema, read_json, write_json
 from graticule.hooks.calls import renamed
-from graticule.hooks.capture_spec import CaptureSpec
+from graticule.hooks.capture_spec import CaptureSpec, check_pos, pos_to_data
 from graticule.hooks.doors import MODEL, TABLE, door
 from graticule.hooks.kinds import ForeignFolderError, working_folder
 from graticule.hooks.messages import NotApplicable, did_you_mean
 from graticule.hooks.names import inside
-from graticule.hooks.positions import check_pos, pos_to_data
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.replacing import recover, replacing_entries
 from graticule.hooks.saved import SavedResult

@@ -15,10 +15,10 @@ from jaxtyping import Float, Int, Shaped
 from graticule.hooks.alignment import by_place
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.calls import renamed
+from graticule.hooks.capture_spec import Pos, pos_to_data
 from graticule.hooks.doors import FINDINGS_OR_PROBE, MODEL, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.messages import NotApplicable
-from graticule.hooks.positions import Pos, pos_to_data
 from graticule.hooks.protocols import HookedModel, dtype_of
 from graticule.probes.attribution.result import Attribution
 from graticule.probes.attribution.trace import TableRows, columns, probe_of, spec_of

@@ -13,12 +13,11 @@ from jaxtyping import Bool, Float, Int
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.calls import renamed
 from graticule.hooks.capture import capture
-from graticule.hooks.capture_spec import CaptureSpec
+from graticule.hooks.capture_spec import CaptureSpec, Pos, pos_to_data
 from graticule.hooks.doors import FINDINGS_OR_PROBE, MODEL, TEXT, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.points import layer_of, layer_text
-from graticule.hooks.positions import Pos, pos_to_data
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.saved import SavedResult
 from graticule.hooks.tokens import tokenize

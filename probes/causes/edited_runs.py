@@ -12,10 +12,10 @@ from einops import rearrange, repeat
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from graticule.hooks.capture_spec import Pos, check_pos, select_positions
 from graticule.hooks.messages import NotApplicable
 from graticule.hooks.model_view import Restart, start_of
 from graticule.hooks.points import layer_of
-from graticule.hooks.positions import Pos, check_pos, select_positions
 from graticule.hooks.protocols import HookedModel, device_of
 from graticule.hooks.running.grouping import batches, grouping_of
 from graticule.hooks.tokens import TokenRows

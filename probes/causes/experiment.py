@@ -13,12 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from graticule.hooks.artifact import library_versions
-from graticule.hooks.capture_spec import CaptureSpec
+from graticule.hooks.capture_spec import CaptureSpec, pos_to_data
 from graticule.hooks.imports import load
 from graticule.hooks.messages import NotApplicable, UnknownNameError
 from graticule.hooks.model_view import at_border
 from graticule.hooks.points import layer_of
-from graticule.hooks.positions import pos_to_data
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.tokens import TokenRows, tokenize
 from graticule.probes.causes.edited_runs import EditedRuns, Outputs, Span, check_span, edited_tokens

@@ -15,13 +15,12 @@ from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.capture import capture
-from graticule.hooks.capture_spec import CaptureSpec
+from graticule.hooks.capture_spec import CaptureSpec, Pos
 from graticule.hooks.doors import FINDINGS, MODEL, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.messages import NotApplicable, UnknownNameError
 from graticule.hooks.model_view import ModelView
 from graticule.hooks.points import LayerSpec, resolve_layers
-from graticule.hooks.positions import Pos
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.rows import Rows
 from graticule.hooks.weights import mlp_weights

@@ -29,14 +29,13 @@ from graticule.hooks.artifact import (
 )
 from graticule.hooks.calls import renamed
 from graticule.hooks.capture import capture
-from graticule.hooks.capture_spec import CaptureSpec
+from graticule.hooks.capture_spec import CaptureSpec, Pos, check_pos, pos_to_data
 from graticule.hooks.doors import MODEL, TABLE, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.kinds import FolderKind, ForeignFolderError, differences, listing, working_folder
 from graticule.hooks.names import inside, place_of
 from graticule.hooks.places import Place
 from graticule.hooks.points import LayerSpec, PointError, PointSpec, full_name, resolve
-from graticule.hooks.positions import Pos, check_pos, pos_to_data
 from graticule.hooks.processor import give_back
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.rows import Rows

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from graticule.sims.papers.checks import JIANG, Check
+from graticule.sims.papers.tables import JIANG, Check
 
 SOUDRY = "Soudry et al., arXiv 1710.10345, Theorem 3"
 _TURNED = "largest distance of its unit vector from the start's"

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from graticule.sims.papers.checks import JIANG, PARK, Check, largest
-from graticule.sims.papers.tables import Tables
+from graticule.sims.papers.tables import JIANG, PARK, Check, Tables, largest
 from graticule.sims.world import Undirected
 
 _SPAN = 1e-9  # singular values of embeddings below this share of the largest span nothing

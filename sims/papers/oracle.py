@@ -12,8 +12,7 @@ from jaxtyping import Float
 
 from graticule.hooks.calls import renamed
 from graticule.sims.contexts import UNKNOWN, Contexts
-from graticule.sims.papers.checks import JIANG, Check
-from graticule.sims.papers.tables import Tables, log_softmax
+from graticule.sims.papers.tables import JIANG, Check, Tables, log_softmax
 from graticule.sims.world import World
 
 _RANK = 1e-13  # of the largest singular value: what is below is rounding

@@ -9,8 +9,7 @@ from jaxtyping import Float
 from graticule.hooks.values import finite
 from graticule.probes.geometry import Metric, covariance, root
 from graticule.sims.contexts import UNKNOWN
-from graticule.sims.papers.checks import JIANG, PARK, Check, largest
-from graticule.sims.papers.tables import Tables, log_softmax
+from graticule.sims.papers.tables import JIANG, PARK, Check, Tables, largest, log_softmax
 
 _RCOND = 1e-11  # the oracle's vocabulary has directions of little, but real, spread
 _DEGENERATE = "g spans every difference between tokens, which fixes causal cosines whatever the learner"

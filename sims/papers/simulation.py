@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from graticule.hooks.saved import SavedResult
-from graticule.sims.papers.checks import JIANG, Check
+from graticule.sims.papers.tables import JIANG, Check
 from graticule.sims.truth.steering import VIEWS
 
 if TYPE_CHECKING:

@@ -17,7 +17,6 @@ from graticule.hooks.doors import LEARNED, TRAINING, WORLD, door
 from graticule.hooks.saved import SavedResult
 from graticule.sims.contexts import Contexts
 from graticule.sims.papers import log_odds, oracle, products
-from graticule.sims.papers.checks import Check
 from graticule.sims.papers.descents import (
     Descent,
     collinear,
@@ -28,7 +27,7 @@ from graticule.sims.papers.descents import (
     star_checks,
     star_descent,
 )
-from graticule.sims.papers.tables import Tables, entropy_floor, proposition_11
+from graticule.sims.papers.tables import Check, Tables, entropy_floor, proposition_11
 from graticule.sims.training.lookup import Learned, train_tables
 from graticule.sims.training.settings import Training
 from graticule.sims.world import World

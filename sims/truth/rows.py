@@ -16,9 +16,9 @@ from torch import Tensor
 from graticule.hooks.activations import Activations
 from graticule.hooks.calls import renamed_fields
 from graticule.hooks.capture import capture
+from graticule.hooks.capture_spec import Pos
 from graticule.hooks.limits import check_indices
 from graticule.hooks.points import PointSpec
-from graticule.hooks.positions import Pos
 from graticule.hooks.protocols import HookedModel
 from graticule.sims.contexts import Contexts
 from graticule.sims.learners import sequences

@@ -10,7 +10,7 @@ from transformer_lens import HookedTransformer
 
 from graticule import Activations, capture
 from graticule.hooks.capture import NonFiniteError
-from graticule.hooks.positions import Sample
+from graticule.hooks.capture_spec import Sample
 
 TOLERANCE = 1e-5
 

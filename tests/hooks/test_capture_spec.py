@@ -9,8 +9,7 @@ import torch
 
 from graticule import Activations, Sample, capture
 from graticule.hooks.artifact import read_json
-from graticule.hooks.capture_spec import CaptureSpec
-from graticule.hooks.positions import pos_to_data
+from graticule.hooks.capture_spec import CaptureSpec, pos_to_data
 
 ASKED = [
     {"pos": "all", "include_bos": False},

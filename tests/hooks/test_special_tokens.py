@@ -13,7 +13,7 @@ from transformer_lens import HookedTransformer, HookedTransformerConfig
 
 from graticule import Table, capture, load_model, record
 from graticule.hooks.artifact import ArtifactError
-from graticule.hooks.positions import Sample, pos_from_data, pos_to_data
+from graticule.hooks.capture_spec import Sample, pos_from_data, pos_to_data
 from graticule.hooks.streams.contexts import contexts, special_ids
 from graticule.hooks.tokens import Frame, special_frame, special_id, tokenize
 from graticule.probes.attribution.attribute import attribute

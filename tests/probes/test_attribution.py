@@ -10,8 +10,7 @@ from helpers import as_installed, cached, misread_axes, relative
 
 from graticule import Table, baselines, capture, sweep
 from graticule.hooks.artifact import ArtifactError
-from graticule.hooks.capture_spec import CaptureSpec
-from graticule.hooks.positions import Sample
+from graticule.hooks.capture_spec import CaptureSpec, Sample
 from graticule.hooks.running.runner import run_in_parts
 from graticule.probes.attribution.attribute import TOLERANCE, DecompositionError, attribute, means_and_shares
 from graticule.probes.attribution.result import Attribution

@@ -7,7 +7,7 @@ from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.metrics import r2_score
 
 from graticule import Activations, Table, baselines, probe, sweep
-from graticule.hooks.positions import Sample
+from graticule.hooks.capture_spec import Sample
 from graticule.probes.controls.controls import controls
 from graticule.probes.controls.inputs import ControlInputs
 from graticule.probes.controls.randomised import control_target, dimension_lines, entity_lines

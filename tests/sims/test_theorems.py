@@ -11,10 +11,9 @@ from graticule.sims.contexts import UNKNOWN, Contexts
 from graticule.sims.papers import log_odds, oracle, products
 from graticule.sims.papers import tables as any_learner
 from graticule.sims.papers import theorems as run_module
-from graticule.sims.papers.checks import Check
 from graticule.sims.papers.reproduce import reproduce
 from graticule.sims.papers.simulation import table_1_band
-from graticule.sims.papers.tables import Tables
+from graticule.sims.papers.tables import Check, Tables
 from graticule.sims.papers.theorems import Theorems, theorems
 from graticule.sims.training.lookup import train_tables
 from graticule.sims.training.settings import Training
