@@ -7,9 +7,11 @@ import os
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from graticule.hooks.names import check_leads_somewhere, place_of
 from graticule.hooks.places import LOCK, Place, RemotePath
@@ -18,6 +20,8 @@ _log = logging.getLogger(__name__)
 _HELD: dict[tuple[int, int], int] = {}
 """Folder (device, inode) locked by this process → the thread that locked it."""
 _GUARD = threading.Lock()
+_PATIENCE, _PAUSE = 25, 0.2
+"""How often, and every how many seconds, an empty lock file is looked at: its maker writes at once."""
 
 
 @contextmanager
@@ -90,11 +94,8 @@ def _take(folder: RemotePath, doing: str) -> RemotePath:
     lock = folder / LOCK
     ours = {"host": socket.gethostname(), "process": os.getpid()}
     if lock.exists():
-        try:
-            theirs = json.loads(lock.read_bytes())
-        except (FileNotFoundError, ValueError):  # let go just now, or not yet written
-            theirs = {}
-        if theirs.get("host") != ours["host"] or _runs(theirs.get("process")):
+        theirs = _holder(lock)
+        if theirs is not None and (theirs.get("host") != ours["host"] or _runs(theirs.get("process"))):
             holder = f"process {theirs['process']} on {theirs['host']}" if theirs else "whoever made it"
             raise FileExistsError(
                 f"another process is {doing} {folder}; wait for it (if {holder} runs no more, remove {lock})"
@@ -109,6 +110,22 @@ def _take(folder: RemotePath, doing: str) -> RemotePath:
     except (NotImplementedError, ValueError) as error:  # a file system that cannot make what is not there
         _log.warning("%s cannot be locked (%s): let only one process write there", folder, error)
     return lock
+
+
+def _holder(lock: RemotePath) -> dict[str, Any] | None:
+    """Who holds the folder; nothing is known where it was let go just now.
+
+    None where nobody does: a file that stays empty was left by a process that was killed before it wrote.
+    """
+    for _ in range(_PATIENCE):
+        try:
+            written = lock.read_bytes()
+            if written:
+                return json.loads(written)
+        except (FileNotFoundError, ValueError):
+            return {}
+        time.sleep(_PAUSE)
+    return None
 
 
 def _runs(process: object) -> bool:

@@ -17,8 +17,9 @@ _LONGEST = 200
 """Bytes; file systems take 255, and temporary names are longer than their own."""
 _LONGEST_PART, _LONGEST_PATH = 255, 4095
 """Bytes that file systems take in one part of a path, and in all."""
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
-_LOCAL_URL = re.compile(r"(file|local)://")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(.*)", re.DOTALL)
+_LOCAL = ("file", "local")
+_PATTERN = re.compile(r"[*?\[]")
 
 
 class BadNameError(ValueError):
@@ -61,18 +62,16 @@ def user_path(path: str | os.PathLike[str]) -> Path:
 
     Raises:
         BadNameError: if it begins with `~`, and no home folder is known, holds a NUL or half a character,
-            or is longer than file systems take.
+            is longer than file systems take, or is a url.
         TypeError: if it is no path.
     """
-    if not isinstance(path, str | os.PathLike):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"{_short(path)} is no path: expected the name of a file or folder, 'runs/one'")
-    given = Path(path)
-    _check_readable(str(given))
-    meant = Path(os.path.expanduser(given))
-    if meant.parts[:1] == ("~",):
-        raise BadNameError(f"{_short(str(given))}: no home folder is known; write the whole path")
-    _check_length(str(meant), meant.parts)
-    return meant
+    place = place_of(path)
+    if isinstance(place, RemotePath):
+        raise BadNameError(
+            f"{place} is a url, expected a folder of this machine, or a file: results, pages, activations "
+            "and stores alone are saved elsewhere"
+        )
+    return place
 
 
 def place_of(path: str | os.PathLike[str] | RemotePath) -> Place:
@@ -83,35 +82,91 @@ def place_of(path: str | os.PathLike[str] | RemotePath) -> Place:
             `Path` made of a url has one slash less, and is taken for it.
 
     Returns:
-        `user_path` of what lies on this machine, `file://…` too; otherwise its place there.
+        `user_path` of what lies on this machine, `file:///…` too; otherwise its place there.
 
     Raises:
-        BadNameError: As `user_path` does, and for a url that leads through `..` or to nowhere, or is of a
-            file system that fsspec does not know or lacks a library for.
+        BadNameError: As `user_path` does, and for a url that leads through `..` or to nowhere, through
+            another (`zip://a::/b.zip`), holds a pattern (`*`, `?`, `[`), or is of a file system that fsspec
+            does not know or lacks a library for.
         TypeError: If it is no path.
     """
     if isinstance(path, RemotePath):
         return path
-    if isinstance(path, Path) and (protocol := _protocol_of(path)):
-        root = "/" if protocol in ("file", "local") else ""
-        path = f"{protocol}://{root}{'/'.join(path.parts[1:])}"
-    if not isinstance(path, str) or not _URL.match(path):
-        return user_path(path)
-    if local := _LOCAL_URL.match(path):
-        return user_path(path[local.end() :])
+    if not isinstance(path, str | os.PathLike):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"{_short(path)} is no path: expected the name of a file or folder, 'runs/one'")
+    url = _url_of(path)
+    if url is None:
+        return _local(Path(path))
+    scheme, _, rest = url.partition("://")
+    if scheme in _LOCAL:
+        if not rest.startswith("/"):
+            raise BadNameError(
+                f"url {_short(url)} names no whole path: write {scheme}:///{rest.lstrip('/')[:40]} from the "
+                "root on, or the path alone"
+            )
+        return _local(Path(rest))
     from fsspec.core import url_to_fs
 
-    _check_readable(path, "strict")
-    parts = path.partition("://")[2].rstrip("/").split("/")
-    _check_length(path, parts)
+    _check_readable(url, "strict")
+    parts = rest.rstrip("/").split("/")
+    _check_length(url, parts)
     if {".", ".."} & set(parts) or "" in parts[1:] or parts == [""]:
         raise BadNameError(
-            f"url {_short(path)} leads nowhere: write the whole of it, without '.', '..' and '//'"
+            f"url {_short(url)} leads nowhere: write the whole of it, without '.', '..' and '//'"
         )
+    if pattern := _PATTERN.search(url):
+        raise BadNameError(f"url {_short(url)} {_holds(pattern)}")
     try:
-        return RemotePath(*url_to_fs(path.rstrip("/")))
+        return RemotePath(*url_to_fs(url.rstrip("/")))
     except (ValueError, ImportError) as error:
-        raise BadNameError(f"url {_short(path)} cannot be opened: {_first_line(error)}") from error
+        raise BadNameError(f"url {_short(url)} cannot be opened: {_first_line(error)}") from error
+
+
+def _url_of(path: str | os.PathLike[str]) -> str | None:
+    """The url that a path is, or was made of; None for a path of this machine.
+
+    Raises:
+        BadNameError: For one through another, and for `memory:x` and `memory:/x`, which are neither.
+    """
+    text = os.fsdecode(path)
+    match = _SCHEME.match(text)
+    if match is None:
+        return None
+    scheme, rest = match[1], match[2]
+    if not rest.startswith("//") and not _is_protocol(scheme):
+        return None
+    if "::" in text:
+        raise BadNameError(
+            f"url {_short(text)} leads through another ('::'), which is not taken: write one url, 's3://bucket/x'"
+        )
+    if rest.startswith("//"):
+        return text
+    if isinstance(path, Path) and rest.startswith("/"):
+        return f"{scheme}://{rest if scheme in _LOCAL else rest[1:]}"
+    raise BadNameError(
+        f"{_short(text)} is neither a url nor clearly a path: write {scheme}://{rest.lstrip('/')[:40]}, or "
+        "the whole path of what is called so"
+    )
+
+
+def _is_protocol(scheme: str) -> bool:
+    from fsspec import available_protocols
+
+    return scheme in available_protocols()
+
+
+def _holds(pattern: re.Match[str]) -> str:
+    return f"holds {pattern[0]!r}, which file systems take for a pattern: write another name"
+
+
+def _local(given: Path) -> Path:
+    """A path of this machine, `~` at its start being the home folder."""
+    _check_readable(str(given))
+    meant = Path(os.path.expanduser(given))
+    if meant.parts[:1] == ("~",):
+        raise BadNameError(f"{_short(str(given))}: no home folder is known; write the whole path")
+    _check_length(str(meant), meant.parts)
+    return meant
 
 
 def _first_line(error: Exception) -> str:
@@ -149,31 +204,15 @@ def check_leads_somewhere(path: Place) -> None:
     """Check that a folder can be made at `path`.
 
     Raises:
-        BadNameError: For a symbolic link to what is not there, whose place no folder can take, and for a url
-            where only a path of this machine will do.
+        BadNameError: For a symbolic link to what is not there, whose place no folder can take.
     """
     if isinstance(path, RemotePath):
         return
-    if _protocol_of(path):
-        raise BadNameError(
-            f"{path} is a url, expected a folder of this machine: results, activations and stores alone are "
-            "saved elsewhere"
-        )
     if path.is_symlink() and not path.exists():
         raise BadNameError(
             f"{path} is a symbolic link to {os.readlink(path)}, which is not there: make that folder, or "
             "remove the link"
         )
-
-
-def _protocol_of(path: Path) -> str | None:
-    """The file system that a path names which was made of a url; None for a path of this machine."""
-    if not path.parts or not path.parts[0].endswith(":"):
-        return None
-    from fsspec import available_protocols
-
-    protocol = path.parts[0].removesuffix(":")
-    return protocol if protocol in available_protocols() else None
 
 
 def inside(folder: P, *parts: object) -> P:
@@ -189,6 +228,10 @@ def inside(folder: P, *parts: object) -> P:
     Raises:
         BadNameError: if a part is no such name, or a symbolic link on the way leads out of `folder`.
     """
+    if isinstance(folder, RemotePath):
+        for part in parts:
+            if pattern := _PATTERN.search(str(part)):
+                raise BadNameError(f"in {folder}, the name {_short(part)} {_holds(pattern)}")
     path = cast("P", folder.joinpath(*(check_name(part, f"in {folder}, the name") for part in parts)))
     if isinstance(folder, Path) and not cast("Path", path).resolve().is_relative_to(folder.resolve()):
         raise BadNameError(f"{path} leads out of {folder} by a symbolic link; remove the link")

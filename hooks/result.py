@@ -16,7 +16,7 @@ import pandas as pd
 from graticule.hooks.artifact import ArtifactError, json_ready
 from graticule.hooks.kinds import ForeignFolderError, differences, flat, listing
 from graticule.hooks.messages import TellsNames, as_html, visible
-from graticule.hooks.names import user_path
+from graticule.hooks.names import place_of
 from graticule.hooks.places import Place
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _LINES = 8
 """Of a result shown by its name."""
 
 
-def _renderer() -> Callable[..., Path]:
+def _renderer() -> Callable[..., Place]:
     module, name = PAGE_RENDERER.split(":")
     return getattr(import_module(module), name)
 
@@ -140,9 +140,9 @@ class Result(TellsNames, ABC):
         drawn, tabulated = _parts("figure", figures), _parts("table", tables)
         return [drawn[0], tabulated[0], *drawn[1:], *tabulated[1:]]
 
-    def report(self, path: Path | str) -> Path:
-        """Write one self-contained HTML page with this result on it; returns where it is."""
-        return _renderer()(self, user_path(path))
+    def report(self, path: Path | str) -> Place:
+        """Write one self-contained HTML page with this result on it, by its path or url; returns where."""
+        return _renderer()(self, place_of(path))
 
     def _repr_html_(self) -> str:
         """For a notebook: the summary, then the tables that fit on a screen."""

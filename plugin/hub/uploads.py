@@ -133,7 +133,7 @@ def _is_hub_id(name: str) -> bool:
 
 def hub_model(name: Any) -> str | None:
     """The Hub's id of a model by TransformerLens's name for it; None if it is a local one."""
-    if not isinstance(name, str) or not name or user_path(name).exists():
+    if not isinstance(name, str) or not name or "://" in name or user_path(name).exists():
         return None
     return official_name(name) or (name if _is_hub_id(name) else None)
 

@@ -20,7 +20,8 @@ from graticule.hooks.artifact import (
 )
 from graticule.hooks.calls import renamed
 from graticule.hooks.kinds import working_folder
-from graticule.hooks.names import inside, user_path
+from graticule.hooks.names import inside, place_of, user_path
+from graticule.hooks.places import Place
 from graticule.hooks.replacing import recover
 from graticule.hooks.result import Part, Result, check_same_question
 from graticule.hooks.saved import SavedResult
@@ -101,22 +102,22 @@ class Study(Result):
         return json_ready({"findings": findings, "parts": parts, "failures": self.failures,
                            "provenance": findings["provenance"]})  # fmt: skip
 
-    def report(self, path: Path | str) -> Path:
+    def report(self, path: Path | str) -> Place:
         """The first page at `path`, and beside it one page per part; returns where the first is."""
         from graticule.report import write_page
 
-        path = user_path(path)
+        page = place_of(path)
         asked = {step.name: step.title for step in STEPS}
-        back = {"The study": f"../{path.name}"}
+        back = {"The study": f"../{page.name}"}
         pages = {"The probe in full": "pages/probe.html"}
-        write_page(self.findings, path.parent / "pages" / "probe.html", links=back)
+        write_page(self.findings, page.parent / "pages" / "probe.html", links=back)
         for step, results in self.results.items():
             name = step.upper() if step in ("mlp", "pca") else step.capitalize()
             pages[f"{name}: {asked.get(step, step)}"] = f"pages/{step}.html"
             listed = list(results.values())
             title = listed[0].title if len(listed) == 1 else f"{step}: {self.findings.title}"
-            write_page(listed, path.parent / "pages" / f"{step}.html", title, links=back)
-        return write_page(self, path, self.title, links=pages)
+            write_page(listed, page.parent / "pages" / f"{step}.html", title, links=back)
+        return write_page(self, page, self.title, links=pages)
 
     @renamed("overwrite")
     def save(self, path: Path | str, *, overwrite: bool = False) -> Path:

@@ -100,6 +100,7 @@ def prompts(
         ValueError: The table has no texts, a template has no slot or several, names repeat, prompts do not
             suit the entities, the reference is unknown; and what `capture`, `baselines` and `sweep` raise.
     """
+    folder = None if out is None else user_path(out)
     if table.texts is None:
         raise ValueError(f"table {table.name!r} has no texts; give text= when making it")
     by_name = read_prompts(prompts, table.name)
@@ -125,8 +126,7 @@ def prompts(
         include_bos=include_bos,
     )
     judging = {"alphas": alphas, "twins": twins, "min_gain": min_gain, "draws": n_bootstrap, "seed": seed}
-    with nullcontext() if out is None else only_here(out, "probing prompts into"):
-        folder = None if out is None else user_path(out)
+    with nullcontext() if folder is None else only_here(folder, "probing prompts into"):
         findings = _findings(model, table, by_name, folder, spec, judging, progress)
     return _result(findings, by_name, reference, n_bootstrap, seed)
 

@@ -35,7 +35,7 @@ from graticule.hooks.artifact import (
 from graticule.hooks.calls import renamed
 from graticule.hooks.kinds import write_folder
 from graticule.hooks.limits import LIMITS, LimitError
-from graticule.hooks.names import place_of, user_path
+from graticule.hooks.names import place_of
 from graticule.hooks.places import Place
 from graticule.probes.linear.edits import AffineEdit, EditOp, EditPos, Erases, HookFn, ridge_edit
 from graticule.probes.linear.ridge_cv import RidgeFit, RidgeWeights, ridge_cv
@@ -253,7 +253,7 @@ class RidgeProbe:
         return manifest, arrays
 
     @renamed("overwrite")
-    def save(self, path: Path | str, *, overwrite: bool = False) -> Place:
+    def save(self, path: Place | str, *, overwrite: bool = False) -> Place:
         """Write the probe as a folder: `manifest.json` and `probe.safetensors`; returns where it is."""
         manifest, arrays = self.as_saved()
         with write_folder(path, overwrite, kind=_KIND) as folder:
@@ -286,17 +286,17 @@ class RidgeProbe:
         """Write the probe as a folder for the Hub, in place of an earlier probe there.
 
         Args:
-            path: The folder.
+            path: The folder, or its url.
             judged: What `judged_by` says; written beside the probe as `verdict.json`, for the card.
 
         Raises:
             FileExistsError: `path` holds something other than a probe.
             ValueError: Before `fit`.
         """
-        path = user_path(path)
-        self.save(path, overwrite=True)
+        folder = place_of(path)
+        self.save(folder, overwrite=True)
         if judged is not None:
-            write_json(path / "verdict.json", judged)
+            write_json(folder / "verdict.json", judged)
 
     @classmethod
     def from_pretrained(
@@ -305,7 +305,7 @@ class RidgeProbe:
         """A probe from a local folder, or from a repository on the Hub.
 
         Args:
-            name_or_path: A folder, or `owner/name`.
+            name_or_path: A folder, its url, or `owner/name`.
             probe_id: The probe's folder in the repository (its card names it).
             revision: A branch, tag or commit.
 
@@ -313,9 +313,9 @@ class RidgeProbe:
             ArtifactError: There is no whole probe; and what `hf_hub_download` raises if the repository cannot
                 be reached or read.
         """
-        local = user_path(name_or_path)
+        local = place_of(name_or_path)
         if local.is_dir():
-            return cls.load(local / (probe_id or ""))
+            return cls.load(local / probe_id if probe_id else local)
         repo = str(name_or_path)
         if repo.count("/") != 1 or repo.startswith(("/", ".", "~")):
             raise ArtifactError(f"{repo} is neither a folder here nor a repository's name (owner/name)")

@@ -22,7 +22,7 @@ from fsspec.implementations.local import LocalFileSystem
 from hooks.test_replacing import foreign_folders, read_whole
 from hooks.test_saved import Sample, sample
 
-from graticule import Activations, Findings, Store, Table, baselines, capture, sweep
+from graticule import Activations, Findings, Store, Table, baselines, capture, prompts, sweep
 from graticule.hooks import remote
 from graticule.hooks.artifact import (
     ArtifactError,
@@ -370,6 +370,30 @@ def test_the_lock_of_a_killed_process_is_taken_over_and_one_of_another_machine_i
             assert read_whole(tmp_path / "folder") == 1
 
 
+@pytest.mark.slow
+def test_a_lock_that_its_killed_maker_left_empty_is_taken_over(tmp_path):
+    place = on_disk(tmp_path / "folder")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / LOCK).touch()
+    write_folder_of(place, 1)
+    assert read_whole(tmp_path / "folder") == 1
+    assert not (tmp_path / "folder" / LOCK).exists()
+
+
+def test_an_empty_lock_that_is_being_written_is_not_taken_over(tmp_path):
+    place = on_disk(tmp_path / "folder")
+    (tmp_path / "folder").mkdir()
+    lock = tmp_path / "folder" / LOCK
+    lock.touch()
+    written = json.dumps({"host": "elsewhere", "process": 1})
+    writer = threading.Timer(0.1, lambda: lock.write_text(written))
+    writer.start()
+    with pytest.raises(FileExistsError, match="process 1 on elsewhere"):
+        write_folder_of(place, 2)
+    writer.join()
+    assert lock.read_text() == written
+
+
 def test_two_answers_saved_at_once_cannot_both_pass(tmp_path, monkeypatch):
     """The question is compared by who holds the folder: here a second writer comes just after."""
     from graticule.hooks import saved
@@ -409,6 +433,62 @@ def test_a_url_that_leads_nowhere_is_refused_in_one_line(url):
         with pytest.raises(BadNameError) as told:
             door(url)
         assert str(told.value).isprintable() and len(str(told.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["simplecache::memory://here/y", "dir::memory://here", "zip://x::/tmp/z.zip", "memory://x::y", "memory:x",
+     "memory:/x", "file://rel/x", "file:x", "memory://here/a[b", "memory://here/*", "memory://here/a?b/c",
+     Path("simplecache::memory://x"), Path("memory:x"), Path("memory://here/a*")],
+    ids=str,
+)  # fmt: skip
+def test_a_url_that_would_be_taken_for_something_else_is_refused_in_one_line(url, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    doors = (Findings.load, Store, acts().save, sample().save, sample().report, acts().to_saelens, user_path)
+    for door in (*doors, place_of, load_result, Table):
+        with pytest.raises(BadNameError) as told:
+            door(url)
+        assert str(told.value).isprintable() and len(str(told.value)) < 300
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_goes_to_a_sibling_by_a_pattern_is_refused(memory):
+    write_folder_of(place_of(f"{memory}/ab"), 1)
+    for name in ("a*", "a?", "[a]b"):
+        with pytest.raises(BadNameError, match="take for a pattern"):
+            write_folder_of(place_of(f"{memory}/{name}"), 2)
+        with pytest.raises(BadNameError, match="take for a pattern"):
+            inside(place_of(memory), name)
+    assert (place_of(f"{memory}/ab") / "deep" / "more").read_text() == "1"
+
+
+def test_a_page_and_a_probe_for_the_hub_lie_behind_a_url(made, memory, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = made.report(f"{memory}/pages/x.html")
+    assert str(page) == "memory:///here/pages/x.html"
+    assert page.read_bytes() == made.report(tmp_path / "x.html").read_bytes()
+    made.probe.save_pretrained(f"{memory}/probe")
+    made.probe.save_pretrained(f"{memory}/several/one")
+    rows = acts()[POINT].double().numpy()
+    for again in (
+        type(made.probe).from_pretrained(f"{memory}/probe"),
+        type(made.probe).from_pretrained(f"{memory}/several", "one"),
+    ):
+        assert np.array_equal(again.predict(rows), made.probe.predict(rows))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x.html"]
+
+
+def test_calls_that_work_in_a_folder_refuse_a_url_before_anything_else(made, tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table = made.inputs.table
+    for call in (
+        lambda: acts().to_saelens("memory://here/x"),
+        lambda: prompts(tiny, table, out="memory://here/x"),
+        lambda: baselines(None, table, store="memory://here/x"),
+    ):
+        with pytest.raises(BadNameError, match=r"^memory:///here/x is a url, expected a folder"):
+            call()
+    assert not list(tmp_path.iterdir())
 
 
 def test_names_behind_a_url_do_not_leave_their_folder(memory):

@@ -141,7 +141,9 @@ class SaeEvaluation(SavedResult):
     def _corpus(self) -> str | None:
         """The corpus's name; of a file its own, as where it lies here is nobody's business."""
         name = self.provenance.get("corpus", {}).get("name")
-        return None if name is None else user_path(name).name if user_path(name).exists() else str(name)
+        if name is None or "://" in str(name):
+            return name
+        return user_path(name).name if user_path(name).exists() else str(name)
 
     def summary(self) -> str:
         """Variance and loss, then sparsity, then the dictionary."""
