@@ -20,7 +20,8 @@ import numpy as np
 import pandas as pd
 
 from graticule.hooks.messages import visible
-from graticule.hooks.names import user_path
+from graticule.hooks.names import place_of
+from graticule.hooks.places import Place
 from graticule.hooks.replacing import replacing
 from graticule.hooks.result import Result
 from graticule.probes.plots.style import figure_json
@@ -64,15 +65,15 @@ class Section:
 
 def write_page(
     results: Result | Sequence[Result],
-    path: Path | str,
+    path: Place | str,
     title: str | None = None,
     links: Mapping[str, str] | None = None,
-) -> Path:
+) -> Place:
     """Lay one or several results out on one HTML page that needs no network; returns where it is.
 
     Args:
         results: the results, in page order.
-        path: the file to write, atomically; its folder is made.
+        path: the file to write, or its url, atomically; its folder is made.
         title: the page's heading; a single result's own title by default.
         links: text → address of pages beside this one, relative to it.
 
@@ -84,7 +85,7 @@ def write_page(
     listed = [results] if isinstance(results, Result) else list(results)
     if not listed:
         raise ValueError("write_page was given no result: give it at least one")
-    path = user_path(path)
+    path = place_of(path)
     text = _render(listed, title, links or {})
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
