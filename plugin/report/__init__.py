@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata, resources
-from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
 
