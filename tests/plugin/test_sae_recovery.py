@@ -122,6 +122,8 @@ def test_results_keep_and_draw_themselves(both, tmp_path):
     assert [misread_axes(figure) for figure in again.figures().values()] == [[]] * 3
     assert len(next(iter(again.tables().values()))) == 8
     both.report(tmp_path / "page.html")
+    with pytest.warns(DeprecationWarning, match="name="):
+        assert again.line("sparse", arm="TopK") == again.line("sparse", "TopK")
     with pytest.raises(KeyError, match=r"there are \(sparse, TopK\)"):
         both.line("sparse", "ours")
     with pytest.raises(ValueError, match="name the worlds apart"):
@@ -228,6 +230,8 @@ def test_atoms_of_a_learner_are_what_a_value_writes():
     model = lookup_model(torch.from_numpy(f).float(), torch.zeros(12, 5))
     sample, every = lookup_rows(model, contexts, n=500, seed=3), lookup_rows(model, contexts)
     got = learned_truth(sample, every, ("resid_post", 0))
+    with pytest.warns(DeprecationWarning, match="hook_name="):
+        assert np.array_equal(learned_truth(sample, every, point=("resid_post", 0)).atoms, got.atoms)
     assert got.names == tuple(f"{i}={v}" for i, v in directions)
     assert np.allclose(got.atoms, np.stack(list(directions.values())), atol=1e-5)
     assert np.allclose(got.rows, base + got.fires @ got.atoms, atol=1e-4)

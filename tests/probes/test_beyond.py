@@ -241,7 +241,10 @@ class TestClasses:
         assert found.at(LOGISTIC)["ece"] == pytest.approx(error)
 
     def test_it_comes_back_from_disk(self, found, tmp_path):
-        assert isinstance(again(found, tmp_path / "classes"), ClassProbes)
+        back = again(found, tmp_path / "classes")
+        assert isinstance(back, ClassProbes)
+        with pytest.warns(DeprecationWarning, match="name="):
+            assert back.at(arm=back.scores["arm"][0], k=0).equals(back.at(back.scores["arm"][0]))
 
     def test_numbers_are_refused(self, findings):
         with pytest.raises(ValueError, match="numbers as targets"):
