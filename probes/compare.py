@@ -233,27 +233,28 @@ def difference_figure(differences: pd.DataFrame) -> Figure:
     return fig
 
 
+@renamed(draws="n_bootstrap")
 def gain_samples(
-    findings: Findings, draws: int | None = None, seed: int | None = None
+    findings: Findings, n_bootstrap: int | None = None, seed: int | None = None
 ) -> Float[np.ndarray, " draw"]:
     """The gain of the findings' verdict in resamples of the clusters of test rows: those of its interval.
 
-    Nothing is refitted and no activations are needed: the findings hold all predictions. `draws` and `seed`
-    are the findings' own unless others are given.
+    Nothing is refitted and no activations are needed: the findings hold all predictions. `n_bootstrap` and
+    `seed` are the findings' own unless others are given.
 
     Raises:
         ValueError: For findings saved before they held the baselines' predictions.
     """
     beside = saved_baselines(findings)
-    if draws is None or seed is None:
+    if n_bootstrap is None or seed is None:
         judged_by = findings.judged_by
-        draws = judged_by.n_bootstrap if draws is None else draws
+        n_bootstrap = judged_by.n_bootstrap if n_bootstrap is None else n_bootstrap
         seed = judged_by.seed if seed is None else seed
     problem = findings.problem
     train, test = problem.train, problem.test
     surface, full = with_and_without(beside, findings.predictions_at(), problem.y[train])
     sums = cluster_sums(problem.y[test], {"surface": surface, "full": full}, problem.clusters[test])
-    samples = resampled_r2(sums, draws, seed)
+    samples = resampled_r2(sums, n_bootstrap, seed)
     return score_difference(samples[:, 1], samples[:, 0])
 
 
@@ -268,20 +269,22 @@ def saved_baselines(findings: Findings) -> Mapping[str, Predictions]:
     return findings.baseline_predictions
 
 
-def gain_p(findings: Findings, draws: int | None = None, seed: int | None = None) -> float:
+@renamed(draws="n_bootstrap")
+def gain_p(findings: Findings, n_bootstrap: int | None = None, seed: int | None = None) -> float:
     """One-sided p-value that the probe adds nothing to the baselines: the share of resamples with no gain."""
-    return bootstrap_p(gain_samples(findings, draws, seed), two_sided=False)
+    return bootstrap_p(gain_samples(findings, n_bootstrap, seed), two_sided=False)
 
 
+@renamed(draws="n_bootstrap")
 def holm_verdicts(
-    verdicts: Mapping[str, Findings | float], draws: int | None = None, seed: int | None = None
+    verdicts: Mapping[str, Findings | float], n_bootstrap: int | None = None, seed: int | None = None
 ) -> pd.DataFrame:
     """The verdicts of a study together: `name`, raw `p`, `holm`, `benjamini_hochberg`, and for findings their
     `gain` and `words`; the smallest p first.
 
     Args:
         verdicts: Name → findings, or a p-value where it is known already.
-        draws: As in `gain_samples`.
+        n_bootstrap: As in `gain_samples`.
         seed: As in `gain_samples`.
 
     Raises:
@@ -289,7 +292,9 @@ def holm_verdicts(
     """
     if not verdicts:
         raise ValueError("no verdicts to adjust")
-    p = {n: gain_p(v, draws, seed) if isinstance(v, Findings) else float(v) for n, v in verdicts.items()}
+    p = {
+        n: gain_p(v, n_bootstrap, seed) if isinstance(v, Findings) else float(v) for n, v in verdicts.items()
+    }
     table = adjusted_table(p)
     of_findings = {n: v.verdict for n, v in verdicts.items() if isinstance(v, Findings)}
     if of_findings:

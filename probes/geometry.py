@@ -220,9 +220,9 @@ class RandomVectors:
         return (self.axes.T @ (direction / norm)) ** 2
 
 
-def largest_of(p: Float[np.ndarray, " value"], draws: int) -> Float[np.ndarray, " value"]:
-    """Chance that the largest of `draws` independent values is as extreme as one of tail probability `p`."""
-    return -np.expm1(draws * np.log1p(-np.minimum(p, 1 - 1e-16)))
+def largest_of(p: Float[np.ndarray, " value"], n_values: int) -> Float[np.ndarray, " value"]:
+    """Chance that the largest of `n_values` independent values is as extreme as one of tail chance `p`."""
+    return -np.expm1(n_values * np.log1p(-np.minimum(p, 1 - 1e-16)))
 
 
 def _tails(c: np.ndarray, spread: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from graticule.hooks.artifact import library_versions
+from graticule.hooks.calls import renamed
 from graticule.hooks.points import layer_of
 from graticule.hooks.saved import SavedResult
 from graticule.probes.compare import saved_baselines
@@ -85,8 +86,9 @@ class LayerBand(SavedResult):
         return {"Layers": self.layers.drop(columns="point").rename(columns=names)}
 
 
+@renamed(draws="n_bootstrap")
 def layer_band(
-    findings: Findings, what: What = "score", *, level: float = 0.95, draws: int = 2000, seed: int = 0
+    findings: Findings, what: What = "score", *, level: float = 0.95, n_bootstrap: int = 2000, seed: int = 0
 ) -> LayerBand:
     """A band for the score of all layers at once, or for the gain of each against the surface.
 
@@ -104,7 +106,7 @@ def layer_band(
     problem = findings.problem
     y = problem.y[problem.test]
     sums = cluster_sums(y, predictions, problem.clusters[problem.test])
-    samples = resampled_r2(sums, draws, seed)
+    samples = resampled_r2(sums, n_bootstrap, seed)
     estimates = np.array([mean_r2(y, p) for p in predictions.values()])
     if what == "gain":
         samples = score_difference(samples[:, 1:], samples[:, :1])
@@ -131,7 +133,7 @@ def layer_band(
         layers=layers,
         level=level,
         provenance={
-            "draws": draws,
+            "draws": n_bootstrap,
             "seed": seed,
             "findings": dict(findings.provenance),
             "versions": library_versions(),

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Float32, Int
 
+from graticule.hooks.calls import renamed
 from graticule.hooks.imports import load
 from graticule.hooks.values import unmasked
 from graticule.probes.geometry import Metric, effective_rank
@@ -162,10 +163,11 @@ def _mean(vectors: np.ndarray) -> np.ndarray:
 
 
 # What chance gives, one set at a time ------------------------------------------------------------------
+@renamed(draws="n_random")
 def shuffled_pairs(
     starts: Float[np.ndarray, "n width"],
     ends: Float[np.ndarray, "n width"],
-    draws: int = 200,
+    n_random: int = 200,
     seed: int = 0,
     metric: Metric | None = None,
     kind: str = "read",
@@ -181,13 +183,14 @@ def shuffled_pairs(
     if len(starts) != len(ends):
         raise ValueError(f"{len(starts)} starts and {len(ends)} ends: a pair has one of each")
     left, right = (_mapped(unmasked("starts and ends", v), metric, kind) for v in (starts, ends))
-    return re_paired(left, right, draws, np.random.default_rng(seed))
+    return re_paired(left, right, n_random, np.random.default_rng(seed))
 
 
+@renamed(draws="n_random")
 def random_pairs(
     table: Float[np.ndarray, "row width"],
     n: int,
-    draws: int = 200,
+    n_random: int = 200,
     seed: int = 0,
     metric: Metric | None = None,
     kind: str = "read",
@@ -200,8 +203,8 @@ def random_pairs(
     if len(table) < 2:
         raise ValueError(f"a table of {len(table)} rows has no pairs")
     rng = np.random.default_rng(seed)
-    out = np.empty(draws)
-    for i in range(draws):
+    out = np.empty(n_random)
+    for i in range(n_random):
         first = rng.integers(0, len(table), n)
         second = (first + rng.integers(1, len(table), n)) % len(table)
         out[i] = mean_cosines([table[second] - table[first]], metric=metric, kind=kind)[0, 0]
@@ -262,15 +265,15 @@ def _block_sums(matrix: Any, sizes: np.ndarray, w: np.ndarray) -> np.ndarray:
     return out
 
 
-def signs(n: int, draws: int, rng: np.random.Generator) -> Float32[np.ndarray, "n draw"]:
+def signs(n: int, n_random: int, rng: np.random.Generator) -> Float32[np.ndarray, "n draw"]:
     """Random signs: every pair in one order or the other, which leaves no direction to agree on."""
-    return np.where(rng.random((n, draws)) < 0.5, np.float32(-1), np.float32(1))
+    return np.where(rng.random((n, n_random)) < 0.5, np.float32(-1), np.float32(1))
 
 
 def random_sets(
     unit: Float[np.ndarray, "pool width"],
     sizes: Int[np.ndarray, " set"],
-    draws: int,
+    n_random: int,
     rng: np.random.Generator,
 ) -> Float[np.ndarray, "draw set"]:
     """Mean cosine within sets of the given sizes, drawn without replacement from a pool of unit vectors.
@@ -283,9 +286,9 @@ def random_sets(
     most = int(sizes.max())
     if most > len(unit):
         raise ValueError(f"a set of {most} vectors cannot be drawn from a pool of {len(unit)}")
-    out = np.empty((draws, len(sizes)))
+    out = np.empty((n_random, len(sizes)))
     small = unit.astype(np.float32)
-    for d in range(draws):
+    for d in range(n_random):
         running = np.cumsum(small[rng.choice(len(unit), most, replace=False)], axis=0, dtype=np.float32)
         squares = (running[sizes - 1].astype(np.float64) ** 2).sum(axis=1)
         out[d] = (squares - sizes) / np.maximum(sizes * (sizes - 1), 1)
@@ -295,7 +298,7 @@ def random_sets(
 def re_paired(
     starts: Float[np.ndarray, "n width"],
     ends: Float[np.ndarray, "n width"],
-    draws: int,
+    n_random: int,
     rng: np.random.Generator,
 ) -> Float[np.ndarray, " draw"]:
     """Mean cosine within a set (no vector with itself) under random re-pairing of its starts and ends.
@@ -309,9 +312,9 @@ def re_paired(
     squares = (starts**2).sum(axis=1)[:, None] + (ends**2).sum(axis=1) - 2 * cross  # [start, end]
     scale = float(squares.max(initial=0.0))
     inverse = np.where(squares > 1e-12 * scale, 1 / np.sqrt(np.maximum(squares, 1e-300)), 0.0)
-    order = np.argsort(rng.random((draws, n)), axis=1)
+    order = np.argsort(rng.random((n_random, n)), axis=1)
     weights = inverse[np.arange(n), order]  # [draw, start]
-    by_end = np.zeros((draws, n))
+    by_end = np.zeros((n_random, n))
     np.put_along_axis(by_end, order, weights, axis=1)
     total = by_end @ ends - weights @ starts
     count = (weights > 0).sum(axis=1)

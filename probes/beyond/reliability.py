@@ -58,7 +58,7 @@ def class_scores(
     y: Float[np.ndarray, "row column"],
     p: Float[np.ndarray, "row column"],
     clusters: Int[np.ndarray, " row"],
-    draws: int,
+    n_bootstrap: int,
     seed: int,
     bins: int = BINS,
 ) -> dict[str, tuple[float, tuple[float, float]]]:
@@ -67,7 +67,7 @@ def class_scores(
 
     A resample's ECE is too large by the noise that resampling adds to every bin, so its interval is the
     reflected one (2 · value − quantiles), not below 0."""
-    weights, codes = cluster_weights(clusters, draws, seed)
+    weights, codes = cluster_weights(clusters, n_bootstrap, seed)
     weights = np.concatenate([np.ones((1, weights.shape[1])), weights])
     step = max(1, _CHUNK // len(y))
     parts = [_weighted(y, p, weights[i : i + step][:, codes], bins) for i in range(0, len(weights), step)]

@@ -139,7 +139,7 @@ def calibrate(
             instrument.clusters[instrument.n_train :],
             min_gain=swept.min_gain,
             model_baselines=findings.verdict.model_baselines,
-            draws=n_bootstrap,
+            n_bootstrap=n_bootstrap,
             seed=swept.seed,
         )
         part = mixture.weights[:, 2:] * tests[mixture.columns[:, 2]]

@@ -85,14 +85,14 @@ def judge_many(
     *,
     min_gain: float,
     model_baselines: bool,
-    draws: int,
+    n_bootstrap: int,
     seed: int,
 ) -> Judged:
     """Gains, their intervals and labels, all targets in one set of resamples: those of `verdict`."""
     sums = cluster_sums(y_test.T, {name: stacked[name].T for name in ("surface", "full")}, clusters)
     surface, full = _scores(sums)
     gain = score_difference(full, surface)
-    low, high = _limits(_gain_samples(sums, draws, seed))
+    low, high = _limits(_gain_samples(sums, n_bootstrap, seed))
     labels = tuple(
         label_of(float(g), (float(a), float(b)), min_gain, model_baselines)
         for g, a, b in zip(gain, low, high, strict=True)
@@ -112,10 +112,10 @@ def _limits(samples: Float[np.ndarray, "draw target"]) -> Float[np.ndarray, "2 t
 
 
 def _gain_samples(
-    sums: ClusterSums, draws: int, seed: int, picked: Int[np.ndarray, " sample"] | None = None
+    sums: ClusterSums, n_bootstrap: int, seed: int, picked: Int[np.ndarray, " sample"] | None = None
 ) -> Float[np.ndarray, "draw target"]:
     """The gain in resamples; `picked` as in `scores.bootstrap.resamples`."""
-    values = (weighted_r2(sums, weights) for weights in resamples(len(sums.n), draws, seed, picked))
+    values = (weighted_r2(sums, weights) for weights in resamples(len(sums.n), n_bootstrap, seed, picked))
     return np.concatenate([score_difference(value[:, 1], value[:, 0]) for value in values])
 
 
@@ -124,7 +124,9 @@ def _gain_samples(
 # take clusters as independent of each other, as the interval does: they see whether so many clusters, as
 # unequal and as skewed as these, are enough for a percentile interval. Dependence *between* clusters is
 # invisible to them, and a matter of how the table's clusters are made.
-def held_aside(sums: ClusterSums, draws: int, seed: int, groups: int = 20) -> Bool[np.ndarray, " target"]:
+def held_aside(
+    sums: ClusterSums, n_bootstrap: int, seed: int, groups: int = 20
+) -> Bool[np.ndarray, " target"]:
     """Whether an interval from half of the test clusters agrees with the gain on the half held aside.
 
     The gain on the other half is the truth with an error of its own, known by the same bootstrap: the 95%
@@ -136,7 +138,7 @@ def held_aside(sums: ClusterSums, draws: int, seed: int, groups: int = 20) -> Bo
         order = np.random.default_rng([seed, 1, g]).permutation(len(sums.n))
         half = len(order) // 2
         samples = [
-            _gain_samples(_take(sums, index, targets), draws, seed + 7919 * (2 * g + k + 1))
+            _gain_samples(_take(sums, index, targets), n_bootstrap, seed + 7919 * (2 * g + k + 1))
             for k, index in enumerate((order[:half], order[half:]))
         ]
         low, high = _limits(samples[0] - samples[1])
@@ -144,7 +146,9 @@ def held_aside(sums: ClusterSums, draws: int, seed: int, groups: int = 20) -> Bo
     return out
 
 
-def resampled(sums: ClusterSums, draws: int, seed: int, groups: int = 20) -> Bool[np.ndarray, " target"]:
+def resampled(
+    sums: ClusterSums, n_bootstrap: int, seed: int, groups: int = 20
+) -> Bool[np.ndarray, " target"]:
     """Whether the interval holds the truth where all test clusters are the population.
 
     As many clusters as there are come out of that population, with replacement; the interval is computed from
@@ -156,7 +160,7 @@ def resampled(sums: ClusterSums, draws: int, seed: int, groups: int = 20) -> Boo
     for g, targets in _groups(len(out), groups):
         picked = np.random.default_rng([seed, 2, g]).integers(0, size, size)
         part = _take(sums, np.arange(size), targets)
-        low, high = _limits(_gain_samples(part, draws, seed + 7919 * (g + 1), picked))
+        low, high = _limits(_gain_samples(part, n_bootstrap, seed + 7919 * (g + 1), picked))
         gain = full[targets] - surface[targets]
         out[targets] = (low <= gain) & (gain <= high)
     return out

@@ -125,7 +125,7 @@ def within_scores(
     predictions: Mapping[str, Float[np.ndarray, "row target"]],
     codes: Int[np.ndarray, " row"],
     clusters: Int[np.ndarray, " row"],
-    draws: int,
+    n_bootstrap: int,
     seed: int,
 ) -> Within:
     """Pooled scores of every predictor inside the blocks 0, 1, … that `codes` names, mean over targets.
@@ -143,10 +143,10 @@ def within_scores(
     cells = _Cells(cluster, codes, size, blocks)
     point = _scores(centred, cells, np.ones((1, size)))
     if size > 1:
-        parts = [_scores(centred, cells, weights) for weights in resamples(size, draws, seed)]
+        parts = [_scores(centred, cells, weights) for weights in resamples(size, n_bootstrap, seed)]
         samples = np.concatenate(parts, axis=2)
     else:
-        samples = np.full((2, len(predictions), draws), np.nan)
+        samples = np.full((2, len(predictions), n_bootstrap), np.nan)
     r, r2 = (
         {name: Sampled(float(point[m, i, 0]), samples[m, i]) for i, name in enumerate(predictions)}
         for m in range(2)

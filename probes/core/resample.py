@@ -77,15 +77,15 @@ def weighted_r2(
     return np.where(varied[:, None, :], 1 - error / np.where(varied, total, 1.0)[:, None, :], np.nan)
 
 
-def resampled_r2(sums: ClusterSums, draws: int, seed: int) -> Float[np.ndarray, "draw predictor"]:
-    """Mean R² over targets of every predictor, in ``draws`` resamples of the clusters with replacement.
+def resampled_r2(sums: ClusterSums, n_bootstrap: int, seed: int) -> Float[np.ndarray, "draw predictor"]:
+    """Mean R² over targets of every predictor, in ``n_bootstrap`` resamples of the clusters with replacement.
 
     The same resamples serve all predictors, so differences of columns are paired. A target that is
     constant in a resample is left out of that resample's mean, for all predictors alike.
     """
-    out = np.empty((draws, len(sums.names)))
+    out = np.empty((n_bootstrap, len(sums.names)))
     start = 0
-    for weights in resamples(len(sums.n), draws, seed):
+    for weights in resamples(len(sums.n), n_bootstrap, seed):
         values, count = weighted_r2(sums, weights), len(weights)
         out[start : start + count] = defined_mean(values)
         start += count
@@ -101,27 +101,27 @@ def defined_mean(values: Float[np.ndarray, "*part target"]) -> Float[np.ndarray,
 
 
 def resamples(
-    size: int, draws: int, seed: int, picked: Int[np.ndarray, " sample"] | None = None
+    size: int, n_bootstrap: int, seed: int, picked: Int[np.ndarray, " sample"] | None = None
 ) -> Iterator[Float[np.ndarray, "draw cluster"]]:
-    """How often each of ``size`` clusters is taken in each of ``draws`` resamples, some draws at a time.
+    """How often each of ``size`` clusters is taken in each resample, some of the resamples at a time.
 
     With ``picked``, labels of clusters (with repeats), the resamples are of that sample and not of all.
     """
     rng = np.random.default_rng(seed)
     step = max(1, _CHUNK_CELLS // size)
     of = size if picked is None else len(picked)
-    for start in range(0, draws, step):
+    for start in range(0, n_bootstrap, step):
         # drawn one by one, so that the draws do not depend on how many are held at once
-        drawn = (rng.integers(0, of, of) for _ in range(min(step, draws - start)))
+        drawn = (rng.integers(0, of, of) for _ in range(min(step, n_bootstrap - start)))
         counts = (np.bincount(d if picked is None else picked[d], minlength=size) for d in drawn)
         yield np.stack(list(counts)).astype(np.float64)
 
 
 def resampled_by_target(
-    sums: ClusterSums, draws: int, seed: int, picked: Int[np.ndarray, " sample"] | None = None
+    sums: ClusterSums, n_bootstrap: int, seed: int, picked: Int[np.ndarray, " sample"] | None = None
 ) -> Float[np.ndarray, "draw predictor target"]:
     """:func:`resampled_r2` for every target by itself, in the same resamples (of :func:`resamples`)."""
-    return np.concatenate([weighted_r2(sums, w) for w in resamples(len(sums.n), draws, seed, picked)])
+    return np.concatenate([weighted_r2(sums, w) for w in resamples(len(sums.n), n_bootstrap, seed, picked)])
 
 
 def interval(samples: Float[np.ndarray, " draw"], level: float = 0.95) -> tuple[float, float]:
@@ -181,9 +181,9 @@ def average(scores: Sequence[Sampled]) -> Sampled:
 
 
 def sampled_r2(
-    pairs: Mapping[str, Pair], clusters: Int[np.ndarray, " row"], draws: int, seed: int
+    pairs: Mapping[str, Pair], clusters: Int[np.ndarray, " row"], n_bootstrap: int, seed: int
 ) -> dict[str, Sampled]:
-    """Mean R² over targets of every pair, in `draws` resamples of whole clusters, the same for all pairs.
+    """Mean R² over targets of every pair, in resamples of whole clusters, the same for all pairs.
 
     Unlike `resampled_r2` the truth may differ between pairs: a probe on its target beside a probe on a
     control target. The draws are those of `resampled_r2` with this seed. With one cluster nothing is
@@ -192,12 +192,12 @@ def sampled_r2(
     ends = np.cumsum([0, *(truth.shape[1] for truth, _ in pairs.values())])
     truth, predicted = (np.concatenate([pair[side] for pair in pairs.values()], axis=1) for side in (0, 1))
     sums = cluster_sums(truth, {"all": predicted}, clusters)
-    parts = [weighted_r2(sums, weights)[:, 0] for weights in resamples(len(sums.n), draws, seed)]
+    parts = [weighted_r2(sums, weights)[:, 0] for weights in resamples(len(sums.n), n_bootstrap, seed)]
     by_target = np.concatenate(parts)
     scores: dict[str, Sampled] = {}
     for i, (name, (y, pred)) in enumerate(pairs.items()):
         samples = defined_mean(by_target[:, ends[i] : ends[i + 1]])
-        scores[name] = Sampled(mean_r2(y, pred), samples if len(sums.n) > 1 else np.full(draws, np.nan))
+        scores[name] = Sampled(mean_r2(y, pred), samples if len(sums.n) > 1 else np.full(n_bootstrap, np.nan))
     return scores
 
 
@@ -225,20 +225,20 @@ class Difference:
 
 # Any statistic ---------------------------------------------------------------------------------------
 def cluster_weights(
-    clusters: Int[np.ndarray, " row"], draws: int, seed: int
+    clusters: Int[np.ndarray, " row"], n_bootstrap: int, seed: int
 ) -> tuple[Float[np.ndarray, "draw cluster"], Int[np.ndarray, " row"]]:
     """How often each cluster is taken in every resample with replacement, and the cluster of each row."""
     _, codes = np.unique(clusters, return_inverse=True)
-    return np.concatenate(list(resamples(int(codes.max()) + 1, draws, seed))), codes
+    return np.concatenate(list(resamples(int(codes.max()) + 1, n_bootstrap, seed))), codes
 
 
 def resampled_sums(
-    columns: Float[np.ndarray, "row column"], clusters: Int[np.ndarray, " row"], draws: int, seed: int
+    columns: Float[np.ndarray, "row column"], clusters: Int[np.ndarray, " row"], n_bootstrap: int, seed: int
 ) -> Float[np.ndarray, "draw column"]:
     """Sums of columns over resamples of whole clusters: of all that a mean or a correlation is made of."""
     _, codes = np.unique(clusters, return_inverse=True)
     sums = _by_cluster(columns, codes)
-    return np.concatenate([weights @ sums for weights in resamples(len(sums), draws, seed)])
+    return np.concatenate([weights @ sums for weights in resamples(len(sums), n_bootstrap, seed)])
 
 
 def mean_difference(
@@ -246,12 +246,12 @@ def mean_difference(
     first: Float[np.ndarray, " row"],
     second: Float[np.ndarray, " row"],
     clusters: Int[np.ndarray, " row"],
-    draws: int,
+    n_bootstrap: int,
     seed: int,
 ) -> Difference:
     """The mean of one number a row (an error), compared by paired bootstrap over clusters."""
     columns = np.column_stack([first - second, np.ones(len(first))])
-    total, size = resampled_sums(columns, clusters, draws, seed).T
+    total, size = resampled_sums(columns, clusters, n_bootstrap, seed).T
     a, b = float(first.mean()), float(second.mean())
     return Difference(score, a, b, a - b, interval(total / size))
 
@@ -259,16 +259,16 @@ def mean_difference(
 def resampled_interval(
     statistic: Callable[[Float[np.ndarray, "draw cluster"]], Float[np.ndarray, " draw"]],
     size: int,
-    draws: int,
+    n_bootstrap: int,
     seed: int,
 ) -> tuple[float, float]:
     """95% interval of a figure that is a function of how often each of `size` clusters is taken."""
-    return interval(np.concatenate([statistic(weights) for weights in resamples(size, draws, seed)]))
+    return interval(np.concatenate([statistic(weights) for weights in resamples(size, n_bootstrap, seed)]))
 
 
 def weights_within(
-    sizes: Int[np.ndarray, " set"], draws: int, rng: np.random.Generator
+    sizes: Int[np.ndarray, " set"], n_bootstrap: int, rng: np.random.Generator
 ) -> Float32[np.ndarray, "n draw"]:
     """How often a bootstrap draws each vector, from within its own set."""
-    parts = [rng.multinomial(int(n), np.full(int(n), 1 / n), size=draws).T for n in sizes]
+    parts = [rng.multinomial(int(n), np.full(int(n), 1 / n), size=n_bootstrap).T for n in sizes]
     return np.concatenate(parts).astype(np.float32)

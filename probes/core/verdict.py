@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from graticule.hooks.calls import renamed_fields
+from graticule.hooks.calls import renamed, renamed_fields
 from graticule.hooks.limits import check_limits
 from graticule.hooks.messages import TellsNames
 from graticule.probes.core.fit import Predictions, Problem, with_and_without
@@ -156,7 +156,7 @@ def judge_predictions(
         target_names=problem.names,
         model_baselines=model_baselines,
         min_gain=settings.min_gain,
-        draws=settings.n_bootstrap,
+        n_bootstrap=settings.n_bootstrap,
         seed=settings.seed,
     )[0]
     if width is None or judged.label != NO_BETTER or least_seen(problem, width) < judged.min_gain:
@@ -182,6 +182,7 @@ def least_seen(problem: Problem, width: int) -> float:
     return 2 * float(np.sqrt(2 * min(width, n))) / n
 
 
+@renamed(draws="n_bootstrap")
 def verdict(
     y_train: Float[np.ndarray, "train target"],
     y_test: Float[np.ndarray, "test target"],
@@ -192,7 +193,7 @@ def verdict(
     target_names: Sequence[str],
     model_baselines: Collection[str],
     min_gain: float,
-    draws: int,
+    n_bootstrap: int,
     seed: int,
 ) -> tuple[Verdict, Float[np.ndarray, "test target"]]:
     """The verdict, and the surface predictor's values on the test rows (for a table of predictions).
@@ -208,7 +209,7 @@ def verdict(
     Raises:
         ValueError: Where shapes do not fit, a value is not finite, or a setting is out of its range.
     """
-    check_limits(min_gain=min_gain, draws=draws, seed=seed)
+    check_limits(min_gain=min_gain, n_bootstrap=n_bootstrap, seed=seed)
     everything = {**baselines, "probe": probe}
     if "probe" in baselines:
         raise ValueError("'probe' names the probe itself: call that baseline something else")
@@ -221,7 +222,7 @@ def verdict(
     constant = np.tile(y_train.mean(axis=0), (len(y_test), 1))
     compared = {"surface": surface, "full": full, "probe": probe.test, "best": best, "mean": constant}
     sums = cluster_sums(y_test, compared, test_clusters)
-    samples = resampled_r2(sums, draws, seed)
+    samples = resampled_r2(sums, n_bootstrap, seed)
     point = {name: r2(y_test, pred) for name, pred in compared.items()}
     by_target = score_difference(point["full"], point["surface"])
     gain, ci95 = mean(by_target), interval(score_difference(samples[:, 1], samples[:, 0]))

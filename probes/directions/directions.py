@@ -241,7 +241,7 @@ def _across_layers(
     names: Sequence[str],
     width: int,
     ranks: _Ranks,
-    draws: int,
+    n_noise: int,
     rng: np.random.Generator,
     progress: bool | None,
 ) -> list[dict[str, Any]]:
@@ -250,17 +250,17 @@ def _across_layers(
     points = [p for p, probe in findings.probes.items() if len(probe.coef) == width]
     y = inputs.problem.y[train]
     z = (y - y.mean(axis=0)) / y.std(axis=0)
-    targets = rng.standard_normal((len(train), draws))
+    targets = rng.standard_normal((len(train), n_noise))
     if several := z.shape[1] > 1:
-        targets = np.concatenate([targets, shuffled(z, min(draws, _SHUFFLES), rng)], axis=1)
+        targets = np.concatenate([targets, shuffled(z, min(n_noise, _SHUFFLES), rng)], axis=1)
     noise: dict[str, dict[str, np.ndarray]] = {kind: {} for kind in KINDS}
     quiet = not (progress if progress is not None else len(train) * len(points) > 50_000)
     for point in tqdm(points, desc="directions", unit="layer", disable=quiet, leave=False):
         fitted = noise_fits(inputs.rows(point, train), targets, _alpha(findings, point))
         for kind, values in zip(KINDS, fitted, strict=True):
-            noise[kind][point] = values[:, :draws]
+            noise[kind][point] = values[:, :n_noise]
             if several:
-                ranks.add_table(findings, point, kind, values[:, draws:], z)
+                ranks.add_table(findings, point, kind, values[:, n_noise:], z)
     return [
         line
         for kind in KINDS

@@ -177,7 +177,7 @@ def mean_intervals(
     code: Int[np.ndarray, " row"],
     clusters: Int[np.ndarray, " row"],
     n_blocks: int,
-    draws: int,
+    n_bootstrap: int,
     seed: int,
 ) -> Float[np.ndarray, "block 2"]:
     """95% interval of each block's mean, by a bootstrap over its clusters."""
@@ -192,7 +192,7 @@ def mean_intervals(
         def statistic(weights: Draws, total: np.ndarray = total, size: np.ndarray = size) -> np.ndarray:
             return (weights @ total) / (weights @ size)
 
-        out[block] = resampled_interval(statistic, len(size), draws, seed)
+        out[block] = resampled_interval(statistic, len(size), n_bootstrap, seed)
     return out
 
 

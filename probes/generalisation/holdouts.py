@@ -220,7 +220,7 @@ def score_table(
     predicted: Float[np.ndarray, "held target"],
     squares: Squares,
     centres: Centroids,
-    draws: int,
+    n_bootstrap: int,
     seed: int,
 ) -> pd.DataFrame:
     """One row per figure, each with its interval over resampled blocks and its level of chance."""
@@ -229,7 +229,7 @@ def score_table(
     table: list[dict[str, Any]] = []
 
     def add(name: str, nominal: float, statistic: Statistic, chance: float, chance_is: str) -> None:
-        low, high = resampled_interval(statistic, n, draws, seed)
+        low, high = resampled_interval(statistic, n, n_bootstrap, seed)
         held_out = float(statistic(whole)[0])
         table.append(
             {"measure": name, "nominal": nominal, "held_out": held_out, "low": low, "high": high,

@@ -250,7 +250,7 @@ def block_table(
 
 
 def predictor_table(
-    squares: Mapping[str, Squares], centres: Mapping[str, Centroids], draws: int, seed: int
+    squares: Mapping[str, Squares], centres: Mapping[str, Centroids], n_bootstrap: int, seed: int
 ) -> pd.DataFrame:
     """One row per predictor; the same resamples of blocks for all, so the differences are paired."""
     table: list[dict[str, Any]] = []
@@ -261,8 +261,8 @@ def predictor_table(
         def adds(weights: Draws, own: Squares = own) -> np.ndarray:
             return probe.r2(weights) - own.r2(weights)
 
-        low, high = resampled_interval(own.r2, n, draws, seed)
-        adds_low, adds_high = resampled_interval(adds, n, draws, seed)
+        low, high = resampled_interval(own.r2, n, n_bootstrap, seed)
+        adds_low, adds_high = resampled_interval(adds, n, n_bootstrap, seed)
         table.append(
             {
                 "predictor": name,

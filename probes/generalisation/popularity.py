@@ -226,13 +226,18 @@ def _strata(values: np.ndarray, strata: int, column: str) -> np.ndarray:
 
 
 def _by_stratum(
-    values: np.ndarray, errors: np.ndarray, stratum: np.ndarray, clusters: np.ndarray, draws: int, seed: int
+    values: np.ndarray,
+    errors: np.ndarray,
+    stratum: np.ndarray,
+    clusters: np.ndarray,
+    n_bootstrap: int,
+    seed: int,
 ) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for number in range(int(stratum.max()) + 1):
         inside = stratum == number
         sums = np.column_stack([errors[inside], np.ones(int(inside.sum()))])
-        drawn = resampled_sums(sums, clusters[inside], draws, seed + number)
+        drawn = resampled_sums(sums, clusters[inside], n_bootstrap, seed + number)
         row: dict[str, Any] = {
             "stratum": number + 1,
             "low_value": values[inside].min(),
@@ -248,7 +253,7 @@ def _by_stratum(
 
 
 def _correlations(
-    values: np.ndarray, errors: np.ndarray, clusters: np.ndarray, draws: int, seed: int
+    values: np.ndarray, errors: np.ndarray, clusters: np.ndarray, n_bootstrap: int, seed: int
 ) -> pd.DataFrame:
     def standard_ranks(column: np.ndarray) -> np.ndarray:
         ranked = ranks(column.astype(np.float64))
@@ -258,7 +263,7 @@ def _correlations(
     for i, name in enumerate(_ERRORS):
         e = standard_ranks(errors[:, i])
         sums = np.column_stack([np.ones(len(x)), x, e, x * x, e * e, x * e])
-        n, sx, se, sxx, see, sxe = resampled_sums(sums, clusters, draws, seed).T
+        n, sx, se, sxx, see, sxe = resampled_sums(sums, clusters, n_bootstrap, seed).T
         spread = np.sqrt(np.maximum((sxx - sx**2 / n) * (see - se**2 / n), 1e-300))
         low, high = interval((sxe - sx * se / n) / spread)
         rows.append({"error": name, "rho": float((x * e).mean()), "low": low, "high": high})

@@ -209,7 +209,7 @@ def _linked(table: Table, captured: Mapping[str, Rows]) -> Table:
 
 # The result ------------------------------------------------------------------------------------------
 def _result(
-    findings: dict[str, Findings], by_name: Mapping[str, Prompt], reference: str, draws: int, seed: int
+    findings: dict[str, Findings], by_name: Mapping[str, Prompt], reference: str, n_bootstrap: int, seed: int
 ) -> Prompts:
     first = findings[reference]
     chosen = pd.DataFrame([_chosen_row(name, f) for name, f in findings.items()])
@@ -224,13 +224,13 @@ def _result(
         surface=tuple(sorted(first.baseline_predictions)),
         words={name: prompt.words for name, prompt in by_name.items()},
         verdicts={name: f.verdict for name, f in findings.items()},
-        chosen=chosen.merge(_differences(findings, reference, draws, seed), on="prompt", how="left"),
+        chosen=chosen.merge(_differences(findings, reference, n_bootstrap, seed), on="prompt", how="left"),
         layers=pd.concat([_layer_rows(name, f) for name, f in findings.items()], ignore_index=True),
         provenance=json_ready(
             {
                 **provenance,
                 "prompts": {name: asdict(prompt) for name, prompt in by_name.items()},
-                "draws": draws,
+                "draws": n_bootstrap,
                 "versions": library_versions(),
             }
         ),
@@ -262,13 +262,15 @@ def _layer_rows(name: str, findings: Findings) -> pd.DataFrame:
     return rows.assign(prompt=name, chosen=rows["point"] == findings.chosen_point)
 
 
-def _differences(findings: Mapping[str, Findings], reference: str, draws: int, seed: int) -> pd.DataFrame:
+def _differences(
+    findings: Mapping[str, Findings], reference: str, n_bootstrap: int, seed: int
+) -> pd.DataFrame:
     """Every prompt's test score minus the reference's, paired by clusters, with Holm over the prompts."""
     columns = ["prompt", "difference", "diff_low", "diff_high", "p"]
     rows = []
     for name in findings:
         if name != reference:
-            pair = compare(findings[name], findings[reference], n_bootstrap=draws, seed=seed)
+            pair = compare(findings[name], findings[reference], n_bootstrap=n_bootstrap, seed=seed)
             rows.append([name, pair.difference, *pair.ci95, pair.p])
     frame = pd.DataFrame(rows, columns=columns)
     adjusted = holm(frame["p"].to_numpy(np.float64)) if rows else np.zeros(0)

@@ -196,11 +196,11 @@ def _cells(
     predictions: Mapping[_Cell, np.ndarray],
     y: np.ndarray,
     clusters: np.ndarray,
-    draws: int,
+    n_bootstrap: int,
     seed: int,
 ) -> pd.DataFrame:
     sums = cluster_sums(y, {f"{how} {b}\0{a}": pred for (how, b, a), pred in predictions.items()}, clusters)
-    samples = dict(zip(predictions, resampled_r2(sums, draws, seed).T, strict=True))
+    samples = dict(zip(predictions, resampled_r2(sums, n_bootstrap, seed).T, strict=True))
     rows: list[dict[str, Any]] = []
     for b, a in product(names, names):
         row: dict[str, Any] = {"probe": b, "activations": a}

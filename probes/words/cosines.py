@@ -127,13 +127,13 @@ def concept_cosines(rows: PairRows, n_bootstrap: int, seed: int) -> ConceptCosin
     return ConceptCosines(means, plain, random, within, between, projections)
 
 
-def _nulls(rows: PairRows, draws: int, rng: np.random.Generator) -> dict[str, tuple[np.ndarray, str]]:
+def _nulls(rows: PairRows, n_random: int, rng: np.random.Generator) -> dict[str, tuple[np.ndarray, str]]:
     """What chance gives a set, `[draw, concept]`, and the mean that it is set against."""
     sizes = rows.tokens.sizes
-    shuffled = [re_paired(rows.starts[s], rows.ends[s], draws, rng) for s in rows.slices]
+    shuffled = [re_paired(rows.starts[s], rows.ends[s], n_random, rng) for s in rows.slices]
     return {
-        "vocabulary": (random_sets(unit_rows(rows.vocabulary), sizes, draws, rng), "mean"),
-        "listed": (random_sets(unit_rows(rows.listed), sizes, draws, rng), "mean"),
+        "vocabulary": (random_sets(unit_rows(rows.vocabulary), sizes, n_random, rng), "mean"),
+        "listed": (random_sets(unit_rows(rows.listed), sizes, n_random, rng), "mean"),
         # words recur as often in a re-paired set as in the set itself, so both keep entries that share one
         "shuffled": (np.stack(shuffled, axis=1), "plain"),
     }

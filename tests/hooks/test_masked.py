@@ -52,7 +52,7 @@ DOORS: dict[str, Callable[[], object]] = {
     "lengths": lambda: Extent.of_lengths(masked(np.arange(1, 6)), 5, 9),
     "token ids": lambda: token_ids(masked(np.arange(9)), "token row 0"),
     "an attention mask": lambda: Extent.of_mask(masked(np.ones((5, 9), int)), 5, 9),
-    "ends of a steering set": lambda: shuffled_pairs(X, masked(X), draws=2),
+    "ends of a steering set": lambda: shuffled_pairs(X, masked(X), n_random=2),
     "masks of a world": lambda: Contexts.of(World.independent(4), masked(np.eye(4, dtype=int))),
 }
 

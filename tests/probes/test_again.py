@@ -83,7 +83,7 @@ ANALYSES: dict[str, Any] = {
     "verdict": lambda _, f: f.inputs.judge(f.inputs.baseline_predictions["twin_0"], leave_out=["twin_0"]),
     "calibrate": lambda _, f: calibrate(f, targets=2, gains=[0.1], strengths=3, **QUIET),
     "controls": lambda _, f: controls(f, seeds=2, **QUIET),
-    "layers": lambda _, f: layer_band(f, "gain", draws=50),
+    "layers": lambda _, f: layer_band(f, "gain", n_bootstrap=50),
     "mlp": lambda _, f: mlp(f, points=[f.chosen_point], seeds=1, **QUIET),
     "pca": lambda _, f: pca(f),
     "sphere": lambda _, f: sphere(f),

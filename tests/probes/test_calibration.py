@@ -120,7 +120,7 @@ def test_many_verdicts_at_once_are_those_one_at_a_time(findings: Findings, instr
     stacked = instrument.stacked(components, mixture)
     n, problem = instrument.n_train, findings.inputs.problem
     every = mixture.of(components)
-    settings = {"min_gain": 0.01, "model_baselines": True, "draws": 150, "seed": 5}
+    settings = {"min_gain": 0.01, "model_baselines": True, "n_bootstrap": 150, "seed": 5}
     judged = judge_many(every[:, n:], stacked, instrument.clusters[n:], **settings)
     for t, y in enumerate(every):
         parts = one_at_a_time(findings, instrument, y)
@@ -133,7 +133,7 @@ def test_many_verdicts_at_once_are_those_one_at_a_time(findings: Findings, instr
             target_names=["y"],
             model_baselines=tuple(instrument.baselines),
             min_gain=0.01,
-            draws=150,
+            n_bootstrap=150,
             seed=5,
         )
         assert judged.words[t] == alone.words

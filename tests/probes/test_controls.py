@@ -166,7 +166,7 @@ def test_a_part_of_the_rows_is_judged_as_the_verdict_judges(lookup):
         target_names=lookup.target_names,
         model_baselines=(),
         min_gain=0.01,
-        draws=2000,
+        n_bootstrap=2000,
         seed=0,
     )
     assert (one.difference, one.score) == pytest.approx((expected.gain, expected.surface), abs=1e-12)

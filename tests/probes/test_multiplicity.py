@@ -100,13 +100,15 @@ def test_the_band_leaves_out_undefined_draws() -> None:
 
 
 def test_the_p_of_a_gain_comes_from_the_draws_of_its_interval(findings: Findings) -> None:
-    samples = gain_samples(findings, draws=300)
+    samples = gain_samples(findings, n_bootstrap=300)
+    with pytest.warns(DeprecationWarning, match=r"gain_samples\(draws=\) is now n_bootstrap="):
+        np.testing.assert_array_equal(gain_samples(findings, draws=300), samples)
     assert interval(samples) == pytest.approx(findings.verdict.ci95, abs=1e-12)
-    assert gain_p(findings, draws=300) == pytest.approx(1 / 301)
+    assert gain_p(findings, n_bootstrap=300) == pytest.approx(1 / 301)
 
 
 def test_the_verdicts_of_a_study(findings: Findings) -> None:
-    table = holm_verdicts({"weak": 0.03, "found": findings, "idle": 0.4}, draws=300)
+    table = holm_verdicts({"weak": 0.03, "found": findings, "idle": 0.4}, n_bootstrap=300)
     assert table["name"].to_list() == ["found", "weak", "idle"]
     assert np.allclose(table["holm"], holm(table["p"].to_numpy()))
     assert table["words"][0] == findings.verdict.label and table["words"][1] == ""
@@ -119,7 +121,7 @@ def test_the_verdicts_of_a_study(findings: Findings) -> None:
 
 @pytest.mark.parametrize("what", ["score", "gain"])
 def test_layers_at_once(findings: Findings, what, tmp_path) -> None:
-    band = layer_band(findings, what, draws=300)
+    band = layer_band(findings, what, n_bootstrap=300)
     rows = band.layers.set_index("point")
     chosen = rows.loc[findings.chosen_point]
     truth = findings.verdict.gain if what == "gain" else findings.verdict.score

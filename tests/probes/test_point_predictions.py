@@ -78,7 +78,7 @@ def test_from_disk_they_are_the_same_to_the_bit_without_activations(findings: Fi
     one, other = (compare(f, f.at(FIRST), n_bootstrap=40, progress=False) for f in (findings, back))
     assert one.to_json() == other.to_json()
     for what in ("score", "gain"):
-        bands = [layer_band(f, what, draws=40).layers for f in (findings, back)]
+        bands = [layer_band(f, what, n_bootstrap=40).layers for f in (findings, back)]
         pd.testing.assert_frame_equal(*bands, check_exact=True)
 
 
@@ -104,7 +104,7 @@ def test_a_band_of_gains_is_that_of_refits(findings: Findings, folder: Path) -> 
     same(before.predictions_at(), findings.predictions_at())  # the chosen point's always lay in the table
     refitted = before.with_inputs(swept.activations, swept.table, swept.baselines)
     for what in ("score", "gain"):
-        one, other = (layer_band(f, what, draws=40).layers for f in (findings, refitted))
+        one, other = (layer_band(f, what, n_bootstrap=40).layers for f in (findings, refitted))
         pd.testing.assert_frame_equal(one, other, rtol=0, atol=1e-12)
     for point in findings.probes:
         same(refitted.at(point), findings.at(point))

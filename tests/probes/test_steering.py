@@ -124,12 +124,12 @@ def test_nulls_keep_the_group_and_lose_the_pairing():
     starts = rng.normal(size=(30, 50))
     ends = starts + rng.normal(size=50) * 0.3
     observed = mean_cosines([ends - starts])[0, 0]
-    shuffled = shuffled_pairs(starts, ends, draws=100, seed=1)
-    random = random_pairs(np.concatenate([starts, ends]), 30, draws=100, seed=1)
+    shuffled = shuffled_pairs(starts, ends, n_random=100, seed=1)
+    random = random_pairs(np.concatenate([starts, ends]), 30, n_random=100, seed=1)
     assert observed == pytest.approx(1)
     assert shuffled.max() < 0.3 and abs(random.mean()) < 0.02
     assert shuffled.mean() > random.mean()
-    np.testing.assert_array_equal(shuffled, shuffled_pairs(starts, ends, draws=100, seed=1))
+    np.testing.assert_array_equal(shuffled, shuffled_pairs(starts, ends, n_random=100, seed=1))
 
 
 def test_nulls_go_through_the_inner_product():

@@ -54,7 +54,7 @@ def judge(
         {name: split(values, n_train) for name, values in baselines.items()},
         test_clusters=np.arange(n_test) if clusters is None else clusters,
         target_names=[f"t{i}" for i in range(y.shape[1])],
-        **{"model_baselines": {"embedding"}, "min_gain": 0.01, "draws": 400, "seed": 0, **settings},  # type: ignore[arg-type]
+        **{"model_baselines": {"embedding"}, "min_gain": 0.01, "n_bootstrap": 400, "seed": 0, **settings},  # type: ignore[arg-type]
     )[0]
 
 
@@ -249,7 +249,7 @@ def test_wrong_shapes_and_values_are_named() -> None:
             target_names=["a", "b"],
             model_baselines=(),
             min_gain=0.01,
-            draws=2000,
+            n_bootstrap=2000,
             seed=0,
         )
 
