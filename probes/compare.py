@@ -25,6 +25,8 @@ from graticule.probes.core.resample import (
     resampled_by_target,
     resampled_r2,
 )
+from graticule.probes.plots.primitives import dots_trace, level, new_figure
+from graticule.probes.plots.style import FAINT, INK, error_bars, need_columns, short_labels, style
 from graticule.probes.scores.metrics import count_of, mean, r2, with_interval
 from graticule.probes.scores.significance import adjusted_table, bootstrap_p, holm, score_difference
 
@@ -219,17 +221,13 @@ def _linked(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def difference_figure(differences: pd.DataFrame) -> Figure:
     """Differences of R² with their intervals, a line for each."""
-    from graticule.probes.plots.drawing import Figure
-    from graticule.probes.plots.primitives import dots_trace
-    from graticule.probes.plots.style import FAINT, INK, need_columns, short_labels, style
-
     need_columns(differences, "target", "difference", "low", "high")
     middle, low, high = (differences[name].to_numpy(np.float64) for name in ("difference", "low", "high"))
-    fig = Figure(dots_trace(middle, short_labels(differences["target"]), low, high, INK))
-    style(fig, height=120 + 28 * len(differences))
-    fig.add_vline(x=0, line={"color": FAINT, "width": 1.5})
-    fig.update_xaxes(title_text="difference of test R², first less second")
-    fig.update_yaxes(autorange="reversed", type="category")
+    names, bars = short_labels(differences["target"]), error_bars(middle, low, high, INK, width=4)
+    fig = new_figure(dots_trace(middle, names, None, INK, error_x=bars))
+    across, up = "difference of test R², first less second", {"autorange": "reversed", "type": "category"}
+    style(fig, height=120 + 28 * len(differences), x=across, y=up)
+    level(fig, x=0, colour=FAINT, width=1.5, dash=None)
     return fig
 
 

@@ -18,6 +18,8 @@ from graticule.probes.compare import saved_baselines
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.fit import with_and_without
 from graticule.probes.core.resample import cluster_sums, interval, resampled_r2
+from graticule.probes.plots.primitives import band_traces, level, line_trace, mark_trace, new_figure
+from graticule.probes.plots.style import FAINT, INK, depth_of, layer_axis, need_columns, style
 from graticule.probes.scores.metrics import mean_r2
 from graticule.probes.scores.significance import max_t_band, score_difference
 
@@ -156,26 +158,18 @@ def _stacks(findings: Findings) -> dict[str, Float[np.ndarray, "test target"]]:
 
 def band_figure(layers: pd.DataFrame, chosen_point: str, name: str) -> Figure:
     """A simultaneous band over depth, each layer's own interval inside it, the chosen layer marked."""
-    from graticule.probes.plots.drawing import Figure, Scatter
-    from graticule.probes.plots.primitives import band_traces, mark_trace
-    from graticule.probes.plots.style import FAINT, INK, depth_of, layer_axis, need_columns, style
-
     need_columns(layers, "point", "layer", "estimate", "low", "high", "low_alone", "high_alone")
     x = depth_of(layers)
-    fig = Figure()
+    fig = new_figure()
     for end, colour, legend in (
         ("", "rgba(0,99,156,0.15)", "all layers at once"),
         ("_alone", "rgba(0,99,156,0.3)", "each layer alone"),
     ):
         fig.add_traces(band_traces(x, layers[f"low{end}"], layers[f"high{end}"], legend, colour))
-    fig.add_trace(
-        Scatter(x=x, y=layers["estimate"], mode="lines+markers", line={"color": INK}, showlegend=False)
-    )
+    fig.add_trace(line_trace(x, layers["estimate"], None, INK, 2, size=6))
     at = (layers["point"] == chosen_point).to_numpy()
     fig.add_trace(mark_trace(x[at], layers["estimate"][at], "chosen on training rows"))
-    style(fig, height=380)
-    fig.add_hline(y=0, line={"color": FAINT, "width": 1})
-    fig.update_xaxes(title_text="hook point")
+    style(fig, height=380, x="hook point", y=name)
+    level(fig, y=0, colour=FAINT, dash=None)
     layer_axis(fig, layers["layer"])
-    fig.update_yaxes(title_text=name)
     return fig

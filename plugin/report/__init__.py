@@ -23,7 +23,6 @@ from graticule.hooks.names import place_of
 from graticule.hooks.places import Place
 from graticule.hooks.replacing import replacing
 from graticule.hooks.result import Result
-from graticule.probes.plots.style import figure_json
 
 _SCRIPTS = ("narrow.js", "page.js")
 
@@ -149,6 +148,8 @@ def _section(result: Result, number: int) -> Section:
 
 
 def _figure_view(figure: Any, caption: str, name: str) -> FigureView:
+    from graticule.probes.plots.drawing import figure_json
+
     meta: Any = figure.layout.meta
     note = str(cast("Mapping[str, Any]", meta).get("note") or "") if isinstance(meta, Mapping) else ""
     spec = figure_json(figure)

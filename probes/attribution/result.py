@@ -14,6 +14,18 @@ from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.points import layer_text
 from graticule.hooks.result import headed
 from graticule.hooks.saved import SavedResult
+from graticule.probes.plots.primitives import bar_trace, heat_trace, level, line_trace, new_figure
+from graticule.probes.plots.style import (
+    ACCENT,
+    BLOCKS,
+    DIVERGING,
+    INK,
+    MUTED,
+    axis_title,
+    error_bars,
+    need_columns,
+    style,
+)
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -161,8 +173,6 @@ def _by_size(values: pd.Series) -> pd.Index:
 # Figures ---------------------------------------------------------------------------------------------
 def _whiskers(rows: pd.DataFrame, value: str) -> dict[str, Any]:
     """Error bars from `value`'s interval, where there is one."""
-    from graticule.probes.plots.style import MUTED, error_bars
-
     middle, low, high = (rows[column].to_numpy(float) for column in (value, f"{value}_low", f"{value}_high"))
     if not (np.isfinite(middle) & np.isfinite(low)).any():
         return {}
@@ -178,11 +188,8 @@ def shares_figure(terms: pd.DataFrame) -> Figure:
     Raises:
         KeyError: A column is missing.
     """
-    from graticule.probes.plots.drawing import Bar, Figure
-    from graticule.probes.plots.style import BLOCKS, INK, need_columns, style
-
     need_columns(terms, "kind", "layer", "share", "share_low", "share_high")
-    fig = Figure()
+    fig = new_figure()
     start = terms[terms["layer"].isna()]
     attention, mlp = (terms[terms["kind"] == kind] for kind in ("attention", "mlp"))
     for rows, name, colour, at in (
@@ -192,22 +199,16 @@ def shares_figure(terms: pd.DataFrame) -> Figure:
     ):
         if name == "embedding" and rows.empty:
             continue
-        fig.add_trace(
-            Bar(
-                x=[str(t) for t in rows["term"]] if rows is start else [str(int(v)) for v in rows["layer"]],
-                y=rows["share"].to_numpy(float),
-                name=name,
-                marker_color=colour,
-                error_y=_whiskers(rows, "share"),
-                hovertemplate=f"{at}: %{{y:.1%}}<extra></extra>",
-            )
-        )
-    style(fig, height=380, aspect=0.42, extra=60)
-    fig.update_layout(barmode="group", bargap=0.25, bargroupgap=0.05)
+        x = [str(t) for t in rows["term"]] if rows is start else [str(int(v)) for v in rows["layer"]]
+        y, bars = rows["share"].to_numpy(float), _whiskers(rows, "share")
+        fig.add_trace(bar_trace(x, y, name, colour, error_y=bars, hover=f"{at}: %{{y:.1%}}<extra></extra>"))
     order = [*(str(t) for t in start["term"]), *map(str, _layers(terms))]
-    fig.update_xaxes(title_text="layer", type="category", categoryorder="array", categoryarray=order)
-    fig.update_yaxes(title_text="share of the reading's variance", tickformat=".0%", rangemode="tozero")
-    fig.add_hline(y=0, line={"color": INK, "width": 1})
+    across = {"title_text": "layer", "type": "category", "categoryorder": "array", "categoryarray": order}
+    style(
+        fig, height=380, aspect=0.42, extra=60, barmode="group", bargap=0.25, bargroupgap=0.05, x=across,
+        y={"title_text": "share of the reading's variance", "tickformat": ".0%", "rangemode": "tozero"},
+    )  # fmt: skip
+    level(fig, y=0, colour=INK, dash=None)
     return fig
 
 
@@ -226,33 +227,20 @@ def build_up_figure(terms: pd.DataFrame, intercept: float, unit: str | None = No
     Raises:
         KeyError: A column is missing.
     """
-    from graticule.probes.plots.drawing import Figure, Scatter
-    from graticule.probes.plots.style import ACCENT, BLOCKS, axis_title, need_columns, style
-
     need_columns(terms, "term", "mean", "kind", "layer")
     running = intercept + np.cumsum(terms["mean"].to_numpy(float))
     place = (terms["layer"].astype("Float64") + 1).fillna(0).to_numpy(float)
     place = place + np.where(terms["kind"] == "mlp", 0.5, 0.0)
-    fig = Figure(
-        Scatter(
-            x=[-0.5, *place],
-            y=[intercept, *running],
-            mode="lines+markers",
-            line={"color": BLOCKS[0], "width": 2, "shape": "hv"},
-            marker={"size": 5},
-            text=["intercept", *terms["term"]],
-            hovertemplate="after %{text}: %{y:.4~g}<extra></extra>",
-            showlegend=False,
-        )
-    )
-    fig.add_hline(y=float(running[-1]), line={"color": ACCENT, "width": 1, "dash": "dot"})
+    line = {"color": BLOCKS[0], "width": 2, "shape": "hv"}
+    texts: dict[str, Any] = {"text": ["intercept", *terms["term"]], "size": 5, "line": line}
+    texts["hover"] = "after %{text}: %{y:.4~g}<extra></extra>"
+    fig = new_figure(line_trace([-0.5, *place], [intercept, *running], None, BLOCKS[0], **texts))
+    level(fig, y=float(running[-1]), colour=ACCENT)
     wide, narrow = (_ticks_of_writes(_layers(terms), most) for most in (12, 5))
     phone = {f"xaxis.{key}": value for key, value in narrow.items()}
-    style(fig, height=360, aspect=0.42, extra=40, phone=phone)
-    fig.update_layout(xaxis=wide)
-    fig.update_xaxes(title_text="written by layer (attention, then MLP)", tickangle=0)
-    fig.update_yaxes(title_text=axis_title("mean reading so far", unit))
-    return fig
+    across = {"title_text": "written by layer (attention, then MLP)", "tickangle": 0, **wide}
+    up = axis_title("mean reading so far", unit)
+    return style(fig, height=360, aspect=0.42, extra=40, phone=phone, x=across, y=up)
 
 
 def _ticks_of_writes(layers: list[int], most: int) -> dict[str, list[Any]]:
@@ -264,63 +252,39 @@ def _ticks_of_writes(layers: list[int], most: int) -> dict[str, list[Any]]:
 
 def _heads_figure(terms: pd.DataFrame) -> Figure:
     """Share of the reading's variance by layer and head, of one target."""
-    from graticule.probes.plots.drawing import Figure, Heatmap
-    from graticule.probes.plots.style import DIVERGING, need_columns, style
-
     need_columns(terms, "kind", "layer", "index", "share")
     heads = terms[terms["kind"] == "head"]
     if heads.empty:
         raise ValueError("no line is a head's: attribute(..., unit='head') gives them")
     grid = heads.pivot_table(index="index", columns="layer", values="share")
     top = float(np.nanmax(np.abs(grid.to_numpy(float)))) or 1.0
-    fig = Figure(
-        Heatmap(
-            z=grid.to_numpy(float),
-            x=[int(c) for c in grid.columns],
-            y=[int(r) for r in grid.index],
-            zmin=-top,
-            zmax=top,
-            colorscale=DIVERGING,
-            colorbar={"title": {"text": "share"}, "tickformat": ".0%", "thickness": 12},
-            hovertemplate="layer %{x}, head %{y}: %{z:.1%}<extra></extra>",
-            xgap=1,
-            ygap=1,
-        )
-    )
-    style(fig, height=max(240, 26 * len(grid) + 120), aspect=0.3, extra=60)
-    fig.update_xaxes(title_text="layer", dtick=max(1, len(grid.columns) // 18), showgrid=False)
-    fig.update_yaxes(title_text="head", dtick=max(1, len(grid) // 16), showgrid=False)
-    return fig
+    columns, rows = ([int(n) for n in names] for names in (grid.columns, grid.index))
+    hover = "layer %{x}, head %{y}: %{z:.1%}<extra></extra>"
+    more: dict[str, Any] = {"bar": "share", "colorbar_tickformat": ".0%", "gap": 1}
+    fig = new_figure(heat_trace(grid.to_numpy(float), columns, rows, DIVERGING, (-top, top), hover, **more))
+    across = {"title_text": "layer", "dtick": max(1, len(columns) // 18), "showgrid": False}
+    up = {"title_text": "head", "dtick": max(1, len(rows) // 16), "showgrid": False}
+    return style(fig, height=max(240, 26 * len(rows) + 120), aspect=0.3, extra=60, x=across, y=up)
 
 
 def _terms_figure(terms: pd.DataFrame, unit: str | None, by: str, limit: int = 25) -> Figure:
     """The largest terms of one target as bars, by `mean` (less their `reference`, if any) or `share`."""
-    from graticule.probes.plots.drawing import Bar, Figure
-    from graticule.probes.plots.style import ACCENT, BLOCKS, INK, axis_title, need_columns, style
-
     need_columns(terms, "term", by, f"{by}_low", f"{by}_high", "reference")
     compared = by == "mean" and bool(terms["reference"].notna().any())
     size = terms[by] - terms["reference"] if compared else terms[by]
     order = _by_size(size)[:limit][::-1]
     rows, value = terms.loc[order], size.loc[order]
-    fig = Figure(
-        Bar(
-            x=value.to_numpy(float),
-            y=[str(t) for t in rows["term"]],
-            orientation="h",
-            marker_color=[ACCENT if v < 0 else BLOCKS[0] for v in value],
-            error_x=_whiskers(rows, by),
-            hovertemplate="%{y}: %{x:.4~g}<extra></extra>",
-            showlegend=False,
-        )
-    )
+    names, colours = [str(t) for t in rows["term"]], [ACCENT if v < 0 else BLOCKS[0] for v in value]
+    more: dict[str, Any] = {"hover": "%{y}: %{x:.4~g}<extra></extra>", "error_x": _whiskers(rows, by)}
+    fig = new_figure(bar_trace(value.to_numpy(float), names, None, colours, orientation="h", **more))
     note = f"The {len(order)} largest of {len(terms)} terms." if len(order) < len(terms) else None
-    style(fig, height=90 + 20 * len(order), aspect=0.6, extra=6 * len(order), note=note)
     what = "share of the reading's variance" if by == "share" else axis_title("term", unit)
-    fig.update_xaxes(
-        title_text=f"{what}, less its mean over training rows" if compared else what,
-        tickformat=".0%" if by == "share" else None,
-    )
-    fig.update_yaxes(showgrid=False, ticks="", showline=False)
-    fig.add_vline(x=0, line={"color": INK, "width": 1})
+    across = {
+        "title_text": f"{what}, less its mean over training rows" if compared else what,
+        "tickformat": ".0%" if by == "share" else None,
+    }
+    up = {"showgrid": False, "ticks": "", "showline": False}
+    size = 90 + 20 * len(order)
+    style(fig, height=size, aspect=0.6, extra=6 * len(order), note=note, x=across, y=up)
+    level(fig, x=0, colour=INK, dash=None)
     return fig

@@ -23,6 +23,8 @@ from graticule.hooks.saved import SavedResult
 from graticule.hooks.tokens import tokenize
 from graticule.probes.core.findings import Findings
 from graticule.probes.linear.ridge import RidgeProbe
+from graticule.probes.plots.primitives import heat_trace, level, line_trace, new_figure
+from graticule.probes.plots.style import BLOCKS, DIVERGING, FAINT, axis, axis_title, short, style
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -204,40 +206,21 @@ class Trace(SavedResult):
 
     def _over_text(self, target: int) -> Figure:
         """A target's reading by token, and the training rows' mean and spread as a band."""
-        from graticule.probes.plots.drawing import Figure, Scatter
-        from graticule.probes.plots.style import BLOCKS, FAINT, MUTED, axis_title, style
-
         unit, labels = self.units[target], _token_labels(self.tokens[self.n_special :])
         mean, scale = self.mean[target], self.scale[target]
-        fig = Figure()
-        fig.add_hrect(
-            y0=mean - scale, y1=mean + scale, fillcolor=FAINT, opacity=0.25, line_width=0, layer="below"
-        )
-        fig.add_hline(y=mean, line={"color": MUTED, "width": 1, "dash": "dot"})
-        fig.add_trace(
-            Scatter(
-                x=np.arange(len(labels)),
-                y=self._at_chosen[self.n_special :, target],
-                mode="lines+markers",
-                line={"color": BLOCKS[0], "width": 2},
-                marker={"size": 7},
-                text=labels,
-                hovertemplate="%{text}: %{y:.4~g}<extra></extra>",
-                showlegend=False,
-            )
-        )
+        y = self._at_chosen[self.n_special :, target]
+        more: dict[str, Any] = {"size": 7, "hover": "%{text}: %{y:.4~g}<extra></extra>", "text": labels}
+        fig = new_figure(line_trace(np.arange(len(labels)), y, None, BLOCKS[0], 2, **more))
+        band: Any = {"fillcolor": FAINT, "opacity": 0.25, "line_width": 0, "layer": "below"}
+        fig.add_hrect(y0=mean - scale, y1=mean + scale, **band)
+        level(fig, y=mean)
         note = "Band: mean of the training rows and one standard deviation."
-        style(fig, height=340, aspect=0.38, extra=60, note=note)
-        fig.update_xaxes(**_token_axis(labels), range=[-0.5, len(labels) - 0.5])
-        title = axis_title(self.target_names[target], unit)
-        fig.update_yaxes(title_text=title, tickformat="d" if unit == "year" else None)
-        return fig
+        across = _token_axis(labels) | {"range": [-0.5, len(labels) - 0.5]}
+        up = axis(self.target_names[target], unit)
+        return style(fig, height=340, aspect=0.38, extra=60, note=note, x=across, y=up)
 
     def _over_layers(self, target: int) -> Figure:
         """A target's readings by layer and token, in the colours of two standard deviations."""
-        from graticule.probes.plots.drawing import Figure, Heatmap
-        from graticule.probes.plots.style import DIVERGING, axis_title, style
-
         readings, labels = (
             self.readings[:, self.n_special :, target],
             _token_labels(self.tokens[self.n_special :]),
@@ -246,31 +229,21 @@ class Trace(SavedResult):
         span = 2 * scale if scale else float(np.abs(readings - mean).max()) or 1.0
         title = axis_title(self.target_names[target], self.units[target])
         layers = [layer_of(point) for point in self.points]
-        fig = Figure(
-            Heatmap(
-                z=readings,
-                x=np.arange(len(labels)),
-                y=[point if n is None else str(n) for n, point in zip(layers, self.points, strict=True)],
-                zmid=mean,
-                zmin=mean - span,
-                zmax=mean + span,
-                colorscale=DIVERGING,
-                colorbar={"title": {"text": title, "side": "right"}, "thickness": 12},
-                text=[labels] * len(layers),
-                hovertemplate="layer %{y}, %{text}: %{z:.4~g}<extra></extra>",
-                xgap=1,
-                ygap=1,
-            )
+        names = [point if n is None else str(n) for n, point in zip(layers, self.points, strict=True)]
+        hover = "layer %{y}, %{text}: %{z:.4~g}<extra></extra>"
+        more: dict[str, Any] = {"gap": 1, "zmid": mean, "colorbar_title_side": "right"}
+        more |= {"text": [labels] * len(layers)}
+        ends = (mean - span, mean + span)
+        fig = new_figure(
+            heat_trace(readings, np.arange(len(labels)), names, DIVERGING, ends, hover, bar=title, **more)
         )
         note = "Colours end two standard deviations from the training rows' mean." if scale else None
-        style(fig, height=max(280, 18 * len(layers) + 130), aspect=0.45, extra=60, note=note)
-        fig.update_xaxes(**_token_axis(labels))
-        fig.update_yaxes(title_text="layer", type="category", showgrid=False)
-        return fig
+        size: dict[str, Any] = {"height": max(280, 18 * len(layers) + 130), "aspect": 0.45, "extra": 60}
+        up = {"title_text": "layer", "type": "category", "showgrid": False}
+        return style(fig, **size, note=note, x=_token_axis(labels), y=up)
 
 
 def _token_labels(tokens: Sequence[str]) -> list[str]:
-    from graticule.probes.plots.style import short
 
     return [short(t.replace("\n", "⏎").replace(" ", "·") if not t.strip() else t.strip(), 14) for t in tokens]
 

@@ -22,6 +22,17 @@ from graticule.probes.core.fit import Predictions
 from graticule.probes.core.resample import Difference
 from graticule.probes.core.verdict import Verdict
 from graticule.probes.mlp import DECAYS, MLPFit, MLPJob, MLPSettings, fit_mlps
+from graticule.probes.plots.primitives import dots_trace, line_trace, mark_trace, new_figure
+from graticule.probes.plots.style import (
+    ACCENT,
+    BLOCKS,
+    INK,
+    SURFACE,
+    depth_of,
+    layer_axis,
+    need_columns,
+    style,
+)
 from graticule.probes.scores.metrics import mean_r2
 from graticule.probes.tables.groups import group_folds
 
@@ -275,53 +286,33 @@ def _layers(
 # Figures ---------------------------------------------------------------------------------------------
 def mlp_depth_figure(layers: pd.DataFrame, mlp_point: str, ridge_point: str) -> Figure:
     """Validation scores of MLP and ridge against depth, each one's test score at its chosen layer marked."""
-    from graticule.probes.plots.drawing import Figure, Scatter
-    from graticule.probes.plots.primitives import line_trace, mark_trace
-    from graticule.probes.plots.style import (
-        ACCENT,
-        SURFACE,
-        depth_of,
-        layer_axis,
-        need_columns,
-        style,
-    )
-
     need_columns(layers, "point", "layer", "validation", "test_r2", "ridge_validation", "ridge_test_r2")
     x = depth_of(layers)
-    fig = Figure()
+    fig = new_figure()
     kinds = (("MLP", "", mlp_point, ACCENT), ("ridge", "ridge_", ridge_point, SURFACE))
     for name, prefix, chosen, colour in kinds:
         at, test = layers["point"] == chosen, layers[f"{prefix}test_r2"]
-        fig.add_trace(line_trace(x, layers[f"{prefix}validation"], f"{name}, validation", colour))
-        others = {"size": 7, "color": "white", "line": {"color": colour, "width": 1.2}}
-        label = f"{name}, test (exploratory)"
-        fig.add_trace(Scatter(x=x[~at], y=test[~at], mode="markers", marker=others, name=label))
+        fig.add_trace(line_trace(x, layers[f"{prefix}validation"], f"{name}, validation", colour, size=5))
+        look, label = {"line": {"color": colour, "width": 1.2}}, f"{name}, test (exploratory)"
+        fig.add_trace(dots_trace(x[~at], test[~at], label, "white", 7, look=look))
         label = f"{name}, test at its chosen layer: {float(test[at].iloc[0]):.3f}"
         fig.add_trace(mark_trace(x[at], test[at], label, colour, 13))
-    style(fig, height=440)
-    fig.update_yaxes(title_text="R² (mean over targets)")
-    fig.update_xaxes(showgrid=False)
+    style(fig, height=440, x={"showgrid": False}, y="R² (mean over targets)")
     layer_axis(fig, layers["layer"])
     return fig
 
 
 def loss_figure(losses: Float[np.ndarray, "decay epoch"], decays: Sequence[float]) -> Figure:
     """Validation loss after each epoch, a line per weight decay, the best epoch marked."""
-    from graticule.probes.plots.drawing import Figure, Scatter
-    from graticule.probes.plots.primitives import line_trace
-    from graticule.probes.plots.style import BLOCKS, INK, style
-
-    fig = Figure()
+    fig = new_figure()
     for i, (decay, values) in enumerate(zip(decays, losses, strict=True)):
         trained = np.flatnonzero(~np.isnan(values))
-        name = f"weight decay {decay:g}"
-        fig.add_trace(line_trace(trained + 1, values[trained], name, BLOCKS[i % len(BLOCKS)]))
+        name, colour = f"weight decay {decay:g}", BLOCKS[i % len(BLOCKS)]
+        fig.add_trace(line_trace(trained + 1, values[trained], name, colour, size=5))
         if len(trained):
-            best = int(np.nanargmin(values))
-            mark = {"symbol": "circle-open", "size": 13, "color": INK, "line": {"width": 2}}
-            at = {"x": [best + 1], "y": [values[best]], "mode": "markers", "marker": mark}
-            fig.add_trace(Scatter(name="kept", showlegend=i == 0, **at))
-    style(fig, height=360)
-    fig.update_yaxes(title_text="validation loss (variances of the target)")
-    fig.update_xaxes(title_text="epoch", showgrid=False)
-    return fig
+            best, look = int(np.nanargmin(values)), {"symbol": "circle-open", "line": {"width": 2}}
+            fig.add_trace(
+                dots_trace([best + 1], [values[best]], "kept", INK, 13, look=look, showlegend=i == 0)
+            )
+    across = {"title_text": "epoch", "showgrid": False}
+    return style(fig, height=360, x=across, y="validation loss (variances of the target)")

@@ -19,6 +19,8 @@ from graticule.probes.core.findings import Findings
 from graticule.probes.core.resample import cluster_sums, interval, resampled_r2
 from graticule.probes.linear.moments import Axes
 from graticule.probes.linear.ridge_cv import RidgeFit, ridge_cv
+from graticule.probes.plots.primitives import band_traces, line_trace, mark_trace, new_figure
+from graticule.probes.plots.style import ACCENT, BLOCKS, INK, MUTED, log_axis, need_columns, style
 from graticule.probes.scores.metrics import mean, mean_r2, r2, spearman
 
 if TYPE_CHECKING:
@@ -265,32 +267,25 @@ def pca_figure(
         targets: drawn as thinner lines.
         needed: the k to mark.
     """
-    from graticule.probes.plots.drawing import Figure
-    from graticule.probes.plots.primitives import band_traces, bare_line, line_trace, log_axis, mark_trace
-    from graticule.probes.plots.style import ACCENT, BLOCKS, INK, MUTED, need_columns, style
-
     column = "test_r2" if score == "r2" else "spearman"
     need_columns(curve, "k", column)
     k = curve["k"]
-    fig = Figure()
+    fig = new_figure()
     for name, colour in zip(targets, BLOCKS, strict=False):
-        fig.add_trace(line_trace(k, curve[f"{score}_{name}"], f"{name}, test", colour, **bare_line(colour)))
+        fig.add_trace(line_trace(k, curve[f"{score}_{name}"], f"{name}, test", colour, 1.5))
     if score == "r2":
         fig.add_traces(band_traces(k, curve["low"], curve["high"], "95% interval", "rgba(28,39,51,.12)"))
         name = "validation (train, out of fold)"
-        fig.add_trace(line_trace(k, curve["validation"], name, MUTED, **bare_line(MUTED, "dot")))
-    fig.add_trace(line_trace(k, curve[column], "test", INK))
+        fig.add_trace(line_trace(k, curve["validation"], name, MUTED, 1.5, dash="dot"))
+    fig.add_trace(line_trace(k, curve[column], "test", INK, size=5))
     full, ends = float(curve[column].iloc[-1]), [float(k.iloc[0]), float(k.iloc[-1])]
     name = f"all {int(ends[1])} components: {full:.3f}"
-    fig.add_trace(line_trace(ends, [full, full], name, ACCENT, **bare_line(ACCENT, "dash")))
+    fig.add_trace(line_trace(ends, [full, full], name, ACCENT, 1.5, dash="dash"))
     if needed is not None:
         at = curve[k == needed]
-        name = f"needed: {needed} (validation)"
-        fig.add_trace(mark_trace(at["k"], at[column], name))
-    style(fig, height=420)
+        fig.add_trace(mark_trace(at["k"], at[column], f"needed: {needed} (validation)"))
     most = int(k.max())
     ticks = sorted({tick for tick in _TICKS if k.min() <= tick <= 0.75 * most} | {most})
-    log_axis(fig, ticks, "principal components (log scale)")
+    across = log_axis(ticks, "principal components (log scale)", showgrid=False, tickangle=0)
     what = "R²" if score == "r2" else "Spearman ρ"
-    fig.update_yaxes(title_text=f"{what} (mean over targets)")
-    return fig
+    return style(fig, height=420, x=across, y=f"{what} (mean over targets)")

@@ -8,7 +8,7 @@ and the frequency that of class 1; with several it is the largest probability an
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,18 @@ from jaxtyping import Float, Int
 
 from graticule.probes.core.resample import cluster_weights, interval
 from graticule.probes.linear.logistic import row_cross_entropies
+from graticule.probes.plots.primitives import line_trace, mark_trace, new_figure
+from graticule.probes.plots.style import (
+    ACCENT,
+    FAINT,
+    INK,
+    MUTED,
+    SURFACE,
+    error_bars,
+    log_axis,
+    need_columns,
+    style,
+)
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -127,56 +139,34 @@ def reliability_figure(bins: pd.DataFrame, binary: bool) -> Figure:
 
     `binary` says whether confidence is P(class 1), or the largest probability of several.
     """
-    from graticule.probes.plots.drawing import Figure
-    from graticule.probes.plots.primitives import bare_line, line_trace
-    from graticule.probes.plots.style import ACCENT, FAINT, SURFACE, need_columns, style
-
     need_columns(bins, "arm", "rows", "confidence", "frequency")
-    fig = Figure()
-    diagonal = {**bare_line(FAINT, "dash"), "hoverinfo": "skip"}
-    fig.add_trace(line_trace([0, 1], [0, 1], "calibrated", FAINT, **diagonal))
+    fig = new_figure(line_trace([0, 1], [0, 1], "calibrated", FAINT, 1.5, dash="dash", hover=""))
     hover = "confidence %{x:.3f}<br>came true %{y:.3f}<br>%{customdata} rows<extra></extra>"
     for (arm, rows), colour in zip(bins.groupby("arm", sort=False), (ACCENT, SURFACE), strict=False):
         size = 6 + 20 * np.sqrt(rows["rows"] / bins["rows"].max())
         marker = {"size": size, "color": colour, "opacity": 0.75, "line": {"color": "white", "width": 1}}
-        look = {"marker": marker, "line": {"color": colour, "width": 1.5}}
-        texts = {"customdata": rows["rows"], "hovertemplate": hover}
+        texts: dict[str, Any] = {"customdata": rows["rows"], "hover": hover}
         x, y = rows["confidence"], rows["frequency"]
-        fig.add_trace(line_trace(x, y, str(arm), colour, **look, **texts))
-    style(fig, height=440, aspect=0.8, note="A point's area grows with the rows of its bin.")
-    fig.update_xaxes(title_text="P(class 1)" if binary else "largest probability", range=[-0.02, 1.02])
-    fig.update_yaxes(title_text="share of class 1" if binary else "share right", range=[-0.02, 1.02])
-    return fig
+        fig.add_trace(line_trace(x, y, str(arm), colour, 1.5, size=0, marker=marker, **texts))
+    titles = ("P(class 1)", "share of class 1") if binary else ("largest probability", "share right")
+    across, up = ({"title_text": title, "range": [-0.02, 1.02]} for title in titles)
+    note = "A point's area grows with the rows of its bin."
+    return style(fig, height=440, aspect=0.8, note=note, x=across, y=up)
 
 
 def few_figure(scores: pd.DataFrame, dense: float, needed: int | None = None) -> Figure:
     """AUROC against the number of coordinates, `needed` marked, with the dense probe's as a dashed line."""
-    from graticule.probes.plots.drawing import Figure
-    from graticule.probes.plots.primitives import bare_line, line_trace, log_axis, mark_trace
-    from graticule.probes.plots.style import (
-        ACCENT,
-        INK,
-        MUTED,
-        SURFACE,
-        error_bars,
-        need_columns,
-        style,
-    )
-
     need_columns(scores, "arm", "k", "auroc", "auroc_low", "auroc_high")
-    fig = Figure()
+    fig = new_figure()
     ks = sorted({int(k) for k in scores["k"] if k > 0})
     for arm, colour in ((FEW, ACCENT), (RANDOM, SURFACE), (FEW_SHUFFLED, MUTED)):
         rows = scores[scores["arm"] == arm].sort_values("k")
         bars = error_bars(rows["auroc"], rows["auroc_low"], rows["auroc_high"], colour, 1.2, 3)
-        fig.add_trace(line_trace(rows["k"], rows["auroc"], arm, colour, error_y=bars))
+        fig.add_trace(line_trace(rows["k"], rows["auroc"], arm, colour, size=5, error_y=bars))
     if needed is not None:
         at = scores[(scores["arm"] == FEW) & (scores["k"] == needed)]
-        name = f"needed: {needed} (validation)"
-        fig.add_trace(mark_trace(at["k"], at["auroc"], name, size=13))
+        fig.add_trace(mark_trace(at["k"], at["auroc"], f"needed: {needed} (validation)", size=13))
     name = f"all coordinates: {dense:.3f}"
-    fig.add_trace(line_trace([ks[0], ks[-1]], [dense, dense], name, INK, **bare_line(INK, "dash")))
-    style(fig, height=420)
-    log_axis(fig, ks, "coordinates (log scale)")
-    fig.update_yaxes(title_text="AUROC")
-    return fig
+    fig.add_trace(line_trace([ks[0], ks[-1]], [dense, dense], name, INK, 1.5, dash="dash"))
+    across = log_axis(ks, "coordinates (log scale)", showgrid=False, tickangle=0)
+    return style(fig, height=420, x=across, y="AUROC")

@@ -17,6 +17,8 @@ from graticule.hooks.saved import SavedResult
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.resample import Difference, mean_difference
 from graticule.probes.linear.ridge_cv import ridge_cv
+from graticule.probes.plots.primitives import line_trace, new_figure
+from graticule.probes.plots.style import ACCENT, FAINT, SURFACE, need_columns, style
 from graticule.probes.scores.geo import haversine_km, unit_sphere
 from graticule.probes.scores.metrics import coordinate_columns, r2
 
@@ -265,22 +267,18 @@ def _bands(longitude: np.ndarray, sphere_km: np.ndarray, degrees_km: np.ndarray)
 
 def longitude_figure(bands: pd.DataFrame, edge: float) -> Figure:
     """Mean error of both probes in bands of true longitude, shaded within `edge` degrees of the date line."""
-    from graticule.probes.plots.drawing import Figure
-    from graticule.probes.plots.primitives import line_trace
-    from graticule.probes.plots.style import ACCENT, FAINT, SURFACE, need_columns, style
-
     need_columns(bands, "low", "high", "rows", "sphere_km", "degrees_km")
     middle = (bands["low"] + bands["high"]) / 2
-    fig = Figure()
+    fig = new_figure()
     for low, high in ((-180.0, -180 + edge), (180 - edge, 180.0)):
         fig.add_vrect(x0=low, x1=high, fillcolor=FAINT, opacity=0.25, line_width=0, layer="below")
-    hover = {
-        "customdata": bands["rows"],
-        "hovertemplate": "%{x:.0f}°E, %{customdata} rows<br>%{y:,.0f} km<extra></extra>",
-    }
-    fig.add_trace(line_trace(middle, bands["degrees_km"], "latitude and longitude probe", SURFACE, **hover))
-    fig.add_trace(line_trace(middle, bands["sphere_km"], "unit-sphere probe", ACCENT, **hover))
-    style(fig, height=380, note=f"Shaded: within {edge:g}° of the date line.")
-    fig.update_yaxes(title_text="mean error (km)", rangemode="tozero", tickformat=",.0f")
-    fig.update_xaxes(title_text="true longitude (°E)", range=[-180, 180], dtick=60, showgrid=False)
-    return fig
+    hover = "%{x:.0f}°E, %{customdata} rows<br>%{y:,.0f} km<extra></extra>"
+    for column, name, colour in (
+        ("degrees_km", "latitude and longitude probe", SURFACE),
+        ("sphere_km", "unit-sphere probe", ACCENT),
+    ):
+        more: dict[str, Any] = {"size": 5, "hover": hover, "customdata": bands["rows"]}
+        fig.add_trace(line_trace(middle, bands[column], name, colour, **more))
+    across = {"title_text": "true longitude (°E)", "range": [-180, 180], "dtick": 60, "showgrid": False}
+    up = {"title_text": "mean error (km)", "rangemode": "tozero", "tickformat": ",.0f"}
+    return style(fig, height=380, note=f"Shaded: within {edge:g}° of the date line.", x=across, y=up)

@@ -17,10 +17,32 @@ from graticule.probes.core.findings import Findings
 from graticule.probes.core.findings_display import limit_words
 from graticule.probes.core.resample import wilson
 from graticule.probes.core.verdict import STRUCTURE
+from graticule.probes.plots.primitives import (
+    dots_trace,
+    level,
+    line_trace,
+    named_level,
+    named_place,
+    new_figure,
+    panels,
+)
+from graticule.probes.plots.style import (
+    ACCENT,
+    FAINT,
+    INK,
+    MUTED,
+    error_bars,
+    log_axis,
+    need_columns,
+    style,
+)
+from graticule.probes.plots.style import (
+    SURFACE as SURFACE_COLOUR,
+)
 from graticule.probes.scores.metrics import FEW, signed
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure, Scatter
+    from plotly.graph_objects import Figure
 
 NOISE, SURFACE, HIDDEN = "noise", "surface only", "hidden"
 KINDS = (NOISE, SURFACE, HIDDEN)
@@ -234,78 +256,67 @@ def detection_figure(hidden: pd.DataFrame, gain: float | None, limit: float | No
         gain: the true gain at which the findings' own gain is measured, marked; None outside the curve.
         limit: the true gain at the limit of detection, marked; None where there is none.
     """
-    from graticule.probes.plots.drawing import Figure
-    from graticule.probes.plots.primitives import named_place
-    from graticule.probes.plots.style import ACCENT, FAINT, INK, MUTED, SURFACE, need_columns, style
-
     need_columns(hidden, "true_gain", "targets", "above_0", "structure")
     gains = hidden["true_gain"].to_numpy(np.float64)
     positive = gains[gains > 0]
     least = float(positive.min()) if len(positive) else 0.001
     x = np.where(gains > 0, gains, least / 2)  # gain 0 stands left of a logarithmic axis
-    fig = Figure()
+    fig = new_figure()
     for what, name, colour in (
-        ("above_0", "interval above 0", SURFACE),
+        ("above_0", "interval above 0", SURFACE_COLOUR),
         ("structure", "called structure", INK),
     ):
         rate, bars = _with_bars(hidden, what, colour)
-        texts = {"customdata": gains, "hovertemplate": "%{customdata:.3f}: %{y:.1%}<extra></extra>"}
-        fig.add_trace(_rate_trace(name, colour, "lines+markers", x=x, y=rate, error_y=bars, **texts))
-    style(fig, height=400)
-    fig.add_hline(y=0.8, line={"color": FAINT, "width": 1, "dash": "dot"})
+        texts: dict[str, Any] = {"customdata": gains, "hover": "%{customdata:.3f}: %{y:.1%}<extra></extra>"}
+        fig.add_trace(line_trace(x, rate, name, colour, 2, size=8, error_y=bars, **texts))
     ticks = [least / 2, *positive.tolist()]
     low, high = np.log10(min(ticks)) - 0.08, np.log10(max(ticks)) + 0.08
     middle = 10 ** float((low + high) / 2)
+    written = ["0", *(_short(g) for g in positive)]
+    across = log_axis(ticks, "true gain (share of the target's variance, R²)", written, range=[low, high])
+    up = {"title_text": "share of synthetic targets", "range": [-0.02, 1.02], "tickformat": ".0%"}
+    style(fig, height=400, x=across, y=up)
+    level(fig, y=0.8, colour=FAINT)
     if gain is not None and gain >= least:
         named_place(fig, gain, "where these findings' gain is measured", ACCENT, 0.95, middle)
     if limit is not None:
         named_place(fig, limit, "limit of detection", MUTED, 0.87, middle)
-    fig.update_xaxes(
-        type="log",
-        title_text="true gain (share of the target's variance, R²)",
-        tickvals=ticks,
-        ticktext=["0", *(_short(g) for g in positive)],
-        range=[low, high],
-    )
-    fig.update_yaxes(title_text="share of synthetic targets", range=[-0.02, 1.02], tickformat=".0%")
     return fig
 
 
 def rates_figure(rates: pd.DataFrame) -> Figure:
     """False findings on targets that hold nothing, and coverage of the interval, with 95% intervals."""
-    from graticule.probes.plots.drawing import make_subplots
-    from graticule.probes.plots.style import FAINT, INK, SURFACE, need_columns, style
-
     need_columns(rates, "kind", "targets", "above_0", "structure", "covered_aside", "covered_resampled")
     sides = (
         (
             "false findings",
             rates[rates["true_gain"] == 0],
-            (("structure", "called structure", INK), ("above_0", "interval above 0", SURFACE)),
+            (("structure", "called structure", INK), ("above_0", "interval above 0", SURFACE_COLOUR)),
         ),
         (
             "coverage of the 95% interval",
             rates,
-            (("covered_aside", "rows held aside", INK), ("covered_resampled", "rows resampled", SURFACE)),
+            (
+                ("covered_aside", "rows held aside", INK),
+                ("covered_resampled", "rows resampled", SURFACE_COLOUR),
+            ),
         ),
     )
-    titles = [title for title, _, _ in sides]
-    fig: Figure = make_subplots(rows=1, cols=2, subplot_titles=titles, shared_yaxes=True)
+    fig, cells = panels([title for title, _, _ in sides], shared_yaxes=True)
     kinds = [str(kind) for kind in rates["kind"].drop_duplicates()]
-    for column, (_, rows, marks) in enumerate(sides, start=1):
+    for cell, (_, rows, marks) in zip(cells, sides, strict=True):
         grouped = rows.groupby("kind", sort=False)[["targets", *(m[0] for m in marks)]].sum()
         places = np.array([kinds.index(str(kind)) for kind in grouped.index])
         for (what, name, colour), shift in zip(marks, (-0.1, 0.1), strict=True):
             rate, bars = _with_bars(grouped, what, colour)
-            texts = {"customdata": rate, "hovertemplate": "%{x:.1%}"}
-            trace = _rate_trace(name, colour, "markers", x=rate, y=places + shift, error_x=bars, **texts)
-            fig.add_trace(trace, row=1, col=column)
-    style(fig, height=300)
-    fig.update_layout(legend={"y": 1.12}, margin={"t": 60})
-    fig.update_yaxes(tickvals=list(range(len(kinds))), ticktext=kinds, range=[len(kinds) - 0.5, -0.5])
-    for column, nominal in ((1, 0.05), (2, 0.95)):
-        fig.add_vline(x=nominal, line={"color": FAINT, "dash": "dot"}, row=1, col=column)  # pyright: ignore[reportArgumentType]
-    fig.update_xaxes(tickformat=".0%", title_text="share of targets")
+            texts: dict[str, Any] = {"customdata": rate, "hover": "%{x:.1%}"}
+            texts["line"] = {"color": colour, "width": 2}
+            fig.add_trace(dots_trace(rate, places + shift, name, colour, 8, error_x=bars, **texts), **cell)
+    up = {"tickvals": list(range(len(kinds))), "ticktext": kinds, "range": [len(kinds) - 0.5, -0.5]}
+    across = {"tickformat": ".0%", "title_text": "share of targets"}
+    style(fig, height=300, x=across, y=up, legend_y=1.12, margin_t=60)
+    for cell, nominal in zip(cells, (0.05, 0.95), strict=True):
+        level(fig, x=nominal, colour=FAINT, width=2, **cell)
     fig.update_xaxes(rangemode="tozero", row=1, col=1)
     return fig
 
@@ -315,10 +326,6 @@ def measured_figure(targets: pd.DataFrame, gain: float) -> Figure:
 
     `gain`, the findings' own, is a dashed line.
     """
-    from graticule.probes.plots.drawing import Box, Figure, Scatter
-    from graticule.probes.plots.primitives import named_level
-    from graticule.probes.plots.style import ACCENT, INK, SURFACE, need_columns, style
-
     need_columns(targets, "kind", "true_gain", "gain")
     rows = targets.sort_values("true_gain", kind="stable")
     names = [
@@ -329,28 +336,19 @@ def measured_figure(targets: pd.DataFrame, gain: float) -> Figure:
     for name, true in zip(names, rows["true_gain"], strict=True):
         truth.setdefault(name, true)
     box = {"boxpoints": False, "line": {"color": INK, "width": 1.2}, "fillcolor": "white"}
-    bar = {"symbol": "line-ew", "size": 26, "line": {"color": SURFACE, "width": 3}}
-    fig = Figure()
-    fig.add_trace(Box(x=names, y=rows["gain"], name="measured", hoverinfo="y", **box))
-    fig.add_trace(Scatter(x=[*truth], y=[*truth.values()], mode="markers", marker=bar, name="true gain"))
-    style(fig, height=380)
+    bar = {"symbol": "line-ew", "line": {"color": SURFACE_COLOUR, "width": 3}}
+    fig = new_figure(
+        {"type": "box", "x": names, "y": rows["gain"], "name": "measured", "hoverinfo": "y", **box}
+    )
+    fig.add_trace(dots_trace([*truth], [*truth.values()], "true gain", None, 26, look=bar))
+    across = {"title_text": "true gain of the synthetic targets (R²)", "type": "category"}
+    style(fig, height=380, x=across, y="measured gain (R²)")
     named_level(fig, gain, f"measured here {_short(gain)}", ACCENT)
-    fig.update_xaxes(title_text="true gain of the synthetic targets (R²)", type="category")
-    fig.update_yaxes(title_text="measured gain (R²)")
     return fig
 
 
 def _with_bars(counts: pd.DataFrame, what: str, colour: str) -> tuple[np.ndarray, dict[str, Any]]:
     """Rates of a column of counts, and Wilson's intervals as bars."""
-    from graticule.probes.plots.style import error_bars
-
     pairs = zip(counts[what], counts["targets"], strict=True)
     rate, low, high = np.array([_rate(int(count), int(of)) for count, of in pairs]).T
     return rate, error_bars(rate, low, high, colour, 1.2, 3)
-
-
-def _rate_trace(name: str, colour: str, mode: str, **data: Any) -> Scatter:
-    from graticule.probes.plots.drawing import Scatter
-
-    look = {"line": {"color": colour, "width": 2}, "marker": {"size": 8, "color": colour}}
-    return Scatter(name=name, mode=mode, **look, **data)

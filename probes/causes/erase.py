@@ -20,6 +20,19 @@ from graticule.probes.causes.experiment import asked_targets
 from graticule.probes.causes.reprobe import FreshProbes, reprobe_later
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.verdict import STRUCTURE
+from graticule.probes.plots.primitives import legend_line, level, line_trace, new_figure
+from graticule.probes.plots.style import (
+    ACCENT,
+    FAINT,
+    INK,
+    MUTED,
+    SURFACE,
+    depth_of,
+    layer_axis,
+    need_columns,
+    plain,
+    style,
+)
 from graticule.probes.scores.metrics import r2
 
 if TYPE_CHECKING:
@@ -200,7 +213,6 @@ _Curve = tuple[str, str, str | None, str | None]
 
 def erasure_figure(layers: pd.DataFrame, target: str, surface: float) -> Figure:
     """Test R² of a target against layer: before erasure, after (fresh rows), and with a matched eraser."""
-    from graticule.probes.plots.style import ACCENT, INK, MUTED
 
     curves: dict[str, _Curve] = {
         "before": ("before erasure", INK, None, "circle"),
@@ -212,7 +224,6 @@ def erasure_figure(layers: pd.DataFrame, target: str, surface: float) -> Figure:
 
 def later_figure(later: pd.DataFrame, target: str, layer: int | None, surface: float) -> Figure:
     """Test R² of a target at the layers after an eraser in the model, and without it."""
-    from graticule.probes.plots.style import ACCENT, INK
 
     curves: dict[str, _Curve] = {
         "before": ("the model as it is", INK, None, None),
@@ -227,33 +238,20 @@ def _by_layer(table: pd.DataFrame, target: str, surface: float, curves: dict[str
     Raises:
         KeyError: if a column is missing.
     """
-    from graticule.probes.plots.drawing import Figure, Scatter
-    from graticule.probes.plots.style import FAINT, SURFACE, depth_of, layer_axis, need_columns, plain, style
-
     columns = {f"{prefix}_{target}": curve for prefix, curve in curves.items()}
     need_columns(table, "layer", *columns)
-    fig = Figure()
+    fig = new_figure()
     for column, (name, colour, dash, symbol) in columns.items():
-        fig.add_trace(
-            Scatter(
-                x=depth_of(table),
-                y=table[column],
-                mode="lines+markers",
-                line={"color": colour, "width": 2 if dash is None else 1.5, "dash": dash},
-                marker={"size": 7, "symbol": symbol},
-                name=name,
-                hovertemplate=f"%{{x}}: {plain(target)} %{{y:.3f}}<extra>{name}</extra>",
-            )
-        )
-    dashed = {"color": SURFACE, "width": 1.5, "dash": "dash"}
-    fig.add_hline(y=surface, line=dashed)
-    name = f"surface stack: {surface:.3f}"
-    fig.add_trace(Scatter(x=[None], y=[None], mode="lines", line=dashed, name=name))
-    style(fig, height=400, aspect=0.5, extra=90)
+        hover = f"%{{x}}: {plain(target)} %{{y:.3f}}<extra>{name}</extra>"
+        x, y, width = depth_of(table), table[column], 2 if dash is None else 1.5
+        marker = {"size": 7, "symbol": symbol}
+        fig.add_trace(line_trace(x, y, name, colour, width, dash=dash, size=7, hover=hover, marker=marker))
+    level(fig, y=surface, colour=SURFACE, width=1.5, dash="dash")
+    fig.add_trace(legend_line(f"surface stack: {surface:.3f}", SURFACE, 1.5, "dash"))
     values = np.concatenate([table[column].to_numpy(dtype=float) for column in columns])
     low, high = min(float(values.min()), surface, 0.0), max(float(values.max()), surface)
     pad = 0.06 * (high - low)
-    zero: dict[str, Any] = {"zeroline": True, "zerolinecolor": FAINT}
-    fig.update_yaxes(title_text=f"test R² of {target}", range=[low - pad, high + pad], **zero)
+    zero: dict[str, Any] = {"zeroline": True, "zerolinecolor": FAINT, "range": [low - pad, high + pad]}
+    style(fig, height=400, aspect=0.5, extra=90, y={"title_text": f"test R² of {target}", **zero})
     layer_axis(fig, table["layer"])
     return fig

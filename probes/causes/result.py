@@ -14,6 +14,16 @@ from graticule.hooks.messages import NotApplicable
 from graticule.hooks.saved import SavedResult
 from graticule.probes.causes.outcomes import Outcome
 from graticule.probes.core.resample import resampled_interval
+from graticule.probes.plots.primitives import (
+    band_traces,
+    edges_over,
+    histogram_trace,
+    legend_line,
+    level,
+    line_trace,
+    new_figure,
+)
+from graticule.probes.plots.style import ACCENT, BLOCKS, FAINT, MUTED, SURFACE, need_columns, plain, style
 from graticule.probes.scores.significance import holm, share_reaching
 
 if TYPE_CHECKING:
@@ -227,31 +237,17 @@ class EffectRows:
 # Figures ---------------------------------------------------------------------------------------------
 def _dose_figure(doses: pd.DataFrame, unit: str) -> Figure:
     """Effect against dose: the probe's direction over a band of its controls (5th to 95th percentile)."""
-    from graticule.probes.plots.drawing import Figure, Scatter
-    from graticule.probes.plots.style import ACCENT, BLOCKS, FAINT, MUTED, need_columns, style
-
     need_columns(doses, "kind", "direction", "scale", "value")
-    fig = Figure()
+    fig = new_figure()
     controls: Any = doses[doses["kind"] == "control"].groupby("scale")["value"]
     band = controls.quantile([0.05, 0.5, 0.95]).unstack()
     if len(band):
         band.loc[0.0] = 0.0
         band = band.sort_index()
         x = band.index.to_numpy(dtype=float)
-        fig.add_trace(
-            Scatter(
-                x=np.concatenate([x, x[::-1]]),
-                y=np.concatenate([band[0.95].to_numpy(), band[0.05].to_numpy()[::-1]]),
-                mode="lines",
-                fill="toself",
-                fillcolor="rgba(92,107,122,0.18)",
-                line={"width": 0},
-                hoverinfo="skip",
-                name="matched controls, 5 to 95%",
-            )
-        )
-        median = {"color": MUTED, "width": 1.5, "dash": "dot"}
-        fig.add_trace(Scatter(x=x, y=band[0.5], mode="lines", line=median, name="matched controls, median"))
+        name = "matched controls, 5 to 95%"
+        fig.add_traces(band_traces(x, band[0.05], band[0.95], name, "rgba(92,107,122,0.18)"))
+        fig.add_trace(line_trace(x, band[0.5], "matched controls, median", MUTED, 1.5, dash="dot"))
     for kind, width, marker in (
         ("other", 1.5, {"size": 6}),
         ("probe", 2.5, {"size": 8, "symbol": "diamond"}),
@@ -259,56 +255,30 @@ def _dose_figure(doses: pd.DataFrame, unit: str) -> Figure:
         for k, (name, rows) in enumerate(doses[doses["kind"] == kind].groupby("direction", sort=False)):
             rows = rows.sort_values("scale")
             colour = ACCENT if kind == "probe" else BLOCKS[k % len(BLOCKS)]
-            line = {"color": colour, "width": width}
             fig.add_trace(
-                Scatter(
-                    x=rows["scale"],
-                    y=rows["value"],
-                    mode="lines+markers",
-                    name=str(name),
-                    line=line,
-                    marker=marker,
-                )
+                line_trace(rows["scale"], rows["value"], str(name), colour, width, size=6, marker=marker)
             )
-    style(fig, height=400, aspect=0.5, extra=90)
-    zero: dict[str, Any] = {"zeroline": True, "zerolinecolor": FAINT}
-    fig.update_xaxes(title_text="dose (standard deviations of the probe's reading)", **zero)
-    fig.update_yaxes(title_text=f"change in {unit}", **zero)
-    return fig
+    zero = {"zeroline": True, "zerolinecolor": FAINT}
+    across = {"title_text": "dose (standard deviations of the probe's reading)", **zero}
+    up = {"title_text": f"change in {unit}", **zero}
+    return style(fig, height=400, aspect=0.5, extra=90, x=across, y=up)
 
 
 def control_figure(controls: np.ndarray, effect: float, limit: float, name: str, unit: str) -> Figure:
     """Histogram of control effects, the probe's own marked, and the detection limit on either side."""
-    from graticule.probes.plots.drawing import Figure, Scatter, counted_bars, edges_over
-    from graticule.probes.plots.style import ACCENT, FAINT, SURFACE, style
-
-    fig = Figure(
-        counted_bars(
-            controls,
-            edges_over(controls, 30),
-            marker={"color": FAINT, "line": {"color": "white", "width": 1}},
-            name=f"{len(controls)} matched controls",
-        )
-    )
-    own = {"color": ACCENT, "width": 3}
-    dashed = {"color": SURFACE, "width": 1.5, "dash": "dash"}
-    fig.add_vline(x=effect, line=own)
+    edges, all_of_them = edges_over(controls, 30), f"{len(controls)} matched controls"
+    fig = new_figure(histogram_trace(controls, edges, all_of_them, FAINT, outline=1))
+    level(fig, x=effect, colour=ACCENT, width=3, dash=None)
     signed = bool((controls < 0).any())
     for edge in (-limit, limit) if signed else (limit,):
-        fig.add_vline(x=edge, line=dashed)
-    for label, line in (
-        (f"{name}: {effect:+.3g}", own),
-        (f"97.5% of the controls' sizes: {limit:.3g}", dashed),
-    ):
-        fig.add_trace(Scatter(x=[None], y=[None], mode="lines", line=line, name=label))
+        level(fig, x=edge, colour=SURFACE, width=1.5, dash="dash")
+    fig.add_trace(legend_line(f"{name}: {effect:+.3g}", ACCENT, 3))
+    fig.add_trace(legend_line(f"97.5% of the controls' sizes: {limit:.3g}", SURFACE, 1.5, "dash"))
     marks = np.concatenate([controls, [effect, limit], [-limit] if signed else []])
     pad = 0.04 * float(np.ptp(marks))
-    style(fig, height=320, aspect=0.36, extra=90)
-    fig.update_layout(bargap=0.02)
     limits = [float(marks.min()) - pad, float(marks.max()) + pad] if pad > 0 else None
-    fig.update_xaxes(title_text=unit, zeroline=signed, zerolinecolor=FAINT, range=limits)
-    fig.update_yaxes(title_text="controls")
-    return fig
+    across = {"title_text": unit, "zeroline": signed, "zerolinecolor": FAINT, "range": limits}
+    return style(fig, height=320, aspect=0.36, extra=90, x=across, y="controls", bargap=0.02)
 
 
 def pin_figures(pins: pd.DataFrame) -> dict[str, Figure]:
@@ -321,28 +291,16 @@ def pin_figures(pins: pd.DataFrame) -> dict[str, Figure]:
 
 def _pin_figure(pins: pd.DataFrame) -> Figure:
     """Change in log-odds by pinning a neuron to a value, the neuron asked for over its control neurons."""
-    from graticule.probes.plots.drawing import Figure, Scatter
-    from graticule.probes.plots.style import ACCENT, FAINT, need_columns, plain, style
-
     need_columns(pins, "kind", "neuron", "value", "effect")
-    fig = Figure()
+    fig = new_figure()
     for kind, colour, width in (("control", FAINT, 1.0), ("neuron", ACCENT, 2.5)):
         own = kind == "neuron"
         for k, (name, rows) in enumerate(pins[pins["kind"] == kind].groupby("neuron", sort=False)):
-            rows = rows.sort_values("value")
-            fig.add_trace(
-                Scatter(
-                    x=rows["value"],
-                    y=rows["effect"],
-                    mode="lines+markers" if own else "lines",
-                    line={"color": colour, "width": width},
-                    name=str(name) if own else "control neurons",
-                    legendgroup=str(name) if own else "control",
-                    showlegend=own or k == 0,
-                    hovertemplate=f"{plain(name)} at %{{x:.2g}} sd: %{{y:.3f}}<extra></extra>",
-                )
-            )
-    style(fig, height=380, aspect=0.48, extra=90)
-    fig.update_xaxes(title_text="pinned activation (standard deviations from the neuron's mean)")
-    fig.update_yaxes(title_text="change in log-odds", zeroline=True, zerolinecolor=FAINT)
-    return fig
+            rows, label = rows.sort_values("value"), str(name) if own else "control neurons"
+            hover = f"{plain(name)} at %{{x:.2g}} sd: %{{y:.3f}}<extra></extra>"
+            group = {"legendgroup": str(name) if own else "control", "showlegend": own or k == 0}
+            more: dict[str, Any] = {"size": 6 if own else None, "hover": hover, **group}
+            fig.add_trace(line_trace(rows["value"], rows["effect"], label, colour, width, **more))
+    across = "pinned activation (standard deviations from the neuron's mean)"
+    up = {"title_text": "change in log-odds", "zeroline": True, "zerolinecolor": FAINT}
+    return style(fig, height=380, aspect=0.48, extra=90, x=across, y=up)

@@ -11,6 +11,30 @@ import pandas as pd
 
 from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.saved import SavedResult
+from graticule.probes.plots.primitives import (
+    bar_trace,
+    dots_trace,
+    level,
+    line_trace,
+    named_level,
+    new_figure,
+)
+from graticule.probes.plots.style import (
+    ACCENT,
+    BLOCKS,
+    FAINT,
+    INK,
+    MUTED,
+    SURFACE,
+    Markup,
+    error_bars,
+    label,
+    log_axis,
+    need_columns,
+    plain,
+    short,
+    style,
+)
 from graticule.probes.scores.metrics import count_of, number_text, with_interval
 
 if TYPE_CHECKING:
@@ -193,7 +217,6 @@ def _scores_table(lines: pd.DataFrame, score: str, probe: str) -> pd.DataFrame:
 
 
 def _names(lines: pd.DataFrame) -> list[str]:
-    from graticule.probes.plots.style import label
 
     return [label(str(name)) for name in lines["control"]]
 
@@ -222,111 +245,59 @@ def _seeds(line: pd.Series) -> str:
 # Figures ---------------------------------------------------------------------------------------------
 def _control_figure(lines: pd.DataFrame) -> Figure:
     """R² of every control on test rows, and of the probe on the same rows; fits, gains and r left out."""
-    from graticule.probes.plots.drawing import Figure, Scatter
-    from graticule.probes.plots.primitives import dots_trace
-    from graticule.probes.plots.style import (
-        ACCENT,
-        BLOCKS,
-        FAINT,
-        MUTED,
-        SURFACE,
-        need_columns,
-        short,
-        style,
-    )
-
     need_columns(lines, "group", "control", "metric", "score", "low", "high", "probe", "rows")
     rows = lines[(lines["metric"] == "R²") & (lines["group"] != "train fit") & lines["score"].notna()]
     rows = rows.assign(label=[short(name, 40) for name in _names(rows)])
     colours = {"reference": SURFACE, "dimensions": BLOCKS[2], "oracle": BLOCKS[4]}
-    fig = Figure()
+    fig = new_figure()
     for kind, part in rows.groupby("group", sort=False):
         colour = colours.get(str(kind), MUTED)
         score = part["score"].clip(lower=_FLOOR)
         low, high = part["low"].fillna(part["score"]), part["high"].fillna(part["score"])
         ends = np.minimum(low.clip(lower=_FLOOR), score), np.maximum(high.clip(lower=_FLOOR), score)
+        each = [ACCENT if name == "probe" else colour for name in part["control"]]
+        symbols = ["triangle-left" if s < _FLOOR else "circle" for s in part["score"]]
         fig.add_trace(
             dots_trace(
-                score,
-                list(part["label"]),
-                *ends,
-                colour,
-                width=0,
-                marker={
-                    "size": 9,
-                    "color": [ACCENT if name == "probe" else colour for name in part["control"]],
-                    "symbol": ["triangle-left" if s < _FLOOR else "circle" for s in part["score"]],
-                },
+                score, list(part["label"]), str(kind), each, look={"symbol": symbols}, showlegend=False,
+                error_x=error_bars(score, *ends, colour),
                 customdata=np.stack([part["score"], low, high, part["rows"]], axis=-1),
-                hovertemplate="%{y}<br>R² %{customdata[0]:.3f} [%{customdata[1]:.3f}, "
-                "%{customdata[2]:.3f}]<br>%{customdata[3]} rows<extra></extra>",
-                name=str(kind),
+                hover="%{y}<br>R² %{customdata[0]:.3f} [%{customdata[1]:.3f}, %{customdata[2]:.3f}]<br>"
+                "%{customdata[3]} rows<extra></extra>",
             )
-        )
-    beside = rows[rows["probe"].notna()]
+        )  # fmt: skip
+    beside, stroke = rows[rows["probe"].notna()], {"symbol": "line-ns-open", "line": {"width": 2}}
+    hover = "%{y}<br>probe on the same rows %{x:.3f}<extra></extra>"
     fig.add_trace(
-        Scatter(
-            x=beside["probe"],
-            y=list(beside["label"]),
-            mode="markers",
-            marker={"size": 12, "color": ACCENT, "symbol": "line-ns-open", "line": {"width": 2}},
-            hovertemplate="%{y}<br>probe on the same rows %{x:.3f}<extra></extra>",
-            showlegend=False,
-        )
+        dots_trace(beside["probe"], list(beside["label"]), None, ACCENT, 12, look=stroke, hover=hover)
     )
-    fig.add_vline(x=0, line={"color": FAINT, "width": 1})
+    level(fig, x=0, colour=FAINT, dash=None)
     note = "Dots are the controls with 95% intervals, red strokes the probe on the same rows."
     if (rows["score"] < _FLOOR).any():
         note += f" Triangles lie below {_FLOOR:g}."
-    style(fig, height=90 + 22 * len(rows), note=note)
-    fig.update_xaxes(title_text="R² on test rows")
-    order: dict[str, Any] = {
-        "autorange": "reversed",
-        "categoryorder": "array",
-        "categoryarray": list(rows["label"]),
-    }
-    fig.update_yaxes(**order, tickfont={"size": 11}, ticks="")
-    return fig
+    order = {"autorange": "reversed", "categoryorder": "array", "categoryarray": list(rows["label"])}
+    up = {**order, "tickfont": {"size": 11}, "ticks": ""}
+    return style(fig, height=90 + 22 * len(rows), note=note, x="R² on test rows", y=up)
 
 
 def _curve_figure(curve: pd.DataFrame, probe: float, surface: float) -> Figure:
     """R² of ridge on k directions, the mean over seeds and their range; whole probe and surface as lines."""
-    from graticule.probes.plots.drawing import Figure, Scatter
-    from graticule.probes.plots.primitives import named_level
-    from graticule.probes.plots.style import (
-        ACCENT,
-        BLOCKS,
-        INK,
-        MUTED,
-        SURFACE,
-        error_bars,
-        need_columns,
-        plain,
-        style,
-    )
-
     need_columns(curve, "k", "kind", "seed", "r2")
     marks = {
         "principal components": (INK, "circle"),
         "random directions": (BLOCKS[1], "square"),
         "random whitened directions": (BLOCKS[3], "diamond"),
     }
-    fig = Figure()
+    fig = new_figure()
     for kind, part in curve.groupby("kind", sort=False):
         colour, symbol = marks.get(str(kind), (MUTED, "circle"))
         stats = part.groupby("k")["r2"].agg(["mean", "min", "max"]).reset_index()
-        fig.add_trace(
-            Scatter(
-                x=stats["k"],
-                y=stats["mean"],
-                mode="lines+markers",
-                name=str(kind),
-                line={"color": colour, "width": 2},
-                marker={"size": 8, "symbol": symbol, "color": colour},
-                error_y=error_bars(stats["mean"], stats["min"], stats["max"], colour, width=3),
-                hovertemplate="k = %{x}<br>R² %{y:.3f}<extra>" + plain(kind) + "</extra>",
-            )
-        )
+        more: dict[str, Any] = {
+            "marker": {"size": 8, "symbol": symbol, "color": colour},
+            "error_y": error_bars(stats["mean"], stats["min"], stats["max"], colour, width=3),
+            "hover": f"k = %{{x}}<br>R² %{{y:.3f}}<extra>{plain(kind)}</extra>",
+        }
+        fig.add_trace(line_trace(stats["k"], stats["mean"], str(kind), colour, 2, size=8, **more))
     for value, name, colour, dash in (
         (probe, "probe, all dimensions", ACCENT, "dash"),
         (surface, "surface", SURFACE, "dot"),
@@ -334,13 +305,10 @@ def _curve_figure(curve: pd.DataFrame, probe: float, surface: float) -> Figure:
         below = value == min(probe, surface)
         named_level(fig, value, f"{name} {value:.3f}", colour, dash, x=0.01, below=below)
     seeds = int(curve["seed"].max()) + 1
-    style(fig, height=400, note=f"Bars span {seeds} random draws." if seeds > 1 else None)
     ks = sorted(curve["k"].unique())
-    fig.update_xaxes(
-        title_text="dimensions kept, k", type="log", tickvals=ks, ticktext=[f"{k:,}" for k in ks]
-    )
-    fig.update_yaxes(title_text="R² on test rows")
-    return fig
+    across = log_axis(ks, "dimensions kept, k", [f"{k:,}" for k in ks])
+    note = f"Bars span {seeds} random draws." if seeds > 1 else None
+    return style(fig, height=400, note=note, x=across, y="R² on test rows")
 
 
 def within_blocks_figure(blocks: pd.DataFrame) -> Figure:
@@ -352,23 +320,8 @@ def within_blocks_figure(blocks: pd.DataFrame) -> Figure:
     Raises:
         KeyError: A column is missing.
     """
-    from graticule.probes.plots.drawing import Bar, Figure
-    from graticule.probes.plots.style import (
-        ACCENT,
-        FAINT,
-        INK,
-        SURFACE,
-        Markup,
-        error_bars,
-        label,
-        need_columns,
-        plain,
-        short,
-        style,
-    )
-
     need_columns(blocks, "block", "predictor", "r", "r_low", "r_high", "blocks", "rows")
-    fig = Figure()
+    fig = new_figure()
     for name, colour in (("probe", ACCENT), ("surface", SURFACE), ("best baseline", FAINT)):
         part = blocks[blocks["predictor"] == name]
         if part.empty:
@@ -378,18 +331,9 @@ def within_blocks_figure(blocks: pd.DataFrame) -> Figure:
             for b, n, rows in zip(part["block"], part["blocks"], part["rows"], strict=True)
         ]
         ends = part["r_low"].fillna(part["r"]), part["r_high"].fillna(part["r"])
-        fig.add_trace(
-            Bar(
-                x=names,
-                y=part["r"],
-                name=name,
-                marker={"color": colour},
-                error_y=error_bars(part["r"], *ends, INK, width=4),
-                hovertemplate="%{x}<br>r %{y:.3f}<extra>" + plain(name) + "</extra>",
-            )
-        )
-    style(fig, height=360, note="Blocks of ten test rows or more are pooled; lines are 95% intervals.")
-    fig.update_layout(barmode="group", bargap=0.35)
-    fig.update_yaxes(title_text="r inside blocks", rangemode="tozero")
-    fig.update_xaxes(showgrid=False)
-    return fig
+        bars = error_bars(part["r"], *ends, INK, width=4)
+        hover = f"%{{x}}<br>r %{{y:.3f}}<extra>{plain(name)}</extra>"
+        fig.add_trace(bar_trace(names, part["r"], name, colour, hover=hover, error_y=bars))
+    note = "Blocks of ten test rows or more are pooled; lines are 95% intervals."
+    up = {"title_text": "r inside blocks", "rangemode": "tozero"}
+    return style(fig, height=360, note=note, x={"showgrid": False}, y=up, barmode="group", bargap=0.35)

@@ -12,9 +12,29 @@ import pandas as pd
 from graticule.hooks.result import headed
 from graticule.hooks.saved import SavedResult
 from graticule.probes.directions.angles import KINDS
+from graticule.probes.plots.primitives import (
+    Trace,
+    dots_trace,
+    heat_trace,
+    level,
+    line_trace,
+    new_figure,
+    panels,
+)
+from graticule.probes.plots.style import (
+    ACCENT,
+    FAINT,
+    SURFACE,
+    layer_axis,
+    need_columns,
+    rows_axis,
+    short,
+    short_labels,
+    style,
+)
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure, Heatmap
+    from plotly.graph_objects import Figure
 
 _TARGETS = 6  # targets with a heat-map of their own
 _GRID = 40  # concepts in a heat-map
@@ -164,30 +184,16 @@ class Directions(SavedResult):
 
 
 # Figures ---------------------------------------------------------------------------------------------
-def _heat(grid: np.ndarray, labels: Sequence[str], names: str, **marks: Any) -> Heatmap:
+def _heat(grid: np.ndarray, labels: Sequence[str], names: str, **marks: Any) -> Trace:
     """Cosines between everything that `labels` name; `names` begins the text under the pointer."""
-    from graticule.probes.plots.drawing import Heatmap
-    from graticule.probes.plots.style import ACCENT, SURFACE
-
-    return Heatmap(
-        z=grid,
-        x=labels,
-        y=labels,
-        zmin=-1,
-        zmax=1,
-        colorscale=[[0.0, SURFACE], [0.5, "#ffffff"], [1.0, ACCENT]],
-        colorbar={"title": {"text": "cosine"}, "thickness": 12},
-        hovertemplate=f"{names}<br>cosine %{{z:.2f}}<extra></extra>",
-        **marks,
-    )
+    scale = [[0.0, SURFACE], [0.5, "#ffffff"], [1.0, ACCENT]]
+    hover = f"{names}<br>cosine %{{z:.2f}}<extra></extra>"
+    return heat_trace(grid, labels, labels, scale, (-1, 1), hover, bar="cosine", **marks)
 
 
 def _layers_figure(cosines: pd.DataFrame) -> Figure:
     """Layer × layer cosines of one concept's read direction (left) and write direction (right);
     above the diagonal the cosines, below it those of a noise target fitted at both layers."""
-    from graticule.probes.plots.drawing import make_subplots
-    from graticule.probes.plots.style import need_columns, short, style
-
     need_columns(cosines, "kind", "point_a", "point_b", "layer_a", "cosine", "noise")
     layer = cosines.drop_duplicates("point_a").set_index("point_a")["layer_a"]
     points = list(layer.index)
@@ -195,37 +201,31 @@ def _layers_figure(cosines: pd.DataFrame) -> Figure:
     labels = [str(int(layer[p])) if pd.notna(layer[p]) else short(p, 14) for p in points]
     if len(set(labels)) < len(labels):
         labels = [short(p, 18) for p in points]
-    fig: Figure = make_subplots(
-        cols=2, subplot_titles=("read direction", "write direction"), horizontal_spacing=0.1
-    )
-    for col, kind in enumerate(KINDS, start=1):
+    fig, cells = panels(("read direction", "write direction"), horizontal_spacing=0.1)
+    for kind, cell in zip(KINDS, cells, strict=True):
         grid = np.full((len(points), len(points)), np.nan)
         for line in cosines[cosines["kind"] == kind].itertuples():
             i, j = place[line.point_a], place[line.point_b]
             grid[j, i] = line.noise
             grid[i, j] = line.cosine  # last: on the diagonal it stands
-        heat = _heat(grid.T, labels, "layer %{x} and %{y}", showscale=col == 2)
-        fig.add_trace(heat, row=1, col=col)
+        heat = _heat(grid.T, labels, "layer %{x} and %{y}", showscale=cell["col"] == 2)
+        fig.add_trace(heat, **cell)
     note = "Above the diagonal the concept; below it a noise target fitted at both layers."
-    style(fig, height=440, aspect=0.46, extra=70, note=note)
-    fig.update_layout(margin={"t": 36})
-    ticks: dict[str, Any] = {"tickvals": labels[:: max(1, len(labels) // 9)], "showgrid": False}
-    fig.update_xaxes(title_text="layer (block index)", type="category", **ticks)
-    fig.update_yaxes(type="category", **ticks)
+    step = max(1, len(labels) // 9)
+    ticks: dict[str, Any] = {"tickvals": labels[::step], "showgrid": False, "type": "category"}
+    across = {"title_text": "layer (block index)", **ticks}
+    style(fig, height=440, aspect=0.46, extra=70, note=note, margin_t=36, x=across, y=ticks)
     fig.update_yaxes(title_text="layer (block index)", row=1, col=1)
     return fig
 
 
 def _angles_figure(angles: pd.DataFrame, alone: pd.DataFrame, concepts: Sequence[str]) -> Figure:
     """Cosines between concepts: a line each for few pairs, a heat-map for many."""
-    from graticule.probes.plots.drawing import Figure, Scatter
-    from graticule.probes.plots.style import ACCENT, FAINT, MUTED, SURFACE, need_columns, short, style
-
     need_columns(angles, "kind", "a", "b", "cosine", "level")
     need_columns(alone, "concept", "kind", "split_half")
     if len(concepts) > 5:
         return _concept_grid(angles, alone, concepts[:_GRID])
-    fig = Figure()
+    fig = new_figure()
     pairs = list(dict.fromkeys(zip(angles["a"], angles["b"], strict=True)))
     rows = [f"{short(a, 26)} – {short(b, 26)}" for a, b in pairs]
     rows += [f"{short(c, 26)}, two halves" for c in concepts]
@@ -233,45 +233,25 @@ def _angles_figure(angles: pd.DataFrame, alone: pd.DataFrame, concepts: Sequence
         between = angles[angles["kind"] == kind].set_index(["a", "b"])[["cosine", "level"]].loc[pairs]
         halves = alone[alone["kind"] == kind].set_index("concept")["split_half"].loc[list(concepts)]
         heights = [len(rows) - 1 - i + shift for i in range(len(rows))]
-        for y, level in zip(heights, between["level"], strict=False):
-            fig.add_trace(
-                Scatter(
-                    x=[-level, level],
-                    y=[y, y],
-                    mode="lines",
-                    line={"color": FAINT, "width": 7},
-                    showlegend=False,
-                    hovertemplate=f"shuffled targets: |cosine| below {level:.2f} in 95%<extra></extra>",
-                )
-            )
-        fig.add_trace(
-            Scatter(
-                x=[*between["cosine"], *halves],
-                y=heights,
-                mode="markers",
-                marker={"size": 10, "color": colour, "line": {"color": "white", "width": 1}},
-                name=f"{kind} direction",
-                hovertemplate="cosine %{x:.3f}<extra></extra>",
-            )
-        )
-    fig.add_vline(x=0, line={"color": MUTED, "width": 1, "dash": "dot"})
+        for y, chance in zip(heights, between["level"], strict=False):
+            hover = f"shuffled targets: |cosine| below {chance:.2f} in 95%<extra></extra>"
+            fig.add_trace(line_trace([-chance, chance], [y, y], None, FAINT, 7, hover=hover))
+        look = {"line": {"color": "white", "width": 1}}
+        more: dict[str, Any] = {"look": look, "hover": "cosine %{x:.3f}<extra></extra>"}
+        values = [*between["cosine"], *halves]
+        fig.add_trace(dots_trace(values, heights, f"{kind} direction", colour, 10, **more))
+    level(fig, x=0)
     note = (
         "Grey: where 95% of cosines lie with one of the two targets shuffled. Two halves: one direction "
         "fitted on either half of the training rows."
     )
-    style(fig, height=120 + 46 * len(rows), note=note)
-    fig.update_xaxes(title_text="cosine", range=[-1.05, 1.05])
-    fig.update_yaxes(
-        tickvals=list(range(len(rows))), ticktext=rows[::-1], range=[-0.6, len(rows) - 0.4], showgrid=False
-    )
-    return fig
+    across = {"title_text": "cosine", "range": [-1.05, 1.05]}
+    up = rows_axis(rows[::-1], 0.6, 0.4, showgrid=False)
+    return style(fig, height=120 + 46 * len(rows), note=note, x=across, y=up)
 
 
 def _concept_grid(angles: pd.DataFrame, alone: pd.DataFrame, concepts: Sequence[str]) -> Figure:
     """Read above the diagonal, write below it, the cosine of two halves of the rows (read) on it."""
-    from graticule.probes.plots.drawing import Figure
-    from graticule.probes.plots.style import short_labels, style
-
     place = {concept: i for i, concept in enumerate(concepts)}
     grid = np.full((len(concepts), len(concepts)), np.nan)
     for line in angles.itertuples():
@@ -281,46 +261,36 @@ def _concept_grid(angles: pd.DataFrame, alone: pd.DataFrame, concepts: Sequence[
     for line in alone[alone["kind"] == "read"].itertuples():
         if line.concept in place:
             grid[place[str(line.concept)], place[str(line.concept)]] = line.split_half
-    fig = Figure(_heat(grid, short_labels(concepts), "%{y} and %{x}"))
+    fig = new_figure(_heat(grid, short_labels(concepts), "%{y} and %{x}"))
     note = "Above the diagonal read, below it write directions; on it one read direction from two halves."
-    style(fig, height=220 + 18 * len(concepts), aspect=0.8, extra=80, note=note)
-    fig.update_yaxes(autorange="reversed", showgrid=False)
-    fig.update_xaxes(showgrid=False, tickangle=-45)
-    return fig
+    across, up = {"showgrid": False, "tickangle": -45}, {"autorange": "reversed", "showgrid": False}
+    size = 220 + 18 * len(concepts)
+    return style(fig, height=size, aspect=0.8, extra=80, note=note, x=across, y=up)
 
 
 def _rank_figure(ranks: pd.DataFrame) -> Figure:
     """Effective rank against depth, with that of shuffled targets faint."""
-    from graticule.probes.plots.drawing import Figure, Scatter
-    from graticule.probes.plots.style import ACCENT, FAINT, SURFACE, layer_axis, need_columns, style
-
     need_columns(ranks, "set", "point", "layer", "kind", "targets", "effective_rank", "shuffled")
-    fig = Figure()
+    fig = new_figure()
     by_layer = ranks.groupby("set").filter(lambda part: part["point"].nunique() > 1)
     for s, (name, part) in enumerate(by_layer.groupby("set", sort=False)):
         for kind, own_colour in (("read", SURFACE), ("write", ACCENT)):
             rows = part[part["kind"] == kind]
             x = rows["layer"] if rows["layer"].notna().all() else rows["point"]
             own_name = f"{name}, {kind} ({int(rows['targets'].iloc[0])} targets)"
-            for column, colour, width, mode, label, in_legend in (
-                ("effective_rank", own_colour, 2.5, "lines+markers", own_name, True),
-                ("shuffled", FAINT, 1.5, "lines", "shuffled", s == 0 and kind == "read"),
+            for column, colour, width, size, label, in_legend in (
+                ("effective_rank", own_colour, 2.5, 5, own_name, True),
+                ("shuffled", FAINT, 1.5, None, "shuffled", s == 0 and kind == "read"),
             ):
-                fig.add_trace(
-                    Scatter(
-                        x=x,
-                        y=rows[column],
-                        mode=mode,
-                        line={"color": colour, "width": width, "dash": _DASHES[s % len(_DASHES)]},
-                        marker={"size": 5},
-                        name=label,
-                        legendgroup=column,
-                        showlegend=in_legend,
-                        hovertemplate="layer %{x}<br>effective rank %{y:.2f}<extra></extra>",
-                    )
-                )
-    style(fig, height=380)
-    fig.update_xaxes(showgrid=False)
+                more: dict[str, Any] = {
+                    "dash": _DASHES[s % len(_DASHES)],
+                    "size": size,
+                    "hover": "layer %{x}<br>effective rank %{y:.2f}<extra></extra>",
+                    "legendgroup": column,
+                    "showlegend": in_legend,
+                }
+                fig.add_trace(line_trace(x, rows[column], label, colour, width, **more))
+    up = {"title_text": "effective rank", "rangemode": "tozero"}
+    style(fig, height=380, x={"showgrid": False}, y=up)
     layer_axis(fig, by_layer["layer"])
-    fig.update_yaxes(title_text="effective rank", rangemode="tozero")
     return fig

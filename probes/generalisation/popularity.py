@@ -18,6 +18,8 @@ from graticule.hooks.saved import SavedResult
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.inputs import SweepInputs
 from graticule.probes.core.resample import interval, resampled_sums
+from graticule.probes.plots.primitives import line_trace, new_figure
+from graticule.probes.plots.style import ACCENT, SURFACE, error_bars, in_unit, need_columns, plain, style
 from graticule.probes.scores.geo import haversine_km
 from graticule.probes.scores.metrics import count_of, with_interval
 from graticule.probes.scores.significance import ranks
@@ -96,8 +98,6 @@ class Popularity(SavedResult):
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """The strata."""
-        from graticule.probes.plots.style import in_unit
-
         rows = [row for _, row in self.strata.iterrows()]
         spans = [f"{_value_text(row['low_value'])} to {_value_text(row['high_value'])}" for row in rows]
         errors = {
@@ -284,36 +284,25 @@ def popularity_figure(strata: pd.DataFrame, column: str, unit: str) -> Figure:
 
     The axis is logarithmic where all values are positive and span a factor of ten.
     """
-    from graticule.probes.plots.drawing import Figure, Scatter
-    from graticule.probes.plots.style import ACCENT, SURFACE, error_bars, in_unit, need_columns, plain, style
-
     parts = {"surface": (SURFACE, "the surface"), "probe": (ACCENT, "the probe")}
     need_columns(strata, "median_value", "rows", *(f"{p}{e}" for p in parts for e in ("", "_low", "_high")))
     x = strata["median_value"].to_numpy(np.float64)
     wide = bool((x > 0).all() and x.max() >= 10 * x.min())
-    fig = Figure()
+    fig = new_figure()
     for part, (colour, name) in parts.items():
-        fig.add_trace(
-            Scatter(
-                x=x,
-                y=strata[part],
-                mode="lines+markers",
-                line={"color": colour, "width": 2},
-                marker={"size": 8},
-                error_y=error_bars(strata[part], strata[f"{part}_low"], strata[f"{part}_high"], colour),
-                name=name,
-                customdata=strata["rows"],
-                hovertemplate=f"{plain(name)}<br>{plain(column)} %{{x:,.4~s}}"
-                f"<br>{plain(in_unit('mean error', unit))} %{{y:.4~g}}"
-                "<br>%{customdata} rows<extra></extra>",
-            )
+        bars = error_bars(strata[part], strata[f"{part}_low"], strata[f"{part}_high"], colour)
+        hover = (
+            f"{plain(name)}<br>{plain(column)} %{{x:,.4~s}}<br>{plain(in_unit('mean error', unit))} "
+            "%{y:.4~g}<br>%{customdata} rows<extra></extra>"
         )
-    style(fig, height=400, note="One point per stratum, at its median; bars are 95% intervals over clusters.")
-    fig.update_xaxes(title_text=column.replace("_", " "), type="log" if wide else "linear")
+        more: dict[str, Any] = {"size": 8, "hover": hover, "customdata": strata["rows"], "error_y": bars}
+        fig.add_trace(line_trace(x, strata[part], name, colour, 2, **more))
+    across: dict[str, Any] = {"title_text": column.replace("_", " "), "type": "log" if wide else "linear"}
     if wide:
-        fig.update_xaxes(tickvals=_round_values(float(x.min()), float(x.max())), tickformat="~s")
-    fig.update_yaxes(title_text=in_unit("mean error", unit), rangemode="tozero")
-    return fig
+        across |= {"tickvals": _round_values(float(x.min()), float(x.max())), "tickformat": "~s"}
+    up = {"title_text": in_unit("mean error", unit), "rangemode": "tozero"}
+    note = "One point per stratum, at its median; bars are 95% intervals over clusters."
+    return style(fig, height=400, note=note, x=across, y=up)
 
 
 def _round_values(low: float, high: float) -> list[float]:

@@ -12,6 +12,18 @@ import pandas as pd
 from graticule.hooks.saved import SavedResult
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.verdict import Verdict
+from graticule.probes.plots.primitives import dots_trace, level, line_trace, mark_trace, new_figure
+from graticule.probes.plots.style import (
+    BLOCKS,
+    INK,
+    SURFACE,
+    depth_of,
+    error_bars,
+    layer_axis,
+    need_columns,
+    plain,
+    style,
+)
 from graticule.probes.scores.metrics import FEW, with_interval
 
 if TYPE_CHECKING:
@@ -120,84 +132,44 @@ def prompt_depth_figure(layers: pd.DataFrame, chosen: pd.DataFrame, surface: flo
 
     `surface`, the test score of the stacked baselines, is a dashed line.
     """
-    from graticule.probes.plots.drawing import Figure, Scatter
-    from graticule.probes.plots.style import (
-        BLOCKS,
-        SURFACE,
-        depth_of,
-        diamond,
-        layer_axis,
-        need_columns,
-        plain,
-        style,
-    )
-
     need_columns(layers, "prompt", "layer", "point", "validation")
     need_columns(chosen, "prompt", "point", "test_r2")
-    fig = Figure()
-    x = depth_of(layers)
+    fig, x = new_figure(), depth_of(layers)
     for k, (_, row) in enumerate(chosen.iterrows()):
         name, colour, own = row["prompt"], BLOCKS[k % len(BLOCKS)], layers["prompt"] == row["prompt"]
-        fig.add_trace(
-            Scatter(
-                x=x[own],
-                y=layers["validation"][own],
-                mode="lines+markers",
-                line={"color": colour, "width": 2, "dash": _DASHES[k // len(BLOCKS) % len(_DASHES)]},
-                marker={"size": 4},
-                name=str(name),
-                legendgroup=str(name),
-                customdata=layers["point"][own].astype(str),
-                hovertemplate=f"{plain(name)}<br>%{{customdata}}<br>validation %{{y:.3f}}<extra></extra>",
-            )
-        )
+        more: dict[str, Any] = {
+            "dash": _DASHES[k // len(BLOCKS) % len(_DASHES)],
+            "hover": f"{plain(name)}<br>%{{customdata}}<br>validation %{{y:.3f}}<extra></extra>",
+            "customdata": layers["point"][own].astype(str),
+        }
+        group = {"legendgroup": str(name)}
+        y = layers["validation"][own]
+        fig.add_trace(line_trace(x[own], y, str(name), colour, 2, size=4, **more, **group))
         at = x[own & (layers["point"] == row["point"])]
-        fig.add_trace(
-            Scatter(
-                x=at,
-                y=[row["test_r2"]] * len(at),
-                mode="markers",
-                marker=diamond(colour, 11),
-                legendgroup=str(name),
-                showlegend=False,
-                hovertemplate=f"{plain(name)}<br>test R² %{{y:.3f}}<extra>chosen on training rows</extra>",
-            )
-        )
+        hover = f"{plain(name)}<br>test R² %{{y:.3f}}<extra>chosen on training rows</extra>"
+        fig.add_trace(mark_trace(at, [row["test_r2"]] * len(at), None, colour, 11, hover=hover, **group))
     note = "Lines are out-of-fold scores on training rows; diamonds test scores at the layer they choose."
-    style(fig, height=430, note=note)
+    low = float(np.nanmin([layers["validation"].min(), chosen["test_r2"].min(), 0.0]))
+    high = float(np.nanmax([layers["validation"].max(), chosen["test_r2"].max(), surface or 0.0, 0.05]))
+    up = {"title_text": "R²", "range": [max(low, -0.25) - 0.03, high + 0.05]}
+    style(fig, height=430, note=note, x={"showgrid": False}, y=up)
     if surface is not None and np.isfinite(surface):
         label = {"text": f"surface stack {surface:.3f}", "font": {"size": 11, "color": SURFACE}}
         place = {"xanchor": "left", "x": 0.01, "yanchor": "bottom"}
-        line = {"color": SURFACE, "width": 2, "dash": "dash"}
-        fig.add_hline(y=surface, line=line, annotation={**label, **place})
-    low = float(np.nanmin([layers["validation"].min(), chosen["test_r2"].min(), 0.0]))
-    high = float(np.nanmax([layers["validation"].max(), chosen["test_r2"].max(), surface or 0.0, 0.05]))
-    fig.update_yaxes(title_text="R²", range=[max(low, -0.25) - 0.03, high + 0.05])
-    fig.update_xaxes(showgrid=False)
+        level(fig, y=surface, colour=SURFACE, width=2, dash="dash", annotation={**label, **place})
     layer_axis(fig, layers["layer"])
     return fig
 
 
 def prompt_gain_figure(chosen: pd.DataFrame) -> Figure:
     """Gain over the surface with its 95% interval, a mark per prompt, the largest on top."""
-    from graticule.probes.plots.drawing import Figure, Scatter
-    from graticule.probes.plots.style import INK, MUTED, error_bars, need_columns, style
-
     need_columns(chosen, "prompt", "gain", "low", "high")
     rows = chosen.sort_values("gain", kind="stable")
-    fig = Figure(
-        Scatter(
-            x=rows["gain"],
-            y=rows["prompt"],
-            mode="markers",
-            marker={"size": 9, "color": INK},
-            error_x=error_bars(rows["gain"], rows["low"], rows["high"], INK, 2.0),
-            hovertemplate="%{y}<br>gain %{x:+.3f}<extra></extra>",
-            showlegend=False,
-        )
-    )
-    style(fig, height=110 + 34 * len(rows), note="Bars are 95% intervals, paired over clusters of test rows.")
-    fig.add_vline(x=0, line={"color": MUTED, "width": 1, "dash": "dot"})
-    fig.update_xaxes(title_text="gain over the surface (R²)", tickformat="+.2f")
-    fig.update_yaxes(ticks="", range=[-0.6, len(rows) - 0.4])
-    return fig
+    bars = error_bars(rows["gain"], rows["low"], rows["high"], INK, 2.0)
+    hover = "%{y}<br>gain %{x:+.3f}<extra></extra>"
+    fig = new_figure(dots_trace(rows["gain"], rows["prompt"], None, INK, error_x=bars, hover=hover))
+    level(fig, x=0)
+    note = "Bars are 95% intervals, paired over clusters of test rows."
+    across = {"title_text": "gain over the surface (R²)", "tickformat": "+.2f"}
+    up = {"ticks": "", "range": [-0.6, len(rows) - 0.4]}
+    return style(fig, height=110 + 34 * len(rows), note=note, x=across, y=up)

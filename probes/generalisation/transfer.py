@@ -19,6 +19,8 @@ from graticule.hooks.same_model import check_one_model
 from graticule.hooks.saved import SavedResult
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.resample import cluster_sums, interval, resampled_r2
+from graticule.probes.plots.primitives import heat_trace, new_figure
+from graticule.probes.plots.style import INK, SURFACE, short_labels, style
 from graticule.probes.scores.metrics import mean, mean_r2, spearman
 
 if TYPE_CHECKING:
@@ -257,24 +259,15 @@ def transfer_figure(scores: pd.DataFrame) -> Figure:
 
     Scores below 0 share the colour of 0.
     """
-    from graticule.probes.plots.drawing import Figure, Heatmap
-    from graticule.probes.plots.style import INK, SURFACE, short_labels, style
-
     values = scores.to_numpy(np.float64)
     most = max(float(np.nanmax(values)), 0.05)
-    fig = Figure(
-        Heatmap(
-            z=values,
-            x=short_labels(scores.columns),
-            y=short_labels(scores.index),
-            zmin=0,
-            zmax=most,
-            colorscale=[[0, "#f4f6f8"], [1, SURFACE]],
-            colorbar={"title": {"text": "R²"}, "thickness": 12, "outlinewidth": 0},
-            hovertemplate="probe of %{y}<br>activations of %{x}<br>R² %{z:.3f}<extra></extra>",
+    fig = new_figure(
+        heat_trace(
+            values, short_labels(scores.columns), short_labels(scores.index), [[0, "#f4f6f8"], [1, SURFACE]],
+            (0, most), "probe of %{y}<br>activations of %{x}<br>R² %{z:.3f}<extra></extra>", bar="R²",
+            colorbar_outlinewidth=0,
         )
-    )
-    style(fig, height=130 + 52 * len(scores), note="On the diagonal each probe reads its own prompt.")
+    )  # fmt: skip
     cells = [
         {
             "x": j,
@@ -285,7 +278,9 @@ def transfer_figure(scores: pd.DataFrame) -> Figure:
         }
         for (i, j), value in np.ndenumerate(values)
     ]
-    fig.update_layout(annotations=cells)
-    fig.update_xaxes(title_text="activations of", showgrid=False, ticks="", side="bottom")
-    fig.update_yaxes(title_text="probe of", showgrid=False, ticks="", autorange="reversed")
-    return fig
+    cell: dict[str, Any] = {"showgrid": False, "ticks": ""}
+    return style(
+        fig, height=130 + 52 * len(scores), note="On the diagonal each probe reads its own prompt.",
+        annotations=cells, x={"title_text": "activations of", "side": "bottom", **cell},
+        y={"title_text": "probe of", "autorange": "reversed", **cell},
+    )  # fmt: skip

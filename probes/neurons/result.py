@@ -15,6 +15,17 @@ from graticule.hooks.calls import old_name
 from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.result import headed
 from graticule.hooks.saved import SavedResult
+from graticule.probes.plots.primitives import (
+    by_block,
+    dots_trace,
+    histogram_trace,
+    is_of_names,
+    line_trace,
+    median_trace,
+    new_figure,
+    panels,
+)
+from graticule.probes.plots.style import ACCENT, BLOCKS, FAINT, INK, MUTED, axis, need_columns, style
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -219,92 +230,52 @@ class Neurons(SavedResult):
 # Figures ---------------------------------------------------------------------------------------------
 def _scatter_figure(rows: pd.DataFrame, search: Search, unit: str | None) -> Figure:
     """A neuron's activation against the truth on test rows (Gurnee & Tegmark 2023, figure 5)."""
-    from graticule.probes.plots.drawing import Figure, Scatter
-    from graticule.probes.plots.scatter import median_line
-    from graticule.probes.plots.style import BLOCKS, axis_title, block_colours, need_columns, short, style
-
     need_columns(rows, "true", "activation", "text")
-    fig = Figure()
-    in_words = "block" in rows.columns and not pd.api.types.is_numeric_dtype(rows["block"])
-    colours, groups = block_colours(rows["block"]) if in_words else ({"": BLOCKS[0]}, None)
-    for name, colour in colours.items():
-        part = rows if groups is None else rows[groups == name]
-        fig.add_trace(
-            Scatter(
-                x=part["true"].to_numpy(np.float32),
-                y=part["activation"].to_numpy(np.float32),
-                mode="markers",
-                marker={"size": 4, "color": colour, "opacity": 0.55},
-                name=short(name),
-                showlegend=groups is not None,
-                text=part["text"].astype(str),
-                hovertemplate="%{text}<br>true %{x:.5~g}<br>activation %{y:.3g}<extra></extra>",
-            )
-        )
+    fig = new_figure()
+    hover = "%{text}<br>true %{x:.5~g}<br>activation %{y:.3g}<extra></extra>"
+    block = "block" if "block" in rows.columns and is_of_names(rows, "block") else None
+    for name, colour, part in by_block(rows, block):
+        x, y = (part[column].to_numpy(np.float32) for column in ("true", "activation"))
+        more: dict[str, Any] = {"text": part["text"].astype(str), "hover": hover}
+        more |= {"look": {"opacity": 0.55}, "showlegend": name is not None}
+        fig.add_trace(dots_trace(x, y, name, colour, 4, **more))
     true, activation = (rows[column].to_numpy(np.float64) for column in ("true", "activation"))
     hover = "near %{x:.5~g}<br>median activation %{y:.3g}<extra></extra>"
-    median_line(fig, true, activation, "median activation", hover)
-    style(fig, height=440, aspect=0.5, extra=70, note=f"{len(rows):,} test rows.", phone={"extra": 150})
-    title = axis_title(search.target, unit)
-    fig.update_xaxes(title_text=title, tickformat="d" if unit == "year" else None)
-    fig.update_yaxes(title_text=f"activation of {search.name}")
-    return fig
+    fig.add_traces(median_trace(true, activation, "median activation", hover))
+    note, up = f"{len(rows):,} test rows.", f"activation of {search.name}"
+    layout: dict[str, Any] = {"height": 440, "aspect": 0.5, "extra": 70, "phone": {"extra": 150}}
+    return style(fig, **layout, note=note, x=axis(search.target, unit), y=up)
 
 
 def rotation_figure(rotated: Float[np.ndarray, " rotation"], observed: float, neuron: str) -> Figure:
     """|r| on test rows of the best neuron of every rotated basis, and of the best real one."""
-    from graticule.probes.plots.drawing import Figure, Scatter, counted_bars
-    from graticule.probes.plots.style import ACCENT, FAINT, INK, style
-
     low, high = float(min(rotated.min(), observed)), float(max(rotated.max(), observed))
     pad = 0.05 * (high - low) or 0.01
-    bars = counted_bars(
-        rotated,
-        np.linspace(low - pad, high + pad, 41),
-        marker={"color": FAINT, "line": {"color": "white", "width": 1}},
-        name="best of a random rotation",
-        hovertemplate="|r| %{x:.3f}: %{y} rotations<extra></extra>",
-    )
-    drawn: Any = bars.y
-    top, fig = float(np.max(drawn)), Figure(bars)
-    for at, line, name in (
-        (observed, {"color": ACCENT, "width": 3}, f"{neuron}, the best neuron"),
-        (float(np.quantile(rotated, 0.95)), {"color": INK, "width": 1, "dash": "dot"}, "95th percentile"),
+    edges = np.linspace(low - pad, high + pad, 41)
+    hover = "|r| %{x:.3f}: %{y} rotations<extra></extra>"
+    bars = histogram_trace(rotated, edges, "best of a random rotation", FAINT, outline=1, hover=hover)
+    top, fig = float(np.max(bars["y"])), new_figure(bars)
+    for at, colour, width, dash, name in (
+        (observed, ACCENT, 3, None, f"{neuron}, the best neuron"),
+        (float(np.quantile(rotated, 0.95)), INK, 1, "dot", "95th percentile"),
     ):
-        fig.add_trace(
-            Scatter(
-                x=[at, at],
-                y=[0, top],
-                mode="lines",
-                line=line,
-                name=name,
-                hovertemplate="|r| %{x:.3f}<extra></extra>",
-            )
-        )
-    style(fig, height=320, aspect=0.36, extra=60)
-    fig.update_xaxes(title_text="|r| on test rows of the neuron chosen on training rows")
-    fig.update_yaxes(title_text="rotations")
-    return fig
+        more: dict[str, Any] = {"dash": dash, "hover": "|r| %{x:.3f}<extra></extra>"}
+        fig.add_trace(line_trace([at, at], [0, top], name, colour, width, **more))
+    across = "|r| on test rows of the neuron chosen on training rows"
+    return style(fig, height=320, aspect=0.36, extra=60, x=across, y="rotations")
 
 
 def _cosine_figure(histogram: pd.DataFrame) -> Figure:
     """Cosines of all neurons' weights with both directions, and of vectors with the weights' covariance."""
-    from graticule.probes.plots.drawing import Scatter, make_subplots
-    from graticule.probes.plots.style import BLOCKS, MUTED, need_columns, style
-
     need_columns(histogram, "direction", "weight", "cosine", "neurons", "null")
     directions = [d for d in ("read", "write") if (histogram["direction"] == d).any()]
-    fig: Figure = make_subplots(
-        cols=len(directions),
-        shared_yaxes=True,
-        horizontal_spacing=0.04,
-        subplot_titles=[f"{d} direction" for d in directions],
-    )
+    titles = [f"{d} direction" for d in directions]
+    fig, cells = panels(titles, shared_yaxes=True, horizontal_spacing=0.04)
     floor = 1e-5
     drawn = histogram[(histogram["neurons"] > 0) | (histogram["null"] > floor)]
     reach = float(drawn["cosine"].abs().max()) + 0.02
-    for (c, direction), (weight, colour) in product(
-        enumerate(directions, start=1), zip(("in", "gate", "out"), BLOCKS, strict=False)
+    for (cell, direction), (weight, colour) in product(
+        zip(cells, directions, strict=True), zip(("in", "gate", "out"), BLOCKS, strict=False)
     ):
         part = histogram[(histogram["direction"] == direction) & (histogram["weight"] == weight)]
         if part.empty:
@@ -316,25 +287,19 @@ def _cosine_figure(histogram: pd.DataFrame) -> Figure:
             share = part[column].to_numpy(float)
             above = np.pad(share > floor, 1)
             alone = above[1:-1] & ~above[:-2] & ~above[2:]  # a line of one bin would not be seen
-            fig.add_trace(
-                Scatter(
-                    x=part["cosine"].to_numpy(float),
-                    y=np.where(share > floor, share, np.nan),
-                    mode="lines+markers",
-                    line={"color": colour, "width": width, "dash": dash, "shape": "hvh"},
-                    marker={"color": colour, "size": np.where(alone, 6, 0)},
-                    name=name,
-                    legendgroup=f"{weight}{column}",
-                    showlegend=c == 1,
-                    hovertemplate="cosine %{x:.2f}: %{y:.2g}<extra></extra>",
-                ),
-                row=1,
-                col=c,
-            )
-    style(fig, height=380, aspect=0.42, extra=80, phone={"extra": 150})
-    fig.update_layout(margin_t=70, legend_y=1.12)
+            more: dict[str, Any] = {
+                "line": {"color": colour, "width": width, "dash": dash, "shape": "hvh"},
+                "marker": {"color": colour, "size": np.where(alone, 6, 0)},
+                "hover": "cosine %{x:.2f}: %{y:.2g}<extra></extra>",
+                "legendgroup": f"{weight}{column}",
+                "showlegend": cell["col"] == 1,
+            }
+            x, y = part["cosine"].to_numpy(float), np.where(share > floor, share, np.nan)
+            fig.add_trace(line_trace(x, y, name, colour, size=6, **more), **cell)
+    up = {"type": "log", "exponentformat": "power", "dtick": 1}
+    layout: dict[str, Any] = {"phone": {"extra": 150}, "margin_t": 70, "legend_y": 1.12, "y": up}
+    across = {"title_text": "cosine", "range": [-reach, reach]}
+    style(fig, height=380, aspect=0.42, extra=80, x=across, **layout)
     fig.update_annotations(font={"size": 13, "color": MUTED})
-    fig.update_xaxes(title_text="cosine", range=[-reach, reach])
-    fig.update_yaxes(type="log", exponentformat="power", dtick=1)
     fig.update_yaxes(title_text="share of neurons", col=1)
     return fig

@@ -4,9 +4,14 @@ No figure has a title: captions belong to the page, and `note_of(figure)` says w
 """
 
 from graticule.probes.plots.depth import depth_figure
-from graticule.probes.plots.errors import block_error_figure, class_score_figure, confusion_figure
 from graticule.probes.plots.maps import map_figure
-from graticule.probes.plots.scatter import scatter_figure, time_figure
+from graticule.probes.plots.predictions import (
+    block_error_figure,
+    class_score_figure,
+    confusion_figure,
+    scatter_figure,
+    time_figure,
+)
 from graticule.probes.plots.style import note_of, style
 
 __all__ = [

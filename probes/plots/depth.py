@@ -1,15 +1,16 @@
 """Score against depth, with the baselines as labelled lines."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from graticule.hooks.messages import UnknownNameError
-from graticule.probes.plots.drawing import Figure, Scatter
-from graticule.probes.plots.primitives import mark_trace
+from graticule.probes.plots.primitives import dots_trace, level, line_trace, mark_trace, new_figure
 from graticule.probes.plots.style import (
     BLOCKS,
     FAINT,
@@ -17,6 +18,7 @@ from graticule.probes.plots.style import (
     MUTED,
     SURFACE,
     Markup,
+    depth_of,
     label,
     layer_axis,
     need_columns,
@@ -25,6 +27,9 @@ from graticule.probes.plots.style import (
     spread,
     style,
 )
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 _PLOT_PIXELS = 330
 """Height of the depth figure's plotting area: labels are moved apart in pixels."""
@@ -57,33 +62,36 @@ def depth_figure(
         raise UnknownNameError(
             f"chosen point {chosen_point!r} is not among the points {list(layers['point'])}"
         )
+    x, chosen = depth_of(layers), layers["point"] == chosen_point
     numbered = bool(layers["layer"].notna().all())
-    x = layers["layer"].astype(float) if numbered else layers["point"].astype(str)
-    fig = Figure()
+    fig = new_figure()
     kinds = layers["point"].astype(str).map(_kind) if numbered else pd.Series("", index=layers.index)
     for k, (kind, rows) in enumerate(layers.groupby(kinds, sort=False)):
         colour = INK if k == 0 else BLOCKS[k % len(BLOCKS)]
-        _validation_line(fig, rows, x[rows.index], str(kind) if kinds.nunique() > 1 else "", colour)
-        others = rows[rows["point"] != chosen_point]
-        _exploratory(fig, others, x[others.index], FAINT if k == 0 else colour, legend=k == 0)
-    at = int(np.flatnonzero((layers["point"] == chosen_point).to_numpy())[0])
-    chosen = layers.iloc[at]
-    fig.add_trace(
-        mark_trace(
-            [x.iloc[at]],
-            [chosen["test_r2"]],
-            f"test at the chosen layer: {_score(chosen['test_r2'])}",
-            hovertemplate=f"{plain(chosen_point)}<br>test {score} %{{y:.3f}}"
-            "<extra>chosen on training rows</extra>",
-        )
-    )
-    style(fig, height=_PLOT_PIXELS + 120)
+        name = f"validation, {kind}" if kinds.nunique() > 1 else "validation (train, out of fold)"
+        hover = "%{customdata}<br>validation %{y:.3f}<extra></extra>"
+        points, values = rows["point"].astype(str), rows["validation"]
+        fig.add_trace(line_trace(x[rows.index], values, name, colour, size=5, hover=hover, customdata=points))
+        others = rows[~chosen[rows.index]]  # test scores that feed no verdict, faint
+        look = {"line": {"color": FAINT if k == 0 else colour, "width": 1.5}}
+        fig.add_trace(
+            dots_trace(
+                x[others.index], others["test_r2"], "test, other layers (exploratory)", "white", 7, look=look,
+                hover="%{customdata}<br>test %{y:.3f}<extra>exploratory</extra>", legendgroup="exploratory",
+                showlegend=k == 0, customdata=others["point"].astype(str),
+            )
+        )  # fmt: skip
+    test = float(layers["test_r2"][chosen].iloc[0])
+    hover = f"{plain(chosen_point)}<br>test {score} %{{y:.3f}}<extra>chosen on training rows</extra>"
+    name = f"test at the chosen layer: {_score(test)}"
+    fig.add_trace(mark_trace(x[chosen].iloc[:1], [test], name, hover=hover))
     lines = {**({"surface stack": surface} if surface is not None else {}), **baselines}
     drawn = pd.concat([layers["validation"], layers["test_r2"]]).astype(float)
     low, high = _score_range(drawn, list(lines.values()))
+    style(
+        fig, height=_PLOT_PIXELS + 120, x={"showgrid": False}, y={"range": [low, high], "title_text": score}
+    )
     _baseline_lines(fig, lines, low, high, emphasised="surface stack" if surface is not None else None)
-    fig.update_yaxes(range=[low, high], title_text=score)
-    fig.update_xaxes(showgrid=False)
     layer_axis(fig, layers["layer"])
     _room_for_labels(fig)
     return fig
@@ -109,44 +117,12 @@ def _kind(point: str) -> str:
     return re.sub(r"^blocks\.\d+\.(hook_)?", "", re.sub(r"\.hook_", ".", point).replace("hook_", ""))
 
 
-def _validation_line(fig: Figure, rows: pd.DataFrame, x: "pd.Series[Any]", kind: str, colour: str) -> None:
-    fig.add_trace(
-        Scatter(
-            x=x,
-            y=rows["validation"],
-            mode="lines+markers",
-            line={"color": colour, "width": 2.5},
-            marker={"size": 5},
-            name=f"validation, {kind}" if kind else "validation (train, out of fold)",
-            customdata=rows["point"].astype(str),
-            hovertemplate="%{customdata}<br>validation %{y:.3f}<extra></extra>",
-        )
-    )
-
-
-def _exploratory(fig: Figure, rows: pd.DataFrame, x: "pd.Series[Any]", colour: str, legend: bool) -> None:
-    """Test scores that feed no verdict, faint."""
-    fig.add_trace(
-        Scatter(
-            x=x,
-            y=rows["test_r2"],
-            mode="markers",
-            marker={"size": 7, "color": "white", "line": {"color": colour, "width": 1.5}},
-            name="test, other layers (exploratory)",
-            legendgroup="exploratory",
-            showlegend=legend,
-            customdata=rows["point"].astype(str),
-            hovertemplate="%{customdata}<br>test %{y:.3f}<extra>exploratory</extra>",
-        )
-    )
-
-
 def _score(value: float) -> str:
     """A score as papers print it: .642, −.031."""
     return f"{value:.3f}".replace("0.", ".", 1).replace("-", "−")
 
 
-def _score_range(drawn: "pd.Series[Any]", lines: Sequence[float]) -> tuple[float, float]:
+def _score_range(drawn: pd.Series[Any], lines: Sequence[float]) -> tuple[float, float]:
     """An axis range that holds the scores; a hopeless baseline far below 0 does not flatten the rest."""
     values = np.asarray([*drawn.dropna(), *[v for v in lines if np.isfinite(v)]], dtype=np.float64)
     values = values[np.isfinite(values)]
@@ -171,24 +147,11 @@ def _baseline_lines(
         strong = name == emphasised
         colour = SURFACE if strong else MUTED
         if value >= low:
-            fig.add_hline(
-                y=value,
-                line={"color": colour, "width": 2 if strong else 1, "dash": "dash" if strong else "dot"},
-            )
+            level(fig, y=value, colour=colour, width=2 if strong else 1, dash="dash" if strong else "dot")
         text = f"{_score(value)} {short(label(name), 20)}{'' if value >= low else ' ↓'}"
         fig.add_annotation(
-            x=1,
-            xref="paper",
-            y=max(value, low),
+            x=1, xref="paper", y=max(value, low), xanchor="left", borderpad=1,
             text=Markup(f"<b>{plain(text)}</b>") if strong else text,
-            hovertext=f"{name}: test score {value:.3f}",
-            font={"size": 11, "color": colour},
-            showarrow=True,
-            arrowhead=0,
-            arrowwidth=0.75,
-            arrowcolor=colour,
-            ax=12,
-            ay=at - moved,
-            xanchor="left",
-            borderpad=1,
-        )
+            hovertext=f"{name}: test score {value:.3f}", font={"size": 11, "color": colour},
+            showarrow=True, arrowhead=0, arrowwidth=0.75, arrowcolor=colour, ax=12, ay=at - moved,
+        )  # fmt: skip

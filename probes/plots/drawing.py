@@ -1,17 +1,12 @@
-"""plotly's names, imported in this one place, undisturbed: its import, and its first figure, add filters.
-
-Histograms are counted here and drawn as bars: plotly's own leave out what lies on the last edge.
-"""
-
-from __future__ import annotations
+"""plotly's names, imported in this one place, undisturbed: its import, and its first figure, add filters."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-from jaxtyping import Float
 
 from graticule.hooks.imports import as_it_was
+from graticule.probes.plots.style import Markup, escaped
 
 with as_it_was():
     from plotly.graph_objects import Bar, Box, Figure, Heatmap, Scatter
@@ -27,46 +22,30 @@ __all__ = [
     "Figure",
     "Heatmap",
     "Scatter",
+    "figure_json",
     "get_plotlyjs",
     "make_subplots",
-    "to_json",
 ]
 
-
-def edges_over(values: np.ndarray, bins: int) -> Float[np.ndarray, " edge"]:
-    """Edges of equal bins from the least value to the greatest."""
-    return np.histogram_bin_edges(np.asarray(values, np.float64), bins)
+_OURS = ("hovertemplate", "texttemplate")
 
 
-def edges_of_size(values: np.ndarray, size: float) -> Float[np.ndarray, " edge"]:
-    """Edges of bins of a size, one of them at 0, that hold every value."""
-    low, high = float(np.min(values)), float(np.max(values))
-    edges = size * np.arange(np.floor(low / size), np.floor(high / size) + 2)
-    edges[0], edges[-1] = min(edges[0], low), max(edges[-1], high)
-    return edges
+def figure_json(figure: Figure) -> str:
+    """`figure` as JSON in which all text from outside is text."""
+    spec = cast("dict[str, Any]", figure.to_dict())
+    return str(to_json(_as_text(spec), validate=False))
 
 
-def counted_bars(
-    values: np.ndarray,
-    edges: Float[np.ndarray, " edge"],
-    *,
-    marker: Mapping[str, Any],
-    per: float | None = None,
-    **drawn: Any,
-) -> Bar:
-    """A histogram of values, all of them: what lies beyond the edges is in the outer bars.
-
-    Args:
-        values: finite.
-        edges: of the bars, the last one closed.
-        marker: of plotly's `Bar`.
-        per: all bars together are this much, 100 for percent; None counts.
-        drawn: more of plotly's `Bar`.
-
-    Returns:
-        The trace.
-    """
-    clipped = np.clip(np.asarray(values, np.float64), edges[0], edges[-1])
-    counts = np.histogram(clipped, edges)[0]
-    share = counts if per is None else per * counts / max(1, len(clipped))
-    return Bar(x=(edges[:-1] + edges[1:]) / 2, y=share, width=np.diff(edges), marker=dict(marker), **drawn)
+def _as_text(value: Any) -> Any:
+    if isinstance(value, Markup):
+        return str(value)
+    if isinstance(value, str):
+        return escaped(value)
+    if isinstance(value, Mapping):
+        items = cast("Mapping[str, Any]", value).items()
+        return {key: inner if key in _OURS else _as_text(inner) for key, inner in items}
+    if isinstance(value, np.ndarray):
+        return value if value.dtype.kind in "biufcmM" else _as_text(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_as_text(inner) for inner in cast("list[Any]", value)]
+    return value

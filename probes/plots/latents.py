@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import pandas as pd
 
-from graticule.probes.plots.drawing import Figure, Scatter, counted_bars, edges_of_size
+from graticule.probes.plots.primitives import (
+    dots_trace,
+    edges_of_size,
+    histogram_trace,
+    level,
+    line_trace,
+    new_figure,
+)
 from graticule.probes.plots.style import (
     ACCENT,
     BLOCKS,
@@ -13,12 +22,18 @@ from graticule.probes.plots.style import (
     INK,
     MUTED,
     SURFACE,
+    axis,
+    log_axis,
     need_columns,
     plain,
+    rows_axis,
     sampled,
     short,
     style,
 )
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 _COLOURS = {
     "dense probe": INK,
@@ -57,7 +72,7 @@ def arms_figure(predictors: pd.DataFrame) -> Figure:
     )
     names = predictors.sort_values(["rank", "size"])["name"].drop_duplicates().to_list()
     place = {name: len(names) - 1 - i for i, name in enumerate(names)}
-    fig = Figure()
+    fig = new_figure()
     saes = predictors["sae"].drop_duplicates().to_list()
     for s, sae in enumerate(saes):
         rows = predictors[predictors["sae"] == sae]
@@ -67,30 +82,18 @@ def arms_figure(predictors: pd.DataFrame) -> Figure:
         heights = [place[name] + shift for name in rows["name"]]
         ends = rows[["low", "high"]].to_numpy(float)
         for interval, y, colour in zip(ends.tolist(), heights, colours, strict=True):
-            line = {"color": colour, "width": 2}
-            fig.add_trace(
-                Scatter(x=interval, y=[y, y], mode="lines", line=line, showlegend=False, hoverinfo="skip")
+            fig.add_trace(line_trace(interval, [y, y], None, colour, 2, hover=""))
+        fig.add_trace(
+            dots_trace(
+                rows["gain"], heights, short(sae, 40), colours, look={"line": {"color": "white", "width": 1}},
+                hover=f"%{{text}}<br>gain %{{x:.3f}} {_ENDS}<extra></extra>", text=rows["name"],
+                showlegend=len(saes) > 1, customdata=ends,
             )
-        marks = Scatter(
-            x=rows["gain"],
-            y=heights,
-            mode="markers",
-            marker={"size": 9, "color": colours, "line": {"color": "white", "width": 1}},
-            name=short(sae, 40),
-            showlegend=len(saes) > 1,
-            customdata=ends,
-            text=rows["name"],
-            hovertemplate=f"%{{text}}<br>gain %{{x:.3f}} {_ENDS}<extra></extra>",
-        )
-        fig.add_trace(marks)
-    fig.add_vline(x=0, line={"color": MUTED, "width": 1, "dash": "dot"})
+        )  # fmt: skip
+    level(fig, x=0)
     note = "Bars are 95% intervals; of random latents the range of draws."
-    style(fig, height=110 + 26 * len(names), note=note)
-    fig.update_yaxes(
-        tickvals=list(place.values()), ticktext=list(place), range=[-0.7, len(names) - 0.3], showgrid=False
-    )
-    fig.update_xaxes(title_text="gain over the surface (test R²)")
-    return fig
+    up = rows_axis(names[::-1], showgrid=False)
+    return style(fig, 110 + 26 * len(names), note=note, x="gain over the surface (test R²)", y=up)
 
 
 def _name(arm: str, k: float) -> str:
@@ -109,37 +112,19 @@ def count_figure(predictors: pd.DataFrame) -> Figure:
         KeyError: a column is missing.
     """
     need_columns(predictors, "arm", "k", "score")
-    fig = Figure()
+    fig = new_figure()
     counted = predictors[predictors["k"].notna()]
     for arm, name in _COUNTED.items():
         rows = counted[counted["arm"] == arm].sort_values("k")
-        curve = Scatter(
-            x=rows["k"],
-            y=rows["score"],
-            mode="lines+markers",
-            line={"color": _COLOURS[arm], "width": 2.5 if arm == "latents" else 1.5},
-            marker={"size": 7},
-            name=name,
-            hovertemplate="k = %{x}<br>test R² %{y:.3f}<extra></extra>",
-        )
-        fig.add_trace(curve)
+        width, hover = 2.5 if arm == "latents" else 1.5, "k = %{x}<br>test R² %{y:.3f}<extra></extra>"
+        fig.add_trace(line_trace(rows["k"], rows["score"], name, _COLOURS[arm], width, size=7, hover=hover))
     span = [float(counted["k"].min()), float(counted["k"].max())]
     for arm, dash in _UNCOUNTED.items():
         for score in predictors["score"][predictors["arm"] == arm]:
-            level = Scatter(
-                x=span,
-                y=[score] * 2,
-                mode="lines",
-                line={"color": _COLOURS[arm], "width": 1.5, "dash": dash},
-                name=f"{arm} {score:.3f}",
-                hovertemplate=f"{plain(arm)}<br>test R² %{{y:.3f}}<extra></extra>",
-            )
-            fig.add_trace(level)
-    style(fig, height=420)
-    ks = sorted(int(k) for k in counted["k"].unique())
-    fig.update_xaxes(type="log", tickvals=ks, ticktext=[str(k) for k in ks], title_text="k (log scale)")
-    fig.update_yaxes(title_text="test R²", rangemode="tozero")
-    return fig
+            name, hover = f"{arm} {score:.3f}", f"{plain(arm)}<br>test R² %{{y:.3f}}<extra></extra>"
+            fig.add_trace(line_trace(span, [score] * 2, name, _COLOURS[arm], 1.5, dash=dash, hover=hover))
+    across = log_axis(sorted(int(k) for k in counted["k"].unique()), "k (log scale)")
+    return style(fig, height=420, x=across, y={"title_text": "test R²", "rangemode": "tozero"})
 
 
 def latent_figure(
@@ -157,24 +142,14 @@ def latent_figure(
     """
     need_columns(rows, "activation", "value", "latent")
     drawn, note = sampled(rows, limit, seed)
-    fig = Figure()
-    active = drawn["activation"] != 0
-    for part, name, colour in ((drawn[~active], "silent", FAINT), (drawn[active], "active", ACCENT)):
-        points = Scatter(
-            x=part["activation"].to_numpy(np.float32),
-            y=part["value"].to_numpy(np.float32),
-            mode="markers",
-            marker={"size": 4, "color": colour, "opacity": 0.55},
-            name=f"{name} on {len(part):,} rows",
-            hovertemplate="activation %{x:.4~g}<br>value %{y:.5~g}<extra></extra>",
-        )
-        fig.add_trace(points)
-    latent = int(rows["latent"].iloc[0])
-    style(fig, height=420, aspect=0.5, extra=60, note=note)
-    fig.update_xaxes(title_text=f"activation of latent {latent}")
-    suffix = f" ({unit})" if unit and unit != "year" else ""
-    fig.update_yaxes(title_text=f"{target}{suffix}", tickformat="d" if unit == "year" else None)
-    return fig
+    fig, active = new_figure(), drawn["activation"] != 0
+    hover = "activation %{x:.4~g}<br>value %{y:.5~g}<extra></extra>"
+    for part, kind, colour in ((drawn[~active], "silent", FAINT), (drawn[active], "active", ACCENT)):
+        x, y = (part[column].to_numpy(np.float32) for column in ("activation", "value"))
+        name, look = f"{kind} on {len(part):,} rows", {"opacity": 0.55}
+        fig.add_trace(dots_trace(x, y, name, colour, 4, look=look, hover=hover))
+    across = f"activation of latent {int(rows['latent'].iloc[0])}"
+    return style(fig, 420, aspect=0.5, extra=60, note=note, x=across, y=axis(target, unit, said="year"))
 
 
 def cosine_figure(cosines: pd.DataFrame, levels: pd.DataFrame) -> Figure:
@@ -190,32 +165,27 @@ def cosine_figure(cosines: pd.DataFrame, levels: pd.DataFrame) -> Figure:
     """
     need_columns(cosines, "cos_read", "cos_write")
     need_columns(levels, "direction", "level")
-    fig = Figure()
+    fig = new_figure()
     colours = {"read": SURFACE, "write": ACCENT}
     largest = 0.0
     notes = ["Dashed: the largest of as many random decoders stays inside with probability .95."]
-    for kind, level in zip(levels["direction"].astype(str), levels["level"].astype(float), strict=True):
+    for kind, chance in zip(levels["direction"].astype(str), levels["level"].astype(float), strict=True):
         values = cosines[f"cos_{kind}"].to_numpy(np.float64)
         values = values[np.isfinite(values)]
         if not len(values):
             continue
-        largest = max(largest, float(np.abs(values).max()), level)
-        beyond = int((np.abs(values) > level).sum())
+        largest = max(largest, float(np.abs(values).max()), chance)
+        beyond = int((np.abs(values) > chance).sum())
         notes.append(f"{beyond:,} of {len(values):,} latents lie beyond it for {kind}.")
-        bars = counted_bars(
-            values,
-            edges_of_size(values, 0.01 if largest < 0.4 else 0.02),
-            name=f"cosine to {kind}",
-            marker={"color": colours[kind]},
-            opacity=0.55,
-            hovertemplate="cosine %{x}<br>%{y} latents<extra></extra>",
-        )
-        fig.add_trace(bars)
+        edges = edges_of_size(values, 0.01 if largest < 0.4 else 0.02)
+        look: dict[str, Any] = {"opacity": 0.55, "marker": {"color": colours[kind]}}
+        hover = "cosine %{x}<br>%{y} latents<extra></extra>"
+        fig.add_trace(histogram_trace(values, edges, f"cosine to {kind}", colours[kind], hover=hover, **look))
         for sign in (-1, 1):
-            fig.add_vline(x=sign * level, line={"color": colours[kind], "width": 1.5, "dash": "dash"})
-    style(fig, height=380, note=" ".join(notes))
-    fig.update_layout(barmode="overlay")
-    reach = [-1.1 * largest, 1.1 * largest]
-    fig.update_xaxes(title_text="cosine of decoder vector and direction", range=reach)
-    fig.update_yaxes(title_text="latents (log scale)", type="log")
-    return fig
+            level(fig, x=sign * chance, colour=colours[kind], width=1.5, dash="dash")
+    across = {
+        "title_text": "cosine of decoder vector and direction",
+        "range": [-1.1 * largest, 1.1 * largest],
+    }
+    up = {"title_text": "latents (log scale)", "type": "log"}
+    return style(fig, height=380, note=" ".join(notes), x=across, y=up, barmode="overlay")

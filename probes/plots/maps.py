@@ -1,27 +1,21 @@
 """Maps as plain scatters over a packaged coastline: nothing is fetched, and true and predicted share axes."""
 
+from __future__ import annotations
+
 import json
 from functools import cache
 from importlib import resources
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from graticule.probes.plots.drawing import Figure, Scatter, make_subplots
-from graticule.probes.plots.style import (
-    BLOCKS,
-    FAINT,
-    INK,
-    Markup,
-    block_colours,
-    need_columns,
-    plain,
-    sampled,
-    scored_rows,
-    short,
-    style,
-)
+from graticule.probes.plots.primitives import Trace, by_block, dots_trace, line_trace, panels
+from graticule.probes.plots.style import FAINT, INK, Markup, need_columns, plain, sampled, scored_rows, style
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 Line = Float[np.ndarray, " point"]
 
@@ -74,19 +68,27 @@ def map_figure(
     rows = scored_rows(predictions)
     finite = np.isfinite(rows[list(names)].to_numpy(np.float64)).all(axis=1)
     rows = rows.iloc[np.flatnonzero(finite)]
-    x_range, y_range = _window(
-        rows[f"true_{lon}"].to_numpy(np.float64), rows[f"true_{lat}"].to_numpy(np.float64)
-    )
-    sample, note = sampled(rows, limit, seed)
-    colours, groups = block_colours(rows[block]) if block else ({"": BLOCKS[0]}, None)
-    fig = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.06)
-    for row, kind in ((1, "true"), (2, "pred")):
-        _draw_coast(fig, row, x_range, y_range)
-        for name, colour in colours.items():
-            part = sample if groups is None else sample[groups[sample.index] == name]
-            _draw_places(
-                fig, row, part, (f"{kind}_{lon}", f"{kind}_{lat}"), (x_range, y_range), short(name), colour
-            )
+    true = [rows[f"true_{name}"].to_numpy(np.float64) for name in (lon, lat)]
+    x_range, y_range = _window(*true)
+    drawn, note = sampled(rows, limit, seed)
+    fig, cells = panels(rows=2, columns=1, shared_xaxes=True, vertical_spacing=0.06)
+    for kind, cell in zip(("true", "pred"), cells, strict=True):
+        fig.add_trace(coast_trace(x_range, y_range), **cell)
+        for name, colour, part in by_block(rows, block, drawn):
+            x, y = (part[f"{kind}_{column}"].to_numpy(np.float64) for column in (lon, lat))
+            ends = [_inside(x, x_range), _inside(y, y_range)]
+            fig.add_trace(
+                dots_trace(
+                    ends[0], ends[1], name or "", colour, 4,
+                    look={"opacity": 0.5 if colour == FAINT else 0.75},
+                    hover=f"%{{text}}<br>%{{customdata[1]:.1f}}°, %{{customdata[0]:.1f}}°"
+                    f"<extra>{plain(name or '')}</extra>",
+                    legendgroup=name or "", showlegend=kind == "true", hoverlabel={"font": {"color": INK}},
+                    text=part["text"].astype(str) if "text" in part.columns else None,
+                    customdata=np.stack([x, y], axis=-1).round(2),
+                ),
+                **cell,
+            )  # fmt: skip
     beyond = [
         int((_beyond(rows[f"{kind}_{lon}"], x_range) | _beyond(rows[f"{kind}_{lat}"], y_range)).sum())
         for kind in ("pred", "true")
@@ -94,17 +96,18 @@ def map_figure(
     if any(beyond):
         note += f" Drawn on the edge, being beyond it: {beyond[0]:,} predicted and {beyond[1]:,} true places."
     aspect = 2 * (y_range[1] - y_range[0]) / (x_range[1] - x_range[0]) / _shrink(y_range)
-    style(fig, height=820, aspect=min(aspect, 1.6), extra=120, note=note, phone=_PHONE)
-    for row, word in ((1, "true places"), (2, "predicted places")):
-        fig.update_yaxes(range=y_range, row=row, col=1, ticksuffix="°", title_text="latitude", nticks=6)
-        fig.update_xaxes(range=x_range, row=row, col=1, ticksuffix="°", nticks=7)
+    style(
+        fig, height=820, aspect=min(aspect, 1.6), extra=120, note=note, phone=_PHONE, showlegend=bool(block),
+        x={"range": x_range, "ticksuffix": "°", "nticks": 7}, legend_traceorder="normal",
+        y={"range": y_range, "ticksuffix": "°", "nticks": 6, "title_text": "latitude"},
+    )  # fmt: skip
+    for row, kind in ((1, "true places"), (2, "predicted places")):
         fig.add_annotation(
             x=0, xref="paper", y=1, yref=f"y{'' if row == 1 else row} domain", xanchor="left", yanchor="top",
-            text=Markup(f"<b>{word}</b>"), showarrow=False, bgcolor="rgba(255,255,255,0.85)", xshift=4,
+            text=Markup(f"<b>{kind}</b>"), showarrow=False, bgcolor="rgba(255,255,255,0.85)", xshift=4,
             yshift=-3,
         )  # fmt: skip
     fig.update_xaxes(title_text="longitude", row=2, col=1)
-    fig.update_layout(showlegend=bool(block), legend={"traceorder": "normal"})
     return fig
 
 
@@ -127,63 +130,39 @@ def _shrink(y_range: list[float]) -> float:
     return float(np.cos(np.radians(middle))) if y_range[1] - y_range[0] < 90 else 1.0
 
 
-def _beyond(values: "pd.Series[float]", span: list[float]) -> "pd.Series[bool]":
+def _inside(values: Line, span: list[float]) -> Line:
+    return np.clip(values, span[0], span[1]).astype(np.float32)
+
+
+def _beyond(values: pd.Series[float], span: list[float]) -> pd.Series[bool]:
     return (values < span[0]) | (values > span[1])
 
 
-def _draw_coast(fig: Figure, row: int, x_range: list[float], y_range: list[float]) -> None:
-    """The coastline within reach of the window, as one grey line."""
+def coast_trace(
+    x_range: list[float],
+    y_range: list[float],
+    width: float = 0.8,
+    colour: str = "#8a97a5",
+    thin: bool = False,
+) -> Trace:
+    """The coastline within reach of a window, as one grey line.
+
+    Args:
+        x_range: longitudes of the window.
+        y_range: latitudes of the window.
+        width: of the line.
+        colour: of the line.
+        thin: whether it is for a small panel: runs of gaps become one, and of three points one stays.
+    """
     lon, lat = coastline()
-    room = 15.0
-    near = (
-        (lon > x_range[0] - room)
-        & (lon < x_range[1] + room)
-        & (lat > y_range[0] - room)
-        & (lat < y_range[1] + room)
-    )
-    fig.add_trace(
-        Scatter(
-            x=np.where(near, lon, np.nan).astype(np.float32),
-            y=np.where(near, lat, np.nan).astype(np.float32),
-            mode="lines",
-            line={"color": "#8a97a5", "width": 0.8},
-            hoverinfo="skip",
-            showlegend=False,
-            name="coastline",
-        ),
-        row=row,
-        col=1,
-    )
-
-
-def _draw_places(
-    fig: Figure,
-    row: int,
-    rows: pd.DataFrame,
-    columns: tuple[str, str],
-    window: tuple[list[float], list[float]],
-    name: str,
-    colour: str,
-) -> None:
-    """One block's places; what falls beyond the window is drawn on its edge."""
-    x = rows[columns[0]].to_numpy(np.float64)
-    y = rows[columns[1]].to_numpy(np.float64)
-    fig.add_trace(
-        Scatter(
-            x=np.clip(x, window[0][0], window[0][1]).astype(np.float32),
-            y=np.clip(y, window[1][0], window[1][1]).astype(np.float32),
-            mode="markers",
-            marker={"size": 4, "color": colour, "opacity": 0.5 if colour == FAINT else 0.75},
-            name=name,
-            legendgroup=name,
-            showlegend=row == 1,
-            text=rows["text"].astype(str) if "text" in rows.columns else None,
-            customdata=np.stack([x, y], axis=-1).round(2),
-            hovertemplate="%{text}<br>%{customdata[1]:.1f}°, %{customdata[0]:.1f}°<extra>"
-            + plain(name)
-            + "</extra>",
-            hoverlabel={"font": {"color": INK}},
-        ),
-        row=row,
-        col=1,
-    )
+    near = (lon > x_range[0] - 15) & (lon < x_range[1] + 15)
+    near &= (lat > y_range[0] - 15) & (lat < y_range[1] + 15)
+    x, y = np.where(near, lon, np.nan), np.where(near, lat, np.nan)
+    if thin:
+        gap = np.isnan(x)
+        keep = ~(gap & np.concatenate([[False], gap[:-1]]))
+        x, y = x[keep], y[keep]
+        ends = np.isnan(x) | np.isnan(np.roll(x, 1)) | np.isnan(np.roll(x, -1))
+        keep = ends | (np.arange(len(x)) % 3 == 0)
+        x, y = x[keep], y[keep]
+    return line_trace(x.astype(np.float32), y.astype(np.float32), None, colour, width, hover="")

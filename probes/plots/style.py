@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
 
 from graticule.hooks.messages import UnknownNameError, visible
-from graticule.probes.plots.drawing import Figure
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 INK = "#1c2733"
@@ -41,6 +43,10 @@ def style(
     extra: int = 0,
     note: str | None = None,
     phone: Mapping[str, Any] | None = None,
+    *,
+    x: str | Mapping[str, Any] | None = None,
+    y: str | Mapping[str, Any] | None = None,
+    **layout: Any,
 ) -> Figure:
     """Give `fig`, with all its traces, the common look, in place, and return it.
 
@@ -51,6 +57,9 @@ def style(
         extra: pixels of height on top of `aspect`, for legends and axis titles.
         phone: layout changes in relayout's dotted keys, and a different `extra`, where the page is narrow.
         note: a sentence for the caption, e.g. how many rows are drawn; read it with `note_of`.
+        x: title of the horizontal axes, or more of them, as of `axis`.
+        y: title of the vertical axes, or more of them.
+        layout: more of plotly's layout, such as `margin_t`, `barmode`.
     """
     fig.update_layout(
         template="none",
@@ -86,7 +95,38 @@ def style(
     fig.update_xaxes(**axis)
     fig.update_yaxes(**axis)
     _names_stay_names(fig)
+    fig.update_layout(layout)
+    fig.update_xaxes({"title_text": x} if isinstance(x, str) else x)
+    fig.update_yaxes({"title_text": y} if isinstance(y, str) else y)
     return fig
+
+
+def axis(title: str, unit: str | None = None, *, said: str | None = None, **more: Any) -> dict[str, Any]:
+    """An axis with its unit, for `x` and `y` of `style`: years are whole numbers without commas.
+
+    Args:
+        title: what it is of.
+        unit: goes behind the title in brackets; latitudes and longitudes are in degrees.
+        said: a unit that the title says already.
+        more: of plotly's axis.
+    """
+    text = axis_title(title, None if unit == said else unit)
+    return {"title_text": text, "tickformat": "d" if unit == "year" else None, **more}
+
+
+def log_axis(
+    ticks: Iterable[int | float], title: str, texts: Iterable[str] | None = None, **more: Any
+) -> dict[str, Any]:
+    """A logarithmic axis, for `x` and `y` of `style`, with these ticks alone."""
+    ticks = list(ticks)
+    written = [str(tick) for tick in ticks] if texts is None else list(texts)
+    return {"type": "log", "tickvals": ticks, "ticktext": written, "title_text": title, **more}
+
+
+def rows_axis(names: Sequence[str], below: float = 0.7, above: float = 0.3, **more: Any) -> dict[str, Any]:
+    """Names at 0, 1, 2 …, for `y` of `style`: an axis would take names such as 1990 for numbers."""
+    places = list(range(len(names)))
+    return {"tickvals": places, "ticktext": list(names), "range": [-below, len(names) - above], **more}
 
 
 def _names_stay_names(fig: Figure) -> None:
@@ -139,6 +179,11 @@ def need_columns(table: pd.DataFrame, *names: str) -> None:
         raise UnknownNameError(
             f"no column {', '.join(missing)}; the table has {', '.join(map(str, table.columns))}"
         )
+
+
+def left_out(count: int, what: str) -> str:
+    """Of a caption: how many smaller ones are not drawn, or nothing."""
+    return f" {count:,} smaller {what} are not drawn." if count else ""
 
 
 def sampled(table: pd.DataFrame, limit: int, seed: int) -> tuple[pd.DataFrame, str]:
@@ -263,7 +308,7 @@ def spread(positions: Sequence[float], gap: float, low: float, high: float) -> l
 
 
 def error_bars(
-    middle: Any, low: Any, high: Any, colour: str, thickness: float = 1.5, width: int = 0
+    middle: Any, low: Any, high: Any, colour: str, thickness: float | int | None = 1.5, width: int | None = 0
 ) -> dict[str, Any]:
     """plotly's bars from `low` to `high` about marks at `middle`, for `error_x` and `error_y`."""
     return {
@@ -277,18 +322,12 @@ def error_bars(
     }
 
 
-def diamond(colour: str = ACCENT, size: int = 12) -> dict[str, Any]:
-    """The marker of the one of many that was chosen."""
-    return {"symbol": "diamond", "size": size, "color": colour, "line": {"color": "white", "width": 1}}
-
-
 def depth_of(layers: pd.DataFrame) -> pd.Series[Any]:
     """Places of points on an axis of layers: numbers of the layers, or names if a point has no layer."""
     numbered = bool(layers["layer"].notna().all())
     return layers["layer"].astype(float) if numbered else layers["point"].astype(str)
 
 
-_OURS = ("hovertemplate", "texttemplate")
 _ESCAPES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;"}
 
 
@@ -300,31 +339,9 @@ class Markup(str):
 
 def plain(value: object) -> str:
     """Text from outside as a part of a hover template or of `Markup`."""
-    return _escaped(value).replace("%{", "&#37;{")
+    return escaped(value).replace("%{", "&#37;{")
 
 
-def figure_json(figure: Figure) -> str:
-    """`figure` as JSON in which all text from outside is text."""
-    from graticule.probes.plots.drawing import to_json
-
-    spec = cast("dict[str, Any]", figure.to_dict())
-    return str(to_json(_as_text(spec), validate=False))
-
-
-def _as_text(value: Any) -> Any:
-    if isinstance(value, Markup):
-        return str(value)
-    if isinstance(value, str):
-        return _escaped(value)
-    if isinstance(value, Mapping):
-        items = cast("Mapping[str, Any]", value).items()
-        return {key: inner if key in _OURS else _as_text(inner) for key, inner in items}
-    if isinstance(value, np.ndarray):
-        return value if value.dtype.kind in "biufcmM" else _as_text(value.tolist())
-    if isinstance(value, list | tuple):
-        return [_as_text(inner) for inner in cast("list[Any]", value)]
-    return value
-
-
-def _escaped(value: object) -> str:
+def escaped(value: object) -> str:
+    """Text from outside with what plotly would take for tags or formulas written out."""
     return "".join(_ESCAPES.get(letter, letter) for letter in visible(value, lines=True))

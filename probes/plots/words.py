@@ -1,13 +1,15 @@
 """Figures of word pairs and of contexts beside them: heat-maps, intervals, projections, ranked concepts."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Float32
 
-from graticule.probes.plots.drawing import Bar, Figure, Heatmap, Scatter, counted_bars, make_subplots
+from graticule.probes.plots.primitives import Trace, bar_trace, dots_trace, histogram_trace, panels
 from graticule.probes.plots.style import (
     ACCENT,
     BLOCKS,
@@ -20,27 +22,25 @@ from graticule.probes.plots.style import (
     style,
 )
 
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
 _DIVERGING = [[0, "#00639c"], [0.25, "#8fb9d6"], [0.5, "#ffffff"], [0.75, "#e0a3b4"], [1, "#b3003c"]]
 _EVERY_PANEL: Any = "all"  # plotly's types know booleans only
 _NAMES: dict[str, Any] = {"autorange": "reversed", "ticks": "", "tickfont": {"size": 11}, "type": "category"}
 
 
-def _side_by_side(titles: Sequence[str], columns: int, **spacing: Any) -> tuple[Figure, list[dict[str, Any]]]:
-    """A grid of panels with these titles, and where each of them is."""
-    rows = -(-len(titles) // columns)
-    fig = make_subplots(rows=rows, cols=columns, subplot_titles=list(titles), **spacing)
-    return fig, [{"row": k // columns + 1, "col": k % columns + 1} for k in range(len(titles))]
-
-
-def _overlaid(colour: str, name: str, legend: bool) -> dict[str, Any]:
-    """The look of one of two distributions in a panel: what the figure is about lies over the other."""
-    return {
-        "marker": {"color": colour, "line": {"width": 0}},
-        "opacity": 0.75 if colour == ACCENT else 1.0,
-        "name": name,
-        "legendgroup": name,
-        "showlegend": legend,
-    }
+def _overlaid(
+    others: np.ndarray, own: np.ndarray, names: tuple[str, str], edges: np.ndarray, ticks: str, legend: bool
+) -> list[Trace]:
+    """Two distributions in a panel: what the figure is about lies over the other."""
+    return [
+        histogram_trace(
+            part[~np.isnan(part)], edges, name, colour, per=1.0, opacity=0.75 if colour == ACCENT else 1.0,
+            hover=f"%{{x:{ticks}}}: %{{y:.1%}}<extra></extra>", legendgroup=name, showlegend=legend,
+        )
+        for part, name, colour in zip((others, own), names, (FAINT, ACCENT), strict=True)
+    ]  # fmt: skip
 
 
 def _set_titles(fig: Figure, size: int = 12) -> Figure:
@@ -61,25 +61,25 @@ def heat_figure(
     """
     numbers = [str(i + 1) for i in range(len(concepts))]
     top = float(np.nanquantile(np.abs(means), 0.995)) or 1.0
-    fig, cells = _side_by_side(metrics, len(metrics), horizontal_spacing=0.02, shared_yaxes=True)
+    fig, cells = panels(metrics, horizontal_spacing=0.02, shared_yaxes=True)
+    texts = np.tile(np.array(concepts, dtype=object), (len(concepts), 1))
+    names = [f"{name}  {i}" for name, i in zip(concepts, numbers, strict=True)]
     for values, cell in zip(means, cells, strict=True):
-        heatmap = Heatmap(
-            z=values,
-            x=numbers,
-            y=[f"{name}  {i}" for name, i in zip(concepts, numbers, strict=True)],
-            coloraxis="coloraxis",
-            customdata=np.tile(np.array(concepts, dtype=object), (len(concepts), 1)),
-            hovertemplate="%{y}<br>%{customdata}<br>%{z:.3f}<extra></extra>",
-            xgap=0.5,
-            ygap=0.5,
-        )
-        fig.add_trace(heatmap, **cell)
-    style(fig, height=max(320, 15 * len(concepts) + 120), aspect=0.58, extra=90)
-    colours = {"colorscale": _DIVERGING, "cmin": -top, "cmax": top}
-    colour_bar = {"title": {"text": "cosine"}, "thickness": 12}
-    fig.update_layout(margin={"t": 32}, coloraxis={**colours, "colorbar": colour_bar})
-    fig.update_xaxes(showgrid=False, tickvals=numbers[:: max(1, len(concepts) // 10)], type="category")
-    fig.update_yaxes(showgrid=False, **_NAMES)
+        fig.add_trace(
+            {
+                "type": "heatmap", "z": values, "x": numbers, "y": names, "coloraxis": "coloraxis",
+                "customdata": texts, "hovertemplate": "%{y}<br>%{customdata}<br>%{z:.3f}<extra></extra>",
+                "xgap": 0.5, "ygap": 0.5,
+            },
+            **cell,
+        )  # fmt: skip
+    bar = {"title": {"text": "cosine"}, "thickness": 12}
+    colours = {"colorscale": _DIVERGING, "cmin": -top, "cmax": top, "colorbar": bar}
+    style(
+        fig, height=max(320, 15 * len(concepts) + 120), aspect=0.58, extra=90, margin_t=32, coloraxis=colours,
+        x={"showgrid": False, "tickvals": numbers[:: max(1, len(concepts) // 10)], "type": "category"},
+        y={"showgrid": False, **_NAMES},
+    )  # fmt: skip
     return _set_titles(fig, 13)
 
 
@@ -99,34 +99,23 @@ def within_figure(within: pd.DataFrame, concepts: Sequence[str], metrics: Sequen
         "level_listed": ("95% of random pairs of the listed words", "line-ns-open", MUTED),
         "largest_other": ("largest |cosine| with another concept", "x-thin-open", SURFACE),
     }
-    fig, cells = _side_by_side(metrics, len(metrics), horizontal_spacing=0.02, shared_yaxes=True)
+    fig, cells = panels(metrics, horizontal_spacing=0.02, shared_yaxes=True)
     for i, (metric, cell) in enumerate(zip(metrics, cells, strict=True)):
         rows = within[within["metric"] == metric].set_index("concept").loc[list(concepts)]
-        shared: dict[str, Any] = {
-            "y": list(concepts),
-            "mode": "markers",
-            "showlegend": i == 0,
-            "hovertemplate": "%{y}: %{x:.3f}<extra></extra>",
-        }
+        shared: dict[str, Any] = {"showlegend": i == 0, "hover": "%{y}: %{x:.3f}<extra></extra>"}
         for column, (name, symbol, colour) in marks.items():
-            marker = {"size": 8, "line": {"width": 1.5}, "symbol": symbol, "color": colour}
-            fig.add_trace(
-                Scatter(x=rows[column], marker=marker, name=name, legendgroup=name, **shared), **cell
-            )
+            look, names = {"line": {"width": 1.5}, "symbol": symbol}, list(concepts)
+            mark = dots_trace(rows[column], names, name, colour, 8, look=look, legendgroup=name, **shared)
+            fig.add_trace(mark, **cell)
         mean, low, high = (rows[column].to_numpy(float) for column in ("mean", "low", "high"))
-        own = Scatter(
-            x=mean,
-            marker={"size": 7, "color": ACCENT},
-            error_x=error_bars(mean, low, high, ACCENT, thickness=1.2),
-            name="within the concept, 95% interval",
-            legendgroup="own",
-            **shared,
-        )
+        bars = error_bars(mean, low, high, ACCENT, thickness=1.2)
+        name = "within the concept, 95% interval"
+        own = dots_trace(mean, list(concepts), name, ACCENT, 7, error_x=bars, legendgroup="own", **shared)
         fig.add_trace(own, **cell)
-    style(fig, height=max(320, 16 * len(concepts) + 130), aspect=0.62, extra=110)
-    fig.update_layout(margin={"t": 70}, legend={"y": 1.05})
-    fig.update_xaxes(rangemode="tozero")
-    fig.update_yaxes(**_NAMES)
+    style(
+        fig, height=max(320, 16 * len(concepts) + 130), aspect=0.62, extra=110, margin_t=70, legend_y=1.05,
+        x={"rangemode": "tozero"}, y=_NAMES,
+    )  # fmt: skip
     return _set_titles(fig, 13)
 
 
@@ -150,26 +139,21 @@ def loo_figure(
     low, high = float(np.nanquantile(random, 0.0005)), float(np.nanquantile(values, 0.995))
     edges = np.linspace(low, max(high, -low) * 1.05, 41)
     shared = {"shared_xaxes": _EVERY_PANEL, "shared_yaxes": _EVERY_PANEL}
-    fig, cells = _side_by_side(
-        concepts, columns, horizontal_spacing=0.02, vertical_spacing=0.32 / rows, **shared
+    fig, cells = panels(
+        concepts, rows, columns, horizontal_spacing=0.02, vertical_spacing=0.32 / rows, **shared
     )
-    for c, (concept, cell) in enumerate(zip(concepts, cells, strict=True)):
+    names = ("random pairs", "the pairs")
+    for c, (concept, cell) in enumerate(zip(concepts, cells, strict=False)):
         own = values[(projections["concept"] == concept).to_numpy()]
-        for name, part, colour in (("random pairs", random[c], FAINT), ("the pairs", own, ACCENT)):
-            bars = counted_bars(
-                part[~np.isnan(part)],
-                edges,
-                per=1.0,
-                hovertemplate="%{x:.1f}: %{y:.1%}<extra></extra>",
-                **_overlaid(colour, name, legend=c == 0),
-            )
+        for bars in _overlaid(random[c], own, names, edges, ".1f", c == 0):
             fig.add_trace(bars, **cell)
     note = "Projections beyond the drawn range are counted in its last bar."
-    style(fig, height=110 * rows + 110, aspect=0.17 * rows, extra=80, note=note)
     legend = {"y": 1.0, "yref": "container", "yanchor": "top"}
-    fig.update_layout(barmode="overlay", margin={"t": 60, "l": 20}, legend=legend)
-    fig.update_xaxes(showgrid=False)
-    fig.update_yaxes(showticklabels=False, ticks="", showgrid=False)
+    style(
+        fig, height=110 * rows + 110, aspect=0.17 * rows, extra=80, note=note, barmode="overlay",
+        margin={"t": 60, "l": 20}, legend=legend, x={"showgrid": False},
+        y={"showticklabels": False, "ticks": "", "showgrid": False},
+    )  # fmt: skip
     fig.update_xaxes(title_text="random pairs' standard deviations", row=rows, col=(columns + 1) // 2)
     return _set_titles(fig, 11)
 
@@ -189,38 +173,37 @@ def language_figure(scores: pd.DataFrame, pairs: Sequence[str], limit: int = 8) 
     columns = min(2, len(pairs))
     rows = -(-len(pairs) // columns)
     spacing = {"horizontal_spacing": 0.24, "vertical_spacing": 0.3 / rows}
-    fig, cells = _side_by_side(pairs, columns, shared_xaxes=_EVERY_PANEL, **spacing)
-    for k, (pair, cell) in enumerate(zip(pairs, cells, strict=True)):
+    fig, cells = panels(pairs, rows, columns, shared_xaxes=_EVERY_PANEL, **spacing)
+    for k, (pair, cell) in enumerate(zip(pairs, cells, strict=False)):
         top = scores[scores["pair"] == pair]
         top = top.reindex(top["cosine"].abs().sort_values(ascending=False).index)[:limit]
         size, sign = top["cosine"].abs().to_numpy(float), np.sign(top["cosine"].to_numpy(float))
         ends = sign * top[["low", "high"]].to_numpy(float).T
-        bars = Bar(
-            x=size,
-            y=list(top["concept"]),
+        names, whole = list(top["concept"]), "%{y}: %{customdata:.3f}<extra></extra>"
+        whiskers = error_bars(size, ends.min(axis=0), ends.max(axis=0), INK, thickness=1.0, width=2)
+        colours = [ACCENT if m else BLOCKS[3] for m in top["matching"]]
+        look = {"symbol": "line-ns-open", "line": {"width": 2}}
+        bars = bar_trace(
+            size,
+            names,
+            None,
+            colours,
+            hover=whole,
             orientation="h",
-            marker_color=[ACCENT if m else BLOCKS[3] for m in top["matching"]],
-            error_x=error_bars(size, ends.min(axis=0), ends.max(axis=0), INK, thickness=1.0, width=2),
-            showlegend=False,
+            error_x=whiskers,
             customdata=top["cosine"],
-            hovertemplate="%{y}: %{customdata:.3f}<extra></extra>",
         )
-        level = Scatter(
-            x=top["level_random"],
-            y=list(top["concept"]),
-            mode="markers",
-            marker={"symbol": "line-ns-open", "size": 12, "color": MUTED, "line": {"width": 2}},
-            name="95% of random word pairs",
-            showlegend=k == 0,
-            hovertemplate="random: %{x:.3f}<extra></extra>",
-        )
-        fig.add_trace(bars, **cell).add_trace(level, **cell)
+        random = dots_trace(
+            top["level_random"], names, "95% of random word pairs", MUTED, 12, look=look, showlegend=k == 0,
+            hover="random: %{x:.3f}<extra></extra>",
+        )  # fmt: skip
+        fig.add_trace(bars, **cell).add_trace(random, **cell)
     note = f"The {limit} largest concepts a panel; the matching one is dark. Whiskers: 95% intervals."
-    style(fig, height=190 * rows + 90, aspect=0.24 * rows, extra=100, note=note)
     legend = {"yref": "container", "y": 0.99, "yanchor": "top"}  # above the first panels' titles
-    fig.update_layout(margin={"t": 80}, legend=legend)
-    fig.update_xaxes(rangemode="tozero")
-    fig.update_yaxes(showgrid=False, **_NAMES)
+    style(
+        fig, height=190 * rows + 90, aspect=0.24 * rows, extra=100, note=note, margin_t=80, legend=legend,
+        x={"rangemode": "tozero"}, y={"showgrid": False, **_NAMES},
+    )  # fmt: skip
     for c in range(columns):
         fig.update_xaxes(title_text="|cosine|", row=rows, col=c + 1)
     return _set_titles(fig)
@@ -237,24 +220,16 @@ def matching_figure(
         items: texts of the contexts.
     """
     n, size = len(metrics), np.abs(cosines)
-    fig, cells = _side_by_side(metrics, 1, vertical_spacing=0.3 / n, shared_xaxes=True)
+    fig, cells = panels(metrics, n, 1, vertical_spacing=0.3 / n, shared_xaxes=True)
     own = np.eye(size.shape[1], dtype=bool)
     edges = np.linspace(0.0, float(np.nanmax(size)) or 1.0, 41)
+    names = ("with others' words", "with its own words")
     for i, (values, cell) in enumerate(zip(size, cells, strict=True)):
-        other = values[~own & ~np.isnan(values)]
-        parts = (("with others' words", other, FAINT), ("with its own words", np.diag(values), ACCENT))
-        for name, part, colour in parts:
-            bars = counted_bars(
-                part[~np.isnan(part)],
-                edges,
-                per=1.0,
-                hovertemplate="%{x:.3f}: %{y:.1%}<extra></extra>",
-                **_overlaid(colour, name, legend=i == 0),
-            )
+        for bars in _overlaid(values[~own], np.diag(values), names, edges, ".3f", i == 0):
             fig.add_trace(bars, **cell)
-    note = f"{len(items)} pairs of contexts."
-    style(fig, height=130 * n + 110, aspect=0.2 * n, extra=80, note=note)
-    fig.update_layout(barmode="overlay", margin={"t": 60})
-    fig.update_yaxes(tickformat=".0%", title_text="share")
+    style(
+        fig, height=130 * n + 110, aspect=0.2 * n, extra=80, note=f"{len(items)} pairs of contexts.",
+        barmode="overlay", margin_t=60, y={"tickformat": ".0%", "title_text": "share"},
+    )  # fmt: skip
     fig.update_xaxes(title_text="|cosine|", row=n, col=1)
     return _set_titles(fig)

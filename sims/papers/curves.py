@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import ceil, floor
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from graticule.probes.plots.drawing import Figure, Scatter, make_subplots
-from graticule.probes.plots.style import ACCENT, BLOCKS, INK, MUTED, need_columns, plain, style
+from graticule.probes.plots.primitives import dots_trace, level, line_trace, new_figure, panels
+from graticule.probes.plots.style import ACCENT, BLOCKS, INK, need_columns, plain, style
 from graticule.sims.papers.figures import VIEW_TITLES, VIEWS
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 _BANDS = "Bands: two standard errors over runs."
 
@@ -26,17 +29,16 @@ def loss_curve_figure(curves: pd.DataFrame) -> Figure:
         KeyError: If a column is missing.
     """
     need_columns(curves, "setting", "step", "gap", "gap_se")
-    fig = Figure()
+    fig = new_figure()
     for setting, part, line in _settings(curves):
-        _band(fig, part, "gap", line["color"], positive=True)
-        over = "update %{x:,}<br>%{y:.4f} nats above the floor<extra></extra>"
-        fig.add_trace(
-            Scatter(x=part["step"], y=part["gap"], mode="lines", name=setting, line=line, hovertemplate=over)
-        )
-    style(fig, height=400, aspect=0.5, extra=60, note=_BANDS)
-    fig.update_xaxes(title_text="updates", type="log", **_ticks(curves["step"]))
-    fig.update_yaxes(title_text="loss above its floor (nats)", type="log", **_ticks(curves["gap"]))
-    return fig
+        _band(fig, part, "gap", line["colour"], positive=True)
+        hover = "update %{x:,}<br>%{y:.4f} nats above the floor<extra></extra>"
+        fig.add_trace(line_trace(part["step"], part["gap"], setting, hover=hover, **line))
+    across, up = {"title_text": "updates", "type": "log"}, {"title_text": "loss above its floor (nats)"}
+    return style(
+        fig, height=400, aspect=0.5, extra=60, note=_BANDS, x={**across, **_ticks(curves["step"])},
+        y={**up, "type": "log", **_ticks(curves["gap"])},
+    )  # fmt: skip
 
 
 def cosine_curve_figure(curves: pd.DataFrame, paper: pd.DataFrame) -> Figure:
@@ -50,43 +52,29 @@ def cosine_curve_figure(curves: pd.DataFrame, paper: pd.DataFrame) -> Figure:
         KeyError: If a column is missing.
     """
     need_columns(curves, "setting", "step", *VIEWS, *(f"{v}_se" for v in VIEWS))
-    fig: Figure = make_subplots(
-        cols=3, subplot_titles=VIEW_TITLES, shared_yaxes=True, horizontal_spacing=0.03
-    )
-    for col, view in enumerate(VIEWS, start=1):
+    fig, cells = panels(VIEW_TITLES, shared_yaxes=True, horizontal_spacing=0.03)
+    for view, cell in zip(VIEWS, cells, strict=True):
+        first = cell == cells[0]
         for setting, part, line in _settings(curves):
-            _band(fig, part, view, line["color"], row=1, col=col)
-            trace = Scatter(
-                x=part["step"],
-                y=part[view],
-                mode="lines",
-                name=setting,
-                legendgroup=setting,
-                showlegend=col == 1,
-                line=line,
-                hovertemplate="update %{x:,}<br>cosine %{y:.3f}<extra></extra>",
-            )
-            fig.add_trace(trace, row=1, col=col)
+            _band(fig, part, view, line["colour"], **cell)
+            more: dict[str, Any] = {"legendgroup": setting, "showlegend": first, **line}
+            more["hover"] = "update %{x:,}<br>cosine %{y:.3f}<extra></extra>"
+            fig.add_trace(line_trace(part["step"], part[view], setting, **more), **cell)
         stated = paper[paper["what"] == view]
         if len(stated):
-            trace = Scatter(
-                x=stated["step"],
-                y=stated["paper"],
-                mode="markers",
-                name="paper's figure 5",
-                legendgroup="paper",
-                showlegend=col == 1,
-                marker={"symbol": "x", "size": 9, "color": INK},
-                hovertemplate="paper %{y:.3f}<extra></extra>",
+            more = {"legendgroup": "paper", "showlegend": first, "look": {"symbol": "x"}}
+            more["hover"] = "paper %{y:.3f}<extra></extra>"
+            fig.add_trace(
+                dots_trace(stated["step"], stated["paper"], "paper's figure 5", INK, **more), **cell
             )
-            fig.add_trace(trace, row=1, col=col)
-    style(fig, height=380, aspect=0.42, extra=80, note=_BANDS)
-    fig.update_layout(margin={"t": 40}, legend={"y": -0.2, "yanchor": "top"})
-    fig.update_xaxes(title_text="updates", type="log", **_ticks(curves["step"]))
+    low = min(float(np.nanmin(curves[list(VIEWS)].to_numpy(np.float64))), 0.0)
+    style(
+        fig, height=380, aspect=0.42, extra=80, note=_BANDS, margin_t=40,
+        legend={"y": -0.2, "yanchor": "top"},
+        x={"title_text": "updates", "type": "log", **_ticks(curves["step"])}, y={"range": [low - 0.1, 1.04]},
+    )  # fmt: skip
     for col in (2, 3):
         fig.update_xaxes(matches="x", row=1, col=col)
-    low = min(float(np.nanmin(curves[list(VIEWS)].to_numpy(np.float64))), 0.0)
-    fig.update_yaxes(range=[low - 0.1, 1.04])
     fig.update_yaxes(title_text="mean cosine", row=1, col=1)
     return fig
 
@@ -102,43 +90,39 @@ def descent_figure(curves: pd.DataFrame) -> Figure:
     """
     need_columns(curves, "theorem", "series", "step", "cosine")
     colours, dashes = {"4": ACCENT, "12": BLOCKS[0], "14": BLOCKS[2]}, ("solid", "dot", "dash")
-    fig = Figure()
+    fig = new_figure()
     used: dict[str, int] = {}
     for name, rows in curves.groupby("series", sort=False):
         theorem = str(rows["theorem"].iloc[0])
         place = used[theorem] = used.get(theorem, -1) + 1
-        drawn = rows[rows["step"] > 0]
+        drawn, colour = rows[rows["step"] > 0], colours.get(theorem, INK)
+        hover = f"step %{{x:,}}<br>cosine %{{y:.5f}}<extra>{plain(name)}</extra>"
+        dash = dashes[place % len(dashes)]
         fig.add_trace(
-            Scatter(
-                x=drawn["step"],
-                y=drawn["cosine"],
-                mode="lines",
-                line={"color": colours.get(theorem, INK), "width": 2, "dash": dashes[place % len(dashes)]},
-                name=str(name),
-                hovertemplate="step %{x:,}<br>cosine %{y:.5f}<extra>" + plain(name) + "</extra>",
-            )
+            line_trace(drawn["step"], drawn["cosine"], str(name), colour, 2, dash=dash, hover=hover)
         )
-    fig.add_hline(y=1, line={"color": MUTED, "width": 1, "dash": "dash"})
-    style(
-        fig,
-        height=440,
-        aspect=0.5,
-        extra=90,
-        note="The dashed line is the limit. For Theorem 4 the cosine is the least over steering vectors, "
-        "with the hard-margin direction in closed form; for Theorem 14 likewise.",
+    level(fig, y=1, dash="dash")
+    last, low = int(curves["step"].max()), float(curves.loc[curves["step"] > 0, "cosine"].min())
+    note = (
+        "The dashed line is the limit. For Theorem 4 the cosine is the least over steering vectors, "
+        "with the hard-margin direction in closed form; for Theorem 14 likewise."
     )
-    last = int(curves["step"].max())
-    fig.update_xaxes(type="log", title_text="updates", showgrid=False, dtick=1, range=[0, np.log10(last)])
-    low = float(curves.loc[curves["step"] > 0, "cosine"].min())
-    fig.update_yaxes(title_text="cosine with the limit's direction", range=[min(low, 0.0) - 0.05, 1.06])
-    return fig
+    across = {
+        "type": "log",
+        "title_text": "updates",
+        "showgrid": False,
+        "dtick": 1,
+        "range": [0, np.log10(last)],
+    }
+    up = {"title_text": "cosine with the limit's direction", "range": [min(low, 0.0) - 0.05, 1.06]}
+    return style(fig, height=440, aspect=0.5, extra=90, note=note, x=across, y=up)
 
 
 def _settings(curves: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame, dict[str, Any]]]:
     """Every setting's name, its points after the start, and how its line looks."""
     for k, (setting, part) in enumerate(curves.groupby("setting", sort=False)):
         dash = ("solid", "dash", "dot")[k // len(BLOCKS) % 3]
-        line = {"color": BLOCKS[k % len(BLOCKS)], "width": 2, "dash": dash}
+        line = {"colour": BLOCKS[k % len(BLOCKS)], "width": 2, "dash": dash}
         yield str(setting), part[part["step"] > 0], line
 
 
@@ -152,20 +136,8 @@ def _band(
     high, low = y + 2 * error.fillna(0.0), y - 2 * error.fillna(0.0)
     if positive:
         low = low.clip(lower=y * 0.5)  # a logarithmic axis has no zero
-    fig.add_trace(
-        Scatter(
-            x=[*x, *x[::-1]],
-            y=[*high, *low[::-1]],
-            fill="toself",
-            fillcolor=colour,
-            opacity=0.18,
-            line={"width": 0},
-            mode="lines",
-            hoverinfo="skip",
-            showlegend=False,
-        ),
-        **where,
-    )
+    look: dict[str, Any] = {"fill": "toself", "fillcolor": colour, "opacity": 0.18, "line": {"width": 0}}
+    fig.add_trace(line_trace([*x, *x[::-1]], [*high, *low[::-1]], None, colour, hover="", **look), **where)
 
 
 def _ticks(values: pd.Series) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from graticule.hooks.messages import visible
 from graticule.hooks.result import Result
 from graticule.hub import push
 from graticule.probes.core.findings import Findings
-from graticule.probes.plots.style import Markup, figure_json, plain
+from graticule.probes.plots.drawing import figure_json
+from graticule.probes.plots.style import Markup, plain
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.words.words import Words
 from graticule.report import write_page

@@ -416,7 +416,10 @@ def test_every_figure_is_styled_after_its_last_trace() -> None:
                 lines.setdefault(name, []).append(call.lineno)
             if "style" in lines:
                 seen += 1
-                assert max(lines.get("add_trace", [0])) < min(lines["style"]), f"{file}: {function.name}"
-            elif {"Figure", "make_subplots"} & lines.keys() and function.name != "_side_by_side":
-                assert "_finish" in lines, f"{file}: {function.name} makes a figure without a style"
+                assert max([0, *lines.get("add_trace", []), *lines.get("add_traces", [])]) < min(
+                    lines["style"]
+                ), f"{file}: {function.name}"
+            elif {"Figure", "make_subplots", "new_figure", "panels"} & lines.keys():
+                makers = ("new_figure", "panels", "_side_by_side")
+                assert function.name in makers, f"{file}: {function.name} makes a figure without a style"
     assert seen > 60

@@ -11,6 +11,8 @@ import pandas as pd
 
 from graticule.hooks.names import user_path
 from graticule.hooks.saved import SavedResult
+from graticule.probes.plots.primitives import bar_trace, dots_trace, line_trace, new_figure, panels
+from graticule.probes.plots.style import ACCENT, BLOCKS, FAINT, INK, MUTED, SURFACE, need_columns, style
 from graticule.saes.evaluation.losses import CONDITIONS, Losses
 from graticule.saes.evaluation.reconstruction import Reconstruction
 from graticule.saes.features.dictionary import ALIKE, ALWAYS_ON, Dictionary
@@ -243,13 +245,13 @@ def _attributes(value: Any, *names: str) -> dict[str, Any]:
     return {name: getattr(value, name) for name in names}
 
 
+_DECADES = {"type": "log", "exponentformat": "power", "dtick": 1}
+
+
 # Figures -----------------------------------------------------------------------------------------------
 def density_figure(latents: pd.DataFrame, n_rows: int) -> Figure:
     """Histogram of log densities (those of the training where a run counted them), the ultralow cluster in
     its own colour; dead latents are counted in the note."""
-    from graticule.probes.plots.drawing import Bar, Figure
-    from graticule.probes.plots.style import ACCENT, SURFACE, need_columns, style
-
     need_columns(latents, "density", "cluster")
     counted = "training_density" in latents
     density = latents["training_density" if counted else "density"]
@@ -257,70 +259,48 @@ def density_figure(latents: pd.DataFrame, n_rows: int) -> Figure:
     log = np.log10(density[density > 0].to_numpy(np.float64))
     low = min(-1, int(np.floor(log.min()))) if len(log) else -6
     edges = np.linspace(low, 0.0, -low * _BINS_A_DECADE + 1)
-    fig = Figure()
+    fig = new_figure()
+    middles, widths = 10 ** ((edges[1:] + edges[:-1]) / 2), 10 ** edges[1:] - 10 ** edges[:-1]
     for name, picked, colour in (("alive", ~ultralow, SURFACE), ("ultralow", ultralow, ACCENT)):
         counts = np.histogram(log[picked], edges)[0]
         if counts.sum():
-            fig.add_trace(
-                Bar(
-                    x=10 ** ((edges[1:] + edges[:-1]) / 2),
-                    y=counts,
-                    width=10 ** edges[1:] - 10 ** edges[:-1],
-                    name=_CLUSTERS[name],
-                    marker={"color": colour, "line": {"color": "white", "width": 0.5}},
-                    hovertemplate="density %{x:.1e}: %{y} latents<extra></extra>",
-                )
-            )
+            marker = {"color": colour, "line": {"color": "white", "width": 0.5}}
+            more: dict[str, Any] = {"hover": "density %{x:.1e}: %{y} latents<extra></extra>"}
+            more |= {"width": widths, "marker": marker}
+            fig.add_trace(bar_trace(middles, counts, _CLUSTERS[name], colour, **more))
     dead = int((latents["cluster"] == "dead").sum())
     note = f"{dead:,} of {len(latents):,} latents fired on none of {n_rows:,} tokens and are not drawn."
     if counted:
         note += " Densities are those that training counted."
-    fig.update_layout(barmode="stack")
-    fig.update_xaxes(type="log", title={"text": "share of tokens on which the latent fires"})
-    fig.update_xaxes(exponentformat="power", dtick=1)
-    fig.update_yaxes(title={"text": "latents"})
-    return style(fig, height=340, aspect=0.36, extra=60, note=note)
+    across = {"title_text": "share of tokens on which the latent fires", **_DECADES}
+    return style(fig, height=340, aspect=0.36, extra=60, note=note, x=across, y="latents", barmode="stack")
 
 
 def _cluster_figure(latents: pd.DataFrame) -> Figure:
     """Encoder bias, and encoder·decoder cosine, against density: where the paper's two clusters part."""
-    from graticule.probes.plots.drawing import Scatter, make_subplots
-    from graticule.probes.plots.style import ACCENT, SURFACE, need_columns, style
-
     need_columns(latents, "latent", "density", "b_enc", "encoder_decoder", "cluster")
     column = "training_density" if "training_density" in latents else "density"
     firing = latents[latents[column] > 0]
     step = max(1, -(-len(firing) // _MOST_POINTS))
     drawn = firing.iloc[::step]
-    fig = make_subplots(rows=1, cols=2, horizontal_spacing=0.12)
-    for c, y in enumerate(("b_enc", "encoder_decoder"), 1):
+    fig, cells = panels(columns=2, horizontal_spacing=0.12)
+    hover = "latent %{customdata}: %{x:.1e}, %{y:.3f}<extra></extra>"
+    for y, cell in zip(("b_enc", "encoder_decoder"), cells, strict=True):
         for name, colour in (("alive", SURFACE), ("ultralow", ACCENT)):
             rows = drawn[(drawn["cluster"] == "ultralow") == (name == "ultralow")]
             if len(rows):
-                points = Scatter(
-                    x=rows[column],
-                    y=rows[y],
-                    mode="markers",
-                    name=_CLUSTERS[name],
-                    legendgroup=name,
-                    showlegend=c == 1,
-                    marker={"color": colour, "size": 4, "opacity": 0.5},
-                    customdata=rows["latent"],
-                    hovertemplate="latent %{customdata}: %{x:.1e}, %{y:.3f}<extra></extra>",
-                )
-                fig.add_trace(points, row=1, col=c)
-    fig.update_xaxes(type="log", exponentformat="power", dtick=1, title={"text": "density"})
-    fig.update_yaxes(title={"text": "encoder bias"}, col=1)
-    fig.update_yaxes(title={"text": "cosine of encoder and decoder"}, col=2)
+                more: dict[str, Any] = {"legendgroup": name, "showlegend": cell == cells[0], "hover": hover}
+                more |= {"look": {"opacity": 0.5}, "customdata": rows["latent"]}
+                fig.add_trace(dots_trace(rows[column], rows[y], _CLUSTERS[name], colour, 4, **more), **cell)
     note = "" if step == 1 else f"One in {step} latents is drawn."
-    return style(fig, height=360, aspect=0.4, extra=60, note=note)
+    style(fig, height=360, aspect=0.4, extra=60, note=note, x={"title_text": "density", **_DECADES})
+    for title, cell in zip(("encoder bias", "cosine of encoder and decoder"), cells, strict=True):
+        fig.update_yaxes(title_text=title, **cell)
+    return fig
 
 
 def _position_figure(positions: pd.DataFrame) -> Figure:
     """Explained variance and cosine along a context, and the losses where they were taken."""
-    from graticule.probes.plots.drawing import Scatter, make_subplots
-    from graticule.probes.plots.style import ACCENT, BLOCKS, FAINT, INK, MUTED, SURFACE, need_columns, style
-
     need_columns(positions, "position", "explained_variance", "cosine")
     curves = [
         ("explained_variance", "explained variance", INK, 1),
@@ -331,23 +311,17 @@ def _position_figure(positions: pd.DataFrame) -> Figure:
         ("ce_zero", "loss, zero", FAINT, 2),
     ]
     losses = "ce_clean" in positions
-    fig = make_subplots(rows=1, cols=2 if losses else 1, horizontal_spacing=0.12)
+    fig, cells = panels(columns=2 if losses else 1, horizontal_spacing=0.12)
     for name, label, colour, col in curves:
         if name in positions and (losses or col == 1):
-            curve = Scatter(
-                x=positions["position"],
-                y=positions[name],
-                mode="lines",
-                name=label,
-                line={"color": colour, "width": 1.5},
-                hovertemplate=f"%{{y:.3f}}<extra>{label}</extra>",
-            )
-            fig.add_trace(curve, row=1, col=col)
-    fig.update_yaxes(title={"text": "nats a token"}, rangemode="tozero", col=2)
+            hover = f"%{{y:.3f}}<extra>{label}</extra>"
+            curve = line_trace(positions["position"], positions[name], label, colour, 1.5, hover=hover)
+            fig.add_trace(curve, **cells[col - 1])
     # no further down than −.5: a bad position must not flatten the rest
     least = np.nanmin(positions[["explained_variance", "cosine"]].to_numpy())
     low = max(-0.5, min(0.0, float(least) - 0.05))
-    fig.update_yaxes(title={"text": "of the rows at the position"}, range=(low, 1.02), col=1)
-    fig.update_xaxes(title={"text": "token position"})
-    fig.update_layout(hovermode="x", legend={"font": {"color": MUTED}})
-    return style(fig, height=340, aspect=0.38, extra=80)
+    layout: dict[str, Any] = {"hovermode": "x", "legend_font_color": MUTED}
+    style(fig, height=340, aspect=0.38, extra=80, x="token position", **layout)
+    fig.update_yaxes(title_text="of the rows at the position", range=(low, 1.02), col=1)
+    fig.update_yaxes(title_text="nats a token", rangemode="tozero", col=2)
+    return fig

@@ -12,6 +12,18 @@ from graticule.hooks.calls import renamed, renamed_fields
 from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.result import headed
 from graticule.hooks.saved import SavedResult
+from graticule.probes.plots.primitives import bar_trace, dots_trace, level, line_trace, new_figure, panels
+from graticule.probes.plots.style import (
+    ACCENT,
+    BLOCKS,
+    FAINT,
+    INK,
+    MUTED,
+    SURFACE,
+    need_columns,
+    plain,
+    style,
+)
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -146,108 +158,68 @@ def _names(table: pd.DataFrame, column: str) -> list[str]:
 
 
 # Figures -----------------------------------------------------------------------------------------------
-def _side_by_side(atoms: pd.DataFrame) -> tuple[Figure, list[str], dict[str, str]]:
-    """An empty figure with one panel per world, the worlds, and the colour of each dictionary."""
-    from graticule.probes.plots.drawing import make_subplots
-    from graticule.probes.plots.style import ACCENT, BLOCKS, FAINT, INK, MUTED, SURFACE
-
+def _side_by_side(atoms: pd.DataFrame) -> tuple[Figure, dict[str, dict[str, Any]], dict[str, str]]:
+    """An empty figure with one panel per world, the worlds' panels, and the colour of each dictionary."""
     worlds, names = _names(atoms, "world"), _names(atoms, "arm")
     own, palette = [a for a in names if a not in BASELINES], (ACCENT, SURFACE, BLOCKS[2], BLOCKS[4])
     colours = {name: palette[i % len(palette)] for i, name in enumerate(own)}
     colours |= zip(BASELINES, (MUTED, FAINT, INK), strict=True)
-    fig = make_subplots(rows=1, cols=len(worlds), subplot_titles=worlds, shared_yaxes=True)
-    return fig, worlds, {name: colours[name] for name in names}
+    fig, cells = panels(worlds, shared_yaxes=True)
+    return fig, dict(zip(worlds, cells, strict=True)), {name: colours[name] for name in names}
 
 
 def _cosine_figure(atoms: pd.DataFrame) -> Figure:
     """One point per atom, one column per dictionary, one panel per world."""
-    from graticule.probes.plots.drawing import Box
-    from graticule.probes.plots.style import FAINT, need_columns, style
-
     need_columns(atoms, "world", "arm", "atom", "cosine")
     fig, worlds, colours = _side_by_side(atoms)
-    for c, world in enumerate(worlds, 1):
+    for world, cell in worlds.items():
         for name, colour in colours.items():
             rows = atoms[(atoms["world"] == world) & (atoms["arm"] == name)]
-            points = Box(
-                y=rows["cosine"],
-                name=name,
-                boxpoints="all",
-                jitter=0.6,
-                pointpos=0,
-                marker={"color": colour, "size": 4, "opacity": 0.6},
-                line={"color": colour, "width": 1},
-                fillcolor="rgba(0,0,0,0)",
-                customdata=rows["atom"],
-                hovertemplate="%{customdata}: %{y:.2f}<extra></extra>",
-                showlegend=False,
-            )
-            fig.add_trace(points, row=1, col=c)
-    fig.add_hline(y=0.9, line={"color": FAINT, "width": 1, "dash": "dot"})
-    fig.update_yaxes(title={"text": "cosine"}, col=1)
-    return style(fig, height=380, aspect=0.42, extra=60).update_layout(margin={"t": 36})
+            points = {
+                "type": "box", "y": rows["cosine"], "name": name, "boxpoints": "all", "jitter": 0.6,
+                "pointpos": 0, "marker": {"color": colour, "size": 4, "opacity": 0.6},
+                "line": {"color": colour, "width": 1}, "fillcolor": "rgba(0,0,0,0)", "showlegend": False,
+                "customdata": rows["atom"], "hovertemplate": "%{customdata}: %{y:.2f}<extra></extra>",
+            }  # fmt: skip
+            fig.add_trace(points, **cell)
+    style(fig, height=380, aspect=0.42, extra=60, margin_t=36)
+    level(fig, y=0.9, colour=FAINT)
+    fig.update_yaxes(title_text="cosine", col=1)
+    return fig
 
 
 def _f1_figure(atoms: pd.DataFrame) -> Figure:
     """F1 of the latent that tells each atom best, against the atom's rate; the line is always saying yes."""
-    from graticule.probes.plots.drawing import Scatter
-    from graticule.probes.plots.style import FAINT, need_columns, plain, style
-
     need_columns(atoms, "world", "arm", "atom", "firing", "f1", "f1_floor")
     fig, worlds, colours = _side_by_side(atoms)
-    for c, world in enumerate(worlds, 1):
-        here = atoms[atoms["world"] == world]
+    for world, cell in worlds.items():
+        first, here = cell["col"] == 1, atoms[atoms["world"] == world]
         floor = here.drop_duplicates("atom").sort_values("firing")
-        always = Scatter(
-            x=floor["firing"],
-            y=floor["f1_floor"],
-            mode="lines",
-            name="always yes",
-            legendgroup="always yes",
-            showlegend=c == 1,
-            line={"color": FAINT, "width": 1.5, "dash": "dot"},
-            hoverinfo="skip",
-        )
-        fig.add_trace(always, row=1, col=c)
+        more: dict[str, Any] = {"legendgroup": "always yes", "showlegend": first, "hover": ""}
+        x, y = floor["firing"], floor["f1_floor"]
+        fig.add_trace(line_trace(x, y, "always yes", FAINT, 1.5, dash="dot", **more), **cell)
         for name, colour in colours.items():
             rows = here[here["arm"] == name]
-            points = Scatter(
-                x=rows["firing"],
-                y=rows["f1"],
-                mode="markers",
-                name=name,
-                legendgroup=name,
-                showlegend=c == 1,
-                marker={"color": colour, "size": 5, "opacity": 0.7},
-                customdata=rows["atom"],
-                hovertemplate="%{customdata}: F1 %{y:.2f} at rate %{x:.3f}<extra>" + plain(name) + "</extra>",
-            )
-            fig.add_trace(points, row=1, col=c)
-    fig.update_xaxes(title={"text": "share of rows that hold the atom"})
-    fig.update_yaxes(title={"text": "F1"}, range=[-0.03, 1.03])
-    fig.update_yaxes(title=None, col=2)
-    return style(fig, height=380, aspect=0.42, extra=80).update_layout(margin={"t": 36}, legend={"y": 1.1})
+            hover = f"%{{customdata}}: F1 %{{y:.2f}} at rate %{{x:.3f}}<extra>{plain(name)}</extra>"
+            more = {"look": {"opacity": 0.7}, "legendgroup": name, "showlegend": first, "hover": hover}
+            more["customdata"] = rows["atom"]
+            fig.add_trace(dots_trace(rows["firing"], rows["f1"], name, colour, 5, **more), **cell)
+    across, up = "share of rows that hold the atom", {"title_text": "F1", "range": [-0.03, 1.03]}
+    style(fig, height=380, aspect=0.42, extra=80, x=across, y=up, margin_t=36, legend_y=1.1)
+    return fig.update_yaxes(title_text=None, col=2)
 
 
 def _where_figure(dictionaries: pd.DataFrame) -> Figure:
     """Shares of an atom's rows, mean over atoms, one bar per world and dictionary."""
-    from graticule.probes.plots.drawing import Bar, Figure
-    from graticule.probes.plots.style import BLOCKS, FAINT, SURFACE, need_columns, style
-
     need_columns(dictionaries, "world", "arm", "caught", "split", "absorbed", "missed")
     upwards = dictionaries.iloc[::-1]
-    fig = Figure()
+    fig = new_figure()
     colours = {"caught": SURFACE, "split": BLOCKS[3], "absorbed": BLOCKS[4], "missed": FAINT}
+    names = [upwards["world"].tolist(), upwards["arm"].tolist()]
     for part, colour in colours.items():
-        bars = Bar(
-            x=upwards[part],
-            y=[upwards["world"].tolist(), upwards["arm"].tolist()],
-            orientation="h",
-            name=part,
-            marker={"color": colour},
-            hovertemplate=f"{part} %{{x:.0%}}<extra></extra>",
-        )
-        fig.add_trace(bars)
-    fig.update_layout(barmode="stack", bargap=0.25, legend={"traceorder": "normal"})
-    fig.update_xaxes(title={"text": "share of the rows that hold an atom"}, range=[0, 1], tickformat=".0%")
-    return style(fig, height=120 + 26 * len(dictionaries), aspect=0.045 * len(dictionaries), extra=110)
+        hover = f"{part} %{{x:.0%}}<extra></extra>"
+        fig.add_trace(bar_trace(upwards[part], names, part, colour, orientation="h", hover=hover))
+    n = len(dictionaries)
+    across = {"title_text": "share of the rows that hold an atom", "range": [0, 1], "tickformat": ".0%"}
+    layout: dict[str, Any] = {"barmode": "stack", "bargap": 0.25, "legend_traceorder": "normal"}
+    return style(fig, height=120 + 26 * n, aspect=0.045 * n, extra=110, x=across, **layout)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pandas as pd
 
 from graticule.hooks.saved import SavedResult
+from graticule.probes.plots.primitives import dots_trace, level, new_figure
+from graticule.probes.plots.style import ACCENT, FAINT, SURFACE, need_columns, style
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -114,47 +116,34 @@ def _joined(latents: pd.Series, table: pd.DataFrame, texts: list[str], gap: str)
 def _effects_figure(effects: pd.DataFrame, features: pd.DataFrame) -> Figure:
     """For the features with the largest effects, the tokens raised and lowered most, as words at their
     effect, at the feature's strongest activation."""
-    from graticule.probes.plots.drawing import Figure, Scatter
-    from graticule.probes.plots.style import ACCENT, FAINT, SURFACE, need_columns, style
-
     need_columns(effects, "latent", "sign", "rank", "token", "effect")
     need_columns(features, "latent", "maximum")
     most = features.set_index("latent")["maximum"]
     drawn = effects.assign(logits=effects["effect"] * effects["latent"].map(most))
     size = drawn[drawn["sign"] == 1].groupby("latent")["logits"].max().sort_values(ascending=False)
-    fig = Figure()
+    fig = new_figure()
     names = [str(latent) for latent in size.index[:_N_DRAWN]][::-1]
     for sign, colour in ((1, SURFACE), (-1, ACCENT)):
         rows = drawn[(drawn["sign"] == sign) & drawn["latent"].astype(str).isin(names) & (drawn["rank"] < 5)]
-        fig.add_trace(
-            Scatter(
-                x=rows["logits"],
-                y=rows["latent"].astype(str),
-                mode="markers",
-                name="raised" if sign == 1 else "lowered",
-                marker={"color": colour, "size": 7, "symbol": "line-ns-open"},
-                customdata=rows["token"],
-                hovertemplate="%{customdata}: %{x:.2f}<extra>latent %{y}</extra>",
-            )
-        )
+        name, where = "raised" if sign == 1 else "lowered", rows["latent"].astype(str)
+        more: dict[str, Any] = {"look": {"symbol": "line-ns-open"}, "customdata": rows["token"]}
+        more["hover"] = "%{customdata}: %{x:.2f}<extra>latent %{y}</extra>"
+        fig.add_trace(dots_trace(rows["logits"], where, name, colour, 7, **more))
         best = rows[rows["rank"] == 0]
         fig.add_trace(
-            Scatter(
-                x=best["logits"],
-                y=best["latent"].astype(str),
-                mode="text",
-                text=[f" {t.strip() or '␣'} " for t in best["token"]],
-                textposition="middle right" if sign == 1 else "middle left",
-                textfont={"color": colour, "size": 11},
-                cliponaxis=False,
-                showlegend=False,
-                hoverinfo="skip",
-            )
-        )
-    fig.add_vline(x=0.0, line={"color": FAINT, "width": 1})
+            {
+                "type": "scatter", "x": best["logits"], "y": best["latent"].astype(str), "mode": "text",
+                "text": [f" {t.strip() or '␣'} " for t in best["token"]], "showlegend": False,
+                "textposition": "middle right" if sign == 1 else "middle left", "hoverinfo": "skip",
+                "textfont": {"color": colour, "size": 11}, "cliponaxis": False,
+            }
+        )  # fmt: skip
+    level(fig, x=0.0, colour=FAINT, dash=None)
     low, high = float(drawn["logits"].min()), float(drawn["logits"].max())
-    fig.update_xaxes(title={"text": "effect at the strongest activation, before the final norm (median 0)"})
-    fig.update_xaxes(range=[1.25 * low - 0.05 * high, 1.25 * high - 0.05 * low])
-    fig.update_yaxes(type="category", categoryorder="array", categoryarray=names, title={"text": "latent"})
     note = f"The {len(names)} features with the largest effects; the token moved most is written out."
-    return style(fig, height=140 + 24 * len(names), aspect=0.05 * len(names), extra=110, note=note)
+    return style(
+        fig, height=140 + 24 * len(names), aspect=0.05 * len(names), extra=110, note=note,
+        x={"title_text": "effect at the strongest activation, before the final norm (median 0)",
+           "range": [1.25 * low - 0.05 * high, 1.25 * high - 0.05 * low]},
+        y={"type": "category", "categoryorder": "array", "categoryarray": names, "title_text": "latent"},
+    )  # fmt: skip

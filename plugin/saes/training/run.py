@@ -17,6 +17,8 @@ from graticule.hooks.kinds import write_folder
 from graticule.hooks.names import inside, user_path
 from graticule.hooks.result import Result
 from graticule.hooks.streams.base import LargeRows
+from graticule.probes.plots.primitives import level, line_trace, panels
+from graticule.probes.plots.style import BLOCKS, plain, style
 from graticule.saes.training.folder import FILE, KIND
 
 if TYPE_CHECKING:
@@ -298,31 +300,21 @@ def curves_figure(
         histories: one curve per history, by its name.
         resampled: tokens after which dead latents were brought back: a dotted line across all panels.
     """
-    from graticule.probes.plots.drawing import Scatter, make_subplots
-    from graticule.probes.plots.style import BLOCKS, plain, style
 
-    fig = make_subplots(rows=2, cols=2, shared_xaxes=True, vertical_spacing=0.09, horizontal_spacing=0.1)
+    spacing: dict[str, Any] = {"vertical_spacing": 0.09, "horizontal_spacing": 0.1}
+    fig, cells = panels(rows=2, columns=2, shared_xaxes=True, **spacing)
     for i, (name, history) in enumerate(histories.items()):
         colour = BLOCKS[i % len(BLOCKS)]
-        for panel, column in enumerate(_PANELS):
-            line = Scatter(
-                x=history["tokens"],
-                y=history[column],
-                name=name or "training",
-                legendgroup=name,
-                showlegend=panel == 0 and len(histories) > 1,
-                mode="lines" if len(history) > 1 else "markers",
-                line={"color": colour, "width": 1.6},
-                hovertemplate=f"%{{x:,}} tokens: %{{y:.4g}}<extra>{plain(name)}</extra>",
-            )
-            fig.add_trace(line, row=panel // 2 + 1, col=panel % 2 + 1)
+        for column, cell in zip(_PANELS, cells, strict=True):
+            more: dict[str, Any] = {"mode": "lines" if len(history) > 1 else "markers", "legendgroup": name}
+            more["showlegend"] = cell == cells[0] and len(histories) > 1
+            more["hover"] = f"%{{x:,}} tokens: %{{y:.4g}}<extra>{plain(name)}</extra>"
+            x, y = history["tokens"], history[column]
+            fig.add_trace(line_trace(x, y, name or "training", colour, 1.6, **more), **cell)
         for tokens in (resampled or {}).get(name, ()):
-            fig.add_vline(x=tokens, line={"color": colour, "width": 1, "dash": "dot"}, opacity=0.6)
+            level(fig, x=tokens, colour=colour, opacity=0.6)
     style(fig, height=560, aspect=0.6)
-    for panel, (column, title) in enumerate(_PANELS.items()):
-        row, col = panel // 2 + 1, panel % 2 + 1
+    for (column, title), cell in zip(_PANELS.items(), cells, strict=True):
         log = column == "loss" and all((history[column] > 0).all() for history in histories.values())
-        fig.update_yaxes(title_text=title, type="log" if log else "linear", row=row, col=col)
-        if row == 2:
-            fig.update_xaxes(title_text="tokens", row=row, col=col)
-    return fig
+        fig.update_yaxes(title_text=title, type="log" if log else "linear", **cell)
+    return fig.update_xaxes(title_text="tokens", row=2)
