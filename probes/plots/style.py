@@ -101,7 +101,7 @@ def style(
     return fig
 
 
-def axis(title: str, unit: str | None = None, *, said: str | None = None, **more: Any) -> dict[str, Any]:
+def axis(title: str, unit: str | None = None, *, described: str | None = None, **more: Any) -> dict[str, Any]:
     """An axis with its unit, for `x` and `y` of `style`: years are whole numbers without commas.
 
     Args:
@@ -110,7 +110,7 @@ def axis(title: str, unit: str | None = None, *, said: str | None = None, **more
         said: a unit that the title says already.
         more: of plotly's axis.
     """
-    text = axis_title(title, None if unit == said else unit)
+    text = axis_title(title, None if unit == described else unit)
     return {"title_text": text, "tickformat": "d" if unit == "year" else None, **more}
 
 
