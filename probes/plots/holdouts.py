@@ -214,7 +214,7 @@ def held_out_spans_figure(
     mean = drawn.blocks[f"mean_{name}"]
     fig.add_trace(dots_trace(mean, drawn.place, "training mean", INK, 7, **texts))
     note = drawn.note("Dots are medians, bars the middle half of the rows.")
-    across = axis(name.replace("_", " "), unit, said=unit if unit and unit in name else None)
+    across = axis(name.replace("_", " "), unit, unit_in_title=unit if unit and unit in name else None)
     return style(fig, 130 + 26 * len(drawn.names), note=note, phone={"extra": 40}, x=across, y=drawn.axis())
 
 

@@ -149,7 +149,9 @@ def latent_figure(
         name, look = f"{kind} on {len(part):,} rows", {"opacity": 0.55}
         fig.add_trace(dots_trace(x, y, name, colour, 4, look=look, hover=hover))
     across = f"activation of latent {int(rows['latent'].iloc[0])}"
-    return style(fig, 420, aspect=0.5, extra=60, note=note, x=across, y=axis(target, unit, said="year"))
+    return style(
+        fig, 420, aspect=0.5, extra=60, note=note, x=across, y=axis(target, unit, unit_in_title="year")
+    )
 
 
 def cosine_figure(cosines: pd.DataFrame, levels: pd.DataFrame) -> Figure:

@@ -92,7 +92,9 @@ def scatter_figure(
     if outside:
         note += f" {outside:,} predictions lie beyond the axis."
     what = "year" if unit == "year" else "value"
-    across, up = (axis(f"{kind} {what}", unit, said="year", range=span) for kind in ("true", "predicted"))
+    across, up = (
+        axis(f"{kind} {what}", unit, unit_in_title="year", range=span) for kind in ("true", "predicted")
+    )
     return style(fig, 480, aspect=0.62, extra=60, note=note, phone={"extra": 150}, x=across, y=up)
 
 

@@ -101,16 +101,18 @@ def style(
     return fig
 
 
-def axis(title: str, unit: str | None = None, *, described: str | None = None, **more: Any) -> dict[str, Any]:
+def axis(
+    title: str, unit: str | None = None, *, unit_in_title: str | None = None, **more: Any
+) -> dict[str, Any]:
     """An axis with its unit, for `x` and `y` of `style`: years are whole numbers without commas.
 
     Args:
         title: what it is of.
         unit: goes behind the title in brackets; latitudes and longitudes are in degrees.
-        said: a unit that the title says already.
+        unit_in_title: a unit that the title says already.
         more: of plotly's axis.
     """
-    text = axis_title(title, None if unit == described else unit)
+    text = axis_title(title, None if unit == unit_in_title else unit)
     return {"title_text": text, "tickformat": "d" if unit == "year" else None, **more}
 
 
