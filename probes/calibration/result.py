@@ -26,19 +26,8 @@ from graticule.probes.plots.primitives import (
     new_figure,
     panels,
 )
-from graticule.probes.plots.style import (
-    ACCENT,
-    FAINT,
-    INK,
-    MUTED,
-    error_bars,
-    log_axis,
-    need_columns,
-    style,
-)
-from graticule.probes.plots.style import (
-    SURFACE as SURFACE_COLOUR,
-)
+from graticule.probes.plots.style import ACCENT, FAINT, INK, MUTED, error_bars, log_axis, need_columns, style
+from graticule.probes.plots.style import SURFACE as SURFACE_COLOUR
 from graticule.probes.scores.metrics import FEW, signed
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from graticule.hooks.result import headed
 from graticule.hooks.saved import SavedResult
 from graticule.probes.directions.angles import KINDS
 from graticule.probes.plots.primitives import (
-    Trace,
+    PlotTrace,
     dots_trace,
     heat_trace,
     level,
@@ -184,7 +184,7 @@ class Directions(SavedResult):
 
 
 # Figures ---------------------------------------------------------------------------------------------
-def _heat(grid: np.ndarray, labels: Sequence[str], names: str, **marks: Any) -> Trace:
+def _heat(grid: np.ndarray, labels: Sequence[str], names: str, **marks: Any) -> PlotTrace:
     """Cosines between everything that `labels` name; `names` begins the text under the pointer."""
     scale = [[0.0, SURFACE], [0.5, "#ffffff"], [1.0, ACCENT]]
     hover = f"{names}<br>cosine %{{z:.2f}}<extra></extra>"

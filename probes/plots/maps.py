@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from graticule.probes.plots.primitives import Trace, by_block, dots_trace, line_trace, panels
+from graticule.probes.plots.primitives import PlotTrace, by_block, dots_trace, line_trace, panels
 from graticule.probes.plots.style import FAINT, INK, Markup, need_columns, plain, sampled, scored_rows, style
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def coast_trace(
     width: float = 0.8,
     colour: str = "#8a97a5",
     thin: bool = False,
-) -> Trace:
+) -> PlotTrace:
     """The coastline within reach of a window, as one grey line.
 
     Args:

@@ -23,13 +23,13 @@ from graticule.probes.plots.style import (
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-Trace = dict[str, Any]
+PlotTrace = dict[str, Any]
 """A trace as plotly reads it."""
 Number = int | float
 
 
 # Figures ---------------------------------------------------------------------------------------------
-def new_figure(*traces: Trace) -> Figure:
+def new_figure(*traces: PlotTrace) -> Figure:
     """A figure of these traces."""
     from graticule.probes.plots.drawing import Figure
 
@@ -61,7 +61,7 @@ def panels(
 def line_trace(
     x: Any, y: Any, name: str | None, colour: str, width: Number = 2.5, *, dash: str | None = None,
     size: Number | None = None, hover: str | None = None, **more: Any,
-) -> Trace:  # fmt: skip
+) -> PlotTrace:  # fmt: skip
     """A line.
 
     Args:
@@ -75,8 +75,8 @@ def line_trace(
         hover: Template of the text under the pointer; empty for none.
         more: Of plotly's `Scatter`, before all else.
     """
-    line: Trace = {"color": colour, "width": width} | ({"dash": dash} if dash else {})
-    marks: Trace = {"mode": "lines"}
+    line: PlotTrace = {"color": colour, "width": width} | ({"dash": dash} if dash else {})
+    marks: PlotTrace = {"mode": "lines"}
     if size is not None:
         marks = {"mode": "lines+markers", "marker": {"size": size, "color": colour}}
     return {"type": "scatter", "x": x, "y": y, "line": line, **marks, **_texts(name, hover), **more}
@@ -85,7 +85,7 @@ def line_trace(
 def dots_trace(
     x: Any, y: Any, name: str | None, colour: Any, size: Any = 9, *, look: Mapping[str, Any] | None = None,
     hover: str | None = None, **more: Any,
-) -> Trace:  # fmt: skip
+) -> PlotTrace:  # fmt: skip
     """Marks alone; their intervals are `error_x=` or `error_y=` of `error_bars`.
 
     Args:
@@ -107,7 +107,7 @@ def dots_trace(
 def mark_trace(
     x: Any, y: Any, name: str | None, colour: str = ACCENT, size: int = 12, *, hover: str | None = None,
     **more: Any,
-) -> Trace:  # fmt: skip
+) -> PlotTrace:  # fmt: skip
     """The one of many that was chosen, as a diamond."""
     look = {"symbol": "diamond", "line": {"color": "white", "width": 1}}
     return dots_trace(x, y, name, colour, size, look=look, hover=hover, **more)
@@ -115,14 +115,14 @@ def mark_trace(
 
 def bar_trace(
     x: Any, y: Any, name: str | None, colour: Any, *, hover: str | None = None, **more: Any
-) -> Trace:
+) -> PlotTrace:
     """Bars; lying ones with `orientation="h"`."""
     return {"type": "bar", "x": x, "y": y, "marker": {"color": colour}, **_texts(name, hover), **more}
 
 
-def band_traces(x: Any, low: Any, high: Any, name: str, fill: str) -> list[Trace]:
+def band_traces(x: Any, low: Any, high: Any, name: str, fill: str) -> list[PlotTrace]:
     """The space between two curves."""
-    edge: Trace = {"type": "scatter", "x": x, "mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
+    edge: PlotTrace = {"type": "scatter", "x": x, "mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
     between = {"fill": "tonexty", "fillcolor": fill, "name": name, "showlegend": True}
     return [{**edge, "y": high, "showlegend": False}, {**edge, **between, "y": low}]
 
@@ -130,7 +130,7 @@ def band_traces(x: Any, low: Any, high: Any, name: str, fill: str) -> list[Trace
 def heat_trace(
     z: Any, x: Any, y: Any, scale: Any, span: tuple[Any, Any], hover: str, *, bar: Any = None,
     texts: Any = None, gap: Number | None = None, **more: Any,
-) -> Trace:  # fmt: skip
+) -> PlotTrace:  # fmt: skip
     """A heat map.
 
     Args:
@@ -145,16 +145,16 @@ def heat_trace(
         gap: Between cells, in pixels.
         more: Of plotly's `Heatmap`, before all else.
     """
-    written: Trace = {} if texts is None else {"text": texts, "texttemplate": "%{text}"}
-    between: Trace = {} if gap is None else {"xgap": gap, "ygap": gap}
+    written: PlotTrace = {} if texts is None else {"text": texts, "texttemplate": "%{text}"}
+    between: PlotTrace = {} if gap is None else {"xgap": gap, "ygap": gap}
     colours = {"zmin": span[0], "zmax": span[1], "colorscale": scale}
     side = {"colorbar": {"thickness": 12} | ({"title": {"text": bar}} if bar else {})}
     trace = {"type": "heatmap", "z": z, "x": x, "y": y, "hovertemplate": hover}
     return {**trace, **colours, **side, **written, **between, **more}
 
 
-def _texts(name: str | None, hover: str | None) -> Trace:
-    legend: Trace = {"showlegend": False} if name is None else {"name": name}
+def _texts(name: str | None, hover: str | None) -> PlotTrace:
+    legend: PlotTrace = {"showlegend": False} if name is None else {"name": name}
     if hover is None:
         return legend
     return {**legend, **({"hovertemplate": hover} if hover else {"hoverinfo": "skip"})}
@@ -177,7 +177,7 @@ def edges_of_size(values: np.ndarray, size: float) -> Float[np.ndarray, " edge"]
 def histogram_trace(
     values: np.ndarray, edges: Float[np.ndarray, " edge"], name: str | None, colour: str, *,
     outline: Number = 0, per: Number | None = None, hover: str | None = None, **more: Any,
-) -> Trace:  # fmt: skip
+) -> PlotTrace:  # fmt: skip
     """A histogram of values, all of them: what lies beyond the edges is in the outer bars.
 
     Args:
@@ -226,7 +226,7 @@ def is_of_names(rows: pd.DataFrame, block: str | None) -> bool:
     return block is not None and not pd.api.types.is_numeric_dtype(rows[block])
 
 
-def median_trace(x: np.ndarray, y: np.ndarray, name: str, hover: str) -> list[Trace]:
+def median_trace(x: np.ndarray, y: np.ndarray, name: str, hover: str) -> list[PlotTrace]:
     """The median of y in twenty equal-count bins of x; nothing for fewer than a hundred rows."""
     if len(x) < 100:
         return []
@@ -253,8 +253,8 @@ def named_level(
 ) -> None:
     """A horizontal line with its name at the left end."""
     level(fig, y=y, colour=colour, width=1.5, dash=dash)
-    place: Trace = {"x": x, "xref": "paper", "xanchor": "left", "y": y}
-    look: Trace = {"showarrow": False, "font": {"size": 12, "color": colour}}
+    place: PlotTrace = {"x": x, "xref": "paper", "xanchor": "left", "y": y}
+    look: PlotTrace = {"showarrow": False, "font": {"size": 12, "color": colour}}
     fig.add_annotation(text=text, yanchor="top" if below else "bottom", **place, **look)
 
 
@@ -262,11 +262,11 @@ def named_place(fig: Figure, x: float, text: str, colour: str, y: float, middle:
     """A vertical line on a logarithmic axis, with its text on the side where the figure has more room."""
     left = x <= middle
     level(fig, x=x, colour=colour, width=1.5, dash="dash")
-    side: Trace = {"xanchor": "left" if left else "right", "xshift": 4 if left else -4}
-    look: Trace = {"font": {"size": 12, "color": colour}, "bgcolor": "rgba(255,255,255,0.8)"}
+    side: PlotTrace = {"xanchor": "left" if left else "right", "xshift": 4 if left else -4}
+    look: PlotTrace = {"font": {"size": 12, "color": colour}, "bgcolor": "rgba(255,255,255,0.8)"}
     fig.add_annotation(x=np.log10(x), y=y, text=text, showarrow=False, **side, **look)
 
 
-def legend_line(name: str, colour: str, width: Number, dash: str | None = None) -> Trace:
+def legend_line(name: str, colour: str, width: Number, dash: str | None = None) -> PlotTrace:
     """An entry of the legend for a line that is no trace."""
     return line_trace([None], [None], name, colour, width, dash=dash)

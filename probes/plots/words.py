@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Float32
 
-from graticule.probes.plots.primitives import Trace, bar_trace, dots_trace, histogram_trace, panels
+from graticule.probes.plots.primitives import PlotTrace, bar_trace, dots_trace, histogram_trace, panels
 from graticule.probes.plots.style import (
     ACCENT,
     BLOCKS,
@@ -32,7 +32,7 @@ _NAMES: dict[str, Any] = {"autorange": "reversed", "ticks": "", "tickfont": {"si
 
 def _overlaid(
     others: np.ndarray, own: np.ndarray, names: tuple[str, str], edges: np.ndarray, ticks: str, legend: bool
-) -> list[Trace]:
+) -> list[PlotTrace]:
     """Two distributions in a panel: what the figure is about lies over the other."""
     return [
         histogram_trace(
