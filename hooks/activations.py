@@ -155,7 +155,7 @@ class Activations(TellsNames, Rows):
         return type(self)(self._tensors, rows, {**self.provenance, "n_inputs": n_inputs})
 
     @renamed(point="hook_name")
-    def encode(self, sae: Any, hook_name: str | None = None, *, batch: int = 4096) -> Latents:
+    def encode(self, sae: Any, hook_name: PointKey | None = None, *, batch: int = 4096) -> Latents:
         """The latents of a SAELens SAE (or its folder, or a run) on the rows of its own hook point, sparse:
         see `latents.encode`."""
         from graticule.hooks.latents import encode
@@ -164,7 +164,7 @@ class Activations(TellsNames, Rows):
 
     @renamed("context_size", point="hook_name")
     def to_saelens(
-        self, path: Path | str, hook_name: str | None = None, *, context_size: int | None = None
+        self, path: Path | str, hook_name: PointKey | None = None, *, context_size: int | None = None
     ) -> None:
         """Export one point as the cached-activation dataset that SAELens's `ActivationsStore` reads."""
         from graticule.hooks.coders import write_saelens

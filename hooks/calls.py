@@ -333,7 +333,11 @@ class Call:
     def _takes(self) -> str:
         """The call with the arguments that it cannot do without: `probe(model, table, …)`."""
         more = ", …" if len(self._needed) < len(self._others) else ""
-        return f"{self.name}({', '.join(self._needed)}{more})"
+        parameters = self.signature.parameters
+        needed = [
+            f"{n}=…" if parameters[n].kind is inspect.Parameter.KEYWORD_ONLY else n for n in self._needed
+        ]
+        return f"{self.name}({', '.join(needed)}{more})"
 
     def _lacking(self, argument: str) -> str:
         """That an argument is not there, and what to write."""

@@ -19,7 +19,7 @@ from graticule.hooks.alignment import DIGEST, named_by_text, text_digests
 from graticule.hooks.artifact import ArtifactError, frame_digest, is_as_sealed, library_versions, read_json
 from graticule.hooks.calls import renamed
 from graticule.hooks.capture_spec import CaptureSpec, Pos, check_pos, pos_to_data, select_positions
-from graticule.hooks.doors import FRAME, MODEL, door, several_inputs, several_texts, texts_of
+from graticule.hooks.doors import FRAME, INPUTS, MODEL, door, several_inputs, several_texts, texts_of
 from graticule.hooks.identity import check_unhooked, model_identity
 from graticule.hooks.kinds import working_folder
 from graticule.hooks.names import place_of
@@ -86,7 +86,7 @@ def capture(
 
 
 @renamed("points", "layers", "pos", "prompt", "dtype", "token_budget", "store")
-@door(model=MODEL, rows=FRAME)
+@door(model=MODEL, inputs=INPUTS, rows=FRAME)
 def capture(
     model: HookedModel,
     inputs: Inputs | pd.Series,

@@ -23,7 +23,7 @@ from torch import Tensor
 from graticule.hooks.artifact import ArtifactError, only_file, users_folder
 from graticule.hooks.imports import load
 from graticule.hooks.names import user_path
-from graticule.hooks.rows import Rows
+from graticule.hooks.rows import PointKey, Rows
 from graticule.hooks.values import finite
 
 OF_BATCHES = ("batchtopk", "matryoshka_batchtopk")
@@ -269,7 +269,7 @@ def as_published(sae: SparseCoder) -> SparseCoder:
         return SAE.load_from_disk(folder, device=str(training.device))
 
 
-def write_saelens(acts: Rows, path: Path | str, point: str | None, context_size: int | None) -> None:
+def write_saelens(acts: Rows, path: Path | str, point: PointKey | None, context_size: int | None) -> None:
     """Write one point as contexts of `context_size` rows.
 
     Without `context_size`, the rows of one text are one context.
@@ -286,7 +286,7 @@ def write_saelens(acts: Rows, path: Path | str, point: str | None, context_size:
         raise FileExistsError(f"{path} exists; choose another place")
     if point is None and len(acts) > 1:
         raise ValueError(f"several points: say which with hook_name=, one of {', '.join(acts.points)}")
-    name = point or acts.points[0]
+    name = acts.points[0] if point is None else acts.name(point)
     size = context_size or _rows_a_text(acts)
     if acts.n_rows % size:
         raise ValueError(

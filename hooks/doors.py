@@ -193,6 +193,13 @@ SAE = Kind(
 )
 """A dictionary; what else it must be, its own reader says."""
 
+INPUTS = Kind(
+    "texts or token rows",
+    lambda v: not _is_model(v),
+    _always("capture(model, texts), where texts= says which texts token rows are of"),
+)
+"""What a model is given."""
+
 _ANYWHERE = {"prompt": PROMPT, "out": FOLDER.or_none(), "store": FOLDER.or_none()}
 """Kinds of arguments that are the same in every call."""
 _THINGS = (MODEL, TABLE, FINDINGS, FINDINGS_OR_PROBE, ACTIVATIONS, BASELINES)
@@ -219,10 +226,13 @@ def door(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
         call = Call(function, kinds)
         every = {**{n: kind for n, kind in _ANYWHERE.items() if n in call.signature.parameters}, **kinds}
         pair = _findings_and_model(call.signature, kinds)
+        others = any(p.kind is p.VAR_POSITIONAL for p in call.signature.parameters.values())
 
         @functools.wraps(function)
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:
             places, named = _findings_first(call.name, args, kwargs, pair) if pair else (args, kwargs)
+            if others:
+                places, named = _model_by_name(call.name, places, named)
             given = call.bind(places, named)
             call.check_kinds(given.arguments, every, _THINGS)
             call.need_all(given.arguments)
@@ -271,6 +281,18 @@ def _findings_first(
         return args, kwargs
     old_name(f"{call}({model}, {findings})", f"{call}({findings}, {model})", "form")
     return args, kwargs
+
+
+def _model_by_name(
+    call: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """The arguments of a call of several findings, the model among the first two of them given by name."""
+    place = next((i for i, value in enumerate(args[:2]) if _is_model(value)), None)
+    if place is None or "model" in kwargs:
+        return args, kwargs
+    if place == 0 and len(args) > 1:
+        old_name(f"{call}(model, findings)", f"{call}(findings, model)", "form")
+    return (*args[:place], *args[place + 1 :]), {**kwargs, "model": args[place]}
 
 
 def _tell_hooks(name: str, given: Mapping[str, Any], kinds: Mapping[str, Kind]) -> None:

@@ -27,8 +27,8 @@ from graticule.hooks.coders import (
 )
 from graticule.hooks.imports import load
 from graticule.hooks.messages import visible
-from graticule.hooks.points import PointError, layer_of
-from graticule.hooks.rows import Rows
+from graticule.hooks.points import PointError, layer_of, name_of
+from graticule.hooks.rows import PointKey, Rows
 from graticule.hooks.values import finite
 
 _log = logging.getLogger(__name__)
@@ -125,7 +125,7 @@ class Latents:
 def encode(
     activations: Rows,
     sae: Any,
-    point: str | None = None,
+    point: PointKey | None = None,
     *,
     batch: int = 4096,
     progress: bool | None = None,
@@ -173,8 +173,8 @@ def encode(
     return Latents(name, values, sae, activations)
 
 
-def _point_of(activations: Rows, sae: SparseCoder, point: str | None) -> str:
-    name = point or hook_name(sae)
+def _point_of(activations: Rows, sae: SparseCoder, point: PointKey | None) -> str:
+    name = hook_name(sae) if point is None else name_of(point)
     if name is None:
         raise ValueError(
             "this SAE's metadata names no hook_name: say which point it reads with hook_name=, one of "

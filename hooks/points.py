@@ -98,6 +98,12 @@ def name_of(key: object) -> str:
     raise PointError(f"{key!r} is no point: expected a hook name, or ('resid_post', 9)")
 
 
+def several(values: Any) -> list[Any]:
+    """What an argument that takes several lists: one string, or one (name, layer) pair, is one entry."""
+    pair = isinstance(values, tuple) and len(values) == 2 and isinstance(values[1], int | np.integer)
+    return [values] if pair or isinstance(values, str) else list(values)
+
+
 def captured_name(key: object, captured: Sequence[str]) -> str:
     """The full hook name of a key of activations that were captured.
 
@@ -198,14 +204,9 @@ def resolve_names(hook_names: Sequence[str], points: PointSpec, layers: LayerSpe
 
 
 def _named(hook_names: list[str], points: PointSpec, layers: LayerSpec, n_layers: int) -> dict[str, None]:
-    if isinstance(points, str):
-        specs: list[Any] = [points]
-    elif isinstance(points, tuple) and len(points) == 2 and isinstance(points[1], int):
-        specs = [points]
-    elif isinstance(points, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]
-        specs = list(points)
-    else:
+    if not isinstance(points, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise PointError(f"points={points!r}: expected a name such as 'resid_post', or several")
+    specs = several(points)
     if not specs:
         raise PointError("points=[] selects nothing; 'resid_post' is the usual choice")
     allowed = resolve_layers(n_layers, layers)

@@ -11,7 +11,7 @@ import pandas as pd
 from jaxtyping import Float, Int, Integer
 from torch import Tensor
 
-from graticule.hooks.points import captured_name, layer_of, name_of
+from graticule.hooks.points import captured_name, layer_of, name_of, several
 
 if TYPE_CHECKING:
     from typing import Self
@@ -140,6 +140,4 @@ def wanted_names(points: Any, all_points: Sequence[str]) -> list[str]:
     """Full names of one or several points, each a name or a (short name, layer) pair; None is all of them."""
     if points is None:
         return list(all_points)
-    if isinstance(points, str) or (isinstance(points, tuple) and isinstance(points[-1], int)):
-        points = [points]
-    return [name_of(p) for p in points]
+    return [name_of(point) for point in several(points)]

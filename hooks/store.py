@@ -167,7 +167,7 @@ class Store(Rows):
         return Activations(tensors, self.rows, self.provenance).select(rows=rows)
 
     @renamed(point="hook_name")
-    def encode(self, sae: Any, hook_name: str | None = None, *, batch: int = 4096) -> Latents:
+    def encode(self, sae: Any, hook_name: PointKey | None = None, *, batch: int = 4096) -> Latents:
         """The latents of a SAELens SAE (or its folder, or a run) on the rows of its own hook point, sparse:
         see `latents.encode`."""
         from graticule.hooks.latents import encode
@@ -176,7 +176,7 @@ class Store(Rows):
 
     @renamed("context_size", point="hook_name")
     def to_saelens(
-        self, path: Path | str, hook_name: str | None = None, *, context_size: int | None = None
+        self, path: Path | str, hook_name: PointKey | None = None, *, context_size: int | None = None
     ) -> None:
         """Export one point as the cached-activation dataset that SAELens's `ActivationsStore` reads."""
         from graticule.hooks.coders import write_saelens

@@ -379,6 +379,52 @@ def test_hook_points_of_methods_are_hook_names_and_options_have_names(made, tmp_
     assert warned(lambda: f.inputs.draws, "n_bootstrap") == f.inputs.n_bootstrap == 20
 
 
+def test_a_model_stands_after_the_first_findings_and_before_it_warns(made):
+    model, f = made["m"], made["f"]
+    calls = {"directions": {"n_noise": 2, "progress": False}}
+    for name, options in calls.items():
+        call = getattr(graticule, name)
+        named = call(f, f, model=model, **options)
+        after = call(f, model, f, **options)
+        pd.testing.assert_frame_equal(named.ranks, after.ranks)
+        assert named.geometries == after.geometries and "causal" in named.geometries
+        first = warned(
+            lambda call=call, options=options: call(model, f, f, **options), r"\(findings, model\)"
+        )
+        assert first.geometries == named.geometries
+
+
+@pytest.mark.slow
+def test_a_point_is_named_by_its_layer_wherever_a_hook_name_is(made):
+    f, p = made["f"], ("resid_post", 0)
+    full = "blocks.0.hook_resid_post"
+    assert f.point_of(p) == full and f.at(p).name == f.at(full).name
+    assert graticule.trace(f, made["m"], "paris", hook_name=p).chosen == full
+    assert graticule.holdouts(f, "kind", minimum=3, hook_name=p, n_bootstrap=20, **QUIET).point == full
+    assert graticule.popularity(f, "views", strata=2, hook_name=p, n_bootstrap=20).point == full
+    assert graticule.transfer({"one": f, "two": f}, hook_name=p, n_bootstrap=20).point == full
+    assert graticule.attribute(f, made["m"], texts=["paris king"], hook_name=p, **QUIET).point == full
+    assert graticule.pca(f, hook_name=p, ks=2).point == full
+    assert graticule.directions(f, hook_name=p, n_noise=2, **QUIET).point == full
+    assert made["a"].encode(an_sae("elsewhere"), p).point == full
+    with pytest.raises(KeyError, match=r"^no probe at 'blocks\.7\.hook_resid_post'; there are probes at"):
+        graticule.erase(f, hook_name=("resid_post", 7), points=("resid_post", 7))
+
+
+@pytest.mark.slow
+def test_one_string_is_one_entry(made):
+    f, p = made["f"], made["p"]
+    assert f.points_of(p) == f.points_of(("resid_post", int(p.split(".")[1]))) == [p]
+    assert f.points_of("resid_post") == f.points_of(None) == list(f.probes)
+    assert list(graticule.erase(f, points=p, targets="y", **QUIET).layers["point"]) == [p]
+    small = {"hidden": 4, "decays": [0.1], "epochs": 1, "folds": 2}
+    assert list(graticule.mlp(f, points=p, **small, **QUIET).layers["point"]) == [p]
+    words = graticule.words(
+        made["m"], made["pairs"], metrics="euclidean", n_bootstrap=50, n_random=50, **QUIET
+    )
+    assert words.metrics == ("euclidean",)
+
+
 def test_the_chosen_point_has_its_full_name_under_both_names(made):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

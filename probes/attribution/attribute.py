@@ -20,6 +20,7 @@ from graticule.hooks.doors import FINDINGS_OR_PROBE, MODEL, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.messages import NotApplicable
 from graticule.hooks.protocols import HookedModel, dtype_of
+from graticule.hooks.rows import PointKey
 from graticule.probes.attribution.result import Attribution
 from graticule.probes.attribution.trace import TableRows, columns, probe_of, spec_of
 from graticule.probes.attribution.writes import Apart, NeuronsByLayer, ProbeReading, Unit
@@ -45,7 +46,7 @@ def attribute(
     texts: str | Sequence[str] | None = None,
     unit: Unit = "component",
     target: str | int | None = None,
-    hook_name: str | None = None,
+    hook_name: PointKey | None = None,
     pos: Pos | None = None,
     prompt: str | None = None,
     clusters: Shaped[np.ndarray, " text"] | Sequence[int] | None = None,

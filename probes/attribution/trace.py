@@ -17,8 +17,9 @@ from graticule.hooks.capture_spec import CaptureSpec, Pos, pos_to_data
 from graticule.hooks.doors import FINDINGS_OR_PROBE, MODEL, TEXT, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.messages import UnknownNameError
-from graticule.hooks.points import layer_of, layer_text
+from graticule.hooks.points import layer_of, layer_text, name_of
 from graticule.hooks.protocols import HookedModel
+from graticule.hooks.rows import PointKey
 from graticule.hooks.saved import SavedResult
 from graticule.hooks.tokens import tokenize
 from graticule.probes.core.findings import Findings
@@ -89,7 +90,7 @@ class TableRows:
         return index[chosen[codes]]
 
 
-def probe_of(findings: Findings | RidgeProbe, point: str | None = None) -> tuple[RidgeProbe, str]:
+def probe_of(findings: Findings | RidgeProbe, point: PointKey | None = None) -> tuple[RidgeProbe, str]:
     """The probe that is meant and its hook name.
 
     Raises:
@@ -97,13 +98,9 @@ def probe_of(findings: Findings | RidgeProbe, point: str | None = None) -> tuple
         KeyError: For a point without a probe.
     """
     if isinstance(findings, Findings):
-        name = point or findings.chosen_point
-        if name not in findings.probes:
-            raise UnknownNameError(
-                f"no probe at {name!r}; these findings have {', '.join(list(findings.probes)[:4])}, …"
-            )
+        name = findings.point_of(point)
         return findings.probes[name], name
-    name = point or findings.hook_name
+    name = findings.hook_name if point is None else name_of(point)
     if name is None:
         raise ValueError(
             "this probe has no hook_name: pass hook_name=, the hook name of the activations it reads"
@@ -266,7 +263,7 @@ def trace(
     text: str,
     *,
     target: str | int | None = None,
-    hook_name: str | None = None,
+    hook_name: PointKey | None = None,
     layers: Literal["chosen", "all"] = "all",
     prepend_bos: bool | None = None,
     progress: bool | None = None,

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from graticule.hooks.calls import renamed
 from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.messages import NotApplicable, UnknownNameError
+from graticule.hooks.rows import PointKey
 from graticule.hooks.saved import SavedResult
 from graticule.probes.beyond.reliability import (
     FEW,
@@ -136,7 +137,7 @@ def classes(
     findings: Findings,
     *,
     ks: int | Sequence[int] | None = None,
-    hook_name: str | None = None,
+    hook_name: PointKey | None = None,
     select: Select = "difference",
     alphas: Sequence[float] | None = None,
     folds: int = 5,

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 
 from graticule.hooks.doors import FINDINGS, door
-from graticule.hooks.points import layer_of
+from graticule.hooks.points import PointSpec, layer_of
 from graticule.hooks.result import headed
 from graticule.hooks.saved import SavedResult
 from graticule.probes.compare import compare
@@ -144,7 +144,7 @@ class MLPFindings(SavedResult):
 def mlp(
     findings: Findings,
     *,
-    points: Sequence[str] | None = None,
+    points: PointSpec | None = None,
     hidden: int = 256,
     decays: Sequence[float] = DECAYS,
     seeds: int = 1,
@@ -204,7 +204,7 @@ def mlp(
         scale=scale,
         dtype=dtype,
     )
-    wanted = [findings.point_of(p) for p in (points if points is not None else findings.probes)]
+    wanted = findings.points_of(points)
     if findings.chosen_point not in wanted:
         wanted.append(findings.chosen_point)
     problem = swept.problem

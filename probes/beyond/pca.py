@@ -14,6 +14,7 @@ from graticule.hooks.calls import renamed
 from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.messages import UnknownNameError, bar
 from graticule.hooks.result import headed
+from graticule.hooks.rows import PointKey
 from graticule.hooks.saved import SavedResult
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.resample import cluster_sums, interval, resampled_r2
@@ -169,7 +170,7 @@ class PCACurve(SavedResult):
 def pca(
     findings: Findings,
     *,
-    hook_name: str | None = None,
+    hook_name: PointKey | None = None,
     ks: int | Sequence[int] = KS,
     share: float = 0.9,
     progress: bool | None = None,

@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float
 from graticule.hooks.calls import renamed
 from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.messages import NotApplicable, bar
+from graticule.hooks.rows import PointKey
 from graticule.hooks.saved import SavedResult
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.resample import Difference, mean_difference
@@ -126,7 +127,7 @@ class Sphere(SavedResult):
 @renamed(point="hook_name")
 @door(findings=FINDINGS)
 def sphere(
-    findings: Findings, *, hook_name: str | None = None, edge: float = 30.0, progress: bool | None = None
+    findings: Findings, *, hook_name: PointKey | None = None, edge: float = 30.0, progress: bool | None = None
 ) -> Sphere:
     """A ridge to unit vectors at the chosen point (or `hook_name`), beside the probe of two angles.
 

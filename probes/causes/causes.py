@@ -16,6 +16,7 @@ from graticule.hooks.messages import bar
 from graticule.hooks.names import user_path
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.result import check_beforehand
+from graticule.hooks.rows import PointKey
 from graticule.hooks.running.session import packed, undisturbed
 from graticule.probes.causes.ablate import PINS, ablate_neurons, neuron_tests, pin_table
 from graticule.probes.causes.edited_runs import Span
@@ -103,8 +104,8 @@ def causes(
     model: HookedModel,
     *,
     outcomes: Sequence[Outcome] | None = None,
-    targets: Sequence[str] | None = None,
-    hook_name: str | None = None,
+    targets: str | Sequence[str] | None = None,
+    hook_name: PointKey | None = None,
     rows: int = 100,
     controls: int = 100,
     neurons: Sequence[tuple[int, int]] | None = None,

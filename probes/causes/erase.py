@@ -12,9 +12,10 @@ import pandas as pd
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.calls import renamed
 from graticule.hooks.doors import FINDINGS, MODEL, door
-from graticule.hooks.messages import UnknownNameError, bar
-from graticule.hooks.points import layer_of
+from graticule.hooks.messages import bar
+from graticule.hooks.points import PointSpec, layer_of
 from graticule.hooks.protocols import HookedModel
+from graticule.hooks.rows import PointKey
 from graticule.hooks.saved import SavedResult
 from graticule.probes.causes.experiment import asked_targets
 from graticule.probes.causes.reprobe import FreshProbes, reprobe_later
@@ -134,9 +135,9 @@ def erase(
     findings: Findings,
     model: HookedModel | None = None,
     *,
-    targets: Sequence[str] | None = None,
-    points: Sequence[str] | None = None,
-    hook_name: str | None = None,
+    targets: str | Sequence[str] | None = None,
+    points: PointSpec | None = None,
+    hook_name: PointKey | None = None,
     rows: int = 1500,
     seed: int = 0,
     progress: bool | None = None,
@@ -166,11 +167,7 @@ def erase(
     """
     inputs, names = findings.inputs, findings.target_names
     erased = [names.index(t) for t in asked_targets(findings, targets)]
-    chosen = list(findings.probes) if points is None else list(points)
-    if unknown := [p for p in chosen if p not in findings.probes]:
-        raise UnknownNameError(
-            f"no probe at {unknown[0]!r}; these findings have {', '.join(findings.probes)}"
-        )
+    chosen = findings.points_of(points)
     probes = FreshProbes(findings, erased, seed)
     lines: list[dict[str, Any]] = []
     with bar(len(chosen), "erase", "layer", progress) as done:
@@ -180,7 +177,7 @@ def erase(
     later = pd.DataFrame()
     where = None
     if model is not None:
-        where = hook_name or findings.chosen_point
+        where = findings.point_of(hook_name)
         later = reprobe_later(model, findings, where, erased, rows=rows, seed=seed, progress=progress)
     surface = r2(inputs.problem.y[inputs.problem.test], inputs.surface().test)
     return Erasure(

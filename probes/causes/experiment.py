@@ -17,8 +17,9 @@ from graticule.hooks.capture_spec import CaptureSpec, pos_to_data
 from graticule.hooks.imports import load
 from graticule.hooks.messages import NotApplicable, UnknownNameError
 from graticule.hooks.model_view import at_border
-from graticule.hooks.points import layer_of
+from graticule.hooks.points import layer_of, several
 from graticule.hooks.protocols import HookedModel
+from graticule.hooks.rows import PointKey
 from graticule.hooks.tokens import TokenRows, tokenize
 from graticule.probes.causes.edited_runs import EditedRuns, Outputs, Span, check_span, edited_tokens
 from graticule.probes.causes.outcomes import VOCAB_ROWS, Outcome, check_outcomes, default_outcomes, log_odds
@@ -42,7 +43,7 @@ class Experiment:
         findings: Findings,
         outcomes: Sequence[Outcome] | None,
         *,
-        point: str | None,
+        point: PointKey | None,
         rows: int,
         span: Span,
         seed: int,
@@ -65,11 +66,7 @@ class Experiment:
         self.outcomes = default_outcomes(table) if outcomes is None else tuple(outcomes)
         check_outcomes(self.outcomes, findings.target_names)
         self.answers = _answers(model, self.outcomes, packaged=outcomes is None)
-        self.point = findings.chosen_point if point is None else point
-        if self.point not in findings.probes:
-            raise UnknownNameError(
-                f"no probe at {self.point}; these findings have {', '.join(findings.probes)}"
-            )
+        self.point = findings.point_of(point)
         self.probe = findings.probes[self.point]
         problem, rng = inputs.problem, np.random.default_rng(seed)
         train = some_rows(problem.train, _MOMENT_ROWS, rng)
@@ -215,7 +212,9 @@ class Experiment:
         return self.text_runs[0].run()
 
 
-def asked_targets(findings: Findings, targets: Sequence[str] | None, most: int | None = None) -> list[str]:
+def asked_targets(
+    findings: Findings, targets: str | Sequence[str] | None, most: int | None = None
+) -> list[str]:
     """The targets asked for, by default all, or the first `most`.
 
     Raises:
@@ -224,9 +223,10 @@ def asked_targets(findings: Findings, targets: Sequence[str] | None, most: int |
     names = list(findings.target_names)
     if targets is None:
         return names[:most]
+    targets = several(targets)
     if unknown := [t for t in targets if t not in names]:
         raise UnknownNameError(f"no target {unknown[0]!r}; these findings have {', '.join(names)}")
-    return list(targets)
+    return targets
 
 
 def some_rows(rows: np.ndarray, limit: int, rng: np.random.Generator) -> np.ndarray:

@@ -15,6 +15,7 @@ from graticule.hooks.doors import FINDINGS, MODEL, door
 from graticule.hooks.messages import UnknownNameError, bar
 from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
+from graticule.hooks.rows import PointKey
 from graticule.hooks.running.session import packed, undisturbed
 from graticule.hooks.same_model import check_one_model
 from graticule.probes.causes.edited_runs import Span
@@ -59,8 +60,8 @@ def steer(
     model: HookedModel,
     *,
     outcomes: Sequence[Outcome] | None = None,
-    targets: Sequence[str] | None = None,
-    hook_name: str | None = None,
+    targets: str | Sequence[str] | None = None,
+    hook_name: PointKey | None = None,
     scales: Sequence[float] = SCALES,
     dose: float = 2.0,
     rows: int = 100,

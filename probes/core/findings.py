@@ -22,11 +22,10 @@ from graticule.hooks.artifact import (
 from graticule.hooks.calls import renamed, renamed_fields
 from graticule.hooks.doors import ACTIVATIONS, BASELINES, door
 from graticule.hooks.kinds import FolderKind
-from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.places import Place
-from graticule.hooks.points import layer_of
+from graticule.hooks.points import PointError, PointSpec, layer_of, name_of, resolve_names, several
 from graticule.hooks.result import Part
-from graticule.hooks.rows import Rows
+from graticule.hooks.rows import PointKey, Rows
 from graticule.hooks.saved import SavedResult
 from graticule.probes.core.findings_display import scores_by_layer, summary_lines, tables_of, target_figures
 from graticule.probes.core.fit import Predictions, Problem, fit_points
@@ -189,26 +188,24 @@ class Findings(SavedResult):
         return saved_problem(self) if self.swept is None else self.swept.problem
 
     @renamed(point="hook_name")
-    def at(self, hook_name: str | None = None) -> Predicted:
+    def at(self, hook_name: PointKey | None = None) -> Predicted:
         """The probe of a point on the test rows, for `compare`; no activations are needed.
 
         Args:
             hook_name: by default the chosen one.
 
         Raises:
-            KeyError: There is no probe at `hook_name`.
+            PointError: There is no probe at `hook_name`.
             ValueError: These findings were saved before they held predictions, and lack their inputs.
         """
-        point = hook_name or self.chosen_point
-        if point not in self.probes:
-            raise UnknownNameError(f"no probe at {point!r}; there are probes at {', '.join(self.probes)}")
+        point = self.point_of(hook_name)
         if point in self.point_predictions or (self.swept is None and point == self.chosen_point):
             test = self.predictions_at(point).test
         else:
             test = self.probes[point].predict(self.inputs.rows(point, self.problem.test))
         return predicted_rows(f"ridge at {point}", self.problem, self.units, test)
 
-    def predictions_at(self, hook_name: str | None = None) -> Predictions:
+    def predictions_at(self, hook_name: PointKey | None = None) -> Predictions:
         """What the probe of a point says of every row without having seen it.
 
         Findings that were saved before they held it are fitted again at the probe's own strength, but at the
@@ -232,11 +229,43 @@ class Findings(SavedResult):
         return fit.predictions
 
     @renamed(point="hook_name")
-    def point_of(self, hook_name: str | None) -> str:
-        """`hook_name`, or the chosen one. Raises `KeyError` if it was not swept."""
-        if hook_name is not None and hook_name not in self.probes:
-            raise UnknownNameError(f"{hook_name} was not swept; these findings hold {', '.join(self.probes)}")
-        return hook_name or self.chosen_point
+    def point_of(self, hook_name: PointKey | None) -> str:
+        """The full name of a point that has a probe.
+
+        Args:
+            hook_name: a full name, or `("resid_post", 3)`; None is the chosen one.
+
+        Raises:
+            PointError: It was not swept.
+        """
+        name = self.chosen_point if hook_name is None else name_of(hook_name)
+        if name not in self.probes:
+            raise PointError(
+                f"no probe at {name!r}; there are probes at {', '.join(self.probes)}: it was not swept for "
+                f"{self.table}"
+            )
+        return name
+
+    def points_of(self, points: PointSpec | None) -> list[str]:
+        """The full names of points that have a probe, each once.
+
+        Args:
+            points: one or several, as `capture` takes them: `"resid_post"` is every layer's; None is all.
+
+        Raises:
+            PointError: One of them was not swept.
+        """
+        if points is None:
+            return list(self.probes)
+        names: list[str] = []
+        for point in several(points):
+            short = isinstance(point, str) and point not in self.probes
+            try:
+                names += resolve_names(list(self.probes), point) if short else [self.point_of(point)]
+            except PointError:
+                self.point_of(point)
+                raise
+        return list(dict.fromkeys(names))
 
     def provenance_of(self, **settings: Any) -> dict[str, Any]:
         """Of an analysis that goes on from here: model and table, what was asked for, and versions."""

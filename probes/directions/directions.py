@@ -11,11 +11,12 @@ from jaxtyping import Float
 from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import library_versions
-from graticule.hooks.calls import renamed
+from graticule.hooks.calls import came, renamed
 from graticule.hooks.doors import FINDINGS, MODEL, door
 from graticule.hooks.messages import NotApplicable
-from graticule.hooks.points import PointError, layer_of
+from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
+from graticule.hooks.rows import PointKey
 from graticule.probes.core.findings import Findings
 from graticule.probes.directions.angles import (
     KINDS,
@@ -56,7 +57,7 @@ def directions(
     findings: Findings,
     *others: Findings,
     model: HookedModel | None = None,
-    hook_name: str | None = None,
+    hook_name: PointKey | None = None,
     n_noise: int = 50,
     seed: int = 0,
     progress: bool | None = None,
@@ -82,7 +83,7 @@ def directions(
 
     Args:
         findings: The first findings.
-        others: Findings of other tables in the same model.
+        others: Findings of other tables in the same model; a model may stand before them.
         model: Adds the causal inner product.
         hook_name: Where angles are taken; by default the first findings' chosen point.
         n_noise: Noise targets that layers are compared with, each fitted at both; also the shuffled sets of
@@ -98,17 +99,20 @@ def directions(
         ValueError: For findings of different models, widths, or without their activations, and if `model`
             has no unembedding.
     """
+    for other in others:
+        if not FINDINGS.fits(other):
+            raise TypeError(
+                f"directions: {came(other)} among the findings; expected {FINDINGS.what}: "
+                f"{FINDINGS.write(other)}"
+            )
     everyone = (findings, *others)
     if len({f.model for f in everyone}) > 1:
         raise ValueError(
             f"findings of different models ({sorted({f.model for f in everyone})}) share no space"
         )
-    at = hook_name or findings.chosen_point
-    for each in everyone:
-        if at not in each.probes:
-            raise PointError(
-                f"{at} was not swept for {each.table}; it has {', '.join(list(each.probes)[:3])}, …"
-            )
+    at = findings.point_of(hook_name)
+    for each in others:
+        each.point_of(at)
     names = _names(everyone)
     fits = [_fits_at(f, at, seed) for f in everyone]
     if len({len(f.covariance) for f in fits}) > 1:

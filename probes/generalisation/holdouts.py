@@ -14,7 +14,8 @@ from jaxtyping import Float
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.calls import renamed
 from graticule.hooks.doors import BY, FINDINGS, door
-from graticule.hooks.messages import NotApplicable, UnknownNameError
+from graticule.hooks.messages import NotApplicable
+from graticule.hooks.rows import PointKey
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.resample import cluster_sums, defined_mean, resampled_interval, weighted_r2
 from graticule.probes.generalisation.blocks import (
@@ -59,7 +60,7 @@ def holdouts(
     *,
     values: Sequence[Any] | None = None,
     minimum: int = 10,
-    hook_name: str | None = None,
+    hook_name: PointKey | None = None,
     layers: bool = False,
     alpha: float | None = None,
     skip_majority: bool = False,
@@ -103,9 +104,7 @@ def holdouts(
         ValueError: As `find_blocks`, for a target that is constant outside a block, and for findings without
             their inputs.
     """
-    swept, hook_name = findings.inputs, hook_name or findings.chosen_point
-    if hook_name not in findings.probes:
-        raise UnknownNameError(f"no probe at {hook_name!r}: {', '.join(findings.probes)}")
+    swept, hook_name = findings.inputs, findings.point_of(hook_name)
     table, problem = swept.table, swept.problem
     blocks = check_blocks(findings, by, values=values, minimum=minimum, skip_majority=skip_majority)
     probe = probe_without(findings, hook_name, blocks, alpha)

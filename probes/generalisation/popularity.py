@@ -12,8 +12,9 @@ import pandas as pd
 from graticule.hooks.artifact import json_ready, library_versions
 from graticule.hooks.calls import renamed
 from graticule.hooks.doors import FINDINGS, door
-from graticule.hooks.messages import UnknownNameError, bar
+from graticule.hooks.messages import bar
 from graticule.hooks.points import layer_text
+from graticule.hooks.rows import PointKey
 from graticule.hooks.saved import SavedResult
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.inputs import SweepInputs
@@ -114,7 +115,7 @@ def popularity(
     column: Hashable,
     *,
     strata: int = 5,
-    hook_name: str | None = None,
+    hook_name: PointKey | None = None,
     n_bootstrap: int = 2000,
     seed: int = 0,
     progress: bool | None = None,
@@ -145,9 +146,7 @@ def popularity(
             findings lack their inputs.
         KeyError: There is no probe at `hook_name`.
     """
-    swept, hook_name = findings.inputs, hook_name or findings.chosen_point
-    if hook_name not in findings.probes:
-        raise UnknownNameError(f"no probe at {hook_name!r}: {', '.join(findings.probes)}")
+    swept, hook_name = findings.inputs, findings.point_of(hook_name)
     problem = swept.problem
     column = need_column(swept.table.frame, column, "popularity")
     values = _values(swept, column)

@@ -14,7 +14,8 @@ from graticule.hooks.artifact import json_ready, library_versions
 from graticule.hooks.calls import came, renamed
 from graticule.hooks.doors import FINDINGS
 from graticule.hooks.messages import UnknownNameError, bar
-from graticule.hooks.points import layer_text
+from graticule.hooks.points import layer_text, name_of
+from graticule.hooks.rows import PointKey
 from graticule.hooks.same_model import check_one_model
 from graticule.hooks.saved import SavedResult
 from graticule.probes.core.findings import Findings
@@ -104,7 +105,7 @@ class Transfer(SavedResult):
 def transfer(
     findings_by_prompt: Mapping[str, Findings],
     *,
-    hook_name: str | None = None,
+    hook_name: PointKey | None = None,
     n_bootstrap: int = 2000,
     seed: int = 0,
     progress: bool | None = None,
@@ -145,7 +146,7 @@ def transfer(
     names = tuple(findings_by_prompt)
     first = findings_by_prompt[names[0]]
     _check_alike(findings_by_prompt)
-    hook_name = hook_name or _best_point(findings_by_prompt)
+    hook_name = name_of(hook_name) if hook_name is not None else _best_point(findings_by_prompt)
     for name, findings in findings_by_prompt.items():
         if hook_name not in findings.probes:
             raise UnknownNameError(

@@ -17,6 +17,7 @@ from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.latents import Latents, encode
 from graticule.hooks.messages import bar
 from graticule.hooks.points import layer_of
+from graticule.hooks.rows import PointKey
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.fit import Predictions, with_and_without
 from graticule.probes.core.inputs import SweepInputs
@@ -48,7 +49,7 @@ def latents(
     saes: Any,
     *,
     ks: int | Sequence[int] = (1, 2, 5, 20),
-    hook_name: str | None = None,
+    hook_name: PointKey | None = None,
     top: int = 20,
     null: Literal["decoder", "activations"] = "decoder",
     n_random: int = 5,

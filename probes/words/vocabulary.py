@@ -23,6 +23,7 @@ from graticule.hooks.imports import load
 from graticule.hooks.messages import check_whole
 from graticule.hooks.model_view import ModelView
 from graticule.hooks.names import user_path
+from graticule.hooks.points import several
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.streams.files import plain_lines
 from graticule.probes.geometry import Metric, causal, column_covariance, covariance, euclidean, whitened
@@ -328,6 +329,7 @@ def make_metrics(
     Raises:
         ValueError: A name is outside `METRICS`, there is none, or the residuals have another width.
     """
+    names = several(names)
     if not names or not set(names) <= set(METRICS):
         raise ValueError(f"metrics={tuple(names)}: expected some of {', '.join(METRICS)}")
     width = int(readout.weights.shape[0])

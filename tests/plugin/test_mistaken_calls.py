@@ -415,6 +415,18 @@ CALLS = {
         "^no column 'thrid' in table: did you mean 'third'",
     ),
     "a point without a probe": (lambda m, t, a, b, f, e: f.at("x"), "^no probe at 'x'; there are probes at"),
+    "no folder of a study": (
+        lambda m, t, a, b, f, e: graticule.study(m, t),
+        r"it takes study\(model, table, out=…, …\)",
+    ),
+    "texts by name": (
+        lambda m, t, a, b, f, e: graticule.capture(m, texts=["x"]),
+        r"inputs is missing: expected texts or token rows, capture\(model, texts\)",
+    ),
+    "a name among findings": (
+        lambda m, t, a, b, f, e: graticule.directions(f, "x"),
+        "'x' among the findings",
+    ),
     "no second findings": (lambda m, t, a, b, f, e: graticule.compare(f), "compare: b is missing"),
     "a world by words": (
         lambda m, t, a, b, f, e: graticule.World(concepts="seven"),
