@@ -281,7 +281,7 @@ class Call:
             value, hint = given[argument], self.signature.parameters[argument].annotation
             if value is None and hint in (int, float, "int", "float"):
                 raise LimitError(argument, value, LIMITS[argument].words)
-            check(argument, value)
+            check(argument, value, self.name)
 
     def check_kinds(
         self, given: Mapping[str, Any], kinds: Mapping[str, Kind], things: Sequence[Kind]

@@ -94,6 +94,7 @@ LIMITS: Mapping[str, Range] = {
     "nulls": Range(0, 10**5),
     "runs": Range(1, 1000),
     "concepts": Range(1, 16),
+    "certify.concepts": Range(4, 10),
     "m": Range(1, 10**6),
     "trees": _COUNT,
     "max_parents": _COUNT_OR_NONE,
@@ -161,25 +162,29 @@ LIMITS: Mapping[str, Range] = {
     "scale": _POSITIVE,
     "resample_tokens": _COUNT,
 }
-"""Argument → the numbers it takes. None is not judged: a call that does not take it says so itself."""
+"""Argument → the numbers it takes, `call.argument` where a call takes others than the rest.
+
+None is not judged: a call that does not take it says so itself."""
 
 
-def check(name: str, value: Any) -> None:
+def check(name: str, value: Any, call: str = "") -> None:
     """Refuse a number that an argument does not take.
 
     Args:
         name: An argument of `LIMITS`.
         value: A number, several of them (a list, tuple, range, set or array), or None for what was not given.
+        call: Whose argument it is, where that may have a range of its own.
 
     Raises:
         LimitError: It is outside its range, not whole, not finite, or no number.
     """
     if value is None:
         return
+    limit = LIMITS.get(f"{call}.{name}", LIMITS[name])
     several = isinstance(value, list | tuple | range | set | frozenset) or getattr(value, "ndim", 0) == 1
     for one in value if several else [value]:
-        if not LIMITS[name].takes(one):
-            raise LimitError(name, one, LIMITS[name].words)
+        if not limit.takes(one):
+            raise LimitError(name, one, limit.words)
 
 
 def check_several(name: str, limit: str, values: Any) -> None:

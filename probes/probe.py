@@ -83,7 +83,8 @@ def probe(
         prepend_bos: whether rows get special tokens.
         include_bos: whether these may be rows.
         twins: untrained twins, 0 to leave them out.
-        twin: how they are made: the model's own weights permuted, or fresh ones.
+        twin: How untrained twins are made: `"permuted"` shuffles the entries of every weight of the model, so
+            that their distribution stays and what was learned is lost; `"fresh"` draws new weights.
         min_gain: the smallest gain called structure.
         n_bootstrap: resamples of the clusters.
         seed: of twins and resamples.

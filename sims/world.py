@@ -38,7 +38,12 @@ Kind = Literal["nominal", "ordered", "cyclic"]
 
 @dataclass(frozen=True, eq=False)
 class World:
-    """A Bayesian network over concepts 0 … m − 1, each with a few values."""
+    """A Bayesian network over concepts 0 … m − 1, each with a few values.
+
+    Everything about it is known: the joint distribution of the concepts, and so what the best reader of any
+    activations could say. Learners are trained on it, and instruments are held to it. Make one with
+    `World.random(4)`, or on a graph of your own with `World.on(graph)`.
+    """
 
     graph: Directed
     """Parents point at children; the nodes are 0 … m − 1."""
@@ -68,6 +73,11 @@ class World:
             if (table < 0).any() or not np.allclose(table.sum(axis=-1), 1):
                 raise ValueError(f"the table of concept {i} is no distribution over its values")
         object.__setattr__(self, "tables", tuple(_normalised(table) for table in self.tables))
+
+    def __repr__(self) -> str:
+        values = f"{self.values[0]}" if len(set(self.values)) == 1 else " × ".join(map(str, self.values))
+        kinds = "" if set(self.kinds) <= {"nominal"} else f", {', '.join(dict.fromkeys(self.kinds))}"
+        return f"World: {self.m} concepts of {values} values{kinds}, {len(self.graph.edges)} edges"
 
     # Making ------------------------------------------------------------------------------------------
     @classmethod

@@ -20,6 +20,7 @@ from graticule.certificate.requirements import marks_of
 from graticule.certificate.result import Certificate, Part
 from graticule.hooks.artifact import ArtifactError, fingerprint, json_ready, library_versions
 from graticule.hooks.doors import FOLDER, PLAN, WORLD, door
+from graticule.hooks.limits import LIMITS
 from graticule.hooks.locks import only_here
 from graticule.hooks.names import user_path
 from graticule.sims.training.settings import SequenceShape, SequenceTraining, Training
@@ -36,7 +37,8 @@ QUICK = Plan(
     sequence=SequenceTraining(shape=SequenceShape(n_layers=1), steps=600, log_every=300),
 )
 """What `certify(quick=True)` does."""
-LEAST, MOST = 4, 10
+_CERTIFIED = LIMITS["certify.concepts"]
+LEAST, MOST = int(_CERTIFIED.lowest), int(_CERTIFIED.highest)
 """Concepts: of three, parities are read by a linear reader of as many dimensions; of more than ten, contexts
 are too many."""
 

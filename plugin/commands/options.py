@@ -37,7 +37,7 @@ class Checked(TyperCommand):
             argument = _SAME_AS.get(option, option)
             if argument in LIMITS and not isinstance(value, str):
                 try:
-                    check(argument, value)
+                    check(argument, value, self.name or "")
                 except LimitError as error:
                     name = "--" + option.replace("_", "-")
                     raise ValueError(f"{name} {error.value}: expected {error.expected}") from None

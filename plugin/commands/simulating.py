@@ -9,6 +9,7 @@ import typer
 from graticule.commands import options as o
 from graticule.sims.papers import NAMES
 
+_OPTIMIZERS = ("sgd", "adam", "population")
 _log = logging.getLogger(__name__)
 
 
@@ -70,6 +71,8 @@ def sim_command(
         raise ValueError(f"--theorems and --table {table}: one of the two")
     if table is not None and table not in NAMES:
         raise ValueError(f"--table {table!r}: expected one of {', '.join(NAMES)}")
+    if optimizer is not None and optimizer not in _OPTIMIZERS:
+        raise ValueError(f"--optimizer {optimizer!r}: expected one of {', '.join(_OPTIMIZERS)}")
     asked: dict[str, Any] = {
         "theorems": theorems, "table": table, "concepts": concepts, "seeds": seeds, "seed": seed, "dim": dim,
         "scale": scale, "optimizer": optimizer, "steps": steps, "weight_decay": weight_decay, "masks": masks,
@@ -90,7 +93,10 @@ def sim_command(
 
 def certify_command(
     out: o.Out = Path("runs/certificate"),
-    concepts: Annotated[int, typer.Option(help="Two-valued concepts of the world, 4 to 10.")] = 6,
+    concepts: Annotated[
+        int,
+        typer.Option(help="Two-valued concepts of the world, 4 to 10."),
+    ] = 6,
     seed: Annotated[int, typer.Option(min=0, help="Seed of world, learners, samples and labels.")] = 0,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer conditions, shorter training.")] = False,
 ) -> None:

@@ -50,6 +50,12 @@ class Push:
     url: str | None = None
     """Where it is; None after a dry run."""
 
+    def __repr__(self) -> str:
+        what = "not sent (dry run)" if self.commit is None else f"commit {self.commit[:12]}"
+        return (
+            f"Push: {', '.join(self.ids)} to {self.repo} ({self.revision}), {len(self.files)} files, {what}"
+        )
+
     def summary(self) -> str:
         """What went where, every file with its size; after a dry run with the card."""
         seen = "private" if self.private else "public"

@@ -113,13 +113,22 @@ class MLPFindings(SavedResult):
             f"the MLP {what} the ridge at {self.ridge_point}: R² {self.nonlinearity.first:.3f} against "
             f"{self.nonlinearity.second:.3f}, difference {self.nonlinearity.text}",
             f"MLP at {self.chosen_point} (chosen on validation rows, decay {at['decay']:g}, best epoch "
-            f"{at['epoch']}): test R² {at['test_r2']:.3f}",
+            f"{self._epoch(int(at['epoch']))}): test R² {at['test_r2']:.3f}",
             f"in the probe's place: {self.verdict.summary().splitlines()[0]}",
+            "(that gain is of surface and MLP together over the surface: a weaker probe can gain more; "
+            "it is judged on the ridge's own test rows, and is no independent look)",
         ]
         seeds = self.layers[self.layers["point"] == self.chosen_point]["test_r2"]
         if len(seeds) > 1:
             lines.append(f"over {len(seeds)} seeds there: test R² {seeds.min():.3f} to {seeds.max():.3f}")
         return "\n".join(lines)
+
+    def _epoch(self, best: int) -> str:
+        """The best epoch of those there were, and whether training ended at the limit."""
+        last = self.settings.epochs
+        return f"{best} of {last}" + (
+            ": training stopped at the limit, epochs= goes on" if best == last else ""
+        )
 
     def figures(self) -> dict[str, Figure]:
         """Scores against depth, and the validation losses of the chosen layer."""

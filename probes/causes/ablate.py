@@ -83,9 +83,11 @@ def ablate(
         model: the model that the findings are of.
         neurons: (layer, index) pairs of `blocks.{layer}.mlp.hook_post`.
         outcomes: stated answers; by default the packaged ones (`default_outcomes`).
-        values: to pin to, in standard deviations from the neuron's mean over the prompts' entity tokens.
-        rows: test rows at most.
-        controls: at least so many; more where fewer could not reach .05 after Holm's correction.
+        values: What each neuron is pinned to, in standard deviations from its mean over the prompts' entity
+            tokens; -2 and 2 must be among them, between which the slope is taken.
+        rows: The prompts of at most so many test rows are run, drawn with `seed`.
+        controls: At least so many control interventions beside each; more where fewer could not reach .05
+            after Holm's correction.
         pos: which tokens are edited, as `graticule.capture` takes them (an index, a slice, a name, a
             `Sample`), or `"from_entity"`: the entity's last one and everything after it.
         seed: of rows.

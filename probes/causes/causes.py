@@ -21,7 +21,7 @@ from graticule.hooks.running.session import packed, undisturbed
 from graticule.probes.causes.ablate import PINS, ablate_neurons, neuron_tests, pin_table
 from graticule.probes.causes.edited_runs import Span
 from graticule.probes.causes.experiment import Experiment, asked_targets
-from graticule.probes.causes.outcomes import KL, LOSS, Outcome, next_tokens
+from graticule.probes.causes.outcomes import KL, LOSS, READING, Outcome, next_tokens
 from graticule.probes.causes.result import LEVEL, NEGLIGIBLE, InterventionResult, needed, pin_figures
 from graticule.probes.causes.steer import MOST_TARGETS, SCALES, need_dose, steer_targets, steering_tests
 from graticule.probes.core.findings import Findings
@@ -73,7 +73,20 @@ class Causes(InterventionResult):
 
     def summary(self) -> str:
         """The second verdict, why, and every outcome with what its controls reach."""
-        return "\n".join([f"{self.label}: {self.reason}", *self.effect_lines(), *self._beside()])
+        headline = f"{self.label}: {self.reason}{self._of_behaviour()}"
+        return "\n".join([headline, *self.effect_lines(), *self._beside()])
+
+    def _of_behaviour(self) -> str:
+        """Where something moved: how many of the outcomes that are the model's own, not a later probe's."""
+        tested = self.effects[self.effects["tested"]]
+        moved = tested["p_holm"] < LEVEL
+        own = ~tested["outcome"].str.startswith(READING)
+        if not moved.any():
+            return ""
+        count = f"{int((moved & own).sum())} of {int(own.sum())} of the model's own outcomes moved"
+        if (moved & own).any():
+            return f"; {count} beyond their controls"
+        return f"; that is what a later probe reads, not what the model does: {count} beyond their controls"
 
     def _beside(self) -> list[str]:
         """What directions of shuffled targets and of another concept reach, where they were run."""
@@ -137,8 +150,8 @@ def causes(
         outcomes: stated answers; by default those packaged for latitude, longitude and year.
         targets: by default the first four.
         hook_name: by default the chosen one.
-        rows: test rows at most.
-        controls: at least so many.
+        rows: The prompts of at most so many test rows are run, drawn with `seed`.
+        controls: At least so many control interventions beside each outcome.
         neurons: (layer, index) pairs.
         other: findings of another concept at the same points, to steer beside.
         pos: which tokens are steered and erased, as `graticule.capture` takes them (an index, a slice, a

@@ -18,6 +18,8 @@ from graticule.probes.causes.edited_runs import EditedRuns, Outputs
 from graticule.probes.tables.table import Table
 
 KL, LOSS = "next-token KL", "loss of the text's last token"
+READING = "reading of "
+"""How the names of outcomes begin that are what a later probe reads, not what the model does."""
 """Names of the outcomes that need no stated answers."""
 
 VOCAB_ROWS = 24

@@ -20,7 +20,7 @@ from graticule.hooks.running.session import packed, undisturbed
 from graticule.hooks.same_model import check_one_model
 from graticule.probes.causes.edited_runs import Span
 from graticule.probes.causes.experiment import Experiment, asked_targets
-from graticule.probes.causes.outcomes import Outcome
+from graticule.probes.causes.outcomes import READING, Outcome
 from graticule.probes.causes.result import InterventionResult, effect_line, needed, row_interval
 from graticule.probes.core.findings import Findings
 from graticule.probes.linear.edits import AffineEdit
@@ -92,8 +92,9 @@ def steer(
         hook_name: by default the chosen one.
         scales: doses; `dose` and its negative among them.
         dose: at which effects are measured.
-        rows: test rows at most.
-        controls: at least so many; more where fewer could not reach .05 after Holm's correction.
+        rows: The prompts of at most so many test rows are run, drawn with `seed`.
+        controls: At least so many control interventions beside each; more where fewer could not reach .05
+            after Holm's correction.
         pos: which tokens are moved, as `graticule.capture` takes them (an index, a slice, a name, a
             `Sample`), or `"from_entity"`: the entity's last one and everything after it.
         other: findings of another concept at the same points.
@@ -171,7 +172,7 @@ class _Steered:
         self.name = f"steer {target}"
         later = experiment.later
         at = layer_of(later) if later else None
-        self.later_name = f"reading of {target} at layer {at}, skip path subtracted"
+        self.later_name = f"{READING}{target} at layer {at}, skip path subtracted"
 
     def run(self, controls: int, other: Findings | None, progress: bool | None) -> None:
         """Every direction at its doses."""

@@ -46,7 +46,7 @@ _SCORES = "What each control reaches on test rows, beside the probe on the same 
 _GAINS = "What the probe adds to the surface, on parts of the rows and inside blocks"
 _FITS = "Memory: R² on training rows, where a random target can be learnt by heart"
 _ASKS = "What each line asks, what it rests on, and which controls do not apply to these rows"
-_CAPTION_DOTS = "Every control beside the probe on the same test rows, with 95% intervals"
+_CAPTION_DOTS = "Controls, surface and parts of the activations beside the probe on the same test rows"
 _CAPTION_CURVE = "How many dimensions matter: ridge on k directions of the activations"
 _CAPTION_BLOCKS = "Inside blocks: correlation once the mean of every block is taken out"
 _FLOOR = -0.25
@@ -134,7 +134,23 @@ class Controls(SavedResult):
         else:
             verdict = f"{reads} is not clearly above every control"
         nearby = f"nearest is {nearest['control']} at {nearest['score']:.3f} {on}"
-        return f"{verdict}; {nearby}: {_difference(nearest)}"
+        return f"{verdict}; {nearby}: {_difference(nearest)}{self._beyond_controls(probe)}"
+
+    def _beyond_controls(self, probe: float) -> str:
+        """What else the figure draws: the lines that lie above the probe, or the nearest below it."""
+        drawn = _drawn(self.table)
+        others = drawn[(drawn["group"] != "control") & (drawn["control"] != "probe")]
+        if others.empty:
+            return ""
+        others = others.assign(lead=others["probe"].fillna(probe) - others["score"]).sort_values("lead")
+        lines = zip(_names(others), others["score"], strict=True)
+        named = [f"{name} at {score:.3f}" for name, score in lines]
+        whole, above = f"; of the figure's {len(others)} other lines", int((others["lead"] < 0).sum())
+        if not above:
+            return f"{whole} none is above it, nearest is {named[0]}"
+        more = f" and {above - 3} more" if above > 3 else ""
+        first = ", ".join(named[: min(above, 3)])
+        return f"{whole} {above} {'is' if above == 1 else 'are'} above it: {first}{more}"
 
     def _selectivity(self, rows: pd.DataFrame) -> list[str]:
         task = rows[(rows["group"] == "control") & rows["control"].str.startswith("control task")]
@@ -195,6 +211,11 @@ class Controls(SavedResult):
         return self.figure_then_table(figures, tables)
 
 
+def _drawn(lines: pd.DataFrame) -> pd.DataFrame:
+    """The lines of the figure: R² on test rows; fits to training rows, gains and r left out."""
+    return lines[(lines["metric"] == "R²") & (lines["group"] != "train fit") & lines["score"].notna()]
+
+
 def _scores_table(lines: pd.DataFrame, score: str, probe: str) -> pd.DataFrame:
     """Lines with headings for people, intervals as text, and columns that say nothing left out."""
     rows = [row for _, row in lines.iterrows()]
@@ -246,7 +267,7 @@ def _seeds(line: pd.Series) -> str:
 def _control_figure(lines: pd.DataFrame) -> Figure:
     """R² of every control on test rows, and of the probe on the same rows; fits, gains and r left out."""
     need_columns(lines, "group", "control", "metric", "score", "low", "high", "probe", "rows")
-    rows = lines[(lines["metric"] == "R²") & (lines["group"] != "train fit") & lines["score"].notna()]
+    rows = _drawn(lines)
     rows = rows.assign(label=[short(name, 40) for name in _names(rows)])
     colours = {"reference": SURFACE, "dimensions": BLOCKS[2], "oracle": BLOCKS[4]}
     fig = new_figure()
@@ -305,7 +326,7 @@ def _curve_figure(curve: pd.DataFrame, probe: float, surface: float) -> Figure:
         below = value == min(probe, surface)
         named_level(fig, value, f"{name} {value:.3f}", colour, dash, x=0.01, below=below)
     seeds = int(curve["seed"].max()) + 1
-    ks = sorted(curve["k"].unique())
+    ks = sorted({int(k) for k in curve["k"]})
     across = log_axis(ks, "dimensions kept, k", [f"{k:,}" for k in ks])
     note = f"Bars span {seeds} random draws." if seeds > 1 else None
     return style(fig, height=400, note=note, x=across, y="R² on test rows")

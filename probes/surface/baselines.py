@@ -70,6 +70,11 @@ class Baselines:
     provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Model, prompt, positions and versions."""
 
+    def __repr__(self) -> str:
+        names = [*(["strings"] if self.strings else []), *self.features]
+        rows = next((f"{len(feature.rows):,} rows, " for feature in self.features.values()), "")
+        return f"Baselines: {rows}{', '.join(names) or 'none'}"
+
     @property
     def twins(self) -> tuple[str, ...]:
         """Names of the untrained twins."""
@@ -207,7 +212,8 @@ def baselines(
         pos: which tokens become rows.
         prompt: text before every input, or a template with one slot `{}`.
         dtype: of the activations, as for `graticule.capture`.
-        twin: how twins are made: the model's own weights permuted, or fresh ones.
+        twin: How untrained twins are made: `"permuted"` shuffles the entries of every weight of the model, so
+            that their distribution stays and what was learned is lost; `"fresh"` draws new weights.
         seed: of the first twin.
         prepend_bos: whether rows get special tokens.
         include_bos: whether these may be rows.

@@ -127,7 +127,7 @@ class Table(TellsNames):
             split: The column that says which rows are test rows; without one ``test_size`` of the rows become
                 test rows, in whole clusters.
             cluster: A column whose rows of one value belong together.
-            blocks: Columns of levels of the target.
+            blocks: Columns of groups, such as a country, for hold-outs and scores within a group.
             name: For titles; by default the file's.
             on_bad: ``drop`` leaves out rows that cannot be used and records them in ``dropped``.
             test_size: Share of test rows.

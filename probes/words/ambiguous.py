@@ -136,7 +136,7 @@ def ambiguous(
         model: With `W_U` and a tokenizer.
         contexts: As `lists.ambiguous_contexts` gives or reads them; None for the packaged ones.
         metrics: As for `words`.
-        n_bootstrap: Resamples, and draws of the null.
+        n_bootstrap: How often rows are resampled for the intervals, and how many draws the null has.
         residuals: As for `words`.
         seed: Of what is drawn.
         progress: Whether a bar is drawn; by default where it takes long.

@@ -148,7 +148,7 @@ def languages(
             reads it; None for the packaged English, French, German and Spanish ones.
         pairs: As for `words`.
         metrics: As for `words`.
-        n_bootstrap: Resamples, and draws of each null.
+        n_bootstrap: How often rows are resampled for the intervals, and how many draws each null has.
         n_random: Random pairs of vocabulary tokens.
         residuals: As for `words`.
         seed: Of what is drawn.

@@ -237,7 +237,7 @@ def words(
             Pairs whose words are not single, different tokens are left out and counted.
         metrics: Of `euclidean`, `whitened` (covariance of the residual after the final norm) and `causal`
             (inverse covariance of the unembedding rows).
-        n_bootstrap: Resamples, and draws of each null.
+        n_bootstrap: How often pairs are resampled for the intervals, and how many draws each null has.
         n_random: Random pairs of vocabulary tokens, and of the lists' words.
         residuals: Rows after the final norm for the whitened product; by default the model is run on the
             packaged contexts. With fewer rows than `d_model` it sees only the directions in which they vary.

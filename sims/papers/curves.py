@@ -146,4 +146,6 @@ def _ticks(values: pd.Series) -> dict[str, Any]:
     low, high = (np.log10(float(above.min())), np.log10(float(above.max()))) if len(above) else (0.0, 1.0)
     between = (1, 2, 5) if high - low <= 2 else (1,)
     ticks = [float(n * 10.0**k) for k in range(floor(low), ceil(high) + 1) for n in between]
+    if sum(10**low <= tick <= 10**high for tick in ticks) < 2:
+        return {}  # they would all lie outside what is drawn: the axis finds its own
     return {"tickvals": ticks, "ticktext": [f"{t / 1000:g}k" if t >= 1000 else f"{t:g}" for t in ticks]}

@@ -35,6 +35,7 @@ UNDER = tuple(f"{view}_{product}" for product in ("causal", "whitened") for view
 """Cosines within a concept under the learner's own inner products."""
 FAR = 0.05
 """Nats."""
+_UNFINISHED = 0.1  # nats above the floor, where tables as wide as the concepts could come down to it
 _POINTS = 40
 
 
@@ -99,6 +100,7 @@ def simulate(
                 saved.put(setting, done[setting])
     parts = [done[setting] for setting in chosen]
     tables = {name: pd.concat([part[name] for part in parts], ignore_index=True) for name in parts[0]}
+    _warn_of_unfinished(tables["settings"])
     provenance = {
         "seed": seed,
         "runs": runs,
@@ -107,6 +109,18 @@ def simulate(
         "versions": library_versions(),
     }
     return _own(tables, provenance)
+
+
+def _warn_of_unfinished(settings: pd.DataFrame) -> None:
+    """Say which settings are still far above a floor that they could have come to."""
+    could = (settings["dim"] >= settings["concepts"]) & (settings["weight_decay"] == 0)
+    for line in settings[could & (settings["gap"] > _UNFINISHED)].to_dict("records"):
+        as_sgd = " (steps= counts those of SGD)" if line["optimizer"] == "population" else ""
+        _log.warning(
+            "%s ended %.2f nats above its floor after %s updates%s: its geometry is that of an unfinished "
+            "training, give more steps=",
+            line["setting"], line["gap"], f"{line['updates']:,}", as_sgd,
+        )  # fmt: skip
 
 
 def runs_of(concepts: int) -> int:

@@ -392,8 +392,9 @@ def test_what_cannot_be_is_refused(world):
         certify(World.random(2, seed=0))
     with pytest.raises(ValueError, match="two values each"):
         certify(World.random(4, values=3, seed=0))
-    with pytest.raises(ValueError, match="needs 4 to 10"):
-        certify(concepts=11)
+    for concepts in (3, 11, 17):
+        with pytest.raises(ValueError, match=f"^concepts={concepts}: .* at least 4 and at most 10$"):
+            certify(concepts=concepts)
     with pytest.raises(ValueError, match="'lookup', 'sequence' or both"):
         certify(world, plan=replace(PLAN, learners=("table",)))
     with pytest.raises(ValueError, match="at least one of 1 or more"):

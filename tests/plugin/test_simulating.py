@@ -101,7 +101,7 @@ def test_sim_checks_the_theorems(tmp_path: Path, capsys: Any) -> None:
         (["--table", "figure5", "--concepts", "4"], "figure5 is of 7 concepts"),
         (["--table", "figure2", "--seeds", "3"], "the scatter of one run"),
         (["--theorems", "--steps", "7", "--masks", "3"], "no use for --steps, --masks"),
-        (["--optimizer", "lion"], "optimizer='lion': one of sgd, adam, population"),
+        (["--optimizer", "lion"], "--optimizer 'lion': expected one of sgd, adam, population"),
         (["--graph", "star"], "graph='star': one of random, dense"),
         (["--concepts", "0"], "--concepts 0: expected a whole number of at least 1"),
         (["--dim", "0"], "dim=0"),
@@ -117,6 +117,13 @@ def test_what_sim_cannot_do_is_one_line(tmp_path: Path, capsys: Any, words: list
     error = capsys.readouterr().err.strip().splitlines()
     assert said in error[-1]
     assert not (tmp_path / "x" / "sim.json").exists()
+
+
+@pytest.mark.parametrize("concepts", ["3", "17"])
+def test_certify_has_one_range_of_concepts(tmp_path: Path, capsys: Any, concepts: str) -> None:
+    assert main(["certify", "--concepts", concepts, "--out", str(tmp_path / "x")]) == 2
+    told = f"--concepts {concepts}: expected a whole number of at least 4 and at most 10"
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.slow

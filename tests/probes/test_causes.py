@@ -128,7 +128,12 @@ def test_what_the_answers_read_is_called_used(model, findings, readers, tmp_path
     assert line["p"] == pytest.approx(1 / 101)
     assert line["limit"] < line["effect"]
     assert line["p_holm"] < 0.05
-    assert "steer height changes north or south" in result.summary().splitlines()[0]
+    first = result.summary().splitlines()[0]
+    assert "steer height changes north or south" in first and "of the model's own outcomes moved" in first
+    reading = result.effects["outcome"].str.startswith("reading of")
+    probes_own = dataclasses.replace(result, effects=result.effects.assign(tested=reading, p_holm=0.01))
+    if reading.any():
+        assert "what a later probe reads, not what the model does: 0 of 0" in probes_own.summary()
     # dose-response is a straight line through 0 in a linear model
     doses = result.doses[(result.doses["kind"] == "probe") & (result.doses["outcome"] == ANSWER.name)]
     assert np.allclose(doses["value"], closed * doses["scale"], rtol=1e-3, atol=1e-4)

@@ -185,6 +185,10 @@ def test_saved_drawn_and_said(found, tmp_path):
     assert "selectivity" in page
     first = found.summary().splitlines()[0]
     assert "control task, last token" in first and "above every control" in first
+    drawn = found.table[(found.table["metric"] == "R²") & (found.table["group"] != "train fit")]
+    others = drawn[drawn["score"].notna() & ~drawn["group"].eq("control") & (drawn["control"] != "probe")]
+    above = int((others["score"] > others["probe"]).sum())  # as the figure has them
+    assert f"of the figure's {len(others)} other lines {above or 'none'} " in first
     with pytest.raises(KeyError, match="no control 'luck'; there are probe, surface"):
         found.line("luck")
 

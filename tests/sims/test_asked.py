@@ -24,7 +24,7 @@ from graticule.sims.world import World
 from graticule.sims.worlds import RestrictedWorld
 
 WORLD = World.random(4, seed=3)
-QUICK: dict[str, Any] = {"runs": 2, "nulls": 0, "points": 2, "progress": False}
+QUICK: dict[str, Any] = {"runs": 2, "nulls": 0, "n_points": 2, "progress": False}
 
 
 @pytest.mark.slow
@@ -70,6 +70,8 @@ def test_updates_on_the_exact_gradient_are_told_in_those_that_were_asked_for(
     with caplog.at_level(logging.INFO, "graticule"):
         simulate(Setting(4, steps=400), optimizer="population", **QUICK)
     assert "2 runs of 20 updates on the exact gradient" in caplog.text
+    assert "nats above its floor after 20 updates (steps= counts those of SGD)" in caplog.text
+    assert repr(WORLD) == f"World: {WORLD.m} concepts of 2 values, {len(WORLD.graph.edges)} edges"
     assert "of SGD" not in simulate(Setting(4, steps=10), **QUICK).summary()
     assert main(["sim", "--help"]) == 0
     assert "count SGD's" in " ".join(capsys.readouterr().out.split())

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 _CAPTION_TABLE = "What was measured, and the figure of SAELens's run_evals that it equals"
-_CAPTION_DENSITY = "How often latents fire; the ultralow-density cluster apart"
+_CAPTION_DENSITY = "How often latents fire"
+_CAPTION_ULTRALOW = f"{_CAPTION_DENSITY}; the ultralow-density cluster apart"
 _CAPTION_CLUSTERS = "Density, encoder bias and encoder·decoder cosine of every living latent"
 _CAPTION_POSITION = "Reconstruction and loss by token position"
 _CAPTION_STATE = "The dictionary"
@@ -180,8 +181,9 @@ class SaeEvaluation(SavedResult):
 
     def figures(self) -> dict[str, Figure]:
         """Densities, clusters, and reconstruction by position."""
+        caption = _CAPTION_ULTRALOW if (self.latents["cluster"] == "ultralow").any() else _CAPTION_DENSITY
         out = {
-            _CAPTION_DENSITY: density_figure(self.latents, self.reconstruction.n_rows),
+            caption: density_figure(self.latents, self.reconstruction.n_rows),
             _CAPTION_POSITION: _position_figure(self.positions),
         }
         living = self.latents[self.latents["cluster"] != "dead"]
@@ -322,6 +324,6 @@ def _position_figure(positions: pd.DataFrame) -> Figure:
     low = max(-0.5, min(0.0, float(least) - 0.05))
     layout: dict[str, Any] = {"hovermode": "x", "legend_font_color": MUTED}
     style(fig, height=340, aspect=0.38, extra=80, x="token position", **layout)
-    fig.update_yaxes(title_text="of the rows at the position", range=(low, 1.02), col=1)
+    fig.update_yaxes(title_text="share or cosine, rows at the position", range=(low, 1.02), col=1)
     fig.update_yaxes(title_text="nats a token", rangemode="tozero", col=2)
     return fig

@@ -83,22 +83,22 @@ def examine(
     """Where some features fire most and which tokens they make likelier; nothing is picked for its looks.
 
     Args:
-        model: as in `evaluate`, like all that is not named here.
-        sae: as there.
-        corpus: as there.
+        model: The model that the SAE reads.
+        sae: A SAELens SAE, its folder, a run, or a run's folder.
+        corpus: What `Corpus.read` takes: files, `datasets`, texts, token rows; as in `evaluate`.
         n: the first so many latents that fire on the sample.
         latents: these latents instead, in this order, whether they fire or not.
         n_tokens: tokens that are looked at (whole contexts, special tokens included).
         n_examples: examples kept a feature, at most one a context.
         n_effects: tokens kept a feature that it raises, and as many that it lowers.
-        hook_name: as there.
-        column: as there.
-        context_size: as there.
-        prepend_bos: as there.
-        exclude_special: as there.
-        max_norm: as there.
-        scale: as there.
-        progress: as there.
+        hook_name: The hook point, where the SAE's metadata names none.
+        column: The corpus's column of texts.
+        context_size: Tokens per context; by default what the SAE's metadata names.
+        prepend_bos: Whether a context begins with BOS; by default likewise.
+        exclude_special: Leaves out BOS, EOS, PAD, SEP and the decoder's start, or the ids given.
+        max_norm: Leaves out rows whose norm is over so many times the median; by default as in training.
+        scale: What activations are multiplied with, as in `evaluate`.
+        progress: Whether a bar is drawn; by default where it takes long.
 
     Raises:
         IndexError: for a latent that the SAE does not have.
