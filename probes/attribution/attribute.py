@@ -22,9 +22,10 @@ from graticule.hooks.messages import NotApplicable
 from graticule.hooks.protocols import HookedModel, dtype_of
 from graticule.hooks.rows import PointKey
 from graticule.probes.attribution.result import Attribution
-from graticule.probes.attribution.trace import TableRows, columns, probe_of, spec_of
+from graticule.probes.attribution.trace import TableRows, columns, probe_of
 from graticule.probes.attribution.writes import Apart, NeuronsByLayer, ProbeReading, Unit
 from graticule.probes.core.findings import Findings
+from graticule.probes.core.replay import replay_spec
 from graticule.probes.linear.ridge import RidgeProbe
 
 _log = logging.getLogger(__name__)
@@ -87,14 +88,15 @@ def attribute(
     Raises:
         DecompositionError: Where the terms do not sum to the reading in a float32 or float64 model (in half
             precision the gap is logged).
-        ValueError: For points outside the residual stream, missing weights, or a probe without texts.
+        ValueError: For points outside the residual stream, missing weights, a probe without texts, or
+            findings whose activations are of other tokens than their texts give here.
     """
     if unit not in get_args(Unit):
         raise ValueError(f"unit={unit!r}: expected 'component', 'head' or 'neuron'")
     probe, name = probe_of(findings, hook_name)
     picked = columns(probe, target)
     of = findings if isinstance(findings, Findings) else None
-    spec = spec_of(of, prompt, pos)
+    spec = replay_spec(of, model, prompt, pos)
     reading = ProbeReading(model, spec, name, probe.coef[:, picked], probe.intercept[picked], progress)
     read, text_clusters, truth = _inputs(of, texts, clusters, rows, seed)
     training = _training_texts(of, rows, seed)

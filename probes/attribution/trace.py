@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -13,7 +13,6 @@ from jaxtyping import Bool, Float, Int
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.calls import renamed
 from graticule.hooks.capture import capture
-from graticule.hooks.capture_spec import CaptureSpec, Pos, pos_to_data
 from graticule.hooks.doors import FINDINGS_OR_PROBE, MODEL, TEXT, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.messages import UnknownNameError
@@ -23,6 +22,7 @@ from graticule.hooks.rows import PointKey
 from graticule.hooks.saved import SavedResult
 from graticule.hooks.tokens import tokenize
 from graticule.probes.core.findings import Findings
+from graticule.probes.core.replay import replay_spec
 from graticule.probes.linear.ridge import RidgeProbe
 from graticule.probes.plots.primitives import heat_trace, level, line_trace, new_figure
 from graticule.probes.plots.style import BLOCKS, DIVERGING, FAINT, axis, axis_title, short, style
@@ -32,17 +32,6 @@ if TYPE_CHECKING:
 
 
 _TARGETS = 4
-
-
-def spec_of(findings: Findings | None, prompt: str | None = None, pos: Pos | None = None) -> CaptureSpec:
-    """How the findings' activations were captured; a prompt and positions that are given stand instead."""
-    saved = {} if findings is None or findings.swept is None else findings.swept.activations.provenance
-    spec = CaptureSpec.from_json(saved)
-    return replace(
-        spec,
-        prompt=spec.prompt if prompt is None else prompt,
-        positions=spec.positions if pos is None else pos_to_data(pos),
-    )
 
 
 @dataclass(frozen=True)
@@ -284,7 +273,8 @@ def trace(
         A reading per point, token and target.
 
     Raises:
-        ValueError: For an empty text or a probe without `hook_name`.
+        ValueError: For an empty text or a probe without `hook_name`; or, unless `prepend_bos` is given, where
+            the findings' activations are of other tokens than their texts give here.
         KeyError: For another target or point.
     """
     if layers not in ("chosen", "all"):
@@ -295,7 +285,7 @@ def trace(
         probes = dict(findings.probes)
     picked = columns(probe, target)
     if prepend_bos is None and isinstance(findings, Findings):
-        prepend_bos = spec_of(findings).prepend_bos
+        prepend_bos = replay_spec(findings, model).prepend_bos
     rows = tokenize(model, [text], "", prepend_bos)
     captured = capture(
         model, [text], points=list(probes), pos="all", prepend_bos=prepend_bos, progress=progress

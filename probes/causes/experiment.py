@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from graticule.hooks.artifact import library_versions
-from graticule.hooks.capture_spec import CaptureSpec, pos_to_data
+from graticule.hooks.capture_spec import pos_to_data
 from graticule.hooks.imports import load
 from graticule.hooks.messages import NotApplicable, UnknownNameError
 from graticule.hooks.model_view import at_border
@@ -25,6 +25,7 @@ from graticule.probes.causes.edited_runs import EditedRuns, Outputs, Span, check
 from graticule.probes.causes.outcomes import VOCAB_ROWS, Outcome, check_outcomes, default_outcomes, log_odds
 from graticule.probes.causes.result import EffectRows, adjusted
 from graticule.probes.core.findings import Findings
+from graticule.probes.core.replay import replay_spec
 from graticule.probes.linear.edits import unit_moves
 from graticule.probes.linear.leace import Covariance
 
@@ -53,7 +54,8 @@ class Experiment:
 
         Raises:
             NotApplicable: for a table without texts.
-            ValueError: for outcomes that do not fit the table or the tokenizer, or a `span` of no tokens.
+            ValueError: for outcomes that do not fit the table or the tokenizer, a `span` of no tokens, or
+                activations of other tokens than the table's texts give here.
             KeyError: for a point without a probe.
         """
         check_span(span)
@@ -68,6 +70,7 @@ class Experiment:
         self.answers = _answers(model, self.outcomes, packaged=outcomes is None)
         self.point = findings.point_of(point)
         self.probe = findings.probes[self.point]
+        self.prepend_bos = replay_spec(findings, model).prepend_bos
         problem, rng = inputs.problem, np.random.default_rng(seed)
         train = some_rows(problem.train, _MOMENT_ROWS, rng)
         self.X, self.y = inputs.rows(self.point, train), problem.y[train]
@@ -125,8 +128,7 @@ class Experiment:
         """The rows' texts in a prompt."""
         texts = self.findings.inputs.table.texts
         assert texts is not None
-        spec = CaptureSpec.from_json(self.findings.inputs.activations.provenance)
-        return tokenize(self.model, [texts[i] for i in self.sources], prompt, spec.prepend_bos)
+        return tokenize(self.model, [texts[i] for i in self.sources], prompt, self.prepend_bos)
 
     def runs_at(self, prompt: str, point: str, span: Span, later: Sequence[str]) -> EditedRuns:
         """Runs of a prompt edited at a point; `later` is read at the entity's last token."""

@@ -11,16 +11,16 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 
-from graticule.hooks.capture_spec import CaptureSpec
 from graticule.hooks.messages import bar
 from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.session import packed, undisturbed
-from graticule.hooks.tokens import TokenRows, tokenize
+from graticule.hooks.tokens import TokenRows
 from graticule.probes.causes.edited_runs import EditedRuns
 from graticule.probes.causes.experiment import some_rows
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.fit import Predictions
+from graticule.probes.core.replay import other_token, replay_spec, tokens_of
 from graticule.probes.core.verdict import Verdict, judge_predictions
 from graticule.probes.linear.leace import Covariance, Eraser, matched_erasers, whitened_frame
 from graticule.probes.linear.moments import Moments
@@ -161,20 +161,14 @@ def captured_tokens(
     Raises:
         ValueError: where they do not belong to texts of the table, or to other tokens than these.
     """
-    inputs = findings.inputs
-    frame, spec = inputs.activations.rows, CaptureSpec.from_json(inputs.activations.provenance)
+    inputs, frame = findings.inputs, findings.inputs.activations.rows
     if inputs.table.texts is None or "position" not in frame or "token" not in frame:
         raise ValueError("these activations do not say which token of which text they are: capture them anew")
-    source = inputs.problem.source[rows]
-    texts = [inputs.table.texts[i] for i in source]
-    tokens = tokenize(model, texts, spec.prompt or "", spec.prepend_bos)
+    spec = replay_spec(findings, model)
+    tokens = tokens_of(findings, model, spec, rows)
+    if (reason := other_token(tokens, frame.iloc[rows], inputs.problem.source[rows])) is not None:
+        raise ValueError(reason)
     position = frame["position"].to_numpy(np.int64)[rows]
-    expected = frame["token"].to_numpy(np.int64)[rows]
-    for i, (ids, at, token) in enumerate(zip(tokens.ids, position, expected, strict=True)):
-        if at >= len(ids) or ids[at] != token:
-            raise ValueError(
-                f"text {source[i]} has other tokens in this model than in the one the activations are from"
-            )
     return tokens, position
 
 

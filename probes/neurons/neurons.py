@@ -24,8 +24,9 @@ from graticule.hooks.points import LayerSpec, resolve_layers
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.rows import Rows
 from graticule.hooks.weights import mlp_weights
-from graticule.probes.attribution.trace import TableRows, spec_of
+from graticule.probes.attribution.trace import TableRows
 from graticule.probes.core.findings import Findings
+from graticule.probes.core.replay import replay_spec
 from graticule.probes.linear.rows import as_rows
 from graticule.probes.neurons.cosines import DIRECTIONS, WEIGHTS, WeightCosines, weight_cosines
 from graticule.probes.neurons.result import Neurons, Search
@@ -107,7 +108,7 @@ def neurons(
     chosen = _layers(model, findings, layers)
     for layer in chosen:
         mlp_weights(model, layer)  # before anything is run
-    table_rows, spec = TableRows.of(findings), spec_of(findings, prompt, pos)
+    table_rows, spec = TableRows.of(findings), replay_spec(findings, model, prompt, pos)
     captured = _capture(model, findings, table_rows, spec, chosen, rows, seed, store, progress)
     train, test = captured.train, captured.test
     names = findings.target_names
