@@ -22,7 +22,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from graticule.hooks.limits import LIMITS, LimitError, check
+from graticule.hooks.limits import LIMITS, LimitError, as_boolean, check
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -246,6 +246,8 @@ class Call:
             for p in parameters.values()
             if p.default is p.empty and p.kind not in packed and p.name not in _OWN
         ]
+        booleans = (bool, bool | None, "bool", "bool | None")
+        self._booleans = [p.name for p in parameters.values() if p.annotation in booleans]
         self._ranged = [p for p in parameters if p in LIMITS and p not in kinds]
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
@@ -282,6 +284,20 @@ class Call:
             if value is None and hint in (int, float, "int", "float"):
                 raise LimitError(argument, value, LIMITS[argument].words)
             check(argument, value, self.name)
+
+    def take_booleans(self, given: MutableMapping[str, Any]) -> None:
+        """What stands for True or False as that; None where the call takes it.
+
+        Raises:
+            TypeError: It is anything else.
+        """
+        for argument in self._booleans:
+            if argument not in given:
+                continue
+            parameter, value = self.signature.parameters[argument], given[argument]
+            if value is None and parameter.annotation not in (bool, "bool"):
+                continue
+            given[argument] = as_boolean(f"{self.name}: {argument}", value)
 
     def check_kinds(
         self, given: Mapping[str, Any], kinds: Mapping[str, Kind], things: Sequence[Kind]

@@ -234,6 +234,7 @@ def door(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
             if others:
                 places, named = _model_by_name(call.name, places, named)
             given = call.bind(places, named)
+            call.take_booleans(given.arguments)
             call.check_kinds(given.arguments, every, _THINGS)
             call.need_all(given.arguments)
             for argument, value in given.arguments.items():

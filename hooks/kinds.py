@@ -19,6 +19,7 @@ from graticule.hooks.artifact import (
     write_json,
 )
 from graticule.hooks.identity import EARLIER, is_earlier
+from graticule.hooks.limits import as_boolean
 from graticule.hooks.locks import only_here
 from graticule.hooks.names import check_leads_somewhere, place_of, user_path
 from graticule.hooks.places import Place, RemotePath
@@ -161,7 +162,7 @@ def write_folder(path: Place | str, overwrite: bool = False, *, kind: str) -> Ge
     Raises:
         FileExistsError: if `path` exists and `overwrite` is False, or holds something other than a `kind`.
     """
-    path = place_of(path)
+    path, overwrite = place_of(path), as_boolean("overwrite", overwrite)
     check_leads_somewhere(path)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; choose another place, or say overwrite=True")

@@ -187,6 +187,24 @@ def check(name: str, value: Any, call: str = "") -> None:
             raise LimitError(name, one, limit.words)
 
 
+def as_boolean(name: str, value: Any) -> bool:
+    """True or False: a boolean of Python or numpy, or 0 or 1.
+
+    Args:
+        name: The argument, for the message.
+        value: What was given.
+
+    Raises:
+        TypeError: It is anything else: any text would be taken for True.
+    """
+    of_numpy = type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_")
+    if of_numpy or (isinstance(value, Integral) and value in (0, 1)):
+        return bool(value)
+    came = repr(value)
+    came = came if len(came) <= 60 else f"a {type(value).__name__}"
+    raise TypeError(f"{name}={came}: expected True or False")
+
+
 def check_several(name: str, limit: str, values: Any) -> None:
     """Refuse one number where several are expected, and any that is outside its range.
 

@@ -29,6 +29,7 @@ from graticule.hooks.artifact import (
 )
 from graticule.hooks.calls import renamed
 from graticule.hooks.kinds import FolderKind, check_replaceable, write_folder
+from graticule.hooks.limits import as_boolean
 from graticule.hooks.locks import only_here
 from graticule.hooks.names import check_leads_somewhere, inside, inside_file, place_of
 from graticule.hooks.places import Place
@@ -96,7 +97,7 @@ class SavedResult(Result):
         with only_here(path, f"saving {self.KIND} into"):
             if self.BESIDE is not None:
                 self.BESIDE.check(path)
-            check_same_question(path, self, overwrite)
+            check_same_question(path, self, as_boolean("overwrite", overwrite))
             replaced = (
                 write_folder(path, overwrite=True, kind=self.KIND)
                 if self.BESIDE is None

@@ -28,6 +28,7 @@ from graticule.hooks.alignment import DIGEST, text_digests, whole_column, with_d
 from graticule.hooks.artifact import ArtifactError, is_as_sealed, read_json, read_table, sha256
 from graticule.hooks.calls import renamed
 from graticule.hooks.identity import is_of, model_identity, of_earlier_digest
+from graticule.hooks.limits import as_boolean
 from graticule.hooks.messages import visible
 from graticule.hooks.names import inside_file, place_of
 from graticule.hooks.places import Place
@@ -66,7 +67,7 @@ class Store(Rows):
                 model than `model`.
         """
         self.path = place_of(path)
-        self._files = files_of(self.path, verify)
+        self._files = files_of(self.path, as_boolean("Store: verify", verify))
         self._rows: pd.DataFrame | None = None
         self._n_inputs: int | None = None
         if model is not None:

@@ -83,7 +83,7 @@ def special_frame(tokenizer: Any, text: str, default_bos: bool, prepend_bos: boo
     Raises:
         ValueError: for `prepend_bos=True` and a tokenizer that has none to put in front.
     """
-    if prepend_bos is False:
+    if prepend_bos is not None and not prepend_bos:
         return Frame()
     own, bos = own_frame(tokenizer, text), special_id(tokenizer, "bos")
     more = bool(own.tail or len(own.head) > 1 or (own.head and own.head != (bos,)))

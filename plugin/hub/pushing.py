@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from graticule.hooks.doors import door
 from graticule.hub.card import card
 from graticule.hub.readback import read_back, tensors_of
 from graticule.hub.remote import MAIN, Head, Hub, HubError, ReadBackError, check_repo, check_words
@@ -76,6 +77,7 @@ class Push:
         return "\n".join([*lines, str(self.url)])
 
 
+@door()
 def push(
     what: Pushed,
     repo: str,

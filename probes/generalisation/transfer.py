@@ -12,7 +12,7 @@ import pandas as pd
 
 from graticule.hooks.artifact import json_ready, library_versions
 from graticule.hooks.calls import came, renamed
-from graticule.hooks.doors import FINDINGS
+from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.messages import UnknownNameError, bar
 from graticule.hooks.points import layer_text, name_of
 from graticule.hooks.rows import PointKey
@@ -102,6 +102,7 @@ class Transfer(SavedResult):
 
 
 @renamed(point="hook_name", draws="n_bootstrap")
+@door()
 def transfer(
     findings_by_prompt: Mapping[str, Findings],
     *,

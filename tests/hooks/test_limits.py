@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from helpers import as_installed
 
-from graticule import Activations, capture
+import graticule
+from graticule import Activations, Store, capture, record
 from graticule.cli import main
 from graticule.hooks.calls import renamed
 from graticule.hooks.doors import FINDINGS, MODEL, TABLE, TEXT, door
@@ -215,3 +216,45 @@ def test_special_tokens_are_not_left_out_of_rows_that_know_no_tokens() -> None:
     assert StoreStream(rows, batch_size=1).n_rows == 4
     with pytest.raises(ValueError, match="do not say of which tokens they are; leave exclude_special out"):
         StoreStream(rows, batch_size=1, exclude_special=[3])
+
+
+def test_booleans_are_true_false_or_their_numbers_and_nothing_else(tiny, tmp_path) -> None:
+    texts = ["the city of paris", "rome"]
+    for no in (False, 0, np.False_, np.int64(0)):
+        made = capture(tiny, texts, prepend_bos=no)
+        assert made.rows["position"].tolist() == [3, 0]
+        assert made.provenance["prepend_bos"] is False
+    assert capture(tiny, texts, prepend_bos=None).rows["position"].tolist() == [4, 1]
+    assert capture(tiny, texts, prepend_bos=1, share_prefix=0).rows["position"].tolist() == [4, 1]
+    for other in ("no", "yes", 2, 0.0, [], np.zeros(2, bool)):
+        for argument in ("prepend_bos", "include_bos", "compile", "share_prefix", "progress"):
+            with pytest.raises(TypeError, match=f"^capture: {argument}=.*: expected True or False$"):
+                capture(tiny, texts, **{argument: other})
+    with pytest.raises(TypeError, match="record: include_bos='no': expected True or False"):
+        record(tiny, include_bos="no").__enter__()
+    with pytest.raises(TypeError, match="share_prefix=None"):
+        capture(tiny, texts, share_prefix=None)
+    made.save(tmp_path / "s")
+    with as_installed(), pytest.raises(TypeError, match="overwrite='no': expected True or False"):
+        made.save(tmp_path / "s", overwrite="no")
+    with as_installed(), pytest.raises(TypeError, match="Store: verify='no': expected True or False"):
+        Store(tmp_path / "s", verify="no")
+
+
+def test_every_boolean_of_an_exported_function_is_looked_at() -> None:
+    open_doors = []
+    for package in (graticule, graticule.saes, graticule.hub):
+        for name in package.__all__:
+            function = getattr(package, name)
+            if not inspect.isfunction(function):
+                continue
+            parameters = inspect.signature(function).parameters.values()
+            booleans = [p.name for p in parameters if p.annotation in ("bool", "bool | None")]
+            for argument in booleans:
+                try:
+                    function(**{argument: "no"})
+                except TypeError as error:
+                    if "expected True or False" in str(error):
+                        continue
+                open_doors.append(f"{name}({argument}=)")
+    assert not open_doors

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.coders import SparseCoder, as_published, describe
+from graticule.hooks.doors import door
 from graticule.hooks.messages import bar
 from graticule.saes.features.recovered import BASELINES, SaeRecovery
 from graticule.saes.features.truth import Truth
@@ -62,6 +63,7 @@ class Firing:
     """The rest."""
 
 
+@door()
 def recovery(
     saes: SparseCoder | Mapping[str, SparseCoder],
     truth: Truth,
