@@ -97,8 +97,21 @@ FINDINGS = Kind("findings", of_class("Findings"), _make_findings)
 """What `probe` and `sweep` return."""
 FINDINGS_OR_PROBE = Kind("findings or a probe", of_class("Findings", "RidgeProbe"), _make_findings)
 """Findings, or a direction of one's own."""
+_COMPARES_ITSELF = {
+    "MLPFindings": "its .nonlinearity, which is the MLP against the ridge",
+    "ClassProbes": "its .scores, where both probes stand",
+    "PCACurve": "its .curve, where every number of components stands",
+    "LatentFindings": "result.at('latents', K), of its .predictors",
+}
+"""Results that are neither findings nor predictions → where their comparison is."""
+
+
+def _make_compared(value: Any) -> str:
+    return _COMPARES_ITSELF.get(type(value).__name__) or _make_findings(value)
+
+
 COMPARED = Kind(
-    "findings, or what `at` of findings returns", of_class("Findings", "Predicted"), _make_findings
+    "findings, or what `at` of findings returns", of_class("Findings", "Predicted"), _make_compared
 )
 """Predictions of test rows."""
 FRAME = Kind("a pandas DataFrame", _is_frame, _always("pandas.DataFrame({'column': values})"))

@@ -7,6 +7,7 @@ neither TransformerLens nor SAELens.
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    __version__: str
     from graticule import hub as hub
     from graticule import saes as saes
     from graticule.certificate.certify import certify as certify

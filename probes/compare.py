@@ -119,12 +119,13 @@ def compare(
     seed: int = 0,
     progress: bool | None = None,
 ) -> Comparison:
-    """Does `a` predict the test rows better than `b`? Layers, prompts, models, checkpoints, estimators.
+    """Does `a` predict the test rows better than `b`? Layers, prompts, models, checkpoints, baselines.
 
-    Both are scored in the same resamples of clusters with replacement (paired), with their fits held fixed:
-    the answer is about these fitted predictors on new rows. Rows are clustered together that either of the
-    two clusters. `Findings` stand for the probe at their chosen point; other points are
-    `findings.at(point)`. The p-value inverts the percentile interval; targets are adjusted after Holm.
+    Both are scored in the same resamples of clusters with replacement (paired), with their fits held
+    fixed: the answer is about these fitted predictors on new rows. Rows are clustered together that
+    either of the two clusters. `Findings` stand for the probe at their chosen point; other points are
+    `findings.at(point)`, baselines `findings.at("tfidf")`. The p-value inverts the percentile interval;
+    targets are adjusted after Holm.
 
     Args:
         a: findings, or one predictor of them.

@@ -411,6 +411,14 @@ def test_a_point_is_named_by_its_layer_wherever_a_hook_name_is(made):
         graticule.erase(f, hook_name=("resid_post", 7), points=("resid_post", 7))
 
 
+def test_a_baseline_is_compared_by_its_name(made):
+    f = made["f"]
+    tfidf = f.at("tfidf")
+    assert np.array_equal(tfidf.predictions, f.inputs.baseline_predictions["tfidf"].test)
+    result = graticule.compare(f, tfidf, n_bootstrap=20)
+    assert result.b == "tfidf" and result.rows == len(tfidf.y)
+
+
 @pytest.mark.slow
 def test_one_string_is_one_entry(made):
     f, p = made["f"], made["p"]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -297,3 +298,22 @@ def test_a_wheel_in_an_environment_of_its_own_imports_and_runs(wheel, tmp_path):
     assert "demo" in help_text.stdout
     entry = (next(site.glob("graticule-*.dist-info")) / "entry_points.txt").read_text()
     assert "graticule = graticule.cli:main" in entry
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/architecture.md"])
+def test_files_that_a_document_names_are_there(document):
+    text = (ROOT / document).read_text()
+    written = "".join(re.findall(r"`(median_split\.py)`\n\n```", text))  # it holds this itself
+    text = text[text.index("## The house") : text.index("## Sources")] if document == "README.md" else text
+    there = {"plugin/", *(f"{room}/" for room in ROOMS)}
+    for folder in (*ROOMS, "tests", "docs", "benchmarks", "examples"):
+        for path in (ROOT / folder).rglob("*"):
+            there.add(f"{path.name}/" if path.is_dir() else path.name)
+    named = set(re.findall(r"`((?:[a-z_0-9]+/)*[a-z_0-9]+(?:\.py|/))`", text)) - {written}
+    assert len(named) > 10
+    missing = [n for n in named if not ((ROOT / n).exists() or ("/" not in n.rstrip("/") and n in there))]
+    assert sorted(missing) == []
+
+
+def test_the_version_is_that_of_the_package():
+    assert graticule.__version__ == metadata.version("graticule")

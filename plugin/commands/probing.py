@@ -208,7 +208,8 @@ def words_command(
         Path | None,
         typer.Option(help="Parallel contexts, one language per column; the packaged ones by default."),
     ] = None,
-    draws: Annotated[int, typer.Option(help="Draws of every null and bootstrap.")] = 1000,
+    n_bootstrap: Annotated[int, typer.Option(help="Draws of every null and bootstrap.")] = 1000,
+    draws: Annotated[int | None, typer.Option(help="The old name of --n-bootstrap.", hidden=True)] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of nulls and bootstraps.")] = 0,
 ) -> None:
     """Set counterfactual word pairs against each other in the unembedding.
@@ -239,7 +240,10 @@ def words_command(
     for read, path in ((pair_lists, pairs), (parallel_contexts, contexts)):
         read(path)  # what is wrong with them is said before a model is loaded
     hooked = model.load()
-    shared: dict[str, Any] = {"n_bootstrap": draws, "seed": seed, "progress": True}
+    if draws is not None:
+        o.say(f"--draws is --n-bootstrap now ({draws}); the old name goes with 0.3", err=True)
+        n_bootstrap = draws
+    shared: dict[str, Any] = {"n_bootstrap": n_bootstrap, "seed": seed, "progress": True}
     makers: dict[str, Callable[[], Any]] = {
         "words": lambda: graticule.words(hooked, pairs, **shared),
         "languages": lambda: languages(hooked, contexts, pairs=pairs, **shared),

@@ -192,12 +192,16 @@ class Findings(SavedResult):
         """The probe of a point on the test rows, for `compare`; no activations are needed.
 
         Args:
-            hook_name: by default the chosen one.
+            hook_name: by default the chosen one. A baseline's name, `"tfidf"`, is its predictions, where the
+                findings have their inputs.
 
         Raises:
             PointError: There is no probe at `hook_name`.
             ValueError: These findings were saved before they held predictions, and lack their inputs.
         """
+        baselines = {} if self.swept is None else self.swept.baseline_predictions
+        if isinstance(hook_name, str) and hook_name in baselines and hook_name not in self.probes:
+            return predicted_rows(hook_name, self.problem, self.units, baselines[hook_name].test)
         point = self.point_of(hook_name)
         if point in self.point_predictions or (self.swept is None and point == self.chosen_point):
             test = self.predictions_at(point).test

@@ -250,7 +250,7 @@ def scenarios() -> tuple[Scenario, ...]:
     worded = functools.cache(lambda: tiny_folder(word_tokenizer(), 64))
 
     def words(out: Path) -> None:
-        cli.main(["words", "--model", worded(), "--draws", "20", "--out", str(out), "--debug"])
+        cli.main(["words", "--model", worded(), "--n-bootstrap", "20", "--out", str(out), "--debug"])
 
     def demo(out: Path) -> None:
         given = ["--model", worded(), "--rows", "100", "--calibrate", "0", "--out", str(out)]

@@ -90,6 +90,7 @@ def test_other_commands_refuse_them_too(capsys: pytest.CaptureFixture[str]) -> N
         ["certify", "--concepts", "1000"],
         ["probe", "--model", "m", "--table", "world_cities", "--out", "o", "--calibrate", "-3"],
         ["words", "--model", "m", "--draws", "0"],
+        ["words", "--model", "m", "--n-bootstrap", "0"],
         ["sae", "train", "--store", "s", "--out", "o", "--epochs", "0"],
         ["sae", "train", "--store", "s", "--out", "o", "--tokens", "0"],
         ["sae", "eval", "s", "--corpus", "c", "--seed", "-1"],

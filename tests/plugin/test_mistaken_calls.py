@@ -427,6 +427,10 @@ CALLS = {
         lambda m, t, a, b, f, e: graticule.directions(f, "x"),
         "'x' among the findings",
     ),
+    "a curve to compare": (
+        lambda m, t, a, b, f, e: graticule.compare(f, graticule.pca(f, ks=1)),
+        r"b is a PCACurve; expected findings.*: its \.curve",
+    ),
     "no second findings": (lambda m, t, a, b, f, e: graticule.compare(f), "compare: b is missing"),
     "a world by words": (
         lambda m, t, a, b, f, e: graticule.World(concepts="seven"),

@@ -135,7 +135,7 @@ def test_words_reads_a_folder_of_pairs(tmp_path: Path, capsys: Any) -> None:
     for name in list(packaged)[:3]:
         lines = [f"{a}\t{b}" for a, b in packaged[name][:12]]
         (pairs / f"[{name.replace(' ⇒ ', ' - ')}].txt").write_text("\n".join(lines), encoding="utf-8")
-    command = ["words", "--model", "gemma-3-270m", "--pairs", str(pairs), "--draws", "20"]
+    command = ["words", "--model", "gemma-3-270m", "--pairs", str(pairs), "--n-bootstrap", "20"]
     assert main([*command, "--out", str(tmp_path / "out")]) == 0
     assert "concepts nearest to their own pairs" in capsys.readouterr().out
     assert load_result(tmp_path / "out" / "words").title == "Counterfactual word pairs: gemma-3-270m"
