@@ -96,6 +96,12 @@ class Recording:
             return row, place, position + start[row]
         row, place, position = extent.pick(self._pos)
         own = (position >= start[row]) & (position < stop[row])
+        special = ~own & (start < stop)[row]  # a step that generates one has no own token at all
+        if not isinstance(self._pos, slice) and special.any():
+            raise ValueError(
+                f"pos={self._pos} is a special token of text {row[special][0]}, and include_bos=False leaves "
+                "it out"
+            )
         return row[own], place[own], position[own]
 
     def _tokens_of_pass(self, extent: Extent) -> np.ndarray | None:
@@ -163,13 +169,16 @@ class Recording:
         cache sees one position).
 
         Raises:
-            ValueError: if the model was not run, or some points were reached more often than others.
+            ValueError: if the model was not run, some points were reached more often than others, or no token
+                was at `pos`.
         """
         counts = {p: len(parts) for p, parts in self._parts.items()}
         if not any(counts.values()):
             raise ValueError("nothing was recorded: run the model inside the `with record(...)` block")
         if len(set(counts.values())) != 1:
             raise ValueError(f"points were reached a different number of times ({counts}); record them apart")
+        if not any(map(len, self._rows)):
+            raise ValueError(f"pos={self._pos!r} selects no token of any text")
         self._check_unseen()
         tensors = {p: torch.cat(parts) for p, parts in self._parts.items()}
         identity = {k: v for k, v in model_identity(self._model).items() if k != "hooks"}
@@ -302,7 +311,8 @@ def record(
         texts: What is run, over all calls and in their order, so that a table's rows are compared with it;
             in another order than the tokens that were run they are refused (`AlignmentError`).
         include_bos: Whether special tokens (BOS, an encoder's `[CLS]`, `[SEP]`) may be among the tokens of
-            `pos`, as in `graticule.capture`; by default they may. A pass that has others only gives no row.
+            `pos`, as in `graticule.capture`; by default they may. A text of a pass that has none
+            but these gives no row; an index that is one of a text that has others is refused.
 
     Raises:
         PointError: For unknown points.

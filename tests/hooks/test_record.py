@@ -101,3 +101,21 @@ def test_a_position_means_in_a_recording_what_it_means_in_a_capture(tiny, names,
     )
     torch.testing.assert_close(recording.activations["resid_post", 1], captured["resid_post", 1])
     assert recording.activations.provenance["pos"] == captured.provenance["pos"]
+
+
+@pytest.mark.parametrize("pos", [-2, 0, slice(0, 1)], ids=str)
+def test_positions_of_special_tokens_alone_are_refused_in_a_recording_as_in_a_capture(tiny, pos):
+    texts = ["rome", "the city of paris"]  # of one and four tokens behind BOS
+    with pytest.raises(ValueError, match=r"special token of text 0|selects no token") as refused:
+        capture(tiny, texts, layers=1, pos=pos, include_bos=False)
+    with pytest.raises(ValueError) as error, record(tiny, layers=1, pos=pos, include_bos=False) as recording:
+        tiny(texts)
+        _ = recording.activations
+    assert str(error.value) == str(refused.value)
+
+
+def test_a_step_that_generates_a_special_token_gives_no_row(tiny):
+    with record(tiny, layers=1, pos=-1, include_bos=False) as recording:
+        for ids in ([0, 5, 6], [0], [7]):
+            tiny(torch.tensor([ids]))
+    assert recording.activations.rows["position"].tolist() == [2, 0]

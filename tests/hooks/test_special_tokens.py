@@ -249,9 +249,16 @@ def test_a_recording_leaves_special_tokens_out_as_a_capture_does(bert):
         for text in TEXTS:
             model(tokenizer(text, return_tensors="pt")["input_ids"])
     assert recording.activations.rows["position"].tolist() == captured.rows["position"].tolist()
-    with record(model, layers=0, pos=-1, include_bos=False) as recording:  # [SEP]
-        model(tokenizer(TEXTS[0], return_tensors="pt")["input_ids"])
-    assert recording.activations.n_rows == 0
+    ids = tokenizer(TEXTS[0], return_tensors="pt")["input_ids"]
+    with (
+        record(model, layers=0, pos=-1, include_bos=False),
+        pytest.raises(ValueError, match="pos=-1 is a special token of text 0, and include_bos=False"),
+    ):
+        model(ids)  # [SEP]
+    with record(model, layers=0, pos=slice(-1, None), include_bos=False) as recording:
+        model(ids)
+    with pytest.raises(ValueError, match="selects no token of any text"):
+        _ = recording.activations
 
 
 @pytest.mark.parametrize("pos", ["last", "entity_mean", 3, -2, slice(1, None, 2), Sample(2, seed=3)], ids=str)
