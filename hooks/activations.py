@@ -130,7 +130,11 @@ class Activations(TellsNames, Rows):
         rows: Sequence[int] | np.ndarray | slice | None = None,
         points: PointKey | Sequence[PointKey] | None = None,
     ) -> Self:
-        """The activations of some rows (indices, a boolean mask, or a slice) and points.
+        """The activations of some rows and points.
+
+        Args:
+            rows: Indices, a boolean mask, or a slice; None is all.
+            points: Full names or (name, layer) pairs, one or several; None is all.
 
         Raises:
             PointError: for a point that was not captured.
@@ -157,7 +161,13 @@ class Activations(TellsNames, Rows):
     @renamed(point="hook_name")
     def encode(self, sae: Any, hook_name: PointKey | None = None, *, batch: int = 4096) -> Latents:
         """The latents of a SAELens SAE (or its folder, or a run) on the rows of its own hook point, sparse:
-        see `latents.encode`."""
+        see `latents.encode`.
+
+        Args:
+            sae: The SAE, its folder, or a run.
+            hook_name: Another point than the one that the SAE names.
+            batch: Rows encoded at once, at most.
+        """
         from graticule.hooks.latents import encode
 
         return encode(self, sae, hook_name, batch=batch)
@@ -166,7 +176,13 @@ class Activations(TellsNames, Rows):
     def to_saelens(
         self, path: Path | str, hook_name: PointKey | None = None, *, context_size: int | None = None
     ) -> None:
-        """Export one point as the cached-activation dataset that SAELens's `ActivationsStore` reads."""
+        """Export one point as the cached-activation dataset that SAELens's `ActivationsStore` reads.
+
+        Args:
+            path: A folder of this machine that is not there yet.
+            hook_name: Which point, where there are several.
+            context_size: Rows of a context; by default those of one text.
+        """
         from graticule.hooks.coders import write_saelens
 
         write_saelens(self, path, hook_name, context_size)
@@ -198,6 +214,12 @@ class Activations(TellsNames, Rows):
 
         Tensors and arrays are used where they lie, without a copy: change none of them in place afterwards,
         or pass `tensor.clone()`.
+
+        Args:
+            tensors: Hook name → `[row, width]` values.
+            rows: A line for each row, `source` saying which text it is of.
+            provenance: What is known of the capture.
+            texts: What the rows are of.
         """
         if not hasattr(tensors, "items"):
             write = ACTIVATIONS.write(tensors)

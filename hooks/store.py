@@ -170,7 +170,13 @@ class Store(Rows):
     @renamed(point="hook_name")
     def encode(self, sae: Any, hook_name: PointKey | None = None, *, batch: int = 4096) -> Latents:
         """The latents of a SAELens SAE (or its folder, or a run) on the rows of its own hook point, sparse:
-        see `latents.encode`."""
+        see `latents.encode`.
+
+        Args:
+            sae: The SAE, its folder, or a run.
+            hook_name: Another point than the one that the SAE names.
+            batch: Rows encoded at once, at most.
+        """
         from graticule.hooks.latents import encode
 
         return encode(self, sae, hook_name, batch=batch)
@@ -179,7 +185,13 @@ class Store(Rows):
     def to_saelens(
         self, path: Path | str, hook_name: PointKey | None = None, *, context_size: int | None = None
     ) -> None:
-        """Export one point as the cached-activation dataset that SAELens's `ActivationsStore` reads."""
+        """Export one point as the cached-activation dataset that SAELens's `ActivationsStore` reads.
+
+        Args:
+            path: A folder of this machine that is not there yet.
+            hook_name: Which point, where there are several.
+            context_size: Rows of a context; by default those of one text.
+        """
         from graticule.hooks.coders import write_saelens
 
         write_saelens(self, path, hook_name, context_size)
