@@ -128,10 +128,10 @@ def compare(
     targets are adjusted after Holm.
 
     Args:
-        a: findings, or one predictor of them.
-        b: the other.
-        n_bootstrap: resamples of the clusters.
-        seed: of the resamples.
+        a: Findings, or one predictor of them.
+        b: What it is compared with, likewise.
+        n_bootstrap: How often the clusters are resampled for the intervals.
+        seed: The seed of the resamples.
         progress: whether a bar is drawn; by default where it takes long.
 
     Raises:

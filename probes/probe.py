@@ -86,8 +86,8 @@ def probe(
         twin: How untrained twins are made: `"permuted"` shuffles the entries of every weight of the model, so
             that their distribution stays and what was learned is lost; `"fresh"` draws new weights.
         min_gain: the smallest gain called structure.
-        n_bootstrap: resamples of the clusters.
-        seed: of twins and resamples.
+        n_bootstrap: How often the clusters are resampled for the intervals.
+        seed: The seed of twins and resamples.
         out: the folder of the findings and of what they are made from.
         progress: whether a bar is drawn; by default where it takes long.
 

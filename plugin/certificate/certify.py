@@ -69,7 +69,7 @@ def certify(
         concepts: of a random world.
         quick: one block, fewer widths and levels.
         plan: everything in detail, in place of `quick`.
-        seed: of world, learners, samples and labels; by default the plan's.
+        seed: The seed of world, learners, samples and labels; by default the plan's.
         out: a folder for learners and conditions, each kept once it is done: the same call goes on there.
         say: called with a line when a condition is done.
         progress: a bar; by default on a terminal.

@@ -79,7 +79,7 @@ def attribute(
         rows: At most so many table rows, whole clusters drawn with `seed`; None is all.
         top: Neurons that are a term each.
         n_bootstrap: Of the cluster bootstrap.
-        seed: Of rows and bootstrap.
+        seed: The seed of rows and bootstrap.
         progress: Whether to show a bar; by default for many texts.
 
     Returns:

@@ -156,7 +156,7 @@ def classes(
       labels shuffled (`repeats` times; once for the dense probe, at the chosen strength).
 
     Args:
-        findings: with their inputs.
+        findings: Findings with their inputs, as a sweep or `with_inputs` returns them.
         ks: numbers of coordinates; by default `KS`, as far as there are so many that tell rows apart.
         hook_name: where the probes read; the chosen point by default.
         select: how coordinates are ranked.
@@ -164,7 +164,7 @@ def classes(
         folds: of whole clusters of training rows.
         repeats: draws of random coordinates and of shuffled labels.
         n_bootstrap: resamples of the clusters for intervals.
-        seed: of folds, draws and resamples.
+        seed: The seed of folds, draws and resamples.
         progress: whether a bar is drawn; by default where it takes long.
 
     Returns:

@@ -182,7 +182,7 @@ def pca(
     that test rows choose nothing.
 
     Args:
-        findings: with their inputs.
+        findings: Findings with their inputs, as a sweep or `with_inputs` returns them.
         hook_name: where the activations come from; the chosen point by default.
         ks: numbers of components; all of them are added.
         share: the share of the full score that is asked for.

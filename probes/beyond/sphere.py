@@ -137,8 +137,8 @@ def sphere(
     stand beside them.
 
     Args:
-        findings: with their inputs.
-        hook_name: where both probes read.
+        findings: Findings with their inputs, as a sweep or `with_inputs` returns them.
+        hook_name: The hook point at which both probes read.
         edge: degrees from the date line within which a row counts as near it.
         progress: whether a bar is drawn; by default where it takes long.
 

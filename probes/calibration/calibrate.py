@@ -91,11 +91,11 @@ def calibrate(
     keep it with them).
 
     Args:
-        findings: with their inputs.
+        findings: Findings with their inputs, as a sweep or `with_inputs` returns them.
         targets: how many of each kind, and of each gain.
         gains: true gains, as shares of the target's variance.
-        seed: of the targets.
-        n_bootstrap: resamples of the clusters; by default the findings' own number.
+        seed: The seed of the targets.
+        n_bootstrap: How often the clusters are resampled for the intervals; by default as the findings do.
         strengths: of the ridge grid, over the range in which a sweep tries 24; fewer are faster.
         string_step: every so many of TF-IDF's strengths are tried; by default every third, and beyond 5,000
             training rows four in all, about the chosen one.

@@ -79,7 +79,7 @@ def ablate(
     much (sd · |W_out|).
 
     Args:
-        findings: of a sweep.
+        findings: Findings of a sweep.
         model: the model that the findings are of.
         neurons: (layer, index) pairs of `blocks.{layer}.mlp.hook_post`.
         outcomes: stated answers; by default the packaged ones (`default_outcomes`).
@@ -90,7 +90,7 @@ def ablate(
             after Holm's correction.
         pos: which tokens are edited, as `graticule.capture` takes them (an index, a slice, a name, a
             `Sample`), or `"from_entity"`: the entity's last one and everything after it.
-        seed: of rows.
+        seed: The seed of rows.
         include_bos: whether special tokens (BOS, `[CLS]`, `[SEP]`) may be among the tokens of `pos`, as in
             `graticule.capture`; by default they are left alone.
         progress: whether bars are shown.

@@ -145,20 +145,20 @@ def causes(
     general.
 
     Args:
-        findings: of a sweep.
+        findings: Findings of a sweep.
         model: the model that the findings are of.
         outcomes: stated answers; by default those packaged for latitude, longitude and year.
-        targets: by default the first four.
-        hook_name: by default the chosen one.
+        targets: Targets that are intervened on; by default the first four.
+        hook_name: The hook point; by default the chosen one.
         rows: The prompts of at most so many test rows are run, drawn with `seed`.
         controls: At least so many control interventions beside each outcome.
-        neurons: (layer, index) pairs.
+        neurons: Neurons that are pinned and ablated, as (layer, index) pairs.
         other: findings of another concept at the same points, to steer beside.
         pos: which tokens are steered and erased, as `graticule.capture` takes them (an index, a slice, a
             name, a `Sample`), or `"from_entity"`: the entity's last one and everything after it.
-        scales: doses of steering; `dose` and its negative among them.
-        dose: at which steering is measured.
-        seed: of rows and controls.
+        scales: Doses of steering; `dose` and its negative among them.
+        dose: The dose at which steering is measured.
+        seed: The seed of rows and controls.
         include_bos: whether special tokens (BOS, `[CLS]`, `[SEP]`) may be among the tokens of `pos`, as in
             `graticule.capture`; by default they are left alone.
         progress: whether bars are shown.

@@ -152,13 +152,13 @@ def erase(
     blocks?
 
     Args:
-        findings: of a sweep.
+        findings: Findings of a sweep.
         model: the model that they are of; left out, no eraser is run inside it.
         targets: to erase, by default all (`["longitude"]` leaves latitude in).
         points: to look at, by default all.
         hook_name: whose eraser is put into the model, by default the chosen one.
         rows: training rows at most behind that eraser, and a third as many test rows.
-        seed: of the halves, the controls and those rows.
+        seed: The seed of the halves, the controls and those rows.
         progress: whether bars are shown.
 
     Raises:

@@ -85,20 +85,20 @@ def steer(
     with `other`, another concept's. p is the effect's rank among the controls, two-sided, Holm over all.
 
     Args:
-        findings: of a sweep.
+        findings: Findings of a sweep.
         model: the model that the findings are of.
         outcomes: stated answers; by default the packaged ones (`default_outcomes`).
-        targets: by default the first four.
-        hook_name: by default the chosen one.
-        scales: doses; `dose` and its negative among them.
-        dose: at which effects are measured.
+        targets: Targets that are intervened on; by default the first four.
+        hook_name: The hook point; by default the chosen one.
+        scales: Doses of steering; `dose` and its negative among them.
+        dose: The dose at which effects are measured.
         rows: The prompts of at most so many test rows are run, drawn with `seed`.
         controls: At least so many control interventions beside each; more where fewer could not reach .05
             after Holm's correction.
         pos: which tokens are moved, as `graticule.capture` takes them (an index, a slice, a name, a
             `Sample`), or `"from_entity"`: the entity's last one and everything after it.
         other: findings of another concept at the same points.
-        seed: of rows and controls.
+        seed: The seed of rows and controls.
         include_bos: whether special tokens (BOS, `[CLS]`, `[SEP]`) may be among the tokens of `pos`, as in
             `graticule.capture`; by default they are left alone.
         progress: whether bars are shown.

@@ -59,7 +59,7 @@ def controls(
         findings: A sweep's findings, with their inputs.
         model: The model that was captured; twins that the baselines lack are made from it.
         seeds: Random draws per control, and twins.
-        seed: Of all draws and of the bootstrap.
+        seed: The seed of all draws and of the bootstrap.
         store: A folder that keeps the twins' activations.
         progress: Whether to show a bar; by default for large findings.
 

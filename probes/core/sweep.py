@@ -68,8 +68,8 @@ def sweep(
         cluster: of a target that is no table: rows of one cluster are held out together.
         alphas: ridge strengths; by default a wide grid relative to the activations' scale.
         min_gain: the smallest gain called structure.
-        n_bootstrap: resamples of the clusters.
-        seed: of the resamples and of the shuffled targets.
+        n_bootstrap: How often the clusters are resampled for the intervals.
+        seed: The seed of the resamples and of the shuffled targets.
         surface_of: findings of the same table and baselines (of another prompt, say), whose fitted baselines
             are taken over where rows and clusters are the same, instead of fitting them once more.
         progress: whether a bar is drawn; by default where it takes long.

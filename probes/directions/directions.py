@@ -88,7 +88,7 @@ def directions(
         hook_name: Where angles are taken; by default the first findings' chosen point.
         n_noise: Noise targets that layers are compared with, each fitted at both; also the shuffled sets of
             targets that ranks are compared with, 20 at most.
-        seed: Of the halves, the noise and the shuffles.
+        seed: The seed of the halves, the noise and the shuffles.
         progress: Whether to show a bar; by default for large tables.
 
     Returns:

@@ -81,7 +81,7 @@ def holdouts(
     that share a cluster with a block go out with it.
 
     Args:
-        findings: with their inputs.
+        findings: Findings with their inputs, as a sweep or `with_inputs` returns them.
         by: a column of the table, or one label per table row.
         values: names the blocks; by default all with `minimum` test rows are held out.
         minimum: test rows that a block needs.
@@ -92,8 +92,9 @@ def holdouts(
         skip_majority: whether the largest block stays in (the paper's entity types).
         strings: whether TF-IDF is refitted too, one sparse solve per block; by default where that is quick.
         paper_compat: adds the paper's own scoring, so named.
-        n_bootstrap: resamples of the blocks; the intervals of means over blocks take 1,000 at most.
-        seed: of the resamples.
+        n_bootstrap: How often the blocks are resampled for the intervals; those of means over blocks take
+            1,000 at most.
+        seed: The seed of the resamples.
         progress: whether a bar is drawn; by default where it takes long.
 
     Returns:

@@ -131,10 +131,10 @@ def popularity(
     Args:
         findings: what the probe was fitted for, with their inputs.
         column: of the table's frame (`page_views`, `population`).
-        strata: how many at most.
+        strata: Into how many strata of popularity rows are parted, at most.
         hook_name: where the probe reads; by default the chosen point.
-        n_bootstrap: resamples of the clusters.
-        seed: of the resamples.
+        n_bootstrap: How often the clusters are resampled for the intervals.
+        seed: The seed of the resamples.
         progress: whether a bar is drawn; by default where it takes long.
 
     Returns:

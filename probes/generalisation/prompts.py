@@ -87,8 +87,8 @@ def prompts(
         twins: untrained twins of the bare names, 0 to leave them out.
         alphas: ridge strengths to choose from.
         min_gain: the smallest gain called structure.
-        n_bootstrap: resamples of the clusters.
-        seed: of twins and resamples.
+        n_bootstrap: How often the clusters are resampled for the intervals.
+        seed: The seed of twins and resamples.
         out: a folder that keeps activations and findings of every prompt in `out/PROMPT`, the baselines in
             `out/baselines`, and goes on after a kill. Without it all prompts' activations are in memory.
         progress: whether a bar is drawn; by default where it takes long.

@@ -121,8 +121,8 @@ def transfer(
         findings_by_prompt: findings of the same rows (`prompts(…).findings`), with their inputs.
         hook_name: one hook point for all; by default the one with the best mean validation score over the
             prompts, which training rows alone decide.
-        n_bootstrap: resamples of the clusters.
-        seed: of the resamples.
+        n_bootstrap: How often the clusters are resampled for the intervals.
+        seed: The seed of the resamples.
         progress: whether a bar is drawn; by default where it takes long.
 
     Returns:

@@ -83,7 +83,7 @@ def latents(
         null: Whose covariance the random vectors have.
         n_random: Random latents, so many times.
         folds: Folds of clusters in which latents are chosen anew.
-        seed: Of folds and of what is drawn.
+        seed: The seed of folds and of what is drawn.
         progress: Whether a bar is drawn; by default where it takes long.
 
     Raises:

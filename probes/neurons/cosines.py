@@ -77,7 +77,7 @@ def weight_cosines(
         always: One point whose probe serves every layer, instead of each layer's own.
         fold_norm: Take the gains of the norms before and after the MLP into the weights.
         n_random: Random sets of weights per layer.
-        seed: Of these.
+        seed: The seed of these.
         progress: Whether to show a bar.
 
     Returns:

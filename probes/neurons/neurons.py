@@ -92,7 +92,7 @@ def neurons(
         fold_norm: Take the gains of the norms around the MLP into the weights; the paper does not.
         pos: As the findings were captured, unless given.
         prompt: As the findings were captured, unless given.
-        seed: Of rows, rotations, permutations and random weights.
+        seed: The seed of rows, rotations, permutations and random weights.
         store: A folder for the captured activations, which resumes.
         progress: Whether to show bars.
 

@@ -214,7 +214,7 @@ def baselines(
         dtype: of the activations, as for `graticule.capture`.
         twin: How untrained twins are made: `"permuted"` shuffles the entries of every weight of the model, so
             that their distribution stays and what was learned is lost; `"fresh"` draws new weights.
-        seed: of the first twin.
+        seed: The seed of the first twin.
         prepend_bos: whether rows get special tokens.
         include_bos: whether these may be rows.
         store: a folder for the features, each resumed after a kill as `capture` is.

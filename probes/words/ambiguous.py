@@ -138,7 +138,7 @@ def ambiguous(
         metrics: As for `words`.
         n_bootstrap: How often rows are resampled for the intervals, and how many draws the null has.
         residuals: As for `words`.
-        seed: Of what is drawn.
+        seed: The seed of what is drawn.
         progress: Whether a bar is drawn; by default where it takes long.
 
     Raises:

@@ -151,7 +151,7 @@ def languages(
         n_bootstrap: How often rows are resampled for the intervals, and how many draws each null has.
         n_random: Random pairs of vocabulary tokens.
         residuals: As for `words`.
-        seed: Of what is drawn.
+        seed: The seed of what is drawn.
         progress: Whether a bar is drawn; by default where it takes long.
 
     Raises:

@@ -241,7 +241,7 @@ def words(
         n_random: Random pairs of vocabulary tokens, and of the lists' words.
         residuals: Rows after the final norm for the whitened product; by default the model is run on the
             packaged contexts. With fewer rows than `d_model` it sees only the directions in which they vary.
-        seed: Of what is drawn.
+        seed: The seed of what is drawn.
         progress: Whether a bar is drawn; by default where it takes long.
 
     Raises:

@@ -101,6 +101,7 @@ def test_a_band_of_gains_is_that_of_refits(findings: Findings, folder: Path) -> 
         layer_band(before, "gain")
     with pytest.raises(ValueError, match="loaded without their activations"):
         before.at(FIRST)
+    assert compare(before, findings, n_bootstrap=20, progress=False).difference == pytest.approx(0, abs=1e-12)
     same(before.predictions_at(), findings.predictions_at())  # the chosen point's always lay in the table
     refitted = before.with_inputs(swept.activations, swept.table, swept.baselines)
     for what in ("score", "gain"):

@@ -73,7 +73,7 @@ def evaluate(
         scale: what activations are multiplied with, for an SAE in training under `expected_average_only_in`
             whose scale is not folded in yet; estimated from the first rows by default.
         losses: False leaves the model's losses out (a good deal faster).
-        seed: of intervals and of random directions.
+        seed: The seed of intervals and of random directions.
         progress: whether a bar is drawn; by default where it takes a while.
 
     Raises:

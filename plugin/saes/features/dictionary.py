@@ -73,7 +73,7 @@ def dictionary(
         fired: on how many rows of the evaluation each latent fired.
         n_rows: rows of the evaluation.
         density: from more rows (training's own count), what the ultralow cluster is looked for in.
-        seed: of the random directions.
+        seed: The seed of the random directions.
     """
     decoder = sae.W_dec.detach().to("cpu", torch.float32)
     bias, aligned = encoder_side(sae)

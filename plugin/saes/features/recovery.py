@@ -83,7 +83,7 @@ def recovery(
         truth: rows with their true atoms.
         test_share: share of the groups of rows that latents are scored on; which latents tell an atom, and
             from which threshold on, is chosen on the others.
-        seed: of the split and of what is drawn for comparison.
+        seed: The seed of the split and of what is drawn for comparison.
         progress: whether a bar is drawn; by default where it takes long.
 
     Raises:

@@ -138,7 +138,7 @@ def train(
         compute_dtype: `"bfloat16"` does the dense products in bfloat16, weights and sums stay as they are;
             slower on a CPU without AMX, which is warned of. `"auto"` takes what is faster on this machine.
         device: where the SAE is trained; the model's device by default, or CUDA where there is one.
-        seed: of initial weights, shuffling and resampling.
+        seed: The seed of initial weights, shuffling and resampling.
         log_every: steps between lines of the history; by default 100 lines, more in runs of 1,000 steps and
             up, where it is every tenth step.
         checkpoint_every: steps between checkpoints, beside `checkpoint_minutes`.
