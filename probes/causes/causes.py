@@ -138,9 +138,10 @@ def causes(
     effect is ranked among at least `controls` interventions as large as itself (more, where fewer could not
     reach .05 after Holm's correction).
 
-    **The verdict:** *used* if an outcome lies beyond its controls (Holm-adjusted p below .05); *present, no
-    effect seen* if none does although the findings show structure, at least 20 rows were run, and the
-    controls move what was measured; else *not decided*. Under every outcome stands its detection limit, the
+    **The verdict:** *used* if an outcome lies beyond its controls (Holm-adjusted p below .05) on at least 20
+    rows, with the findings' own verdict beside it where that is not structure; *present, no effect seen* if
+    none does although the findings show structure, on as many rows, and the controls move what was measured;
+    else *not decided*. Under every outcome stands its detection limit, the
     97.5% quantile of its controls' sizes: smaller effects could not have been told from displacements in
     general.
 
@@ -218,14 +219,22 @@ def second_verdict(effects: pd.DataFrame, first: str, rows: int) -> tuple[str, s
     if len(beyond):
         best = beyond.sort_values("p_holm", kind="stable").iloc[0]
         more = f", and {len(beyond) - 1} more" if len(beyond) > 1 else ""
-        return USED, (
+        doubt = "" if first == STRUCTURE else f"; the findings themselves say: {first}"
+        reason = (
             f"{best['intervention']} changes {best['outcome']} by {best['effect']:+.3g} {best['unit']}, its "
-            f"matched controls by up to {best['limit']:.3g}{more} ({len(beyond)} of {len(tested)} outcomes)"
+            f"matched controls by up to {best['limit']:.3g}{more} ({len(beyond)} of {len(tested)} "
+            f"outcomes){doubt}"
         )
+        if rows < _ENOUGH_ROWS:
+            return UNDECIDED, f"{reason}; on {rows} rows alone ({_ENOUGH_ROWS} are needed to say more)"
+        return USED, reason
     if first != STRUCTURE:
         return UNDECIDED, f"no outcome beyond its controls, and the findings themselves say: {first}"
     if rows < _ENOUGH_ROWS:
-        return UNDECIDED, f"no outcome beyond its controls, on {rows} rows alone (20 are needed to say more)"
+        return (
+            UNDECIDED,
+            f"no outcome beyond its controls, on {rows} rows alone ({_ENOUGH_ROWS} are needed to say more)",
+        )
     if not (tested["limit"] > NEGLIGIBLE).any():
         return UNDECIDED, "nothing that was measured moves at all, not even with the controls"
     reason = (

@@ -39,7 +39,11 @@ _DASHES = ("solid", "dash", "dot", "dashdot")
 
 @dataclass(frozen=True)
 class Prompts(SavedResult):
-    """The result of `prompts`."""
+    """The result of `prompts`.
+
+    The findings of every prompt are not saved with it: `prompts(…, out=folder)` leaves them in
+    `folder/PROMPT`, and the same call takes them up again, with all that `transfer` needs, without a run.
+    """
 
     KIND: ClassVar[str] = "prompts"
 

@@ -143,7 +143,17 @@ def transfer(
                 f"transfer: prompt {name!r} is {came(one)}; expected findings: {FINDINGS.write(one)}"
             )
     if len(findings_by_prompt) < 2:
-        raise ValueError(f"transfer needs findings of two prompts or more, got {len(findings_by_prompt)}")
+        saved = (
+            ""
+            if findings_by_prompt
+            else (
+                ": findings are not saved with Prompts; the prompts(model, table, out=FOLDER) that made them "
+                "takes them up again from FOLDER/PROMPT"
+            )
+        )
+        raise ValueError(
+            f"transfer needs findings of two prompts or more, got {len(findings_by_prompt)}{saved}"
+        )
     names = tuple(findings_by_prompt)
     first = findings_by_prompt[names[0]]
     _check_alike(findings_by_prompt)

@@ -178,6 +178,13 @@ def test_the_second_verdict_in_words():
         return adjusted(pd.DataFrame([line]))
 
     assert second_verdict(table(2.0), "no better than the baselines", 50)[0] == USED
+    label, reason = second_verdict(table(2.0), "not decided: the probe is the training mean", 50)
+    assert label == USED and reason.endswith(
+        "; the findings themselves say: not decided: the probe is the training mean"
+    )
+    assert "findings" not in second_verdict(table(2.0), STRUCTURE, 20)[1]
+    label, reason = second_verdict(table(2.0), STRUCTURE, 19)
+    assert label == UNDECIDED and reason.endswith("; on 19 rows alone (20 are needed to say more)")
     assert second_verdict(table(0.5), STRUCTURE, 50)[0] == NOT_SEEN
     assert second_verdict(table(0.5), "not decided", 50)[0] == UNDECIDED
     assert second_verdict(table(0.5), STRUCTURE, 5)[0] == UNDECIDED

@@ -366,3 +366,8 @@ def test_transfer_needs_the_same_rows(three):
         transfer({"plain": three["plain"], "other": findings})
     with pytest.raises(ValueError, match="with_inputs"):
         transfer({"plain": three["plain"], "bare": replace(three["plain"], swept=None)})
+
+
+def test_transfer_of_prompts_that_were_loaded_says_where_their_findings_are():
+    with pytest.raises(ValueError, match=r"got 0: findings are not saved with Prompts; .*FOLDER/PROMPT"):
+        transfer({})
