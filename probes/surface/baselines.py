@@ -72,7 +72,7 @@ class Baselines:
 
     def __repr__(self) -> str:
         names = [*(["strings"] if self.strings else []), *self.features]
-        rows = next((f"{len(feature.rows):,} rows, " for feature in self.features.values()), "")
+        rows = next((f"{feature.n_rows:,} rows, " for feature in self.features.values()), "")
         return f"Baselines: {rows}{', '.join(names) or 'none'}"
 
     @property

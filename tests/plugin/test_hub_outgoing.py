@@ -342,6 +342,7 @@ def test_a_push_writes_nothing_here(tmp_path, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         done = push({"a": RidgeProbe.load(folder), "b": folder}, "user/x", dry_run=True)
+        assert repr(done).startswith("Push: a, b to user/x (main), ") and "dry run" in repr(done)
     assert {path for path, _ in done.files} >= {"a/probe.safetensors", "b/verdict.json"}
     assert sorted(p.name for p in tmp_path.rglob("*")) == before
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from helpers import as_installed
 
@@ -14,6 +15,7 @@ from graticule.certificate.learners import Plan
 from graticule.cli import main
 from graticule.results import load_result
 from graticule.sims.contexts import Contexts
+from graticule.sims.papers.curves import loss_curve_figure
 from graticule.sims.papers.reproduce import reproduce
 from graticule.sims.papers.setting import Setting
 from graticule.sims.papers.simulate import simulate
@@ -81,6 +83,14 @@ def test_updates_on_the_exact_gradient_are_told_in_those_that_were_asked_for(
 def test_no_updates_are_none_in_every_reproduction() -> None:
     found = reproduce("scales", runs=1, steps=0, concepts=3, optimizer="sgd", progress=False)
     assert set(found.settings["updates"]) == {0}
+
+
+def test_a_loss_that_hardly_falls_has_numbers_on_its_axis() -> None:
+    """Where no power of ten, nor twice or five times one, lies in what is drawn, plotly finds its own."""
+    curves = pd.DataFrame({"setting": "a", "step": [1, 10, 50], "gap": [1.81, 1.7, 1.66], "gap_se": 0.01})
+    assert loss_curve_figure(curves).layout.yaxis.tickvals is None
+    falling = curves.assign(gap=[2.0, 0.3, 0.01])
+    assert 0.1 in loss_curve_figure(falling).layout.yaxis.tickvals
 
 
 CALLS = {
