@@ -194,6 +194,17 @@ def test_names_and_phrases_are_the_fields(room):
             assert not match, f"{file.relative_to(ROOT)}: {match[0]!r}"
 
 
+def test_two_things_never_share_a_name():
+    """Of functions and classes outside classes; a program's `main` is its own."""
+    homes: dict[str, set[Path]] = {}
+    for room in ROOMS:
+        for file in sources(room):
+            for node in ast.parse(file.read_text()).body:
+                if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                    homes.setdefault(node.name, set()).add(file.relative_to(ROOT))
+    assert {name: files for name, files in homes.items() if len(files) > 1 and name != "main"} == {}
+
+
 def loaded_after(code: str) -> set[str]:
     out = subprocess.run(
         [sys.executable, "-c", f"{code}\nimport sys; print(' '.join(sys.modules))"],

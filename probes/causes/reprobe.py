@@ -20,7 +20,7 @@ from graticule.probes.causes.edited_runs import EditedRuns
 from graticule.probes.causes.experiment import some_rows
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.fit import Predictions
-from graticule.probes.core.replay import other_token, replay_spec, tokens_of
+from graticule.probes.core.replay import other_token, replay_spec, row_tokens
 from graticule.probes.core.verdict import Verdict, judge_predictions
 from graticule.probes.linear.leace import Covariance, Eraser, matched_erasers, whitened_frame
 from graticule.probes.linear.moments import Moments
@@ -165,7 +165,7 @@ def captured_tokens(
     if inputs.table.texts is None or "position" not in frame or "token" not in frame:
         raise ValueError("these activations do not say which token of which text they are: capture them anew")
     spec = replay_spec(findings, model)
-    tokens = tokens_of(findings, model, spec, rows)
+    tokens = row_tokens(findings, model, spec, rows)
     if (reason := other_token(tokens, frame.iloc[rows], inputs.problem.source[rows])) is not None:
         raise ValueError(reason)
     position = frame["position"].to_numpy(np.int64)[rows]

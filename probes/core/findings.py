@@ -32,12 +32,12 @@ from graticule.probes.core.fit import Predictions, Problem, fit_points
 from graticule.probes.core.inputs import Predicted, SweepInputs, predicted_rows
 from graticule.probes.core.reread import (
     as_of_today,
-    check_whole,
+    check_findings,
     saved_problem,
     score_alike,
     supposed_settings,
     sweep_inputsof,
-    target_columns,
+    target_values,
 )
 from graticule.probes.core.verdict import JudgeSettings, Verdict
 from graticule.probes.linear.ridge import RidgeProbe
@@ -226,7 +226,7 @@ class Findings(SavedResult):
         if point in self.point_predictions:
             return self.point_predictions[point]
         if point == self.chosen_point:
-            problem, values = self.problem, target_columns(self, "pred")
+            problem, values = self.problem, target_values(self, "pred")
             return Predictions(values[problem.train], values[problem.test])
         one = self.inputs.activations.select(points=point)
         (fit,) = fit_points(one, self.problem, alphas=[self.probes[point].alpha], progress=False)
@@ -381,7 +381,7 @@ class Findings(SavedResult):
             values = cls._in_files(path, manifest)
             values |= cls._in_json({"settings": None, "largest_gain_tried": None, **manifest})
             findings = cls(**as_of_today(values, path, manifest))
-            check_whole(findings)
+            check_findings(findings)
         if not is_as_sealed(manifest):
             _log.warning("%s is not as it was written: its figures may be another's", path / cls.MARK)
         return findings

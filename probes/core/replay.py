@@ -94,7 +94,7 @@ def _difference(findings: Findings, model: HookedModel, spec: CaptureSpec) -> st
         every = len(frame)
         rows = np.unique(np.linspace(0, every - 1, min(every, _TOKEN_ROWS)).astype(np.int64))
         try:
-            tokens = tokens_of(findings, model, spec, rows)
+            tokens = row_tokens(findings, model, spec, rows)
         except ValueError as error:  # no BOS to put in front, too long in a prompt
             return str(error)
         return other_token(tokens, frame.iloc[rows], inputs.problem.source[rows], spec.framed)
@@ -103,7 +103,7 @@ def _difference(findings: Findings, model: HookedModel, spec: CaptureSpec) -> st
     return _other_reading(findings, model, spec)
 
 
-def tokens_of(
+def row_tokens(
     findings: Findings, model: HookedModel, spec: CaptureSpec, rows: Int[np.ndarray, " row"]
 ) -> TokenRows:
     """The tokens of the texts of some activation rows."""

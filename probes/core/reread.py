@@ -66,7 +66,7 @@ def as_of_today(values: Mapping[str, Any], path: Place, manifest: Mapping[str, A
     }
 
 
-def check_whole(findings: Findings) -> None:
+def check_findings(findings: Findings) -> None:
     """Check that the parts of findings fit together.
 
     Raises:
@@ -90,7 +90,7 @@ def check_whole(findings: Findings) -> None:
         )
 
 
-def target_columns(findings: Findings, kind: str) -> np.ndarray:
+def target_values(findings: Findings, kind: str) -> np.ndarray:
     """Of every row of `predictions` the `true`, `pred` or `surface` values, a target a column."""
     columns = findings.predictions[[f"{kind}_{name}" for name in findings.target_names]]
     return np.ascontiguousarray(columns.to_numpy(np.float64))
@@ -101,7 +101,7 @@ def saved_problem(findings: Findings) -> Problem:
     rows, places = findings.predictions, findings.table_rows
     return Problem(
         rows["source"].to_numpy(np.int64) if places is None else places,
-        target_columns(findings, "true"),
+        target_values(findings, "true"),
         (rows["split"] == "test").to_numpy(),
         rows["cluster"].to_numpy(np.int64),
         findings.target_names,
