@@ -31,7 +31,7 @@ _TOLERANCE = {True: 0.5, False: 0.02}
 """By how much they may be read otherwise, root mean square in standard deviations of the readings: whether in
 half precision, which another batch rounds otherwise. Another prompt, or no BOS, moves them by about 1."""
 _REMEDY = (
-    "the activations are of other tokens (a prompt written into the texts, other special tokens?): capture "
+    "the activations are of other tokens or another model (a prompt written into the texts?): capture "
     "them from the table's texts, capture(model, table.texts, prompt=…, prepend_bos=…)"
 )
 

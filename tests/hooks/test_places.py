@@ -19,8 +19,6 @@ import pytest
 import torch
 from campaigns.killing import in_child
 from fsspec.implementations.local import LocalFileSystem
-from hooks.test_replacing import foreign_folders, read_whole
-from hooks.test_saved import Sample, sample
 
 from graticule import Activations, Findings, Store, Table, baselines, capture, prompts, sweep
 from graticule.hooks import remote
@@ -41,6 +39,9 @@ from graticule.hooks.replacing import replacing_entries
 from graticule.hooks.store_files import STORE
 from graticule.probes.linear.leace import Eraser
 from graticule.results import load_result
+
+from .test_replacing import foreign_folders, read_whole
+from .test_saved import Sample, sample
 
 POINT = "blocks.0.hook_resid_post"
 

@@ -54,7 +54,7 @@ def test_numbers_of_every_kind_are_taken():
 def test_the_argument_that_is_missing_is_named(found, tiny):
     for call in (g.causes, g.attribute, g.neurons):
         with pytest.raises(
-            TypeError, match=rf"{call.__name__}: model is missing: .*{call.__name__}\(model, f"
+            TypeError, match=rf"{call.__name__}: model is missing: .*{call.__name__}\(findings, model"
         ):
             call(found)
     with pytest.raises(TypeError, match=r"probe: model is missing: expected a loaded model.*probe\(model, t"):

@@ -136,7 +136,7 @@ def test_many_verdicts_at_once_are_those_one_at_a_time(findings: Findings, instr
             n_bootstrap=150,
             seed=5,
         )
-        assert judged.words[t] == alone.words
+        assert judged.words[t] == alone.label
         assert np.allclose(stacked["surface"][t], surface[:, 0], atol=1e-4), t
         assert judged.surface[t] == pytest.approx(alone.surface, abs=1e-5)
         assert judged.gain[t] == pytest.approx(alone.gain, abs=1e-5)

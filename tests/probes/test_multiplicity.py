@@ -101,7 +101,7 @@ def test_the_band_leaves_out_undefined_draws() -> None:
 
 def test_the_p_of_a_gain_comes_from_the_draws_of_its_interval(findings: Findings) -> None:
     samples = gain_samples(findings, n_bootstrap=300)
-    with pytest.warns(DeprecationWarning, match=r"gain_samples\(draws=\) is now n_bootstrap="):
+    with pytest.warns(DeprecationWarning, match=r"gain_samples\(draws=\) is the old name of n_bootstrap="):
         np.testing.assert_array_equal(gain_samples(findings, draws=300), samples)
     assert interval(samples) == pytest.approx(findings.verdict.ci95, abs=1e-12)
     assert gain_p(findings, n_bootstrap=300) == pytest.approx(1 / 301)

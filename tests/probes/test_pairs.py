@@ -162,10 +162,14 @@ def test_hooks_that_both_have_are_on_trust(model: Any, table: Table, caplog: Any
 
 
 @pytest.mark.slow
-def test_findings_that_say_of_no_model_go_with_any(other: Any, acts: Any, table: Table) -> None:
+def test_findings_that_say_of_no_model_go_with_the_one_that_reads_alike(
+    model: Any, other: Any, acts: Any, table: Table
+) -> None:
     own = Activations.from_tensors({p: acts[p] for p in acts.points}, texts=table.texts)
     found = sweep(own, table, n_bootstrap=20, **QUIET)
-    assert graticule.trace(found, other, "paris king").provenance["model"]["name"]
+    assert graticule.trace(found, model, "paris king").provenance["model"]["name"]
+    with pytest.raises(ValueError, match=r"y is read otherwise of 8 texts run again .* or another model"):
+        graticule.trace(found, other, "paris king")
     probe = sweep(
         acts, table, n_bootstrap=20, **QUIET
     ).probe  # a direction of one's own goes where one puts it

@@ -59,7 +59,7 @@ def test_a_run_that_stays_on_a_plateau_is_told():
 def test_a_stopped_simulation_goes_on_after_the_last_setting_done(tmp_path, monkeypatch):
     """The second batch is stopped; the same call trains it alone, and gives what a whole one does."""
     settings = [Setting(3, dim=d, scale=s, steps=300) for d in (3, 4) for s in (1.0, 0.1)]
-    how = {"runs": 2, "nulls": 3, "points": 2, "progress": False}
+    how = {"runs": 2, "nulls": 3, "n_points": 2, "progress": False}
     whole = simulate(settings, **how)
     learn, asked = module._learn, []
 

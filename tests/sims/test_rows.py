@@ -131,7 +131,7 @@ def test_beginnings_of_texts_once_with_their_probability(contexts, sequence):
     assert len(got) == 243
     for v, p in got.items():
         assert p == pytest.approx(place[v])
-    with pytest.warns(DeprecationWarning, match="TrueRows.told is the old name of TrueRows.order"):
+    with pytest.warns(DeprecationWarning, match="TrueRows.told is the old name of order"):
         assert rows.told is rows.order
     told = rows.order >= 0
     np.testing.assert_array_equal(told.sum(axis=1), (rows.concept_values != UNKNOWN).sum(axis=1))
