@@ -1,7 +1,7 @@
 """Names of a package that are loaded on first use, so that importing the package costs nothing."""
 
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import Any
 
 
@@ -26,6 +26,8 @@ def lazy_names(
         if name in packages:
             return import_module(f"{package}.{name}")  # which makes it an attribute
         if name == "__version__":
+            from importlib import metadata  # thirty milliseconds that nobody else needs
+
             return metadata.version("graticule")
         if name not in home_of:
             from graticule.hooks.messages import did_you_mean

@@ -219,7 +219,7 @@ def loaded_after(code: str) -> set[str]:
 @pytest.mark.slow
 def test_importing_loads_neither_library():
     heavy = {"transformer_lens", "sae_lens", "transformers", "datasets", "sklearn", "plotly"}
-    assert not loaded_after("import graticule") & (heavy | {"torch", "pandas"})
+    assert not loaded_after("import graticule") & (heavy | {"torch", "pandas", "importlib.metadata"})
     everyday = (
         "from graticule import capture, record, Activations, Store, Table, sweep, probe, RidgeProbe, Findings"
     )
