@@ -16,6 +16,7 @@ from torch import Tensor
 from graticule.hooks.alignment import TOKEN_DIGEST, named_by_text, sources, with_digests
 from graticule.hooks.calls import came, renamed
 from graticule.hooks.doors import ACTIVATIONS, several_texts
+from graticule.hooks.latents import CapturedRows
 from graticule.hooks.messages import TellsNames, visible
 from graticule.hooks.names import check_name, place_of
 from graticule.hooks.padding import (
@@ -28,19 +29,18 @@ from graticule.hooks.padding import (
 )
 from graticule.hooks.places import Place
 from graticule.hooks.points import LayerSpec, PointSpec
-from graticule.hooks.rows import PointKey, Rows, wanted_names
+from graticule.hooks.rows import PointKey, wanted_names
 from graticule.hooks.values import dtype_name
 
 if TYPE_CHECKING:
     from typing import Self
 
-    from graticule.hooks.latents import Latents
     from graticule.hooks.padding import Lengths
 
 _DIGEST_ROWS = 1 << 16  # read at once
 
 
-class Activations(TellsNames, Rows):
+class Activations(TellsNames, CapturedRows):
     """A mapping from hook name to a `[row, width]` tensor, with the row table beside it.
 
     Widths may differ between points; heads are flattened. `acts["blocks.7.hook_resid_post"]` and
@@ -157,35 +157,6 @@ class Activations(TellsNames, Rows):
         """The same activations with the text of each row numbered anew, of so many."""
         rows = self.rows.assign(source=source)
         return type(self)(self._tensors, rows, {**self.provenance, "n_inputs": n_inputs})
-
-    @renamed(point="hook_name")
-    def encode(self, sae: Any, hook_name: PointKey | None = None, *, batch: int = 4096) -> Latents:
-        """The latents of a SAELens SAE (or its folder, or a run) on the rows of its own hook point, sparse:
-        see `latents.encode`.
-
-        Args:
-            sae: The SAE, its folder, or a run.
-            hook_name: Another point than the one that the SAE names.
-            batch: Rows encoded at once, at most.
-        """
-        from graticule.hooks.latents import encode
-
-        return encode(self, sae, hook_name, batch=batch)
-
-    @renamed("context_size", point="hook_name")
-    def to_saelens(
-        self, path: Path | str, hook_name: PointKey | None = None, *, context_size: int | None = None
-    ) -> None:
-        """Export one point as the cached-activation dataset that SAELens's `ActivationsStore` reads.
-
-        Args:
-            path: A folder of this machine that is not there yet.
-            hook_name: Which point, where there are several.
-            context_size: Rows of a context; by default those of one text.
-        """
-        from graticule.hooks.coders import write_saelens
-
-        write_saelens(self, path, hook_name, context_size)
 
     def __repr__(self) -> str:
         kinds = sorted({dtype_name(t.dtype) for t in self._tensors.values()})

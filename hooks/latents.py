@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from graticule.hooks.artifact import library_versions
+from graticule.hooks.calls import renamed
 from graticule.hooks.coders import (
     SparseCoder,
     as_found,
@@ -23,6 +25,7 @@ from graticule.hooks.coders import (
     head_of,
     hook_name,
     load_sae,
+    write_saelens,
     writes_elsewhere,
 )
 from graticule.hooks.imports import load
@@ -246,3 +249,32 @@ def _chunk_rows(d_sae: int, n: int) -> int:
 def _chunks(n: int, step: int) -> Iterator[np.ndarray]:
     for start in range(0, n, step):
         yield np.arange(start, min(start + step, n))
+
+
+class CapturedRows(Rows):
+    """Rows that an SAE encodes, and that are exported for one to be trained on."""
+
+    @renamed(point="hook_name")
+    def encode(self, sae: Any, hook_name: PointKey | None = None, *, batch: int = 4096) -> Latents:
+        """The latents of a SAELens SAE (or its folder, or a run) on the rows of its own hook point, sparse:
+        see `latents.encode`.
+
+        Args:
+            sae: The SAE, its folder, or a run.
+            hook_name: Another point than the one that the SAE names.
+            batch: Rows encoded at once, at most.
+        """
+        return encode(self, sae, hook_name, batch=batch)
+
+    @renamed("context_size", point="hook_name")
+    def to_saelens(
+        self, path: Path | str, hook_name: PointKey | None = None, *, context_size: int | None = None
+    ) -> None:
+        """Export one point as the cached-activation dataset that SAELens's `ActivationsStore` reads.
+
+        Args:
+            path: A folder of this machine that is not there yet.
+            hook_name: Which point, where there are several.
+            context_size: Rows of a context; by default those of one text.
+        """
+        write_saelens(self, path, hook_name, context_size)

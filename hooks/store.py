@@ -16,7 +16,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -28,21 +28,19 @@ from graticule.hooks.alignment import DIGEST, text_digests, whole_column, with_d
 from graticule.hooks.artifact import ArtifactError, is_as_sealed, read_json, read_table, sha256
 from graticule.hooks.calls import renamed
 from graticule.hooks.identity import is_of, model_identity, of_earlier_digest
+from graticule.hooks.latents import CapturedRows
 from graticule.hooks.limits import as_boolean
 from graticule.hooks.messages import visible
 from graticule.hooks.names import inside_file, place_of
 from graticule.hooks.places import Place
 from graticule.hooks.protocols import HookedModel
-from graticule.hooks.rows import PointKey, Rows, wanted_names
+from graticule.hooks.rows import PointKey, wanted_names
 from graticule.hooks.same_model import model_difference
 from graticule.hooks.store_files import files_of, read_manifest, rows_file
 from graticule.hooks.store_writer import as_noted, note_times
 
-if TYPE_CHECKING:
-    from graticule.hooks.latents import Latents
 
-
-class Store(Rows):
+class Store(CapturedRows):
     """A complete activation store on disk, with the surface of `Activations`; tensors are read on demand.
 
     Every file's checksum is verified the first time it is touched. `capture` into a finished store does not
@@ -166,35 +164,6 @@ class Store(Rows):
         """Some rows and points, in memory."""
         tensors = {n: self[n] for n in wanted_names(points, self.points)}
         return Activations(tensors, self.rows, self.provenance).select(rows=rows)
-
-    @renamed(point="hook_name")
-    def encode(self, sae: Any, hook_name: PointKey | None = None, *, batch: int = 4096) -> Latents:
-        """The latents of a SAELens SAE (or its folder, or a run) on the rows of its own hook point, sparse:
-        see `latents.encode`.
-
-        Args:
-            sae: The SAE, its folder, or a run.
-            hook_name: Another point than the one that the SAE names.
-            batch: Rows encoded at once, at most.
-        """
-        from graticule.hooks.latents import encode
-
-        return encode(self, sae, hook_name, batch=batch)
-
-    @renamed("context_size", point="hook_name")
-    def to_saelens(
-        self, path: Path | str, hook_name: PointKey | None = None, *, context_size: int | None = None
-    ) -> None:
-        """Export one point as the cached-activation dataset that SAELens's `ActivationsStore` reads.
-
-        Args:
-            path: A folder of this machine that is not there yet.
-            hook_name: Which point, where there are several.
-            context_size: Rows of a context; by default those of one text.
-        """
-        from graticule.hooks.coders import write_saelens
-
-        write_saelens(self, path, hook_name, context_size)
 
     def __repr__(self) -> str:
         dtype = self._files.manifest["dtype"]
