@@ -119,6 +119,7 @@ LIMITS: Mapping[str, Range] = {
     "at_once": _COUNT,
     # judging
     "min_gain": _SHARE,
+    "level": Range(0, 1, whole=False, above=True),
     "share": _SHARE,
     "test_share": _SHARE,
     "dose": _POSITIVE,

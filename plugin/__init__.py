@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from graticule.probes.core.sweep import sweep as sweep
     from graticule.probes.core.verdict import JudgeSettings as JudgeSettings
     from graticule.probes.directions.directions import directions as directions
+    from graticule.probes.families.family import judge_family as judge_family
     from graticule.probes.generalisation.holdouts import holdouts as holdouts
     from graticule.probes.generalisation.popularity import popularity as popularity
     from graticule.probes.generalisation.prompts import prompts as prompts
@@ -87,6 +88,7 @@ else:
             "probes.core.verdict": "JudgeSettings",
             "probes.core.sweep": "sweep",
             "probes.directions.directions": "directions",
+            "probes.families.family": "judge_family",
             "probes.generalisation.holdouts": "holdouts",
             "probes.generalisation.popularity": "popularity",
             "probes.generalisation.prompts": "prompts",

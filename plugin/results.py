@@ -21,6 +21,7 @@ RESULTS: dict[str, str] = {
     "controls": "graticule.probes.controls.result:Controls",
     "directions": "graticule.probes.directions.result:Directions",
     "erasure": "graticule.probes.causes.erase:Erasure",
+    "family": "graticule.probes.families.result:Family",
     "findings": "graticule.probes.core.findings:Findings",
     "holdouts": "graticule.probes.generalisation.holdouts_result:Holdouts",
     "latents": "graticule.probes.latents.result:LatentFindings",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -95,12 +96,27 @@ def benjamini_hochberg(p: Sequence[float] | Float[np.ndarray, " test"]) -> Float
     Raises:
         ValueError: For values outside [0, 1].
     """
+    return _false_discovery(p, "bh")
+
+
+def benjamini_yekutieli(p: Sequence[float] | Float[np.ndarray, " test"]) -> Float[np.ndarray, " test"]:
+    """As `benjamini_hochberg`, whatever the dependence between the tests (2001): less is named.
+
+    Raises:
+        ValueError: For values outside [0, 1].
+    """
+    return _false_discovery(p, "by")
+
+
+def _false_discovery(
+    p: Sequence[float] | Float[np.ndarray, " test"], method: Literal["bh", "by"]
+) -> Float[np.ndarray, " test"]:
     values, defined = _checked(p)
     load("scipy.stats")
     from scipy.stats import false_discovery_control
 
     if defined.any():
-        values[defined] = false_discovery_control(values[defined])
+        values[defined] = false_discovery_control(values[defined], method=method)
     return values
 
 

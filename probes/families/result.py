@@ -1,0 +1,187 @@
+"""`Family`: many findings together, and which of them stand when all tests are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+
+from graticule.hooks.messages import UnknownNameError
+from graticule.hooks.result import Part, headed
+from graticule.hooks.saved import SavedResult
+from graticule.probes.core.verdict import STRUCTURE
+from graticule.probes.plots.primitives import dots_trace, level, line_trace, new_figure
+from graticule.probes.plots.style import ACCENT, FAINT, INK, need_columns, style
+from graticule.probes.scores.metrics import count_of, signed
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+Method = Literal["benjamini-hochberg", "benjamini-yekutieli", "max-t"]
+METHODS: Mapping[str, tuple[str, str]] = {
+    "benjamini-hochberg": ("q_bh", "share of false ones among those named, Benjamini-Hochberg"),
+    "benjamini-yekutieli": ("q_by", "share of false ones among those named, Benjamini-Yekutieli"),
+    "max-t": ("p_max", "chance of any false one, max-T"),
+}
+"""Method → its column of `members`, and what it keeps below the level."""
+_MEMBERS = {
+    "name": "finding",
+    "model": "model",
+    "table": "table",
+    "point": "hook point",
+    "gain": "gain",
+    "low": "95% from",
+    "high": "95% to",
+    "p": "p",
+    "q_bh": "q (Benjamini-Hochberg)",
+    "q_by": "q (Benjamini-Yekutieli)",
+    "p_max": "p (max-T)",
+    "bonferroni": "p (Bonferroni)",
+    "alone": "verdict by itself",
+    "label": "verdict in the family",
+}
+_LISTED = 10
+
+
+@dataclass(frozen=True)
+class Family(SavedResult):
+    """The result of `graticule.judge_family`."""
+
+    KIND: ClassVar[str] = "family"
+
+    members: pd.DataFrame
+    """One row per finding, the smallest `p` first: `name`, `model`, `table`, `target`, `point`, `gain`,
+    `low`, `high` (the verdict's), `clusters`, `rows` (findings with the same number share their test rows),
+    `p` (one-sided, that the gain is not above 0), `q_bh`, `q_by`, `p_max`, `bonferroni`, `alone` (the
+    verdict by itself), `named`, `label`."""
+    method: str
+    """What decides: a key of `METHODS`."""
+    level: float
+    """What it is kept below."""
+    provenance: Mapping[str, Any]
+    """What the findings are of, draws, seed and versions."""
+
+    @property
+    def title(self) -> str:
+        """How many findings, of which models and tables."""
+        parts = [count_of(len(self.members), "finding")]
+        for word, column in (("of", "model"), ("on", "table")):
+            names = list(dict.fromkeys(self.members[column]))
+            parts.append(f"{word} {names[0] if len(names) == 1 else f'{len(names)} {column}s'}")
+        return " ".join(parts)
+
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The findings that stand in the family, the smallest p first."""
+        return tuple(map(str, self.members.loc[self.members["named"], "name"]))
+
+    def label(self, name: str) -> str:
+        """The verdict of one finding in the family.
+
+        Raises:
+            KeyError: There is none of this name.
+        """
+        rows = self.members.loc[self.members["name"] == name, "label"]
+        if rows.empty:
+            raise UnknownNameError(f"no finding {name!r}; there are {', '.join(self.members['name'])}")
+        return str(rows.iloc[0])
+
+    def count(self, column: str) -> int:
+        """How many would be named by a column of adjusted p-values: `q_bh`, `q_by`, `p_max`, `bonferroni`."""
+        stands = self.members["alone"] == STRUCTURE
+        return int((stands & (self.members[column] <= self.level)).sum())
+
+    def summary(self) -> str:
+        """How many are named and by what, how many would be by other means, and the first of them."""
+        members, tests = self.members, int(self.members["p"].notna().sum())
+        named, alone = members[members["named"]], int((members["alone"] == STRUCTURE).sum())
+        lines = [
+            f"{len(named)} of {count_of(len(members), 'finding')} named: {STRUCTURE}, when "
+            f"{count_of(tests, 'test')} {'is' if tests == 1 else 'are'} counted",
+            f"kept at or below {self.level:g}: {METHODS[self.method][1]}",
+            f"by their own verdicts {alone}; where there is nothing at all, up to {0.025 * tests:.3g} of "
+            f"{tests:,} intervals would lie above 0 by chance",
+            "by other means: "
+            + ", ".join(
+                f"{what} {self.count(column)}"
+                for column, what in (
+                    ("q_bh", "Benjamini-Hochberg"),
+                    ("q_by", "Benjamini-Yekutieli"),
+                    ("p_max", "max-T"),
+                    ("bonferroni", "Bonferroni"),
+                )
+                if column != METHODS[self.method][0]
+            ),
+        ]
+        if tests < len(members):
+            lines.append(f"{len(members) - tests} gains are undefined, and are no test")
+        column = METHODS[self.method][0]
+        rows: Any = named.head(_LISTED).itertuples()
+        lines += [
+            f"{row.name}: gain {signed(row.gain, 'these rows')}, p {row.p:.2g}, adjusted "
+            f"{getattr(row, column):.2g}"
+            for row in rows
+        ]
+        if len(named) > _LISTED:
+            lines.append(f"… and {len(named) - _LISTED} more")
+        return "\n".join(lines)
+
+    def figures(self) -> dict[str, Figure]:
+        """Every p-value by its rank, and the line under which the false-discovery rate holds."""
+        if not self.members["p"].notna().any():
+            return {}
+        return {"Every finding's p-value by its rank": ranked_figure(self.members, self.level),
+                "Every finding's gain against its p-value": gain_figure(self.members)}  # fmt: skip
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """All findings, the smallest p first."""
+        several = {c for c in ("model", "table", "point") if self.members[c].nunique() > 1}
+        one = {c for c in ("model", "table", "point") if c not in several}
+        headings = {key: heading for key, heading in _MEMBERS.items() if key not in one}
+        return {
+            f"{count_of(len(self.members), 'finding')}, the smallest p first": headed(self.members, headings)
+        }
+
+    def layout(self, figures: Sequence[str], tables: Sequence[str]) -> list[Part]:
+        """The first figure, the table, then the gains."""
+        return self.figure_then_table(figures, tables) if figures else super().layout(figures, tables)
+
+
+def ranked_figure(members: pd.DataFrame, at: float) -> Figure:
+    """p-values by rank on logarithmic axes, with the lines of Benjamini-Hochberg and Bonferroni."""
+    need_columns(members, "name", "p", "named")
+    rows = members[members["p"].notna()].sort_values("p", kind="stable")
+    rank, tests = np.arange(1, len(rows) + 1), len(rows)
+    fig = new_figure(*_dots(rows, rank, rows["p"].to_numpy(np.float64)))
+    ends = np.array([1.0, float(max(tests, 2))])
+    fig.add_trace(line_trace(ends, at * ends / tests, "Benjamini-Hochberg", ACCENT, 1.5, dash="dash"))
+    fig.add_trace(line_trace(ends, np.full(2, at / tests), "Bonferroni", INK, 1, dash="dot"))
+    across = {"type": "log", "title_text": "rank of the p-value", "dtick": 1}
+    up = {"type": "log", "title_text": "p", "exponentformat": "power"}
+    return style(fig, height=400, x=across, y=up)
+
+
+def gain_figure(members: pd.DataFrame) -> Figure:
+    """Gains against p-values, those named apart."""
+    need_columns(members, "name", "gain", "p", "named")
+    rows = members[members["p"].notna()]
+    fig = new_figure(*_dots(rows, rows["gain"].to_numpy(np.float64), rows["p"].to_numpy(np.float64)))
+    up = {"type": "log", "title_text": "p", "exponentformat": "power", "autorange": "reversed"}
+    style(fig, height=400, x="gain over the surface", y=up)
+    level(fig, x=0, colour=FAINT, dash=None)
+    return fig
+
+
+def _dots(rows: pd.DataFrame, x: np.ndarray, y: np.ndarray) -> list[dict[str, Any]]:
+    named = rows["named"].to_numpy(bool)
+    names = rows["name"].astype(str).to_numpy()
+    floor = np.maximum(y, 1e-300)
+    hover = "%{text}<br>p %{y:.2g}<extra></extra>"
+    return [
+        dots_trace(x[part], floor[part], words, colour, 7, hover=hover, text=names[part])
+        for part, words, colour in ((~named, "others", FAINT), (named, "named", INK))
+        if part.any()
+    ]

@@ -1,0 +1,158 @@
+"""Many findings together: their p-values, and which of them stand when all tests are counted."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import graticule
+from graticule.probes.core.findings import Findings
+from graticule.probes.core.verdict import STRUCTURE
+from graticule.probes.families.family import adjusted_members, judge_family
+from graticule.probes.families.gain_tests import GainTest, findings_test, max_t, studentised
+from graticule.probes.families.result import Family
+from graticule.probes.scores.significance import benjamini_yekutieli
+from graticule.results import load_result
+from graticule.sims.planted import planted
+from tests.helpers import as_installed
+
+
+@pytest.fixture(scope="module")
+def several() -> dict[str, Findings]:
+    """Two concepts that the activations hold and three that they do not."""
+    out = {}
+    for seed in range(5):
+        hidden = 0.3 if seed < 2 else 0.0
+        world = planted(300, width=8, n_layers=1, surface=0.4, hidden=hidden, n_targets=1, seed=seed)
+        out[f"concept {seed}"] = graticule.sweep(
+            world.activations, world.table, baselines=world.baselines, n_bootstrap=200, progress=False
+        )
+    return out
+
+
+@pytest.fixture(scope="module")
+def family(several) -> Family:
+    return judge_family(several, n_bootstrap=300, progress=False)
+
+
+def test_the_parts_of_the_clusters_are_the_gain_and_their_p_is_that_of_a_t_test(several):
+    for findings in several.values():
+        test = findings_test(findings)
+        assert test.gain == pytest.approx(findings.verdict.gain, abs=1e-12)
+        assert len(test.parts) == findings.verdict.clusters
+        equal = GainTest(test.parts, float(len(test.parts)))
+        if not test.parts.any():  # the stack leaves the probe out
+            assert equal.p == 0.5
+            continue
+        assert equal.p == pytest.approx(stats.ttest_1samp(test.parts, 0, alternative="greater").pvalue)
+        assert test.p >= equal.p or test.t < 0  # unequal clusters count as fewer
+
+
+def test_no_gain_at_all_is_p_of_a_half_and_one_cluster_is_no_test():
+    assert GainTest(np.zeros(9), 9.0).p == 0.5
+    assert np.isnan(GainTest(np.ones(1), 1.0).p)
+    assert np.isnan(GainTest(np.full(4, np.nan), 4.0).p)
+
+
+def test_the_largest_of_many_is_that_of_all_sign_turns():
+    rng = np.random.default_rng(0)
+    parts = rng.normal(0.3, 1, (8, 4))
+    tests = [GainTest(column, 8.0, "same") for column in parts.T]
+    observed = np.array([test.t for test in tests])
+    every = np.array(list(product((-1.0, 1.0), repeat=8)))
+    turned = studentised(every @ parts, np.broadcast_to(np.square(parts).sum(axis=0), (256, 4)), 8)
+    order, exact = np.argsort(-observed), np.empty(4)
+    for n, index in enumerate(order):
+        exact[index] = (turned[:, order[n:]].max(axis=1) >= observed[index] - 1e-9).mean()
+    exact[order] = np.maximum.accumulate(exact[order])
+    np.testing.assert_allclose(max_t(tests, 20_000, 1), exact, atol=0.012)
+    refused = np.array([False, True, False, False])
+    assert max_t(tests, 500, 1, refused)[1] == 1
+
+
+def test_sign_turns_are_shared_by_tests_of_the_same_rows_alone():
+    part = np.random.default_rng(1).normal(0.4, 1, 40)
+    same = max_t([GainTest(part, 40.0, "one") for _ in range(30)], 4000, 0)
+    apart = max_t([GainTest(part, 40.0, str(n)) for n in range(30)], 4000, 0)
+    np.testing.assert_allclose(same, same[0])  # copies of one test are one test
+    assert same[0] == pytest.approx(GainTest(part, 40.0).p, abs=0.02)
+    assert apart.min() > 2 * same[0]
+
+
+def test_order_and_company_change_nothing_that_they_should_not(several, family):
+    turned = judge_family(dict(reversed(several.items())), n_bootstrap=300, progress=False)
+    left, right = (one.members.set_index("name").sort_index() for one in (family, turned))
+    for column in ("p", "q_bh", "q_by", "bonferroni", "alone", "label"):
+        assert left[column].tolist() == right[column].tolist(), column
+    alone = judge_family({"concept 0": several["concept 0"]}, progress=False).members.iloc[0]
+    assert alone["q_bh"] == alone["q_by"] == alone["bonferroni"] == alone["p"]
+
+
+def test_what_stands_is_named_and_the_number_of_tests_is_counted(several, family):
+    assert set(family.named) == {"concept 0", "concept 1"}
+    assert all(family.label(name) == STRUCTURE for name in family.named)
+    others = [name for name in several if name not in family.named]
+    assert [family.label(name) for name in others] == [several[name].verdict.label for name in others]
+    first = family.summary().splitlines()[0]
+    assert first == f"2 of 5 findings named: {STRUCTURE}, when 5 tests are counted"
+    with pytest.raises(KeyError, match="no finding 'nought'"):
+        family.label("nought")
+
+
+def test_structure_alone_is_not_decided_where_the_family_is_large():
+    import pandas as pd
+
+    rng = np.random.default_rng(2)
+    weak = rng.normal(size=50)
+    weak = weak - weak.mean() + 2.2 * weak.std(ddof=1) / np.sqrt(50)
+    tests = [GainTest(weak, 50.0, "r"), *(GainTest(rng.normal(size=50), 50.0, "r") for _ in range(99))]
+    lines = pd.DataFrame({"name": range(100), "alone": [STRUCTURE] + ["no better than the baselines"] * 99})
+    for method in ("benjamini-hochberg", "benjamini-yekutieli", "max-t"):
+        weakest = adjusted_members(lines, tests, method, 0.05, 200, 0).set_index("name").loc[0]
+        assert not weakest["named"]
+        assert weakest["label"].startswith("not decided: one of 100 tests, adjusted p ")
+    assert adjusted_members(lines[:1], tests[:1], "max-t", 0.05, 200, 0)["named"].all()
+
+
+def test_yekutieli_is_hochberg_times_the_harmonic_number():
+    p = np.array([0.001, 0.02, 0.03, np.nan, 0.9])
+    q = benjamini_yekutieli(p)
+    assert q[0] == pytest.approx(0.001 * 4 * (1 + 1 / 2 + 1 / 3 + 1 / 4))
+    assert np.isnan(q[3])
+
+
+def test_a_family_is_saved_drawn_and_laid_out(family, tmp_path):
+    family.save(tmp_path / "family")
+    back = load_result(tmp_path / "family")
+    assert isinstance(back, Family)
+    assert back.summary() == family.summary()
+    assert back.named == family.named
+    assert family.report(tmp_path / "family.html").exists()
+    assert len(family.figures()) == 2
+    (table,) = family.tables().values()
+    assert list(table["finding"]) == list(family.members["name"])
+
+
+def test_folders_are_read_one_after_another_and_findings_without_names_get_some(several, family, tmp_path):
+    for name in list(several)[:2]:
+        several[name].save(tmp_path / name)
+    read = judge_family({name: tmp_path / name for name in list(several)[:2]}, progress=False)
+    assert read.members["p"].tolist() == family.members["p"][:2].tolist()
+    unnamed = judge_family(list(several.values()), progress=False)
+    assert unnamed.members["name"].is_unique
+
+
+def test_what_is_no_family_is_refused_in_one_line(several):
+    one = several["concept 0"]
+    with as_installed():
+        with pytest.raises(TypeError, match="expected several of them"):
+            judge_family(one)
+        with pytest.raises(TypeError, match="'b' is 3; expected findings"):
+            judge_family({"a": one, "b": 3})
+        with pytest.raises(ValueError, match="no findings"):
+            judge_family([])
+        with pytest.raises(ValueError, match="method='bonferoni'"):
+            judge_family([one], method="bonferoni")
+        with pytest.raises(ValueError, match="level=0"):
+            judge_family([one], level=0)
