@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 
 from graticule.hooks.rows import Rows
 from graticule.hooks.streams.base import MAX_NORM
-from graticule.probes.core.fit import PointFit, PointRows, Problem, chosen
+from graticule.probes.core.fit import PointFit, PointRows, Problem
 from graticule.probes.core.inputs import SweepInputs
 from graticule.probes.core.verdict import (
     AT_MEAN,
@@ -87,6 +87,7 @@ def _above(times: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray]:
 def doubted(
     judged: Verdict,
     checks: Mapping[str, Verdict],
+    best: PointFit,
     fits: Sequence[PointFit],
     inputs: SweepInputs,
     lines: Mapping[str, Mapping[str, Any]],
@@ -96,14 +97,15 @@ def doubted(
     Args:
         judged: the verdict by gain and interval.
         checks: the same with a twin in the probe's place.
-        fits: the fits at all points, one of which was chosen.
+        best: the fit at the chosen point.
+        fits: the fits at all points.
         inputs: what was swept, and the baselines.
         lines: One entry per baseline, with its point, and of the shuffled targets.
 
     Returns:
         The same verdict, or one that is not decided, with more warnings.
     """
-    of_probe, no_less = _of_probe(judged, fits, inputs.activations, inputs.problem)
+    of_probe, no_less = _of_probe(judged, best, fits, inputs)
     of_baselines, no_more = _of_baselines(inputs, lines)
     nulls = _nulls(checks, lines.get("shuffled", {}), judged.min_gain)
     warnings = [*of_probe, *of_baselines, *(f"{null}: a null check must find nothing" for null in nulls)]
@@ -113,10 +115,10 @@ def doubted(
 
 
 def _of_probe(
-    judged: Verdict, fits: Sequence[PointFit], activations: Rows, problem: Problem
+    judged: Verdict, best: PointFit, fits: Sequence[PointFit], inputs: SweepInputs
 ) -> tuple[list[str], list[str]]:
     """What to say of the probe, and why it may read less than there is."""
-    best, why = chosen(fits), list[str]()
+    activations, problem, why = inputs.activations, inputs.problem, list[str]()
     outliers = _at(activations, best)
     warnings = _outlying_said(outliers, best.point, "the probe", problem, activations)
     if best.fit.alpha_at_edge:

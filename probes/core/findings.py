@@ -101,7 +101,7 @@ class Findings(SavedResult):
     layer_scores: tuple[Mapping[str, Any], ...] = field(metadata={"saved_as": "layers"})
     """A layer each, as in `findings.json`; `layers` is the same as a DataFrame."""
     chosen_point: str
-    """The hook point with the best out-of-fold score on training rows."""
+    """The hook point that adds most to the baselines, out of fold on training rows (`choose_point`)."""
     baselines: Mapping[str, Mapping[str, Any]]
     """Baseline → `validation`, `alpha`, `point`, `test`."""
     verdict: Verdict
@@ -300,7 +300,8 @@ class Findings(SavedResult):
 
     @property
     def layers(self) -> pd.DataFrame:
-        """One row per layer: `layer`, `point`, `depth`, `alpha`, `validation`, and its test scores."""
+        """One row per layer: `layer`, `point`, `depth`, `alpha`, `validation`, `validation_gain` (over the
+        stacked baselines, out of fold), and its test scores."""
         return scores_by_layer(self)
 
     @property

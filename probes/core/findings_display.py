@@ -289,10 +289,12 @@ def worst_rows(findings: Findings, count: int = 20) -> pd.DataFrame:
 def layer_table(findings: Findings) -> pd.DataFrame:
     """Every layer's scores, those that are read first in front, the ridge strengths at the end."""
     layers = findings.layers.drop(columns=["point", "exploratory", "depth"])
+    if layers["validation_gain"].isna().all():  # without baselines of the model, and in earlier findings
+        layers = layers.drop(columns="validation_gain")
     if len(findings.target_names) == 1:  # what the mean over one target says
         layers = layers.drop(columns=f"test_r2_{findings.target_names[0]}", errors="ignore")
     ends = ["alpha", "alpha_at_edge"]
-    first = ["layer", "test_r2", "validation"]
+    first = ["layer", "test_r2", "validation", "validation_gain"]
     columns = [c for c in layers.columns if c not in (*first, *ends)]
     return layers[[c for c in (*first, *columns, *ends) if c in layers]]
 
@@ -303,6 +305,8 @@ def scores_by_layer(findings: Findings) -> pd.DataFrame:
     count = max((s["layer"] or 0 for s in findings.layer_scores), default=0) + 1
     for scores in findings.layer_scores:
         line = {k: v for k, v in scores.items() if k != "test"}
+        gain = line.get("validation_gain")
+        line["validation_gain"] = float("nan") if gain is None else gain
         line["depth"] = None if scores["layer"] is None else (scores["layer"] + 1) / count
         for name, value in scores["test"].items():
             key = "test_r2" if name == "r2" else name

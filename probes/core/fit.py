@@ -206,7 +206,7 @@ class PointFit:
 
     @property
     def validation(self) -> float:
-        """Out-of-fold R² on training rows: what the layer is chosen by."""
+        """Out-of-fold R² on training rows: what the layer of a baseline is chosen by."""
         return self.fit.score
 
     @property
@@ -285,5 +285,5 @@ def fit_points(
 
 
 def chosen(fits: Sequence[PointFit]) -> PointFit:
-    """The point with the best out-of-fold score on training rows; the earlier one of equals."""
+    """The point whose probe has the best out-of-fold score on training rows; the earlier one of equals."""
     return max(fits, key=lambda f: f.validation)

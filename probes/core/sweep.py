@@ -17,10 +17,11 @@ from graticule.hooks.calls import renamed
 from graticule.hooks.doors import ACTIVATIONS, BASELINES, FINDINGS, TARGET, door
 from graticule.hooks.limits import check_several
 from graticule.hooks.rows import Rows
+from graticule.probes.core.choice import Choice, choose_point
 from graticule.probes.core.doubts import doubted
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.findings_display import ON_TRUST
-from graticule.probes.core.fit import PointFit, PointRows, Predictions, Problem, chosen, fit_points
+from graticule.probes.core.fit import PointFit, PointRows, Predictions, Problem, fit_points
 from graticule.probes.core.inputs import OF_ROWS, SweepInputs, Target, problem_of, table_of
 from graticule.probes.core.verdict import JudgeSettings, Verdict, judge_predictions
 from graticule.probes.linear.ridge import RidgeProbe
@@ -54,9 +55,10 @@ def sweep(
 ) -> Findings:
     """Probe every point of `activations` for `target`, and say whether it knows more than the baselines.
 
-    Layer and strength are chosen by exact out-of-fold error on training rows; the verdict scores the test
-    rows once, at the chosen layer (Gurnee & Tegmark section 3, with the selection their code left to the
-    test rows moved into the training rows). Other layers' test scores are stored as exploratory.
+    Strength is chosen by exact out-of-fold error on training rows, the layer by what its probe adds there to
+    the stacked baselines (`choice`); the verdict scores the test rows once, at the chosen layer (Gurnee &
+    Tegmark section 3, with the selection their code left to the test rows moved into the training rows).
+    Other layers' test scores are stored as exploratory.
 
     Args:
         activations: rows of a model, in memory or on disk.
@@ -105,10 +107,11 @@ def sweep(
         )
     _check_varied(activations, problem)
     fits = fit_points(activations, problem, alphas=alphas, progress=progress)
-    best = chosen(fits)
     fitted = None if surface_of is None else _fitted_before(surface_of, baselines, problem, alphas)
     predictions, rows = fitted or fit_baselines(baselines, activations, table, problem, alphas, progress)
     inputs = SweepInputs(activations, table, baselines, problem, predictions, judged_by)
+    choice = choose_point(fits, predictions, problem, inputs.model_baselines)
+    best = choice.best
     result = judge_predictions(
         problem, best.predictions, predictions, judged_by, model_baselines=inputs.model_baselines
     )
@@ -117,7 +120,7 @@ def sweep(
         width = max(baselines.features[twin].widths.values())
         checks[f"{twin} in the probe's place"] = inputs.judge(predictions[twin], [twin], width=width)
     rows["shuffled"] = fit_shuffled(inputs, best)
-    result = doubted(result, checks, fits, inputs, rows)
+    result = doubted(result, checks, best, fits, inputs, rows)
     return Findings(
         model=_model_name(activations),
         table=table.name,
@@ -127,7 +130,7 @@ def sweep(
         classes=table.classes,
         block_names=tuple(table.blocks),
         split_note=_split_note(table, problem),
-        layer_scores=tuple(_layer_score(f, problem, table, f is best) for f in fits),
+        layer_scores=tuple(_layer_score(i, f, choice, problem, table) for i, f in enumerate(fits)),
         chosen_point=best.point,
         baselines=rows,
         verdict=result,
@@ -226,14 +229,15 @@ def _check_varied(activations: Rows, problem: Problem) -> None:
 
 
 # Assembly --------------------------------------------------------------------------------------------
-def _layer_score(fit: PointFit, problem: Problem, table: Table, is_chosen: bool) -> dict[str, Any]:
+def _layer_score(place: int, fit: PointFit, choice: Choice, problem: Problem, table: Table) -> dict[str, Any]:
     return {
         "layer": fit.layer,
         "point": fit.point,
         "alpha": fit.fit.alpha,
         "alpha_at_edge": fit.fit.alpha_at_edge,
         "validation": fit.validation,
-        "exploratory": not is_chosen,
+        "validation_gain": choice.gain_of(place),
+        "exploratory": fit is not choice.best,
         "test": score(problem.y[problem.test], fit.test, table),
     }
 

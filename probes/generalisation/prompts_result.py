@@ -152,7 +152,7 @@ def prompt_depth_figure(layers: pd.DataFrame, chosen: pd.DataFrame, surface: flo
         at = x[own & (layers["point"] == row["point"])]
         hover = f"{plain(name)}<br>test R² %{{y:.3f}}<extra>chosen on training rows</extra>"
         fig.add_trace(mark_trace(at, [row["test_r2"]] * len(at), None, colour, 11, hover=hover, **group))
-    note = "Lines are out-of-fold scores on training rows; diamonds test scores at the layer they choose."
+    note = "Lines are out-of-fold scores on training rows; diamonds test scores at the chosen layer."
     low = float(np.nanmin([layers["validation"].min(), chosen["test_r2"].min(), 0.0]))
     high = float(np.nanmax([layers["validation"].max(), chosen["test_r2"].max(), surface or 0.0, 0.05]))
     up = {"title_text": "R²", "range": [max(low, -0.25) - 0.03, high + 0.05]}

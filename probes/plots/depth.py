@@ -48,7 +48,8 @@ def depth_figure(
 
     Args:
         layers: One row per hook point, with `layer` (None for points that have none), `point`, `validation`
-            (out-of-fold on training rows) and `test_r2`.
+            (out-of-fold on training rows) and `test_r2`; with `validation_gain`, what each adds out of fold
+            to the stacked baselines is a dotted line.
         baselines: name → test score, drawn as labelled horizontal lines.
         chosen_point: the `point` chosen inside the training rows.
         surface: test score of the stacked baselines, emphasised.
@@ -81,12 +82,16 @@ def depth_figure(
                 showlegend=k == 0, customdata=others["point"].astype(str),
             )
         )  # fmt: skip
+    gains = layers.get("validation_gain", pd.Series(np.nan, index=layers.index)).astype(float)
+    if gains.notna().any():
+        name, hover = "validation, gain over the stacked baselines", "%{y:+.3f}<extra>gain</extra>"
+        fig.add_trace(line_trace(x, gains, name, MUTED, 1.5, dash="dot", hover=hover))
     test = float(layers["test_r2"][chosen].iloc[0])
     hover = f"{plain(chosen_point)}<br>test {score} %{{y:.3f}}<extra>chosen on training rows</extra>"
     name = f"test at the chosen layer: {_score(test)}"
     fig.add_trace(mark_trace(x[chosen].iloc[:1], [test], name, hover=hover))
     lines = {**({"surface stack": surface} if surface is not None else {}), **baselines}
-    drawn = pd.concat([layers["validation"], layers["test_r2"]]).astype(float)
+    drawn = pd.concat([layers["validation"], layers["test_r2"], gains]).astype(float)
     low, high = _score_range(drawn, list(lines.values()))
     style(
         fig, height=_PLOT_PIXELS + 120, x={"showgrid": False}, y={"range": [low, high], "title_text": score}
