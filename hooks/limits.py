@@ -83,6 +83,7 @@ LIMITS: Mapping[str, Range] = {
     "n_bootstrap": _DRAWS,
     "n_noise": _DRAWS,
     "n_random": _DRAWS,
+    "n_untrained": Range(2, 1000),
     "rotations": _DRAWS,
     "permutations": _DRAWS,
     "repeats": Range(1, 10_000),

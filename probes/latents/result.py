@@ -16,13 +16,16 @@ from graticule.hooks.result import Part, headed
 from graticule.hooks.saved import SavedResult
 from graticule.probes.core.inputs import Predicted
 from graticule.probes.scores.metrics import count_of, number_text, signed, with_interval
+from graticule.probes.scores.significance import benjamini_hochberg
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 DENSE, LATENTS, ALL = "dense probe", "latents", "all latents"
 RECONSTRUCTION, ERROR = "reconstruction", "error term"
-COORDINATES, RANDOM = "coordinates", "random latents"
+COORDINATES, RANDOM, UNTRAINED = "coordinates", "random latents", "untrained latents"
+NOT_OF_THE_SAE = "in the activations, but in an untrained SAE of this size as well"
+"""Of latents that add to the surface, though no more than as many of an SAE that knows nothing would."""
 _TOP = {
     "target": "target",
     "latent": "latent",
@@ -56,6 +59,7 @@ _PREDICTORS = {
     "low": "from",
     "high": "to",
     "words": "verdict",
+    "p": "p, untrained SAEs",
 }
 
 
@@ -84,8 +88,8 @@ class LatentFindings(SavedResult):
     active on any row), `explained_variance` (on test rows)."""
     predictors: pd.DataFrame = field(metadata={"saved_as": "arms"})
     """One row per SAE and predictor: `sae`, `arm` (the predictor), `k` (at most: see `selected`),
-    `validation`, `score`, `gain`, `low`, `high`, `words`. Of random latents these are the mean over draws,
-    `low` and `high` the range."""
+    `validation`, `score`, `gain`, `low`, `high`, `words`, and of latents `p` (one-sided: as good as untrained
+    SAEs). Of random latents and untrained SAEs these are the mean over draws, `low` and `high` the range."""
     top: pd.DataFrame
     """The latents that go with each target best on training rows, scored on test rows: see `top_latents`."""
     selected: pd.DataFrame
@@ -184,17 +188,36 @@ class LatentFindings(SavedResult):
             f"{sae['explained_variance']:.3f} of the variance reconstructed{among}",
             "; ".join(f"{name} {_gain(row, why)}, {row['words']}" for name, row in rest),
         ]
+        present = set(self.predictors["arm"])
         for k in self.ks:
             chosen, other, random = (self.predictor(a, k) for a in (LATENTS, COORDINATES, RANDOM))
             lines.append(
                 f"{_count(k)}: R² {number_text(chosen['score'])}, gain {signed(chosen['gain'], why)}, "
                 f"{chosen['words']} (as many coordinates R² {number_text(other['score'])}, random latents "
-                f"{number_text(random['score'])})"
+                f"{number_text(random['score'])}{self._untrained(k) if UNTRAINED in present else ''})"
             )
+        lines += self._counted()
         best = [line for target in self.target_names for line in self._best(target)]
         return "\n".join(
             lines + (best if len(best) <= 6 else [*best[:5], f"… and {len(best) - 5} targets more"])
         )
+
+    def _untrained(self, k: int) -> str:
+        """What as many latents of untrained SAEs give."""
+        row, chosen = self.predictor(UNTRAINED, k), self.predictor(LATENTS, k)
+        return f", of untrained SAEs {number_text(row['score'])}, p {chosen['p']:.2g}"
+
+    def _counted(self) -> list[str]:
+        """How many comparisons with untrained SAEs there are, and how many stand with all of them counted."""
+        rows = self.predictors[self.predictors["arm"] == LATENTS]
+        p = rows["p"].dropna().to_numpy(np.float64) if "p" in rows else np.zeros(0)
+        if len(self.saes) < 2 or not len(p):
+            return []
+        stands = int((benjamini_hochberg(p) <= 0.05).sum())
+        return [
+            f"{stands} of {len(p)} comparisons with untrained SAEs stand with all of them counted "
+            "(Benjamini-Hochberg, .05)"
+        ]
 
     def _best(self, target: str) -> list[str]:
         """The latent that goes with a target best, if one was listed."""
@@ -231,7 +254,7 @@ class LatentFindings(SavedResult):
         predictors = self.predictors.assign(k=self.predictors["k"].astype("Int64"))
         top = self._of_chosen(self.top)
         several = predictors["sae"].nunique() > 1
-        headings = {k: v for k, v in _PREDICTORS.items() if several or k != "sae"}
+        headings = {k: v for k, v in _PREDICTORS.items() if k in predictors and (several or k != "sae")}
         top_headings = {k: v for k, v in _TOP.items() if k in top}
         return {
             "Every predictor against the same surface": headed(predictors, headings),

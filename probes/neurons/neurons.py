@@ -29,7 +29,7 @@ from graticule.probes.core.findings import Findings
 from graticule.probes.core.replay import replay_spec
 from graticule.probes.linear.rows import as_rows
 from graticule.probes.neurons.cosines import DIRECTIONS, WEIGHTS, WeightCosines, weight_cosines
-from graticule.probes.neurons.result import Neurons, Search
+from graticule.probes.neurons.result import Neurons, Search, counted_together
 from graticule.probes.neurons.rotations import (
     LayerSearch,
     best_over_layers,
@@ -70,10 +70,10 @@ def neurons(
 
     **Activations** (`mlp.hook_post`): neurons are ranked by |Pearson correlation| with each target on
     training rows and scored on test rows. Nearly any neuron beats a permuted target, so the question is
-    whether the *basis* is special: the whole search is repeated on random rotations of each layer's basis,
-    the best rotated neuron of all layers chosen and scored likewise. Pearson, because that is what a rotation
-    leaves computable from one Gram matrix; Spearman, the paper's number, is given for the neurons chosen,
-    overall and by block.
+    whether the *basis* is special: the whole search is repeated on random rotations of each layer's basis
+    (of neurons in their own standard deviations), the best rotated neuron of all layers chosen and scored
+    likewise; the p-values of several targets are adjusted (Benjamini-Hochberg). Pearson, because a rotation
+    leaves it computable from one Gram matrix; Spearman, the paper's number, is given for the neurons chosen.
 
     **Weights**: cosines of input, gate and output weights with the probe's read and write directions, in
     every layer searched, against vectors drawn with the covariance of that layer's own weights.
@@ -151,7 +151,7 @@ def neurons(
         layers=tuple(chosen),
         target_names=names,
         units=findings.units,
-        searches=tuple(scorer.search(t, own.iloc[0]) for t, own in enumerate(best)),
+        searches=counted_together([scorer.search(t, own.iloc[0]) for t, own in enumerate(best)]),
         best=pd.concat(best, ignore_index=True),
         weights=pd.concat([weights.of(name).head(top) for name in names], ignore_index=True),
         histogram=weights.histogram,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -26,6 +26,7 @@ from graticule.probes.plots.primitives import (
     panels,
 )
 from graticule.probes.plots.style import ACCENT, BLOCKS, FAINT, INK, MUTED, axis, need_columns, style
+from graticule.probes.scores.significance import benjamini_hochberg
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 _TARGETS = 4  # targets drawn
 _LINES = 20
 _LEVEL = 0.05
+_OF_THE_WORD = 0.01
+"""What p must be for a basis to be called special; rotated neurons have the law of real ones up to tails."""
 SPECIAL = "carried better than a random basis could"
 NOT_SPECIAL = "no better carried than by a random basis"
 _BEST = {
@@ -84,11 +87,15 @@ class Search:
     """Largest |r| on training rows with permuted targets, 95th percentile: a sanity line, no null."""
     beat_permuted: float
     """Share of all neurons above it."""
+    p_adjusted: float | None = None
+    """`p` adjusted over the targets (Benjamini-Hochberg); None where it was saved without."""
 
     @property
     def label(self) -> str:
         """Whether single neurons carry the target beyond what any basis of these activations would."""
-        return SPECIAL if self.p <= _LEVEL and abs(self.r_test) > self.rotated_95 else NOT_SPECIAL
+        before = self.p_adjusted is None  # of an earlier version
+        p, level = (self.p, _LEVEL) if before else (self.p_adjusted or 0.0, _OF_THE_WORD)
+        return SPECIAL if p <= level and abs(self.r_test) > self.rotated_95 else NOT_SPECIAL
 
     @property
     def words(self) -> str:
@@ -100,6 +107,12 @@ class Search:
     def name(self) -> str:
         """Of the best neuron: `L7.N1044`."""
         return f"L{self.layer}.N{self.neuron}"
+
+
+def counted_together(searches: Sequence[Search]) -> tuple[Search, ...]:
+    """Searches for several targets, their p-values adjusted for how many they are."""
+    adjusted = benjamini_hochberg([search.p for search in searches])
+    return tuple(replace(one, p_adjusted=float(p)) for one, p in zip(searches, adjusted, strict=True))
 
 
 @dataclass(frozen=True)
@@ -188,13 +201,18 @@ class Neurons(SavedResult):
         return [
             f"{s.target}: {s.label}: {s.name}, r {s.r_test:+.3f} on test rows (Spearman "
             f"{s.spearman_test:+.3f}; {s.r_train:+.3f} on training rows); best of random rotations "
-            f"{s.rotated_median:.3f} (95th percentile {s.rotated_95:.3f}), p = {s.p:.2g}",
+            f"{s.rotated_median:.3f} (95th percentile {s.rotated_95:.3f}), p = {s.p:.2g}{self._counted(s)}",
             f"  of its {len(best)} best, {single} beat a random direction (Benjamini-Hochberg), "
             f"{whole} the best of a rotated basis",
             f"  weights: L{near.layer}.N{near.neuron} {near.weight} has cosine {near.cosine:+.3f} with the "
             f"{near.direction} direction (p {near.p:.1g}, adjusted {near.p_bh:.1g}, "
             f"largest {near.p_max:.1g})",
         ]
+
+    def _counted(self, s: Search) -> str:
+        """The p-value with all targets counted."""
+        several = len(self.searches) > 1 and s.p_adjusted is not None
+        return f" ({s.p_adjusted:.2g} with {len(self.searches)} targets counted)" if several else ""
 
     def figures(self) -> dict[str, Figure]:
         """For every target: the best neuron against the truth, the best of rotations, the cosines."""

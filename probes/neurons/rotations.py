@@ -172,10 +172,14 @@ def search_layer(
 ) -> LayerSearch:
     """Search one layer, then search each of `rotations` random rotations of its basis in the same way.
 
+    What is rotated are the neurons in their own standard deviations: a rotation of raw activations is mixed
+    of the few largest neurons alone, and any target that others carry would make the basis look special.
     A rotated basis has as many neurons: the best of them on training rows is scored on test rows. Pearson,
     because the correlation of rotated neurons follows from the Gram matrix alone. `vectors` is a Haar matrix
     to share between layers, whose signs and permutations are their own.
     """
+    per_unit = _per_unit(train, test)
+    train, test = train * per_unit, test * per_unit
     rng = np.random.default_rng([seed, layer])
     width, n_targets = train.shape[1], y_train.shape[1]
     on_train, on_test = activation_form(train, y_train), activation_form(test, y_test)
@@ -206,6 +210,17 @@ def search_layer(
         rotated_test=np.stack(rotated_test, axis=1),
         permuted=_permuted(train, y_train, permutations, rng),
     )
+
+
+def _per_unit(train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """What brings every neuron to a standard deviation of 1 over all rows; 0 for one that does not vary."""
+    n = len(train) + len(test)
+    mean = (train.sum(axis=0) + test.sum(axis=0)) / n
+    squares = np.square(train - mean).sum(axis=0) + np.square(test - mean).sum(axis=0)
+    spread = np.sqrt(squares / n)
+    largest = np.maximum(np.abs(train).max(axis=0, initial=0.0), np.abs(test).max(axis=0, initial=0.0))
+    varies = spread > 1e-12 * np.maximum(largest, 1e-300)
+    return np.where(varies, 1 / np.where(varies, spread, 1.0), 0.0)
 
 
 def _permuted(train: np.ndarray, y: np.ndarray, permutations: int, rng: np.random.Generator) -> np.ndarray:

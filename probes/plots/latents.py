@@ -42,6 +42,7 @@ _COLOURS = {
     "all latents": ACCENT,
     "latents": ACCENT,
     "coordinates": MUTED,
+    "untrained latents": BLOCKS[1],
     "random latents": FAINT,
 }
 """Arm → colour, in drawing order."""
@@ -49,6 +50,7 @@ _ENDS = "[%{customdata[0]:.3f}, %{customdata[1]:.3f}]"
 _COUNTED = {
     "latents": "k chosen latents",
     "coordinates": "k chosen coordinates",
+    "untrained latents": "k latents of untrained SAEs",
     "random latents": "random latents",
 }
 _UNCOUNTED = {"dense probe": "solid", "all latents": "dash", "reconstruction": "dash", "error term": "dash"}
@@ -91,7 +93,7 @@ def arms_figure(predictors: pd.DataFrame) -> Figure:
             )
         )  # fmt: skip
     level(fig, x=0)
-    note = "Bars are 95% intervals; of random latents the range of draws."
+    note = "Bars are 95% intervals; of random latents and untrained SAEs the range of draws."
     up = rows_axis(names[::-1], showgrid=False)
     return style(fig, 110 + 26 * len(names), note=note, x="gain over the surface (test R²)", y=up)
 
@@ -116,6 +118,8 @@ def count_figure(predictors: pd.DataFrame) -> Figure:
     counted = predictors[predictors["k"].notna()]
     for arm, name in _COUNTED.items():
         rows = counted[counted["arm"] == arm].sort_values("k")
+        if rows.empty:  # earlier results have no untrained SAEs
+            continue
         width, hover = 2.5 if arm == "latents" else 1.5, "k = %{x}<br>test R² %{y:.3f}<extra></extra>"
         fig.add_trace(line_trace(rows["k"], rows["score"], name, _COLOURS[arm], width, size=7, hover=hover))
     span = [float(counted["k"].min()), float(counted["k"].max())]

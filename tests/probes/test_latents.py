@@ -19,10 +19,13 @@ from graticule.probes.latents.result import (
     DENSE,
     ERROR,
     LATENTS,
+    NOT_OF_THE_SAE,
     RANDOM,
     RECONSTRUCTION,
+    UNTRAINED,
     LatentFindings,
 )
+from graticule.probes.latents.untrained import chance_of, turned
 from graticule.sims.planted import planted
 
 from ..helpers import misread_axes
@@ -107,6 +110,36 @@ def test_the_latents_that_carry_the_concept_are_found(world, findings, found):
     assert found.predictor(LATENTS, 1)["gain"] > found.predictor(RANDOM, 1)["high"] + 0.03
     assert found.predictor(LATENTS, 5)["gain"] > found.predictor(RANDOM, 5)["high"] + 0.1
     assert found.predictor(COORDINATES, 1)["score"] < found.predictor(LATENTS, 2)["score"]
+
+
+def test_latents_of_a_random_sae_say_that_they_speak_of_the_activations(findings, world):
+    random = latents(findings, hand_made(world, concepts=False), ks=(20,), n_random=1, top=1, progress=False)
+    line, untrained = random.predictor(LATENTS, 20), random.predictor(UNTRAINED, 20)
+    assert line["words"] == NOT_OF_THE_SAE
+    assert line["low"] > 0 and line["p"] > 0.01
+    assert untrained["low"] < line["gain"] < untrained["high"] + 0.1
+    assert random.summary().startswith(NOT_OF_THE_SAE)
+    assert "of untrained SAEs" in random.summary()
+
+
+def test_a_turned_sae_is_as_sparse_and_left_as_it_was(world):
+    sae = hand_made(world, concepts=False)
+    own = encode(world.activations, sae)
+    other = turned(own, np.arange(600), np.random.default_rng(0))
+    assert other.values.shape == own.values.shape
+    assert other.l0 == pytest.approx(own.l0, rel=0.08)
+    assert (encode(world.activations, sae).values != own.values).nnz == 0
+    same = np.corrcoef(own.frequency, other.frequency)[0, 1]
+    assert abs(same) < 0.5  # which latents are active is another matter
+
+
+def test_the_chance_of_a_gain_is_that_of_a_prediction_interval():
+    rng = np.random.default_rng(0)
+    gains = rng.normal(size=(4000, 6))
+    p = np.array([chance_of(float(g[0]), g[1:].tolist()) for g in gains])
+    assert (p <= 0.05).mean() == pytest.approx(0.05, abs=0.012)
+    assert chance_of(0.2, [0.0, 0.0, 0.0]) == 0 and chance_of(0.0, [0.0, 0.0]) == 1
+    assert np.isnan(chance_of(0.2, [0.1]))
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from graticule import Table, baselines, capture, sweep
 from graticule.hooks.weights import mlp_weights
 from graticule.probes.neurons.cosines import probe_points, weight_cosines
 from graticule.probes.neurons.neurons import neurons
-from graticule.probes.neurons.result import NOT_SPECIAL, SPECIAL, Neurons
+from graticule.probes.neurons.result import NOT_SPECIAL, SPECIAL, Neurons, Search, counted_together
 from graticule.probes.neurons.rotations import (
     Turns,
     activation_form,
@@ -85,6 +85,28 @@ def test_on_a_basis_that_is_not_special_p_is_uniform(carrier):
     p = np.array([p_of(rng, carrier=carrier)[1] for _ in range(120)])
     assert kstest(p, "uniform").pvalue > 0.01
     assert (p <= 0.05).mean() <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 120)
+
+
+def test_large_neurons_make_no_basis_special():
+    """What is rotated is in each neuron's own unit: the search is the same whatever the scales are."""
+    rng = np.random.default_rng(4)
+    train, test, y_train, y_test = world(rng, carrier="dense")
+    scales = np.where(np.arange(24) < 4, 100.0, 1.0)
+    scales[9] = 0.0  # a dead one
+    plain, scaled = (
+        search_layer(0, a, b, y_train, y_test, rotations=50, permutations=3, seed=1)
+        for a, b in ((train * (scales > 0), test * (scales > 0)), (train * scales, test * scales))
+    )
+    for part in ("train", "test", "p", "rotated_train", "rotated_test", "permuted"):
+        np.testing.assert_allclose(getattr(plain, part), getattr(scaled, part), atol=1e-6)
+
+
+def test_several_targets_are_counted():
+    one = Search("y", 0, 1, 0.5, 0.5, 0.5, 0.2, 0.3, 0.004, 0.1, 0.2)
+    alone, several = counted_together([one])[0], counted_together([one, *[replace(one, p=0.9)] * 9])[0]
+    assert alone.p_adjusted == 0.004 and alone.label == SPECIAL
+    assert several.p_adjusted == pytest.approx(0.04) and several.label == NOT_SPECIAL
+    assert replace(one, p=0.04).label == SPECIAL  # as earlier versions said it
 
 
 def test_a_planted_neuron_is_found_and_a_dense_direction_is_not():
