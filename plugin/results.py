@@ -59,6 +59,8 @@ CERTIFICATE = FolderKind(
 """What `certify` leaves."""
 DEMO = FolderKind("demo", "folder of the demo", "", ("world_cities", "historical_figures", "report.html"))
 """What `demo` leaves."""
+FAMILY = FolderKind("family_run", "folder of 'family'", "", ("family", "report.html"))
+"""What `family` leaves."""
 WORDS = FolderKind("words_run", "folder of 'words'", "", ("words*", "languages*", "ambiguous*"))
 """What `words` leaves."""
 

@@ -18,7 +18,19 @@ from graticule.hooks.store import Store
 from graticule.loading.gguf import n_layers_of
 from graticule.probes.tables.table import Table
 
-COMMANDS = ("demo", "probe", "study", "words", "sim", "certify", "capture", "tables", "report", "push")
+COMMANDS = (
+    "demo",
+    "probe",
+    "study",
+    "words",
+    "family",
+    "sim",
+    "certify",
+    "capture",
+    "tables",
+    "report",
+    "push",
+)
 OF_SAE = ("sae train", "sae eval", "sae report")
 
 

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 import graticule
+from graticule.cli import main
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.verdict import STRUCTURE
 from graticule.probes.families.family import adjusted_members, judge_family
@@ -156,3 +157,18 @@ def test_what_is_no_family_is_refused_in_one_line(several):
             judge_family([one], method="bonferoni")
         with pytest.raises(ValueError, match="level=0"):
             judge_family([one], level=0)
+
+
+def test_the_command_reads_folders_of_findings_and_writes_a_page(several, tmp_path, capsys):
+    for name in list(several)[:3]:
+        several[name].save(tmp_path / "runs" / name)
+    out = tmp_path / "together"
+    assert main(["family", str(tmp_path / "runs"), "--out", str(out)]) == 0
+    assert "of 3 findings named" in capsys.readouterr().out
+    assert (out / "report.html").exists()
+    assert isinstance(load_result(out / "family"), Family)
+    assert main(["family", str(tmp_path / "runs" / "concept 0"), "--out", str(out)]) == 0  # another family
+    assert main(["family", str(out), "--out", str(tmp_path / "other")]) == 2
+    assert "holds no findings" in capsys.readouterr().err
+    assert main(["family", str(tmp_path / "runs"), "--method", "none", "--out", str(out)]) == 2
+    assert "--method 'none': expected benjamini-hochberg" in capsys.readouterr().err

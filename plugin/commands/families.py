@@ -1,0 +1,67 @@
+"""`graticule family`: findings of many concepts, layers or models, judged together."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from graticule.commands import options as o
+
+
+def family_command(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(help="What 'graticule probe' or 'study' wrote; or a folder of such folders."),
+    ],
+    out: o.Out = Path("runs/family"),
+    method: Annotated[
+        str,
+        typer.Option(help="What decides: benjamini-hochberg, benjamini-yekutieli or max-t; all are listed."),
+    ] = "benjamini-hochberg",
+    level: Annotated[
+        float, typer.Option(help="The share of false ones among those named; of max-t, the chance of any.")
+    ] = 0.05,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of max-t's sign turns.")] = 0,
+) -> None:
+    """Judge the findings of many concepts, layers or models together: which stand with all tests counted.
+
+    One verdict in a few hundred is structure by luck, so that a hundred concepts without any give a false one
+    in about one study of three. No model is loaded; the page lists every finding with its p-values.
+
+    \b
+    Example:  graticule family runs/colours runs/animals runs/tenses --out together
+              graticule family runs --level 0.1
+    """
+    from graticule.hooks.kinds import working_folder
+    from graticule.probes.families.family import judge_family
+    from graticule.probes.families.result import METHODS
+    from graticule.results import FAMILY
+
+    if method not in METHODS:
+        raise ValueError(f"--method {method!r}: expected {', '.join(METHODS)}")
+    FAMILY.check(out)
+    places = [place for folder in folders for place in _findings_in(folder)]
+    names = [str(place) for place in dict.fromkeys(places)]
+    options: dict[str, Any] = {"method": method, "level": level, "seed": seed}
+    with working_folder(out, FAMILY, "writing into"):
+        family = judge_family({name: name for name in names}, **options, progress=True)
+        family.save(out / "family", overwrite=True)
+        page = family.report(out / "report.html")
+    o.say(f"{family.summary()}\nThe page: {page}")
+
+
+def _findings_in(folder: Path) -> list[Path]:
+    """Folders of findings: this one, a study's, or those in it.
+
+    Raises:
+        FileNotFoundError: There are none.
+    """
+    for place in (folder, folder / "probe"):
+        if (place / "findings.json").is_file():
+            return [place]
+    several = [p.parent for name in ("*", "*/probe") for p in folder.glob(f"{name}/findings.json")]
+    if not several:
+        raise FileNotFoundError(
+            f"{folder} holds no findings, nor do the folders in it: name what 'graticule probe' wrote"
+        )
+    return sorted(several)
