@@ -18,17 +18,12 @@ from graticule.hooks.saved import SavedResult
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.fit import Predictions, with_and_without
 from graticule.probes.core.inputs import Predicted
-from graticule.probes.core.resample import (
-    cluster_sums,
-    defined_mean,
-    interval,
-    resampled_by_target,
-    resampled_r2,
-)
+from graticule.probes.core.intervals import Estimates, mean_r2_estimate, r2_estimates
+from graticule.probes.core.resample import ClusterSums, cluster_sums, resampled_r2
 from graticule.probes.plots.primitives import dots_trace, level, new_figure
 from graticule.probes.plots.style import FAINT, INK, error_bars, need_columns, short_labels, style
 from graticule.probes.scores.metrics import count_of, mean, r2, with_interval
-from graticule.probes.scores.significance import adjusted_table, bootstrap_p, holm, score_difference
+from graticule.probes.scores.significance import adjusted_table, holm, score_difference
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -55,7 +50,7 @@ class Comparison(SavedResult):
     difference: float
     """`score_a − score_b`."""
     ci95: tuple[float, float]
-    """Of the difference: paired bootstrap over clusters of test rows, both fits held fixed."""
+    """Of the difference on the same rows, over clusters of them with both fits held fixed."""
     p: float
     """Two-sided, that there is no difference."""
     label: str = field(metadata={"saved_as": "words"})
@@ -121,17 +116,17 @@ def compare(
 ) -> Comparison:
     """Does `a` predict the test rows better than `b`? Layers, prompts, models, checkpoints, baselines.
 
-    Both are scored in the same resamples of clusters with replacement (paired), with their fits held
-    fixed: the answer is about these fitted predictors on new rows. Rows are clustered together that
-    either of the two clusters. `Findings` stand for the probe at their chosen point; other points are
-    `findings.at(point)`, baselines `findings.at("tfidf")`. The p-value inverts the percentile interval;
-    targets are adjusted after Holm.
+    Both are scored on the same rows (paired), with their fits held fixed: the answer is about these fitted
+    predictors on new rows, and its interval is that of a verdict. Rows are clustered together that either of
+    the two clusters. `Findings` stand for the probe at their chosen point; other points are
+    `findings.at(point)`, baselines `findings.at("tfidf")`. The p-value inverts the interval; targets are
+    adjusted after Holm.
 
     Args:
         a: Findings, or one predictor of them.
         b: What it is compared with, likewise.
-        n_bootstrap: How often the clusters are resampled for the intervals.
-        seed: The seed of the resamples.
+        n_bootstrap: Recorded; the intervals need no resamples.
+        seed: Recorded.
         progress: whether a bar is drawn; by default where it takes long.
 
     Raises:
@@ -142,29 +137,23 @@ def compare(
     clusters = _linked(first.clusters, second.clusters[order])
     predictions = {"a": first.predictions, "b": second.predictions[order]}
     sums = cluster_sums(first.y, predictions, clusters)
-    with bar(1, "comparing", "bootstrap", progress) as advance:
-        samples = resampled_by_target(sums, n_bootstrap, seed)
+    with bar(1, "comparing", "interval", progress) as advance:
+        whole, each = mean_r2_estimate(sums, "a", "b"), r2_estimates(sums, "a", "b")
         advance.update()
     score_a, score_b = r2(first.y, predictions["a"]), r2(first.y, predictions["b"])
-    by_draw = score_difference(samples[:, 0], samples[:, 1])
     apart = score_difference(score_a, score_b)
-    whole = defined_mean(by_draw)
-    ci95 = interval(whole)
-    lines: list[dict[str, Any]] = []
-    for t, name in enumerate(first.target_names):
-        low, high = interval(by_draw[:, t])
-        lines.append(
-            {
-                "target": name,
-                "a": float(score_a[t]),
-                "b": float(score_b[t]),
-                "difference": float(apart[t]),
-                "low": low,
-                "high": high,
-                "p": bootstrap_p(by_draw[:, t]),
-            }
-        )
-    table = pd.DataFrame(lines)
+    ci95 = whole.ci95
+    table = pd.DataFrame(
+        {
+            "target": list(first.target_names),
+            "a": score_a,
+            "b": score_b,
+            "difference": apart,
+            "low": each.low,
+            "high": each.high,
+            "p": each.p(),
+        }
+    )
     return Comparison(
         a=first.name,
         b=second.name,
@@ -172,7 +161,7 @@ def compare(
         score_b=mean(score_b),
         difference=mean(apart),
         ci95=ci95,
-        p=bootstrap_p(whole),
+        p=float(whole.p()),
         label=FIRST if ci95[0] > 0 else SECOND if ci95[1] < 0 else NEITHER,
         by_target=table.assign(p_holm=holm(table["p"].to_numpy(np.float64))),
         rows=len(first.y),
@@ -236,7 +225,7 @@ def difference_figure(differences: pd.DataFrame) -> Figure:
 def gain_samples(
     findings: Findings, n_bootstrap: int | None = None, seed: int | None = None
 ) -> Float[np.ndarray, " draw"]:
-    """The gain of the findings' verdict in resamples of the clusters of test rows: those of its interval.
+    """The gain of the findings' verdict in resamples of the clusters of test rows.
 
     Nothing is refitted and no activations are needed: the findings hold all predictions. `n_bootstrap` and
     `seed` are the findings' own unless others are given.
@@ -244,17 +233,35 @@ def gain_samples(
     Raises:
         ValueError: For findings saved before they held the baselines' predictions.
     """
-    beside = saved_baselines(findings)
+    sums = _gain_sums(findings)
     if n_bootstrap is None or seed is None:
         judged_by = findings.judged_by
         n_bootstrap = judged_by.n_bootstrap if n_bootstrap is None else n_bootstrap
         seed = judged_by.seed if seed is None else seed
-    problem = findings.problem
-    train, test = problem.train, problem.test
-    surface, full = with_and_without(beside, findings.predictions_at(), problem.y[train])
-    sums = cluster_sums(problem.y[test], {"surface": surface, "full": full}, problem.clusters[test])
     samples = resampled_r2(sums, n_bootstrap, seed)
     return score_difference(samples[:, 1], samples[:, 0])
+
+
+def gain_estimate(findings: Findings) -> Estimates:
+    """The gain of the findings' verdict with its standard error: that of its interval.
+
+    Args:
+        findings: No activations are needed, they hold all predictions.
+
+    Returns:
+        A single estimate.
+
+    Raises:
+        ValueError: For findings saved before they held the baselines' predictions.
+    """
+    return mean_r2_estimate(_gain_sums(findings), "full", "surface")
+
+
+def _gain_sums(findings: Findings) -> ClusterSums:
+    problem, beside = findings.problem, saved_baselines(findings)
+    train, test = problem.train, problem.test
+    surface, full = with_and_without(beside, findings.predictions_at(), problem.y[train])
+    return cluster_sums(problem.y[test], {"surface": surface, "full": full}, problem.clusters[test])
 
 
 def saved_baselines(findings: Findings) -> Mapping[str, Predictions]:
@@ -270,8 +277,12 @@ def saved_baselines(findings: Findings) -> Mapping[str, Predictions]:
 
 @renamed(draws="n_bootstrap")
 def gain_p(findings: Findings, n_bootstrap: int | None = None, seed: int | None = None) -> float:
-    """One-sided p-value that the probe adds nothing to the baselines: the share of resamples with no gain."""
-    return bootstrap_p(gain_samples(findings, n_bootstrap, seed), two_sided=False)
+    """One-sided p-value that the probe adds nothing to the baselines, by the interval of the verdict.
+
+    `n_bootstrap` and `seed` are not needed any more.
+    """
+    del n_bootstrap, seed
+    return float(gain_estimate(findings).p(two_sided=False))
 
 
 @renamed(draws="n_bootstrap")
@@ -283,8 +294,8 @@ def holm_verdicts(
 
     Args:
         verdicts: Name → findings, or a p-value where it is known already.
-        n_bootstrap: As in `gain_samples`.
-        seed: As in `gain_samples`.
+        n_bootstrap: Not needed any more.
+        seed: Not needed any more.
 
     Raises:
         ValueError: There are none, or p-values are outside [0, 1].

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
@@ -17,7 +18,8 @@ from graticule.hooks.saved import SavedResult
 from graticule.probes.compare import saved_baselines
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.fit import with_and_without
-from graticule.probes.core.resample import cluster_sums, interval, resampled_r2
+from graticule.probes.core.intervals import mean_r2_estimate
+from graticule.probes.core.resample import cluster_sums, resampled_r2
 from graticule.probes.plots.primitives import band_traces, level, line_trace, mark_trace, new_figure
 from graticule.probes.plots.style import FAINT, INK, depth_of, layer_axis, need_columns, style
 from graticule.probes.scores.metrics import mean_r2
@@ -95,7 +97,8 @@ def layer_band(
     """A band for the score of all layers at once, or for the gain of each against the surface.
 
     One set of resamples of the test clusters serves all layers, and the band's width is set by the layer that
-    strays most in each of them (max-T): reading any layer off the curve is then covered. Fits are held
+    strays most in each of them (max-T), in units of each layer's own interval, which is that of a verdict:
+    reading any layer off the curve is then covered. Fits are held
     fixed: nothing is fitted again, and no activations are needed, but for findings that were saved before
     they held every layer's predictions.
 
@@ -113,9 +116,11 @@ def layer_band(
     if what == "gain":
         samples = score_difference(samples[:, 1:], samples[:, :1])
         estimates = score_difference(estimates[1:], estimates[:1])
-    low, high = max_t_band(estimates, samples, level)
-    alone = np.array([interval(column, level) for column in samples.T])
     points = [name for name in predictions if name != "surface"]
+    surface = "surface" if what == "gain" else None
+    reach = np.array([float(mean_r2_estimate(sums, point, surface).reach(level)) for point in points])
+    farther = _farther(max_t_band(estimates, samples, level)[1] - estimates, samples, level)
+    low, high = estimates - farther * reach, estimates + farther * reach
     layers = pd.DataFrame(
         {
             "point": points,
@@ -123,8 +128,8 @@ def layer_band(
             "estimate": estimates,
             "low": low,
             "high": high,
-            "low_alone": alone[:, 0],
-            "high_alone": alone[:, 1],
+            "low_alone": estimates - reach,
+            "high_alone": estimates + reach,
         }
     )
     return LayerBand(
@@ -141,6 +146,15 @@ def layer_band(
             "versions": library_versions(),
         },
     )
+
+
+def _farther(
+    band: Float[np.ndarray, " point"], samples: Float[np.ndarray, "draw point"], level: float
+) -> Float[np.ndarray, " point"]:
+    """How many times as wide as one layer's own interval a band of all layers is, by one set of resamples."""
+    spread = np.nanstd(samples, axis=0)
+    one = NormalDist().inv_cdf((1 + level) / 2) * np.where(spread > 0, spread, 1.0)
+    return np.where(spread > 0, np.maximum(1.0, band / one), 1.0)
 
 
 def _scores(findings: Findings) -> dict[str, Float[np.ndarray, "test target"]]:

@@ -28,7 +28,7 @@ from graticule.probes.core.findings import Findings
 from graticule.probes.scores.metrics import count_of, r2
 
 MIN_CLUSTERS = 5
-"""Clusters of test rows below which half of them are too few to resample."""
+"""Clusters of test rows below which half of them say nothing."""
 GAINS: tuple[float, ...] = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 
 
@@ -62,7 +62,7 @@ def calibrate(
 
     Every target goes through the whole instrument: TF-IDF out of fold and every captured baseline at its
     point, each with the strength that this target chooses on training rows, the ridge at the chosen point,
-    both stacks, and the paired bootstrap over clusters with the findings' own draws. All of it is linear but
+    both stacks, and the interval of the gain over clusters. All of it is linear but
     for the choices, so fits are shared between targets (`components`), and the result is that of `verdict`
     one target at a time.
 
@@ -84,8 +84,8 @@ def calibrate(
     they need a memory that does not grow with them: about 2 GiB at 200,000 rows. Coverage is drawn block by
     block; all else is what one block of all targets would give.
 
-    Coverage of the interval (of `n_bootstrap` resamples, 1,000 at most) is measured twice: with half of
-    the test clusters held aside, and with samples of the test clusters taken as the population.
+    Coverage of the interval is measured twice: with half of the test clusters held aside, and with samples
+    of the test clusters taken as the population.
 
     From then on the limit stands under the findings' own verdict (`findings.summary()`; save them again to
     keep it with them).
@@ -95,7 +95,7 @@ def calibrate(
         targets: how many of each kind, and of each gain.
         gains: true gains, as shares of the target's variance.
         seed: The seed of the targets.
-        n_bootstrap: How often the clusters are resampled for the intervals; by default as the findings do.
+        n_bootstrap: Recorded; the interval of the gain needs no resamples.
         strengths: of the ridge grid, over the range in which a sweep tries 24; fewer are faster.
         string_step: every so many of TF-IDF's strengths are tried; by default every third, and beyond 5,000
             training rows four in all, about the chosen one.
@@ -139,12 +139,10 @@ def calibrate(
             instrument.clusters[instrument.n_train :],
             min_gain=swept.min_gain,
             model_baselines=findings.verdict.model_baselines,
-            n_bootstrap=n_bootstrap,
-            seed=swept.seed,
         )
         part = mixture.weights[:, 2:] * tests[mixture.columns[:, 2]]
         true_gain = r2(y.T, (stacked["surface"] + part).T) - r2(y.T, stacked["surface"].T)
-        few, own = min(n_bootstrap, 1000), 100_003 * seed + 101 * len(verdicts)
+        own = 100_003 * seed + 101 * len(verdicts)
         groups = max(1, min(round(40 / count), len(index) // 5))
         verdicts.append(
             frame.assign(
@@ -154,8 +152,8 @@ def calibrate(
                 low=judged.low,
                 high=judged.high,
                 words=judged.words,
-                covered_aside=held_aside(judged.sums, few, own, groups),
-                covered_resampled=resampled(judged.sums, few, own, groups),
+                covered_aside=held_aside(judged.sums, own, groups),
+                covered_resampled=resampled(judged.sums, own, groups),
             )
         )
 

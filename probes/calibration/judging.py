@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float, Int
 
 from graticule.probes.calibration.components import Chosen
 from graticule.probes.core.fit import stack_design
-from graticule.probes.core.resample import ClusterSums, cluster_sums, resamples, weighted_r2
+from graticule.probes.core.intervals import Estimates, r2_estimates
+from graticule.probes.core.resample import ClusterSums, cluster_sums, weighted_r2
 from graticule.probes.core.verdict import label_of
 from graticule.probes.scores.significance import score_difference
 
@@ -85,14 +86,13 @@ def judge_many(
     *,
     min_gain: float,
     model_baselines: bool,
-    n_bootstrap: int,
-    seed: int,
 ) -> Judged:
-    """Gains, their intervals and labels, all targets in one set of resamples: those of `verdict`."""
+    """Gains, their intervals and labels, all targets at once: those of `verdict`."""
     sums = cluster_sums(y_test.T, {name: stacked[name].T for name in ("surface", "full")}, clusters)
     surface, full = _scores(sums)
     gain = score_difference(full, surface)
-    low, high = _limits(_gain_samples(sums, n_bootstrap, seed))
+    added = _gains(sums)
+    low, high = added.low, added.high
     labels = tuple(
         label_of(float(g), (float(a), float(b)), min_gain, model_baselines)
         for g, a, b in zip(gain, low, high, strict=True)
@@ -105,31 +105,20 @@ def _scores(sums: ClusterSums) -> Float[np.ndarray, "predictor target"]:
     return weighted_r2(sums, np.ones((1, len(sums.n))))[0]
 
 
-def _limits(samples: Float[np.ndarray, "draw target"]) -> Float[np.ndarray, "2 target"]:
-    """The 95% percentile intervals, of the draws in which a score was defined."""
-    quantile = np.nanquantile if np.isnan(samples).any() else np.quantile
-    return quantile(samples, [0.025, 0.975], axis=0)
-
-
-def _gain_samples(
-    sums: ClusterSums, n_bootstrap: int, seed: int, picked: Int[np.ndarray, " sample"] | None = None
-) -> Float[np.ndarray, "draw target"]:
-    """The gain in resamples; `picked` as in `scores.bootstrap.resamples`."""
-    values = (weighted_r2(sums, weights) for weights in resamples(len(sums.n), n_bootstrap, seed, picked))
-    return np.concatenate([score_difference(value[:, 1], value[:, 0]) for value in values])
+def _gains(sums: ClusterSums) -> Estimates:
+    """The gain of every target."""
+    return r2_estimates(sums, "full", "surface")
 
 
 # Coverage --------------------------------------------------------------------------------------------
 # Whether the interval of the gain holds what it is an interval of: the fitted predictors' own gain. Both ways
 # take clusters as independent of each other, as the interval does: they see whether so many clusters, as
-# unequal and as skewed as these, are enough for a percentile interval. Dependence *between* clusters is
+# unequal and as skewed as these, are enough for it. Dependence *between* clusters is
 # invisible to them, and a matter of how the table's clusters are made.
-def held_aside(
-    sums: ClusterSums, n_bootstrap: int, seed: int, groups: int = 20
-) -> Bool[np.ndarray, " target"]:
+def held_aside(sums: ClusterSums, seed: int, groups: int = 20) -> Bool[np.ndarray, " target"]:
     """Whether an interval from half of the test clusters agrees with the gain on the half held aside.
 
-    The gain on the other half is the truth with an error of its own, known by the same bootstrap: the 95%
+    The gain on the other half is the truth with an error of its own, known in the same way: the 95%
     interval of the two halves' difference must hold 0 (95% of the time, if the intervals are right). Each
     group of targets has its own halves.
     """
@@ -137,18 +126,13 @@ def held_aside(
     for g, targets in _groups(len(out), groups):
         order = np.random.default_rng([seed, 1, g]).permutation(len(sums.n))
         half = len(order) // 2
-        samples = [
-            _gain_samples(_take(sums, index, targets), n_bootstrap, seed + 7919 * (2 * g + k + 1))
-            for k, index in enumerate((order[:half], order[half:]))
-        ]
-        low, high = _limits(samples[0] - samples[1])
-        out[targets] = (low <= 0) & (high >= 0)
+        one, other = (_gains(_take(sums, index, targets)) for index in (order[:half], order[half:]))
+        apart = one - other
+        out[targets] = (apart.low <= 0) & (apart.high >= 0)
     return out
 
 
-def resampled(
-    sums: ClusterSums, n_bootstrap: int, seed: int, groups: int = 20
-) -> Bool[np.ndarray, " target"]:
+def resampled(sums: ClusterSums, seed: int, groups: int = 20) -> Bool[np.ndarray, " target"]:
     """Whether the interval holds the truth where all test clusters are the population.
 
     As many clusters as there are come out of that population, with replacement; the interval is computed from
@@ -159,10 +143,9 @@ def resampled(
     size, out = len(sums.n), np.zeros(sums.y.shape[1], bool)
     for g, targets in _groups(len(out), groups):
         picked = np.random.default_rng([seed, 2, g]).integers(0, size, size)
-        part = _take(sums, np.arange(size), targets)
-        low, high = _limits(_gain_samples(part, n_bootstrap, seed + 7919 * (g + 1), picked))
+        sampled = _gains(_take(sums, picked, targets))
         gain = full[targets] - surface[targets]
-        out[targets] = (low <= gain) & (gain <= high)
+        out[targets] = (sampled.low <= gain) & (gain <= sampled.high)
     return out
 
 

@@ -13,7 +13,8 @@ from graticule.hooks.calls import renamed, renamed_fields
 from graticule.hooks.limits import check_limits
 from graticule.hooks.messages import TellsNames
 from graticule.probes.core.fit import Predictions, Problem, with_and_without
-from graticule.probes.core.resample import cluster_sums, effective_clusters, interval, resampled_r2
+from graticule.probes.core.intervals import mean_r2_estimate
+from graticule.probes.core.resample import cluster_sums, effective_clusters
 from graticule.probes.scores.metrics import mean, mean_r2, number_text, r2, with_interval
 from graticule.probes.scores.significance import score_difference
 
@@ -78,13 +79,13 @@ class Verdict(TellsNames):
     gain: float
     """Test score of the stack with the probe added, minus ``surface``."""
     ci95: tuple[float, float]
-    """Of the gain: paired bootstrap over clusters of test rows with the fits fixed."""
+    """Of the gain, over clusters of test rows with the fits fixed: leaving one out at a time, Student's t."""
     gain_by_target: dict[str, float]
     """The gain of each target; NaN where it is constant over the test rows."""
     margin: float
     """The probe's score minus that of the best single baseline."""
     margin_ci95: tuple[float, float]
-    """Of the margin, from the same resamples."""
+    """Of the margin, likewise."""
     strongest_baseline: str | None
     """Picked by its out-of-fold score on training rows; None without baselines (then the training mean)."""
     min_gain: float
@@ -200,7 +201,7 @@ def verdict(
 
     **gain** is R²(stack of baselines and probe) − R²(stack of baselines) on test rows, both stacks fitted on
     out-of-fold training predictions. A gain over a surface that is worse than the mean counts only where the
-    whole stack beats the training mean, too, in the same resamples: else nothing is decided. Nor is it where
+    whole stack beats the training mean, too: else nothing is decided. Nor is it where
     fewer than ``MIN_APART`` clusters of test rows have another value than the most frequent.
     **margin** is R²(probe) − R²(strongest baseline). R² is the metric for every kind of target, the mean over
     the columns of ``y``; for categories these are indicators, and R² is the Brier skill. ``model_baselines``
@@ -222,15 +223,15 @@ def verdict(
     constant = np.tile(y_train.mean(axis=0), (len(y_test), 1))
     compared = {"surface": surface, "full": full, "probe": probe.test, "best": best, "mean": constant}
     sums = cluster_sums(y_test, compared, test_clusters)
-    samples = resampled_r2(sums, n_bootstrap, seed)
+    added = mean_r2_estimate(sums, "full", "surface")
     point = {name: r2(y_test, pred) for name, pred in compared.items()}
     by_target = score_difference(point["full"], point["surface"])
-    gain, ci95 = mean(by_target), interval(score_difference(samples[:, 1], samples[:, 0]))
+    gain, ci95 = mean(by_target), added.ci95
     beside_model = any(name in model_baselines for name in baselines)
     effective = effective_clusters(sums.n)
     label = label_of(gain, ci95, min_gain, beside_model)
     over_mean = mean(score_difference(point["full"], point["mean"]))
-    lower = interval(score_difference(samples[:, 1], samples[:, 4]))[0]
+    lower = mean_r2_estimate(sums, "full", "mean").ci95[0]
     if label == STRUCTURE and not (over_mean >= min_gain and lower > 0):
         label = NO_BETTER_THAN_MEAN
     rare = {name: n for name, n in _apart(y_test, test_clusters, target_names).items() if 0 < n < MIN_APART}
@@ -244,14 +245,14 @@ def verdict(
         ci95=ci95,
         gain_by_target={name: float(g) for name, g in zip(target_names, by_target, strict=True)},
         margin=mean(score_difference(point["probe"], point["best"])),
-        margin_ci95=interval(score_difference(samples[:, 2], samples[:, 3])),
+        margin_ci95=mean_r2_estimate(sums, "probe", "best").ci95,
         strongest_baseline=strongest,
         min_gain=min_gain,
         clusters=len(sums.n),
         effective_clusters=effective,
         label=label,
         model_baselines=beside_model,
-        warnings=_warnings(effective, by_target, samples, target_names, rare),
+        warnings=_warnings(effective, by_target, target_names, rare),
     )
     return result, surface
 
@@ -270,7 +271,6 @@ def label_of(gain: float, ci95: tuple[float, float], min_gain: float, model_base
 def _warnings(
     effective: float,
     by_target: np.ndarray,
-    samples: np.ndarray,
     target_names: Sequence[str],
     rare: Mapping[str, int],
 ) -> tuple[str, ...]:
@@ -278,7 +278,7 @@ def _warnings(
     if effective < MIN_EFFECTIVE_CLUSTERS:
         warnings.append(
             f"only {effective:.1f} effective clusters of test rows (fewer than {MIN_EFFECTIVE_CLUSTERS}): "
-            "the interval is too narrow to lean on"
+            "the interval is as wide as so few make it"
         )
     constant = [name for name, g in zip(target_names, by_target, strict=True) if np.isnan(g)]
     if constant:
@@ -288,11 +288,6 @@ def _warnings(
         warnings.append(
             f"fewer than {MIN_APART} clusters of test rows differ from the most frequent value of {names}: "
             "what its scores say is luck; more of them in the test part (split=) can decide"
-        )
-    undefined = int(np.isnan(samples).any(axis=1).sum())
-    if undefined:
-        warnings.append(
-            f"{undefined} of {len(samples)} resamples held one target value only and were left out"
         )
     return tuple(warnings)
 

@@ -14,7 +14,8 @@ from graticule.hooks.rows import Rows
 from graticule.hooks.same_model import check_one_model
 from graticule.probes.core.fit import PointFit, Predictions, Problem, chosen, fit_points
 from graticule.probes.core.inputs import SweepInputs
-from graticule.probes.core.resample import cluster_sums, interval, resampled_r2
+from graticule.probes.core.intervals import mean_r2_estimate
+from graticule.probes.core.resample import cluster_sums
 from graticule.probes.scores.metrics import score
 from graticule.probes.surface.baselines import Baselines
 from graticule.probes.surface.string_ridge import tfidf_predictions
@@ -58,7 +59,7 @@ def fit_baselines(
 def fit_shuffled(inputs: SweepInputs, best: PointFit) -> dict[str, Any]:
     """The chosen layer against targets dealt anew within each part of the split: must score about 0.
 
-    `ci95` is of the test R², by the verdict's own bootstrap over clusters.
+    `ci95` is of the test R², by the verdict's own interval over clusters.
     """
     problem, settings = inputs.problem, inputs.settings
     rng = np.random.default_rng(settings.seed)
@@ -74,7 +75,7 @@ def fit_shuffled(inputs: SweepInputs, best: PointFit) -> dict[str, Any]:
         "alpha": fit.fit.alpha,
         "point": best.point,
         "test": score(y[problem.test], fit.test, inputs.table),
-        "ci95": interval(resampled_r2(sums, settings.n_bootstrap, settings.seed)[:, 0]),
+        "ci95": mean_r2_estimate(sums, "shuffled").ci95,
     }
 
 
