@@ -6,6 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from scipy.stats import t as student
 from sklearn.metrics import r2_score
 
 from graticule import Findings, sweep
@@ -44,12 +45,16 @@ def test_scores_differences_and_words() -> None:
 def test_the_interval_is_the_brute_force_one() -> None:
     rng = np.random.default_rng(1)
     a, b = predicted("a", 0.5, rng, rows=60), predicted("b", 0.55, rng, rows=60)
-    found = compare(a, b, n_bootstrap=50, seed=3)
-    draws, brute = np.random.default_rng(3), []
-    for _ in range(50):
-        rows = draws.integers(0, 60, 60)
-        brute.append(r2_score(a.y[rows], a.predictions[rows]) - r2_score(b.y[rows], b.predictions[rows]))
-    assert found.ci95 == pytest.approx(tuple(np.quantile(brute, [0.025, 0.975])))
+    found = compare(a, b)
+    without = []
+    for row in range(60):
+        y, one, other = (np.delete(v, row, axis=0) for v in (a.y, a.predictions, b.predictions))
+        without.append(r2_score(y, one) - r2_score(y, other))
+    se = np.sqrt(59 / 60 * np.square(np.array(without) - found.difference).sum())
+    reach = (found.ci95[1] - found.ci95[0]) / 2
+    assert sum(found.ci95) / 2 == pytest.approx(found.difference)
+    assert reach == pytest.approx(student.ppf(0.975, 58) * se, rel=0.01)
+    assert found.p == pytest.approx(2 * student.sf(found.difference / se, 58), rel=0.05)
 
 
 @pytest.mark.slow
