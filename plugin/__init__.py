@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from graticule.probes.core.verdict import JudgeSettings as JudgeSettings
     from graticule.probes.directions.directions import directions as directions
     from graticule.probes.families.family import judge_family as judge_family
+    from graticule.probes.generalisation.carried import judge_on as judge_on
     from graticule.probes.generalisation.holdouts import holdouts as holdouts
     from graticule.probes.generalisation.popularity import popularity as popularity
     from graticule.probes.generalisation.prompts import prompts as prompts
@@ -89,6 +90,7 @@ else:
             "probes.core.sweep": "sweep",
             "probes.directions.directions": "directions",
             "probes.families.family": "judge_family",
+            "probes.generalisation.carried": "judge_on",
             "probes.generalisation.holdouts": "holdouts",
             "probes.generalisation.popularity": "popularity",
             "probes.generalisation.prompts": "prompts",

@@ -13,6 +13,7 @@ RESULTS: dict[str, str] = {
     "ablation": "graticule.probes.causes.ablate:Ablation",
     "attribution": "graticule.probes.attribution.result:Attribution",
     "calibration": "graticule.probes.calibration.result:Calibration",
+    "carried": "graticule.probes.generalisation.carried:Carried",
     "causes": "graticule.probes.causes.causes:Causes",
     "certificate": "graticule.certificate.result:Certificate",
     "certificate_part": "graticule.certificate.result:Part",

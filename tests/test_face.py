@@ -59,6 +59,7 @@ SUBJECTS = {
     "train": "source",
     "push": "what repo",
     "directions": "others",
+    "judge_on": "others",
 }
 """What a call is about, beside findings and a model: given by position too."""
 NO_PROGRESS = {
@@ -71,6 +72,7 @@ DRAWS_NOTHING = {
     "capture": "`Sample` has a seed of its own",
     "record": "keeps what a pass computes",
     "load_model": "reads weights",
+    "judge_on": "the sweep behind it has the findings' own seed",
     "pca": "its bootstrap has the findings' own seed",
     "sphere": "its bootstrap has the findings' own seed",
     "trace": "reads one text",

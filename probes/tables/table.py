@@ -291,7 +291,7 @@ class Table(TellsNames):
         """
         index = np.asarray(rows)
         index = np.flatnonzero(index) if index.dtype == bool else index.astype(np.int64)
-        return self._derive(
+        return self.derived(
             frame=self.frame.iloc[index].reset_index(drop=True),
             source_rows=self.source_rows[index],
             texts=None if self.texts is None else [self.texts[i] for i in index],
@@ -336,14 +336,14 @@ class Table(TellsNames):
                 f"the new target needs {len(self)} finite rows; row {row} is {values[row].tolist()}"
             )
         if target_names is None and values.shape == self.y.shape:
-            return self._derive(y=values)
+            return self.derived(y=values)
         given = () if target_names is None else target_names
         names = tuple(map(str, given)) or tuple(f"target_{i}" for i in range(values.shape[1]))
         unit_of = tuple(units or (None,) * len(names))
         if not len(names) == len(unit_of) == values.shape[1]:
             raise TableError(f"{values.shape[1]} targets, but {len(names)} names and {len(unit_of)} units")
         unit_of = tuple(check_unit(unit, name) for unit, name in zip(unit_of, names, strict=True))
-        return self._derive(y=values, target_names=names, units=unit_of, kind="numeric", classes=())
+        return self.derived(y=values, target_names=names, units=unit_of, kind="numeric", classes=())
 
     def with_clusters(self, labels: Sequence[Any] | Shaped[np.ndarray, " row"]) -> Table:
         """The same rows, with those that share a label linked on top of the clusters there are.
@@ -354,7 +354,7 @@ class Table(TellsNames):
         if len(labels) != len(self):
             raise TableError(f"{len(labels)} labels for {len(self)} rows: one label a row")
         given = pd.Series(list(by_place("labels", labels, "table rows")), dtype=object)
-        return self._derive(clusters=link_clusters([pd.Series(self.clusters), given], len(self)))
+        return self.derived(clusters=link_clusters([pd.Series(self.clusters), given], len(self)))
 
     # --- what it is
 
@@ -410,7 +410,8 @@ class Table(TellsNames):
         values = [str(value) for value in properties.values()]
         return pd.DataFrame({"property": list(properties), "value": values})
 
-    def _derive(self, **changes: Any) -> Table:
+    def derived(self, **changes: Any) -> Table:
+        """A table with some fields replaced, unchecked; `origin` is where its split comes from."""
         fields = ("name", "frame", "source_rows", "texts", "target_names", "units", "kind", "classes", "y",
                   "is_test", "clusters", "blocks", "dropped")  # fmt: skip
         own = {field: getattr(self, field) for field in fields}

@@ -1,0 +1,226 @@
+"""Does it carry? A probe and its baselines from one data set, scored on others that nothing was chosen on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from graticule.hooks.artifact import json_ready
+from graticule.hooks.doors import FINDINGS, door
+from graticule.hooks.messages import bar
+from graticule.hooks.points import layer_text
+from graticule.hooks.same_model import check_one_model
+from graticule.hooks.saved import SavedResult
+from graticule.probes.core.findings import Findings
+from graticule.probes.core.fit import Predictions
+from graticule.probes.core.sweep import sweep
+from graticule.probes.core.verdict import STRUCTURE
+from graticule.probes.generalisation.joined import copies_of, in_classes_of, joined
+from graticule.probes.plots.primitives import dots_trace, level, new_figure
+from graticule.probes.plots.style import FAINT, INK, error_bars, short_labels, style
+from graticule.probes.scores.metrics import count_of, with_interval
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+CARRIES = "carries"
+NOT_SHOWN = "not shown to carry"
+AS_MUCH = "not shown to carry: the other table's own surface reads as much"
+LOST = "does not carry"
+MIN_ROWS = 10
+_CAPTION = "Gain on each table over the surface carried along, and over the table's own"
+_CAPTION_ROWS = "Every table that was scored"
+
+
+@dataclass(frozen=True)
+class Carried(SavedResult):
+    """The result of `judge_on`."""
+
+    KIND: ClassVar[str] = "carried"
+
+    model: str
+    """The model's name."""
+    table: str
+    """What was learned from."""
+    point: str
+    """The hook point that was chosen there."""
+    metric: str
+    """`r2`, or for classes `bits` a row."""
+    scored: pd.DataFrame
+    """One row per other table: `table`, `label`, `rows`, `copies_left_out`, `clusters`, `score` of the probe
+    there; `gain`, `low`, `high` over the surface learned on the first table; `own_gain`, `own_low`,
+    `own_high` over the table's own surface; `full_gain`, what the table's own probe adds to it; `arrives`,
+    the share of that which the first table's probe adds (NaN where there is none to speak of)."""
+    min_gain: float
+    """The smallest gain called structure."""
+    provenance: Mapping[str, Any]
+    """Model, table, settings and versions."""
+
+    @property
+    def title(self) -> str:
+        """Model and table."""
+        count = count_of(len(self.scored), "other table")
+        return f"{self.model}: learned on {self.table}, scored on {count}"
+
+    def summary(self) -> str:
+        """One line per table."""
+        unit = "bits a row" if self.metric == "bits" else "R²"
+        lines: list[str] = []
+        rows: list[dict[Any, Any]] = self.scored.to_dict("records")
+        for row in rows:
+            why = count_of(row["rows"], "row")
+            gain = with_interval(row["gain"], (row["low"], row["high"]), why)
+            own = with_interval(row["own_gain"], (row["own_low"], row["own_high"]), why)
+            arrives = row["arrives"]
+            share = "" if np.isnan(arrives) else f"; {arrives:.0%} of what a probe of its own adds"
+            lines.append(
+                f"{row['table']}: {row['label']}: gain {gain} {unit} over the surface learned on "
+                f"{self.table}, {own} over its own{share}"
+            )
+            if row["copies_left_out"]:
+                count = count_of(row["copies_left_out"], "row")
+                lines.append(f"{count} of {row['table']} left out: {self.table} has the same texts")
+        return "\n".join(
+            [
+                *lines,
+                f"probe, strength, layer ({layer_text(self.point)}) and surface are those of {self.table}'s "
+                f"training rows; structure needs a gain of {self.min_gain:.3g} and an interval above 0",
+            ]
+        )
+
+    def figures(self) -> dict[str, Figure]:
+        """Gains with their intervals."""
+        return {_CAPTION: carried_figure(self.scored, self.metric)}
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Every table scored."""
+        return {_CAPTION_ROWS: self.scored}
+
+
+@door(findings=FINDINGS)
+def judge_on(
+    findings: Findings, others: Findings | Mapping[str, Findings], *, progress: bool | None = None
+) -> Carried:
+    """Score what one table taught on others: probe, layer, strengths and surface carried over as they are.
+
+    Probes of truth, of deception, of anything that a data set's format gives away score well on rows like
+    those that they learned from. Here the probe, its baselines and both stacks are fitted on the training
+    rows of `findings` alone, at the layer chosen there, and every row of the other table is scored. Beside
+    it stands what the probe adds to the other table's *own* surface (weights of the stack alone are fitted
+    there, on its training rows), and how much of what a probe of its own adds that is.
+
+    Rows of the other table whose text is also one of the first's (but for case, blanks and punctuation) are
+    left out.
+
+    Args:
+        findings: of the first table, with their inputs.
+        others: findings of the same model and target on another table, with theirs; or several by name.
+        progress: whether a bar is drawn; by default where it takes long.
+
+    Returns:
+        For every other table whether it carries, by how much, and what arrives.
+
+    Raises:
+        ValueError: Another model or kind of target, findings without inputs or baselines, or fewer than ten
+            rows are left.
+    """
+    several = {others.table: others} if isinstance(others, Findings) else dict(others)
+    if not several:
+        raise ValueError("judge_on: others is empty; expected findings of another table, or several by name")
+    lines: list[dict[str, Any]] = []
+    verdict = None
+    with bar(len(several), "judge_on", "table", progress) as advance:
+        for name, other in several.items():
+            line, verdict = _scored(findings, name, other)
+            lines.append(line)
+            advance.update()
+    assert verdict is not None
+    return Carried(
+        model=findings.model,
+        table=findings.table,
+        point=findings.chosen_point,
+        metric=verdict.metric,
+        scored=pd.DataFrame(lines),
+        min_gain=verdict.min_gain,
+        provenance=json_ready(findings.provenance_of(others=list(several))),
+    )
+
+
+def _scored(findings: Findings, name: str, other: Findings) -> tuple[dict[str, Any], Any]:
+    """One line of `Carried.scored`, and the verdict behind it."""
+    ours, theirs, point = findings.inputs, other.inputs, findings.chosen_point
+    check_one_model(
+        "judge_on", (f"the findings of {findings.table!r} are", ours.activations.provenance),
+        (f"those of {name!r}", theirs.activations.provenance), "sweep both tables with one model",
+    )  # fmt: skip
+    if point not in theirs.activations:
+        raise ValueError(
+            f"judge_on: {findings.table!r} was read at {point}, which {name!r} lacks: give both the same "
+            "points= and layers="
+        )
+    copies = copies_of(ours, theirs)
+    if (left := int((~copies).sum())) < MIN_ROWS:
+        raise ValueError(
+            f"judge_on: {left} rows of {name!r} are left without those that {findings.table!r} has too; at "
+            f"least {MIN_ROWS} are needed"
+        )
+    activations, table, beside = joined(findings, other, ~copies)
+    carried = sweep(
+        activations, table, baselines=beside, alphas=ours.alphas, progress=False, **_settings(findings)
+    ).verdict
+    predicted = in_classes_of(other, findings, findings.probes[point].predict(theirs.rows(point)))
+    problem, full = theirs.problem, other.verdict
+    own = theirs.judge(Predictions(predicted[problem.train], predicted[problem.test]))
+    label = _label(carried.label, carried.ci95, own.ci95[0], carried.min_gain)
+    line = {
+        "table": name,
+        "label": label,
+        "rows": left,
+        "copies_left_out": int(copies.sum()),
+        "clusters": carried.clusters,
+        "score": carried.score,
+        "surface": carried.surface,
+        "gain": carried.gain,
+        "low": carried.ci95[0],
+        "high": carried.ci95[1],
+        "own_gain": own.gain,
+        "own_low": own.ci95[0],
+        "own_high": own.ci95[1],
+        "full_gain": full.gain,
+        "arrives": own.gain / full.gain if full.ci95[0] > 0 else float("nan"),
+    }
+    return line, carried
+
+
+def _settings(findings: Findings) -> dict[str, Any]:
+    """How the first table was judged."""
+    judged_by = findings.judged_by
+    return {"min_gain": judged_by.min_gain, "n_bootstrap": judged_by.n_bootstrap, "seed": judged_by.seed}
+
+
+def _label(label: str, ci95: tuple[float, float], own_low: float, min_gain: float) -> str:
+    if label == STRUCTURE:
+        return AS_MUCH if own_low <= 0 else CARRIES
+    return LOST if ci95[1] < min_gain else NOT_SHOWN
+
+
+def carried_figure(scored: pd.DataFrame, metric: str) -> Figure:
+    """Gains with their intervals, two rows per table."""
+    both = [
+        ("over the surface carried", "gain", "low", "high"),
+        ("over its own", "own_gain", "own_low", "own_high"),
+    ]
+    names = [f"{table}, {what}" for table in scored["table"] for what, *_ in both]
+    rows: list[dict[Any, Any]] = scored.to_dict("records")
+    values = np.array([[row[c] for c in columns] for row in rows for _, *columns in both], np.float64)
+    middle, low, high = values.T
+    bars = error_bars(middle, low, high, INK, width=4)
+    fig = new_figure(dots_trace(middle, short_labels(pd.Series(names)), None, INK, error_x=bars))
+    across = "gain, bits a row" if metric == "bits" else "gain of test R²"
+    style(fig, height=140 + 28 * len(names), x=across, y={"autorange": "reversed", "type": "category"})
+    level(fig, x=0, colour=FAINT, width=1.5, dash=None)
+    return fig
