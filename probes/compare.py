@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from graticule.hooks.artifact import library_versions
 from graticule.hooks.calls import renamed, renamed_fields
 from graticule.hooks.doors import COMPARED, door
 from graticule.hooks.messages import bar
 from graticule.hooks.saved import SavedResult
+from graticule.probes.core.bits import row_gains
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.fit import Predictions, with_and_without
 from graticule.probes.core.inputs import Predicted
-from graticule.probes.core.intervals import Estimates, mean_r2_estimate, r2_estimates
-from graticule.probes.core.resample import ClusterSums, cluster_sums, resampled_r2
+from graticule.probes.core.intervals import Estimates, mean_of, mean_r2_estimate, r2_estimates
+from graticule.probes.core.resample import ClusterSums, cluster_sums, resampled_r2, resampled_sums
 from graticule.probes.plots.primitives import dots_trace, level, new_figure
 from graticule.probes.plots.style import FAINT, INK, error_bars, need_columns, short_labels, style
 from graticule.probes.scores.metrics import count_of, mean, r2, with_interval
@@ -233,12 +234,16 @@ def gain_samples(
     Raises:
         ValueError: For findings saved before they held the baselines' predictions.
     """
-    sums = _gain_sums(findings)
     if n_bootstrap is None or seed is None:
         judged_by = findings.judged_by
         n_bootstrap = judged_by.n_bootstrap if n_bootstrap is None else n_bootstrap
         seed = judged_by.seed if seed is None else seed
-    samples = resampled_r2(sums, n_bootstrap, seed)
+    if findings.verdict.metric == "bits":
+        saved, clusters = _saved_bits(findings)
+        columns = np.column_stack([saved, np.ones(len(saved))])
+        total, size = resampled_sums(columns, clusters, n_bootstrap, seed).T
+        return total / size
+    samples = resampled_r2(_gain_sums(findings), n_bootstrap, seed)
     return score_difference(samples[:, 1], samples[:, 0])
 
 
@@ -254,7 +259,16 @@ def gain_estimate(findings: Findings) -> Estimates:
     Raises:
         ValueError: For findings saved before they held the baselines' predictions.
     """
+    if findings.verdict.metric == "bits":
+        return mean_of(*_saved_bits(findings))
     return mean_r2_estimate(_gain_sums(findings), "full", "surface")
+
+
+def _saved_bits(findings: Findings) -> tuple[Float[np.ndarray, " test"], Int[np.ndarray, " test"]]:
+    """What the probe saves on every test row, and the rows' clusters."""
+    problem = findings.problem
+    saved = row_gains(problem, findings.predictions_at(), saved_baselines(findings))
+    return saved, problem.clusters[problem.test]
 
 
 def _gain_sums(findings: Findings) -> ClusterSums:

@@ -34,6 +34,7 @@ from graticule.hooks.tokens import tokenize
 from graticule.hooks.values import dtype_name, dtype_named
 from graticule.probes.core.findings import FINDINGS, Findings
 from graticule.probes.core.sweep import sweep
+from graticule.probes.core.verdict import R2_GAIN, Score
 from graticule.probes.surface.baselines import Baselines, baselines
 from graticule.probes.tables.table import Table
 
@@ -55,7 +56,8 @@ def probe(
     include_bos: bool | None = None,
     twins: int = 1,
     twin: Literal["permuted", "fresh"] = "permuted",
-    min_gain: float = 0.01,
+    score: Score | None = None,
+    min_gain: float | None = None,
     n_bootstrap: int = 2000,
     seed: int = 0,
     out: Path | str | None = None,
@@ -85,7 +87,10 @@ def probe(
         twins: untrained twins, 0 to leave them out.
         twin: How untrained twins are made: `"permuted"` shuffles the entries of every weight of the model, so
             that their distribution stays and what was learned is lost; `"fresh"` draws new weights.
-        min_gain: the smallest gain called structure.
+        score: what the gain is measured in: by default bits a row for yes-or-no and categories, R² for
+            numbers.
+        min_gain: the smallest gain called structure; by default .01 of R², or a hundredth of the entropy of
+            the training labels.
         n_bootstrap: How often the clusters are resampled for the intervals.
         seed: The seed of twins and resamples.
         out: the folder of the findings and of what they are made from.
@@ -110,7 +115,8 @@ def probe(
         prepend_bos=prepend_bos,
         include_bos=include_bos,
     )
-    judging = {"twins": twins, "twin": twin, "min_gain": min_gain, "draws": n_bootstrap, "seed": seed}
+    judging = {"twins": twins, "twin": twin, "draws": n_bootstrap, "seed": seed}
+    judging |= judged_in(table.kind, score, min_gain)
     if out is None:
         return _probe(model, table, None, spec, judging, progress)
     with working_folder(out, FINDINGS, "probing into") as folder:
@@ -151,7 +157,8 @@ def _probe(
     )
     if saved is not None:  # what lies beside them was damaged, and is whole again
         return saved.with_inputs(acts, table, beside)
-    verdict = {"min_gain": judging["min_gain"], "n_bootstrap": judging["draws"], "seed": judging["seed"]}
+    verdict = {"n_bootstrap": judging["draws"], "seed": judging["seed"], "min_gain": judging["min_gain"]}
+    verdict["score"] = judging.get("score")
     findings = sweep(acts, table, baselines=beside, **verdict, progress=progress)
     findings = replace(findings, provenance={**findings.provenance, **marked(made_from)})
     if folder is not None:
@@ -177,10 +184,17 @@ def _with_material(findings: Findings, table: Table, folder: Path, twins: int) -
     return None
 
 
-JUDGING = ("min_gain", "draws", "seed", "twins", "twin", "alphas")
+JUDGING = ("score", "min_gain", "draws", "seed", "twins", "twin", "alphas")
 """Settings by which the same question may be judged anew in the same folder."""
 _OF_TWINS = ("seed", "twin")
 """Those of which twins are made: where there are any in the folder, others would be needed."""
+
+
+def judged_in(kind: str, score: Score | None, min_gain: float | None) -> dict[str, Any]:
+    """What the gain is measured in and must be, as a request says it: numbers as they always were."""
+    if kind == "numeric":
+        return {"min_gain": R2_GAIN if min_gain is None else min_gain, **({"score": score} if score else {})}
+    return {"score": score or "bits", "min_gain": min_gain}
 
 
 def asked_of(table: Table) -> dict[str, Any]:

@@ -16,9 +16,10 @@ from graticule.probes.beyond.pca import components, pca_ridges
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.fit import Predictions, Problem, fit_points
 from graticule.probes.core.inputs import problem_of
+from graticule.probes.core.judge import judge_predictions
 from graticule.probes.core.resample import wilson
 from graticule.probes.core.sweep import sweep
-from graticule.probes.core.verdict import STRUCTURE, JudgeSettings, judge_predictions
+from graticule.probes.core.verdict import STRUCTURE, JudgeSettings
 from graticule.probes.linear.logistic import held_out, logistic_cv
 from graticule.probes.linear.ridge import cosines
 from graticule.probes.linear.ridge_cv import ridge_cv

@@ -62,7 +62,16 @@ def probe_command(
     tokens: a.PositionOptions,
     twins: Annotated[int, typer.Option(help="Untrained twins among the baselines.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of splits, draws and twins.")] = 0,
-    min_gain: Annotated[float, typer.Option(help="Smallest gain that is called structure.")] = 0.01,
+    score: Annotated[
+        str | None,
+        typer.Option(
+            help="What the gain is measured in: 'bits' (of classes) or 'r2'; by default what suits."
+        ),
+    ] = None,
+    min_gain: Annotated[
+        float | None,
+        typer.Option(help="Smallest gain called structure: .01 of R², or 1% of the labels' entropy in bits."),
+    ] = None,
     calibrate: o.Calibrate = None,
 ) -> None:
     """Probe every layer for your targets: a verdict and a page.
@@ -84,7 +93,7 @@ def probe_command(
 
     model.check_depth(settings["points"], settings["layers"])
     entities = table.read(seed)
-    settings |= {"twins": twins, "seed": seed, "min_gain": min_gain}
+    settings |= {"twins": twins, "seed": seed, "score": score, "min_gain": min_gain}
     hooked = model.load()
     with working_folder(out, FINDINGS, "probing into"):
         findings = graticule.probe(hooked, entities, **settings, out=out, progress=True)

@@ -7,7 +7,7 @@ and what people wrote outside of the marks stays.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from graticule.hooks.artifact import as_damaged
@@ -178,9 +178,15 @@ def _results(upload: Upload) -> list[EvalResult]:
     ]
 
 
+def _score_of(verdict: Mapping[str, Any]) -> tuple[str, str, Any]:
+    if verdict.get("metric") == "bits":
+        return ("bits", "bits a row that the probe saves", verdict.get("score"))
+    return ("r2", "R² of the probe", verdict.get("score"))
+
+
 def _probe_figures(facts: ProbeFacts) -> list[tuple[str, str, Any]]:
     verdict = facts.judged.get("verdict") or {}
     return [
-        ("r2", "R² of the probe", verdict.get("score")),
+        _score_of(verdict),
         ("gain", "gain over the surface", verdict.get("gain")),
     ]

@@ -210,11 +210,16 @@ def _dataset(name: Any, facts: SaeFacts) -> str:
     return f"[{text(name)}](https://huggingface.co/datasets/{name})" if linked else code(name)
 
 
+_METRIC = {"R²": "r2", "bits a row": "bits"}
+
+
 def probe_summary(facts: ProbeFacts) -> str:
     """One line for the list of what a repository holds."""
     verdict = cast("Mapping[str, Any]", facts.judged.get("verdict") or {})
     judged = (
-        f"; {text(verdict['words'])}, gain {number(verdict.get('gain'))} R²" if verdict else "; not judged"
+        f"; {text(verdict['words'])}, gain {number(verdict.get('gain'))} {judged_unit(verdict)}"
+        if verdict
+        else "; not judged"
     )
     return f"ridge probe of {_targets(facts)} at {_probe_hook(facts)}{judged}"
 
@@ -273,7 +278,7 @@ def _verdict(facts: ProbeFacts) -> list[str]:
         ]
     low, high = verdict["ci95"]
     rows = [
-        ("the probe alone", number(verdict["score"]), "R² on test rows"),
+        ("the probe alone", number(verdict["score"]), f"{judged_unit(verdict)} on test rows"),
         ("the surface", number(verdict["surface"]), "all baselines stacked: what the text gives away"),
         (
             "gain",
@@ -293,10 +298,16 @@ def _verdict(facts: ProbeFacts) -> list[str]:
     ]
 
 
+def judged_unit(verdict: Mapping[str, Any]) -> str:
+    """What a verdict's scores are in, as a card says it."""
+    return "bits a row" if verdict.get("metric") == "bits" else "R²"
+
+
 def _limit(facts: ProbeFacts) -> tuple[str, str]:
     limit = facts.judged.get("limit_of_detection")
     if is_number(limit):
-        return number(limit), "a true gain of this size would have been seen 80% of the time"
+        of = " of R²" if judged_unit(facts.judged.get("verdict") or {}) != "R²" else ""
+        return number(limit) + of, "a true gain of this size would have been seen 80% of the time"
     if facts.judged.get("calibrated"):
         return "beyond what was tried", "no gain tried would have been seen 80% of the time"
     return "not measured", "`graticule.calibrate` measures it"
@@ -304,15 +315,16 @@ def _limit(facts: ProbeFacts) -> tuple[str, str]:
 
 def _surface(facts: ProbeFacts) -> list[str]:
     baselines = cast("Mapping[str, Mapping[str, Any]]", facts.judged["baselines"])
+    unit = judged_unit(cast("Mapping[str, Any]", facts.judged.get("verdict") or {}))
     rows = [
         (
             text(name.replace("_", " ")),
             code(line["point"]) if line.get("point") else "",
-            number(line["test"]["r2"]),
+            number(line["test"].get(_METRIC[unit], line["test"]["r2"])),
         )
         for name, line in baselines.items()
     ]
-    return table(("baseline", "at", "test R²"), rows)
+    return table(("baseline", "at", f"test {unit}"), rows)
 
 
 def _directions(facts: ProbeFacts) -> list[str]:

@@ -176,12 +176,13 @@ class Study(Result):
         limit = self.findings.limit_of_detection
         seen = (
             "not measured" if limit is None else "none of those tried" if limit != limit else f"{limit:.4f}"
-        )
+        ) + (" of R²" if verdict.metric == "bits" and limit else "")
         lines = [
             ("Held beyond the baselines?", verdict.label),
             (
                 "Gain over the surface",
-                with_interval(verdict.gain, verdict.ci95, count_of_test_rows(self.findings), 4),
+                with_interval(verdict.gain, verdict.ci95, count_of_test_rows(self.findings), 4)
+                + (" bits a row" if verdict.metric == "bits" else ""),
             ),
             ("Smallest detectable gain", seen),
             ("Used by the model?", "not asked" if used is None else self._line(used)),

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 KS = (1, 2, 5, 10, 20, 50)
 LOGISTIC, RIDGE, SHUFFLED = "logistic", "ridge", "logistic, shuffled labels"
+_LEAST = 1e-6
 _CAPTION_K = "AUROC against the number of coordinates, test rows"
 _CAPTION_RELIABILITY = "Confidence against what came true, test rows"
 _CAPTION_TABLE = (
@@ -67,8 +68,8 @@ class ClassProbes(SavedResult):
     needed: int | None
     """The smallest k with 90% of the logistic probe's out-of-fold AUROC above one half; None if no k has."""
     verdict: Verdict
-    """The logistic probe in the probe's place: the gain of its probabilities over the same surface, as R² of
-    the class indicators (the Brier skill)."""
+    """The logistic probe in the probe's place: the gain of its probabilities over the same surface, in bits
+    or as R² of the class indicators (the Brier skill), as the findings are judged."""
     scores: pd.DataFrame
     """One row per arm and k (0 where it does not apply): `arm`, `k`, `validation` (out-of-fold AUROC; NaN for
     controls), and `auroc`, `accuracy`, `ece`, `log_loss`, each with `_low` and `_high`."""
@@ -211,7 +212,7 @@ def classes(
         alpha=dense.alpha,
         select=select,
         needed=_needed(scores),
-        verdict=swept.judge(Predictions(dense.out_of_fold, predicted)),
+        verdict=swept.judge(_scores_of(dense.out_of_fold, predicted, swept.settings.score)),
         scores=scores,
         coordinates=_coordinates(rows, order, findings.classes),
         reliability=pd.concat(bins, ignore_index=True),
@@ -220,6 +221,16 @@ def classes(
             point=where, ks=tuple(tried), select=select, folds=folds, seed=seed
         ),
     )
+
+
+def _scores_of(out_of_fold: np.ndarray, test: np.ndarray, score: str) -> Predictions:
+    """Probabilities as they are; in bits their log odds, of several classes up to a constant."""
+    if score == "r2":
+        return Predictions(out_of_fold, test)
+    out_of_fold, test = (np.clip(p, _LEAST, 1 - _LEAST) for p in (out_of_fold, test))
+    if test.shape[1] > 1:
+        return Predictions(np.log(out_of_fold), np.log(test))
+    return Predictions(np.log(out_of_fold / (1 - out_of_fold)), np.log(test / (1 - test)))
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ def calibrate(
         raise ValueError(f"gains={tuple(gains)}: expected shares of the variance, above 0 and below 1")
     if targets < 2:
         raise ValueError(f"targets={targets}: at least 2 of each kind are needed for a rate")
-    swept = findings.inputs
+    swept, in_r2 = findings.inputs.in_r2, findings.verdict_in_r2
     if not findings.baselines.keys() - {"shuffled"}:
         raise NotApplicable("these findings have no baselines: there is no verdict to calibrate")
     _check_enough(len(np.unique(swept.problem.clusters[swept.problem.test])))
@@ -177,8 +177,8 @@ def calibrate(
         model=findings.model,
         table=findings.table,
         point=findings.chosen_point,
-        gain=findings.verdict.gain,
-        surface=findings.verdict.surface,
+        gain=in_r2.gain,
+        surface=in_r2.surface,
         min_gain=swept.min_gain,
         limit_of_detection=float(np.interp(np.log(seen), np.log(grid), measured)),
         limit_true=seen,
@@ -194,6 +194,7 @@ def calibrate(
             "seed": seed,
             "draws": n_bootstrap,
             "ridge_strengths": strengths,
+            "judged_in": findings.verdict.metric,
             "string_alphas": None if instrument.strings is None else instrument.strings.alphas.tolist(),
             "findings": dict(findings.provenance),
             "versions": library_versions(),

@@ -119,7 +119,8 @@ class Calibration(SavedResult):
 
     def summary(self) -> str:
         """The limit of detection, then false findings and coverage."""
-        lines = [f"gain {signed(self.gain, FEW)}; with these rows, at this layer, {self.limit_in_words}"]
+        gain = f"gain {signed(self.gain, FEW)}{' of R²' if self._in_bits else ''}"
+        lines = [f"{gain}; with these rows, at this layer, {self.limit_in_words}"]
         if not np.isnan(self.limit_true):
             most = "at most " if self.at_most else ""
             lines.append(
@@ -139,7 +140,17 @@ class Calibration(SavedResult):
         share = f"from {_short(limit)} of the variance in 80% of targets"
         called = "never in 80% of targets" if np.isnan(limit) else share
         lines.append(f"a hidden part is called structure (a gain of {self.min_gain:g} or more) {called}")
+        if self._in_bits:
+            lines.append(
+                "these findings are judged in bits, and all of this is in R² of 0 and 1: it is the error of "
+                "the verdict of sweep(…, score='r2')"
+            )
         return "\n".join(lines)
+
+    @property
+    def _in_bits(self) -> bool:
+        """Whether the findings' own verdict is in another unit than this."""
+        return self.provenance.get("judged_in") == "bits"
 
     def figures(self) -> dict[str, Figure]:
         """False findings and coverage, the detection curve, measured against true gains."""

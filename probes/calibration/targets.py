@@ -51,7 +51,7 @@ class SyntheticTargets:
         rng = np.random.default_rng([seed, 0])
         n = instrument.n_train
         features = _features(instrument)
-        wanted = float(np.clip(findings.verdict.surface, 0.01, 0.95))
+        wanted = float(np.clip(findings.verdict_in_r2.surface, 0.01, 0.95))
         surface = find_surface(instrument, features, wanted, rng)
         noises = noise(instrument.clusters, count, n, rng)
         strings = string_functions(features, count, n, surface.smooth, rng)

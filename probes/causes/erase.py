@@ -189,7 +189,7 @@ def erase(
         layers=pd.DataFrame(lines),
         later=later,
         point=where,
-        min_gain=inputs.min_gain,
+        min_gain=inputs.in_r2.min_gain,
         provenance={
             "findings": dict(findings.provenance.get("table", {})),
             "rows": rows,

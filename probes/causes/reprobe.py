@@ -20,8 +20,9 @@ from graticule.probes.causes.edited_runs import EditedRuns
 from graticule.probes.causes.experiment import some_rows
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.fit import Predictions
+from graticule.probes.core.judge import judge_predictions
 from graticule.probes.core.replay import other_token, replay_spec, row_tokens
-from graticule.probes.core.verdict import Verdict, judge_predictions
+from graticule.probes.core.verdict import Verdict
 from graticule.probes.linear.leace import Covariance, Eraser, matched_erasers, whitened_frame
 from graticule.probes.linear.moments import Moments
 from graticule.probes.linear.ridge_cv import ridge_cv
@@ -98,7 +99,7 @@ class FreshProbes:
             self.inputs.problem.part(rows, columns),
             predictions.part(targets=columns),
             {name: p.part(rows, columns) for name, p in self.inputs.baseline_predictions.items()},
-            replace(self.inputs.settings, seed=self.seed),
+            replace(self.inputs.in_r2.settings, seed=self.seed),
             model_baselines=self.inputs.model_baselines,
         )
 

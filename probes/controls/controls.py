@@ -124,7 +124,7 @@ def controls(
 
 def _reference(inputs: ControlInputs) -> list[Line]:
     """The probe, the stack of all baselines, and the strongest of them."""
-    y, verdict = inputs.y_test, inputs.findings.verdict
+    y, verdict = inputs.y_test, inputs.findings.verdict_in_r2
     pairs = {"probe": (y, inputs.probe.test), "surface": (y, inputs.surface.test)}
     best = verdict.strongest_baseline
     if best is not None:
@@ -150,7 +150,7 @@ def _shuffled(inputs: ControlInputs) -> Line:
     check = inputs.findings.baselines.get("shuffled")
     if check is None:
         return question.not_applicable("the findings have no such check")
-    score, probe = float(check["test"]["r2"]), inputs.findings.verdict.score
+    score, probe = float(check["test"]["r2"]), inputs.findings.verdict_in_r2.score
     return Line(
         **asdict(question),
         score=score,

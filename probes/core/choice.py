@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from graticule.probes.core.fit import PointFit, Predictions, Problem, chosen, stack_design
+from graticule.probes.core.logit_stack import held_out_bits
+from graticule.probes.core.verdict import Score
 
 _SPANNED = 1e-9
 """Share of a column's length outside the others below which they span it."""
@@ -36,6 +38,7 @@ def choose_point(
     baselines: Mapping[str, Predictions],
     problem: Problem,
     model_baselines: Collection[str],
+    metric: Score = "r2",
 ) -> Choice:
     """The point whose probe adds most to the stack of the baselines, out of fold on training rows.
 
@@ -48,13 +51,14 @@ def choose_point(
         problem: Targets, split and clusters.
         model_baselines: Names of the baselines that read the model; without any of them there is no
             verdict, and the best probe is taken.
+        metric: what the gain is measured in, R² or bits.
 
     Returns:
         The choice.
     """
     if (len(fits) == 1 and not baselines) or not any(name in model_baselines for name in baselines):
         return Choice(chosen(fits), None)
-    parts = gain_by_cluster(
+    parts = (bits_by_cluster if metric == "bits" else gain_by_cluster)(
         [fit.fit.out_of_fold for fit in fits],
         [one.out_of_fold for one in baselines.values()],
         problem.y[problem.train],
@@ -67,6 +71,31 @@ def choose_point(
         equal[:] = True
     best = chosen([fit for fit, alike in zip(fits, equal, strict=True) if alike])
     return Choice(best, tuple(float(gain) for gain in gains))
+
+
+def bits_by_cluster(
+    probes: Sequence[Float[np.ndarray, "train column"]],
+    baselines: Sequence[Float[np.ndarray, "train column"]],
+    y: Float[np.ndarray, "train column"],
+    clusters: Int[np.ndarray, " train"],
+) -> Float[np.ndarray, "cluster point"]:
+    """What each cluster of training rows contributes to each probe's gain in bits, as `gain_by_cluster` does.
+
+    Each row's probabilities are of a stack without the row's fold of clusters (`held_out_bits`).
+
+    Args:
+        probes: Out-of-fold scores, a point each.
+        baselines: Out-of-fold scores.
+        y: Classes: a column of class 1, or one of every class.
+        clusters: Of training rows.
+
+    Returns:
+        Parts that add up to the gains, in bits a row.
+    """
+    surface = {f"{i}": score for i, score in enumerate(baselines)}
+    codes, before = np.unique(clusters, return_inverse=True)[1], held_out_bits(surface, y, clusters)
+    gains = [before - held_out_bits({**surface, "probe": score}, y, clusters) for score in probes]
+    return np.stack([np.bincount(codes, gain) / len(y) for gain in gains], axis=1)
 
 
 def _standard_error(parts: Float[np.ndarray, "cluster point"]) -> Float[np.ndarray, " point"]:

@@ -107,7 +107,7 @@ def doubted(
     """
     of_probe, no_less = _of_probe(judged, best, fits, inputs)
     of_baselines, no_more = _of_baselines(inputs, lines)
-    nulls = _nulls(checks, lines.get("shuffled", {}), judged.min_gain)
+    nulls = _nulls(checks, lines.get("shuffled", {}), judged)
     warnings = [*of_probe, *of_baselines, *(f"{null}: a null check must find nothing" for null in nulls)]
     against = {NO_BETTER: no_less, STRUCTURE: [*nulls, *no_more]}.get(judged.label)
     label = f"{NOT_DECIDED}: {against[0]}" if against else judged.label
@@ -128,7 +128,7 @@ def _of_probe(
             "sweep(…, alphas=…)"
         )
     if best.validation <= 0 or still(best.predictions, problem):
-        least = least_seen(problem, len(best.fit.coef))
+        least = least_seen(problem, len(best.fit.coef), judged.metric)
         if outliers.any:
             why.append(f"outliers at {best.point} leave the probe nothing but the training mean")
         elif least >= judged.min_gain:
@@ -162,11 +162,11 @@ def _at(activations: Rows, fit: PointFit) -> Outlying:
     return outlying(PointRows(activations, fit.point, np.arange(activations.n_rows)))
 
 
-def _nulls(checks: Mapping[str, Verdict], shuffled: Mapping[str, Any], min_gain: float) -> list[str]:
+def _nulls(checks: Mapping[str, Verdict], shuffled: Mapping[str, Any], judged: Verdict) -> list[str]:
     """Null checks that find something, in words."""
     warnings = [f"{name} also finds structure" for name, check in checks.items() if check.label == STRUCTURE]
     low = shuffled.get("ci95", (float("nan"),))[0]
-    if low > 0 and shuffled["test"]["r2"] >= min_gain:
+    if low > 0 and shuffled["test"][judged.metric] >= judged.min_gain:
         warnings.append("shuffled targets are also read")
     return warnings
 

@@ -27,9 +27,11 @@ from graticule.hooks.points import PointError, PointSpec, layer_of, name_of, res
 from graticule.hooks.result import Part
 from graticule.hooks.rows import PointKey, Rows
 from graticule.hooks.saved import SavedResult
+from graticule.probes.core.class_scores import ClassScores
 from graticule.probes.core.findings_display import scores_by_layer, summary_lines, tables_of, target_figures
 from graticule.probes.core.fit import Predictions, Problem, fit_points
 from graticule.probes.core.inputs import Predicted, SweepInputs, predicted_rows
+from graticule.probes.core.judge import judge_predictions
 from graticule.probes.core.reread import (
     as_of_today,
     check_findings,
@@ -49,6 +51,8 @@ if TYPE_CHECKING:
     from graticule.probes.core.inputs import Target
 
 _log = logging.getLogger(__name__)
+
+_AXIS = {"r2": "R²", "bits": "bits a row"}
 
 KIND = "findings"
 _BESIDE = "rivals"  # the name of 0.1
@@ -130,6 +134,8 @@ class Findings(SavedResult):
     """The smallest detectable gain (seen 80% of the time), once `calibrate` has measured it."""
     largest_gain_tried: float | None = None
     """The largest gain that `calibrate` tried."""
+    class_scores: ClassScores | None = None
+    """Of classes, the probe as a classifier on test rows; None for numbers, in R², and in older findings."""
     swept: SweepInputs | None = field(default=None, repr=False, compare=False, metadata={"saved": False})
     """The activations, table and baselines; not saved, see `with_inputs`."""
 
@@ -181,6 +187,19 @@ class Findings(SavedResult):
     def judged_by(self) -> JudgeSettings:
         """What the verdict was reached with; for findings that were saved without it, a warned guess."""
         return self.settings or supposed_settings(self)
+
+    @property
+    def verdict_in_r2(self) -> Verdict:
+        """The verdict by R², for what is not measured in bits; the verdict itself where that is in R²."""
+        if self.verdict.metric == "r2":
+            return self.verdict
+        return judge_predictions(
+            self.problem,
+            self.predictions_at(),
+            self.baseline_predictions,
+            replace(self.judged_by, score="r2", min_gain=None),
+            model_baselines=[n for n, b in self.baselines.items() if b["point"] and n != "shuffled"],
+        )
 
     @property
     def problem(self) -> Problem:
@@ -318,8 +337,11 @@ class Findings(SavedResult):
         """Score against depth, with the baselines."""
         from graticule.probes.plots import depth_figure
 
-        lines = {k: float(v["test"]["r2"]) for k, v in self.baselines.items() if k != "shuffled"}
-        return depth_figure(self.layers, lines, self.chosen_point, self.verdict.surface)
+        metric, layers = self.verdict.metric, self.layers
+        if metric == "bits":
+            layers = layers.assign(validation=layers["validation_bits"], test_r2=layers["test_bits"])
+        lines = {k: float(v["test"][metric]) for k, v in self.baselines.items() if k != "shuffled"}
+        return depth_figure(layers, lines, self.chosen_point, self.verdict.surface, _AXIS[metric])
 
     def figures(self) -> dict[str, Figure]:
         """Score against depth; the map, time scatter or classes; the error by block."""
@@ -356,6 +378,7 @@ class Findings(SavedResult):
                 "calibrated": self.limit_of_detection is not None,
                 "limit_of_detection": self.limit_of_detection,
                 "largest_gain_tried": self.largest_gain_tried,
+                "class_scores": self.class_scores,
                 "settings": self.settings,
                 "provenance": self.provenance,
             }

@@ -10,7 +10,8 @@ import pandas as pd
 
 from graticule.hooks.alignment import BY_PLACE
 from graticule.hooks.points import layer_of
-from graticule.probes.core.verdict import STRUCTURE
+from graticule.probes.core.class_lines import class_columns, class_names, reading
+from graticule.probes.core.verdict import STRUCTURE, score_unit
 from graticule.probes.scores.metrics import coordinate_columns, count_of, signed, with_interval
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ ON_TRUST = "baselines_on_trust"
 _CAPTION_LAYERS = "Every layer; test scores of layers that were not chosen are exploratory"
 _CAPTION_BASELINES = "The baselines, each with its layer and strength chosen on training rows"
 _CAPTION_WORST = "Test rows that the probe gets most wrong"
-_FEW = 10
-"""Whole numbers that may have been meant as classes."""
 _HERE = "with these rows, at this layer"
 
 
@@ -54,8 +53,9 @@ def summary_lines(findings: Findings) -> list[str]:
         gain = with_interval(check.gain, check.ci95, why)
         lines.append(f"check, {name}: {check.label} (gain {gain})")
     if "shuffled" in findings.baselines:
-        r2 = float(findings.baselines["shuffled"]["test"]["r2"])
-        lines.append(f"check, shuffled targets: test R² {signed(r2, why)}")
+        metric = findings.verdict.metric
+        value = float(findings.baselines["shuffled"]["test"][metric])
+        lines.append(f"check, shuffled targets: test {score_unit(metric)} {signed(value, why)}")
     return lines
 
 
@@ -122,79 +122,15 @@ def detection(findings: Findings) -> list[str]:
     limit, tried = findings.limit_of_detection, findings.largest_gain_tried
     if limit is None:
         return []
-    verdict = findings.verdict
-    gain = f"gain {signed(verdict.gain, count_of_test_rows(findings))}"
-    if limit != limit and findings.verdict.label.startswith(STRUCTURE):
+    verdict, unit = findings.verdict_in_r2, "" if findings.verdict.metric == "r2" else " of R²"
+    gain = f"gain {signed(verdict.gain, count_of_test_rows(findings))}{unit}"
+    if limit != limit and verdict.label.startswith(STRUCTURE):
         upto = "" if tried is None else f", up to {tried:g} of the target's variance,"
         return [
             f"{gain} was seen, though calibration says that the hidden parts it tried{upto} would each have "
             f"been missed more than 20% of the time {_HERE}"
         ]
     return [f"{gain}; {_HERE}, {limit_words(limit, tried)}"]
-
-
-def reading(findings: Findings) -> list[str]:
-    """What the target was taken for, where it could be something else, and how often classes are right."""
-    if findings.kind == "binary":
-        return [_yes_or_no(findings)]
-    if findings.kind == "categorical":
-        return [_of_classes(findings)]
-    few: list[str] = []
-    for name in findings.target_names:
-        values = findings.predictions[f"true_{name}"].unique()
-        if 2 < len(values) <= _FEW and (values == values.round()).all():
-            few.append(f"{name} was read as {len(values)} whole numbers; classes need kind='categorical'")
-    return few
-
-
-def class_columns(rows: pd.DataFrame, findings: Findings, side: str) -> np.ndarray:
-    """The class of every row of `predictions`, as a number: of two the second where it is above one half, of
-    several the one with the largest value.
-
-    Args:
-        rows: lines of `findings.predictions`.
-        findings: of classes.
-        side: `true`, `pred` or `surface`.
-    """
-    values = rows[[f"{side}_{name}" for name in findings.target_names]].to_numpy(np.float64)
-    if findings.kind == "binary":
-        return (values[:, 0] > 0.5).astype(np.int64)
-    return values.argmax(axis=1)
-
-
-def class_names(findings: Findings) -> np.ndarray:
-    """The classes' names in the order of `class_columns`."""
-    names = findings.classes or (("no", "yes") if findings.kind == "binary" else findings.target_names)
-    return np.asarray(names, dtype=object)
-
-
-def _yes_or_no(findings: Findings) -> str:
-    scores = next(s["test"] for s in findings.layer_scores if s["point"] == findings.chosen_point)
-    auroc, right = (_figure(scores.get(name)) for name in ("auroc", "accuracy"))
-    meaning = "R² is of 0 and 1"
-    if findings.classes != ("0", "1"):
-        meaning = f"1 is {findings.classes[1]!r}, 0 is {findings.classes[0]!r}, R² is of that number"
-    return f"{findings.target_names[0]}: {meaning}; on test rows AUROC {auroc}, accuracy {right}"
-
-
-def _of_classes(findings: Findings) -> str:
-    rows = findings.predictions
-    in_test = (rows["split"] == "test").to_numpy()
-    true, pred = (class_columns(rows, findings, side) for side in ("true", "pred"))
-    most = int(np.bincount(true[~in_test], minlength=1).argmax())
-    name = class_names(findings)[most]
-    true, pred = true[in_test], pred[in_test]
-    balanced = float(np.mean([(pred[true == k] == k).mean() for k in np.unique(true)]))
-    column = findings.target_names[0].removesuffix(f"={findings.classes[0]}")
-    return (
-        f"{column}: {len(findings.target_names)} classes, R² is of 0 and 1 for each; on test rows accuracy "
-        f"{np.mean(pred == true):.3f}, balanced accuracy {balanced:.3f}; always saying {name!r}, the most "
-        f"frequent in training, gives {np.mean(true == most):.3f} and {1 / len(np.unique(true)):.3f}"
-    )
-
-
-def _figure(value: float | None) -> str:
-    return "undefined" if value is None or value != value else f"{value:.3f}"
 
 
 # Figures and tables ----------------------------------------------------------------------------------
@@ -291,10 +227,12 @@ def layer_table(findings: Findings) -> pd.DataFrame:
     layers = findings.layers.drop(columns=["point", "exploratory", "depth"])
     if layers["validation_gain"].isna().all():  # without baselines of the model, and in earlier findings
         layers = layers.drop(columns="validation_gain")
+    of_bits = ["test_bits", "validation_bits"] if findings.verdict.metric == "bits" else []
     if len(findings.target_names) == 1:  # what the mean over one target says
         layers = layers.drop(columns=f"test_r2_{findings.target_names[0]}", errors="ignore")
     ends = ["alpha", "alpha_at_edge"]
-    first = ["layer", "test_r2", "validation", "validation_gain"]
+    scores = ["test_r2", "validation"]
+    first = ["layer", *of_bits, *(["validation_gain", *scores] if of_bits else [*scores, "validation_gain"])]
     columns = [c for c in layers.columns if c not in (*first, *ends)]
     return layers[[c for c in (*first, *columns, *ends) if c in layers]]
 
@@ -309,7 +247,7 @@ def scores_by_layer(findings: Findings) -> pd.DataFrame:
         line["validation_gain"] = float("nan") if gain is None else gain
         line["depth"] = None if scores["layer"] is None else (scores["layer"] + 1) / count
         for name, value in scores["test"].items():
-            key = "test_r2" if name == "r2" else name
+            key = f"test_{name}" if name in ("r2", "bits") else name
             if isinstance(value, Mapping):
                 prefix = "test_r2" if name == "r2_by_target" else name
                 line |= {f"{prefix}_{target}": v for target, v in value.items()}
@@ -319,6 +257,13 @@ def scores_by_layer(findings: Findings) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def _in_bits(findings: Findings, line: Mapping[str, Any]) -> dict[str, float]:
+    """Of a baseline, where the verdict is in bits."""
+    if findings.verdict.metric != "bits":
+        return {}
+    return {"test bits": line["test"]["bits"], "validation bits": line["validation_bits"]}
+
+
 def tables_of(findings: Findings) -> dict[str, pd.DataFrame]:
     """Caption → table: baselines, the rows that are most wrong, layers."""
     from graticule.probes.plots.style import label
@@ -326,6 +271,7 @@ def tables_of(findings: Findings) -> dict[str, pd.DataFrame]:
     rows = [
         {
             "baseline": label(name),
+            **_in_bits(findings, line),
             "test R²": line["test"]["r2"],
             "validation R²": line["validation"],
             "layer": layer_of(line["point"]) if line["point"] else None,

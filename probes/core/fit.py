@@ -198,6 +198,8 @@ class PointFit:
     """Weights, strengths and out-of-fold predictions."""
     test: Float[np.ndarray, "test target"]
     """Predictions of the test rows, in target units."""
+    bits: float | None = None
+    """Bits a row that its out-of-fold scores save on training rows, where classes are judged by them."""
 
     @property
     def layer(self) -> int | None:
@@ -206,7 +208,7 @@ class PointFit:
 
     @property
     def validation(self) -> float:
-        """Out-of-fold R² on training rows: what the layer of a baseline is chosen by."""
+        """Out-of-fold R² on training rows."""
         return self.fit.score
 
     @property
@@ -285,5 +287,6 @@ def fit_points(
 
 
 def chosen(fits: Sequence[PointFit]) -> PointFit:
-    """The point whose probe has the best out-of-fold score on training rows; the earlier one of equals."""
-    return max(fits, key=lambda f: f.validation)
+    """The point whose probe has the best out-of-fold score on training rows (R², or bits); the earlier one of
+    equals."""
+    return max(fits, key=lambda f: f.validation if f.bits is None else f.bits)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ from graticule.hooks.calls import renamed_fields
 from graticule.hooks.messages import did_you_mean
 from graticule.hooks.rows import Rows
 from graticule.probes.core.fit import Predictions, Problem, stack
-from graticule.probes.core.verdict import JudgeSettings, Verdict, judge_predictions
+from graticule.probes.core.judge import judge_predictions
+from graticule.probes.core.verdict import R2_GAIN, JudgeSettings, Verdict
 from graticule.probes.linear.rows import as_rows
 from graticule.probes.surface.baselines import Baselines
 from graticule.probes.tables.checks import ColumnError
@@ -193,7 +194,7 @@ class SweepInputs:
     @property
     def min_gain(self) -> float:
         """The smallest gain called structure."""
-        return self.settings.min_gain
+        return R2_GAIN if self.settings.min_gain is None else self.settings.min_gain
 
     @property
     def n_bootstrap(self) -> int:
@@ -204,6 +205,13 @@ class SweepInputs:
     def seed(self) -> int:
         """Of the bootstrap and the controls."""
         return self.settings.seed
+
+    @property
+    def in_r2(self) -> SweepInputs:
+        """The same, judged by R², for what cannot be measured in bits."""
+        if self.settings.score == "r2":
+            return self
+        return replace(self, settings=replace(self.settings, score="r2", min_gain=R2_GAIN))
 
     def rows(
         self, point: str, index: Int[np.ndarray, " row"] | None = None

@@ -96,9 +96,9 @@ def ratio(
     """
     above, below, sizes = _totals(numerator, clusters), _totals(denominator, clusters), _sizes(clusters)
     whole = np.asarray(below.sum(axis=0))
-    value = _divided(above.sum(axis=0), whole)
+    value = _divided(np.asarray(above.sum(axis=0)), whole)
     rest = whole - below
-    left_out = _divided(above.sum(axis=0) - above, np.where(rest > 1e-12 * whole, rest, 0.0))
+    left_out = _divided(np.asarray(above.sum(axis=0) - above), np.where(rest > 1e-12 * whole, rest, 0.0))
     return jackknife(value, left_out, _divided(below, np.broadcast_to(whole, below.shape)), sizes)
 
 

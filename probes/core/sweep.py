@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,18 +18,22 @@ from graticule.hooks.calls import renamed
 from graticule.hooks.doors import ACTIVATIONS, BASELINES, FINDINGS, TARGET, door
 from graticule.hooks.limits import check_several
 from graticule.hooks.rows import Rows
+from graticule.probes.core.bits import SHARE_OF_ENTROPY, class_odds, class_test_scores
 from graticule.probes.core.choice import Choice, choose_point
+from graticule.probes.core.class_scores import ClassScores, class_scores_of
 from graticule.probes.core.doubts import doubted
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.findings_display import ON_TRUST
 from graticule.probes.core.fit import PointFit, PointRows, Predictions, Problem, fit_points
 from graticule.probes.core.inputs import OF_ROWS, SweepInputs, Target, problem_of, table_of
-from graticule.probes.core.verdict import JudgeSettings, Verdict, judge_predictions
+from graticule.probes.core.judge import judge_predictions
+from graticule.probes.core.logit_stack import entropy_bits
+from graticule.probes.core.verdict import R2_GAIN, JudgeSettings, Score, Verdict
 from graticule.probes.linear.ridge import RidgeProbe
 from graticule.probes.scores.geo import haversine_km
-from graticule.probes.scores.metrics import score
+from graticule.probes.scores.metrics import score as scores_of
 from graticule.probes.surface.baselines import Baselines, text_digest
-from graticule.probes.surface.fitted import ANY_PROMPT, check_pair, fit_baselines, fit_shuffled
+from graticule.probes.surface.fitted import ANY_PROMPT, check_pair, fit_baselines, fit_shuffled, with_bits
 from graticule.probes.tables.table import Table
 
 _log = logging.getLogger(__name__)
@@ -47,7 +52,8 @@ def sweep(
     split: str | Shaped[np.ndarray, " row"] | pd.Series | None = None,
     cluster: str | Shaped[np.ndarray, " row"] | pd.Series | None = None,
     alphas: Sequence[float] | None = None,
-    min_gain: float = 0.01,
+    score: Score | None = None,
+    min_gain: float | None = None,
     n_bootstrap: int = 2000,
     seed: int = 0,
     surface_of: Findings | None = None,
@@ -69,7 +75,10 @@ def sweep(
         split: of a target that is no table: a column, or booleans, True for test.
         cluster: of a target that is no table: rows of one cluster are held out together.
         alphas: ridge strengths; by default a wide grid relative to the activations' scale.
-        min_gain: the smallest gain called structure.
+        score: what the gain is measured in: by default bits a row (log-loss of calibrated probabilities) for
+            yes-or-no and categories, R² for numbers; `"r2"` judges classes by R² of 0 and 1, the Brier skill.
+        min_gain: the smallest gain called structure; by default .01 of R², or a hundredth of the entropy of
+            the training labels.
         n_bootstrap: How often the clusters are resampled for the intervals.
         seed: The seed of the resamples and of the shuffled targets.
         surface_of: findings of the same table and baselines (of another prompt, say), whose fitted baselines
@@ -81,9 +90,8 @@ def sweep(
             position or layers, or targets are NaN, infinite or constant.
     """
     check_several("alphas", "alpha", alphas)
-    judged_by = JudgeSettings(
-        None if alphas is None else tuple(float(a) for a in alphas), min_gain, n_bootstrap, seed
-    )
+    strengths = None if alphas is None else tuple(float(a) for a in alphas)
+    JudgeSettings(strengths, min_gain, n_bootstrap, seed, score or "r2")  # out of range: refused at the door
     table, activations, source, pairing = table_of(activations, target, split, cluster)
     if baselines is None:
         baselines = Baselines(text_digest(table), {}, table.texts is not None)
@@ -106,11 +114,13 @@ def sweep(
             "at least 3 and 2 are needed"
         )
     _check_varied(activations, problem)
+    judged_by = _settings(JudgeSettings(strengths, min_gain, n_bootstrap, seed), score, table, problem)
     fits = fit_points(activations, problem, alphas=alphas, progress=progress)
-    fitted = None if surface_of is None else _fitted_before(surface_of, baselines, problem, alphas)
-    predictions, rows = fitted or fit_baselines(baselines, activations, table, problem, alphas, progress)
+    fits = with_bits(fits, problem, judged_by)
+    fitted = None if surface_of is None else _fitted_before(surface_of, baselines, problem, judged_by)
+    predictions, rows = fitted or fit_baselines(baselines, activations, table, problem, judged_by, progress)
     inputs = SweepInputs(activations, table, baselines, problem, predictions, judged_by)
-    choice = choose_point(fits, predictions, problem, inputs.model_baselines)
+    choice = choose_point(fits, predictions, problem, inputs.model_baselines, judged_by.score)
     best = choice.best
     result = judge_predictions(
         problem, best.predictions, predictions, judged_by, model_baselines=inputs.model_baselines
@@ -146,8 +156,28 @@ def sweep(
         point_predictions={f.point: f.predictions for f in fits},
         table_rows=problem.source,
         settings=judged_by,
+        class_scores=_class_scores(inputs, best),
         swept=inputs,
     )
+
+
+def _settings(asked: JudgeSettings, score: Score | None, table: Table, problem: Problem) -> JudgeSettings:
+    """What was asked for with the score that suits the target, and the smallest gain in it.
+
+    Raises:
+        ValueError: Bits are asked of numbers.
+    """
+    if score == "bits" and table.kind == "numeric":
+        raise ValueError(
+            f"sweep: score='bits' is for classes, and {table.target_names[0]!r} holds numbers: leave it out, "
+            "or make the table with kind='categorical'"
+        )
+    chosen_score = score or ("r2" if table.kind == "numeric" else "bits")
+    default = R2_GAIN
+    if chosen_score == "bits":
+        default = SHARE_OF_ENTROPY * entropy_bits(problem.y[problem.train])
+    least = default if asked.min_gain is None else asked.min_gain
+    return replace(asked, score=chosen_score, min_gain=least)
 
 
 def _by_tokens(activations: Rows, baselines: Baselines, table: Table, pairing: str) -> str:
@@ -166,13 +196,13 @@ def _by_tokens(activations: Rows, baselines: Baselines, table: Table, pairing: s
 
 
 def _fitted_before(
-    findings: Findings, baselines: Baselines, problem: Problem, alphas: Sequence[float] | None
+    findings: Findings, baselines: Baselines, problem: Problem, settings: JudgeSettings
 ) -> tuple[dict[str, Predictions], dict[str, dict[str, Any]]] | None:
     """The fitted baselines of other findings, if rows, clusters and strengths are the same."""
     swept = findings.swept
     if swept is None or swept.baselines is not baselines:
         return None
-    if swept.alphas != (None if alphas is None else tuple(alphas)):
+    if (swept.alphas, swept.settings.score) != (settings.alphas, settings.score):
         return None
     before = swept.problem
     same = all(
@@ -230,16 +260,32 @@ def _check_varied(activations: Rows, problem: Problem) -> None:
 
 # Assembly --------------------------------------------------------------------------------------------
 def _layer_score(place: int, fit: PointFit, choice: Choice, problem: Problem, table: Table) -> dict[str, Any]:
+    test = scores_of(problem.y[problem.test], fit.test, table)
+    of_bits: dict[str, float] = {}
+    if fit.bits is not None:
+        of_bits["validation_bits"] = fit.bits
+        test |= class_test_scores(problem, fit.predictions)
     return {
         "layer": fit.layer,
         "point": fit.point,
         "alpha": fit.fit.alpha,
         "alpha_at_edge": fit.fit.alpha_at_edge,
         "validation": fit.validation,
+        **of_bits,
         "validation_gain": choice.gain_of(place),
         "exploratory": fit is not choice.best,
-        "test": score(problem.y[problem.test], fit.test, table),
+        "test": test,
     }
+
+
+def _class_scores(inputs: SweepInputs, best: PointFit) -> ClassScores | None:
+    """Of the chosen layer's probe, where classes are judged in bits."""
+    if inputs.settings.score != "bits":
+        return None
+    problem = inputs.problem
+    odds = class_odds(problem, best.predictions, inputs.baseline_predictions)
+    y, y_test = problem.y[problem.train], problem.y[problem.test]
+    return class_scores_of(odds, y, y_test, problem.clusters[problem.test])
 
 
 def _predictions(inputs: SweepInputs, best: PointFit) -> pd.DataFrame:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -18,6 +18,10 @@ from graticule.probes.core.resample import cluster_sums, effective_clusters
 from graticule.probes.scores.metrics import mean, mean_r2, number_text, r2, with_interval
 from graticule.probes.scores.significance import score_difference
 
+Score = Literal["r2", "bits"]
+"""What a gain is measured in."""
+R2_GAIN = 0.01
+"""The smallest gain of R² called structure, where nothing else is asked."""
 STRUCTURE = "structure beyond the baselines"
 NO_BETTER = "no better than the baselines"
 NOT_DECIDED = "not decided"
@@ -42,26 +46,34 @@ class JudgeSettings:
 
     alphas: tuple[float, ...] | None = None
     """Ridge strengths asked for; None is the default grid."""
-    min_gain: float = 0.01
-    """The smallest gain called structure."""
+    min_gain: float | None = None
+    """The smallest gain called structure; None is `R2_GAIN`, or in bits a hundredth of the entropy of the
+    training labels."""
     n_bootstrap: int = field(default=2000, metadata={"saved_as": "draws"})
     """Of the bootstrap."""
     seed: int = 0
     """Of the bootstrap and of the shuffled targets."""
+    score: Score = "r2"
+    """What the gain is measured in: `r2`, or for classes `bits` a row."""
 
     def __post_init__(self) -> None:
         """Raises `LimitError` for a setting out of its range."""
-        check_limits(alpha=self.alphas, min_gain=self.min_gain, n_bootstrap=self.n_bootstrap, seed=self.seed)
+        check_limits(alpha=self.alphas, n_bootstrap=self.n_bootstrap, seed=self.seed)
+        if self.min_gain is not None:
+            check_limits(min_gain=self.min_gain)
+        if self.score not in get_args(Score):
+            raise ValueError(f"score={self.score!r}: expected 'bits' (of classes) or 'r2'")
 
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> JudgeSettings:
         """Settings out of JSON, where a tuple is a list."""
-        alphas = saved["alphas"]
+        alphas, least = saved["alphas"], saved["min_gain"]
         return cls(
             None if alphas is None else tuple(float(a) for a in alphas),
-            float(saved["min_gain"]),
+            None if least is None else float(least),
             int(saved["draws"]),
             int(saved["seed"]),
+            saved.get("score", "r2"),  # which was all there was
         )
 
 
@@ -71,7 +83,8 @@ class Verdict(TellsNames):
     """Whether the probe holds structure that the baselines do not, in numbers and in words."""
 
     metric: str
-    """``r2``: mean over the targets; on indicator columns of categories it is the Brier skill."""
+    """``r2``: mean over the targets; on indicator columns of categories it is the Brier skill. ``bits``: bits
+    a row of classes that calibrated probabilities save, against the shares of the training rows."""
     score: float
     """The probe alone on test rows."""
     surface: float
@@ -100,12 +113,20 @@ class Verdict(TellsNames):
     """Whether a baseline that reads the model (embedding, block 0, twin) was among them."""
     warnings: tuple[str, ...] = ()
     """What to keep in mind."""
+    entropy: float | None = None
+    """Of the training labels, in bits a row; None in R²."""
+
+    @property
+    def unit(self) -> str:
+        """What the scores are in: `R²`, or `bits`."""
+        return score_unit(self.metric)
 
     def summary(self) -> str:
         """A few lines for a terminal."""
         low, high = self.ci95
         few = f"{self.clusters} cluster{'' if self.clusters == 1 else 's'} of test rows"
-        gain = f"{self.gain:+.3f} R², 95% interval {low:+.3f} to {high:+.3f}"
+        unit = "R²" if self.entropy is None else "bits a row"
+        gain = f"{self.gain:+.3f} {unit}, 95% interval {low:+.3f} to {high:+.3f}"
         if np.isnan([self.gain, low, high]).any():
             gain = with_interval(self.gain, self.ci95, few)
         margin = with_interval(self.margin, self.margin_ci95, few)
@@ -113,58 +134,27 @@ class Verdict(TellsNames):
         surface = "stacked baselines'" if self.strongest_baseline else "training mean's (no baseline)"
         lines = [
             f"{self.label}: gain {gain}",
-            f"over the {surface} {number_text(self.surface)}; structure needs a gain of {self.min_gain:g} "
-            "and an interval above 0",
+            f"over the {surface} {number_text(self.surface)}{_of_entropy(self.entropy)}; structure needs a "
+            f"gain of {self._needed()} and an interval above 0",
             f"probe alone {number_text(self.score)}, {margin} against {against}",
             f"{few} (effective {self.effective_clusters:.0f})",
             *(f"warning: {warning}" for warning in self.warnings),
         ]
         return "\n".join(lines)
 
+    def _needed(self) -> str:
+        if not self.entropy:
+            return f"{self.min_gain:g}"
+        return f"{self.min_gain:.2g} bits ({self.min_gain / self.entropy:.2g} of it)"
 
-def judge_predictions(
-    problem: Problem,
-    predictions: Predictions,
-    baselines: Mapping[str, Predictions],
-    settings: JudgeSettings,
-    *,
-    model_baselines: Collection[str],
-    width: int | None = None,
-) -> Verdict:
-    """The verdict on whatever predicts out of fold and on test rows: ridge, MLP, classes, latents, a twin.
 
-    Args:
-        problem: Targets, split and clusters.
-        predictions: What is judged.
-        baselines: What it stands against.
-        settings: By which it is judged.
-        model_baselines: Names of the baselines that read the model.
-        width: Columns that the predictor could choose from: where so many would not be seen in so few rows,
-            a predictor that is still the training mean decides nothing. None leaves that out.
+def score_unit(metric: str) -> str:
+    """`R²`, or `bits`."""
+    return "bits" if metric == "bits" else "R²"
 
-    Returns:
-        The verdict.
 
-    Raises:
-        ValueError: Shapes do not fit, a value is not finite, or a setting is out of its range.
-    """
-    judged = verdict(
-        problem.y[problem.train],
-        problem.y[problem.test],
-        predictions,
-        baselines,
-        test_clusters=problem.clusters[problem.test],
-        target_names=problem.names,
-        model_baselines=model_baselines,
-        min_gain=settings.min_gain,
-        n_bootstrap=settings.n_bootstrap,
-        seed=settings.seed,
-    )[0]
-    if width is None or judged.label != NO_BETTER or least_seen(problem, width) < judged.min_gain:
-        return judged
-    if mean_r2(problem.y[problem.train], predictions.out_of_fold) > 0 and not still(predictions, problem):
-        return judged
-    return replace(judged, label=f"{NOT_DECIDED}: {AT_MEAN}")
+def _of_entropy(entropy: float | None) -> str:
+    return "" if entropy is None else f" of {entropy:.3f} bits a row, the entropy of the training labels"
 
 
 def still(predictions: Predictions, problem: Problem) -> bool:
@@ -173,14 +163,15 @@ def still(predictions: Predictions, problem: Problem) -> bool:
     return bool((predictions.test.std(axis=0) < STILL * unit).all())
 
 
-def least_seen(problem: Problem, width: int) -> float:
+def least_seen(problem: Problem, width: int, metric: str = "r2") -> float:
     """About the smallest share of the variance, spread over all directions, that leave-one-out would see.
 
     Among n rows and k directions the squared correlations with pure luck add up to k / n, give or take
-    √(2k) / n: twice that stands out.
+    √(2k) / n: twice that stands out. In bits a small share ρ² is ρ² / (2 ln 2).
     """
     n = effective_clusters(np.bincount(problem.clusters[problem.train]))
-    return 2 * float(np.sqrt(2 * min(width, n))) / n
+    share = 2 * float(np.sqrt(2 * min(width, n))) / n
+    return share / (2 * np.log(2)) if metric == "bits" else share
 
 
 @renamed(draws="n_bootstrap")
@@ -214,7 +205,7 @@ def verdict(
     everything = {**baselines, "probe": probe}
     if "probe" in baselines:
         raise ValueError("'probe' names the probe itself: call that baseline something else")
-    _check(y_train, y_test, everything, test_clusters, target_names)
+    check_predictions(y_train, y_test, everything, test_clusters, target_names)
     surface, full = with_and_without(baselines, probe, y_train)
     scores = {name: mean_r2(y_train, p.out_of_fold) for name, p in baselines.items()}
     strongest = max(scores, key=lambda name: _rank(scores[name]), default=None)
@@ -301,13 +292,16 @@ def _apart(y: np.ndarray, clusters: np.ndarray, target_names: Sequence[str]) -> 
     return out
 
 
-def _check(
+def check_predictions(
     y_train: np.ndarray,
     y_test: np.ndarray,
     predictions: Mapping[str, Predictions],
     test_clusters: np.ndarray,
     target_names: Sequence[str],
 ) -> None:
+    """Raises:
+    ValueError: Shapes do not fit, or a value is not finite.
+    """
     if not len(y_test) == len(test_clusters):
         raise ValueError(f"{len(y_test)} test rows but {len(test_clusters)} cluster labels")
     if not y_train.shape[1] == y_test.shape[1] == len(target_names):

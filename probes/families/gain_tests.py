@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 
 from graticule.hooks.imports import load
 from graticule.probes.compare import saved_baselines
+from graticule.probes.core.bits import row_gains
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.fit import Predictions, Problem, with_and_without
 from graticule.probes.core.resample import cluster_sums, effective_clusters
@@ -67,7 +68,11 @@ def studentised(
 
 
 def gain_test(
-    problem: Problem, predictions: Predictions, baselines: Mapping[str, Predictions], rows: str = ""
+    problem: Problem,
+    predictions: Predictions,
+    baselines: Mapping[str, Predictions],
+    rows: str = "",
+    metric: str = "r2",
 ) -> GainTest:
     """The test of what predictions add to the stack of baselines, every fit held fixed.
 
@@ -79,12 +84,18 @@ def gain_test(
         predictions: What is judged.
         baselines: What it stands against.
         rows: As `GainTest.rows`.
+        metric: As `Verdict.metric`; bits saved add up by cluster as they are.
 
     Returns:
         The test.
     """
     train, test = problem.train, problem.test
     y = problem.y[test]
+    if metric == "bits":
+        saved_bits = row_gains(problem, predictions, baselines) / len(y)
+        parts = np.bincount(np.unique(problem.clusters[test], return_inverse=True)[1], saved_bits)
+        sizes = np.unique(problem.clusters[test], return_counts=True)[1]
+        return GainTest(parts, effective_clusters(sizes), rows)
     surface, full = with_and_without(baselines, predictions, problem.y[train])
     sums = cluster_sums(y, {"surface": surface, "full": full}, problem.clusters[test])
     varied = np.ptp(y, axis=0) > 0
@@ -109,9 +120,8 @@ def findings_test(findings: Findings) -> GainTest:
     Raises:
         ValueError: For findings that were saved before they held the baselines' predictions.
     """
-    return gain_test(
-        findings.problem, findings.predictions_at(), saved_baselines(findings), rows_of(findings)
-    )
+    beside, rows = saved_baselines(findings), rows_of(findings)
+    return gain_test(findings.problem, findings.predictions_at(), beside, rows, findings.verdict.metric)
 
 
 def rows_of(findings: Findings) -> str:

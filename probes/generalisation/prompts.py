@@ -32,8 +32,9 @@ from graticule.probes.compare import compare
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.inputs import problem_of
 from graticule.probes.core.sweep import sweep
+from graticule.probes.core.verdict import Score
 from graticule.probes.generalisation.prompts_result import Prompts
-from graticule.probes.probe import asked_of, findings_of, marked
+from graticule.probes.probe import asked_of, findings_of, judged_in, marked
 from graticule.probes.scores.significance import holm
 from graticule.probes.surface.baselines import baselines
 from graticule.probes.surface.fitted import ANY_PROMPT
@@ -58,7 +59,8 @@ def prompts(
     reference: str | None = None,
     twins: int = 1,
     alphas: Sequence[float] | None = None,
-    min_gain: float = 0.01,
+    score: Score | None = None,
+    min_gain: float | None = None,
     n_bootstrap: int = 2000,
     seed: int = 0,
     out: Path | str | None = None,
@@ -86,7 +88,10 @@ def prompts(
         reference: the prompt to compare with; by default `empty`, or else the first.
         twins: untrained twins of the bare names, 0 to leave them out.
         alphas: ridge strengths to choose from.
-        min_gain: the smallest gain called structure.
+        score: what the gain is measured in: by default bits a row for yes-or-no and categories, R² for
+            numbers.
+        min_gain: the smallest gain called structure; by default .01 of R², or a hundredth of the entropy of
+            the training labels.
         n_bootstrap: How often the clusters are resampled for the intervals.
         seed: The seed of twins and resamples.
         out: a folder that keeps activations and findings of every prompt in `out/PROMPT`, the baselines in
@@ -125,7 +130,8 @@ def prompts(
         prepend_bos=prepend_bos,
         include_bos=include_bos,
     )
-    judging = {"alphas": alphas, "twins": twins, "min_gain": min_gain, "draws": n_bootstrap, "seed": seed}
+    judging = {"alphas": alphas, "twins": twins, "draws": n_bootstrap, "seed": seed}
+    judging |= judged_in(table.kind, score, min_gain)
     with nullcontext() if folder is None else only_here(folder, "probing prompts into"):
         findings = _findings(model, table, by_name, folder, spec, judging, progress)
     return _result(findings, by_name, reference, n_bootstrap, seed)
@@ -185,6 +191,7 @@ def _findings(
             linked,
             baselines=beside,
             alphas=alphas,
+            score=judging.get("score"),
             min_gain=min_gain,
             n_bootstrap=draws,
             seed=seed,
@@ -239,7 +246,7 @@ def _result(
 
 
 def _chosen_row(name: str, findings: Findings) -> dict[str, Any]:
-    verdict = findings.verdict
+    verdict, by_squares = findings.verdict, findings.verdict_in_r2
     scores = next(s for s in findings.layer_scores if s["point"] == findings.chosen_point)
     lengths = findings.inputs.activations.rows["position"] + 1
     return {
@@ -248,8 +255,8 @@ def _chosen_row(name: str, findings: Findings) -> dict[str, Any]:
         "layer": findings.chosen_layer,
         "point": findings.chosen_point,
         "validation": float(scores["validation"]),
-        "test_r2": float(verdict.score),
-        "surface": float(verdict.surface),
+        "test_r2": float(by_squares.score),
+        "surface": float(by_squares.surface),
         "gain": float(verdict.gain),
         "low": float(verdict.ci95[0]),
         "high": float(verdict.ci95[1]),

@@ -61,8 +61,8 @@ class Prompts(SavedResult):
     """Prompt → its verdict, at its own chosen layer, all against one surface."""
     chosen: pd.DataFrame
     """One row per prompt: `prompt`, `tokens` (median, BOS included), `layer`, `point`, `validation`,
-    `test_r2`, `surface`, `gain`, `low`, `high`, `verdict`; against the reference `difference`, `diff_low`,
-    `diff_high`, `p`, `p_holm` (NaN for the reference itself)."""
+    `test_r2`, `surface` (both R²), `gain`, `low`, `high` (as the verdict has them), `verdict`; against the
+    reference `difference`, `diff_low`, `diff_high`, `p`, `p_holm` (NaN for the reference itself)."""
     layers: pd.DataFrame
     """One row per prompt and point: `prompt`, `layer`, `point`, `depth`, `validation`, `test_r2`, `chosen`;
     test scores of points that were not chosen are exploratory."""
@@ -85,7 +85,7 @@ class Prompts(SavedResult):
         lines = [
             f"best prompt {best['prompt']!r}: test R² {best['test_r2']:.3f}, chosen among "
             f"{len(order)} on training rows; gain over the same surface "
-            f"{with_interval(best['gain'], (best['low'], best['high']), FEW)}, {best['verdict']}"
+            f"{with_interval(best['gain'], (best['low'], best['high']), FEW)}{self._bits}, {best['verdict']}"
         ]
         for _, row in order.iterrows():
             difference = with_interval(row["difference"], (row["diff_low"], row["diff_high"]), FEW)
@@ -99,25 +99,31 @@ class Prompts(SavedResult):
         lines.append(f"one surface for all prompts, from the bare names: {names or 'none'}")
         return "\n".join(lines)
 
+    @property
+    def _bits(self) -> str:
+        """The unit of the gains where it is not that of the scores, R²."""
+        return " bits" if any(v.metric == "bits" for v in self.verdicts.values()) else ""
+
     def figures(self) -> dict[str, Figure]:
         """Score against depth by prompt; the gain of each."""
         surface = float(self.chosen["surface"].iloc[0])
         return {
             _CAPTION_DEPTH: prompt_depth_figure(self.layers, self.chosen, surface),
-            _CAPTION_GAIN: prompt_gain_figure(self.chosen),
+            _CAPTION_GAIN: prompt_gain_figure(self.chosen, self._bits.strip() or "R²"),
         }
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Prompts, best first."""
+        unit = f" ({self._bits.strip()})" if self._bits else ""
         names = {
             "prompt": "prompt",
             "tokens": "tokens (median)",
             "layer": "layer",
             "validation": "validation R²",
             "test_r2": "test R²",
-            "gain": "gain",
-            "low": "gain, low",
-            "high": "gain, high",
+            "gain": f"gain{unit}",
+            "low": f"gain{unit}, low",
+            "high": f"gain{unit}, high",
             "verdict": "verdict",
             "difference": f"R² − {self.reference}",
             "diff_low": "low",
@@ -165,7 +171,7 @@ def prompt_depth_figure(layers: pd.DataFrame, chosen: pd.DataFrame, surface: flo
     return fig
 
 
-def prompt_gain_figure(chosen: pd.DataFrame) -> Figure:
+def prompt_gain_figure(chosen: pd.DataFrame, unit: str = "R²") -> Figure:
     """Gain over the surface with its 95% interval, a mark per prompt, the largest on top."""
     need_columns(chosen, "prompt", "gain", "low", "high")
     rows = chosen.sort_values("gain", kind="stable")
@@ -174,6 +180,6 @@ def prompt_gain_figure(chosen: pd.DataFrame) -> Figure:
     fig = new_figure(dots_trace(rows["gain"], rows["prompt"], None, INK, error_x=bars, hover=hover))
     level(fig, x=0)
     note = "Bars are 95% intervals, paired over clusters of test rows."
-    across = {"title_text": "gain over the surface (R²)", "tickformat": "+.2f"}
+    across = {"title_text": f"gain over the surface ({unit})", "tickformat": "+.2f"}
     up = {"ticks": "", "range": [-0.6, len(rows) - 0.4]}
     return style(fig, height=110 + 34 * len(rows), note=note, x=across, y=up)

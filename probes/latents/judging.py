@@ -65,7 +65,7 @@ class JudgedSaes:
 
     @property
     def inputs(self) -> SweepInputs:
-        return self.findings.inputs
+        return self.findings.inputs.in_r2
 
     def judge(self, sae: str, latents: Latents, step: Callable[[], Any]) -> None:
         """Add all rows of one SAE."""
@@ -271,6 +271,7 @@ class JudgedSaes:
                 "saes": saes,
                 "seed": self.seed,
                 "settings": settings,
+                "judged_in": self.findings.verdict.metric,
                 "versions": library_versions(),
             },
         )

@@ -197,6 +197,8 @@ class LatentFindings(SavedResult):
                 f"{number_text(random['score'])}{self._untrained(k) if UNTRAINED in present else ''})"
             )
         lines += self._counted()
+        if self.provenance.get("judged_in") == "bits":
+            lines.append("all of this is by R² of 0 and 1, where the findings' own verdict is in bits")
         best = [line for target in self.target_names for line in self._best(target)]
         return "\n".join(
             lines + (best if len(best) <= 6 else [*best[:5], f"… and {len(best) - 5} targets more"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,12 @@ from graticule.hooks.alignment import sources
 from graticule.hooks.capture_spec import CaptureSpec
 from graticule.hooks.rows import Rows
 from graticule.hooks.same_model import check_one_model
+from graticule.probes.core.bits import bits_gained, class_test_scores, saved_bits
 from graticule.probes.core.fit import PointFit, Predictions, Problem, chosen, fit_points
 from graticule.probes.core.inputs import SweepInputs
-from graticule.probes.core.intervals import mean_r2_estimate
+from graticule.probes.core.intervals import mean_of, mean_r2_estimate
 from graticule.probes.core.resample import cluster_sums
+from graticule.probes.core.verdict import JudgeSettings
 from graticule.probes.scores.metrics import score
 from graticule.probes.surface.baselines import Baselines
 from graticule.probes.surface.string_ridge import tfidf_predictions
@@ -27,7 +30,7 @@ def fit_baselines(
     activations: Rows,
     table: Table,
     problem: Problem,
-    alphas: Sequence[float] | None,
+    settings: JudgeSettings,
     progress: bool | None,
 ) -> tuple[dict[str, Predictions], dict[str, dict[str, Any]]]:
     """Predictions of every baseline, and its line in the findings."""
@@ -48,18 +51,30 @@ def fit_baselines(
         lines["tfidf"] = {"validation": info["validation"], "alpha": info["alpha"], "point": None}
     for name, feature in baselines.features.items():
         rows = served_by(feature, activations, problem.source)
-        best = chosen(fit_points(feature, problem, rows, alphas=alphas, desc=name, progress=progress))
+        fits = fit_points(feature, problem, rows, alphas=settings.alphas, desc=name, progress=progress)
+        best = chosen(with_bits(fits, problem, settings))
         predictions[name] = best.predictions
         lines[name] = {"validation": best.validation, "alpha": best.fit.alpha, "point": best.point}
     for name, line in lines.items():
         line["test"] = score(y_test, predictions[name].test, table)
+        if settings.score == "bits":
+            line["test"] |= class_test_scores(problem, predictions[name])
+            line["validation_bits"] = bits_gained(problem.y[problem.train], predictions[name].out_of_fold)
     return predictions, lines
+
+
+def with_bits(fits: Sequence[PointFit], problem: Problem, settings: JudgeSettings) -> list[PointFit]:
+    """The fits, with their out-of-fold bits where classes are judged by them."""
+    if settings.score != "bits":
+        return list(fits)
+    y = problem.y[problem.train]
+    return [replace(fit, bits=bits_gained(y, fit.fit.out_of_fold)) for fit in fits]
 
 
 def fit_shuffled(inputs: SweepInputs, best: PointFit) -> dict[str, Any]:
     """The chosen layer against targets dealt anew within each part of the split: must score about 0.
 
-    `ci95` is of the test R², by the verdict's own interval over clusters.
+    `ci95` is of the test R², or of the bits, by the verdict's own interval over clusters.
     """
     problem, settings = inputs.problem, inputs.settings
     rng = np.random.default_rng(settings.seed)
@@ -69,14 +84,15 @@ def fit_shuffled(inputs: SweepInputs, best: PointFit) -> dict[str, Any]:
     dealt = Problem(problem.source, y, problem.is_test, problem.clusters, problem.names)
     point = inputs.activations.select(points=best.point)
     fit = fit_points(point, dealt, alphas=settings.alphas, progress=False)[0]
+    test = score(y[problem.test], fit.test, inputs.table)
+    line = {"validation": fit.validation, "alpha": fit.fit.alpha, "point": best.point, "test": test}
+    if settings.score == "bits":
+        saved = saved_bits(dealt, fit.predictions)
+        test |= class_test_scores(dealt, fit.predictions)
+        line["validation_bits"] = bits_gained(y[problem.train], fit.fit.out_of_fold)
+        return {**line, "ci95": mean_of(saved, problem.clusters[problem.test]).ci95}
     sums = cluster_sums(y[problem.test], {"shuffled": fit.test}, problem.clusters[problem.test])
-    return {
-        "validation": fit.validation,
-        "alpha": fit.fit.alpha,
-        "point": best.point,
-        "test": score(y[problem.test], fit.test, inputs.table),
-        "ci95": mean_r2_estimate(sums, "shuffled").ci95,
-    }
+    return {**line, "ci95": mean_r2_estimate(sums, "shuffled").ci95}
 
 
 def served_by(feature: Rows, activations: Rows, source: np.ndarray) -> np.ndarray:

@@ -66,10 +66,12 @@ def read_targets(
     kind: Kind | None,
     bad: dict[int, str],
     words: Mapping[int, str] | None = None,
+    positive: Any = None,
 ) -> Targets:
     """Numbers or indicator columns of the target; missing and non-finite values are noted in ``bad``.
 
-    ``words`` are what a file has written where a class was read as missing, by row.
+    ``words`` are what a file has written where a class was read as missing, by row. ``positive`` is the value
+    that is to be class 1 of two.
 
     Raises:
         TableError: Text that holds numbers, dates, nested values, one class, too many for ``binary``, or
@@ -95,7 +97,9 @@ def read_targets(
     if kind != "numeric":
         if len(columns) > 1:
             raise TableError(f"kind={kind!r} takes one target column, not {len(columns)}: {list(columns)}")
-        return _indicators(frame[columns[0]], columns[0], kind, bad, words or {})
+        return _indicators(frame[columns[0]], columns[0], kind, bad, words or {}, positive)
+    if positive is not None:
+        raise TableError(f"positive={positive!r}: the target holds numbers; two classes need kind='binary'")
     y = np.stack([p for p in parts if p is not None], axis=1)
     for row, column in np.argwhere(~np.isfinite(y)):
         value = y[row, column]
@@ -259,7 +263,7 @@ def read_as_missing(words: Iterable[str]) -> str:
 
 
 def _indicators(
-    values: pd.Series, column: str, kind: Kind, bad: dict[int, str], words: Mapping[int, str]
+    values: pd.Series, column: str, kind: Kind, bad: dict[int, str], words: Mapping[int, str], positive: Any
 ) -> Targets:
     missing = _missing(values).to_numpy()
     for row in map(int, np.flatnonzero(missing)):
@@ -278,6 +282,8 @@ def _indicators(
         raise TableError(f"target {column!r} {what}{read_as_missing(words.values())}")
     if kind == "binary" and len(labels) != 2:
         raise TableError(f"kind='binary' needs two classes; {column!r} has {len(labels)}: {labels[:5]}")
+    if positive is not None:
+        labels = _with_last(labels, positive, kind, column)
     positions = {label: i for i, label in enumerate(labels)}
     codes = np.array([-1 if gone else positions[v] for v, gone in zip(values, missing, strict=True)])
     classes = tuple(_class_name(label) for label in labels)
@@ -286,6 +292,24 @@ def _indicators(
     y[missing] = np.nan
     names = (column,) if kind == "binary" else tuple(f"{column}={c}" for c in classes)
     return Targets(y, names, kind, classes)
+
+
+def _with_last(labels: list[Any], positive: Any, kind: Kind, column: str) -> list[Any]:
+    """Two classes, that which is to be class 1 in second place.
+
+    Raises:
+        TableError: There are several, or it is none of the two.
+    """
+    names = [_class_name(label) for label in labels]
+    if kind != "binary":
+        raise TableError(
+            f"positive={positive!r}: {column!r} has {len(labels)} classes, none of which is class 1"
+        )
+    if _class_name(positive) not in names:
+        raise TableError(
+            f"positive={positive!r}: expected {names[0]!r} or {names[1]!r}, the classes of {column!r}"
+        )
+    return labels if names[1] == _class_name(positive) else labels[::-1]
 
 
 def _class_name(label: Any) -> str:

@@ -115,6 +115,7 @@ class Table(TellsNames):
         test_size: float = 0.2,
         seed: int = 0,
         kind: Kind | None = None,
+        positive: Any = None,
     ) -> None:
         """Read and check a table.
 
@@ -133,6 +134,7 @@ class Table(TellsNames):
             test_size: Share of test rows.
             seed: Of the split.
             kind: By default told from the target: text and booleans are classes, 0 and 1 are binary.
+            positive: The value that is class 1 of two; by default the later in order: `True`, 1, `yes`.
 
         Raises:
             ColumnError: A column is not there (a KeyError).
@@ -172,7 +174,7 @@ class Table(TellsNames):
         if len(targets) == 1 and not isinstance(data, pd.DataFrame):  # NA may be a class, and is read as none
             missing = np.flatnonzero(frame[targets[0]].isna()).tolist()
             words = words_for_missing(user_path(data), targets[0], missing) if missing else {}
-        read = read_targets(frame, targets, kind, bad, words)
+        read = read_targets(frame, targets, kind, bad, words, positive)
         hint = "" if read.kind == "numeric" else read_as_missing(words.values())
         unit_of = read_units(units, targets, read.names, read.kind)
         check_coordinates(read.y, unit_of, read.names, bad)
@@ -181,7 +183,7 @@ class Table(TellsNames):
             refuse(bad, len(frame), hint)
         usable = np.array([row for row in range(len(frame)) if row not in bad], dtype=np.int64)
         if read.kind != "numeric" and bad:  # a class may have lost all its rows
-            read = read_targets(frame.iloc[usable], targets, read.kind, {})
+            read = read_targets(frame.iloc[usable], targets, read.kind, {}, positive=positive)
             y, unit_of = read.y, (None,) * len(read.names)
         else:
             y = read.y[usable]
@@ -253,7 +255,8 @@ class Table(TellsNames):
     ) -> Table:
         """A table of arrays with one entry per row; ``y`` is [row] or [row, target].
 
-        ``settings`` are ``units``, ``on_bad``, ``test_size``, ``seed`` and ``kind`` of the constructor.
+        ``settings`` are ``units``, ``on_bad``, ``test_size``, ``seed``, ``kind`` and ``positive`` of the
+        constructor.
 
         Raises:
             TableError: Lengths differ, besides what the constructor raises.

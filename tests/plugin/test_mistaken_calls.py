@@ -532,7 +532,8 @@ def test_yes_or_no_is_told_as_such(given) -> None:
     _, _, acts, _, _, _ = given
     table = graticule.Table(FRAME.assign(half=np.where(FRAME.half == 1, "cold", "warm")), "w", "half")
     findings = graticule.sweep(acts, table, n_bootstrap=20)
-    assert "half: 1 is 'warm', 0 is 'cold', R² is of that number; on test rows AUROC" in findings.summary()
+    assert "half: 1 is 'warm', 0 is 'cold' (positive='cold' turns it round)" in findings.summary()
+    assert "on test rows the probe alone: AUROC" in findings.summary()
     worst = worst_rows(findings)
     assert (worst["true class"] == np.where(worst["half, true"] > 0.5, "cold", "warm")).all()
     assert (worst["true class"] != worst["predicted class"]).all()
@@ -546,7 +547,7 @@ def test_classes_are_told_by_name_and_beside_the_most_frequent(given) -> None:
     place = acts[acts.points[-1]][:, 0].argsort().argsort().numpy()  # what the model holds, in unequal parts
     words = np.array(["=a b", "2000", "c"], dtype=object)[np.digitize(place, [24, 38])]
     table = graticule.Table(FRAME.assign(sort=words), "w", "sort", kind="categorical")
-    findings = graticule.sweep(acts, table, n_bootstrap=20)
+    findings = graticule.sweep(acts, table, score="r2", n_bootstrap=20)
     rows = findings.predictions
     columns = [f"sort={name}" for name in findings.classes]
     names = np.asarray(findings.classes)
@@ -584,7 +585,9 @@ def test_classes_are_told_by_name_and_beside_the_most_frequent(given) -> None:
 def test_whole_numbers_and_labels_of_tokens_are_told_as_such(given) -> None:
     _, _, acts, _, _, every = given
     summary = graticule.sweep(acts, graticule.Table(FRAME, "w", "third"), n_bootstrap=20).summary()
-    assert "third was read as 3 whole numbers; classes need kind='categorical'" in summary
+    assert (
+        "third was read as 3 whole numbers and judged by R²; classes, judged in bits, need kind=" in summary
+    )
     labels = np.where(every.rows["token"].to_numpy() % 2 == 1, "odd", "even")
     split = every.rows["source"].to_numpy() % 4 == 0
     findings = graticule.sweep(every, labels, split=split, n_bootstrap=20)
@@ -632,7 +635,7 @@ def test_what_says_nothing_is_left_out(given) -> None:
 
     _, _, acts, _, _, _ = given
     findings = graticule.sweep(acts, graticule.Table(FRAME, "w", "half"), n_bootstrap=20)
-    assert "half: R² is of 0 and 1; on test rows AUROC" in findings.summary()
+    assert "half: 0 and 1 are no and yes" in findings.summary()
     assert "0 is '0'" not in findings.summary()
     right = findings.predictions.assign(pred_half=findings.predictions["true_half"])
     assert not any("most wrong" in name for name in replace(findings, predictions=right).tables())

@@ -1,0 +1,209 @@
+"""The verdict on classes: what the probe adds to the baselines in bits a row, by calibrated probabilities."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from graticule.probes.core.fit import Predictions, Problem
+from graticule.probes.core.intervals import mean_of
+from graticule.probes.core.logit_stack import entropy_bits, logit_stack, row_bits, shares
+from graticule.probes.core.resample import effective_clusters
+from graticule.probes.core.verdict import (
+    HARDLY_VARIES,
+    MIN_APART,
+    MIN_EFFECTIVE_CLUSTERS,
+    MISSING,
+    NO_BETTER_THAN_MEAN,
+    STRUCTURE,
+    Verdict,
+    check_predictions,
+    label_of,
+)
+from graticule.probes.scores.metrics import accuracy
+from graticule.probes.scores.significance import score_difference
+
+SHARE_OF_ENTROPY = 0.01
+"""The smallest gain called structure, as a share of the entropy of the training labels."""
+_PROBE = "probe"
+
+
+@dataclass(frozen=True)
+class ClassOdds:
+    """What stacks say of the test rows, each a calibrated probability of class 1 or of every class."""
+
+    surface: Float[np.ndarray, "test column"]
+    """The stack of all baselines."""
+    full: Float[np.ndarray, "test column"]
+    """The stack of these and the probe."""
+    probe: Float[np.ndarray, "test column"]
+    """The probe alone."""
+    best: Float[np.ndarray, "test column"]
+    """The strongest baseline alone; without baselines the training shares."""
+    shares: Float[np.ndarray, "test column"]
+    """The training shares, on every row."""
+    strongest: str | None
+    """The baseline with the fewest bits a row on training rows, out of fold."""
+
+
+def class_odds(problem: Problem, predictions: Predictions, baselines: Mapping[str, Predictions]) -> ClassOdds:
+    """Probabilities of the test rows, all maps to them fitted on out-of-fold scores of training rows."""
+    y = problem.y[problem.train]
+    everything = {**baselines, _PROBE: predictions}
+    folds = {name: p.out_of_fold for name, p in everything.items()}
+    tests = {name: p.test for name, p in everything.items()}
+
+    def of(*names: str) -> Float[np.ndarray, "test column"]:
+        stack = logit_stack({name: folds[name] for name in names}, y)
+        return stack.probabilities(tests, len(problem.test))
+
+    gained = {name: bits_gained(y, folds[name]) for name in baselines}
+    strongest = max(gained, key=lambda name: gained[name], default=None)
+    return ClassOdds(
+        of(*baselines),
+        of(*everything),
+        of(_PROBE),
+        of() if strongest is None else of(strongest),
+        np.tile(shares(y), (len(problem.test), 1)),
+        strongest,
+    )
+
+
+def row_gains(
+    problem: Problem, predictions: Predictions, baselines: Mapping[str, Predictions]
+) -> Float[np.ndarray, " test"]:
+    """Bits that the probe adds to the stack of baselines on every test row; exactly 0 but for rounding."""
+    odds, y = class_odds(problem, predictions, baselines), problem.y[problem.test]
+    return score_difference(row_bits(y, odds.surface), row_bits(y, odds.full))
+
+
+def bits_gained(y: Float[np.ndarray, "row column"], out_of_fold: Float[np.ndarray, "row column"]) -> float:
+    """Bits a row that out-of-fold scores of training rows save, against their classes' shares."""
+    stack = logit_stack({_PROBE: out_of_fold}, y)
+    spent = row_bits(y, stack.probabilities({_PROBE: out_of_fold})).mean()
+    return float(row_bits(y, np.tile(shares(y), (len(y), 1))).mean() - spent)
+
+
+def class_test_scores(problem: Problem, predictions: Predictions) -> dict[str, float]:
+    """Test scores of calibrated scores: `bits` saved, `log_loss` (nats) and `accuracy`."""
+    saved, p = saved_bits(problem, predictions), calibrated(problem, predictions)
+    y = problem.y[problem.test]
+    nats = float(np.log(2) * row_bits(y, p).mean())
+    return {"bits": float(saved.mean()), "log_loss": nats, "accuracy": accuracy(y, p)}
+
+
+def calibrated(problem: Problem, predictions: Predictions) -> Float[np.ndarray, "test column"]:
+    """Probabilities of test rows from scores, by a map fitted on out-of-fold scores of training rows."""
+    stack = logit_stack({_PROBE: predictions.out_of_fold}, problem.y[problem.train])
+    return stack.probabilities({_PROBE: predictions.test})
+
+
+def saved_bits(problem: Problem, predictions: Predictions) -> Float[np.ndarray, " test"]:
+    """Bits that calibrated scores save on every test row, against the training shares."""
+    y, y_test = problem.y[problem.train], problem.y[problem.test]
+    nothing = row_bits(y_test, np.tile(shares(y), (len(y_test), 1)))
+    return nothing - row_bits(y_test, calibrated(problem, predictions))
+
+
+def bits_verdict(
+    problem: Problem,
+    predictions: Predictions,
+    baselines: Mapping[str, Predictions],
+    *,
+    model_baselines: Collection[str],
+    min_gain: float | None,
+) -> Verdict:
+    """The verdict on a target of two classes (one column of 0 and 1) or several (a column each).
+
+    **gain** is the mean over test rows of log₂ p(class), stack with the probe, minus the same of the stack of
+    baselines: bits a row. All predictors' scores become probabilities in logistic stacks (`logit_stack`)
+    fitted on out-of-fold training scores. The interval is `mean_of` the rows' differences, over
+    clusters. As with R², a gain counts only where the whole stack also beats the training shares, and not
+    where fewer than ``MIN_APART`` clusters of test rows are of another class than the most frequent.
+
+    Args:
+        problem: Classes, split and clusters.
+        predictions: What is judged: scores that rise with the class.
+        baselines: What it stands against, likewise.
+        model_baselines: Names of the baselines that read the model.
+        min_gain: The smallest gain called structure, in bits; None is a hundredth of the entropy of the
+            training labels.
+
+    Returns:
+        The verdict, its ``metric`` being ``bits``.
+
+    Raises:
+        ValueError: Shapes do not fit, or a value is not finite.
+    """
+    y, y_test, clusters = problem.y[problem.train], problem.y[problem.test], problem.clusters[problem.test]
+    check_predictions(y, y_test, {**baselines, _PROBE: predictions}, clusters, problem.names)
+    entropy = entropy_bits(y)
+    least = SHARE_OF_ENTROPY * entropy if min_gain is None else min_gain
+    odds = class_odds(problem, predictions, baselines)
+    spent = {name: row_bits(y_test, getattr(odds, name)) for name in ("surface", "full", "probe", "best")}
+    nothing = row_bits(y_test, odds.shares)
+    gained = score_difference(spent["surface"], spent["full"])
+    over_shares = nothing - spent["full"]
+    ci95 = mean_of(gained, clusters).ci95
+    gain = float(gained.mean())
+    beside_model = any(name in model_baselines for name in baselines)
+    label = label_of(gain, ci95, least, beside_model)
+    over = float(over_shares.mean()), mean_of(over_shares, clusters).ci95[0]
+    if label == STRUCTURE and not (over[0] >= least and over[1] > 0):
+        label = NO_BETTER_THAN_MEAN
+    apart = _apart(y_test, clusters)
+    if label != MISSING and apart < MIN_APART:
+        label = HARDLY_VARIES
+    effective = effective_clusters(np.bincount(np.unique(clusters, return_inverse=True)[1]))
+    margin = spent["best"] - spent["probe"]
+    return Verdict(
+        metric="bits",
+        score=float((nothing - spent["probe"]).mean()),
+        surface=float((nothing - spent["surface"]).mean()),
+        gain=gain,
+        ci95=ci95,
+        gain_by_target=_by_class(gained, y_test, problem.names),
+        margin=float(margin.mean()),
+        margin_ci95=mean_of(margin, clusters).ci95,
+        strongest_baseline=odds.strongest,
+        min_gain=least,
+        clusters=len(np.unique(clusters)),
+        effective_clusters=effective,
+        label=label,
+        model_baselines=beside_model,
+        warnings=_warnings(effective, apart),
+        entropy=entropy,
+    )
+
+
+def _by_class(gained: np.ndarray, y: np.ndarray, names: tuple[str, ...]) -> dict[str, float]:
+    """Bits a row gained on the rows of each class; of two classes, on all rows."""
+    if y.shape[1] == 1:
+        return {names[0]: float(gained.mean())}
+    counts = y.sum(axis=0)
+    means = np.where(counts > 0, gained @ y / np.maximum(counts, 1), np.nan)
+    return {name: float(value) for name, value in zip(names, means, strict=True)}
+
+
+def _apart(y: Float[np.ndarray, "row column"], clusters: Int[np.ndarray, " row"]) -> int:
+    """Clusters with a row of another class than the most frequent one."""
+    taken = (y[:, 0] > 0.5).astype(np.int64) if y.shape[1] == 1 else y.argmax(axis=1)
+    return len(np.unique(clusters[taken != np.bincount(taken).argmax()]))
+
+
+def _warnings(effective: float, apart: int) -> tuple[str, ...]:
+    warnings: list[str] = []
+    if effective < MIN_EFFECTIVE_CLUSTERS:
+        warnings.append(
+            f"only {effective:.1f} effective clusters of test rows (fewer than {MIN_EFFECTIVE_CLUSTERS}): "
+            "the interval is as wide as so few make it"
+        )
+    if apart < MIN_APART:
+        warnings.append(
+            f"fewer than {MIN_APART} clusters of test rows are of another class than the most frequent "
+            f"({apart}): what its scores say is luck; more of them in the test part (split=) can decide"
+        )
+    return tuple(warnings)

@@ -1,0 +1,75 @@
+"""One door to the verdict, in R² or in bits: of ridge, MLP, classes, latents, a twin."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from graticule.probes.core.bits import bits_verdict
+from graticule.probes.core.fit import Predictions, Problem
+from graticule.probes.core.verdict import (
+    AT_MEAN,
+    NO_BETTER,
+    NOT_DECIDED,
+    R2_GAIN,
+    JudgeSettings,
+    Verdict,
+    least_seen,
+    still,
+    verdict,
+)
+from graticule.probes.scores.metrics import mean_r2
+
+
+def judge_predictions(
+    problem: Problem,
+    predictions: Predictions,
+    baselines: Mapping[str, Predictions],
+    settings: JudgeSettings,
+    *,
+    model_baselines: Collection[str],
+    width: int | None = None,
+) -> Verdict:
+    """The verdict on whatever predicts out of fold and on test rows: ridge, MLP, classes, latents, a twin.
+
+    Args:
+        problem: Targets, split and clusters.
+        predictions: What is judged.
+        baselines: What it stands against.
+        settings: By which it is judged.
+        model_baselines: Names of the baselines that read the model.
+        width: Columns that the predictor could choose from: where so many would not be seen in so few rows,
+            a predictor that is still the training mean decides nothing. None leaves that out.
+
+    Returns:
+        The verdict.
+
+    Raises:
+        ValueError: Shapes do not fit, a value is not finite, or a setting is out of its range.
+    """
+    if settings.score == "bits":
+        judged = bits_verdict(
+            problem, predictions, baselines, model_baselines=model_baselines, min_gain=settings.min_gain
+        )
+    else:
+        judged = verdict(
+            problem.y[problem.train],
+            problem.y[problem.test],
+            predictions,
+            baselines,
+            test_clusters=problem.clusters[problem.test],
+            target_names=problem.names,
+            model_baselines=model_baselines,
+            min_gain=R2_GAIN if settings.min_gain is None else settings.min_gain,
+            n_bootstrap=settings.n_bootstrap,
+            seed=settings.seed,
+        )[0]
+    if (
+        width is None
+        or judged.label != NO_BETTER
+        or least_seen(problem, width, judged.metric) < judged.min_gain
+    ):
+        return judged
+    if mean_r2(problem.y[problem.train], predictions.out_of_fold) > 0 and not still(predictions, problem):
+        return judged
+    return replace(judged, label=f"{NOT_DECIDED}: {AT_MEAN}")
