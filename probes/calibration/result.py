@@ -15,6 +15,7 @@ from graticule.hooks.saved import SavedResult
 from graticule.probes.calibration.judging import monotone
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.findings_display import limit_words
+from graticule.probes.core.gates import Gates
 from graticule.probes.core.resample import wilson
 from graticule.probes.core.verdict import STRUCTURE
 from graticule.probes.plots.primitives import (
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 
 NOISE, SURFACE, HIDDEN = "noise", "surface only", "hidden"
 KINDS = (NOISE, SURFACE, HIDDEN)
+TOO_MANY = 0.05
+"""Share of targets that hold nothing which may be called structure."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,20 @@ class Calibration(SavedResult):
     def largest_tried(self) -> float:
         """The largest hidden part tried, as a share of the target's variance."""
         return float(self.targets["true_gain"].max())
+
+    @property
+    def gates(self) -> Gates:
+        """Why no structure is to be called here: targets that hold none surely were called so too often."""
+        nothing = self.rates[self.rates["true_gain"] == 0]
+        columns = (nothing[name] for name in ("kind", "structure", "targets"))
+        called = [(str(kind), int(count), int(of)) for kind, count, of in zip(*columns, strict=True)]
+        return Gates(
+            tuple(
+                f"calibration called {count} of {of} {kind} targets structure"
+                for kind, count, of in called
+                if wilson(count, of)[0] > TOO_MANY
+            )
+        )
 
     @renamed("what", "true_gain")
     def rate(
@@ -208,17 +225,22 @@ def detected(findings: Findings, calibration: Calibration) -> Findings:
     ours = (findings.model, findings.table, findings.chosen_point)
     if theirs != ours:
         raise ValueError(f"this calibration is of {theirs}, these findings are of {ours}: calibrate these")
+    gates = (findings.gates or Gates()) | calibration.gates
+    swept = findings.swept
     return replace(
         findings,
         limit_of_detection=calibration.limit_of_detection,
         largest_gain_tried=calibration.largest_tried,
+        verdict=gates.through(findings.verdict),
+        gates=gates,
+        swept=None if swept is None else replace(swept, gates=gates),
     )
 
 
 def put_under(findings: Findings, calibration: Calibration) -> None:
     """Let the limit of detection stand under the verdict of these very findings, from now on."""
     calibrated = detected(findings, calibration)
-    for name in ("limit_of_detection", "largest_gain_tried"):
+    for name in ("limit_of_detection", "largest_gain_tried", "verdict", "gates", "swept"):
         object.__setattr__(findings, name, getattr(calibrated, name))
 
 

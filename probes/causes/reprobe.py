@@ -95,13 +95,14 @@ class FreshProbes:
     def _judge(self, predictions: Predictions) -> Verdict:
         """The gain over the surface of the erased targets, the stack fitted on the second half."""
         rows, columns = self.second, self.erased
-        return judge_predictions(
+        judged = judge_predictions(
             self.inputs.problem.part(rows, columns),
             predictions.part(targets=columns),
             {name: p.part(rows, columns) for name, p in self.inputs.baseline_predictions.items()},
             replace(self.inputs.in_r2.settings, seed=self.seed),
             model_baselines=self.inputs.model_baselines,
         )
+        return self.inputs.gates.through(judged)
 
 
 # Behind an eraser in the model -------------------------------------------------------------------------

@@ -1,19 +1,20 @@
-"""What stands against a verdict: rows and columns that outweigh all others, a fit that is the training mean,
-null checks that find something."""
+"""What stands against a verdict: cells that outweigh all others, a fit that is the training mean, null checks
+that find something, near neighbours across the split."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from graticule.hooks.rows import Rows
-from graticule.hooks.streams.base import MAX_NORM
-from graticule.probes.core.fit import PointFit, PointRows, Problem
+from graticule.probes.core.cells import Outlying, absurd_targets, outlying, outlying_said
+from graticule.probes.core.fit import PointFit, PointRows
+from graticule.probes.core.gates import Gates
 from graticule.probes.core.inputs import SweepInputs
+from graticule.probes.core.neighbours import LEAST_SHARE, WithoutNeighbours, without_neighbours
 from graticule.probes.core.verdict import (
     AT_MEAN,
     NO_BETTER,
@@ -23,65 +24,11 @@ from graticule.probes.core.verdict import (
     least_seen,
     still,
 )
-from graticule.probes.linear.rows import chunk_rows_for, chunks
 from graticule.probes.surface.fitted import served_by
 
-WIDE_COLUMN = 1e4
-"""A column that varies so many times as much as the median one hides the others from every strength tried."""
-_SAMPLE = 512
-
-
-@dataclass(frozen=True)
-class Outlying:
-    """Rows far from the others, and columns that vary far more than the others."""
-
-    rows: Int[np.ndarray, " outlying"]
-    """Numbers of the rows, the farthest first."""
-    times: Float[np.ndarray, " outlying"]
-    """Their distance from the middle, in distances of the median row."""
-    columns: Int[np.ndarray, " wide"]
-    """Numbers of the columns, the widest first."""
-
-    @property
-    def any(self) -> bool:
-        """Whether there are any."""
-        return bool(len(self.rows) or len(self.columns))
-
-
-def outlying(rows: PointRows) -> Outlying:
-    """Rows over `MAX_NORM` times as far from the middle as the median row, and columns over `WIDE_COLUMN`.
-
-    The middle is the median of some rows, column by column: a few rows do not move it.
-
-    Args:
-        rows: rows of one point.
-
-    Returns:
-        What outweighs the others.
-    """
-    n, width = rows.shape
-    some = np.unique(np.linspace(0, n - 1, min(n, _SAMPLE)).astype(np.int64))
-    middle = np.median(rows.gather(some).astype(np.float64), axis=0)
-    squares, by_column = np.empty(n), np.zeros(width)
-    for index in chunks(np.arange(n), chunk_rows_for(width)):
-        apart = np.square(rows.gather(index) - middle)
-        squares[index] = apart.sum(axis=1)
-        by_column += apart.sum(axis=0)
-    distance, spread = np.sqrt(squares), np.sqrt(by_column)
-    times, wide = (values / _typical(values) for values in (distance, spread))
-    return Outlying(*_above(times, MAX_NORM), _above(wide, WIDE_COLUMN)[0])
-
-
-def _typical(values: Float[np.ndarray, " some"]) -> float:
-    """The median; of those above 0 where most are 0."""
-    middle = float(np.median(values))
-    return middle if middle > 0 else float(np.median(values[values > 0])) if (values > 0).any() else 1.0
-
-
-def _above(times: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray]:
-    order = np.argsort(-times, kind="stable")
-    order = order[times[order] > limit]
-    return order, times[order]
+_MOST_POINTS = 3
+_MUCH = 0.5
+"""A gain that keeps less than this share of itself without the neighbours of every row is told as such."""
 
 
 def doubted(
@@ -91,7 +38,7 @@ def doubted(
     fits: Sequence[PointFit],
     inputs: SweepInputs,
     lines: Mapping[str, Mapping[str, Any]],
-) -> Verdict:
+) -> tuple[Verdict, Gates]:
     """The verdict with all that stands against it, and undecided where that is why it says what it says.
 
     Args:
@@ -103,59 +50,94 @@ def doubted(
         lines: One entry per baseline, with its point, and of the shuffled targets.
 
     Returns:
-        The same verdict, or one that is not decided, with more warnings.
+        The same verdict, or one that is not decided, with more warnings; and what holds for every other
+        predictor of these rows as well.
     """
-    of_probe, no_less = _of_probe(judged, best, fits, inputs)
-    of_baselines, no_more = _of_baselines(inputs, lines)
-    nulls = _nulls(checks, lines.get("shuffled", {}), judged)
-    warnings = [*of_probe, *of_baselines, *(f"{null}: a null check must find nothing" for null in nulls)]
-    against = {NO_BETTER: no_less, STRUCTURE: [*nulls, *no_more]}.get(judged.label)
-    label = f"{NOT_DECIDED}: {against[0]}" if against else judged.label
-    return replace(judged, label=label, warnings=(*judged.warnings, *warnings))
+    odd = absurd_targets(inputs.problem)
+    cells = tuple(few for few, _ in odd)
+    of_nulls = _nulls(checks, lines.get("shuffled", {}), judged)
+    told: list[list[str]] = [[said for _, said in odd]]
+    gates = Gates(cells, cells)
+    for warnings, more in (
+        _of_probe(judged, best, fits, inputs),
+        _of_baselines(inputs, lines),
+        ([f"{null}: a null check must find nothing" for null in of_nulls], Gates(tuple(of_nulls))),
+        _of_neighbours(judged, best, inputs),
+    ):
+        told.append(warnings)
+        gates |= more
+    own = gates | Gates((), _at_mean(judged, best, inputs))
+    warnings = tuple(said for part in told for said in part)
+    return own.through(replace(judged, warnings=(*judged.warnings, *warnings))), gates
 
 
 def _of_probe(
     judged: Verdict, best: PointFit, fits: Sequence[PointFit], inputs: SweepInputs
-) -> tuple[list[str], list[str]]:
+) -> tuple[list[str], Gates]:
     """What to say of the probe, and why it may read less than there is."""
-    activations, problem, why = inputs.activations, inputs.problem, list[str]()
+    activations, problem = inputs.activations, inputs.problem
     outliers = _at(activations, best)
-    warnings = _outlying_said(outliers, best.point, "the probe", problem, activations)
+    warnings = outlying_said(outliers, best.point, "the probe", problem, activations)
+    at_mean = best.validation <= 0 or still(best.predictions, problem)
     if best.fit.alpha_at_edge:
         warnings.append(
             f"the chosen strength {best.fit.alpha:.3g} is an end of the strengths tried "
             f"({best.fit.alphas[0]:.3g} to {best.fit.alphas[-1]:.3g}), and a wider grid might do better: "
             "sweep(…, alphas=…)"
         )
-    if best.validation <= 0 or still(best.predictions, problem):
+    if at_mean:
         least = least_seen(problem, len(best.fit.coef), judged.metric)
-        if outliers.any:
-            why.append(f"outliers at {best.point} leave the probe nothing but the training mean")
-        elif least >= judged.min_gain:
-            why.append(AT_MEAN)
         cause = "" if outliers.any else f"; these rows would show a part of about {least:.2g}"
         warnings.append(
             "out of fold the probe's best fit is no better than the training mean, so that the interval of "
             f"the gain says nothing{cause}"
         )
-    for fit in fits:
-        if fit is not best and fit.validation <= 0 and (other := _at(activations, fit)).any:
-            warnings += _outlying_said(other, fit.point, "the probe", problem, activations)
-            why.append(f"outliers at {fit.point} leave the probe nothing but the training mean there")
-    return warnings, why
+    why, absurd = list[str](), list[str]()
+    if outliers.any:
+        effect = "leave the probe nothing but the training mean" if at_mean else "hinder the probe"
+        why.append(f"outliers at {best.point} {effect}")
+    if outliers.absurd:
+        absurd.append(f"row {outliers.rows[0]} is beyond all measure at {best.point}")
+    elsewhere = [
+        (fit, other)
+        for fit in fits
+        if fit is not best and (fit.validation <= 0 or judged.label == NO_BETTER)
+        if (other := _at(activations, fit)).any
+    ]
+    for place, (fit, other) in enumerate(elsewhere):
+        if place < _MOST_POINTS:
+            warnings += outlying_said(other, fit.point, "the probe", problem, activations)
+        effect = (
+            "leave the probe nothing but the training mean" if fit.validation <= 0 else "hinder the probe"
+        )
+        why.append(f"outliers at {fit.point} {effect} there")
+    if (more := len(elsewhere) - _MOST_POINTS) > 0:
+        warnings.append(f"outliers at {more} more points, the last {elsewhere[-1][0].point}")
+    return warnings, Gates(tuple(absurd), (*why, *absurd))
 
 
-def _of_baselines(inputs: SweepInputs, lines: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[str]]:
+def _at_mean(judged: Verdict, best: PointFit, inputs: SweepInputs) -> tuple[str, ...]:
+    """Why a probe that is the training mean decides nothing, where so few rows would not show more."""
+    problem = inputs.problem
+    hidden = least_seen(problem, len(best.fit.coef), judged.metric) >= judged.min_gain
+    return (AT_MEAN,) if hidden and (best.validation <= 0 or still(best.predictions, problem)) else ()
+
+
+def _of_baselines(inputs: SweepInputs, lines: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], Gates]:
     """What to say of the baselines, and why they may read less than there is."""
-    warnings, why = list[str](), list[str]()
+    warnings, why, absurd = list[str](), list[str](), list[str]()
     activations, problem, beside = inputs.activations, inputs.problem, inputs.baseline_predictions
     for name, feature in inputs.baselines.features.items():
         point, served = lines[name]["point"], served_by(feature, activations, problem.source)
         outliers = outlying(PointRows(feature, point, served))
-        warnings += _outlying_said(outliers, point, f"the baseline {name}", problem, activations)
+        warnings += outlying_said(outliers, point, f"the baseline {name}", problem, activations)
         if outliers.any and (lines[name]["validation"] <= 0 or still(beside[name], problem)):
             why.append(f"outliers leave the baseline {name} nothing but the training mean")
-    return warnings, why
+        elif outliers.any:
+            why.append(f"outliers hinder the baseline {name}")
+        if outliers.absurd:
+            absurd.append(f"row {outliers.rows[0]} is beyond all measure in the baseline {name}")
+    return warnings, Gates((*why, *absurd), tuple(absurd))
 
 
 def _at(activations: Rows, fit: PointFit) -> Outlying:
@@ -171,29 +153,46 @@ def _nulls(checks: Mapping[str, Verdict], shuffled: Mapping[str, Any], judged: V
     return warnings
 
 
-def _outlying_said(
-    outliers: Outlying, point: str, who: str, problem: Problem, activations: Rows
-) -> list[str]:
-    warnings: list[str] = []
-    if len(outliers.rows):
-        row = int(outliers.rows[0])
-        part = "test" if problem.is_test[row] else "training"
-        token = f", token {activations.rows['token'].iloc[row]!r}" if "token" in activations.rows else ""
-        warnings.append(
-            f"rows over {MAX_NORM:g} times as far from the middle as the median row at {point}: "
-            f"{len(outliers.rows)} of {len(problem.y)}, the farthest row {row} ({part}{token}), "
-            f"{outliers.times[0]:.3g} times; a few such rows decide what {who} reads: look at them, and "
-            "leave them out, activations.select(rows)"
+# Near neighbours -------------------------------------------------------------------------------------
+def _of_neighbours(judged: Verdict, best: PointFit, inputs: SweepInputs) -> tuple[list[str], Gates]:
+    """What to say of test rows that lie next to training rows, where a gain is claimed."""
+    if judged.label == NO_BETTER or judged.label.startswith(NOT_DECIDED):
+        return [], Gates()
+    left = without_neighbours(
+        inputs.activations,
+        inputs.problem,
+        best,
+        inputs.baseline_predictions,
+        classes=inputs.table.kind != "numeric",
+    )
+    if left is None:
+        return ["whether near neighbours across the split carry the gain was not looked at: too many rows"], (
+            Gates()
         )
-    if len(outliers.columns):
-        column = _numbers(outliers.columns)
-        warnings.append(
-            f"column {column} of {point} varies over {WIDE_COLUMN:g} times as much as the median column: "
-            f"strengths that suit it hardly let {who} read the others: divide it by a constant, or leave it "
-            "out"
-        )
-    return warnings
+    if not left.share < _MUCH:
+        return [], Gates()
+    gates = Gates(("the gain rests on near neighbours across the split",) * (left.share < LEAST_SHARE))
+    return [_neighbours_said(left, inputs)], gates
 
 
-def _numbers(values: Sequence[int] | np.ndarray) -> str:
-    return ", ".join(map(str, values[:3])) + (", …" if len(values) > 3 else "")
+def _neighbours_said(left: WithoutNeighbours, inputs: SweepInputs) -> str:
+    said = (
+        f"of a gain of {left.gain:+.3f}, {left.without:+.3f} is left where each test row is read without the "
+        f"{left.neighbours} training rows next to it"
+    )
+    if len(left.close):
+        rows = (int(left.close[0]), int(left.beside[0]))
+        names = [f"row {row}" if (text := _text(inputs, row)) is None else repr(text) for row in rows]
+        said += (
+            f": {len(left.close)} of {left.looked_at} test rows have one of nearly the same target next to "
+            f"them, first {names[0]} beside {names[1]}"
+        )
+    return (
+        f"{said}; if rows belong together, say which with cluster=, a column, and put those of one cluster "
+        "in one part of the split"
+    )
+
+
+def _text(inputs: SweepInputs, row: int) -> str | None:
+    texts = inputs.table.texts
+    return None if texts is None else texts[inputs.problem.source[row]]

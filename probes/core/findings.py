@@ -30,6 +30,7 @@ from graticule.hooks.saved import SavedResult
 from graticule.probes.core.class_scores import ClassScores
 from graticule.probes.core.findings_display import scores_by_layer, summary_lines, tables_of, target_figures
 from graticule.probes.core.fit import Predictions, Problem, fit_points
+from graticule.probes.core.gates import Gates
 from graticule.probes.core.inputs import Predicted, SweepInputs, predicted_rows
 from graticule.probes.core.judge import judge_predictions
 from graticule.probes.core.reread import (
@@ -130,6 +131,8 @@ class Findings(SavedResult):
     """The row of the table, among those that it uses, of every line of `predictions`; None likewise."""
     settings: JudgeSettings | None = None
     """How they were judged; None for findings that graticule 0.1 saved."""
+    gates: Gates | None = None
+    """What keeps a verdict on these rows open, whatever predictor it is on; None likewise."""
     limit_of_detection: float | None = None
     """The smallest detectable gain (seen 80% of the time), once `calibrate` has measured it."""
     largest_gain_tried: float | None = None
@@ -380,6 +383,7 @@ class Findings(SavedResult):
                 "largest_gain_tried": self.largest_gain_tried,
                 "class_scores": self.class_scores,
                 "settings": self.settings,
+                "gates": self.gates,
                 "provenance": self.provenance,
             }
         )
@@ -403,7 +407,7 @@ class Findings(SavedResult):
     def _read(cls, path: Place, manifest: Mapping[str, Any]) -> Findings:
         with as_damaged(path / cls.MARK, cls.REMEDY):
             values = cls._in_files(path, manifest)
-            values |= cls._in_json({"settings": None, "largest_gain_tried": None, **manifest})
+            values |= cls._in_json({"settings": None, "largest_gain_tried": None, "gates": None, **manifest})
             findings = cls(**as_of_today(values, path, manifest))
             check_findings(findings)
         if not is_as_sealed(manifest):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from graticule.hooks.calls import renamed_fields
 from graticule.hooks.messages import did_you_mean
 from graticule.hooks.rows import Rows
 from graticule.probes.core.fit import Predictions, Problem, stack
+from graticule.probes.core.gates import Gates
 from graticule.probes.core.judge import judge_predictions
 from graticule.probes.core.verdict import R2_GAIN, JudgeSettings, Verdict
 from graticule.probes.linear.rows import as_rows
@@ -185,6 +186,8 @@ class SweepInputs:
     """Baseline → its predictions of the table's own target."""
     settings: JudgeSettings
     """How the findings were judged: anything else is judged alike."""
+    gates: Gates = field(default_factory=Gates)
+    """What keeps a verdict on these rows open, whatever predictor it is on."""
 
     @property
     def alphas(self) -> tuple[float, ...] | None:
@@ -244,9 +247,10 @@ class SweepInputs:
             width: Columns that it could choose from; by default those of the widest point swept.
 
         Returns:
-            The verdict; not decided where the predictor is still the training mean, as the sweep's own.
+            The verdict; not decided where the predictor is still the training mean, as the sweep's own, and
+            where what stood against the sweep's verdict stands against it as well.
         """
-        return judge_predictions(
+        judged = judge_predictions(
             self.problem,
             predictions,
             {name: p for name, p in self.baseline_predictions.items() if name not in leave_out},
@@ -254,6 +258,7 @@ class SweepInputs:
             model_baselines=self.model_baselines,
             width=max(self.activations.widths.values()) if width is None else width,
         )
+        return self.gates.through(judged)
 
     def predicted(self, name: str, test: Float[np.ndarray, "test target"]) -> Predicted:
         """Predictions of the test rows as something to compare."""

@@ -17,6 +17,7 @@ from graticule.hooks.places import Place
 from graticule.hooks.rows import Rows
 from graticule.hooks.same_model import check_one_model
 from graticule.probes.core.fit import PointRows, Problem, fit_points
+from graticule.probes.core.gates import Gates
 from graticule.probes.core.inputs import OF_ROWS, SweepInputs, problem_of, table_of
 from graticule.probes.core.verdict import JudgeSettings
 from graticule.probes.linear.ridge import RidgeProbe
@@ -172,7 +173,13 @@ def sweep_inputsof(
     check_read_again(findings, activations, problem)
     check_fitted_again(findings, baselines, activations, problem)
     return SweepInputs(
-        activations, table, baselines, problem, findings.baseline_predictions, findings.judged_by
+        activations,
+        table,
+        baselines,
+        problem,
+        findings.baseline_predictions,
+        findings.judged_by,
+        findings.gates or Gates(),
     )
 
 

@@ -130,7 +130,7 @@ def sweep(
         width = max(baselines.features[twin].widths.values())
         checks[f"{twin} in the probe's place"] = inputs.judge(predictions[twin], [twin], width=width)
     rows["shuffled"] = fit_shuffled(inputs, best)
-    result = doubted(result, checks, best, fits, inputs, rows)
+    result, gates = doubted(result, checks, best, fits, inputs, rows)
     return Findings(
         model=_model_name(activations),
         table=table.name,
@@ -157,7 +157,8 @@ def sweep(
         table_rows=problem.source,
         settings=judged_by,
         class_scores=_class_scores(inputs, best),
-        swept=inputs,
+        gates=gates,
+        swept=replace(inputs, gates=gates),
     )
 
 

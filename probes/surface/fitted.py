@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int
 
 from graticule.hooks.alignment import sources
 from graticule.hooks.capture_spec import CaptureSpec
@@ -72,15 +73,12 @@ def with_bits(fits: Sequence[PointFit], problem: Problem, settings: JudgeSetting
 
 
 def fit_shuffled(inputs: SweepInputs, best: PointFit) -> dict[str, Any]:
-    """The chosen layer against targets dealt anew within each part of the split: must score about 0.
+    """The chosen layer against targets dealt anew, cluster by cluster: must score about 0.
 
     `ci95` is of the test R², or of the bits, by the verdict's own interval over clusters.
     """
     problem, settings = inputs.problem, inputs.settings
-    rng = np.random.default_rng(settings.seed)
-    y = problem.y.copy()
-    for part in (problem.train, problem.test):
-        y[part] = y[rng.permutation(part)]
+    y = problem.y[dealt_rows(problem, np.random.default_rng(settings.seed))]
     dealt = Problem(problem.source, y, problem.is_test, problem.clusters, problem.names)
     point = inputs.activations.select(points=best.point)
     fit = fit_points(point, dealt, alphas=settings.alphas, progress=False)[0]
@@ -93,6 +91,33 @@ def fit_shuffled(inputs: SweepInputs, best: PointFit) -> dict[str, Any]:
         return {**line, "ci95": mean_of(saved, problem.clusters[problem.test]).ci95}
     sums = cluster_sums(y[problem.test], {"shuffled": fit.test}, problem.clusters[problem.test])
     return {**line, "ci95": mean_r2_estimate(sums, "shuffled").ci95}
+
+
+def dealt_rows(problem: Problem, rng: np.random.Generator) -> Int[np.ndarray, " row"]:
+    """Whose target each row is dealt: within each part of the split, clusters whole as far as sizes allow.
+
+    So rows that depend on each other still do when the targets say nothing. Where clusters straddle the split
+    the rows of both parts are dealt together.
+
+    Args:
+        problem: Split and clusters.
+        rng: What deals.
+
+    Returns:
+        A permutation of the rows.
+    """
+    clusters, out = problem.clusters, np.arange(len(problem.y))
+    parts = [problem.train, problem.test]
+    if len(np.intersect1d(*(clusters[part] for part in parts))):
+        parts = [out.copy()]
+    for part in parts:
+        labels, codes = np.unique(clusters[part], return_inverse=True)
+        if len(labels) == len(part):
+            out[part] = rng.permutation(part)
+            continue
+        one, other = (rng.permutation(len(labels))[codes.reshape(-1)] for _ in range(2))
+        out[part[np.argsort(one, kind="stable")]] = part[np.argsort(other, kind="stable")]
+    return out
 
 
 def served_by(feature: Rows, activations: Rows, source: np.ndarray) -> np.ndarray:

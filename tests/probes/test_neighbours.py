@@ -1,0 +1,140 @@
+"""Rows that depend on each other and do not say so: the gain without each test row's neighbours."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from graticule import Activations, Findings, Table, sweep
+from graticule.probes.core.fit import Problem, stack
+from graticule.probes.core.neighbours import without_neighbours
+from graticule.probes.core.verdict import NOT_DECIDED, STRUCTURE
+from graticule.probes.linear.ridge_cv import ridge_fit
+from graticule.probes.scores.metrics import mean_r2
+from graticule.probes.surface.baselines import Baselines, text_digest
+from graticule.probes.surface.fitted import dealt_rows
+
+POINT = "blocks.0.hook_resid_post"
+ON_NEIGHBOURS = f"{NOT_DECIDED}: the gain rests on near neighbours across the split"
+
+
+def swept(x: np.ndarray, y: np.ndarray, texts: list[str] | None = None, **table: object) -> Findings:
+    rng = np.random.default_rng(0)
+    made = Table.from_arrays(y, texts, **table)
+    luck = Activations.from_tensors({"hook_embed": torch.from_numpy(rng.normal(size=(len(y), 4)))})
+    return sweep(
+        Activations.from_tensors({POINT: torch.from_numpy(x)}),
+        made,
+        baselines=Baselines(text_digest(made), {"mean_embedding": luck}, False),
+        n_bootstrap=200,
+        progress=False,
+    )
+
+
+def grouped(rng: np.random.Generator, n: int, width: int, size: int, shared: float) -> tuple[np.ndarray, ...]:
+    of = np.repeat(np.arange(n // size), size)
+    x = np.sqrt(shared) * rng.normal(size=(n // size, width))[of]
+    x += np.sqrt(1 - shared) * rng.normal(size=(len(of), width))
+    return x, rng.normal(size=n // size)[of], rng.random(len(of)) < 0.25
+
+
+@pytest.mark.parametrize("n,width", [(200, 10), (60, 90)])
+@pytest.mark.parametrize("targets", [1, 2])
+def test_the_gain_without_neighbours_is_that_of_ridges_fitted_without_them(
+    n: int, width: int, targets: int
+) -> None:
+    """Every test row once more by a ridge that is fitted without the rows that weigh most for it."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(n, width))
+    y = x[:, :targets] + 0.5 * rng.normal(size=(n, targets))
+    found = swept(x, y, is_test=rng.random(n) < 0.3)
+    problem, baselines = found.problem, found.baseline_predictions
+    fit = _fit(found)
+    left = without_neighbours(found.inputs.activations, problem, fit, baselines)
+    assert left is not None and left.looked_at == len(problem.test)
+    X, Z, own = x[problem.train], x[problem.test], problem.y[problem.train]
+    centred = X - X.mean(axis=0)
+    metric = np.linalg.inv(centred.T @ centred + fit.fit.alpha * np.eye(width))
+    weights = (Z - X.mean(axis=0)) @ metric @ centred.T
+    predicted = np.empty_like(problem.y[problem.test])
+    for row, weight in enumerate(weights):
+        rest = np.argsort(-weight)[left.neighbours :]
+        predicted[row] = ridge_fit(X[rest], own[rest], fit.fit.alpha).predict(Z[[row]])[0]
+    everything = {**baselines, "probe": fit.predictions}
+    whole = stack({name: one.out_of_fold for name, one in everything.items()}, own)
+    tests = {name: one.test for name, one in baselines.items()}
+    surface = stack({name: one.out_of_fold for name, one in baselines.items()}, own).predict(
+        tests, len(problem.test)
+    )
+    y_test = problem.y[problem.test]
+    below = mean_r2(y_test, surface)
+    assert left.without == pytest.approx(
+        mean_r2(y_test, whole.predict({**tests, "probe": predicted})) - below, abs=1e-7
+    )
+    assert left.gain == pytest.approx(found.verdict.gain, abs=1e-9)
+
+
+def _fit(found: Findings):
+    from graticule.probes.core.fit import fit_points
+
+    return fit_points(found.inputs.activations, found.problem, progress=False)[0]
+
+
+@pytest.mark.parametrize("size,shared,width", [(3, 0.99, 256), (10, 0.8, 32)])
+def test_synonyms_and_clusters_that_are_not_declared_leave_nothing_decided(
+    size: int, shared: float, width: int
+) -> None:
+    x, y, is_test = grouped(np.random.default_rng(2), 600, width, size, shared)
+    texts = [f"{chr(97 + i % 26)}{i}" for i in range(len(y))]
+    found = swept(x, y, texts, is_test=is_test)
+    assert found.verdict.ci95[0] > 0.01  # structure, by gain and interval
+    assert found.verdict.label == ON_NEIGHBOURS
+    (said,) = [w for w in found.verdict.warnings if "next to" in w]
+    assert "cluster=" in said and " test rows have one of nearly the same target" in said
+    first, second = (part.split("'")[1] for part in said.split("first ")[1].split(" beside "))
+    a, b = texts.index(first), texts.index(second)
+    assert is_test[a] and not is_test[b] and a // size == b // size and y[a] == y[b]
+    assert found.gates is not None and found.gates.structure
+    again = Findings.from_json(found.to_json()) if hasattr(Findings, "from_json") else found
+    assert again.gates == found.gates
+
+
+def test_declared_and_in_one_part_they_are_no_better(tmp_path) -> None:
+    x, y, _ = grouped(np.random.default_rng(3), 600, 64, 3, 0.99)
+    found = swept(x, y, clusters=np.repeat(np.arange(200), 3))
+    assert found.verdict.label != STRUCTURE and not found.gates.structure
+    found.save(tmp_path / "findings")
+    assert Findings.load(tmp_path / "findings").gates == found.gates
+
+
+@pytest.mark.parametrize("n,width,share", [(200, 8, 0.5), (600, 64, 0.4), (300, 400, 0.95)])
+def test_what_is_linear_stands_without_neighbours(n: int, width: int, share: float) -> None:
+    rng = np.random.default_rng(4)
+    x = rng.normal(size=(n, width))
+    y = np.sqrt(share) * x @ rng.normal(size=width) / np.sqrt(width) + np.sqrt(1 - share) * rng.normal(size=n)
+    found = swept(x, y, is_test=rng.random(n) < 0.25)
+    assert found.verdict.label == STRUCTURE and not found.gates.structure
+
+
+def test_classes_that_lie_together_are_no_neighbours() -> None:
+    rng = np.random.default_rng(5)
+    of = rng.integers(0, 6, 400)
+    x = 3 * rng.normal(size=(6, 20))[of] + rng.normal(size=(400, 20))
+    found = swept(x, np.array(list("abcdef"))[of], is_test=rng.random(400) < 0.25)
+    assert found.verdict.label == STRUCTURE
+
+
+def test_targets_are_dealt_by_cluster() -> None:
+    rng = np.random.default_rng(6)
+    clusters, is_test = np.repeat(np.arange(40), 5), np.repeat(rng.random(40) < 0.3, 5)
+    for split, parts in ((is_test, 2), (rng.random(200) < 0.3, 1)):
+        y = np.repeat(np.arange(40.0), 5)[:, None]
+        problem = Problem(np.arange(200), y, split, clusters, ("y",))
+        rows = dealt_rows(problem, np.random.default_rng(7))
+        assert sorted(rows) == list(range(200)) and (rows != np.arange(200)).mean() > 0.9
+        assert (clusters[rows].reshape(40, 5) == clusters[rows][::5, None]).all()  # whole clusters
+        assert (split[rows] == split).all() == (parts == 2)
+    alone = Problem(np.arange(200), y, split, np.arange(200), ("y",))
+    rows = dealt_rows(alone, np.random.default_rng(7))
+    assert (split[rows] == split).all() and (rows != np.arange(200)).mean() > 0.9
