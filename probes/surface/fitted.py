@@ -108,7 +108,7 @@ def dealt_rows(problem: Problem, rng: np.random.Generator) -> Int[np.ndarray, " 
     """
     clusters, out = problem.clusters, np.arange(len(problem.y))
     parts = [problem.train, problem.test]
-    if len(np.intersect1d(*(clusters[part] for part in parts))):
+    if len(np.intersect1d(clusters[problem.train], clusters[problem.test])):
         parts = [out.copy()]
     for part in parts:
         labels, codes = np.unique(clusters[part], return_inverse=True)
