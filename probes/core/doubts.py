@@ -188,8 +188,8 @@ def _neighbours_said(left: WithoutNeighbours, inputs: SweepInputs) -> str:
             f"them, first {names[0]} beside {names[1]}"
         )
     return (
-        f"{said}; if rows belong together, say which with cluster=, a column, and put those of one cluster "
-        "in one part of the split"
+        f"{said}; if rows belong together, say which with cluster=, a column, or cluster='auto', and let the "
+        "split be drawn anew by clusters"
     )
 
 

@@ -20,6 +20,7 @@ from graticule.probes.core.judge import judge_predictions
 from graticule.probes.core.verdict import R2_GAIN, JudgeSettings, Verdict
 from graticule.probes.linear.rows import as_rows
 from graticule.probes.surface.baselines import Baselines
+from graticule.probes.tables.alike import AUTO, alike_rows, alike_texts
 from graticule.probes.tables.checks import ColumnError
 from graticule.probes.tables.groups import link_clusters, plain_form
 from graticule.probes.tables.table import Table
@@ -70,9 +71,18 @@ def table_of(
             frame[f"given {role}"] = _one_a_row(role, given, len(frame))
             given = f"given {role}"
         columns[role] = given
-    if columns["cluster"] is None:  # rows of one text are not independent, nor are texts that are alike
+    presumed = columns["cluster"] == AUTO and AUTO not in frame
+    if (
+        columns["cluster"] is None or presumed
+    ):  # rows of one text are not independent, nor are texts that are alike
         forms = None if text is None else frame[text].map(lambda t: plain_form(str(t)))
-        frame["given cluster"] = link_clusters([frame["source"], forms], len(frame))
+        alike: list[pd.Series] = []
+        if presumed:
+            last = as_rows(activations[activations.points[-1]])
+            alike.append(pd.Series(alike_rows(last.gather(np.arange(len(frame))).astype(np.float64))))
+            if text is not None:
+                alike.append(pd.Series(alike_texts(frame[text].map(str).tolist())))
+        frame["given cluster"] = link_clusters([frame["source"], forms, *alike], len(frame))
         columns["cluster"] = "given cluster"
     table = Table(frame, text=text, target=names, name=OF_ROWS, **columns)
     return table, activations, np.arange(len(frame)), "the target is one entry per row"

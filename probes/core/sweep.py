@@ -73,7 +73,8 @@ def sweep(
         baselines: from `graticule.baselines(model, table)`. Without them only TF-IDF of the texts (where
             there are texts) stands against the probe, and the verdict is left open.
         split: of a target that is no table: a column, or booleans, True for test.
-        cluster: of a target that is no table: rows of one cluster are held out together.
+        cluster: of a target that is no table: rows of one cluster are held out together. `auto` presumes
+            them: rows that are nearly the same, in their activations at the last point or their letters.
         alphas: ridge strengths; by default a wide grid relative to the activations' scale.
         score: what the gain is measured in: by default bits a row (log-loss of calibrated probabilities) for
             yes-or-no and categories, R² for numbers; `"r2"` judges classes by R² of 0 and 1, the Brier skill.

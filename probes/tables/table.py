@@ -18,6 +18,7 @@ from graticule.hooks.limits import check
 from graticule.hooks.messages import TellsNames, visible
 from graticule.hooks.names import user_path
 from graticule.probes.scores.metrics import coordinate_columns
+from graticule.probes.tables.alike import AUTO, alike_texts
 from graticule.probes.tables.checks import (
     check_arrays,
     check_coordinates,
@@ -127,7 +128,8 @@ class Table(TellsNames):
             units: One for each target, or by target.
             split: The column that says which rows are test rows; without one ``test_size`` of the rows become
                 test rows, in whole clusters.
-            cluster: A column whose rows of one value belong together.
+            cluster: A column whose rows of one value belong together; ``auto``, where no column has that
+                name, presumes it of texts that share most of their letters.
             blocks: Columns of groups, such as a country, for hold-outs and scores within a group.
             name: For titles; by default the file's.
             on_bad: ``drop`` leaves out rows that cannot be used and records them in ``dropped``.
@@ -158,6 +160,10 @@ class Table(TellsNames):
             (c, r) for c, r in ((text, "text"), (split, "split"), (cluster, "cluster")) if c is not None
         ]
         frame = named_by_text(frame)
+        if presumed := cluster == AUTO and AUTO not in frame:
+            if text is None:
+                raise TableError("cluster='auto' looks for texts that are nearly the same: name them, text=")
+            roles, cluster = [(c, r) for c, r in roles if r != "cluster"], None
         for column, role in roles:
             need_column(frame, column, role)
 
@@ -192,6 +198,9 @@ class Table(TellsNames):
         texts = None if texts is None else [texts[row] for row in usable]
         labels = None if cluster is None else part[cluster]
         clusters, forms, together = row_clusters(texts, labels, len(part))
+        if presumed:
+            clusters = link_clusters([pd.Series(clusters), pd.Series(alike_texts(texts or []))], len(part))
+            together = ", texts that share most of their letters together"
         if is_test is None:
             if not 0 < test_size < 1:
                 raise TableError(f"test_size is {test_size}: it is the share of test rows, between 0 and 1")

@@ -1,0 +1,80 @@
+"""`cluster="auto"`: rows and texts that are nearly the same are presumed to belong together."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from graticule import Activations, Table, sweep
+from graticule.probes.core.verdict import STRUCTURE
+from graticule.probes.surface.baselines import Baselines, text_digest
+from graticule.probes.tables.alike import alike_rows, alike_texts
+from graticule.probes.tables.columns import TableError
+
+POINT = "blocks.0.hook_resid_post"
+
+
+def same(one: np.ndarray, other: np.ndarray) -> bool:
+    return bool(((one[:, None] == one) == (other[:, None] == other)).all())
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-6])
+def test_rows_that_are_nearly_the_same_are_one_cluster(scale: float) -> None:
+    rng = np.random.default_rng(0)
+    of = np.repeat(np.arange(60), 4)
+    x = rng.normal(size=(60, 48))[of] + 0.3 * rng.normal(size=(240, 48))
+    x[:, 0] *= 1e3
+    assert same(alike_rows(scale * x + 5), of)
+    for alone in (rng.normal(size=(240, 48)), rng.normal(size=(240, 3)), rng.normal(size=(60, 200))):
+        assert len(np.unique(alike_rows(alone))) > 0.97 * len(alone)
+    assert len(np.unique(alike_rows(np.ones((5, 2))))) == 5
+
+
+def test_texts_that_share_most_of_their_letters_are_one_cluster() -> None:
+    texts = [
+        "Robert Louis Stevenson",
+        "Robert L. Stevenson",
+        "Marie Curie",
+        "Marie Curies",
+        "Ada Lovelace",
+        "",
+        "",
+    ]
+    assert same(alike_texts(texts[:5]), np.array([0, 0, 1, 1, 2]))
+    assert len(np.unique(alike_texts(texts))) >= 4 and len(np.unique(alike_texts(["", " "]))) == 2
+
+
+def test_a_table_puts_them_in_one_part() -> None:
+    names = [f"{a} {b}" for a in ("Anna", "Boris", "Clara") for b in ("Miller", "Olsen", "Tanaka", "Weber")]
+    texts = [text for name in names for text in (name, f"{name}s")]
+    frame = pd.DataFrame({"text": texts, "y": np.arange(24.0)})
+    table = Table(frame, text="text", target="y", cluster="auto")
+    clusters = table.clusters.reshape(-1, 2)
+    assert (clusters[:, 0] == clusters[:, 1]).all() and "most of their letters" in table.split_note
+    assert (table.is_test.reshape(-1, 2)[:, 0] == table.is_test.reshape(-1, 2)[:, 1]).all()
+    named = Table(frame.assign(auto=np.arange(24) // 4), text="text", target="y", cluster="auto")
+    assert len(np.unique(named.clusters)) == 6  # a column of that name is a column
+    with pytest.raises(TableError, match="name them, text="):
+        Table(frame[["y"]], target="y", cluster="auto")
+
+
+def test_a_sweep_holds_them_out_together() -> None:
+    rng = np.random.default_rng(1)
+    of = np.repeat(np.arange(200), 3)
+    x = rng.normal(size=(200, 256))[of] + 0.1 * rng.normal(size=(600, 256))
+    y = rng.normal(size=200)[of]
+    acts = Activations.from_tensors({POINT: torch.from_numpy(x)})
+    luck = Activations.from_tensors({"hook_embed": torch.from_numpy(rng.normal(size=(600, 4)))})
+    blank = Table.from_arrays(y)
+    found = sweep(
+        acts,
+        y,
+        baselines=Baselines(text_digest(blank), {"mean_embedding": luck}, False),
+        cluster="auto",
+        n_bootstrap=50,
+        progress=False,
+    )
+    assert same(found.problem.clusters, of)
+    assert found.verdict.label != STRUCTURE and not found.gates.structure
