@@ -56,7 +56,7 @@ def doubted(
     odd = absurd_targets(inputs.problem)
     cells = tuple(few for few, _ in odd)
     of_nulls = _nulls(checks, lines.get("shuffled", {}), judged)
-    told: list[list[str]] = [[said for _, said in odd]]
+    sentences: list[list[str]] = [[sentence for _, sentence in odd]]
     gates = Gates(cells, cells)
     for warnings, more in (
         _of_probe(judged, best, fits, inputs),
@@ -64,10 +64,10 @@ def doubted(
         ([f"{null}: a null check must find nothing" for null in of_nulls], Gates(tuple(of_nulls))),
         _of_neighbours(judged, best, inputs),
     ):
-        told.append(warnings)
+        sentences.append(warnings)
         gates |= more
     own = gates | Gates((), _at_mean(judged, best, inputs))
-    warnings = tuple(said for part in told for said in part)
+    warnings = tuple(sentence for part in sentences for sentence in part)
     return own.through(replace(judged, warnings=(*judged.warnings, *warnings))), gates
 
 
@@ -176,20 +176,20 @@ def _of_neighbours(judged: Verdict, best: PointFit, inputs: SweepInputs) -> tupl
 
 
 def _neighbours_said(left: WithoutNeighbours, inputs: SweepInputs) -> str:
-    said = (
+    sentence = (
         f"of a gain of {left.gain:+.3f}, {left.without:+.3f} is left where each test row is read without the "
         f"{left.neighbours} training rows next to it"
     )
     if len(left.close):
         rows = (int(left.close[0]), int(left.beside[0]))
         names = [f"row {row}" if (text := _text(inputs, row)) is None else repr(text) for row in rows]
-        said += (
+        sentence += (
             f": {len(left.close)} of {left.looked_at} test rows have one of nearly the same target next to "
             f"them, first {names[0]} beside {names[1]}"
         )
     return (
-        f"{said}; if rows belong together, say which with cluster=, a column, or cluster='auto', and let the "
-        "split be drawn anew by clusters"
+        f"{sentence}; if rows belong together, say which with cluster=, a column, or cluster='auto', and let "
+        "the split be drawn anew by clusters"
     )
 
 
