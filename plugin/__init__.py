@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from graticule.probes.attribution.trace import trace as trace
     from graticule.probes.beyond.classes import classes as classes
     from graticule.probes.beyond.mlp import mlp as mlp
+    from graticule.probes.beyond.monitor import monitor as monitor
     from graticule.probes.beyond.pca import pca as pca
     from graticule.probes.beyond.sphere import sphere as sphere
     from graticule.probes.calibration.calibrate import calibrate as calibrate
@@ -75,6 +76,7 @@ else:
             "probes.attribution.trace": "trace",
             "probes.beyond.classes": "classes",
             "probes.beyond.mlp": "mlp",
+            "probes.beyond.monitor": "monitor",
             "probes.beyond.pca": "pca",
             "probes.beyond.sphere": "sphere",
             "probes.calibration.calibrate": "calibrate",

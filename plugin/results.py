@@ -28,6 +28,7 @@ RESULTS: dict[str, str] = {
     "latents": "graticule.probes.latents.result:LatentFindings",
     "layer_band": "graticule.probes.layer_band:LayerBand",
     "mlp": "graticule.probes.beyond.mlp:MLPFindings",
+    "monitor": "graticule.probes.beyond.monitor:Monitor",
     "neurons": "graticule.probes.neurons.result:Neurons",
     "paper_compat": "graticule.probes.papers.compat:PaperCompat",
     "pca": "graticule.probes.beyond.pca:PCACurve",

@@ -63,6 +63,7 @@ SUBJECTS = {
 }
 """What a call is about, beside findings and a model: given by position too."""
 NO_PROGRESS = {
+    "monitor": "reads predictions that there are",
     "record": "runs nothing itself: the model's passes in its block are the user's",
     "load_model": "the libraries that read weights draw their own bars",
     "sae_config": "makes settings",
@@ -73,6 +74,7 @@ DRAWS_NOTHING = {
     "record": "keeps what a pass computes",
     "load_model": "reads weights",
     "judge_on": "the sweep behind it has the findings' own seed",
+    "monitor": "its intervals are of formulas",
     "pca": "its bootstrap has the findings' own seed",
     "sphere": "its bootstrap has the findings' own seed",
     "trace": "reads one text",

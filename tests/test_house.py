@@ -110,7 +110,7 @@ def test_the_face():
         *("baselines", "sweep", "probe", "Findings", "RidgeProbe", "study"),
         *("calibrate", "compare", "controls", "holdouts", "prompts", "transfer", "popularity"),
         *("judge_family", "judge_on"),
-        *("mlp", "pca", "classes", "sphere", "latents", "directions"),
+        *("mlp", "pca", "classes", "monitor", "sphere", "latents", "directions"),
         *("neurons", "attribute", "trace", "erase", "steer", "ablate", "causes"),
         *("words", "languages", "ambiguous", "World", "Contexts", "simulate", "reproduce", "theorems"),
         *("certify", "saes", "hub"),

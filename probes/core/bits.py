@@ -41,6 +41,8 @@ class ClassOdds:
     """The stack of these and the probe."""
     probe: Float[np.ndarray, "test column"]
     """The probe alone."""
+    probe_train: Float[np.ndarray, "train column"]
+    """The probe alone, of training rows by its out-of-fold scores."""
     best: Float[np.ndarray, "test column"]
     """The strongest baseline alone; without baselines the training shares."""
     shares: Float[np.ndarray, "test column"]
@@ -66,6 +68,7 @@ def class_odds(problem: Problem, predictions: Predictions, baselines: Mapping[st
         of(*baselines),
         of(*everything),
         of(_PROBE),
+        logit_stack({_PROBE: folds[_PROBE]}, y).probabilities(folds),
         of() if strongest is None else of(strongest),
         np.tile(shares(y), (len(problem.test), 1)),
         strongest,
