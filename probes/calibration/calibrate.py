@@ -139,6 +139,7 @@ def calibrate(
             instrument.clusters[instrument.n_train :],
             min_gain=swept.min_gain,
             model_baselines=findings.verdict.model_baselines,
+            means=mixture.of(components[:, : instrument.n_train]).mean(axis=1),
         )
         part = mixture.weights[:, 2:] * tests[mixture.columns[:, 2]]
         true_gain = r2(y.T, (stacked["surface"] + part).T) - r2(y.T, stacked["surface"].T)

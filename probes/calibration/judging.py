@@ -15,8 +15,9 @@ from jaxtyping import Bool, Float, Int
 from graticule.probes.calibration.components import Chosen
 from graticule.probes.core.fit import stack_design
 from graticule.probes.core.intervals import Estimates, r2_estimates
-from graticule.probes.core.resample import ClusterSums, cluster_sums, weighted_r2
-from graticule.probes.core.verdict import label_of
+from graticule.probes.core.labels import MISSING, NO_BETTER_THAN_MEAN, STRUCTURE, label_of, standing
+from graticule.probes.core.resample import ClusterSums, cluster_sums, effective_clusters, weighted_r2
+from graticule.probes.core.undecided import largest_share
 from graticule.probes.scores.significance import score_difference
 
 _BYTES = 1 << 25
@@ -86,17 +87,45 @@ def judge_many(
     *,
     min_gain: float,
     model_baselines: bool,
+    means: Float[np.ndarray, " target"],
 ) -> Judged:
-    """Gains, their intervals and labels, all targets at once: those of `verdict`."""
-    sums = cluster_sums(y_test.T, {name: stacked[name].T for name in ("surface", "full")}, clusters)
+    """Gains, their intervals and labels, all targets at once: those of `verdict`.
+
+    Args:
+        y_test: Targets of the test rows.
+        stacked: What the stacks `surface` and `full` predict of them.
+        clusters: of the test rows.
+        min_gain: the smallest gain called structure.
+        model_baselines: whether a baseline reads the model.
+        means: of the targets over training rows.
+
+    Returns:
+        A verdict a target.
+    """
+    predictions = {name: stacked[name].T for name in ("surface", "full")}
+    sums = cluster_sums(y_test.T, predictions, clusters)
     surface, full = _scores(sums)
     gain = score_difference(full, surface)
     added = _gains(sums)
     low, high = added.low, added.high
-    labels = tuple(
-        label_of(float(g), (float(a), float(b)), min_gain, model_baselines)
-        for g, a, b in zip(gain, low, high, strict=True)
+    constant = np.tile(means, (y_test.shape[1], 1))
+    over_mean = r2_estimates(
+        cluster_sums(y_test.T, {**predictions, "mean": constant}, clusters), "full", "mean"
     )
+    better = (over_mean.value >= min_gain) & (over_mean.low > 0)
+    shares, effective = largest_share(y_test.T), effective_clusters(sums.n)
+
+    def words(t: int) -> str:
+        label = label_of(float(gain[t]), (float(low[t]), float(high[t])), min_gain, model_baselines)
+        if label == MISSING:
+            return label
+        if label == STRUCTURE and not better[t]:
+            label = NO_BETTER_THAN_MEAN
+        return standing(
+            label, y_test.shape[1], effective, shares[t : t + 1], float(surface[t]), ["the target"]
+        )
+
+    labels = tuple(words(t) for t in range(len(gain)))
     return Judged(surface, gain, low, high, labels, sums)
 
 

@@ -13,8 +13,8 @@ from graticule.hooks.calls import renamed
 from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.saved import SavedResult
 from graticule.probes.calibration.judging import monotone
+from graticule.probes.core.detection import limit_words
 from graticule.probes.core.findings import Findings
-from graticule.probes.core.findings_display import limit_words
 from graticule.probes.core.gates import Gates
 from graticule.probes.core.resample import wilson
 from graticule.probes.core.verdict import STRUCTURE

@@ -8,21 +8,21 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from graticule.probes.core.fit import Predictions, Problem
+from graticule.probes.core.fit import Predictions, Problem, check_predictions
 from graticule.probes.core.intervals import mean_of
-from graticule.probes.core.logit_stack import entropy_bits, logit_stack, row_bits, shares
-from graticule.probes.core.resample import effective_clusters
-from graticule.probes.core.verdict import (
+from graticule.probes.core.labels import (
     HARDLY_VARIES,
-    MIN_APART,
-    MIN_EFFECTIVE_CLUSTERS,
     MISSING,
     NO_BETTER_THAN_MEAN,
     STRUCTURE,
-    Verdict,
-    check_predictions,
     label_of,
+    standing,
 )
+from graticule.probes.core.logit_stack import entropy_bits, logit_stack, row_bits, shares
+from graticule.probes.core.resample import effective_clusters
+from graticule.probes.core.selection import unselected_gain
+from graticule.probes.core.undecided import MIN_APART
+from graticule.probes.core.verdict import MIN_EFFECTIVE_CLUSTERS, Verdict
 from graticule.probes.scores.metrics import accuracy
 from graticule.probes.scores.significance import score_difference
 
@@ -150,17 +150,20 @@ def bits_verdict(
     nothing = row_bits(y_test, odds.shares)
     gained = score_difference(spent["surface"], spent["full"])
     over_shares = nothing - spent["full"]
-    ci95 = mean_of(gained, clusters).ci95
-    gain = float(gained.mean())
+    added = mean_of(gained, clusters)
+    ci95, gain = added.ci95, float(gained.mean())
     beside_model = any(name in model_baselines for name in baselines)
     label = label_of(gain, ci95, least, beside_model)
     over = float(over_shares.mean()), mean_of(over_shares, clusters).ci95[0]
     if label == STRUCTURE and not (over[0] >= least and over[1] > 0):
         label = NO_BETTER_THAN_MEAN
     apart = _apart(y_test, clusters)
-    if label != MISSING and apart < MIN_APART:
-        label = HARDLY_VARIES
     effective = effective_clusters(np.bincount(np.unique(clusters, return_inverse=True)[1]))
+    if label != MISSING:  # classes are bounded: no few of them rule
+        label = standing(label, len(y_test), effective, np.zeros(1), 0.0, problem.names)
+    if label != MISSING and effective >= MIN_APART and apart < MIN_APART:
+        label = HARDLY_VARIES
+    se, df = float(added.se), float(added.df)
     margin = spent["best"] - spent["probe"]
     return Verdict(
         metric="bits",
@@ -179,6 +182,10 @@ def bits_verdict(
         model_baselines=beside_model,
         warnings=_warnings(effective, apart),
         entropy=entropy,
+        se=None if np.isnan(se) else se,
+        df=df,
+        rows=len(y_test),
+        unselected_gain=unselected_gain(gain, se, df, least) if label == STRUCTURE else None,
     )
 
 

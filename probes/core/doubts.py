@@ -13,17 +13,11 @@ from graticule.hooks.rows import Rows
 from graticule.probes.core.cells import Outlying, absurd_targets, outlying, outlying_said
 from graticule.probes.core.fit import PointFit, PointRows
 from graticule.probes.core.gates import Gates
+from graticule.probes.core.idle import least_seen, still
 from graticule.probes.core.inputs import SweepInputs
+from graticule.probes.core.labels import AT_MEAN, NO_BETTER, NOT_DECIDED, STRUCTURE
 from graticule.probes.core.neighbours import LEAST_SHARE, WithoutNeighbours, without_neighbours
-from graticule.probes.core.verdict import (
-    AT_MEAN,
-    NO_BETTER,
-    NOT_DECIDED,
-    STRUCTURE,
-    Verdict,
-    least_seen,
-    still,
-)
+from graticule.probes.core.verdict import Verdict
 from graticule.probes.surface.fitted import served_by
 
 _MOST_POINTS = 3
@@ -67,6 +61,8 @@ def doubted(
         sentences.append(warnings)
         gates |= more
     own = gates | Gates((), _at_mean(judged, best, inputs))
+    if judged.ci95 == (0.0, 0.0) and _idle(best, inputs):  # as wide as what would not be seen
+        judged = replace(judged, ci95=(0.0, least_seen(inputs.problem, len(best.fit.coef), judged.metric)))
     warnings = tuple(sentence for part in sentences for sentence in part)
     return own.through(replace(judged, warnings=(*judged.warnings, *warnings))), gates
 
@@ -78,7 +74,7 @@ def _of_probe(
     activations, problem = inputs.activations, inputs.problem
     outliers = _at(activations, best)
     warnings = outlying_said(outliers, best.point, "the probe", problem, activations)
-    at_mean = best.validation <= 0 or still(best.predictions, problem)
+    at_mean = _idle(best, inputs)
     if best.fit.alpha_at_edge:
         warnings.append(
             f"the chosen strength {best.fit.alpha:.3g} is an end of the strengths tried "
@@ -120,7 +116,12 @@ def _at_mean(judged: Verdict, best: PointFit, inputs: SweepInputs) -> tuple[str,
     """Why a probe that is the training mean decides nothing, where so few rows would not show more."""
     problem = inputs.problem
     hidden = least_seen(problem, len(best.fit.coef), judged.metric) >= judged.min_gain
-    return (AT_MEAN,) if hidden and (best.validation <= 0 or still(best.predictions, problem)) else ()
+    return (AT_MEAN,) if hidden and _idle(best, inputs) else ()
+
+
+def _idle(best: PointFit, inputs: SweepInputs) -> bool:
+    """Whether the probe is the training mean."""
+    return best.validation <= 0 or still(best.predictions, inputs.problem)
 
 
 def _of_baselines(inputs: SweepInputs, lines: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], Gates]:

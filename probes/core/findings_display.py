@@ -11,7 +11,8 @@ import pandas as pd
 from graticule.hooks.alignment import BY_PLACE
 from graticule.hooks.points import layer_of
 from graticule.probes.core.class_lines import class_columns, class_names, reading
-from graticule.probes.core.verdict import STRUCTURE, score_unit
+from graticule.probes.core.detection import detection
+from graticule.probes.core.verdict import score_unit
 from graticule.probes.scores.metrics import coordinate_columns, count_of, signed, with_interval
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ ON_TRUST = "baselines_on_trust"
 _CAPTION_LAYERS = "Every layer; test scores of layers that were not chosen are exploratory"
 _CAPTION_BASELINES = "The baselines, each with its layer and strength chosen on training rows"
 _CAPTION_WORST = "Test rows that the probe gets most wrong"
-_HERE = "with these rows, at this layer"
 
 
 def count_of_test_rows(findings: Findings) -> str:
@@ -41,7 +41,7 @@ def summary_lines(findings: Findings) -> list[str]:
         first,
         *part_of_table(findings),
         *rest,
-        *detection(findings),
+        *_detection(findings),
         *_against_itself(findings),
         *_pairing(findings),
         *reading(findings),
@@ -57,6 +57,13 @@ def summary_lines(findings: Findings) -> list[str]:
         value = float(findings.baselines["shuffled"]["test"][metric])
         lines.append(f"check, shuffled targets: test {score_unit(metric)} {signed(value, why)}")
     return lines
+
+
+def _detection(findings: Findings) -> list[str]:
+    """The limit of detection and what an undecided gain would take."""
+    limit, few = findings.limit_of_detection, count_of_test_rows(findings)
+    in_r2 = findings.verdict if limit is None else findings.verdict_in_r2
+    return detection(findings.verdict, in_r2, limit, findings.largest_gain_tried, few)
 
 
 def _against_itself(findings: Findings) -> list[str]:
@@ -87,50 +94,12 @@ def _pairing(findings: Findings) -> list[str]:
     return lines
 
 
-def limit_words(limit: float, tried: float | None, at_most: bool = False) -> str:
-    """What would have been seen 80% of the time, as the end of a sentence.
-
-    Args:
-        limit: the gain, NaN where no hidden part was seen so often.
-        tried: the largest hidden part tried, as a share of the target's variance; None if it is not known.
-        at_most: the limit is an upper bound.
-
-    Returns:
-        Words that hold whatever the limit is: a gain of 0 or less is none that can be seen.
-    """
-    if limit != limit:
-        upto = "" if tried is None else f" (up to {tried:g} of the target's variance)"
-        return f"no hidden part of those tried{upto} would have been seen 80% of the time"
-    if limit <= 0:
-        return (
-            "no smallest gain can be given: hidden parts that were seen 80% of the time have a mean gain "
-            "that is not above 0"
-        )
-    return f"{limit:.3f}{' or less' if at_most else ''} would have been seen 80% of the time"
-
-
 def part_of_table(findings: Findings) -> list[str]:
     """How many of the table's rows were used, where they were not all."""
     count, used = findings.provenance.get("table", {}).get("rows"), findings.predictions["source"].nunique()
     if count is None or used >= count:
         return []
     return [f"of {used} of the table's {count} rows alone: there are activations of no others"]
-
-
-def detection(findings: Findings) -> list[str]:
-    """The smallest detectable gain, once `calibrate` has measured it."""
-    limit, tried = findings.limit_of_detection, findings.largest_gain_tried
-    if limit is None:
-        return []
-    verdict, unit = findings.verdict_in_r2, "" if findings.verdict.metric == "r2" else " of R²"
-    gain = f"gain {signed(verdict.gain, count_of_test_rows(findings))}{unit}"
-    if limit != limit and verdict.label.startswith(STRUCTURE):
-        upto = "" if tried is None else f", up to {tried:g} of the target's variance,"
-        return [
-            f"{gain} was seen, though calibration says that the hidden parts it tried{upto} would each have "
-            f"been missed more than 20% of the time {_HERE}"
-        ]
-    return [f"{gain}; {_HERE}, {limit_words(limit, tried)}"]
 
 
 # Figures and tables ----------------------------------------------------------------------------------

@@ -154,6 +154,50 @@ def stack_design(
     )
 
 
+def check_predictions(
+    y_train: np.ndarray,
+    y_test: np.ndarray,
+    predictions: Mapping[str, Predictions],
+    test_clusters: np.ndarray,
+    target_names: Sequence[str],
+) -> None:
+    """Whether predictions are of these rows and targets, and all are numbers.
+
+    Args:
+        y_train: Targets of training rows.
+        y_test: Targets of test rows.
+        predictions: of each predictor.
+        test_clusters: of the test rows.
+        target_names: a name a target.
+
+    Raises:
+        ValueError: Shapes do not fit, or a value is not finite.
+    """
+    if not len(y_test) == len(test_clusters):
+        raise ValueError(f"{len(y_test)} test rows but {len(test_clusters)} cluster labels")
+    if not y_train.shape[1] == y_test.shape[1] == len(target_names):
+        raise ValueError(
+            f"y has {y_train.shape[1]} (train) and {y_test.shape[1]} (test) columns for "
+            f"{len(target_names)} target names"
+        )
+    for part, y in (("training", y_train), ("test", y_test)):
+        if not np.isfinite(y).all():
+            row, column = np.argwhere(~np.isfinite(y))[0]
+            raise ValueError(
+                f"the target {target_names[column]!r} of {part} row {row} is {y[row, column]}: drop such rows"
+            )
+    for name, pred in predictions.items():
+        for part, y, values in (
+            ("out-of-fold", y_train, pred.out_of_fold),
+            ("test", y_test, pred.test),
+        ):
+            if values.shape != y.shape:
+                raise ValueError(f"{part} predictions of {name!r} have shape {values.shape}, y has {y.shape}")
+            if not np.isfinite(values).all():
+                row = int(np.argwhere(~np.isfinite(values))[0][0])
+                raise ValueError(f"{part} predictions of {name!r} are not finite at row {row}")
+
+
 # Points ------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Problem:

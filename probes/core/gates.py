@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from graticule.probes.core.verdict import NO_BETTER, NOT_DECIDED, Verdict
+from graticule.probes.core.labels import AT_MEAN, BETTER_BY_LITTLE, NO_BETTER, NOT_DECIDED
+from graticule.probes.core.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,13 @@ class Gates:
         Returns:
             The same numbers.
         """
-        against = self.no_better if judged.label == NO_BETTER else self.structure
+        at_mean = f"{NOT_DECIDED}: {AT_MEAN}"
+        against = self.no_better if judged.label in (NO_BETTER, at_mean) else self.structure
+        if judged.label == BETTER_BY_LITTLE:  # which says both, that there is a gain and that it is small
+            against = (*self.structure, *self.no_better)
         if judged.label == NOT_DECIDED:  # an interval that says nothing, and why it need not
             against = tuple(reason for reason in self.structure if reason in self.no_better)
-        elif judged.label.startswith(NOT_DECIDED):
+        elif judged.label.startswith(NOT_DECIDED) and judged.label != at_mean:
             return judged
         return replace(judged, label=f"{NOT_DECIDED}: {against[0]}") if against else judged
 

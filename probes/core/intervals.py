@@ -95,11 +95,11 @@ def ratio(
         The ratio, of each column by itself.
     """
     above, below, sizes = _totals(numerator, clusters), _totals(denominator, clusters), _sizes(clusters)
-    whole = np.asarray(below.sum(axis=0))
-    value = _divided(np.asarray(above.sum(axis=0)), whole)
-    rest = whole - below
-    left_out = _divided(np.asarray(above.sum(axis=0) - above), np.where(rest > 1e-12 * whole, rest, 0.0))
-    return jackknife(value, left_out, _divided(below, np.broadcast_to(whole, below.shape)), sizes)
+    over, under = np.asarray(above.sum(axis=0)), np.asarray(below.sum(axis=0))
+    rest = under - below
+    left_out = _divided(over - above, np.where(rest > 1e-12 * under, rest, 0.0))
+    leverage = _divided(below, np.broadcast_to(under, below.shape))
+    return jackknife(_divided(over, under), left_out, leverage, sizes)
 
 
 def mean_of(values: Float[np.ndarray, "row ..."], clusters: Int[np.ndarray, " row"]) -> Estimates:
@@ -206,6 +206,8 @@ def _r2(sums: ClusterSums, first: str, second: str | None) -> tuple[np.ndarray, 
         rest = _varied(others - np.square(total - sums.y) / left, squares)
     offset = 1.0 if second is None else 0.0
     value = offset + gap.sum(axis=0) / whole
+    if second is not None:  # two that say the same differ by rounding
+        value = score_difference(value, np.zeros_like(value))
     without = offset + (gap.sum(axis=0) - gap) / rest
     return value, without, 1 - rest / whole
 

@@ -7,17 +7,9 @@ from dataclasses import replace
 
 from graticule.probes.core.bits import bits_verdict
 from graticule.probes.core.fit import Predictions, Problem
-from graticule.probes.core.verdict import (
-    AT_MEAN,
-    NO_BETTER,
-    NOT_DECIDED,
-    R2_GAIN,
-    JudgeSettings,
-    Verdict,
-    least_seen,
-    still,
-    verdict,
-)
+from graticule.probes.core.idle import least_seen, still
+from graticule.probes.core.labels import AT_MEAN, NO_BETTER, NOT_DECIDED
+from graticule.probes.core.verdict import R2_GAIN, JudgeSettings, Verdict, verdict
 from graticule.probes.scores.metrics import mean_r2
 
 
@@ -64,12 +56,23 @@ def judge_predictions(
             n_bootstrap=settings.n_bootstrap,
             seed=settings.seed,
         )[0]
-    if (
-        width is None
-        or judged.label != NO_BETTER
-        or least_seen(problem, width, judged.metric) < judged.min_gain
-    ):
+    if width is None or judged.label != NO_BETTER:
         return judged
     if mean_r2(problem.y[problem.train], predictions.out_of_fold) > 0 and not still(predictions, problem):
         return judged
-    return replace(judged, label=f"{NOT_DECIDED}: {AT_MEAN}")
+    return at_mean(judged, least_seen(problem, width, judged.metric))
+
+
+def at_mean(judged: Verdict, least: float) -> Verdict:
+    """The verdict on a predictor that is the training mean, whose interval would have no width.
+
+    Args:
+        judged: by gain and interval.
+        least: of `least_seen`.
+
+    Returns:
+        Not decided, unless so small a part would have been seen: then up to that it may be missed.
+    """
+    if judged.ci95 == (0.0, 0.0):
+        judged = replace(judged, ci95=(0.0, least))
+    return replace(judged, label=f"{NOT_DECIDED}: {AT_MEAN}") if least >= judged.min_gain else judged

@@ -12,9 +12,25 @@ from jaxtyping import Float, Int
 from graticule.hooks.calls import renamed, renamed_fields
 from graticule.hooks.limits import check_limits
 from graticule.hooks.messages import TellsNames
-from graticule.probes.core.fit import Predictions, Problem, with_and_without
+from graticule.probes.core.by_rank import RankGain, rank_gain
+from graticule.probes.core.fit import Predictions, check_predictions, with_and_without
 from graticule.probes.core.intervals import mean_r2_estimate
+from graticule.probes.core.labels import (
+    AT_MEAN,
+    HARDLY_VARIES,
+    MISSING,
+    NO_BETTER_THAN_MEAN,
+    NOT_DECIDED,
+    STRUCTURE,
+    label_of,
+    standing,
+)
+from graticule.probes.core.labels import BETTER_BY_LITTLE as BETTER_BY_LITTLE
+from graticule.probes.core.labels import NO_BETTER as NO_BETTER
+from graticule.probes.core.power import RowsNeeded, design_effect
 from graticule.probes.core.resample import cluster_sums, effective_clusters
+from graticule.probes.core.selection import unselected_gain
+from graticule.probes.core.undecided import MIN_APART, RULED, clusters_apart, largest_share
 from graticule.probes.scores.metrics import mean, mean_r2, number_text, r2, with_interval
 from graticule.probes.scores.significance import score_difference
 
@@ -22,21 +38,8 @@ Score = Literal["r2", "bits"]
 """What a gain is measured in."""
 R2_GAIN = 0.01
 """The smallest gain of R² called structure, where nothing else is asked."""
-STRUCTURE = "structure beyond the baselines"
-NO_BETTER = "no better than the baselines"
-NOT_DECIDED = "not decided"
-MISSING = "not decided: model baselines missing"
-NO_BETTER_THAN_MEAN = (
-    "not decided: that baselines and probe together are better than the training mean is not shown"
-)
-HARDLY_VARIES = "not decided: the target hardly varies over the test rows"
-MIN_APART = 3
-"""Clusters of test rows that must differ from the most frequent value: with fewer, one resample in twenty or
-more holds that value alone."""
 MIN_EFFECTIVE_CLUSTERS = 30
-STILL = 1e-2
-"""Predictions that vary by less than this share of the target's standard deviation are a constant."""
-AT_MEAN = "the probe's best fit is the training mean"
+_MUCH = 0.8  # of the gain: what is corrected by less than the rest is not worth a line
 
 
 @renamed_fields(draws="n_bootstrap")
@@ -115,6 +118,34 @@ class Verdict(TellsNames):
     """What to keep in mind."""
     entropy: float | None = None
     """Of the training labels, in bits a row; None in R²."""
+    se: float | None = None
+    """Standard error of the gain; this and all below is None in what 0.1 saved."""
+    df: float | None = None
+    """Degrees of freedom of `se`."""
+    rows: int | None = None
+    """Test rows."""
+    design: float | None = None
+    """Design effect: of how many dependent test rows one independent one would say as much."""
+    largest_share: float | None = None
+    """Share of the target's squares that the largest 1% of test rows hold, where they can be told."""
+    by_rank: RankGain | None = None
+    """The gain in ranks, where a few rows rule the squares."""
+    unselected_gain: float | None = None
+    """Of a gain called structure: its median-unbiased estimate, had it not been picked for passing."""
+
+    @property
+    def gain_of_rest(self) -> float:
+        """gain / (1 − surface), in bits gain / (entropy − surface): the share of what the baselines leave. NaN
+        where they leave nothing."""
+        left = (1.0 if self.entropy is None else self.entropy) - self.surface
+        return self.gain / left if left > 0 else float("nan")
+
+    @property
+    def rows_needed(self) -> RowsNeeded | None:
+        """What it would take to see a gain; None in bits, for what 0.1 saved, and without scores."""
+        if self.rows is None or self.design is None or self.surface != self.surface:
+            return None
+        return RowsNeeded(self.surface, self.rows / self.effective_clusters, self.design)
 
     @property
     def unit(self) -> str:
@@ -132,15 +163,33 @@ class Verdict(TellsNames):
         margin = with_interval(self.margin, self.margin_ci95, few)
         against = self.strongest_baseline or "the training mean"
         surface = "stacked baselines'" if self.strongest_baseline else "training mean's (no baseline)"
+        of_rest = f", {self.gain_of_rest:.1%} of what they leave" if self.gain > 0 else ""
         lines = [
             f"{self.label}: gain {gain}",
-            f"over the {surface} {number_text(self.surface)}{_of_entropy(self.entropy)}; structure needs a "
-            f"gain of {self._needed()} and an interval above 0",
+            f"over the {surface} {number_text(self.surface)}{_of_entropy(self.entropy)}{of_rest}; structure "
+            f"needs a gain of {self._needed()} and an interval above 0",
             f"probe alone {number_text(self.score)}, {margin} against {against}",
             f"{few} (effective {self.effective_clusters:.0f})",
+            *self._beside(few),
             *(f"warning: {warning}" for warning in self.warnings),
         ]
         return "\n".join(lines)
+
+    def _beside(self, few: str) -> list[str]:
+        """What stands beside the gain where it needs it: a rank score, an estimate without selection."""
+        lines: list[str] = []
+        if self.by_rank is not None and self.largest_share is not None:
+            added = with_interval(self.by_rank.gain, self.by_rank.ci95, few)
+            lines.append(
+                f"the largest 1% of test rows hold {self.largest_share:.0%} of the squares; in ranks among "
+                f"the training rows the gain is {added} over {number_text(self.by_rank.surface)}"
+            )
+        if self.unselected_gain is not None and self.unselected_gain < _MUCH * self.gain:
+            lines.append(
+                f"a gain that only just passes is mostly too large: without that selection about "
+                f"{self.unselected_gain:+.3f} (median-unbiased)"
+            )
+        return lines
 
     def _needed(self) -> str:
         if not self.entropy:
@@ -155,23 +204,6 @@ def score_unit(metric: str) -> str:
 
 def _of_entropy(entropy: float | None) -> str:
     return "" if entropy is None else f" of {entropy:.3f} bits a row, the entropy of the training labels"
-
-
-def still(predictions: Predictions, problem: Problem) -> bool:
-    """Whether predictions of test rows hardly vary, for any target: the fit is the training mean."""
-    unit = problem.y[problem.train].std(axis=0)
-    return bool((predictions.test.std(axis=0) < STILL * unit).all())
-
-
-def least_seen(problem: Problem, width: int, metric: str = "r2") -> float:
-    """About the smallest share of the variance, spread over all directions, that leave-one-out would see.
-
-    Among n rows and k directions the squared correlations with pure luck add up to k / n, give or take
-    √(2k) / n: twice that stands out. In bits a small share ρ² is ρ² / (2 ln 2).
-    """
-    n = effective_clusters(np.bincount(problem.clusters[problem.train]))
-    share = 2 * float(np.sqrt(2 * min(width, n))) / n
-    return share / (2 * np.log(2)) if metric == "bits" else share
 
 
 @renamed(draws="n_bootstrap")
@@ -225,9 +257,20 @@ def verdict(
     lower = mean_r2_estimate(sums, "full", "mean").ci95[0]
     if label == STRUCTURE and not (over_mean >= min_gain and lower > 0):
         label = NO_BETTER_THAN_MEAN
-    rare = {name: n for name, n in _apart(y_test, test_clusters, target_names).items() if 0 < n < MIN_APART}
-    if label != MISSING and len(rare) == np.isfinite(by_target).sum() > 0:
+    shares = largest_share(y_test)
+    if label != MISSING:
+        label = standing(label, len(y_test), effective, shares, mean(point["surface"]), target_names)
+    if label != MISSING and not np.ptp(probe.test, axis=0).any():
+        label = f"{NOT_DECIDED}: {AT_MEAN}"
+    rare = {
+        name: n
+        for name, n in clusters_apart(y_test, test_clusters, target_names).items()
+        if 0 < n < MIN_APART
+    }
+    if label != MISSING and effective >= MIN_APART and len(rare) == np.isfinite(by_target).sum() > 0:
         label = HARDLY_VARIES
+    share = float(shares.max(initial=0.0))
+    se, df = float(added.se), float(added.df)
     result = Verdict(
         metric="r2",
         score=mean(point["probe"]),
@@ -244,19 +287,15 @@ def verdict(
         label=label,
         model_baselines=beside_model,
         warnings=_warnings(effective, by_target, target_names, rare),
+        se=None if np.isnan(se) else se,
+        df=df,
+        rows=len(y_test),
+        design=design_effect(y_test - surface, full - surface, test_clusters),
+        largest_share=share if share > 0 else None,
+        by_rank=rank_gain(y_train, y_test, probe, baselines, test_clusters) if share > RULED else None,
+        unselected_gain=unselected_gain(gain, se, df, min_gain) if label == STRUCTURE else None,
     )
     return result, surface
-
-
-def label_of(gain: float, ci95: tuple[float, float], min_gain: float, model_baselines: bool) -> str:
-    """The verdict in words, by the gain and its interval; what is undefined decides nothing."""
-    if not model_baselines:
-        return MISSING
-    if np.isnan([gain, *ci95]).any():
-        return NOT_DECIDED
-    if ci95[0] > 0 and gain >= min_gain:
-        return STRUCTURE
-    return NO_BETTER if ci95[1] < min_gain else NOT_DECIDED
 
 
 def _warnings(
@@ -281,50 +320,6 @@ def _warnings(
             "what its scores say is luck; more of them in the test part (split=) can decide"
         )
     return tuple(warnings)
-
-
-def _apart(y: np.ndarray, clusters: np.ndarray, target_names: Sequence[str]) -> dict[str, int]:
-    """Target → clusters of rows with another value than its most frequent one."""
-    out: dict[str, int] = {}
-    for name, column in zip(target_names, y.T, strict=True):
-        values, counts = np.unique(column, return_counts=True)
-        out[name] = len(np.unique(clusters[column != values[counts.argmax()]]))
-    return out
-
-
-def check_predictions(
-    y_train: np.ndarray,
-    y_test: np.ndarray,
-    predictions: Mapping[str, Predictions],
-    test_clusters: np.ndarray,
-    target_names: Sequence[str],
-) -> None:
-    """Raises:
-    ValueError: Shapes do not fit, or a value is not finite.
-    """
-    if not len(y_test) == len(test_clusters):
-        raise ValueError(f"{len(y_test)} test rows but {len(test_clusters)} cluster labels")
-    if not y_train.shape[1] == y_test.shape[1] == len(target_names):
-        raise ValueError(
-            f"y has {y_train.shape[1]} (train) and {y_test.shape[1]} (test) columns for "
-            f"{len(target_names)} target names"
-        )
-    for part, y in (("training", y_train), ("test", y_test)):
-        if not np.isfinite(y).all():
-            row, column = np.argwhere(~np.isfinite(y))[0]
-            raise ValueError(
-                f"the target {target_names[column]!r} of {part} row {row} is {y[row, column]}: drop such rows"
-            )
-    for name, pred in predictions.items():
-        for part, y, values in (
-            ("out-of-fold", y_train, pred.out_of_fold),
-            ("test", y_test, pred.test),
-        ):
-            if values.shape != y.shape:
-                raise ValueError(f"{part} predictions of {name!r} have shape {values.shape}, y has {y.shape}")
-            if not np.isfinite(values).all():
-                row = int(np.argwhere(~np.isfinite(values))[0][0])
-                raise ValueError(f"{part} predictions of {name!r} are not finite at row {row}")
 
 
 def _rank(score: float) -> float:

@@ -10,6 +10,7 @@ from sklearn.metrics import r2_score
 from graticule.hooks.artifact import json_ready
 from graticule.probes.causes.result import rank_p
 from graticule.probes.core.fit import Predictions, stack
+from graticule.probes.core.labels import BETTER_BY_LITTLE
 from graticule.probes.core.resample import (
     cluster_sums,
     effective_clusters,
@@ -224,7 +225,8 @@ def test_a_target_constant_over_the_test_rows_is_left_out_and_said() -> None:
 
 def test_words() -> None:
     assert label_of(0.02, (0.001, 0.04), 0.01, True) == STRUCTURE
-    assert label_of(0.005, (0.001, 0.009), 0.01, True) == NO_BETTER
+    assert label_of(0.005, (0.001, 0.009), 0.01, True) == BETTER_BY_LITTLE
+    assert label_of(0.005, (-0.001, 0.009), 0.01, True) == NO_BETTER
     assert label_of(0.005, (0.001, 0.02), 0.01, True) == NOT_DECIDED
     assert label_of(0.02, (-0.01, 0.04), 0.01, True) == NOT_DECIDED
     assert label_of(float("nan"), (float("nan"),) * 2, 0.01, True) == NOT_DECIDED

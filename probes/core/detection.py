@@ -1,0 +1,102 @@
+"""What would have been seen, and what it would take to see more: words that agree with the verdict."""
+
+from __future__ import annotations
+
+from graticule.probes.core.labels import AT_MEAN, BETTER_BY_LITTLE, NO_BETTER, NOT_DECIDED, STRUCTURE
+from graticule.probes.core.power import SEEN
+from graticule.probes.core.undecided import too_few
+from graticule.probes.core.verdict import Verdict
+from graticule.probes.scores.metrics import count_of, signed
+
+_HERE = "with these rows, at this layer"
+_PLAIN_GAIN = 0.05  # of the target's variance: what most would call something
+
+
+def limit_words(limit: float, tried: float | None, at_most: bool = False) -> str:
+    """What would have been seen 80% of the time, as the end of a sentence.
+
+    Args:
+        limit: the gain, NaN where no hidden part was seen so often.
+        tried: the largest hidden part tried, as a share of the target's variance; None if it is not known.
+        at_most: the limit is an upper bound.
+
+    Returns:
+        Words that hold whatever the limit is: a gain of 0 or less is none that can be seen.
+    """
+    if limit != limit:
+        upto = "" if tried is None else f" (up to {tried:g} of the target's variance)"
+        return f"no hidden part of those tried{upto} would have been seen 80% of the time"
+    if limit <= 0:
+        return (
+            "no smallest gain can be given: hidden parts that were seen 80% of the time have a mean gain "
+            "that is not above 0"
+        )
+    return f"{limit:.3f}{' or less' if at_most else ''} would have been seen 80% of the time"
+
+
+def detection(
+    verdict: Verdict, in_r2: Verdict, limit: float | None, tried: float | None, few: str
+) -> list[str]:
+    """The smallest detectable gain, once `calibrate` has measured it, and what an undecided gain would take.
+
+    Args:
+        verdict: under which the lines stand.
+        in_r2: the same in R², which limits are in.
+        limit: the smallest detectable gain; NaN where none tried was, None where none was tried.
+        tried: the largest gain tried.
+        few: `2 test rows`.
+
+    Returns:
+        Lines that take nothing back that the verdict says.
+    """
+    return [*_measured(in_r2, verdict.unit, limit, tried, few), *_needed(verdict)]
+
+
+def _measured(verdict: Verdict, unit: str, limit: float | None, tried: float | None, few: str) -> list[str]:
+    if limit is None:
+        return []
+    of_r2 = "" if unit == verdict.unit else " of R²"
+    gain, high = f"gain {signed(verdict.gain, few)}{of_r2}", verdict.ci95[1]
+    if verdict.label.startswith(STRUCTURE):
+        if limit != limit:
+            upto = "" if tried is None else f", up to {tried:g} of the target's variance,"
+            return [
+                f"{gain} was seen, though calibration says that the hidden parts it tried{upto} would each "
+                f"have been missed more than 20% of the time {_HERE}"
+            ]
+        if verdict.gain < limit:
+            return [
+                f"{gain} was seen; {_HERE}, it takes {limit:.3f} to be seen {SEEN:.0%} of the time: one as "
+                "small is missed more often"
+            ]
+    unseen = limit != limit or limit >= verdict.min_gain
+    if verdict.label in (NO_BETTER, BETTER_BY_LITTLE) and unseen and high == high:
+        return [
+            f"{gain}, and by its interval not above {high:.3f} for this probe; what so few rows did not let "
+            f"it learn is left open: {_HERE}, {limit_words(limit, tried)}"
+        ]
+    return [f"{gain}; {_HERE}, {limit_words(limit, tried)}"]
+
+
+def _needed(verdict: Verdict) -> list[str]:
+    """How many test rows an undecided gain would take, where more rows are what is wanting."""
+    needs, rows = verdict.rows_needed, verdict.rows
+    if needs is None or rows is None or verdict.by_rank is not None:
+        return []
+    open_by_rows = verdict.label in (NOT_DECIDED, f"{NOT_DECIDED}: {AT_MEAN}")
+    if not open_by_rows and not (
+        verdict.label.startswith(NOT_DECIDED) and too_few(rows, verdict.effective_clusters)
+    ):
+        return []
+    least, seen = max(verdict.min_gain, 1e-4), needs.gain(float(rows))
+    here = "none" if seen != seen else f"one of {seen:.2g}"
+    more = "" if least >= _PLAIN_GAIN else f", about {_round(needs.rows(_PLAIN_GAIN))} one of {_PLAIN_GAIN:g}"
+    return [
+        f"what it would take: about {_round(needs.rows(least))} test rows like these would show a gain of "
+        f"{least:g} {SEEN:.0%} of the time{more}; these {count_of(rows, 'row')} would show {here}"
+    ]
+
+
+def _round(rows: int) -> str:
+    """Two digits, since more would be luck."""
+    return f"{float(f'{rows:.1e}'):,.0f}"
