@@ -135,7 +135,7 @@ class Verdict(TellsNames):
 
     @property
     def gain_of_rest(self) -> float:
-        """gain / (1 − surface), in bits gain / (entropy − surface): the share of what the baselines leave. NaN
+        """gain / (1 − surface), or / (entropy − surface) in bits: the share of what the baselines leave. NaN
         where they leave nothing."""
         left = (1.0 if self.entropy is None else self.entropy) - self.surface
         return self.gain / left if left > 0 else float("nan")
