@@ -19,6 +19,7 @@ NO_BETTER_THAN_MEAN = (
 )
 HARDLY_VARIES = "not decided: the target hardly varies over the test rows"
 AT_MEAN = "the probe's best fit is the training mean"
+_NOTHING = 1e-3  # of min_gain: less is what iterations leave where two stacks say the same
 
 
 def label_of(gain: float, ci95: tuple[float, float], min_gain: float, model_baselines: bool) -> str:
@@ -31,7 +32,7 @@ def label_of(gain: float, ci95: tuple[float, float], min_gain: float, model_base
         return STRUCTURE
     if ci95[1] >= min_gain:
         return NOT_DECIDED
-    return BETTER_BY_LITTLE if ci95[0] > 0 else NO_BETTER
+    return BETTER_BY_LITTLE if ci95[0] > _NOTHING * min_gain else NO_BETTER
 
 
 def standing(
