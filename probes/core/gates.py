@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from graticule.probes.core.labels import AT_MEAN, BETTER_BY_LITTLE, NO_BETTER, NOT_DECIDED
+from graticule.probes.core.undecided import of_few_rows
 from graticule.probes.core.verdict import Verdict
 
 
@@ -30,10 +31,11 @@ class Gates:
         against = self.no_better if judged.label in (NO_BETTER, at_mean) else self.structure
         if judged.label == BETTER_BY_LITTLE:  # which says both, that there is a gain and that it is small
             against = (*self.structure, *self.no_better)
-        if judged.label == NOT_DECIDED:  # an interval that says nothing, and why it need not
+        if judged.label.startswith(NOT_DECIDED) and judged.label != at_mean:
+            if judged.label != NOT_DECIDED and not of_few_rows(judged.label):
+                return judged
+            # an interval or test rows that say nothing, and the cell that is why
             against = tuple(reason for reason in self.structure if reason in self.no_better)
-        elif judged.label.startswith(NOT_DECIDED) and judged.label != at_mean:
-            return judged
         return replace(judged, label=f"{NOT_DECIDED}: {against[0]}") if against else judged
 
     def __or__(self, other: Gates) -> Gates:

@@ -23,6 +23,8 @@ FAR_BELOW = -0.5
 MIN_APART = 3
 """Clusters of test rows that must differ from the most frequent value: with fewer, what there is to read
 hangs on one or two."""
+_RULED = "the largest 1% of test rows hold"
+_NO_FLOOR = "the baselines predict the test rows"
 
 
 def too_few(rows: int, effective: float) -> str | None:
@@ -77,7 +79,7 @@ def ruled_by_few(shares: Float[np.ndarray, " target"], target_names: Sequence[st
     if not len(shares) or shares[most] <= RULED:
         return None
     of = f" of {target_names[most]}" if len(target_names) > 1 else ""
-    return f"the largest 1% of test rows hold {shares[most]:.0%} of the squares{of}"
+    return f"{_RULED} {shares[most]:.0%} of the squares{of}"
 
 
 def no_floor(surface: float) -> str | None:
@@ -91,10 +93,19 @@ def no_floor(surface: float) -> str | None:
     """
     if surface >= FAR_BELOW or surface != surface:
         return None
-    return (
-        f"the baselines predict the test rows far worse than their mean does (R² {surface:.2f}): the two "
-        "parts of the split differ"
-    )
+    return f"{_NO_FLOOR} far worse than their mean does (R² {surface:.2f}): the two parts of the split differ"
+
+
+def of_few_rows(label: str) -> bool:
+    """Whether a label is undecided for rows that rule it, as a single odd cell would make it.
+
+    Args:
+        label: of a verdict.
+
+    Returns:
+        True for the reasons of `ruled_by_few` and `no_floor`.
+    """
+    return _RULED in label or _NO_FLOOR in label
 
 
 def clusters_apart(
