@@ -199,7 +199,8 @@ def _scored(findings: Findings, name: str, other: Findings) -> tuple[dict[str, A
 def _settings(findings: Findings) -> dict[str, Any]:
     """How the first table was judged."""
     judged_by = findings.judged_by
-    return {"min_gain": judged_by.min_gain, "n_bootstrap": judged_by.n_bootstrap, "seed": judged_by.seed}
+    settings = {"score": judged_by.score, "min_gain": judged_by.min_gain}
+    return settings | {"n_bootstrap": judged_by.n_bootstrap, "seed": judged_by.seed}
 
 
 def _label(label: str, ci95: tuple[float, float], own_low: float, min_gain: float) -> str:

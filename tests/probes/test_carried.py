@@ -85,7 +85,7 @@ def test_rows_that_both_tables_have_are_left_out() -> None:
 
 def test_classes_carry_too() -> None:
     a = findings("first", 0, kind="binary")
-    b = findings("second", 1, kind="binary")
+    b = findings("second", 3, kind="binary")
     row = judge_on(a, b).scored.iloc[0]
     assert row["label"] == CARRIES and row["arrives"] > 0.8
 
