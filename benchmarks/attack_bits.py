@@ -10,7 +10,7 @@ surface turned round and many columns of luck, or luck alone.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +30,11 @@ LOUD = 6.0
 HIDDEN, NOISE = 0.27, 0.13
 NULLS = [(n_test, share) for n_test in (40, 55, 100, 200) for share in (0.5, 0.1)]
 REAL = [(220, 55, 0.5), (2000, 500, 0.02)]
+
+
+CLASSES = [(4, 220, 55), (10, 400, 100), (30, 720, 180)]
+"""Classes, training rows and test rows."""
+APART = 1.2
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,20 @@ def drawn(rng: np.random.Generator, n_train: int, n_test: int, share: float, hid
     return World(problem, _fitted(surface, problem), _fitted(np.concatenate([own, beside], axis=1), problem))
 
 
+def drawn_classes(rng: np.random.Generator, classes: int, n_train: int, n_test: int, hidden: bool) -> World:
+    """Classes with a middle each in the surface, and, where a part is hidden, others in the probe alone."""
+    n = n_train + n_test
+    rows, labels = np.arange(n), rng.permutation(np.arange(n) % classes)
+    y = np.eye(classes)[labels]
+    middles = APART * rng.normal(size=(2, classes, WIDTH)) / np.sqrt(2)
+    surface = middles[0][labels] + 2 * rng.normal(size=(n, WIDTH))
+    beside = 2 * rng.normal(size=(n, WIDTH)) + (0.5 * middles[1][labels] if hidden else 0)
+    turn = np.linalg.qr(rng.normal(size=(WIDTH, WIDTH)))[0]
+    problem = Problem(rows, y, rows >= n_train, rows, tuple(f"c{k}" for k in range(classes)))
+    own = np.concatenate([surface @ turn, beside], axis=1)
+    return World(problem, _fitted(surface, problem), _fitted(own, problem))
+
+
 def _spread(rng: np.random.Generator, part: np.ndarray) -> np.ndarray:
     """Activations that hold a part along one direction, in luck of a sixth of its size along each."""
     direction = rng.normal(size=WIDTH)
@@ -75,7 +94,7 @@ def judged(world: World) -> Iterator[tuple[str, bool, float]]:
     surface, full = with_and_without(beside, world.probe, problem.y[problem.train])
     differences = {
         "bits": row_bits(y, odds.surface) - row_bits(y, odds.full),
-        "r2": (np.square(y - surface) - np.square(y - full))[:, 0],
+        "r2": (np.square(y - surface) - np.square(y - full)).sum(axis=1),
     }
     for score, gained in differences.items():
         settings = JudgeSettings(score=score, n_bootstrap=1000)  # pyright: ignore[reportArgumentType]
@@ -86,11 +105,13 @@ def judged(world: World) -> Iterator[tuple[str, bool, float]]:
     yield "full AUROC", True, float(auroc(y, odds.full)[0])
 
 
-def trials(count: int, seed: list[int], **how: float | bool) -> dict[str, np.ndarray]:
+def trials(
+    count: int, seed: list[int], draw: Callable[..., World] = drawn, **how: float | bool
+) -> dict[str, np.ndarray]:
     """`bits`, `r2` (structure or not), and `bits t`, `r2 t` over worlds."""
     out: dict[str, list[float]] = {}
     for trial in range(count):
-        world = drawn(np.random.default_rng([*seed, trial]), **how)  # pyright: ignore[reportArgumentType]
+        world = draw(np.random.default_rng([*seed, trial]), **how)
         for score, structure, t in judged(world):
             out.setdefault(score, []).append(structure)
             out.setdefault(f"{score} t", []).append(t)
@@ -141,19 +162,39 @@ def powers(count: int, seed: int) -> list[dict[str, object]]:
     return lines
 
 
+def of_classes(count: int, seed: int) -> list[dict[str, object]]:
+    """Several classes: structure where nothing is hidden, and where a part is."""
+    lines: list[dict[str, object]] = []
+    for k, (classes, n_train, n_test) in enumerate(CLASSES):
+        of = {"classes": classes, "n_train": n_train, "n_test": n_test}
+        null, real = (
+            trials(count, [seed, 3 + hidden, k], drawn_classes, **of, hidden=bool(hidden))
+            for hidden in (0, 1)
+        )
+        for score, name in (("bits", "bits"), ("r2", "mean R²")):
+            head = {"classes": classes, "rows": n_train + n_test, "score": name}
+            lines.append({**head, "false": rate(null[score]), "found": rate(real[score])})
+            print(lines[-1], file=sys.stderr)
+    return lines
+
+
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--trials", type=int, default=400, help="worlds a setting (default: %(default)s)")
     options.add_argument("--seed", type=int, default=1)
-    options.add_argument("--only", choices=("false", "power"), help="one of the two tables alone")
+    options.add_argument("--only", choices=("false", "power", "classes"), help="one table alone")
     args = options.parse_args()
-    false = [] if args.only == "power" else false_rates(args.trials, args.seed)
-    power = [] if args.only == "false" else powers(args.trials, args.seed)
-    if false:
-        show(false, "Called structure, nothing hidden")
-    if power:
-        show(power, "A hidden part")
-    write(args, {"false": false, "power": power})
+    tables = {
+        "false": (false_rates, "Called structure, nothing hidden"),
+        "power": (powers, "A hidden part"),
+        "classes": (of_classes, "Several classes"),
+    }
+    figures: dict[str, list[dict[str, object]]] = {}
+    for name, (measured, title) in tables.items():
+        if args.only in (None, name):
+            figures[name] = measured(args.trials, args.seed)
+            show(figures[name], title)
+    write(args, figures)
 
 
 if __name__ == "__main__":
