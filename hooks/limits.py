@@ -87,6 +87,7 @@ LIMITS: Mapping[str, Range] = {
     "rotations": _DRAWS,
     "permutations": _DRAWS,
     "repeats": Range(1, 10_000),
+    "retests": Range(0, 1000),
     "twins": Range(0, 100),
     "seeds": Range(1, 1000),
     "controls": Range(1, 10**5),

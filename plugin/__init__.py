@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from graticule.probes.generalisation.holdouts import holdouts as holdouts
     from graticule.probes.generalisation.popularity import popularity as popularity
     from graticule.probes.generalisation.prompts import prompts as prompts
+    from graticule.probes.generalisation.retest import retest as retest
     from graticule.probes.generalisation.transfer import transfer as transfer
     from graticule.probes.latents.latents import latents as latents
     from graticule.probes.linear.ridge import RidgeProbe as RidgeProbe
@@ -96,6 +97,7 @@ else:
             "probes.generalisation.holdouts": "holdouts",
             "probes.generalisation.popularity": "popularity",
             "probes.generalisation.prompts": "prompts",
+            "probes.generalisation.retest": "retest",
             "probes.generalisation.transfer": "transfer",
             "probes.latents.latents": "latents",
             "probes.linear.ridge": "RidgeProbe",

@@ -34,6 +34,7 @@ RESULTS: dict[str, str] = {
     "pca": "graticule.probes.beyond.pca:PCACurve",
     "popularity": "graticule.probes.generalisation.popularity:Popularity",
     "prompts": "graticule.probes.generalisation.prompts_result:Prompts",
+    "retest": "graticule.probes.generalisation.retest_result:Retest",
     "sae_evaluation": "graticule.saes.evaluation.result:SaeEvaluation",
     "sae_features": "graticule.saes.features.result:SaeFeatures",
     "sae_recovery": "graticule.saes.features.recovered:SaeRecovery",

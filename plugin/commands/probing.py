@@ -157,6 +157,13 @@ def study_command(
     targets: Annotated[
         int | None, typer.Option(hidden=True, help="The old name of --synthetic-targets.")
     ] = None,
+    retests: Annotated[
+        int | None,
+        typer.Option(
+            help="Other splits on which the verdict is asked again; by default 5 up to 2,000 training rows.",
+            show_default=False,
+        ),
+    ] = None,
     twins: Annotated[int, typer.Option(help="Untrained twins among the controls.")] = 3,
     paper_compat: Annotated[
         bool, typer.Option("--paper-compat", help="Also score as the paper's code does.")
@@ -165,9 +172,10 @@ def study_command(
 ) -> None:
     """The whole battery: probe, calibration, controls, hold-outs, causes, pages.
 
-    Steps: calibrate, controls, layers, mlp, pca, classes, sphere, holdouts, prompts, popularity, latents,
-    neurons, attribution, directions, erase, causes, compat. Every step leaves its results in the folder; the
-    same command run again goes on where it was. Exit code 1: a step failed, and the others are whole.
+    Steps: calibrate, retest, controls, layers, mlp, pca, classes, sphere, holdouts, prompts, popularity,
+    latents, neurons, attribution, directions, erase, causes, compat. Every step leaves its results in the
+    folder; the same command run again goes on where it was. Exit code 1: a step failed, and the others are
+    whole.
 
     \b
     Example:  graticule study --model gemma-3-270m --table historical_figures --out figures
@@ -192,6 +200,7 @@ def study_command(
         popularity=popularity_column,
         saes=folders,
         targets=synthetic_targets,
+        retests=retests,
         twins=twins,
         paper_compat=paper_compat,
         seed=seed,

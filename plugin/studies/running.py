@@ -20,6 +20,7 @@ from graticule.hooks.protocols import HookedModel
 from graticule.hooks.replacing import recover, replacing_entries
 from graticule.hooks.saved import SavedResult
 from graticule.probes.calibration.result import Calibration, detected
+from graticule.probes.generalisation.retest_result import Retest
 from graticule.probes.probe import probe
 from graticule.probes.tables.table import Table
 from graticule.studies.result import Study, read_step
@@ -124,6 +125,11 @@ def _study(
             calibration = results["calibration"]
             assert isinstance(calibration, Calibration)
             context = replace(context, findings=detected(context.findings, calibration))
+            context.findings.save(folder / "probe", overwrite=True)
+        if step.name == "retest":
+            again = results["retest"]
+            assert isinstance(again, Retest)
+            context = replace(context, findings=again.under(context.findings))
             context.findings.save(folder / "probe", overwrite=True)
         for result in results.values():
             tell(f"    {result.summary().splitlines()[0]}")

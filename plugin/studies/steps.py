@@ -24,6 +24,7 @@ from graticule.probes.tables.table import Table
 
 Results = Mapping[str, SavedResult]
 
+_RETESTS, _FEW_ROWS = 5, 2000
 POPULARITY = ("page_views", "population")
 """Columns that are taken for popularity unless one is named."""
 
@@ -44,6 +45,8 @@ class Settings:
     """Name → SAELens SAE, for the step on latents."""
     targets: int = 200
     """Synthetic targets of each kind in the calibration."""
+    retests: int | None = None
+    """Other splits on which the verdict is asked again; None is 5 up to 2,000 training rows, none beyond."""
     twins: int = 3
     """Untrained twins among the controls."""
     cause_rows: int = 40
@@ -61,6 +64,7 @@ class Settings:
         check_limits(
             prompt_rows=self.prompt_rows,
             synthetic_targets=self.targets,
+            retests=self.retests,
             twins=self.twins,
             rows=[self.cause_rows, self.attribution_rows],
             controls=self.cause_controls,
@@ -158,6 +162,17 @@ def _calibrate(context: Context) -> Results:
 
     calibration = calibrate(context.findings, targets=context.settings.targets, **context.options)
     return {"calibration": calibration}
+
+
+def _retest(context: Context) -> Results:
+    from graticule.probes.generalisation.retest import retest
+
+    rows, repeats = len(context.findings.inputs.problem.train), context.settings.retests
+    if repeats is None:
+        repeats = _RETESTS if rows <= _FEW_ROWS else 0
+    if repeats == 0:
+        raise NotApplicable(f"{rows:,} training rows: other splits are asked with --retests 10")
+    return {"retest": retest(context.findings, repeats=repeats, **context.options)}
 
 
 def _controls(context: Context) -> Results:
@@ -323,6 +338,7 @@ def _compat(context: Context) -> Results:
 
 STEPS: tuple[StudyStep, ...] = (
     StudyStep("calibrate", "the smallest detectable gain", _calibrate, ("targets",)),
+    StudyStep("retest", "does it come out on other splits", _retest, ("retests",)),
     StudyStep("controls", "how well control features score", _controls, ("twins",)),
     StudyStep("layers", "which layers differ", _layers),
     StudyStep("mlp", "does a nonlinear probe read more", _mlp),

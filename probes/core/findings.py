@@ -139,6 +139,8 @@ class Findings(SavedResult):
     """The largest gain that `calibrate` tried."""
     class_scores: ClassScores | None = None
     """Of classes, the probe as a classifier on test rows; None for numbers, in R², and in older findings."""
+    retest: str | None = None
+    """What `retest` says of other splits, in one line; None where it was not asked."""
     swept: SweepInputs | None = field(default=None, repr=False, compare=False, metadata={"saved": False})
     """The activations, table and baselines; not saved, see `with_inputs`."""
 
@@ -384,6 +386,7 @@ class Findings(SavedResult):
                 "class_scores": self.class_scores,
                 "settings": self.settings,
                 "gates": self.gates,
+                **({} if self.retest is None else {"retest": self.retest}),
                 "provenance": self.provenance,
             }
         )

@@ -42,6 +42,7 @@ def summary_lines(findings: Findings) -> list[str]:
         *part_of_table(findings),
         *rest,
         *_detection(findings),
+        *([] if findings.retest is None else [findings.retest]),
         *_against_itself(findings),
         *_pairing(findings),
         *reading(findings),

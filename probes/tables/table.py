@@ -357,6 +357,23 @@ class Table(TellsNames):
         unit_of = tuple(check_unit(unit, name) for unit, name in zip(unit_of, names, strict=True))
         return self.derived(y=values, target_names=names, units=unit_of, kind="numeric", classes=())
 
+    def with_split(self, is_test: Bool[np.ndarray, " row"], note: str = "drawn anew") -> Table:
+        """The same rows with another split.
+
+        Args:
+            is_test: True for test rows.
+            note: where it comes from.
+
+        Returns:
+            A table.
+
+        Raises:
+            TableError: There is another number of rows, or too few in one part.
+        """
+        if len(is_test) != len(self):
+            raise TableError(f"is_test has {len(is_test)} entries for {len(self)} rows of {self.name}")
+        return self._derive(is_test=np.array(is_test, bool), origin=note)
+
     def with_clusters(self, labels: Sequence[Any] | Shaped[np.ndarray, " row"]) -> Table:
         """The same rows, with those that share a label linked on top of the clusters there are.
 
