@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from graticule.hooks.imports import load
-from graticule.probes.compare import saved_baselines
+from graticule.probes.compare import gain_p, saved_baselines
 from graticule.probes.core.bits import row_gains
 from graticule.probes.core.findings import Findings
-from graticule.probes.core.fit import Predictions, Problem, with_and_without
-from graticule.probes.core.resample import cluster_sums, effective_clusters
+from graticule.probes.core.fit import with_and_without
+from graticule.probes.core.intervals import mean_of
+from graticule.probes.core.resample import cluster_sums
 from graticule.probes.scores.significance import share_reaching
 
 _ROUNDING = 1e-10
@@ -23,14 +23,19 @@ _AT_ONCE = 1 << 22  # statistics
 
 @dataclass(frozen=True)
 class GainTest:
-    """What the clusters of test rows add to a gain, one by one."""
+    """What the clusters of test rows add to a gain, one by one, and how likely so much is by luck."""
 
     parts: Float[np.ndarray, " cluster"]
-    """Each cluster's part of the gain; they add up to it."""
-    effective: float
-    """How many clusters of equal size would vary as much as these."""
+    """Each cluster's part of the gain; they add up to it, and have mean 0 where there is none."""
+    p: float
+    """One-sided, that the gain of these fitted predictors on fresh clusters is not above 0."""
     rows: str = ""
     """Which test rows they are: tests of the same rows are resampled together."""
+
+    @classmethod
+    def of_parts(cls, parts: Float[np.ndarray, " cluster"], rows: str = "") -> GainTest:
+        """The test of clusters that are alike in size: Student's t of their parts."""
+        return cls(parts, float(mean_of(parts, np.arange(len(parts))).p(two_sided=False)), rows)
 
     @property
     def gain(self) -> float:
@@ -39,17 +44,9 @@ class GainTest:
 
     @property
     def t(self) -> float:
-        """The gain in its own standard errors, for clusters that are drawn anew."""
+        """The gain in its own standard errors."""
         total, squares = self.parts.sum(keepdims=True), np.square(self.parts).sum(keepdims=True)
         return float(studentised(total, squares, len(self.parts))[0])
-
-    @property
-    def p(self) -> float:
-        """One-sided, that the gain of these fitted predictors on fresh clusters is not above 0."""
-        load("scipy.stats")
-        from scipy.stats import t
-
-        return float(t.sf(self.t, max(self.effective - 1, 1e-3)))
 
 
 def studentised(
@@ -67,49 +64,12 @@ def studentised(
     return np.where(varied, ratio, np.where(total == 0, 0.0, np.copysign(np.inf, total) + 0 * total))
 
 
-def gain_test(
-    problem: Problem,
-    predictions: Predictions,
-    baselines: Mapping[str, Predictions],
-    rows: str = "",
-    metric: str = "r2",
-) -> GainTest:
-    """The test of what predictions add to the stack of baselines, every fit held fixed.
-
-    Of each target the squared errors that the probe saves, over the target's own sum of squares; their mean
-    over the targets that vary is the gain, and its parts by cluster have mean 0 where there is none.
-
-    Args:
-        problem: Targets, split and clusters.
-        predictions: What is judged.
-        baselines: What it stands against.
-        rows: As `GainTest.rows`.
-        metric: As `Verdict.metric`; bits saved add up by cluster as they are.
-
-    Returns:
-        The test.
-    """
-    train, test = problem.train, problem.test
-    y = problem.y[test]
-    if metric == "bits":
-        saved_bits = row_gains(problem, predictions, baselines) / len(y)
-        parts = np.bincount(np.unique(problem.clusters[test], return_inverse=True)[1], saved_bits)
-        sizes = np.unique(problem.clusters[test], return_counts=True)[1]
-        return GainTest(parts, effective_clusters(sizes), rows)
-    surface, full = with_and_without(baselines, predictions, problem.y[train])
-    sums = cluster_sums(y, {"surface": surface, "full": full}, problem.clusters[test])
-    varied = np.ptp(y, axis=0) > 0
-    if not varied.any():
-        return GainTest(np.full(len(sums.n), np.nan), effective_clusters(sums.n), rows)
-    saved, total = sums.sse[0] - sums.sse[1], np.square(y - y.mean(axis=0)).sum(axis=0)
-    parts = (saved[:, varied] / total[varied]).mean(axis=1)
-    if np.abs(parts).sum() <= _ROUNDING:  # the stack leaves the probe out
-        parts = np.zeros_like(parts)
-    return GainTest(parts, effective_clusters(sums.n), rows)
-
-
 def findings_test(findings: Findings) -> GainTest:
     """The test of the gain at the chosen point; no activations are needed.
+
+    Of each target the squared errors that the probe saves, over the target's own sum of squares; their mean
+    over the targets that vary is the gain; or of classes the bits that it saves. p is that of the verdict's
+    interval.
 
     Args:
         findings: Of a sweep, loaded ones too.
@@ -120,8 +80,24 @@ def findings_test(findings: Findings) -> GainTest:
     Raises:
         ValueError: For findings that were saved before they held the baselines' predictions.
     """
-    beside, rows = saved_baselines(findings), rows_of(findings)
-    return gain_test(findings.problem, findings.predictions_at(), beside, rows, findings.verdict.metric)
+    return GainTest(_parts(findings), gain_p(findings), rows_of(findings))
+
+
+def _parts(findings: Findings) -> Float[np.ndarray, " cluster"]:
+    """What each cluster of test rows adds to the gain."""
+    problem, baselines = findings.problem, saved_baselines(findings)
+    train, test, predictions = problem.train, problem.test, findings.predictions_at()
+    y = problem.y[test]
+    if findings.verdict.metric == "bits":
+        codes = np.unique(problem.clusters[test], return_inverse=True)[1]
+        return np.bincount(codes, row_gains(problem, predictions, baselines) / len(y))
+    surface, full = with_and_without(baselines, predictions, problem.y[train])
+    sums = cluster_sums(y, {"surface": surface, "full": full}, problem.clusters[test])
+    saved, total = sums.sse[0] - sums.sse[1], np.square(y - y.mean(axis=0)).sum(axis=0)
+    varied = np.ptp(y, axis=0) > 0
+    parts = (saved[:, varied] / total[varied]).mean(axis=1) if varied.any() else np.full(len(saved), np.nan)
+    # 0 where the stack leaves the probe out
+    return np.zeros_like(parts) if np.abs(parts).sum() <= _ROUNDING else parts
 
 
 def rows_of(findings: Findings) -> str:

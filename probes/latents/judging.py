@@ -36,6 +36,7 @@ from graticule.probes.latents.single import decoder_cosines, scatter_rows, top_l
 from graticule.probes.latents.untrained import LEVEL, chance_of, turned
 from graticule.probes.linear.ridge_cv import RidgeWeights
 from graticule.probes.scores.metrics import mean_r2
+from graticule.probes.scores.significance import benjamini_hochberg
 
 _log = logging.getLogger(__name__)
 
@@ -179,15 +180,18 @@ class JudgedSaes:
             selected = select(X, X_test, y, clusters, self.ks, folds=self.folds, seed=self.seed)
             drawn.append(selected.predictions)
             step()
+        more: dict[int, float] = {}
         own = {line["k"]: line for line in self.predictors if line["sae"] == sae and line["arm"] == LATENTS}
         for k in self.ks:
             columns, gains = self._drawn([one[k] for one in drawn])
             self._append(sae, UNTRAINED, k, drawn[0][k].test, **columns)
-            line = own[k]
-            line["p"] = chance_of(line["gain"], gains)
-            beyond = line["p"] <= LEVEL and line["gain"] - columns["gain"] >= self.inputs.min_gain
-            if line["words"] == STRUCTURE and not beyond:
-                line["words"] = NOT_OF_THE_SAE
+            own[k]["p"] = chance_of(own[k]["gain"], gains)
+            more[k] = own[k]["gain"] - columns["gain"]
+        adjusted = benjamini_hochberg([own[k]["p"] for k in self.ks])
+        for k, q in zip(self.ks, adjusted, strict=True):
+            beyond = q <= LEVEL and more[k] >= self.inputs.min_gain
+            if own[k]["words"] == STRUCTURE and not beyond:
+                own[k]["words"] = NOT_OF_THE_SAE
 
     def _drawn(self, random: Sequence[Predictions]) -> tuple[dict[str, Any], list[float]]:
         """The columns of what was drawn several times, mean and range; and every gain."""

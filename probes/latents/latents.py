@@ -27,7 +27,7 @@ def latents(
     top: int = 20,
     null: Literal["decoder", "activations"] = "decoder",
     n_random: int = 5,
-    n_untrained: int = 5,
+    n_untrained: int = 8,
     folds: int = 5,
     seed: int = 0,
     progress: bool | None = None,
@@ -44,7 +44,9 @@ def latents(
       chosen one another that is active about as often, mean and range of `n_random`;
     - *untrained latents*: k latents, selected alike, of `n_untrained` SAEs that know nothing of these
       activations (this one, reading them turned at random; as many latents active). Latents of any SAE are
-      functions of the activations: k latents that are structure, but add no more than theirs, say so;
+      functions of the activations: k latents that are structure, but add no more than theirs (a t prediction
+      interval of their gains; all of `ks` counted), say so. With as many latents as the activations have
+      directions, they never add more;
     - *all latents*: sparse ridge, its strength chosen in the same folds;
     - *reconstruction* and *error term*: the sweep's ridge on what the SAE gives back and on the rest.
 

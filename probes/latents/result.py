@@ -15,6 +15,7 @@ from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.result import Part, headed
 from graticule.hooks.saved import SavedResult
 from graticule.probes.core.inputs import Predicted
+from graticule.probes.core.verdict import STRUCTURE
 from graticule.probes.scores.metrics import count_of, number_text, signed, with_interval
 from graticule.probes.scores.significance import benjamini_hochberg
 
@@ -173,7 +174,7 @@ class LatentFindings(SavedResult):
 
     def summary(self) -> str:
         """What the most latents give against the dense probe, then what the SAE keeps and loses."""
-        largest = max(self.ks)
+        largest = self._headline()
         few, dense = self.predictor(LATENTS, largest), self.predictor(DENSE)
         sae = self._of_chosen(self.saes).iloc[0]
         there = min(largest, len(self._of_chosen(self.selected)))
@@ -203,6 +204,12 @@ class LatentFindings(SavedResult):
         return "\n".join(
             lines + (best if len(best) <= 6 else [*best[:5], f"… and {len(best) - 5} targets more"])
         )
+
+    def _headline(self) -> int:
+        """The most latents that are structure of the SAE's own; the most there are where none is."""
+        rows = self._of_chosen(self.predictors)
+        own = rows[(rows["arm"] == LATENTS) & (rows["words"] == STRUCTURE)]["k"]
+        return int(own.max()) if len(own) else max(self.ks)
 
     def _untrained(self, k: int) -> str:
         """What as many latents of untrained SAEs give."""

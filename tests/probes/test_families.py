@@ -37,29 +37,29 @@ def family(several) -> Family:
     return judge_family(several, n_bootstrap=300, progress=False)
 
 
-def test_the_parts_of_the_clusters_are_the_gain_and_their_p_is_that_of_a_t_test(several):
+def test_the_parts_of_the_clusters_are_the_gain_and_its_p_is_that_of_the_verdicts_interval(several):
     for findings in several.values():
-        test = findings_test(findings)
-        assert test.gain == pytest.approx(findings.verdict.gain, abs=1e-12)
-        assert len(test.parts) == findings.verdict.clusters
-        equal = GainTest(test.parts, float(len(test.parts)))
-        if not test.parts.any():  # the stack leaves the probe out
-            assert equal.p == 0.5
-            continue
-        assert equal.p == pytest.approx(stats.ttest_1samp(test.parts, 0, alternative="greater").pvalue)
-        assert test.p >= equal.p or test.t < 0  # unequal clusters count as fewer
+        test, verdict = findings_test(findings), findings.verdict
+        assert test.gain == pytest.approx(verdict.gain, abs=1e-12)
+        assert len(test.parts) == verdict.clusters
+        assert (test.p < 0.025) == (verdict.ci95[0] > 0)
 
 
-def test_no_gain_at_all_is_p_of_a_half_and_one_cluster_is_no_test():
-    assert GainTest(np.zeros(9), 9.0).p == 0.5
-    assert np.isnan(GainTest(np.ones(1), 1.0).p)
-    assert np.isnan(GainTest(np.full(4, np.nan), 4.0).p)
+def test_clusters_alike_are_tested_by_students_t():
+    parts = np.random.default_rng(3).normal(0.2, 1, 30)
+    expected = stats.ttest_1samp(parts, 0, alternative="greater")
+    test = GainTest.of_parts(parts)
+    assert test.p == pytest.approx(expected.pvalue)
+    assert test.t == pytest.approx(expected.statistic)
+    assert GainTest.of_parts(np.zeros(9)).p == 0.5
+    assert np.isnan(GainTest.of_parts(np.ones(1)).p)
+    assert np.isnan(GainTest.of_parts(np.full(4, np.nan)).t)
 
 
 def test_the_largest_of_many_is_that_of_all_sign_turns():
     rng = np.random.default_rng(0)
     parts = rng.normal(0.3, 1, (8, 4))
-    tests = [GainTest(column, 8.0, "same") for column in parts.T]
+    tests = [GainTest.of_parts(column, "same") for column in parts.T]
     observed = np.array([test.t for test in tests])
     every = np.array(list(product((-1.0, 1.0), repeat=8)))
     turned = studentised(every @ parts, np.broadcast_to(np.square(parts).sum(axis=0), (256, 4)), 8)
@@ -74,10 +74,10 @@ def test_the_largest_of_many_is_that_of_all_sign_turns():
 
 def test_sign_turns_are_shared_by_tests_of_the_same_rows_alone():
     part = np.random.default_rng(1).normal(0.4, 1, 40)
-    same = max_t([GainTest(part, 40.0, "one") for _ in range(30)], 4000, 0)
-    apart = max_t([GainTest(part, 40.0, str(n)) for n in range(30)], 4000, 0)
+    same = max_t([GainTest.of_parts(part, "one") for _ in range(30)], 4000, 0)
+    apart = max_t([GainTest.of_parts(part, str(n)) for n in range(30)], 4000, 0)
     np.testing.assert_allclose(same, same[0])  # copies of one test are one test
-    assert same[0] == pytest.approx(GainTest(part, 40.0).p, abs=0.02)
+    assert same[0] == pytest.approx(GainTest.of_parts(part).p, abs=0.02)
     assert apart.min() > 2 * same[0]
 
 
@@ -107,7 +107,7 @@ def test_structure_alone_is_not_decided_where_the_family_is_large():
     rng = np.random.default_rng(2)
     weak = rng.normal(size=50)
     weak = weak - weak.mean() + 2.2 * weak.std(ddof=1) / np.sqrt(50)
-    tests = [GainTest(weak, 50.0, "r"), *(GainTest(rng.normal(size=50), 50.0, "r") for _ in range(99))]
+    tests = [GainTest.of_parts(weak, "r"), *(GainTest.of_parts(rng.normal(size=50), "r") for _ in range(99))]
     lines = pd.DataFrame({"name": range(100), "alone": [STRUCTURE] + ["no better than the baselines"] * 99})
     for method in ("benjamini-hochberg", "benjamini-yekutieli", "max-t"):
         weakest = adjusted_members(lines, tests, method, 0.05, 200, 0).set_index("name").loc[0]
