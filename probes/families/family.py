@@ -135,6 +135,7 @@ def _line(findings: Findings, test: GainTest) -> dict[str, Any]:
         "target": ", ".join(findings.target_names),
         "point": findings.chosen_point,
         "gain": verdict.gain,
+        "unit": verdict.unit,
         "low": verdict.ci95[0],
         "high": verdict.ci95[1],
         "clusters": verdict.clusters,

@@ -33,6 +33,7 @@ _MEMBERS = {
     "table": "table",
     "point": "hook point",
     "gain": "gain",
+    "unit": "in",
     "low": "95% from",
     "high": "95% to",
     "p": "p",
@@ -54,7 +55,7 @@ class Family(SavedResult):
 
     members: pd.DataFrame
     """One row per finding, the smallest `p` first: `name`, `model`, `table`, `target`, `point`, `gain`,
-    `low`, `high` (the verdict's), `clusters`, `rows` (findings with the same number share their test rows),
+    `unit`, `low`, `high` (the verdict's), `clusters`, `rows` (the same where findings share their test rows),
     `p` (one-sided, that the gain is not above 0), `q_bh`, `q_by`, `p_max`, `bonferroni`, `alone` (the
     verdict by itself), `named`, `label`."""
     method: str

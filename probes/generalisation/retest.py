@@ -57,6 +57,7 @@ def retest(findings: Findings, *, repeats: int = 10, seed: int = 0, progress: bo
     options: dict[str, Any] = {
         "baselines": inputs.baselines,
         "alphas": judged_by.alphas,
+        "score": judged_by.score,
         "min_gain": judged_by.min_gain,
         "n_bootstrap": judged_by.n_bootstrap,
     }

@@ -372,7 +372,7 @@ class Table(TellsNames):
         """
         if len(is_test) != len(self):
             raise TableError(f"is_test has {len(is_test)} entries for {len(self)} rows of {self.name}")
-        return self._derive(is_test=np.array(is_test, bool), origin=note)
+        return self.derived(is_test=np.array(is_test, bool), origin=note)
 
     def with_clusters(self, labels: Sequence[Any] | Shaped[np.ndarray, " row"]) -> Table:
         """The same rows, with those that share a label linked on top of the clusters there are.

@@ -67,6 +67,15 @@ def test_the_line_stands_under_the_verdict_and_is_saved(findings, again, tmp_pat
     assert again.report(tmp_path / "again.html").exists()
 
 
+def test_labels_of_rows_are_split_by_the_texts_that_they_are_of():
+    world = planted(120, width=6, n_layers=1, surface=0.2, hidden=0.5, seed=2)
+    acts, rng = world.activations, np.random.default_rng(0)
+    labels = world.table.y[:, 0] + 0.1 * rng.normal(size=acts.n_rows)
+    findings = graticule.sweep(acts, labels, split=world.table.is_test, n_bootstrap=50, progress=False)
+    again = graticule.retest(findings, repeats=1, progress=False)
+    assert again.runs["n_test"].iloc[0] == pytest.approx(world.table.is_test.sum(), abs=12)
+
+
 def test_verdicts_that_differ_are_counted():
     none = swept(hidden=0.0, seed=3)
     again = graticule.retest(none, repeats=2, progress=False)
