@@ -24,6 +24,7 @@ from graticule.probes.core.fit import PointRows
 from graticule.probes.linear.spectrum import plan_holdout
 from graticule.probes.surface.fitted import served_by
 from graticule.probes.surface.string_ridge import ALPHAS, StringRidge
+from graticule.probes.surface.strings import SPELLING, StringReader
 
 PROBE = "probe"
 STRINGS = "tfidf"
@@ -80,6 +81,13 @@ class Instrument:
             grid = _about(chosen) if few else _coarse(chosen, string_step or 3)
             ridge_on_terms = StringRidge.of(ordered[:n_train], clusters, ordered[n_train:], seed=0)
             strings = StringAnswerer.of(ridge_on_terms, grid, quiet)
+        if SPELLING in findings.baselines and texts is not None:
+            reader = StringReader.of(swept.table, problem, swept.baselines.tokens)
+            train, test = (
+                PointRows(reader.additive, SPELLING, reader.place[part])
+                for part in (problem.train, problem.test)
+            )
+            ridges[SPELLING] = RidgeAnswerer.of(train, test, plan, None, strengths)
         return cls(ridges, strings, n_train, problem.clusters[order])
 
     @property

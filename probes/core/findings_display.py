@@ -13,7 +13,7 @@ from graticule.hooks.points import layer_of
 from graticule.probes.core.class_lines import class_columns, class_names, reading
 from graticule.probes.core.detection import detection
 from graticule.probes.core.verdict import score_unit
-from graticule.probes.scores.metrics import coordinate_columns, count_of, signed, with_interval
+from graticule.probes.scores.metrics import coordinate_columns, count_of, number_text, signed, with_interval
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -41,6 +41,7 @@ def summary_lines(findings: Findings) -> list[str]:
         first,
         *part_of_table(findings),
         *rest,
+        *carried(findings),
         *_detection(findings),
         *([] if findings.retest is None else [findings.retest]),
         *_against_itself(findings),
@@ -65,6 +66,19 @@ def _detection(findings: Findings) -> list[str]:
     limit, few = findings.limit_of_detection, count_of_test_rows(findings)
     in_r2 = findings.verdict if limit is None else findings.verdict_in_r2
     return detection(findings.verdict, in_r2, limit, findings.largest_gain_tried, few)
+
+
+def carried(findings: Findings) -> list[str]:
+    """Which member of the surface carries it: the one without which its test R² would fall most."""
+    adds = {name: float(line["adds"]) for name, line in findings.baselines.items() if "adds" in line}
+    name = max(adds, key=lambda one: adds[one], default="")
+    if len(adds) < 2 or not findings.baselines[name]["without"] + adds[name] > 0.01:
+        return []
+    alone = f"alone {number_text(float(findings.baselines[name]['test']['r2']))}"
+    figures = f"{alone}, without it {number_text(float(findings.baselines[name]['without']))} R²"
+    if adds[name] < 0.01:
+        return [f"no member of the surface carries it by itself, {name} most ({figures})"]
+    return [f"the surface is carried by {name} ({figures})"]
 
 
 def _against_itself(findings: Findings) -> list[str]:
@@ -243,6 +257,7 @@ def tables_of(findings: Findings) -> dict[str, pd.DataFrame]:
             "baseline": label(name),
             **_in_bits(findings, line),
             "test R²": line["test"]["r2"],
+            "surface without it": line.get("without"),
             "validation R²": line["validation"],
             "layer": layer_of(line["point"]) if line["point"] else None,
             "alpha": line["alpha"],

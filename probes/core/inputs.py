@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,11 +19,11 @@ from graticule.probes.core.fit import Predictions, Problem, stack
 from graticule.probes.core.gates import Gates
 from graticule.probes.core.judge import judge_predictions
 from graticule.probes.core.verdict import R2_GAIN, JudgeSettings, Verdict
-from graticule.probes.linear.rows import as_rows
+from graticule.probes.linear.rows import as_rows, chunk_rows_for, chunks
 from graticule.probes.surface.baselines import Baselines
 from graticule.probes.tables.alike import AUTO, alike_rows, alike_texts
 from graticule.probes.tables.checks import ColumnError
-from graticule.probes.tables.groups import link_clusters, plain_form
+from graticule.probes.tables.groups import by_content, link_clusters, plain_form
 from graticule.probes.tables.table import Table
 
 Target = Table | str | Shaped[np.ndarray, "..."] | Sequence[float] | pd.Series | pd.DataFrame
@@ -127,9 +128,13 @@ def _entries(target: Any, rows: pd.DataFrame) -> np.ndarray:
 
 
 def problem_of(activations: Rows, table: Table, source: Int[np.ndarray, " row"] | None = None) -> Problem:
-    """Targets, split and clusters of every activation row; `source` is the table row of each."""
+    """Targets, split and clusters of every activation row; `source` is the table row of each.
+
+    Clusters are numbered by what their rows say, not by where these stand: folds and resamples are drawn by
+    number, and so are the same in any order of rows.
+    """
     rows = paired_rows(activations, table)[0] if source is None else source
-    clusters = _clusters(activations, table, rows)
+    clusters = by_content(_clusters(activations, table, rows), _said_by(activations, table, rows))
     return Problem(rows, table.y[rows], table.is_test[rows], clusters, table.target_names)
 
 
@@ -148,6 +153,19 @@ def paired_rows(activations: Rows, table: Table) -> tuple[Int[np.ndarray, " row"
         AlignmentError: They are not of the same texts, naming the first row that differs.
     """
     return paired(activations.rows, activations.provenance, table.texts, len(table), table.name)
+
+
+def _said_by(activations: Rows, table: Table, source: np.ndarray) -> list[str]:
+    """What tells rows apart wherever they stand: their texts, or else their targets and their activations."""
+    if table.texts is not None:
+        return [table.texts[i] for i in source]
+    point, out = activations.points[0], list[str]()
+    for index in chunks(np.arange(len(source)), chunk_rows_for(activations.widths[point])):
+        values = activations.gather(point, index).float().numpy()
+        for i, row in zip(index, np.ascontiguousarray(values), strict=True):
+            own = hashlib.blake2b(row.tobytes(), digest_size=16).hexdigest()
+            out.append(table.y[source[i]].tobytes().hex() + own)
+    return out
 
 
 def _clusters(activations: Rows, table: Table, source: np.ndarray) -> np.ndarray:

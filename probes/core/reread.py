@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +25,8 @@ from graticule.probes.linear.ridge import RidgeProbe
 from graticule.probes.scores.metrics import mean_r2
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.surface.fitted import served_by
+from graticule.probes.surface.strings import STRINGS, TFIDF
+from graticule.probes.tables.groups import dense_codes
 from graticule.probes.tables.table import Table
 
 if TYPE_CHECKING:
@@ -170,6 +173,8 @@ def sweep_inputsof(
     _check_baselines(findings, baselines, table)
     problem = problem_of(activations, table, _source(findings, here, table))
     _check_problem(findings, problem)
+    # numbered as they were: resamples are drawn by number
+    problem = replace(problem, clusters=findings.predictions["cluster"].to_numpy(np.int64))
     check_read_again(findings, activations, problem)
     check_fitted_again(findings, baselines, activations, problem)
     return SweepInputs(
@@ -210,7 +215,9 @@ def _check_problem(findings: Findings, problem: Problem) -> None:
     same = {
         "targets": np.array_equal(rows[columns].to_numpy(np.float64), problem.y),
         "split": np.array_equal((rows["split"] == "test").to_numpy(), problem.is_test),
-        "clusters": np.array_equal(rows["cluster"].to_numpy(np.int64), problem.clusters),
+        "clusters": np.array_equal(
+            dense_codes(rows["cluster"].to_numpy(np.int64)), dense_codes(problem.clusters)
+        ),
     }
     if others := [name for name, alike in same.items() if not alike]:
         raise ValueError(
@@ -226,8 +233,10 @@ def _check_baselines(findings: Findings, baselines: Baselines, table: Table) -> 
     check_same_capture(findings.provenance.get("baselines") or {}, baselines.provenance)
     if not findings.baseline_predictions:  # saved before findings held their baselines' predictions
         return
-    strings = ["tfidf"] if baselines.strings and table.texts is not None else []
-    given, judged = {*strings, *baselines.features}, set(findings.baseline_predictions)
+    judged = set(findings.baseline_predictions)
+    # findings that were saved before there were others have TF-IDF alone
+    strings = {TFIDF} | (judged & {*STRINGS}) if baselines.strings and table.texts is not None else set[str]()
+    given = {*strings, *baselines.features}
     if given != judged:
         raise ValueError(
             f"these findings were judged against {', '.join(sorted(judged)) or 'no baselines'}, given are "

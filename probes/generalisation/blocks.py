@@ -23,11 +23,14 @@ from graticule.probes.linear.rows import as_rows, linear_map
 from graticule.probes.linear.sparse import sparse_ridge
 from graticule.probes.surface.fitted import served_by
 from graticule.probes.surface.string_ridge import TermCounts
+from graticule.probes.surface.strings import SPELLING, STRINGS, TFIDF, TREES, StringReader
+from graticule.probes.surface.trees import boosted_test, plan_of
 from graticule.probes.tables.checks import need_column
 from graticule.probes.tables.table import Table
 
 _TOLERANCE = 1e-4  # of the sparse solves, in standard deviations: far below any error of the strings
 _STRING_WORK = 2_000_000
+_TREE_WORK = 100_000
 _VALUES_AT_ONCE = 1 << 22
 
 By: TypeAlias = "str | int | Shaped[np.ndarray, ' row'] | pd.Series | Sequence[Any]"
@@ -228,9 +231,9 @@ def baselines_without(
     """Baseline → its predictions of the held-out rows, refitted like the probe; and baselines left out.
 
     Each keeps the layer and the strength that it was given on training rows. `surface`, the first, is their
-    stack, with the weights of the nominal split. TF-IDF needs a sparse solve for each block: without being
-    asked for (`strings=True`) it is left out where these would take minutes, and the stack is then made
-    without it.
+    stack, with the weights of the nominal split. TF-IDF needs a sparse solve for each block, boosted trees
+    as many iterations as they were given: without being asked for (`strings=True`) they are left out where
+    these would take minutes, and the stack is then made without them.
     """
     swept = findings.inputs
     problem = swept.problem
@@ -245,20 +248,27 @@ def baselines_without(
         held_out = [fits.predict(i, X.gather(rows[r])) for i, r in enumerate(blocks.rows)]
         out[name] = np.concatenate(held_out)
     left_out: tuple[str, ...] = ()
-    if "tfidf" in swept.baseline_predictions:
-        if strings is None:
-            strings = len(blocks.rows) * len(problem.y) <= _STRING_WORK
-        if strings:
-            out["tfidf"] = np.concatenate(list(_strings_without(findings, blocks, progress)))
-        else:
-            left_out = ("tfidf",)
+    work = len(blocks.rows) * len(problem.y)
+    own = {*swept.baseline_predictions} & {*STRINGS}
+    reader = StringReader.of(swept.table, problem, swept.baselines.tokens) if own - {TFIDF} else None
+    if SPELLING in own and reader is not None:
+        out[SPELLING] = _spelling_without(findings, blocks, reader)
+    for name, too_much in ((TFIDF, _STRING_WORK), (TREES, _TREE_WORK // problem.y.shape[1])):
+        if name not in own:
+            continue
+        if not (work <= too_much if strings is None else strings):
+            left_out = (*left_out, name)
+        elif name == TFIDF:
+            out[name] = np.concatenate(list(_tfidf_without(findings, blocks, progress)))
+        elif reader is not None:
+            out[name] = _trees_without(findings, blocks, reader)
     if out:
         folds = {name: swept.baseline_predictions[name].out_of_fold for name in out}
         out = {"surface": stack(folds, problem.y[problem.train]).predict(out), **out}
     return out, left_out
 
 
-def _strings_without(findings: Findings, blocks: Blocks, progress: bool | None) -> Iterable[np.ndarray]:
+def _tfidf_without(findings: Findings, blocks: Blocks, progress: bool | None) -> Iterable[np.ndarray]:
     """TF-IDF of each block's rows from those outside it, by ridge at the strength chosen on training rows."""
     swept = findings.inputs
     table, problem = swept.table, swept.problem
@@ -281,3 +291,25 @@ def _strings_without(findings: Findings, blocks: Blocks, progress: bool | None) 
         z = (problem.y[rest] - middle) / np.where(spread > 0, spread, 1.0)
         (coef,), (intercept,) = sparse_ridge(matrix[rest], z, [alpha], tol=_TOLERANCE)
         yield (matrix[rows] @ coef + intercept) * spread + middle
+
+
+def _spelling_without(findings: Findings, blocks: Blocks, reader: StringReader) -> np.ndarray:
+    """The additive reader of each block's rows from those outside it, at the strength chosen before."""
+    values = as_rows(reader.additive[SPELLING]).gather(reader.place)
+    alpha = findings.baselines[SPELLING]["alpha"]
+    (fits,) = leave_blocks_out(values, findings.inputs.problem.y, blocks.taken_out, [alpha])
+    return np.concatenate([fits.predict(i, values[rows]) for i, rows in enumerate(blocks.rows)])
+
+
+def _trees_without(findings: Findings, blocks: Blocks, reader: StringReader) -> np.ndarray:
+    """Boosted trees of each block's rows from those outside it, of as many iterations as chosen before."""
+    y, X = findings.inputs.problem.y, reader.seen_by_trees
+    line = findings.baselines[TREES]
+    iterations, rate = line["iterations"], plan_of(y.shape[1])[1]
+    parts: list[np.ndarray] = []
+    for rows, gone in zip(blocks.rows, blocks.taken_out, strict=True):
+        rest = np.setdiff1d(np.arange(len(y)), gone)
+        pairs = zip(y[rest].T, iterations, strict=True)
+        columns = [boosted_test(X[rest], own, X[rows], int(count), rate) for own, count in pairs]
+        parts.append(np.stack(columns, axis=1))
+    return np.concatenate(parts)

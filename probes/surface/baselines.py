@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+import pandas as pd
 import torch
 
 from graticule.hooks.artifact import (
@@ -20,12 +22,15 @@ from graticule.hooks.artifact import (
     ArtifactError,
     as_damaged,
     check_schema,
+    frame_digest,
     is_as_sealed,
     library_versions,
     read_json,
+    read_table,
     sealed,
     unsealed,
     write_json,
+    write_table,
 )
 from graticule.hooks.calls import renamed
 from graticule.hooks.capture import capture
@@ -42,6 +47,8 @@ from graticule.hooks.rows import Rows
 from graticule.hooks.running.session import lay_out
 from graticule.hooks.store import Store
 from graticule.hooks.store_writer import save_rows
+from graticule.probes.surface.spelling import TextFeatures
+from graticule.probes.surface.token_features import token_features
 from graticule.probes.surface.twin import make_twin
 from graticule.probes.tables.table import Table
 
@@ -52,23 +59,27 @@ BASELINES = FolderKind(
     KIND,
     "folder of baselines",
     "manifest.json",
-    ("mean_embedding", "last_embedding", "block_0", "twin_*", "provenance.json"),
+    ("mean_embedding", "last_embedding", "block_0", "twin_*", "tokens.parquet", "provenance.json"),
 )
 """The folder of baselines, a store each."""
 
 
 @dataclass(frozen=True)
 class Baselines:
-    """Features of the baselines, row-aligned with a table."""
+    """TextFeatures of the baselines, row-aligned with a table."""
 
     table_digest: str
     """Digest of the table that they were captured for."""
     features: Mapping[str, Rows]
     """Baseline → its activations: one point for an embedding or block 0, all layers for a twin."""
     strings: bool = True
-    """Whether TF-IDF of the table's texts is one of them; it is fitted with the target, out of fold."""
+    """Whether readers of the table's texts are among them (TF-IDF, spelling, trees); they are fitted with the
+    target, out of fold."""
     provenance: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Model, prompt, positions and versions."""
+    tokens: TextFeatures | None = None
+    """What the model's tokenizer makes of each text, for these readers; None without a tokenizer, or for
+    baselines that were saved before they held it."""
 
     def __repr__(self) -> str:
         names = [*(["strings"] if self.strings else []), *self.features]
@@ -150,7 +161,22 @@ class Baselines:
             )
         with as_damaged(path / "manifest.json", "capture the baselines again"):
             features = {name: Store(inside(path, name)) for name in manifest["features"]}
-            return cls(manifest["table"], features, manifest["strings"], unsealed(provenance))
+            tokens = _saved_tokens(path, manifest.get("tokens"))
+            return cls(manifest["table"], features, manifest["strings"], unsealed(provenance), tokens)
+
+
+def _saved_tokens(path: Place, digest: str | None) -> TextFeatures | None:
+    """Raises:
+    ArtifactError: They are not as they were written.
+    """
+    if digest is None:
+        return None
+    frame = read_table(path / "tokens.parquet")
+    if frame_digest(frame) != digest:
+        raise ArtifactError(
+            f"{path / 'tokens.parquet'} is not as it was written; capture the baselines again"
+        )
+    return TextFeatures(tuple(frame.columns), frame.to_numpy(np.float64))
 
 
 def text_digest(table: Table) -> str:
@@ -163,13 +189,17 @@ def text_digest(table: Table) -> str:
 
 
 def _write_manifest(path: Place, made: Baselines) -> None:
-    manifest = {
+    manifest: dict[str, Any] = {
         "kind": KIND,
         "schema": SCHEMA,
         "table": made.table_digest,
         "features": list(made.features),
         "strings": made.strings,
     }
+    if made.tokens is not None:
+        frame = pd.DataFrame(made.tokens.values, columns=list(made.tokens.names))
+        write_table(path / "tokens.parquet", frame)
+        manifest["tokens"] = frame_digest(frame)
     write_json(path / "provenance.json", sealed(made.provenance))
     write_json(path / "manifest.json", manifest)
 
@@ -199,7 +229,9 @@ def baselines(
       last one.
     - `block_0`: the residual stream after the first block, at the probe's position.
     - `twin_0`, …: the probe's own points in untrained twins (`twin.make_twin`), seeds `seed`, ….
-    - TF-IDF of the strings needs no model and no capture; `baselines(None, table)` is TF-IDF alone.
+    - Readers of the strings need no capture, and no model (`baselines(None, table)` is these alone): TF-IDF;
+      the spelling (lengths, case, letters, words, what the model's tokenizer makes of the text; a function of
+      each by itself); boosted trees on both.
 
     What is captured is as in the probe's own `capture`.
 
@@ -290,4 +322,4 @@ def _made(
         "twin": twin,
         "seed": seed,
     }
-    return Baselines(text_digest(table), features, True, provenance)
+    return Baselines(text_digest(table), features, True, provenance, token_features(model, texts))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,14 +15,14 @@ from graticule.hooks.capture_spec import CaptureSpec
 from graticule.hooks.rows import Rows
 from graticule.hooks.same_model import check_one_model
 from graticule.probes.core.bits import bits_gained, class_test_scores, saved_bits
-from graticule.probes.core.fit import PointFit, Predictions, Problem, chosen, fit_points
+from graticule.probes.core.fit import PointFit, Predictions, Problem, chosen, fit_points, stack
 from graticule.probes.core.inputs import SweepInputs
 from graticule.probes.core.intervals import mean_of, mean_r2_estimate
 from graticule.probes.core.resample import cluster_sums
 from graticule.probes.core.verdict import JudgeSettings
-from graticule.probes.scores.metrics import score
+from graticule.probes.scores.metrics import mean_r2, score
 from graticule.probes.surface.baselines import Baselines
-from graticule.probes.surface.string_ridge import tfidf_predictions
+from graticule.probes.surface.strings import StringReader, fit_strings
 from graticule.probes.tables.table import Table
 
 
@@ -39,17 +39,7 @@ def fit_baselines(
     lines: dict[str, dict[str, Any]] = {}
     y_test = problem.y[problem.test]
     if baselines.strings and table.texts is not None:
-        texts = [table.texts[i] for i in problem.source]
-        quiet = None if progress is None else not progress
-        predictions["tfidf"], info = tfidf_predictions(
-            [texts[i] for i in problem.train],
-            problem.y[problem.train],
-            problem.clusters[problem.train],
-            [texts[i] for i in problem.test],
-            seed=0,
-            disable=quiet,
-        )
-        lines["tfidf"] = {"validation": info["validation"], "alpha": info["alpha"], "point": None}
+        predictions, lines = fit_strings(StringReader.of(table, problem, baselines.tokens), progress)
     for name, feature in baselines.features.items():
         rows = served_by(feature, activations, problem.source)
         fits = fit_points(feature, problem, rows, alphas=settings.alphas, desc=name, progress=progress)
@@ -61,7 +51,19 @@ def fit_baselines(
         if settings.score == "bits":
             line["test"] |= class_test_scores(problem, predictions[name])
             line["validation_bits"] = bits_gained(problem.y[problem.train], predictions[name].out_of_fold)
+    whole = _stacked_r2(predictions, problem)
+    for name, line in lines.items():
+        others = {other: one for other, one in predictions.items() if other != name}
+        line["without"] = _stacked_r2(others, problem)
+        line["adds"] = whole - line["without"]
     return predictions, lines
+
+
+def _stacked_r2(predictions: Mapping[str, Predictions], problem: Problem) -> float:
+    """Test R² of the stack of some members of the surface."""
+    fit = stack({name: one.out_of_fold for name, one in predictions.items()}, problem.y[problem.train])
+    tests = {name: one.test for name, one in predictions.items()}
+    return mean_r2(problem.y[problem.test], fit.predict(tests, len(problem.test)))
 
 
 def with_bits(fits: Sequence[PointFit], problem: Problem, settings: JudgeSettings) -> list[PointFit]:

@@ -257,6 +257,7 @@ def tfidf_predictions(
     folds: int = 5,
     seed: int = 0,
     min_df: int = 2,
+    ridge: StringRidge | None = None,
     disable: bool | None = None,
 ) -> tuple[Predictions, dict[str, Any]]:
     """Out-of-fold training and test predictions of ridge on TF-IDF, all targets at once.
@@ -270,7 +271,7 @@ def tfidf_predictions(
 
     The second value holds ``alpha``, ``alpha_at_edge``, ``validation`` (that R²), ``alphas``,
     ``validation_by_alpha`` (NaN where not tried), ``n_terms``, ``min_df`` and ``folds``.
-    ``disable`` goes to tqdm.
+    ``ridge`` is one of these very rows, made before; ``disable`` goes to tqdm.
 
     Raises:
         ValueError: Where the numbers of rows differ, for an empty train or test part, or values that are not
@@ -281,7 +282,8 @@ def tfidf_predictions(
     centre, scale = y_train.mean(axis=0), y_train.std(axis=0)
     scale = np.where(scale > 0, scale, 1.0)
     z = (y_train - centre) / scale
-    ridge = StringRidge.of(texts_train, clusters_train, texts_test, folds=folds, seed=seed, min_df=min_df)
+    if ridge is None:
+        ridge = StringRidge.of(texts_train, clusters_train, texts_test, folds=folds, seed=seed, min_df=min_df)
     groups = _groups(strengths)
     scores, best, held_out = np.full(len(strengths), np.nan), -1, np.zeros(z.shape)
     with tqdm(total=len(groups) * ridge.n_folds, desc="TF-IDF", disable=disable, leave=False) as bar:

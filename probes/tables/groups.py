@@ -114,6 +114,17 @@ def dense_codes(labels: Int[np.ndarray, " row"]) -> Int[np.ndarray, " row"]:
     return pd.factorize(labels)[0].astype(np.int64)
 
 
+def by_content(clusters: Int[np.ndarray, " row"], texts: Sequence[str]) -> Int[np.ndarray, " row"]:
+    """The same partition, numbered in the alphabetical order of each cluster's first text.
+
+    So the same rows in another order have the same numbers, and what is drawn by number is drawn alike.
+    """
+    order = np.argsort(np.array(texts, dtype=object), kind="stable")
+    numbers = np.empty(len(order), np.int64)
+    numbers[order] = dense_codes(clusters[order])
+    return numbers
+
+
 def group_folds(clusters: Int[np.ndarray, " row"], folds: int, seed: int) -> Int[np.ndarray, " row"]:
     """A fold 0 … folds − 1 for each row: whole clusters, seeded, of sizes as equal as clusters allow.
 
@@ -124,7 +135,7 @@ def group_folds(clusters: Int[np.ndarray, " row"], folds: int, seed: int) -> Int
     """
     if folds < 2:
         raise ValueError(f"cross-validation needs at least 2 folds, got {folds}")
-    codes = dense_codes(clusters)
+    codes = np.unique(clusters, return_inverse=True)[1]  # by label: the order of rows decides nothing
     sizes = np.bincount(codes)
     shuffled = np.random.default_rng(seed).permutation(len(sizes))
     order = shuffled[np.argsort(-sizes[shuffled], kind="stable")]

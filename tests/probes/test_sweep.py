@@ -11,10 +11,12 @@ from sklearn.metrics import r2_score
 
 from graticule import Activations, Findings, Store, Table, baselines, capture, probe, sweep
 from graticule.hooks.artifact import ArtifactError
-from graticule.probes.core.fit import Problem, chosen, fit_points
+from graticule.probes.core.fit import chosen, fit_points
+from graticule.probes.core.inputs import problem_of
 from graticule.probes.core.verdict import MISSING, NO_BETTER, STRUCTURE
 from graticule.probes.linear.ridge import cosines
 from graticule.probes.surface.baselines import Baselines
+from graticule.probes.surface.strings import StringReader, fit_strings
 from graticule.sims.planted import planted
 
 
@@ -75,15 +77,9 @@ def test_the_verdict_is_the_difference_of_two_refitted_stacks(world, findings):
     from sklearn.linear_model import LinearRegression
 
     table = world.table
-    problem = Problem(np.arange(len(table)), table.y, table.is_test, table.clusters, table.target_names)
-    from graticule.probes.surface.string_ridge import tfidf_predictions
-
-    texts = np.array(table.texts)
+    problem = problem_of(world.activations, table)
     train, test = problem.train, problem.test
-    strings, _ = tfidf_predictions(
-        list(texts[train]), table.y[train], table.clusters[train], list(texts[test]), disable=True
-    )
-    parts = [strings]
+    parts = list(fit_strings(StringReader.of(table, problem), False)[0].values())
     for feature in world.baselines.features.values():
         parts.append(chosen(fit_points(feature, problem)).predictions)
     full = [*parts, chosen(fit_points(world.activations, problem)).predictions]

@@ -1,0 +1,69 @@
+"""Columns whose sums are functions of each feature by itself, for a linear reader of a text's spelling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Float32, Int
+
+from graticule.probes.surface.spelling import TextFeatures
+
+FEWEST = 5
+"""Training rows that a level of a feature must have to be a column."""
+_BINS = 8
+_LEVELS = 30
+"""Values of a feature up to which each is a level; else levels are ranges of equally many rows."""
+_TERMS = 200
+"""Terms of each kind whose plain counts are columns: those that most training texts hold."""
+
+
+def additive_columns(
+    features: TextFeatures, counts: Sequence[Any], train: Int[np.ndarray, " train"]
+) -> Float32[np.ndarray, "row column"]:
+    """Every feature in standard deviations, indicators of its levels, and how often frequent terms occur.
+
+    Ridge on them is an additive model: any function of one feature, and sums of such. Means, spreads, levels
+    and the choice of terms are those of the training rows; no target is looked at.
+
+    Args:
+        features: of all rows.
+        counts: matrices [row, term] of counted terms, sparse.
+        train: the rows that are learned from.
+
+    Returns:
+        Columns that vary over the training rows.
+    """
+    columns = [_standard(features.values, train)]
+    columns += [_levels(column, train) for column in features.values.T]
+    columns += [_standard(_frequent(matrix, train), train) for matrix in counts]
+    return np.concatenate(columns, axis=1)
+
+
+def _standard(values: Float[np.ndarray, "row feature"], train: np.ndarray) -> np.ndarray:
+    middle, spread = values[train].mean(axis=0), values[train].std(axis=0)
+    varied = spread > 1e-9 * (1 + np.abs(middle))
+    return ((values - middle)[:, varied] / spread[varied]).astype(np.float32)
+
+
+def _levels(column: Float[np.ndarray, " row"], train: np.ndarray) -> np.ndarray:
+    own = column[train]
+    values = np.unique(own)
+    if len(values) > _LEVELS:
+        edges = np.unique(np.quantile(own, np.arange(1, _BINS) / _BINS))
+    else:
+        edges = (values[1:] + values[:-1]) / 2
+    level = np.searchsorted(edges, column, "right")
+    number = np.bincount(level[train], minlength=len(edges) + 1)
+    often = np.flatnonzero((number >= FEWEST) & (number < len(train)))
+    if len(often) < 2 and len(values) <= 2:  # two values are the feature itself
+        often = often[:0]
+    return (level[:, None] == often).astype(np.float32)
+
+
+def _frequent(matrix: Any, train: np.ndarray) -> np.ndarray:
+    number = np.bincount(matrix[train].indices, minlength=matrix.shape[1])
+    number = np.where(number >= FEWEST, number, 0)
+    order = np.argsort(-number, kind="stable")[:_TERMS]
+    return matrix[:, order[number[order] > 0]].toarray()

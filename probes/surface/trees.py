@@ -1,0 +1,135 @@
+"""Boosted trees out of fold: a reader of a text's features that no function of them is too crooked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from tqdm.auto import tqdm
+
+from graticule.hooks.imports import load
+from graticule.probes.core.fit import Predictions
+from graticule.probes.scores.metrics import mean_r2
+
+MOST = 200
+"""Iterations of boosting at most, for a target or two."""
+STEP = 20
+"""Iterations between two looks at the out-of-fold error."""
+_RATE = 0.1
+_SHARED = 400
+"""Iterations that the targets share where there are many, at a rate that is faster by as much."""
+_FEWEST = 40
+_MANY_ROWS = 5000
+
+
+def boosted_predictions(
+    X_train: Float[np.ndarray, "train feature"],
+    y_train: Float[np.ndarray, "train target"],
+    fold: Int[np.ndarray, " train"],
+    X_test: Float[np.ndarray, "test feature"],
+    *,
+    seed: int = 0,
+    disable: bool | None = None,
+) -> tuple[Predictions, dict[str, Any]]:
+    """Out-of-fold training and test predictions of scikit-learn's histogram gradient boosting.
+
+    Each target by itself, by squared error: of an indicator it estimates the class's probability. The number
+    of iterations is the one with the least out-of-fold error, none where no number beats the mean; boosting
+    ends once two looks have brought nothing.
+
+    Args:
+        X_train: features of the training rows.
+        y_train: their targets.
+        fold: the fold of each training row; the rows of a cluster share one.
+        X_test: features of the test rows.
+        seed: of the boosting.
+        disable: goes to tqdm.
+
+    Returns:
+        Predictions, and `iterations` of each target, `most`, `rate`, `leaves` and `validation`, the
+        out-of-fold R².
+    """
+    most, rate = plan_of(y_train.shape[1])
+    out_of_fold, test = np.empty(y_train.shape), np.empty((len(X_test), y_train.shape[1]))
+    iterations: list[int] = []
+    columns = tqdm(y_train.T, desc="trees", unit="target", disable=disable, leave=False)
+    for t, y in enumerate(columns):
+        own = _boosted(X_train, y, fold, X_test, most, rate, seed)
+        out_of_fold[:, t], test[:, t] = own[0], own[1]
+        iterations.append(own[2])
+    info: dict[str, Any] = {
+        "iterations": iterations,
+        "most": most,
+        "rate": rate,
+        "leaves": _leaves(len(y_train)),
+        "validation": mean_r2(y_train, out_of_fold),
+    }
+    return Predictions(out_of_fold, test), info
+
+
+def plan_of(targets: int) -> tuple[int, float]:
+    """Iterations at most and rate: fewer and faster ones where many targets share the time."""
+    share = _SHARED // max(1, targets) // STEP * STEP
+    most = int(np.clip(share, _FEWEST, MOST))
+    return most, min(0.3, _RATE * MOST / most)
+
+
+def boosted_test(
+    X_train: Float[np.ndarray, "train feature"],
+    y: Float[np.ndarray, " train"],
+    X_test: Float[np.ndarray, "test feature"],
+    iterations: int,
+    rate: float,
+    seed: int = 0,
+) -> Float[np.ndarray, " test"]:
+    """Predictions of rows that were not learned from, of one target, at a number of iterations that is given;
+    the mean at none."""
+    if iterations == 0:
+        return np.full(len(X_test), y.mean())
+    return _fitted(X_train, y, iterations, rate, seed).predict(X_test)
+
+
+def _boosted(
+    X: np.ndarray, y: np.ndarray, fold: np.ndarray, X_test: np.ndarray, most: int, rate: float, seed: int
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Predictions out of fold and of the test rows, and the iterations chosen."""
+    mean = np.full(len(y), y.mean())
+    least, best, chosen = float(np.square(y - mean).sum()), mean, 0
+    parts = [(fold != k, fold == k) for k in np.unique(fold)]
+    models: list[Any] = [None] * len(parts)
+    for count in range(STEP, most + 1, STEP):
+        predicted = mean.copy()
+        for i, (inside, outside) in enumerate(parts):
+            if inside.any():  # a single cluster leaves no other rows to learn from
+                models[i] = _fitted(X[inside], y[inside], count, rate, seed, models[i])
+                predicted[outside] = models[i].predict(X[outside])
+        error = float(np.square(y - predicted).sum())
+        if error < least:
+            least, best, chosen = error, predicted, count
+        elif count - chosen >= 2 * STEP:
+            break
+    return best, boosted_test(X, y, X_test, chosen, rate, seed), chosen
+
+
+def _fitted(X: np.ndarray, y: np.ndarray, iterations: int, rate: float, seed: int, model: Any = None) -> Any:
+    """A model of so many iterations: from the start, or the same one grown further."""
+    load("sklearn.ensemble")
+    from sklearn.ensemble import HistGradientBoostingRegressor
+
+    if model is None:
+        no: Any = False  # the default is early stopping on rows drawn by place
+        model = HistGradientBoostingRegressor(
+            learning_rate=rate,
+            max_leaf_nodes=_leaves(len(y)),
+            min_samples_leaf=int(np.clip(len(y) // 100, 3, 20)),
+            max_bins=64,
+            early_stopping=no,
+            warm_start=True,
+            random_state=seed,
+        )
+    return model.set_params(max_iter=iterations).fit(X, y)
+
+
+def _leaves(n: int) -> int:
+    return 8 if n <= _MANY_ROWS else 16
