@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -16,20 +17,23 @@ from graticule.hooks.messages import NotApplicable
 from graticule.probes.calibration.components import Answers
 from graticule.probes.calibration.instrument import Instrument
 from graticule.probes.calibration.judging import (
+    Judged,
     held_aside,
     judge_many,
     limit_of_detection,
     monotone,
     resampled,
 )
+from graticule.probes.calibration.marginal import known_gain
 from graticule.probes.calibration.result import HIDDEN, Calibration, put_under, tally
+from graticule.probes.calibration.suspects import MOST_SUSPECTS
 from graticule.probes.calibration.targets import SyntheticTargets, blocks
 from graticule.probes.core.findings import Findings
 from graticule.probes.scores.metrics import count_of, r2
 
 MIN_CLUSTERS = 5
 """Clusters of test rows below which half of them say nothing."""
-GAINS: tuple[float, ...] = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+GAINS: tuple[float, ...] = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4, 0.7)
 
 
 @renamed(draws="n_bootstrap")
@@ -43,6 +47,7 @@ def calibrate(
     n_bootstrap: int | None = None,
     strengths: int = 12,
     string_step: int | None = None,
+    trees: Literal["suspects", "all", "none"] = "suspects",
     progress: bool | None = None,
 ) -> Calibration:
     """How often would this very verdict be wrong, and how small a gain would it see?
@@ -55,16 +60,24 @@ def calibrate(
     - *surface only*: a random linear function of the text's n-grams plus noise, in such a share that the
       stacked baselines score what they score on the real target. Nothing beyond the string is to be found,
       however well the activations know the string.
+    - *nonlinear strings*: a random function of the text that is not linear in its n-grams (counts, ranks and
+      lengths, multiplied, compared, bent or cut; `oddities`), and hardly any noise. Nothing is to be found.
     - *hidden*, one for each of `gains`: the surface-only target plus a part that only the activations hold: a
       random linear function of them, less what the baselines predict of it. It is spread over the
       activations' principal axes as the real target's probe reads them, so that it is about as hard to learn
       as what is being claimed.
 
+    Where the real target is far from normal (yes or no, classes, counts, heavy tails), synthetic ones take
+    its own values, by rank: as rare, as many alike, as far out. Gains are shares of *their* variance; of a
+    rare class only a part can be linear in anything, and gains beyond it are left out.
+
     Every target goes through the whole instrument: TF-IDF out of fold and every captured baseline at its
     point, each with the strength that this target chooses on training rows, the ridge at the chosen point,
     both stacks, and the interval of the gain over clusters. All of it is linear but
     for the choices, so fits are shared between targets (`components`), and the result is that of `verdict`
-    one target at a time.
+    one target at a time. Boosted trees are not linear: they are fitted to targets that hold nothing and whose
+    interval lies above 0 without them (`MOST_SUSPECTS` at most). Since they only add to the surface, the
+    other verdicts stand, and rates of false findings are at most too high.
 
     The **true gain** is the share of the target's variance over the test rows that the hidden part makes up:
     what a reader who knew it exactly would add to the baselines (`known` in `rates`, which differs by chance
@@ -99,6 +112,8 @@ def calibrate(
         strengths: of the ridge grid, over the range in which a sweep tries 24; fewer are faster.
         string_step: every so many of TF-IDF's strengths are tried; by default every third, and beyond 5,000
             training rows four in all, about the chosen one.
+        trees: which targets boosted trees are fitted to: false findings alone, all targets, which takes a
+            second or more for each, or none.
         progress: whether a bar is drawn; by default where it takes long.
 
     Returns:
@@ -122,27 +137,46 @@ def calibrate(
     quiet = not (progress if progress is not None else targets * rows > 500_000)
     instrument = Instrument.of(findings, strengths, string_step, quiet)
     synthetic = SyntheticTargets.of(instrument, findings, targets, seed)
-    parts = blocks(instrument, synthetic, kinds=2 + len(grid))
+    grid = synthetic.reachable(grid)
+    parts = blocks(instrument, synthetic, kinds=3 + len(grid))
     count = sum(len(inner) for _, inner in parts)
     verdicts: list[pd.DataFrame] = []
+    refitted = 0
 
     def add_verdicts(index: Int[np.ndarray, " _"], answers: Mapping[str, Answers]) -> None:
         """On one of `count` blocks of targets, of every kind and gain."""
+        nonlocal refitted
         components = synthetic.components(index)
         mixture, frame = synthetic.mixtures(index, grid)
-        tests = components[:, instrument.n_train :]
-        y = mixture.of(tests)
-        stacked = instrument.stacked(components, mixture, answers=answers)
-        judged = judge_many(
-            y,
-            stacked,
-            instrument.clusters[instrument.n_train :],
-            min_gain=swept.min_gain,
-            model_baselines=findings.verdict.model_baselines,
-            means=mixture.of(components[:, : instrument.n_train]).mean(axis=1),
-        )
-        part = mixture.weights[:, 2:] * tests[mixture.columns[:, 2]]
-        true_gain = r2(y.T, (stacked["surface"] + part).T) - r2(y.T, stacked["surface"].T)
+        part = mixture.weights[:, 2:] * components[mixture.columns[:, 2], instrument.n_train :]
+        components, mixture = synthetic.with_own_values(components, mixture, frame, instrument.n_train)
+        whole = mixture.of(components)
+        y, means = whole[:, instrument.n_train :], whole[:, : instrument.n_train].mean(axis=1)
+
+        def judged_by(stacked: Mapping[str, np.ndarray], some: np.ndarray | slice) -> Judged:
+            return judge_many(
+                y[some],
+                stacked,
+                instrument.clusters[instrument.n_train :],
+                min_gain=swept.min_gain,
+                model_baselines=findings.verdict.model_baselines,
+                means=means[some],
+            )
+
+        stacked = instrument.stacked(components, mixture, answers=answers, trees=trees == "all")
+        judged = judged_by(stacked, slice(None))
+        if trees == "suspects" and instrument.trees is not None:
+            null = (frame["kind"] != HIDDEN).to_numpy()
+            some = np.flatnonzero(null & (judged.low > 0))[: MOST_SUSPECTS - refitted]
+            if len(some):
+                again = instrument.stacked(components, mixture[some], answers=answers, trees=True)
+                judged = judged.replaced(some, judged_by(again, some))
+                refitted += len(some)
+        surface = stacked["surface"]
+        if synthetic.marginal is None:
+            true_gain = r2(y.T, (surface + part).T) - r2(y.T, surface.T)
+        else:
+            true_gain = known_gain(y, surface, part)
         own = 100_003 * seed + 101 * len(verdicts)
         groups = max(1, min(round(40 / count), len(index) // 5))
         verdicts.append(
@@ -196,6 +230,8 @@ def calibrate(
             "draws": n_bootstrap,
             "ridge_strengths": strengths,
             "judged_in": findings.verdict.metric,
+            "own_values": synthetic.marginal is not None,
+            "trees": {"fitted_to": trees, "suspects": refitted},
             "string_alphas": None if instrument.strings is None else instrument.strings.alphas.tolist(),
             "findings": dict(findings.provenance),
             "versions": library_versions(),

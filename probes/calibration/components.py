@@ -58,7 +58,7 @@ class Mixture:
     def __len__(self) -> int:
         return len(self.columns)
 
-    def __getitem__(self, part: slice) -> Mixture:
+    def __getitem__(self, part: slice | Int[np.ndarray, " part"]) -> Mixture:
         return Mixture(self.columns[part], self.weights[part])
 
 

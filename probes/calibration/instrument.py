@@ -19,12 +19,13 @@ from graticule.probes.calibration.components import (
     choose,
 )
 from graticule.probes.calibration.judging import stacks
+from graticule.probes.calibration.suspects import TreeAnswerer
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.fit import PointRows
 from graticule.probes.linear.spectrum import plan_holdout
 from graticule.probes.surface.fitted import served_by
 from graticule.probes.surface.string_ridge import ALPHAS, StringRidge
-from graticule.probes.surface.strings import SPELLING, StringReader
+from graticule.probes.surface.strings import SPELLING, TREES, StringReader
 
 PROBE = "probe"
 STRINGS = "tfidf"
@@ -44,6 +45,8 @@ class Instrument:
     """Training rows."""
     clusters: Int[np.ndarray, " row"]
     """Of training rows, then of test rows."""
+    trees: TreeAnswerer | None = None
+    """Boosted trees, where the findings have them: they are fitted to one target at a time."""
 
     @classmethod
     def of(
@@ -81,14 +84,16 @@ class Instrument:
             grid = _about(chosen) if few else _coarse(chosen, string_step or 3)
             ridge_on_terms = StringRidge.of(ordered[:n_train], clusters, ordered[n_train:], seed=0)
             strings = StringAnswerer.of(ridge_on_terms, grid, quiet)
+        trees = None
         if SPELLING in findings.baselines and texts is not None:
             reader = StringReader.of(swept.table, problem, swept.baselines.tokens)
-            train, test = (
+            rows = [
                 PointRows(reader.additive, SPELLING, reader.place[part])
                 for part in (problem.train, problem.test)
-            )
-            ridges[SPELLING] = RidgeAnswerer.of(train, test, plan, None, strengths)
-        return cls(ridges, strings, n_train, problem.clusters[order])
+            ]
+            ridges[SPELLING] = RidgeAnswerer.of(rows[0], rows[1], plan, None, strengths)
+            trees = TreeAnswerer.of(findings, reader)
+        return cls(ridges, strings, n_train, problem.clusters[order], trees)
 
     @property
     def baselines(self) -> tuple[str, ...]:
@@ -148,13 +153,20 @@ class Instrument:
         mixture: Mixture,
         *,
         probe: bool = True,
+        trees: bool = False,
         answers: Mapping[str, Answers] | None = None,
     ) -> dict[str, Float[np.ndarray, "target test"]]:
-        """Test predictions of the stack of the baselines, `surface`, and with the probe as well, `full`."""
+        """Test predictions of the stack of the baselines, `surface`, and with the probe as well, `full`.
+
+        With `trees`, boosted trees are among the baselines.
+        """
         names = (*self.baselines, PROBE) if probe else self.baselines
         chosen = self.chosen(components, mixture, names, answers)
         added = chosen.pop(PROBE) if probe else None
-        return stacks(mixture.of(components[:, : self.n_train]), chosen, added)
+        y = mixture.of(components[:, : self.n_train])
+        if trees and self.trees is not None:
+            chosen[TREES] = self.trees.chosen(y)
+        return stacks(y, chosen, added)
 
 
 def _about(chosen: float) -> Float[np.ndarray, " alpha"]:

@@ -6,8 +6,8 @@ Stacks, gains, intervals and labels are those of `scores.verdict`, one target at
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -39,6 +39,17 @@ class Judged:
     """The verdicts."""
     sums: ClusterSums
     """What resamples of the test rows need: predictors `surface` and `full`."""
+
+    def replaced(self, index: Int[np.ndarray, " some"], others: Judged) -> Judged:
+        """These with the verdicts on some targets taken from `others`; `sums` stays."""
+        figures: dict[str, Any] = {}
+        for name in ("surface", "gain", "low", "high"):
+            figures[name] = getattr(self, name).copy()
+            figures[name][index] = getattr(others, name)
+        words = list(self.words)
+        for i, word in zip(index, others.words, strict=True):
+            words[i] = word
+        return replace(self, **figures, words=tuple(words))
 
 
 def stacks(

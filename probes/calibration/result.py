@@ -34,8 +34,8 @@ from graticule.probes.scores.metrics import FEW, signed
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-NOISE, SURFACE, HIDDEN = "noise", "surface only", "hidden"
-KINDS = (NOISE, SURFACE, HIDDEN)
+NOISE, SURFACE, ODD, HIDDEN = "noise", "surface only", "nonlinear strings", "hidden"
+KINDS = (NOISE, SURFACE, ODD, HIDDEN)
 TOO_MANY = 0.05
 """Share of targets that hold nothing which may be called structure."""
 
@@ -144,7 +144,7 @@ class Calibration(SavedResult):
                 f"that is what ridge learns here of a hidden part of {most}{_short(self.limit_true)} of the "
                 "target's variance"
             )
-        for kind in (NOISE, SURFACE):
+        for kind in (one for one in (NOISE, SURFACE, ODD) if (self.rates["kind"] == one).any()):
             called, above = self.rate(kind), self.rate(kind, what="above_0")
             lines.append(
                 f"{kind} targets called structure: {_percent(called)}; interval above 0: {_percent(above)}"
@@ -192,7 +192,11 @@ class Calibration(SavedResult):
     @property
     def hidden(self) -> pd.DataFrame:
         """The detection curve: `true_gain`, `targets`, `above_0` and `structure`, from gain 0 upwards."""
-        return self.rates[self.rates["kind"] != NOISE].sort_values("true_gain").reset_index(drop=True)
+        return (
+            self.rates[self.rates["kind"].isin([SURFACE, HIDDEN])]
+            .sort_values("true_gain")
+            .reset_index(drop=True)
+        )
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Rates a kind and gain, in percent with their intervals."""

@@ -1,4 +1,4 @@
-"""Synthetic targets: noise, functions of the text's n-grams, what only the activations hold, and mixtures."""
+"""Synthetic targets: noise, functions of the text, what only the activations hold, and mixtures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from jaxtyping import Float, Int
 
 from graticule.probes.calibration.components import Answers, Mixture, RidgeAnswerer
 from graticule.probes.calibration.instrument import BLOCK_BYTES, PROBE, STRINGS, Instrument
-from graticule.probes.calibration.result import HIDDEN, NOISE, SURFACE
+from graticule.probes.calibration.marginal import Marginal
+from graticule.probes.calibration.oddities import odd_functions
+from graticule.probes.calibration.result import HIDDEN, NOISE, ODD, SURFACE
 from graticule.probes.core.findings import Findings
 from graticule.probes.scores.metrics import r2
 
@@ -44,6 +46,10 @@ class SyntheticTargets:
     """Share of a surface-only target's variance that the n-grams decide."""
     smooth: int
     """How often the n-gram functions were smoothed."""
+    odd: Float[np.ndarray, "target row"] | None = None
+    """Functions of the text that are not linear in its n-grams; None without texts."""
+    marginal: Marginal | None = None
+    """The values that targets take; None where the real ones are nearly normal, as the components are."""
 
     @classmethod
     def of(cls, instrument: Instrument, findings: Findings, count: int, seed: int) -> SyntheticTargets:
@@ -51,50 +57,82 @@ class SyntheticTargets:
         rng = np.random.default_rng([seed, 0])
         n = instrument.n_train
         features = _features(instrument)
-        wanted = float(np.clip(findings.verdict_in_r2.surface, 0.01, 0.95))
+        problem, texts = findings.inputs.problem, findings.inputs.table.texts
+        marginal = Marginal.of(problem.y)
+        linear = 1.0 if marginal is None else marginal.linear
+        wanted = float(np.clip(findings.verdict_in_r2.surface / linear, 0.01, 0.95))
         surface = find_surface(instrument, features, wanted, rng)
         noises = noise(instrument.clusters, count, n, rng)
         strings = string_functions(features, count, n, surface.smooth, rng)
-        problem = findings.inputs.problem
+        odd = None
+        if texts is not None and instrument.strings is not None:
+            order = problem.source[np.concatenate([problem.train, problem.test])]
+            own = np.random.default_rng([seed, 1])
+            odd = standard(odd_functions([texts[i] for i in order], count, own), n)
         profile = reading_profile(instrument, problem.y[problem.train])
         raw = read_from_activations(instrument.ridges[PROBE], profile, min(count, _DIRECTIONS), rng)
-        return cls(noises, strings, hidden_from(instrument, raw), surface.share, surface.smooth)
+        hidden = hidden_from(instrument, raw)
+        return cls(noises, strings, hidden, surface.share, surface.smooth, odd, marginal)
+
+    @property
+    def own(self) -> tuple[Float[np.ndarray, "target row"], ...]:
+        """Components of which each target has one of its own."""
+        return (self.noise, self.strings, *(() if self.odd is None else (self.odd,)))
+
+    def reachable(self, gains: Float[np.ndarray, " gain"]) -> Float[np.ndarray, " gain"]:
+        """Those gains that a target of these values can have: of a rare class little variance is linear."""
+        most = _MOST_SURFACE * (1.0 if self.marginal is None else self.marginal.linear)
+        return gains[: max(1, int((gains <= most).sum()))]
 
     def hidden_of(self, index: Int[np.ndarray, " _"]) -> Int[np.ndarray, " _"]:
         """The hidden parts of the targets `index`, each once."""
         return np.unique(index % len(self.hidden))
 
     def components(self, index: Int[np.ndarray, " _"]) -> Float[np.ndarray, "component row"]:
-        """Noise, n-gram functions and hidden parts of the targets `index`."""
-        return np.concatenate([self.noise[index], self.strings[index], self.hidden[self.hidden_of(index)]])
+        """Noise, functions of the text and hidden parts of the targets `index`."""
+        return np.concatenate([*(own[index] for own in self.own), self.hidden[self.hidden_of(index)]])
 
     def mixtures(
         self, index: Int[np.ndarray, " _"], gains: Float[np.ndarray, " gain"]
     ) -> tuple[Mixture, pd.DataFrame]:
         """Noise, surface-only and hidden targets of these components, and a line for each."""
-        count = len(index)
+        count, sets = len(index), len(self.own)
         own = np.arange(count)
-        places = np.searchsorted(self.hidden_of(index), index % len(self.hidden))
-        columns = np.stack([own, count + own, 2 * count + places], axis=1)
-        kinds, true_gains, shares = [NOISE], [0.0], [(1.0, 0.0, 0.0)]
+        places = sets * count + np.searchsorted(self.hidden_of(index), index % len(self.hidden))
+        linear = 1.0 if self.marginal is None else self.marginal.linear
+        kinds = [(NOISE, 0.0, 1, (1.0, 0.0, 0.0))]
+        if sets > 2:
+            kinds.append((ODD, 0.0, 2, (1 - _MOST_SURFACE, _MOST_SURFACE, 0.0)))
         for gain in (0.0, *gains.tolist()):
-            rest = 1 - gain
-            kinds.append(HIDDEN if gain else SURFACE)
-            true_gains.append(gain)
-            shares.append((rest * (1 - self.share), rest * self.share, gain))
-        weights = np.repeat(np.sqrt(shares), count, axis=0)
+            part = min(gain / linear, _MOST_SURFACE)
+            shares = ((1 - part) * (1 - self.share), (1 - part) * self.share, part)
+            kinds.append((HIDDEN if gain else SURFACE, gain, 1, shares))
+        columns = [np.stack([own, string * count + own, places], axis=1) for _, _, string, _ in kinds]
+        weights = np.repeat(np.sqrt([shares for *_, shares in kinds]), count, axis=0)
         frame = pd.DataFrame(
             {
-                "kind": np.repeat(kinds, count),
+                "kind": np.repeat([kind for kind, *_ in kinds], count),
                 "number": np.tile(index, len(kinds)),
-                "true_gain": np.repeat(true_gains, count),
+                "true_gain": np.repeat([gain for _, gain, *_ in kinds], count),
             }
         )
-        return Mixture(np.tile(columns, (len(kinds), 1)), weights), frame
+        return Mixture(np.concatenate(columns), weights), frame
+
+    def with_own_values(
+        self, components: Float[np.ndarray, "component row"], mixture: Mixture, frame: pd.DataFrame, n: int
+    ) -> tuple[Float[np.ndarray, "component row"], Mixture]:
+        """The mixtures with the real target's values, each as a component, centred on `n` training rows.
+
+        Mixtures of nearly normal targets are left as they are.
+        """
+        if self.marginal is None:
+            return components, mixture
+        values = self.marginal.of_latent(mixture.of(components), frame["number"].to_numpy(np.int64))
+        return standard(values, n), Mixture(np.arange(len(values))[:, None], np.ones((len(values), 1)))
 
     def string_answers(self, instrument: Instrument, index: Int[np.ndarray, " _"]) -> Answers | None:
         """TF-IDF's answers to the components of these targets: in one go, as targets share its work."""
-        if instrument.strings is None:
+        if instrument.strings is None or self.marginal is not None:  # own values are no mixtures
             return None
         return instrument.answers(self.components(index), STRINGS)
 
@@ -104,9 +142,10 @@ class SyntheticTargets:
         """Of TF-IDF's answers to the targets `outer` those to `inner`."""
         if strings is None:
             return {}
-        places, count = np.searchsorted(outer, inner), len(outer)
-        hidden = np.searchsorted(self.hidden_of(outer), self.hidden_of(inner))
-        return {STRINGS: strings.some(np.concatenate([places, count + places, 2 * count + hidden]))}
+        places, count, sets = np.searchsorted(outer, inner), len(outer), len(self.own)
+        hidden = sets * count + np.searchsorted(self.hidden_of(outer), self.hidden_of(inner))
+        parts = [*(i * count + places for i in range(sets)), hidden]
+        return {STRINGS: strings.some(np.concatenate(parts))}
 
 
 Blocks = list[tuple[Int[np.ndarray, " _"], list[Int[np.ndarray, " _"]]]]
@@ -122,6 +161,10 @@ def blocks(instrument: Instrument, synthetic: SyntheticTargets, kinds: int) -> B
     # predictions of every mixture by every predictor, and the mixtures themselves and in the stacks
     judged = _PREDICTED_BYTES // (8 * kinds * rows * (predictors + 2))
     at_once = min(BLOCK_BYTES // (8 * instrument.strengths * rows), 2 * judged + min(judged, n_hidden))
+    if synthetic.marginal is not None:  # every mixture is a component
+        at_once = max(3, at_once * 3 // kinds)
+    elif synthetic.odd is not None:
+        at_once = max(3, at_once * 2 // 3)
     return [
         (outer, _split(outer, n_hidden, int(at_once)))
         for outer in _split(np.arange(count), n_hidden, int(answered))
@@ -225,7 +268,7 @@ class SurfaceTarget:
     share: float
     """Share of the variance that the n-grams decide; the rest is noise."""
     smooth: int
-    """How often the random function was smoothed, see `string_functions`."""
+    """As in `string_functions`."""
     score: float
     """R² of the stacked baselines on such targets, in a trial of a few."""
 

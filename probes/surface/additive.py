@@ -12,10 +12,12 @@ from graticule.probes.surface.spelling import TextFeatures
 
 FEWEST = 5
 """Training rows that a level of a feature must have to be a column."""
-_BINS = 8
-_LEVELS = 30
+_BINS = 6
+_LEVELS = 10
 """Values of a feature up to which each is a level; else levels are ranges of equally many rows."""
-_TERMS = 200
+_BY_NAME = ("letter_0", "letter_1", "letter_-1", "word_last_first", "word_last_last")
+"""Ranks in the alphabet, each of which is a level: the order of letters says little."""
+_TERMS = 150
 """Terms of each kind whose plain counts are columns: those that most training texts hold."""
 
 
@@ -36,7 +38,8 @@ def additive_columns(
         Columns that vary over the training rows.
     """
     columns = [_standard(features.values, train)]
-    columns += [_levels(column, train) for column in features.values.T]
+    named = zip(features.names, features.values.T, strict=True)
+    columns += [_levels(column, train, 27 if name in _BY_NAME else _LEVELS) for name, column in named]
     columns += [_standard(_frequent(matrix, train), train) for matrix in counts]
     return np.concatenate(columns, axis=1)
 
@@ -47,10 +50,10 @@ def _standard(values: Float[np.ndarray, "row feature"], train: np.ndarray) -> np
     return ((values - middle)[:, varied] / spread[varied]).astype(np.float32)
 
 
-def _levels(column: Float[np.ndarray, " row"], train: np.ndarray) -> np.ndarray:
+def _levels(column: Float[np.ndarray, " row"], train: np.ndarray, most: int) -> np.ndarray:
     own = column[train]
     values = np.unique(own)
-    if len(values) > _LEVELS:
+    if len(values) > most:
         edges = np.unique(np.quantile(own, np.arange(1, _BINS) / _BINS))
     else:
         edges = (values[1:] + values[:-1]) / 2

@@ -202,6 +202,11 @@ def _of_letters(chars: _Characters, letters: _Letters) -> dict[str, np.ndarray]:
     vowel = np.isin(np.arange(27), [_LETTERS.index(v) + 1 for v in _VOWELS])
     out["vowels"] = np.bincount(row[vowel[rank]], minlength=n)
     out["vowel_share"] = _share(out["vowels"], size)
+    long = np.bincount(chars.row, minlength=n)
+    out["vowels_of_characters"], out["letters_of_characters"] = (
+        _share(out["vowels"], long),
+        _share(size, long),
+    )
     out["distinct_letters"] = (counts > 0).sum(axis=1)
     out["repeated_letters"] = (counts > 1).sum(axis=1)
     out["single_letters"] = (counts == 1).sum(axis=1)

@@ -12,12 +12,12 @@ from graticule.hooks.imports import load
 from graticule.probes.core.fit import Predictions
 from graticule.probes.scores.metrics import mean_r2
 
-MOST = 200
+MOST = 120
 """Iterations of boosting at most, for a target or two."""
 STEP = 20
 """Iterations between two looks at the out-of-fold error."""
-_RATE = 0.1
-_SHARED = 400
+_RATE = 0.15
+_SHARED = 240
 """Iterations that the targets share where there are many, at a rate that is faster by as much."""
 _FEWEST = 40
 _MANY_ROWS = 5000

@@ -1,0 +1,65 @@
+"""Synthetic targets with the table's own values: a latent normal variable, put through by rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from graticule.hooks.imports import load
+
+NEARLY_NORMAL = 0.95
+"""Share of a target's variance that a normal variable of the same order has, from which it counts as one."""
+
+
+@dataclass(frozen=True)
+class Marginal:
+    """The values that real targets take, in order."""
+
+    values: Float[np.ndarray, "column row"]
+    """Sorted values of every target column, all rows."""
+    share: Float[np.ndarray, " column"]
+    """Share of each column's variance that is linear in the latent variable."""
+
+    @classmethod
+    def of(cls, y: Float[np.ndarray, "row target"]) -> Marginal | None:
+        """The values of a target; None where all its columns are nearly normal."""
+        values = np.sort(y.T, axis=1)
+        share = np.array([np.corrcoef(column, _scores(len(column)))[0, 1] ** 2 for column in values])
+        return None if (share >= NEARLY_NORMAL).all() else cls(values, share)
+
+    @property
+    def linear(self) -> float:
+        """The share, on average: what a latent share must be divided by to be one of the target's."""
+        return float(self.share.mean())
+
+    def of_latent(
+        self, latent: Float[np.ndarray, "target row"], number: Int[np.ndarray, " target"]
+    ) -> Float[np.ndarray, "target row"]:
+        """Every latent variable with the values of one of the columns, `number` counted round, by rank."""
+        out = np.empty_like(latent)
+        for own, row, i in zip(out, latent, number, strict=True):
+            own[np.argsort(row, kind="stable")] = self.values[i % len(self.values)]
+        return out
+
+
+def _scores(n: int) -> Float[np.ndarray, " n"]:
+    """Normal scores of n ranks."""
+    load("scipy.special")
+    from scipy.special import ndtri
+
+    return ndtri((np.arange(n) + 0.5) / n)
+
+
+def known_gain(
+    y: Float[np.ndarray, "target row"],
+    surface: Float[np.ndarray, "target row"],
+    hidden: Float[np.ndarray, "target row"],
+) -> Float[np.ndarray, " target"]:
+    """What a hidden part adds to R², were it known, by least squares beside the surface's predictions."""
+    y, surface, hidden = (values - values.mean(axis=1, keepdims=True) for values in (y, surface, hidden))
+    squares = np.maximum(np.square(surface).sum(axis=1, keepdims=True), 1e-12)
+    beyond = hidden - surface * (surface * hidden).sum(axis=1, keepdims=True) / squares
+    total = np.square(y).sum(axis=1) * np.square(beyond).sum(axis=1)
+    return np.where(total > 0, np.square((y * beyond).sum(axis=1)) / np.where(total > 0, total, 1.0), 0.0)
