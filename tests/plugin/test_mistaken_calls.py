@@ -105,7 +105,7 @@ CALLS = {
     "a number for an SAE": (lambda m, t, a, b, f, e: graticule.latents(f, 3), "int is no SAE"),
     "no baselines": (
         lambda m, t, a, b, f, e: f.with_inputs(a, t, None),
-        "judged against .* given are tfidf: give the baselines",
+        "judged against .* given are spelling, tfidf, trees: give the baselines",
     ),
     "a table for baselines": (lambda m, t, a, b, f, e: f.with_inputs(a, t, t), r"graticule\.baselines\("),
     "a name to train on": (

@@ -19,7 +19,9 @@ from graticule.probes.calibration.judging import (
     monotone,
     resampled,
 )
-from graticule.probes.calibration.result import HIDDEN, NOISE, SURFACE, Calibration, detected
+from graticule.probes.calibration.marginal import Marginal, known_gain
+from graticule.probes.calibration.oddities import odd_functions
+from graticule.probes.calibration.result import HIDDEN, NOISE, ODD, SURFACE, Calibration, detected
 from graticule.probes.calibration.targets import (
     SyntheticTargets,
     _split,
@@ -264,7 +266,7 @@ def test_saved_loaded_and_shown(calibration: Calibration, tmp_path) -> None:
     pd.testing.assert_frame_equal(back.targets, calibration.targets)
     assert len(back.figures()) == 3
     table = next(iter(back.tables().values()))
-    assert len(table) == 2 + len(GAINS)
+    assert len(table) == 3 + len(GAINS)
     never = dataclasses.replace(calibration, limit_true=float("nan"), limit_of_detection=float("nan"))
     never.save(tmp_path / "n")
     assert np.isnan(Calibration.load(tmp_path / "n").limit_of_detection)
@@ -364,3 +366,48 @@ def test_no_block_outgrows_its_bytes_but_by_one_target() -> None:
         assert sorted(np.concatenate(parts)) == list(range(count))
         sizes = [2 * len(part) + len(np.unique(part % n_hidden)) for part in parts]
         assert max(sizes) <= max(most, 3)
+
+
+def test_own_values_are_the_tables_and_gains_are_shares_of_their_variance() -> None:
+    """One in twenty: as many ones as there are, and a hidden part of a latent share g / linear adds g."""
+    rng = np.random.default_rng(0)
+    y = (rng.random((4000, 1)) < 0.05) * 1.0
+    marginal = Marginal.of(y)
+    assert marginal is not None and 0.15 < marginal.linear < 0.3
+    assert Marginal.of(rng.normal(size=(500, 2))) is None
+    assert Marginal.of(np.exp(1.5 * rng.normal(size=(500, 1)))) is not None
+    hidden, rest = rng.normal(size=(2, 60, 4000))
+    part = 0.1 / marginal.linear
+    latent = np.sqrt(part) * hidden + np.sqrt(1 - part) * rest
+    values = marginal.of_latent(latent, np.arange(60))
+    assert np.array_equal(np.sort(values, axis=1), np.tile(np.sort(y[:, 0]), (60, 1)))
+    gains = known_gain(values, np.zeros((60, 4000)), hidden)
+    assert gains.mean() == pytest.approx(0.1, abs=0.01)
+    beside = known_gain(values, rest, hidden)
+    assert beside.mean() == pytest.approx(0.1, abs=0.01)
+
+
+def test_odd_functions_are_of_the_text_alone() -> None:
+    texts = ["New York", "Łódź", "San Juan de la Maguana", "Rome", "Oslo", "Río Negro", "X"] * 3
+    values = odd_functions(texts, 40, np.random.default_rng(0))
+    assert np.array_equal(values, odd_functions(texts, 40, np.random.default_rng(0)))
+    assert np.allclose(values[:, :7], values[:, 7:14])
+    assert np.allclose(values.mean(axis=1), 0) and np.allclose(values.std(axis=1), 1)
+    assert len(np.unique(values.round(6), axis=0)) > 30
+
+
+@pytest.mark.slow
+def test_a_rare_class_is_calibrated_with_targets_as_rare(findings: Findings) -> None:
+    swept = findings.inputs
+    frame = swept.table.frame.assign(rare=(swept.table.y[:, 0] > np.quantile(swept.table.y, 0.9)) * 1.0)
+    table = Table(
+        frame, text="text", target="rare", split="is_test", cluster="pair", kind="numeric", name="r"
+    )
+    beside = Baselines(text_digest(table), swept.baselines.features, True)
+    rare = sweep(swept.activations, table, baselines=beside, n_bootstrap=50, progress=False)
+    done = calibrate(rare, targets=4, gains=[0.05, 0.3, 0.9], strengths=5, n_bootstrap=50)
+    assert done.provenance["own_values"] is True
+    assert list(done.hidden["true_gain"]) == [0.0, 0.05, 0.3]  # no target of these values has more
+    assert done.rates["kind"].tolist() == [NOISE, SURFACE, ODD, HIDDEN, HIDDEN]
+    without = calibrate(rare, targets=4, gains=[0.3], strengths=5, n_bootstrap=50, trees="none")
+    assert without.provenance["trees"]["suspects"] == 0
