@@ -32,17 +32,22 @@ def odd_functions(
     """
     plain = [_plain(text) for text in texts]
     out = np.empty((count, len(plain)))
-    for i in range(count):
-        for _ in range(20):  # a measure may be the same on all rows
-            values = _measure(plain, rng)
-            if rng.random() < 0.3:
-                other = _measure(plain, rng)
-                values = values * other if rng.random() < 0.5 else values - other
-            values = _bent(values, rng)
-            if values.std() > 1e-9:
-                break
-        out[i] = (values - values.mean()) / max(float(values.std()), 1e-9)
+    for own in out:
+        own[:] = _drawn(plain, rng)
     return out
+
+
+def _drawn(texts: list[str], rng: np.random.Generator) -> np.ndarray:
+    """One function; drawn again where it is the same on all rows."""
+    for _ in range(20):
+        values = _measure(texts, rng)
+        if rng.random() < 0.3:
+            other = _measure(texts, rng)
+            values = values * other if rng.random() < 0.5 else values - other
+        values = _bent(values, rng)
+        if values.std() > 1e-9:
+            return (values - values.mean()) / values.std()
+    return np.zeros(len(texts))
 
 
 def _plain(text: str) -> str:
