@@ -24,7 +24,7 @@ from graticule.probes.calibration.judging import (
     monotone,
     resampled,
 )
-from graticule.probes.calibration.marginal import known_gain
+from graticule.probes.calibration.marginal import known_gain, own_values
 from graticule.probes.calibration.result import HIDDEN, Calibration, put_under, tally
 from graticule.probes.calibration.suspects import MOST_SUSPECTS
 from graticule.probes.calibration.targets import SyntheticTargets, blocks
@@ -149,7 +149,8 @@ def calibrate(
         components = synthetic.components(index)
         mixture, frame = synthetic.mixtures(index, grid)
         part = mixture.weights[:, 2:] * components[mixture.columns[:, 2], instrument.n_train :]
-        components, mixture = synthetic.with_own_values(components, mixture, frame, instrument.n_train)
+        numbers = frame["number"].to_numpy(np.int64)
+        components, mixture = own_values(synthetic.marginal, components, mixture, numbers, instrument.n_train)
         whole = mixture.of(components)
         y, means = whole[:, instrument.n_train :], whole[:, : instrument.n_train].mean(axis=1)
 

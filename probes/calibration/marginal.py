@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from graticule.hooks.imports import load
+from graticule.probes.calibration.components import Mixture
 
 NEARLY_NORMAL = 0.95
 """Share of a target's variance that a normal variable of the same order has, from which it counts as one."""
@@ -63,3 +64,21 @@ def known_gain(
     beyond = hidden - surface * (surface * hidden).sum(axis=1, keepdims=True) / squares
     total = np.square(y).sum(axis=1) * np.square(beyond).sum(axis=1)
     return np.where(total > 0, np.square((y * beyond).sum(axis=1)) / np.where(total > 0, total, 1.0), 0.0)
+
+
+def own_values(
+    marginal: Marginal | None,
+    latent: Float[np.ndarray, "component row"],
+    mixture: Mixture,
+    number: Int[np.ndarray, " target"],
+    n_train: int,
+) -> tuple[Float[np.ndarray, "own row"], Mixture]:
+    """Mixtures with a real target's values, each a component by itself, centred on the training rows.
+
+    Those of nearly normal targets are left as they are.
+    """
+    if marginal is None:
+        return latent, mixture
+    values = marginal.of_latent(mixture.of(latent), number)
+    values -= values[:, :n_train].mean(axis=1, keepdims=True)
+    return values, Mixture(np.arange(len(values))[:, None], np.ones((len(values), 1)))

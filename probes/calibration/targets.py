@@ -79,7 +79,7 @@ class SyntheticTargets:
         """Components of which each target has one of its own."""
         return (self.noise, self.strings, *(() if self.odd is None else (self.odd,)))
 
-    def reachable(self, gains: Float[np.ndarray, " gain"]) -> Float[np.ndarray, " gain"]:
+    def reachable(self, gains: Float[np.ndarray, " gain"]) -> Float[np.ndarray, " reached"]:
         """Those gains that a target of these values can have: of a rare class little variance is linear."""
         most = _MOST_SURFACE * (1.0 if self.marginal is None else self.marginal.linear)
         return gains[: max(1, int((gains <= most).sum()))]
@@ -117,18 +117,6 @@ class SyntheticTargets:
             }
         )
         return Mixture(np.concatenate(columns), weights), frame
-
-    def with_own_values(
-        self, components: Float[np.ndarray, "component row"], mixture: Mixture, frame: pd.DataFrame, n: int
-    ) -> tuple[Float[np.ndarray, "component row"], Mixture]:
-        """The mixtures with the real target's values, each as a component, centred on `n` training rows.
-
-        Mixtures of nearly normal targets are left as they are.
-        """
-        if self.marginal is None:
-            return components, mixture
-        values = self.marginal.of_latent(mixture.of(components), frame["number"].to_numpy(np.int64))
-        return standard(values, n), Mixture(np.arange(len(values))[:, None], np.ones((len(values), 1)))
 
     def string_answers(self, instrument: Instrument, index: Int[np.ndarray, " _"]) -> Answers | None:
         """TF-IDF's answers to the components of these targets: in one go, as targets share its work."""
