@@ -47,7 +47,7 @@ def calibrate(
     n_bootstrap: int | None = None,
     strengths: int = 12,
     string_step: int | None = None,
-    trees: Literal["suspects", "all", "none"] = "suspects",
+    boosting: Literal["suspects", "all", "none"] = "suspects",
     progress: bool | None = None,
 ) -> Calibration:
     """How often would this very verdict be wrong, and how small a gain would it see?
@@ -112,7 +112,7 @@ def calibrate(
         strengths: of the ridge grid, over the range in which a sweep tries 24; fewer are faster.
         string_step: every so many of TF-IDF's strengths are tried; by default every third, and beyond 5,000
             training rows four in all, about the chosen one.
-        trees: which targets boosted trees are fitted to: false findings alone, all targets, which takes a
+        boosting: which targets boosted trees are fitted to: false findings alone, all targets, which takes a
             second or more for each, or none.
         progress: whether a bar is drawn; by default where it takes long.
 
@@ -164,9 +164,9 @@ def calibrate(
                 means=means[some],
             )
 
-        stacked = instrument.stacked(components, mixture, answers=answers, trees=trees == "all")
+        stacked = instrument.stacked(components, mixture, answers=answers, trees=boosting == "all")
         judged = judged_by(stacked, slice(None))
-        if trees == "suspects" and instrument.trees is not None:
+        if boosting == "suspects" and instrument.trees is not None:
             null = (frame["kind"] != HIDDEN).to_numpy()
             some = np.flatnonzero(null & (judged.low > 0))[: MOST_SUSPECTS - refitted]
             if len(some):
@@ -232,7 +232,7 @@ def calibrate(
             "ridge_strengths": strengths,
             "judged_in": findings.verdict.metric,
             "own_values": synthetic.marginal is not None,
-            "trees": {"fitted_to": trees, "suspects": refitted},
+            "trees": {"fitted_to": boosting, "suspects": refitted},
             "string_alphas": None if instrument.strings is None else instrument.strings.alphas.tolist(),
             "findings": dict(findings.provenance),
             "versions": library_versions(),

@@ -75,7 +75,8 @@ def carried(findings: Findings) -> list[str]:
     if len(adds) < 2 or not findings.baselines[name]["without"] + adds[name] > 0.01:
         return []
     alone = f"alone {number_text(float(findings.baselines[name]['test']['r2']))}"
-    figures = f"{alone}, without it {number_text(float(findings.baselines[name]['without']))} R²"
+    unit = "R²" if findings.verdict.metric == "r2" else "Brier skill"
+    figures = f"{alone}, without it {number_text(float(findings.baselines[name]['without']))} {unit}"
     if adds[name] < 0.01:
         return [f"no member of the surface carries it by itself, {name} most ({figures})"]
     return [f"the surface is carried by {name} ({figures})"]

@@ -409,5 +409,5 @@ def test_a_rare_class_is_calibrated_with_targets_as_rare(findings: Findings) -> 
     assert done.provenance["own_values"] is True
     assert list(done.hidden["true_gain"]) == [0.0, 0.05, 0.3]  # no target of these values has more
     assert done.rates["kind"].tolist() == [NOISE, SURFACE, ODD, HIDDEN, HIDDEN]
-    without = calibrate(rare, targets=4, gains=[0.3], strengths=5, n_bootstrap=50, trees="none")
+    without = calibrate(rare, targets=4, gains=[0.3], strengths=5, n_bootstrap=50, boosting="none")
     assert without.provenance["trees"]["suspects"] == 0
