@@ -105,6 +105,8 @@ NEIGHBOURS = "near neighbours"
 def dependence(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A line for each world: structure, structure by gain and interval, and what neighbours left open."""
     for place, (name, (make, given)) in enumerate({**DEPENDENT, **HONEST}.items()):
+        if args.match not in name:
+            continue
         began = time.perf_counter()
         counts = dict.fromkeys(("structure", "by interval", "left open by neighbours"), 0)
         for trial in range(args.trials):
@@ -197,6 +199,7 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--n-bootstrap", type=int, default=1000)
     options.add_argument("--only", choices=("dependence", "cells"), help="one of the two")
+    options.add_argument("--match", default="", help="only worlds with these letters in their names")
     args = options.parse_args()
     torch.set_num_threads(1)
     figures: dict[str, Any] = {}

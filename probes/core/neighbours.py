@@ -14,7 +14,7 @@ from graticule.probes.core.fit import PointFit, PointRows, Predictions, Problem,
 from graticule.probes.linear.rows import chunk_rows_for, chunks
 from graticule.probes.scores.metrics import mean_r2
 
-LEAST_SHARE = 0.15
+LEAST_SHARE = 0.25
 """A gain that keeps less than this share of itself without the neighbours of every row rests on them."""
 MOST_NEIGHBOURS = 30
 _SHARE_OF_ROWS = 10
