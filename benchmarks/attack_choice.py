@@ -100,6 +100,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
 def trials(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """A line for each setting."""
     for place, (name, setting) in enumerate(SETTINGS.items()):
+        if args.match not in name:
+            continue
         given = dict(setting)
         make, began = given.pop("make"), time.perf_counter()
         counts = dict.fromkeys(
@@ -138,6 +140,7 @@ def main() -> None:
     options.add_argument("--trials", type=int, default=200, help="worlds of each kind (default: %(default)s)")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--n-bootstrap", type=int, default=1000)
+    options.add_argument("--match", default="", help="only worlds with these letters in their names")
     args = options.parse_args()
     torch.set_num_threads(1)
     lines: list[dict[str, Any]] = []
