@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from graticule.probes.directions.directions import directions as directions
     from graticule.probes.families.family import judge_family as judge_family
     from graticule.probes.generalisation.carried import judge_on as judge_on
+    from graticule.probes.generalisation.crossfitted import cross_fit as cross_fit
     from graticule.probes.generalisation.holdouts import holdouts as holdouts
     from graticule.probes.generalisation.popularity import popularity as popularity
     from graticule.probes.generalisation.prompts import prompts as prompts
@@ -94,6 +95,7 @@ else:
             "probes.directions.directions": "directions",
             "probes.families.family": "judge_family",
             "probes.generalisation.carried": "judge_on",
+            "probes.generalisation.crossfitted": "cross_fit",
             "probes.generalisation.holdouts": "holdouts",
             "probes.generalisation.popularity": "popularity",
             "probes.generalisation.prompts": "prompts",

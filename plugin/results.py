@@ -20,6 +20,7 @@ RESULTS: dict[str, str] = {
     "classes": "graticule.probes.beyond.classes:ClassProbes",
     "comparison": "graticule.probes.compare:Comparison",
     "controls": "graticule.probes.controls.result:Controls",
+    "cross_fitted": "graticule.probes.generalisation.crossfitted:CrossFitted",
     "directions": "graticule.probes.directions.result:Directions",
     "erasure": "graticule.probes.causes.erase:Erasure",
     "family": "graticule.probes.families.result:Family",

@@ -109,7 +109,7 @@ def test_the_face():
         *("load_model", "capture", "record", "Activations", "Store", "Table"),
         *("baselines", "sweep", "probe", "Findings", "RidgeProbe", "study"),
         *("calibrate", "compare", "controls", "holdouts", "prompts", "transfer", "popularity"),
-        *("judge_family", "judge_on", "retest"),
+        *("judge_family", "judge_on", "cross_fit", "retest"),
         *("mlp", "pca", "classes", "monitor", "sphere", "latents", "directions"),
         *("neurons", "attribute", "trace", "erase", "steer", "ablate", "causes"),
         *("words", "languages", "ambiguous", "World", "Contexts", "simulate", "reproduce", "theorems"),
