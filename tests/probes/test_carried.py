@@ -90,6 +90,16 @@ def test_classes_carry_too() -> None:
     assert row["label"] == CARRIES and row["arrives"] > 0.8
 
 
+def test_classes_carry_either_way_round() -> None:
+    a, b = (findings(name, seed, kind="binary", hidden=2.0) for name, seed in (("first", 0), ("second", 1)))
+    turned = findings("second", 1, kind="binary", hidden=2.0, positive="no")
+    assert turned.classes == b.classes[::-1]
+    one, other = (judge_on(a, findings_of_b).scored.iloc[0] for findings_of_b in (b, turned))
+    assert one["label"] == other["label"] == CARRIES
+    columns = ["gain", "low", "own_gain", "own_low"]
+    assert np.allclose(one[columns].astype(float), other[columns].astype(float), atol=1e-6)
+
+
 def test_what_does_not_fit_is_refused_in_a_line(first: Findings) -> None:
     with pytest.raises(ValueError, match="binary classes no, yes: make both tables of one kind"):
         judge_on(first, findings("second", 1, kind="binary"))
