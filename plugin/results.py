@@ -3,6 +3,7 @@
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 from graticule.hooks.artifact import ArtifactError, as_damaged, read_json
 from graticule.hooks.kinds import FolderKind
@@ -69,19 +70,46 @@ WORDS = FolderKind("words_run", "folder of 'words'", "", ("words*", "languages*"
 """What `words` leaves."""
 
 
+BESIDE_RESULTS: dict[str, str] = {
+    "activations": "graticule.hooks.store:Store",
+    "baselines": "graticule.probes.surface.baselines:Baselines",
+}
+"""The same of what is saved and is no result."""
+
+
+def load(path: Path | str) -> Any:
+    """Whatever a `save` of ours left in a folder: a result of any kind, findings, activations, baselines.
+
+    Args:
+        path: The folder, or its url of fsspec.
+
+    Returns:
+        An object of the class that wrote it; activations as a `Store`, which reads them from disk.
+
+    Raises:
+        ArtifactError: There is none, or this graticule knows no such kind.
+    """
+    return _loaded(path, {**RESULTS, **BESIDE_RESULTS})
+
+
 def load_result(path: Path | str) -> Result:
     """The result in a folder, or behind a url of fsspec, whatever it is.
 
     Raises:
         ArtifactError: if there is none, or if this graticule knows no such kind.
     """
+    return _loaded(path, RESULTS)
+
+
+def _loaded(path: Path | str, ours: dict[str, str]) -> Any:
     place = place_of(path)
     names = ("findings.json", "run.json", "manifest.json")
     manifest = place / next((n for n in names if (place / n).is_file()), names[-1])
     kind = read_json(manifest).get("kind")
-    kinds = {**{one.name: one.value for one in entry_points(group=ENTRY_POINTS)}, **RESULTS}
+    kinds = {**{one.name: one.value for one in entry_points(group=ENTRY_POINTS)}, **ours}
     if not isinstance(kind, str) or kind not in kinds:
         raise ArtifactError(f"{path} holds {kind!r}; this graticule reads {', '.join(sorted(kinds))}")
     module, name = kinds[kind].split(":")
     with as_damaged(path, "write it again", also=()):
-        return getattr(import_module(module), name).load(path)
+        owner = getattr(import_module(module), name)
+        return owner(place) if kind == "activations" else owner.load(path)

@@ -140,7 +140,7 @@ def tables_command(
 
 
 def report_command(
-    folder: Annotated[Path, typer.Argument(help="What 'graticule probe', 'study' or 'demo' wrote.")],
+    folder: Annotated[Path, typer.Argument(help="What a command wrote, or a result's save.")],
 ) -> None:
     """Write the page of saved results anew, without a model.
 
@@ -166,6 +166,7 @@ def report_command(
         return
     here = [p.parent for name in ("findings.json", "manifest.json") for p in folder.glob(name)]
     here = here or sorted(p.parent for p in folder.glob("*/findings.json"))
+    here = here or [path for path in (folder / "result",) if (path / "manifest.json").is_file()]
     if not here:
         raise FileNotFoundError(f"{folder} holds no saved result, nor findings in any folder in it")
     results = [load_result(path) for path in here]

@@ -20,7 +20,7 @@ from graticule.hooks.saved import SavedResult
 from graticule.probes.causes.experiment import asked_targets
 from graticule.probes.causes.reprobe import FreshProbes, reprobe_later
 from graticule.probes.core.findings import Findings
-from graticule.probes.core.verdict import STRUCTURE
+from graticule.probes.core.verdict import NO_BETTER, STRUCTURE
 from graticule.probes.plots.primitives import legend_line, level, line_trace, new_figure
 from graticule.probes.plots.style import (
     ACCENT,
@@ -92,8 +92,7 @@ class Erasure(SavedResult):
         worst = rows.iloc[int(rows["gain_after"].to_numpy().argmax())]
         same = max(float(rows[f"same_{n}"].max()) for n in names)
         lines = [
-            f"{' and '.join(names)} erased by LEACE: re-probing falls to the surface level at "
-            f"{self.at_surface} of {len(rows)} points",
+            f"{' and '.join(names)} erased by LEACE: {self._fallen()}",
             f"largest gain left on fresh rows {worst['gain_after']:+.3f} [{worst['gain_after_low']:+.3f}, "
             f"{worst['gain_after_high']:+.3f}] at {worst['point']} (before "
             f"{rows['gain_before'].max():+.3f} at best)",
@@ -105,6 +104,21 @@ class Erasure(SavedResult):
             left = ", ".join(f"{n} {best[f'after_{n}']:.3f} (of {best[f'before_{n}']:.3f})" for n in names)
             lines.append(f"erased inside the model at {self.point}: at {best['point']} a probe reads {left}")
         return "\n".join(lines)
+
+    def _fallen(self) -> str:
+        """At how many of the points that held structure none is left."""
+        before, after = self.layers["words_before"], self.layers["words_after"]
+        seen = before == STRUCTURE
+        if not seen.any():
+            return (
+                f"none of {len(before)} points held structure beyond the baselines before: nothing can fall"
+            )
+        gone, left = int((after[seen] == NO_BETTER).sum()), int((after[seen] == STRUCTURE).sum())
+        return (
+            f"of {int(seen.sum())} points that held structure beyond the baselines (of {len(before)}), "
+            f"re-probing on fresh rows is no better than they are at {gone}, still structure at {left}, not "
+            f"decided at {int(seen.sum()) - gone - left}"
+        )
 
     def figures(self) -> dict[str, Figure]:
         """Re-probing by layer, one figure per target; re-probing of later layers."""

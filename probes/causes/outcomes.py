@@ -30,7 +30,18 @@ _LOGIT_ROWS = 256
 
 @dataclass(frozen=True)
 class Outcome:
-    """A prompt about an entity and two sets of answers: the log-odds between them is what is measured."""
+    """A prompt about an entity and two sets of answers: the log-odds between them is what is measured.
+
+    Args:
+        name: For tables: `"north or south"`.
+        prompt: With one slot `{}` for the entity; the answer is the next token.
+        answers: Two sets of tokens by name, the one that a high target speaks for first; spaces count:
+            `{"north": (" north", " North"), "south": (" south", " South")}`.
+        target: The target that the answer is about.
+
+    Raises:
+        ValueError: There are not two sets, or not one slot.
+    """
 
     name: str
     """For tables: `north or south`."""

@@ -73,10 +73,10 @@ class Popularity(SavedResult):
         """Error at both ends, and the correlations."""
         first, last = self.strata.iloc[0], self.strata.iloc[-1]
         unit = f" {self.unit}" if self.unit else ""
-        least = "fifth" if len(self.strata) == 5 else f"of {len(self.strata)} strata"
+        parts = f"{first['rows']} and {last['rows']} of {self.rows} test rows"
         lines = [
-            f"mean error {first['probe']:.4g}{unit} in the least known {least}, "
-            f"{last['probe']:.4g} in the best known",
+            f"mean error {first['probe']:.4g}{unit} in the lowest of {len(self.strata)} strata of "
+            f"{self.column}, {last['probe']:.4g} in the highest ({parts})",
             f"the surface: {first['surface']:.4g} and {last['surface']:.4g}; what the probe saves on it: "
             f"{_with_interval(first, 'saved')} and {_with_interval(last, 'saved')}{unit}",
         ]
@@ -91,7 +91,7 @@ class Popularity(SavedResult):
 
     @property
     def _caption(self) -> str:
-        return f"Mean error by {self.column}, test rows in {len(self.strata)} strata of equal size"
+        return f"Mean error by {self.column}, test rows in {len(self.strata)} strata, at its quantiles"
 
     def figures(self) -> dict[str, Figure]:
         """Error of probe and surface by stratum."""
@@ -263,8 +263,10 @@ def _correlations(
         e = standard_ranks(errors[:, i])
         sums = np.column_stack([np.ones(len(x)), x, e, x * x, e * e, x * e])
         n, sx, se, sxx, see, sxe = resampled_sums(sums, clusters, n_bootstrap, seed).T
-        spread = np.sqrt(np.maximum((sxx - sx**2 / n) * (see - se**2 / n), 1e-300))
-        low, high = interval((sxe - sx * se / n) / spread)
+        product = (sxx - sx**2 / n) * (see - se**2 / n)
+        varied = product > 1e-9 * n**2  # below it is rounding: the resample holds one value only
+        rho = (sxe - sx * se / n) / np.sqrt(np.where(varied, product, 1.0))
+        low, high = interval(np.where(varied, rho, np.nan))
         rows.append({"error": name, "rho": float((x * e).mean()), "low": low, "high": high})
     return pd.DataFrame(rows)
 

@@ -18,7 +18,7 @@ from graticule.hooks.calls import renamed
 from graticule.hooks.doors import FOLDER, POINTS, SETTINGS, door
 from graticule.hooks.names import user_path
 from graticule.sims.papers.setting import Setting
-from graticule.sims.papers.simulation import Simulation
+from graticule.sims.papers.simulation import Simulation, unfinished
 from graticule.sims.training.lookup import Learned, train_tables
 from graticule.sims.training.settings import Optimizer
 from graticule.sims.truth.steering import VIEWS, concept_lines, steering_of, watch_cosines
@@ -35,7 +35,6 @@ UNDER = tuple(f"{view}_{product}" for product in ("causal", "whitened") for view
 """Cosines within a concept under the learner's own inner products."""
 FAR = 0.05
 """Nats."""
-_UNFINISHED = 0.1  # nats above the floor, where tables as wide as the concepts could come down to it
 _POINTS = 40
 
 
@@ -113,8 +112,7 @@ def simulate(
 
 def _warn_of_unfinished(settings: pd.DataFrame) -> None:
     """Say which settings are still far above a floor that they could have come to."""
-    could = (settings["dim"] >= settings["concepts"]) & (settings["weight_decay"] == 0)
-    for line in settings[could & (settings["gap"] > _UNFINISHED)].to_dict("records"):
+    for line in unfinished(settings).to_dict("records"):
         as_sgd = " (steps= counts those of SGD)" if line["optimizer"] == "population" else ""
         _log.warning(
             "%s ended %.2f nats above its floor after %s updates%s: its geometry is that of an unfinished "

@@ -33,6 +33,14 @@ BY = {"sgd": "SGD", "adam": "Adam", "population": "the exact gradient"}
 WITHIN = 0.02
 """Difference from the paper's number up to which ours is called the same."""
 
+_UNFINISHED = 0.1  # nats above the floor, where tables as wide as the concepts could come down to it
+
+
+def unfinished(settings: pd.DataFrame) -> pd.DataFrame:
+    """Those of `Simulation.settings` that ended far above a floor that they could have come to."""
+    could = (settings["dim"] >= settings["concepts"]) & (settings["weight_decay"] == 0)
+    return settings[could & (settings["gap"] > _UNFINISHED)]
+
 
 @dataclass(frozen=True)
 class Simulation(SavedResult):
@@ -87,6 +95,11 @@ class Simulation(SavedResult):
             if line["behind"]:
                 runs += f", {int(line['behind'])} far above the others' loss"
             lines.append(f"{line['setting']:<{width}}  {means}  {line['gap']:.4f} nats  {runs}")
+        for line in unfinished(self.settings).to_dict("records"):
+            lines.append(
+                f"warning: {line['setting']} ended {line['gap']:.2f} nats above its floor: its geometry is "
+                "that of an unfinished training"
+            )
         if self.name == "1" and self.settings["concepts"].between(4, 7).any():
             lines.append(table_1_band(self.settings).verdict)
         if len(self.settings) > len(first):

@@ -186,3 +186,22 @@ def test_style_fetches_nothing() -> None:
     folder = resources.files("graticule.report")
     for name in ("style.css", "page.js", "page.html"):
         assert not re.search(r"https?:|@import|url\(", (folder / name).read_text(encoding="utf-8")), name
+
+
+def test_load_gives_back_whatever_was_saved(tmp_path):
+    from graticule import load, sweep
+    from graticule.hooks.artifact import ArtifactError
+    from graticule.sims.planted import planted
+
+    world = planted(n_rows=120, width=8, n_layers=2)
+    found = sweep(world.activations, world.table, baselines=world.baselines, n_bootstrap=50)
+    saved = {"activations": world.activations, "baselines": world.baselines, "findings": found}
+    for name, one in saved.items():
+        one.save(tmp_path / name)
+    back = {name: load(tmp_path / name) for name in saved}
+    assert back["findings"].summary() == found.summary()
+    assert back["baselines"].table_digest == world.baselines.table_digest
+    again = back["findings"].with_inputs(back["activations"], world.table, back["baselines"])
+    assert again.inputs.problem.y.shape == found.inputs.problem.y.shape
+    with pytest.raises(ArtifactError):
+        load(tmp_path)

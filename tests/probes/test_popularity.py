@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 
 from graticule import Table, sweep
 from graticule.hooks.activations import Activations
-from graticule.probes.generalisation.popularity import Popularity, popularity
+from graticule.probes.generalisation.popularity import Popularity, _correlations, popularity
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.tables.checks import ColumnError
 
@@ -123,3 +123,10 @@ def test_columns_that_cannot_serve(found):
         popularity(findings, "page_views", hook_name="blocks.5.hook_resid_post")
     with pytest.raises(ValueError, match="with_inputs"):
         popularity(replace(findings, swept=None), "page_views")
+
+
+def test_resamples_without_an_error_say_nothing_of_the_correlation():
+    values, errors = np.arange(36.0), np.zeros((36, 3))
+    errors[[3, 20]] = 1.0
+    found = _correlations(values, errors, np.arange(36), 500, 0)
+    assert found[["rho", "low", "high"]].abs().to_numpy().max() <= 1
