@@ -168,7 +168,7 @@ def check_predictions(
         y_test: Targets of test rows.
         predictions: of each predictor.
         test_clusters: of the test rows.
-        target_names: a name a target.
+        target_names: one name per target.
 
     Raises:
         ValueError: Shapes do not fit, or a value is not finite.
