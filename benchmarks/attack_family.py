@@ -19,7 +19,6 @@ from graticule.probes.core.verdict import STRUCTURE, label_of
 from graticule.probes.families.family import adjusted_members
 from graticule.probes.families.gain_tests import GainTest
 
-CONCEPTS, REAL = 500, 50
 TRAIN, TEST, FOLDS = 240, 120, 5
 SURFACE, HIDDEN = 0.4, (0.03, 0.3)
 STRENGTHS = np.geomspace(1e-2, 1e2, 6)
@@ -33,7 +32,7 @@ WAYS = {
 
 
 # Families ----------------------------------------------------------------------------------------------
-def concepts(sharing: bool, yes_no: bool, rng: np.random.Generator) -> tuple[Any, ...]:
+def concepts(sharing: bool, yes_no: bool, rng: np.random.Generator, of: int, real: int) -> tuple[Any, ...]:
     """Activations and words `[concept or 1, row, column]`, targets `[concept, row]`, clusters.
 
     The words are six numbers a row that the surface reads; the hidden part of a real concept is one direction
@@ -42,7 +41,7 @@ def concepts(sharing: bool, yes_no: bool, rng: np.random.Generator) -> tuple[Any
     """
     n, size = TRAIN + TEST, 4 if yes_no else 1
     clusters = np.arange(n) // size
-    sets, width, factors = (1, 64, 12) if sharing else (CONCEPTS, 16, 1)
+    sets, width, factors = (1, 64, 12) if sharing else (of, 16, 1)
 
     def values(*shape: int) -> np.ndarray:
         """Normal numbers `[set, row, …]`, half of their variance of the cluster."""
@@ -52,18 +51,18 @@ def concepts(sharing: bool, yes_no: bool, rng: np.random.Generator) -> tuple[Any
     words, hidden = rng.normal(size=(sets, n, 6)), values(sets, n, factors)
     noise = rng.normal(size=(sets, n, width))
     x = words @ rng.normal(size=(sets, 6, width)) + hidden @ rng.normal(size=(sets, factors, width)) + noise
-    said = rng.normal(size=(CONCEPTS, 6))
-    part = np.einsum("crw,cw->cr", np.broadcast_to(words, (CONCEPTS, n, 6)), said)
-    mixed = rng.normal(size=(CONCEPTS, factors))
-    deep = np.einsum("crf,cf->cr", np.broadcast_to(hidden, (CONCEPTS, n, factors)), mixed)
-    share = np.where(np.arange(CONCEPTS) < REAL, rng.uniform(*HIDDEN, CONCEPTS), 0.0)[:, None]
-    rest = values(CONCEPTS, n)
+    said = rng.normal(size=(of, 6))
+    part = np.einsum("crw,cw->cr", np.broadcast_to(words, (of, n, 6)), said)
+    mixed = rng.normal(size=(of, factors))
+    deep = np.einsum("crf,cf->cr", np.broadcast_to(hidden, (of, n, factors)), mixed)
+    share = np.where(np.arange(of) < real, rng.uniform(*HIDDEN, of), 0.0)[:, None]
+    rest = values(of, n)
     if sharing:  # what is left of the targets is alike, too
-        common = np.einsum("rf,cf->cr", values(1, n, 10)[0], rng.normal(size=(CONCEPTS, 10)))
+        common = np.einsum("rf,cf->cr", values(1, n, 10)[0], rng.normal(size=(of, 10)))
         rest = np.sqrt(0.5) * (rest + unit(common))
     y = np.sqrt(SURFACE) * unit(part) + np.sqrt(share) * unit(deep) + np.sqrt(1 - SURFACE - share) * rest
     if yes_no:
-        at = np.quantile(y, 0.5, axis=1) + rng.uniform(-1.2, 1.2, CONCEPTS)
+        at = np.quantile(y, 0.5, axis=1) + rng.uniform(-1.2, 1.2, of)
         y = (y > at[:, None]).astype(np.float64)
     return x, words, y, clusters
 
@@ -111,9 +110,11 @@ def stacked(y: np.ndarray, *predictors: tuple[np.ndarray, np.ndarray]) -> np.nda
     return ((outside - centre) * used[:, None] @ weights)[:, :, 0] + offset
 
 
-def judged(sharing: bool, yes_no: bool, rng: np.random.Generator, seed: int) -> pd.DataFrame:
+def judged(
+    sharing: bool, yes_no: bool, rng: np.random.Generator, seed: int, of: int, real: int
+) -> pd.DataFrame:
     """One family's members, the real ones marked."""
-    x, words, y, clusters = concepts(sharing, yes_no, rng)
+    x, words, y, clusters = concepts(sharing, yes_no, rng, of, real)
     fold = rng.permutation(clusters[TRAIN - 1] + 1)[clusters[:TRAIN]] % FOLDS
     surface, probe = predicted(words, y, fold), predicted(x, y, fold)
     y_train, y_test = y[:, :TRAIN], y[:, TRAIN:]
@@ -123,17 +124,17 @@ def judged(sharing: bool, yes_no: bool, rng: np.random.Generator, seed: int) -> 
     codes = clusters[TRAIN:] - clusters[TRAIN]
     tests: list[GainTest] = []
     labels: list[str] = []
-    for c in range(CONCEPTS):
+    for c in range(of):
         parts = np.bincount(codes, weights=saved[c]) / max(total[c], 1e-9)
         test = GainTest.of_parts(parts, "the same" if sharing else f"{c}")
         reach = 1.984 * parts.std(ddof=1) * np.sqrt(len(parts))
         labels.append(label_of(test.gain, (test.gain - reach, test.gain + reach), 0.01, True))
         tests.append(test)
-    lines = pd.DataFrame({"name": range(CONCEPTS), "alone": labels, "real": np.arange(CONCEPTS) < REAL})
+    lines = pd.DataFrame({"name": range(of), "alone": labels, "real": np.arange(of) < real})
     return adjusted_members(lines, tests, "benjamini-hochberg", 0.05, 1000, seed)
 
 
-def families(count: int, seed: int) -> list[dict[str, Any]]:
+def families(count: int, seed: int, of: int, real: int) -> list[dict[str, Any]]:
     """False share and power of every way to name, over families of every kind."""
     lines: list[dict[str, Any]] = []
     for sharing in (False, True):
@@ -142,13 +143,13 @@ def families(count: int, seed: int) -> list[dict[str, Any]]:
             power: dict[str, list[float]] = {way: [] for way in WAYS}
             for number in range(count):
                 rng = np.random.default_rng([seed, number, sharing, yes_no])
-                members = judged(sharing, yes_no, rng, number)
+                members = judged(sharing, yes_no, rng, number, of, real)
                 for way, column in WAYS.items():
                     stands = (members["alone"] == STRUCTURE).to_numpy(bool)
                     named = stands if column == "alone" else stands & (members[column] <= 0.05).to_numpy(bool)
-                    real = members["real"].to_numpy(bool)
-                    false[way].append(float((named & ~real).sum() / max(named.sum(), 1)))
-                    power[way].append(float((named & real).sum() / REAL))
+                    there = members["real"].to_numpy(bool)
+                    false[way].append(float((named & ~there).sum() / max(named.sum(), 1)))
+                    power[way].append(float((named & there).sum() / max(real, 1)))
             for way in WAYS:
                 mean, reach = np.mean(false[way]), 1.96 * np.std(false[way], ddof=1) / np.sqrt(count)
                 any_false = int(np.sum(np.array(false[way]) > 0))
@@ -272,6 +273,8 @@ def main() -> None:
     options = parser(__doc__, repeats=1)
     options.add_argument("--trials", type=int, default=200)
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--concepts", type=int, default=500, help="of a family")
+    options.add_argument("--real", type=int, default=50, help="of them")
     options.add_argument("--only", choices=("family", "neurons", "latents"))
     given = options.parse_args()
     figures: dict[str, Any] = {}
@@ -279,8 +282,8 @@ def main() -> None:
     count = max(trials // 2, 2)
     parts: dict[str, tuple[str, Callable[[], list[dict[str, Any]]]]] = {
         "family": (
-            f"{count} families of {CONCEPTS} concepts, {REAL} real",
-            lambda: families(count, seed),
+            f"{count} families of {given.concepts} concepts, {given.real} real",
+            lambda: families(count, seed, given.concepts, given.real),
         ),
         "neurons": (f"special basis, {trials} worlds", lambda: rates(neuron_worlds, trials, seed)),
         "latents": (f"structure of the SAE, {trials} worlds", lambda: rates(sae_worlds, trials, seed)),
