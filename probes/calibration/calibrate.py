@@ -25,7 +25,7 @@ from graticule.probes.calibration.judging import (
     resampled,
 )
 from graticule.probes.calibration.marginal import known_gain, own_values
-from graticule.probes.calibration.result import HIDDEN, Calibration, put_under, tally
+from graticule.probes.calibration.result import HIDDEN, ODD, Calibration, put_under, tally
 from graticule.probes.calibration.suspects import MOST_SUSPECTS
 from graticule.probes.calibration.targets import SyntheticTargets, blocks
 from graticule.probes.core.findings import Findings
@@ -150,7 +150,10 @@ def calibrate(
         mixture, frame = synthetic.mixtures(index, grid)
         part = mixture.weights[:, 2:] * components[mixture.columns[:, 2], instrument.n_train :]
         numbers = frame["number"].to_numpy(np.int64)
-        components, mixture = own_values(synthetic.marginal, components, mixture, numbers, instrument.n_train)
+        of_text = (frame["kind"] == ODD).to_numpy()
+        components, mixture = own_values(
+            synthetic.marginal, components, mixture, numbers, of_text, instrument.n_train
+        )
         whole = mixture.of(components)
         y, means = whole[:, instrument.n_train :], whole[:, : instrument.n_train].mean(axis=1)
 

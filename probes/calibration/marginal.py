@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from graticule.hooks.imports import load
 from graticule.probes.calibration.components import Mixture
 
 NEARLY_NORMAL = 0.95
 """Share of a target's variance that a normal variable of the same order has, from which it counts as one."""
+
+FEW_VALUES = 30
+"""Values up to which functions of the text are cut into the target's own, too."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +74,18 @@ def own_values(
     latent: Float[np.ndarray, "component row"],
     mixture: Mixture,
     number: Int[np.ndarray, " target"],
+    of_text: Bool[np.ndarray, " target"],
     n_train: int,
 ) -> tuple[Float[np.ndarray, "own row"], Mixture]:
     """Mixtures with a real target's values, each a component by itself, centred on the training rows.
 
-    Those of nearly normal targets are left as they are.
+    Those of nearly normal targets are left as they are, and so are functions of the text (`of_text`) beside a
+    target of many values: these have few values of their own, and ranks would put luck between equals.
     """
     if marginal is None:
         return latent, mixture
-    values = marginal.of_latent(mixture.of(latent), number)
+    values = mixture.of(latent)
+    some = ~of_text | (len(np.unique(marginal.values)) <= FEW_VALUES)
+    values[some] = marginal.of_latent(values[some], number[some])
     values -= values[:, :n_train].mean(axis=1, keepdims=True)
     return values, Mixture(np.arange(len(values))[:, None], np.ones((len(values), 1)))
