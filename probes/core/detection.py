@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+import pandas as pd
+
 from graticule.probes.core.labels import AT_MEAN, BETTER_BY_LITTLE, NO_BETTER, NOT_DECIDED, STRUCTURE
 from graticule.probes.core.power import SEEN
 from graticule.probes.core.undecided import too_few
@@ -81,12 +84,7 @@ def _measured(verdict: Verdict, unit: str, limit: float | None, tried: float | N
 def _needed(verdict: Verdict) -> list[str]:
     """How many test rows an undecided gain would take, where more rows are what is wanting."""
     needs, rows = verdict.rows_needed, verdict.rows
-    if needs is None or rows is None or verdict.by_rank is not None:
-        return []
-    open_by_rows = verdict.label in (NOT_DECIDED, f"{NOT_DECIDED}: {AT_MEAN}")
-    if not open_by_rows and not (
-        verdict.label.startswith(NOT_DECIDED) and too_few(rows, verdict.effective_clusters)
-    ):
+    if needs is None or rows is None or not open_by_rows(verdict):
         return []
     least, seen = max(verdict.min_gain, 1e-4), needs.gain(float(rows))
     here = "none" if seen != seen else f"one of {seen:.2g}"
@@ -95,6 +93,41 @@ def _needed(verdict: Verdict) -> list[str]:
         f"what it would take: about {_round(needs.rows(least))} test rows like these would show a gain of "
         f"{least:g} {SEEN:.0%} of the time{more}; these {count_of(rows, 'row')} would show {here}"
     ]
+
+
+def open_by_rows(verdict: Verdict) -> bool:
+    """Whether a verdict is open for want of test rows, so that more of them would decide it.
+
+    Args:
+        verdict: in R² or in bits.
+
+    Returns:
+        False as well for what leaves it open whatever the number of rows.
+    """
+    if verdict.rows is None or verdict.by_rank is not None:
+        return False
+    if verdict.label in (NOT_DECIDED, f"{NOT_DECIDED}: {AT_MEAN}"):
+        return True
+    few = too_few(verdict.rows, verdict.effective_clusters)
+    return few is not None and verdict.label.startswith(NOT_DECIDED)
+
+
+def power_curve(verdict: Verdict) -> pd.DataFrame | None:
+    """How often a few gains would be seen, by test rows, where more of them would decide.
+
+    Args:
+        verdict: in R²; one in bits has no closed form.
+
+    Returns:
+        One line a pair of `gain` and `rows`, with the `power`; None where rows are not what is wanting.
+    """
+    needs, rows = verdict.rows_needed, verdict.rows
+    if needs is None or rows is None or not open_by_rows(verdict):
+        return None
+    gains = sorted({max(verdict.min_gain, 1e-4), _PLAIN_GAIN, 4 * _PLAIN_GAIN})
+    most = max(2.0 * rows, float(needs.rows(gains[0], 0.9)))
+    across = np.unique(np.geomspace(max(4.0, rows / 4), most, 40).astype(np.int64))
+    return needs.curve(gains, across.tolist())
 
 
 def _round(rows: int) -> str:

@@ -28,7 +28,13 @@ from graticule.hooks.result import Part
 from graticule.hooks.rows import PointKey, Rows
 from graticule.hooks.saved import SavedResult
 from graticule.probes.core.class_scores import ClassScores
-from graticule.probes.core.findings_display import scores_by_layer, summary_lines, tables_of, target_figures
+from graticule.probes.core.findings_display import (
+    power_figures,
+    scores_by_layer,
+    summary_lines,
+    tables_of,
+    target_figures,
+)
 from graticule.probes.core.fit import Predictions, Problem, fit_points
 from graticule.probes.core.gates import Gates
 from graticule.probes.core.inputs import Predicted, SweepInputs, predicted_rows
@@ -351,7 +357,7 @@ class Findings(SavedResult):
     def figures(self) -> dict[str, Figure]:
         """Score against depth; the map, time scatter or classes; the error by block."""
         depth = "Score against depth: chosen on training rows, scored once on test rows"
-        return {depth: self.plot(), **target_figures(self)}
+        return {depth: self.plot(), **target_figures(self), **power_figures(self.verdict)}
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Baselines, layers, and the rows that are most wrong."""

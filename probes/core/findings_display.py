@@ -11,8 +11,8 @@ import pandas as pd
 from graticule.hooks.alignment import BY_PLACE
 from graticule.hooks.points import layer_of
 from graticule.probes.core.class_lines import class_columns, class_names, reading
-from graticule.probes.core.detection import detection
-from graticule.probes.core.verdict import score_unit
+from graticule.probes.core.detection import detection, power_curve
+from graticule.probes.core.verdict import Verdict, score_unit
 from graticule.probes.scores.metrics import coordinate_columns, count_of, number_text, signed, with_interval
 
 if TYPE_CHECKING:
@@ -119,6 +119,16 @@ def part_of_table(findings: Findings) -> list[str]:
 
 
 # Figures and tables ----------------------------------------------------------------------------------
+def power_figures(verdict: Verdict) -> dict[str, Figure]:
+    """Caption → figure: how many test rows it would take, where they are what is wanting."""
+    curve = power_curve(verdict)
+    if curve is None or verdict.rows is None:
+        return {}
+    from graticule.probes.plots.power import power_figure
+
+    return {"How often a gain would be seen, by test rows": power_figure(curve, verdict.rows)}
+
+
 def target_figures(findings: Findings) -> dict[str, Figure]:
     """Caption → figure: a map for coordinates, one scatter per number, scores or confusions for classes."""
     rows = findings.predictions

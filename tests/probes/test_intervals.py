@@ -9,7 +9,8 @@ from scipy.stats import ttest_1samp
 
 from graticule.hooks.artifact import json_ready
 from graticule.hooks.saved import decode
-from graticule.probes.core.detection import detection
+from graticule.probes.core.detection import detection, power_curve
+from graticule.probes.core.findings_display import power_figures
 from graticule.probes.core.fit import Predictions
 from graticule.probes.core.intervals import (
     Estimates,
@@ -251,3 +252,8 @@ def test_what_is_said_of_detection_agrees_with_the_verdict() -> None:
     assert few.label == NOT_DECIDED
     (line,) = detection(few, few, None, None, "")
     assert line.startswith("what it would take: about") and "one of 0.05" in line
+    assert power_curve(found) is None and not power_figures(found)
+    curve = power_curve(few)
+    assert curve is not None and curve["power"].between(0, 1).all()
+    (figure,) = power_figures(few).values()
+    assert len(figure.data) >= curve["gain"].nunique()
