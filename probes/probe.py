@@ -91,7 +91,7 @@ def probe(
             numbers.
         min_gain: the smallest gain called structure; by default .01 of R², or a hundredth of the entropy of
             the training labels.
-        n_bootstrap: How often the clusters are resampled for the intervals.
+        n_bootstrap: How often clusters are resampled by what goes on from here; the gain needs no resamples.
         seed: The seed of twins and resamples.
         out: the folder of the findings and of what they are made from.
         progress: whether a bar is drawn; by default where it takes long.

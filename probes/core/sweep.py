@@ -80,7 +80,7 @@ def sweep(
             yes-or-no and categories, R² for numbers; `"r2"` judges classes by R² of 0 and 1, the Brier skill.
         min_gain: the smallest gain called structure; by default .01 of R², or a hundredth of the entropy of
             the training labels.
-        n_bootstrap: How often the clusters are resampled for the intervals.
+        n_bootstrap: How often clusters are resampled by what goes on from here; the gain needs no resamples.
         seed: The seed of the resamples and of the shuffled targets.
         surface_of: findings of the same table and baselines (of another prompt, say), whose fitted baselines
             are taken over where rows and clusters are the same, instead of fitting them once more.
