@@ -35,5 +35,5 @@ def power_figure(curve: pd.DataFrame, rows: int) -> Figure:
     style(fig, height=320, x=across, y=up)
     level(fig, y=0.8, colour=FAINT)
     middle = float(np.sqrt(curve["rows"].min() * curve["rows"].max()))
-    named_place(fig, rows, "these test rows", ACCENT, 0.95, middle)
+    named_place(fig, float(rows), "these test rows", ACCENT, 0.95, middle)
     return fig
