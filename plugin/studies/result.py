@@ -193,7 +193,7 @@ class Study(Result):
         used = self._first("causes")
         asked: dict[str, Findings | float] = {"held beyond the baselines": self.findings}
         if isinstance(used, Causes) and used.effects["p_holm"].notna().any():
-            asked["used by the model"] = float(used.effects["p_holm"].min())
+            asked["used by the model"] = used.p_used
         return holm_verdicts(asked).rename(columns={"name": "question", "p": "raw p", "holm": "Holm p"})[
             ["question", "raw p", "Holm p"]
         ]

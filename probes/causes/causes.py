@@ -19,22 +19,29 @@ from graticule.hooks.result import check_beforehand
 from graticule.hooks.rows import PointKey
 from graticule.hooks.running.session import packed, undisturbed
 from graticule.probes.causes.ablate import PINS, ablate_neurons, neuron_tests, pin_table
+from graticule.probes.causes.criteria import criteria_table
 from graticule.probes.causes.edited_runs import Span
 from graticule.probes.causes.experiment import Experiment, asked_targets
+from graticule.probes.causes.followed import followed
 from graticule.probes.causes.outcomes import KL, LOSS, READING, Outcome, next_tokens
-from graticule.probes.causes.result import LEVEL, NEGLIGIBLE, InterventionResult, needed, pin_figures
+from graticule.probes.causes.readable import correlated_readings, readable_targets
+from graticule.probes.causes.result import LEVEL, InterventionResult, needed, pin_figures
+from graticule.probes.causes.second_verdict import ERASE, STEER
+from graticule.probes.causes.second_verdict import NOT_SEEN as NOT_SEEN
+from graticule.probes.causes.second_verdict import UNDECIDED as UNDECIDED
+from graticule.probes.causes.second_verdict import USED as USED
+from graticule.probes.causes.second_verdict import USED_OR_CORRELATED as USED_OR_CORRELATED
+from graticule.probes.causes.second_verdict import second_verdict as second_verdict
 from graticule.probes.causes.steer import MOST_TARGETS, SCALES, need_dose, steer_targets, steering_tests
 from graticule.probes.core.findings import Findings
-from graticule.probes.core.verdict import STRUCTURE
+from graticule.probes.linear.edits import AffineEdit
 from graticule.probes.linear.leace import Eraser, matched_erasers, whitened_frame
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-USED = "used"
-NOT_SEEN = "present, no effect seen"
-UNDECIDED = "not decided"
-_ENOUGH_ROWS = 20
+_CRITERIA = "What must be said of a direction"
+_CORRELATED = "What else is read with the targets: correlations of readings over test rows"
 _CHUNK = 10
 """Erasers whose runs are in memory at once."""
 
@@ -48,7 +55,8 @@ class Causes(InterventionResult):
     target_names: tuple[str, ...]
     """Targets that were steered and erased."""
     label: str = field(metadata={"saved_as": "words"})
-    """The second verdict: `used`, `present, no effect seen` or `not decided`."""
+    """The second verdict: `used`, `used, or correlated with what is used`, `present, no effect seen` or
+    `not decided`."""
     reason: str
     """Why, in a sentence."""
     first_verdict: str
@@ -59,6 +67,11 @@ class Causes(InterventionResult):
     """Standard deviations of the reading at which steering is measured, plus and minus."""
     pins: pd.DataFrame
     """Pin sweeps of the neurons asked for; empty without any."""
+    correlated: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """What else is read with the targets: `target`, `beside`, `correlation` of the two readings over test
+    rows, of at least .2; other targets, and those of `other`. Empty for results of 0.1."""
+    criteria: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """What must be said of a direction: `criterion`, `what` and `figure`. Empty for results of 0.1."""
 
     @property
     def words(self) -> str:
@@ -88,10 +101,17 @@ class Causes(InterventionResult):
             return f"; {count} beyond their controls"
         return f"; that is what a later probe reads, not what the model does: {count} beyond their controls"
 
+    @property
+    def p_used(self) -> float:
+        """The smallest adjusted p-value; 1 where something lies beyond its controls and the direction is not
+        called used all the same."""
+        smallest = float(self.effects["p_holm"].min())
+        return smallest if self.label == USED or not smallest < LEVEL else 1.0
+
     def _beside(self) -> list[str]:
-        """What directions of shuffled targets and of another concept reach, where they were run."""
+        """What targets made like the probed ones and another concept reach, where they were run."""
         lines: list[str] = []
-        for kind, name in (("shuffled", "directions of shuffled targets"), ("other", "another concept")):
+        for kind, name in (("shuffled", "shuffled targets, as readable"), ("other", "another concept")):
             for line in self.effects[self.effects["tested"]].to_dict("records"):
                 effects = self.controls[
                     (self.controls["kind"] == kind)
@@ -108,6 +128,11 @@ class Causes(InterventionResult):
     def figures(self) -> dict[str, Figure]:
         """Dose-response and control effects, outcome by outcome; pin sweeps."""
         return {**super().figures(), **pin_figures(self.pins)}
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """What must be said of the direction, what else is read with it, effects."""
+        more = {_CRITERIA: self.criteria, _CORRELATED: self.correlated}
+        return {**{caption: table for caption, table in more.items() if len(table)}, **super().tables()}
 
 
 @renamed(point="hook_name")
@@ -136,14 +161,21 @@ def causes(
     Every target is steered (`steer`), all of them together are erased (LEACE), and `neurons` are pinned and
     ablated (`ablate`), on at most `rows` test rows, their names set into the prompts of `outcomes`. Every
     effect is ranked among at least `controls` interventions as large as itself (more, where fewer could not
-    reach .05 after Holm's correction).
+    reach .05 after Holm's correction). Later layers are read by a probe of the test rows, which shares no
+    luck with the direction, and what it reads is ranked as well among shuffled targets that are as readable
+    and go through the same fits, each with a later reader of its own.
 
-    **The verdict:** *used* if an outcome lies beyond its controls (Holm-adjusted p below .05) on at least 20
-    rows, with the findings' own verdict beside it where that is not structure; *present, no effect seen* if
-    none does although the findings show structure, on as many rows, and the controls move what was measured;
-    else *not decided*. Under every outcome stands its detection limit, the
-    97.5% quantile of its controls' sizes: smaller effects could not have been told from displacements in
-    general.
+    **The verdict.** *Used*: on at least 20 rows an outcome lies beyond its controls (Holm-adjusted p below
+    .05), the direction is read at all (the correlation of reading and truth on test rows has an interval
+    above 0), and the outcome follows the direction itself: of the reading that the intervention moves, at
+    least a quarter stands on the lines along which the outcome's gradient lies. *Used, or correlated with
+    what is used*: it is moved, but by other lines, as a feature would that only goes with the target, for
+    erasing takes away all that is correlated, and the write direction holds it; what else is read with the
+    target, and whether steering and erasing agree, is said. *Present, no effect seen*: nothing lies beyond
+    its controls although the findings show structure, on as many rows, and the controls move what was
+    measured. Else *not decided*. Findings that are not structure are said beside. Under every outcome stands
+    its detection limit, the 97.5% quantile of its controls' sizes: smaller effects could not have been told
+    from displacements in general.
 
     Args:
         findings: Findings of a sweep.
@@ -185,68 +217,37 @@ def causes(
         _erase_targets(experiment, names, count, progress)
         if neurons:
             ablate_neurons(experiment, neurons, PINS, count, "all", progress)
-    fields = experiment.fields(
-        point=experiment.point,
-        rows=rows,
-        controls=count,
-        scales=list(scales),
-        dose=dose,
-        neurons=[list(n) for n in neurons or ()],
-        other=None if other is None else other.table,
-    )
-    label, reason = second_verdict(fields["effects"], findings.verdict.label, fields["rows"])
+        settings = {"point": experiment.point, "rows": rows, "controls": count, "scales": list(scales)}
+        settings |= {"dose": dose, "neurons": [list(n) for n in neurons or ()]}
+        fields = experiment.fields(**settings, other=None if other is None else other.table)
+        fields["effects"] = _with_followed(experiment, fields["effects"], names)
+    readable = readable_targets(findings, experiment.point, names)
+    beside = correlated_readings(findings, experiment.point, names, other)
+    first = findings.verdict.label
+    label, reason = second_verdict(fields["effects"], first, fields["rows"], readable, beside)
     result = Causes(
         **fields,
         target_names=tuple(names),
         label=label,
         reason=reason,
-        first_verdict=findings.verdict.label,
+        first_verdict=first,
         point=experiment.point,
         dose=dose,
         pins=pin_table(experiment) if neurons else pd.DataFrame(),
+        correlated=beside,
+        criteria=criteria_table(experiment, fields["effects"], names, readable),
     )
     if out is not None:
         result.save(out)
     return result
 
 
-def second_verdict(effects: pd.DataFrame, first: str, rows: int) -> tuple[str, str]:
-    """The verdict and its reason from adjusted `effects`, the first verdict's words and the rows run."""
-    tested = effects[effects["tested"]]
-    if not len(tested):
-        return UNDECIDED, "no outcome was tested"
-    beyond = tested[tested["p_holm"] < LEVEL]
-    if len(beyond):
-        best = beyond.sort_values("p_holm", kind="stable").iloc[0]
-        more = f", and {len(beyond) - 1} more" if len(beyond) > 1 else ""
-        doubt = "" if first == STRUCTURE else f"; the findings themselves say: {first}"
-        reason = (
-            f"{best['intervention']} changes {best['outcome']} by {best['effect']:+.3g} {best['unit']}, its "
-            f"matched controls by up to {best['limit']:.3g}{more} ({len(beyond)} of {len(tested)} "
-            f"outcomes){doubt}"
-        )
-        if rows < _ENOUGH_ROWS:
-            return UNDECIDED, f"{reason}; on {rows} rows alone ({_ENOUGH_ROWS} are needed to say more)"
-        return USED, reason
-    if first != STRUCTURE:
-        return UNDECIDED, f"no outcome beyond its controls, and the findings themselves say: {first}"
-    if rows < _ENOUGH_ROWS:
-        return (
-            UNDECIDED,
-            f"no outcome beyond its controls, on {rows} rows alone ({_ENOUGH_ROWS} are needed to say more)",
-        )
-    if not (tested["limit"] > NEGLIGIBLE).any():
-        return UNDECIDED, "nothing that was measured moves at all, not even with the controls"
-    reason = (
-        f"none of {len(tested)} outcomes lies beyond its matched controls; their detection limits are below"
-    )
-    answers = tested[tested["sensitivity"].notna()]
-    if len(answers) and not (answers["sensitivity_p"] < LEVEL).any():
-        reason += (
-            " (the stated answers do not follow the truth in this model as it is: another prompt may "
-            "show more)"
-        )
-    return NOT_SEEN, reason
+def _with_followed(experiment: Experiment, effects: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The effects with `followed`: what part of the reading stands on the lines that the outcome follows."""
+    every = {name: experiment.findings.target_names.index(name) for name in names}
+    columns = {f"{STEER}{name}": [k] for name, k in every.items()}
+    columns[f"{ERASE}{' and '.join(names)}"] = list(every.values())
+    return effects.assign(followed=followed(experiment, effects, columns))
 
 
 # Erasing inside the model ------------------------------------------------------------------------------
@@ -269,23 +270,33 @@ def _erase_targets(
     eraser = Eraser.fit(experiment.X, experiment.y[:, columns], covariance=moments)
     rng = np.random.default_rng([experiment.seed, 3])
     erasers = [eraser, *matched_erasers(moments, whitened_frame(moments, eraser), controls, rng)]
-    name = f"erase {' and '.join(names)}"
+    edits = [*(one.edit for one in erasers), _alone(experiment, columns)]
+    name = f"{ERASE}{' and '.join(names)}"
     parts: dict[str, list[np.ndarray]] = {}
-    with bar(len(erasers), name, "eraser", progress) as done:
-        for start in range(0, len(erasers), _CHUNK):
-            some = erasers[start : start + _CHUNK]
+    with bar(len(edits), name, "eraser", progress) as done:
+        for start in range(0, len(edits), _CHUNK):
+            some = edits[start : start + _CHUNK]
             for outcome, values in _erased(experiment, some).items():
                 parts.setdefault(outcome, []).append(values)
             done.update(len(some))
     norm, directions = float(np.sqrt(eraser.removed)), [f"control {i}" for i in range(controls)]
     for outcome, values in parts.items():
         unit = "nats" if outcome.startswith((KL, LOSS)) else "log-odds per sd of the target"
-        experiment.measured.add(name, outcome, unit, np.concatenate(values), directions, norm)
+        every = np.concatenate(values)
+        alone = float(every[-1].mean())
+        experiment.measured.add(name, outcome, unit, every[:-1], directions, norm, alone)
 
 
-def _erased(experiment: Experiment, erasers: Sequence[Eraser]) -> dict[str, np.ndarray]:
-    """Outcome → `[eraser, row]` whose mean over rows is the effect."""
-    edits = [eraser.edit for eraser in erasers]
+def _alone(experiment: Experiment, columns: list[int]) -> AffineEdit:
+    """What the probe reads, set to its mean along its own line: nothing else of the activations moves."""
+    read = experiment.probe.read_direction[:, columns]
+    left, size, _ = np.linalg.svd(read, full_matrices=False)
+    basis = left[:, size > 1e-10 * size.max(initial=0.0)]
+    return AffineEdit.setting(basis, experiment.moments.mean @ basis, basis.T)
+
+
+def _erased(experiment: Experiment, edits: Sequence[AffineEdit]) -> dict[str, np.ndarray]:
+    """Outcome → `[edit, row]` whose mean over rows is the effect."""
     out: dict[str, np.ndarray] = {}
     for prompt in experiment.prompts:
         runs, base = experiment.runs(prompt), experiment.base(prompt)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from einops import rearrange, repeat
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from graticule.hooks.capture_spec import Pos, check_pos, select_positions
@@ -44,6 +44,22 @@ class _Batch:
     read: Tensor
     mask: Bool[Tensor, "row pos"]
     residual: Tensor | None = None
+
+
+Score = Callable[[Tensor, dict[str, Tensor], Int[np.ndarray, " row"]], Tensor]
+"""What some rows end with, what is read of them at later points, and which rows they are → a number."""
+
+
+class _Push:
+    """An edit that adds a tensor which can be differentiated by."""
+
+    def __init__(self, shift: Tensor) -> None:
+        self.shift = shift
+
+    def on(self, value: Tensor, mask: Bool[Tensor, "batch pos"]) -> Tensor:
+        """`value` with the tokens of `mask` displaced."""
+        shift = self.shift.to(value.device, value.dtype).reshape(value.shape[2:])
+        return value + mask.to(value.device).reshape(*mask.shape, *(1,) * shift.ndim) * shift
 
 
 _Stacked = tuple[Sequence[Tensor], dict[str, tuple[Tensor, ...]]]
@@ -117,6 +133,7 @@ class EditedRuns:
                 f"{point} lies outside the blocks; causes are looked for at points inside them"
             )
         self.later, self.logits, self.token_budget = tuple(later), logits, token_budget
+        self.n_rows = len(rows.ids)
         self.restart = Restart(model, point)
         self.view = self.restart.view
         self.stop = None if logits else 1 + max(layer_of(p) or 0 for p in (point, *later))
@@ -158,14 +175,32 @@ class EditedRuns:
             for ends, read in zip(final, later, strict=True)
         ]
 
+    def slope(self, score: Score, width: int) -> Float[np.ndarray, " width"]:
+        """The gradient of a score, summed over batches, by one displacement of all edited tokens.
+
+        Raises:
+            RuntimeError: This model cannot be differentiated.
+        """
+        shift = torch.zeros(width, requires_grad=True)
+        total = torch.zeros(width, dtype=torch.float64)
+        for batch in self.batches:
+            with torch.enable_grad():
+                (end,), read = self._pass(batch, [_Push(shift)], self.restarts, graph=True)
+                value = score(end, {p: rows[0] for p, rows in read.items()}, batch.members)
+                total += torch.autograd.grad(value, shift)[0].double()
+        return total.numpy()
+
     def scores(self, final: Tensor, tokens: Sequence[int] | None = None) -> Tensor:
         """Logits `[row, token]` in float32 of what a run ended with: of some tokens, or of all."""
         if self.restarts:
             return self.view.logits(final, tokens, bias_in_float32=False)
         return final if tokens is None else final[:, torch.tensor(list(tokens), device=final.device)]
 
-    def _pass(self, batch: _Batch, edits: Sequence[AffineEdit | None], restart: bool) -> _Stacked:
-        """One forward pass of all edits: from the edited block on, or of the whole model."""
+    def _pass(
+        self, batch: _Batch, edits: Sequence[AffineEdit | _Push | None], restart: bool, graph: bool = False
+    ) -> _Stacked:
+        """One forward pass of all edits, from the edited block on or of the whole model; with `graph` what
+        comes out can be differentiated."""
         n = len(edits)
         read: dict[str, tuple[Tensor, ...]] = {}
 
@@ -176,7 +211,7 @@ class EditedRuns:
         def reader(point: str) -> tuple[str, Any]:
             def fn(value: Tensor, hook: Any = None) -> None:  # noqa: ARG001
                 rows = rearrange(_at(value, batch.read, n), "row ... -> row (...)")
-                read[point] = rows.detach().cpu().float().chunk(n)
+                read[point] = (rows if graph else rows.detach()).cpu().float().chunk(n)
 
             return point, fn
 
@@ -186,12 +221,13 @@ class EditedRuns:
         hooks = [reader(p) for p in self.later]
         if not restart:
             logits = self.restart.whole(start, edited, hooks)
-            return _at(logits, batch.last, n).float().detach().chunk(n), read
+            ends = _at(logits, batch.last, n).float()
+            return (ends if graph else ends.detach()).chunk(n), read
         out = self.restart.onward(start, edited, hooks, self.stop)
         if not self.logits:
             return out.new_zeros(len(out), 0).chunk(n), read
         final = self.view.final(_at(out, batch.last, n)[:, None])
-        return final[:, 0].detach().chunk(n), read
+        return (final[:, 0] if graph else final[:, 0].detach()).chunk(n), read
 
     # Restarting --------------------------------------------------------------------------------------
     def _can_restart(self) -> bool:

@@ -21,6 +21,7 @@ from graticule.hooks.points import layer_of, several
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.rows import PointKey
 from graticule.hooks.tokens import TokenRows, tokenize
+from graticule.probes.causes.alike import AlikeTargets, LaterReader, alike_targets, some_rows
 from graticule.probes.causes.edited_runs import EditedRuns, Outputs, Span, check_span, edited_tokens
 from graticule.probes.causes.outcomes import VOCAB_ROWS, Outcome, check_outcomes, default_outcomes, log_odds
 from graticule.probes.causes.result import EffectRows, adjusted
@@ -28,6 +29,7 @@ from graticule.probes.core.findings import Findings
 from graticule.probes.core.replay import replay_spec
 from graticule.probes.linear.edits import unit_moves
 from graticule.probes.linear.leace import Covariance
+from graticule.probes.scores.metrics import r2
 
 _MOMENT_ROWS = 20_000
 
@@ -74,24 +76,42 @@ class Experiment:
         problem, rng = inputs.problem, np.random.default_rng(seed)
         train = some_rows(problem.train, _MOMENT_ROWS, rng)
         self.X, self.y = inputs.rows(self.point, train), problem.y[train]
+        self.clusters = problem.clusters[train]
         self.moments = Covariance.of(self.X)
         self.sd = self.probe.predict(self.X).std(axis=0)
         self.moves = unit_moves(self.probe.read_direction, self.probe.write_direction)
         self.sources = some_rows(np.unique(problem.source[problem.test]), rows, rng)
         self.truth = table.y[self.sources]
-        self.later = self._later()
+        self.reader = self._reader()
+        self.later = None if self.reader is None else self.reader.point
         self.measured = EffectRows(seed)
         self._runs: dict[str, EditedRuns] = {}
         self._bases: dict[str, Outputs] = {}
 
-    def _later(self) -> str | None:
-        """The last probed residual point beyond the edited one."""
+    def _reader(self) -> LaterReader | None:
+        """Of the last probed residual point beyond the edited one, fitted on rows that the direction was not
+        fitted on."""
         here = layer_of(self.point)
         if here is None or not at_border(self.point):
             return None
         kind = self.point.rsplit(".", 1)[1]
         after = [p for p in self.findings.probes if p.endswith(kind) and (layer_of(p) or 0) > here]
-        return after[-1] if after else None
+        if not after:
+            return None
+        return LaterReader.fit(self.findings.inputs, after[-1], np.random.default_rng([self.seed, 4]))
+
+    def alike(self, column: int, count: int, rng: np.random.Generator) -> AlikeTargets:
+        """Targets as readable at the point as one of the probe's, on the rows that directions and later
+        readers are fitted on."""
+        problem, inputs = self.findings.inputs.problem, self.findings.inputs
+        folded = self.findings.predictions_at(self.point).out_of_fold
+        readable = float(r2(problem.y[problem.train], folded)[column])
+        later = None
+        if self.reader is not None:
+            rows = self.reader.rows
+            later = inputs.rows(self.point, rows), problem.y[rows, column], problem.clusters[rows]
+        own = self.X, self.y[:, column], self.clusters
+        return alike_targets(count, self.moments, own, later, readable, rng)
 
     def fields(self, **settings: Any) -> dict[str, Any]:
         """What the results of all interventions have in common, by field; `settings` besides the shared ones.
@@ -169,10 +189,19 @@ class Experiment:
     ) -> Float[np.ndarray, "row target"]:
         """The later probe's readings, in standard deviations of its targets, less how far the displacement
         moves them by the skip path alone."""
+        assert self.reader is not None
+        return self._read(self.reader.coef, outputs, shift)
+
+    def alike_reading(
+        self, coef: Float[np.ndarray, " width"], outputs: Outputs, shift: Float[np.ndarray, " width"]
+    ) -> Float[np.ndarray, " row"]:
+        """The same of one reader of another target, `coef` per standard deviation of it."""
+        return self._read(coef[:, None], outputs, shift)[:, 0]
+
+    def _read(self, coef: np.ndarray, outputs: Outputs, shift: np.ndarray) -> np.ndarray:
+        """Readings but for a constant, which no change holds."""
         assert self.later is not None
-        probe = self.findings.probes[self.later]
-        scale = probe.weights.y_scale
-        return probe.predict(outputs.later[self.later]) / scale - (shift @ probe.read_direction) / scale
+        return outputs.later[self.later].double().numpy() @ coef - shift @ coef
 
     def sensitivity(self, outcome: Outcome) -> tuple[float, float]:
         """Spearman correlation of an outcome with the truth in the model as it is, and its p-value: an answer
@@ -229,11 +258,6 @@ def asked_targets(
     if unknown := [t for t in targets if t not in names]:
         raise UnknownNameError(f"no target {unknown[0]!r}; these findings have {', '.join(names)}")
     return targets
-
-
-def some_rows(rows: np.ndarray, limit: int, rng: np.random.Generator) -> np.ndarray:
-    """At most `limit` of the rows, drawn and in order."""
-    return rows if len(rows) <= limit else np.sort(rng.choice(rows, limit, replace=False))
 
 
 def _answers(

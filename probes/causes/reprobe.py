@@ -16,8 +16,8 @@ from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.session import packed, undisturbed
 from graticule.hooks.tokens import TokenRows
+from graticule.probes.causes.alike import some_rows
 from graticule.probes.causes.edited_runs import EditedRuns
-from graticule.probes.causes.experiment import some_rows
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.fit import Predictions
 from graticule.probes.core.judge import judge_predictions

@@ -45,9 +45,11 @@ class InterventionResult(SavedResult):
 
     `effects` has one row per intervention and outcome: `effect` (mean over rows), `low`, `high` (95%, rows
     resampled), `limit` (detection limit: the 97.5% quantile of the controls' sizes), `n_controls`,
-    `norm` (of the displacement, per standard deviation for steering), `sensitivity` (Spearman correlation of
-    the outcome with the truth in the model as it is) with `sensitivity_p`, `p` (rank among the controls),
-    `p_holm` (over the rows with `tested`; NaN elsewhere).
+    `norm` (of the displacement, per standard deviation for steering), `alone` (the effect where nothing but
+    the read direction's own line is moved, as far as it reads), `followed` (of `causes`, for what lies beyond
+    its controls: the share of the reading on the lines that the outcome follows), `sensitivity` (Spearman
+    correlation of the outcome with the truth in the model as it is) with `sensitivity_p`, `p` (rank among the
+    controls), `p_holm` (over the rows with `tested`; NaN elsewhere).
     """
 
     model: str
@@ -102,6 +104,8 @@ class InterventionResult(SavedResult):
             "p_holm": "p (Holm)",
             "limit": "detection limit",
             "n_controls": "controls",
+            "alone": "its own line alone",
+            "followed": "share of the reading on what is followed",
             "low": "2.5%",
             "high": "97.5%",
             "sensitivity": "follows the truth (Spearman)",
@@ -119,10 +123,12 @@ def _sentence(line: dict[str, Any]) -> str:
     place = "within its controls"
     if line["p"] < LEVEL:
         place = "beyond its controls" if line["p_holm"] < LEVEL else "beyond its controls, but not after Holm"
+    followed = line.get("followed", float("nan"))
+    of_it = "" if followed != followed else f"; {followed:.0%} of the reading is on what this follows"
     return (
         f"{line['intervention']}, {line['outcome']}: {line['effect']:+.3g} [{line['low']:+.3g}, "
         f"{line['high']:+.3g}] {line['unit']}, {place} (up to ±{line['limit']:.3g}; p {line['p']:.3f}, "
-        f"Holm {line['p_holm']:.3f}, {line['n_controls']} controls)"
+        f"Holm {line['p_holm']:.3f}, {line['n_controls']} controls){of_it}"
     )
 
 
@@ -164,8 +170,11 @@ def effect_line(
     controls: Float[np.ndarray, " control"],
     norm: float,
     sensitivity: tuple[float, float] = (float("nan"), float("nan")),
+    alike: Float[np.ndarray, " control"] | None = None,
+    alone: float = float("nan"),
 ) -> dict[str, Any]:
-    """One row of `effects`, not yet adjusted."""
+    """One row of `effects`, not yet adjusted: beyond its controls is what is beyond those `alike`, too."""
+    families = [controls] if alike is None else [controls, alike]
     return {
         "intervention": intervention,
         "outcome": outcome,
@@ -173,13 +182,14 @@ def effect_line(
         "low": interval[0],
         "high": interval[1],
         "unit": unit,
-        "limit": detection_limit(controls),
+        "limit": max(map(detection_limit, families)),
+        "alone": alone,
         "n_controls": len(controls),
         "norm": norm,
         "sensitivity": sensitivity[0],
         "sensitivity_p": sensitivity[1],
         "tested": tested,
-        "p": rank_p(effect, controls),
+        "p": max(rank_p(effect, family) for family in families),
     }
 
 
@@ -218,13 +228,15 @@ class EffectRows:
         values: Float[np.ndarray, "version row"],
         controls: Sequence[str],
         norm: float,
+        alone: float = float("nan"),
     ) -> None:
-        """Note an outcome of an intervention (the first of `values`) and of its named controls."""
+        """Note an outcome of an intervention (the first of `values`) and of its named controls; `alone` is
+        what its own line does by itself."""
         means = values.mean(axis=1)
         self.effects.append(
             effect_line(
                 intervention=intervention, outcome=outcome, unit=unit, tested=True, effect=float(means[0]),
-                interval=row_interval(values[0], self.seed), controls=means[1:], norm=norm,
+                interval=row_interval(values[0], self.seed), controls=means[1:], norm=norm, alone=alone,
             )
         )  # fmt: skip
         self.controls += [

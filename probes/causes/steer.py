@@ -23,15 +23,15 @@ from graticule.probes.causes.experiment import Experiment, asked_targets
 from graticule.probes.causes.outcomes import READING, Outcome
 from graticule.probes.causes.result import InterventionResult, effect_line, needed, row_interval
 from graticule.probes.core.findings import Findings
-from graticule.probes.linear.edits import AffineEdit
-from graticule.probes.linear.leace import covariance_directions
+from graticule.probes.linear.edits import AffineEdit, unit_moves
 
 SCALES = (-3.0, -2.0, -1.0, 1.0, 2.0, 3.0)
 MOST_TARGETS = 4
 """Targets that are steered where none are named."""
 _BAND = 10
 """Controls that are run at every dose, for the band of the dose-response figure."""
-_SHUFFLED = 10
+_OWN = "own"
+"""What the later reader of a control's own target reads, beside the outcomes."""
 _CHUNK = 8
 """Directions whose runs are in memory at once."""
 
@@ -80,9 +80,12 @@ def steer(
     stated answers, and the last later probe's reading with the displacement carried there by the skip path
     subtracted.
 
-    Controls are displacements of the same norm along directions drawn with the activations' covariance, with
-    what the probe reads of them taken out; beside them stand the write directions of shuffled targets and,
-    with `other`, another concept's. p is the effect's rank among the controls, two-sided, Holm over all.
+    Controls are displacements of the same norm along the write directions of other targets, fitted on the
+    same rows, with what the probe reads of them taken out: a random direction of the activations, as readable
+    as the target, the rest the target itself dealt among clusters. The later probe is fitted on test rows, so
+    that it shares no luck with the direction, and its reading is ranked a second time, among what later
+    probes of the controls' own targets read of theirs. p is the effect's rank among the controls (the larger
+    one of two), two-sided, Holm over all. Beside them stand, with `other`, another concept's directions.
 
     Args:
         findings: Findings of a sweep.
@@ -151,12 +154,14 @@ def steer_targets(
 @dataclass(frozen=True)
 class _Direction:
     kind: str
-    """`probe`, `control`, `shuffled` or `other`."""
+    """`probe`, `own`, `control` or `other`."""
     name: str
     shift: Float[np.ndarray, " width"]
     """The displacement of one standard deviation."""
     all_doses: bool
     """Whether every dose is run, or only those at which effects are measured."""
+    reads: Float[np.ndarray, " width"] | None = None
+    """What the later reader of the control's own target reads."""
 
 
 class _Steered:
@@ -178,50 +183,62 @@ class _Steered:
         """Every direction at its doses."""
         measured = self.experiment.measured
         directions = self._directions(controls, other)
-        base = self._measure([np.zeros_like(self.shift)])[0]
-        own: dict[str, np.ndarray] = {}
-        among: dict[str, list[float]] = {name: [] for name in base}
+        base = self._measure([np.zeros_like(self.shift)], [None])[0]
+        moved: dict[str, np.ndarray] = {}
+        own: dict[str, float] = {}
+        among: dict[str, list[float]] = {name: [] for name in [*base, _OWN]}
         with bar(len(directions), self.name, "direction", progress) as done:
             for d, values in self._values(directions):
+                names = [*base, *([_OWN] if d.reads is not None else [])]
                 slopes = {
                     name: (values[self.dose][name] - values[-self.dose][name]) / (2 * self.dose)
-                    for name in base
+                    for name in names
                 }
                 for scale in values if d.all_doses else ():
-                    for name, rows in values[scale].items():
-                        change = float((rows - base[name]).mean())
-                        measured.doses.append(self._key(name, d) | {"scale": scale, "value": change})
+                    for name in base:
+                        change = float((values[scale][name] - base[name]).mean())
+                        measured.doses.append(self._key(name, d.kind, d) | {"scale": scale, "value": change})
                 if d.kind == "probe":
-                    own = slopes
+                    moved = slopes
+                elif d.kind == "own":
+                    own = {name: float(rows.mean()) for name, rows in slopes.items()}
                 else:
                     for name, rows in slopes.items():
+                        kind, outcome = ("shuffled", self.later_name) if name == _OWN else (d.kind, name)
                         effect = float(rows.mean())
-                        measured.controls.append(self._key(name, d) | {"effect": effect})
+                        measured.controls.append(self._key(outcome, kind, d) | {"effect": effect})
                         if d.kind == "control":
                             among[name].append(effect)
                 done.update()
-        measured.doses += [self._key(name, directions[0]) | {"scale": 0.0, "value": 0.0} for name in own]
-        measured.effects += [self._effect(name, rows, np.array(among[name])) for name, rows in own.items()]
+        measured.doses += [
+            self._key(name, "probe", directions[0]) | {"scale": 0.0, "value": 0.0} for name in moved
+        ]
+        for name, rows in moved.items():
+            alike = np.array(among[_OWN]) if name == self.later_name else None
+            measured.effects.append(self._effect(name, rows, np.array(among[name]), alike, own[name]))
 
-    def _key(self, outcome: str, direction: _Direction) -> dict[str, Any]:
-        names = {"kind": direction.kind, "direction": direction.name}
+    def _key(self, outcome: str, kind: str, direction: _Direction) -> dict[str, Any]:
+        names = {"kind": kind, "direction": direction.name}
         return {"intervention": self.name, "outcome": outcome, **names}
 
     def _directions(self, controls: int, other: Findings | None) -> list[_Direction]:
-        """The probe's, its controls, those of shuffled targets, and another concept's."""
+        """The probe's, its own line's, its controls, and another concept's."""
         experiment = self.experiment
         rng = np.random.default_rng([experiment.seed, 2, self.column])
-        drawn = covariance_directions(
-            experiment.moments, controls, rng, experiment.probe.read_direction, experiment.moves
-        )
-        out = [_Direction("probe", self.target, self.shift, True)]
-        for i, unit in enumerate(drawn):
-            out.append(_Direction("control", f"control {i}", unit * self.norm, i < _BAND))
-        centred, y = experiment.X - experiment.moments.mean, experiment.y[:, self.column]
-        for i in range(_SHUFFLED):
-            mixed = y[rng.permutation(len(y))]
-            write = centred.T @ (mixed - mixed.mean())
-            out.append(_Direction("shuffled", f"shuffled {i}", self._as_large(write), False))
+        alike = experiment.alike(self.column, controls, rng)
+        drawn = (alike.train - alike.train.mean(axis=0)).T @ (experiment.X - experiment.moments.mean)
+        drawn -= (drawn @ experiment.probe.read_direction) @ experiment.moves.T
+        reads = None
+        if experiment.reader is not None and alike.later is not None:
+            reads = experiment.reader.alike(alike.later)
+        line = unit_moves(experiment.probe.read_direction, experiment.probe.read_direction)
+        out = [
+            _Direction("probe", self.target, self.shift, True),
+            _Direction("own", self.target, line[:, self.column] * experiment.sd[self.column], False),
+        ]
+        for i, write in enumerate(drawn):
+            read = None if reads is None else reads[:, i]
+            out.append(_Direction("control", f"control {i}", self._as_large(write), i < _BAND, read))
         if other is None:
             return out
         if experiment.point not in other.probes:
@@ -245,23 +262,31 @@ class _Steered:
                 (d, self.scales if d.all_doses else (-self.dose, self.dose))
                 for d in directions[start : start + _CHUNK]
             ]
-            values = iter(self._measure([d.shift * scale for d, scales in doses for scale in scales]))
+            asked = [(d.shift * scale, d.reads) for d, scales in doses for scale in scales]
+            values = iter(self._measure([shift for shift, _ in asked], [reads for _, reads in asked]))
             for d, scales in doses:
                 yield d, {scale: next(values) for scale in scales}
 
-    def _measure(self, shifts: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
-        """Outcome → its value row by row, displacement by displacement."""
+    def _measure(
+        self, shifts: Sequence[np.ndarray], reads: Sequence[np.ndarray | None]
+    ) -> list[dict[str, np.ndarray]]:
+        """Outcome → its value row by row, displacement by displacement; with `reads` what these read later
+        on, too."""
         experiment = self.experiment
         out: list[dict[str, np.ndarray]] = [{} for _ in shifts]
         for prompt in experiment.prompts:
             runs = experiment.runs(prompt).runs([AffineEdit.translation(shift) for shift in shifts])
-            for values, outputs, shift in zip(out, runs, shifts, strict=True):
+            for values, outputs, shift, coef in zip(out, runs, shifts, reads, strict=True):
                 values |= experiment.odds(prompt, outputs)
                 if experiment.later is not None and prompt == experiment.prompts[0]:
                     values[self.later_name] = experiment.readings(outputs, shift)[:, self.column]
+                    if coef is not None:
+                        values[_OWN] = experiment.alike_reading(coef, outputs, shift)
         return out
 
-    def _effect(self, name: str, rows: np.ndarray, among: np.ndarray) -> dict[str, Any]:
+    def _effect(
+        self, name: str, rows: np.ndarray, among: np.ndarray, alike: np.ndarray | None, own: float
+    ) -> dict[str, Any]:
         stated = {o.name: o for o in self.experiment.outcomes}.get(name)
         return effect_line(
             intervention=self.name,
@@ -272,6 +297,8 @@ class _Steered:
             interval=row_interval(rows, self.experiment.seed),
             controls=among,
             norm=self.norm,
+            alike=alike if alike is not None and len(alike) else None,
+            alone=own,
             sensitivity=(
                 (float("nan"), float("nan")) if stated is None else self.experiment.sensitivity(stated)
             ),

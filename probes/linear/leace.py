@@ -212,24 +212,20 @@ def matched_erasers(
     exactly what `frame` removes; mean squared displacements are then equal too.
     """
 
-    def removed(some: np.ndarray) -> float:
-        return float((covariance.values[:, None] * np.square(some)).sum())
+    def removed(some: np.ndarray) -> np.ndarray:
+        return (covariance.values[:, None] * np.square(some)).sum(axis=(-2, -1))
 
-    wanted = removed(frame)
+    wanted = removed(frame[None])[0]
     logs = np.log(covariance.values / covariance.values[-1])
-    erasers: list[Eraser] = []
-    for _ in range(count):
-        draw = rng.normal(size=frame.shape)
-        low, high, matched = -8.0, 8.0, draw
-        for _ in range(_BISECTIONS):
-            power = (low + high) / 2
-            weights = np.exp(power * (logs - logs.max() * (power > 0) - logs.min() * (power < 0)))
-            tilted = draw * weights[:, None]
-            tilted -= frame @ (frame.T @ tilted)
-            matched = np.linalg.qr(tilted / np.linalg.norm(tilted, axis=0))[0]
-            if removed(matched) < wanted:
-                low = power
-            else:
-                high = power
-        erasers.append(covariance.eraser(matched))
-    return erasers
+    drawn = rng.normal(size=(count, *frame.shape))
+    low, high, matched = np.full(count, -8.0), np.full(count, 8.0), drawn
+    for _ in range(_BISECTIONS):
+        power = ((low + high) / 2)[:, None]
+        weights = np.exp(power * (logs - logs.max() * (power > 0) - logs.min() * (power < 0)))
+        tilted = drawn * weights[:, :, None]
+        tilted -= frame @ (frame.T @ tilted)
+        tilted /= np.linalg.norm(tilted, axis=1, keepdims=True)
+        matched = tilted if frame.shape[1] == 1 else np.linalg.qr(tilted)[0]
+        less = removed(matched) < wanted
+        low, high = np.where(less, power[:, 0], low), np.where(less, high, power[:, 0])
+    return [covariance.eraser(one) for one in matched]
