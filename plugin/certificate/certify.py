@@ -17,7 +17,8 @@ from tqdm.auto import tqdm
 from graticule.certificate.learners import Learners, Plan, Subject, least_linear
 from graticule.certificate.probes import found_in_nothing, readings
 from graticule.certificate.requirements import marks_of
-from graticule.certificate.result import Certificate, Part
+from graticule.certificate.result import USES, Certificate, Part
+from graticule.certificate.uses import uses
 from graticule.hooks.artifact import ArtifactError, fingerprint, json_ready, library_versions
 from graticule.hooks.doors import FOLDER, PLAN, WORLD, door
 from graticule.hooks.limits import LIMITS
@@ -35,6 +36,7 @@ QUICK = Plan(
     masks=(16,),
     lookup=Training(optimizer="population", steps=8000),
     sequence=SequenceTraining(shape=SequenceShape(n_layers=1), steps=600, log_every=300),
+    decoys=40,
 )
 """What `certify(quick=True)` does."""
 _CERTIFIED = LIMITS["certify.concepts"]
@@ -62,7 +64,9 @@ def certify(
     posteriors, the best linear reader over all contexts, and the mean steering vector. Conditions vary the
     dimensions (below the number of concepts: superposition), noise on activations and, for the lookup
     learner, the completeness of contexts. Random labels of contexts give the false-positive rate, and
-    parities of two concepts stand for what is present but not linear.
+    parities of two concepts stand for what is present but not linear. In worlds planted for it, `causes` is
+    asked of a decoy (as readable as what is used, correlated with it, cut before the output) and of a
+    direction that is used and hardly readable.
 
     Args:
         world: of two-valued concepts; by default a random one of `concepts` concepts, drawn with `seed`.
@@ -103,6 +107,10 @@ def certify(
             parts.append(part)
             if say is not None:
                 say(part.summary())
+        if chosen.decoys:
+            parts.append(_use_part(chosen, folder, fingerprint, progress))
+            if say is not None:
+                say(parts[-1].summary())
     return _assembled(world, chosen, parts)
 
 
@@ -135,6 +143,22 @@ def _part(
     return part
 
 
+def _use_part(plan: Plan, folder: Path | None, fingerprint: str, progress: bool | None) -> Part:
+    """What is called used in planted worlds, from disk if it is there."""
+    place = None if folder is None else folder / USES
+    if place is not None:
+        try:
+            return Part.load(place)
+        except ArtifactError:
+            _log.info("%s: not done yet", USES)
+    provenance = {"fingerprint": fingerprint, "versions": library_versions()}
+    none = dict.fromkeys(("concepts", "parities", "components", "verdicts", "nothing"), pd.DataFrame())
+    part = Part(USES, **none, provenance=provenance, uses=uses(plan.decoys, plan.seed, progress))
+    if place is not None:
+        part.save(place)
+    return part
+
+
 def _made(subject: Subject, plan: Plan, name: str, main: bool, fingerprint: str) -> Part:
     """All points of the widest learner and the last one of the others; random labels on the widest."""
     pairs = least_linear(subject.every, plan.pairs)
@@ -152,13 +176,15 @@ def _assembled(world: World, plan: Plan, parts: list[Part]) -> Certificate:
 
     names = ("concepts", "parities", "components", "verdicts", "nothing")
     tables: dict[str, pd.DataFrame] = {name: joined(name) for name in names}
+    used = joined("uses") if any(len(part.uses) for part in parts) else pd.DataFrame()
     provenance: dict[str, Any] = {"plan": json_ready(plan), "versions": library_versions()}
     return Certificate(
-        marks_of(tables["concepts"], tables["parities"], tables["verdicts"], tables["nothing"]),
+        marks_of(tables["concepts"], tables["parities"], tables["verdicts"], tables["nothing"], used),
         world=f"{world.m} two-valued concepts, {world.graph.number_of_edges()} edges",
         covers=_covers(plan),
         **tables,
         provenance=provenance,
+        uses=used,
     )
 
 

@@ -190,6 +190,8 @@ class Plan:
     """Random labellings of the contexts, for false positives."""
     pairs: int = 3
     """Pairs of concepts whose parity is looked for."""
+    decoys: int = 200
+    """Planted worlds of each kind in which `causes` is asked what is used; 0 leaves that out."""
     seed: int = 0
     """Of samples, splits and labels."""
 
@@ -206,10 +208,9 @@ class Plan:
                 raise ValueError(f"{name}={getattr(self, name)}: above 0")
         if not self.dimensions or max(self.dimensions) < 1 or max(self.sequence_dimensions, default=0) < 1:
             raise ValueError("dimensions: at least one of 1 or more for each learner; bounds hold there")
-        if self.labellings < 1 or self.pairs < 1 or self.rows < 100:
-            raise ValueError(
-                f"labellings={self.labellings}, pairs={self.pairs}, rows={self.rows}: at least 1, 1 and 100"
-            )
+        least = {"labellings": 1, "pairs": 1, "rows": 100, "decoys": 0}
+        if low := [name for name, value in least.items() if getattr(self, name) < value]:
+            raise ValueError(f"{low[0]}={getattr(self, low[0])}: at least {least[low[0]]}")
 
 
 class Learners:

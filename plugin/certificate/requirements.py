@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,8 +17,14 @@ CLOSE = 0.08
 """Largest distance of a probe's R² from that of the best linear reader, mean over concepts."""
 LESS = 0.05
 """By how much the mean R² of a probe may fall behind the ridge's."""
+DECOY, HARDLY = "decoy", "used, hardly readable"
+"""What `causes` is asked of in planted worlds."""
+PLANTED = "planted"
+"""What stands for a learner where worlds are planted."""
 FALSE = 0.05
 """Rate of random labellings called structure that is let pass: its interval must not lie above."""
+RIGHT = 0.95
+"""Rate of *used* that is required of directions that are used: its interval must not lie below."""
 HIDDEN = 0.2
 """Best linear R² up to which a parity counts as not linear."""
 FOUND = 0.5
@@ -29,9 +36,9 @@ class Mark:
     """One requirement and whether it is met."""
 
     instrument: str
-    """`ridge`, `logistic`, `MLP` or `PCA`."""
+    """`ridge`, `logistic`, `MLP`, `PCA` or `causes`."""
     learner: str
-    """`lookup` or `sequence`."""
+    """`lookup`, `sequence` or, of `causes`, `planted`."""
     what: str
     """What is required."""
     value: float
@@ -60,7 +67,11 @@ class Mark:
 
 
 def marks_of(
-    concepts: pd.DataFrame, parities: pd.DataFrame, verdicts: pd.DataFrame, nothing: pd.DataFrame
+    concepts: pd.DataFrame,
+    parities: pd.DataFrame,
+    verdicts: pd.DataFrame,
+    nothing: pd.DataFrame,
+    uses: pd.DataFrame | None = None,
 ) -> tuple[Mark, ...]:
     """All requirements. Directions and scores are required of learners with at least as many dimensions as
     concepts, trained on all contexts, without noise: the others are reported."""
@@ -74,7 +85,17 @@ def marks_of(
             count = f"{line['structure']} of {line['labellings']}"
             words = f"random labels called structure ({count}), lower end of the rate's 95% interval"
             out.append(Mark(str(line["instrument"]), learner, words, float(line["low"]), FALSE, False))
-    return tuple(out)
+    return (*out, *(_use(line) for line in ([] if uses is None else uses.to_dict("records"))))
+
+
+def _use(line: Mapping[Any, Any]) -> Mark:
+    """Decoys must not be called used, and what is used must."""
+    count = f"{line['used']} of {line['trials']}"
+    if line["arm"] == DECOY:
+        words = f"decoys called used ({count}), lower end of the rate's 95% interval"
+        return Mark("causes", PLANTED, words, float(line["low"]), FALSE, False)
+    words = f"what is {line['arm']} called used ({count}), upper end of the rate's 95% interval"
+    return Mark("causes", PLANTED, words, float(line["high"]), RIGHT, True)
 
 
 def _required_of(table: pd.DataFrame, learner: str) -> pd.DataFrame:

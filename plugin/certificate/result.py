@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
@@ -18,6 +18,8 @@ SCOPE = (
     "It does not transfer to a language model by itself: calibrate(findings) on your own activations says "
     "what these instruments can see there."
 )
+USES = "uses"
+"""The name of the part in which `causes` is asked what is used."""
 _AXES = {
     "dimension": ("dimensions over concepts", True),
     "noise": ("noise over signal (standard deviations)", False),
@@ -50,6 +52,8 @@ class Part(SavedResult):
     """As in `Certificate`; empty where no random labels were tried."""
     provenance: Mapping[str, Any]
     """`fingerprint` of world and plan."""
+    uses: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """As in `Certificate`; of the part of that name alone."""
 
     @property
     def title(self) -> str:
@@ -57,7 +61,10 @@ class Part(SavedResult):
         return f"graticule: certificate, {self.name}"
 
     def summary(self) -> str:
-        """Scores and directions at the last point, means over concepts."""
+        """Scores and directions at the last point, means over concepts; or what was called used."""
+        if len(self.uses):
+            rates = [f"{u['arm']} {u['used']} of {u['trials']}" for u in self.uses.to_dict("records")]
+            return f"{self.name}: called used by causes: {', '.join(rates)}"
         at = self.concepts[self.concepts["point"] == self.concepts["point"].iloc[-1]].mean(numeric_only=True)
         odd = self.parities[self.parities["point"] == self.parities["point"].iloc[-1]]
         return (
@@ -107,6 +114,10 @@ class Certificate(SavedResult):
     `structure`, the `rate` with its interval `low` … `high`, how many had an interval `above_0`."""
     provenance: Mapping[str, Any]
     """Plan, seeds and versions."""
+    uses: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """One row per `arm` of planted worlds, a decoy and what is used and hardly readable: `trials`, how many
+    `causes` called `used`, the `rate` with its interval `low` … `high`, the rate of `or_correlated`, and
+    `readable`, the mean correlation of reading and truth. Empty where it was not asked."""
 
     @property
     def passed(self) -> bool:
@@ -188,6 +199,8 @@ class Certificate(SavedResult):
         caption = "Verdicts against the untrained learner: at the chosen point, and at the other blocks' ends"
         out[caption] = _plain(self.verdicts)
         out["Random labels of contexts"] = _plain(self.nothing)
+        if len(self.uses):
+            out["Called used by causes, in planted worlds"] = _plain(self.uses)
         out["Principal components: mean R² of the probe and of the best reader of as many"] = _plain(
             self.components
         )

@@ -23,7 +23,9 @@ from graticule.certificate.learners import (
 from graticule.certificate.probes import agreement
 from graticule.certificate.requirements import Mark, marks_of
 from graticule.certificate.result import SCOPE, Certificate
+from graticule.certificate.uses import uses
 from graticule.hooks.artifact import ArtifactError
+from graticule.probes.causes import second_verdict
 from graticule.probes.core.fit import Predictions
 from graticule.probes.linear.ridge import RidgeProbe
 from graticule.probes.mlp import MLPSettings
@@ -43,6 +45,7 @@ PLAN = Plan(
     rows=1000,
     labellings=12,
     pairs=2,
+    decoys=0,
 )
 SMALL = MLPSettings(hidden=64, decays=(0.01,), batch=128, epochs=60, patience=15, learning_rate=1e-2)
 
@@ -401,3 +404,24 @@ def test_what_cannot_be_is_refused(world):
         certify(world, plan=replace(PLAN, dimensions=(0.5,)))
     with pytest.raises(ValueError, match="above 0"):
         certify(world, plan=replace(PLAN, noises=(-1.0,)))
+
+
+# What is used ------------------------------------------------------------------------------------------
+@pytest.mark.slow
+def test_decoys_and_what_is_used_are_told_apart_unless_the_instrument_is_broken(world, monkeypatch, tmp_path):
+    small = replace(PLAN, noises=(), masks=(), dimensions=(1.0,), labellings=2, decoys=8)
+    good = certify(world, plan=small, out=tmp_path / "c", progress=False)
+    assert mark(good.marks, "causes", "decoys").passed
+    assert mark(good.marks, "causes", "hardly readable").passed
+    assert good.uses["trials"].tolist() == [8, 8] and good.uses["readable"].diff().iloc[1] < 0
+    assert "Called used by causes, in planted worlds" in good.tables()
+    good.save(tmp_path / "saved")
+    assert Certificate.load(tmp_path / "saved").summary() == good.summary()
+    monkeypatch.setattr(second_verdict, "OWN", -1.0)  # whatever moves something is called used
+    everything = uses(8, 0, progress=False)
+    monkeypatch.setattr(second_verdict, "OWN", 2.0)  # nothing is
+    nothing = uses(8, 0, progress=False)
+    tables = (good.concepts, good.parities, good.verdicts, good.nothing)
+    assert not mark(marks_of(*tables, everything), "causes", "decoys").passed
+    assert not mark(marks_of(*tables, nothing), "causes", "hardly readable").passed
+    assert [m.passed for m in marks_of(*tables)] == [m.passed for m in good.marks[:-2]]
