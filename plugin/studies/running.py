@@ -23,6 +23,7 @@ from graticule.probes.calibration.result import Calibration, detected
 from graticule.probes.generalisation.retest_result import Retest
 from graticule.probes.probe import probe
 from graticule.probes.tables.table import Table
+from graticule.report import page_in
 from graticule.studies.result import Study, read_step
 from graticule.studies.steps import STEPS, STUDY, Context, Settings, StudyStep
 
@@ -84,6 +85,8 @@ def study(
     shared = spec.arguments(seed=settings.seed, progress=progress)
     with working_folder(out, STUDY, "running a study in") as folder:
         _check_steps(folder, wanted)
+        if pages:
+            page_in(folder)
         return _study(model, table, folder, wanted, settings, shared, pages, tell)
 
 
@@ -138,7 +141,7 @@ def _study(
     made.save(folder, overwrite=True)
     if pages:
         tell("writing the pages")
-        made.report(folder / "report.html")
+        made.report(page_in(folder))
     return made
 
 

@@ -14,6 +14,7 @@ from graticule.hooks.artifact import library_versions
 from graticule.hooks.coders import describe
 from graticule.hooks.latents import Latents
 from graticule.hooks.points import layer_of
+from graticule.hooks.result import captured_as
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.fit import Predictions, with_and_without
 from graticule.probes.core.inputs import SweepInputs
@@ -272,6 +273,7 @@ class JudgedSaes:
             provenance={
                 "model": findings.model,
                 "table": {"name": table.name, "digest": table.digest},
+                **captured_as(findings.provenance),
                 "saes": saes,
                 "seed": self.seed,
                 "settings": settings,
