@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from graticule.hooks.calls import renamed, renamed_fields
-from graticule.hooks.limits import check_limits
+from graticule.hooks.limits import check_limits, check_several
 from graticule.hooks.messages import TellsNames
 from graticule.probes.core.by_rank import RankGain, rank_gain
 from graticule.probes.core.fit import Predictions, check_predictions, with_and_without
@@ -61,7 +61,8 @@ class JudgeSettings:
 
     def __post_init__(self) -> None:
         """Raises `LimitError` for a setting out of its range."""
-        check_limits(alpha=self.alphas, n_bootstrap=self.n_bootstrap, seed=self.seed)
+        check_several("alphas", "alpha", self.alphas)
+        check_limits(n_bootstrap=self.n_bootstrap, seed=self.seed)
         if self.min_gain is not None:
             check_limits(min_gain=self.min_gain)
         if self.score not in get_args(Score):
