@@ -25,7 +25,7 @@ ARMS: dict[str, tuple[str, dict[str, Any]]] = {
     HARDLY: ("used", {"correlation": 0.6, "readable": 0.8, "label": 0.35}),
 }
 """Arm → the target that is asked of, and its world."""
-_TEXTS, _WIDTH, _ROWS, _CONTROLS = 240, 64, 40, 60
+_TEXTS, _WIDTH, _ROWS, _CONTROLS = 480, 64, 40, 60
 _ASKED = Outcome("high or low", "{}", {"high": (ANSWERS[0],), "low": (ANSWERS[1],)}, "used")
 
 
