@@ -115,7 +115,10 @@ def capture(
 
     Args:
         model: a hooked model.
-        inputs: texts, ragged lists of token ids, or a `[text, pos]` tensor of ids.
+        inputs: texts, ragged lists of token ids, or a `[text, pos]` tensor of ids. Token rows are read
+            without the padding around them, as `record` reads them: pad tokens at either end are no tokens
+            of a text, unless `texts` has them. Where the pad token is BOS or EOS too, `texts` tells it, and
+            rows that end in it again and again are refused without.
         points: hook points, as in `graticule.hooks.points.resolve`.
         layers: see `points`.
         pos: which tokens become rows (`graticule.hooks.capture_spec.Pos`).
@@ -162,7 +165,7 @@ def capture(
         check_compilable(names)
     given = several_inputs("capture", inputs)
     stored_as = dtype_named(dtype, auto=True) or dtype_of(model)
-    token_rows = tokenize(model, given, prompt, prepend_bos)
+    token_rows = tokenize(model, given, prompt, prepend_bos, None if texts is None else texts_of(texts))
     of = _texts(inputs, texts, token_rows, prompt, getattr(model, "tokenizer", None))
     columns = _columns(inputs, len(token_rows.ids), rows, of)
     positions = select_positions(pos, token_rows, include_bos)

@@ -5,6 +5,8 @@ A folder that answers another question is not written over without a word.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
@@ -32,6 +34,7 @@ PAGE_RENDERER = "graticule.report:write_page"
 """Where pages are laid out: a string, resolved on use, because imports point down and the page is up."""
 
 
+_NONE = object()
 _LINES = 8
 """Of a result shown by its name."""
 
@@ -125,6 +128,10 @@ class Result(TellsNames, ABC):
             ArtifactError: If the folder is missing, incomplete, damaged or of another schema.
         """
 
+    def asked(self) -> dict[str, Any]:
+        """What it was asked beside its provenance and the fields that name it; nothing by default."""
+        return {}
+
     def differs_from(self, before: Any) -> list[str]:
         """`name: before → now` for what two results were asked; nothing where the question is the same."""
         return question_differences(before, self)
@@ -153,24 +160,61 @@ class Result(TellsNames, ABC):
         return f'<div class="tex2jax_ignore mathjax_ignore">{"".join(parts)}</div>'
 
 
-_FIELDS = ("model", "table", "target_names", "classes", "split_note", "hook_name", "title")
+_FIELDS = (
+    *("model", "table", "target_names", "classes", "split_note", "hook_name", "title", "name", "data"),
+    *("point", "points", "chosen", "layers", "what", "unit", "by", "column", "text", "block", "select"),
+    *("prompts", "reference", "outcomes", "span", "erased", "concepts", "metrics", "pairs", "a", "b"),
+)
+"""Fields that are asked for, wherever they are no tables: what they say is never an answer."""
 _OF_INPUTS = (
     *("model", "table", "tables", "inputs", "prompt", "pos", "prepend_bos", "include_bos"),
-    *("points", "saes", "corpus", "pairs", "contexts"),
+    *("points", "sae", "saes", "corpus", "pairs", "contexts"),
 )
-"""Parts of a provenance that say what was asked; seeds, strengths and draws say how it was judged."""
+"""Parts of a provenance that name inputs: what earlier versions did not say of one is passed over."""
+_MAPPINGS = ("prompts", "captured", "plan")
+"""Settings by name, which are the same only where all their entries are."""
+_JUDGED = (
+    *("draws", "n_bootstrap", "seed", "seeds", "min_gain", "alphas", "twins", "controls", "rotations"),
+    *("permutations", "repeats", "strengths", "ridge_strengths", "string_alphas", "gains", "n_random"),
+)
+"""Settings that say how an answer was judged, or how finely: another judgement may take its place."""
+_PASSING = (
+    *("pairing", "fingerprint", "request", "findings_point", "refitted_for_want_of_digits", "route"),
+    *("baselines_on_trust", "neurons_chosen_on", "processor", "captured_by"),
+)
+"""Parts of a provenance that came of the others."""
 _OF_THE_MOMENT = ("versions", "made_at", "captured_at", "saved_with", "seconds", "answer", "seed")
 
 
+def captured_as(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Which tokens findings were made of, for the provenance of what goes on from them: `captured`.
+
+    Args:
+        provenance: Of the findings.
+    """
+    names = ("inputs", "prompt", "pos", "prepend_bos", "include_bos")
+    activations: Mapping[str, Any] = provenance.get("activations") or {}
+    said = {name: activations[name] for name in names if activations.get(name) is not None}
+    return {"captured": said} if said else {}
+
+
+def contents_digest(value: Any) -> str:
+    """A short digest of what something was made from, the same in every version."""
+    return hashlib.sha256(json.dumps(json_ready(value), sort_keys=True).encode()).hexdigest()[:16]
+
+
 def question_of(result: Result) -> dict[str, Any]:
-    """What a result was asked: its model, table, targets, and the inputs that its provenance names."""
+    """What a result was asked: its inputs and settings as its provenance names them, the fields that are
+    asked for, and what else it says (`Result.asked`)."""
     asked: dict[str, Any] = {}
-    for name, value in _inputs(getattr(result, "provenance", None) or {}):
+    provenance = getattr(result, "provenance", None) or {}
+    for name, value in (*_inputs(provenance), *_settings(provenance)):
         asked.setdefault(name, value)  # the first is of the activations, others of what lies beside them
     for name in _FIELDS:
-        if (value := getattr(result, name, None)) is not None:
+        value = getattr(result, name, _NONE)
+        if value is not _NONE and not isinstance(value, pd.DataFrame) and not callable(value):
             asked.setdefault(name, _named(name, value))
-    return json_ready(asked)
+    return json_ready({**asked, **result.asked()})
 
 
 def check_same_question(path: Place, now: Result, overwrite: bool) -> None:
@@ -224,10 +268,27 @@ def check_beforehand(path: Path, kind: type[Result], **asked: Any) -> None:
 
 def question_differences(before: Result, now: Result) -> list[str]:
     """`name: before → now` for what two results were asked, as far as both say it."""
-    old, new = (dict(flat(question_of(one))) for one in (before, now))
-    shared = [name for name in old if name in new]
-    apart = differences({n: old[n] for n in shared}, {n: new[n] for n in shared})
+    old, new = question_of(before), question_of(now)
+    then, today = ({n: one[n] for n in old if n in new} for one in (old, new))
+    sides = [dict(flat(one)) for one in (then, today)]
+    lacking = {
+        leaf
+        for one, other in (sides, reversed(sides))
+        for leaf in one
+        if leaf not in other and leaf.split(".")[0] in _OF_INPUTS
+    }
+    apart = differences(*({n: v for n, v in one.items() if n not in lacking} for one in sides))
     return [words for words in apart if not words.startswith("title: ")] or apart
+
+
+def _settings(provenance: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What an analysis says that it was asked, but for its inputs."""
+    others = (*_OF_INPUTS, *_JUDGED, *_PASSING, *_OF_THE_MOMENT)
+    for name, value in provenance.items():
+        if name == "settings" and isinstance(value, Mapping):
+            yield from ((n, v) for n, v in value.items() if n not in others)
+        elif name in _MAPPINGS or (name not in others and not isinstance(value, Mapping)):
+            yield name, value
 
 
 def _inputs(provenance: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -235,13 +296,14 @@ def _inputs(provenance: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for name, value in provenance.items():
         if name in _OF_INPUTS:
             yield name, _named(name, _lasting(value))
-        elif isinstance(value, Mapping):
+        elif isinstance(value, Mapping) and name not in _MAPPINGS:
             yield from _inputs(cast("Mapping[str, Any]", value))
 
 
 def _named(name: str, value: Any) -> Any:
     """A model's or table's name alone as a mapping, as provenances have them."""
-    return {"name": value} if name in ("model", "table") and isinstance(value, str) else value
+    is_name = name in ("model", "table") and (value is None or isinstance(value, str))
+    return {"name": value} if is_name else value
 
 
 def _lasting(value: Any) -> Any:

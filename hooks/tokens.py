@@ -17,6 +17,7 @@ from torch import Tensor
 from graticule.hooks.messages import check_whole
 from graticule.hooks.model_view import ModelView
 from graticule.hooks.protocols import HookedModel
+from graticule.hooks.ready_rows import unpadded
 from graticule.hooks.values import token_ids
 
 # Special tokens ----------------------------------------------------------------------------------------
@@ -194,17 +195,22 @@ def own_digests(ids: Sequence[Any], own: Sequence[tuple[int, int]]) -> np.ndarra
 
 
 def tokenize(
-    model: HookedModel, inputs: Inputs, prompt: str = "", prepend_bos: bool | None = None
+    model: HookedModel,
+    inputs: Inputs,
+    prompt: str = "",
+    prepend_bos: bool | None = None,
+    texts: Sequence[str] | None = None,
 ) -> TokenRows:
     """Token rows of `inputs`, each text set into `prompt`.
 
     `prompt` holds one slot `{}` for the text, or is put before it as it stands (a trailing space counts).
     Special tokens are those of `special_frame`: an encoder's own, else BOS; `prepend_bos=None` follows
-    `model.cfg.default_prepend_bos`, False leaves them all out.
+    `model.cfg.default_prepend_bos`, False leaves them all out. Ready token rows are read without their
+    padding; `texts`, what they are of, tells it from their own tokens where both are one.
 
     Raises:
         ValueError: for no inputs, an empty text, a prompt without or with several slots, a text longer than
-            the model's context, or a model without a tokenizer.
+            the model's context, a model without a tokenizer, or token rows that may be padded or not.
         TypeError: for mixed inputs.
     """
     if len(inputs) == 0:
@@ -212,7 +218,7 @@ def tokenize(
     if isinstance(inputs, Tensor) or not isinstance(inputs[0], str):
         if prompt:
             raise ValueError("prompt= needs texts; token rows are used as they are")
-        rows = _ready_rows(model, inputs)
+        rows = _ready_rows(model, inputs, texts)
     else:
         rows = _text_rows(model, cast("Sequence[str]", inputs), prompt, prepend_bos)
     n_ctx = ModelView(model).n_ctx
@@ -222,13 +228,15 @@ def tokenize(
     return rows
 
 
-def _ready_rows(model: HookedModel, inputs: Inputs) -> TokenRows:
+def _ready_rows(model: HookedModel, inputs: Inputs, texts: Sequence[str] | None = None) -> TokenRows:
     vocabulary = ModelView(model).d_vocab
     rows = [token_ids(row, f"token row {i}", vocabulary) for i, row in enumerate(inputs)]
     for i, row in enumerate(rows):
         if len(row) == 0:
             raise ValueError(f"token row {i} has shape {row.shape}; expected a non-empty list of token ids")
-    frame = frame_in_rows(getattr(model, "tokenizer", None))
+    tokenizer = getattr(model, "tokenizer", None)
+    frame = frame_in_rows(tokenizer)
+    rows = unpadded(rows, tokenizer, frame, texts)
     own = [frame.own(row.tolist()) for row in rows]
     spans = [(0, len(row)) for row in rows]
     return TokenRows(rows, spans, own, all(o != span for o, span in zip(own, spans, strict=True)))

@@ -14,6 +14,7 @@ from graticule.hooks.artifact import library_versions
 from graticule.hooks.calls import renamed, renamed_fields
 from graticule.hooks.doors import COMPARED, door
 from graticule.hooks.messages import bar
+from graticule.hooks.result import contents_digest
 from graticule.hooks.saved import SavedResult
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.fit import Predictions, with_and_without
@@ -177,7 +178,12 @@ def compare(
         by_target=table.assign(p_holm=holm(table["p"].to_numpy(np.float64))),
         rows=len(first.y),
         clusters=len(sums.n),
-        provenance={"draws": n_bootstrap, "seed": seed, "versions": library_versions()},
+        provenance={
+            "inputs": contents_digest([first.target_names, first.source, first.y]),
+            "draws": n_bootstrap,
+            "seed": seed,
+            "versions": library_versions(),
+        },
     )
 
 

@@ -148,7 +148,7 @@ def report_command(
     Example:  graticule report graticule-demo
     """
     from graticule.hooks.artifact import as_damaged
-    from graticule.report import write_page
+    from graticule.report import page_in, write_page
     from graticule.results import load_result
 
     if not folder.is_dir():
@@ -161,7 +161,7 @@ def report_command(
         from graticule.studies.result import Study
 
         with as_damaged(folder, "write it again", also=()):
-            pages = Study.load(folder).report(folder / "report.html")
+            pages = Study.load(folder).report(page_in(folder))
         o.say(f"The pages: {pages}")
         return
     here = [p.parent for name in ("findings.json", "manifest.json") for p in folder.glob(name)]
@@ -171,7 +171,7 @@ def report_command(
         raise FileNotFoundError(f"{folder} holds no saved result, nor findings in any folder in it")
     results = [load_result(path) for path in here]
     with as_damaged(folder, "write it again", also=()):
-        page = write_page(results, folder / "report.html")
+        page = write_page(results, page_in(folder))
     o.say(f"The page: {page}")
 
 

@@ -31,11 +31,12 @@ def demo_command(
     """
     import graticule
     from graticule.hooks.kinds import working_folder
-    from graticule.report import write_page
+    from graticule.report import page_in, write_page
     from graticule.results import DEMO
 
     _need_several(calibrate)
     DEMO.check(out)
+    page_in(out)
     tables = [graticule.Table.packaged(name) for name in ("world_cities", "historical_figures")]
     tables = tables if full else [table.head(rows, seed) if rows < len(table) else table for table in tables]
     o.say(f"loading {model}", err=True)
@@ -47,7 +48,7 @@ def demo_command(
             findings = graticule.probe(loaded, table, twins=1, seed=seed, out=out / table.name, progress=True)
             calibrated = _calibrated(findings, out / table.name, calibrate, seed)
             judged.append(replace(calibrated, swept=None))  # not held beside the next table's twin
-        page = write_page(judged, out / "report.html", title=f"graticule demo: {model}")
+        page = write_page(judged, page_in(out), title=f"graticule demo: {model}")
     for findings in judged:
         o.say(f"{findings.title}\n{findings.summary()}\n")
     labels = "; ".join(f"{table.name}: {f.verdict.label}" for table, f in zip(tables, judged, strict=True))
@@ -76,10 +77,12 @@ def probe_command(
     """
     from graticule.hooks.kinds import working_folder
     from graticule.probes.core.findings import FINDINGS
+    from graticule.report import page_in
 
     settings = where.arguments() | tokens.arguments()
     _need_several(calibrate)
     FINDINGS.check(out)
+    page_in(out)
     import graticule
 
     model.check_depth(settings["points"], settings["layers"])
@@ -89,7 +92,7 @@ def probe_command(
     with working_folder(out, FINDINGS, "probing into"):
         findings = graticule.probe(hooked, entities, **settings, out=out, progress=True)
         findings = _calibrated(findings, out, calibrate, seed)
-        page = findings.report(out / "report.html")
+        page = findings.report(page_in(out))
     o.say(f"{o.in_options(findings.summary())}\nThe page: {page}")
 
 

@@ -112,7 +112,7 @@ def sae_report_command(
     \b
     Example:  graticule sae report my-sae
     """
-    from graticule.report import write_page
+    from graticule.report import page_in, write_page
 
     parts = page_parts(folder)
     if not parts:
@@ -121,7 +121,7 @@ def sae_report_command(
             "leave them"
         )
     title = None if len(parts) == 1 else f"SAE: {folder.resolve().name}"
-    page = write_page(parts, folder / "report.html", title=title)
+    page = write_page(parts, page_in(folder), title=title)
     o.say(f"The page: {page}")
 
 

@@ -79,15 +79,17 @@ def sim_command(
         "kept": vector_share, "graph": graph, "edge_probability": edge_probability,
     }  # fmt: skip
     from graticule.hooks.kinds import working_folder
+    from graticule.report import page_in
     from graticule.results import SIM
 
     _used(asked)
     with working_folder(out, SIM, "simulating into"):
+        page_in(out)
         result = _saved(out, asked)
         if result is None:
             result = _made(asked, out / "parts")
             _save(result, out, asked)
-        page = result.report(out / "report.html")
+        page = result.report(page_in(out))
     o.say(f"{result.summary()}\nThe page: {page}")
 
 
@@ -112,14 +114,16 @@ def certify_command(
     o.need_folder(out)
     from graticule.certificate.certify import certify
     from graticule.hooks.kinds import keep_request, working_folder
+    from graticule.report import page_in
     from graticule.results import CERTIFICATE
 
     asked: dict[str, Any] = {"concepts": concepts, "quick": quick, "seed": seed}
     with working_folder(out, CERTIFICATE, "certifying into"):
+        page_in(out)
         keep_request(out, CERTIFICATE, asked)
         made = certify(**asked, out=out, say=o.say_aside, progress=True)
         made.save(out / "result", overwrite=True)
-        page = made.report(out / "report.html")
+        page = made.report(page_in(out))
     o.say(f"{made.summary()}\nThe page: {page}")
 
 

@@ -12,12 +12,14 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata, resources
+from pathlib import Path
 from typing import Any, cast
 from urllib.parse import quote
 
 import numpy as np
 import pandas as pd
 
+from graticule.hooks.kinds import ForeignFolderError
 from graticule.hooks.messages import visible
 from graticule.hooks.names import place_of
 from graticule.hooks.places import Place
@@ -61,6 +63,10 @@ class Section:
     """Dotted key → value."""
 
 
+_HEAD = 4096
+"""Bytes of a page in which it says what wrote it."""
+
+
 def write_page(
     results: Result | Sequence[Result],
     path: Place | str,
@@ -87,6 +93,24 @@ def write_page(
     text = _render(listed, title, links or {})
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+def page_in(folder: Path) -> Path:
+    """Where a folder's page is: `report.html`.
+
+    Raises:
+        ForeignFolderError: What lies there is no page of graticule's.
+    """
+    path = folder / "report.html"
+    if path.exists():
+        with path.open("rb") as file:
+            start = file.read(_HEAD)
+        if b'<meta name="generator" content="graticule' not in start:
+            raise ForeignFolderError(
+                f"{path} is no page of graticule's and stays as it is: move it away, or write the page "
+                "elsewhere, result.report(path)"
+            )
     return path
 
 

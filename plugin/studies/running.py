@@ -22,6 +22,7 @@ from graticule.hooks.saved import SavedResult
 from graticule.probes.calibration.result import Calibration, detected
 from graticule.probes.probe import probe
 from graticule.probes.tables.table import Table
+from graticule.report import page_in
 from graticule.studies.result import Study, read_step
 from graticule.studies.steps import STEPS, STUDY, Context, Settings, StudyStep
 
@@ -83,6 +84,8 @@ def study(
     shared = spec.arguments(seed=settings.seed, progress=progress)
     with working_folder(out, STUDY, "running a study in") as folder:
         _check_steps(folder, wanted)
+        if pages:
+            page_in(folder)
         return _study(model, table, folder, wanted, settings, shared, pages, tell)
 
 
@@ -132,7 +135,7 @@ def _study(
     made.save(folder, overwrite=True)
     if pages:
         tell("writing the pages")
-        made.report(folder / "report.html")
+        made.report(page_in(folder))
     return made
 
 

@@ -20,6 +20,7 @@ from graticule.hooks.doors import FINDINGS_OR_PROBE, MODEL, door
 from graticule.hooks.identity import model_identity
 from graticule.hooks.messages import NotApplicable
 from graticule.hooks.protocols import HookedModel, dtype_of
+from graticule.hooks.result import captured_as, contents_digest
 from graticule.hooks.rows import PointKey
 from graticule.probes.attribution.result import Attribution
 from graticule.probes.attribution.trace import TableRows, columns, probe_of
@@ -129,7 +130,9 @@ def attribute(
         n_clusters=len(np.unique(row_clusters)),
         provenance={
             **({} if of is None else {"table": dict(of.provenance.get("table", {}))}),
+            **({} if of is None else captured_as(of.provenance)),
             "model": dict(identity),
+            "inputs": contents_digest(read),
             "prompt": spec.prompt or "",
             "pos": pos_to_data(spec.pos),
             "rows": rows,

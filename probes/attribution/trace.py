@@ -18,6 +18,7 @@ from graticule.hooks.identity import model_identity
 from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.points import layer_of, layer_text, name_of
 from graticule.hooks.protocols import HookedModel
+from graticule.hooks.result import captured_as
 from graticule.hooks.rows import PointKey
 from graticule.hooks.saved import SavedResult
 from graticule.hooks.tokens import tokenize
@@ -293,6 +294,7 @@ def trace(
     points = tuple(p for p in captured.points if p in probes)
     tokenizer: Any = getattr(model, "tokenizer", None)
     identity = model_identity(model)
+    of = findings.provenance if isinstance(findings, Findings) else None
     return Trace(
         model=str(identity["name"]),
         text=text,
@@ -305,5 +307,10 @@ def trace(
         readings=np.stack([probes[p].predict(captured[p])[:, picked] for p in points]),
         mean=tuple(float(probe.weights.y_mean[i]) for i in picked),
         scale=tuple(float(probe.weights.y_scale[i]) for i in picked),
-        provenance={"model": identity, "layers": layers, "versions": library_versions()},
+        provenance={
+            "model": identity,
+            **({} if of is None else {"table": dict(of.get("table", {})), **captured_as(of)}),
+            "layers": layers,
+            "versions": library_versions(),
+        },
     )

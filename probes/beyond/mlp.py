@@ -86,6 +86,10 @@ class MLPFindings(SavedResult):
     provenance: Mapping[str, Any]
     """Model, table, settings and versions."""
 
+    def asked(self) -> dict[str, Any]:
+        """At which points it was trained."""
+        return {"trained_at": list(map(str, pd.unique(self.layers["point"])))}
+
     @property
     def title(self) -> str:
         """Model and table."""

@@ -15,6 +15,7 @@ from graticule.hooks.doors import FINDINGS, MODEL, door
 from graticule.hooks.messages import bar
 from graticule.hooks.points import PointSpec, layer_of
 from graticule.hooks.protocols import HookedModel
+from graticule.hooks.result import captured_as
 from graticule.hooks.rows import PointKey
 from graticule.hooks.saved import SavedResult
 from graticule.probes.causes.experiment import asked_targets
@@ -205,7 +206,8 @@ def erase(
         point=where,
         min_gain=inputs.min_gain,
         provenance={
-            "findings": dict(findings.provenance.get("table", {})),
+            "table": dict(findings.provenance.get("table", {})),
+            **captured_as(findings.provenance),
             "rows": rows,
             "seed": seed,
             "versions": library_versions(),

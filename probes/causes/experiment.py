@@ -19,6 +19,7 @@ from graticule.hooks.messages import NotApplicable, UnknownNameError
 from graticule.hooks.model_view import at_border
 from graticule.hooks.points import layer_of, several
 from graticule.hooks.protocols import HookedModel
+from graticule.hooks.result import captured_as
 from graticule.hooks.rows import PointKey
 from graticule.hooks.tokens import TokenRows, tokenize
 from graticule.probes.causes.edited_runs import EditedRuns, Outputs, Span, check_span, edited_tokens
@@ -113,6 +114,7 @@ class Experiment:
             "provenance": {
                 "model": dict(made.get("activations", {}).get("model", {})),
                 "table": dict(made.get("table", {})),
+                **captured_as(made),
                 "settings": {**settings, **shared},
                 "versions": library_versions(),
             },

@@ -70,6 +70,10 @@ class InterventionResult(SavedResult):
     provenance: Mapping[str, Any]
     """Model, table, settings and versions."""
 
+    def asked(self) -> dict[str, Any]:
+        """Which interventions were made."""
+        return {"interventions": list(map(str, pd.unique(self.effects["intervention"])))}
+
     def effect_lines(self) -> list[str]:
         """One sentence per tested outcome, the strongest first."""
         tested = self.effects[self.effects["tested"]].sort_values("p", kind="stable")

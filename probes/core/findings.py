@@ -24,7 +24,7 @@ from graticule.hooks.doors import ACTIVATIONS, BASELINES, door
 from graticule.hooks.kinds import FolderKind
 from graticule.hooks.places import Place
 from graticule.hooks.points import PointError, PointSpec, layer_of, name_of, resolve_names, several
-from graticule.hooks.result import Part
+from graticule.hooks.result import Part, captured_as
 from graticule.hooks.rows import PointKey, Rows
 from graticule.hooks.saved import SavedResult
 from graticule.probes.core.findings_display import scores_by_layer, summary_lines, tables_of, target_figures
@@ -277,6 +277,7 @@ class Findings(SavedResult):
         return {
             "model": activations.get("model", {"name": self.model}),
             "table": self.provenance.get("table", {"name": self.table}),
+            **captured_as(self.provenance),
             "findings_point": self.chosen_point,
             "settings": settings,
             "versions": library_versions(),

@@ -16,6 +16,7 @@ from graticule.hooks.doors import FINDINGS, MODEL, door
 from graticule.hooks.messages import NotApplicable
 from graticule.hooks.points import layer_of
 from graticule.hooks.protocols import HookedModel
+from graticule.hooks.result import captured_as
 from graticule.hooks.rows import PointKey
 from graticule.probes.core.findings import Findings
 from graticule.probes.directions.angles import (
@@ -147,6 +148,7 @@ def directions(
             "tables": [
                 {"name": f.table, "digest": f.inputs.table.digest, "point": f.chosen_point} for f in everyone
             ],
+            "captured": [captured_as(f.provenance).get("captured") for f in everyone],
             "point": at,
             "seed": seed,
             "settings": {"draws": n_noise, "causal": model is not None},

@@ -14,6 +14,7 @@ from graticule.hooks.calls import renamed
 from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.messages import bar
 from graticule.hooks.points import layer_text
+from graticule.hooks.result import captured_as
 from graticule.hooks.rows import PointKey
 from graticule.hooks.saved import SavedResult
 from graticule.probes.core.findings import Findings
@@ -177,6 +178,7 @@ def popularity(
             {
                 "model": swept.activations.provenance.get("model", {}),
                 "table": findings.provenance.get("table", {}),
+                **captured_as(findings.provenance),
                 "point": hook_name,
                 "strata": strata,
                 "draws": n_bootstrap,

@@ -15,6 +15,7 @@ from graticule.hooks.calls import came, renamed
 from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.messages import UnknownNameError, bar
 from graticule.hooks.points import layer_text, name_of
+from graticule.hooks.result import captured_as
 from graticule.hooks.rows import PointKey
 from graticule.hooks.same_model import check_one_model
 from graticule.hooks.saved import SavedResult
@@ -192,6 +193,9 @@ def transfer(
             {
                 "model": first.inputs.activations.provenance.get("model", {}),
                 "table": first.provenance.get("table", {}),
+                "captured": {
+                    n: captured_as(f.provenance).get("captured") for n, f in findings_by_prompt.items()
+                },
                 "point": hook_name,
                 "draws": n_bootstrap,
                 "seed": seed,

@@ -17,6 +17,7 @@ from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.latents import Latents, encode
 from graticule.hooks.messages import bar
 from graticule.hooks.points import layer_of
+from graticule.hooks.result import captured_as
 from graticule.hooks.rows import PointKey
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.fit import Predictions, with_and_without
@@ -306,6 +307,7 @@ class _Judged:
             provenance={
                 "model": findings.model,
                 "table": {"name": table.name, "digest": table.digest},
+                **captured_as(findings.provenance),
                 "saes": saes,
                 "seed": self.seed,
                 "settings": settings,

@@ -13,7 +13,7 @@ import pytest
 from plotly.offline import get_plotlyjs
 
 from graticule.hooks.result import Result
-from graticule.report import MAX_ROWS, flattened, table_view, write_page
+from graticule.report import MAX_ROWS, flattened, page_in, table_view, write_page
 
 
 class Page(HTMLParser):
@@ -205,3 +205,14 @@ def test_load_gives_back_whatever_was_saved(tmp_path):
     assert again.inputs.problem.y.shape == found.inputs.problem.y.shape
     with pytest.raises(ArtifactError):
         load(tmp_path)
+
+
+def test_a_page_of_somebody_else_stays(tmp_path):
+    """`report.html` in a folder of one's own: a page of graticule's is written anew, another one is not."""
+    place = page_in(tmp_path)
+    assert page_in(tmp_path) == place == tmp_path / "report.html"
+    place.write_text("<html>my own page</html>")
+    with pytest.raises(FileExistsError, match=r"report\.html is no page of graticule's .*result\.report"):
+        page_in(tmp_path)
+    place.write_text('<!doctype html><meta name="generator" content="graticule 0.1.0">')
+    assert page_in(tmp_path) == place

@@ -1,5 +1,8 @@
 """Batched training of the tables against a plain torch loop with autograd, and against the entropy floor."""
 
+import sys
+from importlib import import_module
+
 import numpy as np
 import pytest
 import torch
@@ -288,3 +291,28 @@ def test_the_old_place_works_and_warns():
             assert getattr(old, name) is now
     with pytest.raises(AttributeError, match="no attribute 'loss'"):
         _ = old.loss
+
+
+@pytest.mark.parametrize(
+    ("room", "module", "name", "now"),
+    [
+        ("reproductions", "simulate", "simulate", "simulate"),
+        ("reproductions", "result", "Simulation", "simulation"),
+        ("theorems", "run", "theorems", "theorems"),
+        ("theorems", "descent", "margin_descent", "descents"),
+        ("theorems", "limits", "margin_checks", "descents"),
+        ("theorems", "result", "Check", "tables"),
+    ],
+)
+def test_old_rooms_work_and_warn(room, module, name, now, monkeypatch):
+    """By import of the room, of its modules, and of their names."""
+    old = f"graticule.sims.{room}"
+    for there in [n for n in sys.modules if n == old or n.startswith(f"{old}.")]:
+        monkeypatch.delitem(sys.modules, there)
+    with pytest.warns(DeprecationWarning, match=f"{old} is the old name of graticule.sims.papers"):
+        got = import_module(f"{old}.{module}")
+    today = getattr(import_module(f"graticule.sims.papers.{now}"), name)
+    assert getattr(got, name) is today
+    assert getattr(import_module(old), name) is today
+    with pytest.raises(AttributeError, match="no attribute 'nothing_such'"):
+        _ = import_module(old).nothing_such
