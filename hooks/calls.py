@@ -16,13 +16,14 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import wraps
 from itertools import permutations
-from os import PathLike
 from typing import Any, ParamSpec, TypeVar, cast
 from weakref import WeakKeyDictionary
 
 import torch
 
-from graticule.hooks.limits import LIMITS, LimitError, as_boolean, check
+from graticule.hooks.forms import OptionForm, check_form, forms, plain_number
+from graticule.hooks.limits import LIMITS, LimitError, as_boolean, check, range_of
+from graticule.hooks.messages import came as came
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -210,16 +211,6 @@ class Kind:
         return (self.optional and value is None) or self.fits(value)
 
 
-def came(value: Any) -> str:
-    """A value for people: short words and paths whole, anything else by its class."""
-    if isinstance(value, str | PathLike):
-        text = repr(str(value))
-        return text if len(text) <= 60 else f"{text[:50]}…' ({len(text) - 2:,} characters)"
-    if value is None or isinstance(value, bool | int | float):
-        return repr(value)
-    return f"a {type(value).__name__}"
-
-
 def _fit_in_another_order(given: Mapping[str, Any], kinds: Mapping[str, Kind]) -> bool:
     """Whether arguments that do not fit their own places, three of them or more, fit one another's."""
     wrong = [n for n, kind in kinds.items() if not kind.takes(given[n])]
@@ -234,6 +225,7 @@ class Call:
 
     def __init__(self, function: Callable[..., Any], kinds: Mapping[str, Kind]) -> None:
         self.signature, self.kinds = inspect.signature(function), kinds
+        self._module = getattr(inspect.unwrap(function), "__globals__", {})
         parameters = self.signature.parameters
         *_, owner, own = ("", *function.__qualname__.split("."))
         of_class = own if next(iter(parameters), "") != "cls" else f"{owner}.{own}"
@@ -248,7 +240,11 @@ class Call:
         ]
         booleans = (bool, bool | None, "bool", "bool | None")
         self._booleans = [p.name for p in parameters.values() if p.annotation in booleans]
-        self._ranged = [p for p in parameters if p in LIMITS and p not in kinds]
+        self._ranged = [
+            p for p in parameters if (p in LIMITS or f"{self.name}.{p}" in LIMITS) and p not in kinds
+        ]
+        self._plain = [p for p in self._others if p not in kinds and p not in self._booleans]
+        self._forms: dict[str, OptionForm | None] | None = None
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
         """The arguments by name.
@@ -273,17 +269,37 @@ class Call:
             if argument not in given:
                 raise TypeError(f"{self.name}: {self._lacking(argument)}; it takes {self._takes}")
 
-    def check_numbers(self, given: Mapping[str, Any]) -> None:
-        """Raises:
-        LimitError: For a number outside its range; for None where the call takes none.
+    def take_options(self, given: MutableMapping[str, Any]) -> None:
+        """What an option's annotation says it may be; one number as a number of Python.
+
+        Raises:
+            WrongKindError: For a value of another kind.
+            LimitError: For a number outside its range; for None where the call takes none; for several where
+                it takes one.
         """
-        for argument in self._ranged:
+        if self._forms is None:  # once, as names of the module may be made after the call
+            hints = {name: self.signature.parameters[name] for name in self._plain}
+            packed = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+            self._forms = {
+                name: None if p.kind in packed else forms(p.annotation, self._module)
+                for name, p in hints.items()
+            }
+        for argument in self._plain:
             if argument not in given:
                 continue
-            value, hint = given[argument], self.signature.parameters[argument].annotation
-            if value is None and hint in (int, float, "int", "float"):
-                raise LimitError(argument, value, LIMITS[argument].words)
-            check(argument, value, self.name)
+            form, value = self._forms[argument], given[argument]
+            if form is not None and form.number:
+                value = given[argument] = plain_number(value)
+            if argument in self._ranged:
+                self._check_number(argument, value, form)
+            elif form is not None and argument not in self._needed:
+                check_form(f"{self.name}: {argument}", value, form)
+
+    def _check_number(self, argument: str, value: Any, form: OptionForm | None) -> None:
+        optional = self.signature.parameters[argument].default is None
+        if value is None and form is not None and not (optional or form.fits(None)):
+            raise LimitError(argument, value, range_of(argument, self.name).words)
+        check(argument, value, self.name, several=form is not None and form.several)
 
     def take_booleans(self, given: MutableMapping[str, Any]) -> None:
         """What stands for True or False as that; None where the call takes it.

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from graticule.hooks.messages import brief
+
 if TYPE_CHECKING:
     from graticule.hooks.tokens import TokenRows
 
@@ -73,7 +75,7 @@ def check_pos(pos: Any, *more: str) -> None:
     ):
         return
     raise ValueError(
-        f"pos={pos!r}: expected one of {', '.join(map(repr, (*_NAMES, *more)))}, an index such as -1, a "
+        f"pos={brief(pos)}: expected one of {', '.join(map(repr, (*_NAMES, *more)))}, an index such as -1, a "
         "slice of indices, or Sample(k)"
     )
 
@@ -99,15 +101,15 @@ def pos_from_data(value: Any) -> Pos:
     drawn = value.get("by") is None and "sample" in value if isinstance(value, Mapping) else None
     if drawn or re.fullmatch(r"Sample\(k=\d+, seed=\d+\)", str(value)):
         raise ValueError(
-            f"pos={value!r} was drawn by each text's place in the input, as earlier versions did; capture "
-            "again, or pass pos= yourself"
+            f"pos={brief(value)} was drawn by each text's place in the input, as earlier versions did; "
+            "capture again, or pass pos= yourself"
         )
     try:
         pos = _from_mapping(value) if isinstance(value, Mapping) else _from_text(value)
         check_pos(pos)
         return pos
     except (ValueError, TypeError, KeyError):
-        raise ValueError(f"pos={value!r} is no position that was saved; pass pos= yourself") from None
+        raise ValueError(f"pos={brief(value)} is no position that was saved; pass pos= yourself") from None
 
 
 def _from_mapping(value: Mapping[str, Any]) -> Pos:

@@ -1,8 +1,9 @@
 """What public calls are given, checked at their door: one line says what came and what to write.
 
 `@door(model=MODEL, table=TABLE)` above a function checks those arguments' kinds, and every other argument
-whose name stands in `graticule.hooks.limits.LIMITS` against its range, before the function begins. Classes of
-other rooms are known by name, so that nothing is imported for it.
+whose name stands in `graticule.hooks.limits.LIMITS` against its range, and the rest against their
+annotations (`graticule.hooks.forms`), before the function begins. Classes of other rooms are known by name,
+so that nothing is imported for it.
 """
 
 from __future__ import annotations
@@ -184,7 +185,10 @@ FACTOR = Kind(
 NEURONS = Kind(
     "(layer, index) pairs",
     lambda v: (
-        hasattr(v, "__iter__") and not isinstance(v, str) and not (isinstance(v, tuple) and _are_whole(v))
+        hasattr(v, "__len__")
+        and not isinstance(v, str | bytes | Mapping)
+        and not _is_frame(v)
+        and not (isinstance(v, tuple) and _are_whole(v))
     ),
     lambda v: repr([v]) if isinstance(v, tuple) and len(v) == 2 else "[(3, 17)]",
 )
@@ -252,7 +256,7 @@ def door(**kinds: Kind) -> Callable[[Callable[P, R]], Callable[P, R]]:
             call.need_all(given.arguments)
             for argument, value in given.arguments.items():
                 unmasked(f"{call.name}: {argument}", value)
-            call.check_numbers(given.arguments)
+            call.take_options(given.arguments)
             if outermost():
                 _tell_hooks(call.name, given.arguments, kinds)
             with one_call():

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
 
+from graticule.hooks.messages import brief
+
 _SEEDS = 2**63 - 1
 
 
@@ -28,7 +30,7 @@ class LimitError(ValueError):
 
     def __init__(self, name: str, value: object, expected: str) -> None:
         """The message is `name=value: expected …`."""
-        super().__init__(f"{name}={value!r}: expected {expected}")
+        super().__init__(f"{name}={brief(value)}: expected {expected}")
         self.name, self.value, self.expected = name, value, expected
 
 
@@ -90,6 +92,8 @@ LIMITS: Mapping[str, Range] = {
     "seeds": Range(1, 1000),
     "controls": Range(1, 10**5),
     "synthetic_targets": Range(2, 10**5),
+    "calibrate.targets": Range(2, 10**5),
+    "calibrate.string_step": Range(1, 1000),
     "calibrate": Range(0, 10**5),
     "nulls": Range(0, 10**5),
     "runs": Range(1, 1000),
@@ -167,24 +171,36 @@ LIMITS: Mapping[str, Range] = {
 None is not judged: a call that does not take it says so itself."""
 
 
-def check(name: str, value: Any, call: str = "") -> None:
+def range_of(name: str, call: str = "") -> Range:
+    """The range of an argument, which a call may have of its own."""
+    return LIMITS.get(f"{call}.{name}") or LIMITS[name]
+
+
+_SEVERAL = ("ks",)
+"""Names that stand for several numbers wherever they stand."""
+
+
+def check(name: str, value: Any, call: str = "", *, several: bool = True, argument: str = "") -> None:
     """Refuse a number that an argument does not take.
 
     Args:
         name: An argument of `LIMITS`.
         value: A number, several of them (a list, tuple, range, set or array), or None for what was not given.
         call: Whose argument it is, where that may have a range of its own.
+        several: Whether several will do; each of them is judged.
+        argument: What it is called in a message, by default `name`.
 
     Raises:
-        LimitError: It is outside its range, not whole, not finite, or no number.
+        LimitError: It is outside its range, not whole, not finite, or no number; or several where one is
+            expected.
     """
     if value is None:
         return
-    limit = LIMITS.get(f"{call}.{name}", LIMITS[name])
-    several = isinstance(value, list | tuple | range | set | frozenset) or getattr(value, "ndim", 0) == 1
-    for one in value if several else [value]:
+    limit = range_of(name, call)
+    many = isinstance(value, list | tuple | range | set | frozenset) or getattr(value, "ndim", 0) == 1
+    for one in value if many and several else [value]:
         if not limit.takes(one):
-            raise LimitError(name, one, limit.words)
+            raise LimitError(argument or name, one, limit.words)
 
 
 def as_boolean(name: str, value: Any) -> bool:
@@ -200,9 +216,7 @@ def as_boolean(name: str, value: Any) -> bool:
     of_numpy = type(value).__module__ == "numpy" and type(value).__name__ in ("bool", "bool_")
     if of_numpy or (isinstance(value, Integral) and value in (0, 1)):
         return bool(value)
-    came = repr(value)
-    came = came if len(came) <= 60 else f"a {type(value).__name__}"
-    raise TypeError(f"{name}={came}: expected True or False")
+    raise TypeError(f"{name}={brief(value)}: expected True or False")
 
 
 def check_several(name: str, limit: str, values: Any) -> None:
@@ -216,7 +230,7 @@ def check_several(name: str, limit: str, values: Any) -> None:
     Raises:
         LimitError: It is one number, or as `check` does.
     """
-    check(limit, values)
+    check(limit, values, argument=name)
     if values is not None and not hasattr(values, "__iter__"):
         raise LimitError(name, values, f"several numbers, {name}=[{values!r}]")
 
@@ -228,10 +242,10 @@ def check_limits(**arguments: Any) -> None:
         **arguments: As for `check`, one for each name of `LIMITS`.
 
     Raises:
-        LimitError: As `check` does.
+        LimitError: As `check` does; each argument is one number, but for `ks`.
     """
     for name, value in arguments.items():
-        check(name, value)
+        check(name, value, several=name in _SEVERAL)
 
 
 def check_indices(

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
 from html import escape
+from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
@@ -65,6 +66,24 @@ def _seen(match: re.Match[str]) -> str:
         if not before.isascii() and not after.isascii() and before.isprintable() and after.isprintable():
             return letter
     return letter.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def came(value: Any) -> str:
+    """A value for people: short words and paths whole, anything else by its class."""
+    if isinstance(value, str | PathLike):
+        text = repr(str(value))
+        return text if len(text) <= 60 else f"{text[:50]}…' ({len(text) - 2:,} characters)"
+    if value is None or isinstance(value, bool | int | float):
+        return repr(value)
+    return f"a {type(value).__name__}"
+
+
+def brief(value: Any) -> str:
+    """A value as it is written where that is short and one line, else as `came` has it."""
+    if isinstance(value, list | tuple | dict | set | frozenset) and len(value) > 20:
+        return came(value)
+    text = repr(value)
+    return came(value) if len(text) > 60 or "\n" in text or " at 0x" in text else text
 
 
 class UnknownNameError(KeyError):

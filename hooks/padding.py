@@ -13,6 +13,7 @@ from torch import Tensor
 
 from graticule.hooks.calls import came
 from graticule.hooks.doors import ACTIVATIONS
+from graticule.hooks.messages import brief
 from graticule.hooks.model_view import ModelView
 from graticule.hooks.points import LayerSpec, PointSpec, layer_of, resolve_layers, resolve_names
 from graticule.hooks.running.grouping import looks_ahead
@@ -327,7 +328,7 @@ def index_or_slice(pos: Any) -> int | slice:
     named = {"last": -1, "all": slice(None)}.get(pos) if isinstance(pos, str) else pos
     if not isinstance(named, int | np.integer | slice) or isinstance(named, bool):
         raise ValueError(
-            f"pos={pos!r}: expected an index such as -1, a slice, 'last' or 'all'; for the "
+            f"pos={brief(pos)}: expected an index such as -1, a slice, 'last' or 'all'; for the "
             "entity in a prompt take graticule.capture"
         )
     return named if isinstance(named, slice) else int(named)

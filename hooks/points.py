@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from graticule.hooks.messages import UnknownNameError
+from graticule.hooks.messages import UnknownNameError, brief
 from graticule.hooks.protocols import HookedModel
 
 PointSpec = str | tuple[str, int] | Sequence[str | tuple[str, int]]
@@ -57,6 +57,17 @@ _LAYERS = "'all', an index 7, several [3, 7], a slice slice(0, 18, 2), or a dept
 _SQUARE = ("hook_pattern", "hook_attn_scores")
 
 
+_SWITCHES = {
+    "attn.hook_result": "attn_result",
+    "hook_attn_in": "attn_in",
+    "hook_q_input": "split_qkv_input",
+    "hook_k_input": "split_qkv_input",
+    "hook_v_input": "split_qkv_input",
+    "hook_mlp_in": "hook_mlp_in",
+}
+"""Hook points that are computed where the model was told so alone → what it is told."""
+
+
 class PointError(UnknownNameError):
     """A hook point or layer that the model does not have; the message names the nearest real ones."""
 
@@ -65,6 +76,19 @@ def layer_of(point: str) -> int | None:
     """The block that a hook name belongs to, or None outside the blocks."""
     match = _BLOCK.match(point)
     return int(match.group(1)) if match else None
+
+
+def never_reached(points: Iterable[str], model: Any) -> str:
+    """What to say of points that a model has and a pass did not come by, and what turns them on."""
+    names = sorted(points, key=lambda name: (_place(name), name))
+    switches = {part for name in names for end, part in _SWITCHES.items() if name.endswith(f".{end}")}
+    on = [f"model.set_use_{part}(True)" for part in sorted(switches) if hasattr(model, f"set_use_{part}")]
+    turn = f"; {' and '.join(on)} turns {'it' if len(names) == 1 else 'them'} on" if on else ""
+    few = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return (
+        f"this model has {few}, but its forward pass never reaches "
+        f"{'it' if len(names) == 1 else 'them'}; nothing was captured{turn}"
+    )
 
 
 def layer_text(point: str) -> str:
@@ -95,11 +119,17 @@ def name_of(key: object) -> str:
         return key
     if isinstance(key, tuple) and len(key) == 2 and isinstance(key[0], str):
         return full_name(*key)
-    raise PointError(f"{key!r} is no point: expected a hook name, or ('resid_post', 9)")
+    raise PointError(f"{brief(key)} is no point: expected a hook name, or ('resid_post', 9)")
 
 
 def several(values: Any) -> list[Any]:
-    """What an argument that takes several lists: one string, or one (name, layer) pair, is one entry."""
+    """What an argument that takes several lists: one string, or one (name, layer) pair, is one entry.
+
+    Raises:
+        PointError: It is neither, and no sequence.
+    """
+    if isinstance(values, bytes | Mapping) or hasattr(values, "columns") or not hasattr(values, "__iter__"):
+        raise PointError(f"points={brief(values)}: expected a name such as 'resid_post', or several")
     pair = isinstance(values, tuple) and len(values) == 2 and isinstance(values[1], int | np.integer)
     return [values] if pair or isinstance(values, str) else list(values)
 
@@ -120,9 +150,11 @@ def captured_name(key: object, captured: Sequence[str]) -> str:
     if not isinstance(key, str | tuple):
         at = [pair for pair in pairs if pair[1] == key and type(key) is int]
         example = repr((at or pairs or [captured[0]])[0])
-        raise PointError(f"{key!r} is no point: expected a hook name, or {example}")
+        raise PointError(f"{brief(key)} is no point: expected a hook name, or {example}")
     if at := [pair for pair in pairs if pair[0] == key]:
-        raise PointError(f"{key!r} names no layer: write {' or '.join(map(repr, at[-1:]))}, of {len(at)}")
+        raise PointError(
+            f"{brief(key)} names no layer: write {' or '.join(map(repr, at[-1:]))}, of {len(at)}"
+        )
     raise PointError(f"{name_of(key)} is not among the captured points: {', '.join(captured)}")
 
 
@@ -157,7 +189,7 @@ def resolve_layers(n_layers: int, layers: LayerSpec = "all") -> list[int]:
 
 def _one_layer(n_layers: int, layer: Any) -> int:
     if isinstance(layer, bool) or not isinstance(layer, int | float | np.integer | np.floating):
-        raise PointError(f"layers={layer!r}: expected {_LAYERS}")
+        raise PointError(f"layers={brief(layer)}: expected {_LAYERS}")
     if isinstance(layer, float | np.floating):
         layer = float(layer)
         if not 0.0 <= layer <= 1.0:
@@ -205,7 +237,7 @@ def resolve_names(hook_names: Sequence[str], points: PointSpec, layers: LayerSpe
 
 def _named(hook_names: list[str], points: PointSpec, layers: LayerSpec, n_layers: int) -> dict[str, None]:
     if not isinstance(points, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise PointError(f"points={points!r}: expected a name such as 'resid_post', or several")
+        raise PointError(f"points={brief(points)}: expected a name such as 'resid_post', or several")
     specs = several(points)
     if not specs:
         raise PointError("points=[] selects nothing; 'resid_post' is the usual choice")
@@ -222,8 +254,8 @@ def _place(name: str) -> float:
 
 def _expand(spec: Any, hook_names: list[str], allowed: list[int], n_layers: int) -> list[str]:
     if not isinstance(spec, str):
-        if not (isinstance(spec, tuple) and len(spec) == 2):
-            raise PointError(f"point {spec!r}: expected a name or a (name, layer) pair")
+        if not (isinstance(spec, tuple) and len(spec) == 2 and isinstance(spec[0], str)):
+            raise PointError(f"points=[{brief(spec)}]: expected a name or a (name, layer) pair")
         return [_checked_name(full_name(spec[0], _one_layer(n_layers, spec[1])), hook_names)]
     if "*" in spec:
         matches = [n for n in hook_names if fnmatchcase(n, spec)]

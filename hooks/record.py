@@ -20,7 +20,7 @@ from graticule.hooks.capture_spec import pos_to_data
 from graticule.hooks.doors import MODEL, door, several_texts
 from graticule.hooks.identity import attached_saes, hooked_points, model_identity
 from graticule.hooks.padding import Extent, Lengths, RowPos, check_unseen, extent_of, index_or_slice
-from graticule.hooks.points import LayerSpec, PointSpec, resolve
+from graticule.hooks.points import LayerSpec, PointError, PointSpec, never_reached, resolve
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.running.session import drops_out, in_eval_mode
 from graticule.hooks.same_model import answer_of
@@ -169,10 +169,13 @@ class Recording:
         cache sees one position).
 
         Raises:
+            PointError: if the passes never came by a point.
             ValueError: if the model was not run, some points were reached more often than others, or no token
                 was at `pos`.
         """
         counts = {p: len(parts) for p, parts in self._parts.items()}
+        if self._passed and (unseen := [p for p, n in counts.items() if not n]):
+            raise PointError(never_reached(unseen, self._model))
         if not any(counts.values()):
             raise ValueError("nothing was recorded: run the model inside the `with record(...)` block")
         if len(set(counts.values())) != 1:

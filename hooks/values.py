@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from graticule.hooks.messages import brief
+
 Figures = TypeVar("Figures")
 """A tensor, an array or a single number."""
 
@@ -59,8 +61,27 @@ def dtype_named(dtype: torch.dtype | str | None, *, auto: bool = False) -> torch
     named = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
     if not isinstance(named, torch.dtype) or not named.is_floating_point:
         names = ["'float32'", "'bfloat16'", "'float16'", *(["'auto'"] if auto else [])]
-        raise ValueError(f"dtype={dtype!r}: expected {', '.join(names[:-1])} or {names[-1]}")
+        raise ValueError(f"dtype={brief(dtype)}: expected {', '.join(names[:-1])} or {names[-1]}")
     return named
+
+
+def device_named(device: str | torch.device | None) -> torch.device:
+    """The device of that name, if this machine has it; None and `"auto"` are CUDA where there is one.
+
+    Raises:
+        ValueError: There is no such device here.
+    """
+    if device is None or device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        target = torch.device(device)
+        torch.empty(0, device=target)
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:  # by backend and build
+        here = ["auto", "cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise ValueError(
+            f"device {brief(str(device))} is not on this machine; expected one of {', '.join(here)}"
+        ) from error
+    return target
 
 
 def dtype_name(dtype: torch.dtype) -> str:
@@ -114,7 +135,7 @@ def token_ids(row: Any, where: str, vocabulary: int | None = None) -> np.ndarray
     """
     ids = np.asarray(row.cpu() if isinstance(row, Tensor) else unmasked(where, row))
     if ids.ndim == 0:
-        raise ValueError(f"{where} is {row!r}; expected a text, or a list of token ids")
+        raise ValueError(f"{where} is {brief(row)}; expected a text, or a list of token ids")
     if ids.ndim != 1:
         raise ValueError(f"{where} has shape {ids.shape}; expected a list of token ids")
     if len(ids) == 0:
@@ -150,5 +171,5 @@ def _refuse_kinds(row: Sequence[Any], where: str) -> None:
         (i, v) for i, v in enumerate(row) if isinstance(v, bool) or not isinstance(v, int | np.integer)
     )
     raise ValueError(
-        f"{where}, position {at}: {value!r} is {type(value).__name__}; token ids are whole numbers (int)"
+        f"{where}, position {at}: {brief(value)} is {type(value).__name__}; token ids are whole numbers (int)"
     )

@@ -20,6 +20,7 @@ from graticule.hooks.doors import door
 from graticule.hooks.imports import load
 from graticule.hooks.names import user_path
 from graticule.hooks.processor import auto_dtype, described, tell_if_slow
+from graticule.hooks.values import device_named
 from graticule.loading.agreement import DisagreementError, Reference, check_rotary, probe_tokens
 from graticule.loading.gguf import PACKAGED, folder_of_gguf, folder_of_packaged, note, tokenizer_of, was_noted
 from graticule.loading.lens import (
@@ -319,22 +320,3 @@ def _dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(_DTYPES)}, auto")
     tell_if_slow(chosen, device, "this model")
     return chosen
-
-
-def device_named(device: str | torch.device | None) -> torch.device:
-    """The device of that name, if this machine has it; None and `"auto"` are CUDA where there is one.
-
-    Raises:
-        ValueError: There is no such device here.
-    """
-    if device is None or device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        target = torch.device(device)
-        torch.empty(0, device=target)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:  # by backend and build of torch
-        here = ["auto", "cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-        raise ValueError(
-            f"device {str(device)!r} is not on this machine; expected one of {', '.join(here)}"
-        ) from error
-    return target

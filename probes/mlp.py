@@ -18,6 +18,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from graticule.hooks.values import device_named
 from graticule.probes.linear.rows import StandardTargets, as_targets, check_finite_rows
 from graticule.probes.mlp_train import Group, Shape, train_groups
 from graticule.probes.tables.groups import dense_codes
@@ -206,7 +207,7 @@ def fit_mlps(
     """
     settings = settings or MLPSettings()
     settings.check()
-    where = torch.device(device)
+    where = device_named(device)
     step = at_once or (1 if where.type == "cpu" else len(jobs))
     quiet = not (progress if progress is not None else len(jobs) * len(y) > 40_000)
     done: list[MLPFit] = []

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from graticule.hooks.model_view import ModelView, at_border
-from graticule.hooks.points import PointError, layer_of
+from graticule.hooks.points import PointError, layer_of, never_reached
 from graticule.hooks.protocols import HookedModel
 
 
@@ -96,11 +96,17 @@ class Forward:
     def run(self, tokens: Tensor, read: Reader, arguments: Mapping[str, Any]) -> None:
         """Run `tokens` with further arguments of the model's own, and read every point once."""
         kwargs: dict[str, Any] = {"return_type": self._return_type, **arguments}
-        if self.view.takes_key_values and self._stop is not None:
-            with self._hooked(read):
-                self.view.run_to(tokens, self._stop, **kwargs)
-            return
         left = set(self.points)
+        if self.view.takes_key_values and self._stop is not None:
+
+            def read_one(point: str, value: Tensor) -> None:
+                read(point, value)
+                left.discard(point)
+
+            with self._hooked(read_one):
+                self.view.run_to(tokens, self._stop, **kwargs)
+            self._need_all(left)
+            return
 
         def read_and_stop(point: str, value: Tensor) -> None:
             read(point, value)
@@ -113,11 +119,14 @@ class Forward:
                 self.model(tokens, **kwargs)
         except _Done:
             return
+        self._need_all(left)
+
+    def _need_all(self, left: set[str]) -> None:
+        """Raises:
+        PointError: For points that the pass did not come by.
+        """
         if left:
-            raise PointError(
-                f"this model has {', '.join(sorted(left))}, but its forward pass never reaches "
-                f"{'it' if len(left) == 1 else 'them'}; nothing was captured"
-            )
+            raise PointError(never_reached(left, self.model))
 
     @contextmanager
     def _hooked(self, read: Reader) -> Generator[None]:

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from graticule.hooks.identity import EARLIER, of_earlier_digest
-from graticule.hooks.limits import check
+from graticule.hooks.limits import check_limits
 from graticule.hooks.points import PointError
 
 Normalize = Literal["none", "expected_average_only_in"]
@@ -215,7 +215,7 @@ class NormLimit:
         Raises:
             LimitError: for a multiple that is not above 1.
         """
-        check("max_norm", multiple)
+        check_limits(max_norm=multiple)
         self.multiple = multiple
         self.limits: dict[str, float] = {}
         self.rows, self.left_out = 0, 0

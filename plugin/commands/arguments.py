@@ -79,7 +79,11 @@ def read_pos(text: str) -> str | int | slice:
     if ":" in text:
         return read_slice(text, "--pos")
     pos = int(text) if text.lstrip("-").isdigit() else text
-    check_pos(pos)
+    try:
+        check_pos(pos)
+    except ValueError:
+        names = "last, all, entity, entity_last, entity_mean"
+        raise ValueError(f"pos={text!r}: expected {names}, an index such as -1, or a slice 1:") from None
     return pos
 
 

@@ -72,7 +72,12 @@ def _check_writable(out: Path) -> None:
 
 def say(words: object, err: bool = False) -> None:
     """Print `words`; control characters, and what hides or turns a line, are seen as escapes."""
-    typer.echo(visible(words, lines=True), err=err)
+    typer.echo(visible(_as_options(str(words)), lines=True), err=err)
+
+
+def _as_options(words: str) -> str:
+    """Advice to give an argument of a call, `give more steps=`, as the option that it is here."""
+    return re.sub(r"\bgive more (\w+)=", lambda match: f"give more --{match[1].replace('_', '-')}", words)
 
 
 def say_aside(line: str) -> None:
@@ -86,7 +91,7 @@ class _Handler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         from tqdm.auto import tqdm
 
-        tqdm.write(visible(self.format(record), lines=True), file=sys.stderr)
+        tqdm.write(visible(_as_options(self.format(record)), lines=True), file=sys.stderr)
 
 
 def show_logs(verbose: bool) -> bool:

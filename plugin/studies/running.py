@@ -24,7 +24,7 @@ from graticule.probes.probe import probe
 from graticule.probes.tables.table import Table
 from graticule.report import page_in
 from graticule.studies.result import Study, read_step
-from graticule.studies.steps import STEPS, STUDY, Context, Settings, StudyStep
+from graticule.studies.steps import STEPS, STUDY, Context, Settings, StepNames, StudyStep
 
 _log = logging.getLogger(__name__)
 
@@ -38,8 +38,8 @@ def study(
     table: Table,
     *,
     out: Path | str,
-    only: str | Sequence[str] = (),
-    skip: str | Sequence[str] = (),
+    only: StepNames = (),
+    skip: StepNames = (),
     settings: Settings | None = None,
     prompt: str = "",
     pos: Any = "last",
@@ -139,7 +139,7 @@ def _study(
     return made
 
 
-def chosen_steps(only: str | Sequence[str], skip: str | Sequence[str]) -> list[StudyStep]:
+def chosen_steps(only: StepNames, skip: StepNames) -> list[StudyStep]:
     """The steps of a study in their order.
 
     Raises:

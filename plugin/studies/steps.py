@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,10 @@ Results = Mapping[str, SavedResult]
 
 POPULARITY = ("page_views", "population")
 """Columns that are taken for popularity unless one is named."""
+
+
+StepNames = str | Sequence[str]
+"""Names of steps, one or several."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +66,11 @@ class Settings:
             prompt_rows=self.prompt_rows,
             synthetic_targets=self.targets,
             twins=self.twins,
-            rows=[self.cause_rows, self.attribution_rows],
+            rows=self.cause_rows,
             controls=self.cause_controls,
             seed=self.seed,
         )
+        check_limits(rows=self.attribution_rows)
 
     def check_names(self, table: Table) -> None:
         """Refuse names that no folder can have, and a popularity column that the table does not have.

@@ -159,6 +159,8 @@ def _inputs(
         if len(codes) != len(given):
             raise ValueError(f"{len(codes)} clusters for {len(given)} texts; give one per text")
         return given, np.unique(codes, return_inverse=True)[1].reshape(-1).astype(np.int64), None
+    if clusters is not None:
+        raise ValueError("clusters= are those of texts=: give both, or neither")
     if findings is None:
         raise ValueError("a probe alone has no table: pass texts=, or findings with their inputs")
     rows = TableRows.of(findings)

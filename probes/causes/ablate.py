@@ -99,7 +99,7 @@ def ablate(
         ValueError: for no neurons or values without −2 and 2.
         IndexError: for a neuron that the layer does not have.
     """
-    if not neurons:
+    if not len(neurons):
         raise ValueError("no neurons: give (layer, index) pairs")
     _check_once(neurons)
     if not {-_DOSE, _DOSE} <= set(values):

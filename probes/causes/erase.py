@@ -178,11 +178,15 @@ def erase(
 
     Raises:
         KeyError: for an unknown target or point.
-        ValueError: where the findings have no inputs.
+        ValueError: where the findings have no inputs, or no target is named.
     """
     inputs, names = findings.inputs, findings.target_names
     erased = [names.index(t) for t in asked_targets(findings, targets)]
+    if not erased:
+        raise ValueError(f"targets=[] erases nothing; expected some of {', '.join(names)}")
     chosen = findings.points_of(points)
+    if hook_name is not None:
+        findings.point_of(hook_name)
     probes = FreshProbes(findings, erased, seed)
     lines: list[dict[str, Any]] = []
     with bar(len(chosen), "erase", "layer", progress) as done:

@@ -12,7 +12,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from graticule.hooks.messages import NotApplicable, check_whole
+from graticule.hooks.messages import NotApplicable, brief, check_whole
 from graticule.hooks.protocols import HookedModel
 from graticule.probes.causes.edited_runs import EditedRuns, Outputs
 from graticule.probes.tables.table import Table
@@ -53,6 +53,11 @@ class Outcome:
     """The target that the answer is about."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.answers, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ValueError(
+                f"outcome {self.name!r} has answers {brief(self.answers)}: give two sets by name, high "
+                "first, {'high': (' good',), 'low': (' bad',)}"
+            )
         if len(self.answers) != 2 or not all(self.answers.values()):
             raise ValueError(
                 f"outcome {self.name!r} has answers {dict(self.answers)}: give two sets of tokens, high first"

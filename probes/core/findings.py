@@ -269,6 +269,8 @@ class Findings(SavedResult):
             except PointError:
                 self.point_of(point)
                 raise
+        if not names:
+            raise PointError("points=[] selects nothing; leave points out for all of them")
         return list(dict.fromkeys(names))
 
     def provenance_of(self, **settings: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from graticule.hooks.calls import renamed, renamed_fields
-from graticule.hooks.limits import check_limits
+from graticule.hooks.limits import check_limits, check_several
 from graticule.hooks.messages import TellsNames
 from graticule.probes.core.fit import Predictions, Problem, with_and_without
 from graticule.probes.core.resample import cluster_sums, effective_clusters, interval, resampled_r2
@@ -50,7 +50,8 @@ class JudgeSettings:
 
     def __post_init__(self) -> None:
         """Raises `LimitError` for a setting out of its range."""
-        check_limits(alpha=self.alphas, min_gain=self.min_gain, n_bootstrap=self.n_bootstrap, seed=self.seed)
+        check_several("alphas", "alpha", self.alphas)
+        check_limits(min_gain=self.min_gain, n_bootstrap=self.n_bootstrap, seed=self.seed)
 
     @classmethod
     def from_json(cls, saved: Mapping[str, Any]) -> JudgeSettings:

@@ -104,7 +104,8 @@ def prompts(
     if table.texts is None:
         raise ValueError(f"table {table.name!r} has no texts; give text= when making it")
     by_name = read_prompts(prompts, table.name)
-    reference = reference or ("empty" if "empty" in by_name else next(iter(by_name)))
+    if reference is None:
+        reference = "empty" if "empty" in by_name else next(iter(by_name))
     if reference not in by_name:
         raise ValueError(f"reference {reference!r} is none of the prompts: {', '.join(by_name)}")
     for prompt in by_name.values():  # cheap mistakes first: every prompt's texts before any long work

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any, Literal, Protocol, cast, overload, runtime_checkable
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from graticule.hooks.messages import UnknownNameError
+from graticule.hooks.messages import UnknownNameError, brief
 from graticule.probes.linear.ridge_cv import RidgeWeights
 
 EditPos = int | slice | Sequence[int] | Sequence[Sequence[int]] | Tensor | None
@@ -125,6 +126,7 @@ def mask_of(pos: EditPos, batch: int, length: int) -> Bool[Tensor, "batch pos"]:
     mask = torch.zeros(batch, length, dtype=torch.bool)
     if pos is None:
         return ~mask
+    pos = _plain(pos)
     if isinstance(pos, Tensor) and pos.dtype == torch.bool:
         if tuple(pos.shape) != (batch, length):
             raise ValueError(f"pos is a mask of shape {tuple(pos.shape)}, the input is {(batch, length)}")
@@ -146,6 +148,36 @@ def mask_of(pos: EditPos, batch: int, length: int) -> Bool[Tensor, "batch pos"]:
                 raise IndexError(f"pos={position} for row {row}: the input has {length} tokens")
             mask[row, position] = True
     return mask
+
+
+def _plain(pos: Any) -> Any:
+    """Arrays as tensors, and one number as a number.
+
+    Raises:
+        TypeError: It is nothing that says where.
+    """
+    if isinstance(pos, np.ndarray | np.generic):
+        pos = torch.as_tensor(np.asarray(pos))
+    if isinstance(pos, Tensor):
+        if pos.ndim == 0 and not pos.is_floating_point() and pos.dtype != torch.bool:
+            return int(pos)
+        if pos.ndim > 0 and not pos.is_floating_point():
+            return pos
+    elif (isinstance(pos, int | slice) and not isinstance(pos, bool)) or _are_rows(pos):
+        return pos
+    raise TypeError(
+        f"pos={brief(pos)}: expected an index, a slice, positions for each row, a mask [batch, pos] or None"
+    )
+
+
+def _are_rows(pos: Any) -> bool:
+    """Whether these are positions of rows: one of each, or several."""
+    if not isinstance(pos, Sequence) or isinstance(pos, str | bytes):
+        return False
+    entries = [
+        one for row in pos for one in (row if isinstance(row, Sequence | np.ndarray | Tensor) else [row])
+    ]
+    return all(not isinstance(one, str | bool | float) for one in entries)
 
 
 def unit_moves(
@@ -209,6 +241,8 @@ def ridge_edit(
         basis = left[:, values > 1e-10 * values.max(initial=0.0)]
         return AffineEdit.setting(basis, weights.x_mean @ basis, basis.T)
     if op == "erase" and eraser is not None:
+        if not isinstance(eraser, Erases):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"eraser={brief(eraser)}: expected a LEACE Eraser, graticule.Eraser.fit(X, y)")
         return eraser.edit
     moves = unit_moves(weights.coef, weights.write)[:, chosen]
     if op in ("add", "steer"):
@@ -229,10 +263,12 @@ def target_columns(names: Sequence[str], target: int | str | None) -> list[int]:
     """Columns that `target` means, all for None; raises `KeyError` for an unknown one."""
     if target is None:
         return list(range(len(names)))
-    if isinstance(target, str):
+    if isinstance(target, bool) or not isinstance(target, str | Integral):
+        raise UnknownNameError(f"no target {brief(target)}; this probe has {', '.join(names)}")
+    if isinstance(target, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         if target not in names:
             raise UnknownNameError(f"no target {target!r}; this probe has {', '.join(names)}")
         return [list(names).index(target)]
     if not -len(names) <= target < len(names):
         raise UnknownNameError(f"no target {target}; this probe has {len(names)}: {', '.join(names)}")
-    return [target % len(names)]
+    return [int(target) % len(names)]

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from graticule.hooks.calls import came
-from graticule.hooks.messages import UnknownNameError, half_character
+from graticule.hooks.messages import UnknownNameError, brief, half_character
 from graticule.hooks.values import unmasked
 from graticule.probes.tables.columns import LIMITS, TableError, holds_dates
 
@@ -37,6 +37,13 @@ def _need_labels(values: pd.Series, column: str, role: str) -> None:
             raise TableError(
                 f"{role} {column!r} holds {type(value).__name__} at row {row}: give one name or number a row"
             )
+
+
+def _called(column: Any, is_value: bool) -> str:
+    """A column that is not there, as it was written; a value that was taken for its name without quotes."""
+    if isinstance(column, str):
+        return column if is_value else repr(column)
+    return brief(column)
 
 
 def need_column(frame: pd.DataFrame, column: Any, role: str) -> str:
@@ -70,7 +77,7 @@ def need_column(frame: pd.DataFrame, column: Any, role: str) -> str:
     numbered = any(map(_WHOLE.fullmatch, names))  # columns may be called 0, 1, 2
     is_value = not isinstance(column, str) or (_WHOLE.fullmatch(name) is not None and not numbered)
     values = f"; {role} takes names of columns, not their values" if is_value else ""
-    raise ColumnError(f"no column {name if is_value else repr(name)} for {role}; {hint}{values}")
+    raise ColumnError(f"no column {_called(column, is_value)} for {role}; {hint}{values}")
 
 
 def column_name(role: str, given: Any, labels: Sequence[Any] = ()) -> str | None:

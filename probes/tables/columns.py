@@ -16,7 +16,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
+from graticule.hooks.messages import brief
+
 Kind = Literal["numeric", "binary", "categorical"]
+Units = str | Sequence[str | None] | Mapping[Any, str] | None
+"""One unit for each target, or by target."""
 TRAIN_WORDS, TEST_WORDS = ("train", "training", "false", "0"), ("test", "testing", "true", "1")
 LIMITS = {"lat": 90.0, "lon": 360.0}
 """Unit → degrees that a place cannot be beyond."""
@@ -293,7 +297,7 @@ def _class_name(label: Any) -> str:
 
 
 def read_units(
-    units: str | Sequence[str | None] | Mapping[Any, str] | None,
+    units: Units,
     targets: Sequence[str],
     names: Sequence[str],
     kind: str,
@@ -313,7 +317,7 @@ def read_units(
             raise TableError(f"units for {unknown}, which are no targets; targets: {list(targets)}")
         given: tuple[Any, ...] = tuple(units.get(target) for target in targets)
     elif not isinstance(units, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TableError(f"units={units!r}: expected a unit, or one for each target, units=['km', None]")
+        raise TableError(f"units={brief(units)}: expected a unit, or one for each target, units=['km', None]")
     else:
         given = (units,) if isinstance(units, str) else tuple(units)
     if len(given) != len(targets):
@@ -338,7 +342,7 @@ def check_unit(unit: Any, target: str) -> str | None:
         return None
     if not isinstance(unit, str):
         raise TableError(
-            f"target {target!r} has the unit {unit!r}: expected a word, 'lat', 'lon', 'year', 'kg'"
+            f"target {target!r} has the unit {brief(unit)}: expected a word, 'lat', 'lon', 'year', 'kg'"
         )
     word = unit.strip().lower()
     if unit in MEASURED or word in _PLAIN or not word.isalpha():

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from graticule.hooks.alignment import by_place, named_by_text
 from graticule.hooks.doors import DATA, door
-from graticule.hooks.limits import check
+from graticule.hooks.limits import check_limits
 from graticule.hooks.messages import TellsNames, visible
 from graticule.hooks.names import user_path
 from graticule.probes.scores.metrics import coordinate_columns
@@ -35,6 +35,7 @@ from graticule.probes.tables.checks import (
 from graticule.probes.tables.columns import (
     Kind,
     TableError,
+    Units,
     check_unit,
     read_as_missing,
     read_split,
@@ -106,7 +107,7 @@ class Table(TellsNames):
         data: pd.DataFrame | str | Path,
         text: Hashable | None = None,
         target: Hashable | Sequence[Hashable] | pd.Index = (),
-        units: str | Sequence[str | None] | Mapping[Any, str] | None = None,
+        units: Units = None,
         split: Hashable | None = None,
         cluster: Hashable | None = None,
         blocks: Hashable | Sequence[Hashable] | pd.Index = (),
@@ -308,8 +309,7 @@ class Table(TellsNames):
             LimitError: The number of rows is not whole or below 1, or the seed below 0.
             TableError: There are fewer rows than a table has at the least.
         """
-        check("rows", n)
-        check("seed", seed)
+        check_limits(rows=n, seed=seed)
         if n >= len(self):
             return self
         return self.take(draw_rows(self.clusters, self.is_test, n, (MIN_TRAIN, MIN_TEST), seed))

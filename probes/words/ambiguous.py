@@ -120,7 +120,7 @@ def ambiguous(
     model: HookedModel,
     contexts: Sequence[ContextPair] | Path | str | None = None,
     *,
-    metrics: Sequence[str] = METRICS,
+    metrics: str | Sequence[str] = METRICS,
     n_bootstrap: int = 1000,
     residuals: Float[np.ndarray, "row d_model"] | None = None,
     seed: int = 0,

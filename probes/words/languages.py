@@ -128,7 +128,7 @@ def languages(
     contexts: Mapping[str, Sequence[str]] | Path | str | None = None,
     *,
     pairs: PairLists | Path | str | None = None,
-    metrics: Sequence[str] = METRICS,
+    metrics: str | Sequence[str] = METRICS,
     n_bootstrap: int = 1000,
     n_random: int = 5000,
     residuals: Float[np.ndarray, "row d_model"] | None = None,

@@ -217,7 +217,7 @@ def words(
     model: HookedModel,
     pairs: PairLists | Path | str | None = None,
     *,
-    metrics: Sequence[str] = METRICS,
+    metrics: str | Sequence[str] = METRICS,
     n_bootstrap: int = 1000,
     n_random: int = 5000,
     residuals: Float[np.ndarray, "row d_model"] | None = None,

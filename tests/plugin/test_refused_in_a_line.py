@@ -121,7 +121,7 @@ def test_columns_and_strengths_are_what_they_are_called(frame: pd.DataFrame, act
     _refused(lambda: Table(frame, text="name", target=number), "target", "7")
     for alphas in ("a", ["a"], [-1.0]):
         words: Any = alphas
-        _refused(lambda words=words: sweep(acts, y, alphas=words), "alpha=", "a number")
+        _refused(lambda words=words: sweep(acts, y, alphas=words), "alphas=", "number")
 
 
 def test_a_point_without_a_probe_is_named(findings: Findings) -> None:
