@@ -58,14 +58,14 @@ SUBJECTS = {
     "sae_config": "architecture d_in d_sae",
     "train": "source",
     "push": "what repo",
-    "load": "path",
+    "load_saved": "path",
     "directions": "others",
 }
 """What a call is about, beside findings and a model: given by position too."""
 NO_PROGRESS = {
     "record": "runs nothing itself: the model's passes in its block are the user's",
     "load_model": "the libraries that read weights draw their own bars",
-    "load": "reads a folder",
+    "load_saved": "reads a folder",
     "sae_config": "makes settings",
     "push": "huggingface_hub draws its own bars",
 }
@@ -73,7 +73,7 @@ DRAWS_NOTHING = {
     "capture": "`Sample` has a seed of its own",
     "record": "keeps what a pass computes",
     "load_model": "reads weights",
-    "load": "reads a folder",
+    "load_saved": "reads a folder",
     "pca": "its bootstrap has the findings' own seed",
     "sphere": "its bootstrap has the findings' own seed",
     "trace": "reads one text",
