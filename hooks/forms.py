@@ -10,7 +10,7 @@ import builtins
 import collections.abc
 import pathlib
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from types import NoneType, UnionType
@@ -194,8 +194,19 @@ def check_form(argument: str, value: Any, form: OptionForm) -> None:
     """Raises:
     WrongKindError: For a value of another kind; the message is one line.
     """
-    if not form.fits(value):
-        raise WrongKindError(f"{argument}={brief(value)}: expected {form.words}")
+    if form.fits(value):
+        return
+    several, name = form.words.removesuffix(" or None"), argument.rpartition(" ")[2]
+    if form.several and isinstance(value, Iterator):
+        several = several.replace("several ", "a list of ", 1)
+        raise WrongKindError(f"{argument}={brief(value)}: expected {several}: list({name})")
+    if several == "several texts" and isinstance(value, str):
+        raise WrongKindError(
+            f"{argument} is {brief(value)}; expected a list of texts, {name}=[{brief(value)}]"
+        )
+    if form.several and several.startswith("several ") and form.fits([value]):
+        raise WrongKindError(f"{argument}={brief(value)}: expected {several}, {name}=[{brief(value)}]")
+    raise WrongKindError(f"{argument}={brief(value)}: expected {form.words}")
 
 
 class WrongKindError(TypeError, ValueError):

@@ -73,8 +73,9 @@ def _check_clear(rows: Sequence[np.ndarray], places: Sequence[int], pad: int) ->
     ValueError: A row begins or ends twice over with a token that pads and stands for other things too.
     """
     runs = [_runs(row, pad) for row in rows]
+    least = max(1, min((head for head, _ in runs), default=1))  # BOS twice over in every row is no padding
     for place, row, (head, tail) in zip(places, rows, runs, strict=True):
-        if len(row) > 1 and (tail > 1 or head > 1):
+        if len(row) > 1 and (tail > 1 or head > least):
             raise ValueError(
                 f"token row {place} may be padded with token {pad}, which stands for other things too: give "
                 "the texts themselves or texts=, or lists of each row's own tokens"

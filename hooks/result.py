@@ -194,8 +194,8 @@ def captured_as(provenance: Mapping[str, Any]) -> dict[str, Any]:
     """
     names = ("inputs", "prompt", "pos", "prepend_bos", "include_bos")
     activations: Mapping[str, Any] = provenance.get("activations") or {}
-    said = {name: activations[name] for name in names if activations.get(name) is not None}
-    return {"captured": said} if said else {}
+    tokens = {name: activations[name] for name in names if activations.get(name) is not None}
+    return {"captured": tokens} if tokens else {}
 
 
 def contents_digest(value: Any) -> str:

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from graticule.probes.words.ambiguous import ambiguous as ambiguous
     from graticule.probes.words.languages import languages as languages
     from graticule.probes.words.words import words as words
-    from graticule.results import load as load
+    from graticule.results import load_saved as load_saved
     from graticule.sims.contexts import Contexts as Contexts
     from graticule.sims.papers.reproduce import reproduce as reproduce
     from graticule.sims.papers.simulate import simulate as simulate
@@ -118,7 +118,7 @@ else:
             "sims.papers.theorems": "theorems",
             "sims.training.settings": "Training",
             "sims.world": "World",
-            "results": "load",
+            "results": "load_saved",
             "studies.running": "study",
         },
         packages=("hub", "saes"),

@@ -77,7 +77,7 @@ BESIDE_RESULTS: dict[str, str] = {
 """The same of what is saved and is no result."""
 
 
-def load(path: Path | str) -> Any:
+def load_saved(path: Path | str) -> Any:
     """Whatever a `save` of ours left in a folder: a result of any kind, findings, activations, baselines.
 
     Args:

@@ -58,7 +58,7 @@ SUBJECTS = {
     "sae_config": "architecture d_in d_sae",
     "train": "source",
     "push": "what repo",
-    "load": "path",
+    "load_saved": "path",
     "directions": "others",
     "judge_on": "others",
 }
@@ -67,7 +67,7 @@ NO_PROGRESS = {
     "monitor": "reads predictions that there are",
     "record": "runs nothing itself: the model's passes in its block are the user's",
     "load_model": "the libraries that read weights draw their own bars",
-    "load": "reads a folder",
+    "load_saved": "reads a folder",
     "sae_config": "makes settings",
     "push": "huggingface_hub draws its own bars",
 }
@@ -77,7 +77,7 @@ DRAWS_NOTHING = {
     "load_model": "reads weights",
     "judge_on": "the sweep behind it has the findings' own seed",
     "monitor": "its intervals are of formulas",
-    "load": "reads a folder",
+    "load_saved": "reads a folder",
     "pca": "its bootstrap has the findings' own seed",
     "sphere": "its bootstrap has the findings' own seed",
     "trace": "reads one text",

@@ -189,7 +189,7 @@ def test_style_fetches_nothing() -> None:
 
 
 def test_load_gives_back_whatever_was_saved(tmp_path):
-    from graticule import load, sweep
+    from graticule import load_saved, sweep
     from graticule.hooks.artifact import ArtifactError
     from graticule.sims.planted import planted
 
@@ -198,13 +198,13 @@ def test_load_gives_back_whatever_was_saved(tmp_path):
     saved = {"activations": world.activations, "baselines": world.baselines, "findings": found}
     for name, one in saved.items():
         one.save(tmp_path / name)
-    back = {name: load(tmp_path / name) for name in saved}
+    back = {name: load_saved(tmp_path / name) for name in saved}
     assert back["findings"].summary() == found.summary()
     assert back["baselines"].table_digest == world.baselines.table_digest
     again = back["findings"].with_inputs(back["activations"], world.table, back["baselines"])
     assert again.inputs.problem.y.shape == found.inputs.problem.y.shape
     with pytest.raises(ArtifactError):
-        load(tmp_path)
+        load_saved(tmp_path)
 
 
 def test_a_page_of_somebody_else_stays(tmp_path):
