@@ -14,9 +14,7 @@ from graticule.hooks.artifact import (
     ArtifactError,
     fingerprint,
     frame_digest,
-    is_as_sealed,
     json_ready,
-    read_json,
 )
 from graticule.hooks.calls import renamed
 from graticule.hooks.capture import capture
@@ -241,8 +239,7 @@ def findings_of(folder: Path, made_from: Mapping[str, Any]) -> Findings | None:
     if not (folder / "findings.json").exists():
         return None
     try:
-        findings = Findings.load(folder)
-        whole = is_as_sealed(read_json(folder / "findings.json"))
+        findings, whole = Findings.load_with_seal(folder)
     except ArtifactError as error:
         _log.warning("findings in %s are made again: %s", folder, error)
         return None

@@ -177,3 +177,14 @@ def gemma() -> Any:
     from graticule import load_model
 
     return load_model("gemma-3-270m", device="cpu")
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What graticule 0.1 saved: a folder of each kind."""
+    import tarfile
+
+    folder = tmp_path_factory.mktemp("v01")
+    with tarfile.open(Path(__file__).parent / "data" / "v01.tar.xz") as packed:
+        packed.extractall(folder, filter="data")
+    return folder

@@ -22,14 +22,6 @@ OTHERS = {"activations": Activations.load, "store": Store, "ridge_probe": RidgeP
 """Folders that are no results."""
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("v01")
-    with tarfile.open(ARCHIVE) as packed:
-        packed.extractall(folder, filter="data")
-    return folder
-
-
 def summed(values: np.ndarray) -> float:
     return float(np.nansum(np.where(np.isfinite(values), values, 0)))
 

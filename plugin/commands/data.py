@@ -166,7 +166,8 @@ def report_command(
         return
     here = [p.parent for name in ("findings.json", "manifest.json") for p in folder.glob(name)]
     here = here or sorted(p.parent for p in folder.glob("*/findings.json"))
-    here = here or [path for path in (folder / "result",) if (path / "manifest.json").is_file()]
+    if not here and (folder / "result" / "manifest.json").is_file():
+        here = [folder / "result"]
     if not here:
         raise FileNotFoundError(f"{folder} holds no saved result, nor findings in any folder in it")
     results = [load_result(path) for path in here]

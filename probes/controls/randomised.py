@@ -320,7 +320,7 @@ def _twins(
             activations = capture(twin, table.texts, **settings)
         del twin
         feature = Baselines(text_digest(table), {name: activations}, strings=False)
-        fitted, _ = fit_baselines(feature, swept.activations, table, swept.problem, swept.alphas, progress)
+        fitted, _ = fit_baselines(feature, swept.activations, table, swept.problem, swept.settings, progress)
         twins[name] = fitted[name]
         _log.info("%s captured at %s", name, ", ".join(points))
     return twins, f"seeds {', '.join(map(str, missing))} captured here, at {', '.join(points)}"

@@ -108,7 +108,7 @@ def outlying_said(outliers: Outlying, point: str, who: str, problem: Problem, ac
     if len(outliers.rows):
         row, (column, value) = int(outliers.rows[0]), outliers.cell
         part = "test" if problem.is_test[row] else "training"
-        token = f", token {activations.rows['token'].iloc[row]!r}" if "token" in activations.rows else ""
+        token = f", token {activations.rows['token'].iloc[row]}" if "token" in activations.rows else ""
         warnings.append(
             f"rows over {MAX_NORM:g} times as far from the middle as the median row at {point}: "
             f"{len(outliers.rows)} of {len(problem.y)}, the farthest row {row} ({part}{token}), "

@@ -17,11 +17,13 @@ from graticule.hooks.artifact import (
     is_as_sealed,
     json_ready,
     library_versions,
+    read_json,
     sealed,
 )
 from graticule.hooks.calls import renamed, renamed_fields
 from graticule.hooks.doors import ACTIVATIONS, BASELINES, door
 from graticule.hooks.kinds import FolderKind
+from graticule.hooks.names import place_of
 from graticule.hooks.places import Place
 from graticule.hooks.points import PointError, PointSpec, layer_of, name_of, resolve_names, several
 from graticule.hooks.result import Part, captured_as
@@ -416,12 +418,30 @@ class Findings(SavedResult):
         return sealed({**manifest, **self.to_json()})
 
     @classmethod
+    def load(cls, path: Place | str) -> Findings:
+        """Read what `save` wrote; warns where it is not as it was written.
+
+        Raises:
+            ArtifactError: If the folder is missing, incomplete, damaged or of another kind or schema.
+        """
+        findings, whole = cls.load_with_seal(path)
+        if not whole:
+            _log.warning(
+                "%s is not as it was written: its figures may be another's", place_of(path) / cls.MARK
+            )
+        return findings
+
+    @classmethod
+    def load_with_seal(cls, path: Place | str) -> tuple[Findings, bool]:
+        """What `load` reads, and whether it is as it was written."""
+        findings = super().load(path)
+        return findings, is_as_sealed(read_json(place_of(path) / cls.MARK))
+
+    @classmethod
     def _read(cls, path: Place, manifest: Mapping[str, Any]) -> Findings:
         with as_damaged(path / cls.MARK, cls.REMEDY):
             values = cls._in_files(path, manifest)
             values |= cls._in_json({"settings": None, "largest_gain_tried": None, "gates": None, **manifest})
             findings = cls(**as_of_today(values, path, manifest))
             check_findings(findings)
-        if not is_as_sealed(manifest):
-            _log.warning("%s is not as it was written: its figures may be another's", path / cls.MARK)
         return findings

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from graticule.hooks.imports import load
 from graticule.hooks.rows import Rows
 from graticule.probes.core.fit import PointFit, PointRows, Predictions, Problem, stack
+from graticule.probes.linear.moments import fewer_rows
 from graticule.probes.linear.rows import chunk_rows_for, chunks
 from graticule.probes.scores.metrics import mean_r2
 
@@ -157,7 +158,7 @@ class _Kernel:
         mean = rows.mean(axis=0)
         rows -= mean
         others = test.gather(np.arange(test.shape[0])).astype(np.float64) - mean
-        if n < width:  # the same in the training rows' own span
+        if fewer_rows(train.shape):  # the same in the training rows' own span
             left, spread, right = np.linalg.svd(rows, full_matrices=False)
             shrunken = np.sqrt(np.square(spread) + alpha)
             return cls(left * (spread / shrunken), others @ (right.T / shrunken))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def power_figure(curve: pd.DataFrame, rows: int) -> Figure:
-    """A line a gain over test rows, with the number that there are marked.
+    """A line for each gain over test rows, with the number that there are marked.
 
     Args:
         curve: one line a pair of `gain` and `rows`, with the `power`.

@@ -105,7 +105,8 @@ class StringReader:
         out = np.empty((n + len(test), self.features.values.shape[1] + count))
         out[:, count:] = self.features.values[self.place]
         if count:
-            svd = TruncatedSVD(count, random_state=0).fit(terms[:n])
+            with np.errstate(invalid="ignore"):  # of the share of variance, where texts are all alike
+                svd = TruncatedSVD(count, random_state=0).fit(terms[:n])
             out[np.concatenate([train, test]), :count] = svd.transform(terms)
         return out
 

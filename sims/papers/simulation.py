@@ -95,8 +95,7 @@ class Simulation(SavedResult):
             if line["behind"]:
                 runs += f", {int(line['behind'])} far above the others' loss"
             lines.append(f"{line['setting']:<{width}}  {means}  {line['gap']:.4f} nats  {runs}")
-        own = self.settings.iloc[: 0 if self.name else None]
-        for line in unfinished(own).to_dict("records"):
+        for line in [] if self.name else unfinished(self.settings).to_dict("records"):
             lines.append(
                 f"warning: {line['setting']} ended {line['gap']:.2f} nats above its floor: its geometry is "
                 "that of an unfinished training"

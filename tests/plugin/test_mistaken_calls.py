@@ -601,7 +601,11 @@ def test_a_gain_above_all_that_were_tried_is_no_contradiction(given) -> None:
     findings = given[4]
     told = replace(findings, limit_of_detection=float("nan")).summary()
     none = "no hidden part of those tried would have been seen 80% of the time"
-    assert f"gain {findings.verdict.gain:+.3f}; with these rows, at this layer, {none}" in told
+    high = findings.verdict.ci95[1]
+    assert (
+        f"gain {findings.verdict.gain:+.3f}, and by its interval not above {high:.3f} for this probe" in told
+    )
+    assert f"left open: with these rows, at this layer, {none}" in told
     tried = replace(findings, limit_of_detection=float("nan"), largest_gain_tried=0.2)
     assert "tried (up to 0.2 of the target's variance) would have been seen" in tried.summary()
     clear = replace(tried, verdict=replace(findings.verdict, label=STRUCTURE, gain=0.86)).summary()

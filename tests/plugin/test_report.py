@@ -194,15 +194,15 @@ def test_load_gives_back_whatever_was_saved(tmp_path):
     from graticule.sims.planted import planted
 
     world = planted(n_rows=120, width=8, n_layers=2)
-    found = sweep(world.activations, world.table, baselines=world.baselines, n_bootstrap=50)
-    saved = {"activations": world.activations, "baselines": world.baselines, "findings": found}
+    findings = sweep(world.activations, world.table, baselines=world.baselines, n_bootstrap=50)
+    saved = {"activations": world.activations, "baselines": world.baselines, "findings": findings}
     for name, one in saved.items():
         one.save(tmp_path / name)
     back = {name: load_saved(tmp_path / name) for name in saved}
-    assert back["findings"].summary() == found.summary()
+    assert back["findings"].summary() == findings.summary()
     assert back["baselines"].table_digest == world.baselines.table_digest
     again = back["findings"].with_inputs(back["activations"], world.table, back["baselines"])
-    assert again.inputs.problem.y.shape == found.inputs.problem.y.shape
+    assert again.inputs.problem.y.shape == findings.inputs.problem.y.shape
     with pytest.raises(ArtifactError):
         load_saved(tmp_path)
 

@@ -23,7 +23,7 @@ from graticule.probes.calibration.calibrate import calibrate
 from graticule.probes.causes.causes import causes
 from graticule.probes.causes.erase import erase
 from graticule.probes.causes.outcomes import Outcome
-from graticule.probes.compare import compare, gain_p, gain_samples
+from graticule.probes.compare import compare, gain_samples
 from graticule.probes.controls.controls import controls
 from graticule.probes.core.verdict import JudgeSettings, Verdict
 from graticule.probes.directions.directions import directions
@@ -157,13 +157,6 @@ def test_the_old_name_of_the_baselines_predictions_works_and_warns(swept: Any) -
             assert old.rivals is old.baseline_predictions
 
 
-def test_the_p_value_of_a_verdict_is_of_its_own_resamples(swept: Any) -> None:
-    _, found, _ = swept
-    samples = gain_samples(found)
-    assert len(samples) == SETTINGS["n_bootstrap"]
-    assert tuple(np.quantile(samples, [0.025, 0.975])) == pytest.approx(found.verdict.ci95, abs=1e-12)
-
-
 def test_findings_without_settings_are_read_and_say_what_they_suppose(swept: Any, tmp_path: Any) -> None:
     """As graticule 0.1 wrote them."""
     _, found, _ = swept
@@ -180,7 +173,7 @@ def test_findings_without_settings_are_read_and_say_what_they_suppose(swept: Any
         supposed = read.with_inputs(*given)
     assert supposed.inputs.min_gain == SETTINGS["min_gain"]
     with pytest.warns(UserWarning, match="saved without their settings"):
-        gain_p(read)
+        gain_samples(read)
     told = read.with_inputs(*given, settings=found.settings)
     assert told.inputs.settings == found.settings
 

@@ -46,8 +46,8 @@ class TestMLP:
     def bent(cls, world):
         """The hidden part of the first target enters by its square: a line cannot read it."""
         rng = np.random.default_rng(0)
-        hidden = rng.normal(size=len(world.table))
-        y = 0.6 * world.table.y[:, :1] + 0.8 * (hidden[:, None] ** 2 - 1) / 2**0.5
+        hidden = rng.uniform(-(3**0.5), 3**0.5, size=len(world.table))
+        y = 0.6 * world.table.y[:, :1] + 0.8 * (hidden[:, None] ** 2 - 1) / 0.8**0.5
         tensors = {}
         for point in world.activations.points:
             x = world.activations[point].clone()

@@ -239,7 +239,8 @@ def test_latents_of_luck_decide_nothing_either() -> None:
         sae.W_dec.copy_(torch.eye(width))
     judged = latents(found, sae, ks=(1, 2), n_random=2, progress=False)
     at_mean = judged.predictors[
-        (judged.predictors["gain"].abs() < 1e-9) & (judged.predictors["arm"] != "random latents")
+        (judged.predictors["gain"].abs() < 1e-9)
+        & (~judged.predictors["arm"].isin(["random latents", "untrained latents"]))
     ]
     assert found.verdict.label.startswith(NOT_DECIDED) and len(at_mean)
     assert at_mean["words"].str.startswith(NOT_DECIDED).all(), at_mean

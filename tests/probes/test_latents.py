@@ -25,7 +25,7 @@ from graticule.probes.latents.result import (
     UNTRAINED,
     LatentFindings,
 )
-from graticule.probes.latents.untrained import chance_of, turned
+from graticule.probes.latents.untrained import LEVEL, chance_of, turned
 from graticule.sims.planted import planted
 
 from ..helpers import misread_axes
@@ -286,7 +286,10 @@ def test_classes(world, kind):
     acts = world.activations.select(points=POINT)
     findings = sweep(acts, table, baselines=world.baselines, progress=False)
     found = latents(findings, hand_made(world), ks=(2,), progress=False)
-    assert found.predictor(LATENTS, 2)["words"] == STRUCTURE
+    two, untrained = found.predictor(LATENTS, 2), found.predictor(UNTRAINED, 2)
+    assert two["low"] > 0 and two["gain"] > untrained["gain"]
+    assert two["words"] == (STRUCTURE if two["p"] < LEVEL else NOT_OF_THE_SAE)
+    assert kind == "categorical" or two["words"] == STRUCTURE
     best = found.top.iloc[0]
     test = table.is_test
     activation = encode(acts, hand_made(world)).values[:, [int(best["latent"])]].toarray()[test, 0]

@@ -36,13 +36,13 @@ def _findings(known_part, units=(None,), views=None, n=1500, seed=0):
 
 
 @pytest.fixture(scope="module")
-def found():
+def judged():
     findings = _findings(known_part=True)
     return findings, popularity(findings, "page_views", n_bootstrap=500)
 
 
-def test_errors_fall_with_popularity(found):
-    _, result = found
+def test_errors_fall_with_popularity(judged):
+    _, result = judged
     probe = result.strata["probe"].to_numpy()
     assert (np.diff(probe) < 0).all()
     assert probe[0] > 1.5 * probe[-1]
@@ -54,8 +54,8 @@ def test_errors_fall_with_popularity(found):
     assert rho.loc["saved", "low"] > 0.1
 
 
-def test_strata_and_correlations_by_hand(found):
-    findings, result = found
+def test_strata_and_correlations_by_hand(judged):
+    findings, result = judged
     rows = findings.predictions[findings.predictions["split"] == "test"]
     error = (rows["true_y0"] - rows["pred_y0"]).abs().to_numpy()
     views = findings.inputs.table.frame["page_views"].to_numpy()[rows["source"]]
@@ -100,8 +100,8 @@ def test_units_of_the_error():
     assert two.strata["surface"].mean() == pytest.approx(np.sqrt(2 / np.pi), rel=0.1)  # E|z|
 
 
-def test_saved_and_drawn(found, tmp_path):
-    _, result = found
+def test_saved_and_drawn(judged, tmp_path):
+    _, result = judged
     result.save(tmp_path / "popularity")
     loaded = Popularity.load(tmp_path / "popularity")
     assert loaded.summary() == result.summary()
@@ -111,8 +111,8 @@ def test_saved_and_drawn(found, tmp_path):
     assert len(next(iter(loaded.tables().values()))) == 5
 
 
-def test_columns_that_cannot_serve(found):
-    findings, _ = found
+def test_columns_that_cannot_serve(judged):
+    findings, _ = judged
     with pytest.raises(ColumnError, match="page_views"):
         popularity(findings, "page_view")
     with pytest.raises(ValueError, match="holds no numbers"):
@@ -128,5 +128,5 @@ def test_columns_that_cannot_serve(found):
 def test_resamples_without_an_error_say_nothing_of_the_correlation():
     values, errors = np.arange(36.0), np.zeros((36, 3))
     errors[[3, 20]] = 1.0
-    found = _correlations(values, errors, np.arange(36), 500, 0)
-    assert found[["rho", "low", "high"]].abs().to_numpy().max() <= 1
+    correlations = _correlations(values, errors, np.arange(36), 500, 0)
+    assert correlations[["rho", "low", "high"]].abs().to_numpy().max() <= 1

@@ -1,6 +1,5 @@
 """`save` of every kind of result: the same question takes the folder again, another one is refused."""
 
-import tarfile
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
@@ -36,18 +35,9 @@ from graticule.hooks.result import _JUDGED, question_of
 from graticule.probes.layer_band import layer_band
 from graticule.results import RESULTS, load_result
 
-ARCHIVE = Path(__file__).parents[1] / "data" / "v01.tar.xz"
 POINTS = ("blocks.0.hook_resid_post", "blocks.1.hook_resid_post")
 SAVED_BY_ITSELF = {"sae_run", "certificate_part"}
 """A run writes as it trains; parts of a certificate lie in none of the folders of 0.1."""
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("v01")
-    with tarfile.open(ARCHIVE) as packed:
-        packed.extractall(folder, filter="data")
-    return folder
 
 
 def changed(value):
