@@ -15,6 +15,7 @@ from graticule.hooks.calls import renamed
 from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.messages import NotApplicable
 from graticule.probes.calibration.components import Answers
+from graticule.probes.calibration.in_bits import judge_bits, known_bits
 from graticule.probes.calibration.instrument import Instrument
 from graticule.probes.calibration.judging import (
     Judged,
@@ -128,7 +129,8 @@ def calibrate(
         raise ValueError(f"gains={tuple(gains)}: expected shares of the variance, above 0 and below 1")
     if targets < 2:
         raise ValueError(f"targets={targets}: at least 2 of each kind are needed for a rate")
-    swept, in_r2 = findings.inputs.in_r2, findings.verdict_in_r2
+    swept, verdict = findings.inputs, findings.verdict
+    bits = verdict.metric == "bits"
     if not findings.baselines.keys() - {"shuffled"}:
         raise NotApplicable("these findings have no baselines: there is no verdict to calibrate")
     _check_enough(len(np.unique(swept.problem.clusters[swept.problem.test])))
@@ -158,26 +160,38 @@ def calibrate(
         y, means = whole[:, instrument.n_train :], whole[:, : instrument.n_train].mean(axis=1)
 
         def judged_by(stacked: Mapping[str, np.ndarray], some: np.ndarray | slice) -> Judged:
+            if bits:
+                return judge_bits(
+                    whole[some, : instrument.n_train],
+                    y[some],
+                    stacked,
+                    instrument.clusters[instrument.n_train :],
+                    min_gain=swept.settings.min_gain,
+                    model_baselines=verdict.model_baselines,
+                )
             return judge_many(
                 y[some],
                 stacked,
                 instrument.clusters[instrument.n_train :],
                 min_gain=swept.min_gain,
-                model_baselines=findings.verdict.model_baselines,
+                model_baselines=verdict.model_baselines,
                 means=means[some],
             )
 
-        stacked = instrument.stacked(components, mixture, answers=answers, trees=boosting == "all")
+        every_tree = boosting == "all"
+        stacked = instrument.stacked(components, mixture, answers=answers, trees=every_tree, bits=bits)
         judged = judged_by(stacked, slice(None))
         if boosting == "suspects" and instrument.trees is not None:
             null = (frame["kind"] != HIDDEN).to_numpy()
             some = np.flatnonzero(null & (judged.low > 0))[: MOST_SUSPECTS - refitted]
             if len(some):
-                again = instrument.stacked(components, mixture[some], answers=answers, trees=True)
+                again = instrument.stacked(components, mixture[some], answers=answers, trees=True, bits=bits)
                 judged = judged.replaced(some, judged_by(again, some))
                 refitted += len(some)
         surface = stacked["surface"]
-        if synthetic.marginal is None:
+        if bits:
+            true_gain = known_bits(y, surface, part)
+        elif synthetic.marginal is None:
             true_gain = r2(y.T, (surface + part).T) - r2(y.T, surface.T)
         else:
             true_gain = known_gain(y, surface, part)
@@ -216,9 +230,11 @@ def calibrate(
         model=findings.model,
         table=findings.table,
         point=findings.chosen_point,
-        gain=in_r2.gain,
-        surface=in_r2.surface,
+        gain=verdict.gain,
+        surface=verdict.surface,
         min_gain=swept.min_gain,
+        metric=verdict.metric,
+        classes=len(findings.classes),
         limit_of_detection=float(np.interp(np.log(seen), np.log(grid), measured)),
         limit_true=seen,
         at_most=at_most,
@@ -233,7 +249,6 @@ def calibrate(
             "seed": seed,
             "draws": n_bootstrap,
             "ridge_strengths": strengths,
-            "judged_in": findings.verdict.metric,
             "own_values": synthetic.marginal is not None,
             "trees": {"fitted_to": boosting, "suspects": refitted},
             "string_alphas": None if instrument.strings is None else instrument.strings.alphas.tolist(),

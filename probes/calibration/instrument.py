@@ -18,6 +18,7 @@ from graticule.probes.calibration.components import (
     StringAnswerer,
     choose,
 )
+from graticule.probes.calibration.in_bits import logit_stacks
 from graticule.probes.calibration.judging import stacks
 from graticule.probes.calibration.suspects import TreeAnswerer
 from graticule.probes.core.findings import Findings
@@ -154,11 +155,13 @@ class Instrument:
         *,
         probe: bool = True,
         trees: bool = False,
+        bits: bool = False,
         answers: Mapping[str, Answers] | None = None,
     ) -> dict[str, Float[np.ndarray, "target test"]]:
         """Test predictions of the stack of the baselines, `surface`, and with the probe as well, `full`.
 
-        With `trees`, boosted trees are among the baselines.
+        With `trees`, boosted trees are among the baselines; with `bits`, targets have two values and
+        predictions are probabilities of the larger.
         """
         names = (*self.baselines, PROBE) if probe else self.baselines
         chosen = self.chosen(components, mixture, names, answers)
@@ -166,7 +169,7 @@ class Instrument:
         y = mixture.of(components[:, : self.n_train])
         if trees and self.trees is not None:
             chosen[TREES] = self.trees.chosen(y)
-        return stacks(y, chosen, added)
+        return (logit_stacks if bits else stacks)(y, chosen, added)
 
 
 def _about(chosen: float) -> Float[np.ndarray, " alpha"]:

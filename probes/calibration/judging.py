@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, Int
 
 from graticule.probes.calibration.components import Chosen
 from graticule.probes.core.fit import stack_design
-from graticule.probes.core.intervals import Estimates, r2_estimates
+from graticule.probes.core.intervals import Estimates, jackknife, r2_estimates
 from graticule.probes.core.labels import MISSING, NO_BETTER_THAN_MEAN, STRUCTURE, label_of, standing
 from graticule.probes.core.resample import ClusterSums, cluster_sums, effective_clusters, weighted_r2
 from graticule.probes.core.undecided import largest_share
@@ -24,11 +24,35 @@ _BYTES = 1 << 25
 
 
 @dataclass(frozen=True)
+class BitSums:
+    """What resamples of clusters need where gains are means of one number a row: bits."""
+
+    n: Float[np.ndarray, " cluster"]
+    """Rows of each cluster."""
+    gained: Float[np.ndarray, "cluster target"]
+    """Sums over the rows of each cluster."""
+
+    @classmethod
+    def of(cls, gained: Float[np.ndarray, "target test"], clusters: Int[np.ndarray, " test"]) -> BitSums:
+        """Of bits gained on every row."""
+        _, codes = np.unique(clusters, return_inverse=True)
+        sums = np.stack([np.bincount(codes, weights=own) for own in gained], axis=1)
+        return cls(np.bincount(codes).astype(np.float64), sums)
+
+    def gains(self) -> Estimates:
+        """The mean of every target with its error, as `mean_of` has it."""
+        size, total = self.n.sum(), self.gained.sum(axis=0)
+        leverage = np.broadcast_to((self.n / size)[:, None], self.gained.shape)
+        left_out = (total - self.gained) / np.maximum(size - self.n, 1.0)[:, None]
+        return jackknife(total / size, left_out, leverage, self.n)
+
+
+@dataclass(frozen=True)
 class Judged:
     """Verdicts on synthetic targets."""
 
     surface: Float[np.ndarray, " target"]
-    """R² of the stacked baselines on test rows."""
+    """R² of the stacked baselines on test rows, or the bits a row that they save."""
     gain: Float[np.ndarray, " target"]
     """What the probe adds to it."""
     low: Float[np.ndarray, " target"]
@@ -37,8 +61,8 @@ class Judged:
     """Its upper end."""
     words: tuple[str, ...]
     """The verdicts."""
-    sums: ClusterSums
-    """What resamples of the test rows need: predictors `surface` and `full`."""
+    sums: ClusterSums | BitSums
+    """What resamples of the test rows need: predictors `surface` and `full`, or what they differ by."""
 
     def replaced(self, index: Int[np.ndarray, " some"], others: Judged) -> Judged:
         """These with the verdicts on some targets taken from `others`; `sums` stays."""
@@ -145,8 +169,10 @@ def _scores(sums: ClusterSums) -> Float[np.ndarray, "predictor target"]:
     return weighted_r2(sums, np.ones((1, len(sums.n))))[0]
 
 
-def _gains(sums: ClusterSums) -> Estimates:
+def _gains(sums: ClusterSums | BitSums) -> Estimates:
     """The gain of every target."""
+    if isinstance(sums, BitSums):
+        return sums.gains()
     return r2_estimates(sums, "full", "surface")
 
 
@@ -155,14 +181,14 @@ def _gains(sums: ClusterSums) -> Estimates:
 # take clusters as independent of each other, as the interval does: they see whether so many clusters, as
 # unequal and as skewed as these, are enough for it. Dependence *between* clusters is
 # invisible to them, and a matter of how the table's clusters are made.
-def held_aside(sums: ClusterSums, seed: int, groups: int = 20) -> Bool[np.ndarray, " target"]:
+def held_aside(sums: ClusterSums | BitSums, seed: int, groups: int = 20) -> Bool[np.ndarray, " target"]:
     """Whether an interval from half of the test clusters agrees with the gain on the half held aside.
 
     The gain on the other half is the truth with an error of its own, known in the same way: the 95%
     interval of the two halves' difference must hold 0 (95% of the time, if the intervals are right). Each
     group of targets has its own halves.
     """
-    out = np.zeros(sums.y.shape[1], bool)
+    out = np.zeros(_count(sums), bool)
     for g, targets in _groups(len(out), groups):
         order = np.random.default_rng([seed, 1, g]).permutation(len(sums.n))
         half = len(order) // 2
@@ -172,19 +198,19 @@ def held_aside(sums: ClusterSums, seed: int, groups: int = 20) -> Bool[np.ndarra
     return out
 
 
-def resampled(sums: ClusterSums, seed: int, groups: int = 20) -> Bool[np.ndarray, " target"]:
+def resampled(sums: ClusterSums | BitSums, seed: int, groups: int = 20) -> Bool[np.ndarray, " target"]:
     """Whether the interval holds the truth where all test clusters are the population.
 
     As many clusters as there are come out of that population, with replacement; the interval is computed from
     them as it would be from any test rows; the truth is the gain on the whole population, exactly. Each group
     of targets has its own sample.
     """
-    surface, full = _scores(sums)
-    size, out = len(sums.n), np.zeros(sums.y.shape[1], bool)
+    whole = _gains(sums).value
+    size, out = len(sums.n), np.zeros(_count(sums), bool)
     for g, targets in _groups(len(out), groups):
         picked = np.random.default_rng([seed, 2, g]).integers(0, size, size)
         sampled = _gains(_take(sums, picked, targets))
-        gain = full[targets] - surface[targets]
+        gain = whole[targets]
         out[targets] = (sampled.low <= gain) & (gain <= sampled.high)
     return out
 
@@ -194,8 +220,16 @@ def _groups(count: int, groups: int) -> Iterator[tuple[int, Int[np.ndarray, " _"
     return ((g, np.arange(g, count, groups)) for g in range(min(groups, count)))
 
 
-def _take(sums: ClusterSums, clusters: Int[np.ndarray, " _"], targets: Int[np.ndarray, " _"]) -> ClusterSums:
+def _count(sums: ClusterSums | BitSums) -> int:
+    return (sums.gained if isinstance(sums, BitSums) else sums.y).shape[1]
+
+
+def _take(
+    sums: ClusterSums | BitSums, clusters: Int[np.ndarray, " _"], targets: Int[np.ndarray, " _"]
+) -> ClusterSums | BitSums:
     cells = np.ix_(clusters, targets)
+    if isinstance(sums, BitSums):
+        return BitSums(sums.n[clusters], sums.gained[cells])
     sse: Float[np.ndarray, "predictor cluster target"] = np.stack([s[cells] for s in sums.sse])
     return ClusterSums(sums.names, sums.n[clusters], sums.y[cells], sums.yy[cells], sse)
 

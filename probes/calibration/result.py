@@ -17,7 +17,7 @@ from graticule.probes.core.detection import limit_words
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.gates import Gates
 from graticule.probes.core.resample import wilson
-from graticule.probes.core.verdict import STRUCTURE
+from graticule.probes.core.verdict import STRUCTURE, score_unit
 from graticule.probes.plots.primitives import (
     dots_trace,
     level,
@@ -53,7 +53,8 @@ class Calibration(SavedResult):
     gain: float
     """The findings' own gain."""
     surface: float
-    """R² of the findings' stacked baselines on test rows: surface-only targets are made to match it."""
+    """The score of the findings' stacked baselines on test rows: surface-only targets are made to match that
+    in R²."""
     min_gain: float
     """The smallest gain called structure."""
     limit_of_detection: float
@@ -78,6 +79,10 @@ class Calibration(SavedResult):
     """How often the n-gram functions were smoothed to be as easy as the real target."""
     provenance: Mapping[str, Any]
     """Settings, seed, the findings' own provenance and versions."""
+    metric: str = "r2"
+    """What gains and surfaces are in, that of the findings' verdict: `r2`, or `bits` a row."""
+    classes: int = 0
+    """Of the findings. Of several, each synthetic target in bits is one of them against the rest."""
 
     @property
     def title(self) -> str:
@@ -87,7 +92,12 @@ class Calibration(SavedResult):
     @property
     def limit_in_words(self) -> str:
         """The smallest detectable gain (in 80% of targets), as under a verdict."""
-        return limit_words(self.limit_of_detection, self.largest_tried, self.at_most)
+        return limit_words(self.limit_of_detection, self.largest_tried, self.at_most, unit=self._unit)
+
+    @property
+    def _unit(self) -> str:
+        """After a figure; of R² nothing."""
+        return " bits" if self.metric == "bits" else ""
 
     @property
     def largest_tried(self) -> float:
@@ -136,8 +146,10 @@ class Calibration(SavedResult):
 
     def summary(self) -> str:
         """The limit of detection, then false findings and coverage."""
-        gain = f"gain {signed(self.gain, FEW)}{' of R²' if self._in_bits else ''}"
+        gain = f"gain {signed(self.gain, FEW)}{self._unit}"
         lines = [f"{gain}; with these rows, at this layer, {self.limit_in_words}"]
+        if self.metric == "bits" and self.classes > 2:
+            lines.append("each synthetic target is one class against the rest, and so are all figures here")
         if not np.isnan(self.limit_true):
             most = "at most " if self.at_most else ""
             lines.append(
@@ -156,18 +168,9 @@ class Calibration(SavedResult):
         limit = self.limit_by_words
         share = f"from {_short(limit)} of the variance in 80% of targets"
         called = "never in 80% of targets" if np.isnan(limit) else share
-        lines.append(f"a hidden part is called structure (a gain of {self.min_gain:g} or more) {called}")
-        if self._in_bits:
-            lines.append(
-                "these findings are judged in bits, and all of this is in R² of 0 and 1: it is the error of "
-                "the verdict of sweep(…, score='r2')"
-            )
+        needed = f"{self.min_gain:.2g} bits" if self.metric == "bits" else f"{self.min_gain:g}"
+        lines.append(f"a hidden part is called structure (a gain of {needed} or more) {called}")
         return "\n".join(lines)
-
-    @property
-    def _in_bits(self) -> bool:
-        """Whether the findings' own verdict is in another unit than this."""
-        return self.provenance.get("judged_in") == "bits"
 
     def figures(self) -> dict[str, Figure]:
         """False findings and coverage, the detection curve, measured against true gains."""
@@ -177,7 +180,7 @@ class Calibration(SavedResult):
                 self.hidden, self.equivalent(self.gain), limit
             ),
             "False findings, and how often the 95% interval holds the gain": rates_figure(self.rates),
-            "Measured against true gain": measured_figure(self.targets, self.gain),
+            "Measured against true gain": measured_figure(self.targets, self.gain, self.metric),
         }
 
     def equivalent(self, gain: float) -> float | None:
@@ -207,7 +210,7 @@ class Calibration(SavedResult):
                 "targets": row["kind"],
                 "true gain": row["true_gain"],
                 "how many": of,
-                "surface R²": row["surface"],
+                f"surface {score_unit(self.metric)}": row["surface"],
                 "measured gain": row["gain"],
                 "gain if known": row["known"],
             }
@@ -347,19 +350,23 @@ def rates_figure(rates: pd.DataFrame) -> Figure:
     return fig
 
 
-def measured_figure(targets: pd.DataFrame, gain: float) -> Figure:
+def measured_figure(targets: pd.DataFrame, gain: float, metric: str = "r2") -> Figure:
     """Measured gains of the synthetic targets, a box per true gain, with what a perfect reader would measure.
 
-    `gain`, the findings' own, is a dashed line.
+    `gain`, the findings' own, is a dashed line. In bits a perfect reader's gain is the mean of `known`.
     """
     need_columns(targets, "kind", "true_gain", "gain")
+    unit = score_unit(metric)
     rows = targets.sort_values("true_gain", kind="stable")
     names = [
         str(kind) if true == 0 else _short(float(true))
         for kind, true in zip(rows["kind"], rows["true_gain"], strict=True)
     ]
+    own = rows["true_gain"]
+    if metric == "bits":
+        own = rows.groupby("true_gain")["known"].transform("mean").where(own > 0, 0.0)
     truth: dict[str, float] = {}
-    for name, true in zip(names, rows["true_gain"], strict=True):
+    for name, true in zip(names, own, strict=True):
         truth.setdefault(name, true)
     box = {"boxpoints": False, "line": {"color": INK, "width": 1.2}, "fillcolor": "white"}
     bar = {"symbol": "line-ew", "line": {"color": SURFACE_COLOUR, "width": 3}}
@@ -367,8 +374,9 @@ def measured_figure(targets: pd.DataFrame, gain: float) -> Figure:
         {"type": "box", "x": names, "y": rows["gain"], "name": "measured", "hoverinfo": "y", **box}
     )
     fig.add_trace(dots_trace([*truth], [*truth.values()], "true gain", None, 26, look=bar))
-    across = {"title_text": "true gain of the synthetic targets (R²)", "type": "category"}
-    style(fig, height=380, x=across, y="measured gain (R²)")
+    of = "R²" if metric == "r2" else "share of the variance"
+    across = {"title_text": f"true gain of the synthetic targets ({of})", "type": "category"}
+    style(fig, height=380, x=across, y=f"measured gain ({unit})")
     named_level(fig, gain, f"measured here {_short(gain)}", ACCENT)
     return fig
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -153,16 +153,10 @@ def bits_verdict(
     added = mean_of(gained, clusters)
     ci95, gain = added.ci95, float(gained.mean())
     beside_model = any(name in model_baselines for name in baselines)
-    label = label_of(gain, ci95, least, beside_model)
     over = float(over_shares.mean()), mean_of(over_shares, clusters).ci95[0]
-    if label == STRUCTURE and not (over[0] >= least and over[1] > 0):
-        label = NO_BETTER_THAN_MEAN
+    label = bits_label((gain, ci95), over, y_test, clusters, least, beside_model, problem.names)
     apart = _apart(y_test, clusters)
     effective = effective_clusters(np.bincount(np.unique(clusters, return_inverse=True)[1]))
-    if label != MISSING:  # classes are bounded: no few of them rule
-        label = standing(label, len(y_test), effective, np.zeros(1), 0.0, problem.names)
-    if label != MISSING and effective >= MIN_APART and apart < MIN_APART:
-        label = HARDLY_VARIES
     se, df = float(added.se), float(added.df)
     margin = spent["best"] - spent["probe"]
     return Verdict(
@@ -187,6 +181,40 @@ def bits_verdict(
         rows=len(y_test),
         unselected_gain=unselected_gain(gain, se, df, least) if label == STRUCTURE else None,
     )
+
+
+def bits_label(
+    gain: tuple[float, tuple[float, float]],
+    over: tuple[float, float],
+    y: Float[np.ndarray, "test column"],
+    clusters: Int[np.ndarray, " test"],
+    min_gain: float,
+    model_baselines: bool,
+    names: Sequence[str],
+) -> str:
+    """The verdict in words, by gain and interval and by what leaves them without meaning.
+
+    Args:
+        gain: in bits, and its interval.
+        over: what the whole stack saves against the training shares, and the lower end of its interval.
+        y: Classes of the test rows.
+        clusters: of them.
+        min_gain: the smallest gain called structure.
+        model_baselines: whether a baseline reads the model.
+        names: of the classes.
+
+    Returns:
+        Words.
+    """
+    label = label_of(*gain, min_gain, model_baselines)
+    if label == STRUCTURE and not (over[0] >= min_gain and over[1] > 0):
+        label = NO_BETTER_THAN_MEAN
+    if label == MISSING:
+        return label
+    effective = effective_clusters(np.bincount(np.unique(clusters, return_inverse=True)[1]))
+    # classes are bounded: no few of them rule
+    label = standing(label, len(y), effective, np.zeros(1), 0.0, names)
+    return HARDLY_VARIES if effective >= MIN_APART and _apart(y, clusters) < MIN_APART else label
 
 
 def _by_class(gained: np.ndarray, y: np.ndarray, names: tuple[str, ...]) -> dict[str, float]:

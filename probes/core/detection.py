@@ -15,13 +15,14 @@ _HERE = "with these rows, at this layer"
 _PLAIN_GAIN = 0.05  # of the target's variance: what most would call something
 
 
-def limit_words(limit: float, tried: float | None, at_most: bool = False) -> str:
+def limit_words(limit: float, tried: float | None, at_most: bool = False, *, unit: str = "") -> str:
     """What would have been seen 80% of the time, as the end of a sentence.
 
     Args:
         limit: the gain, NaN where no hidden part was seen so often.
         tried: the largest hidden part tried, as a share of the target's variance; None if it is not known.
         at_most: the limit is an upper bound.
+        unit: of the limit, after its figure.
 
     Returns:
         Words that hold whatever the limit is: a gain of 0 or less is none that can be seen.
@@ -34,32 +35,33 @@ def limit_words(limit: float, tried: float | None, at_most: bool = False) -> str
             "no smallest gain can be given: hidden parts that were seen 80% of the time have a mean gain "
             "that is not above 0"
         )
-    return f"{limit:.3f}{' or less' if at_most else ''} would have been seen 80% of the time"
+    return f"{limit:.3f}{unit}{' or less' if at_most else ''} would have been seen 80% of the time"
 
 
-def detection(
-    verdict: Verdict, in_r2: Verdict, limit: float | None, tried: float | None, few: str
-) -> list[str]:
+def detection(verdict: Verdict, limit: float | None, tried: float | None, few: str) -> list[str]:
     """The smallest detectable gain, once `calibrate` has measured it, and what an undecided gain would take.
 
     Args:
         verdict: under which the lines stand.
-        in_r2: the same in R², which limits are in.
-        limit: the smallest detectable gain; NaN where none tried was, None where none was tried.
+        limit: the smallest detectable gain, in the verdict's unit; NaN where none tried was, None where none
+            was tried.
         tried: the largest gain tried.
         few: `2 test rows`.
 
     Returns:
         Lines that take nothing back that the verdict says.
     """
-    return [*_measured(in_r2, verdict.unit, limit, tried, few), *_needed(verdict)]
+    return [*_measured(verdict, limit, tried, few), *_needed(verdict)]
 
 
-def _measured(verdict: Verdict, unit: str, limit: float | None, tried: float | None, few: str) -> list[str]:
+def _measured(verdict: Verdict, limit: float | None, tried: float | None, few: str) -> list[str]:
     if limit is None:
         return []
-    of_r2 = "" if unit == verdict.unit else " of R²"
-    gain, high = f"gain {signed(verdict.gain, few)}{of_r2}", verdict.ci95[1]
+    unit = " bits" if verdict.metric == "bits" else ""
+    gain, high = f"gain {signed(verdict.gain, few)}{unit}", verdict.ci95[1]
+    words = limit_words(limit, tried, unit=unit)
+    if verdict.metric == "bits" and len(verdict.gain_by_target) > 1:  # bits of all classes are of more entropy
+        return [f"{_HERE}, of one class against the rest, {words}"]
     if verdict.label.startswith(STRUCTURE):
         if limit != limit:
             upto = "" if tried is None else f", up to {tried:g} of the target's variance,"
@@ -69,16 +71,16 @@ def _measured(verdict: Verdict, unit: str, limit: float | None, tried: float | N
             ]
         if verdict.gain < limit:
             return [
-                f"{gain} was seen; {_HERE}, it takes {limit:.3f} to be seen {SEEN:.0%} of the time: one as "
-                "small is missed more often"
+                f"{gain} was seen; {_HERE}, it takes {limit:.3f}{unit} to be seen {SEEN:.0%} of the time: one "
+                "as small is missed more often"
             ]
     unseen = limit != limit or limit >= verdict.min_gain
     if verdict.label in (NO_BETTER, BETTER_BY_LITTLE) and unseen and high == high:
         return [
-            f"{gain}, and by its interval not above {high:.3f} for this probe; what so few rows did not let "
-            f"it learn is left open: {_HERE}, {limit_words(limit, tried)}"
+            f"{gain}, and by its interval not above {high:.3f}{unit} for this probe; what so few rows did not "
+            f"let it learn is left open: {_HERE}, {words}"
         ]
-    return [f"{gain}; {_HERE}, {limit_words(limit, tried)}"]
+    return [f"{gain}; {_HERE}, {words}"]
 
 
 def _needed(verdict: Verdict) -> list[str]:

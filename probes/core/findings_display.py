@@ -64,8 +64,7 @@ def summary_lines(findings: Findings) -> list[str]:
 def _detection(findings: Findings) -> list[str]:
     """The limit of detection and what an undecided gain would take."""
     limit, few = findings.limit_of_detection, count_of_test_rows(findings)
-    in_r2 = findings.verdict if limit is None else findings.verdict_in_r2
-    return detection(findings.verdict, in_r2, limit, findings.largest_gain_tried, few)
+    return detection(findings.verdict, limit, findings.largest_gain_tried, few)
 
 
 def carried(findings: Findings) -> list[str]:

@@ -15,9 +15,11 @@ from graticule.hooks.alignment import by_place, paired, sources
 from graticule.hooks.calls import renamed_fields
 from graticule.hooks.messages import did_you_mean
 from graticule.hooks.rows import Rows
+from graticule.probes.core.bits import SHARE_OF_ENTROPY
 from graticule.probes.core.fit import Predictions, Problem, stack
 from graticule.probes.core.gates import Gates
 from graticule.probes.core.judge import judge_predictions
+from graticule.probes.core.logit_stack import entropy_bits
 from graticule.probes.core.verdict import R2_GAIN, JudgeSettings, Verdict
 from graticule.probes.linear.rows import as_rows, chunk_rows_for, chunks
 from graticule.probes.surface.baselines import Baselines
@@ -225,7 +227,11 @@ class SweepInputs:
     @property
     def min_gain(self) -> float:
         """The smallest gain called structure."""
-        return R2_GAIN if self.settings.min_gain is None else self.settings.min_gain
+        if self.settings.min_gain is not None:
+            return self.settings.min_gain
+        if self.settings.score == "r2":
+            return R2_GAIN
+        return SHARE_OF_ENTROPY * entropy_bits(self.problem.y[self.problem.train])
 
     @property
     def n_bootstrap(self) -> int:

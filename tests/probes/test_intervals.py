@@ -144,7 +144,7 @@ def test_fewer_than_ten_rows_or_three_clusters_decide_nothing(gain: float) -> No
         y, probe, surface = world(160, gain, seed)
         found = judge(y, probe, surface, 100, np.repeat([0, 1], 30))
         assert found.label.startswith(f"{NOT_DECIDED}: 2.0 effective clusters")
-        assert "what it would take: about" in "\n".join(detection(found, found, None, None, "60 test rows"))
+        assert "what it would take: about" in "\n".join(detection(found, None, None, "60 test rows"))
 
 
 def test_a_probe_that_says_the_same_of_every_row_decides_nothing() -> None:
@@ -237,20 +237,20 @@ def test_what_is_said_of_detection_agrees_with_the_verdict() -> None:
     y, probe, surface = world(500, 0.1, 9)
     found = judge(y, probe, surface, 250)
     assert found.label == STRUCTURE
-    (line,) = detection(found, found, found.gain / 2, 0.2, "")
+    (line,) = detection(found, found.gain / 2, 0.2, "")
     assert "would have been seen 80% of the time" in line
-    (line,) = detection(found, found, found.gain * 2, 0.2, "")
+    (line,) = detection(found, found.gain * 2, 0.2, "")
     assert "was seen" in line and "missed more often" in line
     y, _, surface = world(4000, 0.0, 10)
     none = judge(y, surface + 1e-3 * np.random.default_rng(0).normal(size=y.shape), surface, 2000)
     assert none.label == NO_BETTER
     for limit in (0.05, float("nan")):
-        (line,) = detection(none, none, limit, 0.2, "")
+        (line,) = detection(none, limit, 0.2, "")
         assert "left open" in line and "by its interval not above" in line
     y, probe, surface = world(190, 0.05, 12)
     few = judge(y, probe, surface, 150)
     assert few.label == NOT_DECIDED
-    (line,) = detection(few, few, None, None, "")
+    (line,) = detection(few, None, None, "")
     assert line.startswith("what it would take: about") and "one of 0.05" in line
     assert power_curve(found) is None and not power_figures(found)
     curve = power_curve(few)
