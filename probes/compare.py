@@ -20,8 +20,9 @@ from graticule.probes.core.bits import row_gains
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.fit import Predictions, with_and_without
 from graticule.probes.core.inputs import Predicted
-from graticule.probes.core.intervals import Estimates, mean_of, mean_r2_estimate, r2_estimates
+from graticule.probes.core.intervals import Estimates, mean_of, mean_r2_estimate, r2_estimates, ratio
 from graticule.probes.core.resample import ClusterSums, cluster_sums, resampled_r2, resampled_sums
+from graticule.probes.core.verdict import score_unit
 from graticule.probes.plots.primitives import dots_trace, level, new_figure
 from graticule.probes.plots.style import FAINT, INK, error_bars, need_columns, short_labels, style
 from graticule.probes.scores.metrics import count_of, mean, r2, with_interval
@@ -46,9 +47,9 @@ class Comparison(SavedResult):
     b: str
     """The second predictor."""
     score_a: float
-    """Test R² of the first, mean over targets."""
+    """Test score of the first: R², mean over targets, or bits a row."""
     score_b: float
-    """Test R² of the second."""
+    """Test score of the second."""
     difference: float
     """`score_a − score_b`."""
     ci95: tuple[float, float]
@@ -65,6 +66,8 @@ class Comparison(SavedResult):
     """Clusters of dependent rows among them."""
     provenance: Mapping[str, Any]
     """Draws, seed and versions."""
+    metric: str = "r2"
+    """What scores are in: `r2`, or `bits` where both are of classes judged in bits."""
 
     @property
     def title(self) -> str:
@@ -79,7 +82,7 @@ class Comparison(SavedResult):
         if np.isnan([self.difference, low, high]).any():
             difference = with_interval(self.difference, self.ci95, why)
         lines = [
-            f"{self.label}: R² {difference}",
+            f"{self.label}: {score_unit(self.metric)} {difference}",
             f"{self.a}: {self.score_a:.3f}; {self.b}: {self.score_b:.3f}",
             f"{self.rows} test rows in {self.clusters} clusters",
         ]
@@ -97,11 +100,14 @@ class Comparison(SavedResult):
         whole = {"target": "mean", "difference": self.difference, "low": self.ci95[0], "high": self.ci95[1]}
         lines = self.by_target if len(self.by_target) > 1 else self.by_target.head(0)
         drawn = pd.concat([lines[list(whole)], pd.DataFrame([whole])], ignore_index=True)
-        return {"Difference of R² on the same test rows, 95% intervals": difference_figure(drawn)}
+        unit = score_unit(self.metric)
+        caption = f"Difference of {unit} on the same test rows, 95% intervals"
+        return {caption: difference_figure(drawn, unit)}
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """By target."""
-        names = {"a": "R², first", "b": "R², second", "low": "95% from", "high": "95% to"}
+        unit = score_unit(self.metric)
+        names = {"a": f"{unit}, first", "b": f"{unit}, second", "low": "95% from", "high": "95% to"}
         table = self.by_target.rename(columns={**names, "p_holm": "p, adjusted (Holm)"})
         return {"By target": table}
 
@@ -121,7 +127,8 @@ def compare(
     Both are scored on the same rows (paired), with their fits held fixed: the answer is about these fitted
     predictors on new rows, and its interval is that of a verdict. Rows are clustered together that either of
     the two clusters. `Findings` stand for the probe at their chosen point; other points are
-    `findings.at(point)`, baselines `findings.at("tfidf")`. The p-value inverts the interval; targets are
+    `findings.at(point)`, baselines `findings.at("tfidf")`. Classes whose findings are judged in bits are
+    compared in bits, on all rows and on those of each class. The p-value inverts the interval; targets are
     adjusted after Holm.
 
     Args:
@@ -137,37 +144,36 @@ def compare(
     first, second = _predicted(a), _predicted(b)
     order = _aligned(first, second)
     clusters = _linked(first.clusters, second.clusters[order])
-    predictions = {"a": first.predictions, "b": second.predictions[order]}
-    sums = cluster_sums(first.y, predictions, clusters)
     with bar(1, "comparing", "interval", progress) as advance:
-        whole, each = mean_r2_estimate(sums, "a", "b"), r2_estimates(sums, "a", "b")
+        scores, whole, each = _scored(first, second, order, clusters)
         advance.update()
-    score_a, score_b = r2(first.y, predictions["a"]), r2(first.y, predictions["b"])
-    apart = score_difference(score_a, score_b)
+    apart = score_difference(*scores)
     ci95 = whole.ci95
     table = pd.DataFrame(
         {
             "target": list(first.target_names),
-            "a": score_a,
-            "b": score_b,
+            "a": scores[0],
+            "b": scores[1],
             "difference": apart,
             "low": each.low,
             "high": each.high,
             "p": each.p(),
         }
     )
+    in_bits = first.bits is not None and second.bits is not None
     return Comparison(
         a=first.name,
         b=second.name,
-        score_a=mean(score_a),
-        score_b=mean(score_b),
-        difference=mean(apart),
+        score_a=float(first.bits.mean()) if in_bits else mean(scores[0]),
+        score_b=float(second.bits.mean()) if in_bits else mean(scores[1]),
+        difference=float(whole.value),
         ci95=ci95,
         p=float(whole.p()),
         label=FIRST if ci95[0] > 0 else SECOND if ci95[1] < 0 else NEITHER,
         by_target=table.assign(p_holm=holm(table["p"].to_numpy(np.float64))),
         rows=len(first.y),
-        clusters=len(sums.n),
+        clusters=len(np.unique(clusters)),
+        metric="bits" if in_bits else "r2",
         provenance={
             "inputs": contents_digest([first.target_names, first.source, first.y]),
             "draws": n_bootstrap,
@@ -177,6 +183,23 @@ def compare(
     )
 
 
+def _scored(
+    first: Predicted, second: Predicted, order: np.ndarray, clusters: np.ndarray
+) -> tuple[tuple[np.ndarray, np.ndarray], Estimates, Estimates]:
+    """Both scores of every target, and the difference over all and of each; of classes in bits, by class."""
+    y, several = first.y, first.y.shape[1] > 1
+    if first.bits is None or second.bits is None:
+        predictions = {"a": first.predictions, "b": second.predictions[order]}
+        sums = cluster_sums(y, predictions, clusters)
+        scores = r2(y, predictions["a"]), r2(y, predictions["b"])
+        return scores, mean_r2_estimate(sums, "a", "b"), r2_estimates(sums, "a", "b")
+    ours, theirs = first.bits, second.bits[order]
+    apart, of = score_difference(ours, theirs), y if several else np.ones_like(y)
+    counts = np.where(of.sum(axis=0) > 0, of.sum(axis=0), np.nan)
+    each = ratio(apart[:, None] * of, of, clusters)
+    return (ours @ of / counts, theirs @ of / counts), mean_of(apart, clusters), each
+
+
 def _predicted(given: Predicted | Findings) -> Predicted:
     if not isinstance(given, Findings):
         return given
@@ -184,7 +207,7 @@ def _predicted(given: Predicted | Findings) -> Predicted:
     return Predicted(f"{given.model}, {best.name}", *(getattr(best, f) for f in _REST))
 
 
-_REST = ("target_names", "units", "source", "clusters", "y", "predictions")
+_REST = ("target_names", "units", "source", "clusters", "y", "predictions", "bits")
 
 
 def _aligned(a: Predicted, b: Predicted) -> np.ndarray:
@@ -216,13 +239,16 @@ def _linked(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return link_clusters([pd.Series(a), pd.Series(b)], len(a))
 
 
-def difference_figure(differences: pd.DataFrame) -> Figure:
-    """Differences of R² with their intervals, a line for each."""
+def difference_figure(differences: pd.DataFrame, unit: str = "R²") -> Figure:
+    """Differences of scores with their intervals, a line for each."""
     need_columns(differences, "target", "difference", "low", "high")
     middle, low, high = (differences[name].to_numpy(np.float64) for name in ("difference", "low", "high"))
     names, bars = short_labels(differences["target"]), error_bars(middle, low, high, INK, width=4)
     fig = new_figure(dots_trace(middle, names, None, INK, error_x=bars))
-    across, up = "difference of test R², first less second", {"autorange": "reversed", "type": "category"}
+    across, up = (
+        f"difference of test {unit}, first less second",
+        {"autorange": "reversed", "type": "category"},
+    )
     style(fig, height=120 + 28 * len(differences), x=across, y=up)
     level(fig, x=0, colour=FAINT, width=1.5, dash=None)
     return fig

@@ -255,7 +255,15 @@ class TableOptions:
         str | None,
         typer.Option(
             "--kind",
-            help="numeric, binary or categorical; by default as the column tells.",
+            help="numeric, ordinal (judged by ranks: grades, counts, heavy tails), binary or categorical; by "
+            "default as the column tells.",
+            show_default=False,
+        ),
+    ] = None
+    positive: Annotated[
+        str | None,
+        typer.Option(
+            help="Of two classes the one that is 1; by default the later in order: true, 1, yes.",
             show_default=False,
         ),
     ] = None
@@ -294,11 +302,12 @@ class TableOptions:
                 on_bad=on_bad,
                 seed=seed,
                 kind=cast("Any", self.kind),
+                positive=self.positive,
             )
         return whole if self.rows is None or self.rows >= len(whole) else whole.head(self.rows, seed)
 
     def _check_packaged(self) -> None:
-        columns = (self.text_column, self.split_column, self.cluster_column, self.kind)
+        columns = (self.text_column, self.split_column, self.cluster_column, self.kind, self.positive)
         given = [*(self.target or ()), *(self.block_column or ()), *filter(None, columns)]
         if given:
             raise ValueError(
@@ -321,8 +330,8 @@ class TableOptions:
             lacking += [] if self.target else ["--target, what is to be read out (NAME[:UNIT])"]
             columns = ", ".join(_names_of_columns(table)[:20])
             raise ValueError(f"--table {table} needs {' and '.join(lacking)}; its columns are {columns}")
-        if self.kind not in (None, "numeric", "binary", "categorical"):
-            raise ValueError(f"--kind {self.kind!r}: expected numeric, binary or categorical")
+        if self.kind not in (None, "numeric", "ordinal", "binary", "categorical"):
+            raise ValueError(f"--kind {self.kind!r}: expected numeric, ordinal, binary or categorical")
         if self.on_bad not in ("raise", "drop"):
             raise ValueError(f"--on-bad {self.on_bad!r}: expected 'raise' or 'drop'")
 

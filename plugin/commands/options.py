@@ -77,7 +77,8 @@ def say(words: object, err: bool = False) -> None:
 
 def _as_options(words: str) -> str:
     """Advice to give an argument of a call, `give more steps=`, as the option that it is here."""
-    return re.sub(r"\bgive more (\w+)=", lambda match: f"give more --{match[1].replace('_', '-')}", words)
+    more = re.sub(r"\bgive more (\w+)=", lambda match: f"give more --{match[1].replace('_', '-')}", words)
+    return in_options(more)
 
 
 def say_aside(line: str) -> None:
@@ -164,6 +165,13 @@ def need_folder(out: Path) -> None:
 
 _OPTIONS = (
     (r"kind='(\w+)'", r"--kind \1"),
+    (r"positive=('[^']*')", r"--positive \1"),
+    (r"the split be drawn anew by clusters", "the split be drawn anew by clusters (no --split-column)"),
+    (r"cluster='auto'", "--cluster-column auto"),
+    (r"say which with cluster=, a column", "say which with --cluster-column, a column"),
+    (r"split=\)", "--split-column)"),
+    (r"sweep\(…, alphas=…\)", "sweep(…, alphas=…) in Python"),
+    (r"say with cluster= which", "say with --cluster-column which"),
     (r"on_bad='(\w+)'", r"--on-bad \1"),
     (r"text='([^']+)', target='([^']+)'", r"--text-column '\1' --target '\2'"),
     (r"give a split=", "give --split-column"),

@@ -1,4 +1,4 @@
-"""The verdict in bits on many targets of two classes at once: those of `bits_verdict`, one target at a time."""
+"""The verdict in bits on many targets of two classes at once: that of `bits_verdict` on each."""
 
 from __future__ import annotations
 

@@ -76,6 +76,8 @@ class Erasure(SavedResult):
     """The smallest gain called structure."""
     provenance: Mapping[str, Any]
     """Model, table, seeds and versions."""
+    metric: str = "r2"
+    """What gains are in, `r2` or `bits`; scores of single targets are R² (of classes, of 0 and 1)."""
 
     @property
     def title(self) -> str:
@@ -96,14 +98,15 @@ class Erasure(SavedResult):
             f"{' and '.join(names)} erased by LEACE: {self._fallen()}",
             f"largest gain left on fresh rows {worst['gain_after']:+.3f} [{worst['gain_after_low']:+.3f}, "
             f"{worst['gain_after_high']:+.3f}] at {worst['point']} (before "
-            f"{rows['gain_before'].max():+.3f} at best)",
+            f"{rows['gain_before'].max():+.3f} at best){' bits' if self.metric == 'bits' else ''}",
             f"probed on the eraser's own rows, test R² is at most {same:+.4f}; removed variance "
             f"{rows['removed'].min():.2%} to {rows['removed'].max():.2%}",
         ]
         if len(self.later):
             best = self.later.iloc[-1]
             left = ", ".join(f"{n} {best[f'after_{n}']:.3f} (of {best[f'before_{n}']:.3f})" for n in names)
-            lines.append(f"erased inside the model at {self.point}: at {best['point']} a probe reads {left}")
+            read = f"at {best['point']} a probe's test R² is {left}"
+            lines.append(f"erased inside the model at {self.point}: {read}")
         return "\n".join(lines)
 
     def _fallen(self) -> str:
@@ -138,7 +141,10 @@ class Erasure(SavedResult):
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Layers; later layers."""
-        out = {_LAYERS: _readable(self.layers.drop(columns=["point", "words_before", "words_after"]))}
+        table = _readable(self.layers.drop(columns=["point", "words_before", "words_after"]))
+        if self.metric == "bits":
+            table = table.rename(columns=lambda c: f"{c} (bits)" if c.startswith("gain ") else c)
+        out = {_LAYERS: table}
         if len(self.later):
             out[_LATER] = _readable(self.later.drop(columns=["point"]))
         return out
@@ -208,7 +214,8 @@ def erase(
         layers=pd.DataFrame(lines),
         later=later,
         point=where,
-        min_gain=inputs.in_r2.min_gain,
+        min_gain=probes.min_gain,
+        metric=probes.metric,
         provenance={
             "table": dict(findings.provenance.get("table", {})),
             **captured_as(findings.provenance),

@@ -22,7 +22,7 @@ from graticule.probes.core.findings import Findings
 from graticule.probes.core.fit import Predictions
 from graticule.probes.core.judge import judge_predictions
 from graticule.probes.core.replay import other_token, replay_spec, row_tokens
-from graticule.probes.core.verdict import Verdict
+from graticule.probes.core.verdict import JudgeSettings, Verdict
 from graticule.probes.linear.leace import Covariance, Eraser, matched_erasers, whitened_frame
 from graticule.probes.linear.moments import Moments
 from graticule.probes.linear.ridge_cv import ridge_cv
@@ -38,6 +38,7 @@ class FreshProbes:
 
     def __init__(self, findings: Findings, erased: list[int], seed: int) -> None:
         self.findings, self.inputs, self.erased, self.seed = findings, findings.inputs, erased, seed
+        self.metric, self.min_gain = findings.verdict.metric, findings.inputs.min_gain
         problem = self.inputs.problem
         self.train, self.test = problem.train, problem.test
         self.y = problem.y[self.train]
@@ -47,6 +48,15 @@ class FreshProbes:
         half[rng.permutation(len(labels))[: len(labels) // 2]] = 1
         self.first, self.second = np.flatnonzero(half[codes] == 0), np.flatnonzero(half[codes] == 1)
         self.folds = rng.integers(0, _FOLDS, len(labels))[codes]
+
+    @property
+    def settings(self) -> JudgeSettings:
+        """How gains are judged: as the findings', but by R² where some of several classes are erased."""
+        every, inputs = len(self.findings.target_names), self.inputs
+        judged_by = inputs.settings if len(self.erased) in (1, every) else inputs.in_r2.settings
+        if self.findings.kind == "categorical" and len(self.erased) == 1:  # that class against the rest
+            judged_by = replace(judged_by, min_gain=None)
+        return replace(judged_by, seed=self.seed)
 
     def line(self, point: str) -> dict[str, Any]:
         """Everything about one point."""
@@ -82,6 +92,7 @@ class FreshProbes:
             line[f"gain_{name}"] = gained.gain
             line[f"gain_{name}_low"], line[f"gain_{name}_high"] = gained.ci95
             line[f"words_{name}"] = gained.label
+            self.metric, self.min_gain = gained.metric, gained.min_gain
         return line
 
     def _probe(
@@ -99,7 +110,7 @@ class FreshProbes:
             self.inputs.problem.part(rows, columns),
             predictions.part(targets=columns),
             {name: p.part(rows, columns) for name, p in self.inputs.baseline_predictions.items()},
-            replace(self.inputs.in_r2.settings, seed=self.seed),
+            self.settings,
             model_baselines=self.inputs.model_baselines,
         )
         return self.inputs.gates.through(judged)

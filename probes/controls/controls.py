@@ -111,6 +111,7 @@ def controls(
         blocks=frames["blocks"],
         provenance={
             "findings": dict(findings.provenance),
+            "judged_in": findings.verdict.metric,
             "point": findings.chosen_point,
             "seeds": seeds,
             "seed": seed,
@@ -124,15 +125,15 @@ def controls(
 
 def _reference(inputs: ControlInputs) -> list[Line]:
     """The probe, the stack of all baselines, and the strongest of them."""
-    y, verdict = inputs.y_test, inputs.findings.verdict_in_r2
+    y, verdict, judged = inputs.y_test, inputs.findings.verdict_in_r2, inputs.findings.verdict
     pairs = {"probe": (y, inputs.probe.test), "surface": (y, inputs.surface.test)}
     best = verdict.strongest_baseline
     if best is not None:
         pairs[best] = y, inputs.swept.baseline_predictions[best].test
     scores = inputs.scores(pairs)
     asks = {"probe": "the probe of the findings", "surface": "all baselines stacked: the verdict's surface"}
-    gain = signed(verdict.gain, count_of(len(y), "test row"))
-    notes = {"surface": f"the probe adds {gain} to it: {verdict.label}"}
+    gain = signed(judged.gain, count_of(len(y), "test row")) + (" bits" if judged.metric == "bits" else "")
+    notes = {"surface": f"the probe adds {gain} to it: {judged.label}"}
     lines: list[Line] = []
     for name, score in scores.items():
         question = asks.get(name, "the strongest single baseline on training rows")

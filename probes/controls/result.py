@@ -11,6 +11,7 @@ import pandas as pd
 
 from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.saved import SavedResult
+from graticule.probes.core.class_lines import IN_R2
 from graticule.probes.plots.primitives import (
     bar_trace,
     dots_trace,
@@ -110,6 +111,8 @@ class Controls(SavedResult):
             *self._twins(rows),
             *self._within(rows),
         ]
+        if self.provenance.get("judged_in") == "bits":
+            lines.append(IN_R2)
         absent = len(self.table) - len(rows)
         if absent:
             lines.append(f"{absent} of {len(self.table)} controls do not apply here; the table says why")

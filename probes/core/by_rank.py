@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from graticule.probes.core.fit import Predictions, with_and_without
 from graticule.probes.core.intervals import mean_r2_estimate
 from graticule.probes.core.resample import cluster_sums
-from graticule.probes.scores.metrics import mean_r2
+from graticule.probes.scores.metrics import mean_r2, share_below
 
 
 @dataclass(frozen=True)
@@ -50,26 +50,15 @@ def rank_gain(
         Surface and gain in R² of ranks.
     """
     ranked = {
-        name: Predictions(_places(p.out_of_fold, p.out_of_fold), _places(p.out_of_fold, p.test))
+        name: Predictions(share_below(p.out_of_fold, p.out_of_fold), share_below(p.out_of_fold, p.test))
         for name, p in baselines.items()
     }
     reader = Predictions(
-        _places(probe.out_of_fold, probe.out_of_fold), _places(probe.out_of_fold, probe.test)
+        share_below(probe.out_of_fold, probe.out_of_fold), share_below(probe.out_of_fold, probe.test)
     )
-    train, test = _places(y_train, y_train), _places(y_train, y_test)
+    train, test = share_below(y_train, y_train), share_below(y_train, y_test)
     surface, full = with_and_without(ranked, reader, train)
     added = mean_r2_estimate(
         cluster_sums(test, {"surface": surface, "full": full}, clusters), "full", "surface"
     )
     return RankGain(mean_r2(test, surface), float(added.value), added.ci95)
-
-
-def _places(
-    among: Float[np.ndarray, "train target"], values: Float[np.ndarray, "row target"]
-) -> Float[np.ndarray, "row target"]:
-    """The share of `among` below each value, ties by half."""
-    columns = [
-        (np.searchsorted(own, given, "left") + np.searchsorted(own, given, "right")) / (2 * len(own))
-        for own, given in zip(np.sort(among, axis=0).T, values.T, strict=True)
-    ]
-    return np.stack(columns, axis=1)

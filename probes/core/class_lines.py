@@ -8,11 +8,14 @@ import numpy as np
 import pandas as pd
 
 from graticule.probes.scores.metrics import number_text
+from graticule.probes.tables.columns import RANK
 
 if TYPE_CHECKING:
     from graticule.probes.core.class_scores import ClassScores
     from graticule.probes.core.findings import Findings
 
+IN_R2 = "R² is of 0 and 1 here; the findings' own verdict is in bits"
+"""Of what is not measured in bits."""
 _FEW = 10
 """Whole numbers that may have been meant as classes."""
 
@@ -24,12 +27,16 @@ def reading(findings: Findings) -> list[str]:
     if findings.kind != "numeric":
         return [f"{_meaning(findings)}; {_of_predictions(findings)}"]
     few: list[str] = []
-    for name in findings.target_names:
-        values = findings.predictions[f"true_{name}"].unique()
-        if 2 < len(values) <= _FEW and (values == values.round()).all():
+    for name, unit in zip(findings.target_names, findings.units, strict=True):
+        values = np.sort(findings.predictions[f"true_{name}"].unique())
+        if unit == RANK:
             few.append(
-                f"{name} was read as {len(values)} whole numbers and judged by R²; classes, judged in bits, "
-                "need kind='categorical'"
+                f"{name}: {len(values):,} values in order, as ranks among the training rows (kind='ordinal')"
+            )
+        elif 2 < len(values) <= _FEW and (values == values.round()).all():
+            few.append(
+                f"{name}: {len(values)} whole numbers, {values[0]:g} to {values[-1]:g}, are taken as numbers "
+                "and judged by R²; kind='ordinal' judges their ranks, kind='categorical' classes, in bits"
             )
     return few
 

@@ -60,7 +60,9 @@ def _measured(verdict: Verdict, limit: float | None, tried: float | None, few: s
     unit = " bits" if verdict.metric == "bits" else ""
     gain, high = f"gain {signed(verdict.gain, few)}{unit}", verdict.ci95[1]
     words = limit_words(limit, tried, unit=unit)
-    if verdict.metric == "bits" and len(verdict.gain_by_target) > 1:  # bits of all classes are of more entropy
+    if (
+        verdict.metric == "bits" and len(verdict.gain_by_target) > 1
+    ):  # bits of all classes are of more entropy
         return [f"{_HERE}, of one class against the rest, {words}"]
     if verdict.label.startswith(STRUCTURE):
         if limit != limit:
@@ -71,14 +73,14 @@ def _measured(verdict: Verdict, limit: float | None, tried: float | None, few: s
             ]
         if verdict.gain < limit:
             return [
-                f"{gain} was seen; {_HERE}, it takes {limit:.3f}{unit} to be seen {SEEN:.0%} of the time: one "
-                "as small is missed more often"
+                f"{gain} was seen; {_HERE}, it takes {limit:.3f}{unit} to be seen {SEEN:.0%} of the time: "
+                "one as small is missed more often"
             ]
     unseen = limit != limit or limit >= verdict.min_gain
     if verdict.label in (NO_BETTER, BETTER_BY_LITTLE) and unseen and high == high:
         return [
-            f"{gain}, and by its interval not above {high:.3f}{unit} for this probe; what so few rows did not "
-            f"let it learn is left open: {_HERE}, {words}"
+            f"{gain}, and by its interval not above {high:.3f}{unit} for this probe; what so few rows did "
+            f"not let it learn is left open: {_HERE}, {words}"
         ]
     return [f"{gain}; {_HERE}, {words}"]
 

@@ -233,13 +233,16 @@ class Findings(SavedResult):
         """
         baselines = {} if self.swept is None else self.swept.baseline_predictions
         if isinstance(hook_name, str) and hook_name in baselines and hook_name not in self.probes:
-            return predicted_rows(hook_name, self.problem, self.units, baselines[hook_name].test)
+            own = baselines[hook_name]
+            folds = own.out_of_fold if self.verdict.metric == "bits" else None
+            return predicted_rows(hook_name, self.problem, self.units, own.test, folds)
         point = self.point_of(hook_name)
         if point in self.point_predictions or (self.swept is None and point == self.chosen_point):
-            test = self.predictions_at(point).test
+            own = self.predictions_at(point)
+            test, folds = own.test, own.out_of_fold if self.verdict.metric == "bits" else None
         else:
-            test = self.probes[point].predict(self.inputs.rows(point, self.problem.test))
-        return predicted_rows(f"ridge at {point}", self.problem, self.units, test)
+            test, folds = self.probes[point].predict(self.inputs.rows(point, self.problem.test)), None
+        return predicted_rows(f"ridge at {point}", self.problem, self.units, test, folds)
 
     def predictions_at(self, hook_name: PointKey | None = None) -> Predictions:
         """What the probe of a point says of every row without having seen it.

@@ -15,7 +15,7 @@ from graticule.hooks.alignment import by_place, paired, sources
 from graticule.hooks.calls import renamed_fields
 from graticule.hooks.messages import did_you_mean
 from graticule.hooks.rows import Rows
-from graticule.probes.core.bits import SHARE_OF_ENTROPY
+from graticule.probes.core.bits import SHARE_OF_ENTROPY, saved_bits
 from graticule.probes.core.fit import Predictions, Problem, stack
 from graticule.probes.core.gates import Gates
 from graticule.probes.core.judge import judge_predictions
@@ -197,6 +197,8 @@ class Predicted:
     """The truth."""
     predictions: Float[np.ndarray, "test target"]
     """In target units."""
+    bits: Float[np.ndarray, " test"] | None = None
+    """Bits that calibrated probabilities save on each row; None for what is not judged in bits."""
 
 
 @renamed_fields(draws="n_bootstrap", rivals="baseline_predictions")
@@ -300,10 +302,15 @@ class SweepInputs:
 
 
 def predicted_rows(
-    name: str, problem: Problem, units: tuple[str | None, ...], test: Float[np.ndarray, "test target"]
+    name: str,
+    problem: Problem,
+    units: tuple[str | None, ...],
+    test: Float[np.ndarray, "test target"],
+    out_of_fold: Float[np.ndarray, "train target"] | None = None,
 ) -> Predicted:
-    """Predictions of a problem's test rows as something to compare."""
+    """Predictions of a problem's test rows as something to compare; in bits with `out_of_fold` scores."""
     index = problem.test
+    bits = None if out_of_fold is None else saved_bits(problem, Predictions(out_of_fold, test))
     return Predicted(
         name=name,
         target_names=problem.names,
@@ -312,4 +319,5 @@ def predicted_rows(
         clusters=problem.clusters[index],
         y=problem.y[index],
         predictions=test,
+        bits=bits,
     )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from graticule.probes.core.bits import bits_verdict
-from graticule.probes.core.fit import Predictions, Problem
+from graticule.probes.core.bits import bits_verdict, row_gains, saved_bits
+from graticule.probes.core.fit import Predictions, Problem, with_and_without
 from graticule.probes.core.idle import least_seen, still
 from graticule.probes.core.labels import AT_MEAN, NO_BETTER, NOT_DECIDED
 from graticule.probes.core.verdict import R2_GAIN, JudgeSettings, Verdict, verdict
@@ -61,6 +61,28 @@ def judge_predictions(
     if mean_r2(problem.y[problem.train], predictions.out_of_fold) > 0 and not still(predictions, problem):
         return judged
     return at_mean(judged, least_seen(problem, width, judged.metric))
+
+
+def score_and_gain(
+    problem: Problem, predictions: Predictions, baselines: Mapping[str, Predictions], settings: JudgeSettings
+) -> tuple[float, float]:
+    """The verdict's score and gain alone, without intervals: for what is drawn many times.
+
+    Args:
+        problem: Targets, split and clusters.
+        predictions: What is judged.
+        baselines: What it stands against.
+        settings: By which it is judged.
+
+    Returns:
+        Score of the predictions and gain, on test rows.
+    """
+    if settings.score == "bits":
+        gained = row_gains(problem, predictions, baselines)
+        return float(saved_bits(problem, predictions).mean()), float(gained.mean())
+    y_train, y_test = problem.y[problem.train], problem.y[problem.test]
+    surface, full = with_and_without(baselines, predictions, y_train)
+    return mean_r2(y_test, predictions.test), mean_r2(y_test, full) - mean_r2(y_test, surface)
 
 
 def at_mean(judged: Verdict, least: float) -> Verdict:

@@ -183,7 +183,8 @@ class Verdict(TellsNames):
             added = with_interval(self.by_rank.gain, self.by_rank.ci95, few)
             lines.append(
                 f"the largest 1% of test rows hold {self.largest_share:.0%} of the squares; in ranks among "
-                f"the training rows the gain is {added} over {number_text(self.by_rank.surface)}"
+                f"the training rows the gain is {added} over {number_text(self.by_rank.surface)} "
+                "(kind='ordinal' fits and judges ranks)"
             )
         if self.unselected_gain is not None and self.unselected_gain < _MUCH * self.gain:
             lines.append(

@@ -148,6 +148,7 @@ def holdouts(
         paper_compat=paper_compat,
         provenance={
             "findings": dict(findings.provenance),
+            "judged_in": findings.verdict.metric,
             "settings": {
                 "by": blocks.by, "values": None if values is None else [str(v) for v in values],
                 "minimum": minimum, "point": hook_name, "alpha": alpha, "skip_majority": skip_majority,

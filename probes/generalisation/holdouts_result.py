@@ -15,6 +15,7 @@ from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.points import layer_of, layer_text
 from graticule.hooks.result import headed
 from graticule.hooks.saved import SavedResult
+from graticule.probes.core.class_lines import IN_R2
 from graticule.probes.core.fit import Problem
 from graticule.probes.core.resample import resampled_interval
 from graticule.probes.generalisation.blocks import Blocks, ProbeWithout
@@ -150,6 +151,8 @@ class Holdouts(SavedResult):
         )
         if len(self.blocks) < _FEW:
             lines.append(f"warning: {len(self.blocks)} blocks are few to resample: intervals are too narrow")
+        if self.provenance.get("judged_in") == "bits":
+            lines.append(IN_R2)
         if self.paper_compat:
             lines.append("paper_compat: scores so named read longitude as latitude and count no ties")
         return "\n".join(lines)

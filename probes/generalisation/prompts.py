@@ -248,7 +248,11 @@ def _result(
 
 def _chosen_row(name: str, findings: Findings) -> dict[str, Any]:
     verdict, by_squares = findings.verdict, findings.verdict_in_r2
+    in_bits: dict[str, float] = {}
     scores = next(s for s in findings.layer_scores if s["point"] == findings.chosen_point)
+    if verdict.metric == "bits":
+        in_bits = {"test_bits": verdict.score, "surface_bits": verdict.surface}
+        in_bits["validation_bits"] = float(scores["validation_bits"])
     lengths = findings.inputs.activations.rows["position"] + 1
     return {
         "prompt": name,
@@ -262,11 +266,15 @@ def _chosen_row(name: str, findings: Findings) -> dict[str, Any]:
         "low": float(verdict.ci95[0]),
         "high": float(verdict.ci95[1]),
         "verdict": verdict.label,
+        **in_bits,
     }
 
 
 def _layer_rows(name: str, findings: Findings) -> pd.DataFrame:
-    rows = findings.layers[["layer", "point", "depth", "validation", "test_r2"]]
+    columns = ["layer", "point", "depth", "validation", "test_r2"]
+    if findings.verdict.metric == "bits":
+        columns += ["validation_bits", "test_bits"]
+    rows = findings.layers[columns]
     return rows.assign(prompt=name, chosen=rows["point"] == findings.chosen_point)
 
 

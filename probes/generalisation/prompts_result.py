@@ -11,7 +11,7 @@ import pandas as pd
 
 from graticule.hooks.saved import SavedResult
 from graticule.probes.core.findings import Findings
-from graticule.probes.core.verdict import Verdict
+from graticule.probes.core.verdict import Verdict, score_unit
 from graticule.probes.plots.primitives import dots_trace, level, line_trace, mark_trace, new_figure
 from graticule.probes.plots.style import (
     BLOCKS,
@@ -62,10 +62,11 @@ class Prompts(SavedResult):
     chosen: pd.DataFrame
     """One row per prompt: `prompt`, `tokens` (median, BOS included), `layer`, `point`, `validation`,
     `test_r2`, `surface` (both R²), `gain`, `low`, `high` (as the verdict has them), `verdict`; against the
-    reference `difference`, `diff_low`, `diff_high`, `p`, `p_holm` (NaN for the reference itself)."""
+    reference `difference`, `diff_low`, `diff_high`, `p`, `p_holm` (NaN for the reference itself). Where the
+    verdicts are in bits, differences are too, and so are `validation_bits`, `test_bits`, `surface_bits`."""
     layers: pd.DataFrame
-    """One row per prompt and point: `prompt`, `layer`, `point`, `depth`, `validation`, `test_r2`, `chosen`;
-    test scores of points that were not chosen are exploratory."""
+    """One row per prompt and point: `prompt`, `layer`, `point`, `depth`, `validation`, `test_r2`, `chosen`,
+    and in bits `validation_bits`, `test_bits`; test scores of points that were not chosen are exploratory."""
     provenance: Mapping[str, Any]
     """Model, table, prompts, settings and versions."""
     findings: Mapping[str, Findings] = field(
@@ -80,12 +81,12 @@ class Prompts(SavedResult):
 
     def summary(self) -> str:
         """The best prompt and how far the others are from the reference."""
-        order = self.chosen.sort_values("validation", ascending=False)
+        order = self._in_unit(self.chosen).sort_values("validation", ascending=False)
         best = order.iloc[0]
         lines = [
-            f"best prompt {best['prompt']!r}: test R² {best['test_r2']:.3f}, chosen among "
+            f"best prompt {best['prompt']!r}: test {self._unit} {best['test_r2']:.3f}, chosen among "
             f"{len(order)} on training rows; gain over the same surface "
-            f"{with_interval(best['gain'], (best['low'], best['high']), FEW)}{self._bits}, {best['verdict']}"
+            f"{with_interval(best['gain'], (best['low'], best['high']), FEW)}, {best['verdict']}"
         ]
         for _, row in order.iterrows():
             difference = with_interval(row["difference"], (row["diff_low"], row["diff_high"]), FEW)
@@ -94,50 +95,61 @@ class Prompts(SavedResult):
                 if row["prompt"] == self.reference
                 else f", {difference} against {self.reference} (p {row['p']:.3g}, Holm {row['p_holm']:.3g})"
             )
-            lines.append(f"{row['prompt']}: test R² {row['test_r2']:.3f}{against}")
+            lines.append(f"{row['prompt']}: test {self._unit} {row['test_r2']:.3f}{against}")
         names = ", ".join(name.replace("_", " ") for name in self.surface)
         lines.append(f"one surface for all prompts, from the bare names: {names or 'none'}")
         return "\n".join(lines)
 
     @property
-    def _bits(self) -> str:
-        """The unit of the gains where it is not that of the scores, R²."""
-        return " bits" if any(v.metric == "bits" for v in self.verdicts.values()) else ""
+    def _unit(self) -> str:
+        """What scores, gains and differences are in."""
+        return score_unit(next(iter(self.verdicts.values())).metric)
+
+    def _in_unit(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Scores in the verdicts' unit, under the names of those in R²."""
+        names = {"validation_bits": "validation", "test_bits": "test_r2", "surface_bits": "surface"}
+        there = {name: table[bits] for bits, name in names.items() if bits in table}
+        return table.assign(**there) if self._unit == "bits" else table
 
     def figures(self) -> dict[str, Figure]:
         """Score against depth by prompt; the gain of each."""
-        surface = float(self.chosen["surface"].iloc[0])
+        layers, chosen = self._in_unit(self.layers), self._in_unit(self.chosen)
+        surface = float(chosen["surface"].iloc[0])
         return {
-            _CAPTION_DEPTH: prompt_depth_figure(self.layers, self.chosen, surface),
-            _CAPTION_GAIN: prompt_gain_figure(self.chosen, self._bits.strip() or "R²"),
+            _CAPTION_DEPTH: prompt_depth_figure(layers, chosen, surface, self._unit),
+            _CAPTION_GAIN: prompt_gain_figure(chosen, self._unit),
         }
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Prompts, best first."""
-        unit = f" ({self._bits.strip()})" if self._bits else ""
+        of = self._unit
+        unit = "" if of == "R²" else f" ({of})"
         names = {
             "prompt": "prompt",
             "tokens": "tokens (median)",
             "layer": "layer",
-            "validation": "validation R²",
-            "test_r2": "test R²",
+            "validation": f"validation {of}",
+            "test_r2": f"test {of}",
             "gain": f"gain{unit}",
             "low": f"gain{unit}, low",
             "high": f"gain{unit}, high",
             "verdict": "verdict",
-            "difference": f"R² − {self.reference}",
+            "difference": f"{of} − {self.reference}",
             "diff_low": "low",
             "diff_high": "high",
             "p": "p",
             "p_holm": "p (Holm)",
         }
-        rows = self.chosen.sort_values("validation", ascending=False)[list(names)].rename(columns=names)
+        rows = self._in_unit(self.chosen).sort_values("validation", ascending=False)
+        rows = rows[list(names)].rename(columns=names)
         rows.insert(1, "reads", [self.words[prompt] for prompt in rows["prompt"]])
         return {_CAPTION_TABLE: rows.reset_index(drop=True)}
 
 
 # Figures ---------------------------------------------------------------------------------------------
-def prompt_depth_figure(layers: pd.DataFrame, chosen: pd.DataFrame, surface: float | None = None) -> Figure:
+def prompt_depth_figure(
+    layers: pd.DataFrame, chosen: pd.DataFrame, surface: float | None = None, unit: str = "R²"
+) -> Figure:
     """Validation score against depth, a line per prompt; the test score at its chosen layer as a diamond.
 
     `surface`, the test score of the stacked baselines, is a dashed line.
@@ -156,12 +168,12 @@ def prompt_depth_figure(layers: pd.DataFrame, chosen: pd.DataFrame, surface: flo
         y = layers["validation"][own]
         fig.add_trace(line_trace(x[own], y, str(name), colour, 2, size=4, **more, **group))
         at = x[own & (layers["point"] == row["point"])]
-        hover = f"{plain(name)}<br>test R² %{{y:.3f}}<extra>chosen on training rows</extra>"
+        hover = f"{plain(name)}<br>test {unit} %{{y:.3f}}<extra>chosen on training rows</extra>"
         fig.add_trace(mark_trace(at, [row["test_r2"]] * len(at), None, colour, 11, hover=hover, **group))
     note = "Lines are out-of-fold scores on training rows; diamonds test scores at the chosen layer."
     low = float(np.nanmin([layers["validation"].min(), chosen["test_r2"].min(), 0.0]))
     high = float(np.nanmax([layers["validation"].max(), chosen["test_r2"].max(), surface or 0.0, 0.05]))
-    up = {"title_text": "R²", "range": [max(low, -0.25) - 0.03, high + 0.05]}
+    up = {"title_text": unit, "range": [max(low, -0.25) - 0.03, high + 0.05]}
     style(fig, height=430, note=note, x={"showgrid": False}, y=up)
     if surface is not None and np.isfinite(surface):
         label = {"text": f"surface stack {surface:.3f}", "font": {"size": 11, "color": SURFACE}}

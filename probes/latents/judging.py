@@ -16,8 +16,9 @@ from graticule.hooks.latents import Latents
 from graticule.hooks.points import layer_of
 from graticule.hooks.result import captured_as
 from graticule.probes.core.findings import Findings
-from graticule.probes.core.fit import Predictions, with_and_without
+from graticule.probes.core.fit import Predictions
 from graticule.probes.core.inputs import SweepInputs
+from graticule.probes.core.judge import score_and_gain
 from graticule.probes.core.verdict import STRUCTURE
 from graticule.probes.geometry import RandomVectors, covariance
 from graticule.probes.latents.predictors import all_latents, dense_ridge, fixed, matched, select
@@ -67,7 +68,7 @@ class JudgedSaes:
 
     @property
     def inputs(self) -> SweepInputs:
-        return self.findings.inputs.in_r2
+        return self.findings.inputs
 
     def judge(self, sae: str, latents: Latents, step: Callable[[], Any]) -> None:
         """Add all rows of one SAE."""
@@ -196,24 +197,19 @@ class JudgedSaes:
 
     def _drawn(self, random: Sequence[Predictions]) -> tuple[dict[str, Any], list[float]]:
         """The columns of what was drawn several times, mean and range; and every gain."""
-        problem, gains = self.inputs.problem, [self._gain(p) for p in random]
-        y, y_test = problem.y[problem.train], problem.y[problem.test]
+        inputs, problem = self.inputs, self.inputs.problem
+        y, beside = problem.y[problem.train], inputs.baseline_predictions
+        judged = [score_and_gain(problem, p, beside, inputs.settings) for p in random]
+        scores, gains = [score for score, _ in judged], [gain for _, gain in judged]
         columns: dict[str, Any] = {
             "validation": float(np.mean([mean_r2(y, p.out_of_fold) for p in random])),
-            "score": float(np.mean([mean_r2(y_test, p.test) for p in random])),
+            "score": float(np.mean(scores)),
             "gain": float(np.mean(gains)),
             "low": min(gains),
             "high": max(gains),
             "words": f"mean and range of {len(random)} draws",
         }
         return columns, gains
-
-    def _gain(self, predictions: Predictions) -> float:
-        """What predictions add to the surface on test rows: the verdict's gain, without its interval."""
-        inputs, problem = self.inputs, self.inputs.problem
-        y_train, y_test = problem.y[problem.train], problem.y[problem.test]
-        surface, full = with_and_without(inputs.baseline_predictions, predictions, y_train)
-        return mean_r2(y_test, full) - mean_r2(y_test, surface)
 
     def _single_latents(self, sae: str, latents: Latents, dense: RidgeWeights) -> None:
         """Top latents, cosines and scatters, one target after another."""

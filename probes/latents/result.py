@@ -15,7 +15,7 @@ from graticule.hooks.messages import UnknownNameError
 from graticule.hooks.result import Part, headed
 from graticule.hooks.saved import SavedResult
 from graticule.probes.core.inputs import Predicted
-from graticule.probes.core.verdict import STRUCTURE
+from graticule.probes.core.verdict import STRUCTURE, score_unit
 from graticule.probes.scores.metrics import count_of, number_text, signed, with_interval
 from graticule.probes.scores.significance import benjamini_hochberg
 
@@ -83,7 +83,7 @@ class LatentFindings(SavedResult):
     ks: tuple[int, ...]
     """How many latents were tried."""
     chosen_sae: str
-    """The SAE whose largest k has the best out-of-fold R² on training rows."""
+    """The SAE whose largest k has the best out-of-fold R² (of classes, of 0 and 1) on training rows."""
     saes: pd.DataFrame
     """One row per SAE: `sae`, `point`, `layer`, `architecture`, `d_sae`, `l0`, `alive` (share of latents
     active on any row), `explained_variance` (on test rows)."""
@@ -119,6 +119,11 @@ class LatentFindings(SavedResult):
         names = self.saes["sae"]
         saes = names.iloc[0] if len(names) == 1 else f"{len(names)} SAEs"
         return f"Latents of {saes} on {self.model}, {self.table}"
+
+    @property
+    def unit(self) -> str:
+        """What scores and gains are in, that of the findings' verdict: `R²`, or `bits`."""
+        return score_unit(self.provenance.get("judged_in", "r2"))
 
     def predictor(self, name: str, k: int | None = None, sae: str | None = None) -> Mapping[str, Any]:
         """One row of `predictors`; of the chosen SAE unless another is named.
@@ -183,23 +188,22 @@ class LatentFindings(SavedResult):
         rest = [(name, self.predictor(name)) for name in (ALL, RECONSTRUCTION, ERROR)]
         why = count_of(len(self.y), "test row")
         lines = [
-            f"{few['words']}: {_count(there)} of {self.chosen_sae}{fewer} {_gain(few, why)}; "
-            f"the dense probe {_gain(dense, why)}",
+            f"{few['words']}: {_count(there)} of {self.chosen_sae}{fewer} {_gain(few, why, self.unit)}; "
+            f"the dense probe {_gain(dense, why, self.unit)}",
             f"at {sae['point']}: {int(sae['d_sae']):,} latents, {sae['l0']:.1f} active a row, "
             f"{sae['explained_variance']:.3f} of the variance reconstructed{among}",
-            "; ".join(f"{name} {_gain(row, why)}, {row['words']}" for name, row in rest),
+            "; ".join(f"{name} {_gain(row, why, self.unit)}, {row['words']}" for name, row in rest),
         ]
         present = set(self.predictors["arm"])
         for k in self.ks:
             chosen, other, random = (self.predictor(a, k) for a in (LATENTS, COORDINATES, RANDOM))
+            beside = f"as many coordinates {number_text(other['score'])}, random latents "
+            beside += number_text(random["score"]) + (self._untrained(k) if UNTRAINED in present else "")
             lines.append(
-                f"{_count(k)}: R² {number_text(chosen['score'])}, gain {signed(chosen['gain'], why)}, "
-                f"{chosen['words']} (as many coordinates R² {number_text(other['score'])}, random latents "
-                f"{number_text(random['score'])}{self._untrained(k) if UNTRAINED in present else ''})"
+                f"{_count(k)}: {self.unit} {number_text(chosen['score'])}, gain "
+                f"{signed(chosen['gain'], why)}, {chosen['words']} ({beside})"
             )
         lines += self._counted()
-        if self.provenance.get("judged_in") == "bits":
-            lines.append("all of this is by R² of 0 and 1, where the findings' own verdict is in bits")
         best = [line for target in self.target_names for line in self._best(target)]
         return "\n".join(
             lines + (best if len(best) <= 6 else [*best[:5], f"… and {len(best) - 5} targets more"])
@@ -241,12 +245,14 @@ class LatentFindings(SavedResult):
         ]
 
     def figures(self) -> dict[str, Figure]:
-        """Gains, R² by k, the best latent against the target, decoder cosines against chance."""
+        """Gains, scores by k, the best latent against the target, decoder cosines against chance."""
         from graticule.probes.plots.latents import arms_figure, cosine_figure, count_figure, latent_figure
 
         out = {
-            "What each predictor adds to the surface on test rows": arms_figure(self.predictors),
-            "Test R² by the number of latents": count_figure(self._of_chosen(self.predictors)),
+            "What each predictor adds to the surface on test rows": arms_figure(self.predictors, self.unit),
+            f"Test {self.unit} by the number of latents": count_figure(
+                self._of_chosen(self.predictors), self.unit
+            ),
         }
         for target, unit in list(zip(self.target_names, self.units, strict=True))[:4]:
             if len(rows := self._of_chosen(self.scatter, target)):
@@ -264,9 +270,10 @@ class LatentFindings(SavedResult):
         top = self._of_chosen(self.top)
         several = predictors["sae"].nunique() > 1
         headings = {k: v for k, v in _PREDICTORS.items() if k in predictors and (several or k != "sae")}
+        in_unit = {"score": f"test {self.unit}"} if self.unit != "R²" else {}
         top_headings = {k: v for k, v in _TOP.items() if k in top}
         return {
-            "Every predictor against the same surface": headed(predictors, headings),
+            "Every predictor against the same surface": headed(predictors, headings | in_unit),
             "Latents chosen on training rows, scored on test rows": headed(top, top_headings),
             "The SAEs": headed(self.saes, _SAES),
         }
@@ -280,6 +287,6 @@ def _count(k: int) -> str:
     return "1 latent" if k == 1 else f"{k} latents"
 
 
-def _gain(line: Mapping[str, Any], why: str) -> str:
+def _gain(line: Mapping[str, Any], why: str, unit: str) -> str:
     gain = with_interval(line["gain"], (line["low"], line["high"]), why)
-    return f"gain {gain} (R² {number_text(line['score'])})"
+    return f"gain {gain} ({unit} {number_text(line['score'])})"

@@ -56,7 +56,7 @@ _COUNTED = {
 _UNCOUNTED = {"dense probe": "solid", "all latents": "dash", "reconstruction": "dash", "error term": "dash"}
 
 
-def arms_figure(predictors: pd.DataFrame) -> Figure:
+def arms_figure(predictors: pd.DataFrame, unit: str = "R²") -> Figure:
     """Gain of every predictor over the surface, with its interval; several SAEs in one colour each.
 
     Args:
@@ -95,7 +95,7 @@ def arms_figure(predictors: pd.DataFrame) -> Figure:
     level(fig, x=0)
     note = "Bars are 95% intervals; of random latents and untrained SAEs the range of draws."
     up = rows_axis(names[::-1], showgrid=False)
-    return style(fig, 110 + 26 * len(names), note=note, x="gain over the surface (test R²)", y=up)
+    return style(fig, 110 + 26 * len(names), note=note, x=f"gain over the surface (test {unit})", y=up)
 
 
 def _name(arm: str, k: float) -> str:
@@ -104,8 +104,8 @@ def _name(arm: str, k: float) -> str:
     return f"{int(k)} {arm if k != 1 else arm.removesuffix('s')}"
 
 
-def count_figure(predictors: pd.DataFrame) -> Figure:
-    """Test R² against k for chosen latents, chosen coordinates and random latents, beside what has no k.
+def count_figure(predictors: pd.DataFrame, unit: str = "R²") -> Figure:
+    """Test score against k for chosen latents, chosen coordinates and random latents, beside what has no k.
 
     Args:
         arms: `arm`, `k`, `score` of one SAE.
@@ -120,15 +120,18 @@ def count_figure(predictors: pd.DataFrame) -> Figure:
         rows = counted[counted["arm"] == arm].sort_values("k")
         if rows.empty:  # earlier results have no untrained SAEs
             continue
-        width, hover = 2.5 if arm == "latents" else 1.5, "k = %{x}<br>test R² %{y:.3f}<extra></extra>"
+        width, hover = (
+            2.5 if arm == "latents" else 1.5,
+            f"k = %{{x}}<br>test {unit} %{{y:.3f}}<extra></extra>",
+        )
         fig.add_trace(line_trace(rows["k"], rows["score"], name, _COLOURS[arm], width, size=7, hover=hover))
     span = [float(counted["k"].min()), float(counted["k"].max())]
     for arm, dash in _UNCOUNTED.items():
         for score in predictors["score"][predictors["arm"] == arm]:
-            name, hover = f"{arm} {score:.3f}", f"{plain(arm)}<br>test R² %{{y:.3f}}<extra></extra>"
+            name, hover = f"{arm} {score:.3f}", f"{plain(arm)}<br>test {unit} %{{y:.3f}}<extra></extra>"
             fig.add_trace(line_trace(span, [score] * 2, name, _COLOURS[arm], 1.5, dash=dash, hover=hover))
     across = log_axis(sorted(int(k) for k in counted["k"].unique()), "k (log scale)")
-    return style(fig, height=420, x=across, y={"title_text": "test R²", "rangemode": "tozero"})
+    return style(fig, height=420, x=across, y={"title_text": f"test {unit}", "rangemode": "tozero"})
 
 
 def latent_figure(

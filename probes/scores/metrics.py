@@ -226,3 +226,14 @@ def with_interval(value: float, interval: tuple[float, float], why: str, digits:
     if low != low or high != high:
         return f"{value:+.{digits}f}, its interval undefined with {why}"
     return f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+
+
+def share_below(
+    among: Float[np.ndarray, "train target"], values: Float[np.ndarray, "row target"]
+) -> Float[np.ndarray, "row target"]:
+    """The share of each column of `among` below each value, ties by half: ranks among training rows."""
+    columns = [
+        (np.searchsorted(own, given, "left") + np.searchsorted(own, given, "right")) / (2 * len(own))
+        for own, given in zip(np.sort(among, axis=0).T, values.T, strict=True)
+    ]
+    return np.stack(columns, axis=1)

@@ -64,6 +64,35 @@ class Targets:
     """Classes in the order of the columns (binary: class 0, class 1); empty for numbers."""
 
 
+RANK = "rank"
+"""The unit of a target that is its rank among the training rows."""
+
+
+def with_grades(frame: pd.DataFrame, targets: Sequence[str], units: Units) -> pd.DataFrame:
+    """A frame whose target columns are numbers in order: of categories with an order, their places in it.
+
+    Raises:
+        TableError: Units are given, which ranks do not have, or a target has no order.
+    """
+    if units is not None:
+        raise TableError(f"units={brief(units)}: ranks have none; leave units out with kind='ordinal'")
+    frame = frame.copy()
+    for column in targets:
+        values = frame[column]
+        if isinstance(values.dtype, pd.CategoricalDtype):
+            if not values.cat.ordered:
+                raise TableError(
+                    f"kind='ordinal': the categories of {column!r} have no order; give one, "
+                    f"df[{column!r}].cat.as_ordered()"
+                )
+            frame[column] = values.cat.codes.astype(float).where(values.notna())
+        elif _numbers(values) is None:
+            raise TableError(
+                f"kind='ordinal': {column!r} holds no numbers; write them, or an ordered pandas.Categorical"
+            )
+    return frame
+
+
 def read_targets(
     frame: pd.DataFrame,
     columns: Sequence[str],
@@ -103,7 +132,7 @@ def read_targets(
             raise TableError(f"kind={kind!r} takes one target column, not {len(columns)}: {list(columns)}")
         return _indicators(frame[columns[0]], columns[0], kind, bad, words or {}, positive)
     if positive is not None:
-        raise TableError(f"positive={positive!r}: the target holds numbers; two classes need kind='binary'")
+        raise TableError(f"positive={brief(positive)}: the target holds numbers; two classes need kind='binary'")
     y = np.stack([p for p in parts if p is not None], axis=1)
     for row, column in np.argwhere(~np.isfinite(y)):
         value = y[row, column]
@@ -307,11 +336,11 @@ def _with_last(labels: list[Any], positive: Any, kind: Kind, column: str) -> lis
     names = [_class_name(label) for label in labels]
     if kind != "binary":
         raise TableError(
-            f"positive={positive!r}: {column!r} has {len(labels)} classes, none of which is class 1"
+            f"positive={brief(positive)}: {column!r} has {len(labels)} classes, none of which is class 1"
         )
     if _class_name(positive) not in names:
         raise TableError(
-            f"positive={positive!r}: expected {names[0]!r} or {names[1]!r}, the classes of {column!r}"
+            f"positive={brief(positive)}: expected {names[0]!r} or {names[1]!r}, the classes of {column!r}"
         )
     return labels if names[1] == _class_name(positive) else labels[::-1]
 

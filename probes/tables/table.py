@@ -17,7 +17,7 @@ from graticule.hooks.doors import DATA, door
 from graticule.hooks.limits import check_limits
 from graticule.hooks.messages import TellsNames, visible
 from graticule.hooks.names import user_path
-from graticule.probes.scores.metrics import coordinate_columns
+from graticule.probes.scores.metrics import coordinate_columns, share_below
 from graticule.probes.tables.alike import AUTO, alike_texts
 from graticule.probes.tables.checks import (
     check_arrays,
@@ -34,6 +34,7 @@ from graticule.probes.tables.checks import (
     refuse,
 )
 from graticule.probes.tables.columns import (
+    RANK,
     Kind,
     TableError,
     Units,
@@ -43,6 +44,7 @@ from graticule.probes.tables.columns import (
     read_targets,
     read_units,
     say_alike,
+    with_grades,
 )
 from graticule.probes.tables.groups import (
     across,
@@ -116,7 +118,7 @@ class Table(TellsNames):
         on_bad: Literal["raise", "drop"] = "raise",
         test_size: float = 0.2,
         seed: int = 0,
-        kind: Kind | None = None,
+        kind: Kind | Literal["ordinal"] | None = None,
         positive: Any = None,
     ) -> None:
         """Read and check a table.
@@ -137,6 +139,8 @@ class Table(TellsNames):
             test_size: Share of test rows.
             seed: Of the split.
             kind: By default told from the target: text and booleans are classes, 0 and 1 are binary.
+                ``ordinal``, of grades, counts and numbers a few of which are far larger than the others: the
+                target is the rank among the training rows, from 0 to 1.
             positive: The value that is class 1 of two; by default the later in order: `True`, 1, `yes`.
 
         Raises:
@@ -151,8 +155,8 @@ class Table(TellsNames):
         targets, levels = column_names("target", target, labels), column_names("blocks", blocks, labels)
         if on_bad not in ("raise", "drop"):
             raise TableError(f"on_bad is {on_bad!r}: pass 'raise' or 'drop'")
-        if kind not in (None, "numeric", "binary", "categorical"):
-            raise TableError(f"kind is {kind!r}: pass 'numeric', 'binary', 'categorical' or None")
+        if kind not in (None, "numeric", "ordinal", "binary", "categorical"):
+            raise TableError(f"kind is {kind!r}: pass 'numeric', 'ordinal', 'binary', 'categorical' or None")
         literal = [c for c in (text, cluster, split, *levels) if c is not None]
         frame, default_name, shipped = read_frame(data, text=text, literal=literal)
         split = shipped if split is None else split
@@ -181,6 +185,9 @@ class Table(TellsNames):
         if len(targets) == 1 and not isinstance(data, pd.DataFrame):  # NA may be a class, and is read as none
             missing = np.flatnonzero(frame[targets[0]].isna()).tolist()
             words = words_for_missing(user_path(data), targets[0], missing) if missing else {}
+        in_ranks, kind = kind == "ordinal", None if kind == "ordinal" else kind
+        if in_ranks:
+            frame, kind = with_grades(frame, targets, units), "numeric"
         read = read_targets(frame, targets, kind, bad, words, positive)
         hint = "" if read.kind == "numeric" else read_as_missing(words.values())
         unit_of = read_units(units, targets, read.names, read.kind)
@@ -217,6 +224,8 @@ class Table(TellsNames):
                     len(pairs),
                     *pairs[0],
                 )
+        if in_ranks and not is_test.all():
+            y, unit_of = share_below(y[~is_test], y), (RANK,) * len(read.names)
         self._fill(
             name=name or default_name,
             frame=part,

@@ -13,10 +13,13 @@ from scipy.stats import ttest_1samp
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, brier_score_loss, log_loss, roc_auc_score
 
-from graticule import Activations, Findings, JudgeSettings, Table, sweep
-from graticule.probes.core.bits import bits_verdict, class_odds, row_gains
+from graticule import Activations, Findings, JudgeSettings, Table, compare, controls, erase, sweep
+from graticule.probes.causes.erase import _LAYERS as LAYERS
+from graticule.probes.core.bits import bits_verdict, class_odds, class_test_scores, row_gains
+from graticule.probes.core.class_lines import IN_R2
 from graticule.probes.core.class_scores import auroc_terms, class_scores_of, share_interval
 from graticule.probes.core.fit import Predictions, Problem
+from graticule.probes.core.inputs import predicted_rows
 from graticule.probes.core.intervals import mean_of
 from graticule.probes.core.logit_stack import entropy_bits, held_out_bits, logit_stack, row_bits, shrunk
 from graticule.probes.core.resample import wilson
@@ -293,7 +296,7 @@ def test_few_whole_numbers_are_told_with_the_way_to_classes(binary) -> None:
     _, activations, frame, beside = binary
     table = Table(frame.assign(k=np.arange(240) % 4), text="name", target="k")
     text = sweep(activations, table, baselines=beside).summary()
-    assert "k was read as 4 whole numbers and judged by R²; classes, judged in bits, need kind=" in text
+    assert "k: 4 whole numbers, 0 to 3, are taken as numbers and judged by R²; kind='ordinal'" in text
     table = Table(frame.assign(k=np.arange(240) % 2), text="name", target="k")
     text = sweep(activations, table, baselines=beside).summary()
     assert "k: 0 and 1 are no and yes" in text and "kind='numeric' judges them as numbers" in text
@@ -306,3 +309,32 @@ def test_settings_of_before_are_of_r2() -> None:
     assert JudgeSettings.from_json({**saved, "min_gain": None, "score": "bits"}) == bits
     with pytest.raises(ValueError, match="score='brier'"):
         JudgeSettings(score="brier")  # type: ignore[arg-type]
+
+
+def test_what_goes_on_from_findings_in_bits_speaks_bits(binary) -> None:
+    findings = binary[0]
+    problem, beside = findings.problem, findings.baseline_predictions
+    compared = compare(findings, findings.at("block_0"))
+    ours = class_test_scores(problem, findings.predictions_at())["bits"]
+    theirs = class_test_scores(problem, beside["block_0"])["bits"]
+    assert compared.metric == "bits" and ": bits +" in compared.summary().splitlines()[0]
+    assert (compared.score_a, compared.score_b) == pytest.approx((ours, theirs))
+    assert compared.difference == pytest.approx(ours - theirs)
+    assert compared.by_target["difference"].tolist() == pytest.approx([compared.difference])
+    erased = erase(findings, progress=False)
+    assert erased.metric == "bits" and erased.min_gain == pytest.approx(findings.verdict.min_gain)
+    assert "bits" in erased.summary() and any("(bits)" in c for c in erased.tables()[LAYERS])
+    assert IN_R2 in controls(findings, seeds=1, progress=False).summary()
+
+
+def test_classes_are_compared_one_by_one_in_bits() -> None:
+    rng = np.random.default_rng(4)
+    y = np.eye(3)[np.arange(90) % 3]
+    one, other = (y + s * rng.normal(size=y.shape) for s in (0.5, 1.0))
+    rows = np.arange(90)
+    problem = Problem(rows, y, rows >= 60, rows, ("a", "b", "c"))
+    given = [predicted_rows(n, problem, (None,) * 3, p[60:], p[:60]) for n, p in (("1", one), ("2", other))]
+    compared = compare(*given)
+    assert compared.metric == "bits" and compared.label == "the first is better"
+    shares = problem.y[60:].mean(axis=0)
+    assert compared.by_target["difference"] @ shares == pytest.approx(compared.difference)

@@ -285,11 +285,12 @@ def test_classes(world, kind):
     table = Table(frame, text="text", target="label", split="is_test", name="labels")
     acts = world.activations.select(points=POINT)
     findings = sweep(acts, table, baselines=world.baselines, progress=False)
-    found = latents(findings, hand_made(world), ks=(2,), progress=False)
+    found = latents(findings, hand_made(world), ks=(2,), n_untrained=24, progress=False)
     two, untrained = found.predictor(LATENTS, 2), found.predictor(UNTRAINED, 2)
     assert two["low"] > 0 and two["gain"] > untrained["gain"]
     assert two["words"] == (STRUCTURE if two["p"] < LEVEL else NOT_OF_THE_SAE)
     assert kind == "categorical" or two["words"] == STRUCTURE
+    assert found.unit == "bits" and "R²" not in found.summary().splitlines()[0]
     best = found.top.iloc[0]
     test = table.is_test
     activation = encode(acts, hand_made(world)).values[:, [int(best["latent"])]].toarray()[test, 0]
