@@ -160,12 +160,15 @@ def compare(
             "p": each.p(),
         }
     )
-    in_bits = first.bits is not None and second.bits is not None
+    ours, theirs = mean(scores[0]), mean(scores[1])
+    metric = "r2"
+    if first.bits is not None and second.bits is not None:
+        ours, theirs, metric = float(first.bits.mean()), float(second.bits.mean()), "bits"
     return Comparison(
         a=first.name,
         b=second.name,
-        score_a=float(first.bits.mean()) if in_bits else mean(scores[0]),
-        score_b=float(second.bits.mean()) if in_bits else mean(scores[1]),
+        score_a=ours,
+        score_b=theirs,
         difference=float(whole.value),
         ci95=ci95,
         p=float(whole.p()),
@@ -173,7 +176,7 @@ def compare(
         by_target=table.assign(p_holm=holm(table["p"].to_numpy(np.float64))),
         rows=len(first.y),
         clusters=len(np.unique(clusters)),
-        metric="bits" if in_bits else "r2",
+        metric=metric,
         provenance={
             "inputs": contents_digest([first.target_names, first.source, first.y]),
             "draws": n_bootstrap,

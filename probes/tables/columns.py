@@ -132,7 +132,9 @@ def read_targets(
             raise TableError(f"kind={kind!r} takes one target column, not {len(columns)}: {list(columns)}")
         return _indicators(frame[columns[0]], columns[0], kind, bad, words or {}, positive)
     if positive is not None:
-        raise TableError(f"positive={brief(positive)}: the target holds numbers; two classes need kind='binary'")
+        raise TableError(
+            f"positive={brief(positive)}: the target holds numbers; two classes need kind='binary'"
+        )
     y = np.stack([p for p in parts if p is not None], axis=1)
     for row, column in np.argwhere(~np.isfinite(y)):
         value = y[row, column]
