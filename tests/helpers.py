@@ -140,3 +140,7 @@ def misread_axes(figure) -> list[str]:
             if any(isinstance(v, str) for level in levels for v in level) and "category" not in str(kind):
                 found.append(f"{axis}: {values[:3]}")
     return found
+
+
+SINCE = {"carried", "cross_fitted", "family", "monitor", "retest"}
+"""Kinds of results that 0.1 did not have."""

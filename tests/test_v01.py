@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from helpers import SINCE
 
 from graticule import Activations, RidgeProbe, Store
 from graticule.results import RESULTS, load_result
@@ -45,10 +46,6 @@ def check(value: Any, expected: Any, what: str) -> None:
         assert value is None or not np.isfinite(value), what
     else:
         assert value == (pytest.approx(expected) if isinstance(expected, float) else expected), what
-
-
-SINCE = {"carried", "cross_fitted", "family", "monitor", "retest"}
-"""Kinds that 0.1 did not have."""
 
 
 def test_there_is_one_of_every_kind(folders):

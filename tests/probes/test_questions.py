@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from helpers import SINCE
 
 from graticule import (
     Activations,
@@ -53,7 +54,7 @@ def _name_in(value) -> list:
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", sorted(RESULTS.keys() - SAVED_BY_ITSELF))
+@pytest.mark.parametrize("kind", sorted(RESULTS.keys() - SAVED_BY_ITSELF - SINCE))
 def test_settings_of_every_kind(folders, tmp_path, kind) -> None:
     """Whatever a provenance says was asked, in a folder of 0.1 of every kind; another judgement is none."""
     one = load_result(folders / kind)
