@@ -105,10 +105,11 @@ def _boosted(
     parts = [(fold != k, fold == k) for k in np.unique(fold)]
     parts = [part for part in parts if part[0].any()]  # a single cluster leaves no other rows to learn from
     models: list[Any] = [None] * len(parts)
+    looks: dict[int, np.ndarray] = {}
     for count in range(STEP, most + 1, STEP):
-        if count % _AT_ONCE == STEP:
+        if count not in looks:
             grown = min(count + _AT_ONCE - STEP, most)
-            looks: dict[int, np.ndarray] = {at: mean.copy() for at in range(count, grown + 1, STEP)}
+            looks = {at: mean.copy() for at in range(count, grown + 1, STEP)}
             for i, (inside, outside) in enumerate(parts):
                 models[i] = _fitted(X[inside], y[inside], grown, rate, seed, models[i])
                 for at, values in enumerate(models[i].staged_predict(X[outside]), 1):
