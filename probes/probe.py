@@ -202,6 +202,7 @@ def asked_of(table: Table) -> dict[str, Any]:
         "units": table.units,
         "classes": table.classes,
         "columns": {str(name): frame_digest(table.frame[[name]]) for name in table.frame},
+        **({"confounds": tuple(table.confounds)} if table.confounds else {}),
     }
 
 

@@ -30,6 +30,7 @@ from graticule.hooks.result import Part, captured_as
 from graticule.hooks.rows import PointKey, Rows
 from graticule.hooks.saved import SavedResult
 from graticule.probes.core.class_scores import ClassScores
+from graticule.probes.core.confounding import Confounder
 from graticule.probes.core.findings_display import (
     power_figures,
     scores_by_layer,
@@ -149,6 +150,10 @@ class Findings(SavedResult):
     """Of classes, the probe as a classifier on test rows; None for numbers, in R², and in older findings."""
     retest: str | None = None
     """What `retest` says of other splits, in one line; None where it was not asked."""
+    confounders: tuple[Confounder, ...] = ()
+    """The table's confounders, and built-in ones that reach most of what the probe reaches by themselves."""
+    residualised: Verdict | None = None
+    """The verdict in R² on the target less what the table's confounders predict; None without any."""
     swept: SweepInputs | None = field(default=None, repr=False, compare=False, metadata={"saved": False})
     """The activations, table and baselines; not saved, see `with_inputs`."""
 
@@ -401,6 +406,8 @@ class Findings(SavedResult):
                 "settings": self.settings,
                 "gates": self.gates,
                 **({} if self.retest is None else {"retest": self.retest}),
+                **({"confounders": self.confounders} if self.confounders else {}),
+                **({} if self.residualised is None else {"residualised": self.residualised}),
                 "provenance": self.provenance,
             }
         )

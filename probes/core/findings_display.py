@@ -25,6 +25,8 @@ ON_TRUST = "baselines_on_trust"
 """In the provenance where the activations say of no model, and baselines of a model stand against them."""
 _CAPTION_LAYERS = "Every layer; test scores of layers that were not chosen are exploratory"
 _CAPTION_BASELINES = "The baselines, each with its layer and strength chosen on training rows"
+_CAPTION_CONFOUNDERS = "Confounders: by themselves, and the gain among rows alike in them"
+_CAPTION_BALANCE = "Confounders by class: shares of the class's rows, means, or correlation with a number"
 _CAPTION_WORST = "Test rows that the probe gets most wrong"
 
 
@@ -42,6 +44,7 @@ def summary_lines(findings: Findings) -> list[str]:
         *part_of_table(findings),
         *rest,
         *carried(findings),
+        *_confounders(findings),
         *_detection(findings),
         *([] if findings.retest is None else [findings.retest]),
         *_against_itself(findings),
@@ -79,6 +82,24 @@ def carried(findings: Findings) -> list[str]:
     if adds[name] < 0.01:
         return [f"no member of the surface carries it by itself, {name} most ({figures})"]
     return [f"the surface is carried by {name} ({figures})"]
+
+
+def _confounders(findings: Findings) -> list[str]:
+    """What is left of the gain among rows alike in a confounder, and of the target without them all."""
+    unit, lines = score_unit(findings.verdict.metric), list[str]()
+    declared = [line for line in findings.confounders if line.declared]
+    for line in declared:
+        why = f"{count_of(line.rows, 'test row')} in levels of several"
+        gain = with_interval(line.gain, (line.low, line.high), why)
+        lines.append(
+            f"within {count_of(line.levels, 'level')} of {line.name}: gain {gain} {unit}; {line.name} alone "
+            f"{number_text(line.alone)} out of fold, the probe {number_text(line.probe)}"
+        )
+    if (rest := findings.residualised) is not None:
+        gain = with_interval(rest.gain, rest.ci95, count_of_test_rows(findings))
+        names = ", ".join(line.name for line in declared)
+        lines.append(f"of the target less what {names} predict{'s' * (len(declared) == 1)}: gain {gain} R²")
+    return lines
 
 
 def _against_itself(findings: Findings) -> list[str]:
@@ -258,6 +279,32 @@ def _in_bits(findings: Findings, line: Mapping[str, Any]) -> dict[str, float]:
     return {"test bits": line["test"]["bits"], "validation bits": line["validation_bits"]}
 
 
+def _confounder_tables(findings: Findings) -> dict[str, pd.DataFrame]:
+    """Caption → table, where there are confounders: the gain beside each, and how each is shared out."""
+    if not findings.confounders:
+        return {}
+    gains = [
+        {
+            "confounder": line.name,
+            "in the surface": "yes" if line.declared else "no",
+            "alone, out of fold": line.alone,
+            "the probe": line.probe,
+            "gain within levels": line.gain,
+            "low": line.low,
+            "high": line.high,
+            "levels": line.levels,
+            "test rows": line.rows,
+        }
+        for line in findings.confounders
+    ]
+    balance = [
+        {"confounder": line.name, "level": level, **by_class}
+        for line in findings.confounders
+        for level, by_class in line.balance.items()
+    ]
+    return {_CAPTION_CONFOUNDERS: pd.DataFrame(gains), _CAPTION_BALANCE: pd.DataFrame(balance)}
+
+
 def tables_of(findings: Findings) -> dict[str, pd.DataFrame]:
     """Caption → table: baselines, the rows that are most wrong, layers."""
     from graticule.probes.plots.style import label
@@ -277,6 +324,7 @@ def tables_of(findings: Findings) -> dict[str, pd.DataFrame]:
     worst = worst_rows(findings)
     return {
         _CAPTION_BASELINES: pd.DataFrame(rows),
+        **_confounder_tables(findings),
         **({_CAPTION_WORST: worst} if len(worst) else {}),
         _CAPTION_LAYERS: layer_table(findings),
     }

@@ -24,6 +24,7 @@ from graticule.probes.core.verdict import JudgeSettings
 from graticule.probes.linear.ridge import RidgeProbe
 from graticule.probes.scores.metrics import mean_r2
 from graticule.probes.surface.baselines import Baselines, text_digest
+from graticule.probes.surface.confounds import CONFOUNDS
 from graticule.probes.surface.fitted import served_by
 from graticule.probes.surface.strings import STRINGS, TFIDF
 from graticule.probes.tables.groups import dense_codes
@@ -236,7 +237,7 @@ def _check_baselines(findings: Findings, baselines: Baselines, table: Table) -> 
     judged = set(findings.baseline_predictions)
     # findings that were saved before there were others have TF-IDF alone
     strings = {TFIDF} | (judged & {*STRINGS}) if baselines.strings and table.texts is not None else set[str]()
-    given = {*strings, *baselines.features}
+    given = {*strings, *baselines.features, *([CONFOUNDS] if table.confounds else [])}
     if given != judged:
         raise ValueError(
             f"these findings were judged against {', '.join(sorted(judged)) or 'no baselines'}, given are "

@@ -21,6 +21,7 @@ from graticule.hooks.rows import Rows
 from graticule.probes.core.bits import SHARE_OF_ENTROPY, class_odds, class_test_scores
 from graticule.probes.core.choice import Choice, choose_point
 from graticule.probes.core.class_scores import ClassScores, class_scores_of
+from graticule.probes.core.confounding import confounding
 from graticule.probes.core.doubts import doubted
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.findings_display import ON_TRUST
@@ -118,7 +119,7 @@ def sweep(
     judged_by = _settings(JudgeSettings(strengths, min_gain, n_bootstrap, seed), score, table, problem)
     fits = fit_points(activations, problem, alphas=alphas, progress=progress)
     fits = with_bits(fits, problem, judged_by)
-    fitted = None if surface_of is None else _fitted_before(surface_of, baselines, problem, judged_by)
+    fitted = None if surface_of is None else _fitted_before(surface_of, baselines, table, problem, judged_by)
     predictions, rows = fitted or fit_baselines(baselines, activations, table, problem, judged_by, progress)
     inputs = SweepInputs(activations, table, baselines, problem, predictions, judged_by)
     choice = choose_point(fits, predictions, problem, inputs.model_baselines, judged_by.score)
@@ -132,6 +133,8 @@ def sweep(
         checks[f"{twin} in the probe's place"] = inputs.judge(predictions[twin], [twin], width=width)
     rows["shuffled"] = fit_shuffled(inputs, best)
     result, gates = doubted(result, checks, best, fits, inputs, rows)
+    beside = confounding(result, gates, best, inputs)
+    result, gates = beside.verdict, beside.gates
     return Findings(
         model=_model_name(activations),
         table=table.name,
@@ -159,6 +162,8 @@ def sweep(
         settings=judged_by,
         class_scores=_class_scores(inputs, best),
         gates=gates,
+        confounders=beside.lines,
+        residualised=beside.rest,
         swept=replace(inputs, gates=gates),
     )
 
@@ -198,15 +203,17 @@ def _by_tokens(activations: Rows, baselines: Baselines, table: Table, pairing: s
 
 
 def _fitted_before(
-    findings: Findings, baselines: Baselines, problem: Problem, settings: JudgeSettings
+    findings: Findings, baselines: Baselines, table: Table, problem: Problem, settings: JudgeSettings
 ) -> tuple[dict[str, Predictions], dict[str, dict[str, Any]]] | None:
-    """The fitted baselines of other findings, if rows, clusters and strengths are the same."""
+    """The fitted baselines of other findings, if rows, clusters, confounders and strengths are the same."""
     swept = findings.swept
     if swept is None or swept.baselines is not baselines:
         return None
     if (swept.alphas, swept.settings.score) != (settings.alphas, settings.score):
         return None
     before = swept.problem
+    if not _same_frames(swept.table.confounds, table.confounds):
+        return None
     same = all(
         np.array_equal(getattr(before, part), getattr(problem, part))
         for part in ("source", "y", "is_test", "clusters")
@@ -215,6 +222,10 @@ def _fitted_before(
     if not same or not set(predictions) <= set(findings.baselines):
         return None
     return dict(predictions), {name: dict(findings.baselines[name]) for name in predictions}
+
+
+def _same_frames(first: Mapping[str, pd.DataFrame], second: Mapping[str, pd.DataFrame]) -> bool:
+    return first.keys() == second.keys() and all(first[name].equals(second[name]) for name in first)
 
 
 def _check_baselines(baselines: Baselines, table: Table) -> None:

@@ -16,6 +16,7 @@ from graticule.probes.core.findings import Findings
 from graticule.probes.core.inputs import SweepInputs
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.surface.fitted import served_by
+from graticule.probes.tables.confounders import joined_frames
 from graticule.probes.tables.groups import dense_codes, plain_form
 from graticule.probes.tables.table import Table
 
@@ -112,6 +113,11 @@ _Parts = tuple[tuple[SweepInputs, np.ndarray], tuple[SweepInputs, np.ndarray]]
 def _table(a: Findings, b: Findings, parts: _Parts) -> Table:
     (ours, train), (theirs, rows) = parts
     first, second = ours.table, theirs.table
+    if lacking := [name for name in first.confounds if name not in second.confounds]:
+        raise ValueError(
+            f"judge_on: {a.table!r} has the confounder {lacking[0]!r}, which {b.table!r} lacks: make that "
+            f"with confounds={list(first.confounds)}"
+        )
     y = np.concatenate([ours.problem.y[train], matched_target(a, b)[rows]])
     texts = None
     if first.texts is not None and second.texts is not None:
@@ -129,6 +135,9 @@ def _table(a: Findings, b: Findings, parts: _Parts) -> Table:
         is_test=np.repeat([False, True], [len(train), len(rows)]),
         clusters=dense_codes(clusters),
         blocks={},
+        confounds=joined_frames(
+            [(first.confounds, ours.problem.source[train]), (second.confounds, theirs.problem.source[rows])]
+        ),
         origin="one table learned from, the other scored",
     )
 

@@ -22,6 +22,7 @@ from graticule.probes.core.resample import cluster_sums
 from graticule.probes.core.verdict import JudgeSettings
 from graticule.probes.scores.metrics import mean_r2, score
 from graticule.probes.surface.baselines import Baselines
+from graticule.probes.surface.confounds import CONFOUNDS, fit_confounds
 from graticule.probes.surface.strings import StringReader, fit_strings
 from graticule.probes.tables.table import Table
 
@@ -40,6 +41,8 @@ def fit_baselines(
     y_test = problem.y[problem.test]
     if baselines.strings and table.texts is not None:
         predictions, lines = fit_strings(StringReader.of(table, problem, baselines.tokens), progress)
+    if table.confounds:
+        predictions[CONFOUNDS], lines[CONFOUNDS] = fit_confounds(table.confounds, problem)
     for name, feature in baselines.features.items():
         rows = served_by(feature, activations, problem.source)
         fits = fit_points(feature, problem, rows, alphas=settings.alphas, desc=name, progress=progress)

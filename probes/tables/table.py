@@ -46,6 +46,7 @@ from graticule.probes.tables.columns import (
     say_alike,
     with_grades,
 )
+from graticule.probes.tables.confounders import confounder_frames
 from graticule.probes.tables.groups import (
     across,
     dense_codes,
@@ -95,6 +96,9 @@ class Table(TellsNames):
     """Cluster of each row: 0, 1, 2, … in order of appearance."""
     blocks: dict[str, pd.Series]
     """Levels of the target (country, century): for maps, scores within blocks and hold-outs."""
+    confounds: dict[str, pd.DataFrame]
+    """What could tell the target without the concept: it stands in the surface. Columns of each, the first of
+    which stands for it."""
     dropped: pd.DataFrame
     """Rows left out: ``row`` (where it stood in the data), ``reason``."""
     split_note: str
@@ -120,6 +124,7 @@ class Table(TellsNames):
         seed: int = 0,
         kind: Kind | Literal["ordinal"] | None = None,
         positive: Any = None,
+        confounds: Hashable | Sequence[Hashable] | pd.Index = (),
     ) -> None:
         """Read and check a table.
 
@@ -142,6 +147,9 @@ class Table(TellsNames):
                 ``ordinal``, of grades, counts and numbers a few of which are far larger than the others: the
                 target is the rank among the training rows, from 0 to 1.
             positive: The value that is class 1 of two; by default the later in order: `True`, 1, `yes`.
+            confounds: What could tell the target without the concept: columns, or what a text shows,
+                `length`, `case`, `digits`, `punctuation`, `script`, `template` and `position` (in the table).
+                The verdict then is over a surface that knows them.
 
         Raises:
             ColumnError: A column is not there (a KeyError).
@@ -153,6 +161,7 @@ class Table(TellsNames):
         text = column_name("text", text, labels)
         split, cluster = column_name("split", split, labels), column_name("cluster", cluster, labels)
         targets, levels = column_names("target", target, labels), column_names("blocks", blocks, labels)
+        beside = list(dict.fromkeys(column_names("confounds", confounds, labels)))
         if on_bad not in ("raise", "drop"):
             raise TableError(f"on_bad is {on_bad!r}: pass 'raise' or 'drop'")
         if kind not in (None, "numeric", "ordinal", "binary", "categorical"):
@@ -239,6 +248,7 @@ class Table(TellsNames):
             is_test=is_test,
             clusters=clusters,
             blocks={c: part[c] for c in levels},
+            confounds=confounder_frames(beside, part, texts, usable / max(1, len(frame) - 1), targets),
             dropped=pd.DataFrame({"row": sorted(bad), "reason": [bad[r] for r in sorted(bad)]}),
             origin=origin + together,
         )
@@ -274,8 +284,8 @@ class Table(TellsNames):
     ) -> Table:
         """A table of arrays with one entry per row; ``y`` is [row] or [row, target].
 
-        ``settings`` are ``units``, ``on_bad``, ``test_size``, ``seed``, ``kind`` and ``positive`` of the
-        constructor.
+        ``settings`` are ``units``, ``on_bad``, ``test_size``, ``seed``, ``kind``, ``positive`` and
+        ``confounds`` (blocks, or what a text shows) of the constructor.
 
         Raises:
             TableError: Lengths differ, besides what the constructor raises.
@@ -321,6 +331,7 @@ class Table(TellsNames):
             is_test=self.is_test[index],
             clusters=dense_codes(self.clusters[index]),
             blocks={c: s.iloc[index].reset_index(drop=True) for c, s in self.blocks.items()},
+            confounds={c: d.iloc[index].reset_index(drop=True) for c, d in self.confounds.items()},
         )
 
     def head(self, n: int, seed: int = 0) -> Table:
@@ -422,12 +433,14 @@ class Table(TellsNames):
 
     @property
     def digest(self) -> str:
-        """sha256 over texts, targets, split and clusters."""
+        """sha256 over texts, targets, split, clusters and confounders."""
         digest = hashlib.sha256()
         for text in self.texts or ():
             digest.update(str(len(text)).encode() + b":" + text.encode("utf-8", "surrogatepass"))
         for array in (self.y, self.is_test, self.clusters):
             digest.update(f"{array.dtype.str}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+        for name, columns in self.confounds.items():
+            digest.update(f"{name}\0{columns.to_csv()}".encode("utf-8", "surrogatepass"))
         return digest.hexdigest()
 
     def describe(self) -> pd.DataFrame:
@@ -442,6 +455,7 @@ class Table(TellsNames):
             "texts shared by several rows": self.duplicate_texts,
             "… with different targets": self.conflicting_texts,
             "blocks": ", ".join(f"{c} ({s.nunique()})" for c, s in self.blocks.items()),
+            **({"confounders": ", ".join(self.confounds)} if self.confounds else {}),
             "rows dropped": len(self.dropped),
             "digest": self.digest[:12],
         }
@@ -451,7 +465,7 @@ class Table(TellsNames):
     def derived(self, **changes: Any) -> Table:
         """A table with some fields replaced, unchecked; `origin` is where its split comes from."""
         fields = ("name", "frame", "source_rows", "texts", "target_names", "units", "kind", "classes", "y",
-                  "is_test", "clusters", "blocks", "dropped")  # fmt: skip
+                  "is_test", "clusters", "blocks", "confounds", "dropped")  # fmt: skip
         own = {field: getattr(self, field) for field in fields}
         out = object.__new__(type(self))
         out._fill(**{**own, "origin": self.split_note.split(":")[0], **changes})

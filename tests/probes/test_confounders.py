@@ -1,0 +1,208 @@
+"""Confounders: in the surface, within their levels, out of the target, by class, and those nobody named."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.linear_model import LinearRegression
+from sklearn.metrics import r2_score
+
+from graticule import Activations, Findings, Table, cross_fit, judge_on, sweep
+from graticule.probes.core.labels import STRUCTURE
+from graticule.probes.probe import asked_of
+from graticule.probes.surface.baselines import Baselines, text_digest
+from graticule.probes.surface.confounds import CONFOUNDS
+from graticule.probes.tables.confounders import built_in
+
+POINT = "blocks.0.hook_resid_post"
+MIXING = np.random.default_rng(7).normal(size=(8, 20))
+
+
+def findings(
+    seed: int = 0,
+    concept: float = 0.0,
+    kind: str = "binary",
+    name: str = "first",
+    texts: Any = None,
+    **how: Any,
+) -> Findings:
+    """400 rows whose target follows the source, which activations hold and no baseline does."""
+    rng = np.random.default_rng(seed)
+    n = 400
+    source = rng.choice([-1.0, 1.0], n)
+    hidden = rng.normal(size=n)
+    value = source + concept * hidden + 0.6 * rng.normal(size=n)
+    frame = pd.DataFrame({
+        "y": np.where(value > 0, "yes", "no") if kind == "binary" else value,
+        "source": np.where(source > 0, "web", "book"),
+        "size": source + 0.1 * rng.normal(size=n),
+    })  # fmt: skip
+    if texts is not None:
+        frame["text"] = [texts(i, one, rng) for i, one in enumerate(source)]
+    table = Table(frame, target="y", text=None if texts is None else "text", name=name, **how)
+    rows = np.column_stack([source, hidden, rng.normal(size=(n, 6))]) @ MIXING + 0.5 * rng.normal(
+        size=(n, 20)
+    )
+    activations = Activations.from_tensors({POINT: rows.astype(np.float32)})
+    if texts is not None:
+        activations = activations.with_texts(table.texts)
+    blind = {"mean_embedding": Activations.from_tensors({"hook_embed": rng.normal(size=(n, 4))})}
+    return sweep(activations, table, baselines=Baselines(text_digest(table), blind, False), progress=False)
+
+
+@pytest.mark.parametrize("kind", ["binary", "numeric"])
+@pytest.mark.parametrize("named", ["source", "size"])
+def test_what_the_source_tells_is_no_structure_once_it_is_declared(kind: str, named: str) -> None:
+    assert findings(kind=kind).verdict.label == STRUCTURE
+    of_source = findings(kind=kind, confounds=named)
+    assert of_source.verdict.label != STRUCTURE
+    (line,) = of_source.confounders
+    assert line.declared and line.reaches and line.low <= 0.02
+    assert any(f"{named} alone reaches" in warning for warning in of_source.verdict.warnings)
+    assert of_source.residualised is not None and of_source.residualised.label != STRUCTURE
+
+
+@pytest.mark.parametrize("kind", ["binary", "numeric"])
+def test_a_concept_beside_the_source_is_structure_still(kind: str, tmp_path) -> None:
+    both = findings(kind=kind, concept=1.0, confounds=["source", "size"])
+    assert both.verdict.label == STRUCTURE
+    assert [line.name for line in both.confounders] == ["source", "size"]
+    assert all(line.low > 0 and not line.reaches for line in both.confounders)
+    both.save(tmp_path / "findings")
+    again = Findings.load(tmp_path / "findings")
+    assert again.confounders == both.confounders and again.residualised == both.residualised
+    assert again.summary() == both.summary() and "within 2 levels of source: gain" in again.summary()
+    swept = both.inputs
+    whole = again.with_inputs(swept.activations, swept.table, swept.baselines)
+    assert whole.inputs.judge(both.predictions_at()).gain == both.verdict.gain
+    bare = swept.table.derived(confounds={})
+    with pytest.raises(ValueError, match="digests differ"):
+        again.with_inputs(swept.activations, bare, swept.baselines)
+    assert {"confounds": ("source", "size")}.items() <= asked_of(swept.table).items()
+    assert "confounds" not in asked_of(bare)
+
+
+def test_the_gain_within_levels_is_of_stacks_with_the_levels_means_taken_out() -> None:
+    both = findings(kind="numeric", concept=1.0, confounds=["source"])
+    problem, level = both.problem, both.inputs.table.frame["source"].to_numpy()
+    train, test = problem.train, problem.test
+
+    def centred(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        return (
+            pd.Series(values[:, 0]) - pd.Series(values[:, 0]).groupby(level[rows]).transform("mean")
+        ).to_numpy()
+
+    members = {**both.baseline_predictions, "probe": both.predictions_at()}
+    left = {n: (centred(p.out_of_fold, train), centred(p.test, test)) for n, p in members.items()}
+    left = {n: pair for n, pair in left.items() if pair[0] @ centred(problem.y[train], train) > 0}
+    y, y_test = centred(problem.y[train], train), centred(problem.y[test], test)
+    scores = []
+    for names in ([n for n in left if n != "probe"], list(left)):
+        X, X_test = (np.column_stack([left[n][part] for n in names]) for part in (0, 1))
+        scores.append(r2_score(y_test, LinearRegression().fit(X, y).predict(X_test)))
+    assert both.confounders[0].gain == pytest.approx(scores[1] - scores[0], abs=1e-9)
+
+
+def test_balance_is_the_share_of_every_class() -> None:
+    both = findings(confounds=["source", "size"])
+    frame = both.inputs.table.frame
+    share = (frame.groupby("y")["source"].value_counts(normalize=True)).to_dict()
+    source, size = (line.balance for line in both.confounders)
+    assert source["web"] == pytest.approx({name: share[name, "web"] for name in ("no", "yes")})
+    assert size["mean"] == pytest.approx(frame.groupby("y")["size"].mean().to_dict())
+    numbers = findings(kind="numeric", confounds=["source", "size"])
+    frame = numbers.inputs.table.frame
+    expected = np.corrcoef(frame["y"], frame["size"])[0, 1]
+    assert numbers.confounders[1].balance["correlation"]["y"] == pytest.approx(expected)
+    assert any(caption.startswith("Confounders by class") for caption in numbers.tables())
+
+
+def test_what_goes_on_from_findings_respects_confounders() -> None:
+    first = findings(confounds=["source"], concept=1.0)
+    assert CONFOUNDS in first.baseline_predictions
+    fitted = cross_fit(findings(confounds=["source"]), n_repeats=1, progress=False)
+    assert fitted.label != STRUCTURE
+    second = findings(1, confounds=["source"], name="second")
+    alone = judge_on(findings(), findings(1, name="second")).scored.iloc[0]
+    beside = judge_on(findings(confounds=["source"]), second).scored.iloc[0]
+    assert alone["label"] == "carries" and beside["label"] != "carries"
+    with pytest.raises(ValueError, match=r"'first' has the confounder 'source', which 'second' lacks"):
+        judge_on(first, findings(1, name="second"))
+
+
+TEXTS = {
+    "length": lambda i, s, rng: " ".join(rng.choice([*"abcdefghij"], 6 if s > 0 else 5)),
+    "digits": lambda i, s, rng: "".join(rng.choice([*"abcdefghij"], 5)) + ("7" if s > 0 else "k"),
+    "case": lambda i, s, rng: "".join(rng.choice([*("ABCDEFGHIJ" if s > 0 else "abcdefghij")], 5)),
+    "punctuation": lambda i, s, rng: "".join(rng.choice([*"abcdefghij"], 5)) + ("!" if s > 0 else "k"),
+    "script": lambda i, s, rng: "".join(rng.choice([*("абвгдежзий" if s > 0 else "abcdefghij")], 5)),
+    "template": lambda i, s, rng: f"the {rng.random():.3f} {'of' if s > 0 else 'in'} {rng.random():.3f}",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_built_in_confounder_is_named_without_being_asked_for(name: str) -> None:
+    undeclared = findings(texts=TEXTS[name])
+    assert name in [line.name for line in undeclared.confounders if not line.declared]
+    (warning,) = [w for w in undeclared.verdict.warnings if "what is read may be that" in w]
+    assert name in warning.split(" reaches ")[0]
+    declared = findings(texts=TEXTS[name], confounds=[name])
+    assert declared.verdict.label != STRUCTURE
+    concept = findings(texts=lambda i, s, rng: TEXTS[name](i, rng.choice([-1.0, 1.0]), rng))
+    assert not concept.confounders
+
+
+@pytest.mark.parametrize("drifts", [False, True])
+def test_the_place_in_the_table_is_named_where_the_probe_reads_it_and_not_where_rows_are_sorted(
+    drifts: bool,
+) -> None:
+    rng = np.random.default_rng(0)
+    place = np.linspace(-1, 1, 300)
+    y = place + 0.4 * rng.normal(size=300) if drifts else np.sort(rng.normal(size=300))
+    texts = ["".join(rng.choice([*"abcdefghij"], 6)) for _ in y]
+    table = Table(pd.DataFrame({"y": y, "text": texts}), text="text", target="y")
+    rows = np.column_stack([place if drifts else y, rng.normal(size=(300, 5))]) + 0.3 * rng.normal(
+        size=(300, 6)
+    )
+    activations = Activations.from_tensors({POINT: rows.astype(np.float32)}, texts=texts)
+    swept = sweep(activations, table, progress=False)
+    assert [line.name for line in swept.confounders] == ["position"] * drifts
+
+
+def test_templates_are_what_many_texts_share() -> None:
+    rng = np.random.default_rng(0)
+    nouns = ["".join(rng.choice([*"abcdefghij"], 6)) for _ in range(60)]
+    texts = [
+        f"the {a} is in {b}" if i % 2 else f"{a} and {b}?"
+        for i, (a, b) in enumerate(zip(nouns, nouns[::-1], strict=True))
+    ]
+    frame = built_in(texts, np.linspace(0, 1, 60))["template"]
+    assert set(frame["template"]) == {"the _ is in _", "_ and _"}
+    assert set(frame["begins"]) == {"the", "_"} and set(frame["ends"]) == {"_"}
+
+
+def test_what_is_no_confounder_is_refused_in_a_line() -> None:
+    frame = pd.DataFrame({"y": np.arange(20.0), "x": "same", "id": [f"n{i}" for i in range(20)]})
+    for name, message in (
+        ("y", "confounds 'y' is the target"),
+        ("x", "'x' is the same in all rows"),
+        ("id", "'id' is another word in every row"),
+        ("length", "'length' is computed from the texts"),
+        ("sorce", "no column 'sorce' in the table, which has y, x, id; computed from the texts are length"),
+    ):
+        with pytest.raises((ValueError, KeyError), match=message):
+            Table(frame, target="y", confounds=name)
+
+
+def test_missing_values_of_a_confounder_are_a_level() -> None:
+    first = findings(kind="numeric")
+    table = first.inputs.table
+    frame = table.frame.assign(source=table.frame["source"].where(table.frame.index % 7 > 0))
+    frame["size"] = frame["size"].where(frame.index % 5 > 0)
+    again = Table(frame, target="y", confounds=["source", "size"])
+    swept = sweep(first.inputs.activations, again, baselines=replace(first.inputs.baselines), progress=False)
+    assert [line.levels for line in swept.confounders] == [3, 6]
