@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -48,9 +48,34 @@ class Sample:
         return np.sort(rng.choice(candidates, self.k, replace=False))
 
 
-Pos = Named | int | slice | Sample
-"""`"last"`, `"all"`, an index (negative from the end), a slice, `Sample(k)`, or the entity inside a prompt:
-all its tokens (`"entity"`), the last one (`"entity_last"`) or their mean (`"entity_mean"`)."""
+@dataclass(frozen=True)
+class Places:
+    """Positions of every text, one by one: those that have labels (`TokenTable.pos`)."""
+
+    of_texts: tuple[tuple[int, ...], ...]
+    """Of every text, from the start of its row, BOS included."""
+
+    def __repr__(self) -> str:
+        return f"Places({sum(map(len, self.of_texts))} tokens of {len(self.of_texts)} texts)"
+
+    def of(self, lengths: Sequence[int]) -> list[np.ndarray]:
+        """The positions, for rows of such lengths.
+
+        Raises:
+            ValueError: For another number of texts.
+            IndexError: Naming the first text that is too short.
+        """
+        if len(lengths) != len(self.of_texts):
+            raise ValueError(f"pos={self!r}: there are {len(lengths)} texts; give those that it is of")
+        for text, (places, length) in enumerate(zip(self.of_texts, lengths, strict=True)):
+            if places and not 0 <= min(places) <= max(places) < length:
+                raise IndexError(f"pos={self!r}: text {text} has {length} tokens, asked for is {max(places)}")
+        return [np.array(places, dtype=np.int64) for places in self.of_texts]
+
+
+Pos = Named | int | slice | Sample | Places
+"""`"last"`, `"all"`, an index (negative from the end), a slice, `Sample(k)`, `Places`, or the entity inside a
+prompt: all its tokens (`"entity"`), the last one (`"entity_last"`) or their mean (`"entity_mean"`)."""
 
 _NAMES = ("last", "all", "entity", "entity_last", "entity_mean")
 
@@ -65,7 +90,7 @@ def check_pos(pos: Any, *more: str) -> None:
     Raises:
         ValueError: for such a `pos`.
     """
-    if isinstance(pos, Sample) or (isinstance(pos, str) and pos in _NAMES):
+    if isinstance(pos, Sample | Places) or (isinstance(pos, str) and pos in _NAMES):
         return
     if isinstance(pos, int) and not isinstance(pos, bool):
         return
@@ -82,12 +107,14 @@ def check_pos(pos: Any, *more: str) -> None:
 
 # As plain data ---------------------------------------------------------------------------------------
 def pos_to_data(pos: Pos | str) -> Any:
-    """`pos` as JSON: a name, an index, `{"slice": [start, stop, step]}`, or `{"sample": k, "seed": seed}`
-    with `"by": "tokens"`, what the draws follow."""
+    """`pos` as JSON: a name, an index, `{"slice": [start, stop, step]}`, `{"places": [[position, …], …]}`, or
+    `{"sample": k, "seed": seed}` with `"by": "tokens"`, what the draws follow."""
     if isinstance(pos, slice):
         return {"slice": [pos.start, pos.stop, pos.step]}
     if isinstance(pos, Sample):
         return {"sample": pos.k, "seed": pos.seed, "by": "tokens"}
+    if isinstance(pos, Places):
+        return {"places": [list(places) for places in pos.of_texts]}
     return pos
 
 
@@ -116,6 +143,8 @@ def _from_mapping(value: Mapping[str, Any]) -> Pos:
     if "slice" in value:
         start, stop, step = value["slice"]
         return slice(start, stop, step)
+    if "places" in value:
+        return Places(tuple(tuple(map(int, places)) for places in value["places"]))
     if value["by"] != "tokens":
         raise ValueError(value["by"])
     return Sample(int(value["sample"]), int(value["seed"]))
@@ -145,6 +174,8 @@ def select_positions(pos: Pos, rows: TokenRows, include_bos: bool | None = None)
         return [np.arange(*span) for span in rows.spans]
     if pos == "entity_last":
         return [np.array([end - 1]) for _, end in rows.spans]
+    if isinstance(pos, Places):
+        return pos.of(rows.lengths)
     within = rows.within(not isinstance(pos, Sample) if include_bos is None else include_bos)
     return [_of_text(pos, rows, text, *bounds) for text, bounds in enumerate(within)]
 

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from graticule.probes.probe import probe as probe
     from graticule.probes.surface.baselines import baselines as baselines
     from graticule.probes.tables.table import Table as Table
+    from graticule.probes.tables.tokens import token_table as token_table
     from graticule.probes.words.ambiguous import ambiguous as ambiguous
     from graticule.probes.words.languages import languages as languages
     from graticule.probes.words.words import words as words
@@ -108,6 +109,7 @@ else:
             "probes.probe": "probe",
             "probes.surface.baselines": "baselines",
             "probes.tables.table": "Table",
+            "probes.tables.tokens": "token_table",
             "probes.words.ambiguous": "ambiguous",
             "probes.words.languages": "languages",
             "probes.words.words": "words",

@@ -35,6 +35,7 @@ from graticule.probes.core.sweep import sweep
 from graticule.probes.core.verdict import R2_GAIN, Score
 from graticule.probes.surface.baselines import Baselines, baselines
 from graticule.probes.tables.table import Table
+from graticule.probes.tables.tokens import places_of
 
 _log = logging.getLogger(__name__)
 
@@ -98,11 +99,12 @@ def probe(
         FileExistsError: `out` holds something else, or another process writes there.
         ValueError: The table has no texts; and whatever the three steps raise.
     """
-    if table.texts is None:
+    if table.inputs is None:
         raise ValueError(
             f"table {table.name!r} has no texts; give text= when making it, or sweep activations"
         )
     check_pos(pos)
+    pos = places_of(table, pos)
     stored_as = dtype_named(dtype, auto=True)
     spec = CaptureSpec(
         model=model_identity(model),
@@ -129,7 +131,7 @@ def _probe(
     judging: Mapping[str, Any],
     progress: bool | None,
 ) -> Findings:
-    texts = table.texts or ()  # there are some: checked at the door
+    texts = table.inputs or ()  # there are some: checked at the door
     if folder is not None:
         check_unhooked(model, folder)
         rows = tokenize(model, list(texts), spec.prompt or "", spec.prepend_bos)
@@ -141,7 +143,7 @@ def _probe(
         whole = _with_material(saved, table, folder, judging["twins"])
         if whole is not None:
             return whole
-    _log.info("capturing %d texts at %d points", len(table), len(spec.points))
+    _log.info("capturing %d texts at %d points", len(texts), len(spec.points))
     place: dict[str, Any] = {} if folder is None else {"store": folder / "activations"}
     acts: Rows = capture(model, texts, **spec.arguments(progress=progress), **place)
     beside = baselines(
@@ -166,7 +168,13 @@ def _probe(
 
 def _with_material(findings: Findings, table: Table, folder: Path, twins: int) -> Findings | None:
     """Finished findings with what lies beside them; None, and a warning, where that is damaged."""
-    names = ("mean_embedding", "last_embedding", "block_0", *(f"twin_{i}" for i in range(twins)))
+    names = (
+        "mean_embedding",
+        "last_embedding",
+        "token_embedding",
+        "block_0",
+        *(f"twin_{i}" for i in range(twins)),
+    )
     stores = [folder / "activations", *(inside(folder / "baselines", name) for name in names)]
     damaged = [reason for store in stores if store.is_dir() and (reason := damage_of(store))]
     if not damaged:

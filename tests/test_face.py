@@ -61,6 +61,7 @@ SUBJECTS = {
     "load_saved": "path",
     "directions": "others",
     "judge_on": "others",
+    "token_table": "inputs labels",
 }
 """What a call is about, beside findings and a model: given by position too."""
 NO_PROGRESS = {
@@ -68,6 +69,7 @@ NO_PROGRESS = {
     "record": "runs nothing itself: the model's passes in its block are the user's",
     "load_model": "the libraries that read weights draw their own bars",
     "load_saved": "reads a folder",
+    "token_table": "tokenises",
     "sae_config": "makes settings",
     "push": "huggingface_hub draws its own bars",
 }

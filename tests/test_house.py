@@ -106,7 +106,7 @@ def test_hooked_transformer_is_named_in_two_places_only():
 @pytest.mark.slow
 def test_the_face():
     assert set(graticule.__all__) == {
-        *("load_model", "load_saved", "capture", "record", "Activations", "Store", "Table"),
+        *("load_model", "load_saved", "capture", "record", "Activations", "Store", "Table", "token_table"),
         *("baselines", "sweep", "probe", "Findings", "RidgeProbe", "study"),
         *("calibrate", "compare", "controls", "holdouts", "prompts", "transfer", "popularity"),
         *("judge_family", "judge_on", "cross_fit", "retest"),

@@ -73,7 +73,7 @@ class Instrument:
         own = np.arange(len(problem.y))
         ridges = {PROBE: ridge(swept.activations, findings.chosen_point, own)}
         for name, feature in swept.baselines.features.items():
-            rows = served_by(feature, swept.activations, problem.source)
+            rows = served_by(feature, swept.activations)
             ridges[name] = ridge(feature, findings.baselines[name]["point"], rows)
         strings = None
         texts = swept.table.texts

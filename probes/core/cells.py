@@ -17,6 +17,7 @@ WIDE_COLUMN = 1e4
 """A column that varies so many times as much as the median one hides the others from every strength tried."""
 ABSURD = 1e3
 """A row so many times as far from the middle as the median row leaves nothing decided."""
+_MOST_BYTES = 4 << 30
 _SAMPLE = 512
 _MOST_ROWS = 5
 _LEAST_RATIO = 5.0
@@ -77,6 +78,28 @@ def outlying(rows: PointRows) -> Outlying:
     values = rows.gather(far[:1])[0].astype(np.float64)
     column = int(np.abs(values - middle).argmax())
     return Outlying(far, by, _above(wide, WIDE_COLUMN)[0], (column, float(values[column])))
+
+
+def pulled_in(rows: PointRows, outliers: Outlying) -> Float[np.ndarray, "row width"] | None:
+    """All rows, the outlying ones moved towards the middle, to `MAX_NORM` times the median row's distance.
+
+    Args:
+        rows: of one point.
+        outliers: among them.
+
+    Returns:
+        The rows; None where they are too many to hold, or where moving rows mends nothing: of columns, and of
+        rows beyond all measure.
+    """
+    n, width = rows.shape
+    if outliers.absurd or len(outliers.columns) or n * width * 8 > _MOST_BYTES:
+        return None
+    values = rows.gather(np.arange(n)).astype(np.float64)
+    some = np.unique(np.linspace(0, n - 1, min(n, _SAMPLE)).astype(np.int64))
+    middle = np.median(values[some], axis=0)
+    far = values[outliers.rows] - middle
+    values[outliers.rows] = middle + far * (MAX_NORM / outliers.times[:, None])
+    return values
 
 
 def _typical(values: Float[np.ndarray, " some"]) -> float:

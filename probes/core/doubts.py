@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from graticule.hooks.activations import Activations
 from graticule.hooks.rows import Rows
-from graticule.probes.core.cells import Outlying, absurd_targets, outlying, outlying_said
-from graticule.probes.core.fit import PointFit, PointRows
+from graticule.probes.core.cells import Outlying, absurd_targets, outlying, outlying_said, pulled_in
+from graticule.probes.core.fit import PointFit, PointRows, fit_points
 from graticule.probes.core.gates import Gates
 from graticule.probes.core.idle import least_seen, still
 from graticule.probes.core.inputs import SweepInputs
 from graticule.probes.core.labels import AT_MEAN, NO_BETTER, NOT_DECIDED, STRUCTURE
 from graticule.probes.core.neighbours import LEAST_SHARE, WithoutNeighbours, without_neighbours
-from graticule.probes.core.verdict import Verdict
+from graticule.probes.core.verdict import R2_GAIN, Verdict
 from graticule.probes.surface.fitted import served_by
 
 _MOST_POINTS = 3
@@ -89,7 +90,8 @@ def _of_probe(
             f"the gain says nothing{cause}"
         )
     why, absurd = list[str](), list[str]()
-    if outliers.any:
+    own = np.arange(activations.n_rows)
+    if outliers.any and _hinder(outliers, activations, best.point, own, best.validation, inputs):
         effect = "leave the probe nothing but the training mean" if at_mean else "hinder the probe"
         why.append(f"outliers at {best.point} {effect}")
     if outliers.absurd:
@@ -103,6 +105,8 @@ def _of_probe(
     for place, (fit, other) in enumerate(elsewhere):
         if place < _MOST_POINTS:
             warnings += outlying_said(other, fit.point, "the probe", problem, activations)
+        if why or not _hinder(other, activations, fit.point, own, fit.validation, inputs):
+            continue
         effect = (
             "leave the probe nothing but the training mean" if fit.validation <= 0 else "hinder the probe"
         )
@@ -129,16 +133,33 @@ def _of_baselines(inputs: SweepInputs, lines: Mapping[str, Mapping[str, Any]]) -
     warnings, why, absurd = list[str](), list[str](), list[str]()
     activations, problem, beside = inputs.activations, inputs.problem, inputs.baseline_predictions
     for name, feature in inputs.baselines.features.items():
-        point, served = lines[name]["point"], served_by(feature, activations, problem.source)
+        point, served = lines[name]["point"], served_by(feature, activations)
         outliers = outlying(PointRows(feature, point, served))
         warnings += outlying_said(outliers, point, f"the baseline {name}", problem, activations)
-        if outliers.any and (lines[name]["validation"] <= 0 or still(beside[name], problem)):
+        if not outliers.any or not _hinder(
+            outliers, feature, point, served, lines[name]["validation"], inputs
+        ):
+            continue
+        if lines[name]["validation"] <= 0 or still(beside[name], problem):
             why.append(f"outliers leave the baseline {name} nothing but the training mean")
-        elif outliers.any:
+        else:
             why.append(f"outliers hinder the baseline {name}")
         if outliers.absurd:
             absurd.append(f"row {outliers.rows[0]} is beyond all measure in the baseline {name}")
     return warnings, Gates((*why, *absurd), tuple(absurd))
+
+
+def _hinder(
+    outliers: Outlying, rows: Rows, point: str, served: np.ndarray, score: float, inputs: SweepInputs
+) -> bool:
+    """Whether a ridge reads more, out of fold, where outlying rows are pulled in; presumed where that mends
+    nothing."""
+    values = pulled_in(PointRows(rows, point, served), outliers)
+    if values is None:
+        return True
+    feature = Activations.from_tensors({point: values})
+    (fit,) = fit_points(feature, inputs.problem, alphas=inputs.alphas, progress=False)
+    return fit.validation - max(score, 0.0) >= R2_GAIN
 
 
 def _at(activations: Rows, fit: PointFit) -> Outlying:
@@ -195,5 +216,5 @@ def _neighbours_said(left: WithoutNeighbours, inputs: SweepInputs) -> str:
 
 
 def _text(inputs: SweepInputs, row: int) -> str | None:
-    texts = inputs.table.texts
+    texts = inputs.table.strings
     return None if texts is None else texts[inputs.problem.source[row]]

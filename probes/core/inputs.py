@@ -27,6 +27,7 @@ from graticule.probes.tables.alike import AUTO, alike_rows, alike_texts
 from graticule.probes.tables.checks import ColumnError
 from graticule.probes.tables.groups import by_content, link_clusters, plain_form
 from graticule.probes.tables.table import Table
+from graticule.probes.tables.tokens import TokenTable
 
 Target = Table | str | Shaped[np.ndarray, "..."] | Sequence[float] | pd.Series | pd.DataFrame
 """A table, a column of `activations.rows`, or one value (or row of values) an activation row."""
@@ -50,6 +51,14 @@ def table_of(
         if split is not None or cluster is not None:
             raise ValueError("a Table brings its own split and clusters; set them there")
         source, pairing = paired_rows(activations, target)
+        if isinstance(target, TokenTable):  # rows are of its tokens, `source` counts its texts
+            labelled = source >= 0
+            return (
+                target,
+                activations if labelled.all() else activations.select(labelled),
+                source[labelled],
+                pairing,
+            )
         if not np.array_equal(source, sources(activations.rows)):
             activations = activations.with_sources(source, len(target))
         return target, activations, source, pairing
@@ -113,8 +122,7 @@ def _entries(target: Any, rows: pd.DataFrame) -> np.ndarray:
             "text='COLUMN', target='COLUMN'), or values, frame['COLUMN']"
         )
     flat = (
-        "for a label per token, [text, position], take labels[text][position] of the 'source' and 'position' "
-        "of each line of activations.rows"
+        "for a label per token, [text, position], make the table, graticule.token_table(model, texts, labels)"
     )
     try:
         values = by_place("target", target, "activation rows")
@@ -148,12 +156,15 @@ def paired_rows(activations: Rows, table: Table) -> tuple[Int[np.ndarray, " row"
         table: Whose row i is input text i.
 
     Returns:
-        Table rows, and `alignment.COMPARED` or `alignment.BY_PLACE`. They are the rows' own `source`, but
+        Table rows (−1 for tokens that a table of tokens has no label of), and `alignment.COMPARED` or
+        `alignment.BY_PLACE`. They are the rows' own `source`, but
         where rows and table were sorted or filtered alike.
 
     Raises:
         AlignmentError: They are not of the same texts, naming the first row that differs.
     """
+    if isinstance(table, TokenTable):
+        return table.paired(activations)
     return paired(activations.rows, activations.provenance, table.texts, len(table), table.name)
 
 

@@ -27,6 +27,7 @@ from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.surface.confounds import CONFOUNDS
 from graticule.probes.surface.fitted import served_by
 from graticule.probes.surface.strings import STRINGS, TFIDF
+from graticule.probes.surface.token_readers import TOKENS
 from graticule.probes.tables.groups import dense_codes
 from graticule.probes.tables.table import Table
 
@@ -168,7 +169,7 @@ def sweep_inputsof(
     if lacking := [point for point in findings.probes if point not in activations]:
         raise ValueError(f"the activations lack {', '.join(lacking[:3])}, which these findings are of")
     if baselines is None:
-        baselines = Baselines(text_digest(table), {}, table.texts is not None)
+        baselines = Baselines(text_digest(table), {}, table.strings is not None)
     else:
         baselines.check(table)
     _check_baselines(findings, baselines, table)
@@ -236,7 +237,9 @@ def _check_baselines(findings: Findings, baselines: Baselines, table: Table) -> 
         return
     judged = set(findings.baseline_predictions)
     # findings that were saved before there were others have TF-IDF alone
-    strings = {TFIDF} | (judged & {*STRINGS}) if baselines.strings and table.texts is not None else set[str]()
+    strings = set[str]()
+    if baselines.strings and table.strings is not None:
+        strings = {TFIDF} | (judged & {*STRINGS, *TOKENS})
     given = {*strings, *baselines.features, *([CONFOUNDS] if table.confounds else [])}
     if given != judged:
         raise ValueError(
@@ -340,7 +343,7 @@ def check_fitted_again(findings: Findings, baselines: Baselines, activations: Ro
                 f"with_inputs: the baseline {name} lacks {line['point']}, at which these findings read it: "
                 "give the baselines that `sweep` was given"
             )
-        rows = served_by(feature, activations, problem.source)
+        rows = served_by(feature, activations)
         one = feature.select(points=line["point"])
         fit = fit_points(one, problem, rows, alphas=[line["alpha"]], progress=False)[0]
         scale = np.maximum(problem.y.std(axis=0), 1e-12)

@@ -96,7 +96,7 @@ def sweep(
     JudgeSettings(strengths, min_gain, n_bootstrap, seed, score or "r2")  # out of range: refused at the door
     table, activations, source, pairing = table_of(activations, target, split, cluster)
     if baselines is None:
-        baselines = Baselines(text_digest(table), {}, table.texts is not None)
+        baselines = Baselines(text_digest(table), {}, table.strings is not None)
     else:
         _check_baselines(baselines, table)
     on_trust = check_pair(baselines, activations)  # another tokenizer is told as such
@@ -235,12 +235,12 @@ def _check_baselines(baselines: Baselines, table: Table) -> None:
     try:
         baselines.check(table)
     except ValueError:
-        if table.name != OF_ROWS or table.texts is not None:
+        if table.name != OF_ROWS or table.strings is not None:
             raise
         raise ValueError(
-            "these baselines are of a Table's texts, and this target is one entry per activation row (a "
-            "label per token, say): there are none for it yet; leave baselines out, and the verdict says "
-            "that they are missing"
+            "these baselines are of a Table's texts, and this target is one entry per activation row: for a "
+            "label per token make the table, graticule.token_table(model, texts, labels), and "
+            "graticule.baselines(model, table)"
         ) from None
 
 
@@ -309,8 +309,8 @@ def _predictions(inputs: SweepInputs, best: PointFit) -> pd.DataFrame:
     stacked = np.full_like(problem.y, np.nan)
     stacked[problem.test] = inputs.surface().test
     out = pd.DataFrame({"source": table.source_rows[problem.source]})
-    if table.texts is not None:
-        out["text"] = [table.texts[i] for i in problem.source]
+    if (strings := table.strings) is not None:
+        out["text"] = [strings[i] for i in problem.source]
     out["split"] = np.where(problem.is_test, "test", "train")
     out["cluster"] = problem.clusters
     for name, values in table.blocks.items():

@@ -241,7 +241,7 @@ def baselines_without(
     out: dict[str, np.ndarray] = {}
     for name, feature in swept.baselines.features.items():
         fitted = findings.baselines[name]
-        rows = served_by(feature, swept.activations, problem.source)
+        rows = served_by(feature, swept.activations)
         X = as_rows(feature[fitted["point"]])
         same = np.array_equal(rows, np.arange(X.shape[0]))
         values = X.values if same else X.gather(rows)

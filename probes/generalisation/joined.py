@@ -43,10 +43,9 @@ def joined(a: Findings, b: Findings, keep: Bool[np.ndarray, " row"]) -> tuple[Ac
     features: dict[str, Rows] = {}
     for name in names:
         served = [
-            (inputs.baselines.features[name], served_by(inputs.baselines.features[name], inputs.activations,
-                                                        inputs.problem.source)[rows])
+            (feature := inputs.baselines.features[name], served_by(feature, inputs.activations)[rows])
             for inputs, rows in parts
-        ]  # fmt: skip
+        ]
         points = [point for point in served[0][0].points if point in served[1][0]]
         features[name] = _stacked(served, points)
     strings = ours.baselines.strings and theirs.baselines.strings and table.texts is not None

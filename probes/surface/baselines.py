@@ -51,6 +51,7 @@ from graticule.probes.surface.spelling import TextFeatures
 from graticule.probes.surface.token_features import token_features
 from graticule.probes.surface.twin import make_twin
 from graticule.probes.tables.table import Table
+from graticule.probes.tables.tokens import TokenTable, places_of
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +60,15 @@ BASELINES = FolderKind(
     KIND,
     "folder of baselines",
     "manifest.json",
-    ("mean_embedding", "last_embedding", "block_0", "twin_*", "tokens.parquet", "provenance.json"),
+    (
+        "mean_embedding",
+        "last_embedding",
+        "token_embedding",
+        "block_0",
+        "twin_*",
+        "tokens.parquet",
+        "provenance.json",
+    ),
 )
 """The folder of baselines, a store each."""
 
@@ -181,7 +190,7 @@ def _saved_tokens(path: Place, digest: str | None) -> TextFeatures | None:
 
 def text_digest(table: Table) -> str:
     """A digest of what the model reads: the table's texts, or its number of rows where it has none."""
-    texts = table.texts or [str(len(table))]
+    texts = table.strings or [str(len(table))]
     digest = hashlib.sha256()
     for text in texts:
         digest.update(text.encode() + b"\0")
@@ -226,12 +235,13 @@ def baselines(
     """Capture what a probe must beat, for the texts of `table`.
 
     - `mean_embedding`, `last_embedding`: the input embeddings of the text's own tokens, their mean and the
-      last one.
+      last one. Of a table of tokens `token_embedding`, that of each token.
     - `block_0`: the residual stream after the first block, at the probe's position.
     - `twin_0`, …: the probe's own points in untrained twins (`twin.make_twin`), seeds `seed`, ….
     - Readers of the strings need no capture, and no model (`baselines(None, table)` is these alone): TF-IDF;
       the spelling (lengths, case, letters, words, what the model's tokenizer makes of the text; a function of
-      each by itself); boosted trees on both.
+      each by itself); boosted trees on both. Of tokens they read the window around each, and five more its
+      id, its neighbours, all other tokens, its position, and counts of the most frequent tokens.
 
     What is captured is as in the probe's own `capture`.
 
@@ -256,9 +266,10 @@ def baselines(
         ValueError: The table has no texts.
         PointError: For unknown points.
     """
-    if table.texts is None:
+    if table.inputs is None:
         raise ValueError(f"table {table.name!r} has no texts; give text= when making it")
     check_pos(pos)
+    pos = places_of(table, pos)
     spec = CaptureSpec(
         model=None if model is None else model_identity(model),
         prompt=prompt,
@@ -292,7 +303,7 @@ def _made(
     provenance: dict[str, Any] = {"versions": library_versions()}
     if model is None:
         return Baselines(text_digest(table), {}, True, provenance)
-    texts, seed, twin = table.texts or (), how["seed"], how["twin"]
+    texts, seed, twin = table.inputs or (), how["seed"], how["twin"]
 
     def run(name: str, network: HookedModel, **others: Any) -> Rows:
         target: dict[str, Any] = {} if folder is None else {"store": folder / name}
@@ -302,8 +313,11 @@ def _made(
     features: dict[str, Rows] = {}
     entity: dict[str, Any] = {"points": full_name("embed"), "include_bos": None}
     try:
-        features["mean_embedding"] = run("mean_embedding", model, pos="entity_mean", **entity)
-        features["last_embedding"] = run("last_embedding", model, pos="entity_last", **entity)
+        if isinstance(table, TokenTable):
+            features["token_embedding"] = run("token_embedding", model, points=full_name("embed"))
+        else:
+            features["mean_embedding"] = run("mean_embedding", model, pos="entity_mean", **entity)
+            features["last_embedding"] = run("last_embedding", model, pos="entity_last", **entity)
     except PointError as error:
         _log.warning("no embedding baselines: %s", error)
     features["block_0"] = run("block_0", model, points=("resid_post", 0))
@@ -322,4 +336,5 @@ def _made(
         "twin": twin,
         "seed": seed,
     }
-    return Baselines(text_digest(table), features, True, provenance, token_features(model, texts))
+    tokens = None if table.texts is None else token_features(model, table.texts)
+    return Baselines(text_digest(table), features, True, provenance, tokens)

@@ -12,6 +12,7 @@ from jaxtyping import Int
 
 from graticule.hooks.alignment import sources
 from graticule.hooks.capture_spec import CaptureSpec
+from graticule.hooks.messages import brief
 from graticule.hooks.rows import Rows
 from graticule.hooks.same_model import check_one_model
 from graticule.probes.core.bits import bits_gained, class_test_scores, saved_bits
@@ -24,7 +25,9 @@ from graticule.probes.scores.metrics import mean_r2, score
 from graticule.probes.surface.baselines import Baselines
 from graticule.probes.surface.confounds import CONFOUNDS, fit_confounds
 from graticule.probes.surface.strings import StringReader, fit_strings
+from graticule.probes.surface.token_readers import fit_tokens
 from graticule.probes.tables.table import Table
+from graticule.probes.tables.tokens import TokenTable
 
 
 def fit_baselines(
@@ -39,12 +42,16 @@ def fit_baselines(
     predictions: dict[str, Predictions] = {}
     lines: dict[str, dict[str, Any]] = {}
     y_test = problem.y[problem.test]
-    if baselines.strings and table.texts is not None:
-        predictions, lines = fit_strings(StringReader.of(table, problem, baselines.tokens), progress)
+    if baselines.strings and table.strings is not None:
+        reader = StringReader.of(table, problem, baselines.tokens)
+        predictions, lines = fit_strings(reader, progress)
+        if isinstance(table, TokenTable):
+            for have, more in zip((predictions, lines), fit_tokens(reader, table, progress), strict=True):
+                have |= more
     if table.confounds:
         predictions[CONFOUNDS], lines[CONFOUNDS] = fit_confounds(table.confounds, problem)
     for name, feature in baselines.features.items():
-        rows = served_by(feature, activations, problem.source)
+        rows = served_by(feature, activations)
         fits = fit_points(feature, problem, rows, alphas=settings.alphas, desc=name, progress=progress)
         best = chosen(with_bits(fits, problem, settings))
         predictions[name] = best.predictions
@@ -125,7 +132,7 @@ def dealt_rows(problem: Problem, rng: np.random.Generator) -> Int[np.ndarray, " 
     return out
 
 
-def served_by(feature: Rows, activations: Rows, source: np.ndarray) -> np.ndarray:
+def served_by(feature: Rows, activations: Rows) -> np.ndarray:
     """Which row of `feature` serves each activation row: the same position, or the text's only row.
 
     Raises:
@@ -134,7 +141,7 @@ def served_by(feature: Rows, activations: Rows, source: np.ndarray) -> np.ndarra
     rows, ours = feature.rows, activations.rows
     if rows["source"].is_unique:
         place = pd.Series(np.arange(len(rows)), index=rows["source"])
-        return place.loc[source].to_numpy(np.int64)
+        return place.loc[sources(ours)].to_numpy(np.int64)
     keys = ["source", "position"]
     place = rows[keys].assign(place=np.arange(len(rows)))
     merged = ours[keys].merge(place, on=keys, how="left")["place"]
@@ -210,12 +217,12 @@ def _same_places(feature: Rows, activations: Rows) -> bool:
     theirs, ours = feature.rows, activations.rows
     if "position" not in theirs or "position" not in ours:
         return False
-    serving = served_by(feature, activations, sources(ours))
+    serving = served_by(feature, activations)
     return np.array_equal(theirs["position"].to_numpy()[serving], ours["position"].to_numpy())
 
 
 def _other(name: str, what: str, theirs: Any, ours: Any) -> PairError:
     return PairError(
-        f"sweep: {name} of the baselines was captured with {what}={theirs!r}, the activations with "
-        f"{what}={ours!r}: give both one, baselines(model, table, {what}={ours!r})"
+        f"sweep: {name} of the baselines was captured with {what}={brief(theirs)}, the activations with "
+        f"{what}={brief(ours)}: give both one, baselines(model, table, {what}={brief(ours)})"
     )

@@ -16,8 +16,10 @@ from graticule.probes.core.fit import Predictions, Problem, fit_points
 from graticule.probes.surface.additive import additive_columns
 from graticule.probes.surface.spelling import TextFeatures, spelling
 from graticule.probes.surface.string_ridge import StringRidge, tfidf_predictions
+from graticule.probes.surface.token_features import count_features, piece_features, position_features
 from graticule.probes.surface.trees import boosted_predictions
 from graticule.probes.tables.table import Table
+from graticule.probes.tables.tokens import TokenTable
 
 TFIDF, SPELLING, TREES = "tfidf", "spelling", "trees"
 STRINGS = (TFIDF, SPELLING, TREES)
@@ -38,7 +40,9 @@ class StringReader:
     texts: tuple[str, ...]
     """The text of every row that is used, each once."""
     tokens: TextFeatures | None
-    """What a tokenizer makes of each of them."""
+    """What a tokenizer makes of each of them; of a token, its own spelling."""
+    places: TextFeatures | None = None
+    """Where each token stands in its text and what is around it: for trees, and readers of their own."""
 
     @classmethod
     def of(cls, table: Table, problem: Problem, tokens: TextFeatures | None = None) -> StringReader:
@@ -47,11 +51,18 @@ class StringReader:
         Raises:
             ValueError: The table has no texts.
         """
-        if table.texts is None:
+        if (strings := table.strings) is None:
             raise ValueError(f"table {table.name!r} has no texts to read")
+        more: TextFeatures | None = None
+        if isinstance(table, TokenTable):
+            tokens = piece_features(table)
+            texts = np.unique(table.frame["text"].to_numpy(np.int64)[problem.source[problem.train]])
+            more = position_features(table).beside(count_features(table, texts))
         used = np.unique(problem.source)
-        some = None if tokens is None else TextFeatures(tokens.names, tokens.values[used])
-        return cls(problem, tuple(table.texts[i] for i in used), some)
+        some, more = (
+            None if one is None else TextFeatures(one.names, one.values[used]) for one in (tokens, more)
+        )
+        return cls(problem, tuple(strings[i] for i in used), some, more)
 
     @cached_property
     def place(self) -> Int[np.ndarray, " row"]:
@@ -102,8 +113,10 @@ class StringReader:
         train, test = self.order
         terms, n = self.ridge.features(), len(train)
         count = max(0, min(COMPONENTS, terms.shape[1] - 1, n - 1))
-        out = np.empty((n + len(test), self.features.values.shape[1] + count))
-        out[:, count:] = self.features.values[self.place]
+        features = (self.features if self.places is None else self.features.beside(self.places)).values
+        features = features[:, np.ptp(features, axis=0) > 0]
+        out = np.empty((n + len(test), features.shape[1] + count))
+        out[:, count:] = features[self.place]
         if count:
             with np.errstate(invalid="ignore"):  # of the share of variance, where texts are all alike
                 svd = TruncatedSVD(count, random_state=0).fit(terms[:n])

@@ -1,4 +1,4 @@
-"""What a model's tokenizer makes of texts, in numbers: how many tokens, how long, how rare."""
+"""Tokens in numbers: how many a text has, how long and rare; where one stands, and what is around it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ import numpy as np
 
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.tokens import tokenize
-from graticule.probes.surface.spelling import TextFeatures
+from graticule.probes.surface.spelling import TextFeatures, spelling
+from graticule.probes.tables.tokens import TokenTable
 
 _WORD_STARTS = ("\N{LOWER ONE EIGHTH BLOCK}", "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}", " ")
 """What a token that begins a word begins with: SentencePiece's mark, that of byte-level pairs, a blank."""
+
+COUNTED = 24
+"""Tokens that are counted around every token: those that most texts hold."""
 
 
 def token_features(model: HookedModel, texts: Sequence[str]) -> TextFeatures | None:
@@ -54,4 +58,57 @@ def token_features(model: HookedModel, texts: Sequence[str]) -> TextFeatures | N
     columns["single_tokens"] = np.bincount(row, length[place] == 1, len(ids))
     pairs = np.unique(row * len(every) + place)
     columns["repeated_tokens"] = size - np.bincount(pairs // len(every), minlength=len(ids))
+    return TextFeatures(tuple(columns), np.stack([c.astype(np.float64) for c in columns.values()], axis=1))
+
+
+def piece_features(table: TokenTable) -> TextFeatures:
+    """The spelling of every token by itself, and the logarithm of its id."""
+    pieces, place = np.unique(table.frame["piece"].to_numpy(str), return_inverse=True)
+    own = spelling(pieces.tolist())
+    log_id = np.log1p(table.frame["token"].to_numpy(np.float64))
+    values = np.column_stack([own.values[place], log_id])
+    return TextFeatures((*(f"piece_{name}" for name in own.names), "log_id"), values)
+
+
+def position_features(table: TokenTable) -> TextFeatures:
+    """Where every token stands: from the start, from the end, and as a share of the text."""
+    text, position = (table.frame[column].to_numpy(np.int64) for column in ("text", "position"))
+    length = np.array([len(row) for row in table.ids])[text]
+    left = length - 1 - position
+    columns = {"position": position, "from_end": left, "relative": position / np.maximum(length - 1, 1)}
+    columns |= {"log_position": np.log1p(position), "log_from_end": np.log1p(left), "length": length}
+    columns |= {f"at_{i}": position == i for i in range(10)} | {f"at_-{i + 1}": left == i for i in range(5)}
+    columns |= {"position_mod_2": position % 2}
+    return TextFeatures(tuple(columns), np.stack([c.astype(np.float64) for c in columns.values()], axis=1))
+
+
+def count_features(table: TokenTable, train: np.ndarray) -> TextFeatures:
+    """The most frequent tokens around every token: how many, odd or even, and how near, before and behind it.
+
+    Args:
+        table: of tokens.
+        train: numbers of texts, among which frequency counts; no target is looked at.
+    """
+    text, position = (table.frame[column].to_numpy(np.int64) for column in ("text", "position"))
+    sizes = np.array([len(row) for row in table.ids])
+    starts = np.cumsum(sizes) - sizes
+    flat, here = np.concatenate(table.ids), starts[text] + position
+    ids, number = np.unique(np.concatenate([np.unique(table.ids[i]) for i in train]), return_counts=True)
+    columns: dict[str, np.ndarray] = {}
+    place = np.arange(len(flat))
+    for token in ids[np.argsort(-number, kind="stable")[:COUNTED]]:
+        same = flat == token
+        until = np.cumsum(same)
+        before = (until - same)[here] - (until - same)[starts][text]
+        behind = until[starts + sizes - 1][text] - until[here]
+        last = np.maximum.accumulate(np.where(same, place, -1))
+        last = np.concatenate([[-1], last[:-1]])[here]
+        after = np.minimum.accumulate(np.where(same, place, len(flat))[::-1])[::-1]
+        after = np.concatenate([after[1:], [len(flat)]])[here]
+        near = np.where(last >= starts[text], 1 / np.maximum(here - last, 1), 0.0)
+        soon = np.where(after < (starts + sizes)[text], 1 / np.maximum(after - here, 1), 0.0)
+        for side, count, nearness in (("before", before, near), ("behind", behind, soon)):
+            columns[f"{token}_{side}"] = count
+            columns[f"{token}_{side}_mod_2"] = count % 2
+            columns[f"{token}_near_{side}"] = nearness
     return TextFeatures(tuple(columns), np.stack([c.astype(np.float64) for c in columns.values()], axis=1))

@@ -407,6 +407,16 @@ class Table(TellsNames):
 
     # --- what it is
 
+    @property
+    def inputs(self) -> Sequence[Any] | None:
+        """What a model is given: the texts, or what a table of tokens is of."""
+        return self.texts
+
+    @property
+    def strings(self) -> list[str] | None:
+        """What readers of strings are given, one a row: its text, or what stands around its token."""
+        return self.texts
+
     def __len__(self) -> int:
         return len(self.y)
 

@@ -272,11 +272,11 @@ CALLS = {
     "a word to compare": (lambda m, t, a, b, f, e: graticule.compare(f, "x"), r"Findings\.load\('x'\)"),
     "baselines for labels a token": (
         lambda m, t, a, b, f, e: graticule.sweep(e, np.arange(e.n_rows) % 2, baselines=b),
-        "a label per token.*leave baselines out",
+        "label per token make the table, graticule.token_table",
     ),
     "labels a text and token": (
         lambda m, t, a, b, f, e: graticule.sweep(e, np.zeros((N, 4))),
-        r"48 entries for \d+ activation rows; for a label per token, .* take labels\[text\]\[position\]",
+        r"48 entries for \d+ activation rows; for a label per token, .* graticule.token_table",
     ),
     "ragged labels": (lambda m, t, a, b, f, e: graticule.sweep(e, [[1, 2], [3]] * 24), "ragged.*labels"),
     "token rows as texts": (
