@@ -19,6 +19,7 @@ from graticule.hooks.alignment import DIGEST, named_by_text, text_digests
 from graticule.hooks.artifact import ArtifactError, frame_digest, is_as_sealed, library_versions, read_json
 from graticule.hooks.calls import renamed
 from graticule.hooks.capture_spec import CaptureSpec, Pos, check_pos, pos_to_data, select_positions
+from graticule.hooks.chats import written
 from graticule.hooks.doors import FRAME, INPUTS, MODEL, door, several_inputs, several_texts, texts_of
 from graticule.hooks.identity import check_unhooked, model_identity
 from graticule.hooks.kinds import working_folder
@@ -115,7 +116,8 @@ def capture(
 
     Args:
         model: a hooked model.
-        inputs: texts, ragged lists of token ids, or a `[text, pos]` tensor of ids. Token rows are read
+        inputs: texts, ragged lists of token ids, a `[text, pos]` tensor of ids, or conversations, lists of
+            `{"role": …, "content": …}`, which the tokenizer's own chat template writes. Token rows are read
             without the padding around them, as `record` reads them: pad tokens at either end are no tokens
             of a text, unless `texts` has them. Where the pad token is BOS or EOS too, `texts` tells it, and
             rows that end in it again and again are refused without.
@@ -164,6 +166,8 @@ def capture(
     if compile:
         check_compilable(names)
     given = several_inputs("capture", inputs)
+    if (chats := written(model, given)) is not given:
+        inputs = given = chats
     stored_as = dtype_named(dtype, auto=True) or dtype_of(model)
     token_rows = tokenize(model, given, prompt, prepend_bos, None if texts is None else texts_of(texts))
     of = _texts(inputs, texts, token_rows, prompt, getattr(model, "tokenizer", None))

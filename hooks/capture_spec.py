@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from graticule.hooks.chats import Turn, turn_positions
 from graticule.hooks.messages import brief
 
 if TYPE_CHECKING:
@@ -73,9 +74,10 @@ class Places:
         return [np.array(places, dtype=np.int64) for places in self.of_texts]
 
 
-Pos = Named | int | slice | Sample | Places
-"""`"last"`, `"all"`, an index (negative from the end), a slice, `Sample(k)`, `Places`, or the entity inside a
-prompt: all its tokens (`"entity"`), the last one (`"entity_last"`) or their mean (`"entity_mean"`)."""
+Pos = Named | int | slice | Sample | Places | Turn
+"""`"last"`, `"all"`, an index (negative from the end), a slice, `Sample(k)`, a chat's `Turn(role)`, `Places`,
+or the entity inside a prompt: all its tokens (`"entity"`), the last one (`"entity_last"`) or their mean
+(`"entity_mean"`)."""
 
 _NAMES = ("last", "all", "entity", "entity_last", "entity_mean")
 
@@ -90,7 +92,7 @@ def check_pos(pos: Any, *more: str) -> None:
     Raises:
         ValueError: for such a `pos`.
     """
-    if isinstance(pos, Sample | Places) or (isinstance(pos, str) and pos in _NAMES):
+    if isinstance(pos, Sample | Places | Turn) or (isinstance(pos, str) and pos in _NAMES):
         return
     if isinstance(pos, int) and not isinstance(pos, bool):
         return
@@ -101,20 +103,23 @@ def check_pos(pos: Any, *more: str) -> None:
         return
     raise ValueError(
         f"pos={brief(pos)}: expected one of {', '.join(map(repr, (*_NAMES, *more)))}, an index such as -1, a "
-        "slice of indices, or Sample(k)"
+        "slice of indices, Sample(k), or Turn(role) of a chat"
     )
 
 
 # As plain data ---------------------------------------------------------------------------------------
 def pos_to_data(pos: Pos | str) -> Any:
-    """`pos` as JSON: a name, an index, `{"slice": [start, stop, step]}`, `{"places": [[position, …], …]}`, or
-    `{"sample": k, "seed": seed}` with `"by": "tokens"`, what the draws follow."""
+    """`pos` as JSON: a name, an index, `{"slice": [start, stop, step]}`, `{"places": [[position, …], …]}`,
+    `{"turn": role, "index": …, "part": …}`, or `{"sample": k, "seed": seed}` with `"by": "tokens"`, what the
+    draws follow."""
     if isinstance(pos, slice):
         return {"slice": [pos.start, pos.stop, pos.step]}
     if isinstance(pos, Sample):
         return {"sample": pos.k, "seed": pos.seed, "by": "tokens"}
     if isinstance(pos, Places):
         return {"places": [list(places) for places in pos.of_texts]}
+    if isinstance(pos, Turn):
+        return {"turn": pos.role, "index": pos.index, "part": pos.part}
     return pos
 
 
@@ -145,6 +150,8 @@ def _from_mapping(value: Mapping[str, Any]) -> Pos:
         return slice(start, stop, step)
     if "places" in value:
         return Places(tuple(tuple(map(int, places)) for places in value["places"]))
+    if "turn" in value:
+        return Turn(value["turn"], value["index"], value["part"])
     if value["by"] != "tokens":
         raise ValueError(value["by"])
     return Sample(int(value["sample"]), int(value["seed"]))
@@ -176,6 +183,8 @@ def select_positions(pos: Pos, rows: TokenRows, include_bos: bool | None = None)
         return [np.array([end - 1]) for _, end in rows.spans]
     if isinstance(pos, Places):
         return pos.of(rows.lengths)
+    if isinstance(pos, Turn):
+        return turn_positions(pos, rows)
     within = rows.within(not isinstance(pos, Sample) if include_bos is None else include_bos)
     return [_of_text(pos, rows, text, *bounds) for text, bounds in enumerate(within)]
 

@@ -6,7 +6,7 @@ Special tokens are what the tokenizer itself puts around a text, and BOS where t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, cast
@@ -121,8 +121,9 @@ def own_frame(tokenizer: Any, text: str) -> Frame:
 
 
 # Rows --------------------------------------------------------------------------------------------------
-Inputs = Sequence[str] | Sequence[Sequence[int]] | Tensor
-"""Texts, ready token rows (ragged lists of ids, special tokens included), or a `[text, pos]` tensor."""
+Inputs = Sequence[str] | Sequence[Sequence[int]] | Tensor | Sequence[Sequence[Mapping[str, Any]]]
+"""Texts, ready token rows (ragged lists of ids, special tokens included), a `[text, pos]` tensor, or
+conversations: lists of `{"role": …, "content": …}`."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,8 @@ class TokenRows:
     """Every row without its special tokens (BOS; an encoder's `[CLS]` and `[SEP]`), as a half-open range."""
     framed: bool
     """Whether special tokens stand around every text."""
+    origin: tuple[Any, Sequence[str]] | None = None
+    """The tokenizer and the texts, in their prompt, that rows of texts were made by."""
 
     @cached_property
     def n_special(self) -> int:
@@ -303,7 +306,7 @@ def _text_rows(model: HookedModel, texts: Sequence[str], prompt: str, prepend_bo
     for i, (start, end) in enumerate(spans):
         if start >= end:
             raise ValueError(f"text {i} ({texts[i]!r}) has no tokens of its own")
-    return TokenRows(ids, spans, own, bool(frame))
+    return TokenRows(ids, spans, own, bool(frame), (tokenizer, full))
 
 
 def _span(offsets: Sequence[tuple[int, int]], start: int, end: int, shift: int) -> tuple[int, int]:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from graticule.hooks.activations import Activations as Activations
     from graticule.hooks.capture import capture as capture
     from graticule.hooks.capture_spec import Sample as Sample
+    from graticule.hooks.chats import Turn as Turn
     from graticule.hooks.record import record as record
     from graticule.hooks.store import Store as Store
     from graticule.models import load_model as load_model
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from graticule.probes.compare import compare as compare
     from graticule.probes.controls.controls import controls as controls
     from graticule.probes.core.findings import Findings as Findings
+    from graticule.probes.core.pooling import pool as pool
     from graticule.probes.core.sweep import sweep as sweep
     from graticule.probes.core.verdict import JudgeSettings as JudgeSettings
     from graticule.probes.directions.directions import directions as directions
@@ -73,6 +75,7 @@ else:
             "hooks.activations": "Activations",
             "hooks.capture": "capture",
             "hooks.capture_spec": "Sample",
+            "hooks.chats": "Turn",
             "hooks.record": "record",
             "hooks.store": "Store",
             "models": "load_model",
@@ -93,6 +96,7 @@ else:
             "probes.controls.controls": "controls",
             "probes.core.findings": "Findings",
             "probes.core.verdict": "JudgeSettings",
+            "probes.core.pooling": "pool",
             "probes.core.sweep": "sweep",
             "probes.directions.directions": "directions",
             "probes.families.family": "judge_family",

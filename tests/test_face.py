@@ -62,6 +62,7 @@ SUBJECTS = {
     "directions": "others",
     "judge_on": "others",
     "token_table": "inputs labels",
+    "pool": "activations table",
 }
 """What a call is about, beside findings and a model: given by position too."""
 NO_PROGRESS = {

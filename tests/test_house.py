@@ -106,7 +106,17 @@ def test_hooked_transformer_is_named_in_two_places_only():
 @pytest.mark.slow
 def test_the_face():
     assert set(graticule.__all__) == {
-        *("load_model", "load_saved", "capture", "record", "Activations", "Store", "Table", "token_table"),
+        *(
+            "load_model",
+            "load_saved",
+            "capture",
+            "record",
+            "Activations",
+            "Store",
+            "Table",
+            "token_table",
+            "pool",
+        ),
         *("baselines", "sweep", "probe", "Findings", "RidgeProbe", "study"),
         *("calibrate", "compare", "controls", "holdouts", "prompts", "transfer", "popularity"),
         *("judge_family", "judge_on", "cross_fit", "retest"),
@@ -114,7 +124,14 @@ def test_the_face():
         *("neurons", "attribute", "trace", "erase", "steer", "ablate", "causes"),
         *("words", "languages", "ambiguous", "World", "Contexts", "simulate", "reproduce", "theorems"),
         *("certify", "saes", "hub"),
-        *("Sample", "Outcome", "JudgeSettings", "Training", "SequenceTokens"),  # which messages say to write
+        *(
+            "Sample",
+            "Turn",
+            "Outcome",
+            "JudgeSettings",
+            "Training",
+            "SequenceTokens",
+        ),  # which messages say to write
     }
     assert dir(graticule) == sorted(graticule.__all__)
     for name in graticule.__all__:

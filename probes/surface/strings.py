@@ -114,7 +114,6 @@ class StringReader:
         terms, n = self.ridge.features(), len(train)
         count = max(0, min(COMPONENTS, terms.shape[1] - 1, n - 1))
         features = (self.features if self.places is None else self.features.beside(self.places)).values
-        features = features[:, np.ptp(features, axis=0) > 0]
         out = np.empty((n + len(test), features.shape[1] + count))
         out[:, count:] = features[self.place]
         if count:

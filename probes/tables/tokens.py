@@ -13,6 +13,7 @@ from jaxtyping import Int
 
 from graticule.hooks.alignment import AlignmentError, paired
 from graticule.hooks.capture_spec import Places, Pos
+from graticule.hooks.chats import written
 from graticule.hooks.doors import INPUTS, MODEL, door, several_inputs, texts_of
 from graticule.hooks.messages import brief
 from graticule.hooks.offsets import character_offsets, touched
@@ -172,7 +173,8 @@ def token_table(
 
     Args:
         model: whose tokens they are; None for token rows.
-        inputs: texts, ragged lists of token ids, or a `[text, pos]` tensor of ids.
+        inputs: texts, ragged lists of token ids, a `[text, pos]` tensor of ids, or conversations: what the
+            tokenizer's chat template writes is `table.inputs`.
         labels: for every text one for each of its tokens, with or without special ones; None and NaN is
             none: the token is no row.
         spans: for every text `(start, end)` or `(start, end, label)` in characters: tokens that stand for one
@@ -196,7 +198,7 @@ def token_table(
         TableError: labels or spans are not those of the texts, or the rows cannot be used.
         ValueError: spans of token rows, or of a tokenizer whose tokens cannot be looked up.
     """
-    given = several_inputs("token_table", inputs)
+    given = written(model, several_inputs("token_table", inputs))
     tokenizer = getattr(model, "tokenizer", None)
     rows = _bare_rows(given) if model is None else tokenize(model, given, "", prepend_bos)
     texts = texts_of(given)
