@@ -132,8 +132,8 @@ def _marks(tokenizer: Any) -> dict[str, tuple[str, str]]:
     """Role → what the template writes before and behind a turn of it."""
     system, user, assistant, again, last = _SAID
 
-    def made(*said: tuple[str, str]) -> str:
-        return _written(tokenizer, [{"role": r, "content": c} for r, c in said], "pos=Turn")
+    def made(*turns: tuple[str, str]) -> str:
+        return _written(tokenizer, [{"role": r, "content": c} for r, c in turns], "pos=Turn")
 
     whole = made(("user", user), ("assistant", assistant), ("user", again), ("assistant", last))
     between = [_between(whole, *pair) for pair in ((user, assistant), (assistant, again), (last, None))]
