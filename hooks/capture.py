@@ -23,6 +23,7 @@ from graticule.hooks.chats import written
 from graticule.hooks.doors import FRAME, INPUTS, MODEL, door, several_inputs, several_texts, texts_of
 from graticule.hooks.identity import check_unhooked, model_identity
 from graticule.hooks.kinds import working_folder
+from graticule.hooks.messages import visible
 from graticule.hooks.names import place_of
 from graticule.hooks.places import Place
 from graticule.hooks.points import LayerSpec, PointSpec, resolve
@@ -203,7 +204,9 @@ def capture(
     started = time.time()
     bar = tqdm(
         total=len(token_rows.ids),
-        desc="capture",
+        desc=visible(
+            f"capture {spec.model['name']}, {names[0] if len(names) == 1 else f'{len(names)} points'}"
+        ),
         unit="text",
         disable=not (progress if progress is not None else len(token_rows.ids) > 2000),
     )

@@ -15,7 +15,7 @@ import typer
 
 from graticule.commands import options as o
 from graticule.commands.data import capture_command, push_command, report_command, tables_command
-from graticule.commands.families import family_command
+from graticule.commands.families import family_command, monitor_command
 from graticule.commands.probing import demo_command, probe_command, study_command, words_command
 from graticule.commands.sae_pages import sae_eval_command, sae_report_command
 from graticule.commands.saes import sae_train_command
@@ -66,6 +66,7 @@ _COMMANDS = {
     "study": study_command,
     "words": words_command,
     "family": family_command,
+    "monitor": monitor_command,
     "sim": sim_command,
     "certify": certify_command,
     "capture": capture_command,

@@ -66,6 +66,8 @@ DEMO = FolderKind("demo", "folder of the demo", "", ("world_cities", "historical
 """What `demo` leaves."""
 FAMILY = FolderKind("family_run", "folder of 'family'", "", ("family", "report.html"))
 """What `family` leaves."""
+MONITOR = FolderKind("monitor_run", "folder of 'monitor'", "", ("monitor", "report.html"))
+"""What `monitor` leaves."""
 WORDS = FolderKind("words_run", "folder of 'words'", "", ("words*", "languages*", "ambiguous*"))
 """What `words` leaves."""
 

@@ -1,4 +1,4 @@
-"""`graticule family`: findings of many concepts, layers or models, judged together."""
+"""`graticule family` and `monitor`: what goes on from saved findings, without a model."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -48,6 +48,39 @@ def family_command(
         family.save(out / "family", overwrite=True)
         page = family.report(out / "report.html")
     o.say(f"{family.summary()}\nThe page: {page}")
+
+
+def monitor_command(
+    folder: Annotated[Path, typer.Argument(help="What 'graticule probe' or 'study' wrote, of yes or no.")],
+    out: o.Out = Path("runs/monitor"),
+    false_positive_rate: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="Share of the other class that may raise an alarm; may be repeated (0.01 and 0.05).",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """A yes-or-no probe as a monitor: what it catches at alarms that are rarely false.
+
+    Thresholds are chosen on training rows, recall and false alarms are those of test rows; beside them the
+    Brier score and the calibration curve. No model is loaded.
+
+    \b
+    Example:  graticule monitor runs/harmful --false-positive-rate 0.01 --out alarms
+    """
+    from graticule.hooks.kinds import working_folder
+    from graticule.probes.beyond.monitor import monitor
+    from graticule.probes.core.findings import Findings
+    from graticule.results import MONITOR
+
+    MONITOR.check(out)
+    (place,) = _findings_in(folder)[:1]
+    with working_folder(out, MONITOR, "writing into"):
+        alarms = monitor(Findings.load(place), false_positive_rates=false_positive_rate or (0.01, 0.05))
+        alarms.save(out / "monitor", overwrite=True)
+        page = alarms.report(out / "report.html")
+    o.say(f"{alarms.summary()}\nThe page: {page}")
 
 
 def _findings_in(folder: Path) -> list[Path]:

@@ -176,7 +176,7 @@ class Study(Result):
         limit = self.findings.limit_of_detection
         seen = (
             "not measured" if limit is None else "none of those tried" if limit != limit else f"{limit:.4f}"
-        ) + (" of R²" if verdict.metric == "bits" and limit else "")
+        ) + (" bits" if verdict.metric == "bits" and limit else "")
         lines = [
             ("Held beyond the baselines?", verdict.label),
             (

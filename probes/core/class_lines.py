@@ -89,11 +89,11 @@ def _scores(findings: Findings, scores: ClassScores) -> list[str]:
     )
     beside = f" (stacked baselines {scores.surface_auroc:.3f}, with the probe {scores.full_auroc:.3f})"
     return [
+        f"{scores.prevalence:.1%} of test rows are {of!r}, of training rows {scores.training_prevalence:.1%}",
         f"on test rows the probe alone: AUROC {area}{beside if scores.auroc == scores.auroc else ''}, "
         f"accuracy {right}, balanced accuracy {scores.balanced_accuracy:.3f}, Brier skill "
         f"{number_text(scores.brier_skill)}; always {most!r}, the most frequent in training, is right in "
         f"{scores.always:.3f}",
-        f"{scores.prevalence:.1%} of test rows are {of!r}, of training rows {scores.training_prevalence:.1%}",
     ]
 
 

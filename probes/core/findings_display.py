@@ -39,9 +39,11 @@ def summary_lines(findings: Findings) -> list[str]:
     """The verdict, where it was found, what it stands against, and the checks."""
     point, layer = findings.chosen_point, findings.chosen_layer
     first, *rest = findings.verdict.summary().splitlines()  # the verdict is the first line everywhere
+    of_classes = reading(findings)
     lines = [
         first,
         *part_of_table(findings),
+        *(of_classes if findings.kind != "numeric" else ()),  # what a reader of labels asks first
         *rest,
         *carried(findings),
         *_confounders(findings),
@@ -49,7 +51,7 @@ def summary_lines(findings: Findings) -> list[str]:
         *([] if findings.retest is None else [findings.retest]),
         *_against_itself(findings),
         *_pairing(findings),
-        *reading(findings),
+        *(of_classes if findings.kind == "numeric" else ()),
         f"at {point if layer is None else f'layer {layer}'} ({point}), chosen on training rows; "
         f"{findings.split_note}",
     ]

@@ -167,8 +167,9 @@ class Verdict(TellsNames):
         of_rest = f", {self.gain_of_rest:.1%} of what they leave" if self.gain > 0 else ""
         lines = [
             f"{self.label}: gain {gain}",
-            f"over the {surface} {number_text(self.surface)}{_of_entropy(self.entropy)}{of_rest}; structure "
-            f"needs a gain of {self._needed()} and an interval above 0",
+            f"over the {surface} {number_text(self.surface)}{_of_entropy(self.entropy)}{of_rest}, with the "
+            f"probe {number_text(self.surface + self.gain)}; structure needs a gain of {self._needed()} and "
+            "an interval above 0",
             f"probe alone {number_text(self.score)}, {margin} against {against}",
             f"{few} (effective {self.effective_clusters:.0f})",
             *self._beside(few),

@@ -224,7 +224,7 @@ class LatentFindings(SavedResult):
         """How many comparisons with untrained SAEs there are, and how many stand with all of them counted."""
         rows = self.predictors[self.predictors["arm"] == LATENTS]
         p = rows["p"].dropna().to_numpy(np.float64) if "p" in rows else np.zeros(0)
-        if len(self.saes) < 2 or not len(p):
+        if len(p) < 2:
             return []
         stands = int((benjamini_hochberg(p) <= 0.05).sum())
         return [

@@ -24,6 +24,7 @@ COMMANDS = (
     "study",
     "words",
     "family",
+    "monitor",
     "sim",
     "certify",
     "capture",

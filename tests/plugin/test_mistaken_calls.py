@@ -585,9 +585,8 @@ def test_classes_are_told_by_name_and_beside_the_most_frequent(given) -> None:
 def test_whole_numbers_and_labels_of_tokens_are_told_as_such(given) -> None:
     _, _, acts, _, _, every = given
     summary = graticule.sweep(acts, graticule.Table(FRAME, "w", "third"), n_bootstrap=20).summary()
-    assert (
-        "third was read as 3 whole numbers and judged by R²; classes, judged in bits, need kind=" in summary
-    )
+    assert "third: 3 whole numbers, 0 to 2, are taken as numbers and judged by R²; kind='ordinal'" in summary
+    assert "kind='categorical' classes, in bits" in summary
     labels = np.where(every.rows["token"].to_numpy() % 2 == 1, "odd", "even")
     split = every.rows["source"].to_numpy() % 4 == 0
     findings = graticule.sweep(every, labels, split=split, n_bootstrap=20)
@@ -663,7 +662,7 @@ def test_what_says_nothing_is_left_out(given) -> None:
         ("probe --table {csv} --text-column y --target w", "Write --text-column 'w' --target 'y'"),
         (
             "probe --table {csv} --text-column w --target y --kind classes",
-            "--kind 'classes': expected numeric, b",
+            "--kind 'classes': expected numeric, o",
         ),
         ("study --table {csv} --text-column w --target half --kind categorial", "--kind 'categorial'"),
         ("probe --table {csv} --text-column w --target truth:year --kind numeric", "target 'truth' is not"),

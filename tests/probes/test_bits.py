@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score, brier_score_loss, log_loss, roc_auc_score
 
 from graticule import Activations, Findings, JudgeSettings, Table, compare, controls, erase, sweep
+from graticule.cli import main
 from graticule.probes.causes.erase import _LAYERS as LAYERS
 from graticule.probes.core.bits import bits_verdict, class_odds, class_test_scores, row_gains
 from graticule.probes.core.class_lines import IN_R2
@@ -338,3 +339,12 @@ def test_classes_are_compared_one_by_one_in_bits() -> None:
     assert compared.metric == "bits" and compared.label == "the first is better"
     shares = problem.y[60:].mean(axis=0)
     assert compared.by_target["difference"] @ shares == pytest.approx(compared.difference)
+
+
+def test_the_command_line_sets_a_monitor_on_saved_findings(binary, tmp_path, capsys) -> None:
+    binary[0].save(tmp_path / "f")
+    words = ["monitor", str(tmp_path / "f"), "--false-positive-rate", "0.1", "--out", str(tmp_path / "m")]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "false-positive rate 0.1: catches" in said and "of 'alive'" in said
+    assert (tmp_path / "m" / "report.html").is_file()
