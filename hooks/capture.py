@@ -204,9 +204,7 @@ def capture(
     started = time.time()
     bar = tqdm(
         total=len(token_rows.ids),
-        desc=visible(
-            f"capture {spec.model['name']}, {names[0] if len(names) == 1 else f'{len(names)} points'}"
-        ),
+        desc=visible(f"capture {request['model']['name']}, {len(names)} point{'s' * (len(names) > 1)}"),
         unit="text",
         disable=not (progress if progress is not None else len(token_rows.ids) > 2000),
     )
