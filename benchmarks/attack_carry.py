@@ -91,6 +91,7 @@ def main() -> None:
                 {"target": "yes/no" if binary else "numbers", "world": world, "carries": count / len(labels),
                  "low": low, "high": high, "required": "≥ .95" if world == "concept" else "≤ .05"}
             )  # fmt: skip
+            show(lines[-1:])
     show(lines, f"{args.trials} pairs of worlds each, {args.rows} rows a table, seed {args.seed}")
     write(args, {"trials": args.trials, "seed": args.seed, "rows": lines})
 

@@ -15,7 +15,14 @@ from jaxtyping import Bool, Float, Int
 from graticule.probes.calibration.components import Chosen
 from graticule.probes.core.fit import stack_design
 from graticule.probes.core.intervals import Estimates, jackknife, r2_estimates
-from graticule.probes.core.labels import MISSING, NO_BETTER_THAN_MEAN, STRUCTURE, label_of, standing
+from graticule.probes.core.labels import (
+    MISSING,
+    NO_BETTER_THAN_BEST,
+    NO_BETTER_THAN_MEAN,
+    STRUCTURE,
+    label_of,
+    standing,
+)
 from graticule.probes.core.resample import ClusterSums, cluster_sums, effective_clusters, weighted_r2
 from graticule.probes.core.undecided import largest_share
 from graticule.probes.scores.significance import score_difference
@@ -81,7 +88,7 @@ def stacks(
     baselines: Mapping[str, Chosen],
     probe: Chosen | None,
 ) -> dict[str, Float[np.ndarray, "target test"]]:
-    """Test predictions of the stack of `baselines`, and of the stack with `probe` added, for every target.
+    """Test predictions of the stack of `baselines`, of the stack with `probe` added, and of the strongest.
 
     The very least squares of `scores.verdict.stack`, from one QR per target: the first columns' factor is the
     factor of the first columns.
@@ -89,7 +96,7 @@ def stacks(
     predictors = [*baselines.values(), *([] if probe is None else [probe])]
     step = max(1, _BYTES // (8 * (len(predictors) + 1) * y.shape[1]))
     names = ["surface"] if probe is None else ["surface", "full"]
-    out = {name: np.empty((len(y), predictors[0].test.shape[1])) for name in names}
+    out = {name: np.empty((len(y), predictors[0].test.shape[1])) for name in (*names, "best")}
     for start in range(0, len(y), step):
         part = slice(start, start + step)
         columns = np.stack([p.train[part] for p in predictors], axis=2)
@@ -102,6 +109,8 @@ def stacks(
             weights = _least_squares(factor[:, :k, :k], factor[:, :k, -1]) * parts.per_unit[:, :k]
             intercept = offset - (parts.centre[:, :k] * weights).sum(axis=1)
             out[name][part] = np.einsum("tnk,tk->tn", tests[:, :, :k], weights) + intercept[:, None]
+        errors = np.square(columns[:, :, : len(baselines)] - y[part][:, :, None]).sum(axis=1)
+        out["best"][part] = tests[np.arange(len(tests)), :, errors.argmin(axis=1)]
     return out
 
 
@@ -128,7 +137,7 @@ def judge_many(
 
     Args:
         y_test: Targets of the test rows.
-        stacked: What the stacks `surface` and `full` predict of them.
+        stacked: What the stacks `surface` and `full` and the strongest baseline, `best`, predict of them.
         clusters: of the test rows.
         min_gain: the smallest gain called structure.
         model_baselines: whether a baseline reads the model.
@@ -144,18 +153,21 @@ def judge_many(
     added = _gains(sums)
     low, high = added.low, added.high
     constant = np.tile(means, (y_test.shape[1], 1))
-    over_mean = r2_estimates(
-        cluster_sums(y_test.T, {**predictions, "mean": constant}, clusters), "full", "mean"
-    )
-    better = (over_mean.value >= min_gain) & (over_mean.low > 0)
+    beside = {**predictions, "mean": constant, "best": stacked["best"].T}
+    every = cluster_sums(y_test.T, beside, clusters)
+    better = {
+        name: (over.value >= min_gain) & (over.low > 0)
+        for name in ("mean", "best")
+        for over in [r2_estimates(every, "full", name)]
+    }
     shares, effective = largest_share(y_test.T), effective_clusters(sums.n)
 
     def words(t: int) -> str:
         label = label_of(float(gain[t]), (float(low[t]), float(high[t])), min_gain, model_baselines)
         if label == MISSING:
             return label
-        if label == STRUCTURE and not better[t]:
-            label = NO_BETTER_THAN_MEAN
+        if label == STRUCTURE and not (better["mean"][t] and better["best"][t]):
+            label = NO_BETTER_THAN_BEST if better["mean"][t] else NO_BETTER_THAN_MEAN
         return standing(
             label, y_test.shape[1], effective, shares[t : t + 1], float(surface[t]), ["the target"]
         )

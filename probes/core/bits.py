@@ -13,6 +13,7 @@ from graticule.probes.core.intervals import mean_of
 from graticule.probes.core.labels import (
     HARDLY_VARIES,
     MISSING,
+    NO_BETTER_THAN_BEST,
     NO_BETTER_THAN_MEAN,
     STRUCTURE,
     label_of,
@@ -124,8 +125,9 @@ def bits_verdict(
     **gain** is the mean over test rows of log₂ p(class), stack with the probe, minus the same of the stack of
     baselines: bits a row. All predictors' scores become probabilities in logistic stacks (`logit_stack`)
     fitted on out-of-fold training scores. The interval is `mean_of` the rows' differences, over
-    clusters. As with R², a gain counts only where the whole stack also beats the training shares, and not
-    where fewer than ``MIN_APART`` clusters of test rows are of another class than the most frequent.
+    clusters. As with R², a gain counts only where the whole stack also beats the training shares and the
+    strongest baseline alone, and not where fewer than ``MIN_APART`` clusters of test rows are of another
+    class than the most frequent.
 
     Args:
         problem: Classes, split and clusters.
@@ -155,6 +157,9 @@ def bits_verdict(
     beside_model = any(name in model_baselines for name in baselines)
     over = float(over_shares.mean()), mean_of(over_shares, clusters).ci95[0]
     label = bits_label((gain, ci95), over, y_test, clusters, least, beside_model, problem.names)
+    over_best = spent["best"] - spent["full"]
+    if label == STRUCTURE and not (over_best.mean() >= least and mean_of(over_best, clusters).low > 0):
+        label = NO_BETTER_THAN_BEST
     apart = _apart(y_test, clusters)
     effective = effective_clusters(np.bincount(np.unique(clusters, return_inverse=True)[1]))
     se, df = float(added.se), float(added.df)

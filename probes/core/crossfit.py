@@ -16,11 +16,13 @@ from graticule.probes.core.inputs import SweepInputs
 from graticule.probes.core.intervals import Estimates, mean_of, mean_r2_estimate
 from graticule.probes.core.logit_stack import row_bits
 from graticule.probes.core.resample import ClusterSums, cluster_sums
+from graticule.probes.scores.metrics import mean_r2
 from graticule.probes.surface.fitted import fit_baselines, with_bits
 from graticule.probes.tables.groups import group_folds
 
-COMPARED = ("surface", "full", "probe", "mean")
-"""Both stacks, the probe alone, and the training mean (of classes, their training shares)."""
+COMPARED = ("surface", "full", "probe", "best", "mean")
+"""Both stacks, the probe alone, the strongest baseline alone, and the training mean (of classes, the
+shares)."""
 
 
 @dataclass(frozen=True)
@@ -130,9 +132,12 @@ def one_fold(inputs: SweepInputs, problem: Problem) -> tuple[str, dict[str, np.n
             "surface": odds.surface,
             "full": odds.full,
             "probe": odds.probe,
+            "best": odds.best,
             "mean": odds.shares,
         }
     y = problem.y[problem.train]
     surface, full = with_and_without(beside, best.predictions, y)
     mean = np.tile(y.mean(axis=0), (len(problem.test), 1))
-    return best.point, {"surface": surface, "full": full, "probe": best.test, "mean": mean}
+    scores = {name: mean_r2(y, one.out_of_fold) for name, one in beside.items()}
+    alone = beside[max(scores, key=lambda name: scores[name])].test if scores else mean
+    return best.point, {"surface": surface, "full": full, "probe": best.test, "best": alone, "mean": mean}

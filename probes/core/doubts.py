@@ -12,6 +12,7 @@ import numpy as np
 from graticule.hooks.activations import Activations
 from graticule.hooks.rows import Rows
 from graticule.probes.core.cells import Outlying, absurd_targets, outlying, outlying_said, pulled_in
+from graticule.probes.core.copies import near_copies
 from graticule.probes.core.fit import PointFit, PointRows, fit_points
 from graticule.probes.core.gates import Gates
 from graticule.probes.core.idle import least_seen, still
@@ -58,6 +59,7 @@ def doubted(
         _of_baselines(inputs, lines),
         ([f"{null}: a null check must find nothing" for null in of_nulls], Gates(tuple(of_nulls))),
         _of_neighbours(judged, best, inputs),
+        (near_copies(inputs), Gates()),
     ):
         sentences.append(warnings)
         gates |= more

@@ -17,6 +17,9 @@ MISSING = "not decided: model baselines missing"
 NO_BETTER_THAN_MEAN = (
     "not decided: that baselines and probe together are better than the training mean is not shown"
 )
+NO_BETTER_THAN_BEST = (
+    "not decided: that baselines and probe together are better than the strongest baseline alone is not shown"
+)
 HARDLY_VARIES = "not decided: the target hardly varies over the test rows"
 AT_MEAN = "the probe's best fit is the training mean"
 _NOTHING = 1e-3  # of min_gain: less is what iterations leave where two stacks say the same

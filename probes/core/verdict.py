@@ -19,6 +19,7 @@ from graticule.probes.core.labels import (
     AT_MEAN,
     HARDLY_VARIES,
     MISSING,
+    NO_BETTER_THAN_BEST,
     NO_BETTER_THAN_MEAN,
     NOT_DECIDED,
     STRUCTURE,
@@ -227,7 +228,8 @@ def verdict(
 
     **gain** is R²(stack of baselines and probe) − R²(stack of baselines) on test rows, both stacks fitted on
     out-of-fold training predictions. A gain over a surface that is worse than the mean counts only where the
-    whole stack beats the training mean, too: else nothing is decided. Nor is it where
+    whole stack beats the training mean, too: else nothing is decided. Nor where it does not beat the
+    strongest baseline alone as well, which a stack of few rows may be worse than. Nor is it where
     fewer than ``MIN_APART`` clusters of test rows have another value than the most frequent.
     **margin** is R²(probe) − R²(strongest baseline). R² is the metric for every kind of target, the mean over
     the columns of ``y``; for categories these are indicators, and R² is the Brier skill. ``model_baselines``
@@ -260,6 +262,9 @@ def verdict(
     lower = mean_r2_estimate(sums, "full", "mean").ci95[0]
     if label == STRUCTURE and not (over_mean >= min_gain and lower > 0):
         label = NO_BETTER_THAN_MEAN
+    over_best = mean_r2_estimate(sums, "full", "best")
+    if label == STRUCTURE and not (float(over_best.value) >= min_gain and over_best.low > 0):
+        label = NO_BETTER_THAN_BEST
     shares = largest_share(y_test)
     if label != MISSING:
         label = standing(label, len(y_test), effective, shares, mean(point["surface"]), target_names)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from graticule.hooks.artifact import json_ready
 from graticule.hooks.doors import FINDINGS, door
@@ -15,6 +16,8 @@ from graticule.hooks.messages import bar
 from graticule.hooks.points import layer_text
 from graticule.hooks.same_model import check_one_model
 from graticule.hooks.saved import SavedResult
+from graticule.probes.beyond.monitor import monitor
+from graticule.probes.core.bits import calibrated
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.fit import Predictions
 from graticule.probes.core.sweep import sweep
@@ -32,6 +35,11 @@ NOT_SHOWN = "not shown to carry"
 AS_MUCH = "not shown to carry: the other table's own surface reads as much"
 LOST = "does not carry"
 MIN_ROWS = 10
+FALSE_ALARMS = 0.05
+_CLASSIFIER = (
+    *("auroc", "auroc_low", "auroc_high", "brier", "brier_before"),
+    *("recall", "recall_low", "recall_high", "false_positives", "shift"),
+)
 _CAPTION = "Gain on each table over the surface carried along, and over the table's own"
 _CAPTION_ROWS = "Every table that was scored"
 
@@ -54,7 +62,12 @@ class Carried(SavedResult):
     """One row per other table: `table`, `label`, `rows`, `copies_left_out`, `clusters`, `score` of the probe
     there; `gain`, `low`, `high` over the surface learned on the first table; `own_gain`, `own_low`,
     `own_high` over the table's own surface; `full_gain`, what the table's own probe adds to it; `arrives`,
-    the share of that which the first table's probe adds (NaN where there is none to speak of)."""
+    the share of that which the first table's probe adds (NaN where there is none to speak of). Of classes
+    judged in bits, of the probe alone as it was calibrated on the first table: `auroc`, `auroc_low`,
+    `auroc_high`, `brier` and `brier_before`, that on the first table's test rows; of two classes `recall`,
+    `recall_low`, `recall_high` and `false_positives` at the threshold that raised 5% of false alarms there,
+    and `shift`, the log odds that its probabilities are too low by; of numbers `shift` in standard
+    deviations."""
     min_gain: float
     """The smallest gain called structure."""
     provenance: Mapping[str, Any]
@@ -81,9 +94,10 @@ class Carried(SavedResult):
                 f"{row['table']}: {row['label']}: gain {gain} {unit} over the surface learned on "
                 f"{self.table}, {own} over its own{share}"
             )
+            lines += _classifier_lines(row)
             if row["copies_left_out"]:
                 count = count_of(row["copies_left_out"], "row")
-                lines.append(f"{count} of {row['table']} left out: {self.table} has the same texts")
+                lines.append(f"{count} of {row['table']} left out: {self.table} has them, or near copies")
         return "\n".join(
             [
                 *lines,
@@ -113,8 +127,10 @@ def judge_on(
     it stands what the probe adds to the other table's *own* surface (weights of the stack alone are fitted
     there, on its training rows), and how much of what a probe of its own adds that is.
 
-    Rows of the other table whose text is also one of the first's (but for case, blanks and punctuation) are
-    left out.
+    Rows of the other table whose text is also one of the first's (but for case, blanks and punctuation), or a
+    near copy by letters or embedding, are left out. Of several tables each may be the first in turn:
+    `{name: judge_on(one, all_of_them) for name, one in all_of_them.items()}` is the matrix; what a table
+    would be to itself is left out.
 
     Args:
         findings: of the first table, with their inputs.
@@ -129,6 +145,7 @@ def judge_on(
             rows are left.
     """
     several = {others.table: others} if isinstance(others, Findings) else dict(others)
+    several = {name: other for name, other in several.items() if other is not findings}
     if not several:
         raise ValueError("judge_on: others is empty; expected findings of another table, or several by name")
     lines: list[dict[str, Any]] = []
@@ -169,9 +186,10 @@ def _scored(findings: Findings, name: str, other: Findings) -> tuple[dict[str, A
             f"least {MIN_ROWS} are needed"
         )
     activations, table, beside = joined(findings, other, ~copies)
-    carried = sweep(
+    made = sweep(
         activations, table, baselines=beside, alphas=ours.alphas, progress=False, **_settings(findings)
-    ).verdict
+    )
+    carried = made.verdict
     predicted = in_classes_of(other, findings, findings.probes[point].predict(theirs.rows(point)))
     problem, full = theirs.problem, other.verdict
     own = theirs.judge(Predictions(predicted[problem.train], predicted[problem.test]))
@@ -192,8 +210,40 @@ def _scored(findings: Findings, name: str, other: Findings) -> tuple[dict[str, A
         "own_high": own.ci95[1],
         "full_gain": full.gain,
         "arrives": own.gain / full.gain if full.ci95[0] > 0 else float("nan"),
+        **_as_classifier(made, findings),
     }
     return line, carried
+
+
+def _as_classifier(made: Findings, findings: Findings) -> dict[str, float]:
+    """What the first table's probe is worth as a classifier of the other's rows, at its own calibration and
+    threshold; of numbers the shift alone."""
+    scores, before, problem = made.class_scores, findings.class_scores, made.problem
+    y, predictions = problem.y[problem.test], made.predictions_at()
+    out = dict.fromkeys(_CLASSIFIER, float("nan"))
+    if made.kind == "numeric":
+        unit = problem.y[problem.train].std(axis=0)
+        return {**out, "shift": float(np.mean((y.mean(axis=0) - predictions.test.mean(axis=0)) / unit))}
+    if scores is None or before is None:
+        return out
+    out |= {"auroc": scores.auroc, "auroc_low": scores.auroc_ci95[0], "auroc_high": scores.auroc_ci95[1]}
+    out |= {"brier": scores.brier, "brier_before": before.brier}
+    if made.kind != "binary":
+        return out
+    alarms = monitor(made, false_positive_rates=FALSE_ALARMS).alarms.iloc[0]
+    names = ("recall", "recall_low", "recall_high", "false_positives")
+    out |= {name: float(alarms[name]) for name in names}
+    return {**out, "shift": _shift(calibrated(problem, predictions)[:, 0], y[:, 0])}
+
+
+def _shift(p: Float[np.ndarray, " row"], y: Float[np.ndarray, " row"]) -> float:
+    """Log odds that must be added to probabilities for them to add up to the rows of class 1."""
+    odds, wanted, shift = np.log(p / (1 - p)), float(np.clip(y.sum(), 0.5, len(y) - 0.5)), 0.0
+    for _ in range(100):
+        now = 1 / (1 + np.exp(-odds - shift))
+        step = (wanted - now.sum()) / max(float((now * (1 - now)).sum()), 1e-9)
+        shift += float(np.clip(step, -1, 1))
+    return shift
 
 
 def _settings(findings: Findings) -> dict[str, Any]:
@@ -207,6 +257,23 @@ def _label(label: str, ci95: tuple[float, float], own_low: float, min_gain: floa
     if label == STRUCTURE:
         return AS_MUCH if own_low <= 0 else CARRIES
     return LOST if ci95[1] < min_gain else NOT_SHOWN
+
+
+def _classifier_lines(row: Mapping[Any, Any]) -> list[str]:
+    """The probe alone as a classifier there; nothing of numbers, and in results that were saved before."""
+    values = {name: float(row.get(name, float("nan"))) for name in _CLASSIFIER}
+    if np.isnan(values["auroc"]):
+        return []
+    area = f"{values['auroc']:.3f} [{values['auroc_low']:.3f}, {values['auroc_high']:.3f}]"
+    line = f"{row['table']}: the probe alone: AUROC {area}, Brier {values['brier']:.3f} "
+    line += f"({values['brier_before']:.3f} before)"
+    if not np.isnan(values["recall"]):
+        caught = f"{values['recall']:.3f} [{values['recall_low']:.3f}, {values['recall_high']:.3f}]"
+        line += f"; at the threshold of {FALSE_ALARMS:.0%} false alarms before it catches {caught}, with "
+        line += f"{values['false_positives']:.1%} false alarms"
+    if not np.isnan(values["shift"]):
+        line += f"; its log odds are off by {values['shift']:+.2f}"
+    return [line]
 
 
 def carried_figure(scored: pd.DataFrame, metric: str) -> Figure:

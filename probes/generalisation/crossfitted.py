@@ -21,6 +21,7 @@ from graticule.probes.core.fit import Problem
 from graticule.probes.core.labels import (
     HARDLY_VARIES,
     MISSING,
+    NO_BETTER_THAN_BEST,
     NO_BETTER_THAN_MEAN,
     STRUCTURE,
     label_of,
@@ -204,6 +205,9 @@ def _label(made: CrossFit, problem: Problem, findings: Findings) -> str:
         return label
     if label == STRUCTURE and not (float(over.value) >= least and over.ci95[0] > 0):
         label = NO_BETTER_THAN_MEAN
+    alone = made.score(problem, "full", "best")
+    if label == STRUCTURE and not (float(alone.value) >= least and alone.ci95[0] > 0):
+        label = NO_BETTER_THAN_BEST
     if all(n < MIN_APART for n in clusters_apart(problem.y, problem.clusters, problem.names).values()):
         return HARDLY_VARIES
     effective = effective_clusters(np.unique(problem.clusters, return_counts=True)[1])

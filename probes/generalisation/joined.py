@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 
 from graticule.hooks.activations import Activations
 from graticule.hooks.rows import Rows
+from graticule.probes.core.copies import alike
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.inputs import SweepInputs
 from graticule.probes.surface.baselines import Baselines, text_digest
@@ -55,11 +56,15 @@ def joined(a: Findings, b: Findings, keep: Bool[np.ndarray, " row"]) -> tuple[Ac
 
 
 def copies_of(a: SweepInputs, b: SweepInputs) -> Bool[np.ndarray, " row"]:
-    """Rows of `b` whose text, but for case, blanks, punctuation or Unicode form, is one of `a`'s."""
+    """Rows of `b` whose text is one of `a`'s but for case, blanks, punctuation or Unicode form, or a near
+    copy of one by letters or by its embedding."""
     if a.table.texts is None or b.table.texts is None:
         return np.zeros(len(b.problem.source), bool)
     ours = {plain_form(a.table.texts[i]) for i in np.unique(a.problem.source)}
     same = np.array([plain_form(text) in ours for text in b.table.texts])
+    rows = np.unique(b.problem.source)
+    _, by = alike(b, rows, a, np.unique(a.problem.source))
+    same[rows] |= np.logical_or.reduce(list(by.values()))
     return same[b.problem.source]
 
 

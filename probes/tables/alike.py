@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from graticule.hooks.imports import load
 
@@ -15,6 +15,7 @@ AUTO = "auto"
 _ALIKE_TEXTS = 0.7
 _ALIKE_ROWS = 0.5
 _BEYOND = 1.1
+_TENTH, _NEARER, _NEARER_TEXT, _PLAIN = 10, 0.25, 0.6, 0.6
 _CELLS = 1 << 24
 
 
@@ -29,18 +30,78 @@ def alike_texts(texts: Sequence[str]) -> Int[np.ndarray, " row"]:
     Returns:
         A cluster for each row.
     """
-    load("sklearn.feature_extraction.text")
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    vectors: Any = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
     if not any(text.strip() for text in texts):
         return np.arange(len(texts))
-    terms: Any = vectors.fit_transform(texts)
+    terms: Any = _letters().fit_transform(texts)
 
     def products(start: int, stop: int) -> np.ndarray:
         return (terms[start:stop] @ terms.T).toarray()
 
     return _linked(len(texts), products, _ALIKE_TEXTS)
+
+
+def _letters() -> Any:
+    """TF-IDF of n-grams of two to four letters."""
+    load("sklearn.feature_extraction.text")
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
+
+
+def nearest_texts(
+    texts: Sequence[str], among: Sequence[str]
+) -> tuple[Int[np.ndarray, " row"], Bool[np.ndarray, " row"]]:
+    """Of each text the one among others that shares most of its letters, and whether it is a near copy.
+
+    That is one that `alike_texts` would link, and much nearer than the tenth nearest is to most: texts made
+    by one template are all alike.
+
+    Args:
+        texts: A row each.
+        among: Others.
+
+    Returns:
+        Places in `among`, and whether they are near copies.
+    """
+    terms: Any = _letters().fit_transform([*among, *texts]) if any(map(str.strip, among)) else None
+    if terms is None:
+        return np.zeros(len(texts), np.int64), np.zeros(len(texts), bool)
+    ours, theirs = terms[len(among) :], terms[: len(among)].T
+    place, cosine, tenth = np.empty(len(texts), np.int64), np.empty(len(texts)), np.zeros(len(texts))
+    for start, stop in _steps(max(len(among), len(texts)), len(texts)):
+        products = (ours[start:stop] @ theirs).toarray()
+        place[start:stop], cosine[start:stop] = products.argmax(axis=1), products.max(axis=1)
+        if len(among) > _TENTH:
+            tenth[start:stop] = np.partition(products, -_TENTH, axis=1)[:, -_TENTH]
+    there = terms.sign()  # rare letters alone make no copy
+    pairs = np.asarray(there[len(among) :].multiply(there[place]).sum(axis=1)).reshape(-1)
+    size = np.asarray(there.sum(axis=1)).reshape(-1)
+    plain = pairs / np.maximum(1, np.sqrt(size[len(among) :] * size[place]))
+    usual = float(np.sqrt(np.maximum(0, 1 - np.median(tenth))))
+    near = np.sqrt(np.maximum(0, 1 - cosine)) < _NEARER_TEXT * usual
+    return place, (cosine > _ALIKE_TEXTS) & (plain > _PLAIN) & (near | (cosine > 1 - 1e-9))
+
+
+def nearest_rows(
+    rows: Shaped[np.ndarray, "row width"], among: Shaped[np.ndarray, "other width"]
+) -> tuple[Int[np.ndarray, " row"], Bool[np.ndarray, " row"]]:
+    """Of each row the nearest among others, and whether it is much nearer than others are around it.
+
+    Args:
+        rows: Embeddings.
+        among: Others; two are near copies that are less than a quarter as far apart as the tenth nearest.
+
+    Returns:
+        Places in `among`, and whether they are near copies.
+    """
+    load("sklearn.neighbors")
+    from sklearn.neighbors import NearestNeighbors
+
+    if len(among) <= _TENTH:
+        return np.zeros(len(rows), np.int64), np.zeros(len(rows), bool)
+    index = NearestNeighbors(n_neighbors=_TENTH, algorithm="brute").fit(among)
+    distance, place = index.kneighbors(rows)
+    return place[:, 0].astype(np.int64), distance[:, 0] < _NEARER * distance[:, -1]
 
 
 def alike_rows(values: Float[np.ndarray, "row width"]) -> Int[np.ndarray, " row"]:
@@ -71,9 +132,9 @@ def alike_rows(values: Float[np.ndarray, "row width"]) -> Int[np.ndarray, " row"
     return _linked(len(rows), products, max(_ALIKE_ROWS, _BEYOND * opposed))
 
 
-def _steps(n: int) -> list[tuple[int, int]]:
-    step = max(1, _CELLS // n)
-    return [(start, min(start + step, n)) for start in range(0, n, step)]
+def _steps(n: int, count: int | None = None) -> list[tuple[int, int]]:
+    step, count = max(1, _CELLS // n), n if count is None else count
+    return [(start, min(start + step, count)) for start in range(0, count, step)]
 
 
 def _linked(n: int, products: Callable[[int, int], np.ndarray], limit: float) -> Int[np.ndarray, " row"]:

@@ -78,3 +78,29 @@ def test_a_sweep_holds_them_out_together() -> None:
     )
     assert same(found.problem.clusters, of)
     assert found.verdict.label != STRUCTURE and not found.gates.structure
+
+
+def test_near_copies_across_the_split_are_counted() -> None:
+    """Paraphrases by letters, and by embeddings alone; none among texts that have nothing in common."""
+    rng = np.random.default_rng(0)
+    texts = ["".join(rng.choice([*"abcdefghijklmnop"], 12)) for _ in range(120)]
+    embedding = rng.normal(size=(120, 16))
+    is_test = np.arange(120) % 3 == 0
+    rows = {POINT: rng.normal(size=(120, 6)).astype(np.float32)}
+
+    def line(texts: list[str], embedding: np.ndarray) -> str:
+        table = Table.from_arrays(rng.normal(size=120), texts, is_test)
+        beside = {"mean_embedding": Activations.from_tensors({"hook_embed": embedding})}
+        baselines = Baselines(text_digest(table), beside, False)
+        warnings = sweep(Activations.from_tensors(rows), table, baselines=baselines, progress=False).verdict
+        return next((w for w in warnings.warnings if "near copy" in w), "")
+
+    assert line(texts, embedding) == ""
+    alike, close = list(texts), embedding.copy()
+    for i in range(0, 36, 3):  # twelve of forty test texts
+        alike[i] = texts[i + 1] + "q"
+        close[i] = embedding[i + 1] + 0.01 * rng.normal(size=16)
+    by_letters, by_embedding = line(alike, embedding), line(texts, close)
+    assert "12 of 40 test texts" in by_letters and "(12 by letters, 0 by mean_embedding)" in by_letters
+    assert f"first {alike[0]!r} beside {texts[1]!r}" in by_letters
+    assert "(0 by letters, 12 by mean_embedding)" in by_embedding

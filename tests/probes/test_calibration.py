@@ -335,7 +335,7 @@ def test_the_words_are_those_of_gain_and_interval(calibration: Calibration) -> N
     structure = (said["low"] > 0) & (said["gain"] >= least)
     sure = np.where(said["low"] > 1e-3 * least, BETTER_BY_LITTLE, NO_BETTER)  # less is rounding
     expected = np.where(structure, STRUCTURE, np.where(said["high"] < least, sure, NOT_DECIDED))
-    ruled = said["words"].str.contains("hold .* of the squares")
+    ruled = said["words"].str.contains("hold .* of the squares|strongest baseline alone")
     assert ruled.mean() < 0.1
     assert said["words"][~ruled].tolist() == expected[~ruled].tolist()
     assert set(expected) >= {STRUCTURE, NO_BETTER, NOT_DECIDED}

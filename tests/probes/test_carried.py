@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from sklearn.linear_model import LinearRegression
-from sklearn.metrics import r2_score
+from sklearn.metrics import r2_score, roc_auc_score
 
 from graticule import Activations, Findings, Table, judge_on, sweep
+from graticule.probes.core.bits import calibrated
+from graticule.probes.core.fit import Predictions, Problem
 from graticule.probes.generalisation.carried import CARRIES, LOST, Carried
 from graticule.probes.surface.baselines import Baselines, text_digest
 
@@ -88,6 +92,41 @@ def test_classes_carry_too() -> None:
     b = findings("second", 3, kind="binary")
     row = judge_on(a, b).scored.iloc[0]
     assert row["label"] == CARRIES and row["arrives"] > 0.8
+
+
+def test_a_classifier_is_scored_as_it_was_calibrated(tmp_path) -> None:
+    """AUROC, Brier, recall at the first table's threshold and the shift, against scikit-learn and by hand."""
+    a, b = findings("first", 0, kind="binary", hidden=2.0), findings("second", 3, kind="binary", hidden=2.0)
+    carried = judge_on(a, b)
+    row = carried.scored.iloc[0]
+    problem, truth = a.problem, b.inputs.problem.y[:, 0]
+    scores = a.probe.predict(b.inputs.rows(a.chosen_point))
+    ours = problem.y[problem.train]
+    n = len(ours) + len(truth)
+    y, is_test = np.concatenate([ours, truth[:, None]]), np.arange(n) >= len(ours)
+    joint = Problem(np.arange(n), y, is_test, np.arange(n), problem.names)
+    p = calibrated(joint, Predictions(a.predictions_at().out_of_fold, scores))[:, 0]
+    assert row["auroc"] == pytest.approx(roc_auc_score(truth, p), abs=1e-6)
+    assert row["auroc_low"] < row["auroc"] < row["auroc_high"]
+    assert row["brier"] == pytest.approx(np.square(p - truth).mean(), abs=1e-5)
+    shifted = 1 / (1 + np.exp(-np.log(p / (1 - p)) - row["shift"]))
+    assert shifted.sum() == pytest.approx(truth.sum(), abs=0.05)
+    assert 0.5 < row["recall"] <= 1 and 0 <= row["false_positives"] < 0.2
+    assert "Brier" in carried.summary() and "false alarms before it catches" in carried.summary()
+    carried.save(tmp_path / "carried")
+    before = replace(carried, scored=carried.scored.drop(columns=["auroc", "shift", "recall"]))
+    assert (
+        "AUROC" not in before.summary() and Carried.load(tmp_path / "carried").summary() == carried.summary()
+    )
+
+
+def test_near_copies_are_left_out_too() -> None:
+    rng = np.random.default_rng(0)
+    ours = ["".join(rng.choice([*"abcdefghijklmnop"], 12)) for _ in range(300)]
+    others = ["".join(rng.choice([*"abcdefghijklmnop"], 12)) for _ in range(300)]
+    others[:30] = [text + "q" for text in ours[:30]]
+    row = judge_on(findings("first", 0, texts=ours), findings("second", 1, texts=others)).scored.iloc[0]
+    assert row["copies_left_out"] == 30 and row["label"] == CARRIES
 
 
 def test_classes_carry_either_way_round() -> None:

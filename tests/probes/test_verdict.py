@@ -22,6 +22,7 @@ from graticule.probes.core.verdict import (
     HARDLY_VARIES,
     MISSING,
     NO_BETTER,
+    NO_BETTER_THAN_BEST,
     NO_BETTER_THAN_MEAN,
     NOT_DECIDED,
     STRUCTURE,
@@ -156,6 +157,20 @@ def test_a_gain_over_a_surface_worse_than_the_mean_is_no_structure_unless_the_st
         assert result.ci95[0] > 0
         assert result.label == label
         assert label in result.summary().splitlines()[0]
+
+
+def test_a_gain_over_a_stack_that_is_worse_than_its_best_member_is_no_structure() -> None:
+    """Of two baselines one fails on test rows and spoils the stack, and the probe mends a part of that."""
+    rng = np.random.default_rng(3)
+    y = rng.normal(size=(400, 1))
+    good, spoils, probe = (y + noise * rng.normal(size=y.shape) for noise in (0.8, 0.9, 1.0))
+    spoils[200:] = 2 * rng.normal(size=(200, 1))
+    members = {"embedding": good, "twin_0": spoils}
+    result = judge(y, probe, members, 200)
+    assert result.strongest_baseline == "embedding" and r2_score(y[200:], good[200:]) > result.surface
+    assert result.gain > 0.05 and result.ci95[0] > 0
+    assert result.label == NO_BETTER_THAN_BEST and "strongest baseline alone" in result.summary()
+    assert judge(y, y + 0.3 * rng.normal(size=y.shape), members, 200).label == STRUCTURE
 
 
 def test_a_gain_over_a_surface_that_is_the_mean_needs_no_more_than_its_interval() -> None:
