@@ -51,8 +51,9 @@ def character_offsets(
 def _looked_up(tokenizer: Any, text: str, ids: np.ndarray, place: int) -> np.ndarray:
     cursor, ranges = 0, np.zeros((len(ids), 2), np.int64)
     for token, token_id in enumerate(ids.tolist()):
-        piece = str(tokenizer.decode([token_id])).strip()
-        at = text.find(piece, cursor)
+        piece = str(tokenizer.decode([token_id]))
+        piece = piece.strip() or piece
+        at = text.find(piece, cursor) if piece else -1
         if at < 0 or text[cursor:at].strip():
             raise ValueError(
                 f"text {place}: token {token} ({piece!r}) is not where it should be in the text, and this "

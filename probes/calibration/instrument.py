@@ -76,7 +76,7 @@ class Instrument:
             rows = served_by(feature, swept.activations)
             ridges[name] = ridge(feature, findings.baselines[name]["point"], rows)
         strings = None
-        texts = swept.table.texts
+        texts = swept.table.strings
         if STRINGS in findings.baselines and texts is not None:
             ordered = [texts[i] for i in problem.source[order]]
             clusters = problem.clusters[problem.train]

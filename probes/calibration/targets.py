@@ -57,7 +57,7 @@ class SyntheticTargets:
         rng = np.random.default_rng([seed, 0])
         n = instrument.n_train
         features = _features(instrument)
-        problem, texts = findings.inputs.problem, findings.inputs.table.texts
+        problem, texts = findings.inputs.problem, findings.inputs.table.strings
         marginal = Marginal.of(problem.y)
         linear = 1.0 if marginal is None else marginal.linear
         wanted = float(np.clip(findings.verdict_in_r2.surface / linear, 0.01, 0.95))

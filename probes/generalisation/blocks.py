@@ -25,6 +25,7 @@ from graticule.probes.surface.confounds import CONFOUNDS
 from graticule.probes.surface.fitted import served_by
 from graticule.probes.surface.string_ridge import TermCounts
 from graticule.probes.surface.strings import SPELLING, STRINGS, TFIDF, TREES, StringReader
+from graticule.probes.surface.token_readers import TOKENS
 from graticule.probes.surface.trees import boosted_test, plan_of
 from graticule.probes.tables.checks import need_column
 from graticule.probes.tables.table import Table
@@ -249,6 +250,7 @@ def baselines_without(
         held_out = [fits.predict(i, X.gather(rows[r])) for i, r in enumerate(blocks.rows)]
         out[name] = np.concatenate(held_out)
     left_out: tuple[str, ...] = (CONFOUNDS,) if swept.table.confounds else ()
+    left_out = (*left_out, *(name for name in TOKENS if name in swept.baseline_predictions))
     work = len(blocks.rows) * len(problem.y)
     own = {*swept.baseline_predictions} & {*STRINGS}
     reader = StringReader.of(swept.table, problem, swept.baselines.tokens) if own - {TFIDF} else None
@@ -273,7 +275,8 @@ def _tfidf_without(findings: Findings, blocks: Blocks, progress: bool | None) ->
     """TF-IDF of each block's rows from those outside it, by ridge at the strength chosen on training rows."""
     swept = findings.inputs
     table, problem = swept.table, swept.problem
-    texts = [(table.texts or [])[i] for i in problem.source]
+    strings = table.strings or []
+    texts = [strings[i] for i in problem.source]
     counts = TermCounts.of(texts, len(texts))
     min_df = counts.usable_df(2)
     alpha = float(findings.baselines["tfidf"]["alpha"])

@@ -20,6 +20,7 @@ from graticule.probes.surface.fitted import served_by
 from graticule.probes.tables.confounders import joined_frames
 from graticule.probes.tables.groups import dense_codes, plain_form
 from graticule.probes.tables.table import Table
+from graticule.probes.tables.tokens import TokenTable
 
 
 def joined(a: Findings, b: Findings, keep: Bool[np.ndarray, " row"]) -> tuple[Activations, Table, Baselines]:
@@ -117,6 +118,11 @@ _Parts = tuple[tuple[SweepInputs, np.ndarray], tuple[SweepInputs, np.ndarray]]
 def _table(a: Findings, b: Findings, parts: _Parts) -> Table:
     (ours, train), (theirs, rows) = parts
     first, second = ours.table, theirs.table
+    if isinstance(first, TokenTable) or isinstance(second, TokenTable):
+        raise ValueError(
+            "judge_on: rows of a table of tokens are not carried to another; make one table of both, and say "
+            "with split= which texts are scored, token_table(model, texts, labels, split=…)"
+        )
     if lacking := [name for name in first.confounds if name not in second.confounds]:
         raise ValueError(
             f"judge_on: {a.table!r} has the confounder {lacking[0]!r}, which {b.table!r} lacks: make that "

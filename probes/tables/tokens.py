@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int
 
-from graticule.hooks.alignment import AlignmentError, paired
+from graticule.hooks.alignment import BY_PLACE, BY_TOKENS, AlignmentError, paired
 from graticule.hooks.capture_spec import Places, Pos
 from graticule.hooks.chats import written
 from graticule.hooks.doors import INPUTS, MODEL, door, several_inputs, texts_of
@@ -81,7 +81,8 @@ class TokenTable(Table):
         """The table row of every activation row, by text and position, and how texts were paired.
 
         Returns:
-            Rows, −1 where the table has no label of a token; and `alignment.COMPARED` or `BY_PLACE`.
+            Rows, −1 where the table has no label of a token; and `alignment.COMPARED`, `BY_TOKENS` or
+            `BY_PLACE`.
 
         Raises:
             AlignmentError: Rows do not say their position, or are of other texts or tokens.
@@ -106,6 +107,7 @@ class TokenTable(Table):
                 raise self._other(
                     row, f"token {frame['token'].iloc[row]}, where text {text[row]} has {expected[row]}"
                 )
+            pairing = BY_TOKENS if pairing == BY_PLACE else pairing
         if (out < 0).all():
             raise self._other(0, "none of the tokens that have labels, nor is any other row")
         return out, pairing

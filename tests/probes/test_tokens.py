@@ -13,6 +13,8 @@ import graticule
 from graticule import Activations, Findings, baselines, capture, sweep, token_table
 from graticule.hooks.alignment import AlignmentError
 from graticule.hooks.capture_spec import CaptureSpec, Places, pos_from_data, pos_to_data
+from graticule.hooks.offsets import character_offsets
+from graticule.hooks.tokens import TokenRows
 from graticule.probes.core.labels import NO_BETTER, STRUCTURE
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.surface.token_readers import TOKENS
@@ -50,6 +52,20 @@ def test_spans_are_the_tokens_that_the_tokenizer_itself_says(model):
         assert list(own["token"]) == encoded["input_ids"]
         assert set(own["position"][own["label"] == "odd"] - 1) == inside
     assert table.frame["piece"][0] == "the" and table.frame["window"][0] == "the old city of"
+
+
+def test_pieces_of_a_slow_tokenizer_are_looked_up_or_refused():
+    from transformers import ByT5Tokenizer
+
+    slow, texts = ByT5Tokenizer(), ["the  old city", "a b"]
+    ids = [np.array(slow(text, add_special_tokens=False)["input_ids"]) for text in texts]
+    rows = TokenRows(ids, [(0, len(row)) for row in ids], [(0, len(row)) for row in ids], False)
+    for text, ranges in zip(texts, character_offsets(slow, texts, rows), strict=True):
+        assert ranges.tolist() == [[i, i + 1] for i in range(len(text))]
+    accented = np.array(slow("é", add_special_tokens=False)["input_ids"])
+    other = TokenRows([accented], [(0, 2)], [(0, 2)], False)
+    with pytest.raises(ValueError, match="this tokenizer is a slow one, which says no offsets; give labels"):
+        character_offsets(slow, ["é"], other)
 
 
 def test_spans_without_labels_are_yes_or_no(model):
@@ -164,6 +180,7 @@ def test_a_planted_concept_is_structure_without_any_tokenizer_and_survives_a_fol
     table, acts, beside = planted("hidden")
     findings = sweep(acts, table, baselines=beside, progress=False)
     assert findings.verdict.label == STRUCTURE
+    assert findings.provenance["pairing"] == "tokens compared"
     assert len(np.unique(findings.problem.clusters)) == len(table.inputs)
     columns = {"source", "position", "token", "text", "cluster"}
     assert columns <= set(findings.predictions) and findings.predictions["text"][0].startswith("t")
@@ -171,6 +188,8 @@ def test_a_planted_concept_is_structure_without_any_tokenizer_and_survives_a_fol
     loaded = Findings.load(tmp_path / "one").with_inputs(acts, table, beside)
     assert loaded.verdict == findings.verdict
     part = table.take(table.frame["text"].to_numpy() % 2 == 0)
+    with pytest.raises(ValueError, match="rows of a table of tokens are not carried to another"):
+        graticule.judge_on(findings, findings)
     half = sweep(acts, part, baselines=Baselines(text_digest(part), beside.features), progress=False)
     assert len(half.predictions) == len(part) < len(table)
 
