@@ -188,10 +188,10 @@ def test_a_planted_concept_is_structure_without_any_tokenizer_and_survives_a_fol
     loaded = Findings.load(tmp_path / "one").with_inputs(acts, table, beside)
     assert loaded.verdict == findings.verdict
     part = table.take(table.frame["text"].to_numpy() % 2 == 0)
-    with pytest.raises(ValueError, match="rows of a table of tokens are not carried to another"):
-        graticule.judge_on(findings, findings)
     half = sweep(acts, part, baselines=Baselines(text_digest(part), beside.features), progress=False)
     assert len(half.predictions) == len(part) < len(table)
+    with pytest.raises(ValueError, match="rows of a table of tokens are not carried to another"):
+        graticule.judge_on(findings, {"half": half})
 
 
 @pytest.mark.parametrize("concept", ["text"])
