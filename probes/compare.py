@@ -261,7 +261,7 @@ def difference_figure(differences: pd.DataFrame, unit: str = "R²") -> Figure:
 def gain_samples(
     findings: Findings, n_bootstrap: int | None = None, seed: int | None = None
 ) -> Float[np.ndarray, " draw"]:
-    """The gain of the findings' verdict in resamples of the clusters of test rows.
+    """The gain on the findings' test part in resamples of the clusters of its rows.
 
     Nothing is refitted and no activations are needed: the findings hold all predictions. `n_bootstrap` and
     `seed` are the findings' own unless others are given.
@@ -294,7 +294,11 @@ def gain_estimate(findings: Findings) -> Estimates:
     Raises:
         ValueError: For findings saved before they held the baselines' predictions.
     """
-    if findings.verdict.metric == "bits":
+    verdict = findings.verdict
+    if verdict.dealing is not None:  # of all rows
+        se = np.nan if verdict.se is None else verdict.se
+        return Estimates(np.asarray(verdict.gain), np.asarray(se), np.asarray(verdict.df))
+    if verdict.metric == "bits":
         return mean_of(*_saved_bits(findings))
     return mean_r2_estimate(_gain_sums(findings), "full", "surface")
 

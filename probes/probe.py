@@ -59,6 +59,7 @@ def probe(
     min_gain: float | None = None,
     n_bootstrap: int = 2000,
     seed: int = 0,
+    crossfit: bool | None = None,
     out: Path | str | None = None,
     progress: bool | None = None,
 ) -> Findings:
@@ -92,6 +93,7 @@ def probe(
             the training labels.
         n_bootstrap: How often clusters are resampled by what goes on from here; the gain needs no resamples.
         seed: The seed of twins and resamples.
+        crossfit: whether every row is tested, as `sweep` takes it.
         out: the folder of the findings and of what they are made from.
         progress: whether a bar is drawn; by default where it takes long.
 
@@ -115,8 +117,10 @@ def probe(
         prepend_bos=prepend_bos,
         include_bos=include_bos,
     )
-    judging = {"twins": twins, "twin": twin, "draws": n_bootstrap, "seed": seed}
+    judging: dict[str, Any] = {"twins": twins, "twin": twin, "draws": n_bootstrap, "seed": seed}
     judging |= judged_in(table.kind, score, min_gain)
+    if table.split_is_drawn or crossfit is not None:
+        judging["crossfit"] = crossfit
     if out is None:
         return _probe(model, table, None, spec, judging, progress)
     with working_folder(out, FINDINGS, "probing into") as folder:
@@ -158,7 +162,7 @@ def _probe(
     if saved is not None:  # what lies beside them was damaged, and is whole again
         return saved.with_inputs(acts, table, beside)
     verdict = {"n_bootstrap": judging["draws"], "seed": judging["seed"], "min_gain": judging["min_gain"]}
-    verdict["score"] = judging.get("score")
+    verdict["score"], verdict["crossfit"] = judging.get("score"), judging.get("crossfit")
     findings = sweep(acts, table, baselines=beside, **verdict, progress=progress)
     findings = replace(findings, provenance={**findings.provenance, **marked(made_from)})
     if folder is not None:
@@ -190,7 +194,7 @@ def _with_material(findings: Findings, table: Table, folder: Path, twins: int) -
     return None
 
 
-JUDGING = ("score", "min_gain", "draws", "seed", "twins", "twin", "alphas")
+JUDGING = ("score", "min_gain", "draws", "seed", "twins", "twin", "alphas", "crossfit")
 """Settings by which the same question may be judged anew in the same folder."""
 _OF_TWINS = ("seed", "twin")
 """Those of which twins are made: where there are any in the folder, others would be needed."""

@@ -73,6 +73,14 @@ def probe_command(
         float | None,
         typer.Option(help="Smallest gain called structure: .01 of R², or 1% of the labels' entropy in bits."),
     ] = None,
+    crossfit: Annotated[
+        bool | None,
+        typer.Option(
+            "--crossfit/--one-split",
+            help="Test every row; by default where no split came with the table and its test part is small.",
+            show_default=False,
+        ),
+    ] = None,
     calibrate: o.Calibrate = None,
 ) -> None:
     """Probe every layer for your targets: a verdict and a page.
@@ -96,7 +104,7 @@ def probe_command(
 
     model.check_depth(settings["points"], settings["layers"])
     entities = table.read(seed)
-    settings |= {"twins": twins, "seed": seed, "score": score, "min_gain": min_gain}
+    settings |= {"twins": twins, "seed": seed, "score": score, "min_gain": min_gain, "crossfit": crossfit}
     hooked = model.load()
     with working_folder(out, FINDINGS, "probing into"):
         findings = graticule.probe(hooked, entities, **settings, out=out, progress=True)

@@ -129,7 +129,7 @@ def calibrate(
         raise ValueError(f"gains={tuple(gains)}: expected shares of the variance, above 0 and below 1")
     if targets < 2:
         raise ValueError(f"targets={targets}: at least 2 of each kind are needed for a rate")
-    swept, verdict = findings.inputs, findings.verdict
+    swept, verdict = findings.inputs, findings.verdict_of_split
     bits = verdict.metric == "bits"
     if not findings.baselines.keys() - {"shuffled"}:
         raise NotApplicable("these findings have no baselines: there is no verdict to calibrate")

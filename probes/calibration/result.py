@@ -239,6 +239,7 @@ def detected(findings: Findings, calibration: Calibration) -> Findings:
         limit_of_detection=calibration.limit_of_detection,
         largest_gain_tried=calibration.largest_tried,
         verdict=gates.through(findings.verdict),
+        split_verdict=None if findings.split_verdict is None else gates.through(findings.split_verdict),
         gates=gates,
         swept=None if swept is None else replace(swept, gates=gates),
     )
@@ -247,7 +248,7 @@ def detected(findings: Findings, calibration: Calibration) -> Findings:
 def put_under(findings: Findings, calibration: Calibration) -> None:
     """Let the limit of detection stand under the verdict of these very findings, from now on."""
     calibrated = detected(findings, calibration)
-    for name in ("limit_of_detection", "largest_gain_tried", "verdict", "gates", "swept"):
+    for name in ("limit_of_detection", "largest_gain_tried", "verdict", "split_verdict", "gates", "swept"):
         object.__setattr__(findings, name, getattr(calibrated, name))
 
 

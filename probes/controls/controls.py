@@ -125,7 +125,7 @@ def controls(
 
 def _reference(inputs: ControlInputs) -> list[Line]:
     """The probe, the stack of all baselines, and the strongest of them."""
-    y, verdict, judged = inputs.y_test, inputs.findings.verdict_in_r2, inputs.findings.verdict
+    y, verdict, judged = inputs.y_test, inputs.findings.verdict_in_r2, inputs.findings.verdict_of_split
     pairs = {"probe": (y, inputs.probe.test), "surface": (y, inputs.surface.test)}
     best = verdict.strongest_baseline
     if best is not None:

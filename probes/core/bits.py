@@ -20,10 +20,11 @@ from graticule.probes.core.labels import (
     standing,
 )
 from graticule.probes.core.logit_stack import entropy_bits, logit_stack, row_bits, shares
+from graticule.probes.core.power import design_of_means
 from graticule.probes.core.resample import effective_clusters
 from graticule.probes.core.selection import unselected_gain
 from graticule.probes.core.undecided import MIN_APART
-from graticule.probes.core.verdict import MIN_EFFECTIVE_CLUSTERS, Verdict
+from graticule.probes.core.verdict import Verdict, few_effective
 from graticule.probes.scores.metrics import accuracy
 from graticule.probes.scores.significance import score_difference
 
@@ -170,7 +171,7 @@ def bits_verdict(
         surface=float((nothing - spent["surface"]).mean()),
         gain=gain,
         ci95=ci95,
-        gain_by_target=_by_class(gained, y_test, problem.names),
+        gain_by_target=by_class(gained, y_test, problem.names),
         margin=float(margin.mean()),
         margin_ci95=mean_of(margin, clusters).ci95,
         strongest_baseline=odds.strongest,
@@ -184,6 +185,7 @@ def bits_verdict(
         se=None if np.isnan(se) else se,
         df=df,
         rows=len(y_test),
+        design=design_of_means(gained, clusters),
         unselected_gain=unselected_gain(gain, se, df, least) if label == STRUCTURE else None,
     )
 
@@ -222,8 +224,19 @@ def bits_label(
     return HARDLY_VARIES if effective >= MIN_APART and _apart(y, clusters) < MIN_APART else label
 
 
-def _by_class(gained: np.ndarray, y: np.ndarray, names: tuple[str, ...]) -> dict[str, float]:
-    """Bits a row gained on the rows of each class; of two classes, on all rows."""
+def by_class(
+    gained: Float[np.ndarray, " row"], y: Float[np.ndarray, "row column"], names: tuple[str, ...]
+) -> dict[str, float]:
+    """Bits a row gained on the rows of each class; of two classes, on all rows.
+
+    Args:
+        gained: Bits of every row.
+        y: Their classes.
+        names: of the columns.
+
+    Returns:
+        A mean a class; NaN for one without rows.
+    """
     if y.shape[1] == 1:
         return {names[0]: float(gained.mean())}
     counts = y.sum(axis=0)
@@ -238,12 +251,7 @@ def _apart(y: Float[np.ndarray, "row column"], clusters: Int[np.ndarray, " row"]
 
 
 def _warnings(effective: float, apart: int) -> tuple[str, ...]:
-    warnings: list[str] = []
-    if effective < MIN_EFFECTIVE_CLUSTERS:
-        warnings.append(
-            f"only {effective:.1f} effective clusters of test rows (fewer than {MIN_EFFECTIVE_CLUSTERS}): "
-            "the interval is as wide as so few make it"
-        )
+    warnings = [*few_effective(effective)]
     if apart < MIN_APART:
         warnings.append(
             f"fewer than {MIN_APART} clusters of test rows are of another class than the most frequent "

@@ -58,19 +58,45 @@ def choose_point(
     """
     if (len(fits) == 1 and not baselines) or not any(name in model_baselines for name in baselines):
         return Choice(chosen(fits), None)
-    parts = (bits_by_cluster if metric == "bits" else gain_by_cluster)(
+    place, gains = chosen_place(
         [fit.fit.out_of_fold for fit in fits],
+        [fit.validation if fit.bits is None else fit.bits for fit in fits],
         [one.out_of_fold for one in baselines.values()],
         problem.y[problem.train],
         problem.clusters[problem.train],
+        metric,
     )
+    return Choice(fits[place], tuple(float(gain) for gain in gains))
+
+
+def chosen_place(
+    probes: Sequence[Float[np.ndarray, "train column"]],
+    scores: Sequence[float],
+    baselines: Sequence[Float[np.ndarray, "train column"]],
+    y: Float[np.ndarray, "train column"],
+    clusters: Int[np.ndarray, " train"],
+    metric: Score = "r2",
+) -> tuple[int, Float[np.ndarray, " point"]]:
+    """The rule of `choose_point` on out-of-fold predictions.
+
+    Args:
+        probes: Out-of-fold predictions, a point each.
+        scores: of each probe by itself.
+        baselines: Out-of-fold predictions; at least one of them reads the model.
+        y: The targets.
+        clusters: Of training rows.
+        metric: what the gain is measured in.
+
+    Returns:
+        The place of the point, and the gain of each.
+    """
+    parts = (bits_by_cluster if metric == "bits" else gain_by_cluster)(probes, baselines, y, clusters)
     gains = parts.sum(axis=0)
     most = int(gains.argmax())
     equal = gains[most] - gains <= _standard_error(parts[:, [most]] - parts)
     if gains[most] <= _standard_error(parts[:, [most]])[0]:
         equal[:] = True
-    best = chosen([fit for fit, alike in zip(fits, equal, strict=True) if alike])
-    return Choice(best, tuple(float(gain) for gain in gains))
+    return max(np.flatnonzero(equal).tolist(), key=lambda place: scores[place]), gains
 
 
 def bits_by_cluster(

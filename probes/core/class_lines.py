@@ -87,10 +87,13 @@ def _scores(findings: Findings, scores: ClassScores) -> list[str]:
         _with_ends(scores.auroc, scores.auroc_ci95),
         _with_ends(scores.accuracy, scores.accuracy_ci95),
     )
+    dealt = findings.verdict.dealing is not None
+    of_rows = "all rows" if dealt else "test rows"
+    in_training = "" if dealt else f", of training rows {scores.training_prevalence:.1%}"
     beside = f" (stacked baselines {scores.surface_auroc:.3f}, with the probe {scores.full_auroc:.3f})"
     return [
-        f"{scores.prevalence:.1%} of test rows are {of!r}, of training rows {scores.training_prevalence:.1%}",
-        f"on test rows the probe alone: AUROC {area}{beside if scores.auroc == scores.auroc else ''}, "
+        f"{scores.prevalence:.1%} of {of_rows} are {of!r}{in_training}",
+        f"on {of_rows} the probe alone: AUROC {area}{beside if scores.auroc == scores.auroc else ''}, "
         f"accuracy {right}, balanced accuracy {scores.balanced_accuracy:.3f}, Brier skill "
         f"{number_text(scores.brier_skill)}; always {most!r}, the most frequent in training, is right in "
         f"{scores.always:.3f}",

@@ -9,20 +9,29 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from graticule.hooks.messages import bar
-from graticule.probes.core.bits import class_odds
-from graticule.probes.core.choice import choose_point
-from graticule.probes.core.fit import Problem, fit_points, with_and_without
+from graticule.hooks.rows import Rows
+from graticule.probes.core.bits import bits_gained, class_odds
+from graticule.probes.core.choice import choose_point, chosen_place
+from graticule.probes.core.fit import PointRows, Predictions, Problem, fit_points, with_and_without
 from graticule.probes.core.inputs import SweepInputs
 from graticule.probes.core.intervals import Estimates, mean_of, mean_r2_estimate
 from graticule.probes.core.logit_stack import row_bits
 from graticule.probes.core.resample import ClusterSums, cluster_sums
+from graticule.probes.linear.left_out import PartFit, fits_without, products_of
 from graticule.probes.scores.metrics import mean_r2
-from graticule.probes.surface.fitted import fit_baselines, with_bits
+from graticule.probes.surface.confounds import CONFOUNDS, fit_confounds
+from graticule.probes.surface.fitted import fit_baselines, served_by, with_bits
+from graticule.probes.surface.string_ridge import ALPHAS
+from graticule.probes.surface.strings import SPELLING, TFIDF, TREES, StringReader
+from graticule.probes.surface.trees import boosted_without
 from graticule.probes.tables.groups import group_folds
+from graticule.probes.tables.tokens import TokenTable
 
 COMPARED = ("surface", "full", "probe", "best", "mean")
-"""Both stacks, the probe alone, the strongest baseline alone, and the training mean (of classes, the
-shares)."""
+"""Both stacks, the probe alone, the best baseline alone, and the training mean (of classes, their shares)."""
+MOST_ROWS = 1000
+"""Rows up to which fits share one eigendecomposition a layer; of more, each fold is fitted by itself."""
+_SEVERAL = 4
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,8 @@ class CrossFit:
     """Parts that each repeat is cut into."""
     metric: str
     """`r2` or `bits`."""
+    idle: int = 0
+    """Folds in which the probe was the training mean."""
 
     @property
     def repeats(self) -> int:
@@ -45,13 +56,8 @@ class CrossFit:
 
     @property
     def widening(self) -> float:
-        """What a standard error that takes the folds for independent is multiplied by.
-
-        Fits of two folds share most of their rows, so their errors rise and fall together: with n rows
-        tested for n(K − 1)/K learned from, the variance is 1 + K/(K − 1) times what the rows show (Nadeau &
-        Bengio, Machine Learning 2003): 1.5 for five folds.
-        """
-        return float(np.sqrt(1 + self.folds / (self.folds - 1)))
+        """What a standard error that takes the folds for independent is multiplied by."""
+        return widening_of(self.folds)
 
     def score(self, problem: Problem, first: str, second: str) -> Estimates:
         """What one predictor scores more than another on all rows: R², or bits a row.
@@ -65,13 +71,18 @@ class CrossFit:
             The difference, mean of the repeats, with its widened standard error.
         """
         if self.metric == "bits":
-            of = {name: _mean_bits(problem.y, self.predictions[name]) for name in (first, second)}
+            of = {name: self.bits(problem.y, name) for name in (first, second)}
             made = mean_of(of[second] - of[first], problem.clusters)
         else:
-            made = mean_r2_estimate(self._sums(problem.y, problem.clusters), first, second)
+            made = mean_r2_estimate(self.sums(problem.y, problem.clusters), first, second)
         return replace(made, se=np.asarray(self.widening * made.se))
 
-    def _sums(self, y: Float[np.ndarray, "row target"], clusters: Int[np.ndarray, " row"]) -> ClusterSums:
+    def bits(self, y: Float[np.ndarray, "row column"], name: str) -> Float[np.ndarray, " row"]:
+        """−log₂ of the probability of each row's class, mean of the repeats."""
+        return np.mean([row_bits(y, one) for one in self.predictions[name]], axis=0)
+
+    def sums(self, y: Float[np.ndarray, "row target"], clusters: Int[np.ndarray, " row"]) -> ClusterSums:
+        """Squared errors by cluster, mean of the repeats."""
         each = [
             cluster_sums(y, {name: values[r] for name, values in self.predictions.items()}, clusters)
             for r in range(self.repeats)
@@ -79,12 +90,39 @@ class CrossFit:
         return replace(each[0], sse=np.mean([one.sse for one in each], axis=0))
 
 
-def _mean_bits(y: np.ndarray, p: np.ndarray) -> np.ndarray:
-    return np.mean([row_bits(y, one) for one in p], axis=0)
+def widening_of(folds: int) -> float:
+    """By what the standard error of so many folds is wider than if they were independent.
+
+    Fits of two folds share most of their rows, so their errors rise and fall together: with n rows tested for
+    n(K − 1)/K learned from, the variance is 1 + K/(K − 1) times what the rows show (Nadeau & Bengio, Machine
+    Learning 2003): 1.5 for five folds.
+
+    Args:
+        folds: K.
+
+    Returns:
+        A factor.
+    """
+    return float(np.sqrt(1 + folds / (folds - 1)))
+
+
+def repeats_for(targets: int) -> int:
+    """How often rows are dealt anew by default: twice, but once where many targets each have their trees."""
+    return 1 if targets > _SEVERAL else 2
+
+
+def fits_shared(inputs: SweepInputs) -> bool:
+    """Whether folds can share fits: rows are few, and no reader of tokens stands in the surface."""
+    return len(inputs.problem.y) <= MOST_ROWS and not isinstance(inputs.table, TokenTable)
 
 
 def cross_fitted(
-    inputs: SweepInputs, *, n_folds: int = 5, n_repeats: int = 2, seed: int = 0, progress: bool | None = None
+    inputs: SweepInputs,
+    *,
+    n_folds: int = 5,
+    n_repeats: int | None = None,
+    seed: int = 0,
+    progress: bool | None = None,
 ) -> CrossFit:
     """Predict every row by fits that have not seen its fold.
 
@@ -94,7 +132,7 @@ def cross_fitted(
     Args:
         inputs: of a sweep; its split is not looked at.
         n_folds: Parts, of whole clusters; no more than clusters.
-        n_repeats: How often the clusters are dealt anew.
+        n_repeats: How often the clusters are dealt anew; by default `repeats_for` the targets.
         seed: Of the dealing.
         progress: Whether a bar is drawn.
 
@@ -103,41 +141,148 @@ def cross_fitted(
     """
     problem = inputs.problem
     parts = min(n_folds, len(np.unique(problem.clusters)))
-    out = {name: np.empty((n_repeats, *problem.y.shape)) for name in COMPARED}
+    count = repeats_for(problem.y.shape[1]) if n_repeats is None else n_repeats
+    folds = [group_folds(problem.clusters, parts, 7919 * seed + repeat) for repeat in range(count)]
+    out = {name: np.empty((count, *problem.y.shape)) for name in COMPARED}
     points: list[str] = []
-    with bar(n_repeats * parts, "cross_fit", "fold", progress) as advance:
-        for repeat in range(n_repeats):
-            fold = group_folds(problem.clusters, parts, 7919 * seed + repeat)
+    idle = 0
+    shared = _SharedFits(inputs, folds, progress) if fits_shared(inputs) else None
+    with bar(count * parts, "cross_fit", "fold", progress) as advance:
+        for repeat, fold in enumerate(folds):
             for k in range(parts):
                 part = replace(problem, is_test=fold == k)
-                point, predicted = one_fold(inputs, part)
+                if shared is None:
+                    point, predicted, still = one_fold(inputs, part)
+                else:
+                    point, predicted, still = _stacked(inputs, part, *shared.of(repeat, k))
                 points.append(point)
+                idle += still
                 for name, values in predicted.items():
                     out[name][repeat, part.test] = values
                 advance.update()
-    return CrossFit(out, tuple(points), parts, inputs.settings.score)
+    return CrossFit(out, tuple(points), parts, inputs.settings.score, idle)
 
 
-def one_fold(inputs: SweepInputs, problem: Problem) -> tuple[str, dict[str, np.ndarray]]:
-    """The point chosen outside a fold, and what is predicted of the rows in it."""
+def one_fold(inputs: SweepInputs, problem: Problem) -> tuple[str, dict[str, np.ndarray], bool]:
+    """A fold by fits of its own: the point chosen, what is said of its rows, and whether that is the mean."""
     settings, activations = inputs.settings, inputs.activations
     fits = with_bits(
         fit_points(activations, problem, alphas=settings.alphas, progress=False), problem, settings
     )
     beside = fit_baselines(inputs.baselines, activations, inputs.table, problem, settings, False)[0]
     best = choose_point(fits, beside, problem, inputs.model_baselines, settings.score).best
-    if settings.score == "bits":
-        odds = class_odds(problem, best.predictions, beside)
-        return best.point, {
-            "surface": odds.surface,
-            "full": odds.full,
-            "probe": odds.probe,
-            "best": odds.best,
-            "mean": odds.shares,
-        }
+    return _compared(inputs, problem, best.point, best.predictions, best.validation, beside)
+
+
+def _stacked(
+    inputs: SweepInputs,
+    problem: Problem,
+    fits: Mapping[str, Mapping[str, PartFit]],
+    trees: Predictions | None,
+) -> tuple[str, dict[str, np.ndarray], bool]:
+    """A fold by fits that all folds share."""
     y = problem.y[problem.train]
-    surface, full = with_and_without(beside, best.predictions, y)
+    bits = inputs.settings.score == "bits"
+    own = {
+        name: [bits_gained(y, one.out_of_fold) if bits else one.validation for one in of.values()]
+        for name, of in fits.items()
+    }
+    beside: dict[str, Predictions] = {}
+    for name, of in fits.items():
+        if name != "probe":
+            best = list(of.values())[int(np.argmax(own[name]))]
+            beside[name] = Predictions(best.out_of_fold, best.test)
+        if name == SPELLING and trees is not None:
+            beside[TREES] = trees
+    if inputs.table.confounds:
+        beside[CONFOUNDS] = fit_confounds(inputs.table.confounds, problem)[0]
+    points, probes = list(fits["probe"]), list(fits["probe"].values())
+    place = chosen_place(
+        [one.out_of_fold for one in probes],
+        own["probe"],
+        [one.out_of_fold for one in beside.values()],
+        y,
+        problem.clusters[problem.train],
+        inputs.settings.score,
+    )[0]
+    best = probes[place]
+    return _compared(
+        inputs, problem, points[place], Predictions(best.out_of_fold, best.test), best.validation, beside
+    )
+
+
+def _compared(
+    inputs: SweepInputs,
+    problem: Problem,
+    point: str,
+    probe: Predictions,
+    validation: float,
+    beside: Mapping[str, Predictions],
+) -> tuple[str, dict[str, np.ndarray], bool]:
+    """What all of `COMPARED` say of the rows of a fold."""
+    y, still = problem.y[problem.train], validation <= 0
+    if inputs.settings.score == "bits":
+        odds = class_odds(problem, probe, beside)
+        values = (odds.surface, odds.full, odds.probe, odds.best, odds.shares)
+        return point, dict(zip(COMPARED, values, strict=True)), still
+    surface, full = with_and_without(beside, probe, y)
     mean = np.tile(y.mean(axis=0), (len(problem.test), 1))
     scores = {name: mean_r2(y, one.out_of_fold) for name, one in beside.items()}
-    alone = beside[max(scores, key=lambda name: scores[name])].test if scores else mean
-    return best.point, {"surface": surface, "full": full, "probe": best.test, "best": alone, "mean": mean}
+    strongest = max(scores, key=lambda name: -np.inf if np.isnan(scores[name]) else scores[name], default="")
+    best = beside[strongest].test if strongest else mean
+    return point, dict(zip(COMPARED, (surface, full, probe.test, best, mean), strict=True)), still
+
+
+def _rows_of(rows: Rows, point: str, index: np.ndarray) -> np.ndarray:
+    """Rows of a point, in this order."""
+    return np.asarray(PointRows(rows, point, index).gather(np.arange(len(index))), np.float64)
+
+
+class _SharedFits:
+    """Ridges at every point and of every baseline without each fold of each repeat, and boosted trees."""
+
+    def __init__(self, inputs: SweepInputs, folds: list[np.ndarray], progress: bool | None) -> None:
+        problem, settings = inputs.problem, inputs.settings
+        self._parts = int(folds[0].max()) + 1
+        parts = [np.flatnonzero(fold == k) for fold in folds for k in range(self._parts)]
+        self._fits: dict[str, dict[str, list[PartFit]]] = {}
+        self._trees: list[list[Predictions]] = []
+
+        def fit(products: np.ndarray, alphas: tuple[float, ...] | None) -> list[PartFit]:
+            return fits_without(products, problem.y, problem.clusters, parts, alphas)
+
+        features = {
+            "probe": (inputs.activations, np.arange(len(problem.y))),
+            **{
+                name: (feature, served_by(feature, inputs.activations))
+                for name, feature in inputs.baselines.features.items()
+            },
+        }
+        texts = inputs.baselines.strings and inputs.table.texts is not None
+        count = sum(len(rows.points) for rows, _ in features.values()) + 2 * texts
+        with bar(count, "cross_fit", "layer", progress) as advance:
+            if texts:
+                every = replace(problem, is_test=np.zeros(len(problem.y), bool))
+                reader = StringReader.of(inputs.table, every, inputs.baselines.tokens)
+                order = reader.order[0]
+                terms = reader.ridge.features()
+                back = np.argsort(order, kind="stable")
+                products = np.asarray((terms @ terms.T).todense(), np.float64)[np.ix_(back, back)]
+                self._fits[TFIDF] = {TFIDF: fit(products, ALPHAS)}
+                advance.update()
+                spelled = _rows_of(reader.additive, SPELLING, reader.place)
+                self._fits[SPELLING] = {SPELLING: fit(products_of(spelled), None)}
+                advance.update()
+                seen = reader.seen_by_trees
+                self._trees = [boosted_without(seen, problem.y, fold) for fold in folds]
+            for name, (rows, index) in features.items():
+                own = self._fits.setdefault(name, {})
+                for point in rows.points:
+                    own[point] = fit(products_of(_rows_of(rows, point, index)), settings.alphas)
+                    advance.update()
+
+    def of(self, repeat: int, k: int) -> tuple[dict[str, dict[str, PartFit]], Predictions | None]:
+        """Of one fold."""
+        place = repeat * self._parts + k
+        fits = {name: {p: of[place] for p, of in points.items()} for name, points in self._fits.items()}
+        return fits, self._trees[repeat][k] if self._trees else None

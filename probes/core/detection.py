@@ -51,7 +51,12 @@ def detection(verdict: Verdict, limit: float | None, tried: float | None, few: s
     Returns:
         Lines that take nothing back that the verdict says.
     """
-    return [*_measured(verdict, limit, tried, few), *_needed(verdict)]
+    if verdict.dealing is not None and limit is not None:
+        unit = " bits" if verdict.metric == "bits" else ""
+        measured = [f"on the one held-out part, of {few}, {limit_words(limit, tried, unit=unit)}"]
+    else:
+        measured = _measured(verdict, limit, tried, few)
+    return [*measured, *_needed(verdict)]
 
 
 def _measured(verdict: Verdict, limit: float | None, tried: float | None, few: str) -> list[str]:
@@ -93,9 +98,11 @@ def _needed(verdict: Verdict) -> list[str]:
     least, seen = max(verdict.min_gain, 1e-4), needs.gain(float(rows))
     here = "none" if seen != seen else f"one of {seen:.2g}"
     more = "" if least >= _PLAIN_GAIN else f", about {_round(needs.rows(_PLAIN_GAIN))} one of {_PLAIN_GAIN:g}"
+    of = "test rows" if verdict.dealing is None else "rows"
+    unit = " bits" if verdict.metric == "bits" else ""
     return [
-        f"what it would take: about {_round(needs.rows(least))} test rows like these would show a gain of "
-        f"{least:g} {SEEN:.0%} of the time{more}; these {count_of(rows, 'row')} would show {here}"
+        f"what it would take: about {_round(needs.rows(least))} {of} like these would show a gain of "
+        f"{least:.3g}{unit} {SEEN:.0%} of the time{more}; these {count_of(rows, 'row')} would show {here}"
     ]
 
 
@@ -120,7 +127,7 @@ def power_curve(verdict: Verdict) -> pd.DataFrame | None:
     """How often a few gains would be seen, by test rows, where more of them would decide.
 
     Args:
-        verdict: in R²; one in bits has no closed form.
+        verdict: in R² or in bits.
 
     Returns:
         One line a pair of `gain` and `rows`, with the `power`; None where rows are not what is wanting.

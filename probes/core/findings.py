@@ -148,6 +148,8 @@ class Findings(SavedResult):
     """The largest gain that `calibrate` tried."""
     class_scores: ClassScores | None = None
     """Of classes, the probe as a classifier on test rows; None for numbers, in R², and in older findings."""
+    split_verdict: Verdict | None = None
+    """On the one test part, where `verdict` is cross-fitted; None where the verdict itself is that."""
     retest: str | None = None
     """What `retest` says of other splits, in one line; None where it was not asked."""
     confounders: tuple[Confounder, ...] = ()
@@ -208,9 +210,9 @@ class Findings(SavedResult):
 
     @property
     def verdict_in_r2(self) -> Verdict:
-        """The verdict by R², for what is not measured in bits; the verdict itself where that is in R²."""
+        """The verdict on the test part by R², for what is not measured in bits and goes on from that part."""
         if self.verdict.metric == "r2":
-            return self.verdict
+            return self.verdict_of_split
         return judge_predictions(
             self.problem,
             self.predictions_at(),
@@ -218,6 +220,11 @@ class Findings(SavedResult):
             replace(self.judged_by, score="r2", min_gain=None),
             model_baselines=[n for n, b in self.baselines.items() if b["point"] and n != "shuffled"],
         )
+
+    @property
+    def verdict_of_split(self) -> Verdict:
+        """The verdict on the one test part, which other predictors of these rows are judged on."""
+        return self.split_verdict or self.verdict
 
     @property
     def problem(self) -> Problem:
@@ -365,7 +372,7 @@ class Findings(SavedResult):
         if metric == "bits":
             layers = layers.assign(validation=layers["validation_bits"], test_r2=layers["test_bits"])
         lines = {k: float(v["test"][metric]) for k, v in self.baselines.items() if k != "shuffled"}
-        return depth_figure(layers, lines, self.chosen_point, self.verdict.surface, _AXIS[metric])
+        return depth_figure(layers, lines, self.chosen_point, self.verdict_of_split.surface, _AXIS[metric])
 
     def figures(self) -> dict[str, Figure]:
         """Score against depth; the map, time scatter or classes; the error by block."""
@@ -398,6 +405,7 @@ class Findings(SavedResult):
                 "chosen_point": self.chosen_point,
                 "baselines": self.baselines,
                 "verdict": self.verdict,
+                **({} if self.split_verdict is None else {"split_verdict": self.split_verdict}),
                 "checks": self.checks,
                 "calibrated": self.limit_of_detection is not None,
                 "limit_of_detection": self.limit_of_detection,

@@ -54,6 +54,7 @@ def summary_lines(findings: Findings) -> list[str]:
         *(of_classes if findings.kind == "numeric" else ()),
         f"at {point if layer is None else f'layer {layer}'} ({point}), chosen on training rows; "
         f"{findings.split_note}",
+        *one_part(findings),
     ]
     why = count_of_test_rows(findings)
     for name, check in findings.checks.items():
@@ -64,6 +65,18 @@ def summary_lines(findings: Findings) -> list[str]:
         value = float(findings.baselines["shuffled"]["test"][metric])
         lines.append(f"check, shuffled targets: test {score_unit(metric)} {signed(value, why)}")
     return lines
+
+
+def one_part(findings: Findings) -> list[str]:
+    """The verdict on the one test part, which what goes on from here is judged on."""
+    split = findings.split_verdict
+    if split is None:
+        return []
+    gain = with_interval(split.gain, split.ci95, count_of_test_rows(findings))
+    return [
+        f"for comparison, that one held-out part alone: {split.label} (gain {gain}); figures and checks of "
+        "test rows are of it"
+    ]
 
 
 def _detection(findings: Findings) -> list[str]:

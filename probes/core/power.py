@@ -30,7 +30,10 @@ class RowsNeeded:
     rows_per_cluster: float
     """Rows of an effective cluster."""
     design: float
-    """The design effect, 1 or more."""
+    """The design effect, 1 or more; that of folds that share rows as well."""
+    noise: float | None = None
+    """In bits, where the other fields are in bits as well: the variance of what a row adds beyond that of a
+    true gain; None in R²."""
 
     def power(self, gain: float, rows: float) -> float:
         """How often the interval of a true gain lies above 0.
@@ -59,6 +62,8 @@ class RowsNeeded:
         Returns:
             In R².
         """
+        if self.noise is not None:  # what rows add varies by twice its mean, in nats
+            return float(np.sqrt((2 * gain / np.log(2) + self.noise) * self.design / rows))
         left = max(1 - self.surface, gain)
         of_row = 4 * gain * (left - gain) + 2 * gain**2
         of_ratio = max(of_row * (1 - 2 * gain) + 2 * gain**2, 1e-12)
@@ -111,6 +116,39 @@ class RowsNeeded:
         """
         lines = [{"gain": g, "rows": n, "power": self.power(g, float(n))} for g in gains for n in rows]
         return pd.DataFrame(lines)
+
+
+def bits_noise(variance: float, gain: float) -> float:
+    """What a row's bits vary by beyond the gain itself.
+
+    The logarithm of the ratio of two likelihoods of which one is right has a variance of about twice its mean
+    where the mean is small (in nats); what is more comes from fits that are not right.
+
+    Args:
+        variance: of the bits that rows add.
+        gain: their mean.
+
+    Returns:
+        Squared bits, 1e-9 at least.
+    """
+    return max(variance - 2 * max(gain, 0.0) / float(np.log(2)), 1e-9)
+
+
+def design_of_means(values: Float[np.ndarray, " row"], clusters: Int[np.ndarray, " row"]) -> float:
+    """Of how many rows an independent one would say as much of a mean.
+
+    Args:
+        values: of the rows.
+        clusters: of them.
+
+    Returns:
+        1 or more, and never more than rows in an effective cluster.
+    """
+    _, codes, sizes = np.unique(clusters, return_inverse=True, return_counts=True)
+    sums = np.bincount(codes, weights=values - values.mean())
+    alone = float(np.square(values - values.mean()).sum())
+    most = len(values) / effective_clusters(sizes)
+    return float(np.clip(np.square(sums).sum() / alone, 1.0, most)) if alone > 0 else most
 
 
 def design_effect(

@@ -18,28 +18,33 @@ from graticule.hooks.calls import renamed
 from graticule.hooks.doors import ACTIVATIONS, BASELINES, FINDINGS, TARGET, door
 from graticule.hooks.limits import check_several
 from graticule.hooks.rows import Rows
-from graticule.probes.core.bits import SHARE_OF_ENTROPY, class_odds, class_test_scores
-from graticule.probes.core.choice import Choice, choose_point
-from graticule.probes.core.class_scores import ClassScores, class_scores_of
+from graticule.probes.core.assembly import GAINED, layer_score, predictions_frame, split_class_scores
+from graticule.probes.core.bits import SHARE_OF_ENTROPY
+from graticule.probes.core.choice import choose_point
 from graticule.probes.core.confounding import confounding
+from graticule.probes.core.crossfit import cross_fitted
+from graticule.probes.core.crossfit_verdict import (
+    crossfit_class_scores,
+    crossfit_verdict,
+    rows_gained,
+    to_be_dealt,
+)
 from graticule.probes.core.doubts import doubted
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.findings_display import ON_TRUST
-from graticule.probes.core.fit import PointFit, PointRows, Predictions, Problem, fit_points
+from graticule.probes.core.fit import PointRows, Predictions, Problem, fit_points
 from graticule.probes.core.inputs import OF_ROWS, SweepInputs, Target, problem_of, table_of
 from graticule.probes.core.judge import judge_predictions
 from graticule.probes.core.logit_stack import entropy_bits
 from graticule.probes.core.verdict import R2_GAIN, JudgeSettings, Score, Verdict
 from graticule.probes.linear.ridge import RidgeProbe
-from graticule.probes.scores.geo import haversine_km
-from graticule.probes.scores.metrics import score as scores_of
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.surface.fitted import ANY_PROMPT, check_pair, fit_baselines, fit_shuffled, with_bits
 from graticule.probes.tables.table import Table
 
 _log = logging.getLogger(__name__)
 
-_OWN_COLUMNS = ("source", "text", "split", "cluster", "position", "token", "error_km")
+_OWN_COLUMNS = ("source", "text", "split", "cluster", "position", "token", "error_km", GAINED)
 """Columns of predictions, beside those of targets and blocks."""
 
 
@@ -57,6 +62,7 @@ def sweep(
     min_gain: float | None = None,
     n_bootstrap: int = 2000,
     seed: int = 0,
+    crossfit: bool | None = None,
     surface_of: Findings | None = None,
     progress: bool | None = None,
 ) -> Findings:
@@ -65,7 +71,8 @@ def sweep(
     Strength is chosen by exact out-of-fold error on training rows, the layer by what its probe adds there to
     the stacked baselines (`choice`); the verdict scores the test rows once, at the chosen layer (Gurnee &
     Tegmark section 3, with the selection their code left to the test rows moved into the training rows).
-    Other layers' test scores are stored as exploratory.
+    Other layers' test scores are stored as exploratory. Where the split was drawn here and its test part
+    would be small, every row is tested instead, by fits that chose and learned without its fold.
 
     Args:
         activations: rows of a model, in memory or on disk.
@@ -83,6 +90,9 @@ def sweep(
             the training labels.
         n_bootstrap: How often clusters are resampled by what goes on from here; the gain needs no resamples.
         seed: The seed of the resamples and of the shuffled targets.
+        crossfit: whether every row is tested, by fits without its fold, and the verdict is of all rows; False
+            keeps to the one test part. By default it is where the split was drawn by graticule and its test
+            part is small.
         surface_of: findings of the same table and baselines (of another prompt, say), whose fitted baselines
             are taken over where rows and clusters are the same, instead of fitting them once more.
         progress: whether a bar is drawn; by default where it takes long.
@@ -93,7 +103,9 @@ def sweep(
     """
     check_several("alphas", "alpha", alphas)
     strengths = None if alphas is None else tuple(float(a) for a in alphas)
-    JudgeSettings(strengths, min_gain, n_bootstrap, seed, score or "r2")  # out of range: refused at the door
+    JudgeSettings(
+        strengths, min_gain, n_bootstrap, seed, score or "r2", crossfit
+    )  # out of range: refused at the door
     table, activations, source, pairing = table_of(activations, target, split, cluster)
     if baselines is None:
         baselines = Baselines(text_digest(table), {}, table.strings is not None)
@@ -116,7 +128,9 @@ def sweep(
             "at least 3 and 2 are needed"
         )
     _check_varied(activations, problem)
-    judged_by = _settings(JudgeSettings(strengths, min_gain, n_bootstrap, seed), score, table, problem)
+    judged_by = _settings(
+        JudgeSettings(strengths, min_gain, n_bootstrap, seed, crossfit=crossfit), score, table, problem
+    )
     fits = fit_points(activations, problem, alphas=alphas, progress=progress)
     fits = with_bits(fits, problem, judged_by)
     fitted = None if surface_of is None else _fitted_before(surface_of, baselines, table, problem, judged_by)
@@ -132,9 +146,15 @@ def sweep(
         width = max(baselines.features[twin].widths.values())
         checks[f"{twin} in the probe's place"] = inputs.judge(predictions[twin], [twin], width=width)
     rows["shuffled"] = fit_shuffled(inputs, best)
+    of_split, class_scores, gained = None, split_class_scores(inputs, best), None
+    if to_be_dealt(inputs, crossfit):
+        made, of_split = cross_fitted(inputs, seed=seed, progress=progress), result
+        class_scores, gained = crossfit_class_scores(made, problem), rows_gained(made, problem)
+        result = crossfit_verdict(made, inputs, result)
     result, gates = doubted(result, checks, best, fits, inputs, rows)
     beside = confounding(result, gates, best, inputs)
     result, gates = beside.verdict, beside.gates
+    of_split = None if of_split is None else gates.through(of_split)
     return Findings(
         model=_model_name(activations),
         table=table.name,
@@ -144,13 +164,13 @@ def sweep(
         classes=table.classes,
         block_names=tuple(table.blocks),
         split_note=_split_note(table, problem),
-        layer_scores=tuple(_layer_score(i, f, choice, problem, table) for i, f in enumerate(fits)),
+        layer_scores=tuple(layer_score(i, f, choice, problem, table) for i, f in enumerate(fits)),
         chosen_point=best.point,
         baselines=rows,
         verdict=result,
         checks=checks,
         probes={f.point: RidgeProbe.from_fit(f.fit, f.point, table.target_names, table.units) for f in fits},
-        predictions=_predictions(inputs, best),
+        predictions=predictions_frame(inputs, best, gained),
         provenance={
             **_provenance(activations, table, baselines, seed),
             "pairing": pairing,
@@ -160,7 +180,8 @@ def sweep(
         point_predictions={f.point: f.predictions for f in fits},
         table_rows=problem.source,
         settings=judged_by,
-        class_scores=_class_scores(inputs, best),
+        class_scores=class_scores,
+        split_verdict=of_split,
         gates=gates,
         confounders=beside.lines,
         residualised=beside.rest,
@@ -271,66 +292,7 @@ def _check_varied(activations: Rows, problem: Problem) -> None:
     )
 
 
-# Assembly --------------------------------------------------------------------------------------------
-def _layer_score(place: int, fit: PointFit, choice: Choice, problem: Problem, table: Table) -> dict[str, Any]:
-    test = scores_of(problem.y[problem.test], fit.test, table)
-    of_bits: dict[str, float] = {}
-    if fit.bits is not None:
-        of_bits["validation_bits"] = fit.bits
-        test |= class_test_scores(problem, fit.predictions)
-    return {
-        "layer": fit.layer,
-        "point": fit.point,
-        "alpha": fit.fit.alpha,
-        "alpha_at_edge": fit.fit.alpha_at_edge,
-        "validation": fit.validation,
-        **of_bits,
-        "validation_gain": choice.gain_of(place),
-        "exploratory": fit is not choice.best,
-        "test": test,
-    }
-
-
-def _class_scores(inputs: SweepInputs, best: PointFit) -> ClassScores | None:
-    """Of the chosen layer's probe, where classes are judged in bits."""
-    if inputs.settings.score != "bits":
-        return None
-    problem = inputs.problem
-    odds = class_odds(problem, best.predictions, inputs.baseline_predictions)
-    y, y_test = problem.y[problem.train], problem.y[problem.test]
-    return class_scores_of(odds, y, y_test, problem.clusters[problem.test])
-
-
-def _predictions(inputs: SweepInputs, best: PointFit) -> pd.DataFrame:
-    """One row per activation row: out-of-fold predictions on training rows, plain ones on test rows."""
-    activations, table, problem = inputs.activations, inputs.table, inputs.problem
-    predicted = np.empty_like(problem.y)
-    predicted[problem.train], predicted[problem.test] = best.fit.out_of_fold, best.test
-    stacked = np.full_like(problem.y, np.nan)
-    stacked[problem.test] = inputs.surface().test
-    out = pd.DataFrame({"source": table.source_rows[problem.source]})
-    if (strings := table.strings) is not None:
-        out["text"] = [strings[i] for i in problem.source]
-    out["split"] = np.where(problem.is_test, "test", "train")
-    out["cluster"] = problem.clusters
-    for name, values in table.blocks.items():
-        out[name] = values.to_numpy()[problem.source]
-    for t, name in enumerate(table.target_names):
-        out[f"true_{name}"] = problem.y[:, t]
-        out[f"pred_{name}"] = predicted[:, t]
-        out[f"surface_{name}"] = stacked[:, t]
-    for column in ("position", "token"):
-        several = activations.rows["source"].duplicated().any()
-        if several and column in activations.rows and column not in out:
-            out[column] = activations.rows[column].to_numpy()
-    if table.has_coordinates:
-        lat, lon = table.coordinates()
-        out["error_km"] = haversine_km(
-            problem.y[:, lat], problem.y[:, lon], predicted[:, lat], predicted[:, lon]
-        )
-    return out
-
-
+# What is said of them ---------------------------------------------------------------------------------
 def _split_note(table: Table, problem: Problem) -> str:
     """The table's own note, or one of the rows that there are where they are others than the table's."""
     if len(problem.source) == len(table) == len(np.unique(problem.source)):

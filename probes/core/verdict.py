@@ -13,6 +13,7 @@ from graticule.hooks.calls import renamed, renamed_fields
 from graticule.hooks.limits import check_limits, check_several
 from graticule.hooks.messages import TellsNames
 from graticule.probes.core.by_rank import RankGain, rank_gain
+from graticule.probes.core.dealing import Dealing
 from graticule.probes.core.fit import Predictions, check_predictions, with_and_without
 from graticule.probes.core.intervals import mean_r2_estimate
 from graticule.probes.core.labels import (
@@ -28,7 +29,7 @@ from graticule.probes.core.labels import (
 )
 from graticule.probes.core.labels import BETTER_BY_LITTLE as BETTER_BY_LITTLE
 from graticule.probes.core.labels import NO_BETTER as NO_BETTER
-from graticule.probes.core.power import RowsNeeded, design_effect
+from graticule.probes.core.power import RowsNeeded, bits_noise, design_effect
 from graticule.probes.core.resample import cluster_sums, effective_clusters
 from graticule.probes.core.selection import unselected_gain
 from graticule.probes.core.undecided import MIN_APART, RULED, clusters_apart, largest_share
@@ -59,6 +60,8 @@ class JudgeSettings:
     """Of the bootstrap and of the shuffled targets."""
     score: Score = "r2"
     """What the gain is measured in: `r2`, or for classes `bits` a row."""
+    crossfit: bool | None = None
+    """Whether every row is tested; None is where the split was drawn and its test part is small."""
 
     def __post_init__(self) -> None:
         """Raises `LimitError` for a setting out of its range."""
@@ -79,6 +82,7 @@ class JudgeSettings:
             int(saved["draws"]),
             int(saved["seed"]),
             saved.get("score", "r2"),  # which was all there was
+            saved.get("crossfit", False),  # likewise
         )
 
 
@@ -134,6 +138,8 @@ class Verdict(TellsNames):
     """The gain in ranks, where a few rows rule the squares."""
     unselected_gain: float | None = None
     """Of a gain called structure: its median-unbiased estimate, had it not been picked for passing."""
+    dealing: Dealing | None = None
+    """Of a cross-fitted verdict, whose every row was tested; None for one test part."""
 
     @property
     def gain_of_rest(self) -> float:
@@ -144,10 +150,17 @@ class Verdict(TellsNames):
 
     @property
     def rows_needed(self) -> RowsNeeded | None:
-        """What it would take to see a gain; None in bits, for what 0.1 saved, and without scores."""
+        """What it would take to see a gain; None for what 0.1 saved, and without scores."""
         if self.rows is None or self.design is None or self.surface != self.surface:
             return None
-        return RowsNeeded(self.surface, self.rows / self.effective_clusters, self.design)
+        per = self.rows / self.effective_clusters
+        if self.metric == "r2":
+            return RowsNeeded(self.surface, per, self.design)
+        if self.se is None or self.entropy is None:
+            return None
+        seen = self.se**2 * self.rows / self.design
+        left = max(self.entropy - self.surface, 1e-6)
+        return RowsNeeded(1 - left, per, self.design, bits_noise(seen, self.gain))
 
     @property
     def unit(self) -> str:
@@ -157,7 +170,8 @@ class Verdict(TellsNames):
     def summary(self) -> str:
         """A few lines for a terminal."""
         low, high = self.ci95
-        few = f"{self.clusters} cluster{'' if self.clusters == 1 else 's'} of test rows"
+        of = "test rows" if self.dealing is None else "rows"
+        few = f"{self.clusters} cluster{'' if self.clusters == 1 else 's'} of {of}"
         unit = "R²" if self.entropy is None else "bits a row"
         gain = f"{self.gain:+.3f} {unit}, 95% interval {low:+.3f} to {high:+.3f}"
         if np.isnan([self.gain, low, high]).any():
@@ -173,6 +187,7 @@ class Verdict(TellsNames):
             "an interval above 0",
             f"probe alone {number_text(self.score)}, {margin} against {against}",
             f"{few} (effective {self.effective_clusters:.0f})",
+            *([] if self.dealing is None else self.dealing.lines()),
             *self._beside(few),
             *(f"warning: {warning}" for warning in self.warnings),
         ]
@@ -306,18 +321,31 @@ def verdict(
     return result, surface
 
 
+def few_effective(effective: float, of: str = "test rows") -> tuple[str, ...]:
+    """A warning where clusters are few.
+
+    Args:
+        effective: Clusters.
+        of: what they are of.
+
+    Returns:
+        One sentence, or none.
+    """
+    if effective >= MIN_EFFECTIVE_CLUSTERS:
+        return ()
+    return (
+        f"only {effective:.1f} effective clusters of {of} (fewer than {MIN_EFFECTIVE_CLUSTERS}): the "
+        "interval is as wide as so few make it",
+    )
+
+
 def _warnings(
     effective: float,
     by_target: np.ndarray,
     target_names: Sequence[str],
     rare: Mapping[str, int],
 ) -> tuple[str, ...]:
-    warnings: list[str] = []
-    if effective < MIN_EFFECTIVE_CLUSTERS:
-        warnings.append(
-            f"only {effective:.1f} effective clusters of test rows (fewer than {MIN_EFFECTIVE_CLUSTERS}): "
-            "the interval is as wide as so few make it"
-        )
+    warnings = [*few_effective(effective)]
     constant = [name for name, g in zip(target_names, by_target, strict=True) if np.isnan(g)]
     if constant:
         warnings.append(f"constant over the test rows, so left out of the mean: {', '.join(constant[:5])}")

@@ -10,7 +10,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from graticule.probes.compare import gain_p, saved_baselines
+from graticule.probes.core.assembly import GAINED
 from graticule.probes.core.bits import row_gains
+from graticule.probes.core.crossfit import widening_of
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.fit import with_and_without
 from graticule.probes.core.intervals import mean_of
@@ -31,6 +33,8 @@ class GainTest:
     """One-sided, that the gain of these fitted predictors on fresh clusters is not above 0."""
     rows: str = ""
     """Which test rows they are: tests of the same rows are resampled together."""
+    widening: float = 1.0
+    """By what the gain varies more than its parts show, where folds that share rows were tested."""
 
     @classmethod
     def of_parts(cls, parts: Float[np.ndarray, " cluster"], rows: str = "") -> GainTest:
@@ -46,7 +50,7 @@ class GainTest:
     def t(self) -> float:
         """The gain in its own standard errors."""
         total, squares = self.parts.sum(keepdims=True), np.square(self.parts).sum(keepdims=True)
-        return float(studentised(total, squares, len(self.parts))[0])
+        return float(studentised(total, squares, len(self.parts))[0]) / self.widening
 
 
 def studentised(
@@ -80,11 +84,17 @@ def findings_test(findings: Findings) -> GainTest:
     Raises:
         ValueError: For findings that were saved before they held the baselines' predictions.
     """
-    return GainTest(_parts(findings), gain_p(findings), rows_of(findings))
+    dealing = findings.verdict.dealing
+    widening = 1.0 if dealing is None else widening_of(dealing.folds)
+    return GainTest(_parts(findings), gain_p(findings), rows_of(findings), widening)
 
 
 def _parts(findings: Findings) -> Float[np.ndarray, " cluster"]:
-    """What each cluster of test rows adds to the gain."""
+    """What each cluster of test rows, or of all rows of a cross-fitted gain, adds to it."""
+    if findings.verdict.dealing is not None:
+        rows = findings.predictions
+        codes = np.unique(rows["cluster"], return_inverse=True)[1]
+        return np.bincount(codes, rows[GAINED].to_numpy(np.float64))
     problem, baselines = findings.problem, saved_baselines(findings)
     train, test, predictions = problem.train, problem.test, findings.predictions_at()
     y = problem.y[test]
@@ -103,7 +113,7 @@ def _parts(findings: Findings) -> Float[np.ndarray, " cluster"]:
 def rows_of(findings: Findings) -> str:
     """A digest of the test rows and their clusters: the same for findings whose test rows are the same."""
     table = findings.predictions
-    test = table[table["split"] == "test"]
+    test = table if findings.verdict.dealing is not None else table[table["split"] == "test"]
     names = test["text"].astype(str) if "text" in test else test["source"].astype(str)
     clusters = np.unique(test["cluster"], return_inverse=True)[1]
     lines = (f"{name}\0{cluster}" for name, cluster in zip(names, clusters, strict=True))

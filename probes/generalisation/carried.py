@@ -187,11 +187,17 @@ def _scored(findings: Findings, name: str, other: Findings) -> tuple[dict[str, A
         )
     activations, table, beside = joined(findings, other, ~copies)
     made = sweep(
-        activations, table, baselines=beside, alphas=ours.alphas, progress=False, **_settings(findings)
+        activations,
+        table,
+        baselines=beside,
+        alphas=ours.alphas,
+        crossfit=False,
+        progress=False,
+        **_settings(findings),
     )
     carried = made.verdict
     predicted = in_classes_of(other, findings, findings.probes[point].predict(theirs.rows(point)))
-    problem, full = theirs.problem, other.verdict
+    problem, full = theirs.problem, other.verdict_of_split
     own = theirs.judge(Predictions(predicted[problem.train], predicted[problem.test]))
     label = _label(carried.label, carried.ci95, own.ci95[0], carried.min_gain)
     line = {

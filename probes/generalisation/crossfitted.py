@@ -15,20 +15,10 @@ from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.messages import NotApplicable
 from graticule.hooks.points import layer_text
 from graticule.hooks.saved import SavedResult
-from graticule.probes.core.crossfit import CrossFit, cross_fitted
+from graticule.probes.core.crossfit import cross_fitted, widening_of
+from graticule.probes.core.crossfit_verdict import MIN_CLUSTERS, crossfit_verdict
 from graticule.probes.core.findings import Findings
-from graticule.probes.core.fit import Problem
-from graticule.probes.core.labels import (
-    HARDLY_VARIES,
-    MISSING,
-    NO_BETTER_THAN_BEST,
-    NO_BETTER_THAN_MEAN,
-    STRUCTURE,
-    label_of,
-    standing,
-)
-from graticule.probes.core.resample import effective_clusters
-from graticule.probes.core.undecided import MIN_APART, clusters_apart, largest_share
+from graticule.probes.core.gates import Gates
 from graticule.probes.plots.primitives import dots_trace, level, new_figure
 from graticule.probes.plots.style import FAINT, INK, error_bars, short_labels, style
 from graticule.probes.scores.metrics import count_of, with_interval
@@ -36,7 +26,6 @@ from graticule.probes.scores.metrics import count_of, with_interval
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-MIN_CLUSTERS = 10
 _CAPTION = "Gain over the stacked baselines, by one held-out part and cross-fitted"
 _CAPTION_LAYERS = "Layers chosen in the folds"
 
@@ -97,7 +86,7 @@ class CrossFitted(SavedResult):
                 f"over the stacked baselines' {self.surface:.3f}; structure needs a gain of "
                 f"{self.min_gain:.3g} and an interval above 0; probe alone {self.score:.3f}",
                 f"{count_of(self.rows, 'row')} in {why}, {self.folds} folds dealt {self.repeats} times; "
-                f"the interval is {np.sqrt(1 + self.folds / (self.folds - 1)):.2f} times as wide as the rows "
+                f"the interval is {widening_of(self.folds):.2f} times as wide as the rows "
                 "show, as folds learn from the same rows",
                 f"{layer_text(str(most['point']))} was chosen in {most['folds']} of "
                 f"{self.folds * self.repeats} folds",
@@ -128,11 +117,11 @@ def cross_fit(
     findings: Findings,
     *,
     n_folds: int = 5,
-    n_repeats: int = 2,
+    n_repeats: int | None = None,
     seed: int = 0,
     progress: bool | None = None,
 ) -> CrossFitted:
-    """The findings' verdict with every row tested: for tables whose one held-out part would be small.
+    """The findings' verdict with every row tested, as `sweep` by itself judges small tables that it split.
 
     All rows are dealt, in whole clusters, into `n_folds` parts. For each, everything is fitted and chosen
     anew on the other parts: strengths, layer, baselines, stacks. The gain is that of all rows together, mean
@@ -144,7 +133,7 @@ def cross_fit(
     Args:
         findings: With their inputs and baselines.
         n_folds: Parts; 2 at least.
-        n_repeats: How often the rows are dealt anew.
+        n_repeats: How often the rows are dealt anew; by default twice, or once where targets are many.
         seed: Of the dealing.
         progress: whether a bar is drawn; by default where it takes long.
 
@@ -154,7 +143,7 @@ def cross_fit(
     Raises:
         ValueError: Findings without inputs or baselines, fewer than ten clusters, or settings out of range.
     """
-    if n_folds < 2 or n_repeats < 1:
+    if n_folds < 2 or (n_repeats is not None and n_repeats < 1):
         raise ValueError(
             f"cross_fit: n_folds={n_folds}, n_repeats={n_repeats}; expected 2 or more, and 1 or more"
         )
@@ -168,23 +157,24 @@ def cross_fit(
             f"{MIN_CLUSTERS} are needed: give more rows"
         )
     made = cross_fitted(inputs, n_folds=n_folds, n_repeats=n_repeats, seed=seed, progress=progress)
-    verdict, gain = findings.verdict, made.score(problem, "full", "surface")
+    split = findings.verdict_of_split
+    verdict = (findings.gates or Gates()).through(crossfit_verdict(made, inputs, split))
     chosen = Counter(made.points).most_common()
     return CrossFitted(
         model=findings.model,
         table=findings.table,
         metric=made.metric,
-        label=_label(made, problem, findings),
-        gain=float(gain.value),
-        ci95=gain.ci95,
-        surface=float(made.score(problem, "surface", "mean").value),
-        score=float(made.score(problem, "probe", "mean").value),
+        label=verdict.label,
+        gain=verdict.gain,
+        ci95=verdict.ci95,
+        surface=verdict.surface,
+        score=verdict.score,
         min_gain=verdict.min_gain,
         one_split={
-            "label": verdict.label,
-            "gain": verdict.gain,
-            "low": verdict.ci95[0],
-            "high": verdict.ci95[1],
+            "label": split.label,
+            "gain": split.gain,
+            "low": split.ci95[0],
+            "high": split.ci95[1],
             "rows": len(problem.test),
         },
         rows=len(problem.y),
@@ -194,23 +184,3 @@ def cross_fit(
         points=pd.DataFrame(chosen, columns=["point", "folds"]),
         provenance=json_ready(findings.provenance_of(n_folds=n_folds, n_repeats=n_repeats, seed=seed)),
     )
-
-
-def _label(made: CrossFit, problem: Problem, findings: Findings) -> str:
-    """As the verdict on one test part has it."""
-    gain, over = made.score(problem, "full", "surface"), made.score(problem, "full", "mean")
-    least = findings.verdict.min_gain
-    label = label_of(float(gain.value), gain.ci95, least, findings.verdict.model_baselines)
-    if label == MISSING:
-        return label
-    if label == STRUCTURE and not (float(over.value) >= least and over.ci95[0] > 0):
-        label = NO_BETTER_THAN_MEAN
-    alone = made.score(problem, "full", "best")
-    if label == STRUCTURE and not (float(alone.value) >= least and alone.ci95[0] > 0):
-        label = NO_BETTER_THAN_BEST
-    if all(n < MIN_APART for n in clusters_apart(problem.y, problem.clusters, problem.names).values()):
-        return HARDLY_VARIES
-    effective = effective_clusters(np.unique(problem.clusters, return_counts=True)[1])
-    shares = largest_share(problem.y) if made.metric == "r2" else np.zeros(0)
-    surface = float(made.score(problem, "surface", "mean").value)
-    return standing(label, len(problem.y), effective, shares, surface, problem.names)

@@ -27,8 +27,8 @@ def retest(findings: Findings, *, repeats: int = 10, seed: int = 0, progress: bo
 
     Every repeat draws another test part of whole clusters, as large as the findings' own, with another seed,
     and goes through the whole sweep: baselines, layer and strength chosen on its own training rows, verdict
-    on its own test rows. `retest(findings).under(findings)` are the findings with the answer in one line
-    under their verdict.
+    on its own test rows, or on all rows dealt anew where the findings' own is cross-fitted.
+    `retest(findings).under(findings)` are the findings with the answer in one line under their verdict.
 
     Splits share rows, so that agreement here is the most that another sample of as many rows would give; that
     verdicts differ says that the rows are too few to decide, and which of them one split found is luck.
@@ -60,6 +60,7 @@ def retest(findings: Findings, *, repeats: int = 10, seed: int = 0, progress: bo
         "score": judged_by.score,
         "min_gain": judged_by.min_gain,
         "n_bootstrap": judged_by.n_bootstrap,
+        "crossfit": findings.verdict.dealing is not None,
     }
     lines: list[dict[str, Any]] = []
     directions: dict[str, list[np.ndarray]] = {"read": [], "write": []}

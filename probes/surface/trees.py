@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,66 @@ def boosted_test(
     if iterations == 0:
         return np.full(len(X_test), y.mean())
     return _fitted(X_train, y, iterations, rate, seed).predict(X_test)
+
+
+def boosted_without(
+    X: Float[np.ndarray, "row feature"],
+    y: Float[np.ndarray, "row target"],
+    fold: Int[np.ndarray, " row"],
+    seed: int = 0,
+) -> list[Predictions]:
+    """Without each fold: out-of-fold predictions of all other rows, and those of the fold.
+
+    A row is predicted out of fold by trees without both folds, its own and the one left out, so that two
+    folds share a fit; iterations are few and fast ones.
+
+    Args:
+        X: features of all rows.
+        y: their targets.
+        fold: 0, 1, 2, … of each row.
+        seed: of the boosting.
+
+    Returns:
+        Predictions a fold.
+    """
+    varied = X[:, np.ptp(X, axis=0) > 0]
+    count, steps = int(fold.max()) + 1, range(STEP, _FEWEST + 1, STEP)
+    rate = plan_of(_SHARED)[1]
+    out = [
+        Predictions(
+            np.empty((int((fold != k).sum()), y.shape[1])), np.empty((int((fold == k).sum()), y.shape[1]))
+        )
+        for k in range(count)
+    ]
+    for t, column in enumerate(y.T):
+        alone: list[list[np.ndarray]] = [
+            _staged(varied, column, fold != k, rate, seed, steps) for k in range(count)
+        ]
+        beside = np.empty((count, len(steps), len(y)))
+        for k in range(count):
+            for j in range(k):
+                both = _staged(varied, column, (fold != k) & (fold != j), rate, seed, steps)
+                for i, values in enumerate(both):
+                    beside[k, i, fold == j], beside[j, i, fold == k] = values[fold == j], values[fold == k]
+        for k in range(count):
+            rest = fold != k
+            mean = column[rest].mean()
+            tried = [np.full(int(rest.sum()), mean), *beside[k][:, rest]]
+            best = int(np.argmin([np.square(column[rest] - one).sum() for one in tried]))
+            out[k].out_of_fold[:, t] = tried[best]
+            out[k].test[:, t] = mean if best == 0 else alone[k][best - 1][~rest]
+    return out
+
+
+def _staged(
+    X: np.ndarray, y: np.ndarray, inside: np.ndarray, rate: float, seed: int, steps: Sequence[int]
+) -> list[np.ndarray]:
+    """Of all rows, by trees of some, after so many iterations each."""
+    if not inside.any():
+        return [np.full(len(y), y.mean())] * len(steps)
+    model = _fitted(X[inside], y[inside], steps[-1], rate, seed)
+    stages = list(model.staged_predict(X))
+    return [stages[step - 1] for step in steps]
 
 
 def _boosted(

@@ -442,6 +442,11 @@ class Table(TellsNames):
         return columns
 
     @property
+    def split_is_drawn(self) -> bool:
+        """Whether the split was drawn here: it came with no column, and is nobody's."""
+        return self.split_note.startswith("drawn here")
+
+    @property
     def digest(self) -> str:
         """sha256 over texts, targets, split, clusters and confounders."""
         digest = hashlib.sha256()

@@ -239,7 +239,7 @@ def binary() -> tuple[Findings, Activations, pd.DataFrame, Baselines]:
     frame["animate"] = np.where(truth, "alive", "dead")
     table = Table(frame, text="name", target="animate", positive="alive")
     beside = Baselines(text_digest(table), {"block_0": block_0})
-    return sweep(activations, table, baselines=beside, seed=1), activations, frame, beside
+    return sweep(activations, table, baselines=beside, seed=1, crossfit=False), activations, frame, beside
 
 
 def test_yes_or_no_is_judged_in_bits(binary, tmp_path) -> None:
@@ -264,7 +264,7 @@ def test_yes_or_no_is_judged_in_bits(binary, tmp_path) -> None:
 def test_r2_stays_to_be_had(binary) -> None:
     findings, activations, frame, beside = binary
     table = Table(frame, text="name", target="animate", positive="alive")
-    squares = sweep(activations, table, baselines=beside, score="r2")
+    squares = sweep(activations, table, baselines=beside, score="r2", crossfit=False)
     assert squares.verdict.metric == "r2" and squares.verdict.min_gain == 0.01
     assert "R²" in squares.summary().splitlines()[0]
     assert findings.verdict_in_r2.gain == pytest.approx(squares.verdict.gain)
@@ -288,7 +288,7 @@ def test_which_class_is_one_can_be_chosen(binary) -> None:
 
 def test_which_class_is_one_changes_no_verdict(binary) -> None:
     findings, activations, frame, beside = binary
-    other = sweep(activations, Table(frame, text="name", target="animate"), baselines=beside)
+    other = sweep(activations, Table(frame, text="name", target="animate"), baselines=beside, crossfit=False)
     assert other.verdict.gain == pytest.approx(findings.verdict.gain, abs=1e-9)
     assert other.class_scores.auroc == pytest.approx(findings.class_scores.auroc)
 
@@ -296,17 +296,17 @@ def test_which_class_is_one_changes_no_verdict(binary) -> None:
 def test_few_whole_numbers_are_told_with_the_way_to_classes(binary) -> None:
     _, activations, frame, beside = binary
     table = Table(frame.assign(k=np.arange(240) % 4), text="name", target="k")
-    text = sweep(activations, table, baselines=beside).summary()
+    text = sweep(activations, table, baselines=beside, crossfit=False).summary()
     assert "k: 4 whole numbers, 0 to 3, are taken as numbers and judged by R²; kind='ordinal'" in text
     table = Table(frame.assign(k=np.arange(240) % 2), text="name", target="k")
-    text = sweep(activations, table, baselines=beside).summary()
+    text = sweep(activations, table, baselines=beside, crossfit=False).summary()
     assert "k: 0 and 1 are no and yes" in text and "kind='numeric' judges them as numbers" in text
 
 
 def test_settings_of_before_are_of_r2() -> None:
     saved = {"alphas": None, "min_gain": 0.01, "draws": 2000, "seed": 0}
-    assert JudgeSettings.from_json(saved) == JudgeSettings(min_gain=0.01)
-    bits = replace(JudgeSettings(), score="bits")
+    assert JudgeSettings.from_json(saved) == JudgeSettings(min_gain=0.01, crossfit=False)
+    bits = replace(JudgeSettings(), score="bits", crossfit=False)
     assert JudgeSettings.from_json({**saved, "min_gain": None, "score": "bits"}) == bits
     with pytest.raises(ValueError, match="score='brier'"):
         JudgeSettings(score="brier")  # type: ignore[arg-type]

@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.stats import t as student
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
 
-from graticule import Activations, Findings, Table, cross_fit, sweep
+from graticule import Activations, Findings, Table, cross_fit, judge_family, sweep
 from graticule.probes.core.crossfit import cross_fitted
 from graticule.probes.core.labels import STRUCTURE
+from graticule.probes.families.gain_tests import findings_test
 from graticule.probes.generalisation.crossfitted import CrossFitted
+from graticule.probes.linear.left_out import fits_without, products_of
 from graticule.probes.linear.ridge_cv import ridge_cv
 from graticule.probes.surface.baselines import Baselines, text_digest
+from graticule.probes.surface.trees import boosted_without
 from graticule.probes.tables.groups import group_folds
 
 POINTS = ("blocks.0.hook_resid_post", "blocks.1.hook_resid_post")
 
 
 def findings(
-    rows: int = 120, hidden: float = 1.0, kind: str = "numeric", copies: int = 1, seed: int = 0
+    rows: int = 120,
+    hidden: float = 1.0,
+    kind: str = "numeric",
+    copies: int = 1,
+    seed: int = 0,
+    **options: Any,
 ) -> Findings:
     """The second layer alone holds the hidden part; every row stands there `copies` times."""
     rng = np.random.default_rng(seed)
@@ -38,11 +50,13 @@ def findings(
     }
     embedding = Activations.from_tensors({"hook_embed": np.repeat(seen, copies, axis=0).astype(np.float32)})
     beside = Baselines(text_digest(table), {"mean_embedding": embedding}, False)
-    return sweep(Activations.from_tensors(tensors), table, baselines=beside, progress=False)
+    options = {"crossfit": False, **options}
+    return sweep(Activations.from_tensors(tensors), table, baselines=beside, progress=False, **options)
 
 
 def test_predictions_are_those_of_fits_without_the_fold() -> None:
-    swept = findings()
+    grid = np.geomspace(1e-3, 1e5, 15)
+    swept = findings(alphas=grid.tolist())
     inputs, problem = swept.inputs, swept.inputs.problem
     made = cross_fitted(inputs, n_folds=4, n_repeats=2, seed=3)
     fold = group_folds(problem.clusters, 4, 7919 * 3 + 1)
@@ -50,7 +64,7 @@ def test_predictions_are_those_of_fits_without_the_fold() -> None:
     y, c = problem.y[train], problem.clusters[train]
     seen = inputs.baselines.features["mean_embedding"]["hook_embed"].numpy().astype(float)
     late = inputs.activations[POINTS[1]].numpy().astype(float)
-    base, probe = ridge_cv(seen[train], y, clusters=c), ridge_cv(late[train], y, clusters=c)
+    base, probe = (ridge_cv(x[train], y, clusters=c, alphas=grid) for x in (seen, late))
     surface = LinearRegression().fit(base.out_of_fold, y).predict(base.predict(seen[test]))
     both = LinearRegression().fit(np.hstack([base.out_of_fold, probe.out_of_fold]), y)
     full = both.predict(np.hstack([base.predict(seen[test]), probe.predict(late[test])]))
@@ -97,3 +111,99 @@ def test_nothing_is_found_where_nothing_is() -> None:
 def test_what_cannot_be_dealt_is_refused() -> None:
     with pytest.raises(ValueError, match="n_folds=1"):
         cross_fit(findings(), n_folds=1)
+
+
+# By default --------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind", ["numeric", "binary"])
+def test_a_small_table_that_graticule_splits_is_judged_on_every_row(kind: str, tmp_path: Path) -> None:
+    swept = findings(kind=kind, crossfit=None)
+    one, verdict = findings(kind=kind), swept.verdict
+    assert one.verdict.dealing is None and one.split_verdict is None
+    assert swept.verdict_of_split == one.verdict
+    dealing = verdict.dealing
+    assert dealing is not None and (dealing.repeats, dealing.folds) == (2, 5)
+    assert sum(dealing.points.values()) == 10 and dealing.test_clusters == 24
+    assert verdict.rows == 120 and verdict.clusters == 120 and verdict.label == STRUCTURE
+    text = swept.summary()
+    assert text.splitlines()[0].startswith(f"{STRUCTURE}: gain {verdict.gain:+.3f}")
+    assert "cross-fitted over 2 × 5 folds, because one held-out part would have 24 effective clusters" in text
+    assert "for comparison, that one held-out part alone: " in text
+    swept.save(tmp_path / "f")
+    again = Findings.load(tmp_path / "f")
+    assert again.verdict == verdict and again.split_verdict == swept.split_verdict
+    assert again.summary() == text and again.settings == swept.settings
+    by_command = cross_fit(one)
+    assert by_command.gain == verdict.gain and by_command.label == verdict.label
+
+
+def test_a_shipped_split_or_a_large_part_is_judged_as_it_is() -> None:
+    swept = findings(rows=60, crossfit=None)
+    problem, table = swept.inputs.problem, swept.inputs.table
+    shipped = table.with_split(problem.is_test, note="shipped, column 'is_test'")
+    assert swept.verdict.dealing is not None
+    again = sweep(swept.inputs.activations, shipped, baselines=swept.inputs.baselines, progress=False)
+    assert again.verdict.dealing is None and again.verdict == swept.split_verdict
+    asked = sweep(
+        swept.inputs.activations, shipped, baselines=swept.inputs.baselines, crossfit=True, progress=False
+    )
+    assert asked.verdict.gain == pytest.approx(swept.verdict.gain)
+    assert findings(rows=1010, crossfit=None).verdict.dealing is None
+
+
+def test_families_take_the_cross_fitted_p() -> None:
+    swept = findings(crossfit=None)
+    test, verdict = findings_test(swept), swept.verdict
+    assert test.gain == pytest.approx(verdict.gain)
+    assert test.p == pytest.approx(student.sf(verdict.gain / verdict.se, verdict.df))
+    assert test.t == pytest.approx(verdict.gain / verdict.se, rel=0.2)
+    members = judge_family({"a": swept, "b": findings(crossfit=None, hidden=0.0, seed=1)})
+    assert "1 of 2 findings named" in members.summary()
+
+
+def test_classes_of_which_a_fold_lacks_one_are_judged() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 4))
+    y = np.where(np.arange(60) < 2, "rare", np.where(x[:, 0] > 0, "up", "down"))
+    table = Table(pd.DataFrame({"y": y}), target="y", name="three")
+    beside = Activations.from_tensors({"hook_embed": x[:, 1:].astype(np.float32)})
+    acts = Activations.from_tensors({POINTS[0]: torch.from_numpy(x.astype(np.float32))})
+    swept = sweep(acts, table, baselines=Baselines(text_digest(table), {"e": beside}, False), progress=False)
+    assert swept.verdict.dealing is not None and np.isfinite(swept.verdict.gain)
+    assert set(swept.verdict.gain_by_target) == set(table.target_names)
+    assert 0.5 < swept.class_scores.accuracy <= 1
+
+
+@pytest.mark.parametrize(("rows", "width", "size"), [(80, 200, 1), (90, 20, 2), (120, 300, 3)])
+def test_fits_without_a_part_are_those_of_the_other_rows(rows: int, width: int, size: int) -> None:
+    rng = np.random.default_rng(rows)
+    X = rng.normal(size=(rows, width)) * np.geomspace(1, 30, width) + 50
+    y = np.stack([X[:, 0] + rng.normal(size=rows), rng.normal(size=rows)], axis=1)
+    clusters, grid = np.arange(rows) // size, np.geomspace(1e-2, 1e6, 9)
+    part = np.flatnonzero(clusters % 5 == 0)
+    rest = np.setdiff1d(np.arange(rows), part)
+    (ours,) = fits_without(products_of(X), y, clusters, [part], grid.tolist())
+    theirs = ridge_cv(X[rest], y[rest], alphas=grid, clusters=clusters[rest])
+    assert ours.alpha == theirs.alpha and ours.validation == pytest.approx(theirs.score)
+    assert np.allclose(ours.out_of_fold, theirs.out_of_fold, atol=1e-8)
+    assert np.allclose(ours.test, theirs.predict(X[part]), atol=1e-8)
+
+
+def test_trees_without_a_fold_see_nothing_of_it() -> None:
+    rng = np.random.default_rng(3)
+    X, fold = rng.normal(size=(120, 5)), np.arange(120) % 4
+    y = np.stack([np.sign(X[:, 0] * X[:, 1]) + 0.1 * rng.normal(size=120), rng.normal(size=120)], axis=1)
+    other = y.copy()
+    other[fold == 2] = rng.normal(size=(30, 2))
+    one, two = boosted_without(X, y, fold)[2], boosted_without(X, other, fold)[2]
+    assert np.array_equal(one.out_of_fold, two.out_of_fold) and np.array_equal(one.test, two.test)
+    assert r2_score(y[fold != 2, 0], one.out_of_fold[:, 0]) > 0.3
+    assert r2_score(y[fold == 2, 0], one.test[:, 0]) > 0.3
+
+
+def test_what_rows_would_show_is_told_in_bits_too() -> None:
+    swept = findings(rows=60, hidden=0.4, kind="binary", crossfit=None, seed=4)
+    assert swept.verdict.label.startswith("not decided")
+    needs = swept.verdict.rows_needed
+    assert needs.power(0.1, float(needs.rows(0.1))) == pytest.approx(0.8, abs=0.02)
+    assert "rows like these would show a gain of" in swept.summary()
+    assert "How often a gain would be seen, by test rows" in " ".join(swept.figures())
