@@ -2,10 +2,12 @@
 
     python benchmarks/small_tables.py animals --seeds 30
     python benchmarks/small_tables.py sentences
+    python benchmarks/small_tables.py claims
     python benchmarks/small_tables.py cost
 
 `animals`: words and things of `examples/own_activations.ipynb`, the verdict by `sweep` and by as many
-dealings. `sentences`: 100 pairs of one frame each, of a living thing and of a thing; ten folds of whole
+dealings. `sentences`: 100 pairs of one frame each, of a living thing and of a thing; `claims`: 100
+cities, each with its own country and with another's; ten folds of whole
 pairs, the probe beside scikit-learn's logistic regression at the layer chosen in each fold. `cost`: CPU
 seconds of `sweep` with and without dealing, beside those of `baselines`.
 """
@@ -72,6 +74,20 @@ def sentences(pairs: int = 100) -> Table:
     )
 
 
+def claims(pairs: int = 100) -> Table:
+    """A city and a country, its own and another's; every country stands in as many true as false ones."""
+    cities = Table.packaged("world_cities").frame.sort_values("population", ascending=False)
+    some = cities.drop_duplicates("country").head(pairs)
+    names, countries = some["name"].tolist(), some["country"].tolist()
+    lines: list[dict[str, Any]] = []
+    for i, name in enumerate(names):
+        for country, true in ((countries[i], "true"), (countries[(i + 37) % len(names)], "false")):
+            lines.append({"sentence": f"The city of {name} is in {country}.", "is": true, "pair": i})
+    return Table(
+        pd.DataFrame(lines), text="sentence", target="is", cluster="pair", positive="true", name="claims"
+    )
+
+
 def swept(table: Table, **options: Any) -> Findings:
     """Every layer of Gemma, its baselines, a sweep."""
     model = graticule.load_model("gemma-3-270m")
@@ -97,9 +113,9 @@ def over_dealings(seeds: int) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def beside_sklearn(seeds: int) -> list[dict[str, Any]]:
+def beside_sklearn(table: Table, seeds: int) -> list[dict[str, Any]]:
     """Ten folds of whole pairs: the probe alone and logistic regression, both over all rows."""
-    found = swept(sentences())
+    found = swept(table)
     print(found.summary())
     inputs, problem = found.inputs, found.inputs.problem
     y = problem.y[:, 0]
@@ -160,13 +176,14 @@ def cost(sizes: tuple[int, ...] = (200, 600, 2000)) -> list[dict[str, Any]]:
 def main() -> None:
     """Measure, print, write."""
     options = parser(__doc__, repeats=1)
-    options.add_argument("what", choices=("animals", "sentences", "cost"))
+    options.add_argument("what", choices=("animals", "sentences", "claims", "cost"))
     options.add_argument("--seeds", type=int, default=30)
     args = options.parse_args()
     if args.what == "animals":
         lines = over_dealings(args.seeds)
-    elif args.what == "sentences":
-        lines = beside_sklearn(min(args.seeds, 5))
+    elif args.what in ("sentences", "claims"):
+        table = sentences() if args.what == "sentences" else claims()
+        lines = beside_sklearn(table, min(args.seeds, 5))
     else:
         lines = cost()
     show(lines, args.what)

@@ -17,7 +17,7 @@ from graticule.probes.core.inputs import SweepInputs
 from graticule.probes.core.intervals import Estimates, mean_of, mean_r2_estimate
 from graticule.probes.core.logit_stack import row_bits
 from graticule.probes.core.resample import ClusterSums, cluster_sums
-from graticule.probes.linear.left_out import PartFit, fits_without, products_of
+from graticule.probes.linear.left_out import PartFit, fits_without, row_products_of
 from graticule.probes.scores.metrics import mean_r2
 from graticule.probes.surface.confounds import CONFOUNDS, fit_confounds
 from graticule.probes.surface.fitted import fit_baselines, served_by, with_bits
@@ -271,14 +271,14 @@ class _SharedFits:
                 self._fits[TFIDF] = {TFIDF: fit(products, ALPHAS)}
                 advance.update()
                 spelled = _rows_of(reader.additive, SPELLING, reader.place)
-                self._fits[SPELLING] = {SPELLING: fit(products_of(spelled), None)}
+                self._fits[SPELLING] = {SPELLING: fit(row_products_of(spelled), None)}
                 advance.update()
                 seen = reader.seen_by_trees
                 self._trees = [boosted_without(seen, problem.y, fold) for fold in folds]
             for name, (rows, index) in features.items():
                 own = self._fits.setdefault(name, {})
                 for point in rows.points:
-                    own[point] = fit(products_of(_rows_of(rows, point, index)), settings.alphas)
+                    own[point] = fit(row_products_of(_rows_of(rows, point, index)), settings.alphas)
                     advance.update()
 
     def of(self, repeat: int, k: int) -> tuple[dict[str, dict[str, PartFit]], Predictions | None]:

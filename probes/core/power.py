@@ -33,7 +33,7 @@ class RowsNeeded:
     """The design effect, 1 or more; that of folds that share rows as well."""
     noise: float | None = None
     """In bits, where the other fields are in bits as well: the variance of what a row adds beyond that of a
-    true gain; None in R²."""
+    true gain, times the rows that it was seen on, since more rows learn better; None in R²."""
 
     def power(self, gain: float, rows: float) -> float:
         """How often the interval of a true gain lies above 0.
@@ -63,7 +63,7 @@ class RowsNeeded:
             In R².
         """
         if self.noise is not None:  # what rows add varies by twice its mean, in nats
-            return float(np.sqrt((2 * gain / np.log(2) + self.noise) * self.design / rows))
+            return float(np.sqrt((2 * gain / np.log(2) + self.noise / rows) * self.design / rows))
         left = max(1 - self.surface, gain)
         of_row = 4 * gain * (left - gain) + 2 * gain**2
         of_ratio = max(of_row * (1 - 2 * gain) + 2 * gain**2, 1e-12)

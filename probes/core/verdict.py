@@ -160,7 +160,7 @@ class Verdict(TellsNames):
             return None
         seen = self.se**2 * self.rows / self.design
         left = max(self.entropy - self.surface, 1e-6)
-        return RowsNeeded(1 - left, per, self.design, bits_noise(seen, self.gain))
+        return RowsNeeded(1 - left, per, self.design, self.rows * bits_noise(seen, self.gain))
 
     @property
     def unit(self) -> str:

@@ -36,7 +36,7 @@ class PartFit:
     """Out-of-fold R² on the rest, mean over the targets that vary there."""
 
 
-def products_of(X: Float[np.ndarray, "row width"]) -> Float[np.ndarray, "row row"]:
+def row_products_of(X: Float[np.ndarray, "row width"]) -> Float[np.ndarray, "row row"]:
     """XX' of centred rows."""
     centred = X - X.mean(axis=0)
     return centred @ centred.T

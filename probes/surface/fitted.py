@@ -128,7 +128,8 @@ def dealt_rows(problem: Problem, rng: np.random.Generator) -> Int[np.ndarray, " 
             out[part] = rng.permutation(part)
             continue
         one, other = (rng.permutation(len(labels))[codes.reshape(-1)] for _ in range(2))
-        out[part[np.argsort(one, kind="stable")]] = part[np.argsort(other, kind="stable")]
+        within = rng.random(len(part))  # what stands first in every cluster may be of one class
+        out[part[np.argsort(one, kind="stable")]] = part[np.lexsort((within, other))]
     return out
 
 

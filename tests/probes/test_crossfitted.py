@@ -18,7 +18,7 @@ from graticule.probes.core.crossfit import cross_fitted
 from graticule.probes.core.labels import STRUCTURE
 from graticule.probes.families.gain_tests import findings_test
 from graticule.probes.generalisation.crossfitted import CrossFitted
-from graticule.probes.linear.left_out import fits_without, products_of
+from graticule.probes.linear.left_out import fits_without, row_products_of
 from graticule.probes.linear.ridge_cv import ridge_cv
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.surface.trees import boosted_without
@@ -181,7 +181,7 @@ def test_fits_without_a_part_are_those_of_the_other_rows(rows: int, width: int, 
     clusters, grid = np.arange(rows) // size, np.geomspace(1e-2, 1e6, 9)
     part = np.flatnonzero(clusters % 5 == 0)
     rest = np.setdiff1d(np.arange(rows), part)
-    (ours,) = fits_without(products_of(X), y, clusters, [part], grid.tolist())
+    (ours,) = fits_without(row_products_of(X), y, clusters, [part], grid.tolist())
     theirs = ridge_cv(X[rest], y[rest], alphas=grid, clusters=clusters[rest])
     assert ours.alpha == theirs.alpha and ours.validation == pytest.approx(theirs.score)
     assert np.allclose(ours.out_of_fold, theirs.out_of_fold, atol=1e-8)
