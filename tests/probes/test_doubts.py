@@ -4,13 +4,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sae_lens import StandardSAE, StandardSAEConfig
 
 from graticule import Activations, Findings, Table, calibrate, controls, holdouts, latents, mlp, sweep
-from graticule.probes.core.doubts import outlying
-from graticule.probes.core.fit import PointRows, Predictions, stack
+from graticule.probes.core.cells import outlying, outlying_said
+from graticule.probes.core.fit import PointRows, Predictions, Problem, stack
 from graticule.probes.core.verdict import NO_BETTER, NOT_DECIDED, STRUCTURE
 from graticule.probes.scores.metrics import pearson
 from graticule.probes.surface.baselines import Baselines, text_digest
@@ -184,8 +185,13 @@ def test_rows_of_one_size_are_no_outliers() -> None:
         acts = Activations.from_tensors({POINT: torch.from_numpy(rows)})
         assert not outlying(PointRows(acts, POINT, np.arange(200))).any
     x[[7, 30]] += [[300.0], [60.0]]
-    acts = Activations.from_tensors({POINT: torch.from_numpy(1e4 + x)})
-    assert outlying(PointRows(acts, POINT, np.arange(200))).rows.tolist() == [7, 30]
+    frame = pd.DataFrame({"token": np.arange(200)})
+    acts = Activations.from_tensors({POINT: torch.from_numpy(1e4 + x)}, frame)
+    found = outlying(PointRows(acts, POINT, np.arange(200)))
+    assert found.rows.tolist() == [7, 30]
+    problem = Problem(np.arange(200), x[:, :1], np.arange(200) > 99, np.arange(200), ("y",))
+    words = outlying_said(found, POINT, "the probe", problem, acts)
+    assert "the farthest row 7 (training, token 7)" in words[0] and "np." not in " ".join(words)
 
 
 @pytest.mark.slow
