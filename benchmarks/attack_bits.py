@@ -16,8 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from _timing import parser, show, write
 
-from graticule.probes.core.bits import class_odds
+from graticule.probes.core.bits import class_odds, row_gains
 from graticule.probes.core.fit import Predictions, Problem, with_and_without
+from graticule.probes.core.intervals import mean_of
 from graticule.probes.core.judge import judge_predictions
 from graticule.probes.core.logit_stack import row_bits
 from graticule.probes.core.resample import wilson
@@ -35,6 +36,8 @@ REAL = [(220, 55, 0.5), (2000, 500, 0.02)]
 CLASSES = [(4, 220, 55), (10, 400, 100), (30, 720, 180)]
 """Classes, training rows and test rows."""
 APART = 1.2
+OTHERS = 20_000
+"""Rows on which the true gain of the fits is measured."""
 
 
 @dataclass(frozen=True)
@@ -178,16 +181,35 @@ def of_classes(count: int, seed: int) -> list[dict[str, object]]:
     return lines
 
 
+def coverage(count: int, seed: int) -> list[dict[str, object]]:
+    """How often the interval of the gain holds the gain of the same fits on other rows."""
+    lines: list[dict[str, object]] = []
+    settings = [(n_test, share, hidden) for n_test, share in NULLS for hidden in (False, True)]
+    for k, (n_test, share, hidden) in enumerate(settings):
+        holds: list[bool] = []
+        for trial in range(count):
+            rng = np.random.default_rng([seed, 6, k, trial])
+            world = drawn(rng, 4 * n_test, n_test + OTHERS, share, hidden)
+            gained = row_gains(world.problem, world.probe, {"block_0": world.surface})
+            low, high = mean_of(gained[:n_test], np.arange(n_test)).ci95
+            holds.append(low <= gained[n_test:].mean() <= high)
+        head = {"test rows": n_test, "class 1": share, "hidden": hidden}
+        lines.append({**head, "covered": rate(np.asarray(holds, float))})
+        print(lines[-1], file=sys.stderr)
+    return lines
+
+
 def main() -> None:
     options = parser(__doc__)
     options.add_argument("--trials", type=int, default=400, help="worlds a setting (default: %(default)s)")
     options.add_argument("--seed", type=int, default=1)
-    options.add_argument("--only", choices=("false", "power", "classes"), help="one table alone")
+    options.add_argument("--only", choices=("false", "power", "classes", "coverage"), help="one table alone")
     args = options.parse_args()
     tables = {
         "false": (false_rates, "Called structure, nothing hidden"),
         "power": (powers, "A hidden part"),
         "classes": (of_classes, "Several classes"),
+        "coverage": (coverage, "The 95% interval of a gain in bits"),
     }
     figures: dict[str, list[dict[str, object]]] = {}
     for name, (measured, title) in tables.items():

@@ -95,7 +95,7 @@ def coverage(rng: np.random.Generator, setting: dict, trials: int) -> dict:
     kind, gain, clusters, per = (setting[name] for name in ("target", "gain", "clusters", "per"))
     products, equal = setting.pop("products"), setting["sizes"] == "equal"
     held = dict.fromkeys(("t", "t above 0", "percentile", "percentile above 0"), 0)
-    wrong, undecided, structure, done = 0, 0, 0, 0
+    wrong, undecided, structure, done, undefined = 0, 0, 0, 0, 0
     while done < trials:
         x, y, _ = rows_of(rng, sizes_of(rng, TRAIN // per, per, equal), kind, gain)
         before, after = fitted(x, y)
@@ -123,15 +123,20 @@ def coverage(rng: np.random.Generator, setting: dict, trials: int) -> dict:
             ["y"],
         )
         low, high = found.ci95
+        without = bool(np.isnan([low, high]).any())  # all that varies is in one cluster: not decided
+        undefined += without
         undecided += label.startswith(f"{NOT_DECIDED}:")
         structure += label == STRUCTURE
-        wrong += not low <= truth <= high and not label.startswith(f"{NOT_DECIDED}:")
+        wrong += not (without or low <= truth <= high or label.startswith(f"{NOT_DECIDED}:"))
     line = {name: setting[name] for name in ("target", "gain", "clusters", "sizes")}
     line |= {name: count / trials for name, count in held.items()}
-    low, high = wilson(held["t"], trials)
+    defined = max(trials - undefined, 1)
+    line["t"] = held["t"] / defined
+    low, high = wilson(held["t"], defined)
     return line | {
         "t from": low,
         "t to": high,
+        "undefined": undefined / trials,
         "not decided": undecided / trials,
         "structure": structure / trials,
         "covered or not decided": 1 - wrong / trials,
