@@ -26,8 +26,10 @@ from graticule import Activations, Findings, Table, sweep
 from graticule.probes.compare import gain_estimate
 from graticule.probes.core.crossfit import CrossFit, one_fold
 from graticule.probes.core.fit import Problem, with_and_without
+from graticule.probes.core.inputs import SweepInputs, problem_of
 from graticule.probes.core.labels import STRUCTURE
 from graticule.probes.core.resample import cluster_sums, interval, resampled_r2, wilson
+from graticule.probes.core.verdict import JudgeSettings
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.tables.groups import group_folds
 
@@ -49,8 +51,8 @@ def world(rows: int, hidden: float, binary: bool, rng: np.random.Generator) -> W
     return np.where(latent > 0, "yes", "no") if binary else latent, early, late, embedding
 
 
-def swept(one: World, test: np.ndarray | None = None, **options: object) -> Findings:
-    """A sweep of a world; without `test` graticule draws the split."""
+def made_of(one: World, test: np.ndarray | None = None) -> tuple[Activations, Table, Baselines]:
+    """What a sweep takes; without `test` graticule draws the split."""
     target, early, late, embedding = one
     frame = pd.DataFrame({"target": target})
     if test is not None:
@@ -58,9 +60,13 @@ def swept(one: World, test: np.ndarray | None = None, **options: object) -> Find
     table = Table(frame, target="target", split=None if test is None else "test", name="world")
     tensors = {k: torch.from_numpy(x.astype(np.float32)) for k, x in zip(POINTS, (early, late), strict=True)}
     features = {"mean_embedding": Activations.from_tensors({"hook_embed": embedding.astype(np.float32)})}
-    beside = Baselines(text_digest(table), features, False)
-    acts = Activations.from_tensors(tensors)
-    return sweep(acts, table, baselines=beside, progress=False, **options)
+    return Activations.from_tensors(tensors), table, Baselines(text_digest(table), features, False)
+
+
+def swept(one: World, **options: object) -> Findings:
+    """A sweep of a world."""
+    activations, table, beside = made_of(one)
+    return sweep(activations, table, baselines=beside, progress=False, **options)
 
 
 def rng_of(*numbers: float) -> np.random.Generator:
@@ -72,8 +78,10 @@ def rng_of(*numbers: float) -> np.random.Generator:
 def own_gain(one: World, rows: int, seed: int) -> float:
     """What the fits of the folds add on the rows behind the first ones, mean over folds."""
     test = np.arange(len(one[0])) >= rows
-    inputs = swept(one, test, crossfit=False).inputs
-    whole, metric = inputs.problem, inputs.settings.score
+    activations, table, beside = made_of(one, test)
+    metric = "r2" if table.kind == "numeric" else "bits"
+    whole = problem_of(activations, table)
+    inputs = SweepInputs(activations, table, beside, whole, {}, JudgeSettings(score=metric))
     fresh = part_of(whole, whole.test)
     gains: list[float] = []
     for repeat in range(2):

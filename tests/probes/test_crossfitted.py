@@ -15,12 +15,14 @@ from sklearn.metrics import r2_score
 
 from graticule import Activations, Findings, Table, cross_fit, judge_family, sweep
 from graticule.probes.core.crossfit import cross_fitted
+from graticule.probes.core.fit import Problem
 from graticule.probes.core.labels import STRUCTURE
 from graticule.probes.families.gain_tests import findings_test
 from graticule.probes.generalisation.crossfitted import CrossFitted
 from graticule.probes.linear.left_out import fits_without, row_products_of
 from graticule.probes.linear.ridge_cv import ridge_cv
 from graticule.probes.surface.baselines import Baselines, text_digest
+from graticule.probes.surface.fitted import dealt_rows
 from graticule.probes.surface.trees import boosted_without
 from graticule.probes.tables.groups import group_folds
 
@@ -207,3 +209,11 @@ def test_what_rows_would_show_is_told_in_bits_too() -> None:
     assert needs.power(0.1, float(needs.rows(0.1))) == pytest.approx(0.8, abs=0.02)
     assert "rows like these would show a gain of" in swept.summary()
     assert "How often a gain would be seen, by test rows" in " ".join(swept.figures())
+
+
+def test_targets_dealt_anew_leave_no_place_within_a_cluster() -> None:
+    y = np.tile([1.0, 0.0], 100)[:, None]  # the first of every pair is of one class
+    problem = Problem(np.arange(200), y, np.arange(200) >= 160, np.repeat(np.arange(100), 2), ("y",))
+    dealt = dealt_rows(problem, np.random.default_rng(0))
+    assert 0.3 < (y[dealt] == y).mean() < 0.7
+    assert (dealt.reshape(-1, 2) // 2 == dealt.reshape(-1, 2)[:, :1] // 2).all()  # pairs stay together
