@@ -57,6 +57,17 @@ def test_an_absurd_cell_is_named_and_nothing_decided(part: str, where: str, size
     assert any(said in w and f"in column 3 ({size:.3g})" in w for w in verdict.warnings)
 
 
+def test_rows_far_out_gate_nothing_where_a_ridge_reads_as_much_with_them() -> None:
+    """Single tokens of a language model are: far out in a column of their own."""
+    x, y, _ = world()
+    x[[3, 5, 20, 33], 10] = 60.0
+    verdict = swept(x, y, x[:, :4].copy()).verdict
+    assert verdict.label == NO_BETTER
+    assert any("rows over 10 times as far from the middle as the median row" in w for w in verdict.warnings)
+    x[[3, 5, 20, 33], 0] = 60.0  # where the target is read
+    assert swept(x, y, x[:, 1:5].copy()).verdict.label.startswith(f"{NOT_DECIDED}: ")
+
+
 @pytest.mark.parametrize("part,size", [("training", 1e3), ("test", 1e8), ("test", -300.0)])
 def test_an_absurd_target_is_named_and_nothing_decided(part: str, size: float) -> None:
     x, y, beside = world()
