@@ -98,7 +98,8 @@ def of_model(args: Any) -> list[dict[str, Any]]:
     model = graticule.load_model(args.model)
     lines: list[dict[str, Any]] = []
     captured: dict[str, Any] = {}
-    for concept, spans in (("language", languages), ("quotation", quotations)):
+    for concept in args.concepts:
+        spans = {"language": languages, "quotation": quotations}[concept]
         began = time.process_time()
         # one set of rows for both: tokens between sentences are left out
         spoken = graticule.token_table(model, texts, spans=languages)
@@ -194,6 +195,7 @@ def main() -> None:
     """Run it."""
     options = parser(__doc__, repeats=1)
     options.add_argument("--texts", type=int, default=0, help="texts that a model reads; none by default")
+    options.add_argument("--concepts", nargs="*", default=["language", "quotation"])
     options.add_argument("--model", default="gemma-3-270m")
     options.add_argument("--step", type=int, default=3, help="every so many layers are swept")
     options.add_argument("--folder", type=Path, help="for the captures, which are resumed")

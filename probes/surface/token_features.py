@@ -17,6 +17,8 @@ _WORD_STARTS = ("\N{LOWER ONE EIGHTH BLOCK}", "\N{LATIN CAPITAL LETTER G WITH DO
 
 COUNTED = 24
 """Tokens that are counted around every token: those that most texts hold."""
+MARKS = 16
+"""Marks that are counted likewise."""
 
 
 def token_features(model: HookedModel, texts: Sequence[str]) -> TextFeatures | None:
@@ -83,7 +85,10 @@ def position_features(table: TokenTable) -> TextFeatures:
 
 
 def count_features(table: TokenTable, train: np.ndarray) -> TextFeatures:
-    """The most frequent tokens around every token: how many, odd or even, and how near, before and behind it.
+    """The most frequent tokens and marks around every token: how many, odd or even, how near, on either side.
+
+    Marks are counted by character, since tokenizers write them into tokens with others (a closing quotation
+    mark and a full stop).
 
     Args:
         table: of tokens.
@@ -94,12 +99,13 @@ def count_features(table: TokenTable, train: np.ndarray) -> TextFeatures:
     starts = np.cumsum(sizes) - sizes
     flat, here = np.concatenate(table.ids), starts[text] + position
     ids, number = np.unique(np.concatenate([np.unique(table.ids[i]) for i in train]), return_counts=True)
+    often = ids[np.argsort(-number, kind="stable")[:COUNTED]]
+    amounts = {str(token): (flat == token).astype(np.int64) for token in often} | _marks_in(table, flat)
     columns: dict[str, np.ndarray] = {}
     place = np.arange(len(flat))
-    for token in ids[np.argsort(-number, kind="stable")[:COUNTED]]:
-        same = flat == token
-        until = np.cumsum(same)
-        before = (until - same)[here] - (until - same)[starts][text]
+    for token, amount in amounts.items():
+        same, until = amount > 0, np.cumsum(amount)
+        before = (until - amount)[here] - (until - amount)[starts][text]
         behind = until[starts + sizes - 1][text] - until[here]
         last = np.maximum.accumulate(np.where(same, place, -1))
         last = np.concatenate([[-1], last[:-1]])[here]
@@ -112,3 +118,13 @@ def count_features(table: TokenTable, train: np.ndarray) -> TextFeatures:
             columns[f"{token}_{side}_mod_2"] = count % 2
             columns[f"{token}_near_{side}"] = nearness
     return TextFeatures(tuple(columns), np.stack([c.astype(np.float64) for c in columns.values()], axis=1))
+
+
+def _marks_in(table: TokenTable, flat: np.ndarray) -> dict[str, np.ndarray]:
+    """The most frequent characters that are no letters, digits or blanks, and how many each token has."""
+    every, code, number = np.unique(flat, return_inverse=True, return_counts=True)
+    pieces = [table.pieces[int(token)] for token in every]
+    marks = sorted({c for piece in pieces for c in piece if not (c.isalnum() or c.isspace())})
+    counts = {f"mark {c}": np.array([piece.count(c) for piece in pieces]) for c in marks}
+    often = sorted(counts, key=lambda mark: -int(counts[mark] @ number))[:MARKS]
+    return {mark: counts[mark][code] for mark in often}

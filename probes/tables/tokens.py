@@ -39,6 +39,8 @@ class TokenTable(Table):
 
     ids: tuple[np.ndarray, ...]
     """The token ids of every one of them, special tokens included."""
+    pieces: dict[int, str]
+    """Every token of theirs as text."""
 
     _read: Any
 
@@ -69,10 +71,11 @@ class TokenTable(Table):
     def derived(self, **changes: Any) -> TokenTable:
         """A table with some fields replaced, unchecked, of the same texts."""
         out: Any = super().derived(**changes)
-        return out.of_inputs(self.inputs, self.ids)
+        return out.of_inputs(self.inputs, self.ids, self.pieces)
 
-    def of_inputs(self, inputs: Any, ids: tuple[np.ndarray, ...]) -> TokenTable:
+    def of_inputs(self, inputs: Any, ids: tuple[np.ndarray, ...], pieces: dict[int, str]) -> TokenTable:
         """This very table, once it is made, with what its tokens are of."""
+        object.__setattr__(self, "pieces", pieces)
         object.__setattr__(self, "_read", inputs)
         object.__setattr__(self, "ids", ids)
         return self
@@ -224,7 +227,8 @@ def token_table(
         values = [
             _of_labels(i, *one) for i, one in enumerate(zip(made, rows.ids, rows.own, given, strict=True))
         ]
-    frame = _frame(rows, values, target, tokenizer)
+    words = _Words(rows.ids, tokenizer)
+    frame = _frame(rows, values, target, words)
     frame["cluster"] = _text_clusters(rows, texts, clusters)[frame["text"]]
     if split is not None:
         frame["split"] = pd.Series(_one_each("split", split, rows))[frame["text"]].to_numpy()
@@ -232,7 +236,7 @@ def token_table(
         frame, target=target, cluster="cluster", split=None if split is None else "split", name=name,
         kind=kind, positive=positive, test_size=test_size, seed=seed,
     )  # fmt: skip
-    return table.of_inputs(texts or [row.tolist() for row in rows.ids], tuple(rows.ids))
+    return table.of_inputs(texts or [row.tolist() for row in rows.ids], tuple(rows.ids), words.of)
 
 
 def _bare_rows(inputs: Any) -> TokenRows:
@@ -300,13 +304,12 @@ def _text_clusters(rows: TokenRows, texts: list[str] | None, clusters: Any) -> n
     return row_clusters(alike, given, len(rows.ids))[0]
 
 
-def _frame(rows: TokenRows, values: list[list[Any]], target: str, tokenizer: Any) -> pd.DataFrame:
+def _frame(rows: TokenRows, values: list[list[Any]], target: str, words: _Words) -> pd.DataFrame:
     """One line for each labelled token."""
     if target in _COLUMNS:
         raise TableError(
             f"target={target!r} is a column of every table of tokens: call the labels something else"
         )
-    words = _Words(rows.ids, tokenizer)
     lines: list[tuple[Any, ...]] = []
     for text, (ids, labels, own) in enumerate(zip(rows.ids, values, rows.own, strict=True)):
         for position, label in enumerate(labels):

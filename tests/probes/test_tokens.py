@@ -227,6 +227,20 @@ def test_counts_around_a_token_are_those_of_brute_force():
             assert value == pytest.approx(expected)
 
 
+def test_marks_are_counted_by_character(model):
+    from graticule.probes.surface.token_features import count_features
+
+    texts = [f"the lake. is {word}? in rome. old" for word in ("new", "north", "oslo", "lima")]
+    table = token_table(model, texts, spans=spans_of(texts), outside="even")
+    counts, frame = count_features(table, np.arange(4)), table.frame
+    for row, (text, position) in enumerate(zip(frame["text"], frame["position"], strict=True)):
+        before = "".join(table.pieces[int(token)] for token in table.ids[text][1:position])
+        for mark in ".?":
+            assert counts.values[row][counts.names.index(f"mark {mark}_before")] == before.count(mark)
+            odd = counts.values[row][counts.names.index(f"mark {mark}_before_mod_2")]
+            assert odd == before.count(mark) % 2
+
+
 def test_probe_is_the_three_steps_and_models_are_baselines(model, tmp_path):
     rng = np.random.default_rng(0)
     words = ["paris", "rome", "oslo", "lima", "river", "king", "lake", "old"]
