@@ -250,6 +250,14 @@ class TableOptions:
         list[str] | None,
         typer.Option(help="Column of groups for maps and errors; may be repeated.", show_default=False),
     ] = None
+    confound: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What could tell the target without the concept: a column, or length, case, digits, "
+            "punctuation, script, template, position; may be repeated.",
+            show_default=False,
+        ),
+    ] = None
     rows: Annotated[int | None, typer.Option(help="Only this many rows, drawn by whole clusters.")] = None
     kind: Annotated[
         str | None,
@@ -303,12 +311,14 @@ class TableOptions:
                 seed=seed,
                 kind=cast("Any", self.kind),
                 positive=self.positive,
+                confounds=list(self.confound or ()),
             )
         return whole if self.rows is None or self.rows >= len(whole) else whole.head(self.rows, seed)
 
     def _check_packaged(self) -> None:
         columns = (self.text_column, self.split_column, self.cluster_column, self.kind, self.positive)
-        given = [*(self.target or ()), *(self.block_column or ()), *filter(None, columns)]
+        several = (self.target, self.block_column, self.confound)
+        given = [*(name for names in several for name in names or ()), *filter(None, columns)]
         if given:
             raise ValueError(
                 f"--table {self.table} is packaged, its columns are settled (given: {', '.join(given)}); "

@@ -21,7 +21,6 @@ from graticule.probes.linear.refits import BlockFits, leave_blocks_out
 from graticule.probes.linear.ridge_cv import ridge_fit
 from graticule.probes.linear.rows import as_rows, linear_map
 from graticule.probes.linear.sparse import sparse_ridge
-from graticule.probes.surface.confounds import CONFOUNDS
 from graticule.probes.surface.fitted import served_by
 from graticule.probes.surface.string_ridge import TermCounts
 from graticule.probes.surface.strings import SPELLING, STRINGS, TFIDF, TREES, StringReader
@@ -249,8 +248,7 @@ def baselines_without(
         (fits,) = leave_blocks_out(values, problem.y, blocks.taken_out, [fitted["alpha"]])
         held_out = [fits.predict(i, X.gather(rows[r])) for i, r in enumerate(blocks.rows)]
         out[name] = np.concatenate(held_out)
-    left_out: tuple[str, ...] = (CONFOUNDS,) if swept.table.confounds else ()
-    left_out = (*left_out, *(name for name in TOKENS if name in swept.baseline_predictions))
+    left_out: tuple[str, ...] = tuple(name for name in TOKENS if name in swept.baseline_predictions)
     work = len(blocks.rows) * len(problem.y)
     own = {*swept.baseline_predictions} & {*STRINGS}
     reader = StringReader.of(swept.table, problem, swept.baselines.tokens) if own - {TFIDF} else None

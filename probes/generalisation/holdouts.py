@@ -125,6 +125,8 @@ def holdouts(
     note = blocks.note
     if left_out:
         note += f"; {', '.join(left_out)} was not refitted (pass strings=True)"
+    if findings.inputs.table.confounds:
+        note += "; the surface is without confounders, which are not refitted"
     if together := sum(len(x) for x in blocks.mates):
         note += f"; {together} rows outside went out with their cluster"
     return Holdouts(

@@ -284,7 +284,9 @@ def table_options(csv: Path, target: list[str], **options: Any) -> arguments.Tab
 
 
 def test_table_options_reach_the_table(csv: Path) -> None:
-    table = table_options(csv, ["value:m"], block_column=["half"], cluster_column="value").read(seed=3)
+    options = {"block_column": ["half"], "cluster_column": "value", "confound": ["half", "length"]}
+    table = table_options(csv, ["value:m"], **options).read(seed=3)
+    assert list(table.confounds) == ["half", "length"]
     assert table.target_names == ("value",)
     assert table.units == ("m",)
     assert list(table.blocks) == ["half"]

@@ -11,7 +11,7 @@ import pytest
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
 
-from graticule import Activations, Findings, Table, cross_fit, judge_on, sweep
+from graticule import Activations, Findings, Table, cross_fit, holdouts, judge_on, sweep
 from graticule.probes.core.labels import STRUCTURE
 from graticule.probes.probe import asked_of
 from graticule.probes.surface.baselines import Baselines, text_digest
@@ -124,6 +124,7 @@ def test_balance_is_the_share_of_every_class() -> None:
 def test_what_goes_on_from_findings_respects_confounders() -> None:
     first = findings(confounds=["source"], concept=1.0)
     assert CONFOUNDS in first.baseline_predictions
+    assert "without confounders, which are not refitted" in holdouts(first, "source", n_bootstrap=20).note
     fitted = cross_fit(findings(confounds=["source"]), n_repeats=1, progress=False)
     assert fitted.label != STRUCTURE
     second = findings(1, confounds=["source"], name="second")
