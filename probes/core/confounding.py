@@ -73,8 +73,6 @@ class Confounding:
 
     verdict: Verdict
     """With more warnings; not decided where no gain is left among rows alike in a confounder."""
-    gates: Gates
-    """Those there were, and that."""
     lines: tuple[Confounder, ...]
     """The table's confounders, then built-in ones that reach most of what the probe reaches."""
     rest: Verdict | None
@@ -99,10 +97,9 @@ def confounding(judged: Verdict, gates: Gates, best: PointFit, inputs: SweepInpu
     why = tuple(
         f"no gain is left within levels of {line.name}" for line in declared if line.high < judged.min_gain
     )
-    gates |= Gates(why)
-    said_of = tuple(_reaching(lines, judged.metric))
-    judged = gates.through(replace(judged, warnings=(*judged.warnings, *said_of)))
-    return Confounding(judged, gates, lines, _residualised(inputs, best) if declared else None)
+    warnings = (*judged.warnings, *_reaching(lines, judged.metric))
+    judged = (gates | Gates(why)).through(replace(judged, warnings=warnings))
+    return Confounding(judged, lines, _residualised(inputs, best) if declared else None)
 
 
 def _undeclared(inputs: SweepInputs, best: PointFit) -> tuple[Confounder, ...]:

@@ -153,7 +153,6 @@ def sweep(
         result = crossfit_verdict(made, inputs, result)
     result, gates = doubted(result, checks, best, fits, inputs, rows)
     beside = confounding(result, gates, best, inputs)
-    result, gates = beside.verdict, beside.gates
     of_split = None if of_split is None else gates.through(of_split)
     return Findings(
         model=_model_name(activations),
@@ -167,7 +166,7 @@ def sweep(
         layer_scores=tuple(layer_score(i, f, choice, problem, table) for i, f in enumerate(fits)),
         chosen_point=best.point,
         baselines=rows,
-        verdict=result,
+        verdict=beside.verdict,
         checks=checks,
         probes={f.point: RidgeProbe.from_fit(f.fit, f.point, table.target_names, table.units) for f in fits},
         predictions=predictions_frame(inputs, best, gained),
