@@ -62,6 +62,7 @@ def table_findings(
         Activations.from_tensors(tensors),
         table,
         baselines=Baselines(text_digest(table), features, False),
+        crossfit=False,
         progress=False,
     )
 

@@ -14,7 +14,7 @@ punctuation, script, template) or the place in the table, which the activations 
 warning must name it. In worlds whose target follows a concept, and texts are made alike but have nothing to
 do with it, none must be given.
 
-Numbers and yes/no take turns.
+Numbers and yes/no take turns; the verdict is that of one held-out part.
 """
 
 from __future__ import annotations
@@ -51,7 +51,13 @@ def swept(
     x = rows @ rng.normal(size=(rows.shape[1], WIDTH)) + 0.5 * rng.normal(size=(ROWS, WIDTH))
     activations = Activations.from_tensors({POINT: x.astype(np.float32)}, texts=table.texts)
     blind = {"mean_embedding": Activations.from_tensors({"hook_embed": rng.normal(size=(ROWS, 4))})}
-    return sweep(activations, table, baselines=Baselines(text_digest(table), blind, False), progress=False)
+    return sweep(
+        activations,
+        table,
+        baselines=Baselines(text_digest(table), blind, False),
+        crossfit=False,
+        progress=False,
+    )
 
 
 def confounded(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -51,7 +50,13 @@ def findings(
     if texts is not None:
         activations = activations.with_texts(table.texts)
     blind = {"mean_embedding": Activations.from_tensors({"hook_embed": rng.normal(size=(n, 4))})}
-    return sweep(activations, table, baselines=Baselines(text_digest(table), blind, False), progress=False)
+    return sweep(
+        activations,
+        table,
+        baselines=Baselines(text_digest(table), blind, False),
+        crossfit=False,
+        progress=False,
+    )
 
 
 @pytest.mark.parametrize("kind", ["binary", "numeric"])
@@ -205,5 +210,7 @@ def test_missing_values_of_a_confounder_are_a_level() -> None:
     frame = table.frame.assign(source=table.frame["source"].where(table.frame.index % 7 > 0))
     frame["size"] = frame["size"].where(frame.index % 5 > 0)
     again = Table(frame, target="y", confounds=["source", "size"])
-    swept = sweep(first.inputs.activations, again, baselines=replace(first.inputs.baselines), progress=False)
+    swept = sweep(
+        first.inputs.activations, again, baselines=first.inputs.baselines, crossfit=False, progress=False
+    )
     assert [line.levels for line in swept.confounders] == [3, 6]
