@@ -77,6 +77,12 @@ class CrossFit:
             made = mean_r2_estimate(self.sums(problem.y, problem.clusters), first, second)
         return replace(made, se=np.asarray(self.widening * made.se))
 
+    def level(self, problem: Problem, name: str) -> float:
+        """What a predictor reaches by itself: R² of all rows, or the bits a row that it saves."""
+        if self.metric == "bits":
+            return float(self.score(problem, name, "mean").value)
+        return float(mean_r2_estimate(self.sums(problem.y, problem.clusters), name).value)
+
     def bits(self, y: Float[np.ndarray, "row column"], name: str) -> Float[np.ndarray, " row"]:
         """−log₂ of the probability of each row's class, mean of the repeats."""
         return np.mean([row_bits(y, one) for one in self.predictions[name]], axis=0)

@@ -53,7 +53,7 @@ def crossfit_verdict(made: CrossFit, inputs: SweepInputs, split: Verdict) -> Ver
     problem = inputs.problem
     gain, over = made.score(problem, "full", "surface"), made.score(problem, "full", "mean")
     margin, least = made.score(problem, "probe", "best"), split.min_gain
-    surface = float(made.score(problem, "surface", "mean").value)
+    surface = made.level(problem, "surface")
     _, sizes = np.unique(problem.clusters, return_counts=True)
     effective = effective_clusters(sizes)
     added, ci95 = float(gain.value), gain.ci95
@@ -73,7 +73,7 @@ def crossfit_verdict(made: CrossFit, inputs: SweepInputs, split: Verdict) -> Ver
     test = problem.clusters[problem.test]
     judged = replace(
         split,
-        score=float(made.score(problem, "probe", "mean").value),
+        score=made.level(problem, "probe"),
         surface=surface,
         gain=added,
         ci95=ci95,

@@ -86,7 +86,7 @@ def test_a_pipe_in_a_store_is_told(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("where", "value", "word"),
     [
-        (("target_names", 0), "x", "pred_x"),
+        (("target_names", 0), "x", "_x"),
         (("layers", 0), "x", "findings.json"),
         (("layers",), [], "findings.json"),
         (("chosen_point",), None, "findings.json"),

@@ -83,7 +83,7 @@ def test_a_concept_beside_the_source_is_structure_still(kind: str, tmp_path) -> 
     assert again.summary() == both.summary() and "within 2 levels of source: gain" in again.summary()
     swept = both.inputs
     whole = again.with_inputs(swept.activations, swept.table, swept.baselines)
-    assert whole.inputs.judge(both.predictions_at()).gain == both.verdict.gain
+    assert whole.inputs.judge(both.predictions_at()).gain == both.split_verdict.gain
     bare = swept.table.derived(confounds={})
     with pytest.raises(ValueError, match="digests differ"):
         again.with_inputs(swept.activations, bare, swept.baselines)
