@@ -143,6 +143,7 @@ def test_the_end_of_a_turn_is_the_template_s_mark(bare):
     assert said(model, read(model, CHATS, Turn("system", 0)), 1) == "the king"
 
 
+@pytest.mark.slow
 def test_findings_of_a_turn_are_of_the_written_texts(chatting):
     rng = np.random.default_rng(0)
     words = ["paris", "rome", "oslo", "lima", "river", "king"]

@@ -275,6 +275,7 @@ def read_whole_of(place: RemotePath) -> int:
     return number
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [write_folder_of, write_entries_of])
 def test_stopped_at_any_file_that_is_sent_the_old_is_there_whole(write, memory, monkeypatch):
     """And stopped at any that is moved, the new."""

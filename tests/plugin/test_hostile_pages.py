@@ -224,6 +224,7 @@ def test_nothing_of_them_runs_in_a_browser(chromium, page, tmp_path):  # noqa: F
     assert seen.console == []
 
 
+@pytest.mark.slow
 def test_notebooks_show_them_as_text(results):
     for result in results.values():
         shown = result._repr_html_()

@@ -542,6 +542,7 @@ def test_yes_or_no_is_told_as_such(given) -> None:
     assert len(worst) == int(((rows["true_half"] > 0.5) != (rows["pred_half"] > 0.5)).sum())
 
 
+@pytest.mark.slow
 def test_classes_are_told_by_name_and_beside_the_most_frequent(given) -> None:
     _, _, acts, _, _, _ = given
     place = acts[acts.points[-1]][:, 0].argsort().argsort().numpy()  # what the model holds, in unequal parts

@@ -150,6 +150,7 @@ def test_settings_and_the_order_of_baselines_come_back(swept: Any) -> None:
     assert names != sorted(names)  # a file's own order would be this one
 
 
+@pytest.mark.slow
 def test_the_old_name_of_the_baselines_predictions_works_and_warns(swept: Any) -> None:
     found = swept[1]
     for old in (found, found.inputs):

@@ -293,6 +293,7 @@ def test_which_class_is_one_changes_no_verdict(binary) -> None:
     assert other.class_scores.auroc == pytest.approx(findings.class_scores.auroc)
 
 
+@pytest.mark.slow
 def test_few_whole_numbers_are_told_with_the_way_to_classes(binary) -> None:
     _, activations, frame, beside = binary
     table = Table(frame.assign(k=np.arange(240) % 4), text="name", target="k")

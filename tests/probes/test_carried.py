@@ -94,6 +94,7 @@ def test_classes_carry_too() -> None:
     assert row["label"] == CARRIES and row["arrives"] > 0.8
 
 
+@pytest.mark.slow
 def test_a_classifier_is_scored_as_it_was_calibrated(tmp_path) -> None:
     """AUROC, Brier, recall at the first table's threshold and the shift, against scikit-learn and by hand."""
     a, b = findings("first", 0, kind="binary", hidden=2.0), findings("second", 3, kind="binary", hidden=2.0)
@@ -129,6 +130,7 @@ def test_near_copies_are_left_out_too() -> None:
     assert row["copies_left_out"] == 30 and row["label"] == CARRIES
 
 
+@pytest.mark.slow
 def test_classes_carry_either_way_round() -> None:
     a, b = (findings(name, seed, kind="binary", hidden=2.0) for name, seed in (("first", 0), ("second", 1)))
     turned = findings("second", 1, kind="binary", hidden=2.0, positive="no")

@@ -237,6 +237,7 @@ def test_fwd_hooks_move_the_reading_exactly(load_tiny, tiny_findings, kind):
     assert readings() == pytest.approx(base)
 
 
+@pytest.mark.slow
 def test_ablation_takes_the_write_direction_to_its_mean(tiny, tiny_findings):
     fitted = tiny_findings.probes["blocks.1.hook_resid_post"]
     X = np.random.default_rng(0).normal(size=(6, 32))

@@ -83,7 +83,7 @@ def test_a_concept_beside_the_source_is_structure_still(kind: str, tmp_path) -> 
     assert again.summary() == both.summary() and "within 2 levels of source: gain" in again.summary()
     swept = both.inputs
     whole = again.with_inputs(swept.activations, swept.table, swept.baselines)
-    assert whole.inputs.judge(both.predictions_at()).gain == both.split_verdict.gain
+    assert whole.inputs.judge(both.predictions_at()).gain == both.verdict.gain
     bare = swept.table.derived(confounds={})
     with pytest.raises(ValueError, match="digests differ"):
         again.with_inputs(swept.activations, bare, swept.baselines)
@@ -126,6 +126,7 @@ def test_balance_is_the_share_of_every_class() -> None:
     assert any(caption.startswith("Confounders by class") for caption in numbers.tables())
 
 
+@pytest.mark.slow
 def test_what_goes_on_from_findings_respects_confounders() -> None:
     first = findings(confounds=["source"], concept=1.0)
     assert CONFOUNDS in first.baseline_predictions

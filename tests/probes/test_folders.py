@@ -176,6 +176,7 @@ def test_what_is_not_of_the_folder_is_refused_when_it_is_read(found, tmp_path):
         Findings.load(tmp_path / "f")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "asked", [{}, {"pos": slice(1, None), "prompt": "it's {}", "dtype": "float32"}], ids=str
 )

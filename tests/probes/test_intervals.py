@@ -195,6 +195,7 @@ def test_a_small_gain_that_is_sure_has_its_own_words() -> None:
 
 
 # What stands beside it -------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_a_gain_without_its_selection_is_median_unbiased() -> None:
     """Of those that pass, half of the corrected gains are above the true one, at any true gain."""
     rng, se, df = np.random.default_rng(7), 0.02, 60.0

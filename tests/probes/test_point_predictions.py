@@ -153,6 +153,7 @@ def test_they_are_saved_in_full_and_never_pushed(findings: Findings, folder: Pat
         assert set(upload.files) == {"manifest.json", "verdict.json", "probe.safetensors"}
 
 
+@pytest.mark.slow
 def test_a_finished_folder_without_them_is_not_made_again(
     load_tiny: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

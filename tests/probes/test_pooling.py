@@ -93,6 +93,7 @@ def model(load_tiny) -> Any:
     return load_tiny("llama", "hooked")
 
 
+@pytest.mark.slow
 def test_a_model_and_its_baselines_are_pooled_alike(model):
     rng = np.random.default_rng(0)
     words = ["paris", "rome", "oslo", "lima", "river", "king", "lake", "old"]

@@ -172,6 +172,7 @@ def test_special_tokens_are_asked_for_by_name_and_remembered(tiny, table, tmp_pa
         ask()
 
 
+@pytest.mark.slow
 def test_one_surface_for_all_prompts(found, table):
     result, _ = found
     surfaces = {name: verdict.surface for name, verdict in result.verdicts.items()}
@@ -327,6 +328,7 @@ def test_an_offset_is_taken_out_by_the_shift_and_a_rotation_is_not(three):
     assert result.point in three["plain"].probes
 
 
+@pytest.mark.slow
 def test_transfer_by_its_definition(three):
     """Moving the activations and predicting, where the code moves the predictions."""
     point = "blocks.3.hook_resid_post"

@@ -76,6 +76,7 @@ def test_labels_of_rows_are_split_by_the_texts_that_they_are_of():
     assert again.runs["n_test"].iloc[0] == pytest.approx(world.table.is_test.sum(), abs=12)
 
 
+@pytest.mark.slow
 def test_verdicts_that_differ_are_counted():
     none = swept(hidden=0.0, seed=3)
     again = graticule.retest(none, repeats=2, progress=False)

@@ -156,6 +156,7 @@ def test_what_the_text_decides_is_no_structure(name: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_order_of_rows_decides_nothing() -> None:
     """Rows in another order have the same folds, trees, resamples and words."""
     rng = np.random.default_rng(2)

@@ -72,6 +72,7 @@ def test_every_score_is_scikit_learns(world, findings):
     assert [line["exploratory"] for line in findings.layer_scores].count(False) == 1
 
 
+@pytest.mark.slow
 def test_the_verdict_is_the_difference_of_two_refitted_stacks(world, findings):
     """Gain and surface once more, from scikit-learn's least squares on out-of-fold predictions."""
     from sklearn.linear_model import LinearRegression

@@ -161,6 +161,7 @@ def planted(
     return table, acts, Baselines(text_digest(table), {"token_embedding": beside})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "concept,member",
     [("token", "token"), ("neighbour", "neighbours"), ("place", "position"), ("odd", "token_counts")],
@@ -176,6 +177,7 @@ def test_what_tokens_themselves_say_is_no_structure(concept, member):
     assert scores[member] > 0.9
 
 
+@pytest.mark.slow
 def test_a_planted_concept_is_structure_without_any_tokenizer_and_survives_a_folder(tmp_path):
     table, acts, beside = planted("hidden")
     findings = sweep(acts, table, baselines=beside, progress=False)
@@ -241,6 +243,7 @@ def test_marks_are_counted_by_character(model):
             assert odd == before.count(mark) % 2
 
 
+@pytest.mark.slow
 def test_probe_is_the_three_steps_and_models_are_baselines(model, tmp_path):
     rng = np.random.default_rng(0)
     words = ["paris", "rome", "oslo", "lima", "river", "king", "lake", "old"]
