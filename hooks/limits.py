@@ -137,6 +137,7 @@ LIMITS: Mapping[str, Range] = {
     "epochs": Range(1, 10**6),
     "patience": Range(1, 10**6),
     "batch": Range(1, 2**30),
+    "window": Range(1, 2**20),
     "batch_size": Range(1, 2**30),
     "learning_rate": _POSITIVE,
     # sparse autoencoders and their data

@@ -253,6 +253,8 @@ class TableOptions:
     confound: Annotated[
         list[str] | None,
         typer.Option(
+            "--confound",
+            "--confounds",
             help="What could tell the target without the concept: a column, or length, case, digits, "
             "punctuation, script, template, position; may be repeated.",
             show_default=False,

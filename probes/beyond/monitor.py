@@ -75,8 +75,8 @@ class Monitor(SavedResult):
     def _line(self, row: Any) -> str:
         if row.threshold != row.threshold:
             return (
-                f"false-positive rate {row.asked:g}: no threshold, for fewer than {1 / row.asked:.0f} "
-                "training rows are of the other class"
+                f"false-positive rate {row.asked:g}: no threshold, which takes {1 / row.asked:.0f} training "
+                "rows of the other class, and there are fewer"
             )
         ends = f"[{row.recall_low:.3f}, {row.recall_high:.3f}]"
         false = f"{row.false_positives:.3f} [{row.false_positives_low:.3f}, {row.false_positives_high:.3f}]"
@@ -96,7 +96,7 @@ class Monitor(SavedResult):
         for key, name in (("recall", "recall"), ("false_positives", "false-positive rate, test")):
             ends = zip(self.alarms[f"{key}_low"], self.alarms[f"{key}_high"], strict=True)
             out[name] = self.alarms[key]
-            out[f"{name}, 95%"] = [f"{low:.3f} to {high:.3f}" for low, high in ends]
+            out[f"{name}, 95%"] = ["" if low != low else f"{low:.3f} to {high:.3f}" for low, high in ends]
         return {_CAPTION: out.assign(precision=self.alarms["precision"])}
 
 

@@ -267,5 +267,6 @@ def _check_enough(clusters: int) -> None:
     if clusters < MIN_CLUSTERS:
         raise NotApplicable(
             f"calibrate: the test rows make {count_of(clusters, 'cluster')} of dependent rows, at least "
-            f"{MIN_CLUSTERS} are needed: give more rows, or a larger test part"
+            f"{MIN_CLUSTERS} are needed (one held-out part is calibrated, also of a verdict on all rows): "
+            "give more rows, or a larger part, Table(…, test_size=)"
         )

@@ -145,7 +145,9 @@ def _reaching(lines: Sequence[Confounder], metric: str) -> list[str]:
         also = f" ({others} nearly as well)" if others else ""
         scores = f"{first.alone:.3f} {unit} out of fold, the probe {first.probe:.3f}"
         sentence = f"{first.name} alone{also} reaches {scores}"
-        if not declared:
+        if declared:
+            sentence += "; it stands in the surface"
+        else:
             sentence += (
                 f": what is read may be that; Table(…, confounds=[{first.name!r}]) puts it into the surface"
             )

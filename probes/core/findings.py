@@ -168,8 +168,9 @@ class Findings(SavedResult):
         """
         if self.swept is None:
             raise ValueError(
-                "these findings were loaded without their activations: use findings.with_inputs("
-                "activations, table, baselines), or call probe(model, table, out=folder) again"
+                f"these findings of {self.table!r} were loaded without their activations: call "
+                "probe(model, table, out=folder) again, or give them, findings.with_inputs("
+                "graticule.load_saved(folder/activations), table, graticule.load_saved(folder/baselines))"
             )
         return self.swept
 

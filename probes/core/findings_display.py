@@ -113,7 +113,9 @@ def _confounders(findings: Findings) -> list[str]:
     if (rest := findings.residualised) is not None:
         gain = with_interval(rest.gain, rest.ci95, count_of_test_rows(findings))
         names = ", ".join(line.name for line in declared)
-        lines.append(f"of the target less what {names} predict{'s' * (len(declared) == 1)}: gain {gain} R²")
+        lines.append(
+            f"of the target less what {names} predict{'s' * (len(declared) == 1)}, as numbers: gain {gain} R²"
+        )
     return lines
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from graticule.hooks.activations import Activations
 from graticule.hooks.alignment import sources
 from graticule.hooks.doors import TABLE, Kind, door, of_class
+from graticule.hooks.limits import check_limits
 from graticule.hooks.messages import bar
 from graticule.hooks.rows import Rows
 from graticule.probes.core.inputs import paired_rows
@@ -88,8 +89,9 @@ def pool(
         One row a text; or baselines with such rows.
 
     Raises:
-        ValueError: no such way, or `attention` without a table.
+        ValueError: no such way, `attention` without a table, or one row a text already.
     """
+    check_limits(window=window)
     ways: tuple[Way, ...] = (how,) if isinstance(how, str) else tuple(how)
     if not ways:
         raise ValueError(f"how={how!r} is no way: expected some of {', '.join((*_PLAIN, 'attention'))}")
@@ -104,6 +106,11 @@ def pool(
         }  # fmt: skip
         return replace(activations, features=made)
     texts = _Texts.of(activations)
+    if len(texts.starts) == len(texts.order):
+        raise ValueError(
+            "pool: every text has one row, and nothing to pool: graticule.capture(model, texts, pos='all', "
+            "include_bos=False) captures each token"
+        )
     tensors: dict[str, Tensor] = {}
     with bar(len(activations.points), "pool", "point", progress) as advance:
         for point in activations.points:

@@ -179,12 +179,13 @@ class Verdict(TellsNames):
         margin = with_interval(self.margin, self.margin_ci95, few)
         against = self.strongest_baseline or "the training mean"
         surface = "stacked baselines'" if self.strongest_baseline else "training mean's (no baseline)"
-        of_rest = f", {self.gain_of_rest:.1%} of what they leave" if self.gain > 0 else ""
+        of_rest = f" (the gain is {self.gain_of_rest:.1%} of what they leave)" if self.gain > 0 else ""
         lines = [
             f"{self.label}: gain {gain}",
-            f"over the {surface} {number_text(self.surface)}{_of_entropy(self.entropy)}{of_rest}, with the "
-            f"probe {number_text(self.surface + self.gain)}; structure needs a gain of {self._needed()} and "
-            "an interval above 0",
+            f"over the {surface} {number_text(self.surface)}{_of_entropy(self.entropy, self.surface)}, with "
+            f"the probe {number_text(self.surface + self.gain)}{of_rest}; structure needs a gain of "
+            f"{self._needed()} and an interval above 0",
+            *self._saturated(),
             f"probe alone {number_text(self.score)}, {margin} against {against}",
             f"{few} (effective {self.effective_clusters:.0f})",
             *([] if self.dealing is None else self.dealing.lines()),
@@ -192,6 +193,16 @@ class Verdict(TellsNames):
             *(f"warning: {warning}" for warning in self.warnings),
         ]
         return "\n".join(lines)
+
+    def _saturated(self) -> list[str]:
+        """That the baselines leave less than could be called structure."""
+        left = (1.0 if self.entropy is None else self.entropy) - self.surface
+        if not left < self.min_gain or self.label == STRUCTURE:
+            return []
+        return [
+            f"the baselines leave {number_text(max(left, 0.0))}, less than a gain that counts: nothing "
+            "beyond them could show here, and this is no evidence that the model lacks the concept"
+        ]
 
     def _beside(self, few: str) -> list[str]:
         """What stands beside the gain where it needs it: a rank score, an estimate without selection."""
@@ -221,8 +232,12 @@ def score_unit(metric: str) -> str:
     return "bits" if metric == "bits" else "R²"
 
 
-def _of_entropy(entropy: float | None) -> str:
-    return "" if entropy is None else f" of {entropy:.3f} bits a row, the entropy of the training labels"
+def _of_entropy(entropy: float | None, surface: float) -> str:
+    if entropy is None:
+        return ""
+    if surface > entropy:  # where the scored rows are more balanced than those
+        return f" bits a row (the entropy of the training labels is {entropy:.3f})"
+    return f" of {entropy:.3f} bits a row, the entropy of the training labels"
 
 
 @renamed(draws="n_bootstrap")

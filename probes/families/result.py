@@ -100,11 +100,11 @@ class Family(SavedResult):
         members, tests = self.members, int(self.members["p"].notna().sum())
         named, alone = members[members["named"]], int((members["alone"] == STRUCTURE).sum())
         lines = [
-            f"{len(named)} of {count_of(len(members), 'finding')} named: {STRUCTURE}, when "
-            f"{count_of(tests, 'test')} {'is' if tests == 1 else 'are'} counted",
+            f"{len(named)} of {count_of(len(members), 'finding')} named {STRUCTURE}, with "
+            f"{count_of(tests, 'test')} counted",
             f"kept at or below {self.level:g}: {METHODS[self.method][1]}",
-            f"by their own verdicts {alone}; where there is nothing at all, up to {0.025 * tests:.3g} of "
-            f"{tests:,} intervals would lie above 0 by chance",
+            f"by their own verdicts {alone}; where there is nothing at all, at most {0.025 * tests:.3g} of "
+            "them would lie above 0 by chance, on average",
             "by other means: "
             + ", ".join(
                 f"{what} {self.count(column)}"

@@ -12,7 +12,8 @@ from jaxtyping import Float
 
 from graticule.hooks.artifact import json_ready
 from graticule.hooks.doors import FINDINGS, door
-from graticule.hooks.messages import bar
+from graticule.hooks.forms import WrongKindError
+from graticule.hooks.messages import bar, brief
 from graticule.hooks.points import layer_text
 from graticule.hooks.same_model import check_one_model
 from graticule.hooks.saved import SavedResult
@@ -144,6 +145,8 @@ def judge_on(
         ValueError: Another model or kind of target, findings without inputs or baselines, or fewer than ten
             rows are left.
     """
+    if not isinstance(others, Findings | Mapping):
+        raise WrongKindError(f"judge_on: others={brief(others)}: expected findings, or several by name")
     several = {others.table: others} if isinstance(others, Findings) else dict(others)
     several = {name: other for name, other in several.items() if other is not findings}
     if not several:

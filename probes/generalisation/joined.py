@@ -58,9 +58,11 @@ def joined(a: Findings, b: Findings, keep: Bool[np.ndarray, " row"]) -> tuple[Ac
 
 def copies_of(a: SweepInputs, b: SweepInputs) -> Bool[np.ndarray, " row"]:
     """Rows of `b` whose text is one of `a`'s but for case, blanks, punctuation or Unicode form, or a near
-    copy of one by letters or by its embedding."""
+    copy of one by letters or by its embedding; without texts, rows of the very same activations."""
     if a.table.texts is None or b.table.texts is None:
-        return np.zeros(len(b.problem.source), bool)
+        point = next(p for p in reversed(a.activations.points) if p in b.activations)
+        before = {row.tobytes() for row in a.rows(point)}
+        return np.array([row.tobytes() in before for row in b.rows(point)])
     ours = {plain_form(a.table.texts[i]) for i in np.unique(a.problem.source)}
     same = np.array([plain_form(text) in ours for text in b.table.texts])
     rows = np.unique(b.problem.source)

@@ -40,6 +40,7 @@ from graticule.probes.plots.style import (
     short_labels,
     style,
 )
+from graticule.probes.scores.metrics import count_of
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -90,7 +91,7 @@ def scatter_figure(
     fig.add_traces(median_trace(x, y, "median prediction", hover))
     outside = int(((rows[pred] < span[0]) | (rows[pred] > span[1])).sum())
     if outside:
-        note += f" {outside:,} predictions lie beyond the axis."
+        note += f" {count_of(outside, 'prediction')} beyond the axis."
     what = "year" if unit == "year" else "value"
     across, up = (
         axis(f"{kind} {what}", unit, unit_in_title="year", range=span) for kind in ("true", "predicted")

@@ -150,7 +150,8 @@ def read_texts(values: pd.Series, column: str, bad: dict[int, str]) -> list[str]
         if not missing and not isinstance(value, str | int | np.integer):
             rows = isinstance(value, list | tuple | np.ndarray)
             hint = (
-                "leave text out, and give token rows to capture(model, rows)"
+                "of token rows leave text out, and give them to capture(model, rows); of conversations give "
+                "the text that the template writes, tokenizer.apply_chat_template(turns, tokenize=False)"
                 if rows
                 else "convert it to text"
             )

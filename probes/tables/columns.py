@@ -40,6 +40,7 @@ hours kelvin celsius fahrenheit dollar dollars euro euros decade decades century
 """
 _PLAIN = frozenset(_PLAIN_WORDS.split())
 _MOSTLY = 0.5
+_STEPS = 100  # of float64 at a value's size, that a target varies by at least
 _DATE = re.compile(r"\d{4}-\d{1,2}(-\d{1,2})?([T ]\d{1,2}:\d{2}.*)?|\d{1,2}[./]\d{1,2}[./]\d{2,4}( .*)?")
 _YES, _NO = {"true", "yes", "t", "y", "1"}, {"false", "no", "f", "n", "0"}
 
@@ -140,7 +141,19 @@ def read_targets(
         value = y[row, column]
         reason = "is missing" if np.isnan(value) else f"is {value}"
         bad.setdefault(int(row), f"target {columns[column]!r} {reason}")
+    for column, values in zip(columns, y.T, strict=True):
+        _check_steps(column, values[np.isfinite(values)])
     return Targets(y, tuple(columns), "numeric", ())
+
+
+def _check_steps(column: str, values: np.ndarray) -> None:
+    """Raises `TableError` where values vary by hardly more than the steps that float64 has at their size."""
+    largest = float(np.abs(values).max(initial=0.0))
+    if 0 < values.std() < _STEPS * np.spacing(largest):
+        raise TableError(
+            f"target {column!r} varies by {np.ptp(values):.3g} about values of {largest:.3g}, where float64 "
+            f"tells {np.spacing(largest):.3g} apart: subtract a constant"
+        )
 
 
 def _numbers(values: pd.Series) -> np.ndarray | None:

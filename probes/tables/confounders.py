@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from graticule.hooks.messages import did_you_mean
+from graticule.hooks.messages import brief, did_you_mean
 from graticule.probes.surface.spelling import spelling
 from graticule.probes.tables.checks import ColumnError
 from graticule.probes.tables.columns import TableError
@@ -65,6 +65,7 @@ def confounder_frames(
         if name in frame:
             values = frame[name]
             number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+            _check_values(name, values, number)
             column = values.astype(np.float64) if number else values.astype(object).map(str, "ignore")
             out[name] = pd.DataFrame({name: column if number else column.fillna("missing")})
             count = values.nunique(dropna=False)
@@ -84,6 +85,15 @@ def confounder_frames(
         else:
             out[name] = built[name]
     return out
+
+
+def _check_values(name: str, values: pd.Series, number: bool) -> None:
+    if number:
+        endless = np.flatnonzero(np.isinf(values.to_numpy(np.float64, na_value=np.nan)))
+        if len(endless):
+            raise TableError(f"confounds {name!r} is infinite in row {endless[0]}: expected finite numbers")
+    elif nested := [value for value in values if not isinstance(value, Hashable)]:
+        raise TableError(f"confounds {name!r} holds {brief(nested[0])}: expected a word or a number a row")
 
 
 def built_in(texts: Sequence[str], place: Float[np.ndarray, " row"]) -> dict[str, pd.DataFrame]:

@@ -281,7 +281,7 @@ CALLS = {
     "ragged labels": (lambda m, t, a, b, f, e: graticule.sweep(e, [[1, 2], [3]] * 24), "ragged.*labels"),
     "token rows as texts": (
         lambda m, t, a, b, f, e: graticule.Table.from_arrays(np.arange(3.0), texts=[[1, 2]] * 3),
-        r"holds list at row 0: leave text out, and give token rows to capture\(model, rows\)",
+        r"holds list at row 0: of token rows leave text out, and give them to capture\(model, rows\); of c",
     ),
     "a gain that is none": (
         lambda m, t, a, b, f, e: graticule.sweep(a, t, min_gain=np.nan),

@@ -15,6 +15,7 @@ from graticule.probes.core.labels import STRUCTURE
 from graticule.probes.probe import asked_of
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.surface.confounds import CONFOUNDS
+from graticule.probes.tables.columns import TableError
 from graticule.probes.tables.confounders import built_in
 
 POINT = "blocks.0.hook_resid_post"
@@ -215,3 +216,16 @@ def test_missing_values_of_a_confounder_are_a_level() -> None:
         first.inputs.activations, again, baselines=first.inputs.baselines, crossfit=False, progress=False
     )
     assert [line.levels for line in swept.confounders] == [3, 6]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([[1, 2]] * 8, "confounds 's' holds .1, 2.: expected a word or a number a row"),
+        ([1.0, 2.0, np.inf] + [0.0] * 5, "confounds 's' is infinite in row 2: expected finite numbers"),
+    ],
+)
+def test_what_is_no_confounder_is_refused_by_its_row(values: list, message: str) -> None:
+    frame = pd.DataFrame({"w": [f"word {i}" for i in range(8)], "y": np.arange(8.0), "s": values})
+    with pytest.raises(TableError, match=message):
+        Table(frame, "w", "y", confounds=["s"])

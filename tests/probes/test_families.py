@@ -96,7 +96,7 @@ def test_what_stands_is_named_and_the_number_of_tests_is_counted(several, family
     others = [name for name in several if name not in family.named]
     assert [family.label(name) for name in others] == [several[name].verdict.label for name in others]
     first = family.summary().splitlines()[0]
-    assert first == f"2 of 5 findings named: {STRUCTURE}, when 5 tests are counted"
+    assert first == f"2 of 5 findings named {STRUCTURE}, with 5 tests counted"
     with pytest.raises(KeyError, match="no finding 'nought'"):
         family.label("nought")
 

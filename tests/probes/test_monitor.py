@@ -55,7 +55,7 @@ def test_alarms_are_those_of_thresholds_on_training_rows(findings) -> None:
 def test_too_few_rows_of_the_other_class_set_no_threshold(findings) -> None:
     result = monitor(findings, false_positive_rates=0.0001)
     assert np.isnan(result.alarms["threshold"]).all()
-    assert "no threshold, for fewer than 10000 training rows are of the other class" in result.summary()
+    assert "no threshold, which takes 10000 training rows of the other class" in result.summary()
 
 
 def test_what_is_no_monitor_is_refused(findings) -> None:

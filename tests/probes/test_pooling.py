@@ -117,3 +117,12 @@ def test_what_cannot_be_pooled_is_refused_in_a_line():
         pool(acts, how=())
     with pytest.raises(ValueError, match=r"learns from a target: pool\(activations, table"):
         pool(acts, how="attention")
+
+
+def test_what_cannot_be_pooled_is_refused() -> None:
+    rows = pd.DataFrame({"source": [0, 0, 1], "position": [1, 2, 1]})
+    every = Activations.from_tensors({"hook_x": np.ones((3, 2), np.float32)}, rows=rows)
+    with pytest.raises(ValueError, match="window=0"):
+        pool(every, how="rolling", window=0)
+    with pytest.raises(ValueError, match="one row, and nothing to pool"):
+        pool(Activations.from_tensors({"hook_x": np.ones((3, 2), np.float32)}))

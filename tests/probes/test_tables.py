@@ -371,3 +371,12 @@ def test_packaged_names_are_entities_of_their_own(caplog: pytest.LogCaptureFixtu
     table = Table.packaged("world_cities")
     assert {"Saint Paul", "Saint-Paul"} < set(table.texts or ())
     assert len(set(table.clusters)) == len(table) and not caplog.records
+
+
+def test_numbers_that_float64_hardly_tells_apart_are_refused() -> None:
+    small = np.random.default_rng(0).integers(-3000, 3000, 40)
+    with pytest.raises(
+        TableError, match=r"target 'y' varies by .* float64 tells 256 apart: subtract a constant"
+    ):
+        Table(pd.DataFrame({"w": [f"w{i}" for i in range(40)], "y": small + 2**60}), "w", "y")
+    assert len(Table(pd.DataFrame({"w": [f"w{i}" for i in range(40)], "y": small + 10**9}), "w", "y")) == 40
