@@ -145,8 +145,9 @@ def judge_on(
         ValueError: Another model or kind of target, findings without inputs or baselines, or fewer than ten
             rows are left.
     """
-    if not isinstance(others, Findings | Mapping):
-        raise WrongKindError(f"judge_on: others={brief(others)}: expected findings, or several by name")
+    given: Any = others
+    if not isinstance(given, Findings | Mapping):
+        raise WrongKindError(f"judge_on: others={brief(given)}: expected findings, or several by name")
     several = {others.table: others} if isinstance(others, Findings) else dict(others)
     several = {name: other for name, other in several.items() if other is not findings}
     if not several:

@@ -146,3 +146,10 @@ def test_what_does_not_fit_is_refused_in_a_line(first: Findings) -> None:
         judge_on(first, findings("second", 1, kind="binary"))
     with pytest.raises(ValueError, match="others is empty"):
         judge_on(first, {})
+    with pytest.raises(TypeError, match="judge_on: others='x': expected findings, or several by name"):
+        judge_on(first, "x")  # type: ignore[arg-type]
+
+
+def test_the_same_rows_without_texts_are_no_other_table(first: Findings) -> None:
+    with pytest.raises(ValueError, match="0 rows of 'again' are left"):
+        judge_on(first, findings("again", 0))
