@@ -60,6 +60,8 @@ def copies_of(a: SweepInputs, b: SweepInputs) -> Bool[np.ndarray, " row"]:
     """Rows of `b` whose text is one of `a`'s but for case, blanks, punctuation or Unicode form, or a near
     copy of one by letters or by its embedding; without texts, rows of the very same activations."""
     if a.table.texts is None or b.table.texts is None:
+        if a.table.strings is not None:  # tokens, which are refused by who joins them
+            return np.zeros(len(b.problem.source), bool)
         point = next(p for p in reversed(a.activations.points) if p in b.activations)
         before = {row.tobytes() for row in a.rows(point)}
         return np.array([row.tobytes() in before for row in b.rows(point)])

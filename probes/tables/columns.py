@@ -149,9 +149,11 @@ def read_targets(
 def _check_steps(column: str, values: np.ndarray) -> None:
     """Raises `TableError` where values vary by hardly more than the steps that float64 has at their size."""
     largest = float(np.abs(values).max(initial=0.0))
-    if 0 < values.std() < _STEPS * np.spacing(largest):
+    with np.errstate(over="ignore"):
+        width = float(np.ptp(values)) if len(values) else 0.0
+    if 0 < width < _STEPS * np.spacing(largest):
         raise TableError(
-            f"target {column!r} varies by {np.ptp(values):.3g} about values of {largest:.3g}, where float64 "
+            f"target {column!r} varies by {width:.3g} about values of {largest:.3g}, where float64 "
             f"tells {np.spacing(largest):.3g} apart: subtract a constant"
         )
 

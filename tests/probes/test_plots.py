@@ -166,7 +166,7 @@ def test_scatter_shows_identity_medians_and_what_lies_beyond() -> None:
     assert list(line.x) == list(line.y)
     (median,) = named(figure, "median prediction")
     assert np.allclose(median.y, 0.5 * np.asarray(median.x) + 25, atol=0.5)
-    assert "1 predictions lie beyond" in plots.note_of(figure)
+    assert "1 prediction beyond" in plots.note_of(figure)
     assert figure.layout.xaxis.title.text == "true value (m)"
     assert len(named(figure, "x")[0].x) + len(named(figure, "y")[0].x) == 400
     years = plots.time_figure(rows, "t", "p")
