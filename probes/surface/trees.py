@@ -57,8 +57,7 @@ def boosted_predictions(
     most, rate = plan_of(y_train.shape[1])
     out_of_fold, test = np.empty(y_train.shape), np.empty((len(X_test), y_train.shape[1]))
     iterations: list[int] = []
-    varied = np.ptp(X_train, axis=0) > 0
-    varied[:1] = True  # of texts that are all alike
+    varied = _varied(X_train)
     X_train, X_test = X_train[:, varied], X_test[:, varied]
     columns = tqdm(y_train.T, desc="trees", unit="target", disable=disable, leave=False)
     for t, y in enumerate(columns):
@@ -117,7 +116,7 @@ def boosted_without(
     Returns:
         Predictions a fold.
     """
-    varied = X[:, np.ptp(X, axis=0) > 0]
+    varied = X[:, _varied(X)]
     count, steps = int(fold.max()) + 1, range(STEP, _FEWEST + 1, STEP)
     rate = plan_of(_SHARED)[1]
     out = [
@@ -206,3 +205,10 @@ def _fitted(X: np.ndarray, y: np.ndarray, iterations: int, rate: float, seed: in
 
 def _leaves(n: int) -> int:
     return 8 if n <= _MANY_ROWS else 16
+
+
+def _varied(X: np.ndarray) -> np.ndarray:
+    """Columns that are not constant, those with missing entries among them; one at least."""
+    varied = np.ptp(X, axis=0) != 0
+    varied[:1] = True
+    return varied

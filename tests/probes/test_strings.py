@@ -17,7 +17,7 @@ from graticule.probes.scores.metrics import mean_r2
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.surface.spelling import TextFeatures, spelling
 from graticule.probes.surface.strings import SPELLING, TFIDF, TREES, StringReader, fit_strings
-from graticule.probes.surface.trees import boosted_predictions, plan_of
+from graticule.probes.surface.trees import boosted_predictions, boosted_without, plan_of
 from graticule.probes.tables.groups import by_content, group_folds
 
 TEXTS = [
@@ -109,6 +109,18 @@ def test_trees_are_scikit_learns_fold_by_fold() -> None:
     for k in range(3):
         expected = oracle.fit(X[:60][fold != k], y[:60, 0][fold != k]).predict(X[:60][fold == k])
         assert np.allclose(expected, predictions.out_of_fold[fold == k, 0])
+
+
+def test_trees_read_columns_with_missing_entries_and_bear_constant_ones() -> None:
+    rng = np.random.default_rng(1)
+    X, fold = rng.normal(size=(90, 2)), group_folds(np.arange(90), 3, 0)
+    y = np.where(X[:, :1] > 0, 2.0, -2.0) + rng.normal(size=(90, 1)) / 5
+    X[::9, 0] = np.nan
+    out, _ = boosted_predictions(X[:60], y[:60], fold[:60], X[60:], disable=True)
+    shared = boosted_without(X, y, fold)
+    assert np.corrcoef(out.test[:, 0], y[60:, 0])[0, 1] > 0.5
+    assert all(np.corrcoef(one.test[:, 0], y[fold == k, 0])[0, 1] > 0.5 for k, one in enumerate(shared))
+    assert np.ptp(boosted_without(np.ones((90, 2)), y, fold)[0].test) == 0
 
 
 def string_world(
