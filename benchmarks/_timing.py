@@ -111,3 +111,11 @@ def write(args: argparse.Namespace, figures: Mapping[str, Any]) -> None:
         whole = {"machine": machine(), "settings": settings, **figures}
         path.write_text(json.dumps(whole, indent=1, sort_keys=True, default=str) + "\n")
         print(f"written to {path}")
+
+
+def rate(count: int, of: int) -> str:
+    """A rate with its Wilson interval."""
+    from graticule.probes.core.resample import wilson
+
+    low, high = wilson(count, of)
+    return f"{count / of:.3f} [{low:.3f}, {high:.3f}]"

@@ -26,11 +26,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from _timing import parser, show, write
+from _timing import parser, rate, show, write
 
 from graticule import Activations, Findings, Table, sweep
 from graticule.probes.core.labels import STRUCTURE
-from graticule.probes.core.resample import wilson
 from graticule.probes.surface.baselines import Baselines, text_digest
 
 POINT = "blocks.0.hook_resid_post"
@@ -148,12 +147,6 @@ def unasked_lines(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             counts["warned of it"] += world in [line.name for line in planted]
             counts["of anything, without cause"] += len(others) > 0
         yield {"world": world, **{what: rate(count, args.trials) for what, count in counts.items()}}
-
-
-def rate(count: int, of: int) -> str:
-    """A rate with its Wilson interval."""
-    low, high = wilson(count, of)
-    return f"{count / of:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def main() -> None:

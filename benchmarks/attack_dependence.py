@@ -21,10 +21,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from _timing import parser, show, write
+from _timing import parser, rate, show, write
 
 from graticule import Activations, Findings, Table, sweep
-from graticule.probes.core.resample import wilson
 from graticule.probes.core.verdict import NOT_DECIDED, STRUCTURE
 from graticule.probes.surface.baselines import Baselines, text_digest
 
@@ -184,12 +183,6 @@ def cells(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             "not decided": "–",
             "row named": rate(alarms, args.trials),
         }
-
-
-def rate(count: int, of: int) -> str:
-    """A rate with its Wilson interval."""
-    low, high = wilson(count, of)
-    return f"{count / of:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def main() -> None:

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from _timing import parser, show, write
+from _timing import parser, rate, show, write
 
 from graticule import Activations, Table, sweep
-from graticule.probes.core.resample import wilson
 from graticule.probes.core.verdict import NOT_DECIDED, STRUCTURE, Verdict
 from graticule.probes.surface.baselines import Baselines, text_digest
 
@@ -53,12 +52,6 @@ def judged(rng: np.random.Generator, draw: Draw, hidden: float) -> dict[str, Ver
         beside = Baselines(text_digest(table), {"mean_embedding": embedding}, False)
         out[kind] = sweep(activations, table, baselines=beside, progress=False).verdict
     return out
-
-
-def rate(count: int, of: int) -> str:
-    """A rate with its Wilson interval."""
-    low, high = wilson(count, of)
-    return f"{count / of:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def lines(args: argparse.Namespace) -> list[dict[str, Any]]:

@@ -16,11 +16,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from _timing import parser, show, write
+from _timing import parser, rate, show, write
 
 from graticule.probes.core.fit import Predictions
 from graticule.probes.core.labels import NO_BETTER_THAN_BEST, STRUCTURE
-from graticule.probes.core.resample import wilson
 from graticule.probes.core.verdict import Verdict, verdict
 from graticule.probes.linear.ridge_cv import ridge_cv
 from graticule.probes.scores.metrics import mean_r2
@@ -71,12 +70,6 @@ def trials(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 counts["then"] += worse and made.label == STRUCTURE
             line = {"training, test rows": f"{rows[0]}, {rows[1]}", "hidden": hidden}
             yield {**line, **{what: rate(count, args.trials) for what, count in counts.items()}}
-
-
-def rate(count: int, of: int) -> str:
-    """A rate with its Wilson interval."""
-    low, high = wilson(count, of)
-    return f"{count / of:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def main() -> None:
