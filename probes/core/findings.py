@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -20,15 +20,15 @@ from graticule.hooks.artifact import (
     read_json,
     sealed,
 )
-from graticule.hooks.calls import renamed, renamed_fields
+from graticule.hooks.calls import renamed_fields
 from graticule.hooks.doors import ACTIVATIONS, BASELINES, door
 from graticule.hooks.kinds import FolderKind
 from graticule.hooks.names import place_of
 from graticule.hooks.places import Place
-from graticule.hooks.points import PointError, PointSpec, layer_of, name_of, resolve_names, several
 from graticule.hooks.result import Part, captured_as
-from graticule.hooks.rows import PointKey, Rows
+from graticule.hooks.rows import Rows
 from graticule.hooks.saved import SavedResult
+from graticule.probes.core.at_points import AtPoints
 from graticule.probes.core.class_scores import ClassScores
 from graticule.probes.core.confounding import Confounder
 from graticule.probes.core.findings_display import (
@@ -38,9 +38,9 @@ from graticule.probes.core.findings_display import (
     tables_of,
     target_figures,
 )
-from graticule.probes.core.fit import Predictions, Problem, fit_points
+from graticule.probes.core.fit import Predictions, Problem
 from graticule.probes.core.gates import Gates
-from graticule.probes.core.inputs import Predicted, SweepInputs, predicted_rows
+from graticule.probes.core.inputs import SweepInputs
 from graticule.probes.core.judge import judge_predictions
 from graticule.probes.core.reread import (
     as_of_today,
@@ -49,7 +49,6 @@ from graticule.probes.core.reread import (
     score_alike,
     supposed_settings,
     sweep_inputsof,
-    target_values,
 )
 from graticule.probes.core.verdict import JudgeSettings, Verdict
 from graticule.probes.linear.ridge import RidgeProbe
@@ -77,13 +76,14 @@ FINDINGS = FolderKind(
     ),
 )
 """The folder of findings, and of what `probe` keeps beside them."""
+_IN_FILES = {"probes", "predictions", "baseline_predictions", "point_predictions", "table_rows", "swept"}
 
 
 @renamed_fields(
     material="inputs", made_of="swept", rivals="baseline_predictions", with_material="with_inputs"
 )
 @dataclass(frozen=True)
-class Findings(SavedResult):
+class Findings(AtPoints, SavedResult):
     """The result of `graticule.sweep`.
 
     It is saved as `findings.json`, tables and arrays, and `probes/`, beside what `probe` and a page left.
@@ -232,95 +232,6 @@ class Findings(SavedResult):
         """Targets, split and clusters of the rows; read from disk, as `predictions` has them."""
         return saved_problem(self) if self.swept is None else self.swept.problem
 
-    @renamed(point="hook_name")
-    def at(self, hook_name: PointKey | None = None) -> Predicted:
-        """The probe of a point on the test rows, for `compare`; no activations are needed.
-
-        Args:
-            hook_name: by default the chosen one. A baseline's name, `"tfidf"`, is its predictions, where the
-                findings have their inputs.
-
-        Raises:
-            PointError: There is no probe at `hook_name`.
-            ValueError: These findings were saved before they held predictions, and lack their inputs.
-        """
-        baselines = {} if self.swept is None else self.swept.baseline_predictions
-        if isinstance(hook_name, str) and hook_name in baselines and hook_name not in self.probes:
-            own = baselines[hook_name]
-            folds = own.out_of_fold if self.verdict.metric == "bits" else None
-            return predicted_rows(hook_name, self.problem, self.units, own.test, folds)
-        point = self.point_of(hook_name)
-        if point in self.point_predictions or (self.swept is None and point == self.chosen_point):
-            own = self.predictions_at(point)
-            test, folds = own.test, own.out_of_fold if self.verdict.metric == "bits" else None
-        else:
-            test, folds = self.probes[point].predict(self.inputs.rows(point, self.problem.test)), None
-        return predicted_rows(f"ridge at {point}", self.problem, self.units, test, folds)
-
-    def predictions_at(self, hook_name: PointKey | None = None) -> Predictions:
-        """What the probe of a point says of every row without having seen it.
-
-        Findings that were saved before they held it are fitted again at the probe's own strength, but at the
-        chosen point.
-
-        Args:
-            hook_name: by default the chosen one.
-
-        Raises:
-            KeyError: `hook_name` was not swept.
-            ValueError: It has to be fitted again, and these findings lack their inputs.
-        """
-        point = self.point_of(hook_name)
-        if point in self.point_predictions:
-            return self.point_predictions[point]
-        if point == self.chosen_point:
-            problem, values = self.problem, target_values(self, "pred")
-            return Predictions(values[problem.train], values[problem.test])
-        one = self.inputs.activations.select(points=point)
-        (fit,) = fit_points(one, self.problem, alphas=[self.probes[point].alpha], progress=False)
-        return fit.predictions
-
-    @renamed(point="hook_name")
-    def point_of(self, hook_name: PointKey | None) -> str:
-        """The full name of a point that has a probe.
-
-        Args:
-            hook_name: a full name, or `("resid_post", 3)`; None is the chosen one.
-
-        Raises:
-            PointError: It was not swept.
-        """
-        name = self.chosen_point if hook_name is None else name_of(hook_name)
-        if name not in self.probes:
-            raise PointError(
-                f"no probe at {name!r}; there are probes at {', '.join(self.probes)}: it was not swept for "
-                f"{self.table}"
-            )
-        return name
-
-    def points_of(self, points: PointSpec | None) -> list[str]:
-        """The full names of points that have a probe, each once.
-
-        Args:
-            points: one or several, as `capture` takes them: `"resid_post"` is every layer's; None is all.
-
-        Raises:
-            PointError: One of them was not swept.
-        """
-        if points is None:
-            return list(self.probes)
-        names: list[str] = []
-        for point in several(points):
-            short = isinstance(point, str) and point not in self.probes
-            try:
-                names += resolve_names(list(self.probes), point) if short else [self.point_of(point)]
-            except PointError:
-                self.point_of(point)
-                raise
-        if not names:
-            raise PointError("points=[] selects nothing; leave points out for all of them")
-        return list(dict.fromkeys(names))
-
     def provenance_of(self, **settings: Any) -> dict[str, Any]:
         """Of an analysis that goes on from here: model and table, what was asked for, and versions."""
         activations: Mapping[str, Any] = self.provenance.get("activations", {})
@@ -334,21 +245,6 @@ class Findings(SavedResult):
         }
 
     # Looking -----------------------------------------------------------------------------------------
-    @property
-    def chosen_layer(self) -> int | None:
-        """The block of the chosen point; None outside the blocks."""
-        return layer_of(self.chosen_point)
-
-    @property
-    def chosen_hook_name(self) -> str:
-        """The full name of the hook point that was chosen on training rows."""
-        return self.chosen_point
-
-    @property
-    def probe(self) -> RidgeProbe:
-        """The probe at the chosen point."""
-        return self.probes[self.chosen_point]
-
     @property
     def layers(self) -> pd.DataFrame:
         """One row per layer: `layer`, `point`, `depth`, `alpha`, `validation`, `validation_gain` (over the
@@ -391,35 +287,12 @@ class Findings(SavedResult):
     # Writing -----------------------------------------------------------------------------------------
     def to_json(self) -> dict[str, Any]:
         """`findings.json`."""
-        return json_ready(
-            {
-                "model": self.model,
-                "table": self.table,
-                "kind_of_target": self.kind,
-                "target_names": self.target_names,
-                "units": self.units,
-                "classes": self.classes,
-                "block_names": self.block_names,
-                "split": self.split_note,
-                "layers": [dict(s) for s in self.layer_scores],
-                "chosen_layer": self.chosen_layer,
-                "chosen_point": self.chosen_point,
-                "baselines": self.baselines,
-                "verdict": self.verdict,
-                **({} if self.split_verdict is None else {"split_verdict": self.split_verdict}),
-                "checks": self.checks,
-                "calibrated": self.limit_of_detection is not None,
-                "limit_of_detection": self.limit_of_detection,
-                "largest_gain_tried": self.largest_gain_tried,
-                "class_scores": self.class_scores,
-                "settings": self.settings,
-                "gates": self.gates,
-                **({} if self.retest is None else {"retest": self.retest}),
-                **({"confounders": self.confounders} if self.confounders else {}),
-                **({} if self.residualised is None else {"residualised": self.residualised}),
-                "provenance": self.provenance,
-            }
-        )
+        names = {f.name: f.metadata.get("saved_as", f.name) for f in fields(self) if f.name not in _IN_FILES}
+        values = {saved_as: getattr(self, name) for name, saved_as in names.items()}
+        optional = ("split_verdict", "retest", "confounders", "residualised")
+        values = {name: value for name, value in values.items() if value or name not in optional}
+        calibrated = self.limit_of_detection is not None
+        return json_ready({**values, "chosen_layer": self.chosen_layer, "calibrated": calibrated})
 
     def differs_from(self, before: Any) -> list[str]:
         """`name: before → now` for what two findings ask, and whether their activations hold other values."""

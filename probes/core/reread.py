@@ -96,9 +96,9 @@ def check_findings(findings: Findings) -> None:
         )
 
 
-def target_values(findings: Findings, kind: str) -> np.ndarray:
-    """Of every row of `predictions` the `true`, `pred` or `surface` values, a target a column."""
-    columns = findings.predictions[[f"{kind}_{name}" for name in findings.target_names]]
+def target_values(predictions: pd.DataFrame, names: tuple[str, ...], kind: str) -> np.ndarray:
+    """The `true`, `pred` or `surface` values of every row, a target a column."""
+    columns = predictions[[f"{kind}_{name}" for name in names]]
     return np.ascontiguousarray(columns.to_numpy(np.float64))
 
 
@@ -107,7 +107,7 @@ def saved_problem(findings: Findings) -> Problem:
     rows, places = findings.predictions, findings.table_rows
     return Problem(
         rows["source"].to_numpy(np.int64) if places is None else places,
-        target_values(findings, "true"),
+        target_values(rows, findings.target_names, "true"),
         (rows["split"] == "test").to_numpy(),
         rows["cluster"].to_numpy(np.int64),
         findings.target_names,
