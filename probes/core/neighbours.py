@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from graticule.hooks.imports import load
 from graticule.hooks.rows import Rows
@@ -14,10 +14,13 @@ from graticule.probes.core.fit import PointFit, PointRows, Predictions, Problem,
 from graticule.probes.linear.moments import fewer_rows
 from graticule.probes.linear.rows import chunk_rows_for, chunks
 from graticule.probes.scores.metrics import mean_r2
+from graticule.probes.tables.alike import alike_rows
 
 LEAST_SHARE = 0.25
 """A gain that keeps less than this share of itself without the neighbours of every row rests on them."""
 MOST_NEIGHBOURS = 30
+_MOST_ALIKE = 300
+_ROWS_ALIKE = 5000
 _SHARE_OF_ROWS = 10
 _SHARE_OF_CLASS = 4
 _LEVELS = 12
@@ -36,7 +39,8 @@ class WithoutNeighbours:
     without: float
     """The same where each is read by a probe that was fitted without its neighbours."""
     neighbours: int
-    """Training rows left out for each: those that weigh most in what the probe says of it."""
+    """Training rows left out for each: those that weigh most in what the probe says of it. Of a row that more
+    are alike with (`alike_rows`), as of a large cluster that nobody declared, all of these are."""
     looked_at: int
     """Test rows."""
     close: Int[np.ndarray, " pair"]
@@ -66,7 +70,8 @@ def without_neighbours(
     ŷ(x) − h(x, N)(I − H(N, N))⁻¹(y(N) − ŷ(N)), exactly (1/n added to h for the intercept). Where the target
     is linear in the activations, the rows left out are a few of many that say the same, those on the other
     side of the mean as much as any. Where rows depend on each other without being declared a cluster, all
-    that was read goes with them. Strength and stack are those of the verdict.
+    that was read goes with them, also where they are more than that: all that are alike are left out.
+    Strength and stack are those of the verdict.
 
     Args:
         activations: What was swept.
@@ -84,21 +89,20 @@ def without_neighbours(
         return None
     test = np.unique(np.linspace(0, len(every) - 1, min(len(every), _TEST_ROWS)).astype(np.int64))
     y, y_test = problem.y[train], problem.y[every[test]]
-    count = _count(y, classes)
-    kernel = _Kernel.of(
-        PointRows(activations, best.point, train),
-        PointRows(activations, best.point, every[test]),
-        best.fit.alpha,
-    )
+    count, most_alike = _count(y, classes)
+    rows, others = (_values(PointRows(activations, best.point, which)) for which in (train, every[test]))
+    kernel, alike = _Kernel.of(rows, others, best.fit.alpha), _alike(rows, others)
     centred = y - y.mean(axis=0)
     residual = centred - kernel.fitted(centred)
     moved = np.empty_like(y_test)
     nearest, is_close, closeness = (np.empty(len(test), t) for t in (np.int64, bool, np.float64))
     for row in range(len(test)):
         weights = kernel.weights(row)
-        near = np.argpartition(-weights, count - 1)[:count]
+        first = np.where(alike[row], np.inf, weights)
+        most = max(count, min(int(alike[row].sum()), most_alike))
+        near = np.argpartition(-first, most - 1)[:most]
         own = kernel.between(near) + 1 / n
-        moved[row] = -(weights[near] + 1 / n) @ np.linalg.solve(np.eye(count) - own, residual[near])
+        moved[row] = -(weights[near] + 1 / n) @ np.linalg.solve(np.eye(most) - own, residual[near])
         nearest[row] = near[weights[near].argmax()]
         closeness[row] = weights[nearest[row]] / max(-float(weights.min()), np.finfo(np.float64).tiny)
         is_close[row] = closeness[row] > _NEARER
@@ -110,13 +114,34 @@ def without_neighbours(
     return WithoutNeighbours(gain, without, count, len(test), every[test[order]], train[nearest[order]])
 
 
-def _count(y: Float[np.ndarray, "train target"], classes: bool) -> int:
-    """How many neighbours are left out: a tenth of the rows at most, and of a level of few a quarter."""
+def _count(y: Float[np.ndarray, "train target"], classes: bool) -> tuple[int, int]:
+    """How many neighbours are left out, a tenth of the rows at most and of a level of few a quarter; and how
+    many that are alike."""
     most = min(MOST_NEIGHBOURS, max(2, len(y) // _SHARE_OF_ROWS))
     _, level, sizes = np.unique(y, axis=0, return_inverse=True, return_counts=True)
     if not classes and len(sizes) > _LEVELS:
-        return most
-    return max(1, min(most, int(np.median(sizes[level.reshape(-1)])) // _SHARE_OF_CLASS))
+        return most, min(_MOST_ALIKE, len(y) // 4)
+    most = max(1, min(most, int(np.median(sizes[level.reshape(-1)])) // _SHARE_OF_CLASS))
+    return most, most  # rows of a class may well be alike
+
+
+def _alike(
+    train: Float[np.ndarray, "train width"], test: Float[np.ndarray, "some width"]
+) -> Bool[np.ndarray, "some train"]:
+    """Whether training rows are presumed to be of a test row's cluster; of many rows none is."""
+    n = len(train)
+    if n + len(test) > _ROWS_ALIKE:
+        return np.zeros((len(test), n), bool)
+    cluster = alike_rows(np.concatenate([train, test]))
+    return cluster[n:, None] == cluster[None, :n]
+
+
+def _values(rows: PointRows) -> Float[np.ndarray, "row width"]:
+    """In float64."""
+    (n, width), values = rows.shape, np.empty(rows.shape)
+    for index in chunks(np.arange(n), chunk_rows_for(width)):
+        values[index] = rows.gather(index)
+    return values
 
 
 def _gains(
@@ -146,18 +171,15 @@ class _Kernel:
     test: Float[np.ndarray, "some rank"]
 
     @classmethod
-    def of(cls, train: PointRows, test: PointRows, alpha: float) -> _Kernel:
+    def of(
+        cls, train: Float[np.ndarray, "train width"], test: Float[np.ndarray, "some width"], alpha: float
+    ) -> _Kernel:
         """With rows centred on the training rows' mean."""
         load("scipy.linalg")
         from scipy.linalg import solve_triangular
 
-        (n, width), step = train.shape, chunk_rows_for(train.shape[1])
-        rows = np.empty((n, width))
-        for index in chunks(np.arange(n), step):
-            rows[index] = train.gather(index)
-        mean = rows.mean(axis=0)
-        rows -= mean
-        others = test.gather(np.arange(test.shape[0])).astype(np.float64) - mean
+        mean = train.mean(axis=0)
+        rows, others = train - mean, test - mean
         if fewer_rows(train.shape):  # the same in the training rows' own span
             left, spread, right = np.linalg.svd(rows, full_matrices=False)
             shrunken = np.sqrt(np.square(spread) + alpha)

@@ -39,15 +39,18 @@ def grouped(rng: np.random.Generator, n: int, width: int, size: int, shared: flo
     return x, rng.normal(size=n // size)[of], rng.random(len(of)) < 0.25
 
 
-@pytest.mark.parametrize("n,width", [(200, 10), (60, 90)])
+@pytest.mark.parametrize("n,width,size", [(200, 10, 1), (60, 90, 1), (1200, 30, 60)])
 @pytest.mark.parametrize("targets", [1, 2])
 def test_the_gain_without_neighbours_is_that_of_ridges_fitted_without_them(
-    n: int, width: int, targets: int
+    n: int, width: int, size: int, targets: int
 ) -> None:
-    """Every test row once more by a ridge that is fitted without the rows that weigh most for it."""
+    """Every test row once more by a ridge that is fitted without the rows that weigh most for it, and without
+    all of its presumed cluster."""
     rng = np.random.default_rng(1)
-    x = rng.normal(size=(n, width))
-    y = x[:, :targets] + 0.5 * rng.normal(size=(n, targets))
+    x = 3 * rng.normal(size=(n // size, width)).repeat(size, axis=0) * (size > 1) + rng.normal(
+        size=(n, width)
+    )
+    y, of = x[:, :targets] + 0.5 * rng.normal(size=(n, targets)), np.repeat(np.arange(n // size), size)
     found = swept(x, y, is_test=rng.random(n) < 0.3)
     problem, baselines = found.problem, found.baseline_predictions
     fit = _fit(found)
@@ -59,7 +62,11 @@ def test_the_gain_without_neighbours_is_that_of_ridges_fitted_without_them(
     weights = (Z - X.mean(axis=0)) @ metric @ centred.T
     predicted = np.empty_like(problem.y[problem.test])
     for row, weight in enumerate(weights):
-        rest = np.argsort(-weight)[left.neighbours :]
+        mates = np.flatnonzero(of[problem.train] == of[problem.test[row]]) if size > 1 else []
+        assert len(mates) == 0 or len(mates) > left.neighbours  # or the weights would have to be looked at
+        rest = (
+            np.setdiff1d(np.arange(len(X)), mates) if len(mates) else np.argsort(-weight)[left.neighbours :]
+        )
         predicted[row] = ridge_fit(X[rest], own[rest], fit.fit.alpha).predict(Z[[row]])[0]
     everything = {**baselines, "probe": fit.predictions}
     whole = stack({name: one.out_of_fold for name, one in everything.items()}, own)
@@ -81,11 +88,11 @@ def _fit(found: Findings):
     return fit_points(found.inputs.activations, found.problem, progress=False)[0]
 
 
-@pytest.mark.parametrize("size,shared,width", [(3, 0.99, 256), (10, 0.8, 32)])
+@pytest.mark.parametrize("size,shared,width", [(3, 0.99, 256), (10, 0.8, 32), (40, 0.8, 64)])
 def test_synonyms_and_clusters_that_are_not_declared_leave_nothing_decided(
     size: int, shared: float, width: int
 ) -> None:
-    x, y, is_test = grouped(np.random.default_rng(2), 600, width, size, shared)
+    x, y, is_test = grouped(np.random.default_rng(2), max(600, 25 * size), width, size, shared)
     texts = [f"{chr(97 + i % 26)}{i}" for i in range(len(y))]
     found = swept(x, y, texts, is_test=is_test)
     assert found.verdict.ci95[0] > 0.01  # structure, by gain and interval
