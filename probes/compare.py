@@ -78,12 +78,12 @@ class Comparison(SavedResult):
         """Which is better and by how much."""
         low, high = self.ci95
         why = count_of(self.rows, "test row")
-        difference = f"{self.difference:+.3f}, 95% interval {low:+.3f} to {high:+.3f}, p {self.p:.3g}"
+        difference = f"{self.difference:+z.3f}, 95% interval {low:+z.3f} to {high:+z.3f}, p {self.p:.3g}"
         if np.isnan([self.difference, low, high]).any():
             difference = with_interval(self.difference, self.ci95, why)
         lines = [
             f"{self.label}: {score_unit(self.metric)} {difference}",
-            f"{self.a}: {self.score_a:.3f}; {self.b}: {self.score_b:.3f}",
+            f"{self.a}: {self.score_a:z.3f}; {self.b}: {self.score_b:z.3f}",
             f"{self.rows} test rows in {self.clusters} clusters",
         ]
         if len(self.by_target) > 1:

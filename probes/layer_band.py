@@ -65,8 +65,8 @@ class LayerBand(SavedResult):
         best: Any = rows.loc[self.chosen_point]
         above = rows.index[rows["low"] > 0]
         lines = [
-            f"{_NAMES[self.what]} {best['estimate']:+.3f} at {self.chosen_point}, {self.level:.0%} band over "
-            f"{len(rows)} layers at once {best['low']:+.3f} to {best['high']:+.3f}",
+            f"{_NAMES[self.what]} {best['estimate']:+z.3f} at {self.chosen_point}, {self.level:.0%} band "
+            f"over {len(rows)} layers at once {best['low']:+z.3f} to {best['high']:+z.3f}",
             f"{len(above)} of {len(rows)} layers are above 0 together",
         ]
         apart = rows.index[rows["high"] < best["low"]]

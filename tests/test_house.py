@@ -195,8 +195,10 @@ DIALECT = (
     ),
     *(r"luck a row", r"dealt out anew", r"session left as", r"in the probe's place reach"),
     r"[Gg]ain that would have been seen",
+    r"(?<![%{])\{[^{}]*[^{}:]:\+?\.[234]f\}(?!\})",
 )
-"""Phrases for which the field has words: one row per layer, the smallest detectable gain, Args and Raises."""
+"""Phrases for which the field has words: one row per layer, the smallest detectable gain, Args and Raises;
+decimals without `z`, which would print what rounds to nothing as -0.000."""
 
 
 @pytest.mark.parametrize("room", ROOMS)

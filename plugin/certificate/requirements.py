@@ -62,7 +62,7 @@ class Mark:
         where = f" ({self.where})" if self.where else ""
         return (
             f"{'pass' if self.passed else 'FAIL'}  {self.instrument}, {self.learner} learner: {self.what} "
-            f"{self.value:.3f}{where}, required {sign} {self.bound:g}"
+            f"{self.value:z.3f}{where}, required {sign} {self.bound:g}"
         )
 
 

@@ -68,10 +68,11 @@ class Part(SavedResult):
         at = self.concepts[self.concepts["point"] == self.concepts["point"].iloc[-1]].mean(numeric_only=True)
         odd = self.parities[self.parities["point"] == self.parities["point"].iloc[-1]]
         return (
-            f"{self.name}: R² ridge {at['ridge_r2']:.3f} (best linear {at['best_r2']:.3f}, untrained "
-            f"{at['untrained_r2']:.3f}), logistic {at['logistic_r2']:.3f}, MLP {at['mlp_r2']:.3f}, PCA "
-            f"{at['pca_r2']:.3f}; cosines write {at['write_cosine']:.3f}, read {at['read_agreement']:.3f}; "
-            f"parity ridge {odd['ridge'].mean():.2f}, MLP {odd['mlp'].mean():.2f}"
+            f"{self.name}: R² ridge {at['ridge_r2']:z.3f} (best linear {at['best_r2']:z.3f}, untrained "
+            f"{at['untrained_r2']:z.3f}), logistic {at['logistic_r2']:z.3f}, MLP {at['mlp_r2']:z.3f}, PCA "
+            f"{at['pca_r2']:z.3f}; cosines write {at['write_cosine']:z.3f}, read "
+            f"{at['read_agreement']:z.3f}; "
+            f"parity ridge {odd['ridge'].mean():z.2f}, MLP {odd['mlp'].mean():z.2f}"
         )
 
     def figures(self) -> dict[str, Figure]:

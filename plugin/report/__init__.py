@@ -258,12 +258,12 @@ def _number_format(values: np.ndarray) -> Callable[[Any], str]:
     """The format for a column: whole numbers, fixed decimals, or powers of ten where it needs them."""
     finite = values[np.isfinite(values)]
     if finite.size == 0 or bool((finite == np.round(finite)).all() and np.abs(finite).max() < 1e15):
-        return lambda v: _sign(f"{v:.0f}")
+        return lambda v: _sign(f"{v:z.0f}")
     size, nonzero = float(np.abs(finite).max()), np.abs(finite[finite != 0])
     if size >= 1e7 or size < 1e-3 or float(np.median(nonzero)) < 1e-3:
         return lambda v: _sign(f"{v:.3g}")
     decimals = 3 if size < 10 else 2 if size < 1000 else 1
-    return lambda v: _sign(f"{v:.{decimals}f}")
+    return lambda v: _sign(f"{v:z.{decimals}f}")
 
 
 def _sign(text: str) -> str:

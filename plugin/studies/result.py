@@ -175,7 +175,7 @@ class Study(Result):
         verdict, used = self.findings.verdict, self._first("causes")
         limit = self.findings.limit_of_detection
         seen = (
-            "not measured" if limit is None else "none of those tried" if limit != limit else f"{limit:.4f}"
+            "not measured" if limit is None else "none of those tried" if limit != limit else f"{limit:z.4f}"
         ) + (" bits" if verdict.metric == "bits" and limit else "")
         lines = [
             ("Held beyond the baselines?", verdict.label),

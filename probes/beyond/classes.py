@@ -100,8 +100,8 @@ class ClassProbes(SavedResult):
         dense, ridge, shuffled = self.at(LOGISTIC), self.at(RIDGE), self.at(SHUFFLED)
         lines = [
             f"logistic probe at {self.point}: AUROC {_with_interval(dense, 'auroc')}, accuracy "
-            f"{dense['accuracy']:.3f}, calibration error {dense['ece']:.3f} (the ridge's {ridge['ece']:.3f})"
-            f"; shuffled labels {shuffled['auroc']:.3f}",
+            f"{dense['accuracy']:z.3f}, calibration error {dense['ece']:z.3f} (the ridge's "
+            f"{ridge['ece']:z.3f}); shuffled labels {shuffled['auroc']:z.3f}",
         ]
         if self.needed is None:
             lines.append("no number of coordinates tried comes within 90% of it")
@@ -109,7 +109,7 @@ class ClassProbes(SavedResult):
             few, random = self.at(FEW, self.needed), self.at(RANDOM, self.needed)
             lines.append(
                 f"{self.needed} coordinates come within 90% of it (chosen out of fold): AUROC "
-                f"{_with_interval(few, 'auroc')}; as many at random {random['auroc']:.3f}"
+                f"{_with_interval(few, 'auroc')}; as many at random {random['auroc']:z.3f}"
             )
         lines.append(f"in the probe's place: {self.verdict.summary().splitlines()[0]}")
         return "\n".join(lines)
@@ -118,7 +118,9 @@ class ClassProbes(SavedResult):
         """AUROC against k, and reliability."""
         return {
             _CAPTION_K: few_figure(self.scores, float(self.at(LOGISTIC)["auroc"]), self.needed),
-            _CAPTION_RELIABILITY: reliability_figure(self.reliability, len(self.classes) == 2),
+            _CAPTION_RELIABILITY: reliability_figure(
+                self.reliability, self.classes[1] if len(self.classes) == 2 else None
+            ),
         }
 
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -128,7 +130,7 @@ class ClassProbes(SavedResult):
         for key, name in _HEADINGS.items():
             ends = zip(scores[f"{key}_low"], scores[f"{key}_high"], strict=True)
             out[name] = scores[key]
-            out[f"{name}, 95%"] = [f"{low:.3f} to {high:.3f}" for low, high in ends]
+            out[f"{name}, 95%"] = [f"{low:z.3f} to {high:z.3f}" for low, high in ends]
         return {_CAPTION_TABLE: out, _CAPTION_COORDINATES: self.coordinates}
 
 
@@ -352,4 +354,4 @@ def _coordinates(rows: _Rows, order: np.ndarray, names: Sequence[str]) -> pd.Dat
 
 
 def _with_interval(line: Any, name: str) -> str:
-    return f"{line[name]:.3f} [{line[f'{name}_low']:.3f}, {line[f'{name}_high']:.3f}]"
+    return f"{line[name]:z.3f} [{line[f'{name}_low']:.3f}, {line[f'{name}_high']:.3f}]"

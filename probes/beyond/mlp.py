@@ -114,17 +114,17 @@ class MLPFindings(SavedResult):
         what = "reads more than" if low > 0 else "reads less than" if high < 0 else "is no different from"
         at = self._chosen
         lines = [
-            f"the MLP {what} the ridge at {self.ridge_point}: R² {self.nonlinearity.first:.3f} against "
-            f"{self.nonlinearity.second:.3f}, difference {self.nonlinearity.text}",
+            f"the MLP {what} the ridge at {self.ridge_point}: R² {self.nonlinearity.first:z.3f} against "
+            f"{self.nonlinearity.second:z.3f}, difference {self.nonlinearity.text}",
             f"MLP at {self.chosen_point} (chosen on validation rows, decay {at['decay']:g}, best epoch "
-            f"{self._epoch(int(at['epoch']))}): test R² {at['test_r2']:.3f}",
+            f"{self._epoch(int(at['epoch']))}): test R² {at['test_r2']:z.3f}",
             f"in the probe's place: {self.verdict.summary().splitlines()[0]}",
             "(that gain is of surface and MLP together over the surface: a weaker probe can gain more; "
             "it is judged on the ridge's own test rows, and is no independent look)",
         ]
         seeds = self.layers[self.layers["point"] == self.chosen_point]["test_r2"]
         if len(seeds) > 1:
-            lines.append(f"over {len(seeds)} seeds there: test R² {seeds.min():.3f} to {seeds.max():.3f}")
+            lines.append(f"over {len(seeds)} seeds there: test R² {seeds.min():z.3f} to {seeds.max():z.3f}")
         return "\n".join(lines)
 
     def _epoch(self, best: int) -> str:
@@ -308,7 +308,7 @@ def mlp_depth_figure(layers: pd.DataFrame, mlp_point: str, ridge_point: str) -> 
         fig.add_trace(line_trace(x, layers[f"{prefix}validation"], f"{name}, validation", colour, size=5))
         look, label = {"line": {"color": colour, "width": 1.2}}, f"{name}, test (exploratory)"
         fig.add_trace(dots_trace(x[~at], test[~at], label, "white", 7, look=look))
-        label = f"{name}, test at its chosen layer: {float(test[at].iloc[0]):.3f}"
+        label = f"{name}, test at its chosen layer: {float(test[at].iloc[0]):z.3f}"
         fig.add_trace(mark_trace(x[at], test[at], label, colour, 13))
     style(fig, height=440, x={"showgrid": False}, y="R² (mean over targets)")
     layer_axis(fig, layers["layer"])

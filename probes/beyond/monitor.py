@@ -19,12 +19,13 @@ from graticule.probes.core.bits import ClassOdds, class_odds
 from graticule.probes.core.class_lines import class_names
 from graticule.probes.core.class_scores import ClassScores, class_scores_of, share_interval
 from graticule.probes.core.findings import Findings
+from graticule.probes.core.findings_figures import rows_tested
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 _CAPTION = "Alarms: thresholds chosen on training rows out of fold, applied to test rows"
-_CAPTION_RELIABILITY = "Probability against what came true, test rows"
+_CAPTION_RELIABILITY = "Probability against what came true"
 PROBE, SURFACE, BOTH = "probe", "stacked baselines", "baselines and probe"
 
 
@@ -54,6 +55,8 @@ class Monitor(SavedResult):
     """`arm`, `low`, `high`, `rows`, `confidence`, `frequency` of every bin of probabilities on test rows."""
     provenance: Mapping[str, Any]
     """Model, table, settings and versions."""
+    tested: str = "test rows"
+    """Which rows all of it is of, in words."""
 
     @property
     def title(self) -> str:
@@ -65,9 +68,9 @@ class Monitor(SavedResult):
         scores = self.scores[PROBE]
         lines = [self._line(row) for row in self.alarms.itertuples()]
         lines.append(
-            f"probabilities of {self.positive!r}: Brier score {scores.brier:.4f}, Brier skill "
-            f"{scores.brier_skill:.3f}, AUROC {scores.auroc:.3f}; {scores.prevalence:.1%} of test rows are "
-            f"{self.positive!r}"
+            f"probabilities of {self.positive!r}: Brier score {scores.brier:z.4f}, Brier skill "
+            f"{scores.brier_skill:z.3f}, AUROC {scores.auroc:z.3f}; {scores.prevalence:.1%} of {self.tested} "
+            f"are {self.positive!r}"
         )
         lines.append(f"at {self.point}; thresholds from out-of-fold probabilities of training rows")
         return "\n".join(lines)
@@ -78,16 +81,19 @@ class Monitor(SavedResult):
                 f"false-positive rate {row.asked:g}: no threshold, which takes {1 / row.asked:.0f} training "
                 "rows of the other class, and there are fewer"
             )
-        ends = f"[{row.recall_low:.3f}, {row.recall_high:.3f}]"
-        false = f"{row.false_positives:.3f} [{row.false_positives_low:.3f}, {row.false_positives_high:.3f}]"
+        ends = f"[{row.recall_low:z.3f}, {row.recall_high:z.3f}]"
+        false = (
+            f"{row.false_positives:z.3f} [{row.false_positives_low:z.3f}, {row.false_positives_high:z.3f}]"
+        )
         return (
-            f"false-positive rate {row.asked:g}: catches {row.recall:.3f} {ends} of {self.positive!r} above "
-            f"a probability of {row.threshold:.3f}; on test rows it raises false alarms at {false}"
+            f"false-positive rate {row.asked:g}: catches {row.recall:z.3f} {ends} of {self.positive!r} above "
+            f"a probability of {row.threshold:z.3f}; on test rows it raises false alarms at {false}"
         )
 
     def figures(self) -> dict[str, Figure]:
         """Probability against what came true."""
-        return {_CAPTION_RELIABILITY: reliability_figure(self.reliability, True)}
+        caption = f"{_CAPTION_RELIABILITY}, {self.tested}"
+        return {caption: reliability_figure(self.reliability, self.positive)}
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Alarms, a rate each."""
@@ -96,7 +102,7 @@ class Monitor(SavedResult):
         for key, name in (("recall", "recall"), ("false_positives", "false-positive rate, test")):
             ends = zip(self.alarms[f"{key}_low"], self.alarms[f"{key}_high"], strict=True)
             out[name] = self.alarms[key]
-            out[f"{name}, 95%"] = ["" if low != low else f"{low:.3f} to {high:.3f}" for low, high in ends]
+            out[f"{name}, 95%"] = ["" if low != low else f"{low:z.3f} to {high:z.3f}" for low, high in ends]
         return {_CAPTION: out.assign(precision=self.alarms["precision"])}
 
 
@@ -152,6 +158,7 @@ def monitor(
         scores={PROBE: class_scores_of(odds, y_train, y, clusters)},
         reliability=pd.concat(bins, ignore_index=True),
         provenance=findings.provenance_of(point=where, false_positive_rates=tuple(asked)),
+        tested=rows_tested(findings),
     )
 
 

@@ -140,14 +140,14 @@ class PCACurve(SavedResult):
         """The k needed, its test score, and what it leaves out."""
         full = self.full
         if self.needed is None:
-            return f"no number of components predicts anything: full validation R² {full['validation']:.3f}"
+            return f"no number of components predicts anything: full validation R² {full['validation']:z.3f}"
         line = self.at(self.needed)
         return "\n".join(
             (
                 f"{self.needed} of {int(full['k'])} principal components give {self.share:.0%} of the full "
                 "score (chosen out of fold on training rows)",
-                f"their test R² {line['test_r2']:.3f} [{line['low']:.3f}, {line['high']:.3f}] against "
-                f"{full['test_r2']:.3f} of all; they hold {line['explained']:.1%} of the variance",
+                f"their test R² {line['test_r2']:z.3f} [{line['low']:z.3f}, {line['high']:z.3f}] against "
+                f"{full['test_r2']:z.3f} of all; they hold {line['explained']:.1%} of the variance",
                 f"at {self.point}",
             )
         )
@@ -280,7 +280,7 @@ def pca_figure(
         fig.add_trace(line_trace(k, curve["validation"], name, MUTED, 1.5, dash="dot"))
     fig.add_trace(line_trace(k, curve[column], "test", INK, size=5))
     full, ends = float(curve[column].iloc[-1]), [float(k.iloc[0]), float(k.iloc[-1])]
-    name = f"all {int(ends[1])} components: {full:.3f}"
+    name = f"all {int(ends[1])} components: {full:z.3f}"
     fig.add_trace(line_trace(ends, [full, full], name, ACCENT, 1.5, dash="dash"))
     if needed is not None:
         at = curve[k == needed]

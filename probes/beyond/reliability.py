@@ -26,6 +26,7 @@ from graticule.probes.plots.style import (
     error_bars,
     log_axis,
     need_columns,
+    short,
     style,
 )
 
@@ -134,10 +135,10 @@ def _bins(sure: np.ndarray, bins: int) -> Int[np.ndarray, " row"]:
     return np.clip((sure * bins).astype(np.int64), 0, bins - 1)
 
 
-def reliability_figure(bins: pd.DataFrame, binary: bool) -> Figure:
+def reliability_figure(bins: pd.DataFrame, positive: str | None) -> Figure:
     """Confidence against frequency, a mark per bin as large as its rows, a colour per arm.
 
-    `binary` says whether confidence is P(class 1), or the largest probability of several.
+    Confidence is the probability of the class `positive`, or without one the largest of several.
     """
     need_columns(bins, "arm", "rows", "confidence", "frequency")
     fig = new_figure(line_trace([0, 1], [0, 1], "calibrated", FAINT, 1.5, dash="dash", hover=""))
@@ -148,7 +149,9 @@ def reliability_figure(bins: pd.DataFrame, binary: bool) -> Figure:
         texts: dict[str, Any] = {"customdata": rows["rows"], "hover": hover}
         x, y = rows["confidence"], rows["frequency"]
         fig.add_trace(line_trace(x, y, str(arm), colour, 1.5, size=0, marker=marker, **texts))
-    titles = ("P(class 1)", "share of class 1") if binary else ("largest probability", "share right")
+    titles = "largest probability", "share right"
+    if positive is not None:
+        titles = f"probability of {short(positive)}", f"share of {short(positive)}"
     across, up = ({"title_text": title, "range": [-0.02, 1.02]} for title in titles)
     note = "A point's area grows with the rows of its bin."
     return style(fig, height=440, aspect=0.8, note=note, x=across, y=up)
@@ -166,7 +169,7 @@ def few_figure(scores: pd.DataFrame, dense: float, needed: int | None = None) ->
     if needed is not None:
         at = scores[(scores["arm"] == FEW) & (scores["k"] == needed)]
         fig.add_trace(mark_trace(at["k"], at["auroc"], f"needed: {needed} (validation)", size=13))
-    name = f"all coordinates: {dense:.3f}"
+    name = f"all coordinates: {dense:z.3f}"
     fig.add_trace(line_trace([ks[0], ks[-1]], [dense, dense], name, INK, 1.5, dash="dash"))
     across = log_axis(ks, "coordinates (log scale)", showgrid=False, tickangle=0)
     return style(fig, height=420, x=across, y="AUROC")

@@ -86,7 +86,7 @@ class Sphere(SavedResult):
             f"the unit-sphere probe is {than} the latitude and longitude probe: mean error "
             f"{self.difference.first:,.0f} km against {self.difference.second:,.0f} km, "
             f"difference {self.difference.text} km",
-            f"test R² x {self.r2['x']:.3f}, y {self.r2['y']:.3f}, z {self.r2['z']:.3f} at {self.point}",
+            f"test R² x {self.r2['x']:z.3f}, y {self.r2['y']:z.3f}, z {self.r2['z']:z.3f} at {self.point}",
         ]
         if self.edge_difference is not None:
             lines.append(

@@ -274,7 +274,7 @@ def _percent(rate: tuple[float, float, float]) -> str:
 
 
 def _short(gain: float) -> str:
-    return f"{gain:.3f}".replace("0.", ".", 1)
+    return f"{gain:z.3f}".replace("0.", ".", 1)
 
 
 # Figures ---------------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ def criteria_table(
         (
             "calibrated",
             "smallest gain seen 80% of the time",
-            "not measured: calibrate(findings)" if limit is None else f"{limit:.3f}",
+            "not measured: calibrate(findings)" if limit is None else f"{limit:z.3f}",
         ),
         ("moves something", "steered: outcomes beyond their controls", _count(tested, STEER)),
         ("moves something", "erased: outcomes beyond their controls", _count(tested, ERASE)),

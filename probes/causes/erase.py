@@ -96,10 +96,10 @@ class Erasure(SavedResult):
         same = max(float(rows[f"same_{n}"].max()) for n in names)
         lines = [
             f"{' and '.join(names)} erased by LEACE: {self._fallen()}",
-            f"largest gain left on fresh rows {worst['gain_after']:+.3f} [{worst['gain_after_low']:+.3f}, "
-            f"{worst['gain_after_high']:+.3f}] at {worst['point']} (before "
-            f"{rows['gain_before'].max():+.3f} at best){' bits' if self.metric == 'bits' else ''}",
-            f"probed on the eraser's own rows, test R² is at most {same:+.4f}; removed variance "
+            f"largest gain left on fresh rows {worst['gain_after']:+z.3f} [{worst['gain_after_low']:+z.3f}, "
+            f"{worst['gain_after_high']:+z.3f}] at {worst['point']} (before "
+            f"{rows['gain_before'].max():+z.3f} at best){' bits' if self.metric == 'bits' else ''}",
+            f"probed on the eraser's own rows, test R² is at most {same:+z.4f}; removed variance "
             f"{rows['removed'].min():.2%} to {rows['removed'].max():.2%}",
         ]
         if len(self.later):
@@ -271,7 +271,7 @@ def _by_layer(table: pd.DataFrame, target: str, surface: float, curves: dict[str
         marker = {"size": 7, "symbol": symbol}
         fig.add_trace(line_trace(x, y, name, colour, width, dash=dash, size=7, hover=hover, marker=marker))
     level(fig, y=surface, colour=SURFACE, width=1.5, dash="dash")
-    fig.add_trace(legend_line(f"surface stack: {surface:.3f}", SURFACE, 1.5, "dash"))
+    fig.add_trace(legend_line(f"surface stack: {surface:z.3f}", SURFACE, 1.5, "dash"))
     values = np.concatenate([table[column].to_numpy(dtype=float) for column in columns])
     low, high = min(float(values.min()), surface, 0.0), max(float(values.max()), surface)
     pad = 0.06 * (high - low)

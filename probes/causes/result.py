@@ -131,8 +131,8 @@ def _sentence(line: dict[str, Any]) -> str:
     of_it = "" if followed != followed else f"; {followed:.0%} of the reading is on what this follows"
     return (
         f"{line['intervention']}, {line['outcome']}: {line['effect']:+.3g} [{line['low']:+.3g}, "
-        f"{line['high']:+.3g}] {line['unit']}, {place} (up to ±{line['limit']:.3g}; p {line['p']:.3f}, "
-        f"Holm {line['p_holm']:.3f}, {line['n_controls']} controls){of_it}"
+        f"{line['high']:+.3g}] {line['unit']}, {place} (up to ±{line['limit']:.3g}; p {line['p']:z.3f}, "
+        f"Holm {line['p_holm']:z.3f}, {line['n_controls']} controls){of_it}"
     )
 
 

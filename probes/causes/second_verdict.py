@@ -121,6 +121,6 @@ def _why_not_plain(beyond: pd.DataFrame, tested: pd.DataFrame, correlated: pd.Da
     if correlated is not None and len(correlated):
         pairs = correlated.sort_values("correlation", key=lambda c: -c.abs()).head(4).to_dict("records")
         words += "; read with it: " + ", ".join(
-            f"{line['beside']} ({line['correlation']:+.2f})" for line in pairs
+            f"{line['beside']} ({line['correlation']:+z.2f})" for line in pairs
         )
     return words

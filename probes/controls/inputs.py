@@ -251,7 +251,7 @@ class ControlInputs:
         base, full = with_and_without(baselines, probe["probe"], self.y_train[train])
         pairs = {"base": (y, base), "full": (y, full), "probe": (y, self.probe.test[test])}
         scores = self.scores(pairs, self.clusters_test[test])
-        alone = f"probe alone {scores['probe'].value:.3f}"
+        alone = f"probe alone {scores['probe'].value:z.3f}"
         return Question(group, control, asks).line(
             scores["base"], scores["full"], count, metric="gain", note=f"{alone}; {note}" if note else alone
         )

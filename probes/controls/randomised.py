@@ -285,7 +285,7 @@ def twin_lines(
         pairs |= {"base": (y, base), name: (y, twin.test), f"with {name}": (y, full)}
     scores = inputs.scores(pairs)
     added = [scores[f"with {name}"] for name in twins]
-    gains = ", ".join(f"{with_twin.value - scores['base'].value:+.4f}" for with_twin in added)
+    gains = ", ".join(f"{with_twin.value - scores['base'].value:+z.4f}" for with_twin in added)
     gain_note = f"the gain of each seed: {gains}"
     return [
         alone.line([scores[name] for name in twins], scores["probe"], count, note=note),

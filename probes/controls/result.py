@@ -126,17 +126,17 @@ class Controls(SavedResult):
             return f"no control applies: the probe's R² of {number_text(probe)} stands by itself"
         nearest = controls.sort_values("difference", kind="stable").iloc[0]
         if int(nearest["rows"]) == count:
-            reads, on = f"the probe ({probe:.3f} R²)", f"on the same {count:,} test rows"
+            reads, on = f"the probe ({probe:z.3f} R²)", f"on the same {count:,} test rows"
         else:  # what applies to some rows alone stands beside the probe on these
-            reads = f"the probe ({probe:.3f} R² on all {count:,} test rows)"
-            on = f"on {nearest['rows']:,} of these rows, where the probe reaches {nearest['probe']:.3f}"
+            reads = f"the probe ({probe:z.3f} R² on all {count:,} test rows)"
+            on = f"on {nearest['rows']:,} of these rows, where the probe reaches {nearest['probe']:z.3f}"
         if (controls["difference_low"] > 0).all():
             verdict = f"{reads} is above every control"
         elif (controls["difference_high"] < 0).any():
             verdict = f"a control is above {reads}"
         else:
             verdict = f"{reads} is not clearly above every control"
-        nearby = f"nearest is {nearest['control']} at {nearest['score']:.3f} {on}"
+        nearby = f"nearest is {nearest['control']} at {nearest['score']:z.3f} {on}"
         return f"{verdict}; {nearby}: {_difference(nearest)}{self._beyond_controls(probe)}"
 
     def _beyond_controls(self, probe: float) -> str:
@@ -147,7 +147,7 @@ class Controls(SavedResult):
             return ""
         others = others.assign(lead=others["probe"].fillna(probe) - others["score"]).sort_values("lead")
         lines = zip(_names(others), others["score"], strict=True)
-        named = [f"{name} at {score:.3f}" for name, score in lines]
+        named = [f"{name} at {score:z.3f}" for name, score in lines]
         whole, above = f"; of the figure's {len(others)} other lines", int((others["lead"] < 0).sum())
         if not above:
             return f"{whole} none is above it, nearest is {named[0]}"
@@ -159,7 +159,7 @@ class Controls(SavedResult):
         task = rows[(rows["group"] == "control") & rows["control"].str.startswith("control task")]
         return [
             f"selectivity {_difference(row)}: a random target per "
-            f"{row['control'].removeprefix('control task, ')} reaches {row['score']:.3f}; {row['note']}"
+            f"{row['control'].removeprefix('control task, ')} reaches {row['score']:z.3f}; {row['note']}"
             for _, row in task.iterrows()
         ]
 
@@ -168,9 +168,9 @@ class Controls(SavedResult):
         for _, row in rows[rows["control"] == "untrained twin"].iterrows():
             seeds = " (one seed)"
             if row["seeds"] > 1:
-                span = f"{row['seed_low']:.3f} to {row['seed_high']:.3f}"
+                span = f"{row['seed_low']:z.3f} to {row['seed_high']:z.3f}"
                 seeds = f" (mean of {row['seeds']} seeds, {span})"
-            twin = f"untrained twin {row['score']:.3f}{seeds}"
+            twin = f"untrained twin {row['score']:z.3f}{seeds}"
             lines.append(f"{twin}, the probe {_difference(row)} above")
         return lines
 
@@ -180,8 +180,8 @@ class Controls(SavedResult):
             block = str(row["control"]).removeprefix("within ").removesuffix(", gain")
             beside = self.line(f"within {block}, the surface")
             lines.append(
-                f"within {block}: probe r {beside['probe']:.3f} beside the surface's {beside['score']:.3f}; "
-                f"gain {_difference(row)} R² of what is left"
+                f"within {block}: probe r {beside['probe']:z.3f} beside the surface's {beside['score']:z.3f}"
+                f"; gain {_difference(row)} R² of what is left"
             )
         return lines
 
@@ -251,7 +251,7 @@ def _difference(line: pd.Series) -> str:
     rows = count_of(int(line["rows"]), "test row")
     if np.isnan([line["difference"], low, high]).any():
         return with_interval(float(line["difference"]), (low, high), rows)
-    return f"{line['difference']:+.3f} [{_span(line, 'difference_')}]"
+    return f"{line['difference']:+z.3f} [{_span(line, 'difference_')}]"
 
 
 def _span(line: pd.Series, prefix: str = "") -> str:
@@ -263,7 +263,7 @@ def _span(line: pd.Series, prefix: str = "") -> str:
 def _seeds(line: pd.Series) -> str:
     if int(line["seeds"]) < 2:
         return ""
-    return f"{int(line['seeds'])}: {float(line['seed_low']):.3f} to {float(line['seed_high']):.3f}"
+    return f"{int(line['seeds'])}: {float(line['seed_low']):z.3f} to {float(line['seed_high']):z.3f}"
 
 
 # Figures ---------------------------------------------------------------------------------------------
@@ -327,7 +327,7 @@ def _curve_figure(curve: pd.DataFrame, probe: float, surface: float) -> Figure:
         (surface, "surface", SURFACE, "dot"),
     ):
         below = value == min(probe, surface)
-        named_level(fig, value, f"{name} {value:.3f}", colour, dash, x=0.01, below=below)
+        named_level(fig, value, f"{name} {value:z.3f}", colour, dash, x=0.01, below=below)
     seeds = int(curve["seed"].max()) + 1
     ks = sorted({int(k) for k in curve["k"]})
     across = log_axis(ks, "dimensions kept, k", [f"{k:,}" for k in ks])

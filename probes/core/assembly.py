@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,19 @@ from graticule.probes.tables.table import Table
 
 GAINED = "gained"
 """The column of predictions that says what each row adds to a cross-fitted gain."""
+CROSSFIT = "crossfit_"
+"""Before a target's name: what the probes of a cross-fitted verdict say of each row without having seen it, a
+value, or in bits its probability."""
+
+
+@dataclass(frozen=True)
+class Dealt:
+    """Of a cross-fitted verdict, what is kept of every row."""
+
+    predicted: Float[np.ndarray, "row target"]
+    """By the probe alone, mean of the repeats."""
+    gained: Float[np.ndarray, " row"]
+    """What the row adds to the gain."""
 
 
 def layer_score(place: int, fit: PointFit, choice: Choice, problem: Problem, table: Table) -> dict[str, Any]:
@@ -51,10 +65,9 @@ def split_class_scores(inputs: SweepInputs, best: PointFit) -> ClassScores | Non
     return class_scores_of(odds, y, y_test, problem.clusters[problem.test])
 
 
-def predictions_frame(
-    inputs: SweepInputs, best: PointFit, gained: Float[np.ndarray, " row"] | None
-) -> pd.DataFrame:
-    """One row per activation row: out-of-fold predictions on training rows, plain ones on test rows."""
+def predictions_frame(inputs: SweepInputs, best: PointFit, dealt: Dealt | None) -> pd.DataFrame:
+    """One row per activation row: out-of-fold predictions on training rows, plain ones on test rows, and
+    where every row was tested what fits without it say."""
     activations, table, problem = inputs.activations, inputs.table, inputs.problem
     predicted = np.empty_like(problem.y)
     predicted[problem.train], predicted[problem.test] = best.fit.out_of_fold, best.test
@@ -71,8 +84,10 @@ def predictions_frame(
         out[f"true_{name}"] = problem.y[:, t]
         out[f"pred_{name}"] = predicted[:, t]
         out[f"surface_{name}"] = stacked[:, t]
-    if gained is not None:
-        out[GAINED] = gained
+    if dealt is not None:
+        for t, name in enumerate(table.target_names):
+            out[f"{CROSSFIT}{name}"] = dealt.predicted[:, t]
+        out[GAINED] = dealt.gained
     for column in ("position", "token"):
         several = activations.rows["source"].duplicated().any()
         if several and column in activations.rows and column not in out:

@@ -90,13 +90,13 @@ def _scores(findings: Findings, scores: ClassScores) -> list[str]:
     dealt = findings.verdict.dealing is not None
     of_rows = "all rows" if dealt else "test rows"
     in_training = "" if dealt else f", of training rows {scores.training_prevalence:.1%}"
-    beside = f" (stacked baselines {scores.surface_auroc:.3f}, with the probe {scores.full_auroc:.3f})"
+    beside = f" (stacked baselines {scores.surface_auroc:z.3f}, with the probe {scores.full_auroc:z.3f})"
     return [
         f"{scores.prevalence:.1%} of {of_rows} are {of!r}{in_training}",
         f"on {of_rows} the probe alone: AUROC {area}{beside if scores.auroc == scores.auroc else ''}, "
-        f"accuracy {right}, balanced accuracy {scores.balanced_accuracy:.3f}, Brier skill "
+        f"accuracy {right}, balanced accuracy {scores.balanced_accuracy:z.3f}, Brier skill "
         f"{number_text(scores.brier_skill)}; always {most!r}, the most frequent in training, is right in "
-        f"{scores.always:.3f}",
+        f"{scores.always:z.3f}",
     ]
 
 
@@ -115,13 +115,13 @@ def _of_predictions(findings: Findings) -> str:
     true, pred = true[in_test], pred[in_test]
     balanced = float(np.mean([(pred[true == k] == k).mean() for k in np.unique(true)]))
     return (
-        f"on test rows accuracy {np.mean(pred == true):.3f}, balanced accuracy {balanced:.3f}; always saying "
-        f"{name!r}, the most frequent in training, gives {np.mean(true == most):.3f} and "
-        f"{1 / len(np.unique(true)):.3f}"
+        f"on test rows accuracy {np.mean(pred == true):z.3f}, balanced accuracy {balanced:z.3f}; always "
+        f"saying {name!r}, the most frequent in training, gives {np.mean(true == most):z.3f} and "
+        f"{1 / len(np.unique(true)):z.3f}"
     )
 
 
 def _with_ends(value: float, ends: tuple[float, float]) -> str:
     if np.isnan([value, *ends]).any():
         return number_text(value)
-    return f"{value:.3f} [{ends[0]:.3f}, {ends[1]:.3f}]"
+    return f"{value:z.3f} [{ends[0]:z.3f}, {ends[1]:z.3f}]"

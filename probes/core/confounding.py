@@ -143,7 +143,7 @@ def _reaching(lines: Sequence[Confounder], metric: str) -> list[str]:
             continue
         first, others = ours[0], ", ".join(line.name for line in ours[1:])
         also = f" ({others} nearly as well)" if others else ""
-        scores = f"{first.alone:.3f} {unit} out of fold, the probe {first.probe:.3f}"
+        scores = f"{first.alone:z.3f} {unit} out of fold, the probe {first.probe:z.3f}"
         sentence = f"{first.name} alone{also} reaches {scores}"
         if declared:
             sentence += "; it stands in the surface"

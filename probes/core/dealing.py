@@ -23,17 +23,21 @@ class Dealing:
     points: dict[str, int]
     """Hook point → in how many folds it was chosen, the most frequent first."""
 
+    @property
+    def chosen(self) -> str:
+        """`layer 12 in 7 of 10, layer 17 in 3`."""
+        total = f" of {self.repeats * self.folds}"
+        most = [f"{layer_text(point)} in {count}" for point, count in list(self.points.items())[:3]]
+        rest = "" if len(self.points) <= 3 else f", {len(self.points) - 3} others in the rest"
+        return f"{', '.join([most[0] + total, *most[1:]])}{rest}"
+
     def lines(self) -> list[str]:
-        """Why there are folds, and what was chosen in them."""
-        total = self.repeats * self.folds
+        """Why there are folds."""
         few = f"{self.test_clusters:.0f} effective cluster{'' if round(self.test_clusters) == 1 else 's'}"
         why = f"because one held-out part would have {few}"
         if self.test_clusters >= ENOUGH_CLUSTERS:
             why = f"as asked; one held-out part has {few}"
-        most = [f"{layer_text(point)} in {count}" for point, count in list(self.points.items())[:3]]
-        rest = "" if len(self.points) <= 3 else f", {len(self.points) - 3} more"
         return [
             f"cross-fitted over {self.repeats} × {self.folds} folds, {why}: every row is tested, by fits "
             "whose strengths and layer were chosen without its fold",
-            f"chosen in {total} folds: {', '.join(most)}{rest}",
         ]

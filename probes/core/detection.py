@@ -35,7 +35,7 @@ def limit_words(limit: float, tried: float | None, at_most: bool = False, *, uni
             "no smallest gain can be given: hidden parts that were seen 80% of the time have a mean gain "
             "that is not above 0"
         )
-    return f"{limit:.3f}{unit}{' or less' if at_most else ''} would have been seen 80% of the time"
+    return f"{limit:z.3f}{unit}{' or less' if at_most else ''} would have been seen 80% of the time"
 
 
 def detection(verdict: Verdict, limit: float | None, tried: float | None, few: str) -> list[str]:
@@ -78,13 +78,13 @@ def _measured(verdict: Verdict, limit: float | None, tried: float | None, few: s
             ]
         if verdict.gain < limit:
             return [
-                f"{gain} was seen; {_HERE}, it takes {limit:.3f}{unit} to be seen {SEEN:.0%} of the time: "
+                f"{gain} was seen; {_HERE}, it takes {limit:z.3f}{unit} to be seen {SEEN:.0%} of the time: "
                 "one as small is missed more often"
             ]
     unseen = limit != limit or limit >= verdict.min_gain
     if verdict.label in (NO_BETTER, BETTER_BY_LITTLE) and unseen and high == high:
         return [
-            f"{gain}, and by its interval not above {high:.3f}{unit} for this probe; what so few rows did "
+            f"{gain}, and by its interval not above {high:z.3f}{unit} for this probe; what so few rows did "
             f"not let it learn is left open: {_HERE}, {words}"
         ]
     return [f"{gain}; {_HERE}, {words}"]

@@ -201,8 +201,8 @@ def _of_neighbours(judged: Verdict, best: PointFit, inputs: SweepInputs) -> tupl
 
 def _neighbours_said(left: WithoutNeighbours, inputs: SweepInputs) -> str:
     sentence = (
-        f"of a gain of {left.gain:+.3f}, {left.without:+.3f} is left where each test row is read without the "
-        f"{left.neighbours} training rows next to it"
+        f"of a gain of {left.gain:+z.3f}, {left.without:+z.3f} is left where each test row is read without "
+        f"the {left.neighbours} training rows next to it"
     )
     if len(left.close):
         rows = (int(left.close[0]), int(left.beside[0]))

@@ -32,12 +32,11 @@ from graticule.probes.core.at_points import AtPoints
 from graticule.probes.core.class_scores import ClassScores
 from graticule.probes.core.confounding import Confounder
 from graticule.probes.core.findings_display import (
-    power_figures,
     scores_by_layer,
     summary_lines,
     tables_of,
-    target_figures,
 )
+from graticule.probes.core.findings_figures import power_figures, rows_tested, target_figures
 from graticule.probes.core.fit import Predictions, Problem
 from graticule.probes.core.gates import Gates
 from graticule.probes.core.inputs import SweepInputs
@@ -126,7 +125,8 @@ class Findings(AtPoints, SavedResult):
     """Hook name → the probe fitted there."""
     predictions: pd.DataFrame
     """One row per activation row: `source`, `text`, `split`, blocks, and `true_`, `pred_`, `surface_` for
-    every target."""
+    every target; where every row was tested `crossfit_`, what fits without the row say (in bits a
+    probability)."""
     provenance: Mapping[str, Any]
     """Model, table, settings and versions."""
     baseline_predictions: Mapping[str, Predictions] = field(
@@ -273,7 +273,7 @@ class Findings(AtPoints, SavedResult):
 
     def figures(self) -> dict[str, Figure]:
         """Score against depth; the map, time scatter or classes; the error by block."""
-        depth = "Score against depth: chosen on training rows, scored once on test rows"
+        depth = f"Score against depth: chosen on training rows, scored once on {rows_tested(self)}"
         return {depth: self.plot(), **target_figures(self), **power_figures(self.verdict)}
 
     def tables(self) -> dict[str, pd.DataFrame]:

@@ -10,14 +10,14 @@ import pandas as pd
 
 from graticule.hooks.alignment import BY_PLACE
 from graticule.hooks.points import layer_of
-from graticule.probes.core.class_lines import class_columns, class_names, reading
-from graticule.probes.core.detection import detection, power_curve
-from graticule.probes.core.verdict import Verdict, score_unit
-from graticule.probes.scores.metrics import coordinate_columns, count_of, number_text, signed, with_interval
+from graticule.probes.core.class_lines import reading
+from graticule.probes.core.detection import detection
+from graticule.probes.core.findings_figures import rows_shown, rows_tested, worst_rows
+from graticule.probes.core.labels import NOT_DECIDED
+from graticule.probes.core.verdict import score_unit
+from graticule.probes.scores.metrics import count_of, number_text, signed, with_interval
 
 if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
     from graticule.probes.core.findings import Findings
 
 
@@ -27,7 +27,6 @@ _CAPTION_LAYERS = "Every layer; test scores of layers that were not chosen are e
 _CAPTION_BASELINES = "The baselines, each with its layer and strength chosen on training rows"
 _CAPTION_CONFOUNDERS = "Confounders: by themselves, and the gain among rows alike in them"
 _CAPTION_BALANCE = "Confounders by class: shares of the class's rows, means, or correlation with a number"
-_CAPTION_WORST = "Test rows that the probe gets most wrong"
 
 
 def count_of_test_rows(findings: Findings) -> str:
@@ -37,7 +36,6 @@ def count_of_test_rows(findings: Findings) -> str:
 
 def summary_lines(findings: Findings) -> list[str]:
     """The verdict, where it was found, what it stands against, and the checks."""
-    point, layer = findings.chosen_point, findings.chosen_layer
     first, *rest = findings.verdict.summary().splitlines()  # the verdict is the first line everywhere
     of_classes = reading(findings)
     lines = [
@@ -52,19 +50,33 @@ def summary_lines(findings: Findings) -> list[str]:
         *_against_itself(findings),
         *_pairing(findings),
         *(of_classes if findings.kind == "numeric" else ()),
-        f"at {point if layer is None else f'layer {layer}'} ({point}), chosen on training rows; "
-        f"{findings.split_note}",
+        _where(findings),
         *one_part(findings),
     ]
     why = count_of_test_rows(findings)
     for name, check in findings.checks.items():
         gain = with_interval(check.gain, check.ci95, why)
-        lines.append(f"check, {name}: {check.label} (gain {gain})")
+        label = check.label
+        if label.startswith(NOT_DECIDED):
+            label = f"this check could not tell{label.removeprefix(NOT_DECIDED)}"
+        lines.append(f"check, {name}: {label} (gain {gain})")
     if "shuffled" in findings.baselines:
         metric = findings.verdict.metric
         value = float(findings.baselines["shuffled"]["test"][metric])
         lines.append(f"check, shuffled targets: test {score_unit(metric)} {signed(value, why)}")
     return lines
+
+
+def _where(findings: Findings) -> str:
+    """The layer that stands for the findings, and of a verdict on all rows which ones its folds chose."""
+    point, dealing = findings.chosen_point, findings.verdict.dealing
+    name = point if findings.chosen_layer is None else f"layer {findings.chosen_layer}"
+    if dealing is None:
+        return f"at {name} ({point}), chosen on training rows; {findings.split_note}"
+    return (
+        f"each fold chose its own layer, {dealing.chosen}; the saved probe and what is drawn by layer are "
+        f"{name}'s ({point}), chosen on the training rows of one held-out part; {findings.split_note}"
+    )
 
 
 def one_part(findings: Findings) -> list[str]:
@@ -74,8 +86,8 @@ def one_part(findings: Findings) -> list[str]:
         return []
     gain = with_interval(split.gain, split.ci95, count_of_test_rows(findings))
     return [
-        f"for comparison, that one held-out part alone: {split.label} (gain {gain}); figures and checks of "
-        "test rows are of it"
+        f"for comparison, one held-out part alone: {split.label} (gain {gain}); the checks, the scores of "
+        "layers and of single baselines, and what goes on from here are of it"
     ]
 
 
@@ -155,105 +167,7 @@ def part_of_table(findings: Findings) -> list[str]:
     return [f"of {used} of the table's {count} rows alone: there are activations of no others"]
 
 
-# Figures and tables ----------------------------------------------------------------------------------
-def power_figures(verdict: Verdict) -> dict[str, Figure]:
-    """Caption → figure: how many test rows it would take, where they are what is wanting."""
-    curve = power_curve(verdict)
-    if curve is None or verdict.rows is None:
-        return {}
-    from graticule.probes.plots.power import power_figure
-
-    return {"How often a gain would be seen, by test rows": power_figure(curve, verdict.rows)}
-
-
-def target_figures(findings: Findings) -> dict[str, Figure]:
-    """Caption → figure: a map for coordinates, one scatter per number, scores or confusions for classes."""
-    rows = findings.predictions
-    block = findings.block_names[0] if findings.block_names else None
-    if findings.kind != "numeric":
-        return _class_figures(findings)
-    places = coordinate_columns(findings.units)
-    if places is not None:
-        return _place_figures(findings, places, block)
-    from graticule.probes.plots import block_error_figure, scatter_figure
-
-    out: dict[str, Figure] = {}
-    for name, unit in zip(findings.target_names[:6], findings.units, strict=False):
-        true, pred = f"true_{name}", f"pred_{name}"
-        out[f"Predicted against true {name}, test rows"] = scatter_figure(rows, true, pred, block, unit)
-        if block is not None:
-            caption = f"Error of {name} by {block}, test rows"
-            out[caption] = block_error_figure(rows, block, true=true, pred=pred, unit=unit)
-    return out
-
-
-def _place_figures(findings: Findings, places: tuple[int, int], block: str | None) -> dict[str, Figure]:
-    from graticule.probes.plots import block_error_figure, map_figure
-
-    lat, lon = (findings.target_names[i] for i in places)
-    caption = "True places above, predicted places below, test rows"
-    out = {
-        f"{caption}, coloured by {block}" if block else caption: map_figure(
-            findings.predictions, lat, lon, block
-        )
-    }
-    if block is not None:
-        out[f"Error by {block}, test rows"] = block_error_figure(
-            findings.predictions, block, error="error_km"
-        )
-    return out
-
-
-def _class_figures(findings: Findings) -> dict[str, Figure]:
-    from graticule.probes.plots import class_score_figure, confusion_figure
-
-    rows = findings.predictions[findings.predictions["split"] == "test"]
-    if findings.kind == "binary":
-        name = findings.target_names[0]
-        positive = rows[f"true_{name}"].to_numpy(np.float64) > 0.5
-        names = findings.classes or ("no", "yes")
-        figure = class_score_figure(rows[f"pred_{name}"].to_numpy(np.float64), positive, names)
-        return {f"The probe's score for {names[-1]}, test rows": figure}
-    true, pred = (class_names(findings)[class_columns(rows, findings, side)] for side in ("true", "pred"))
-    return {"True and predicted classes, test rows": confusion_figure(true, pred, findings.classes)}
-
-
-def worst_rows(findings: Findings, count: int = 20) -> pd.DataFrame:
-    """The test rows with the largest error (kilometres, or the mean over targets in standard deviations); of
-    classes, those alone that were taken for another."""
-    rows = findings.predictions[findings.predictions["split"] == "test"]
-    true = rows[[f"true_{n}" for n in findings.target_names]].to_numpy(np.float64)
-    pred = rows[[f"pred_{n}" for n in findings.target_names]].to_numpy(np.float64)
-    if "error_km" in rows:
-        name, error = "error (km)", rows["error_km"].to_numpy(np.float64)
-    else:
-        spread = true.std(axis=0)
-        error = (np.abs(true - pred) / np.where(spread > 0, spread, 1.0)).mean(axis=1)
-        name = "error (standard deviations)"
-    order = np.argsort(-error, kind="stable")
-    was, taken = (class_columns(rows, findings, side) for side in ("true", "pred"))
-    if findings.kind != "numeric":
-        order = order[(taken != was)[order]]
-    order = order[:count]
-    worst = rows.iloc[order]
-    places = ("source", "position", "token") if "position" in worst else ()
-    out = worst[[c for c in ("text", *places) if c in worst]].copy()
-    if findings.kind != "numeric":
-        names = class_names(findings)
-        out["true class"], out["predicted class"] = names[was[order]], names[taken[order]]
-    if findings.kind == "categorical":
-        out["score of the true class"] = pred[order, was[order]]
-        out["score of the predicted class"] = pred[order, taken[order]]
-    for i, target in enumerate(findings.target_names[:3] if findings.kind != "categorical" else ()):
-        out[f"{target}, true"] = true[order, i]
-        out[f"{target}, predicted"] = pred[order, i]
-    out[name] = error[order]
-    for block in findings.block_names:
-        if block in worst:
-            out[block] = worst[block]
-    return out.reset_index(drop=True)
-
-
+# Tables ---------------------------------------------------------------------------------------------
 def layer_table(findings: Findings) -> pd.DataFrame:
     """Every layer's scores, those that are read first in front, the ridge strengths at the end."""
     layers = findings.layers.drop(columns=["point", "exploratory", "depth"])
@@ -338,10 +252,11 @@ def tables_of(findings: Findings) -> dict[str, pd.DataFrame]:
         }
         for name, line in findings.baselines.items()
     ]
-    worst = worst_rows(findings)
+    worst, which = worst_rows(findings), rows_shown(findings)[1]
+    part = "" if findings.verdict.dealing is None else f"; test scores are of {rows_tested(findings)}"
     return {
-        _CAPTION_BASELINES: pd.DataFrame(rows),
+        f"{_CAPTION_BASELINES}{part}": pd.DataFrame(rows),
         **_confounder_tables(findings),
-        **({_CAPTION_WORST: worst} if len(worst) else {}),
-        _CAPTION_LAYERS: layer_table(findings),
+        **({f"Rows that the probe gets most wrong, of {which}": worst} if len(worst) else {}),
+        f"{_CAPTION_LAYERS}{part}": layer_table(findings),
     }

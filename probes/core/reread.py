@@ -287,8 +287,8 @@ def check_read_again(findings: Findings, activations: Rows, problem: Problem) ->
         then, again = scores["test"].get("r2"), mean_r2(problem.y[test], now)
         if then is not None and abs(again - float(then)) > _TOLERANCE:
             raise ValueError(
-                f"with_inputs: at {point} the probe's test R² is {again:.4f} on these activations, these "
-                f"findings say {float(then):.4f}: give the activations that were swept"
+                f"with_inputs: at {point} the probe's test R² is {again:z.4f} on these activations, these "
+                f"findings say {float(then):z.4f}: give the activations that were swept"
             )
 
 
@@ -353,7 +353,7 @@ def check_fitted_again(findings: Findings, baselines: Baselines, activations: Ro
         if other or (then is not None and abs(again - float(then)) > _TOLERANCE):
             raise ValueError(
                 f"with_inputs: the baseline {name}, fitted again, predicts otherwise than that of these "
-                f"findings (test R² {again:.4f}): give the baselines that `sweep` was given"
+                f"findings (test R² {again:z.4f}): give the baselines that `sweep` was given"
             )
 
 

@@ -18,7 +18,14 @@ from graticule.hooks.calls import renamed
 from graticule.hooks.doors import ACTIVATIONS, BASELINES, FINDINGS, TARGET, door
 from graticule.hooks.limits import check_several
 from graticule.hooks.rows import Rows
-from graticule.probes.core.assembly import GAINED, layer_score, predictions_frame, split_class_scores
+from graticule.probes.core.assembly import (
+    CROSSFIT,
+    GAINED,
+    Dealt,
+    layer_score,
+    predictions_frame,
+    split_class_scores,
+)
 from graticule.probes.core.bits import SHARE_OF_ENTROPY
 from graticule.probes.core.choice import choose_point
 from graticule.probes.core.confounding import confounding
@@ -146,10 +153,11 @@ def sweep(
         width = max(baselines.features[twin].widths.values())
         checks[f"{twin} in the probe's place"] = inputs.judge(predictions[twin], [twin], width=width)
     rows["shuffled"] = fit_shuffled(inputs, best)
-    of_split, class_scores, gained = None, split_class_scores(inputs, best), None
+    of_split, class_scores, dealt = None, split_class_scores(inputs, best), None
     if to_be_dealt(inputs, crossfit):
         made, of_split = cross_fitted(inputs, seed=seed, progress=progress), result
-        class_scores, gained = crossfit_class_scores(made, problem), rows_gained(made, problem)
+        class_scores = crossfit_class_scores(made, problem)
+        dealt = Dealt(made.predictions["probe"].mean(axis=0), rows_gained(made, problem))
         result = crossfit_verdict(made, inputs, result)
     result, gates = doubted(result, checks, best, fits, inputs, rows)
     beside = confounding(result, gates, best, inputs)
@@ -169,7 +177,7 @@ def sweep(
         verdict=beside.verdict,
         checks=checks,
         probes={f.point: RidgeProbe.from_fit(f.fit, f.point, table.target_names, table.units) for f in fits},
-        predictions=predictions_frame(inputs, best, gained),
+        predictions=predictions_frame(inputs, best, dealt),
         provenance={
             **_provenance(activations, table, baselines, seed),
             "pairing": pairing,
@@ -268,7 +276,8 @@ def _check_blocks(table: Table) -> None:
     """Raises:
     ValueError: For a block whose name is one of the columns that findings have themselves.
     """
-    of_targets = {f"{part}_{name}" for part in ("true", "pred", "surface") for name in table.target_names}
+    parts = ("true_", "pred_", "surface_", CROSSFIT)
+    of_targets = {f"{part}{name}" for part in parts for name in table.target_names}
     if taken := [name for name in table.blocks if name in of_targets or name in _OWN_COLUMNS]:
         raise ValueError(
             f"sweep: block {taken[0]!r} of table {table.name!r} has the name of a column that findings have "

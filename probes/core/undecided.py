@@ -93,7 +93,9 @@ def no_floor(surface: float) -> str | None:
     """
     if surface >= FAR_BELOW or surface != surface:
         return None
-    return f"{_NO_FLOOR} far worse than their mean does (R² {surface:.2f}): the two parts of the split differ"
+    return (
+        f"{_NO_FLOOR} far worse than their mean does (R² {surface:z.2f}): the two parts of the split differ"
+    )
 
 
 def of_few_rows(label: str) -> bool:

@@ -173,7 +173,7 @@ class Verdict(TellsNames):
         of = "test rows" if self.dealing is None else "rows"
         few = f"{self.clusters} cluster{'' if self.clusters == 1 else 's'} of {of}"
         unit = "R²" if self.entropy is None else "bits a row"
-        gain = f"{self.gain:+.3f} {unit}, 95% interval {low:+.3f} to {high:+.3f}"
+        gain = f"{self.gain:+z.3f} {unit}, 95% interval {low:+z.3f} to {high:+z.3f}"
         if np.isnan([self.gain, low, high]).any():
             gain = with_interval(self.gain, self.ci95, few)
         margin = with_interval(self.margin, self.margin_ci95, few)
@@ -217,7 +217,7 @@ class Verdict(TellsNames):
         if self.unselected_gain is not None and self.unselected_gain < _MUCH * self.gain:
             lines.append(
                 f"a gain that only just passes is mostly too large: without that selection about "
-                f"{self.unselected_gain:+.3f} (median-unbiased)"
+                f"{self.unselected_gain:+z.3f} (median-unbiased)"
             )
         return lines
 
@@ -236,8 +236,8 @@ def _of_entropy(entropy: float | None, surface: float) -> str:
     if entropy is None:
         return ""
     if surface > entropy:  # where the scored rows are more balanced than those
-        return f" bits a row (the entropy of the training labels is {entropy:.3f})"
-    return f" of {entropy:.3f} bits a row, the entropy of the training labels"
+        return f" bits a row (the entropy of the training labels is {entropy:z.3f})"
+    return f" of {entropy:z.3f} bits a row, the entropy of the training labels"
 
 
 @renamed(draws="n_bootstrap")

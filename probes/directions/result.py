@@ -140,7 +140,7 @@ class Directions(SavedResult):
             return "one layer only: nothing to compare across layers"
         means = near.groupby("kind")[["cosine", "noise"]].mean()
         by_kind = [
-            f"{kind} {means.at[kind, 'cosine']:.2f} (a noise target {means.at[kind, 'noise']:.2f})"
+            f"{kind} {means.at[kind, 'cosine']:z.2f} (a noise target {means.at[kind, 'noise']:z.2f})"
             for kind in KINDS
         ]
         return f"mean cosine between neighbouring layers: {', '.join(by_kind)}"
@@ -234,7 +234,7 @@ def _angles_figure(angles: pd.DataFrame, alone: pd.DataFrame, concepts: Sequence
         halves = alone[alone["kind"] == kind].set_index("concept")["split_half"].loc[list(concepts)]
         heights = [len(rows) - 1 - i + shift for i in range(len(rows))]
         for y, chance in zip(heights, between["level"], strict=False):
-            hover = f"shuffled targets: |cosine| below {chance:.2f} in 95%<extra></extra>"
+            hover = f"shuffled targets: |cosine| below {chance:z.2f} in 95%<extra></extra>"
             fig.add_trace(line_trace([-chance, chance], [y, y], None, FAINT, 7, hover=hover))
         look = {"line": {"color": "white", "width": 1}}
         more: dict[str, Any] = {"look": look, "hover": "cosine %{x:.3f}<extra></extra>"}

@@ -274,15 +274,15 @@ def _classifier_lines(row: Mapping[Any, Any]) -> list[str]:
     values = {name: float(row.get(name, float("nan"))) for name in _CLASSIFIER}
     if np.isnan(values["auroc"]):
         return []
-    area = f"{values['auroc']:.3f} [{values['auroc_low']:.3f}, {values['auroc_high']:.3f}]"
-    line = f"{row['table']}: the probe alone: AUROC {area}, Brier {values['brier']:.3f} "
-    line += f"({values['brier_before']:.3f} before)"
+    area = f"{values['auroc']:z.3f} [{values['auroc_low']:z.3f}, {values['auroc_high']:z.3f}]"
+    line = f"{row['table']}: the probe alone: AUROC {area}, Brier {values['brier']:z.3f} "
+    line += f"({values['brier_before']:z.3f} before)"
     if not np.isnan(values["recall"]):
-        caught = f"{values['recall']:.3f} [{values['recall_low']:.3f}, {values['recall_high']:.3f}]"
+        caught = f"{values['recall']:z.3f} [{values['recall_low']:z.3f}, {values['recall_high']:z.3f}]"
         line += f"; at the threshold of {FALSE_ALARMS:.0%} false alarms before it catches {caught}, with "
         line += f"{values['false_positives']:.1%} false alarms"
     if not np.isnan(values["shift"]):
-        line += f"; its log odds are off by {values['shift']:+.2f}"
+        line += f"; its log odds are off by {values['shift']:+z.2f}"
     return [line]
 
 

@@ -83,10 +83,10 @@ class CrossFitted(SavedResult):
         return "\n".join(
             [
                 f"{self.label}: gain {with_interval(self.gain, self.ci95, why)} {unit}, every row tested",
-                f"over the stacked baselines' {self.surface:.3f}; structure needs a gain of "
-                f"{self.min_gain:.3g} and an interval above 0; probe alone {self.score:.3f}",
+                f"over the stacked baselines' {self.surface:z.3f}; structure needs a gain of "
+                f"{self.min_gain:.3g} and an interval above 0; probe alone {self.score:z.3f}",
                 f"{count_of(self.rows, 'row')} in {why}, {self.folds} folds dealt {self.repeats} times; "
-                f"the interval is {widening_of(self.folds):.2f} times as wide as the rows "
+                f"the interval is {widening_of(self.folds):z.2f} times as wide as the rows "
                 "show, as folds learn from the same rows",
                 f"{layer_text(str(most['point']))} was chosen in {most['folds']} of "
                 f"{self.folds * self.repeats} folds",

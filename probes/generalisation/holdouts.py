@@ -249,7 +249,7 @@ def score_table(
         return float(np.nanmean(rows.by_block(name)))
 
     if measure == "proximity error":
-        others = f"({level('mean'):.3f} for the training mean, {level('other_row'):.3f} with another row of"
+        others = f"({level('mean'):z.3f} for the training mean, {level('other_row'):z.3f} with another row of"
         chance_is = f"for shuffled predictions {others} the block)"
         add_mean(measure, level("nominal"), rows.by_block("held_out"), 0.5, chance_is)
         rise = rows.on_test_rows(rows.levels["held_out"] - rows.levels["nominal"])

@@ -210,7 +210,7 @@ class Holdouts(SavedResult):
 
 
 def _number(value: float) -> str:
-    return "" if pd.isna(value) else f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3f}"
+    return "" if pd.isna(value) else f"{value:,.0f}" if abs(value) >= 100 else f"{value:z.3f}"
 
 
 # How its tables are made ----------------------------------------------------------------------------

@@ -84,7 +84,7 @@ class Prompts(SavedResult):
         order = self._in_unit(self.chosen).sort_values("validation", ascending=False)
         best = order.iloc[0]
         lines = [
-            f"best prompt {best['prompt']!r}: test {self._unit} {best['test_r2']:.3f}, chosen among "
+            f"best prompt {best['prompt']!r}: test {self._unit} {best['test_r2']:z.3f}, chosen among "
             f"{len(order)} on training rows; gain over the same surface "
             f"{with_interval(best['gain'], (best['low'], best['high']), FEW)}, {best['verdict']}"
         ]
@@ -95,7 +95,7 @@ class Prompts(SavedResult):
                 if row["prompt"] == self.reference
                 else f", {difference} against {self.reference} (p {row['p']:.3g}, Holm {row['p_holm']:.3g})"
             )
-            lines.append(f"{row['prompt']}: test {self._unit} {row['test_r2']:.3f}{against}")
+            lines.append(f"{row['prompt']}: test {self._unit} {row['test_r2']:z.3f}{against}")
         names = ", ".join(name.replace("_", " ") for name in self.surface)
         lines.append(f"one surface for all prompts, from the bare names: {names or 'none'}")
         return "\n".join(lines)
@@ -176,7 +176,7 @@ def prompt_depth_figure(
     up = {"title_text": unit, "range": [max(low, -0.25) - 0.03, high + 0.05]}
     style(fig, height=430, note=note, x={"showgrid": False}, y=up)
     if surface is not None and np.isfinite(surface):
-        label = {"text": f"surface stack {surface:.3f}", "font": {"size": 11, "color": SURFACE}}
+        label = {"text": f"surface stack {surface:z.3f}", "font": {"size": 11, "color": SURFACE}}
         place = {"xanchor": "left", "x": 0.01, "yanchor": "bottom"}
         level(fig, y=surface, colour=SURFACE, width=2, dash="dash", annotation={**label, **place})
     layer_axis(fig, layers["layer"])

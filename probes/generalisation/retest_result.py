@@ -96,7 +96,7 @@ class Retest(SavedResult):
         more = ", …" if len(self.cosines) > 3 else ""
         return (
             f"over {count_of(runs, 'other split')} the same verdict in {same}{rest}; gain "
-            f"{self.runs['gain'].min():+.3f} to {self.runs['gain'].max():+.3f}; {self._layers()}; probe "
+            f"{self.runs['gain'].min():+z.3f} to {self.runs['gain'].max():+z.3f}; {self._layers()}; probe "
             f"directions there agree with mean cosine {names}{more}"
         )
 
@@ -115,9 +115,9 @@ class Retest(SavedResult):
         excluded = int((self.runs["low"] > 0).sum())
         lines = [
             f"{self.agreement:.0%} the same verdict: {self.line}",
-            f"on the findings' own split: {self.label}, gain {self.gain:+.3f}",
-            f"half of the gains lie from {low:+.3f} to {high:+.3f}; {excluded} of {len(self.runs)} intervals "
-            "lie above 0",
+            f"on the findings' own split: {self.label}, gain {self.gain:+z.3f}",
+            f"half of the gains lie from {low:+z.3f} to {high:+z.3f}; {excluded} of {len(self.runs)} "
+            "intervals lie above 0",
         ]
         for name in self.cosines.head(4).itertuples():
             row: Any = name

@@ -78,13 +78,13 @@ class Transfer(SavedResult):
         worst = self.cells.iloc[int(self.cells["r2"].to_numpy().argmin())]
         return "\n".join(
             [
-                f"probes keep R² {raw:.3f} of {own:.3f} under other prompts, {shifted:.3f} with the mean "
+                f"probes keep R² {raw:z.3f} of {own:z.3f} under other prompts, {shifted:z.3f} with the mean "
                 "shifted",
                 f"at {layer_text(self.point)}, {len(self.prompts)} prompts, test rows; means over probes",
-                f"raw and shifted averaged, as the paper has it: R² {own:.3f} → {(raw + shifted) / 2:.3f}, "
-                f"Spearman {rho:.3f} → {(rho_raw + rho_shifted) / 2:.3f}",
-                f"worst: the probe of {worst['probe']} on {worst['activations']}, R² {worst['r2']:.3f}, "
-                f"shifted {worst['shifted_r2']:.3f}",
+                f"raw and shifted averaged, as the paper has it: R² {own:z.3f} → {(raw + shifted) / 2:z.3f}, "
+                f"Spearman {rho:z.3f} → {(rho_raw + rho_shifted) / 2:z.3f}",
+                f"worst: the probe of {worst['probe']} on {worst['activations']}, R² {worst['r2']:z.3f}, "
+                f"shifted {worst['shifted_r2']:z.3f}",
             ]
         )
 
@@ -288,7 +288,7 @@ def transfer_figure(scores: pd.DataFrame) -> Figure:
         {
             "x": j,
             "y": i,
-            "text": f"{value:.3f}",
+            "text": f"{value:z.3f}",
             "showarrow": False,
             "font": {"size": 12, "color": "white" if value > 0.55 * most else INK},
         }

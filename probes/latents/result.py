@@ -191,7 +191,7 @@ class LatentFindings(SavedResult):
             f"{few['words']}: {_count(there)} of {self.chosen_sae}{fewer} {_gain(few, why, self.unit)}; "
             f"the dense probe {_gain(dense, why, self.unit)}",
             f"at {sae['point']}: {int(sae['d_sae']):,} latents, {sae['l0']:.1f} active a row, "
-            f"{sae['explained_variance']:.3f} of the variance reconstructed{among}",
+            f"{sae['explained_variance']:z.3f} of the variance reconstructed{among}",
             "; ".join(f"{name} {_gain(row, why, self.unit)}, {row['words']}" for name, row in rest),
         ]
         present = set(self.predictors["arm"])
@@ -239,9 +239,9 @@ class LatentFindings(SavedResult):
             return []
         best, level = top.iloc[0], self._of_chosen(self.levels, target).set_index("direction")["level"]
         return [
-            f"{target}: latent {int(best['latent'])}, test Spearman {best['test_spearman']:+.3f}; "
-            f"decoder cosine {best['cos_read']:+.2f} to read (the largest of random decoders "
-            f"{level['read']:.2f}), {best['cos_write']:+.2f} to write ({level['write']:.2f})"
+            f"{target}: latent {int(best['latent'])}, test Spearman {best['test_spearman']:+z.3f}; "
+            f"decoder cosine {best['cos_read']:+z.2f} to read (the largest of random decoders "
+            f"{level['read']:z.2f}), {best['cos_write']:+z.2f} to write ({level['write']:z.2f})"
         ]
 
     def figures(self) -> dict[str, Figure]:

@@ -185,7 +185,7 @@ class Neurons(SavedResult):
         first = self.searches[0]
         if first.permuted_95 == first.permuted_95:
             lines.append(
-                f"sanity: permuted targets reach {first.permuted_95:.3f}, which "
+                f"sanity: permuted targets reach {first.permuted_95:z.3f}, which "
                 f"{first.beat_permuted:.0%} of all neurons pass for {first.target}"
             )
         lines.append(
@@ -199,12 +199,12 @@ class Neurons(SavedResult):
         single, whole = (int((best[p] <= _LEVEL).sum()) for p in ("p_bh", "p_max"))
         near = self.weights[self.weights["target"] == s.target].iloc[0]
         return [
-            f"{s.target}: {s.label}: {s.name}, r {s.r_test:+.3f} on test rows (Spearman "
-            f"{s.spearman_test:+.3f}; {s.r_train:+.3f} on training rows); best of random rotations "
-            f"{s.rotated_median:.3f} (95th percentile {s.rotated_95:.3f}), p = {s.p:.2g}{self._counted(s)}",
+            f"{s.target}: {s.label}: {s.name}, r {s.r_test:+z.3f} on test rows (Spearman "
+            f"{s.spearman_test:+z.3f}; {s.r_train:+z.3f} on training rows); best of random rotations "
+            f"{s.rotated_median:z.3f} (95th percentile {s.rotated_95:z.3f}), p = {s.p:.2g}{self._counted(s)}",
             f"  of its {len(best)} best, {single} beat a random direction (Benjamini-Hochberg), "
             f"{whole} the best of a rotated basis",
-            f"  weights: L{near.layer}.N{near.neuron} {near.weight} has cosine {near.cosine:+.3f} with the "
+            f"  weights: L{near.layer}.N{near.neuron} {near.weight} has cosine {near.cosine:+z.3f} with the "
             f"{near.direction} direction (p {near.p:.1g}, adjusted {near.p_bh:.1g}, "
             f"largest {near.p_max:.1g})",
         ]

@@ -124,7 +124,7 @@ def _kind(point: str) -> str:
 
 def _score(value: float) -> str:
     """A score as papers print it: .642, −.031."""
-    return f"{value:.3f}".replace("0.", ".", 1).replace("-", "−")
+    return f"{value:z.3f}".replace("0.", ".", 1).replace("-", "−")
 
 
 def _score_range(drawn: pd.Series[Any], lines: Sequence[float]) -> tuple[float, float]:
@@ -157,6 +157,6 @@ def _baseline_lines(
         fig.add_annotation(
             x=1, xref="paper", y=max(value, low), xanchor="left", borderpad=1,
             text=Markup(f"<b>{plain(text)}</b>") if strong else text,
-            hovertext=f"{name}: test score {value:.3f}", font={"size": 11, "color": colour},
+            hovertext=f"{name}: test score {value:z.3f}", font={"size": 11, "color": colour},
             showarrow=True, arrowhead=0, arrowwidth=0.75, arrowcolor=colour, ax=12, ay=at - moved,
         )  # fmt: skip

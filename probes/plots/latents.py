@@ -128,7 +128,7 @@ def count_figure(predictors: pd.DataFrame, unit: str = "R²") -> Figure:
     span = [float(counted["k"].min()), float(counted["k"].max())]
     for arm, dash in _UNCOUNTED.items():
         for score in predictors["score"][predictors["arm"] == arm]:
-            name, hover = f"{arm} {score:.3f}", f"{plain(arm)}<br>test {unit} %{{y:.3f}}<extra></extra>"
+            name, hover = f"{arm} {score:z.3f}", f"{plain(arm)}<br>test {unit} %{{y:.3f}}<extra></extra>"
             fig.add_trace(line_trace(span, [score] * 2, name, _COLOURS[arm], 1.5, dash=dash, hover=hover))
     across = log_axis(sorted(int(k) for k in counted["k"].unique()), "k (log scale)")
     return style(fig, height=420, x=across, y={"title_text": f"test {unit}", "rangemode": "tozero"})

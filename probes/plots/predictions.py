@@ -41,9 +41,14 @@ from graticule.probes.plots.style import (
     style,
 )
 from graticule.probes.scores.metrics import count_of
+from graticule.probes.tables.columns import RANK
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
+
+
+_SAID = {"year": "year", RANK: "rank (share of training rows below)"}
+"""Units that an axis says by themselves."""
 
 
 def scatter_figure(
@@ -92,9 +97,10 @@ def scatter_figure(
     outside = int(((rows[pred] < span[0]) | (rows[pred] > span[1])).sum())
     if outside:
         note += f" {count_of(outside, 'prediction')} beyond the axis."
-    what = "year" if unit == "year" else "value"
+    what = _SAID.get(unit or "", "value")
+    in_title = unit if unit in _SAID else None
     across, up = (
-        axis(f"{kind} {what}", unit, unit_in_title="year", range=span) for kind in ("true", "predicted")
+        axis(f"{kind} {what}", unit, unit_in_title=in_title, range=span) for kind in ("true", "predicted")
     )
     return style(fig, 480, aspect=0.62, extra=60, note=note, phone={"extra": 150}, x=across, y=up)
 
@@ -154,7 +160,7 @@ def block_error_figure(
     hover = (
         f"%{{customdata[0]}}<br>median %{{x:.4~g}} {plain(unit or '')}<br>"
         "middle half %{customdata[1]:.4~g} to %{customdata[2]:.4~g}"
-        "<br>%{customdata[3]} test rows<extra></extra>"
+        "<br>%{customdata[3]} rows<extra></extra>"
     )
     middle, low, high = (largest[column] for column in ("median", "low", "high"))
     texts = np.stack([largest.index.to_numpy(), low, high, largest["n"]], axis=-1)
@@ -168,7 +174,7 @@ def block_error_figure(
         x=overall, y=1, yref="paper", yanchor="bottom", showarrow=False, font={"size": 11, "color": MUTED},
         text=f"all rows: {overall:.4g} {unit or ''}".rstrip(),
     )  # fmt: skip
-    note = "Dots are medians, bars the middle half, numbers the test rows in the block."
+    note = "Dots are medians, bars the middle half, numbers the rows in the block."
     note += left_out(len(stats) - len(largest), "blocks")
     across = {"title_text": in_unit("error", unit), "rangemode": "tozero"}
     span = [-0.7, len(largest) - 0.3]
@@ -212,19 +218,22 @@ def class_score_figure(
     score: Float[np.ndarray, " row"],
     positive: Bool[np.ndarray, " row"],
     classes: Sequence[str] = ("no", "yes"),
+    what: str = "score",
 ) -> Figure:
-    """Distribution of the probe's score in the two classes of a binary target's test rows.
+    """Distribution of the probe's score in the two classes of a binary target.
 
     Args:
         score: the probe's score for the second class.
         positive: whether a row is of the second class.
         classes: names of the first and the second class.
+        what: a `score`, or a `probability`.
     """
     fig, edges = new_figure(), edges_over(score, 40)
-    hover = "score %{x}<br>%{y:.1f} % of the class<extra></extra>"
+    hover = f"{what} %{{x}}<br>%{{y:.1f}} % of the class<extra></extra>"
     for name, rows, colour in ((classes[0], ~positive, FAINT), (classes[1], positive, BLOCKS[0])):
         title = f"{short(name)} ({int(rows.sum()):,} rows)"
         look: dict[str, Any] = {"outline": 0.5, "per": 100.0, "opacity": 0.7, "hover": hover}
         fig.add_trace(histogram_trace(score[rows], edges, title, colour, **look))
-    across = {"title_text": "probe's score", "showgrid": False}
+    of = "of" if what == "probability" else "for"
+    across = {"title_text": f"probe's {what} {of} {short(classes[1])}", "showgrid": False}
     return style(fig, height=380, x=across, y="% of the class", barmode="overlay")

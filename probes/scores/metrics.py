@@ -200,12 +200,12 @@ def count_of(number: int, what: str) -> str:
 
 def number_text(value: float, digits: int = 3) -> str:
     """`0.123`, or `undefined`."""
-    return "undefined" if value != value else f"{value:.{digits}f}"
+    return "undefined" if value != value else f"{value:z.{digits}f}"
 
 
 def signed(value: float, why: str, digits: int = 3) -> str:
     """`+0.123`, or that it is undefined with what there is: `why` is `2 test rows`."""
-    return f"undefined with {why}" if value != value else f"{value:+.{digits}f}"
+    return f"undefined with {why}" if value != value else f"{value:+z.{digits}f}"
 
 
 def with_interval(value: float, interval: tuple[float, float], why: str, digits: int = 3) -> str:
@@ -224,8 +224,8 @@ def with_interval(value: float, interval: tuple[float, float], why: str, digits:
     if value != value:
         return signed(value, why)
     if low != low or high != high:
-        return f"{value:+.{digits}f}, its interval undefined with {why}"
-    return f"{value:+.{digits}f} [{low:+.{digits}f}, {high:+.{digits}f}]"
+        return f"{value:+z.{digits}f}, its interval undefined with {why}"
+    return f"{value:+z.{digits}f} [{low:+z.{digits}f}, {high:+z.{digits}f}]"
 
 
 def share_below(

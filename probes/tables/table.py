@@ -422,7 +422,12 @@ class Table(TellsNames):
 
     def __repr__(self) -> str:
         targets = visible(", ".join(self.target_names[:4]))
-        return f"Table({self.name!r}, {len(self)} rows, {self.kind} {targets})"
+        return f"Table({self.name!r}, {len(self)} rows, {self._kind_in_words} {targets})"
+
+    @property
+    def _kind_in_words(self) -> str:
+        """`ordinal` of ranks, which are judged as numbers are."""
+        return "ordinal" if RANK in self.units else self.kind
 
     def __setattr__(self, key: str, value: object) -> None:
         raise AttributeError(f"a Table does not change; make another with take, head or with_target ({key})")
@@ -464,7 +469,7 @@ class Table(TellsNames):
             "table": self.name,
             "rows": len(self),
             "target": ", ".join(self.target_names[:8]) + (" …" if len(self.target_names) > 8 else ""),
-            "kind": self.kind,
+            "kind": self._kind_in_words,
             "split": self.split_note,
             "clusters": int(self.clusters.max()) + 1,
             "texts shared by several rows": self.duplicate_texts,

@@ -75,7 +75,8 @@ class Ambiguous(SavedResult):
         """Matching against non-matching under each product."""
         rows = list(self.scores.itertuples())
         each = "; ".join(
-            f"{s.metric} {s.matching:.3f} against {s.other:.3f} ({s.gain:+.3f} [{s.low:+.3f}, {s.high:+.3f}])"
+            f"{s.metric} {s.matching:z.3f} against {s.other:z.3f} ({s.gain:+z.3f} "
+            f"[{s.low:+z.3f}, {s.high:+z.3f}])"
             for s in rows
         )
         near = ", ".join(f"{s.nearest:.0%} ({s.metric})" for s in rows)
@@ -84,7 +85,7 @@ class Ambiguous(SavedResult):
             f"{self._verdict()}: mean |cosine| of matching and other pairs {each}",
             f"its own words are the nearest of all for {near} of {len(self.items)} pairs",
             f"the model's log-odds move towards the right word in {right:.0%} of pairs, by "
-            f"{self.items['log_odds'].mean():.2f} nats in the mean, in whatever basis",
+            f"{self.items['log_odds'].mean():z.2f} nats in the mean, in whatever basis",
         ]
         if len(self.dropped):
             lines.append(

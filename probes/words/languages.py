@@ -100,7 +100,7 @@ class Languages(SavedResult):
         lines = [f"the matching concept is the nearest of all for {', '.join(first)} pairs of languages"]
         for pair in self.pairs:
             each = "; ".join(
-                f"{row.metric} {row.cosine:.3f} [{row.low:.3f}, {row.high:.3f}], rank {row.rank}"
+                f"{row.metric} {row.cosine:z.3f} [{row.low:z.3f}, {row.high:z.3f}], rank {row.rank}"
                 for row in matches[matches["pair"] == pair].itertuples()
             )
             lines.append(f"{pair}: {each or 'no word list of these languages'}")

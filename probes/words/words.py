@@ -149,13 +149,13 @@ class Words(SavedResult):
         order = sorted(self.metrics, key=rank)
         head, each = (
             "mean cosine of the pairs",
-            [f"{contrasts[m][0]:.3f} under the {m} product" for m in order],
+            [f"{contrasts[m][0]:z.3f} under the {m} product" for m in order],
         )
         if n > 1:
             head = "concepts nearest to their own pairs"
             each = [
                 f"{self.own(m)} of {n} under the {m} product "
-                f"(mean cosine {contrasts[m][0]:.3f} within, {contrasts[m][1]:.3f} between)"
+                f"(mean cosine {contrasts[m][0]:z.3f} within, {contrasts[m][1]:z.3f} between)"
                 for m in order
             ]
         lines = [f"{head}: {'; '.join(each)}"]
@@ -182,7 +182,7 @@ class Words(SavedResult):
         moved = (shared["plain"] - shared["mean"])[shared["mean"].notna()].abs()
         if moved.empty:
             return line
-        return f"{line}; shared words would have moved a cosine between concepts by up to {moved.max():.3f}"
+        return f"{line}; shared words would have moved a cosine between concepts by up to {moved.max():z.3f}"
 
     def figures(self) -> dict[str, Figure]:
         """Heat-maps, the diagonal with its nulls, leave-one-out projections by metric."""

@@ -80,7 +80,7 @@ def concept_cosines_figure(heat: pd.DataFrame) -> Figure:
     for view, cell in zip(VIEWS, cells, strict=True):
         grid = heat[heat["view"] == view].pivot(index="i", columns="j", values="mean").to_numpy(float)
         names = [f"C{k}" for k in range(len(grid))]
-        written = [[f"{round(v, 2) + 0.0:.2f}" if np.isfinite(v) else "" for v in row] for row in grid]
+        written = [[f"{round(v, 2) + 0.0:z.2f}" if np.isfinite(v) else "" for v in row] for row in grid]
         look: dict[str, Any] = {"bar": "cosine", "textfont": {"size": 9}, "showscale": cell["col"] == 3}
         look["texts"] = written if len(grid) <= 7 else None
         fig.add_trace(heat_trace(grid, names, names, _SCALE, (-1, 1), hover, **look), **cell)

@@ -94,10 +94,10 @@ class Simulation(SavedResult):
             runs = f"{int(line['runs'])} runs"
             if line["behind"]:
                 runs += f", {int(line['behind'])} far above the others' loss"
-            lines.append(f"{line['setting']:<{width}}  {means}  {line['gap']:.4f} nats  {runs}")
+            lines.append(f"{line['setting']:<{width}}  {means}  {line['gap']:z.4f} nats  {runs}")
         for line in [] if self.name else unfinished(self.settings).to_dict("records"):
             lines.append(
-                f"warning: {line['setting']} ended {line['gap']:.2f} nats above its floor: its geometry is "
+                f"warning: {line['setting']} ended {line['gap']:z.2f} nats above its floor: its geometry is "
                 "that of an unfinished training"
             )
         if self.name == "1" and self.settings["concepts"].between(4, 7).any():
@@ -119,7 +119,7 @@ class Simulation(SavedResult):
             worst = compared.iloc[int(compared["difference"].abs().to_numpy().argmax())]
             return (
                 f"{near} of {len(compared)} numbers within {WITHIN} of the paper's; the farthest is "
-                f"{worst['what']} at {worst['setting']}: {worst['ours']:.3f}, paper {worst['paper']:.3f}"
+                f"{worst['what']} at {worst['setting']}: {worst['ours']:z.3f}, paper {worst['paper']:z.3f}"
             )
         if self.name == "scales":
             return self._scales_verdict()
@@ -130,10 +130,10 @@ class Simulation(SavedResult):
                 "set, or an initial scale above 0"
             )
         across = self.settings["unembedding_across_abs"].max()
-        span = f"{low:.3f}" if len(self.settings) == 1 else f"{low:.3f} to {high:.3f}"
+        span = f"{low:z.3f}" if len(self.settings) == 1 else f"{low:z.3f} to {high:z.3f}"
         return (
             f"unembedding steering vectors of one concept have a mean cosine of {span}; of two concepts, a "
-            f"mean |cosine| of {'' if len(self.settings) == 1 else 'at most '}{across:.3f} in a run"
+            f"mean |cosine| of {'' if len(self.settings) == 1 else 'at most '}{across:z.3f} in a run"
         )
 
     def _exact(self) -> str:
@@ -156,7 +156,7 @@ class Simulation(SavedResult):
             for scale, part in self.settings.groupby("scale", sort=True):
                 equal = part.loc[(part["ratio"] - 1).abs() < 1e-9, view].mean()
                 most = part.loc[part["ratio"] == part["ratio"].max(), view].mean()
-                parts.append(f"{equal:.3f} to {most:.3f} at initial scale × {scale:g}")
+                parts.append(f"{equal:z.3f} to {most:z.3f} at initial scale × {scale:g}")
             return ", ".join(parts[::-1])
 
         return (
@@ -254,7 +254,7 @@ def _plus_minus(line: pd.Series, view: str) -> str:
     mean, se = float(line[view]), float(line[f"{view}_se"])
     if mean != mean:
         return "no pairs     "
-    return f"{mean:.3f} ± {se:.3f}" if se == se else f"{mean:.3f}        "
+    return f"{mean:z.3f} ± {se:z.3f}" if se == se else f"{mean:z.3f}        "
 
 
 def _readable(table: pd.DataFrame) -> pd.DataFrame:

@@ -283,5 +283,5 @@ def entropy_floor(tables: Tables, loss: float | None = None, tolerance: float = 
         measured=largest((abs(reported - floor - divergence), abs(enumerated - floor), floor - reported)),
         tolerance=tolerance,
         details={"loss": reported, "floor": floor, "gap": reported - floor},
-        note=f"loss {reported:.4f}, floor {floor:.4f}, gap {reported - floor:.4f}",
+        note=f"loss {reported:z.4f}, floor {floor:z.4f}, gap {reported - floor:z.4f}",
     )

@@ -93,7 +93,7 @@ def train_tables(
             gap = np.array(losses[-1]) - floor
             if not np.isfinite(gap).all():
                 raise _diverged(settings)
-            bar.set_postfix(loss=f"{np.mean(losses[-1]):.4f}", gap=f"{gap.mean():.4f}", refresh=False)
+            bar.set_postfix(loss=f"{np.mean(losses[-1]):z.4f}", gap=f"{gap.mean():z.4f}", refresh=False)
             if watch is not None:
                 watched.append(watch(start, f, _of_all_tokens(pairs, gt)))
             if settings.tolerance is not None and gap.max() < settings.tolerance:

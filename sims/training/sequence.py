@@ -86,7 +86,7 @@ def train_sequence(
             gaps.append(run.gap())
             if not np.isfinite(gaps[-1]).all():
                 raise FloatingPointError(f"training diverged at a learning rate of {settings.lr:g}; lower lr")
-            bar.set_postfix(above_floor=f"{gaps[-1].mean():.4f}", refresh=False)
+            bar.set_postfix(above_floor=f"{gaps[-1].mean():z.4f}", refresh=False)
             if watch is not None:
                 watch(start, model)
             if gaps[-1].mean() < settings.enough:

@@ -21,7 +21,7 @@ from graticule import saes
 from graticule.cli import main
 from graticule.hooks.messages import TellsNames
 from graticule.loading.lens import _SHARDING, quiet_lens
-from graticule.probes.core.findings_display import worst_rows
+from graticule.probes.core.findings_figures import worst_rows
 from graticule.probes.core.verdict import STRUCTURE
 
 N = 48

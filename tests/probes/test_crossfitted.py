@@ -15,6 +15,7 @@ from sklearn.metrics import r2_score
 
 from graticule import Activations, Findings, Table, cross_fit, judge_family, sweep
 from graticule.probes.core.crossfit import cross_fitted
+from graticule.probes.core.findings_figures import rows_shown
 from graticule.probes.core.fit import Problem
 from graticule.probes.core.labels import STRUCTURE
 from graticule.probes.families.gain_tests import findings_test
@@ -129,13 +130,33 @@ def test_a_small_table_that_graticule_splits_is_judged_on_every_row(kind: str, t
     text = swept.summary()
     assert text.splitlines()[0].startswith(f"{STRUCTURE}: gain {verdict.gain:+.3f}")
     assert "cross-fitted over 2 × 5 folds, because one held-out part would have 24 effective clusters" in text
-    assert "for comparison, that one held-out part alone: " in text
+    assert "for comparison, one held-out part alone: " in text
+    assert f"each fold chose its own layer, layer 1 in {dealing.points[POINTS[1]]} of 10" in text
     swept.save(tmp_path / "f")
     again = Findings.load(tmp_path / "f")
     assert again.verdict == verdict and again.split_verdict == swept.split_verdict
     assert again.summary() == text and again.settings == swept.settings
+    shown_alike(swept, again)
     by_command = cross_fit(one)
     assert by_command.gain == verdict.gain and by_command.label == verdict.label
+
+
+def shown_alike(swept: Findings, again: Findings) -> None:
+    """Figures and the rows most wrong are of all rows, as fits without each predict it, after loading too."""
+    made = cross_fitted(swept.inputs).predictions["probe"].mean(axis=0)
+    for one in (swept, again):
+        rows, which = rows_shown(one)
+        assert which == "all rows, each by fits without it" and len(rows) == 120
+        assert np.allclose(rows["pred_target"], made[:, 0])
+        captions = list(one.figures())
+        assert sum(which in caption for caption in captions) == 1
+        assert "once on the 24 rows of one held-out part (the verdict is of all 120)" in captions[0]
+        wrong = one.tables()[f"Rows that the probe gets most wrong, of {which}"]
+        if one.kind == "numeric":
+            error = np.abs(rows["true_target"] - made[:, 0])
+            assert wrong["error (standard deviations)"][0] == pytest.approx(
+                error.max() / rows["true_target"].std(ddof=0)
+            )
 
 
 def test_a_shipped_split_or_a_large_part_is_judged_as_it_is() -> None:

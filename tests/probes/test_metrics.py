@@ -11,6 +11,7 @@ from graticule.hooks.values import NonFiniteError
 from graticule.probes.core.resample import cluster_sums
 from graticule.probes.scores import metrics
 from graticule.probes.scores.geo import haversine_km, proximity_error, proximity_error_1d, unit_sphere
+from graticule.probes.scores.metrics import number_text, signed, with_interval
 
 
 @dataclass(frozen=True)
@@ -178,3 +179,8 @@ def test_predictions_that_are_no_numbers_have_no_score(name, bad):
         )
     with pytest.raises(NonFiniteError, match="predictions of 'probe': 2 non-finite"):
         cluster_sums(y, {"probe": np.where(np.arange(8)[:, None] == 3, bad, pred)}, np.arange(8))
+
+
+def test_what_rounds_to_nothing_has_no_minus() -> None:
+    assert (number_text(-1e-5), signed(-1e-5, "1 row")) == ("0.000", "+0.000")
+    assert with_interval(-1e-5, (-0.01, 1e-9), "1 row", 2) == "+0.00 [-0.01, +0.00]"

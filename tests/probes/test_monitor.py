@@ -72,4 +72,7 @@ def test_it_comes_back_from_disk(findings, tmp_path) -> None:
     again = Monitor.load(tmp_path / "m")
     assert again.summary() == result.summary()
     pd.testing.assert_frame_equal(again.alarms, result.alarms)
-    assert set(result.figures()) and set(result.tables())
+    assert set(result.tables())
+    (figure,) = result.figures().values()
+    assert figure.layout.xaxis.title.text == "probability of lie"
+    assert figure.layout.yaxis.title.text == "share of lie"

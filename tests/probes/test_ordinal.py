@@ -23,7 +23,7 @@ def test_a_target_in_order_is_its_rank_among_training_rows() -> None:
     rng = np.random.default_rng(0)
     frame = frame_of(rng.integers(0, 5, 80))
     table = Table(frame, text="text", target="y", split="is_test", kind="ordinal")
-    assert (table.kind, table.units) == ("numeric", ("rank",))
+    assert (table.kind, table.units) == ("numeric", ("rank",)) and ", ordinal y)" in repr(table)
     train = ~table.is_test
     ranks = (rankdata(frame["y"][train]) - 0.5) / train.sum()
     assert table.y[train, 0] == pytest.approx(ranks)

@@ -220,6 +220,7 @@ def test_class_scores_hold_all_rows() -> None:
         score, positive = 1.3 + scale * rng.standard_normal(50), np.arange(50) % 3 == 0
         figure = plots.class_score_figure(score, positive, ("no", "yes"))
         assert [t.name for t in figure.data] == ["no (33 rows)", "yes (17 rows)"]
+        assert figure.layout.xaxis.title.text == "probe's score for yes"
         edges = np.histogram_bin_edges(score, 40)
         for trace, rows in zip(figure.data, (~positive, positive), strict=True):
             assert np.allclose(trace.y, 100 * np.histogram(score[rows], edges)[0] / rows.sum())

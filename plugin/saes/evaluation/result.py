@@ -158,24 +158,24 @@ class SaeEvaluation(SavedResult):
         ]
         lines.append(
             f"without the {r.n_top} largest directions, which hold {r.top_share:.0%} of the variance, it "
-            f"explains {r.explained_variance_without_top:.1%}; median cosine {r.cosine_median:.3f}, "
-            f"norm ratio {r.norm_ratio:.3f} ({r.n_rows:,} tokens, special ones left out)"
+            f"explains {r.explained_variance_without_top:.1%}; median cosine {r.cosine_median:z.3f}, "
+            f"norm ratio {r.norm_ratio:z.3f} ({r.n_rows:,} tokens, special ones left out)"
         )
         lines += filter(None, (r.left_out, r.large.words))
         if lost := self.losses:
             zero = _share(lost.recovered_zero, lost.recovered_zero_ci95)
             mean = _share(lost.recovered_mean, lost.recovered_mean_ci95)
             lines.append(
-                f"loss {lost.clean:.3f} nats clean, {lost.sae:.3f} with the SAE, {lost.zero:.3f} zeroed, "
-                f"{lost.mean:.3f} at the mean: recovered {zero} against zeros, {mean} against the mean; "
-                f"KL {lost.kl:.3f} nats ({lost.n_tokens:,} tokens)"
+                f"loss {lost.clean:z.3f} nats clean, {lost.sae:z.3f} with the SAE, {lost.zero:z.3f} zeroed, "
+                f"{lost.mean:z.3f} at the mean: recovered {zero} against zeros, {mean} against the mean; "
+                f"KL {lost.kl:z.3f} nats ({lost.n_tokens:,} tokens)"
             )
         low = f", {d.ultralow:,} in an ultralow cluster below {d.ultralow_below:.1e}" if d.ultralow else ""
         lines.append(
             f"{d.alive:,} latents alive{low}, {d.dead:,} dead, {d.always_on:,} always on "
             f"(over {ALWAYS_ON:.0%}); {d.copies:,} copies (decoder cosine ≥ {ALIKE}); "
-            f"median nearest cosine {d.nearest_cosine:.2f}, "
-            f"chance {d.nearest_cosine_random:.2f}"
+            f"median nearest cosine {d.nearest_cosine:z.2f}, "
+            f"chance {d.nearest_cosine_random:z.2f}"
         )
         return "\n".join(lines)
 
@@ -226,7 +226,7 @@ class SaeEvaluation(SavedResult):
 
 def _headline(lost: Losses) -> str:
     if np.isnan(lost.recovered_zero):
-        nats = f"{lost.zero:.3f} nats, clean {lost.clean:.3f}"
+        nats = f"{lost.zero:z.3f} nats, clean {lost.clean:z.3f}"
         return f"loss recovered is undefined (zeros cost this model nothing: {nats})"
     return f"recovers {lost.recovered_zero:.1%} of the loss"
 

@@ -126,9 +126,9 @@ class SaeRecovery(SavedResult):
                 mine = rows.loc[name]
                 lines.append(
                     f"{world}: {name} {_verdict(mine, floor)}: {mine['found']:.0%} at cosine .9 or more "
-                    f"(chance {floor['found'].max():.0%}), mean cosine {mine['cosine']:.2f} against "
-                    f"{floor['cosine'].max():.2f} ({floor['cosine'].idxmax()}), F1 {mine['f1']:.2f} "
-                    f"against {floor['f1'].max():.2f} ({floor['f1'].idxmax()})"
+                    f"(chance {floor['found'].max():.0%}), mean cosine {mine['cosine']:z.2f} against "
+                    f"{floor['cosine'].max():z.2f} ({floor['cosine'].idxmax()}), F1 {mine['f1']:z.2f} "
+                    f"against {floor['f1'].max():z.2f} ({floor['f1'].idxmax()})"
                 )
         return "\n".join(lines)
 

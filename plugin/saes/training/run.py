@@ -115,7 +115,7 @@ class Run(Result):
         last: Any = self.history.iloc[-1]
         figures = (
             f"loss {last['loss']:.4g}, L0 {last['l0']:.1f}, explained variance "
-            f"{last['explained_variance']:.3f}, {int(last['dead']):,} dead of {self.d_sae:,} latents "
+            f"{last['explained_variance']:z.3f}, {int(last['dead']):,} dead of {self.d_sae:,} latents "
             f"(last batch, step {int(last['step']):,}, {last['seconds']:.0f} s)"
         )
         large = LargeRows(**self.manifest["large_rows"]) if "large_rows" in self.manifest else None

@@ -259,7 +259,7 @@ def _postfix(trainers: Sequence[Trainer]) -> str:
         return ", ".join(f"{name} {line['loss']:.4g}" for name, line in last[:_ON_THE_BAR])
     line = last[0][1]
     return (
-        f"loss {line['loss']:.4g}, L0 {line['l0']:.1f}, EV {line['explained_variance']:.3f}, "
+        f"loss {line['loss']:.4g}, L0 {line['l0']:.1f}, EV {line['explained_variance']:z.3f}, "
         f"dead {line['dead']:.0f}"
     )
 
