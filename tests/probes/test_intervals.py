@@ -10,7 +10,7 @@ from scipy.stats import ttest_1samp
 from graticule.hooks.artifact import json_ready
 from graticule.hooks.saved import decode
 from graticule.probes.core.detection import detection, power_curve
-from graticule.probes.core.findings_display import power_figures
+from graticule.probes.core.findings_figures import power_figures
 from graticule.probes.core.fit import Predictions
 from graticule.probes.core.intervals import (
     Estimates,
