@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -93,7 +95,7 @@ def boosted_test(
     the mean at none."""
     if iterations == 0:
         return np.full(len(X_test), y.mean())
-    return _fitted(X_train, y, iterations, rate, seed).predict(X_test)
+    return _Trees(X_train, y, rate, seed).grown(iterations).predict(X_test)
 
 
 def boosted_without(
@@ -126,9 +128,6 @@ def boosted_without(
         for k in range(count)
     ]
     for t, column in enumerate(y.T):
-        alone: list[list[np.ndarray]] = [
-            _staged(varied, column, fold != k, rate, seed, steps) for k in range(count)
-        ]
         beside = np.empty((count, len(steps), len(y)))
         for k in range(count):
             for j in range(k):
@@ -141,7 +140,11 @@ def boosted_without(
             tried = [np.full(int(rest.sum()), mean), *beside[k][:, rest]]
             best = int(np.argmin([np.square(column[rest] - one).sum() for one in tried]))
             out[k].out_of_fold[:, t] = tried[best]
-            out[k].test[:, t] = mean if best == 0 else alone[k][best - 1][~rest]
+            out[k].test[:, t] = mean
+            if best:
+                out[k].test[:, t] = boosted_test(
+                    varied[rest], column[rest], varied[~rest], steps[best - 1], rate, seed
+                )
     return out
 
 
@@ -151,8 +154,7 @@ def _staged(
     """Of all rows, by trees of some, after so many iterations each."""
     if not inside.any():
         return [np.full(len(y), y.mean())] * len(steps)
-    model = _fitted(X[inside], y[inside], steps[-1], rate, seed)
-    stages = list(model.staged_predict(X))
+    stages = _Trees(X[inside], y[inside], rate, seed).grown(steps[-1]).stages(X)
     return [stages[step - 1] for step in steps]
 
 
@@ -164,15 +166,14 @@ def _boosted(
     least, best, chosen = float(np.square(y - mean).sum()), mean, 0
     parts = [(fold != k, fold == k) for k in np.unique(fold)]
     parts = [part for part in parts if part[0].any()]  # a single cluster leaves no other rows to learn from
-    models: list[Any] = [None] * len(parts)
+    models = [_Trees(X[inside], y[inside], rate, seed) for inside, _ in parts]
     looks: dict[int, np.ndarray] = {}
     for count in range(STEP, most + 1, STEP):
         if count not in looks:
             grown = min(count + _AT_ONCE - STEP, most)
             looks = {at: mean.copy() for at in range(count, grown + 1, STEP)}
-            for i, (inside, outside) in enumerate(parts):
-                models[i] = _fitted(X[inside], y[inside], grown, rate, seed, models[i])
-                for at, values in enumerate(models[i].staged_predict(X[outside]), 1):
+            for model, (_, outside) in zip(models, parts, strict=True):
+                for at, values in enumerate(model.grown(grown).stages(X[outside]), 1):
                     if at in looks:
                         looks[at][outside] = values
         error = float(np.square(y - looks[count]).sum())
@@ -183,24 +184,63 @@ def _boosted(
     return best, boosted_test(X, y, X_test, chosen, rate, seed), chosen
 
 
-def _fitted(X: np.ndarray, y: np.ndarray, iterations: int, rate: float, seed: int, model: Any = None) -> Any:
-    """A model of so many iterations: from the start, or the same one grown further."""
-    load("sklearn.ensemble")
-    from sklearn.ensemble import HistGradientBoostingRegressor
+class _Trees:
+    """A model of one target, which can be grown further on the same rows."""
 
-    if model is None:
-        no: Any = False  # the default is early stopping on rows drawn by place
-        model = HistGradientBoostingRegressor(
+    def __init__(self, X: np.ndarray, y: np.ndarray, rate: float, seed: int) -> None:
+        load("sklearn.ensemble")
+        from sklearn.ensemble import HistGradientBoostingRegressor
+
+        every = -(-len(y) // MOST_ROWS)
+        least, no = int(np.clip(len(y) // 100, 3, 20)), cast("Any", False)
+        self._columns = _splittable(X[::every], least)
+        self._X, self._y = X[::every, self._columns], y[::every]
+        self._model = HistGradientBoostingRegressor(
             learning_rate=rate,
             max_leaf_nodes=_leaves(len(y)),
-            min_samples_leaf=int(np.clip(len(y) // 100, 3, 20)),
+            min_samples_leaf=least,
             max_bins=64,
-            early_stopping=no,
+            early_stopping=no,  # the default is early stopping on rows drawn by place
             warm_start=True,
             random_state=seed,
         )
-    every = -(-len(y) // MOST_ROWS)
-    return model.set_params(max_iter=iterations).fit(X[::every], y[::every])
+
+    def grown(self, iterations: int) -> _Trees:
+        """The same, of so many iterations."""
+        with _threads(len(self._y)):
+            self._model.set_params(max_iter=iterations).fit(self._X, self._y)
+        return self
+
+    def stages(self, X: np.ndarray) -> list[np.ndarray]:
+        """Predictions after every iteration."""
+        with _threads(len(X)):
+            return list(self._model.staged_predict(X[:, self._columns]))
+
+    def predict(self, X: np.ndarray) -> np.ndarray:
+        """Predictions after all iterations."""
+        with _threads(len(X)):
+            return self._model.predict(X[:, self._columns])
+
+
+def _splittable(X: np.ndarray, least: int) -> np.ndarray:
+    """Columns that can be cut with so many rows on either side, one at least; the others enter no tree."""
+    ordered = np.sort(X, axis=0)  # missing entries last
+    can = (ordered[min(least, len(X)) - 1] != ordered[max(0, len(X) - least)]) | np.isnan(ordered[-1])
+    can[:1] |= not can.any()
+    return np.flatnonzero(can)
+
+
+def _threads(n: int) -> AbstractContextManager[Any]:
+    """One thread for few rows, whose pieces are too small to be shared out: others would mostly wait."""
+    return _pools().limit(limits=1, user_api="openmp") if n <= _MANY_ROWS else nullcontext()
+
+
+@cache
+def _pools() -> Any:
+    """Handles of the OpenMP libraries that are loaded."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def _leaves(n: int) -> int:

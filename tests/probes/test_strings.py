@@ -96,8 +96,11 @@ def test_many_texts_are_read_as_each_by_itself(monkeypatch: pytest.MonkeyPatch) 
 
 def test_trees_are_scikit_learns_fold_by_fold() -> None:
     rng = np.random.default_rng(0)
-    X, noise = rng.normal(size=(90, 4)), rng.normal(size=90)
-    y = np.stack([(X[:, 0] > 0) * X[:, 1] * 3 + noise / 5 + 7, noise], axis=1)
+    X, noise, row = rng.normal(size=(90, 4)), rng.normal(size=90), np.arange(90)
+    X[:, 2], X[:, 3] = row % 20 == 4, row % 20 != 9  # but for three training rows constant: a leaf
+    y = np.stack(
+        [(X[:, 0] > 0) * (X[:, 1] + 2) * 3 + 5 * X[:, 2] - 5 * X[:, 3] + noise / 5 + 7, noise], axis=1
+    )
     fold = group_folds(np.arange(60) // 2, 3, 0)
     predictions, info = boosted_predictions(X[:60], y[:60], fold, X[60:], disable=True)
     count = info["iterations"][0]
