@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from graticule.probes.scores.metrics import number_text
-from graticule.probes.tables.columns import RANK
+from graticule.probes.tables.units import RANK
 
 if TYPE_CHECKING:
     from graticule.probes.core.class_scores import ClassScores

@@ -41,7 +41,7 @@ from graticule.probes.plots.style import (
     style,
 )
 from graticule.probes.scores.metrics import count_of
-from graticule.probes.tables.columns import RANK
+from graticule.probes.tables.units import RANK
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

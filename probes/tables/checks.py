@@ -14,8 +14,9 @@ import pandas as pd
 
 from graticule.hooks.calls import came
 from graticule.hooks.messages import UnknownNameError, brief, half_character
-from graticule.hooks.values import unmasked
-from graticule.probes.tables.columns import LIMITS, TableError, holds_dates
+from graticule.probes.tables.columns import TableError
+from graticule.probes.tables.entries import holds_dates
+from graticule.probes.tables.units import LIMITS
 
 _WHOLE = re.compile(r"-?\d+")
 
@@ -284,52 +285,3 @@ def duplicates(texts: Sequence[str] | None, y: np.ndarray) -> tuple[int, int]:
     several = groups.size() > 1
     differ = (groups.max() != groups.min()).any(axis=1)
     return int(several.sum()), int((several & differ).sum())
-
-
-def check_arrays(given: Mapping[str, Any], texts: Sequence[str] | pd.Series | None) -> None:
-    """Refuse masked arrays, texts with half a character, and arrays that may stand in different orders.
-
-    Args:
-        given: What the arrays are, and the arrays; a pandas Series or DataFrame has an order of its own.
-        texts: Those of them that are texts.
-
-    Raises:
-        MaskedError: One has masked entries.
-        TableError: A text holds half a character; indices differ, or one has an index other than 0, 1, 2, …
-            among plain arrays.
-    """
-    for what, values in given.items():
-        unmasked(what, values)
-    for row, value in enumerate([] if texts is None else texts):
-        if half_character(str(value)):  # which pandas refuses in its own words
-            raise TableError(f"texts holds half a character at row {row}: {value!r}")
-    indexed = {k: v.index for k, v in given.items() if isinstance(v, pd.Series | pd.DataFrame)}
-    plain = [k for k, v in given.items() if v is not None and k not in indexed]
-    for name, index in indexed.items():
-        other, order = next(iter(indexed.items()))
-        if plain:
-            other, order = plain[0], pd.RangeIndex(len(index))
-        if not np.array_equal(index.to_numpy(), order.to_numpy()):
-            raise TableError(
-                f"{name} has the index {', '.join(map(str, index[:3]))}, … and {other} "
-                f"{'is counted by place' if plain else 'another'}: pass {name}.to_numpy() if both stand in "
-                "one order, or sort by the index first"
-            )
-
-
-def columns_of(y: Any, target_names: Sequence[Any] | pd.Index | None) -> dict[str, Any]:
-    """Target columns of an array [row] or [row, target]; TableError for another shape."""
-    try:
-        values = np.asarray(y)
-    except ValueError as error:
-        raise TableError("y is ragged: give every row the same number of targets") from error
-    if values.ndim not in (1, 2):
-        raise TableError(f"y has shape {values.shape}: pass [row] or [row, target]")
-    n_targets = 1 if values.ndim == 1 else values.shape[1]
-    default = ["target"] if n_targets == 1 else [f"target_{i}" for i in range(n_targets)]
-    given = default if target_names is None or not len(target_names) else target_names
-    names = [str(name) for name in given]
-    if len(names) != n_targets or len(set(names)) != len(names):
-        raise TableError(f"{n_targets} targets need as many different names, got {names}")
-    columns = values.reshape(len(values), n_targets).T
-    return dict(zip(names, columns, strict=True))

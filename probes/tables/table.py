@@ -12,54 +12,29 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Int, Shaped
 
-from graticule.hooks.alignment import by_place, named_by_text
+from graticule.hooks.alignment import by_place
 from graticule.hooks.doors import DATA, door
 from graticule.hooks.limits import check_limits
 from graticule.hooks.messages import TellsNames, visible
-from graticule.hooks.names import user_path
-from graticule.probes.scores.metrics import coordinate_columns, share_below
-from graticule.probes.tables.alike import AUTO, alike_texts
+from graticule.probes.scores.metrics import coordinate_columns
+from graticule.probes.tables.arrays import frame_of_arrays, targets_of_array
 from graticule.probes.tables.checks import (
-    check_arrays,
-    check_coordinates,
-    column_name,
-    column_names,
-    columns_of,
-    duplicates,
-    need_column,
-    need_text_and_target,
-    need_two_clusters,
     need_variation,
-    read_texts,
-    refuse,
 )
 from graticule.probes.tables.columns import (
-    RANK,
     Kind,
     TableError,
-    Units,
-    check_unit,
-    read_as_missing,
-    read_split,
-    read_targets,
-    read_units,
-    say_alike,
-    with_grades,
 )
-from graticule.probes.tables.confounders import confounder_frames
+from graticule.probes.tables.fields import MIN_TEST, MIN_TRAIN, completed, read_fields
 from graticule.probes.tables.groups import (
-    across,
     dense_codes,
     draw_rows,
-    draw_split,
     link_clusters,
-    row_clusters,
 )
-from graticule.probes.tables.reading import packaged_settings, read_frame, words_for_missing
+from graticule.probes.tables.reading import packaged_settings
+from graticule.probes.tables.units import RANK, Units
 
 logger = logging.getLogger(__name__)
-
-MIN_TRAIN, MIN_TEST = 3, 2
 
 
 class Table(TellsNames):
@@ -157,101 +132,11 @@ class Table(TellsNames):
                 rows, or a part of the split is empty (a ValueError).
             FileNotFoundError: There is no such file.
         """
-        labels = data.columns.tolist() if isinstance(data, pd.DataFrame) else ()
-        text = column_name("text", text, labels)
-        split, cluster = column_name("split", split, labels), column_name("cluster", cluster, labels)
-        targets, levels = column_names("target", target, labels), column_names("blocks", blocks, labels)
-        beside = list(dict.fromkeys(column_names("confounds", confounds, labels)))
-        if on_bad not in ("raise", "drop"):
-            raise TableError(f"on_bad is {on_bad!r}: pass 'raise' or 'drop'")
-        if kind not in (None, "numeric", "ordinal", "binary", "categorical"):
-            raise TableError(f"kind is {kind!r}: pass 'numeric', 'ordinal', 'binary', 'categorical' or None")
-        literal = [c for c in (text, cluster, split, *levels) if c is not None]
-        frame, default_name, shipped = read_frame(data, text=text, literal=literal)
-        split = shipped if split is None else split
-        roles = [(c, "target") for c in targets] + [(c, "blocks") for c in levels]
-        roles += [
-            (c, r) for c, r in ((text, "text"), (split, "split"), (cluster, "cluster")) if c is not None
-        ]
-        frame = named_by_text(frame)
-        if presumed := cluster == AUTO and AUTO not in frame:
-            if text is None:
-                raise TableError("cluster='auto' looks for texts that are nearly the same: name them, text=")
-            roles, cluster = [(c, r) for c, r in roles if r != "cluster"], None
-        for column, role in roles:
-            need_column(frame, column, role)
-
-        if text is not None and text in targets:
-            raise TableError(f"target {text!r} is the text column: the model reads it; name another column")
-        if text is not None and len(targets) == 1 and kind is None:
-            need_text_and_target(frame[text], frame[targets[0]])
-        for column, role in roles:
-            if role in ("cluster", "blocks"):
-                say_alike(f"{role} {column!r}: labels", frame[column].dropna().unique().tolist())
-        bad: dict[int, str] = {}
-        texts = None if text is None else read_texts(frame[text], text, bad)
-        words: dict[int, str] = {}
-        if len(targets) == 1 and not isinstance(data, pd.DataFrame):  # NA may be a class, and is read as none
-            missing = np.flatnonzero(frame[targets[0]].isna()).tolist()
-            words = words_for_missing(user_path(data), targets[0], missing) if missing else {}
-        in_ranks, kind = kind == "ordinal", None if kind == "ordinal" else kind
-        if in_ranks:
-            frame, kind = with_grades(frame, targets, units), "numeric"
-        read = read_targets(frame, targets, kind, bad, words, positive)
-        hint = "" if read.kind == "numeric" else read_as_missing(words.values())
-        unit_of = read_units(units, targets, read.names, read.kind)
-        check_coordinates(read.y, unit_of, read.names, bad)
-        is_test = None if split is None else read_split(frame[split], split, bad)
-        if on_bad == "raise":
-            refuse(bad, len(frame), hint)
-        usable = np.array([row for row in range(len(frame)) if row not in bad], dtype=np.int64)
-        if read.kind != "numeric" and bad:  # a class may have lost all its rows
-            read = read_targets(frame.iloc[usable], targets, read.kind, {}, positive=positive)
-            y, unit_of = read.y, (None,) * len(read.names)
-        else:
-            y = read.y[usable]
-        need_variation(y, read.names, read.kind, "")
-        part = frame.iloc[usable].reset_index(drop=True)
-        texts = None if texts is None else [texts[row] for row in usable]
-        labels = None if cluster is None else part[cluster]
-        clusters, forms, together = row_clusters(texts, labels, len(part))
-        if presumed:
-            clusters = link_clusters([pd.Series(clusters), pd.Series(alike_texts(texts or []))], len(part))
-            together = ", texts that share most of their letters together"
-        if is_test is None:
-            if not 0 < test_size < 1:
-                raise TableError(f"test_size is {test_size}: it is the share of test rows, between 0 and 1")
-            need_two_clusters(clusters, y, read.names, read.kind)
-            is_test, origin = draw_split(clusters, y, read.kind, test_size, seed), f"drawn here (seed {seed})"
-        else:
-            is_test, origin = is_test[usable], f"shipped, column {split!r}"
-            if forms is not None and (pairs := across(forms, texts or [], is_test)):
-                logger.warning(
-                    "%d texts stand in training and test rows alike but for case, blanks, punctuation or "
-                    "Unicode form; first: %r and %r; put them in one part, or say with cluster= which rows "
-                    "belong together",
-                    len(pairs),
-                    *pairs[0],
-                )
-        if in_ranks and not is_test.all():
-            y, unit_of = share_below(y[~is_test], y), (RANK,) * len(read.names)
-        self._fill(
-            name=name or default_name,
-            frame=part,
-            source_rows=usable,
-            texts=texts,
-            target_names=read.names,
-            units=unit_of,
-            kind=read.kind,
-            classes=read.classes,
-            y=y,
-            is_test=is_test,
-            clusters=clusters,
-            blocks={c: part[c] for c in levels},
-            confounds=confounder_frames(beside, part, texts, usable / max(1, len(frame) - 1), targets),
-            dropped=pd.DataFrame({"row": sorted(bad), "reason": [bad[r] for r in sorted(bad)]}),
-            origin=origin + together,
-        )
+        fields, hint = read_fields(
+            data, text, target, units, split, cluster, blocks, name, on_bad, test_size, seed, kind, positive,
+            confounds,
+        )  # fmt: skip
+        self._fill(**fields)
         for part, where in ((~self.is_test, "training"), (self.is_test, "test")):
             need_variation(self.y[part], self.target_names, self.kind, f" in the {where} rows")
         if len(self.dropped):
@@ -290,28 +175,8 @@ class Table(TellsNames):
         Raises:
             TableError: Lengths differ, besides what the constructor raises.
         """
-        blocks = {str(key): values for key, values in (blocks or {}).items()}
-        given = {"y": y, "texts": texts, "is_test": is_test, "clusters": clusters}
-        given |= {key: values for key, values in blocks.items() if key not in given}
-        check_arrays(given, texts)
-        columns = columns_of(y, target_names)
-        names = list(columns)
-        levels = {key: list(values) for key, values in blocks.items()}
-        if both := [key for key in levels if key in columns]:
-            raise TableError(f"blocks {both[0]!r} has the name of a target: give one of the two another")
-        columns |= levels
-        roles: dict[str, str | None] = {"text": None, "split": None, "cluster": None}
-        for role, values in (("text", texts), ("split", is_test), ("cluster", clusters)):
-            if values is not None:
-                column = role
-                while column in columns:
-                    column += "_"
-                roles[role], columns[column] = column, list(values)
-        lengths = {key: len(values) for key, values in columns.items()}
-        if len(set(lengths.values())) > 1:
-            raise TableError(f"all arrays need one entry per row, but their lengths are {lengths}")
-        frame = pd.DataFrame({key: pd.Series(values) for key, values in columns.items()})
-        return cls(frame, target=names, blocks=list(levels), name=name, **roles, **settings)
+        frame, names, levels, roles = frame_of_arrays(y, texts, is_test, clusters, target_names, blocks or {})
+        return cls(frame, target=names, blocks=levels, name=name, **roles, **settings)
 
     # --- derived tables
 
@@ -360,21 +225,9 @@ class Table(TellsNames):
         Raises:
             TableError: There is another number of rows, names do not fit, or values are not finite.
         """
-        values = by_place("y", y, "table rows").astype(np.float64).reshape(len(y), -1)
-        if len(values) != len(self):
-            raise TableError(f"the new target needs {len(self)} finite rows; it has {len(values)}")
-        for row in np.flatnonzero(~np.isfinite(values).all(axis=1))[:1]:
-            raise TableError(
-                f"the new target needs {len(self)} finite rows; row {row} is {values[row].tolist()}"
-            )
+        values, names, unit_of = targets_of_array(y, len(self), target_names, units)
         if target_names is None and values.shape == self.y.shape:
             return self.derived(y=values)
-        given = () if target_names is None else target_names
-        names = tuple(map(str, given)) or tuple(f"target_{i}" for i in range(values.shape[1]))
-        unit_of = tuple(units or (None,) * len(names))
-        if not len(names) == len(unit_of) == values.shape[1]:
-            raise TableError(f"{values.shape[1]} targets, but {len(names)} names and {len(unit_of)} units")
-        unit_of = tuple(check_unit(unit, name) for unit, name in zip(unit_of, names, strict=True))
         return self.derived(y=values, target_names=names, units=unit_of, kind="numeric", classes=())
 
     def with_split(self, is_test: Bool[np.ndarray, " row"], note: str = "drawn anew") -> Table:
@@ -404,8 +257,6 @@ class Table(TellsNames):
             raise TableError(f"{len(labels)} labels for {len(self)} rows: one label a row")
         given = pd.Series(list(by_place("labels", labels, "table rows")), dtype=object)
         return self.derived(clusters=link_clusters([pd.Series(self.clusters), given], len(self)))
-
-    # --- what it is
 
     @property
     def inputs(self) -> Sequence[Any] | None:
@@ -492,19 +343,7 @@ class Table(TellsNames):
         return out
 
     def _fill(self, *, origin: str, **values: Any) -> None:
-        y, is_test, clusters = values["y"], values["is_test"], values["clusters"]
-        n_train, n_test = int((~is_test).sum()), int(is_test.sum())
-        if n_train < MIN_TRAIN or n_test < MIN_TEST:
-            raise TableError(
-                f"{values['name']}: {n_train} training and {n_test} test rows (split {origin}); at least "
-                f"{MIN_TRAIN} and {MIN_TEST} are needed. Give more rows or another split"
-            )
-        straddling = len(np.intersect1d(clusters[is_test], clusters[~is_test]))
-        values["split_note"] = (
-            f"{origin}: {n_train} training and {n_test} test rows; {straddling} clusters straddle it"
-        )
-        values["duplicate_texts"], values["conflicting_texts"] = duplicates(values["texts"], y)
-        for key, value in values.items():
+        for key, value in completed(values, origin).items():
             if isinstance(value, np.ndarray):
                 value.flags.writeable = False
             object.__setattr__(self, key, value)

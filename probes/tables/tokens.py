@@ -20,8 +20,7 @@ from graticule.hooks.offsets import character_offsets, touched
 from graticule.hooks.protocols import HookedModel
 from graticule.hooks.rows import Rows
 from graticule.hooks.tokens import Inputs, TokenRows, tokenize
-from graticule.probes.tables.checks import TableError
-from graticule.probes.tables.columns import Kind
+from graticule.probes.tables.columns import Kind, TableError
 from graticule.probes.tables.groups import row_clusters
 from graticule.probes.tables.table import Table
 

@@ -18,7 +18,7 @@ from graticule.hooks.tokens import TokenRows
 from graticule.probes.core.labels import NO_BETTER, STRUCTURE
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.surface.token_readers import TOKENS
-from graticule.probes.tables.checks import TableError
+from graticule.probes.tables.columns import TableError
 
 TEXTS = ["the old city of paris", "san francisco is in the west", "a river", "the king of rome is old"]
 LABELS = [[0, 1, 1, 0, 1], [0, 0, 0, 1], [1], [0]]
