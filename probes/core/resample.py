@@ -111,10 +111,11 @@ def resamples(
     step = max(1, _CHUNK_CELLS // size)
     of = size if picked is None else len(picked)
     for start in range(0, n_bootstrap, step):
-        # drawn one by one, so that the draws do not depend on how many are held at once
-        drawn = (rng.integers(0, of, of) for _ in range(min(step, n_bootstrap - start)))
-        counts = (np.bincount(d if picked is None else picked[d], minlength=size) for d in drawn)
-        yield np.stack(list(counts)).astype(np.float64)
+        count = min(step, n_bootstrap - start)
+        drawn = rng.integers(0, of, (count, of))  # one stream, however many are held at once
+        places = (drawn if picked is None else picked[drawn]) + size * np.arange(count)[:, None]
+        counts = np.bincount(places.ravel(), minlength=count * size)
+        yield counts.reshape(count, size).astype(np.float64)
 
 
 def resampled_by_target(

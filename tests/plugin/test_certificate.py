@@ -409,18 +409,18 @@ def test_what_cannot_be_is_refused(world):
 # What is used ------------------------------------------------------------------------------------------
 @pytest.mark.slow
 def test_decoys_and_what_is_used_are_told_apart_unless_the_instrument_is_broken(world, monkeypatch, tmp_path):
-    small = replace(PLAN, noises=(), masks=(), dimensions=(1.0,), labellings=2, decoys=8)
+    small = replace(PLAN, noises=(), masks=(), dimensions=(1.0,), labellings=2, decoys=4)
     good = certify(world, plan=small, out=tmp_path / "c", progress=False)
     assert mark(good.marks, "causes", "decoys").passed
     assert mark(good.marks, "causes", "hardly readable").passed
-    assert good.uses["trials"].tolist() == [8, 8] and good.uses["readable"].diff().iloc[1] < 0
+    assert good.uses["trials"].tolist() == [4, 4] and good.uses["readable"].diff().iloc[1] < 0
     assert "Called used by causes, in planted worlds" in good.tables()
     good.save(tmp_path / "saved")
     assert Certificate.load(tmp_path / "saved").summary() == good.summary()
     monkeypatch.setattr(second_verdict, "OWN", -1.0)  # whatever moves something is called used
-    everything = uses(8, 0, progress=False)
+    everything = uses(3, 0, progress=False)
     monkeypatch.setattr(second_verdict, "OWN", 2.0)  # nothing is
-    nothing = uses(8, 0, progress=False)
+    nothing = uses(3, 0, progress=False)
     tables = (good.concepts, good.parities, good.verdicts, good.nothing)
     assert not mark(marks_of(*tables, everything), "causes", "decoys").passed
     assert not mark(marks_of(*tables, nothing), "causes", "hardly readable").passed

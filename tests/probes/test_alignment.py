@@ -289,9 +289,8 @@ def test_token_rows_are_compared_with_what_a_baseline_read(load_tiny) -> None:
     beside = baselines(model, table, layers=[0], twins=0, progress=False)
 
     def ask(rows: list[list[int]], beside=beside):
-        return sweep(
-            capture(model, rows, layers=[0]), table, baselines=beside, n_bootstrap=20, progress=False
-        )
+        acts = capture(model, rows, layers=[0])
+        return sweep(acts, table, baselines=beside, n_bootstrap=20, crossfit=False, progress=False)
 
     rows = tokenised(model, texts)
     found = ask(rows)

@@ -9,6 +9,7 @@ from scipy.stats import ttest_1samp
 
 from graticule.hooks.artifact import json_ready
 from graticule.hooks.saved import decode
+from graticule.probes.core import resample
 from graticule.probes.core.detection import detection, power_curve
 from graticule.probes.core.findings_figures import power_figures
 from graticule.probes.core.fit import Predictions
@@ -258,3 +259,13 @@ def test_what_is_said_of_detection_agrees_with_the_verdict() -> None:
     assert curve is not None and curve["power"].between(0, 1).all()
     (figure,) = power_figures(few).values()
     assert len(figure.data) >= curve["gain"].nunique()
+
+
+def test_resamples_are_those_drawn_one_by_one(monkeypatch):
+    for size, labels in ((7, None), (50, None), (9, np.array([0, 8, 8, 3, 3]))):
+        rng, drawn = np.random.default_rng(5), np.arange(size) if labels is None else labels
+        picks = [drawn[rng.integers(0, len(drawn), len(drawn))] for _ in range(31)]
+        expected = np.stack([np.bincount(pick, minlength=size) for pick in picks])
+        for cells in (1 << 20, 4 * size):  # all at once, four at a time
+            monkeypatch.setattr(resample, "_CHUNK_CELLS", cells)
+            assert np.array_equal(np.concatenate(list(resample.resamples(size, 31, 5, labels))), expected)

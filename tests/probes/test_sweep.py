@@ -252,18 +252,19 @@ def sized(names):
 @pytest.mark.parametrize("kind", ["hooked", "bridge"])
 def test_the_whole_path_resumes_step_by_step(load_tiny, sized, tmp_path, kind, monkeypatch):
     model = load_tiny("llama", kind)
-    in_memory = probe(model, sized, progress=False)
-    on_disk = probe(model, sized, out=tmp_path / "run", progress=False)
+    how = {"progress": False, "crossfit": None if kind == "hooked" else False}
+    in_memory = probe(model, sized, **how)
+    on_disk = probe(model, sized, out=tmp_path / "run", **how)
     assert on_disk.to_json()["layers"] == in_memory.to_json()["layers"]
     assert on_disk.verdict == in_memory.verdict
     assert {"tfidf", "mean_embedding", "last_embedding", "block_0", "twin_0"} <= set(on_disk.baselines)
     assert Store(tmp_path / "run" / "activations").n_rows == len(sized)
     made = (tmp_path / "run" / "findings.json").stat().st_mtime_ns
     monkeypatch.setattr(type(model), "forward", lambda *a, **k: pytest.fail("the model ran again"))
-    again = probe(model, sized, out=tmp_path / "run", progress=False)
+    again = probe(model, sized, out=tmp_path / "run", **how)
     assert (tmp_path / "run" / "findings.json").stat().st_mtime_ns == made
     assert again.to_json() == on_disk.to_json()
-    refitted = probe(model, sized, out=tmp_path / "run", min_gain=0.5, progress=False)  # stores are reused
+    refitted = probe(model, sized, out=tmp_path / "run", min_gain=0.5, **how)  # stores are reused
     assert refitted.verdict.min_gain == 0.5
 
 
