@@ -38,6 +38,7 @@ def installed(tmp_path, monkeypatch) -> Path:
     sys.modules.pop("median_split", None)
 
 
+@pytest.mark.slow
 def test_the_document_s_analysis_is_a_command_a_result_and_a_page(installed, hf_folder, capsys):
     rng = np.random.default_rng(0)
     words = np.array(["paris", "rome", "oslo", "lima", "cairo", "river", "king", "lake"])

@@ -389,6 +389,7 @@ def test_hook_points_of_methods_are_hook_names_and_options_have_names(made, tmp_
     assert warned(lambda: f.inputs.draws, "n_bootstrap") == f.inputs.n_bootstrap == 20
 
 
+@pytest.mark.slow
 def test_a_model_stands_after_the_first_findings_and_before_it_warns(made):
     model, f = made["m"], made["f"]
     calls = {"directions": {"n_noise": 2, "progress": False}}

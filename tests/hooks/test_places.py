@@ -93,6 +93,7 @@ def test_a_result_is_the_same_bytes_behind_a_url(memory, tmp_path):
     assert again.parts[0].name == "a"
 
 
+@pytest.mark.slow
 def test_findings_are_the_same_bytes_behind_a_url(made, memory, tmp_path):
     made.save(f"{memory}/findings")
     made.save(tmp_path / "findings")

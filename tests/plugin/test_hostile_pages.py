@@ -245,6 +245,7 @@ def test_what_prints_itself_is_seen(what):
         assert str(one).isprintable()
 
 
+@pytest.mark.slow
 def test_findings_are_saved_and_told_inside_their_folder(numbers, tmp_path):
     (tmp_path / "in").mkdir()
     numbers.save(tmp_path / "in" / "findings")

@@ -158,6 +158,7 @@ def test_the_old_name_of_the_baselines_predictions_works_and_warns(swept: Any) -
             assert old.rivals is old.baseline_predictions
 
 
+@pytest.mark.slow
 def test_findings_without_settings_are_read_and_say_what_they_suppose(swept: Any, tmp_path: Any) -> None:
     """As graticule 0.1 wrote them."""
     _, found, _ = swept
@@ -200,6 +201,7 @@ def test_array_targets_are_aligned_as_the_sweep_aligned_them(tmp_path: Any) -> N
         read.with_inputs(acts, y[::-1].copy(), split=is_test)
 
 
+@pytest.mark.slow
 def test_material_that_is_not_the_findings_own_is_refused(swept: Any) -> None:
     _, found, again = swept
     acts, table, beside = again.inputs.activations, again.inputs.table, again.inputs.baselines

@@ -78,6 +78,7 @@ def test_a_text_too_many_or_too_few_is_refused_at_every_door(X: np.ndarray, capt
     assert some.rows[DIGEST].tolist() == text_digests(TEXTS)[1:].tolist()
 
 
+@pytest.mark.slow
 def test_a_part_of_the_table_is_told_first_and_logged(X: np.ndarray, table: Table, caplog, tmp_path) -> None:
     findings = sweep(Activations.from_tensors({POINT: X}, texts=TEXTS), table, n_bootstrap=20)
     assert "rows alone" not in findings.summary() + caplog.text

@@ -60,6 +60,7 @@ def test_a_table_puts_them_in_one_part() -> None:
         Table(frame[["y"]], target="y", cluster="auto")
 
 
+@pytest.mark.slow
 def test_a_sweep_holds_them_out_together() -> None:
     rng = np.random.default_rng(1)
     of = np.repeat(np.arange(200), 3)

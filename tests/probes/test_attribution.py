@@ -147,6 +147,7 @@ def test_terms_are_transformer_lens_own(any_model, names, family):
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hooked", "bridge"])
 def test_heads_behind_a_norm_sum_to_what_the_attention_adds(any_model, names, kind):
     model = any_model("gemma3", kind)

@@ -68,6 +68,7 @@ class TestMLP:
         assert found.verdict.label == STRUCTURE
         assert "reads more than the ridge" in found.summary()
 
+    @pytest.mark.slow
     def test_scores_are_those_of_its_predictions(self, found, bent):
         problem = bent.inputs.problem
         y = problem.y[problem.test]
@@ -84,6 +85,7 @@ class TestMLP:
         )
         assert set(found.layers["seed"]) == {0, 1}
 
+    @pytest.mark.slow
     def test_it_comes_back_from_disk(self, found, tmp_path):
         back = again(found, tmp_path / "mlp")
         assert isinstance(back, MLPFindings) and np.array_equal(back.test, found.test)
@@ -109,6 +111,7 @@ class TestPCA:
     def found(cls, findings):
         return pca(findings, ks=(1, 4, 16, 64))
 
+    @pytest.mark.slow
     def test_every_k_is_scikit_learns(self, found, findings):
         swept = findings.inputs
         problem = swept.problem
@@ -124,11 +127,13 @@ class TestPCA:
             assert line["explained"] == pytest.approx(oracle.explained_variance_ratio_.sum())
             assert line["low"] < line["test_r2"] < line["high"]
 
+    @pytest.mark.slow
     def test_all_components_are_the_ridge_itself(self, found, findings):
         scores = findings.layers.set_index("point").loc[found.point]
         assert found.full["test_r2"] == pytest.approx(scores["test_r2"], abs=1e-6)
         assert found.full["validation"] == pytest.approx(scores["validation"], abs=1e-6)
 
+    @pytest.mark.slow
     def test_the_k_needed_is_chosen_on_training_rows(self, found, findings):
         enough = found.curve[found.curve["validation"] >= 0.9 * found.full["validation"]]
         assert found.needed == enough["k"].min()
@@ -143,9 +148,11 @@ class TestPCA:
         np.testing.assert_allclose(np.abs(made.vectors.T @ oracle.components_[:19].T), np.eye(19), atol=1e-8)
         np.testing.assert_allclose(made.variance * 20 / 19, oracle.explained_variance_[:19])
 
+    @pytest.mark.slow
     def test_it_comes_back_from_disk(self, found, tmp_path):
         assert isinstance(again(found, tmp_path / "pca"), PCACurve)
 
+    @pytest.mark.slow
     def test_what_cannot_be_is_refused(self, findings):
         with pytest.raises(ValueError, match="share=0"):
             pca(findings, share=0.0)
@@ -194,6 +201,7 @@ class TestSphere:
         lat, lon = rng.uniform(-90, 90, 50), rng.uniform(-180, 180, 50)
         np.testing.assert_allclose(to_degrees(7.0 * unit_sphere(lat, lon)), np.stack([lat, lon], axis=1))
 
+    @pytest.mark.slow
     def test_it_needs_places(self, findings):
         with pytest.raises(ValueError, match="one lat and one lon"):
             sphere(findings)
@@ -240,12 +248,14 @@ class TestClasses:
         error = (bins["rows"] * (bins["confidence"] - bins["frequency"]).abs()).sum() / len(p)
         assert found.at(LOGISTIC)["ece"] == pytest.approx(error)
 
+    @pytest.mark.slow
     def test_it_comes_back_from_disk(self, found, tmp_path):
         back = again(found, tmp_path / "classes")
         assert isinstance(back, ClassProbes)
         with pytest.warns(DeprecationWarning, match="name="):
             assert back.at(arm=back.scores["arm"][0], k=0).equals(back.at(back.scores["arm"][0]))
 
+    @pytest.mark.slow
     def test_numbers_are_refused(self, findings):
         with pytest.raises(ValueError, match="numbers as targets"):
             classes(findings)

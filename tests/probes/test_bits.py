@@ -242,6 +242,7 @@ def binary() -> tuple[Findings, Activations, pd.DataFrame, Baselines]:
     return sweep(activations, table, baselines=beside, seed=1, crossfit=False), activations, frame, beside
 
 
+@pytest.mark.slow
 def test_yes_or_no_is_judged_in_bits(binary, tmp_path) -> None:
     findings = binary[0]
     assert findings.verdict.metric == findings.settings.score == "bits"
@@ -261,6 +262,7 @@ def test_yes_or_no_is_judged_in_bits(binary, tmp_path) -> None:
     assert again.class_scores == findings.class_scores and again.settings == findings.settings
 
 
+@pytest.mark.slow
 def test_r2_stays_to_be_had(binary) -> None:
     findings, activations, frame, beside = binary
     table = Table(frame, text="name", target="animate", positive="alive")
@@ -273,6 +275,7 @@ def test_r2_stays_to_be_had(binary) -> None:
         sweep(activations, Table(frame.assign(z=np.arange(240.0)), text="name", target="z"), score="bits")
 
 
+@pytest.mark.slow
 def test_which_class_is_one_can_be_chosen(binary) -> None:
     _, _, frame, _ = binary
     tables = [Table(frame, text="name", target="animate", positive=p) for p in ("alive", "dead", None)]
@@ -286,6 +289,7 @@ def test_which_class_is_one_can_be_chosen(binary) -> None:
         Table(frame.assign(k=np.arange(240.0)), target="k", positive=1)
 
 
+@pytest.mark.slow
 def test_which_class_is_one_changes_no_verdict(binary) -> None:
     findings, activations, frame, beside = binary
     other = sweep(activations, Table(frame, text="name", target="animate"), baselines=beside, crossfit=False)
@@ -313,6 +317,7 @@ def test_settings_of_before_are_of_r2() -> None:
         JudgeSettings(score="brier")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_what_goes_on_from_findings_in_bits_speaks_bits(binary) -> None:
     findings = binary[0]
     problem, beside = findings.problem, findings.baseline_predictions
@@ -342,6 +347,7 @@ def test_classes_are_compared_one_by_one_in_bits() -> None:
     assert compared.by_target["difference"] @ shares == pytest.approx(compared.difference)
 
 
+@pytest.mark.slow
 def test_the_command_line_sets_a_monitor_on_saved_findings(binary, tmp_path, capsys) -> None:
     binary[0].save(tmp_path / "f")
     words = ["monitor", str(tmp_path / "f"), "--false-positive-rate", "0.1", "--out", str(tmp_path / "m")]

@@ -180,6 +180,7 @@ def test_noise_respects_clusters() -> None:
     assert np.allclose(values[:, 600:].std(axis=1), 1)
 
 
+@pytest.mark.slow
 def test_hidden_parts_are_of_the_activations_and_beyond_the_baselines(instrument: Instrument) -> None:
     probe = instrument.ridges[PROBE]
     raw = read_from_activations(probe, np.ones(probe.test.shape[1]), 6, np.random.default_rng(2))
@@ -220,6 +221,7 @@ def test_the_same_seed_gives_the_same_calibration(findings: Findings) -> None:
     assert not np.allclose(one.targets["gain"], third.targets["gain"])
 
 
+@pytest.mark.slow
 def test_the_limit_stands_under_the_verdict_that_was_calibrated(findings: Findings, tmp_path) -> None:
     fresh = dataclasses.replace(findings, limit_of_detection=None, largest_gain_tried=None)
     before = fresh.summary().splitlines()
@@ -275,6 +277,7 @@ def test_saved_loaded_and_shown(calibration: Calibration, tmp_path) -> None:
     assert len(never.figures()) == 3
 
 
+@pytest.mark.slow
 def test_what_cannot_be_calibrated_is_refused(findings: Findings) -> None:
     with pytest.raises(ValueError, match="shares of the variance"):
         calibrate(findings, gains=[0.0])

@@ -68,6 +68,7 @@ def calibrated():
     return findings, calibrate(findings, targets=10, gains=(0.02, 0.2, 0.4), strengths=6, seed=1)
 
 
+@pytest.mark.slow
 def test_a_verdict_in_bits_is_calibrated_in_bits(calibrated, tmp_path) -> None:
     findings, calibration = calibrated
     assert findings.verdict.metric == calibration.metric == "bits"

@@ -46,6 +46,7 @@ def first() -> Findings:
     return findings("first", 0)
 
 
+@pytest.mark.slow
 def test_gain_is_that_of_stacks_fitted_on_the_first_table_alone(first: Findings) -> None:
     second = findings("second", 1)
     row = judge_on(first, second).scored.iloc[0]
@@ -69,6 +70,7 @@ def test_gain_is_that_of_stacks_fitted_on_the_first_table_alone(first: Findings)
     assert 0.9 < row["arrives"] < 1.1
 
 
+@pytest.mark.slow
 def test_another_concept_does_not_carry(first: Findings, tmp_path) -> None:
     carried = judge_on(first, {"turned": findings("second", 2, hidden=-1.0), "same": findings("third", 3)})
     assert list(carried.scored["label"]) == [LOST, CARRIES]
@@ -78,6 +80,7 @@ def test_another_concept_does_not_carry(first: Findings, tmp_path) -> None:
     assert list(again.figures()) and again.provenance["settings"]["others"] == ["turned", "same"]
 
 
+@pytest.mark.slow
 def test_rows_that_both_tables_have_are_left_out() -> None:
     ours = [f"row {i}" for i in range(300)]
     a = findings("first", 0, texts=ours)
@@ -88,6 +91,7 @@ def test_rows_that_both_tables_have_are_left_out() -> None:
         judge_on(a, findings("second", 1, texts=ours))
 
 
+@pytest.mark.slow
 def test_classes_carry_too() -> None:
     a = findings("first", 0, kind="binary")
     b = findings("second", 3, kind="binary")
@@ -122,6 +126,7 @@ def test_a_classifier_is_scored_as_it_was_calibrated(tmp_path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_near_copies_are_left_out_too() -> None:
     rng = np.random.default_rng(0)
     ours = ["".join(rng.choice([*"abcdefghijklmnop"], 12)) for _ in range(300)]
@@ -142,6 +147,7 @@ def test_classes_carry_either_way_round() -> None:
     assert np.allclose(one[columns].astype(float), other[columns].astype(float), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused_in_a_line(first: Findings) -> None:
     with pytest.raises(ValueError, match="binary classes no, yes: make both tables of one kind"):
         judge_on(first, findings("second", 1, kind="binary"))

@@ -251,6 +251,7 @@ def test_ablation_takes_the_write_direction_to_its_mean(tiny, tiny_findings):
     assert with_hooks.shape[-1] == tiny.cfg.d_vocab
 
 
+@pytest.mark.slow
 def test_hooks_work_in_the_models_own_dtype(tiny_findings):
     fitted = tiny_findings.probes["blocks.1.hook_resid_post"]
     ((_, fn),) = fitted.fwd_hooks("clamp", 0.5, target="height")
@@ -407,6 +408,7 @@ def test_steering_at_any_position_against_hooks_by_hand(tiny, tiny_findings, pos
     assert result.provenance["settings"]["pos"] == (-2 if pos == -2 else {"slice": [0, 2, None]})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pos", "reason"),
     [
@@ -422,6 +424,7 @@ def test_positions_that_cannot_be_edited_are_refused_in_a_line(tiny, tiny_findin
         check_span("first")
 
 
+@pytest.mark.slow
 def test_the_model_is_left_as_found_after_an_exception(model, findings, monkeypatch):
     model.train()
 

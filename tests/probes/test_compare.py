@@ -107,6 +107,7 @@ def findings() -> Findings:
     return sweep(world.activations, world.table, baselines=world.baselines, n_bootstrap=200, progress=False)
 
 
+@pytest.mark.slow
 def test_layers_of_findings(findings: Findings, tmp_path) -> None:
     found = compare(findings, findings.at("blocks.0.hook_resid_post"), n_bootstrap=300)
     assert found.label == FIRST

@@ -60,6 +60,7 @@ def findings(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["binary", "numeric"])
 @pytest.mark.parametrize("named", ["source", "size"])
 def test_what_the_source_tells_is_no_structure_once_it_is_declared(kind: str, named: str) -> None:
@@ -72,6 +73,7 @@ def test_what_the_source_tells_is_no_structure_once_it_is_declared(kind: str, na
     assert of_source.residualised is not None and of_source.residualised.label != STRUCTURE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["binary", "numeric"])
 def test_a_concept_beside_the_source_is_structure_still(kind: str, tmp_path) -> None:
     both = findings(kind=kind, concept=1.0, confounds=["source", "size"])
@@ -113,6 +115,7 @@ def test_the_gain_within_levels_is_of_stacks_with_the_levels_means_taken_out() -
     assert both.confounders[0].gain == pytest.approx(scores[1] - scores[0], abs=1e-9)
 
 
+@pytest.mark.slow
 def test_balance_is_the_share_of_every_class() -> None:
     both = findings(confounds=["source", "size"])
     frame = both.inputs.table.frame
@@ -152,6 +155,7 @@ TEXTS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TEXTS)
 def test_a_built_in_confounder_is_named_without_being_asked_for(name: str) -> None:
     undeclared = findings(texts=TEXTS[name])
@@ -206,6 +210,7 @@ def test_what_is_no_confounder_is_refused_in_a_line() -> None:
             Table(frame, target="y", confounds=name)
 
 
+@pytest.mark.slow
 def test_missing_values_of_a_confounder_are_a_level() -> None:
     first = findings(kind="numeric")
     table = first.inputs.table

@@ -148,6 +148,7 @@ def test_whitened_random_directions_hold_their_share():
     assert curve[10] / curve[80] == pytest.approx(10 / 80, abs=0.04)
 
 
+@pytest.mark.slow
 def test_a_part_of_the_rows_is_judged_as_the_verdict_judges(lookup):
     setting, problem = ControlInputs.of(lookup, 1, 0), lookup.inputs.problem
     rng = np.random.default_rng(3)
@@ -264,6 +265,7 @@ def test_without_a_model_the_twins_at_hand_are_used(small):
     assert (place["difference_low"], place["difference_high"]) == pytest.approx(check.ci95, abs=0.06)
 
 
+@pytest.mark.slow
 def test_another_model_is_refused(small, load_tiny):
     with pytest.raises(ValueError, match="give the same one"):
         controls(small[2], load_tiny("qwen3", "hooked"), progress=False)

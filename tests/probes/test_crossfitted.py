@@ -94,18 +94,21 @@ def test_gain_is_that_of_all_rows_and_its_interval_half_as_wide_again(tmp_path) 
     assert list(again.figures()) and again.points.iloc[0]["point"] == POINTS[1]
 
 
+@pytest.mark.slow
 def test_copies_of_a_row_tell_nothing_new() -> None:
     one, three = (cross_fit(findings(copies=c), n_repeats=1) for c in (1, 3))
     widths = [r.ci95[1] - r.ci95[0] for r in (one, three)]
     assert widths[1] > 0.7 * widths[0] and three.clusters == one.clusters == 120
 
 
+@pytest.mark.slow
 def test_classes_are_judged_in_bits() -> None:
     got = cross_fit(findings(rows=200, hidden=2.0, kind="binary"), n_repeats=1)
     assert got.metric == "bits" and got.label == STRUCTURE and 0 < got.gain < 1
     assert "bits a row" in got.summary()
 
 
+@pytest.mark.slow
 def test_nothing_is_found_where_nothing_is() -> None:
     labels = [cross_fit(findings(rows=80, hidden=0.0, seed=s), n_repeats=1).label for s in range(12)]
     assert labels.count(STRUCTURE) <= 1
@@ -117,6 +120,7 @@ def test_what_cannot_be_dealt_is_refused() -> None:
 
 
 # By default --------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["numeric", "binary"])
 def test_a_small_table_that_graticule_splits_is_judged_on_every_row(kind: str, tmp_path: Path) -> None:
     swept = findings(kind=kind, crossfit=None)
@@ -159,6 +163,7 @@ def shown_alike(swept: Findings, again: Findings) -> None:
             )
 
 
+@pytest.mark.slow
 def test_a_shipped_split_or_a_large_part_is_judged_as_it_is() -> None:
     swept = findings(rows=60, crossfit=None)
     problem, table = swept.inputs.problem, swept.inputs.table
@@ -183,6 +188,7 @@ def test_families_take_the_cross_fitted_p() -> None:
     assert "1 of 2 findings named" in members.summary()
 
 
+@pytest.mark.slow
 def test_classes_of_which_a_fold_lacks_one_are_judged() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 4))
@@ -211,6 +217,7 @@ def test_fits_without_a_part_are_those_of_the_other_rows(rows: int, width: int, 
     assert np.allclose(ours.test, theirs.predict(X[part]), atol=1e-8)
 
 
+@pytest.mark.slow
 def test_trees_without_a_fold_see_nothing_of_it() -> None:
     rng = np.random.default_rng(3)
     X, fold = rng.normal(size=(120, 5)), np.arange(120) % 4
@@ -223,6 +230,7 @@ def test_trees_without_a_fold_see_nothing_of_it() -> None:
     assert r2_score(y[fold == 2, 0], one.test[:, 0]) > 0.3
 
 
+@pytest.mark.slow
 def test_what_rows_would_show_is_told_in_bits_too() -> None:
     swept = findings(rows=60, hidden=0.4, kind="binary", crossfit=None, seed=4)
     assert swept.verdict.label.startswith("not decided")

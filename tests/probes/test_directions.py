@@ -60,6 +60,7 @@ def test_cosines_are_those_of_the_probes(findings, found):
     assert np.allclose(layers.xs(POINT, level=2).xs(POINT, level=2), 1)
 
 
+@pytest.mark.slow
 def test_whitened_reads_are_what_readings_share(findings, found):
     """⟨a, b⟩ = aᵀ Σ b: the cosine is the correlation of the two probes' readings of the training rows."""
     swept = findings.inputs
@@ -89,6 +90,7 @@ def test_concepts_that_share_are_told_from_those_that_do_not(world, findings):
     assert (together["effective_rank"] < 2.7).all()  # the third lies in the plane of the two
 
 
+@pytest.mark.slow
 def test_chance_is_that_of_targets_really_shuffled(findings):
     """The covariances behind p, and p itself, against 400 shuffled targets that are really fitted."""
     swept = findings.inputs
@@ -111,6 +113,7 @@ def test_chance_is_that_of_targets_really_shuffled(findings):
             assert (p < share).mean() == pytest.approx(share, abs=0.09)
 
 
+@pytest.mark.slow
 def test_closed_form_fits_are_the_solvers(findings):
     swept = findings.inputs
     train = swept.problem.train
@@ -190,6 +193,7 @@ def test_with_a_model_the_causal_product_too(load_tiny, names, kind, tmp_path):
     assert "give model=" not in found.summary()
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused(findings, found):
     with pytest.raises(PointError, match="was not swept"):
         directions(findings, hook_name="blocks.9.hook_resid_post")

@@ -103,6 +103,7 @@ def test_no_unit_moves_what_goes_on_from_findings(world: Planted) -> None:
         np.testing.assert_allclose(found[unit], found[1.0], atol=1e-7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("row", ["training", "test"])
 def test_a_row_far_from_the_others_is_told_and_decides_nothing(world: Planted, row: str) -> None:
     x = values(world).copy()
@@ -134,6 +135,7 @@ def test_where_a_far_row_leaves_the_mean_alone_the_reason_stands_in_the_first_li
         assert any(said in w for w in found.verdict.warnings) and said in page
 
 
+@pytest.mark.slow
 def test_a_point_that_an_outlier_leaves_nothing_is_told_though_another_is_chosen(world: Planted) -> None:
     """The words are at an earlier point: no better than the baselines, but for the point that was lost."""
     words = world.baselines.features["mean_embedding"]["hook_embed"].double()
@@ -223,6 +225,7 @@ def test_a_fit_that_is_the_mean_decides_as_far_as_its_rows_would_have_shown() ->
         assert found.inputs.judge(still, width=2).label == said
 
 
+@pytest.mark.slow
 def test_latents_of_luck_decide_nothing_either() -> None:
     """Every arm that is the training mean says so, as the findings do; what reads the target is judged."""
     rng = np.random.default_rng(8)
@@ -252,6 +255,7 @@ def test_latents_of_luck_decide_nothing_either() -> None:
     assert at_mean["words"].str.startswith(NOT_DECIDED).all(), at_mean
 
 
+@pytest.mark.slow
 def test_a_strength_at_the_end_of_the_grid_is_told_in_the_summary(world: Planted) -> None:
     found = sweep(
         world.activations,

@@ -37,6 +37,7 @@ def family(several) -> Family:
     return judge_family(several, n_bootstrap=300, progress=False)
 
 
+@pytest.mark.slow
 def test_the_parts_of_the_clusters_are_the_gain_and_its_p_is_that_of_the_verdicts_interval(several):
     for findings in several.values():
         test, verdict = findings_test(findings), findings.verdict
@@ -81,6 +82,7 @@ def test_sign_turns_are_shared_by_tests_of_the_same_rows_alone():
     assert apart.min() > 2 * same[0]
 
 
+@pytest.mark.slow
 def test_order_and_company_change_nothing_that_they_should_not(several, family):
     turned = judge_family(dict(reversed(several.items())), n_bootstrap=300, progress=False)
     left, right = (one.members.set_index("name").sort_index() for one in (family, turned))
@@ -90,6 +92,7 @@ def test_order_and_company_change_nothing_that_they_should_not(several, family):
     assert alone["q_bh"] == alone["q_by"] == alone["bonferroni"] == alone["p"]
 
 
+@pytest.mark.slow
 def test_what_stands_is_named_and_the_number_of_tests_is_counted(several, family):
     assert set(family.named) == {"concept 0", "concept 1"}
     assert all(family.label(name) == STRUCTURE for name in family.named)
@@ -123,6 +126,7 @@ def test_yekutieli_is_hochberg_times_the_harmonic_number():
     assert np.isnan(q[3])
 
 
+@pytest.mark.slow
 def test_a_family_is_saved_drawn_and_laid_out(family, tmp_path):
     family.save(tmp_path / "family")
     back = load_result(tmp_path / "family")
@@ -135,6 +139,7 @@ def test_a_family_is_saved_drawn_and_laid_out(family, tmp_path):
     assert list(table["finding"]) == list(family.members["name"])
 
 
+@pytest.mark.slow
 def test_folders_are_read_one_after_another_and_findings_without_names_get_some(several, family, tmp_path):
     for name in list(several)[:2]:
         several[name].save(tmp_path / name)
@@ -144,6 +149,7 @@ def test_folders_are_read_one_after_another_and_findings_without_names_get_some(
     assert unnamed.members["name"].is_unique
 
 
+@pytest.mark.slow
 def test_what_is_no_family_is_refused_in_one_line(several):
     one = several["concept 0"]
     with as_installed():
@@ -159,6 +165,7 @@ def test_what_is_no_family_is_refused_in_one_line(several):
             judge_family([one], level=0)
 
 
+@pytest.mark.slow
 def test_the_command_reads_folders_of_findings_and_writes_a_page(several, tmp_path, capsys):
     for name in list(several)[:3]:
         several[name].save(tmp_path / "runs" / name)

@@ -68,6 +68,7 @@ def test_a_hostile_store_cannot_make_findings_remove_a_folder(found, tmp_path, m
     assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")] == ["data", "data/thesis.txt"]
 
 
+@pytest.mark.slow
 def test_nothing_is_saved_among_things_of_the_user(found, tmp_path):
     """One rule for every `save`: what the command line refuses, a notebook is refused too."""
     found.save(tmp_path / "own")
@@ -292,6 +293,7 @@ def test_a_key_that_is_missing_or_of_another_kind_is_told_in_one_line(found, tmp
     assert refused > 60
 
 
+@pytest.mark.slow
 def test_files_that_are_gone_or_cut_are_told_by_name(found, tmp_path):
     for folder, _, load in saved_things(found, tmp_path / "whole").values():
         for file in sorted(f for f in folder.rglob("*") if f.is_file() and f.name != "provenance.json"):

@@ -207,6 +207,7 @@ def test_classes_are_scored_by_accuracy(kind):
     assert len(got.figures()) == 1 and "AUROC" in got.summary()
 
 
+@pytest.mark.slow
 def test_the_majority_is_never_held_out_if_so_asked(linear):
     labels = np.array(["city"] * 300 + ["river"] * 120 + ["hill"] * 120)
     got = holdouts(linear, labels, skip_majority=True)
@@ -214,6 +215,7 @@ def test_the_majority_is_never_held_out_if_so_asked(linear):
     assert "city, is never held out" in got.note
 
 
+@pytest.mark.slow
 def test_wrong_calls_say_what_to_do(linear):
     for call, error, words in (
         (lambda: holdouts(linear, "lnad"), KeyError, "did you mean 'land'"),

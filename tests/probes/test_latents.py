@@ -112,6 +112,7 @@ def test_the_latents_that_carry_the_concept_are_found(world, findings, found):
     assert found.predictor(COORDINATES, 1)["score"] < found.predictor(LATENTS, 2)["score"]
 
 
+@pytest.mark.slow
 def test_latents_of_a_random_sae_say_that_they_speak_of_the_activations(findings, world):
     random = latents(findings, hand_made(world, concepts=False), ks=(20,), n_random=1, top=1, progress=False)
     line, untrained = random.predictor(LATENTS, 20), random.predictor(UNTRAINED, 20)
@@ -336,6 +337,7 @@ def test_several_saes_saved_and_shown(world, findings, tmp_path):
         assert np.array_equal(back.at(arm=DENSE).predictions, back.at(DENSE).predictions)
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused(world, findings, found):
     with pytest.raises(PointError, match="was not captured"):
         latents(findings, hand_made(world, point="blocks.9.hook_resid_post"))

@@ -195,6 +195,7 @@ def test_erased_activations_fall_to_the_surface(findings, tmp_path):
     assert set(back.tables())
 
 
+@pytest.mark.slow
 def test_one_target_is_erased_and_the_other_stays(findings):
     result = erase(findings, targets=["target_1"], points=[findings.chosen_point])
     (line,) = result.layers.to_dict("records")

@@ -20,6 +20,7 @@ def world(rows: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     return x, (score > np.quantile(score, 0.7, axis=0)).astype(float)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize(("rows", "width"), [(150, 20), (60, 90)])
 def test_strengths_weights_and_held_out_rows_are_scikit_learns(rows: int, width: int) -> None:

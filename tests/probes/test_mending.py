@@ -130,6 +130,7 @@ def test_a_whole_store_is_verified_once(finished: tuple[Path, Findings], tmp_pat
     assert (store / "provenance.json").stat().st_mtime_ns == noted
 
 
+@pytest.mark.slow
 def test_only_a_stores_own_files_are_taken_away(finished: tuple[Path, Findings], tmp_path: Path) -> None:
     store = tmp_path / "store"
     shutil.copytree(finished[0] / "activations", store)

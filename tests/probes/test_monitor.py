@@ -58,6 +58,7 @@ def test_too_few_rows_of_the_other_class_set_no_threshold(findings) -> None:
     assert "no threshold, which takes 10000 training rows of the other class" in result.summary()
 
 
+@pytest.mark.slow
 def test_what_is_no_monitor_is_refused(findings) -> None:
     with pytest.raises(ValueError, match=r"false_positive_rates=1\.5: expected shares above 0 and below 1"):
         monitor(findings, false_positive_rates=1.5)

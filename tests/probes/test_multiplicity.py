@@ -99,6 +99,7 @@ def test_the_band_leaves_out_undefined_draws() -> None:
         max_t_band(np.zeros(3), np.full((5, 3), np.nan))
 
 
+@pytest.mark.slow
 def test_the_p_of_a_gain_is_that_of_its_interval(findings: Findings) -> None:
     samples = gain_samples(findings, n_bootstrap=300)
     with pytest.warns(DeprecationWarning, match=r"gain_samples\(draws=\) is the old name of n_bootstrap="):
@@ -108,6 +109,7 @@ def test_the_p_of_a_gain_is_that_of_its_interval(findings: Findings) -> None:
     assert gain_p(findings, n_bootstrap=300) == pytest.approx(float(gain_estimate(findings).p()) / 2)
 
 
+@pytest.mark.slow
 def test_the_verdicts_of_a_study(findings: Findings) -> None:
     table = holm_verdicts({"weak": 0.03, "found": findings, "idle": 0.4}, n_bootstrap=300)
     assert table["name"].to_list() == ["found", "weak", "idle"]
@@ -120,6 +122,7 @@ def test_the_verdicts_of_a_study(findings: Findings) -> None:
         holm_verdicts({})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["score", "gain"])
 def test_layers_at_once(findings: Findings, what, tmp_path) -> None:
     band = layer_band(findings, what, n_bootstrap=300)
@@ -138,6 +141,7 @@ def test_layers_at_once(findings: Findings, what, tmp_path) -> None:
     assert len(back.figures()) == len(back.tables()) == 1
 
 
+@pytest.mark.slow
 def test_another_kind_of_band_is_refused(findings: Findings) -> None:
     from helpers import as_installed
 

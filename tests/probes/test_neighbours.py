@@ -107,6 +107,7 @@ def test_synonyms_and_clusters_that_are_not_declared_leave_nothing_decided(
     assert again.gates == found.gates
 
 
+@pytest.mark.slow
 def test_declared_and_in_one_part_they_are_no_better(tmp_path) -> None:
     x, y, _ = grouped(np.random.default_rng(3), 600, 64, 3, 0.99)
     found = swept(x, y, clusters=np.repeat(np.arange(200), 3))

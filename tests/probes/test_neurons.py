@@ -169,6 +169,7 @@ def test_the_neuron_that_carries_the_target(swept, found):
     assert found.best["r_train"].abs().is_monotonic_decreasing
 
 
+@pytest.mark.slow
 def test_cosines_are_those_of_the_stored_weights(swept, found):
     model, findings, _ = swept
     assert probe_points(findings.probes, 1) == ("blocks.0.hook_resid_post", "blocks.1.hook_resid_post")
@@ -201,6 +202,7 @@ def test_weights_of_no_concept_pass_no_test(load_tiny):
     assert abs(np.mean(got.table["p"]) - 0.5) < 0.03
 
 
+@pytest.mark.slow
 def test_bridge_and_folded_norms(load_tiny, swept):
     hooked, findings, _ = swept
     bridge = load_tiny("llama", "bridge")
@@ -251,6 +253,7 @@ def test_where_no_neuron_stands_out(swept):
     assert got.searches[0].label == NOT_SPECIAL
 
 
+@pytest.mark.slow
 def test_refusals(swept):
     model, findings, _ = swept
     with pytest.raises(KeyError, match="kind"):

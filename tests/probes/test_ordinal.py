@@ -49,6 +49,7 @@ def test_categories_with_an_order_are_targets_in_order() -> None:
         Table(frame_of(np.arange(40.0)), text="text", target="y", units="kg", kind="ordinal")
 
 
+@pytest.mark.slow
 def test_what_a_few_rows_rule_is_decided_by_ranks() -> None:
     world = planted(n_rows=600, n_layers=2, surface=0.3, hidden=0.4, seed=1)
     frame = world.table.frame.assign(target=np.exp(2.0 * world.table.y[:, 0]))

@@ -346,6 +346,7 @@ def test_activations_that_nothing_can_be_read_of_are_refused(values: float, mess
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_steering_where_nothing_is_measured_is_said(model: Any, findings: Findings) -> None:
     with pytest.raises(ValueError, match=r"nothing to measure: .*outcomes=\[Outcome"):
         graticule.steer(findings, model, hook_name="blocks.2.hook_resid_post", rows=5, controls=2, **QUIET)

@@ -52,6 +52,7 @@ def same(one: Any, other: Any) -> None:
         assert np.array_equal(getattr(one, f.name), getattr(other, f.name)), f.name
 
 
+@pytest.mark.slow
 def test_they_are_what_a_ridge_of_every_point_says(findings: Findings) -> None:
     swept, problem = findings.inputs, findings.problem
     assert list(findings.point_predictions) == list(findings.probes)
@@ -68,6 +69,7 @@ def test_they_are_what_a_ridge_of_every_point_says(findings: Findings) -> None:
             assert np.abs(getattr(again.predictions, part) - getattr(saved, part)).max() < 1e-12
 
 
+@pytest.mark.slow
 def test_from_disk_they_are_the_same_to_the_bit_without_activations(findings: Findings, folder: Path) -> None:
     back = Findings.load(folder)
     assert back.swept is None
@@ -82,6 +84,7 @@ def test_from_disk_they_are_the_same_to_the_bit_without_activations(findings: Fi
         pd.testing.assert_frame_equal(*bands, check_exact=True)
 
 
+@pytest.mark.slow
 def test_rows_are_numbered_as_by_the_table_that_was_swept(tmp_path: Path) -> None:
     world = planted(n_rows=300, width=8, n_layers=1)
     order = np.random.default_rng(0).permutation(300)[:200]
@@ -94,6 +97,7 @@ def test_rows_are_numbered_as_by_the_table_that_was_swept(tmp_path: Path) -> Non
     assert compare(found, Findings.load(tmp_path), n_bootstrap=20, progress=False).difference == 0
 
 
+@pytest.mark.slow
 def test_a_band_of_gains_is_that_of_refits(findings: Findings, folder: Path) -> None:
     before, swept = Findings.load(as_before(folder)), findings.inputs
     assert before.point_predictions == {} and before.table_rows is None
@@ -111,6 +115,7 @@ def test_a_band_of_gains_is_that_of_refits(findings: Findings, folder: Path) -> 
         same(refitted.at(point), findings.at(point))
 
 
+@pytest.mark.slow
 def test_what_was_saved_before_is_saved_again_as_it_is(findings: Findings, folder: Path) -> None:
     before = Findings.load(as_before(folder))
     before.save(folder)
@@ -118,6 +123,7 @@ def test_what_was_saved_before_is_saved_again_as_it_is(findings: Findings, folde
     assert back.to_json() == findings.to_json() and back.point_predictions == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NEW)
 def test_damage_is_told(findings: Findings, folder: Path, name: str) -> None:
     whole = (folder / name).read_bytes()
@@ -126,6 +132,7 @@ def test_damage_is_told(findings: Findings, folder: Path, name: str) -> None:
         Findings.load(folder)
 
 
+@pytest.mark.slow
 def test_predictions_of_other_rows_are_refused(findings: Findings, folder: Path) -> None:
     file, manifest = folder / NEW[0], read_json(folder / "findings.json")
     for changed, why in (
@@ -145,6 +152,7 @@ def test_predictions_of_other_rows_are_refused(findings: Findings, folder: Path)
             Findings.load(folder)
 
 
+@pytest.mark.slow
 def test_they_are_saved_in_full_and_never_pushed(findings: Findings, folder: Path) -> None:
     rows, targets = findings.problem.y.shape
     assert 0 <= (folder / NEW[0]).stat().st_size - len(findings.probes) * rows * targets * 8 < 2000

@@ -57,6 +57,7 @@ def world(seed: int, n: int, chance: bool = False) -> tuple[Table, Activations]:
     return table, Activations.from_tensors({POINT: torch.from_numpy(x)}, rows, {"n_inputs": n})
 
 
+@pytest.mark.slow
 def test_a_learned_query_looks_where_the_target_is_and_never_at_the_row_itself():
     for chance in (False, True):
         table, acts = world(0, 240, chance)
@@ -72,6 +73,7 @@ def test_a_learned_query_looks_where_the_target_is_and_never_at_the_row_itself()
             assert scores["attention"] > 0.7
 
 
+@pytest.mark.slow
 def test_a_sweep_chooses_the_way_and_its_findings_name_it():
     table, acts = world(1, 200)
     pooled = pool(acts, table, how=("last", "mean", "attention"))

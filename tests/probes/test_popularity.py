@@ -90,6 +90,7 @@ def test_ties_and_missing_values():
         popularity(one, "page_views")
 
 
+@pytest.mark.slow
 def test_units_of_the_error():
     places = popularity(_findings(True, units=("lat", "lon")), "page_views", strata=3, n_bootstrap=50)
     assert places.unit == "km"

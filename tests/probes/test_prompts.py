@@ -192,6 +192,7 @@ def test_what_was_taken_over_is_what_would_have_been_fitted(found):
     assert anew.verdict == result.verdicts["where"]
 
 
+@pytest.mark.slow
 def test_lines_and_differences(found):
     result, _ = found
     assert list(result.chosen["prompt"]) == list(ASKED)
@@ -224,6 +225,7 @@ def test_called_again_nothing_is_run(found, load_tiny, table, monkeypatch):
     assert again.summary() == result.summary()
 
 
+@pytest.mark.slow
 def test_the_result_is_saved_whole(found, tmp_path):
     result, _ = found
     result.save(tmp_path / "result")
@@ -342,6 +344,7 @@ def test_transfer_by_its_definition(three):
     assert result.matrix("shifted_r2").loc["plain", "turned"] == pytest.approx(expected.mean(), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_transfer_is_saved_and_drawn(three, tmp_path):
     result = transfer(three, n_bootstrap=50)
     result.save(tmp_path / "transfer")

@@ -53,6 +53,7 @@ def _name_in(value) -> list:
     return [value["name"]] if isinstance(value, Mapping) and set(value) == {"name"} else []
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", sorted(RESULTS.keys() - SAVED_BY_ITSELF - SINCE))
 def test_settings_of_every_kind(folders, tmp_path, kind) -> None:
@@ -184,6 +185,7 @@ def check_pair(asked, other, place: Path) -> None:
         other().save(place)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
 def test_another_question_of_findings(found, tmp_path, pair) -> None:

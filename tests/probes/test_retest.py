@@ -28,6 +28,7 @@ def again(findings) -> Retest:
     return graticule.retest(findings, repeats=3, progress=False)
 
 
+@pytest.mark.slow
 def test_a_strong_concept_comes_out_again_on_other_splits(findings, again):
     assert again.label == findings.verdict.label == STRUCTURE
     assert again.agreement == 1
@@ -43,6 +44,7 @@ def test_a_strong_concept_comes_out_again_on_other_splits(findings, again):
     )
 
 
+@pytest.mark.slow
 def test_clusters_stay_whole_and_the_same_seed_gives_the_same_splits(findings, again):
     problem = findings.problem
     table = findings.inputs.table.with_split(~findings.inputs.table.is_test)
@@ -54,6 +56,7 @@ def test_clusters_stay_whole_and_the_same_seed_gives_the_same_splits(findings, a
     assert "undefined" in twice.summary()
 
 
+@pytest.mark.slow
 def test_the_line_stands_under_the_verdict_and_is_saved(findings, again, tmp_path):
     told = again.under(findings)
     assert findings.retest is None and "other splits" not in findings.summary()
@@ -84,6 +87,7 @@ def test_verdicts_that_differ_are_counted():
     assert 0 <= again.agreement <= 1
 
 
+@pytest.mark.slow
 def test_another_number_of_rows_is_refused(findings):
     with pytest.raises(ValueError, match="is_test has 3 entries for 240 rows"):
         findings.inputs.table.with_split(np.ones(3, bool))

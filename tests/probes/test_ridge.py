@@ -177,6 +177,7 @@ def test_large_clusters_are_held_out_by_folds(monkeypatch):
     assert np.allclose(stream.out_of_fold, fit.out_of_fold, rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [12, 200])
 def test_more_large_clusters_than_folds(monkeypatch, width):
     monkeypatch.setattr("graticule.probes.linear.spectrum.LARGEST_CLUSTER", 4)

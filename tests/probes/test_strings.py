@@ -209,6 +209,7 @@ def test_clusters_are_numbered_by_what_they_say() -> None:
     assert np.array_equal(group_folds(numbers[order], 3, 0), folds[order])
 
 
+@pytest.mark.slow
 def test_findings_of_fewer_readers_are_given_their_inputs(tmp_path) -> None:
     """Findings that were saved when TF-IDF was the only reader of texts load as before."""
     texts = made_up(np.random.default_rng(4), 60)
@@ -221,6 +222,7 @@ def test_findings_of_fewer_readers_are_given_their_inputs(tmp_path) -> None:
     assert set(again.inputs.baseline_predictions) == {TFIDF, "block_0"}
 
 
+@pytest.mark.slow
 def test_what_a_tokenizer_makes_of_texts_joins_the_features(tmp_path) -> None:
     texts = made_up(np.random.default_rng(5), 40)
     table, _, beside = string_world([len(t) for t in texts], texts)

@@ -51,12 +51,14 @@ def test_where_the_string_says_it_all_nothing_is_found(seed):
     assert verdict.gain < 0.01
 
 
+@pytest.mark.slow
 def test_the_twin_in_the_probes_place_finds_nothing(findings):
     check = findings.checks["twin_0 in the probe's place"]
     assert check.label == NO_BETTER
     assert check.ci95[1] < 0.01
 
 
+@pytest.mark.slow
 def test_every_score_is_scikit_learns(world, findings):
     y, test = world.table.y, world.table.is_test
     for line in findings.layer_scores:
@@ -165,6 +167,7 @@ def test_several_rows_a_text_share_its_cluster_and_its_baselines(tiny, names):
         assert part["split"].nunique() == 1, cluster
 
 
+@pytest.mark.slow
 def test_texts_that_are_the_same_tokens_share_a_cluster(tiny):
     """Letters that the tokenizer does not know all become one token: to the model these are one text."""
     unknown = [f"{a}{b}" for a in "ÄÖÜßéèñ" for b in "ÄÖÜßéèñ"]
@@ -212,6 +215,7 @@ def test_saved_loaded_and_shown(findings, tmp_path):
         Findings.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_findings_json_has_what_is_promised(findings, tmp_path):
     findings.save(tmp_path)
     found = json.loads((tmp_path / "findings.json").read_text())

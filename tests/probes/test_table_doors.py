@@ -340,6 +340,7 @@ def test_a_first_column_that_is_called_0_is_a_column() -> None:
         Table(two, ("b", "y"), "a")
 
 
+@pytest.mark.slow
 def test_findings_of_an_earlier_version_with_numbers_for_names(tmp_path: Path) -> None:
     from graticule import Activations, Findings, sweep
     from graticule.hooks.artifact import read_json, sealed, write_json

@@ -306,6 +306,7 @@ ALIKE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ALIKE)
 def test_texts_that_are_alike_belong_together(form: str, caplog: pytest.LogCaptureFixture) -> None:
     """Otherwise what memorises a text is tested on its other form, and luck is called structure."""

@@ -196,6 +196,7 @@ def test_a_planted_concept_is_structure_without_any_tokenizer_and_survives_a_fol
         graticule.judge_on(findings, {"half": half})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("concept", ["text"])
 def test_labels_of_texts_by_chance_are_no_structure(concept):
     table, acts, beside = planted(concept)

@@ -46,6 +46,7 @@ def asked(world, findings, target, **more):
     return graticule.causes(findings, world.model, hook_name=POINT, outcomes=outcomes, **options)
 
 
+@pytest.mark.slow
 def test_what_the_output_reads_is_used_and_its_decoy_is_not(world, findings, tmp_path):
     used, decoy = (asked(world, findings[name], name) for name in ("used", "decoy"))
     assert used.label == USED
@@ -62,6 +63,7 @@ def test_what_the_output_reads_is_used_and_its_decoy_is_not(world, findings, tmp
     pd.testing.assert_frame_equal(back.criteria, decoy.criteria)
 
 
+@pytest.mark.slow
 def test_results_saved_before_there_were_criteria_load(world, findings, tmp_path):
     result = asked(world, findings["used"], "used", controls=2)
     before = dataclasses.replace(
@@ -78,6 +80,7 @@ def test_results_saved_before_there_were_criteria_load(world, findings, tmp_path
     assert "What must be said of a direction" not in back.tables()
 
 
+@pytest.mark.slow
 def test_what_goes_with_it_is_named_where_it_is_given(world, findings):
     table = correlated_readings(findings["decoy"], POINT, ["decoy"], findings["used"])
     assert table["beside"].tolist() == ["planted use: used"]
@@ -167,6 +170,7 @@ def test_shares_by_hand():
     assert np.isnan(share_on(np.zeros((9, 1)), read, move))
 
 
+@pytest.mark.slow
 def test_gradients_against_small_steps(world, findings):
     outcome = ASKED
     experiment = Experiment(
@@ -230,6 +234,7 @@ def test_planted_worlds_are_what_they_say(world):
         planted_use(width=2)
 
 
+@pytest.mark.slow
 def test_a_random_target_decides_nothing():
     world = planted_use(n_rows=160, width=24, seed=9)
     frame = pd.DataFrame({"text": world.table.texts, "used": np.random.default_rng(3).normal(size=160)})

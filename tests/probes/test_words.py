@@ -174,6 +174,7 @@ def test_leave_one_out_by_hand(planted: Any, result: Words):
     assert 0.5 < ratio[0] / np.sqrt(2) < 2  # rows of variance 1: differences of variance 2
 
 
+@pytest.mark.slow
 def test_one_concept_alone_and_one_whose_pairs_all_share_a_word(planted: Any):
     table, lists, _ = planted
     model = _model(table)
@@ -398,6 +399,7 @@ def test_wrong_arguments_say_what_was_expected(planted: Any):
 
 
 # Contexts ---------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "kind"), [("gpt2", "hooked"), ("llama", "hooked"), ("llama", "bridge")])
 def test_final_residuals_give_the_models_own_logits(load_tiny: Any, family: str, kind: str):
     model = load_tiny(family, kind)
