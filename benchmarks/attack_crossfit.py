@@ -165,7 +165,7 @@ def of_now(one: World, seed: int) -> tuple[bool, float]:
 
 def power(trials: int, seed: int, sizes: list[int]) -> list[dict[str, object]]:
     """A line a kind of target and rows: rates of both at their own words, and of both at 5% of the nulls."""
-    hidden = {100: 0.25, 300: 0.12, 1000: 0.05, 10000: 0.01}
+    hidden = {100: 0.25, 300: 0.12, 1000: 0.05, 10000: 0.02}
     lines: list[dict[str, object]] = []
     for binary in (False, True):
         for rows in sizes:
