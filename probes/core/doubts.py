@@ -19,10 +19,14 @@ from graticule.probes.core.idle import least_seen, still
 from graticule.probes.core.inputs import SweepInputs
 from graticule.probes.core.labels import AT_MEAN, NO_BETTER, NOT_DECIDED, STRUCTURE
 from graticule.probes.core.neighbours import LEAST_SHARE, WithoutNeighbours, without_neighbours
+from graticule.probes.core.stretches import LEAST_SHARE as LEAST_OF_STRETCHES
+from graticule.probes.core.stretches import without_stretches
 from graticule.probes.core.verdict import R2_GAIN, Verdict
 from graticule.probes.surface.fitted import served_by
+from graticule.probes.tables.tokens import TokenTable
 
 _MOST_POINTS = 3
+_MANY_COPIES = 0.1
 _MUCH = 0.5
 """A gain that keeps less than this share of itself without the neighbours of every row is told as such."""
 
@@ -59,6 +63,8 @@ def doubted(
         _of_baselines(inputs, lines),
         ([f"{null}: a null check must find nothing" for null in of_nulls], Gates(tuple(of_nulls))),
         _of_neighbours(judged, best, inputs),
+        _of_stretches(judged, best, inputs),
+        _of_copies(judged, best, inputs),
         (near_copies(inputs), Gates()),
     ):
         sentences.append(warnings)
@@ -177,10 +183,15 @@ def _nulls(checks: Mapping[str, Verdict], shuffled: Mapping[str, Any], judged: V
     return warnings
 
 
+def _claims(judged: Verdict) -> bool:
+    """Whether there is a gain to doubt."""
+    return judged.label != NO_BETTER and not judged.label.startswith(NOT_DECIDED)
+
+
 # Near neighbours -------------------------------------------------------------------------------------
 def _of_neighbours(judged: Verdict, best: PointFit, inputs: SweepInputs) -> tuple[list[str], Gates]:
     """What to say of test rows that lie next to training rows, where a gain is claimed."""
-    if judged.label == NO_BETTER or judged.label.startswith(NOT_DECIDED):
+    if not _claims(judged):
         return [], Gates()
     left = without_neighbours(
         inputs.activations,
@@ -197,6 +208,52 @@ def _of_neighbours(judged: Verdict, best: PointFit, inputs: SweepInputs) -> tupl
         return [], Gates()
     gates = Gates(("the gain rests on near neighbours across the split",) * (left.share < LEAST_SHARE))
     return [_neighbours_said(left, inputs)], gates
+
+
+def _of_stretches(judged: Verdict, best: PointFit, inputs: SweepInputs) -> tuple[list[str], Gates]:
+    """What to say of rows next to each other in the table, where a gain is claimed."""
+    if not _claims(judged):
+        return [], Gates()
+    share = without_stretches(
+        inputs.activations,
+        inputs.problem,
+        best,
+        inputs.baseline_predictions,
+        classes=inputs.table.kind != "numeric",
+    )
+    if not share < LEAST_OF_STRETCHES:
+        return [], Gates()
+    said = (
+        f"without the tenth of the table that each test row stands in, {max(share, 0.0):.0%} of the gain is "
+        "left, beside what as many other rows take: if rows come one after another (in time, by source), "
+        "say which belong together, cluster=, or declare their place, Table(…, confounds=['position'])"
+    )
+    return [said], Gates(("the gain rests on rows that stand next to each other in the table",))
+
+
+def _of_copies(judged: Verdict, best: PointFit, inputs: SweepInputs) -> tuple[list[str], Gates]:
+    """What to say of test rows that are copies of training rows, where a gain is claimed."""
+    if not _claims(judged) or isinstance(
+        inputs.table, TokenTable
+    ):  # tokens after the same tokens are the same
+        return [], Gates()
+    problem = inputs.problem
+    train, test = (
+        [
+            row.tobytes() + y.tobytes()
+            for row, y in zip(inputs.rows(best.point)[part], problem.y[part], strict=True)
+        ]
+        for part in (problem.train, problem.test)
+    )
+    seen = set(train)
+    copies = [row for row, key in zip(problem.test, test, strict=True) if key in seen]
+    if len(copies) < _MANY_COPIES * len(test):
+        return [], Gates()
+    said = (
+        f"{len(copies)} of {len(test)} test rows have the very activations and target of a training row, "
+        f"first row {problem.source[copies[0]]}: leave them out, or say which rows belong together, cluster="
+    )
+    return [said], Gates(("test rows are copies of training rows",))
 
 
 def _neighbours_said(left: WithoutNeighbours, inputs: SweepInputs) -> str:

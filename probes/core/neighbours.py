@@ -23,9 +23,11 @@ _MOST_ALIKE = 300
 _ROWS_ALIKE = 5000
 _SHARE_OF_ROWS = 10
 _SHARE_OF_CLASS = 4
-_LEVELS = 12
+LEVELS = 12
+"""Targets of no more different values are classes, or as good as."""
 _TEST_ROWS = 1000
-_BYTES = 4 << 30
+BYTES = 4 << 30
+"""Training rows of more, in float64, are not looked at."""
 _NEARER = 1.5
 _ALIKE = 0.25
 
@@ -85,12 +87,12 @@ def without_neighbours(
     """
     train, every = problem.train, problem.test
     n, width = len(train), activations.widths[best.point]
-    if n * width * 8 > _BYTES:
+    if n * width * 8 > BYTES:
         return None
     test = np.unique(np.linspace(0, len(every) - 1, min(len(every), _TEST_ROWS)).astype(np.int64))
     y, y_test = problem.y[train], problem.y[every[test]]
     count, most_alike = _count(y, classes)
-    rows, others = (_values(PointRows(activations, best.point, which)) for which in (train, every[test]))
+    rows, others = (values_of(PointRows(activations, best.point, which)) for which in (train, every[test]))
     kernel, alike = _Kernel.of(rows, others, best.fit.alpha), _alike(rows, others)
     centred = y - y.mean(axis=0)
     residual = centred - kernel.fitted(centred)
@@ -106,7 +108,7 @@ def without_neighbours(
         nearest[row] = near[weights[near].argmax()]
         closeness[row] = weights[nearest[row]] / max(-float(weights.min()), np.finfo(np.float64).tiny)
         is_close[row] = closeness[row] > _NEARER
-    gain, without = _gains(problem, best, baselines, test, moved)
+    gain, without = gains_moved(problem, best, baselines, test, moved)
     apart = np.abs((y_test - y[nearest]) / y.std(axis=0)).mean(axis=1)
     anyone = np.abs((y_test - np.roll(y_test, len(y_test) // 2, axis=0)) / y.std(axis=0)).mean(axis=1)
     is_close &= apart <= _ALIKE * np.median(anyone)
@@ -119,7 +121,7 @@ def _count(y: Float[np.ndarray, "train target"], classes: bool) -> tuple[int, in
     many that are alike."""
     most = min(MOST_NEIGHBOURS, max(2, len(y) // _SHARE_OF_ROWS))
     _, level, sizes = np.unique(y, axis=0, return_inverse=True, return_counts=True)
-    if not classes and len(sizes) > _LEVELS:
+    if not classes and len(sizes) > LEVELS:
         return most, min(_MOST_ALIKE, len(y) // 4)
     most = max(1, min(most, int(np.median(sizes[level.reshape(-1)])) // _SHARE_OF_CLASS))
     return most, most  # rows of a class may well be alike
@@ -136,7 +138,7 @@ def _alike(
     return cluster[n:, None] == cluster[None, :n]
 
 
-def _values(rows: PointRows) -> Float[np.ndarray, "row width"]:
+def values_of(rows: PointRows) -> Float[np.ndarray, "row width"]:
     """In float64."""
     (n, width), values = rows.shape, np.empty(rows.shape)
     for index in chunks(np.arange(n), chunk_rows_for(width)):
@@ -144,7 +146,7 @@ def _values(rows: PointRows) -> Float[np.ndarray, "row width"]:
     return values
 
 
-def _gains(
+def gains_moved(
     problem: Problem,
     best: PointFit,
     baselines: Mapping[str, Predictions],

@@ -9,6 +9,7 @@ import torch
 from graticule import Activations, Findings, Table, sweep
 from graticule.probes.core.fit import Problem, stack
 from graticule.probes.core.neighbours import without_neighbours
+from graticule.probes.core.stretches import without_stretches
 from graticule.probes.core.verdict import NOT_DECIDED, STRUCTURE
 from graticule.probes.linear.ridge_cv import ridge_fit
 from graticule.probes.scores.metrics import mean_r2
@@ -146,3 +147,65 @@ def test_targets_are_dealt_by_cluster() -> None:
     alone = Problem(np.arange(200), y, split, np.arange(200), ("y",))
     rows = dealt_rows(alone, np.random.default_rng(7))
     assert (split[rows] == split).all() and (rows != np.arange(200)).mean() > 0.9
+
+
+def series(rng: np.random.Generator, n: int, width: int, rho: float) -> tuple[np.ndarray, np.ndarray]:
+    """Activations and target by chance, each following the one of the row before."""
+    drawn = rng.normal(size=(n, width + 1))
+    for row in range(1, n):
+        drawn[row] = rho * drawn[row - 1] + np.sqrt(1 - rho**2) * drawn[row]
+    return drawn[:, :-1], drawn[:, -1]
+
+
+@pytest.mark.parametrize("yes_or_no", [False, True])
+def test_series_along_the_table_leave_nothing_decided(yes_or_no: bool) -> None:
+    rng = np.random.default_rng(8)
+    x, y = series(rng, 400, 16, 0.98)
+    found = swept(x, np.where(y > 0, "yes", "no") if yes_or_no else y, is_test=rng.random(400) < 0.25)
+    assert found.verdict.ci95[0] > 0 and found.verdict.label.startswith(NOT_DECIDED)
+    assert any("position" in said and "cluster=" in said for said in found.verdict.warnings)
+
+
+def test_the_gain_without_stretches_is_that_of_ridges_fitted_without_them() -> None:
+    rng = np.random.default_rng(9)
+    x = rng.normal(size=(300, 12))
+    y = x[:, 0] + 0.5 * rng.normal(size=300)
+    found = swept(x, y, is_test=rng.random(300) < 0.3)
+    problem, baselines, fit = found.problem, found.baseline_predictions, _fit(found)
+    own, y_test = problem.y[problem.train], problem.y[problem.test]
+    everything = {**baselines, "probe": fit.predictions}
+    whole = stack({name: one.out_of_fold for name, one in everything.items()}, own)
+    tests = {name: one.test for name, one in baselines.items()}
+    alone = stack({name: one.out_of_fold for name, one in baselines.items()}, own)
+    below, left = mean_r2(y_test, alone.predict(tests, len(y_test))), list[float]()
+    for place in (np.arange(300), np.random.default_rng(0).permutation(300)):
+        predicted = np.empty_like(y_test)
+        for at, row in enumerate(problem.test):
+            start = 30 * (place[row] // 30)
+            rest = [one for one in problem.train if not start - 15 <= place[one] < start + 45]
+            predicted[at] = ridge_fit(x[rest], problem.y[rest], fit.fit.alpha).predict(x[[row]])[0]
+        left.append(mean_r2(y_test, whole.predict({**tests, "probe": predicted})) - below)
+    share = without_stretches(found.inputs.activations, problem, fit, baselines)
+    assert share == pytest.approx(left[0] / left[1], abs=1e-7) and 0.8 < share < 1.2
+
+
+@pytest.mark.parametrize("levels", [0, 2, 5])
+def test_sorted_tables_are_decided(levels: int) -> None:
+    rng = np.random.default_rng(10)
+    x = rng.normal(size=(300, 16))
+    y = x[:, 0] + 0.5 * rng.normal(size=300)
+    order = np.argsort(y)
+    target = y[order] if levels == 0 else np.array([f"c{i * levels // 300}" for i in range(300)])
+    found = swept(x[order], target, is_test=rng.random(300) < 0.25)
+    assert found.verdict.label == STRUCTURE
+
+
+def test_copies_across_the_split_leave_nothing_decided() -> None:
+    rng = np.random.default_rng(11)
+    x, y = rng.normal(size=(100, 20)), rng.normal(size=100)
+    y = y + x[:, 0] * 2
+    is_test = rng.random(200) < 0.25
+    found = swept(x.repeat(2, axis=0), y.repeat(2), is_test=is_test)
+    assert "copies of training rows" in found.verdict.label
+    twice = sum(is_test[2 * i] != is_test[2 * i + 1] for i in range(100))
+    assert any(f"{twice} of {is_test.sum()} test rows have the very" in w for w in found.verdict.warnings)
