@@ -223,12 +223,12 @@ def _of_stretches(judged: Verdict, best: PointFit, inputs: SweepInputs) -> tuple
     )
     if not share < LEAST_OF_STRETCHES:
         return [], Gates()
-    said = (
+    sentence = (
         f"without the tenth of the table that each test row stands in, {max(share, 0.0):.0%} of the gain is "
         "left, beside what as many other rows take: if rows come one after another (in time, by source), "
         "say which belong together, cluster=, or declare their place, Table(…, confounds=['position'])"
     )
-    return [said], Gates(("the gain rests on rows that stand next to each other in the table",))
+    return [sentence], Gates(("the gain rests on rows that stand next to each other in the table",))
 
 
 def _of_copies(judged: Verdict, best: PointFit, inputs: SweepInputs) -> tuple[list[str], Gates]:
@@ -249,11 +249,11 @@ def _of_copies(judged: Verdict, best: PointFit, inputs: SweepInputs) -> tuple[li
     copies = [row for row, key in zip(problem.test, test, strict=True) if key in seen]
     if len(copies) < _MANY_COPIES * len(test):
         return [], Gates()
-    said = (
+    sentence = (
         f"{len(copies)} of {len(test)} test rows have the very activations and target of a training row, "
         f"first row {problem.source[copies[0]]}: leave them out, or say which rows belong together, cluster="
     )
-    return [said], Gates(("test rows are copies of training rows",))
+    return [sentence], Gates(("test rows are copies of training rows",))
 
 
 def _neighbours_said(left: WithoutNeighbours, inputs: SweepInputs) -> str:
