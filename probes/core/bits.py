@@ -19,7 +19,7 @@ from graticule.probes.core.labels import (
     label_of,
     standing,
 )
-from graticule.probes.core.logit_stack import entropy_bits, logit_stack, row_bits, shares
+from graticule.probes.core.logit_stack import PENALTY, entropy_bits, logit_stack, row_bits, shares
 from graticule.probes.core.power import design_of_means
 from graticule.probes.core.resample import effective_clusters
 from graticule.probes.core.selection import unselected_gain
@@ -53,15 +53,30 @@ class ClassOdds:
     """The baseline with the fewest bits a row on training rows, out of fold."""
 
 
-def class_odds(problem: Problem, predictions: Predictions, baselines: Mapping[str, Predictions]) -> ClassOdds:
-    """Probabilities of the test rows, all maps to them fitted on out-of-fold scores of training rows."""
+def class_odds(
+    problem: Problem,
+    predictions: Predictions,
+    baselines: Mapping[str, Predictions],
+    penalty: float = PENALTY,
+) -> ClassOdds:
+    """Probabilities of the test rows, all maps to them fitted on out-of-fold scores of training rows.
+
+    Args:
+        problem: Classes and split.
+        predictions: The probe's scores.
+        baselines: Theirs.
+        penalty: of the stacks, as `logit_stack` takes it.
+
+    Returns:
+        What each stack says.
+    """
     y = problem.y[problem.train]
     everything = {**baselines, _PROBE: predictions}
     folds = {name: p.out_of_fold for name, p in everything.items()}
     tests = {name: p.test for name, p in everything.items()}
 
     def of(*names: str) -> Float[np.ndarray, "test column"]:
-        stack = logit_stack({name: folds[name] for name in names}, y)
+        stack = logit_stack({name: folds[name] for name in names}, y, penalty)
         return stack.probabilities(tests, len(problem.test))
 
     gained = {name: bits_gained(y, folds[name]) for name in baselines}
@@ -70,7 +85,7 @@ def class_odds(problem: Problem, predictions: Predictions, baselines: Mapping[st
         of(*baselines),
         of(*everything),
         of(_PROBE),
-        logit_stack({_PROBE: folds[_PROBE]}, y).probabilities(folds),
+        logit_stack({_PROBE: folds[_PROBE]}, y, penalty).probabilities(folds),
         of() if strongest is None else of(strongest),
         np.tile(shares(y), (len(problem.test), 1)),
         strongest,

@@ -41,6 +41,7 @@ from graticule.probes.core.fit import Predictions, Problem
 from graticule.probes.core.gates import Gates
 from graticule.probes.core.inputs import SweepInputs
 from graticule.probes.core.judge import judge_predictions
+from graticule.probes.core.own_folder import take_inputs_beside
 from graticule.probes.core.reread import (
     as_of_today,
     check_findings,
@@ -75,7 +76,15 @@ FINDINGS = FolderKind(
     ),
 )
 """The folder of findings, and of what `probe` keeps beside them."""
-_IN_FILES = {"probes", "predictions", "baseline_predictions", "point_predictions", "table_rows", "swept"}
+_IN_FILES = {
+    "probes",
+    "predictions",
+    "baseline_predictions",
+    "point_predictions",
+    "table_rows",
+    "swept",
+    "folder",
+}
 
 
 @renamed_fields(
@@ -158,6 +167,8 @@ class Findings(AtPoints, SavedResult):
     """The verdict in R² on the target less what the table's confounders predict; None without any."""
     swept: SweepInputs | None = field(default=None, repr=False, compare=False, metadata={"saved": False})
     """The activations, table and baselines; not saved, see `with_inputs`."""
+    folder: Place | None = field(default=None, repr=False, compare=False, metadata={"saved": False})
+    """Where they were read from; `inputs` are taken from there, where `probe` left them."""
 
     @property
     def inputs(self) -> SweepInputs:
@@ -166,11 +177,12 @@ class Findings(AtPoints, SavedResult):
         Raises:
             ValueError: If they were read from disk and not given it since.
         """
+        why = take_inputs_beside(self)
         if self.swept is None:
             raise ValueError(
                 f"these findings of {self.table!r} were loaded without their activations: call "
                 "probe(model, table, out=folder) again, or give them, findings.with_inputs("
-                "graticule.load_saved(folder/activations), table, graticule.load_saved(folder/baselines))"
+                f"load_saved(folder/activations), table, load_saved(folder/baselines)){why}"
             )
         return self.swept
 
@@ -334,6 +346,6 @@ class Findings(AtPoints, SavedResult):
         with as_damaged(path / cls.MARK, cls.REMEDY):
             values = cls._in_files(path, manifest)
             values |= cls._in_json({"settings": None, "largest_gain_tried": None, "gates": None, **manifest})
-            findings = cls(**as_of_today(values, path, manifest))
+            findings = cls(**as_of_today(values, path, manifest), folder=path)
             check_findings(findings)
         return findings

@@ -22,6 +22,7 @@ from graticule.hooks.protocols import HookedModel, dtype_of
 from graticule.hooks.running.runner import run_in_parts
 from graticule.hooks.tokens import TokenRows, tokenize
 from graticule.probes.core.findings import Findings
+from graticule.probes.core.own_folder import take_inputs_beside
 
 _TOKEN_ROWS = 64
 """Activation rows whose tokens are compared."""
@@ -61,6 +62,8 @@ def replay_spec(
     Raises:
         ValueError: The activations are of other tokens than the table's texts give here.
     """
+    if findings is not None:
+        take_inputs_beside(findings)
     saved = spec_of(findings)
     asked = replace(
         saved,

@@ -9,7 +9,17 @@ import pandas as pd
 import pytest
 import torch
 
-from graticule import Activations, Findings, Store, Table, baselines, capture, probe, sweep
+from graticule import (
+    Activations,
+    Findings,
+    Store,
+    Table,
+    baselines,
+    capture,
+    load_saved,
+    probe,
+    sweep,
+)
 from graticule.hooks.artifact import ArtifactError, fingerprint, sealed
 from graticule.hooks.kinds import ForeignFolderError
 from graticule.hooks.result import check_beforehand
@@ -306,3 +316,28 @@ def test_files_that_are_gone_or_cut_are_told_by_name(found, tmp_path):
                 assert copy.name in str(refusal.value)
                 assert "\n" not in str(refusal.value)
             shutil.rmtree(tmp_path / "copy")
+
+
+@pytest.mark.parametrize("kind", ["numbers", "classes", "drawn"])
+def test_what_probe_leaves_beside_findings_is_found_again(kind, tiny, frame, tmp_path):
+    """Read from their folder, from a copy of it too, findings have their inputs; of another table none."""
+    changes = {
+        "numbers": {},
+        "classes": {"target": "country", "blocks": []},
+        "drawn": {"split": None, "cluster": "country"},
+    }[kind]
+    table = table_of(frame, **changes)
+    first = probe(tiny, table, layers=[0, 1], out=tmp_path / "run", crossfit=False, progress=False)
+    shutil.copytree(tmp_path / "run", tmp_path / "there")
+    again = load_saved(tmp_path / "there")
+    ours, theirs = first.inputs, again.inputs
+    assert theirs.table.digest == table.digest and theirs.table.split_is_drawn == table.split_is_drawn
+    for part in ("y", "is_test", "clusters", "source"):
+        assert np.array_equal(getattr(ours.problem, part), getattr(theirs.problem, part))
+    assert np.array_equal(ours.rows(POINTS[1]), theirs.rows(POINTS[1]))
+    assert repr(again.inputs.judge(again.predictions_at())) == repr(
+        first.inputs.judge(first.predictions_at())
+    )
+    other = replace(load_saved(tmp_path / "there"), provenance={**first.provenance, "table": {"digest": "x"}})
+    with pytest.raises(ValueError, match="cannot be taken: these findings are of another table"):
+        _ = other.inputs
