@@ -30,6 +30,7 @@ from graticule.probes.calibration.result import HIDDEN, ODD, Calibration, put_un
 from graticule.probes.calibration.suspects import MOST_SUSPECTS
 from graticule.probes.calibration.targets import SyntheticTargets, blocks
 from graticule.probes.core.findings import Findings
+from graticule.probes.core.findings_figures import rows_tested
 from graticule.probes.scores.metrics import count_of, r2
 
 MIN_CLUSTERS = 5
@@ -235,6 +236,7 @@ def calibrate(
         min_gain=swept.min_gain,
         metric=verdict.metric,
         classes=len(findings.classes),
+        tested=rows_tested(findings),
         limit_of_detection=float(np.interp(np.log(seen), np.log(grid), measured)),
         limit_true=seen,
         at_most=at_most,

@@ -9,8 +9,9 @@ from jaxtyping import Float, Int
 
 from graticule.probes.calibration.components import Chosen
 from graticule.probes.calibration.judging import BitSums, Judged
-from graticule.probes.core.bits import SHARE_OF_ENTROPY, bits_label
+from graticule.probes.core.bits import SHARE_OF_ENTROPY, bits_gained, bits_label
 from graticule.probes.core.intervals import mean_of
+from graticule.probes.core.labels import NO_BETTER_THAN_BEST, STRUCTURE
 from graticule.probes.core.logit_stack import entropy_bits, logit_stack, row_bits, shares
 from graticule.probes.scores.significance import score_difference
 
@@ -26,7 +27,8 @@ def logit_stacks(
     baselines: Mapping[str, Chosen],
     probe: Chosen | None,
 ) -> dict[str, Float[np.ndarray, "target test"]]:
-    """Probabilities of the larger value on test rows, by the stacks `surface` and `full`.
+    """Probabilities of the larger value on test rows, by the stacks `surface` and `full`, and by the
+    strongest baseline, `best`.
 
     Args:
         y: Targets of training rows, each of two values.
@@ -48,7 +50,18 @@ def logit_stacks(
             fit = logit_stack({key: one.train[t][:, None] for key, one in members.items()}, own[:, None])
             tests = {key: one.test[t][:, None] for key, one in members.items()}
             out[name][t] = fit.probabilities(tests, rows)[:, 0]
+    if probe is not None:
+        out["best"] = np.stack([_strongest(own[:, None], baselines, t) for t, own in enumerate(classes)])
     return out
+
+
+def _strongest(
+    y: Float[np.ndarray, "train 1"], baselines: Mapping[str, Chosen], t: int
+) -> Float[np.ndarray, " test"]:
+    """Probabilities by the baseline with the fewest bits a row on training rows, as `class_odds` has them."""
+    best = max(baselines.values(), key=lambda one: bits_gained(y, one.train[t][:, None]))
+    stack = logit_stack({"best": best.train[t][:, None]}, y)
+    return stack.probabilities({"best": best.test[t][:, None]})[:, 0]
 
 
 def judge_bits(
@@ -65,7 +78,7 @@ def judge_bits(
     Args:
         y: Targets of training rows, each of two values.
         y_test: Targets of the test rows.
-        stacked: What the stacks `surface` and `full` say of them, as probabilities.
+        stacked: What `surface`, `full` and `best` of `logit_stacks` say of them.
         clusters: of the test rows.
         min_gain: the smallest gain called structure; None is a hundredth of the entropy of the training rows.
         model_baselines: whether a baseline reads the model.
@@ -74,26 +87,33 @@ def judge_bits(
         A verdict a target.
     """
     before, classes = classes_of(y), classes_of(y_test)
-    spent = {name: np.empty(classes.shape) for name in ("surface", "full", "nothing")}
+    spent = {name: np.empty(classes.shape) for name in ("surface", "full", "best", "nothing")}
     for t, own in enumerate(classes):
         usual = np.full((len(own), 1), float(shares(before[t][:, None])[0]))
-        for name in ("surface", "full"):
+        for name in ("surface", "full", "best"):
             spent[name][t] = row_bits(own[:, None], stacked[name][t][:, None])
         spent["nothing"][t] = row_bits(own[:, None], usual)
     gained = score_difference(spent["surface"], spent["full"])
-    added, over = (mean_of(rows.T, clusters) for rows in (gained, spent["nothing"] - spent["full"]))
-    labels = tuple(
-        bits_label(
+    added, over, over_best = (
+        mean_of(rows.T, clusters)
+        for rows in (gained, spent["nothing"] - spent["full"], spent["best"] - spent["full"])
+    )
+
+    def label(t: int) -> str:
+        least = SHARE_OF_ENTROPY * entropy_bits(before[t][:, None]) if min_gain is None else min_gain
+        words = bits_label(
             (float(added.value[t]), (float(added.low[t]), float(added.high[t]))),
             (float(over.value[t]), float(over.low[t])),
-            own[:, None],
+            classes[t][:, None],
             clusters,
-            SHARE_OF_ENTROPY * entropy_bits(before[t][:, None]) if min_gain is None else min_gain,
+            least,
             model_baselines,
             ("the target",),
         )
-        for t, own in enumerate(classes)
-    )
+        beaten = over_best.value[t] >= least and over_best.low[t] > 0
+        return words if beaten or words != STRUCTURE else NO_BETTER_THAN_BEST
+
+    labels = tuple(label(t) for t in range(len(classes)))
     surface = (spent["nothing"] - spent["surface"]).mean(axis=1)
     sums = BitSums.of(gained, clusters)
     return Judged(surface, added.value, added.low, added.high, labels, sums)

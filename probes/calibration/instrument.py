@@ -24,6 +24,7 @@ from graticule.probes.calibration.suspects import TreeAnswerer
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.fit import PointRows
 from graticule.probes.linear.spectrum import plan_holdout
+from graticule.probes.surface.confounds import CONFOUNDS, confounder_columns
 from graticule.probes.surface.fitted import served_by
 from graticule.probes.surface.string_ridge import ALPHAS, StringRidge
 from graticule.probes.surface.strings import SPELLING, TREES, StringReader
@@ -39,7 +40,8 @@ class Instrument:
     """All that a verdict is made of, at the points that the findings chose. Rows: training, then test."""
 
     ridges: dict[str, RidgeAnswerer]
-    """Captured baselines by name, and `probe`."""
+    """Captured baselines by name, and `probe`; where the table has confounders the ridge on them, without
+    the trees that are beside it in a verdict."""
     strings: StringAnswerer | None
     """TF-IDF, where the table has texts; on a coarse grid about the strength that the findings chose."""
     n_train: int
@@ -94,6 +96,11 @@ class Instrument:
             ]
             ridges[SPELLING] = RidgeAnswerer.of(rows[0], rows[1], plan, None, strengths)
             trees = TreeAnswerer.of(findings, reader)
+        if swept.table.confounds:
+            columns = confounder_columns(swept.table.confounds, problem.source, problem.train)
+            if columns.shape[1]:
+                train, test = (columns[part].astype(np.float64) for part in (problem.train, problem.test))
+                ridges[CONFOUNDS] = RidgeAnswerer.of(train, test, plan, None, strengths)
         return cls(ridges, strings, n_train, problem.clusters[order], trees)
 
     @property

@@ -83,6 +83,8 @@ class Calibration(SavedResult):
     """What gains and surfaces are in, that of the findings' verdict: `r2`, or `bits` a row."""
     classes: int = 0
     """Of the findings. Of several, each synthetic target in bits is one of them against the rest."""
+    tested: str = "test rows"
+    """Which rows all of it is of, in words."""
 
     @property
     def title(self) -> str:
@@ -150,6 +152,8 @@ class Calibration(SavedResult):
         lines = [f"{gain}; with these rows, at this layer, {self.limit_in_words}"]
         if self.metric == "bits" and self.classes > 2:
             lines.append("each synthetic target is one class against the rest, and so are all figures here")
+        if self.tested != "test rows":
+            lines.append(f"measured on {self.tested}, by the rules of a verdict on one part")
         if not np.isnan(self.limit_true):
             most = "at most " if self.at_most else ""
             lines.append(

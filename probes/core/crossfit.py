@@ -33,8 +33,8 @@ MOST_ROWS = 1000
 """Rows up to which fits share one eigendecomposition a layer; of more, each fold is fitted by itself."""
 _SEVERAL = 4
 _PENALTY = 2.0
-"""Of logistic stacks of few rows, several times the usual: log odds that so few rows make too sure vary much more
-from row to row, and gain hardly more bits."""
+"""Of logistic stacks of few rows, several times the usual: log odds that so few rows make too sure vary much
+more from row to row, and gain hardly more bits."""
 
 
 @dataclass(frozen=True)

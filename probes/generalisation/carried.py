@@ -62,7 +62,8 @@ class Carried(SavedResult):
     scored: pd.DataFrame
     """One row per other table: `table`, `label`, `rows`, `copies_left_out`, `clusters`, `score` of the probe
     there; `gain`, `low`, `high` over the surface learned on the first table; `own_gain`, `own_low`,
-    `own_high` over the table's own surface; `full_gain`, what the table's own probe adds to it; `arrives`,
+    `own_high` over the table's own surface on its one held-out part; `full_gain`, what the table's own probe
+    adds to it there; `arrives`,
     the share of that which the first table's probe adds (NaN where there is none to speak of). Of classes
     judged in bits, of the probe alone as it was calibrated on the first table: `auroc`, `auroc_low`,
     `auroc_high`, `brier` and `brier_before`, that on the first table's test rows; of two classes `recall`,
@@ -90,10 +91,10 @@ class Carried(SavedResult):
             gain = with_interval(row["gain"], (row["low"], row["high"]), why)
             own = with_interval(row["own_gain"], (row["own_low"], row["own_high"]), why)
             arrives = row["arrives"]
-            share = "" if np.isnan(arrives) else f"; {arrives:.0%} of what a probe of its own adds"
+            share = "" if np.isnan(arrives) else f", {arrives:.0%} of what a probe of its own adds"
             lines.append(
                 f"{row['table']}: {row['label']}: gain {gain} {unit} over the surface learned on "
-                f"{self.table}, {own} over its own{share}"
+                f"{self.table}, {own} over its own on its one held-out part{share}"
             )
             lines += _classifier_lines(row)
             if row["copies_left_out"]:

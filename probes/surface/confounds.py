@@ -63,7 +63,7 @@ def additive_confounds(frames: Mapping[str, pd.DataFrame], problem: Problem) -> 
         Predictions of training rows out of fold, and of test rows; the training mean where no column varies.
     """
     train, y = problem.train, problem.y
-    columns = _columns(frames, problem.source, train)
+    columns = confounder_columns(frames, problem.source, train)
     if not columns.shape[1]:
         mean = y[train].mean(axis=0)
         return Predictions(np.tile(mean, (len(train), 1)), np.tile(mean, (len(problem.test), 1)))
@@ -71,10 +71,19 @@ def additive_confounds(frames: Mapping[str, pd.DataFrame], problem: Problem) -> 
     return fit.predictions
 
 
-def _columns(
+def confounder_columns(
     frames: Mapping[str, pd.DataFrame], source: Int[np.ndarray, " row"], train: Int[np.ndarray, " train"]
 ) -> Float32[np.ndarray, "row column"]:
-    """Numbers in standard deviations with indicators of their levels, and an indicator of each word."""
+    """Numbers in standard deviations with indicators of their levels, and an indicator of each word.
+
+    Args:
+        frames: Confounder → its columns, a line for each row of the table.
+        source: The table row of every activation row.
+        train: Training rows.
+
+    Returns:
+        Columns that vary over the training rows.
+    """
     names, numbers = list[str](), list[np.ndarray]()
     words = [np.zeros((len(source), 0), np.float32)]
     for frame in frames.values():

@@ -12,22 +12,27 @@ from graticule.probes.calibration.judging import held_aside, resampled
 from graticule.probes.calibration.result import HIDDEN, NOISE, Calibration
 from graticule.probes.core.bits import bits_verdict
 from graticule.probes.core.fit import Predictions, Problem
+from graticule.probes.core.labels import NO_BETTER_THAN_BEST
 from graticule.probes.core.verdict import STRUCTURE
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.sims.planted import planted
 
 
-def test_many_verdicts_in_bits_are_those_one_at_a_time() -> None:
+@pytest.mark.parametrize("members", [2, pytest.param(12, marks=pytest.mark.slow)])
+def test_many_verdicts_in_bits_are_those_one_at_a_time(members: int) -> None:
+    """Of many members and few rows a stack with the probe beats that without it, and not its best member."""
     rng = np.random.default_rng(0)
-    n, n_test, count = 120, 60, 5
+    n, n_test, count = (120, 60, 5) if members == 2 else (30, 120, 20)
     y = (rng.normal(size=(count, n + n_test)) > 0.6).astype(float)
     y[-1] = rng.random(n + n_test) < 0.03  # hardly varies
     clusters = np.repeat(np.arange((n + n_test) // 2), 2)
-    scores = {
-        name: y * strength + rng.normal(size=y.shape) for name, strength in (("a", 0.5), ("b", 0.2), ("p", 1))
-    }
+    strengths = {f"b{i}": 0.2 for i in range(1, members)} | {"a": 0.5, "p": 1.0}
+    if members > 2:
+        strengths |= {"a": 1.5}
+    scores = {name: y * strength + rng.normal(size=y.shape) for name, strength in strengths.items()}
     chosen = {k: Chosen(np.ones(count), s[:, :n], s[:, n:]) for k, s in scores.items()}
-    beside, probe = {k: chosen[k] for k in "ab"}, chosen["p"]
+    probe = chosen["p"]
+    beside = {k: one for k, one in chosen.items() if k != "p"}
     centred = y - y[:, :n].mean(axis=1, keepdims=True)
     stacked = logit_stacks(centred[:, :n], beside, probe)
     judged = judge_bits(
@@ -42,6 +47,7 @@ def test_many_verdicts_in_bits_are_those_one_at_a_time() -> None:
         assert judged.words[t] == one.label
         assert (judged.gain[t], judged.surface[t]) == pytest.approx((one.gain, one.surface))
         assert (judged.low[t], judged.high[t]) == pytest.approx(one.ci95)
+    assert members == 2 or judged.words.count(NO_BETTER_THAN_BEST) > 0
     again = judged.sums.gains()
     assert again.value == pytest.approx(judged.gain) and again.low == pytest.approx(judged.low)
     assert held_aside(judged.sums, 0).dtype == resampled(judged.sums, 0).dtype == bool

@@ -11,10 +11,12 @@ from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
 
 from graticule import Activations, Findings, Table, cross_fit, holdouts, judge_on, sweep
+from graticule.probes.calibration.components import Mixture
+from graticule.probes.calibration.instrument import Instrument
 from graticule.probes.core.labels import STRUCTURE
 from graticule.probes.probe import asked_of
 from graticule.probes.surface.baselines import Baselines, text_digest
-from graticule.probes.surface.confounds import CONFOUNDS
+from graticule.probes.surface.confounds import CONFOUNDS, additive_confounds
 from graticule.probes.tables.columns import TableError
 from graticule.probes.tables.confounders import built_in
 
@@ -234,3 +236,18 @@ def test_what_is_no_confounder_is_refused_by_its_row(values: list, message: str)
     frame = pd.DataFrame({"w": [f"word {i}" for i in range(8)], "y": np.arange(8.0), "s": values})
     with pytest.raises(TableError, match=message):
         Table(frame, "w", "y", confounds=["s"])
+
+
+def test_calibrate_tries_its_targets_with_the_confounders() -> None:
+    """Of the real target their ridge says there what it says in the surface, but for the trees."""
+    swept = findings(kind="numeric", confounds=["source", "size"])
+    problem = swept.problem
+    instrument = Instrument.of(swept)
+    order = np.concatenate([problem.train, problem.test])
+    y = (problem.y - problem.y[problem.train].mean(axis=0))[order].T
+    chosen = instrument.chosen(y, Mixture(np.zeros((1, 1), int), np.ones((1, 1))), [CONFOUNDS])[CONFOUNDS]
+    own = additive_confounds(swept.inputs.table.confounds, problem)
+    mean = problem.y[problem.train].mean()
+    assert CONFOUNDS in instrument.baselines
+    assert chosen.train[0] == pytest.approx(own.out_of_fold[:, 0] - mean, abs=1e-5)
+    assert chosen.test[0] == pytest.approx(own.test[:, 0] - mean, abs=1e-5)
