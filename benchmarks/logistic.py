@@ -17,9 +17,9 @@ import numpy as np
 from _timing import parser, show, write
 from sklearn.linear_model import LogisticRegressionCV
 
-from graticule.probes.linear.logistic import default_strengths
 from graticule.probes.linear.logistic_many import logistic_many
 from graticule.probes.linear.moments import Axes
+from graticule.probes.linear.strengths import default_strengths
 from graticule.probes.tables.groups import group_folds
 
 

@@ -16,9 +16,9 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
-from graticule.probes.linear.ridge_cv import default_alphas
 from graticule.probes.linear.rows import ArrayRows, RowSource, chunk_rows_for, chunks, gather_float64
 from graticule.probes.linear.spectrum import HoldoutPlan, Spectrum, out_of_fold, spectrum_of
+from graticule.probes.linear.strengths import default_alphas, rounding_of
 from graticule.probes.surface.string_ridge import Smoother, StringRidge
 
 FEW_ROWS = 5000
@@ -139,8 +139,9 @@ class RidgeAnswerer:
         rows, others = (ArrayRows(x) if isinstance(x, np.ndarray) else x for x in (train, test))
         n, width = rows.shape
         spectrum = spectrum_of(rows, np.zeros((n, 1)), chunk_rows_for(width))
-        grid = default_alphas(spectrum.eigenvalues, strengths) if alphas is None else np.unique(alphas)
-        return cls(spectrum, others, plan, grid.astype(np.float64))
+        if alphas is None:
+            alphas = default_alphas(spectrum.eigenvalues, strengths, rounding=rounding_of(rows))
+        return cls(spectrum, others, plan, np.unique(np.asarray(alphas, np.float64)))
 
     @property
     def n_train(self) -> int:

@@ -18,6 +18,8 @@ from graticule.probes.core.intervals import Estimates, mean_of, mean_r2_estimate
 from graticule.probes.core.logit_stack import row_bits
 from graticule.probes.core.resample import ClusterSums, cluster_sums
 from graticule.probes.linear.left_out import PartFit, fits_without, row_products_of
+from graticule.probes.linear.rows import ArrayRows
+from graticule.probes.linear.strengths import rounding_of
 from graticule.probes.scores.metrics import mean_r2
 from graticule.probes.surface.confounds import CONFOUNDS, fit_confounds
 from graticule.probes.surface.fitted import fit_baselines, served_by, with_bits
@@ -257,8 +259,11 @@ class _SharedFits:
         self._fits: dict[str, dict[str, list[PartFit]]] = {}
         self._trees: list[list[Predictions]] = []
 
-        def fit(products: np.ndarray, alphas: tuple[float, ...] | None) -> list[PartFit]:
-            return fits_without(products, problem.y, problem.clusters, parts, alphas)
+        def fit(products: np.ndarray, alphas: tuple[float, ...] | None, rounding: float) -> list[PartFit]:
+            return fits_without(products, problem.y, problem.clusters, parts, alphas, rounding=rounding)
+
+        def fit_rows(rows: np.ndarray, alphas: tuple[float, ...] | None) -> list[PartFit]:
+            return fit(row_products_of(rows), alphas, rounding_of(ArrayRows(rows)))
 
         features = {
             "probe": (inputs.activations, np.arange(len(problem.y))),
@@ -277,17 +282,17 @@ class _SharedFits:
                 terms = reader.ridge.features()
                 back = np.argsort(order, kind="stable")
                 products = np.asarray((terms @ terms.T).todense(), np.float64)[np.ix_(back, back)]
-                self._fits[TFIDF] = {TFIDF: fit(products, ALPHAS)}
+                self._fits[TFIDF] = {TFIDF: fit(products, ALPHAS, 0.0)}
                 advance.update()
                 spelled = _rows_of(reader.additive, SPELLING, reader.place)
-                self._fits[SPELLING] = {SPELLING: fit(row_products_of(spelled), None)}
+                self._fits[SPELLING] = {SPELLING: fit_rows(spelled, None)}
                 advance.update()
                 seen = reader.seen_by_trees
                 self._trees = [boosted_without(seen, problem.y, fold) for fold in folds]
             for name, (rows, index) in features.items():
                 own = self._fits.setdefault(name, {})
                 for point in rows.points:
-                    own[point] = fit(row_products_of(_rows_of(rows, point, index)), settings.alphas)
+                    own[point] = fit_rows(_rows_of(rows, point, index), settings.alphas)
                     advance.update()
 
     def of(self, repeat: int, k: int) -> tuple[dict[str, dict[str, PartFit]], Predictions | None]:

@@ -90,6 +90,13 @@ def _of_probe(
             f"({best.fit.alphas[0]:.3g} to {best.fit.alphas[-1]:.3g}), and a wider grid might do better: "
             "sweep(…, alphas=…)"
         )
+    if best.fit.axes_unread and judged.label == NO_BETTER and not outliers.any:
+        warnings.append(
+            f"{best.fit.axes_unread} of {len(best.fit.coef)} principal axes at {best.point} vary so little "
+            f"that the smallest strength tried, {best.fit.alphas[0]:.3g}, shrinks them by over half: a "
+            "target that lies there alone is not read; divide wide columns by a constant, or try smaller "
+            "strengths, sweep(…, alphas=…)"
+        )
     if at_mean:
         least = least_seen(problem, len(best.fit.coef), judged.metric)
         cause = "" if outliers.any else f"; these rows would show a part of about {least:.2g}"

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from graticule.probes.linear.moments import eigen
-from graticule.probes.linear.ridge_cv import check_alphas, default_alphas
+from graticule.probes.linear.strengths import check_alphas, default_alphas
 
 N_ALPHAS = 12
 """Strengths of the default grid: every second of `ridge_cv`'s."""
@@ -48,6 +48,8 @@ def fits_without(
     clusters: Int[np.ndarray, " row"],
     parts: Sequence[Int[np.ndarray, " _"]],
     alphas: Sequence[float] | None = None,
+    *,
+    rounding: float = 0.0,
 ) -> list[PartFit]:
     """`ridge_cv` on the rows outside each part, at strengths that are the same for all parts.
 
@@ -59,18 +61,21 @@ def fits_without(
         clusters: Rows of one are held out together; no part takes one apart.
         parts: Rows that are left out together.
         alphas: Strengths; by default a grid on the scale of all rows, whose targets it does not see.
+        rounding: Of the rows (`rounding_of`): how far that grid reaches down.
 
     Returns:
         A fit a part.
     """
-    makers = _Makers(products, y, alphas)
+    makers = _Makers(products, y, alphas, rounding)
     return [_without(makers, y, clusters, part) for part in parts]
 
 
 class _Makers:
     """G and Gy at each strength of a grid, made when asked for."""
 
-    def __init__(self, products: np.ndarray, y: np.ndarray, alphas: Sequence[float] | None) -> None:
+    def __init__(
+        self, products: np.ndarray, y: np.ndarray, alphas: Sequence[float] | None, rounding: float
+    ) -> None:
         n = len(products)
         middle = products.mean(axis=0)
         kernel = products - middle - middle[:, None] + middle.mean()
@@ -79,7 +84,10 @@ class _Makers:
         values, vectors = eigen(np.ascontiguousarray((kernel + kernel.T) / 2))
         self._values, self._vectors, self._y = values[:-1], np.ascontiguousarray(vectors[:, :-1]), y
         asked = check_alphas(alphas)
-        self.grid = default_alphas(self._values, N_ALPHAS) if asked is None else asked
+        grid = default_alphas(self._values, N_ALPHAS, rounding=rounding) if asked is None else asked
+        # which is scored first: those above stay the same, however many stand below the default ones
+        self.first = (1 + len(grid) - N_ALPHAS) % 3 if asked is None else min(1, len(grid) // 3)
+        self.grid = grid
         self._made: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
     def at(self, place: int) -> tuple[Float[np.ndarray, "row row"], Float[np.ndarray, "row target"]]:
@@ -107,7 +115,7 @@ def _without(makers: _Makers, y: np.ndarray, clusters: np.ndarray, part: np.ndar
             scored[place] = value, held_out, of_part
         return scored[place][0]
 
-    best = max(range(1 if last > 1 else 0, last + 1, 3), key=score)
+    best = max(range(makers.first, last + 1, 3), key=score)
     while (top := max([p for p in (best, best - 1, best + 1) if 0 <= p <= last], key=score)) != best:
         best = top
     value, held_out, of_part = scored[best]

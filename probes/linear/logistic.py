@@ -18,12 +18,11 @@ from jaxtyping import Float, Int
 from tqdm.auto import tqdm
 
 from graticule.probes.linear.moments import Axes
-from graticule.probes.linear.ridge_cv import check_alphas
+from graticule.probes.linear.rows import ArrayRows
+from graticule.probes.linear.strengths import check_alphas, default_strengths, rounding_of
 from graticule.probes.tables.groups import group_folds
 
 _log = logging.getLogger(__name__)
-
-_STRENGTHS = 8
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,8 @@ def logistic(
     if not len(axes.squares):
         raise ValueError("X is the same in every row: there is nothing to tell classes by")
     grid = check_alphas(alphas)
-    grid = default_strengths(axes.squares) if grid is None else grid
+    if grid is None:
+        grid = default_strengths(axes.squares, rounding=rounding_of(ArrayRows(X)))
     theta, converged = _solve(axes.scores(X), axes.squares, y, grid, tolerance * len(X), iterations)
     if not converged:
         _log.warning("logistic regression stopped after %d steps before it settled; raise alphas", iterations)
@@ -160,12 +160,6 @@ def row_cross_entropies(
     two = y.shape[1] == 1
     true = np.where(y[:, 0] > 0.5, p[:, 0], 1 - p[:, 0]) if two else (y * p).sum(axis=1)
     return -np.log(np.clip(true, 1e-15, 1.0))
-
-
-def default_strengths(values: Float[np.ndarray, " rank"]) -> Float[np.ndarray, " alpha"]:
-    """Eight strengths, from shrinking next to nothing to shrinking nearly everything, on the data's scale."""
-    low = max(0.01 * float(np.quantile(values, 0.25)), 1e-7 * float(values[0]))
-    return np.geomspace(low, max(float(values[0]), 1e3 * low), _STRENGTHS)
 
 
 def _probabilities(scores: np.ndarray) -> np.ndarray:

@@ -16,9 +16,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from graticule.hooks.messages import bar
-from graticule.probes.linear.logistic import default_strengths
 from graticule.probes.linear.moments import Axes
-from graticule.probes.linear.ridge_cv import check_alphas
+from graticule.probes.linear.rows import ArrayRows
+from graticule.probes.linear.strengths import N_LOGISTIC, check_alphas, default_strengths, rounding_of
 from graticule.probes.tables.groups import group_folds
 
 _CELLS = 1 << 24  # row × column values held at once, in single precision
@@ -89,8 +89,11 @@ def logistic_many(
     axes = Axes.of(X)
     if not len(axes.squares):
         raise ValueError("X is the same in every row: there is nothing to tell classes by")
-    grid = check_alphas(alphas)
-    grid = default_strengths(axes.squares) if grid is None else grid
+    grid, patience = check_alphas(alphas), _RISEN
+    if grid is None:
+        grid = default_strengths(axes.squares, rounding=rounding_of(ArrayRows(X)))
+        if len(grid) > N_LOGISTIC:  # a small axis may hold what the others do not
+            patience = len(grid)
     fold = group_folds(clusters, folds, seed)
     inside = np.stack([fold != k for k in range(int(fold.max()) + 1)] + [np.ones(len(y), bool)], axis=1)
     rows = np.concatenate([np.ones((len(y), 1)), axes.scores(X)], axis=1).astype(np.float32)
@@ -99,7 +102,7 @@ def logistic_many(
     done: list[tuple[np.ndarray, ...]] = []
     with bar(len(parts), "logistic", "block", progress) as advance:
         for part in parts:
-            done.append(_path(rows, axes.squares, part.astype(np.float32), inside, grid))
+            done.append(_path(rows, axes.squares, part.astype(np.float32), inside, grid, patience))
             advance.update()
     validation, theta, held_out = (np.concatenate([d[i] for d in done], axis=1) for i in range(3))
     coef = axes.vectors @ theta[1:]
@@ -108,7 +111,12 @@ def logistic_many(
 
 
 def _path(
-    rows: np.ndarray, squares: np.ndarray, y: np.ndarray, inside: np.ndarray, grid: np.ndarray
+    rows: np.ndarray,
+    squares: np.ndarray,
+    y: np.ndarray,
+    inside: np.ndarray,
+    grid: np.ndarray,
+    patience: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Out-of-fold losses, and at the best strength of each target its weights and out-of-fold log odds.
 
@@ -139,7 +147,7 @@ def _path(
         best[now], weights[:, now] = loss[better], theta[:, now, -1]
         odds_out[:, now] = own[:, better]
         risen[running] = np.where(better, 0, risen[running] + 1)
-        running = running[risen[running] < _RISEN]
+        running = running[risen[running] < patience]
         if not len(running):
             break
     return losses, weights, odds_out

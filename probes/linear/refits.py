@@ -24,8 +24,9 @@ import torch
 from jaxtyping import Float, Int, Shaped
 
 from graticule.probes.linear.moments import Moments, fewer_rows, rough_middle, side_by_side
-from graticule.probes.linear.ridge_cv import check_alphas, ridge_fit
+from graticule.probes.linear.ridge_cv import ridge_fit
 from graticule.probes.linear.rows import ArrayRows, as_rows, check_finite_rows, chunk_rows_for, linear_map
+from graticule.probes.linear.strengths import check_alphas
 
 _log = logging.getLogger(__name__)
 

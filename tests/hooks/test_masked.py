@@ -11,7 +11,7 @@ from graticule import Activations, Contexts, RidgeProbe, Table, World, sweep
 from graticule.hooks.limits import LimitError
 from graticule.hooks.padding import Extent
 from graticule.hooks.values import MaskedError, token_ids, unmasked
-from graticule.probes.linear.ridge_cv import check_alphas
+from graticule.probes.linear.strengths import check_alphas
 from graticule.probes.steering import shuffled_pairs
 
 N = 40

@@ -269,6 +269,29 @@ def test_a_strength_at_the_end_of_the_grid_is_told_in_the_summary(world: Planted
     assert "the chosen strength 1e+04 is an end of the strengths tried" in found.summary()
 
 
+def test_a_concept_in_a_small_column_is_read_as_far_as_rounding_allows_and_told_where_not() -> None:
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(300, 13))
+    y = x[:, 0] + x[:, 12] + 0.5 * rng.normal(size=300)
+    table = Table.from_arrays(y, is_test=np.arange(300) % 3 == 0)
+    beside = Baselines(text_digest(table), {"block_0": Activations.from_tensors({POINT: x[:, :1]})}, False)
+    x[:, 12] /= 1000
+    exact, rounded = (
+        sweep(
+            Activations.from_tensors({POINT: torch.from_numpy(x).to(dtype)}),
+            table,
+            baselines=beside,
+            n_bootstrap=50,
+            crossfit=dtype == torch.float32,
+        )
+        for dtype in (torch.float32, torch.bfloat16)
+    )
+    told = "1 of 13 principal axes at blocks.0.hook_resid_post vary so little that the smallest strength"
+    assert exact.verdict.label == STRUCTURE and told not in exact.summary()
+    assert exact.verdict.dealing is not None
+    assert rounded.verdict.label == NO_BETTER and told in rounded.summary()
+
+
 def test_a_twin_that_finds_structure_in_the_probes_place_leaves_nothing_decided(world: Planted) -> None:
     hidden = values(world) + 1.5 * np.random.default_rng(6).normal(size=values(world).shape)
     found = swept(world, twin_0=Activations.from_tensors({POINT: torch.from_numpy(hidden)}))

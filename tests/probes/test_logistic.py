@@ -8,6 +8,7 @@ from sklearn.metrics import log_loss as sklearn_log_loss
 
 from graticule.probes.beyond.reliability import class_scores, reliability, weighted_auroc
 from graticule.probes.linear.logistic import cross_entropy, held_out, logistic, logistic_cv, rank_coordinates
+from graticule.probes.linear.logistic_many import logistic_many
 from graticule.probes.tables.groups import group_folds
 
 
@@ -47,6 +48,21 @@ def test_more_columns_than_rows_and_separable_classes():
     found = logistic(X, y, [1.0, 10.0], tolerance=1e-16)
     oracle = LogisticRegression(C=1.0, solver="newton-cg", tol=1e-11, max_iter=1000).fit(X, labels)
     np.testing.assert_allclose(found.probabilities(X)[:, 0], oracle.predict_proba(X)[:, 1], atol=1e-6)
+
+
+def test_default_strengths_go_on_below_at_their_spacing_where_a_column_is_small():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((300, 12)).astype(np.float32).astype(float)
+    y = (X[:, 11:] + 0.5 * rng.standard_normal((300, 1)) > 0).astype(float)
+    whole = logistic_cv(X, y, np.arange(300))
+    X[:, 11] /= 256
+    small = logistic_cv(X, y, np.arange(300))
+    assert len(whole.alphas) == 8 < len(small.alphas) and small.converged
+    assert np.ptp(np.diff(np.log(small.alphas))) < 1e-9
+    assert small.validation.min() == pytest.approx(whole.validation.min(), abs=0.01)
+    many = logistic_many(X, y, np.arange(300))
+    assert np.array_equal(many.alphas, small.alphas)
+    assert np.nanmin(many.validation) == pytest.approx(small.validation.min(), abs=0.01)
 
 
 def test_the_strength_is_chosen_by_the_log_loss_of_whole_clusters():

@@ -12,9 +12,10 @@ from graticule.probes.beyond.pca import components
 from graticule.probes.linear.leace import Eraser
 from graticule.probes.linear.logistic import logistic_cv
 from graticule.probes.linear.ridge import RidgeProbe, cosines
-from graticule.probes.linear.ridge_cv import default_alphas, ridge_cv, ridge_cv_stream, ridge_fit
-from graticule.probes.linear.rows import ArrayRows
+from graticule.probes.linear.ridge_cv import ridge_cv, ridge_cv_stream, ridge_fit
+from graticule.probes.linear.rows import ArrayRows, as_rows
 from graticule.probes.linear.spectrum import LARGEST_CLUSTER, plan_holdout
+from graticule.probes.linear.strengths import default_alphas, rounding_of
 
 TOLERANCE = 1e-6
 
@@ -261,6 +262,34 @@ def test_default_grid_follows_the_scale_of_the_data():
     )
 
 
+def test_default_grid_goes_on_below_at_its_spacing_where_a_column_is_small():
+    rng = np.random.default_rng(0)
+    X = rng.standard_normal((200, 25)).astype(np.float32)
+    y = 0.7 * X[:, 24] + 0.7 * rng.standard_normal(200)
+    whole, X[:, 24] = ridge_cv(X, y), X[:, 24] / 1024
+    small = ridge_cv(X, y)
+    assert len(whole.alphas) == 24 and small.score == pytest.approx(whole.score, abs=0.01)
+    square = ((X[:, 24] - X[:, 24].mean()) ** 2).sum(dtype=float)
+    assert 0.005 * square < small.alphas[0] < 0.03 * square
+    assert np.ptp(np.diff(np.log(small.alphas))) < 1e-9 and small.axes_unread == 0
+    kept = small.alphas[-24:]
+    assert ridge_cv(X, y, alphas=kept).axes_unread == 1
+    assert np.array_equal(small.validation[-24:], ridge_cv(X, y, alphas=kept).validation)
+
+
+def test_default_grid_ends_above_what_rounding_puts_along_an_axis():
+    """The last column is the sum of the others, rounded: what is left along one axis is rounding alone."""
+    rng = np.random.default_rng(1)
+    for dtype in (torch.bfloat16, torch.float32):
+        X = torch.from_numpy(rng.standard_normal((300, 20))).to(dtype)
+        X = torch.cat([X, X.double().sum(dim=1, keepdim=True).to(dtype)], dim=1)
+        least = np.linalg.eigvalsh(np.cov(X.double().numpy().T, ddof=0) * 300)[0]
+        fit = ridge_cv(X, rng.standard_normal(300))
+        assert rounding_of(as_rows(X)) == rounding_of(ArrayRows(X.double().numpy()))
+        assert least < rounding_of(as_rows(X)) <= fit.alphas[0]
+        assert fit.axes_unread == (dtype == torch.bfloat16)  # in float32 it does not differ from 0
+
+
 def test_default_grid_reaches_signal_beside_massive_directions():
     """One direction with nearly all the variance must not push the grid above the rest."""
     rng = np.random.default_rng(0)
@@ -274,7 +303,7 @@ def test_default_grid_reaches_signal_beside_massive_directions():
 def test_edge_hits_are_reported(caplog):
     X, y = data(100, 30)
     y = X[:, :1] + 5 * np.random.default_rng(0).standard_normal((100, 1))
-    with caplog.at_level(logging.INFO, logger="graticule.probes.linear.ridge_cv"):
+    with caplog.at_level(logging.INFO, logger="graticule.probes.linear.strengths"):
         assert ridge_cv(X, y, alphas=[1e-3, 1e-1, 10.0]).alpha_at_edge
     assert "upper end of the grid 0.001 to 10" in caplog.text
     assert not ridge_cv(X, y).alpha_at_edge
@@ -283,7 +312,7 @@ def test_edge_hits_are_reported(caplog):
 def test_edge_hits_without_consequence_are_not_reported(caplog):
     X, _ = data(200, 10)
     rng = np.random.default_rng(1)
-    with caplog.at_level(logging.INFO, logger="graticule.probes.linear.ridge_cv"):
+    with caplog.at_level(logging.INFO, logger="graticule.probes.linear.strengths"):
         exact = ridge_cv(X, X[:, :2] @ rng.standard_normal((2, 2)))  # no noise: less is better, without end
         noise = ridge_cv(X, rng.standard_normal((200, 2)))  # nothing to find: more is better, without end
     assert exact.alpha == exact.alphas[0] and not exact.alpha_at_edge
