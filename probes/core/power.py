@@ -34,6 +34,8 @@ class RowsNeeded:
     noise: float | None = None
     """In bits, where the other fields are in bits as well: the variance of what a row adds beyond that of a
     true gain, times the rows that it was seen on, since more rows learn better; None in R²."""
+    per_bit: float = 2 / np.log(2)
+    """In bits, the variance of a row's bits for each bit of gain."""
 
     def power(self, gain: float, rows: float) -> float:
         """How often the interval of a true gain lies above 0.
@@ -62,8 +64,8 @@ class RowsNeeded:
         Returns:
             In R².
         """
-        if self.noise is not None:  # what rows add varies by twice its mean, in nats
-            return float(np.sqrt((2 * gain / np.log(2) + self.noise / rows) * self.design / rows))
+        if self.noise is not None:
+            return float(np.sqrt((self.per_bit * gain + self.noise / rows) * self.design / rows))
         left = max(1 - self.surface, gain)
         of_row = 4 * gain * (left - gain) + 2 * gain**2
         of_ratio = max(of_row * (1 - 2 * gain) + 2 * gain**2, 1e-12)
@@ -118,20 +120,23 @@ class RowsNeeded:
         return pd.DataFrame(lines)
 
 
-def bits_noise(variance: float, gain: float) -> float:
-    """What a row's bits vary by beyond the gain itself.
+def bits_variance(variance: float, gain: float) -> tuple[float, float]:
+    """What a row's bits vary by: for each bit of gain, and beyond the gain.
 
     The logarithm of the ratio of two likelihoods of which one is right has a variance of about twice its mean
-    where the mean is small (in nats); what is more comes from fits that are not right.
+    where the mean is small (in nats); what is more comes from fits that are not right. Where the mean is not
+    small the variance is less.
 
     Args:
         variance: of the bits that rows add.
         gain: their mean.
 
     Returns:
-        Squared bits, 1e-9 at least.
+        Bits, 2 / ln 2 at most; squared bits, 1e-9 at least.
     """
-    return max(variance - 2 * max(gain, 0.0) / float(np.log(2)), 1e-9)
+    most = 2 / float(np.log(2))
+    per_bit = most if gain <= 0 else min(most, variance / gain)
+    return per_bit, max(variance - per_bit * max(gain, 0.0), 1e-9)
 
 
 def design_of_means(values: Float[np.ndarray, " row"], clusters: Int[np.ndarray, " row"]) -> float:

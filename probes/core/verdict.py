@@ -29,7 +29,7 @@ from graticule.probes.core.labels import (
 )
 from graticule.probes.core.labels import BETTER_BY_LITTLE as BETTER_BY_LITTLE
 from graticule.probes.core.labels import NO_BETTER as NO_BETTER
-from graticule.probes.core.power import RowsNeeded, bits_noise, design_effect
+from graticule.probes.core.power import RowsNeeded, bits_variance, design_effect
 from graticule.probes.core.resample import cluster_sums, effective_clusters
 from graticule.probes.core.selection import unselected_gain
 from graticule.probes.core.undecided import MIN_APART, RULED, clusters_apart, largest_share
@@ -160,7 +160,8 @@ class Verdict(TellsNames):
             return None
         seen = self.se**2 * self.rows / self.design
         left = max(self.entropy - self.surface, 1e-6)
-        return RowsNeeded(1 - left, per, self.design, self.rows * bits_noise(seen, self.gain))
+        per_bit, noise = bits_variance(seen, self.gain)
+        return RowsNeeded(1 - left, per, self.design, self.rows * noise, per_bit)
 
     @property
     def unit(self) -> str:
