@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from graticule.probes.core.alike import alike_of_all, alike_of_test
 from graticule.probes.core.bits import bits_gained
+from graticule.probes.core.crossfit import CrossFit
 from graticule.probes.core.fit import PointFit, Predictions, Problem, fit_points, stack
 from graticule.probes.core.gates import Gates
 from graticule.probes.core.inputs import SweepInputs
@@ -72,7 +74,7 @@ class Confounding:
     """A verdict with what confounders say against it."""
 
     verdict: Verdict
-    """With more warnings; not decided where no gain is left among rows alike in a confounder."""
+    """With more warnings; not decided where no gain is shown among rows alike in the table's confounders."""
     lines: tuple[Confounder, ...]
     """The table's confounders, then built-in ones that reach most of what the probe reaches."""
     rest: Verdict | None
@@ -80,7 +82,9 @@ class Confounding:
     baselines fitted to the same rest; None without confounders."""
 
 
-def confounding(judged: Verdict, gates: Gates, best: PointFit, inputs: SweepInputs) -> Confounding:
+def confounding(
+    judged: Verdict, gates: Gates, best: PointFit, inputs: SweepInputs, made: CrossFit | None = None
+) -> Confounding:
     """Look at every confounder of the table, and at those that are computed from its texts.
 
     Args:
@@ -88,17 +92,18 @@ def confounding(judged: Verdict, gates: Gates, best: PointFit, inputs: SweepInpu
         gates: What holds for every predictor of these rows.
         best: The fit at the chosen point.
         inputs: What was swept.
+        made: What is said of all rows, where the verdict is of all rows.
 
     Returns:
         The verdict, and what stands beside it.
     """
     declared = tuple(_confounder(n, f, inputs, best, True) for n, f in inputs.table.confounds.items())
     lines = (*declared, *_undeclared(inputs, best))
-    why = tuple(
-        f"no gain is left within levels of {line.name}" for line in declared if line.high < judged.min_gain
-    )
-    warnings = (*judged.warnings, *_reaching(lines, judged.metric))
-    judged = (gates | Gates(why)).through(replace(judged, warnings=warnings))
+    judged = replace(judged, warnings=(*judged.warnings, *_reaching(lines, judged.metric)))
+    if made is None:
+        judged = alike_of_test(judged, gates, inputs, best)
+    else:
+        judged = alike_of_all(judged, gates, inputs, made)
     return Confounding(judged, lines, _residualised(inputs, best) if declared else None)
 
 

@@ -21,7 +21,7 @@ from graticule.probes.linear.left_out import PartFit, fits_without, row_products
 from graticule.probes.linear.rows import ArrayRows
 from graticule.probes.linear.strengths import rounding_of
 from graticule.probes.scores.metrics import mean_r2
-from graticule.probes.surface.confounds import CONFOUNDS, fit_confounds
+from graticule.probes.surface.confounds import CONFOUNDS, confound_trees, fit_confounds
 from graticule.probes.surface.fitted import fit_baselines, served_by, with_bits
 from graticule.probes.surface.string_ridge import ALPHAS
 from graticule.probes.surface.strings import SPELLING, TFIDF, TREES, StringReader
@@ -182,14 +182,14 @@ def one_fold(inputs: SweepInputs, problem: Problem) -> tuple[str, dict[str, np.n
     )
     beside = fit_baselines(inputs.baselines, activations, inputs.table, problem, settings, False)[0]
     best = choose_point(fits, beside, problem, inputs.model_baselines, settings.score).best
-    return _compared(inputs, problem, best.point, best.predictions, best.validation, beside)
+    return compared(inputs, problem, best.point, best.predictions, best.validation, beside)
 
 
 def _stacked(
     inputs: SweepInputs,
     problem: Problem,
     fits: Mapping[str, Mapping[str, PartFit]],
-    trees: Predictions | None,
+    trees: Mapping[str, Predictions],
 ) -> tuple[str, dict[str, np.ndarray], bool]:
     """A fold by fits that all folds share."""
     y = problem.y[problem.train]
@@ -203,10 +203,10 @@ def _stacked(
         if name != "probe":
             best = list(of.values())[int(np.argmax(own[name]))]
             beside[name] = Predictions(best.out_of_fold, best.test)
-        if name == SPELLING and trees is not None:
-            beside[TREES] = trees
-    if inputs.table.confounds:
-        beside[CONFOUNDS] = fit_confounds(inputs.table.confounds, problem)[0]
+        if name == SPELLING and TREES in trees:
+            beside[TREES] = trees[TREES]
+    if CONFOUNDS in trees:
+        beside[CONFOUNDS] = fit_confounds(inputs.table.confounds, problem, trees[CONFOUNDS])[0]
     points, probes = list(fits["probe"]), list(fits["probe"].values())
     place = chosen_place(
         [one.out_of_fold for one in probes],
@@ -217,12 +217,12 @@ def _stacked(
         inputs.settings.score,
     )[0]
     best = probes[place]
-    return _compared(
+    return compared(
         inputs, problem, points[place], Predictions(best.out_of_fold, best.test), best.validation, beside
     )
 
 
-def _compared(
+def compared(
     inputs: SweepInputs,
     problem: Problem,
     point: str,
@@ -230,7 +230,7 @@ def _compared(
     validation: float,
     beside: Mapping[str, Predictions],
 ) -> tuple[str, dict[str, np.ndarray], bool]:
-    """What all of `COMPARED` say of the rows of a fold."""
+    """What all of `COMPARED` say of the rows of a fold, or of the test rows of a split."""
     y, still = problem.y[problem.train], validation <= 0
     if inputs.settings.score == "bits":
         odds = class_odds(problem, probe, beside, _PENALTY)
@@ -257,7 +257,7 @@ class _SharedFits:
         self._parts = int(folds[0].max()) + 1
         parts = [np.flatnonzero(fold == k) for fold in folds for k in range(self._parts)]
         self._fits: dict[str, dict[str, list[PartFit]]] = {}
-        self._trees: list[list[Predictions]] = []
+        self._trees: dict[str, list[list[Predictions]]] = {}
 
         def fit(products: np.ndarray, alphas: tuple[float, ...] | None, rounding: float) -> list[PartFit]:
             return fits_without(products, problem.y, problem.clusters, parts, alphas, rounding=rounding)
@@ -288,15 +288,17 @@ class _SharedFits:
                 self._fits[SPELLING] = {SPELLING: fit_rows(spelled, None)}
                 advance.update()
                 seen = reader.seen_by_trees
-                self._trees = [boosted_without(seen, problem.y, fold) for fold in folds]
+                self._trees[TREES] = [boosted_without(seen, problem.y, fold) for fold in folds]
+            if confounds := inputs.table.confounds:
+                self._trees[CONFOUNDS] = [confound_trees(confounds, problem, fold) for fold in folds]
             for name, (rows, index) in features.items():
                 own = self._fits.setdefault(name, {})
                 for point in rows.points:
                     own[point] = fit_rows(_rows_of(rows, point, index), settings.alphas)
                     advance.update()
 
-    def of(self, repeat: int, k: int) -> tuple[dict[str, dict[str, PartFit]], Predictions | None]:
+    def of(self, repeat: int, k: int) -> tuple[dict[str, dict[str, PartFit]], dict[str, Predictions]]:
         """Of one fold."""
         place = repeat * self._parts + k
         fits = {name: {p: of[place] for p, of in points.items()} for name, points in self._fits.items()}
-        return fits, self._trees[repeat][k] if self._trees else None
+        return fits, {name: of[repeat][k] for name, of in self._trees.items()}

@@ -18,6 +18,7 @@ from graticule.hooks.calls import renamed
 from graticule.hooks.doors import ACTIVATIONS, BASELINES, FINDINGS, TARGET, door
 from graticule.hooks.limits import check_several
 from graticule.hooks.rows import Rows
+from graticule.probes.core.alike import alike_of_test
 from graticule.probes.core.assembly import (
     CROSSFIT,
     GAINED,
@@ -153,15 +154,15 @@ def sweep(
         width = max(baselines.features[twin].widths.values())
         checks[f"{twin} in the probe's place"] = inputs.judge(predictions[twin], [twin], width=width)
     rows["shuffled"] = fit_shuffled(inputs, best)
-    of_split, class_scores, dealt = None, split_class_scores(inputs, best), None
+    of_split, class_scores, dealt, made = None, split_class_scores(inputs, best), None, None
     if to_be_dealt(inputs, crossfit):
         made, of_split = cross_fitted(inputs, seed=seed, progress=progress), result
         class_scores = crossfit_class_scores(made, problem)
         dealt = Dealt(made.predictions["probe"].mean(axis=0), rows_gained(made, problem))
         result = crossfit_verdict(made, inputs, result)
     result, gates = doubted(result, checks, best, fits, inputs, rows)
-    beside = confounding(result, gates, best, inputs)
-    of_split = None if of_split is None else gates.through(of_split)
+    beside = confounding(result, gates, best, inputs, made)
+    of_split = None if of_split is None else alike_of_test(of_split, gates, inputs, best)
     return Findings(
         model=_model_name(activations),
         table=table.name,

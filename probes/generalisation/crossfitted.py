@@ -15,6 +15,7 @@ from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.messages import NotApplicable
 from graticule.hooks.points import layer_text
 from graticule.hooks.saved import SavedResult
+from graticule.probes.core.alike import alike_of_all
 from graticule.probes.core.crossfit import cross_fitted, widening_of
 from graticule.probes.core.crossfit_verdict import MIN_CLUSTERS, crossfit_verdict
 from graticule.probes.core.findings import Findings
@@ -158,7 +159,7 @@ def cross_fit(
         )
     made = cross_fitted(inputs, n_folds=n_folds, n_repeats=n_repeats, seed=seed, progress=progress)
     split = findings.verdict_of_split
-    verdict = (findings.gates or Gates()).through(crossfit_verdict(made, inputs, split))
+    verdict = alike_of_all(crossfit_verdict(made, inputs, split), findings.gates or Gates(), inputs, made)
     chosen = Counter(made.points).most_common()
     return CrossFitted(
         model=findings.model,

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float32, Int
+from jaxtyping import Float, Float32, Int
 
 from graticule.hooks.activations import Activations
-from graticule.probes.core.fit import Predictions, Problem, fit_points, stack
+from graticule.probes.core.fit import Predictions, Problem, chosen, fit_points
 from graticule.probes.scores.metrics import mean_r2
 from graticule.probes.surface.additive import additive_columns
 from graticule.probes.surface.spelling import TextFeatures
-from graticule.probes.surface.trees import boosted_predictions
+from graticule.probes.surface.trees import boosted_predictions, boosted_without
 from graticule.probes.tables.groups import group_folds
 
 CONFOUNDS = "confounds"
@@ -22,34 +22,77 @@ CONFOUNDS = "confounds"
 _FEWEST = 2
 """Training rows that a word must have to be a column."""
 _FOLDS = 5
+_WIDTHS = (1.0, 1 / 3, 1 / 9)
+"""Widths of a Gaussian kernel, in root mean square distances between rows."""
+_MARKS = 200
+"""Rows at most that a kernel is laid about."""
+_ROUNDING = 1e-6
 
 
-def fit_confounds(frames: Mapping[str, pd.DataFrame], problem: Problem) -> tuple[Predictions, dict[str, Any]]:
+def fit_confounds(
+    frames: Mapping[str, pd.DataFrame], problem: Problem, trees: Predictions | None = None
+) -> tuple[Predictions, dict[str, Any]]:
     """What all confounders together say of the target, and the member's line in the findings.
 
-    Ridge on words as columns and numbers with their levels, which is additive, and boosted trees on the same,
-    which are not; both out of fold, weighed by least squares.
+    Ridge on words as columns and numbers with their levels, which is additive; ridge on Gaussian kernels,
+    which reads smooth functions of several; boosted trees, which read steps. All out of fold, weighed by
+    least squares without negative weights: they read much the same, and a difference of two is no reader.
 
     Args:
         frames: Confounder → its columns, a line for each row of the table.
         problem: Targets, split and clusters.
+        trees: what boosted trees say, where they have been grown (`confound_trees`).
 
     Returns:
         Predictions of training rows out of fold, and of test rows.
     """
-    additive = additive_confounds(frames, problem)
     train, test = problem.train, problem.test
-    X, y = _coded(frames, problem), problem.y[train]
-    fold = group_folds(problem.clusters[train], _FOLDS, 0)
-    trees, grown = boosted_predictions(X[train], y, fold, X[test], disable=True)
-    members = {"additive": additive, "trees": trees}
-    fit = stack({name: one.out_of_fold for name, one in members.items()}, y)
-    both = Predictions(
-        fit.predict({name: one.out_of_fold for name, one in members.items()}),
-        fit.predict({name: one.test for name, one in members.items()}),
-    )
+    y = problem.y[train]
+    grown: dict[str, Any] = {"iterations": None}
+    if trees is None:
+        X, fold = _coded(frames, problem), group_folds(problem.clusters[train], _FOLDS, 0)
+        trees, grown = boosted_predictions(X[train], y, fold, X[test], disable=True)
+    members = {
+        "additive": additive_confounds(frames, problem),
+        "smooth": _smooth_confounds(frames, problem),
+        "trees": trees,
+    }
+    both = _weighed(list(members.values()), y)
     line = {"validation": mean_r2(y, both.out_of_fold), "alpha": None, "point": None}
     return both, {**line, "of": list(frames), "iterations": grown["iterations"]}
+
+
+def _weighed(members: Sequence[Predictions], y: Float[np.ndarray, "train target"]) -> Predictions:
+    """The sum of members, each by its weight, which is not negative; weights are of out-of-fold rows."""
+    from scipy.optimize import nnls
+
+    mean = y.mean(axis=0)
+    both = Predictions(np.tile(mean, (len(y), 1)), np.tile(mean, (len(members[0].test), 1)))
+    for t, column in enumerate(y.T):
+        folds, tests = (
+            np.stack([getattr(m, part)[:, t] for m in members], axis=1) for part in ("out_of_fold", "test")
+        )
+        middle = folds.mean(axis=0)
+        weights, _ = nnls(folds - middle, column - mean[t])
+        both.out_of_fold[:, t] += (folds - middle) @ weights
+        both.test[:, t] += (tests - middle) @ weights
+    return both
+
+
+def confound_trees(
+    frames: Mapping[str, pd.DataFrame], problem: Problem, fold: Int[np.ndarray, " row"]
+) -> list[Predictions]:
+    """What boosted trees on confounders say without each fold of all rows, by few iterations and shared fits.
+
+    Args:
+        frames: Confounder → its columns, a line for each row of the table.
+        problem: Targets; its split is not looked at.
+        fold: 0, 1, 2, … of each row.
+
+    Returns:
+        Predictions a fold.
+    """
+    return boosted_without(_coded(frames, problem), problem.y, fold)
 
 
 def additive_confounds(frames: Mapping[str, pd.DataFrame], problem: Problem) -> Predictions:
@@ -69,6 +112,60 @@ def additive_confounds(frames: Mapping[str, pd.DataFrame], problem: Problem) -> 
         return Predictions(np.tile(mean, (len(train), 1)), np.tile(mean, (len(problem.test), 1)))
     (fit,) = fit_points(Activations.from_tensors({CONFOUNDS: columns}), problem, progress=False)
     return fit.predictions
+
+
+def _smooth_confounds(frames: Mapping[str, pd.DataFrame], problem: Problem) -> Predictions:
+    """Ridge on Gaussian kernels about some training rows; the width with the least out-of-fold error."""
+    from scipy.spatial.distance import cdist
+
+    train = problem.train
+    x = confound_coordinates(frames, problem.source, train)
+    rng = np.random.default_rng(0)
+    some = x[rng.permutation(train)[: 5 * _MARKS]]
+    marks = rng.permutation(np.unique(some, axis=0))[:_MARKS]
+    apart, between = cdist(x, marks, "sqeuclidean"), cdist(marks, marks, "sqeuclidean")
+    usual = float(apart[train].mean()) or 1.0
+    columns: dict[str, np.ndarray] = {}
+    for width in _WIDTHS:
+        near, own = (np.exp(-part / (2 * usual * width**2)) for part in (apart, between))
+        values, vectors = np.linalg.eigh(own)
+        large = values > _ROUNDING * values[-1]
+        laid = near @ (vectors[:, large] / np.sqrt(values[large]))
+        columns[f"{CONFOUNDS} {width:z.2f}"] = laid.astype(np.float32)
+    return chosen(fit_points(Activations.from_tensors(columns), problem, progress=False)).predictions
+
+
+def confound_coordinates(
+    frames: Mapping[str, pd.DataFrame], source: Int[np.ndarray, " row"], train: Int[np.ndarray, " train"]
+) -> Float[np.ndarray, "row column"]:
+    """Where rows lie, so that those that are alike are near: numbers by their rank, words by an axis each.
+
+    Numbers spread by 1, whatever their unit, what is missing in their middle and an axis away; two words are
+    2 apart in squares. The columns of one confounder share that.
+
+    Args:
+        frames: Confounder → its columns, a line for each row of the table.
+        source: The table row of every row.
+        train: Rows whose ranks count.
+
+    Returns:
+        Coordinates of every row.
+    """
+    axes = [np.zeros((len(source), 0))]
+    for frame in frames.values():
+        for _, column in frame.items():
+            values, share = column.iloc[source], frame.shape[1] ** -0.5
+            if pd.api.types.is_numeric_dtype(column):
+                own = values.to_numpy(np.float64)
+                missing = np.isnan(own)
+                ordered = np.sort(own[train][~missing[train]])
+                rank = (np.searchsorted(ordered, own) + np.searchsorted(ordered, own, "right")) / 2
+                rank = np.where(missing, 0.5, rank / max(1, len(ordered)))
+                axes.append(share * np.column_stack([np.sqrt(12) * rank, np.sqrt(2) * missing]))
+            else:
+                code, names = pd.factorize(values)
+                axes.append(share * np.eye(len(names))[code])
+    return np.concatenate(axes, axis=1)
 
 
 def confounder_columns(

@@ -51,7 +51,8 @@ def confounder_frames(
         targets: Columns that are to be read out.
 
     Returns:
-        Numbers, or words: what is missing is a word of its own, or NaN.
+        Numbers, or words: what is missing is a word of its own, or NaN. Times, spans of time and periods are
+        numbers of days.
 
     Raises:
         ColumnError: There is no such column, and no built-in confounder.
@@ -63,7 +64,7 @@ def confounder_frames(
         if name in targets:
             raise TableError(f"confounds {name!r} is the target: name what could tell it without the concept")
         if name in frame:
-            values = frame[name]
+            values = _times_as_days(frame[name])
             number = pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
             _check_values(name, values, number)
             column = values.astype(np.float64) if number else values.astype(object).map(str, "ignore")
@@ -85,6 +86,17 @@ def confounder_frames(
         else:
             out[name] = built[name]
     return out
+
+
+def _times_as_days(values: pd.Series) -> pd.Series:
+    """Times since the first, spans, and periods by their beginning, in days; all else as it is."""
+    kind = pd.api.types.infer_dtype(values, skipna=True)
+    if kind.startswith("period"):
+        values, kind = pd.Series(pd.PeriodIndex(values).to_timestamp(), values.index), "datetime"
+    if kind in ("date", "datetime", "datetime64"):
+        values = pd.to_datetime(values, utc=True)
+        values, kind = values - values.min(), "timedelta"
+    return values if not kind.startswith("timedelta") else pd.to_timedelta(values) / pd.Timedelta(days=1)
 
 
 def _check_values(name: str, values: pd.Series, number: bool) -> None:

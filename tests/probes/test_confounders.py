@@ -13,12 +13,14 @@ from sklearn.metrics import r2_score
 from graticule import Activations, Findings, Table, cross_fit, holdouts, judge_on, sweep
 from graticule.probes.calibration.components import Mixture
 from graticule.probes.calibration.instrument import Instrument
+from graticule.probes.core.alike import gain_among_alike
+from graticule.probes.core.fit import Problem
 from graticule.probes.core.labels import STRUCTURE
 from graticule.probes.probe import asked_of
 from graticule.probes.surface.baselines import Baselines, text_digest
-from graticule.probes.surface.confounds import CONFOUNDS, additive_confounds
+from graticule.probes.surface.confounds import CONFOUNDS, additive_confounds, fit_confounds
 from graticule.probes.tables.columns import TableError
-from graticule.probes.tables.confounders import built_in
+from graticule.probes.tables.confounders import built_in, confounder_frames
 
 POINT = "blocks.0.hook_resid_post"
 MIXING = np.random.default_rng(7).normal(size=(8, 20))
@@ -112,9 +114,101 @@ def test_the_gain_within_levels_is_of_stacks_with_the_levels_means_taken_out() -
     y, y_test = centred(problem.y[train], train), centred(problem.y[test], test)
     scores = []
     for names in ([n for n in left if n != "probe"], list(left)):
-        X, X_test = (np.column_stack([left[n][part] for n in names]) for part in (0, 1))
+        X, X_test = (
+            np.column_stack([0 * own, *(left[n][part] for n in names)])
+            for part, own in enumerate((y, y_test))
+        )
         scores.append(r2_score(y_test, LinearRegression().fit(X, y).predict(X_test)))
     assert both.confounders[0].gain == pytest.approx(scores[1] - scores[0], abs=1e-9)
+
+
+@pytest.mark.slow
+def test_the_gain_among_the_alike_is_of_rows_less_the_mean_of_their_nearest_of_other_clusters() -> None:
+    both = findings(kind="numeric", concept=1.0, confounds=["source", "size"], texts=TEXTS["length"])
+    inputs, problem = both.inputs, both.problem
+    rows, frame = problem.test, both.inputs.table.frame
+    known = np.sort(frame["size"].to_numpy()[problem.train])
+    rank = np.sqrt(12) * np.searchsorted(known, frame["size"].to_numpy()[rows]) / len(known)
+    y = problem.y[rows]
+    said = {"surface": 0.2 * y, "full": 0.9 * y + 0.1 * np.sin(np.arange(len(rows)))[:, None]}
+    source, clusters = frame["source"].to_numpy()[rows], problem.clusters[rows]
+    left = []
+    for i in range(len(rows)):
+        apart = np.square(rank - rank[i]) + 2.0 * (source != source[i])
+        apart[clusters == clusters[i]] = np.inf
+        near = np.flatnonzero(apart <= min(np.sort(apart)[2], 1.0) + 1e-9)
+        if apart.min() < 1:
+            left.append([v[i, 0] - v[near, 0].mean() for v in (y, said["surface"], said["full"])])
+    own, surface, full = np.array(left).T
+    gain, count = gain_among_alike(inputs, said, rows)
+    assert count == len(left)
+    expected = r2_score(own, full) - max(r2_score(own, surface), r2_score(own, 0 * own))
+    assert float(gain.value) == pytest.approx(expected, abs=1e-6)
+
+
+WORLDS = {
+    "product of numbers": lambda a, b: a * b,
+    "many periods": lambda a, b: np.sin(4 * a),
+    "words that interact": lambda a, b: np.sign(a) * np.sign(b),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", WORLDS)
+def test_confounders_are_read_whatever_the_form_of_what_they_tell(world: str) -> None:
+    rng = np.random.default_rng(0)
+    n = 1000
+    a, b = rng.normal(size=(2, n))
+    told = WORLDS[world](a, b)
+    y = (told + 0.7 * told.std() * rng.normal(size=n))[:, None]
+    problem = Problem(np.arange(n), y, np.arange(n) >= 160, np.arange(n), ("y",))
+    words = "words" in world
+    frames = {
+        name: pd.DataFrame({name: np.where(c > 0, "over", "under") if words else c})
+        for name, c in (("a", a), ("b", b))
+    }
+    test = problem.test
+    read, line = fit_confounds(frames, problem)
+    assert r2_score(told[test], read.test[:, 0]) > 0.7
+    assert r2_score(told[test], additive_confounds(frames, problem).test[:, 0]) < 0.5
+    assert line["validation"] == pytest.approx(r2_score(y[problem.train], read.out_of_fold))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("concept", [0.0, 1.5])
+def test_of_forty_levels_the_gain_must_be_shown_among_rows_of_one(concept: float) -> None:
+    rng = np.random.default_rng(3)
+    n = 240
+    level, hidden = rng.integers(0, 40, n), rng.normal(size=n)
+    told = rng.normal(size=40)[level]
+    y = told + concept * hidden + 0.6 * rng.normal(size=n)
+    table = Table(pd.DataFrame({"y": y, "c": [f"c{i}" for i in level]}), target="y", confounds=["c"])
+    rows = np.column_stack([told, hidden, rng.normal(size=(n, 6))]) @ MIXING
+    blind = {"mean_embedding": Activations.from_tensors({"hook_embed": rng.normal(size=(n, 4))})}
+    swept = sweep(
+        Activations.from_tensors({POINT: rows.astype(np.float32)}),
+        table,
+        baselines=Baselines(text_digest(table), blind, False),
+        progress=False,
+    )
+    if concept:
+        assert swept.verdict.label == STRUCTURE
+        return
+    assert swept.verdict.ci95[0] > 0  # a score per level is more than the few rows of it show
+    assert swept.verdict.label == "not decided: the gain is not shown among rows that are alike in c"
+    assert any("rows have any that are alike in c" in warning for warning in swept.verdict.warnings)
+    assert cross_fit(swept, progress=False).label == swept.verdict.label
+
+
+def test_times_are_numbers_of_days() -> None:
+    days = [*range(0, 20, 2), np.nan]
+    start = pd.Timestamp("2020-01-01", tz="Europe/Berlin")
+    spans = pd.Series(pd.to_timedelta(days, unit="D"))
+    at = start.tz_localize(None) + spans
+    for values in (at, start + spans, spans, at.dt.date, at.dt.to_period("D"), at.astype(object)):
+        frame = pd.DataFrame({"c": values})
+        made = confounder_frames(["c"], frame, None, np.zeros(len(frame)))["c"]["c"]
+        np.testing.assert_allclose(made, days)
 
 
 @pytest.mark.slow
