@@ -26,7 +26,7 @@ def family_command(
     """Judge the findings of many concepts, layers or models together: which stand with all tests counted.
 
     One verdict in a few hundred is structure by luck, so that a hundred concepts without any give a false one
-    in about one study of three. No model is loaded; the page lists every finding with its p-values.
+    in one study of three or two. No model is loaded; the page lists every finding with its p-values.
 
     \b
     Example:  graticule family runs/colours runs/animals runs/tenses --out together
@@ -45,7 +45,7 @@ def family_command(
     options: dict[str, Any] = {"method": method, "level": level, "seed": seed}
     with working_folder(out, FAMILY, "writing into"):
         family = judge_family({name: name for name in names}, **options, progress=True)
-        family.save(out / "family", overwrite=True)
+        family.save(out / "family")
         page = family.report(out / "report.html")
     o.say(f"{family.summary()}\nThe page: {page}")
 
@@ -78,7 +78,7 @@ def monitor_command(
     (place,) = _findings_in(folder)[:1]
     with working_folder(out, MONITOR, "writing into"):
         alarms = monitor(Findings.load(place), false_positive_rates=false_positive_rate or (0.01, 0.05))
-        alarms.save(out / "monitor", overwrite=True)
+        alarms.save(out / "monitor")
         page = alarms.report(out / "report.html")
     o.say(f"{alarms.summary()}\nThe page: {page}")
 

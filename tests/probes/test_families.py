@@ -174,7 +174,11 @@ def test_the_command_reads_folders_of_findings_and_writes_a_page(several, tmp_pa
     assert "of 3 findings named" in capsys.readouterr().out
     assert (out / "report.html").exists()
     assert isinstance(load_result(out / "family"), Family)
-    assert main(["family", str(tmp_path / "runs" / "concept 0"), "--out", str(out)]) == 0  # another family
+    assert main(["family", str(tmp_path / "runs"), "--out", str(out)]) == 0  # the same family once more
+    capsys.readouterr()
+    assert main(["family", str(tmp_path / "runs" / "concept 0"), "--out", str(out)]) == 2  # another family
+    assert "choose another folder" in capsys.readouterr().err
+    assert "of 3 findings named" in load_result(out / "family").summary()
     assert main(["family", str(out), "--out", str(tmp_path / "other")]) == 2
     assert "holds no findings" in capsys.readouterr().err
     assert main(["family", str(tmp_path / "runs"), "--method", "none", "--out", str(out)]) == 2
