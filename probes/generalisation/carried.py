@@ -177,18 +177,19 @@ def _scored(findings: Findings, name: str, other: Findings) -> tuple[dict[str, A
     ours, theirs, point = findings.inputs, other.inputs, findings.chosen_point
     check_one_model(
         "judge_on", (f"the findings of {findings.table!r} are", ours.activations.provenance),
-        (f"those of {name!r}", theirs.activations.provenance), "sweep both tables with one model",
+        (f"those of the other table, {name!r},", theirs.activations.provenance),
+        "sweep both tables with one model",
     )  # fmt: skip
     if point not in theirs.activations:
         raise ValueError(
-            f"judge_on: {findings.table!r} was read at {point}, which {name!r} lacks: give both the same "
-            "points= and layers="
+            f"judge_on: {findings.table!r} was read at {point}, which the other table, {name!r}, lacks: "
+            "give both the same points= and layers="
         )
     copies = copies_of(ours, theirs)
     if (left := int((~copies).sum())) < MIN_ROWS:
         raise ValueError(
-            f"judge_on: {left} rows of {name!r} are left without those that {findings.table!r} has too; at "
-            f"least {MIN_ROWS} are needed"
+            f"judge_on: {left} rows of the other table, {name!r}, are left without those that the first, "
+            f"{findings.table!r}, has too; at least {MIN_ROWS} are needed"
         )
     activations, table, beside = joined(findings, other, ~copies)
     made = sweep(

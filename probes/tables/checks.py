@@ -81,6 +81,33 @@ def need_column(frame: pd.DataFrame, column: Any, role: str) -> str:
     raise ColumnError(f"no column {_called(column, is_value)} for {role}; {hint}{values}")
 
 
+def need_whole(values: pd.Series, role: str) -> None:
+    """Raises:
+    TableError: A label holds half a character, which no file can keep.
+    """
+    for row, value in enumerate(values):
+        if isinstance(value, str) and (half := half_character(value)) is not None:
+            raise TableError(
+                f"{role} {values.name!r} holds half a character ({half!r}) at row {row}: mend it"
+            )
+
+
+def say_unclustered(labels: pd.Series) -> None:
+    """Warn of rows without a cluster: missing ones stand each by itself, blank ones all together."""
+    missing = labels.isna().to_numpy()
+    blank = np.array([isinstance(v, str) and not v.strip() for v in labels])
+    counted = [
+        f"{rows.sum()} of {len(labels)} rows are {what}, the first row {int(rows.argmax())}, and {how}"
+        for rows, what, how in (
+            (missing, "missing", "each is a cluster of its own"),
+            (blank, "blank", "all of them are one cluster"),
+        )
+        if rows.any()
+    ]
+    if counted:
+        logger.warning("cluster %r: %s; write their cluster, or drop them", labels.name, "; ".join(counted))
+
+
 def column_name(role: str, given: Any, labels: Sequence[Any] = ()) -> str | None:
     """The name of a column, where one is to be named.
 

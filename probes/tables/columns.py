@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -133,12 +134,13 @@ def _check_labels(labels: Sequence[Any], column: str) -> None:
 
 
 def say_alike(what: str, labels: Sequence[Any]) -> None:
-    """Warn of labels that are one word but for capitals, blanks or their type, and so stand apart."""
-    words = [_class_name(label).strip().lower() for label in labels]
+    """Warn of labels that are one word but for capitals, blanks, Unicode form or type, and so stand apart."""
+    words = [unicodedata.normalize("NFC", _class_name(label)).strip().lower() for label in labels]
     several = Counter(words)
     if len(several) < len(words):
         alike = [label for label, word in zip(labels, words, strict=True) if several[word] > 1]
-        logger.warning("%s %s differ in capitals, blanks or type alone", what, alike[:4])
+        printed = ", ".join(map(ascii, alike[:4]))  # 'é' and 'é' would look the same
+        logger.warning("%s [%s] differ in capitals, blanks, Unicode form or type alone", what, printed)
 
 
 def _infer(values: pd.Series, numbers: np.ndarray | None, column: str) -> Kind:

@@ -23,8 +23,10 @@ from graticule.probes.tables.checks import (
     need_text_and_target,
     need_two_clusters,
     need_variation,
+    need_whole,
     read_texts,
     refuse,
+    say_unclustered,
 )
 from graticule.probes.tables.columns import (
     Kind,
@@ -95,6 +97,8 @@ def read_fields(
         roles, cluster = [(c, r) for c, r in roles if r != "cluster"], None
     for column, role in roles:
         need_column(frame, column, role)
+        if role != "text":  # `read_texts` looks at these
+            need_whole(frame[column], role)
 
     if text is not None and text in targets:
         raise TableError(f"target {text!r} is the text column: the model reads it; name another column")
@@ -129,6 +133,8 @@ def read_fields(
     part = frame.iloc[usable].reset_index(drop=True)
     texts = None if texts is None else [texts[row] for row in usable]
     labels = None if cluster is None else part[cluster]
+    if labels is not None:
+        say_unclustered(labels)
     clusters, forms, together = row_clusters(texts, labels, len(part))
     if presumed:
         clusters = link_clusters([pd.Series(clusters), pd.Series(alike_texts(texts or []))], len(part))

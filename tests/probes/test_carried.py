@@ -159,5 +159,7 @@ def test_what_does_not_fit_is_refused_in_a_line(first: Findings) -> None:
 
 
 def test_the_same_rows_without_texts_are_no_other_table(first: Findings) -> None:
-    with pytest.raises(ValueError, match="0 rows of 'again' are left"):
-        judge_on(first, findings("again", 0))
+    with pytest.raises(
+        ValueError, match=r"0 rows of the other table, 'first', are left without .* the first, 'first'"
+    ):
+        judge_on(first, findings("first", 0))

@@ -52,6 +52,10 @@ def test_alarms_are_those_of_thresholds_on_training_rows(findings) -> None:
     assert result.positive == "lie" and "of 'lie' above a probability of" in result.summary()
 
 
+def test_a_rate_given_twice_is_told_once(findings) -> None:
+    assert monitor(findings, false_positive_rates=[0.1, 0.1, 0.02]).alarms["asked"].tolist() == [0.1, 0.02]
+
+
 def test_too_few_rows_of_the_other_class_set_no_threshold(findings) -> None:
     result = monitor(findings, false_positive_rates=0.0001)
     assert np.isnan(result.alarms["threshold"]).all()

@@ -232,6 +232,32 @@ def test_classes_that_differ_in_capitals_are_said(caplog: pytest.LogCaptureFixtu
     assert "'US', 'us'" in caplog.text
 
 
+def test_classes_that_differ_in_unicode_form_are_said_apart(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert len(table_of(["\u00e9", "e\u0301", "x", "y"] * 10).classes) == 4
+    assert r"['e\u0301', '\xe9'] differ in capitals, blanks, Unicode form or type alone" in caplog.text
+
+
+@pytest.mark.parametrize("role", ["target", "cluster", "blocks"])
+def test_labels_with_half_a_character_are_refused_by_row(role: str) -> None:
+    labels = pd.Series(["a", "\ud800", "b", "c"] * 10, dtype=object)
+    data = pd.DataFrame({"name": NAMES, "t": np.arange(N)}).assign(g=labels)
+    with pytest.raises(TableError, match=rf"{role} 'g' holds half a character \('\\ud800'\) at row 1"):
+        Table(data, "name", **{"target": "t", role: "g"})
+
+
+def test_rows_without_a_cluster_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    labels = pd.Series([None, "", " ", "a"] * 10, dtype=object)
+    data = pd.DataFrame({"name": NAMES, "t": np.arange(N), "g": labels})
+    with caplog.at_level(logging.WARNING):
+        table = Table(data, "name", "t", cluster="g")
+    assert len(np.unique(table.clusters)) == 10 + 3
+    assert "cluster 'g': 10 of 40 rows are missing, the first row 0, and each is a cluster" in caplog.text
+    caplog.clear()
+    Table(data.assign(g=np.arange(N)), "name", "t", cluster="g")
+    assert not caplog.text
+
+
 @pytest.mark.parametrize(
     ("role", "labels"), [("cluster", ["Fr", "Fr ", "De", "It"]), ("blocks", [1, "1", 2, 3])]
 )
@@ -241,7 +267,10 @@ def test_groups_that_differ_in_blanks_are_said(
     data = pd.DataFrame({"name": NAMES, "t": np.arange(N), "g": pd.Series(labels * 10, dtype=object)})
     with caplog.at_level(logging.WARNING):
         Table(data, "name", "t", **{role: "g"})  # type: ignore[arg-type]
-    assert f"{role} 'g': labels {labels[:2]} differ in capitals, blanks or type alone" in caplog.text
+    assert (
+        f"{role} 'g': labels {labels[:2]} differ in capitals, blanks, Unicode form or type alone"
+        in caplog.text
+    )
 
 
 def test_decimals_are_numbers() -> None:
