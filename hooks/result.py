@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -33,6 +33,9 @@ Part = tuple[Literal["figure", "table"], str]
 PAGE_RENDERER = "graticule.report:write_page"
 """Where pages are laid out: a string, resolved on use, because imports point down and the page is up."""
 
+
+DECIMALS = "decimals"
+"""In a table's attrs: column → decimals."""
 
 _NONE = object()
 _LINES = 8
@@ -60,6 +63,12 @@ def _parts(kind: Literal["figure", "table"], captions: Sequence[str]) -> list[Pa
 def headed(table: pd.DataFrame, headings: Mapping[str, str]) -> pd.DataFrame:
     """The columns that `headings` name, in their order, under the headings that people read."""
     return table[list(headings)].rename(columns=dict(headings)).reset_index(drop=True)
+
+
+def with_decimals(table: pd.DataFrame, columns: Iterable[str], decimals: int = 3) -> pd.DataFrame:
+    """The same table, whose columns of scores a page writes with fixed decimals, however small they are."""
+    table.attrs[DECIMALS] = dict.fromkeys(columns, decimals)
+    return table
 
 
 class Result(TellsNames, ABC):
@@ -91,6 +100,11 @@ class Result(TellsNames, ABC):
     @abstractmethod
     def summary(self) -> str:
         """A few lines for a terminal; the first is the verdict."""
+
+    @property
+    def in_banner(self) -> int:
+        """How many lines of the summary stand in a page's banner."""
+        return 1
 
     @abstractmethod
     def figures(self) -> dict[str, Figure]:

@@ -24,7 +24,7 @@ from graticule.hooks.messages import visible
 from graticule.hooks.names import place_of
 from graticule.hooks.places import Place
 from graticule.hooks.replacing import replacing
-from graticule.hooks.result import Result
+from graticule.hooks.result import DECIMALS, Result
 
 _SCRIPTS = ("narrow.js", "page.js")
 
@@ -55,6 +55,8 @@ class Section:
     """The result's heading."""
     verdict: str
     """First line of the summary."""
+    beneath: list[str]
+    """Lines that stand with it in the banner."""
     details: str
     """The rest of the summary."""
     parts: list[tuple[str, FigureView | TableView]]
@@ -143,7 +145,7 @@ def _seen(value: Any) -> Any:
 
 
 def _section(result: Result, number: int) -> Section:
-    summary = result.summary().strip().split("\n", 1)
+    summary = result.summary().strip().split("\n")
     figures, tables = result.figures(), result.tables()
     parts: list[tuple[str, FigureView | TableView]] = []
     for k, (kind, caption) in enumerate(result.layout(list(figures), list(tables))):
@@ -165,7 +167,8 @@ def _section(result: Result, number: int) -> Section:
         id=f"result-{number}",
         title=result.title,
         verdict=summary[0],
-        details=summary[1].strip("\n") if len(summary) > 1 else "",
+        beneath=summary[1 : result.in_banner],
+        details="\n".join(summary[result.in_banner :]).strip("\n"),
         parts=parts,
         provenance=list(flattened(provenance)),
     )
@@ -214,13 +217,14 @@ class TableView:
 
 def table_view(table: pd.DataFrame, caption: str) -> TableView:
     """Format `table` for a page; an index of names becomes the first column."""
+    decimals: Mapping[object, int] = table.attrs.get(DECIMALS, {})
     if table.index.name is not None or not pd.api.types.is_integer_dtype(table.index):
         table = table.reset_index()
     first_rows = table.head(MAX_ROWS)
     columns = [
         (heading(name), "number" if _is_number(table.iloc[:, k]) else "words") for k, name in enumerate(table)
     ]
-    cells = [column_words(first_rows.iloc[:, k]) for k in range(first_rows.shape[1])]
+    cells = [column_words(first_rows.iloc[:, k], decimals.get(name)) for k, name in enumerate(first_rows)]
     note = f"The first {MAX_ROWS:,} of {len(table):,} rows." if len(table) > MAX_ROWS else ""
     return TableView(caption, note, columns, [list(row) for row in zip(*cells, strict=True)])
 
@@ -234,11 +238,13 @@ def _is_number(column: pd.Series[Any]) -> bool:
     return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
 
 
-def column_words(column: pd.Series[Any]) -> list[str]:
+def column_words(column: pd.Series[Any], decimals: int | None = None) -> list[str]:
     """A column's cells: one number of decimals for the whole column, so that the points line up."""
     write: Callable[[Any], str] = str
     if pd.api.types.is_bool_dtype(column):
         write = _yes_no
+    elif decimals is not None:
+        write = _fixed(decimals)
     elif _is_number(column):
         write = _number_format(column.dropna().to_numpy(np.float64))
     return ["–" if _missing(value) else write(value) for value in column.tolist()]
@@ -262,7 +268,10 @@ def _number_format(values: np.ndarray) -> Callable[[Any], str]:
     size, nonzero = float(np.abs(finite).max()), np.abs(finite[finite != 0])
     if size >= 1e7 or size < 1e-3 or float(np.median(nonzero)) < 1e-3:
         return lambda v: _sign(f"{v:.3g}")
-    decimals = 3 if size < 10 else 2 if size < 1000 else 1
+    return _fixed(3 if size < 10 else 2 if size < 1000 else 1)
+
+
+def _fixed(decimals: int) -> Callable[[Any], str]:
     return lambda v: _sign(f"{v:z.{decimals}f}")
 
 

@@ -84,11 +84,20 @@ def near_copies(inputs: SweepInputs) -> list[str]:
         return []
     first = int(either.argmax())
     parts = ", ".join(f"{int(some.sum())} by {name}" for name, some in by.items())
-    pair = [repr(table.texts[row][:_SHOWN]) for row in (test[first], train[beside[first]])]
+    pair = _where_they_differ(table.texts[test[first]], table.texts[train[beside[first]]])
     return [
         f"{count} of {len(test)} test texts have a near copy among the training texts ({parts}), first "
         f"{pair[0]} beside {pair[1]}; if these belong together, cluster='auto' puts them into one part"
     ]
+
+
+def _where_they_differ(one: str, other: str) -> list[str]:
+    """Two texts, cut to what stands around the first letter in which they differ."""
+    shorter = min(len(one), len(other)) if one != other else 0
+    same = next((k for k, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), shorter)
+    start = max(0, same - _SHOWN // 2) if max(len(one), len(other)) > _SHOWN else 0
+    cut = [text[start : start + _SHOWN] + "…" * (len(text) > start + _SHOWN) for text in (one, other)]
+    return [repr("…" * (start > 0) + text) for text in cut]
 
 
 def _comparable(feature: Rows, count: int) -> bool:

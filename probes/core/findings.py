@@ -269,6 +269,11 @@ class Findings(AtPoints, SavedResult):
         names = self.target_names if len(self.target_names) <= 3 else (*self.target_names[:2], "…")
         return f"{self.model} on {self.table}: {', '.join(names)}"
 
+    @property
+    def in_banner(self) -> int:
+        """The verdict, and where the baselines are saturated, that it is no evidence."""
+        return 1 + self.verdict.saturated
+
     def summary(self) -> str:
         """The verdict, where it was found, what it stands against, and the checks."""
         return "\n".join(summary_lines(self))

@@ -10,6 +10,7 @@ import pandas as pd
 
 from graticule.hooks.alignment import BY_PLACE
 from graticule.hooks.points import layer_of
+from graticule.hooks.result import with_decimals
 from graticule.probes.core.class_lines import reading
 from graticule.probes.core.detection import detection
 from graticule.probes.core.findings_figures import rows_shown, rows_tested, worst_rows
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from graticule.probes.core.findings import Findings
 
 
+_NEARLY_ALL = 0.9
+"""A member that says this share of the surface alone says nearly all of it."""
 ON_TRUST = "baselines_on_trust"
 """In the provenance where the activations say of no model, and baselines of a model stand against them."""
 _CAPTION_LAYERS = "Every layer; test scores of layers that were not chosen are exploratory"
@@ -36,10 +39,11 @@ def count_of_test_rows(findings: Findings) -> str:
 
 def summary_lines(findings: Findings) -> list[str]:
     """The verdict, where it was found, what it stands against, and the checks."""
-    first, *rest = findings.verdict.summary().splitlines()  # the verdict is the first line everywhere
+    lines_of_verdict = findings.verdict.summary().splitlines()  # the verdict is the first line everywhere
+    first, rest = lines_of_verdict[: findings.in_banner], lines_of_verdict[findings.in_banner :]
     of_classes = reading(findings)
     lines = [
-        first,
+        *first,
         *part_of_table(findings),
         *(of_classes if findings.kind != "numeric" else ()),  # what a reader of labels asks first
         *rest,
@@ -98,17 +102,35 @@ def _detection(findings: Findings) -> list[str]:
 
 
 def carried(findings: Findings) -> list[str]:
-    """Which member of the surface carries it: the one without which its test R² would fall most."""
+    """Which member of the surface carries it: the one without which its test R² would fall most.
+
+    Where it hardly falls without any, those that say nearly all of it alone.
+    """
     adds = {name: float(line["adds"]) for name, line in findings.baselines.items() if "adds" in line}
     name = max(adds, key=lambda one: adds[one], default="")
-    if len(adds) < 2 or not findings.baselines[name]["without"] + adds[name] > 0.01:
+    if len(adds) < 2 or not (whole := findings.baselines[name]["without"] + adds[name]) > 0.01:
         return []
-    alone = f"alone {number_text(float(findings.baselines[name]['test']['r2']))}"
+    alone = {one: float(findings.baselines[one]["test"]["r2"]) for one in adds}
     unit = "R²" if findings.verdict.metric == "r2" else "Brier skill"
-    figures = f"{alone}, without it {number_text(float(findings.baselines[name]['without']))} {unit}"
-    if adds[name] < 0.01:
-        return [f"no member of the surface carries it by itself, {name} most ({figures})"]
-    return [f"the surface is carried by {name} ({figures})"]
+    if adds[name] >= 0.01:
+        without = f"without it {number_text(float(findings.baselines[name]['without']))} {unit}"
+        return [f"the surface is carried by {name} (alone {number_text(alone[name])}, {without})"]
+    falls = f"without any one of them the surface falls by less than {number_text(_above(adds[name]))} {unit}"
+    first = sorted(alone, key=lambda one: -alone[one])
+    nearly = [one for one in first if alone[one] >= _NEARLY_ALL * whole]
+    if len(nearly) < 2:
+        return [
+            f"no member carries the surface by itself, {first[0]} most ({number_text(alone[first[0]])}); "
+            f"{falls}"
+        ]
+    each = ", ".join(f"{one} {number_text(alone[one])}" for one in nearly[:3])
+    more = f" and {len(nearly) - 3} more" if len(nearly) > 3 else ""
+    return [f"several members carry the surface, each alone nearly all of it: {each}{more}; {falls}"]
+
+
+def _above(value: float) -> float:
+    """The next thousandth above a fall, which may be none."""
+    return (np.floor(1000 * max(value, 0.0)) + 1) / 1000
 
 
 def _confounders(findings: Findings) -> list[str]:
@@ -120,7 +142,7 @@ def _confounders(findings: Findings) -> list[str]:
         gain = with_interval(line.gain, (line.low, line.high), why)
         lines.append(
             f"within {count_of(line.levels, 'level')} of {line.name}: gain {gain} {unit}; {line.name} alone "
-            f"{number_text(line.alone)} out of fold, the probe {number_text(line.probe)}"
+            f"{number_text(line.alone)} {unit} out of fold, the probe {number_text(line.probe)}"
         )
     if (rest := findings.residualised) is not None:
         gain = with_interval(rest.gain, rest.ci95, count_of_test_rows(findings))
@@ -214,13 +236,15 @@ def _confounder_tables(findings: Findings) -> dict[str, pd.DataFrame]:
     """Caption → table, where there are confounders: the gain beside each, and how each is shared out."""
     if not findings.confounders:
         return {}
+    unit = score_unit(findings.verdict.metric)
+    within = f"gain within levels, {unit}"
     gains = [
         {
             "confounder": line.name,
             "in the surface": "yes" if line.declared else "no",
-            "alone, out of fold": line.alone,
-            "the probe": line.probe,
-            "gain within levels": line.gain,
+            f"alone, out of fold, {unit}": line.alone,
+            f"the probe, {unit}": line.probe,
+            within: line.gain,
             "low": line.low,
             "high": line.high,
             "levels": line.levels,
@@ -233,7 +257,8 @@ def _confounder_tables(findings: Findings) -> dict[str, pd.DataFrame]:
         for line in findings.confounders
         for level, by_class in line.balance.items()
     ]
-    return {_CAPTION_CONFOUNDERS: pd.DataFrame(gains), _CAPTION_BALANCE: pd.DataFrame(balance)}
+    table = with_decimals(pd.DataFrame(gains), (within, "low", "high"))
+    return {_CAPTION_CONFOUNDERS: table, _CAPTION_BALANCE: pd.DataFrame(balance)}
 
 
 def tables_of(findings: Findings) -> dict[str, pd.DataFrame]:
@@ -245,7 +270,7 @@ def tables_of(findings: Findings) -> dict[str, pd.DataFrame]:
             "baseline": label(name),
             **_in_bits(findings, line),
             "test R²": line["test"]["r2"],
-            "surface without it": line.get("without"),
+            "surface without it, R²": line.get("without"),
             "validation R²": line["validation"],
             "layer": layer_of(line["point"]) if line["point"] else None,
             "alpha": line["alpha"],

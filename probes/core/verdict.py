@@ -142,11 +142,19 @@ class Verdict(TellsNames):
     """Of a cross-fitted verdict, whose every row was tested; None for one test part."""
 
     @property
+    def left(self) -> float:
+        """What the baselines leave: 1 − surface, or entropy − surface in bits."""
+        return (1.0 if self.entropy is None else self.entropy) - self.surface
+
+    @property
+    def saturated(self) -> bool:
+        """Whether the baselines leave less than could be called structure, so that none could show."""
+        return self.left < self.min_gain and self.label != STRUCTURE
+
+    @property
     def gain_of_rest(self) -> float:
-        """gain / (1 − surface), or / (entropy − surface) in bits: the share of what the baselines leave. NaN
-        where they leave nothing."""
-        left = (1.0 if self.entropy is None else self.entropy) - self.surface
-        return self.gain / left if left > 0 else float("nan")
+        """gain / left, the share of what the baselines leave. NaN where they leave nothing."""
+        return self.gain / self.left if self.left > 0 else float("nan")
 
     @property
     def rows_needed(self) -> RowsNeeded | None:
@@ -169,7 +177,7 @@ class Verdict(TellsNames):
         return score_unit(self.metric)
 
     def summary(self) -> str:
-        """A few lines for a terminal."""
+        """A few lines for a terminal; where `saturated`, the second says so."""
         low, high = self.ci95
         of = "test rows" if self.dealing is None else "rows"
         few = f"{self.clusters} cluster{'' if self.clusters == 1 else 's'} of {of}"
@@ -183,11 +191,11 @@ class Verdict(TellsNames):
         of_rest = f" (the gain is {self.gain_of_rest:.1%} of what they leave)" if self.gain > 0 else ""
         lines = [
             f"{self.label}: gain {gain}",
+            *self._saturated(),
             f"over the {surface} {number_text(self.surface)}{_of_entropy(self.entropy, self.surface)}, with "
             f"the probe {number_text(self.surface + self.gain)}{of_rest}; structure needs a gain of "
             f"{self._needed()} and an interval above 0",
-            *self._saturated(),
-            f"probe alone {number_text(self.score)}, {margin} against {against}",
+            f"probe alone {number_text(self.score)} {self.unit}, {margin} against {against}",
             f"{few} (effective {self.effective_clusters:.0f})",
             *([] if self.dealing is None else self.dealing.lines()),
             *self._beside(few),
@@ -196,13 +204,12 @@ class Verdict(TellsNames):
         return "\n".join(lines)
 
     def _saturated(self) -> list[str]:
-        """That the baselines leave less than could be called structure."""
-        left = (1.0 if self.entropy is None else self.entropy) - self.surface
-        if not left < self.min_gain or self.label == STRUCTURE:
+        if not self.saturated:
             return []
         return [
-            f"the baselines leave {number_text(max(left, 0.0))}, less than a gain that counts: nothing "
-            "beyond them could show here, and this is no evidence that the model lacks the concept"
+            f"the baselines leave {number_text(max(self.left, 0.0))} {self.unit}, less than a gain that "
+            "counts: nothing beyond them could show here, and this is no evidence that the model lacks the "
+            "concept; next: hold out words or groups (cluster=), take harder texts, or read the confounders"
         ]
 
     def _beside(self, few: str) -> list[str]:

@@ -16,7 +16,7 @@ from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.messages import bar, did_you_mean
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.verdict import NOT_DECIDED, STRUCTURE
-from graticule.probes.families.gain_tests import GainTest, findings_test, max_t
+from graticule.probes.families.gain_tests import GainTest, findings_test, max_t, rows_of
 from graticule.probes.families.result import METHODS, Family, Method
 from graticule.probes.scores.significance import benjamini_hochberg, benjamini_yekutieli
 
@@ -138,8 +138,13 @@ def _line(findings: Findings, test: GainTest) -> dict[str, Any]:
         "unit": verdict.unit,
         "low": verdict.ci95[0],
         "high": verdict.ci95[1],
+        "surface": verdict.surface,
+        "score": verdict.score,
+        "left": max(verdict.left, 0.0),
+        "saturated": verdict.saturated,
         "clusters": verdict.clusters,
         "rows": test.rows[:16],
+        "every_row": rows_of(findings, every=True)[:16],
         "alone": verdict.label,
     }
 

@@ -110,10 +110,10 @@ def _parts(findings: Findings) -> Float[np.ndarray, " cluster"]:
     return np.zeros_like(parts) if np.abs(parts).sum() <= _ROUNDING else parts
 
 
-def rows_of(findings: Findings) -> str:
-    """A digest of the test rows and their clusters: the same for findings whose test rows are the same."""
+def rows_of(findings: Findings, every: bool = False) -> str:
+    """A digest of the test rows, or of every row, and their clusters: the same where findings share them."""
     table = findings.predictions
-    test = table if findings.verdict.dealing is not None else table[table["split"] == "test"]
+    test = table if every or findings.verdict.dealing is not None else table[table["split"] == "test"]
     names = test["text"].astype(str) if "text" in test else test["source"].astype(str)
     clusters = np.unique(test["cluster"], return_inverse=True)[1]
     lines = (f"{name}\0{cluster}" for name, cluster in zip(names, clusters, strict=True))

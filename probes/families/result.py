@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from graticule.hooks.messages import UnknownNameError
-from graticule.hooks.result import Part, headed
+from graticule.hooks.result import Part, headed, with_decimals
 from graticule.hooks.saved import SavedResult
 from graticule.probes.core.verdict import STRUCTURE
 from graticule.probes.plots.primitives import dots_trace, level, line_trace, new_figure
@@ -36,6 +36,9 @@ _MEMBERS = {
     "unit": "in",
     "low": "95% from",
     "high": "95% to",
+    "surface": "surface",
+    "score": "probe alone",
+    "left": "baselines leave",
     "p": "p",
     "q_bh": "q (Benjamini-Hochberg)",
     "q_by": "q (Benjamini-Yekutieli)",
@@ -44,6 +47,7 @@ _MEMBERS = {
     "alone": "verdict by itself",
     "label": "verdict in the family",
 }
+_IN_UNIT = ("gain", "surface", "score", "left")
 _LISTED = 10
 
 
@@ -55,7 +59,8 @@ class Family(SavedResult):
 
     members: pd.DataFrame
     """One row per finding, the smallest `p` first: `name`, `model`, `table`, `target`, `point`, `gain`,
-    `unit`, `low`, `high` (the verdict's), `clusters`, `rows` (the same where findings share their test rows),
+    `unit`, `low`, `high`, `surface`, `score`, `left`, `saturated` (the verdict's), `clusters`, `rows` (the
+    same where findings share their test rows), `every_row` (where they share all rows),
     `p` (one-sided, that the gain is not above 0), `q_bh`, `q_by`, `p_max`, `bonferroni`, `alone` (the
     verdict by itself), `named`, `label`."""
     method: str
@@ -68,11 +73,21 @@ class Family(SavedResult):
     @property
     def title(self) -> str:
         """How many findings, of which models and tables."""
-        parts = [count_of(len(self.members), "finding")]
-        for word, column in (("of", "model"), ("on", "table")):
-            names = list(dict.fromkeys(self.members[column]))
-            parts.append(f"{word} {names[0] if len(names) == 1 else f'{len(names)} {column}s'}")
-        return " ".join(parts)
+        models, tables = (list(dict.fromkeys(self.members[column])) for column in ("model", "table"))
+        of = models[0] if len(models) == 1 else f"{len(models)} models"
+        sets = min(len(tables), self.members.get("every_row", self.members["rows"]).nunique())
+        on = f"{sets} tables" if sets > 1 else tables[0] if len(tables) == 1 else "the same rows"
+        return f"{count_of(len(self.members), 'finding')} of {of} on {on}"
+
+    @property
+    def saturated(self) -> int:
+        """Findings whose baselines leave less than could be called structure."""
+        return int(self.members["saturated"].sum()) if "saturated" in self.members else 0
+
+    @property
+    def in_banner(self) -> int:
+        """How many are named, and of how many that is no evidence."""
+        return 1 + (self.saturated > 0)
 
     @property
     def named(self) -> tuple[str, ...]:
@@ -102,6 +117,7 @@ class Family(SavedResult):
         lines = [
             f"{len(named)} of {count_of(len(members), 'finding')} named {STRUCTURE}, with "
             f"{count_of(tests, 'test')} counted",
+            *self._saturated(),
             f"kept at or below {self.level:g}: {METHODS[self.method][1]}",
             f"by their own verdicts {alone}; where there is nothing at all, at most {0.025 * tests:.3g} of "
             "them would lie above 0 by chance, on average",
@@ -130,6 +146,14 @@ class Family(SavedResult):
             lines.append(f"… and {len(named) - _LISTED} more")
         return "\n".join(lines)
 
+    def _saturated(self) -> list[str]:
+        if not self.saturated:
+            return []
+        return [
+            f"in {self.saturated} of {len(self.members)} the baselines leave less than could be called "
+            "structure: no evidence that the model lacks these concepts"
+        ]
+
     def figures(self) -> dict[str, Figure]:
         """Every p-value by its rank, and the line under which the false-discovery rate holds."""
         if not self.members["p"].notna().any():
@@ -139,11 +163,17 @@ class Family(SavedResult):
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """All findings, the smallest p first."""
-        several = {c for c in ("model", "table", "point") if self.members[c].nunique() > 1}
-        one = {c for c in ("model", "table", "point") if c not in several}
-        headings = {key: heading for key, heading in _MEMBERS.items() if key not in one}
+        members = self.members
+        one = {c for c in ("model", "table", "point", "unit") if members[c].nunique() == 1}
+        left_out = one | ({"table"} if members["table"].equals(members["name"]) else set())
+        headings = {key: _MEMBERS[key] for key in _MEMBERS if key in members and key not in left_out}
+        if "unit" in one:
+            headings |= {c: f"{headings[c]}, {members['unit'].iloc[0]}" for c in _IN_UNIT if c in headings}
+        scores = [headings[c] for c in (*_IN_UNIT, "low", "high") if c in headings]
         return {
-            f"{count_of(len(self.members), 'finding')}, the smallest p first": headed(self.members, headings)
+            f"{count_of(len(members), 'finding')}, the smallest p first": with_decimals(
+                headed(members, headings), scores
+            )
         }
 
     def layout(self, figures: Sequence[str], tables: Sequence[str]) -> list[Part]:

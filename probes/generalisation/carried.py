@@ -41,6 +41,7 @@ _CLASSIFIER = (
     *("auroc", "auroc_low", "auroc_high", "brier", "brier_before"),
     *("recall", "recall_low", "recall_high", "false_positives", "shift"),
 )
+_IN_UNIT = ("score", "surface", "gain", "own_gain", "full_gain")
 _CAPTION = "Gain on each table over the surface carried along, and over the table's own"
 _CAPTION_ROWS = "Every table that was scored"
 
@@ -114,7 +115,8 @@ class Carried(SavedResult):
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Every table scored."""
-        return {_CAPTION_ROWS: self.scored}
+        unit = "bits" if self.metric == "bits" else "R²"
+        return {_CAPTION_ROWS: self.scored.rename(columns={c: f"{c}, {unit}" for c in _IN_UNIT})}
 
 
 @door(findings=FINDINGS)
@@ -278,10 +280,10 @@ def _classifier_lines(row: Mapping[Any, Any]) -> list[str]:
         return []
     area = f"{values['auroc']:z.3f} [{values['auroc_low']:z.3f}, {values['auroc_high']:z.3f}]"
     line = f"{row['table']}: the probe alone: AUROC {area}, Brier {values['brier']:z.3f} "
-    line += f"({values['brier_before']:z.3f} before)"
+    line += f"({values['brier_before']:z.3f} on the first table)"
     if not np.isnan(values["recall"]):
         caught = f"{values['recall']:z.3f} [{values['recall_low']:z.3f}, {values['recall_high']:z.3f}]"
-        line += f"; at the threshold of {FALSE_ALARMS:.0%} false alarms before it catches {caught}, with "
+        line += f"; at the threshold of {FALSE_ALARMS:.0%} false alarms there it catches {caught}, with "
         line += f"{values['false_positives']:.1%} false alarms"
     if not np.isnan(values["shift"]):
         line += f"; its log odds are off by {values['shift']:+z.2f}"

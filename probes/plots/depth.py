@@ -155,7 +155,7 @@ def _baseline_lines(
             level(fig, y=value, colour=colour, width=2 if strong else 1, dash="dash" if strong else "dot")
         text = f"{_score(value)} {short(label(name), 20)}{'' if value >= low else ' ↓'}"
         fig.add_annotation(
-            x=1, xref="paper", y=max(value, low), xanchor="left", borderpad=1,
+            x=1, xref="paper", y=max(value, low), xanchor="left", borderpad=4,
             text=Markup(f"<b>{plain(text)}</b>") if strong else text,
             hovertext=f"{name}: test score {value:z.3f}", font={"size": 11, "color": colour},
             showarrow=True, arrowhead=0, arrowwidth=0.75, arrowcolor=colour, ax=12, ay=at - moved,

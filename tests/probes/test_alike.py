@@ -101,7 +101,9 @@ def test_near_copies_across_the_split_are_counted() -> None:
     for i in range(0, 36, 3):  # twelve of forty test texts
         alike[i] = texts[i + 1] + "q"
         close[i] = embedding[i + 1] + 0.01 * rng.normal(size=16)
+    alike = ["Review: her new show is funny and wise, and we all laughed, said " + text for text in alike]
     by_letters, by_embedding = line(alike, embedding), line(texts, close)
     assert "12 of 40 test texts" in by_letters and "(12 by letters, 0 by mean_embedding)" in by_letters
-    assert f"first {alike[0]!r} beside {texts[1]!r}" in by_letters
+    around = ["…" + text[len(alike[1]) - 30 :] for text in alike[:2]]  # the first ends a letter later
+    assert f"first {around[0]!r} beside {around[1]!r}" in by_letters
     assert "(0 by letters, 12 by mean_embedding)" in by_embedding

@@ -1,19 +1,22 @@
 """Many findings together: their p-values, and which of them stand when all tests are counted."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
 import graticule
 from graticule.cli import main
 from graticule.probes.core.findings import Findings
-from graticule.probes.core.verdict import STRUCTURE
+from graticule.probes.core.verdict import NO_BETTER, STRUCTURE
 from graticule.probes.families.family import adjusted_members, judge_family
 from graticule.probes.families.gain_tests import GainTest, findings_test, max_t, studentised
 from graticule.probes.families.result import Family
 from graticule.probes.scores.significance import benjamini_yekutieli
+from graticule.report import table_view
 from graticule.results import load_result
 from graticule.sims.planted import planted
 from tests.helpers import as_installed
@@ -35,6 +38,23 @@ def several() -> dict[str, Findings]:
 @pytest.fixture(scope="module")
 def family(several) -> Family:
     return judge_family(several, n_bootstrap=300, progress=False)
+
+
+@pytest.fixture
+def family_of_small_gains() -> Family:
+    members = pd.DataFrame(
+        {"name": ["a", "b"], "model": "m", "table": ["a", "b"], "point": "p", "gain": [1.4e-8, -6e-4]}
+    ).assign(
+        unit="bits",
+        low=-1e-8,
+        high=1e-8,
+        p=[0.2, 0.9],
+        rows=["x", "y"],
+        alone=NO_BETTER,
+        label=NO_BETTER,
+        named=False,
+    )
+    return Family(members.assign(q_bh=1.0, q_by=1.0, p_max=1.0, bonferroni=1.0), "max-t", 0.05, {})
 
 
 @pytest.mark.slow
@@ -105,8 +125,6 @@ def test_what_stands_is_named_and_the_number_of_tests_is_counted(several, family
 
 
 def test_structure_alone_is_not_decided_where_the_family_is_large():
-    import pandas as pd
-
     rng = np.random.default_rng(2)
     weak = rng.normal(size=50)
     weak = weak - weak.mean() + 2.2 * weak.std(ddof=1) / np.sqrt(50)
@@ -137,6 +155,51 @@ def test_a_family_is_saved_drawn_and_laid_out(family, tmp_path):
     assert len(family.figures()) == 2
     (table,) = family.tables().values()
     assert list(table["finding"]) == list(family.members["name"])
+
+
+@pytest.mark.slow
+def test_a_family_says_where_the_baselines_leave_too_little(several, family):
+    at = several["concept 0"]
+    assert family.title == f"5 findings of {at.model} on {at.table}"
+    (table,) = family.tables().values()
+    assert {"gain, R²", "surface, R²", "probe alone, R²", "baselines leave, R²"} < set(table)
+    assert "no evidence" not in family.summary()
+    left = family.members.set_index("name")["left"]["concept 3"]
+    verdict = several["concept 3"].verdict
+    assert left == 1 - verdict.surface
+    full = replace(verdict, surface=1 - verdict.min_gain / 2)
+    assert full.saturated and not verdict.saturated and not replace(full, label=STRUCTURE).saturated
+    of_full = judge_family(
+        {**several, "concept 3": replace(several["concept 3"], verdict=full)}, progress=False
+    )
+    assert of_full.members["saturated"].sum() == 1
+    second = of_full.summary().splitlines()[1]
+    assert second.startswith("in 1 of 5 the baselines leave less than could be called structure: no evidence")
+    assert of_full.in_banner == 2
+
+
+@pytest.mark.slow
+def test_a_saturated_surface_stands_under_the_label_and_in_the_banner(several, tmp_path):
+    one = several["concept 3"]
+    assert one.in_banner == 1
+    full = replace(one, verdict=replace(one.verdict, surface=1 - one.verdict.min_gain / 2))
+    second = full.summary().splitlines()[1]
+    assert second.startswith("the baselines leave 0.005 R², less than a gain that counts")
+    assert "cluster=" in second
+    page = full.report(tmp_path / "page.html").read_text(encoding="utf-8")
+    banner = page.split('<p class="verdict">')[1].split("</p>")[0]
+    assert "<span>the baselines leave 0.005 R²" in banner
+    assert page.count("the baselines leave 0.005 R²") == 1
+
+
+def test_rows_of_a_family_are_counted_once_and_gains_written_with_fixed_decimals(family_of_small_gains):
+    (table,) = family_of_small_gains.tables().values()
+    view = table_view(table, "Findings.")
+    assert family_of_small_gains.title == "2 findings of m on 2 tables"
+    gains = [row[[name for name, _ in view.columns].index("gain, bits")] for row in view.rows]
+    alike = replace(family_of_small_gains, members=family_of_small_gains.members.assign(rows=["x", "x"]))
+    assert alike.title == "2 findings of m on the same rows"
+    assert gains == ["0.000", "−0.001"]
 
 
 @pytest.mark.slow
