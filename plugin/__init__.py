@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from graticule.probes.linear.ridge import RidgeProbe as RidgeProbe
     from graticule.probes.neurons.neurons import neurons as neurons
     from graticule.probes.probe import probe as probe
+    from graticule.probes.surface.baselines import Baselines as Baselines
     from graticule.probes.surface.baselines import baselines as baselines
     from graticule.probes.tables.table import Table as Table
     from graticule.probes.tables.tokens import token_table as token_table
@@ -111,7 +112,7 @@ else:
             "probes.linear.ridge": "RidgeProbe",
             "probes.neurons.neurons": "neurons",
             "probes.probe": "probe",
-            "probes.surface.baselines": "baselines",
+            "probes.surface.baselines": "Baselines baselines",
             "probes.tables.table": "Table",
             "probes.tables.tokens": "token_table",
             "probes.words.ambiguous": "ambiguous",

@@ -117,7 +117,7 @@ def test_the_face():
             "token_table",
             "pool",
         ),
-        *("baselines", "sweep", "probe", "Findings", "RidgeProbe", "study"),
+        *("baselines", "Baselines", "sweep", "probe", "Findings", "RidgeProbe", "study"),
         *("calibrate", "compare", "controls", "holdouts", "prompts", "transfer", "popularity"),
         *("judge_family", "judge_on", "cross_fit", "retest"),
         *("mlp", "pca", "classes", "monitor", "sphere", "latents", "directions"),

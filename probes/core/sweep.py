@@ -40,10 +40,11 @@ from graticule.probes.core.crossfit_verdict import (
 from graticule.probes.core.doubts import doubted
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.findings_display import ON_TRUST
-from graticule.probes.core.fit import PointRows, Predictions, Problem, fit_points
+from graticule.probes.core.fit import PointRows, Problem, fit_points
 from graticule.probes.core.inputs import OF_ROWS, SweepInputs, Target, problem_of, table_of
 from graticule.probes.core.judge import judge_predictions
 from graticule.probes.core.logit_stack import entropy_bits
+from graticule.probes.core.surface_of import fitted_before
 from graticule.probes.core.verdict import R2_GAIN, JudgeSettings, Score, Verdict
 from graticule.probes.linear.ridge import RidgeProbe
 from graticule.probes.surface.baselines import Baselines, text_digest
@@ -102,12 +103,13 @@ def sweep(
             keeps to the one test part. By default it is where the split was drawn by graticule and its test
             part is small.
         surface_of: findings of the same table and baselines (of another prompt, say), whose fitted baselines
-            are taken over where rows and clusters are the same, instead of fitting them once more.
+            are taken over where rows and clusters are the same, instead of fitting them once more. Those of
+            another target, of other baselines or confounders are refused.
         progress: whether a bar is drawn; by default where it takes long.
 
     Raises:
         ValueError: Rows and target do not fit together, the baselines are of another table, model, prompt,
-            position or layers, or targets are NaN, infinite or constant.
+            position or layers, `surface_of` does not fit, or targets are NaN, infinite or constant.
     """
     check_several("alphas", "alpha", alphas)
     strengths = None if alphas is None else tuple(float(a) for a in alphas)
@@ -141,7 +143,7 @@ def sweep(
     )
     fits = fit_points(activations, problem, alphas=alphas, progress=progress)
     fits = with_bits(fits, problem, judged_by)
-    fitted = None if surface_of is None else _fitted_before(surface_of, baselines, table, problem, judged_by)
+    fitted = None if surface_of is None else fitted_before(surface_of, baselines, table, problem, judged_by)
     predictions, rows = fitted or fit_baselines(baselines, activations, table, problem, judged_by, progress)
     inputs = SweepInputs(activations, table, baselines, problem, predictions, judged_by)
     choice = choose_point(fits, predictions, problem, inputs.model_baselines, judged_by.score)
@@ -229,32 +231,6 @@ def _by_tokens(activations: Rows, baselines: Baselines, table: Table, pairing: s
         if same and pairing == BY_PLACE:
             return BY_TOKENS
     return pairing
-
-
-def _fitted_before(
-    findings: Findings, baselines: Baselines, table: Table, problem: Problem, settings: JudgeSettings
-) -> tuple[dict[str, Predictions], dict[str, dict[str, Any]]] | None:
-    """The fitted baselines of other findings, if rows, clusters, confounders and strengths are the same."""
-    swept = findings.swept
-    if swept is None or swept.baselines is not baselines:
-        return None
-    if (swept.alphas, swept.settings.score) != (settings.alphas, settings.score):
-        return None
-    before = swept.problem
-    if not _same_frames(swept.table.confounds, table.confounds):
-        return None
-    same = all(
-        np.array_equal(getattr(before, part), getattr(problem, part))
-        for part in ("source", "y", "is_test", "clusters")
-    )
-    predictions = findings.baseline_predictions
-    if not same or not set(predictions) <= set(findings.baselines):
-        return None
-    return dict(predictions), {name: dict(findings.baselines[name]) for name in predictions}
-
-
-def _same_frames(first: Mapping[str, pd.DataFrame], second: Mapping[str, pd.DataFrame]) -> bool:
-    return first.keys() == second.keys() and all(first[name].equals(second[name]) for name in first)
 
 
 def _check_baselines(baselines: Baselines, table: Table) -> None:

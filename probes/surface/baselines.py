@@ -16,7 +16,9 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
 
+from graticule.hooks.activations import Activations
 from graticule.hooks.artifact import (
     SCHEMA,
     ArtifactError,
@@ -54,6 +56,8 @@ from graticule.probes.tables.table import Table
 from graticule.probes.tables.tokens import TokenTable, places_of
 
 _log = logging.getLogger(__name__)
+
+_READERS = ("tfidf", "spelling", "trees", "confounds", "shuffled", "probe")
 
 KIND = "baselines"
 BASELINES = FolderKind(
@@ -99,6 +103,32 @@ class Baselines:
     def twins(self) -> tuple[str, ...]:
         """Names of the untrained twins."""
         return tuple(name for name in self.features if name.startswith("twin_"))
+
+    @classmethod
+    def of(cls, table: Table, features: Mapping[str, Rows | Float[np.ndarray, "row width"]]) -> Baselines:
+        """Features of one's own as baselines, beside the readers of the table's texts where it has texts.
+
+        Args:
+            table: What is probed.
+            features: Name → activations, or an array with one line for each row of `table`.
+
+        Raises:
+            ValueError: An array has not the table's number of rows, or a name is one of the readers'.
+        """
+        rows: dict[str, Rows] = {}
+        for name, values in features.items():
+            if name in _READERS:
+                raise ValueError(
+                    f"Baselines.of: {name!r} is what a reader of texts is called: name it otherwise"
+                )
+            own = isinstance(values, np.ndarray | torch.Tensor)
+            rows[name] = Activations.from_tensors({name: values}) if own else values
+            if own and len(values) != len(table):
+                raise ValueError(
+                    f"Baselines.of: {name!r} has {len(values)} rows, and the table {len(table)}: give one "
+                    "for each of its rows"
+                )
+        return cls(text_digest(table), rows, table.strings is not None)
 
     def check(self, table: Table) -> None:
         """Raises:
