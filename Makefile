@@ -34,7 +34,7 @@ dev: $(VENV)/.dev  ## Install for development, with the git hooks
 
 # two workers with a thread each: most tests are small, and threads on small matrices mostly wait
 test: $(VENV)/.dev  ## Install and run the whole suite, with coverage of the four rooms
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --cov=plugin --cov=hooks --cov=probes --cov=sims --cov-report=term
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov=plugin --cov=hooks --cov=probes --cov=sims --cov-report=term
 
 quick: $(VENV)/.dev  ## Install and run the tests that take less than half a second, in some two minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile

@@ -87,7 +87,7 @@ def test_rows_that_both_tables_have_are_left_out() -> None:
     b = findings("second", 1, texts=[f"  ROW {i}!" if i < 40 else f"line {i}" for i in range(300)])
     row = judge_on(a, b).scored.iloc[0]
     assert row["copies_left_out"] == 40 and row["rows"] == 260
-    with pytest.raises(ValueError, match="0 rows of 'second' are left"):
+    with pytest.raises(ValueError, match="0 rows of the other table, 'second', are left"):
         judge_on(a, findings("second", 1, texts=ours))
 
 
@@ -118,7 +118,7 @@ def test_a_classifier_is_scored_as_it_was_calibrated(tmp_path) -> None:
     shifted = 1 / (1 + np.exp(-np.log(p / (1 - p)) - row["shift"]))
     assert shifted.sum() == pytest.approx(truth.sum(), abs=0.05)
     assert 0.5 < row["recall"] <= 1 and 0 <= row["false_positives"] < 0.2
-    assert "Brier" in carried.summary() and "false alarms before it catches" in carried.summary()
+    assert "Brier" in carried.summary() and "false alarms there it catches" in carried.summary()
     carried.save(tmp_path / "carried")
     before = replace(carried, scored=carried.scored.drop(columns=["auroc", "shift", "recall"]))
     assert (

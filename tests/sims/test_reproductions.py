@@ -78,9 +78,11 @@ def test_a_stopped_simulation_goes_on_after_the_last_setting_done(tmp_path, monk
         pd.testing.assert_frame_equal(getattr(found, name), getattr(whole, name))
     simulate(settings, out=tmp_path, **{**how, "runs": 1})  # another number of runs is another simulation
     assert asked[3:] == [[(3, 1.0), (3, 0.1)], [(4, 1.0), (4, 0.1)]]
-    place = next(tmp_path.iterdir())
-    (place / "manifest.json").write_text("{")  # damaged: made again
+    for place in tmp_path.glob("*/manifest.json"):
+        place.write_text("{")  # damaged: made again, and nothing removed
+    folders = len(list(tmp_path.glob("*/manifest.json")))
     assert len(simulate(settings, out=tmp_path, **how).settings) == 4
+    assert len(list(tmp_path.glob("*/manifest.json"))) == folders + 4
 
 
 @pytest.mark.slow
