@@ -3,11 +3,13 @@ that find something, near neighbours across the split."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from graticule.hooks.activations import Activations
 from graticule.hooks.rows import Rows
@@ -22,6 +24,7 @@ from graticule.probes.core.neighbours import LEAST_SHARE, WithoutNeighbours, wit
 from graticule.probes.core.stretches import LEAST_SHARE as LEAST_OF_STRETCHES
 from graticule.probes.core.stretches import without_stretches
 from graticule.probes.core.verdict import R2_GAIN, Verdict
+from graticule.probes.linear.rows import chunk_rows_for, chunks
 from graticule.probes.surface.fitted import served_by
 from graticule.probes.tables.tokens import TokenTable
 
@@ -62,9 +65,7 @@ def doubted(
         _of_probe(judged, best, fits, inputs),
         _of_baselines(inputs, lines),
         ([f"{null}: a null check must find nothing" for null in of_nulls], Gates(tuple(of_nulls))),
-        _of_neighbours(judged, best, inputs),
-        _of_stretches(judged, best, inputs),
-        _of_copies(judged, best, inputs),
+        _of_gain(judged, best, inputs),
         (near_copies(inputs), Gates()),
     ):
         sentences.append(warnings)
@@ -190,44 +191,38 @@ def _nulls(checks: Mapping[str, Verdict], shuffled: Mapping[str, Any], judged: V
     return warnings
 
 
-def _claims(judged: Verdict) -> bool:
-    """Whether there is a gain to doubt."""
-    return judged.label != NO_BETTER and not judged.label.startswith(NOT_DECIDED)
-
-
-# Near neighbours -------------------------------------------------------------------------------------
-def _of_neighbours(judged: Verdict, best: PointFit, inputs: SweepInputs) -> tuple[list[str], Gates]:
-    """What to say of test rows that lie next to training rows, where a gain is claimed."""
-    if not _claims(judged):
+# Rows beside a row -----------------------------------------------------------------------------------
+def _of_gain(judged: Verdict, best: PointFit, inputs: SweepInputs) -> tuple[list[str], Gates]:
+    """What to say of the rows that a claimed gain may rest on."""
+    if judged.label == NO_BETTER or judged.label.startswith(NOT_DECIDED):
         return [], Gates()
-    left = without_neighbours(
-        inputs.activations,
-        inputs.problem,
-        best,
-        inputs.baseline_predictions,
-        classes=inputs.table.kind != "numeric",
-    )
+    beside = (inputs.activations, inputs.problem, best, inputs.baseline_predictions)
+    classes = inputs.table.kind != "numeric"
+    left = without_neighbours(*beside, classes=classes)
+    found = [_of_copies(best, inputs)]
     if left is None:
-        return ["whether near neighbours across the split carry the gain was not looked at: too many rows"], (
-            Gates()
+        sentence = (
+            "whether the gain rests on near neighbours across the split, or on rows next to each other in "
+            "the table, was not looked at: too many rows"
         )
+        found.insert(0, ([sentence], Gates()))
+    else:
+        share = without_stretches(*beside, classes=classes)
+        found = [_of_neighbours(left, inputs), _of_stretches(share), *found]
+    gates = Gates()
+    for _, one in found:
+        gates |= one
+    return [sentence for sentences, _ in found for sentence in sentences], gates
+
+
+def _of_neighbours(left: WithoutNeighbours, inputs: SweepInputs) -> tuple[list[str], Gates]:
     if not left.share < _MUCH:
         return [], Gates()
     gates = Gates(("the gain rests on near neighbours across the split",) * (left.share < LEAST_SHARE))
     return [_neighbours_said(left, inputs)], gates
 
 
-def _of_stretches(judged: Verdict, best: PointFit, inputs: SweepInputs) -> tuple[list[str], Gates]:
-    """What to say of rows next to each other in the table, where a gain is claimed."""
-    if not _claims(judged):
-        return [], Gates()
-    share = without_stretches(
-        inputs.activations,
-        inputs.problem,
-        best,
-        inputs.baseline_predictions,
-        classes=inputs.table.kind != "numeric",
-    )
+def _of_stretches(share: float) -> tuple[list[str], Gates]:
     if not share < LEAST_OF_STRETCHES:
         return [], Gates()
     sentence = (
@@ -238,29 +233,31 @@ def _of_stretches(judged: Verdict, best: PointFit, inputs: SweepInputs) -> tuple
     return [sentence], Gates(("the gain rests on rows that stand next to each other in the table",))
 
 
-def _of_copies(judged: Verdict, best: PointFit, inputs: SweepInputs) -> tuple[list[str], Gates]:
-    """What to say of test rows that are copies of training rows, where a gain is claimed."""
-    if not _claims(judged) or isinstance(
-        inputs.table, TokenTable
-    ):  # tokens after the same tokens are the same
+def _of_copies(best: PointFit, inputs: SweepInputs) -> tuple[list[str], Gates]:
+    """Of test rows that have the very activations and target of a training row."""
+    if isinstance(inputs.table, TokenTable):  # tokens after the same tokens are the same
         return [], Gates()
     problem = inputs.problem
-    train, test = (
-        [
-            row.tobytes() + y.tobytes()
-            for row, y in zip(inputs.rows(best.point)[part], problem.y[part], strict=True)
-        ]
-        for part in (problem.train, problem.test)
-    )
-    seen = set(train)
-    copies = [row for row, key in zip(problem.test, test, strict=True) if key in seen]
-    if len(copies) < _MANY_COPIES * len(test):
+    seen = set(_digests(best, inputs, problem.train))
+    of_test = _digests(best, inputs, problem.test)
+    copies = [row for row, key in zip(problem.test, of_test, strict=True) if key in seen]
+    if len(copies) < _MANY_COPIES * len(problem.test):
         return [], Gates()
     sentence = (
-        f"{len(copies)} of {len(test)} test rows have the very activations and target of a training row, "
-        f"first row {problem.source[copies[0]]}: leave them out, or say which rows belong together, cluster="
+        f"{len(copies)} of {len(problem.test)} test rows have the very activations and target of a training "
+        f"row, first row {problem.source[copies[0]]}: leave them out, or say which rows belong together, "
+        "cluster="
     )
     return [sentence], Gates(("test rows are copies of training rows",))
+
+
+def _digests(best: PointFit, inputs: SweepInputs, part: Int[np.ndarray, " row"]) -> Iterator[bytes]:
+    """Of activations and target of some rows, few of them held at once."""
+    rows = PointRows(inputs.activations, best.point, part)
+    for index in chunks(np.arange(len(part)), chunk_rows_for(rows.shape[1])):
+        values, y = np.asarray(rows.gather(index)), inputs.problem.y[part[index]]
+        for row, target in zip(values, y, strict=True):
+            yield hashlib.blake2b(row.tobytes() + target.tobytes(), digest_size=16).digest()
 
 
 def _neighbours_said(left: WithoutNeighbours, inputs: SweepInputs) -> str:

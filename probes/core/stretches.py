@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from graticule.hooks.rows import Rows
 from graticule.probes.core.fit import PointFit, PointRows, Predictions, Problem
 from graticule.probes.core.neighbours import BYTES, LEVELS, gains_moved, values_of
-from graticule.probes.linear.ridge_cv import ridge_fit
+from graticule.probes.linear.refits import leave_blocks_out
+from graticule.probes.scores.metrics import spearman
 
 LEAST_SHARE = 0.5
 """A gain rests on the stretch around every row if less than this is left without it, of what is left without
@@ -41,7 +42,7 @@ def without_stretches(
 
     Args:
         activations: What was swept.
-        problem: Targets, split and clusters; its rows stand in the table's order.
+        problem: Targets, split and clusters; `source` says where in the table a row stands.
         best: The fit at the chosen point.
         baselines: What it is stacked with.
         classes: Whether the targets are classes.
@@ -51,38 +52,50 @@ def without_stretches(
         (Spearman's correlation beyond .9, so that a stretch is a range of the target), or rows are under 50
         or too many to look at.
     """
-    place = _places(problem.y, classes)
+    place = _places(problem, classes)
     train, test = problem.train, problem.test
     n, width = len(train), activations.widths[best.point]
     if place is None or n < _FEWEST or n * width * 8 > BYTES:
         return float("nan")
     X, Z = (values_of(PointRows(activations, best.point, rows)) for rows in (train, test))
-    y, alpha = problem.y[train], best.fit.alpha
-    plain = ridge_fit(X, y, alpha).predict(Z)
-
-    def left(place: Float[np.ndarray, " row"]) -> float:
-        moved = -plain
-        for start in np.arange(_STRETCHES) / _STRETCHES:
-            low, high = start - _BESIDE, start + 1 / _STRETCHES + _BESIDE
-            within = (place[test] >= start) & (place[test] < start + 1 / _STRETCHES)
-            rest = (place[train] < low) | (place[train] >= high)
-            if within.any():
-                moved[within] += ridge_fit(X[rest], y[rest], alpha).predict(Z[within])
-        return gains_moved(problem, best, baselines, np.arange(len(test)), moved)[1]
-
-    by_chance = left(np.random.default_rng(0).permutation(place))
-    return left(place) / by_chance if by_chance > 0 else float("nan")
+    orders = (np.random.default_rng(0).permutation(place), place)
+    stretches = [_stretches(one[train], one[test]) for one in orders]
+    rests = [rest for parts in stretches for rest, _ in parts]
+    (fits,) = leave_blocks_out(X, problem.y[train], rests, [best.fit.alpha])
+    left, block = list[float](), 0
+    for parts in stretches:
+        moved = np.zeros_like(best.test)
+        for _, within in parts:
+            moved[within] = fits.predict(block, Z[within]) - best.test[within]
+            block += 1
+        left.append(gains_moved(problem, best, baselines, np.arange(len(test)), moved)[1])
+    by_chance, share = left
+    return share / by_chance if by_chance > 0 else float("nan")
 
 
-def _places(y: Float[np.ndarray, "row target"], classes: bool) -> Float[np.ndarray, " row"] | None:
-    """Of each row in the table, from 0 to 1, within its class if there are classes; None of sorted tables."""
+def _stretches(
+    train: Float[np.ndarray, " train"], test: Float[np.ndarray, " test"]
+) -> list[tuple[Int[np.ndarray, " _"], Int[np.ndarray, " _"]]]:
+    """Training rows in and beside each stretch, and the test rows in it; of places in the table."""
+    parts: list[tuple[np.ndarray, np.ndarray]] = []
+    for start in np.arange(_STRETCHES) / _STRETCHES:
+        end = start + 1 / _STRETCHES
+        around = np.flatnonzero((train >= start - _BESIDE) & (train < end + _BESIDE))
+        within = np.flatnonzero((test >= start) & (test < end))
+        if len(around) and len(within):
+            parts.append((around, within))
+    return parts
+
+
+def _places(problem: Problem, classes: bool) -> Float[np.ndarray, " row"] | None:
+    """Of each row in its table, from 0 to 1, within its class if there are classes; None of sorted tables."""
+    y, order = problem.y, np.argsort(np.argsort(problem.source, kind="stable"), kind="stable")
     _, level, sizes = np.unique(y, axis=0, return_inverse=True, return_counts=True)
     if classes or len(sizes) <= LEVELS:
         place = np.empty(len(y))
         for k, size in enumerate(sizes):
-            place[level.reshape(-1) == k] = (np.arange(size) + 0.5) / size
+            rows = np.flatnonzero(level.reshape(-1) == k)
+            place[rows[np.argsort(order[rows])]] = (np.arange(size) + 0.5) / size
         return place
-    order = np.arange(len(y))
-    ranks = np.argsort(np.argsort(y, axis=0, kind="stable"), axis=0)
-    follows = [abs(float(np.corrcoef(order, rank)[0, 1])) for rank in ranks.T]
-    return None if max(follows) > _SORTED else (order + 0.5) / len(y)
+    along = np.tile(order[:, None].astype(np.float64), y.shape[1])
+    return None if (np.abs(spearman(y, along)) > _SORTED).any() else (order + 0.5) / len(y)

@@ -286,10 +286,10 @@ def test_a_concept_in_a_small_column_is_read_as_far_as_rounding_allows_and_told_
         )
         for dtype in (torch.float32, torch.bfloat16)
     )
-    told = "1 of 13 principal axes at blocks.0.hook_resid_post vary so little that the smallest strength"
-    assert exact.verdict.label == STRUCTURE and told not in exact.summary()
+    sentence = "1 of 13 principal axes at blocks.0.hook_resid_post vary so little that the smallest strength"
+    assert exact.verdict.label == STRUCTURE and sentence not in exact.summary()
     assert exact.verdict.dealing is not None
-    assert rounded.verdict.label == NO_BETTER and told in rounded.summary()
+    assert rounded.verdict.label == NO_BETTER and sentence in rounded.summary()
 
 
 def test_a_twin_that_finds_structure_in_the_probes_place_leaves_nothing_decided(world: Planted) -> None:

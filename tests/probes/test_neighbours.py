@@ -9,7 +9,7 @@ import torch
 from graticule import Activations, Findings, Table, sweep
 from graticule.probes.core.fit import Problem, stack
 from graticule.probes.core.neighbours import without_neighbours
-from graticule.probes.core.stretches import without_stretches
+from graticule.probes.core.stretches import _places, without_stretches
 from graticule.probes.core.verdict import NOT_DECIDED, STRUCTURE
 from graticule.probes.linear.ridge_cv import ridge_fit
 from graticule.probes.scores.metrics import mean_r2
@@ -187,6 +187,38 @@ def test_the_gain_without_stretches_is_that_of_ridges_fitted_without_them() -> N
         left.append(mean_r2(y_test, whole.predict({**tests, "probe": predicted})) - below)
     share = without_stretches(found.inputs.activations, problem, fit, baselines)
     assert share == pytest.approx(left[0] / left[1], abs=1e-7) and 0.8 < share < 1.2
+
+
+def test_the_order_is_the_tables_in_whatever_order_activations_come() -> None:
+    rng = np.random.default_rng(8)
+    x, y = series(rng, 400, 16, 0.98)
+    table = Table.from_arrays(y, is_test=rng.random(400) < 0.25)
+    luck = Activations.from_tensors({"hook_embed": torch.from_numpy(rng.normal(size=(400, 4)))})
+    found = sweep(
+        Activations.from_tensors({POINT: torch.from_numpy(x)}).select(rng.permutation(400)),
+        table,
+        baselines=Baselines(text_digest(table), {"mean_embedding": luck}, False),
+        n_bootstrap=200,
+        progress=False,
+    )
+    assert "the gain rests on rows that stand next to each other in the table" in found.gates.structure
+
+
+def test_many_equal_targets_are_not_sorted() -> None:
+    """Of equal ones none is before another."""
+    rng = np.random.default_rng(12)
+    y = np.where(rng.random(400) < 0.05, rng.normal(size=400), 0.0)[:, None]
+    nobody = np.zeros(400, bool)
+    problem = Problem(np.arange(400), y, nobody, np.arange(400), ("y",))
+    assert _places(problem, False) is not None
+    assert (
+        _places(Problem(np.arange(400), np.sort(y, axis=0), nobody, np.arange(400), ("y",)), False)
+        is not None
+    )
+    assert (
+        _places(Problem(np.arange(400), np.arange(400.0)[:, None], nobody, np.arange(400), ("y",)), False)
+        is None
+    )
 
 
 @pytest.mark.parametrize("levels", [0, 2, 5])
