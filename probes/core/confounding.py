@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from graticule.probes.core.alike import alike_of_all, alike_of_test
+from graticule.probes.core.among_alike import alike_of_all, alike_of_test
 from graticule.probes.core.bits import bits_gained
 from graticule.probes.core.crossfit import CrossFit
 from graticule.probes.core.fit import PointFit, Predictions, Problem, fit_points, stack

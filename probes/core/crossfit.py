@@ -15,7 +15,7 @@ from graticule.probes.core.choice import choose_point, chosen_place
 from graticule.probes.core.fit import PointRows, Predictions, Problem, fit_points, with_and_without
 from graticule.probes.core.inputs import SweepInputs
 from graticule.probes.core.intervals import Estimates, mean_of, mean_r2_estimate
-from graticule.probes.core.logit_stack import row_bits
+from graticule.probes.core.logit_stack import PENALTY, row_bits
 from graticule.probes.core.resample import ClusterSums, cluster_sums
 from graticule.probes.linear.left_out import PartFit, fits_without, row_products_of
 from graticule.probes.linear.rows import ArrayRows
@@ -35,8 +35,8 @@ MOST_ROWS = 1000
 """Rows up to which fits share one eigendecomposition a layer; of more, each fold is fitted by itself."""
 _SEVERAL = 4
 _PENALTY = 2.0
-"""Of logistic stacks of few rows, several times the usual: log odds that so few rows make too sure vary much
-more from row to row, and gain hardly more bits."""
+"""Of logistic stacks in folds, several times the usual: log odds that few rows make too sure vary much more
+from row to row, and gain hardly more bits."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def one_fold(inputs: SweepInputs, problem: Problem) -> tuple[str, dict[str, np.n
     )
     beside = fit_baselines(inputs.baselines, activations, inputs.table, problem, settings, False)[0]
     best = choose_point(fits, beside, problem, inputs.model_baselines, settings.score).best
-    return compared(inputs, problem, best.point, best.predictions, best.validation, beside)
+    return compared(inputs, problem, best.point, best.predictions, best.validation, beside, _PENALTY)
 
 
 def _stacked(
@@ -218,7 +218,13 @@ def _stacked(
     )[0]
     best = probes[place]
     return compared(
-        inputs, problem, points[place], Predictions(best.out_of_fold, best.test), best.validation, beside
+        inputs,
+        problem,
+        points[place],
+        Predictions(best.out_of_fold, best.test),
+        best.validation,
+        beside,
+        _PENALTY,
     )
 
 
@@ -229,11 +235,12 @@ def compared(
     probe: Predictions,
     validation: float,
     beside: Mapping[str, Predictions],
+    penalty: float = PENALTY,
 ) -> tuple[str, dict[str, np.ndarray], bool]:
     """What all of `COMPARED` say of the rows of a fold, or of the test rows of a split."""
     y, still = problem.y[problem.train], validation <= 0
     if inputs.settings.score == "bits":
-        odds = class_odds(problem, probe, beside, _PENALTY)
+        odds = class_odds(problem, probe, beside, penalty)
         values = (odds.surface, odds.full, odds.probe, odds.best, odds.shares)
         return point, dict(zip(COMPARED, values, strict=True)), still
     surface, full = with_and_without(beside, probe, y)

@@ -48,7 +48,7 @@ from graticule.probes.core.reread import (
     saved_problem,
     score_alike,
     supposed_settings,
-    sweep_inputsof,
+    sweep_inputs_of,
 )
 from graticule.probes.core.verdict import JudgeSettings, Verdict
 from graticule.probes.linear.ridge import RidgeProbe
@@ -214,7 +214,7 @@ class Findings(AtPoints, SavedResult):
             ValueError: if rows, targets, split, clusters, baselines or points are others than theirs.
         """
         one = self if self.settings is not None else replace(self, settings=settings)
-        return replace(one, swept=sweep_inputsof(one, activations, table, baselines, split, cluster))
+        return replace(one, swept=sweep_inputs_of(one, activations, table, baselines, split, cluster))
 
     @property
     def judged_by(self) -> JudgeSettings:

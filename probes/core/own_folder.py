@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from graticule.hooks.store import Store
-from graticule.probes.core.reread import saved_problem, sweep_inputsof
+from graticule.probes.core.reread import saved_problem, sweep_inputs_of
 from graticule.probes.surface.baselines import Baselines
 from graticule.probes.tables.groups import dense_codes
 from graticule.probes.tables.table import Table
@@ -33,7 +33,7 @@ def take_inputs_beside(findings: Findings) -> str:
         return ""
     try:
         beside = Baselines.load(folder / "baselines")
-        inputs = sweep_inputsof(findings, Store(folder / "activations"), _table_of(findings), beside)
+        inputs = sweep_inputs_of(findings, Store(folder / "activations"), _table_of(findings), beside)
     except (ValueError, KeyError) as error:
         return f"; what lies in {folder} cannot be taken: {error}"
     object.__setattr__(findings, "swept", inputs)

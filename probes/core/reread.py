@@ -134,7 +134,7 @@ def score_alike(one: Findings, other: Findings) -> bool:
     return np.allclose(*scores, atol=_TOLERANCE, rtol=_TOLERANCE, equal_nan=True)
 
 
-def sweep_inputsof(
+def sweep_inputs_of(
     findings: Findings,
     activations: Rows,
     target: Target,

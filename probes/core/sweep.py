@@ -18,7 +18,7 @@ from graticule.hooks.calls import renamed
 from graticule.hooks.doors import ACTIVATIONS, BASELINES, FINDINGS, TARGET, door
 from graticule.hooks.limits import check_several
 from graticule.hooks.rows import Rows
-from graticule.probes.core.alike import alike_of_test
+from graticule.probes.core.among_alike import alike_of_test
 from graticule.probes.core.assembly import (
     CROSSFIT,
     GAINED,

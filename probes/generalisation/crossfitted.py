@@ -15,7 +15,7 @@ from graticule.hooks.doors import FINDINGS, door
 from graticule.hooks.messages import NotApplicable
 from graticule.hooks.points import layer_text
 from graticule.hooks.saved import SavedResult
-from graticule.probes.core.alike import alike_of_all
+from graticule.probes.core.among_alike import alike_of_all
 from graticule.probes.core.crossfit import cross_fitted, widening_of
 from graticule.probes.core.crossfit_verdict import MIN_CLUSTERS, crossfit_verdict
 from graticule.probes.core.findings import Findings

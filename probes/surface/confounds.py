@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -116,14 +117,12 @@ def additive_confounds(frames: Mapping[str, pd.DataFrame], problem: Problem) -> 
 
 def _smooth_confounds(frames: Mapping[str, pd.DataFrame], problem: Problem) -> Predictions:
     """Ridge on Gaussian kernels about some training rows; the width with the least out-of-fold error."""
-    from scipy.spatial.distance import cdist
-
     train = problem.train
-    x = confound_coordinates(frames, problem.source, train)
+    rows = confound_places(frames, problem.source, train)
     rng = np.random.default_rng(0)
-    some = x[rng.permutation(train)[: 5 * _MARKS]]
-    marks = rng.permutation(np.unique(some, axis=0))[:_MARKS]
-    apart, between = cdist(x, marks, "sqeuclidean"), cdist(marks, marks, "sqeuclidean")
+    some = rows.at(rng.permutation(train)[: 5 * _MARKS])
+    marks = some.at(rng.permutation(np.unique(some.values, axis=0, return_index=True)[1])[:_MARKS])
+    apart, between = rows.apart(marks), marks.apart(marks)
     usual = float(apart[train].mean()) or 1.0
     columns: dict[str, np.ndarray] = {}
     for width in _WIDTHS:
@@ -135,10 +134,35 @@ def _smooth_confounds(frames: Mapping[str, pd.DataFrame], problem: Problem) -> P
     return chosen(fit_points(Activations.from_tensors(columns), problem, progress=False)).predictions
 
 
-def confound_coordinates(
+@dataclass(frozen=True)
+class ConfoundPlaces:
+    """Where rows lie, so that those that are alike are near."""
+
+    values: Float[np.ndarray, "row column"]
+    """Numbers by their rank, spread by 1; words by a number each, which says only that they differ."""
+    word: Float[np.ndarray, " column"]
+    """Of a column of words the squared distance of two words; 0 of numbers."""
+
+    def at(self, rows: Int[np.ndarray, " some"]) -> ConfoundPlaces:
+        """Some rows."""
+        return ConfoundPlaces(self.values[rows], self.word)
+
+    def apart(self, others: ConfoundPlaces) -> Float[np.ndarray, "row other"]:
+        """Squared distances; no axis a word, of which there may be as many as rows."""
+        from scipy.spatial.distance import cdist
+
+        number = self.word == 0
+        out = cdist(self.values[:, number], others.values[:, number], "sqeuclidean")
+        for column in np.flatnonzero(~number):
+            differ = self.values[:, column, None] != others.values[None, :, column]
+            out += self.word[column] * differ
+        return out
+
+
+def confound_places(
     frames: Mapping[str, pd.DataFrame], source: Int[np.ndarray, " row"], train: Int[np.ndarray, " train"]
-) -> Float[np.ndarray, "row column"]:
-    """Where rows lie, so that those that are alike are near: numbers by their rank, words by an axis each.
+) -> ConfoundPlaces:
+    """Where rows lie in their confounders.
 
     Numbers spread by 1, whatever their unit, what is missing in their middle and an axis away; two words are
     2 apart in squares. The columns of one confounder share that.
@@ -149,23 +173,24 @@ def confound_coordinates(
         train: Rows whose ranks count.
 
     Returns:
-        Coordinates of every row.
+        Every row's place.
     """
-    axes = [np.zeros((len(source), 0))]
+    values, word = list[np.ndarray](), list[float]()
     for frame in frames.values():
         for _, column in frame.items():
-            values, share = column.iloc[source], frame.shape[1] ** -0.5
+            own, share = column.iloc[source], 1 / frame.shape[1]
             if pd.api.types.is_numeric_dtype(column):
-                own = values.to_numpy(np.float64)
-                missing = np.isnan(own)
-                ordered = np.sort(own[train][~missing[train]])
-                rank = (np.searchsorted(ordered, own) + np.searchsorted(ordered, own, "right")) / 2
+                numbers = own.to_numpy(np.float64)
+                missing = np.isnan(numbers)
+                ordered = np.sort(numbers[train][~missing[train]])
+                rank = (np.searchsorted(ordered, numbers) + np.searchsorted(ordered, numbers, "right")) / 2
                 rank = np.where(missing, 0.5, rank / max(1, len(ordered)))
-                axes.append(share * np.column_stack([np.sqrt(12) * rank, np.sqrt(2) * missing]))
+                values += [np.sqrt(12 * share) * rank, np.sqrt(2 * share) * missing]
+                word += [0.0, 0.0]
             else:
-                code, names = pd.factorize(values)
-                axes.append(share * np.eye(len(names))[code])
-    return np.concatenate(axes, axis=1)
+                values.append(pd.factorize(own)[0].astype(np.float64))
+                word.append(2 * share)
+    return ConfoundPlaces(np.column_stack(values), np.array(word))
 
 
 def confounder_columns(

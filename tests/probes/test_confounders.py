@@ -13,12 +13,19 @@ from sklearn.metrics import r2_score
 from graticule import Activations, Findings, Table, cross_fit, holdouts, judge_on, sweep
 from graticule.probes.calibration.components import Mixture
 from graticule.probes.calibration.instrument import Instrument
-from graticule.probes.core.alike import gain_among_alike
+from graticule.probes.core.among_alike import gain_among_alike
+from graticule.probes.core.crossfit import compared
 from graticule.probes.core.fit import Problem
 from graticule.probes.core.labels import STRUCTURE
+from graticule.probes.core.logit_stack import row_bits
 from graticule.probes.probe import asked_of
 from graticule.probes.surface.baselines import Baselines, text_digest
-from graticule.probes.surface.confounds import CONFOUNDS, additive_confounds, fit_confounds
+from graticule.probes.surface.confounds import (
+    CONFOUNDS,
+    additive_confounds,
+    confound_places,
+    fit_confounds,
+)
 from graticule.probes.tables.columns import TableError
 from graticule.probes.tables.confounders import built_in, confounder_frames
 
@@ -127,8 +134,8 @@ def test_the_gain_among_the_alike_is_of_rows_less_the_mean_of_their_nearest_of_o
     both = findings(kind="numeric", concept=1.0, confounds=["source", "size"], texts=TEXTS["length"])
     inputs, problem = both.inputs, both.problem
     rows, frame = problem.test, both.inputs.table.frame
-    known = np.sort(frame["size"].to_numpy()[problem.train])
-    rank = np.sqrt(12) * np.searchsorted(known, frame["size"].to_numpy()[rows]) / len(known)
+    ordered = np.sort(frame["size"].to_numpy()[problem.train])
+    rank = np.sqrt(12) * np.searchsorted(ordered, frame["size"].to_numpy()[rows]) / len(ordered)
     y = problem.y[rows]
     said = {"surface": 0.2 * y, "full": 0.9 * y + 0.1 * np.sin(np.arange(len(rows)))[:, None]}
     source, clusters = frame["source"].to_numpy()[rows], problem.clusters[rows]
@@ -146,6 +153,38 @@ def test_the_gain_among_the_alike_is_of_rows_less_the_mean_of_their_nearest_of_o
     assert float(gain.value) == pytest.approx(expected, abs=1e-6)
 
 
+def test_places_are_apart_as_if_each_word_had_an_axis() -> None:
+    rng = np.random.default_rng(4)
+    n = 60
+    size = np.where(rng.random(n) < 0.1, np.nan, rng.normal(size=n))
+    pair = pd.DataFrame({"a": rng.choice([*"uvwxyz"], n), "b": rng.normal(size=n)})
+    frames = {"size": pd.DataFrame({"size": size}), "pair": pair}
+    places = confound_places(frames, np.arange(n), np.arange(40))
+
+    def rank(values: np.ndarray) -> np.ndarray:
+        seen = values[:40][~np.isnan(values[:40])]
+        below = [(np.sum(seen < v) + np.sum(seen <= v)) / 2 / len(seen) for v in values]
+        return np.sqrt(12) * np.where(np.isnan(values), 0.5, below)
+
+    axes = np.column_stack([
+        rank(size), np.sqrt(2) * np.isnan(size), np.sqrt(0.5) * pd.get_dummies(pair["a"]).to_numpy(float),
+        np.sqrt(0.5) * rank(pair["b"].to_numpy()),
+    ])  # fmt: skip
+    some = rng.permutation(n)[:20]
+    expected = np.square(axes[:, None] - axes[None, some]).sum(axis=-1)
+    np.testing.assert_allclose(places.apart(places.at(some)), expected, atol=1e-12)
+
+
+def test_of_one_part_the_stacks_are_those_of_its_verdict() -> None:
+    swept = findings(concept=1.0, confounds=["source"])
+    inputs, problem = swept.inputs, swept.problem
+    probe, beside = swept.predictions_at(), swept.baseline_predictions
+    said = compared(inputs, problem, swept.chosen_point, probe, 1.0, beside)[1]
+    y = problem.y[problem.test]
+    bits = row_bits(y, said["surface"]) - row_bits(y, said["full"])
+    assert bits.mean() == pytest.approx(swept.verdict_of_split.gain, abs=1e-9)
+
+
 WORLDS = {
     "product of numbers": lambda a, b: a * b,
     "many periods": lambda a, b: np.sin(4 * a),
@@ -159,8 +198,8 @@ def test_confounders_are_read_whatever_the_form_of_what_they_tell(world: str) ->
     rng = np.random.default_rng(0)
     n = 1000
     a, b = rng.normal(size=(2, n))
-    told = WORLDS[world](a, b)
-    y = (told + 0.7 * told.std() * rng.normal(size=n))[:, None]
+    effect = WORLDS[world](a, b)
+    y = (effect + 0.7 * effect.std() * rng.normal(size=n))[:, None]
     problem = Problem(np.arange(n), y, np.arange(n) >= 160, np.arange(n), ("y",))
     words = "words" in world
     frames = {
@@ -169,8 +208,8 @@ def test_confounders_are_read_whatever_the_form_of_what_they_tell(world: str) ->
     }
     test = problem.test
     read, line = fit_confounds(frames, problem)
-    assert r2_score(told[test], read.test[:, 0]) > 0.7
-    assert r2_score(told[test], additive_confounds(frames, problem).test[:, 0]) < 0.5
+    assert r2_score(effect[test], read.test[:, 0]) > 0.7
+    assert r2_score(effect[test], additive_confounds(frames, problem).test[:, 0]) < 0.5
     assert line["validation"] == pytest.approx(r2_score(y[problem.train], read.out_of_fold))
 
 
@@ -180,10 +219,10 @@ def test_of_forty_levels_the_gain_must_be_shown_among_rows_of_one(concept: float
     rng = np.random.default_rng(3)
     n = 240
     level, hidden = rng.integers(0, 40, n), rng.normal(size=n)
-    told = rng.normal(size=40)[level]
-    y = told + concept * hidden + 0.6 * rng.normal(size=n)
+    effect = rng.normal(size=40)[level]
+    y = effect + concept * hidden + 0.6 * rng.normal(size=n)
     table = Table(pd.DataFrame({"y": y, "c": [f"c{i}" for i in level]}), target="y", confounds=["c"])
-    rows = np.column_stack([told, hidden, rng.normal(size=(n, 6))]) @ MIXING
+    rows = np.column_stack([effect, hidden, rng.normal(size=(n, 6))]) @ MIXING
     blind = {"mean_embedding": Activations.from_tensors({"hook_embed": rng.normal(size=(n, 4))})}
     swept = sweep(
         Activations.from_tensors({POINT: rows.astype(np.float32)}),

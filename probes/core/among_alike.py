@@ -16,7 +16,7 @@ from graticule.probes.core.intervals import Estimates, mean_r2_estimate
 from graticule.probes.core.labels import BETTER_BY_LITTLE, STRUCTURE
 from graticule.probes.core.resample import cluster_sums
 from graticule.probes.core.verdict import Verdict
-from graticule.probes.surface.confounds import confound_coordinates
+from graticule.probes.surface.confounds import ConfoundPlaces, confound_places
 
 _NEAR = 3
 """Rows that a row is compared with, and all that are as near as these."""
@@ -124,13 +124,13 @@ def gain_among_alike(
         The gain, its error widened for rows that share their like; and rows that have any.
     """
     problem = inputs.problem
-    where = confound_coordinates(inputs.table.confounds, problem.source, problem.train)[rows]
+    where = confound_places(inputs.table.confounds, problem.source, problem.train).at(rows)
     y, clusters = problem.y[rows], problem.clusters[rows]
     left: dict[str, list[np.ndarray]] = {name: [] for name in ("y", *predictions)}
     counted, variances = list[np.ndarray](), np.zeros(2)
-    order = np.lexsort(where.T[::-1])
+    order = np.lexsort(where.values.T[::-1])
     for part in np.array_split(order, -(-len(order) // _AT_ONCE)):
-        one = _left(where[part], clusters[part])
+        one = _left(where.at(part), clusters[part])
         counted.append(part[one.rows])
         variances += one.spread
         for name, values in {"y": y, **predictions}.items():
@@ -148,14 +148,12 @@ def gain_among_alike(
     return replace(gain, se=np.asarray(gain.se * np.sqrt(variances[0] / variances[1]))), len(inside)
 
 
-def _left(where: Float[np.ndarray, "row column"], clusters: Int[np.ndarray, " row"]) -> _Left:
-    from scipy.spatial.distance import cdist
-
-    apart = cdist(where, where, "sqeuclidean")
+def _left(where: ConfoundPlaces, clusters: Int[np.ndarray, " row"]) -> _Left:
+    apart = where.apart(where)
     apart[clusters[:, None] == clusters] = np.inf
     several = min(_NEAR, len(apart)) - 1
     first, last = np.partition(apart, (0, several), axis=1)[:, [0, several]].T
     near = apart <= np.minimum(last, _ALIKE)[:, None] * (1 + 1e-9) + 1e-12
     counted = np.flatnonzero(first < _ALIKE)
     share = near[counted] / near[counted].sum(axis=1, keepdims=True)
-    return _Left(counted, np.eye(len(where))[counted] - share)
+    return _Left(counted, np.eye(len(apart))[counted] - share)
