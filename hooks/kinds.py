@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import count
 from pathlib import Path
 from typing import Any, cast, overload
 
@@ -95,6 +96,31 @@ def kind_of(folder: Place) -> str | None:
         if (folder / mark).is_file() and (kind := _kind_in(folder / mark)) is not None:
             return kind
     return None
+
+
+def set_aside(folder: Path) -> None:
+    """Rename a folder whose mark is no JSON any more, so that what was in it can be made again in its place.
+
+    For folders in a run's own folder, whose names no one else gives: nothing is removed.
+
+    Args:
+        folder: `folder.damaged0`, or the next number that is free, from now on. One without a mark, or whose
+            mark can be read, stays.
+    """
+    if not any(_is_no_json(folder / mark) for mark in _MARKS):
+        return
+    names = (folder.with_name(f"{folder.name}.damaged{n}") for n in count())
+    folder.rename(next(name for name in names if not name.exists()))
+
+
+def _is_no_json(mark: Path) -> bool:
+    if not mark.is_file():
+        return False
+    try:
+        read_json(mark)
+    except ArtifactError:
+        return True
+    return False
 
 
 @overload

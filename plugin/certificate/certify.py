@@ -21,6 +21,7 @@ from graticule.certificate.result import USES, Certificate, Part
 from graticule.certificate.uses import uses
 from graticule.hooks.artifact import ArtifactError, fingerprint, json_ready, library_versions
 from graticule.hooks.doors import FOLDER, PLAN, WORLD, door
+from graticule.hooks.kinds import set_aside
 from graticule.hooks.limits import LIMITS
 from graticule.hooks.locks import only_here
 from graticule.hooks.names import user_path
@@ -139,6 +140,7 @@ def _part(
     main = condition == "dimension" and level == widest
     part = _made(subject, plan, name, main, fingerprint)
     if place is not None:
+        set_aside(place)
         part.save(place)
     return part
 
@@ -155,6 +157,7 @@ def _use_part(plan: Plan, folder: Path | None, fingerprint: str, progress: bool 
     none = dict.fromkeys(("concepts", "parities", "components", "verdicts", "nothing"), pd.DataFrame())
     part = Part(USES, **none, provenance=provenance, uses=uses(plan.decoys, plan.seed, progress))
     if place is not None:
+        set_aside(place)
         part.save(place)
     return part
 

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 
 from graticule.hooks.activations import Activations
 from graticule.hooks.artifact import ArtifactError
+from graticule.hooks.kinds import set_aside
 from graticule.sims.contexts import Contexts
 from graticule.sims.learners import load_lookup, lookup_model, save_lookup
 from graticule.sims.sequence import SequenceTokens, load_sequence, save_sequence
@@ -315,10 +316,13 @@ class Learners:
         if self._folder is None:
             return None
         read = load_lookup if learner == "lookup" else load_sequence
+        trained, before = (self._place(learner, condition, level, kind) for kind in ("trained", "untrained"))
         try:
-            model, contexts = read(self._place(learner, condition, level, "trained"))
-            untrained, _ = read(self._place(learner, condition, level, "untrained"))
+            model, contexts = read(trained)
+            untrained, _ = read(before)
         except ArtifactError:
+            set_aside(trained)
+            set_aside(before)
             return None
         return model, untrained, contexts
 

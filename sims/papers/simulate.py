@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from tqdm.auto import tqdm
 from graticule.hooks.artifact import ArtifactError, fingerprint, library_versions
 from graticule.hooks.calls import renamed
 from graticule.hooks.doors import FOLDER, POINTS, SETTINGS, door
-from graticule.hooks.kinds import kind_of
+from graticule.hooks.kinds import set_aside
 from graticule.hooks.names import user_path
 from graticule.sims.papers.setting import Setting
 from graticule.sims.papers.simulation import Simulation, unfinished
@@ -149,10 +148,7 @@ class _Saved:
         """Keep the tables of a setting, all of them or none."""
         if self._out is not None:
             place = self._place(self._out, setting)
-            if place.exists() and kind_of(place) is None:  # damaged: kept beside what is made again
-                place.rename(
-                    next(p for n in count() if not (p := place.with_suffix(f".damaged{n}")).exists())
-                )
+            set_aside(place)
             _own(tables, provenance=self._request(setting)).save(place)
 
     def _request(self, setting: Setting) -> dict[str, Any]:

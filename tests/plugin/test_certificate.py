@@ -222,9 +222,10 @@ def test_goes_on_from_what_is_done(certificate, world, folder, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_part_that_cannot_be_read_is_made_again(world, certificate, folder):
+@pytest.mark.parametrize("name", ["concepts.parquet", "manifest.json"])
+def test_a_part_that_cannot_be_read_is_made_again(world, certificate, folder, name):
     (place,) = folder.glob("parts/*")
-    (place / "lookup-noise-1" / "concepts.parquet").write_bytes(b"")
+    (place / "lookup-noise-1" / name).write_bytes(b"")
     assert certify(world, plan=PLAN, out=folder, progress=False).marks == certificate.marks
 
 
