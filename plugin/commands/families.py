@@ -26,7 +26,7 @@ def family_command(
     """Judge the findings of many concepts, layers or models together: which stand with all tests counted.
 
     One verdict in a few hundred is structure by luck, so that a hundred concepts without any give a false one
-    in one study of three or two. No model is loaded; the page lists every finding with its p-values.
+    in every second or third study. No model is loaded; the page lists every finding with its p-values.
 
     \b
     Example:  graticule family runs/colours runs/animals runs/tenses --out together

@@ -16,7 +16,6 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
 
 from graticule.hooks.activations import Activations
 from graticule.hooks.artifact import (
@@ -38,8 +37,10 @@ from graticule.hooks.calls import renamed
 from graticule.hooks.capture import capture
 from graticule.hooks.capture_spec import CaptureSpec, Pos, check_pos, pos_to_data
 from graticule.hooks.doors import MODEL, TABLE, door
+from graticule.hooks.forms import WrongKindError
 from graticule.hooks.identity import model_identity
 from graticule.hooks.kinds import FolderKind, ForeignFolderError, differences, listing, working_folder
+from graticule.hooks.messages import brief
 from graticule.hooks.names import inside, place_of
 from graticule.hooks.places import Place
 from graticule.hooks.points import LayerSpec, PointError, PointSpec, full_name, resolve
@@ -57,7 +58,11 @@ from graticule.probes.tables.tokens import TokenTable, places_of
 
 _log = logging.getLogger(__name__)
 
-_READERS = ("tfidf", "spelling", "trees", "confounds", "shuffled", "probe")
+_READERS = (
+    *("tfidf", "spelling", "trees", "confounds", "shuffled", "probe"),
+    *("token", "neighbours", "other_tokens", "position", "token_counts"),
+)
+"""What graticule's own readers are called, and what stands beside them."""
 
 KIND = "baselines"
 BASELINES = FolderKind(
@@ -105,7 +110,7 @@ class Baselines:
         return tuple(name for name in self.features if name.startswith("twin_"))
 
     @classmethod
-    def of(cls, table: Table, features: Mapping[str, Rows | Float[np.ndarray, "row width"]]) -> Baselines:
+    def of(cls, table: Table, features: Mapping[str, Any]) -> Baselines:
         """Features of one's own as baselines, beside the readers of the table's texts where it has texts.
 
         Args:
@@ -114,6 +119,7 @@ class Baselines:
 
         Raises:
             ValueError: An array has not the table's number of rows, or a name is one of the readers'.
+            WrongKindError: Neither activations nor an array.
         """
         rows: dict[str, Rows] = {}
         for name, values in features.items():
@@ -122,6 +128,11 @@ class Baselines:
                     f"Baselines.of: {name!r} is what a reader of texts is called: name it otherwise"
                 )
             own = isinstance(values, np.ndarray | torch.Tensor)
+            if not own and not isinstance(values, Activations | Store):
+                raise WrongKindError(
+                    f"Baselines.of: {name!r} is {brief(values)}: expected activations, or an array with a "
+                    "line for each row of the table"
+                )
             rows[name] = Activations.from_tensors({name: values}) if own else values
             if own and len(values) != len(table):
                 raise ValueError(

@@ -9,7 +9,11 @@ import torch
 
 import graticule
 from graticule import Activations, Baselines, Findings, Table, sweep
+from graticule.hooks.forms import WrongKindError
 from graticule.probes.surface.baselines import text_digest
+from graticule.probes.surface.confounds import CONFOUNDS
+from graticule.probes.surface.strings import SPELLING, TFIDF, TREES
+from graticule.probes.surface.token_readers import TOKENS
 
 POINT = "blocks.0.hook_resid_post"
 N = 80
@@ -45,6 +49,15 @@ def test_features_of_ones_own_are_baselines(first: Findings) -> None:
         Baselines.of(table, {"seen": SEEN[:7]})
     with pytest.raises(ValueError, match="'tfidf' is what a reader of texts is called"):
         Baselines.of(table, {"tfidf": SEEN})
+    for value in ([1.0, 2.0], None, pd.DataFrame(SEEN)):
+        with pytest.raises(WrongKindError, match=r"'seen' is .*: expected activations, or an array"):
+            Baselines.of(table, {"seen": value})
+
+
+@pytest.mark.parametrize("name", [TFIDF, SPELLING, TREES, CONFOUNDS, *TOKENS])
+def test_the_readers_names_are_taken(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name!r} is what a reader"):
+        Baselines.of(Table(FRAME, target="y"), {name: SEEN})
 
 
 def test_they_come_back_from_disk(tmp_path) -> None:
