@@ -14,7 +14,7 @@ from graticule.hooks.result import with_decimals
 from graticule.probes.core.class_lines import reading
 from graticule.probes.core.detection import detection
 from graticule.probes.core.findings_figures import rows_shown, rows_tested, worst_rows
-from graticule.probes.core.labels import NOT_DECIDED
+from graticule.probes.core.labels import BETTER_BY_LITTLE, NO_BETTER, NOT_DECIDED, STRUCTURE
 from graticule.probes.core.verdict import score_unit
 from graticule.probes.scores.metrics import count_of, number_text, signed, with_interval
 
@@ -111,7 +111,7 @@ def carried(findings: Findings) -> list[str]:
     if len(adds) < 2 or not (whole := findings.baselines[name]["without"] + adds[name]) > 0.01:
         return []
     alone = {one: float(findings.baselines[one]["test"]["r2"]) for one in adds}
-    unit = "R²" if findings.verdict.metric == "r2" else "Brier skill"
+    unit = squares_unit(findings)
     if adds[name] >= 0.01:
         without = f"without it {number_text(float(findings.baselines[name]['without']))} {unit}"
         return [f"the surface is carried by {name} (alone {number_text(alone[name])}, {without})"]
@@ -128,6 +128,11 @@ def carried(findings: Findings) -> list[str]:
     return [f"several members carry the surface, each alone nearly all of it: {each}{more}; {falls}"]
 
 
+def squares_unit(findings: Findings) -> str:
+    """What R² is called: of classes' 0 and 1 it is the Brier skill."""
+    return "R²" if findings.verdict.metric == "r2" else "Brier skill"
+
+
 def _above(value: float) -> float:
     """The next thousandth above a fall, which may be none."""
     return (np.floor(1000 * max(value, 0.0)) + 1) / 1000
@@ -137,6 +142,9 @@ def _confounders(findings: Findings) -> list[str]:
     """What is left of the gain among rows alike in a confounder, and of the target without them all."""
     unit, lines = score_unit(findings.verdict.metric), list[str]()
     declared = [line for line in findings.confounders if line.declared]
+    if declared:
+        names = ", ".join(line.name for line in declared)
+        lines.append(f"{names}, or the concept? {_beside(findings.verdict.label)}")
     for line in declared:
         why = f"{count_of(line.rows, 'test row')} in levels of several"
         gain = with_interval(line.gain, (line.low, line.high), why)
@@ -146,11 +154,21 @@ def _confounders(findings: Findings) -> list[str]:
         )
     if (rest := findings.residualised) is not None:
         gain = with_interval(rest.gain, rest.ci95, count_of_test_rows(findings))
-        names = ", ".join(line.name for line in declared)
         lines.append(
             f"of the target less what {names} predict{'s' * (len(declared) == 1)}, as numbers: gain {gain} R²"
         )
     return lines
+
+
+def _beside(label: str) -> str:
+    """What a verdict answers of confounders that stand in the surface."""
+    if label == STRUCTURE:
+        return "the probe reads what none of these say, also among rows that are alike in them"
+    if label == BETTER_BY_LITTLE:
+        return "the probe reads hardly more than these and the other baselines say"
+    if label == NO_BETTER:
+        return "the probe reads no more than these and the other baselines say"
+    return "these rows do not tell them apart"
 
 
 def _against_itself(findings: Findings) -> list[str]:
@@ -265,13 +283,14 @@ def tables_of(findings: Findings) -> dict[str, pd.DataFrame]:
     """Caption → table: baselines, the rows that are most wrong, layers."""
     from graticule.probes.plots.style import label
 
+    unit = squares_unit(findings)
     rows = [
         {
             "baseline": label(name),
             **_in_bits(findings, line),
-            "test R²": line["test"]["r2"],
-            "surface without it, R²": line.get("without"),
-            "validation R²": line["validation"],
+            f"test {unit}": line["test"]["r2"],
+            f"surface without it, {unit}": line.get("without"),
+            f"validation {unit}": line["validation"],
             "layer": layer_of(line["point"]) if line["point"] else None,
             "alpha": line["alpha"],
         }

@@ -82,6 +82,8 @@ def test_what_the_source_tells_is_no_structure_once_it_is_declared(kind: str, na
     assert line.declared and line.reaches and line.low <= 0.02
     assert any(f"{named} alone reaches" in warning for warning in of_source.verdict.warnings)
     assert of_source.residualised is not None and of_source.residualised.label != STRUCTURE
+    (answer,) = (one for one in of_source.summary().splitlines() if "or the concept?" in one)
+    assert answer.strip().startswith(f"{named}, ") and "the probe reads what none" not in answer
 
 
 @pytest.mark.slow
@@ -95,6 +97,7 @@ def test_a_concept_beside_the_source_is_structure_still(kind: str, tmp_path) -> 
     again = Findings.load(tmp_path / "findings")
     assert again.confounders == both.confounders and again.residualised == both.residualised
     assert again.summary() == both.summary() and "within 2 levels of source: gain" in again.summary()
+    assert "source, size, or the concept? the probe reads what none of these say" in again.summary()
     swept = both.inputs
     whole = again.with_inputs(swept.activations, swept.table, swept.baselines)
     assert whole.inputs.judge(both.predictions_at()).gain == both.verdict.gain
