@@ -199,20 +199,20 @@ def _of_gain(judged: Verdict, best: PointFit, inputs: SweepInputs) -> tuple[list
     beside = (inputs.activations, inputs.problem, best, inputs.baseline_predictions)
     classes = inputs.table.kind != "numeric"
     left = without_neighbours(*beside, classes=classes)
-    found = [_of_copies(best, inputs)]
+    looks = [_of_copies(best, inputs)]
     if left is None:
         sentence = (
             "whether the gain rests on near neighbours across the split, or on rows next to each other in "
             "the table, was not looked at: too many rows"
         )
-        found.insert(0, ([sentence], Gates()))
+        looks.insert(0, ([sentence], Gates()))
     else:
         share = without_stretches(*beside, classes=classes)
-        found = [_of_neighbours(left, inputs), _of_stretches(share), *found]
+        looks = [_of_neighbours(left, inputs), _of_stretches(share), *looks]
     gates = Gates()
-    for _, one in found:
+    for _, one in looks:
         gates |= one
-    return [sentence for sentences, _ in found for sentence in sentences], gates
+    return [sentence for sentences, _ in looks for sentence in sentences], gates
 
 
 def _of_neighbours(left: WithoutNeighbours, inputs: SweepInputs) -> tuple[list[str], Gates]:
