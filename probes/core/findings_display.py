@@ -142,8 +142,8 @@ def _confounders(findings: Findings) -> list[str]:
     """What is left of the gain among rows alike in a confounder, and of the target without them all."""
     unit, lines = score_unit(findings.verdict.metric), list[str]()
     declared = [line for line in findings.confounders if line.declared]
+    names = ", ".join(line.name for line in declared)
     if declared:
-        names = ", ".join(line.name for line in declared)
         lines.append(f"{names}, or the concept? {_beside(findings.verdict.label)}")
     for line in declared:
         why = f"{count_of(line.rows, 'test row')} in levels of several"
