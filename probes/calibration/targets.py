@@ -18,6 +18,7 @@ from graticule.probes.calibration.marginal import Marginal
 from graticule.probes.calibration.oddities import odd_functions
 from graticule.probes.calibration.result import HIDDEN, NOISE, ODD, SURFACE
 from graticule.probes.core.findings import Findings
+from graticule.probes.core.fit import stack
 from graticule.probes.scores.metrics import r2
 
 logger = logging.getLogger(__name__)
@@ -322,12 +323,12 @@ def hidden_from(
         mixture = Mixture(np.arange(len(part))[:, None], np.ones((len(part), 1)))
         chosen = instrument.chosen(part, mixture, instrument.baselines)
         for t, values in enumerate(part):
-            train = np.stack([c.train[t] for c in chosen.values()], axis=1)
-            design = np.concatenate([train, np.ones((n, 1))], axis=1)
-            weights = np.linalg.lstsq(design, values[:n], rcond=1e-9)[0]
-            test = np.stack([c.test[t] for c in chosen.values()], axis=1)
-            out[start + t, :n] = values[:n] - design @ weights
-            out[start + t, n:] = values[n:] - test @ weights[:-1] - weights[-1]
+            folds = {name: c.train[t][:, None] for name, c in chosen.items()}
+            tests = {name: c.test[t][:, None] for name, c in chosen.items()}
+            # the verdict's own stack: a left-out row's mean goes against its value, and would say it all
+            fit = stack(folds, values[:n, None])
+            out[start + t, :n] = values[:n] - fit.predict(folds, n)[:, 0]
+            out[start + t, n:] = values[n:] - fit.predict(tests, len(values) - n)[:, 0]
     return standard(out, n)
 
 

@@ -89,8 +89,11 @@ def _nothing_beyond(tested: pd.DataFrame, first: str, rows: int) -> tuple[str, s
         return UNDECIDED, f"no outcome beyond its controls, {few}"
     if not (tested["limit"] > NEGLIGIBLE).any():
         return UNDECIDED, "nothing that was measured moves at all, not even with the controls"
+    near = int((tested["p"] < LEVEL).sum())
+    counted = f" once all are counted (Holm; {near} by itself)" if near else ""
     reason = (
-        f"none of {len(tested)} outcomes lies beyond its matched controls; their detection limits are below"
+        f"none of {len(tested)} outcomes lies beyond its matched controls{counted}; their detection limits are "
+        "below"
     )
     answers = tested[tested["sensitivity"].notna()]
     if len(answers) and not (answers["sensitivity_p"] < LEVEL).any():

@@ -281,7 +281,7 @@ class _SharedFits:
         }
         texts = inputs.baselines.strings and inputs.table.texts is not None
         count = sum(len(rows.points) for rows, _ in features.values()) + 2 * texts
-        with bar(count, "cross_fit", "layer", progress) as advance:
+        with bar(count, "cross_fit", "point", progress) as advance:
             if texts:
                 every = replace(problem, is_test=np.zeros(len(problem.y), bool))
                 reader = StringReader.of(inputs.table, every, inputs.baselines.tokens)

@@ -79,7 +79,7 @@ def ruled_by_few(shares: Float[np.ndarray, " target"], target_names: Sequence[st
     if not len(shares) or shares[most] <= RULED:
         return None
     of = f" of {target_names[most]}" if len(target_names) > 1 else ""
-    return f"{_RULED} {shares[most]:.0%} of the squares{of}"
+    return f"{_RULED} {shares[most]:.0%} of the squares{of} (kind='ordinal' judges ranks)"
 
 
 def no_floor(surface: float) -> str | None:

@@ -219,13 +219,13 @@ class Verdict(TellsNames):
             added = with_interval(self.by_rank.gain, self.by_rank.ci95, few)
             lines.append(
                 f"the largest 1% of test rows hold {self.largest_share:.0%} of the squares; in ranks among "
-                f"the training rows the gain is {added} over {number_text(self.by_rank.surface)} "
-                "(kind='ordinal' fits and judges ranks)"
+                f"the training rows the gain is {added} over {number_text(self.by_rank.surface)}"
             )
         if self.unselected_gain is not None and self.unselected_gain < _MUCH * self.gain:
             lines.append(
-                f"a gain that only just passes is mostly too large: without that selection about "
-                f"{self.unselected_gain:+z.3f} (median-unbiased)"
+                f"a gain that only just passes is mostly too large: of one that was picked for passing about "
+                f"{self.unselected_gain:+z.3f} is left (median-unbiased); the interval is of gains that were not "
+                "picked"
             )
         return lines
 

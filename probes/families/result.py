@@ -49,6 +49,10 @@ _MEMBERS = {
 }
 _IN_UNIT = ("gain", "surface", "score", "left")
 _LISTED = 10
+_FEW = 30
+"""Findings whose ranks are drawn one by one."""
+_LEAST_P = 1e-12
+"""The least p-value that is drawn in its place."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,18 @@ class Family(SavedResult):
         ]
         if len(named) > _LISTED:
             lines.append(f"… and {len(named) - _LISTED} more")
+        stopped = members[self._stopped()]
+        if len(stopped):
+            several: Any = stopped.head(_LISTED).itertuples()
+            each = "; ".join(f"{row.name} (p {row.p:.2g}): {row.alone}" for row in several)
+            more = f"; and {len(stopped) - _LISTED} more" if len(stopped) > _LISTED else ""
+            lines.append(f"small p, and not named for what their own verdicts say: {each}{more}")
         return "\n".join(lines)
+
+    def _stopped(self) -> pd.Series:
+        """Findings whose gain would pass for its p alone, and whose own verdict is not structure."""
+        p = self.members["p"]
+        return (p <= self.level * p.rank() / len(p)) & (self.members["alone"] != STRUCTURE)
 
     def _saturated(self) -> list[str]:
         if not self.saturated:
@@ -188,11 +203,21 @@ def ranked_figure(members: pd.DataFrame, at: float) -> Figure:
     rank, tests = np.arange(1, len(rows) + 1), len(rows)
     fig = new_figure(*_dots(rows, rank, rows["p"].to_numpy(np.float64)))
     ends = np.array([1.0, float(max(tests, 2))])
+    few = tests <= _FEW
     fig.add_trace(line_trace(ends, at * ends / tests, "Benjamini-Hochberg", ACCENT, 1.5, dash="dash"))
     fig.add_trace(line_trace(ends, np.full(2, at / tests), "Bonferroni", INK, 1, dash="dot"))
-    across = {"type": "log", "title_text": "rank of the p-value", "dtick": 1}
-    up = {"type": "log", "title_text": "p", "exponentformat": "power"}
-    return style(fig, height=400, x=across, y=up)
+    across = {"type": "linear" if few else "log", "title_text": "rank of the p-value", "dtick": 1}
+    if few:
+        across |= {"dtick": max(1, tests // 10), "range": [0.5, tests + 0.5]}
+    return style(fig, height=400, x=across, y=_p_axis(rows))
+
+
+def _p_axis(rows: pd.DataFrame) -> dict[str, Any]:
+    """Powers of ten, as many as are told apart."""
+    decades = -np.log10(_drawn(rows["p"].to_numpy(np.float64)).min())
+    what = "p" if rows["p"].min() >= _LEAST_P else f"p (below {_LEAST_P:.0e} drawn there)"
+    step = max(1, int(np.ceil(decades / 8)))
+    return {"type": "log", "title_text": what, "exponentformat": "power", "dtick": step}
 
 
 def gain_figure(members: pd.DataFrame) -> Figure:
@@ -200,19 +225,30 @@ def gain_figure(members: pd.DataFrame) -> Figure:
     need_columns(members, "name", "gain", "p", "named")
     rows = members[members["p"].notna()]
     fig = new_figure(*_dots(rows, rows["gain"].to_numpy(np.float64), rows["p"].to_numpy(np.float64)))
-    up = {"type": "log", "title_text": "p", "exponentformat": "power", "autorange": "reversed"}
-    style(fig, height=400, x="gain over the surface", y=up)
+    units = rows["unit"].unique() if "unit" in rows else []
+    unit = f", {units[0]}" if len(units) == 1 else ""
+    style(fig, height=400, x=f"gain over the surface{unit}", y={**_p_axis(rows), "autorange": "reversed"})
     level(fig, x=0, colour=FAINT, dash=None)
     return fig
 
 
 def _dots(rows: pd.DataFrame, x: np.ndarray, y: np.ndarray) -> list[dict[str, Any]]:
     named = rows["named"].to_numpy(bool)
-    names = rows["name"].astype(str).to_numpy()
-    floor = np.maximum(y, 1e-300)
-    hover = "%{text}<br>p %{y:.2g}<extra></extra>"
+    passes = named if "alone" not in rows else named | (rows["alone"] == STRUCTURE).to_numpy(bool)
+    names = rows["name"].astype(str) + "<br>p " + rows["p"].map("{:.2g}".format)
+    texts, hover = names.to_numpy(), "%{text}<extra></extra>"
+    parts = (
+        (~passes, "not structure by its own verdict", FAINT),
+        (passes & ~named, "structure by itself, not named", ACCENT),
+        (named, "named", INK),
+    )
     return [
-        dots_trace(x[part], floor[part], words, colour, 7, hover=hover, text=names[part])
-        for part, words, colour in ((~named, "others", FAINT), (named, "named", INK))
+        dots_trace(x[part], _drawn(y)[part], words, colour, 7, hover=hover, text=texts[part])
+        for part, words, colour in parts
         if part.any()
     ]
+
+
+def _drawn(p: np.ndarray) -> np.ndarray:
+    """p-values with those that no axis can show at its end."""
+    return np.maximum(p, _LEAST_P)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 CARRIES = "carries"
 NOT_SHOWN = "not shown to carry"
 AS_MUCH = "not shown to carry: the other table's own surface reads as much"
+NOT_BEYOND = "not shown to carry: that it adds to the other table's own surface is not shown"
 LOST = "does not carry"
 MIN_ROWS = 10
 FALSE_ALARMS = 0.05
@@ -85,8 +86,10 @@ class Carried(SavedResult):
     def summary(self) -> str:
         """One line per table."""
         unit = "bits a row" if self.metric == "bits" else "R²"
-        lines: list[str] = []
         rows: list[dict[Any, Any]] = self.scored.to_dict("records")
+        to = [row["table"] for row in rows if row["label"] == CARRIES]
+        names = f": {', '.join(to)}" if to else ""
+        lines = [f"carries to {len(to)} of {len(rows)} tables{names}"] if len(rows) > 1 else []
         for row in rows:
             why = count_of(row["rows"], "row")
             gain = with_interval(row["gain"], (row["low"], row["high"]), why)
@@ -154,7 +157,8 @@ def judge_on(
     several = {others.table: others} if isinstance(others, Findings) else dict(others)
     several = {name: other for name, other in several.items() if other is not findings}
     if not several:
-        raise ValueError("judge_on: others is empty; expected findings of another table, or several by name")
+        none = "others are the findings themselves" if given else "others is empty"
+        raise ValueError(f"judge_on: {none}; expected findings of another table, or several by name")
     lines: list[dict[str, Any]] = []
     verdict = None
     with bar(len(several), "judge_on", "table", progress) as advance:
@@ -207,7 +211,7 @@ def _scored(findings: Findings, name: str, other: Findings) -> tuple[dict[str, A
     predicted = in_classes_of(other, findings, findings.probes[point].predict(theirs.rows(point)))
     problem, full = theirs.problem, other.verdict_of_split
     own = theirs.judge(Predictions(predicted[problem.train], predicted[problem.test]))
-    label = _label(carried.label, carried.ci95, own.ci95[0], carried.min_gain)
+    label = _label(carried.label, carried.ci95, own.ci95, carried.min_gain)
     line = {
         "table": name,
         "label": label,
@@ -267,9 +271,11 @@ def _settings(findings: Findings) -> dict[str, Any]:
     return settings | {"n_bootstrap": judged_by.n_bootstrap, "seed": judged_by.seed}
 
 
-def _label(label: str, ci95: tuple[float, float], own_low: float, min_gain: float) -> str:
+def _label(label: str, ci95: tuple[float, float], own_ci95: tuple[float, float], min_gain: float) -> str:
     if label == STRUCTURE:
-        return AS_MUCH if own_low <= 0 else CARRIES
+        if own_ci95[0] > 0:
+            return CARRIES
+        return AS_MUCH if own_ci95[1] < min_gain else NOT_BEYOND
     return LOST if ci95[1] < min_gain else NOT_SHOWN
 
 
@@ -281,7 +287,9 @@ def _classifier_lines(row: Mapping[Any, Any]) -> list[str]:
     area = f"{values['auroc']:z.3f} [{values['auroc_low']:z.3f}, {values['auroc_high']:z.3f}]"
     line = f"{row['table']}: the probe alone: AUROC {area}, Brier {values['brier']:z.3f} "
     line += f"({values['brier_before']:z.3f} on the first table)"
-    if not np.isnan(values["recall"]):
+    if np.isnan(values["recall"]) and not np.isnan(values["shift"]):
+        line += f"; no threshold raises {FALSE_ALARMS:.0%} of false alarms among the first table's training rows"
+    elif not np.isnan(values["recall"]):
         caught = f"{values['recall']:z.3f} [{values['recall_low']:z.3f}, {values['recall_high']:z.3f}]"
         line += f"; at the threshold of {FALSE_ALARMS:.0%} false alarms there it catches {caught}, with "
         line += f"{values['false_positives']:.1%} false alarms"

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from graticule import Table, sweep
+from graticule import Activations, Table, sweep
 from graticule.probes.calibration.calibrate import GAINS, calibrate
 from graticule.probes.calibration.components import Mixture, RidgeAnswerer, choose
 from graticule.probes.calibration.instrument import PROBE, STRINGS, Instrument
@@ -190,6 +190,23 @@ def test_hidden_parts_are_of_the_activations_and_beyond_the_baselines(instrument
     truth = hidden[:, instrument.n_train :].T
     assert r2(truth, stacked["surface"].T).mean() < 0.05
     assert r2(truth, stacked["full"].T).mean() > 0.3
+
+
+def test_a_baseline_that_knows_nothing_of_the_activations_takes_nothing_off_their_part() -> None:
+    rng = np.random.default_rng(4)
+    rows, along = rng.normal(size=(600, 8)), rng.normal(size=8)
+    y = rows @ along / np.linalg.norm(along) + rng.normal(size=600)
+    table = Table(pd.DataFrame({"y": y, "is_test": np.arange(600) >= 450}), target="y", split="is_test")
+    swept = sweep(
+        Activations.from_tensors({"blocks.0.hook_resid_post": rows.astype(np.float32)}),
+        table,
+        baselines=Baselines.of(table, {"own": rng.normal(size=(600, 3)).astype(np.float32)}),
+        progress=False,
+    )
+    instrument = Instrument.of(swept)
+    raw = read_from_activations(instrument.ridges[PROBE], np.ones(8), 12, rng)
+    # left-out means have the correlation -1 with the values: taking them off would leave rounding
+    assert np.corrcoef(hidden_from(instrument, raw), raw)[range(12), range(12, 24)].min() > 0.9
 
 
 @pytest.mark.slow

@@ -153,6 +153,8 @@ def test_what_does_not_fit_is_refused_in_a_line(first: Findings) -> None:
         judge_on(first, findings("second", 1, kind="binary"))
     with pytest.raises(ValueError, match="others is empty"):
         judge_on(first, {})
+    with pytest.raises(ValueError, match="others are the findings themselves"):
+        judge_on(first, {"first": first})
     message = "judge_on: others='x': expected findings, or several by name"
     with as_installed(), pytest.raises(TypeError, match=message):
         judge_on(first, "x")  # type: ignore[arg-type]
