@@ -199,6 +199,8 @@ def flattened(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 MAX_ROWS = 500
 """Rows of a table laid out on a page; the rest are in the result's own files."""
+_SENTENCE = 40
+"""Characters from which a cell needs room."""
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,7 @@ class TableView:
     note: str
     """How many rows are left out, if any are."""
     columns: list[tuple[str, str]]
-    """Heading and class (`number` or `words`) of each column."""
+    """Heading and class (`number`, `words`, or `words sentences` where any are long) of each column."""
     rows: list[list[str]]
     """Cells, row by row."""
 
@@ -221,10 +223,11 @@ def table_view(table: pd.DataFrame, caption: str) -> TableView:
     if table.index.name is not None or not pd.api.types.is_integer_dtype(table.index):
         table = table.reset_index()
     first_rows = table.head(MAX_ROWS)
-    columns = [
-        (heading(name), "number" if _is_number(table.iloc[:, k]) else "words") for k, name in enumerate(table)
-    ]
     cells = [column_words(first_rows.iloc[:, k], decimals.get(name)) for k, name in enumerate(first_rows)]
+    columns = [
+        (heading(name), "number" if _is_number(table.iloc[:, k]) else _kind_of_words(cells[k]))
+        for k, name in enumerate(table)
+    ]
     note = f"The first {MAX_ROWS:,} of {len(table):,} rows." if len(table) > MAX_ROWS else ""
     return TableView(caption, note, columns, [list(row) for row in zip(*cells, strict=True)])
 
@@ -232,6 +235,10 @@ def table_view(table: pd.DataFrame, caption: str) -> TableView:
 def heading(name: object) -> str:
     """A column's name for people: underscores as spaces."""
     return " ".join(map(str, name)) if isinstance(name, tuple) else str(name).replace("_", " ")
+
+
+def _kind_of_words(cells: list[str]) -> str:
+    return "words sentences" if any(len(cell) > _SENTENCE for cell in cells) else "words"
 
 
 def _is_number(column: pd.Series[Any]) -> bool:

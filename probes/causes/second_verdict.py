@@ -92,8 +92,8 @@ def _nothing_beyond(tested: pd.DataFrame, first: str, rows: int) -> tuple[str, s
     near = int((tested["p"] < LEVEL).sum())
     counted = f" once all are counted (Holm; {near} by itself)" if near else ""
     reason = (
-        f"none of {len(tested)} outcomes lies beyond its matched controls{counted}; their detection limits are "
-        "below"
+        f"none of {len(tested)} outcomes lies beyond its matched controls{counted}; their detection limits "
+        "are below"
     )
     answers = tested[tested["sensitivity"].notna()]
     if len(answers) and not (answers["sensitivity_p"] < LEVEL).any():

@@ -223,9 +223,8 @@ class Verdict(TellsNames):
             )
         if self.unselected_gain is not None and self.unselected_gain < _MUCH * self.gain:
             lines.append(
-                f"a gain that only just passes is mostly too large: of one that was picked for passing about "
-                f"{self.unselected_gain:+z.3f} is left (median-unbiased); the interval is of gains that were not "
-                "picked"
+                f"a gain that only just passes is mostly too large: without that selection about "
+                f"{self.unselected_gain:+z.3f} (median-unbiased; the interval leaves the selection out)"
             )
         return lines
 

@@ -31,22 +31,23 @@ _MEMBERS = {
     "name": "finding",
     "model": "model",
     "table": "table",
-    "point": "hook point",
+    "label": "verdict in the family",
     "gain": "gain",
     "unit": "in",
     "low": "95% from",
     "high": "95% to",
-    "surface": "surface",
-    "score": "probe alone",
-    "left": "baselines leave",
     "p": "p",
     "q_bh": "q (Benjamini-Hochberg)",
     "q_by": "q (Benjamini-Yekutieli)",
     "p_max": "p (max-T)",
     "bonferroni": "p (Bonferroni)",
+    "surface": "surface",
+    "score": "probe alone",
+    "left": "baselines leave",
+    "point": "hook point",
     "alone": "verdict by itself",
-    "label": "verdict in the family",
 }
+_CHANCES = ("p", "q_bh", "q_by", "p_max", "bonferroni")
 _IN_UNIT = ("gain", "surface", "score", "left")
 _LISTED = 10
 _FEW = 30
@@ -181,6 +182,8 @@ class Family(SavedResult):
         members = self.members
         one = {c for c in ("model", "table", "point", "unit") if members[c].nunique() == 1}
         left_out = one | ({"table"} if members["table"].equals(members["name"]) else set())
+        left_out |= {"alone"} if members["alone"].equals(members["label"]) else set()
+        members = members.assign(**{c: members[c].map("{:.2g}".format) for c in _CHANCES if c in members})
         headings = {key: _MEMBERS[key] for key in _MEMBERS if key in members and key not in left_out}
         if "unit" in one:
             headings |= {c: f"{headings[c]}, {members['unit'].iloc[0]}" for c in _IN_UNIT if c in headings}

@@ -288,7 +288,9 @@ def _classifier_lines(row: Mapping[Any, Any]) -> list[str]:
     line = f"{row['table']}: the probe alone: AUROC {area}, Brier {values['brier']:z.3f} "
     line += f"({values['brier_before']:z.3f} on the first table)"
     if np.isnan(values["recall"]) and not np.isnan(values["shift"]):
-        line += f"; no threshold raises {FALSE_ALARMS:.0%} of false alarms among the first table's training rows"
+        line += (
+            f"; no threshold raises {FALSE_ALARMS:.0%} of false alarms among the first table's training rows"
+        )
     elif not np.isnan(values["recall"]):
         caught = f"{values['recall']:z.3f} [{values['recall_low']:z.3f}, {values['recall_high']:z.3f}]"
         line += f"; at the threshold of {FALSE_ALARMS:.0%} false alarms there it catches {caught}, with "
