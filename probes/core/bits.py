@@ -29,7 +29,8 @@ from graticule.probes.scores.metrics import accuracy
 from graticule.probes.scores.significance import score_difference
 
 SHARE_OF_ENTROPY = 0.01
-"""The smallest gain called structure, as a share of the entropy of the training labels."""
+"""The smallest gain called structure, as a share of the labels' entropy: of the training rows, or of all rows
+where all are tested."""
 _PROBE = "probe"
 
 
@@ -161,8 +162,7 @@ def bits_verdict(
     """
     y, y_test, clusters = problem.y[problem.train], problem.y[problem.test], problem.clusters[problem.test]
     check_predictions(y, y_test, {**baselines, _PROBE: predictions}, clusters, problem.names)
-    entropy = entropy_bits(y)
-    least = SHARE_OF_ENTROPY * entropy if min_gain is None else min_gain
+    least = SHARE_OF_ENTROPY * entropy_bits(y) if min_gain is None else min_gain
     odds = class_odds(problem, predictions, baselines)
     spent = {name: row_bits(y_test, getattr(odds, name)) for name in ("surface", "full", "probe", "best")}
     nothing = row_bits(y_test, odds.shares)
@@ -196,7 +196,7 @@ def bits_verdict(
         label=label,
         model_baselines=beside_model,
         warnings=_warnings(effective, apart),
-        entropy=entropy,
+        entropy=float(nothing.mean()),
         se=None if np.isnan(se) else se,
         df=df,
         rows=len(y_test),

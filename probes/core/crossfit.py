@@ -27,6 +27,7 @@ from graticule.probes.surface.string_ridge import ALPHAS
 from graticule.probes.surface.strings import SPELLING, TFIDF, TREES, StringReader
 from graticule.probes.surface.trees import boosted_without
 from graticule.probes.tables.groups import group_folds
+from graticule.probes.tables.table import Table
 from graticule.probes.tables.tokens import TokenTable
 
 COMPARED = ("surface", "full", "probe", "best", "mean")
@@ -122,9 +123,9 @@ def repeats_for(targets: int) -> int:
     return 1 if targets > _SEVERAL else 2
 
 
-def fits_shared(inputs: SweepInputs) -> bool:
+def fits_shared(table: Table, problem: Problem) -> bool:
     """Whether folds can share fits: rows are few, and no reader of tokens stands in the surface."""
-    return len(inputs.problem.y) <= MOST_ROWS and not isinstance(inputs.table, TokenTable)
+    return len(problem.y) <= MOST_ROWS and not isinstance(table, TokenTable)
 
 
 def cross_fitted(
@@ -157,7 +158,7 @@ def cross_fitted(
     out = {name: np.empty((count, *problem.y.shape)) for name in COMPARED}
     points: list[str] = []
     idle = 0
-    shared = _SharedFits(inputs, folds, progress) if fits_shared(inputs) else None
+    shared = _SharedFits(inputs, folds, progress) if fits_shared(inputs.table, problem) else None
     with bar(count * parts, "cross_fit", "fold", progress) as advance:
         for repeat, fold in enumerate(folds):
             for k in range(parts):

@@ -34,6 +34,8 @@ from graticule.probes.core.selection import unselected_gain
 from graticule.probes.core.undecided import MIN_APART, clusters_apart, largest_share
 from graticule.probes.core.verdict import Verdict, few_effective
 from graticule.probes.scores.significance import score_difference
+from graticule.probes.surface.baselines import Baselines
+from graticule.probes.tables.table import Table
 
 MIN_CLUSTERS = 10
 """Clusters below which rows are not dealt."""
@@ -91,6 +93,7 @@ def crossfit_verdict(made: CrossFit, inputs: SweepInputs, split: Verdict) -> Ver
         largest_share=float(shares.max()) or None,
         by_rank=None,
         unselected_gain=unselected_gain(added, se, df, least) if label == STRUCTURE else None,
+        entropy=float(made.bits(problem.y, "mean").mean()) if made.metric == "bits" else None,
         dealing=Dealing(
             made.repeats,
             made.folds,
@@ -180,21 +183,22 @@ def _design(made: CrossFit, problem: Problem) -> float:
     return design_effect(problem.y - surface, full - surface, problem.clusters)
 
 
-def to_be_dealt(inputs: SweepInputs, asked: bool | None) -> bool:
+def to_be_dealt(table: Table, problem: Problem, baselines: Baselines, asked: bool | None) -> bool:
     """Whether every row is tested: where graticule drew the split and its test part is small, or as asked.
 
     Args:
-        inputs: of a sweep.
+        table: of a sweep.
+        problem: its targets, split and clusters.
+        baselines: What the probe stands against.
         asked: as `sweep` was asked; None decides it here.
 
     Returns:
         False as well where there is nothing to judge: no baselines of the model, or hardly any clusters.
     """
-    problem = inputs.problem
     _, sizes = np.unique(problem.clusters[problem.test], return_counts=True)
-    if not inputs.model_baselines or len(np.unique(problem.clusters)) < MIN_CLUSTERS:
+    if not baselines.features or len(np.unique(problem.clusters)) < MIN_CLUSTERS:
         return False
     if asked is not None:
         return asked
-    few = effective_clusters(sizes) < ENOUGH_CLUSTERS and fits_shared(inputs)
-    return few and inputs.table.split_is_drawn
+    few = effective_clusters(sizes) < ENOUGH_CLUSTERS and fits_shared(table, problem)
+    return few and table.split_is_drawn

@@ -19,7 +19,7 @@ from graticule.probes.core.fit import PointFit, PointRows, fit_points
 from graticule.probes.core.gates import Gates
 from graticule.probes.core.idle import least_seen, still
 from graticule.probes.core.inputs import SweepInputs
-from graticule.probes.core.labels import AT_MEAN, NO_BETTER, NOT_DECIDED, STRUCTURE
+from graticule.probes.core.labels import ALSO_FINDS, ALSO_READ, AT_MEAN, NO_BETTER, NOT_DECIDED, STRUCTURE
 from graticule.probes.core.neighbours import LEAST_SHARE, WithoutNeighbours, without_neighbours
 from graticule.probes.core.stretches import LEAST_SHARE as LEAST_OF_STRETCHES
 from graticule.probes.core.stretches import without_stretches
@@ -183,11 +183,16 @@ def _at(activations: Rows, fit: PointFit) -> Outlying:
 
 
 def _nulls(checks: Mapping[str, Verdict], shuffled: Mapping[str, Any], judged: Verdict) -> list[str]:
-    """Null checks that find something, in words."""
-    warnings = [f"{name} also finds structure" for name, check in checks.items() if check.label == STRUCTURE]
+    """Null checks that find something, in words, with what each scores itself."""
+    warnings = [
+        f"{name} {ALSO_FINDS} (its own gain {check.gain:+.3f})"
+        for name, check in checks.items()
+        if check.label == STRUCTURE
+    ]
     low = shuffled.get("ci95", (float("nan"),))[0]
     if low > 0 and shuffled["test"][judged.metric] >= judged.min_gain:
-        warnings.append("shuffled targets are also read")
+        score = shuffled["test"][judged.metric]
+        warnings.append(f"shuffled targets {ALSO_READ} (their own score {score:+.3f})")
     return warnings
 
 

@@ -21,6 +21,8 @@ NO_BETTER_THAN_BEST = (
     "not decided: that baselines and probe together are better than the strongest baseline alone is not shown"
 )
 HARDLY_VARIES = "not decided: the target hardly varies over the test rows"
+ALSO_FINDS = "also finds structure"
+ALSO_READ = "are also read"
 AT_MEAN = "the probe's best fit is the training mean"
 _NOTHING = 1e-3  # of min_gain: less is what iterations leave where two stacks say the same
 
@@ -36,6 +38,11 @@ def label_of(gain: float, ci95: tuple[float, float], min_gain: float, model_base
     if ci95[1] >= min_gain:
         return NOT_DECIDED
     return BETTER_BY_LITTLE if ci95[0] > _NOTHING * min_gain else NO_BETTER
+
+
+def of_null(label: str) -> bool:
+    """Whether a label is undecided for what a null check finds, whose own score it tells."""
+    return ALSO_FINDS in label or ALSO_READ in label
 
 
 def standing(

@@ -96,7 +96,7 @@ def sweep(
         score: what the gain is measured in: by default bits a row (log-loss of calibrated probabilities) for
             yes-or-no and categories, R² for numbers; `"r2"` judges classes by R² of 0 and 1, the Brier skill.
         min_gain: the smallest gain called structure; by default .01 of R², or a hundredth of the entropy of
-            the training labels.
+            the labels (of training rows, or of all rows where all are tested).
         n_bootstrap: How often clusters are resampled by what goes on from here; the gain needs no resamples.
         seed: The seed of the resamples and of the shuffled targets.
         crossfit: whether every row is tested, by fits without its fold, and the verdict is of all rows; False
@@ -138,8 +138,12 @@ def sweep(
             "at least 3 and 2 are needed"
         )
     _check_varied(activations, problem)
+    dealt_anew = to_be_dealt(table, problem, baselines, crossfit)
     judged_by = _settings(
-        JudgeSettings(strengths, min_gain, n_bootstrap, seed, crossfit=crossfit), score, table, problem
+        JudgeSettings(strengths, min_gain, n_bootstrap, seed, crossfit=crossfit),
+        score,
+        table,
+        problem.y if dealt_anew else problem.y[problem.train],
     )
     fits = fit_points(activations, problem, alphas=alphas, progress=progress)
     fits = with_bits(fits, problem, judged_by)
@@ -157,7 +161,7 @@ def sweep(
         checks[f"{twin} in the probe's place"] = inputs.judge(predictions[twin], [twin], width=width)
     rows["shuffled"] = fit_shuffled(inputs, best)
     of_split, class_scores, dealt, made = None, split_class_scores(inputs, best), None, None
-    if to_be_dealt(inputs, crossfit):
+    if dealt_anew:
         made, of_split = cross_fitted(inputs, seed=seed, progress=progress), result
         class_scores = crossfit_class_scores(made, problem)
         dealt = Dealt(made.predictions["probe"].mean(axis=0), rows_gained(made, problem))
@@ -199,8 +203,8 @@ def sweep(
     )
 
 
-def _settings(asked: JudgeSettings, score: Score | None, table: Table, problem: Problem) -> JudgeSettings:
-    """What was asked for with the score that suits the target, and the smallest gain in it.
+def _settings(asked: JudgeSettings, score: Score | None, table: Table, labels: np.ndarray) -> JudgeSettings:
+    """What was asked for with the score that suits the target, and the smallest gain in it by these labels.
 
     Raises:
         ValueError: Bits are asked of numbers.
@@ -213,7 +217,7 @@ def _settings(asked: JudgeSettings, score: Score | None, table: Table, problem: 
     chosen_score = score or ("r2" if table.kind == "numeric" else "bits")
     default = R2_GAIN
     if chosen_score == "bits":
-        default = SHARE_OF_ENTROPY * entropy_bits(problem.y[problem.train])
+        default = SHARE_OF_ENTROPY * entropy_bits(labels)
     least = default if asked.min_gain is None else asked.min_gain
     return replace(asked, score=chosen_score, min_gain=least)
 

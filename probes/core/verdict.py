@@ -25,6 +25,7 @@ from graticule.probes.core.labels import (
     NOT_DECIDED,
     STRUCTURE,
     label_of,
+    of_null,
     standing,
 )
 from graticule.probes.core.labels import BETTER_BY_LITTLE as BETTER_BY_LITTLE
@@ -53,7 +54,7 @@ class JudgeSettings:
     """Ridge strengths asked for; None is the default grid."""
     min_gain: float | None = None
     """The smallest gain called structure; None is `R2_GAIN`, or in bits a hundredth of the entropy of the
-    training labels."""
+    labels."""
     n_bootstrap: int = field(default=2000, metadata={"saved_as": "draws"})
     """Of the bootstrap."""
     seed: int = 0
@@ -123,7 +124,8 @@ class Verdict(TellsNames):
     warnings: tuple[str, ...] = ()
     """What to keep in mind."""
     entropy: float | None = None
-    """Of the training labels, in bits a row; None in R²."""
+    """Bits a row that the classes' training shares alone spend on the tested rows, which scores are counted
+    from; None in R²."""
     se: float | None = None
     """Standard error of the gain; this and all below is None in what 0.1 saved."""
     df: float | None = None
@@ -153,8 +155,8 @@ class Verdict(TellsNames):
 
     @property
     def gain_of_rest(self) -> float:
-        """gain / left, the share of what the baselines leave. NaN where they leave nothing."""
-        return self.gain / self.left if self.left > 0 else float("nan")
+        """gain / left, the share of what the baselines leave. NaN where they leave nothing, or less."""
+        return self.gain / self.left if self.left > 0 and self.gain <= self.left else float("nan")
 
     @property
     def rows_needed(self) -> RowsNeeded | None:
@@ -188,11 +190,15 @@ class Verdict(TellsNames):
         margin = with_interval(self.margin, self.margin_ci95, few)
         against = self.strongest_baseline or "the training mean"
         surface = "stacked baselines'" if self.strongest_baseline else "training mean's (no baseline)"
-        of_rest = f" (the gain is {self.gain_of_rest:.1%} of what they leave)" if self.gain > 0 else ""
+        whose = "the probe's " if of_null(self.label) else ""
+        by_shares = "(what the classes' training shares alone spend)"
+        spent = "" if self.entropy is None else f" of {self.entropy:z.3f} bits a row {by_shares}"
+        rest = self.gain_of_rest
+        of_rest = f" (the gain is {rest:.1%} of what they leave)" if rest > 0 else ""
         lines = [
-            f"{self.label}: gain {gain}",
+            f"{self.label}: {whose}gain {gain}",
             *self._saturated(),
-            f"over the {surface} {number_text(self.surface)}{_of_entropy(self.entropy, self.surface)}, with "
+            f"over the {surface} {number_text(self.surface)}{spent}, with "
             f"the probe {number_text(self.surface + self.gain)}{of_rest}; structure needs a gain of "
             f"{self._needed()} and an interval above 0",
             f"probe alone {number_text(self.score)} {self.unit}, {margin} against {against}",
@@ -229,22 +235,12 @@ class Verdict(TellsNames):
         return lines
 
     def _needed(self) -> str:
-        if not self.entropy:
-            return f"{self.min_gain:g}"
-        return f"{self.min_gain:.2g} bits ({self.min_gain / self.entropy:.2g} of it)"
+        return f"{self.min_gain:g}" if self.entropy is None else f"{self.min_gain:.2g} bits"
 
 
 def score_unit(metric: str) -> str:
     """`R²`, or `bits`."""
     return "bits" if metric == "bits" else "R²"
-
-
-def _of_entropy(entropy: float | None, surface: float) -> str:
-    if entropy is None:
-        return ""
-    if surface > entropy:  # where the scored rows are more balanced than those
-        return f" bits a row (the entropy of the training labels is {entropy:z.3f})"
-    return f" of {entropy:z.3f} bits a row, the entropy of the training labels"
 
 
 @renamed(draws="n_bootstrap")

@@ -22,7 +22,14 @@ from graticule.probes.core.class_scores import auroc_terms, class_scores_of, sha
 from graticule.probes.core.fit import Predictions, Problem
 from graticule.probes.core.inputs import predicted_rows
 from graticule.probes.core.intervals import mean_of
-from graticule.probes.core.logit_stack import entropy_bits, held_out_bits, logit_stack, row_bits, shrunk
+from graticule.probes.core.logit_stack import (
+    entropy_bits,
+    held_out_bits,
+    logit_stack,
+    row_bits,
+    shares,
+    shrunk,
+)
 from graticule.probes.core.resample import wilson
 from graticule.probes.core.verdict import HARDLY_VARIES, MISSING, NO_BETTER, STRUCTURE
 from graticule.probes.surface.baselines import Baselines, text_digest
@@ -137,6 +144,10 @@ def test_gain_and_interval_are_those_of_a_paired_t_test() -> None:
     assert judged.ci95 == pytest.approx((test.low, test.high))
     assert judged.label == STRUCTURE
     assert judged.min_gain == pytest.approx(0.01 * entropy_bits(y[:300]))
+    assert judged.entropy == pytest.approx(
+        row_bits(y[300:], np.tile(shares(y[:300]), (len(y) - 300, 1))).mean()
+    )
+    assert judged.left == pytest.approx(judged.entropy - judged.surface) and 0 < judged.gain_of_rest <= 1
     assert judged.surface + judged.gain == pytest.approx(
         (row_bits(y[300:], odds.shares) - row_bits(y[300:], odds.full)).mean()
     )

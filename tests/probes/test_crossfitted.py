@@ -36,6 +36,7 @@ def findings(
     kind: str = "numeric",
     copies: int = 1,
     seed: int = 0,
+    above: float = 0.0,
     **options: Any,
 ) -> Findings:
     """The second layer alone holds the hidden part; every row stands there `copies` times."""
@@ -44,7 +45,7 @@ def findings(
     value = seen[:, 0] + hidden * concept[:, 0] + 0.5 * rng.normal(size=rows)
     early = np.concatenate([seen, rng.normal(size=(rows, 2))], axis=1)
     late = np.concatenate([seen, concept], axis=1)
-    target = value if kind == "numeric" else np.where(value > 0, "yes", "no")
+    target = value if kind == "numeric" else np.where(value > above, "yes", "no")
     frame = pd.DataFrame({"target": target, "group": np.arange(rows)}).loc[np.repeat(np.arange(rows), copies)]
     table = Table(frame.reset_index(drop=True), target="target", cluster="group", name="small")
     tensors = {
@@ -124,7 +125,8 @@ def test_what_cannot_be_dealt_is_refused() -> None:
 @pytest.mark.parametrize("kind", ["numeric", "binary"])
 def test_a_small_table_that_graticule_splits_is_judged_on_every_row(kind: str, tmp_path: Path) -> None:
     swept = findings(kind=kind, crossfit=None)
-    one, verdict = findings(kind=kind), swept.verdict
+    verdict = swept.verdict
+    one = findings(kind=kind, min_gain=verdict.min_gain)
     assert one.verdict.dealing is None and one.split_verdict is None
     assert swept.verdict_of_split == one.verdict
     dealing = verdict.dealing
@@ -176,6 +178,36 @@ def test_a_shipped_split_or_a_large_part_is_judged_as_it_is() -> None:
     )
     assert asked.verdict.gain == pytest.approx(swept.verdict.gain)
     assert findings(rows=1010, crossfit=None).verdict.dealing is None
+
+
+def test_of_all_rows_are_the_entropy_and_the_smallest_gain() -> None:
+    """What is left is counted on the tested rows, so that no gain is more than all of it."""
+    swept = findings(rows=100, hidden=3.0, kind="binary", above=4.5, crossfit=None)
+    verdict, problem = swept.verdict, swept.inputs.problem
+    y, share = problem.y[:, 0], problem.y.mean()
+    assert y.sum() < 12 and y[problem.train].mean() != pytest.approx(share)
+    spent = np.zeros(
+        (2, len(y))
+    )  # by the shares of each fold's training rows, half a row added to each class
+    for repeat in range(2):
+        fold = group_folds(problem.clusters, 5, repeat)
+        for k in range(5):
+            ours = y[fold != k]
+            p = (ours.sum() + 0.5) / (len(ours) + 1)
+            spent[repeat, fold == k] = -np.log2(np.where(y[fold == k] > 0.5, p, 1 - p))
+    assert verdict.entropy == pytest.approx(spent.mean())
+    assert verdict.min_gain == pytest.approx(
+        -0.01 * (share * np.log2(share) + (1 - share) * np.log2(1 - share))
+    )
+    assert swept.split_verdict is not None and swept.split_verdict.min_gain == verdict.min_gain
+    for one in (verdict, swept.split_verdict):
+        assert one.entropy is not None and one.surface + one.gain <= one.entropy and one.gain_of_rest <= 1
+    made = cross_fitted(swept.inputs)
+    assert verdict.left == pytest.approx(made.bits(problem.y, "surface").mean())
+    assert (
+        f"of {verdict.entropy:.3f} bits a row (what the classes' training shares alone spend)"
+        in swept.summary()
+    )
 
 
 def test_families_take_the_cross_fitted_p() -> None:

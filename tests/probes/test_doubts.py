@@ -299,7 +299,9 @@ def test_a_twin_that_finds_structure_in_the_probes_place_leaves_nothing_decided(
     assert check.label == STRUCTURE
     assert found.verdict.ci95[0] > found.verdict.min_gain
     first = found.summary().splitlines()[0]
-    assert first.startswith(f"{NOT_DECIDED}: twin_0 in the probe's place also finds structure: gain")
+    twin, ours = f"(its own gain {check.gain:+.3f})", f"the probe's gain {found.verdict.gain:+.3f} R²"
+    assert f"{check.gain:+.3f}" != f"{found.verdict.gain:+.3f}"
+    assert first.startswith(f"{NOT_DECIDED}: twin_0 in the probe's place also finds structure {twin}: {ours}")
     assert any("null check" in w for w in found.verdict.warnings)
 
 
@@ -319,5 +321,9 @@ def test_shuffled_targets_that_are_read_leave_nothing_decided(
         "graticule.probes.surface.fitted.np.random.default_rng", lambda seed: Still(np.random.PCG64(seed))
     )
     found = swept(world)
-    assert found.verdict.label == f"{NOT_DECIDED}: shuffled targets are also read"
+    score = found.baselines["shuffled"]["test"]["r2"]
+    assert (
+        found.verdict.label == f"{NOT_DECIDED}: shuffled targets are also read (their own score {score:+.3f})"
+    )
+    assert found.summary().startswith(f"{found.verdict.label}: the probe's gain ")
     assert found.baselines["shuffled"]["ci95"][0] > 0.1
