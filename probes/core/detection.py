@@ -82,7 +82,12 @@ def _measured(verdict: Verdict, limit: float | None, tried: float | None, few: s
                 "one as small is missed more often"
             ]
     unseen = limit != limit or limit >= verdict.min_gain
-    if verdict.label in (NO_BETTER, BETTER_BY_LITTLE) and unseen and high == high:
+    if (
+        verdict.label in (NO_BETTER, BETTER_BY_LITTLE)
+        and unseen
+        and high == high
+        and not verdict.adds_nothing
+    ):
         return [
             f"{gain}, and by its interval not above {high:z.3f}{unit} for this probe; what so few rows did "
             f"not let it learn is left open: {_HERE}, {words}"

@@ -71,8 +71,8 @@ def doubted(
         sentences.append(warnings)
         gates |= more
     own = gates | Gates((), _at_mean(judged, best, inputs))
-    if judged.ci95 == (0.0, 0.0) and _idle(best, inputs):  # as wide as what would not be seen
-        judged = replace(judged, ci95=(0.0, least_seen(inputs.problem, len(best.fit.coef), judged.metric)))
+    if judged.adds_nothing and _idle(best, inputs):
+        judged = replace(judged, ci95=(float("nan"), float("nan")))
     warnings = tuple(sentence for part in sentences for sentence in part)
     return own.through(replace(judged, warnings=(*judged.warnings, *warnings))), gates
 
@@ -100,10 +100,10 @@ def _of_probe(
         )
     if at_mean:
         least = least_seen(problem, len(best.fit.coef), judged.metric)
-        cause = "" if outliers.any else f"; these rows would show a part of about {least:.2g}"
+        cause = "" if outliers.any else f"; from these rows it would learn a part of about {least:.2g}"
         warnings.append(
-            "out of fold the probe's best fit is no better than the training mean, so that the interval of "
-            f"the gain says nothing{cause}"
+            "out of fold the probe's best fit is no better than the training mean, so that its gain says "
+            f"nothing{cause}"
         )
     why, absurd = list[str](), list[str]()
     own = np.arange(activations.n_rows)
@@ -185,14 +185,14 @@ def _at(activations: Rows, fit: PointFit) -> Outlying:
 def _nulls(checks: Mapping[str, Verdict], shuffled: Mapping[str, Any], judged: Verdict) -> list[str]:
     """Null checks that find something, in words, with what each scores itself."""
     warnings = [
-        f"{name} {ALSO_FINDS} (its own gain {check.gain:+.3f})"
+        f"{name} {ALSO_FINDS} (its own gain {check.gain:+z.3f})"
         for name, check in checks.items()
         if check.label == STRUCTURE
     ]
     low = shuffled.get("ci95", (float("nan"),))[0]
     if low > 0 and shuffled["test"][judged.metric] >= judged.min_gain:
         score = shuffled["test"][judged.metric]
-        warnings.append(f"shuffled targets {ALSO_READ} (their own score {score:+.3f})")
+        warnings.append(f"shuffled targets {ALSO_READ} (their own score {score:+z.3f})")
     return warnings
 
 

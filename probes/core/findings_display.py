@@ -59,7 +59,7 @@ def summary_lines(findings: Findings) -> list[str]:
     ]
     why = count_of_test_rows(findings)
     for name, check in findings.checks.items():
-        gain = with_interval(check.gain, check.ci95, why)
+        gain = check.gain_text(why)
         label = check.label
         if label.startswith(NOT_DECIDED):
             label = f"this check could not tell{label.removeprefix(NOT_DECIDED)}"
@@ -88,7 +88,7 @@ def one_part(findings: Findings) -> list[str]:
     split = findings.split_verdict
     if split is None:
         return []
-    gain = with_interval(split.gain, split.ci95, count_of_test_rows(findings))
+    gain = split.gain_text(count_of_test_rows(findings))
     return [
         f"for comparison, one held-out part alone: {split.label} (gain {gain}); the checks, the scores of "
         "layers and of single baselines, and what goes on from here are of it"

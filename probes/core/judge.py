@@ -86,15 +86,15 @@ def score_and_gain(
 
 
 def at_mean(judged: Verdict, least: float) -> Verdict:
-    """The verdict on a predictor that is the training mean, whose interval would have no width.
+    """The verdict on a predictor that is the training mean, without an interval where it adds nothing.
 
     Args:
         judged: by gain and interval.
         least: of `least_seen`.
 
     Returns:
-        Not decided, unless so small a part would have been seen: then up to that it may be missed.
+        Not decided, unless so small a part would have been seen.
     """
-    if judged.ci95 == (0.0, 0.0):
-        judged = replace(judged, ci95=(0.0, least))
+    if judged.adds_nothing:
+        judged = replace(judged, ci95=(float("nan"), float("nan")))
     return replace(judged, label=f"{NOT_DECIDED}: {AT_MEAN}") if least >= judged.min_gain else judged

@@ -42,6 +42,9 @@ Score = Literal["r2", "bits"]
 R2_GAIN = 0.01
 """The smallest gain of R² called structure, where nothing else is asked."""
 MIN_EFFECTIVE_CLUSTERS = 30
+SAME = 1e-4
+"""A gain that with its error is below this is of stacks that say the same: what iterations leave."""
+_WIDE = "the interval is as wide as so few make it"
 _MUCH = 0.8  # of the gain: what is corrected by less than the rest is not worth a line
 
 
@@ -149,6 +152,25 @@ class Verdict(TellsNames):
         return (1.0 if self.entropy is None else self.entropy) - self.surface
 
     @property
+    def adds_nothing(self) -> bool:
+        """Whether the stacks with and without the probe say the same of every row, to rounding: what varies
+        so little has no interval."""
+        return self.se is not None and abs(self.gain) + 2 * self.se < SAME
+
+    def gain_text(self, few: str) -> str:
+        """`+0.123 [+0.100, +0.150]`, or why there is no interval.
+
+        Args:
+            few: What there is too little of, `2 test rows`.
+
+        Returns:
+            Words without a NaN.
+        """
+        if self.adds_nothing:
+            return "+0.000, the same on every row: without an interval"
+        return with_interval(self.gain, self.ci95, few)
+
+    @property
     def saturated(self) -> bool:
         """Whether the baselines leave less than could be called structure, so that none could show."""
         return self.left < self.min_gain and self.label != STRUCTURE
@@ -160,13 +182,14 @@ class Verdict(TellsNames):
 
     @property
     def rows_needed(self) -> RowsNeeded | None:
-        """What it would take to see a gain; None for what 0.1 saved, and without scores."""
+        """What it would take to see a gain; None for what 0.1 saved, without scores, and in bits where the
+        probe adds nothing."""
         if self.rows is None or self.design is None or self.surface != self.surface:
             return None
         per = self.rows / self.effective_clusters
         if self.metric == "r2":
             return RowsNeeded(self.surface, per, self.design)
-        if self.se is None or self.entropy is None:
+        if self.se is None or self.entropy is None or self.adds_nothing:
             return None
         seen = self.se**2 * self.rows / self.design
         left = max(self.entropy - self.surface, 1e-6)
@@ -185,7 +208,9 @@ class Verdict(TellsNames):
         few = f"{self.clusters} cluster{'' if self.clusters == 1 else 's'} of {of}"
         unit = "R²" if self.entropy is None else "bits a row"
         gain = f"{self.gain:+z.3f} {unit}, 95% interval {low:+z.3f} to {high:+z.3f}"
-        if np.isnan([self.gain, low, high]).any():
+        if self.adds_nothing:
+            gain = f"+0.000 {unit}: the probe adds nothing to any row, and no interval can be had from that"
+        elif np.isnan([self.gain, low, high]).any():
             gain = with_interval(self.gain, self.ci95, few)
         margin = with_interval(self.margin, self.margin_ci95, few)
         against = self.strongest_baseline or "the training mean"
@@ -193,8 +218,10 @@ class Verdict(TellsNames):
         whose = "the probe's " if of_null(self.label) else ""
         by_shares = "(what the classes' training shares alone spend)"
         spent = "" if self.entropy is None else f" of {self.entropy:z.3f} bits a row {by_shares}"
-        rest = self.gain_of_rest
-        of_rest = f" (the gain is {rest:.1%} of what they leave)" if rest > 0 else ""
+        rest, wide = self.gain_of_rest, f": {_WIDE}" if self.adds_nothing else ""
+        of_rest = (
+            f" (the gain is {rest:.1%} of what they leave)" if rest > 0 and not self.adds_nothing else ""
+        )
         lines = [
             f"{self.label}: {whose}gain {gain}",
             *self._saturated(),
@@ -205,7 +232,7 @@ class Verdict(TellsNames):
             f"{few} (effective {self.effective_clusters:.0f})",
             *([] if self.dealing is None else self.dealing.lines()),
             *self._beside(few),
-            *(f"warning: {warning}" for warning in self.warnings),
+            *(f"warning: {one.removesuffix(wide)}" for one in self.warnings),
         ]
         return "\n".join(lines)
 
@@ -352,8 +379,7 @@ def few_effective(effective: float, of: str = "test rows") -> tuple[str, ...]:
     if effective >= MIN_EFFECTIVE_CLUSTERS:
         return ()
     return (
-        f"only {effective:.1f} effective clusters of {of} (fewer than {MIN_EFFECTIVE_CLUSTERS}): the "
-        "interval is as wide as so few make it",
+        f"only {effective:.1f} effective clusters of {of} (fewer than {MIN_EFFECTIVE_CLUSTERS}): {_WIDE}",
     )
 
 

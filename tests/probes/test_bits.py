@@ -19,9 +19,11 @@ from graticule.probes.causes.erase import _LAYERS as LAYERS
 from graticule.probes.core.bits import bits_verdict, class_odds, class_test_scores, row_gains
 from graticule.probes.core.class_lines import IN_R2
 from graticule.probes.core.class_scores import auroc_terms, class_scores_of, share_interval
+from graticule.probes.core.detection import detection
 from graticule.probes.core.fit import Predictions, Problem
 from graticule.probes.core.inputs import predicted_rows
 from graticule.probes.core.intervals import mean_of
+from graticule.probes.core.judge import judge_predictions
 from graticule.probes.core.logit_stack import (
     entropy_bits,
     held_out_bits,
@@ -31,7 +33,7 @@ from graticule.probes.core.logit_stack import (
     shrunk,
 )
 from graticule.probes.core.resample import wilson
-from graticule.probes.core.verdict import HARDLY_VARIES, MISSING, NO_BETTER, STRUCTURE
+from graticule.probes.core.verdict import HARDLY_VARIES, MISSING, NO_BETTER, NOT_DECIDED, STRUCTURE
 from graticule.probes.surface.baselines import Baselines, text_digest
 
 
@@ -176,6 +178,29 @@ def test_the_words_follow_the_evidence() -> None:
         problem_of(rare, 1000), split(other, 1000), beside, model_baselines=("e",), min_gain=None
     )
     assert judged.label == HARDLY_VARIES
+
+
+def test_what_adds_nothing_to_any_row_has_no_interval() -> None:
+    """A probe that goes against the target, which no stack takes, is no sum that an interval could be of."""
+    y, one, _ = world(500, 6)
+    problem, beside = problem_of(y, 480), {"e": split(one, 480)}
+    against = Predictions(-beside["e"].out_of_fold, -beside["e"].test)
+    for metric in ("bits", "r2"):
+        settings = JudgeSettings(score=metric, min_gain=0.01)
+        judged = judge_predictions(problem, against, beside, settings, model_baselines=("e",))
+        assert judged.gain == judged.se == 0 and judged.label == NO_BETTER and judged.adds_nothing
+        text = judged.summary()
+        unit = judged.unit if metric == "r2" else "bits a row"
+        assert text.startswith(
+            f"{NO_BETTER}: gain +0.000 {unit}: the probe adds nothing to any row, and no interval can be had"
+        )
+        assert "95% interval" not in text and "the interval is as wide" not in text
+        assert "only 20.0 effective clusters of test rows (fewer than 30)" in text.splitlines()[-1]
+        idle = judge_predictions(problem, against, beside, settings, model_baselines=("e",), width=500)
+        assert idle.label == f"{NOT_DECIDED}: the probe's best fit is the training mean"
+        assert np.isnan(idle.ci95).all() and "interval can be had" in idle.summary().splitlines()[0]
+        # in bits it would be computed from rows that vary by nothing
+        assert bool(detection(idle, None, None, "")) == (metric == "r2")
 
 
 def test_thirty_classes_are_one_score() -> None:
