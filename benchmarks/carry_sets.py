@@ -22,7 +22,8 @@ from _timing import parser, show, write
 import graticule
 from graticule import Findings, Table, judge_on, probe
 
-YES = {"1", "bigram", "not_entailment"}
+YES = {"bigram", "not_entailment"}
+"""What class 1 is called in some sets; in others it is 1."""
 OWN, OTHER = "sae_probes/data/cleaned_data/", "sae_probes/data/OOD data/"
 ENDING = "_OOD.csv.zst"
 
@@ -31,7 +32,8 @@ def rows_of(wheel: zipfile.ZipFile, name: str, count: int | None, seed: int) -> 
     """Prompts and whether each is of the class; so many of each class."""
     packed = pa.CompressedInputStream(pa.BufferReader(wheel.read(name)), "zstd")
     frame = pd.read_csv(io.BytesIO(packed.read()), keep_default_na=False)
-    frame = frame.assign(yes=frame["target"].astype(str).isin(YES)).drop_duplicates("prompt")
+    targets = frame["target"].astype(str)
+    frame = frame.assign(yes=targets.isin(YES & set(targets) or {"1"})).drop_duplicates("prompt")
     frame = frame[frame["prompt"].str.strip() != ""]
     if count is not None:
         frame = frame.groupby("yes").sample(count // 2, random_state=seed)

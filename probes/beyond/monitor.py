@@ -66,7 +66,8 @@ class Monitor(SavedResult):
     def summary(self) -> str:
         """What is caught at each rate, and how far probabilities can be believed."""
         scores = self.scores[PROBE]
-        lines = [self._line(row) for row in self.alarms.itertuples()]
+        rows: list[Any] = list(self.alarms.itertuples())
+        lines = [self._line(row) for row in sorted(rows, key=lambda row: row.threshold != row.threshold)]
         lines.append(
             f"probabilities of {self.positive!r}: Brier score {scores.brier:z.4f}, Brier skill "
             f"{scores.brier_skill:z.3f}, AUROC {scores.auroc:z.3f}; {scores.prevalence:.1%} of {self.tested} "

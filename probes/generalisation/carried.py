@@ -22,7 +22,7 @@ from graticule.probes.core.bits import calibrated
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.fit import Predictions
 from graticule.probes.core.sweep import sweep
-from graticule.probes.core.verdict import STRUCTURE
+from graticule.probes.core.verdict import NOT_DECIDED, STRUCTURE
 from graticule.probes.generalisation.joined import copies_of, in_classes_of, joined
 from graticule.probes.plots.primitives import dots_trace, level, new_figure
 from graticule.probes.plots.style import FAINT, INK, error_bars, short_labels, style
@@ -276,7 +276,9 @@ def _label(label: str, ci95: tuple[float, float], own_ci95: tuple[float, float],
         if own_ci95[0] > 0:
             return CARRIES
         return AS_MUCH if own_ci95[1] < min_gain else NOT_BEYOND
-    return LOST if ci95[1] < min_gain else NOT_SHOWN
+    if ci95[1] < min_gain:
+        return LOST
+    return NOT_SHOWN + (label.removeprefix(NOT_DECIDED) if label.startswith(NOT_DECIDED) else "")
 
 
 def _classifier_lines(row: Mapping[Any, Any]) -> list[str]:
