@@ -45,6 +45,7 @@ MIN_EFFECTIVE_CLUSTERS = 30
 SAME = 1e-4
 """A gain that with its error is below this is of stacks that say the same: what iterations leave."""
 _WIDE = "the interval is as wide as so few make it"
+_LITTLE = 0.1  # of what there is to say: where the baselines leave less, little could show
 _MUCH = 0.8  # of the gain: what is corrected by less than the rest is not worth a line
 
 
@@ -237,6 +238,12 @@ class Verdict(TellsNames):
         return "\n".join(lines)
 
     def _saturated(self) -> list[str]:
+        whole = 1.0 if self.entropy is None else self.entropy
+        if self.label == NO_BETTER and self.min_gain <= self.left < _LITTLE * whole:
+            return [
+                f"the baselines leave {number_text(self.left)} of {number_text(whole)} {self.unit}: that nothing "
+                "is read beyond them is little evidence that the model lacks the concept"
+            ]
         if not self.saturated:
             return []
         return [

@@ -11,7 +11,7 @@ from scipy import stats
 import graticule
 from graticule.cli import main
 from graticule.probes.core.findings import Findings
-from graticule.probes.core.verdict import NO_BETTER, STRUCTURE
+from graticule.probes.core.verdict import NO_BETTER, NOT_DECIDED, STRUCTURE
 from graticule.probes.families.family import adjusted_members, judge_family
 from graticule.probes.families.gain_tests import GainTest, findings_test, max_t, studentised
 from graticule.probes.families.result import Family
@@ -190,6 +190,13 @@ def test_a_saturated_surface_stands_under_the_label_and_in_the_banner(several, t
     banner = page.split('<p class="verdict">')[1].split("</p>")[0]
     assert "<span>the baselines leave 0.005 R²" in banner
     assert page.count("the baselines leave 0.005 R²") == 1
+
+
+def test_where_the_baselines_leave_little_no_better_is_little_evidence(several):
+    left = replace(several["concept 3"].verdict, label=NO_BETTER, surface=0.95)
+    assert left.summary().splitlines()[1].startswith("the baselines leave 0.050 of 1.000 R²: that nothing")
+    assert "little evidence" not in replace(left, surface=0.85).summary()
+    assert "little evidence" not in replace(left, label=NOT_DECIDED).summary()
 
 
 def test_rows_of_a_family_are_counted_once_and_gains_written_with_fixed_decimals(family_of_small_gains):
