@@ -241,8 +241,8 @@ class Verdict(TellsNames):
         whole = 1.0 if self.entropy is None else self.entropy
         if self.label == NO_BETTER and self.min_gain <= self.left < _LITTLE * whole:
             return [
-                f"the baselines leave {number_text(self.left)} of {number_text(whole)} {self.unit}: that nothing "
-                "is read beyond them is little evidence that the model lacks the concept"
+                f"the baselines leave {number_text(self.left)} of {number_text(whole)} {self.unit}: that "
+                "nothing is read beyond them is little evidence that the model lacks the concept"
             ]
         if not self.saturated:
             return []
