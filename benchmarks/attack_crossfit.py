@@ -88,7 +88,7 @@ def own_gain(one: World, rows: int, seed: int) -> float:
         fold = group_folds(whole.clusters[:rows], 5, 7919 * seed + repeat)
         for k in range(5):
             is_test = np.concatenate([fold == k, np.ones(FRESH, bool)])
-            predicted = one_fold(inputs, replace(whole, is_test=is_test))[1]
+            predicted = one_fold(inputs, replace(whole, is_test=is_test)).predicted
             mine = int((fold == k).sum())
             there = CrossFit({n: v[mine:][None] for n, v in predicted.items()}, (), 5, metric)
             gains.append(float(there.score(fresh, "full", "surface").value))

@@ -10,6 +10,7 @@ from graticule.hub.evaluation import EVALUATION, FURTHER, costs_nothing, defined
 from graticule.hub.markdown import code, is_number, number, python, setting, table, text
 from graticule.hub.remote import MAIN
 from graticule.hub.uploads import ProbeFacts, SaeFacts
+from graticule.probes.core.members import member_line
 
 _NAMES = {
     "standard": "standard (ReLU, L1)",
@@ -320,7 +321,7 @@ def _surface(facts: ProbeFacts) -> list[str]:
         (
             text(name.replace("_", " ")),
             code(line["point"]) if line.get("point") else "",
-            number(line["test"].get(_METRIC[unit], line["test"]["r2"])),
+            number(member_line(line).get(_METRIC[unit], line["test"]["r2"])),
         )
         for name, line in baselines.items()
     ]

@@ -74,7 +74,7 @@ def alike_of_test(judged: Verdict, gates: Gates, inputs: SweepInputs, best: Poin
         The verdict, with a warning where the gain is not shown among rows that are alike.
     """
     fits = (best.point, best.predictions, best.validation, inputs.baseline_predictions)
-    predictions = compared(inputs, inputs.problem, *fits)[1]
+    predictions = compared(inputs, inputs.problem, *fits).predicted
     return _through(
         judged, gates, inputs, {n: predictions[n] for n in ("surface", "full")}, inputs.problem.test
     )

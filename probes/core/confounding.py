@@ -12,13 +12,14 @@ from jaxtyping import Float, Int
 
 from graticule.probes.core.among_alike import alike_of_all, alike_of_test
 from graticule.probes.core.bits import bits_gained
-from graticule.probes.core.crossfit import CrossFit
+from graticule.probes.core.crossfit import PENALTY_OF_FOLDS, CrossFit
 from graticule.probes.core.fit import PointFit, Predictions, Problem, fit_points, stack
 from graticule.probes.core.gates import Gates
 from graticule.probes.core.inputs import SweepInputs
 from graticule.probes.core.intervals import Estimates, mean_of, mean_r2_estimate
 from graticule.probes.core.judge import judge_predictions
 from graticule.probes.core.logit_stack import logit_stack, row_bits, shares
+from graticule.probes.core.members import bits_saved
 from graticule.probes.core.resample import cluster_sums
 from graticule.probes.core.verdict import JudgeSettings, Verdict
 from graticule.probes.scores.metrics import mean_r2, pearson
@@ -45,7 +46,8 @@ class Confounder:
     declared: bool
     """Whether it stands in the surface; else it was looked at without being asked for."""
     alone: float
-    """What it says of the target by itself, out of fold on training rows: R², or bits a row."""
+    """What it says of the target by itself, out of fold on training rows, or on all rows where the verdict is
+    of all: R², or bits a row."""
     probe: float
     """What the probe says, likewise."""
     gain: float
@@ -97,8 +99,8 @@ def confounding(
     Returns:
         The verdict, and what stands beside it.
     """
-    declared = tuple(_confounder(n, f, inputs, best, True) for n, f in inputs.table.confounds.items())
-    lines = (*declared, *_undeclared(inputs, best))
+    declared = tuple(_confounder(n, f, inputs, best, True, made) for n, f in inputs.table.confounds.items())
+    lines = (*declared, *_undeclared(inputs, best, made))
     judged = replace(judged, warnings=(*judged.warnings, *_reaching(lines, judged.metric)))
     if made is None:
         judged = alike_of_test(judged, gates, inputs, best)
@@ -107,7 +109,7 @@ def confounding(
     return Confounding(judged, lines, _residualised(inputs, best) if declared else None)
 
 
-def _undeclared(inputs: SweepInputs, best: PointFit) -> tuple[Confounder, ...]:
+def _undeclared(inputs: SweepInputs, best: PointFit, made: CrossFit | None) -> tuple[Confounder, ...]:
     """Built-in confounders that nobody named and that reach most of what the probe reaches by themselves.
 
     The place in the table is one only where the probe's own readings follow it among rows of one target: a
@@ -116,6 +118,7 @@ def _undeclared(inputs: SweepInputs, best: PointFit) -> tuple[Confounder, ...]:
     Args:
         inputs: What was swept.
         best: The fit at the chosen point.
+        made: What is said of all rows, where the verdict is of all rows.
 
     Returns:
         Those that do, the farthest first.
@@ -134,7 +137,8 @@ def _undeclared(inputs: SweepInputs, best: PointFit) -> tuple[Confounder, ...]:
             continue
         if name == "position" and not _read(frame, problem, best):
             continue
-        lines.append(_confounder(name, frame, inputs, best, False))
+        line = _confounder(name, frame, inputs, best, False, made)
+        lines += [line] if line.reaches else []
     return tuple(sorted(lines, key=lambda line: -line.alone))
 
 
@@ -167,6 +171,23 @@ def _score(predictions: Predictions, problem: Problem, settings: JudgeSettings) 
     return mean_r2(y, predictions.out_of_fold)
 
 
+def _on_all_rows(frames: Mapping[str, pd.DataFrame], problem: Problem, made: CrossFit) -> float:
+    """What a confounder says by itself of all rows, each by a fit without its fold."""
+    predicted = np.empty_like(made.predictions["mean"])
+    for repeat, fold in enumerate(made.fold):
+        for k in np.unique(fold):
+            part = replace(problem, is_test=fold == k)
+            one, y = additive_confounds(frames, part), part.y[part.train]
+            values = one.test
+            if made.metric == "bits":
+                stacked = logit_stack({CONFOUNDS: one.out_of_fold}, y, PENALTY_OF_FOLDS)
+                values = stacked.probabilities({CONFOUNDS: one.test})
+            predicted[repeat, part.test] = values
+    if made.metric == "bits":
+        return bits_saved(problem.y, predicted, made.predictions["mean"])
+    return float(np.mean([mean_r2(problem.y, values) for values in predicted]))
+
+
 def _shown(predictions: Predictions, problem: Problem) -> bool:
     """Whether predictions of training rows are better than the mean, beyond luck."""
     y, clusters = problem.y[problem.train], problem.clusters[problem.train]
@@ -187,19 +208,28 @@ def _read(frame: pd.DataFrame, problem: Problem, best: PointFit) -> bool:
 
 
 def _confounder(
-    name: str, frame: pd.DataFrame, inputs: SweepInputs, best: PointFit, declared: bool
+    name: str,
+    frame: pd.DataFrame,
+    inputs: SweepInputs,
+    best: PointFit,
+    declared: bool,
+    made: CrossFit | None,
 ) -> Confounder:
     problem, settings = inputs.problem, inputs.settings
     column = frame.iloc[problem.source, 0].reset_index(drop=True)
     codes = _levels(column, problem.train)
     within, levels, rows = _within(codes, best.predictions, inputs)
     low, high = within.ci95
-    alone = additive_confounds({name: frame}, problem)
+    if made is None:
+        alone = _score(additive_confounds({name: frame}, problem), problem, settings)
+        probe = _score(best.predictions, problem, settings)
+    else:
+        alone, probe = _on_all_rows({name: frame}, problem, made), made.level(problem, "probe")
     return Confounder(
         name=name,
         declared=declared,
-        alone=_score(alone, problem, settings),
-        probe=_score(best.predictions, problem, settings),
+        alone=alone,
+        probe=probe,
         gain=float(within.value),
         low=low,
         high=high,

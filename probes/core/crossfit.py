@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -16,6 +16,7 @@ from graticule.probes.core.fit import PointRows, Predictions, Problem, fit_point
 from graticule.probes.core.inputs import SweepInputs
 from graticule.probes.core.intervals import Estimates, mean_of, mean_r2_estimate
 from graticule.probes.core.logit_stack import PENALTY, row_bits
+from graticule.probes.core.members import Part, members_of
 from graticule.probes.core.resample import ClusterSums, cluster_sums
 from graticule.probes.linear.left_out import PartFit, fits_without, row_products_of
 from graticule.probes.linear.rows import ArrayRows
@@ -35,7 +36,7 @@ COMPARED = ("surface", "full", "probe", "best", "mean")
 MOST_ROWS = 1000
 """Rows up to which fits share one eigendecomposition a layer; of more, each fold is fitted by itself."""
 _SEVERAL = 4
-_PENALTY = 2.0
+PENALTY_OF_FOLDS = 2.0
 """Of logistic stacks in folds, several times the usual: log odds that few rows make too sure vary much more
 from row to row, and gain hardly more bits."""
 
@@ -54,6 +55,12 @@ class CrossFit:
     """`r2` or `bits`."""
     idle: int = 0
     """Folds in which the probe was the training mean."""
+    strongest: tuple[str, ...] = ()
+    """The strongest baseline of every fold on its training rows, out of fold; empty where there is none."""
+    members: Mapping[Part, Float[np.ndarray, "repeat row target"]] = field(default_factory=dict)
+    """What each baseline says by itself, and the stack without it (`members_of`)."""
+    fold: Int[np.ndarray, "repeat row"] = field(default_factory=lambda: np.zeros((0, 0), np.int64))
+    """The part that each row was dealt into."""
 
     @property
     def repeats(self) -> int:
@@ -156,34 +163,60 @@ def cross_fitted(
     count = repeats_for(problem.y.shape[1]) if n_repeats is None else n_repeats
     folds = [group_folds(problem.clusters, parts, 7919 * seed + repeat) for repeat in range(count)]
     out = {name: np.empty((count, *problem.y.shape)) for name in COMPARED}
-    points: list[str] = []
-    idle = 0
+    done: list[Fold] = []
+    members: dict[Part, np.ndarray] = {}
     shared = _SharedFits(inputs, folds, progress) if fits_shared(inputs.table, problem) else None
     with bar(count * parts, "cross_fit", "fold", progress) as advance:
         for repeat, fold in enumerate(folds):
             for k in range(parts):
                 part = replace(problem, is_test=fold == k)
-                if shared is None:
-                    point, predicted, still = one_fold(inputs, part)
-                else:
-                    point, predicted, still = _stacked(inputs, part, *shared.of(repeat, k))
-                points.append(point)
-                idle += still
-                for name, values in predicted.items():
+                done.append(
+                    one_fold(inputs, part)
+                    if shared is None
+                    else _stacked(inputs, part, *shared.of(repeat, k))
+                )
+                for name, values in done[-1].predicted.items():
                     out[name][repeat, part.test] = values
+                for name, values in done[-1].members.items():
+                    members.setdefault(name, np.empty((count, *problem.y.shape)))[repeat, part.test] = values
                 advance.update()
-    return CrossFit(out, tuple(points), parts, inputs.settings.score, idle)
+    return CrossFit(
+        out,
+        tuple(one.point for one in done),
+        parts,
+        inputs.settings.score,
+        sum(one.still for one in done),
+        tuple(one.strongest for one in done if one.strongest),
+        members,
+        np.stack(folds),
+    )
 
 
-def one_fold(inputs: SweepInputs, problem: Problem) -> tuple[str, dict[str, np.ndarray], bool]:
-    """A fold by fits of its own: the point chosen, what is said of its rows, and whether that is the mean."""
+@dataclass(frozen=True)
+class Fold:
+    """What is said of the rows of a fold."""
+
+    point: str
+    """The one chosen."""
+    predicted: dict[str, Float[np.ndarray, "test target"]]
+    """Predictor (`COMPARED`) → what it says."""
+    still: bool
+    """Whether the probe is the training mean."""
+    strongest: str
+    """The strongest baseline on training rows, out of fold; empty without any."""
+    members: Mapping[Part, Float[np.ndarray, "test target"]] = field(default_factory=dict)
+    """Of `members_of`."""
+
+
+def one_fold(inputs: SweepInputs, problem: Problem) -> Fold:
+    """A fold by fits of its own."""
     settings, activations = inputs.settings, inputs.activations
     fits = with_bits(
         fit_points(activations, problem, alphas=settings.alphas, progress=False), problem, settings
     )
     beside = fit_baselines(inputs.baselines, activations, inputs.table, problem, settings, False)[0]
     best = choose_point(fits, beside, problem, inputs.model_baselines, settings.score).best
-    return compared(inputs, problem, best.point, best.predictions, best.validation, beside, _PENALTY)
+    return _with_members(inputs, problem, best.point, best.predictions, best.validation, beside)
 
 
 def _stacked(
@@ -191,7 +224,7 @@ def _stacked(
     problem: Problem,
     fits: Mapping[str, Mapping[str, PartFit]],
     trees: Mapping[str, Predictions],
-) -> tuple[str, dict[str, np.ndarray], bool]:
+) -> Fold:
     """A fold by fits that all folds share."""
     y = problem.y[problem.train]
     bits = inputs.settings.score == "bits"
@@ -218,15 +251,21 @@ def _stacked(
         inputs.settings.score,
     )[0]
     best = probes[place]
-    return compared(
-        inputs,
-        problem,
-        points[place],
-        Predictions(best.out_of_fold, best.test),
-        best.validation,
-        beside,
-        _PENALTY,
-    )
+    predictions = Predictions(best.out_of_fold, best.test)
+    return _with_members(inputs, problem, points[place], predictions, best.validation, beside)
+
+
+def _with_members(
+    inputs: SweepInputs,
+    problem: Problem,
+    point: str,
+    probe: Predictions,
+    validation: float,
+    beside: Mapping[str, Predictions],
+) -> Fold:
+    made = compared(inputs, problem, point, probe, validation, beside, PENALTY_OF_FOLDS)
+    penalty = PENALTY_OF_FOLDS if inputs.settings.score == "bits" else None
+    return replace(made, members=members_of(problem, beside, penalty))
 
 
 def compared(
@@ -237,19 +276,20 @@ def compared(
     validation: float,
     beside: Mapping[str, Predictions],
     penalty: float = PENALTY,
-) -> tuple[str, dict[str, np.ndarray], bool]:
+) -> Fold:
     """What all of `COMPARED` say of the rows of a fold, or of the test rows of a split."""
     y, still = problem.y[problem.train], validation <= 0
     if inputs.settings.score == "bits":
         odds = class_odds(problem, probe, beside, penalty)
         values = (odds.surface, odds.full, odds.probe, odds.best, odds.shares)
-        return point, dict(zip(COMPARED, values, strict=True)), still
+        return Fold(point, dict(zip(COMPARED, values, strict=True)), still, odds.strongest or "")
     surface, full = with_and_without(beside, probe, y)
     mean = np.tile(y.mean(axis=0), (len(problem.test), 1))
     scores = {name: mean_r2(y, one.out_of_fold) for name, one in beside.items()}
     strongest = max(scores, key=lambda name: -np.inf if np.isnan(scores[name]) else scores[name], default="")
     best = beside[strongest].test if strongest else mean
-    return point, dict(zip(COMPARED, (surface, full, probe.test, best, mean), strict=True)), still
+    values = (surface, full, probe.test, best, mean)
+    return Fold(point, dict(zip(COMPARED, values, strict=True)), still, strongest)
 
 
 def _rows_of(rows: Rows, point: str, index: np.ndarray) -> np.ndarray:

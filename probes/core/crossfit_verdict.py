@@ -82,6 +82,7 @@ def crossfit_verdict(made: CrossFit, inputs: SweepInputs, split: Verdict) -> Ver
         gain_by_target=_by_target(made, problem),
         margin=float(margin.value),
         margin_ci95=margin.ci95,
+        strongest_baseline=Counter(made.strongest).most_common(1)[0][0] if made.strongest else None,
         clusters=len(sizes),
         effective_clusters=effective,
         label=label,

@@ -32,6 +32,7 @@ from graticule.probes.core.at_points import AtPoints
 from graticule.probes.core.class_scores import ClassScores
 from graticule.probes.core.confounding import Confounder
 from graticule.probes.core.findings_display import (
+    members_of_all,
     scores_by_layer,
     summary_lines,
     tables_of,
@@ -41,6 +42,7 @@ from graticule.probes.core.fit import Predictions, Problem
 from graticule.probes.core.gates import Gates
 from graticule.probes.core.inputs import SweepInputs
 from graticule.probes.core.judge import judge_predictions
+from graticule.probes.core.members import member_line
 from graticule.probes.core.own_folder import take_inputs_beside
 from graticule.probes.core.reread import (
     as_of_today,
@@ -125,7 +127,8 @@ class Findings(AtPoints, SavedResult):
     chosen_point: str
     """The hook point that adds most to the baselines, out of fold on training rows (`choose_point`)."""
     baselines: Mapping[str, Mapping[str, Any]]
-    """Baseline → `validation`, `alpha`, `point`, `test`."""
+    """Baseline → `validation`, `alpha`, `point`, `test`; where the verdict is of all rows, `all_rows` holds
+    its scores on these."""
     verdict: Verdict
     """At the chosen layer, on test rows."""
     checks: Mapping[str, Verdict]
@@ -285,12 +288,16 @@ class Findings(AtPoints, SavedResult):
         metric, layers = self.verdict.metric, self.layers
         if metric == "bits":
             layers = layers.assign(validation=layers["validation_bits"], test_r2=layers["test_bits"])
-        lines = {k: float(v["test"][metric]) for k, v in self.baselines.items() if k != "shuffled"}
-        return depth_figure(layers, lines, self.chosen_point, self.verdict_of_split.surface, _AXIS[metric])
+        lines = {k: float(member_line(v)[metric]) for k, v in self.baselines.items() if k != "shuffled"}
+        if every := members_of_all(self):
+            lines["probe"] = self.verdict.score
+        surface = (self.verdict if every else self.verdict_of_split).surface
+        return depth_figure(layers, lines, self.chosen_point, surface, _AXIS[metric])
 
     def figures(self) -> dict[str, Figure]:
         """Score against depth; the map, time scatter or classes; the error by block."""
-        depth = f"Score against depth: chosen on training rows, scored once on {rows_tested(self)}"
+        across = "; the lines across (the probe's as well) are of all rows" if members_of_all(self) else ""
+        depth = f"Score against depth: chosen on training rows, scored once on {rows_tested(self)}{across}"
         return {depth: self.plot(), **target_figures(self), **power_figures(self.verdict)}
 
     def tables(self) -> dict[str, pd.DataFrame]:

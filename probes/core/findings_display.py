@@ -15,6 +15,7 @@ from graticule.probes.core.class_lines import reading
 from graticule.probes.core.detection import detection
 from graticule.probes.core.findings_figures import rows_shown, rows_tested, worst_rows
 from graticule.probes.core.labels import BETTER_BY_LITTLE, NO_BETTER, NOT_DECIDED, STRUCTURE
+from graticule.probes.core.members import ALL_ROWS, member_line
 from graticule.probes.core.verdict import score_unit
 from graticule.probes.scores.metrics import count_of, number_text, signed, with_interval
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from graticule.probes.core.findings import Findings
 
 
+_CARRIES = 0.5
+"""A member that says less than this share of what the strongest says carries nothing, whatever the stack
+loses without it."""
 _NEARLY_ALL = 0.9
 """A member that says this share of the surface alone says nearly all of it."""
 ON_TRUST = "baselines_on_trust"
@@ -77,6 +81,7 @@ def _where(findings: Findings) -> str:
     name = point if findings.chosen_layer is None else f"layer {findings.chosen_layer}"
     if dealing is None:
         return f"at {name} ({point}), chosen on training rows; {findings.split_note}"
+    point += "" if point in dealing.points else ", which no fold chose"
     return (
         f"each fold chose its own layer, {dealing.chosen}; the saved probe and what is drawn by layer are "
         f"{name}'s ({point}), chosen on the training rows of one held-out part; {findings.split_note}"
@@ -91,7 +96,8 @@ def one_part(findings: Findings) -> list[str]:
     gain = split.gain_text(count_of_test_rows(findings))
     return [
         f"for comparison, one held-out part alone: {split.label} (gain {gain}); the checks, the scores of "
-        "layers and of single baselines, and what goes on from here are of it"
+        f"layers{'' if members_of_all(findings) else ' and of single baselines'}, and what goes on from here "
+        "are of it"
     ]
 
 
@@ -106,14 +112,15 @@ def carried(findings: Findings) -> list[str]:
 
     Where it hardly falls without any, those that say nearly all of it alone.
     """
-    adds = {name: float(line["adds"]) for name, line in findings.baselines.items() if "adds" in line}
+    scores = {name: member_line(line) for name, line in findings.baselines.items()}
+    adds = {name: float(line["adds"]) for name, line in scores.items() if "adds" in line}
     name = max(adds, key=lambda one: adds[one], default="")
-    if len(adds) < 2 or not (whole := findings.baselines[name]["without"] + adds[name]) > 0.01:
+    if len(adds) < 2 or not (whole := scores[name]["without"] + adds[name]) > 0.01:
         return []
-    alone = {one: float(findings.baselines[one]["test"]["r2"]) for one in adds}
+    alone = {one: float(scores[one]["r2"]) for one in adds}
     unit = squares_unit(findings)
-    if adds[name] >= 0.01:
-        without = f"without it {number_text(float(findings.baselines[name]['without']))} {unit}"
+    if adds[name] >= 0.01 and alone[name] >= _CARRIES * max(alone.values()):
+        without = f"without it {number_text(float(scores[name]['without']))} {unit}"
         return [f"the surface is carried by {name} (alone {number_text(alone[name])}, {without})"]
     falls = f"without any one of them the surface falls by less than {number_text(_above(adds[name]))} {unit}"
     first = sorted(alone, key=lambda one: -alone[one])
@@ -126,6 +133,11 @@ def carried(findings: Findings) -> list[str]:
     each = ", ".join(f"{one} {number_text(alone[one])}" for one in nearly[:3])
     more = f" and {len(nearly) - 3} more" if len(nearly) > 3 else ""
     return [f"several members carry the surface, each alone nearly all of it: {each}{more}; {falls}"]
+
+
+def members_of_all(findings: Findings) -> bool:
+    """Whether the scores of members of the surface are of all rows, as the verdict is."""
+    return any(ALL_ROWS in line for line in findings.baselines.values())
 
 
 def squares_unit(findings: Findings) -> str:
@@ -142,6 +154,7 @@ def _confounders(findings: Findings) -> list[str]:
     """What is left of the gain among rows alike in a confounder, and of the target without them all."""
     unit, lines = score_unit(findings.verdict.metric), list[str]()
     declared = [line for line in findings.confounders if line.declared]
+    part = "" if findings.verdict.dealing is None else "on the one held-out part, "
     names = ", ".join(line.name for line in declared)
     if declared:
         lines.append(f"{names}, or the concept? {_beside(findings.verdict.label)}")
@@ -149,14 +162,13 @@ def _confounders(findings: Findings) -> list[str]:
         why = f"{count_of(line.rows, 'test row')} in levels of several"
         gain = with_interval(line.gain, (line.low, line.high), why)
         lines.append(
-            f"within {count_of(line.levels, 'level')} of {line.name}: gain {gain} {unit}; {line.name} alone "
-            f"{number_text(line.alone)} {unit} out of fold, the probe {number_text(line.probe)}"
+            f"{part}within {count_of(line.levels, 'level')} of {line.name}: gain {gain} {unit}; out of fold "
+            f"{line.name} alone {number_text(line.alone)} {unit}, the probe {number_text(line.probe)}"
         )
     if (rest := findings.residualised) is not None:
         gain = with_interval(rest.gain, rest.ci95, count_of_test_rows(findings))
-        lines.append(
-            f"of the target less what {names} predict{'s' * (len(declared) == 1)}, as numbers: gain {gain} R²"
-        )
+        say = f"predict{'s' * (len(declared) == 1)}"
+        lines.append(f"{part}of the target less what {names} {say}, as numbers: gain {gain} R²")
     return lines
 
 
@@ -247,7 +259,7 @@ def _in_bits(findings: Findings, line: Mapping[str, Any]) -> dict[str, float]:
     """Of a baseline, where the verdict is in bits."""
     if findings.verdict.metric != "bits":
         return {}
-    return {"test bits": line["test"]["bits"], "validation bits": line["validation_bits"]}
+    return {"test bits": member_line(line)["bits"], "validation bits": line["validation_bits"]}
 
 
 def _confounder_tables(findings: Findings) -> dict[str, pd.DataFrame]:
@@ -288,8 +300,8 @@ def tables_of(findings: Findings) -> dict[str, pd.DataFrame]:
         {
             "baseline": label(name),
             **_in_bits(findings, line),
-            f"test {unit}": line["test"]["r2"],
-            f"surface without it, {unit}": line.get("without"),
+            f"test {unit}": member_line(line)["r2"],
+            f"surface without it, {unit}": member_line(line).get("without"),
             f"validation {unit}": line["validation"],
             "layer": layer_of(line["point"]) if line["point"] else None,
             "alpha": line["alpha"],
@@ -298,8 +310,12 @@ def tables_of(findings: Findings) -> dict[str, pd.DataFrame]:
     ]
     worst, which = worst_rows(findings), rows_shown(findings)[1]
     part = "" if findings.verdict.dealing is None else f"; test scores are of {rows_tested(findings)}"
+    of_members = part
+    if members_of_all(findings):
+        every = f"; test scores are of all {len(findings.predictions):,} rows, each by fits without it"
+        of_members = f"{every}, but of shuffled targets of {count_of_test_rows(findings)}"
     return {
-        f"{_CAPTION_BASELINES}{part}": pd.DataFrame(rows),
+        f"{_CAPTION_BASELINES}{of_members}": pd.DataFrame(rows),
         **_confounder_tables(findings),
         **({f"Rows that the probe gets most wrong, of {which}": worst} if len(worst) else {}),
         f"{_CAPTION_LAYERS}{part}": layer_table(findings),

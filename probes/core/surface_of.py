@@ -12,6 +12,7 @@ import torch
 from graticule.hooks.rows import Rows
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.fit import Predictions, Problem
+from graticule.probes.core.members import ALL_ROWS
 from graticule.probes.core.verdict import JudgeSettings
 from graticule.probes.surface.baselines import Baselines
 from graticule.probes.tables.table import Table
@@ -54,7 +55,10 @@ def fitted_before(
     predictions = findings.baseline_predictions
     if not same or not set(predictions) <= set(findings.baselines):
         return None
-    return dict(predictions), {name: dict(findings.baselines[name]) for name in predictions}
+    lines = {name: {**findings.baselines[name]} for name in predictions}
+    for line in lines.values():
+        line.pop(ALL_ROWS, None)
+    return dict(predictions), lines
 
 
 def _need_same(what: str, same: bool) -> None:

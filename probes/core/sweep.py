@@ -44,6 +44,7 @@ from graticule.probes.core.fit import PointRows, Problem, fit_points
 from graticule.probes.core.inputs import OF_ROWS, SweepInputs, Target, problem_of, table_of
 from graticule.probes.core.judge import judge_predictions
 from graticule.probes.core.logit_stack import entropy_bits
+from graticule.probes.core.members import ALL_ROWS, member_scores
 from graticule.probes.core.surface_of import fitted_before
 from graticule.probes.core.verdict import R2_GAIN, JudgeSettings, Score, Verdict
 from graticule.probes.linear.ridge import RidgeProbe
@@ -166,6 +167,8 @@ def sweep(
         class_scores = crossfit_class_scores(made, problem)
         dealt = Dealt(made.predictions["probe"].mean(axis=0), rows_gained(made, problem))
         result = crossfit_verdict(made, inputs, result)
+        for name, scores in member_scores(made.members, made.predictions["mean"], problem.y).items():
+            rows[name][ALL_ROWS] = scores
     result, gates = doubted(result, checks, best, fits, inputs, rows)
     beside = confounding(result, gates, best, inputs, made)
     of_split = None if of_split is None else alike_of_test(of_split, gates, inputs, best)

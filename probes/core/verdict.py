@@ -216,6 +216,7 @@ class Verdict(TellsNames):
         margin = with_interval(self.margin, self.margin_ci95, few)
         against = self.strongest_baseline or "the training mean"
         surface = "stacked baselines'" if self.strongest_baseline else "training mean's (no baseline)"
+        layers = "" if self.dealing is None else f" ({self.dealing.by_fold})"
         whose = "the probe's " if of_null(self.label) else ""
         by_shares = "(what the classes' training shares alone spend)"
         spent = "" if self.entropy is None else f" of {self.entropy:z.3f} bits a row {by_shares}"
@@ -224,7 +225,7 @@ class Verdict(TellsNames):
             f" (the gain is {rest:.1%} of what they leave)" if rest > 0 and not self.adds_nothing else ""
         )
         lines = [
-            f"{self.label}: {whose}gain {gain}",
+            f"{self.label}: {whose}gain {gain}{layers}",
             *self._saturated(),
             f"over the {surface} {number_text(self.surface)}{spent}, with "
             f"the probe {number_text(self.surface + self.gain)}{of_rest}; structure needs a gain of "

@@ -134,6 +134,7 @@ def _line(findings: Findings, test: GainTest) -> dict[str, Any]:
         "table": findings.table,
         "target": ", ".join(findings.target_names),
         "point": findings.chosen_point,
+        "judged_at": findings.chosen_point if verdict.dealing is None else verdict.dealing.by_fold,
         "gain": verdict.gain,
         "unit": verdict.unit,
         "low": verdict.ci95[0],

@@ -44,6 +44,7 @@ _MEMBERS = {
     "surface": "surface",
     "score": "probe alone",
     "left": "baselines leave",
+    "judged_at": "judged at",
     "point": "hook point",
     "alone": "verdict by itself",
 }
@@ -63,11 +64,11 @@ class Family(SavedResult):
     KIND: ClassVar[str] = "family"
 
     members: pd.DataFrame
-    """One row per finding, the smallest `p` first: `name`, `model`, `table`, `target`, `point`, `gain`,
-    `unit`, `low`, `high`, `surface`, `score`, `left`, `saturated` (the verdict's), `clusters`, `rows` (the
-    same where findings share their test rows), `every_row` (where they share all rows),
-    `p` (one-sided, that the gain is not above 0), `q_bh`, `q_by`, `p_max`, `bonferroni`, `alone` (the
-    verdict by itself), `named`, `label`."""
+    """One row per finding, the smallest `p` first: `name`, `model`, `table`, `target`, `point`,
+    `judged_at` (the same, or of a verdict by folds their layers), `gain`, `unit`, `low`, `high`, `surface`,
+    `score`, `left`, `saturated` (the verdict's), `clusters`, `rows` (the same where findings share their
+    test rows), `every_row` (where they share all rows), `p` (one-sided, that the gain is not above 0),
+    `q_bh`, `q_by`, `p_max`, `bonferroni`, `alone` (the verdict by itself), `named`, `label`."""
     method: str
     """What decides: a key of `METHODS`."""
     level: float
@@ -180,11 +181,16 @@ class Family(SavedResult):
     def tables(self) -> dict[str, pd.DataFrame]:
         """All findings, the smallest p first."""
         members = self.members
-        one = {c for c in ("model", "table", "point", "unit") if members[c].nunique() == 1}
+        same = [c for c in ("model", "table", "point", "judged_at", "unit") if c in members]
+        one = {c for c in same if members[c].nunique() == 1}
         left_out = one | ({"table"} if members["table"].equals(members["name"]) else set())
+        by_fold = "judged_at" in members and not members["judged_at"].equals(members["point"])
+        left_out |= set() if by_fold else {"judged_at"}
         left_out |= {"alone"} if members["alone"].equals(members["label"]) else set()
         members = members.assign(**{c: members[c].map("{:.2g}".format) for c in _CHANCES if c in members})
         headings = {key: _MEMBERS[key] for key in _MEMBERS if key in members and key not in left_out}
+        if by_fold and "point" in headings:
+            headings["point"] = "saved probe"
         if "unit" in one:
             headings |= {c: f"{headings[c]}, {members['unit'].iloc[0]}" for c in _IN_UNIT if c in headings}
         scores = [headings[c] for c in (*_IN_UNIT, "low", "high") if c in headings]

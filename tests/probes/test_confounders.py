@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn.linear_model import LinearRegression
-from sklearn.metrics import r2_score
+from sklearn.metrics import log_loss, r2_score
 
 from graticule import Activations, Findings, Table, cross_fit, holdouts, judge_on, sweep
 from graticule.probes.calibration.components import Mixture
@@ -28,6 +28,7 @@ from graticule.probes.surface.confounds import (
 )
 from graticule.probes.tables.columns import TableError
 from graticule.probes.tables.confounders import built_in, confounder_frames
+from graticule.probes.tables.groups import group_folds
 
 POINT = "blocks.0.hook_resid_post"
 MIXING = np.random.default_rng(7).normal(size=(8, 20))
@@ -39,6 +40,7 @@ def findings(
     kind: str = "binary",
     name: str = "first",
     texts: Any = None,
+    crossfit: bool = False,
     **how: Any,
 ) -> Findings:
     """400 rows whose target follows the source, which activations hold and no baseline does."""
@@ -66,9 +68,32 @@ def findings(
         activations,
         table,
         baselines=Baselines(text_digest(table), blind, False),
-        crossfit=False,
+        crossfit=crossfit,
         progress=False,
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["binary", "numeric"])
+def test_of_all_rows_a_confounder_alone_is_scored_as_the_verdict_is(kind: str) -> None:
+    """It stood beside the scores of another part of the rows: what it says is its levels' means, by fold."""
+    swept = findings(kind=kind, confounds="source", crossfit=True)
+    (line,), problem = swept.confounders, swept.problem
+    level, y = swept.inputs.table.frame["source"].to_numpy() == "web", problem.y[:, 0]
+    said, mean = np.zeros((2, 2, len(y)))
+    for repeat in range(2):
+        fold = group_folds(problem.clusters, 5, repeat)
+        for k in range(5):
+            for rows, values in ((level, said), (~level, said), (level | True, mean)):
+                values[repeat, rows & (fold == k)] = y[rows & (fold != k)].mean()
+    if kind == "binary":
+        saved = [log_loss(y, mean[r]) - log_loss(y, said[r]) for r in range(2)]
+        assert line.alone == pytest.approx(np.mean(saved) / np.log(2), abs=0.01)
+    else:
+        assert line.alone == pytest.approx(np.mean([r2_score(y, one) for one in said]), abs=0.01)
+    assert line.probe == swept.verdict.score
+    assert "on the one held-out part, within 2 levels of source: gain" in swept.summary()
+    assert "on the one held-out part, of the target less what source predicts" in swept.summary()
 
 
 @pytest.mark.slow
@@ -182,7 +207,7 @@ def test_of_one_part_the_stacks_are_those_of_its_verdict() -> None:
     swept = findings(concept=1.0, confounds=["source"])
     inputs, problem = swept.inputs, swept.problem
     probe, beside = swept.predictions_at(), swept.baseline_predictions
-    said = compared(inputs, problem, swept.chosen_point, probe, 1.0, beside)[1]
+    said = compared(inputs, problem, swept.chosen_point, probe, 1.0, beside).predicted
     y = problem.y[problem.test]
     bits = row_bits(y, said["surface"]) - row_bits(y, said["full"])
     assert bits.mean() == pytest.approx(swept.verdict_of_split.gain, abs=1e-9)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,16 @@ import pytest
 import torch
 from scipy.stats import t as student
 from sklearn.linear_model import LinearRegression
-from sklearn.metrics import r2_score
+from sklearn.metrics import log_loss, r2_score
 
 from graticule import Activations, Findings, Table, cross_fit, judge_family, sweep
 from graticule.probes.core.crossfit import cross_fitted
+from graticule.probes.core.dealing import Dealing
+from graticule.probes.core.findings_display import carried
 from graticule.probes.core.findings_figures import rows_shown
-from graticule.probes.core.fit import Problem
+from graticule.probes.core.fit import Problem, stack
 from graticule.probes.core.labels import STRUCTURE
+from graticule.probes.core.logit_stack import logit_stack
 from graticule.probes.families.gain_tests import findings_test
 from graticule.probes.generalisation.crossfitted import CrossFitted
 from graticule.probes.linear.left_out import fits_without, row_products_of
@@ -37,6 +41,7 @@ def findings(
     copies: int = 1,
     seed: int = 0,
     above: float = 0.0,
+    noise: int = 0,
     **options: Any,
 ) -> Findings:
     """The second layer alone holds the hidden part; every row stands there `copies` times."""
@@ -53,7 +58,11 @@ def findings(
         for name, x in zip(POINTS, (early, late), strict=True)
     }
     embedding = Activations.from_tensors({"hook_embed": np.repeat(seen, copies, axis=0).astype(np.float32)})
-    beside = Baselines(text_digest(table), {"mean_embedding": embedding}, False)
+    features = {"mean_embedding": embedding}
+    if noise:
+        luck = rng.normal(size=(rows * copies, 4)).astype(np.float32)
+        features["noise"] = Activations.from_tensors({"hook_embed": luck})
+    beside = Baselines(text_digest(table), features, False)
     options = {"crossfit": False, **options}
     return sweep(Activations.from_tensors(tensors), table, baselines=beside, progress=False, **options)
 
@@ -180,6 +189,7 @@ def test_a_shipped_split_or_a_large_part_is_judged_as_it_is() -> None:
     assert findings(rows=1010, crossfit=None).verdict.dealing is None
 
 
+@pytest.mark.slow
 def test_of_all_rows_are_the_entropy_and_the_smallest_gain() -> None:
     """What is left is counted on the tested rows, so that no gain is more than all of it."""
     swept = findings(rows=100, hidden=3.0, kind="binary", above=4.5, crossfit=None)
@@ -210,6 +220,72 @@ def test_of_all_rows_are_the_entropy_and_the_smallest_gain() -> None:
     )
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["numeric", "binary"])
+def test_members_are_scored_on_the_rows_of_the_verdict(kind: str) -> None:
+    """One page has one set of rows: bars, table and sentences are of all rows, computed here fold by fold."""
+    grid = np.geomspace(1e-3, 1e5, 15)
+    swept = findings(rows=80, kind=kind, crossfit=None, noise=1, alphas=grid.tolist())
+    problem, features = swept.inputs.problem, swept.inputs.baselines.features
+    y, shown = problem.y, {n: line["all_rows"] for n, line in swept.baselines.items() if n != "shuffled"}
+    said = {part: np.zeros((2, len(y), 1)) for part in ("alone", "odds", "shares", "without", "whole")}
+    names = ("mean_embedding", "noise")
+    for repeat in range(2):
+        fold = group_folds(problem.clusters, 5, repeat)
+        for k in range(5):
+            train, test = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
+            X = {n: features[n]["hook_embed"].numpy().astype(float) for n in names}
+            fits = {
+                n: ridge_cv(X[n][train], y[train], clusters=problem.clusters[train], alphas=grid)
+                for n in names
+            }
+            of_train = {n: fits[n].out_of_fold for n in names}
+            of_test = {n: fits[n].predict(X[n][test]) for n in names}
+            said["alone"][repeat, test] = of_test["mean_embedding"]
+            said["without"][repeat, test] = stack({"noise": of_train["noise"]}, y[train]).predict(of_test)
+            said["whole"][repeat, test] = stack(of_train, y[train]).predict(of_test)
+            if kind == "binary":
+                one = {"mean_embedding": of_train["mean_embedding"]}
+                said["odds"][repeat, test] = logit_stack(one, y[train], 2.0).probabilities(of_test)
+                said["shares"][repeat, test] = (y[train].sum() + 0.5) / (len(train) + 1)
+    r2 = {part: np.mean([r2_score(y, one) for one in values]) for part, values in said.items()}
+    line = shown["mean_embedding"]
+    assert line["r2"] == pytest.approx(r2["alone"], abs=1e-6)
+    assert line["without"] == pytest.approx(r2["without"], abs=1e-6)
+    assert line["adds"] == pytest.approx(r2["whole"] - r2["without"], abs=1e-6)
+    unit = "Brier skill" if kind == "binary" else "R²"
+    caption, table = next((c, t) for c, t in swept.tables().items() if c.startswith("The baselines"))
+    assert "test scores are of all 80 rows, each by fits without it, but of shuffled targets" in caption
+    assert list(table[f"test {unit}"])[:2] == [shown[n]["r2"] for n in names]
+    bars = [shown[n]["r2"] for n in names]
+    if kind == "binary":
+        losses = [
+            log_loss(y[:, 0], one[:, 0]) / np.log(2) for part in ("shares", "odds") for one in said[part]
+        ]
+        assert line["bits"] == pytest.approx(np.mean(losses[:2]) - np.mean(losses[2:]), abs=1e-6)
+        bars = [shown[n]["bits"] for n in names]
+    else:
+        assert r2["whole"] == pytest.approx(swept.verdict.surface, abs=1e-6)
+    assert swept.verdict.strongest_baseline == "mean_embedding"
+    drawn = [a.hovertext for a in swept.plot().layout.annotations]
+    values = [*bars, swept.verdict.surface, swept.verdict.score]
+    titles = [*names, "surface stack", "probe"]
+    assert set(drawn) == {f"{n}: test score {v:z.3f}" for n, v in zip(titles, values, strict=True)}
+    assert f"(alone {line['r2']:.3f}, without it {line['without']:z.3f} {unit})" in swept.summary()
+
+
+def test_a_member_that_says_little_carries_nothing() -> None:
+    """Whatever the stack loses without it: `block_0` of a negative score was told to carry a surface."""
+    swept = findings()
+    lines = {n: dict(line) for n, line in swept.baselines.items()}
+    lines["other"] = {**lines["mean_embedding"], "adds": 0.02, "without": 0.3, "test": {"r2": 0.3}}
+    for alone, carries in ((-0.1, False), (0.1, False), (0.2, True)):
+        lines["mean_embedding"] |= {"adds": 0.05, "without": 0.27, "test": {"r2": alone}}
+        (line,) = carried(replace(swept, baselines=lines))
+        assert line.startswith("the surface is carried by mean_embedding (alone") == carries
+        assert line.startswith("no member carries the surface by itself, other most (0.300)") != carries
+
+
 def test_families_take_the_cross_fitted_p() -> None:
     swept = findings(crossfit=None)
     test, verdict = findings_test(swept), swept.verdict
@@ -218,6 +294,26 @@ def test_families_take_the_cross_fitted_p() -> None:
     assert test.t == pytest.approx(verdict.gain / verdict.se, rel=0.2)
     members = judge_family({"a": swept, "b": findings(crossfit=None, hidden=0.0, seed=1)})
     assert "1 of 2 findings named" in members.summary()
+    first = members.members.set_index("name").loc["a"]
+    assert verdict.dealing is not None and first["judged_at"] == verdict.dealing.by_fold
+
+
+def test_layers_are_told_that_the_folds_chose_beside_the_one_that_is_saved() -> None:
+    def dealing(*layers: int) -> Dealing:
+        counts = {f"blocks.{layer}.hook_resid_post": 10 - k for k, layer in enumerate(layers)}
+        return Dealing(2, 5, 24.0, counts)
+
+    assert dealing(9).by_fold == "layer 9, in every fold"
+    assert dealing(12, 9).by_fold == "layers 9 and 12, by fold"
+    assert dealing(12, 9, 15).by_fold == "layers 9, 12 and 15, by fold"
+    assert dealing(12, 9, 15, 3, 4).by_fold == "5 layers from 3 to 15, by fold"
+    mixed = replace(dealing(9), points={"hook_embed": 6, "blocks.9.hook_resid_post": 4})
+    assert mixed.by_fold == "hook_embed and layer 9, by fold"
+    swept = findings()
+    for layers, said in (((1, 0), False), ((0,), True)):
+        one = replace(swept, verdict=replace(swept.verdict, dealing=dealing(*layers)))
+        assert ("(blocks.1.hook_resid_post, which no fold chose)" in one.summary()) == said
+        assert one.summary().splitlines()[0].endswith(f" ({dealing(*layers).by_fold})")
 
 
 @pytest.mark.slow
