@@ -100,7 +100,9 @@ def _of_probe(
         )
     if at_mean:
         least = least_seen(problem, len(best.fit.coef), judged.metric)
-        cause = "" if outliers.any else f"; from these rows it would learn a part of about {least:.2g}"
+        cause = (
+            "" if outliers.any else f"; a part below about {least:.2g} would not be learned from these rows"
+        )
         warnings.append(
             "out of fold the probe's best fit is no better than the training mean, so that its gain says "
             f"nothing{cause}"
@@ -217,7 +219,8 @@ def _of_gain(judged: Verdict, best: PointFit, inputs: SweepInputs) -> tuple[list
     gates = Gates()
     for _, one in looks:
         gates |= one
-    return [sentence for sentences, _ in looks for sentence in sentences], gates
+    part = "" if judged.dealing is None else "on the one held-out part, "
+    return [f"{part}{sentence}" for sentences, _ in looks for sentence in sentences], gates
 
 
 def _of_neighbours(left: WithoutNeighbours, inputs: SweepInputs) -> tuple[list[str], Gates]:
@@ -267,8 +270,8 @@ def _digests(best: PointFit, inputs: SweepInputs, part: Int[np.ndarray, " row"])
 
 def _neighbours_said(left: WithoutNeighbours, inputs: SweepInputs) -> str:
     sentence = (
-        f"of a gain of {left.gain:+z.3f}, {left.without:+z.3f} is left where each test row is read without "
-        f"the {left.neighbours} training rows next to it"
+        f"of a gain of {left.gain:+z.3f} R², {left.without:+z.3f} is left where each test row is read "
+        f"without the {left.neighbours} training rows next to it"
     )
     if len(left.close):
         rows = (int(left.close[0]), int(left.beside[0]))
