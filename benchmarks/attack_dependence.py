@@ -11,6 +11,9 @@ Rows are independent, and the part `share` of the target is linear in the activa
 
 - *independent*: where the words must be those of the same gain and interval without any check of neighbours.
 
+Shuffled (`--only shuffled`, the split that a sweep draws): rows of series and of documents in any order, most
+with a class each; and honest classes, of several kinds or of one.
+
 Cells: one cell of a world that holds a hidden part is absurd, in activations, a baseline or the target; the
 verdict must be left open, and the row be named. Targets with heavy tails alone must raise no alarm.
 """
@@ -74,14 +77,15 @@ def independent(rng: np.random.Generator, n: int, width: int, share: float, deca
     return x * np.arange(1, width + 1.0) ** -decay, y, rng.normal(size=(n, 8))
 
 
-def swept(
-    rows: Rows, rng: np.random.Generator, n_bootstrap: int, is_test: np.ndarray | None = None
-) -> Findings:
-    """A quarter of the rows is the test part."""
+def quarter(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Test rows."""
+    return rng.permutation(n) < n // 4
+
+
+def swept(rows: Rows, n_bootstrap: int, is_test: np.ndarray | None = None) -> Findings:
+    """By the split that is given, or that the table draws."""
     x, y, beside = rows
-    if is_test is None:
-        is_test = rng.permutation(len(y)) < len(y) // 4
-    table = Table.from_arrays(y, is_test=is_test)
+    table = Table.from_arrays(y) if is_test is None else Table.from_arrays(y, is_test=is_test)
     embedding = Activations.from_tensors({"hook_embed": torch.from_numpy(beside).double()})
     return sweep(
         Activations.from_tensors({POINT: torch.from_numpy(x).double()}),
@@ -132,7 +136,8 @@ def dependence(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         counts = dict.fromkeys(("structure", "by interval", "left open by neighbours"), 0)
         for trial in range(args.trials):
             rng = np.random.default_rng([args.seed, place, trial])
-            judged = swept(make(rng, **given), rng, args.n_bootstrap).verdict
+            rows = make(rng, **given)
+            judged = swept(rows, args.n_bootstrap, quarter(rng, len(rows[1]))).verdict
             by_interval = judged.ci95[0] > 0 and judged.gain >= judged.min_gain
             counts["structure"] += judged.label == STRUCTURE
             counts["by interval"] += by_interval
@@ -140,6 +145,96 @@ def dependence(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         line: dict[str, Any] = {"world": name, "trials": args.trials}
         line |= {what: rate(count, args.trials) for what, count in counts.items()}
         yield {**line, "seconds": round(time.perf_counter() - began)}
+
+
+# Shuffled ---------------------------------------------------------------------------------------------
+def in_any_order(rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> Rows:
+    """Rows permuted."""
+    order = rng.permutation(len(y))
+    return x[order], y[order], rng.normal(size=(len(y), 4))
+
+
+def yes_or_no(y: np.ndarray) -> np.ndarray:
+    """By the sign."""
+    return np.where(y > 0, "yes", "no")
+
+
+def shuffled_series(rng: np.random.Generator, n: int, width: int, rho: float, classes: bool = True) -> Rows:
+    """Of `serial`, without the order."""
+    x, y, _ = serial(rng, n, width, rho)
+    return in_any_order(rng, x, yes_or_no(y) if classes else y)
+
+
+def documents(rng: np.random.Generator, n: int, width: int, rho: float, size: int = 40) -> Rows:
+    """Of `size` sentences each, and half of the documents have the one label, by luck."""
+    of = np.repeat(np.arange(n // size), size)
+    x = np.sqrt(rho) * rng.normal(size=(n // size, width))[of]
+    x += np.sqrt(1 - rho) * rng.normal(size=(len(of), width))
+    return in_any_order(rng, x, yes_or_no(rng.permutation(n // size)[of] - n // size / 2 + 0.5))
+
+
+def kinds(rng: np.random.Generator, n: int, width: int, count: int, apart: float, loose: float) -> Rows:
+    """Two classes at a distance, each of some kinds at distances of their own."""
+    y, kind = rng.integers(0, 2, n), rng.integers(0, count, n)
+    x = apart * rng.normal(size=(2, width))[y] + loose * rng.normal(size=(2, count, width))[y, kind]
+    return in_any_order(rng, x / np.sqrt(width) + rng.normal(size=(n, width)), yes_or_no(y))
+
+
+def read(rng: np.random.Generator, n: int, width: int, share: float = 0.5, gap: float = 1.81) -> Rows:
+    """Two classes apart in one direction, by default at an AUROC of .9."""
+    y = rng.random(n) < share
+    way = rng.normal(size=width)
+    x = rng.normal(size=(n, width)) + gap * np.outer(y, way / np.linalg.norm(way))
+    return in_any_order(rng, x, yes_or_no(y))
+
+
+SHUFFLED: dict[str, tuple[Callable[..., Rows], dict[str, Any]]] = {
+    "luck: series, yes/no, rho .98, 400 x 64": (shuffled_series, {"n": 400, "width": 64, "rho": 0.98}),
+    "luck: series, yes/no, rho .95, 300 x 32": (shuffled_series, {"n": 300, "width": 32, "rho": 0.95}),
+    "luck: series, numbers, rho .95, 300 x 16": (
+        shuffled_series,
+        {"n": 300, "width": 16, "rho": 0.95, "classes": False},
+    ),
+    "luck: documents, rho .8, 1000 x 64": (documents, {"n": 1000, "width": 64, "rho": 0.8}),
+    "luck: documents, rho .5, 1000 x 64": (documents, {"n": 1000, "width": 64, "rho": 0.5}),
+    "luck: documents, rho .8, 400 x 64": (documents, {"n": 400, "width": 64, "rho": 0.8}),
+    "luck: documents, rho .5, 400 x 64": (documents, {"n": 400, "width": 64, "rho": 0.5}),
+    "honest: two classes of 3 kinds, 300 x 64": (
+        kinds,
+        {"n": 300, "width": 64, "count": 3, "apart": 3.0, "loose": 5.0},
+    ),
+    "honest: two classes of 5 kinds, 275 x 256": (
+        kinds,
+        {"n": 275, "width": 256, "count": 5, "apart": 4.0, "loose": 4.0},
+    ),
+    "honest: two classes of 2 kinds, 600 x 32": (
+        kinds,
+        {"n": 600, "width": 32, "count": 2, "apart": 3.0, "loose": 6.0},
+    ),
+    "honest: AUROC .9, 400 x 64": (read, {"n": 400, "width": 64}),
+    "honest: AUROC .9, 400 x 256": (read, {"n": 400, "width": 256}),
+    "honest: AUROC .95, one in ten, 500 x 32": (read, {"n": 500, "width": 32, "share": 0.1, "gap": 2.33}),
+    "honest: numbers, 300 x 16, share .4": (independent, {"n": 300, "width": 16, "share": 0.4}),
+    "honest: numbers, 300 x 256, share .9": (independent, {"n": 300, "width": 256, "share": 0.9}),
+    "honest: numbers, 100 x 16, share .6": (independent, {"n": 100, "width": 16, "share": 0.6}),
+}
+
+
+def shuffled(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """A line for each world, by the sweep's own split: structure, and what neighbours left open."""
+    for place, (name, (make, given)) in enumerate(SHUFFLED.items()):
+        if args.match not in name:
+            continue
+        labels = [
+            swept(make(np.random.default_rng([args.seed, 300 + place, trial]), **given), 200).verdict.label
+            for trial in range(args.trials)
+        ]
+        yield {
+            "world": name,
+            "trials": args.trials,
+            "structure": rate(labels.count(STRUCTURE), args.trials),
+            "left open by neighbours": rate(sum(NEIGHBOURS[0] in one for one in labels), args.trials),
+        }
 
 
 # Cells -----------------------------------------------------------------------------------------------
@@ -182,7 +277,7 @@ def cells(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         for trial in range(args.trials):
             rng = np.random.default_rng([args.seed, 100 + place, trial])
             rows, row, is_test = with_cell(what, rng)
-            judged = swept(rows, rng, args.n_bootstrap, is_test).verdict
+            judged = swept(rows, args.n_bootstrap, is_test).verdict
             left_open += judged.label.startswith(NOT_DECIDED)
             named += any(f"row {row} " in said for said in judged.warnings)
         yield {
@@ -197,7 +292,8 @@ def cells(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             rng = np.random.default_rng([args.seed, 200 + place, trial])
             n = (200, 2000)[trial % 2]
             y = draw(rng, n)
-            judged = swept((rng.normal(size=(n, 8)), y, rng.normal(size=(n, 4))), rng, 50).verdict
+            made = (rng.normal(size=(n, 8)), y, rng.normal(size=(n, 4)))
+            judged = swept(made, 50, quarter(rng, n)).verdict
             alarms += any("typing error" in said for said in judged.warnings)
         yield {
             "cell": f"none, {what}",
@@ -213,12 +309,12 @@ def main() -> None:
     options.add_argument("--trials", type=int, default=200, help="worlds of each kind (default: %(default)s)")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--n-bootstrap", type=int, default=1000)
-    options.add_argument("--only", choices=("dependence", "cells"), help="one of the two")
+    options.add_argument("--only", choices=("dependence", "shuffled", "cells"), help="one of these")
     options.add_argument("--match", default="", help="only worlds with these letters in their names")
     args = options.parse_args()
     torch.set_num_threads(1)
     figures: dict[str, Any] = {}
-    for name, lines_of in (("dependence", dependence), ("cells", cells)):
+    for name, lines_of in (("dependence", dependence), ("shuffled", shuffled), ("cells", cells)):
         if args.only in (None, name):
             figures[name] = []
             for line in lines_of(args):

@@ -20,7 +20,7 @@ from graticule.probes.core.gates import Gates
 from graticule.probes.core.idle import least_seen, still
 from graticule.probes.core.inputs import SweepInputs
 from graticule.probes.core.labels import ALSO_FINDS, ALSO_READ, AT_MEAN, NO_BETTER, NOT_DECIDED, STRUCTURE
-from graticule.probes.core.neighbours import LEAST_SHARE, WithoutNeighbours, without_neighbours
+from graticule.probes.core.neighbours import WithoutNeighbours, without_neighbours
 from graticule.probes.core.stretches import LEAST_SHARE as LEAST_OF_STRETCHES
 from graticule.probes.core.stretches import without_stretches
 from graticule.probes.core.verdict import R2_GAIN, Verdict
@@ -226,7 +226,7 @@ def _of_gain(judged: Verdict, best: PointFit, inputs: SweepInputs) -> tuple[list
 def _of_neighbours(left: WithoutNeighbours, inputs: SweepInputs) -> tuple[list[str], Gates]:
     if not left.share < _MUCH:
         return [], Gates()
-    gates = Gates(("the gain rests on near neighbours across the split",) * (left.share < LEAST_SHARE))
+    gates = Gates(("the gain rests on near neighbours across the split",) * (left.share < left.least))
     return [_neighbours_said(left, inputs)], gates
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from graticule.hooks.imports import load
 from graticule.hooks.rows import Rows
@@ -14,13 +14,14 @@ from graticule.probes.core.fit import PointFit, PointRows, Predictions, Problem,
 from graticule.probes.linear.moments import fewer_rows
 from graticule.probes.linear.rows import chunk_rows_for, chunks
 from graticule.probes.scores.metrics import mean_r2
-from graticule.probes.tables.alike import alike_rows
 
 LEAST_SHARE = 0.25
 """A gain that keeps less than this share of itself without the neighbours of every row rests on them."""
+LEAST_OF_CLASSES = 0.5
+"""The same without the rows of every class that are most alike."""
 MOST_NEIGHBOURS = 30
 _MOST_ALIKE = 300
-_ROWS_ALIKE = 5000
+_ROWS_ALIKE = 20_000
 _SHARE_OF_ROWS = 10
 _SHARE_OF_CLASS = 4
 LEVELS = 12
@@ -41,10 +42,12 @@ class WithoutNeighbours:
     without: float
     """The same where each is read by a probe that was fitted without its neighbours."""
     neighbours: int
-    """Training rows left out for each: those that weigh most in what the probe says of it. Of a row that more
-    are alike with (`alike_rows`), as of a large cluster that nobody declared, all of these are."""
+    """Training rows left out for each, at most: those that weigh most in what the probe says of it, or those
+    most like it in what the probe does not read, whichever tell more against the gain."""
     looked_at: int
     """Test rows."""
+    least: float
+    """The share of a gain that must be left for it not to rest on them."""
     close: Int[np.ndarray, " pair"]
     """Test rows that are nearer to a training row of nearly the same target than any lies on the other side,
     the closest first."""
@@ -72,8 +75,12 @@ def without_neighbours(
     ŷ(x) − h(x, N)(I − H(N, N))⁻¹(y(N) − ŷ(N)), exactly (1/n added to h for the intercept). Where the target
     is linear in the activations, the rows left out are a few of many that say the same, those on the other
     side of the mean as much as any. Where rows depend on each other without being declared a cluster, all
-    that was read goes with them, also where they are more than that: all that are alike are left out.
-    Strength and stack are those of the verdict.
+    that was read goes with them.
+
+    Large clusters have more rows than weigh most. Those are sought once more, in activations less what
+    targets (of classes, their means) and the probe's predictions say of them linearly: a class, or the
+    target, makes nobody alike there, and of independent rows any are left out. Of numbers a tenth of the rows
+    is, of classes a quarter of each, 300 at most. Strength and stack are those of the verdict.
 
     Args:
         activations: What was swept.
@@ -91,51 +98,63 @@ def without_neighbours(
         return None
     test = np.unique(np.linspace(0, len(every) - 1, min(len(every), _TEST_ROWS)).astype(np.int64))
     y, y_test = problem.y[train], problem.y[every[test]]
-    count, most_alike = _count(y, classes)
+    parts = _parts(y, classes)
     rows, others = (values_of(PointRows(activations, best.point, which)) for which in (train, every[test]))
-    kernel, alike = _Kernel.of(rows, others, best.fit.alpha), _alike(rows, others)
+    kernel = _Kernel.of(rows, others, best.fit.alpha)
     centred = y - y.mean(axis=0)
-    residual = centred - kernel.fitted(centred)
-    moved = np.empty_like(y_test)
+    fitted, predicted = kernel.fitted(centred)
+    residual = centred - fitted
+    looks = [(kernel, [(np.arange(n), _count(parts))], LEAST_SHARE)]
+    if n <= _ROWS_ALIKE:
+        aims = np.concatenate([y, fitted], axis=1), np.concatenate([y_test, predicted], axis=1)
+        least = LEAST_OF_CLASSES if len(parts) > 1 else LEAST_SHARE
+        looks.append((_Kernel.of_rest((rows, others), aims), _most_alike(parts), least))
+    moved = [np.empty_like(y_test) for _ in looks]
     nearest, is_close, closeness = (np.empty(len(test), t) for t in (np.int64, bool, np.float64))
     for row in range(len(test)):
         weights = kernel.weights(row)
-        first = np.where(alike[row], np.inf, weights)
-        most = max(count, min(int(alike[row].sum()), most_alike))
-        near = np.argpartition(-first, most - 1)[:most]
-        own = kernel.between(near) + 1 / n
-        moved[row] = -(weights[near] + 1 / n) @ np.linalg.solve(np.eye(most) - own, residual[near])
-        nearest[row] = near[weights[near].argmax()]
+        for look, (metric, left_out, _) in enumerate(looks):
+            like = -metric.weights(row)
+            near = np.concatenate([of[np.argpartition(like[of], most - 1)[:most]] for of, most in left_out])
+            own = np.eye(len(near)) - kernel.between(near) - 1 / n
+            moved[look][row] = -(weights[near] + 1 / n) @ np.linalg.solve(own, residual[near])
+        nearest[row] = weights.argmax()
         closeness[row] = weights[nearest[row]] / max(-float(weights.min()), np.finfo(np.float64).tiny)
         is_close[row] = closeness[row] > _NEARER
-    gain, without = gains_moved(problem, best, baselines, test, moved)
     apart = np.abs((y_test - y[nearest]) / y.std(axis=0)).mean(axis=1)
     anyone = np.abs((y_test - np.roll(y_test, len(y_test) // 2, axis=0)) / y.std(axis=0)).mean(axis=1)
     is_close &= apart <= _ALIKE * np.median(anyone)
     order = np.flatnonzero(is_close)[np.argsort(-closeness[is_close], kind="stable")]
-    return WithoutNeighbours(gain, without, count, len(test), every[test[order]], train[nearest[order]])
+    gains = [gains_moved(problem, best, baselines, test, one) for one in moved]
+    tells = [without - least * gain for (gain, without), (_, _, least) in zip(gains, looks, strict=True)]
+    look = int(np.argmin(tells))
+    _, left_out, least = looks[look]
+    count = sum(most for _, most in left_out)
+    return WithoutNeighbours(*gains[look], count, len(test), least, every[test[order]], train[nearest[order]])
 
 
-def _count(y: Float[np.ndarray, "train target"], classes: bool) -> tuple[int, int]:
-    """How many neighbours are left out, a tenth of the rows at most and of a level of few a quarter; and how
-    many that are alike."""
-    most = min(MOST_NEIGHBOURS, max(2, len(y) // _SHARE_OF_ROWS))
+def _parts(y: Float[np.ndarray, "train target"], classes: bool) -> list[Int[np.ndarray, " _"]]:
+    """Rows of each class, or of each level of few; all rows of numbers."""
     _, level, sizes = np.unique(y, axis=0, return_inverse=True, return_counts=True)
     if not classes and len(sizes) > LEVELS:
-        return most, min(_MOST_ALIKE, len(y) // 4)
-    most = max(1, min(most, int(np.median(sizes[level.reshape(-1)])) // _SHARE_OF_CLASS))
-    return most, most  # rows of a class may well be alike
+        return [np.arange(len(y))]
+    return [np.flatnonzero(level.reshape(-1) == k) for k in range(len(sizes))]
 
 
-def _alike(
-    train: Float[np.ndarray, "train width"], test: Float[np.ndarray, "some width"]
-) -> Bool[np.ndarray, "some train"]:
-    """Whether training rows are presumed to be of a test row's cluster; of many rows none is."""
-    n = len(train)
-    if n + len(test) > _ROWS_ALIKE:
-        return np.zeros((len(test), n), bool)
-    cluster = alike_rows(np.concatenate([train, test]))
-    return cluster[n:, None] == cluster[None, :n]
+def _count(parts: Sequence[Int[np.ndarray, " _"]]) -> int:
+    """How many neighbours are left out: a tenth of the rows at most, and of classes a quarter of one."""
+    sizes = np.array([len(part) for part in parts])
+    most = min(MOST_NEIGHBOURS, max(2, int(sizes.sum()) // _SHARE_OF_ROWS))
+    if len(parts) == 1:
+        return most
+    return max(1, min(most, int(np.median(np.repeat(sizes, sizes))) // _SHARE_OF_CLASS))
+
+
+def _most_alike(parts: Sequence[Int[np.ndarray, " _"]]) -> list[tuple[Int[np.ndarray, " _"], int]]:
+    """Of each part, how many rows that are alike are left out."""
+    share = 1 / (_SHARE_OF_CLASS if len(parts) > 1 else _SHARE_OF_ROWS)
+    share = min(share, _MOST_ALIKE / sum(len(part) for part in parts))
+    return [(part, int(share * len(part))) for part in parts]
 
 
 def values_of(rows: PointRows) -> Float[np.ndarray, "row width"]:
@@ -193,9 +212,23 @@ class _Kernel:
             *(np.ascontiguousarray(solve_triangular(lower, x.T, lower=True).T) for x in (rows, others))
         )
 
-    def fitted(self, y: Float[np.ndarray, "train target"]) -> Float[np.ndarray, "train target"]:
-        """Of centred targets, on the training rows."""
-        return self.train @ (self.train.T @ y)
+    @classmethod
+    def of_rest(cls, rows: tuple[np.ndarray, np.ndarray], aims: tuple[np.ndarray, np.ndarray]) -> _Kernel:
+        """Of rows' directions, less what others say of them linearly, at the strength of the directions that
+        they vary along."""
+        mean, aimed = rows[0].mean(axis=0), aims[0].mean(axis=0)
+        slope = np.linalg.lstsq(aims[0] - aimed, rows[0] - mean, rcond=None)[0]
+        rest, others = (x - mean - (one - aimed) @ slope for x, one in zip(rows, aims, strict=True))
+        gram = rest @ rest.T if fewer_rows(rest.shape) else rest.T @ rest
+        nothing = 1e-12 * float(np.square(rows[0] - mean).sum())
+        made = cls.of(rest, others, float(np.square(gram).sum() / (np.trace(gram) + nothing)) + nothing)
+        length = np.linalg.norm(made.train, axis=1, keepdims=True)
+        return cls(made.train / np.where(length > 0, length, 1.0), made.test)
+
+    def fitted(self, y: Float[np.ndarray, "train target"]) -> tuple[np.ndarray, np.ndarray]:
+        """Of centred targets, on the training rows and on the others."""
+        coef = self.train.T @ y
+        return self.train @ coef, self.test @ coef
 
     def weights(self, row: int) -> Float[np.ndarray, " train"]:
         """Of every training row in the prediction of a test row."""

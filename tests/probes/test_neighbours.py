@@ -40,47 +40,66 @@ def grouped(rng: np.random.Generator, n: int, width: int, size: int, shared: flo
     return x, rng.normal(size=n // size)[of], rng.random(len(of)) < 0.25
 
 
-@pytest.mark.parametrize("n,width,size", [(200, 10, 1), (60, 90, 1), (1200, 30, 60)])
+@pytest.mark.parametrize("n,width,levels", [(200, 10, 0), (60, 90, 0), (120, 20, 3), (150, 12, 2)])
 @pytest.mark.parametrize("targets", [1, 2])
 def test_the_gain_without_neighbours_is_that_of_ridges_fitted_without_them(
-    n: int, width: int, size: int, targets: int
+    n: int, width: int, levels: int, targets: int
 ) -> None:
-    """Every test row once more by a ridge that is fitted without the rows that weigh most for it, and without
-    all of its presumed cluster."""
+    """Every test row once more by a ridge fitted without the rows that weigh most for it, or without those
+    most like it in what targets and predictions leave of the activations."""
     rng = np.random.default_rng(1)
-    x = 3 * rng.normal(size=(n // size, width)).repeat(size, axis=0) * (size > 1) + rng.normal(
-        size=(n, width)
-    )
-    y, of = x[:, :targets] + 0.5 * rng.normal(size=(n, targets)), np.repeat(np.arange(n // size), size)
+    x = rng.normal(size=(n, width))
+    y = x[:, :targets] + 0.5 * rng.normal(size=(n, targets))
+    if levels:
+        y = np.repeat(rng.integers(0, levels, (n, 1)), targets, axis=1) * np.arange(1.0, targets + 1)
+        x[:, :1] += y[:, :1]
     found = swept(x, y, is_test=rng.random(n) < 0.3)
     problem, baselines = found.problem, found.baseline_predictions
     fit = _fit(found)
-    left = without_neighbours(found.inputs.activations, problem, fit, baselines)
+    left = without_neighbours(found.inputs.activations, problem, fit, baselines, classes=levels > 0)
     assert left is not None and left.looked_at == len(problem.test)
     X, Z, own = x[problem.train], x[problem.test], problem.y[problem.train]
-    centred = X - X.mean(axis=0)
-    metric = np.linalg.inv(centred.T @ centred + fit.fit.alpha * np.eye(width))
-    weights = (Z - X.mean(axis=0)) @ metric @ centred.T
-    predicted = np.empty_like(problem.y[problem.test])
+    weights = _weights(X, Z, fit.fit.alpha)
+    ridge, y_test = ridge_fit(X, own, fit.fit.alpha), problem.y[problem.test]
+    beside = [np.column_stack([np.ones(len(a)), b, ridge.predict(a)]) for a, b in ((X, own), (Z, y_test))]
+    told = np.linalg.lstsq(beside[0], X, rcond=None)[0]
+    rest, others = X - beside[0] @ told, Z - beside[1] @ told
+    variances = np.linalg.eigvalsh(rest.T @ rest)
+    alike = _weights(rest, others, np.square(variances).sum() / variances.sum())
+    alike /= np.sqrt(np.diag(_weights(rest, rest, np.square(variances).sum() / variances.sum())))
+    kind = own[:, 0] if levels else np.zeros(len(own))
+    parts = [np.flatnonzero(kind == k) for k in np.unique(kind)]
+    sizes = np.array([len(part) for part in parts])
+    count = (
+        max(2, len(X) // 10)
+        if not levels
+        else min(len(X) // 10, int(np.median(np.repeat(sizes, sizes))) // 4)
+    )
+    predicted = np.empty((2, *y_test.shape))
     for row, weight in enumerate(weights):
-        mates = np.flatnonzero(of[problem.train] == of[problem.test[row]]) if size > 1 else []
-        assert len(mates) == 0 or len(mates) > left.neighbours  # or the weights would have to be looked at
-        rest = (
-            np.setdiff1d(np.arange(len(X)), mates) if len(mates) else np.argsort(-weight)[left.neighbours :]
-        )
-        predicted[row] = ridge_fit(X[rest], own[rest], fit.fit.alpha).predict(Z[[row]])[0]
+        gone = [part[np.argsort(-alike[row][part])[: len(part) // (4 if levels else 10)]] for part in parts]
+        for look, without in enumerate((np.argsort(-weight)[:count], np.concatenate(gone))):
+            kept = np.setdiff1d(np.arange(len(X)), without)
+            predicted[look, row] = ridge_fit(X[kept], own[kept], fit.fit.alpha).predict(Z[[row]])[0]
     everything = {**baselines, "probe": fit.predictions}
     whole = stack({name: one.out_of_fold for name, one in everything.items()}, own)
     tests = {name: one.test for name, one in baselines.items()}
     surface = stack({name: one.out_of_fold for name, one in baselines.items()}, own).predict(
         tests, len(problem.test)
     )
-    y_test = problem.y[problem.test]
     below = mean_r2(y_test, surface)
-    assert left.without == pytest.approx(
-        mean_r2(y_test, whole.predict({**tests, "probe": predicted})) - below, abs=1e-7
+    gains = [mean_r2(y_test, whole.predict({**tests, "probe": one})) - below for one in predicted]
+    expected = min(
+        zip(gains, (0.25, 0.5 if levels else 0.25), strict=True), key=lambda g: g[0] - g[1] * left.gain
     )
-    assert left.gain == pytest.approx(found.verdict.gain, abs=1e-9)
+    assert (left.without, left.least) == (pytest.approx(expected[0], abs=1e-7), expected[1])
+    if not levels:
+        assert left.gain == pytest.approx(found.verdict.gain, abs=1e-9)
+
+
+def _weights(X: np.ndarray, Z: np.ndarray, alpha: float) -> np.ndarray:
+    centred = X - X.mean(axis=0)
+    return (Z - X.mean(axis=0)) @ np.linalg.inv(centred.T @ centred + alpha * np.eye(X.shape[1])) @ centred.T
 
 
 def _fit(found: Findings):
@@ -134,6 +153,26 @@ def test_classes_that_lie_together_are_no_neighbours() -> None:
     assert found.verdict.label == STRUCTURE
 
 
+@pytest.mark.parametrize("shared", [0.8, 0.5])
+def test_documents_of_a_label_each_leave_nothing_decided(shared: float) -> None:
+    """Forty sentences a document, in any order, and nobody says which: more than have a row's weight."""
+    rng = np.random.default_rng(13)
+    of = rng.permutation(np.repeat(np.arange(10), 40))
+    x = np.sqrt(shared) * rng.normal(size=(10, 64))[of] + np.sqrt(1 - shared) * rng.normal(size=(400, 64))
+    found = swept(x, np.where(of < 5, "yes", "no"), is_test=rng.random(400) < 0.25)
+    assert found.verdict.ci95[0] > 0.01 and found.verdict.label == ON_NEIGHBOURS
+
+
+def test_a_class_of_several_kinds_stands_without_one() -> None:
+    rng = np.random.default_rng(14)
+    of, kind = rng.integers(0, 2, 400), rng.integers(0, 4, 400)
+    x = 0.5 * rng.normal(size=(2, 64))[of] + 0.6 * rng.normal(size=(2, 4, 64))[of, kind]
+    found = swept(
+        x + rng.normal(size=(400, 64)), np.array(["thing", "animal"])[of], is_test=rng.random(400) < 0.25
+    )
+    assert found.verdict.label == STRUCTURE and not found.gates.structure
+
+
 def test_targets_are_dealt_by_cluster() -> None:
     rng = np.random.default_rng(6)
     clusters, is_test = np.repeat(np.arange(40), 5), np.repeat(rng.random(40) < 0.3, 5)
@@ -164,6 +203,16 @@ def test_series_along_the_table_leave_nothing_decided(yes_or_no: bool) -> None:
     found = swept(x, np.where(y > 0, "yes", "no") if yes_or_no else y, is_test=rng.random(400) < 0.25)
     assert found.verdict.ci95[0] > 0 and found.verdict.label.startswith(NOT_DECIDED)
     assert any("position" in said and "cluster=" in said for said in found.verdict.warnings)
+
+
+@pytest.mark.parametrize("yes_or_no", [False, True])
+def test_series_in_any_order_leave_nothing_decided(yes_or_no: bool) -> None:
+    rng = np.random.default_rng(15)
+    x, y = series(rng, 300, 32, 0.95)
+    order = rng.permutation(300)
+    x, y = x[order], y[order]
+    found = swept(x, np.where(y > 0, "yes", "no") if yes_or_no else y, is_test=rng.random(300) < 0.25)
+    assert found.verdict.ci95[0] > 0 and found.verdict.label == ON_NEIGHBOURS
 
 
 def test_the_gain_without_stretches_is_that_of_ridges_fitted_without_them() -> None:
