@@ -25,7 +25,8 @@ from graticule.probes.core.findings import Findings
 from graticule.probes.core.fit import PointRows
 from graticule.probes.linear.spectrum import plan_holdout
 from graticule.probes.surface.confounds import CONFOUNDS, confounder_columns
-from graticule.probes.surface.fitted import served_by
+from graticule.probes.surface.joint import JOINT, joint_rows
+from graticule.probes.surface.serving import features_of
 from graticule.probes.surface.string_ridge import ALPHAS, StringRidge
 from graticule.probes.surface.strings import SPELLING, TREES, StringReader
 
@@ -74,9 +75,10 @@ class Instrument:
 
         own = np.arange(len(problem.y))
         ridges = {PROBE: ridge(swept.activations, findings.chosen_point, own)}
-        for name, feature in swept.baselines.features.items():
-            rows = served_by(feature, swept.activations)
-            ridges[name] = ridge(feature, findings.baselines[name]["point"], rows)
+        features = features_of(swept.baselines, swept.activations, problem)
+        points = {name: findings.baselines[name]["point"] for name in features}
+        for name, (feature, rows) in features.items():
+            ridges[name] = ridge(feature, points[name], rows)
         strings = None
         texts = swept.table.strings
         if STRINGS in findings.baselines and texts is not None:
@@ -87,7 +89,7 @@ class Instrument:
             grid = _about(chosen) if few else _coarse(chosen, string_step or 3)
             ridge_on_terms = StringRidge.of(ordered[:n_train], clusters, ordered[n_train:], seed=0)
             strings = StringAnswerer.of(ridge_on_terms, grid, quiet)
-        trees = None
+        trees, reader = None, None
         if SPELLING in findings.baselines and texts is not None:
             reader = StringReader.of(swept.table, problem, swept.baselines.tokens)
             rows = [
@@ -101,6 +103,12 @@ class Instrument:
             if columns.shape[1]:
                 train, test = (columns[part].astype(np.float64) for part in (problem.train, problem.test))
                 ridges[CONFOUNDS] = RidgeAnswerer.of(train, test, plan, None, strengths)
+        if JOINT in findings.baselines:
+            joint = joint_rows(features, points, swept.table, problem, reader)
+            assert joint is not None
+            joint = joint.only(findings.baselines[JOINT]["of"])
+            both = joint.part(problem.train), joint.part(problem.test)
+            ridges[JOINT] = RidgeAnswerer.of(*both, plan, None, strengths)
         return cls(ridges, strings, n_train, problem.clusters[order], trees)
 
     @property

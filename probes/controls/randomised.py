@@ -22,6 +22,7 @@ from graticule.probes.core.fit import Predictions, with_and_without
 from graticule.probes.core.resample import Pair, Sampled, average, effective_clusters
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.surface.fitted import fit_baselines
+from graticule.probes.surface.joint import JOINT
 from graticule.probes.surface.twin import make_twin
 from graticule.probes.tables.groups import link_clusters
 
@@ -278,7 +279,9 @@ def twin_lines(
     if not twins:
         return [alone.not_applicable(note), in_place.not_applicable(note)]
     y, count = inputs.y_test, len(inputs.y_test)
-    others = {n: p for n, p in inputs.swept.baseline_predictions.items() if not n.startswith("twin_")}
+    others = {
+        n: p for n, p in inputs.swept.baseline_predictions.items() if n != JOINT and not n.startswith("twin_")
+    }
     pairs: dict[str, Pair] = {"probe": (y, inputs.probe.test)}
     for name, twin in twins.items():
         base, full = with_and_without(others, twin, inputs.y_train)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -23,7 +24,9 @@ from graticule.probes.linear.rows import ArrayRows
 from graticule.probes.linear.strengths import rounding_of
 from graticule.probes.scores.metrics import mean_r2
 from graticule.probes.surface.confounds import CONFOUNDS, confound_trees, fit_confounds
-from graticule.probes.surface.fitted import fit_baselines, served_by, with_bits
+from graticule.probes.surface.fitted import fit_baselines, with_bits
+from graticule.probes.surface.joint import JOINT, joint_rows
+from graticule.probes.surface.serving import features_of
 from graticule.probes.surface.string_ridge import ALPHAS
 from graticule.probes.surface.strings import SPELLING, TFIDF, TREES, StringReader
 from graticule.probes.surface.trees import boosted_without
@@ -227,11 +230,7 @@ def _stacked(
 ) -> Fold:
     """A fold by fits that all folds share."""
     y = problem.y[problem.train]
-    bits = inputs.settings.score == "bits"
-    own = {
-        name: [bits_gained(y, one.out_of_fold) if bits else one.validation for one in of.values()]
-        for name, of in fits.items()
-    }
+    own = {name: [_own_score(inputs, y, one) for one in of.values()] for name, of in fits.items()}
     beside: dict[str, Predictions] = {}
     for name, of in fits.items():
         if name != "probe":
@@ -266,6 +265,11 @@ def _with_members(
     made = compared(inputs, problem, point, probe, validation, beside, PENALTY_OF_FOLDS)
     penalty = PENALTY_OF_FOLDS if inputs.settings.score == "bits" else None
     return replace(made, members=members_of(problem, beside, penalty))
+
+
+def _own_score(inputs: SweepInputs, y: Float[np.ndarray, "rest target"], one: PartFit) -> float:
+    """By which a baseline's point is chosen: out-of-fold bits, or R²."""
+    return bits_gained(y, one.out_of_fold) if inputs.settings.score == "bits" else one.validation
 
 
 def compared(
@@ -307,33 +311,31 @@ class _SharedFits:
         self._fits: dict[str, dict[str, list[PartFit]]] = {}
         self._trees: dict[str, list[list[Predictions]]] = {}
 
-        def fit(products: np.ndarray, alphas: tuple[float, ...] | None, rounding: float) -> list[PartFit]:
-            return fits_without(products, problem.y, problem.clusters, parts, alphas, rounding=rounding)
+        def fit_rows(rows: np.ndarray, alphas: tuple[float, ...] | None, of: list[Any]) -> list[PartFit]:
+            products, rounding = row_products_of(rows), rounding_of(ArrayRows(rows))
+            return fits_without(products, problem.y, problem.clusters, of, alphas, rounding=rounding)
 
-        def fit_rows(rows: np.ndarray, alphas: tuple[float, ...] | None) -> list[PartFit]:
-            return fit(row_products_of(rows), alphas, rounding_of(ArrayRows(rows)))
-
+        every = replace(problem, is_test=np.zeros(len(problem.y), bool))
+        reader = None
         features = {
             "probe": (inputs.activations, np.arange(len(problem.y))),
-            **{
-                name: (feature, served_by(feature, inputs.activations))
-                for name, feature in inputs.baselines.features.items()
-            },
+            **(served := features_of(inputs.baselines, inputs.activations, every)),
         }
         texts = inputs.baselines.strings and inputs.table.texts is not None
         count = sum(len(rows.points) for rows, _ in features.values()) + 2 * texts
         with bar(count, "cross_fit", "point", progress) as advance:
             if texts:
-                every = replace(problem, is_test=np.zeros(len(problem.y), bool))
                 reader = StringReader.of(inputs.table, every, inputs.baselines.tokens)
                 order = reader.order[0]
                 terms = reader.ridge.features()
                 back = np.argsort(order, kind="stable")
                 products = np.asarray((terms @ terms.T).todense(), np.float64)[np.ix_(back, back)]
-                self._fits[TFIDF] = {TFIDF: fit(products, ALPHAS, 0.0)}
+                self._fits[TFIDF] = {
+                    TFIDF: fits_without(products, problem.y, problem.clusters, parts, ALPHAS)
+                }
                 advance.update()
                 spelled = _rows_of(reader.additive, SPELLING, reader.place)
-                self._fits[SPELLING] = {SPELLING: fit_rows(spelled, None)}
+                self._fits[SPELLING] = {SPELLING: fit_rows(spelled, None, parts)}
                 advance.update()
                 seen = reader.seen_by_trees
                 self._trees[TREES] = [boosted_without(seen, problem.y, fold) for fold in folds]
@@ -342,8 +344,27 @@ class _SharedFits:
             for name, (rows, index) in features.items():
                 own = self._fits.setdefault(name, {})
                 for point in rows.points:
-                    own[point] = fit_rows(_rows_of(rows, point, index), settings.alphas)
+                    own[point] = fit_rows(_rows_of(rows, point, index), settings.alphas, parts)
                     advance.update()
+        chosen = [self._chosen(inputs, served, place, part) for place, part in enumerate(parts)]
+        joint: dict[str, dict[int, PartFit]] = {}
+        for points in set(chosen):
+            places = [i for i, own in enumerate(chosen) if own == points]
+            own = dict(zip(served, points, strict=True))
+            rows = joint_rows(served, own, inputs.table, every, reader)
+            for choice, one in enumerate([] if rows is None else rows.choices):
+                fits = fit_rows(one.every(), None, [parts[i] for i in places])
+                joint.setdefault(f"{JOINT} {choice}", {}).update(zip(places, fits, strict=True))
+        if joint:
+            self._fits[JOINT] = {name: [of[i] for i in range(len(parts))] for name, of in joint.items()}
+
+    def _chosen(
+        self, inputs: SweepInputs, features: Iterable[str], place: int, part: np.ndarray
+    ) -> tuple[str, ...]:
+        """The point of every feature without one part."""
+        y = np.delete(inputs.problem.y, part, axis=0)
+        fits = [self._fits[name] for name in features]
+        return tuple(max(of, key=lambda p: _own_score(inputs, y, of[p][place])) for of in fits)
 
     def of(self, repeat: int, k: int) -> tuple[dict[str, dict[str, PartFit]], dict[str, Predictions]]:
         """Of one fold."""

@@ -25,7 +25,7 @@ from graticule.probes.core.stretches import LEAST_SHARE as LEAST_OF_STRETCHES
 from graticule.probes.core.stretches import without_stretches
 from graticule.probes.core.verdict import R2_GAIN, Verdict
 from graticule.probes.linear.rows import chunk_rows_for, chunks
-from graticule.probes.surface.fitted import served_by
+from graticule.probes.surface.serving import features_of
 from graticule.probes.tables.tokens import TokenTable
 
 _MOST_POINTS = 3
@@ -150,8 +150,8 @@ def _of_baselines(inputs: SweepInputs, lines: Mapping[str, Mapping[str, Any]]) -
     """What to say of the baselines, and why they may read less than there is."""
     warnings, why, absurd = list[str](), list[str](), list[str]()
     activations, problem, beside = inputs.activations, inputs.problem, inputs.baseline_predictions
-    for name, feature in inputs.baselines.features.items():
-        point, served = lines[name]["point"], served_by(feature, activations)
+    for name, (feature, served) in features_of(inputs.baselines, activations, problem).items():
+        point = lines[name]["point"]
         outliers = outlying(PointRows(feature, point, served))
         warnings += outlying_said(outliers, point, f"the baseline {name}", problem, activations)
         if not outliers.any or not _hinder(

@@ -18,11 +18,14 @@ from graticule.probes.core.labels import BETTER_BY_LITTLE, NO_BETTER, NOT_DECIDE
 from graticule.probes.core.members import ALL_ROWS, member_line
 from graticule.probes.core.verdict import score_unit
 from graticule.probes.scores.metrics import count_of, number_text, signed, with_interval
+from graticule.probes.surface.joint import JOINT
 
 if TYPE_CHECKING:
     from graticule.probes.core.findings import Findings
 
 
+_TOLD = 0.01
+"""What a member adds to a surface is told from here on."""
 _CARRIES = 0.5
 """A member that says less than this share of what the strongest says carries nothing, whatever the stack
 loses without it."""
@@ -110,16 +113,25 @@ def _detection(findings: Findings) -> list[str]:
 def carried(findings: Findings) -> list[str]:
     """Which member of the surface carries it: the one without which its test R² would fall most.
 
-    Where it hardly falls without any, those that say nearly all of it alone.
+    Where it hardly falls without any, those that say nearly all of it alone. What the columns of all of them
+    together add is told by itself.
     """
     scores = {name: member_line(line) for name, line in findings.baselines.items()}
     adds = {name: float(line["adds"]) for name, line in scores.items() if "adds" in line}
+    joint = adds.pop(JOINT, 0.0)
+    more = f"{JOINT}, the columns of all of them together, adds {number_text(joint)} {squares_unit(findings)}"
+    return _carried_by(findings, scores, adds) + [more] * (joint >= _TOLD)
+
+
+def _carried_by(
+    findings: Findings, scores: Mapping[str, Mapping[str, float]], adds: Mapping[str, float]
+) -> list[str]:
     name = max(adds, key=lambda one: adds[one], default="")
     if len(adds) < 2 or not (whole := scores[name]["without"] + adds[name]) > 0.01:
         return []
     alone = {one: float(scores[one]["r2"]) for one in adds}
     unit = squares_unit(findings)
-    if adds[name] >= 0.01 and alone[name] >= _CARRIES * max(alone.values()):
+    if adds[name] >= _TOLD and alone[name] >= _CARRIES * max(alone.values()):
         without = f"without it {number_text(float(scores[name]['without']))} {unit}"
         return [f"the surface is carried by {name} (alone {number_text(alone[name])}, {without})"]
     falls = f"without any one of them the surface falls by less than {number_text(_above(adds[name]))} {unit}"

@@ -20,7 +20,8 @@ from graticule.probes.linear.rows import as_rows
 
 _log = logging.getLogger(__name__)
 
-_STREAM_BYTES = 4 * 2**30
+STREAM_BYTES = 4 * 2**30
+"""Rows of more, in float64, are streamed."""
 _ROUNDING = 1e-13  # of a target in standard deviations from 0
 
 
@@ -315,7 +316,7 @@ def fit_points(
     quiet = not (progress if progress is not None else len(activations) * len(train) > 50_000)
     for point in tqdm(activations.points, desc=desc, unit="layer", disable=quiet, leave=False):
         size = activations.n_rows * activations.widths[point] * 8
-        if not activations.in_memory and size > _STREAM_BYTES:
+        if not activations.in_memory and size > STREAM_BYTES:
             source = PointRows(activations, point, train)
             fit = ridge_cv_stream(source, y, alphas=alphas, clusters=clusters, names=problem.names)
             predicted = fit.predict(_finite(point, activations.gather(point, test).float().numpy(), test))

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from graticule.probes.core.fit import Predictions, Problem, stack
 from graticule.probes.core.logit_stack import logit_stack, row_bits
 from graticule.probes.scores.metrics import mean_r2
+from graticule.probes.surface.joint import JOINT
 
 ALL_ROWS = "all_rows"
 """In a baseline's line, beside `test` of one held-out part: its scores on all rows, where the verdict is."""
@@ -35,13 +36,18 @@ def members_of(
     folds, tests = ({n: getattr(p, part) for n, p in members.items()} for part in ("out_of_fold", "test"))
     out: dict[Part, np.ndarray] = {}
     for name in ("", *members):
-        rest = {other: values for other, values in folds.items() if other != name}
+        rest = {other: values for other, values in folds.items() if other not in _beside(name)}
         out["without", name] = stack(rest, y).predict(tests, count)
     for name, one in members.items():
         out["alone", name] = one.test
         if penalty is not None:
             out["odds", name] = logit_stack({name: folds[name]}, y, penalty).probabilities(tests)
     return out
+
+
+def _beside(name: str) -> tuple[str, ...]:
+    """Who is left out to see what a member adds: with any of them the one that has the columns of all."""
+    return (name,) if name in ("", JOINT) else (name, JOINT)
 
 
 def member_scores(
@@ -57,15 +63,16 @@ def member_scores(
         y: The targets.
 
     Returns:
-        Member → `r2`, `without` (R² of the stack of the others), `adds`, and of classes `bits`.
+        Member → `r2`, `without` (R² of the others, `joint` aside), `adds`, and of classes `bits`.
     """
 
     def r2_of(part: Part) -> float:
         return float(np.mean([mean_r2(y, one) for one in parts[part]]))
 
     out: dict[str, dict[str, Any]] = {}
-    whole = r2_of(("without", ""))
-    for name in [name for what, name in parts if what == "alone"]:
+    names = [name for what, name in parts if what == "alone"]
+    for name in names:
+        whole = r2_of(("without", JOINT if name != JOINT and JOINT in names else ""))
         without = r2_of(("without", name))
         out[name] = {"r2": r2_of(("alone", name)), "without": without, "adds": whole - without}
         if ("odds", name) in parts:

@@ -25,7 +25,8 @@ from graticule.probes.linear.ridge import RidgeProbe
 from graticule.probes.scores.metrics import mean_r2
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.surface.confounds import CONFOUNDS
-from graticule.probes.surface.fitted import served_by
+from graticule.probes.surface.joint import JOINT
+from graticule.probes.surface.serving import features_of
 from graticule.probes.surface.strings import STRINGS, TFIDF
 from graticule.probes.surface.token_readers import TOKENS
 from graticule.probes.tables.groups import dense_codes
@@ -240,7 +241,7 @@ def _check_baselines(findings: Findings, baselines: Baselines, table: Table) -> 
     strings = set[str]()
     if baselines.strings and table.strings is not None:
         strings = {TFIDF} | (judged & {*STRINGS, *TOKENS})
-    given = {*strings, *baselines.features, *([CONFOUNDS] if table.confounds else [])}
+    given = {*strings, *baselines.features, *([CONFOUNDS] if table.confounds else []), *(judged & {JOINT})}
     if given != judged:
         raise ValueError(
             f"these findings were judged against {', '.join(sorted(judged)) or 'no baselines'}, given are "
@@ -334,6 +335,7 @@ def check_fitted_again(findings: Findings, baselines: Baselines, activations: Ro
         ValueError: Such a baseline predicts something else than the saved one did.
     """
     both = [findings.provenance.get("baselines") or {}, baselines.provenance]
+    served = features_of(baselines, activations, problem)
     for name, feature in baselines.features.items():
         line = findings.baselines.get(name)
         if line is None or all(_digest(made) for made in (*both, feature.provenance)):
@@ -343,9 +345,10 @@ def check_fitted_again(findings: Findings, baselines: Baselines, activations: Ro
                 f"with_inputs: the baseline {name} lacks {line['point']}, at which these findings read it: "
                 "give the baselines that `sweep` was given"
             )
-        rows = served_by(feature, activations)
-        one = feature.select(points=line["point"])
-        fit = fit_points(one, problem, rows, alphas=[line["alpha"]], progress=False)[0]
+        one, rows = served[name]
+        fit = fit_points(
+            one.select(points=line["point"]), problem, rows, alphas=[line["alpha"]], progress=False
+        )[0]
         scale = np.maximum(problem.y.std(axis=0), 1e-12)
         saved = findings.baseline_predictions.get(name)
         other = saved is not None and bool((np.abs(fit.test - saved.test) / scale > _TOLERANCE).any())

@@ -50,6 +50,7 @@ from graticule.probes.core.verdict import R2_GAIN, JudgeSettings, Score, Verdict
 from graticule.probes.linear.ridge import RidgeProbe
 from graticule.probes.surface.baselines import Baselines, text_digest
 from graticule.probes.surface.fitted import ANY_PROMPT, check_pair, fit_baselines, fit_shuffled, with_bits
+from graticule.probes.surface.joint import JOINT
 from graticule.probes.tables.table import Table
 
 _log = logging.getLogger(__name__)
@@ -159,7 +160,7 @@ def sweep(
     checks: dict[str, Verdict] = {}
     for twin in baselines.twins:
         width = max(baselines.features[twin].widths.values())
-        checks[f"{twin} in the probe's place"] = inputs.judge(predictions[twin], [twin], width=width)
+        checks[f"{twin} in the probe's place"] = inputs.judge(predictions[twin], [twin, JOINT], width=width)
     rows["shuffled"] = fit_shuffled(inputs, best)
     of_split, class_scores, dealt, made = None, split_class_scores(inputs, best), None, None
     if dealt_anew:

@@ -21,7 +21,8 @@ from graticule.probes.linear.refits import BlockFits, leave_blocks_out
 from graticule.probes.linear.ridge_cv import ridge_fit
 from graticule.probes.linear.rows import as_rows, linear_map
 from graticule.probes.linear.sparse import sparse_ridge
-from graticule.probes.surface.fitted import served_by
+from graticule.probes.surface.joint import JOINT, joint_rows
+from graticule.probes.surface.serving import features_of
 from graticule.probes.surface.string_ridge import TermCounts
 from graticule.probes.surface.strings import SPELLING, STRINGS, TFIDF, TREES, StringReader
 from graticule.probes.surface.token_readers import TOKENS
@@ -239,9 +240,9 @@ def baselines_without(
     swept = findings.inputs
     problem = swept.problem
     out: dict[str, np.ndarray] = {}
-    for name, feature in swept.baselines.features.items():
+    features = features_of(swept.baselines, swept.activations, problem)
+    for name, (feature, rows) in features.items():
         fitted = findings.baselines[name]
-        rows = served_by(feature, swept.activations)
         X = as_rows(feature[fitted["point"]])
         same = np.array_equal(rows, np.arange(X.shape[0]))
         values = X.values if same else X.gather(rows)
@@ -253,7 +254,14 @@ def baselines_without(
     own = {*swept.baseline_predictions} & {*STRINGS}
     reader = StringReader.of(swept.table, problem, swept.baselines.tokens) if own - {TFIDF} else None
     if SPELLING in own and reader is not None:
-        out[SPELLING] = _spelling_without(findings, blocks, reader)
+        values = as_rows(reader.additive[SPELLING]).gather(reader.place)
+        out[SPELLING] = _ridge_without(findings, blocks, SPELLING, values)
+    points = {name: findings.baselines[name]["point"] for name in features}
+    if JOINT in findings.baselines:
+        joint = joint_rows(features, points, swept.table, problem, reader)
+        assert joint is not None
+        joint = joint.only(findings.baselines[JOINT]["of"])
+        out[JOINT] = _ridge_without(findings, blocks, JOINT, joint.every())
     for name, too_much in ((TFIDF, _STRING_WORK), (TREES, _TREE_WORK // problem.y.shape[1])):
         if name not in own:
             continue
@@ -295,10 +303,9 @@ def _tfidf_without(findings: Findings, blocks: Blocks, progress: bool | None) ->
         yield (matrix[rows] @ coef + intercept) * spread + middle
 
 
-def _spelling_without(findings: Findings, blocks: Blocks, reader: StringReader) -> np.ndarray:
-    """The additive reader of each block's rows from those outside it, at the strength chosen before."""
-    values = as_rows(reader.additive[SPELLING]).gather(reader.place)
-    alpha = findings.baselines[SPELLING]["alpha"]
+def _ridge_without(findings: Findings, blocks: Blocks, name: str, values: np.ndarray) -> np.ndarray:
+    """A member on columns, of each block's rows from those outside it, at the strength chosen before."""
+    alpha = findings.baselines[name]["alpha"]
     (fits,) = leave_blocks_out(values, findings.inputs.problem.y, blocks.taken_out, [alpha])
     return np.concatenate([fits.predict(i, values[rows]) for i, rows in enumerate(blocks.rows)])
 

@@ -16,7 +16,7 @@ from graticule.probes.core.copies import alike
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.inputs import SweepInputs
 from graticule.probes.surface.baselines import Baselines, text_digest
-from graticule.probes.surface.fitted import served_by
+from graticule.probes.surface.serving import served_by
 from graticule.probes.tables.confounders import joined_frames
 from graticule.probes.tables.groups import dense_codes, plain_form
 from graticule.probes.tables.table import Table

@@ -37,14 +37,17 @@ def additive_columns(
     Returns:
         Columns that vary over the training rows.
     """
-    columns = [_standard(features.values, train)]
+    columns = [in_deviations(features.values, train)]
     named = zip(features.names, features.values.T, strict=True)
     columns += [_levels(column, train, 27 if name in _BY_NAME else _LEVELS) for name, column in named]
-    columns += [_standard(_frequent(matrix, train), train) for matrix in counts]
+    columns += [in_deviations(_frequent(matrix, train), train) for matrix in counts]
     return np.concatenate(columns, axis=1)
 
 
-def _standard(values: Float[np.ndarray, "row feature"], train: np.ndarray) -> np.ndarray:
+def in_deviations(
+    values: Float[np.ndarray, "row feature"], train: Int[np.ndarray, " train"]
+) -> Float32[np.ndarray, "row varied"]:
+    """Columns in standard deviations of the training rows, without those that are constant there."""
     middle, spread = values[train].mean(axis=0), values[train].std(axis=0)
     varied = spread > 1e-9 * (1 + np.abs(middle))
     return ((values - middle)[:, varied] / spread[varied]).astype(np.float32)

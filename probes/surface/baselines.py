@@ -59,7 +59,7 @@ from graticule.probes.tables.tokens import TokenTable, places_of
 _log = logging.getLogger(__name__)
 
 _READERS = (
-    *("tfidf", "spelling", "trees", "confounds", "shuffled", "probe"),
+    *("tfidf", "spelling", "trees", "confounds", "joint", "shuffled", "probe"),
     *("token", "neighbours", "other_tokens", "position", "token_counts"),
 )
 """What graticule's own readers are called, and what stands beside them."""
@@ -112,6 +112,8 @@ class Baselines:
     @classmethod
     def of(cls, table: Table, features: Mapping[str, Any]) -> Baselines:
         """Features of one's own as baselines, beside the readers of the table's texts where it has texts.
+
+        Columns of arrays are read in standard deviations of the training rows, activations as they are.
 
         Args:
             table: What is probed.

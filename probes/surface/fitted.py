@@ -7,10 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Int
 
-from graticule.hooks.alignment import sources
 from graticule.hooks.capture_spec import CaptureSpec
 from graticule.hooks.messages import brief
 from graticule.hooks.rows import Rows
@@ -24,6 +22,8 @@ from graticule.probes.core.verdict import JudgeSettings
 from graticule.probes.scores.metrics import mean_r2, score
 from graticule.probes.surface.baselines import Baselines
 from graticule.probes.surface.confounds import CONFOUNDS, fit_confounds
+from graticule.probes.surface.joint import JOINT, fit_joint, joint_rows
+from graticule.probes.surface.serving import features_of, served_by
 from graticule.probes.surface.strings import StringReader, fit_strings
 from graticule.probes.surface.token_readers import fit_tokens
 from graticule.probes.tables.table import Table
@@ -42,6 +42,7 @@ def fit_baselines(
     predictions: dict[str, Predictions] = {}
     lines: dict[str, dict[str, Any]] = {}
     y_test = problem.y[problem.test]
+    reader = None
     if baselines.strings and table.strings is not None:
         reader = StringReader.of(table, problem, baselines.tokens)
         predictions, lines = fit_strings(reader, progress)
@@ -50,22 +51,26 @@ def fit_baselines(
                 have |= more
     if table.confounds:
         predictions[CONFOUNDS], lines[CONFOUNDS] = fit_confounds(table.confounds, problem)
-    for name, feature in baselines.features.items():
-        rows = served_by(feature, activations)
+    features = features_of(baselines, activations, problem)
+    for name, (feature, rows) in features.items():
         fits = fit_points(feature, problem, rows, alphas=settings.alphas, desc=name, progress=progress)
         best = chosen(with_bits(fits, problem, settings))
         predictions[name] = best.predictions
         lines[name] = {"validation": best.validation, "alpha": best.fit.alpha, "point": best.point}
+    points = {name: lines[name]["point"] for name in features}
+    if (joint := joint_rows(features, points, table, problem, reader)) is not None:
+        predictions[JOINT], lines[JOINT] = fit_joint(joint, problem, settings)
     for name, line in lines.items():
         line["test"] = score(y_test, predictions[name].test, table)
         if settings.score == "bits":
             line["test"] |= class_test_scores(problem, predictions[name])
             line["validation_bits"] = bits_gained(problem.y[problem.train], predictions[name].out_of_fold)
-    whole = _stacked_r2(predictions, problem)
+    alone = {name: one for name, one in predictions.items() if name != JOINT}  # which holds all of them
+    each = _stacked_r2(alone, problem)
     for name, line in lines.items():
-        others = {other: one for other, one in predictions.items() if other != name}
-        line["without"] = _stacked_r2(others, problem)
-        line["adds"] = whole - line["without"]
+        without = {other: one for other, one in alone.items() if other != name}
+        line["without"] = each if name == JOINT else _stacked_r2(without, problem)
+        line["adds"] = (_stacked_r2(predictions, problem) if name == JOINT else each) - line["without"]
     return predictions, lines
 
 
@@ -131,26 +136,6 @@ def dealt_rows(problem: Problem, rng: np.random.Generator) -> Int[np.ndarray, " 
         within = rng.random(len(part))  # what stands first in every cluster may be of one class
         out[part[np.argsort(one, kind="stable")]] = part[np.lexsort((within, other))]
     return out
-
-
-def served_by(feature: Rows, activations: Rows) -> np.ndarray:
-    """Which row of `feature` serves each activation row: the same position, or the text's only row.
-
-    Raises:
-        ValueError: If some activation row's position was not captured for the feature.
-    """
-    rows, ours = feature.rows, activations.rows
-    if rows["source"].is_unique:
-        place = pd.Series(np.arange(len(rows)), index=rows["source"])
-        return place.loc[sources(ours)].to_numpy(np.int64)
-    keys = ["source", "position"]
-    place = rows[keys].assign(place=np.arange(len(rows)))
-    merged = ours[keys].merge(place, on=keys, how="left")["place"]
-    if merged.isna().any():
-        raise ValueError(
-            "a baseline was captured at other positions than the activations; give both one pos="
-        )
-    return merged.to_numpy(np.int64)
 
 
 ANY_PROMPT = "any_prompt"

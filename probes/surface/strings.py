@@ -13,17 +13,22 @@ from jaxtyping import Float, Int
 from graticule.hooks.activations import Activations
 from graticule.hooks.imports import load
 from graticule.probes.core.fit import Predictions, Problem, fit_points
-from graticule.probes.surface.additive import additive_columns
+from graticule.probes.surface.additive import additive_columns, in_deviations
 from graticule.probes.surface.spelling import TextFeatures, spelling
 from graticule.probes.surface.string_ridge import StringRidge, tfidf_predictions
 from graticule.probes.surface.token_features import count_features, piece_features, position_features
 from graticule.probes.surface.trees import boosted_predictions
+from graticule.probes.tables.confounders import SPELLED
 from graticule.probes.tables.table import Table
 from graticule.probes.tables.tokens import TokenTable
 
 TFIDF, SPELLING, TREES = "tfidf", "spelling", "trees"
 STRINGS = (TFIDF, SPELLING, TREES)
 """Members of the surface that read the texts alone."""
+BUILT_IN, PLACES = "built_in", "places"
+"""Columns of a text that are few, and of a token's place: no members by themselves."""
+OF_TEXTS = (BUILT_IN, PLACES, SPELLING, TFIDF)
+"""Blocks of columns that are of the texts."""
 COMPONENTS = 40
 """Of TF-IDF's singular vectors, those that the trees see."""
 
@@ -101,11 +106,10 @@ class StringReader:
         return Activations.from_tensors({SPELLING: columns}, pd.DataFrame({"source": used}))
 
     @cached_property
-    def seen_by_trees(self) -> Float[np.ndarray, "row feature"]:
-        """Features of every row, and components of TF-IDF.
+    def components(self) -> Float[np.ndarray, "row component"]:
+        """Every row's components of TF-IDF, by singular vectors of all training rows'.
 
-        The components are singular vectors of all training rows' TF-IDF, which knows no target: the folds'
-        own would tell them apart by nothing but noise.
+        These know no target: the folds' own would tell rows apart by nothing but noise.
         """
         load("sklearn.decomposition")
         from sklearn.decomposition import TruncatedSVD
@@ -113,14 +117,33 @@ class StringReader:
         train, test = self.order
         terms, n = self.ridge.features(), len(train)
         count = max(0, min(COMPONENTS, terms.shape[1] - 1, n - 1))
-        features = (self.features if self.places is None else self.features.beside(self.places)).values
-        out = np.empty((n + len(test), features.shape[1] + count))
-        out[:, count:] = features[self.place]
+        out = np.empty((n + len(test), count))
         if count:
             with np.errstate(invalid="ignore"):  # of the share of variance, where texts are all alike
                 svd = TruncatedSVD(count, random_state=0).fit(terms[:n])
-            out[np.concatenate([train, test]), :count] = svd.transform(terms)
+            out[np.concatenate([train, test])] = svd.transform(terms)
         return out
+
+    @cached_property
+    def seen_by_trees(self) -> Float[np.ndarray, "row feature"]:
+        """Components of TF-IDF of every row, and its features."""
+        features = (self.features if self.places is None else self.features.beside(self.places)).values
+        return np.concatenate([self.components, features[self.place]], axis=1)
+
+    def columns(self) -> dict[str, Float[np.ndarray, "row column"]]:
+        """What a ridge beside other columns reads of every row, in standard deviations.
+
+        Returns:
+            The few features of the text that are built-in confounders, of tokens their places, all features,
+            and components of TF-IDF.
+        """
+        own, names = np.unique(self.place[self.problem.train]), self.features.names
+        few = [names.index(name) for of in SPELLED.values() for name in of if name in names]
+        values = {BUILT_IN: self.features.values[:, few], SPELLING: self.features.values}
+        if self.places is not None:
+            values[PLACES] = self.places.values
+        columns = {name: in_deviations(of, own)[self.place] for name, of in values.items()}
+        return {**columns, TFIDF: self.components}
 
     def as_given(self, predictions: Predictions) -> Predictions:
         """Predictions in `order` as those of the problem's training and test rows."""

@@ -14,7 +14,7 @@ from graticule.probes.surface.spelling import spelling
 from graticule.probes.tables.checks import ColumnError
 from graticule.probes.tables.columns import TableError
 
-_SPELLED: dict[str, tuple[str, ...]] = {
+SPELLED: dict[str, tuple[str, ...]] = {
     "length": ("characters", "words", "letters", "longest_word", "mean_word"),
     "case": ("upper_share", "upper_characters", "capital_words", "lower_words", "capitals_only",
              "inner_capitals", "place_of_second_capital"),
@@ -23,7 +23,8 @@ _SPELLED: dict[str, tuple[str, ...]] = {
                     *(f"count_{mark}" for mark in "-'’.,()\"&/:")),
     "script": ("beyond_ascii", "accented"),
 }  # fmt: skip
-BUILT_IN = (*_SPELLED, "position", "template")
+"""Built-in confounders → the features of a text's spelling that they are."""
+BUILT_IN = (*SPELLED, "position", "template")
 """Confounders that need no column: five of a text's spelling, its place in the table, and what is left of it
 where rare words are cut out."""
 _SCRIPT = "script_"
@@ -120,7 +121,7 @@ def built_in(texts: Sequence[str], place: Float[np.ndarray, " row"]) -> dict[str
     """
     features = spelling(texts)
     of = dict(zip(features.names, features.values.T, strict=True))
-    out = {name: pd.DataFrame({one: of[one] for one in columns}) for name, columns in _SPELLED.items()}
+    out = {name: pd.DataFrame({one: of[one] for one in columns}) for name, columns in SPELLED.items()}
     scripts = [name for name in of if name.startswith(_SCRIPT)]
     counts = np.stack([of[name] for name in scripts], axis=1)
     most = np.array([name.removeprefix(_SCRIPT) for name in scripts], object)[counts.argmax(axis=1)]

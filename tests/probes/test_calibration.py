@@ -40,6 +40,8 @@ from graticule.probes.linear.ridge_cv import ridge_cv
 from graticule.probes.linear.spectrum import plan_holdout
 from graticule.probes.scores.metrics import r2
 from graticule.probes.surface.baselines import Baselines, text_digest
+from graticule.probes.surface.joint import JOINT, joint_rows
+from graticule.probes.surface.serving import features_of
 from graticule.probes.surface.string_ridge import tfidf_predictions
 from graticule.probes.surface.strings import StringReader
 from graticule.sims.planted import planted
@@ -109,10 +111,14 @@ def one_at_a_time(findings: Findings, instrument: Instrument, y: np.ndarray) -> 
         )[0]
     }
     reader = StringReader.of(swept.table, problem, swept.baselines.tokens)
+    served = features_of(swept.baselines, swept.activations, problem)
+    points = {name: findings.baselines[name]["point"] for name in served}
+    together = joint_rows(served, points, swept.table, problem, reader)
+    assert together is not None
     for name, ridge in instrument.ridges.items():
         rows = swept.activations if name == PROBE else swept.baselines.features.get(name, reader.additive)
         point = findings.chosen_point if name == PROBE else findings.baselines[name]["point"] or name
-        X = rows[point].double().numpy()
+        X = together.every() if name == JOINT else rows[point].double().numpy()
         fit = ridge_cv(X[problem.train], y[:n], alphas=ridge.alphas, clusters=clusters)
         found[name] = Predictions(fit.out_of_fold, fit.predict(X[problem.test]))
     return found

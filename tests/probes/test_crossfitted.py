@@ -265,11 +265,13 @@ def test_members_are_scored_on_the_rows_of_the_verdict(kind: str) -> None:
         assert line["bits"] == pytest.approx(np.mean(losses[:2]) - np.mean(losses[2:]), abs=1e-6)
         bars = [shown[n]["bits"] for n in names]
     else:
-        assert r2["whole"] == pytest.approx(swept.verdict.surface, abs=1e-6)
+        assert shown["joint"]["without"] == pytest.approx(r2["whole"], abs=1e-6)
+        assert r2["whole"] + shown["joint"]["adds"] == pytest.approx(swept.verdict.surface, abs=1e-6)
     assert swept.verdict.strongest_baseline == "mean_embedding"
     drawn = [a.hovertext for a in swept.plot().layout.annotations]
+    bars.append(shown["joint"]["bits" if kind == "binary" else "r2"])
     values = [*bars, swept.verdict.surface, swept.verdict.score]
-    titles = [*names, "surface stack", "probe"]
+    titles = [*names, "joint", "surface stack", "probe"]
     assert set(drawn) == {f"{n}: test score {v:z.3f}" for n, v in zip(titles, values, strict=True)}
     assert f"(alone {line['r2']:.3f}, without it {line['without']:z.3f} {unit})" in swept.summary()
 

@@ -166,7 +166,7 @@ def test_numbers_are_sorted_and_signs_tested():
     assert got.numeric and "5 rows without century" in got.note
     assert got.score("blocks on their side of the mean")["held_out"] == 1.0
     assert "coin" in got.summary() and len(got.figures()) == 2
-    assert got.predictors["predictor"].iloc[0] == "probe" and len(got.predictors) == 7
+    assert got.predictors["predictor"].iloc[0] == "probe" and len(got.predictors) == 8
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from graticule.probes.core.inputs import problem_of
 from graticule.probes.core.verdict import BETTER_BY_LITTLE, NO_BETTER
 from graticule.probes.scores.metrics import mean_r2
 from graticule.probes.surface.baselines import Baselines, text_digest
+from graticule.probes.surface.joint import JOINT
 from graticule.probes.surface.spelling import TextFeatures, spelling
 from graticule.probes.surface.strings import SPELLING, TFIDF, TREES, StringReader, fit_strings
 from graticule.probes.surface.trees import boosted_predictions, boosted_without, plan_of
@@ -163,7 +164,7 @@ def test_what_the_text_decides_is_no_structure(name: str) -> None:
         if "surface is carried" in part or "the surface, each" in part or "no member" in part
     )
     assert SPELLING in line or TREES in line
-    lacking = {k: v for k, v in findings.baseline_predictions.items() if k != SPELLING}
+    lacking = {k: v for k, v in findings.baseline_predictions.items() if k not in (SPELLING, JOINT)}
     alone = replace(findings.inputs, baseline_predictions=lacking).surface()
     problem = findings.problem
     assert mean_r2(problem.y[problem.test], alone.test) == pytest.approx(
@@ -215,8 +216,10 @@ def test_findings_of_fewer_readers_are_given_their_inputs(tmp_path) -> None:
     texts = made_up(np.random.default_rng(4), 60)
     table, activations, beside = string_world([len(t) for t in texts], texts)
     now = sweep(activations, table, baselines=beside, n_bootstrap=50, progress=False)
-    kept = {name: one for name, one in now.baseline_predictions.items() if name not in (SPELLING, TREES)}
-    lines = {name: one for name, one in now.baselines.items() if name not in (SPELLING, TREES)}
+    kept = {
+        name: one for name, one in now.baseline_predictions.items() if name not in (SPELLING, TREES, JOINT)
+    }
+    lines = {name: one for name, one in now.baselines.items() if name not in (SPELLING, TREES, JOINT)}
     old = replace(now, baseline_predictions=kept, baselines=lines, swept=None)
     again = type(now).load(old.save(tmp_path / "old")).with_inputs(activations, table, beside)
     assert set(again.inputs.baseline_predictions) == {TFIDF, "block_0"}

@@ -12,6 +12,7 @@ from graticule import Activations, Baselines, Findings, Table, sweep
 from graticule.hooks.forms import WrongKindError
 from graticule.probes.surface.baselines import text_digest
 from graticule.probes.surface.confounds import CONFOUNDS
+from graticule.probes.surface.joint import JOINT
 from graticule.probes.surface.strings import SPELLING, TFIDF, TREES
 from graticule.probes.surface.token_readers import TOKENS
 
@@ -54,7 +55,7 @@ def test_features_of_ones_own_are_baselines(first: Findings) -> None:
             Baselines.of(table, {"seen": value})
 
 
-@pytest.mark.parametrize("name", [TFIDF, SPELLING, TREES, CONFOUNDS, *TOKENS])
+@pytest.mark.parametrize("name", [TFIDF, SPELLING, TREES, CONFOUNDS, JOINT, *TOKENS])
 def test_the_readers_names_are_taken(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name!r} is what a reader"):
         Baselines.of(Table(FRAME, target="y"), {name: SEEN})

@@ -85,6 +85,7 @@ def test_the_verdict_is_the_difference_of_two_refitted_stacks(world, findings):
     parts = list(fit_strings(StringReader.of(table, problem), False)[0].values())
     for feature in world.baselines.features.values():
         parts.append(chosen(fit_points(feature, problem)).predictions)
+    parts.append(findings.baseline_predictions["joint"])  # its oracle stands in test_joint
     full = [*parts, chosen(fit_points(world.activations, problem)).predictions]
 
     def stacked(predictions):
