@@ -148,14 +148,21 @@ CONCEPTS: dict[str, Labels] = {
     "token": lambda ids, _: [row % 3 == 0 for row in ids],
     "text": lambda ids, rng: [np.full(len(row), rng.random() < 0.5) for row in ids],
     "chance": lambda ids, rng: [rng.random(len(row)) < 0.5 for row in ids],
+    "again": lambda ids, _: [np.array([token in row[:i] for i, token in enumerate(row)]) for row in ids],
+    "back": lambda ids, _: [np.concatenate([np.zeros(5, bool), row[:-5] % 2 == 0]) for row in ids],
 }
-"""Known to the activations alone; said by the token; drawn for each text, or token, and in no activation."""
+"""Known to the activations alone; said by the token; drawn for each text, or token, and in no activation;
+whether this token stood before, as induction heads tell; a class that the token five back has."""
+REPEATED = ("again", "back")
+"""Of few tokens and longer texts; the activations know the label, or the token five back."""
 
 
 def one_world(concept: str, args: Any, seed: int) -> str:
     """The verdict on activations of token rows that read a concept, or nothing of it."""
     rng = np.random.default_rng([args.seed, seed, list(CONCEPTS).index(concept)])
-    ids = [rng.integers(0, 80, rng.integers(6, 14)) for _ in range(args.rows)]
+    repeated = concept in REPEATED
+    most, size = (30, (20, 21)) if repeated else (80, (6, 14))
+    ids = [rng.integers(0, most, rng.integers(*size)) for _ in range(args.rows)]
     labels = CONCEPTS[concept](ids, rng)
     table = graticule.token_table(None, [row.tolist() for row in ids], labels, seed=seed)
     rows = table.frame[["text", "position", "token"]].rename(columns={"text": "source"})
@@ -166,6 +173,10 @@ def one_world(concept: str, args: Any, seed: int) -> str:
     x = own + 0.7 * ways[text] + 0.5 * rng.normal(size=own.shape)
     if concept in ("hidden", "token"):
         x += args.strength * np.outer(table.y[:, 0] - 0.5, rng.normal(size=args.width))
+    if repeated:
+        far = np.concatenate([np.concatenate([np.zeros((5, 16)), vectors[row[:-5], :16]]) for row in ids])
+        known = far if concept == "back" else np.repeat(2 * table.y - 1, 16, axis=1)
+        x = np.concatenate([x, known + 0.4 * rng.normal(size=known.shape)], axis=1)
     points = {"blocks.1.hook_resid_post": x, "blocks.2.hook_resid_post": x + 0.3 * rng.normal(size=x.shape)}
     acts = Activations.from_tensors(
         {name: torch.from_numpy(v) for name, v in points.items()}, rows, {"n_inputs": args.rows}

@@ -85,7 +85,8 @@ def position_features(table: TokenTable) -> TextFeatures:
 
 
 def count_features(table: TokenTable, train: np.ndarray) -> TextFeatures:
-    """The most frequent tokens and marks around every token: how many, odd or even, how near, on either side.
+    """The most frequent tokens and marks around every token: how many, odd or even, how near, on either side;
+    and what of the token itself was there before (`repetition_features`).
 
     Marks are counted by character, since tokenizers write them into tokens with others (a closing quotation
     mark and a full stop).
@@ -117,7 +118,66 @@ def count_features(table: TokenTable, train: np.ndarray) -> TextFeatures:
             columns[f"{token}_{side}"] = count
             columns[f"{token}_{side}_mod_2"] = count % 2
             columns[f"{token}_near_{side}"] = nearness
+    counted = TextFeatures(tuple(columns), np.stack([c.astype(np.float64) for c in columns.values()], axis=1))
+    return counted.beside(repetition_features(table))
+
+
+def repetition_features(table: TokenTable) -> TextFeatures:
+    """Whether every token stands elsewhere in its text: how often, how near, with the same one before it.
+
+    Any function of these is a function of the text, as induction heads compute: the token once more before or
+    behind, its pair with the token before it, the share of different ones among the tokens before. Once more
+    for its letters without case and blanks, where any two tokens have the same.
+
+    Args:
+        table: of tokens.
+
+    Returns:
+        Columns for each row of the table.
+    """
+    text, position = (table.frame[column].to_numpy(np.int64) for column in ("text", "position"))
+    sizes = np.array([len(row) for row in table.ids])
+    starts = np.cumsum(sizes) - sizes
+    of, here = np.repeat(np.arange(len(sizes)), sizes), starts[text] + position
+    every, codes = np.unique(np.concatenate(table.ids), return_inverse=True)
+    letters = [table.pieces[int(token)].lstrip("".join(_WORD_STARTS)).strip().casefold() for token in every]
+    _, folded = np.unique(np.array(letters), return_inverse=True)
+    kinds = {"this_token": codes}
+    if folded.max() < len(every) - 1:
+        kinds["these_letters"] = folded[codes]
+    columns: dict[str, np.ndarray] = {}
+    for name, code in kinds.items():
+        before, behind, back, ahead = (one[here] for one in _elsewhere(of, code))
+        for side, count, distance in (("before", before, back), ("behind", behind, ahead)):
+            columns[f"{name}_{side}"] = count
+            columns[f"{name}_any_{side}"] = count > 0
+            columns[f"log_{name}_{side}"] = np.log1p(count)
+            columns[f"{name}_near_{side}"] = np.where(count > 0, 1 / np.maximum(distance, 1), 0.0)
+            columns[f"{name}_distance_{side}"] = distance
+        pair = np.concatenate([[0], code[:-1]]) * (code.max() + 1) + code
+        pairs = _elsewhere(of, np.where(np.arange(len(code)) == starts[of], -1, pair))[0]
+        columns[f"{name}_pair_before"] = pairs[here]
+        columns[f"{name}_any_pair_before"] = pairs[here] > 0
+        first = np.concatenate([[0], np.cumsum(_elsewhere(of, code)[0] == 0)])
+        columns[f"{name}_share_new"] = np.where(
+            position > 0, (first[here] - first[starts[text]]) / np.maximum(position, 1), 1.0
+        )
     return TextFeatures(tuple(columns), np.stack([c.astype(np.float64) for c in columns.values()], axis=1))
+
+
+def _elsewhere(text: np.ndarray, code: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of every token in turn, how often its code stands before and behind it in its text, and how many tokens
+    away the nearest is, 0 where there is none."""
+    order = np.lexsort((code, text))  # stable: of equal codes of a text the first comes first
+    new = (np.diff(text[order], prepend=-1) != 0) | (np.diff(code[order], prepend=-2) != 0)
+    first = np.flatnonzero(new)
+    size = np.diff(first, append=len(order)).repeat(np.diff(first, append=len(order)))
+    rank = np.arange(len(order)) - np.maximum.accumulate(np.where(new, np.arange(len(order)), 0))
+    apart = np.where(new, 0, np.diff(order, prepend=0))
+    before, behind, back, ahead = (np.empty(len(order), np.int64) for _ in range(4))
+    before[order], behind[order], back[order] = rank, size - 1 - rank, apart
+    ahead[order] = np.append(apart[1:], 0)
+    return before, behind, back, ahead
 
 
 def _marks_in(table: TokenTable, flat: np.ndarray) -> dict[str, np.ndarray]:

@@ -20,6 +20,8 @@ from graticule.probes.tables.tokens import TokenTable
 TOKEN, NEIGHBOURS, BAG, POSITION, COUNTS = "token", "neighbours", "other_tokens", "position", "token_counts"
 TOKENS = (TOKEN, NEIGHBOURS, BAG, POSITION, COUNTS)
 """Members of the surface that read tokens' numbers alone, beside those that read windows of text."""
+FAR = (*range(-8, -2), 3, 4)
+"""Farther neighbours that are read in their places."""
 FARTHEST = 200
 """Tokens on either side whose bag is read."""
 
@@ -30,10 +32,12 @@ def fit_tokens(
     """Predictions of every member that reads the tokens' numbers, and its line in the findings.
 
     - `token`: ridge on indicators of the token: class means of each token, shrunken.
-    - `neighbours`: the two tokens before and the two behind it, and its pairs with the nearest ones.
+    - `neighbours`: the two tokens before and the two behind it, and its pairs with the nearest ones; up to
+      eight before and four behind, of less weight.
     - `other_tokens`: all tokens before it and all behind it, as two bags weighted by their rarity.
     - `position`: from the start, from the end, as a share of the text; any function of each.
-    - `token_counts`: how often the most frequent tokens stand before and behind it, odd or even, how near.
+    - `token_counts`: how often the most frequent tokens stand before and behind it, odd or even, how near;
+      and how often this very token does, or its pair with the one before it.
 
     Strengths are chosen out of fold, folds are those of the readers of strings: whole texts.
 
@@ -77,6 +81,9 @@ def fit_tokens(
 
 def _blocks(table: TokenTable, source: Int[np.ndarray, " row"]) -> dict[str, list[Any]]:
     """Member → sparse indicators and counts `[row, term]` of some rows of the table."""
+    load("scipy.sparse")
+    from scipy.sparse import hstack
+
     text, position = (table.frame[column].to_numpy(np.int64)[source] for column in ("text", "position"))
     sizes = np.array([len(row) for row in table.ids])
     flat, start = np.concatenate(table.ids), (np.cumsum(sizes) - sizes)[text]
@@ -92,9 +99,10 @@ def _blocks(table: TokenTable, source: Int[np.ndarray, " row"]) -> dict[str, lis
     near = {offset: at(offset) for offset in (-2, -1, 1, 2)}
     pairs = [here * (none + 1) + near[offset] for offset in (-1, 1)]
     singles = [_indicators(one) for one in near.values()]
+    far = hstack([_indicators(at(offset)) for offset in FAR], format="csr")  # as long as one of the others
     return {
         TOKEN: [_indicators(here)],
-        NEIGHBOURS: [*singles, *(_indicators(pair) for pair in pairs)],
+        NEIGHBOURS: [*singles, *(_indicators(pair) for pair in pairs), far],
         BAG: [
             _bag(codes, start + np.maximum(position - FARTHEST, 0), start + position, none),
             _bag(codes, start + position + 1, start + np.minimum(position + 1 + FARTHEST, length), none),

@@ -146,6 +146,7 @@ def planted(
         "token": [row % 3 == 0 for row in ids],
         "neighbour": [np.concatenate([[False], row[:-1] % 3 == 0]) for row in ids],
         "place": [np.arange(len(row)) < 4 for row in ids],
+        "again": [np.array([token in row[:i] for i, token in enumerate(row)]) for row in ids],
         "odd": [(np.cumsum(row == 0) - (row == 0)) % 2 == 1 for row in ids],
         "text": [np.full(len(row), rng.random() < 0.5) for row in ids],
     }[concept]
@@ -164,7 +165,13 @@ def planted(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "concept,member",
-    [("token", "token"), ("neighbour", "neighbours"), ("place", "position"), ("odd", "token_counts")],
+    [
+        ("token", "token"),
+        ("neighbour", "neighbours"),
+        ("place", "position"),
+        ("odd", "token_counts"),
+        ("again", "token_counts"),
+    ],
 )
 def test_what_tokens_themselves_say_is_no_structure(concept, member):
     table, acts, beside = planted(concept)
@@ -211,14 +218,25 @@ def test_counts_around_a_token_are_those_of_brute_force():
     counts = count_features(table, np.arange(12))
     places = position_features(table)
     frame = table.frame
-    before, behind = _blocks(table, np.arange(len(table)))["other_tokens"]
+    blocks = _blocks(table, np.arange(len(table)))
+    (before, behind), far = blocks["other_tokens"], blocks["neighbours"][-1]
+    offsets = (-8, -7, -6, -5, -4, -3, 3, 4)
+
+    def around(row: int) -> list[int]:
+        ids, at = table.ids[frame["text"][row]], frame["position"][row]
+        return [ids[at + k] if 0 <= at + k < len(ids) else -1 for k in offsets]
+
     every = np.unique(np.concatenate(table.ids))
     for row in range(0, len(table), 7):
         ids, at = table.ids[frame["text"][row]], frame["position"][row]
         assert places.values[row][places.names.index("from_end")] == len(ids) - 1 - at
+        same = sum(one == other for one, other in zip(around(row), around(row // 2), strict=True))
+        assert far[[row]].multiply(far[[row // 2]]).sum() == same
         for side, some in ((before, ids[:at]), (behind, ids[at + 1 :])):
             assert (side[row].toarray()[0] == [np.sum(some == token) for token in every]).all()
         for name, value in zip(counts.names, counts.values[row], strict=True):
+            if "this_token" in name or "these_letters" in name:
+                continue
             token, *what = name.split("_")
             same = np.flatnonzero(ids == int(token))
             side = same[same < at] if what[-1] == "before" or "before" in what else same[same > at]
@@ -228,6 +246,40 @@ def test_counts_around_a_token_are_those_of_brute_force():
             elif "mod" in what:
                 expected = len(side) % 2
             assert value == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("letters", [False, True])
+def test_a_token_that_stood_before_is_that_of_brute_force(letters: bool) -> None:
+    from graticule.probes.surface.token_features import repetition_features
+
+    rng = np.random.default_rng(3)
+    rows = [rng.integers(0, 6, rng.integers(1, 14)) for _ in range(20)]
+    table = token_table(None, [row.tolist() for row in rows], [[None, *(row[1:] > 2)] for row in rows])
+    if letters:  # 0 and 1, 2 and 3 are the same but for case
+        names = ["Le", "le", " la", "LA", "b", "c"]
+        table = table.of_inputs(table.inputs, table.ids, dict(enumerate(names)))
+    found, frame = repetition_features(table), table.frame
+    assert any("these_letters" in name for name in found.names) == letters
+    for row, (text, at) in enumerate(zip(frame["text"], frame["position"], strict=True)):
+        for kind in ("this_token", "these_letters")[: 1 + letters]:
+            ids = table.ids[text]
+            ids = ids if kind == "this_token" else np.where(ids < 4, ids // 2, ids)
+            back = [at - i for i in range(at) if ids[i] == ids[at]]
+            ahead = [i - at for i in range(at + 1, len(ids)) if ids[i] == ids[at]]
+            pairs = [i for i in range(1, at) if (ids[i - 1], ids[i]) == (ids[at - 1], ids[at])] if at else []
+            expected = {"pair_before": len(pairs), "any_pair_before": len(pairs) > 0}
+            expected["share_new"] = len(set(ids[:at].tolist())) / at if at else 1
+            for side, some in (("before", back), ("behind", ahead)):
+                expected |= {side: len(some), f"any_{side}": len(some) > 0}
+                expected[f"near_{side}"] = 1 / min(some) if some else 0
+                expected[f"distance_{side}"] = min(some, default=0)
+            for name, value in expected.items():
+                assert found.values[row][found.names.index(f"{kind}_{name}")] == pytest.approx(
+                    float(value)
+                ), name
+            assert found.values[row][found.names.index(f"log_{kind}_before")] == pytest.approx(
+                np.log1p(len(back))
+            )
 
 
 def test_marks_are_counted_by_character(model):
