@@ -236,12 +236,12 @@ def _check_baselines(findings: Findings, baselines: Baselines, table: Table) -> 
     check_same_capture(findings.provenance.get("baselines") or {}, baselines.provenance)
     if not findings.baseline_predictions:  # saved before findings held their baselines' predictions
         return
-    judged = set(findings.baseline_predictions)
+    judged = set(findings.baseline_predictions) - {JOINT}  # made of the others
     # findings that were saved before there were others have TF-IDF alone
     strings = set[str]()
     if baselines.strings and table.strings is not None:
         strings = {TFIDF} | (judged & {*STRINGS, *TOKENS})
-    given = {*strings, *baselines.features, *([CONFOUNDS] if table.confounds else []), *(judged & {JOINT})}
+    given = {*strings, *baselines.features, *([CONFOUNDS] if table.confounds else [])}
     if given != judged:
         raise ValueError(
             f"these findings were judged against {', '.join(sorted(judged)) or 'no baselines'}, given are "

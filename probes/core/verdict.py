@@ -147,6 +147,10 @@ class Verdict(TellsNames):
     dealing: Dealing | None = None
     """Of a cross-fitted verdict, whose every row was tested; None for one test part."""
 
+    def __post_init__(self) -> None:
+        """Undefined ends of an interval are one object, so that equal verdicts are equal."""
+        object.__setattr__(self, "ci95", tuple(np.nan if end != end else end for end in self.ci95))
+
     @property
     def left(self) -> float:
         """What the baselines leave: 1 − surface, or entropy − surface in bits."""

@@ -22,7 +22,7 @@ from graticule.cli import main
 from graticule.hooks.messages import TellsNames
 from graticule.loading.lens import _SHARDING, quiet_lens
 from graticule.probes.core.findings_figures import worst_rows
-from graticule.probes.core.verdict import STRUCTURE
+from graticule.probes.core.verdict import NO_BETTER, STRUCTURE
 
 N = 48
 TOPK = {"architecture": "topk", "d_sae": 16, "k": 2}
@@ -598,13 +598,12 @@ def test_whole_numbers_and_labels_of_tokens_are_told_as_such(given) -> None:
 def test_a_gain_above_all_that_were_tried_is_no_contradiction(given) -> None:
     from dataclasses import replace
 
-    findings = replace(given[4], verdict=given[4].split_verdict)  # of one held-out part
+    split = given[4].split_verdict  # of one held-out part
+    assert split.adds_nothing and split.label == NO_BETTER
+    findings = replace(given[4], verdict=replace(split, gain=0.001, se=0.002, ci95=(-0.003, 0.005)))
     told = replace(findings, limit_of_detection=float("nan")).summary()
     none = "no hidden part of those tried would have been seen 80% of the time"
-    high = findings.verdict.ci95[1]
-    assert (
-        f"gain {findings.verdict.gain:+.3f}, and by its interval not above {high:.3f} for this probe" in told
-    )
+    assert "gain +0.001, and by its interval not above 0.005 for this probe" in told
     assert f"left open: with these rows, at this layer, {none}" in told
     tried = replace(findings, limit_of_detection=float("nan"), largest_gain_tried=0.2)
     assert "tried (up to 0.2 of the target's variance) would have been seen" in tried.summary()

@@ -51,7 +51,7 @@ class TestMLP:
         tensors = {}
         for point in world.activations.points:
             x = world.activations[point].clone()
-            x[:, 0] = torch.from_numpy(3 * hidden).float()
+            x[:, 0] = torch.from_numpy(hidden).float()
             tensors[point] = x
         table = world.table.with_target(y, ["bent"])
         return sweep(Activations.from_tensors(tensors), table, baselines=world.baselines, progress=False)
