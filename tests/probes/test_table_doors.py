@@ -457,12 +457,12 @@ def test_bad_activations_are_named_by_row_and_point(bad: float, tmp_path: Path) 
         with pytest.raises(ValueError, match=told):
             sweep(acts, y, split=is_test)
         acts.save(tmp_path / f"{row}{bad}")
-        before, fitting._STREAM_BYTES = fitting._STREAM_BYTES, 0  # pyright: ignore
+        before, fitting.STREAM_BYTES = fitting.STREAM_BYTES, 0
         try:
             with pytest.raises(ValueError, match=told):
                 sweep(Store(tmp_path / f"{row}{bad}"), y, split=is_test)
         finally:
-            fitting._STREAM_BYTES = before  # pyright: ignore
+            fitting.STREAM_BYTES = before  # pyright: ignore
         table = Table.from_arrays(y, NAMES, is_test)
         beside = Baselines(text_digest(table), {"embedding": acts.select(points=acts.points[1])}, False)
         with pytest.raises(ValueError, match=told):
