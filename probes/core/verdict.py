@@ -149,7 +149,9 @@ class Verdict(TellsNames):
 
     def __post_init__(self) -> None:
         """Undefined ends of an interval are one object, so that equal verdicts are equal."""
-        object.__setattr__(self, "ci95", tuple(np.nan if end != end else end for end in self.ci95))
+        for name in ("ci95", "margin_ci95"):
+            ends = tuple(np.nan if end != end else end for end in getattr(self, name))
+            object.__setattr__(self, name, ends)
 
     @property
     def left(self) -> float:

@@ -187,7 +187,7 @@ class Family(SavedResult):
         by_fold = "judged_at" in members and not members["judged_at"].equals(members["point"])
         left_out |= set() if by_fold else {"judged_at"}
         left_out |= {"alone"} if members["alone"].equals(members["label"]) else set()
-        members = members.assign(**{c: members[c].map("{:.2g}".format) for c in _CHANCES if c in members})
+        members = members.assign(**{c: members[c].map(_chance) for c in _CHANCES if c in members})
         headings = {key: _MEMBERS[key] for key in _MEMBERS if key in members and key not in left_out}
         if by_fold and "point" in headings:
             headings["point"] = "saved probe"
@@ -203,6 +203,11 @@ class Family(SavedResult):
     def layout(self, figures: Sequence[str], tables: Sequence[str]) -> list[Part]:
         """The first figure, the table, then the gains."""
         return self.figure_then_table(figures, tables) if figures else super().layout(figures, tables)
+
+
+def _chance(p: float) -> str:
+    """Two digits, however small; of an undefined gain none."""
+    return "" if p != p else f"{p:.2g}"
 
 
 def ranked_figure(members: pd.DataFrame, at: float) -> Figure:

@@ -209,6 +209,12 @@ def test_rows_of_a_family_are_counted_once_and_gains_written_with_fixed_decimals
     assert gains == ["0.000", "−0.001"]
 
 
+def test_an_undefined_gain_has_no_chance_on_a_page(family_of_small_gains):
+    members = family_of_small_gains.members.assign(p=[2e-7, np.nan], q_bh=[4e-7, np.nan])
+    (table,) = replace(family_of_small_gains, members=members).tables().values()
+    assert list(table["p"]) == ["2e-07", ""] and list(table["q (Benjamini-Hochberg)"]) == ["4e-07", ""]
+
+
 @pytest.mark.slow
 def test_folders_are_read_one_after_another_and_findings_without_names_get_some(several, family, tmp_path):
     for name in list(several)[:2]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import rankdata
@@ -407,3 +409,12 @@ def test_a_target_that_is_no_number_gives_no_word() -> None:
         with pytest.raises(ValueError, match=r"'t0' of (training row 3|test row 10) is nan"):
             judge(bad, y + 0.1, {"embedding": y * 0.5}, 30)
     assert label_of(float("nan"), (-0.02, 0.001), 0.01, True) == NOT_DECIDED
+
+
+def test_undefined_intervals_are_equal_after_loading() -> None:
+    y = np.random.default_rng(16).normal(size=(60, 1))
+    of = judge(y, y + 0.1, {"embedding": y * 0.5}, 30)
+    one, other = (
+        replace(of, **dict.fromkeys(("ci95", "margin_ci95"), (float("nan"), float("nan")))) for _ in range(2)
+    )
+    assert one == other != of
