@@ -22,7 +22,7 @@ from graticule.probes.core.bits import calibrated
 from graticule.probes.core.findings import Findings
 from graticule.probes.core.fit import Predictions
 from graticule.probes.core.sweep import sweep
-from graticule.probes.core.verdict import NOT_DECIDED, STRUCTURE
+from graticule.probes.core.verdict import NO_BETTER, NOT_DECIDED, STRUCTURE, Verdict
 from graticule.probes.generalisation.joined import copies_of, in_classes_of, joined
 from graticule.probes.plots.primitives import dots_trace, level, new_figure
 from graticule.probes.plots.style import FAINT, INK, error_bars, short_labels, style
@@ -211,7 +211,7 @@ def _scored(findings: Findings, name: str, other: Findings) -> tuple[dict[str, A
     predicted = in_classes_of(other, findings, findings.probes[point].predict(theirs.rows(point)))
     problem, full = theirs.problem, other.verdict_of_split
     own = theirs.judge(Predictions(predicted[problem.train], predicted[problem.test]))
-    label = _label(carried.label, carried.ci95, own.ci95, carried.min_gain)
+    label = _label(carried, own)
     line = {
         "table": name,
         "label": label,
@@ -271,14 +271,18 @@ def _settings(findings: Findings) -> dict[str, Any]:
     return settings | {"n_bootstrap": judged_by.n_bootstrap, "seed": judged_by.seed}
 
 
-def _label(label: str, ci95: tuple[float, float], own_ci95: tuple[float, float], min_gain: float) -> str:
-    if label == STRUCTURE:
-        if own_ci95[0] > 0:
+def _label(carried: Verdict, own: Verdict) -> str:
+    def is_little(one: Verdict) -> bool:  # where nothing is added to any row there is no interval
+        return one.label == NO_BETTER or one.ci95[1] < carried.min_gain
+
+    if carried.label == STRUCTURE:
+        if own.ci95[0] > 0:
             return CARRIES
-        return AS_MUCH if own_ci95[1] < min_gain else NOT_BEYOND
-    if ci95[1] < min_gain:
+        return AS_MUCH if is_little(own) else NOT_BEYOND
+    if is_little(carried):
         return LOST
-    return NOT_SHOWN + (label.removeprefix(NOT_DECIDED) if label.startswith(NOT_DECIDED) else "")
+    open_by = carried.label.startswith(NOT_DECIDED)
+    return NOT_SHOWN + (carried.label.removeprefix(NOT_DECIDED) if open_by else "")
 
 
 def _classifier_lines(row: Mapping[Any, Any]) -> list[str]:

@@ -15,6 +15,8 @@ from sklearn.metrics import r2_score, roc_auc_score
 from graticule import Activations, Findings, Table, judge_on, sweep
 from graticule.probes.core.bits import calibrated
 from graticule.probes.core.fit import Predictions, Problem
+from graticule.probes.core.verdict import NO_BETTER, STRUCTURE
+from graticule.probes.generalisation import carried
 from graticule.probes.generalisation.carried import CARRIES, LOST, Carried
 from graticule.probes.surface.baselines import Baselines, text_digest
 
@@ -165,3 +167,14 @@ def test_the_same_rows_without_texts_are_no_other_table(first: Findings) -> None
         ValueError, match=r"0 rows of the other table, 'first', are left without .* the first, 'first'"
     ):
         judge_on(first, findings("first", 0))
+
+
+@pytest.mark.slow
+def test_what_adds_nothing_to_any_row_does_not_carry_though_it_has_no_interval(first: Findings) -> None:
+    nothing = replace(first.verdict, label=NO_BETTER, gain=0.0, se=0.0, ci95=(float("nan"), float("nan")))
+    idle = replace(nothing, label="not decided: the probe's best fit is the training mean")
+    gained = replace(first.verdict, label=STRUCTURE)
+    assert carried._label(nothing, gained) == carried.LOST
+    assert carried._label(idle, gained) == "not shown to carry: the probe's best fit is the training mean"
+    assert carried._label(gained, nothing) == carried.AS_MUCH
+    assert carried._label(gained, idle) == carried.NOT_BEYOND
